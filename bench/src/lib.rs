@@ -1,0 +1,1 @@
+//! Benchmarks of Bellwire beside its peers.

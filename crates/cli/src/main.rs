@@ -1,0 +1,3 @@
+//! `bellwire`: the program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! An EventSource client for any stream, and the typed API of a Bellwire hub.

@@ -1,0 +1,1 @@
+//! The Bellwire hub: durable commands to appliances over plain HTTP, as a library or a server.

@@ -1,0 +1,1 @@
+//! What the two ends of Bellwire share: names, states, objects, limits and problems.

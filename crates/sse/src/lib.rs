@@ -1,0 +1,1 @@
+//! The EventSource (Server-Sent Events) codec and reconnection state, without I/O.
