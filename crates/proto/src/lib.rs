@@ -1,1 +1,39 @@
 //! What the two ends of Bellwire share: names, states, objects, limits and problems.
+//!
+//! This crate is the wire contract (`docs/protocol.md`) as types. A value that exists is valid: names are
+//! checked when they are made, JSON that came from outside is checked before it is kept, and an
+//! object that is written has all its members. It knows no HTTP, no clock and no disk; the hub's
+//! decisions are in `bellwire-core`, the event-stream framing in `bellwire-sse`.
+//!
+//! ```
+//! use bellwire_proto::{Action, DeviceId, Seconds};
+//!
+//! let device: DeviceId = "kiosk-042".parse()?;
+//! let action: Action = "reboot".parse()?;
+//! assert_eq!(format!("/v1/send/{device}/{action}"), "/v1/send/kiosk-042/reboot");
+//! assert_eq!("15m".parse::<Seconds>()?.get(), 900);
+//! assert!("%2F".parse::<DeviceId>().is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod command;
+pub mod delivery;
+pub mod device;
+pub mod id;
+pub mod json;
+pub mod limits;
+pub mod problem;
+pub mod report;
+pub mod selector;
+pub mod stream;
+pub mod time;
+
+pub use command::{Command, Counts, Page};
+pub use delivery::{Delivery, ErrorInfo, Progress, State};
+pub use device::{Device, DeviceChange, DeviceEvent, Labels, Transport};
+pub use id::{Action, CommandId, DeviceId, InvalidName, Seq};
+pub use json::{Json, Members};
+pub use problem::{Code, Problem};
+pub use report::{Report, ReportState};
+pub use selector::Selector;
+pub use time::{Seconds, Timestamp};

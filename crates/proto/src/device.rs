@@ -1,0 +1,131 @@
+//! An appliance as the API shows it. Contract, section 6.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::DeviceId;
+use crate::json::{Json, Members};
+use crate::limits::{FACTS_BYTES_MAX, FACTS_KEYS_MAX};
+use crate::problem::{Code, Problem};
+use crate::selector::{is_label_key, is_label_value};
+use crate::time::Timestamp;
+
+/// Labels of a device: Kubernetes label syntax, keys in order.
+pub type Labels = BTreeMap<String, String>;
+
+/// How a device listens just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// It holds a stream open.
+    Stream,
+    /// It asks again and again.
+    Poll,
+}
+
+/// The device object of the API. All members are always written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its name.
+    pub id: DeviceId,
+    /// What operators say of it.
+    pub labels: Labels,
+    /// What it says of itself: a JSON object.
+    pub facts: Json,
+    /// Whether it was heard of, or could be written to, within the last 2 heartbeats and 10 s.
+    pub online: bool,
+    /// Since when it is online; `None` while it is not.
+    pub connected_at: Option<Timestamp>,
+    /// When it was last known to be there.
+    pub last_seen_at: Option<Timestamp>,
+    /// From where it last connected, without the port.
+    pub address: Option<String>,
+    /// Its `User-Agent` of then.
+    pub agent: Option<String>,
+    /// How it listens; `None` while it is offline.
+    pub transport: Option<Transport>,
+    /// Deliveries that wait for it.
+    pub queued: u64,
+    /// When it was first seen or registered.
+    pub created_at: Timestamp,
+}
+
+/// What happened to a device, on `/v1/events`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceChange {
+    /// It listens.
+    Online,
+    /// It no longer does.
+    Offline,
+    /// It is known from now on.
+    Created,
+    /// It is known no more.
+    Removed,
+}
+
+/// A device with what happened to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceEvent {
+    /// The device as it is now.
+    #[serde(flatten)]
+    pub device: Device,
+    /// What happened.
+    pub change: DeviceChange,
+}
+
+/// Reads the body of `PUT /v1/devices/{device}`: `{"labels":{…}}`.
+///
+/// # Errors
+/// `bad_request` when a key or value breaks the label syntax.
+pub fn parse_labels_body(body: &[u8]) -> Result<Labels, Problem> {
+    let mut members = if body.is_empty() {
+        Members::parse(b"{}")?
+    } else {
+        Members::parse(body)?
+    };
+    let labels: Option<Labels> = members.take("labels")?;
+    members.finish()?;
+    let labels = labels.unwrap_or_default();
+    for (key, value) in &labels {
+        if !is_label_key(key) {
+            return Err(Problem::bad_request(format!(
+                "label key {key:?} is not [prefix/]name with a name of 1 to 63 of A-Z a-z 0-9 - _ . \
+                 that begins and ends with a letter or digit"
+            )));
+        }
+        if !is_label_value(value) {
+            return Err(Problem::bad_request(format!(
+                "the value of label {key:?} is not at most 63 of A-Z a-z 0-9 - _ . that begin and \
+                 end with a letter or digit"
+            )));
+        }
+    }
+    Ok(labels)
+}
+
+/// Reads the body of `PUT /v1/devices/{device}/facts`: any JSON object within its limits.
+///
+/// # Errors
+/// `bad_request` when it is no object, `payload_too_large` past 100 members or 16 KiB.
+pub fn parse_facts(body: &[u8]) -> Result<Json, Problem> {
+    let text =
+        std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
+    let facts = Json::parse(text).map_err(|e| Problem::bad_request(format!("the body is {e}")))?;
+    if facts.as_str().len() > FACTS_BYTES_MAX {
+        return Err(Problem::new(
+            Code::PayloadTooLarge,
+            "facts are at most 16 KiB",
+        ));
+    }
+    let object: Result<BTreeMap<String, serde::de::IgnoredAny>, _> = facts.read();
+    match object {
+        Err(_) => Err(Problem::bad_request("facts are a JSON object")),
+        Ok(object) if object.len() > FACTS_KEYS_MAX => Err(Problem::new(
+            Code::PayloadTooLarge,
+            "facts have at most 100 members",
+        )),
+        Ok(_) => Ok(facts),
+    }
+}

@@ -1,0 +1,346 @@
+//! JSON that came from outside: passed on as it came, or taken apart strictly.
+//!
+//! [`Json`] is a value that Bellwire carries and does not read: a command's data, a device's
+//! result. It was checked once, keeps its digits and the order of its members, and stands on one
+//! line, so that it can go into an event. [`Members`] is an object of the API: each member is
+//! known, given once and of its type, or the request is refused (contract, section 1).
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::limits::JSON_DEPTH_MAX;
+use crate::problem::{Code, Problem};
+
+mod check;
+
+/// A JSON value, kept as text: any type, on one line, nested 128 deep at most, all of its text
+/// valid Unicode. Cloning shares the text.
+///
+/// ```
+/// use bellwire_proto::Json;
+/// let data = Json::parse("{\"b\": 1.50,\n\"a\": 1e2}")?;
+/// assert_eq!(data.as_str(), r#"{"b": 1.50,"a": 1e2}"#);
+/// assert_eq!(Json::text("two\nlines").as_str(), r#""two\nlines""#);
+/// assert!(Json::parse(r#""\ud800""#).is_err(), "a lone surrogate is no text");
+/// # Ok::<(), bellwire_proto::json::InvalidJson>(())
+/// ```
+#[derive(Clone)]
+pub struct Json(Arc<RawValue>);
+
+/// Why text is not JSON that can be passed on, and where (a byte offset).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidJson {
+    /// Not JSON (RFC 8259).
+    #[error("not JSON: error at byte {at}")]
+    Syntax {
+        /// Bytes before the error.
+        at: usize,
+    },
+    /// An escape `\ud800` to `\udfff` that is half a pair.
+    #[error("a lone surrogate at byte {at} is not text")]
+    Surrogate {
+        /// Bytes before the escape.
+        at: usize,
+    },
+    /// Arrays and objects more than 128 deep.
+    #[error("nested more than {JSON_DEPTH_MAX} deep at byte {at}")]
+    Depth {
+        /// Bytes before the bracket.
+        at: usize,
+    },
+}
+
+impl Json {
+    /// Checks `text` and keeps it, without line breaks and without the white space around it.
+    ///
+    /// # Errors
+    /// When it is not JSON, is nested too deep or holds half a surrogate pair.
+    pub fn parse(text: &str) -> Result<Self, InvalidJson> {
+        check::check(text, JSON_DEPTH_MAX)?;
+        // In valid JSON a raw line break can only be white space between tokens.
+        let line: String = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
+        Self::from_checked(line)
+    }
+
+    /// The JSON string of a text.
+    pub fn text(text: &str) -> Self {
+        serde_json::to_string(text)
+            .ok()
+            .and_then(|s| Self::from_checked(s).ok())
+            .unwrap_or_default()
+    }
+
+    /// `null`.
+    pub fn null() -> Self {
+        Self(Arc::from(RawValue::NULL.to_owned()))
+    }
+
+    /// Takes text that [`Json`] once gave, as a store kept it. It is checked for syntax again.
+    ///
+    /// # Errors
+    /// When it is not JSON.
+    pub fn from_checked(text: String) -> Result<Self, InvalidJson> {
+        let raw = RawValue::from_string(text);
+        raw.map(|raw| Self(raw.into()))
+            .map_err(|e| InvalidJson::Syntax { at: e.column() })
+    }
+
+    /// The text, on one line.
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+
+    /// Whether it is `null`.
+    pub fn is_null(&self) -> bool {
+        self.as_str() == "null"
+    }
+
+    /// Reads it as a type.
+    ///
+    /// # Errors
+    /// When it is of another shape.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.as_str())
+    }
+}
+
+impl Default for Json {
+    fn default() -> Self {
+        Self::null()
+    }
+}
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Json {}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        Self::parse(raw.get()).map_err(serde::de::Error::custom)
+    }
+}
+
+/// The members of a JSON object that the API takes, each to be taken once.
+///
+/// ```
+/// use bellwire_proto::{Members, Code};
+/// let mut members = Members::parse(br#"{"state":"running","progres":40}"#)?;
+/// assert_eq!(members.take::<String>("state")?, Some("running".into()));
+/// assert_eq!(members.take::<u64>("rev")?, None);
+/// let typo = members.finish().unwrap_err();
+/// assert_eq!(typo.code, Code::UnknownField);
+/// # Ok::<(), bellwire_proto::Problem>(())
+/// ```
+#[derive(Debug)]
+pub struct Members<'a> {
+    left: Vec<(std::borrow::Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'a> Members<'a> {
+    /// Takes the body of a request apart.
+    ///
+    /// # Errors
+    /// `bad_request` when it is not one JSON object in UTF-8, is nested too deep, or names a
+    /// member twice.
+    pub fn parse(body: &'a [u8]) -> Result<Self, Problem> {
+        let text =
+            std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
+        check::check(text, JSON_DEPTH_MAX)
+            .map_err(|e| Problem::bad_request(format!("the body is {e}")))?;
+        Self::of_object(text, "the body")
+    }
+
+    /// Takes an object apart that was checked as part of a body.
+    fn of_object(text: &'a str, what: &str) -> Result<Self, Problem> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let left = deserializer
+            .deserialize_map(ObjectVisitor)
+            .map_err(|_| Problem::bad_request(format!("{what} is not a JSON object")))?;
+        let mut names: Vec<&str> = left.iter().map(|(name, _)| name.as_ref()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair.first() == pair.last()) {
+            let name = twice.first().copied().unwrap_or_default();
+            return Err(Problem::bad_request(format!(
+                "member {} is given twice",
+                quoted(name)
+            )));
+        }
+        Ok(Self { left })
+    }
+
+    /// The text of a member, which is then no longer left; `null` is a value here.
+    pub fn take_raw(&mut self, name: &str) -> Option<&'a str> {
+        let at = self.left.iter().position(|(n, _)| n == name)?;
+        Some(self.left.swap_remove(at).1.get())
+    }
+
+    /// The text of a member that is not `null`.
+    fn take_told(&mut self, name: &str) -> Option<&'a str> {
+        self.take_raw(name).filter(|text| *text != "null")
+    }
+
+    /// A member as a type; absent and `null` are `None`.
+    ///
+    /// # Errors
+    /// `bad_request` when it is of another type.
+    pub fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Problem> {
+        let Some(text) = self.take_told(name) else {
+            return Ok(None);
+        };
+        serde_json::from_str(text).map(Some).map_err(|e| {
+            let why = e.to_string();
+            let why = why.split(" at line ").next().unwrap_or_default();
+            Problem::bad_request(format!("member {}: {why}", quoted(name)))
+        })
+    }
+
+    /// A member that must be there.
+    ///
+    /// # Errors
+    /// `bad_request` when it is absent, `null` or of another type.
+    pub fn require<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, Problem> {
+        self.take(name)?
+            .ok_or_else(|| Problem::bad_request(format!("member {} is missing", quoted(name))))
+    }
+
+    /// A member that is passed on as it came; `null` is a value, absent is `None`.
+    pub fn take_json(&mut self, name: &str) -> Result<Option<Json>, Problem> {
+        let Some(text) = self.take_raw(name) else {
+            return Ok(None);
+        };
+        let json = Json::parse(text);
+        json.map(Some)
+            .map_err(|e| Problem::bad_request(format!("member {}: {e}", quoted(name))))
+    }
+
+    /// A member that is itself an object of the API.
+    ///
+    /// # Errors
+    /// `bad_request` when it is no object or names a member twice.
+    pub fn take_members(&mut self, name: &str) -> Result<Option<Members<'a>>, Problem> {
+        let Some(text) = self.take_told(name) else {
+            return Ok(None);
+        };
+        Members::of_object(text, &format!("member {}", quoted(name))).map(Some)
+    }
+
+    /// Ends the taking: nothing may be left.
+    ///
+    /// # Errors
+    /// `unknown_field`, naming the first member that nobody took.
+    pub fn finish(self) -> Result<(), Problem> {
+        match self.left.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(Problem::new(
+                Code::UnknownField,
+                format!("member {} is not known here", quoted(name)),
+            )),
+        }
+    }
+}
+
+/// A name from outside, shortened, as it may stand in a message.
+fn quoted(name: &str) -> String {
+    let short: String = name.chars().take(64).collect();
+    format!("{short:?}")
+}
+
+/// Collects the members in the order given, duplicates included.
+struct ObjectVisitor;
+
+impl<'de> Visitor<'de> for ObjectVisitor {
+    type Value = Vec<(std::borrow::Cow<'de, str>, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(Name(name)) = map.next_key()? {
+            members.push((name, map.next_value()?));
+        }
+        Ok(members)
+    }
+}
+
+/// A member's name: borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] std::borrow::Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_keeps_its_digits_its_order_and_its_duplicates() {
+        let text = r#"{"z":1.0000000000000000000001,"a":-0,"a":1E+2,"k":[ ]}"#;
+        assert_eq!(
+            Json::parse(text).map(|j| j.as_str().to_owned()),
+            Ok(text.to_owned())
+        );
+        assert_eq!(
+            serde_json::to_string(&Json::parse(text).unwrap()).unwrap(),
+            text
+        );
+    }
+
+    #[test]
+    fn a_value_stands_on_one_line() {
+        let json = Json::parse("\r\n[1,\n\r2]\n").unwrap();
+        assert_eq!(json.as_str(), "[1,2]");
+    }
+
+    #[test]
+    fn an_object_of_the_api_takes_each_member_once() {
+        for (body, code) in [
+            (r#"{"a":1,"a":2}"#, Code::BadRequest),
+            (r#"{"a":1,"\u0061":2}"#, Code::BadRequest),
+            (r#"[1]"#, Code::BadRequest),
+            (r#"{"a":1"#, Code::BadRequest),
+            ("", Code::BadRequest),
+            (r#"{"b":1}"#, Code::UnknownField),
+            (r#"{"a":"x"}"#, Code::BadRequest),
+        ] {
+            let refused = Members::parse(body.as_bytes()).and_then(|mut m| {
+                m.take::<u64>("a")?;
+                m.finish()
+            });
+            assert_eq!(refused.unwrap_err().code, code, "{body}");
+        }
+    }
+
+    #[test]
+    fn null_is_as_absent_save_where_json_is_passed_on() {
+        let mut members = Members::parse(br#"{"rev":null,"result":null}"#).unwrap();
+        assert_eq!(members.take::<u64>("rev").unwrap(), None);
+        assert!(
+            members
+                .take_json("result")
+                .unwrap()
+                .is_some_and(|r| r.is_null())
+        );
+        assert!(members.finish().is_ok());
+    }
+}

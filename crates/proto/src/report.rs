@@ -1,0 +1,312 @@
+//! What a device tells of a delivery. Contract, section 5.
+
+use serde::{Deserialize, Serialize};
+
+use crate::delivery::{ErrorInfo, Progress};
+use crate::id::CommandId;
+use crate::json::{Json, Members};
+use crate::limits::{OUTPUT_BYTES_MAX, RESULT_BYTES_MAX, RETRY_AFTER_S_MAX, REV_MAX};
+use crate::problem::{Code, Problem};
+
+/// What a report says has come to pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportState {
+    /// The device has it on disk and will run it.
+    Accepted,
+    /// It runs; told again, it still runs.
+    Running,
+    /// It ended well.
+    Succeeded,
+    /// It ended badly.
+    Failed,
+    /// The device will not run it.
+    Rejected,
+    /// It was stopped.
+    Cancelled,
+    /// Not now: send it again later.
+    Nack,
+}
+
+impl ReportState {
+    /// Every state that can be reported.
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Rejected,
+        Self::Cancelled,
+        Self::Nack,
+    ];
+
+    /// As it stands in `state`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Cancelled => "cancelled",
+            Self::Nack => "nack",
+        }
+    }
+}
+
+/// A report: the state, and what the device wants to tell with it. A member that is `None` was
+/// not told, and what was known of it stays.
+///
+/// ```
+/// use bellwire_proto::{Report, ReportState};
+/// let report = Report::parse(br#"{"state":"succeeded","exit_code":0,"stdout":"pong\n"}"#)?;
+/// assert_eq!(report.state, ReportState::Succeeded);
+/// assert_eq!(report.stdout.as_deref(), Some("pong\n"));
+/// # Ok::<(), bellwire_proto::Problem>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// What has come to pass.
+    pub state: ReportState,
+    /// Grows with each report of one delivery, 0 to 2^53-1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rev: Option<u64>,
+    /// The sending that this answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// How far it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Any JSON value; `null` is a value here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Json>,
+    /// The handler's exit code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    /// The end of standard output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<String>,
+    /// The end of standard error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<String>,
+    /// Whether output was cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<bool>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorInfo>,
+    /// For a nack: when to send it again, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u64>,
+}
+
+impl Report {
+    /// A report that tells a state and nothing else.
+    pub fn of(state: ReportState) -> Self {
+        Self {
+            state,
+            rev: None,
+            attempt: None,
+            progress: None,
+            result: None,
+            exit_code: None,
+            stdout: None,
+            stderr: None,
+            truncated: None,
+            error: None,
+            retry_after_s: None,
+        }
+    }
+
+    /// Reads the body of a report.
+    ///
+    /// # Errors
+    /// `bad_request` and `unknown_field` as for every object of the API, `payload_too_large`
+    /// when a part is past its limit.
+    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
+        let mut members = Members::parse(body)?;
+        let report = Self::take_from(&mut members)?;
+        members.finish()?;
+        Ok(report)
+    }
+
+    /// Reads an item of a batch: a report that also names its command.
+    ///
+    /// # Errors
+    /// As [`Report::parse`]; also when `command` is missing or no command id.
+    pub fn parse_item(item: &[u8]) -> Result<(CommandId, Self), Problem> {
+        let mut members = Members::parse(item)?;
+        let command: String = members.require("command")?;
+        let command = command
+            .parse()
+            .map_err(|e| Problem::bad_request(format!("{e}")))?;
+        let report = Self::take_from(&mut members)?;
+        members.finish()?;
+        Ok((command, report))
+    }
+
+    fn take_from(members: &mut Members<'_>) -> Result<Self, Problem> {
+        let report = Self {
+            state: members.require("state")?,
+            rev: members.take("rev")?,
+            attempt: members.take("attempt")?,
+            progress: members.take("progress")?,
+            result: members.take_json("result")?,
+            exit_code: members.take("exit_code")?,
+            stdout: members.take("stdout")?,
+            stderr: members.take("stderr")?,
+            truncated: members.take("truncated")?,
+            error: take_error(members)?,
+            retry_after_s: members.take("retry_after_s")?,
+        };
+        report.check()?;
+        Ok(report)
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        if self.rev.is_some_and(|rev| rev > REV_MAX) {
+            return Err(Problem::bad_request(
+                "rev is a whole number from 0 to 9007199254740991",
+            ));
+        }
+        if self.retry_after_s.is_some_and(|s| s > RETRY_AFTER_S_MAX) {
+            return Err(Problem::bad_request(
+                "retry_after_s is at most 604800 (7 days)",
+            ));
+        }
+        let sizes = [
+            (
+                "result",
+                self.result.as_ref().map(|r| r.as_str().len()),
+                RESULT_BYTES_MAX,
+            ),
+            (
+                "stdout",
+                self.stdout.as_ref().map(String::len),
+                OUTPUT_BYTES_MAX,
+            ),
+            (
+                "stderr",
+                self.stderr.as_ref().map(String::len),
+                OUTPUT_BYTES_MAX,
+            ),
+        ];
+        for (name, bytes, bytes_max) in sizes {
+            if bytes.is_some_and(|bytes| bytes > bytes_max) {
+                return Err(Problem::new(
+                    Code::PayloadTooLarge,
+                    format!("{name} is past {bytes_max} bytes; keep its tail and set truncated"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn take_error(members: &mut Members<'_>) -> Result<Option<ErrorInfo>, Problem> {
+    let Some(mut error) = members.take_members("error")? else {
+        return Ok(None);
+    };
+    let info = ErrorInfo {
+        code: error.require("code")?,
+        message: error.take("message")?,
+    };
+    error.finish()?;
+    Ok(Some(info))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_state_is_required() {
+        assert_eq!(
+            Report::parse(br#"{"state":"nack"}"#).unwrap(),
+            Report::of(ReportState::Nack)
+        );
+    }
+
+    #[test]
+    fn a_report_that_is_not_of_the_contract_is_refused_with_its_code() {
+        let big = "x".repeat(OUTPUT_BYTES_MAX + 1);
+        for (body, code) in [
+            ("{}".to_owned(), Code::BadRequest),
+            (r#"{"state":"queued"}"#.to_owned(), Code::BadRequest),
+            (
+                r#"{"state":"running","progress":101}"#.to_owned(),
+                Code::BadRequest,
+            ),
+            (
+                r#"{"state":"running","progress":"40"}"#.to_owned(),
+                Code::BadRequest,
+            ),
+            (
+                r#"{"state":"running","rev":9007199254740992}"#.to_owned(),
+                Code::BadRequest,
+            ),
+            (
+                r#"{"state":"running","rev":-1}"#.to_owned(),
+                Code::BadRequest,
+            ),
+            (
+                r#"{"state":"running","rev":1.0}"#.to_owned(),
+                Code::BadRequest,
+            ),
+            (
+                r#"{"state":"nack","retry_after_s":604801}"#.to_owned(),
+                Code::BadRequest,
+            ),
+            (
+                r#"{"state":"failed","error":{}}"#.to_owned(),
+                Code::BadRequest,
+            ),
+            (
+                r#"{"state":"failed","error":{"code":"x","why":1}}"#.to_owned(),
+                Code::UnknownField,
+            ),
+            (
+                r#"{"state":"failed","error":{"code":"x","code":"y"}}"#.to_owned(),
+                Code::BadRequest,
+            ),
+            (
+                r#"{"state":"running","pogress":1}"#.to_owned(),
+                Code::UnknownField,
+            ),
+            (
+                format!(r#"{{"state":"failed","stdout":"{big}"}}"#),
+                Code::PayloadTooLarge,
+            ),
+            (
+                format!(r#"{{"state":"failed","result":"{big}"}}"#),
+                Code::PayloadTooLarge,
+            ),
+        ] {
+            let short: String = body.chars().take(60).collect();
+            assert_eq!(
+                Report::parse(body.as_bytes()).unwrap_err().code,
+                code,
+                "{short}"
+            );
+        }
+    }
+
+    #[test]
+    fn output_is_counted_before_escaping() {
+        let body = format!(
+            r#"{{"state":"failed","stdout":"{}"}}"#,
+            "\\n".repeat(OUTPUT_BYTES_MAX)
+        );
+        assert!(Report::parse(body.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut report = Report::of(ReportState::Failed);
+        report.rev = Some(3);
+        report.result = Some(Json::null());
+        report.error = Some(ErrorInfo::of("exit_status"));
+        let body = serde_json::to_vec(&report).unwrap();
+        assert_eq!(Report::parse(&body).unwrap(), report);
+    }
+}

@@ -1,0 +1,210 @@
+//! Points in time and spans, as the contract writes them. No clock: whoever has one hands it in.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A point in time: milliseconds since the Unix epoch; on the wire RFC 3339 in UTC with
+/// milliseconds (contract, section 1).
+///
+/// ```
+/// use bellwire_proto::Timestamp;
+/// let t = Timestamp::from_unix_ms(1_700_000_000_007);
+/// assert_eq!(t.to_string(), "2023-11-14T22:13:20.007Z");
+/// assert_eq!("2023-11-14T22:13:20.007Z".parse(), Ok(t));
+/// ```
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Timestamp(u64);
+
+/// The last moment that RFC 3339 can write in every time zone: two days before the year 10000.
+const MAX_UNIX_MS: u64 = 253_402_207_200_000;
+
+/// Text that is no RFC 3339 time between 1970 and 9999.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a time is written as in 2026-01-31T12:00:00.000Z")]
+pub struct InvalidTimestamp;
+
+/// A whole number of seconds, as told in queries, headers, flags and settings: `90`, `90s`,
+/// `15m`, `24h` or `7d` (contract, section 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Seconds(u64);
+
+/// Text that is no duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a duration is a whole number of seconds, or one with a unit: 90, 90s, 15m, 24h, 7d")]
+pub struct InvalidSeconds;
+
+impl Timestamp {
+    /// The time `ms` milliseconds after the epoch; what lies beyond the year 9999 is that year's
+    /// end, near enough.
+    pub const fn from_unix_ms(ms: u64) -> Self {
+        Self(if ms < MAX_UNIX_MS { ms } else { MAX_UNIX_MS })
+    }
+
+    /// Milliseconds since the epoch.
+    pub const fn unix_ms(self) -> u64 {
+        self.0
+    }
+
+    /// This much later.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self::from_unix_ms(self.0.saturating_add(ms))
+    }
+
+    /// From `earlier` to this, or zero when it is not earlier.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = i64::try_from(self.0).unwrap_or(i64::MAX);
+        let time = jiff::Timestamp::from_millisecond(ms).map_err(|_| fmt::Error)?;
+        write!(f, "{time:.3}")
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = InvalidTimestamp;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
+        let time: jiff::Timestamp = text.parse().map_err(|_| InvalidTimestamp)?;
+        let ms = u64::try_from(time.as_millisecond()).map_err(|_| InvalidTimestamp)?;
+        Ok(Self::from_unix_ms(ms))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Seconds {
+    /// `n` seconds.
+    pub const fn new(n: u64) -> Self {
+        Self(n)
+    }
+
+    /// As a number of seconds.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// As a span.
+    pub const fn duration(self) -> Duration {
+        Duration::from_secs(self.0)
+    }
+}
+
+impl FromStr for Seconds {
+    type Err = InvalidSeconds;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSeconds> {
+        let (digits, unit) = match text.as_bytes().last() {
+            Some(b's') => (text.trim_end_matches('s'), 1),
+            Some(b'm') => (text.trim_end_matches('m'), 60),
+            Some(b'h') => (text.trim_end_matches('h'), 3600),
+            Some(b'd') => (text.trim_end_matches('d'), 86_400),
+            _ => (text, 1),
+        };
+        let one_unit = text.len() - digits.len() <= 1;
+        let number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let n: Option<u64> = digits.parse().ok();
+        match n.and_then(|n| n.checked_mul(unit)) {
+            Some(n) if one_unit && number => Ok(Self(n)),
+            _ => Err(InvalidSeconds),
+        }
+    }
+}
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}s", self.0)
+    }
+}
+
+/// A setting may be a bare number of seconds or text with a unit.
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Number(u64),
+            Text(String),
+        }
+        match Either::deserialize(deserializer) {
+            Ok(Either::Number(n)) => Ok(Self(n)),
+            Ok(Either::Text(text)) => text.parse().map_err(serde::de::Error::custom),
+            Err(_) => Err(serde::de::Error::custom(InvalidSeconds)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_whole_seconds_with_at_most_one_unit() {
+        for (text, seconds) in [
+            ("0", 0),
+            ("90", 90),
+            ("90s", 90),
+            ("15m", 900),
+            ("24h", 86_400),
+            ("7d", 604_800),
+        ] {
+            assert_eq!(text.parse(), Ok(Seconds(seconds)), "{text}");
+        }
+        for bad in [
+            "",
+            "s",
+            "1.5s",
+            "-1",
+            "+1",
+            "1 s",
+            "1ss",
+            "1h30m",
+            "1w",
+            "30S",
+            "99999999999999999999",
+            "9999999999999999999d",
+        ] {
+            assert_eq!(bad.parse::<Seconds>(), Err(InvalidSeconds), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_time_always_shows_its_milliseconds() {
+        assert_eq!(
+            Timestamp::from_unix_ms(0).to_string(),
+            "1970-01-01T00:00:00.000Z"
+        );
+        assert_eq!(Timestamp::from_unix_ms(u64::MAX).unix_ms(), MAX_UNIX_MS);
+        assert!(
+            Timestamp::from_unix_ms(u64::MAX)
+                .to_string()
+                .starts_with("9999-12-30")
+        );
+    }
+}
