@@ -1,0 +1,224 @@
+//! What goes into the core and what comes out of it.
+
+use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
+use bellwire_proto::{
+    Action, CommandId, Delivery, DeviceChange, DeviceId, Json, Problem, Seconds, Seq, Timestamp,
+    Transport, limits,
+};
+
+use crate::record::{IdempotencyKey, Load, Txn};
+
+/// A request that waits for its one [`Output::Reply`]. Given by the driver, never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// A stream. Given by the driver, never used twice: a late word about an old stream can never hit
+/// a newer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// A command to be stored: one device, one action.
+#[derive(Debug, Clone)]
+pub struct Send {
+    /// For whom.
+    pub device: DeviceId,
+    /// What to do.
+    pub action: Action,
+    /// With what.
+    pub data: Json,
+    /// Time to live; `None` is the default, zero is "only if it is online".
+    pub ttl: Option<Seconds>,
+    /// The run clock; `None` is the default.
+    pub run_timeout: Option<Seconds>,
+    /// How long the sender waits for the end.
+    pub wait: Seconds,
+    /// Not to be sent before this; the time to live counts from then.
+    pub not_before: Option<Timestamp>,
+    /// Who sends it.
+    pub created_by: Option<String>,
+    /// The caller's key, and the digest of the request that it stands for.
+    pub idempotency: Option<(IdempotencyKey, [u8; 32])>,
+}
+
+impl Send {
+    /// A command with the defaults of the contract.
+    pub fn new(device: DeviceId, action: Action, data: Json) -> Self {
+        Self {
+            device,
+            action,
+            data,
+            ttl: None,
+            run_timeout: None,
+            wait: Seconds::new(limits::WAIT_S.default),
+            not_before: None,
+            created_by: None,
+            idempotency: None,
+        }
+    }
+}
+
+/// From where a device listens.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Peer {
+    /// Its address without the port.
+    pub address: Option<String>,
+    /// Its `User-Agent`.
+    pub agent: Option<String>,
+}
+
+/// How a device wants to listen on a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listen {
+    /// It does not answer: what was written is `delivered`.
+    pub ack_none: bool,
+    /// The stream counts only once it is confirmed.
+    pub confirm: bool,
+    /// The last command that the device knows of. Matters with `ack_none` alone.
+    pub last_event_id: Option<Seq>,
+    /// From where.
+    pub peer: Peer,
+}
+
+/// How a device wants to listen by a long poll.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Poll {
+    /// How long the answer may wait for something to tell.
+    pub wait: Seconds,
+    /// The last command that the device knows of: what was sent with a greater number was lost.
+    pub last_event_id: Option<Seq>,
+    /// From where.
+    pub peer: Peer,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Output {
+    /// Put this on disk; then call [`Hub::handle_committed`](crate::Hub::handle_committed).
+    Persist(Txn),
+    /// Look this up; then call [`Hub::handle_loaded`](crate::Hub::handle_loaded).
+    Load(Load),
+    /// Write this into a stream. A stream that is gone swallows it.
+    Send {
+        /// The stream.
+        session: SessionId,
+        /// What to write.
+        frame: Frame,
+        /// Which word about it the core wants to hear, with the number of the frame's command.
+        wanted: Wanted,
+    },
+    /// End a stream; then call [`Hub::handle_closed`](crate::Hub::handle_closed) or not, as it
+    /// comes.
+    Close {
+        /// The stream.
+        session: SessionId,
+        /// The last event.
+        bye: Bye,
+    },
+    /// Answer a request.
+    Reply(RequestId, Answer),
+    /// Tell whoever watches. Only what is on disk is told (`sent` and presence excepted).
+    Notify(HubEvent),
+}
+
+/// An event for a device's stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// A command to run; its event carries the number as its id.
+    Command(CommandEvent),
+    /// A command to stop.
+    Cancel(CancelEvent),
+}
+
+/// What the core wants to hear of a frame that it sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing.
+    Nothing,
+    /// That the stream's buffer or the kernel has taken it:
+    /// [`Hub::handle_taken`](crate::Hub::handle_taken).
+    Taken(Seq),
+    /// That its last byte went to the kernel:
+    /// [`Hub::handle_taken`](crate::Hub::handle_taken) too, but only then.
+    Written(Seq),
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// To a send or a report: the delivery as it stands.
+    Delivery(Box<Delivery>),
+    /// To a listen: the stream may begin.
+    Listening,
+    /// To a poll: what there is to tell.
+    Poll {
+        /// Commands to run, oldest first.
+        commands: Vec<CommandEvent>,
+        /// Commands to stop.
+        cancels: Vec<CancelEvent>,
+    },
+    /// To a registration, labels or facts: it is on disk; whether the device is new.
+    Device {
+        /// It was not known before.
+        created: bool,
+    },
+    /// To a cancellation: whether every delivery of the command has ended.
+    Cancelled {
+        /// Nothing is left that a device must answer.
+        done: bool,
+    },
+    /// To a confirmation or a removal.
+    Done,
+    /// A refusal.
+    Problem(Box<Problem>),
+}
+
+/// Something that happened, for whoever watches.
+#[derive(Debug, Clone)]
+pub enum HubEvent {
+    /// A delivery changed; it is as it is on disk.
+    Delivery {
+        /// The delivery now.
+        delivery: Box<Delivery>,
+        /// Rises with each change of this delivery.
+        version: u64,
+    },
+    /// A device came, went, was created or removed.
+    Device {
+        /// Which.
+        device: DeviceId,
+        /// What happened.
+        change: DeviceChange,
+        /// Where it is now.
+        presence: Presence,
+    },
+}
+
+impl HubEvent {
+    /// The command that this is about.
+    pub fn command(&self) -> Option<CommandId> {
+        match self {
+            Self::Delivery { delivery, .. } => Some(delivery.command),
+            Self::Device { .. } => None,
+        }
+    }
+}
+
+/// Whether a device is there, and how. Known to the core alone; not on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Presence {
+    /// Since when it is online; `None` while it is not.
+    pub connected_at: Option<Timestamp>,
+    /// How it listens while it is online.
+    pub transport: Option<Transport>,
+    /// The last contact, if there was one since it was loaded.
+    pub seen_at: Option<Timestamp>,
+    /// From where.
+    pub peer: Peer,
+}
+
+impl Presence {
+    /// Whether the device is online.
+    pub fn online(&self) -> bool {
+        self.connected_at.is_some()
+    }
+}
