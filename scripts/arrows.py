@@ -22,7 +22,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Who may depend on whom. `hub` and `client` never meet; None: may see everything (nobody may depend on it, save in tests).
+# Who may depend on whom; `hub` and `client` never meet. None: sees everything, and only tests may depend on it.
 ARROWS = {
     "bellwire-sse": set(),
     "bellwire-proto": set(),
