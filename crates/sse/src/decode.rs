@@ -10,10 +10,10 @@
 
 use crate::{
     event::{DEFAULT_NAME, Event, EventRef},
-    text::{Pieces, push_lossy},
+    text::{Pieces, from_utf8, push_lossy},
 };
 use alloc::{borrow::ToOwned, string::String};
-use core::{fmt, mem, str};
+use core::{fmt, mem};
 use memchr::memchr2;
 
 /// How large an event may be unless [`DecoderBuilder::limit_bytes`] says otherwise: 32 MiB, since
@@ -823,9 +823,9 @@ fn split_line(line: &[u8]) -> Option<(Field, &[u8])> {
 /// The text of a value: the chunk's own bytes if they are UTF-8, else repaired in `buffer`, which
 /// must be empty.
 fn held_text<'a>(value: &'a [u8], buffer: &mut String) -> Held<'a> {
-    match str::from_utf8(value) {
-        Ok(text) => Held::Chunk(text),
-        Err(_) => {
+    match from_utf8(value) {
+        Some(text) => Held::Chunk(text),
+        None => {
             push_lossy(buffer, value);
             Held::Buffer
         }
