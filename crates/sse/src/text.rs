@@ -10,17 +10,20 @@ use core::str;
 
 /// The bytes as text, if they are UTF-8.
 pub(crate) fn from_utf8(bytes: &[u8]) -> Option<&str> {
+    // What is shorter fits no vector, and the standard library is quicker about it.
     #[cfg(feature = "std")]
-    return simdutf8::basic::from_utf8(bytes).ok();
-    #[cfg(not(feature = "std"))]
-    return str::from_utf8(bytes).ok();
+    if bytes.len() >= 64 {
+        return simdutf8::basic::from_utf8(bytes).ok();
+    }
+    str::from_utf8(bytes).ok()
 }
 
 /// Appends a whole value.
 pub(crate) fn push_lossy(out: &mut String, value: &[u8]) {
-    let mut pieces = Pieces::default();
-    pieces.push(out, value);
-    pieces.finish(out);
+    match from_utf8(value) {
+        Some(text) => out.push_str(text),
+        None => out.push_str(&String::from_utf8_lossy(value)),
+    }
 }
 
 /// The bytes of a character that the last piece did not complete.
