@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use bellwire_sse::Decoder;
+use bellwire_sse::{Decoder, OwnedItem};
 use serde_json::Value;
 
 /// How long an answer, or the next bytes of a stream, may take.
@@ -43,7 +43,13 @@ struct Body {
 
 impl Http {
     /// A request; `body` goes out with its length.
-    pub fn request(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Response> {
+    pub fn request(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
         let mut reader = self.begin(method, target, headers, body)?;
         let (status, head) = read_head(&mut reader)?;
         let length = header(&head, "content-length").and_then(|v| v.parse::<usize>().ok());
@@ -84,11 +90,18 @@ impl Http {
         Ok(EventStream { reader, decoder: Decoder::new(), ready: Default::default() })
     }
 
-    fn begin(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<BufReader<TcpStream>> {
+    fn begin(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<BufReader<TcpStream>> {
         let mut socket = TcpStream::connect_timeout(&self.0, PATIENCE)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_nodelay(true)?;
-        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.0);
+        let mut head =
+            format!("{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.0);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -104,8 +117,9 @@ impl Http {
 impl Response {
     /// The body as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|e| panic!("{e} in {}{}", self.head, String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| {
+            panic!("{e} in {}{}", self.head, String::from_utf8_lossy(&self.body))
+        })
     }
 
     /// A header field's value.
@@ -116,18 +130,20 @@ impl Response {
 
 impl EventStream {
     /// The next event: name, data, id. `None` at the orderly end of the stream.
-    pub fn next(&mut self) -> io::Result<Option<(String, String, String)>> {
+    pub fn event(&mut self) -> io::Result<Option<(String, String, String)>> {
         let mut bytes = vec![0; 16 * 1024];
         while self.ready.is_empty() {
             let n = self.reader.read(&mut bytes)?;
             if n == 0 {
                 return Ok(None);
             }
-            let mut feed = self.decoder.feed(&bytes[..n]);
-            while let Some(item) = feed.next().map_err(io::Error::other)? {
-                if let bellwire_sse::Item::Event(event) = item {
-                    let event = event.to_owned();
-                    self.ready.push_back((event.name.to_string(), event.data, event.id.to_string()));
+            let mut chunk = &bytes[..n];
+            while let Some(item) =
+                self.decoder.decode_owned(&mut chunk).map_err(io::Error::other)?
+            {
+                if let OwnedItem::Event(event) = item {
+                    let (name, id) = (event.name().to_owned(), event.id().to_owned());
+                    self.ready.push_back((name, event.into_data(), id));
                 }
             }
         }
@@ -137,8 +153,10 @@ impl EventStream {
     /// The next event of this name, its data as JSON.
     pub fn expect(&mut self, name: &str) -> Value {
         loop {
-            match self.next() {
-                Ok(Some((event, data, _))) if event == name => return serde_json::from_str(&data).unwrap(),
+            match self.event() {
+                Ok(Some((event, data, _))) if event == name => {
+                    return serde_json::from_str(&data).unwrap();
+                }
                 Ok(Some(_)) => {}
                 other => panic!("the stream ended before an event {name}: {other:?}"),
             }
@@ -177,7 +195,8 @@ impl Body {
         if self.reader.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        usize::from_str_radix(line.trim(), 16).map_err(|e| io::Error::other(format!("{e}: chunk {line:?}")))
+        usize::from_str_radix(line.trim(), 16)
+            .map_err(|e| io::Error::other(format!("{e}: chunk {line:?}")))
     }
 }
 
@@ -186,7 +205,10 @@ fn read_head(reader: &mut BufReader<TcpStream>) -> io::Result<(u16, String)> {
     loop {
         let start = head.len();
         if reader.read_line(&mut head)? == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("head so far: {head:?}")));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("head so far: {head:?}"),
+            ));
         }
         if &head[start..] == "\r\n" {
             break;

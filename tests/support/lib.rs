@@ -4,7 +4,11 @@
 //! sockets, and reads event streams. Every wait has a bound, and a wait that is over says what was
 //! waited for.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is the failure message of a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
 
 mod http;
 mod process;
