@@ -1,1 +1,6 @@
 //! The Bellwire hub: durable commands to appliances over plain HTTP, as a library or a server.
+
+pub mod config;
+pub mod driver;
+pub mod plane;
+pub mod store;
