@@ -2,5 +2,7 @@
 
 pub mod config;
 pub mod driver;
+pub mod http;
+pub mod listen;
 pub mod plane;
 pub mod store;
