@@ -52,7 +52,10 @@ pub fn router(driver: Driver) -> Router {
 
 /// The answer to a path that nobody serves.
 pub async fn not_found() -> Response {
-    problem::problem(&Problem::new(Code::NotFound, "nothing is served at this path"))
+    problem::problem(&Problem::new(
+        Code::NotFound,
+        "nothing is served at this path",
+    ))
 }
 
 /// A handler: everything after the credentials.
@@ -184,16 +187,26 @@ impl Route {
 
     /// HEAD is GET without the body, which the server leaves out.
     fn handler(&self, method: &Method) -> Option<Handler> {
-        let method = if method == Method::HEAD { &Method::GET } else { method };
+        let method = if method == Method::HEAD {
+            &Method::GET
+        } else {
+            method
+        };
         let mut offered = self.methods.iter();
-        offered.find(|(offered, _)| offered == method).map(|(_, handler)| *handler)
+        offered
+            .find(|(offered, _)| offered == method)
+            .map(|(_, handler)| *handler)
     }
 
     fn allow(&self) -> String {
         let mut allow = String::new();
         for (method, _) in self.methods {
             allow.push_str(method.as_str());
-            allow.push_str(if *method == Method::GET { ", HEAD, " } else { ", " });
+            allow.push_str(if *method == Method::GET {
+                ", HEAD, "
+            } else {
+                ", "
+            });
         }
         allow.push_str("OPTIONS");
         allow
@@ -207,7 +220,9 @@ fn is_name(segment: &str) -> bool {
 
 /// Which part of a list is asked for: `limit` and `after`.
 fn page(query: &mut params::Query) -> Result<PageRequest, Problem> {
-    let limit = query.number("limit", PAGE_ITEMS)?.unwrap_or(PAGE_ITEMS.default);
+    let limit = query
+        .number("limit", PAGE_ITEMS)?
+        .unwrap_or(PAGE_ITEMS.default);
     Ok(PageRequest {
         limit: u32::try_from(limit).unwrap_or(u32::MAX),
         after: query.value::<Cursor>("after")?,
@@ -258,7 +273,12 @@ mod tests {
         assert_eq!(devices.allow(), "GET, HEAD, PUT, DELETE, OPTIONS");
         assert!(devices.handler(&Method::HEAD).is_some());
         assert!(devices.handler(&Method::POST).is_none());
-        assert!(Route::find("/v1/send/d/a").unwrap().handler(&Method::HEAD).is_none());
+        assert!(
+            Route::find("/v1/send/d/a")
+                .unwrap()
+                .handler(&Method::HEAD)
+                .is_none()
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Bodies that are objects of the contract itself (a report, labels, facts) are parsed in
 //! `bellwire-proto`; how many bytes may come is [`super::body`]'s business.
 
-use bellwire_proto::limits::{RUN_TIMEOUT_S, Range, REPORT_BATCH_ITEMS_MAX, TTL_S};
+use bellwire_proto::limits::{REPORT_BATCH_ITEMS_MAX, RUN_TIMEOUT_S, Range, TTL_S};
 use bellwire_proto::{
     Action, Code, CommandId, DeviceId, Json, Members, Problem, Report, Seconds, Timestamp,
 };
@@ -77,7 +77,10 @@ impl Envelope {
             run_timeout: take_seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
             not_before: members.take("not_before")?,
         };
-        if members.take_raw("rollout").is_some_and(|told| told != "null") {
+        if members
+            .take_raw("rollout")
+            .is_some_and(|told| told != "null")
+        {
             return Err(Problem::bad_request(
                 "a rollout is for many devices, and this release takes single devices",
             ));
@@ -108,7 +111,8 @@ pub struct BatchItem {
 /// `bad_request` when it is not a JSON array in UTF-8, `payload_too_large` past 1,000 items. What
 /// is wrong with an item is told of that item.
 pub fn batch(body: &[u8]) -> Result<Vec<BatchItem>, Problem> {
-    let text = std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
+    let text =
+        std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
     let items: Vec<&RawValue> = serde_json::from_str(text)
         .map_err(|_| Problem::bad_request("the body is not a JSON array of reports"))?;
     if items.len() > REPORT_BATCH_ITEMS_MAX {
@@ -117,7 +121,10 @@ pub fn batch(body: &[u8]) -> Result<Vec<BatchItem>, Problem> {
             format!("a batch has at most {REPORT_BATCH_ITEMS_MAX} reports"),
         ));
     }
-    Ok(items.into_iter().map(|item| batch_item(item.get())).collect())
+    Ok(items
+        .into_iter()
+        .map(|item| batch_item(item.get()))
+        .collect())
 }
 
 fn batch_item(item: &str) -> BatchItem {
@@ -202,7 +209,11 @@ mod tests {
     #[test]
     fn data_is_json_if_it_is_called_so_and_text_otherwise() {
         for (media_type, body, json) in [
-            ("application/json", "{\"b\": 1.0,\n\"a\":1e2}", "{\"b\": 1.0,\"a\":1e2}"),
+            (
+                "application/json",
+                "{\"b\": 1.0,\n\"a\":1e2}",
+                "{\"b\": 1.0,\"a\":1e2}",
+            ),
             ("application/json", "", "null"),
             ("", "", "null"),
             ("", "é\n", "\"é\\n\""),
@@ -244,7 +255,10 @@ mod tests {
         for (body, code) in [
             (r#"{"target":{"device":"x"}}"#.to_owned(), Code::BadRequest),
             (r#"{"action":"a"}"#.to_owned(), Code::BadRequest),
-            (r#"{"action":"a b","target":{"device":"x"}}"#.to_owned(), Code::BadRequest),
+            (
+                r#"{"action":"a b","target":{"device":"x"}}"#.to_owned(),
+                Code::BadRequest,
+            ),
             (target("{}"), Code::BadRequest),
             (target(r#""x""#), Code::BadRequest),
             (target(r#"{"device":""}"#), Code::BadRequest),
@@ -280,18 +294,31 @@ mod tests {
             .collect();
         assert_eq!(
             told,
-            [(Some(ID), true), (Some(ID), false), (Some("x"), false), (None, false), (None, false)]
+            [
+                (Some(ID), true),
+                (Some(ID), false),
+                (Some("x"), false),
+                (None, false),
+                (None, false)
+            ]
         );
     }
 
     #[test]
     fn a_batch_is_an_array_of_a_thousand_at_most() {
         for body in ["", "{}", "[1", "null"] {
-            assert_eq!(batch(body.as_bytes()).unwrap_err().code, Code::BadRequest, "{body}");
+            assert_eq!(
+                batch(body.as_bytes()).unwrap_err().code,
+                Code::BadRequest,
+                "{body}"
+            );
         }
         let of = |n: usize| format!("[{}]", vec!["0"; n].join(","));
         assert_eq!(batch(of(1000).as_bytes()).unwrap().len(), 1000);
-        assert_eq!(batch(of(1001).as_bytes()).unwrap_err().code, Code::PayloadTooLarge);
+        assert_eq!(
+            batch(of(1001).as_bytes()).unwrap_err().code,
+            Code::PayloadTooLarge
+        );
     }
 
     proptest! {

@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use super::request::Request;
 use super::{problem, stream};
+use crate::driver::Driver;
 use crate::store::CommandFilter;
 
 /// `GET /v1/commands`: newest first.
@@ -20,14 +21,17 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     query.finish()?;
 
     let commands = request.driver.store().commands(filter, page).await;
-    Ok(problem::json(StatusCode::OK, &commands.map_err(problem::of_store)?))
+    Ok(problem::json(
+        StatusCode::OK,
+        &commands.map_err(problem::of_store)?,
+    ))
 }
 
 /// `GET /v1/commands/{command}`.
 pub(super) async fn show(request: Request) -> Result<Response, Problem> {
     let command: CommandId = request.name("command")?;
     request.no_query()?;
-    shown(&request, command, StatusCode::OK).await
+    shown(&request.driver, command, StatusCode::OK).await
 }
 
 /// `GET /v1/commands/{command}/deliveries`: by device.
@@ -38,7 +42,11 @@ pub(super) async fn deliveries(request: Request) -> Result<Response, Problem> {
     let page = super::page(&mut query)?;
     query.finish()?;
 
-    let deliveries = request.driver.store().deliveries(command, state, page).await;
+    let deliveries = request
+        .driver
+        .store()
+        .deliveries(command, state, page)
+        .await;
     let deliveries = deliveries.map_err(problem::of_store)?.ok_or_else(unknown)?;
     Ok(problem::json(StatusCode::OK, &deliveries))
 }
@@ -55,7 +63,7 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
     }
     let options = stream::options(request.driver.config().heartbeat);
     let reserved = request.driver.watch(command, options).await?;
-    Ok(stream::answer(&request, reserved).await)
+    Ok(stream::answer(&request.driver, &request.head, reserved).await)
 }
 
 /// `DELETE /v1/commands/{command}`: 202 while a device must still answer, 200 when all is over.
@@ -66,20 +74,27 @@ pub(super) async fn cancel(request: Request) -> Result<Response, Problem> {
     query.finish()?;
 
     let done = request.driver.cancel(command, force).await?;
-    let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
-    shown(&request, command, status).await
+    let status = if done {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    shown(&request.driver, command, status).await
 }
 
 async fn shown(
-    request: &Request,
+    driver: &Driver,
     command: CommandId,
     status: StatusCode,
 ) -> Result<Response, Problem> {
-    let command = request.driver.store().command(command).await;
+    let command = driver.store().command(command).await;
     let command = command.map_err(problem::of_store)?.ok_or_else(unknown)?;
     Ok(problem::json(status, &command))
 }
 
 fn unknown() -> Problem {
-    Problem::new(Code::UnknownCommand, "no command has this id, or it is no longer kept")
+    Problem::new(
+        Code::UnknownCommand,
+        "no command has this id, or it is no longer kept",
+    )
 }

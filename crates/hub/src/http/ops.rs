@@ -21,7 +21,14 @@ pub(super) async fn ping(request: Request) -> Result<Response, Problem> {
     let nonce = stream::take_nonce(&mut query)?;
     query.finish()?;
     let time_ms = request.driver.now().unix_ms();
-    Ok(problem::json(StatusCode::OK, &Pong { hub: stream::HUB, nonce, time_ms }))
+    Ok(problem::json(
+        StatusCode::OK,
+        &Pong {
+            hub: stream::HUB,
+            nonce,
+            time_ms,
+        },
+    ))
 }
 
 /// `GET /v1/events`: what happens to all devices and deliveries.
@@ -32,7 +39,7 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
     }
     let options = stream::options(request.driver.config().heartbeat);
     let reserved = request.driver.observe(options)?;
-    Ok(stream::answer(&request, reserved).await)
+    Ok(stream::answer(&request.driver, &request.head, reserved).await)
 }
 
 /// `GET /healthz`: the process is alive, also while it drains.

@@ -66,7 +66,11 @@ pub(super) fn with(mut response: Response, name: HeaderName, value: &str) -> Res
     response
 }
 
-fn written(status: StatusCode, media_type: &'static str, value: &impl Serialize) -> Option<Response> {
+fn written(
+    status: StatusCode,
+    media_type: &'static str,
+    value: &impl Serialize,
+) -> Option<Response> {
     let body = serde_json::to_vec(value).ok()?;
     let length = HeaderValue::from(body.len());
     let mut response = with_status(status, Body::from(body));
@@ -80,7 +84,9 @@ fn with_status(status: StatusCode, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, no_store);
     response
 }
 

@@ -12,6 +12,7 @@ use bellwire_proto::limits::{
 use bellwire_proto::stream::{Hello, PollAnswer};
 use bellwire_proto::{Code, DeviceId, Problem, Seconds};
 use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
 use http::{HeaderName, StatusCode};
 
 use super::params::{Query, last_event_id};
@@ -39,15 +40,21 @@ pub(super) async fn stream(request: Request) -> Result<Response, Problem> {
         compat: asked.compat,
         ..options(heartbeat)
     };
-    let listen = Listen { peer: request.peer(), ..asked.listen };
-    let reserved = request.driver.listen(device.clone(), listen, options).await?;
+    let listen = Listen {
+        peer: request.peer(),
+        ..asked.listen
+    };
+    let reserved = request
+        .driver
+        .listen(device.clone(), listen, options)
+        .await?;
 
     let session = reserved.session();
     let hello = hello(&request, device, session, asked.nonce, heartbeat);
     let mut first = prelude(asked.prelude_bytes);
     first.extend_from_slice(&frames::hello(&hello));
     let head = StreamHead::event_stream().first(Frame::new(&first));
-    Ok(respond(&request, reserved, head).await)
+    Ok(respond(&request.driver, &request.head, reserved, head).await)
 }
 
 /// `GET /v1/devices/{device}/commands`: the long-poll form.
@@ -65,7 +72,11 @@ pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
         return Ok(head_of("application/json", "no-store"));
     }
     let wait = wait.unwrap_or(Seconds::new(POLL_WAIT_S.default));
-    let poll = Poll { wait, last_event_id, peer: request.peer() };
+    let poll = Poll {
+        wait,
+        last_event_id,
+        peer: request.peer(),
+    };
     let told = request.driver.poll(device.clone(), poll).await?;
 
     let session = request.driver.no_session();
@@ -85,21 +96,28 @@ pub(super) async fn confirm(mut request: Request) -> Result<Response, Problem> {
     let body = request.body(SMALL_BODY_BYTES_MAX).await?;
     let session = bodies::confirmation(&body)?;
 
-    request.driver.device(device.clone()).await?.ok_or_else(device::unknown)?;
+    request
+        .driver
+        .device(device.clone())
+        .await?
+        .ok_or_else(device::unknown)?;
     request.driver.confirm(device, &session).await?;
     Ok(problem::empty())
 }
 
 /// Answers with a stream that has nothing to say before its frames.
-pub(super) async fn answer(request: &Request, reserved: Reserved) -> Response {
-    respond(request, reserved, StreamHead::event_stream()).await
+pub(super) async fn answer(driver: &Driver, head: &Parts, reserved: Reserved) -> Response {
+    respond(driver, head, reserved, StreamHead::event_stream()).await
 }
 
 /// How a stream of the API behaves by itself.
 pub(super) fn options(heartbeat: Duration) -> StreamOptions {
     let every_ms = u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX);
     StreamOptions {
-        heartbeat: Some(Heartbeat { every_ms, form: HeartbeatForm::V1 }),
+        heartbeat: Some(Heartbeat {
+            every_ms,
+            form: HeartbeatForm::V1,
+        }),
         ..StreamOptions::default()
     }
 }
@@ -108,7 +126,9 @@ pub(super) fn options(heartbeat: Duration) -> StreamOptions {
 pub(super) fn head_only() -> Response {
     let mut response = head_of("text/event-stream", "no-store, no-transform");
     let no = HeaderValue::from_static("no");
-    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), no);
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static("x-accel-buffering"), no);
     response
 }
 
@@ -163,7 +183,11 @@ impl Asked {
 /// How long the comment before hello is: as asked for, else enough to fill the preview of a content
 /// scanner when the request came through a proxy.
 fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Problem> {
-    let range = Range { default: 0, min: 0, max: PRELUDE_BYTES_MAX as u64 };
+    let range = Range {
+        default: 0,
+        min: 0,
+        max: PRELUDE_BYTES_MAX as u64,
+    };
     match query.number("prelude", range)? {
         Some(1) => Err(Problem::bad_request(
             "parameter prelude is 0, or from 2 to 8192: a comment has a colon and a line end",
@@ -209,10 +233,15 @@ fn elapsed_ms(since: Instant) -> u64 {
 
 /// Hands the stream over; the last thing that a handler does. On a connection that is taken over this
 /// future never comes back: it is dropped where it waits.
-async fn respond(request: &Request, reserved: Reserved, head: StreamHead) -> Response {
+async fn respond(
+    driver: &Driver,
+    request: &Parts,
+    reserved: Reserved,
+    head: StreamHead,
+) -> Response {
     let stream = reserved.stream();
     reserved.attached();
-    request.driver.plane().respond(&request.head, stream, head).await
+    driver.plane().respond(request, stream, head).await
 }
 
 /// What a stream or a poll would be refused for while the hub drains.
@@ -228,7 +257,10 @@ fn head_of(media_type: &'static str, cache_control: &'static str) -> Response {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache_control));
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static(cache_control),
+    );
     response
 }
 
@@ -258,8 +290,14 @@ mod tests {
     fn a_request_through_a_proxy_gets_a_prelude_unless_it_says_otherwise() {
         let bytes = |raw, headers| asked(raw, headers).map(|a| a.prelude_bytes).ok();
         assert_eq!(bytes("", &[]), Some(0));
-        assert_eq!(bytes("", &[("via", "1.1 squid")]), Some(PRELUDE_BYTES_PROXIED));
-        assert_eq!(bytes("", &[("x-forwarded-for", "::1")]), Some(PRELUDE_BYTES_PROXIED));
+        assert_eq!(
+            bytes("", &[("via", "1.1 squid")]),
+            Some(PRELUDE_BYTES_PROXIED)
+        );
+        assert_eq!(
+            bytes("", &[("x-forwarded-for", "::1")]),
+            Some(PRELUDE_BYTES_PROXIED)
+        );
         assert_eq!(bytes("prelude=0", &[("via", "1.1 squid")]), Some(0));
         assert_eq!(bytes("prelude=8192", &[]), Some(8192));
         for bad in ["prelude=1", "prelude=8193", "prelude=-2", "prelude="] {
@@ -280,7 +318,10 @@ mod tests {
             assert_eq!(asked(raw, &[]).err().map(|p| p.code), Some(code), "{raw}");
         }
         let long = format!("nonce={}", "%C3%A9".repeat(65));
-        assert_eq!(asked(&long, &[]).err().map(|p| p.code), Some(Code::BadRequest));
+        assert_eq!(
+            asked(&long, &[]).err().map(|p| p.code),
+            Some(Code::BadRequest)
+        );
         assert!(asked(&long.replacen("%C3%A9", "", 1), &[]).is_ok());
     }
 }
