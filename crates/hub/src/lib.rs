@@ -1,1 +1,3 @@
 //! The Bellwire hub: durable commands to appliances over plain HTTP, as a library or a server.
+
+pub mod store;
