@@ -2,5 +2,7 @@
 
 pub mod config;
 pub mod driver;
+mod feed;
+pub mod listen;
 pub mod plane;
 pub mod store;
