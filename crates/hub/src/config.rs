@@ -51,12 +51,13 @@ pub struct Config {
     pub max_in_flight: usize,
     /// Bytes of a command's data. Default 64 KiB, from 1 to 1 MiB.
     pub data_bytes_max: usize,
-    /// How long commands are kept after they have ended. Default 30 days, from 1 h to 3650 days.
+    /// How long commands are kept after they have ended. Default 30 days, from 1 to 3650
+    /// days: as long as an `Idempotency-Key` at least.
     pub history: Duration,
     /// Time between heartbeats on the streams of those who ask for none. Default 15 s, from 5 s to
     /// 10 min.
     pub heartbeat: Duration,
-    /// Connections at once. Default 100,000, from 1 to 10,000,000.
+    /// Connections at once; one more is closed as it comes. Default 200,000, from 1 to 10,000,000.
     pub connections_max: usize,
     /// Within which the head of a request must arrive. Default 10 s, from 1 s to 5 min.
     pub header_timeout: Duration,
@@ -132,7 +133,7 @@ impl Default for Config {
             data_bytes_max: limits::DATA_BYTES_MAX,
             history: Duration::from_secs(30 * 86_400),
             heartbeat: Duration::from_secs(limits::HEARTBEAT_S.default),
-            connections_max: 100_000,
+            connections_max: 200_000,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             shards: 0,
@@ -194,9 +195,9 @@ const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "history",
-        allowed: "from 1h to 3650d",
+        allowed: "from 1d to 3650d",
         set: |draft, text| {
-            draft.config.history = span(text, 3600..=3650 * 86_400)?;
+            draft.config.history = span(text, 86_400..=3650 * 86_400)?;
             Some(())
         },
     },

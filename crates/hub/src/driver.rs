@@ -64,7 +64,7 @@ pub enum Readiness {
 pub struct Reserved {
     shared: Arc<Shared>,
     stream: StreamId,
-    handed_over: bool,
+    attached: bool,
 }
 
 impl Driver {
@@ -77,10 +77,10 @@ impl Driver {
     /// When the system refuses the plane a thread, or the hub entropy.
     pub fn start(
         config: Arc<Config>,
+        clock: Clock,
         store: Arc<dyn Store>,
         recovered: Recovered,
     ) -> io::Result<Self> {
-        let clock = Clock::start();
         let plane = PlaneConfig {
             shards: config.shards,
             overloaded_last: Some(frames::overloaded()),
@@ -387,7 +387,7 @@ impl Driver {
         Reserved {
             shared: self.shared.clone(),
             stream: self.shared.plane.reserve(options),
-            handed_over: false,
+            attached: false,
         }
     }
 }
@@ -409,18 +409,17 @@ impl Reserved {
         self.shared.session_name(self.stream.get())
     }
 
-    /// Gives the stream over to [`Plane::respond`], which closes it if it comes to nothing. To be
-    /// called before that: the future of `respond` ends by being dropped when the connection is
-    /// taken over, and all that it holds with it.
-    pub fn hand_over(mut self) -> StreamId {
-        self.handed_over = true;
-        self.stream
+    /// From now on the stream is the plane's, which closes it if it comes to nothing. To be called
+    /// right before [`Plane::respond`]: its future ends by being dropped when the connection is
+    /// taken over, and all that the handler holds with it.
+    pub fn attached(mut self) {
+        self.attached = true;
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        if !self.handed_over {
+        if !self.attached {
             let reason = CloseReason::NeverAttached;
             self.shared.plane.close(self.stream, None, reason);
         }
