@@ -23,10 +23,15 @@
 //! ```
 
 mod config;
+mod delivery;
 mod device;
 mod hub;
 mod io;
+mod queue;
 pub mod record;
+mod sender;
+mod session;
+mod work;
 
 pub use config::{Config, Recovered};
 pub use hub::Hub;

@@ -107,10 +107,7 @@ impl FromStr for State {
     type Err = InvalidState;
 
     fn from_str(text: &str) -> Result<Self, InvalidState> {
-        Self::ALL
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or(InvalidState)
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or(InvalidState)
     }
 }
 
@@ -135,22 +132,14 @@ impl TryFrom<f64> for Progress {
     type Error = InvalidProgress;
 
     fn try_from(percent: f64) -> Result<Self, InvalidProgress> {
-        if (0.0..=100.0).contains(&percent) {
-            Ok(Self(percent))
-        } else {
-            Err(InvalidProgress)
-        }
+        if (0.0..=100.0).contains(&percent) { Ok(Self(percent)) } else { Err(InvalidProgress) }
     }
 }
 
 impl Serialize for Progress {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // From 0 to 100, so the cast is exact for whole numbers.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "0 to 100"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
         if self.0.fract() == 0.0 {
             serializer.serialize_u8(self.0 as u8)
         } else {
@@ -172,10 +161,7 @@ pub struct ErrorInfo {
 impl ErrorInfo {
     /// An error of which nothing but the code is known.
     pub fn of(code: impl Into<String>) -> Self {
-        Self {
-            code: code.into(),
-            message: None,
-        }
+        Self { code: code.into(), message: None }
     }
 }
 
@@ -227,10 +213,7 @@ mod tests {
     #[test]
     fn every_state_is_written_and_read_alike() {
         for state in State::ALL {
-            assert_eq!(
-                serde_json::to_string(&state).unwrap(),
-                format!("\"{state}\"")
-            );
+            assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{state}\""));
             assert_eq!(state.as_str().parse(), Ok(state));
         }
         assert_eq!("Queued".parse::<State>(), Err(InvalidState));

@@ -80,11 +80,7 @@ pub struct DeviceEvent {
 /// # Errors
 /// `bad_request` when a key or value breaks the label syntax.
 pub fn parse_labels_body(body: &[u8]) -> Result<Labels, Problem> {
-    let mut members = if body.is_empty() {
-        Members::parse(b"{}")?
-    } else {
-        Members::parse(body)?
-    };
+    let mut members = if body.is_empty() { Members::parse(b"{}")? } else { Members::parse(body)? };
     let labels: Option<Labels> = members.take("labels")?;
     members.finish()?;
     let labels = labels.unwrap_or_default();
@@ -114,18 +110,14 @@ pub fn parse_facts(body: &[u8]) -> Result<Json, Problem> {
         std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
     let facts = Json::parse(text).map_err(|e| Problem::bad_request(format!("the body is {e}")))?;
     if facts.as_str().len() > FACTS_BYTES_MAX {
-        return Err(Problem::new(
-            Code::PayloadTooLarge,
-            "facts are at most 16 KiB",
-        ));
+        return Err(Problem::new(Code::PayloadTooLarge, "facts are at most 16 KiB"));
     }
     let object: Result<BTreeMap<String, serde::de::IgnoredAny>, _> = facts.read();
     match object {
         Err(_) => Err(Problem::bad_request("facts are a JSON object")),
-        Ok(object) if object.len() > FACTS_KEYS_MAX => Err(Problem::new(
-            Code::PayloadTooLarge,
-            "facts have at most 100 members",
-        )),
+        Ok(object) if object.len() > FACTS_KEYS_MAX => {
+            Err(Problem::new(Code::PayloadTooLarge, "facts have at most 100 members"))
+        }
         Ok(_) => Ok(facts),
     }
 }

@@ -224,22 +224,9 @@ mod tests {
     #[test]
     fn a_device_name_is_what_the_contract_says_and_nothing_else() {
         for good in ["a", "A-z.0_9:@~", &"d".repeat(128), "...", ".a"] {
-            assert_eq!(
-                good.parse::<DeviceId>().map(|d| d.to_string()),
-                Ok(good.to_owned())
-            );
+            assert_eq!(good.parse::<DeviceId>().map(|d| d.to_string()), Ok(good.to_owned()));
         }
-        for bad in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "a b",
-            "é",
-            "a\n",
-            "%41",
-            &"d".repeat(129),
-        ] {
+        for bad in ["", ".", "..", "a/b", "a b", "é", "a\n", "%41", &"d".repeat(129)] {
             assert_eq!(bad.parse::<DeviceId>(), Err(InvalidName::Device), "{bad:?}");
         }
     }
@@ -266,11 +253,7 @@ mod tests {
             "67e55044-10b1-426f-9247-bb680e5fe0c8".to_owned(),
             String::new(),
         ] {
-            assert_eq!(
-                bad.parse::<CommandId>(),
-                Err(InvalidName::Command),
-                "{bad:?}"
-            );
+            assert_eq!(bad.parse::<CommandId>(), Err(InvalidName::Command), "{bad:?}");
         }
     }
 

@@ -85,8 +85,7 @@ impl Json {
     /// When it is not JSON.
     pub fn from_checked(text: String) -> Result<Self, InvalidJson> {
         let raw = RawValue::from_string(text);
-        raw.map(|raw| Self(raw.into()))
-            .map_err(|e| InvalidJson::Syntax { at: e.column() })
+        raw.map(|raw| Self(raw.into())).map_err(|e| InvalidJson::Syntax { at: e.column() })
     }
 
     /// The text, on one line.
@@ -181,10 +180,7 @@ impl<'a> Members<'a> {
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair.first() == pair.last()) {
             let name = twice.first().copied().unwrap_or_default();
-            return Err(Problem::bad_request(format!(
-                "member {} is given twice",
-                quoted(name)
-            )));
+            return Err(Problem::bad_request(format!("member {} is given twice", quoted(name))));
         }
         Ok(Self { left })
     }
@@ -230,8 +226,7 @@ impl<'a> Members<'a> {
             return Ok(None);
         };
         let json = Json::parse(text);
-        json.map(Some)
-            .map_err(|e| Problem::bad_request(format!("member {}: {e}", quoted(name))))
+        json.map(Some).map_err(|e| Problem::bad_request(format!("member {}: {e}", quoted(name))))
     }
 
     /// A member that is itself an object of the API.
@@ -296,14 +291,8 @@ mod tests {
     #[test]
     fn a_value_keeps_its_digits_its_order_and_its_duplicates() {
         let text = r#"{"z":1.0000000000000000000001,"a":-0,"a":1E+2,"k":[ ]}"#;
-        assert_eq!(
-            Json::parse(text).map(|j| j.as_str().to_owned()),
-            Ok(text.to_owned())
-        );
-        assert_eq!(
-            serde_json::to_string(&Json::parse(text).unwrap()).unwrap(),
-            text
-        );
+        assert_eq!(Json::parse(text).map(|j| j.as_str().to_owned()), Ok(text.to_owned()));
+        assert_eq!(serde_json::to_string(&Json::parse(text).unwrap()).unwrap(), text);
     }
 
     #[test]
@@ -335,12 +324,7 @@ mod tests {
     fn null_is_as_absent_save_where_json_is_passed_on() {
         let mut members = Members::parse(br#"{"rev":null,"result":null}"#).unwrap();
         assert_eq!(members.take::<u64>("rev").unwrap(), None);
-        assert!(
-            members
-                .take_json("result")
-                .unwrap()
-                .is_some_and(|r| r.is_null())
-        );
+        assert!(members.take_json("result").unwrap().is_some_and(|r| r.is_null()));
         assert!(members.finish().is_ok());
     }
 }

@@ -65,45 +65,21 @@ pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3600);
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
 /// Time to live of a command in seconds: default, least and most. Contract, section 3.
-pub const TTL_S: Range = Range {
-    default: 3600,
-    min: 1,
-    max: 7 * 86_400,
-};
+pub const TTL_S: Range = Range { default: 3600, min: 1, max: 7 * 86_400 };
 /// The time to live of a command sent with `ttl=0`, in seconds. Contract, section 3.
 pub const TTL_IF_ONLINE_S: u64 = 30;
 /// How long a sender may wait for the end, in seconds. Contract, section 3.
-pub const WAIT_S: Range = Range {
-    default: 0,
-    min: 0,
-    max: 300,
-};
+pub const WAIT_S: Range = Range { default: 0, min: 0, max: 300 };
 /// The run clock in seconds. Contract, section 3.
-pub const RUN_TIMEOUT_S: Range = Range {
-    default: 300,
-    min: 1,
-    max: 86_400,
-};
+pub const RUN_TIMEOUT_S: Range = Range { default: 300, min: 1, max: 86_400 };
 /// Time between heartbeats in seconds. Contract, section 4.
-pub const HEARTBEAT_S: Range = Range {
-    default: 15,
-    min: 5,
-    max: 600,
-};
+pub const HEARTBEAT_S: Range = Range { default: 15, min: 5, max: 600 };
 /// How long a poll is held, in seconds. Contract, section 4.
-pub const POLL_WAIT_S: Range = Range {
-    default: 25,
-    min: 0,
-    max: 60,
-};
+pub const POLL_WAIT_S: Range = Range { default: 25, min: 0, max: 60 };
 /// A nack's `retry_after_s`. Contract, section 2.
 pub const RETRY_AFTER_S_MAX: u64 = 7 * 86_400;
 /// Items on a page of a list. Contract, section 1.
-pub const PAGE_ITEMS: Range = Range {
-    default: 100,
-    min: 1,
-    max: 1000,
-};
+pub const PAGE_ITEMS: Range = Range { default: 100, min: 1, max: 1000 };
 
 /// Bytes of `prelude`: 0, or from 2 to this. Contract, section 4.
 pub const PRELUDE_BYTES_MAX: usize = 8192;

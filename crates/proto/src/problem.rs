@@ -121,11 +121,7 @@ pub struct Problem {
 impl Problem {
     /// A problem of `code`; `detail` says what to do.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            delivery: None,
-        }
+        Self { code, detail: detail.into(), delivery: None }
     }
 
     /// The request cannot be understood.

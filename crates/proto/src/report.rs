@@ -137,9 +137,7 @@ impl Report {
     pub fn parse_item(item: &[u8]) -> Result<(CommandId, Self), Problem> {
         let mut members = Members::parse(item)?;
         let command: String = members.require("command")?;
-        let command = command
-            .parse()
-            .map_err(|e| Problem::bad_request(format!("{e}")))?;
+        let command = command.parse().map_err(|e| Problem::bad_request(format!("{e}")))?;
         let report = Self::take_from(&mut members)?;
         members.finish()?;
         Ok((command, report))
@@ -165,31 +163,15 @@ impl Report {
 
     fn check(&self) -> Result<(), Problem> {
         if self.rev.is_some_and(|rev| rev > REV_MAX) {
-            return Err(Problem::bad_request(
-                "rev is a whole number from 0 to 9007199254740991",
-            ));
+            return Err(Problem::bad_request("rev is a whole number from 0 to 9007199254740991"));
         }
         if self.retry_after_s.is_some_and(|s| s > RETRY_AFTER_S_MAX) {
-            return Err(Problem::bad_request(
-                "retry_after_s is at most 604800 (7 days)",
-            ));
+            return Err(Problem::bad_request("retry_after_s is at most 604800 (7 days)"));
         }
         let sizes = [
-            (
-                "result",
-                self.result.as_ref().map(|r| r.as_str().len()),
-                RESULT_BYTES_MAX,
-            ),
-            (
-                "stdout",
-                self.stdout.as_ref().map(String::len),
-                OUTPUT_BYTES_MAX,
-            ),
-            (
-                "stderr",
-                self.stderr.as_ref().map(String::len),
-                OUTPUT_BYTES_MAX,
-            ),
+            ("result", self.result.as_ref().map(|r| r.as_str().len()), RESULT_BYTES_MAX),
+            ("stdout", self.stdout.as_ref().map(String::len), OUTPUT_BYTES_MAX),
+            ("stderr", self.stderr.as_ref().map(String::len), OUTPUT_BYTES_MAX),
         ];
         for (name, bytes, bytes_max) in sizes {
             if bytes.is_some_and(|bytes| bytes > bytes_max) {
@@ -207,10 +189,7 @@ fn take_error(members: &mut Members<'_>) -> Result<Option<ErrorInfo>, Problem> {
     let Some(mut error) = members.take_members("error")? else {
         return Ok(None);
     };
-    let info = ErrorInfo {
-        code: error.require("code")?,
-        message: error.take("message")?,
-    };
+    let info = ErrorInfo { code: error.require("code")?, message: error.take("message")? };
     error.finish()?;
     Ok(Some(info))
 }
@@ -221,10 +200,7 @@ mod tests {
 
     #[test]
     fn only_the_state_is_required() {
-        assert_eq!(
-            Report::parse(br#"{"state":"nack"}"#).unwrap(),
-            Report::of(ReportState::Nack)
-        );
+        assert_eq!(Report::parse(br#"{"state":"nack"}"#).unwrap(), Report::of(ReportState::Nack));
     }
 
     #[test]
@@ -233,70 +209,27 @@ mod tests {
         for (body, code) in [
             ("{}".to_owned(), Code::BadRequest),
             (r#"{"state":"queued"}"#.to_owned(), Code::BadRequest),
-            (
-                r#"{"state":"running","progress":101}"#.to_owned(),
-                Code::BadRequest,
-            ),
-            (
-                r#"{"state":"running","progress":"40"}"#.to_owned(),
-                Code::BadRequest,
-            ),
-            (
-                r#"{"state":"running","rev":9007199254740992}"#.to_owned(),
-                Code::BadRequest,
-            ),
-            (
-                r#"{"state":"running","rev":-1}"#.to_owned(),
-                Code::BadRequest,
-            ),
-            (
-                r#"{"state":"running","rev":1.0}"#.to_owned(),
-                Code::BadRequest,
-            ),
-            (
-                r#"{"state":"nack","retry_after_s":604801}"#.to_owned(),
-                Code::BadRequest,
-            ),
-            (
-                r#"{"state":"failed","error":{}}"#.to_owned(),
-                Code::BadRequest,
-            ),
-            (
-                r#"{"state":"failed","error":{"code":"x","why":1}}"#.to_owned(),
-                Code::UnknownField,
-            ),
-            (
-                r#"{"state":"failed","error":{"code":"x","code":"y"}}"#.to_owned(),
-                Code::BadRequest,
-            ),
-            (
-                r#"{"state":"running","pogress":1}"#.to_owned(),
-                Code::UnknownField,
-            ),
-            (
-                format!(r#"{{"state":"failed","stdout":"{big}"}}"#),
-                Code::PayloadTooLarge,
-            ),
-            (
-                format!(r#"{{"state":"failed","result":"{big}"}}"#),
-                Code::PayloadTooLarge,
-            ),
+            (r#"{"state":"running","progress":101}"#.to_owned(), Code::BadRequest),
+            (r#"{"state":"running","progress":"40"}"#.to_owned(), Code::BadRequest),
+            (r#"{"state":"running","rev":9007199254740992}"#.to_owned(), Code::BadRequest),
+            (r#"{"state":"running","rev":-1}"#.to_owned(), Code::BadRequest),
+            (r#"{"state":"running","rev":1.0}"#.to_owned(), Code::BadRequest),
+            (r#"{"state":"nack","retry_after_s":604801}"#.to_owned(), Code::BadRequest),
+            (r#"{"state":"failed","error":{}}"#.to_owned(), Code::BadRequest),
+            (r#"{"state":"failed","error":{"code":"x","why":1}}"#.to_owned(), Code::UnknownField),
+            (r#"{"state":"failed","error":{"code":"x","code":"y"}}"#.to_owned(), Code::BadRequest),
+            (r#"{"state":"running","pogress":1}"#.to_owned(), Code::UnknownField),
+            (format!(r#"{{"state":"failed","stdout":"{big}"}}"#), Code::PayloadTooLarge),
+            (format!(r#"{{"state":"failed","result":"{big}"}}"#), Code::PayloadTooLarge),
         ] {
             let short: String = body.chars().take(60).collect();
-            assert_eq!(
-                Report::parse(body.as_bytes()).unwrap_err().code,
-                code,
-                "{short}"
-            );
+            assert_eq!(Report::parse(body.as_bytes()).unwrap_err().code, code, "{short}");
         }
     }
 
     #[test]
     fn output_is_counted_before_escaping() {
-        let body = format!(
-            r#"{{"state":"failed","stdout":"{}"}}"#,
-            "\\n".repeat(OUTPUT_BYTES_MAX)
-        );
+        let body = format!(r#"{{"state":"failed","stdout":"{}"}}"#, "\\n".repeat(OUTPUT_BYTES_MAX));
         assert!(Report::parse(body.as_bytes()).is_ok());
     }
 

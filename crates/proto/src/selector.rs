@@ -113,10 +113,7 @@ impl<'a> Parser<'a> {
     }
 
     fn fail<T>(&self, why: &'static str) -> Result<T, InvalidSelector> {
-        let at = self
-            .text
-            .get(..self.at)
-            .map_or(0, |before| before.chars().count());
+        let at = self.text.get(..self.at).map_or(0, |before| before.chars().count());
         Err(InvalidSelector { why, at })
     }
 
@@ -162,10 +159,7 @@ impl<'a> Parser<'a> {
     fn requirement(&mut self) -> Result<Requirement, InvalidSelector> {
         if self.take("!") {
             self.space();
-            return Ok(Requirement {
-                key: self.key()?,
-                op: Op::Absent,
-            });
+            return Ok(Requirement { key: self.key()?, op: Op::Absent });
         }
         let key = self.key()?;
         self.space();
@@ -224,9 +218,7 @@ pub fn is_label_key(key: &str) -> bool {
 pub fn is_label_value(value: &str) -> bool {
     let ends = |b: Option<u8>| b.is_none_or(|b| b.is_ascii_alphanumeric());
     value.len() <= 63
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         && ends(value.bytes().next())
         && ends(value.bytes().next_back())
 }
@@ -247,10 +239,7 @@ mod tests {
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
-        pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect()
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
     #[test]

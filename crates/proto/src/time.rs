@@ -166,14 +166,9 @@ mod tests {
 
     #[test]
     fn a_duration_is_whole_seconds_with_at_most_one_unit() {
-        for (text, seconds) in [
-            ("0", 0),
-            ("90", 90),
-            ("90s", 90),
-            ("15m", 900),
-            ("24h", 86_400),
-            ("7d", 604_800),
-        ] {
+        for (text, seconds) in
+            [("0", 0), ("90", 90), ("90s", 90), ("15m", 900), ("24h", 86_400), ("7d", 604_800)]
+        {
             assert_eq!(text.parse(), Ok(Seconds(seconds)), "{text}");
         }
         for bad in [
@@ -196,15 +191,8 @@ mod tests {
 
     #[test]
     fn a_time_always_shows_its_milliseconds() {
-        assert_eq!(
-            Timestamp::from_unix_ms(0).to_string(),
-            "1970-01-01T00:00:00.000Z"
-        );
+        assert_eq!(Timestamp::from_unix_ms(0).to_string(), "1970-01-01T00:00:00.000Z");
         assert_eq!(Timestamp::from_unix_ms(u64::MAX).unix_ms(), MAX_UNIX_MS);
-        assert!(
-            Timestamp::from_unix_ms(u64::MAX)
-                .to_string()
-                .starts_with("9999-12-30")
-        );
+        assert!(Timestamp::from_unix_ms(u64::MAX).to_string().starts_with("9999-12-30"));
     }
 }

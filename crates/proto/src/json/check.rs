@@ -8,10 +8,7 @@ use super::InvalidJson;
 
 /// Checks the whole of `text`: one value, white space around it.
 pub(super) fn check(text: &str, depth_max: usize) -> Result<(), InvalidJson> {
-    let mut scan = Scan {
-        bytes: text.as_bytes(),
-        at: 0,
-    };
+    let mut scan = Scan { bytes: text.as_bytes(), at: 0 };
     // What is open, innermost last: `true` for an object. Never longer than `depth_max`.
     let mut open: Vec<bool> = Vec::new();
     'value: loop {
@@ -37,11 +34,7 @@ pub(super) fn check(text: &str, depth_max: usize) -> Result<(), InvalidJson> {
         loop {
             scan.space();
             let Some(object) = open.last().copied() else {
-                return if scan.peek().is_none() {
-                    Ok(())
-                } else {
-                    scan.fail()
-                };
+                return if scan.peek().is_none() { Ok(()) } else { scan.fail() };
             };
             if scan.take(b',') {
                 if object {
@@ -113,8 +106,7 @@ impl Scan<'_> {
     }
 
     fn word(&mut self, word: &[u8]) -> Result<(), InvalidJson> {
-        word.iter()
-            .try_for_each(|b| if self.take(*b) { Ok(()) } else { self.fail() })
+        word.iter().try_for_each(|b| if self.take(*b) { Ok(()) } else { self.fail() })
     }
 
     fn digits(&mut self) -> Result<(), InvalidJson> {
@@ -165,11 +157,7 @@ impl Scan<'_> {
             0xD800..=0xDBFF => {
                 let paired =
                     self.take(b'\\') && self.take(b'u') && matches!(self.hex4()?, 0xDC00..=0xDFFF);
-                if paired {
-                    Ok(())
-                } else {
-                    Err(InvalidJson::Surrogate { at: start })
-                }
+                if paired { Ok(()) } else { Err(InvalidJson::Surrogate { at: start }) }
             }
             0xDC00..=0xDFFF => Err(InvalidJson::Surrogate { at: start }),
             _ => Ok(()),
@@ -179,17 +167,13 @@ impl Scan<'_> {
     fn hex4(&mut self) -> Result<u32, InvalidJson> {
         (0..4).try_fold(0, |value, _| {
             let digit = self.next().and_then(|b| char::from(b).to_digit(16));
-            digit
-                .map(|d| value * 16 + d)
-                .ok_or(InvalidJson::Syntax { at: self.at })
+            digit.map(|d| value * 16 + d).ok_or(InvalidJson::Syntax { at: self.at })
         })
     }
 
     /// Fails at the byte just taken, or at the end of the text.
     fn fail_before<T>(&self) -> Result<T, InvalidJson> {
-        Err(InvalidJson::Syntax {
-            at: self.at.saturating_sub(1),
-        })
+        Err(InvalidJson::Syntax { at: self.at.saturating_sub(1) })
     }
 }
 
@@ -206,10 +190,7 @@ mod tests {
     fn nesting_counts_arrays_and_objects_and_stops_at_the_bound() {
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
         assert!(ok(&nested(128)));
-        assert_eq!(
-            check(&nested(129), 128),
-            Err(InvalidJson::Depth { at: 128 })
-        );
+        assert_eq!(check(&nested(129), 128), Err(InvalidJson::Depth { at: 128 }));
         let objects = format!("{}1{}", r#"{"a":"#.repeat(128), "}".repeat(128));
         assert!(ok(&objects));
         assert!(ok(&format!("[{},{}]", nested(127), nested(127))));
@@ -218,18 +199,10 @@ mod tests {
     #[test]
     fn half_a_surrogate_pair_is_refused() {
         assert!(ok(r#""\ud83d\ude00""#));
-        for bad in [
-            r#""\ud83d""#,
-            r#""\ude00""#,
-            r#""\ud83dx""#,
-            r#""\ud83d\n""#,
-            r#""\ud83d\u0041""#,
-        ] {
-            assert_eq!(
-                check(bad, 128),
-                Err(InvalidJson::Surrogate { at: 1 }),
-                "{bad}"
-            );
+        for bad in
+            [r#""\ud83d""#, r#""\ude00""#, r#""\ud83dx""#, r#""\ud83d\n""#, r#""\ud83d\u0041""#]
+        {
+            assert_eq!(check(bad, 128), Err(InvalidJson::Surrogate { at: 1 }), "{bad}");
         }
         assert!(!ok(r#"{"\udc00":1}"#));
     }

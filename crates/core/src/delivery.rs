@@ -1,0 +1,421 @@
+//! One delivery in memory, and what a report does to it: the table of the contract, section 2.
+//!
+//! Here is only what concerns the delivery itself. Whose turn it is stands in `queue.rs`, who hears
+//! of it in `session.rs`.
+
+use std::time::Duration;
+
+use bellwire_proto::limits::{BACKOFF_MAX, COUNTED_ATTEMPTS_MAX, SENDS_MAX};
+use bellwire_proto::{Code, ErrorInfo, Json, Problem, Report, ReportState, State, Timestamp};
+
+use crate::io::RequestId;
+use crate::record::{DeliveryRecord, TxnId};
+
+/// A delivery that is being worked on: its row, and what is not worth a row.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) record: DeliveryRecord,
+    /// The command's data, while it may have to be sent. `None` when it must be loaded first.
+    pub(crate) data: Option<Json>,
+    /// Sent: until when `accepted` is awaited.
+    pub(crate) lease_until: Timestamp,
+    /// Sent: which listeners carried this sending.
+    pub(crate) carriers: Carriers,
+    /// Cancelling: when a poll last told the device so.
+    pub(crate) cancel_polled_at: Option<Timestamp>,
+    /// Whether listeners have yet to be told to stop it.
+    pub(crate) tell_cancel: bool,
+    /// Senders that wait for the end, each with its patience.
+    pub(crate) waits: Vec<(RequestId, Timestamp)>,
+    /// Whether the row has changed since it was last put into a transaction.
+    pub(crate) dirty: bool,
+    /// The transaction that holds its latest change.
+    pub(crate) txn: TxnId,
+}
+
+/// A set of listeners: those that carried a sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Carriers(u8);
+
+impl Carriers {
+    pub(crate) const NONE: Self = Self(0);
+    pub(crate) const STREAM: Self = Self(1);
+    pub(crate) const UNCONFIRMED: Self = Self(2);
+    pub(crate) const POLL: Self = Self(4);
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    pub(crate) fn remove(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
+
+    pub(crate) fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// What a report did.
+#[derive(Debug, PartialEq, Eq)]
+enum Effect {
+    /// Nothing at all: not even the `rev` is taken.
+    NoChange,
+    /// It is taken, and the state becomes this.
+    To(State),
+    /// It is taken as the truth after the hub had given up.
+    Late(State),
+    /// It is a failed attempt: queued again, or dead.
+    Retry,
+    /// The state does not allow it.
+    Illegal,
+}
+
+impl Live {
+    pub(crate) fn new(record: DeliveryRecord, data: Option<Json>) -> Self {
+        Self {
+            lease_until: record.updated_at,
+            record,
+            data,
+            carriers: Carriers::NONE,
+            cancel_polled_at: None,
+            tell_cancel: false,
+            waits: Vec::new(),
+            dirty: false,
+            txn: TxnId::default(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.record.state
+    }
+
+    /// Past `queued` and not ended; says nothing of the time that a cancelling one keeps its slot.
+    pub(crate) fn in_flight(&self) -> bool {
+        !matches!(self.state(), State::Queued) && !self.state().is_terminal()
+    }
+
+    /// Goes to a state, and leaves behind what only mattered before.
+    pub(crate) fn go(&mut self, state: State, now: Timestamp) {
+        let record = &mut self.record;
+        record.state = state;
+        record.retry_at = None;
+        record.run_until = match state {
+            State::Accepted | State::Running => Some(now.after(record.head.run_timeout)),
+            _ => None,
+        };
+        record.cancelling_since = match state {
+            State::Cancelling => record.cancelling_since.or(Some(now)),
+            _ => None,
+        };
+        if !matches!(state, State::Queued | State::Sent) {
+            self.data = None;
+        }
+        if state != State::Sent {
+            self.carriers = Carriers::NONE;
+        }
+        self.touch(now);
+    }
+
+    /// The row has changed.
+    pub(crate) fn touch(&mut self, now: Timestamp) {
+        self.record.updated_at = now;
+        self.dirty = true;
+    }
+
+    /// Ends by the hub's decision; the error says which.
+    pub(crate) fn give_up(&mut self, state: State, now: Timestamp) {
+        self.record.outcome.error = Some(ErrorInfo::of(state.as_str()));
+        self.go(state, now);
+    }
+
+    /// A sending that nobody is to blame for has failed: queued again at once, or dead.
+    pub(crate) fn requeue(&mut self, now: Timestamp) {
+        if self.record.sends >= SENDS_MAX {
+            self.give_up(State::Dead, now);
+        } else {
+            self.go(State::Queued, now);
+        }
+    }
+
+    /// An attempt that counts has failed: queued again after `wait` (by default the backoff), or dead.
+    pub(crate) fn fail_attempt(&mut self, wait: Option<Duration>, now: Timestamp) {
+        self.record.counted += 1;
+        if self.record.counted >= COUNTED_ATTEMPTS_MAX {
+            self.give_up(State::Dead, now);
+            return;
+        }
+        self.requeue(now);
+        if self.state() == State::Queued {
+            let wait = wait.unwrap_or_else(|| backoff(self.record.counted));
+            self.record.retry_at = Some(now.after(wait));
+        }
+    }
+
+    /// Stops it: at once if the device never heard of it or `force` is given, else as soon as the device says so.
+    ///
+    /// # Errors
+    /// `illegal_transition` when it had ended before.
+    pub(crate) fn cancel(&mut self, force: bool, now: Timestamp) -> Result<(), Problem> {
+        if self.state().is_terminal() {
+            return Err(self.illegal("cancelled"));
+        }
+        let told = self.record.sends > 0;
+        self.tell_cancel |= told && (force || self.state() != State::Cancelling);
+        if force {
+            self.record.forced = true;
+            self.go(State::Cancelled, now);
+        } else if !told && self.state() == State::Queued {
+            self.go(State::Cancelled, now);
+        } else if self.state() != State::Cancelling {
+            self.go(State::Cancelling, now);
+        }
+        Ok(())
+    }
+
+    /// What the device tells. On `Ok` the answer is 200 with the delivery as it then stands.
+    ///
+    /// # Errors
+    /// `illegal_transition`, with the delivery as it stands.
+    pub(crate) fn report(&mut self, report: Report, now: Timestamp) -> Result<(), Problem> {
+        let nack = report.state == ReportState::Nack;
+        if nack && report.attempt.is_some_and(|attempt| attempt < self.record.attempt) {
+            return Ok(());
+        }
+        if report.rev.is_some_and(|rev| self.record.rev.is_some_and(|known| rev <= known)) {
+            return Ok(());
+        }
+        match self.effect(report.state) {
+            Effect::NoChange => {}
+            Effect::To(state) => {
+                self.go(state, now);
+                self.take(report);
+            }
+            Effect::Late(state) => {
+                if self.state() != State::Cancelled {
+                    self.record.outcome.error = None;
+                }
+                self.record.late = true;
+                self.record.forced = false;
+                self.go(state, now);
+                self.take(report);
+            }
+            Effect::Retry => {
+                self.fail_attempt(report.retry_after_s.map(Duration::from_secs), now);
+                self.take(report);
+            }
+            Effect::Illegal => return Err(self.illegal(report.state.as_str())),
+        }
+        Ok(())
+    }
+
+    /// The refusal of what the state does not allow.
+    pub(crate) fn illegal(&self, wish: &str) -> Problem {
+        let detail = format!("the delivery is {}; it cannot become {wish}", self.state());
+        Problem::new(Code::IllegalTransition, detail).with_delivery(self.record.to_delivery())
+    }
+
+    /// The table.
+    fn effect(&self, report: ReportState) -> Effect {
+        use ReportState as R;
+        use State as S;
+        let given_up = matches!(self.state(), S::TimedOut | S::Expired | S::Dead)
+            || (self.state() == S::Cancelled && self.record.forced);
+        match (self.state(), report) {
+            (S::Queued | S::Sent | S::Accepted, R::Accepted) => Effect::To(S::Accepted),
+            (S::Queued | S::Sent | S::Accepted | S::Running, R::Running) => Effect::To(S::Running),
+            (S::Queued | S::Sent | S::Accepted, R::Rejected) => Effect::To(S::Rejected),
+            (S::Queued | S::Sent | S::Accepted, R::Nack) => Effect::Retry,
+            (S::Queued | S::Sent | S::Accepted | S::Running | S::Cancelling, R::Succeeded) => {
+                Effect::To(S::Succeeded)
+            }
+            (S::Queued | S::Sent | S::Accepted | S::Running | S::Cancelling, R::Failed) => {
+                Effect::To(S::Failed)
+            }
+            (S::Running, R::Accepted) | (S::Cancelling, R::Accepted) => Effect::NoChange,
+            (S::Cancelling, R::Running) => Effect::To(S::Cancelling),
+            (S::Cancelling, R::Rejected) => Effect::To(S::Rejected),
+            (S::Cancelling, R::Cancelled | R::Nack) => Effect::To(S::Cancelled),
+            (S::Succeeded, R::Succeeded)
+            | (S::Failed, R::Failed)
+            | (S::Rejected, R::Rejected)
+            | (S::Cancelled, R::Cancelled) => Effect::NoChange,
+            (_, R::Succeeded) if given_up => Effect::Late(S::Succeeded),
+            (_, R::Failed) if given_up => Effect::Late(S::Failed),
+            _ => Effect::Illegal,
+        }
+    }
+
+    /// Takes the members that were given; the others stay.
+    fn take(&mut self, report: Report) {
+        fn set<T>(known: &mut Option<T>, told: Option<T>) {
+            if told.is_some() {
+                *known = told;
+            }
+        }
+        let record = &mut self.record;
+        set(&mut record.rev, report.rev);
+        record.attempt = record.attempt.max(report.attempt.unwrap_or(0));
+        let outcome = &mut record.outcome;
+        set(&mut outcome.progress, report.progress);
+        set(&mut outcome.result, report.result);
+        set(&mut outcome.exit_code, report.exit_code);
+        set(&mut outcome.stdout, report.stdout);
+        set(&mut outcome.stderr, report.stderr);
+        outcome.truncated = report.truncated.unwrap_or(outcome.truncated);
+        // `dead` by a nack keeps the hub's word: the device did not know that it was the last.
+        if record.state != State::Dead {
+            set(&mut outcome.error, report.error);
+        }
+    }
+}
+
+/// The wait after the `counted`-th failure: 1, 2, 4, … 60 s.
+fn backoff(counted: u32) -> Duration {
+    let doubled = 1u64.checked_shl(counted.saturating_sub(1)).unwrap_or(u64::MAX);
+    Duration::from_secs(doubled).min(BACKOFF_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::CommandHead;
+    use bellwire_proto::{CommandId, Seq};
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+
+    fn live(state: State, forced: bool) -> Live {
+        let head = CommandHead {
+            id: CommandId::from_parts(1, [0; 10]),
+            seq: Seq::new(1),
+            action: "ping".parse().unwrap(),
+            created_at: NOW,
+            expires_at: NOW.after(Duration::from_secs(60)),
+            run_timeout: Duration::from_secs(5),
+            not_before: None,
+        };
+        let mut live = Live::new(DeliveryRecord::new(head, "d".parse().unwrap()), None);
+        live.record.forced = forced;
+        live.go(state, NOW);
+        live.dirty = false;
+        live
+    }
+
+    /// The contract's table, row by row: what each report makes of each state. `-` is no change,
+    /// `!` is 409.
+    const TABLE: &str = "
+        state      accepted running    succeeded failed rejected cancelled nack
+        queued     accepted running    succeeded failed rejected !         queued
+        sent       accepted running    succeeded failed rejected !         queued
+        accepted   accepted running    succeeded failed rejected !         queued
+        running    -        running    succeeded failed !        !         !
+        cancelling -        cancelling succeeded failed rejected cancelled cancelled
+        timed_out  !        !          succeeded failed !        !         !
+        expired    !        !          succeeded failed !        !         !
+        dead       !        !          succeeded failed !        !         !
+        succeeded  !        !          -         !      !        !         !
+        failed     !        !          !         -      !        !         !
+        rejected   !        !          !         !      -        !         !
+        cancelled  !        !          !         !      !        -         !
+        delivered  !        !          !         !      !        !         !
+        forced     !        !          succeeded failed !        -         !
+    ";
+
+    #[test]
+    fn reports_do_what_the_table_of_the_contract_says() {
+        let mut cells = 0;
+        for row in TABLE.lines().map(str::trim).filter(|l| !l.is_empty()).skip(1) {
+            let mut words = row.split_whitespace();
+            let name = words.next().unwrap();
+            let forced = name == "forced";
+            let state: State = if forced { State::Cancelled } else { name.parse().unwrap() };
+            for (report, expected) in ReportState::ALL.into_iter().zip(words) {
+                let mut live = live(state, forced);
+                let outcome = live.report(Report::of(report), NOW);
+                let cell = format!("{name} x {}", report.as_str());
+                match expected {
+                    "!" => assert!(outcome.is_err() && !live.dirty, "{cell} must be refused"),
+                    "-" => {
+                        assert!(outcome.is_ok() && !live.dirty, "{cell} must change nothing");
+                        assert_eq!(live.state(), state, "{cell}");
+                    }
+                    to => {
+                        assert!(outcome.is_ok() && live.dirty, "{cell} must be taken");
+                        assert_eq!(live.state().as_str(), to, "{cell}");
+                    }
+                }
+                cells += 1;
+            }
+        }
+        assert_eq!(cells, 14 * 7);
+    }
+
+    #[test]
+    fn a_report_that_is_not_newer_changes_nothing_even_where_it_would_be_illegal() {
+        let mut live = live(State::Sent, false);
+        let with_rev = |state, rev| Report { rev: Some(rev), ..Report::of(state) };
+        assert!(live.report(with_rev(ReportState::Running, 0), NOW).is_ok());
+        assert_eq!(
+            (live.state(), live.record.rev),
+            (State::Running, Some(0)),
+            "the first rev counts"
+        );
+        live.dirty = false;
+        assert!(live.report(with_rev(ReportState::Cancelled, 0), NOW).is_ok());
+        assert!(!live.dirty);
+        assert!(live.report(with_rev(ReportState::Cancelled, 1), NOW).is_err());
+        assert_eq!(live.record.rev, Some(0), "a refused report leaves rev");
+        assert!(
+            live.report(Report::of(ReportState::Succeeded), NOW).is_ok(),
+            "without rev is newer"
+        );
+        assert_eq!(live.record.rev, Some(0));
+    }
+
+    #[test]
+    fn a_nack_of_an_older_attempt_is_ignored_and_its_rev_is_not_taken() {
+        let mut live = live(State::Running, false);
+        live.record.attempt = 3;
+        let nack = Report { attempt: Some(2), rev: Some(9), ..Report::of(ReportState::Nack) };
+        assert!(live.report(nack, NOW).is_ok());
+        assert_eq!((live.state(), live.record.rev, live.dirty), (State::Running, None, false));
+        let report = Report { attempt: Some(2), ..Report::of(ReportState::Succeeded) };
+        assert!(live.report(report, NOW).is_ok());
+        assert_eq!((live.state(), live.record.attempt), (State::Succeeded, 3));
+    }
+
+    #[test]
+    fn late_truth_clears_the_error_that_the_hub_had_put() {
+        let mut live = live(State::Running, false);
+        live.give_up(State::TimedOut, NOW);
+        assert_eq!(live.record.outcome.error, Some(ErrorInfo::of("timed_out")));
+        assert!(live.report(Report::of(ReportState::Failed), NOW).is_ok());
+        assert_eq!((live.record.late, live.record.outcome.error.clone()), (true, None));
+        assert!(live.report(Report::of(ReportState::Succeeded), NOW).is_err(), "late only once");
+    }
+
+    #[test]
+    fn the_tenth_counted_attempt_and_the_hundredth_sending_are_the_last() {
+        let mut nacked = live(State::Queued, false);
+        for failures in 1..=10 {
+            assert_eq!(nacked.state(), State::Queued, "before failure {failures}");
+            nacked.go(State::Sent, NOW);
+            assert!(nacked.report(Report::of(ReportState::Nack), NOW).is_ok());
+        }
+        assert_eq!(nacked.state(), State::Dead);
+        let mut lost = live(State::Sent, false);
+        lost.record.sends = 99;
+        lost.requeue(NOW);
+        assert_eq!(lost.state(), State::Queued);
+        lost.record.sends = 100;
+        lost.requeue(NOW);
+        assert_eq!(lost.state(), State::Dead);
+    }
+
+    #[test]
+    fn the_backoff_doubles_from_one_second_to_sixty() {
+        let seconds: Vec<u64> = (1..=9).map(|n| backoff(n).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(backoff(u32::MAX), BACKOFF_MAX);
+    }
+}

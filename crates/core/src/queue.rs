@@ -1,0 +1,117 @@
+//! Whose turn it is at a device: first in, first out, within a window.
+//!
+//! At most `max_in_flight` deliveries are past `queued` and have not ended. One that waits after
+//! a nack or a lease holds back the younger; one that waits for `not_before` does not. Contract,
+//! section 2, "Order".
+
+use bellwire_proto::limits::CANCEL_SLOT;
+use bellwire_proto::{State, Timestamp};
+
+use crate::delivery::{Carriers, Live};
+use crate::device::Device;
+use crate::io::{Frame, Output, Wanted};
+use crate::record::Load;
+use crate::session::{CatchingUp, command_event};
+use crate::work::Work;
+
+impl Device {
+    /// Whether anybody listens who may be told of a command now.
+    pub(crate) fn takes_commands(&self) -> bool {
+        let streams = [&self.stream, &self.unconfirmed];
+        self.poll.is_some() || streams.into_iter().flatten().any(|l| l.takes_commands())
+    }
+
+    /// Sends whatever may be sent.
+    pub(crate) fn pump(&mut self, work: &mut Work<'_>) {
+        while self.takes_commands() && self.in_flight(work.now) < work.config().max_in_flight {
+            let Some(turn) = self.next_turn(work.now) else {
+                self.caught_up();
+                return;
+            };
+            if self.live.get(turn).is_some_and(|l| l.data.is_none()) {
+                return self.load_data(turn, work);
+            }
+            self.send_out(turn, work);
+        }
+    }
+
+    /// How many slots of the window are taken.
+    fn in_flight(&self, now: Timestamp) -> usize {
+        let takes_slot = |live: &&Live| {
+            let cancelling_since = live.record.cancelling_since;
+            live.in_flight() && cancelling_since.is_none_or(|since| now < since.after(CANCEL_SLOT))
+        };
+        self.live.iter().filter(takes_slot).count()
+    }
+
+    /// The oldest delivery that may be sent.
+    fn next_turn(&self, now: Timestamp) -> Option<usize> {
+        for (i, live) in self.live.iter().enumerate() {
+            if live.state() != State::Queued {
+                continue;
+            }
+            if live.record.retry_at.is_some_and(|at| at > now) {
+                return None;
+            }
+            if live.record.head.not_before.is_none_or(|at| at <= now) {
+                return Some(i);
+            }
+        }
+        None
+    }
+
+    /// Asks for the data of the commands that come next, as far as the window could take them.
+    fn load_data(&mut self, turn: usize, work: &mut Work<'_>) {
+        if self.loading_data {
+            return;
+        }
+        self.loading_data = true;
+        let wanted =
+            self.live.iter().skip(turn).filter(|l| l.state() == State::Queued && l.data.is_none());
+        let seqs = wanted.take(work.config().max_in_flight).map(|l| l.record.head.seq).collect();
+        work.load(Load::Data(self.id.clone(), seqs));
+    }
+
+    /// One sending: to everyone who listens, with the same attempt.
+    fn send_out(&mut self, turn: usize, work: &mut Work<'_>) {
+        let now = work.now;
+        let Some(live) = self.live.get_mut(turn) else {
+            return;
+        };
+        let record = &mut live.record;
+        record.attempt = record.attempt.saturating_add(1);
+        record.sends = record.sends.saturating_add(1);
+        live.go(State::Sent, now);
+        live.lease_until = now.after(work.config().lease);
+        let event = command_event(&live.record, live.data.clone().unwrap_or_default(), now);
+        let streams =
+            [(&self.stream, Carriers::STREAM), (&self.unconfirmed, Carriers::UNCONFIRMED)];
+        for (listener, carrier) in streams {
+            let Some(listener) = listener.as_ref().filter(|l| l.takes_commands()) else {
+                continue;
+            };
+            live.carriers.add(carrier);
+            let seq = live.record.head.seq;
+            let wanted = match (listener.ack_none, listener.catching_up) {
+                (false, _) => Wanted::Nothing,
+                (true, CatchingUp::Live) => Wanted::Taken(seq),
+                (true, _) => Wanted::Written(seq),
+            };
+            let frame = Frame::Command(event.clone());
+            work.output(Output::Send { session: listener.session, frame, wanted });
+        }
+        if let Some(poll) = &mut self.poll {
+            live.carriers.add(Carriers::POLL);
+            poll.commands.push(event);
+        }
+    }
+
+    /// Nothing waits any more: an `ack=none` stream is live from here on.
+    fn caught_up(&mut self) {
+        if let Some(stream) = &mut self.stream
+            && stream.catching_up == CatchingUp::Backlog
+        {
+            stream.catching_up = CatchingUp::Live;
+        }
+    }
+}
