@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod driver;
+mod feed;
 pub mod http;
 pub mod listen;
 pub mod plane;
