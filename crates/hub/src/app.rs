@@ -138,9 +138,7 @@ impl Hub {
     /// When the folder is in use or cannot be read, or the system refuses threads.
     pub async fn open(config: Config) -> Result<Self, StartError> {
         let clock = Clock::start();
-        let options = Options::default()
-            .history_kept(config.history)
-            .clock(move || clock.now());
+        let options = Options::default().history_kept(config.history).clock(move || clock.now());
         let data_dir = config.data_dir.clone();
         let opened = in_thread(move || SqliteStore::open(&data_dir, options));
         let (store, recovered) = opened.await.map_err(StartError::System)??;
@@ -278,9 +276,7 @@ impl Tls {
 }
 
 /// Runs what blocks on a thread of its own, which the end of the runtime does not wait for.
-async fn in_thread<T: Send + 'static>(
-    run: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
+async fn in_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (sender, result) = oneshot::channel();
     std::thread::Builder::new()
         .name(String::from("hub-life"))
