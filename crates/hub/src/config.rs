@@ -63,6 +63,9 @@ pub struct Config {
     pub header_timeout: Duration,
     /// Within which the body of a request must arrive. Default 30 s, from 1 s to 1 h.
     pub body_timeout: Duration,
+    /// How long a hub that is told to stop still takes reports and answers reads. Default 2 s, at
+    /// most 8 s.
+    pub drain: Duration,
     /// Threads that hold streams; 0 is one per core. Default 0, at most 256.
     pub shards: usize,
     /// Certificate and key; without them the hub speaks plain HTTP.
@@ -136,6 +139,7 @@ impl Default for Config {
             connections_max: 200_000,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            drain: Duration::from_secs(2),
             shards: 0,
             tls: None,
         }
@@ -229,6 +233,11 @@ const SETTINGS: &[Setting] = &[
         set: |draft, text| span(text, 1..=3600).map(|span| draft.config.body_timeout = span),
     },
     Setting {
+        key: "drain",
+        allowed: "from 0s to 8s",
+        set: |draft, text| span(text, 0..=8).map(|span| draft.config.drain = span),
+    },
+    Setting {
         key: "shards",
         allowed: "a whole number from 0 (one per core) to 256",
         set: |draft, text| number(text, 0..=256).map(|shards| draft.config.shards = shards),
@@ -292,12 +301,9 @@ impl Reading {
         let key = key.to_owned();
         let setting = SETTINGS.iter().find(|setting| setting.key == key);
         self.faults.push(match setting {
-            Some(setting) => Fault::Value {
-                origin,
-                key,
-                value: value.to_owned(),
-                allowed: setting.allowed,
-            },
+            Some(setting) => {
+                Fault::Value { origin, key, value: value.to_owned(), allowed: setting.allowed }
+            }
             None => Fault::UnknownKey { origin, key },
         });
     }
@@ -316,11 +322,7 @@ impl Reading {
                 None
             }
         };
-        if self.faults.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigErrors::new(self.faults))
-        }
+        if self.faults.is_empty() { Ok(config) } else { Err(ConfigErrors::new(self.faults)) }
     }
 }
 
@@ -355,16 +357,8 @@ fn path(text: &str) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn faults(
-        file: &str,
-        environment: &[(&str, &str)],
-        flags: &[(&str, &str)],
-    ) -> Vec<String> {
-        let read = Config::read(
-            Some(file),
-            environment.iter().copied(),
-            flags.iter().copied(),
-        );
+    fn faults(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Vec<String> {
+        let read = Config::read(Some(file), environment.iter().copied(), flags.iter().copied());
         read.unwrap_err().iter().map(Fault::to_string).collect()
     }
 
@@ -384,11 +378,8 @@ mod tests {
     fn every_fault_of_every_layer_is_reported_with_its_key() {
         let file = "lease = 'soon'\nqueue_max = 0\ncolour = 'red'\nopen = 'yes'\nheartbeat = 1.5\n\
             tls_cert = 'hub.pem'\n[tls]\ncert = 'x'\n";
-        let faults = faults(
-            file,
-            &[("BELLWIRE_DATA_BYTES_MAX", "1048577")],
-            &[("listen", "localhost")],
-        );
+        let faults =
+            faults(file, &[("BELLWIRE_DATA_BYTES_MAX", "1048577")], &[("listen", "localhost")]);
         let expected = [
             "lease is \"soon\", but it is from 1s to 1h",
             "queue_max is \"0\", but it is a whole number from 1 to 100000",
@@ -428,6 +419,7 @@ mod tests {
             ("connections_max", default.connections_max.to_string()),
             ("header_timeout", default.header_timeout.as_secs().to_string()),
             ("body_timeout", default.body_timeout.as_secs().to_string()),
+            ("drain", default.drain.as_secs().to_string()),
             ("shards", default.shards.to_string()),
         ] {
             let read = Config::read(None, [], [(key, text.as_str())]);

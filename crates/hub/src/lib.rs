@@ -1,5 +1,6 @@
 //! The Bellwire hub: durable commands to appliances over plain HTTP, as a library or a server.
 
+pub mod app;
 pub mod config;
 pub mod driver;
 mod feed;
@@ -7,3 +8,4 @@ pub mod http;
 pub mod listen;
 pub mod plane;
 pub mod store;
+pub mod tls;
