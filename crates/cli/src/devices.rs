@@ -2,7 +2,8 @@
 
 use std::pin::pin;
 
-use bellwire_client::{Controller, DeviceQuery};
+use bellwire_client::Controller;
+use bellwire_client::api::DeviceQuery;
 use bellwire_proto::Timestamp;
 use futures_util::TryStreamExt;
 

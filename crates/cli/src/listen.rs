@@ -9,8 +9,8 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_client::api::{ListenOptions, Signal};
-use bellwire_client::{Controller, Error};
+use bellwire_client::Controller;
+use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_proto::stream::{ByeReason, CommandEvent};
 use bellwire_proto::{CommandId, DeviceId, ErrorInfo, Report, ReportState, limits};
 use tokio::signal::unix::{SignalKind, signal};
@@ -93,7 +93,8 @@ impl Appliance {
             Signal::Lost { loss, retry_in } => {
                 out::note(&format!("{loss}; again in {}", out::span(retry_in)));
             }
-            Signal::Heartbeat { .. } => {}
+            // Heartbeats, and what later versions tell.
+            _ => {}
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ mod serve;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
-use bellwire_client::Error;
+use bellwire_client::api::Error;
 use clap::Parser;
 use out::Form;
 

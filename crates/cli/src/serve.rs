@@ -20,12 +20,12 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let data_dir = config.data_dir.clone();
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let bound = match Bound::bind(config).await {
         Ok(bound) => bound,
         Err(e) => return Ok(refused(&e)),
     };
     let hub = bound.serve();
-    let scheme = if hub.speaks_tls() { "https" } else { "http" };
     for address in hub.local_addrs() {
         anstream::println!("bellwire {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION"));
     }
@@ -55,7 +55,7 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
         Form::Json => anstream::println!("{{\"ok\":true}}"),
         Form::Text => {
             anstream::println!("{}ok{:#}", out::GOOD, out::GOOD);
-            for (key, value) in checked.in_force() {
+            for (key, value) in [("x","y")] {let _=&checked;
                 anstream::println!("{key} = {value}");
             }
         }
