@@ -375,6 +375,31 @@ fn a_request_that_never_ends_is_dropped_after_the_grace() {
     assert_eq!(rest, b"");
 }
 
+/// Runs itself again in a process that may open few files: the limit is the process's own.
+#[test]
+fn running_out_of_files_refuses_newcomers_and_never_ends_the_loop() {
+    const NAME: &str = "running_out_of_files_refuses_newcomers_and_never_ends_the_loop";
+    if std::env::var_os("FEW_FILES").is_none() {
+        let status = std::process::Command::new("sh")
+            .args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\""])
+            .arg(std::env::current_exe().unwrap())
+            .arg(NAME)
+            .env("FEW_FILES", "1")
+            .status()
+            .unwrap();
+        assert!(status.success(), "{status}");
+        return;
+    }
+    let hub = Hub::new();
+    // Clients and server share the limit, so the last of these wait in the kernel unaccepted.
+    let clients: Vec<_> = std::iter::from_fn(|| TcpStream::connect(hub.addr).ok()).collect();
+    eventually("no accept failed", || hub.counts().accept_errors > 0);
+    drop(clients);
+    let mut client = hub.connect();
+    write(&mut client, GET);
+    read_until(&mut client, "event: hello\n\n\r\n");
+}
+
 #[test]
 fn a_router_mounted_in_another_server_streams_through_its_response_body() {
     let world = World::new();

@@ -24,20 +24,30 @@ use bellwire_hub::plane::{
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const UNIX_MS: u64 = 1_700_000_000_000;
 
-/// Events go into a channel; whoever holds `gate` holds the shard at the end of its turn.
+/// Events go into a channel. After telling that the stream in `gate` is closed, the shard waits for
+/// the gate.
 struct Hook {
     sender: Mutex<Sender<StreamEvent>>,
-    gate: Arc<Mutex<()>>,
+    gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    closes_after: Mutex<Option<StreamId>>,
+    held: Mutex<()>,
 }
 
 impl StreamEvents for Hook {
     fn happened(&self, batch: &mut Vec<StreamEvent>) {
-        let sender = self.sender.lock().unwrap();
+        let probe = *self.gate.closes_after.lock().unwrap();
+        let stops = probe.is_some_and(|probe| batch.contains(&closed(probe, CloseReason::Ended)));
         for event in batch.drain(..) {
             // A test that has ended no longer listens.
-            let _ = sender.send(event);
+            let _ = self.sender.lock().unwrap().send(event);
         }
-        drop(self.gate.lock().unwrap());
+        if stops {
+            drop(self.gate.held.lock());
+        }
     }
 }
 
@@ -46,7 +56,7 @@ pub struct World {
     pub plane: Plane,
     pub clock: Arc<ManualClock>,
     events: Receiver<StreamEvent>,
-    gate: Arc<Mutex<()>>,
+    gate: Arc<Gate>,
 }
 
 impl World {
@@ -57,7 +67,7 @@ impl World {
     pub fn with(config: PlaneConfig) -> Self {
         let clock = Arc::new(ManualClock::new(UNIX_MS));
         let (sender, events) = channel();
-        let gate = Arc::new(Mutex::new(()));
+        let gate = Arc::new(Gate::default());
         let hook = Hook {
             sender: Mutex::new(sender),
             gate: gate.clone(),
@@ -106,10 +116,11 @@ impl World {
 
     /// Holds the shard, so that what is sent gathers for one turn.
     pub fn hold(&self) -> MutexGuard<'_, ()> {
-        let hold = self.gate.lock().unwrap();
+        let hold = self.gate.held.lock().unwrap();
         let probe = self.plane.reserve(StreamOptions::default());
+        *self.gate.closes_after.lock().unwrap() = Some(probe);
         self.plane.close(probe, None, CloseReason::Ended);
-        // The event is sent before the gate is asked for: from here on the shard stands.
+        // The event is told before the gate is asked for, by a shard that then takes nothing more.
         assert_eq!(self.event(), closed(probe, CloseReason::Ended));
         hold
     }
