@@ -250,6 +250,9 @@ impl Shard {
             Token(key.slot as usize),
             Some(user_timeout),
         );
+        if sink.reads_ahead() {
+            self.again.push(key.slot);
+        }
         stream.sink = Some(sink);
         let framing = stream.framing;
         stream.outbox().start(head, framing);
@@ -379,6 +382,11 @@ impl Shard {
         self.stop_at = Some(Instant::now() + Duration::from_millis(grace_ms));
         for slot in 0..self.streams.len() as u32 {
             self.end(slot, None, CloseReason::Shutdown);
+            let stream = self.streams.get(slot as usize);
+            if stream.is_some_and(|stream| stream.sink.is_none()) {
+                // Closed, and its socket will not come any more.
+                self.release(slot);
+            }
         }
     }
 

@@ -89,6 +89,12 @@ impl Sink {
         matches!(self.0, Kind::Body(_))
     }
 
+    /// Whether the peer's bytes, or its goodbye, may have been read already, so that epoll will not
+    /// tell of them.
+    pub(crate) fn reads_ahead(&self) -> bool {
+        matches!(self.0, Kind::Tls(_))
+    }
+
     /// Prepares a socket for its life on a shard.
     pub(crate) fn start(
         &mut self,
@@ -252,13 +258,7 @@ impl Tls {
     fn hear(&mut self, scratch: &mut [u8]) -> io::Result<Heard> {
         let mut heard = Heard::Nothing;
         for _ in 0..READS_MAX {
-            match self.session.read_tls(&mut self.socket) {
-                Ok(0) => return Ok(Heard::End),
-                Ok(_) => heard = Heard::Bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            }
+            // First what the session has read already, be it before the takeover: no epoll tells.
             let state = self
                 .session
                 .process_new_packets()
@@ -268,10 +268,12 @@ impl Tls {
             if state.peer_has_closed() {
                 return Ok(Heard::End);
             }
-            // A key update asks for an answer; what the kernel refuses goes with the next record.
-            match self.flush() {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                _ => (),
+            match self.session.read_tls(&mut self.socket) {
+                Ok(0) => return Ok(Heard::End),
+                Ok(_) => heard = Heard::Bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
             }
         }
         Ok(Heard::More)

@@ -229,6 +229,9 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn push(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
         self.queued += bytes.len();
         self.enqueued += bytes.len() as u64;
         self.queue.push_back(bytes);
@@ -261,9 +264,7 @@ impl Outbox {
             }
         }
         self.early_bytes = 0;
-        if !joined.is_empty() {
-            self.push(joined.freeze());
-        }
+        self.push(joined.freeze());
     }
 
     /// The pieces at the front, to be written.

@@ -170,9 +170,6 @@ impl Shard {
             self.give(slot, &last, Notify::None);
         }
         self.give(slot, &Frame::end(), Notify::None);
-        if !was_attached && self.is_stopping() {
-            self.release(slot);
-        }
     }
 
     /// The peer is gone, or never came: nothing more can be told to it.
