@@ -292,12 +292,9 @@ impl Reading {
         let key = key.to_owned();
         let setting = SETTINGS.iter().find(|setting| setting.key == key);
         self.faults.push(match setting {
-            Some(setting) => Fault::Value {
-                origin,
-                key,
-                value: value.to_owned(),
-                allowed: setting.allowed,
-            },
+            Some(setting) => {
+                Fault::Value { origin, key, value: value.to_owned(), allowed: setting.allowed }
+            }
             None => Fault::UnknownKey { origin, key },
         });
     }
@@ -316,11 +313,7 @@ impl Reading {
                 None
             }
         };
-        if self.faults.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigErrors::new(self.faults))
-        }
+        if self.faults.is_empty() { Ok(config) } else { Err(ConfigErrors::new(self.faults)) }
     }
 }
 
@@ -355,16 +348,8 @@ fn path(text: &str) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn faults(
-        file: &str,
-        environment: &[(&str, &str)],
-        flags: &[(&str, &str)],
-    ) -> Vec<String> {
-        let read = Config::read(
-            Some(file),
-            environment.iter().copied(),
-            flags.iter().copied(),
-        );
+    fn faults(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Vec<String> {
+        let read = Config::read(Some(file), environment.iter().copied(), flags.iter().copied());
         read.unwrap_err().iter().map(Fault::to_string).collect()
     }
 
@@ -384,11 +369,8 @@ mod tests {
     fn every_fault_of_every_layer_is_reported_with_its_key() {
         let file = "lease = 'soon'\nqueue_max = 0\ncolour = 'red'\nopen = 'yes'\nheartbeat = 1.5\n\
             tls_cert = 'hub.pem'\n[tls]\ncert = 'x'\n";
-        let faults = faults(
-            file,
-            &[("BELLWIRE_DATA_BYTES_MAX", "1048577")],
-            &[("listen", "localhost")],
-        );
+        let faults =
+            faults(file, &[("BELLWIRE_DATA_BYTES_MAX", "1048577")], &[("listen", "localhost")]);
         let expected = [
             "lease is \"soon\", but it is from 1s to 1h",
             "queue_max is \"0\", but it is a whole number from 1 to 100000",

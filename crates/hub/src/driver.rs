@@ -140,8 +140,8 @@ impl Driver {
         command: CommandId,
         report: Report,
     ) -> Result<Delivery, Problem> {
-        let asked = self
-            .ask(|hub, request, now| hub.handle_report(request, device, command, report, now));
+        let asked =
+            self.ask(|hub, request, now| hub.handle_report(request, device, command, report, now));
         match asked.await? {
             Answer::Delivery(delivery) => Ok(*delivery),
             answer => Err(unexpected(&answer)),
@@ -161,8 +161,8 @@ impl Driver {
     ) -> Result<Reserved, Problem> {
         let reserved = self.reserve(options);
         let session = SessionId(reserved.stream.get());
-        let asked = self
-            .ask(|hub, request, now| hub.handle_listen(request, session, device, listen, now));
+        let asked =
+            self.ask(|hub, request, now| hub.handle_listen(request, session, device, listen, now));
         match asked.await? {
             Answer::Listening => Ok(reserved),
             answer => Err(unexpected(&answer)),
@@ -175,13 +175,9 @@ impl Driver {
     /// `gone` when no such session of this device is live.
     pub async fn confirm(&self, device: DeviceId, session: &str) -> Result<(), Problem> {
         let Some(session) = self.shared.session_of(session) else {
-            return Err(Problem::new(
-                Code::Gone,
-                "no stream of this name is live; open a new one",
-            ));
+            return Err(Problem::new(Code::Gone, "no stream of this name is live; open a new one"));
         };
-        let asked = self
-            .ask(|hub, request, now| hub.handle_confirm(request, device, session, now));
+        let asked = self.ask(|hub, request, now| hub.handle_confirm(request, device, session, now));
         self.done(asked.await?)
     }
 
@@ -218,8 +214,7 @@ impl Driver {
     /// # Errors
     /// `unknown_device`, `store_unavailable`.
     pub async fn put_facts(&self, device: DeviceId, facts: Json) -> Result<(), Problem> {
-        let asked =
-            self.ask(|hub, request, now| hub.handle_put_facts(request, device, facts, now));
+        let asked = self.ask(|hub, request, now| hub.handle_put_facts(request, device, facts, now));
         match asked.await? {
             Answer::Device { .. } => Ok(()),
             answer => Err(unexpected(&answer)),
@@ -266,10 +261,7 @@ impl Driver {
         // version.
         let watching = self.shared.watch(command);
         let Some(snapshot) = self.store().snapshot(command).await? else {
-            return Err(Problem::new(
-                Code::UnknownCommand,
-                "no command has this id",
-            ));
+            return Err(Problem::new(Code::UnknownCommand, "no command has this id"));
         };
         let feed = self.shared.feed.clone();
         tokio::spawn(async move {
@@ -294,7 +286,7 @@ impl Driver {
 
     /// Whether a device is there, and how.
     pub fn presence(&self, device: &DeviceId) -> Presence {
-        let seen = self.shared.turn(|core, _| core.hub.presence(device));
+        let seen = self.shared.turn(|core, now| core.hub.presence(device, now));
         seen.unwrap_or_default()
     }
 
@@ -439,10 +431,7 @@ impl From<StoreError> for Problem {
             StoreError::BadCursor(error) => Self::bad_request(error.to_string()),
             error => {
                 tracing::warn!(%error, "a question to the store was not answered");
-                Self::new(
-                    Code::StoreUnavailable,
-                    "the store cannot answer; try again later",
-                )
+                Self::new(Code::StoreUnavailable, "the store cannot answer; try again later")
             }
         }
     }
@@ -476,10 +465,7 @@ fn entropy<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 fn internal() -> Problem {
-    Problem::new(
-        Code::Internal,
-        "the hub could not answer; its log says why",
-    )
+    Problem::new(Code::Internal, "the hub could not answer; its log says why")
 }
 
 /// An answer of another kind than the question's: a fault of the core, which its tests would show.

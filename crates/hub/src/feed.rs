@@ -142,11 +142,7 @@ impl Feed {
     }
 
     /// Takes a stream as one that watches a command. The mailbox is for [`Feed::follow`].
-    pub(crate) fn watch(
-        &self,
-        stream: StreamId,
-        command: CommandId,
-    ) -> Result<Mailbox, Problem> {
+    pub(crate) fn watch(&self, stream: StreamId, command: CommandId) -> Result<Mailbox, Problem> {
         let mut state = self.state();
         state.admit(stream, Role::Watcher(command))?;
         let (sender, changes) = mpsc::channel(MAILBOX_CHANGES_MAX);
@@ -156,11 +152,7 @@ impl Feed {
             changes: sender,
             written: written.clone(),
         });
-        Ok(Mailbox {
-            stream,
-            changes,
-            written,
-        })
+        Ok(Mailbox { stream, changes, written })
     }
 
     /// Keeps the row of a device that is about to be removed, for those who will be told.
@@ -203,11 +195,9 @@ impl Feed {
         self.queued_bytes.fetch_sub(weight(&event), Ordering::AcqRel);
         match event {
             HubEvent::Delivery { delivery, version } => self.changed(&delivery, version),
-            HubEvent::Device {
-                device,
-                change,
-                presence,
-            } => self.device(device, change, presence).await,
+            HubEvent::Device { device, change, presence } => {
+                self.device(device, change, presence).await
+            }
         }
     }
 

@@ -91,12 +91,9 @@ impl fmt::Display for Fault {
             Self::UnknownKey { origin, key } => {
                 write!(f, "{} is not a setting", origin.name(key))
             }
-            Self::Value {
-                origin,
-                key,
-                value,
-                allowed,
-            } => write!(f, "{} is {value:?}, but it is {allowed}", origin.name(key)),
+            Self::Value { origin, key, value, allowed } => {
+                write!(f, "{} is {value:?}, but it is {allowed}", origin.name(key))
+            }
             Self::Missing { given, missing } => {
                 write!(f, "{given} is set without {missing}")
             }

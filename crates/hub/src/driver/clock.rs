@@ -21,10 +21,7 @@ impl Clock {
     pub fn start() -> Self {
         // Before 1970 counts as 1970: a machine without a battery has to work too.
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-        Self {
-            start: Instant::now(),
-            start_unix_ms: since_1970.map_or(0, millis),
-        }
+        Self { start: Instant::now(), start_unix_ms: since_1970.map_or(0, millis) }
     }
 
     /// What time it is.

@@ -31,10 +31,7 @@ pub fn bye(bye: &Bye) -> Frame {
 
 /// The last event of a stream whose reader is too slow, the same for all of them.
 pub fn overloaded() -> Frame {
-    bye(&Bye {
-        reason: ByeReason::Overloaded,
-        reconnect_s: OVERLOADED_RECONNECT_S,
-    })
+    bye(&Bye { reason: ByeReason::Overloaded, reconnect_s: OVERLOADED_RECONNECT_S })
 }
 
 /// The first event of a device's stream, with `retry: 2000`. Bare bytes, since the prelude goes
@@ -138,18 +135,12 @@ mod tests {
 
     #[test]
     fn a_cancel_and_a_bye_carry_no_id() {
-        let cancel = CancelEvent {
-            id: ID.parse().unwrap(),
-            seq: Seq::new(7),
-        };
+        let cancel = CancelEvent { id: ID.parse().unwrap(), seq: Seq::new(7) };
         assert_eq!(
             text(&frame(&CoreFrame::Cancel(cancel))),
             format!("event: cancel\ndata: {{\"id\":\"{ID}\",\"seq\":7}}\n\n")
         );
-        let last = Bye {
-            reason: ByeReason::Draining,
-            reconnect_s: 4.2,
-        };
+        let last = Bye { reason: ByeReason::Draining, reconnect_s: 4.2 };
         assert_eq!(
             text(&bye(&last)),
             "event: bye\ndata: {\"reason\":\"draining\",\"reconnect_s\":4.2}\n\n"

@@ -20,9 +20,7 @@ use tokio::sync::{Notify as Wake, oneshot};
 use super::{Clock, frames};
 use crate::config::Config;
 use crate::feed::Feed;
-use crate::plane::{
-    CloseReason, Notify, Plane, PlaneConfig, StreamEvent, StreamEvents, StreamId,
-};
+use crate::plane::{CloseReason, Notify, Plane, PlaneConfig, StreamEvent, StreamEvents, StreamId};
 use crate::store::{Store, StoreError, StoreEvents};
 
 /// What every handle of a hub shares.
@@ -79,12 +77,7 @@ impl Shared {
         let plane = Plane::start(plane, events.clone())?;
         let feed = Feed::start(store.clone(), plane.clone());
         let shared = Arc::new(Self {
-            core: Mutex::new(Core {
-                hub,
-                waiting: HashMap::new(),
-                last_request: 0,
-                armed: None,
-            }),
+            core: Mutex::new(Core { hub, waiting: HashMap::new(), last_request: 0, armed: None }),
             config,
             store,
             plane,
@@ -134,20 +127,14 @@ impl Shared {
             request
         });
         match request {
-            Some(request) => Ok(Waiting {
-                shared: self,
-                request: Some(request),
-            }),
+            Some(request) => Ok(Waiting { shared: self, request: Some(request) }),
             None => Err(super::internal()),
         }
     }
 
     pub(super) fn watch(self: &Arc<Self>, command: CommandId) -> Watching {
         self.turn(|core, _| core.hub.watch(command));
-        Watching {
-            shared: self.clone(),
-            command,
-        }
+        Watching { shared: self.clone(), command }
     }
 
     /// The core tells of everything while there are observers. They are counted under its lock, so
@@ -194,11 +181,7 @@ impl Shared {
             match output {
                 Output::Persist(txn) => self.store.submit(txn),
                 Output::Load(load) => self.store.load(load),
-                Output::Send {
-                    session,
-                    frame,
-                    wanted,
-                } => {
+                Output::Send { session, frame, wanted } => {
                     if let Some(stream) = stream_of(session) {
                         let frame = frames::frame(&frame);
                         self.plane.send(stream, frame, notify_of(wanted));
