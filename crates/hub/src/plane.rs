@@ -112,8 +112,11 @@ pub struct StreamOptions {
 
 impl StreamOptions {
     fn silence_ms(&self) -> u32 {
-        let every_ms = self.heartbeat.map_or(15_000, |heartbeat| heartbeat.every_ms);
-        self.silence_ms.unwrap_or(every_ms.saturating_mul(2).saturating_add(10_000))
+        let every_ms = self
+            .heartbeat
+            .map_or(15_000, |heartbeat| heartbeat.every_ms);
+        self.silence_ms
+            .unwrap_or(every_ms.saturating_mul(2).saturating_add(10_000))
     }
 }
 
@@ -327,7 +330,9 @@ impl Plane {
     /// When the system refuses a thread or an epoll.
     pub fn start(config: PlaneConfig, events: Arc<dyn StreamEvents>) -> io::Result<Self> {
         let shards = match config.shards {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(64),
+            0 => std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(64),
             // A stream's id has eight bits for its shard.
             count => count.min(256),
         };
@@ -363,10 +368,14 @@ impl Plane {
             threads: Mutex::new(Vec::new()),
         };
         // From here on a failure drops `inner`, which stops the shards that run already.
-        let plane = Self { inner: Arc::new(inner) };
+        let plane = Self {
+            inner: Arc::new(inner),
+        };
         for (number, shard) in ready.into_iter().enumerate() {
             let name = format!("plane-{number}");
-            let thread = std::thread::Builder::new().name(name).spawn(move || shard.run())?;
+            let thread = std::thread::Builder::new()
+                .name(name)
+                .spawn(move || shard.run())?;
             plane.threads().push(thread);
         }
         Ok(plane)
@@ -387,7 +396,15 @@ impl Plane {
     /// If the stream was closed meanwhile with a last frame, that is still written; if it is
     /// forgotten, the sink is dropped.
     pub fn attach(&self, id: StreamId, sink: Sink, framing: Framing, head: Bytes) {
-        self.push(id, Command::Attach { key: id.key(), sink, framing, head });
+        self.push(
+            id,
+            Command::Attach {
+                key: id.key(),
+                sink,
+                framing,
+                head,
+            },
+        );
     }
 
     /// Sends a frame, behind all that was sent before. A stream that is closed ignores it and
@@ -416,7 +433,14 @@ impl Plane {
     /// Ends a stream: `last`, the end of the body and FIN go out behind what is unsent, within
     /// [`PlaneConfig::linger_ms`]. A stream that is closed already stays as it is.
     pub fn close(&self, id: StreamId, last: Option<Frame>, reason: CloseReason) {
-        self.push(id, Command::Close { key: id.key(), last, reason });
+        self.push(
+            id,
+            Command::Close {
+                key: id.key(),
+                last,
+                reason,
+            },
+        );
     }
 
     /// What the plane has done so far.
@@ -456,7 +480,10 @@ impl Plane {
     }
 
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -470,7 +497,9 @@ impl Drop for Inner {
 
 impl std::fmt::Debug for Plane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plane").field("shards", &self.inner.inboxes.len()).finish_non_exhaustive()
+        f.debug_struct("Plane")
+            .field("shards", &self.inner.inboxes.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -480,15 +509,20 @@ mod tests {
 
     #[test]
     fn heartbeats_read_as_the_contract_says() {
-        assert_eq!(HeartbeatForm::V1.text(1_700_000_000_042), ": 1700000000042\n\n");
+        assert_eq!(
+            HeartbeatForm::V1.text(1_700_000_000_042),
+            ": 1700000000042\n\n"
+        );
         let classic = HeartbeatForm::Classic.text(1_700_000_000_042);
         assert_eq!(classic, ": keepalive 1700000000.04\r\n\r\n");
     }
 
     #[test]
     fn every_reason_has_a_label_of_its_own() {
-        let labels: std::collections::HashSet<_> =
-            CloseReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        let labels: std::collections::HashSet<_> = CloseReason::ALL
+            .iter()
+            .map(|reason| reason.as_str())
+            .collect();
         assert_eq!(labels.len(), CloseReason::ALL.len());
     }
 }

@@ -10,10 +10,10 @@
 
 use crate::{
     event::{DEFAULT_NAME, Event, EventRef},
-    text::{Pieces, push_lossy},
+    text::{Pieces, from_utf8, push_lossy},
 };
 use alloc::{borrow::ToOwned, string::String};
-use core::{fmt, mem, str};
+use core::{fmt, mem};
 use memchr::memchr2;
 
 /// How large an event may be unless [`DecoderBuilder::limit_bytes`] says otherwise: 32 MiB, since
@@ -106,7 +106,8 @@ impl DecoderBuilder {
         self
     }
 
-    /// The id that events without one of their own inherit, from an earlier life of the stream.
+    /// The id that events without one of their own inherit, from an earlier life of the stream. One
+    /// with a NUL is ignored, as it is in a stream.
     #[must_use]
     pub fn last_event_id(mut self, id: impl Into<String>) -> Self {
         self.last_event_id = id.into();
@@ -127,7 +128,9 @@ impl DecoderBuilder {
             id_is_sendable: true,
             retry_ms: None,
         };
-        decoder.commit_id(self.last_event_id.as_bytes());
+        if let Some(id) = Id::check(self.last_event_id.as_bytes()) {
+            decoder.commit_id(id);
+        }
         decoder
     }
 }
@@ -214,7 +217,34 @@ impl Block {
 struct InChunk<'a> {
     data: Option<&'a [u8]>,
     name: Option<&'a [u8]>,
-    id: Option<&'a [u8]>,
+    id: Option<Id<'a>>,
+}
+
+/// The value of an `id` line that counts.
+#[derive(Clone, Copy)]
+struct Id<'a> {
+    bytes: &'a [u8],
+    /// A header can carry it.
+    sendable: bool,
+}
+
+impl<'a> Id<'a> {
+    /// None if it has a NUL, for then the line is ignored.
+    fn check(bytes: &'a [u8]) -> Option<Self> {
+        let is_control = |byte: u8| byte < b' ' || byte == 0x7F;
+        // No early end: this is short, and most have none.
+        if !bytes
+            .iter()
+            .fold(false, |any, &byte| any | is_control(byte))
+        {
+            return Some(Self {
+                bytes,
+                sendable: true,
+            });
+        }
+        let sendable = bytes.iter().all(|&byte| byte == b'\t' || !is_control(byte));
+        (!bytes.contains(&0)).then_some(Self { bytes, sendable })
+    }
 }
 
 /// Where in a line the last chunk ended.
@@ -438,7 +468,11 @@ impl Decoder {
 
     /// Takes a line off the chunk if its end is there, with that end.
     fn take_line<'a>(&mut self, chunk: &mut &'a [u8]) -> Option<&'a [u8]> {
-        let end = memchr2(b'\n', b'\r', chunk)?;
+        // Every event ends in an empty line, which needs no search.
+        let end = match chunk.first()? {
+            b'\n' | b'\r' => 0,
+            _ => memchr2(b'\n', b'\r', chunk)?,
+        };
         let (line, rest) = chunk.split_at_checked(end)?;
         *chunk = match rest {
             [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] => rest,
@@ -484,9 +518,7 @@ impl Decoder {
             }
             Field::Id => {
                 self.count(value.len() + 1)?;
-                if !value.contains(&0) {
-                    held.id = Some(value);
-                }
+                held.id = Id::check(value).or(held.id);
             }
             Field::Retry => self.set_retry(Digits::None.and(value)),
             Field::Comment if !self.comments => {}
@@ -639,7 +671,7 @@ impl Decoder {
             }
             Field::Id => {
                 value.pieces.finish(&mut self.line);
-                if !self.line.contains('\0') {
+                if Id::check(self.line.as_bytes()).is_some() {
                     mem::swap(&mut self.block.id, &mut self.line);
                     self.block.has_id = true;
                 }
@@ -668,7 +700,7 @@ impl Decoder {
         }
         if let Some(id) = held.id {
             self.block.id.clear();
-            push_lossy(&mut self.block.id, id);
+            push_lossy(&mut self.block.id, id.bytes);
             self.block.has_id = true;
         }
     }
@@ -680,9 +712,11 @@ impl Decoder {
             if let Some(id) = held.id {
                 self.commit_id(id);
             } else if self.block.has_id {
-                let id = mem::take(&mut self.block.id);
-                self.commit_id(id.as_bytes());
-                self.block.id = id;
+                let stored = mem::take(&mut self.block.id);
+                if let Some(id) = Id::check(stored.as_bytes()) {
+                    self.commit_id(id);
+                }
+                self.block.id = stored;
             }
         }
         let is_event = !skipped && (self.block.has_data || held.data.is_some());
@@ -710,16 +744,13 @@ impl Decoder {
         Ready::Event { name, data }
     }
 
-    fn commit_id(&mut self, id: &[u8]) {
-        let sendable = !id
-            .iter()
-            .any(|&byte| (byte < b' ' && byte != b'\t') || byte == 0x7F);
-        if self.id_is_sendable && !sendable {
+    fn commit_id(&mut self, id: Id<'_>) {
+        if self.id_is_sendable && !id.sendable {
             mem::swap(&mut self.sendable_id, &mut self.last_event_id);
         }
-        self.id_is_sendable = sendable;
+        self.id_is_sendable = id.sendable;
         self.last_event_id.clear();
-        push_lossy(&mut self.last_event_id, id);
+        push_lossy(&mut self.last_event_id, id.bytes);
     }
 
     fn set_retry(&mut self, digits: Digits) {
@@ -823,9 +854,9 @@ fn split_line(line: &[u8]) -> Option<(Field, &[u8])> {
 /// The text of a value: the chunk's own bytes if they are UTF-8, else repaired in `buffer`, which
 /// must be empty.
 fn held_text<'a>(value: &'a [u8], buffer: &mut String) -> Held<'a> {
-    match str::from_utf8(value) {
-        Ok(text) => Held::Chunk(text),
-        Err(_) => {
+    match from_utf8(value) {
+        Some(text) => Held::Chunk(text),
+        None => {
             push_lossy(buffer, value);
             Held::Buffer
         }

@@ -27,8 +27,9 @@ pub struct EventRef<'a> {
 }
 
 impl<'a> EventRef<'a> {
-    /// Puts an event together from its name, data and last event id.
+    /// Puts an event together from its name, data and last event id. An empty name is `message`.
     pub const fn new(name: &'a str, data: &'a str, id: &'a str) -> Self {
+        let name = if name.is_empty() { DEFAULT_NAME } else { name };
         Self { name, data, id }
     }
 
@@ -49,7 +50,12 @@ impl<'a> EventRef<'a> {
 
     /// The same event, owned.
     pub fn to_event(&self) -> Event {
-        let mut text = String::with_capacity(self.data.len() + self.name.len() + self.id.len());
+        let name_len = if self.name == DEFAULT_NAME {
+            0
+        } else {
+            self.name.len()
+        };
+        let mut text = String::with_capacity(self.data.len() + name_len + self.id.len());
         text.push_str(self.data);
         Event::from_parts(text, self.name, self.id)
     }
@@ -60,7 +66,7 @@ impl<'a> EventRef<'a> {
 /// The three values share one allocation; [`Event::into_data`] gives the data away without a copy.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Event {
-    /// The data, then the name, then the id.
+    /// The data, then the name unless it is `message`, then the id.
     text: String,
     data_len: usize,
     name_len: usize,
@@ -71,6 +77,7 @@ impl Event {
     pub(crate) fn from_parts(data: String, name: &str, id: &str) -> Self {
         let mut text = data;
         let data_len = text.len();
+        let name = if name == DEFAULT_NAME { "" } else { name };
         text.push_str(name);
         text.push_str(id);
         Self {
@@ -105,7 +112,7 @@ impl Event {
     pub fn as_event_ref(&self) -> EventRef<'_> {
         let (data, rest) = self.text.split_at(self.data_len);
         let (name, id) = rest.split_at(self.name_len);
-        EventRef { name, data, id }
+        EventRef::new(name, data, id)
     }
 }
 

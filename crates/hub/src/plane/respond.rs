@@ -28,8 +28,14 @@ impl StreamHead {
     /// `X-Accel-Buffering`.
     pub fn event_stream() -> Self {
         Self::new()
-            .field("Content-Type", HeaderValue::from_static("text/event-stream"))
-            .field("Cache-Control", HeaderValue::from_static("no-store, no-transform"))
+            .field(
+                "Content-Type",
+                HeaderValue::from_static("text/event-stream"),
+            )
+            .field(
+                "Cache-Control",
+                HeaderValue::from_static("no-store, no-transform"),
+            )
             .field("X-Accel-Buffering", HeaderValue::from_static("no"))
     }
 
@@ -39,7 +45,10 @@ impl StreamHead {
     /// If `name` is no field name (RFC 9110 section 5.1): names come from the program's text alone.
     #[must_use]
     pub fn field(mut self, name: &'static str, value: HeaderValue) -> Self {
-        assert!(HeaderName::from_bytes(name.as_bytes()).is_ok(), "{name:?} is no field name");
+        assert!(
+            HeaderName::from_bytes(name.as_bytes()).is_ok(),
+            "{name:?} is no field name"
+        );
         self.fields.push((name, value));
         self
     }
@@ -54,7 +63,10 @@ impl StreamHead {
 
     /// The bytes of the first frame.
     fn first_bytes(&self, framing: Framing) -> Bytes {
-        self.first.as_ref().map(|frame| frame.bytes(framing)).unwrap_or_default()
+        self.first
+            .as_ref()
+            .map(|frame| frame.bytes(framing))
+            .unwrap_or_default()
     }
 
     /// The bytes of the head on a connection taken over, and of the first frame.
@@ -129,7 +141,12 @@ impl Plane {
             return std::future::pending().await;
         }
         let (sink, body) = Sink::body();
-        self.attach(id, sink, Framing::UntilClose, head.first_bytes(Framing::UntilClose));
+        self.attach(
+            id,
+            sink,
+            Framing::UntilClose,
+            head.first_bytes(Framing::UntilClose),
+        );
         head.response(axum::body::Body::new(body))
     }
 
