@@ -221,6 +221,29 @@ fn a_reader_that_leaves_too_much_unread_is_ended_and_gets_all_that_was_taken() {
 }
 
 #[test]
+fn a_shard_that_cannot_keep_up_ends_streams_and_keeps_its_memory() {
+    let world = World::new();
+    let ids: Vec<_> = (0..70).map(|_| world.plane.reserve(options())).collect();
+    let megabyte = Frame::new(&[b'x'; 1 << 20]);
+    let hold = world.hold();
+    for &id in &ids {
+        world.plane.send(id, megabyte.clone(), Notify::Taken(0));
+    }
+    drop(hold);
+    for (number, &stream) in ids.iter().enumerate() {
+        let expected = match number {
+            0..64 => StreamEvent::Taken { stream, tag: 0 },
+            _ => closed(stream, CloseReason::Overloaded),
+        };
+        assert_eq!(
+            world.event(),
+            expected,
+            "stream {number}, with 64 MiB waiting at most"
+        );
+    }
+}
+
+#[test]
 fn a_frame_of_any_size_is_taken_by_a_stream_that_is_not_behind() {
     let config = PlaneConfig {
         unsent_bytes_max: 1000,

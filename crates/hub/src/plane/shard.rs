@@ -276,11 +276,12 @@ impl Shard {
             return;
         }
         self.give(key.slot, frame, notify);
-        if let Some(stream) = self.streams.get_mut(key.slot as usize)
-            && stream.wrote(self.now_ms)
-            && stream.state == State::Open
-        {
-            self.wheel.set(key.slot, stream.due_at_ms());
+        let now_ms = self.now_ms;
+        // A burst is written while it gathers, and that may have been the end of the stream.
+        let Some(stream) = self.find(key) else { return };
+        if stream.wrote(now_ms) && stream.state == State::Open {
+            let due_at_ms = stream.due_at_ms();
+            self.wheel.set(key.slot, due_at_ms);
         }
         if let Notify::Taken(tag) = notify {
             let stream = StreamId::new(self.inbox.shard(), key);
