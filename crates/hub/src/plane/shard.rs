@@ -143,13 +143,8 @@ impl Shard {
         if !self.again.is_empty() || !self.inbox.may_sleep() {
             return Some(Duration::ZERO);
         }
-        let timer = self
-            .wheel
-            .wait_ms(self.clock.up_ms())
-            .map(Duration::from_millis);
-        let stop = self
-            .stop_at
-            .map(|at| at.saturating_duration_since(Instant::now()));
+        let timer = self.wheel.wait_ms(self.clock.up_ms()).map(Duration::from_millis);
+        let stop = self.stop_at.map(|at| at.saturating_duration_since(Instant::now()));
         match (timer, stop) {
             (Some(timer), Some(stop)) => Some(timer.min(stop)),
             (timer, stop) => timer.or(stop),
@@ -157,8 +152,7 @@ impl Shard {
     }
 
     fn has_stopped(&self) -> bool {
-        self.stop_at
-            .is_some_and(|at| self.living == 0 || Instant::now() >= at)
+        self.stop_at.is_some_and(|at| self.living == 0 || Instant::now() >= at)
     }
 
     /// The stream that is meant, if it is still there.
@@ -171,12 +165,7 @@ impl Shard {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Reserve { key, options } => self.reserve(key, &options),
-            Command::Attach {
-                key,
-                sink,
-                framing,
-                head,
-            } => self.attach(key, sink, framing, &head),
+            Command::Attach { key, sink, framing, head } => self.attach(key, sink, framing, &head),
             Command::Send { key, frame, notify } => self.send(key, &frame, notify),
             Command::SendMany { keys, frame } => {
                 for &key in &keys {
@@ -237,19 +226,12 @@ impl Shard {
             State::Ending => stream.deadline_ms = now_ms + linger_ms,
             State::Free | State::Open | State::Draining => return,
         }
-        stream.framing = if sink.is_body() {
-            Framing::UntilClose
-        } else {
-            framing
-        };
+        stream.framing = if sink.is_body() { Framing::UntilClose } else { framing };
         stream.attached(now_ms);
         sink.belongs_to(|| super::body::Owner { inbox, key });
         let user_timeout = Duration::from_millis(stream.silence_ms());
-        let started = sink.start(
-            self.poll.registry(),
-            Token(key.slot as usize),
-            Some(user_timeout),
-        );
+        let started =
+            sink.start(self.poll.registry(), Token(key.slot as usize), Some(user_timeout));
         if sink.reads_ahead() {
             self.again.push(key.slot);
         }
@@ -375,8 +357,7 @@ impl Shard {
             HeartbeatForm::V1 => v1,
             HeartbeatForm::Classic => classic,
         };
-        made.get_or_insert_with(|| Frame::new(form.text(self.clock.unix_ms()).as_bytes()))
-            .clone()
+        made.get_or_insert_with(|| Frame::new(form.text(self.clock.unix_ms()).as_bytes())).clone()
     }
 
     fn stop(&mut self, grace_ms: u64) {
@@ -396,10 +377,7 @@ impl Shard {
     }
 
     pub(crate) fn id(&self, slot: u32) -> StreamId {
-        let generation = self
-            .streams
-            .get(slot as usize)
-            .map_or(0, |stream| stream.generation);
+        let generation = self.streams.get(slot as usize).map_or(0, |stream| stream.generation);
         StreamId::new(self.inbox.shard(), Key { slot, generation })
     }
 }

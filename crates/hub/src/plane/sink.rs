@@ -26,10 +26,7 @@ const RECORD_BYTES: usize = 16 * 1024;
 pub struct Sink(Kind);
 
 enum Kind {
-    Plain {
-        socket: TcpStream,
-        _guard: ConnectionGuard,
-    },
+    Plain { socket: TcpStream, _guard: ConnectionGuard },
     Tls(Box<Tls>),
     Body(BodyWriter),
 }
@@ -57,10 +54,7 @@ pub(crate) enum Heard {
 impl Sink {
     /// A socket taken over. It must be nonblocking, as those of tokio are.
     pub fn plain(socket: std::net::TcpStream, guard: ConnectionGuard) -> Self {
-        Self(Kind::Plain {
-            socket: TcpStream::from_std(socket),
-            _guard: guard,
-        })
+        Self(Kind::Plain { socket: TcpStream::from_std(socket), _guard: guard })
     }
 
     /// A socket taken over together with its TLS session, which has ended its handshake.
@@ -71,12 +65,7 @@ impl Sink {
     ) -> Self {
         session.set_buffer_limit(Some(2 * RECORD_BYTES));
         let socket = TcpStream::from_std(socket);
-        Self(Kind::Tls(Box::new(Tls {
-            socket,
-            session,
-            held: 0,
-            _guard: guard,
-        })))
+        Self(Kind::Tls(Box::new(Tls { socket, session, held: 0, _guard: guard })))
     }
 
     /// A response body, and the sink that fills it.

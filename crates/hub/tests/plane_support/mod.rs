@@ -2,15 +2,11 @@
 //! and reads that end.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a panic is the message"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the message")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -27,7 +23,7 @@ pub const UNIX_MS: u64 = 1_700_000_000_000;
 /// Events go into a channel. After telling that the stream in `gate` is closed, the shard waits for
 /// the gate.
 struct Hook {
-    sender: Mutex<Sender<StreamEvent>>,
+    sender: SyncSender<StreamEvent>,
     gate: Arc<Gate>,
 }
 
@@ -43,7 +39,7 @@ impl StreamEvents for Hook {
         let stops = probe.is_some_and(|probe| batch.contains(&closed(probe, CloseReason::Ended)));
         for event in batch.drain(..) {
             // A test that has ended no longer listens.
-            let _ = self.sender.lock().unwrap().send(event);
+            let _ = self.sender.send(event);
         }
         if stops {
             drop(self.gate.held.lock());
@@ -66,37 +62,22 @@ impl World {
 
     pub fn with(config: PlaneConfig) -> Self {
         let clock = Arc::new(ManualClock::new(UNIX_MS));
-        let (sender, events) = channel();
+        let (sender, events) = sync_channel(10_000);
         let gate = Arc::new(Gate::default());
-        let hook = Hook {
-            sender: Mutex::new(sender),
-            gate: gate.clone(),
-        };
-        let config = PlaneConfig {
-            shards: 1,
-            clock: clock.clone(),
-            ..config
-        };
+        let hook = Hook { sender, gate: gate.clone() };
+        let config = PlaneConfig { shards: 1, clock: clock.clone(), ..config };
         let plane = Plane::start(config, Arc::new(hook)).unwrap();
-        Self {
-            plane,
-            clock,
-            events,
-            gate,
-        }
+        Self { plane, clock, events, gate }
     }
 
     pub fn event(&self) -> StreamEvent {
-        self.events
-            .recv_timeout(PATIENCE)
-            .expect("an event should have come")
+        self.events.recv_timeout(PATIENCE).expect("an event should have come")
     }
 
     /// Every event that the shard has told of up to now.
     pub fn events_so_far(&self) -> Vec<StreamEvent> {
         let probe = self.plane.reserve(StreamOptions::default());
-        self.plane
-            .send(probe, Frame::new(b":"), Notify::Taken(u64::MAX));
+        self.plane.send(probe, Frame::new(b":"), Notify::Taken(u64::MAX));
         let mut events = Vec::new();
         loop {
             match self.event() {
@@ -139,8 +120,7 @@ impl World {
     ) -> (StreamId, TcpStream) {
         let (mut client, socket) = sockets();
         let id = self.plane.reserve(options);
-        self.plane
-            .attach(id, plain(socket), framing, "HEAD\r\n".into());
+        self.plane.attach(id, plain(socket), framing, "HEAD\r\n".into());
         assert_eq!(read_exactly(&mut client, 6), b"HEAD\r\n");
         (id, client)
     }
@@ -151,14 +131,8 @@ pub fn closed(stream: StreamId, reason: CloseReason) -> StreamEvent {
 }
 
 pub fn heartbeat(every_ms: u32) -> StreamOptions {
-    let heartbeat = Some(Heartbeat {
-        every_ms,
-        form: HeartbeatForm::V1,
-    });
-    StreamOptions {
-        heartbeat,
-        ..StreamOptions::default()
-    }
+    let heartbeat = Some(Heartbeat { every_ms, form: HeartbeatForm::V1 });
+    StreamOptions { heartbeat, ..StreamOptions::default() }
 }
 
 pub fn plain(socket: TcpStream) -> Sink {
@@ -183,9 +157,7 @@ pub fn connect(addr: SocketAddr) -> TcpStream {
 
 pub fn read_exactly(client: &mut impl Read, count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
-    client
-        .read_exact(&mut bytes)
-        .expect("the bytes should have come");
+    client.read_exact(&mut bytes).expect("the bytes should have come");
     bytes
 }
 
@@ -195,17 +167,9 @@ pub fn read_until(client: &mut impl Read, end: &str) -> String {
     while !bytes.ends_with(end.as_bytes()) {
         let mut byte = [0];
         let count = client.read(&mut byte).unwrap_or_else(|error| {
-            panic!(
-                "{error} before {end:?} came; so far {:?}",
-                String::from_utf8_lossy(&bytes)
-            )
+            panic!("{error} before {end:?} came; so far {:?}", String::from_utf8_lossy(&bytes))
         });
-        assert_ne!(
-            count,
-            0,
-            "the end before {end:?}: {:?}",
-            String::from_utf8_lossy(&bytes)
-        );
+        assert_ne!(count, 0, "the end before {end:?}: {:?}", String::from_utf8_lossy(&bytes));
         bytes.push(byte[0]);
     }
     String::from_utf8(bytes).unwrap()
