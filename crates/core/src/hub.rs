@@ -20,7 +20,7 @@ use bellwire_proto::{Code, CommandId, DeviceId, Json, Labels, Problem, Report, S
 
 use crate::config::{Config, Recovered};
 use crate::device::{Device, Op};
-use crate::io::{Answer, Listen, Output, Poll, Presence, RequestId, Send, SessionId};
+use crate::io::{Answer, Footprint, Listen, Output, Poll, Presence, RequestId, Send, SessionId};
 use crate::record::{Committed, IdempotencyKey, Load, Loaded, TxnId};
 use crate::session;
 use crate::work::{Desk, SplitMix, Withheld};
@@ -422,6 +422,18 @@ impl Hub {
     /// The devices that are online, in no order.
     pub fn online(&self) -> impl Iterator<Item = &DeviceId> {
         self.devices.values().filter(|d| d.online_since.is_some()).map(|d| &d.id)
+    }
+
+    /// How much is held in memory.
+    pub fn footprint(&self) -> Footprint {
+        Footprint {
+            devices: self.devices.len(),
+            sessions: self.desk.sessions.len(),
+            waiting: self.desk.waiting.len(),
+            timers: self.timers.len(),
+            transactions: self.withheld.len(),
+            lookups: self.keys.len() + self.cancels.len(),
+        }
     }
 
     /// From now on every change is notified (`true`), or only those of watched commands.
