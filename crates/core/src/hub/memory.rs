@@ -50,10 +50,9 @@ impl Hub {
         if device.loading.is_none() {
             return;
         }
-        let waiting = device.loaded(known, live);
-        self.with_device(id, now, |_, _| {});
-        for op in waiting {
-            // The last of them may have let the device go again.
+        // Nothing else is done before the first of them: a device for which nothing is to be done
+        // would be forgotten, and loaded again for ever. Each may let it go for the next.
+        for op in device.loaded(known, live) {
             self.at_device(id.clone(), op, now);
         }
     }
