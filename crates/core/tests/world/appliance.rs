@@ -190,7 +190,7 @@ impl World {
             last_event_id,
             peer: Peer::default(),
         };
-        self.ask(Owner::Device(index), Asked::Listen, |request| {
+        self.ask(Owner::Device(index), Asked::Listen(session), |request| {
             Input::Listen(request, session, id, listen)
         });
         if ways.confirms && (self.calm || self.random.percent(80)) {

@@ -22,7 +22,7 @@ pub(crate) enum Asked {
     Send(Option<(String, [u8; 32])>),
     Cancel(CommandId),
     Report(CommandId),
-    Listen,
+    Listen(SessionId),
     Poll(DeviceId),
     Confirm,
     /// Labels or facts, told apart by their text.
@@ -91,6 +91,13 @@ impl Judge {
 
     pub(crate) fn opened(&mut self, session: SessionId, device: DeviceId, ack_none: bool) {
         self.streams.insert(session, Stream { device, ack_none, ended: false });
+    }
+
+    /// Word that a stream has ended reaches the hub: who asked for it has gone.
+    pub(crate) fn closed(&mut self, session: SessionId) {
+        let asked = |asked: &Asked| matches!(asked, Asked::Listen(s) if *s == session);
+        let request = self.open.iter().find(|(_, a)| asked(a)).map(|(request, _)| *request);
+        request.into_iter().for_each(|request| self.gone(request));
     }
 
     /// The process has ended: nobody is answered, every stream is cut.
@@ -253,7 +260,7 @@ impl Judge {
                 true => Ok(()),
                 false => Err(format!("{device} is answered as removed, not so on disk")),
             },
-            (Asked::Listen, Answer::Listening) | (Asked::Confirm, Answer::Done) => Ok(()),
+            (Asked::Listen(_), Answer::Listening) | (Asked::Confirm, Answer::Done) => Ok(()),
             (Asked::Poll(device), Answer::Poll { commands, cancels }) => {
                 for event in commands {
                     self.tell(&device, event, Ear::Poll(request), false, disk, now)?;

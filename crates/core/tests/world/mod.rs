@@ -338,7 +338,10 @@ impl World {
             Input::Taken(session, seq) => self.hub.handle_taken(session, seq, now),
             Input::Stalled(session) => self.hub.handle_stalled(session, now),
             Input::Resumed(session) => self.hub.handle_resumed(session, now),
-            Input::Closed(session) => self.hub.handle_closed(session, now),
+            Input::Closed(session) => {
+                self.judge.closed(session);
+                self.hub.handle_closed(session, now);
+            }
             Input::PutDevice(request, device, labels) => {
                 self.hub.handle_put_device(request, device, labels, now);
             }
