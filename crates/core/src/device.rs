@@ -199,6 +199,7 @@ impl Device {
             None => {
                 for request in waiting.iter().filter_map(Op::request) {
                     let detail = format!("{} has no command {command}", self.id);
+                    work.answered(request);
                     work.refuse(request, Problem::new(Code::UnknownCommand, detail));
                 }
                 return;
@@ -483,8 +484,9 @@ fn apply_to(live: &mut Live, op: Op, work: &mut Work<'_>) {
         },
         Op::Rejoin { request, wait, .. } => {
             if live.state().is_terminal() || wait.get() == 0 || work.draining() {
+                work.answered(request);
                 work.reply(request, delivery(live));
-            } else {
+            } else if work.is_waiting(request) {
                 live.waits.push((request, work.now.after(wait.duration())));
             }
         }
