@@ -5,6 +5,7 @@
 //! anything is forgotten: it is in the store. So memory grows with live streams, not with the fleet.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bellwire_proto::{CommandId, DeviceId, Timestamp};
 
@@ -14,6 +15,9 @@ use crate::device::{Device, Op};
 use crate::io::{Output, SessionId};
 use crate::record::{DeliveryRecord, Load, Txn, TxnId};
 use crate::work::{Withheld, Work};
+
+/// How long to leave a store alone that could not answer.
+pub(crate) const LOAD_AGAIN: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// A request that concerns a device.
@@ -93,9 +97,9 @@ impl Hub {
                 }
                 return;
             }
-            Load::Due(at, _) => {
+            Load::Due(..) => {
                 self.due_loading = false;
-                self.next_due = earliest(self.next_due, Some(at.max(now)));
+                self.next_due = earliest(self.next_due, Some(now.after(LOAD_AGAIN)));
                 return;
             }
         };
@@ -106,6 +110,16 @@ impl Hub {
             if let Some(request) = op.request() {
                 self.desk.waiting.remove(&request);
                 self.desk.refuse(request, store_unavailable());
+            }
+            match op {
+                Op::Send { send, .. } => {
+                    let Some((key, _)) = send.idempotency else { continue };
+                    self.decided.push_back((key, send.device, None));
+                    self.settle_keys(now);
+                }
+                // What is due is due still.
+                Op::Tick => self.next_due = earliest(self.next_due, Some(now.after(LOAD_AGAIN))),
+                _ => {}
             }
         }
     }
