@@ -212,6 +212,9 @@ impl Hub {
         poll: Poll,
         now: Timestamp,
     ) {
+        if self.refused(request) {
+            return;
+        }
         self.desk.waiting.insert(request, device.clone());
         self.request_at(device, Op::Poll { request, poll: Box::new(poll) }, now);
     }
@@ -300,6 +303,9 @@ impl Hub {
 
     /// The answer to a [`Output::Load`].
     pub fn handle_loaded(&mut self, loaded: Loaded, now: Timestamp) {
+        if self.failed {
+            return;
+        }
         match loaded {
             Loaded::Device { device, known, live } => self.device_loaded(&device, known, live, now),
             Loaded::Data(device, data) => {
@@ -333,11 +339,15 @@ impl Hub {
         let waiting: Vec<RequestId> =
             self.desk.waiting.drain().map(|(request, _)| request).collect();
         let withheld = std::mem::take(&mut self.withheld);
-        let replies =
-            withheld.into_iter().flat_map(|w| w.outputs).filter_map(|output| match output {
-                Output::Reply(request, _) => Some(request),
-                _ => None,
-            });
+        let mut replies = Vec::new();
+        for output in withheld.into_iter().flat_map(|w| w.outputs) {
+            match output {
+                Output::Reply(request, _) => replies.push(request),
+                // These streams are forgotten already; nobody else would end them.
+                Output::Close { .. } => self.desk.outputs.push_back(output),
+                _ => {}
+            }
+        }
         let loading = self.devices.values().filter_map(|d| d.loading.as_ref());
         let lookups = self.devices.values().flat_map(|d| d.lookups.iter().map(|(_, ops)| ops));
         let ops = loading.chain(lookups).flatten().filter_map(Op::request);
