@@ -11,7 +11,7 @@ mod people;
 pub(crate) mod random;
 pub(crate) mod store;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -140,6 +140,8 @@ pub(crate) struct World {
     /// Which process of the hub this is; what belongs to an older one goes nowhere.
     life: u32,
     up: bool,
+    /// The process will end soon: its store has failed, or it drains.
+    ailing: bool,
     store: Store,
     commit_planned: bool,
     judge: Judge,
@@ -147,6 +149,8 @@ pub(crate) struct World {
     people: Vec<Person>,
     owners: BTreeMap<RequestId, Owner>,
     sessions: BTreeMap<SessionId, usize>,
+    /// Streams that have ended; what asked for one may arrive after its end.
+    closed: BTreeSet<SessionId>,
     calm: bool,
     alone: bool,
     /// All outputs, folded into one number.
@@ -211,12 +215,14 @@ impl World {
             hub,
             life: 0,
             up: true,
+            ailing: false,
             store,
             commit_planned: false,
             devices: Vec::new(),
             people: Vec::new(),
             owners: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            closed: BTreeSet::new(),
             calm: false,
             alone: false,
             digest: 0xCBF2_9CE4_8422_2325,
@@ -329,6 +335,9 @@ impl World {
             }
             Input::Listen(request, session, device, listen) => {
                 self.judge.opened(session, device.clone(), listen.ack_none);
+                if self.closed.contains(&session) {
+                    return self.judge.gone(request);
+                }
                 self.hub.handle_listen(request, session, device, listen, now);
             }
             Input::Confirm(request, device, session) => {
@@ -339,6 +348,7 @@ impl World {
             Input::Stalled(session) => self.hub.handle_stalled(session, now),
             Input::Resumed(session) => self.hub.handle_resumed(session, now),
             Input::Closed(session) => {
+                self.closed.insert(session);
                 self.judge.closed(session);
                 self.hub.handle_closed(session, now);
             }
@@ -453,19 +463,21 @@ impl World {
 
     fn trouble(&mut self, trouble: Trouble) -> Verdict {
         match trouble {
-            Trouble::Crash if self.up && !self.alone => self.stop()?,
+            Trouble::Crash if self.up && (self.ailing || !self.alone) => self.stop()?,
             Trouble::StoreFails if self.up && !self.alone => {
                 self.hub.handle_store_failed(self.now);
                 self.store.abandon();
+                self.ailing = true;
                 self.after_ms(100, 5000, Event::Trouble(Trouble::Crash));
             }
             Trouble::Drain if self.up && !self.alone => {
                 self.hub.handle_drain(self.now);
+                self.ailing = true;
                 self.after_ms(100, 9000, Event::Trouble(Trouble::Crash));
             }
             Trouble::Crash | Trouble::StoreFails | Trouble::Drain => {}
             Trouble::Start => {
-                self.up = true;
+                (self.up, self.ailing) = (true, false);
                 let recovered = self.store.restart(self.now);
                 let seed = self.random.next();
                 self.hub = Hub::new(config(&self.climate), recovered, seed);
