@@ -6,14 +6,18 @@
 //! what was on disk at some time before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bellwire_core::record::{Change, DeliveryRecord, Txn, TxnId};
 use bellwire_core::{Answer, Frame, HubEvent, Output, RequestId, SessionId};
 use bellwire_proto::limits::{CANCEL_SLOT, COUNTED_ATTEMPTS_MAX, SENDS_MAX};
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{Code, CommandId, Delivery, DeviceId, Seq, State, Timestamp};
+use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceId, Seq, State, Timestamp};
 
 use super::store::Disk;
+
+/// How long after it is due a delivery may end: the hub may be down just then.
+const SLACK: Duration = Duration::from_secs(30);
 
 /// What a request was about, as far as its answer is judged by it.
 #[derive(Debug, Clone)]
@@ -68,6 +72,8 @@ pub(crate) struct Judge {
     notified: BTreeMap<CommandId, u64>,
     keys: BTreeMap<(String, [u8; 32]), CommandId>,
     put: BTreeSet<(DeviceId, String)>,
+    /// Devices that were notified as online.
+    online: BTreeSet<DeviceId>,
     deleted: BTreeSet<DeviceId>,
     decided_at: BTreeMap<TxnId, Timestamp>,
 }
@@ -106,6 +112,7 @@ impl Judge {
         self.abandoned.clear();
         self.streams.clear();
         self.decided_at.clear();
+        self.online.clear();
     }
 
     pub(crate) fn decided(&mut self, txn: TxnId, now: Timestamp) {
@@ -208,7 +215,21 @@ impl Judge {
                 *last = *version;
                 Ok(())
             }
-            Output::Notify(HubEvent::Device { .. }) => Ok(()),
+            Output::Notify(HubEvent::Device { device, change, presence }) => {
+                let fits = match change {
+                    DeviceChange::Created => true,
+                    DeviceChange::Online => self.online.insert(device.clone()),
+                    DeviceChange::Offline => self.online.remove(device),
+                    DeviceChange::Removed => {
+                        self.online.remove(device);
+                        true
+                    }
+                };
+                match fits && (*change != DeviceChange::Online || presence.online()) {
+                    true => Ok(()),
+                    false => Err(format!("{device} is notified as {change:?}, and was so before")),
+                }
+            }
         }
     }
 
@@ -344,6 +365,9 @@ impl Judge {
         if let Some((request, asked)) = self.open.first_key_value() {
             return Err(format!("{request:?} was never answered: {asked:?}"));
         }
+        if let Some(device) = self.online.first() {
+            return Err(format!("{device} has gone, and nobody was notified"));
+        }
         match disk.deliveries.values().find(|row| !row.state.is_terminal()) {
             Some(row) => Err(format!("it never ended: {row:?}")),
             None => Ok(()),
@@ -378,6 +402,12 @@ fn row_may_follow(old: Option<&DeliveryRecord>, new: &DeliveryRecord) -> Verdict
     verdict(new.rev >= old.rev, "rev fell")?;
     verdict(new.attempt >= old.attempt && new.sends >= old.sends, "attempts fell")?;
     verdict(new.counted >= old.counted, "counted attempts fell")?;
+    if let Some(due_at) = old.due_at()
+        && new.state.is_terminal()
+    {
+        let by = due_at.max(old.updated_at).after(SLACK);
+        verdict(new.updated_at <= by, "it ended long after it was due")?;
+    }
     let told = new.late && matches!(new.state, State::Succeeded | State::Failed);
     verdict(!old.state.is_terminal() || told, "what had ended changed")
 }

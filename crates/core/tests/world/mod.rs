@@ -60,6 +60,7 @@ pub(crate) enum Wrong {
 #[derive(Debug)]
 struct Climate {
     active: Duration,
+    pace_ms_max: u64,
     max_in_flight: usize,
     lease: Duration,
     /// Chances in percent.
@@ -186,8 +187,11 @@ impl World {
     fn new(seed: u64, wrong: Option<Wrong>) -> Self {
         let mut random = Random::new(seed);
         let r = &mut random;
+        // Some worlds are busy, in others long silences tell what nobody has looked after.
+        let leisure = r.pick(&[1, 1, 2, 15]);
         let climate = Climate {
-            active: Duration::from_secs(r.from(20, 150)),
+            active: Duration::from_secs(r.from(20, 60) * leisure),
+            pace_ms_max: 4000 * leisure,
             max_in_flight: r.pick(&[1, 1, 1, 2, 3]),
             lease: Duration::from_secs(r.pick(&[30, 30, 5, 90])),
             request_lost: r.pick(&[0, 2, 10]),

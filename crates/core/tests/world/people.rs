@@ -23,7 +23,7 @@ impl World {
         if self.calm || index >= self.people.len() {
             return;
         }
-        self.after_ms(50, 5000, Event::Person(index));
+        self.after_ms(50, self.climate.pace_ms_max, Event::Person(index));
         if !self.up {
             return;
         }
