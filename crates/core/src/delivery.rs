@@ -203,6 +203,10 @@ impl Live {
             Effect::Retry => {
                 self.fail_attempt(report.retry_after_s.map(Duration::from_secs), now);
                 self.take(report);
+                // The time to live counts again, and may have passed during the run.
+                if self.state() == State::Queued && self.record.head.expires_at <= now {
+                    self.give_up(State::Expired, now);
+                }
             }
             Effect::Illegal => return Err(self.illegal(report.state.as_str())),
         }

@@ -72,7 +72,8 @@ pub(crate) enum Wake {
 
 impl Appliance {
     pub(super) fn new(index: usize, random: &mut Random) -> Self {
-        let (streams, polls) = random.pick(&[(true, false), (true, false), (false, true), (true, true)]);
+        let (streams, polls) =
+            random.pick(&[(true, false), (true, false), (false, true), (true, true)]);
         let ways = Ways {
             streams,
             polls,
@@ -230,7 +231,8 @@ impl World {
     pub(super) fn write(&mut self, session: SessionId, frame: Frame) {
         let latency_ms = self.latency_ms();
         let at = self.now.after(Duration::from_millis(latency_ms));
-        let Some(device) = self.sessions.get(&session).map(|index| &mut self.devices[*index]) else {
+        let Some(device) = self.sessions.get(&session).map(|index| &mut self.devices[*index])
+        else {
             return;
         };
         let Some(line) = device.line.as_mut().filter(|l| l.session == session && !l.cut) else {

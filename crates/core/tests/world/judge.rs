@@ -154,7 +154,12 @@ impl Judge {
     }
 
     /// A transaction is on disk: what it decided is held against the order and the window.
-    pub(crate) fn committed(&mut self, id: TxnId, sent: &[(DeviceId, Seq)], disk: &Disk) -> Verdict {
+    pub(crate) fn committed(
+        &mut self,
+        id: TxnId,
+        sent: &[(DeviceId, Seq)],
+        disk: &Disk,
+    ) -> Verdict {
         let Some(at) = self.decided_at.remove(&id) else {
             return Err(format!("{id:?} was committed twice"));
         };

@@ -275,7 +275,11 @@ impl World {
             }
             self.carry_out()?;
         }
-        Err(format!("it does not come to rest: {:?}, {:?}", self.hub.footprint(), self.events.len()))
+        Err(format!(
+            "it does not come to rest: {:?}, {:?}",
+            self.hub.footprint(),
+            self.events.len()
+        ))
     }
 
     /// Nothing will ever happen again: all is answered, ended and forgotten.
@@ -393,7 +397,11 @@ impl World {
                 self.store.submit(txn);
                 if self.wrong == Some(Wrong::DriverDoesNotWait) {
                     let committed = self.store.lose_one();
-                    self.after_ms(0, 0, Event::Committed(self.life, committed.into_iter().collect()));
+                    self.after_ms(
+                        0,
+                        0,
+                        Event::Committed(self.life, committed.into_iter().collect()),
+                    );
                 }
                 self.plan_commit();
             }
@@ -566,7 +574,12 @@ impl World {
     }
 
     /// Asks the hub something. The request may be lost on its way.
-    fn ask(&mut self, owner: Owner, asked: Asked, make: impl FnOnce(RequestId) -> Input) -> RequestId {
+    fn ask(
+        &mut self,
+        owner: Owner,
+        asked: Asked,
+        make: impl FnOnce(RequestId) -> Input,
+    ) -> RequestId {
         let request = RequestId(self.number());
         let input = make(request);
         self.owners.insert(request, owner);

@@ -51,7 +51,10 @@ impl World {
         let device = self.any_device();
         let data = Json::text(&format!("command {}", self.number()));
         let mut send = Send::new(device, "run".parse().unwrap(), data);
-        send.ttl = self.random.pick(&[None, None, Some(0), Some(1), Some(5), Some(40), Some(600)]).map(Seconds::new);
+        send.ttl = self
+            .random
+            .pick(&[None, None, Some(0), Some(1), Some(5), Some(40), Some(600)])
+            .map(Seconds::new);
         send.run_timeout = self.random.pick(&[None, Some(1), Some(5), Some(60)]).map(Seconds::new);
         send.wait = Seconds::new(self.random.pick(&[0, 0, 1, 20, 300]));
         if self.random.percent(10) {
