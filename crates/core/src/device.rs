@@ -385,6 +385,7 @@ impl Device {
             && self.stream.is_none()
             && self.unconfirmed.is_none()
             && !self.polls(now)
+            && self.online_since.is_none()
             && self.lookups.is_empty()
             && !self.loading_data
             && self.txn <= committed
