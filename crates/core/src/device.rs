@@ -18,7 +18,7 @@ use crate::io::{
 };
 use crate::record::{Change, DeliveryRecord, DeviceRecord, Load, Seen, TxnId};
 use crate::session::{Listener, WaitingPoll};
-use crate::work::Work;
+use crate::work::{LOAD_AGAIN, Work};
 
 /// Something to do at a device, once it is in memory.
 #[derive(Debug)]
@@ -114,6 +114,8 @@ pub(crate) struct Device {
     pub(crate) lookups: Vec<(CommandId, Vec<Op>)>,
     /// Whether the data of the next commands is being loaded.
     pub(crate) loading_data: bool,
+    /// Not to be asked for data before this: the store could not answer.
+    pub(crate) data_again_at: Option<Timestamp>,
     /// The latest transaction with a row of this device.
     pub(crate) txn: TxnId,
     /// The time at which `hub.rs` will look at it again.
@@ -137,6 +139,7 @@ impl Device {
             live: Vec::new(),
             lookups: Vec::new(),
             loading_data: false,
+            data_again_at: None,
             txn: TxnId::default(),
             wake_at: None,
         }
@@ -415,7 +418,8 @@ impl Device {
         let polls = self.poll.as_ref().map(|poll| poll.until).or(self.poll_counts_until());
         let confirm = self.unconfirmed.as_ref().and_then(|l| l.confirm_until);
         // What is past has been acted upon, or will be when what it waits for comes.
-        deliveries.chain([polls, confirm]).flatten().filter(|at| *at > now).min()
+        let data = self.data_again_at.filter(|_| listening);
+        deliveries.chain([polls, confirm, data]).flatten().filter(|at| *at > now).min()
     }
 
     /// Acts on the time.
@@ -465,8 +469,9 @@ impl Device {
     }
 
     /// Takes the data of commands that the store has read.
-    pub(crate) fn data_loaded(&mut self, data: Vec<(Seq, Json)>) {
+    pub(crate) fn data_loaded(&mut self, data: Vec<(Seq, Json)>, now: Timestamp) {
         self.loading_data = false;
+        self.data_again_at = data.is_empty().then(|| now.after(LOAD_AGAIN));
         for (seq, json) in data {
             let found = self.live.iter_mut().find(|l| l.record.head.seq == seq);
             if let Some(live) = found.filter(|l| l.state() == State::Queued) {

@@ -309,7 +309,7 @@ impl Hub {
         match loaded {
             Loaded::Device { device, known, live } => self.device_loaded(&device, known, live, now),
             Loaded::Data(device, data) => {
-                self.with_device(&device, now, |device, _| device.data_loaded(data));
+                self.with_device(&device, now, |device, _| device.data_loaded(data, now));
             }
             Loaded::Delivery(device, command, found) => {
                 let found = found.map(|record| *record);

@@ -5,7 +5,6 @@
 //! anything is forgotten: it is in the store. So memory grows with live streams, not with the fleet.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use bellwire_proto::{CommandId, DeviceId, Timestamp};
 
@@ -14,10 +13,7 @@ use super::{Hub, earliest, store_unavailable};
 use crate::device::{Device, Op};
 use crate::io::{Output, SessionId};
 use crate::record::{DeliveryRecord, Load, Txn, TxnId};
-use crate::work::{Withheld, Work};
-
-/// How long to leave a store alone that could not answer.
-pub(crate) const LOAD_AGAIN: Duration = Duration::from_secs(1);
+use crate::work::{LOAD_AGAIN, Withheld, Work};
 
 impl Hub {
     /// A request that concerns a device.
@@ -77,7 +73,7 @@ impl Hub {
                 failed.into_iter().flat_map(|(_, ops)| ops).collect()
             }
             Load::Data(id, _) => {
-                return self.with_device(&id, now, |device, _| device.data_loaded(Vec::new()));
+                return self.with_device(&id, now, |device, _| device.data_loaded(Vec::new(), now));
             }
             Load::Delivered { device, .. } => {
                 return self.with_device(&device, now, |device, work| device.replay_failed(work));
