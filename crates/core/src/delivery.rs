@@ -17,6 +17,8 @@ pub(crate) struct Live {
     pub(crate) record: DeliveryRecord,
     /// The command's data, while it may have to be sent. `None` when it must be loaded first.
     pub(crate) data: Option<Json>,
+    /// Whether the data is only kept until it is on disk, where it can be loaded from.
+    pub(crate) data_in_passing: bool,
     /// Sent: until when `accepted` is awaited.
     pub(crate) lease_until: Timestamp,
     /// Sent: which listeners carried this sending.
@@ -77,6 +79,7 @@ impl Live {
             lease_until: record.updated_at,
             record,
             data,
+            data_in_passing: false,
             carriers: Carriers::NONE,
             cancel_polled_at: None,
             tell_cancel: false,

@@ -374,8 +374,14 @@ impl Device {
         }
     }
 
-    /// Forgets ended deliveries whose end is on disk.
+    /// Forgets ended deliveries whose end is on disk, and data that can be loaded from there.
     pub(crate) fn forget_ended(&mut self, committed: TxnId) {
+        for live in self.live.iter_mut().filter(|l| l.data_in_passing && l.txn <= committed) {
+            live.data_in_passing = false;
+            if live.state() == State::Queued {
+                live.data = None;
+            }
+        }
         self.live.retain(|l| !(l.state().is_terminal() && l.txn <= committed));
         if self.live.is_empty() {
             self.live.shrink_to_fit();
