@@ -114,6 +114,8 @@ pub(crate) struct Device {
     pub(crate) lookups: Vec<(CommandId, Vec<Op>)>,
     /// Whether the data of the next commands is being loaded.
     pub(crate) loading_data: bool,
+    /// The page of a replay that is being loaded: for which stream, and after which command.
+    pub(crate) loading_page: Option<(SessionId, Seq)>,
     /// Not to be asked for data before this: the store could not answer.
     pub(crate) data_again_at: Option<Timestamp>,
     /// The latest transaction with a row of this device.
@@ -139,6 +141,7 @@ impl Device {
             live: Vec::new(),
             lookups: Vec::new(),
             loading_data: false,
+            loading_page: None,
             data_again_at: None,
             txn: TxnId::default(),
             wake_at: None,
@@ -397,6 +400,7 @@ impl Device {
             && self.online_since.is_none()
             && self.lookups.is_empty()
             && !self.loading_data
+            && self.loading_page.is_none()
             && self.txn <= committed
             && self.live.iter().all(|l| l.waits.is_empty())
     }
