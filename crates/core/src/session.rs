@@ -4,7 +4,7 @@
 //! out; a poll and a stream live side by side. When a listener goes, what it alone had carried is
 //! queued again at once. Contract, section 4.
 
-use bellwire_proto::limits::{CONFIRM_WITHIN, PACED_BYTES};
+use bellwire_proto::limits::{CONFIRM_WITHIN, PACED_BYTES, QUEUE_MAX};
 use bellwire_proto::stream::{Bye, ByeReason, CancelEvent, CommandEvent};
 use bellwire_proto::{Code, Json, Problem, Seq, State, Timestamp};
 
@@ -363,6 +363,12 @@ impl Device {
 
     /// Tells listeners of what is to be stopped.
     pub(crate) fn tell_cancels(&mut self, work: &mut Work<'_>) {
+        // A live listener is a poll of the last 40 s: the next one is told.
+        let polls = self.polls(work.now);
+        if !polls {
+            self.cancels_for_poll = Vec::new();
+        }
+        let mut kept = self.cancels_for_poll.len();
         for live in &mut self.live {
             if !std::mem::take(&mut live.tell_cancel) {
                 continue;
@@ -370,11 +376,11 @@ impl Device {
             for listener in [&self.stream, &self.unconfirmed].into_iter().flatten() {
                 work.send(listener.session, cancel_frame(&live.record));
             }
-            let polls = self.polled_at.is_some();
             if let Some(poll) = &mut self.poll {
                 poll.cancels.push(cancel_event(&live.record));
                 live.cancel_polled_at = Some(work.now);
-            } else if polls && live.state().is_terminal() {
+            } else if polls && live.state().is_terminal() && kept < QUEUE_MAX {
+                kept += 1;
                 self.cancels_for_poll.push(cancel_event(&live.record));
             }
         }
