@@ -5,6 +5,8 @@
 //! listens), `sender.rs` (what senders ask). All of them change rows only through
 //! [`Work`], which `hub.rs` turns into one transaction when the call is over.
 
+use std::time::Duration;
+
 use bellwire_proto::limits::{CANCEL_SLOT, POLL_PRESENCE};
 use bellwire_proto::stream::CancelEvent;
 use bellwire_proto::{
@@ -149,9 +151,18 @@ impl Device {
     }
 
     /// Takes what the store knew of it, and gives what has waited for that.
-    pub(crate) fn loaded(&mut self, known: bool, live: Vec<DeliveryRecord>) -> Vec<Op> {
+    pub(crate) fn loaded(
+        &mut self,
+        known: bool,
+        live: Vec<DeliveryRecord>,
+        lease: Duration,
+    ) -> Vec<Op> {
         self.known = known;
         self.live = live.into_iter().map(|record| Live::new(record, None)).collect();
+        for live in &mut self.live {
+            // A row that says `sent` was last changed by that sending.
+            live.lease_until = live.record.updated_at.after(lease);
+        }
         self.loading.take().unwrap_or_default()
     }
 

@@ -52,7 +52,7 @@ impl Hub {
         }
         // Nothing else is done before the first of them: a device for which nothing is to be done
         // would be forgotten, and loaded again for ever. Each may let it go for the next.
-        for op in device.loaded(known, live) {
+        for op in device.loaded(known, live, self.desk.config.lease) {
             self.at_device(id.clone(), op, now);
         }
     }
