@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use bellwire_proto::limits::{CANCEL_SLOT, POLL_PRESENCE};
+use bellwire_proto::limits::{CANCEL_SLOT, POLL_PRESENCE, SENDS_MAX};
 use bellwire_proto::stream::CancelEvent;
 use bellwire_proto::{
     Code, CommandId, Delivery, DeviceChange, DeviceId, Json, Labels, Problem, Report, Seconds, Seq,
@@ -451,6 +451,8 @@ impl Device {
             let due = live.record.due_at().is_some_and(|at| at <= now);
             match live.state() {
                 State::Queued | State::Sent if due => live.give_up(State::Expired, now),
+                // A restart queues again what it finds sent, the hundredth time too.
+                State::Queued if live.record.sends >= SENDS_MAX => live.give_up(State::Dead, now),
                 State::Accepted | State::Running | State::Cancelling if due => {
                     live.give_up(State::TimedOut, now);
                 }
