@@ -185,6 +185,13 @@ impl Device {
 
     /// Something to do to one delivery, which may have ended long ago.
     fn on_delivery(&mut self, command: CommandId, op: Op, work: &mut Work<'_>) {
+        // The report of a removed device finds nothing: its history is for senders alone.
+        if let Op::Report { request, .. } = op
+            && !self.known
+        {
+            let detail = format!("{} is not registered", self.id);
+            return work.refuse(request, Problem::new(Code::UnknownCommand, detail));
+        }
         if let Some(live) = self.live.iter_mut().find(|l| l.record.head.id == command) {
             return apply_to(live, op, work);
         }
@@ -222,15 +229,8 @@ impl Device {
                 return;
             }
         }
-        // The report of a removed device finds nothing: its history is for senders alone.
         for op in waiting {
-            match op {
-                Op::Report { request, .. } if !self.known => {
-                    let detail = format!("{} is not registered any more", self.id);
-                    work.refuse(request, Problem::new(Code::UnknownCommand, detail));
-                }
-                op => self.on_delivery(command, op, work),
-            }
+            self.on_delivery(command, op, work);
         }
     }
 
