@@ -69,6 +69,7 @@ impl Hub {
                 if let Some(device) = self.devices.get_mut(&id) {
                     device.lookups = others;
                 }
+                self.forget_if_idle(&id, now);
                 let failed: Vec<(CommandId, Vec<Op>)> = failed;
                 failed.into_iter().flat_map(|(_, ops)| ops).collect()
             }
