@@ -1,1 +1,4 @@
 //! The Bellwire hub: durable commands to appliances over plain HTTP, as a library or a server.
+
+pub mod listen;
+pub mod plane;

@@ -1,0 +1,322 @@
+//! The way in: an accept loop, HTTP/1.1 by hyper, and connections that can be taken over.
+//!
+//! `axum::serve` sets no header timeout and no cap on connections, and would not let go of a
+//! socket; so the loop is our own. It serves an axum [`Router`] and puts [`ClientAddr`] and
+//! [`Takeover`](crate::plane::Takeover) into each request's extensions. It knows no route. The life of one connection stands in `listen/connection.rs`.
+//!
+//! Bounds: a connection has [`ListenConfig::header_read_ms`] for each request's head and may stay
+//! idle for [`ListenConfig::idle_ms`]; past [`ListenConfig::connections_max`] a newcomer is accepted
+//! and closed at once, so that it learns of it and does not wait in the kernel's queue. How long a
+//! request's body may take is its handler's affair.
+
+mod connection;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+
+/// Bounds of a listener. `Default` is right for a hub that faces strangers.
+#[derive(Debug, Clone)]
+pub struct ListenConfig {
+    /// For the head of a request, from its first byte on; for the first one, from the accept on.
+    /// Past it: 408 and the end. Default 10,000.
+    pub header_read_ms: u64,
+    /// Between two requests on one connection. Past it: the end. Default 75,000.
+    pub idle_ms: u64,
+    /// For a TLS handshake. Past it: the end. Default 10,000.
+    pub handshake_ms: u64,
+    /// Fields in a request's head; more are answered 431. Default 100.
+    pub headers_max: usize,
+    /// A request's head in bytes, at least 8192; more are answered 431. Default 32 KiB.
+    pub head_bytes_max: usize,
+    /// Open connections, those taken over included. Default 200,000; the limit of open files
+    /// (RLIMIT_NOFILE) is reached before it unless it was raised.
+    pub connections_max: usize,
+    /// Connections that wait in the kernel for their accept. Default 4096.
+    pub backlog: u32,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        Self {
+            header_read_ms: 10_000,
+            idle_ms: 75_000,
+            handshake_ms: 10_000,
+            headers_max: 100,
+            head_bytes_max: 32 * 1024,
+            connections_max: 200_000,
+            backlog: 4096,
+        }
+    }
+}
+
+/// The address of the client's end of the connection, in the extensions of each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddr(pub SocketAddr);
+
+/// Bound sockets that nobody serves yet.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use bellwire_hub::listen::{ListenConfig, Listener};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let listener = Listener::bind(&["127.0.0.1:0".parse().unwrap()], ListenConfig::default())?;
+/// println!("listening on {:?}", listener.local_addrs());
+/// let server = listener.serve(Router::new().route("/", get(async || "hello")));
+/// server.shutdown(std::time::Duration::from_secs(5)).await;
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct Listener {
+    sockets: Vec<TcpListener>,
+    addrs: Vec<SocketAddr>,
+    config: ListenConfig,
+    tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+}
+
+impl Listener {
+    /// Binds every address; port 0 lets the kernel choose. To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When an address cannot be bound; the message names it.
+    pub fn bind(addrs: &[SocketAddr], config: ListenConfig) -> io::Result<Self> {
+        let sockets = addrs
+            .iter()
+            .map(|&addr| {
+                bind(addr, config.backlog)
+                    .map_err(|error| io::Error::new(error.kind(), format!("{addr}: {error}")))
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let addrs = sockets
+            .iter()
+            .map(TcpListener::local_addr)
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            sockets,
+            addrs,
+            config,
+            tls: None,
+        })
+    }
+
+    /// Speaks TLS on every address, each connection with the configuration of its moment: send
+    /// another into the channel to renew certificates. It must offer no protocol (ALPN) but
+    /// `http/1.1`.
+    #[must_use]
+    pub fn with_tls(mut self, tls: watch::Receiver<Arc<rustls::ServerConfig>>) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// What is bound, in the order of [`Self::bind`].
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Serves until [`Server::shutdown`], or until the [`Server`] is dropped.
+    pub fn serve(self, router: Router) -> Server {
+        let tally = Arc::new(Tally::default());
+        let (stage, watching) = watch::channel(Stage::Serving);
+        let config = Arc::new(self.config);
+        for socket in self.sockets {
+            let shared = connection::Shared {
+                config: config.clone(),
+                tally: tally.clone(),
+                stage: watching.clone(),
+                tls: self.tls.clone(),
+            };
+            tokio::spawn(accept_all(socket, shared, router.clone()));
+        }
+        Server {
+            addrs: self.addrs,
+            stage,
+            tally,
+        }
+    }
+}
+
+fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // A hub that restarts must not wait for the connections of its last life to time out.
+    socket.set_reuseaddr(true)?;
+    // Accepted sockets inherit it: one system call less for each.
+    socket.set_nodelay(true)?;
+    socket.bind(addr)?;
+    socket.listen(backlog)
+}
+
+/// How far a server has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// Accepts nothing, finishes the requests in flight.
+    Draining,
+    /// Out of patience.
+    Gone,
+}
+
+/// A listener at work.
+#[derive(Debug)]
+pub struct Server {
+    addrs: Vec<SocketAddr>,
+    stage: watch::Sender<Stage>,
+    tally: Arc<Tally>,
+}
+
+impl Server {
+    /// What is served, in the order of [`Listener::bind`].
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// What happened so far, for metrics.
+    pub fn counts(&self) -> ListenCounts {
+        self.tally.snapshot()
+    }
+
+    /// Stops accepting, lets the requests in flight end within `grace`, then drops what is left.
+    /// Connections taken over are not touched: they are the plane's.
+    pub async fn shutdown(self, grace: Duration) {
+        self.stage.send_replace(Stage::Draining);
+        if tokio::time::timeout(grace, self.stage.closed())
+            .await
+            .is_err()
+        {
+            self.stage.send_replace(Stage::Gone);
+            self.stage.closed().await;
+        }
+    }
+}
+
+/// After an accept that failed for want of something, files as a rule, which time alone mends.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+async fn accept_all(socket: TcpListener, shared: connection::Shared, router: Router) {
+    let mut stage = shared.stage.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
+        };
+        match accepted {
+            Ok((stream, addr)) => admit(stream, addr, &shared, &router),
+            Err(error) => {
+                shared.tally.accept_errors.fetch_add(1, Relaxed);
+                if !is_of_one_connection(&error) {
+                    tracing::warn!(%error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn admit(stream: TcpStream, addr: SocketAddr, shared: &connection::Shared, router: &Router) {
+    let guard = ConnectionGuard::new(&shared.tally);
+    if shared.tally.open.load(Relaxed) > shared.config.connections_max {
+        shared.tally.refused.fetch_add(1, Relaxed);
+        return;
+    }
+    shared.tally.accepted.fetch_add(1, Relaxed);
+    tokio::spawn(connection::serve(
+        stream,
+        addr,
+        guard,
+        shared.clone(),
+        router.clone(),
+    ));
+}
+
+/// Whether the failure concerns the connection that would have been accepted, not the loop.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
+}
+
+/// A snapshot of what a [`Server`] has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenCounts {
+    /// Connections open now, those taken over included.
+    pub open: usize,
+    /// Connections accepted and served.
+    pub accepted: u64,
+    /// Connections closed at once because of [`ListenConfig::connections_max`].
+    pub refused: u64,
+    /// Accepts that failed.
+    pub accept_errors: u64,
+    /// TLS handshakes that failed or took too long.
+    pub handshakes_failed: u64,
+    /// Requests whose head took too long.
+    pub header_timeouts: u64,
+    /// Connections given to the plane.
+    pub taken_over: u64,
+    /// Bytes that a client had sent behind a request whose connection was taken over; they are
+    /// dropped.
+    pub pipelined_bytes_dropped: u64,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    open: AtomicUsize,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    accept_errors: AtomicU64,
+    handshakes_failed: AtomicU64,
+    header_timeouts: AtomicU64,
+    taken_over: AtomicU64,
+    pipelined_bytes_dropped: AtomicU64,
+}
+
+impl Tally {
+    fn snapshot(&self) -> ListenCounts {
+        ListenCounts {
+            open: self.open.load(Relaxed),
+            accepted: self.accepted.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+            accept_errors: self.accept_errors.load(Relaxed),
+            handshakes_failed: self.handshakes_failed.load(Relaxed),
+            header_timeouts: self.header_timeouts.load(Relaxed),
+            taken_over: self.taken_over.load(Relaxed),
+            pipelined_bytes_dropped: self.pipelined_bytes_dropped.load(Relaxed),
+        }
+    }
+}
+
+/// Counts one open connection for as long as it lives; it goes with the socket to the plane.
+#[derive(Debug)]
+pub struct ConnectionGuard(Option<Arc<Tally>>);
+
+impl ConnectionGuard {
+    /// For sockets that no [`Listener`] accepted.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    fn new(tally: &Arc<Tally>) -> Self {
+        tally.open.fetch_add(1, Relaxed);
+        Self(Some(tally.clone()))
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        if let Some(tally) = &self.0 {
+            tally.open.fetch_sub(1, Relaxed);
+        }
+    }
+}

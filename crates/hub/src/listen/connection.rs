@@ -1,0 +1,411 @@
+//! One connection, from its accept to its end: closed, or taken over by the plane.
+//!
+//! hyper parses and answers; this file keeps the time, because hyper's one timeout does not tell a
+//! slow head from an idle connection, and takes the socket away when a handler asked for it.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
+
+use super::{ClientAddr, ConnectionGuard, ListenConfig, Stage, Tally};
+use crate::plane::{Sink, Takeover};
+
+/// What every connection of a listener is given.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) config: Arc<ListenConfig>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) stage: watch::Receiver<Stage>,
+    pub(super) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+}
+
+/// Serves one accepted socket to its end.
+pub(super) async fn serve(
+    stream: TcpStream,
+    addr: SocketAddr,
+    guard: ConnectionGuard,
+    shared: Shared,
+    router: Router,
+) {
+    let Some(tls) = &shared.tls else {
+        return speak(stream, addr, guard, shared, router).await;
+    };
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.borrow().clone());
+    let limit = Duration::from_millis(shared.config.handshake_ms);
+    let mut stage = shared.stage.clone();
+    let handshake = tokio::select! {
+        handshake = tokio::time::timeout(limit, acceptor.accept(stream)) => handshake,
+        _ = stage.wait_for(|stage| *stage == Stage::Gone) => return,
+    };
+    match handshake {
+        Ok(Ok(stream)) => speak(stream, addr, guard, shared, router).await,
+        Ok(Err(_)) | Err(_) => {
+            shared.tally.handshakes_failed.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// How a connection that hyper served came to its end.
+enum End {
+    /// hyper is done with it, or it is worth nothing more.
+    Done,
+    /// A handler wants it for a stream.
+    Ordered,
+    /// A head took too long.
+    HeadTimeout,
+}
+
+async fn speak<T: Transport>(
+    transport: T,
+    addr: SocketAddr,
+    guard: ConnectionGuard,
+    shared: Shared,
+    router: Router,
+) {
+    let Shared {
+        config,
+        tally,
+        mut stage,
+        ..
+    } = shared;
+    let watch = Arc::new(Watch::new());
+    let takeover = Takeover::default();
+    let _closing = CloseOnDrop(&takeover);
+    let requests = Requests {
+        router,
+        addr,
+        takeover: takeover.clone(),
+        watch: watch.clone(),
+    };
+    let io = TokioIo::new(Watched {
+        transport,
+        watch: watch.clone(),
+    });
+    let mut connection = http1::Builder::new()
+        // Time is kept below.
+        .header_read_timeout(None)
+        .max_headers(config.headers_max)
+        .max_buf_size(config.head_bytes_max.max(8192))
+        .serve_connection(io, requests);
+
+    let mut gone = stage.clone();
+    let life = async {
+        let mut timer = Timer::new(&config);
+        let mut draining = pin!(stage.wait_for(|stage| *stage != Stage::Serving));
+        let mut drains = false;
+        poll_fn(|context| {
+            if !drains && draining.as_mut().poll(context).is_ready() {
+                drains = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            if Pin::new(&mut connection).poll(context).is_ready() {
+                return Poll::Ready(End::Done);
+            }
+            if takeover.is_ordered(context.waker()) && watch.is_flushed() {
+                return Poll::Ready(End::Ordered);
+            }
+            timer.poll(context, watch.phase())
+        })
+        .await
+    };
+    let end = tokio::select! {
+        end = life => end,
+        _ = gone.wait_for(|stage| *stage == Stage::Gone) => End::Done,
+    };
+    match end {
+        End::Done => (),
+        End::Ordered => hand_over(connection.into_parts(), &takeover, guard, &tally),
+        End::HeadTimeout => {
+            tally.header_timeouts.fetch_add(1, Relaxed);
+            refuse(connection.into_parts().io.into_inner().transport).await;
+        }
+    }
+}
+
+/// Gives the connection to the plane. The handler that asked for it is gone with hyper's part.
+fn hand_over<T: Transport, S>(
+    parts: http1::Parts<TokioIo<Watched<T>>, S>,
+    takeover: &Takeover,
+    guard: ConnectionGuard,
+    tally: &Tally,
+) {
+    let Some(order) = takeover.take() else { return };
+    // Nobody answers a request behind a stream that never ends.
+    tally
+        .pipelined_bytes_dropped
+        .fetch_add(parts.read_buf.len() as u64, Relaxed);
+    match parts.io.into_inner().transport.into_sink(guard) {
+        Ok(sink) => {
+            tally.taken_over.fetch_add(1, Relaxed);
+            order.carry_out(sink);
+        }
+        Err(error) => tracing::warn!(%error, "a connection cannot be taken from the runtime"),
+    }
+}
+
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// Says why the connection ends, if the client takes it at once.
+async fn refuse<T: Transport>(mut transport: T) {
+    let farewell = async {
+        transport.write_all(REQUEST_TIMEOUT).await?;
+        transport.shutdown().await
+    };
+    // Whatever comes of it, the connection ends here.
+    let _ = tokio::time::timeout(Duration::from_secs(1), farewell).await;
+}
+
+/// An order that is not carried out when its connection ends must not be left to wait.
+struct CloseOnDrop<'a>(&'a Takeover);
+
+impl Drop for CloseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// A connection that can leave the runtime.
+trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    fn into_sink(self, guard: ConnectionGuard) -> io::Result<Sink>;
+}
+
+impl Transport for TcpStream {
+    fn into_sink(self, guard: ConnectionGuard) -> io::Result<Sink> {
+        Ok(Sink::plain(self.into_std()?, guard))
+    }
+}
+
+impl Transport for TlsStream<TcpStream> {
+    fn into_sink(self, guard: ConnectionGuard) -> io::Result<Sink> {
+        let (socket, session) = self.into_inner();
+        Ok(Sink::tls(socket.into_std()?, session, guard))
+    }
+}
+
+/// What the time of a connection is spent on.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// Reading a head. The first counts from the accept, before any byte of it has come.
+    Head { since: Instant, begun: bool },
+    /// Being answered; the handler keeps its own time.
+    Busy,
+    /// Between two requests.
+    Idle { since: Instant },
+}
+
+/// What the parts of a connection tell its task. All of them run within that task, so the lock is
+/// never waited for.
+struct Watch(Mutex<Seen>);
+
+struct Seen {
+    phase: Phase,
+    /// hyper wrote something that has not reached the socket.
+    unflushed: bool,
+}
+
+impl Watch {
+    fn new() -> Self {
+        let phase = Phase::Head {
+            since: Instant::now(),
+            begun: false,
+        };
+        Self(Mutex::new(Seen {
+            phase,
+            unflushed: false,
+        }))
+    }
+
+    fn phase(&self) -> Phase {
+        self.lock().phase
+    }
+
+    fn is_flushed(&self) -> bool {
+        !self.lock().unflushed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a connection whose phase takes too long.
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    header_read: Duration,
+    idle: Duration,
+}
+
+impl Timer {
+    fn new(config: &ListenConfig) -> Self {
+        let header_read = Duration::from_millis(config.header_read_ms);
+        let idle = Duration::from_millis(config.idle_ms);
+        Self {
+            sleep: Box::pin(tokio::time::sleep(header_read)),
+            header_read,
+            idle,
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>, phase: Phase) -> Poll<End> {
+        let (deadline, end) = match phase {
+            Phase::Busy => return Poll::Pending,
+            Phase::Head { since, begun: true } => (since + self.header_read, End::HeadTimeout),
+            Phase::Head {
+                since,
+                begun: false,
+            } => (since + self.header_read, End::Done),
+            Phase::Idle { since } => (since + self.idle, End::Done),
+        };
+        if self.sleep.deadline() != deadline {
+            self.sleep.as_mut().reset(deadline);
+        }
+        ready!(self.sleep.as_mut().poll(context));
+        Poll::Ready(end)
+    }
+}
+
+/// The transport as hyper sees it.
+struct Watched<T> {
+    transport: T,
+    watch: Arc<Watch>,
+}
+
+impl<T: Transport> AsyncRead for Watched<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.transport).poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            let mut seen = self.watch.lock();
+            match seen.phase {
+                Phase::Head { since, .. } => seen.phase = Phase::Head { since, begun: true },
+                Phase::Idle { .. } => {
+                    seen.phase = Phase::Head {
+                        since: Instant::now(),
+                        begun: true,
+                    };
+                }
+                Phase::Busy => (),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: Transport> AsyncWrite for Watched<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.watch.lock().unflushed = true;
+        Pin::new(&mut self.transport).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.watch.lock().unflushed = true;
+        Pin::new(&mut self.transport).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    /// hyper flushes once it has written all that it had.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.transport).poll_flush(context))?;
+        self.watch.lock().unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_shutdown(context)
+    }
+}
+
+/// The router as hyper calls it.
+struct Requests {
+    router: Router,
+    addr: SocketAddr,
+    takeover: Takeover,
+    watch: Arc<Watch>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Requests {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.watch.lock().phase = Phase::Busy;
+        let busy = Busy(self.watch.clone());
+        request.extensions_mut().insert(ClientAddr(self.addr));
+        request.extensions_mut().insert(self.takeover.clone());
+        let answer = tower::ServiceExt::oneshot(self.router.clone(), request);
+        Box::pin(async move { Ok(answer.await?.map(|body| Answer { body, _busy: busy })) })
+    }
+}
+
+/// The connection is busy until this is dropped with the answer's body.
+struct Busy(Arc<Watch>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.lock().phase = Phase::Idle {
+            since: Instant::now(),
+        };
+    }
+}
+
+/// An answer's body, which keeps its connection busy.
+struct Answer {
+    body: axum::body::Body,
+    _busy: Busy,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

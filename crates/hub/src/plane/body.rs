@@ -1,0 +1,184 @@
+//! A stream inside an ordinary response body: for the Router mounted in somebody else's server, for
+//! HTTP/2, and wherever else the socket is not ours to take.
+//!
+//! The shard writes into a small buffer under a lock, the server's task reads from it and tells the
+//! shard when there is room again. Dropping the body is the client's going away.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use super::inbox::{Command, Inbox, Key};
+
+/// What a body holds before the stream's own bounded buffer takes over.
+pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The body of a response that carries a stream; its bytes come from a shard of the plane.
+///
+/// Dropping it ends the stream as [`CloseReason::PeerClosed`](super::CloseReason::PeerClosed).
+pub struct StreamBody {
+    shared: Arc<Shared>,
+}
+
+/// The shard's end.
+pub(crate) struct BodyWriter {
+    shared: Arc<Shared>,
+}
+
+/// Which stream of which shard a body carries.
+pub(crate) struct Owner {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) key: Key,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    pieces: VecDeque<Bytes>,
+    held: usize,
+    owner: Option<Owner>,
+    waker: Option<Waker>,
+    /// The shard ended the stream.
+    finished: bool,
+    /// The reader let go of the body.
+    gone: bool,
+}
+
+pub(crate) fn pair() -> (BodyWriter, StreamBody) {
+    let shared = Arc::new(Shared::default());
+    (
+        BodyWriter {
+            shared: shared.clone(),
+        },
+        StreamBody { shared },
+    )
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BodyWriter {
+    pub(crate) fn belongs_to(&mut self, owner: Owner) {
+        let mut state = self.shared.lock();
+        if state.gone {
+            drop(state);
+            owner.inbox.push(Command::BodyGone(owner.key));
+        } else {
+            state.owner = Some(owner);
+        }
+    }
+
+    pub(crate) fn write(&mut self, pieces: &[Bytes]) -> io::Result<usize> {
+        let mut state = self.shared.lock();
+        if state.gone {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let mut taken = 0;
+        for piece in pieces {
+            let room = BODY_BYTES_MAX.saturating_sub(state.held);
+            if room == 0 {
+                break;
+            }
+            let piece = piece.slice(..piece.len().min(room));
+            state.held += piece.len();
+            taken += piece.len();
+            state.pieces.push_back(piece);
+        }
+        if taken == 0 && pieces.iter().any(|piece| !piece.is_empty()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(taken)
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.shared.lock().held
+    }
+
+    pub(crate) fn finish(&mut self) {
+        let waker = {
+            let mut state = self.shared.lock();
+            state.finished = true;
+            state.owner = None;
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for BodyWriter {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl http_body::Body for StreamBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        let mut state = self.shared.lock();
+        let Some(piece) = state.pieces.pop_front() else {
+            if state.finished {
+                return Poll::Ready(None);
+            }
+            state.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        };
+        state.held -= piece.len();
+        // The shard hears of it once, when the buffer is empty: then a whole one fits again.
+        let owner = state.owner.as_ref().filter(|_| state.pieces.is_empty());
+        let tell = owner.map(|owner| (owner.inbox.clone(), owner.key));
+        drop(state);
+        if let Some((inbox, key)) = tell {
+            inbox.push(Command::BodyRead(key));
+        }
+        Poll::Ready(Some(Ok(http_body::Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.shared.lock();
+        state.finished && state.pieces.is_empty()
+    }
+}
+
+impl Drop for StreamBody {
+    fn drop(&mut self) {
+        let owner = {
+            let mut state = self.shared.lock();
+            state.gone = true;
+            state.pieces.clear();
+            state.held = 0;
+            state.owner.take()
+        };
+        if let Some(owner) = owner {
+            owner.inbox.push(Command::BodyGone(owner.key));
+        }
+    }
+}
+
+impl std::fmt::Debug for StreamBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamBody").finish_non_exhaustive()
+    }
+}

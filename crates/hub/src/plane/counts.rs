@@ -1,0 +1,75 @@
+//! What the plane counts, for metrics. Shards add with relaxed atomics; a snapshot may be torn
+//! between two numbers, never within one.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::CloseReason;
+
+/// A snapshot of what the plane has done so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// Streams that have a sink and have not been closed.
+    pub open: u64,
+    /// Bytes that kernels and body readers took, heads and framing included.
+    pub bytes_written: u64,
+    /// Writes that took them.
+    pub writes: u64,
+    /// Streams closed since the start, by reason; every reason is there.
+    pub closed: Vec<(CloseReason, u64)>,
+}
+
+impl Counts {
+    /// How many streams closed for this reason.
+    pub fn closed_as(&self, reason: CloseReason) -> u64 {
+        self.closed
+            .iter()
+            .find(|(known, _)| *known == reason)
+            .map_or(0, |(_, count)| *count)
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    attached: AtomicU64,
+    detached: AtomicU64,
+    bytes_written: AtomicU64,
+    writes: AtomicU64,
+    closed: [AtomicU64; CloseReason::ALL.len()],
+}
+
+impl Counters {
+    pub(crate) fn attached(&self) {
+        self.attached.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.bytes_written.fetch_add(bytes as u64, Relaxed);
+        self.writes.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn closed(&self, reason: CloseReason, was_attached: bool) {
+        if was_attached {
+            self.detached.fetch_add(1, Relaxed);
+        }
+        for (count, known) in self.closed.iter().zip(CloseReason::ALL) {
+            if known == reason {
+                count.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Counts {
+        // Detached first: a stream counted in neither is better than one below zero.
+        let detached = self.detached.load(Relaxed);
+        Counts {
+            open: self.attached.load(Relaxed).saturating_sub(detached),
+            bytes_written: self.bytes_written.load(Relaxed),
+            writes: self.writes.load(Relaxed),
+            closed: CloseReason::ALL
+                .into_iter()
+                .zip(&self.closed)
+                .map(|(reason, count)| (reason, count.load(Relaxed)))
+                .collect(),
+        }
+    }
+}

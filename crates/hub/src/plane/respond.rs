@@ -1,0 +1,151 @@
+//! How a handler answers with a stream, whoever serves it: with the connection itself where it can
+//! be taken over, with an ordinary response body where it cannot.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+
+use super::takeover::Order;
+use super::{CloseReason, Framing, Plane, Sink, StreamBody, StreamId, Takeover};
+
+/// The head of a 200 answer that is a stream: its header fields, in their order.
+///
+/// `Date` and what frames the body are added; the caller gives everything else.
+#[derive(Debug, Clone, Default)]
+pub struct StreamHead {
+    fields: Vec<(&'static str, HeaderValue)>,
+}
+
+impl StreamHead {
+    /// A head without fields.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The head of an event stream (PROTOCOL section 4): `Content-Type`, `Cache-Control` and
+    /// `X-Accel-Buffering`.
+    pub fn event_stream() -> Self {
+        Self::new()
+            .field(
+                "Content-Type",
+                HeaderValue::from_static("text/event-stream"),
+            )
+            .field(
+                "Cache-Control",
+                HeaderValue::from_static("no-store, no-transform"),
+            )
+            .field("X-Accel-Buffering", HeaderValue::from_static("no"))
+    }
+
+    /// Adds a field. The name goes out as it is spelled here.
+    ///
+    /// # Panics
+    /// If `name` is no field name (RFC 9110 section 5.1): names come from the program's text alone.
+    #[must_use]
+    pub fn field(mut self, name: &'static str, value: HeaderValue) -> Self {
+        assert!(
+            HeaderName::from_bytes(name.as_bytes()).is_ok(),
+            "{name:?} is no field name"
+        );
+        self.fields.push((name, value));
+        self
+    }
+
+    /// The bytes of the head on a connection taken over.
+    fn bytes(&self, framing: Framing, unix_ms: u64) -> Bytes {
+        let mut head = Vec::with_capacity(320);
+        head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        for (name, value) in &self.fields {
+            push_field(&mut head, name, value.as_bytes());
+        }
+        push_field(&mut head, "Date", http_date(unix_ms).as_bytes());
+        match framing {
+            Framing::Chunked => push_field(&mut head, "Transfer-Encoding", b"chunked"),
+            Framing::UntilClose => push_field(&mut head, "Connection", b"close"),
+        }
+        head.extend_from_slice(b"\r\n");
+        head.into()
+    }
+
+    fn response<B>(self, body: B) -> Response<B> {
+        let mut response = Response::new(body);
+        *response.status_mut() = StatusCode::OK;
+        for (name, value) in self.fields {
+            if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                response.headers_mut().append(name, value);
+            }
+        }
+        response
+    }
+}
+
+fn push_field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+    head.extend_from_slice(name.as_bytes());
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value);
+    head.extend_from_slice(b"\r\n");
+}
+
+/// RFC 9110 section 5.6.7.
+fn http_date(unix_ms: u64) -> String {
+    let seconds = i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX);
+    let time = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    jiff::fmt::rfc2822::DateTimePrinter::new()
+        .timestamp_to_rfc9110_string(&time)
+        .unwrap_or_else(|_| String::from("Thu, 01 Jan 1970 00:00:00 GMT"))
+}
+
+impl Plane {
+    /// Answers a request with the reserved stream `id`. The last thing that a handler does.
+    ///
+    /// Where the request came through a [`Listener`](crate::listen::Listener) as HTTP/1, the
+    /// connection is taken over: the head is written by hand, the socket becomes the plane's, and
+    /// this future is dropped where it waits. Elsewhere it returns an ordinary response whose body
+    /// is the stream. To a `HEAD` request it returns the head alone, and closes the stream.
+    ///
+    /// If the client goes away before the stream has its sink, the stream is closed.
+    pub async fn respond(
+        &self,
+        request: &Parts,
+        id: StreamId,
+        head: StreamHead,
+    ) -> Response<axum::body::Body> {
+        if request.method == Method::HEAD {
+            self.close(id, None, CloseReason::Ended);
+            return head.response(axum::body::Body::empty());
+        }
+        let takeover = request.extensions.get::<Takeover>();
+        if let Some(takeover) = takeover.filter(|_| request.version <= Version::HTTP_11) {
+            let framing = Framing::of(request.version);
+            let head = head.bytes(framing, self.inner.clock.unix_ms());
+            takeover.place(Order::new(self.clone(), id, framing, head));
+            return std::future::pending().await;
+        }
+        let body = self.respond_with_body(id);
+        head.response(axum::body::Body::new(body))
+    }
+
+    /// Attaches the stream to a response body, for servers that want the body alone.
+    pub fn respond_with_body(&self, id: StreamId) -> StreamBody {
+        let (sink, body) = Sink::body();
+        self.attach(id, sink, Framing::UntilClose, Bytes::new());
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_is_exactly_what_the_contract_says() {
+        let head = StreamHead::event_stream();
+        let expected = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+            Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\
+            Date: Tue, 14 Nov 2023 22:13:20 GMT\r\n";
+        let chunked = format!("{expected}Transfer-Encoding: chunked\r\n\r\n");
+        assert_eq!(head.bytes(Framing::Chunked, 1_700_000_000_000), chunked);
+        let close = format!("{expected}Connection: close\r\n\r\n");
+        assert_eq!(head.bytes(Framing::UntilClose, 1_700_000_000_000), close);
+    }
+}

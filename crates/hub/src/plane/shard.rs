@@ -1,0 +1,396 @@
+//! The loop of one shard: an epoll, a table of streams, a timer wheel. A stream lives and dies on
+//! one shard, and everything here happens on that shard's thread.
+//!
+//! A turn: hear what the sockets say, take every command that has gathered, let the timers fire,
+//! then write to each stream that got something, once. Only then are the owner's events told. What
+//! is written and how a stream ends stands in `writing.rs`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mio::{Events, Poll, Token};
+
+use super::clock::Clock;
+use super::counts::Counters;
+use super::frame::{Frame, Framing};
+use super::inbox::{Command, Inbox, Key, StreamId};
+use super::sequence::Sequences;
+use super::sink::{Heard, Sink};
+use super::stream::{State, Stream};
+use super::wheel::Wheel;
+use super::{CloseReason, HeartbeatForm, Limits, Notify, StreamEvent, StreamEvents, StreamOptions};
+
+/// The token of the waker; no slot reaches it.
+pub(crate) const WAKER: Token = Token(usize::MAX);
+/// Sockets heard in one turn before the commands have theirs.
+const EVENTS_PER_TURN: usize = 1024;
+/// Read at once from a socket, to be dropped.
+const SCRATCH_BYTES: usize = 16 * 1024;
+
+pub(crate) struct Shard {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) poll: Poll,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) events: Arc<dyn StreamEvents>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) limits: Limits,
+    pub(crate) streams: Vec<Stream>,
+    /// Streams that are not free.
+    pub(crate) living: usize,
+    pub(crate) wheel: Wheel,
+    pub(crate) sequences: Sequences,
+    /// Slots to be written to at the end of the turn.
+    pub(crate) dirty: Vec<u32>,
+    /// Slots whose sockets have more to read than one turn gives them.
+    pub(crate) again: Vec<u32>,
+    /// Slots to give back.
+    pub(crate) freed: Vec<Key>,
+    /// What to tell the owner of the plane.
+    pub(crate) batch: Vec<StreamEvent>,
+    pub(crate) scratch: Box<[u8]>,
+    pub(crate) now_ms: u64,
+    /// The heartbeats of this turn, made when the first stream needs one.
+    heartbeats: [Option<Frame>; 2],
+    stop_at: Option<Instant>,
+}
+
+impl Shard {
+    pub(crate) fn new(
+        inbox: Arc<Inbox>,
+        poll: Poll,
+        clock: Arc<dyn Clock>,
+        events: Arc<dyn StreamEvents>,
+        counters: Arc<Counters>,
+        limits: Limits,
+    ) -> Self {
+        let now_ms = clock.up_ms();
+        Self {
+            inbox,
+            poll,
+            clock,
+            events,
+            counters,
+            limits,
+            streams: Vec::new(),
+            living: 0,
+            wheel: Wheel::new(now_ms),
+            sequences: Sequences::new(),
+            dirty: Vec::new(),
+            again: Vec::new(),
+            freed: Vec::new(),
+            batch: Vec::new(),
+            scratch: vec![0; SCRATCH_BYTES].into(),
+            now_ms,
+            heartbeats: [None, None],
+            stop_at: None,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        let (mut commands, mut fired) = (Vec::new(), Vec::new());
+        while !self.has_stopped() {
+            let wait = self.wait();
+            if let Err(error) = self.poll.poll(&mut events, wait)
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "a shard of the plane cannot wait for its sockets");
+            }
+            self.now_ms = self.clock.up_ms();
+            for event in &events {
+                if event.token() != WAKER {
+                    self.hear(event.token().0 as u32, event.is_writable());
+                }
+            }
+            for slot in std::mem::take(&mut self.again) {
+                self.hear(slot, false);
+            }
+            self.inbox.take(&mut commands, &mut self.freed);
+            for command in commands.drain(..) {
+                self.obey(command);
+            }
+            // What a burst needed must not be kept for ever.
+            commands.shrink_to(1024);
+            self.wheel.advance(self.now_ms, &mut fired);
+            for slot in fired.drain(..) {
+                self.fire(slot);
+            }
+            self.end_of_turn();
+        }
+        self.inbox.close();
+    }
+
+    fn end_of_turn(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            self.flush(slot);
+        }
+        dirty.shrink_to(1024);
+        self.dirty = dirty;
+        self.sequences.clear();
+        self.heartbeats = [None, None];
+        if !self.batch.is_empty() {
+            self.events.happened(&mut self.batch);
+            self.batch.clear();
+            self.batch.shrink_to(1024);
+        }
+    }
+
+    /// How long to sleep; `None` until something happens.
+    fn wait(&self) -> Option<Duration> {
+        if !self.again.is_empty() || !self.inbox.may_sleep() {
+            return Some(Duration::ZERO);
+        }
+        let timer = self
+            .wheel
+            .wait_ms(self.clock.up_ms())
+            .map(Duration::from_millis);
+        let stop = self
+            .stop_at
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        match (timer, stop) {
+            (Some(timer), Some(stop)) => Some(timer.min(stop)),
+            (timer, stop) => timer.or(stop),
+        }
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.stop_at
+            .is_some_and(|at| self.living == 0 || Instant::now() >= at)
+    }
+
+    /// The stream that is meant, if it is still there.
+    fn find(&mut self, key: Key) -> Option<&mut Stream> {
+        self.streams
+            .get_mut(key.slot as usize)
+            .filter(|stream| stream.generation == key.generation && stream.state != State::Free)
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Reserve { key, options } => self.reserve(key, &options),
+            Command::Attach {
+                key,
+                sink,
+                framing,
+                head,
+            } => self.attach(key, sink, framing, &head),
+            Command::Send { key, frame, notify } => self.send(key, &frame, notify),
+            Command::SendMany { keys, frame } => {
+                for &key in &keys {
+                    self.send(key, &frame, Notify::None);
+                }
+            }
+            Command::Close { key, last, reason } => {
+                if self.find(key).is_some() {
+                    self.end(key.slot, last, reason);
+                }
+            }
+            Command::BodyRead(key) => {
+                if self.find(key).is_some() {
+                    self.hear(key.slot, true);
+                }
+            }
+            Command::BodyGone(key) => {
+                if self.find(key).is_some() {
+                    self.lose(key.slot, CloseReason::PeerClosed);
+                }
+            }
+            Command::Stop { grace_ms } => self.stop(grace_ms),
+        }
+    }
+
+    fn reserve(&mut self, key: Key, options: &StreamOptions) {
+        let slot = key.slot as usize;
+        while self.streams.len() <= slot {
+            self.streams.push(Stream::free(0));
+        }
+        let deadline_ms = self.now_ms + self.limits.reservation_ms;
+        if let Some(stream) = self.streams.get_mut(slot) {
+            *stream = Stream::reserved(key.generation, options, deadline_ms);
+            self.living += 1;
+            self.wheel.set(key.slot, deadline_ms);
+        }
+        if self.is_stopping() {
+            self.lose(key.slot, CloseReason::Shutdown);
+        }
+    }
+
+    fn attach(&mut self, key: Key, mut sink: Sink, framing: Framing, head: &Bytes) {
+        let (now_ms, linger_ms) = (self.now_ms, self.limits.linger_ms);
+        let inbox = self.inbox.clone();
+        let Some(stream) = self
+            .streams
+            .get_mut(key.slot as usize)
+            .filter(|stream| stream.generation == key.generation && stream.sink.is_none())
+        else {
+            return;
+        };
+        match stream.state {
+            State::Reserved => {
+                stream.state = State::Open;
+                self.counters.attached();
+            }
+            // Closed before its socket came: the client still gets what was meant for it.
+            State::Ending => stream.deadline_ms = now_ms + linger_ms,
+            State::Free | State::Open | State::Draining => return,
+        }
+        stream.framing = if sink.is_body() {
+            Framing::UntilClose
+        } else {
+            framing
+        };
+        stream.attached(now_ms);
+        sink.belongs_to(|| super::body::Owner { inbox, key });
+        let user_timeout = Duration::from_millis(stream.silence_ms());
+        let started = sink.start(
+            self.poll.registry(),
+            Token(key.slot as usize),
+            Some(user_timeout),
+        );
+        stream.sink = Some(sink);
+        let framing = stream.framing;
+        stream.outbox().start(head, framing);
+        self.wheel.set(key.slot, stream.due_at_ms());
+        self.soil(key.slot);
+        if let Err(error) = started {
+            tracing::warn!(%error, "a socket cannot be watched");
+            self.lose(key.slot, CloseReason::PeerReset);
+        }
+    }
+
+    fn send(&mut self, key: Key, frame: &Frame, notify: Notify) {
+        let unsent_bytes_max = self.limits.unsent_bytes_max;
+        let Some(stream) = self.find(key) else { return };
+        if !matches!(stream.state, State::Open | State::Reserved) {
+            return;
+        }
+        if stream.unsent() > unsent_bytes_max {
+            let last = self.limits.overloaded_last.clone();
+            self.end(key.slot, last, CloseReason::Overloaded);
+            return;
+        }
+        self.give(key.slot, frame, notify);
+        if let Some(stream) = self.streams.get_mut(key.slot as usize)
+            && stream.wrote(self.now_ms)
+            && stream.state == State::Open
+        {
+            self.wheel.set(key.slot, stream.due_at_ms());
+        }
+        if let Notify::Taken(tag) = notify {
+            let stream = StreamId::new(self.inbox.shard(), key);
+            self.batch.push(StreamEvent::Taken { stream, tag });
+        }
+    }
+
+    /// A socket has something to tell, or room again.
+    fn hear(&mut self, slot: u32, writable: bool) {
+        let Some(stream) = self.streams.get_mut(slot as usize) else {
+            return;
+        };
+        let Some(sink) = &mut stream.sink else { return };
+        match sink.hear(&mut self.scratch) {
+            Ok(Heard::Nothing) => (),
+            Ok(Heard::Bytes) => self.alive(slot),
+            Ok(Heard::More) => {
+                self.again.push(slot);
+                self.alive(slot);
+            }
+            Ok(Heard::End) => return self.lose(slot, CloseReason::PeerClosed),
+            Err(error) => return self.lose(slot, CloseReason::of(&error)),
+        }
+        if let Some(stream) = self.streams.get_mut(slot as usize)
+            && writable
+        {
+            let blocked = std::mem::replace(&mut stream.blocked, false);
+            if blocked || stream.outbox.is_some() {
+                self.drain(slot);
+            }
+        }
+    }
+
+    /// The peer is there: a byte came from it, or it made room for one.
+    pub(crate) fn alive(&mut self, slot: u32) {
+        let now_ms = self.now_ms;
+        let Some(stream) = self.streams.get_mut(slot as usize) else {
+            return;
+        };
+        stream.life_ms = now_ms;
+        if stream.state == State::Open && std::mem::replace(&mut stream.stalled, false) {
+            self.wheel.set(slot, stream.due_at_ms());
+            let id = self.id(slot);
+            self.batch.push(StreamEvent::Resumed { stream: id });
+        }
+    }
+
+    fn fire(&mut self, slot: u32) {
+        let now_ms = self.now_ms;
+        let Some(stream) = self.streams.get_mut(slot as usize) else {
+            return;
+        };
+        match stream.state {
+            State::Free => return,
+            State::Reserved => return self.lose(slot, CloseReason::NeverAttached),
+            State::Ending | State::Draining => {
+                if now_ms >= stream.deadline_ms {
+                    self.release(slot);
+                } else {
+                    self.wheel.set(slot, stream.deadline_ms);
+                }
+                return;
+            }
+            State::Open => (),
+        }
+        let due = stream.due(now_ms);
+        // A reader that is behind has bytes enough; a heartbeat would only wait behind them.
+        let (form, blocked) = (stream.form, stream.blocked);
+        if due.heartbeat && !blocked {
+            stream.wrote(now_ms);
+            let frame = self.heartbeat(form);
+            self.give(slot, &frame, Notify::None);
+        }
+        if due.compat && !blocked {
+            let frame = self.limits.compat_frame.clone();
+            self.give(slot, &frame, Notify::None);
+        }
+        if due.stalled {
+            let id = self.id(slot);
+            self.batch.push(StreamEvent::Stalled { stream: id });
+        }
+        if let Some(stream) = self.streams.get(slot as usize) {
+            self.wheel.set(slot, stream.due_at_ms());
+        }
+    }
+
+    /// The heartbeat of this turn: all streams get the same bytes.
+    fn heartbeat(&mut self, form: HeartbeatForm) -> Frame {
+        let [v1, classic] = &mut self.heartbeats;
+        let made = match form {
+            HeartbeatForm::V1 => v1,
+            HeartbeatForm::Classic => classic,
+        };
+        made.get_or_insert_with(|| Frame::new(form.text(self.clock.unix_ms()).as_bytes()))
+            .clone()
+    }
+
+    fn stop(&mut self, grace_ms: u64) {
+        self.stop_at = Some(Instant::now() + Duration::from_millis(grace_ms));
+        for slot in 0..self.streams.len() as u32 {
+            self.end(slot, None, CloseReason::Shutdown);
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop_at.is_some()
+    }
+
+    pub(crate) fn id(&self, slot: u32) -> StreamId {
+        let generation = self
+            .streams
+            .get(slot as usize)
+            .map_or(0, |stream| stream.generation);
+        StreamId::new(self.inbox.shard(), Key { slot, generation })
+    }
+}

@@ -1,0 +1,279 @@
+//! Where the bytes of a stream go: a plain socket, a TLS socket, or a response body that somebody
+//! else's HTTP server writes. One interface for the three; the shard does not ask which it holds.
+//!
+//! Nothing here blocks and nothing here queues beyond what the three cannot do without: a TLS sink
+//! holds at most one record that the kernel refused, a body at most [`BODY_BYTES_MAX`].
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use rustls::ServerConnection;
+use socket2::SockRef;
+
+use super::body::{BodyWriter, StreamBody};
+use crate::listen::ConnectionGuard;
+
+/// Buffers handed to one `writev`; the kernel's own limit is 1024.
+const SLICES_MAX: usize = 32;
+/// Plaintext given to rustls at once: one full record (RFC 8446 section 5.1).
+const RECORD_BYTES: usize = 16 * 1024;
+
+/// Where the bytes of a stream go.
+pub struct Sink(Kind);
+
+enum Kind {
+    Plain {
+        socket: TcpStream,
+        _guard: ConnectionGuard,
+    },
+    Tls(Box<Tls>),
+    Body(BodyWriter),
+}
+
+struct Tls {
+    socket: TcpStream,
+    session: ServerConnection,
+    /// Plaintext bytes in the record that the kernel has not taken whole.
+    held: usize,
+    _guard: ConnectionGuard,
+}
+
+/// What one look at the peer's side told.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Nothing,
+    /// Bytes came; all that there were are read and dropped.
+    Bytes,
+    /// Bytes came and more are waiting; the turn of this stream is over.
+    More,
+    /// The peer will send no more.
+    End,
+}
+
+impl Sink {
+    /// A socket taken over. It must be nonblocking, as those of tokio are.
+    pub fn plain(socket: std::net::TcpStream, guard: ConnectionGuard) -> Self {
+        Self(Kind::Plain {
+            socket: TcpStream::from_std(socket),
+            _guard: guard,
+        })
+    }
+
+    /// A socket taken over together with its TLS session, which has ended its handshake.
+    pub fn tls(
+        socket: std::net::TcpStream,
+        mut session: ServerConnection,
+        guard: ConnectionGuard,
+    ) -> Self {
+        session.set_buffer_limit(Some(2 * RECORD_BYTES));
+        let socket = TcpStream::from_std(socket);
+        Self(Kind::Tls(Box::new(Tls {
+            socket,
+            session,
+            held: 0,
+            _guard: guard,
+        })))
+    }
+
+    /// A response body, and the sink that fills it.
+    pub fn body() -> (Self, StreamBody) {
+        let (writer, body) = super::body::pair();
+        (Self(Kind::Body(writer)), body)
+    }
+
+    pub(crate) fn is_body(&self) -> bool {
+        matches!(self.0, Kind::Body(_))
+    }
+
+    /// Prepares a socket for its life on a shard.
+    pub(crate) fn start(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        user_timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        let socket = match &mut self.0 {
+            Kind::Plain { socket, .. } => socket,
+            Kind::Tls(tls) => &mut tls.socket,
+            Kind::Body(_) => return Ok(()),
+        };
+        // A refusal here costs promptness alone: the stream's own deadlines remain.
+        let _ = SockRef::from(&*socket).set_tcp_user_timeout(user_timeout);
+        registry.register(socket, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Tells a body whom to notify.
+    pub(crate) fn belongs_to(&mut self, notify: impl FnOnce() -> super::body::Owner) {
+        if let Kind::Body(body) = &mut self.0 {
+            body.belongs_to(notify());
+        }
+    }
+
+    /// Writes from the front of `pieces` what is taken without waiting, and tells how many bytes
+    /// that were; `WouldBlock` when none.
+    pub(crate) fn write(&mut self, pieces: &[Bytes]) -> io::Result<usize> {
+        match &mut self.0 {
+            Kind::Plain { socket, .. } => write_plain(socket, pieces),
+            Kind::Tls(tls) => tls.write(pieces),
+            Kind::Body(body) => body.write(pieces),
+        }
+    }
+
+    /// Bytes that [`Self::write`] took and that have not gone on yet.
+    pub(crate) fn held(&self) -> usize {
+        match &self.0 {
+            Kind::Plain { .. } => 0,
+            Kind::Tls(tls) => tls.held,
+            Kind::Body(body) => body.held(),
+        }
+    }
+
+    /// Gives on what is held.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Kind::Tls(tls) => tls.flush(),
+            Kind::Plain { .. } | Kind::Body(_) => Ok(()),
+        }
+    }
+
+    /// Reads and drops what the peer sent, at most `scratch` a few times over.
+    pub(crate) fn hear(&mut self, scratch: &mut [u8]) -> io::Result<Heard> {
+        match &mut self.0 {
+            Kind::Plain { socket, .. } => hear_plain(socket, scratch),
+            Kind::Tls(tls) => tls.hear(scratch),
+            Kind::Body(_) => Ok(Heard::Nothing),
+        }
+    }
+
+    /// Ends the writing side. True when the peer's answer to that is worth waiting for: a socket
+    /// closed while bytes of the peer are unread is reset, and a reset destroys what is on its way.
+    pub(crate) fn finish(&mut self) -> bool {
+        match &mut self.0 {
+            Kind::Plain { socket, .. } => socket.shutdown(Shutdown::Write).is_ok(),
+            Kind::Tls(tls) => {
+                tls.session.send_close_notify();
+                // Without room for the alert the FIN has to do.
+                let _ = tls.flush();
+                tls.socket.shutdown(Shutdown::Write).is_ok()
+            }
+            Kind::Body(body) => {
+                body.finish();
+                false
+            }
+        }
+    }
+}
+
+fn write_plain(socket: &mut TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
+    loop {
+        let written = match pieces {
+            [piece] => socket.write(piece),
+            _ => {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                for (slice, piece) in slices.iter_mut().zip(pieces) {
+                    *slice = IoSlice::new(piece);
+                }
+                let count = pieces.len().min(SLICES_MAX);
+                socket.write_vectored(slices.get(..count).unwrap_or_default())
+            }
+        };
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            other => return other,
+        }
+    }
+}
+
+/// How many times `scratch` is filled from one socket before the others have their turn.
+const READS_MAX: usize = 4;
+
+fn hear_plain(socket: &mut TcpStream, scratch: &mut [u8]) -> io::Result<Heard> {
+    let mut heard = Heard::Nothing;
+    for _ in 0..READS_MAX {
+        match socket.read(scratch) {
+            Ok(0) => return Ok(Heard::End),
+            // An edge-triggered epoll tells again when more comes after a short read, but a FIN
+            // may have come with these bytes: read until the kernel has nothing.
+            Ok(_) => heard = Heard::Bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Heard::More)
+}
+
+impl Tls {
+    fn write(&mut self, pieces: &[Bytes]) -> io::Result<usize> {
+        let mut taken = 0;
+        for piece in pieces {
+            for record in piece.chunks(RECORD_BYTES) {
+                match self.flush() {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken > 0 => {
+                        return Ok(taken);
+                    }
+                    other => other?,
+                }
+                let count = self.session.writer().write(record)?;
+                self.held = count;
+                taken += count;
+                if count < record.len() {
+                    return if taken > 0 {
+                        Ok(taken)
+                    } else {
+                        Err(io::ErrorKind::WouldBlock.into())
+                    };
+                }
+            }
+        }
+        match self.flush() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken > 0 => Ok(taken),
+            other => other.map(|()| taken),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while self.session.wants_write() {
+            match self.session.write_tls(&mut self.socket) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => (),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
+        }
+        self.held = 0;
+        Ok(())
+    }
+
+    fn hear(&mut self, scratch: &mut [u8]) -> io::Result<Heard> {
+        let mut heard = Heard::Nothing;
+        for _ in 0..READS_MAX {
+            match self.session.read_tls(&mut self.socket) {
+                Ok(0) => return Ok(Heard::End),
+                Ok(_) => heard = Heard::Bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            let state = self
+                .session
+                .process_new_packets()
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            let mut reader = self.session.reader();
+            while matches!(reader.read(scratch), Ok(count) if count > 0) {}
+            if state.peer_has_closed() {
+                return Ok(Heard::End);
+            }
+            // A key update asks for an answer; what the kernel refuses goes with the next record.
+            match self.flush() {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => (),
+            }
+        }
+        Ok(Heard::More)
+    }
+}

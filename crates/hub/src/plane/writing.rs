@@ -1,0 +1,249 @@
+//! How a shard writes to its streams, and how it ends them.
+//!
+//! During a turn frames gather for a stream; at the turn's end they leave in one write. What the
+//! kernel refuses waits in the stream's outbox until epoll tells of room.
+
+use std::io;
+
+use super::frame::Frame;
+use super::inbox::Key;
+use super::sequence::Sequence;
+use super::shard::Shard;
+use super::stream::{State, Stream};
+use super::{CloseReason, Notify, StreamEvent};
+
+/// What gathers for one stream before it is written within the turn, so that a burst to a fast
+/// reader never counts as unsent, and so that joining never copies more than this at once and a
+/// frame.
+const GATHERED_BYTES_MAX: usize = 64 * 1024;
+
+impl Shard {
+    /// Gives the stream a frame, to leave at the end of this turn.
+    pub(crate) fn give(&mut self, slot: u32, frame: &Frame, notify: Notify) {
+        let Some(stream) = self.streams.get_mut(slot as usize) else {
+            return;
+        };
+        let written = match notify {
+            Notify::Written(tag) => Some(tag),
+            Notify::None | Notify::Taken(_) => None,
+        };
+        if stream.sink.is_none() {
+            stream.outbox().push_early(frame.clone(), written);
+            return;
+        }
+        stream.gathered = self.sequences.append(stream.gathered, frame);
+        let gathered = self.sequences.len(stream.gathered, stream.framing);
+        if let Some(tag) = written {
+            stream.outbox().tag(tag, gathered);
+        }
+        self.soil(slot);
+        if gathered >= GATHERED_BYTES_MAX {
+            self.flush(slot);
+        }
+    }
+
+    /// Has the stream written to at the end of the turn.
+    pub(crate) fn soil(&mut self, slot: u32) {
+        if let Some(stream) = self.streams.get_mut(slot as usize)
+            && !std::mem::replace(&mut stream.dirty, true)
+        {
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Writes what has gathered for the stream.
+    pub(crate) fn flush(&mut self, slot: u32) {
+        let Some(stream) = self.streams.get_mut(slot as usize) else {
+            return;
+        };
+        stream.dirty = false;
+        let gathered = std::mem::replace(&mut stream.gathered, Sequence::EMPTY);
+        let Some(sink) = &mut stream.sink else { return };
+        let waiting = stream
+            .outbox
+            .as_ref()
+            .is_some_and(|outbox| !outbox.front().is_empty());
+        if waiting || stream.blocked || gathered.is_empty() {
+            if !gathered.is_empty() {
+                let bytes = self.sequences.joined(gathered, stream.framing);
+                stream.outbox().push(bytes);
+            }
+            if !stream.blocked {
+                self.drain(slot);
+            }
+            return;
+        }
+        let bytes = self.sequences.joined(gathered, stream.framing);
+        match sink.write(std::slice::from_ref(&bytes)) {
+            Ok(count) if count == bytes.len() && sink.held() == 0 => {
+                if let Some(outbox) = &mut stream.outbox {
+                    outbox.passed(count);
+                }
+                self.counters.wrote(count);
+                self.alive(slot);
+                self.settle(slot);
+            }
+            Ok(count) => {
+                let outbox = stream.outbox();
+                // What the sink took is accounted for by the queue, as if it had waited there.
+                outbox.push(bytes);
+                outbox.advance(count);
+                self.counters.wrote(count);
+                self.alive(slot);
+                self.drain(slot);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                stream.blocked = true;
+                stream.outbox().push(bytes);
+            }
+            Err(error) => self.lose(slot, CloseReason::of(&error)),
+        }
+    }
+
+    /// Writes from the outbox until it is empty or the kernel refuses.
+    pub(crate) fn drain(&mut self, slot: u32) {
+        let Some(stream) = self.streams.get_mut(slot as usize) else {
+            return;
+        };
+        let outcome = drain(stream);
+        match outcome {
+            Ok(0) => (),
+            Ok(count) => {
+                self.counters.wrote(count);
+                self.alive(slot);
+            }
+            Err(error) => return self.lose(slot, CloseReason::of(&error)),
+        }
+        self.settle(slot);
+    }
+
+    /// Tells what is written, puts an empty outbox away, and takes an ending stream one step on.
+    fn settle(&mut self, slot: u32) {
+        let id = self.id(slot);
+        let Some(stream) = self.streams.get_mut(slot as usize) else {
+            return;
+        };
+        let Some(sink) = &mut stream.sink else { return };
+        if let Some(outbox) = &mut stream.outbox {
+            let held = sink.held();
+            while let Some(tag) = outbox.written(held) {
+                self.batch.push(StreamEvent::Written { stream: id, tag });
+            }
+            if !outbox.is_empty() {
+                return;
+            }
+            stream.outbox = None;
+        }
+        let done = stream.gathered.is_empty() && (sink.is_body() || sink.held() == 0);
+        if stream.state != State::Ending || !done {
+            return;
+        }
+        if sink.finish() {
+            stream.state = State::Draining;
+            stream.deadline_ms = self.now_ms + self.limits.drain_ms;
+            self.wheel.set(slot, stream.deadline_ms);
+        } else {
+            self.release(slot);
+        }
+    }
+
+    /// Ends a stream from this side: `last` and the end of the body go out behind what is unsent,
+    /// within the time to linger. The owner hears of it at once.
+    pub(crate) fn end(&mut self, slot: u32, last: Option<Frame>, reason: CloseReason) {
+        let Some(stream) = self.streams.get_mut(slot as usize) else {
+            return;
+        };
+        match stream.state {
+            State::Open => stream.deadline_ms = self.now_ms + self.limits.linger_ms,
+            // The reservation's own deadline goes on: the socket may still come.
+            State::Reserved => (),
+            State::Free | State::Ending | State::Draining => return,
+        }
+        let was_attached = stream.sink.is_some();
+        stream.state = State::Ending;
+        self.wheel.set(slot, stream.deadline_ms);
+        if let Some(outbox) = &mut stream.outbox {
+            outbox.forget_tags();
+        }
+        self.tell_closed(slot, reason, was_attached);
+        if let Some(last) = last {
+            self.give(slot, &last, Notify::None);
+        }
+        self.give(slot, &Frame::end(), Notify::None);
+        if !was_attached && self.is_stopping() {
+            self.release(slot);
+        }
+    }
+
+    /// The peer is gone, or never came: nothing more can be told to it.
+    pub(crate) fn lose(&mut self, slot: u32, reason: CloseReason) {
+        let Some(stream) = self.streams.get(slot as usize) else {
+            return;
+        };
+        if matches!(stream.state, State::Open | State::Reserved) {
+            self.tell_closed(slot, reason, stream.sink.is_some());
+        }
+        self.release(slot);
+    }
+
+    /// Forgets the stream; its slot may be used again from the next turn on.
+    pub(crate) fn release(&mut self, slot: u32) {
+        let Some(stream) = self.streams.get_mut(slot as usize) else {
+            return;
+        };
+        if stream.state == State::Free {
+            return;
+        }
+        let key = Key {
+            slot,
+            generation: stream.generation,
+        };
+        *stream = Stream::free(stream.generation);
+        self.living -= 1;
+        self.wheel.clear(slot);
+        self.freed.push(key.next());
+    }
+
+    fn tell_closed(&mut self, slot: u32, reason: CloseReason, was_attached: bool) {
+        let stream = self.id(slot);
+        self.counters.closed(reason, was_attached);
+        self.batch.push(StreamEvent::Closed { stream, reason });
+    }
+}
+
+/// Writes what waits in the stream's outbox and what its sink holds; tells how much was taken.
+fn drain(stream: &mut Stream) -> io::Result<usize> {
+    let Some(sink) = &mut stream.sink else {
+        return Ok(0);
+    };
+    let mut total = 0;
+    let refused = loop {
+        let front = stream
+            .outbox
+            .as_ref()
+            .map(|outbox| outbox.front())
+            .unwrap_or_default();
+        let outcome = if front.is_empty() {
+            sink.flush().map(|()| 0)
+        } else {
+            sink.write(front)
+        };
+        match outcome {
+            Ok(count) => {
+                total += count;
+                match &mut stream.outbox {
+                    Some(outbox) if !outbox.front().is_empty() => outbox.advance(count),
+                    _ => break None,
+                }
+            }
+            Err(error) => break Some(error),
+        }
+    };
+    match refused {
+        Some(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        refused => {
+            stream.blocked = refused.is_some();
+            Ok(total)
+        }
+    }
+}
