@@ -1,1 +1,40 @@
 //! The EventSource (Server-Sent Events) codec and reconnection state, without I/O.
+//!
+//! ```
+//! use bellwire_sse::{Decoder, Item};
+//!
+//! let mut decoder = Decoder::new();
+//! let mut chunk: &[u8] = b"id: 7\nevent: greeting\ndata: hello\n\ndata: wor";
+//! while let Some(item) = decoder.decode(&mut chunk)? {
+//!     let Item::Event(event) = item else { continue };
+//!     assert_eq!((event.name(), event.data(), event.id()), ("greeting", "hello", "7"));
+//! }
+//! // The rest of the second event comes with the next read.
+//! let mut chunk: &[u8] = b"ld\n\n";
+//! let Some(Item::Event(event)) = decoder.decode(&mut chunk)? else { unreachable!() };
+//! assert_eq!((event.name(), event.data(), event.id()), ("message", "world", "7"));
+//! # Ok::<(), bellwire_sse::DecodeError>(())
+//! ```
+//!
+//! - [`Decoder`]: bytes in, events out, by the letter of the [WHATWG algorithm], borrowed or owned.
+//! - [`Encoder`]: events in, bytes out; whatever the values are, they cannot add a line or an event.
+//! - [`Reconnect`]: when to come back after a stream has ended, and when a silent stream is dead.
+//!
+//! Nothing here reads a socket, a clock or a source of randomness: bytes, `now` and random numbers
+//! are arguments. The crate is `no_std`, needs `alloc`, and its one dependency is `memchr`.
+//!
+//! [WHATWG algorithm]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+#![no_std]
+
+extern crate alloc;
+
+mod decode;
+mod encode;
+mod event;
+mod reconnect;
+mod text;
+
+pub use decode::{DEFAULT_LIMIT_BYTES, DecodeError, Decoder, DecoderBuilder, Item, OwnedItem};
+pub use encode::{Encoder, LineEnd};
+pub use event::{Event, EventId, EventName, EventRef, InvalidValue};
+pub use reconnect::{Ended, Jitter, Next, Policy, ReadyState, Reconnect};

@@ -1,0 +1,843 @@
+//! Bytes in, events out: the WHATWG event stream interpretation, sans-IO.
+//!
+//! A value that lies within one chunk stays there until its event is out, and is handed on as a
+//! slice of the chunk. It moves into the decoder's own buffers only when the chunk ends first, when
+//! a second data line joins it, or when its UTF-8 must be repaired. Comments and unknown fields are
+//! never stored, so they cost no memory however long they are.
+//!
+//! Events are built in `event.rs`, broken UTF-8 is repaired in `text.rs`. When to reconnect is not
+//! decided here; see `reconnect.rs`.
+
+use crate::{
+    event::{DEFAULT_NAME, Event, EventRef},
+    text::{Pieces, push_lossy},
+};
+use alloc::{borrow::ToOwned, string::String};
+use core::{fmt, mem, str};
+use memchr::memchr2;
+
+/// How large an event may be unless [`DecoderBuilder::limit_bytes`] says otherwise: 32 MiB, since
+/// LaunchDarkly's contract tests send one of 14 MB and flag payloads of that size are real.
+pub const DEFAULT_LIMIT_BYTES: usize = 32 << 20;
+
+/// A buffer that grew past this for one event is given back after it, not kept for the next.
+const KEPT_CAPACITY_BYTES: usize = 1 << 20;
+
+const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
+
+/// What came out of a stream, borrowed from the decoder or from the chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// A dispatched event.
+    Event(EventRef<'a>),
+    /// The text after the colon of a comment, as it came; only if [`DecoderBuilder::comments`] asks.
+    Comment(&'a str),
+}
+
+/// What came out of a stream, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnedItem {
+    /// A dispatched event.
+    Event(Event),
+    /// The text after the colon of a comment, as it came; only if [`DecoderBuilder::comments`] asks.
+    Comment(String),
+}
+
+impl From<Item<'_>> for OwnedItem {
+    fn from(item: Item<'_>) -> Self {
+        match item {
+            Item::Event(event) => Self::Event(event.to_event()),
+            Item::Comment(text) => Self::Comment(text.to_owned()),
+        }
+    }
+}
+
+/// Why an item could not be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// An event, or a comment that was asked for, is longer than the limit. It is skipped to its
+    /// end, its id too; decoding goes on behind it.
+    TooLarge {
+        /// The limit in force.
+        limit_bytes: usize,
+    },
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge { limit_bytes } => {
+                write!(
+                    f,
+                    "event is longer than the limit of {limit_bytes} bytes; it was skipped"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for DecodeError {}
+
+/// The settings of a [`Decoder`].
+#[derive(Clone, Debug)]
+pub struct DecoderBuilder {
+    limit_bytes: usize,
+    comments: bool,
+    last_event_id: String,
+}
+
+impl DecoderBuilder {
+    /// The most bytes that the values of one event (its `data`, `event` and `id` lines, each with
+    /// one byte for its end) or one comment may have. Default: [`DEFAULT_LIMIT_BYTES`].
+    ///
+    /// The decoder's memory stays within three times this plus a constant: three, because a stray
+    /// byte that is not UTF-8 becomes the three bytes of U+FFFD.
+    #[must_use]
+    pub fn limit_bytes(mut self, limit_bytes: usize) -> Self {
+        self.limit_bytes = limit_bytes;
+        self
+    }
+
+    /// Whether comments are items, or are skipped. Default: skipped.
+    #[must_use]
+    pub fn comments(mut self, comments: bool) -> Self {
+        self.comments = comments;
+        self
+    }
+
+    /// The id that events without one of their own inherit, from an earlier life of the stream.
+    #[must_use]
+    pub fn last_event_id(mut self, id: impl Into<String>) -> Self {
+        self.last_event_id = id.into();
+        self
+    }
+
+    /// The decoder.
+    pub fn build(self) -> Decoder {
+        let mut decoder = Decoder {
+            limit_bytes: self.limit_bytes,
+            comments: self.comments,
+            position: Position::Bom(0),
+            after_cr: false,
+            block: Block::default(),
+            line: String::new(),
+            last_event_id: String::new(),
+            sendable_id: String::new(),
+            id_is_sendable: true,
+            retry_ms: None,
+        };
+        decoder.commit_id(self.last_event_id.as_bytes());
+        decoder
+    }
+}
+
+/// A decoder of event streams: hand it the chunks as they come, take the events out.
+///
+/// ```
+/// use bellwire_sse::{Decoder, OwnedItem};
+///
+/// let mut decoder = Decoder::builder().comments(true).limit_bytes(1 << 20).build();
+/// let mut chunk: &[u8] = b": hi\nretry: 500\nid: 3\n\n";
+/// assert_eq!(decoder.decode_owned(&mut chunk)?, Some(OwnedItem::Comment(" hi".into())));
+/// assert_eq!(decoder.decode_owned(&mut chunk)?, None);
+/// assert_eq!((decoder.retry_ms(), decoder.last_event_id()), (Some(500), "3"));
+/// # Ok::<(), bellwire_sse::DecodeError>(())
+/// ```
+///
+/// The outcome does not depend on where chunks end. An event is out as soon as its blank line is,
+/// even when that is a lone CR which may turn out to be half of a CRLF. Invalid UTF-8 becomes
+/// U+FFFD. Nothing is dispatched at the end of a stream: what is unfinished then is dropped by
+/// [`Decoder::reconnected`], or with the decoder.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    limit_bytes: usize,
+    comments: bool,
+    position: Position,
+    /// The last line ended in CR: a LF that follows belongs to it.
+    after_cr: bool,
+    block: Block,
+    /// The value of an unfinished `id`, `event` or comment line.
+    line: String,
+    last_event_id: String,
+    /// The id to resume from while `last_event_id` is one that no header can carry.
+    sendable_id: String,
+    id_is_sendable: bool,
+    retry_ms: Option<u64>,
+}
+
+/// What is stored of the block that is being read. Values that still lie in the chunk are not here
+/// but in [`InChunk`], which is always the younger of the two.
+#[derive(Clone, Debug, Default)]
+struct Block {
+    /// The data lines, joined by LF.
+    data: String,
+    has_data: bool,
+    /// Empty when it has none.
+    name: String,
+    id: String,
+    has_id: bool,
+    /// The bytes of its values, counted as [`DecoderBuilder::limit_bytes`] says.
+    len_bytes: usize,
+    /// It went past the limit: nothing of it counts, up to and with its blank line.
+    skipped: bool,
+    /// It has been handed out and is cleared at the next call.
+    dispatched: bool,
+}
+
+impl Block {
+    fn clear(&mut self) {
+        if self.data.capacity() > KEPT_CAPACITY_BYTES {
+            self.data = String::new();
+        }
+        self.data.clear();
+        self.name.clear();
+        self.id.clear();
+        self.has_data = false;
+        self.has_id = false;
+        self.len_bytes = 0;
+        self.skipped = false;
+        self.dispatched = false;
+    }
+
+    /// Makes room for one more data line behind those that are stored.
+    fn start_data_line(&mut self) {
+        if self.has_data {
+            self.data.push('\n');
+        }
+        self.has_data = true;
+    }
+}
+
+/// The values of the current block that lie in the chunk at hand.
+#[derive(Clone, Copy, Default)]
+struct InChunk<'a> {
+    data: Option<&'a [u8]>,
+    name: Option<&'a [u8]>,
+    id: Option<&'a [u8]>,
+}
+
+/// Where in a line the last chunk ended.
+#[derive(Clone, Copy, Debug)]
+enum Position {
+    /// At the start of the stream, with so many bytes of a byte order mark seen.
+    Bom(usize),
+    LineStart,
+    /// In a line that may still turn out to have a known field's name.
+    Name(NamePrefix),
+    /// In the value of a known field.
+    Value(Value),
+    /// In a line that means nothing, or of a block that is skipped.
+    Ignored,
+}
+
+/// The start of a line: at most the longest field name.
+#[derive(Clone, Copy, Debug, Default)]
+struct NamePrefix {
+    bytes: [u8; 5],
+    len: usize,
+}
+
+/// A value of which the end is not there yet.
+#[derive(Clone, Copy, Debug)]
+struct Value {
+    field: Field,
+    /// No byte of it was seen: one space would be dropped.
+    at_start: bool,
+    pieces: Pieces,
+    digits: Digits,
+    /// So far; kept for comments alone, the others count in their block.
+    len_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Data,
+    Event,
+    Id,
+    Retry,
+    Comment,
+}
+
+/// The value of a `retry` line as far as it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Digits {
+    None,
+    Number(u64),
+    Invalid,
+}
+
+/// Something to hand out, and where its text lies.
+enum Ready<'a> {
+    Event { name: Held<'a>, data: Held<'a> },
+    Comment(Held<'a>),
+}
+
+enum Held<'a> {
+    Chunk(&'a str),
+    Buffer,
+}
+
+impl<'a> Held<'a> {
+    fn get<'b: 'c, 'c>(self, buffer: &'b str) -> &'c str
+    where
+        'a: 'c,
+    {
+        match self {
+            Self::Chunk(text) => text,
+            Self::Buffer => buffer,
+        }
+    }
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Decoder {
+    /// A decoder at the start of a stream, with the default limit and without comments.
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// The settings of a decoder, to be changed and built.
+    pub fn builder() -> DecoderBuilder {
+        DecoderBuilder {
+            limit_bytes: DEFAULT_LIMIT_BYTES,
+            comments: false,
+            last_event_id: String::new(),
+        }
+    }
+
+    /// Gives the next item and moves `chunk` past it; `None` when the chunk is used up.
+    ///
+    /// What is left of the chunk must be passed in again before the next one. An item borrows from
+    /// the chunk if it lies there in one piece, else from the decoder.
+    ///
+    /// # Errors
+    /// [`DecodeError::TooLarge`] once for each event or comment past the limit. The decoder stays
+    /// usable: the next call goes on behind what was skipped.
+    pub fn decode<'a, 'c: 'a>(
+        &'a mut self,
+        chunk: &mut &'c [u8],
+    ) -> Result<Option<Item<'a>>, DecodeError> {
+        Ok(self.advance(chunk)?.map(|ready| match ready {
+            Ready::Event { name, data } => Item::Event(EventRef::new(
+                name.get(&self.block.name),
+                data.get(&self.block.data),
+                &self.last_event_id,
+            )),
+            Ready::Comment(text) => Item::Comment(text.get(&self.line)),
+        }))
+    }
+
+    /// As [`Decoder::decode`], but owned: a large event's data is moved out, not copied.
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub fn decode_owned(&mut self, chunk: &mut &[u8]) -> Result<Option<OwnedItem>, DecodeError> {
+        Ok(self.advance(chunk)?.map(|ready| match ready {
+            Ready::Event {
+                name,
+                data: Held::Buffer,
+            } if self.block.data.len() > KEPT_CAPACITY_BYTES => {
+                let data = mem::take(&mut self.block.data);
+                let name = name.get(&self.block.name);
+                OwnedItem::Event(Event::from_parts(data, name, &self.last_event_id))
+            }
+            Ready::Event { name, data } => OwnedItem::Event(
+                EventRef::new(
+                    name.get(&self.block.name),
+                    data.get(&self.block.data),
+                    &self.last_event_id,
+                )
+                .to_event(),
+            ),
+            Ready::Comment(text) => OwnedItem::Comment(text.get(&self.line).to_owned()),
+        }))
+    }
+
+    /// Whether the event just given had an `id` field of its own; false after anything else.
+    pub fn event_has_id(&self) -> bool {
+        self.block.dispatched && self.block.has_id
+    }
+
+    /// The id of the last dispatched block that had one, or the one that the decoder began with.
+    pub fn last_event_id(&self) -> &str {
+        &self.last_event_id
+    }
+
+    /// What a reconnect should send as `Last-Event-ID`, if anything.
+    ///
+    /// This is the last event id unless that is empty (then there is no header) or has a control
+    /// character, which no header can carry: then it is the last id before it that a header can.
+    /// To resume a little early repeats an event; to resume without an id may lose some.
+    pub fn header_id(&self) -> Option<&str> {
+        let id = if self.id_is_sendable {
+            &self.last_event_id
+        } else {
+            &self.sendable_id
+        };
+        Some(id.as_str()).filter(|id| !id.is_empty())
+    }
+
+    /// The last valid `retry` field, in milliseconds; one past `u64` counts as `u64::MAX`.
+    pub fn retry_ms(&self) -> Option<u64> {
+        self.retry_ms
+    }
+
+    /// Starts over on a new connection: drops the unfinished block and expects a byte order mark
+    /// again. The last event id and `retry` stay.
+    pub fn reconnected(&mut self) {
+        self.position = Position::Bom(0);
+        self.after_cr = false;
+        self.block.clear();
+    }
+
+    /// Runs to the next item or to the end of the chunk.
+    fn advance<'a>(&mut self, chunk: &mut &'a [u8]) -> Result<Option<Ready<'a>>, DecodeError> {
+        if self.block.dispatched {
+            self.block.clear();
+        }
+        let mut held = InChunk::default();
+        loop {
+            if self.after_cr {
+                let Some(&first) = chunk.first() else { break };
+                self.after_cr = false;
+                if first == b'\n' {
+                    skip(chunk, 1);
+                }
+            }
+            if !matches!(self.position, Position::LineStart) {
+                match self.resume(chunk)? {
+                    Resumed::Line => continue,
+                    Resumed::Comment => return Ok(Some(Ready::Comment(Held::Buffer))),
+                    Resumed::NeedMore => break,
+                }
+            }
+            let Some(line) = self.take_line(chunk) else {
+                break;
+            };
+            if line.is_empty() {
+                if self.finish_block(held) {
+                    return Ok(Some(self.dispatch(held)));
+                }
+                held = InChunk::default();
+            } else {
+                let outcome = self.whole_line(line, &mut held);
+                if !matches!(outcome, Ok(None)) {
+                    self.store(held);
+                    return outcome.map(|comment| comment.map(Ready::Comment));
+                }
+            }
+        }
+        self.store(held);
+        if !chunk.is_empty() {
+            self.position = Position::Name(NamePrefix::default());
+            self.resume(chunk)?;
+        }
+        Ok(None)
+    }
+
+    /// Takes a line off the chunk if its end is there, with that end.
+    fn take_line<'a>(&mut self, chunk: &mut &'a [u8]) -> Option<&'a [u8]> {
+        let end = memchr2(b'\n', b'\r', chunk)?;
+        let (line, rest) = chunk.split_at_checked(end)?;
+        *chunk = match rest {
+            [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] => rest,
+            [b'\r'] => {
+                self.after_cr = true;
+                &[]
+            }
+            [_, rest @ ..] => rest,
+            [] => &[],
+        };
+        Some(line)
+    }
+
+    /// Takes in a line that lies in the chunk from its first byte to its end.
+    fn whole_line<'a>(
+        &mut self,
+        line: &'a [u8],
+        held: &mut InChunk<'a>,
+    ) -> Result<Option<Held<'a>>, DecodeError> {
+        if self.block.skipped {
+            return Ok(None);
+        }
+        let Some((field, value)) = split_line(line) else {
+            return Ok(None);
+        };
+        match field {
+            Field::Data => {
+                self.count(value.len() + 1)?;
+                if held.data.is_none() && !self.block.has_data {
+                    held.data = Some(value);
+                } else {
+                    if let Some(first) = held.data.take() {
+                        self.block.start_data_line();
+                        push_lossy(&mut self.block.data, first);
+                    }
+                    self.block.start_data_line();
+                    push_lossy(&mut self.block.data, value);
+                }
+            }
+            Field::Event => {
+                self.count(value.len() + 1)?;
+                held.name = Some(value);
+            }
+            Field::Id => {
+                self.count(value.len() + 1)?;
+                if !value.contains(&0) {
+                    held.id = Some(value);
+                }
+            }
+            Field::Retry => self.set_retry(Digits::None.and(value)),
+            Field::Comment if !self.comments => {}
+            Field::Comment => {
+                if value.len() > self.limit_bytes {
+                    return Err(DecodeError::TooLarge {
+                        limit_bytes: self.limit_bytes,
+                    });
+                }
+                self.line.clear();
+                return Ok(Some(held_text(value, &mut self.line)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Goes on in a line of which the start came in an earlier chunk.
+    fn resume(&mut self, chunk: &mut &[u8]) -> Result<Resumed, DecodeError> {
+        if let Position::Bom(seen) = self.position {
+            return Ok(self.resume_bom(seen, chunk));
+        }
+        let (piece, ended) = match self.take_line(chunk) {
+            Some(piece) => (piece, true),
+            None => (mem::take(chunk), false),
+        };
+        let outcome = self.take_piece(piece);
+        let position = match (&outcome, ended) {
+            (_, true) => mem::replace(&mut self.position, Position::LineStart),
+            (Err(_), false) => mem::replace(&mut self.position, Position::Ignored),
+            (Ok(()), false) => return Ok(Resumed::NeedMore),
+        };
+        outcome?;
+        match position {
+            Position::Name(prefix) => match prefix.field() {
+                Some(field) => {
+                    self.start_value(field)?;
+                    Ok(self.finish_value(Value::new(field)))
+                }
+                None => Ok(Resumed::Line),
+            },
+            Position::Value(value) => Ok(self.finish_value(value)),
+            _ => Ok(Resumed::Line),
+        }
+    }
+
+    fn resume_bom(&mut self, mut seen: usize, chunk: &mut &[u8]) -> Resumed {
+        while let Some(&expected) = BOM.get(seen) {
+            match chunk.first() {
+                None => {
+                    self.position = Position::Bom(seen);
+                    return Resumed::NeedMore;
+                }
+                Some(&byte) if byte == expected => {
+                    skip(chunk, 1);
+                    seen += 1;
+                }
+                // Half a mark is the start of a field name that nobody knows.
+                Some(_) if seen > 0 => {
+                    self.position = Position::Ignored;
+                    return Resumed::Line;
+                }
+                Some(_) => break,
+            }
+        }
+        self.position = Position::LineStart;
+        Resumed::Line
+    }
+
+    /// Takes in the next bytes of a line, without its end.
+    fn take_piece(&mut self, mut piece: &[u8]) -> Result<(), DecodeError> {
+        if self.block.skipped {
+            self.position = Position::Ignored;
+        }
+        if let Position::Name(mut prefix) = self.position {
+            self.position = loop {
+                let Some((&byte, rest)) = piece.split_first() else {
+                    break Position::Name(prefix);
+                };
+                piece = rest;
+                if byte == b':' {
+                    break match prefix.field() {
+                        Some(Field::Comment) if !self.comments => Position::Ignored,
+                        Some(field) => Position::Value(Value::new(field)),
+                        None => Position::Ignored,
+                    };
+                }
+                if !prefix.push(byte) {
+                    break Position::Ignored;
+                }
+            };
+            if let Position::Value(value) = self.position {
+                self.start_value(value.field)?;
+            }
+        }
+        let Position::Value(mut value) = self.position else {
+            return Ok(());
+        };
+        if value.at_start && !piece.is_empty() {
+            value.at_start = false;
+            if let (true, [b' ', rest @ ..]) = (value.field != Field::Comment, piece) {
+                piece = rest;
+            }
+        }
+        match value.field {
+            Field::Retry => value.digits = value.digits.and(piece),
+            Field::Data => {
+                self.count(piece.len())?;
+                value.pieces.push(&mut self.block.data, piece);
+            }
+            Field::Event | Field::Id => {
+                self.count(piece.len())?;
+                value.pieces.push(&mut self.line, piece);
+            }
+            Field::Comment => {
+                value.len_bytes += piece.len();
+                if value.len_bytes > self.limit_bytes {
+                    return Err(DecodeError::TooLarge {
+                        limit_bytes: self.limit_bytes,
+                    });
+                }
+                value.pieces.push(&mut self.line, piece);
+            }
+        }
+        self.position = Position::Value(value);
+        Ok(())
+    }
+
+    fn start_value(&mut self, field: Field) -> Result<(), DecodeError> {
+        match field {
+            Field::Data => {
+                self.count(1)?;
+                self.block.start_data_line();
+            }
+            Field::Event | Field::Id => {
+                self.count(1)?;
+                self.line.clear();
+            }
+            Field::Comment => self.line.clear(),
+            Field::Retry => {}
+        }
+        Ok(())
+    }
+
+    fn finish_value(&mut self, mut value: Value) -> Resumed {
+        match value.field {
+            Field::Data => value.pieces.finish(&mut self.block.data),
+            Field::Event => {
+                value.pieces.finish(&mut self.line);
+                mem::swap(&mut self.block.name, &mut self.line);
+            }
+            Field::Id => {
+                value.pieces.finish(&mut self.line);
+                if !self.line.contains('\0') {
+                    mem::swap(&mut self.block.id, &mut self.line);
+                    self.block.has_id = true;
+                }
+            }
+            Field::Retry => self.set_retry(value.digits),
+            Field::Comment => {
+                value.pieces.finish(&mut self.line);
+                return Resumed::Comment;
+            }
+        }
+        Resumed::Line
+    }
+
+    /// Moves what still lies in the chunk into the block.
+    fn store(&mut self, held: InChunk<'_>) {
+        if self.block.skipped {
+            return;
+        }
+        if let Some(data) = held.data {
+            self.block.start_data_line();
+            push_lossy(&mut self.block.data, data);
+        }
+        if let Some(name) = held.name {
+            self.block.name.clear();
+            push_lossy(&mut self.block.name, name);
+        }
+        if let Some(id) = held.id {
+            self.block.id.clear();
+            push_lossy(&mut self.block.id, id);
+            self.block.has_id = true;
+        }
+    }
+
+    /// Ends the block at its blank line; true if it is an event, and then it is to be dispatched.
+    fn finish_block(&mut self, held: InChunk<'_>) -> bool {
+        let skipped = self.block.skipped;
+        if !skipped {
+            if let Some(id) = held.id {
+                self.block.has_id = true;
+                self.commit_id(id);
+            } else if self.block.has_id {
+                let id = mem::take(&mut self.block.id);
+                self.commit_id(id.as_bytes());
+                self.block.id = id;
+            }
+        }
+        let is_event = !skipped && (self.block.has_data || held.data.is_some());
+        if !is_event {
+            self.block.clear();
+        }
+        is_event
+    }
+
+    fn dispatch<'a>(&mut self, held: InChunk<'a>) -> Ready<'a> {
+        self.block.dispatched = true;
+        let data = match held.data {
+            Some(data) => held_text(data, &mut self.block.data),
+            None => Held::Buffer,
+        };
+        let name = match held.name {
+            Some([]) => Held::Chunk(DEFAULT_NAME),
+            Some(name) => {
+                self.block.name.clear();
+                held_text(name, &mut self.block.name)
+            }
+            None if self.block.name.is_empty() => Held::Chunk(DEFAULT_NAME),
+            None => Held::Buffer,
+        };
+        Ready::Event { name, data }
+    }
+
+    fn commit_id(&mut self, id: &[u8]) {
+        let sendable = !id
+            .iter()
+            .any(|&byte| (byte < b' ' && byte != b'\t') || byte == 0x7F);
+        if self.id_is_sendable && !sendable {
+            mem::swap(&mut self.sendable_id, &mut self.last_event_id);
+        }
+        self.id_is_sendable = sendable;
+        self.last_event_id.clear();
+        push_lossy(&mut self.last_event_id, id);
+    }
+
+    fn set_retry(&mut self, digits: Digits) {
+        if let Digits::Number(retry_ms) = digits {
+            self.retry_ms = Some(retry_ms);
+        }
+    }
+
+    /// Adds to the size of the block, and gives the block up when it is past the limit.
+    fn count(&mut self, added_bytes: usize) -> Result<(), DecodeError> {
+        self.block.len_bytes = self.block.len_bytes.saturating_add(added_bytes);
+        if self.block.len_bytes <= self.limit_bytes {
+            return Ok(());
+        }
+        self.block.clear();
+        self.block.skipped = true;
+        Err(DecodeError::TooLarge {
+            limit_bytes: self.limit_bytes,
+        })
+    }
+}
+
+/// How far a line got that was begun in an earlier chunk.
+enum Resumed {
+    /// It is done; the next byte starts a line, or goes on in one that is ignored.
+    Line,
+    /// It is done and was a comment, which lies in `line`.
+    Comment,
+    /// The chunk is used up.
+    NeedMore,
+}
+
+impl NamePrefix {
+    /// Adds a byte; false if no known name begins like that.
+    fn push(&mut self, byte: u8) -> bool {
+        match self.bytes.get_mut(self.len) {
+            Some(slot) => *slot = byte,
+            None => return false,
+        }
+        self.len += 1;
+        true
+    }
+
+    /// The field of this name; the empty one is that of a comment.
+    fn field(&self) -> Option<Field> {
+        match self.bytes.get(..self.len)? {
+            b"" => Some(Field::Comment),
+            b"data" => Some(Field::Data),
+            b"event" => Some(Field::Event),
+            b"id" => Some(Field::Id),
+            b"retry" => Some(Field::Retry),
+            _ => None,
+        }
+    }
+}
+
+impl Value {
+    fn new(field: Field) -> Self {
+        Self {
+            field,
+            at_start: true,
+            pieces: Pieces::default(),
+            digits: Digits::None,
+            len_bytes: 0,
+        }
+    }
+}
+
+impl Digits {
+    /// Reads on; anything but ASCII digits spoils the value.
+    fn and(self, piece: &[u8]) -> Self {
+        piece
+            .iter()
+            .fold(self, |so_far, byte| match (so_far, byte) {
+                (Self::Invalid, _) => Self::Invalid,
+                (Self::None, b'0'..=b'9') => Self::Number(u64::from(byte - b'0')),
+                (Self::Number(n), b'0'..=b'9') => {
+                    Self::Number(n.saturating_mul(10).saturating_add(u64::from(byte - b'0')))
+                }
+                _ => Self::Invalid,
+            })
+    }
+}
+
+/// Takes a line apart: a known field and its value, less one leading space.
+fn split_line(line: &[u8]) -> Option<(Field, &[u8])> {
+    let (field, rest) = match line {
+        [b'd', b'a', b't', b'a', rest @ ..] => (Field::Data, rest),
+        [b'i', b'd', rest @ ..] => (Field::Id, rest),
+        [b'e', b'v', b'e', b'n', b't', rest @ ..] => (Field::Event, rest),
+        [b'r', b'e', b't', b'r', b'y', rest @ ..] => (Field::Retry, rest),
+        [b':', text @ ..] => return Some((Field::Comment, text)),
+        _ => return None,
+    };
+    match rest {
+        [b':', b' ', value @ ..] | [b':', value @ ..] | value @ [] => Some((field, value)),
+        _ => None,
+    }
+}
+
+/// The text of a value: the chunk's own bytes if they are UTF-8, else repaired in `buffer`, which
+/// must be empty.
+fn held_text<'a>(value: &'a [u8], buffer: &mut String) -> Held<'a> {
+    match str::from_utf8(value) {
+        Ok(text) => Held::Chunk(text),
+        Err(_) => {
+            push_lossy(buffer, value);
+            Held::Buffer
+        }
+    }
+}
+
+fn skip(chunk: &mut &[u8], len: usize) {
+    *chunk = chunk.get(len..).unwrap_or_default();
+}
