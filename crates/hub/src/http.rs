@@ -1,0 +1,3 @@
+//! The API of the hub.
+
+pub mod classic;
