@@ -232,7 +232,7 @@ pub enum Change {
 
 /// The number of a transaction; they are given out and committed in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct TxnId(pub(crate) u64);
+pub struct TxnId(pub u64);
 
 /// Changes that are on disk together or not at all.
 #[derive(Debug)]
@@ -243,7 +243,8 @@ pub struct Txn {
 }
 
 impl Txn {
-    pub(crate) fn new(id: TxnId, changes: Vec<Change>) -> Self {
+    /// Made by the core alone, and by the tests of a store.
+    pub fn new(id: TxnId, changes: Vec<Change>) -> Self {
         Self { id, changes }
     }
 
@@ -267,6 +268,13 @@ impl Txn {
 #[derive(Debug)]
 #[must_use = "answers wait for this"]
 pub struct Committed(pub(crate) TxnId);
+
+impl Committed {
+    /// The number of the transaction that is on disk.
+    pub fn id(&self) -> TxnId {
+        self.0
+    }
+}
 
 /// What the core wants to know from the store. Reads see every transaction that was committed
 /// before they were asked for.

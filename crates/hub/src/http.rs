@@ -1,3 +1,298 @@
-//! The API of the hub.
+//! The API of the hub: which request goes to which handler, and what is checked before.
+//!
+//! Each path of the contract stands in [`ROUTES`] once, with its methods; what is not there is
+//! 404, what a path does not offer is 405 with `Allow`, `OPTIONS` is answered from the same table.
+//! Then the checks go on in the order that the contract demands (section 1): credentials here, and in
+//! each handler, read from top to bottom, names, query, size, media type, body, and what the
+//! [`Driver`] finds. No handler decides anything about deliveries; none knows a socket.
+//!
+//! The table is matched on the path as it came, before it is decoded: an empty name and one with
+//! `%2F` in it are bad names here (400) and no other routes.
 
+pub mod bodies;
+mod body;
 pub mod classic;
+mod command;
+mod device;
+mod ops;
+pub mod params;
+mod problem;
+mod report;
+mod request;
+mod send;
+mod stream;
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::Poll;
+
+use axum::Router;
+use axum::response::Response;
+use axum::routing::any;
+use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::{Code, Problem};
+use http::{Method, header};
+
+use crate::driver::Driver;
+use crate::store::{Cursor, PageRequest};
+use request::{Caller, Request};
+
+/// The API over a hub, to be served by the hub's own [`listen`](crate::listen) or by any axum
+/// server: where the connection cannot be taken over, streams are ordinary response bodies.
+///
+/// It answers below `/v1/`, `/healthz` and `/readyz`, and leaves every other path to the router
+/// that it is merged into; [`not_found`] is the fallback of a hub that stands alone.
+pub fn router(driver: Driver) -> Router {
+    let api = any(move |request| answer(driver.clone(), request));
+    Router::new()
+        .route("/v1/{*path}", api.clone())
+        .route("/healthz", api.clone())
+        .route("/readyz", api)
+}
+
+/// The answer to a path that nobody serves.
+pub async fn not_found() -> Response {
+    problem::problem(&Problem::new(
+        Code::NotFound,
+        "nothing is served at this path",
+    ))
+}
+
+/// A handler: everything after the credentials.
+type Handler = fn(Request) -> Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+
+/// A path, its names in braces, and what it offers.
+struct Route {
+    path: &'static str,
+    methods: &'static [(Method, Handler)],
+}
+
+macro_rules! on {
+    ($method:ident, $handler:path) => {
+        (Method::$method, |request| Box::pin($handler(request)))
+    };
+}
+
+static ROUTES: &[Route] = &[
+    Route {
+        path: "/v1/send/{device}/{action}",
+        methods: &[on!(POST, send::send)],
+    },
+    Route {
+        path: "/v1/commands",
+        methods: &[on!(GET, command::list), on!(POST, send::command)],
+    },
+    Route {
+        path: "/v1/commands/{command}",
+        methods: &[on!(GET, command::show), on!(DELETE, command::cancel)],
+    },
+    Route {
+        path: "/v1/commands/{command}/deliveries",
+        methods: &[on!(GET, command::deliveries)],
+    },
+    Route {
+        path: "/v1/commands/{command}/events",
+        methods: &[on!(GET, command::events)],
+    },
+    Route {
+        path: "/v1/devices",
+        methods: &[on!(GET, device::list)],
+    },
+    Route {
+        path: "/v1/devices/{device}",
+        methods: &[
+            on!(GET, device::show),
+            on!(PUT, device::put),
+            on!(DELETE, device::delete),
+        ],
+    },
+    Route {
+        path: "/v1/devices/{device}/facts",
+        methods: &[on!(PUT, device::put_facts)],
+    },
+    Route {
+        path: "/v1/devices/{device}/stream",
+        methods: &[on!(GET, stream::stream)],
+    },
+    Route {
+        path: "/v1/devices/{device}/confirm",
+        methods: &[on!(POST, stream::confirm)],
+    },
+    Route {
+        path: "/v1/devices/{device}/commands",
+        methods: &[on!(GET, stream::poll)],
+    },
+    Route {
+        path: "/v1/devices/{device}/commands/{command}/status",
+        methods: &[on!(POST, report::one)],
+    },
+    Route {
+        path: "/v1/devices/{device}/status",
+        methods: &[on!(POST, report::batch)],
+    },
+    Route {
+        path: "/v1/events",
+        methods: &[on!(GET, ops::events)],
+    },
+    Route {
+        path: "/v1/ping",
+        methods: &[on!(GET, ops::ping)],
+    },
+    Route {
+        path: "/healthz",
+        methods: &[on!(GET, ops::healthz)],
+    },
+    Route {
+        path: "/readyz",
+        methods: &[on!(GET, ops::readyz)],
+    },
+];
+
+/// The first checks of every request: route, method, credentials.
+async fn answer(driver: Driver, request: axum::extract::Request) -> Response {
+    let (head, body) = request.into_parts();
+    let Some(route) = Route::find(head.uri.path()) else {
+        return not_found().await;
+    };
+    if head.method == Method::OPTIONS {
+        return problem::with(problem::empty(), header::ALLOW, &route.allow());
+    }
+    let Some(handler) = route.handler(&head.method) else {
+        let allow = route.allow();
+        let refusal = Problem::new(Code::MethodNotAllowed, format!("this path offers {allow}"));
+        return problem::with(problem::problem(&refusal), header::ALLOW, &allow);
+    };
+    // Here credentials are checked. This hub is open: everyone may do everything, and has no name.
+    let caller = Caller::anyone();
+    let request = Request::new(driver, caller, route.path, head, body);
+    match caught(handler(request)).await {
+        Ok(response) => response,
+        Err(refusal) => problem::problem(&refusal),
+    }
+}
+
+impl Route {
+    fn find(path: &str) -> Option<&'static Self> {
+        ROUTES.iter().find(|route| {
+            let (mut pattern, mut path) = (route.path.split('/'), path.split('/'));
+            loop {
+                match (pattern.next(), path.next()) {
+                    (None, None) => return true,
+                    (Some(wanted), Some(given)) if is_name(wanted) || wanted == given => {}
+                    _ => return false,
+                }
+            }
+        })
+    }
+
+    /// HEAD is GET without the body, which the server leaves out.
+    fn handler(&self, method: &Method) -> Option<Handler> {
+        let method = if method == Method::HEAD {
+            &Method::GET
+        } else {
+            method
+        };
+        let mut offered = self.methods.iter();
+        offered
+            .find(|(offered, _)| offered == method)
+            .map(|(_, handler)| *handler)
+    }
+
+    fn allow(&self) -> String {
+        let mut allow = String::new();
+        for (method, _) in self.methods {
+            allow.push_str(method.as_str());
+            allow.push_str(if *method == Method::GET {
+                ", HEAD, "
+            } else {
+                ", "
+            });
+        }
+        allow.push_str("OPTIONS");
+        allow
+    }
+}
+
+/// Whether a segment of a route's path stands for a name.
+fn is_name(segment: &str) -> bool {
+    segment.starts_with('{')
+}
+
+/// Which part of a list is asked for: `limit` and `after`.
+fn page(query: &mut params::Query) -> Result<PageRequest, Problem> {
+    let limit = query
+        .number("limit", PAGE_ITEMS)?
+        .unwrap_or(PAGE_ITEMS.default);
+    Ok(PageRequest {
+        limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        after: query.value::<Cursor>("after")?,
+    })
+}
+
+/// Runs a handler; one that panics is a fault of the hub and answered as such, instead of a
+/// connection that drops. (The panic itself is told by the panic hook.)
+async fn caught(
+    mut handling: Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>,
+) -> Result<Response, Problem> {
+    poll_fn(move |context| {
+        // A handler that panicked is not polled again, and holds nothing that others see.
+        let polled = catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(context)));
+        polled.unwrap_or_else(|_| Poll::Ready(Err(problem::internal())))
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_matched_as_it_came() {
+        for (path, route) in [
+            ("/v1/send/d/a", Some("/v1/send/{device}/{action}")),
+            ("/v1/send//a", Some("/v1/send/{device}/{action}")),
+            ("/v1/send/d/", Some("/v1/send/{device}/{action}")),
+            ("/v1/send/a%2Fb/c", Some("/v1/send/{device}/{action}")),
+            ("/v1/devices//stream", Some("/v1/devices/{device}/stream")),
+            ("/v1/devices/d/stream/", None),
+            ("/v1/devices/d/", None),
+            ("/v1/send/a/b/c", None),
+            ("/v1/%73end/d/a", None),
+            ("/V1/ping", None),
+            ("/v1/ping/", None),
+            ("/", None),
+            ("", None),
+        ] {
+            assert_eq!(Route::find(path).map(|r| r.path), route, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_path_offers_is_what_it_allows() {
+        let devices = Route::find("/v1/devices/d").unwrap();
+        assert_eq!(devices.allow(), "GET, HEAD, PUT, DELETE, OPTIONS");
+        assert!(devices.handler(&Method::HEAD).is_some());
+        assert!(devices.handler(&Method::POST).is_none());
+        assert!(
+            Route::find("/v1/send/d/a")
+                .unwrap()
+                .handler(&Method::HEAD)
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn no_path_is_served_twice() {
+        for route in ROUTES {
+            let found = Route::find(route.path).map(|r| r.path);
+            assert_eq!(found, Some(route.path));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_as_a_fault_of_the_hub() {
+        let refusal = caught(Box::pin(async { panic!("on purpose") })).await;
+        assert_eq!(refusal.unwrap_err().code, Code::Internal);
+    }
+}

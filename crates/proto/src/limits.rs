@@ -86,6 +86,8 @@ pub const PRELUDE_BYTES_MAX: usize = 8192;
 /// Bytes of prelude towards a request that came through a proxy: more than the 4 KiB preview of a
 /// content scanner. Contract, section 4.
 pub const PRELUDE_BYTES_PROXIED: usize = 4300;
+/// Characters of a `User-Agent` that are kept: our choice, longer than any browser's.
+pub const AGENT_CHARS_MAX: usize = 512;
 /// Characters of a `nonce`. Contract, section 4.
 pub const NONCE_CHARS_MAX: usize = 64;
 /// The `retry:` of a hello, in milliseconds. Contract, section 4.

@@ -51,9 +51,11 @@ impl Hub {
             return;
         }
         let waiting = device.loaded(known, live);
-        self.with_device(id, now, |_, _| {});
+        if waiting.is_empty() {
+            self.with_device(id, now, |_, _| {});
+        }
         for op in waiting {
-            // The last of them may have let the device go again.
+            // One before may have let the device go again; one at least is done at each load.
             self.at_device(id.clone(), op, now);
         }
     }

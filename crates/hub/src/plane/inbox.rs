@@ -39,6 +39,11 @@ impl StreamId {
         self.0.get()
     }
 
+    /// The id that [`Self::get`] gave; `None` for 0, which is no stream's.
+    pub fn from_number(id: u64) -> Option<Self> {
+        NonZeroU64::new(id).map(Self)
+    }
+
     pub(crate) fn shard(self) -> usize {
         (self.get() >> 56) as usize
     }

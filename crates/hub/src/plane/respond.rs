@@ -6,14 +6,16 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::takeover::Order;
-use super::{CloseReason, Framing, Plane, Sink, StreamBody, StreamId, Takeover};
+use super::{CloseReason, Frame, Framing, Plane, Sink, StreamBody, StreamId, Takeover};
 
-/// The head of a 200 answer that is a stream: its header fields, in their order.
+/// The head of a 200 answer that is a stream: its header fields, in their order, and what goes out
+/// right behind them.
 ///
 /// `Date` and what frames the body are added; the caller gives everything else.
 #[derive(Debug, Clone, Default)]
 pub struct StreamHead {
     fields: Vec<(&'static str, HeaderValue)>,
+    first: Option<Frame>,
 }
 
 impl StreamHead {
@@ -51,7 +53,23 @@ impl StreamHead {
         self
     }
 
-    /// The bytes of the head on a connection taken over.
+    /// Puts a frame before all that was sent to the stream while it was reserved: what can only be
+    /// said at the moment at which it begins.
+    #[must_use]
+    pub fn first(mut self, frame: Frame) -> Self {
+        self.first = Some(frame);
+        self
+    }
+
+    /// The bytes of the first frame.
+    fn first_bytes(&self, framing: Framing) -> Bytes {
+        self.first
+            .as_ref()
+            .map(|frame| frame.bytes(framing))
+            .unwrap_or_default()
+    }
+
+    /// The bytes of the head on a connection taken over, and of the first frame.
     fn bytes(&self, framing: Framing, unix_ms: u64) -> Bytes {
         let mut head = Vec::with_capacity(320);
         head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
@@ -64,6 +82,7 @@ impl StreamHead {
             Framing::UntilClose => push_field(&mut head, "Connection", b"close"),
         }
         head.extend_from_slice(b"\r\n");
+        head.extend_from_slice(&self.first_bytes(framing));
         head.into()
     }
 
@@ -121,7 +140,13 @@ impl Plane {
             takeover.place(Order::new(self.clone(), id, framing, head));
             return std::future::pending().await;
         }
-        let body = self.respond_with_body(id);
+        let (sink, body) = Sink::body();
+        self.attach(
+            id,
+            sink,
+            Framing::UntilClose,
+            head.first_bytes(Framing::UntilClose),
+        );
         head.response(axum::body::Body::new(body))
     }
 

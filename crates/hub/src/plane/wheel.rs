@@ -177,9 +177,9 @@ mod tests {
     fn a_deadline_fires_once_and_not_before_its_time() {
         let mut wheel = Wheel::new(1000);
         wheel.set(7, 16_010);
-        assert_eq!(fired(&mut wheel, 16_009), []);
+        assert!(fired(&mut wheel, 16_009).is_empty());
         assert_eq!(fired(&mut wheel, 16_050), [7]);
-        assert_eq!(fired(&mut wheel, 1_000_000), []);
+        assert!(fired(&mut wheel, 1_000_000).is_empty());
         assert_eq!(wheel.wait_ms(1_000_000), None);
     }
 

@@ -1,0 +1,288 @@
+//! The command line: every subcommand and flag, with its help. Nothing is done here.
+//!
+//! `docs/cli.md`, the completions and the man page are made from these definitions.
+
+use std::path::PathBuf;
+
+use bellwire_proto::{Action, CommandId, DeviceId, Seconds, Selector, State};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  succeeded (or stored, when not asked to wait)
+  1  failed, cancelled, or refused for another reason
+  2  usage: the command line, the configuration or the request is wrong
+  3  rejected by the appliance
+  4  expired, timed out or dead; or --wait was over first
+  5  the appliance is offline (--ttl 0)
+  6  the hub cannot be reached, or cannot serve now";
+
+/// Ring any appliance, anywhere, over plain HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "bellwire", version, propagate_version = true)]
+#[command(after_help = EXIT_CODES, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Answer in JSON, one value a line, for machines.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Colours: on a terminal only, always, or never (NO_COLOR is honoured).
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// Log more; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show all of it in ten seconds: a hub, an appliance, commands, a crash, nothing lost.
+    #[cfg(feature = "hub")]
+    Demo(Demo),
+    /// Run the hub.
+    #[cfg(feature = "hub")]
+    Serve(Serve),
+    /// Look at the hub's configuration.
+    #[cfg(feature = "hub")]
+    Config {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Be an appliance: print each command, or run a program for it, and answer.
+    Listen(Listen),
+    /// Send a command to an appliance.
+    Send(Send),
+    /// Tell how a command stands.
+    Status(Status),
+    /// Follow a command until it has ended.
+    Watch(Watch),
+    /// Cancel a command.
+    Cancel(Cancel),
+    /// List the appliances.
+    Devices(Devices),
+    /// Print the completions for a shell.
+    #[command(after_help = "Example:\n  bellwire completions bash > /etc/bash_completion.d/bellwire")]
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, or this manual as Markdown.
+    Man {
+        /// As Markdown, as in docs/cli.md.
+        #[arg(long)]
+        markdown: bool,
+    },
+}
+
+/// Which hub, for everything that talks to one.
+#[derive(Debug, Clone, Args)]
+pub struct HubArg {
+    /// Where the hub is. HTTP_PROXY, HTTPS_PROXY and NO_PROXY are honoured.
+    #[arg(long, env = "BELLWIRE_HUB", default_value = "http://127.0.0.1:8888", value_name = "URL")]
+    pub hub: String,
+}
+
+/// `bellwire demo`.
+#[cfg(feature = "hub")]
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bellwire demo\n  bellwire demo --keep   # leaves hub and appliance up to play with; Ctrl-C ends them")]
+pub struct Demo {
+    /// Leave the hub and the appliance up to play with, until Ctrl-C.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `bellwire serve`.
+#[cfg(feature = "hub")]
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Settings come from the file, then BELLWIRE_* variables (BELLWIRE_DATA_DIR, …), then flags.
+
+Examples:
+  bellwire serve
+  bellwire serve --listen 127.0.0.1:9000 --data-dir /var/lib/bellwire
+  bellwire serve --listen 0.0.0.0:8888 --open     # anybody who reaches it may send
+  bellwire serve --classic                        # also the Python library's /poll and /ping")]
+pub struct Serve {
+    /// Where to listen; may be given several times. Port 0 lets the kernel choose.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Vec<String>,
+    /// Where everything is kept.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Serve the Python Event Source Library's URLs too.
+    #[arg(long)]
+    pub classic: bool,
+    /// Listen beyond loopback although anybody who reaches the hub may then send.
+    #[arg(long)]
+    pub open: bool,
+}
+
+/// `bellwire config`.
+#[cfg(feature = "hub")]
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Report every fault with its key, or print what would be in force.
+    #[command(after_help = "Example:\n  bellwire config check --config /etc/bellwire/hub.toml")]
+    Check {
+        /// The configuration file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+/// `bellwire listen`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The program gets the data on its standard input (text as it is, the rest as compact JSON) and
+BELLWIRE_COMMAND, _ACTION, _DEVICE, _ATTEMPT and _EXPIRES_AT in its environment. No shell is
+involved. Its exit code and the last 64 KiB of its output are the answer.
+
+Examples:
+  bellwire listen kiosk-7
+  bellwire listen kiosk-7 --exec ./handle.sh
+  bellwire listen kiosk-7 --json | jq .action")]
+pub struct Listen {
+    /// The appliance's name.
+    pub device: DeviceId,
+    /// Run this for each command, with these arguments; all that follows belongs to it.
+    #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS", conflicts_with = "json")]
+    pub exec: Vec<std::ffi::OsString>,
+    /// Which hub.
+    #[command(flatten)]
+    pub hub: HubArg,
+}
+
+/// `bellwire send`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bellwire send kiosk-7 ping
+  bellwire send kiosk-7 greet world --wait 30s
+  bellwire send kiosk-7 deploy '{\"version\":\"1.4\"}' --wait 5m --ttl 1d
+  tar c site | base64 | bellwire send kiosk-7 unpack -")]
+pub struct Send {
+    /// The appliance.
+    pub device: DeviceId,
+    /// What it is asked to do.
+    pub action: Action,
+    /// With what; `-` reads standard input.
+    #[arg(conflicts_with = "data_file", allow_hyphen_values = true)]
+    pub data: Option<String>,
+    /// With what stands in this file.
+    #[arg(long, value_name = "FILE")]
+    pub data_file: Option<PathBuf>,
+    /// What the data is: JSON if it parses as such, always JSON, or always text.
+    #[arg(long = "type", value_enum, default_value_t = DataType::Auto, value_name = "TYPE")]
+    pub data_type: DataType,
+    /// Wait so long for the end (at most 5m), and show it.
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<Seconds>,
+    /// How long the appliance may take to accept it; 0: only if it is online.
+    #[arg(long, value_name = "DURATION")]
+    pub ttl: Option<Seconds>,
+    /// How long the appliance may be silent once it has accepted.
+    #[arg(long, value_name = "DURATION")]
+    pub run_timeout: Option<Seconds>,
+    /// The same key twice is one command, for 24 hours.
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+    /// Which hub.
+    #[command(flatten)]
+    pub hub: HubArg,
+}
+
+/// What data is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DataType {
+    /// JSON if it parses as such, else text.
+    Auto,
+    /// JSON; anything else is a mistake.
+    Json,
+    /// Text.
+    Text,
+}
+
+/// `bellwire status`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  bellwire status 0190f3c4-8d1e-7c3a-9b2f-5a6d7e8f9012")]
+pub struct Status {
+    /// The command.
+    pub id: CommandId,
+    /// Which hub.
+    #[command(flatten)]
+    pub hub: HubArg,
+}
+
+/// `bellwire watch`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  bellwire watch 0190f3c4-8d1e-7c3a-9b2f-5a6d7e8f9012")]
+pub struct Watch {
+    /// The command.
+    pub id: CommandId,
+    /// Which hub.
+    #[command(flatten)]
+    pub hub: HubArg,
+}
+
+/// `bellwire cancel`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  bellwire cancel 0190f3c4-8d1e-7c3a-9b2f-5a6d7e8f9012 --force")]
+pub struct Cancel {
+    /// The command.
+    pub id: CommandId,
+    /// End it here and now, whatever the appliance says.
+    #[arg(long)]
+    pub force: bool,
+    /// Which hub.
+    #[command(flatten)]
+    pub hub: HubArg,
+}
+
+/// `bellwire devices`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bellwire devices
+  bellwire devices --offline
+  bellwire devices --select 'site=lyon,!spare' --json | jq -r .id")]
+pub struct Devices {
+    /// Only those with these labels (a Kubernetes label selector).
+    #[arg(long, value_name = "SELECTOR")]
+    pub select: Option<Selector>,
+    /// Only those that are online.
+    #[arg(long, conflicts_with = "offline")]
+    pub online: bool,
+    /// Only those that are not.
+    #[arg(long)]
+    pub offline: bool,
+    /// Which hub.
+    #[command(flatten)]
+    pub hub: HubArg,
+}
+
+/// Exit codes as they stand in the help; `exit.rs` gives them.
+pub fn states_and_codes() -> impl Iterator<Item = (State, u8)> {
+    State::ALL.into_iter().map(|state| (state, crate::exit::of_state(state)))
+}

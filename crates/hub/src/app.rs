@@ -1,0 +1,285 @@
+//! A hub from its settings to its end: open, bind, serve, drain.
+//!
+//! Nothing serves until everything is bound and recovered. [`Hub`] is the hub without a server, to
+//! be mounted in somebody else's; [`Bound`] and [`Running`] are a whole server of its own. Signals
+//! are the program's business: it calls [`Running::shutdown`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::config::{Config, TlsFiles};
+use crate::driver::{Clock, Driver};
+use crate::http;
+use crate::listen::{ListenConfig, Listener, Server};
+use crate::store::{OpenError, Options, SqliteStore, Store};
+use crate::tls::{self, TlsError};
+
+/// A hub has ended this long after it was told to (contract, section 9: within 10 s).
+const SHUTDOWN_WITHIN: Duration = Duration::from_millis(9_500);
+/// What requests in flight have left to end in, once nothing more is accepted. Waits and polls were
+/// answered before: what is in flight then is on its way in or out.
+const IN_FLIGHT_WITHIN: Duration = Duration::from_millis(1_500);
+/// What the last bytes of streams have left, after all of the above.
+const STREAMS_WITHIN_MS: u64 = 1_000;
+
+/// A hub that is open and recovered, to be mounted in an axum server.
+///
+/// ```
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use bellwire_hub::app::Hub;
+/// use bellwire_hub::config::Config;
+///
+/// # let folder = tempfile::tempdir()?;
+/// let mut config = Config::default();
+/// config.data_dir = folder.path().join("hub");
+/// let hub = Hub::open(config).await?;
+///
+/// // Beside your own routes; the hub answers below /v1/, and at /healthz and /readyz.
+/// let app = axum::Router::new()
+///     .route("/", axum::routing::get(async || "my own page"))
+///     .merge(hub.router());
+/// # drop(app);
+/// // … serve `app`, and in the end:
+/// hub.close().await;
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Hub {
+    driver: Driver,
+    store: Arc<SqliteStore>,
+}
+
+/// A server that is bound and recovered, and serves nobody yet.
+///
+/// ```
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use bellwire_hub::app::Bound;
+/// use bellwire_hub::config::Config;
+///
+/// # let folder = tempfile::tempdir()?;
+/// let mut config = Config::default();
+/// config.listen = vec!["127.0.0.1:0".parse()?];
+/// config.data_dir = folder.path().join("hub");
+/// # config.drain = std::time::Duration::ZERO;
+/// let server = Bound::bind(config).await?.serve();
+/// println!("http://{}", server.local_addrs()[0]);
+/// // … until a signal comes:
+/// server.shutdown().await;
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Bound {
+    hub: Hub,
+    listener: Listener,
+    tls: Option<Tls>,
+}
+
+/// A server at work. Dropped, it stops at once and says goodbye to nobody.
+#[derive(Debug)]
+pub struct Running {
+    hub: Hub,
+    server: Server,
+    tls: Option<Tls>,
+}
+
+/// Where certificates come from, and who is told of new ones.
+#[derive(Debug)]
+struct Tls {
+    files: TlsFiles,
+    sender: watch::Sender<Arc<rustls::ServerConfig>>,
+}
+
+/// Why a hub does not start. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Without credentials whoever reaches the hub commands every device.
+    #[error(
+        "this hub has no tokens, and {addr} is not loopback: whoever reaches it could command every \
+         device. Listen on 127.0.0.1, or set `open` if that is meant"
+    )]
+    Exposed {
+        /// Where it should have listened.
+        addr: SocketAddr,
+    },
+    /// An address cannot be bound.
+    #[error("cannot listen on {0}")]
+    Bind(#[source] io::Error),
+    /// The data folder cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The certificate or its key is of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The system has no thread, event queue or entropy left.
+    #[error("the system refuses what a hub needs: {0}")]
+    System(#[source] io::Error),
+}
+
+impl StartError {
+    /// Whether it is a mistake in what the hub was told, and not a state of the machine: the
+    /// difference between exit code 2 and 1.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Exposed { .. })
+    }
+}
+
+impl Hub {
+    /// Opens the data folder and recovers what is in it. To be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the folder is in use or cannot be read, or the system refuses threads.
+    pub async fn open(config: Config) -> Result<Self, StartError> {
+        let clock = Clock::start();
+        let options = Options::default().history_kept(config.history).clock(move || clock.now());
+        let data_dir = config.data_dir.clone();
+        let opened = in_thread(move || SqliteStore::open(&data_dir, options));
+        let (store, recovered) = opened.await.map_err(StartError::System)??;
+        let store = Arc::new(store);
+        let driver = Driver::start(Arc::new(config), clock, store.clone(), recovered);
+        let driver = driver.map_err(StartError::System)?;
+        store.start(driver.store_events())?;
+        Ok(Self { driver, store })
+    }
+
+    /// The API: everything below `/v1/`, `/healthz` and `/readyz`. Other paths are left to the
+    /// router that it is merged into.
+    ///
+    /// Behind a server that is not Bellwire's own, streams are ordinary response bodies: everything
+    /// works, at more memory for each stream.
+    pub fn router(&self) -> Router {
+        http::router(self.driver.clone())
+    }
+
+    /// What the handlers speak to; for handlers of your own.
+    pub fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// Begins the end, see [`Driver::drain`]. The router goes on answering reports and reads.
+    pub fn drain(&self) {
+        self.driver.drain();
+    }
+
+    /// Ends: drains if that was not done, writes out what streams still have to be told, and puts
+    /// on disk what was taken. Within 10 s.
+    pub async fn close(self) {
+        self.close_until(Instant::now() + SHUTDOWN_WITHIN).await;
+    }
+
+    async fn close_until(self, until: Instant) {
+        self.drain();
+        let (plane, store) = (self.driver.plane().clone(), self.store.clone());
+        let closed = in_thread(move || {
+            plane.shutdown(STREAMS_WITHIN_MS);
+            store.close();
+        });
+        if !matches!(timeout_at(until, closed).await, Ok(Ok(()))) {
+            tracing::error!("the hub was left before it was closed: the disk does not answer");
+        }
+    }
+}
+
+impl Bound {
+    /// Binds every address, opens the hub and recovers it; it serves nobody yet. To be called
+    /// inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the hub would be open to strangers unasked, an address is taken, the certificate is of
+    /// no use, or [`Hub::open`] fails.
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        let reachable = |addr: &&SocketAddr| !addr.ip().to_canonical().is_loopback();
+        if let Some(&addr) = config.listen.iter().find(reachable)
+            && !config.open
+        {
+            return Err(StartError::Exposed { addr });
+        }
+        let tls = config.tls.clone().map(Tls::load).transpose()?;
+        let bounds = ListenConfig {
+            header_read_ms: u64::try_from(config.header_timeout.as_millis()).unwrap_or(u64::MAX),
+            connections_max: config.connections_max,
+            ..ListenConfig::default()
+        };
+        let mut listener = Listener::bind(&config.listen, bounds).map_err(StartError::Bind)?;
+        if let Some(tls) = &tls {
+            listener = listener.with_tls(tls.sender.subscribe());
+        }
+        let hub = Hub::open(config).await?;
+        Ok(Self { hub, listener, tls })
+    }
+
+    /// What is bound, in the order of the settings.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        self.listener.local_addrs()
+    }
+
+    /// Serves the hub.
+    pub fn serve(self) -> Running {
+        self.serve_with(Router::new())
+    }
+
+    /// Serves the hub and, beside it, routes of others; where both would answer is a panic of
+    /// axum's at the start.
+    pub fn serve_with(self, others: Router) -> Running {
+        let router = self.hub.router().merge(others).fallback(http::not_found);
+        Running { server: self.listener.serve(router), hub: self.hub, tls: self.tls }
+    }
+}
+
+impl Running {
+    /// What is served, in the order of the settings.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        self.server.local_addrs()
+    }
+
+    /// The hub behind the server.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Reads the certificate and its key again, for connections that come from now on. Without TLS
+    /// it does nothing.
+    ///
+    /// # Errors
+    /// When they are of no use; then the old ones stay.
+    pub fn reload_tls(&self) -> Result<(), TlsError> {
+        if let Some(tls) = &self.tls {
+            tls.sender.send_replace(tls::load(&tls.files)?);
+        }
+        Ok(())
+    }
+
+    /// Ends in order: new work is refused and every stream told so at once; reports and reads are
+    /// served for the time set as `drain`; then requests in flight end, and the store is closed.
+    /// Within 10 s.
+    pub async fn shutdown(self) {
+        let until = Instant::now() + SHUTDOWN_WITHIN;
+        self.hub.drain();
+        sleep(self.hub.driver.config().drain).await;
+        self.server.shutdown(IN_FLIGHT_WITHIN).await;
+        self.hub.close_until(until).await;
+    }
+}
+
+impl Tls {
+    fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let (sender, _) = watch::channel(tls::load(&files)?);
+        Ok(Self { files, sender })
+    }
+}
+
+/// Runs what blocks on a thread of its own, which the end of the runtime does not wait for.
+async fn in_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (sender, result) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(String::from("hub-life"))
+        .spawn(move || sender.send(run()).ok())?;
+    result.await.map_err(io::Error::other)
+}

@@ -1,0 +1,429 @@
+//! The hub's settings, parsed once into validated types.
+//!
+//! They come in layers, each over the one before: a TOML file, `BELLWIRE_*` variables, flags. A
+//! value is the same text in each of them, and is judged by the same rule. Every fault is
+//! reported, each with its key; an unknown key is a fault. Reading the file, the environment and
+//! the command line is the program's business: here come texts in.
+//!
+//! ```
+//! use bellwire_hub::config::Config;
+//!
+//! let file = "lease = '45s'\nqueue_max = 20\n";
+//! let environment = [("BELLWIRE_QUEUE_MAX", "30")];
+//! let config = Config::read(Some(file), environment, [])?;
+//! assert_eq!((config.lease.as_secs(), config.queue_max), (45, 30));
+//!
+//! let faults = Config::read(Some("lease = 'soon'\ncolour = 'red'"), [], []).unwrap_err();
+//! assert_eq!(faults.iter().count(), 2);
+//! # Ok::<(), bellwire_hub::config::ConfigErrors>(())
+//! ```
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bellwire_proto::{Seconds, limits};
+
+mod fault;
+
+pub use fault::{ConfigErrors, Fault, Origin};
+
+/// What a variable's name begins with; the rest is the key in capitals.
+pub const VARIABLE_PREFIX: &str = "BELLWIRE_";
+
+/// What an operator can set, checked. Whoever sets a member by program answers for its range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where the hub listens; port 0 lets the kernel choose. Default `127.0.0.1:8888`.
+    pub listen: Vec<SocketAddr>,
+    /// The folder where everything is kept. Default `bellwire-data` in the working directory.
+    pub data_dir: PathBuf,
+    /// Whether a hub without credentials may listen beyond loopback. Default false.
+    pub open: bool,
+    /// How long a command waits for `accepted` after it was sent. Default 30 s, from 1 s to 1 h.
+    pub lease: Duration,
+    /// Deliveries of one device in `queued`; one more is refused. Default 100, from 1 to 100,000.
+    pub queue_max: usize,
+    /// Deliveries of one device past `queued` and not ended. Default 1, from 1 to 100.
+    pub max_in_flight: usize,
+    /// Bytes of a command's data. Default 64 KiB, from 1 to 1 MiB.
+    pub data_bytes_max: usize,
+    /// How long commands are kept after they have ended. Default 30 days, from 1 to 3650
+    /// days: as long as an `Idempotency-Key` at least.
+    pub history: Duration,
+    /// Time between heartbeats on the streams of those who ask for none. Default 15 s, from 5 s to
+    /// 10 min.
+    pub heartbeat: Duration,
+    /// Connections at once; one more is closed as it comes. Default 200,000, from 1 to 10,000,000.
+    pub connections_max: usize,
+    /// Within which the head of a request must arrive. Default 10 s, from 1 s to 5 min.
+    pub header_timeout: Duration,
+    /// Within which the body of a request must arrive. Default 30 s, from 1 s to 1 h.
+    pub body_timeout: Duration,
+    /// How long a hub that is told to stop still takes reports and answers reads. Default 2 s, at
+    /// most 8 s.
+    pub drain: Duration,
+    /// Threads that hold streams; 0 is one per core. Default 0, at most 256.
+    pub shards: usize,
+    /// Certificate and key; without them the hub speaks plain HTTP.
+    pub tls: Option<TlsFiles>,
+}
+
+/// Where the certificate chain and its key lie, as PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain, leaf first.
+    pub cert: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+}
+
+impl Config {
+    /// Reads the layers: the text of a TOML file, variables with their whole names, and flags by
+    /// key. Variables that do not begin with `BELLWIRE_` are left alone.
+    ///
+    /// # Errors
+    /// All faults of all layers.
+    pub fn read<'a>(
+        file: Option<&str>,
+        environment: impl IntoIterator<Item = (&'a str, &'a str)>,
+        flags: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, ConfigErrors> {
+        let mut reading = Reading::default();
+        if let Some(file) = file {
+            reading.file(file);
+        }
+        for (name, value) in environment {
+            if let Some(key) = name.strip_prefix(VARIABLE_PREFIX) {
+                reading.set(Origin::Environment, &key.to_ascii_lowercase(), value);
+            }
+        }
+        for (key, value) in flags {
+            reading.set(Origin::Flag, key, value);
+        }
+        reading.finish()
+    }
+
+    /// Every key with what is allowed, in the order of the documentation.
+    pub fn keys() -> impl Iterator<Item = (&'static str, &'static str)> {
+        SETTINGS.iter().map(|setting| (setting.key, setting.allowed))
+    }
+
+    /// The part of it that is the core's.
+    pub(crate) fn core(&self) -> bellwire_core::Config {
+        bellwire_core::Config {
+            lease: self.lease,
+            queue_max: self.queue_max,
+            max_in_flight: self.max_in_flight,
+            // Until there are credentials every hub is open.
+            create_on_sight: true,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8888))],
+            data_dir: PathBuf::from("bellwire-data"),
+            open: false,
+            lease: limits::LEASE,
+            queue_max: limits::QUEUE_MAX,
+            max_in_flight: limits::MAX_IN_FLIGHT,
+            data_bytes_max: limits::DATA_BYTES_MAX,
+            history: Duration::from_secs(30 * 86_400),
+            heartbeat: Duration::from_secs(limits::HEARTBEAT_S.default),
+            connections_max: 200_000,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            drain: Duration::from_secs(2),
+            shards: 0,
+            tls: None,
+        }
+    }
+}
+
+/// One setting: its key, what is allowed, and how the text is taken.
+struct Setting {
+    key: &'static str,
+    allowed: &'static str,
+    set: fn(&mut Draft, &str) -> Option<()>,
+}
+
+const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        allowed: "one or more of address:port, as in 127.0.0.1:8888 or [::]:0",
+        set: |draft, text| {
+            let listen: Result<Vec<_>, _> = text.split(',').map(|one| one.trim().parse()).collect();
+            draft.config.listen = listen.ok()?;
+            Some(())
+        },
+    },
+    Setting {
+        key: "data_dir",
+        allowed: "a folder",
+        set: |draft, text| path(text).map(|path| draft.config.data_dir = path),
+    },
+    Setting {
+        key: "open",
+        allowed: "true or false",
+        set: |draft, text| text.parse().ok().map(|open| draft.config.open = open),
+    },
+    Setting {
+        key: "lease",
+        allowed: "from 1s to 1h",
+        set: |draft, text| span(text, 1..=3600).map(|lease| draft.config.lease = lease),
+    },
+    Setting {
+        key: "queue_max",
+        allowed: "a whole number from 1 to 100000",
+        set: |draft, text| number(text, 1..=100_000).map(|max| draft.config.queue_max = max),
+    },
+    Setting {
+        key: "max_in_flight",
+        allowed: "a whole number from 1 to 100",
+        set: |draft, text| number(text, 1..=100).map(|max| draft.config.max_in_flight = max),
+    },
+    Setting {
+        key: "data_bytes_max",
+        allowed: "a number of bytes from 1 to 1048576",
+        set: |draft, text| {
+            let bytes = number(text, 1..=limits::DATA_BYTES_CEILING)?;
+            draft.config.data_bytes_max = bytes;
+            Some(())
+        },
+    },
+    Setting {
+        key: "history",
+        allowed: "from 1d to 3650d",
+        set: |draft, text| {
+            draft.config.history = span(text, 86_400..=3650 * 86_400)?;
+            Some(())
+        },
+    },
+    Setting {
+        key: "heartbeat",
+        allowed: "from 5s to 10m",
+        set: |draft, text| {
+            let allowed = limits::HEARTBEAT_S.min..=limits::HEARTBEAT_S.max;
+            draft.config.heartbeat = span(text, allowed)?;
+            Some(())
+        },
+    },
+    Setting {
+        key: "connections_max",
+        allowed: "a whole number from 1 to 10000000",
+        set: |draft, text| {
+            draft.config.connections_max = number(text, 1..=10_000_000)?;
+            Some(())
+        },
+    },
+    Setting {
+        key: "header_timeout",
+        allowed: "from 1s to 5m",
+        set: |draft, text| span(text, 1..=300).map(|span| draft.config.header_timeout = span),
+    },
+    Setting {
+        key: "body_timeout",
+        allowed: "from 1s to 1h",
+        set: |draft, text| span(text, 1..=3600).map(|span| draft.config.body_timeout = span),
+    },
+    Setting {
+        key: "drain",
+        allowed: "from 0s to 8s",
+        set: |draft, text| span(text, 0..=8).map(|span| draft.config.drain = span),
+    },
+    Setting {
+        key: "shards",
+        allowed: "a whole number from 0 (one per core) to 256",
+        set: |draft, text| number(text, 0..=256).map(|shards| draft.config.shards = shards),
+    },
+    Setting {
+        key: "tls_cert",
+        allowed: "a PEM file with the certificate chain",
+        set: |draft, text| path(text).map(|path| draft.tls_cert = Some(path)),
+    },
+    Setting {
+        key: "tls_key",
+        allowed: "a PEM file with the certificate's key",
+        set: |draft, text| path(text).map(|path| draft.tls_key = Some(path)),
+    },
+];
+
+/// A configuration that is being read.
+#[derive(Default)]
+struct Draft {
+    config: Config,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+}
+
+#[derive(Default)]
+struct Reading {
+    draft: Draft,
+    faults: Vec<Fault>,
+}
+
+impl Reading {
+    fn file(&mut self, text: &str) {
+        let table: toml::Table = match text.parse() {
+            Ok(table) => table,
+            Err(error) => {
+                let at = error.span().map_or(0, |span| span.start);
+                let before = text.get(..at).unwrap_or_default();
+                let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+                let message = error.message().to_owned();
+                self.faults.push(Fault::Syntax { line, message });
+                return;
+            }
+        };
+        for (key, value) in table {
+            match text_of(&value) {
+                Some(text) => self.set(Origin::File, &key, &text),
+                None => self.fault(Origin::File, &key, &value.to_string()),
+            }
+        }
+    }
+
+    fn set(&mut self, origin: Origin, key: &str, value: &str) {
+        let setting = SETTINGS.iter().find(|setting| setting.key == key);
+        let taken = setting.and_then(|setting| (setting.set)(&mut self.draft, value));
+        if taken.is_none() {
+            self.fault(origin, key, value);
+        }
+    }
+
+    fn fault(&mut self, origin: Origin, key: &str, value: &str) {
+        let key = key.to_owned();
+        let setting = SETTINGS.iter().find(|setting| setting.key == key);
+        self.faults.push(match setting {
+            Some(setting) => {
+                Fault::Value { origin, key, value: value.to_owned(), allowed: setting.allowed }
+            }
+            None => Fault::UnknownKey { origin, key },
+        });
+    }
+
+    fn finish(mut self) -> Result<Config, ConfigErrors> {
+        let mut config = self.draft.config;
+        config.tls = match (self.draft.tls_cert, self.draft.tls_key) {
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+            (None, None) => None,
+            (cert, _) => {
+                let (given, missing) = match cert {
+                    Some(_) => ("tls_cert", "tls_key"),
+                    None => ("tls_key", "tls_cert"),
+                };
+                self.faults.push(Fault::Missing { given, missing });
+                None
+            }
+        };
+        if self.faults.is_empty() { Ok(config) } else { Err(ConfigErrors::new(self.faults)) }
+    }
+}
+
+/// A value of the file as the text that it would be elsewhere.
+fn text_of(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(yes) => Some(yes.to_string()),
+        toml::Value::Array(values) => {
+            let texts: Option<Vec<_>> = values.iter().map(text_of).collect();
+            texts.map(|texts| texts.join(","))
+        }
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+fn span(text: &str, allowed_s: RangeInclusive<u64>) -> Option<Duration> {
+    let seconds = Seconds::from_str(text).ok()?;
+    allowed_s.contains(&seconds.get()).then(|| seconds.duration())
+}
+
+fn number(text: &str, allowed: RangeInclusive<usize>) -> Option<usize> {
+    text.parse().ok().filter(|number| allowed.contains(number))
+}
+
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| PathBuf::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Vec<String> {
+        let read = Config::read(Some(file), environment.iter().copied(), flags.iter().copied());
+        read.unwrap_err().iter().map(Fault::to_string).collect()
+    }
+
+    #[test]
+    fn the_last_layer_that_says_something_wins() {
+        let file = "lease = '10s'\nheartbeat = 20\nshards = 1\nlisten = ['[::1]:1', '127.0.0.1:2']";
+        let environment = [("BELLWIRE_HEARTBEAT", "30s"), ("BELLWIRE_SHARDS", "2"), ("HOME", "/")];
+        let config = Config::read(Some(file), environment, [("shards", "3")]).unwrap();
+        assert_eq!(config.lease, Duration::from_secs(10));
+        assert_eq!(config.heartbeat, Duration::from_secs(30));
+        assert_eq!(config.shards, 3);
+        assert_eq!(config.listen.len(), 2);
+        assert_eq!(Config::read(None, [], []), Ok(Config::default()));
+    }
+
+    #[test]
+    fn every_fault_of_every_layer_is_reported_with_its_key() {
+        let file = "lease = 'soon'\nqueue_max = 0\ncolour = 'red'\nopen = 'yes'\nheartbeat = 1.5\n\
+            tls_cert = 'hub.pem'\n[tls]\ncert = 'x'\n";
+        let faults =
+            faults(file, &[("BELLWIRE_DATA_BYTES_MAX", "1048577")], &[("listen", "localhost")]);
+        let expected = [
+            "lease is \"soon\", but it is from 1s to 1h",
+            "queue_max is \"0\", but it is a whole number from 1 to 100000",
+            "colour is not a setting",
+            "open is \"yes\", but it is true or false",
+            "heartbeat is \"1.5\", but it is from 5s to 10m",
+            "tls is not a setting",
+            "BELLWIRE_DATA_BYTES_MAX is \"1048577\", but it is a number of bytes from 1 to 1048576",
+            "--listen is \"localhost\", but it is one or more of address:port, as in \
+             127.0.0.1:8888 or [::]:0",
+            "tls_cert is set without tls_key",
+        ];
+        for line in expected {
+            assert!(faults.iter().any(|fault| fault == line), "{line}\nnot in {faults:#?}");
+        }
+        assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_told_by_its_line_and_the_other_layers_are_still_judged() {
+        let faults = faults("lease = '1s'\nlease = '2s'\n", &[], &[("lease", "x")]);
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(faults[0].starts_with("line 2 "), "{faults:?}");
+    }
+
+    #[test]
+    fn every_default_is_within_what_is_allowed() {
+        let default = Config::default();
+        for (key, text) in [
+            ("listen", default.listen[0].to_string()),
+            ("lease", default.lease.as_secs().to_string()),
+            ("queue_max", default.queue_max.to_string()),
+            ("max_in_flight", default.max_in_flight.to_string()),
+            ("data_bytes_max", default.data_bytes_max.to_string()),
+            ("history", default.history.as_secs().to_string()),
+            ("heartbeat", default.heartbeat.as_secs().to_string()),
+            ("connections_max", default.connections_max.to_string()),
+            ("header_timeout", default.header_timeout.as_secs().to_string()),
+            ("body_timeout", default.body_timeout.as_secs().to_string()),
+            ("drain", default.drain.as_secs().to_string()),
+            ("shards", default.shards.to_string()),
+        ] {
+            let read = Config::read(None, [], [(key, text.as_str())]);
+            assert_eq!(read, Ok(Config::default()), "{key}");
+        }
+    }
+}

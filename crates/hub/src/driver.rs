@@ -1,0 +1,475 @@
+//! Where core meets tokio: requests, streams, the store and the clock on one side, decisions on
+//! the other.
+//!
+//! A [`Driver`] is what the HTTP handlers hold. Each request, and each word from the store, the
+//! plane or the clock, is one turn (`turns.rs`): lock the core, tell it what happened, and carry
+//! out every output before the lock is let go, so that outputs keep their order. Events for those
+//! who watch go to the [`feed`](crate::feed).
+//!
+//! Nothing is decided here, and no HTTP is known here.
+
+use std::io;
+use std::sync::Arc;
+
+use bellwire_core::{Answer, Hub, Listen, Poll, Presence, Recovered, RequestId, Send, SessionId};
+use bellwire_proto::stream::{CancelEvent, CommandEvent};
+use bellwire_proto::{
+    Code, CommandId, Delivery, Device, DeviceId, Json, Labels, Problem, Report, Timestamp,
+};
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::plane::{CloseReason, Plane, PlaneConfig, StreamId, StreamOptions};
+use crate::store::{Store, StoreError, StoreEvents, StoredDevice};
+
+mod clock;
+pub mod frames;
+mod turns;
+
+pub use clock::Clock;
+use turns::Shared;
+
+/// The hub as its HTTP handlers see it. Cheap to clone.
+///
+/// Every request has exactly one reply; a future that is dropped before it tells the core that
+/// nobody waits any more.
+#[derive(Clone)]
+pub struct Driver {
+    shared: Arc<Shared>,
+}
+
+/// What a poll is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Told {
+    /// Commands to run, oldest first.
+    pub commands: Vec<CommandEvent>,
+    /// Commands to stop.
+    pub cancels: Vec<CancelEvent>,
+}
+
+/// Whether the hub can take work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can.
+    Ready,
+    /// It is about to stop.
+    Draining,
+    /// The store has failed, and nothing more can be promised.
+    StoreFailed,
+}
+
+/// A stream that is reserved in the plane and not yet handed to it. Dropped before, it is closed,
+/// and whoever sends into it hears of that.
+#[must_use = "a stream that nobody attaches is closed"]
+pub struct Reserved {
+    shared: Arc<Shared>,
+    stream: StreamId,
+    attached: bool,
+}
+
+impl Driver {
+    /// Starts a hub over a store that has recovered, its plane and its timer. The store is then
+    /// to be started with [`Driver::store_events`]; until that is done nothing is answered.
+    ///
+    /// To be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the system refuses the plane a thread, or the hub entropy.
+    pub fn start(
+        config: Arc<Config>,
+        clock: Clock,
+        store: Arc<dyn Store>,
+        recovered: Recovered,
+    ) -> io::Result<Self> {
+        let plane = PlaneConfig {
+            shards: config.shards,
+            overloaded_last: Some(frames::overloaded()),
+            clock: Arc::new(clock),
+            ..PlaneConfig::default()
+        };
+        let seed = u64::from_ne_bytes(entropy()?);
+        let hub = Hub::new(config.core(), recovered, seed);
+        let shared = Shared::start(hub, config, store, plane, clock, seed)?;
+        Ok(Self { shared })
+    }
+
+    /// Who is to hear of the store.
+    pub fn store_events(&self) -> Arc<dyn StoreEvents> {
+        self.shared.events()
+    }
+
+    // --- What senders ask ---
+
+    /// Stores a command; answers once it is on disk and, if asked to wait, has ended or the wait
+    /// is over.
+    ///
+    /// # Errors
+    /// `queue_full`, `device_offline`, `idempotency_mismatch`, `unknown_device`, `draining`,
+    /// `store_unavailable`.
+    pub async fn send(&self, send: Send) -> Result<Delivery, Problem> {
+        let random = entropy().map_err(|_| internal())?;
+        let asked = self.ask(|hub, request, now| hub.handle_send(request, send, random, now));
+        match asked.await? {
+            Answer::Delivery(delivery) => Ok(*delivery),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Cancels a command. True when every delivery of it has ended; the command itself is to be
+    /// read from the store.
+    ///
+    /// # Errors
+    /// `unknown_command`, `illegal_transition` when all had ended before, `store_unavailable`.
+    pub async fn cancel(&self, command: CommandId, force: bool) -> Result<bool, Problem> {
+        let asked = self.ask(|hub, request, now| hub.handle_cancel(request, command, force, now));
+        match asked.await? {
+            Answer::Cancelled { done } => Ok(done),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    // --- What devices tell ---
+
+    /// Takes a report about a delivery; answers once it is on disk.
+    ///
+    /// # Errors
+    /// `unknown_command`, `illegal_transition`, `store_unavailable`.
+    pub async fn report(
+        &self,
+        device: DeviceId,
+        command: CommandId,
+        report: Report,
+    ) -> Result<Delivery, Problem> {
+        let asked =
+            self.ask(|hub, request, now| hub.handle_report(request, device, command, report, now));
+        match asked.await? {
+            Answer::Delivery(delivery) => Ok(*delivery),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Opens a device's stream: reserves it in the plane and lets the core send into it. What the
+    /// core sends before the stream is attached waits there.
+    ///
+    /// # Errors
+    /// `unknown_device`, `draining`, `store_unavailable`.
+    pub async fn listen(
+        &self,
+        device: DeviceId,
+        listen: Listen,
+        options: StreamOptions,
+    ) -> Result<Reserved, Problem> {
+        let reserved = self.reserve(options);
+        let session = SessionId(reserved.stream.get());
+        let asked =
+            self.ask(|hub, request, now| hub.handle_listen(request, session, device, listen, now));
+        match asked.await? {
+            Answer::Listening => Ok(reserved),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Confirms a stream; `session` is what its `hello` told, see [`Reserved::session`].
+    ///
+    /// # Errors
+    /// `gone` when no such session of this device is live.
+    pub async fn confirm(&self, device: DeviceId, session: &str) -> Result<(), Problem> {
+        let Some(session) = self.shared.session_of(session) else {
+            return Err(Problem::new(Code::Gone, "no stream of this name is live; open a new one"));
+        };
+        let asked = self.ask(|hub, request, now| hub.handle_confirm(request, device, session, now));
+        self.done(asked.await?)
+    }
+
+    /// Answers as soon as there is something to tell the device, or when the wait is over.
+    ///
+    /// # Errors
+    /// `unknown_device`, `draining`, `store_unavailable`.
+    pub async fn poll(&self, device: DeviceId, poll: Poll) -> Result<Told, Problem> {
+        let asked = self.ask(|hub, request, now| hub.handle_poll(request, device, poll, now));
+        match asked.await? {
+            Answer::Poll { commands, cancels } => Ok(Told { commands, cancels }),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    // --- What operators do to devices ---
+
+    /// Registers a device, or replaces its labels. True when it was not known before; the device
+    /// itself is read by [`Driver::device`].
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn put_device(&self, device: DeviceId, labels: Labels) -> Result<bool, Problem> {
+        let asked =
+            self.ask(|hub, request, now| hub.handle_put_device(request, device, labels, now));
+        match asked.await? {
+            Answer::Device { created } => Ok(created),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Keeps what a device tells of itself.
+    ///
+    /// # Errors
+    /// `unknown_device`, `store_unavailable`.
+    pub async fn put_facts(&self, device: DeviceId, facts: Json) -> Result<(), Problem> {
+        let asked = self.ask(|hub, request, now| hub.handle_put_facts(request, device, facts, now));
+        match asked.await? {
+            Answer::Device { .. } => Ok(()),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Removes a device: its streams end and its live deliveries are cancelled.
+    ///
+    /// # Errors
+    /// `unknown_device`, `store_unavailable`.
+    pub async fn delete_device(&self, device: DeviceId) -> Result<(), Problem> {
+        let feed = &self.shared.feed;
+        if feed.is_observed()
+            && let Some(row) = self.store().device(device.clone()).await?
+        {
+            // Once it is removed, nobody could tell the observers what it was.
+            feed.remember(row);
+        }
+        let asked = self.ask(|hub, request, now| {
+            hub.handle_delete_device(request, device.clone(), now);
+        });
+        let answer = asked.await;
+        if answer.is_err() {
+            feed.forget(&device);
+        }
+        self.done(answer?)
+    }
+
+    // --- Who watches ---
+
+    /// Opens a stream of what happens to a command: every delivery as it is, each change, `done`,
+    /// the end.
+    ///
+    /// # Errors
+    /// `unknown_command`, `draining`, `store_unavailable`, `rate_limited` when too many watch.
+    pub async fn watch(
+        &self,
+        command: CommandId,
+        options: StreamOptions,
+    ) -> Result<Reserved, Problem> {
+        let reserved = self.reserve(options);
+        let mailbox = self.shared.feed.watch(reserved.stream, command)?;
+        // From here on no change is missed; what the snapshot shows already is left out by its
+        // version.
+        let watching = self.shared.watch(command);
+        let Some(snapshot) = self.store().snapshot(command).await? else {
+            return Err(Problem::new(Code::UnknownCommand, "no command has this id"));
+        };
+        let feed = self.shared.feed.clone();
+        tokio::spawn(async move {
+            feed.follow(mailbox, snapshot).await;
+            drop(watching);
+        });
+        Ok(reserved)
+    }
+
+    /// Opens a stream of what happens to all devices and deliveries.
+    ///
+    /// # Errors
+    /// `draining`, `rate_limited` when too many watch.
+    pub fn observe(&self, options: StreamOptions) -> Result<Reserved, Problem> {
+        let reserved = self.reserve(options);
+        self.shared.feed.observe(reserved.stream)?;
+        self.shared.observers_changed();
+        Ok(reserved)
+    }
+
+    // --- What can be seen ---
+
+    /// Whether a device is there, and how.
+    pub fn presence(&self, device: &DeviceId) -> Presence {
+        let seen = self.shared.turn(|core, now| core.hub.presence(device, now));
+        seen.unwrap_or_default()
+    }
+
+    /// A device as the API shows it; `None` when it is not known.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn device(&self, device: DeviceId) -> Result<Option<Device>, Problem> {
+        let stored = self.store().device(device).await?;
+        Ok(stored.map(|stored| self.show(stored)))
+    }
+
+    /// Joins what the store knows of a device with where it is now.
+    pub fn show(&self, stored: StoredDevice) -> Device {
+        let presence = self.presence(&stored.record.id);
+        device_with(stored, presence)
+    }
+
+    /// What an operator has set.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// A name for a session that is none: the `session` in the `hello` of a poll, which cannot be
+    /// confirmed.
+    pub fn no_session(&self) -> String {
+        self.shared.session_name(0)
+    }
+
+    /// The hub's clock.
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    /// Whether the hub can take work: `/readyz`.
+    pub fn readiness(&self) -> Readiness {
+        if self.shared.is_draining() {
+            Readiness::Draining
+        } else if self.store().health().is_err() {
+            Readiness::StoreFailed
+        } else {
+            Readiness::Ready
+        }
+    }
+
+    /// Where commands, deliveries and devices are read.
+    pub fn store(&self) -> &dyn Store {
+        &*self.shared.store
+    }
+
+    /// Where streams are attached.
+    pub fn plane(&self) -> &Plane {
+        &self.shared.plane
+    }
+
+    // --- The end ---
+
+    /// Begins the end: waits and polls are answered, every stream gets its last event, and new
+    /// sends, streams and polls are refused from now on. Reports and reads go on.
+    pub fn drain(&self) {
+        self.shared.drain();
+    }
+
+    // --- How it is done ---
+
+    /// Tells the core of a request and waits for its one reply.
+    async fn ask(
+        &self,
+        tell: impl FnOnce(&mut Hub, RequestId, Timestamp),
+    ) -> Result<Answer, Problem> {
+        let (reply, answer) = oneshot::channel();
+        let mut waiting = self.shared.request(reply, tell)?;
+        let answer = answer.await;
+        waiting.is_answered();
+        match answer {
+            Ok(Answer::Problem(problem)) => Err(*problem),
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(internal()),
+        }
+    }
+
+    fn done(&self, answer: Answer) -> Result<(), Problem> {
+        match answer {
+            Answer::Done => Ok(()),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    fn reserve(&self, options: StreamOptions) -> Reserved {
+        Reserved {
+            shared: self.shared.clone(),
+            stream: self.shared.plane.reserve(options),
+            attached: false,
+        }
+    }
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").finish_non_exhaustive()
+    }
+}
+
+impl Reserved {
+    /// The stream, to send into or to look at.
+    pub fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    /// The name of the stream in `hello`, for `confirm`.
+    pub fn session(&self) -> String {
+        self.shared.session_name(self.stream.get())
+    }
+
+    /// From now on the stream is the plane's, which closes it if it comes to nothing. To be called
+    /// right before [`Plane::respond`]: its future ends by being dropped when the connection is
+    /// taken over, and all that the handler holds with it.
+    pub fn attached(mut self) {
+        self.attached = true;
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.attached {
+            let reason = CloseReason::NeverAttached;
+            self.shared.plane.close(self.stream, None, reason);
+        }
+    }
+}
+
+impl std::fmt::Debug for Reserved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Reserved").field(&self.stream).finish()
+    }
+}
+
+/// What a question to the store comes to when it is not answered.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::BadCursor(error) => Self::bad_request(error.to_string()),
+            error => {
+                tracing::warn!(%error, "a question to the store was not answered");
+                Self::new(Code::StoreUnavailable, "the store cannot answer; try again later")
+            }
+        }
+    }
+}
+
+/// The device object: the row, and where the device is.
+pub(crate) fn device_with(stored: StoredDevice, presence: Presence) -> Device {
+    let StoredDevice { record, queued } = stored;
+    let seen = record.seen;
+    let seen_at = seen.as_ref().map(|seen| seen.at);
+    let (address, agent) = seen.map_or((None, None), |seen| (seen.address, seen.agent));
+    Device {
+        id: record.id,
+        labels: record.labels,
+        facts: record.facts,
+        online: presence.online(),
+        connected_at: presence.connected_at,
+        last_seen_at: presence.seen_at.max(seen_at),
+        address: presence.peer.address.or(address),
+        agent: presence.peer.agent.or(agent),
+        transport: presence.transport,
+        queued,
+        created_at: record.created_at,
+    }
+}
+
+fn entropy<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
+}
+
+fn internal() -> Problem {
+    Problem::new(Code::Internal, "the hub could not answer; its log says why")
+}
+
+/// An answer of another kind than the question's: a fault of the core, which its tests would show.
+fn unexpected(answer: &Answer) -> Problem {
+    tracing::error!(?answer, "the core gave an answer to another question");
+    internal()
+}

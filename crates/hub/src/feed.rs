@@ -1,0 +1,523 @@
+//! Who watches: `GET /v1/commands/{id}/events` and `GET /v1/events`.
+//!
+//! The core tells of each change that is on disk, under its lock, into a bounded queue; one task
+//! takes the changes from there in their order, encodes each once and sends it to all who watch.
+//! **Observers** get every delivery and device. **Watchers** of one command get a snapshot first,
+//! then each change that is newer than it, then `done`, then the end.
+//!
+//! The core never waits for the feed. When the queue is full, everyone who watches is cut off:
+//! observers connect again and go on from there, watchers connect again and get a new snapshot.
+//! Nobody is left with a picture that silently lacks a change.
+//!
+//! The streams themselves are the plane's: heartbeats, slow readers, and their end.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bellwire_core::{HubEvent, Presence};
+use bellwire_proto::limits::PACED_BYTES;
+use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceEvent, DeviceId, Problem};
+use tokio::sync::{Notify as Wake, mpsc};
+
+use crate::driver::{device_with, frames};
+use crate::plane::{CloseReason, Frame, Framing, Notify, Plane, StreamEvent, StreamId};
+use crate::store::{Snapshot, Store, StoredDevice};
+
+/// Events that wait for the feed's task. A hub does some ten thousand changes a second at most: this is most
+/// of a second of them, and the task needs some microseconds for each.
+const QUEUE_EVENTS_MAX: usize = 8192;
+/// Bytes of output and results in the events that wait.
+const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Changes of one command that wait for a snapshot to be read, by the store or by the client.
+const MAILBOX_CHANGES_MAX: usize = 64;
+/// Streams that watch, of both kinds. Every change is sent to every observer.
+const WATCHERS_MAX: usize = 1000;
+/// Rows of devices that are being removed while somebody observes.
+const REMOVED_MAX: usize = 1000;
+
+/// Everyone who watches, and the way to them.
+pub(crate) struct Feed {
+    store: Arc<dyn Store>,
+    plane: Plane,
+    queue: mpsc::Sender<HubEvent>,
+    queued_bytes: AtomicUsize,
+    /// The queue was full: who watches now has missed something.
+    overflowed: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    observers: Vec<StreamId>,
+    watchers: HashMap<CommandId, Vec<Watcher>>,
+    /// What each stream of the feed is for.
+    streams: HashMap<StreamId, Role>,
+    /// Devices as they were before they were removed.
+    removed: HashMap<DeviceId, StoredDevice>,
+    draining: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    Observer,
+    Watcher(CommandId),
+}
+
+/// The feed's end of a [`Mailbox`].
+struct Watcher {
+    stream: StreamId,
+    changes: mpsc::Sender<Change>,
+    written: Arc<Written>,
+}
+
+/// What one who watches a command is told, until the stream is gone.
+pub(crate) struct Mailbox {
+    stream: StreamId,
+    changes: mpsc::Receiver<Change>,
+    written: Arc<Written>,
+}
+
+/// What was sent with the wish to hear of it is written, or never will be.
+#[derive(Default)]
+struct Written {
+    told: Wake,
+    gone: AtomicBool,
+}
+
+/// A delivery that changed.
+#[derive(Debug, Clone)]
+struct Change {
+    device: DeviceId,
+    version: u64,
+    ended: bool,
+    frame: Frame,
+}
+
+impl Feed {
+    /// A feed without anyone who watches, and its task, which ends with it.
+    pub(crate) fn start(store: Arc<dyn Store>, plane: Plane) -> Arc<Self> {
+        let (queue, events) = mpsc::channel(QUEUE_EVENTS_MAX);
+        let feed = Arc::new(Self {
+            store,
+            plane,
+            queue,
+            queued_bytes: AtomicUsize::new(0),
+            overflowed: AtomicBool::new(false),
+            state: Mutex::new(State::default()),
+        });
+        tokio::spawn(run(Arc::downgrade(&feed), events));
+        feed
+    }
+
+    // --- Called under the core's lock: these only queue ---
+
+    /// Something happened.
+    pub(crate) fn tell(&self, event: HubEvent) {
+        let bytes = weight(&event);
+        let queued = self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+        if queued + bytes <= QUEUE_BYTES_MAX && self.queue.try_send(event).is_ok() {
+            return;
+        }
+        self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.overflowed.store(true, Ordering::Release);
+    }
+
+    /// Whether there are observers.
+    pub(crate) fn is_observed(&self) -> bool {
+        !self.state().observers.is_empty()
+    }
+
+    // --- Who comes ---
+
+    /// Takes a stream as an observer's. It is told of the hub at once, and of all that happens
+    /// from the moment on from which the core tells of it.
+    pub(crate) fn observe(&self, stream: StreamId) -> Result<(), Problem> {
+        let mut state = self.state();
+        state.admit(stream, Role::Observer)?;
+        state.observers.push(stream);
+        // Under the lock, so that no event goes before it.
+        self.plane.send(stream, frames::hub(false), Notify::None);
+        Ok(())
+    }
+
+    /// Takes a stream as one that watches a command. The mailbox is for [`Feed::follow`].
+    pub(crate) fn watch(&self, stream: StreamId, command: CommandId) -> Result<Mailbox, Problem> {
+        let mut state = self.state();
+        state.admit(stream, Role::Watcher(command))?;
+        let (sender, changes) = mpsc::channel(MAILBOX_CHANGES_MAX);
+        let written = Arc::new(Written::default());
+        state.watchers.entry(command).or_default().push(Watcher {
+            stream,
+            changes: sender,
+            written: written.clone(),
+        });
+        Ok(Mailbox { stream, changes, written })
+    }
+
+    /// Keeps the row of a device that is about to be removed, for those who will be told.
+    pub(crate) fn remember(&self, row: StoredDevice) {
+        let mut state = self.state();
+        // Past the bound observers are not told of the removal: the row is all there is to tell.
+        if state.removed.len() < REMOVED_MAX {
+            state.removed.insert(row.record.id.clone(), row);
+        }
+    }
+
+    /// The device was not removed after all.
+    pub(crate) fn forget(&self, device: &DeviceId) {
+        self.state().removed.remove(device);
+    }
+
+    // --- What happens to their streams ---
+
+    /// Takes what is about the feed's own streams out of `batch`. True when there are fewer
+    /// observers than before.
+    pub(crate) fn take_its_own(&self, batch: &mut Vec<StreamEvent>) -> bool {
+        let mut state = self.state();
+        if state.streams.is_empty() {
+            return false;
+        }
+        let observers = state.observers.len();
+        batch.retain(|event| !state.hear(*event));
+        state.observers.len() < observers
+    }
+
+    /// The hub is about to stop: observers hear of it, and all streams end.
+    pub(crate) fn drain(&self) {
+        self.state().draining = true;
+        self.end_all(Some(&frames::hub(true)), CloseReason::Draining);
+    }
+
+    // --- The feed's task ---
+
+    async fn pass_on(&self, event: HubEvent) {
+        self.queued_bytes.fetch_sub(weight(&event), Ordering::AcqRel);
+        match event {
+            HubEvent::Delivery { delivery, version } => self.changed(&delivery, version),
+            HubEvent::Device { device, change, presence } => {
+                self.device(device, change, presence).await
+            }
+        }
+    }
+
+    fn changed(&self, delivery: &Delivery, version: u64) {
+        let frame = frames::delivery(delivery);
+        let change = Change {
+            device: delivery.device.clone(),
+            version,
+            ended: delivery.state.is_terminal(),
+            frame: frame.clone(),
+        };
+        let mut state = self.state();
+        self.plane.send_many(&state.observers, &frame);
+        let Some(watchers) = state.watchers.get_mut(&delivery.command) else {
+            return;
+        };
+        watchers.retain(|watcher| {
+            let taken = watcher.changes.try_send(change.clone());
+            if matches!(taken, Err(mpsc::error::TrySendError::Full(_))) {
+                // It would miss this change: the next stream begins with a snapshot.
+                let reason = CloseReason::Overloaded;
+                self.plane.close(watcher.stream, None, reason);
+            }
+            taken.is_ok()
+        });
+    }
+
+    /// Tells observers of a device. Devices are read one by one, so that they are told of in the
+    /// order in which things happened.
+    async fn device(&self, device: DeviceId, change: DeviceChange, presence: Presence) {
+        if !self.is_observed() {
+            return;
+        }
+        let row = if change == DeviceChange::Removed {
+            self.state().removed.remove(&device)
+        } else {
+            match self.store.device(device).await {
+                Ok(row) => row,
+                Err(error) => {
+                    tracing::warn!(%error, "observers are cut off: a device could not be read");
+                    self.end_all(None, CloseReason::Overloaded);
+                    return;
+                }
+            }
+        };
+        // It has been removed meanwhile, and that is told next.
+        let Some(row) = row else { return };
+        let device = device_with(row, presence);
+        let frame = frames::device(&DeviceEvent { device, change });
+        self.plane.send_many(&self.state().observers, &frame);
+    }
+
+    /// Ends every stream of the feed; `last` is for observers.
+    fn end_all(&self, last: Option<&Frame>, reason: CloseReason) {
+        let mut state = self.state();
+        // The observers stay in the list until the plane says that they are closed, so that the
+        // core hears of it.
+        for observer in &state.observers {
+            self.plane.close(*observer, last.cloned(), reason);
+        }
+        for watcher in state.watchers.drain().flat_map(|(_, watchers)| watchers) {
+            self.plane.close(watcher.stream, None, reason);
+        }
+    }
+
+    // --- The task of one watcher ---
+
+    /// Tells one who watches a command: the snapshot, every change that is newer, `done`, the end.
+    /// Ends when the stream does.
+    pub(crate) async fn follow(&self, mut mailbox: Mailbox, snapshot: Snapshot) {
+        let (command, deliveries) = snapshot;
+        let mut known = HashMap::with_capacity(deliveries.len());
+        let mut live = 0_usize;
+        let mut unpaced_bytes = 0;
+        for (delivery, version) in deliveries {
+            let frame = frames::delivery(&delivery);
+            unpaced_bytes += frame.len(Framing::Chunked);
+            if unpaced_bytes < PACED_BYTES {
+                self.plane.send(mailbox.stream, frame, Notify::None);
+            } else if self.send_and_wait(&mailbox, frame).await {
+                unpaced_bytes = 0;
+            } else {
+                return;
+            }
+            let ended = delivery.state.is_terminal();
+            live += usize::from(!ended);
+            known.insert(delivery.device, (version, ended));
+        }
+        while live > 0 {
+            let Some(change) = mailbox.changes.recv().await else {
+                return;
+            };
+            let (version, ended) = known.entry(change.device).or_insert((0, true));
+            if change.version <= *version {
+                continue;
+            }
+            live = live + usize::from(*ended) - usize::from(change.ended);
+            (*version, *ended) = (change.version, change.ended);
+            self.plane.send(mailbox.stream, change.frame, Notify::None);
+        }
+        // As it stands now, and never before the last change of it.
+        match self.store.command(command.id).await {
+            Ok(now) => {
+                let last = frames::done(&now.unwrap_or(command));
+                // Waited for, since a slow reader may take longer than a closed stream lingers.
+                self.send_and_wait(&mailbox, last).await;
+            }
+            Err(error) => tracing::warn!(%error, "a command's events end without its last one"),
+        }
+        self.plane.close(mailbox.stream, None, CloseReason::Ended);
+    }
+
+    /// False when the stream is gone.
+    async fn send_and_wait(&self, mailbox: &Mailbox, frame: Frame) -> bool {
+        self.plane.send(mailbox.stream, frame, Notify::Written(0));
+        mailbox.written.told.notified().await;
+        !mailbox.written.gone.load(Ordering::Acquire)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held, and its lists are whole at any moment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn admit(&mut self, stream: StreamId, role: Role) -> Result<(), Problem> {
+        if self.draining {
+            return Err(Problem::new(
+                Code::Draining,
+                "the hub is about to stop; connect again in a few seconds",
+            ));
+        }
+        if self.streams.len() >= WATCHERS_MAX {
+            return Err(Problem::new(
+                Code::RateLimited,
+                "as many streams as the hub allows watch already; try again later",
+            ));
+        }
+        self.streams.insert(stream, role);
+        Ok(())
+    }
+
+    /// Whether this is about a stream of the feed.
+    fn hear(&mut self, event: StreamEvent) -> bool {
+        let (StreamEvent::Taken { stream, .. }
+        | StreamEvent::Written { stream, .. }
+        | StreamEvent::Closed { stream, .. }
+        | StreamEvent::Stalled { stream }
+        | StreamEvent::Resumed { stream }) = event;
+        let Some(role) = self.streams.get(&stream).copied() else {
+            return false;
+        };
+        match event {
+            StreamEvent::Closed { .. } => {
+                self.streams.remove(&stream);
+                self.remove(stream, role);
+            }
+            StreamEvent::Written { .. } => {
+                if let Role::Watcher(command) = role {
+                    let mut watchers = self.watchers.get(&command).into_iter().flatten();
+                    if let Some(watcher) = watchers.find(|watcher| watcher.stream == stream) {
+                        watcher.written.told.notify_one();
+                    }
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn remove(&mut self, stream: StreamId, role: Role) {
+        match role {
+            Role::Observer => self.observers.retain(|observer| *observer != stream),
+            Role::Watcher(command) => {
+                let Some(watchers) = self.watchers.get_mut(&command) else {
+                    return;
+                };
+                watchers.retain(|watcher| watcher.stream != stream);
+                if watchers.is_empty() {
+                    self.watchers.remove(&command);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.written.gone.store(true, Ordering::Release);
+        self.written.told.notify_one();
+    }
+}
+
+/// The feed's task: one event after the other, in their order.
+async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<HubEvent>) {
+    while let Some(event) = events.recv().await {
+        let Some(feed) = feed.upgrade() else { return };
+        feed.pass_on(event).await;
+        if feed.overflowed.swap(false, Ordering::AcqRel) {
+            tracing::warn!("everyone who watches is cut off: more happens than can be told");
+            feed.end_all(None, CloseReason::Overloaded);
+        }
+    }
+}
+
+/// About what an event holds in memory.
+fn weight(event: &HubEvent) -> usize {
+    let HubEvent::Delivery { delivery, .. } = event else {
+        return size_of::<HubEvent>();
+    };
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let result = delivery.result.as_ref().map_or(0, |json| json.as_str().len());
+    size_of::<Delivery>() + text(&delivery.stdout) + text(&delivery.stderr) + result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bellwire_proto::{Json, Seq, State as DeliveryState, Timestamp};
+    use http_body_util::BodyExt;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::plane::{PlaneConfig, StreamEvents, StreamOptions};
+    use crate::store::{Options, SqliteStore};
+
+    struct Deaf;
+
+    impl StreamEvents for Deaf {
+        fn happened(&self, _: &mut Vec<StreamEvent>) {}
+    }
+
+    fn event(stdout: Option<String>) -> HubEvent {
+        let delivery = Delivery {
+            command: CommandId::from_parts(1, [0; 10]),
+            seq: Seq::new(1),
+            device: "kiosk".parse().unwrap(),
+            action: "ping".parse().unwrap(),
+            state: DeliveryState::Running,
+            attempt: 1,
+            rev: 0,
+            created_at: Timestamp::default(),
+            updated_at: Timestamp::default(),
+            expires_at: Timestamp::default(),
+            progress: None,
+            exit_code: None,
+            result: Some(Json::null()),
+            stdout,
+            stderr: None,
+            truncated: false,
+            error: None,
+            late: false,
+        };
+        HubEvent::Delivery { delivery: Box::new(delivery), version: 1 }
+    }
+
+    /// How many of so many events an observer was told before it was cut off; `None` if it was told
+    /// all. On one thread the feed's task does not run while the queue is filled.
+    async fn cut_off_after(events: usize, stdout_bytes: usize) -> Option<usize> {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+        let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
+        let plane = Plane::start(config, Arc::new(Deaf)).unwrap();
+        let feed = Feed::start(Arc::new(store), plane.clone());
+        let stream = plane.reserve(StreamOptions::default());
+        feed.observe(stream).unwrap();
+        for _ in 0..events {
+            feed.tell(event(Some("x".repeat(stdout_bytes))));
+        }
+        let mut body = plane.respond_with_body(stream);
+        let mut text = String::new();
+        let reading = async {
+            while let Some(frame) = body.frame().await {
+                text.push_str(std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap());
+                if text.matches("event: delivery\n").count() == events {
+                    return None;
+                }
+            }
+            Some(text.matches("event: delivery\n").count())
+        };
+        timeout(Duration::from_secs(20), reading).await.expect("neither all events nor the end")
+    }
+
+    #[tokio::test]
+    async fn an_observer_whose_events_all_fit_gets_them_all() {
+        assert_eq!(cut_off_after(500, 0).await, None);
+    }
+
+    #[tokio::test]
+    async fn observers_are_cut_off_when_more_events_wait_than_may() {
+        assert_eq!(cut_off_after(QUEUE_EVENTS_MAX + 1, 0).await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn observers_are_cut_off_when_the_events_that_wait_hold_more_than_they_may() {
+        let each = 64 * 1024;
+        assert_eq!(cut_off_after(QUEUE_BYTES_MAX / each + 1, each).await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn no_more_watch_than_may_and_one_who_leaves_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+        let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
+        let plane = Plane::start(config, Arc::new(Deaf)).unwrap();
+        let feed = Feed::start(Arc::new(store), plane.clone());
+        let command = CommandId::from_parts(1, [0; 10]);
+        let reserve = || plane.reserve(StreamOptions::default());
+        let first = reserve();
+        feed.observe(first).unwrap();
+        let _mailboxes: Vec<_> =
+            (1..WATCHERS_MAX).map(|_| feed.watch(reserve(), command).unwrap()).collect();
+        assert_eq!(feed.observe(reserve()).unwrap_err().code, Code::RateLimited);
+
+        let reason = CloseReason::PeerClosed;
+        let mut gone = vec![StreamEvent::Closed { stream: first, reason }];
+        assert!(feed.take_its_own(&mut gone), "there are fewer observers");
+        assert!(gone.is_empty() && !feed.is_observed());
+        feed.observe(reserve()).unwrap();
+    }
+}

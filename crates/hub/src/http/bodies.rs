@@ -1,0 +1,339 @@
+//! What request bodies say: a command's data, the envelope of `POST /v1/commands`, batches of
+//! reports, confirmations. Pure functions, so that they can be fuzzed.
+//!
+//! Bodies that are objects of the contract itself (a report, labels, facts) are parsed in
+//! `bellwire-proto`; how many bytes may come is [`super::body`]'s business.
+
+use bellwire_proto::limits::{REPORT_BATCH_ITEMS_MAX, RUN_TIMEOUT_S, Range, TTL_S};
+use bellwire_proto::{
+    Action, Code, CommandId, DeviceId, Json, Members, Problem, Report, Seconds, Timestamp,
+};
+use serde_json::value::RawValue;
+
+/// A time to live: as [`TTL_S`], and zero for "only if it is online".
+pub(super) const TTL_OR_ZERO_S: Range = Range { min: 0, ..TTL_S };
+
+/// The data of a command from the body of `POST /v1/send`: JSON if the media type says so, any
+/// other text as a JSON string, `null` if there is nothing. Contract, section 3.
+///
+/// `media_type` as [`media_type`](super::params::media_type) gives it.
+///
+/// # Errors
+/// `unsupported_media_type` when it is not UTF-8, `bad_request` when it is called JSON and is not.
+///
+/// ```
+/// use bellwire_hub::http::bodies::data;
+/// assert_eq!(data("application/json", b"{\"n\": 1.50}")?.as_str(), "{\"n\": 1.50}");
+/// assert_eq!(data("application/problem+json", b"{}")?.as_str(), "\"{}\"");
+/// assert_eq!(data("application/json", b"")?.as_str(), "null");
+/// # Ok::<(), bellwire_proto::Problem>(())
+/// ```
+pub fn data(media_type: &str, body: &[u8]) -> Result<Json, Problem> {
+    let text = std::str::from_utf8(body).map_err(|_| {
+        Problem::new(
+            Code::UnsupportedMediaType,
+            "the body is not UTF-8; wrap bytes in text, as base64 does",
+        )
+    })?;
+    match media_type {
+        _ if text.is_empty() => Ok(Json::null()),
+        "application/json" => {
+            Json::parse(text).map_err(|e| Problem::bad_request(format!("the body is {e}")))
+        }
+        _ => Ok(Json::text(text)),
+    }
+}
+
+/// The body of `POST /v1/commands`. Contract, section 3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// What to do.
+    pub action: Action,
+    /// With what; `null` when it was not told.
+    pub data: Json,
+    /// For whom.
+    pub device: DeviceId,
+    /// Time to live; zero is "only if it is online".
+    pub ttl: Option<Seconds>,
+    /// The run clock.
+    pub run_timeout: Option<Seconds>,
+    /// Not to be sent before this.
+    pub not_before: Option<Timestamp>,
+}
+
+impl Envelope {
+    /// Reads the envelope.
+    ///
+    /// # Errors
+    /// `bad_request` and `unknown_field` as for every object of the API, also for a target
+    /// other than one device; `payload_too_large` when `data` is past `data_bytes_max`.
+    pub fn parse(body: &[u8], data_bytes_max: usize) -> Result<Self, Problem> {
+        let mut members = Members::parse(body)?;
+        let envelope = Self {
+            action: members.require("action")?,
+            data: members.take_json("data")?.unwrap_or_default(),
+            device: take_target(&mut members)?,
+            ttl: take_seconds(&mut members, "ttl_s", TTL_OR_ZERO_S)?,
+            run_timeout: take_seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
+            not_before: members.take("not_before")?,
+        };
+        if members
+            .take_raw("rollout")
+            .is_some_and(|told| told != "null")
+        {
+            return Err(Problem::bad_request(
+                "a rollout is for many devices, and this release takes single devices",
+            ));
+        }
+        members.finish()?;
+        if envelope.data.as_str().len() > data_bytes_max {
+            return Err(Problem::new(
+                Code::PayloadTooLarge,
+                format!("data is past {data_bytes_max} bytes"),
+            ));
+        }
+        Ok(envelope)
+    }
+}
+
+/// One report of a batch, judged by itself.
+#[derive(Debug)]
+pub struct BatchItem {
+    /// The command as the item names it, if it names one at all.
+    pub command: Option<String>,
+    /// What it reports, or why it is refused.
+    pub report: Result<(CommandId, Report), Problem>,
+}
+
+/// Reads the body of `POST /v1/devices/{device}/status`.
+///
+/// # Errors
+/// `bad_request` when it is not a JSON array in UTF-8, `payload_too_large` past 1,000 items. What
+/// is wrong with an item is told of that item.
+pub fn batch(body: &[u8]) -> Result<Vec<BatchItem>, Problem> {
+    let text =
+        std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
+    let items: Vec<&RawValue> = serde_json::from_str(text)
+        .map_err(|_| Problem::bad_request("the body is not a JSON array of reports"))?;
+    if items.len() > REPORT_BATCH_ITEMS_MAX {
+        return Err(Problem::new(
+            Code::PayloadTooLarge,
+            format!("a batch has at most {REPORT_BATCH_ITEMS_MAX} reports"),
+        ));
+    }
+    Ok(items
+        .into_iter()
+        .map(|item| batch_item(item.get()))
+        .collect())
+}
+
+fn batch_item(item: &str) -> BatchItem {
+    let report = Report::parse_item(item.as_bytes());
+    let command = match &report {
+        Ok((command, _)) => Some(command.to_string()),
+        Err(_) => Members::parse(item.as_bytes())
+            .and_then(|mut members| members.take("command"))
+            .unwrap_or_default(),
+    };
+    BatchItem { command, report }
+}
+
+/// Reads the body of `POST /v1/devices/{device}/confirm`: the name of the session.
+///
+/// # Errors
+/// `bad_request` and `unknown_field` as for every object of the API.
+pub fn confirmation(body: &[u8]) -> Result<String, Problem> {
+    let mut members = Members::parse(body)?;
+    let session = members.require("session")?;
+    members.finish()?;
+    Ok(session)
+}
+
+/// The target: exactly one of the contract's kinds, and of those as yet the ones that name one device.
+fn take_target(members: &mut Members<'_>) -> Result<DeviceId, Problem> {
+    let one_kind = || {
+        Problem::bad_request(
+            "target is exactly one of {\"device\"}, {\"devices\"}, {\"select\"}, {\"all\"}",
+        )
+    };
+    let single = || {
+        Problem::bad_request(
+            "this release takes single devices: target is {\"device\":\"x\"} or {\"devices\":[\"x\"]}",
+        )
+    };
+    let mut target = members
+        .take_members("target")?
+        .ok_or_else(|| Problem::bad_request("member \"target\" is missing"))?;
+    let device: Option<DeviceId> = target.take("device")?;
+    let devices: Option<Vec<DeviceId>> = target.take("devices")?;
+    let select: Option<String> = target.take("select")?;
+    let all: Option<bool> = target.take("all")?;
+    target.finish()?;
+    match (device, devices, select, all) {
+        (Some(device), None, None, None) => Ok(device),
+        (None, Some(mut devices), None, None) => {
+            devices.sort_unstable();
+            devices.dedup();
+            match (devices.pop(), devices.is_empty()) {
+                (None, _) => Err(Problem::bad_request("target has an empty list of devices")),
+                (Some(device), true) => Ok(device),
+                (Some(_), false) => Err(single()),
+            }
+        }
+        (None, None, Some(_), None) | (None, None, None, Some(_)) => Err(single()),
+        _ => Err(one_kind()),
+    }
+}
+
+fn take_seconds(
+    members: &mut Members<'_>,
+    name: &str,
+    range: Range,
+) -> Result<Option<Seconds>, Problem> {
+    match members.take::<u64>(name)? {
+        Some(n) if !range.contains(n) => Err(Problem::bad_request(format!(
+            "member {name:?} is whole seconds from {} to {}",
+            range.min, range.max
+        ))),
+        seconds => Ok(seconds.map(Seconds::new)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: &str = "01900000-0000-7000-8000-000000000000";
+
+    #[test]
+    fn data_is_json_if_it_is_called_so_and_text_otherwise() {
+        for (media_type, body, json) in [
+            (
+                "application/json",
+                "{\"b\": 1.0,\n\"a\":1e2}",
+                "{\"b\": 1.0,\"a\":1e2}",
+            ),
+            ("application/json", "", "null"),
+            ("", "", "null"),
+            ("", "é\n", "\"é\\n\""),
+            ("text/json", "1", "\"1\""),
+            ("application/ld+json", "1", "\"1\""),
+            ("application/x-www-form-urlencoded", "a=b", "\"a=b\""),
+        ] {
+            let data = data(media_type, body.as_bytes()).unwrap();
+            assert_eq!(data.as_str(), json, "{media_type} {body:?}");
+        }
+        for (media_type, body, code) in [
+            ("application/json", &b"{"[..], Code::BadRequest),
+            ("application/json", b" ", Code::BadRequest),
+            ("application/json", b"\"\\ud800\"", Code::BadRequest),
+            ("application/json", b"\xff", Code::UnsupportedMediaType),
+            ("text/plain", b"\xff", Code::UnsupportedMediaType),
+        ] {
+            assert_eq!(data(media_type, body).unwrap_err().code, code, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn an_envelope_keeps_what_it_was_given() {
+        let body = br#"{"action":"ping","data":{"n":1.50},"target":{"devices":["x","x"]},
+            "ttl_s":0,"run_timeout_s":60,"not_before":"2030-01-01T00:00:00Z","rollout":null}"#;
+        let envelope = Envelope::parse(body, 64).unwrap();
+        assert_eq!(envelope.data.as_str(), r#"{"n":1.50}"#);
+        assert_eq!(envelope.device.as_str(), "x");
+        assert_eq!(envelope.ttl, Some(Seconds::new(0)));
+        assert_eq!(envelope.run_timeout, Some(Seconds::new(60)));
+        let at = envelope.not_before.map(|at| at.to_string());
+        assert_eq!(at.as_deref(), Some("2030-01-01T00:00:00.000Z"));
+    }
+
+    #[test]
+    fn an_envelope_that_is_not_of_the_contract_is_refused_with_its_code() {
+        let with = |rest: &str| format!(r#"{{"action":"a","target":{{"device":"x"}},{rest}}}"#);
+        let target = |target: &str| format!(r#"{{"action":"a","target":{target}}}"#);
+        for (body, code) in [
+            (r#"{"target":{"device":"x"}}"#.to_owned(), Code::BadRequest),
+            (r#"{"action":"a"}"#.to_owned(), Code::BadRequest),
+            (
+                r#"{"action":"a b","target":{"device":"x"}}"#.to_owned(),
+                Code::BadRequest,
+            ),
+            (target("{}"), Code::BadRequest),
+            (target(r#""x""#), Code::BadRequest),
+            (target(r#"{"device":""}"#), Code::BadRequest),
+            (target(r#"{"devices":[]}"#), Code::BadRequest),
+            (target(r#"{"devices":["x","y"]}"#), Code::BadRequest),
+            (target(r#"{"device":"x","all":true}"#), Code::BadRequest),
+            (target(r#"{"all":true}"#), Code::BadRequest),
+            (target(r#"{"select":"a=b"}"#), Code::BadRequest),
+            (target(r#"{"device":"x","who":1}"#), Code::UnknownField),
+            (with(r#""ttl_s":604801"#), Code::BadRequest),
+            (with(r#""ttl_s":1.5"#), Code::BadRequest),
+            (with(r#""run_timeout_s":0"#), Code::BadRequest),
+            (with(r#""not_before":"tomorrow""#), Code::BadRequest),
+            (with(r#""rollout":{}"#), Code::BadRequest),
+            (with(r#""ttl":1"#), Code::UnknownField),
+            (with(r#""data":"0123456789abcdef""#), Code::PayloadTooLarge),
+        ] {
+            let refused = Envelope::parse(body.as_bytes(), 16).unwrap_err();
+            assert_eq!(refused.code, code, "{body}");
+        }
+    }
+
+    #[test]
+    fn each_item_of_a_batch_is_judged_by_itself() {
+        let body = format!(
+            r#"[{{"command":"{ID}","state":"running"}},{{"command":"{ID}","state":"gone"}},
+                {{"command":"x","state":"running"}},{{"state":"running"}},7]"#
+        );
+        let items = batch(body.as_bytes()).unwrap();
+        let told: Vec<_> = items
+            .iter()
+            .map(|item| (item.command.as_deref(), item.report.is_ok()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (Some(ID), true),
+                (Some(ID), false),
+                (Some("x"), false),
+                (None, false),
+                (None, false)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_batch_is_an_array_of_a_thousand_at_most() {
+        for body in ["", "{}", "[1", "null"] {
+            assert_eq!(
+                batch(body.as_bytes()).unwrap_err().code,
+                Code::BadRequest,
+                "{body}"
+            );
+        }
+        let of = |n: usize| format!("[{}]", vec!["0"; n].join(","));
+        assert_eq!(batch(of(1000).as_bytes()).unwrap().len(), 1000);
+        assert_eq!(
+            batch(of(1001).as_bytes()).unwrap_err().code,
+            Code::PayloadTooLarge
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = data("application/json", &body);
+            let _ = Envelope::parse(&body, 64);
+            let _ = batch(&body);
+            let _ = confirmation(&body);
+        }
+
+        #[test]
+        fn text_comes_out_as_it_went_in(text in "\\PC+|[\\x00-\\x7f]+") {
+            let json = data("text/plain", text.as_bytes()).unwrap();
+            prop_assert_eq!(json.read::<String>().unwrap(), text);
+        }
+    }
+}

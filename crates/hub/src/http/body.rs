@@ -1,0 +1,86 @@
+//! Reading a request's body: bounded in bytes and in time.
+//!
+//! Order of checks (contract, section 1): size 413, then what it is encoded as 415. What the bytes
+//! mean is [`super::bodies`]' business.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bellwire_proto::{Code, Problem};
+use bytes::Bytes;
+use http::header::{self, HeaderMap};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
+
+use super::params;
+
+/// What is read and thrown away of a body that was refused, so that a client that writes all of it
+/// before it reads finds the answer and not a reset connection (RFC 9112, section 9.6).
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long that may take.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The whole body.
+///
+/// # Errors
+/// `payload_too_large` past `bytes_max`, at once if the head says so and else when that many have
+/// come; `request_timeout` when it did not end `within`; `unsupported_media_type` when it is
+/// compressed; `bad_request` when it broke off.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    mut body: Body,
+    bytes_max: usize,
+    within: Duration,
+) -> Result<Bytes, Problem> {
+    let too_large = || {
+        Problem::new(
+            Code::PayloadTooLarge,
+            format!("the body is past {bytes_max} bytes"),
+        )
+    };
+    let told = body.size_hint().lower();
+    if usize::try_from(told).map_or(true, |told| told > bytes_max) {
+        linger(headers, body);
+        return Err(too_large());
+    }
+    let limited = Limited::new(&mut body, bytes_max).collect();
+    let bytes = match tokio::time::timeout(within, limited).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => {
+            linger(headers, body);
+            return Err(too_large());
+        }
+        Ok(Err(_)) => return Err(Problem::bad_request("the body broke off")),
+        Err(_) => {
+            let detail = format!("the body did not arrive within {} s", within.as_secs());
+            return Err(Problem::new(Code::RequestTimeout, detail));
+        }
+    };
+    if params::is_plain(headers) {
+        Ok(bytes)
+    } else {
+        Err(Problem::new(
+            Code::UnsupportedMediaType,
+            "the body has a Content-Encoding; send it as it is",
+        ))
+    }
+}
+
+/// Lets the rest of a refused body run dry while the answer goes out. Bounded in bytes and time, and one
+/// at most per connection, which takes no next request meanwhile. A client that waits for
+/// `100 Continue` has not begun to send, and must not be told to.
+fn linger(headers: &HeaderMap, mut body: Body) {
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let run_dry = async move {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > LINGER_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    tokio::spawn(tokio::time::timeout(LINGER, run_dry));
+}

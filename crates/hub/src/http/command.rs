@@ -1,0 +1,100 @@
+//! Commands as their senders look at them, and cancelling. Contract, sections 3 and 7.
+
+use axum::response::Response;
+use bellwire_proto::{Code, CommandId, Problem};
+use http::StatusCode;
+
+use super::request::Request;
+use super::{problem, stream};
+use crate::driver::Driver;
+use crate::store::CommandFilter;
+
+/// `GET /v1/commands`: newest first.
+pub(super) async fn list(request: Request) -> Result<Response, Problem> {
+    let mut query = request.query()?;
+    let filter = CommandFilter {
+        device: query.value("device")?,
+        state: query.value("state")?,
+        action: query.value("action")?,
+    };
+    let page = super::page(&mut query)?;
+    query.finish()?;
+
+    let commands = request.driver.store().commands(filter, page).await;
+    Ok(problem::json(
+        StatusCode::OK,
+        &commands.map_err(problem::of_store)?,
+    ))
+}
+
+/// `GET /v1/commands/{command}`.
+pub(super) async fn show(request: Request) -> Result<Response, Problem> {
+    let command: CommandId = request.name("command")?;
+    request.no_query()?;
+    shown(&request.driver, command, StatusCode::OK).await
+}
+
+/// `GET /v1/commands/{command}/deliveries`: by device.
+pub(super) async fn deliveries(request: Request) -> Result<Response, Problem> {
+    let command: CommandId = request.name("command")?;
+    let mut query = request.query()?;
+    let state = query.value("state")?;
+    let page = super::page(&mut query)?;
+    query.finish()?;
+
+    let deliveries = request
+        .driver
+        .store()
+        .deliveries(command, state, page)
+        .await;
+    let deliveries = deliveries.map_err(problem::of_store)?.ok_or_else(unknown)?;
+    Ok(problem::json(StatusCode::OK, &deliveries))
+}
+
+/// `GET /v1/commands/{command}/events`: every delivery as it is, each change, `done`, the end.
+pub(super) async fn events(request: Request) -> Result<Response, Problem> {
+    let command: CommandId = request.name("command")?;
+    request.no_query()?;
+
+    if request.is_head() {
+        let known = request.driver.store().command(command).await;
+        known.map_err(problem::of_store)?.ok_or_else(unknown)?;
+        return Ok(stream::head_only());
+    }
+    let options = stream::options(request.driver.config().heartbeat);
+    let reserved = request.driver.watch(command, options).await?;
+    Ok(stream::answer(&request.driver, &request.head, reserved).await)
+}
+
+/// `DELETE /v1/commands/{command}`: 202 while a device must still answer, 200 when all is over.
+pub(super) async fn cancel(request: Request) -> Result<Response, Problem> {
+    let command: CommandId = request.name("command")?;
+    let mut query = request.query()?;
+    let force = query.switch("force")?.unwrap_or(false);
+    query.finish()?;
+
+    let done = request.driver.cancel(command, force).await?;
+    let status = if done {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    shown(&request.driver, command, status).await
+}
+
+async fn shown(
+    driver: &Driver,
+    command: CommandId,
+    status: StatusCode,
+) -> Result<Response, Problem> {
+    let command = driver.store().command(command).await;
+    let command = command.map_err(problem::of_store)?.ok_or_else(unknown)?;
+    Ok(problem::json(status, &command))
+}
+
+fn unknown() -> Problem {
+    Problem::new(
+        Code::UnknownCommand,
+        "no command has this id, or it is no longer kept",
+    )
+}

@@ -1,0 +1,70 @@
+//! Is it alive, is it ready, is it near, what happens on it. Contract, sections 4, 6 and 9.
+
+use axum::response::Response;
+use bellwire_proto::{Code, Problem};
+use http::StatusCode;
+use serde::Serialize;
+
+use super::request::Request;
+use super::{problem, stream};
+use crate::driver::Readiness;
+
+/// `GET /v1/ping`: is that the hub, and is it near?
+pub(super) async fn ping(request: Request) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct Pong {
+        hub: &'static str,
+        nonce: Option<String>,
+        time_ms: u64,
+    }
+    let mut query = request.query()?;
+    let nonce = stream::take_nonce(&mut query)?;
+    query.finish()?;
+    let time_ms = request.driver.now().unix_ms();
+    Ok(problem::json(
+        StatusCode::OK,
+        &Pong {
+            hub: stream::HUB,
+            nonce,
+            time_ms,
+        },
+    ))
+}
+
+/// `GET /v1/events`: what happens to all devices and deliveries.
+pub(super) async fn events(request: Request) -> Result<Response, Problem> {
+    request.no_query()?;
+    if request.is_head() {
+        return Ok(stream::head_only());
+    }
+    let options = stream::options(request.driver.config().heartbeat);
+    let reserved = request.driver.observe(options)?;
+    Ok(stream::answer(&request.driver, &request.head, reserved).await)
+}
+
+/// `GET /healthz`: the process is alive, also while it drains.
+pub(super) async fn healthz(request: Request) -> Result<Response, Problem> {
+    request.no_query()?;
+    Ok(status("ok"))
+}
+
+/// `GET /readyz`: the hub can take work.
+pub(super) async fn readyz(request: Request) -> Result<Response, Problem> {
+    request.no_query()?;
+    match request.driver.readiness() {
+        Readiness::Ready => Ok(status("ready")),
+        Readiness::Draining => Err(Problem::new(Code::Draining, "the hub is about to stop")),
+        Readiness::StoreFailed => Err(Problem::new(
+            Code::StoreUnavailable,
+            "the store failed; mend the disk and start the hub again",
+        )),
+    }
+}
+
+fn status(status: &'static str) -> Response {
+    #[derive(Serialize)]
+    struct Status {
+        status: &'static str,
+    }
+    problem::json(StatusCode::OK, &Status { status })
+}

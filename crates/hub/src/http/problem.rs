@@ -1,0 +1,116 @@
+//! Answers: JSON, and the problems that stand in for it. The one place that turns either into
+//! an HTTP response.
+//!
+//! What a problem's code means is said in `bellwire-proto`; what it is called on the wire too.
+//! Internal text never gets into one.
+
+use axum::body::Body;
+use axum::response::Response;
+use bellwire_proto::{Code, Problem};
+use http::header::{self, HeaderValue};
+use http::{HeaderName, StatusCode};
+use serde::Serialize;
+
+use crate::store::StoreError;
+
+/// Seconds after which a client that was refused for a full queue may try again: a device that
+/// works takes a command from its queue in that time.
+const RETRY_QUEUE_S: u64 = 5;
+/// The same while the hub drains: it is gone within 10 s (contract, section 9), and a new one may
+/// be there by then.
+const RETRY_DRAINING_S: u64 = 10;
+/// The same while the store does not answer: somebody must mend it.
+const RETRY_STORE_S: u64 = 30;
+
+/// JSON with its length, not to be stored by caches: it is true now, and maybe not any more.
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    written(status, "application/json", value).unwrap_or_else(|| problem(&internal()))
+}
+
+/// 204.
+pub(super) fn empty() -> Response {
+    with_status(StatusCode::NO_CONTENT, Body::empty())
+}
+
+/// `application/problem+json`, with `Retry-After` where trying again may help.
+pub(super) fn problem(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.code.status());
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = written(status, "application/problem+json", problem)
+        .unwrap_or_else(|| with_status(StatusCode::INTERNAL_SERVER_ERROR, Body::empty()));
+    if let Some(seconds) = retry_after_s(problem.code) {
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// The hub's own fault. What it was is in the log and not in the answer.
+pub(super) fn internal() -> Problem {
+    Problem::new(Code::Internal, "the hub failed at this; its log says why")
+}
+
+/// What a reader of the store is told when it cannot be read. The operator reads why in the log.
+pub(super) fn of_store(error: StoreError) -> Problem {
+    match error {
+        StoreError::BadCursor(bad) => Problem::bad_request(format!("parameter after: {bad}")),
+        _ => Problem::new(Code::StoreUnavailable, "the store cannot be read just now"),
+    }
+}
+
+/// The response with one more header.
+pub(super) fn with(mut response: Response, name: HeaderName, value: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+fn written(
+    status: StatusCode,
+    media_type: &'static str,
+    value: &impl Serialize,
+) -> Option<Response> {
+    let body = serde_json::to_vec(value).ok()?;
+    let length = HeaderValue::from(body.len());
+    let mut response = with_status(status, Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(header::CONTENT_LENGTH, length);
+    Some(response)
+}
+
+fn with_status(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let no_store = HeaderValue::from_static("no-store");
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, no_store);
+    response
+}
+
+fn retry_after_s(code: Code) -> Option<u64> {
+    match code {
+        Code::QueueFull | Code::RateLimited => Some(RETRY_QUEUE_S),
+        Code::Draining => Some(RETRY_DRAINING_S),
+        Code::StoreUnavailable => Some(RETRY_STORE_S),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_says_when_to_try_again_exactly_when_its_status_asks_for_it() {
+        for code in Code::ALL {
+            let response = problem(&Problem::new(*code, "why"));
+            assert_eq!(response.status().as_u16(), code.status(), "{code}");
+            let asked = matches!(code.status(), 429 | 503);
+            let told = response.headers().contains_key(header::RETRY_AFTER);
+            assert_eq!(told, asked, "{code}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! A request as its handler sees it: names, query, headers, body, each to be asked for in the
+//! order of the checks.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Instant;
+
+use axum::body::Body;
+use bellwire_core::Peer;
+use bellwire_proto::limits::AGENT_CHARS_MAX;
+use bellwire_proto::{InvalidName, Problem};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, header};
+
+use super::{body, is_name, params};
+use crate::driver::Driver;
+use crate::listen::ClientAddr;
+
+/// A request that has a route, a method and a caller.
+pub(super) struct Request {
+    /// The hub.
+    pub(super) driver: Driver,
+    /// Who asks.
+    pub(super) caller: Caller,
+    /// Everything but the body.
+    pub(super) head: Parts,
+    /// When it arrived.
+    pub(super) arrived: Instant,
+    /// The route's path, with its names in braces.
+    route: &'static str,
+    body: Body,
+}
+
+/// Who asks. On an open hub nobody has a name.
+pub(super) struct Caller {
+    /// What stands in `created_by`, and whose `Idempotency-Key` it is.
+    pub(super) name: Option<String>,
+}
+
+impl Caller {
+    /// Somebody.
+    pub(super) fn anyone() -> Self {
+        Self { name: None }
+    }
+}
+
+impl Request {
+    pub(super) fn new(
+        driver: Driver,
+        caller: Caller,
+        route: &'static str,
+        head: Parts,
+        body: Body,
+    ) -> Self {
+        let arrived = Instant::now();
+        Self {
+            driver,
+            caller,
+            head,
+            arrived,
+            route,
+            body,
+        }
+    }
+
+    /// The name that stands in the path where the route has `{which}`.
+    ///
+    /// # Errors
+    /// `bad_request` when it breaks its rule.
+    pub(super) fn name<T: FromStr<Err = InvalidName>>(&self, which: &str) -> Result<T, Problem> {
+        let wanted = self.route.split('/').zip(self.head.uri.path().split('/'));
+        let given = wanted
+            .filter(|(pattern, _)| is_name(pattern))
+            .find(|(pattern, _)| pattern.trim_matches(['{', '}']) == which)
+            .map_or("", |(_, given)| given);
+        let name = params::decode_segment(given)?;
+        name.parse()
+            .map_err(|e: InvalidName| Problem::bad_request(e.to_string()))
+    }
+
+    /// The parameters of the query.
+    ///
+    /// # Errors
+    /// `bad_request` when it cannot be decoded or gives one twice.
+    pub(super) fn query(&self) -> Result<params::Query, Problem> {
+        params::Query::parse(self.head.uri.query().unwrap_or_default())
+    }
+
+    /// Refuses a query: for paths that take no parameters.
+    ///
+    /// # Errors
+    /// `unknown_field`, or `bad_request` when it cannot be decoded.
+    pub(super) fn no_query(&self) -> Result<(), Problem> {
+        self.query()?.finish()
+    }
+
+    /// The whole body; to be asked for once.
+    ///
+    /// # Errors
+    /// `payload_too_large`, `request_timeout`, `unsupported_media_type`.
+    pub(super) async fn body(&mut self, bytes_max: usize) -> Result<Bytes, Problem> {
+        let within = self.driver.config().body_timeout;
+        let body = std::mem::take(&mut self.body);
+        body::read(&self.head.headers, body, bytes_max, within).await
+    }
+
+    /// Whether only the head of the answer is wanted: then nothing may happen but looking.
+    pub(super) fn is_head(&self) -> bool {
+        self.head.method == Method::HEAD
+    }
+
+    /// From where it comes: the other end of the connection, not what a header claims.
+    pub(super) fn peer(&self) -> Peer {
+        let addr = self
+            .head
+            .extensions
+            .get::<ClientAddr>()
+            .map(|client| client.0);
+        let agent = self.head.headers.get(header::USER_AGENT);
+        Peer {
+            address: addr
+                .as_ref()
+                .map(SocketAddr::ip)
+                .map(|ip| ip.to_canonical().to_string()),
+            agent: agent.map(|agent| {
+                let agent = String::from_utf8_lossy(agent.as_bytes());
+                agent.chars().take(AGENT_CHARS_MAX).collect()
+            }),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Sending: `POST /v1/send/{device}/{action}` and `POST /v1/commands`. Contract, section 3.
+
+use axum::response::Response;
+use bellwire_core::Send;
+use bellwire_core::record::IdempotencyKey;
+use bellwire_proto::limits::{ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, WAIT_S};
+use bellwire_proto::{Action, Command, Counts, Delivery, DeviceId, Json, Problem, Seconds};
+use http::{StatusCode, header};
+use ring::digest;
+
+use super::bodies::{self, Envelope, TTL_OR_ZERO_S};
+use super::request::Request;
+use super::{params, problem};
+
+/// `POST /v1/send/{device}/{action}`: the body is the data.
+pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
+    let device: DeviceId = request.name("device")?;
+    let action: Action = request.name("action")?;
+
+    let mut query = request.query()?;
+    let ttl = query.seconds("ttl", TTL_OR_ZERO_S)?;
+    let run_timeout = query.seconds("run_timeout", RUN_TIMEOUT_S)?;
+    let wait = query.seconds("wait", WAIT_S)?;
+    query.finish()?;
+    let key = params::idempotency_key(&request.head.headers)?;
+
+    let body = request.body(request.driver.config().data_bytes_max).await?;
+    let media_type = params::media_type(&request.head.headers);
+    let data = bodies::data(&media_type, &body)?;
+
+    let mut send = Send::new(device, action, data);
+    send.ttl = ttl;
+    send.run_timeout = run_timeout;
+    send.wait = wait
+        .or_else(|| preferred_wait(&request))
+        .unwrap_or(send.wait);
+    identify(&mut send, &request, key, &body)?;
+    let delivery = request.driver.send(send).await?;
+    Ok(accepted(&delivery, &delivery))
+}
+
+/// `POST /v1/commands`: the body is an envelope.
+pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
+    request.no_query()?;
+    let key = params::idempotency_key(&request.head.headers)?;
+
+    let body = request.body(ENVELOPE_BYTES_MAX).await?;
+    let envelope = Envelope::parse(&body, request.driver.config().data_bytes_max)?;
+
+    let data = envelope.data.clone();
+    let mut send = Send::new(envelope.device, envelope.action, envelope.data);
+    send.ttl = envelope.ttl;
+    send.run_timeout = envelope.run_timeout;
+    send.not_before = envelope.not_before;
+    identify(&mut send, &request, key, &body)?;
+    let delivery = request.driver.send(send).await?;
+    let command = only_one(&delivery, data, request.caller.name);
+    Ok(accepted(&delivery, &command))
+}
+
+/// 200 when the delivery has ended, 202 when it has not; where it can be looked at.
+fn accepted(delivery: &Delivery, shown: &impl serde::Serialize) -> Response {
+    let status = if delivery.state.is_terminal() {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    let location = format!("/v1/commands/{}", delivery.command);
+    problem::with(problem::json(status, shown), header::LOCATION, &location)
+}
+
+/// The command of a single delivery.
+fn only_one(delivery: &Delivery, data: Json, created_by: Option<String>) -> Command {
+    Command {
+        id: delivery.command,
+        seq: delivery.seq,
+        action: delivery.action.clone(),
+        data,
+        created_at: delivery.created_at,
+        created_by,
+        expires_at: delivery.expires_at,
+        total: 1,
+        counts: Counts::from([(delivery.state, 1)]),
+        done: delivery.state.is_terminal(),
+    }
+}
+
+/// What `Prefer: wait=N` asks for.
+fn preferred_wait(request: &Request) -> Option<Seconds> {
+    let preferences = request.head.headers.get_all("prefer").iter();
+    params::prefer_wait(
+        preferences.filter_map(|value| value.to_str().ok()),
+        WAIT_S.max,
+    )
+}
+
+/// Says who sends, and by which key the same request would be known again.
+fn identify(
+    send: &mut Send,
+    request: &Request,
+    key: Option<String>,
+    body: &[u8],
+) -> Result<(), Problem> {
+    send.created_by.clone_from(&request.caller.name);
+    if let Some(key) = key {
+        let caller = request.caller.name.clone().unwrap_or_default();
+        send.idempotency = Some((IdempotencyKey { caller, key }, fingerprint(request, body)?));
+    }
+    Ok(())
+}
+
+/// SHA-256 over what makes two requests the same: method, path, query without `wait`, media type,
+/// body. Each part goes in behind its length, so that no two requests run together.
+fn fingerprint(request: &Request, body: &[u8]) -> Result<[u8; 32], Problem> {
+    let mut sha256 = digest::Context::new(&digest::SHA256);
+    let mut part = |part: &[u8]| {
+        sha256.update(&(part.len() as u64).to_be_bytes());
+        sha256.update(part);
+    };
+    part(request.head.method.as_str().as_bytes());
+    part(request.head.uri.path().as_bytes());
+    for (name, value) in request.query()?.into_sorted() {
+        if name != "wait" {
+            part(name.as_bytes());
+            part(value.as_bytes());
+        }
+    }
+    part(params::media_type(&request.head.headers).as_bytes());
+    part(body);
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(sha256.finish().as_ref());
+    Ok(fingerprint)
+}

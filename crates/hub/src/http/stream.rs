@@ -1,0 +1,327 @@
+//! Listening: a device's stream, its long-poll form, and confirming. Contract, section 4.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::response::Response;
+use bellwire_core::{Listen, Poll};
+use bellwire_proto::limits::{
+    HEARTBEAT_S, NONCE_CHARS_MAX, POLL_WAIT_S, PRELUDE_BYTES_MAX, PRELUDE_BYTES_PROXIED, Range,
+    SMALL_BODY_BYTES_MAX,
+};
+use bellwire_proto::stream::{Hello, PollAnswer};
+use bellwire_proto::{Code, DeviceId, Problem, Seconds};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{HeaderName, StatusCode};
+
+use super::params::{Query, last_event_id};
+use super::request::Request;
+use super::{bodies, device, problem};
+use crate::driver::{Driver, Readiness, Reserved, frames};
+use crate::plane::{Frame, Heartbeat, HeartbeatForm, StreamHead, StreamOptions};
+
+/// What the hub says it is.
+pub(super) const HUB: &str = concat!("bellwire/", env!("CARGO_PKG_VERSION"));
+
+/// `GET /v1/devices/{device}/stream`.
+pub(super) async fn stream(request: Request) -> Result<Response, Problem> {
+    let device: DeviceId = request.name("device")?;
+    let asked = Asked::take(request.query()?, &request.head.headers)?;
+
+    if request.is_head() {
+        not_draining(&request.driver)?;
+        return Ok(head_only());
+    }
+    let heartbeat = asked.heartbeat.map(Seconds::duration);
+    let heartbeat = heartbeat.unwrap_or(request.driver.config().heartbeat);
+    let options = StreamOptions {
+        probes: asked.probes,
+        compat: asked.compat,
+        ..options(heartbeat)
+    };
+    let listen = Listen {
+        peer: request.peer(),
+        ..asked.listen
+    };
+    let reserved = request
+        .driver
+        .listen(device.clone(), listen, options)
+        .await?;
+
+    let session = reserved.session();
+    let hello = hello(&request, device, session, asked.nonce, heartbeat);
+    let mut first = prelude(asked.prelude_bytes);
+    first.extend_from_slice(&frames::hello(&hello));
+    let head = StreamHead::event_stream().first(Frame::new(&first));
+    Ok(respond(&request.driver, &request.head, reserved, head).await)
+}
+
+/// `GET /v1/devices/{device}/commands`: the long-poll form.
+pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
+    let device: DeviceId = request.name("device")?;
+    let mut query = request.query()?;
+    let wait = query.seconds("wait", POLL_WAIT_S)?;
+    let nonce = take_nonce(&mut query)?;
+    let last_event_id = last_event_id(&request.head.headers, &mut query)?;
+    query.finish()?;
+
+    if request.is_head() {
+        // A poll takes what waits; a look must not.
+        not_draining(&request.driver)?;
+        return Ok(head_of("application/json", "no-store"));
+    }
+    let wait = wait.unwrap_or(Seconds::new(POLL_WAIT_S.default));
+    let poll = Poll {
+        wait,
+        last_event_id,
+        peer: request.peer(),
+    };
+    let told = request.driver.poll(device.clone(), poll).await?;
+
+    let session = request.driver.no_session();
+    let heartbeat = request.driver.config().heartbeat;
+    let answer = PollAnswer {
+        hello: hello(&request, device, session, nonce, heartbeat),
+        commands: told.commands,
+        cancels: told.cancels,
+    };
+    Ok(problem::json(StatusCode::OK, &answer))
+}
+
+/// `POST /v1/devices/{device}/confirm`: the bytes of this session's stream do arrive.
+pub(super) async fn confirm(mut request: Request) -> Result<Response, Problem> {
+    let device: DeviceId = request.name("device")?;
+    request.no_query()?;
+    let body = request.body(SMALL_BODY_BYTES_MAX).await?;
+    let session = bodies::confirmation(&body)?;
+
+    request
+        .driver
+        .device(device.clone())
+        .await?
+        .ok_or_else(device::unknown)?;
+    request.driver.confirm(device, &session).await?;
+    Ok(problem::empty())
+}
+
+/// Answers with a stream that has nothing to say before its frames.
+pub(super) async fn answer(driver: &Driver, head: &Parts, reserved: Reserved) -> Response {
+    respond(driver, head, reserved, StreamHead::event_stream()).await
+}
+
+/// How a stream of the API behaves by itself.
+pub(super) fn options(heartbeat: Duration) -> StreamOptions {
+    let every_ms = u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX);
+    StreamOptions {
+        heartbeat: Some(Heartbeat {
+            every_ms,
+            form: HeartbeatForm::V1,
+        }),
+        ..StreamOptions::default()
+    }
+}
+
+/// The head of a stream without the stream.
+pub(super) fn head_only() -> Response {
+    let mut response = head_of("text/event-stream", "no-store, no-transform");
+    let no = HeaderValue::from_static("no");
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static("x-accel-buffering"), no);
+    response
+}
+
+/// `nonce`: text to be told back.
+///
+/// # Errors
+/// `bad_request` past 64 characters.
+pub(super) fn take_nonce(query: &mut Query) -> Result<Option<String>, Problem> {
+    match query.text("nonce") {
+        Some(nonce) if nonce.chars().count() > NONCE_CHARS_MAX => Err(Problem::bad_request(
+            format!("parameter nonce is at most {NONCE_CHARS_MAX} characters"),
+        )),
+        nonce => Ok(nonce),
+    }
+}
+
+/// What the request for a stream asks for.
+struct Asked {
+    listen: Listen,
+    heartbeat: Option<Seconds>,
+    probes: bool,
+    compat: bool,
+    nonce: Option<String>,
+    prelude_bytes: usize,
+}
+
+impl Asked {
+    fn take(mut query: Query, headers: &HeaderMap) -> Result<Self, Problem> {
+        let ack_none = match query.text("ack").as_deref() {
+            None => false,
+            Some("none") => true,
+            Some(_) => return Err(Problem::bad_request("parameter ack is none or absent")),
+        };
+        let asked = Self {
+            listen: Listen {
+                ack_none,
+                confirm: query.switch("confirm")?.unwrap_or(false),
+                last_event_id: last_event_id(headers, &mut query)?,
+                ..Listen::default()
+            },
+            heartbeat: query.seconds("heartbeat", HEARTBEAT_S)?,
+            probes: query.switch("probes")?.unwrap_or(false),
+            compat: query.switch("compat")?.unwrap_or(false),
+            nonce: take_nonce(&mut query)?,
+            prelude_bytes: prelude_bytes(&mut query, headers)?,
+        };
+        query.finish()?;
+        Ok(asked)
+    }
+}
+
+/// How long the comment before hello is: as asked for, else enough to fill the preview of a content
+/// scanner when the request came through a proxy.
+fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Problem> {
+    let range = Range {
+        default: 0,
+        min: 0,
+        max: PRELUDE_BYTES_MAX as u64,
+    };
+    match query.number("prelude", range)? {
+        Some(1) => Err(Problem::bad_request(
+            "parameter prelude is 0, or from 2 to 8192: a comment has a colon and a line end",
+        )),
+        Some(bytes) => Ok(bytes as usize),
+        None if headers.contains_key(header::VIA) => Ok(PRELUDE_BYTES_PROXIED),
+        None if headers.contains_key("x-forwarded-for") => Ok(PRELUDE_BYTES_PROXIED),
+        None => Ok(0),
+    }
+}
+
+/// A comment line of so many bytes, colon and line feed included; of 0 bytes, nothing.
+fn prelude(bytes: usize) -> Vec<u8> {
+    let mut comment = vec![b' '; bytes];
+    if let [first, .., last] = comment.as_mut_slice() {
+        (*first, *last) = (b':', b'\n');
+    }
+    comment
+}
+
+fn hello(
+    request: &Request,
+    device: DeviceId,
+    session: String,
+    nonce: Option<String>,
+    heartbeat: Duration,
+) -> Hello {
+    Hello {
+        hub: HUB.to_owned(),
+        device,
+        session,
+        nonce,
+        heartbeat_s: heartbeat.as_secs(),
+        max_in_flight: request.driver.config().max_in_flight,
+        time_ms: request.driver.now().unix_ms(),
+        up_ms: elapsed_ms(request.arrived),
+    }
+}
+
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Hands the stream over; the last thing that a handler does. On a connection that is taken over this
+/// future never comes back: it is dropped where it waits.
+async fn respond(
+    driver: &Driver,
+    request: &Parts,
+    reserved: Reserved,
+    head: StreamHead,
+) -> Response {
+    let stream = reserved.stream();
+    reserved.attached();
+    driver.plane().respond(request, stream, head).await
+}
+
+/// What a stream or a poll would be refused for while the hub drains.
+fn not_draining(driver: &Driver) -> Result<(), Problem> {
+    match driver.readiness() {
+        Readiness::Draining => Err(Problem::new(Code::Draining, "the hub is about to stop")),
+        Readiness::Ready | Readiness::StoreFailed => Ok(()),
+    }
+}
+
+/// The head of an answer whose length would only be known at its end.
+fn head_of(media_type: &'static str, cache_control: &'static str) -> Response {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static(cache_control),
+    );
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(raw: &str, headers: &[(&'static str, &'static str)]) -> Result<Asked, Problem> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, HeaderValue::from_static(value));
+        }
+        Asked::take(Query::parse(raw)?, &map)
+    }
+
+    #[test]
+    fn a_prelude_is_a_comment_of_exactly_the_bytes_asked_for() {
+        assert!(prelude(0).is_empty());
+        assert_eq!(prelude(2), b":\n");
+        let comment = prelude(PRELUDE_BYTES_PROXIED);
+        assert_eq!(comment.len(), PRELUDE_BYTES_PROXIED);
+        assert!(comment.starts_with(b": ") && comment.ends_with(b" \n"));
+        assert_eq!(comment.iter().filter(|b| **b == b'\n').count(), 1);
+    }
+
+    #[test]
+    fn a_request_through_a_proxy_gets_a_prelude_unless_it_says_otherwise() {
+        let bytes = |raw, headers| asked(raw, headers).map(|a| a.prelude_bytes).ok();
+        assert_eq!(bytes("", &[]), Some(0));
+        assert_eq!(
+            bytes("", &[("via", "1.1 squid")]),
+            Some(PRELUDE_BYTES_PROXIED)
+        );
+        assert_eq!(
+            bytes("", &[("x-forwarded-for", "::1")]),
+            Some(PRELUDE_BYTES_PROXIED)
+        );
+        assert_eq!(bytes("prelude=0", &[("via", "1.1 squid")]), Some(0));
+        assert_eq!(bytes("prelude=8192", &[]), Some(8192));
+        for bad in ["prelude=1", "prelude=8193", "prelude=-2", "prelude="] {
+            assert_eq!(bytes(bad, &[]), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_a_stream_does_not_know_it_refuses() {
+        for (raw, code) in [
+            ("heartbeat=4s", Code::BadRequest),
+            ("heartbeat=11m", Code::BadRequest),
+            ("ack=all", Code::BadRequest),
+            ("confirm=2", Code::BadRequest),
+            ("last_event_id=x", Code::BadRequest),
+            ("wait=1s", Code::UnknownField),
+        ] {
+            assert_eq!(asked(raw, &[]).err().map(|p| p.code), Some(code), "{raw}");
+        }
+        let long = format!("nonce={}", "%C3%A9".repeat(65));
+        assert_eq!(
+            asked(&long, &[]).err().map(|p| p.code),
+            Some(Code::BadRequest)
+        );
+        assert!(asked(&long.replacen("%C3%A9", "", 1), &[]).is_ok());
+    }
+}

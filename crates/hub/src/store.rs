@@ -1,0 +1,152 @@
+//! What the hub keeps on disk: the one trait that stands for a backend.
+//!
+//! The driver hands transactions over with [`Store::submit`] and lookups with [`Store::load`];
+//! neither blocks, and the outcome comes back through [`StoreEvents`], always from a thread of the
+//! store. The API's own questions are [`Reading`]s, answered beside. A store decides nothing: what
+//! the rows mean is in `bellwire-core`. Tables, fsync points and what is assumed of the disk are told in
+//! `docs/store.md`.
+//!
+//! The rule that every store keeps: [`Txn::committed`] is called after the transaction is on
+//! disk, never before, and after the first error of the disk never again.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, Txn};
+use bellwire_proto::{Action, Command, CommandId, Delivery, DeviceId, Page, Selector, State};
+
+mod cursor;
+mod queue;
+mod sqlite;
+
+pub use cursor::{BadCursor, Cursor};
+pub use sqlite::{OpenError, Options, SqliteStore};
+
+/// An answer that is on its way. The question is asked when it is made, not when it is polled.
+pub type Reading<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
+
+/// A backend: it keeps transactions and answers questions about them.
+///
+/// Every read sees each transaction whose [`Committed`] was reported before the read was asked for.
+pub trait Store: Send + Sync + 'static {
+    /// Puts a transaction on disk, in the order of the calls. Never blocks.
+    ///
+    /// What waits is bounded by the callers: each waiting transaction belongs to a request or to a
+    /// live delivery, and both are counted. After a failure it is dropped: the failure was told to
+    /// [`StoreEvents::failed`], which stands for every transaction that was not reported.
+    fn submit(&self, txn: Txn);
+
+    /// Looks something up. Never blocks; answered by [`StoreEvents::loaded`], with [`Loaded::Failed`]
+    /// when it cannot be. What waits is bounded as it is for [`Store::submit`].
+    fn load(&self, load: Load);
+
+    /// A command by its id.
+    fn command(&self, id: CommandId) -> Reading<Option<Command>>;
+
+    /// Commands, newest first.
+    fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>>;
+
+    /// The deliveries of a command by device name, or those in one state; `None` when there is no
+    /// such command.
+    fn deliveries(
+        &self,
+        id: CommandId,
+        state: Option<State>,
+        page: PageRequest,
+    ) -> Reading<Option<Page<Delivery>>>;
+
+    /// A command and all its deliveries as of one moment, each with its version.
+    fn snapshot(&self, id: CommandId) -> Reading<Option<Snapshot>>;
+
+    /// A device by its name.
+    fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>>;
+
+    /// Devices by name.
+    fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>>;
+
+    /// Whether the store still takes transactions.
+    ///
+    /// # Errors
+    /// The first error of the disk, for good.
+    fn health(&self) -> Result<(), StoreError>;
+
+    /// Puts what was submitted on disk, tidies up and ends the threads of the store, within a
+    /// bounded time. What comes after it is dropped.
+    fn close(&self);
+}
+
+/// Where a store tells what became of what it was given. Called from the threads of the store.
+pub trait StoreEvents: Send + Sync + 'static {
+    /// These are on disk. In the order in which they were submitted, each once.
+    fn committed(&self, committed: Vec<Committed>);
+
+    /// The answers to loads, each once, in any order.
+    fn loaded(&self, loaded: Vec<Loaded>);
+
+    /// The disk failed: nothing that was not reported as committed will be. Called once at most.
+    fn failed(&self, error: StoreError);
+}
+
+/// A command with all its deliveries, and the version of each.
+pub type Snapshot = (Command, Vec<(Delivery, u64)>);
+
+/// Which commands are wanted. With `device` and `state` both, a command must have one delivery that
+/// fits both.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommandFilter {
+    /// For this device.
+    pub device: Option<DeviceId>,
+    /// With a delivery in this state.
+    pub state: Option<State>,
+    /// Of this action.
+    pub action: Option<Action>,
+}
+
+/// Which devices are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceFilter {
+    /// Those whose labels it matches; the default matches all.
+    pub select: Selector,
+}
+
+/// Which part of a list is wanted.
+///
+/// A page may hold fewer items than asked for and yet have a next one: a search through many rows
+/// that fit nothing is cut into pages too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Items at most.
+    pub limit: u32,
+    /// What the page before gave as `next`.
+    pub after: Option<Cursor>,
+}
+
+/// A device as it is on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredDevice {
+    /// Its row.
+    pub record: DeviceRecord,
+    /// How many of its deliveries are `queued`.
+    pub queued: u64,
+}
+
+/// Why a store does not do what it was asked to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The disk failed; the hub must be restarted once it is mended.
+    #[error("the store failed: {0}")]
+    Failed(Arc<str>),
+    /// This one question could not be answered.
+    #[error("the store could not be read: {0}")]
+    Unreadable(Arc<str>),
+    /// Too many questions wait already.
+    #[error("too many reads are waiting")]
+    Busy,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// A cursor that no page of this list gave.
+    #[error(transparent)]
+    BadCursor(#[from] BadCursor),
+}

@@ -1,0 +1,132 @@
+//! Where the next page of a list begins, as text that means nothing to its bearer.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bellwire_proto::{DeviceId, Seq};
+
+/// The place after which a page begins.
+///
+/// It names the last row that was looked at, and not a number of rows: a page stays what it is
+/// when rows are added before it. Kept by a client for long it still works, or is refused.
+///
+/// ```
+/// use bellwire_hub::store::Cursor;
+/// let cursor = Cursor::after_device("kiosk-7".parse()?);
+/// assert_eq!(cursor.to_string().parse(), Ok(cursor));
+/// assert!("kiosk-7".parse::<Cursor>().is_err());
+/// # Ok::<(), bellwire_proto::InvalidName>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor(Place);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Seq(Seq),
+    Device(DeviceId),
+}
+
+/// Text that is no cursor, or a cursor of another list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this is not a cursor that a page of this list gave")]
+pub struct BadCursor;
+
+/// The first byte: what follows, and in which version of this encoding.
+const SEQ_V1: u8 = 0x11;
+const DEVICE_V1: u8 = 0x12;
+
+impl Cursor {
+    /// In a list of commands: after this one.
+    pub const fn after_seq(seq: Seq) -> Self {
+        Self(Place::Seq(seq))
+    }
+
+    /// In a list by device name: after this one.
+    pub const fn after_device(device: DeviceId) -> Self {
+        Self(Place::Device(device))
+    }
+
+    /// The command, if this is a cursor of commands.
+    ///
+    /// # Errors
+    /// When it is one of another list.
+    pub const fn seq(&self) -> Result<Seq, BadCursor> {
+        match &self.0 {
+            Place::Seq(seq) => Ok(*seq),
+            Place::Device(_) => Err(BadCursor),
+        }
+    }
+
+    /// The device, if this is a cursor of a list by name.
+    ///
+    /// # Errors
+    /// When it is one of another list.
+    pub const fn device(&self) -> Result<&DeviceId, BadCursor> {
+        match &self.0 {
+            Place::Device(device) => Ok(device),
+            Place::Seq(_) => Err(BadCursor),
+        }
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = match &self.0 {
+            Place::Seq(seq) => [&[SEQ_V1][..], &seq.get().to_be_bytes()].concat(),
+            Place::Device(device) => [&[DEVICE_V1][..], device.as_str().as_bytes()].concat(),
+        };
+        f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = BadCursor;
+
+    fn from_str(text: &str) -> Result<Self, BadCursor> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadCursor)?;
+        let place = match bytes.split_first() {
+            Some((&SEQ_V1, rest)) => {
+                let seq = rest.try_into().map_err(|_| BadCursor)?;
+                Place::Seq(Seq::new(u64::from_be_bytes(seq)))
+            }
+            Some((&DEVICE_V1, rest)) => {
+                let name = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
+                Place::Device(name.parse().map_err(|_| BadCursor)?)
+            }
+            _ => return Err(BadCursor),
+        };
+        Ok(Self(place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_taken_back_and_nothing_else_is() {
+        let device: DeviceId = "d".repeat(128).parse().unwrap();
+        for cursor in [
+            Cursor::after_seq(Seq::ZERO),
+            Cursor::after_seq(Seq::new(u64::MAX)),
+            Cursor::after_device(device),
+        ] {
+            assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+        let bad_name = URL_SAFE_NO_PAD.encode([&[DEVICE_V1][..], b"a/b"].concat());
+        let short = URL_SAFE_NO_PAD.encode([SEQ_V1, 0, 0]);
+        let other_version = URL_SAFE_NO_PAD.encode([0x21, 0, 0, 0, 0, 0, 0, 0, 1]);
+        for bad in ["", "x", "0", "EQ==", &bad_name, &short, &other_version] {
+            assert_eq!(bad.parse::<Cursor>(), Err(BadCursor), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_of_another_list_is_refused() {
+        assert_eq!(Cursor::after_seq(Seq::new(1)).device(), Err(BadCursor));
+        let device = Cursor::after_device("a".parse().unwrap());
+        assert_eq!(device.seq(), Err(BadCursor));
+    }
+}

@@ -1,0 +1,113 @@
+//! A queue into a thread of the store: many put in, one or several take out.
+//!
+//! Putting in never waits for more than the short lock. The bound, where there is one, is given by
+//! whoever puts in; what happens when it is reached is theirs to say.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    inner: Mutex<Inner<T>>,
+    ready: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner<T> {
+    items: VecDeque<T>,
+    closed: bool,
+    nudged: bool,
+}
+
+/// Why something was not put in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Full,
+    Closed,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::new(Inner { items: VecDeque::new(), closed: false, nudged: false }),
+            ready: Condvar::new(),
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    /// Puts one in, unless `items_max` wait already or the queue is closed.
+    pub(super) fn put(&self, item: T, items_max: usize) -> Result<(), Refused> {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Err(Refused::Closed);
+        }
+        if inner.items.len() >= items_max {
+            return Err(Refused::Full);
+        }
+        inner.items.push_back(item);
+        drop(inner);
+        self.ready.notify_one();
+        Ok(())
+    }
+
+    /// Waits for one; `None` once the queue is closed and empty.
+    pub(super) fn take(&self) -> Option<T> {
+        let mut inner = self.lock();
+        loop {
+            if let Some(item) = inner.items.pop_front() {
+                return Some(item);
+            }
+            if inner.closed {
+                return None;
+            }
+            inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Moves all that wait into `taken`. Waits for there to be one, for a [`Queue::nudge`], or for
+    /// `wait_max` to pass; `false` once the queue is closed and empty.
+    pub(super) fn take_all(&self, taken: &mut Vec<T>, wait_max: Option<Duration>) -> bool {
+        let idle = |inner: &mut Inner<T>| inner.items.is_empty() && !inner.closed && !inner.nudged;
+        let inner = self.lock();
+        let mut inner = match wait_max {
+            None => self.ready.wait_while(inner, idle).unwrap_or_else(PoisonError::into_inner),
+            Some(wait_max) => {
+                let waited = self.ready.wait_timeout_while(inner, wait_max, idle);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        inner.nudged = false;
+        taken.extend(inner.items.drain(..));
+        !(taken.is_empty() && inner.closed)
+    }
+
+    /// Makes [`Queue::take_all`] return, even with nothing.
+    pub(super) fn nudge(&self) {
+        self.lock().nudged = true;
+        self.ready.notify_all();
+    }
+
+    /// Nothing more goes in; what is in can still be taken.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.ready.notify_all();
+    }
+
+    /// Nothing more goes in, and what is in is given back.
+    pub(super) fn close_and_clear(&self) -> VecDeque<T> {
+        let left = {
+            let mut inner = self.lock();
+            inner.closed = true;
+            std::mem::take(&mut inner.items)
+        };
+        self.ready.notify_all();
+        left
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
+        // No code of others runs under the lock, so a panic cannot leave it half-changed.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

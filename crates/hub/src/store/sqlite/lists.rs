@@ -1,0 +1,260 @@
+//! What the API asks: commands, deliveries and devices, one or in pages.
+//!
+//! A page looks at [`SCAN_ROWS_MAX`] rows at most. A filter that fits few of them gives a page that is
+//! short, or empty, with a cursor to go on from.
+
+use bellwire_core::record::CommandRecord;
+use bellwire_proto::{Action, Command, CommandId, Counts, Delivery, DeviceId, Page, Seq, State};
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+use super::rows::{self, command_columns, delivery_columns, device_columns, int, state_number};
+use crate::store::{CommandFilter, Cursor, DeviceFilter, Snapshot, StoredDevice};
+
+/// Rows that one page may look at: some milliseconds of work.
+const SCAN_ROWS_MAX: u32 = 20_000;
+
+pub(super) fn command(connection: &Connection, id: CommandId) -> Result<Option<Command>> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        command_columns!(),
+        " FROM commands c WHERE c.id = ?1"
+    ))?;
+    let record = statement.query_row([id.to_bytes()], rows::command).optional()?;
+    record.map(|record| shown(connection, record)).transpose()
+}
+
+pub(super) fn snapshot(connection: &Connection, id: CommandId) -> Result<Option<Snapshot>> {
+    let Some(command) = command(connection, id)? else {
+        return Ok(None);
+    };
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        delivery_columns!(),
+        " FROM commands c JOIN deliveries d ON d.seq = c.seq WHERE c.seq = ?1 ORDER BY d.device"
+    ))?;
+    let deliveries = statement.query_map([int(command.seq.get())], |row| {
+        let record = rows::delivery(row)?;
+        Ok((record.to_delivery(), record.version))
+    })?;
+    let deliveries = deliveries.collect::<Result<_>>()?;
+    Ok(Some((command, deliveries)))
+}
+
+pub(super) fn deliveries(
+    connection: &Connection,
+    id: CommandId,
+    state: Option<State>,
+    limit: u32,
+    after: Option<&DeviceId>,
+) -> Result<Option<Page<Delivery>>> {
+    let seq: Option<i64> = connection
+        .prepare_cached("SELECT seq FROM commands WHERE id = ?1")?
+        .query_row([id.to_bytes()], |row| row.get(0))
+        .optional()?;
+    let Some(seq) = seq else { return Ok(None) };
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        delivery_columns!(),
+        " FROM commands c CROSS JOIN deliveries d ON d.seq = c.seq
+         WHERE c.seq = ?1 AND d.device > ?2 ORDER BY d.device"
+    ))?;
+    let mut rows = statement.query(params![seq, after.map_or("", DeviceId::as_str)])?;
+    let mut page = Paging::new(limit);
+    while let Some(row) = rows.next()? {
+        let is = rows::state(row, 8)?;
+        let fits = state.is_none_or(|wanted| wanted == is);
+        match page.look(rows::device_id(row, 7)?, fits) {
+            Look::Take => page.items.push(rows::delivery(row)?.to_delivery()),
+            Look::Pass => {}
+            Look::Stop => break,
+        }
+    }
+    Ok(Some(page.finish(Cursor::after_device)))
+}
+
+pub(super) fn device(connection: &Connection, id: &DeviceId) -> Result<Option<StoredDevice>> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        device_columns!(),
+        " FROM devices WHERE device = ?1"
+    ))?;
+    let record = statement.query_row([id.as_str()], rows::device).optional()?;
+    let Some(record) = record else {
+        return Ok(None);
+    };
+    let queued = queued(connection, id)?;
+    Ok(Some(StoredDevice { record, queued }))
+}
+
+pub(super) fn devices(
+    connection: &Connection,
+    filter: &DeviceFilter,
+    limit: u32,
+    after: Option<&DeviceId>,
+) -> Result<Page<StoredDevice>> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        device_columns!(),
+        " FROM devices WHERE device > ?1 ORDER BY device"
+    ))?;
+    let mut rows = statement.query([after.map_or("", DeviceId::as_str)])?;
+    let mut page = Paging::new(limit);
+    while let Some(row) = rows.next()? {
+        let record = rows::device(row)?;
+        let fits = filter.select.matches(&record.labels);
+        match page.look(record.id.clone(), fits) {
+            Look::Take => {
+                let queued = queued(connection, &record.id)?;
+                page.items.push(StoredDevice { record, queued });
+            }
+            Look::Pass => {}
+            Look::Stop => break,
+        }
+    }
+    Ok(page.finish(Cursor::after_device))
+}
+
+fn queued(connection: &Connection, device: &DeviceId) -> Result<u64> {
+    connection
+        .prepare_cached(
+            "SELECT count(*) FROM deliveries INDEXED BY deliveries_live
+             WHERE device = ?1 AND state < 5 AND state = 0",
+        )?
+        .query_row([device.as_str()], |row| rows::uint(row, 0))
+}
+
+/// Commands with a delivery in state `?2`, or all of them.
+const BY_COMMAND: &str = "
+    SELECT c.seq, c.action, ?2 IS NULL OR EXISTS (
+        SELECT 1 FROM deliveries d WHERE d.seq = c.seq AND d.state = ?2)
+    FROM commands c WHERE c.seq < ?1 ORDER BY c.seq DESC LIMIT ?4";
+
+/// The same for a live state, of which there are few.
+const BY_LIVE: &str = "
+    SELECT c.seq, c.action, TRUE FROM (
+        SELECT DISTINCT seq FROM deliveries INDEXED BY deliveries_live
+        WHERE state < 5 AND state = ?2 AND seq < ?1 ORDER BY seq DESC LIMIT ?4
+    ) d CROSS JOIN commands c ON c.seq = d.seq";
+
+/// Commands with a delivery for device `?3`.
+const BY_DEVICE: &str = "
+    SELECT c.seq, c.action, ?2 IS NULL OR d.state = ?2 FROM (
+        SELECT seq, state FROM deliveries INDEXED BY deliveries_live
+        WHERE device = ?3 AND state < 5 AND seq < ?1
+        UNION ALL
+        SELECT seq, state FROM deliveries INDEXED BY deliveries_ended
+        WHERE device = ?3 AND state >= 5 AND seq < ?1
+        ORDER BY seq DESC LIMIT ?4
+    ) d CROSS JOIN commands c ON c.seq = d.seq";
+
+pub(super) fn commands(
+    connection: &Connection,
+    filter: &CommandFilter,
+    limit: u32,
+    after: Option<Seq>,
+) -> Result<Page<Command>> {
+    let before = after.map_or(i64::MAX, |seq| int(seq.get()));
+    let sql = match (&filter.device, filter.state) {
+        (Some(_), _) => BY_DEVICE,
+        (None, Some(state)) if !state.is_terminal() => BY_LIVE,
+        (None, _) => BY_COMMAND,
+    };
+    let mut found = connection.prepare_cached(sql)?;
+    let mut one = connection.prepare_cached(concat!(
+        "SELECT ",
+        command_columns!(),
+        " FROM commands c WHERE c.seq = ?1"
+    ))?;
+    let mut rows = found.query(params![
+        before,
+        filter.state.map(state_number),
+        filter.device.as_ref().map(DeviceId::as_str),
+        // One more than may be looked at, so that the bound is met and not mistaken for the end.
+        SCAN_ROWS_MAX + 1,
+    ])?;
+    let mut page = Paging::new(limit);
+    while let Some(row) = rows.next()? {
+        let seq = rows::seq(row, 0)?;
+        let action = row.get_ref(1)?.as_str()?;
+        let wanted = filter.action.as_ref().map(Action::as_str);
+        let fits = row.get(2)? && wanted.is_none_or(|wanted| wanted == action);
+        match page.look(seq, fits) {
+            Look::Take => {
+                let record = one.query_row([int(seq.get())], rows::command)?;
+                page.items.push(shown(connection, record)?);
+            }
+            Look::Pass => {}
+            Look::Stop => break,
+        }
+    }
+    Ok(page.finish(Cursor::after_seq))
+}
+
+/// The command as the API shows it.
+fn shown(connection: &Connection, record: CommandRecord) -> Result<Command> {
+    let mut statement = connection
+        .prepare_cached("SELECT state, count(*) FROM deliveries WHERE seq = ?1 GROUP BY state")?;
+    let seq = int(record.head.seq.get());
+    let counts =
+        statement.query_map([seq], |row| Ok((rows::state(row, 0)?, rows::uint(row, 1)?)))?;
+    let counts: Counts = counts.collect::<Result<_>>()?;
+    Ok(Command {
+        id: record.head.id,
+        seq: record.head.seq,
+        action: record.head.action,
+        data: record.data,
+        created_at: record.head.created_at,
+        created_by: record.created_by,
+        expires_at: record.head.expires_at,
+        total: record.total,
+        done: counts.keys().all(|state| state.is_terminal()),
+        counts,
+    })
+}
+
+/// A page that fills up, and how far the search for its items has come.
+struct Paging<T, P> {
+    items: Vec<T>,
+    limit: usize,
+    looked_at: u32,
+    /// The last row that was looked at.
+    place: Option<P>,
+    more: bool,
+}
+
+/// What to do with a row.
+enum Look {
+    Take,
+    Pass,
+    Stop,
+}
+
+impl<T, P> Paging<T, P> {
+    fn new(limit: u32) -> Self {
+        Self {
+            items: Vec::new(),
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            looked_at: 0,
+            place: None,
+            more: false,
+        }
+    }
+
+    /// Looks at the row at `place`. The search goes on past the last item, so that a page is
+    /// followed by another only if that one has something on it, or was not looked for yet.
+    fn look(&mut self, place: P, fits: bool) -> Look {
+        let full = fits && self.items.len() >= self.limit;
+        if full || self.looked_at >= SCAN_ROWS_MAX {
+            self.more = true;
+            return Look::Stop;
+        }
+        self.looked_at += 1;
+        self.place = Some(place);
+        if fits { Look::Take } else { Look::Pass }
+    }
+
+    fn finish(self, cursor: impl FnOnce(P) -> Cursor) -> Page<T> {
+        let next = self.place.filter(|_| self.more).map(cursor);
+        Page { items: self.items, next: next.map(|cursor| cursor.to_string()) }
+    }
+}

@@ -1,0 +1,73 @@
+//! The threads that read: one for the core's loads, some for the questions of the API.
+//!
+//! They are apart so that a long list never holds back a send. Each has a connection of its own that
+//! cannot write. A reader that meets a damaged disk says so to the writer, which then stops too; it
+//! goes on answering what can still be read.
+
+use bellwire_core::record::{Load, Loaded};
+use rusqlite::{Connection, ErrorCode};
+
+use super::{Shared, loads};
+use crate::store::{StoreError, StoreEvents};
+
+/// A question of the API, to be answered on some reader's connection.
+pub(super) type Job = Box<dyn FnOnce(&Shared, &Connection) + Send>;
+
+/// Answers the core's loads until the store is closed. What gathered meanwhile is answered together, as
+/// of one moment.
+pub(super) fn run_loads(shared: &Shared, connection: &Connection, events: &dyn StoreEvents) {
+    let mut loads: Vec<Load> = Vec::new();
+    while shared.loads.take_all(&mut loads, None) {
+        let loads = loads.drain(..);
+        let loaded = at_one_moment(connection, || {
+            loads
+                .map(|load| match loads::answer(connection, &load) {
+                    Ok(loaded) => loaded,
+                    Err(error) => {
+                        unreadable(shared, &error);
+                        Loaded::Failed(load)
+                    }
+                })
+                .collect::<Vec<_>>()
+        });
+        if !loaded.is_empty() {
+            events.loaded(loaded);
+        }
+    }
+}
+
+/// Answers the API's questions until the store is closed.
+pub(super) fn run_jobs(shared: &Shared, connection: &Connection) {
+    while let Some(job) = shared.jobs.take() {
+        job(shared, connection);
+    }
+}
+
+/// Runs reads that see the same state of the disk.
+pub(super) fn at_one_moment<T>(connection: &Connection, reads: impl FnOnce() -> T) -> T {
+    // If BEGIN fails, so does the first read, which has the error to tell.
+    let begun = connection.execute_batch("BEGIN");
+    let answer = reads();
+    if begun.is_ok() {
+        let _ended = connection.execute_batch("COMMIT");
+    }
+    answer
+}
+
+/// Turns an error of a read into the answer to it, and warns the writer if it is the disk's.
+pub(super) fn unreadable(shared: &Shared, error: &rusqlite::Error) -> StoreError {
+    let why: std::sync::Arc<str> = error.to_string().into();
+    let of_the_disk = matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::CannotOpen
+        )
+    ) || matches!(error, rusqlite::Error::FromSqlConversionFailure(..));
+    if of_the_disk {
+        shared.suspect(StoreError::Failed(why.clone()));
+    }
+    StoreError::Unreadable(why)
+}

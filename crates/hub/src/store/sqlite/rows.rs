@@ -1,0 +1,296 @@
+//! How rows are written and read: states and times as numbers, names and JSON as text.
+//!
+//! What is read was checked when it was written. A row that does not parse all the same is damage,
+//! and an error of the read; nothing here panics over it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bellwire_core::record::{
+    CommandHead, CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord,
+    Outcome, Seen,
+};
+use bellwire_proto::{
+    CommandId, DeviceId, ErrorInfo, Json, Labels, Progress, Seq, State, Timestamp,
+};
+use rusqlite::types::Type;
+use rusqlite::{Error, Result, Row, Statement, params};
+
+/// A delivery and its command's head, in the order in which [`delivery`] reads them. The tables are
+/// `c` and `d`.
+macro_rules! delivery_columns {
+    () => {
+        "c.seq, c.id, c.action, c.created_at, c.expires_at, c.run_timeout_ms, c.not_before, \
+         d.device, d.state, d.attempt, d.sends, d.counted, d.rev, d.version, d.updated_at, d.flags, \
+         d.retry_at, d.run_until, d.cancelling_since, d.progress, d.exit_code, d.error_code, \
+         d.error_message, d.result, d.stdout, d.stderr"
+    };
+}
+/// How many columns that is: what is selected after them has this index.
+pub(super) const DELIVERY_COLUMNS: usize = 26;
+
+/// A command in the order in which [`command`] reads it. The table is `c`.
+macro_rules! command_columns {
+    () => {
+        "c.seq, c.id, c.action, c.created_at, c.expires_at, c.run_timeout_ms, c.not_before, \
+         c.created_by, c.total, c.data"
+    };
+}
+
+/// A device in the order in which [`device`] reads it.
+macro_rules! device_columns {
+    () => {
+        "device, labels, facts, created_at, seen_at, seen_address, seen_agent"
+    };
+}
+
+pub(super) use {command_columns, delivery_columns, device_columns};
+
+/// Whether output was cut, in `flags`.
+const TRUNCATED: i64 = 1;
+/// Whether the end was told late, in `flags`.
+const LATE: i64 = 2;
+/// Whether `cancelled` was the hub's word alone, in `flags`.
+const FORCED: i64 = 4;
+
+/// The number of a state on disk. Never to be changed; live states are those below 5, as the
+/// partial indexes say.
+pub(super) const fn state_number(state: State) -> i64 {
+    match state {
+        State::Queued => 0,
+        State::Sent => 1,
+        State::Accepted => 2,
+        State::Running => 3,
+        State::Cancelling => 4,
+        State::Succeeded => 5,
+        State::Failed => 6,
+        State::Rejected => 7,
+        State::TimedOut => 8,
+        State::Expired => 9,
+        State::Dead => 10,
+        State::Cancelled => 11,
+        State::Delivered => 12,
+    }
+}
+
+/// A number as SQLite keeps it, which has 63 bits for it. The times, lengths and counts of the contract are
+/// far below; a sequence number that a client made up may not be, and then is past every row.
+pub(super) fn int(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// A time as it is kept: milliseconds since the epoch.
+pub(super) fn ms(time: Timestamp) -> i64 {
+    int(time.unix_ms())
+}
+
+/// Writes a command. The statement is `writer::PUT_COMMAND`.
+pub(super) fn put_command(statement: &mut Statement<'_>, command: &CommandRecord) -> Result<usize> {
+    let head = &command.head;
+    statement.execute(params![
+        int(head.seq.get()),
+        head.id.to_bytes(),
+        head.action.as_str(),
+        ms(head.created_at),
+        ms(head.expires_at),
+        span(head.run_timeout),
+        head.not_before.map(ms),
+        command.created_by,
+        int(command.total),
+        command.data.as_str(),
+    ])
+}
+
+/// Writes a delivery. The statement is `writer::PUT_DELIVERY`.
+pub(super) fn put_delivery(statement: &mut Statement<'_>, row: &DeliveryRecord) -> Result<usize> {
+    let flag = |set: bool, bit: i64| if set { bit } else { 0 };
+    let outcome = &row.outcome;
+    statement.execute(params![
+        int(row.head.seq.get()),
+        row.device.as_str(),
+        state_number(row.state),
+        row.attempt,
+        row.sends,
+        row.counted,
+        row.rev.map(int),
+        int(row.version),
+        ms(row.updated_at),
+        flag(outcome.truncated, TRUNCATED) | flag(row.late, LATE) | flag(row.forced, FORCED),
+        row.retry_at.map(ms),
+        row.run_until.map(ms),
+        row.cancelling_since.map(ms),
+        row.due_at().map(ms),
+        outcome.progress.map(Progress::get),
+        outcome.exit_code,
+        outcome.error.as_ref().map(|e| e.code.as_str()),
+        outcome.error.as_ref().and_then(|e| e.message.as_deref()),
+        outcome.result.as_ref().map(Json::as_str),
+        outcome.stdout,
+        outcome.stderr,
+    ])
+}
+
+/// Reads a command: [`command_columns`].
+pub(super) fn command(row: &Row<'_>) -> Result<CommandRecord> {
+    Ok(CommandRecord {
+        head: head(row)?,
+        created_by: row.get(7)?,
+        total: uint(row, 8)?,
+        data: json(row, 9)?,
+    })
+}
+
+/// Reads a delivery: [`delivery_columns`].
+pub(super) fn delivery(row: &Row<'_>) -> Result<DeliveryRecord> {
+    let flags: i64 = row.get(15)?;
+    let error = match row.get(21)? {
+        None => None,
+        Some(code) => Some(ErrorInfo { code, message: row.get(22)? }),
+    };
+    Ok(DeliveryRecord {
+        head: head(row)?,
+        device: text(row, 7)?,
+        state: state(row, 8)?,
+        attempt: row.get(9)?,
+        sends: row.get(10)?,
+        counted: row.get(11)?,
+        rev: maybe_uint(row, 12)?,
+        version: uint(row, 13)?,
+        updated_at: time(row, 14)?,
+        outcome: Outcome {
+            progress: progress(row, 19)?,
+            exit_code: row.get(20)?,
+            result: maybe_json(row, 23)?,
+            stdout: row.get(24)?,
+            stderr: row.get(25)?,
+            truncated: flags & TRUNCATED != 0,
+            error,
+        },
+        late: flags & LATE != 0,
+        forced: flags & FORCED != 0,
+        retry_at: maybe_time(row, 16)?,
+        run_until: maybe_time(row, 17)?,
+        cancelling_since: maybe_time(row, 18)?,
+    })
+}
+
+/// Reads a device: [`device_columns`].
+pub(super) fn device(row: &Row<'_>) -> Result<DeviceRecord> {
+    let labels: String = row.get(1)?;
+    let seen = match maybe_time(row, 4)? {
+        None => None,
+        Some(at) => Some(Seen { at, address: row.get(5)?, agent: row.get(6)? }),
+    };
+    Ok(DeviceRecord {
+        id: text(row, 0)?,
+        labels: serde_json::from_str(&labels).map_err(|e| damaged(1, e))?,
+        facts: json(row, 2)?,
+        created_at: time(row, 3)?,
+        seen,
+    })
+}
+
+/// Labels as they are kept: a JSON object.
+pub(super) fn labels_text(labels: &Labels) -> Result<String> {
+    serde_json::to_string(labels).map_err(|e| Error::ToSqlConversionFailure(e.into()))
+}
+
+/// Reads what a key was used for: `fingerprint, command, device, expires_at`.
+pub(super) fn idempotency(row: &Row<'_>, key: IdempotencyKey) -> Result<IdempotencyRecord> {
+    Ok(IdempotencyRecord {
+        key,
+        fingerprint: row.get(0)?,
+        command: id(row, 1)?,
+        device: text(row, 2)?,
+        expires_at: time(row, 3)?,
+    })
+}
+
+/// The first seven of both a command and a delivery.
+fn head(row: &Row<'_>) -> Result<CommandHead> {
+    Ok(CommandHead {
+        seq: seq(row, 0)?,
+        id: id(row, 1)?,
+        action: text(row, 2)?,
+        created_at: time(row, 3)?,
+        expires_at: time(row, 4)?,
+        run_timeout: Duration::from_millis(uint(row, 5)?),
+        not_before: maybe_time(row, 6)?,
+    })
+}
+
+/// A span as it is kept: milliseconds.
+fn span(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A number that is never below zero.
+pub(super) fn uint(row: &Row<'_>, at: usize) -> Result<u64> {
+    let number: i64 = row.get(at)?;
+    u64::try_from(number).map_err(|_| Error::IntegralValueOutOfRange(at, number))
+}
+
+fn maybe_uint(row: &Row<'_>, at: usize) -> Result<Option<u64>> {
+    let number: Option<i64> = row.get(at)?;
+    let unsigned =
+        number.map(|n| u64::try_from(n).map_err(|_| Error::IntegralValueOutOfRange(at, n)));
+    unsigned.transpose()
+}
+
+pub(super) fn seq(row: &Row<'_>, at: usize) -> Result<Seq> {
+    uint(row, at).map(Seq::new)
+}
+
+pub(super) fn device_id(row: &Row<'_>, at: usize) -> Result<DeviceId> {
+    text(row, at)
+}
+
+pub(super) fn state(row: &Row<'_>, at: usize) -> Result<State> {
+    let number: i64 = row.get(at)?;
+    State::ALL
+        .into_iter()
+        .find(|state| state_number(*state) == number)
+        .ok_or(Error::IntegralValueOutOfRange(at, number))
+}
+
+pub(super) fn time(row: &Row<'_>, at: usize) -> Result<Timestamp> {
+    uint(row, at).map(Timestamp::from_unix_ms)
+}
+
+pub(super) fn maybe_time(row: &Row<'_>, at: usize) -> Result<Option<Timestamp>> {
+    Ok(maybe_uint(row, at)?.map(Timestamp::from_unix_ms))
+}
+
+pub(super) fn json(row: &Row<'_>, at: usize) -> Result<Json> {
+    Json::from_checked(row.get(at)?).map_err(|e| damaged(at, e))
+}
+
+fn maybe_json(row: &Row<'_>, at: usize) -> Result<Option<Json>> {
+    let text: Option<String> = row.get(at)?;
+    text.map(Json::from_checked).transpose().map_err(|e| damaged(at, e))
+}
+
+fn id(row: &Row<'_>, at: usize) -> Result<CommandId> {
+    row.get(at).map(CommandId::from_bytes)
+}
+
+fn progress(row: &Row<'_>, at: usize) -> Result<Option<Progress>> {
+    let percent: Option<f64> = row.get(at)?;
+    percent.map(Progress::try_from).transpose().map_err(|e| damaged(at, e))
+}
+
+fn text<T: FromStr>(row: &Row<'_>, at: usize) -> Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text = row.get_ref(at)?.as_str()?;
+    text.parse().map_err(|e| damaged(at, e))
+}
+
+fn damaged<E>(at: usize, why: E) -> Error
+where
+    E: std::error::Error + Send + Sync + 'static + fmt::Display,
+{
+    Error::FromSqlConversionFailure(at, Type::Text, Box::new(why))
+}

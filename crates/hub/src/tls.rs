@@ -1,0 +1,68 @@
+//! Certificates: PEM files in, a rustls configuration out. Who listens with it is `app.rs`'s.
+//!
+//! One provider of cryptography (ring), TLS 1.2 and 1.3, no client certificates, and HTTP/1.1 as the only
+//! protocol offered, since a connection can be taken over only then.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::TlsFiles;
+
+/// Why a certificate or its key is of no use. Each message names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file cannot be read, or is no PEM of what it should hold.
+    #[error("cannot use {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: pem::Error,
+    },
+    /// There is no certificate in the file.
+    #[error("{} holds no certificate", path.display())]
+    NoCertificate {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The two do not belong together, or are of a kind that is not known.
+    #[error("cannot use {} with {}: {source}", cert.display(), key.display())]
+    Pair {
+        /// The chain.
+        cert: PathBuf,
+        /// The key.
+        key: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+}
+
+/// Reads a certificate chain and its key.
+///
+/// # Errors
+/// When one cannot be read, or they do not belong together.
+pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    let TlsFiles { cert, key } = files;
+    let chain = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|source| file(cert, source))?;
+    if chain.is_empty() {
+        return Err(TlsError::NoCertificate { path: cert.clone() });
+    }
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|source| file(key, source))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret))
+        .map_err(|source| TlsError::Pair { cert: cert.clone(), key: key.clone(), source })?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn file(path: &Path, source: pem::Error) -> TlsError {
+    TlsError::File { path: path.into(), source }
+}

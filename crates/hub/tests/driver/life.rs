@@ -1,0 +1,144 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bellwire_hub::app::{Bound, Hub, Running, StartError};
+use bellwire_hub::store::OpenError;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{config, soon};
+
+/// One request on a connection of its own; the whole answer.
+async fn ask(addr: SocketAddr, request: &str) -> String {
+    let mut connection = TcpStream::connect(addr).await.unwrap();
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon(request, connection.read_to_string(&mut answer)).await.unwrap();
+    answer
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n")
+}
+
+fn post(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n\
+         {body}"
+    )
+}
+
+async fn running(folder: &tempfile::TempDir, drain: Duration) -> (Running, SocketAddr) {
+    let mut config = config(folder);
+    config.drain = drain;
+    let server = Bound::bind(config).await.unwrap().serve();
+    let addr = server.local_addrs()[0];
+    (server, addr)
+}
+
+#[tokio::test]
+async fn a_hub_without_credentials_listens_on_loopback_unless_told_to_be_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&folder);
+    config.listen = vec!["127.0.0.1:0".parse().unwrap(), "0.0.0.0:0".parse().unwrap()];
+    let refused = Bound::bind(config.clone()).await.unwrap_err();
+    assert!(matches!(refused, StartError::Exposed { .. }) && refused.is_usage(), "{refused}");
+    assert!(!config.data_dir.exists(), "nothing was begun");
+
+    config.open = true;
+    let bound = Bound::bind(config).await.unwrap();
+    assert!(bound.local_addrs().iter().all(|addr| addr.port() != 0));
+    bound.serve().shutdown().await;
+}
+
+#[tokio::test]
+async fn a_data_folder_serves_one_hub_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Hub::open(config(&folder)).await.unwrap();
+    let refused = Hub::open(config(&folder)).await.unwrap_err();
+    assert!(matches!(refused, StartError::Store(OpenError::InUse { .. })), "{refused}");
+    assert!(!refused.is_usage());
+    first.close().await;
+    Hub::open(config(&folder)).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_stops_the_hub_before_it_opens_anything() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&folder);
+    config.listen = vec![taken.local_addr().unwrap()];
+    let refused = Bound::bind(config.clone()).await.unwrap_err();
+    assert!(matches!(refused, StartError::Bind(_)), "{refused}");
+    assert!(!config.data_dir.exists(), "nothing was begun");
+}
+
+#[tokio::test]
+async fn routes_of_others_stand_beside_the_hubs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mine = axum::Router::new().route("/mine", axum::routing::get(async || "my own page"));
+    let server = Bound::bind(config(&folder)).await.unwrap().serve_with(mine);
+    let addr = server.local_addrs()[0];
+    assert!(ask(addr, &get("/mine")).await.ends_with("my own page"));
+    assert!(ask(addr, &get("/healthz")).await.starts_with("HTTP/1.1 200 "));
+    let nowhere = ask(addr, &get("/elsewhere")).await;
+    assert!(nowhere.starts_with("HTTP/1.1 404 ") && nowhere.contains("not_found"), "{nowhere}");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_hub_that_is_told_to_stop_says_so_answers_what_waits_and_takes_reports_to_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, addr) = running(&folder, Duration::from_secs(2)).await;
+    let kiosk = tokio::spawn(async move { ask(addr, &get("/v1/devices/kiosk/stream")).await });
+    let idle = tokio::spawn(async move { ask(addr, &get("/v1/devices/idle/commands")).await });
+    let mut events = TcpStream::connect(addr).await.unwrap();
+    events.write_all(get("/v1/events").as_bytes()).await.unwrap();
+    let waiting =
+        tokio::spawn(async move { ask(addr, &post("/v1/send/kiosk/ping?wait=300s", "")).await });
+    // Until an observer has seen the command on its way and the poll.
+    let mut seen = String::new();
+    soon("the observer", async {
+        let mut bytes = [0; 4096];
+        while !seen.contains("\"state\":\"sent\"") || !seen.contains("\"transport\":\"poll\"") {
+            let read = events.read(&mut bytes).await.unwrap();
+            seen.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+        }
+    })
+    .await;
+    let id = seen.split("\"command\":\"").nth(1).unwrap()[..36].to_owned();
+
+    let hub = server.hub().driver().clone();
+    let stopping = tokio::spawn(server.shutdown());
+    let bye = soon("the bye", kiosk).await.unwrap();
+    assert!(bye.contains("event: bye\ndata: {\"reason\":\"draining\","), "{bye}");
+    let unended = soon("the wait", waiting).await.unwrap();
+    assert!(unended.starts_with("HTTP/1.1 202 "), "{unended}");
+    let nothing = soon("the poll", idle).await.unwrap();
+    assert!(nothing.contains("\"commands\":[],\"cancels\":[]}"), "{nothing}");
+
+    for refused in [
+        post("/v1/send/kiosk/ping", ""),
+        get("/v1/devices/kiosk/stream"),
+        get("/v1/devices/kiosk/commands"),
+        get("/readyz"),
+    ] {
+        let answer = ask(addr, &refused).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("draining"), "{answer}");
+    }
+    assert!(ask(addr, &get("/healthz")).await.starts_with("HTTP/1.1 200 "));
+    let path = format!("/v1/devices/kiosk/commands/{id}/status");
+    let report = ask(addr, &post(&path, "{\"state\":\"succeeded\"}")).await;
+    assert!(report.contains("\"state\":\"succeeded\""), "{report}");
+
+    soon("the end", stopping).await.unwrap();
+    assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+    assert!(hub.store().health().is_ok());
+    drop(hub);
+
+    let hub = Hub::open(config(&folder)).await.unwrap();
+    let command = hub.driver().store().command(id.parse().unwrap()).await.unwrap().unwrap();
+    assert!(command.done, "the report of the last moment is on disk");
+    hub.close().await;
+}

@@ -1,0 +1,138 @@
+use bellwire_hub::plane::StreamOptions;
+use bellwire_proto::{Code, CommandId, Labels, ReportState};
+
+use crate::support::{Stream, hub, ping, report, soon};
+
+#[tokio::test]
+async fn a_command_is_told_as_it_is_then_each_change_then_done_then_the_end() {
+    let (hub, _folder) = hub().await;
+    let driver = hub.driver();
+    let sent = driver.send(ping("kiosk", 0)).await.unwrap();
+    let mut events = Stream::watch(driver, sent.command).await;
+    assert_eq!(events.expect("delivery").await["state"], "queued");
+
+    let mut kiosk = Stream::listen(driver, "kiosk").await;
+    kiosk.expect("command").await;
+    assert_eq!(events.expect("delivery").await["state"], "sent");
+    report(driver, &sent, ReportState::Accepted).await;
+    assert_eq!(events.expect("delivery").await["state"], "accepted");
+    report(driver, &sent, ReportState::Failed).await;
+    assert_eq!(events.expect("delivery").await["state"], "failed");
+
+    let done = events.expect("done").await;
+    assert_eq!((&done["done"], &done["counts"]["failed"]), (&true.into(), &1.into()));
+    assert!(events.next().await.is_none(), "the end");
+    hub.close().await;
+}
+
+#[tokio::test]
+async fn a_command_that_has_ended_is_told_and_done() {
+    let (hub, _folder) = hub().await;
+    let driver = hub.driver();
+    let sent = driver.send(ping("kiosk", 0)).await.unwrap();
+    report(driver, &sent, ReportState::Succeeded).await;
+    let mut events = Stream::watch(driver, sent.command).await;
+    assert_eq!(events.expect("delivery").await["state"], "succeeded");
+    events.expect("done").await;
+    assert!(events.next().await.is_none());
+    hub.close().await;
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_known_has_no_events() {
+    let (hub, _folder) = hub().await;
+    let nobody = CommandId::from_parts(1, [7; 10]);
+    let refused = hub.driver().watch(nobody, StreamOptions::default());
+    let refused = soon("an answer", refused).await.unwrap_err();
+    assert_eq!(refused.code, Code::UnknownCommand);
+    hub.close().await;
+}
+
+#[tokio::test]
+async fn no_change_between_the_snapshot_and_the_stream_is_lost_or_told_twice() {
+    let (hub, _folder) = hub().await;
+    let driver = hub.driver();
+    for round in 0..40 {
+        let sent = driver.send(ping("kiosk", 0)).await.unwrap();
+        let (mut events, _) = tokio::join!(Stream::watch(driver, sent.command), async {
+            report(driver, &sent, ReportState::Accepted).await;
+            report(driver, &sent, ReportState::Running).await;
+            report(driver, &sent, ReportState::Succeeded).await;
+        });
+        let order = ["queued", "accepted", "running", "succeeded"];
+        let mut told = Vec::new();
+        while let Some(event) = events.next().await {
+            if event.name == "delivery" {
+                told.push(event.data["state"].as_str().unwrap().to_owned());
+            }
+        }
+        // It begins somewhere, and from there on misses and repeats nothing.
+        let from = order.iter().position(|state| *state == told[0]).unwrap();
+        assert_eq!(told, &order[from..], "round {round}");
+    }
+    hub.close().await;
+}
+
+#[tokio::test]
+async fn an_observer_sees_the_hub_devices_with_their_rows_and_deliveries_in_order() {
+    let (hub, _folder) = hub().await;
+    let driver = hub.driver();
+    let mut events = Stream::observe(driver);
+    assert_eq!(events.expect("hub").await["state"], "ready");
+
+    let kiosk: bellwire_proto::DeviceId = "kiosk".parse().unwrap();
+    let labels = Labels::from([("site".into(), "lyon".into())]);
+    assert!(driver.put_device(kiosk.clone(), labels).await.unwrap(), "it is new");
+    let created = events.expect("device").await;
+    assert_eq!((&created["change"], &created["online"]), (&"created".into(), &false.into()));
+
+    let stream = Stream::listen(driver, "kiosk").await;
+    let online = events.expect("device").await;
+    assert_eq!((&online["change"], &online["online"]), (&"online".into(), &true.into()));
+    assert_eq!(online["labels"]["site"], "lyon");
+
+    let sent = driver.send(ping("kiosk", 0)).await.unwrap();
+    let told = events.expect("delivery").await;
+    assert_eq!(told["command"], sent.command.to_string());
+    drop(stream);
+    loop {
+        let event = events.next().await.unwrap();
+        if event.name == "device" {
+            assert_eq!(event.data["change"], "offline");
+            break;
+        }
+    }
+
+    driver.delete_device(kiosk).await.unwrap();
+    loop {
+        let event = events.next().await.unwrap();
+        if event.name == "device" {
+            assert_eq!(event.data["change"], "removed");
+            assert_eq!(event.data["labels"]["site"], "lyon", "told as it was");
+            break;
+        }
+        assert_eq!(event.data["command"], sent.command.to_string());
+    }
+    hub.close().await;
+}
+
+#[tokio::test]
+async fn a_hub_that_drains_tells_observers_and_ends_every_stream() {
+    let (hub, _folder) = hub().await;
+    let driver = hub.driver().clone();
+    let sent = driver.send(ping("kiosk", 0)).await.unwrap();
+    let mut command = Stream::watch(&driver, sent.command).await;
+    command.expect("delivery").await;
+    let mut events = Stream::observe(&driver);
+    events.expect("hub").await;
+
+    hub.drain();
+    assert_eq!(events.expect("hub").await["state"], "draining");
+    assert!(events.next().await.is_none());
+    assert!(command.next().await.is_none());
+    let refused = driver.observe(StreamOptions::default()).unwrap_err();
+    assert_eq!(refused.code, Code::Draining);
+    let refused = driver.watch(sent.command, StreamOptions::default()).await.unwrap_err();
+    assert_eq!(refused.code, Code::Draining);
+    hub.close().await;
+}

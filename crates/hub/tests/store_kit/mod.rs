@@ -1,0 +1,250 @@
+//! What the tests of the store share: rows to put in, and a store that is waited for.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "a panic here is a failure message, and each test file uses its part of this"
+)]
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use bellwire_core::Recovered;
+use bellwire_core::record::{
+    Change, CommandHead, CommandRecord, Committed, DeliveryRecord, DeviceRecord, Load, Loaded, Txn,
+    TxnId,
+};
+use bellwire_hub::store::{Options, Reading, SqliteStore, Store, StoreError, StoreEvents};
+use bellwire_proto::{CommandId, DeviceId, Json, Labels, Seq, State, Timestamp};
+
+/// The time at which the tests play.
+pub const NOW_MS: u64 = 1_700_000_000_000;
+
+pub fn at(ms: u64) -> Timestamp {
+    Timestamp::from_unix_ms(NOW_MS + ms)
+}
+
+pub fn device(name: &str) -> DeviceId {
+    name.parse().unwrap()
+}
+
+pub fn json(text: &str) -> Json {
+    Json::parse(text).unwrap()
+}
+
+pub fn id(seq: u64) -> CommandId {
+    let mut random = [0; 10];
+    random[2..].copy_from_slice(&seq.to_be_bytes());
+    CommandId::from_parts(NOW_MS + seq, random)
+}
+
+/// The command with this number: made at `seq` ms, to be accepted within an hour.
+pub fn command(seq: u64) -> CommandRecord {
+    CommandRecord {
+        head: CommandHead {
+            id: id(seq),
+            seq: Seq::new(seq),
+            action: "ping".parse().unwrap(),
+            created_at: at(seq),
+            expires_at: at(seq + 3_600_000),
+            run_timeout: Duration::from_secs(300),
+            not_before: None,
+        },
+        data: json(&format!("{{\"n\":{seq}}}")),
+        created_by: None,
+        total: 1,
+    }
+}
+
+/// Its delivery to a device, as it is queued.
+pub fn delivery(seq: u64, name: &str) -> DeliveryRecord {
+    DeliveryRecord::new(command(seq).head, device(name))
+}
+
+/// The same after some changes, at the time `ms`.
+pub fn delivery_in(seq: u64, name: &str, state: State, ms: u64) -> DeliveryRecord {
+    DeliveryRecord {
+        state,
+        version: 1,
+        attempt: 1,
+        sends: 1,
+        updated_at: at(ms),
+        run_until: matches!(state, State::Accepted | State::Running).then(|| at(ms + 300_000)),
+        cancelling_since: (state == State::Cancelling).then(|| at(ms)),
+        ..delivery(seq, name)
+    }
+}
+
+pub fn device_record(name: &str) -> DeviceRecord {
+    DeviceRecord {
+        id: device(name),
+        labels: Labels::new(),
+        facts: json("{}"),
+        created_at: at(0),
+        seen: None,
+    }
+}
+
+pub fn put_command(seq: u64) -> Change {
+    Change::PutCommand(Box::new(command(seq)))
+}
+
+pub fn put(delivery: DeliveryRecord) -> Change {
+    Change::PutDelivery(Box::new(delivery))
+}
+
+pub fn put_device(name: &str) -> Change {
+    Change::PutDevice(Box::new(device_record(name)))
+}
+
+/// What a store told.
+#[derive(Default)]
+pub struct Told {
+    seen: Mutex<Seen>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct Seen {
+    committed: Vec<TxnId>,
+    loaded: VecDeque<Loaded>,
+    failed: Vec<StoreError>,
+}
+
+impl StoreEvents for Told {
+    fn committed(&self, committed: Vec<Committed>) {
+        let ids = committed.iter().map(Committed::id);
+        self.seen.lock().unwrap().committed.extend(ids);
+        self.news.notify_all();
+    }
+
+    fn loaded(&self, loaded: Vec<Loaded>) {
+        self.seen.lock().unwrap().loaded.extend(loaded);
+        self.news.notify_all();
+    }
+
+    fn failed(&self, error: StoreError) {
+        self.seen.lock().unwrap().failed.push(error);
+        self.news.notify_all();
+    }
+}
+
+impl Told {
+    pub fn committed(&self) -> Vec<TxnId> {
+        self.seen.lock().unwrap().committed.clone()
+    }
+
+    pub fn failed(&self) -> Vec<StoreError> {
+        self.seen.lock().unwrap().failed.clone()
+    }
+
+    /// Waits for the store to tell what `find` looks for. The bound is far past any honest wait.
+    fn wait<T>(&self, what: &str, mut find: impl FnMut(&mut Seen) -> Option<T>) -> T {
+        let mut seen = self.seen.lock().unwrap();
+        loop {
+            if let Some(found) = find(&mut seen) {
+                return found;
+            }
+            let bound = Duration::from_secs(60);
+            let (guard, timeout) = self.news.wait_timeout(seen, bound).unwrap();
+            assert!(!timeout.timed_out(), "the store never told {what}");
+            seen = guard;
+        }
+    }
+
+    /// Waits until a transaction is on disk (`true`) or the store has failed.
+    pub fn wait_committed(&self, txn: TxnId) -> bool {
+        self.wait("what became of a transaction", |seen| {
+            if seen.committed.contains(&txn) {
+                Some(true)
+            } else {
+                (!seen.failed.is_empty()).then_some(false)
+            }
+        })
+    }
+
+    pub fn wait_failed(&self) -> StoreError {
+        self.wait("its failure", |seen| seen.failed.first().cloned())
+    }
+
+    pub fn wait_loaded(&self) -> Loaded {
+        self.wait("the answer to a load", |seen| seen.loaded.pop_front())
+    }
+}
+
+/// A started store, and what it tells.
+pub struct Kit {
+    pub store: Arc<SqliteStore>,
+    pub told: Arc<Told>,
+    pub recovered: Recovered,
+    next: AtomicU64,
+}
+
+impl Kit {
+    /// Opens the store in `dir` at the time [`NOW_MS`].
+    pub fn open(dir: &Path) -> Self {
+        Self::open_with(dir, options())
+    }
+
+    pub fn open_with(dir: &Path, options: Options) -> Self {
+        let (store, recovered) = SqliteStore::open(dir, options).unwrap();
+        let told = Arc::new(Told::default());
+        store.start(Arc::clone(&told) as _).unwrap();
+        Self { store: Arc::new(store), told, recovered, next: AtomicU64::new(1) }
+    }
+
+    /// Submits a transaction and does not wait.
+    pub fn submit(&self, changes: Vec<Change>) -> TxnId {
+        let txn = TxnId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.store.submit(Txn::new(txn, changes));
+        txn
+    }
+
+    /// Submits a transaction and waits until it is on disk.
+    pub fn commit(&self, changes: Vec<Change>) {
+        let txn = self.submit(changes);
+        assert!(self.told.wait_committed(txn), "{:?}", self.told.failed());
+    }
+
+    pub fn load(&self, load: Load) -> Loaded {
+        self.store.load(load);
+        self.told.wait_loaded()
+    }
+
+    pub fn live(&self, name: &str) -> Vec<DeliveryRecord> {
+        match self.load(Load::Device(device(name))) {
+            Loaded::Device { live, .. } => live,
+            other => panic!("not a device: {other:?}"),
+        }
+    }
+
+    pub fn delivery(&self, seq: u64, name: &str) -> Option<DeliveryRecord> {
+        match self.load(Load::Delivery(device(name), id(seq))) {
+            Loaded::Delivery(_, _, found) => found.map(|boxed| *boxed),
+            other => panic!("not a delivery: {other:?}"),
+        }
+    }
+
+    pub fn close(self) {
+        self.store.close();
+    }
+}
+
+pub fn options() -> Options {
+    Options::default().clock(|| at(0))
+}
+
+/// Waits for an answer of the store, outside of any runtime.
+pub fn read<T>(reading: Reading<T>) -> T {
+    try_read(reading).unwrap()
+}
+
+pub fn try_read<T>(reading: Reading<T>) -> Result<T, StoreError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(reading)
+}

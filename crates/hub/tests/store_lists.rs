@@ -1,0 +1,369 @@
+//! What the store answers to the core and to the API.
+
+mod store_kit;
+
+use bellwire_core::record::{Change, Load, Loaded, Outcome, Seen};
+use bellwire_core::record::{IdempotencyKey, IdempotencyRecord};
+use bellwire_hub::store::{
+    BadCursor, CommandFilter, Cursor, DeviceFilter, PageRequest, Store, StoreError,
+};
+use bellwire_proto::{ErrorInfo, Labels, Progress, Seq, State};
+use store_kit::*;
+
+fn page(limit: u32) -> PageRequest {
+    PageRequest { limit, after: None }
+}
+
+fn next(limit: u32, cursor: Option<String>) -> Option<PageRequest> {
+    cursor.map(|cursor| PageRequest {
+        limit,
+        after: Some(cursor.parse().expect("a page gives good cursors")),
+    })
+}
+
+/// The numbers of all commands that a filter gives, walked through in pages of `limit`.
+fn walk(kit: &Kit, filter: &CommandFilter, limit: u32) -> Vec<u64> {
+    let mut seqs = Vec::new();
+    let mut request = Some(page(limit));
+    while let Some(asked) = request {
+        let page = read(kit.store.commands(filter.clone(), asked));
+        assert!(page.items.len() <= limit as usize);
+        seqs.extend(page.items.iter().map(|command| command.seq.get()));
+        request = next(limit, page.next);
+    }
+    seqs
+}
+
+#[test]
+fn every_member_of_a_delivery_survives() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut full = delivery_in(1, "a", State::Failed, 9);
+    full.head.not_before = Some(at(5));
+    full.counted = 3;
+    full.sends = 7;
+    full.rev = Some((1 << 53) - 1);
+    full.late = true;
+    full.forced = true;
+    full.retry_at = Some(at(1));
+    full.run_until = Some(at(2));
+    full.cancelling_since = Some(at(3));
+    full.outcome = Outcome {
+        progress: Some(Progress::try_from(33.5).unwrap()),
+        exit_code: Some(-1),
+        result: Some(json("{\"z\":1.50,\"a\":null}")),
+        stdout: Some("tail\0\n".into()),
+        stderr: Some(String::new()),
+        truncated: true,
+        error: Some(ErrorInfo { code: "signal".into(), message: Some("é".into()) }),
+    };
+    let mut command = command(1);
+    command.head = full.head.clone();
+    command.created_by = Some("ops".into());
+
+    let kit = Kit::open(dir.path());
+    kit.commit(vec![Change::PutCommand(Box::new(command)), put(full.clone())]);
+    assert_eq!(kit.delivery(1, "a").as_ref(), Some(&full));
+    kit.close();
+    let kit = Kit::open(dir.path());
+    assert_eq!(kit.delivery(1, "a"), Some(full));
+}
+
+#[test]
+fn a_device_is_loaded_with_what_is_live_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    kit.commit(vec![
+        put_device("a"),
+        put_command(2),
+        put_command(1),
+        put_command(3),
+        put_command(4),
+        put(delivery(2, "a")),
+        put(delivery(1, "a")),
+        put(delivery_in(3, "a", State::Succeeded, 3)),
+        put(delivery(4, "b")),
+    ]);
+    assert_eq!(
+        kit.load(Load::Device(device("a"))),
+        Loaded::Device {
+            device: device("a"),
+            known: true,
+            live: vec![delivery(1, "a"), delivery(2, "a")],
+        }
+    );
+    let stranger = kit.load(Load::Device(device("c")));
+    assert!(matches!(stranger, Loaded::Device { known: false, live, .. } if live.is_empty()));
+    kit.commit(vec![Change::DeleteDevice(device("a"))]);
+    let removed = kit.load(Load::Device(device("a")));
+    assert!(
+        matches!(removed, Loaded::Device { known: false, live, .. } if live.len() == 2),
+        "the deliveries of a device that was removed stay"
+    );
+}
+
+#[test]
+fn loads_find_data_targets_and_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let key = |key: &str| IdempotencyKey { caller: "ops".into(), key: key.into() };
+    let record = IdempotencyRecord {
+        key: key("k"),
+        fingerprint: [7; 32],
+        command: id(1),
+        device: device("a"),
+        expires_at: at(1000),
+    };
+    kit.commit(vec![
+        put_command(1),
+        put(delivery(1, "b")),
+        put(delivery(1, "a")),
+        Change::PutIdempotency(Box::new(record.clone())),
+    ]);
+    let asked = vec![Seq::new(9), Seq::new(1)];
+    assert_eq!(
+        kit.load(Load::Data(device("a"), asked)),
+        Loaded::Data(device("a"), vec![(Seq::new(1), json("{\"n\":1}"))])
+    );
+    assert_eq!(
+        kit.load(Load::Targets(id(1))),
+        Loaded::Targets(id(1), vec![device("a"), device("b")])
+    );
+    assert_eq!(kit.load(Load::Targets(id(2))), Loaded::Targets(id(2), vec![]));
+    assert_eq!(
+        kit.load(Load::Idempotency(key("k"))),
+        Loaded::Idempotency(key("k"), Some(Box::new(record)))
+    );
+    assert_eq!(kit.load(Load::Idempotency(key("other"))), Loaded::Idempotency(key("other"), None));
+}
+
+#[test]
+fn what_is_due_names_each_device_once_and_the_time_of_all_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let due = |seq: u64, name: &str, ms: u64| {
+        let mut row = delivery_in(seq, name, State::Running, 0);
+        row.run_until = Some(at(ms));
+        vec![put_command(seq), put(row)]
+    };
+    kit.commit(due(1, "a", 10));
+    kit.commit(due(2, "b", 20));
+    kit.commit(due(3, "a", 15));
+    kit.commit(due(4, "c", 30));
+    let load = |ms, max| match kit.load(Load::Due(at(ms), max)) {
+        Loaded::Due(devices, next) => {
+            let names: Vec<_> = devices.iter().map(ToString::to_string).collect();
+            (names.join(" "), next)
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(load(9, 10), (String::new(), Some(at(10))));
+    assert_eq!(load(10, 10), ("a".into(), Some(at(20))));
+    assert_eq!(load(20, 1), ("a".into(), Some(at(20))));
+    assert_eq!(load(20, 10), ("a b".into(), Some(at(30))));
+    assert_eq!(load(30, 10), ("a b c".into(), None));
+}
+
+#[test]
+fn a_replay_follows_the_order_of_delivery() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    // Delivered in the order 2, 1, 4, 3 (the last two in the same millisecond as 5).
+    let row = |seq, ms| vec![put_command(seq), put(delivery_in(seq, "a", State::Delivered, ms))];
+    for (seq, ms) in [(1, 20), (2, 10), (3, 40), (4, 30), (5, 40)] {
+        kit.commit(row(seq, ms));
+    }
+    kit.commit(vec![put_command(6), put(delivery_in(6, "b", State::Delivered, 15))]);
+    kit.commit(vec![put_command(7), put(delivery_in(7, "a", State::Succeeded, 15))]);
+    let replay = |after: u64, now_ms: u64, rows_max: usize, bytes_max: usize| {
+        let loaded = kit.load(Load::Delivered {
+            device: device("a"),
+            after: Seq::new(after),
+            now: at(now_ms),
+            rows_max,
+            bytes_max,
+        });
+        let Loaded::Delivered(_, rows) = loaded else { panic!("{loaded:?}") };
+        for (row, data) in &rows {
+            assert_eq!(*data, json(&format!("{{\"n\":{}}}", row.head.seq)));
+        }
+        rows.iter().map(|(row, _)| row.head.seq.get()).collect::<Vec<_>>()
+    };
+    const ALL: usize = usize::MAX;
+    assert_eq!(replay(2, 0, ALL, ALL), [1, 4, 3, 5], "after 2, which came first");
+    assert_eq!(replay(3, 0, ALL, ALL), [5]);
+    assert_eq!(replay(5, 0, ALL, ALL), [0; 0]);
+    assert_eq!(replay(0, 0, ALL, ALL), [2, 1, 4, 3, 5], "0 is before every command");
+    assert_eq!(replay(7, 0, ALL, ALL), [0; 0], "7 was not delivered; none has a greater number");
+    assert_eq!(replay(u64::MAX, 0, ALL, ALL), [0; 0]);
+    assert_eq!(replay(0, 3_600_002, ALL, ALL), [4, 3, 5], "1 and 2 have expired");
+    assert_eq!(replay(2, 0, 2, ALL), [1, 4]);
+    assert_eq!(replay(2, 0, ALL, 8), [1, 4], "each has 7 bytes");
+    assert_eq!(replay(2, 0, ALL, 0), [0; 0]);
+}
+
+#[test]
+fn commands_come_newest_first_and_a_page_stays_when_commands_are_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    for seq in 1..=5 {
+        kit.commit(vec![put_command(seq), put(delivery(seq, "a"))]);
+    }
+    let first = read(kit.store.commands(CommandFilter::default(), page(2)));
+    kit.commit(vec![put_command(6), put(delivery(6, "a"))]);
+    let request = next(2, first.next).unwrap();
+    let second = read(kit.store.commands(CommandFilter::default(), request));
+    let seqs: Vec<_> = second.items.iter().map(|c| c.seq.get()).collect();
+    assert_eq!(seqs, [3, 2]);
+    for limit in 1..=7 {
+        assert_eq!(walk(&kit, &CommandFilter::default(), limit), [6, 5, 4, 3, 2, 1]);
+    }
+    let exact = read(kit.store.commands(CommandFilter::default(), page(6)));
+    assert_eq!(exact.next, None, "a full page that is the last has no next");
+}
+
+#[test]
+fn commands_are_filtered_by_a_delivery_that_fits_both_device_and_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    // 1 has two deliveries; its queued one is not the one of device a.
+    kit.commit(vec![
+        put_command(1),
+        put(delivery_in(1, "a", State::Succeeded, 1)),
+        put(delivery(1, "b")),
+        put_command(2),
+        put(delivery(2, "a")),
+        put_command(3),
+        put(delivery_in(3, "b", State::Succeeded, 3)),
+    ]);
+    let mut other = command(4);
+    other.head.action = "reboot".parse().unwrap();
+    kit.commit(vec![Change::PutCommand(Box::new(other)), put(delivery(4, "a"))]);
+
+    let found = |device_name: Option<&str>, state, action: Option<&str>| {
+        let filter = CommandFilter {
+            device: device_name.map(device),
+            state,
+            action: action.map(|a| a.parse().unwrap()),
+        };
+        let by_one = walk(&kit, &filter, 1);
+        assert_eq!(by_one, walk(&kit, &filter, 100), "{filter:?}");
+        by_one
+    };
+    let (queued, succeeded) = (Some(State::Queued), Some(State::Succeeded));
+    assert_eq!(found(Some("a"), None, None), [4, 2, 1]);
+    assert_eq!(found(Some("a"), queued, None), [4, 2]);
+    assert_eq!(found(Some("a"), succeeded, None), [1]);
+    assert_eq!(found(None, queued, None), [4, 2, 1]);
+    assert_eq!(found(None, succeeded, None), [3, 1]);
+    assert_eq!(found(None, None, Some("ping")), [3, 2, 1]);
+    assert_eq!(found(Some("a"), queued, Some("ping")), [2]);
+    assert_eq!(found(Some("nobody"), None, None), [0; 0]);
+
+    let one = read(kit.store.command(id(1))).unwrap();
+    assert_eq!(one.counts, [(State::Queued, 1), (State::Succeeded, 1)].into());
+    assert!(!one.done);
+    let three = read(kit.store.command(id(3))).unwrap();
+    assert_eq!(three.counts, [(State::Succeeded, 1)].into());
+    assert!(three.done);
+    assert_eq!(read(kit.store.command(id(9))), None);
+}
+
+#[test]
+fn a_search_through_many_rows_goes_on_behind_its_cursor() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let mut changes = vec![put_command(1), put(delivery_in(1, "a", State::Dead, 1))];
+    for seq in 2..=40_100 {
+        changes.push(put_command(seq));
+    }
+    kit.commit(changes);
+    let filter = CommandFilter { state: Some(State::Dead), ..CommandFilter::default() };
+    let first = read(kit.store.commands(filter.clone(), page(10)));
+    assert!(first.items.is_empty(), "no page looks at every row");
+    assert!(first.next.is_some());
+    assert_eq!(walk(&kit, &filter, 10), [1]);
+}
+
+#[test]
+fn the_deliveries_of_a_command_come_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    kit.commit(vec![
+        put_command(1),
+        put(delivery(1, "c")),
+        put(delivery_in(1, "a", State::Running, 1)),
+        put(delivery(1, "b")),
+    ]);
+    let listed = |state, request: PageRequest| {
+        let page = read(kit.store.deliveries(id(1), state, request)).unwrap();
+        let names: Vec<_> = page.items.iter().map(|d| d.device.to_string()).collect();
+        (names.join(" "), page.next)
+    };
+    let (names, cursor) = listed(None, page(2));
+    assert_eq!(names, "a b");
+    assert_eq!(listed(None, next(2, cursor).unwrap()), ("c".into(), None));
+    assert_eq!(listed(Some(State::Queued), page(2)), ("b c".into(), None));
+    assert_eq!(read(kit.store.deliveries(id(2), None, page(2))), None);
+
+    let (command, deliveries) = read(kit.store.snapshot(id(1))).unwrap();
+    assert_eq!(command.seq, Seq::new(1));
+    let versions: Vec<_> = deliveries.iter().map(|(d, v)| (d.device.to_string(), *v)).collect();
+    assert_eq!(versions, [("a".into(), 1), ("b".into(), 0), ("c".into(), 0)]);
+    assert_eq!(read(kit.store.snapshot(id(2))), None);
+}
+
+#[test]
+fn devices_come_by_name_and_by_label_with_what_waits_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let lyon = Labels::from([("site".into(), "lyon".into())]);
+    let seen = Seen { at: at(7), address: Some("::1".into()), agent: None };
+    kit.commit(vec![
+        put_device("c"),
+        put_device("b"),
+        put_device("a"),
+        Change::PutLabels(device("a"), lyon.clone()),
+        Change::PutLabels(device("c"), lyon.clone()),
+        Change::PutFacts(device("a"), json("{\"cpu\":4}")),
+        Change::PutSeen(device("a"), seen.clone()),
+        Change::PutLabels(device("nobody"), lyon.clone()),
+        put_command(1),
+        put(delivery(1, "a")),
+        put_command(2),
+        put(delivery_in(2, "a", State::Sent, 1)),
+    ]);
+    let a = read(kit.store.device(device("a"))).unwrap();
+    assert_eq!(a.queued, 1, "what was sent does not wait");
+    assert_eq!(a.record.labels, lyon);
+    assert_eq!(a.record.facts, json("{\"cpu\":4}"));
+    assert_eq!(a.record.seen, Some(seen));
+    assert_eq!(read(kit.store.device(device("nobody"))), None);
+
+    let listed = |select: &str, request| {
+        let filter = DeviceFilter { select: select.parse().unwrap() };
+        let page = read(kit.store.devices(filter, request));
+        let names: Vec<_> = page.items.iter().map(|d| d.record.id.to_string()).collect();
+        (names.join(" "), page.next)
+    };
+    let (names, cursor) = listed("", page(2));
+    assert_eq!(names, "a b");
+    assert_eq!(listed("", next(2, cursor).unwrap()), ("c".into(), None));
+    assert_eq!(listed("site=lyon", page(2)), ("a c".into(), None));
+    assert_eq!(listed("site!=lyon", page(2)), ("b".into(), None));
+}
+
+#[test]
+fn a_cursor_of_another_list_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let with = |cursor| PageRequest { limit: 1, after: Some(cursor) };
+    let by_name = with(Cursor::after_device(device("a")));
+    let by_seq = with(Cursor::after_seq(Seq::new(1)));
+    let bad = StoreError::BadCursor(BadCursor);
+    let commands = kit.store.commands(CommandFilter::default(), by_name);
+    assert_eq!(try_read(commands).unwrap_err(), bad);
+    let devices = kit.store.devices(DeviceFilter::default(), by_seq.clone());
+    assert_eq!(try_read(devices).unwrap_err(), bad);
+    let deliveries = kit.store.deliveries(id(1), None, by_seq);
+    assert_eq!(try_read(deliveries).unwrap_err(), bad);
+}
