@@ -23,6 +23,7 @@ use axum::response::Response;
 use bellwire_sse::{EventName, InvalidValue};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 
 use crate::plane::{Heartbeat, HeartbeatForm, Plane, PlaneConfig, StreamHead, StreamOptions};
 use body::BadBody;
@@ -288,6 +289,7 @@ struct Target {
 impl Target {
     fn of(path: &str) -> Option<Self> {
         let (action, token) = path.strip_prefix('/')?.rsplit_once('/')?;
+        let decoded = |part| percent_decode_str(part).collect::<Vec<u8>>();
         Some(Self { action: decoded(action), token: decoded(token).into() })
     }
 }
@@ -296,22 +298,6 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.token.escape_ascii())
     }
-}
-
-/// Percent-decoding (RFC 3986 section 2.1); a percent sign that begins no escape stays one.
-fn decoded(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let escape = after.get(..2).filter(|_| first == b'%');
-        let escape = escape.filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-        let byte = escape
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(byte.unwrap_or(first));
-        rest = after.get(if byte.is_some() { 2 } else { 0 }..).unwrap_or_default();
-    }
-    bytes
 }
 
 /// The number of the last event that the client has; what is none of ours is no event at all.
