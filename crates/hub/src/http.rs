@@ -11,6 +11,7 @@
 
 pub mod bodies;
 mod body;
+pub mod classic;
 mod command;
 mod device;
 mod ops;

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
@@ -131,12 +132,21 @@ impl Listener {
     }
 }
 
+/// After how long without a byte the kernel asks the peer for a sign of life, and how often it asks
+/// again. When it gives up is `TCP_USER_TIMEOUT`'s to say, or nine probes.
+const PROBE_IDLE: Duration = Duration::from_secs(30);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
 fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A hub that restarts must not wait for the connections of its last life to time out.
     socket.set_reuseaddr(true)?;
     // Accepted sockets inherit it: one system call less for each.
     socket.set_nodelay(true)?;
+    // Inherited as well. It finds the peer that is gone where nothing is written to it: a classic
+    // listener without keepalive comments would hold its token for ever (PROTOCOL section 10).
+    let probes = TcpKeepalive::new().with_time(PROBE_IDLE).with_interval(PROBE_INTERVAL);
+    SockRef::from(&socket).set_tcp_keepalive(&probes)?;
     socket.bind(addr)?;
     socket.listen(backlog)
 }

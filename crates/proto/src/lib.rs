@@ -23,6 +23,7 @@ pub mod id;
 pub mod json;
 pub mod limits;
 pub mod problem;
+pub mod python_json;
 pub mod report;
 pub mod selector;
 pub mod stream;

@@ -1,0 +1,4 @@
+//! What the three classic programs share. The program `bellwire` is `main.rs` and its modules, and
+//! has no part in this.
+
+pub mod classic;

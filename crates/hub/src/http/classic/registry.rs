@@ -1,0 +1,210 @@
+//! Which token has which stream: at most one, from its reservation until the plane says that it is
+//! closed. Finding, putting in and taking out are one step each, under one lock, and so is giving
+//! an event its number and handing it to the stream: numbers are in the order of writing.
+//!
+//! The lock is held for no longer than it takes to encode an event, also on the plane's threads.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bellwire_sse::EventName;
+use tokio::sync::{oneshot, watch};
+
+use super::event;
+use super::history::History;
+use crate::plane::{
+    CloseReason, Frame, Notify, Plane, StreamEvent, StreamEvents, StreamId, StreamOptions,
+};
+
+type Token = Arc<[u8]>;
+
+pub(super) struct Registry {
+    ids: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    listeners: HashMap<Token, Listener>,
+    tokens: HashMap<StreamId, Token>,
+    next_id: u64,
+    next_tag: u64,
+    history: History,
+}
+
+struct Listener {
+    stream: StreamId,
+    /// For the next event.
+    retry_ms: Option<u64>,
+    /// Events that the stream has not taken yet, in order.
+    handed: VecDeque<Handed>,
+    /// It has been told to end: nothing is sent to it any more.
+    is_ending: bool,
+    /// Dropped with the listener, which is how those who wait for its end hear of it.
+    end: watch::Sender<()>,
+}
+
+struct Handed {
+    tag: u64,
+    taken: oneshot::Sender<()>,
+    /// What goes to the history when it is taken.
+    record: Option<(u64, Frame)>,
+}
+
+/// The end of a listener, to be waited for.
+pub(super) struct End(watch::Receiver<()>);
+
+impl End {
+    pub(super) async fn reached(mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
+}
+
+/// What came of a wish to listen.
+pub(super) enum Listen {
+    Reserved(StreamId),
+    Taken(End),
+}
+
+/// What came of something for a listener.
+pub(super) enum Hand {
+    Absent,
+    Done,
+    /// The receiver hears when the event is taken, and fails when the stream ends before.
+    Over(oneshot::Receiver<()>),
+    Ending(End),
+}
+
+impl Registry {
+    pub(super) fn new(ids: bool) -> Self {
+        Self { ids, state: Mutex::default() }
+    }
+
+    /// Gives the token a stream of its own, with what is kept after `last_id` in it.
+    pub(super) fn listen(
+        &self,
+        plane: &Plane,
+        options: StreamOptions,
+        token: &Token,
+        last_id: Option<u64>,
+    ) -> Listen {
+        let mut state = self.lock();
+        if let Some(listener) = state.listeners.get(token) {
+            return Listen::Taken(End(listener.end.subscribe()));
+        }
+        let stream = plane.reserve(options);
+        let listener = Listener {
+            stream,
+            retry_ms: None,
+            handed: VecDeque::new(),
+            is_ending: false,
+            end: watch::Sender::new(()),
+        };
+        state.listeners.insert(token.clone(), listener);
+        state.tokens.insert(stream, token.clone());
+        if let Some(last_id) = last_id {
+            for frame in state.history.after(token, last_id) {
+                plane.send(stream, frame.clone(), Notify::None);
+            }
+        }
+        Listen::Reserved(stream)
+    }
+
+    pub(super) fn is_connected(&self, token: &[u8]) -> bool {
+        self.lock().find(token).is_some()
+    }
+
+    /// Sends an event.
+    pub(super) fn send(&self, plane: &Plane, token: &Token, name: &EventName, data: &str) -> Hand {
+        let mut state = self.lock();
+        let (id, tag) = (state.next_id, state.next_tag);
+        let Some(listener) = state.find(token) else { return Hand::Absent };
+        let id = self.ids.then_some(id);
+        let retry_ms = listener.retry_ms.take();
+        let frame = event::frame(id, retry_ms, name, data);
+        // What is replayed says nothing of a delay that was meant for its day.
+        let record = id.map(|id| match retry_ms {
+            None => (id, frame.clone()),
+            Some(_) => (id, event::frame(Some(id), None, name, data)),
+        });
+        let (taken, is_taken) = oneshot::channel();
+        listener.handed.push_back(Handed { tag, taken, record });
+        plane.send(listener.stream, frame, Notify::Taken(tag));
+        state.next_tag += 1;
+        state.next_id += 1;
+        Hand::Over(is_taken)
+    }
+
+    /// Has the next event carry `retry`.
+    pub(super) fn set_retry(&self, token: &[u8], retry_ms: u64) -> Hand {
+        match self.lock().find(token) {
+            Some(listener) => {
+                listener.retry_ms = Some(retry_ms);
+                Hand::Done
+            }
+            None => Hand::Absent,
+        }
+    }
+
+    /// Ends the stream behind what was sent.
+    pub(super) fn end(&self, plane: &Plane, token: &[u8]) -> Hand {
+        match self.lock().find(token) {
+            Some(listener) => {
+                listener.is_ending = true;
+                plane.close(listener.stream, None, CloseReason::Ended);
+                Hand::Ending(End(listener.end.subscribe()))
+            }
+            None => Hand::Absent,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The listener to whom something can still be sent.
+    fn find(&mut self, token: &[u8]) -> Option<&mut Listener> {
+        self.listeners.get_mut(token).filter(|listener| !listener.is_ending)
+    }
+
+    fn taken(&mut self, stream: StreamId, tag: u64) {
+        let Some(token) = self.tokens.get(&stream) else { return };
+        let Some(listener) = self.listeners.get_mut(token) else { return };
+        if listener.handed.front().is_some_and(|handed| handed.tag == tag)
+            && let Some(handed) = listener.handed.pop_front()
+        {
+            if let Some((id, frame)) = handed.record {
+                self.history.push(token, id, frame);
+            }
+            // Who posted it may have gone.
+            let _ = handed.taken.send(());
+        }
+    }
+
+    fn closed(&mut self, stream: StreamId) {
+        if let Some(token) = self.tokens.remove(&stream) {
+            self.listeners.remove(&token);
+        }
+    }
+}
+
+impl StreamEvents for Registry {
+    fn happened(&self, batch: &mut Vec<StreamEvent>) {
+        let mut state = self.lock();
+        for event in batch.drain(..) {
+            match event {
+                StreamEvent::Taken { stream, tag } => state.taken(stream, tag),
+                StreamEvent::Closed { stream, reason } => {
+                    tracing::debug!(?stream, reason = reason.as_str(), "closed");
+                    state.closed(stream);
+                }
+                // A classic listener is there until its connection is gone.
+                StreamEvent::Written { .. }
+                | StreamEvent::Stalled { .. }
+                | StreamEvent::Resumed { .. } => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! JSON as Python prints it: what the classic wire format writes into its events.
+//!
+//! `docs/protocol.md`, section 10: data in JSON mode is read and written anew the way that
+//! `json.dumps(json.loads(text))` of Python 3 does it. The hub does so with what is posted, the
+//! classic programs with what they send. Everything else in Bellwire passes JSON on as it came:
+//! that is [`Json`](crate::Json), and this module is not for it.
+//!
+//! What Python takes is taken, what it refuses is refused with its words, and what it prints is
+//! printed, down to `NaN`, `Infinity` and half a surrogate pair. Two things differ: nesting ends at
+//! [`DEPTH_MAX`] levels, where Python ends at about 990, depending on who calls it; and whole
+//! numbers have no limit, where newer Pythons refuse 4301 digits.
+
+use std::collections::HashMap;
+use std::fmt::{self, Write as _};
+
+/// Levels of arrays and objects. The parser is recursive, and this much fits on any thread's stack.
+pub const DEPTH_MAX: usize = 900;
+
+/// Why a text is not JSON, in the words of Python's `JSONDecodeError`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotJson {
+    message: &'static str,
+    line: usize,
+    column: usize,
+    char: usize,
+}
+
+impl fmt::Display for NotJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { message, line, column, char } = self;
+        write!(f, "{message}: line {line} column {column} (char {char})")
+    }
+}
+
+impl std::error::Error for NotJson {}
+
+/// Reads `text` and writes it anew on one line as Python does: `, ` and `: ` between, members in
+/// their order, a member given twice with its last value at its first place, all that is not ASCII
+/// as `\uXXXX`, and `</` as `<\/`.
+///
+/// # Errors
+/// When it is not JSON to Python, or nested deeper than [`DEPTH_MAX`].
+///
+/// ```
+/// use bellwire_proto::python_json::rewrite;
+///
+/// let text = "{\"b\":1E2,\n \"a\": [\"\u{e9}</p>\"], \"b\": -0}";
+/// assert_eq!(rewrite(text)?, r#"{"b": 0, "a": ["\u00e9<\/p>"]}"#);
+/// let error = rewrite("{1}").unwrap_err().to_string();
+/// assert_eq!(
+///     error,
+///     "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+/// );
+/// # Ok::<(), bellwire_proto::python_json::NotJson>(())
+/// ```
+pub fn rewrite(text: &str) -> Result<String, NotJson> {
+    let mut reader = Reader { text, at: 0, depth: 0 };
+    let value = reader.document().map_err(|fault| fault.in_text(text))?;
+    let mut line = String::with_capacity(text.len() + text.len() / 8);
+    value.print(&mut line);
+    Ok(line)
+}
+
+enum Value {
+    /// As it is printed.
+    Scalar(String),
+    Array(Vec<Value>),
+    /// All members as they came; the names as they are printed, by which equal names are equal.
+    Object(Vec<(String, Value)>),
+}
+
+impl Value {
+    fn print(&self, line: &mut String) {
+        match self {
+            Self::Scalar(text) => line.push_str(text),
+            Self::Array(items) => {
+                line.push('[');
+                for (number, item) in items.iter().enumerate() {
+                    if number > 0 {
+                        line.push_str(", ");
+                    }
+                    item.print(line);
+                }
+                line.push(']');
+            }
+            Self::Object(members) => {
+                let mut last: HashMap<&str, &Self> =
+                    members.iter().map(|(name, value)| (name.as_str(), value)).collect();
+                line.push('{');
+                let mut separator = "";
+                for (name, _) in members {
+                    // Gone once it is printed, so that the first place is the only one.
+                    if let Some(value) = last.remove(name.as_str()) {
+                        line.push_str(separator);
+                        line.push_str(name);
+                        line.push_str(": ");
+                        value.print(line);
+                        separator = ", ";
+                    }
+                }
+                line.push('}');
+            }
+        }
+    }
+}
+
+struct Fault {
+    message: &'static str,
+    /// In bytes, at the beginning of a character or at the end.
+    at: usize,
+}
+
+impl Fault {
+    /// Python counts characters, and lines by LF alone.
+    fn in_text(self, text: &str) -> NotJson {
+        let before = text.get(..self.at).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        NotJson {
+            message: self.message,
+            line: before.matches('\n').count() + 1,
+            column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
+            char: before.chars().count(),
+        }
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    depth: usize,
+}
+
+impl Reader<'_> {
+    fn document(&mut self) -> Result<Value, Fault> {
+        if self.text.starts_with('\u{feff}') {
+            return self.fault("Unexpected UTF-8 BOM (decode using utf-8-sig)");
+        }
+        self.skip_space();
+        let value = self.value()?;
+        self.skip_space();
+        if self.at < self.text.len() { self.fault("Extra data") } else { Ok(value) }
+    }
+
+    fn value(&mut self) -> Result<Value, Fault> {
+        match self.peek() {
+            Some(b'"') => {
+                let mut printed = String::new();
+                self.string(&mut printed)?;
+                Ok(Value::Scalar(printed))
+            }
+            Some(b'{') => self.nested(Self::object),
+            Some(b'[') => self.nested(Self::array),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            _ => self.word(&["null", "true", "false", "NaN", "Infinity"]),
+        }
+    }
+
+    fn nested(&mut self, read: fn(&mut Self) -> Result<Value, Fault>) -> Result<Value, Fault> {
+        if self.depth == DEPTH_MAX {
+            return self.fault("Nested too deep");
+        }
+        self.depth += 1;
+        self.at += 1;
+        self.skip_space();
+        let value = read(self);
+        self.depth -= 1;
+        value
+    }
+
+    fn array(&mut self) -> Result<Value, Fault> {
+        let mut items = Vec::new();
+        if self.skip(b']') {
+            return Ok(Value::Array(items));
+        }
+        loop {
+            items.push(self.value()?);
+            self.skip_space();
+            if self.skip(b']') {
+                return Ok(Value::Array(items));
+            }
+            self.comma()?;
+        }
+    }
+
+    fn object(&mut self) -> Result<Value, Fault> {
+        let mut members = Vec::new();
+        if self.skip(b'}') {
+            return Ok(Value::Object(members));
+        }
+        loop {
+            if self.peek() != Some(b'"') {
+                return self.fault("Expecting property name enclosed in double quotes");
+            }
+            let mut name = String::new();
+            self.string(&mut name)?;
+            self.skip_space();
+            if !self.skip(b':') {
+                return self.fault("Expecting ':' delimiter");
+            }
+            self.skip_space();
+            members.push((name, self.value()?));
+            self.skip_space();
+            if self.skip(b'}') {
+                return Ok(Value::Object(members));
+            }
+            self.comma()?;
+        }
+    }
+
+    fn comma(&mut self) -> Result<(), Fault> {
+        if !self.skip(b',') {
+            return self.fault("Expecting ',' delimiter");
+        }
+        self.skip_space();
+        Ok(())
+    }
+
+    fn word(&mut self, words: &[&str]) -> Result<Value, Fault> {
+        for word in words {
+            if self.rest().starts_with(word) {
+                self.at += word.len();
+                return Ok(Value::Scalar((*word).to_owned()));
+            }
+        }
+        self.fault("Expecting value")
+    }
+
+    /// A number, or `-Infinity`. What follows the longest number that stands here, as the `1` in
+    /// `01`, is the caller's to refuse.
+    fn number(&mut self) -> Result<Value, Fault> {
+        let rest = self.rest();
+        let bytes = rest.as_bytes();
+        let digits = |from: usize| {
+            let count = bytes.iter().skip(from).take_while(|byte| byte.is_ascii_digit()).count();
+            (count > 0).then_some(from + count)
+        };
+        let sign = usize::from(bytes.first() == Some(&b'-'));
+        let whole_end = if bytes.get(sign) == Some(&b'0') { Some(sign + 1) } else { digits(sign) };
+        let Some(whole_end) = whole_end else {
+            return self.word(&["-Infinity"]);
+        };
+        let mut end = whole_end;
+        if bytes.get(end) == Some(&b'.') {
+            end = digits(end + 1).unwrap_or(end);
+        }
+        if matches!(bytes.get(end), Some(b'e' | b'E')) {
+            let signed = matches!(bytes.get(end + 1), Some(b'+' | b'-'));
+            end = digits(end + 1 + usize::from(signed)).unwrap_or(end);
+        }
+        let printed = match rest.get(..end).unwrap_or_default() {
+            "-0" => "0".to_owned(),
+            whole if end == whole_end => whole.to_owned(),
+            // Every text that comes here is a number to Rust too, if only an infinite one.
+            float => print_float(float.parse().unwrap_or(f64::NAN)),
+        };
+        self.at += end;
+        Ok(Value::Scalar(printed))
+    }
+
+    /// A string, printed as it is read, quotes included.
+    fn string(&mut self, printed: &mut String) -> Result<(), Fault> {
+        let start = self.at;
+        let unterminated = Fault { message: "Unterminated string starting at", at: start };
+        printed.push('"');
+        self.at += 1;
+        loop {
+            match self.rest().chars().next() {
+                None => return Err(unterminated),
+                Some('"') => break,
+                Some('\\') => match self.text.as_bytes().get(self.at + 1) {
+                    None => return Err(unterminated),
+                    Some(b'u') => self.unicode_escape(printed)?,
+                    Some(_) => self.escape(printed)?,
+                },
+                Some('\0'..='\u{1f}') => return self.fault("Invalid control character at"),
+                Some(char) => {
+                    print_char(char, printed);
+                    self.at += char.len_utf8();
+                }
+            }
+        }
+        self.at += 1;
+        printed.push('"');
+        Ok(())
+    }
+
+    fn escape(&mut self, printed: &mut String) -> Result<(), Fault> {
+        let char = match self.text.as_bytes().get(self.at + 1) {
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(&byte @ (b'"' | b'\\' | b'/')) => char::from(byte),
+            _ => return self.fault("Invalid \\escape"),
+        };
+        print_char(char, printed);
+        self.at += 2;
+        Ok(())
+    }
+
+    /// `\uXXXX`, half a surrogate pair included: printed, the halves stand alone again.
+    fn unicode_escape(&mut self, printed: &mut String) -> Result<(), Fault> {
+        let digits = self.text.get(self.at + 2..self.at + 6);
+        let unit = digits
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            .and_then(|digits| u16::from_str_radix(digits, 16).ok());
+        let Some(unit) = unit else {
+            return Err(Fault { message: "Invalid \\uXXXX escape", at: self.at + 1 });
+        };
+        match char::from_u32(u32::from(unit)) {
+            Some(char) => print_char(char, printed),
+            None => print_unit(unit, printed),
+        }
+        self.at += 6;
+        Ok(())
+    }
+
+    fn rest(&self) -> &str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn skip(&mut self, byte: u8) -> bool {
+        let is_there = self.peek() == Some(byte);
+        self.at += usize::from(is_there);
+        is_there
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn fault<T>(&self, message: &'static str) -> Result<T, Fault> {
+        Err(Fault { message, at: self.at })
+    }
+}
+
+fn print_char(char: char, printed: &mut String) {
+    match char {
+        '"' => printed.push_str("\\\""),
+        '\\' => printed.push_str("\\\\"),
+        '\n' => printed.push_str("\\n"),
+        '\r' => printed.push_str("\\r"),
+        '\t' => printed.push_str("\\t"),
+        '\u{8}' => printed.push_str("\\b"),
+        '\u{c}' => printed.push_str("\\f"),
+        '/' if printed.ends_with('<') => printed.push_str("\\/"),
+        ' '..='~' => printed.push(char),
+        _ => char.encode_utf16(&mut [0; 2]).iter().for_each(|&unit| print_unit(unit, printed)),
+    }
+}
+
+fn print_unit(unit: u16, printed: &mut String) {
+    // Writing to a `String` cannot fail.
+    let _ = write!(printed, "\\u{unit:04x}");
+}
+
+/// `repr(float)`: the fewest digits that read back as the same number; with an exponent below
+/// 0.0001 and from 1e16 on.
+fn print_float(float: f64) -> String {
+    if float.is_infinite() {
+        return if float > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
+    }
+    let scientific = format!("{float:e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{mantissa}e{sign}{:02}", exponent.unsigned_abs());
+    }
+    let plain = format!("{float}");
+    if plain.contains('.') { plain } else { plain + ".0" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn printed(text: &str) -> String {
+        rewrite(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+    }
+
+    #[test]
+    fn numbers_are_printed_as_python_prints_them() {
+        for (text, expected) in [
+            ("-0", "0"),
+            ("-0.0", "-0.0"),
+            ("123456789012345678901234567890", "123456789012345678901234567890"),
+            ("1.0", "1.0"),
+            ("1e2", "100.0"),
+            ("1E15", "1000000000000000.0"),
+            ("1e16", "1e+16"),
+            ("12345678901234567.0", "1.2345678901234568e+16"),
+            ("0.0001", "0.0001"),
+            ("0.00001", "1e-05"),
+            ("5e-324", "5e-324"),
+            ("0.1", "0.1"),
+            ("1E400", "Infinity"),
+            ("-1E400", "-Infinity"),
+            ("1e-400", "0.0"),
+            ("[NaN,Infinity,-Infinity]", "[NaN, Infinity, -Infinity]"),
+        ] {
+            assert_eq!(printed(text), expected, "of {text}");
+        }
+    }
+
+    #[test]
+    fn strings_are_ascii_and_cannot_end_a_script() {
+        for (text, expected) in [
+            (r#""é€😀""#, r#""\u00e9\u20ac\ud83d\ude00""#),
+            (r#""\ud83d\ude00 \ud83d \u0041\/\u003c/""#, r#""\ud83d\ude00 \ud83d A/<\/""#),
+            ("\"\u{7f}\\b\\f\\n\\r\\t\\\"\\\\\\u0000\"", r#""\u007f\b\f\n\r\t\"\\\u0000""#),
+            (r#""</script><//>""#, r#""<\/script><\//>""#),
+        ] {
+            assert_eq!(printed(text), expected, "of {text}");
+        }
+    }
+
+    #[test]
+    fn a_member_given_twice_has_its_last_value_at_its_first_place() {
+        assert_eq!(
+            printed(r#"{"a":1,"b":2,"\u0061":{"a":3,"a":4}}"#),
+            r#"{"a": {"a": 4}, "b": 2}"#
+        );
+        assert_eq!(printed(" [ ] "), "[]");
+        assert_eq!(printed("{\r\n\t}"), "{}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_pythons_words() {
+        for (text, expected) in [
+            ("", "Expecting value: line 1 column 1 (char 0)"),
+            ("nope", "Expecting value: line 1 column 1 (char 0)"),
+            ("é", "Expecting value: line 1 column 1 (char 0)"),
+            ("[\"é\",\n ]", "Expecting value: line 2 column 2 (char 7)"),
+            (
+                "{\"a\":1,}",
+                "Expecting property name enclosed in double quotes: line 1 column 8 (char 7)",
+            ),
+            ("{\"a\" 1}", "Expecting ':' delimiter: line 1 column 6 (char 5)"),
+            ("[1 2]", "Expecting ',' delimiter: line 1 column 4 (char 3)"),
+            ("01", "Extra data: line 1 column 2 (char 1)"),
+            ("1.", "Extra data: line 1 column 2 (char 1)"),
+            ("-", "Expecting value: line 1 column 1 (char 0)"),
+            ("\"abc", "Unterminated string starting at: line 1 column 1 (char 0)"),
+            ("\"a\\", "Unterminated string starting at: line 1 column 1 (char 0)"),
+            ("\"a\tb\"", "Invalid control character at: line 1 column 3 (char 2)"),
+            ("\"a\\x\"", "Invalid \\escape: line 1 column 3 (char 2)"),
+            ("\"\\u12g4\"", "Invalid \\uXXXX escape: line 1 column 3 (char 2)"),
+            ("\"\\u+123\"", "Invalid \\uXXXX escape: line 1 column 3 (char 2)"),
+            (
+                "\u{feff}1",
+                "Unexpected UTF-8 BOM (decode using utf-8-sig): line 1 column 1 (char 0)",
+            ),
+        ] {
+            let error = rewrite(text).expect_err(text).to_string();
+            assert_eq!(error, expected, "of {text:?}");
+        }
+    }
+
+    #[test]
+    fn nesting_ends_before_the_stack_does() {
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert_eq!(printed(&nested(DEPTH_MAX)), nested(DEPTH_MAX));
+        let error = rewrite(&nested(DEPTH_MAX + 1)).unwrap_err().to_string();
+        assert_eq!(error, "Nested too deep: line 1 column 901 (char 900)");
+    }
+}
