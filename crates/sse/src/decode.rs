@@ -23,6 +23,10 @@ pub const DEFAULT_LIMIT_BYTES: usize = 32 << 20;
 /// A buffer that grew past this for one event is given back after it, not kept for the next.
 const KEPT_CAPACITY_BYTES: usize = 1 << 20;
 
+/// A long line is searched, checked and copied by so many bytes at a time: each step but the first
+/// finds them in the nearest cache.
+const WINDOW_BYTES: usize = 4096;
+
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
 /// What came out of a stream, borrowed from the decoder or from the chunk.
@@ -432,7 +436,7 @@ impl Decoder {
                 let Some(&first) = chunk.first() else { break };
                 self.after_cr = false;
                 if first == b'\n' {
-                    skip(chunk, 1);
+                    take_first(chunk, 1);
                 }
             }
             if !matches!(self.position, Position::LineStart) {
@@ -442,7 +446,7 @@ impl Decoder {
                     Resumed::NeedMore => break,
                 }
             }
-            let Some(line) = self.take_line(chunk) else {
+            let Some(line) = self.take_line(chunk, usize::MAX) else {
                 break;
             };
             if line.is_empty() {
@@ -459,19 +463,23 @@ impl Decoder {
             }
         }
         self.store(held);
-        if !chunk.is_empty() {
+        if matches!(self.position, Position::LineStart) && !chunk.is_empty() {
             self.position = Position::Name(NamePrefix::default());
-            self.resume(chunk)?;
+        }
+        while !chunk.is_empty() {
+            let piece = take_first(chunk, WINDOW_BYTES);
+            self.take_piece(piece)
+                .inspect_err(|_| self.position = Position::Ignored)?;
         }
         Ok(None)
     }
 
-    /// Takes a line off the chunk if its end is there, with that end.
-    fn take_line<'a>(&mut self, chunk: &mut &'a [u8]) -> Option<&'a [u8]> {
+    /// Takes a line off the chunk, with its end, if that is among the first `within` bytes.
+    fn take_line<'a>(&mut self, chunk: &mut &'a [u8], within: usize) -> Option<&'a [u8]> {
         // Every event ends in an empty line, which needs no search.
         let end = match chunk.first()? {
             b'\n' | b'\r' => 0,
-            _ => memchr2(b'\n', b'\r', chunk)?,
+            _ => memchr2(b'\n', b'\r', chunk.get(..within).unwrap_or(chunk))?,
         };
         let (line, rest) = chunk.split_at_checked(end)?;
         *chunk = match rest {
@@ -540,15 +548,15 @@ impl Decoder {
         if let Position::Bom(seen) = self.position {
             return Ok(self.resume_bom(seen, chunk));
         }
-        let (piece, ended) = match self.take_line(chunk) {
-            Some(piece) => (piece, true),
-            None => (mem::take(chunk), false),
-        };
+        let line_end = self.take_line(chunk, WINDOW_BYTES);
+        let ended = line_end.is_some();
+        let piece = line_end.unwrap_or_else(|| take_first(chunk, WINDOW_BYTES));
         let outcome = self.take_piece(piece);
         let position = match (&outcome, ended) {
             (_, true) => mem::replace(&mut self.position, Position::LineStart),
             (Err(_), false) => mem::replace(&mut self.position, Position::Ignored),
-            (Ok(()), false) => return Ok(Resumed::NeedMore),
+            (Ok(()), false) if chunk.is_empty() => return Ok(Resumed::NeedMore),
+            (Ok(()), false) => return Ok(Resumed::Line),
         };
         outcome?;
         match position {
@@ -572,7 +580,7 @@ impl Decoder {
                     return Resumed::NeedMore;
                 }
                 Some(&byte) if byte == expected => {
-                    skip(chunk, 1);
+                    take_first(chunk, 1);
                     seen += 1;
                 }
                 // Half a mark is the start of a field name that nobody knows.
@@ -863,6 +871,9 @@ fn held_text<'a>(value: &'a [u8], buffer: &mut String) -> Held<'a> {
     }
 }
 
-fn skip(chunk: &mut &[u8], len: usize) {
-    *chunk = chunk.get(len..).unwrap_or_default();
+/// Takes up to `len` bytes off the front.
+fn take_first<'a>(chunk: &mut &'a [u8], len: usize) -> &'a [u8] {
+    let (first, rest) = chunk.split_at_checked(len).unwrap_or((chunk, &[]));
+    *chunk = rest;
+    first
 }
