@@ -5,12 +5,15 @@
 //! a second data line joins it, or when its UTF-8 must be repaired. Comments and unknown fields are
 //! never stored, so they cost no memory however long they are.
 //!
-//! Events are built in `event.rs`, broken UTF-8 is repaired in `text.rs`. When to reconnect is not
-//! decided here; see `reconnect.rs`.
+//! Lines are taken apart in `line.rs`, values wait for the end of their block in `block.rs`, broken
+//! UTF-8 is repaired in `text.rs`, events are built in `event.rs`. When to reconnect is not decided
+//! here; see `reconnect.rs`.
 
 use crate::{
-    event::{DEFAULT_NAME, Event, EventRef},
-    text::{Pieces, from_utf8, push_lossy},
+    block::{Block, Held, Id, InChunk, KEPT_CAPACITY_BYTES, clear, held_text},
+    event::{DEFAULT_NAME, Event, EventRef, Item, OwnedItem},
+    line::{Digits, Field, NamePrefix, Value, split_line},
+    text::push_lossy,
 };
 use alloc::{borrow::ToOwned, string::String};
 use core::{fmt, mem};
@@ -20,41 +23,11 @@ use memchr::memchr2;
 /// LaunchDarkly's contract tests send one of 14 MB and flag payloads of that size are real.
 pub const DEFAULT_LIMIT_BYTES: usize = 32 << 20;
 
-/// A buffer that grew past this for one event is given back after it, not kept for the next.
-const KEPT_CAPACITY_BYTES: usize = 1 << 20;
-
 /// A long line is searched, checked and copied by so many bytes at a time: each step but the first
 /// finds them in the nearest cache.
 const WINDOW_BYTES: usize = 4096;
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
-
-/// What came out of a stream, borrowed from the decoder or from the chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Item<'a> {
-    /// A dispatched event.
-    Event(EventRef<'a>),
-    /// The text after the colon of a comment, as it came; only if [`DecoderBuilder::comments`] asks.
-    Comment(&'a str),
-}
-
-/// What came out of a stream, owned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OwnedItem {
-    /// A dispatched event.
-    Event(Event),
-    /// The text after the colon of a comment, as it came; only if [`DecoderBuilder::comments`] asks.
-    Comment(String),
-}
-
-impl From<Item<'_>> for OwnedItem {
-    fn from(item: Item<'_>) -> Self {
-        match item {
-            Item::Event(event) => Self::Event(event.to_event()),
-            Item::Comment(text) => Self::Comment(text.to_owned()),
-        }
-    }
-}
 
 /// Why an item could not be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,10 +45,7 @@ impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge { limit_bytes } => {
-                write!(
-                    f,
-                    "event is longer than the limit of {limit_bytes} bytes; it was skipped"
-                )
+                write!(f, "event is longer than the limit of {limit_bytes} bytes; it was skipped")
             }
         }
     }
@@ -95,8 +65,8 @@ impl DecoderBuilder {
     /// The most bytes that the values of one event (its `data`, `event` and `id` lines, each with
     /// one byte for its end) or one comment may have. Default: [`DEFAULT_LIMIT_BYTES`].
     ///
-    /// The decoder's memory stays within three times this plus a constant: three, because a stray
-    /// byte that is not UTF-8 becomes the three bytes of U+FFFD.
+    /// What the decoder holds stays within a small multiple of this: a stray byte that is not UTF-8
+    /// becomes the three bytes of U+FFFD, buffers grow twofold, and ids are kept.
     #[must_use]
     pub fn limit_bytes(mut self, limit_bytes: usize) -> Self {
         self.limit_bytes = limit_bytes;
@@ -173,84 +143,6 @@ pub struct Decoder {
     retry_ms: Option<u64>,
 }
 
-/// What is stored of the block that is being read. Values that still lie in the chunk are not here
-/// but in [`InChunk`], which is always the younger of the two.
-#[derive(Clone, Debug, Default)]
-struct Block {
-    /// The data lines, joined by LF.
-    data: String,
-    has_data: bool,
-    /// Empty when it has none.
-    name: String,
-    id: String,
-    has_id: bool,
-    /// The bytes of its values, counted as [`DecoderBuilder::limit_bytes`] says.
-    len_bytes: usize,
-    /// It went past the limit: nothing of it counts, up to and with its blank line.
-    skipped: bool,
-    /// It has been handed out and is cleared at the next call.
-    dispatched: bool,
-}
-
-impl Block {
-    fn clear(&mut self) {
-        if self.data.capacity() > KEPT_CAPACITY_BYTES {
-            self.data = String::new();
-        }
-        self.data.clear();
-        self.name.clear();
-        self.id.clear();
-        self.has_data = false;
-        self.has_id = false;
-        self.len_bytes = 0;
-        self.skipped = false;
-        self.dispatched = false;
-    }
-
-    /// Makes room for one more data line behind those that are stored.
-    fn start_data_line(&mut self) {
-        if self.has_data {
-            self.data.push('\n');
-        }
-        self.has_data = true;
-    }
-}
-
-/// The values of the current block that lie in the chunk at hand.
-#[derive(Clone, Copy, Default)]
-struct InChunk<'a> {
-    data: Option<&'a [u8]>,
-    name: Option<&'a [u8]>,
-    id: Option<Id<'a>>,
-}
-
-/// The value of an `id` line that counts.
-#[derive(Clone, Copy)]
-struct Id<'a> {
-    bytes: &'a [u8],
-    /// A header can carry it.
-    sendable: bool,
-}
-
-impl<'a> Id<'a> {
-    /// None if it has a NUL, for then the line is ignored.
-    fn check(bytes: &'a [u8]) -> Option<Self> {
-        let is_control = |byte: u8| byte < b' ' || byte == 0x7F;
-        // No early end: this is short, and most have none.
-        if !bytes
-            .iter()
-            .fold(false, |any, &byte| any | is_control(byte))
-        {
-            return Some(Self {
-                bytes,
-                sendable: true,
-            });
-        }
-        let sendable = bytes.iter().all(|&byte| byte == b'\t' || !is_control(byte));
-        (!bytes.contains(&0)).then_some(Self { bytes, sendable })
-    }
-}
-
 /// Where in a line the last chunk ended.
 #[derive(Clone, Copy, Debug)]
 enum Position {
@@ -265,63 +157,10 @@ enum Position {
     Ignored,
 }
 
-/// The start of a line: at most the longest field name.
-#[derive(Clone, Copy, Debug, Default)]
-struct NamePrefix {
-    bytes: [u8; 5],
-    len: usize,
-}
-
-/// A value of which the end is not there yet.
-#[derive(Clone, Copy, Debug)]
-struct Value {
-    field: Field,
-    /// No byte of it was seen: one space would be dropped.
-    at_start: bool,
-    pieces: Pieces,
-    digits: Digits,
-    /// So far; kept for comments alone, the others count in their block.
-    len_bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
-    Data,
-    Event,
-    Id,
-    Retry,
-    Comment,
-}
-
-/// The value of a `retry` line as far as it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Digits {
-    None,
-    Number(u64),
-    Invalid,
-}
-
 /// Something to hand out, and where its text lies.
 enum Ready<'a> {
     Event { name: Held<'a>, data: Held<'a> },
     Comment(Held<'a>),
-}
-
-enum Held<'a> {
-    Chunk(&'a str),
-    Buffer,
-}
-
-impl<'a> Held<'a> {
-    fn get<'b: 'c, 'c>(self, buffer: &'b str) -> &'c str
-    where
-        'a: 'c,
-    {
-        match self {
-            Self::Chunk(text) => text,
-            Self::Buffer => buffer,
-        }
-    }
 }
 
 impl Default for Decoder {
@@ -373,10 +212,9 @@ impl Decoder {
     /// As [`Decoder::decode`].
     pub fn decode_owned(&mut self, chunk: &mut &[u8]) -> Result<Option<OwnedItem>, DecodeError> {
         Ok(self.advance(chunk)?.map(|ready| match ready {
-            Ready::Event {
-                name,
-                data: Held::Buffer,
-            } if self.block.data.len() > KEPT_CAPACITY_BYTES => {
+            Ready::Event { name, data: Held::Buffer }
+                if self.block.data.len() > KEPT_CAPACITY_BYTES =>
+            {
                 let data = mem::take(&mut self.block.data);
                 let name = name.get(&self.block.name);
                 OwnedItem::Event(Event::from_parts(data, name, &self.last_event_id))
@@ -404,11 +242,7 @@ impl Decoder {
     /// character, which no header can carry: then it is the last id before it that a header can.
     /// To resume a little early repeats an event; to resume without an id may lose some.
     pub fn header_id(&self) -> Option<&str> {
-        let id = if self.id_is_sendable {
-            &self.last_event_id
-        } else {
-            &self.sendable_id
-        };
+        let id = if self.id_is_sendable { &self.last_event_id } else { &self.sendable_id };
         Some(id.as_str()).filter(|id| !id.is_empty())
     }
 
@@ -457,19 +291,18 @@ impl Decoder {
             } else {
                 let outcome = self.whole_line(line, &mut held);
                 if !matches!(outcome, Ok(None)) {
-                    self.store(held);
+                    self.block.store(held);
                     return outcome.map(|comment| comment.map(Ready::Comment));
                 }
             }
         }
-        self.store(held);
+        self.block.store(held);
         if matches!(self.position, Position::LineStart) && !chunk.is_empty() {
             self.position = Position::Name(NamePrefix::default());
         }
         while !chunk.is_empty() {
             let piece = take_first(chunk, WINDOW_BYTES);
-            self.take_piece(piece)
-                .inspect_err(|_| self.position = Position::Ignored)?;
+            self.take_piece(piece).inspect_err(|_| self.position = Position::Ignored)?;
         }
         Ok(None)
     }
@@ -513,11 +346,9 @@ impl Decoder {
                     held.data = Some(value);
                 } else {
                     if let Some(first) = held.data.take() {
-                        self.block.start_data_line();
-                        push_lossy(&mut self.block.data, first);
+                        self.block.push_data_line(first);
                     }
-                    self.block.start_data_line();
-                    push_lossy(&mut self.block.data, value);
+                    self.block.push_data_line(value);
                 }
             }
             Field::Event => {
@@ -532,11 +363,9 @@ impl Decoder {
             Field::Comment if !self.comments => {}
             Field::Comment => {
                 if value.len() > self.limit_bytes {
-                    return Err(DecodeError::TooLarge {
-                        limit_bytes: self.limit_bytes,
-                    });
+                    return Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes });
                 }
-                self.line.clear();
+                clear(&mut self.line);
                 return Ok(Some(held_text(value, &mut self.line)));
             }
         }
@@ -643,9 +472,7 @@ impl Decoder {
             Field::Comment => {
                 value.len_bytes += piece.len();
                 if value.len_bytes > self.limit_bytes {
-                    return Err(DecodeError::TooLarge {
-                        limit_bytes: self.limit_bytes,
-                    });
+                    return Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes });
                 }
                 value.pieces.push(&mut self.line, piece);
             }
@@ -662,9 +489,9 @@ impl Decoder {
             }
             Field::Event | Field::Id => {
                 self.count(1)?;
-                self.line.clear();
+                clear(&mut self.line);
             }
-            Field::Comment => self.line.clear(),
+            Field::Comment => clear(&mut self.line),
             Field::Retry => {}
         }
         Ok(())
@@ -691,26 +518,6 @@ impl Decoder {
             }
         }
         Resumed::Line
-    }
-
-    /// Moves what still lies in the chunk into the block.
-    fn store(&mut self, held: InChunk<'_>) {
-        if self.block.skipped {
-            return;
-        }
-        if let Some(data) = held.data {
-            self.block.start_data_line();
-            push_lossy(&mut self.block.data, data);
-        }
-        if let Some(name) = held.name {
-            self.block.name.clear();
-            push_lossy(&mut self.block.name, name);
-        }
-        if let Some(id) = held.id {
-            self.block.id.clear();
-            push_lossy(&mut self.block.id, id.bytes);
-            self.block.has_id = true;
-        }
     }
 
     /// Ends the block at its blank line; true if it is an event, and then it is to be dispatched.
@@ -775,9 +582,7 @@ impl Decoder {
         }
         self.block.clear();
         self.block.skipped = true;
-        Err(DecodeError::TooLarge {
-            limit_bytes: self.limit_bytes,
-        })
+        Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes })
     }
 }
 
@@ -789,86 +594,6 @@ enum Resumed {
     Comment,
     /// The chunk is used up.
     NeedMore,
-}
-
-impl NamePrefix {
-    /// Adds a byte; false if no known name begins like that.
-    fn push(&mut self, byte: u8) -> bool {
-        match self.bytes.get_mut(self.len) {
-            Some(slot) => *slot = byte,
-            None => return false,
-        }
-        self.len += 1;
-        true
-    }
-
-    /// The field of this name; the empty one is that of a comment.
-    fn field(&self) -> Option<Field> {
-        match self.bytes.get(..self.len)? {
-            b"" => Some(Field::Comment),
-            b"data" => Some(Field::Data),
-            b"event" => Some(Field::Event),
-            b"id" => Some(Field::Id),
-            b"retry" => Some(Field::Retry),
-            _ => None,
-        }
-    }
-}
-
-impl Value {
-    fn new(field: Field) -> Self {
-        Self {
-            field,
-            at_start: true,
-            pieces: Pieces::default(),
-            digits: Digits::None,
-            len_bytes: 0,
-        }
-    }
-}
-
-impl Digits {
-    /// Reads on; anything but ASCII digits spoils the value.
-    fn and(self, piece: &[u8]) -> Self {
-        piece
-            .iter()
-            .fold(self, |so_far, byte| match (so_far, byte) {
-                (Self::Invalid, _) => Self::Invalid,
-                (Self::None, b'0'..=b'9') => Self::Number(u64::from(byte - b'0')),
-                (Self::Number(n), b'0'..=b'9') => {
-                    Self::Number(n.saturating_mul(10).saturating_add(u64::from(byte - b'0')))
-                }
-                _ => Self::Invalid,
-            })
-    }
-}
-
-/// Takes a line apart: a known field and its value, less one leading space.
-fn split_line(line: &[u8]) -> Option<(Field, &[u8])> {
-    let (field, rest) = match line {
-        [b'd', b'a', b't', b'a', rest @ ..] => (Field::Data, rest),
-        [b'i', b'd', rest @ ..] => (Field::Id, rest),
-        [b'e', b'v', b'e', b'n', b't', rest @ ..] => (Field::Event, rest),
-        [b'r', b'e', b't', b'r', b'y', rest @ ..] => (Field::Retry, rest),
-        [b':', text @ ..] => return Some((Field::Comment, text)),
-        _ => return None,
-    };
-    match rest {
-        [b':', b' ', value @ ..] | [b':', value @ ..] | value @ [] => Some((field, value)),
-        _ => None,
-    }
-}
-
-/// The text of a value: the chunk's own bytes if they are UTF-8, else repaired in `buffer`, which
-/// must be empty.
-fn held_text<'a>(value: &'a [u8], buffer: &mut String) -> Held<'a> {
-    match from_utf8(value) {
-        Some(text) => Held::Chunk(text),
-        None => {
-            push_lossy(buffer, value);
-            Held::Buffer
-        }
-    }
 }
 
 /// Takes up to `len` bytes off the front.

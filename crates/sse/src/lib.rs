@@ -28,13 +28,15 @@
 
 extern crate alloc;
 
+mod block;
 mod decode;
 mod encode;
 mod event;
+mod line;
 mod reconnect;
 mod text;
 
-pub use decode::{DEFAULT_LIMIT_BYTES, DecodeError, Decoder, DecoderBuilder, Item, OwnedItem};
+pub use decode::{DEFAULT_LIMIT_BYTES, DecodeError, Decoder, DecoderBuilder};
 pub use encode::{Encoder, LineEnd};
-pub use event::{Event, EventId, EventName, EventRef, InvalidValue};
+pub use event::{Event, EventId, EventName, EventRef, InvalidValue, Item, OwnedItem};
 pub use reconnect::{Ended, Jitter, Next, Policy, ReadyState, Reconnect};

@@ -176,9 +176,7 @@ impl Reconnect {
             Jitter::Full => scale(ceiling, random),
             Jitter::None => ceiling,
         };
-        self.state = ReadyState::Waiting {
-            until: now.saturating_add(wait),
-        };
+        self.state = ReadyState::Waiting { until: now.saturating_add(wait) };
         Next::Wait(wait)
     }
 
