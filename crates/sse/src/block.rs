@@ -2,9 +2,12 @@
 //! the chunk at hand.
 //!
 //! `decode.rs` fills and empties it; lines are taken apart in `line.rs`. What a value means is not
-//! known here, save for what an id may be.
+//! known here.
 
-use crate::text::{from_utf8, push_lossy};
+use crate::{
+    last_id::Id,
+    text::{from_utf8, push_lossy},
+};
 use alloc::string::String;
 
 /// A buffer that grew past this is given back after its event, not kept for the next.
@@ -83,27 +86,6 @@ pub(crate) struct InChunk<'a> {
     pub(crate) id: Option<Id<'a>>,
 }
 
-/// The value of an `id` line that counts.
-#[derive(Clone, Copy)]
-pub(crate) struct Id<'a> {
-    pub(crate) bytes: &'a [u8],
-    /// A header can carry it.
-    pub(crate) sendable: bool,
-}
-
-impl<'a> Id<'a> {
-    /// None if it has a NUL, for then the line is ignored.
-    pub(crate) fn check(bytes: &'a [u8]) -> Option<Self> {
-        let is_control = |byte: u8| byte < b' ' || byte == 0x7F;
-        // No early end: this is short, and most have none.
-        if !bytes.iter().fold(false, |any, &byte| any | is_control(byte)) {
-            return Some(Self { bytes, sendable: true });
-        }
-        let sendable = bytes.iter().all(|&byte| byte == b'\t' || !is_control(byte));
-        (!bytes.contains(&0)).then_some(Self { bytes, sendable })
-    }
-}
-
 /// A text to hand out, and where it lies.
 pub(crate) enum Held<'a> {
     Chunk(&'a str),
@@ -112,10 +94,7 @@ pub(crate) enum Held<'a> {
 
 impl<'a> Held<'a> {
     /// The text, if need be from the buffer that is for it.
-    pub(crate) fn get<'b: 'c, 'c>(self, buffer: &'b str) -> &'c str
-    where
-        'a: 'c,
-    {
+    pub(crate) fn get(self, buffer: &'a str) -> &'a str {
         match self {
             Self::Chunk(text) => text,
             Self::Buffer => buffer,

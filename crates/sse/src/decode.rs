@@ -10,10 +10,10 @@
 //! here; see `reconnect.rs`.
 
 use crate::{
-    block::{Block, Held, Id, InChunk, KEPT_CAPACITY_BYTES, clear, held_text},
+    block::{Block, Held, InChunk, KEPT_CAPACITY_BYTES, clear, held_text},
     event::{DEFAULT_NAME, Event, EventRef, Item, OwnedItem},
+    last_id::{Id, LastId},
     line::{Digits, Field, NamePrefix, Value, split_line},
-    text::push_lossy,
 };
 use alloc::{borrow::ToOwned, string::String};
 use core::{fmt, mem};
@@ -97,13 +97,11 @@ impl DecoderBuilder {
             after_cr: false,
             block: Block::default(),
             line: String::new(),
-            last_event_id: String::new(),
-            sendable_id: String::new(),
-            id_is_sendable: true,
+            last_id: LastId::default(),
             retry_ms: None,
         };
         if let Some(id) = Id::check(self.last_event_id.as_bytes()) {
-            decoder.commit_id(id);
+            decoder.last_id.commit(id);
         }
         decoder
     }
@@ -136,10 +134,7 @@ pub struct Decoder {
     block: Block,
     /// The value of an unfinished `id`, `event` or comment line.
     line: String,
-    last_event_id: String,
-    /// The id to resume from while `last_event_id` is one that no header can carry.
-    sendable_id: String,
-    id_is_sendable: bool,
+    last_id: LastId,
     retry_ms: Option<u64>,
 }
 
@@ -197,11 +192,7 @@ impl Decoder {
         chunk: &mut &'c [u8],
     ) -> Result<Option<Item<'a>>, DecodeError> {
         Ok(self.advance(chunk)?.map(|ready| match ready {
-            Ready::Event { name, data } => Item::Event(EventRef::new(
-                name.get(&self.block.name),
-                data.get(&self.block.data),
-                &self.last_event_id,
-            )),
+            Ready::Event { name, data } => Item::Event(self.event(name, data)),
             Ready::Comment(text) => Item::Comment(text.get(&self.line)),
         }))
     }
@@ -217,23 +208,16 @@ impl Decoder {
             {
                 let data = mem::take(&mut self.block.data);
                 let name = name.get(&self.block.name);
-                OwnedItem::Event(Event::from_parts(data, name, &self.last_event_id))
+                OwnedItem::Event(Event::from_parts(data, name, self.last_id.as_str()))
             }
-            Ready::Event { name, data } => OwnedItem::Event(
-                EventRef::new(
-                    name.get(&self.block.name),
-                    data.get(&self.block.data),
-                    &self.last_event_id,
-                )
-                .to_event(),
-            ),
+            Ready::Event { name, data } => OwnedItem::Event(self.event(name, data).to_event()),
             Ready::Comment(text) => OwnedItem::Comment(text.get(&self.line).to_owned()),
         }))
     }
 
-    /// The id of the last dispatched block that had one, or the one that the decoder began with.
+    /// The id of the last finished block that had one, or the one that the decoder began with.
     pub fn last_event_id(&self) -> &str {
-        &self.last_event_id
+        self.last_id.as_str()
     }
 
     /// What a reconnect should send as `Last-Event-ID`, if anything.
@@ -242,8 +226,7 @@ impl Decoder {
     /// character, which no header can carry: then it is the last id before it that a header can.
     /// To resume a little early repeats an event; to resume without an id may lose some.
     pub fn header_id(&self) -> Option<&str> {
-        let id = if self.id_is_sendable { &self.last_event_id } else { &self.sendable_id };
-        Some(id.as_str()).filter(|id| !id.is_empty())
+        self.last_id.header()
     }
 
     /// The last valid `retry` field, in milliseconds; one past `u64` counts as `u64::MAX`.
@@ -257,6 +240,12 @@ impl Decoder {
         self.position = Position::Bom(0);
         self.after_cr = false;
         self.block.clear();
+    }
+
+    /// The event that has just been found.
+    fn event<'a>(&'a self, name: Held<'a>, data: Held<'a>) -> EventRef<'a> {
+        let (name, data) = (name.get(&self.block.name), data.get(&self.block.data));
+        EventRef::new(name, data, self.last_id.as_str())
     }
 
     /// Runs to the next item or to the end of the chunk.
@@ -525,11 +514,11 @@ impl Decoder {
         let skipped = self.block.skipped;
         if !skipped {
             if let Some(id) = held.id {
-                self.commit_id(id);
+                self.last_id.commit(id);
             } else if self.block.has_id {
                 let stored = mem::take(&mut self.block.id);
                 if let Some(id) = Id::check(stored.as_bytes()) {
-                    self.commit_id(id);
+                    self.last_id.commit(id);
                 }
                 self.block.id = stored;
             }
@@ -557,15 +546,6 @@ impl Decoder {
             None => Held::Buffer,
         };
         Ready::Event { name, data }
-    }
-
-    fn commit_id(&mut self, id: Id<'_>) {
-        if self.id_is_sendable && !id.sendable {
-            mem::swap(&mut self.sendable_id, &mut self.last_event_id);
-        }
-        self.id_is_sendable = id.sendable;
-        self.last_event_id.clear();
-        push_lossy(&mut self.last_event_id, id.bytes);
     }
 
     fn set_retry(&mut self, digits: Digits) {
@@ -601,4 +581,50 @@ fn take_first<'a>(chunk: &mut &'a [u8], len: usize) -> &'a [u8] {
     let (first, rest) = chunk.split_at_checked(len).unwrap_or((chunk, &[]));
     *chunk = rest;
     first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stream without an end to its line, its block or its repetitions of a field, must not fill
+    /// the memory.
+    #[test]
+    fn what_is_stored_stays_within_the_limit() {
+        const LIMIT_BYTES: usize = 1_000;
+        for endless in
+            ["x", "\u{20AC}", "data: y\n", "data\n", "event: z\n", "id: 1\n", ":c\n", ":"]
+        {
+            let chunk = endless.repeat(5_000);
+            for start in ["data: ", "event: ", "id: ", "retry: ", ":", "other: ", ""] {
+                let mut decoder =
+                    Decoder::builder().comments(true).limit_bytes(LIMIT_BYTES).build();
+                let mut told = 0;
+                for chunk in [start, &chunk, &chunk, &chunk] {
+                    let mut rest = chunk.as_bytes();
+                    while !matches!(decoder.decode(&mut rest), Ok(None)) {
+                        told += 1;
+                    }
+                }
+                let block = &decoder.block;
+                for buffer in [&block.data, &block.name, &block.id, &decoder.line] {
+                    let stored = buffer.capacity();
+                    assert!(
+                        stored <= 6 * LIMIT_BYTES,
+                        "{stored} for {start:?} {endless:?}, {told} told"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_buffer_is_given_back() {
+        let mut decoder = Decoder::new();
+        let data = "x".repeat(2 * KEPT_CAPACITY_BYTES);
+        for mut chunk in [b"data: ", data.as_bytes(), b"\n", b"\n", b":"] {
+            while decoder.decode(&mut chunk).unwrap().is_some() {}
+        }
+        assert_eq!(decoder.block.data.capacity(), 0);
+    }
 }

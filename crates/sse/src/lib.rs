@@ -21,7 +21,8 @@
 //! - [`Reconnect`]: when to come back after a stream has ended, and when a silent stream is dead.
 //!
 //! Nothing here reads a socket, a clock or a source of randomness: bytes, `now` and random numbers
-//! are arguments. The crate is `no_std`, needs `alloc`, and its one dependency is `memchr`.
+//! are arguments. The crate is `no_std` and needs `alloc`. The feature `std`, on by default, only
+//! lets `memchr` and `simdutf8` use what the processor has; without it `memchr` is the one dependency.
 //!
 //! [WHATWG algorithm]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 #![no_std]
@@ -32,6 +33,7 @@ mod block;
 mod decode;
 mod encode;
 mod event;
+mod last_id;
 mod line;
 mod reconnect;
 mod text;
