@@ -1,0 +1,256 @@
+//! The settings of an [`EventSource`], checked when it is built.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bellwire_sse::{DEFAULT_LIMIT_BYTES, Decoder, Jitter, Policy, Reconnect};
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use tokio::time::Instant;
+
+use super::connect::Plan;
+use super::{EventSource, Link, Retry};
+use crate::address::{self, Address, InvalidUrl};
+use crate::transport::{HttpTransport, InvalidSetting, Transport};
+
+/// The settings of an [`EventSource`].
+///
+/// ```
+/// use std::time::Duration;
+/// use bellwire_client::{EventSource, event_source::Retry};
+///
+/// let source = EventSource::builder("https://llm.example/v1/chat")
+///     .method(http::Method::POST)
+///     .header("content-type", "application/json")
+///     .bearer_auth("secret")
+///     .body(r#"{"stream":true}"#)
+///     .read_timeout(Duration::from_secs(60))
+///     .retry(Retry::never())
+///     .build()?;
+/// assert!(!format!("{source:?}").contains("secret"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use]
+pub struct Builder {
+    url: String,
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+    last_event_id: String,
+    comments: bool,
+    event_bytes_max: usize,
+    policy: Policy,
+    delay_min: Duration,
+    retry: Retry,
+    transport: Option<Arc<dyn Transport>>,
+    /// The first setting that was wrong: a builder tells of it at the end.
+    fault: Option<InvalidRequest>,
+}
+
+/// A request that cannot be sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidRequest {
+    /// Not an absolute URL of HTTP.
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+    /// A header that cannot be one.
+    #[error("header {name:?} cannot be sent: its name or value has characters that none may have")]
+    Header {
+        /// Its name.
+        name: String,
+    },
+    /// The transport cannot be set up.
+    #[error(transparent)]
+    Transport(#[from] InvalidSetting),
+}
+
+impl Builder {
+    pub(super) fn new(url: &str) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // Boxes on the way that compress also hold events back until they have enough of them.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        Self {
+            url: url.to_owned(),
+            method: Method::GET,
+            headers,
+            body: Bytes::new(),
+            last_event_id: String::new(),
+            comments: false,
+            event_bytes_max: DEFAULT_LIMIT_BYTES,
+            policy: Policy::default(),
+            delay_min: Duration::ZERO,
+            retry: Retry::standard(),
+            transport: None,
+            fault: None,
+        }
+    }
+
+    /// The method of every request. Default: GET.
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = method;
+        self
+    }
+
+    /// The body of every request: it is sent again with each connection. Default: none.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// A header of every request, in place of one of that name that was there.
+    pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        let name = name.as_ref();
+        let parsed = HeaderName::from_bytes(name.as_bytes());
+        match (parsed, HeaderValue::from_bytes(value.as_ref().as_bytes())) {
+            (Ok(name), Ok(value)) => {
+                self.headers.insert(name, value);
+            }
+            _ => self.refuse_header(name.to_owned()),
+        }
+        self
+    }
+
+    /// `Authorization: Bearer` with this token. It is not shown by `Debug` and does not follow a
+    /// redirect to another server.
+    pub fn bearer_auth(mut self, token: &str) -> Self {
+        match address::bearer(token) {
+            Some(value) => {
+                self.headers.insert(AUTHORIZATION, value);
+            }
+            None => self.refuse_header(AUTHORIZATION.to_string()),
+        }
+        self
+    }
+
+    /// `Authorization: Basic` with this user and password. The user has no colon. Also taken from
+    /// a URL that has them. Not shown and not passed on, as a token is not.
+    pub fn basic_auth(mut self, user: &str, password: &str) -> Self {
+        let value = address::basic(user.as_bytes(), password.as_bytes());
+        self.headers.insert(AUTHORIZATION, value);
+        self
+    }
+
+    /// What the first request resumes after. Default: nothing.
+    pub fn last_event_id(mut self, id: impl Into<String>) -> Self {
+        self.last_event_id = id.into();
+        self
+    }
+
+    /// Whether comments are told. Default: no.
+    pub fn comments(mut self, comments: bool) -> Self {
+        self.comments = comments;
+        self
+    }
+
+    /// The most bytes that an event may have: one past it is dropped, and told as
+    /// [`Item::Skipped`](super::Item::Skipped). Default: 32 MiB.
+    pub fn event_bytes_max(mut self, bytes_max: usize) -> Self {
+        self.event_bytes_max = bytes_max;
+        self
+    }
+
+    /// The longest first wait before a new connection, until the server's `retry` replaces it.
+    /// Default: 1 s. Zero is allowed, and then the server alone can ask for a pause.
+    pub fn reconnect_delay(mut self, delay: Duration) -> Self {
+        self.policy.base = delay;
+        self
+    }
+
+    /// Up to what the wait grows while no connection is healthy. Default: 60 s.
+    pub fn reconnect_delay_max(mut self, delay_max: Duration) -> Self {
+        self.policy.cap = delay_max;
+        self
+    }
+
+    /// The least that any wait lasts, a server's `retry: 0` included. Default: nothing.
+    pub fn reconnect_delay_min(mut self, delay_min: Duration) -> Self {
+        self.delay_min = delay_min;
+        self
+    }
+
+    /// How waits are spread: at random from zero up, or not. Default: [`Jitter::Full`].
+    pub fn jitter(mut self, jitter: Jitter) -> Self {
+        self.policy.jitter = jitter;
+        self
+    }
+
+    /// For how long a stream must have been open for its end to start the backoff afresh.
+    /// Default: 10 s.
+    pub fn healthy_after(mut self, healthy_after: Duration) -> Self {
+        self.policy.healthy_after = healthy_after;
+        self
+    }
+
+    /// How long nothing may come before a connection counts as dead: no answer, or no byte of the
+    /// stream. Any byte counts, a comment's too. Default: for ever, as in the standard; set it
+    /// wherever the server sends heartbeats, since a network can go without a sign.
+    pub fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.policy.silence_max = Some(timeout);
+        self
+    }
+
+    /// Which losses are final. Default: [`Retry::standard`].
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// What the requests go through. Default: an [`HttpTransport`] of its own, with proxies from
+    /// the environment.
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// The source. Nothing is sent yet: the first poll connects.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`] names the setting that is wrong.
+    pub fn build(mut self) -> Result<EventSource, InvalidRequest> {
+        let address = Address::parse(&self.url)?;
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        if let (Some(value), false) = (
+            address.authorization,
+            self.headers.contains_key(AUTHORIZATION),
+        ) {
+            self.headers.insert(AUTHORIZATION, value);
+        }
+        let transport = match self.transport {
+            Some(transport) => transport,
+            None => Arc::new(HttpTransport::new()?),
+        };
+        let decoder = Decoder::builder()
+            .limit_bytes(self.event_bytes_max)
+            .comments(self.comments)
+            .last_event_id(self.last_event_id)
+            .build();
+        Ok(EventSource {
+            transport,
+            plan: Arc::new(Plan {
+                method: self.method,
+                url: address.url,
+                headers: self.headers,
+                body: self.body,
+            }),
+            decoder,
+            silence_max: self.policy.silence_max,
+            reconnect: Reconnect::new(self.policy),
+            retry: self.retry,
+            delay_min: self.delay_min,
+            next_delay: None,
+            link: Link::Due,
+            epoch: Instant::now(),
+            alarm: None,
+        })
+    }
+
+    fn refuse_header(&mut self, name: String) {
+        self.fault.get_or_insert(InvalidRequest::Header { name });
+    }
+}

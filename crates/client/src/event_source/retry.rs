@@ -1,0 +1,105 @@
+//! Whether to come back after a loss: the one place that decides it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::error::{Error, Loss};
+
+/// Which losses are final.
+///
+/// | loss | [`standard`](Self::standard) | [`resilient`](Self::resilient) | [`always`](Self::always) | [`never`](Self::never) |
+/// | --- | --- | --- | --- | --- |
+/// | the server ended the stream | again | again | again | end |
+/// | the network failed, the stream broke or fell silent | again | again | again | error |
+/// | status 408, 425, 429 or 5xx | error | again | again | error |
+/// | not an event stream, or a broken redirect | error | again | again | error |
+/// | any other status | error | error | again | error |
+/// | status 204 | end | end | end | end |
+///
+/// The standard's column is HTML's: what a server says is final, what the network does is not.
+/// The resilient one is for an appliance that nobody looks after: a restart of the server, an
+/// overloaded gateway and the sign-in page of a hotel all pass, but 401 and 404 are an answer.
+/// `Retry-After` is waited for where the next try comes at all.
+#[derive(Clone)]
+pub struct Retry(Rule);
+
+#[derive(Clone)]
+enum Rule {
+    Standard,
+    Resilient,
+    Always,
+    Never,
+    When(Arc<dyn Fn(&Loss) -> bool + Send + Sync>),
+}
+
+impl Retry {
+    /// As HTML says. The default of [`EventSource`](super::EventSource).
+    pub const fn standard() -> Self {
+        Self(Rule::Standard)
+    }
+
+    /// As an appliance should. The default of
+    /// a listening device.
+    pub const fn resilient() -> Self {
+        Self(Rule::Resilient)
+    }
+
+    /// After everything but 204.
+    pub const fn always() -> Self {
+        Self(Rule::Always)
+    }
+
+    /// One connection and no more: for an answer that happens to be written as events.
+    pub const fn never() -> Self {
+        Self(Rule::Never)
+    }
+
+    /// When `again` says so. It is not asked after a 204.
+    ///
+    /// ```
+    /// use bellwire_client::event_source::{Error, Loss, Retry};
+    ///
+    /// let retry = Retry::when(|loss| match loss {
+    ///     Loss::Ended => true,
+    ///     Loss::Failed(Error::Refused(refusal)) => refusal.status.is_server_error(),
+    ///     Loss::Failed(_) => false,
+    /// });
+    /// # drop(retry);
+    /// ```
+    pub fn when(again: impl Fn(&Loss) -> bool + Send + Sync + 'static) -> Self {
+        Self(Rule::When(Arc::new(again)))
+    }
+
+    pub(super) fn tries_again_after(&self, loss: &Loss) -> bool {
+        match &self.0 {
+            Rule::Standard => match loss {
+                Loss::Ended | Loss::Failed(Error::Transport(_) | Error::Silent { .. }) => true,
+                Loss::Failed(Error::Refused(_) | Error::NotAStream { .. } | Error::Redirect(_)) => {
+                    false
+                }
+            },
+            Rule::Resilient => match loss {
+                Loss::Failed(Error::Refused(refusal)) => {
+                    let status = refusal.status;
+                    status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)
+                }
+                _ => true,
+            },
+            Rule::Always => true,
+            Rule::Never => false,
+            Rule::When(again) => again(loss),
+        }
+    }
+}
+
+impl fmt::Debug for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Rule::Standard => "Standard",
+            Rule::Resilient => "Resilient",
+            Rule::Always => "Always",
+            Rule::Never => "Never",
+            Rule::When(_) => "When(..)",
+        })
+    }
+}

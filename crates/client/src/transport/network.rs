@@ -1,0 +1,284 @@
+//! Requests over the network: reqwest, with what Bellwire asks of it decided in one place.
+//!
+//! TLS is rustls with ring, the roots are the platform's. Proxies are taken from the environment
+//! unless told otherwise. This is the only file that names reqwest's client.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Once;
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use http::HeaderValue;
+
+use super::{ByteStream, Request, ResponseFuture, Stage, Transport, TransportError};
+
+/// How long a connection may take to be made, name lookup, proxy and TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an unused connection is kept: shorter than servers and the boxes between keep theirs,
+/// so that a request seldom meets one that is about to close.
+const POOL_IDLE: Duration = Duration::from_secs(15);
+
+/// The network, by HTTP/1.1 or HTTP/2, with or without TLS, through a proxy where one is set.
+///
+/// `HTTP_PROXY` (lower case: also under CGI), `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are
+/// honoured in either case; a proxy's user and password stand in its URL. There is no limit on
+/// the time that an answer takes, since a stream has no end: who asks sets that.
+///
+/// ```
+/// use bellwire_client::{EventSource, transport::HttpTransport};
+///
+/// let transport = HttpTransport::builder().ca_file("/etc/ssl/our-ca.pem").build();
+/// // There is no such file here, and the error names it.
+/// assert!(transport.unwrap_err().to_string().contains("/etc/ssl/our-ca.pem"));
+///
+/// let transport = HttpTransport::builder().proxy("http://proxy.lan:3128").build()?;
+/// let source = EventSource::builder("https://example.com/events").transport(transport).build()?;
+/// # drop(source);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct HttpTransport {
+    client: reqwest::Client,
+}
+
+/// The settings of an [`HttpTransport`].
+#[derive(Debug, Clone)]
+pub struct HttpTransportBuilder {
+    connect_timeout: Duration,
+    user_agent: String,
+    proxy: ProxyChoice,
+    ca_file: Option<PathBuf>,
+    accept_invalid_certs: bool,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSetting {
+    /// The file with certificate authorities cannot be read, or is none.
+    #[error("the CA file {} cannot be used: {reason}", .path.display())]
+    CaFile {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The proxy's URL is none.
+    #[error("the proxy cannot be used: {0}")]
+    Proxy(String),
+    /// The name of the program cannot be a header.
+    #[error("the user agent has characters that no header can carry")]
+    UserAgent,
+    /// TLS could not be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+}
+
+#[derive(Clone)]
+enum ProxyChoice {
+    Environment,
+    Direct,
+    Url { url: String, except: String },
+}
+
+/// A proxy's URL may hold a password.
+impl fmt::Debug for ProxyChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Environment => "Environment",
+            Self::Direct => "Direct",
+            Self::Url { .. } => "Url(***)",
+        })
+    }
+}
+
+impl HttpTransport {
+    /// The settings, to be changed and built.
+    pub fn builder() -> HttpTransportBuilder {
+        HttpTransportBuilder {
+            connect_timeout: CONNECT_TIMEOUT,
+            user_agent: concat!("bellwire-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            proxy: ProxyChoice::Environment,
+            ca_file: None,
+            accept_invalid_certs: false,
+        }
+    }
+
+    /// A transport with the default settings.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new() -> Result<Self, InvalidSetting> {
+        Self::builder().build()
+    }
+}
+
+impl fmt::Debug for HttpTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpTransport")
+    }
+}
+
+impl HttpTransportBuilder {
+    /// How long a connection may take to be made. Default: 10 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// What is sent as `User-Agent`. Default: `bellwire-client/` and the version.
+    #[must_use]
+    pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
+        self.user_agent = user_agent.into();
+        self
+    }
+
+    /// Goes through this proxy whatever the environment says: `http://[user:password@]host:port`.
+    #[must_use]
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+        self.proxy = ProxyChoice::Url {
+            url: url.into(),
+            except: String::new(),
+        };
+        self
+    }
+
+    /// As [`HttpTransportBuilder::proxy`], but not to the hosts of `except`, written as `NO_PROXY`
+    /// is: hosts, domains, addresses and networks with commas between them.
+    #[must_use]
+    pub fn proxy_except(mut self, url: impl Into<String>, except: impl Into<String>) -> Self {
+        self.proxy = ProxyChoice::Url {
+            url: url.into(),
+            except: except.into(),
+        };
+        self
+    }
+
+    /// Goes through no proxy whatever the environment says.
+    #[must_use]
+    pub fn no_proxy(mut self) -> Self {
+        self.proxy = ProxyChoice::Direct;
+        self
+    }
+
+    /// Trusts the authorities in this PEM file beside the platform's.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(path.into());
+        self
+    }
+
+    /// Whether any certificate at all is taken, which leaves the connection open to whoever sits
+    /// on the way: say so to the user. Default: no.
+    #[must_use]
+    pub fn danger_accept_invalid_certs(mut self, accept: bool) -> Self {
+        self.accept_invalid_certs = accept;
+        self
+    }
+
+    /// The transport.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`] names the setting that cannot be used.
+    pub fn build(self) -> Result<HttpTransport, InvalidSetting> {
+        install_crypto();
+        let authorities = self.authorities()?;
+        let client = match self
+            .client()?
+            .tls_certs_merge(authorities.iter().cloned())
+            .build()
+        {
+            Ok(client) => client,
+            // A small appliance may have no authorities of its own at all. That must not keep it
+            // from a hub behind plain HTTP, or behind a certificate of the authority just given.
+            Err(_) => self
+                .client()?
+                .tls_certs_only(authorities)
+                .build()
+                .map_err(|error| InvalidSetting::Tls(error.to_string()))?,
+        };
+        Ok(HttpTransport { client })
+    }
+
+    fn client(&self) -> Result<reqwest::ClientBuilder, InvalidSetting> {
+        let user_agent =
+            HeaderValue::from_str(&self.user_agent).map_err(|_| InvalidSetting::UserAgent)?;
+        let client = reqwest::Client::builder()
+            .user_agent(user_agent)
+            .connect_timeout(self.connect_timeout)
+            .pool_idle_timeout(POOL_IDLE)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .tls_danger_accept_invalid_certs(self.accept_invalid_certs);
+        Ok(match &self.proxy {
+            ProxyChoice::Environment => client,
+            ProxyChoice::Direct => client.no_proxy(),
+            ProxyChoice::Url { url, except } => {
+                let proxy = reqwest::Proxy::all(url.as_str())
+                    .map_err(|error| InvalidSetting::Proxy(error.without_url().to_string()))?
+                    .no_proxy(reqwest::NoProxy::from_string(except));
+                client.no_proxy().proxy(proxy)
+            }
+        })
+    }
+
+    fn authorities(&self) -> Result<Vec<reqwest::Certificate>, InvalidSetting> {
+        let Some(path) = &self.ca_file else {
+            return Ok(Vec::new());
+        };
+        let unusable = |reason: String| InvalidSetting::CaFile {
+            path: path.clone(),
+            reason,
+        };
+        let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+            .map_err(|error| unusable(error.to_string()))?;
+        if certificates.is_empty() {
+            return Err(unusable("it has no certificate in PEM form".to_owned()));
+        }
+        Ok(certificates)
+    }
+}
+
+impl Transport for HttpTransport {
+    fn send(&self, request: Request) -> ResponseFuture {
+        let client = self.client.clone();
+        Box::pin(async move {
+            let mut request = reqwest::Request::try_from(request)
+                .map_err(|error| TransportError::new(Stage::Connect, error.without_url()))?;
+            // An empty body is none: a GET then says nothing of a body.
+            if request.body().and_then(reqwest::Body::as_bytes) == Some(&[]) {
+                *request.body_mut() = None;
+            }
+            let answer: http::Response<reqwest::Body> = client
+                .execute(request)
+                .await
+                .map_err(|error| {
+                    let stage = if error.is_connect() {
+                        Stage::Connect
+                    } else {
+                        Stage::Answer
+                    };
+                    TransportError::new(stage, error.without_url())
+                })?
+                .into();
+            Ok(answer.map(|body| -> ByteStream {
+                let chunks = http_body_util::BodyDataStream::new(body);
+                Box::pin(chunks.map_err(|error: reqwest::Error| {
+                    TransportError::new(Stage::Body, error.without_url())
+                }))
+            }))
+        })
+    }
+}
+
+/// Makes ring the provider of this process, unless the program has chosen one itself.
+fn install_crypto() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // The only error is that there is one already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
