@@ -244,6 +244,23 @@ impl EventSource {
         self.next_delay = Some(delay);
     }
 
+    /// Drops the connection as one that failed: what came over it is not what it should be. The
+    /// answer is the item that tells of it, as the stream would have; [`Retry`] has its say.
+    pub fn reject(&mut self, reason: impl Into<String>) -> Result<Item, Error> {
+        let error = Error::Rejected {
+            reason: reason.into(),
+        };
+        match self.link {
+            Link::Closed => Err(error),
+            _ => self.lose(Loss::Failed(error.clone())).unwrap_or(Err(error)),
+        }
+    }
+
+    /// Sends the next connection's request to this URL: for a parameter that is new each time.
+    pub(crate) fn set_url(&mut self, url: reqwest::Url) {
+        Arc::make_mut(&mut self.plan).url = url;
+    }
+
     /// Drops the connection and makes no more. The stream ends.
     pub fn close(&mut self) {
         self.reconnect.handle_close();

@@ -15,12 +15,30 @@
 //! # }
 //! ```
 //!
+//! Sending a command through a hub, and waiting for how it ends:
+//!
+//! ```no_run
+//! use bellwire_client::{Controller, SendOptions};
+//! use bellwire_proto::{Seconds, State};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let hub = Controller::new("http://127.0.0.1:8888")?;
+//! let options = SendOptions::default().wait(Seconds::new(30));
+//! let delivery = hub.send(&"kiosk-7".parse()?, &"reboot".parse()?, &options).await?;
+//! assert_eq!(delivery.state, State::Succeeded);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! - [`EventSource`]: the client side of Server-Sent Events, by the letter of the standard.
-//! - [`transport`]: what it sends its requests through.
+//! - [`Controller`]: the hub's API, for senders and for devices.
+//! - [`transport`]: what both send their requests through.
 
 mod address;
+pub mod api;
 pub mod event_source;
 pub mod transport;
 
 pub use address::InvalidUrl;
+pub use api::{Controller, SendOptions};
 pub use event_source::EventSource;

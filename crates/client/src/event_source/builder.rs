@@ -114,6 +114,12 @@ impl Builder {
         self
     }
 
+    /// As [`Builder::header`], for many that are known to be legal.
+    pub(crate) fn headers(mut self, headers: &HeaderMap) -> Self {
+        self.headers.extend(headers.clone());
+        self
+    }
+
     /// `Authorization: Bearer` with this token. It is not shown by `Debug` and does not follow a
     /// redirect to another server.
     pub fn bearer_auth(mut self, token: &str) -> Self {

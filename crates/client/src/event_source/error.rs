@@ -58,6 +58,12 @@ pub enum Error {
         /// The `Content-Type` that came.
         content_type: Option<String>,
     },
+    /// What came is not what the reader expects: [`EventSource::reject`](super::EventSource::reject).
+    #[error("the stream was rejected: {reason}")]
+    Rejected {
+        /// The reader's own words.
+        reason: String,
+    },
     /// A redirect that cannot be followed.
     #[error(transparent)]
     Redirect(#[from] RedirectFault),

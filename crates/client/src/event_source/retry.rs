@@ -12,7 +12,7 @@ use super::error::{Error, Loss};
 /// | the server ended the stream | again | again | again | end |
 /// | the network failed, the stream broke or fell silent | again | again | again | error |
 /// | status 408, 425, 429 or 5xx | error | again | again | error |
-/// | not an event stream, or a broken redirect | error | again | again | error |
+/// | not an event stream, a broken redirect, or rejected by the reader | error | again | again | error |
 /// | any other status | error | error | again | error |
 /// | status 204 | end | end | end | end |
 ///
@@ -39,7 +39,7 @@ impl Retry {
     }
 
     /// As an appliance should. The default of
-    /// a listening device.
+    /// [`Controller::listen`](crate::Controller::listen).
     pub const fn resilient() -> Self {
         Self(Rule::Resilient)
     }
@@ -74,9 +74,12 @@ impl Retry {
         match &self.0 {
             Rule::Standard => match loss {
                 Loss::Ended | Loss::Failed(Error::Transport(_) | Error::Silent { .. }) => true,
-                Loss::Failed(Error::Refused(_) | Error::NotAStream { .. } | Error::Redirect(_)) => {
-                    false
-                }
+                Loss::Failed(
+                    Error::Refused(_)
+                    | Error::NotAStream { .. }
+                    | Error::Rejected { .. }
+                    | Error::Redirect(_),
+                ) => false,
             },
             Rule::Resilient => match loss {
                 Loss::Failed(Error::Refused(refusal)) => {

@@ -1,0 +1,335 @@
+//! The hub's API as typed calls: for those who send commands, and for the devices that get them.
+//!
+//! [`Controller`] builds requests and reads answers; the meaning of every member is in
+//! `bellwire_proto`, the streams are [`EventSource`](crate::EventSource)s with a typed face. Every
+//! call is one request: nothing here is retried but a stream's connection.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use reqwest::Url;
+use serde::de::DeserializeOwned;
+
+use crate::address::{self, Address};
+use crate::event_source::InvalidRequest;
+use crate::transport::{HttpTransport, Stage, Transport, TransportError, read_body};
+
+mod command;
+mod device;
+mod error;
+mod events;
+mod listen;
+mod page;
+
+pub use command::{CommandQuery, DeliveryQuery, NewCommand, SendOptions, Target};
+pub use device::{BatchAnswer, DeviceQuery, PollOptions, Pong};
+pub use error::Error;
+pub use events::{CommandChange, Events, HubChange, HubState};
+pub use listen::{ListenOptions, Listener, Signal};
+
+/// How long a call may take beyond the time that it asks the hub to wait.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest answer that is read: a page of 1,000 deliveries with ordinary output. One that is
+/// longer is an error; ask for smaller pages.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// The longest event that is read from the hub. A command's data may be set to 1 MiB, a delivery
+/// has three parts of 64 KiB, each up to six times that when JSON escapes it.
+const EVENT_BYTES_MAX: usize = 8 << 20;
+
+/// A hub, as its API.
+///
+/// Cloning shares the connections.
+///
+/// ```no_run
+/// use bellwire_client::{Controller, SendOptions};
+/// use bellwire_proto::Seconds;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let hub = Controller::builder("https://hub.example").token("bw_…").build()?;
+/// let options = SendOptions::default().text("now").wait(Seconds::new(30));
+/// let delivery = hub.send(&"kiosk-7".parse()?, &"reboot".parse()?, &options).await?;
+/// println!("{} at {}", delivery.state, delivery.device);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Controller {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    transport: Arc<dyn Transport>,
+    url: Url,
+    headers: HeaderMap,
+    answer_timeout: Duration,
+}
+
+/// The settings of a [`Controller`].
+#[must_use]
+pub struct ControllerBuilder {
+    url: String,
+    token: Option<String>,
+    transport: Option<Arc<dyn Transport>>,
+    answer_timeout: Duration,
+}
+
+impl Controller {
+    /// The hub at `url`, without credentials.
+    ///
+    /// # Errors
+    /// When the URL is none, or TLS cannot be set up. Nothing is sent yet.
+    pub fn new(url: impl AsRef<str>) -> Result<Self, InvalidRequest> {
+        Self::builder(url).build()
+    }
+
+    /// The settings, to be changed and built. The URL may have a path, where the hub is mounted
+    /// below one, and a user and password.
+    pub fn builder(url: impl AsRef<str>) -> ControllerBuilder {
+        ControllerBuilder {
+            url: url.as_ref().to_owned(),
+            token: None,
+            transport: None,
+            answer_timeout: ANSWER_TIMEOUT,
+        }
+    }
+
+    /// The URL of the hub, without credentials.
+    pub fn url(&self) -> &str {
+        self.shared.url.as_str()
+    }
+
+    /// The URL of a resource: each segment is one name.
+    fn resource<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
+        let mut url = self.shared.url.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    fn foreign(&self, reason: impl Into<String>) -> Error {
+        Error::Foreign {
+            hub: self.url().to_owned(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Controller").field(&self.url()).finish()
+    }
+}
+
+impl ControllerBuilder {
+    /// The token that is shown to the hub as `Authorization: Bearer`, and to nobody else.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// What the requests go through. Default: an [`HttpTransport`] of its own, with proxies from
+    /// the environment.
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// How long a call may take beyond what it asks the hub to wait. Default: 10 s.
+    pub fn answer_timeout(mut self, timeout: Duration) -> Self {
+        self.answer_timeout = timeout;
+        self
+    }
+
+    /// The hub's API.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`] names the setting that is wrong.
+    pub fn build(self) -> Result<Controller, InvalidRequest> {
+        let Address { url, authorization } = Address::parse(&self.url)?;
+        let authorization = match &self.token {
+            None => authorization,
+            Some(token) => Some(
+                address::bearer(token).ok_or_else(|| InvalidRequest::Header {
+                    name: AUTHORIZATION.to_string(),
+                })?,
+            ),
+        };
+        let mut headers = HeaderMap::new();
+        headers.extend(authorization.map(|value| (AUTHORIZATION, value)));
+        let transport = match self.transport {
+            Some(transport) => transport,
+            None => Arc::new(HttpTransport::new()?),
+        };
+        Ok(Controller {
+            shared: Arc::new(Shared {
+                transport,
+                url,
+                headers,
+                answer_timeout: self.answer_timeout,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for ControllerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ControllerBuilder")
+    }
+}
+
+/// One request to the hub, put together and then sent.
+struct Call<'a> {
+    hub: &'a Controller,
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    body: Bytes,
+    wait: Duration,
+}
+
+/// An answer with a status of success.
+struct Answer<'a> {
+    hub: &'a Controller,
+    body: Bytes,
+}
+
+impl Controller {
+    fn call<'a>(&self, method: Method, segments: impl IntoIterator<Item = &'a str>) -> Call<'_> {
+        let mut headers = self.shared.headers.clone();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        Call {
+            hub: self,
+            method,
+            url: self.resource(segments),
+            headers,
+            body: Bytes::new(),
+            wait: Duration::ZERO,
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    /// Adds a parameter, if it has a value.
+    fn query(mut self, name: &str, value: Option<impl fmt::Display>) -> Self {
+        add_query(&mut self.url, name, value);
+        self
+    }
+
+    fn body(mut self, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        self.headers
+            .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        self.body = body.into();
+        self
+    }
+
+    fn json(self, body: &impl serde::Serialize) -> Self {
+        // What is sent are plain structures of the contract, none of which can fail.
+        let body = serde_json::to_vec(body).unwrap_or_default();
+        self.body("application/json", body)
+    }
+
+    /// Lets the answer take this much longer.
+    fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Sends it. An answer that tells of no success is an error.
+    fn send(self) -> impl Future<Output = Result<Answer<'a>, Error>> + Send {
+        let Self { hub, wait, .. } = self;
+        let shared = &hub.shared;
+        let time_max = shared.answer_timeout + wait;
+        let exchange = async move {
+            let request = http::Request::builder()
+                .method(self.method)
+                .uri(self.url.as_str())
+                .body(self.body)
+                .map(|mut request| {
+                    *request.headers_mut() = self.headers;
+                    request
+                })
+                .map_err(|error| TransportError::new(Stage::Connect, error))?;
+            let (head, body) = shared.transport.send(request).await?.into_parts();
+            Ok((head, read_body(body, ANSWER_BYTES_MAX).await?))
+        };
+        async move {
+            let answer = tokio::time::timeout(time_max, exchange).await;
+            let (head, body) = answer
+                .unwrap_or_else(|_| {
+                    let within = format!("nothing came within {} s", time_max.as_secs());
+                    Err(TransportError::new(Stage::Answer, within))
+                })
+                .map_err(|source| Error::Unreachable {
+                    hub: hub.url().to_owned(),
+                    source,
+                })?;
+            if head.status.is_success() {
+                return Ok(Answer { hub, body });
+            }
+            let retry_after = error::retry_after(&head.headers);
+            Err(Error::of_answer(hub.url(), head.status, retry_after, &body))
+        }
+    }
+
+    /// Sends it, and reads the answer.
+    async fn fetch<T: DeserializeOwned>(self) -> Result<T, Error> {
+        self.send().await?.read()
+    }
+}
+
+impl Answer<'_> {
+    fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            self.hub
+                .foreign(format!("its answer cannot be read: {error}"))
+        })
+    }
+}
+
+/// Adds a parameter to a URL, if it has a value.
+fn add_query(url: &mut Url, name: &str, value: Option<impl fmt::Display>) {
+    if let Some(value) = value {
+        url.query_pairs_mut().append_pair(name, &value.to_string());
+    }
+}
+
+/// A word that no other request has, for an answer to repeat: what comes from a cache, or from
+/// somebody else, does not have it.
+fn nonce() -> String {
+    // Without randomness there is none, which finds out less but hinders nothing.
+    let random = getrandom::u64().unwrap_or_default();
+    format!("{random:016x}")
+}
+
+/// Whether the process is alive, by `GET /healthz` and `/readyz`.
+impl Controller {
+    /// Whether the hub is alive, even when it is about to stop.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn health(&self) -> Result<(), Error> {
+        self.call(Method::GET, ["healthz"]).send().await.map(drop)
+    }
+
+    /// Whether the hub takes commands: its store can be written, and it is not about to stop.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub async fn ready(&self) -> Result<bool, Error> {
+        match self.call(Method::GET, ["readyz"]).send().await {
+            Ok(_) => Ok(true),
+            Err(Error::Refused { problem, .. })
+                if problem.code.status() == StatusCode::SERVICE_UNAVAILABLE.as_u16() =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! Sending commands, and what becomes of them. Contract, sections 3 and 7.
+
+use bellwire_proto::{
+    Action, Command, CommandId, Delivery, DeviceId, Json, Page, Seconds, Selector, State, Timestamp,
+};
+use futures_core::Stream;
+use http::{HeaderName, HeaderValue, Method};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
+use super::{Call, Controller, Error, page};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How a command is sent to one device, and with what.
+///
+/// ```
+/// use bellwire_client::SendOptions;
+/// use bellwire_proto::{Json, Seconds};
+///
+/// let options = SendOptions::default()
+///     .json(Json::parse(r#"{"after_s": 5}"#)?)
+///     .ttl(Seconds::new(600))
+///     .wait(Seconds::new(30))
+///     .idempotency_key("reboot-2026-11-22");
+/// # drop(options);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct SendOptions {
+    data: Data,
+    ttl: Option<Seconds>,
+    wait: Option<Seconds>,
+    run_timeout: Option<Seconds>,
+    idempotency_key: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+enum Data {
+    #[default]
+    None,
+    Json(Json),
+    Text(String),
+}
+
+impl SendOptions {
+    /// With this JSON as data. Default: none, which the device sees as `null`.
+    pub fn json(mut self, data: Json) -> Self {
+        self.data = Data::Json(data);
+        self
+    }
+
+    /// With this text as data; the device sees a JSON string.
+    pub fn text(mut self, data: impl Into<String>) -> Self {
+        self.data = Data::Text(data.into());
+        self
+    }
+
+    /// How long the command may wait to be accepted: 1 s to 7 d, default 1 h; 0 sends it only to a
+    /// device that is online.
+    pub fn ttl(mut self, ttl: Seconds) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// How long the hub waits for the end before it answers: at most 300 s, default 0.
+    pub fn wait(mut self, wait: Seconds) -> Self {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// How long the device may be silent once it has accepted: 1 s to 24 h, default 5 min.
+    pub fn run_timeout(mut self, run_timeout: Seconds) -> Self {
+        self.run_timeout = Some(run_timeout);
+        self
+    }
+
+    /// 1 to 255 visible ASCII characters: a request sent again with the same key is the same
+    /// command, for 24 h.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+}
+
+/// A command to one device or many, as the envelope of `POST /v1/commands`.
+///
+/// ```
+/// use bellwire_client::api::{NewCommand, Target};
+/// use bellwire_proto::Seconds;
+///
+/// let target = Target::Select("site=lyon,!spare".parse()?);
+/// let command = NewCommand::new("reboot".parse()?, target).ttl(Seconds::new(600));
+/// assert_eq!(
+///     serde_json::to_string(&command)?,
+///     r#"{"action":"reboot","target":{"select":"site=lyon,!spare"},"ttl_s":600}"#
+/// );
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, serde::Serialize)]
+#[must_use]
+pub struct NewCommand {
+    action: Action,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Json>,
+    target: Target,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_s: Option<Seconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_timeout_s: Option<Seconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<Timestamp>,
+    #[serde(skip)]
+    idempotency_key: Option<String>,
+}
+
+/// To whom a command goes.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// One device.
+    Device(DeviceId),
+    /// Those listed; one that is listed twice gets it once.
+    Devices(Vec<DeviceId>),
+    /// Those whose labels fit.
+    Select(Selector),
+    /// All that the hub knows.
+    All,
+}
+
+impl NewCommand {
+    /// A command without data and with the hub's defaults.
+    pub fn new(action: Action, target: Target) -> Self {
+        Self {
+            action,
+            data: None,
+            target,
+            ttl_s: None,
+            run_timeout_s: None,
+            not_before: None,
+            idempotency_key: None,
+        }
+    }
+
+    /// With this data.
+    pub fn data(mut self, data: Json) -> Self {
+        self.data = Some(data);
+        self
+    }
+
+    /// As [`SendOptions::ttl`]; it counts from [`NewCommand::not_before`].
+    pub fn ttl(mut self, ttl: Seconds) -> Self {
+        self.ttl_s = Some(ttl);
+        self
+    }
+
+    /// As [`SendOptions::run_timeout`].
+    pub fn run_timeout(mut self, run_timeout: Seconds) -> Self {
+        self.run_timeout_s = Some(run_timeout);
+        self
+    }
+
+    /// Not sent before this time.
+    pub fn not_before(mut self, not_before: Timestamp) -> Self {
+        self.not_before = Some(not_before);
+        self
+    }
+
+    /// As [`SendOptions::idempotency_key`].
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1))?;
+        match self {
+            Self::Device(device) => map.serialize_entry("device", device)?,
+            Self::Devices(devices) => map.serialize_entry("devices", devices)?,
+            Self::Select(selector) => map.serialize_entry("select", &selector.to_string())?,
+            Self::All => map.serialize_entry("all", &true)?,
+        }
+        map.end()
+    }
+}
+
+/// Which commands a list has. A command fits when it has one delivery that fits both `device` and
+/// `state`.
+#[derive(Debug, Clone, Default)]
+pub struct CommandQuery {
+    /// To this device.
+    pub device: Option<DeviceId>,
+    /// With a delivery in this state.
+    pub state: Option<State>,
+    /// Of this action.
+    pub action: Option<Action>,
+    /// How many to a page: 1 to 1,000, the hub's default is 100.
+    pub limit: Option<u32>,
+    /// From this cursor on.
+    pub after: Option<String>,
+}
+
+/// Which deliveries a list has.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryQuery {
+    /// In this state.
+    pub state: Option<State>,
+    /// How many to a page: 1 to 1,000, the hub's default is 100.
+    pub limit: Option<u32>,
+    /// From this cursor on.
+    pub after: Option<String>,
+}
+
+/// Sending. All calls fail as [`Error`] tells.
+impl Controller {
+    /// Sends a command to a device: `POST /v1/send/{device}/{action}`.
+    ///
+    /// The delivery is on the hub's disk. It has ended if its state is terminal; without
+    /// [`SendOptions::wait`] it is `queued`, and after a wait that ran out it is whatever it is.
+    ///
+    /// # Errors
+    /// Refused as `queue_full`, `device_offline` (with a ttl of 0), `idempotency_mismatch`,
+    /// `payload_too_large`, `draining` or `store_unavailable`, among others.
+    pub async fn send(
+        &self,
+        device: &DeviceId,
+        action: &Action,
+        options: &SendOptions,
+    ) -> Result<Delivery, Error> {
+        let path = ["v1", "send", device.as_str(), action.as_str()];
+        let call = self
+            .call(Method::POST, path)
+            .query("ttl", options.ttl)
+            .query("wait", options.wait)
+            .query("run_timeout", options.run_timeout)
+            .wait(options.wait.map(Seconds::duration).unwrap_or_default())
+            .idempotency_key(options.idempotency_key.as_deref())?;
+        let call = match &options.data {
+            Data::None => call,
+            Data::Json(data) => call.json(data),
+            // An empty body would be null.
+            Data::Text(text) if text.is_empty() => call.json(text),
+            Data::Text(text) => call.body("text/plain; charset=utf-8", text.clone()),
+        };
+        call.fetch().await
+    }
+
+    /// Sends a command to one device or many: `POST /v1/commands`.
+    ///
+    /// # Errors
+    /// As [`Controller::send`]; a full queue shows in that device's delivery instead.
+    pub async fn send_command(&self, command: &NewCommand) -> Result<Command, Error> {
+        self.call(Method::POST, ["v1", "commands"])
+            .idempotency_key(command.idempotency_key.as_deref())?
+            .json(command)
+            .fetch()
+            .await
+    }
+
+    /// The command as it stands.
+    ///
+    /// # Errors
+    /// Refused as `unknown_command`, among others.
+    pub async fn command(&self, id: CommandId) -> Result<Command, Error> {
+        self.call(Method::GET, ["v1", "commands", &id.to_string()])
+            .fetch()
+            .await
+    }
+
+    /// A page of commands, newest first.
+    ///
+    /// # Errors
+    /// Refused as `bad_request` when the limit or the cursor is none.
+    pub async fn commands(&self, query: &CommandQuery) -> Result<Page<Command>, Error> {
+        self.call(Method::GET, ["v1", "commands"])
+            .query("device", query.device.as_ref())
+            .query("state", query.state)
+            .query("action", query.action.as_ref())
+            .query("limit", query.limit)
+            .query("after", query.after.as_ref())
+            .fetch()
+            .await
+    }
+
+    /// All commands that fit, newest first, fetched page by page. After an error there is no more.
+    pub fn all_commands(
+        &self,
+        query: CommandQuery,
+    ) -> impl Stream<Item = Result<Command, Error>> + Send + use<> {
+        let hub = self.clone();
+        page::items(query.after.clone(), move |after| {
+            let (hub, query) = (
+                hub.clone(),
+                CommandQuery {
+                    after,
+                    ..query.clone()
+                },
+            );
+            async move { hub.commands(&query).await }
+        })
+    }
+
+    /// A page of a command's deliveries, by device name.
+    ///
+    /// # Errors
+    /// Refused as `unknown_command`, among others.
+    pub async fn deliveries(
+        &self,
+        id: CommandId,
+        query: &DeliveryQuery,
+    ) -> Result<Page<Delivery>, Error> {
+        self.call(
+            Method::GET,
+            ["v1", "commands", &id.to_string(), "deliveries"],
+        )
+        .query("state", query.state)
+        .query("limit", query.limit)
+        .query("after", query.after.as_ref())
+        .fetch()
+        .await
+    }
+
+    /// All deliveries of a command that fit, by device name, fetched page by page. After an error
+    /// there is no more.
+    pub fn all_deliveries(
+        &self,
+        id: CommandId,
+        query: DeliveryQuery,
+    ) -> impl Stream<Item = Result<Delivery, Error>> + Send + use<> {
+        let hub = self.clone();
+        page::items(query.after.clone(), move |after| {
+            let (hub, query) = (
+                hub.clone(),
+                DeliveryQuery {
+                    after,
+                    ..query.clone()
+                },
+            );
+            async move { hub.deliveries(id, &query).await }
+        })
+    }
+
+    /// Cancels what of a command has not ended. By `force` it ends at once on the hub's side,
+    /// whatever the devices do.
+    ///
+    /// # Errors
+    /// Refused as `illegal_transition`, with a delivery, when all had ended before.
+    pub async fn cancel(&self, id: CommandId, force: bool) -> Result<Command, Error> {
+        self.call(Method::DELETE, ["v1", "commands", &id.to_string()])
+            .query("force", force.then_some(true))
+            .fetch()
+            .await
+    }
+}
+
+impl Call<'_> {
+    fn idempotency_key(mut self, key: Option<&str>) -> Result<Self, Error> {
+        if let Some(key) = key {
+            let value = HeaderValue::from_str(key).map_err(|_| Error::Refused {
+                problem: Box::new(bellwire_proto::Problem::bad_request(
+                    "an idempotency key is 1 to 255 visible ASCII characters",
+                )),
+                retry_after: None,
+            })?;
+            self.headers.insert(IDEMPOTENCY_KEY, value);
+        }
+        Ok(self)
+    }
+}

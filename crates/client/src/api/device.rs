@@ -1,0 +1,285 @@
+//! Devices: as their operators see them, and what they say themselves. Contract, sections 4 to 6.
+
+use bellwire_proto::limits::POLL_WAIT_S;
+use bellwire_proto::stream::PollAnswer;
+use bellwire_proto::{
+    CommandId, Delivery, Device, DeviceId, Json, Labels, Page, Problem, Report, Seconds, Selector,
+    Seq,
+};
+use futures_core::Stream;
+use http::Method;
+use serde::{Deserialize, Serialize};
+
+use super::{Controller, Error, nonce, page};
+
+/// Which devices a list has.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceQuery {
+    /// Whose labels fit.
+    pub select: Option<Selector>,
+    /// That are online, or are not.
+    pub online: Option<bool>,
+    /// How many to a page: 1 to 1,000, the hub's default is 100.
+    pub limit: Option<u32>,
+    /// From this cursor on.
+    pub after: Option<String>,
+}
+
+/// How a device polls.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PollOptions {
+    /// How long the hub holds the request while it has nothing: at most 60 s, its default is 25 s.
+    pub wait: Option<Seconds>,
+    /// The last command that arrived: what was sent after it comes again at once.
+    pub last_event_id: Option<Seq>,
+}
+
+/// The answer to a ping.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Pong {
+    /// Program and version of the hub.
+    pub hub: String,
+    /// What the request gave.
+    pub nonce: Option<String>,
+    /// The hub's clock in Unix milliseconds.
+    pub time_ms: u64,
+}
+
+/// What became of one report of a batch.
+#[derive(Debug, Clone)]
+pub struct BatchAnswer {
+    /// Of this command.
+    pub command: CommandId,
+    /// The status that the report would have got by itself.
+    pub status: u16,
+    /// The delivery as it stands, or why the report was refused.
+    pub outcome: Result<Delivery, Problem>,
+}
+
+/// Devices, for their operators.
+impl Controller {
+    /// A page of devices, by name.
+    ///
+    /// # Errors
+    /// Refused as `bad_request` when the limit or the cursor is none.
+    pub async fn devices(&self, query: &DeviceQuery) -> Result<Page<Device>, Error> {
+        self.call(Method::GET, ["v1", "devices"])
+            .query("select", query.select.as_ref())
+            .query("online", query.online)
+            .query("limit", query.limit)
+            .query("after", query.after.as_ref())
+            .fetch()
+            .await
+    }
+
+    /// All devices that fit, by name, fetched page by page. After an error there is no more.
+    pub fn all_devices(
+        &self,
+        query: DeviceQuery,
+    ) -> impl Stream<Item = Result<Device, Error>> + Send + use<> {
+        let hub = self.clone();
+        page::items(query.after.clone(), move |after| {
+            let (hub, query) = (
+                hub.clone(),
+                DeviceQuery {
+                    after,
+                    ..query.clone()
+                },
+            );
+            async move { hub.devices(&query).await }
+        })
+    }
+
+    /// The device as it stands.
+    ///
+    /// # Errors
+    /// Refused as `unknown_device`, among others.
+    pub async fn device(&self, device: &DeviceId) -> Result<Device, Error> {
+        self.call(Method::GET, ["v1", "devices", device.as_str()])
+            .fetch()
+            .await
+    }
+
+    /// Registers a device, or replaces the labels of one.
+    ///
+    /// # Errors
+    /// Refused as `bad_request` when a label breaks the syntax.
+    pub async fn put_labels(&self, device: &DeviceId, labels: &Labels) -> Result<Device, Error> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            labels: &'a Labels,
+        }
+        self.call(Method::PUT, ["v1", "devices", device.as_str()])
+            .json(&Body { labels })
+            .fetch()
+            .await
+    }
+
+    /// Forgets a device: its streams end, and what waits for it is cancelled.
+    ///
+    /// # Errors
+    /// Refused as `unknown_device`, among others.
+    pub async fn delete_device(&self, device: &DeviceId) -> Result<(), Error> {
+        self.call(Method::DELETE, ["v1", "devices", device.as_str()])
+            .send()
+            .await
+            .map(drop)
+    }
+
+    /// Asks whether it is the hub that answers, and what time it has. The answer was not taken
+    /// from a cache.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] when it answers another's request.
+    pub async fn ping(&self) -> Result<Pong, Error> {
+        let nonce = nonce();
+        let pong: Pong = self
+            .call(Method::GET, ["v1", "ping"])
+            .query("nonce", Some(&nonce))
+            .fetch()
+            .await?;
+        self.expect_nonce(pong.nonce.as_deref(), &nonce)?;
+        Ok(pong)
+    }
+
+    pub(super) fn expect_nonce(&self, got: Option<&str>, nonce: &str) -> Result<(), Error> {
+        if got == Some(nonce) {
+            Ok(())
+        } else {
+            Err(self.foreign("it answers another request than ours, as a cache would"))
+        }
+    }
+}
+
+/// What a device asks and tells. The stream is [`Controller::listen`].
+impl Controller {
+    /// Asks for commands, and waits for them: the form for networks that hold streams back.
+    ///
+    /// # Errors
+    /// Refused as `draining` or, on a closed hub, `unknown_device`, among others;
+    /// [`Error::Foreign`] when the answer is not for this request and device.
+    pub async fn poll(&self, device: &DeviceId, options: PollOptions) -> Result<PollAnswer, Error> {
+        let nonce = nonce();
+        let wait = options.wait.unwrap_or(Seconds::new(POLL_WAIT_S.default));
+        let answer: PollAnswer = self
+            .call(Method::GET, ["v1", "devices", device.as_str(), "commands"])
+            .query("wait", options.wait)
+            .query("nonce", Some(&nonce))
+            .query("last_event_id", options.last_event_id)
+            .wait(wait.duration())
+            .fetch()
+            .await?;
+        self.expect_nonce(answer.hello.nonce.as_deref(), &nonce)?;
+        if answer.hello.device != *device {
+            return Err(self.foreign("it takes us for another device"));
+        }
+        Ok(answer)
+    }
+
+    /// Tells that a stream opened with [`ListenOptions::confirm`](super::ListenOptions::confirm)
+    /// has arrived. The session stands in its hello.
+    ///
+    /// # Errors
+    /// Refused as `gone` when that stream is no more.
+    pub async fn confirm(&self, device: &DeviceId, session: &str) -> Result<(), Error> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            session: &'a str,
+        }
+        self.call(Method::POST, ["v1", "devices", device.as_str(), "confirm"])
+            .json(&Body { session })
+            .send()
+            .await
+            .map(drop)
+    }
+
+    /// Tells what has come of a command. A report with a `rev` can be sent again until it is
+    /// answered: what was told already changes nothing.
+    ///
+    /// # Errors
+    /// Refused as `illegal_transition`, with the delivery as it stands, or as `unknown_command`,
+    /// among others.
+    pub async fn report(
+        &self,
+        device: &DeviceId,
+        command: CommandId,
+        report: &Report,
+    ) -> Result<Delivery, Error> {
+        let command = command.to_string();
+        let path = [
+            "v1",
+            "devices",
+            device.as_str(),
+            "commands",
+            &command,
+            "status",
+        ];
+        self.call(Method::POST, path).json(report).fetch().await
+    }
+
+    /// Sends up to 1,000 reports at once, 4 MiB together. Each is judged by itself and answered in
+    /// its place.
+    ///
+    /// # Errors
+    /// When the batch as a whole is refused.
+    pub async fn report_batch(
+        &self,
+        device: &DeviceId,
+        reports: &[(CommandId, Report)],
+    ) -> Result<Vec<BatchAnswer>, Error> {
+        #[derive(Serialize)]
+        struct Item<'a> {
+            command: CommandId,
+            #[serde(flatten)]
+            report: &'a Report,
+        }
+        #[derive(Deserialize)]
+        struct Wire {
+            command: CommandId,
+            status: u16,
+            delivery: Option<Delivery>,
+            problem: Option<Problem>,
+        }
+        let items: Vec<_> = reports
+            .iter()
+            .map(|(command, report)| Item {
+                command: *command,
+                report,
+            })
+            .collect();
+        let answers: Vec<Wire> = self
+            .call(Method::POST, ["v1", "devices", device.as_str(), "status"])
+            .json(&items)
+            .fetch()
+            .await?;
+        if answers.len() != reports.len() {
+            return Err(self.foreign("it did not answer each report of the batch"));
+        }
+        let answer = |wire: Wire| {
+            let outcome = match (wire.delivery, wire.problem) {
+                (Some(delivery), None) => Ok(delivery),
+                (_, Some(problem)) => Err(problem),
+                (None, None) => {
+                    return Err(self.foreign("a report of the batch has no answer"));
+                }
+            };
+            Ok(BatchAnswer {
+                command: wire.command,
+                status: wire.status,
+                outcome,
+            })
+        };
+        answers.into_iter().map(answer).collect()
+    }
+
+    /// Tells what the device knows of itself: a JSON object of at most 100 members and 16 KiB.
+    ///
+    /// # Errors
+    /// Refused as `unknown_device`: facts do not make a device known.
+    pub async fn put_facts(&self, device: &DeviceId, facts: &Json) -> Result<Device, Error> {
+        self.call(Method::PUT, ["v1", "devices", device.as_str(), "facts"])
+            .json(facts)
+            .fetch()
+            .await
+    }
+}

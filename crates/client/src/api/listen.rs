@@ -1,0 +1,355 @@
+//! A device's stream: what the hub tells it, as typed signals. Contract, section 4.
+//!
+//! The connection and its mending are [`EventSource`]'s. What is added: the typed events, a new
+//! nonce for each connection and the check that the hello bears it, and the pause that a `bye`
+//! asks for. What to do with a command is the caller's.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bellwire_proto::limits::HEARTBEAT_S;
+use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent, Hello};
+use bellwire_proto::{DeviceId, Seconds, Seq};
+use futures_core::Stream;
+use reqwest::Url;
+use serde::de::DeserializeOwned;
+
+use super::{Controller, EVENT_BYTES_MAX, Error, add_query, nonce};
+use crate::event_source::{Builder, Event, EventSource, InvalidRequest, Item, Loss, Retry};
+
+/// Heartbeats that may be missing before a stream is dead, in tenths: two and a half.
+const HEARTBEATS_MISSED_TENTHS: u64 = 25;
+/// The longest pause that a `bye` can ask for. The contract's longest is 10 s.
+const BYE_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How a device listens.
+///
+/// ```
+/// use bellwire_client::api::ListenOptions;
+/// use bellwire_proto::Seconds;
+///
+/// let options = ListenOptions::default().heartbeat(Seconds::new(30)).confirm(true);
+/// # drop(options);
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ListenOptions {
+    heartbeat: Option<Seconds>,
+    no_ack: bool,
+    last_event_id: Option<Seq>,
+    prelude_bytes: Option<u32>,
+    probes: bool,
+    confirm: bool,
+    compat: bool,
+    retry: Retry,
+    reconnect_delay_max: Option<Duration>,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self {
+            heartbeat: None,
+            no_ack: false,
+            last_event_id: None,
+            prelude_bytes: None,
+            probes: false,
+            confirm: false,
+            compat: false,
+            retry: Retry::resilient(),
+            reconnect_delay_max: None,
+        }
+    }
+}
+
+impl ListenOptions {
+    /// After how long the hub writes something at the latest: 5 s to 10 min, default 15 s. A stream
+    /// that is silent for two and a half times this is dead, and made anew.
+    pub fn heartbeat(mut self, heartbeat: Seconds) -> Self {
+        self.heartbeat = Some(heartbeat);
+        self
+    }
+
+    /// Commands are over when they are written, and nobody asks what became of them (`ack=none`).
+    pub fn no_ack(mut self, no_ack: bool) -> Self {
+        self.no_ack = no_ack;
+        self
+    }
+
+    /// With [`ListenOptions::no_ack`]: tells again what came after this.
+    pub fn last_event_id(mut self, seq: Seq) -> Self {
+        self.last_event_id = Some(seq);
+        self
+    }
+
+    /// How many bytes of comment come first, 0 or 2 to 8,192: they fill the preview of a scanner on
+    /// the way. By default the hub judges whether that is needed.
+    pub fn prelude_bytes(mut self, bytes: u32) -> Self {
+        self.prelude_bytes = Some(bytes);
+        self
+    }
+
+    /// Heartbeats also at 1, 2 and 3 s, which show early whether the network holds a stream back.
+    pub fn probes(mut self, probes: bool) -> Self {
+        self.probes = probes;
+        self
+    }
+
+    /// The hub ends the stream after 10 s unless [`Controller::confirm`] tells that it arrived.
+    pub fn confirm(mut self, confirm: bool) -> Self {
+        self.confirm = confirm;
+        self
+    }
+
+    /// A comment follows each event, for boxes that hold the last write back.
+    pub fn compat(mut self, compat: bool) -> Self {
+        self.compat = compat;
+        self
+    }
+
+    /// Which losses are final. Default: [`Retry::resilient`].
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Up to what the wait grows while no connection is healthy. Default: 60 s.
+    pub fn reconnect_delay_max(mut self, delay_max: Duration) -> Self {
+        self.reconnect_delay_max = Some(delay_max);
+        self
+    }
+
+    fn silence_max(&self) -> Duration {
+        let heartbeat_s = self.heartbeat.map_or(HEARTBEAT_S.default, Seconds::get);
+        Duration::from_millis(heartbeat_s.saturating_mul(100 * HEARTBEATS_MISSED_TENTHS))
+    }
+
+    fn add_to(&self, url: &mut Url) {
+        add_query(url, "heartbeat", self.heartbeat);
+        add_query(url, "ack", self.no_ack.then_some("none"));
+        add_query(url, "prelude", self.prelude_bytes);
+        add_query(url, "probes", self.probes.then_some(1));
+        add_query(url, "confirm", self.confirm.then_some(1));
+        add_query(url, "compat", self.compat.then_some(1));
+    }
+}
+
+/// What a listening device is told.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Signal {
+    /// The stream is there, and it is ours. The first signal of each connection.
+    Hello(Hello),
+    /// A command to run.
+    Command(CommandEvent),
+    /// A command to stop, or never to run.
+    Cancel(CancelEvent),
+    /// The hub is about to end the stream. It is made anew by itself, after the pause that is
+    /// asked for.
+    Bye(Bye),
+    /// A sign of life, with the hub's clock where it told.
+    Heartbeat {
+        /// In Unix milliseconds.
+        time_ms: Option<u64>,
+    },
+    /// The stream is gone, or could not be made; the next one is made by itself.
+    Lost {
+        /// How it was lost.
+        loss: Loss,
+        /// After how long the next one is tried.
+        retry_in: Duration,
+    },
+}
+
+/// The signals for a device, as a [`Stream`]. An `Err` is the last item, and [`ListenOptions::retry`]
+/// says what comes to that.
+pub struct Listener {
+    hub: Controller,
+    device: DeviceId,
+    source: EventSource,
+    /// The stream's URL without the nonce.
+    url: Url,
+    nonce: String,
+    /// This connection has said hello.
+    greeted: bool,
+}
+
+impl Controller {
+    /// Listens as a device.
+    ///
+    /// ```no_run
+    /// use bellwire_client::{Controller, api::{ListenOptions, Signal}};
+    /// use bellwire_proto::{DeviceId, Report, ReportState};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let hub = Controller::new("http://127.0.0.1:8888")?;
+    /// let device: DeviceId = "kiosk-7".parse()?;
+    /// let mut signals = hub.listen(&device, &ListenOptions::default())?;
+    /// while let Some(signal) = signals.next().await {
+    ///     if let Signal::Command(command) = signal? {
+    ///         println!("{} {}", command.action, command.data.as_str());
+    ///         hub.report(&device, command.id, &Report::of(ReportState::Succeeded)).await?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A command can come twice: once more with a greater `attempt` when the hub does not know that
+    /// it arrived. Two listeners of one device take the stream from each other for as long as both
+    /// run.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up; what the hub says comes through the stream.
+    pub fn listen(
+        &self,
+        device: &DeviceId,
+        options: &ListenOptions,
+    ) -> Result<Listener, InvalidRequest> {
+        let segments = ["v1", "devices", device.as_str(), "stream"];
+        let mut url = self.resource(segments);
+        options.add_to(&mut url);
+        let mut builder = self
+            .source(segments)
+            .comments(true)
+            .read_timeout(options.silence_max())
+            .event_bytes_max(EVENT_BYTES_MAX)
+            .retry(options.retry.clone());
+        if let Some(seq) = options.last_event_id {
+            builder = builder.last_event_id(seq.to_string());
+        }
+        if let Some(delay_max) = options.reconnect_delay_max {
+            builder = builder.reconnect_delay_max(delay_max);
+        }
+        let mut listener = Listener {
+            hub: self.clone(),
+            device: device.clone(),
+            source: builder.build()?,
+            url,
+            nonce: String::new(),
+            greeted: false,
+        };
+        listener.renew();
+        Ok(listener)
+    }
+
+    /// The settings of a source at this hub.
+    pub(super) fn source<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Builder {
+        EventSource::builder(self.resource(segments).as_str())
+            .transport(self.shared.transport.clone())
+            .headers(&self.shared.headers)
+    }
+}
+
+impl Listener {
+    /// The next signal; `None` once it is closed.
+    pub async fn next(&mut self) -> Option<Result<Signal, Error>> {
+        futures_util::StreamExt::next(self).await
+    }
+
+    /// Drops the stream and opens a new one at once.
+    pub fn restart(&mut self) {
+        self.renew();
+        self.source.restart();
+    }
+
+    /// Drops the stream for good.
+    pub fn close(&mut self) {
+        self.source.close();
+    }
+
+    /// Gets ready for the next connection, whose nonce no cache has seen.
+    fn renew(&mut self) {
+        self.greeted = false;
+        self.nonce = nonce();
+        let mut url = self.url.clone();
+        add_query(&mut url, "nonce", Some(&self.nonce));
+        self.source.set_url(url);
+    }
+
+    /// What an item of the source means here; `None` when it is nothing to tell.
+    fn tell(&mut self, item: Item) -> Option<Result<Signal, Error>> {
+        let reason = match item {
+            Item::Open => return None,
+            Item::Comment(text) => {
+                let time_ms = text.trim().parse().ok();
+                return self.greeted.then_some(Ok(Signal::Heartbeat { time_ms }));
+            }
+            Item::Lost { loss, retry_in } => {
+                self.renew();
+                return Some(Ok(Signal::Lost { loss, retry_in }));
+            }
+            Item::Event(event) => match self.read(&event) {
+                Ok(signal) => return signal.map(Ok),
+                Err(reason) => reason,
+            },
+            Item::Skipped { limit_bytes } => {
+                format!("an event of more than {limit_bytes} bytes")
+            }
+        };
+        match self.source.reject(reason) {
+            Ok(lost) => self.tell(lost),
+            Err(error) => Some(Err(Error::of_stream(self.hub.url(), error))),
+        }
+    }
+
+    /// Reads an event. One that this version does not know is passed over; one that is not what it
+    /// should be is a reason to reject the stream.
+    fn read(&mut self, event: &Event) -> Result<Option<Signal>, String> {
+        if event.name() == "hello" {
+            let hello: Hello = parse(event)?;
+            if hello.nonce.as_deref() != Some(&self.nonce) {
+                return Err("the hello answers another request, as a cache would".to_owned());
+            }
+            if hello.device != self.device {
+                return Err("the hello is for another device".to_owned());
+            }
+            self.greeted = true;
+            return Ok(Some(Signal::Hello(hello)));
+        }
+        if !self.greeted {
+            return Err("it does not begin with a hello".to_owned());
+        }
+        Ok(Some(match event.name() {
+            "command" => Signal::Command(parse(event)?),
+            "cancel" => Signal::Cancel(parse(event)?),
+            "bye" => {
+                let bye: Bye = parse(event)?;
+                if let Ok(pause) = Duration::try_from_secs_f64(bye.reconnect_s) {
+                    self.source.set_next_delay(pause.min(BYE_PAUSE_MAX));
+                }
+                Signal::Bye(bye)
+            }
+            _ => return Ok(None),
+        }))
+    }
+}
+
+impl Stream for Listener {
+    type Item = Result<Signal, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let told = match ready!(Pin::new(&mut self.source).poll_next(cx)) {
+                None => return Poll::Ready(None),
+                Some(Ok(item)) => self.tell(item),
+                Some(Err(error)) => Some(Err(Error::of_stream(self.hub.url(), error))),
+            };
+            if told.is_some() {
+                return Poll::Ready(told);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Listener").field(&self.source).finish()
+    }
+}
+
+fn parse<T: DeserializeOwned>(event: &Event) -> Result<T, String> {
+    serde_json::from_str(event.data())
+        .map_err(|error| format!("its {} event cannot be read: {error}", event.name()))
+}
