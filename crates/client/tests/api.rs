@@ -1,5 +1,6 @@
 //! The typed calls against a server of raw bytes: what is sent is the contract's, what comes back
 //! is read, and what went wrong is told apart.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the failure message")]
 
 mod support;
 
@@ -118,12 +119,7 @@ async fn send_is_one_post_whose_body_is_the_data() {
             Some("text/plain; charset=utf-8"),
         ),
         // An empty body would be null to the device.
-        (
-            SendOptions::default().text(""),
-            path.to_owned(),
-            r#""""#,
-            json,
-        ),
+        (SendOptions::default().text(""), path.to_owned(), r#""""#, json),
     ] {
         let (device, action) = (kiosk(), reboot());
         let call = hub.send(&device, &action, &options);
@@ -140,19 +136,14 @@ async fn send_is_one_post_whose_body_is_the_data() {
 #[tokio::test]
 async fn a_key_and_a_token_are_headers_and_the_token_is_shown_nowhere() {
     let server = Server::start().await;
-    let hub = Controller::builder(server.url("/mounted/here/"))
-        .token("bw_1_secret")
-        .build()
-        .unwrap();
+    let hub =
+        Controller::builder(server.url("/mounted/here/")).token("bw_1_secret").build().unwrap();
     assert!(!format!("{hub:?}").contains("secret"));
     let options = SendOptions::default().idempotency_key("once");
     let (device, action) = (kiosk(), reboot());
     let (made, request) = tokio::join!(hub.send(&device, &action, &options), async {
         let request = server.request().await;
-        assert_eq!(
-            request.target,
-            "/mounted/here/v1/send/kiosk:7@lyon~2/reboot"
-        );
+        assert_eq!(request.target, "/mounted/here/v1/send/kiosk:7@lyon~2/reboot");
         assert_eq!(request.header("idempotency-key"), Some("once"));
         assert_eq!(request.header("authorization"), Some("Bearer bw_1_secret"));
         request.answer(JSON, &delivery("queued")).await;
@@ -173,17 +164,10 @@ async fn every_other_call_is_the_contracts_too() {
     let base = format!("/v1/devices/{name}");
 
     let target = Target::Devices(vec![name.clone(), "b".parse().unwrap()]);
-    let new = NewCommand::new(reboot(), target)
-        .data(Json::null())
-        .run_timeout(Seconds::new(9));
+    let new = NewCommand::new(reboot(), target).data(Json::null()).run_timeout(Seconds::new(9));
     let accepted = "202 Accepted\ncontent-type: application/json";
-    let (made, line, sent, _) = exchange(
-        &server,
-        hub.send_command(&new),
-        accepted,
-        &command(ID, false),
-    )
-    .await;
+    let (made, line, sent, _) =
+        exchange(&server, hub.send_command(&new), accepted, &command(ID, false)).await;
     assert_eq!(made.unwrap().total, 2);
     assert_eq!(line, "POST /v1/commands");
     let expected = format!(
@@ -192,10 +176,7 @@ async fn every_other_call_is_the_contracts_too() {
     assert_eq!(sent, expected);
 
     let (made, line, ..) = exchange(&server, hub.command(id()), JSON, &command(ID, true)).await;
-    assert_eq!(
-        (made.unwrap().done, line),
-        (true, format!("GET /v1/commands/{ID}"))
-    );
+    assert_eq!((made.unwrap().done, line), (true, format!("GET /v1/commands/{ID}")));
 
     let (made, line, ..) =
         exchange(&server, hub.cancel(id(), true), JSON, &command(ID, true)).await;
@@ -203,37 +184,20 @@ async fn every_other_call_is_the_contracts_too() {
     assert_eq!(line, format!("DELETE /v1/commands/{ID}?force=true"));
 
     let (made, line, ..) = exchange(&server, hub.device(&name), JSON, &device("a")).await;
-    assert_eq!(
-        (made.unwrap().facts.as_str(), line),
-        (r#"{"os":"deb12"}"#, format!("GET {base}"))
-    );
+    assert_eq!((made.unwrap().facts.as_str(), line), (r#"{"os":"deb12"}"#, format!("GET {base}")));
 
     let labels = BTreeMap::from([("site".to_owned(), "lyon".to_owned())]);
     let created = "201 Created\ncontent-type: application/json";
-    let (made, line, sent, _) = exchange(
-        &server,
-        hub.put_labels(&name, &labels),
-        created,
-        &device("a"),
-    )
-    .await;
+    let (made, line, sent, _) =
+        exchange(&server, hub.put_labels(&name, &labels), created, &device("a")).await;
     assert!(made.is_ok());
-    assert_eq!(
-        (line, sent),
-        (
-            format!("PUT {base}"),
-            r#"{"labels":{"site":"lyon"}}"#.to_owned()
-        )
-    );
+    assert_eq!((line, sent), (format!("PUT {base}"), r#"{"labels":{"site":"lyon"}}"#.to_owned()));
 
     let facts = Json::parse(r#"{"ram_mb":512}"#).unwrap();
     let (made, line, sent, _) =
         exchange(&server, hub.put_facts(&name, &facts), JSON, &device("a")).await;
     assert!(made.is_ok());
-    assert_eq!(
-        (line, sent),
-        (format!("PUT {base}/facts"), facts.as_str().to_owned())
-    );
+    assert_eq!((line, sent), (format!("PUT {base}/facts"), facts.as_str().to_owned()));
 
     let (made, line, ..) = exchange(&server, hub.delete_device(&name), "204 No Content", "").await;
     assert!(made.is_ok());
@@ -242,24 +206,13 @@ async fn every_other_call_is_the_contracts_too() {
     let (made, line, sent, _) =
         exchange(&server, hub.confirm(&name, "s1"), "204 No Content", "").await;
     assert!(made.is_ok());
-    assert_eq!(
-        (line, sent),
-        (
-            format!("POST {base}/confirm"),
-            r#"{"session":"s1"}"#.to_owned()
-        )
-    );
+    assert_eq!((line, sent), (format!("POST {base}/confirm"), r#"{"session":"s1"}"#.to_owned()));
 
     let mut report = Report::of(ReportState::Succeeded);
     report.rev = Some(4);
     report.result = Some(Json::parse("[1.0]").unwrap());
-    let (made, line, sent, _) = exchange(
-        &server,
-        hub.report(&name, id(), &report),
-        JSON,
-        &delivery("succeeded"),
-    )
-    .await;
+    let (made, line, sent, _) =
+        exchange(&server, hub.report(&name, id(), &report), JSON, &delivery("succeeded")).await;
     assert_eq!(made.unwrap().state, State::Succeeded);
     assert_eq!(line, format!("POST {base}/commands/{ID}/status"));
     assert_eq!(sent, r#"{"state":"succeeded","rev":4,"result":[1.0]}"#);
@@ -271,6 +224,8 @@ async fn every_other_call_is_the_contracts_too() {
     let unavailable = "503 Unavailable\ncontent-type: application/problem+json";
     let (made, ..) = exchange(&server, hub.ready(), unavailable, &problem("draining")).await;
     assert!(!made.unwrap());
+    let (made, ..) = exchange(&server, hub.ready(), "404 Not Found", "").await;
+    assert!(matches!(made, Err(Error::Foreign { .. })), "{made:?}");
 }
 
 #[tokio::test]
@@ -296,17 +251,11 @@ async fn a_batch_is_answered_item_by_item() {
     assert_eq!(sent, expected);
     let made = made.unwrap();
     assert_eq!(made[0].outcome.as_ref().unwrap().state, State::Running);
-    assert_eq!(
-        made[1].outcome.as_ref().unwrap_err().code,
-        Code::UnknownCommand
-    );
+    assert_eq!(made[1].outcome.as_ref().unwrap_err().code, Code::UnknownCommand);
 
     let call = hub.report_batch(&name, &reports);
     let (made, ..) = exchange(&server, call, JSON, "[]").await;
-    assert!(
-        matches!(made, Err(Error::Foreign { .. })),
-        "one answer to each report, or none"
-    );
+    assert!(matches!(made, Err(Error::Foreign { .. })), "one answer to each report, or none");
 }
 
 #[tokio::test]
@@ -326,22 +275,11 @@ async fn lists_are_walked_page_by_page() {
     };
     let pages = async {
         let first = server.request().await;
-        assert_eq!(
-            first.target,
-            "/v1/devices?select=site+in+%28lyon%29&online=true&limit=2"
-        );
-        let body = format!(
-            r#"{{"items":[{},{}],"next":"c/1"}}"#,
-            device("a"),
-            device("b")
-        );
+        assert_eq!(first.target, "/v1/devices?select=site+in+%28lyon%29&online=true&limit=2");
+        let body = format!(r#"{{"items":[{},{}],"next":"c/1"}}"#, device("a"), device("b"));
         first.answer(JSON, &body).await;
         let second = server.request().await;
-        assert!(
-            second.target.ends_with("&limit=2&after=c%2F1"),
-            "{}",
-            second.target
-        );
+        assert!(second.target.ends_with("&limit=2&after=c%2F1"), "{}", second.target);
         let body = format!(r#"{{"items":[{}],"next":null}}"#, device("c"));
         second.answer(JSON, &body).await;
     };
@@ -358,27 +296,15 @@ async fn lists_are_walked_page_by_page() {
     let walk = hub.all_commands(query).collect::<Vec<_>>();
     let (made, line, ..) = exchange(&server, walk, JSON, empty).await;
     assert!(made.is_empty());
-    assert_eq!(
-        line,
-        "GET /v1/commands?device=kiosk%3A7%40lyon%7E2&state=timed_out&action=reboot"
-    );
+    assert_eq!(line, "GET /v1/commands?device=kiosk%3A7%40lyon%7E2&state=timed_out&action=reboot");
 
-    let query = DeliveryQuery {
-        state: Some(State::Failed),
-        ..DeliveryQuery::default()
-    };
+    let query = DeliveryQuery { state: Some(State::Failed), ..DeliveryQuery::default() };
     let walk = hub.all_deliveries(id(), query).collect::<Vec<_>>();
     let not_found = "404 Not Found\ncontent-type: application/problem+json";
     let (made, line, ..) = exchange(&server, walk, not_found, &problem("unknown_command")).await;
-    assert_eq!(
-        line,
-        format!("GET /v1/commands/{ID}/deliveries?state=failed")
-    );
+    assert_eq!(line, format!("GET /v1/commands/{ID}/deliveries?state=failed"));
     assert_eq!(made.len(), 1, "an error is the last item");
-    assert_eq!(
-        made[0].as_ref().unwrap_err().code(),
-        Some(Code::UnknownCommand)
-    );
+    assert_eq!(made[0].as_ref().unwrap_err().code(), Some(Code::UnknownCommand));
 }
 
 #[tokio::test]
@@ -408,20 +334,14 @@ async fn what_went_wrong_is_told_apart() {
         let (made, ..) = exchange(&server, hub.command(id()), head, body).await;
         let error = made.unwrap_err();
         assert!(matches!(error, Error::Foreign { .. }), "{head}: {error}");
-        assert!(
-            error.to_string().contains(&server.url("")),
-            "it names the URL: {error}"
-        );
+        assert!(error.to_string().contains(&server.url("")), "it names the URL: {error}");
     }
 
     let url = server.url("");
     drop(server);
     let error = hub.health().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
-    assert!(
-        error.to_string().contains(&url),
-        "it names the URL: {error}"
-    );
+    assert!(error.to_string().contains(&url), "it names the URL: {error}");
 }
 
 #[tokio::test]
@@ -431,9 +351,7 @@ async fn a_hub_that_does_not_answer_is_unreachable_in_the_end() {
         .answer_timeout(Duration::from_millis(50))
         .build()
         .unwrap();
-    let error = within("the call to give up", hub.health())
-        .await
-        .unwrap_err();
+    let error = within("the call to give up", hub.health()).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
 }
 
@@ -442,10 +360,7 @@ async fn a_poll_is_for_us_and_for_now() {
     let server = Server::start().await;
     let hub = hub(&server);
     let name = kiosk();
-    let options = PollOptions {
-        wait: Some(Seconds::new(5)),
-        last_event_id: Some(Seq::new(3)),
-    };
+    let options = PollOptions { wait: Some(Seconds::new(5)), last_event_id: Some(Seq::new(3)) };
     for (device, echoes, good) in [
         (name.to_string(), true, true),
         (name.to_string(), false, false),
@@ -495,12 +410,8 @@ fn command_event() -> String {
 
 fn nonce_of(request: &Exchange) -> String {
     let (_, query) = request.path_and_query();
-    let nonce = query
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("nonce="));
-    nonce
-        .expect("every stream is asked for with a nonce")
-        .to_owned()
+    let nonce = query.split('&').find_map(|pair| pair.strip_prefix("nonce="));
+    nonce.expect("every stream is asked for with a nonce").to_owned()
 }
 
 #[tokio::test]
@@ -525,11 +436,7 @@ async fn a_listener_tells_each_signal_and_comes_back_when_it_was_told_to() {
         let hello = hello(name.as_str(), &nonce_of(&request));
         request.open_stream().await;
         // The prelude is no heartbeat: it comes before the hello.
-        request
-            .send(format!(
-                ": prelude\n\nevent: hello\nretry: 2000\ndata: {hello}\n\n"
-            ))
-            .await;
+        request.send(format!(": prelude\n\nevent: hello\nretry: 2000\ndata: {hello}\n\n")).await;
         request
     });
     assert!(matches!(signal, Some(Ok(Signal::Hello(hello))) if hello.session == "s1"));
@@ -548,16 +455,8 @@ async fn a_listener_tells_each_signal_and_comes_back_when_it_was_told_to() {
     for _ in 0..6 {
         signals.push(within("a signal", listener.next()).await.unwrap().unwrap());
     }
-    assert!(
-        matches!(&signals[0], Signal::Command(c) if c.seq == Seq::new(9)),
-        "{signals:?}"
-    );
-    assert!(matches!(
-        signals[1],
-        Signal::Heartbeat {
-            time_ms: Some(1_763_841_600_000)
-        }
-    ));
+    assert!(matches!(&signals[0], Signal::Command(c) if c.seq == Seq::new(9)), "{signals:?}");
+    assert!(matches!(signals[1], Signal::Heartbeat { time_ms: Some(1_763_841_600_000) }));
     assert!(matches!(signals[2], Signal::Heartbeat { time_ms: None }));
     assert!(matches!(signals[3], Signal::Cancel(_)));
     assert!(matches!(&signals[4], Signal::Bye(bye) if bye.reason == ByeReason::Draining));
@@ -568,17 +467,11 @@ async fn a_listener_tells_each_signal_and_comes_back_when_it_was_told_to() {
     );
     let (signal, ()) = tokio::join!(listener.next(), async {
         let mut request = server.request().await;
-        assert_ne!(
-            nonce_of(&request),
-            first_nonce,
-            "a cache could answer a nonce of before"
-        );
+        assert_ne!(nonce_of(&request), first_nonce, "a cache could answer a nonce of before");
         assert_eq!(request.header("last-event-id"), Some("9"));
         request.open_stream().await;
         let hello = hello(name.as_str(), &nonce_of(&request));
-        request
-            .send(format!("event: hello\ndata: {hello}\n\n"))
-            .await;
+        request.send(format!("event: hello\ndata: {hello}\n\n")).await;
     });
     assert!(matches!(signal, Some(Ok(Signal::Hello(_)))), "{signal:?}");
 }
@@ -591,25 +484,13 @@ async fn a_listener_takes_no_stream_that_is_not_its_own() {
         ("kiosk:7@lyon~2", "", "command"),
     ] {
         let server = Server::start().await;
-        let mut listener = hub(&server)
-            .listen(&kiosk(), &ListenOptions::default())
-            .unwrap();
+        let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
         let (signal, ()) = tokio::join!(listener.next(), async {
             let mut request = server.request().await;
-            let nonce = if nonce.is_empty() {
-                nonce_of(&request)
-            } else {
-                nonce.to_owned()
-            };
-            let data = if first == "hello" {
-                hello(device, &nonce)
-            } else {
-                command_event()
-            };
+            let nonce = if nonce.is_empty() { nonce_of(&request) } else { nonce.to_owned() };
+            let data = if first == "hello" { hello(device, &nonce) } else { command_event() };
             request.open_stream().await;
-            request
-                .send(format!("event: {first}\ndata: {data}\n\n"))
-                .await;
+            request.send(format!("event: {first}\ndata: {data}\n\n")).await;
             request.dropped().await;
         });
         assert!(
@@ -628,17 +509,10 @@ async fn a_listener_takes_no_stream_that_is_not_its_own() {
 #[tokio::test]
 async fn a_listener_that_the_hub_refuses_is_told_why() {
     let server = Server::start().await;
-    let mut listener = hub(&server)
-        .listen(&kiosk(), &ListenOptions::default())
-        .unwrap();
+    let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
     let not_found = "404 Not Found\ncontent-type: application/problem+json";
-    let (signal, ..) = exchange(
-        &server,
-        listener.next(),
-        not_found,
-        &problem("unknown_device"),
-    )
-    .await;
+    let (signal, ..) =
+        exchange(&server, listener.next(), not_found, &problem("unknown_device")).await;
     let error = signal.unwrap().unwrap_err();
     assert_eq!(error.code(), Some(Code::UnknownDevice), "{error}");
     assert!(listener.next().await.is_none());
@@ -653,17 +527,13 @@ async fn a_command_is_watched_to_its_end_across_a_lost_connection() {
         assert_eq!(request.target, format!("/v1/commands/{ID}/events"));
         request.open_stream().await;
         let queued = delivery("queued");
-        request
-            .send(format!("retry: 0\nevent: delivery\ndata: {queued}\n\n"))
-            .await;
+        request.send(format!("retry: 0\nevent: delivery\ndata: {queued}\n\n")).await;
         request.end().await;
         let mut request = server.request().await;
         request.open_stream().await;
         let (ended, done) = (delivery("succeeded"), command(ID, true));
         request
-            .send(format!(
-                "event: delivery\ndata: {ended}\n\nevent: done\ndata: {done}\n\n"
-            ))
+            .send(format!("event: delivery\ndata: {ended}\n\nevent: done\ndata: {done}\n\n"))
             .await;
         request.dropped().await;
     };
@@ -687,10 +557,7 @@ async fn a_hub_that_was_never_there_is_not_watched_for_ever() {
     let hub = hub(&server);
     drop(server);
     let mut changes = hub.watch(id()).unwrap();
-    let error = within("the error", changes.next())
-        .await
-        .unwrap()
-        .unwrap_err();
+    let error = within("the error", changes.next()).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     assert!(changes.next().await.is_none());
 }
@@ -721,13 +588,7 @@ async fn the_hubs_events_are_typed() {
         seen
     };
     let (seen, _request) = within("the changes", async { tokio::join!(watch, side) }).await;
-    assert!(matches!(
-        &seen[0],
-        HubChange::Hub {
-            state: HubState::Ready,
-            ..
-        }
-    ));
+    assert!(matches!(&seen[0], HubChange::Hub { state: HubState::Ready, .. }));
     assert!(matches!(&seen[1], HubChange::Device(d)
         if d.change == DeviceChange::Online && d.device.facts.as_str() == r#"{"os":"deb12"}"#));
     assert!(matches!(&seen[2], HubChange::Delivery(d) if d.state == State::Running));

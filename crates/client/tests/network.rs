@@ -1,6 +1,7 @@
 //! The network as it is: TLS, and proxies by the environment and by setting. The origin and the
 //! proxy are real; names such as `hub.test` exist at the proxy alone, so that a client which looks
 //! one up, or goes around the proxy, fails.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the failure message")]
 
 mod support;
 
@@ -22,25 +23,22 @@ use tokio_rustls::TlsAcceptor;
 /// An authority, and a certificate of its for `hub.test`, made for these tests and good until 2126:
 /// `openssl req -x509 …` and `openssl x509 -req …`.
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 /// A proxy in front of one origin: whatever host it is asked for, it connects there.
 struct Proxy {
     address: std::net::SocketAddr,
-    /// The first line of each request, and its `Proxy-Authorization`.
-    asked: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    asked: Asked,
 }
+
+/// The first line of each request, and its `Proxy-Authorization`.
+type Asked = Arc<Mutex<Vec<(String, Option<String>)>>>;
 
 impl Proxy {
     async fn start(origin: std::net::SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Self {
-            address: listener.local_addr().unwrap(),
-            asked: Arc::default(),
-        };
+        let proxy = Self { address: listener.local_addr().unwrap(), asked: Arc::default() };
         let asked = proxy.asked.clone();
         tokio::spawn(async move {
             loop {
@@ -51,11 +49,7 @@ impl Proxy {
         proxy
     }
 
-    async fn serve(
-        mut socket: TcpStream,
-        origin: std::net::SocketAddr,
-        asked: Arc<Mutex<Vec<(String, Option<String>)>>>,
-    ) {
+    async fn serve(mut socket: TcpStream, origin: std::net::SocketAddr, asked: Asked) {
         let request = Exchange::read(&mut socket).await;
         let authorization = request.header("proxy-authorization").map(str::to_owned);
         let line = format!("{} {}", request.method, request.target);
@@ -65,22 +59,13 @@ impl Proxy {
             drop(request);
             socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         } else {
-            let (_, path) = request
-                .target
-                .split_once("//")
-                .unwrap()
-                .1
-                .split_once('/')
-                .unwrap();
+            let (_, path) = request.target.split_once("//").unwrap().1.split_once('/').unwrap();
             let mut head = format!("{} /{path} HTTP/1.1\r\n", request.method);
             for (name, value) in &request.headers {
                 head += &format!("{name}: {value}\r\n");
             }
             drop(request);
-            upstream
-                .write_all((head + "\r\n").as_bytes())
-                .await
-                .unwrap();
+            upstream.write_all((head + "\r\n").as_bytes()).await.unwrap();
         }
         // Whoever leaves first ends it.
         let _ = copy_bidirectional(&mut socket, &mut upstream).await;
@@ -91,12 +76,7 @@ impl Proxy {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.asked
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|(line, _)| line.clone())
-            .collect()
+        self.asked.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
     }
 }
 
@@ -134,9 +114,7 @@ async fn start_tls_origin() -> std::net::SocketAddr {
 }
 
 fn source(url: impl AsRef<str>, transport: HttpTransportBuilder) -> Builder {
-    EventSource::builder(url)
-        .transport(transport.build().unwrap())
-        .retry(Retry::never())
+    EventSource::builder(url).transport(transport.build().unwrap()).retry(Retry::never())
 }
 
 #[tokio::test]
@@ -147,14 +125,8 @@ async fn the_platforms_authorities_judge_and_a_file_adds_one() {
 
     let mut tail = Tail::start(source(&url, direct()));
     let error = tail.gave_up().await;
-    assert!(
-        matches!(&error, Error::Transport(e) if e.stage() == Stage::Connect),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("certificate"),
-        "the cause is told: {error}"
-    );
+    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Connect), "{error}");
+    assert!(error.to_string().contains("certificate"), "the cause is told: {error}");
 
     let mut tail = Tail::start(source(&url, direct().ca_file(fixture("ca.pem"))));
     assert_eq!(tail.data().await, "over TLS");
@@ -167,9 +139,7 @@ async fn the_platforms_authorities_judge_and_a_file_adds_one() {
 async fn a_certificate_for_another_name_is_refused() {
     let origin = start_tls_origin().await;
     let url = format!("https://localhost:{}/", origin.port());
-    let transport = HttpTransport::builder()
-        .no_proxy()
-        .ca_file(fixture("ca.pem"));
+    let transport = HttpTransport::builder().no_proxy().ca_file(fixture("ca.pem"));
     let error = Tail::start(source(url, transport)).gave_up().await;
     assert!(error.to_string().contains("certificate"), "{error}");
 }
@@ -177,10 +147,7 @@ async fn a_certificate_for_another_name_is_refused() {
 #[tokio::test]
 async fn a_file_that_holds_no_certificate_is_named() {
     for file in ["hub.key", "missing.pem"] {
-        let error = HttpTransport::builder()
-            .ca_file(fixture(file))
-            .build()
-            .unwrap_err();
+        let error = HttpTransport::builder().ca_file(fixture(file)).build().unwrap_err();
         assert!(error.to_string().contains(file), "{error}");
     }
 }
@@ -199,10 +166,7 @@ async fn a_proxy_that_is_set_carries_plain_http_with_its_password() {
     request.send("data: a\n\n").await;
     assert_eq!(tail.data().await, "a");
     // "user:secret" in Base64.
-    let expected = (
-        "GET http://hub.test/events".into(),
-        Some("Basic dXNlcjpzZWNyZXQ=".into()),
-    );
+    let expected = ("GET http://hub.test/events".into(), Some("Basic dXNlcjpzZWNyZXQ=".into()));
     assert_eq!(*proxy.asked.lock().unwrap(), [expected]);
     // What comes later is not held back either.
     request.send("data: b\n\n").await;
@@ -215,9 +179,7 @@ async fn a_proxy_that_is_set_carries_plain_http_with_its_password() {
 async fn a_proxy_that_is_set_tunnels_https() {
     let origin = start_tls_origin().await;
     let proxy = Proxy::start(origin).await;
-    let transport = HttpTransport::builder()
-        .proxy(proxy.url())
-        .ca_file(fixture("ca.pem"));
+    let transport = HttpTransport::builder().proxy(proxy.url()).ca_file(fixture("ca.pem"));
     let mut tail = Tail::start(source("https://hub.test/events", transport));
     assert_eq!(tail.data().await, "over TLS");
     assert_eq!(proxy.asked(), ["CONNECT hub.test:443"]);
@@ -242,16 +204,10 @@ async fn a_tunnel_that_the_proxy_denies_is_an_error_of_connecting() {
     let transport = HttpTransport::builder().proxy(proxy.url(""));
     let mut tail = Tail::start(source("https://hub.test/", transport));
     let request = proxy.request().await;
-    assert_eq!(
-        (request.method.as_str(), request.target.as_str()),
-        ("CONNECT", "hub.test:443")
-    );
+    assert_eq!((request.method.as_str(), request.target.as_str()), ("CONNECT", "hub.test:443"));
     request.answer("403 Forbidden", "").await;
     let error = tail.gave_up().await;
-    assert!(
-        matches!(&error, Error::Transport(e) if e.stage() == Stage::Connect),
-        "{error}"
-    );
+    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Connect), "{error}");
 }
 
 /// Not a test by itself: run again by the tests below with the environment that they are about,
@@ -266,13 +222,7 @@ async fn child() {
     if let Ok(ca_file) = std::env::var("BELLWIRE_TEST_CA") {
         builder = builder.transport(HttpTransport::builder().ca_file(ca_file).build().unwrap());
     }
-    let event = builder
-        .build()
-        .unwrap()
-        .next_event()
-        .await
-        .unwrap()
-        .unwrap();
+    let event = builder.build().unwrap().next_event().await.unwrap().unwrap();
     println!("first event: {}", event.data());
     if url.starts_with("http:") {
         let pong = Controller::new(url).unwrap().ping().await.unwrap();
@@ -285,19 +235,11 @@ async fn run_child(variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["child", "--exact", "--nocapture"]);
     command.env_clear().envs(variables.iter().copied());
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = tokio::task::spawn_blocking(move || command.output().unwrap());
     let output = within("the child to end", child).await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(
-        output.status.success(),
-        "{}{}",
-        text(&output.stdout),
-        text(&output.stderr)
-    );
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
 }
 
@@ -309,15 +251,9 @@ async fn serve_as_hub(server: &Server) {
     stream.send("data: here I am\n\n").await;
     stream.dropped().await;
     let ping = server.request().await;
-    let nonce = ping
-        .path_and_query()
-        .1
-        .strip_prefix("nonce=")
-        .unwrap()
-        .to_owned();
+    let nonce = ping.path_and_query().1.strip_prefix("nonce=").unwrap().to_owned();
     let body = format!(r#"{{"hub":"bellwire/test","nonce":"{nonce}","time_ms":0,"new":1}}"#);
-    ping.answer("200 OK\ncontent-type: application/json", &body)
-        .await;
+    ping.answer("200 OK\ncontent-type: application/json", &body).await;
 }
 
 #[tokio::test]
@@ -326,26 +262,14 @@ async fn http_proxy_of_the_environment_is_used_in_either_case() {
         let server = Server::start().await;
         let proxy = Proxy::start(server.address()).await;
         let url = proxy.url();
-        let variables = [
-            ("BELLWIRE_TEST_URL", "http://hub.test"),
-            (variable, url.as_str()),
-        ];
+        let variables = [("BELLWIRE_TEST_URL", "http://hub.test"), (variable, url.as_str())];
         let (output, ()) = tokio::join!(run_child(&variables), serve_as_hub(&server));
-        assert!(
-            output.contains("first event: here I am"),
-            "{variable}: {output}"
-        );
-        assert!(
-            output.contains("answered by: bellwire/test"),
-            "{variable}: {output}"
-        );
+        assert!(output.contains("first event: here I am"), "{variable}: {output}");
+        assert!(output.contains("answered by: bellwire/test"), "{variable}: {output}");
         let asked = proxy.asked();
         assert_eq!(asked.len(), 2, "{variable}: {asked:?}");
         assert_eq!(asked[0], "GET http://hub.test/events", "{variable}");
-        assert!(
-            asked[1].starts_with("GET http://hub.test/v1/ping?nonce="),
-            "{asked:?}"
-        );
+        assert!(asked[1].starts_with("GET http://hub.test/v1/ping?nonce="), "{asked:?}");
     }
 }
 
@@ -362,10 +286,7 @@ async fn https_proxy_of_the_environment_is_used_in_either_case() {
             (variable, &url),
         ])
         .await;
-        assert!(
-            output.contains("first event: over TLS"),
-            "{variable}: {output}"
-        );
+        assert!(output.contains("first event: over TLS"), "{variable}: {output}");
         assert_eq!(proxy.asked(), ["CONNECT hub.test:443"], "{variable}");
     }
 }
@@ -382,10 +303,7 @@ async fn no_proxy_of_the_environment_goes_straight() {
             (variable, "hub.example,127.0.0.1"),
         ];
         let (output, ()) = tokio::join!(run_child(&variables), serve_as_hub(&server));
-        assert!(
-            output.contains("first event: here I am"),
-            "{variable}: {output}"
-        );
+        assert!(output.contains("first event: here I am"), "{variable}: {output}");
         assert!(proxy.asked().is_empty(), "{variable}: {:?}", proxy.asked());
     }
 }
@@ -398,11 +316,8 @@ async fn a_machine_without_authorities_has_a_client_all_the_same() {
     let none = empty.path().to_str().unwrap();
     let server = Server::start().await;
     let target = server.url("");
-    let variables = [
-        ("BELLWIRE_TEST_URL", target.as_str()),
-        ("SSL_CERT_FILE", none),
-        ("SSL_CERT_DIR", none),
-    ];
+    let variables =
+        [("BELLWIRE_TEST_URL", target.as_str()), ("SSL_CERT_FILE", none), ("SSL_CERT_DIR", none)];
     let (output, ()) = tokio::join!(run_child(&variables), serve_as_hub(&server));
     assert!(output.contains("first event: here I am"), "{output}");
 

@@ -2,6 +2,7 @@
 //!
 //! The answers are written in the test and come through a [`Transport`] of its own, since a real
 //! socket would let the paused clock run ahead while it waits for the kernel.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the failure message")]
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -32,7 +33,7 @@ enum Answer {
     Stream(Vec<Part>),
     Status(u16, &'static str),
     Refused,
-    NoAnswer,
+    Never,
 }
 
 /// Gives the answers in their order; behind the last, the connection is refused.
@@ -53,9 +54,7 @@ impl Script {
     }
 
     fn source(&self) -> Builder {
-        EventSource::builder("http://in-a-test/")
-            .transport(self.clone())
-            .jitter(Jitter::None)
+        EventSource::builder("http://in-a-test/").transport(self.clone()).jitter(Jitter::None)
     }
 
     /// When the requests came, in time since the start.
@@ -67,12 +66,7 @@ impl Script {
 impl Transport for Script {
     fn send(&self, _request: Request) -> ResponseFuture {
         self.asked.lock().unwrap().push(self.start.elapsed());
-        let answer = self
-            .answers
-            .lock()
-            .unwrap()
-            .pop_front()
-            .unwrap_or(Answer::Refused);
+        let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Answer::Refused);
         Box::pin(async move {
             let head = http::Response::builder().header("content-type", "text/event-stream");
             match answer {
@@ -82,7 +76,7 @@ impl Transport for Script {
                     Ok(head.body(body(Vec::new())).unwrap())
                 }
                 Answer::Refused => Err(TransportError::new(Stage::Connect, "refused")),
-                Answer::NoAnswer => std::future::pending().await,
+                Answer::Never => std::future::pending().await,
             }
         })
     }
@@ -122,25 +116,14 @@ async fn waits(source: &mut EventSource, n: usize) -> Vec<Duration> {
 #[tokio::test(start_paused = true)]
 async fn waits_double_up_to_the_cap_and_are_kept() {
     let script = Script::new([]);
-    let mut source = script
-        .source()
-        .reconnect_delay_max(SECOND * 10)
-        .build()
-        .unwrap();
+    let mut source = script.source().reconnect_delay_max(SECOND * 10).build().unwrap();
     let told = waits(&mut source, 6).await;
     assert_eq!(told, [1, 2, 4, 8, 10, 10].map(Duration::from_secs));
     // The clock of tokio has a grain of a millisecond, and a sleep is never short of its time.
     let mut due = Duration::ZERO;
-    for (asked, wait) in script
-        .asked()
-        .into_iter()
-        .zip([&[Duration::ZERO], &told[..]].concat())
-    {
+    for (asked, wait) in script.asked().into_iter().zip([&[Duration::ZERO], &told[..]].concat()) {
         due += wait;
-        assert!(
-            asked >= due && asked <= due + 10 * MS,
-            "asked at {asked:?}, due at {due:?}"
-        );
+        assert!(asked >= due && asked <= due + 10 * MS, "asked at {asked:?}, due at {due:?}");
     }
 }
 
@@ -148,23 +131,13 @@ async fn waits_double_up_to_the_cap_and_are_kept() {
 async fn with_jitter_a_wait_is_anything_up_to_its_ceiling() {
     let mut first_waits = Vec::new();
     for _ in 0..64 {
-        let mut source = Script::new([])
-            .source()
-            .jitter(Jitter::Full)
-            .build()
-            .unwrap();
+        let mut source = Script::new([]).source().jitter(Jitter::Full).build().unwrap();
         first_waits.extend(waits(&mut source, 1).await);
     }
     assert!(first_waits.iter().all(|&wait| wait <= SECOND));
     // Each half has the odds of a coin: all 64 on one side is once in 2^63 runs.
-    assert!(
-        first_waits.iter().any(|&wait| wait < SECOND / 2),
-        "{first_waits:?}"
-    );
-    assert!(
-        first_waits.iter().any(|&wait| wait > SECOND / 2),
-        "{first_waits:?}"
-    );
+    assert!(first_waits.iter().any(|&wait| wait < SECOND / 2), "{first_waits:?}");
+    assert!(first_waits.iter().any(|&wait| wait > SECOND / 2), "{first_waits:?}");
 }
 
 /// reqwest-eventsource asked ten times a second where a server accepted and closed at once.
@@ -173,10 +146,7 @@ async fn a_server_that_accepts_and_closes_at_once_is_backed_off_from() {
     let closing = || Answer::Stream(vec![Text("data: a\n\n")]);
     let script = Script::new([closing(), closing(), closing()]);
     let mut source = script.source().build().unwrap();
-    assert_eq!(
-        waits(&mut source, 3).await,
-        [1, 2, 4].map(Duration::from_secs)
-    );
+    assert_eq!(waits(&mut source, 3).await, [1, 2, 4].map(Duration::from_secs));
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,10 +154,7 @@ async fn a_healthy_stream_starts_the_backoff_afresh() {
     let healthy = Answer::Stream(vec![Pause(SECOND * 11), Break]);
     let script = Script::new([Answer::Refused, Answer::Refused, healthy, Answer::Refused]);
     let mut source = script.source().build().unwrap();
-    assert_eq!(
-        waits(&mut source, 4).await,
-        [1, 2, 1, 2].map(Duration::from_secs)
-    );
+    assert_eq!(waits(&mut source, 4).await, [1, 2, 1, 2].map(Duration::from_secs));
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,17 +166,12 @@ async fn a_servers_retry_replaces_the_delay_with_data_or_without() {
         Answer::Stream(vec![Pause(SECOND * 11), Text("retry: 0\n\n")]),
     ]);
     let mut source = script.source().build().unwrap();
-    assert_eq!(
-        waits(&mut source, 4).await,
-        [5000, 70, 70, 0].map(Duration::from_millis)
-    );
+    assert_eq!(waits(&mut source, 4).await, [5000, 70, 70, 0].map(Duration::from_millis));
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_retry_silences_a_client_for_good() {
-    let script = Script::new([Answer::Stream(vec![Text(
-        "retry: 18446744073709551616\n\n",
-    )])]);
+    let script = Script::new([Answer::Stream(vec![Text("retry: 18446744073709551616\n\n")])]);
     let mut source = script.source().build().unwrap();
     assert_eq!(waits(&mut source, 1).await, [SERVER_WAIT_MAX]);
 }
@@ -230,11 +192,7 @@ async fn retry_after_is_waited_for_and_bounded() {
 #[tokio::test(start_paused = true)]
 async fn no_wait_is_shorter_than_the_least() {
     let script = Script::new([Answer::Stream(vec![Text("retry: 0\n\n")])]);
-    let mut source = script
-        .source()
-        .reconnect_delay_min(100 * MS)
-        .build()
-        .unwrap();
+    let mut source = script.source().reconnect_delay_min(100 * MS).build().unwrap();
     assert_eq!(waits(&mut source, 1).await, [100 * MS]);
 }
 
@@ -272,25 +230,16 @@ async fn a_silent_stream_is_dead_and_any_byte_keeps_it_alive() {
         ),
         "{lost:?}"
     );
-    assert!(
-        at >= 3700 * MS && at < 3720 * MS,
-        "2.7 s of life and 1 s of silence, not {at:?}"
-    );
+    assert!(at >= 3700 * MS && at < 3720 * MS, "2.7 s of life and 1 s of silence, not {at:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_never_answers_is_dead_too() {
-    let script = Script::new([Answer::NoAnswer]);
+    let script = Script::new([Answer::Never]);
     let mut source = script.source().read_timeout(SECOND).build().unwrap();
     let lost = source.next_item().await;
     assert!(
-        matches!(
-            lost,
-            Some(Ok(Item::Lost {
-                loss: Loss::Failed(Error::Silent { .. }),
-                ..
-            }))
-        ),
+        matches!(lost, Some(Ok(Item::Lost { loss: Loss::Failed(Error::Silent { .. }), .. }))),
         "{lost:?}"
     );
 }
@@ -314,11 +263,7 @@ async fn a_slow_reader_does_not_make_a_stream_dead() {
 #[tokio::test(start_paused = true)]
 async fn without_a_read_timeout_a_stream_may_be_silent_for_a_day() {
     let day = SECOND * 86_400;
-    let script = Script::new([Answer::Stream(vec![
-        Pause(day),
-        Text("data: a\n\n"),
-        Silence,
-    ])]);
+    let script = Script::new([Answer::Stream(vec![Pause(day), Text("data: a\n\n"), Silence])]);
     let mut source = script.source().build().unwrap();
     assert_eq!(source.next_event().await.unwrap().unwrap().data(), "a");
     assert_eq!(script.asked().len(), 1);
@@ -344,13 +289,7 @@ async fn the_ready_state_follows() {
     assert_eq!(source.ready_state(), ReadyState::Connecting);
     assert!(matches!(source.next_item().await, Some(Ok(Item::Open))));
     assert_eq!(source.ready_state(), ReadyState::Open);
-    assert!(matches!(
-        source.next_item().await,
-        Some(Ok(Item::Lost {
-            loss: Loss::Ended,
-            ..
-        }))
-    ));
+    assert!(matches!(source.next_item().await, Some(Ok(Item::Lost { loss: Loss::Ended, .. }))));
     assert!(matches!(source.ready_state(), ReadyState::Waiting { .. }));
     source.close();
     assert_eq!(source.ready_state(), ReadyState::Closed);
@@ -362,16 +301,7 @@ async fn what_is_rejected_counts_as_lost() {
     let mut source = script.source().retry(Retry::resilient()).build().unwrap();
     assert!(matches!(source.next_item().await, Some(Ok(Item::Open))));
     let item = source.reject("not what it should be");
-    assert!(
-        matches!(
-            item,
-            Ok(Item::Lost {
-                retry_in: SECOND,
-                ..
-            })
-        ),
-        "{item:?}"
-    );
+    assert!(matches!(item, Ok(Item::Lost { retry_in: SECOND, .. })), "{item:?}");
     assert!(matches!(source.next_item().await, Some(Ok(Item::Open))));
     source.close();
     assert!(source.reject("again").is_err(), "closed is for good");

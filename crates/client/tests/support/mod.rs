@@ -90,15 +90,9 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Exchange<S> {
             body: Vec::new(),
             socket,
         };
-        let length = exchange
-            .header("content-length")
-            .map_or(0, |n| n.parse().unwrap());
+        let length = exchange.header("content-length").map_or(0, |n| n.parse().unwrap());
         exchange.body = vec![0; length];
-        exchange
-            .socket
-            .read_exact(&mut exchange.body)
-            .await
-            .unwrap();
+        exchange.socket.read_exact(&mut exchange.body).await.unwrap();
         exchange
     }
 
@@ -119,8 +113,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Exchange<S> {
 
     /// Begins an event stream that lasts until the connection ends.
     pub async fn open_stream(&mut self) {
-        self.send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
-            .await;
+        self.send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").await;
     }
 
     /// Answers with this head and body, and closes.
