@@ -215,6 +215,11 @@ impl Decoder {
         }))
     }
 
+    /// Whether the event just given had an `id` field of its own; false after anything else.
+    pub fn event_has_id(&self) -> bool {
+        self.block.dispatched && self.block.has_id
+    }
+
     /// The id of the last finished block that had one, or the one that the decoder began with.
     pub fn last_event_id(&self) -> &str {
         self.last_id.as_str()
@@ -514,6 +519,7 @@ impl Decoder {
         let skipped = self.block.skipped;
         if !skipped {
             if let Some(id) = held.id {
+                self.block.has_id = true;
                 self.last_id.commit(id);
             } else if self.block.has_id {
                 let stored = mem::take(&mut self.block.id);

@@ -319,3 +319,23 @@ fn a_large_event_is_given_away_whole() {
         assert_eq!(heard.events[1], ("message".into(), "small".into(), "1".into()));
     }
 }
+
+#[test]
+fn an_event_tells_its_own_id_from_an_inherited_one_wherever_the_chunks_end() {
+    let stream: &[u8] =
+        b"id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\nid: x\0\ndata: d\n\nid: 2\n\ndata: e\n\n";
+    let expected = [("a", true), ("b", false), ("c", true), ("d", false), ("e", false)];
+    for chunk_bytes in 1..=stream.len() {
+        let mut decoder = Decoder::new();
+        let mut seen = Vec::new();
+        for mut chunk in stream.chunks(chunk_bytes) {
+            while let Some(item) = decoder.decode_owned(&mut chunk).unwrap() {
+                let OwnedItem::Event(event) = item else { panic!("no comments were asked for") };
+                seen.push((event.into_data(), decoder.event_has_id()));
+            }
+            assert!(!decoder.event_has_id(), "no event was just given");
+        }
+        let seen: Vec<_> = seen.iter().map(|(data, own)| (data.as_str(), *own)).collect();
+        assert_eq!(seen, expected, "in chunks of {chunk_bytes}");
+    }
+}
