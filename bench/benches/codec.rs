@@ -27,10 +27,7 @@ const MIB: usize = 1 << 20;
 fn main() {
     let quick = std::env::args().any(|argument| argument == "quick");
     let rounds = if quick { 7 } else { 21 };
-    let only: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|name| name.len() == 1)
-        .collect();
+    let only: Vec<String> = std::env::args().skip(1).filter(|name| name.len() == 1).collect();
     let makers: [fn() -> Workload; 4] = [small, json, small_each, || one_line(10 * MIB)];
     for make in makers {
         let workload = make();
@@ -70,16 +67,8 @@ impl Found {
 
 impl Workload {
     fn new(name: &'static str, stream: &[u8], chunk_bytes: usize, found: Found) -> Self {
-        let chunks = stream
-            .chunks(chunk_bytes)
-            .map(Bytes::copy_from_slice)
-            .collect();
-        Self {
-            name,
-            chunks,
-            len_bytes: stream.len(),
-            found,
-        }
+        let chunks = stream.chunks(chunk_bytes).map(Bytes::copy_from_slice).collect();
+        Self { name, chunks, len_bytes: stream.len(), found }
     }
 }
 
@@ -111,31 +100,15 @@ fn json() -> Workload {
     assert_eq!(event(0).len(), 1024, "the workload is defined by this size");
     let events = 32 * MIB / 1024;
     let stream: String = (0..events).map(event).collect();
-    let found = Found {
-        events,
-        data_bytes: events * (1024 - "data: \n\n".len()),
-    };
-    Workload::new(
-        "B: JSON events of 1 KiB, 4 KiB chunks",
-        stream.as_bytes(),
-        4096,
-        found,
-    )
+    let found = Found { events, data_bytes: events * (1024 - "data: \n\n".len()) };
+    Workload::new("B: JSON events of 1 KiB, 4 KiB chunks", stream.as_bytes(), 4096, found)
 }
 
 /// One event with one data line.
 fn one_line(len_bytes: usize) -> Workload {
     let stream = format!("data: {}\n\n", "x".repeat(len_bytes));
-    let found = Found {
-        events: 1,
-        data_bytes: len_bytes,
-    };
-    Workload::new(
-        "D: one event of 10 MiB, 16 KiB chunks",
-        stream.as_bytes(),
-        16 << 10,
-        found,
-    )
+    let found = Found { events: 1, data_bytes: len_bytes };
+    Workload::new("D: one event of 10 MiB, 16 KiB chunks", stream.as_bytes(), 16 << 10, found)
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -154,53 +127,23 @@ enum Kind {
     Peer,
 }
 
-const BORROWED: Contender = Contender {
-    name: "bellwire-sse, borrowed",
-    kind: Kind::Ours,
-    run: borrowed,
-};
+const BORROWED: Contender =
+    Contender { name: "bellwire-sse, borrowed", kind: Kind::Ours, run: borrowed };
 
 static CONTENDERS: [Contender; 7] = [
-    Contender {
-        name: "memchr2 scan",
-        kind: Kind::Floor,
-        run: scan,
-    },
+    Contender { name: "memchr2 scan", kind: Kind::Floor, run: scan },
     BORROWED,
-    Contender {
-        name: "bellwire-sse, owned",
-        kind: Kind::Ours,
-        run: owned,
-    },
-    Contender {
-        name: "sse-core",
-        kind: Kind::Peer,
-        run: sse_core,
-    },
-    Contender {
-        name: "sse-stream",
-        kind: Kind::Peer,
-        run: sse_stream,
-    },
-    Contender {
-        name: "eventsource-client",
-        kind: Kind::Peer,
-        run: eventsource_client,
-    },
-    Contender {
-        name: "eventsource-stream",
-        kind: Kind::Peer,
-        run: eventsource_stream,
-    },
+    Contender { name: "bellwire-sse, owned", kind: Kind::Ours, run: owned },
+    Contender { name: "sse-core", kind: Kind::Peer, run: sse_core },
+    Contender { name: "sse-stream", kind: Kind::Peer, run: sse_stream },
+    Contender { name: "eventsource-client", kind: Kind::Peer, run: eventsource_client },
+    Contender { name: "eventsource-stream", kind: Kind::Peer, run: eventsource_stream },
 ];
 
 /// The floor finds line ends, not events: it vouches for nothing but its time.
 fn scan(workload: &Workload) -> Found {
-    let line_ends: usize = workload
-        .chunks
-        .iter()
-        .map(|chunk| memchr::memchr2_iter(b'\n', b'\r', chunk).count())
-        .sum();
+    let line_ends: usize =
+        workload.chunks.iter().map(|chunk| memchr::memchr2_iter(b'\n', b'\r', chunk).count()).sum();
     black_box(line_ends);
     workload.found
 }
@@ -259,24 +202,16 @@ fn sse_stream(workload: &Workload) -> Found {
 }
 
 fn eventsource_stream(workload: &Workload) -> Found {
-    drain(
-        workload,
-        always_ready(workload).eventsource(),
-        |found, event| {
-            found.add(&event.expect("valid").data);
-        },
-    )
+    drain(workload, always_ready(workload).eventsource(), |found, event| {
+        found.add(&event.expect("valid").data);
+    })
 }
 
 /// The whole client, since its parser is not for sale alone; the transport only hands chunks on.
 fn eventsource_client(workload: &Workload) -> Found {
     let client = ClientBuilder::for_url("http://localhost/")
         .expect("a URL")
-        .reconnect(
-            ReconnectOptions::reconnect(false)
-                .retry_initial(false)
-                .build(),
-        )
+        .reconnect(ReconnectOptions::reconnect(false).retry_initial(false).build())
         .build_with_transport(Replay(workload.chunks.clone()));
     drain(workload, client.stream(), |found, event| {
         if let SSE::Event(event) = event.expect("valid") {
@@ -311,11 +246,7 @@ fn drain<S: Stream>(
     let mut events = std::pin::pin!(events);
     let mut found = Found::default();
     while found.events < workload.found.events {
-        let event = events
-            .next()
-            .now_or_never()
-            .expect("always ready")
-            .expect("not over yet");
+        let event = events.next().now_or_never().expect("always ready").expect("not over yet");
         note(&mut found, black_box(event));
     }
     found
@@ -328,16 +259,11 @@ fn drain<S: Stream>(
 type Row = (&'static Contender, Option<Duration>);
 
 fn compare(workload: &Workload, rounds: usize, quick: bool) {
-    let mut times: Vec<(usize, &Contender, Vec<Duration>)> = CONTENDERS
-        .iter()
-        .enumerate()
-        .map(|(place, c)| (place, c, Vec::new()))
-        .collect();
+    let mut times: Vec<(usize, &Contender, Vec<Duration>)> =
+        CONTENDERS.iter().enumerate().map(|(place, c)| (place, c, Vec::new())).collect();
     for round in 0..rounds {
         for (_, contender, times) in &mut times {
-            let hopeless = times
-                .first()
-                .is_some_and(|first| *first > Duration::from_secs(1))
+            let hopeless = times.first().is_some_and(|first| *first > Duration::from_secs(1))
                 || (quick && workload.found.events == 1 && contender.name == "eventsource-stream");
             if !hopeless {
                 times.push(measure(contender, workload));
@@ -350,21 +276,14 @@ fn compare(workload: &Workload, rounds: usize, quick: bool) {
         }
     }
     times.sort_by_key(|(place, ..)| *place);
-    let rows: Vec<Row> = times
-        .into_iter()
-        .map(|(_, c, times)| (c, median(times)))
-        .collect();
+    let rows: Vec<Row> = times.into_iter().map(|(_, c, times)| (c, median(times))).collect();
     print_table(workload, &rows);
 }
 
 fn print_table(workload: &Workload, rows: &[Row]) {
     let best = |kind: Kind| {
         let of_kind = rows.iter().filter(|(contender, _)| contender.kind == kind);
-        of_kind
-            .filter_map(|(_, time)| *time)
-            .min()
-            .unwrap_or_default()
-            .as_secs_f64()
+        of_kind.filter_map(|(_, time)| *time).min().unwrap_or_default().as_secs_f64()
     };
     let (floor, best_peer) = (best(Kind::Floor), best(Kind::Peer));
     println!("\n{}", workload.name);
@@ -390,31 +309,39 @@ fn print_table(workload: &Workload, rows: &[Row]) {
     }
 }
 
-/// The time per byte must not grow with the line.
+/// The time per byte must not grow with the line, save where that of a plain copy into a growing
+/// buffer does: past the caches, and where the kernel must find pages first.
 fn linear(rounds: usize) {
-    println!("\nLinear in the line: one event, 16 KiB chunks, borrowed");
+    println!("\nLinear in the line: one event, 16 KiB chunks, ns/byte");
+    println!("{:>10} {:>12} {:>12}", "KiB", "borrowed", "plain copy");
     for len_bytes in [64 << 10, 512 << 10, 2 * MIB, 8 * MIB, 24 * MIB] {
         let workload = one_line(len_bytes);
-        let times = (0..rounds).map(|_| measure(&BORROWED, &workload)).collect();
-        let seconds = median(times).unwrap_or_default().as_secs_f64();
-        println!(
-            "{:>10} KiB {:>10.3} ms {:>10.3} ns/byte",
-            len_bytes >> 10,
-            seconds * 1e3,
-            seconds * 1e9 / workload.len_bytes as f64
-        );
+        let ns_per_byte = |contender: &Contender| {
+            let times = (0..rounds).map(|_| measure(contender, &workload)).collect();
+            median(times).unwrap_or_default().as_secs_f64() * 1e9 / workload.len_bytes as f64
+        };
+        let (borrowed, copied) = (ns_per_byte(&BORROWED), ns_per_byte(&COPY));
+        println!("{:>10} {borrowed:>12.3} {copied:>12.3}", len_bytes >> 10);
     }
+}
+
+/// Not a decoder: what it costs to bring a line that came in chunks together.
+const COPY: Contender = Contender { name: "plain copy", kind: Kind::Floor, run: copy };
+
+fn copy(workload: &Workload) -> Found {
+    let mut line = Vec::new();
+    for chunk in &workload.chunks {
+        line.extend_from_slice(black_box(chunk));
+    }
+    black_box(line);
+    workload.found
 }
 
 fn measure(contender: &Contender, workload: &Workload) -> Duration {
     let before = cpu_time();
     let found = black_box((contender.run)(workload));
     let time = cpu_time() - before;
-    assert_eq!(
-        found, workload.found,
-        "{} on {}",
-        contender.name, workload.name
-    );
+    assert_eq!(found, workload.found, "{} on {}", contender.name, workload.name);
     time
 }
 

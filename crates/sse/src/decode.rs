@@ -5,12 +5,15 @@
 //! a second data line joins it, or when its UTF-8 must be repaired. Comments and unknown fields are
 //! never stored, so they cost no memory however long they are.
 //!
-//! Events are built in `event.rs`, broken UTF-8 is repaired in `text.rs`. When to reconnect is not
-//! decided here; see `reconnect.rs`.
+//! Lines are taken apart in `line.rs`, values wait for the end of their block in `block.rs`, broken
+//! UTF-8 is repaired in `text.rs`, events are built in `event.rs`. When to reconnect is not decided
+//! here; see `reconnect.rs`.
 
 use crate::{
-    event::{DEFAULT_NAME, Event, EventRef},
-    text::{Pieces, from_utf8, push_lossy},
+    block::{Block, Held, InChunk, KEPT_CAPACITY_BYTES, clear, held_text},
+    event::{DEFAULT_NAME, Event, EventRef, Item, OwnedItem},
+    last_id::{Id, LastId},
+    line::{Digits, Field, NamePrefix, Value, split_line},
 };
 use alloc::{borrow::ToOwned, string::String};
 use core::{fmt, mem};
@@ -20,37 +23,11 @@ use memchr::memchr2;
 /// LaunchDarkly's contract tests send one of 14 MB and flag payloads of that size are real.
 pub const DEFAULT_LIMIT_BYTES: usize = 32 << 20;
 
-/// A buffer that grew past this for one event is given back after it, not kept for the next.
-const KEPT_CAPACITY_BYTES: usize = 1 << 20;
+/// A long line is searched, checked and copied by so many bytes at a time: each step but the first
+/// finds them in the nearest cache.
+const WINDOW_BYTES: usize = 4096;
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
-
-/// What came out of a stream, borrowed from the decoder or from the chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Item<'a> {
-    /// A dispatched event.
-    Event(EventRef<'a>),
-    /// The text after the colon of a comment, as it came; only if [`DecoderBuilder::comments`] asks.
-    Comment(&'a str),
-}
-
-/// What came out of a stream, owned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OwnedItem {
-    /// A dispatched event.
-    Event(Event),
-    /// The text after the colon of a comment, as it came; only if [`DecoderBuilder::comments`] asks.
-    Comment(String),
-}
-
-impl From<Item<'_>> for OwnedItem {
-    fn from(item: Item<'_>) -> Self {
-        match item {
-            Item::Event(event) => Self::Event(event.to_event()),
-            Item::Comment(text) => Self::Comment(text.to_owned()),
-        }
-    }
-}
 
 /// Why an item could not be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +45,7 @@ impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge { limit_bytes } => {
-                write!(
-                    f,
-                    "event is longer than the limit of {limit_bytes} bytes; it was skipped"
-                )
+                write!(f, "event is longer than the limit of {limit_bytes} bytes; it was skipped")
             }
         }
     }
@@ -91,8 +65,8 @@ impl DecoderBuilder {
     /// The most bytes that the values of one event (its `data`, `event` and `id` lines, each with
     /// one byte for its end) or one comment may have. Default: [`DEFAULT_LIMIT_BYTES`].
     ///
-    /// The decoder's memory stays within three times this plus a constant: three, because a stray
-    /// byte that is not UTF-8 becomes the three bytes of U+FFFD.
+    /// What the decoder holds stays within a small multiple of this: a stray byte that is not UTF-8
+    /// becomes the three bytes of U+FFFD, buffers grow twofold, and ids are kept.
     #[must_use]
     pub fn limit_bytes(mut self, limit_bytes: usize) -> Self {
         self.limit_bytes = limit_bytes;
@@ -123,13 +97,11 @@ impl DecoderBuilder {
             after_cr: false,
             block: Block::default(),
             line: String::new(),
-            last_event_id: String::new(),
-            sendable_id: String::new(),
-            id_is_sendable: true,
+            last_id: LastId::default(),
             retry_ms: None,
         };
         if let Some(id) = Id::check(self.last_event_id.as_bytes()) {
-            decoder.commit_id(id);
+            decoder.last_id.commit(id);
         }
         decoder
     }
@@ -162,89 +134,8 @@ pub struct Decoder {
     block: Block,
     /// The value of an unfinished `id`, `event` or comment line.
     line: String,
-    last_event_id: String,
-    /// The id to resume from while `last_event_id` is one that no header can carry.
-    sendable_id: String,
-    id_is_sendable: bool,
+    last_id: LastId,
     retry_ms: Option<u64>,
-}
-
-/// What is stored of the block that is being read. Values that still lie in the chunk are not here
-/// but in [`InChunk`], which is always the younger of the two.
-#[derive(Clone, Debug, Default)]
-struct Block {
-    /// The data lines, joined by LF.
-    data: String,
-    has_data: bool,
-    /// Empty when it has none.
-    name: String,
-    id: String,
-    has_id: bool,
-    /// The bytes of its values, counted as [`DecoderBuilder::limit_bytes`] says.
-    len_bytes: usize,
-    /// It went past the limit: nothing of it counts, up to and with its blank line.
-    skipped: bool,
-    /// It has been handed out and is cleared at the next call.
-    dispatched: bool,
-}
-
-impl Block {
-    fn clear(&mut self) {
-        if self.data.capacity() > KEPT_CAPACITY_BYTES {
-            self.data = String::new();
-        }
-        self.data.clear();
-        self.name.clear();
-        self.id.clear();
-        self.has_data = false;
-        self.has_id = false;
-        self.len_bytes = 0;
-        self.skipped = false;
-        self.dispatched = false;
-    }
-
-    /// Makes room for one more data line behind those that are stored.
-    fn start_data_line(&mut self) {
-        if self.has_data {
-            self.data.push('\n');
-        }
-        self.has_data = true;
-    }
-}
-
-/// The values of the current block that lie in the chunk at hand.
-#[derive(Clone, Copy, Default)]
-struct InChunk<'a> {
-    data: Option<&'a [u8]>,
-    name: Option<&'a [u8]>,
-    id: Option<Id<'a>>,
-}
-
-/// The value of an `id` line that counts.
-#[derive(Clone, Copy)]
-struct Id<'a> {
-    bytes: &'a [u8],
-    /// A header can carry it.
-    sendable: bool,
-}
-
-impl<'a> Id<'a> {
-    /// None if it has a NUL, for then the line is ignored.
-    fn check(bytes: &'a [u8]) -> Option<Self> {
-        let is_control = |byte: u8| byte < b' ' || byte == 0x7F;
-        // No early end: this is short, and most have none.
-        if !bytes
-            .iter()
-            .fold(false, |any, &byte| any | is_control(byte))
-        {
-            return Some(Self {
-                bytes,
-                sendable: true,
-            });
-        }
-        let sendable = bytes.iter().all(|&byte| byte == b'\t' || !is_control(byte));
-        (!bytes.contains(&0)).then_some(Self { bytes, sendable })
-    }
 }
 
 /// Where in a line the last chunk ended.
@@ -261,63 +152,10 @@ enum Position {
     Ignored,
 }
 
-/// The start of a line: at most the longest field name.
-#[derive(Clone, Copy, Debug, Default)]
-struct NamePrefix {
-    bytes: [u8; 5],
-    len: usize,
-}
-
-/// A value of which the end is not there yet.
-#[derive(Clone, Copy, Debug)]
-struct Value {
-    field: Field,
-    /// No byte of it was seen: one space would be dropped.
-    at_start: bool,
-    pieces: Pieces,
-    digits: Digits,
-    /// So far; kept for comments alone, the others count in their block.
-    len_bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
-    Data,
-    Event,
-    Id,
-    Retry,
-    Comment,
-}
-
-/// The value of a `retry` line as far as it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Digits {
-    None,
-    Number(u64),
-    Invalid,
-}
-
 /// Something to hand out, and where its text lies.
 enum Ready<'a> {
     Event { name: Held<'a>, data: Held<'a> },
     Comment(Held<'a>),
-}
-
-enum Held<'a> {
-    Chunk(&'a str),
-    Buffer,
-}
-
-impl<'a> Held<'a> {
-    fn get<'b: 'c, 'c>(self, buffer: &'b str) -> &'c str
-    where
-        'a: 'c,
-    {
-        match self {
-            Self::Chunk(text) => text,
-            Self::Buffer => buffer,
-        }
-    }
 }
 
 impl Default for Decoder {
@@ -354,11 +192,7 @@ impl Decoder {
         chunk: &mut &'c [u8],
     ) -> Result<Option<Item<'a>>, DecodeError> {
         Ok(self.advance(chunk)?.map(|ready| match ready {
-            Ready::Event { name, data } => Item::Event(EventRef::new(
-                name.get(&self.block.name),
-                data.get(&self.block.data),
-                &self.last_event_id,
-            )),
+            Ready::Event { name, data } => Item::Event(self.event(name, data)),
             Ready::Comment(text) => Item::Comment(text.get(&self.line)),
         }))
     }
@@ -369,29 +203,21 @@ impl Decoder {
     /// As [`Decoder::decode`].
     pub fn decode_owned(&mut self, chunk: &mut &[u8]) -> Result<Option<OwnedItem>, DecodeError> {
         Ok(self.advance(chunk)?.map(|ready| match ready {
-            Ready::Event {
-                name,
-                data: Held::Buffer,
-            } if self.block.data.len() > KEPT_CAPACITY_BYTES => {
+            Ready::Event { name, data: Held::Buffer }
+                if self.block.data.len() > KEPT_CAPACITY_BYTES =>
+            {
                 let data = mem::take(&mut self.block.data);
                 let name = name.get(&self.block.name);
-                OwnedItem::Event(Event::from_parts(data, name, &self.last_event_id))
+                OwnedItem::Event(Event::from_parts(data, name, self.last_id.as_str()))
             }
-            Ready::Event { name, data } => OwnedItem::Event(
-                EventRef::new(
-                    name.get(&self.block.name),
-                    data.get(&self.block.data),
-                    &self.last_event_id,
-                )
-                .to_event(),
-            ),
+            Ready::Event { name, data } => OwnedItem::Event(self.event(name, data).to_event()),
             Ready::Comment(text) => OwnedItem::Comment(text.get(&self.line).to_owned()),
         }))
     }
 
-    /// The id of the last dispatched block that had one, or the one that the decoder began with.
+    /// The id of the last finished block that had one, or the one that the decoder began with.
     pub fn last_event_id(&self) -> &str {
-        &self.last_event_id
+        self.last_id.as_str()
     }
 
     /// What a reconnect should send as `Last-Event-ID`, if anything.
@@ -400,12 +226,7 @@ impl Decoder {
     /// character, which no header can carry: then it is the last id before it that a header can.
     /// To resume a little early repeats an event; to resume without an id may lose some.
     pub fn header_id(&self) -> Option<&str> {
-        let id = if self.id_is_sendable {
-            &self.last_event_id
-        } else {
-            &self.sendable_id
-        };
-        Some(id.as_str()).filter(|id| !id.is_empty())
+        self.last_id.header()
     }
 
     /// The last valid `retry` field, in milliseconds; one past `u64` counts as `u64::MAX`.
@@ -421,6 +242,12 @@ impl Decoder {
         self.block.clear();
     }
 
+    /// The event that has just been found.
+    fn event<'a>(&'a self, name: Held<'a>, data: Held<'a>) -> EventRef<'a> {
+        let (name, data) = (name.get(&self.block.name), data.get(&self.block.data));
+        EventRef::new(name, data, self.last_id.as_str())
+    }
+
     /// Runs to the next item or to the end of the chunk.
     fn advance<'a>(&mut self, chunk: &mut &'a [u8]) -> Result<Option<Ready<'a>>, DecodeError> {
         if self.block.dispatched {
@@ -432,7 +259,7 @@ impl Decoder {
                 let Some(&first) = chunk.first() else { break };
                 self.after_cr = false;
                 if first == b'\n' {
-                    skip(chunk, 1);
+                    take_first(chunk, 1);
                 }
             }
             if !matches!(self.position, Position::LineStart) {
@@ -442,7 +269,7 @@ impl Decoder {
                     Resumed::NeedMore => break,
                 }
             }
-            let Some(line) = self.take_line(chunk) else {
+            let Some(line) = self.take_line(chunk, usize::MAX) else {
                 break;
             };
             if line.is_empty() {
@@ -453,25 +280,28 @@ impl Decoder {
             } else {
                 let outcome = self.whole_line(line, &mut held);
                 if !matches!(outcome, Ok(None)) {
-                    self.store(held);
+                    self.block.store(held);
                     return outcome.map(|comment| comment.map(Ready::Comment));
                 }
             }
         }
-        self.store(held);
-        if !chunk.is_empty() {
+        self.block.store(held);
+        if matches!(self.position, Position::LineStart) && !chunk.is_empty() {
             self.position = Position::Name(NamePrefix::default());
-            self.resume(chunk)?;
+        }
+        while !chunk.is_empty() {
+            let piece = take_first(chunk, WINDOW_BYTES);
+            self.take_piece(piece).inspect_err(|_| self.position = Position::Ignored)?;
         }
         Ok(None)
     }
 
-    /// Takes a line off the chunk if its end is there, with that end.
-    fn take_line<'a>(&mut self, chunk: &mut &'a [u8]) -> Option<&'a [u8]> {
+    /// Takes a line off the chunk, with its end, if that is among the first `within` bytes.
+    fn take_line<'a>(&mut self, chunk: &mut &'a [u8], within: usize) -> Option<&'a [u8]> {
         // Every event ends in an empty line, which needs no search.
         let end = match chunk.first()? {
             b'\n' | b'\r' => 0,
-            _ => memchr2(b'\n', b'\r', chunk)?,
+            _ => memchr2(b'\n', b'\r', chunk.get(..within).unwrap_or(chunk))?,
         };
         let (line, rest) = chunk.split_at_checked(end)?;
         *chunk = match rest {
@@ -505,11 +335,9 @@ impl Decoder {
                     held.data = Some(value);
                 } else {
                     if let Some(first) = held.data.take() {
-                        self.block.start_data_line();
-                        push_lossy(&mut self.block.data, first);
+                        self.block.push_data_line(first);
                     }
-                    self.block.start_data_line();
-                    push_lossy(&mut self.block.data, value);
+                    self.block.push_data_line(value);
                 }
             }
             Field::Event => {
@@ -524,11 +352,9 @@ impl Decoder {
             Field::Comment if !self.comments => {}
             Field::Comment => {
                 if value.len() > self.limit_bytes {
-                    return Err(DecodeError::TooLarge {
-                        limit_bytes: self.limit_bytes,
-                    });
+                    return Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes });
                 }
-                self.line.clear();
+                clear(&mut self.line);
                 return Ok(Some(held_text(value, &mut self.line)));
             }
         }
@@ -540,15 +366,15 @@ impl Decoder {
         if let Position::Bom(seen) = self.position {
             return Ok(self.resume_bom(seen, chunk));
         }
-        let (piece, ended) = match self.take_line(chunk) {
-            Some(piece) => (piece, true),
-            None => (mem::take(chunk), false),
-        };
+        let line_end = self.take_line(chunk, WINDOW_BYTES);
+        let ended = line_end.is_some();
+        let piece = line_end.unwrap_or_else(|| take_first(chunk, WINDOW_BYTES));
         let outcome = self.take_piece(piece);
         let position = match (&outcome, ended) {
             (_, true) => mem::replace(&mut self.position, Position::LineStart),
             (Err(_), false) => mem::replace(&mut self.position, Position::Ignored),
-            (Ok(()), false) => return Ok(Resumed::NeedMore),
+            (Ok(()), false) if chunk.is_empty() => return Ok(Resumed::NeedMore),
+            (Ok(()), false) => return Ok(Resumed::Line),
         };
         outcome?;
         match position {
@@ -572,7 +398,7 @@ impl Decoder {
                     return Resumed::NeedMore;
                 }
                 Some(&byte) if byte == expected => {
-                    skip(chunk, 1);
+                    take_first(chunk, 1);
                     seen += 1;
                 }
                 // Half a mark is the start of a field name that nobody knows.
@@ -635,9 +461,7 @@ impl Decoder {
             Field::Comment => {
                 value.len_bytes += piece.len();
                 if value.len_bytes > self.limit_bytes {
-                    return Err(DecodeError::TooLarge {
-                        limit_bytes: self.limit_bytes,
-                    });
+                    return Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes });
                 }
                 value.pieces.push(&mut self.line, piece);
             }
@@ -654,9 +478,9 @@ impl Decoder {
             }
             Field::Event | Field::Id => {
                 self.count(1)?;
-                self.line.clear();
+                clear(&mut self.line);
             }
-            Field::Comment => self.line.clear(),
+            Field::Comment => clear(&mut self.line),
             Field::Retry => {}
         }
         Ok(())
@@ -685,36 +509,16 @@ impl Decoder {
         Resumed::Line
     }
 
-    /// Moves what still lies in the chunk into the block.
-    fn store(&mut self, held: InChunk<'_>) {
-        if self.block.skipped {
-            return;
-        }
-        if let Some(data) = held.data {
-            self.block.start_data_line();
-            push_lossy(&mut self.block.data, data);
-        }
-        if let Some(name) = held.name {
-            self.block.name.clear();
-            push_lossy(&mut self.block.name, name);
-        }
-        if let Some(id) = held.id {
-            self.block.id.clear();
-            push_lossy(&mut self.block.id, id.bytes);
-            self.block.has_id = true;
-        }
-    }
-
     /// Ends the block at its blank line; true if it is an event, and then it is to be dispatched.
     fn finish_block(&mut self, held: InChunk<'_>) -> bool {
         let skipped = self.block.skipped;
         if !skipped {
             if let Some(id) = held.id {
-                self.commit_id(id);
+                self.last_id.commit(id);
             } else if self.block.has_id {
                 let stored = mem::take(&mut self.block.id);
                 if let Some(id) = Id::check(stored.as_bytes()) {
-                    self.commit_id(id);
+                    self.last_id.commit(id);
                 }
                 self.block.id = stored;
             }
@@ -744,15 +548,6 @@ impl Decoder {
         Ready::Event { name, data }
     }
 
-    fn commit_id(&mut self, id: Id<'_>) {
-        if self.id_is_sendable && !id.sendable {
-            mem::swap(&mut self.sendable_id, &mut self.last_event_id);
-        }
-        self.id_is_sendable = id.sendable;
-        self.last_event_id.clear();
-        push_lossy(&mut self.last_event_id, id.bytes);
-    }
-
     fn set_retry(&mut self, digits: Digits) {
         if let Digits::Number(retry_ms) = digits {
             self.retry_ms = Some(retry_ms);
@@ -767,9 +562,7 @@ impl Decoder {
         }
         self.block.clear();
         self.block.skipped = true;
-        Err(DecodeError::TooLarge {
-            limit_bytes: self.limit_bytes,
-        })
+        Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes })
     }
 }
 
@@ -783,86 +576,55 @@ enum Resumed {
     NeedMore,
 }
 
-impl NamePrefix {
-    /// Adds a byte; false if no known name begins like that.
-    fn push(&mut self, byte: u8) -> bool {
-        match self.bytes.get_mut(self.len) {
-            Some(slot) => *slot = byte,
-            None => return false,
-        }
-        self.len += 1;
-        true
-    }
-
-    /// The field of this name; the empty one is that of a comment.
-    fn field(&self) -> Option<Field> {
-        match self.bytes.get(..self.len)? {
-            b"" => Some(Field::Comment),
-            b"data" => Some(Field::Data),
-            b"event" => Some(Field::Event),
-            b"id" => Some(Field::Id),
-            b"retry" => Some(Field::Retry),
-            _ => None,
-        }
-    }
+/// Takes up to `len` bytes off the front.
+fn take_first<'a>(chunk: &mut &'a [u8], len: usize) -> &'a [u8] {
+    let (first, rest) = chunk.split_at_checked(len).unwrap_or((chunk, &[]));
+    *chunk = rest;
+    first
 }
 
-impl Value {
-    fn new(field: Field) -> Self {
-        Self {
-            field,
-            at_start: true,
-            pieces: Pieces::default(),
-            digits: Digits::None,
-            len_bytes: 0,
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Digits {
-    /// Reads on; anything but ASCII digits spoils the value.
-    fn and(self, piece: &[u8]) -> Self {
-        piece
-            .iter()
-            .fold(self, |so_far, byte| match (so_far, byte) {
-                (Self::Invalid, _) => Self::Invalid,
-                (Self::None, b'0'..=b'9') => Self::Number(u64::from(byte - b'0')),
-                (Self::Number(n), b'0'..=b'9') => {
-                    Self::Number(n.saturating_mul(10).saturating_add(u64::from(byte - b'0')))
+    /// A stream without an end to its line, its block or its repetitions of a field, must not fill
+    /// the memory.
+    #[test]
+    fn what_is_stored_stays_within_the_limit() {
+        const LIMIT_BYTES: usize = 1_000;
+        for endless in
+            ["x", "\u{20AC}", "data: y\n", "data\n", "event: z\n", "id: 1\n", ":c\n", ":"]
+        {
+            let chunk = endless.repeat(5_000);
+            for start in ["data: ", "event: ", "id: ", "retry: ", ":", "other: ", ""] {
+                let mut decoder =
+                    Decoder::builder().comments(true).limit_bytes(LIMIT_BYTES).build();
+                let mut told = 0;
+                for chunk in [start, &chunk, &chunk, &chunk] {
+                    let mut rest = chunk.as_bytes();
+                    while !matches!(decoder.decode(&mut rest), Ok(None)) {
+                        told += 1;
+                    }
                 }
-                _ => Self::Invalid,
-            })
-    }
-}
-
-/// Takes a line apart: a known field and its value, less one leading space.
-fn split_line(line: &[u8]) -> Option<(Field, &[u8])> {
-    let (field, rest) = match line {
-        [b'd', b'a', b't', b'a', rest @ ..] => (Field::Data, rest),
-        [b'i', b'd', rest @ ..] => (Field::Id, rest),
-        [b'e', b'v', b'e', b'n', b't', rest @ ..] => (Field::Event, rest),
-        [b'r', b'e', b't', b'r', b'y', rest @ ..] => (Field::Retry, rest),
-        [b':', text @ ..] => return Some((Field::Comment, text)),
-        _ => return None,
-    };
-    match rest {
-        [b':', b' ', value @ ..] | [b':', value @ ..] | value @ [] => Some((field, value)),
-        _ => None,
-    }
-}
-
-/// The text of a value: the chunk's own bytes if they are UTF-8, else repaired in `buffer`, which
-/// must be empty.
-fn held_text<'a>(value: &'a [u8], buffer: &mut String) -> Held<'a> {
-    match from_utf8(value) {
-        Some(text) => Held::Chunk(text),
-        None => {
-            push_lossy(buffer, value);
-            Held::Buffer
+                let block = &decoder.block;
+                for buffer in [&block.data, &block.name, &block.id, &decoder.line] {
+                    let stored = buffer.capacity();
+                    assert!(
+                        stored <= 6 * LIMIT_BYTES,
+                        "{stored} for {start:?} {endless:?}, {told} told"
+                    );
+                }
+            }
         }
     }
-}
 
-fn skip(chunk: &mut &[u8], len: usize) {
-    *chunk = chunk.get(len..).unwrap_or_default();
+    #[test]
+    fn a_large_buffer_is_given_back() {
+        let mut decoder = Decoder::new();
+        let data = "x".repeat(2 * KEPT_CAPACITY_BYTES);
+        for mut chunk in [b"data: ", data.as_bytes(), b"\n", b"\n", b":"] {
+            while decoder.decode(&mut chunk).unwrap().is_some() {}
+        }
+        assert_eq!(decoder.block.data.capacity(), 0);
+    }
 }

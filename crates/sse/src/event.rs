@@ -50,11 +50,7 @@ impl<'a> EventRef<'a> {
 
     /// The same event, owned.
     pub fn to_event(&self) -> Event {
-        let name_len = if self.name == DEFAULT_NAME {
-            0
-        } else {
-            self.name.len()
-        };
+        let name_len = if self.name == DEFAULT_NAME { 0 } else { self.name.len() };
         let mut text = String::with_capacity(self.data.len() + name_len + self.id.len());
         text.push_str(self.data);
         Event::from_parts(text, self.name, self.id)
@@ -80,11 +76,7 @@ impl Event {
         let name = if name == DEFAULT_NAME { "" } else { name };
         text.push_str(name);
         text.push_str(id);
-        Self {
-            text,
-            data_len,
-            name_len: name.len(),
-        }
+        Self { text, data_len, name_len: name.len() }
     }
 
     /// The event's name (the DOM calls it type): `message` when the stream gave none.
@@ -129,6 +121,33 @@ impl fmt::Debug for Event {
 impl From<EventRef<'_>> for Event {
     fn from(event: EventRef<'_>) -> Self {
         event.to_event()
+    }
+}
+
+/// What came out of a stream, borrowed from the decoder or from the chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// A dispatched event.
+    Event(EventRef<'a>),
+    /// The text after the colon of a comment, as it came; only if [`crate::DecoderBuilder::comments`] asks.
+    Comment(&'a str),
+}
+
+/// What came out of a stream, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnedItem {
+    /// A dispatched event.
+    Event(Event),
+    /// The text after the colon of a comment, as it came; only if [`crate::DecoderBuilder::comments`] asks.
+    Comment(String),
+}
+
+impl From<Item<'_>> for OwnedItem {
+    fn from(item: Item<'_>) -> Self {
+        match item {
+            Item::Event(event) => Self::Event(event.to_event()),
+            Item::Comment(text) => Self::Comment(text.to_owned()),
+        }
     }
 }
 
@@ -228,11 +247,7 @@ pub struct InvalidValue {
 
 impl fmt::Display for InvalidValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "character {:?} at byte {} is not allowed here",
-            self.character, self.at
-        )
+        write!(f, "character {:?} at byte {} is not allowed here", self.character, self.at)
     }
 }
 
