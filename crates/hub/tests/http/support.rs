@@ -82,6 +82,7 @@ impl Hub {
     }
 
     /// Serves a router as any program with axum would, for as long as the hub is there.
+    #[expect(clippy::disallowed_methods, reason = "somebody else's server is what is wanted here")]
     pub(crate) fn serve_by_axum(&self, router: axum::Router) -> SocketAddr {
         self.runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
