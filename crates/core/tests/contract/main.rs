@@ -4,7 +4,7 @@
 //! a test then reads like the sentence that it holds. What must hold whatever happens is told by
 //! `../simulation.rs`.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is the message")]
+#![expect(clippy::unwrap_used, reason = "a panic here is the message")]
 
 mod cancelling;
 mod incidents;
