@@ -29,7 +29,7 @@ const DELAY_MIN: Duration = Duration::from_millis(100);
 
 /// Listens to a token and logs its events.
 #[derive(Parser)]
-#[command(name = "eventsource-client", after_help = EXAMPLE)]
+#[command(name = "eventsource-client", version, disable_version_flag = true, after_help = EXAMPLE)]
 struct Args {
     /// The token to listen to.
     token: String,
