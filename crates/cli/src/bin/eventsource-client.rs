@@ -158,7 +158,7 @@ fn is_orderly(loss: &Loss) -> bool {
 fn tell(item: &Item) {
     match item {
         Item::Event(event) => info!(target: CLIENT, "received {}", shown(event)),
-        Item::Comment(text) => debug!(target: CLIENT, "received comment: {text}"),
+        Item::Comment(text) => debug!(target: CLIENT, "received comment: {}", text.trim_start()),
         Item::Lost { loss: Loss::Ended, retry_in } => {
             debug!(target: CLIENT, "connection completed, reconnecting in {} ms", retry_in.as_millis());
         }
