@@ -1,1 +1,17 @@
-//! The harness that the scenarios share.
+//! The harness that the scenarios share: real processes, and HTTP by raw bytes.
+//!
+//! It knows nothing of how Bellwire is built: it starts the program, speaks HTTP/1.1 over plain
+//! sockets, and reads event streams. Every wait has a bound, and a wait that is over says what was
+//! waited for.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
+mod http;
+mod process;
+
+pub use http::{EventStream, Http, Response};
+pub use process::{Program, wait_until};

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use bellwire_proto::{Action, CommandId, DeviceId, Seconds, Selector, State};
+use bellwire_proto::{Action, CommandId, DeviceId, Seconds, Selector};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const EXIT_CODES: &str = "\
@@ -282,7 +282,3 @@ pub struct Devices {
     pub hub: HubArg,
 }
 
-/// Exit codes as they stand in the help; `exit.rs` gives them.
-pub fn states_and_codes() -> impl Iterator<Item = (State, u8)> {
-    State::ALL.into_iter().map(|state| (state, crate::exit::of_state(state)))
-}

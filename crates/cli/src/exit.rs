@@ -43,3 +43,35 @@ pub fn of_problem(problem: &Problem) -> u8 {
         _ => FAILED,
     }
 }
+
+/// A mistake in what the program was told, found after the command line was read.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_the_code_that_the_help_tells() {
+        let codes: Vec<u8> = State::ALL.into_iter().map(of_state).collect();
+        assert_eq!(codes, [4, 4, 4, 4, 4, 0, 1, 3, 4, 4, 4, 1, 0]);
+    }
+
+    #[test]
+    fn an_offline_appliance_and_a_hub_that_cannot_serve_have_codes_of_their_own() {
+        let code = |code| of_problem(&Problem::new(code, ""));
+        assert_eq!(code(Code::DeviceOffline), OFFLINE);
+        assert_eq!(code(Code::Draining), UNREACHABLE);
+        assert_eq!(code(Code::BadRequest), USAGE);
+        assert_eq!(code(Code::QueueFull), FAILED);
+    }
+}

@@ -1,3 +1,92 @@
-//! `bellwire`: the program.
+//! `bellwire`: the program. Reads the command line, does one thing, ends with a code that says how.
+//!
+//! Without the feature `hub` what remains is the small program for an appliance: this file is the only
+//! place that knows of the difference, besides the definitions in `args.rs`.
 
-fn main() {}
+#![allow(unreachable_pub, reason = "a program has no public interface")]
+
+mod args;
+mod command;
+#[cfg(feature = "hub")]
+mod demo;
+mod devices;
+mod exec;
+mod exit;
+mod listen;
+mod manual;
+mod out;
+mod send;
+#[cfg(feature = "hub")]
+mod serve;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use bellwire_client::api::Error;
+use clap::Parser;
+use out::Form;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    out::set_color(cli.color);
+    log_to_stderr(cli.verbose);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            out::error(&format!("the system refuses threads: {e}"));
+            return exit::FAILED.into();
+        }
+    };
+    let code = runtime.block_on(run(cli)).unwrap_or_else(|e| explain(&e));
+    // A read of standard input that is still blocked must not hold up the end.
+    runtime.shutdown_background();
+    code.into()
+}
+
+async fn run(cli: Cli) -> anyhow::Result<u8> {
+    let form = if cli.json { Form::Json } else { Form::Text };
+    match cli.command {
+        #[cfg(feature = "hub")]
+        Command::Demo(demo) => demo::run(demo).await,
+        #[cfg(feature = "hub")]
+        Command::Serve(serve) => serve::run(serve).await,
+        #[cfg(feature = "hub")]
+        Command::Config { command } => serve::config(command, form),
+        Command::Listen(listen) => listen::run(listen, form).await,
+        Command::Send(send) => send::run(send, form).await,
+        Command::Status(status) => command::status(status, form).await,
+        Command::Watch(watch) => command::watch(watch, form).await,
+        Command::Cancel(cancel) => command::cancel(cancel, form).await,
+        Command::Devices(devices) => devices::run(devices, form).await,
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { markdown } => manual::print(markdown),
+    }
+}
+
+/// Says what went wrong and gives the code for it.
+fn explain(error: &anyhow::Error) -> u8 {
+    out::error(&format!("{error:#}"));
+    match error.downcast_ref::<Error>() {
+        Some(Error::Refused { problem, .. }) => exit::of_problem(problem),
+        Some(Error::Unreachable { .. } | Error::Foreign { .. }) => exit::UNREACHABLE,
+        Some(_) => exit::FAILED,
+        None if error.is::<exit::Usage>() => exit::USAGE,
+        None => exit::FAILED,
+    }
+}
+
+/// Logs to standard error: warnings, or more when asked; `RUST_LOG` has the last word.
+fn log_to_stderr(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let level = match verbose {
+        0 => "warn,bellwire=info",
+        1 => "info,bellwire=debug",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}

@@ -5,12 +5,11 @@
 //! call is one request: nothing here is retried but a stream's connection.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::Url;
 use serde::de::DeserializeOwned;
@@ -113,10 +112,7 @@ impl Controller {
     }
 
     fn foreign(&self, reason: impl Into<String>) -> Error {
-        Error::Foreign {
-            hub: self.url().to_owned(),
-            reason: reason.into(),
-        }
+        Error::Foreign { hub: self.url().to_owned(), reason: reason.into() }
     }
 }
 
@@ -155,9 +151,8 @@ impl ControllerBuilder {
         let authorization = match &self.token {
             None => authorization,
             Some(token) => Some(
-                address::bearer(token).ok_or_else(|| InvalidRequest::Header {
-                    name: AUTHORIZATION.to_string(),
-                })?,
+                address::bearer(token)
+                    .ok_or_else(|| InvalidRequest::Header { name: AUTHORIZATION.to_string() })?,
             ),
         };
         let mut headers = HeaderMap::new();
@@ -222,8 +217,7 @@ impl<'a> Call<'a> {
     }
 
     fn body(mut self, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        self.headers
-            .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        self.headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         self.body = body.into();
         self
     }
@@ -241,40 +235,43 @@ impl<'a> Call<'a> {
     }
 
     /// Sends it. An answer that tells of no success is an error.
-    fn send(self) -> impl Future<Output = Result<Answer<'a>, Error>> + Send {
+    async fn send(self) -> Result<Answer<'a>, Error> {
+        let hub = self.hub;
+        let (head, body) = self.exchange().await?;
+        if head.status.is_success() {
+            return Ok(Answer { hub, body });
+        }
+        if let (true, Some(location)) = (head.status.is_redirection(), head.headers.get(LOCATION)) {
+            let location = String::from_utf8_lossy(location.as_bytes());
+            return Err(hub
+                .foreign(format!("it redirects to {location}; if that is the hub, give its URL")));
+        }
+        let retry_after = error::retry_after(&head.headers);
+        Err(Error::of_answer(hub.url(), head.status, retry_after, &body))
+    }
+
+    /// Sends it, and takes any answer that comes in time.
+    async fn exchange(self) -> Result<(http::response::Parts, Bytes), Error> {
         let Self { hub, wait, .. } = self;
         let shared = &hub.shared;
         let time_max = shared.answer_timeout + wait;
         let exchange = async move {
-            let request = http::Request::builder()
+            let mut request = http::Request::builder()
                 .method(self.method)
                 .uri(self.url.as_str())
                 .body(self.body)
-                .map(|mut request| {
-                    *request.headers_mut() = self.headers;
-                    request
-                })
                 .map_err(|error| TransportError::new(Stage::Connect, error))?;
+            *request.headers_mut() = self.headers;
             let (head, body) = shared.transport.send(request).await?.into_parts();
             Ok((head, read_body(body, ANSWER_BYTES_MAX).await?))
         };
-        async move {
-            let answer = tokio::time::timeout(time_max, exchange).await;
-            let (head, body) = answer
-                .unwrap_or_else(|_| {
-                    let within = format!("nothing came within {} s", time_max.as_secs());
-                    Err(TransportError::new(Stage::Answer, within))
-                })
-                .map_err(|source| Error::Unreachable {
-                    hub: hub.url().to_owned(),
-                    source,
-                })?;
-            if head.status.is_success() {
-                return Ok(Answer { hub, body });
-            }
-            let retry_after = error::retry_after(&head.headers);
-            Err(Error::of_answer(hub.url(), head.status, retry_after, &body))
-        }
+        tokio::time::timeout(time_max, exchange)
+            .await
+            .unwrap_or_else(|_| {
+                let within = format!("nothing came within {} ms", time_max.as_millis());
+                Err(TransportError::new(Stage::Answer, within))
+            })
+            .map_err(|source| Error::Unreachable { hub: hub.url().to_owned(), source })
     }
 
     /// Sends it, and reads the answer.
@@ -285,10 +282,8 @@ impl<'a> Call<'a> {
 
 impl Answer<'_> {
     fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            self.hub
-                .foreign(format!("its answer cannot be read: {error}"))
-        })
+        serde_json::from_slice(&self.body)
+            .map_err(|error| self.hub.foreign(format!("its answer cannot be read: {error}")))
     }
 }
 
@@ -322,14 +317,11 @@ impl Controller {
     /// # Errors
     /// When it cannot be asked.
     pub async fn ready(&self) -> Result<bool, Error> {
-        match self.call(Method::GET, ["readyz"]).send().await {
-            Ok(_) => Ok(true),
-            Err(Error::Refused { problem, .. })
-                if problem.code.status() == StatusCode::SERVICE_UNAVAILABLE.as_u16() =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(error),
+        let (head, body) = self.call(Method::GET, ["readyz"]).exchange().await?;
+        match head.status {
+            StatusCode::OK => Ok(true),
+            StatusCode::SERVICE_UNAVAILABLE => Ok(false),
+            status => Err(Error::of_answer(self.url(), status, None, &body)),
         }
     }
 }

@@ -247,9 +247,7 @@ impl EventSource {
     /// Drops the connection as one that failed: what came over it is not what it should be. The
     /// answer is the item that tells of it, as the stream would have; [`Retry`] has its say.
     pub fn reject(&mut self, reason: impl Into<String>) -> Result<Item, Error> {
-        let error = Error::Rejected {
-            reason: reason.into(),
-        };
+        let error = Error::Rejected { reason: reason.into() };
         match self.link {
             Link::Closed => Err(error),
             _ => self.lose(Loss::Failed(error.clone())).unwrap_or(Err(error)),
@@ -317,10 +315,7 @@ impl EventSource {
             Ok(Answer::Stream(body)) => {
                 self.reconnect.handle_open(self.now());
                 self.set_watchdog();
-                self.link = Link::Open {
-                    body,
-                    chunk: Bytes::new(),
-                };
+                self.link = Link::Open { body, chunk: Bytes::new() };
                 Some(Ok(Item::Open))
             }
             Ok(Answer::NoMore) => {
@@ -362,10 +357,9 @@ impl EventSource {
         let item = match self.decoder.decode_owned(&mut rest) {
             Ok(None) => None,
             Ok(Some(OwnedItem::Comment(text))) => Some(Item::Comment(text)),
-            Ok(Some(OwnedItem::Event(event))) => Some(Item::Event(Event {
-                event,
-                has_id: self.decoder.event_has_id(),
-            })),
+            Ok(Some(OwnedItem::Event(event))) => {
+                Some(Item::Event(Event { event, has_id: self.decoder.event_has_id() }))
+            }
             Err(DecodeError::TooLarge { limit_bytes }) => Some(Item::Skipped { limit_bytes }),
             Err(_) => None,
         };
@@ -382,11 +376,7 @@ impl EventSource {
         };
         loop {
             ready!(self.poll_alarm(cx));
-            if self
-                .reconnect
-                .poll_timeout()
-                .is_none_or(|at| at <= self.now())
-            {
+            if self.reconnect.poll_timeout().is_none_or(|at| at <= self.now()) {
                 return Poll::Ready(Error::Silent { after: silence_max });
             }
             self.set_watchdog();

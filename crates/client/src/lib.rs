@@ -40,5 +40,5 @@ pub mod event_source;
 pub mod transport;
 
 pub use address::InvalidUrl;
-pub use api::{Controller, SendOptions};
+pub use api::{Controller, DeviceQuery, Error, SendOptions};
 pub use event_source::EventSource;

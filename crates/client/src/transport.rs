@@ -90,10 +90,7 @@ pub struct TransportError {
 impl TransportError {
     /// An error at `stage`, with its cause.
     pub fn new(stage: Stage, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self {
-            stage,
-            source: Arc::from(source.into()),
-        }
+        Self { stage, source: Arc::from(source.into()) }
     }
 
     /// At which point it failed.

@@ -17,6 +17,8 @@ pub(crate) struct Live {
     pub(crate) record: DeliveryRecord,
     /// The command's data, while it may have to be sent. `None` when it must be loaded first.
     pub(crate) data: Option<Json>,
+    /// Whether the data is only kept until it is on disk, where it can be loaded from.
+    pub(crate) data_in_passing: bool,
     /// Sent: until when `accepted` is awaited.
     pub(crate) lease_until: Timestamp,
     /// Sent: which listeners carried this sending.
@@ -77,6 +79,7 @@ impl Live {
             lease_until: record.updated_at,
             record,
             data,
+            data_in_passing: false,
             carriers: Carriers::NONE,
             cancel_polled_at: None,
             tell_cancel: false,
@@ -203,6 +206,10 @@ impl Live {
             Effect::Retry => {
                 self.fail_attempt(report.retry_after_s.map(Duration::from_secs), now);
                 self.take(report);
+                // The time to live counts again, and may have passed during the run.
+                if self.state() == State::Queued && self.record.head.expires_at <= now {
+                    self.give_up(State::Expired, now);
+                }
             }
             Effect::Illegal => return Err(self.illegal(report.state.as_str())),
         }

@@ -5,7 +5,9 @@
 //! listens), `sender.rs` (what senders ask). All of them change rows only through
 //! [`Work`], which `hub.rs` turns into one transaction when the call is over.
 
-use bellwire_proto::limits::{CANCEL_SLOT, POLL_PRESENCE};
+use std::time::Duration;
+
+use bellwire_proto::limits::{CANCEL_SLOT, POLL_PRESENCE, SENDS_MAX};
 use bellwire_proto::stream::CancelEvent;
 use bellwire_proto::{
     Code, CommandId, Delivery, DeviceChange, DeviceId, Json, Labels, Problem, Report, Seconds, Seq,
@@ -18,7 +20,7 @@ use crate::io::{
 };
 use crate::record::{Change, DeliveryRecord, DeviceRecord, Load, Seen, TxnId};
 use crate::session::{Listener, WaitingPoll};
-use crate::work::Work;
+use crate::work::{LOAD_AGAIN, Work};
 
 /// Something to do at a device, once it is in memory.
 #[derive(Debug)]
@@ -114,6 +116,10 @@ pub(crate) struct Device {
     pub(crate) lookups: Vec<(CommandId, Vec<Op>)>,
     /// Whether the data of the next commands is being loaded.
     pub(crate) loading_data: bool,
+    /// The page of a replay that is being loaded: for which stream, and after which command.
+    pub(crate) loading_page: Option<(SessionId, Seq)>,
+    /// Not to be asked for data before this: the store could not answer.
+    pub(crate) data_again_at: Option<Timestamp>,
     /// The latest transaction with a row of this device.
     pub(crate) txn: TxnId,
     /// The time at which `hub.rs` will look at it again.
@@ -137,15 +143,26 @@ impl Device {
             live: Vec::new(),
             lookups: Vec::new(),
             loading_data: false,
+            loading_page: None,
+            data_again_at: None,
             txn: TxnId::default(),
             wake_at: None,
         }
     }
 
     /// Takes what the store knew of it, and gives what has waited for that.
-    pub(crate) fn loaded(&mut self, known: bool, live: Vec<DeliveryRecord>) -> Vec<Op> {
+    pub(crate) fn loaded(
+        &mut self,
+        known: bool,
+        live: Vec<DeliveryRecord>,
+        lease: Duration,
+    ) -> Vec<Op> {
         self.known = known;
         self.live = live.into_iter().map(|record| Live::new(record, None)).collect();
+        for live in &mut self.live {
+            // A row that says `sent` was last changed by that sending.
+            live.lease_until = live.record.updated_at.after(lease);
+        }
         self.loading.take().unwrap_or_default()
     }
 
@@ -168,6 +185,13 @@ impl Device {
 
     /// Something to do to one delivery, which may have ended long ago.
     fn on_delivery(&mut self, command: CommandId, op: Op, work: &mut Work<'_>) {
+        // The report of a removed device finds nothing: its history is for senders alone.
+        if let Op::Report { request, .. } = op
+            && !self.known
+        {
+            let detail = format!("{} is not registered", self.id);
+            return work.refuse(request, Problem::new(Code::UnknownCommand, detail));
+        }
         if let Some(live) = self.live.iter_mut().find(|l| l.record.head.id == command) {
             return apply_to(live, op, work);
         }
@@ -199,20 +223,14 @@ impl Device {
             None => {
                 for request in waiting.iter().filter_map(Op::request) {
                     let detail = format!("{} has no command {command}", self.id);
+                    work.answered(request);
                     work.refuse(request, Problem::new(Code::UnknownCommand, detail));
                 }
                 return;
             }
         }
-        // The report of a removed device finds nothing: its history is for senders alone.
         for op in waiting {
-            match op {
-                Op::Report { request, .. } if !self.known => {
-                    let detail = format!("{} is not registered any more", self.id);
-                    work.refuse(request, Problem::new(Code::UnknownCommand, detail));
-                }
-                op => self.on_delivery(command, op, work),
-            }
+            self.on_delivery(command, op, work);
         }
     }
 
@@ -370,8 +388,14 @@ impl Device {
         }
     }
 
-    /// Forgets ended deliveries whose end is on disk.
+    /// Forgets ended deliveries whose end is on disk, and data that can be loaded from there.
     pub(crate) fn forget_ended(&mut self, committed: TxnId) {
+        for live in self.live.iter_mut().filter(|l| l.data_in_passing && l.txn <= committed) {
+            live.data_in_passing = false;
+            if live.state() == State::Queued {
+                live.data = None;
+            }
+        }
         self.live.retain(|l| !(l.state().is_terminal() && l.txn <= committed));
         if self.live.is_empty() {
             self.live.shrink_to_fit();
@@ -384,8 +408,10 @@ impl Device {
             && self.stream.is_none()
             && self.unconfirmed.is_none()
             && !self.polls(now)
+            && self.online_since.is_none()
             && self.lookups.is_empty()
             && !self.loading_data
+            && self.loading_page.is_none()
             && self.txn <= committed
             && self.live.iter().all(|l| l.waits.is_empty())
     }
@@ -413,7 +439,8 @@ impl Device {
         let polls = self.poll.as_ref().map(|poll| poll.until).or(self.poll_counts_until());
         let confirm = self.unconfirmed.as_ref().and_then(|l| l.confirm_until);
         // What is past has been acted upon, or will be when what it waits for comes.
-        deliveries.chain([polls, confirm]).flatten().filter(|at| *at > now).min()
+        let data = self.data_again_at.filter(|_| listening);
+        deliveries.chain([polls, confirm, data]).flatten().filter(|at| *at > now).min()
     }
 
     /// Acts on the time.
@@ -424,6 +451,8 @@ impl Device {
             let due = live.record.due_at().is_some_and(|at| at <= now);
             match live.state() {
                 State::Queued | State::Sent if due => live.give_up(State::Expired, now),
+                // A restart queues again what it finds sent, the hundredth time too.
+                State::Queued if live.record.sends >= SENDS_MAX => live.give_up(State::Dead, now),
                 State::Accepted | State::Running | State::Cancelling if due => {
                     live.give_up(State::TimedOut, now);
                 }
@@ -463,8 +492,9 @@ impl Device {
     }
 
     /// Takes the data of commands that the store has read.
-    pub(crate) fn data_loaded(&mut self, data: Vec<(Seq, Json)>) {
+    pub(crate) fn data_loaded(&mut self, data: Vec<(Seq, Json)>, now: Timestamp) {
         self.loading_data = false;
+        self.data_again_at = data.is_empty().then(|| now.after(LOAD_AGAIN));
         for (seq, json) in data {
             let found = self.live.iter_mut().find(|l| l.record.head.seq == seq);
             if let Some(live) = found.filter(|l| l.state() == State::Queued) {
@@ -483,8 +513,9 @@ fn apply_to(live: &mut Live, op: Op, work: &mut Work<'_>) {
         },
         Op::Rejoin { request, wait, .. } => {
             if live.state().is_terminal() || wait.get() == 0 || work.draining() {
+                work.answered(request);
                 work.reply(request, delivery(live));
-            } else {
+            } else if work.is_waiting(request) {
                 live.waits.push((request, work.now.after(wait.duration())));
             }
         }

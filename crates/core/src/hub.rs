@@ -20,7 +20,7 @@ use bellwire_proto::{Code, CommandId, DeviceId, Json, Labels, Problem, Report, S
 
 use crate::config::{Config, Recovered};
 use crate::device::{Device, Op};
-use crate::io::{Answer, Listen, Output, Poll, Presence, RequestId, Send, SessionId};
+use crate::io::{Answer, Footprint, Listen, Output, Poll, Presence, RequestId, Send, SessionId};
 use crate::record::{Committed, IdempotencyKey, Load, Loaded, TxnId};
 use crate::session;
 use crate::work::{Desk, SplitMix, Withheld};
@@ -212,6 +212,9 @@ impl Hub {
         poll: Poll,
         now: Timestamp,
     ) {
+        if self.refused(request) {
+            return;
+        }
         self.desk.waiting.insert(request, device.clone());
         self.request_at(device, Op::Poll { request, poll: Box::new(poll) }, now);
     }
@@ -300,10 +303,13 @@ impl Hub {
 
     /// The answer to a [`Output::Load`].
     pub fn handle_loaded(&mut self, loaded: Loaded, now: Timestamp) {
+        if self.failed {
+            return;
+        }
         match loaded {
             Loaded::Device { device, known, live } => self.device_loaded(&device, known, live, now),
             Loaded::Data(device, data) => {
-                self.with_device(&device, now, |device, _| device.data_loaded(data));
+                self.with_device(&device, now, |device, _| device.data_loaded(data, now));
             }
             Loaded::Delivery(device, command, found) => {
                 let found = found.map(|record| *record);
@@ -333,11 +339,15 @@ impl Hub {
         let waiting: Vec<RequestId> =
             self.desk.waiting.drain().map(|(request, _)| request).collect();
         let withheld = std::mem::take(&mut self.withheld);
-        let replies =
-            withheld.into_iter().flat_map(|w| w.outputs).filter_map(|output| match output {
-                Output::Reply(request, _) => Some(request),
-                _ => None,
-            });
+        let mut replies = Vec::new();
+        for output in withheld.into_iter().flat_map(|w| w.outputs) {
+            match output {
+                Output::Reply(request, _) => replies.push(request),
+                // These streams are forgotten already; nobody else would end them.
+                Output::Close { .. } => self.desk.outputs.push_back(output),
+                _ => {}
+            }
+        }
         let loading = self.devices.values().filter_map(|d| d.loading.as_ref());
         let lookups = self.devices.values().flat_map(|d| d.lookups.iter().map(|(_, ops)| ops));
         let ops = loading.chain(lookups).flatten().filter_map(Op::request);
@@ -422,6 +432,18 @@ impl Hub {
     /// The devices that are online, in no order.
     pub fn online(&self) -> impl Iterator<Item = &DeviceId> {
         self.devices.values().filter(|d| d.online_since.is_some()).map(|d| &d.id)
+    }
+
+    /// How much is held in memory.
+    pub fn footprint(&self) -> Footprint {
+        Footprint {
+            devices: self.devices.len(),
+            sessions: self.desk.sessions.len(),
+            waiting: self.desk.waiting.len(),
+            timers: self.timers.len(),
+            transactions: self.withheld.len(),
+            lookups: self.keys.len() + self.cancels.len(),
+        }
     }
 
     /// From now on every change is notified (`true`), or only those of watched commands.

@@ -222,3 +222,20 @@ impl Presence {
         self.connected_at.is_some()
     }
 }
+
+/// How much a hub holds in memory, in entries. All zero when nobody listens, asks or waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Devices that listen or are being worked on.
+    pub devices: usize,
+    /// Streams.
+    pub sessions: usize,
+    /// Polls, and senders that wait for an end.
+    pub waiting: usize,
+    /// Times at which something is to be done.
+    pub timers: usize,
+    /// Transactions that the store has not committed.
+    pub transactions: usize,
+    /// Idempotency keys and cancellations that are being looked up or written.
+    pub lookups: usize,
+}

@@ -36,6 +36,6 @@ mod work;
 pub use config::{Config, Recovered};
 pub use hub::Hub;
 pub use io::{
-    Answer, Frame, HubEvent, Listen, Output, Peer, Poll, Presence, RequestId, Send, SessionId,
-    Wanted,
+    Answer, Footprint, Frame, HubEvent, Listen, Output, Peer, Poll, Presence, RequestId, Send,
+    SessionId, Wanted,
 };

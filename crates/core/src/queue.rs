@@ -62,7 +62,7 @@ impl Device {
 
     /// Asks for the data of the commands that come next, as far as the window could take them.
     fn load_data(&mut self, turn: usize, work: &mut Work<'_>) {
-        if self.loading_data {
+        if self.loading_data || self.data_again_at.is_some_and(|at| at > work.now) {
             return;
         }
         self.loading_data = true;

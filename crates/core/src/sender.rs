@@ -102,9 +102,11 @@ impl Device {
         })));
         let mut live = Live::new(DeliveryRecord::new(head, self.id.clone()), None);
         live.touch(now);
-        // Kept in memory only if it may be sent soon: what waits behind others is in the store.
+        // Stays in memory only if it may be sent soon: what waits behind others is in the store,
+        // as soon as it is committed.
         let alone = self.live.iter().all(|l| l.state() != State::Queued);
-        live.data = (alone && self.takes_commands()).then(|| send.data.clone());
+        live.data = Some(send.data.clone());
+        live.data_in_passing = !(alone && self.takes_commands());
         live
     }
 }

@@ -4,7 +4,7 @@
 //! out; a poll and a stream live side by side. When a listener goes, what it alone had carried is
 //! queued again at once. Contract, section 4.
 
-use bellwire_proto::limits::{CONFIRM_WITHIN, PACED_BYTES};
+use bellwire_proto::limits::{CONFIRM_WITHIN, PACED_BYTES, QUEUE_MAX};
 use bellwire_proto::stream::{Bye, ByeReason, CancelEvent, CommandEvent};
 use bellwire_proto::{Code, Json, Problem, Seq, State, Timestamp};
 
@@ -85,8 +85,8 @@ impl Device {
             stalled: false,
             confirm_until: listen.confirm.then(|| work.now.after(CONFIRM_WITHIN)),
             catching_up: match listen.last_event_id {
-                Some(after) => CatchingUp::Loading(after),
-                None => CatchingUp::Backlog,
+                Some(after) if listen.ack_none => CatchingUp::Loading(after),
+                _ => CatchingUp::Backlog,
             },
         });
         if let Err(problem) = self.ensure_known(work) {
@@ -125,14 +125,7 @@ impl Device {
                 _ => {}
             }
         }
-        let stream = [&self.stream, &self.unconfirmed].into_iter().flatten();
-        if let Some(listener) = stream.into_iter().find(|l| l.session == session)
-            && listener.ack_none
-            && let CatchingUp::Loading(after) = listener.catching_up
-            && listener.confirm_until.is_none()
-        {
-            work.load(self.replay_after(after, work.now));
-        }
+        self.load_page(work);
     }
 
     /// A stream is confirmed and takes the place of the one before.
@@ -155,11 +148,6 @@ impl Device {
         };
         confirmed.confirm_until = None;
         self.heard(work.now);
-        if confirmed.ack_none
-            && let CatchingUp::Loading(after) = confirmed.catching_up
-        {
-            work.load(self.replay_after(after, work.now));
-        }
         // The commands that it carried are now carried by the stream that counts; what the older
         // stream alone had carried is lost with it.
         let older = self.stream.replace(confirmed);
@@ -171,6 +159,7 @@ impl Device {
             }
         }
         self.replace(older, Carriers::NONE, work);
+        self.load_page(work);
         Ok(())
     }
 
@@ -240,8 +229,7 @@ impl Device {
         };
         if stream.catching_up == CatchingUp::Writing(seq) {
             stream.catching_up = CatchingUp::Loading(seq);
-            work.load(self.replay_after(seq, work.now));
-            return;
+            return self.load_page(work);
         }
         let found = self.live.iter_mut().find(|l| l.record.head.seq == seq);
         if let Some(live) = found.filter(|l| l.carriers.has(Carriers::STREAM)) {
@@ -251,18 +239,41 @@ impl Device {
 
     // --- Replay ---
 
-    fn replay_after(&self, after: Seq, now: Timestamp) -> Load {
-        let device = self.id.clone();
-        Load::Delivered { device, after, now, rows_max: REPLAY_ROWS, bytes_max: PACED_BYTES }
+    /// Asks for the next page of what the stream has missed. One page at a time: an answer does not
+    /// say for which stream it was asked.
+    fn load_page(&mut self, work: &mut Work<'_>) {
+        if let Some(stream) = &self.stream
+            && let CatchingUp::Loading(after) = stream.catching_up
+            && self.loading_page.is_none()
+        {
+            self.loading_page = Some((stream.session, after));
+            work.load(Load::Delivered {
+                device: self.id.clone(),
+                after,
+                now: work.now,
+                rows_max: REPLAY_ROWS,
+                bytes_max: PACED_BYTES,
+            });
+        }
+    }
+
+    /// The stream that the page was loaded for, if it still is the one that listens. If another
+    /// waits for a page, that one is loaded.
+    fn page_came(&mut self, work: &mut Work<'_>) -> Option<&mut Listener> {
+        let (session, after) = self.loading_page.take()?;
+        let waits =
+            |s: &Listener| s.session == session && s.catching_up == CatchingUp::Loading(after);
+        if !self.stream.as_deref().is_some_and(waits) {
+            self.load_page(work);
+            return None;
+        }
+        self.stream.as_deref_mut()
     }
 
     /// A page of what was delivered before, with the attempts of then.
     pub(crate) fn replay(&mut self, page: Vec<(DeliveryRecord, Json)>, work: &mut Work<'_>) {
         let now = work.now;
-        let Some(stream) = self.stream.as_mut() else {
-            return;
-        };
-        let CatchingUp::Loading(_) = stream.catching_up else {
+        let Some(stream) = self.page_came(work) else {
             return;
         };
         let Some(last) = page.last().map(|(record, _)| record.head.seq) else {
@@ -281,9 +292,10 @@ impl Device {
 
     /// The replay cannot be read: the stream ends, and the device asks again.
     pub(crate) fn replay_failed(&mut self, work: &mut Work<'_>) {
-        if let Some(stream) =
-            self.stream.take_if(|s| matches!(s.catching_up, CatchingUp::Loading(_)))
-        {
+        if self.page_came(work).is_none() {
+            return;
+        }
+        if let Some(stream) = self.stream.take() {
             work.bye(stream.session, ByeReason::Rotate);
             self.lost(Carriers::STREAM, work.now);
         }
@@ -351,6 +363,12 @@ impl Device {
 
     /// Tells listeners of what is to be stopped.
     pub(crate) fn tell_cancels(&mut self, work: &mut Work<'_>) {
+        // A live listener is a poll of the last 40 s: the next one is told.
+        let polls = self.polls(work.now);
+        if !polls {
+            self.cancels_for_poll = Vec::new();
+        }
+        let mut kept = self.cancels_for_poll.len();
         for live in &mut self.live {
             if !std::mem::take(&mut live.tell_cancel) {
                 continue;
@@ -358,11 +376,11 @@ impl Device {
             for listener in [&self.stream, &self.unconfirmed].into_iter().flatten() {
                 work.send(listener.session, cancel_frame(&live.record));
             }
-            let polls = self.polled_at.is_some();
             if let Some(poll) = &mut self.poll {
                 poll.cancels.push(cancel_event(&live.record));
                 live.cancel_polled_at = Some(work.now);
-            } else if polls && live.state().is_terminal() {
+            } else if polls && live.state().is_terminal() && kept < QUEUE_MAX {
+                kept += 1;
                 self.cancels_for_poll.push(cancel_event(&live.record));
             }
         }

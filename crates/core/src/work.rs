@@ -5,6 +5,7 @@
 //! lookups alone go out at once.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use bellwire_proto::stream::ByeReason;
 use bellwire_proto::{CommandId, DeviceId, Problem, Seq, Timestamp};
@@ -14,6 +15,9 @@ use crate::hub::Decided;
 use crate::io::{Answer, Frame, Output, RequestId, SessionId, Wanted};
 use crate::record::{Change, IdempotencyKey, Load, TxnId};
 use crate::session;
+
+/// How long to leave a store alone that could not answer.
+pub(crate) const LOAD_AGAIN: Duration = Duration::from_secs(1);
 
 /// What all devices share: the settings, and what leaves the core.
 #[derive(Debug)]

@@ -56,24 +56,16 @@ async fn listen(
     Path(channel): Path<u32>,
     request: Request,
 ) -> Response {
-    let heartbeat = Heartbeat {
-        every_ms: 15_000,
-        form: HeartbeatForm::V1,
-    };
+    let heartbeat = Heartbeat { every_ms: 15_000, form: HeartbeatForm::V1 };
     let id = {
         let mut channels = channels.lock().expect("nothing panics under this lock");
-        let id = plane.reserve(StreamOptions {
-            heartbeat: Some(heartbeat),
-            ..Default::default()
-        });
+        let id = plane.reserve(StreamOptions { heartbeat: Some(heartbeat), ..Default::default() });
         channels.streams.entry(channel).or_default().push(id);
         channels.channel_of.insert(id, channel);
         id
     };
     plane.send(id, Frame::new(b"event: hello\ndata: {}\n\n"), Notify::None);
-    plane
-        .respond(&request.into_parts().0, id, StreamHead::event_stream())
-        .await
+    plane.respond(&request.into_parts().0, id, StreamHead::event_stream()).await
 }
 
 async fn publish(
@@ -92,28 +84,17 @@ async fn publish(
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let addr = args
-        .next()
-        .unwrap_or_else(|| "127.0.0.1:8900".into())
-        .parse()?;
+    let addr = args.next().unwrap_or_else(|| "127.0.0.1:8900".into()).parse()?;
     let shards = args.next().map_or(Ok(0), |count| count.parse())?;
     let channels = Shared::default();
-    let config = PlaneConfig {
-        shards,
-        ..PlaneConfig::default()
-    };
+    let config = PlaneConfig { shards, ..PlaneConfig::default() };
     let plane = Plane::start(config, Arc::new(Closing(channels.clone())))?;
-    let router = Router::new()
-        .route("/{channel}", get(listen).post(publish))
-        .with_state((plane, channels));
+    let router =
+        Router::new().route("/{channel}", get(listen).post(publish)).with_state((plane, channels));
 
     tokio::runtime::Runtime::new()?.block_on(async {
         let listener = Listener::bind(&[addr], ListenConfig::default())?;
-        writeln!(
-            std::io::stdout(),
-            "listening on {:?}",
-            listener.local_addrs()
-        )?;
+        writeln!(std::io::stdout(), "listening on {:?}", listener.local_addrs())?;
         let _server = listener.serve(router);
         std::future::pending::<()>().await;
         Ok(())

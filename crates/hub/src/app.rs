@@ -239,6 +239,11 @@ impl Running {
         self.server.local_addrs()
     }
 
+    /// Whether clients must speak TLS.
+    pub fn speaks_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// The hub behind the server.
     pub fn hub(&self) -> &Hub {
         &self.hub

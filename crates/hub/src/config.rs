@@ -19,16 +19,16 @@
 //! ```
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use bellwire_proto::{Seconds, limits};
+use bellwire_proto::limits;
 
 mod fault;
+mod settings;
 
 pub use fault::{ConfigErrors, Fault, Origin};
+use settings::{Draft, SETTINGS};
 
 /// What a variable's name begins with; the rest is the key in capitals.
 pub const VARIABLE_PREFIX: &str = "BELLWIRE_";
@@ -43,6 +43,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Whether a hub without credentials may listen beyond loopback. Default false.
     pub open: bool,
+    /// Whether the wire format of the classic Python library is served too (contract, section 10).
+    /// Default false.
+    pub classic: bool,
     /// How long a command waits for `accepted` after it was sent. Default 30 s, from 1 s to 1 h.
     pub lease: Duration,
     /// Deliveries of one device in `queued`; one more is refused. Default 100, from 1 to 100,000.
@@ -112,6 +115,12 @@ impl Config {
         SETTINGS.iter().map(|setting| (setting.key, setting.allowed))
     }
 
+    /// Every setting that is set, as text that [`Config::read`] would take, in the same order.
+    pub fn in_force(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let told = |setting: &'static settings::Setting| Some((setting.key, (setting.tell)(self)?));
+        SETTINGS.iter().filter_map(told)
+    }
+
     /// The part of it that is the core's.
     pub(crate) fn core(&self) -> bellwire_core::Config {
         bellwire_core::Config {
@@ -130,6 +139,7 @@ impl Default for Config {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8888))],
             data_dir: PathBuf::from("bellwire-data"),
             open: false,
+            classic: false,
             lease: limits::LEASE,
             queue_max: limits::QUEUE_MAX,
             max_in_flight: limits::MAX_IN_FLIGHT,
@@ -144,122 +154,6 @@ impl Default for Config {
             tls: None,
         }
     }
-}
-
-/// One setting: its key, what is allowed, and how the text is taken.
-struct Setting {
-    key: &'static str,
-    allowed: &'static str,
-    set: fn(&mut Draft, &str) -> Option<()>,
-}
-
-const SETTINGS: &[Setting] = &[
-    Setting {
-        key: "listen",
-        allowed: "one or more of address:port, as in 127.0.0.1:8888 or [::]:0",
-        set: |draft, text| {
-            let listen: Result<Vec<_>, _> = text.split(',').map(|one| one.trim().parse()).collect();
-            draft.config.listen = listen.ok()?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "data_dir",
-        allowed: "a folder",
-        set: |draft, text| path(text).map(|path| draft.config.data_dir = path),
-    },
-    Setting {
-        key: "open",
-        allowed: "true or false",
-        set: |draft, text| text.parse().ok().map(|open| draft.config.open = open),
-    },
-    Setting {
-        key: "lease",
-        allowed: "from 1s to 1h",
-        set: |draft, text| span(text, 1..=3600).map(|lease| draft.config.lease = lease),
-    },
-    Setting {
-        key: "queue_max",
-        allowed: "a whole number from 1 to 100000",
-        set: |draft, text| number(text, 1..=100_000).map(|max| draft.config.queue_max = max),
-    },
-    Setting {
-        key: "max_in_flight",
-        allowed: "a whole number from 1 to 100",
-        set: |draft, text| number(text, 1..=100).map(|max| draft.config.max_in_flight = max),
-    },
-    Setting {
-        key: "data_bytes_max",
-        allowed: "a number of bytes from 1 to 1048576",
-        set: |draft, text| {
-            let bytes = number(text, 1..=limits::DATA_BYTES_CEILING)?;
-            draft.config.data_bytes_max = bytes;
-            Some(())
-        },
-    },
-    Setting {
-        key: "history",
-        allowed: "from 1d to 3650d",
-        set: |draft, text| {
-            draft.config.history = span(text, 86_400..=3650 * 86_400)?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "heartbeat",
-        allowed: "from 5s to 10m",
-        set: |draft, text| {
-            let allowed = limits::HEARTBEAT_S.min..=limits::HEARTBEAT_S.max;
-            draft.config.heartbeat = span(text, allowed)?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "connections_max",
-        allowed: "a whole number from 1 to 10000000",
-        set: |draft, text| {
-            draft.config.connections_max = number(text, 1..=10_000_000)?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "header_timeout",
-        allowed: "from 1s to 5m",
-        set: |draft, text| span(text, 1..=300).map(|span| draft.config.header_timeout = span),
-    },
-    Setting {
-        key: "body_timeout",
-        allowed: "from 1s to 1h",
-        set: |draft, text| span(text, 1..=3600).map(|span| draft.config.body_timeout = span),
-    },
-    Setting {
-        key: "drain",
-        allowed: "from 0s to 8s",
-        set: |draft, text| span(text, 0..=8).map(|span| draft.config.drain = span),
-    },
-    Setting {
-        key: "shards",
-        allowed: "a whole number from 0 (one per core) to 256",
-        set: |draft, text| number(text, 0..=256).map(|shards| draft.config.shards = shards),
-    },
-    Setting {
-        key: "tls_cert",
-        allowed: "a PEM file with the certificate chain",
-        set: |draft, text| path(text).map(|path| draft.tls_cert = Some(path)),
-    },
-    Setting {
-        key: "tls_key",
-        allowed: "a PEM file with the certificate's key",
-        set: |draft, text| path(text).map(|path| draft.tls_key = Some(path)),
-    },
-];
-
-/// A configuration that is being read.
-#[derive(Default)]
-struct Draft {
-    config: Config,
-    tls_cert: Option<PathBuf>,
-    tls_key: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -290,16 +184,15 @@ impl Reading {
     }
 
     fn set(&mut self, origin: Origin, key: &str, value: &str) {
-        let setting = SETTINGS.iter().find(|setting| setting.key == key);
-        let taken = setting.and_then(|setting| (setting.set)(&mut self.draft, value));
+        let taken = settings::find(key).and_then(|setting| (setting.take)(&mut self.draft, value));
         if taken.is_none() {
             self.fault(origin, key, value);
         }
     }
 
     fn fault(&mut self, origin: Origin, key: &str, value: &str) {
+        let setting = settings::find(key);
         let key = key.to_owned();
-        let setting = SETTINGS.iter().find(|setting| setting.key == key);
         self.faults.push(match setting {
             Some(setting) => {
                 Fault::Value { origin, key, value: value.to_owned(), allowed: setting.allowed }
@@ -338,19 +231,6 @@ fn text_of(value: &toml::Value) -> Option<String> {
         }
         toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
     }
-}
-
-fn span(text: &str, allowed_s: RangeInclusive<u64>) -> Option<Duration> {
-    let seconds = Seconds::from_str(text).ok()?;
-    allowed_s.contains(&seconds.get()).then(|| seconds.duration())
-}
-
-fn number(text: &str, allowed: RangeInclusive<usize>) -> Option<usize> {
-    text.parse().ok().filter(|number| allowed.contains(number))
-}
-
-fn path(text: &str) -> Option<PathBuf> {
-    (!text.is_empty()).then(|| PathBuf::from(text))
 }
 
 #[cfg(test)]
@@ -406,24 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn every_default_is_within_what_is_allowed() {
-        let default = Config::default();
-        for (key, text) in [
-            ("listen", default.listen[0].to_string()),
-            ("lease", default.lease.as_secs().to_string()),
-            ("queue_max", default.queue_max.to_string()),
-            ("max_in_flight", default.max_in_flight.to_string()),
-            ("data_bytes_max", default.data_bytes_max.to_string()),
-            ("history", default.history.as_secs().to_string()),
-            ("heartbeat", default.heartbeat.as_secs().to_string()),
-            ("connections_max", default.connections_max.to_string()),
-            ("header_timeout", default.header_timeout.as_secs().to_string()),
-            ("body_timeout", default.body_timeout.as_secs().to_string()),
-            ("drain", default.drain.as_secs().to_string()),
-            ("shards", default.shards.to_string()),
-        ] {
-            let read = Config::read(None, [], [(key, text.as_str())]);
-            assert_eq!(read, Ok(Config::default()), "{key}");
+    fn what_is_in_force_is_told_as_it_would_be_taken() {
+        let mut config = Config::default();
+        config.listen.push("[::1]:0".parse().unwrap());
+        config.tls = Some(TlsFiles { cert: "hub.pem".into(), key: "hub.key".into() });
+        for config in [Config::default(), config] {
+            let told: Vec<_> = config.in_force().collect();
+            let flags = told.iter().map(|(key, value)| (*key, value.as_str()));
+            assert_eq!(Config::read(None, [], flags), Ok(config));
         }
     }
 }

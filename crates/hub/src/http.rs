@@ -53,10 +53,7 @@ pub fn router(driver: Driver) -> Router {
 
 /// The answer to a path that nobody serves.
 pub async fn not_found() -> Response {
-    problem::problem(&Problem::new(
-        Code::NotFound,
-        "nothing is served at this path",
-    ))
+    problem::problem(&Problem::new(Code::NotFound, "nothing is served at this path"))
 }
 
 /// A handler: everything after the credentials.
@@ -75,78 +72,32 @@ macro_rules! on {
 }
 
 static ROUTES: &[Route] = &[
-    Route {
-        path: "/v1/send/{device}/{action}",
-        methods: &[on!(POST, send::send)],
-    },
-    Route {
-        path: "/v1/commands",
-        methods: &[on!(GET, command::list), on!(POST, send::command)],
-    },
+    Route { path: "/v1/send/{device}/{action}", methods: &[on!(POST, send::send)] },
+    Route { path: "/v1/commands", methods: &[on!(GET, command::list), on!(POST, send::command)] },
     Route {
         path: "/v1/commands/{command}",
         methods: &[on!(GET, command::show), on!(DELETE, command::cancel)],
     },
-    Route {
-        path: "/v1/commands/{command}/deliveries",
-        methods: &[on!(GET, command::deliveries)],
-    },
-    Route {
-        path: "/v1/commands/{command}/events",
-        methods: &[on!(GET, command::events)],
-    },
-    Route {
-        path: "/v1/devices",
-        methods: &[on!(GET, device::list)],
-    },
+    Route { path: "/v1/commands/{command}/deliveries", methods: &[on!(GET, command::deliveries)] },
+    Route { path: "/v1/commands/{command}/events", methods: &[on!(GET, command::events)] },
+    Route { path: "/v1/devices", methods: &[on!(GET, device::list)] },
     Route {
         path: "/v1/devices/{device}",
-        methods: &[
-            on!(GET, device::show),
-            on!(PUT, device::put),
-            on!(DELETE, device::delete),
-        ],
+        methods: &[on!(GET, device::show), on!(PUT, device::put), on!(DELETE, device::delete)],
     },
-    Route {
-        path: "/v1/devices/{device}/facts",
-        methods: &[on!(PUT, device::put_facts)],
-    },
-    Route {
-        path: "/v1/devices/{device}/stream",
-        methods: &[on!(GET, stream::stream)],
-    },
-    Route {
-        path: "/v1/devices/{device}/confirm",
-        methods: &[on!(POST, stream::confirm)],
-    },
-    Route {
-        path: "/v1/devices/{device}/commands",
-        methods: &[on!(GET, stream::poll)],
-    },
+    Route { path: "/v1/devices/{device}/facts", methods: &[on!(PUT, device::put_facts)] },
+    Route { path: "/v1/devices/{device}/stream", methods: &[on!(GET, stream::stream)] },
+    Route { path: "/v1/devices/{device}/confirm", methods: &[on!(POST, stream::confirm)] },
+    Route { path: "/v1/devices/{device}/commands", methods: &[on!(GET, stream::poll)] },
     Route {
         path: "/v1/devices/{device}/commands/{command}/status",
         methods: &[on!(POST, report::one)],
     },
-    Route {
-        path: "/v1/devices/{device}/status",
-        methods: &[on!(POST, report::batch)],
-    },
-    Route {
-        path: "/v1/events",
-        methods: &[on!(GET, ops::events)],
-    },
-    Route {
-        path: "/v1/ping",
-        methods: &[on!(GET, ops::ping)],
-    },
-    Route {
-        path: "/healthz",
-        methods: &[on!(GET, ops::healthz)],
-    },
-    Route {
-        path: "/readyz",
-        methods: &[on!(GET, ops::readyz)],
-    },
+    Route { path: "/v1/devices/{device}/status", methods: &[on!(POST, report::batch)] },
+    Route { path: "/v1/events", methods: &[on!(GET, ops::events)] },
+    Route { path: "/v1/ping", methods: &[on!(GET, ops::ping)] },
+    Route { path: "/healthz", methods: &[on!(GET, ops::healthz)] },
+    Route { path: "/readyz", methods: &[on!(GET, ops::readyz)] },
 ];
 
 /// The first checks of every request: route, method, credentials.
@@ -188,26 +139,16 @@ impl Route {
 
     /// HEAD is GET without the body, which the server leaves out.
     fn handler(&self, method: &Method) -> Option<Handler> {
-        let method = if method == Method::HEAD {
-            &Method::GET
-        } else {
-            method
-        };
+        let method = if method == Method::HEAD { &Method::GET } else { method };
         let mut offered = self.methods.iter();
-        offered
-            .find(|(offered, _)| offered == method)
-            .map(|(_, handler)| *handler)
+        offered.find(|(offered, _)| offered == method).map(|(_, handler)| *handler)
     }
 
     fn allow(&self) -> String {
         let mut allow = String::new();
         for (method, _) in self.methods {
             allow.push_str(method.as_str());
-            allow.push_str(if *method == Method::GET {
-                ", HEAD, "
-            } else {
-                ", "
-            });
+            allow.push_str(if *method == Method::GET { ", HEAD, " } else { ", " });
         }
         allow.push_str("OPTIONS");
         allow
@@ -221,9 +162,7 @@ fn is_name(segment: &str) -> bool {
 
 /// Which part of a list is asked for: `limit` and `after`.
 fn page(query: &mut params::Query) -> Result<PageRequest, Problem> {
-    let limit = query
-        .number("limit", PAGE_ITEMS)?
-        .unwrap_or(PAGE_ITEMS.default);
+    let limit = query.number("limit", PAGE_ITEMS)?.unwrap_or(PAGE_ITEMS.default);
     Ok(PageRequest {
         limit: u32::try_from(limit).unwrap_or(u32::MAX),
         after: query.value::<Cursor>("after")?,
@@ -274,12 +213,7 @@ mod tests {
         assert_eq!(devices.allow(), "GET, HEAD, PUT, DELETE, OPTIONS");
         assert!(devices.handler(&Method::HEAD).is_some());
         assert!(devices.handler(&Method::POST).is_none());
-        assert!(
-            Route::find("/v1/send/d/a")
-                .unwrap()
-                .handler(&Method::HEAD)
-                .is_none()
-        );
+        assert!(Route::find("/v1/send/d/a").unwrap().handler(&Method::HEAD).is_none());
     }
 
     #[test]

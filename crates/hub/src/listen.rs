@@ -96,16 +96,8 @@ impl Listener {
                     .map_err(|error| io::Error::new(error.kind(), format!("{addr}: {error}")))
             })
             .collect::<io::Result<Vec<_>>>()?;
-        let addrs = sockets
-            .iter()
-            .map(TcpListener::local_addr)
-            .collect::<io::Result<_>>()?;
-        Ok(Self {
-            sockets,
-            addrs,
-            config,
-            tls: None,
-        })
+        let addrs = sockets.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        Ok(Self { sockets, addrs, config, tls: None })
     }
 
     /// Speaks TLS on every address, each connection with the configuration of its moment: send
@@ -136,11 +128,7 @@ impl Listener {
             };
             tokio::spawn(accept_all(socket, shared, router.clone()));
         }
-        Server {
-            addrs: self.addrs,
-            stage,
-            tally,
-        }
+        Server { addrs: self.addrs, stage, tally }
     }
 }
 
@@ -150,11 +138,7 @@ const PROBE_IDLE: Duration = Duration::from_secs(30);
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A hub that restarts must not wait for the connections of its last life to time out.
     socket.set_reuseaddr(true)?;
     // Accepted sockets inherit it: one system call less for each.
@@ -200,10 +184,7 @@ impl Server {
     /// Connections taken over are not touched: they are the plane's.
     pub async fn shutdown(self, grace: Duration) {
         self.stage.send_replace(Stage::Draining);
-        if tokio::time::timeout(grace, self.stage.closed())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(grace, self.stage.closed()).await.is_err() {
             self.stage.send_replace(Stage::Gone);
             self.stage.closed().await;
         }
@@ -240,22 +221,13 @@ fn admit(stream: TcpStream, addr: SocketAddr, shared: &connection::Shared, route
         return;
     }
     shared.tally.accepted.fetch_add(1, Relaxed);
-    tokio::spawn(connection::serve(
-        stream,
-        addr,
-        guard,
-        shared.clone(),
-        router.clone(),
-    ));
+    tokio::spawn(connection::serve(stream, addr, guard, shared.clone(), router.clone()));
 }
 
 /// Whether the failure concerns the connection that would have been accepted, not the loop.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 /// A snapshot of what a [`Server`] has seen.

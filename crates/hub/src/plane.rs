@@ -15,8 +15,10 @@
 mod body;
 mod clock;
 mod counts;
+mod events;
 mod frame;
 mod inbox;
+mod options;
 mod respond;
 mod sequence;
 mod shard;
@@ -36,8 +38,10 @@ use bytes::Bytes;
 pub use body::StreamBody;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use counts::Counts;
+pub use events::{CloseReason, Notify, StreamEvent, StreamEvents};
 pub use frame::{Frame, Framing};
 pub use inbox::StreamId;
+pub use options::{Heartbeat, HeartbeatForm, StreamOptions};
 pub use respond::StreamHead;
 pub use sink::Sink;
 pub use takeover::Takeover;
@@ -95,208 +99,20 @@ struct Limits {
     compat_frame: Frame,
 }
 
-/// How a stream behaves by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct StreamOptions {
-    /// Comments that keep the stream alive; none without.
-    pub heartbeat: Option<Heartbeat>,
-    /// Heartbeats also 1, 2 and 3 s after the socket came (`probes=1`).
-    pub probes: bool,
-    /// A comment `:` LF LF 100 ms after each event and heartbeat (`compat=1`).
-    pub compat: bool,
-    /// How long the peer may leave bytes unacknowledged, in milliseconds, before the stream counts
-    /// as stalled and the kernel gives it up (`TCP_USER_TIMEOUT`, RFC 5482). By default two
-    /// heartbeats and 10 s (PROTOCOL section 6); without a heartbeat, 40 s.
-    pub silence_ms: Option<u32>,
-}
-
-impl StreamOptions {
-    fn silence_ms(&self) -> u32 {
-        let every_ms = self
-            .heartbeat
-            .map_or(15_000, |heartbeat| heartbeat.every_ms);
-        self.silence_ms
-            .unwrap_or(every_ms.saturating_mul(2).saturating_add(10_000))
-    }
-}
-
-/// When a stream's heartbeats come and what they say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heartbeat {
-    /// Milliseconds between them; they come up to 50 ms late. 0 counts as 1.
-    pub every_ms: u32,
-    /// What they say.
-    pub form: HeartbeatForm,
-}
-
-/// The text of a heartbeat, and its rhythm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeartbeatForm {
-    /// `: <hub Unix ms>` LF LF, when nothing else was written for the time (PROTOCOL section 4).
-    V1,
-    /// `: keepalive <unix seconds with two decimals>` CRLF CRLF, at a steady beat whatever else is
-    /// written (PROTOCOL section 10).
-    Classic,
-}
-
-impl HeartbeatForm {
-    fn text(self, unix_ms: u64) -> String {
-        match self {
-            Self::V1 => format!(": {unix_ms}\n\n"),
-            Self::Classic => {
-                let (seconds, hundredths) = (unix_ms / 1000, unix_ms % 1000 / 10);
-                format!(": keepalive {seconds}.{hundredths:02}\r\n\r\n")
-            }
-        }
-    }
-}
-
-/// Whether the sender of a frame wants to hear of it, with a tag of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notify {
-    /// No.
-    None,
-    /// [`StreamEvent::Taken`], when the frame is in the stream's own buffer or written.
-    Taken(u64),
-    /// [`StreamEvent::Written`], when the frame's last byte went to the kernel (or out of the
-    /// response body).
-    Written(u64),
-}
-
-/// What happened to a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StreamEvent {
-    /// The frame sent with [`Notify::Taken`] will be written unless the stream breaks.
-    Taken {
-        /// The stream.
-        stream: StreamId,
-        /// The sender's tag.
-        tag: u64,
-    },
-    /// The frame sent with [`Notify::Written`], and all before it, are with the kernel.
-    Written {
-        /// The stream.
-        stream: StreamId,
-        /// The sender's tag.
-        tag: u64,
-    },
-    /// The stream is closed. Comes exactly once for each reservation, whoever closed it, and
-    /// nothing comes after it; last bytes may still be on their way.
-    Closed {
-        /// The stream.
-        stream: StreamId,
-        /// Why.
-        reason: CloseReason,
-    },
-    /// No byte came from the peer and none was taken for it for [`StreamOptions::silence_ms`]: the
-    /// device is no longer online, though nobody has proven the stream broken.
-    Stalled {
-        /// The stream.
-        stream: StreamId,
-    },
-    /// A stalled stream showed life.
-    Resumed {
-        /// The stream.
-        stream: StreamId,
-    },
-}
-
-/// Why a stream ended. The first group is what owners pass to [`Plane::close`], the second is what
-/// the plane finds out by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CloseReason {
-    /// A newer stream of the same device took its place.
-    Replaced,
-    /// The hub is going down.
-    Draining,
-    /// The device or its token is no longer welcome.
-    Revoked,
-    /// Nobody confirmed that its bytes arrive.
-    Unconfirmed,
-    /// Its planned time is over.
-    Rotate,
-    /// It told all there was to tell.
-    Ended,
-
-    /// The reader left more unread than it may, or the hub could not keep up.
-    Overloaded,
-    /// The client ended the connection (FIN, close_notify, the body dropped).
-    PeerClosed,
-    /// The connection broke: a reset, a failed write, bad TLS.
-    PeerReset,
-    /// The peer acknowledged nothing for [`StreamOptions::silence_ms`].
-    TimedOut,
-    /// No socket came for the reservation.
-    NeverAttached,
-    /// The plane was shut down.
-    Shutdown,
-}
-
-impl CloseReason {
-    /// Every reason, in the order of metrics.
-    pub const ALL: [Self; 12] = [
-        Self::Replaced,
-        Self::Draining,
-        Self::Revoked,
-        Self::Unconfirmed,
-        Self::Rotate,
-        Self::Ended,
-        Self::Overloaded,
-        Self::PeerClosed,
-        Self::PeerReset,
-        Self::TimedOut,
-        Self::NeverAttached,
-        Self::Shutdown,
-    ];
-
-    /// The reason as a label: snake case, stable.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Replaced => "replaced",
-            Self::Draining => "draining",
-            Self::Revoked => "revoked",
-            Self::Unconfirmed => "unconfirmed",
-            Self::Rotate => "rotate",
-            Self::Ended => "ended",
-            Self::Overloaded => "overloaded",
-            Self::PeerClosed => "peer_closed",
-            Self::PeerReset => "peer_reset",
-            Self::TimedOut => "timed_out",
-            Self::NeverAttached => "never_attached",
-            Self::Shutdown => "shutdown",
-        }
-    }
-
-    fn of(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::TimedOut => Self::TimedOut,
-            _ => Self::PeerReset,
-        }
-    }
-}
-
-/// Who hears what happens to the streams.
-pub trait StreamEvents: Send + Sync + 'static {
-    /// Called on a shard's thread at the end of each turn in which something happened, with all of
-    /// it in order; what is left in `batch` is dropped. It may call the plane. While it runs no
-    /// stream of that shard is served: hand the batch on, do not wait.
-    fn happened(&self, batch: &mut Vec<StreamEvent>);
-}
-
 /// A handle to the streams; clones are the same plane. When the last one goes, every stream ends.
 ///
 /// ```
 /// use std::sync::{Arc, mpsc};
 /// use bellwire_hub::plane::*;
 ///
-/// struct Channel(mpsc::Sender<StreamEvent>);
+/// struct Channel(mpsc::SyncSender<StreamEvent>);
 /// impl StreamEvents for Channel {
 ///     fn happened(&self, batch: &mut Vec<StreamEvent>) {
 ///         batch.drain(..).for_each(|event| self.0.send(event).unwrap());
 ///     }
 /// }
 ///
-/// let (sender, events) = mpsc::channel();
+/// let (sender, events) = mpsc::sync_channel(1000);
 /// let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
 /// let plane = Plane::start(config, Arc::new(Channel(sender)))?;
 ///
@@ -330,9 +146,7 @@ impl Plane {
     /// When the system refuses a thread or an epoll.
     pub fn start(config: PlaneConfig, events: Arc<dyn StreamEvents>) -> io::Result<Self> {
         let shards = match config.shards {
-            0 => std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(64),
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(64),
             // A stream's id has eight bits for its shard.
             count => count.min(256),
         };
@@ -368,14 +182,10 @@ impl Plane {
             threads: Mutex::new(Vec::new()),
         };
         // From here on a failure drops `inner`, which stops the shards that run already.
-        let plane = Self {
-            inner: Arc::new(inner),
-        };
+        let plane = Self { inner: Arc::new(inner) };
         for (number, shard) in ready.into_iter().enumerate() {
             let name = format!("plane-{number}");
-            let thread = std::thread::Builder::new()
-                .name(name)
-                .spawn(move || shard.run())?;
+            let thread = std::thread::Builder::new().name(name).spawn(move || shard.run())?;
             plane.threads().push(thread);
         }
         Ok(plane)
@@ -396,15 +206,7 @@ impl Plane {
     /// If the stream was closed meanwhile with a last frame, that is still written; if it is
     /// forgotten, the sink is dropped.
     pub fn attach(&self, id: StreamId, sink: Sink, framing: Framing, head: Bytes) {
-        self.push(
-            id,
-            Command::Attach {
-                key: id.key(),
-                sink,
-                framing,
-                head,
-            },
-        );
+        self.push(id, Command::Attach { key: id.key(), sink, framing, head });
     }
 
     /// Sends a frame, behind all that was sent before. A stream that is closed ignores it and
@@ -433,14 +235,7 @@ impl Plane {
     /// Ends a stream: `last`, the end of the body and FIN go out behind what is unsent, within
     /// [`PlaneConfig::linger_ms`]. A stream that is closed already stays as it is.
     pub fn close(&self, id: StreamId, last: Option<Frame>, reason: CloseReason) {
-        self.push(
-            id,
-            Command::Close {
-                key: id.key(),
-                last,
-                reason,
-            },
-        );
+        self.push(id, Command::Close { key: id.key(), last, reason });
     }
 
     /// What the plane has done so far.
@@ -480,10 +275,7 @@ impl Plane {
     }
 
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.inner
-            .threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -497,32 +289,6 @@ impl Drop for Inner {
 
 impl std::fmt::Debug for Plane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plane")
-            .field("shards", &self.inner.inboxes.len())
-            .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heartbeats_read_as_the_contract_says() {
-        assert_eq!(
-            HeartbeatForm::V1.text(1_700_000_000_042),
-            ": 1700000000042\n\n"
-        );
-        let classic = HeartbeatForm::Classic.text(1_700_000_000_042);
-        assert_eq!(classic, ": keepalive 1700000000.04\r\n\r\n");
-    }
-
-    #[test]
-    fn every_reason_has_a_label_of_its_own() {
-        let labels: std::collections::HashSet<_> = CloseReason::ALL
-            .iter()
-            .map(|reason| reason.as_str())
-            .collect();
-        assert_eq!(labels.len(), CloseReason::ALL.len());
+        f.debug_struct("Plane").field("shards", &self.inner.inboxes.len()).finish_non_exhaustive()
     }
 }

@@ -17,6 +17,8 @@ use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, Txn};
 use bellwire_proto::{Action, Command, CommandId, Delivery, DeviceId, Page, Selector, State};
 
 mod cursor;
+#[cfg(feature = "fault")]
+pub mod fault;
 mod queue;
 mod sqlite;
 

@@ -1,17 +1,13 @@
 //! The promises of the listener, by raw bytes over real sockets.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a panic is the message"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the message")]
 
 mod plane_support;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use axum::Router;
@@ -38,39 +34,26 @@ struct Hub {
 #[derive(Clone)]
 struct Handles {
     plane: Plane,
-    opened: Arc<Mutex<Sender<StreamId>>>,
+    opened: SyncSender<StreamId>,
 }
 
 async fn stream(State(handles): State<Handles>, request: Request) -> Response {
     let id = handles.plane.reserve(StreamOptions::default());
-    handles
-        .plane
-        .send(id, Frame::new(b"event: hello\n\n"), Notify::None);
-    handles.opened.lock().unwrap().send(id).unwrap();
-    handles
-        .plane
-        .respond(&request.into_parts().0, id, StreamHead::event_stream())
-        .await
+    handles.plane.send(id, Frame::new(b"event: hello\n\n"), Notify::None);
+    handles.opened.send(id).unwrap();
+    handles.plane.respond(&request.into_parts().0, id, StreamHead::event_stream()).await
 }
 
 fn router(plane: Plane) -> (Router, Receiver<StreamId>) {
-    let (sender, opened) = channel();
-    let handles = Handles {
-        plane,
-        opened: Arc::new(Mutex::new(sender)),
-    };
+    let (sender, opened) = sync_channel(100);
+    let handles = Handles { plane, opened: sender };
     let router = Router::new()
         .route("/stream", get(stream))
         .route("/echo", post(async |body: String| body))
         .route(
             "/who",
             get(async |request: Request| {
-                request
-                    .extensions()
-                    .get::<ClientAddr>()
-                    .unwrap()
-                    .0
-                    .to_string()
+                request.extensions().get::<ClientAddr>().unwrap().0.to_string()
             }),
         )
         .route("/wait", get(async || std::future::pending::<()>().await))
@@ -100,13 +83,7 @@ impl Hub {
             listener.serve(router)
         });
         let addr = server.local_addrs()[0];
-        Self {
-            runtime,
-            server: Some(server),
-            addr,
-            world,
-            opened,
-        }
+        Self { runtime, server: Some(server), addr, world, opened }
     }
 
     fn connect(&self) -> TcpStream {
@@ -114,9 +91,7 @@ impl Hub {
     }
 
     fn opened(&self) -> StreamId {
-        self.opened
-            .recv_timeout(PATIENCE)
-            .expect("a stream should have been opened")
+        self.opened.recv_timeout(PATIENCE).expect("a stream should have been opened")
     }
 
     fn counts(&self) -> ListenCounts {
@@ -124,8 +99,7 @@ impl Hub {
     }
 
     fn shut_down(&mut self, grace: Duration) {
-        self.runtime
-            .block_on(self.server.take().unwrap().shutdown(grace));
+        self.runtime.block_on(self.server.take().unwrap().shutdown(grace));
     }
 }
 
@@ -164,11 +138,7 @@ fn an_http_1_0_client_gets_bare_bytes_until_the_connection_closes() {
     write(&mut client, "GET /stream HTTP/1.0\r\n\r\n");
     let expected = format!("{HEAD}Connection: close\r\n\r\nevent: hello\n\n");
     assert_eq!(read_until(&mut client, "hello\n\n"), expected);
-    hub.world.plane.close(
-        hub.opened(),
-        Some(Frame::new(b"bye\n\n")),
-        CloseReason::Ended,
-    );
+    hub.world.plane.close(hub.opened(), Some(Frame::new(b"bye\n\n")), CloseReason::Ended);
     assert_eq!(read_to_end(&mut client), "bye\n\n");
 }
 
@@ -191,17 +161,11 @@ fn answers_before_the_stream_arrive_whole_when_all_is_pipelined() {
     let hub = Hub::new();
     let mut client = hub.connect();
     let body = "b".repeat(1 << 20);
-    let post = format!(
-        "POST /echo HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let post = format!("POST /echo HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let mut writer = client.try_clone().unwrap();
     let writing = std::thread::spawn(move || write(&mut writer, &format!("{post}{GET}{GET}")));
     let read = read_until(&mut client, "event: hello\n\n\r\n");
-    assert!(
-        read.contains(&format!("\r\n\r\n{body}HTTP/1.1 200 OK\r\n")),
-        "the echo was cut"
-    );
+    assert!(read.contains(&format!("\r\n\r\n{body}HTTP/1.1 200 OK\r\n")), "the echo was cut");
     writing.join().unwrap();
     hub.opened();
     // The second stream was asked for by a client that could not have read its answer.
@@ -215,9 +179,7 @@ fn bytes_pipelined_behind_a_stream_are_dropped_and_counted() {
     write(&mut client, &format!("{GET}GET /who HTTP/1.1\r\n\r\n"));
     read_until(&mut client, "event: hello\n\n\r\n");
     assert_eq!(hub.counts().pipelined_bytes_dropped, 21);
-    hub.world
-        .plane
-        .close(hub.opened(), None, CloseReason::Ended);
+    hub.world.plane.close(hub.opened(), None, CloseReason::Ended);
     assert_eq!(read_to_end(&mut client), "0\r\n\r\n");
 }
 
@@ -225,15 +187,9 @@ fn bytes_pipelined_behind_a_stream_are_dropped_and_counted() {
 fn head_gets_the_head_and_no_stream() {
     let hub = Hub::new();
     let mut client = hub.connect();
-    write(
-        &mut client,
-        "HEAD /stream HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n",
-    );
+    write(&mut client, "HEAD /stream HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n");
     let head = read_to_end(&mut client);
-    assert!(
-        head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"),
-        "{head}"
-    );
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"), "{head}");
     assert!(head.ends_with("\r\n\r\n"), "{head}");
     assert_eq!(hub.world.event(), closed(hub.opened(), CloseReason::Ended));
 }
@@ -251,17 +207,12 @@ fn a_client_that_goes_away_ends_its_stream_and_its_count() {
         StreamEvent::Closed { stream, .. } if stream == id => (),
         other => panic!("{other:?} instead of the end of {id:?}"),
     }
-    eventually("a closed stream is counted as an open connection", || {
-        hub.counts().open == 0
-    });
+    eventually("a closed stream is counted as an open connection", || hub.counts().open == 0);
 }
 
 #[test]
 fn a_head_that_takes_too_long_is_answered_408() {
-    let config = ListenConfig {
-        header_read_ms: 50,
-        ..ListenConfig::default()
-    };
+    let config = ListenConfig { header_read_ms: 50, ..ListenConfig::default() };
     let hub = Hub::with(config, None);
     let mut client = hub.connect();
     write(&mut client, "GET /who HTTP/1.1\r\nHost");
@@ -274,11 +225,7 @@ fn a_head_that_takes_too_long_is_answered_408() {
 
 #[test]
 fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
-    let config = ListenConfig {
-        header_read_ms: 10,
-        idle_ms: 20,
-        ..ListenConfig::default()
-    };
+    let config = ListenConfig { header_read_ms: 10, idle_ms: 20, ..ListenConfig::default() };
     let mut hub = Hub::with(config, None);
     let mut busy = hub.connect();
     write(&mut busy, "GET /wait HTTP/1.1\r\nHost: hub\r\n\r\n");
@@ -286,18 +233,13 @@ fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     write(&mut idle, "GET /who HTTP/1.1\r\nHost: hub\r\n\r\n");
     let answer = read_to_end(&mut idle);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    eventually("the idle connection is still counted", || {
-        hub.counts().open == 1
-    });
+    eventually("the idle connection is still counted", || hub.counts().open == 1);
     hub.shut_down(Duration::ZERO);
 }
 
 #[test]
 fn past_the_cap_a_newcomer_is_closed_and_a_place_given_back_is_used() {
-    let config = ListenConfig {
-        connections_max: 1,
-        ..ListenConfig::default()
-    };
+    let config = ListenConfig { connections_max: 1, ..ListenConfig::default() };
     let hub = Hub::with(config, None);
     let mut first = hub.connect();
     write(&mut first, GET);
@@ -336,15 +278,9 @@ fn a_drain_finishes_what_is_in_flight_and_leaves_streams_to_the_plane() {
     let addr = idle.local_addr().unwrap().to_string();
     read_until(&mut idle, &addr);
     let mut posting = hub.connect();
-    write(
-        &mut posting,
-        "POST /echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
-    );
+    write(&mut posting, "POST /echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
     // The handler has begun when it asks for the body.
-    assert_eq!(
-        read_until(&mut posting, "\r\n\r\n"),
-        "HTTP/1.1 100 Continue\r\n\r\n"
-    );
+    assert_eq!(read_until(&mut posting, "\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
     let addr = hub.addr;
     let finishing = std::thread::spawn(move || {
         // The end of the idle connection says that the drain has begun.
@@ -356,9 +292,7 @@ fn a_drain_finishes_what_is_in_flight_and_leaves_streams_to_the_plane() {
     hub.shut_down(PATIENCE);
     finishing.join().unwrap();
     assert!(TcpStream::connect(addr).is_err(), "somebody still listens");
-    hub.world
-        .plane
-        .send(hub.opened(), Frame::new(b"data: on\n\n"), Notify::None);
+    hub.world.plane.send(hub.opened(), Frame::new(b"data: on\n\n"), Notify::None);
     assert_eq!(read_until(&mut streaming, "on\n\n"), "a\r\ndata: on\n\n");
 }
 
@@ -375,27 +309,46 @@ fn a_request_that_never_ends_is_dropped_after_the_grace() {
     assert_eq!(rest, b"");
 }
 
+/// Runs itself again in a process that may open few files: the limit is the process's own.
 #[test]
+fn running_out_of_files_refuses_newcomers_and_never_ends_the_loop() {
+    const NAME: &str = "running_out_of_files_refuses_newcomers_and_never_ends_the_loop";
+    if std::env::var_os("FEW_FILES").is_none() {
+        let status = std::process::Command::new("sh")
+            .args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\""])
+            .arg(std::env::current_exe().unwrap())
+            .arg(NAME)
+            .env("FEW_FILES", "1")
+            .status()
+            .unwrap();
+        assert!(status.success(), "{status}");
+        return;
+    }
+    let hub = Hub::new();
+    // Clients and server share the limit, so the last of these wait in the kernel unaccepted.
+    let clients: Vec<_> = std::iter::from_fn(|| TcpStream::connect(hub.addr).ok()).collect();
+    eventually("no accept failed", || hub.counts().accept_errors > 0);
+    drop(clients);
+    let mut client = hub.connect();
+    write(&mut client, GET);
+    read_until(&mut client, "event: hello\n\n\r\n");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the very server that is not ours")]
 fn a_router_mounted_in_another_server_streams_through_its_response_body() {
     let world = World::new();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (router, opened) = router(world.plane.clone());
-    let listener = runtime
-        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-        .unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let addr = listener.local_addr().unwrap();
     runtime.spawn(async { axum::serve(listener, router).await });
     let mut client = connect(addr);
     write(&mut client, GET);
     let answer = read_until(&mut client, "event: hello\n\n\r\n");
-    assert!(
-        answer.contains("\r\ncontent-type: text/event-stream\r\n"),
-        "{answer}"
-    );
+    assert!(answer.contains("\r\ncontent-type: text/event-stream\r\n"), "{answer}");
     let id = opened.recv_timeout(PATIENCE).unwrap();
-    world
-        .plane
-        .send(id, Frame::new(b"data: 1\n\n"), Notify::Written(9));
+    world.plane.send(id, Frame::new(b"data: 1\n\n"), Notify::Written(9));
     assert_eq!(read_until(&mut client, "1\n\n\r\n"), "9\r\ndata: 1\n\n\r\n");
     assert_eq!(world.event(), StreamEvent::Written { stream: id, tag: 9 });
     drop(client);
@@ -418,9 +371,7 @@ fn a_body_that_nobody_reads_is_bounded_like_a_socket() {
     }
     assert_eq!(taken, 17, "1 MiB and a frame, of which the body holds one");
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let collected = runtime
-        .block_on(http_body_util::BodyExt::collect(body))
-        .unwrap();
+    let collected = runtime.block_on(http_body_util::BodyExt::collect(body)).unwrap();
     assert_eq!(collected.to_bytes().len(), 17 * 64 * 1024);
 }
 
@@ -446,9 +397,7 @@ type TlsClient = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 fn tls_client(socket: TcpStream) -> TlsClient {
     use rustls_pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
-    roots
-        .add(rustls_pki_types::CertificateDer::from_pem_file(fixture("ca.pem")).unwrap())
-        .unwrap();
+    roots.add(rustls_pki_types::CertificateDer::from_pem_file(fixture("ca.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -469,29 +418,14 @@ fn a_tls_connection_is_taken_over_with_its_session() {
     let id = hub.opened();
     // More than a record, more than a socket's buffer: the order and the bound hold here too.
     let body = vec![b'x'; 32 << 20];
-    hub.world
-        .plane
-        .send(id, Frame::new(&body), Notify::Written(1));
+    hub.world.plane.send(id, Frame::new(&body), Notify::Written(1));
     hub.world.settle();
     assert_eq!(read_until(&mut client, "\r\n"), "2000000\r\n");
-    assert!(
-        read_exactly(&mut client, 32 << 20) == body,
-        "the bytes were changed"
-    );
-    assert_eq!(
-        hub.world.event(),
-        StreamEvent::Written { stream: id, tag: 1 }
-    );
-    hub.world
-        .plane
-        .send(id, Frame::new(b"data: after\n\n"), Notify::Written(2));
-    assert_eq!(
-        hub.world.event(),
-        StreamEvent::Written { stream: id, tag: 2 }
-    );
-    hub.world
-        .plane
-        .close(id, Some(Frame::new(b"bye\n\n")), CloseReason::Ended);
+    assert!(read_exactly(&mut client, 32 << 20) == body, "the bytes were changed");
+    assert_eq!(hub.world.event(), StreamEvent::Written { stream: id, tag: 1 });
+    hub.world.plane.send(id, Frame::new(b"data: after\n\n"), Notify::Written(2));
+    assert_eq!(hub.world.event(), StreamEvent::Written { stream: id, tag: 2 });
+    hub.world.plane.close(id, Some(Frame::new(b"bye\n\n")), CloseReason::Ended);
     let rest = "\r\nd\r\ndata: after\n\n\r\n5\r\nbye\n\n\r\n0\r\n\r\n";
     assert_eq!(read_to_end(&mut client), rest);
 }
@@ -504,18 +438,12 @@ fn a_tls_client_that_says_goodbye_ends_its_stream() {
     read_until(&mut client, "event: hello\n\n\r\n");
     client.conn.send_close_notify();
     client.conn.complete_io(&mut client.sock).unwrap();
-    assert_eq!(
-        hub.world.event(),
-        closed(hub.opened(), CloseReason::PeerClosed)
-    );
+    assert_eq!(hub.world.event(), closed(hub.opened(), CloseReason::PeerClosed));
 }
 
 #[test]
 fn a_client_that_speaks_no_tls_or_nothing_is_closed() {
-    let config = ListenConfig {
-        handshake_ms: 50,
-        ..ListenConfig::default()
-    };
+    let config = ListenConfig { handshake_ms: 50, ..ListenConfig::default() };
     let hub = Hub::with(config, Some(tls_server()));
     let mut plain = hub.connect();
     write(&mut plain, GET);
@@ -524,7 +452,5 @@ fn a_client_that_speaks_no_tls_or_nothing_is_closed() {
     let _ = plain.read_to_end(&mut alert);
     let mut silent = hub.connect();
     assert_eq!(read_to_end(&mut silent), "");
-    eventually("the failures are not counted", || {
-        hub.counts().handshakes_failed == 2
-    });
+    eventually("the failures are not counted", || hub.counts().handshakes_failed == 2);
 }

@@ -1,10 +1,6 @@
 //! The promises of the plane, by raw bytes over real sockets; time is moved by hand.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a panic is the message"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the message")]
 
 mod plane_support;
 
@@ -31,13 +27,9 @@ fn the_head_and_what_gathered_before_the_socket_came_leave_in_one_write() {
     let (mut client, socket) = sockets();
     let id = world.plane.reserve(options());
     world.plane.send(id, frame("data: a\n\n"), Notify::Taken(1));
-    world
-        .plane
-        .send(id, frame("data: b\n\n"), Notify::Written(2));
+    world.plane.send(id, frame("data: b\n\n"), Notify::Written(2));
     assert_eq!(world.event(), StreamEvent::Taken { stream: id, tag: 1 });
-    world
-        .plane
-        .attach(id, plain(socket), Framing::Chunked, "HEAD\r\n\r\n".into());
+    world.plane.attach(id, plain(socket), Framing::Chunked, "HEAD\r\n\r\n".into());
     assert_eq!(world.event(), StreamEvent::Written { stream: id, tag: 2 });
     let expected = b"HEAD\r\n\r\n9\r\ndata: a\n\n\r\n9\r\ndata: b\n\n\r\n";
     assert_eq!(read_exactly(&mut client, expected.len()), expected);
@@ -59,33 +51,22 @@ fn each_event_is_one_write() {
 #[test]
 fn frames_that_gather_leave_as_one_buffer_for_every_stream() {
     let world = World::new();
-    let mut streams: Vec<_> = (0..3)
-        .map(|_| world.stream(options(), Framing::UntilClose))
-        .collect();
+    let mut streams: Vec<_> =
+        (0..3).map(|_| world.stream(options(), Framing::UntilClose)).collect();
     let ids: Vec<StreamId> = streams.iter().map(|(id, _)| *id).collect();
     world.settle();
     let before = world.plane.counts().writes;
     let hold = world.hold();
     for number in 0..10 {
-        world
-            .plane
-            .send_many(&ids, &frame(&format!("data: {number}\n\n")));
-        world
-            .plane
-            .send(ids[1], frame("data: own\n\n"), Notify::None);
+        world.plane.send_many(&ids, &frame(&format!("data: {number}\n\n")));
+        world.plane.send(ids[1], frame("data: own\n\n"), Notify::None);
     }
     drop(hold);
     for (number, (_, client)) in streams.iter_mut().enumerate() {
         let own = if number == 1 { "data: own\n\n" } else { "" };
-        let expected: String = (0..10)
-            .map(|number| format!("data: {number}\n\n{own}"))
-            .collect();
+        let expected: String = (0..10).map(|number| format!("data: {number}\n\n{own}")).collect();
         let read = read_exactly(client, expected.len());
-        assert_eq!(
-            String::from_utf8(read).unwrap(),
-            expected,
-            "stream {number}"
-        );
+        assert_eq!(String::from_utf8(read).unwrap(), expected, "stream {number}");
     }
     world.settle();
     assert_eq!(world.plane.counts().writes - before, 3);
@@ -95,17 +76,12 @@ fn frames_that_gather_leave_as_one_buffer_for_every_stream() {
 fn a_chunked_stream_ends_with_the_last_chunk_and_a_bare_one_with_the_connection() {
     let world = World::new();
     for (framing, expected) in [
-        (
-            Framing::Chunked,
-            "a\r\ndata: hi\n\n\r\n5\r\nbye\n\n\r\n0\r\n\r\n",
-        ),
+        (Framing::Chunked, "a\r\ndata: hi\n\n\r\n5\r\nbye\n\n\r\n0\r\n\r\n"),
         (Framing::UntilClose, "data: hi\n\nbye\n\n"),
     ] {
         let (id, mut client) = world.stream(options(), framing);
         world.plane.send(id, frame("data: hi\n\n"), Notify::None);
-        world
-            .plane
-            .close(id, Some(frame("bye\n\n")), CloseReason::Replaced);
+        world.plane.close(id, Some(frame("bye\n\n")), CloseReason::Replaced);
         assert_eq!(world.event(), closed(id, CloseReason::Replaced));
         assert_eq!(read_to_end(&mut client), expected);
     }
@@ -116,9 +92,7 @@ fn the_last_bytes_survive_a_client_that_still_talks() {
     let world = World::new();
     let (id, mut client) = world.stream(options(), Framing::UntilClose);
     client.write_all(&[b'x'; 1 << 20]).unwrap();
-    world
-        .plane
-        .close(id, Some(frame("bye\n\n")), CloseReason::Draining);
+    world.plane.close(id, Some(frame("bye\n\n")), CloseReason::Draining);
     client.write_all(&[b'x'; 1 << 16]).unwrap();
     assert_eq!(read_to_end(&mut client), "bye\n\n");
 }
@@ -138,9 +112,7 @@ fn a_fin_from_the_client_ends_the_stream_and_is_told_once() {
     let (id, client) = world.stream(options(), Framing::Chunked);
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(world.event(), closed(id, CloseReason::PeerClosed));
-    world
-        .plane
-        .send(id, frame("data: late\n\n"), Notify::Taken(1));
+    world.plane.send(id, frame("data: late\n\n"), Notify::Taken(1));
     world.plane.close(id, None, CloseReason::Replaced);
     world.settle();
     assert_eq!(world.plane.counts().closed_as(CloseReason::PeerClosed), 1);
@@ -151,9 +123,7 @@ fn a_fin_from_the_client_ends_the_stream_and_is_told_once() {
 fn a_reset_is_told_as_one() {
     let world = World::new();
     let (id, client) = world.stream(options(), Framing::Chunked);
-    socket2::SockRef::from(&client)
-        .set_linger(Some(std::time::Duration::ZERO))
-        .unwrap();
+    socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(client);
     assert_eq!(world.event(), closed(id, CloseReason::PeerReset));
 }
@@ -168,24 +138,15 @@ fn a_stale_id_does_nothing_to_the_stream_that_has_its_place() {
     let slot = |id: StreamId| id.get() as u32;
     let mut streams = vec![world.stream(options(), Framing::UntilClose)];
     while streams.last().is_some_and(|(id, _)| slot(*id) != slot(old)) {
-        assert!(
-            streams.len() < 100,
-            "the place of a closed stream is never used again"
-        );
+        assert!(streams.len() < 100, "the place of a closed stream is never used again");
         streams.push(world.stream(options(), Framing::UntilClose));
     }
     let (new, mut client) = streams.pop().unwrap();
     assert_ne!(old, new);
-    world
-        .plane
-        .send(old, frame("data: wrong\n\n"), Notify::Taken(1));
+    world.plane.send(old, frame("data: wrong\n\n"), Notify::Taken(1));
     world.plane.send_many(&[old], &frame("data: wrong\n\n"));
-    world
-        .plane
-        .close(old, Some(frame("wrong\n\n")), CloseReason::Replaced);
-    world
-        .plane
-        .send(new, frame("data: right\n\n"), Notify::None);
+    world.plane.close(old, Some(frame("wrong\n\n")), CloseReason::Replaced);
+    world.plane.send(new, frame("data: right\n\n"), Notify::None);
     assert_eq!(read_exactly(&mut client, 13), b"data: right\n\n");
     world.settle();
 }
@@ -208,10 +169,7 @@ fn a_reader_that_leaves_too_much_unread_is_ended_and_gets_all_that_was_taken() {
             StreamEvent::Taken { stream, tag } if (stream, tag) == (id, taken) => taken += 1,
             event => break assert_eq!(event, closed(id, CloseReason::Overloaded)),
         }
-        assert!(
-            taken < 10_000,
-            "640 MB were taken for a reader that reads nothing"
-        );
+        assert!(taken < 10_000, "640 MB were taken for a reader that reads nothing");
     }
     world.plane.send(id, frame("late"), Notify::Taken(0));
     world.settle();
@@ -221,38 +179,43 @@ fn a_reader_that_leaves_too_much_unread_is_ended_and_gets_all_that_was_taken() {
 }
 
 #[test]
+fn a_shard_that_cannot_keep_up_ends_streams_and_keeps_its_memory() {
+    let world = World::new();
+    let ids: Vec<_> = (0..70).map(|_| world.plane.reserve(options())).collect();
+    let megabyte = Frame::new(&[b'x'; 1 << 20]);
+    let hold = world.hold();
+    for &id in &ids {
+        world.plane.send(id, megabyte.clone(), Notify::Taken(0));
+    }
+    drop(hold);
+    for (number, &stream) in ids.iter().enumerate() {
+        let expected = match number {
+            0..64 => StreamEvent::Taken { stream, tag: 0 },
+            _ => closed(stream, CloseReason::Overloaded),
+        };
+        assert_eq!(world.event(), expected, "stream {number}, with 64 MiB waiting at most");
+    }
+}
+
+#[test]
 fn a_frame_of_any_size_is_taken_by_a_stream_that_is_not_behind() {
-    let config = PlaneConfig {
-        unsent_bytes_max: 1000,
-        ..PlaneConfig::default()
-    };
+    let config = PlaneConfig { unsent_bytes_max: 1000, ..PlaneConfig::default() };
     let world = World::with(config);
     let (id, mut client) = world.stream(options(), Framing::Chunked);
     let body = "y".repeat(8 << 20);
     world.plane.send(id, frame(&body), Notify::Taken(1));
     assert_eq!(world.event(), StreamEvent::Taken { stream: id, tag: 1 });
     assert_eq!(read_until(&mut client, "\r\n"), "800000\r\n");
-    assert!(
-        read_exactly(&mut client, 8 << 20)
-            .iter()
-            .all(|byte| *byte == b'y')
-    );
+    assert!(read_exactly(&mut client, 8 << 20).iter().all(|byte| *byte == b'y'));
 }
 
 #[test]
 fn written_is_told_when_the_reader_has_made_room_and_not_before() {
-    let world = World::with(PlaneConfig {
-        unsent_bytes_max: 1 << 30,
-        ..PlaneConfig::default()
-    });
+    let world = World::with(PlaneConfig { unsent_bytes_max: 1 << 30, ..PlaneConfig::default() });
     let (id, mut client) = world.stream(options(), Framing::UntilClose);
     let size = 64 << 20;
-    world
-        .plane
-        .send(id, Frame::new(&vec![b'z'; size]), Notify::Written(1));
-    world
-        .plane
-        .send(id, frame("data: next\n\n"), Notify::Written(2));
+    world.plane.send(id, Frame::new(&vec![b'z'; size]), Notify::Written(1));
+    world.plane.send(id, frame("data: next\n\n"), Notify::Written(2));
     world.settle();
     read_exactly(&mut client, size);
     assert_eq!(world.event(), StreamEvent::Written { stream: id, tag: 1 });
@@ -275,10 +238,7 @@ fn the_order_of_sending_is_the_order_on_the_wire() {
         expected.push_str(&text);
     }
     let read = read_exactly(&mut client, expected.len());
-    assert!(
-        read == expected.as_bytes(),
-        "2000 frames came in another order than they were sent"
-    );
+    assert!(read == expected.as_bytes(), "2000 frames came in another order than they were sent");
 }
 
 #[test]
@@ -291,9 +251,7 @@ fn a_reservation_without_a_socket_is_closed_after_its_time() {
     world.advance(51);
     assert_eq!(world.event(), closed(id, CloseReason::NeverAttached));
     let (mut client, socket) = sockets();
-    world
-        .plane
-        .attach(id, plain(socket), Framing::Chunked, "HEAD".into());
+    world.plane.attach(id, plain(socket), Framing::Chunked, "HEAD".into());
     assert_eq!(read_to_end(&mut client), "");
     world.settle();
 }
@@ -303,17 +261,10 @@ fn a_stream_closed_before_its_socket_came_still_says_goodbye() {
     let world = World::new();
     let id = world.plane.reserve(options());
     world.plane.send(id, frame("hello\n\n"), Notify::None);
-    world
-        .plane
-        .close(id, Some(frame("bye\n\n")), CloseReason::Draining);
+    world.plane.close(id, Some(frame("bye\n\n")), CloseReason::Draining);
     assert_eq!(world.event(), closed(id, CloseReason::Draining));
     let (mut client, socket) = sockets();
-    world.plane.attach(
-        id,
-        plain(socket),
-        Framing::UntilClose,
-        "HEAD\r\n\r\n".into(),
-    );
+    world.plane.attach(id, plain(socket), Framing::UntilClose, "HEAD\r\n\r\n".into());
     assert_eq!(read_to_end(&mut client), "HEAD\r\n\r\nhello\n\nbye\n\n");
     world.settle();
 }
@@ -321,9 +272,8 @@ fn a_stream_closed_before_its_socket_came_still_says_goodbye() {
 #[test]
 fn heartbeats_tell_the_hubs_time_and_are_the_same_for_all() {
     let world = World::new();
-    let mut clients: Vec<_> = (0..3)
-        .map(|_| world.stream(heartbeat(15_000), Framing::UntilClose).1)
-        .collect();
+    let mut clients: Vec<_> =
+        (0..3).map(|_| world.stream(heartbeat(15_000), Framing::UntilClose).1).collect();
     for beat in 1..=2u64 {
         world.advance(15_000);
         let expected = format!(": {}\n\n", UNIX_MS + beat * 15_000);
@@ -336,54 +286,33 @@ fn heartbeats_tell_the_hubs_time_and_are_the_same_for_all() {
 #[test]
 fn a_classic_heartbeat_has_its_own_form() {
     let world = World::new();
-    let beat = Heartbeat {
-        every_ms: 250,
-        form: HeartbeatForm::Classic,
-    };
-    let options = StreamOptions {
-        heartbeat: Some(beat),
-        ..options()
-    };
+    let beat = Heartbeat { every_ms: 250, form: HeartbeatForm::Classic };
+    let options = StreamOptions { heartbeat: Some(beat), ..options() };
     let (_, mut client) = world.stream(options, Framing::UntilClose);
     world.advance(250);
-    assert_eq!(
-        read_until(&mut client, "\r\n\r\n"),
-        ": keepalive 1700000000.25\r\n\r\n"
-    );
+    assert_eq!(read_until(&mut client, "\r\n\r\n"), ": keepalive 1700000000.25\r\n\r\n");
 }
 
 #[test]
 fn compat_and_probes_come_over_the_wire() {
     let world = World::new();
-    let options = StreamOptions {
-        compat: true,
-        probes: true,
-        ..heartbeat(60_000)
-    };
+    let options = StreamOptions { compat: true, probes: true, ..heartbeat(60_000) };
     let (id, mut client) = world.stream(options, Framing::UntilClose);
     world.plane.send(id, frame("data: hi\n\n"), Notify::None);
     assert_eq!(read_until(&mut client, "hi\n\n"), "data: hi\n\n");
     world.advance(100);
     assert_eq!(read_until(&mut client, "\n\n"), ":\n\n");
     world.advance(900);
-    assert_eq!(
-        read_until(&mut client, "\n\n"),
-        format!(": {}\n\n", UNIX_MS + 1_000)
-    );
+    assert_eq!(read_until(&mut client, "\n\n"), format!(": {}\n\n", UNIX_MS + 1_000));
     world.advance(100);
     assert_eq!(read_until(&mut client, "\n\n"), ":\n\n");
 }
 
 #[test]
 fn a_silent_stream_stalls_and_any_byte_resumes_it() {
-    let world = World::with(PlaneConfig {
-        unsent_bytes_max: 1 << 30,
-        ..PlaneConfig::default()
-    });
+    let world = World::with(PlaneConfig { unsent_bytes_max: 1 << 30, ..PlaneConfig::default() });
     let (id, mut client) = world.stream(heartbeat(5_000), Framing::UntilClose);
-    world
-        .plane
-        .send(id, Frame::new(&vec![b'z'; 64 << 20]), Notify::None);
+    world.plane.send(id, Frame::new(&vec![b'z'; 64 << 20]), Notify::None);
     world.settle();
     world.advance(19_999);
     world.settle();
@@ -397,14 +326,9 @@ fn a_silent_stream_stalls_and_any_byte_resumes_it() {
 
 #[test]
 fn a_reader_that_is_closed_and_never_reads_is_let_go() {
-    let world = World::with(PlaneConfig {
-        unsent_bytes_max: 1 << 30,
-        ..PlaneConfig::default()
-    });
+    let world = World::with(PlaneConfig { unsent_bytes_max: 1 << 30, ..PlaneConfig::default() });
     let (id, mut client) = world.stream(options(), Framing::UntilClose);
-    world
-        .plane
-        .send(id, Frame::new(&vec![b'z'; 64 << 20]), Notify::None);
+    world.plane.send(id, Frame::new(&vec![b'z'; 64 << 20]), Notify::None);
     world.plane.close(id, None, CloseReason::Replaced);
     assert_eq!(world.event(), closed(id, CloseReason::Replaced));
     world.advance(5_050);
@@ -428,9 +352,7 @@ fn shutdown_ends_every_stream_and_returns() {
     let expected = [id, reserved].map(|id| closed(id, CloseReason::Shutdown));
     assert_eq!(events, expected);
     world.plane.send(id, frame("late"), Notify::Taken(1));
-    world
-        .plane
-        .close(world.plane.reserve(options()), None, CloseReason::Ended);
+    world.plane.close(world.plane.reserve(options()), None, CloseReason::Ended);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use crate::id::DeviceId;
 use crate::json::{Json, Members};
@@ -66,13 +68,28 @@ pub enum DeviceChange {
 }
 
 /// A device with what happened to it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeviceEvent {
     /// The device as it is now.
     #[serde(flatten)]
     pub device: Device,
     /// What happened.
     pub change: DeviceChange,
+}
+
+/// Read twice from its text: what serde's `flatten` buffers is no text any more, and [`Json`] keeps
+/// text.
+impl<'de> Deserialize<'de> for DeviceEvent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Change {
+            change: DeviceChange,
+        }
+        let event = Box::<RawValue>::deserialize(deserializer)?;
+        let device = serde_json::from_str(event.get()).map_err(D::Error::custom)?;
+        let Change { change } = serde_json::from_str(event.get()).map_err(D::Error::custom)?;
+        Ok(Self { device, change })
+    }
 }
 
 /// Reads the body of `PUT /v1/devices/{device}`: `{"labels":{…}}`.
@@ -119,5 +136,33 @@ pub fn parse_facts(body: &[u8]) -> Result<Json, Problem> {
             Err(Problem::new(Code::PayloadTooLarge, "facts have at most 100 members"))
         }
         Ok(_) => Ok(facts),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_event_is_read_as_it_was_written() {
+        let event = DeviceEvent {
+            device: Device {
+                id: "kiosk-7".parse().unwrap(),
+                labels: Labels::new(),
+                facts: Json::parse(r#"{"ram":1.50}"#).unwrap(),
+                online: false,
+                connected_at: None,
+                last_seen_at: None,
+                address: None,
+                agent: None,
+                transport: None,
+                queued: 0,
+                created_at: Timestamp::from_unix_ms(0),
+            },
+            change: DeviceChange::Removed,
+        };
+        let text = serde_json::to_string(&event).unwrap();
+        assert!(text.ends_with(r#","change":"removed"}"#), "{text}");
+        assert_eq!(serde_json::from_str::<DeviceEvent>(&text).unwrap(), event);
     }
 }

@@ -5,52 +5,29 @@
 //! a second data line joins it, or when its UTF-8 must be repaired. Comments and unknown fields are
 //! never stored, so they cost no memory however long they are.
 //!
-//! Events are built in `event.rs`, broken UTF-8 is repaired in `text.rs`. When to reconnect is not
-//! decided here; see `reconnect.rs`.
+//! Lines are taken apart in `line.rs`, values wait for the end of their block in `block.rs`, broken
+//! UTF-8 is repaired in `text.rs`, events are built in `event.rs`. When to reconnect is not decided
+//! here; see `reconnect.rs`.
 
 use crate::{
-    event::{DEFAULT_NAME, Event, EventRef},
-    text::{Pieces, push_lossy},
+    block::{Block, Held, InChunk, KEPT_CAPACITY_BYTES, clear, held_text},
+    event::{DEFAULT_NAME, Event, EventRef, Item, OwnedItem},
+    last_id::{Id, LastId},
+    line::{Digits, Field, NamePrefix, Value, split_line},
 };
 use alloc::{borrow::ToOwned, string::String};
-use core::{fmt, mem, str};
+use core::{fmt, mem};
 use memchr::memchr2;
 
 /// How large an event may be unless [`DecoderBuilder::limit_bytes`] says otherwise: 32 MiB, since
 /// LaunchDarkly's contract tests send one of 14 MB and flag payloads of that size are real.
 pub const DEFAULT_LIMIT_BYTES: usize = 32 << 20;
 
-/// A buffer that grew past this for one event is given back after it, not kept for the next.
-const KEPT_CAPACITY_BYTES: usize = 1 << 20;
+/// A long line is searched, checked and copied by so many bytes at a time: each step but the first
+/// finds them in the nearest cache.
+const WINDOW_BYTES: usize = 4096;
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
-
-/// What came out of a stream, borrowed from the decoder or from the chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Item<'a> {
-    /// A dispatched event.
-    Event(EventRef<'a>),
-    /// The text after the colon of a comment, as it came; only if [`DecoderBuilder::comments`] asks.
-    Comment(&'a str),
-}
-
-/// What came out of a stream, owned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OwnedItem {
-    /// A dispatched event.
-    Event(Event),
-    /// The text after the colon of a comment, as it came; only if [`DecoderBuilder::comments`] asks.
-    Comment(String),
-}
-
-impl From<Item<'_>> for OwnedItem {
-    fn from(item: Item<'_>) -> Self {
-        match item {
-            Item::Event(event) => Self::Event(event.to_event()),
-            Item::Comment(text) => Self::Comment(text.to_owned()),
-        }
-    }
-}
 
 /// Why an item could not be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +45,7 @@ impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge { limit_bytes } => {
-                write!(
-                    f,
-                    "event is longer than the limit of {limit_bytes} bytes; it was skipped"
-                )
+                write!(f, "event is longer than the limit of {limit_bytes} bytes; it was skipped")
             }
         }
     }
@@ -91,8 +65,8 @@ impl DecoderBuilder {
     /// The most bytes that the values of one event (its `data`, `event` and `id` lines, each with
     /// one byte for its end) or one comment may have. Default: [`DEFAULT_LIMIT_BYTES`].
     ///
-    /// The decoder's memory stays within three times this plus a constant: three, because a stray
-    /// byte that is not UTF-8 becomes the three bytes of U+FFFD.
+    /// What the decoder holds stays within a small multiple of this: a stray byte that is not UTF-8
+    /// becomes the three bytes of U+FFFD, buffers grow twofold, and ids are kept.
     #[must_use]
     pub fn limit_bytes(mut self, limit_bytes: usize) -> Self {
         self.limit_bytes = limit_bytes;
@@ -106,7 +80,8 @@ impl DecoderBuilder {
         self
     }
 
-    /// The id that events without one of their own inherit, from an earlier life of the stream.
+    /// The id that events without one of their own inherit, from an earlier life of the stream. One
+    /// with a NUL is ignored, as it is in a stream.
     #[must_use]
     pub fn last_event_id(mut self, id: impl Into<String>) -> Self {
         self.last_event_id = id.into();
@@ -122,12 +97,12 @@ impl DecoderBuilder {
             after_cr: false,
             block: Block::default(),
             line: String::new(),
-            last_event_id: String::new(),
-            sendable_id: String::new(),
-            id_is_sendable: true,
+            last_id: LastId::default(),
             retry_ms: None,
         };
-        decoder.commit_id(self.last_event_id.as_bytes());
+        if let Some(id) = Id::check(self.last_event_id.as_bytes()) {
+            decoder.last_id.commit(id);
+        }
         decoder
     }
 }
@@ -159,62 +134,8 @@ pub struct Decoder {
     block: Block,
     /// The value of an unfinished `id`, `event` or comment line.
     line: String,
-    last_event_id: String,
-    /// The id to resume from while `last_event_id` is one that no header can carry.
-    sendable_id: String,
-    id_is_sendable: bool,
+    last_id: LastId,
     retry_ms: Option<u64>,
-}
-
-/// What is stored of the block that is being read. Values that still lie in the chunk are not here
-/// but in [`InChunk`], which is always the younger of the two.
-#[derive(Clone, Debug, Default)]
-struct Block {
-    /// The data lines, joined by LF.
-    data: String,
-    has_data: bool,
-    /// Empty when it has none.
-    name: String,
-    id: String,
-    has_id: bool,
-    /// The bytes of its values, counted as [`DecoderBuilder::limit_bytes`] says.
-    len_bytes: usize,
-    /// It went past the limit: nothing of it counts, up to and with its blank line.
-    skipped: bool,
-    /// It has been handed out and is cleared at the next call.
-    dispatched: bool,
-}
-
-impl Block {
-    fn clear(&mut self) {
-        if self.data.capacity() > KEPT_CAPACITY_BYTES {
-            self.data = String::new();
-        }
-        self.data.clear();
-        self.name.clear();
-        self.id.clear();
-        self.has_data = false;
-        self.has_id = false;
-        self.len_bytes = 0;
-        self.skipped = false;
-        self.dispatched = false;
-    }
-
-    /// Makes room for one more data line behind those that are stored.
-    fn start_data_line(&mut self) {
-        if self.has_data {
-            self.data.push('\n');
-        }
-        self.has_data = true;
-    }
-}
-
-/// The values of the current block that lie in the chunk at hand.
-#[derive(Clone, Copy, Default)]
-struct InChunk<'a> {
-    data: Option<&'a [u8]>,
-    name: Option<&'a [u8]>,
-    id: Option<&'a [u8]>,
 }
 
 /// Where in a line the last chunk ended.
@@ -231,63 +152,10 @@ enum Position {
     Ignored,
 }
 
-/// The start of a line: at most the longest field name.
-#[derive(Clone, Copy, Debug, Default)]
-struct NamePrefix {
-    bytes: [u8; 5],
-    len: usize,
-}
-
-/// A value of which the end is not there yet.
-#[derive(Clone, Copy, Debug)]
-struct Value {
-    field: Field,
-    /// No byte of it was seen: one space would be dropped.
-    at_start: bool,
-    pieces: Pieces,
-    digits: Digits,
-    /// So far; kept for comments alone, the others count in their block.
-    len_bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
-    Data,
-    Event,
-    Id,
-    Retry,
-    Comment,
-}
-
-/// The value of a `retry` line as far as it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Digits {
-    None,
-    Number(u64),
-    Invalid,
-}
-
 /// Something to hand out, and where its text lies.
 enum Ready<'a> {
     Event { name: Held<'a>, data: Held<'a> },
     Comment(Held<'a>),
-}
-
-enum Held<'a> {
-    Chunk(&'a str),
-    Buffer,
-}
-
-impl<'a> Held<'a> {
-    fn get<'b: 'c, 'c>(self, buffer: &'b str) -> &'c str
-    where
-        'a: 'c,
-    {
-        match self {
-            Self::Chunk(text) => text,
-            Self::Buffer => buffer,
-        }
-    }
 }
 
 impl Default for Decoder {
@@ -324,11 +192,7 @@ impl Decoder {
         chunk: &mut &'c [u8],
     ) -> Result<Option<Item<'a>>, DecodeError> {
         Ok(self.advance(chunk)?.map(|ready| match ready {
-            Ready::Event { name, data } => Item::Event(EventRef::new(
-                name.get(&self.block.name),
-                data.get(&self.block.data),
-                &self.last_event_id,
-            )),
+            Ready::Event { name, data } => Item::Event(self.event(name, data)),
             Ready::Comment(text) => Item::Comment(text.get(&self.line)),
         }))
     }
@@ -339,22 +203,14 @@ impl Decoder {
     /// As [`Decoder::decode`].
     pub fn decode_owned(&mut self, chunk: &mut &[u8]) -> Result<Option<OwnedItem>, DecodeError> {
         Ok(self.advance(chunk)?.map(|ready| match ready {
-            Ready::Event {
-                name,
-                data: Held::Buffer,
-            } if self.block.data.len() > KEPT_CAPACITY_BYTES => {
+            Ready::Event { name, data: Held::Buffer }
+                if self.block.data.len() > KEPT_CAPACITY_BYTES =>
+            {
                 let data = mem::take(&mut self.block.data);
                 let name = name.get(&self.block.name);
-                OwnedItem::Event(Event::from_parts(data, name, &self.last_event_id))
+                OwnedItem::Event(Event::from_parts(data, name, self.last_id.as_str()))
             }
-            Ready::Event { name, data } => OwnedItem::Event(
-                EventRef::new(
-                    name.get(&self.block.name),
-                    data.get(&self.block.data),
-                    &self.last_event_id,
-                )
-                .to_event(),
-            ),
+            Ready::Event { name, data } => OwnedItem::Event(self.event(name, data).to_event()),
             Ready::Comment(text) => OwnedItem::Comment(text.get(&self.line).to_owned()),
         }))
     }
@@ -364,9 +220,9 @@ impl Decoder {
         self.block.dispatched && self.block.has_id
     }
 
-    /// The id of the last dispatched block that had one, or the one that the decoder began with.
+    /// The id of the last finished block that had one, or the one that the decoder began with.
     pub fn last_event_id(&self) -> &str {
-        &self.last_event_id
+        self.last_id.as_str()
     }
 
     /// What a reconnect should send as `Last-Event-ID`, if anything.
@@ -375,12 +231,7 @@ impl Decoder {
     /// character, which no header can carry: then it is the last id before it that a header can.
     /// To resume a little early repeats an event; to resume without an id may lose some.
     pub fn header_id(&self) -> Option<&str> {
-        let id = if self.id_is_sendable {
-            &self.last_event_id
-        } else {
-            &self.sendable_id
-        };
-        Some(id.as_str()).filter(|id| !id.is_empty())
+        self.last_id.header()
     }
 
     /// The last valid `retry` field, in milliseconds; one past `u64` counts as `u64::MAX`.
@@ -396,6 +247,12 @@ impl Decoder {
         self.block.clear();
     }
 
+    /// The event that has just been found.
+    fn event<'a>(&'a self, name: Held<'a>, data: Held<'a>) -> EventRef<'a> {
+        let (name, data) = (name.get(&self.block.name), data.get(&self.block.data));
+        EventRef::new(name, data, self.last_id.as_str())
+    }
+
     /// Runs to the next item or to the end of the chunk.
     fn advance<'a>(&mut self, chunk: &mut &'a [u8]) -> Result<Option<Ready<'a>>, DecodeError> {
         if self.block.dispatched {
@@ -407,7 +264,7 @@ impl Decoder {
                 let Some(&first) = chunk.first() else { break };
                 self.after_cr = false;
                 if first == b'\n' {
-                    skip(chunk, 1);
+                    take_first(chunk, 1);
                 }
             }
             if !matches!(self.position, Position::LineStart) {
@@ -417,7 +274,7 @@ impl Decoder {
                     Resumed::NeedMore => break,
                 }
             }
-            let Some(line) = self.take_line(chunk) else {
+            let Some(line) = self.take_line(chunk, usize::MAX) else {
                 break;
             };
             if line.is_empty() {
@@ -428,22 +285,29 @@ impl Decoder {
             } else {
                 let outcome = self.whole_line(line, &mut held);
                 if !matches!(outcome, Ok(None)) {
-                    self.store(held);
+                    self.block.store(held);
                     return outcome.map(|comment| comment.map(Ready::Comment));
                 }
             }
         }
-        self.store(held);
-        if !chunk.is_empty() {
+        self.block.store(held);
+        if matches!(self.position, Position::LineStart) && !chunk.is_empty() {
             self.position = Position::Name(NamePrefix::default());
-            self.resume(chunk)?;
+        }
+        while !chunk.is_empty() {
+            let piece = take_first(chunk, WINDOW_BYTES);
+            self.take_piece(piece).inspect_err(|_| self.position = Position::Ignored)?;
         }
         Ok(None)
     }
 
-    /// Takes a line off the chunk if its end is there, with that end.
-    fn take_line<'a>(&mut self, chunk: &mut &'a [u8]) -> Option<&'a [u8]> {
-        let end = memchr2(b'\n', b'\r', chunk)?;
+    /// Takes a line off the chunk, with its end, if that is among the first `within` bytes.
+    fn take_line<'a>(&mut self, chunk: &mut &'a [u8], within: usize) -> Option<&'a [u8]> {
+        // Every event ends in an empty line, which needs no search.
+        let end = match chunk.first()? {
+            b'\n' | b'\r' => 0,
+            _ => memchr2(b'\n', b'\r', chunk.get(..within).unwrap_or(chunk))?,
+        };
         let (line, rest) = chunk.split_at_checked(end)?;
         *chunk = match rest {
             [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] => rest,
@@ -476,11 +340,9 @@ impl Decoder {
                     held.data = Some(value);
                 } else {
                     if let Some(first) = held.data.take() {
-                        self.block.start_data_line();
-                        push_lossy(&mut self.block.data, first);
+                        self.block.push_data_line(first);
                     }
-                    self.block.start_data_line();
-                    push_lossy(&mut self.block.data, value);
+                    self.block.push_data_line(value);
                 }
             }
             Field::Event => {
@@ -489,19 +351,15 @@ impl Decoder {
             }
             Field::Id => {
                 self.count(value.len() + 1)?;
-                if !value.contains(&0) {
-                    held.id = Some(value);
-                }
+                held.id = Id::check(value).or(held.id);
             }
             Field::Retry => self.set_retry(Digits::None.and(value)),
             Field::Comment if !self.comments => {}
             Field::Comment => {
                 if value.len() > self.limit_bytes {
-                    return Err(DecodeError::TooLarge {
-                        limit_bytes: self.limit_bytes,
-                    });
+                    return Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes });
                 }
-                self.line.clear();
+                clear(&mut self.line);
                 return Ok(Some(held_text(value, &mut self.line)));
             }
         }
@@ -513,15 +371,15 @@ impl Decoder {
         if let Position::Bom(seen) = self.position {
             return Ok(self.resume_bom(seen, chunk));
         }
-        let (piece, ended) = match self.take_line(chunk) {
-            Some(piece) => (piece, true),
-            None => (mem::take(chunk), false),
-        };
+        let line_end = self.take_line(chunk, WINDOW_BYTES);
+        let ended = line_end.is_some();
+        let piece = line_end.unwrap_or_else(|| take_first(chunk, WINDOW_BYTES));
         let outcome = self.take_piece(piece);
         let position = match (&outcome, ended) {
             (_, true) => mem::replace(&mut self.position, Position::LineStart),
             (Err(_), false) => mem::replace(&mut self.position, Position::Ignored),
-            (Ok(()), false) => return Ok(Resumed::NeedMore),
+            (Ok(()), false) if chunk.is_empty() => return Ok(Resumed::NeedMore),
+            (Ok(()), false) => return Ok(Resumed::Line),
         };
         outcome?;
         match position {
@@ -545,7 +403,7 @@ impl Decoder {
                     return Resumed::NeedMore;
                 }
                 Some(&byte) if byte == expected => {
-                    skip(chunk, 1);
+                    take_first(chunk, 1);
                     seen += 1;
                 }
                 // Half a mark is the start of a field name that nobody knows.
@@ -608,9 +466,7 @@ impl Decoder {
             Field::Comment => {
                 value.len_bytes += piece.len();
                 if value.len_bytes > self.limit_bytes {
-                    return Err(DecodeError::TooLarge {
-                        limit_bytes: self.limit_bytes,
-                    });
+                    return Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes });
                 }
                 value.pieces.push(&mut self.line, piece);
             }
@@ -627,9 +483,9 @@ impl Decoder {
             }
             Field::Event | Field::Id => {
                 self.count(1)?;
-                self.line.clear();
+                clear(&mut self.line);
             }
-            Field::Comment => self.line.clear(),
+            Field::Comment => clear(&mut self.line),
             Field::Retry => {}
         }
         Ok(())
@@ -644,7 +500,7 @@ impl Decoder {
             }
             Field::Id => {
                 value.pieces.finish(&mut self.line);
-                if !self.line.contains('\0') {
+                if Id::check(self.line.as_bytes()).is_some() {
                     mem::swap(&mut self.block.id, &mut self.line);
                     self.block.has_id = true;
                 }
@@ -658,37 +514,19 @@ impl Decoder {
         Resumed::Line
     }
 
-    /// Moves what still lies in the chunk into the block.
-    fn store(&mut self, held: InChunk<'_>) {
-        if self.block.skipped {
-            return;
-        }
-        if let Some(data) = held.data {
-            self.block.start_data_line();
-            push_lossy(&mut self.block.data, data);
-        }
-        if let Some(name) = held.name {
-            self.block.name.clear();
-            push_lossy(&mut self.block.name, name);
-        }
-        if let Some(id) = held.id {
-            self.block.id.clear();
-            push_lossy(&mut self.block.id, id);
-            self.block.has_id = true;
-        }
-    }
-
     /// Ends the block at its blank line; true if it is an event, and then it is to be dispatched.
     fn finish_block(&mut self, held: InChunk<'_>) -> bool {
         let skipped = self.block.skipped;
         if !skipped {
             if let Some(id) = held.id {
                 self.block.has_id = true;
-                self.commit_id(id);
+                self.last_id.commit(id);
             } else if self.block.has_id {
-                let id = mem::take(&mut self.block.id);
-                self.commit_id(id.as_bytes());
-                self.block.id = id;
+                let stored = mem::take(&mut self.block.id);
+                if let Some(id) = Id::check(stored.as_bytes()) {
+                    self.last_id.commit(id);
+                }
+                self.block.id = stored;
             }
         }
         let is_event = !skipped && (self.block.has_data || held.data.is_some());
@@ -716,18 +554,6 @@ impl Decoder {
         Ready::Event { name, data }
     }
 
-    fn commit_id(&mut self, id: &[u8]) {
-        let sendable = !id
-            .iter()
-            .any(|&byte| (byte < b' ' && byte != b'\t') || byte == 0x7F);
-        if self.id_is_sendable && !sendable {
-            mem::swap(&mut self.sendable_id, &mut self.last_event_id);
-        }
-        self.id_is_sendable = sendable;
-        self.last_event_id.clear();
-        push_lossy(&mut self.last_event_id, id);
-    }
-
     fn set_retry(&mut self, digits: Digits) {
         if let Digits::Number(retry_ms) = digits {
             self.retry_ms = Some(retry_ms);
@@ -742,9 +568,7 @@ impl Decoder {
         }
         self.block.clear();
         self.block.skipped = true;
-        Err(DecodeError::TooLarge {
-            limit_bytes: self.limit_bytes,
-        })
+        Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes })
     }
 }
 
@@ -758,86 +582,55 @@ enum Resumed {
     NeedMore,
 }
 
-impl NamePrefix {
-    /// Adds a byte; false if no known name begins like that.
-    fn push(&mut self, byte: u8) -> bool {
-        match self.bytes.get_mut(self.len) {
-            Some(slot) => *slot = byte,
-            None => return false,
-        }
-        self.len += 1;
-        true
-    }
-
-    /// The field of this name; the empty one is that of a comment.
-    fn field(&self) -> Option<Field> {
-        match self.bytes.get(..self.len)? {
-            b"" => Some(Field::Comment),
-            b"data" => Some(Field::Data),
-            b"event" => Some(Field::Event),
-            b"id" => Some(Field::Id),
-            b"retry" => Some(Field::Retry),
-            _ => None,
-        }
-    }
+/// Takes up to `len` bytes off the front.
+fn take_first<'a>(chunk: &mut &'a [u8], len: usize) -> &'a [u8] {
+    let (first, rest) = chunk.split_at_checked(len).unwrap_or((chunk, &[]));
+    *chunk = rest;
+    first
 }
 
-impl Value {
-    fn new(field: Field) -> Self {
-        Self {
-            field,
-            at_start: true,
-            pieces: Pieces::default(),
-            digits: Digits::None,
-            len_bytes: 0,
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Digits {
-    /// Reads on; anything but ASCII digits spoils the value.
-    fn and(self, piece: &[u8]) -> Self {
-        piece
-            .iter()
-            .fold(self, |so_far, byte| match (so_far, byte) {
-                (Self::Invalid, _) => Self::Invalid,
-                (Self::None, b'0'..=b'9') => Self::Number(u64::from(byte - b'0')),
-                (Self::Number(n), b'0'..=b'9') => {
-                    Self::Number(n.saturating_mul(10).saturating_add(u64::from(byte - b'0')))
+    /// A stream without an end to its line, its block or its repetitions of a field, must not fill
+    /// the memory.
+    #[test]
+    fn what_is_stored_stays_within_the_limit() {
+        const LIMIT_BYTES: usize = 1_000;
+        for endless in
+            ["x", "\u{20AC}", "data: y\n", "data\n", "event: z\n", "id: 1\n", ":c\n", ":"]
+        {
+            let chunk = endless.repeat(5_000);
+            for start in ["data: ", "event: ", "id: ", "retry: ", ":", "other: ", ""] {
+                let mut decoder =
+                    Decoder::builder().comments(true).limit_bytes(LIMIT_BYTES).build();
+                let mut told = 0;
+                for chunk in [start, &chunk, &chunk, &chunk] {
+                    let mut rest = chunk.as_bytes();
+                    while !matches!(decoder.decode(&mut rest), Ok(None)) {
+                        told += 1;
+                    }
                 }
-                _ => Self::Invalid,
-            })
-    }
-}
-
-/// Takes a line apart: a known field and its value, less one leading space.
-fn split_line(line: &[u8]) -> Option<(Field, &[u8])> {
-    let (field, rest) = match line {
-        [b'd', b'a', b't', b'a', rest @ ..] => (Field::Data, rest),
-        [b'i', b'd', rest @ ..] => (Field::Id, rest),
-        [b'e', b'v', b'e', b'n', b't', rest @ ..] => (Field::Event, rest),
-        [b'r', b'e', b't', b'r', b'y', rest @ ..] => (Field::Retry, rest),
-        [b':', text @ ..] => return Some((Field::Comment, text)),
-        _ => return None,
-    };
-    match rest {
-        [b':', b' ', value @ ..] | [b':', value @ ..] | value @ [] => Some((field, value)),
-        _ => None,
-    }
-}
-
-/// The text of a value: the chunk's own bytes if they are UTF-8, else repaired in `buffer`, which
-/// must be empty.
-fn held_text<'a>(value: &'a [u8], buffer: &mut String) -> Held<'a> {
-    match str::from_utf8(value) {
-        Ok(text) => Held::Chunk(text),
-        Err(_) => {
-            push_lossy(buffer, value);
-            Held::Buffer
+                let block = &decoder.block;
+                for buffer in [&block.data, &block.name, &block.id, &decoder.line] {
+                    let stored = buffer.capacity();
+                    assert!(
+                        stored <= 6 * LIMIT_BYTES,
+                        "{stored} for {start:?} {endless:?}, {told} told"
+                    );
+                }
+            }
         }
     }
-}
 
-fn skip(chunk: &mut &[u8], len: usize) {
-    *chunk = chunk.get(len..).unwrap_or_default();
+    #[test]
+    fn a_large_buffer_is_given_back() {
+        let mut decoder = Decoder::new();
+        let data = "x".repeat(2 * KEPT_CAPACITY_BYTES);
+        for mut chunk in [b"data: ", data.as_bytes(), b"\n", b"\n", b":"] {
+            while decoder.decode(&mut chunk).unwrap().is_some() {}
+        }
+        assert_eq!(decoder.block.data.capacity(), 0);
+    }
 }

@@ -27,8 +27,9 @@ pub struct EventRef<'a> {
 }
 
 impl<'a> EventRef<'a> {
-    /// Puts an event together from its name, data and last event id.
+    /// Puts an event together from its name, data and last event id. An empty name is `message`.
     pub const fn new(name: &'a str, data: &'a str, id: &'a str) -> Self {
+        let name = if name.is_empty() { DEFAULT_NAME } else { name };
         Self { name, data, id }
     }
 
@@ -49,7 +50,8 @@ impl<'a> EventRef<'a> {
 
     /// The same event, owned.
     pub fn to_event(&self) -> Event {
-        let mut text = String::with_capacity(self.data.len() + self.name.len() + self.id.len());
+        let name_len = if self.name == DEFAULT_NAME { 0 } else { self.name.len() };
+        let mut text = String::with_capacity(self.data.len() + name_len + self.id.len());
         text.push_str(self.data);
         Event::from_parts(text, self.name, self.id)
     }
@@ -60,7 +62,7 @@ impl<'a> EventRef<'a> {
 /// The three values share one allocation; [`Event::into_data`] gives the data away without a copy.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Event {
-    /// The data, then the name, then the id.
+    /// The data, then the name unless it is `message`, then the id.
     text: String,
     data_len: usize,
     name_len: usize,
@@ -71,13 +73,10 @@ impl Event {
     pub(crate) fn from_parts(data: String, name: &str, id: &str) -> Self {
         let mut text = data;
         let data_len = text.len();
+        let name = if name == DEFAULT_NAME { "" } else { name };
         text.push_str(name);
         text.push_str(id);
-        Self {
-            text,
-            data_len,
-            name_len: name.len(),
-        }
+        Self { text, data_len, name_len: name.len() }
     }
 
     /// The event's name (the DOM calls it type): `message` when the stream gave none.
@@ -105,7 +104,7 @@ impl Event {
     pub fn as_event_ref(&self) -> EventRef<'_> {
         let (data, rest) = self.text.split_at(self.data_len);
         let (name, id) = rest.split_at(self.name_len);
-        EventRef { name, data, id }
+        EventRef::new(name, data, id)
     }
 }
 
@@ -122,6 +121,33 @@ impl fmt::Debug for Event {
 impl From<EventRef<'_>> for Event {
     fn from(event: EventRef<'_>) -> Self {
         event.to_event()
+    }
+}
+
+/// What came out of a stream, borrowed from the decoder or from the chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// A dispatched event.
+    Event(EventRef<'a>),
+    /// The text after the colon of a comment, as it came; only if [`crate::DecoderBuilder::comments`] asks.
+    Comment(&'a str),
+}
+
+/// What came out of a stream, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnedItem {
+    /// A dispatched event.
+    Event(Event),
+    /// The text after the colon of a comment, as it came; only if [`crate::DecoderBuilder::comments`] asks.
+    Comment(String),
+}
+
+impl From<Item<'_>> for OwnedItem {
+    fn from(item: Item<'_>) -> Self {
+        match item {
+            Item::Event(event) => Self::Event(event.to_event()),
+            Item::Comment(text) => Self::Comment(text.to_owned()),
+        }
     }
 }
 
@@ -221,11 +247,7 @@ pub struct InvalidValue {
 
 impl fmt::Display for InvalidValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "character {:?} at byte {} is not allowed here",
-            self.character, self.at
-        )
+        write!(f, "character {:?} at byte {} is not allowed here", self.character, self.at)
     }
 }
 

@@ -21,20 +21,24 @@
 //! - [`Reconnect`]: when to come back after a stream has ended, and when a silent stream is dead.
 //!
 //! Nothing here reads a socket, a clock or a source of randomness: bytes, `now` and random numbers
-//! are arguments. The crate is `no_std`, needs `alloc`, and its one dependency is `memchr`.
+//! are arguments. The crate is `no_std` and needs `alloc`. The feature `std`, on by default, only
+//! lets `memchr` and `simdutf8` use what the processor has; without it `memchr` is the one dependency.
 //!
 //! [WHATWG algorithm]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 #![no_std]
 
 extern crate alloc;
 
+mod block;
 mod decode;
 mod encode;
 mod event;
+mod last_id;
+mod line;
 mod reconnect;
 mod text;
 
-pub use decode::{DEFAULT_LIMIT_BYTES, DecodeError, Decoder, DecoderBuilder, Item, OwnedItem};
+pub use decode::{DEFAULT_LIMIT_BYTES, DecodeError, Decoder, DecoderBuilder};
 pub use encode::{Encoder, LineEnd};
-pub use event::{Event, EventId, EventName, EventRef, InvalidValue};
+pub use event::{Event, EventId, EventName, EventRef, InvalidValue, Item, OwnedItem};
 pub use reconnect::{Ended, Jitter, Next, Policy, ReadyState, Reconnect};

@@ -39,7 +39,8 @@ impl Default for Policy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Jitter {
     /// Anything from nothing to the ceiling, equally likely: a crowd that lost its server at one
-    /// moment does not return at one moment.
+    /// moment does not return at one moment. HTML would have each wait at least its reconnection
+    /// time; [`Jitter::None`] does.
     #[default]
     Full,
     /// The ceiling itself.
@@ -176,9 +177,7 @@ impl Reconnect {
             Jitter::Full => scale(ceiling, random),
             Jitter::None => ceiling,
         };
-        self.state = ReadyState::Waiting {
-            until: now.saturating_add(wait),
-        };
+        self.state = ReadyState::Waiting { until: now.saturating_add(wait) };
         Next::Wait(wait)
     }
 

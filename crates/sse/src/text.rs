@@ -8,11 +8,22 @@
 use alloc::string::String;
 use core::str;
 
+/// The bytes as text, if they are UTF-8.
+pub(crate) fn from_utf8(bytes: &[u8]) -> Option<&str> {
+    // What is shorter fits no vector, and the standard library is quicker about it.
+    #[cfg(feature = "std")]
+    if bytes.len() >= 64 {
+        return simdutf8::basic::from_utf8(bytes).ok();
+    }
+    str::from_utf8(bytes).ok()
+}
+
 /// Appends a whole value.
 pub(crate) fn push_lossy(out: &mut String, value: &[u8]) {
-    let mut pieces = Pieces::default();
-    pieces.push(out, value);
-    pieces.finish(out);
+    match from_utf8(value) {
+        Some(text) => out.push_str(text),
+        None => out.push_str(&String::from_utf8_lossy(value)),
+    }
 }
 
 /// The bytes of a character that the last piece did not complete.
@@ -35,19 +46,23 @@ impl Pieces {
             }
             piece = rest;
         }
-        loop {
-            let error = match str::from_utf8(piece) {
-                Ok(text) => return out.push_str(text),
-                Err(error) => error,
-            };
-            let (valid, rest) = piece.split_at(error.valid_up_to());
-            // Known to be valid; checked again rather than trusted, since only bad input gets here.
-            out.push_str(str::from_utf8(valid).unwrap_or_default());
-            let Some(invalid_len) = error.error_len() else {
-                return self.keep_open(rest);
-            };
-            out.push(char::REPLACEMENT_CHARACTER);
-            piece = rest.get(invalid_len..).unwrap_or_default();
+        match from_utf8(piece) {
+            Some(text) => out.push_str(text),
+            None => self.push_broken(out, piece),
+        }
+    }
+
+    /// Appends a piece that is not UTF-8 by itself.
+    fn push_broken(&mut self, out: &mut String, piece: &[u8]) {
+        let mut chunks = piece.utf8_chunks().peekable();
+        while let Some(chunk) = chunks.next() {
+            out.push_str(chunk.valid());
+            let broken = chunk.invalid();
+            if chunks.peek().is_none() && may_go_on(broken) {
+                self.keep_open(broken);
+            } else if !broken.is_empty() {
+                out.push(char::REPLACEMENT_CHARACTER);
+            }
         }
     }
 
@@ -69,20 +84,16 @@ impl Pieces {
             _ => ([a, b, c, next], 4),
         };
         let bytes = bytes.get(..len).unwrap_or_default();
-        match str::from_utf8(bytes) {
-            Ok(text) => {
-                out.push_str(text);
-                self.open_len = 0;
-                true
-            }
-            Err(error) if error.error_len().is_none() => {
-                self.keep_open(bytes);
-                true
-            }
-            Err(_) => {
-                self.finish(out);
-                false
-            }
+        if let Ok(text) = str::from_utf8(bytes) {
+            out.push_str(text);
+            self.open_len = 0;
+            true
+        } else if may_go_on(bytes) {
+            self.keep_open(bytes);
+            true
+        } else {
+            self.finish(out);
+            false
         }
     }
 
@@ -93,4 +104,10 @@ impl Pieces {
             self.open_len += 1;
         }
     }
+}
+
+/// Whether these bytes are the start of a character and want for the rest.
+fn may_go_on(bytes: &[u8]) -> bool {
+    str::from_utf8(bytes)
+        .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
 }

@@ -43,10 +43,7 @@ impl Case {
     }
 
     fn decoder(&self) -> Decoder {
-        Decoder::builder()
-            .comments(true)
-            .last_event_id(&*self.initial_last_event_id)
-            .build()
+        Decoder::builder().comments(true).last_event_id(&*self.initial_last_event_id).build()
     }
 
     fn expected(&self, retry_ms: Option<u64>) -> Heard {
@@ -58,11 +55,7 @@ impl Case {
                 .collect(),
             comments: self.expected_comments.clone(),
             last_event_id: self.expected_last_event_id.clone(),
-            retry_ms: if self.retry_any {
-                retry_ms
-            } else {
-                self.expected_retry_ms
-            },
+            retry_ms: if self.retry_any { retry_ms } else { self.expected_retry_ms },
             too_large: 0,
             events_after_chunk: self.events_after_chunk.clone(),
         }
@@ -72,11 +65,7 @@ impl Case {
 fn cases() -> Vec<Case> {
     let cases: Vec<Case> =
         serde_json::from_str(include_str!("vectors/sse-cases.json")).expect("the cases are JSON");
-    assert_eq!(
-        cases.len(),
-        81,
-        "the file of cases is not the one that was agreed on"
-    );
+    assert_eq!(cases.len(), 81, "the file of cases is not the one that was agreed on");
     cases
 }
 
@@ -87,12 +76,7 @@ fn every_case_decodes_as_expected_and_on_time() {
         let heard = hear(case.decoder(), chunks.iter().map(Vec::as_slice));
         assert_eq!(heard, case.expected(heard.retry_ms), "case {}", case.name);
         let heard = hear_owned(case.decoder(), chunks.iter().map(Vec::as_slice));
-        assert_eq!(
-            heard,
-            case.expected(heard.retry_ms),
-            "case {}, owned",
-            case.name
-        );
+        assert_eq!(heard, case.expected(heard.retry_ms), "case {}, owned", case.name);
     }
 }
 
@@ -112,10 +96,7 @@ fn every_case_decodes_the_same_however_it_is_cut() {
         for at in (0..=whole.len()).step_by(step) {
             let (a, b) = whole.split_at(at);
             check(&format!("cut at {at}"), &[a, b]);
-            check(
-                &format!("cut at {at} with an empty chunk between"),
-                &[a, &[], b],
-            );
+            check(&format!("cut at {at} with an empty chunk between"), &[a, &[], b]);
         }
     }
 }

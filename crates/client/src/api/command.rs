@@ -93,7 +93,7 @@ impl SendOptions {
 /// let command = NewCommand::new("reboot".parse()?, target).ttl(Seconds::new(600));
 /// assert_eq!(
 ///     serde_json::to_string(&command)?,
-///     r#"{"action":"reboot","target":{"select":"site=lyon,!spare"},"ttl_s":600}"#
+///     r#"{"action":"reboot","target":{"select":"site in (lyon),!spare"},"ttl_s":600}"#
 /// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -263,9 +263,7 @@ impl Controller {
     /// # Errors
     /// Refused as `unknown_command`, among others.
     pub async fn command(&self, id: CommandId) -> Result<Command, Error> {
-        self.call(Method::GET, ["v1", "commands", &id.to_string()])
-            .fetch()
-            .await
+        self.call(Method::GET, ["v1", "commands", &id.to_string()]).fetch().await
     }
 
     /// A page of commands, newest first.
@@ -290,13 +288,7 @@ impl Controller {
     ) -> impl Stream<Item = Result<Command, Error>> + Send + use<> {
         let hub = self.clone();
         page::items(query.after.clone(), move |after| {
-            let (hub, query) = (
-                hub.clone(),
-                CommandQuery {
-                    after,
-                    ..query.clone()
-                },
-            );
+            let (hub, query) = (hub.clone(), CommandQuery { after, ..query.clone() });
             async move { hub.commands(&query).await }
         })
     }
@@ -310,15 +302,12 @@ impl Controller {
         id: CommandId,
         query: &DeliveryQuery,
     ) -> Result<Page<Delivery>, Error> {
-        self.call(
-            Method::GET,
-            ["v1", "commands", &id.to_string(), "deliveries"],
-        )
-        .query("state", query.state)
-        .query("limit", query.limit)
-        .query("after", query.after.as_ref())
-        .fetch()
-        .await
+        self.call(Method::GET, ["v1", "commands", &id.to_string(), "deliveries"])
+            .query("state", query.state)
+            .query("limit", query.limit)
+            .query("after", query.after.as_ref())
+            .fetch()
+            .await
     }
 
     /// All deliveries of a command that fit, by device name, fetched page by page. After an error
@@ -330,13 +319,7 @@ impl Controller {
     ) -> impl Stream<Item = Result<Delivery, Error>> + Send + use<> {
         let hub = self.clone();
         page::items(query.after.clone(), move |after| {
-            let (hub, query) = (
-                hub.clone(),
-                DeliveryQuery {
-                    after,
-                    ..query.clone()
-                },
-            );
+            let (hub, query) = (hub.clone(), DeliveryQuery { after, ..query.clone() });
             async move { hub.deliveries(id, &query).await }
         })
     }

@@ -79,13 +79,7 @@ impl Controller {
     ) -> impl Stream<Item = Result<Device, Error>> + Send + use<> {
         let hub = self.clone();
         page::items(query.after.clone(), move |after| {
-            let (hub, query) = (
-                hub.clone(),
-                DeviceQuery {
-                    after,
-                    ..query.clone()
-                },
-            );
+            let (hub, query) = (hub.clone(), DeviceQuery { after, ..query.clone() });
             async move { hub.devices(&query).await }
         })
     }
@@ -95,9 +89,7 @@ impl Controller {
     /// # Errors
     /// Refused as `unknown_device`, among others.
     pub async fn device(&self, device: &DeviceId) -> Result<Device, Error> {
-        self.call(Method::GET, ["v1", "devices", device.as_str()])
-            .fetch()
-            .await
+        self.call(Method::GET, ["v1", "devices", device.as_str()]).fetch().await
     }
 
     /// Registers a device, or replaces the labels of one.
@@ -120,10 +112,7 @@ impl Controller {
     /// # Errors
     /// Refused as `unknown_device`, among others.
     pub async fn delete_device(&self, device: &DeviceId) -> Result<(), Error> {
-        self.call(Method::DELETE, ["v1", "devices", device.as_str()])
-            .send()
-            .await
-            .map(drop)
+        self.call(Method::DELETE, ["v1", "devices", device.as_str()]).send().await.map(drop)
     }
 
     /// Asks whether it is the hub that answers, and what time it has. The answer was not taken
@@ -133,11 +122,8 @@ impl Controller {
     /// [`Error::Foreign`] when it answers another's request.
     pub async fn ping(&self) -> Result<Pong, Error> {
         let nonce = nonce();
-        let pong: Pong = self
-            .call(Method::GET, ["v1", "ping"])
-            .query("nonce", Some(&nonce))
-            .fetch()
-            .await?;
+        let pong: Pong =
+            self.call(Method::GET, ["v1", "ping"]).query("nonce", Some(&nonce)).fetch().await?;
         self.expect_nonce(pong.nonce.as_deref(), &nonce)?;
         Ok(pong)
     }
@@ -206,14 +192,7 @@ impl Controller {
         report: &Report,
     ) -> Result<Delivery, Error> {
         let command = command.to_string();
-        let path = [
-            "v1",
-            "devices",
-            device.as_str(),
-            "commands",
-            &command,
-            "status",
-        ];
+        let path = ["v1", "devices", device.as_str(), "commands", &command, "status"];
         self.call(Method::POST, path).json(report).fetch().await
     }
 
@@ -240,13 +219,8 @@ impl Controller {
             delivery: Option<Delivery>,
             problem: Option<Problem>,
         }
-        let items: Vec<_> = reports
-            .iter()
-            .map(|(command, report)| Item {
-                command: *command,
-                report,
-            })
-            .collect();
+        let items: Vec<_> =
+            reports.iter().map(|(command, report)| Item { command: *command, report }).collect();
         let answers: Vec<Wire> = self
             .call(Method::POST, ["v1", "devices", device.as_str(), "status"])
             .json(&items)
@@ -263,11 +237,7 @@ impl Controller {
                     return Err(self.foreign("a report of the batch has no answer"));
                 }
             };
-            Ok(BatchAnswer {
-                command: wire.command,
-                status: wire.status,
-                outcome,
-            })
+            Ok(BatchAnswer { command: wire.command, status: wire.status, outcome })
         };
         answers.into_iter().map(answer).collect()
     }

@@ -60,10 +60,7 @@ impl Error {
             .ok()
             .or_else(|| body.is_empty().then(|| of_parser(status)).flatten());
         match problem {
-            Some(problem) => Self::Refused {
-                problem: Box::new(problem),
-                retry_after,
-            },
+            Some(problem) => Self::Refused { problem: Box::new(problem), retry_after },
             None => Self::Foreign {
                 hub: hub.to_owned(),
                 reason: format!("it answered {status}, and not with a problem of the API"),
@@ -74,17 +71,13 @@ impl Error {
     /// Why a stream of the hub's has ended.
     pub(super) fn of_stream(hub: &str, error: event_source::Error) -> Self {
         match error {
-            event_source::Error::Transport(source) => Self::Unreachable {
-                hub: hub.to_owned(),
-                source,
-            },
+            event_source::Error::Transport(source) => {
+                Self::Unreachable { hub: hub.to_owned(), source }
+            }
             event_source::Error::Refused(refusal) => {
                 Self::of_answer(hub, refusal.status, refusal.retry_after, &refusal.body)
             }
-            other => Self::Foreign {
-                hub: hub.to_owned(),
-                reason: other.to_string(),
-            },
+            other => Self::Foreign { hub: hub.to_owned(), reason: other.to_string() },
         }
     }
 }
@@ -104,8 +97,5 @@ fn of_parser(status: StatusCode) -> Option<Problem> {
         431 => Code::HeadersTooLarge,
         _ => return None,
     };
-    Some(Problem::new(
-        code,
-        "the request was refused before it was read",
-    ))
+    Some(Problem::new(code, "the request was refused before it was read"))
 }

@@ -96,11 +96,7 @@ impl Controller {
     pub fn watch(&self, id: CommandId) -> Result<Events<CommandChange>, InvalidRequest> {
         let id = id.to_string();
         let is_last = |change: &CommandChange| matches!(change, CommandChange::Done(_));
-        self.stream_of(
-            ["v1", "commands", &id, "events"],
-            read_command_change,
-            is_last,
-        )
+        self.stream_of(["v1", "commands", &id, "events"], read_command_change, is_last)
     }
 
     /// Watches devices and deliveries.
@@ -123,14 +119,7 @@ impl Controller {
             .event_bytes_max(EVENT_BYTES_MAX)
             .retry(Retry::resilient())
             .build()?;
-        Ok(Events {
-            hub: self.clone(),
-            source,
-            read,
-            is_last,
-            reached: false,
-            ended: false,
-        })
+        Ok(Events { hub: self.clone(), source, read, is_last, reached: false, ended: false })
     }
 }
 
@@ -155,15 +144,10 @@ impl<T> Events<T> {
                 Err(error) => {
                     self.ended = true;
                     let name = event.name();
-                    Some(Err(self.hub.foreign(format!(
-                        "its {name} event cannot be read: {error}"
-                    ))))
+                    Some(Err(self.hub.foreign(format!("its {name} event cannot be read: {error}"))))
                 }
             },
-            Item::Lost {
-                loss: Loss::Failed(error),
-                ..
-            } if !self.reached => {
+            Item::Lost { loss: Loss::Failed(error), .. } if !self.reached => {
                 self.ended = true;
                 Some(Err(Error::of_stream(self.hub.url(), error)))
             }

@@ -27,11 +27,7 @@ where
     F: Fn(Option<String>) -> A + Send,
     A: Future<Output = Result<Page<T>, Error>> + Send,
 {
-    let walk = Walk {
-        fetch,
-        here: VecDeque::new(),
-        next: Some(first),
-    };
+    let walk = Walk { fetch, here: VecDeque::new(), next: Some(first) };
     try_unfold(walk, async |mut walk| {
         loop {
             if let Some(item) = walk.here.pop_front() {

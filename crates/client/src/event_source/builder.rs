@@ -221,10 +221,9 @@ impl Builder {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        if let (Some(value), false) = (
-            address.authorization,
-            self.headers.contains_key(AUTHORIZATION),
-        ) {
+        if let (Some(value), false) =
+            (address.authorization, self.headers.contains_key(AUTHORIZATION))
+        {
             self.headers.insert(AUTHORIZATION, value);
         }
         let transport = match self.transport {

@@ -30,13 +30,8 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// What tells who asks, and is not for the eyes of another server.
 const CREDENTIALS: [HeaderName; 3] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
 /// What describes a body, and goes with it (Fetch, "request-body-header name").
-const OF_BODY: [HeaderName; 5] = [
-    CONTENT_ENCODING,
-    CONTENT_LANGUAGE,
-    CONTENT_LOCATION,
-    CONTENT_TYPE,
-    CONTENT_LENGTH,
-];
+const OF_BODY: [HeaderName; 5] =
+    [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, CONTENT_TYPE, CONTENT_LENGTH];
 
 /// The request that every connection begins with.
 #[derive(Clone)]

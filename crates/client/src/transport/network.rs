@@ -138,10 +138,7 @@ impl HttpTransportBuilder {
     /// Goes through this proxy whatever the environment says: `http://[user:password@]host:port`.
     #[must_use]
     pub fn proxy(mut self, url: impl Into<String>) -> Self {
-        self.proxy = ProxyChoice::Url {
-            url: url.into(),
-            except: String::new(),
-        };
+        self.proxy = ProxyChoice::Url { url: url.into(), except: String::new() };
         self
     }
 
@@ -149,10 +146,7 @@ impl HttpTransportBuilder {
     /// is: hosts, domains, addresses and networks with commas between them.
     #[must_use]
     pub fn proxy_except(mut self, url: impl Into<String>, except: impl Into<String>) -> Self {
-        self.proxy = ProxyChoice::Url {
-            url: url.into(),
-            except: except.into(),
-        };
+        self.proxy = ProxyChoice::Url { url: url.into(), except: except.into() };
         self
     }
 
@@ -185,11 +179,7 @@ impl HttpTransportBuilder {
     pub fn build(self) -> Result<HttpTransport, InvalidSetting> {
         install_crypto();
         let authorities = self.authorities()?;
-        let client = match self
-            .client()?
-            .tls_certs_merge(authorities.iter().cloned())
-            .build()
-        {
+        let client = match self.client()?.tls_certs_merge(authorities.iter().cloned()).build() {
             Ok(client) => client,
             // A small appliance may have no authorities of its own at all. That must not keep it
             // from a hub behind plain HTTP, or behind a certificate of the authority just given.
@@ -228,10 +218,7 @@ impl HttpTransportBuilder {
         let Some(path) = &self.ca_file else {
             return Ok(Vec::new());
         };
-        let unusable = |reason: String| InvalidSetting::CaFile {
-            path: path.clone(),
-            reason,
-        };
+        let unusable = |reason: String| InvalidSetting::CaFile { path: path.clone(), reason };
         let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
         let certificates = reqwest::Certificate::from_pem_bundle(&pem)
             .map_err(|error| unusable(error.to_string()))?;
@@ -256,11 +243,7 @@ impl Transport for HttpTransport {
                 .execute(request)
                 .await
                 .map_err(|error| {
-                    let stage = if error.is_connect() {
-                        Stage::Connect
-                    } else {
-                        Stage::Answer
-                    };
+                    let stage = if error.is_connect() { Stage::Connect } else { Stage::Answer };
                     TransportError::new(stage, error.without_url())
                 })?
                 .into();

@@ -60,9 +60,7 @@ where
     fn send(&self, request: Request) -> ResponseFuture {
         let answer = self.service.clone().oneshot(request.map(Full::new));
         Box::pin(async move {
-            let answer = answer
-                .await
-                .map_err(|error| TransportError::new(Stage::Answer, error))?;
+            let answer = answer.await.map_err(|error| TransportError::new(Stage::Answer, error))?;
             Ok(answer.map(|body| -> ByteStream {
                 let chunks = BodyDataStream::new(body);
                 Box::pin(chunks.map_err(|error| TransportError::new(Stage::Body, error)))

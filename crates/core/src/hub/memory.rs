@@ -13,7 +13,7 @@ use super::{Hub, earliest, store_unavailable};
 use crate::device::{Device, Op};
 use crate::io::{Output, SessionId};
 use crate::record::{DeliveryRecord, Load, Txn, TxnId};
-use crate::work::{Withheld, Work};
+use crate::work::{LOAD_AGAIN, Withheld, Work};
 
 impl Hub {
     /// A request that concerns a device.
@@ -50,12 +50,9 @@ impl Hub {
         if device.loading.is_none() {
             return;
         }
-        let waiting = device.loaded(known, live);
-        if waiting.is_empty() {
-            self.with_device(id, now, |_, _| {});
-        }
-        for op in waiting {
-            // One before may have let the device go again; one at least is done at each load.
+        // Nothing else is done before the first of them: a device for which nothing is to be done
+        // would be forgotten, and loaded again for ever. Each may let it go for the next.
+        for op in device.loaded(known, live, self.desk.config.lease) {
             self.at_device(id.clone(), op, now);
         }
     }
@@ -72,11 +69,12 @@ impl Hub {
                 if let Some(device) = self.devices.get_mut(&id) {
                     device.lookups = others;
                 }
+                self.forget_if_idle(&id, now);
                 let failed: Vec<(CommandId, Vec<Op>)> = failed;
                 failed.into_iter().flat_map(|(_, ops)| ops).collect()
             }
             Load::Data(id, _) => {
-                return self.with_device(&id, now, |device, _| device.data_loaded(Vec::new()));
+                return self.with_device(&id, now, |device, _| device.data_loaded(Vec::new(), now));
             }
             Load::Delivered { device, .. } => {
                 return self.with_device(&device, now, |device, work| device.replay_failed(work));
@@ -96,9 +94,9 @@ impl Hub {
                 }
                 return;
             }
-            Load::Due(at, _) => {
+            Load::Due(..) => {
                 self.due_loading = false;
-                self.next_due = earliest(self.next_due, Some(at.max(now)));
+                self.next_due = earliest(self.next_due, Some(now.after(LOAD_AGAIN)));
                 return;
             }
         };
@@ -109,6 +107,16 @@ impl Hub {
             if let Some(request) = op.request() {
                 self.desk.waiting.remove(&request);
                 self.desk.refuse(request, store_unavailable());
+            }
+            match op {
+                Op::Send { send, .. } => {
+                    let Some((key, _)) = send.idempotency else { continue };
+                    self.decided.push_back((key, send.device, None));
+                    self.settle_keys(now);
+                }
+                // What is due is due still.
+                Op::Tick => self.next_due = earliest(self.next_due, Some(now.after(LOAD_AGAIN))),
+                _ => {}
             }
         }
     }

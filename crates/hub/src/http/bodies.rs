@@ -77,10 +77,7 @@ impl Envelope {
             run_timeout: take_seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
             not_before: members.take("not_before")?,
         };
-        if members
-            .take_raw("rollout")
-            .is_some_and(|told| told != "null")
-        {
+        if members.take_raw("rollout").is_some_and(|told| told != "null") {
             return Err(Problem::bad_request(
                 "a rollout is for many devices, and this release takes single devices",
             ));
@@ -121,10 +118,7 @@ pub fn batch(body: &[u8]) -> Result<Vec<BatchItem>, Problem> {
             format!("a batch has at most {REPORT_BATCH_ITEMS_MAX} reports"),
         ));
     }
-    Ok(items
-        .into_iter()
-        .map(|item| batch_item(item.get()))
-        .collect())
+    Ok(items.into_iter().map(|item| batch_item(item.get())).collect())
 }
 
 fn batch_item(item: &str) -> BatchItem {
@@ -209,11 +203,7 @@ mod tests {
     #[test]
     fn data_is_json_if_it_is_called_so_and_text_otherwise() {
         for (media_type, body, json) in [
-            (
-                "application/json",
-                "{\"b\": 1.0,\n\"a\":1e2}",
-                "{\"b\": 1.0,\"a\":1e2}",
-            ),
+            ("application/json", "{\"b\": 1.0,\n\"a\":1e2}", "{\"b\": 1.0,\"a\":1e2}"),
             ("application/json", "", "null"),
             ("", "", "null"),
             ("", "é\n", "\"é\\n\""),
@@ -255,10 +245,7 @@ mod tests {
         for (body, code) in [
             (r#"{"target":{"device":"x"}}"#.to_owned(), Code::BadRequest),
             (r#"{"action":"a"}"#.to_owned(), Code::BadRequest),
-            (
-                r#"{"action":"a b","target":{"device":"x"}}"#.to_owned(),
-                Code::BadRequest,
-            ),
+            (r#"{"action":"a b","target":{"device":"x"}}"#.to_owned(), Code::BadRequest),
             (target("{}"), Code::BadRequest),
             (target(r#""x""#), Code::BadRequest),
             (target(r#"{"device":""}"#), Code::BadRequest),
@@ -288,37 +275,22 @@ mod tests {
                 {{"command":"x","state":"running"}},{{"state":"running"}},7]"#
         );
         let items = batch(body.as_bytes()).unwrap();
-        let told: Vec<_> = items
-            .iter()
-            .map(|item| (item.command.as_deref(), item.report.is_ok()))
-            .collect();
+        let told: Vec<_> =
+            items.iter().map(|item| (item.command.as_deref(), item.report.is_ok())).collect();
         assert_eq!(
             told,
-            [
-                (Some(ID), true),
-                (Some(ID), false),
-                (Some("x"), false),
-                (None, false),
-                (None, false)
-            ]
+            [(Some(ID), true), (Some(ID), false), (Some("x"), false), (None, false), (None, false)]
         );
     }
 
     #[test]
     fn a_batch_is_an_array_of_a_thousand_at_most() {
         for body in ["", "{}", "[1", "null"] {
-            assert_eq!(
-                batch(body.as_bytes()).unwrap_err().code,
-                Code::BadRequest,
-                "{body}"
-            );
+            assert_eq!(batch(body.as_bytes()).unwrap_err().code, Code::BadRequest, "{body}");
         }
         let of = |n: usize| format!("[{}]", vec!["0"; n].join(","));
         assert_eq!(batch(of(1000).as_bytes()).unwrap().len(), 1000);
-        assert_eq!(
-            batch(of(1001).as_bytes()).unwrap_err().code,
-            Code::PayloadTooLarge
-        );
+        assert_eq!(batch(of(1001).as_bytes()).unwrap_err().code, Code::PayloadTooLarge);
     }
 
     proptest! {

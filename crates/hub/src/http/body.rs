@@ -32,12 +32,8 @@ pub(super) async fn read(
     bytes_max: usize,
     within: Duration,
 ) -> Result<Bytes, Problem> {
-    let too_large = || {
-        Problem::new(
-            Code::PayloadTooLarge,
-            format!("the body is past {bytes_max} bytes"),
-        )
-    };
+    let too_large =
+        || Problem::new(Code::PayloadTooLarge, format!("the body is past {bytes_max} bytes"));
     let told = body.size_hint().lower();
     if usize::try_from(told).map_or(true, |told| told > bytes_max) {
         linger(headers, body);

@@ -20,11 +20,8 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     let page = super::page(&mut query)?;
     query.finish()?;
 
-    let commands = request.driver.store().commands(filter, page).await;
-    Ok(problem::json(
-        StatusCode::OK,
-        &commands.map_err(problem::of_store)?,
-    ))
+    let commands = request.driver.store().commands(filter, page).await?;
+    Ok(problem::json(StatusCode::OK, &commands))
 }
 
 /// `GET /v1/commands/{command}`.
@@ -42,12 +39,9 @@ pub(super) async fn deliveries(request: Request) -> Result<Response, Problem> {
     let page = super::page(&mut query)?;
     query.finish()?;
 
-    let deliveries = request
-        .driver
-        .store()
-        .deliveries(command, state, page)
-        .await;
-    let deliveries = deliveries.map_err(problem::of_store)?.ok_or_else(unknown)?;
+    let store = request.driver.store();
+    let deliveries = store.deliveries(command, state, page).await?;
+    let deliveries = deliveries.ok_or_else(unknown)?;
     Ok(problem::json(StatusCode::OK, &deliveries))
 }
 
@@ -57,8 +51,8 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
     request.no_query()?;
 
     if request.is_head() {
-        let known = request.driver.store().command(command).await;
-        known.map_err(problem::of_store)?.ok_or_else(unknown)?;
+        let known = request.driver.store().command(command).await?;
+        known.ok_or_else(unknown)?;
         return Ok(stream::head_only());
     }
     let options = stream::options(request.driver.config().heartbeat);
@@ -74,11 +68,7 @@ pub(super) async fn cancel(request: Request) -> Result<Response, Problem> {
     query.finish()?;
 
     let done = request.driver.cancel(command, force).await?;
-    let status = if done {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
-    };
+    let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
     shown(&request.driver, command, status).await
 }
 
@@ -87,14 +77,11 @@ async fn shown(
     command: CommandId,
     status: StatusCode,
 ) -> Result<Response, Problem> {
-    let command = driver.store().command(command).await;
-    let command = command.map_err(problem::of_store)?.ok_or_else(unknown)?;
+    let command = driver.store().command(command).await?;
+    let command = command.ok_or_else(unknown)?;
     Ok(problem::json(status, &command))
 }
 
 fn unknown() -> Problem {
-    Problem::new(
-        Code::UnknownCommand,
-        "no command has this id, or it is no longer kept",
-    )
+    Problem::new(Code::UnknownCommand, "no command has this id, or it is no longer kept")
 }

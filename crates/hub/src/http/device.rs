@@ -46,11 +46,7 @@ pub(super) async fn put(mut request: Request) -> Result<Response, Problem> {
     let labels = parse_labels_body(&body)?;
 
     let created = request.driver.put_device(device.clone(), labels).await?;
-    let status = if created {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     shown(&request.driver, device, status).await
 }
 
@@ -89,13 +85,9 @@ async fn part(
     filter: DeviceFilter,
     page: PageRequest,
 ) -> Result<Page<Device>, Problem> {
-    let stored = driver.store().devices(filter, page).await;
-    let stored = stored.map_err(problem::of_store)?;
+    let stored = driver.store().devices(filter, page).await?;
     let devices = stored.items.into_iter().map(|device| driver.show(device));
-    Ok(Page {
-        items: devices.collect(),
-        next: stored.next,
-    })
+    Ok(Page { items: devices.collect(), next: stored.next })
 }
 
 /// A page of those that are online, or of those that are not: only the hub's memory knows.
@@ -106,10 +98,7 @@ async fn search(
     online: bool,
 ) -> Result<Page<Device>, Problem> {
     let items_max = page.limit as usize;
-    let mut found: Page<Device> = Page {
-        items: Vec::new(),
-        next: None,
-    };
+    let mut found: Page<Device> = Page { items: Vec::new(), next: None };
     let mut searched = 0;
     let mut after = page.after;
     while searched < SEARCHED_MAX {

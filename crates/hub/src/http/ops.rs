@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::request::Request;
 use super::{problem, stream};
-use crate::driver::Readiness;
+use crate::driver::{Readiness, frames};
 
 /// `GET /v1/ping`: is that the hub, and is it near?
 pub(super) async fn ping(request: Request) -> Result<Response, Problem> {
@@ -21,14 +21,7 @@ pub(super) async fn ping(request: Request) -> Result<Response, Problem> {
     let nonce = stream::take_nonce(&mut query)?;
     query.finish()?;
     let time_ms = request.driver.now().unix_ms();
-    Ok(problem::json(
-        StatusCode::OK,
-        &Pong {
-            hub: stream::HUB,
-            nonce,
-            time_ms,
-        },
-    ))
+    Ok(problem::json(StatusCode::OK, &Pong { hub: frames::HUB, nonce, time_ms }))
 }
 
 /// `GET /v1/events`: what happens to all devices and deliveries.

@@ -91,9 +91,7 @@ impl Query {
             return Ok(None);
         };
         let value = text.parse();
-        value
-            .map(Some)
-            .map_err(|e| Problem::bad_request(format!("parameter {name}: {e}")))
+        value.map(Some).map_err(|e| Problem::bad_request(format!("parameter {name}: {e}")))
     }
 
     /// A duration within bounds.
@@ -136,9 +134,9 @@ impl Query {
             None => Ok(None),
             Some("1" | "true") => Ok(Some(true)),
             Some("0" | "false") => Ok(Some(false)),
-            Some(_) => Err(Problem::bad_request(format!(
-                "parameter {name} is 1 or true, 0 or false"
-            ))),
+            Some(_) => {
+                Err(Problem::bad_request(format!("parameter {name} is 1 or true, 0 or false")))
+            }
         }
     }
 
@@ -177,15 +175,11 @@ pub fn prefer_wait<'a>(
     values: impl IntoIterator<Item = &'a str>,
     seconds_max: u64,
 ) -> Option<Seconds> {
-    let preferences = values
-        .into_iter()
-        .flat_map(|value| split_unquoted(value, ','));
+    let preferences = values.into_iter().flat_map(|value| split_unquoted(value, ','));
     let wait = preferences.filter_map(|preference| {
         let told = split_unquoted(preference, ';').next().unwrap_or_default();
         let (name, value) = told.split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("wait")
-            .then(|| value.trim())
+        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim())
     });
     let told = wait.take(1).next()?;
     let bare = told.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
@@ -362,26 +356,14 @@ mod tests {
             let taken = query.seconds("ttl", limits::TTL_S);
             assert_eq!(taken.is_ok(), good, "{value:?}");
         }
-        for (value, good) in [
-            ("1", true),
-            ("1000", true),
-            ("0", false),
-            ("1001", false),
-            ("1s", false),
-        ] {
+        for (value, good) in
+            [("1", true), ("1000", true), ("0", false), ("1001", false), ("1s", false)]
+        {
             let mut query = Query::parse(&format!("limit={value}")).unwrap();
-            assert_eq!(
-                query.number("limit", limits::PAGE_ITEMS).is_ok(),
-                good,
-                "{value:?}"
-            );
+            assert_eq!(query.number("limit", limits::PAGE_ITEMS).is_ok(), good, "{value:?}");
         }
-        for (value, told) in [
-            ("1", Some(true)),
-            ("false", Some(false)),
-            ("yes", None),
-            ("", None),
-        ] {
+        for (value, told) in [("1", Some(true)), ("false", Some(false)), ("yes", None), ("", None)]
+        {
             let mut query = Query::parse(&format!("force={value}")).unwrap();
             assert_eq!(query.switch("force").ok().flatten(), told, "{value:?}");
         }
@@ -415,13 +397,7 @@ mod tests {
         assert_eq!(key(&[]).unwrap(), None);
         let longest = "k".repeat(255);
         assert_eq!(key(&[&longest]).unwrap(), Some(longest));
-        for bad in [
-            &[""][..],
-            &["a b"],
-            &["é"],
-            &["a", "a"],
-            &[&"k".repeat(256)],
-        ] {
+        for bad in [&[""][..], &["a b"], &["é"], &["a", "a"], &[&"k".repeat(256)]] {
             assert_eq!(key(bad).unwrap_err().code, Code::BadRequest, "{bad:?}");
         }
     }
@@ -438,11 +414,7 @@ mod tests {
         ] {
             let mut query = Query::parse(raw).unwrap();
             let taken = last_event_id(&headers("last-event-id", header), &mut query);
-            assert_eq!(
-                taken.ok().map(|id| id.map(Seq::get)),
-                told,
-                "{header:?} {raw}"
-            );
+            assert_eq!(taken.ok().map(|id| id.map(Seq::get)), told, "{header:?} {raw}");
         }
     }
 
@@ -463,11 +435,7 @@ mod tests {
             (&["gzip"], false),
             (&["identity", "br"], false),
         ] {
-            assert_eq!(
-                is_plain(&headers("content-encoding", values)),
-                plain,
-                "{values:?}"
-            );
+            assert_eq!(is_plain(&headers("content-encoding", values)), plain, "{values:?}");
         }
     }
 

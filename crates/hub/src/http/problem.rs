@@ -11,8 +11,6 @@ use http::header::{self, HeaderValue};
 use http::{HeaderName, StatusCode};
 use serde::Serialize;
 
-use crate::store::StoreError;
-
 /// Seconds after which a client that was refused for a full queue may try again: a device that
 /// works takes a command from its queue in that time.
 const RETRY_QUEUE_S: u64 = 5;
@@ -50,14 +48,6 @@ pub(super) fn internal() -> Problem {
     Problem::new(Code::Internal, "the hub failed at this; its log says why")
 }
 
-/// What a reader of the store is told when it cannot be read. The operator reads why in the log.
-pub(super) fn of_store(error: StoreError) -> Problem {
-    match error {
-        StoreError::BadCursor(bad) => Problem::bad_request(format!("parameter after: {bad}")),
-        _ => Problem::new(Code::StoreUnavailable, "the store cannot be read just now"),
-    }
-}
-
 /// The response with one more header.
 pub(super) fn with(mut response: Response, name: HeaderName, value: &str) -> Response {
     if let Ok(value) = HeaderValue::from_str(value) {
@@ -84,9 +74,7 @@ fn with_status(status: StatusCode, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let no_store = HeaderValue::from_static("no-store");
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, no_store);
+    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
     response
 }
 

@@ -34,14 +34,8 @@ pub(super) async fn batch(mut request: Request) -> Result<Response, Problem> {
     let body = request.body(REPORT_BATCH_BYTES_MAX).await?;
     let items = bodies::batch(&body)?;
 
-    request
-        .driver
-        .device(device.clone())
-        .await?
-        .ok_or_else(device::unknown)?;
-    let told = items
-        .into_iter()
-        .map(|item| tell(request.driver.clone(), device.clone(), item));
+    request.driver.device(device.clone()).await?.ok_or_else(device::unknown)?;
+    let told = items.into_iter().map(|item| tell(request.driver.clone(), device.clone(), item));
     let outcomes = in_order(told.collect()).await;
     Ok(problem::json(StatusCode::OK, &outcomes))
 }
@@ -68,17 +62,10 @@ async fn tell(driver: Driver, device: DeviceId, item: BatchItem) -> Outcome {
         Err(refusal) => Err(refusal),
     };
     let (status, answer) = match told {
-        Ok(delivery) => (
-            StatusCode::OK.as_u16(),
-            Answer::Delivery(Box::new(delivery)),
-        ),
+        Ok(delivery) => (StatusCode::OK.as_u16(), Answer::Delivery(Box::new(delivery))),
         Err(refusal) => (refusal.code.status(), Answer::Problem(refusal)),
     };
-    Outcome {
-        command: item.command,
-        status,
-        answer,
-    }
+    Outcome { command: item.command, status, answer }
 }
 
 /// Runs all at once, so that one commit can carry them, and yet begins them in their order: a report
@@ -88,10 +75,7 @@ async fn in_order<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
         Running(Pin<Box<F>>),
         Ended(T),
     }
-    let mut slots: Vec<_> = futures
-        .into_iter()
-        .map(|f| Slot::Running(Box::pin(f)))
-        .collect();
+    let mut slots: Vec<_> = futures.into_iter().map(|f| Slot::Running(Box::pin(f))).collect();
     poll_fn(|context| {
         let mut running = 0;
         for slot in &mut slots {
@@ -102,11 +86,7 @@ async fn in_order<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
                 }
             }
         }
-        if running > 0 {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
+        if running > 0 { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
     let ended = slots.into_iter().filter_map(|slot| match slot {

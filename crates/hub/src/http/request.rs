@@ -54,14 +54,7 @@ impl Request {
         body: Body,
     ) -> Self {
         let arrived = Instant::now();
-        Self {
-            driver,
-            caller,
-            head,
-            arrived,
-            route,
-            body,
-        }
+        Self { driver, caller, head, arrived, route, body }
     }
 
     /// The name that stands in the path where the route has `{which}`.
@@ -75,8 +68,7 @@ impl Request {
             .find(|(pattern, _)| pattern.trim_matches(['{', '}']) == which)
             .map_or("", |(_, given)| given);
         let name = params::decode_segment(given)?;
-        name.parse()
-            .map_err(|e: InvalidName| Problem::bad_request(e.to_string()))
+        name.parse().map_err(|e: InvalidName| Problem::bad_request(e.to_string()))
     }
 
     /// The parameters of the query.
@@ -112,17 +104,10 @@ impl Request {
 
     /// From where it comes: the other end of the connection, not what a header claims.
     pub(super) fn peer(&self) -> Peer {
-        let addr = self
-            .head
-            .extensions
-            .get::<ClientAddr>()
-            .map(|client| client.0);
+        let addr = self.head.extensions.get::<ClientAddr>().map(|client| client.0);
         let agent = self.head.headers.get(header::USER_AGENT);
         Peer {
-            address: addr
-                .as_ref()
-                .map(SocketAddr::ip)
-                .map(|ip| ip.to_canonical().to_string()),
+            address: addr.as_ref().map(SocketAddr::ip).map(|ip| ip.to_canonical().to_string()),
             agent: agent.map(|agent| {
                 let agent = String::from_utf8_lossy(agent.as_bytes());
                 agent.chars().take(AGENT_CHARS_MAX).collect()

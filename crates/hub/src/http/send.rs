@@ -31,9 +31,7 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     let mut send = Send::new(device, action, data);
     send.ttl = ttl;
     send.run_timeout = run_timeout;
-    send.wait = wait
-        .or_else(|| preferred_wait(&request))
-        .unwrap_or(send.wait);
+    send.wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
     identify(&mut send, &request, key, &body)?;
     let delivery = request.driver.send(send).await?;
     Ok(accepted(&delivery, &delivery))
@@ -60,11 +58,7 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
 
 /// 200 when the delivery has ended, 202 when it has not; where it can be looked at.
 fn accepted(delivery: &Delivery, shown: &impl serde::Serialize) -> Response {
-    let status = if delivery.state.is_terminal() {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
-    };
+    let status = if delivery.state.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = format!("/v1/commands/{}", delivery.command);
     problem::with(problem::json(status, shown), header::LOCATION, &location)
 }
@@ -88,10 +82,7 @@ fn only_one(delivery: &Delivery, data: Json, created_by: Option<String>) -> Comm
 /// What `Prefer: wait=N` asks for.
 fn preferred_wait(request: &Request) -> Option<Seconds> {
     let preferences = request.head.headers.get_all("prefer").iter();
-    params::prefer_wait(
-        preferences.filter_map(|value| value.to_str().ok()),
-        WAIT_S.max,
-    )
+    params::prefer_wait(preferences.filter_map(|value| value.to_str().ok()), WAIT_S.max)
 }
 
 /// Says who sends, and by which key the same request would be known again.

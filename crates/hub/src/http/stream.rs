@@ -21,9 +21,6 @@ use super::{bodies, device, problem};
 use crate::driver::{Driver, Readiness, Reserved, frames};
 use crate::plane::{Frame, Heartbeat, HeartbeatForm, StreamHead, StreamOptions};
 
-/// What the hub says it is.
-pub(super) const HUB: &str = concat!("bellwire/", env!("CARGO_PKG_VERSION"));
-
 /// `GET /v1/devices/{device}/stream`.
 pub(super) async fn stream(request: Request) -> Result<Response, Problem> {
     let device: DeviceId = request.name("device")?;
@@ -35,19 +32,10 @@ pub(super) async fn stream(request: Request) -> Result<Response, Problem> {
     }
     let heartbeat = asked.heartbeat.map(Seconds::duration);
     let heartbeat = heartbeat.unwrap_or(request.driver.config().heartbeat);
-    let options = StreamOptions {
-        probes: asked.probes,
-        compat: asked.compat,
-        ..options(heartbeat)
-    };
-    let listen = Listen {
-        peer: request.peer(),
-        ..asked.listen
-    };
-    let reserved = request
-        .driver
-        .listen(device.clone(), listen, options)
-        .await?;
+    let options =
+        StreamOptions { probes: asked.probes, compat: asked.compat, ..options(heartbeat) };
+    let listen = Listen { peer: request.peer(), ..asked.listen };
+    let reserved = request.driver.listen(device.clone(), listen, options).await?;
 
     let session = reserved.session();
     let hello = hello(&request, device, session, asked.nonce, heartbeat);
@@ -72,11 +60,7 @@ pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
         return Ok(head_of("application/json", "no-store"));
     }
     let wait = wait.unwrap_or(Seconds::new(POLL_WAIT_S.default));
-    let poll = Poll {
-        wait,
-        last_event_id,
-        peer: request.peer(),
-    };
+    let poll = Poll { wait, last_event_id, peer: request.peer() };
     let told = request.driver.poll(device.clone(), poll).await?;
 
     let session = request.driver.no_session();
@@ -96,11 +80,7 @@ pub(super) async fn confirm(mut request: Request) -> Result<Response, Problem> {
     let body = request.body(SMALL_BODY_BYTES_MAX).await?;
     let session = bodies::confirmation(&body)?;
 
-    request
-        .driver
-        .device(device.clone())
-        .await?
-        .ok_or_else(device::unknown)?;
+    request.driver.device(device.clone()).await?.ok_or_else(device::unknown)?;
     request.driver.confirm(device, &session).await?;
     Ok(problem::empty())
 }
@@ -114,10 +94,7 @@ pub(super) async fn answer(driver: &Driver, head: &Parts, reserved: Reserved) ->
 pub(super) fn options(heartbeat: Duration) -> StreamOptions {
     let every_ms = u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX);
     StreamOptions {
-        heartbeat: Some(Heartbeat {
-            every_ms,
-            form: HeartbeatForm::V1,
-        }),
+        heartbeat: Some(Heartbeat { every_ms, form: HeartbeatForm::V1 }),
         ..StreamOptions::default()
     }
 }
@@ -126,9 +103,7 @@ pub(super) fn options(heartbeat: Duration) -> StreamOptions {
 pub(super) fn head_only() -> Response {
     let mut response = head_of("text/event-stream", "no-store, no-transform");
     let no = HeaderValue::from_static("no");
-    response
-        .headers_mut()
-        .insert(HeaderName::from_static("x-accel-buffering"), no);
+    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), no);
     response
 }
 
@@ -183,11 +158,7 @@ impl Asked {
 /// How long the comment before hello is: as asked for, else enough to fill the preview of a content
 /// scanner when the request came through a proxy.
 fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Problem> {
-    let range = Range {
-        default: 0,
-        min: 0,
-        max: PRELUDE_BYTES_MAX as u64,
-    };
+    let range = Range { default: 0, min: 0, max: PRELUDE_BYTES_MAX as u64 };
     match query.number("prelude", range)? {
         Some(1) => Err(Problem::bad_request(
             "parameter prelude is 0, or from 2 to 8192: a comment has a colon and a line end",
@@ -216,7 +187,7 @@ fn hello(
     heartbeat: Duration,
 ) -> Hello {
     Hello {
-        hub: HUB.to_owned(),
+        hub: frames::HUB.to_owned(),
         device,
         session,
         nonce,
@@ -257,10 +228,7 @@ fn head_of(media_type: &'static str, cache_control: &'static str) -> Response {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(
-        header::CACHE_CONTROL,
-        HeaderValue::from_static(cache_control),
-    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache_control));
     response
 }
 
@@ -290,14 +258,8 @@ mod tests {
     fn a_request_through_a_proxy_gets_a_prelude_unless_it_says_otherwise() {
         let bytes = |raw, headers| asked(raw, headers).map(|a| a.prelude_bytes).ok();
         assert_eq!(bytes("", &[]), Some(0));
-        assert_eq!(
-            bytes("", &[("via", "1.1 squid")]),
-            Some(PRELUDE_BYTES_PROXIED)
-        );
-        assert_eq!(
-            bytes("", &[("x-forwarded-for", "::1")]),
-            Some(PRELUDE_BYTES_PROXIED)
-        );
+        assert_eq!(bytes("", &[("via", "1.1 squid")]), Some(PRELUDE_BYTES_PROXIED));
+        assert_eq!(bytes("", &[("x-forwarded-for", "::1")]), Some(PRELUDE_BYTES_PROXIED));
         assert_eq!(bytes("prelude=0", &[("via", "1.1 squid")]), Some(0));
         assert_eq!(bytes("prelude=8192", &[]), Some(8192));
         for bad in ["prelude=1", "prelude=8193", "prelude=-2", "prelude="] {
@@ -318,10 +280,7 @@ mod tests {
             assert_eq!(asked(raw, &[]).err().map(|p| p.code), Some(code), "{raw}");
         }
         let long = format!("nonce={}", "%C3%A9".repeat(65));
-        assert_eq!(
-            asked(&long, &[]).err().map(|p| p.code),
-            Some(Code::BadRequest)
-        );
+        assert_eq!(asked(&long, &[]).err().map(|p| p.code), Some(Code::BadRequest));
         assert!(asked(&long.replacen("%C3%A9", "", 1), &[]).is_ok());
     }
 }

@@ -81,25 +81,12 @@ async fn speak<T: Transport>(
     shared: Shared,
     router: Router,
 ) {
-    let Shared {
-        config,
-        tally,
-        mut stage,
-        ..
-    } = shared;
+    let Shared { config, tally, mut stage, .. } = shared;
     let watch = Arc::new(Watch::new());
     let takeover = Takeover::default();
     let _closing = CloseOnDrop(&takeover);
-    let requests = Requests {
-        router,
-        addr,
-        takeover: takeover.clone(),
-        watch: watch.clone(),
-    };
-    let io = TokioIo::new(Watched {
-        transport,
-        watch: watch.clone(),
-    });
+    let requests = Requests { router, addr, takeover: takeover.clone(), watch: watch.clone() };
+    let io = TokioIo::new(Watched { transport, watch: watch.clone() });
     let mut connection = http1::Builder::new()
         // Time is kept below.
         .header_read_timeout(None)
@@ -150,9 +137,7 @@ fn hand_over<T: Transport, S>(
 ) {
     let Some(order) = takeover.take() else { return };
     // Nobody answers a request behind a stream that never ends.
-    tally
-        .pipelined_bytes_dropped
-        .fetch_add(parts.read_buf.len() as u64, Relaxed);
+    tally.pipelined_bytes_dropped.fetch_add(parts.read_buf.len() as u64, Relaxed);
     match parts.io.into_inner().transport.into_sink(guard) {
         Ok(sink) => {
             tally.taken_over.fetch_add(1, Relaxed);
@@ -225,14 +210,8 @@ struct Seen {
 
 impl Watch {
     fn new() -> Self {
-        let phase = Phase::Head {
-            since: Instant::now(),
-            begun: false,
-        };
-        Self(Mutex::new(Seen {
-            phase,
-            unflushed: false,
-        }))
+        let phase = Phase::Head { since: Instant::now(), begun: false };
+        Self(Mutex::new(Seen { phase, unflushed: false }))
     }
 
     fn phase(&self) -> Phase {
@@ -259,21 +238,14 @@ impl Timer {
     fn new(config: &ListenConfig) -> Self {
         let header_read = Duration::from_millis(config.header_read_ms);
         let idle = Duration::from_millis(config.idle_ms);
-        Self {
-            sleep: Box::pin(tokio::time::sleep(header_read)),
-            header_read,
-            idle,
-        }
+        Self { sleep: Box::pin(tokio::time::sleep(header_read)), header_read, idle }
     }
 
     fn poll(&mut self, context: &mut Context<'_>, phase: Phase) -> Poll<End> {
         let (deadline, end) = match phase {
             Phase::Busy => return Poll::Pending,
             Phase::Head { since, begun: true } => (since + self.header_read, End::HeadTimeout),
-            Phase::Head {
-                since,
-                begun: false,
-            } => (since + self.header_read, End::Done),
+            Phase::Head { since, begun: false } => (since + self.header_read, End::Done),
             Phase::Idle { since } => (since + self.idle, End::Done),
         };
         if self.sleep.deadline() != deadline {
@@ -303,10 +275,7 @@ impl<T: Transport> AsyncRead for Watched<T> {
             match seen.phase {
                 Phase::Head { since, .. } => seen.phase = Phase::Head { since, begun: true },
                 Phase::Idle { .. } => {
-                    seen.phase = Phase::Head {
-                        since: Instant::now(),
-                        begun: true,
-                    };
+                    seen.phase = Phase::Head { since: Instant::now(), begun: true };
                 }
                 Phase::Busy => (),
             }
@@ -378,9 +347,7 @@ struct Busy(Arc<Watch>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.lock().phase = Phase::Idle {
-            since: Instant::now(),
-        };
+        self.0.lock().phase = Phase::Idle { since: Instant::now() };
     }
 }
 

@@ -54,12 +54,7 @@ struct State {
 
 pub(crate) fn pair() -> (BodyWriter, StreamBody) {
     let shared = Arc::new(Shared::default());
-    (
-        BodyWriter {
-            shared: shared.clone(),
-        },
-        StreamBody { shared },
-    )
+    (BodyWriter { shared: shared.clone() }, StreamBody { shared })
 }
 
 impl Shared {

@@ -22,18 +22,14 @@ pub struct SystemClock {
 
 impl Default for SystemClock {
     fn default() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: Instant::now() }
     }
 }
 
 impl Clock for SystemClock {
     fn unix_ms(&self) -> u64 {
         // A clock before 1970 is told as 1970: heartbeats go on whatever the battery says.
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64)
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
     }
 
     fn up_ms(&self) -> u64 {
@@ -53,10 +49,7 @@ pub struct ManualClock {
 impl ManualClock {
     /// Stands at this Unix time.
     pub fn new(unix_ms: u64) -> Self {
-        Self {
-            start_unix_ms: unix_ms,
-            up_ms: AtomicU64::new(0),
-        }
+        Self { start_unix_ms: unix_ms, up_ms: AtomicU64::new(0) }
     }
 
     /// Moves both readings on.

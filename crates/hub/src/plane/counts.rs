@@ -21,10 +21,7 @@ pub struct Counts {
 impl Counts {
     /// How many streams closed for this reason.
     pub fn closed_as(&self, reason: CloseReason) -> u64 {
-        self.closed
-            .iter()
-            .find(|(known, _)| *known == reason)
-            .map_or(0, |(_, count)| *count)
+        self.closed.iter().find(|(known, _)| *known == reason).map_or(0, |(_, count)| *count)
     }
 }
 

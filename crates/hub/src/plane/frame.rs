@@ -39,11 +39,7 @@ pub enum Framing {
 impl Framing {
     /// The framing for the version of the request that is answered.
     pub fn of(version: http::Version) -> Self {
-        if version == http::Version::HTTP_11 {
-            Self::Chunked
-        } else {
-            Self::UntilClose
-        }
+        if version == http::Version::HTTP_11 { Self::Chunked } else { Self::UntilClose }
     }
 }
 
@@ -56,36 +52,20 @@ impl Frame {
     /// If `body` is longer than `u32::MAX - 16` bytes, four thousand times the bound of a stream.
     pub fn new(body: &[u8]) -> Self {
         if body.is_empty() {
-            return Self {
-                chunked: Bytes::new(),
-                body_at: 0,
-                body_len: 0,
-            };
+            return Self { chunked: Bytes::new(), body_at: 0, body_len: 0 };
         }
-        assert!(
-            body.len() <= u32::MAX as usize - 16,
-            "a frame of {} bytes",
-            body.len()
-        );
+        assert!(body.len() <= u32::MAX as usize - 16, "a frame of {} bytes", body.len());
         let size = format!("{:x}\r\n", body.len());
         let mut chunked = BytesMut::with_capacity(size.len() + body.len() + 2);
         chunked.put_slice(size.as_bytes());
         chunked.put_slice(body);
         chunked.put_slice(b"\r\n");
-        Self {
-            chunked: chunked.freeze(),
-            body_at: size.len() as u32,
-            body_len: body.len() as u32,
-        }
+        Self { chunked: chunked.freeze(), body_at: size.len() as u32, body_len: body.len() as u32 }
     }
 
     /// The last chunk, which ends a chunked body; no bytes at all in the other framing.
     pub(crate) fn end() -> Self {
-        Self {
-            chunked: Bytes::from_static(b"0\r\n\r\n"),
-            body_at: 0,
-            body_len: 0,
-        }
+        Self { chunked: Bytes::from_static(b"0\r\n\r\n"), body_at: 0, body_len: 0 }
     }
 
     /// The bytes for a stream of this framing; shares the frame's buffer.
@@ -131,10 +111,7 @@ mod tests {
     #[test]
     fn both_framings_share_one_buffer() {
         let frame = Frame::new(&[b'x'; 300]);
-        let (chunked, bare) = (
-            frame.bytes(Framing::Chunked),
-            frame.bytes(Framing::UntilClose),
-        );
+        let (chunked, bare) = (frame.bytes(Framing::Chunked), frame.bytes(Framing::UntilClose));
         assert!(chunked.starts_with(b"12c\r\n") && chunked.ends_with(b"x\r\n"));
         assert_eq!(bare.as_ptr() as usize - chunked.as_ptr() as usize, 5);
         assert_eq!(bare.len(), 300);

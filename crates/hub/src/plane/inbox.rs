@@ -50,10 +50,7 @@ impl StreamId {
 
     pub(crate) fn key(self) -> Key {
         let id = self.get();
-        Key {
-            slot: id as u32,
-            generation: (id >> 32) as u32 & GENERATION_MAX,
-        }
+        Key { slot: id as u32, generation: (id >> 32) as u32 & GENERATION_MAX }
     }
 }
 
@@ -74,11 +71,7 @@ pub(crate) struct Key {
 impl Key {
     /// The same slot for its next user.
     pub(crate) fn next(self) -> Self {
-        let generation = if self.generation >= GENERATION_MAX {
-            1
-        } else {
-            self.generation + 1
-        };
+        let generation = if self.generation >= GENERATION_MAX { 1 } else { self.generation + 1 };
         Self { generation, ..self }
     }
 }
@@ -147,11 +140,7 @@ impl Inbox {
             free: VecDeque::new(),
             fresh: 0,
         };
-        Self {
-            shard,
-            waker,
-            state: Mutex::new(state),
-        }
+        Self { shard, waker, state: Mutex::new(state) }
     }
 
     pub(crate) fn shard(&self) -> u8 {
@@ -163,10 +152,7 @@ impl Inbox {
             let key = state.free.pop_front().unwrap_or_else(|| {
                 let slot = state.fresh;
                 state.fresh += 1;
-                Key {
-                    slot,
-                    generation: 1,
-                }
+                Key { slot, generation: 1 }
             });
             state.commands.push(Command::Reserve { key, options });
             StreamId::new(self.shard, key)
@@ -177,11 +163,7 @@ impl Inbox {
         self.with(|state| {
             if state.waiting_bytes > WAITING_BYTES_MAX {
                 let reason = CloseReason::Overloaded;
-                state.commands.push(Command::Close {
-                    key,
-                    last: None,
-                    reason,
-                });
+                state.commands.push(Command::Close { key, last: None, reason });
                 return;
             }
             state.waiting_bytes += frame.len(Framing::Chunked);
@@ -193,13 +175,11 @@ impl Inbox {
         self.with(|state| {
             if state.waiting_bytes > WAITING_BYTES_MAX {
                 let reason = CloseReason::Overloaded;
-                state
-                    .commands
-                    .extend(keys.iter().map(|&key| Command::Close {
-                        key,
-                        last: None,
-                        reason,
-                    }));
+                state.commands.extend(keys.iter().map(|&key| Command::Close {
+                    key,
+                    last: None,
+                    reason,
+                }));
                 return;
             }
             state.waiting_bytes += frame.len(Framing::Chunked) + size_of_val(&*keys);
@@ -241,11 +221,7 @@ impl Inbox {
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let answer = act(&mut state);
-        let unheard = if state.closed {
-            std::mem::take(&mut state.commands)
-        } else {
-            Vec::new()
-        };
+        let unheard = if state.closed { std::mem::take(&mut state.commands) } else { Vec::new() };
         let asleep = std::mem::replace(&mut state.asleep, false);
         drop(state);
         // A sink that is dropped may talk to the inbox itself: never under the lock.
@@ -269,19 +245,10 @@ mod tests {
 
     #[test]
     fn an_id_keeps_its_parts() {
-        let key = Key {
-            slot: u32::MAX,
-            generation: GENERATION_MAX,
-        };
+        let key = Key { slot: u32::MAX, generation: GENERATION_MAX };
         let id = StreamId::new(255, key);
         assert_eq!((id.shard(), id.key()), (255, key));
-        assert_eq!(
-            key.next(),
-            Key {
-                slot: u32::MAX,
-                generation: 1
-            }
-        );
+        assert_eq!(key.next(), Key { slot: u32::MAX, generation: 1 });
         assert_eq!(size_of::<Option<StreamId>>(), 8);
     }
 }

@@ -28,14 +28,8 @@ impl StreamHead {
     /// `X-Accel-Buffering`.
     pub fn event_stream() -> Self {
         Self::new()
-            .field(
-                "Content-Type",
-                HeaderValue::from_static("text/event-stream"),
-            )
-            .field(
-                "Cache-Control",
-                HeaderValue::from_static("no-store, no-transform"),
-            )
+            .field("Content-Type", HeaderValue::from_static("text/event-stream"))
+            .field("Cache-Control", HeaderValue::from_static("no-store, no-transform"))
             .field("X-Accel-Buffering", HeaderValue::from_static("no"))
     }
 
@@ -45,10 +39,7 @@ impl StreamHead {
     /// If `name` is no field name (RFC 9110 section 5.1): names come from the program's text alone.
     #[must_use]
     pub fn field(mut self, name: &'static str, value: HeaderValue) -> Self {
-        assert!(
-            HeaderName::from_bytes(name.as_bytes()).is_ok(),
-            "{name:?} is no field name"
-        );
+        assert!(HeaderName::from_bytes(name.as_bytes()).is_ok(), "{name:?} is no field name");
         self.fields.push((name, value));
         self
     }

@@ -41,23 +41,13 @@ struct Entry {
 impl Entry {
     fn new(before: Sequence, frame: Frame, chunked_len: usize, bare_len: usize) -> Self {
         let then = Sequence::EMPTY;
-        Self {
-            before,
-            frame,
-            then,
-            chunked_len,
-            bare_len,
-            chunked: None,
-            bare: None,
-        }
+        Self { before, frame, then, chunked_len, bare_len, chunked: None, bare: None }
     }
 }
 
 impl Sequences {
     pub(crate) fn new() -> Self {
-        Self {
-            entries: vec![Entry::new(Sequence::EMPTY, Frame::new(b""), 0, 0)],
-        }
+        Self { entries: vec![Entry::new(Sequence::EMPTY, Frame::new(b""), 0, 0)] }
     }
 
     /// The sequence `to` with `frame` behind it.
@@ -71,8 +61,7 @@ impl Sequences {
         last.then = next;
         let chunked_len = last.chunked_len + frame.len(Framing::Chunked);
         let bare_len = last.bare_len + frame.len(Framing::UntilClose);
-        self.entries
-            .push(Entry::new(to, frame.clone(), chunked_len, bare_len));
+        self.entries.push(Entry::new(to, frame.clone(), chunked_len, bare_len));
         next
     }
 
@@ -132,18 +121,12 @@ impl Sequences {
         self.entries.shrink_to(1024);
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "a sequence is made by append and cleared by all"
-    )]
+    #[expect(clippy::indexing_slicing, reason = "a sequence is made by append and cleared by all")]
     fn entry(&self, sequence: Sequence) -> &Entry {
         &self.entries[sequence.0 as usize]
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "a sequence is made by append and cleared by all"
-    )]
+    #[expect(clippy::indexing_slicing, reason = "a sequence is made by append and cleared by all")]
     fn entry_mut(&mut self, sequence: Sequence) -> &mut Entry {
         &mut self.entries[sequence.0 as usize]
     }
@@ -165,19 +148,9 @@ mod tests {
         }
         let buffers = streams.map(|stream| sequences.joined(stream, Framing::Chunked));
         assert_eq!(buffers[0], "9\r\ndata: a\n\n\r\n9\r\ndata: b\n\n\r\n");
-        assert!(
-            buffers
-                .iter()
-                .all(|buffer| buffer.as_ptr() == buffers[0].as_ptr())
-        );
-        assert_eq!(
-            sequences.len(streams[0], Framing::Chunked),
-            buffers[0].len()
-        );
-        assert_eq!(
-            sequences.joined(streams[0], Framing::UntilClose),
-            "data: a\n\ndata: b\n\n"
-        );
+        assert!(buffers.iter().all(|buffer| buffer.as_ptr() == buffers[0].as_ptr()));
+        assert_eq!(sequences.len(streams[0], Framing::Chunked), buffers[0].len());
+        assert_eq!(sequences.joined(streams[0], Framing::UntilClose), "data: a\n\ndata: b\n\n");
     }
 
     #[test]

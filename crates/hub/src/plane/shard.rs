@@ -143,13 +143,8 @@ impl Shard {
         if !self.again.is_empty() || !self.inbox.may_sleep() {
             return Some(Duration::ZERO);
         }
-        let timer = self
-            .wheel
-            .wait_ms(self.clock.up_ms())
-            .map(Duration::from_millis);
-        let stop = self
-            .stop_at
-            .map(|at| at.saturating_duration_since(Instant::now()));
+        let timer = self.wheel.wait_ms(self.clock.up_ms()).map(Duration::from_millis);
+        let stop = self.stop_at.map(|at| at.saturating_duration_since(Instant::now()));
         match (timer, stop) {
             (Some(timer), Some(stop)) => Some(timer.min(stop)),
             (timer, stop) => timer.or(stop),
@@ -157,8 +152,7 @@ impl Shard {
     }
 
     fn has_stopped(&self) -> bool {
-        self.stop_at
-            .is_some_and(|at| self.living == 0 || Instant::now() >= at)
+        self.stop_at.is_some_and(|at| self.living == 0 || Instant::now() >= at)
     }
 
     /// The stream that is meant, if it is still there.
@@ -171,12 +165,7 @@ impl Shard {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Reserve { key, options } => self.reserve(key, &options),
-            Command::Attach {
-                key,
-                sink,
-                framing,
-                head,
-            } => self.attach(key, sink, framing, &head),
+            Command::Attach { key, sink, framing, head } => self.attach(key, sink, framing, &head),
             Command::Send { key, frame, notify } => self.send(key, &frame, notify),
             Command::SendMany { keys, frame } => {
                 for &key in &keys {
@@ -237,19 +226,15 @@ impl Shard {
             State::Ending => stream.deadline_ms = now_ms + linger_ms,
             State::Free | State::Open | State::Draining => return,
         }
-        stream.framing = if sink.is_body() {
-            Framing::UntilClose
-        } else {
-            framing
-        };
+        stream.framing = if sink.is_body() { Framing::UntilClose } else { framing };
         stream.attached(now_ms);
         sink.belongs_to(|| super::body::Owner { inbox, key });
         let user_timeout = Duration::from_millis(stream.silence_ms());
-        let started = sink.start(
-            self.poll.registry(),
-            Token(key.slot as usize),
-            Some(user_timeout),
-        );
+        let started =
+            sink.start(self.poll.registry(), Token(key.slot as usize), Some(user_timeout));
+        if sink.reads_ahead() {
+            self.again.push(key.slot);
+        }
         stream.sink = Some(sink);
         let framing = stream.framing;
         stream.outbox().start(head, framing);
@@ -273,11 +258,12 @@ impl Shard {
             return;
         }
         self.give(key.slot, frame, notify);
-        if let Some(stream) = self.streams.get_mut(key.slot as usize)
-            && stream.wrote(self.now_ms)
-            && stream.state == State::Open
-        {
-            self.wheel.set(key.slot, stream.due_at_ms());
+        let now_ms = self.now_ms;
+        // A burst is written while it gathers, and that may have been the end of the stream.
+        let Some(stream) = self.find(key) else { return };
+        if stream.wrote(now_ms) && stream.state == State::Open {
+            let due_at_ms = stream.due_at_ms();
+            self.wheel.set(key.slot, due_at_ms);
         }
         if let Notify::Taken(tag) = notify {
             let stream = StreamId::new(self.inbox.shard(), key);
@@ -371,14 +357,18 @@ impl Shard {
             HeartbeatForm::V1 => v1,
             HeartbeatForm::Classic => classic,
         };
-        made.get_or_insert_with(|| Frame::new(form.text(self.clock.unix_ms()).as_bytes()))
-            .clone()
+        made.get_or_insert_with(|| Frame::new(form.text(self.clock.unix_ms()).as_bytes())).clone()
     }
 
     fn stop(&mut self, grace_ms: u64) {
         self.stop_at = Some(Instant::now() + Duration::from_millis(grace_ms));
         for slot in 0..self.streams.len() as u32 {
             self.end(slot, None, CloseReason::Shutdown);
+            let stream = self.streams.get(slot as usize);
+            if stream.is_some_and(|stream| stream.sink.is_none()) {
+                // Closed, and its socket will not come any more.
+                self.release(slot);
+            }
         }
     }
 
@@ -387,10 +377,7 @@ impl Shard {
     }
 
     pub(crate) fn id(&self, slot: u32) -> StreamId {
-        let generation = self
-            .streams
-            .get(slot as usize)
-            .map_or(0, |stream| stream.generation);
+        let generation = self.streams.get(slot as usize).map_or(0, |stream| stream.generation);
         StreamId::new(self.inbox.shard(), Key { slot, generation })
     }
 }

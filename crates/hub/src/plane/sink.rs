@@ -26,10 +26,7 @@ const RECORD_BYTES: usize = 16 * 1024;
 pub struct Sink(Kind);
 
 enum Kind {
-    Plain {
-        socket: TcpStream,
-        _guard: ConnectionGuard,
-    },
+    Plain { socket: TcpStream, _guard: ConnectionGuard },
     Tls(Box<Tls>),
     Body(BodyWriter),
 }
@@ -57,10 +54,7 @@ pub(crate) enum Heard {
 impl Sink {
     /// A socket taken over. It must be nonblocking, as those of tokio are.
     pub fn plain(socket: std::net::TcpStream, guard: ConnectionGuard) -> Self {
-        Self(Kind::Plain {
-            socket: TcpStream::from_std(socket),
-            _guard: guard,
-        })
+        Self(Kind::Plain { socket: TcpStream::from_std(socket), _guard: guard })
     }
 
     /// A socket taken over together with its TLS session, which has ended its handshake.
@@ -71,12 +65,7 @@ impl Sink {
     ) -> Self {
         session.set_buffer_limit(Some(2 * RECORD_BYTES));
         let socket = TcpStream::from_std(socket);
-        Self(Kind::Tls(Box::new(Tls {
-            socket,
-            session,
-            held: 0,
-            _guard: guard,
-        })))
+        Self(Kind::Tls(Box::new(Tls { socket, session, held: 0, _guard: guard })))
     }
 
     /// A response body, and the sink that fills it.
@@ -87,6 +76,12 @@ impl Sink {
 
     pub(crate) fn is_body(&self) -> bool {
         matches!(self.0, Kind::Body(_))
+    }
+
+    /// Whether the peer's bytes, or its goodbye, may have been read already, so that epoll will not
+    /// tell of them.
+    pub(crate) fn reads_ahead(&self) -> bool {
+        matches!(self.0, Kind::Tls(_))
     }
 
     /// Prepares a socket for its life on a shard.
@@ -252,13 +247,7 @@ impl Tls {
     fn hear(&mut self, scratch: &mut [u8]) -> io::Result<Heard> {
         let mut heard = Heard::Nothing;
         for _ in 0..READS_MAX {
-            match self.session.read_tls(&mut self.socket) {
-                Ok(0) => return Ok(Heard::End),
-                Ok(_) => heard = Heard::Bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            }
+            // First what the session has read already, be it before the takeover: no epoll tells.
             let state = self
                 .session
                 .process_new_packets()
@@ -268,10 +257,12 @@ impl Tls {
             if state.peer_has_closed() {
                 return Ok(Heard::End);
             }
-            // A key update asks for an answer; what the kernel refuses goes with the next record.
-            match self.flush() {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                _ => (),
+            match self.session.read_tls(&mut self.socket) {
+                Ok(0) => return Ok(Heard::End),
+                Ok(_) => heard = Heard::Bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
             }
         }
         Ok(Heard::More)

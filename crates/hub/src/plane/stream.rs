@@ -93,15 +93,11 @@ impl Stream {
     pub(crate) fn reserved(generation: u32, options: &StreamOptions, deadline_ms: u64) -> Self {
         Self {
             state: State::Reserved,
-            form: options
-                .heartbeat
-                .map_or(HeartbeatForm::V1, |heartbeat| heartbeat.form),
+            form: options.heartbeat.map_or(HeartbeatForm::V1, |heartbeat| heartbeat.form),
             probes_left: if options.probes { PROBES } else { 0 },
             compat: options.compat,
-            heartbeat_ms: options
-                .heartbeat
-                .map_or(0, |heartbeat| heartbeat.every_ms.max(1)),
-            silence_ms: options.silence_ms(),
+            heartbeat_ms: options.heartbeat.map_or(0, |heartbeat| heartbeat.every_ms.max(1)),
+            silence_ms: options.silence_limit_ms(),
             deadline_ms,
             ..Self::free(generation)
         }
@@ -175,21 +171,14 @@ impl Stream {
     /// what gathered in this turn.
     pub(crate) fn unsent(&self) -> usize {
         let held = self.sink.as_ref().map_or(0, Sink::held);
-        held + self
-            .outbox
-            .as_ref()
-            .map_or(0, |outbox| outbox.queued + outbox.early_bytes)
+        held + self.outbox.as_ref().map_or(0, |outbox| outbox.queued + outbox.early_bytes)
     }
 
     /// The outbox, made when there is none.
     pub(crate) fn outbox(&mut self) -> &mut Outbox {
         let held = self.sink.as_ref().map_or(0, Sink::held) as u64;
         self.outbox.get_or_insert_with(|| {
-            Box::new(Outbox {
-                enqueued: held,
-                taken: held,
-                ..Outbox::default()
-            })
+            Box::new(Outbox { enqueued: held, taken: held, ..Outbox::default() })
         })
     }
 
@@ -229,6 +218,9 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn push(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
         self.queued += bytes.len();
         self.enqueued += bytes.len() as u64;
         self.queue.push_back(bytes);
@@ -261,9 +253,7 @@ impl Outbox {
             }
         }
         self.early_bytes = 0;
-        if !joined.is_empty() {
-            self.push(joined.freeze());
-        }
+        self.push(joined.freeze());
     }
 
     /// The pieces at the front, to be written.
@@ -321,10 +311,7 @@ mod tests {
     }
 
     fn heartbeat(every_ms: u32, form: HeartbeatForm) -> StreamOptions {
-        StreamOptions {
-            heartbeat: Some(Heartbeat { every_ms, form }),
-            ..StreamOptions::default()
-        }
+        StreamOptions { heartbeat: Some(Heartbeat { every_ms, form }), ..StreamOptions::default() }
     }
 
     /// When heartbeats and compat comments come, `wrote` at the given moments.
@@ -353,37 +340,27 @@ mod tests {
     #[test]
     fn a_heartbeat_comes_when_nothing_else_was_written_for_its_time() {
         let mut stream = open(&heartbeat(5_000, HeartbeatForm::V1));
-        assert_eq!(
-            beats(&mut stream, &[3_000], 14_000),
-            [(8_000, 'h'), (13_000, 'h')]
-        );
+        assert_eq!(beats(&mut stream, &[3_000], 14_000), [(8_000, 'h'), (13_000, 'h')]);
     }
 
     #[test]
     fn classic_heartbeats_keep_their_beat_whatever_is_written() {
         let mut stream = open(&heartbeat(5_000, HeartbeatForm::Classic));
-        assert_eq!(
-            beats(&mut stream, &[3_000], 14_000),
-            [(6_000, 'h'), (11_000, 'h')]
-        );
+        assert_eq!(beats(&mut stream, &[3_000], 14_000), [(6_000, 'h'), (11_000, 'h')]);
     }
 
     #[test]
     fn probes_come_one_two_and_three_seconds_after_the_start() {
-        let mut stream = open(&StreamOptions {
-            probes: true,
-            ..heartbeat(5_000, HeartbeatForm::V1)
-        });
+        let mut stream =
+            open(&StreamOptions { probes: true, ..heartbeat(5_000, HeartbeatForm::V1) });
         let expected = [(2_000, 'h'), (3_000, 'h'), (4_000, 'h'), (9_000, 'h')];
         assert_eq!(beats(&mut stream, &[], 10_000), expected);
     }
 
     #[test]
     fn compat_pushes_each_event_and_heartbeat_and_never_itself() {
-        let mut stream = open(&StreamOptions {
-            compat: true,
-            ..heartbeat(5_000, HeartbeatForm::V1)
-        });
+        let mut stream =
+            open(&StreamOptions { compat: true, ..heartbeat(5_000, HeartbeatForm::V1) });
         let expected = [(3_100, 'c'), (8_000, 'h'), (8_100, 'c'), (13_000, 'h')];
         assert_eq!(beats(&mut stream, &[3_000], 13_050), expected);
     }

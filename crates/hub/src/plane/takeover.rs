@@ -34,19 +34,12 @@ pub(crate) struct Order {
 
 impl Order {
     pub(crate) fn new(plane: Plane, id: StreamId, framing: Framing, head: Bytes) -> Self {
-        Self {
-            plane,
-            id,
-            framing,
-            head,
-            done: false,
-        }
+        Self { plane, id, framing, head, done: false }
     }
 
     pub(crate) fn carry_out(mut self, sink: Sink) {
         self.done = true;
-        self.plane
-            .attach(self.id, sink, self.framing, std::mem::take(&mut self.head));
+        self.plane.attach(self.id, sink, self.framing, std::mem::take(&mut self.head));
     }
 }
 
@@ -80,11 +73,7 @@ impl Takeover {
     /// Whether there is an order; if not, `waker` is called when there is.
     pub(crate) fn is_ordered(&self, waker: &Waker) -> bool {
         let mut slot = self.lock();
-        if slot.order.is_none()
-            && !slot
-                .waker
-                .as_ref()
-                .is_some_and(|known| known.will_wake(waker))
+        if slot.order.is_none() && !slot.waker.as_ref().is_some_and(|known| known.will_wake(waker))
         {
             slot.waker = Some(waker.clone());
         }

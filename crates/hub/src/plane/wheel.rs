@@ -28,11 +28,7 @@ struct Link {
     due: u64,
 }
 
-const UNLINKED: Link = Link {
-    prev: NONE,
-    next: NONE,
-    due: 0,
-};
+const UNLINKED: Link = Link { prev: NONE, next: NONE, due: 0 };
 
 impl Wheel {
     pub(crate) fn new(now_ms: u64) -> Self {
@@ -57,11 +53,7 @@ impl Wheel {
         self.clear(slot);
         let bucket = bucket_of(due);
         let next = std::mem::replace(self.bucket(bucket), slot);
-        *self.link(slot) = Link {
-            prev: NONE,
-            next,
-            due,
-        };
+        *self.link(slot) = Link { prev: NONE, next, due };
         if next == NONE {
             self.mark(bucket, true);
         } else {
@@ -132,10 +124,7 @@ impl Wheel {
         None
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "a slot that is linked has its place in the table"
-    )]
+    #[expect(clippy::indexing_slicing, reason = "a slot that is linked has its place in the table")]
     fn link(&mut self, slot: u32) -> &mut Link {
         &mut self.links[slot as usize]
     }

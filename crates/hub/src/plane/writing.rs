@@ -59,10 +59,7 @@ impl Shard {
         stream.dirty = false;
         let gathered = std::mem::replace(&mut stream.gathered, Sequence::EMPTY);
         let Some(sink) = &mut stream.sink else { return };
-        let waiting = stream
-            .outbox
-            .as_ref()
-            .is_some_and(|outbox| !outbox.front().is_empty());
+        let waiting = stream.outbox.as_ref().is_some_and(|outbox| !outbox.front().is_empty());
         if waiting || stream.blocked || gathered.is_empty() {
             if !gathered.is_empty() {
                 let bytes = self.sequences.joined(gathered, stream.framing);
@@ -170,9 +167,6 @@ impl Shard {
             self.give(slot, &last, Notify::None);
         }
         self.give(slot, &Frame::end(), Notify::None);
-        if !was_attached && self.is_stopping() {
-            self.release(slot);
-        }
     }
 
     /// The peer is gone, or never came: nothing more can be told to it.
@@ -194,10 +188,7 @@ impl Shard {
         if stream.state == State::Free {
             return;
         }
-        let key = Key {
-            slot,
-            generation: stream.generation,
-        };
+        let key = Key { slot, generation: stream.generation };
         *stream = Stream::free(stream.generation);
         self.living -= 1;
         self.wheel.clear(slot);
@@ -218,16 +209,8 @@ fn drain(stream: &mut Stream) -> io::Result<usize> {
     };
     let mut total = 0;
     let refused = loop {
-        let front = stream
-            .outbox
-            .as_ref()
-            .map(|outbox| outbox.front())
-            .unwrap_or_default();
-        let outcome = if front.is_empty() {
-            sink.flush().map(|()| 0)
-        } else {
-            sink.write(front)
-        };
+        let front = stream.outbox.as_ref().map(|outbox| outbox.front()).unwrap_or_default();
+        let outcome = if front.is_empty() { sink.flush().map(|()| 0) } else { sink.write(front) };
         match outcome {
             Ok(count) => {
                 total += count;

@@ -7,17 +7,14 @@
 //! What is promised rests on WAL mode with `synchronous=FULL`: each COMMIT returns after an fsync of
 //! the log.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bellwire_core::Recovered;
 use bellwire_core::record::{Load, Txn};
-use bellwire_proto::{Command, CommandId, Delivery, DeviceId, Page, State, Timestamp};
+use bellwire_proto::{Command, CommandId, Delivery, DeviceId, Page, State};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -26,16 +23,22 @@ use super::{
     CommandFilter, DeviceFilter, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents,
     StoredDevice,
 };
+use options::Clock;
+pub use options::{OpenError, Options};
 use readers::Job;
 use schema::Place;
+use threads::Threads;
 
+mod folder;
 mod lists;
 mod loads;
+mod options;
 mod purge;
 mod readers;
 mod recover;
 mod rows;
 mod schema;
+mod threads;
 mod writer;
 
 /// Threads that answer the API's reads. Two, so that one long list does not hold up the rest.
@@ -45,116 +48,6 @@ const READERS: usize = 2;
 const READS_WAITING_MAX: usize = 1024;
 /// How long [`Store::close`] waits for the threads.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
-/// How long history is kept by default.
-const HISTORY_KEPT: Duration = Duration::from_secs(30 * 86_400);
-/// The least time that history is kept: as long as an `Idempotency-Key`, so that what a key stands for
-/// outlives it.
-const HISTORY_KEPT_MIN: Duration = bellwire_proto::limits::IDEMPOTENCY_KEPT;
-
-/// Tells the time, of which the store needs little: for recovery, and to purge.
-type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// How a store is to be opened.
-#[derive(Clone)]
-pub struct Options {
-    history_kept: Duration,
-    clock: Clock,
-    vfs: Option<String>,
-}
-
-impl Default for Options {
-    /// History for 30 days, the system's clock and the system's files.
-    fn default() -> Self {
-        Self { history_kept: HISTORY_KEPT, clock: Arc::new(system_time), vfs: None }
-    }
-}
-
-impl std::fmt::Debug for Options {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { history_kept, vfs, .. } = self;
-        f.debug_struct("Options")
-            .field("history_kept", history_kept)
-            .field("vfs", vfs)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Options {
-    /// Keeps what has ended for this long, a day at least.
-    #[must_use]
-    pub fn history_kept(self, history_kept: Duration) -> Self {
-        Self { history_kept: history_kept.max(HISTORY_KEPT_MIN), ..self }
-    }
-
-    /// Takes the time from here.
-    #[must_use]
-    pub fn clock(self, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self { clock: Arc::new(clock), ..self }
-    }
-}
-
-/// Why a store does not open. Each message says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The folder or a file in it cannot be made or opened.
-    #[error("cannot use {}: {source}", path.display())]
-    Folder {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another hub is at work there.
-    #[error(
-        "the data folder {} is in use by another hub: stop that one, or give this one a folder of \
-         its own",
-        dir.display()
-    )]
-    InUse {
-        /// The folder.
-        dir: PathBuf,
-    },
-    /// Written by a newer program.
-    #[error(
-        "{} has schema version {found}, and this program knows none above {known}: start the \
-         newer program again, or restore a backup from before the upgrade",
-        path.display()
-    )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-        /// Ours.
-        known: i64,
-    },
-    /// Not written by Bellwire.
-    #[error("{} is not a database of Bellwire: move it away or choose another folder", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-    },
-    /// SQLite refuses: the disk, or a damaged file.
-    #[error("cannot open {}: {source}", path.display())]
-    Sqlite {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: rusqlite::Error,
-    },
-}
-
-impl OpenError {
-    fn folder(path: &Path, source: io::Error) -> Self {
-        let path = path.into();
-        Self::Folder { path, source }
-    }
-
-    fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
-        let path = path.into();
-        Self::Sqlite { path, source }
-    }
-}
 
 /// The store on one SQLite file.
 ///
@@ -182,7 +75,7 @@ pub struct SqliteStore {
     shared: Arc<Shared>,
     /// The writer's connection until it is started.
     writer: Mutex<Option<Connection>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Threads>,
     /// Held for as long as the store is there; the system lets go of it when the process dies,
     /// however it dies.
     _lock: File,
@@ -218,10 +111,10 @@ impl SqliteStore {
     /// # Errors
     /// When the folder is in use, the file is of a newer program or no file of ours, or the disk fails.
     pub fn open(data_dir: &Path, options: Options) -> Result<(Self, Recovered), OpenError> {
-        let lock = lock_folder(data_dir)?;
-        let place = Place { path: data_dir.join("bellwire.db"), vfs: options.vfs };
+        let lock = folder::lock(data_dir)?;
+        let place = options.place(data_dir);
         let path = place.path.clone();
-        create_private(&path)?;
+        folder::create_private(&path)?;
         let sqlite = |source| OpenError::sqlite(&path, source);
         let mut writer = place.writer().map_err(sqlite)?;
         schema::migrate(&mut writer, &path)?;
@@ -239,7 +132,7 @@ impl SqliteStore {
         let store = Self {
             shared: Arc::new(shared),
             writer: Mutex::new(Some(writer)),
-            threads: Mutex::new(Vec::new()),
+            threads: Mutex::default(),
             _lock: lock,
         };
         Ok((store, recovered))
@@ -253,37 +146,19 @@ impl SqliteStore {
     pub fn start(&self, events: Arc<dyn StoreEvents>) -> Result<(), OpenError> {
         let place = &self.shared.place;
         let sqlite = |source| OpenError::sqlite(&place.path, source);
-        let mut writer = lock(&self.writer);
-        let Some(connection) = writer.take() else {
-            return Ok(());
-        };
+        let Some(connection) = lock(&self.writer).take() else { return Ok(()) };
+        let mut threads = lock(&self.threads);
         for _ in 0..READERS {
             let connection = place.reader().map_err(sqlite)?;
-            self.spawn("store-read", move |shared| {
-                readers::run_jobs(shared, &connection);
-            })?;
+            let run = move |shared: &Shared| readers::run_jobs(shared, &connection);
+            threads.readers.push(threads::spawn("store-read", &self.shared, run)?);
         }
         let loads = place.reader().map_err(sqlite)?;
         let of_loads = Arc::clone(&events);
-        self.spawn("store-load", move |shared| {
-            readers::run_loads(shared, &loads, &*of_loads);
-        })?;
-        self.spawn("store-write", move |shared| {
-            writer::run(shared, connection, &*events);
-        })
-    }
-
-    fn spawn(
-        &self,
-        name: &str,
-        run: impl FnOnce(&Shared) + Send + 'static,
-    ) -> Result<(), OpenError> {
-        let shared = Arc::clone(&self.shared);
-        let thread = thread::Builder::new()
-            .name(name.into())
-            .spawn(move || run(&shared))
-            .map_err(|e| OpenError::folder(&self.shared.place.path, e))?;
-        lock(&self.threads).push(thread);
+        let run = move |shared: &Shared| readers::run_loads(shared, &loads, &*of_loads);
+        threads.readers.push(threads::spawn("store-load", &self.shared, run)?);
+        let run = move |shared: &Shared| writer::run(shared, connection, &*events);
+        threads.writer = Some(threads::spawn("store-write", &self.shared, run)?);
         Ok(())
     }
 
@@ -370,15 +245,15 @@ impl Store for SqliteStore {
     }
 
     fn close(&self) {
-        // The readers first: the last connection to close tidies the files, and only the writer's can.
-        self.shared.jobs.close();
-        self.shared.loads.close();
-        self.shared.txns.close();
         let until = Instant::now() + CLOSE_WITHIN;
         let threads = std::mem::take(&mut *lock(&self.threads));
-        for thread in threads {
-            join_until(thread, until);
-        }
+        // The readers first: what they tell may still lead to a transaction, and the last connection
+        // to close tidies the files, which only the writer's can.
+        self.shared.jobs.close();
+        self.shared.loads.close();
+        threads.readers.into_iter().for_each(|running| running.join(until));
+        self.shared.txns.close();
+        threads.writer.into_iter().for_each(|running| running.join(until));
     }
 }
 
@@ -408,54 +283,9 @@ impl Shared {
     }
 }
 
-/// Makes the folder and takes the lock on it.
-fn lock_folder(data_dir: &Path) -> Result<File, OpenError> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    let created = builder.create(data_dir);
-    created.map_err(|e| OpenError::folder(data_dir, e))?;
-    let path = data_dir.join("lock");
-    let file = create_private(&path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: data_dir.into() }),
-        Err(TryLockError::Error(e)) => Err(OpenError::folder(&path, e)),
-    }
-}
-
-/// Opens a file that only its owner can read, if it is new. What SQLite puts beside the database
-/// has the database's mode.
-fn create_private(path: &Path) -> Result<File, OpenError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).mode(0o600);
-    options.open(path).map_err(|e| OpenError::folder(path, e))
-}
-
-/// Waits for a thread to end, but not past `until`, and never for itself.
-fn join_until(thread: JoinHandle<()>, until: Instant) {
-    if thread.thread().id() == thread::current().id() {
-        return;
-    }
-    // The standard library has no join with a bound. This is the end of the process or of a test, and a
-    // millisecond more or less is nothing to either.
-    while !thread.is_finished() && Instant::now() < until {
-        thread::sleep(Duration::from_millis(1));
-    }
-    if thread.is_finished() {
-        // A panic was printed by its own thread already.
-        let _panicked = thread.join();
-    }
-}
-
 fn after_device(page: &PageRequest) -> Result<Option<DeviceId>, StoreError> {
     let device = page.after.as_ref().map(|cursor| cursor.device().cloned());
     Ok(device.transpose()?)
-}
-
-fn system_time() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let ms = since_epoch.unwrap_or_default().as_millis();
-    Timestamp::from_unix_ms(u64::try_from(ms).unwrap_or(u64::MAX))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -2,15 +2,11 @@
 //! and reads that end.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a panic is the message"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the message")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -24,20 +20,30 @@ use bellwire_hub::plane::{
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const UNIX_MS: u64 = 1_700_000_000_000;
 
-/// Events go into a channel; whoever holds `gate` holds the shard at the end of its turn.
+/// Events go into a channel. After telling that the stream in `gate` is closed, the shard waits for
+/// the gate.
 struct Hook {
-    sender: Mutex<Sender<StreamEvent>>,
-    gate: Arc<Mutex<()>>,
+    sender: SyncSender<StreamEvent>,
+    gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    closes_after: Mutex<Option<StreamId>>,
+    held: Mutex<()>,
 }
 
 impl StreamEvents for Hook {
     fn happened(&self, batch: &mut Vec<StreamEvent>) {
-        let sender = self.sender.lock().unwrap();
+        let probe = *self.gate.closes_after.lock().unwrap();
+        let stops = probe.is_some_and(|probe| batch.contains(&closed(probe, CloseReason::Ended)));
         for event in batch.drain(..) {
             // A test that has ended no longer listens.
-            let _ = sender.send(event);
+            let _ = self.sender.send(event);
         }
-        drop(self.gate.lock().unwrap());
+        if stops {
+            drop(self.gate.held.lock());
+        }
     }
 }
 
@@ -46,7 +52,7 @@ pub struct World {
     pub plane: Plane,
     pub clock: Arc<ManualClock>,
     events: Receiver<StreamEvent>,
-    gate: Arc<Mutex<()>>,
+    gate: Arc<Gate>,
 }
 
 impl World {
@@ -56,37 +62,22 @@ impl World {
 
     pub fn with(config: PlaneConfig) -> Self {
         let clock = Arc::new(ManualClock::new(UNIX_MS));
-        let (sender, events) = channel();
-        let gate = Arc::new(Mutex::new(()));
-        let hook = Hook {
-            sender: Mutex::new(sender),
-            gate: gate.clone(),
-        };
-        let config = PlaneConfig {
-            shards: 1,
-            clock: clock.clone(),
-            ..config
-        };
+        let (sender, events) = sync_channel(10_000);
+        let gate = Arc::new(Gate::default());
+        let hook = Hook { sender, gate: gate.clone() };
+        let config = PlaneConfig { shards: 1, clock: clock.clone(), ..config };
         let plane = Plane::start(config, Arc::new(hook)).unwrap();
-        Self {
-            plane,
-            clock,
-            events,
-            gate,
-        }
+        Self { plane, clock, events, gate }
     }
 
     pub fn event(&self) -> StreamEvent {
-        self.events
-            .recv_timeout(PATIENCE)
-            .expect("an event should have come")
+        self.events.recv_timeout(PATIENCE).expect("an event should have come")
     }
 
     /// Every event that the shard has told of up to now.
     pub fn events_so_far(&self) -> Vec<StreamEvent> {
         let probe = self.plane.reserve(StreamOptions::default());
-        self.plane
-            .send(probe, Frame::new(b":"), Notify::Taken(u64::MAX));
+        self.plane.send(probe, Frame::new(b":"), Notify::Taken(u64::MAX));
         let mut events = Vec::new();
         loop {
             match self.event() {
@@ -106,10 +97,11 @@ impl World {
 
     /// Holds the shard, so that what is sent gathers for one turn.
     pub fn hold(&self) -> MutexGuard<'_, ()> {
-        let hold = self.gate.lock().unwrap();
+        let hold = self.gate.held.lock().unwrap();
         let probe = self.plane.reserve(StreamOptions::default());
+        *self.gate.closes_after.lock().unwrap() = Some(probe);
         self.plane.close(probe, None, CloseReason::Ended);
-        // The event is sent before the gate is asked for: from here on the shard stands.
+        // The event is told before the gate is asked for, by a shard that then takes nothing more.
         assert_eq!(self.event(), closed(probe, CloseReason::Ended));
         hold
     }
@@ -128,8 +120,7 @@ impl World {
     ) -> (StreamId, TcpStream) {
         let (mut client, socket) = sockets();
         let id = self.plane.reserve(options);
-        self.plane
-            .attach(id, plain(socket), framing, "HEAD\r\n".into());
+        self.plane.attach(id, plain(socket), framing, "HEAD\r\n".into());
         assert_eq!(read_exactly(&mut client, 6), b"HEAD\r\n");
         (id, client)
     }
@@ -140,14 +131,8 @@ pub fn closed(stream: StreamId, reason: CloseReason) -> StreamEvent {
 }
 
 pub fn heartbeat(every_ms: u32) -> StreamOptions {
-    let heartbeat = Some(Heartbeat {
-        every_ms,
-        form: HeartbeatForm::V1,
-    });
-    StreamOptions {
-        heartbeat,
-        ..StreamOptions::default()
-    }
+    let heartbeat = Some(Heartbeat { every_ms, form: HeartbeatForm::V1 });
+    StreamOptions { heartbeat, ..StreamOptions::default() }
 }
 
 pub fn plain(socket: TcpStream) -> Sink {
@@ -172,9 +157,7 @@ pub fn connect(addr: SocketAddr) -> TcpStream {
 
 pub fn read_exactly(client: &mut impl Read, count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
-    client
-        .read_exact(&mut bytes)
-        .expect("the bytes should have come");
+    client.read_exact(&mut bytes).expect("the bytes should have come");
     bytes
 }
 
@@ -184,17 +167,9 @@ pub fn read_until(client: &mut impl Read, end: &str) -> String {
     while !bytes.ends_with(end.as_bytes()) {
         let mut byte = [0];
         let count = client.read(&mut byte).unwrap_or_else(|error| {
-            panic!(
-                "{error} before {end:?} came; so far {:?}",
-                String::from_utf8_lossy(&bytes)
-            )
+            panic!("{error} before {end:?} came; so far {:?}", String::from_utf8_lossy(&bytes))
         });
-        assert_ne!(
-            count,
-            0,
-            "the end before {end:?}: {:?}",
-            String::from_utf8_lossy(&bytes)
-        );
+        assert_ne!(count, 0, "the end before {end:?}: {:?}", String::from_utf8_lossy(&bytes));
         bytes.push(byte[0]);
     }
     String::from_utf8(bytes).unwrap()

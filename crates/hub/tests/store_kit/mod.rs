@@ -8,6 +8,8 @@
     reason = "a panic here is a failure message, and each test file uses its part of this"
 )]
 
+pub mod model;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

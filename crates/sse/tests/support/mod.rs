@@ -30,9 +30,7 @@ pub(crate) fn hear<'a>(mut decoder: Decoder, chunks: impl IntoIterator<Item = &'
         loop {
             match decoder.decode(&mut chunk) {
                 Ok(Some(Item::Event(event))) => {
-                    heard
-                        .events
-                        .push((event.name().into(), event.data().into(), event.id().into()))
+                    heard.events.push((event.name().into(), event.data().into(), event.id().into()))
                 }
                 Ok(Some(Item::Comment(text))) => heard.comments.push(text.into()),
                 Ok(None) => break,
@@ -40,11 +38,7 @@ pub(crate) fn hear<'a>(mut decoder: Decoder, chunks: impl IntoIterator<Item = &'
                 Err(error) => panic!("unexpected {error}"),
             }
         }
-        assert!(
-            chunk.is_empty(),
-            "the decoder stopped with {} bytes left",
-            chunk.len()
-        );
+        assert!(chunk.is_empty(), "the decoder stopped with {} bytes left", chunk.len());
         heard.events_after_chunk.push(heard.events.len());
     }
     heard.last_event_id = decoder.last_event_id().into();
@@ -62,9 +56,7 @@ pub(crate) fn hear_owned<'a>(
         loop {
             match decoder.decode_owned(&mut chunk) {
                 Ok(Some(OwnedItem::Event(event))) => {
-                    heard
-                        .events
-                        .push((event.name().into(), event.data().into(), event.id().into()))
+                    heard.events.push((event.name().into(), event.data().into(), event.id().into()))
                 }
                 Ok(Some(OwnedItem::Comment(text))) => heard.comments.push(text),
                 Ok(None) => break,

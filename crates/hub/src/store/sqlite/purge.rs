@@ -10,6 +10,7 @@ use bellwire_proto::Timestamp;
 use rusqlite::{Connection, Result, Statement, params};
 
 use super::Shared;
+use super::options::Clock;
 use super::rows::ms;
 
 /// Commands looked at in one step at least; as many as a commit has transactions if those are
@@ -22,7 +23,7 @@ const STEP_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) struct Purge<'c> {
     kept: Duration,
-    clock: super::Clock,
+    clock: Clock,
     next_step: Instant,
     /// The last command that this walk has looked at.
     at: i64,

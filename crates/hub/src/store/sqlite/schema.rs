@@ -100,6 +100,8 @@ CREATE INDEX idempotency_expiry ON idempotency (expires_at);
 pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) vfs: Option<String>,
+    /// Pages in the log before a commit also checkpoints it: [`CHECKPOINT_PAGES`].
+    pub(super) checkpoint_pages: u32,
 }
 
 impl Place {
@@ -124,11 +126,12 @@ impl Place {
             "PRAGMA page_size = {PAGE_BYTES};
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
-             PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
+             PRAGMA wal_autocheckpoint = {};
              PRAGMA journal_size_limit = {WAL_KEPT_BYTES};
              PRAGMA cache_size = -{WRITER_CACHE_KIB};
              PRAGMA temp_store = MEMORY;
-             PRAGMA foreign_keys = OFF;"
+             PRAGMA foreign_keys = OFF;",
+            self.checkpoint_pages
         ))?;
         Ok(connection)
     }
@@ -148,7 +151,7 @@ impl Place {
 /// Bytes of a page.
 const PAGE_BYTES: u32 = 4096;
 /// Pages in the log before a commit also checkpoints it.
-const CHECKPOINT_PAGES: u32 = 4000;
+pub(super) const CHECKPOINT_PAGES: u32 = 4000;
 /// Bytes of the log's file that are kept for reuse when it starts anew.
 const WAL_KEPT_BYTES: u32 = 64 * 1024 * 1024;
 /// KiB of pages that the writer keeps: the ends of the tables, and the inner pages of the indexes.

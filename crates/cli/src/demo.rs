@@ -1,0 +1,241 @@
+//! `bellwire demo`: what a newcomer runs first. A real hub, a real appliance, real commands, and a
+//! `kill -9` in between; each step with the line that does the same by hand.
+//!
+//! Everything is on loopback and in a temporary folder, and gone afterwards.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bellwire_client::api::CommandChange;
+use bellwire_client::{Controller, SendOptions};
+use bellwire_proto::{CommandId, Delivery, DeviceId, State};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::args::Demo;
+use crate::exit;
+use crate::out::{self, BOLD, DIM, GOOD};
+
+/// The appliance's name.
+const KIOSK: &str = "kiosk-7";
+/// How long a step may take before it is a failure.
+const STEP: Duration = Duration::from_secs(8);
+
+/// The appliance's two actions. A file of the user's own could look just like this.
+const HANDLER: &str = r#"#!/bin/sh
+# Run by `bellwire listen kiosk-7 --exec`: the action is in the environment, the data on stdin.
+case "$BELLWIRE_ACTION" in
+  ping)  echo pong ;;
+  greet) read -r name || true; echo "hello, $name" ;;
+  *)     echo "no such action: $BELLWIRE_ACTION" >&2; exit 64 ;;
+esac
+"#;
+
+pub(crate) async fn run(args: Demo) -> anyhow::Result<u8> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    // Whatever comes, leaving this function ends the processes and removes the folder.
+    tokio::select! {
+        done = play(args.keep) => done.map(|()| exit::OK),
+        _ = interrupt.recv() => Ok(exit::OK),
+        _ = terminate.recv() => Ok(exit::OK),
+    }
+}
+
+async fn play(keep: bool) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let folder = tempfile::Builder::new().prefix("bellwire-demo-").tempdir()?;
+    let bellwire = std::env::current_exe().context("where this program is")?;
+    let stage = Stage { bellwire, folder: folder.path().to_owned() };
+    stage.write_handler()?;
+    let device: DeviceId = KIOSK.parse()?;
+    anstream::println!("A hub, an appliance, three commands and a crash. All on this machine, in {}.", folder.path().display());
+
+    title("A hub starts");
+    let (mut hub, address) = stage.hub(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let url = format!("http://{address}");
+    by_hand(&format!("bellwire serve --listen {address} --data-dir {}/hub", folder.path().display()));
+    let api = Controller::new(&url)?;
+
+    title("An appliance dials in, and keeps one HTTP response open");
+    by_hand(&format!("bellwire listen {KIOSK} --hub {url} --exec {}/kiosk.sh", folder.path().display()));
+    let mut appliance = stage.appliance(&url)?;
+    until_online(&api, &device, true).await?;
+    said("online");
+
+    title("A command, and its answer");
+    by_hand(&format!("curl -X POST '{url}/v1/send/{KIOSK}/ping?wait=10s'"));
+    let ping = api.send(&device, &"ping".parse()?, &SendOptions::default()).await?;
+    follow(&api, ping.command).await?;
+
+    title("One with data");
+    by_hand(&format!("curl -H 'Content-Type: text/plain' -d world '{url}/v1/send/{KIOSK}/greet?wait=10s'"));
+    let greet = SendOptions::default().text("world");
+    let greet = api.send(&device, &"greet".parse()?, &greet).await?;
+    follow(&api, greet.command).await?;
+
+    title("The appliance goes away; a command waits for it");
+    appliance.kill().await?;
+    until_online(&api, &device, false).await?;
+    by_hand(&format!("curl -H 'Content-Type: text/plain' -d again '{url}/v1/send/{KIOSK}/greet'"));
+    let again = SendOptions::default().text("again");
+    let waiting = api.send(&device, &"greet".parse()?, &again).await?;
+    said(&format!("{} (202: it is on disk)", waiting.state));
+
+    title("The hub is killed with SIGKILL, and started again");
+    by_hand(&format!("kill -9 {}", hub.id().unwrap_or_default()));
+    hub.kill().await?;
+    let (restarted, _) = stage.hub(address).await?;
+    hub = restarted;
+    by_hand(&format!("curl '{url}/v1/commands/{}'", waiting.command));
+    let command = api.command(waiting.command).await?;
+    let states: Vec<&str> = command.counts.keys().map(|state| state.as_str()).collect();
+    said(&format!("still there: {}", states.join(", ")));
+
+    title("The appliance comes back");
+    appliance = stage.appliance(&url)?;
+    follow(&api, waiting.command).await?;
+
+    anstream::println!("\n{GOOD}Nothing was lost.{GOOD:#} {DIM}{}{DIM:#}", out::span(start.elapsed()));
+    if keep {
+        anstream::println!(
+            "\nHub and appliance stay up until Ctrl-C:\n  bellwire send {KIOSK} ping --wait 10s --hub {url}\n  \
+             bellwire devices --hub {url}\n  curl -N '{url}/v1/events'"
+        );
+        tokio::select! {
+            ended = hub.wait() => bail!("the hub ended: {}", ended?),
+            ended = appliance.wait() => bail!("the appliance ended: {}", ended?),
+        }
+    }
+    appliance.kill().await?;
+    hub.kill().await?;
+    Ok(())
+}
+
+/// Where the demo plays.
+struct Stage {
+    bellwire: PathBuf,
+    folder: PathBuf,
+}
+
+impl Stage {
+    fn write_handler(&self) -> anyhow::Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o700).open(self.handler())?;
+        std::io::Write::write_all(&mut &file, HANDLER.as_bytes())?;
+        Ok(())
+    }
+
+    fn handler(&self) -> PathBuf {
+        self.folder.join("kiosk.sh")
+    }
+
+    /// Starts a hub and waits until it says where it listens.
+    async fn hub(&self, listen: SocketAddr) -> anyhow::Result<(Child, SocketAddr)> {
+        let mut hub = self
+            .program("hub.log")?
+            .args(["serve", "--listen", &listen.to_string(), "--data-dir"])
+            .arg(self.folder.join("hub"))
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = hub.stdout.take().context("the hub has no output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let said = async {
+            while let Some(line) = lines.next_line().await? {
+                if let Some((_, address)) = line.split_once("listening on http://") {
+                    return Ok(address.parse()?);
+                }
+            }
+            bail!("the hub did not start: {}", log(&self.folder.join("hub.log")))
+        };
+        let address = timeout(STEP, said).await.context("the hub did not start in time")??;
+        Ok((hub, address))
+    }
+
+    fn appliance(&self, url: &str) -> anyhow::Result<Child> {
+        let mut command = self.program("appliance.log")?;
+        command.args(["listen", KIOSK, "--hub", url, "--exec"]).arg(self.handler());
+        Ok(command.stdout(Stdio::null()).spawn()?)
+    }
+
+    /// This program, with its standard error in a file of the folder, deaf to what the surroundings
+    /// set for a real hub.
+    fn program(&self, log: &str) -> anyhow::Result<Command> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join(log))?;
+        let mut command = Command::new(&self.bellwire);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("BELLWIRE_") {
+                command.env_remove(name);
+            }
+        }
+        // Loopback is not for a proxy, whatever is set.
+        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+        command.stdin(Stdio::null()).stderr(log).kill_on_drop(true);
+        Ok(command)
+    }
+}
+
+fn log(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+/// Waits until the hub sees the appliance come or go.
+async fn until_online(api: &Controller, device: &DeviceId, online: bool) -> anyhow::Result<()> {
+    let seen = async {
+        loop {
+            match api.device(device).await {
+                Ok(device) if device.online == online => return,
+                _ => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    timeout(STEP, seen).await.context("the appliance was not seen in time")
+}
+
+/// Shows each state of a command as it comes, to its end.
+async fn follow(api: &Controller, id: CommandId) -> anyhow::Result<()> {
+    let mut changes = api.watch(id)?;
+    let mut last: Option<Box<Delivery>> = None;
+    let told = async {
+        while let Some(change) = changes.next().await {
+            match change? {
+                CommandChange::Delivery(delivery) => {
+                    let style = out::style_of(delivery.state);
+                    anstream::println!("   {style}{}{style:#}", delivery.state);
+                    last = Some(delivery);
+                }
+                _ => break,
+            }
+        }
+        anyhow::Ok(())
+    };
+    timeout(STEP, told).await.context("the command did not end in time")??;
+    match last {
+        Some(delivery) if delivery.state == State::Succeeded => {
+            let took = out::span(delivery.updated_at.since(delivery.created_at));
+            let stdout = delivery.stdout.unwrap_or_default();
+            anstream::println!("   {BOLD}{}{BOLD:#} {DIM}after {took}{DIM:#}", stdout.trim_end());
+            Ok(())
+        }
+        other => bail!("the command did not succeed: {:?}", other.map(|d| (d.state, d.error))),
+    }
+}
+
+fn title(text: &str) {
+    anstream::println!("\n{BOLD}{text}{BOLD:#}");
+}
+
+/// The line that does the same by hand.
+fn by_hand(line: &str) {
+    anstream::println!("   {DIM}$ {line}{DIM:#}");
+}
+
+fn said(text: &str) {
+    anstream::println!("   {text}");
+}

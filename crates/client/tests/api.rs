@@ -1,0 +1,614 @@
+//! The typed calls against a server of raw bytes: what is sent is the contract's, what comes back
+//! is read, and what went wrong is told apart.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the failure message")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bellwire_client::api::{
+    CommandChange, CommandQuery, DeliveryQuery, DeviceQuery, Error, HubChange, HubState,
+    ListenOptions, NewCommand, PollOptions, Signal, Target,
+};
+use bellwire_client::event_source::{self, Loss};
+use bellwire_client::{Controller, SendOptions};
+use bellwire_proto::stream::ByeReason;
+use bellwire_proto::{
+    Action, Code, CommandId, DeviceChange, DeviceId, Json, Report, ReportState, Seconds, Seq, State,
+};
+use futures_util::StreamExt as _;
+use support::{Exchange, Server, within};
+
+const ID: &str = "019283a4-7c1e-7b5a-8d2e-0123456789ab";
+const JSON: &str = "200 OK\ncontent-type: application/json";
+
+fn id() -> CommandId {
+    ID.parse().unwrap()
+}
+
+fn kiosk() -> DeviceId {
+    "kiosk:7@lyon~2".parse().unwrap()
+}
+
+fn reboot() -> Action {
+    "reboot".parse().unwrap()
+}
+
+fn hub(server: &Server) -> Controller {
+    Controller::new(server.url("")).unwrap()
+}
+
+fn delivery(state: &str) -> String {
+    format!(
+        r#"{{"command":"{ID}","seq":1042,"device":"{}","action":"reboot","state":"{state}",
+        "attempt":1,"rev":3,"created_at":"2026-11-22T20:00:00.000Z",
+        "updated_at":"2026-11-22T20:00:01.000Z","expires_at":"2026-11-22T21:00:00.000Z",
+        "progress":40,"exit_code":0,"result":{{"b":1.50,"a":null}},"stdout":"pong\n","stderr":"",
+        "truncated":false,"error":null,"late":false,"of_a_later_version":[1]}}"#,
+        kiosk()
+    )
+    .replace('\n', "")
+}
+
+fn command(id: &str, done: bool) -> String {
+    format!(
+        r#"{{"id":"{id}","seq":1042,"action":"reboot","data":{{"b":1e2}},
+        "created_at":"2026-11-22T20:00:00.000Z","created_by":null,
+        "expires_at":"2026-11-22T21:00:00.000Z","total":2,"counts":{{"queued":2}},"done":{done}}}"#
+    )
+    .replace('\n', "")
+}
+
+fn device(name: &str) -> String {
+    format!(
+        r#"{{"id":"{name}","labels":{{"site":"lyon"}},"facts":{{"os":"deb12"}},"online":true,
+        "connected_at":"2026-11-22T20:00:00.000Z","last_seen_at":"2026-11-22T20:00:00.000Z",
+        "address":"127.0.0.1","agent":"curl","transport":"stream","queued":0,
+        "created_at":"2026-11-22T20:00:00.000Z"}}"#
+    )
+    .replace('\n', "")
+}
+
+fn problem(code: &str) -> String {
+    format!(r#"{{"type":"about:blank","title":"…","status":0,"detail":"why","code":"{code}"}}"#)
+}
+
+/// A call, and the server's side of it: gives the request and what the call made of the answer.
+async fn exchange<T>(
+    server: &Server,
+    call: impl Future<Output = T>,
+    head: &str,
+    body: &str,
+) -> (T, String, String, Option<String>) {
+    let side = async {
+        let request = server.request().await;
+        let line = format!("{} {}", request.method, request.target);
+        let sent = String::from_utf8(request.body.clone()).unwrap();
+        let content_type = request.header("content-type").map(str::to_owned);
+        request.answer(head, body).await;
+        (line, sent, content_type)
+    };
+    let (made, (line, sent, content_type)) =
+        within("the call", async { tokio::join!(call, side) }).await;
+    (made, line, sent, content_type)
+}
+
+#[tokio::test]
+async fn send_is_one_post_whose_body_is_the_data() {
+    let server = Server::start().await;
+    let hub = hub(&server);
+    let path = "POST /v1/send/kiosk:7@lyon~2/reboot";
+    let json = Some("application/json");
+    for (options, line, body, content_type) in [
+        (SendOptions::default(), path.to_owned(), "", None),
+        (
+            SendOptions::default()
+                .json(Json::parse(r#"{"z": 1.50}"#).unwrap())
+                .ttl(Seconds::new(0))
+                .wait(Seconds::new(30))
+                .run_timeout(Seconds::new(60)),
+            format!("{path}?ttl=0s&wait=30s&run_timeout=60s"),
+            r#"{"z": 1.50}"#,
+            json,
+        ),
+        (
+            SendOptions::default().text("now"),
+            path.to_owned(),
+            "now",
+            Some("text/plain; charset=utf-8"),
+        ),
+        // An empty body would be null to the device.
+        (SendOptions::default().text(""), path.to_owned(), r#""""#, json),
+    ] {
+        let (device, action) = (kiosk(), reboot());
+        let call = hub.send(&device, &action, &options);
+        let (made, sent_line, sent, sent_type) =
+            exchange(&server, call, JSON, &delivery("succeeded")).await;
+        assert_eq!((sent_line, sent.as_str()), (line, body));
+        assert_eq!(sent_type.as_deref(), content_type);
+        let made = made.unwrap();
+        assert_eq!((made.state, made.seq), (State::Succeeded, Seq::new(1042)));
+        assert_eq!(made.result.unwrap().as_str(), r#"{"b":1.50,"a":null}"#);
+    }
+}
+
+#[tokio::test]
+async fn a_key_and_a_token_are_headers_and_the_token_is_shown_nowhere() {
+    let server = Server::start().await;
+    let hub =
+        Controller::builder(server.url("/mounted/here/")).token("bw_1_secret").build().unwrap();
+    assert!(!format!("{hub:?}").contains("secret"));
+    let options = SendOptions::default().idempotency_key("once");
+    let (device, action) = (kiosk(), reboot());
+    let (made, request) = tokio::join!(hub.send(&device, &action, &options), async {
+        let request = server.request().await;
+        assert_eq!(request.target, "/mounted/here/v1/send/kiosk:7@lyon~2/reboot");
+        assert_eq!(request.header("idempotency-key"), Some("once"));
+        assert_eq!(request.header("authorization"), Some("Bearer bw_1_secret"));
+        request.answer(JSON, &delivery("queued")).await;
+    });
+    assert_eq!(made.unwrap().state, State::Queued);
+    let () = request;
+
+    let bad = SendOptions::default().idempotency_key("a\nb");
+    let error = hub.send(&device, &action, &bad).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::BadRequest));
+}
+
+#[tokio::test]
+async fn every_other_call_is_the_contracts_too() {
+    let server = Server::start().await;
+    let hub = hub(&server);
+    let name = kiosk();
+    let base = format!("/v1/devices/{name}");
+
+    let target = Target::Devices(vec![name.clone(), "b".parse().unwrap()]);
+    let new = NewCommand::new(reboot(), target).data(Json::null()).run_timeout(Seconds::new(9));
+    let accepted = "202 Accepted\ncontent-type: application/json";
+    let (made, line, sent, _) =
+        exchange(&server, hub.send_command(&new), accepted, &command(ID, false)).await;
+    assert_eq!(made.unwrap().total, 2);
+    assert_eq!(line, "POST /v1/commands");
+    let expected = format!(
+        r#"{{"action":"reboot","data":null,"target":{{"devices":["{name}","b"]}},"run_timeout_s":9}}"#
+    );
+    assert_eq!(sent, expected);
+
+    let (made, line, ..) = exchange(&server, hub.command(id()), JSON, &command(ID, true)).await;
+    assert_eq!((made.unwrap().done, line), (true, format!("GET /v1/commands/{ID}")));
+
+    let (made, line, ..) =
+        exchange(&server, hub.cancel(id(), true), JSON, &command(ID, true)).await;
+    assert!(made.is_ok());
+    assert_eq!(line, format!("DELETE /v1/commands/{ID}?force=true"));
+
+    let (made, line, ..) = exchange(&server, hub.device(&name), JSON, &device("a")).await;
+    assert_eq!((made.unwrap().facts.as_str(), line), (r#"{"os":"deb12"}"#, format!("GET {base}")));
+
+    let labels = BTreeMap::from([("site".to_owned(), "lyon".to_owned())]);
+    let created = "201 Created\ncontent-type: application/json";
+    let (made, line, sent, _) =
+        exchange(&server, hub.put_labels(&name, &labels), created, &device("a")).await;
+    assert!(made.is_ok());
+    assert_eq!((line, sent), (format!("PUT {base}"), r#"{"labels":{"site":"lyon"}}"#.to_owned()));
+
+    let facts = Json::parse(r#"{"ram_mb":512}"#).unwrap();
+    let (made, line, sent, _) =
+        exchange(&server, hub.put_facts(&name, &facts), JSON, &device("a")).await;
+    assert!(made.is_ok());
+    assert_eq!((line, sent), (format!("PUT {base}/facts"), facts.as_str().to_owned()));
+
+    let (made, line, ..) = exchange(&server, hub.delete_device(&name), "204 No Content", "").await;
+    assert!(made.is_ok());
+    assert_eq!(line, format!("DELETE {base}"));
+
+    let (made, line, sent, _) =
+        exchange(&server, hub.confirm(&name, "s1"), "204 No Content", "").await;
+    assert!(made.is_ok());
+    assert_eq!((line, sent), (format!("POST {base}/confirm"), r#"{"session":"s1"}"#.to_owned()));
+
+    let mut report = Report::of(ReportState::Succeeded);
+    report.rev = Some(4);
+    report.result = Some(Json::parse("[1.0]").unwrap());
+    let (made, line, sent, _) =
+        exchange(&server, hub.report(&name, id(), &report), JSON, &delivery("succeeded")).await;
+    assert_eq!(made.unwrap().state, State::Succeeded);
+    assert_eq!(line, format!("POST {base}/commands/{ID}/status"));
+    assert_eq!(sent, r#"{"state":"succeeded","rev":4,"result":[1.0]}"#);
+
+    let (made, line, ..) = exchange(&server, hub.health(), JSON, r#"{"status":"ok"}"#).await;
+    assert_eq!((made.is_ok(), line.as_str()), (true, "GET /healthz"));
+    let (made, line, ..) = exchange(&server, hub.ready(), JSON, "{}").await;
+    assert_eq!((made.unwrap(), line.as_str()), (true, "GET /readyz"));
+    let unavailable = "503 Unavailable\ncontent-type: application/problem+json";
+    let (made, ..) = exchange(&server, hub.ready(), unavailable, &problem("draining")).await;
+    assert!(!made.unwrap());
+    let (made, ..) = exchange(&server, hub.ready(), "404 Not Found", "").await;
+    assert!(matches!(made, Err(Error::Foreign { .. })), "{made:?}");
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_item_by_item() {
+    let server = Server::start().await;
+    let hub = hub(&server);
+    let name = kiosk();
+    let mut running = Report::of(ReportState::Running);
+    running.result = Some(Json::parse("1.50").unwrap());
+    let reports = [(id(), running), (id(), Report::of(ReportState::Nack))];
+    let body = format!(
+        r#"[{{"command":"{ID}","status":200,"delivery":{}}},
+            {{"command":"{ID}","status":404,"problem":{}}}]"#,
+        delivery("running"),
+        problem("unknown_command")
+    );
+    let call = hub.report_batch(&name, &reports);
+    let (made, line, sent, _) = exchange(&server, call, JSON, &body).await;
+    assert_eq!(line, format!("POST /v1/devices/{name}/status"));
+    let expected = format!(
+        r#"[{{"command":"{ID}","state":"running","result":1.50}},{{"command":"{ID}","state":"nack"}}]"#
+    );
+    assert_eq!(sent, expected);
+    let made = made.unwrap();
+    assert_eq!(made[0].outcome.as_ref().unwrap().state, State::Running);
+    assert_eq!(made[1].outcome.as_ref().unwrap_err().code, Code::UnknownCommand);
+
+    let call = hub.report_batch(&name, &reports);
+    let (made, ..) = exchange(&server, call, JSON, "[]").await;
+    assert!(matches!(made, Err(Error::Foreign { .. })), "one answer to each report, or none");
+}
+
+#[tokio::test]
+async fn lists_are_walked_page_by_page() {
+    let server = Server::start().await;
+    let hub = hub(&server);
+    let query = DeviceQuery {
+        select: Some("site=lyon".parse().unwrap()),
+        online: Some(true),
+        limit: Some(2),
+        ..DeviceQuery::default()
+    };
+    let walk = async {
+        let devices: Vec<_> = hub.all_devices(query).collect().await;
+        let names = devices.into_iter().map(|d| d.unwrap().id.to_string());
+        names.collect::<Vec<_>>()
+    };
+    let pages = async {
+        let first = server.request().await;
+        assert_eq!(first.target, "/v1/devices?select=site+in+%28lyon%29&online=true&limit=2");
+        let body = format!(r#"{{"items":[{},{}],"next":"c/1"}}"#, device("a"), device("b"));
+        first.answer(JSON, &body).await;
+        let second = server.request().await;
+        assert!(second.target.ends_with("&limit=2&after=c%2F1"), "{}", second.target);
+        let body = format!(r#"{{"items":[{}],"next":null}}"#, device("c"));
+        second.answer(JSON, &body).await;
+    };
+    let (names, ()) = within("the walk", async { tokio::join!(walk, pages) }).await;
+    assert_eq!(names, ["a", "b", "c"]);
+
+    let query = CommandQuery {
+        device: Some(kiosk()),
+        state: Some(State::TimedOut),
+        action: Some(reboot()),
+        ..CommandQuery::default()
+    };
+    let empty = r#"{"items":[],"next":null}"#;
+    let walk = hub.all_commands(query).collect::<Vec<_>>();
+    let (made, line, ..) = exchange(&server, walk, JSON, empty).await;
+    assert!(made.is_empty());
+    assert_eq!(line, "GET /v1/commands?device=kiosk%3A7%40lyon%7E2&state=timed_out&action=reboot");
+
+    let query = DeliveryQuery { state: Some(State::Failed), ..DeliveryQuery::default() };
+    let walk = hub.all_deliveries(id(), query).collect::<Vec<_>>();
+    let not_found = "404 Not Found\ncontent-type: application/problem+json";
+    let (made, line, ..) = exchange(&server, walk, not_found, &problem("unknown_command")).await;
+    assert_eq!(line, format!("GET /v1/commands/{ID}/deliveries?state=failed"));
+    assert_eq!(made.len(), 1, "an error is the last item");
+    assert_eq!(made[0].as_ref().unwrap_err().code(), Some(Code::UnknownCommand));
+}
+
+#[tokio::test]
+async fn what_went_wrong_is_told_apart() {
+    let server = Server::start().await;
+    let hub = hub(&server);
+    let full = "429 Too Many\ncontent-type: application/problem+json\nretry-after: 3";
+    let (made, ..) = exchange(&server, hub.command(id()), full, &problem("queue_full")).await;
+    let error = made.unwrap_err();
+    assert_eq!(error.code(), Some(Code::QueueFull));
+    assert!(
+        matches!(&error, Error::Refused { retry_after: Some(t), .. } if *t == Duration::from_secs(3))
+    );
+
+    // What the HTTP parser refuses has no body.
+    let (made, ..) = exchange(&server, hub.command(id()), "431 Too Large", "").await;
+    assert_eq!(made.unwrap_err().code(), Some(Code::HeadersTooLarge));
+
+    let html = "200 OK\ncontent-type: text/html";
+    for (head, body) in [
+        (html, "<html>Sign in to the hotel</html>"),
+        ("302 Found\nlocation: http://portal/", ""),
+        ("502 Bad Gateway", "<html>upstream</html>"),
+        ("404 Not Found", ""),
+        (JSON, r#"{"id":1}"#),
+    ] {
+        let (made, ..) = exchange(&server, hub.command(id()), head, body).await;
+        let error = made.unwrap_err();
+        assert!(matches!(error, Error::Foreign { .. }), "{head}: {error}");
+        assert!(error.to_string().contains(&server.url("")), "it names the URL: {error}");
+    }
+
+    let url = server.url("");
+    drop(server);
+    let error = hub.health().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    assert!(error.to_string().contains(&url), "it names the URL: {error}");
+}
+
+#[tokio::test]
+async fn a_hub_that_does_not_answer_is_unreachable_in_the_end() {
+    let server = Server::start().await;
+    let hub = Controller::builder(server.url(""))
+        .answer_timeout(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    let error = within("the call to give up", hub.health()).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_poll_is_for_us_and_for_now() {
+    let server = Server::start().await;
+    let hub = hub(&server);
+    let name = kiosk();
+    let options = PollOptions { wait: Some(Seconds::new(5)), last_event_id: Some(Seq::new(3)) };
+    for (device, echoes, good) in [
+        (name.to_string(), true, true),
+        (name.to_string(), false, false),
+        ("b".into(), true, false),
+    ] {
+        let side = async {
+            let request = server.request().await;
+            let (path, query) = request.path_and_query();
+            assert_eq!(path, format!("/v1/devices/{name}/commands"));
+            let nonce = query
+                .strip_prefix("wait=5s&nonce=")
+                .and_then(|rest| rest.strip_suffix("&last_event_id=3"))
+                .unwrap_or_else(|| panic!("{query}"));
+            let nonce = if echoes { nonce } else { "of another" };
+            let hello = hello(&device, nonce);
+            let body = format!(
+                r#"{{"hello":{hello},"commands":[{}],"cancels":[{{"id":"{ID}","seq":9}}]}}"#,
+                command_event()
+            );
+            request.answer(JSON, &body).await;
+        };
+        let (made, ()) = tokio::join!(hub.poll(&name, options), side);
+        match made {
+            Ok(answer) => {
+                assert!(good, "{device} {echoes}");
+                assert_eq!(answer.commands[0].data.as_str(), r#"{"n":1.0}"#);
+                assert_eq!(answer.cancels[0].seq, Seq::new(9));
+            }
+            Err(error) => {
+                assert!(!good && matches!(error, Error::Foreign { .. }), "{error}");
+            }
+        }
+    }
+}
+
+fn hello(device: &str, nonce: &str) -> String {
+    format!(
+        r#"{{"hub":"bellwire/0.1.0","device":"{device}","session":"s1","nonce":"{nonce}","heartbeat_s":15,"max_in_flight":1,"time_ms":1,"up_ms":0}}"#
+    )
+}
+
+fn command_event() -> String {
+    format!(
+        r#"{{"id":"{ID}","seq":9,"action":"reboot","data":{{"n":1.0}},"attempt":1,"created_at":"2026-11-22T20:00:00.000Z","expires_at":"2026-11-22T21:00:00.000Z","ttl_s":3600,"run_timeout_s":300}}"#
+    )
+}
+
+fn nonce_of(request: &Exchange) -> String {
+    let (_, query) = request.path_and_query();
+    let nonce = query.split('&').find_map(|pair| pair.strip_prefix("nonce="));
+    nonce.expect("every stream is asked for with a nonce").to_owned()
+}
+
+#[tokio::test]
+async fn a_listener_tells_each_signal_and_comes_back_when_it_was_told_to() {
+    let server = Server::start().await;
+    let name = kiosk();
+    let options = ListenOptions::default()
+        .heartbeat(Seconds::new(5))
+        .prelude_bytes(0)
+        .probes(true)
+        .confirm(true)
+        .compat(true)
+        .last_event_id(Seq::new(3));
+    let mut listener = hub(&server).listen(&name, &options).unwrap();
+    let (signal, mut request) = tokio::join!(listener.next(), async {
+        let mut request = server.request().await;
+        let (path, query) = request.path_and_query();
+        assert_eq!(path, format!("/v1/devices/{name}/stream"));
+        let asked = "heartbeat=5s&prelude=0&probes=1&confirm=1&compat=1&nonce=";
+        assert!(query.starts_with(asked), "{query}");
+        assert_eq!(request.header("last-event-id"), Some("3"));
+        let hello = hello(name.as_str(), &nonce_of(&request));
+        request.open_stream().await;
+        // The prelude is no heartbeat: it comes before the hello.
+        request.send(format!(": prelude\n\nevent: hello\nretry: 2000\ndata: {hello}\n\n")).await;
+        request
+    });
+    assert!(matches!(signal, Some(Ok(Signal::Hello(hello))) if hello.session == "s1"));
+    let command = command_event();
+    request
+        .send(format!(
+            "event: command\nid: 9\ndata: {command}\n\n: 1763841600000\n\n:\n\n\
+             event: of_a_later_version\ndata: x\n\n\
+             event: cancel\ndata: {{\"id\":\"{ID}\",\"seq\":9}}\n\n\
+             event: bye\ndata: {{\"reason\":\"draining\",\"reconnect_s\":0.001}}\n\n"
+        ))
+        .await;
+    let first_nonce = nonce_of(&request);
+    request.end().await;
+    let mut signals = Vec::new();
+    for _ in 0..6 {
+        signals.push(within("a signal", listener.next()).await.unwrap().unwrap());
+    }
+    assert!(matches!(&signals[0], Signal::Command(c) if c.seq == Seq::new(9)), "{signals:?}");
+    assert!(matches!(signals[1], Signal::Heartbeat { time_ms: Some(1_763_841_600_000) }));
+    assert!(matches!(signals[2], Signal::Heartbeat { time_ms: None }));
+    assert!(matches!(signals[3], Signal::Cancel(_)));
+    assert!(matches!(&signals[4], Signal::Bye(bye) if bye.reason == ByeReason::Draining));
+    assert!(
+        matches!(&signals[5], Signal::Lost { loss: Loss::Ended, retry_in }
+            if *retry_in == Duration::from_millis(1)),
+        "{signals:?}"
+    );
+    let (signal, ()) = tokio::join!(listener.next(), async {
+        let mut request = server.request().await;
+        assert_ne!(nonce_of(&request), first_nonce, "a cache could answer a nonce of before");
+        assert_eq!(request.header("last-event-id"), Some("9"));
+        request.open_stream().await;
+        let hello = hello(name.as_str(), &nonce_of(&request));
+        request.send(format!("event: hello\ndata: {hello}\n\n")).await;
+    });
+    assert!(matches!(signal, Some(Ok(Signal::Hello(_)))), "{signal:?}");
+}
+
+#[tokio::test]
+async fn a_listener_takes_no_stream_that_is_not_its_own() {
+    for (device, nonce, first) in [
+        ("kiosk:7@lyon~2", "of another", "hello"),
+        ("another", "", "hello"),
+        ("kiosk:7@lyon~2", "", "command"),
+    ] {
+        let server = Server::start().await;
+        let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
+        let (signal, ()) = tokio::join!(listener.next(), async {
+            let mut request = server.request().await;
+            let nonce = if nonce.is_empty() { nonce_of(&request) } else { nonce.to_owned() };
+            let data = if first == "hello" { hello(device, &nonce) } else { command_event() };
+            request.open_stream().await;
+            request.send(format!("event: {first}\ndata: {data}\n\n")).await;
+            request.dropped().await;
+        });
+        assert!(
+            matches!(
+                &signal,
+                Some(Ok(Signal::Lost {
+                    loss: Loss::Failed(event_source::Error::Rejected { .. }),
+                    ..
+                }))
+            ),
+            "{device} {first}: {signal:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_the_hub_refuses_is_told_why() {
+    let server = Server::start().await;
+    let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
+    let not_found = "404 Not Found\ncontent-type: application/problem+json";
+    let (signal, ..) =
+        exchange(&server, listener.next(), not_found, &problem("unknown_device")).await;
+    let error = signal.unwrap().unwrap_err();
+    assert_eq!(error.code(), Some(Code::UnknownDevice), "{error}");
+    assert!(listener.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_command_is_watched_to_its_end_across_a_lost_connection() {
+    let server = Server::start().await;
+    let mut changes = hub(&server).watch(id()).unwrap();
+    let side = async {
+        let mut request = server.request().await;
+        assert_eq!(request.target, format!("/v1/commands/{ID}/events"));
+        request.open_stream().await;
+        let queued = delivery("queued");
+        request.send(format!("retry: 0\nevent: delivery\ndata: {queued}\n\n")).await;
+        request.end().await;
+        let mut request = server.request().await;
+        request.open_stream().await;
+        let (ended, done) = (delivery("succeeded"), command(ID, true));
+        request
+            .send(format!("event: delivery\ndata: {ended}\n\nevent: done\ndata: {done}\n\n"))
+            .await;
+        request.dropped().await;
+    };
+    let watch = async {
+        let mut seen = Vec::new();
+        while let Some(change) = changes.next().await {
+            seen.push(change.unwrap());
+        }
+        seen
+    };
+    let (seen, ()) = within("the end", async { tokio::join!(watch, side) }).await;
+    assert!(matches!(&seen[0], CommandChange::Delivery(d) if d.state == State::Queued));
+    assert!(matches!(&seen[1], CommandChange::Delivery(d) if d.state == State::Succeeded));
+    assert!(matches!(&seen[2], CommandChange::Done(c) if c.done));
+    assert_eq!(seen.len(), 3);
+}
+
+#[tokio::test]
+async fn a_hub_that_was_never_there_is_not_watched_for_ever() {
+    let server = Server::start().await;
+    let hub = hub(&server);
+    drop(server);
+    let mut changes = hub.watch(id()).unwrap();
+    let error = within("the error", changes.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    assert!(changes.next().await.is_none());
+}
+
+#[tokio::test]
+async fn the_hubs_events_are_typed() {
+    let server = Server::start().await;
+    let mut changes = hub(&server).events().unwrap();
+    let side = async {
+        let mut request = server.request().await;
+        assert_eq!(request.target, "/v1/events");
+        request.open_stream().await;
+        let online = device("a").replacen('{', r#"{"change":"online","#, 1);
+        let running = delivery("running");
+        request
+            .send(format!(
+                "event: hub\ndata: {{\"hub\":\"bellwire/0.1.0\",\"state\":\"ready\"}}\n\n\
+                 event: device\ndata: {online}\n\nevent: delivery\ndata: {running}\n\n"
+            ))
+            .await;
+        request
+    };
+    let watch = async {
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            seen.push(changes.next().await.unwrap().unwrap());
+        }
+        seen
+    };
+    let (seen, _request) = within("the changes", async { tokio::join!(watch, side) }).await;
+    assert!(matches!(&seen[0], HubChange::Hub { state: HubState::Ready, .. }));
+    assert!(matches!(&seen[1], HubChange::Device(d)
+        if d.change == DeviceChange::Online && d.device.facts.as_str() == r#"{"os":"deb12"}"#));
+    assert!(matches!(&seen[2], HubChange::Delivery(d) if d.state == State::Running));
+}
+
+/// Whoever runs the client in tasks of their own needs this to compile.
+#[tokio::test]
+async fn calls_and_streams_can_move_between_threads() {
+    fn moves<T: Send>(value: T) -> T {
+        value
+    }
+    let server = Server::start().await;
+    let hub = hub(&server);
+    let (name, action, options) = (kiosk(), reboot(), SendOptions::default());
+    drop(moves(hub.send(&name, &action, &options)));
+    drop(moves(hub.poll(&name, PollOptions::default())));
+    drop(moves(hub.report_batch(&name, &[])));
+    drop(moves(hub.all_commands(CommandQuery::default())));
+    let mut listener = moves(hub.listen(&name, &ListenOptions::default()).unwrap());
+    drop(moves(listener.next()));
+    let mut changes = moves(hub.watch(id()).unwrap());
+    drop(moves(changes.next()));
+}

@@ -1,0 +1,335 @@
+//! The network as it is: TLS, and proxies by the environment and by setting. The origin and the
+//! proxy are real; names such as `hub.test` exist at the proxy alone, so that a client which looks
+//! one up, or goes around the proxy, fails.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the failure message")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use bellwire_client::event_source::{Builder, Error, Retry};
+use bellwire_client::transport::{HttpTransport, HttpTransportBuilder, Stage};
+use bellwire_client::{Controller, EventSource};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use support::{Exchange, Server, Tail, within};
+use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+/// An authority, and a certificate of its for `hub.test`, made for these tests and good until 2126:
+/// `openssl req -x509 …` and `openssl x509 -req …`.
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// A proxy in front of one origin: whatever host it is asked for, it connects there.
+struct Proxy {
+    address: std::net::SocketAddr,
+    asked: Asked,
+}
+
+/// The first line of each request, and its `Proxy-Authorization`.
+type Asked = Arc<Mutex<Vec<(String, Option<String>)>>>;
+
+impl Proxy {
+    async fn start(origin: std::net::SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Self { address: listener.local_addr().unwrap(), asked: Arc::default() };
+        let asked = proxy.asked.clone();
+        tokio::spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                tokio::spawn(Self::serve(socket, origin, asked.clone()));
+            }
+        });
+        proxy
+    }
+
+    async fn serve(mut socket: TcpStream, origin: std::net::SocketAddr, asked: Asked) {
+        let request = Exchange::read(&mut socket).await;
+        let authorization = request.header("proxy-authorization").map(str::to_owned);
+        let line = format!("{} {}", request.method, request.target);
+        asked.lock().unwrap().push((line, authorization));
+        let mut upstream = TcpStream::connect(origin).await.unwrap();
+        if request.method == "CONNECT" {
+            drop(request);
+            socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        } else {
+            let (_, path) = request.target.split_once("//").unwrap().1.split_once('/').unwrap();
+            let mut head = format!("{} /{path} HTTP/1.1\r\n", request.method);
+            for (name, value) in &request.headers {
+                head += &format!("{name}: {value}\r\n");
+            }
+            drop(request);
+            upstream.write_all((head + "\r\n").as_bytes()).await.unwrap();
+        }
+        // Whoever leaves first ends it.
+        let _ = copy_bidirectional(&mut socket, &mut upstream).await;
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+    }
+}
+
+/// An origin with TLS that answers each request with one event and stays open.
+async fn start_tls_origin() -> std::net::SocketAddr {
+    let certificates = CertificateDer::pem_file_iter(fixture("hub.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(fixture("hub.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(certificates.map(Result::unwrap).collect(), key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // A client that does not trust us leaves in the handshake.
+                let Ok(socket) = acceptor.accept(socket).await else {
+                    return;
+                };
+                let mut request = Exchange::read(socket).await;
+                request.open_stream().await;
+                request.send("data: over TLS\n\n").await;
+                request.dropped().await;
+            });
+        }
+    });
+    address
+}
+
+fn source(url: impl AsRef<str>, transport: HttpTransportBuilder) -> Builder {
+    EventSource::builder(url).transport(transport.build().unwrap()).retry(Retry::never())
+}
+
+#[tokio::test]
+async fn the_platforms_authorities_judge_and_a_file_adds_one() {
+    let origin = start_tls_origin().await;
+    let url = format!("https://{origin}/");
+    let direct = || HttpTransport::builder().no_proxy();
+
+    let mut tail = Tail::start(source(&url, direct()));
+    let error = tail.gave_up().await;
+    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Connect), "{error}");
+    assert!(error.to_string().contains("certificate"), "the cause is told: {error}");
+
+    let mut tail = Tail::start(source(&url, direct().ca_file(fixture("ca.pem"))));
+    assert_eq!(tail.data().await, "over TLS");
+
+    let mut tail = Tail::start(source(&url, direct().danger_accept_invalid_certs(true)));
+    assert_eq!(tail.data().await, "over TLS");
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_refused() {
+    let origin = start_tls_origin().await;
+    let url = format!("https://localhost:{}/", origin.port());
+    let transport = HttpTransport::builder().no_proxy().ca_file(fixture("ca.pem"));
+    let error = Tail::start(source(url, transport)).gave_up().await;
+    assert!(error.to_string().contains("certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_that_holds_no_certificate_is_named() {
+    for file in ["hub.key", "missing.pem"] {
+        let error = HttpTransport::builder().ca_file(fixture(file)).build().unwrap_err();
+        assert!(error.to_string().contains(file), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_set_carries_plain_http_with_its_password() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let url = proxy.url().replace("http://", "http://user:secret@");
+    let transport = HttpTransport::builder().proxy(url);
+    assert!(!format!("{transport:?}").contains("secret"));
+    let mut tail = Tail::start(source("http://hub.test/events", transport));
+    let mut request = server.request().await;
+    assert_eq!(request.header("host"), Some("hub.test"));
+    request.open_stream().await;
+    request.send("data: a\n\n").await;
+    assert_eq!(tail.data().await, "a");
+    // "user:secret" in Base64.
+    let expected = ("GET http://hub.test/events".into(), Some("Basic dXNlcjpzZWNyZXQ=".into()));
+    assert_eq!(*proxy.asked.lock().unwrap(), [expected]);
+    // What comes later is not held back either.
+    request.send("data: b\n\n").await;
+    assert_eq!(tail.data().await, "b");
+    tail.drop_source();
+    request.dropped().await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_set_tunnels_https() {
+    let origin = start_tls_origin().await;
+    let proxy = Proxy::start(origin).await;
+    let transport = HttpTransport::builder().proxy(proxy.url()).ca_file(fixture("ca.pem"));
+    let mut tail = Tail::start(source("https://hub.test/events", transport));
+    assert_eq!(tail.data().await, "over TLS");
+    assert_eq!(proxy.asked(), ["CONNECT hub.test:443"]);
+}
+
+#[tokio::test]
+async fn hosts_can_be_excepted_from_a_proxy_that_is_set() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let transport = HttpTransport::builder().proxy_except(proxy.url(), "other.test,127.0.0.0/8");
+    let mut tail = Tail::start(source(server.url("/"), transport));
+    let mut request = server.request().await;
+    request.open_stream().await;
+    request.send("data: a\n\n").await;
+    assert_eq!(tail.data().await, "a");
+    assert!(proxy.asked().is_empty(), "{:?}", proxy.asked());
+}
+
+#[tokio::test]
+async fn a_tunnel_that_the_proxy_denies_is_an_error_of_connecting() {
+    let proxy = Server::start().await;
+    let transport = HttpTransport::builder().proxy(proxy.url(""));
+    let mut tail = Tail::start(source("https://hub.test/", transport));
+    let request = proxy.request().await;
+    assert_eq!((request.method.as_str(), request.target.as_str()), ("CONNECT", "hub.test:443"));
+    request.answer("403 Forbidden", "").await;
+    let error = tail.gave_up().await;
+    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Connect), "{error}");
+}
+
+/// Not a test by itself: run again by the tests below with the environment that they are about,
+/// since that of this process belongs to all of its tests. Prints the first event of a stream and
+/// the hub that answers a ping, both with the settings that a user has who sets none.
+#[tokio::test]
+async fn child() {
+    let Ok(url) = std::env::var("BELLWIRE_TEST_URL") else {
+        return;
+    };
+    let mut builder = EventSource::builder(format!("{url}/events")).retry(Retry::never());
+    if let Ok(ca_file) = std::env::var("BELLWIRE_TEST_CA") {
+        builder = builder.transport(HttpTransport::builder().ca_file(ca_file).build().unwrap());
+    }
+    let event = builder.build().unwrap().next_event().await.unwrap().unwrap();
+    println!("first event: {}", event.data());
+    if url.starts_with("http:") {
+        let pong = Controller::new(url).unwrap().ping().await.unwrap();
+        println!("answered by: {}", pong.hub);
+    }
+}
+
+/// Runs `child` with no environment but this; gives its output.
+async fn run_child(variables: &[(&str, &str)]) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["child", "--exact", "--nocapture"]);
+    command.env_clear().envs(variables.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = within("the child to end", child).await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Answers as a hub would: a stream's request with an event, a ping with its nonce.
+async fn serve_as_hub(server: &Server) {
+    let mut stream = server.request().await;
+    assert_eq!(stream.target, "/events");
+    stream.open_stream().await;
+    stream.send("data: here I am\n\n").await;
+    stream.dropped().await;
+    let ping = server.request().await;
+    let nonce = ping.path_and_query().1.strip_prefix("nonce=").unwrap().to_owned();
+    let body = format!(r#"{{"hub":"bellwire/test","nonce":"{nonce}","time_ms":0,"new":1}}"#);
+    ping.answer("200 OK\ncontent-type: application/json", &body).await;
+}
+
+#[tokio::test]
+async fn http_proxy_of_the_environment_is_used_in_either_case() {
+    for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        let server = Server::start().await;
+        let proxy = Proxy::start(server.address()).await;
+        let url = proxy.url();
+        let variables = [("BELLWIRE_TEST_URL", "http://hub.test"), (variable, url.as_str())];
+        let (output, ()) = tokio::join!(run_child(&variables), serve_as_hub(&server));
+        assert!(output.contains("first event: here I am"), "{variable}: {output}");
+        assert!(output.contains("answered by: bellwire/test"), "{variable}: {output}");
+        let asked = proxy.asked();
+        assert_eq!(asked.len(), 2, "{variable}: {asked:?}");
+        assert_eq!(asked[0], "GET http://hub.test/events", "{variable}");
+        assert!(asked[1].starts_with("GET http://hub.test/v1/ping?nonce="), "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn https_proxy_of_the_environment_is_used_in_either_case() {
+    let origin = start_tls_origin().await;
+    let ca_file = fixture("ca.pem");
+    for variable in ["HTTPS_PROXY", "https_proxy"] {
+        let proxy = Proxy::start(origin).await;
+        let url = proxy.url();
+        let output = run_child(&[
+            ("BELLWIRE_TEST_URL", "https://hub.test"),
+            ("BELLWIRE_TEST_CA", ca_file.to_str().unwrap()),
+            (variable, &url),
+        ])
+        .await;
+        assert!(output.contains("first event: over TLS"), "{variable}: {output}");
+        assert_eq!(proxy.asked(), ["CONNECT hub.test:443"], "{variable}");
+    }
+}
+
+#[tokio::test]
+async fn no_proxy_of_the_environment_goes_straight() {
+    for variable in ["NO_PROXY", "no_proxy"] {
+        let server = Server::start().await;
+        let proxy = Proxy::start(server.address()).await;
+        let (target, proxy_url) = (server.url(""), proxy.url());
+        let variables = [
+            ("BELLWIRE_TEST_URL", target.as_str()),
+            ("HTTP_PROXY", proxy_url.as_str()),
+            (variable, "hub.example,127.0.0.1"),
+        ];
+        let (output, ()) = tokio::join!(run_child(&variables), serve_as_hub(&server));
+        assert!(output.contains("first event: here I am"), "{variable}: {output}");
+        assert!(proxy.asked().is_empty(), "{variable}: {:?}", proxy.asked());
+    }
+}
+
+/// A small appliance without a single authority must still reach a hub behind plain HTTP, and one
+/// whose authority it was given: the platform verifier alone refuses to be set up there.
+#[tokio::test]
+async fn a_machine_without_authorities_has_a_client_all_the_same() {
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let none = empty.path().to_str().unwrap();
+    let server = Server::start().await;
+    let target = server.url("");
+    let variables =
+        [("BELLWIRE_TEST_URL", target.as_str()), ("SSL_CERT_FILE", none), ("SSL_CERT_DIR", none)];
+    let (output, ()) = tokio::join!(run_child(&variables), serve_as_hub(&server));
+    assert!(output.contains("first event: here I am"), "{output}");
+
+    let origin = start_tls_origin().await;
+    let target = format!("https://{origin}");
+    let ca_file = fixture("ca.pem");
+    let output = run_child(&[
+        ("BELLWIRE_TEST_URL", &target),
+        ("BELLWIRE_TEST_CA", ca_file.to_str().unwrap()),
+        ("SSL_CERT_FILE", none),
+        ("SSL_CERT_DIR", none),
+    ])
+    .await;
+    assert!(output.contains("first event: over TLS"), "{output}");
+}

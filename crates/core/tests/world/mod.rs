@@ -1,0 +1,622 @@
+//! A world around one hub, in virtual time, from a seed: devices, links that delay, cut, double and
+//! reorder, people who send and cancel, operators, a store that crashes and fails, restarts.
+//!
+//! [`World::run`] jumps from deadline to deadline, and hands all that happens to the
+//! [`Judge`](judge::Judge). Everything is decided by the seed, so that a failure can be seen again.
+//! What devices do is in `appliance.rs`, what people do in `people.rs`, the disk in `store.rs`.
+
+pub(crate) mod appliance;
+pub(crate) mod judge;
+mod people;
+pub(crate) mod random;
+pub(crate) mod store;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use bellwire_core::record::{Committed, Load, Loaded};
+use bellwire_core::{
+    Answer, Config, Footprint, Frame, Hub, Listen, Output, Poll, RequestId, Send, SessionId, Wanted,
+};
+use bellwire_proto::stream::Bye;
+use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Seq, Timestamp};
+
+use appliance::Appliance;
+use judge::{Asked, Judge, Verdict};
+use people::Person;
+use random::Random;
+use store::Store;
+
+const START: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
+/// Steps after which a run is taken to turn in a circle.
+const STEPS_MAX: u32 = 60_000;
+/// How long the world is left alone with its devices: longer than any wait that it has asked for,
+/// except the times to live.
+const CALM: Duration = Duration::from_secs(30 * 60);
+/// How long it is left alone without devices: longer than any time to live and run clock.
+const ALONE: Duration = Duration::from_secs(3 * 3600);
+
+/// Something wrong with the world on purpose, to show that the judge sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// The store says that a transaction is on disk, and loses it.
+    StoreLies,
+    /// The store finds nothing that is due.
+    StoreForgetsWhatIsDue,
+    /// After a restart the numbers of the sendings begin anew.
+    StoreForgetsAttempts,
+    /// The driver writes every frame twice.
+    DriverWritesTwice,
+    /// The driver loses some answers.
+    DriverLosesAnswers,
+    /// The driver answers before the store has committed.
+    DriverDoesNotWait,
+    /// The driver leaves no time between a bye and the next frame: it writes frames last.
+    DriverWritesAfterBye,
+}
+
+/// What a run is like; drawn from the seed.
+#[derive(Debug)]
+struct Climate {
+    active: Duration,
+    pace_ms_max: u64,
+    max_in_flight: usize,
+    lease: Duration,
+    /// Chances in percent.
+    request_lost: u64,
+    request_doubled: u64,
+    link_cut: u64,
+    load_fails: u64,
+    latency_ms_max: u64,
+    commit_ms_max: u64,
+    crashes: u64,
+    calm_first: bool,
+}
+
+/// What happens at a time.
+#[derive(Debug)]
+enum Event {
+    /// Reaches the hub, if it is still the same process.
+    Hub(u32, Input),
+    Commit(u32),
+    Committed(u32, Vec<Committed>),
+    Loaded(u32, Load, Option<Loaded>),
+    /// An answer reaches who asked.
+    Answered(RequestId, Answer),
+    /// A frame, or the end, reaches a device.
+    Frame(SessionId, Frame),
+    Ended(SessionId, Bye),
+    Device(usize, appliance::Wake),
+    Person(usize),
+    Trouble(Trouble),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    Crash,
+    StoreFails,
+    Drain,
+    Start,
+    /// No more trouble; devices go on.
+    Calm,
+    /// Everybody goes.
+    Alone,
+}
+
+/// A request, or word of a stream, on its way to the hub.
+#[derive(Debug, Clone)]
+enum Input {
+    Send(RequestId, Box<Send>, [u8; 10]),
+    Cancel(RequestId, CommandId, bool),
+    Abandoned(RequestId),
+    Report(RequestId, DeviceId, CommandId, Box<Report>),
+    Listen(RequestId, SessionId, DeviceId, Listen),
+    Confirm(RequestId, DeviceId, SessionId),
+    Poll(RequestId, DeviceId, Poll),
+    Taken(SessionId, Seq),
+    Stalled(SessionId),
+    Resumed(SessionId),
+    Closed(SessionId),
+    PutDevice(RequestId, DeviceId, Labels),
+    PutFacts(RequestId, DeviceId, Json),
+    Delete(RequestId, DeviceId),
+}
+
+/// Who gets an answer.
+#[derive(Debug, Clone, Copy)]
+enum Owner {
+    Device(usize),
+    Person(usize),
+}
+
+pub(crate) struct World {
+    random: Random,
+    climate: Climate,
+    wrong: Option<Wrong>,
+    now: Timestamp,
+    events: BTreeMap<(Timestamp, u64), Event>,
+    next_number: u64,
+    hub: Hub,
+    /// Which process of the hub this is; what belongs to an older one goes nowhere.
+    life: u32,
+    up: bool,
+    /// The process will end soon: its store has failed, or it drains.
+    ailing: bool,
+    store: Store,
+    commit_planned: bool,
+    judge: Judge,
+    devices: Vec<Appliance>,
+    people: Vec<Person>,
+    owners: BTreeMap<RequestId, Owner>,
+    sessions: BTreeMap<SessionId, usize>,
+    /// Streams that have ended; what asked for one may arrive after its end.
+    closed: BTreeSet<SessionId>,
+    calm: bool,
+    alone: bool,
+    /// All outputs, folded into one number.
+    digest: u64,
+    /// The last events, told when a run is seen again.
+    trace: Option<VecDeque<String>>,
+}
+
+/// What a run comes to.
+pub(crate) struct Story {
+    pub(crate) verdict: Verdict,
+    pub(crate) digest: u64,
+    pub(crate) commands: usize,
+    pub(crate) trace: VecDeque<String>,
+}
+
+impl World {
+    /// Lives through the story of a seed. With `traced`, keeps its last events and a digest of all
+    /// outputs; that costs time.
+    pub(crate) fn run(seed: u64, wrong: Option<Wrong>, traced: bool) -> Story {
+        let mut world = Self::new(seed, wrong);
+        world.trace = traced.then(VecDeque::new);
+        let verdict = catch_unwind(AssertUnwindSafe(|| world.live()))
+            .unwrap_or_else(|_| Err("a panic; its message stands above".to_owned()));
+        Story {
+            verdict,
+            digest: world.digest,
+            commands: world.store.disk.commands.len(),
+            trace: world.trace.unwrap_or_default(),
+        }
+    }
+
+    fn new(seed: u64, wrong: Option<Wrong>) -> Self {
+        let mut random = Random::new(seed);
+        let r = &mut random;
+        // Some worlds are busy, in others long silences tell what nobody has looked after.
+        let leisure = r.pick(&[1, 1, 2, 15]);
+        let climate = Climate {
+            active: Duration::from_secs(r.from(20, 60) * leisure),
+            pace_ms_max: 4000 * leisure,
+            max_in_flight: r.pick(&[1, 1, 1, 2, 3]),
+            lease: Duration::from_secs(r.pick(&[30, 30, 5, 90])),
+            request_lost: r.pick(&[0, 2, 10]),
+            request_doubled: r.pick(&[0, 5, 20]),
+            link_cut: r.pick(&[0, 30, 80]),
+            load_fails: r.pick(&[0, 0, 2, 10]),
+            latency_ms_max: r.pick(&[5, 200, 3000]),
+            commit_ms_max: r.pick(&[1, 20, 1500]),
+            crashes: r.pick(&[0, 0, 1, 3]),
+            calm_first: r.percent(60),
+        };
+        let devices = r.from(1, 4) as usize;
+        let people = r.from(1, 3) as usize;
+        let life_seed = r.next();
+        let mut store = Store::default();
+        let hub = Hub::new(config(&climate), store.restart(START), life_seed);
+        let mut world = Self {
+            judge: Judge::new(climate.max_in_flight),
+            random,
+            climate,
+            wrong,
+            now: START,
+            events: BTreeMap::new(),
+            next_number: 0,
+            hub,
+            life: 0,
+            up: true,
+            ailing: false,
+            store,
+            commit_planned: false,
+            devices: Vec::new(),
+            people: Vec::new(),
+            owners: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            closed: BTreeSet::new(),
+            calm: false,
+            alone: false,
+            digest: 0xCBF2_9CE4_8422_2325,
+            trace: None,
+        };
+        world.settle(devices, people);
+        world
+    }
+
+    fn settle(&mut self, devices: usize, people: usize) {
+        self.hub.observe_all(true);
+        for index in 0..devices {
+            let device = Appliance::new(index, &mut self.random);
+            self.devices.push(device);
+            self.begin_listening(index);
+        }
+        for index in 0..people {
+            self.people.push(Person::default());
+            self.after_ms(1, 3000, Event::Person(index));
+        }
+        let active_ms = self.climate.active.as_millis() as u64;
+        for _ in 0..self.climate.crashes {
+            let trouble = self.random.pick(&[Trouble::Crash, Trouble::StoreFails, Trouble::Drain]);
+            self.after_ms(1, active_ms, Event::Trouble(trouble));
+        }
+        let end = if self.climate.calm_first { Trouble::Calm } else { Trouble::Alone };
+        self.at(START.after(self.climate.active), Event::Trouble(end));
+    }
+
+    fn live(&mut self) -> Verdict {
+        for _ in 0..STEPS_MAX {
+            let deadline = self.hub.poll_timeout().filter(|_| self.up);
+            let event = self.events.first_key_value().map(|((at, _), _)| *at);
+            match (deadline, event) {
+                (Some(deadline), event) if event.is_none_or(|at| deadline <= at) => {
+                    self.now = self.now.max(deadline);
+                    self.hub.handle_timeout(self.now);
+                }
+                (_, Some(_)) => {
+                    let Some(((at, _), event)) = self.events.pop_first() else { continue };
+                    self.now = self.now.max(at);
+                    self.note(|| format!("{event:?}"));
+                    self.happens(event)?;
+                }
+                (_, None) => return self.rest(),
+            }
+            self.carry_out()?;
+        }
+        Err(format!(
+            "it does not come to rest: {:?}, {:?}",
+            self.hub.footprint(),
+            self.events.len()
+        ))
+    }
+
+    /// Nothing will ever happen again: all is answered, ended and forgotten.
+    fn rest(&mut self) -> Verdict {
+        self.judge.rest(&self.store.disk)?;
+        match self.hub.footprint() {
+            footprint if footprint == Footprint::default() => Ok(()),
+            footprint => Err(format!("at rest the hub still holds {footprint:?}")),
+        }
+    }
+
+    fn happens(&mut self, event: Event) -> Verdict {
+        match event {
+            Event::Hub(life, input) if life == self.life && self.up => self.reach_hub(input),
+            Event::Commit(life) if life == self.life => {
+                self.commit_planned = false;
+                let most = self.store.pending().max(1);
+                let count = self.random.from(1, most as u64);
+                let committed = self.commit(count as usize)?;
+                let word_ms = self.random.from(0, 3);
+                self.after_ms(word_ms, word_ms, Event::Committed(life, committed));
+            }
+            Event::Committed(life, committed) if life == self.life => {
+                if self.up {
+                    for committed in committed {
+                        self.hub.handle_committed(committed, self.now);
+                    }
+                }
+                self.plan_commit();
+            }
+            Event::Loaded(life, load, found) if life == self.life && self.up => {
+                let loaded = found.unwrap_or_else(|| self.load(&load));
+                self.hub.handle_loaded(loaded, self.now);
+            }
+            Event::Hub(..) | Event::Commit(_) | Event::Committed(..) | Event::Loaded(..) => {}
+            Event::Answered(request, answer) => match self.owners.remove(&request) {
+                Some(Owner::Device(index)) => self.device_answered(index, request, &answer),
+                Some(Owner::Person(index)) => self.person_answered(index, request, answer),
+                None => {}
+            },
+            Event::Frame(session, frame) => self.device_hears(session, &frame),
+            Event::Ended(session, bye) => self.stream_ended(session, bye),
+            Event::Device(index, wake) => self.device_wakes(index, wake),
+            Event::Person(index) => self.person_acts(index),
+            Event::Trouble(trouble) => self.trouble(trouble)?,
+        }
+        Ok(())
+    }
+
+    fn reach_hub(&mut self, input: Input) {
+        let now = self.now;
+        match input {
+            Input::Send(request, send, random) => self.hub.handle_send(request, *send, random, now),
+            Input::Cancel(request, id, force) => self.hub.handle_cancel(request, id, force, now),
+            Input::Abandoned(request) => {
+                self.judge.gone(request);
+                self.hub.handle_abandoned(request, now);
+            }
+            Input::Report(request, device, command, report) => {
+                self.hub.handle_report(request, device, command, *report, now);
+            }
+            Input::Listen(request, session, device, listen) => {
+                self.judge.opened(session, device.clone(), listen.ack_none);
+                if self.closed.contains(&session) {
+                    return self.judge.gone(request);
+                }
+                self.hub.handle_listen(request, session, device, listen, now);
+            }
+            Input::Confirm(request, device, session) => {
+                self.hub.handle_confirm(request, device, session, now);
+            }
+            Input::Poll(request, device, poll) => self.hub.handle_poll(request, device, poll, now),
+            Input::Taken(session, seq) => self.hub.handle_taken(session, seq, now),
+            Input::Stalled(session) => self.hub.handle_stalled(session, now),
+            Input::Resumed(session) => self.hub.handle_resumed(session, now),
+            Input::Closed(session) => {
+                self.closed.insert(session);
+                self.judge.closed(session);
+                self.hub.handle_closed(session, now);
+            }
+            Input::PutDevice(request, device, labels) => {
+                self.hub.handle_put_device(request, device, labels, now);
+            }
+            Input::PutFacts(request, device, facts) => {
+                self.hub.handle_put_facts(request, device, facts, now);
+            }
+            Input::Delete(request, device) => self.hub.handle_delete_device(request, device, now),
+        }
+    }
+
+    /// Does what the hub wants done.
+    fn carry_out(&mut self) -> Verdict {
+        let mut last = Vec::new();
+        while let Some(output) = self.hub.poll_output() {
+            self.note_output(&output);
+            let is_frame = matches!(output, Output::Send { .. });
+            if self.wrong == Some(Wrong::DriverWritesAfterBye) && is_frame {
+                last.push(output);
+                continue;
+            }
+            self.carry_out_one(output)?;
+        }
+        last.into_iter().try_for_each(|output| self.carry_out_one(output))
+    }
+
+    fn carry_out_one(&mut self, output: Output) -> Verdict {
+        let is_reply = matches!(output, Output::Reply(..));
+        if self.wrong == Some(Wrong::DriverLosesAnswers) && is_reply && self.random.percent(2) {
+            return Ok(());
+        }
+        self.judge.output(&output, &self.store.disk, self.now)?;
+        match output {
+            Output::Persist(txn) => {
+                self.judge.decided(txn.id(), self.now);
+                self.store.submit(txn);
+                if self.wrong == Some(Wrong::DriverDoesNotWait) {
+                    let committed = self.store.lose_one();
+                    self.after_ms(
+                        0,
+                        0,
+                        Event::Committed(self.life, committed.into_iter().collect()),
+                    );
+                }
+                self.plan_commit();
+            }
+            Output::Load(load) => {
+                let early = self.random.percent(50).then(|| self.load(&load));
+                let most = self.climate.commit_ms_max;
+                self.after_ms(0, most, Event::Loaded(self.life, load, early));
+            }
+            Output::Send { session, frame, wanted } => {
+                if self.wrong == Some(Wrong::DriverWritesTwice) {
+                    let again = Output::Send { session, frame: frame.clone(), wanted };
+                    self.judge.output(&again, &self.store.disk, self.now)?;
+                }
+                if let Wanted::Taken(seq) | Wanted::Written(seq) = wanted {
+                    self.reaches(Input::Taken(session, seq));
+                }
+                self.write(session, frame);
+            }
+            Output::Close { session, bye } => {
+                let at = self.now.after(Duration::from_millis(self.latency_ms()));
+                self.at(at.max(self.arrival(session)), Event::Ended(session, bye));
+            }
+            Output::Reply(request, answer) => {
+                let lost = self.random.percent(self.climate.request_lost) && !self.calm;
+                if !lost {
+                    let latency_ms = self.latency_ms();
+                    self.after_ms(latency_ms, latency_ms, Event::Answered(request, answer));
+                }
+            }
+            Output::Notify(_) => {}
+        }
+        Ok(())
+    }
+
+    // --- The store ---
+
+    fn plan_commit(&mut self) {
+        if !self.commit_planned && self.store.pending() > 0 {
+            self.commit_planned = true;
+            self.after_ms(0, self.climate.commit_ms_max, Event::Commit(self.life));
+        }
+    }
+
+    fn commit(&mut self, count: usize) -> Result<Vec<Committed>, String> {
+        let mut all = Vec::new();
+        for _ in 0..count {
+            let Some(txn) = self.store.first_pending() else { break };
+            if self.wrong == Some(Wrong::StoreLies) && self.random.percent(5) {
+                all.extend(self.store.lose_one());
+                continue;
+            }
+            let (id, sent) = (txn.id(), judge::sendings(txn, &self.store.disk));
+            self.judge.commit(txn, &self.store.disk)?;
+            all.extend(self.store.commit_one());
+            self.judge.committed(id, &sent, &self.store.disk)?;
+        }
+        Ok(all)
+    }
+
+    fn load(&mut self, load: &Load) -> Loaded {
+        if !self.calm && self.random.percent(self.climate.load_fails) {
+            return Loaded::Failed(load.clone());
+        }
+        if self.wrong == Some(Wrong::StoreForgetsWhatIsDue) && matches!(load, Load::Due(..)) {
+            return Loaded::Due(Vec::new(), None);
+        }
+        self.store.disk.load(load)
+    }
+
+    // --- Trouble ---
+
+    fn trouble(&mut self, trouble: Trouble) -> Verdict {
+        match trouble {
+            Trouble::Crash if self.up && (self.ailing || !self.alone) => self.stop()?,
+            Trouble::StoreFails if self.up && !self.alone => {
+                self.hub.handle_store_failed(self.now);
+                self.store.abandon();
+                self.ailing = true;
+                self.after_ms(100, 5000, Event::Trouble(Trouble::Crash));
+            }
+            Trouble::Drain if self.up && !self.alone => {
+                self.hub.handle_drain(self.now);
+                self.ailing = true;
+                self.after_ms(100, 9000, Event::Trouble(Trouble::Crash));
+            }
+            Trouble::Crash | Trouble::StoreFails | Trouble::Drain => {}
+            Trouble::Start => {
+                (self.up, self.ailing) = (true, false);
+                let recovered = self.store.restart(self.now);
+                let seed = self.random.next();
+                self.hub = Hub::new(config(&self.climate), recovered, seed);
+                self.hub.observe_all(true);
+                (0..self.devices.len()).for_each(|index| self.begin_listening(index));
+            }
+            Trouble::Calm => {
+                self.calm = true;
+                self.at(self.now.after(CALM), Event::Trouble(Trouble::Alone));
+            }
+            Trouble::Alone => {
+                (self.calm, self.alone) = (true, true);
+                if self.climate.calm_first {
+                    self.all_but_the_patient_have_ended()?;
+                }
+                self.everybody_goes();
+                self.at(self.now.after(ALONE), Event::Person(usize::MAX));
+            }
+        }
+        Ok(())
+    }
+
+    /// The process ends; of what was on its way to disk, some may have got there.
+    fn stop(&mut self) -> Verdict {
+        let pending = self.store.pending() as u64;
+        let arrived = self.random.from(0, pending);
+        let _ = self.commit(arrived as usize)?;
+        self.up = false;
+        self.life += 1;
+        self.commit_planned = false;
+        self.judge.restarted();
+        self.forget_sessions();
+        if self.wrong == Some(Wrong::StoreForgetsAttempts) {
+            for row in self.store.disk.deliveries.values_mut() {
+                row.attempt = 0;
+            }
+        }
+        self.after_ms(10, 3000, Event::Trouble(Trouble::Start));
+        Ok(())
+    }
+
+    /// Devices have listened and answered for a long time without any trouble: what could be done
+    /// is done.
+    fn all_but_the_patient_have_ended(&self) -> Verdict {
+        let calm_since = START.after(self.climate.active);
+        let waiting = self.store.disk.deliveries.values().find(|row| {
+            let begun = row.head.created_at.max(row.head.not_before.unwrap_or_default());
+            !row.state.is_terminal() && begun < calm_since.after(Duration::from_secs(120))
+        });
+        match waiting {
+            Some(row) => Err(format!("its device listens and answers, yet it waits: {row:?}")),
+            None => Ok(()),
+        }
+    }
+
+    // --- Time and chance ---
+
+    fn at(&mut self, at: Timestamp, event: Event) {
+        self.next_number += 1;
+        self.events.insert((at, self.next_number), event);
+    }
+
+    fn after_ms(&mut self, least: u64, most: u64, event: Event) {
+        let ms = self.random.from(least, most.max(least));
+        self.at(self.now.after(Duration::from_millis(ms)), event);
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn latency_ms(&mut self) -> u64 {
+        let most = if self.calm { 5 } else { self.climate.latency_ms_max };
+        self.random.from(0, most)
+    }
+
+    /// Something is on its way to the hub; it may be overtaken.
+    fn reaches(&mut self, input: Input) {
+        let latency_ms = self.latency_ms();
+        self.after_ms(latency_ms, latency_ms, Event::Hub(self.life, input));
+    }
+
+    /// Asks the hub something. The request may be lost on its way.
+    fn ask(
+        &mut self,
+        owner: Owner,
+        asked: Asked,
+        make: impl FnOnce(RequestId) -> Input,
+    ) -> RequestId {
+        let request = RequestId(self.number());
+        let input = make(request);
+        self.owners.insert(request, owner);
+        if !self.up || (!self.calm && self.random.percent(self.climate.request_lost)) {
+            return request;
+        }
+        self.judge.asked(request, asked);
+        self.reaches(input);
+        request
+    }
+
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            if trace.len() == 400 {
+                trace.pop_front();
+            }
+            trace.push_back(format!("{:>8} {}", self.now.since(START).as_millis(), what()));
+        }
+    }
+
+    fn note_output(&mut self, output: &Output) {
+        if self.trace.is_some() {
+            let text = format!("    -> {output:?}");
+            for byte in text.bytes() {
+                // FNV-1a.
+                self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
+            }
+            self.note(|| text);
+        }
+    }
+}
+
+fn config(climate: &Climate) -> Config {
+    Config {
+        lease: climate.lease,
+        max_in_flight: climate.max_in_flight,
+        queue_max: 20,
+        ..Config::default()
+    }
+}

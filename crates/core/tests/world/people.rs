@@ -1,0 +1,141 @@
+//! People and their programs: they send, wait, lose patience, cancel, send again with the same key; and
+//! operators who register and remove devices.
+
+use std::time::Duration;
+
+use bellwire_core::record::IdempotencyKey;
+use bellwire_core::{Answer, RequestId, Send};
+use bellwire_proto::{CommandId, DeviceId, Json, Labels, Seconds};
+
+use super::judge::Asked;
+use super::{Event, Input, Owner, World};
+
+#[derive(Default)]
+pub(crate) struct Person {
+    /// Commands that it was told of.
+    commands: Vec<CommandId>,
+    /// Requests that it made with a key, to be made again.
+    keyed: Vec<Send>,
+}
+
+impl World {
+    pub(super) fn person_acts(&mut self, index: usize) {
+        if self.calm || index >= self.people.len() {
+            return;
+        }
+        self.after_ms(50, self.climate.pace_ms_max, Event::Person(index));
+        if !self.up {
+            return;
+        }
+        match self.random.from(0, 99) {
+            0..60 => self.sends(index),
+            60..68 => self.sends_again(index),
+            68..88 => self.cancels(index),
+            88..92 => self.removes(index),
+            _ => self.registers(index),
+        }
+    }
+
+    pub(super) fn person_answered(&mut self, index: usize, _request: RequestId, answer: Answer) {
+        if let Answer::Delivery(delivery) = answer {
+            self.people[index].commands.push(delivery.command);
+        }
+    }
+
+    fn any_device(&mut self) -> DeviceId {
+        let index = self.random.index(self.devices.len());
+        self.devices[index].id.clone()
+    }
+
+    fn sends(&mut self, index: usize) {
+        let device = self.any_device();
+        let data = Json::text(&format!("command {}", self.number()));
+        let mut send = Send::new(device, "run".parse().unwrap(), data);
+        send.ttl = self
+            .random
+            .pick(&[None, None, Some(0), Some(1), Some(5), Some(40), Some(600)])
+            .map(Seconds::new);
+        send.run_timeout = self.random.pick(&[None, Some(1), Some(5), Some(60)]).map(Seconds::new);
+        send.wait = Seconds::new(self.random.pick(&[0, 0, 1, 20, 300]));
+        if self.random.percent(10) {
+            let ms = self.random.from(1, 60_000);
+            send.not_before = Some(self.now.after(Duration::from_millis(ms)));
+        }
+        if self.random.percent(25) {
+            // Few keys for all, so that they are used twice for different requests too.
+            let name = format!("key {}", self.random.from(0, 12));
+            let key = IdempotencyKey { caller: String::new(), key: name };
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&self.random.next().to_le_bytes());
+            send.idempotency = Some((key, digest));
+            self.people[index].keyed.push(send.clone());
+        }
+        let copies = if send.idempotency.is_some() { self.random.from(1, 3) } else { 1 };
+        for _ in 0..copies {
+            self.ask_to_send(index, send.clone());
+        }
+    }
+
+    fn sends_again(&mut self, index: usize) {
+        let keyed = self.people[index].keyed.len();
+        if keyed > 0 {
+            let again = self.random.index(keyed);
+            let send = self.people[index].keyed[again].clone();
+            self.ask_to_send(index, send);
+        }
+    }
+
+    fn ask_to_send(&mut self, index: usize, send: Send) {
+        let waits_s = send.wait.get();
+        let key = send.idempotency.clone().map(|(key, digest)| (key.key, digest));
+        let random = self.random.bytes();
+        let request = self.ask(Owner::Person(index), Asked::Send(key), |request| {
+            Input::Send(request, Box::new(send), random)
+        });
+        if waits_s > 0 && self.random.percent(20) {
+            let most = waits_s * 1000;
+            self.after_ms(1, most, Event::Hub(self.life, Input::Abandoned(request)));
+        }
+    }
+
+    fn cancels(&mut self, index: usize) {
+        let known = self.people[index].commands.len();
+        if known == 0 {
+            return;
+        }
+        // Rather the latest: the others have ended.
+        let back = self.random.index(known.min(4));
+        let command = self.people[index].commands[known - 1 - back];
+        let force = self.random.percent(25);
+        self.ask(Owner::Person(index), Asked::Cancel(command), |request| {
+            Input::Cancel(request, command, force)
+        });
+    }
+
+    fn registers(&mut self, index: usize) {
+        let (device, number) = (self.any_device(), self.number());
+        if self.random.percent(50) {
+            let labels = Labels::from([("number".to_owned(), number.to_string())]);
+            let asked = Asked::Put(device.clone(), format!("{labels:?}"));
+            self.ask(Owner::Person(index), asked, |request| {
+                Input::PutDevice(request, device, labels)
+            });
+        } else {
+            let facts = Json::parse(&format!("{{\"number\":{number}}}")).unwrap();
+            let asked = Asked::Put(device.clone(), facts.as_str().to_owned());
+            self.ask(Owner::Person(index), asked, |request| {
+                Input::PutFacts(request, device, facts)
+            });
+        }
+    }
+
+    fn removes(&mut self, index: usize) {
+        if self.random.percent(80) {
+            return;
+        }
+        let device = self.any_device();
+        self.ask(Owner::Person(index), Asked::Delete(device.clone()), |request| {
+            Input::Delete(request, device)
+        });
+    }
+}

@@ -1,0 +1,130 @@
+//! Every setting: its key, what is allowed, how its text is taken and told again.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use bellwire_proto::{Seconds, limits};
+
+use super::{Config, TlsFiles};
+
+/// One setting.
+pub(super) struct Setting {
+    pub(super) key: &'static str,
+    pub(super) allowed: &'static str,
+    /// Takes its text; `None` when that is not allowed.
+    pub(super) take: fn(&mut Draft, &str) -> Option<()>,
+    /// Tells the text that would be taken as what is set; `None` when nothing is.
+    pub(super) tell: fn(&Config) -> Option<String>,
+}
+
+/// A configuration that is being read.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub(super) config: Config,
+    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
+}
+
+macro_rules! flag {
+    ($member:ident) => {
+        Setting {
+            key: stringify!($member),
+            allowed: "true or false",
+            take: |draft, text| text.parse().ok().map(|yes| draft.config.$member = yes),
+            tell: |config| Some(config.$member.to_string()),
+        }
+    };
+}
+
+macro_rules! number {
+    ($member:ident, $range:expr, $allowed:literal) => {
+        Setting {
+            key: stringify!($member),
+            allowed: $allowed,
+            take: |draft, text| number(text, $range).map(|n| draft.config.$member = n),
+            tell: |config| Some(config.$member.to_string()),
+        }
+    };
+}
+
+macro_rules! span {
+    ($member:ident, $range_s:expr, $allowed:literal) => {
+        Setting {
+            key: stringify!($member),
+            allowed: $allowed,
+            take: |draft, text| span(text, $range_s).map(|span| draft.config.$member = span),
+            tell: |config| Some(Seconds::new(config.$member.as_secs()).to_string()),
+        }
+    };
+}
+
+/// In the order of [`Config`]'s members.
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        allowed: "one or more of address:port, as in 127.0.0.1:8888 or [::]:0",
+        take: |draft, text| {
+            let listen: Result<Vec<_>, _> = text.split(',').map(|one| one.trim().parse()).collect();
+            listen.ok().map(|listen| draft.config.listen = listen)
+        },
+        tell: |config| {
+            let texts: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
+            Some(texts.join(","))
+        },
+    },
+    Setting {
+        key: "data_dir",
+        allowed: "a folder",
+        take: |draft, text| path(text).map(|path| draft.config.data_dir = path),
+        tell: |config| Some(config.data_dir.display().to_string()),
+    },
+    flag!(open),
+    flag!(classic),
+    span!(lease, 1..=3600, "from 1s to 1h"),
+    number!(queue_max, 1..=100_000, "a whole number from 1 to 100000"),
+    number!(max_in_flight, 1..=100, "a whole number from 1 to 100"),
+    number!(data_bytes_max, 1..=limits::DATA_BYTES_CEILING, "a number of bytes from 1 to 1048576"),
+    span!(history, 86_400..=3650 * 86_400, "from 1d to 3650d"),
+    span!(heartbeat, limits::HEARTBEAT_S.min..=limits::HEARTBEAT_S.max, "from 5s to 10m"),
+    number!(connections_max, 1..=10_000_000, "a whole number from 1 to 10000000"),
+    span!(header_timeout, 1..=300, "from 1s to 5m"),
+    span!(body_timeout, 1..=3600, "from 1s to 1h"),
+    span!(drain, 0..=8, "from 0s to 8s"),
+    number!(shards, 0..=256, "a whole number from 0 (one per core) to 256"),
+    Setting {
+        key: "tls_cert",
+        allowed: "a PEM file with the certificate chain",
+        take: |draft, text| path(text).map(|path| draft.tls_cert = Some(path)),
+        tell: |config| file(config, |tls| &tls.cert),
+    },
+    Setting {
+        key: "tls_key",
+        allowed: "a PEM file with the certificate's key",
+        take: |draft, text| path(text).map(|path| draft.tls_key = Some(path)),
+        tell: |config| file(config, |tls| &tls.key),
+    },
+];
+
+/// The setting of this key.
+pub(super) fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+fn span(text: &str, allowed_s: RangeInclusive<u64>) -> Option<Duration> {
+    let seconds = Seconds::from_str(text).ok()?;
+    allowed_s.contains(&seconds.get()).then(|| seconds.duration())
+}
+
+fn number(text: &str, allowed: RangeInclusive<usize>) -> Option<usize> {
+    text.parse().ok().filter(|number| allowed.contains(number))
+}
+
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| PathBuf::from(text))
+}
+
+fn file(config: &Config, which: impl FnOnce(&TlsFiles) -> &Path) -> Option<String> {
+    config.tls.as_ref().map(|tls| which(tls).display().to_string())
+}

@@ -1,0 +1,66 @@
+//! How a stream behaves by itself: its heartbeats and its patience.
+
+/// How a stream behaves by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StreamOptions {
+    /// Comments that keep the stream alive; none without.
+    pub heartbeat: Option<Heartbeat>,
+    /// Heartbeats also 1, 2 and 3 s after the socket came (`probes=1`).
+    pub probes: bool,
+    /// A comment `:` LF LF 100 ms after each event and heartbeat (`compat=1`).
+    pub compat: bool,
+    /// How long the peer may leave bytes unacknowledged, in milliseconds, before the stream counts
+    /// as stalled and the kernel gives it up (`TCP_USER_TIMEOUT`, RFC 5482). By default two
+    /// heartbeats and 10 s (PROTOCOL section 6); without a heartbeat, 40 s.
+    pub silence_ms: Option<u32>,
+}
+
+impl StreamOptions {
+    pub(crate) fn silence_limit_ms(&self) -> u32 {
+        let every_ms = self.heartbeat.map_or(15_000, |heartbeat| heartbeat.every_ms);
+        self.silence_ms.unwrap_or(every_ms.saturating_mul(2).saturating_add(10_000))
+    }
+}
+
+/// When a stream's heartbeats come and what they say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Milliseconds between them; they come up to 50 ms late. 0 counts as 1.
+    pub every_ms: u32,
+    /// What they say.
+    pub form: HeartbeatForm,
+}
+
+/// The text of a heartbeat, and its rhythm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeartbeatForm {
+    /// `: <hub Unix ms>` LF LF, when nothing else was written for the time (PROTOCOL section 4).
+    V1,
+    /// `: keepalive <unix seconds with two decimals>` CRLF CRLF, at a steady beat whatever else is
+    /// written (PROTOCOL section 10).
+    Classic,
+}
+
+impl HeartbeatForm {
+    pub(crate) fn text(self, unix_ms: u64) -> String {
+        match self {
+            Self::V1 => format!(": {unix_ms}\n\n"),
+            Self::Classic => {
+                let (seconds, hundredths) = (unix_ms / 1000, unix_ms % 1000 / 10);
+                format!(": keepalive {seconds}.{hundredths:02}\r\n\r\n")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_read_as_the_contract_says() {
+        assert_eq!(HeartbeatForm::V1.text(1_700_000_000_042), ": 1700000000042\n\n");
+        let classic = HeartbeatForm::Classic.text(1_700_000_000_042);
+        assert_eq!(classic, ": keepalive 1700000000.04\r\n\r\n");
+    }
+}

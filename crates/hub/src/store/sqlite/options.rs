@@ -1,0 +1,150 @@
+//! How a store is opened, and why it may not be.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bellwire_proto::Timestamp;
+use bellwire_proto::limits::IDEMPOTENCY_KEPT;
+
+use super::schema::{CHECKPOINT_PAGES, Place};
+
+/// How long history is kept by default.
+const HISTORY_KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// The least time that history is kept: as long as an `Idempotency-Key`, so that what a key stands for
+/// outlives it.
+const HISTORY_KEPT_MIN: Duration = IDEMPOTENCY_KEPT;
+
+/// Tells the time, of which the store needs little: for recovery, and to purge.
+pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// How a store is to be opened.
+#[derive(Clone)]
+pub struct Options {
+    pub(super) history_kept: Duration,
+    pub(super) clock: Clock,
+    vfs: Option<String>,
+    checkpoint_pages: u32,
+}
+
+impl Default for Options {
+    /// History for 30 days, the system's clock and the system's files.
+    fn default() -> Self {
+        Self {
+            history_kept: HISTORY_KEPT,
+            clock: Arc::new(system_time),
+            vfs: None,
+            checkpoint_pages: CHECKPOINT_PAGES,
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { history_kept, vfs, .. } = self;
+        f.debug_struct("Options")
+            .field("history_kept", history_kept)
+            .field("vfs", vfs)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// Keeps what has ended for this long, a day at least.
+    #[must_use]
+    pub fn history_kept(self, history_kept: Duration) -> Self {
+        Self { history_kept: history_kept.max(HISTORY_KEPT_MIN), ..self }
+    }
+
+    /// Takes the time from here.
+    #[must_use]
+    pub fn clock(self, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self { clock: Arc::new(clock), ..self }
+    }
+
+    /// Where the database of a folder is.
+    pub(super) fn place(&self, data_dir: &Path) -> Place {
+        Place {
+            path: data_dir.join("bellwire.db"),
+            vfs: self.vfs.clone(),
+            checkpoint_pages: self.checkpoint_pages,
+        }
+    }
+
+    /// Reaches the file through one of SQLite's file systems, by its name, and checkpoints so often that
+    /// a short history has some of it.
+    #[cfg(feature = "fault")]
+    pub(in crate::store) fn vfs(self, vfs: String, checkpoint_pages: u32) -> Self {
+        Self { vfs: Some(vfs), checkpoint_pages, ..self }
+    }
+}
+
+/// Why a store does not open. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder or a file in it cannot be made or opened.
+    #[error("cannot use {}: {source}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another hub is at work there.
+    #[error(
+        "the data folder {} is in use by another hub: stop that one, or give this one a folder of \
+         its own",
+        dir.display()
+    )]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// Written by a newer program.
+    #[error(
+        "{} has schema version {found}, and this program knows none above {known}: start the \
+         newer program again, or restore a backup from before the upgrade",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// Not written by Bellwire.
+    #[error("{} is not a database of Bellwire: move it away or choose another folder", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite refuses: the disk, or a damaged file.
+    #[error("cannot open {}: {source}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+}
+
+impl OpenError {
+    pub(super) fn folder(path: &Path, source: io::Error) -> Self {
+        let path = path.into();
+        Self::Folder { path, source }
+    }
+
+    pub(super) fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.into();
+        Self::Sqlite { path, source }
+    }
+}
+
+fn system_time() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let ms = since_epoch.unwrap_or_default().as_millis();
+    Timestamp::from_unix_ms(u64::try_from(ms).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,130 @@
+//! Looking at commands, watching them, cancelling. Contract, sections 3 and 7.
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Hub, text};
+
+fn ids(answer: &Answer, member: &str) -> Vec<String> {
+    let page = answer.json();
+    let items = page["items"].as_array().unwrap().iter();
+    items.map(|item| text(&item[member]).to_owned()).collect()
+}
+
+#[test]
+fn commands_are_listed_newest_first_and_page_by_page() {
+    let hub = Hub::start();
+    let sent: Vec<String> =
+        (0..5).map(|_| text(&hub.command("d", "a")["command"]).to_owned()).collect();
+    let mut listed = Vec::new();
+    let mut path = "/v1/commands?limit=2".to_owned();
+    loop {
+        let page = hub.get(&path);
+        listed.extend(ids(&page, "id"));
+        let Some(next) = page.json()["next"].as_str().map(str::to_owned) else { break };
+        path = format!("/v1/commands?limit=2&after={next}");
+    }
+    assert_eq!(listed, sent.iter().rev().cloned().collect::<Vec<_>>());
+    // A cursor of one list is none of another.
+    let next = hub.get("/v1/commands?limit=2").json()["next"].clone();
+    assert_eq!(hub.get(&format!("/v1/devices?after={}", text(&next))).code(), "bad_request");
+}
+
+#[test]
+fn commands_are_found_by_what_one_delivery_of_them_is() {
+    let hub = Hub::start();
+    let ping = hub.command("d", "ping");
+    let stop = hub.command("e", "stop");
+    assert_eq!(hub.report(&stop, r#"{"state":"failed"}"#).status, 200);
+    let find = |query: &str| ids(&hub.get(&format!("/v1/commands?{query}")), "id");
+    let (ping, stop) = (text(&ping["command"]).to_owned(), text(&stop["command"]).to_owned());
+    assert_eq!(find("device=d"), [ping.as_str()]);
+    assert_eq!(find("state=failed"), [stop.as_str()]);
+    assert_eq!(find("action=stop"), [stop.as_str()]);
+    assert_eq!(find("device=e&state=failed&action=stop"), [stop.as_str()]);
+    assert!(find("device=d&state=failed").is_empty());
+    assert!(find("device=nobody").is_empty());
+}
+
+#[test]
+fn deliveries_are_looked_at_through_their_command() {
+    let hub = Hub::start();
+    let sent = hub.command("d", "a");
+    let id = text(&sent["command"]);
+    let path = format!("/v1/commands/{id}/deliveries");
+    assert_eq!(hub.get(&path).json(), json!({"items": [sent], "next": null}));
+    assert_eq!(hub.get(&format!("{path}?state=failed")).json()["items"], json!([]));
+    assert_eq!(hub.get(&format!("{path}?state=none")).code(), "bad_request");
+    let nobody = "/v1/commands/01900000-0000-7000-8000-000000000000";
+    for path in [nobody.to_owned(), format!("{nobody}/deliveries"), format!("{nobody}/events")] {
+        let answer = hub.get(&path);
+        assert_eq!((answer.status, answer.code().as_str()), (404, "unknown_command"), "{path}");
+    }
+    assert_eq!(hub.delete(nobody).code(), "unknown_command");
+}
+
+#[test]
+fn the_events_of_a_command_go_to_its_end() {
+    let hub = Hub::start();
+    let sent = hub.command("d", "a");
+    let path = format!("/v1/commands/{}/events", text(&sent["command"]));
+    let mut events = hub.stream(&path);
+    assert_eq!(events.head.header("content-type"), Some("text/event-stream"));
+    assert_eq!(events.expect("delivery"), sent);
+    hub.report(&sent, r#"{"state":"running","progress":40}"#);
+    let running = events.expect("delivery");
+    assert_eq!((&running["state"], &running["progress"]), (&json!("running"), &json!(40)));
+    hub.report(&sent, r#"{"state":"succeeded"}"#);
+    assert_eq!(events.expect("delivery")["state"], "succeeded");
+    let done = events.expect("done");
+    assert_eq!((&done["done"], &done["counts"]), (&json!(true), &json!({"succeeded": 1})));
+    assert_eq!(events.block(), None);
+
+    // Whoever comes later sees how it ended, and the end.
+    let mut late = hub.stream(&path);
+    assert_eq!(late.expect("delivery")["state"], "succeeded");
+    assert_eq!(late.expect("done"), done);
+    assert_eq!(late.block(), None);
+}
+
+#[test]
+fn what_was_never_sent_is_cancelled_at_once() {
+    let hub = Hub::start();
+    let sent = hub.command("d", "a");
+    let path = format!("/v1/commands/{}", text(&sent["command"]));
+    let cancelled = hub.delete(&path);
+    assert_eq!(cancelled.status, 200, "{cancelled:?}");
+    assert_eq!(cancelled.json()["counts"], json!({"cancelled": 1}));
+    let again = hub.delete(&path);
+    assert_eq!((again.status, again.code().as_str()), (409, "illegal_transition"));
+    assert_eq!(again.json()["delivery"]["state"], "cancelled");
+    assert_eq!(hub.delete(&format!("{path}?force=maybe")).code(), "bad_request");
+    assert_eq!(hub.delete(&format!("{path}?forced=1")).code(), "unknown_field");
+}
+
+#[test]
+fn a_device_at_work_is_asked_to_stop_and_answers() {
+    let hub = Hub::start();
+    let mut device = hub.stream("/v1/devices/d/stream");
+    device.expect("hello");
+    let sent = hub.command("d", "a");
+    device.expect("command");
+    hub.report(&sent, r#"{"state":"running"}"#);
+    let path = format!("/v1/commands/{}", text(&sent["command"]));
+    let asked = hub.delete(&path);
+    assert_eq!((asked.status, &asked.json()["counts"]), (202, &json!({"cancelling": 1})));
+    assert_eq!(device.expect("cancel"), json!({"id": sent["command"], "seq": sent["seq"]}));
+    let answered = hub.report(&sent, r#"{"state":"cancelled"}"#);
+    assert_eq!((answered.status, &answered.json()["state"]), (200, &json!("cancelled")));
+}
+
+#[test]
+fn force_ends_it_on_the_side_of_the_hub() {
+    let hub = Hub::start();
+    let sent = hub.command("d", "a");
+    hub.report(&sent, r#"{"state":"running"}"#);
+    let path = format!("/v1/commands/{}?force=true", text(&sent["command"]));
+    let forced = hub.delete(&path);
+    assert_eq!((forced.status, &forced.json()["counts"]), (200, &json!({"cancelled": 1})));
+    let late = hub.report(&sent, r#"{"state":"succeeded"}"#);
+    assert_eq!((late.status, &late.json()["late"]), (200, &Value::Bool(true)));
+}

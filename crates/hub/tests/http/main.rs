@@ -1,0 +1,13 @@
+//! The API by raw bytes over real sockets, against a whole hub: core, store on disk, plane, listener.
+//!
+//! Each module holds the promises of one part of the contract; `support` starts the hub and reads
+//! what comes back, with nothing of the hub's own code on the client's side.
+
+mod checks;
+mod commands;
+mod devices;
+mod mounted;
+mod reports;
+mod sending;
+mod streams;
+mod support;

@@ -1,0 +1,334 @@
+//! A hub on a port of its own, and a client that reads bytes.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bellwire_hub::config::Config;
+use bellwire_hub::driver::{Clock, Driver};
+use bellwire_hub::http;
+use bellwire_hub::listen::{ListenConfig, Listener, Server};
+use bellwire_hub::store::{Options, SqliteStore, Store};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+/// The longest that anything here waits for a byte before it says that none came.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A hub with a folder of its own. Dropped, it is stopped, and the folder is gone.
+pub struct Hub {
+    pub driver: Driver,
+    pub addr: SocketAddr,
+    runtime: Runtime,
+    server: Option<Server>,
+    store: Arc<SqliteStore>,
+    _folder: tempfile::TempDir,
+}
+
+impl Hub {
+    pub fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// A hub with other settings than the defaults.
+    pub fn with(set: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        set(&mut config);
+        let (store, recovered) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+        let store = Arc::new(store);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (driver, server) = runtime.block_on(async {
+            let kept: Arc<dyn Store> = store.clone();
+            let driver = Driver::start(Arc::new(config), Clock::start(), kept, recovered).unwrap();
+            store.start(driver.store_events()).unwrap();
+            let any_port = "127.0.0.1:0".parse().unwrap();
+            let listener = Listener::bind(&[any_port], ListenConfig::default()).unwrap();
+            let router = http::router(driver.clone()).fallback(http::not_found);
+            (driver, listener.serve(router))
+        });
+        let addr = server.local_addrs()[0];
+        Self { driver, addr, runtime, server: Some(server), store, _folder: folder }
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::to(self.addr)
+    }
+
+    /// One request on a connection of its own: a line as `POST /v1/send/d/a`, more header lines, a body.
+    pub fn ask(&self, line: &str, headers: &str, body: &[u8]) -> Answer {
+        let mut connection = self.connect();
+        connection.request(line, headers, body);
+        connection.answer_to(line)
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask(&format!("GET {path}"), "", b"")
+    }
+
+    pub fn post(&self, path: &str, body: &str) -> Answer {
+        self.ask(&format!("POST {path}"), "", body.as_bytes())
+    }
+
+    pub fn put(&self, path: &str, body: &str) -> Answer {
+        self.ask(&format!("PUT {path}"), "", body.as_bytes())
+    }
+
+    pub fn delete(&self, path: &str) -> Answer {
+        self.ask(&format!("DELETE {path}"), "", b"")
+    }
+
+    /// Opens a stream, which must be answered 200.
+    pub fn stream(&self, path: &str) -> Stream {
+        self.stream_with(path, "")
+    }
+
+    pub fn stream_with(&self, path: &str, headers: &str) -> Stream {
+        self.connect().into_stream(path, headers)
+    }
+
+    /// Serves a router as any program with axum would, for as long as the hub is there.
+    pub fn serve_by_axum(&self, router: axum::Router) -> SocketAddr {
+        self.runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            tokio::spawn(async move { axum::serve(listener, router).await });
+            addr
+        })
+    }
+
+    /// Sends a command without waiting and gives its delivery.
+    pub fn command(&self, device: &str, action: &str) -> Value {
+        let answer = self.post(&format!("/v1/send/{device}/{action}"), "");
+        assert_eq!(answer.status, 202, "{answer:?}");
+        answer.json()
+    }
+
+    /// Reports of a command by its delivery.
+    pub fn report(&self, delivery: &Value, body: &str) -> Answer {
+        let (device, command) = (text(&delivery["device"]), text(&delivery["command"]));
+        self.post(&format!("/v1/devices/{device}/commands/{command}/status"), body)
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.driver.drain();
+        if let Some(server) = self.server.take() {
+            self.runtime.block_on(server.shutdown(Duration::from_secs(1)));
+        }
+        self.driver.plane().shutdown(100);
+        self.store.close();
+    }
+}
+
+/// A connection, read with patience.
+pub struct Connection {
+    socket: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Connection {
+    pub fn to(addr: SocketAddr) -> Self {
+        let socket = TcpStream::connect(addr).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let reader = BufReader::new(socket.try_clone().unwrap());
+        Self { socket, reader }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.socket.write_all(bytes.as_ref()).unwrap();
+    }
+
+    pub fn request(&mut self, line: &str, headers: &str, body: &[u8]) {
+        let length = body.len();
+        let head =
+            format!("{line} HTTP/1.1\r\nHost: hub\r\nContent-Length: {length}\r\n{headers}\r\n");
+        self.send([head.as_bytes(), body].concat());
+    }
+
+    /// Asks for a stream, which must be answered 200 and in chunks.
+    pub fn into_stream(mut self, path: &str, headers: &str) -> Stream {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: hub\r\n{headers}\r\n"));
+        let head = self.head();
+        assert_eq!(head.status, 200, "{path}: {head:?}");
+        assert_eq!(head.header("transfer-encoding"), Some("chunked"), "{head:?}");
+        Stream { connection: self, head, text: String::new() }
+    }
+
+    /// The head of the next answer.
+    pub fn head(&mut self) -> Head {
+        let mut lines = std::iter::from_fn(|| Some(self.line())).take_while(|l| !l.is_empty());
+        let first = lines.next().expect("a status line");
+        let mut words = first.splitn(3, ' ');
+        assert_eq!(words.next(), Some("HTTP/1.1"), "{first:?}");
+        let status = words.next().unwrap().parse().unwrap();
+        Head { first, status, lines: lines.collect() }
+    }
+
+    /// The next answer, to a request that began with `line`.
+    pub fn answer_to(&mut self, line: &str) -> Answer {
+        let head = self.head();
+        let mut body = Vec::new();
+        let length = head.header("content-length").map(|l| l.parse::<usize>().unwrap());
+        let bodiless = line.starts_with("HEAD ") || head.status == 204 || head.status == 100;
+        match length {
+            _ if bodiless => {}
+            Some(length) => {
+                body.resize(length, 0);
+                self.reader.read_exact(&mut body).unwrap();
+            }
+            None => panic!("an answer without a length: {head:?}"),
+        }
+        Answer { status: head.status, head, body }
+    }
+
+    /// Whether the other end ends the connection, and has sent nothing more before.
+    pub fn ends(&mut self) -> bool {
+        matches!(self.reader.fill_buf(), Ok(&[]))
+    }
+
+    /// All that comes until the other end ends the connection.
+    pub fn rest(&mut self) -> String {
+        let mut rest = String::new();
+        self.reader.read_to_string(&mut rest).unwrap();
+        rest
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line).expect("a line within the patience");
+        let line = String::from_utf8(line).unwrap();
+        line.strip_suffix("\r\n").unwrap_or_else(|| panic!("a line ends in CRLF: {line:?}")).into()
+    }
+
+    /// The next chunk; empty at the end of the body.
+    pub fn chunk(&mut self) -> Vec<u8> {
+        let size = usize::from_str_radix(&self.line(), 16).unwrap();
+        let mut chunk = vec![0; size + 2];
+        self.reader.read_exact(&mut chunk).unwrap();
+        assert!(chunk.ends_with(b"\r\n"));
+        chunk.truncate(size);
+        chunk
+    }
+}
+
+#[derive(Debug)]
+pub struct Head {
+    pub first: String,
+    pub status: u16,
+    pub lines: Vec<String>,
+}
+
+impl Head {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.lines.iter().find_map(|line| {
+            let (n, value) = line.split_once(':')?;
+            n.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: Head,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// The code of a refusal, which must be a whole problem.
+    pub fn code(&self) -> String {
+        assert_eq!(self.head.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["type"], "about:blank", "{problem}");
+        assert_eq!(problem["status"], self.status, "{problem}");
+        assert!(problem["title"].is_string() && problem["detail"].is_string(), "{problem}");
+        let asks_to_wait = matches!(self.status, 429 | 503);
+        assert_eq!(self.head.header("retry-after").is_some(), asks_to_wait, "{self:?}");
+        text(&problem["code"]).to_owned()
+    }
+}
+
+/// A stream of events over chunks.
+pub struct Stream {
+    pub connection: Connection,
+    pub head: Head,
+    /// What has come and is not yet a whole block.
+    text: String,
+}
+
+/// A block of lines of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    pub lines: Vec<String>,
+}
+
+impl Stream {
+    /// The next block that is an event; heartbeats are passed over.
+    pub fn event(&mut self) -> Block {
+        loop {
+            let block = self.block().expect("an event before the end of the stream");
+            if block.lines.iter().any(|line| !line.starts_with(':')) {
+                return block;
+            }
+        }
+    }
+
+    /// The next event, which must be of this type; its data.
+    pub fn expect(&mut self, event: &str) -> Value {
+        let block = self.event();
+        assert_eq!(block.field("event"), Some(event), "{block:?}");
+        block.data()
+    }
+
+    /// The next block; `None` when the stream has ended in order.
+    pub fn block(&mut self) -> Option<Block> {
+        loop {
+            if let Some((block, rest)) = self.text.split_once("\n\n") {
+                let lines = block.split('\n').map(str::to_owned).collect();
+                self.text = rest.to_owned();
+                return Some(Block { lines });
+            }
+            let chunk = self.connection.chunk();
+            if chunk.is_empty() {
+                assert_eq!(self.text, "", "the stream ended within a block");
+                return None;
+            }
+            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+}
+
+impl Block {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.lines.iter().find_map(|line| line.strip_prefix(&format!("{name}: ")))
+    }
+
+    pub fn data(&self) -> Value {
+        serde_json::from_str(self.field("data").expect("data")).unwrap()
+    }
+
+    /// The names of its fields, in order; a comment is "".
+    pub fn fields(&self) -> Vec<&str> {
+        self.lines.iter().map(|line| line.split(':').next().unwrap()).collect()
+    }
+}
+
+pub fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("text: {value}"))
+}

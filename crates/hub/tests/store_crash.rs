@@ -1,0 +1,270 @@
+//! The disk dies at every write and sync of a history, by a kill and by a power cut, and the ordinary store
+//! is opened on what is left: what was reported as committed is there, entirely; of the rest each
+//! transaction is there or not, in order.
+#![cfg(feature = "fault")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a panic in a test is its failure message"
+)]
+
+mod store_kit;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bellwire_core::record::{Change, IdempotencyKey, IdempotencyRecord, Seen, Txn, TxnId};
+use bellwire_hub::store::fault::{Death, FaultyDisk};
+use bellwire_hub::store::{Options, SqliteStore, Store, StoreError};
+use bellwire_proto::{Labels, Seq, State, Timestamp};
+use store_kit::model::Model;
+use store_kit::*;
+
+/// When the history plays: a month after its oldest commands, so that retention takes those.
+const TODAY_MS: u64 = 31 * 86_400_000;
+const KEPT: Duration = Duration::from_secs(30 * 86_400);
+
+/// What happens, in order.
+#[derive(Clone)]
+enum Step {
+    /// Submitted at once, so that they may share a commit.
+    Burst(Vec<Vec<Change>>),
+    /// The store is closed and opened again: recovery, and a purge soon after.
+    Restart,
+}
+
+fn today(ms: u64) -> Timestamp {
+    at(TODAY_MS + ms)
+}
+
+fn now() -> Timestamp {
+    today(0)
+}
+
+fn send(seq: u64, name: &str) -> Vec<Change> {
+    vec![put_command(seq), put(delivery(seq, name))]
+}
+
+fn become_(seq: u64, name: &str, state: State, ms: u64) -> Vec<Change> {
+    vec![put(delivery_in(seq, name, state, ms))]
+}
+
+fn big(seq: u64, name: &str) -> Vec<Change> {
+    let mut command = command(seq);
+    command.data = json(&format!("\"{}\"", "x".repeat(20_000)));
+    vec![Change::PutCommand(Box::new(command)), put(delivery(seq, name))]
+}
+
+fn key(key: &str, seq: u64, expires_at: Timestamp) -> Change {
+    Change::PutIdempotency(Box::new(IdempotencyRecord {
+        key: IdempotencyKey { caller: "ops".into(), key: key.into() },
+        fingerprint: [7; 32],
+        command: id(seq),
+        device: device("a"),
+        expires_at,
+    }))
+}
+
+/// Every kind of change and every state, rows that overflow a page, two restarts and a purge.
+fn history() -> Vec<Step> {
+    use Step::{Burst, Restart};
+    let seen = Seen { at: at(5), address: Some("::1".into()), agent: None };
+    let labels = Labels::from([("site".into(), "lyon".into())]);
+    let mut ended = delivery_in(2, "b", State::Failed, 20);
+    ended.outcome.stdout = Some("y".repeat(9_000));
+    let mut with_key = send(3, "a");
+    with_key.extend([key("old", 3, at(3)), key("new", 3, today(1))]);
+    vec![
+        Burst(vec![vec![put_device("a")]]),
+        Burst(vec![vec![put_device("b"), Change::PutLabels(device("b"), labels)], send(1, "a")]),
+        Burst(vec![become_(1, "a", State::Sent, 10), big(2, "b"), with_key]),
+        Burst(vec![become_(1, "a", State::Accepted, 11)]),
+        Burst(vec![become_(1, "a", State::Running, 12), become_(2, "b", State::Sent, 13)]),
+        Burst(vec![become_(1, "a", State::Succeeded, 14), vec![put(ended)]]),
+        Burst(vec![become_(3, "a", State::Running, 15), send(4, "a"), send(5, "b")]),
+        Burst(vec![become_(4, "a", State::Sent, 15), become_(5, "b", State::Delivered, 16)]),
+        Restart,
+        Burst(vec![become_(4, "a", State::Cancelling, TODAY_MS), send(6, "b")]),
+        Burst(vec![
+            vec![Change::PutSeen(device("a"), seen), Change::PutFacts(device("a"), json("[1]"))],
+            become_(6, "b", State::Dead, TODAY_MS),
+            become_(3, "a", State::TimedOut, TODAY_MS),
+        ]),
+        Burst(vec![big(7, "c"), become_(7, "c", State::Rejected, TODAY_MS)]),
+        Burst(vec![vec![Change::DeleteDevice(device("a"))], send(8, "a")]),
+        Burst(vec![become_(4, "a", State::Cancelled, TODAY_MS), send(9, "b"), send(10, "b")]),
+        Burst(vec![become_(9, "b", State::Expired, TODAY_MS)]),
+        Restart,
+        Burst(vec![become_(8, "a", State::Sent, TODAY_MS)]),
+        Burst(vec![become_(10, "b", State::Sent, TODAY_MS), big(11, "a")]),
+    ]
+}
+
+/// One life on a disk that dies.
+struct Life {
+    /// The rows after each event so far, the first being none.
+    states: Vec<Model>,
+    /// The least of them that must have survived.
+    survives: usize,
+    next_txn: u64,
+}
+
+impl Life {
+    fn after(&mut self, event: impl FnOnce(&mut Model)) {
+        let mut state = self.states.last().cloned().unwrap_or_default();
+        event(&mut state);
+        self.states.push(state);
+    }
+
+    /// Lives until the disk dies (`false`) or the history is over (`true`).
+    fn live(&mut self, dir: &Path, options: &Options) -> bool {
+        let mut steps = history().into_iter().peekable();
+        while steps.peek().is_some() {
+            let Ok((store, _)) = SqliteStore::open(dir, options.clone()) else { return false };
+            let told = Arc::new(Told::default());
+            if store.start(Arc::clone(&told) as _).is_err() {
+                return false;
+            }
+            self.after(|model| model.recover(now()));
+            self.after(|model| model.purge(at(TODAY_MS - KEPT.as_millis() as u64), now()));
+            for step in steps.by_ref() {
+                let Step::Burst(txns) = step else { break };
+                let before = self.states.len() - 1;
+                for changes in txns {
+                    let txn = Txn::new(TxnId(self.next_txn), changes);
+                    self.next_txn += 1;
+                    self.after(|model| model.apply_all(&txn));
+                    store.submit(txn);
+                }
+                if !told.wait_committed(TxnId(self.next_txn - 1)) {
+                    let first = self.next_txn - (self.states.len() - 1 - before) as u64;
+                    let kept = told.committed().iter().filter(|txn| txn.0 >= first).count();
+                    if kept > 0 {
+                        self.survives = before + kept;
+                    }
+                    assert_eq!(told.failed().len(), 1, "a failure is told once");
+                    assert!(store.health().is_err());
+                    return false;
+                }
+                self.survives = self.states.len() - 1;
+            }
+            store.close();
+        }
+        true
+    }
+}
+
+fn options() -> Options {
+    Options::default().clock(now).history_kept(KEPT)
+}
+
+/// A folder in memory where there is one: what is durable is decided by the faulty disk, and an fsync of
+/// the real one would only take time.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Lives on a disk that dies at operation `n`, and looks at what is left. `false`: it outlived the history.
+fn dies_at(n: u64, death: Death, seed: u64) -> bool {
+    let case = format!("death {death:?} at operation {n}, seed {seed}");
+    let dir = folder();
+    let disk = FaultyDisk::new(n, death, seed.wrapping_mul(1_000_003) + n);
+    let mut life = Life { states: vec![Model::default()], survives: 0, next_txn: 1 };
+    let whole = life.live(dir.path(), &disk.options().clock(now).history_kept(KEPT));
+    let died = disk.is_dead();
+    assert!(whole || died, "{case}: the store failed on a disk that works");
+    disk.bury().unwrap();
+
+    let mut universe = Model::default();
+    for step in history() {
+        if let Step::Burst(txns) = step {
+            txns.iter().flatten().for_each(|change| universe.apply(change));
+        }
+    }
+    // No purge runs beside the comparison, but for keys past their time.
+    let kit = Kit::open_with(dir.path(), options().history_kept(Duration::MAX));
+    let direct = rusqlite::Connection::open(dir.path().join("bellwire.db")).unwrap();
+    let sound: String = direct.query_row("PRAGMA integrity_check", [], |r| r.get(0)).unwrap();
+    assert_eq!(sound, "ok", "{case}");
+    drop(direct);
+    let view = kit.view(&universe);
+    let possible = &mut life.states[life.survives..];
+    possible.iter_mut().for_each(|model| model.recover(now()));
+    let found = possible.iter().position(|model| {
+        let mut expected = model.view();
+        if expected.keys != view.keys {
+            // Keys past their time may be gone already.
+            expected.keys.retain(|key| key.expires_at >= now());
+        }
+        expected == view && kit.recovered.next_due == model.next_due()
+    });
+    let Some(found) = found else {
+        panic!(
+            "{case}: {} events must have survived and at most {} can have; what is there is none of \
+             these states: {view:#?}",
+            life.survives,
+            life.states.len() - 1
+        );
+    };
+    assert_eq!(kit.recovered.last_seq, possible[found].last_seq, "{case}: last_seq");
+    kit.commit(send(99, "a"));
+    assert_eq!(kit.live("a").last().map(|d| d.head.seq), Some(Seq::new(99)), "{case}");
+    died
+}
+
+fn dies_everywhere(death: Death, seeds: u64) {
+    for seed in 0..seeds {
+        let mut n = 1;
+        while dies_at(n, death, seed) {
+            n += 1;
+        }
+        assert!(n > 150, "the history makes only {n} writes and syncs: too few to prove anything");
+    }
+}
+
+#[test]
+fn a_process_killed_at_any_write_or_sync_loses_nothing_that_was_reported() {
+    dies_everywhere(Death::Kill, 1);
+}
+
+#[test]
+fn a_power_cut_at_any_write_or_sync_loses_nothing_that_was_reported() {
+    dies_everywhere(Death::PowerCut, 2);
+}
+
+#[test]
+fn a_full_disk_ends_the_writing_and_not_the_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new(u64::MAX, Death::Full, 0);
+    drop(Kit::open_with(dir.path(), disk.options()));
+    // Some operations of a start, then some of commits.
+    let disk = FaultyDisk::new(30, Death::Full, 0);
+    let kit = Kit::open_with(dir.path(), disk.options());
+    let mut kept = 0;
+    for seq in 1.. {
+        let txn = kit.submit(send(seq, "a"));
+        if !kit.told.wait_committed(txn) {
+            break;
+        }
+        kept = seq;
+    }
+    assert!(kept > 0, "the disk was full too early to show anything");
+    assert!(matches!(kit.told.wait_failed(), StoreError::Failed(_)));
+    assert!(matches!(kit.store.health(), Err(StoreError::Failed(_))));
+    let live = kit.live("a");
+    assert_eq!(live.len() as u64, kept, "what is on disk can still be read, and nothing else");
+
+    kit.submit(send(999, "a"));
+    let told = Arc::clone(&kit.told);
+    kit.close();
+    assert_eq!(told.failed().len(), 1, "a failure is told once");
+    assert_eq!(told.committed().len() as u64, kept, "after it, nothing is told to be on disk");
+
+    let kit = Kit::open(dir.path());
+    assert!(
+        kit.live("a").len() as u64 >= kept,
+        "with room again, a restart finds all that was told"
+    );
+    kit.commit(send(1000, "a"));
+}

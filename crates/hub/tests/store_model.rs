@@ -1,0 +1,232 @@
+//! Random histories: whatever is asked of the store, it answers as the naive model does.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a panic in a test is its failure message"
+)]
+
+mod store_kit;
+
+use std::time::Duration;
+
+use bellwire_core::record::{
+    Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, Outcome, Seen,
+};
+use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store};
+use bellwire_proto::{ErrorInfo, Labels, Progress, Selector, Seq, State};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use store_kit::model::Model;
+use store_kit::*;
+
+const DEVICES: [&str; 4] = ["a", "b", "b.c", "B"];
+const SEQS: u64 = 12;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Commit(Vec<Change>),
+    Restart,
+}
+
+fn name() -> impl Strategy<Value = &'static str> {
+    select(DEVICES.as_slice())
+}
+
+fn a_delivery() -> impl Strategy<Value = DeliveryRecord> {
+    let place = (1..=SEQS, name(), select(State::ALL.as_slice()), 0..6u64);
+    let counts = (0..5u32, 0..5u32, option::of(0..9u64), any::<bool>(), any::<bool>());
+    let times = (option::of(0..6u64), option::of(0..60_000u64));
+    let outcome = (option::of(0.0..100.0), option::of(any::<i64>()), option::of(".{0,9}"));
+    (place, counts, times, outcome).prop_map(|(place, counts, times, outcome)| {
+        let (seq, name, state, ms) = place;
+        let mut row = delivery_in(seq, name, state, ms);
+        (row.attempt, row.counted, row.rev, row.late, row.forced) = counts;
+        row.retry_at = times.0.map(at);
+        row.run_until = row.run_until.and(times.1).map(at);
+        row.outcome = Outcome {
+            progress: outcome.0.and_then(|p: f64| Progress::try_from(p).ok()),
+            exit_code: outcome.1,
+            result: outcome.2.as_deref().map(bellwire_proto::Json::text),
+            stdout: outcome.2.clone(),
+            stderr: None,
+            truncated: row.late,
+            error: outcome.2.map(ErrorInfo::of),
+        };
+        row
+    })
+}
+
+fn a_change() -> impl Strategy<Value = Change> {
+    let labels = select(vec![("site", "lyon"), ("site", "rome"), ("os", "deb12")]);
+    let labels = vec(labels, 0..2).prop_map(|pairs| {
+        pairs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<Labels>()
+    });
+    let key = (select(vec!["", "ops"]), select(vec!["k", "l"]), 1..=SEQS, any::<u8>());
+    prop_oneof![
+        6 => a_delivery().prop_map(put),
+        1 => name().prop_map(put_device),
+        1 => (name(), labels).prop_map(|(n, labels)| Change::PutLabels(device(n), labels)),
+        1 => name().prop_map(|n| Change::PutFacts(device(n), json("{\"x\":1.0}"))),
+        1 => (name(), 0..9u64).prop_map(|(n, ms)| {
+            Change::PutSeen(device(n), Seen { at: at(ms), address: None, agent: Some(n.into()) })
+        }),
+        1 => name().prop_map(|n| Change::DeleteDevice(device(n))),
+        1 => key.prop_map(|(caller, key, seq, byte)| {
+            Change::PutIdempotency(Box::new(IdempotencyRecord {
+                key: IdempotencyKey { caller: caller.into(), key: key.into() },
+                fingerprint: [byte; 32],
+                command: id(seq),
+                device: device("a"),
+                expires_at: at(1_000_000),
+            }))
+        }),
+    ]
+}
+
+fn a_history() -> impl Strategy<Value = Vec<Step>> {
+    vec(
+        prop_oneof![9 => vec(a_change(), 1..6).prop_map(Step::Commit), 1 => Just(Step::Restart)],
+        1..12,
+    )
+}
+
+fn a_load() -> impl Strategy<Value = Load> {
+    let key = (select(vec!["", "ops"]), select(vec!["k", "l", "m"]));
+    prop_oneof![
+        name().prop_map(|n| Load::Device(device(n))),
+        vec(0..SEQS + 3, 0..4)
+            .prop_map(|seqs| Load::Data(device("a"), seqs.into_iter().map(Seq::new).collect())),
+        (name(), 1..=SEQS).prop_map(|(n, seq)| Load::Delivery(device(n), id(seq))),
+        (1..=SEQS).prop_map(|seq| Load::Targets(id(seq))),
+        key.prop_map(|(caller, key)| {
+            Load::Idempotency(IdempotencyKey { caller: caller.into(), key: key.into() })
+        }),
+        (0..90_000u64, 0..4usize).prop_map(|(ms, max)| Load::Due(at(ms), max)),
+        (name(), 0..SEQS + 2, 3_600_000..3_600_012u64, 0..6usize, 0..40usize).prop_map(
+            |(n, after, now_ms, rows_max, bytes_max)| Load::Delivered {
+                device: device(n),
+                after: Seq::new(after),
+                now: at(now_ms),
+                rows_max,
+                bytes_max,
+            }
+        ),
+    ]
+}
+
+fn a_filter() -> impl Strategy<Value = CommandFilter> {
+    let state = option::of(select(State::ALL.as_slice()));
+    let action = option::of(select(vec!["ping", "reboot"]));
+    (option::of(name()), state, action).prop_map(|(n, state, action)| CommandFilter {
+        device: n.map(device),
+        state,
+        action: action.map(|a| a.parse().unwrap()),
+    })
+}
+
+/// What is in pages of `limit`, together.
+fn paged<T>(limit: u32, mut page: impl FnMut(PageRequest) -> bellwire_proto::Page<T>) -> Vec<T> {
+    let mut items = Vec::new();
+    let mut request = Some(PageRequest { limit, after: None });
+    while let Some(asked) = request {
+        let got = page(asked);
+        assert!(got.items.len() <= limit as usize);
+        assert!(got.next.is_none() || !got.items.is_empty(), "an empty page in a short list");
+        items.extend(got.items);
+        request = got.next.map(|c| PageRequest { limit, after: Some(c.parse().unwrap()) });
+    }
+    items
+}
+
+/// Lists in pages, filtered, as the model would.
+fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32) {
+    for filter in filters {
+        let fits = |row: &&DeliveryRecord| {
+            filter.device.as_ref().is_none_or(|d| row.device == *d)
+                && filter.state.is_none_or(|state| row.state == state)
+        };
+        let any = filter.device.is_none() && filter.state.is_none();
+        let expected: Vec<_> = model
+            .commands
+            .values()
+            .rev()
+            .filter(|c| filter.action.as_ref().is_none_or(|action| c.head.action == *action))
+            .filter(|c| any || model.of(c.head.seq).any(|row| fits(&row)))
+            .map(|c| model.shown(c))
+            .collect();
+        let listed = paged(limit, |page| read(kit.store.commands(filter.clone(), page)));
+        assert_eq!(listed, expected, "{filter:?} in pages of {limit}");
+
+        for command in model.commands.values() {
+            let (seq, id) = (command.head.seq, command.head.id);
+            let in_state = |row: &&DeliveryRecord| filter.state.is_none_or(|s| row.state == s);
+            let expected: Vec<_> =
+                model.of(seq).filter(in_state).map(DeliveryRecord::to_delivery).collect();
+            let deliveries = |page| read(kit.store.deliveries(id, filter.state, page)).unwrap();
+            assert_eq!(paged(limit, deliveries), expected, "deliveries of {seq}");
+        }
+    }
+    for select in ["", "site=lyon", "!site"] {
+        let selector: Selector = select.parse().unwrap();
+        let expected: Vec<_> =
+            model.devices.values().filter(|row| selector.matches(&row.labels)).cloned().collect();
+        let filter = DeviceFilter { select: selector };
+        let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
+        let listed: Vec<_> = listed.into_iter().map(|stored| stored.record).collect();
+        assert_eq!(listed, expected, "{select}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_answers_as_a_naive_one_would(
+        history in a_history(),
+        loads in vec(a_load(), 30),
+        filters in vec(a_filter(), 6),
+        limit in 1..5u32,
+    ) {
+        // In memory where there is one: what is durable is proven elsewhere.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let mut kit = Kit::open(dir.path());
+        let mut model = Model::default();
+        // Deliveries are of commands that are there, each with an action and data of its own.
+        let mut commands = Vec::new();
+        for seq in 1..=SEQS {
+            let mut row = command(seq);
+            row.head.action = if seq % 3 == 0 { "reboot" } else { "ping" }.parse().unwrap();
+            row.head.run_timeout = Duration::from_secs(seq * 10);
+            commands.push(row);
+        }
+        let first = commands.iter().cloned().map(|row| Change::PutCommand(Box::new(row))).collect();
+        for step in [Step::Commit(first)].into_iter().chain(history) {
+            match step {
+                Step::Commit(mut changes) => {
+                    for change in &mut changes {
+                        if let Change::PutDelivery(row) = change {
+                            row.head = commands[row.head.seq.get() as usize - 1].head.clone();
+                        }
+                    }
+                    changes.iter().for_each(|change| model.apply(change));
+                    kit.commit(changes);
+                }
+                Step::Restart => {
+                    kit.close();
+                    model.recover(at(0));
+                    kit = Kit::open(dir.path());
+                    prop_assert_eq!(kit.recovered.next_due, model.next_due());
+                    prop_assert_eq!(kit.recovered.last_seq, model.last_seq);
+                }
+            }
+        }
+        prop_assert_eq!(kit.view(&model), model.view());
+        for load in loads {
+            let expected = model.answer(&load);
+            prop_assert_eq!(kit.load(load), expected);
+        }
+        compare_lists(&kit, &model, &filters, limit);
+    }
+}

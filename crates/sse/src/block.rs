@@ -1,0 +1,123 @@
+//! The block of lines that the decoder is in: the values stored of it, and those that still lie in
+//! the chunk at hand.
+//!
+//! `decode.rs` fills and empties it; lines are taken apart in `line.rs`. What a value means is not
+//! known here.
+
+use crate::{
+    last_id::Id,
+    text::{from_utf8, push_lossy},
+};
+use alloc::string::String;
+
+/// A buffer that grew past this is given back after its event, not kept for the next.
+pub(crate) const KEPT_CAPACITY_BYTES: usize = 1 << 20;
+
+/// What is stored of the block that is being read. Values that still lie in the chunk are not here
+/// but in [`InChunk`], which is always the younger of the two.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Block {
+    /// The data lines, joined by LF.
+    pub(crate) data: String,
+    pub(crate) has_data: bool,
+    /// Empty when it has none.
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) has_id: bool,
+    /// The bytes of its values, counted as [`DecoderBuilder::limit_bytes`] says.
+    pub(crate) len_bytes: usize,
+    /// It went past the limit: nothing of it counts, up to and with its blank line.
+    pub(crate) skipped: bool,
+    /// It has been handed out and is cleared at the next call.
+    pub(crate) dispatched: bool,
+}
+
+impl Block {
+    pub(crate) fn clear(&mut self) {
+        clear(&mut self.data);
+        clear(&mut self.name);
+        clear(&mut self.id);
+        self.has_data = false;
+        self.has_id = false;
+        self.len_bytes = 0;
+        self.skipped = false;
+        self.dispatched = false;
+    }
+
+    /// Adds a data line behind those that are stored.
+    pub(crate) fn push_data_line(&mut self, value: &[u8]) {
+        self.start_data_line();
+        push_lossy(&mut self.data, value);
+    }
+
+    /// Makes room for one more data line behind those that are stored.
+    pub(crate) fn start_data_line(&mut self) {
+        if self.has_data {
+            self.data.push('\n');
+        }
+        self.has_data = true;
+    }
+
+    /// Moves what still lies in the chunk into the block.
+    pub(crate) fn store(&mut self, held: InChunk<'_>) {
+        if self.skipped {
+            return;
+        }
+        if let Some(data) = held.data {
+            self.push_data_line(data);
+        }
+        if let Some(name) = held.name {
+            self.name.clear();
+            push_lossy(&mut self.name, name);
+        }
+        if let Some(id) = held.id {
+            self.id.clear();
+            push_lossy(&mut self.id, id.bytes);
+            self.has_id = true;
+        }
+    }
+}
+
+/// The values of the current block that lie in the chunk at hand.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct InChunk<'a> {
+    pub(crate) data: Option<&'a [u8]>,
+    pub(crate) name: Option<&'a [u8]>,
+    pub(crate) id: Option<Id<'a>>,
+}
+
+/// A text to hand out, and where it lies.
+pub(crate) enum Held<'a> {
+    Chunk(&'a str),
+    Buffer,
+}
+
+impl<'a> Held<'a> {
+    /// The text, if need be from the buffer that is for it.
+    pub(crate) fn get(self, buffer: &'a str) -> &'a str {
+        match self {
+            Self::Chunk(text) => text,
+            Self::Buffer => buffer,
+        }
+    }
+}
+
+/// The text of a value: the chunk's own bytes if they are UTF-8, else repaired in `buffer`, which
+/// must be empty.
+pub(crate) fn held_text<'a>(value: &'a [u8], buffer: &mut String) -> Held<'a> {
+    match from_utf8(value) {
+        Some(text) => Held::Chunk(text),
+        None => {
+            push_lossy(buffer, value);
+            Held::Buffer
+        }
+    }
+}
+
+/// Empties a buffer, and gives it back if it is large.
+pub(crate) fn clear(buffer: &mut String) {
+    if buffer.capacity() > KEPT_CAPACITY_BYTES {
+        *buffer = String::new();
+    }
+    buffer.clear();
+}

@@ -1,0 +1,134 @@
+//! Promise: what was answered 2xx survives `kill -9`.
+//!
+//! A real hub is killed with SIGKILL again and again in the middle of load and started again on the
+//! same folder. Every command that was answered 2xx must then be found, have been delivered, and
+//! have ended; and no device may have been told of a command twice with the same attempt.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bellwire_testkit::{Http, Program, wait_until};
+
+const KILLS: usize = 50;
+const DEVICES: usize = 8;
+const SENDERS: usize = 3;
+/// Commands answered between two kills: the kill falls into the middle of the next ones.
+const ANSWERED_PER_KILL: usize = 12;
+
+/// What all threads share.
+#[derive(Default)]
+struct Shared {
+    /// Ids of the commands that were answered 2xx, with their device.
+    promised: Mutex<Vec<(String, usize)>>,
+    answered: AtomicUsize,
+    /// Attempts told, by device and command.
+    told: Mutex<HashMap<(usize, String), Vec<u64>>>,
+    stop_sending: AtomicBool,
+    stop: AtomicBool,
+}
+
+#[test]
+fn what_was_answered_survives_fifty_kills_under_load() {
+    let bellwire = env!("CARGO_BIN_EXE_bellwire");
+    let folder = tempfile::tempdir().unwrap();
+    let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let (mut hub, address) = Program::serve(bellwire, folder.path(), any_port);
+    let http = Http(address);
+    let shared = Arc::new(Shared::default());
+    let senders: Vec<_> = (0..SENDERS).map(|n| spawn(&shared, move |s| send(s, http, n))).collect();
+    let devices: Vec<_> = (0..DEVICES).map(|n| spawn(&shared, move |s| listen(s, http, n))).collect();
+
+    for kill in 1..=KILLS {
+        let goal = shared.answered.load(Ordering::SeqCst) + ANSWERED_PER_KILL;
+        wait_until(&format!("load before kill {kill}"), || {
+            let answered = shared.answered.load(Ordering::SeqCst);
+            if answered >= goal { Ok(()) } else { Err(format!("{answered} of {goal}\n{}", hub.output())) }
+        });
+        hub.kill();
+        (hub, _) = Program::serve(bellwire, folder.path(), address);
+    }
+
+    shared.stop_sending.store(true, Ordering::SeqCst);
+    senders.into_iter().for_each(|t| t.join().unwrap());
+    let promised = shared.promised.lock().unwrap().clone();
+    assert!(promised.len() >= KILLS * ANSWERED_PER_KILL, "there was load: {}", promised.len());
+    for (id, device) in &promised {
+        wait_until(&format!("command {id} of d{device} to end"), || ended(http, id));
+    }
+    shared.stop.store(true, Ordering::SeqCst);
+    assert_eq!(hub.terminate().code(), Some(0), "an orderly end after all that");
+    devices.into_iter().for_each(|t| t.join().unwrap());
+
+    let told = shared.told.lock().unwrap();
+    for (id, device) in &promised {
+        let attempts = told.get(&(*device, id.clone()));
+        assert!(attempts.is_some(), "command {id} was answered and never reached d{device}");
+    }
+    for ((device, id), attempts) in told.iter() {
+        assert!(
+            attempts.windows(2).all(|pair| pair[0] < pair[1]),
+            "d{device} was told of {id} with attempts {attempts:?}: they must rise"
+        );
+    }
+}
+
+fn spawn(shared: &Arc<Shared>, work: impl FnOnce(&Shared) + Send + 'static) -> std::thread::JoinHandle<()> {
+    let shared = Arc::clone(shared);
+    std::thread::spawn(move || work(&shared))
+}
+
+/// Sends to one device after the other, and writes down what was answered 2xx.
+fn send(shared: &Shared, http: Http, sender: usize) {
+    for n in 0.. {
+        if shared.stop_sending.load(Ordering::SeqCst) {
+            return;
+        }
+        let device = (sender + n) % DEVICES;
+        let target = format!("/v1/send/d{device}/work?ttl=1h");
+        // While the hub is down nothing is answered, and nothing was promised.
+        let Ok(answer) = http.post_json(&target, &format!("{{\"sender\":{sender},\"n\":{n}}}")) else {
+            std::thread::yield_now();
+            continue;
+        };
+        match answer.status {
+            202 => {
+                let id = answer.json()["command"].as_str().unwrap().to_owned();
+                shared.promised.lock().unwrap().push((id, device));
+                shared.answered.fetch_add(1, Ordering::SeqCst);
+            }
+            429 | 503 => std::thread::yield_now(),
+            other => panic!("a send was answered {other}: {}", answer.json()),
+        }
+    }
+}
+
+/// Listens for ever; writes down what it is told and answers it, once or not at all.
+fn listen(shared: &Shared, http: Http, device: usize) {
+    while !shared.stop.load(Ordering::SeqCst) {
+        let Ok(mut stream) = http.stream(&format!("/v1/devices/d{device}/stream")) else {
+            std::thread::yield_now();
+            continue;
+        };
+        while let Ok(Some((name, data, _))) = stream.event() {
+            if name != "command" {
+                continue;
+            }
+            let command: serde_json::Value = serde_json::from_str(&data).unwrap();
+            let id = command["id"].as_str().unwrap().to_owned();
+            let attempt = command["attempt"].as_u64().unwrap();
+            let target = format!("/v1/devices/d{device}/commands/{id}/status");
+            shared.told.lock().unwrap().entry((device, id)).or_default().push(attempt);
+            // An answer that is lost with the hub is made good by the next sending.
+            http.post_json(&target, r#"{"state":"succeeded"}"#).ok();
+        }
+    }
+}
+
+fn ended(http: Http, id: &str) -> Result<(), String> {
+    let answer = http.get(&format!("/v1/commands/{id}")).map_err(|e| e.to_string())?;
+    assert_eq!(answer.status, 200, "command {id} was answered 2xx and is gone: {}", answer.json());
+    let command = answer.json();
+    if command["counts"]["succeeded"] == 1 { Ok(()) } else { Err(command.to_string()) }
+}

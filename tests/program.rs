@@ -1,0 +1,272 @@
+//! Promise: the program does what its help says, seen from outside: arguments in, lines and exit codes
+//! out, against a real hub.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use bellwire_testkit::{Http, Program, wait_until};
+use serde_json::Value;
+
+const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
+
+/// A hub on a folder of its own.
+struct Hub {
+    folder: tempfile::TempDir,
+    program: Option<Program>,
+    address: SocketAddr,
+}
+
+impl Hub {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let (program, address) = Program::serve(BELLWIRE, &folder.path().join("hub"), any_port);
+        Self { folder, program: Some(program), address }
+    }
+
+    fn http(&self) -> Http {
+        Http(self.address)
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Runs `bellwire` with this hub to its end.
+    fn run(&self, args: &[&str]) -> Output {
+        bellwire(args).env("BELLWIRE_HUB", self.url()).output().unwrap()
+    }
+
+    /// Starts `bellwire listen` for a device and waits until it is online.
+    fn listen(&self, device: &str, args: &[&str]) -> Program {
+        let mut command = bellwire(&["listen", device]);
+        let listener = Program::start(command.args(args).env("BELLWIRE_HUB", self.url()));
+        self.until_online(device, true);
+        listener
+    }
+
+    fn until_online(&self, device: &str, online: bool) {
+        wait_until(&format!("{device} to be online: {online}"), || {
+            let answer = self.http().get(&format!("/v1/devices/{device}")).map_err(|e| e.to_string())?;
+            if answer.json()["online"] == online { Ok(()) } else { Err(answer.json().to_string()) }
+        });
+    }
+
+    fn script(&self, text: &str) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.folder.path().join("handler.sh");
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+/// The program, deaf to what the surroundings set.
+fn bellwire(args: &[&str]) -> Command {
+    let mut command = Command::new(BELLWIRE);
+    command.args(args).env_remove("BELLWIRE_HUB").env("NO_PROXY", "127.0.0.1");
+    command
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("killed: {output:?}"))
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
+#[test]
+fn a_command_is_run_by_the_program_that_listens_and_its_end_is_the_exit_code() {
+    let hub = Hub::start();
+    let handler = hub.script(r#"case "$BELLWIRE_ACTION" in greet) echo "hello, $(cat)";; *) echo no >&2; exit 3;; esac"#);
+    let _listener = hub.listen("kiosk", &["--exec", &handler]);
+
+    let greeted = hub.run(&["send", "kiosk", "greet", "world", "--wait", "30s", "--json"]);
+    assert_eq!(code(&greeted), 0, "{greeted:?}");
+    assert_eq!((&json(&greeted)["state"], &json(&greeted)["stdout"]), (&"succeeded".into(), &"hello, world\n".into()));
+
+    let refused = hub.run(&["send", "kiosk", "dance", "--wait", "30s"]);
+    assert_eq!(code(&refused), 1, "{refused:?}");
+    let shown = stdout(&refused);
+    assert!(shown.contains("failed") && shown.contains("exit code 3") && shown.contains("stderr no"), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "no colours in a pipe: {shown:?}");
+}
+
+#[test]
+fn data_is_json_if_it_parses_as_such_unless_told_otherwise() {
+    let hub = Hub::start();
+    for (args, data) in [
+        (&["{\"a\":1.50}"][..], "{\"a\":1.50}"),
+        (&["42"], "42"),
+        (&["42", "--type", "text"], "\"42\""),
+        (&["hello"], "\"hello\""),
+        (&[], "null"),
+    ] {
+        let sent = hub.run(&[&["send", "away", "note", "--json"], args].concat());
+        assert_eq!(code(&sent), 0, "{sent:?}");
+        let id = json(&sent)["command"].as_str().unwrap().to_owned();
+        let body = hub.http().get(&format!("/v1/commands/{id}")).unwrap().body;
+        let body = String::from_utf8(body).unwrap();
+        assert!(body.contains(&format!("\"data\":{data},")), "{args:?} became {body}");
+    }
+    assert_eq!(code(&hub.run(&["send", "away", "note", "{", "--type", "json"])), 2);
+}
+
+#[test]
+fn each_kind_of_end_has_the_exit_code_that_the_help_tells() {
+    let hub = Hub::start();
+    assert_eq!(code(&hub.run(&["send", "away", "ping"])), 0, "stored is enough without --wait");
+    let offline = hub.run(&["send", "away", "ping", "--ttl", "0"]);
+    assert_eq!(code(&offline), 5, "{offline:?}");
+    let expired = hub.run(&["send", "later", "ping", "--ttl", "1s", "--wait", "30s"]);
+    assert_eq!(code(&expired), 4, "{expired:?}");
+    assert_eq!(code(&hub.run(&["send", "bad/name", "ping"])), 2);
+    assert_eq!(code(&hub.run(&["send", "away", "ping", "--wait", "6m"])), 2);
+    assert_eq!(code(&hub.run(&["no-such-thing"])), 2);
+    let unknown = hub.run(&["status", "01a2050e-38dc-7644-95d4-c7a339930e68"]);
+    assert_eq!(code(&unknown), 1, "{unknown:?}");
+
+    let nobody = bellwire(&["send", "x", "ping", "--hub", "http://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(code(&nobody), 6, "{nobody:?}");
+    assert!(stderr(&nobody).contains("127.0.0.1:1"), "the message names the hub: {nobody:?}");
+}
+
+#[test]
+fn a_listener_survives_the_restart_of_the_hub() {
+    let mut hub = Hub::start();
+    let handler = hub.script("echo pong");
+    let listener = hub.listen("kiosk", &["--exec", &handler]);
+    hub.program.take().unwrap().kill();
+    let (program, _) = Program::serve(BELLWIRE, &hub.folder.path().join("hub"), hub.address);
+    hub.program = Some(program);
+    hub.until_online("kiosk", true);
+    let pong = hub.run(&["send", "kiosk", "ping", "--wait", "30s", "--json"]);
+    assert_eq!(json(&pong)["stdout"], "pong\n");
+    assert_eq!(listener.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_running_program_is_stopped_by_cancel() {
+    let hub = Hub::start();
+    let handler = hub.script("exec sleep 1000");
+    let _listener = hub.listen("kiosk", &["--exec", &handler]);
+    let sent = hub.run(&["send", "kiosk", "nap", "--json"]);
+    let id = json(&sent)["command"].as_str().unwrap().to_owned();
+    wait_until("the program to run", || {
+        let page = hub.http().get(&format!("/v1/commands/{id}/deliveries")).unwrap().json();
+        if page["items"][0]["state"] == "running" { Ok(()) } else { Err(page.to_string()) }
+    });
+    assert_eq!(code(&hub.run(&["cancel", &id])), 0);
+    let watched = hub.run(&["watch", &id, "--json"]);
+    assert_eq!(code(&watched), 1, "cancelled is not success: {watched:?}");
+    let last: Value = serde_json::from_str(stdout(&watched).lines().last().unwrap()).unwrap();
+    assert_eq!((&last["state"], &last["exit_code"]), (&"cancelled".into(), &143.into()));
+}
+
+#[test]
+fn listen_json_prints_a_command_a_line_and_answers_it() {
+    let hub = Hub::start();
+    let listener = hub.listen("kiosk", &["--json"]);
+    let sent = hub.run(&["send", "kiosk", "ping", "{\"n\":1}", "--wait", "30s", "--json"]);
+    assert_eq!((code(&sent), &json(&sent)["state"]), (0, &"succeeded".into()));
+    let line = listener.wait_for("\"action\":\"ping\"");
+    let command: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(command["data"]["n"], 1);
+}
+
+#[test]
+fn devices_are_listed_and_told_apart_by_their_presence() {
+    let hub = Hub::start();
+    let _listener = hub.listen("here", &["--json"]);
+    hub.run(&["send", "away", "ping"]);
+    let names = |args: &[&str]| -> Vec<String> {
+        let listed = hub.run(&[&["devices", "--json"], args].concat());
+        let device = |line: &str| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned();
+        stdout(&listed).lines().map(device).collect()
+    };
+    assert_eq!(names(&[]), ["away", "here"]);
+    assert_eq!(names(&["--online"]), ["here"]);
+    assert_eq!(names(&["--offline"]), ["away"]);
+    assert!(names(&["--select", "site=lyon"]).is_empty());
+    let table = stdout(&hub.run(&["devices"]));
+    assert!(table.lines().any(|l| l.starts_with("away") && l.contains("offline")), "{table}");
+}
+
+#[test]
+fn a_second_hub_on_the_same_folder_is_refused() {
+    let hub = Hub::start();
+    let second = bellwire(&["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(hub.folder.path().join("hub"))
+        .output()
+        .unwrap();
+    assert_eq!(code(&second), 1, "{second:?}");
+    assert!(stderr(&second).contains("hub"), "the message names the folder: {second:?}");
+}
+
+#[test]
+fn beyond_loopback_a_hub_listens_only_when_told_that_it_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = bellwire(&["serve", "--listen", "0.0.0.0:0", "--data-dir"]).arg(folder.path()).output().unwrap();
+    assert_eq!(code(&refused), 2, "{refused:?}");
+    assert!(stderr(&refused).contains("open"), "the message names the way out: {refused:?}");
+    assert!(is_empty(folder.path()), "nothing was made of a hub that did not start");
+}
+
+#[test]
+fn sigterm_ends_a_hub_in_order_and_soon() {
+    let mut hub = Hub::start();
+    let _listener = hub.listen("kiosk", &["--json"]);
+    assert_eq!(hub.program.take().unwrap().terminate().code(), Some(0));
+}
+
+#[test]
+fn config_check_reports_every_fault_with_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hub.toml");
+    std::fs::write(&file, "listen = \"nowhere\"\nlaese = \"30s\"\nqueue_max = 0\n").unwrap();
+    let checked = bellwire(&["config", "check", "--config"]).arg(&file).output().unwrap();
+    assert_eq!(code(&checked), 2, "{checked:?}");
+    for key in ["listen", "laese", "queue_max"] {
+        assert!(stderr(&checked).contains(key), "{key} is named: {}", stderr(&checked));
+    }
+    std::fs::write(&file, "lease = \"20s\"\n").unwrap();
+    let checked = bellwire(&["config", "check", "--config"]).arg(&file).output().unwrap();
+    assert_eq!(code(&checked), 0, "{checked:?}");
+    assert!(stdout(&checked).contains("20"), "what is in force is shown: {}", stdout(&checked));
+    let missing = bellwire(&["config", "check", "--config", "/no/such/file"]).output().unwrap();
+    assert_eq!(code(&missing), 2, "{missing:?}");
+}
+
+#[test]
+fn the_demo_ends_well_and_leaves_nothing_behind() {
+    let temporary = tempfile::tempdir().unwrap();
+    let demo = bellwire(&["demo"]).env("TMPDIR", temporary.path()).output().unwrap();
+    assert_eq!(code(&demo), 0, "{demo:?}");
+    let shown = stdout(&demo);
+    for text in ["$ bellwire serve", "$ curl", "kill -9", "still there: queued", "hello, again", "Nothing was lost"] {
+        assert!(shown.contains(text), "{text:?} is shown: {shown}");
+    }
+    assert!(is_empty(temporary.path()), "the folder is gone");
+}
+
+#[test]
+fn completions_and_the_man_page_are_made_from_the_program_itself() {
+    let bash = bellwire(&["completions", "bash"]).output().unwrap();
+    assert!(code(&bash) == 0 && stdout(&bash).contains("--idempotency-key"));
+    let man = bellwire(&["man"]).output().unwrap();
+    assert!(code(&man) == 0 && stdout(&man).contains(".TH bellwire"));
+}
+
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).unwrap().next().is_none()
+}

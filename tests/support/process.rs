@@ -1,0 +1,123 @@
+//! Programs under test: started for real, ended for real.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+/// How long a program may take to say where it listens, or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A program that runs. Killed when dropped.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    output: Arc<Mutex<String>>,
+}
+
+impl Program {
+    /// Starts `command`; what it prints is collected.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
+        let output = Arc::new(Mutex::new(String::new()));
+        collect(child.stdout.take().unwrap(), &output);
+        collect(child.stderr.take().unwrap(), &output);
+        Self { child, output }
+    }
+
+    /// Starts `bellwire serve` on a data folder; gives it and its address once it listens. Port 0
+    /// lets the kernel choose.
+    pub fn serve(bellwire: &str, data_dir: &Path, listen: SocketAddr) -> (Self, SocketAddr) {
+        let mut command = Command::new(bellwire);
+        command.args(["serve", "--listen", &listen.to_string(), "--data-dir"]).arg(data_dir);
+        let hub = Self::start(&mut command);
+        let line = hub.wait_for("listening on http://");
+        let address = line.split("listening on http://").nth(1).unwrap();
+        let address = address.split_whitespace().next().unwrap().trim_end_matches(',');
+        (hub, address.parse().unwrap_or_else(|e| panic!("{e} in {line:?}")))
+    }
+
+    /// Waits for a line with `text` in what the program prints, and gives it.
+    pub fn wait_for(&self, text: &str) -> String {
+        wait_until(&format!("a line with {text:?}"), || {
+            let output = self.output();
+            let found = output.lines().find(|line| line.contains(text)).map(str::to_owned);
+            found.ok_or(output)
+        })
+    }
+
+    /// What it has printed so far, both outputs.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// SIGKILL, and wait until it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and wait for the end; gives the exit code.
+    pub fn terminate(mut self) -> ExitStatus {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        wait_until("the program to end after SIGTERM", || {
+            self.child.try_wait().unwrap().ok_or_else(|| self.output())
+        })
+    }
+
+    /// Waits for the end; gives the exit code.
+    pub fn wait(mut self) -> ExitStatus {
+        wait_until("the program to end", || {
+            self.child.try_wait().unwrap().ok_or_else(|| self.output())
+        })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Already ended is fine.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn collect(pipe: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
+    let into = Arc::clone(into);
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            let mut output = into.lock().unwrap();
+            output.push_str(&line);
+            output.push('\n');
+        }
+    });
+}
+
+/// Asks again and again until there is an answer; past a generous bound, panics with what was waited
+/// for and the last excuse.
+pub fn wait_until<T, E: std::fmt::Display>(what: &str, mut ask: impl FnMut() -> Result<T, E>) -> T {
+    let start = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(excuse) if start.elapsed() > PATIENCE => {
+                panic!("waited {PATIENCE:?} for {what}; last seen:\n{excuse}")
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
