@@ -30,7 +30,7 @@ use body::BadBody;
 use page::page;
 use registry::{Hand, Listen, Registry};
 
-/// The action that listens; it can be sent as well if [`ClassicConfig::actions`] has it.
+/// The action that listens. That it cannot be sent is only because no list has it.
 const LISTEN: &str = "poll";
 /// The actions that every server has. With ids there is `retry` beside them.
 const PING: &str = "ping";
