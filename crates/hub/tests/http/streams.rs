@@ -123,6 +123,8 @@ fn a_stream_that_answers_nothing_is_told_what_came_after_its_last_event() {
     let ids: Vec<Value> = (0..3).map(|_| hub.command("d", "a")["command"].clone()).collect();
     for id in &ids {
         assert_eq!(stream.expect("command")["id"], *id);
+        let delivered = json!({"delivered": 1});
+        hub.until(|| hub.get(&format!("/v1/commands/{}", text(id))).json()["counts"] == delivered);
     }
     drop(stream);
     // The header wins over the parameter; one that is no number is ignored.
@@ -202,9 +204,7 @@ fn a_newer_poll_ends_the_older_one() {
     let mut older = hub.connect();
     older.request("GET /v1/devices/d/commands?wait=60s", "", b"");
     // The older one waits once the device is there.
-    while hub.get("/v1/devices/d").status != 200 {
-        std::thread::yield_now();
-    }
+    hub.until(|| hub.get("/v1/devices/d").status == 200);
     let mut newer = hub.connect();
     newer.request("GET /v1/devices/d/commands?wait=60s", "", b"");
     assert_eq!(older.answer_to("GET").json()["commands"], json!([]));
