@@ -123,8 +123,6 @@ fn a_stream_that_answers_nothing_is_told_what_came_after_its_last_event() {
     let ids: Vec<Value> = (0..3).map(|_| hub.command("d", "a")["command"].clone()).collect();
     for id in &ids {
         assert_eq!(stream.expect("command")["id"], *id);
-        let delivered = json!({"delivered": 1});
-        hub.until(|| hub.get(&format!("/v1/commands/{}", text(id))).json()["counts"] == delivered);
     }
     drop(stream);
     // The header wins over the parameter; one that is no number is ignored.
