@@ -202,9 +202,7 @@ fn a_newer_poll_ends_the_older_one() {
     let mut older = hub.connect();
     older.request("GET /v1/devices/d/commands?wait=60s", "", b"");
     // The older one waits once the device is there.
-    while hub.get("/v1/devices/d").status != 200 {
-        std::thread::yield_now();
-    }
+    hub.until(|| hub.get("/v1/devices/d").status == 200);
     let mut newer = hub.connect();
     newer.request("GET /v1/devices/d/commands?wait=60s", "", b"");
     assert_eq!(older.answer_to("GET").json()["commands"], json!([]));
