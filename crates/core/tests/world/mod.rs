@@ -52,7 +52,7 @@ pub(crate) enum Wrong {
     DriverLosesAnswers,
     /// The driver answers before the store has committed.
     DriverDoesNotWait,
-    /// The driver leaves no time between a bye and the next frame: it writes frames last.
+    /// The driver keeps frames back while the rest goes out.
     DriverWritesAfterBye,
 }
 
@@ -154,6 +154,8 @@ pub(crate) struct World {
     closed: BTreeSet<SessionId>,
     calm: bool,
     alone: bool,
+    /// Frames that a wrong driver keeps back.
+    late_frames: Vec<Output>,
     /// All outputs, folded into one number.
     digest: u64,
     /// The last events, told when a run is seen again.
@@ -229,6 +231,7 @@ impl World {
             closed: BTreeSet::new(),
             calm: false,
             alone: false,
+            late_frames: Vec::new(),
             digest: 0xCBF2_9CE4_8422_2325,
             trace: None,
         };
@@ -372,17 +375,18 @@ impl World {
 
     /// Does what the hub wants done.
     fn carry_out(&mut self) -> Verdict {
-        let mut last = Vec::new();
+        let mut late = Vec::new();
         while let Some(output) = self.hub.poll_output() {
             self.note_output(&output);
             let is_frame = matches!(output, Output::Send { .. });
             if self.wrong == Some(Wrong::DriverWritesAfterBye) && is_frame {
-                last.push(output);
+                late.push(output);
                 continue;
             }
             self.carry_out_one(output)?;
         }
-        last.into_iter().try_for_each(|output| self.carry_out_one(output))
+        std::mem::swap(&mut self.late_frames, &mut late);
+        late.into_iter().try_for_each(|output| self.carry_out_one(output))
     }
 
     fn carry_out_one(&mut self, output: Output) -> Verdict {
