@@ -389,10 +389,10 @@ pub(crate) struct Sending {
 /// The deliveries that a transaction, which is not on disk yet, says were sent.
 pub(crate) fn sendings(txn: &Txn, disk: &Disk) -> Vec<Sending> {
     let rows = txn.changes().iter().filter_map(|change| match change {
-        Change::PutDelivery(row) => Some(row),
+        Change::PutDelivery(row) => Some(&**row),
         _ => None,
     });
-    let sending = |row: &Box<DeliveryRecord>| {
+    let sending = |row: &DeliveryRecord| {
         let old = disk.delivery(row.head.id);
         // A failure that is part of this transaction may have asked for less.
         let patience = old.filter(|old| old.counted == row.counted).and_then(|old| old.retry_at);
