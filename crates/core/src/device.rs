@@ -109,9 +109,11 @@ impl Device {
             Op::PutFacts { request, facts } => self.put_facts(request, facts, work),
             Op::Delete { request } => self.delete(request, work),
             Op::Tick => {}
-            Op::Rejoin { command, .. }
-            | Op::Cancel { command, .. }
-            | Op::Report { command, .. } => {
+            Op::Rejoin { command, .. } | Op::Cancel { command, .. } => {
+                self.on_delivery(command, op, work);
+            }
+            Op::Report { command, .. } => {
+                self.heard(work.now);
                 self.on_delivery(command, op, work);
             }
         }
@@ -240,6 +242,14 @@ impl Device {
         self.seen_at = Some(now);
     }
 
+    /// A stream that counted as presence is about to go: bytes passed on it until now, as far as is
+    /// known (to the silence after which it stalls).
+    pub(crate) fn heard_until_now(&mut self, now: Timestamp) {
+        if self.streams() {
+            self.heard(now);
+        }
+    }
+
     fn seen(&self, at: Timestamp) -> Seen {
         Seen { at, address: self.peer.address.clone(), agent: self.peer.agent.clone() }
     }
@@ -266,7 +276,7 @@ impl Device {
         Presence {
             connected_at: transport.and(self.online_since),
             transport: self.online_since.and(transport),
-            seen_at: self.seen_at,
+            seen_at: if self.streams() { Some(now) } else { self.seen_at },
             peer: self.peer.clone(),
         }
     }

@@ -229,14 +229,14 @@ impl Hub {
 
     /// No byte from or to the device for too long: it no longer counts as online.
     pub fn handle_stalled(&mut self, session: SessionId, now: Timestamp) {
-        self.with_session(session, now, |device, _| device.set_stalled(session, true));
+        self.with_session(session, now, |device, _| device.set_stalled(session, true, now));
     }
 
     /// There is life again on a stream that had stalled.
     pub fn handle_resumed(&mut self, session: SessionId, now: Timestamp) {
         self.with_session(session, now, |device, work| {
             device.heard(work.now);
-            device.set_stalled(session, false);
+            device.set_stalled(session, false, now);
         });
     }
 

@@ -214,7 +214,11 @@ impl Device {
     /// A stream has ended. Compares and removes in one step: a late word about an older stream
     /// ends nothing.
     pub(crate) fn closed(&mut self, session: SessionId, work: &mut Work<'_>) {
+        let counted = self.streams();
         if self.stream.take_if(|s| s.session == session).is_some() {
+            if counted {
+                self.heard(work.now);
+            }
             self.lost(Carriers::STREAM, work.now);
         }
         if self.unconfirmed.take_if(|s| s.session == session).is_some() {
@@ -223,7 +227,8 @@ impl Device {
     }
 
     /// Whether bytes pass on a stream.
-    pub(crate) fn set_stalled(&mut self, session: SessionId, stalled: bool) {
+    pub(crate) fn set_stalled(&mut self, session: SessionId, stalled: bool, now: Timestamp) {
+        self.heard_until_now(now);
         if let Some(stream) = self.stream.as_mut().filter(|s| s.session == session) {
             stream.stalled = stalled;
         }
@@ -240,6 +245,7 @@ impl Device {
 
     /// Ends everything that listens.
     pub(crate) fn end_streams(&mut self, reason: ByeReason, work: &mut Work<'_>) {
+        self.heard_until_now(work.now);
         let streams = [self.stream.take(), self.unconfirmed.take()];
         for listener in streams.into_iter().flatten() {
             work.bye(listener.session, reason);
@@ -331,6 +337,7 @@ impl Device {
         if self.page_came(work).is_none() {
             return;
         }
+        self.heard_until_now(work.now);
         if let Some(stream) = self.stream.take() {
             work.bye(stream.session, ByeReason::Rotate);
             self.lost(Carriers::STREAM, work.now);

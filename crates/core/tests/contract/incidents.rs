@@ -8,7 +8,7 @@ use bellwire_proto::ReportState as R;
 use bellwire_proto::limits::PACED_BYTES;
 use bellwire_proto::{Code, Json, Report, Seconds, State};
 
-use crate::stage::Stage;
+use crate::stage::{Stage, device};
 
 fn keyed(send: &mut Send) {
     let key = IdempotencyKey { caller: String::new(), key: "a".to_owned() };
@@ -307,4 +307,25 @@ fn a_reader_that_keeps_up_gets_a_whole_window() {
     }
     let stream = stage.listen("kiosk");
     assert_eq!(stage.hears(stream).len(), 50);
+}
+
+#[test]
+fn a_device_was_last_seen_when_its_stream_went() {
+    // A device that had listened for a day and went was shown as last seen a day ago: only the
+    // beginning of a stream, or a poll, was taken for a sign of life.
+    let mut stage = Stage::new();
+    let seen = |stage: &Stage| stage.hub.presence(&device("kiosk"), stage.now).seen_at;
+    let stream = stage.listen("kiosk");
+    stage.pass(3600.0);
+    assert_eq!(seen(&stage), Some(stage.now), "while it listens");
+    // A poll keeps it in memory when the stream is gone.
+    stage.poll_with("kiosk", 0, None);
+    stage.pass(10.0);
+    stage.close(stream);
+    let gone = stage.now;
+    stage.pass(10.0);
+    assert_eq!(seen(&stage), Some(gone), "when it has gone");
+    let command = stage.send("kiosk");
+    stage.report("kiosk", command, R::Succeeded);
+    assert_eq!(seen(&stage), Some(stage.now), "a report is a sign of life");
 }
