@@ -79,7 +79,9 @@ pub enum Command {
     /// List the appliances.
     Devices(Devices),
     /// Print the completions for a shell.
-    #[command(after_help = "Example:\n  bellwire completions bash > /etc/bash_completion.d/bellwire")]
+    #[command(
+        after_help = "Example:\n  bellwire completions bash > /etc/bash_completion.d/bellwire"
+    )]
     Completions {
         /// For which shell.
         shell: clap_complete::Shell,
@@ -103,7 +105,9 @@ pub struct HubArg {
 /// `bellwire demo`.
 #[cfg(feature = "hub")]
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bellwire demo\n  bellwire demo --keep   # leaves hub and appliance up to play with; Ctrl-C ends them")]
+#[command(
+    after_help = "Examples:\n  bellwire demo\n  bellwire demo --keep   # leaves hub and appliance up to play with; Ctrl-C ends them"
+)]
 pub struct Demo {
     /// Leave the hub and the appliance up to play with, until Ctrl-C.
     #[arg(long)]
@@ -167,7 +171,7 @@ pub struct Listen {
     /// The appliance's name.
     pub device: DeviceId,
     /// Run this for each command, with these arguments; all that follows belongs to it.
-    #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS", conflicts_with = "json")]
+    #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS")]
     pub exec: Vec<std::ffi::OsString>,
     /// Which hub.
     #[command(flatten)]
@@ -281,4 +285,3 @@ pub struct Devices {
     #[command(flatten)]
     pub hub: HubArg,
 }
-

@@ -95,7 +95,8 @@ async fn end_of(
         status = child.wait() => return Ok((status?, false)),
         Ok(()) = cancel => {}
     }
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    let group =
+        child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
     let signal_group = |signal| {
         if let Some(group) = group {
             rustix::process::kill_process_group(group, signal).ok();
@@ -203,7 +204,9 @@ mod tests {
 
     #[tokio::test]
     async fn data_comes_on_standard_input_and_the_rest_in_the_environment() {
-        let run = sh("cat; echo \" $BELLWIRE_ACTION $BELLWIRE_DEVICE $BELLWIRE_ATTEMPT\"", "\"a\\nb\"").await;
+        let run =
+            sh("cat; echo \" $BELLWIRE_ACTION $BELLWIRE_DEVICE $BELLWIRE_ATTEMPT\"", "\"a\\nb\"")
+                .await;
         assert_eq!((run.exit_code, run.stdout.as_str()), (0, "a\nb greet kiosk 2\n"));
         assert_eq!(sh("cat", "null").await.stdout, "");
         assert_eq!(sh("cat", "{\"v\": 1.0}").await.stdout, "{\"v\": 1.0}");

@@ -82,7 +82,12 @@ impl Appliance {
     fn told(&mut self, signal: Signal) -> anyhow::Result<()> {
         match signal {
             Signal::Hello(hello) => {
-                out::note(&format!("listening as {} at {} ({})", hello.device, self.link.hub.url(), hello.hub));
+                out::note(&format!(
+                    "listening as {} at {} ({})",
+                    hello.device,
+                    self.link.hub.url(),
+                    hello.hub
+                ));
             }
             Signal::Command(command) => self.command(command)?,
             Signal::Cancel(cancel) => self.cancel(cancel.id),
@@ -193,9 +198,11 @@ impl Link {
 
     /// Says `running` at once, and again before the hub could lose its patience. Never ends.
     async fn tell_running(&self, command: &CommandEvent) -> Report {
-        let every = Duration::from_millis(command.run_timeout_s.saturating_mul(1000) / 3).min(PAUSE_MAX);
+        let every =
+            Duration::from_millis(command.run_timeout_s.saturating_mul(1000) / 3).min(PAUSE_MAX);
         loop {
-            let report = Report { attempt: Some(command.attempt), ..Report::of(ReportState::Running) };
+            let report =
+                Report { attempt: Some(command.attempt), ..Report::of(ReportState::Running) };
             // One that is lost is made good by the next.
             if let Err(e) = self.hub.report(&self.device, command.id, &report).await {
                 tracing::debug!("running was not told: {e}");
@@ -243,8 +250,14 @@ fn report_of(run: Run) -> Report {
 }
 
 fn show(command: &CommandEvent) {
-    let again = if command.attempt > 1 { format!(" (attempt {})", command.attempt) } else { String::new() };
-    anstream::println!("{BOLD}{}{BOLD:#} {} {DIM}{}{again}{DIM:#}", command.action, command.data.as_str(), command.id);
+    let again =
+        if command.attempt > 1 { format!(" (attempt {})", command.attempt) } else { String::new() };
+    anstream::println!(
+        "{BOLD}{}{BOLD:#} {} {DIM}{}{again}{DIM:#}",
+        command.action,
+        command.data.as_str(),
+        command.id
+    );
 }
 
 fn show_end(report: &Report) {
@@ -258,7 +271,14 @@ mod tests {
     use super::*;
 
     fn run(exit_code: i64, signal: Option<i32>, cancelled: bool) -> Run {
-        Run { exit_code, signal, stdout: String::new(), stderr: String::new(), truncated: false, cancelled }
+        Run {
+            exit_code,
+            signal,
+            stdout: String::new(),
+            stderr: String::new(),
+            truncated: false,
+            cancelled,
+        }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The disk dies at every write and sync of a history, by a kill and by a power cut, and the ordinary store
 //! is opened on what is left: what was reported as committed is there, entirely; of the rest each
 //! transaction is there or not, in order.
-#![cfg(feature = "fault")]
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,

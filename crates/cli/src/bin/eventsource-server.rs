@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Serves tokens: one listener each (GET /poll/TOKEN), and whoever sends to it (POST /ACTION/TOKEN).
 #[derive(Parser)]
-#[command(name = "eventsource-server", after_help = EXAMPLE)]
+#[command(name = "eventsource-server", version, disable_version_flag = true, after_help = EXAMPLE)]
 struct Args {
     /// Host to bind on.
     #[arg(short = 'H', long, default_value = "0.0.0.0")]

@@ -136,13 +136,16 @@ impl Classic {
         Ok(Self { shared: Arc::new(Shared { plane, registry, options, json, actions }) })
     }
 
-    /// The routes: every path, so that it is to be merged behind all others.
+    /// A server of its own: it answers every path.
     pub fn router(&self) -> Router {
         let classic = self.clone();
-        Router::new().fallback(move |request: Request| {
-            let classic = classic.clone();
-            async move { classic.answer(request).await }
-        })
+        Router::new().fallback(move |request| classic.answer(request))
+    }
+
+    /// Whether a path is one of the classic format in a hub that has others: two parts at least,
+    /// and not below `/v1`.
+    pub fn serves(path: &str) -> bool {
+        !path.starts_with("/v1/") && Target::of(path).is_some()
     }
 
     /// Ends every stream and waits up to `grace_ms` for their last bytes. It blocks.
@@ -150,7 +153,8 @@ impl Classic {
         self.shared.plane.shutdown(grace_ms);
     }
 
-    async fn answer(&self, request: Request) -> Response {
+    /// The answer to any request.
+    pub async fn answer(self, request: Request) -> Response {
         let (head, body) = request.into_parts();
         let Some(target) = Target::of(head.uri.path()) else {
             return page(StatusCode::NOT_FOUND, None);
@@ -327,9 +331,11 @@ mod tests {
             ("/", None),
         ] {
             let target = Target::of(path);
+            assert_eq!(Classic::serves(path), target.is_some(), "of {path}");
             let parts = target.as_ref().map(|t| (&t.action[..], &t.token[..]));
             assert_eq!(parts, expected.map(|(a, t)| (a.as_bytes(), t.as_bytes())), "of {path}");
         }
+        assert!(!Classic::serves("/v1/") && !Classic::serves("/v1/nothing"), "/v1 wins");
     }
 
     #[test]

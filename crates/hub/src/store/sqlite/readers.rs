@@ -59,13 +59,8 @@ pub(super) fn unreadable(shared: &Shared, error: &rusqlite::Error) -> StoreError
     let why: std::sync::Arc<str> = error.to_string().into();
     let of_the_disk = matches!(
         error.sqlite_error_code(),
-        Some(
-            ErrorCode::SystemIoFailure
-                | ErrorCode::DatabaseCorrupt
-                | ErrorCode::NotADatabase
-                | ErrorCode::CannotOpen
-        )
-    ) || matches!(error, rusqlite::Error::FromSqlConversionFailure(..));
+        Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    );
     if of_the_disk {
         shared.suspect(StoreError::Failed(why.clone()));
     }

@@ -9,6 +9,7 @@ use bellwire_core::record::{Change, Committed, Txn};
 use rusqlite::{Connection, Result, Statement, params};
 
 use super::Shared;
+use super::checkpoint::Checkpoint;
 use super::purge::Purge;
 use super::rows::{self, ms};
 use crate::store::{StoreError, StoreEvents};
@@ -54,6 +55,7 @@ fn write(
 ) -> Result<(), StoreError> {
     let mut statements = Statements::prepare(connection)?;
     let mut purge = Purge::new(connection, shared)?;
+    let mut checkpoint = Checkpoint::new(connection, shared)?;
     let mut group: Vec<Txn> = Vec::new();
     while shared.txns.take_all(&mut group, Some(purge.wait())) {
         if let Some(error) = shared.suspicion() {
@@ -67,6 +69,7 @@ fn write(
         if !committed.is_empty() {
             events.committed(committed);
         }
+        checkpoint.step(shared)?;
     }
     Ok(())
 }
