@@ -53,11 +53,12 @@ pub(super) async fn serve(
     let limit = Duration::from_millis(shared.config.handshake_ms);
     let mut stage = shared.stage.clone();
     let handshake = tokio::select! {
-        handshake = tokio::time::timeout(limit, acceptor.accept(stream)) => handshake,
+        handshake = tokio::time::timeout(limit, Box::pin(acceptor.accept(stream))) => handshake,
         _ = stage.wait_for(|stage| *stage == Stage::Gone) => return,
     };
     match handshake {
-        Ok(Ok(stream)) => speak(stream, addr, guard, shared, router).await,
+        // Boxed, or every plain connection's task would have room for a TLS session.
+        Ok(Ok(stream)) => Box::pin(speak(stream, addr, guard, shared, router)).await,
         Ok(Err(_)) | Err(_) => {
             shared.tally.handshakes_failed.fetch_add(1, Relaxed);
         }
