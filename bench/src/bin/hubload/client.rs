@@ -18,8 +18,10 @@ use socket2::SockRef;
 pub(crate) const SIZE_MIN: usize = 32;
 /// Streams that are being opened at once.
 const OPENING_MAX: usize = 100;
-/// The longest that nothing may happen.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Within which all streams must be open.
+const OPEN_WITHIN: Duration = Duration::from_secs(120);
+/// Within which the last command must be answered and received, once no more are sent.
+const END_WITHIN: Duration = Duration::from_secs(20);
 /// Tokens from here on are senders.
 const SENDERS: usize = 1 << 32;
 
@@ -84,19 +86,22 @@ impl Client {
         let mut events = Events::with_capacity(1024);
         let goal = self.streams.len() + count;
         let mut opening = 0;
+        let deadline = Instant::now() + OPEN_WITHIN;
         while opening > 0 || self.streams.len() < goal {
             while opening < OPENING_MAX && self.streams.len() < goal {
                 self.begin_stream()?;
                 opening += 1;
             }
-            wait(&mut self.poll, &mut events).context("while streams were being opened")?;
+            wait(&mut self.poll, &mut events, deadline)
+                .with_context(|| format!("{opening} streams do not open"))?;
             for event in &events {
                 let device = event.token().0;
                 let Some(stream) = self.streams.get_mut(device) else { continue };
                 let was_open = stream.open;
                 if event.is_writable() && !std::mem::replace(&mut stream.asked, true) {
-                    let request =
-                        format!("GET /v1/devices/d{device}/stream?ack=none HTTP/1.1\r\nHost: hub\r\n\r\n");
+                    let request = format!(
+                        "GET /v1/devices/d{device}/stream?ack=none HTTP/1.1\r\nHost: hub\r\n\r\n"
+                    );
                     stream.socket.write_all(request.as_bytes())?;
                 }
                 stream.read(&mut self.scratch, |_| ()).with_context(|| of_device(device))?;
@@ -125,7 +130,8 @@ impl Client {
         let mut events = Events::with_capacity(1024);
         let mut numbers = Vec::new();
         while busy > 0 {
-            wait(&mut self.poll, &mut events).context("while commands were under way")?;
+            wait(&mut self.poll, &mut events, until + END_WITHIN)
+                .with_context(|| format!("{busy} commands are not answered or not received"))?;
             let now = Instant::now();
             for event in &events {
                 let token = event.token().0;
@@ -334,14 +340,13 @@ pub(crate) fn read_some<'a>(
     }
 }
 
-fn wait(poll: &mut Poll, events: &mut Events) -> anyhow::Result<()> {
-    loop {
-        match poll.poll(events, Some(SILENCE_MAX)) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => (),
-            Err(error) => return Err(error.into()),
-            Ok(()) if events.is_empty() => bail!("nothing happened for {SILENCE_MAX:?}"),
-            Ok(()) => return Ok(()),
-        }
+/// Waits for events. That there always are some does not suffice: streams have heartbeats.
+fn wait(poll: &mut Poll, events: &mut Events, deadline: Instant) -> anyhow::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    ensure!(!left.is_zero(), "out of patience");
+    match poll.poll(events, Some(left)) {
+        Err(error) if error.kind() != ErrorKind::Interrupted => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -359,4 +364,37 @@ fn micros(now: Instant, since: Instant) -> u32 {
 
 fn of_device(device: usize) -> String {
     format!("the stream of d{device}")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic here is the failure message of a test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_is_found_in_the_events_of_hub_and_floor_and_in_no_other() {
+        let hub =
+            b"event: command\nid: 7\ndata: {\"id\":\"0\",\"data\":{\"n\":42,\"fill\":\"\"}}\n\n";
+        assert_eq!(number_in(hub), Some(42));
+        assert_eq!(number_in(b"data: {\"n\":7,\"fill\":\"..\"}\n\n"), Some(7));
+        assert_eq!(number_in(b"event: hello\ndata: {\"nonce\":null,\"heartbeat_s\":15}\n\n"), None);
+        assert_eq!(number_in(b": 1700000000000\n\n"), None);
+    }
+
+    #[test]
+    fn a_stream_tells_each_command_once_however_its_bytes_are_cut() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        let socket = TcpStream::from_std(near);
+        let mut stream = Stream { socket, asked: true, open: false, partial: Vec::new() };
+        let mut numbers = Vec::new();
+        for piece in ["HTTP/1.1 200 OK\r\n\r\n10\r\ndata: {\"n\":", "1}\n", "\n\r\n"] {
+            far.write_all(piece.as_bytes()).unwrap();
+            // Blocking: it returns when the piece has come.
+            stream.read(&mut [0; 64], |number| numbers.push(number)).unwrap();
+        }
+        assert!(stream.open && stream.partial.is_empty(), "the end of a chunk is not kept");
+        assert_eq!(numbers, [1]);
+    }
 }

@@ -45,33 +45,27 @@ impl Latency {
     }
 }
 
-/// A line of the table.
-struct Line {
-    name: &'static str,
-    decimals: usize,
-    of: fn(&Figures) -> f64,
-}
+/// A line of the table: its name in JSON, its name for people, and decimals.
+struct Line(&'static str, &'static str, usize, fn(&Figures) -> f64);
 
 const LINES: [Line; 15] = [
-    Line { name: "user bytes per stream, 0 to N", decimals: 0, of: |f| f.stream_bytes },
-    Line {
-        name: "user bytes per stream, N/2 to N",
-        decimals: 0,
-        of: |f| f.stream_bytes_second_half,
-    },
-    Line { name: "connects/s", decimals: 0, of: |f| f.connects_per_s },
-    Line { name: "server CPU per connect, µs", decimals: 1, of: |f| f.connect_cpu_us },
-    Line { name: "durable sends/s", decimals: 0, of: |f| f.sends_per_s },
-    Line { name: "server CPU per send, µs", decimals: 1, of: |f| f.send_cpu_us },
-    Line { name: "POST to answer, ms: p50", decimals: 2, of: |f| f.answer.p50_ms },
-    Line { name: "p99", decimals: 2, of: |f| f.answer.p99_ms },
-    Line { name: "POST to receipt, ms: p50", decimals: 2, of: |f| f.receipt.p50_ms },
-    Line { name: "p99", decimals: 2, of: |f| f.receipt.p99_ms },
-    Line { name: "one in flight: answer, ms: p50", decimals: 2, of: |f| f.answer_alone.p50_ms },
-    Line { name: "p99", decimals: 2, of: |f| f.answer_alone.p99_ms },
-    Line { name: "receipt, ms: p50", decimals: 2, of: |f| f.receipt_alone.p50_ms },
-    Line { name: "p99", decimals: 2, of: |f| f.receipt_alone.p99_ms },
-    Line { name: "cores busy with other things", decimals: 2, of: |f| f.other_cores },
+    Line("stream_bytes", "user bytes per stream, 0 to N", 0, |f| f.stream_bytes),
+    Line("stream_bytes_second_half", "user bytes per stream, N/2 to N", 0, |f| {
+        f.stream_bytes_second_half
+    }),
+    Line("connects_per_s", "connects/s", 0, |f| f.connects_per_s),
+    Line("connect_cpu_us", "server CPU per connect, µs", 0, |f| f.connect_cpu_us),
+    Line("sends_per_s", "durable sends/s", 0, |f| f.sends_per_s),
+    Line("send_cpu_us", "server CPU per send, µs", 0, |f| f.send_cpu_us),
+    Line("answer_p50_ms", "POST to answer, p50, ms", 2, |f| f.answer.p50_ms),
+    Line("answer_p99_ms", "POST to answer, p99, ms", 2, |f| f.answer.p99_ms),
+    Line("receipt_p50_ms", "POST to receipt, p50, ms", 2, |f| f.receipt.p50_ms),
+    Line("receipt_p99_ms", "POST to receipt, p99, ms", 2, |f| f.receipt.p99_ms),
+    Line("answer_alone_p50_ms", "one in flight: answer, p50, ms", 2, |f| f.answer_alone.p50_ms),
+    Line("answer_alone_p99_ms", "one in flight: answer, p99, ms", 2, |f| f.answer_alone.p99_ms),
+    Line("receipt_alone_p50_ms", "one in flight: receipt, p50, ms", 2, |f| f.receipt_alone.p50_ms),
+    Line("receipt_alone_p99_ms", "one in flight: receipt, p99, ms", 2, |f| f.receipt_alone.p99_ms),
+    Line("other_cores", "cores busy with other things", 2, |f| f.other_cores),
 ];
 
 /// The figures of all rounds.
@@ -99,18 +93,9 @@ impl Report {
     pub(crate) fn print_json(&self) {
         let medians: serde_json::Map<_, _> = LINES
             .iter()
-            .scan("", |group, line| {
-                // `p99` belongs to the line above it.
-                let name = match line.name.strip_suffix("p50") {
-                    Some(of) => {
-                        *group = of;
-                        line.name.to_owned()
-                    }
-                    None if line.name == "p99" => format!("{group}p99"),
-                    None => line.name.to_owned(),
-                };
-                let (hub, floor, ratio) = self.medians(line.of);
-                Some((name, json!({ "hub": hub, "floor": floor, "ratio": ratio })))
+            .map(|Line(key, _, _, of)| {
+                let (hub, floor, ratio) = self.medians(*of);
+                ((*key).to_owned(), json!({ "hub": hub, "floor": floor, "ratio": ratio }))
             })
             .collect();
         let all = json!({
@@ -131,14 +116,13 @@ impl Report {
             self.hub.len(),
         );
         println!("{:<34}{:>12}{:>12}{:>10}", "", "hub", "floor", "ratio");
-        for Line { name, decimals, of } in LINES {
+        for Line(_, name, decimals, of) in LINES {
             let (hub, floor, ratio) = self.medians(of);
             let told = |figure: Option<f64>, decimals: usize| match figure {
                 Some(figure) => format!("{figure:.decimals$}"),
                 None => String::from("-"),
             };
             let (hub, floor) = (told(hub, decimals), told(floor, decimals));
-            let name = if name == "p99" { format!("{name:>30}") } else { name.to_owned() };
             println!("{name:<34}{hub:>12}{floor:>12}{:>10}", told(ratio, 2));
         }
     }
@@ -158,4 +142,22 @@ fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
     let even = figures.len().is_multiple_of(2);
     let lower = if even { *figures.get(middle.checked_sub(1)?)? } else { upper };
     Some(f64::midpoint(lower, upper))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_the_one_in_the_middle_or_between_the_two() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), Some(2.5));
+        assert_eq!(median(std::iter::empty()), None, "a figure that was not measured is not told");
+    }
+
+    #[test]
+    fn a_latency_is_told_in_milliseconds() {
+        let Latency { p50_ms, p99_ms } = Latency::of((1..=1000).rev().collect());
+        assert_eq!((p50_ms, p99_ms), (0.501, 0.991));
+    }
 }

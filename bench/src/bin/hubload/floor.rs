@@ -157,3 +157,18 @@ fn device_in(head: &str) -> usize {
     let names = head.split(['/', ' ']).filter_map(|part| part.strip_prefix('d'));
     names.filter_map(|name| name.parse().ok()).next().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_taken_once_it_is_whole() {
+        let bytes = b"POST /v1/send/d17/x HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}GET";
+        for cut in 0..bytes.len() - 3 {
+            assert_eq!(request(bytes.get(..cut).unwrap_or_default()), None, "cut at {cut}");
+        }
+        let taken = request(bytes).map(|(head, body, length)| (device_in(head), body, length));
+        assert_eq!(taken, Some((17, b"{}".as_slice(), bytes.len() - 3)));
+    }
+}

@@ -82,7 +82,10 @@ fn main() -> ExitCode {
 }
 
 fn measure(args: &Args) -> anyhow::Result<()> {
-    ensure!(args.streams >= 2, "two streams at least: memory is measured at half of them and at all");
+    ensure!(
+        args.streams >= 2,
+        "two streams at least: memory is measured at half of them and at all"
+    );
     ensure!(args.rounds >= 1 && args.window >= 1, "one round and one request in flight at least");
     ensure!(args.size >= client::SIZE_MIN, "a command has {} bytes at least", client::SIZE_MIN);
     let files = server::raise_file_limit()?;
@@ -110,7 +113,11 @@ fn measure(args: &Args) -> anyhow::Result<()> {
             report.add(kind, figures);
         }
     }
-    if args.json { report.print_json() } else { report.print_table() }
+    if args.json {
+        report.print_json()
+    } else {
+        report.print_table()
+    }
     Ok(())
 }
 
