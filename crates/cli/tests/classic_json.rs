@@ -1,5 +1,11 @@
 //! JSON mode prints what Python prints: compared with the python3 of this machine.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message"
+)]
+
 mod classic_support;
 
 use bellwire_proto::python_json;

@@ -1,5 +1,11 @@
 //! `eventsource-request`, against the stand-in of a server.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message"
+)]
+
 mod classic_support;
 
 use std::process::Command;

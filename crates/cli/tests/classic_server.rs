@@ -1,5 +1,11 @@
 //! `eventsource-server`, by raw bytes and against stand-ins of its client and its request.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message"
+)]
+
 mod classic_support;
 
 use std::process::Command;

@@ -11,7 +11,7 @@ mod world;
 use world::{World, Wrong};
 
 /// Seeds of each of the tests below, which run side by side.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 750;
 
 fn run_seeds(share: u64) {
     let one = std::env::var("BELLWIRE_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());

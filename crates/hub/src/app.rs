@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -239,10 +240,13 @@ impl Bound {
     pub fn serve_with(self, others: Router) -> Running {
         let Self { hub, classic, listener, tls } = self;
         let router = hub.router().merge(others);
-        let router = match &classic {
-            Some(classic) => router.fallback_service(classic.router()),
-            None => router.fallback(http::not_found),
-        };
+        let behind = classic.clone();
+        let router = router.fallback(async |request: Request| {
+            match behind.filter(|_| Classic::serves(request.uri().path())) {
+                Some(classic) => classic.answer(request).await,
+                None => http::not_found().await,
+            }
+        });
         Running { server: listener.serve(router), hub, classic, tls }
     }
 }

@@ -402,6 +402,20 @@ fn shortest(float: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_comes_what_is_printed_is_one_line_of_ascii_and_stays_as_it_is(
+            text in r#"([\[\]{}:,"\\ux0-9eE.+\-</é😀 \n]|true|null|NaN|"a"|\\ud83d|,\n)*"#
+        ) {
+            if let Ok(line) = rewrite(&text) {
+                prop_assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line:?}");
+                prop_assert!(!line.contains("</"), "{line:?}");
+                prop_assert_eq!(rewrite(&line), Ok(line));
+            }
+        }
+    }
 
     fn printed(text: &str) -> String {
         rewrite(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))

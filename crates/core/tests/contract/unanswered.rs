@@ -38,6 +38,20 @@ fn a_backlog_is_paced_by_the_reader_and_what_is_live_by_the_buffer() {
 }
 
 #[test]
+fn a_slow_reader_is_not_sent_a_second_copy_into_the_same_stream() {
+    let mut stage = Stage::new();
+    let command = stage.send("sign");
+    stage.readers_held = true;
+    let stream = stage.listen_ack_none("sign", None);
+    assert_eq!(stage.hears(stream), ["command 1 #1"]);
+    stage.pass(600.0);
+    assert_eq!(stage.hears(stream), NOTHING, "no lease runs on what waits to be written");
+    stage.readers_held = false;
+    stage.settle();
+    assert_eq!(stage.state(command), State::Delivered);
+}
+
+#[test]
 fn last_event_id_replays_what_came_after_it_with_the_same_attempt() {
     let mut stage = Stage::new();
     let stream = stage.listen_ack_none("sign", None);

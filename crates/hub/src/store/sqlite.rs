@@ -1,11 +1,11 @@
 //! The embedded store: one SQLite file, one thread that writes, a few that read.
 //!
 //! Here are the opening and closing and the way from the trait to the threads; beside it the file
-//! (`schema`), the rows (`rows`), the writer (`writer`, `purge`, `checkpoint`), the start (`recover`) and the
-//! reads (`readers`, `loads`, `lists`).
+//! (`schema`), the rows (`rows`), the writer (`writer`, `purge`, `checkpoint`), the start
+//! (`recover`) and the reads (`readers`, `loads`, `lists`).
 //!
-//! What is promised rests on WAL mode with `synchronous=FULL`: each COMMIT returns after an fsync of
-//! the log.
+//! What is promised rests on WAL mode with `synchronous=FULL`: each COMMIT returns after an fsync
+//! of the log.
 
 use std::fs::File;
 use std::path::Path;
@@ -142,8 +142,8 @@ impl SqliteStore {
         Ok((store, recovered))
     }
 
-    /// Starts the threads; from now on outcomes are told to `events`. What was submitted before is taken
-    /// first. Calling it again does nothing.
+    /// Starts the threads; from now on outcomes are told to `events`. What was submitted before is
+    /// taken first. Calling it again does nothing.
     ///
     /// # Errors
     /// When a connection or a thread cannot be made.
@@ -254,8 +254,8 @@ impl Store for SqliteStore {
     fn close(&self) {
         let until = Instant::now() + CLOSE_WITHIN;
         let threads = std::mem::take(&mut *lock(&self.threads));
-        // The readers first: what they tell may still lead to a transaction, and the last connection
-        // to close tidies the files, which only the writer's can.
+        // The readers first: what they tell may still lead to a transaction, and the last
+        // connection to close tidies the files, which only the writer's can.
         self.shared.jobs.close();
         self.shared.loads.close();
         self.shared.checkpoints.close();

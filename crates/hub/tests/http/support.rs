@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bellwire_hub::app::{Bound, Running};
 use bellwire_hub::config::Config;
@@ -97,6 +97,15 @@ impl Hub {
         let answer = self.post(&format!("/v1/send/{device}/{action}"), "");
         assert_eq!(answer.status, 202, "{answer:?}");
         answer.json()
+    }
+
+    /// Asks again and again until it is so.
+    pub(crate) fn until(&self, so: impl Fn() -> bool) {
+        let asked = Instant::now();
+        while !so() {
+            assert!(asked.elapsed() < PATIENCE, "what was waited for never came to be");
+            std::thread::yield_now();
+        }
     }
 
     /// Reports of a command by its delivery.
@@ -268,8 +277,11 @@ pub(crate) struct Block {
 impl Stream {
     /// The next block that is an event; heartbeats are passed over.
     pub(crate) fn event(&mut self) -> Block {
+        let asked = Instant::now();
         loop {
             let block = self.block().expect("an event before the end of the stream");
+            // Heartbeats come for ever: they must not hide that an event does not.
+            assert!(asked.elapsed() < PATIENCE, "no event came, only {block:?}");
             if block.lines.iter().any(|line| !line.starts_with(':')) {
                 return block;
             }

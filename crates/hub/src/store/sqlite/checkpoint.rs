@@ -1,8 +1,8 @@
 //! Moving the log into the database, without holding up whoever writes.
 //!
-//! SQLite's own way checkpoints within the commit that made the log long, before it is reported. Here
-//! the bulk is moved by a thread beside, while commits go on; the writer moves the little that came meanwhile, after
-//! it has reported, so that the log is empty for a moment and can start anew.
+//! SQLite's own way checkpoints within the commit that made the log long, before it is reported.
+//! Here the bulk is moved by a thread beside, while commits go on; the writer moves the little that
+//! came meanwhile, after it has reported, so that the log is empty for a moment and can start anew.
 
 use rusqlite::{Connection, Result, Statement};
 
@@ -37,7 +37,8 @@ impl<'c> Checkpoint<'c> {
         if log.pages < self.pages {
             return Ok(());
         }
-        // A reader that takes its time can hold the moving back; the bound on the log is worth a wait.
+        // A reader that takes its time can hold the moving back; the bound on the log is worth a
+        // wait.
         let short = log.pages - log.moved <= self.pages / 4;
         let too_long = log.pages > 8 * self.pages;
         if short || too_long {

@@ -1,8 +1,8 @@
 //! The one that writes: a thread that commits whatever gathered while the last fsync ran.
 //!
 //! All that is taken at once becomes one transaction of SQLite, and is reported in one call after
-//! its COMMIT returned, which with `synchronous=FULL` is after the fsync of the log. After the first
-//! error nothing is committed or reported any more: a COMMIT that failed may or may not be on
+//! its COMMIT returned, which with `synchronous=FULL` is after the fsync of the log. After the
+//! first error nothing is committed or reported any more: a COMMIT that failed may or may not be on
 //! disk, and only a restart can tell.
 
 use bellwire_core::record::{Change, Committed, Txn};
