@@ -103,6 +103,7 @@ impl Stream {
         }
     }
 
+    /// The socket is there, and the first event leaves with the head.
     pub(crate) fn attached(&mut self, now_ms: u64) {
         self.attached_ms = now_ms;
         self.wrote_ms = now_ms;
