@@ -457,6 +457,16 @@ impl Hub {
         *self.desk.watched.entry(command).or_default() += 1;
     }
 
+    /// Replies [`Answer::Done`] once all that was decided until now is on disk. What is read of a
+    /// watched command then lacks nothing that was decided while nobody watched it.
+    pub fn handle_settle(&mut self, request: RequestId) {
+        let reply = Output::Reply(request, Answer::Done);
+        match self.withheld.back_mut() {
+            Some(last) => last.outputs.push(reply),
+            None => self.desk.outputs.push_back(reply),
+        }
+    }
+
     /// The end of one [`Hub::watch`].
     pub fn unwatch(&mut self, command: CommandId) {
         if let Some(count) = self.desk.watched.get_mut(&command) {

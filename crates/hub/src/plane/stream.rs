@@ -109,6 +109,7 @@ impl Stream {
         self.wrote_ms = now_ms;
         self.life_ms = now_ms;
         if self.compat {
+            // The first write is held back like any other.
             self.compat_at_ms = now_ms + COMPAT_AFTER_MS;
         }
     }
@@ -363,6 +364,7 @@ mod tests {
 
     #[test]
     fn compat_pushes_each_event_and_heartbeat_and_never_itself() {
+        // A box that holds the last write back once kept `hello`, which nothing pushed on.
         let mut stream =
             open(&StreamOptions { compat: true, ..heartbeat(5_000, HeartbeatForm::V1) });
         let expected = [(1_100, 'c'), (3_100, 'c'), (8_000, 'h'), (8_100, 'c'), (13_000, 'h')];
