@@ -20,7 +20,7 @@ use crate::http;
 use crate::http::classic::{Classic, ClassicConfig, ClassicError};
 use crate::listen::{ListenConfig, Listener, Server};
 use crate::store::{OpenError, Options, SqliteStore, Store};
-use crate::tls::{self, TlsError};
+use crate::tls::{self, Protocols, TlsError};
 
 /// A hub has ended this long after it was told to (contract, section 9: within 10 s).
 const SHUTDOWN_WITHIN: Duration = Duration::from_millis(9_500);
@@ -274,7 +274,7 @@ impl Running {
     /// When they are of no use; then the old ones stay.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
         if let Some(tls) = &self.tls {
-            tls.sender.send_replace(tls::load(&tls.files)?);
+            tls.sender.send_replace(tls::load(&tls.files, Protocols::Http2AndHttp1)?);
         }
         Ok(())
     }
@@ -298,7 +298,7 @@ impl Running {
 
 impl Tls {
     fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let (sender, _) = watch::channel(tls::load(&files)?);
+        let (sender, _) = watch::channel(tls::load(&files, Protocols::Http2AndHttp1)?);
         Ok(Self { files, sender })
     }
 }

@@ -1,8 +1,10 @@
-//! The way in: an accept loop, HTTP/1.1 by hyper, and connections that can be taken over.
+//! The way in: an accept loop, HTTP/1.1 and, over TLS, HTTP/2 by hyper, and connections that can be
+//! taken over.
 //!
 //! `axum::serve` sets no header timeout and no cap on connections, and would not let go of a
 //! socket; so the loop is our own. It serves an axum [`Router`] and puts [`ClientAddr`] and
-//! [`Takeover`](crate::plane::Takeover) into each request's extensions. It knows no route. The life of one connection stands in `listen/connection.rs`.
+//! [`Takeover`](crate::plane::Takeover) into each request's extensions. It knows no route. The life of
+//! one connection stands in `listen/connection.rs`.
 //!
 //! Bounds: a connection has [`ListenConfig::header_read_ms`] for each request's head and may stay
 //! idle for [`ListenConfig::idle_ms`]; past [`ListenConfig::connections_max`] a newcomer is accepted
@@ -10,6 +12,7 @@
 //! request's body may take is its handler's affair.
 
 mod connection;
+mod http2;
 
 use std::io;
 use std::net::SocketAddr;
@@ -101,8 +104,8 @@ impl Listener {
     }
 
     /// Speaks TLS on every address, each connection with the configuration of its moment: send
-    /// another into the channel to renew certificates. It must offer no protocol (ALPN) but
-    /// `http/1.1`.
+    /// another into the channel to renew certificates. A client that chooses `h2` among the
+    /// protocols it offers (ALPN) is served HTTP/2, everybody else HTTP/1.
     #[must_use]
     pub fn with_tls(mut self, tls: watch::Receiver<Arc<rustls::ServerConfig>>) -> Self {
         self.tls = Some(tls);

@@ -1,7 +1,7 @@
 //! Certificates: PEM files in, a rustls configuration out. Who listens with it is `app.rs`'s.
 //!
-//! One provider of cryptography (ring), TLS 1.2 and 1.3, no client certificates, and HTTP/1 as the only
-//! protocol offered, since a connection can be taken over only then.
+//! One provider of cryptography (ring), TLS 1.2 and 1.3, no client certificates. HTTP/2 is offered before
+//! HTTP/1 where a client knows both.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,11 +41,28 @@ pub enum TlsError {
     },
 }
 
+/// Which protocols a server offers in the handshake (ALPN).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocols {
+    /// HTTP/1 alone: every stream's connection can be taken over.
+    Http1,
+    /// HTTP/2 first. Its streams share a connection and are ordinary response bodies.
+    Http2AndHttp1,
+}
+
+impl Protocols {
+    fn names(self) -> Vec<Vec<u8>> {
+        let http1 = [b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+        let http2 = (self == Self::Http2AndHttp1).then(|| b"h2".to_vec());
+        http2.into_iter().chain(http1).collect()
+    }
+}
+
 /// Reads a certificate chain and its key.
 ///
 /// # Errors
 /// When one cannot be read, or they do not belong together.
-pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn load(files: &TlsFiles, protocols: Protocols) -> Result<Arc<ServerConfig>, TlsError> {
     let TlsFiles { cert, key } = files;
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -60,7 +77,7 @@ pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret))
         .map_err(|source| TlsError::Pair { cert: cert.clone(), key: key.clone(), source })?;
     // Whoever names protocols is refused when none of them is here, so HTTP/1.0 must be too.
-    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+    config.alpn_protocols = protocols.names();
     Ok(Arc::new(config))
 }
 
@@ -77,11 +94,13 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_and_its_key_make_a_server_that_offers_http_1_alone() {
+    fn a_chain_and_its_key_make_a_server_that_offers_the_protocols_asked_for() {
         let files = TlsFiles { cert: fixture("cert.pem"), key: fixture("key.pem") };
-        let offered = load(&files).unwrap().alpn_protocols.clone();
+        let offered = |protocols| load(&files, protocols).unwrap().alpn_protocols.clone();
         // A client that named http/1.0 alone, as `curl --http1.0` does, was refused in the handshake.
-        assert_eq!(offered, [b"http/1.1", b"http/1.0"]);
+        assert_eq!(offered(Protocols::Http1), [b"http/1.1", b"http/1.0"]);
+        let both: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
+        assert_eq!(offered(Protocols::Http2AndHttp1), both);
     }
 
     #[test]
@@ -92,7 +111,7 @@ mod tests {
             (key.clone(), key.clone(), "key.pem"),
             (cert.clone(), cert.clone(), "cert.pem"),
         ] {
-            let refused = load(&TlsFiles { cert, key }).unwrap_err().to_string();
+            let refused = load(&TlsFiles { cert, key }, Protocols::Http1).unwrap_err().to_string();
             assert!(refused.contains(named), "{refused}");
         }
     }

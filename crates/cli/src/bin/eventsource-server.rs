@@ -15,7 +15,7 @@ use bellwire::classic::{address::origin, log, logger::LISTENER};
 use bellwire_hub::config::TlsFiles;
 use bellwire_hub::http::classic::{Classic, ClassicConfig, Json, Text, WithIds};
 use bellwire_hub::listen::{ListenConfig, Listener};
-use bellwire_hub::tls;
+use bellwire_hub::tls::{self, Protocols};
 use clap::{ArgAction, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -91,7 +91,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut scheme = "http";
     // Kept for as long as the server runs: its receivers outlive it, but would warn.
     let _certificate = if let (Some(cert), Some(key)) = (args.certfile, args.keyfile) {
-        let certificate = watch::Sender::new(tls::load(&TlsFiles { cert, key })?);
+        let certificate = watch::Sender::new(tls::load(&TlsFiles { cert, key }, Protocols::Http1)?);
         listener = listener.with_tls(certificate.subscribe());
         scheme = "https";
         Some(certificate)

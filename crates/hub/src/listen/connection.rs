@@ -1,4 +1,5 @@
-//! One connection, from its accept to its end: closed, or taken over by the plane.
+//! One connection, from its accept to its end: closed, or taken over by the plane. What speaks HTTP/2
+//! goes on in `http2.rs`.
 //!
 //! hyper parses and answers; this file keeps the time, because hyper's one timeout does not tell a
 //! slow head from an idle connection, and takes the socket away when a handler asked for it.
@@ -26,7 +27,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::{ClientAddr, ConnectionGuard, ListenConfig, Stage, Tally};
+use super::{ClientAddr, ConnectionGuard, ListenConfig, Stage, Tally, http2};
 use crate::plane::{Sink, Takeover};
 
 /// What every connection of a listener is given.
@@ -58,12 +59,18 @@ pub(super) async fn serve(
     };
     match handshake {
         // Boxed, or every plain connection's task would have room for a TLS session.
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) => {
+            Box::pin(http2::speak(stream, addr, guard, shared, router)).await
+        }
         Ok(Ok(stream)) => Box::pin(speak(stream, addr, guard, shared, router)).await,
         Ok(Err(_)) | Err(_) => {
             shared.tally.handshakes_failed.fetch_add(1, Relaxed);
         }
     }
 }
+
+/// HTTP/2 in ALPN (RFC 9113, section 3.1).
+const HTTP_2: &[u8] = b"h2";
 
 /// How a connection that hyper served came to its end.
 enum End {
@@ -353,7 +360,7 @@ struct Requests {
 }
 
 impl hyper::service::Service<Request<Incoming>> for Requests {
-    type Response = Response<Answer>;
+    type Response = Response<Answer<Busy>>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
@@ -363,7 +370,7 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
         request.extensions_mut().insert(ClientAddr(self.addr));
         request.extensions_mut().insert(self.takeover.clone());
         let answer = tower::ServiceExt::oneshot(self.router.clone(), request);
-        Box::pin(async move { Ok(answer.await?.map(|body| Answer { body, _busy: busy })) })
+        Box::pin(async move { Ok(answer.await?.map(|body| Answer::new(body, busy))) })
     }
 }
 
@@ -377,12 +384,18 @@ impl Drop for Busy {
 }
 
 /// An answer's body, which keeps its connection busy.
-struct Answer {
+pub(super) struct Answer<B> {
     body: axum::body::Body,
-    _busy: Busy,
+    _busy: B,
 }
 
-impl Body for Answer {
+impl<B> Answer<B> {
+    pub(super) fn new(body: axum::body::Body, busy: B) -> Self {
+        Self { body, _busy: busy }
+    }
+}
+
+impl<B: Unpin> Body for Answer<B> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,0 +1,107 @@
+//! One connection that speaks HTTP/2, from its handshake to its end.
+//!
+//! hyper serves it whole: many streams share the socket, so none of them can be taken over, and
+//! each is an ordinary response body of the plane. Only TLS connections come here; the client chose
+//! by ALPN. Pings are answered, and sent to find the peer that is gone.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use axum::Router;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::connection::{Answer, Shared};
+use super::{ClientAddr, ConnectionGuard, ListenConfig, Stage};
+
+/// Requests on one connection at once; one more waits. hyper's own default, told here because it
+/// bounds what a connection costs.
+const STREAMS_MAX: u32 = 200;
+/// How often a ping asks the peer for a sign of life, and how long the answer may take.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Serves a connection to its end.
+pub(super) async fn speak(
+    transport: TlsStream<TcpStream>,
+    addr: SocketAddr,
+    _guard: ConnectionGuard,
+    shared: Shared,
+    router: Router,
+) {
+    let Shared { config, mut stage, .. } = shared;
+    let in_flight = Arc::new(AtomicUsize::new(0));
+    let requests = service_fn(|mut request: Request<Incoming>| {
+        let busy = Busy::new(&in_flight);
+        request.extensions_mut().insert(ClientAddr(addr));
+        let answer = tower::ServiceExt::oneshot(router.clone(), request);
+        async move { Ok::<Response<_>, Infallible>(answer.await?.map(|b| Answer::new(b, busy))) }
+    });
+    let connection = builder(&config).serve_connection(TokioIo::new(transport), requests);
+    let mut connection = pin!(connection);
+    let mut gone = stage.clone();
+    let mut draining = pin!(stage.wait_for(|stage| *stage != Stage::Serving));
+    let mut ends = false;
+    loop {
+        tokio::select! {
+            // Whatever it says, the connection is over.
+            _ = connection.as_mut() => return,
+            _ = draining.as_mut(), if !ends => {}
+            () = idle(&in_flight, &config), if !ends => {}
+            _ = gone.wait_for(|stage| *stage == Stage::Gone) => return,
+        }
+        // What is in flight is finished, and nothing more is taken.
+        ends = true;
+        connection.as_mut().graceful_shutdown();
+    }
+}
+
+fn builder(config: &ListenConfig) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(config.head_bytes_max).unwrap_or(u32::MAX))
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// Waits until nothing was in flight at two looks in a row, one idle time apart.
+async fn idle(in_flight: &AtomicUsize, config: &ListenConfig) {
+    let time = Duration::from_millis(config.idle_ms);
+    let mut was_idle = false;
+    loop {
+        tokio::time::sleep(time).await;
+        let is_idle = in_flight.load(Relaxed) == 0;
+        if was_idle && is_idle {
+            return;
+        }
+        was_idle = is_idle;
+    }
+}
+
+/// A request in flight, until this is dropped with its answer's body.
+struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    fn new(in_flight: &Arc<AtomicUsize>) -> Self {
+        in_flight.fetch_add(1, Relaxed);
+        Self(in_flight.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
