@@ -287,6 +287,19 @@ fn the_demo_ends_well_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn the_demo_needs_no_proxy() {
+    // Behind a company's proxy the demo asked that for its own hub on loopback, and gave up after eight seconds.
+    let temporary = tempfile::tempdir().unwrap();
+    let mut demo = bellwire(&["demo"]);
+    for variable in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        demo.env(variable, "http://127.0.0.1:1");
+    }
+    demo.env_remove("NO_PROXY").env_remove("no_proxy");
+    let demo = demo.env("TMPDIR", temporary.path()).output().unwrap();
+    assert_eq!(code(&demo), 0, "{demo:?}");
+}
+
+#[test]
 fn completions_and_the_man_page_are_made_from_the_program_itself() {
     let bash = bellwire(&["completions", "bash"]).output().unwrap();
     assert!(code(&bash) == 0 && stdout(&bash).contains("--idempotency-key"));
