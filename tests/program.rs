@@ -287,6 +287,15 @@ fn the_demo_ends_well_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn an_error_is_told_once() {
+    // "Connection refused" stood three times on the line that says that the hub cannot be reached.
+    let asked = bellwire(&["devices", "--hub", "http://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(code(&asked), 6, "{asked:?}");
+    let told = stderr(&asked);
+    assert_eq!(told.matches("refused").count(), 1, "{told}");
+}
+
+#[test]
 fn the_demo_needs_no_proxy() {
     // Behind a company's proxy the demo asked that for its own hub on loopback, and gave up after eight seconds.
     let temporary = tempfile::tempdir().unwrap();
