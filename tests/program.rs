@@ -296,6 +296,20 @@ fn an_error_is_told_once() {
 }
 
 #[test]
+fn what_an_appliance_answers_cannot_steer_the_terminal() {
+    // The output was cleaned, but not the error's message, the result and the data.
+    let hub = Hub::start();
+    let sent = json(&hub.run(&["send", "kiosk", "x", "\u{9b}31mdata", "--json"]));
+    let command = sent["command"].as_str().unwrap();
+    let report = "{\"state\":\"failed\",\"result\":\"\u{9b}2J\",\"error\":{\"code\":\"\\u001bc\",\"message\":\"\\u001b[2J\"}}";
+    let path = format!("/v1/devices/kiosk/commands/{command}/status");
+    assert_eq!(hub.http().post_json(&path, report).unwrap().status, 200);
+    let shown = stdout(&hub.run(&["status", command]));
+    assert!(shown.contains("[2J") && shown.contains("31mdata"), "{shown:?}");
+    assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+}
+
+#[test]
 fn the_demo_needs_no_proxy() {
     // Behind a company's proxy the demo asked that for its own hub on loopback, and gave up after eight seconds.
     let temporary = tempfile::tempdir().unwrap();
