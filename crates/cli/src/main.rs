@@ -3,6 +3,7 @@
 //! Without the feature `hub` what remains is the small program for an appliance: this file is the only
 //! place that knows of the difference, besides the definitions in `args.rs`.
 
+#![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
 mod args;
