@@ -287,6 +287,22 @@ fn the_demo_ends_well_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn the_faults_of_a_configuration_are_json_when_asked_for() {
+    // `config check --json` said nothing on standard output when something was wrong.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hub.toml");
+    std::fs::write(&file, "lease = 'soon'\ncolour = 'red'\n").unwrap();
+    let checked = bellwire(&["config", "check", "--json", "--config"]).arg(&file).output().unwrap();
+    assert_eq!(code(&checked), 2, "{checked:?}");
+    let told = json(&checked);
+    assert_eq!(
+        (&told["ok"], told["faults"].as_array().unwrap().len()),
+        (&false.into(), 2),
+        "{told}"
+    );
+}
+
+#[test]
 fn an_error_is_told_once() {
     // "Connection refused" stood three times on the line that says that the hub cannot be reached.
     let asked = bellwire(&["devices", "--hub", "http://127.0.0.1:1"]).output().unwrap();
