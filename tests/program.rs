@@ -344,6 +344,9 @@ fn completions_and_the_man_page_are_made_from_the_program_itself() {
     assert!(code(&bash) == 0 && stdout(&bash).contains("--idempotency-key"));
     let man = bellwire(&["man"]).output().unwrap();
     assert!(code(&man) == 0 && stdout(&man).contains(".TH bellwire"));
+    // It referred to pages that nobody has, gave no chapter a name and left `config check` out.
+    let page = stdout(&man);
+    assert!(page.contains(".SH \"BELLWIRE CONFIG CHECK\"") && !page.contains("demo(1)"), "{page}");
 }
 
 fn is_empty(folder: &Path) -> bool {
