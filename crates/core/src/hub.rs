@@ -19,8 +19,9 @@ use bellwire_proto::stream::ByeReason;
 use bellwire_proto::{Code, CommandId, DeviceId, Json, Labels, Problem, Report, Seq, Timestamp};
 
 use crate::config::{Config, Recovered};
-use crate::device::{Device, Op};
+use crate::device::Device;
 use crate::io::{Answer, Footprint, Listen, Output, Poll, Presence, RequestId, Send, SessionId};
+use crate::op::Op;
 use crate::record::{Committed, IdempotencyKey, Load, Loaded, TxnId};
 use crate::session;
 use crate::work::{Desk, SplitMix, Withheld};
