@@ -309,11 +309,66 @@ fn the_demo_ends_well_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn the_faults_of_a_configuration_are_json_when_asked_for() {
+    // `config check --json` said nothing on standard output when something was wrong.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hub.toml");
+    std::fs::write(&file, "lease = 'soon'\ncolour = 'red'\n").unwrap();
+    let checked = bellwire(&["config", "check", "--json", "--config"]).arg(&file).output().unwrap();
+    assert_eq!(code(&checked), 2, "{checked:?}");
+    let told = json(&checked);
+    assert_eq!(
+        (&told["ok"], told["faults"].as_array().unwrap().len()),
+        (&false.into(), 2),
+        "{told}"
+    );
+}
+
+#[test]
+fn an_error_is_told_once() {
+    // "Connection refused" stood three times on the line that says that the hub cannot be reached.
+    let asked = bellwire(&["devices", "--hub", "http://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(code(&asked), 6, "{asked:?}");
+    let told = stderr(&asked);
+    assert_eq!(told.matches("refused").count(), 1, "{told}");
+}
+
+#[test]
+fn what_an_appliance_answers_cannot_steer_the_terminal() {
+    // The output was cleaned, but not the error's message, the result and the data.
+    let hub = Hub::start();
+    let sent = json(&hub.run(&["send", "kiosk", "x", "\u{9b}31mdata", "--json"]));
+    let command = sent["command"].as_str().unwrap();
+    let report = "{\"state\":\"failed\",\"result\":\"\u{9b}2J\",\"error\":{\"code\":\"\\u001bc\",\"message\":\"\\u001b[2J\"}}";
+    let path = format!("/v1/devices/kiosk/commands/{command}/status");
+    assert_eq!(hub.http().post_json(&path, report).unwrap().status, 200);
+    let shown = stdout(&hub.run(&["status", command]));
+    assert!(shown.contains("[2J") && shown.contains("31mdata"), "{shown:?}");
+    assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+}
+
+#[test]
+fn the_demo_needs_no_proxy() {
+    // Behind a company's proxy the demo asked that for its own hub on loopback, and gave up after eight seconds.
+    let temporary = tempfile::tempdir().unwrap();
+    let mut demo = bellwire(&["demo"]);
+    for variable in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        demo.env(variable, "http://127.0.0.1:1");
+    }
+    demo.env_remove("NO_PROXY").env_remove("no_proxy");
+    let demo = demo.env("TMPDIR", temporary.path()).output().unwrap();
+    assert_eq!(code(&demo), 0, "{demo:?}");
+}
+
+#[test]
 fn completions_and_the_man_page_are_made_from_the_program_itself() {
     let bash = bellwire(&["completions", "bash"]).output().unwrap();
     assert!(code(&bash) == 0 && stdout(&bash).contains("--idempotency-key"));
     let man = bellwire(&["man"]).output().unwrap();
     assert!(code(&man) == 0 && stdout(&man).contains(".TH bellwire"));
+    // It referred to pages that nobody has, gave no chapter a name and left `config check` out.
+    let page = stdout(&man);
+    assert!(page.contains(".SH \"BELLWIRE CONFIG CHECK\"") && !page.contains("demo(1)"), "{page}");
 }
 
 fn is_empty(folder: &Path) -> bool {

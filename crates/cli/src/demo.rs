@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bellwire_client::api::CommandChange;
+use bellwire_client::transport::HttpTransport;
 use bellwire_client::{Controller, SendOptions};
 use bellwire_proto::{CommandId, Delivery, DeviceId, State};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -66,7 +67,9 @@ async fn play(keep: bool) -> anyhow::Result<()> {
         "bellwire serve --listen {address} --data-dir {}/hub",
         folder.path().display()
     ));
-    let api = Controller::new(&url)?;
+    // Loopback is not for a proxy, whatever is set.
+    let direct = HttpTransport::builder().no_proxy().build()?;
+    let api = Controller::builder(&url).transport(direct).build()?;
 
     title("An appliance dials in, and keeps one HTTP response open");
     by_hand(&format!(
@@ -191,7 +194,7 @@ impl Stage {
                 command.env_remove(name);
             }
         }
-        // Loopback is not for a proxy, whatever is set.
+        // As for the demo's own requests.
         command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
         command.stdin(Stdio::null()).stderr(log).kill_on_drop(true);
         Ok(command)

@@ -255,7 +255,7 @@ fn show(command: &CommandEvent) {
     anstream::println!(
         "{BOLD}{}{BOLD:#} {} {DIM}{}{again}{DIM:#}",
         command.action,
-        command.data.as_str(),
+        out::printable(command.data.as_str()),
         command.id
     );
 }

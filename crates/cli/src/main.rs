@@ -3,6 +3,7 @@
 //! Without the feature `hub` what remains is the small program for an appliance: this file is the only
 //! place that knows of the difference, besides the definitions in `args.rs`.
 
+#![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
 mod args;
@@ -65,7 +66,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
 
 /// Says what went wrong and gives the code for it.
 fn explain(error: &anyhow::Error) -> u8 {
-    out::error(&format!("{error:#}"));
+    out::error(&told_once(error));
     match error.downcast_ref::<Error>() {
         Some(Error::Refused { problem, .. }) => exit::of_problem(problem),
         Some(Error::Unreachable { .. } | Error::Foreign { .. }) => exit::UNREACHABLE,
@@ -73,6 +74,19 @@ fn explain(error: &anyhow::Error) -> u8 {
         None if error.is::<exit::Usage>() => exit::USAGE,
         None => exit::FAILED,
     }
+}
+
+/// The error and its causes, save those whose words an error above has taken into its own.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }
 
 /// Logs to standard error: warnings, or more when asked; `RUST_LOG` has the last word.

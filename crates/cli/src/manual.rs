@@ -21,16 +21,36 @@ pub(crate) fn print(markdown: bool) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
+/// One page: the program, then a section for each subcommand, since there are no pages of their own to refer to.
 fn man() -> std::io::Result<Vec<u8>> {
     let mut page = Vec::new();
     clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-    for sub in Cli::command().get_subcommands().filter(|sub| sub.get_name() != "help") {
-        clap_mangen::Man::new(sub.clone()).render_synopsis_section(&mut page)?;
-        clap_mangen::Man::new(sub.clone()).render_description_section(&mut page)?;
-        clap_mangen::Man::new(sub.clone()).render_options_section(&mut page)?;
-        clap_mangen::Man::new(sub.clone()).render_extra_section(&mut page)?;
+    let mut page = String::from_utf8_lossy(&page)
+        .replace("bellwire\\-", "bellwire ")
+        .replace("(1)\n", "\n")
+        .replace(".SH EXTRA", ".SH \"EXIT STATUS\"");
+    chapters(&mut page, "bellwire", &Cli::command())?;
+    Ok(page.into_bytes())
+}
+
+fn chapters(page: &mut String, name: &str, command: &Command) -> std::io::Result<()> {
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        let name = format!("{name} {}", sub.get_name());
+        let man = clap_mangen::Man::new(sub.clone().bin_name(&name));
+        let mut chapter = Vec::new();
+        man.render_synopsis_section(&mut chapter)?;
+        man.render_description_section(&mut chapter)?;
+        man.render_options_section(&mut chapter)?;
+        if sub.get_after_help().or(sub.get_after_long_help()).is_some() {
+            man.render_extra_section(&mut chapter)?;
+        }
+        let chapter = String::from_utf8_lossy(&chapter)
+            .replace(".SH EXTRA", ".SH NOTES")
+            .replace(".SH ", ".SS ");
+        page.push_str(&format!(".SH \"{}\"\n{chapter}", name.to_uppercase()));
+        chapters(page, &name, sub)?;
     }
-    Ok(page)
+    Ok(())
 }
 
 /// `docs/cli.md`: what `--help` prints, for each subcommand.

@@ -85,10 +85,10 @@ pub(crate) fn delivery(delivery: &Delivery) {
     anstream::println!("  {DIM}{command}{DIM:#}");
     if let Some(error) = &delivery.error {
         let message = error.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
-        anstream::println!("  {BAD}{}{BAD:#}{message}", error.code);
+        anstream::println!("  {BAD}{}{BAD:#}{}", printable(&error.code), printable(&message));
     }
     if let Some(result) = delivery.result.as_ref().filter(|r| !r.is_null()) {
-        anstream::println!("  result {}", result.as_str());
+        anstream::println!("  result {}", printable(result.as_str()));
     }
     if delivery.truncated {
         anstream::println!("  {DIM}(the beginning of the output was cut){DIM:#}");
@@ -108,7 +108,7 @@ pub(crate) fn command(command: &Command) {
     anstream::println!("{BOLD}{}{BOLD:#}  {whole}: {}", command.action, counts.join(", "));
     anstream::println!("  {DIM}{}, sent {}{DIM:#}", command.id, command.created_at);
     if !command.data.is_null() {
-        anstream::println!("  data {}", command.data.as_str());
+        anstream::println!("  data {}", printable(command.data.as_str()));
     }
 }
 
@@ -153,8 +153,9 @@ pub(crate) fn span(span: Duration) -> String {
     }
 }
 
-/// A line of foreign output without what could steer the terminal.
-fn printable(line: &str) -> String {
+/// A line of foreign text without what could steer the terminal. JSON is foreign text too: it must
+/// escape what is below a space, and DEL and the control characters behind it may stand as they are.
+pub(crate) fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
@@ -175,5 +176,6 @@ mod tests {
     #[test]
     fn foreign_output_cannot_steer_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\tc"), "a\u{fffd}[2Jb\tc");
+        assert_eq!(printable("\"\u{9b}2J\u{7f}\""), "\"\u{fffd}2J\u{fffd}\"");
     }
 }

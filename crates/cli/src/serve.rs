@@ -58,7 +58,16 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
 
 pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
     let ConfigCommand::Check { config } = command;
-    let checked = read(config.as_deref(), &[])?;
+    let checked = match read(config.as_deref(), &[]) {
+        Err(e) if form == Form::Json && e.is::<Usage>() => {
+            let told = e.to_string();
+            out::json(
+                &serde_json::json!({"ok": false, "faults": told.lines().collect::<Vec<_>>()}),
+            )?;
+            return Ok(exit::USAGE);
+        }
+        checked => checked?,
+    };
     match form {
         Form::Json => anstream::println!("{{\"ok\":true}}"),
         Form::Text => {

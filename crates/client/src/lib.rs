@@ -33,6 +33,7 @@
 //! - [`EventSource`]: the client side of Server-Sent Events, by the letter of the standard.
 //! - [`Controller`]: the hub's API, for senders and for devices.
 //! - [`transport`]: what both send their requests through.
+#![forbid(unsafe_code)]
 
 mod address;
 pub mod api;

@@ -21,6 +21,7 @@
 //! assert!(matches!(hub.poll_output(), Some(Output::Load(_))));
 //! # Ok::<(), bellwire_proto::InvalidName>(())
 //! ```
+#![forbid(unsafe_code)]
 
 mod config;
 mod delivery;

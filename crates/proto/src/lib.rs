@@ -15,6 +15,7 @@
 //! assert!("%2F".parse::<DeviceId>().is_err());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+#![forbid(unsafe_code)]
 
 pub mod command;
 pub mod delivery;

@@ -25,6 +25,7 @@
 //! lets `memchr` and `simdutf8` use what the processor has; without it `memchr` is the one dependency.
 //!
 //! [WHATWG algorithm]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+#![forbid(unsafe_code)]
 #![no_std]
 
 extern crate alloc;

@@ -3,6 +3,7 @@
 //! The stream is `bellwire_client::EventSource`'s business; here is when to come back, which the
 //! original decides in its own way, and what is logged.
 
+#![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 //!
 //! The original prints what comes of it on standard output, failures included, and so does this.
 
+#![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
 use std::io::Write as _;
