@@ -34,6 +34,9 @@ pub struct Send {
     pub wait: Seconds,
     /// Not to be sent before this; the time to live counts from then.
     pub not_before: Option<Timestamp>,
+    /// What a full queue does: the command is stored all the same and its delivery `rejected`
+    /// (`true`, as a command for many must), or the request is refused.
+    pub reject_when_full: bool,
     /// Who sends it.
     pub created_by: Option<String>,
     /// The caller's key, and the digest of the request that it stands for.
@@ -51,6 +54,7 @@ impl Send {
             run_timeout: None,
             wait: Seconds::new(limits::WAIT_S.default),
             not_before: None,
+            reject_when_full: false,
             created_by: None,
             idempotency: None,
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bellwire_proto::limits::{IDEMPOTENCY_KEPT, RUN_TIMEOUT_S, TTL_IF_ONLINE_S, TTL_S};
-use bellwire_proto::{Code, CommandId, Problem, State};
+use bellwire_proto::{Code, CommandId, ErrorInfo, Problem, State};
 
 use crate::delivery::Live;
 use crate::device::Device;
@@ -30,7 +30,12 @@ impl Device {
             work.answered(request);
             return work.refuse(request, problem);
         }
+        let full = self.queue_is_full(work);
         let mut live = self.store(&send, random, work);
+        if full {
+            live.record.outcome.error = Some(ErrorInfo::of(Code::QueueFull.as_str()));
+            live.go(State::Rejected, work.now);
+        }
         let id = live.record.head.id;
         if let Some((key, fingerprint)) = key {
             let expires_at = work.now.after(IDEMPOTENCY_KEPT);
@@ -44,7 +49,8 @@ impl Device {
             })));
             work.decide_key(key, &self.id, Some((fingerprint, id)));
         }
-        if send.wait.get() == 0 {
+        if send.wait.get() == 0 || live.state().is_terminal() {
+            work.answered(request);
             work.reply(request, Answer::Delivery(Box::new(live.record.to_delivery())));
         } else if work.is_waiting(request) {
             live.waits.push((request, work.now.after(send.wait.duration())));
@@ -67,12 +73,17 @@ impl Device {
                 format!("{} is not online; a ttl of 1s or more would wait for it", self.id);
             return Err(Problem::new(Code::DeviceOffline, detail));
         }
-        let queue_max = work.config().queue_max;
-        if self.live.iter().filter(|l| l.state() == State::Queued).count() >= queue_max {
+        if !send.reject_when_full && self.queue_is_full(work) {
+            let queue_max = work.config().queue_max;
             let detail = format!("{} has {queue_max} commands queued; try again later", self.id);
             return Err(Problem::new(Code::QueueFull, detail));
         }
         self.ensure_known(work)
+    }
+
+    fn queue_is_full(&self, work: &Work<'_>) -> bool {
+        let queued = self.live.iter().filter(|l| l.state() == State::Queued).count();
+        queued >= work.config().queue_max
     }
 
     /// Numbers the command and makes its rows.

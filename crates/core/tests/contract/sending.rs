@@ -234,6 +234,17 @@ fn past_100_queued_the_queue_is_full_and_what_is_under_way_does_not_count() {
 }
 
 #[test]
+fn a_command_that_may_be_for_many_is_stored_and_rejected_by_a_full_queue() {
+    let mut stage = Stage::new();
+    stage.send_many("kiosk", 100);
+    let delivery = stage.try_send("kiosk", |send| send.reject_when_full = true).unwrap();
+    assert_eq!(delivery.state, State::Rejected);
+    assert_eq!(delivery.error.map(|e| e.code).as_deref(), Some("queue_full"));
+    let stream = stage.listen("kiosk");
+    assert_eq!(stage.hears(stream), ["command 1 #1"], "and is never sent");
+}
+
+#[test]
 fn on_a_closed_hub_an_unknown_device_is_not_created() {
     let mut stage = Stage::with(Config { create_on_sight: false, ..Config::default() });
     assert_eq!(stage.try_send("kiosk", |_| {}).unwrap_err().code, Code::UnknownDevice);

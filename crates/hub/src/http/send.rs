@@ -50,6 +50,7 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     send.ttl = envelope.ttl;
     send.run_timeout = envelope.run_timeout;
     send.not_before = envelope.not_before;
+    send.reject_when_full = true;
     identify(&mut send, &request, key, &body)?;
     let delivery = request.driver.send(send).await?;
     let command = only_one(&delivery, data, request.caller.name);
