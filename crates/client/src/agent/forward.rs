@@ -169,7 +169,7 @@ fn transport() -> Result<Arc<HttpTransport>, InvalidSetting> {
 }
 
 /// Whether a host, as it stands in a URL, is this machine.
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     match address.parse::<std::net::IpAddr>() {
         Ok(address) => address.to_canonical().is_loopback(),

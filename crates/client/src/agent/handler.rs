@@ -10,10 +10,11 @@
 //! - [`leftover`]: what an agent that died left running.
 //! - [`account`]: who it runs as.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::future::Future;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,8 +123,18 @@ impl Program {
     }
 
     /// The program and its arguments, for a person.
-    pub fn argv(&self) -> impl Iterator<Item = &std::ffi::OsStr> {
+    pub fn argv(&self) -> impl Iterator<Item = &OsStr> {
         std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str))
+    }
+
+    /// The folder that it starts in, unless that is this process's own.
+    pub fn folder(&self) -> Option<&Path> {
+        self.cwd.as_deref()
+    }
+
+    /// Who it runs as, unless that is who this process runs as.
+    pub fn account(&self) -> Option<&Account> {
+        self.user.as_ref()
     }
 
     async fn run(self, job: Job) -> Ended {
@@ -160,6 +171,24 @@ impl Run for Program {
 impl Run for Arc<Program> {
     fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
         (**self).start(job)
+    }
+}
+
+/// As a person would read it: arguments with spaces in quotes, then what differs.
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, arg) in self.argv().map(OsStr::to_string_lossy).enumerate() {
+            let space = if n > 0 { " " } else { "" };
+            let plain = !arg.is_empty() && !arg.contains(|c: char| c.is_whitespace() || c == '"');
+            if plain { write!(f, "{space}{arg}")? } else { write!(f, "{space}{arg:?}")? }
+        }
+        if let Some(account) = &self.user {
+            write!(f, " as {}", account.name)?;
+        }
+        match &self.cwd {
+            Some(folder) => write!(f, " in {}", folder.display()),
+            None => Ok(()),
+        }
     }
 }
 
