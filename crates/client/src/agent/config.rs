@@ -128,15 +128,18 @@ impl AgentConfig {
     }
 
     fn take(section: &mut Section<'_>) -> Option<Self> {
-        let hub = section.require("hub", "an http or https URL, as in \"https://hub.example.com\"", |v| {
-            let url = text(v)?;
-            Address::parse(&url).ok().map(|_| url)
-        });
-        let device = section.require(
-            "device",
-            "a device name: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -",
-            |v| text(v)?.parse().ok(),
+        let hub = section.require(
+            "hub",
+            "an http or https URL, as in \"https://hub.example.com\"",
+            |v| {
+                let url = text(v)?;
+                Address::parse(&url).ok().map(|_| url)
+            },
         );
+        let device =
+            section.require("device", "a device name: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -", |v| {
+                text(v)?.parse().ok()
+            });
         let credential_file = section.take("credential_file", ABSOLUTE, absolute);
         let state_dir = section.take("state_dir", ABSOLUTE, absolute);
         let ca_file = section.take("ca_file", ABSOLUTE, absolute);

@@ -138,7 +138,11 @@ impl Forward {
             ("bellwire-attempt", command.attempt.to_string()),
         ] {
             // Names of the contract: all of them are legal in a header.
-            headers.extend(HeaderValue::try_from(value).ok().map(|value| (http::HeaderName::from_static(name), value)));
+            headers.extend(
+                HeaderValue::try_from(value)
+                    .ok()
+                    .map(|value| (http::HeaderName::from_static(name), value)),
+            );
         }
         request
     }
@@ -245,7 +249,9 @@ fn body_as_json(body: &[u8]) -> (Json, bool) {
     }
     let parsed = std::str::from_utf8(body).ok().and_then(|text| Json::parse(text).ok());
     // The result adds a level of nesting to it.
-    let fits = |json: &Json| json.as_str().len() <= ROOM && Json::parse(&format!("[{}]", json.as_str())).is_ok();
+    let fits = |json: &Json| {
+        json.as_str().len() <= ROOM && Json::parse(&format!("[{}]", json.as_str())).is_ok()
+    };
     if let Some(json) = parsed.filter(fits) {
         return (json, false);
     }
@@ -274,10 +280,21 @@ mod tests {
 
     #[test]
     fn only_this_machine_needs_no_leave() {
-        for here in ["http://localhost:1/x", "http://127.9.9.9", "http://[::1]:80/", "http://LOCALHOST.", "http://[::ffff:127.0.0.1]"] {
+        for here in [
+            "http://localhost:1/x",
+            "http://127.9.9.9",
+            "http://[::1]:80/",
+            "http://LOCALHOST.",
+            "http://[::ffff:127.0.0.1]",
+        ] {
             assert!(Forward::new(here, false).is_ok(), "{here}");
         }
-        for there in ["http://10.0.0.1", "http://localhost.example.com", "http://127.0.0.1.example", "http://[fe80::1]"] {
+        for there in [
+            "http://10.0.0.1",
+            "http://localhost.example.com",
+            "http://127.0.0.1.example",
+            "http://[fe80::1]",
+        ] {
             let refused = Forward::new(there, false).unwrap_err();
             assert!(matches!(refused, InvalidForward::Remote { .. }), "{there}: {refused}");
             assert!(Forward::new(there, true).is_ok(), "{there}");
@@ -291,7 +308,12 @@ mod tests {
         assert_eq!(body_as_json(b"").0.as_str(), "null");
         assert_eq!(body_as_json(b"not json").0.as_str(), "\"not json\"");
         assert_eq!(body_as_json(b"\xff").0.as_str(), "\"\u{fffd}\"");
-        for long in ["x".repeat(70_000), "\u{1}".repeat(70_000), "é".repeat(40_000), format!("\"{}\"", "y".repeat(70_000))] {
+        for long in [
+            "x".repeat(70_000),
+            "\u{1}".repeat(70_000),
+            "é".repeat(40_000),
+            format!("\"{}\"", "y".repeat(70_000)),
+        ] {
             let outcome = outcome(StatusCode::OK, long.as_bytes(), Duration::MAX);
             let result = outcome.result.unwrap();
             assert!(outcome.truncated);

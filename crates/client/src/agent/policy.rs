@@ -231,10 +231,9 @@ impl Params {
             match members.take_raw(name) {
                 None if param.optional => {}
                 None => return Err(Violation::Missing(name.clone())),
-                Some(text) => param.check(text).map_err(|expected| Violation::Value {
-                    member: name.clone(),
-                    expected,
-                })?,
+                Some(text) => param
+                    .check(text)
+                    .map_err(|expected| Violation::Value { member: name.clone(), expected })?,
             }
         }
         match members.first_left() {
@@ -290,14 +289,14 @@ impl Kind {
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bounds = |f: &mut fmt::Formatter<'_>, min: Option<String>, max: Option<String>| {
-            match (min, max) {
+        let bounds =
+            |f: &mut fmt::Formatter<'_>, min: Option<String>, max: Option<String>| match (min, max)
+            {
                 (Some(min), Some(max)) => write!(f, " from {min} to {max}"),
                 (Some(min), None) => write!(f, " of at least {min}"),
                 (None, Some(max)) => write!(f, " of at most {max}"),
                 (None, None) => Ok(()),
-            }
-        };
+            };
         match self {
             Self::String { pattern: None } => f.write_str("a string"),
             Self::String { pattern: Some(pattern) } => {
@@ -355,8 +354,14 @@ mod tests {
             (r#"{"force":true,"version":"1"}"#, ""),
             (r#"{"force":true}"#, "member \"version\" is missing"),
             (r#"{"version":"1","extra":0}"#, "member \"extra\" is not known here"),
-            (r#"{"version":1}"#, "member \"version\" is not a string that matches [0-9.]{1,16} as a whole"),
-            (r#"{"version":["1"]}"#, "member \"version\" is not a string that matches [0-9.]{1,16} as a whole"),
+            (
+                r#"{"version":1}"#,
+                "member \"version\" is not a string that matches [0-9.]{1,16} as a whole",
+            ),
+            (
+                r#"{"version":["1"]}"#,
+                "member \"version\" is not a string that matches [0-9.]{1,16} as a whole",
+            ),
             (r#"{"version":"1","force":null}"#, "member \"force\" is not true or false"),
             (r#"{"version":"1","force":"true"}"#, "member \"force\" is not true or false"),
         ] {
@@ -377,7 +382,11 @@ mod tests {
             ..Param::of(Kind::String { pattern: None })
         };
         for (param, good, bad) in [
-            (&integer, vec!["1", "9", "5"], vec!["0", "10", "1.0", "1e0", "\"1\"", "99999999999999999999"]),
+            (
+                &integer,
+                vec!["1", "9", "5"],
+                vec!["0", "10", "1.0", "1e0", "\"1\"", "99999999999999999999"],
+            ),
             (&number, vec!["0.5", "1", "1e300"], vec!["0.4", "-1", "true"]),
             (&listed, vec!["\"low\""], vec!["\"Low\"", "1"]),
         ] {

@@ -69,12 +69,11 @@ fn program(section: &mut Section<'_>) -> Option<Program> {
     });
     let mut environment = pass_env(section);
     environment.extend(env(section));
-    let user = section.take("user", "the name or number of an account in /etc/passwd", |v| {
-        match v {
+    let user =
+        section.take("user", "the name or number of an account in /etc/passwd", |v| match v {
             toml::Value::Integer(uid) => Account::find(&uid.to_string()),
             _ => Account::find(v.as_str()?),
-        }
-    });
+        });
     let cwd = section.take("cwd", ABSOLUTE, absolute);
     let umask = section.take("umask", "octal, as in \"027\"", umask);
     let kill_after = section.take("kill_after", "from 1s to 10m", |v| {
@@ -103,7 +102,10 @@ fn pass_env(section: &mut Section<'_>) -> Vec<(OsString, OsString)> {
         names.iter().all(|name| is_variable(name)).then_some(names)
     });
     let passed = names.unwrap_or_default();
-    passed.into_iter().filter_map(|name| Some((OsString::from(&name), std::env::var_os(&name)?))).collect()
+    passed
+        .into_iter()
+        .filter_map(|name| Some((OsString::from(&name), std::env::var_os(&name)?)))
+        .collect()
 }
 
 fn env(section: &mut Section<'_>) -> Vec<(OsString, OsString)> {
@@ -143,7 +145,9 @@ fn forward(section: &mut Section<'_>) -> Option<Forward> {
     match Forward::new(&url, remote) {
         Ok(forward) => Some(forward),
         Err(InvalidForward::Remote { host }) => {
-            let problem = format!("leads to {host}, which is not this machine; if that is meant, set remote = true");
+            let problem = format!(
+                "leads to {host}, which is not this machine; if that is meant, set remote = true"
+            );
             section.fault_of("forward", problem);
             None
         }

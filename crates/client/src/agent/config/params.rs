@@ -72,7 +72,11 @@ fn of_table(member: &mut Section<'_>) -> Option<Param> {
         }
         _ => Kind::Boolean,
     };
-    for (key, of) in [("pattern", "for type string"), ("min", "for type integer or number"), ("max", "for type integer or number")] {
+    for (key, of) in [
+        ("pattern", "for type string"),
+        ("min", "for type integer or number"),
+        ("max", "for type integer or number"),
+    ] {
         if member.has(key) {
             member.take::<()>(key, &format!("only {of}"), |_| None);
         }

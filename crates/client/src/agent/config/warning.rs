@@ -53,8 +53,7 @@ fn of_credential(path: &Path) -> Option<String> {
         return Some(format!("cannot be used: {}: {error}", path.display()));
     }
     let mode = std::fs::metadata(path).ok()?.permissions().mode();
-    (mode & 0o077 != 0)
-        .then(|| format!("can be read by others: chmod 600 {}", path.display()))
+    (mode & 0o077 != 0).then(|| format!("can be read by others: chmod 600 {}", path.display()))
 }
 
 /// The same search that the system makes, without the shell's extras.

@@ -240,7 +240,8 @@ impl Markers {
 
     fn take(&mut self, chunk: &[u8]) {
         for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
-            let (text, ends) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
+            let (text, ends) =
+                piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
             self.more_of_line(text);
             if ends {
                 self.end_line();
@@ -253,7 +254,8 @@ impl Markers {
             return;
         }
         // What is longer than any result may be is kept just long enough to show that.
-        let room = (RESULT_MARKER.len() + RESULT_BYTES_READ_MAX + 1).saturating_sub(self.line.len());
+        let room =
+            (RESULT_MARKER.len() + RESULT_BYTES_READ_MAX + 1).saturating_sub(self.line.len());
         self.line.extend_from_slice(text.get(..room).unwrap_or(text));
         let alike = self.line.iter().zip(MARKER).all(|(a, b)| a == b);
         if !alike {

@@ -95,10 +95,12 @@ impl Program {
 
     fn home(&self) -> OsString {
         let of_account = |account: &Account| account.home.clone().into_os_string();
-        self.user.as_ref().map(of_account).or_else(|| std::env::var_os("HOME")).unwrap_or_else(|| {
-            let own = account::of_process();
-            own.as_ref().map_or_else(|| "/".into(), of_account)
-        })
+        self.user.as_ref().map(of_account).or_else(|| std::env::var_os("HOME")).unwrap_or_else(
+            || {
+                let own = account::of_process();
+                own.as_ref().map_or_else(|| "/".into(), of_account)
+            },
+        )
     }
 
     /// Why it could not be started: the system's word says neither what was missing nor for whom.
