@@ -35,6 +35,8 @@
 //! - [`transport`]: what both send their requests through.
 
 mod address;
+#[cfg(feature = "agent")]
+pub mod agent;
 pub mod api;
 pub mod event_source;
 pub mod transport;

@@ -1,0 +1,6 @@
+//! The agent.
+
+mod fault;
+mod journal;
+
+pub use journal::JournalError;
