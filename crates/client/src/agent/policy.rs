@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bellwire_proto::json::Members;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{Action, ErrorInfo};
+use bellwire_proto::{Action, ErrorInfo, Json};
 use regex::Regex;
 use serde_json::Value;
 
@@ -109,21 +109,21 @@ impl Policy {
         self.0.iter()
     }
 
-    /// Whether this command may run, and by which rules.
+    /// Whether an action may run with these data, and by which rules.
     ///
     /// # Errors
     /// What to reject it with: `unknown_action`, or `invalid_params` with the member's name.
-    pub fn judge(&self, command: &CommandEvent) -> Result<&Arc<Rules>, ErrorInfo> {
+    pub fn judge(&self, action: &Action, data: &Json) -> Result<&Arc<Rules>, ErrorInfo> {
         let refuse = |code: &str, message: String| ErrorInfo {
             code: code.to_owned(),
             message: Some(message),
         };
-        let rules = self.rules(&command.action).ok_or_else(|| {
-            refuse("unknown_action", format!("{} is not on this appliance's list", command.action))
+        let rules = self.rules(action).ok_or_else(|| {
+            refuse("unknown_action", format!("{action} is not on this appliance's list"))
         })?;
         if let Some(params) = &rules.params {
             params
-                .check(command.data.as_str())
+                .check(data.as_str())
                 .map_err(|violation| refuse("invalid_params", violation.to_string()))?;
         }
         Ok(rules)

@@ -17,6 +17,7 @@ use bellwire_proto::{CommandId, DeviceId, Json};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
+use super::super::fault;
 use super::account::{self, Account};
 use super::output::Pipes;
 use super::{Environment, Program};
@@ -51,6 +52,7 @@ impl Program {
         // With it the child's end of the pipe is closed here, so that its end is seen.
         drop(process);
         let mut child = spawned?;
+        fault::at(fault::Point::Spawned);
         let result = pipe::Receiver::from_owned_fd(result.into())
             .map_err(|e| format!("the result's pipe cannot be read: {e}"))?;
         let streams = Pipes {

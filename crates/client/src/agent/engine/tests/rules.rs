@@ -1,0 +1,1 @@
+//! The rules that a simulation does not single out.
