@@ -13,6 +13,7 @@ use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
 
 mod add;
+mod notify;
 
 pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8> {
     match command {
@@ -85,7 +86,10 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
             actions: config
                 .actions
                 .iter()
-                .map(|(action, does)| ToldAction { action: action.to_string(), does: does.to_string() })
+                .map(|(action, does)| ToldAction {
+                    action: action.to_string(),
+                    does: does.to_string(),
+                })
                 .collect(),
         },
         Err(faults) => Checked {
@@ -112,7 +116,10 @@ fn print(path: &Path, checked: &Checked, config: Option<&AgentConfig>) {
     let Some(config) = config else {
         let count = checked.faults.len();
         let s = if count == 1 { "" } else { "s" };
-        return anstream::eprintln!("{}: {count} fault{s}; no agent would run with it", path.display());
+        return anstream::eprintln!(
+            "{}: {count} fault{s}; no agent would run with it",
+            path.display()
+        );
     };
     anstream::println!("{GOOD}ok{GOOD:#}  {BOLD}{}{BOLD:#} at {}", config.device, config.hub);
     anstream::println!("  {DIM}state in {}{DIM:#}", config.state_dir.display());
