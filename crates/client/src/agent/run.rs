@@ -156,7 +156,8 @@ impl StopReceiver {
 
     /// Waits until `at_least` was told, or what outranks it. For ever, if nobody can tell any more.
     pub async fn wait_for(&mut self, at_least: Stop) -> Stop {
-        match self.0.wait_for(|told| *told >= Some(at_least)).await {
+        let told = self.0.wait_for(|told| *told >= Some(at_least)).await.map(|told| *told);
+        match told {
             Ok(told) => told.unwrap_or(at_least),
             Err(_) => std::future::pending().await,
         }
