@@ -93,10 +93,7 @@ impl Retry {
     /// # drop(retry);
     /// ```
     #[must_use]
-    pub fn delays(
-        self,
-        delay: impl Fn(&Loss) -> Option<Duration> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn delays(self, delay: impl Fn(&Loss) -> Option<Duration> + Send + Sync + 'static) -> Self {
         Self { delays: Some(Arc::new(delay)), ..self }
     }
 
