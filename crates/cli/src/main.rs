@@ -5,16 +5,18 @@
 
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
+mod agent;
 mod args;
 mod command;
 #[cfg(feature = "hub")]
 mod demo;
 mod devices;
-mod exec;
 mod exit;
 mod listen;
 mod manual;
 mod out;
+mod replay;
+mod saved;
 mod send;
 #[cfg(feature = "hub")]
 mod serve;
@@ -53,6 +55,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         #[cfg(feature = "hub")]
         Command::Config { command } => serve::config(command, form),
         Command::Listen(listen) => listen::run(listen, form).await,
+        Command::Agent { command } => agent::run(command, form).await,
+        Command::Replay(replay) => replay::run(replay, form).await,
         Command::Send(send) => send::run(send, form).await,
         Command::Status(status) => command::status(status, form).await,
         Command::Watch(watch) => command::watch(watch, form).await,

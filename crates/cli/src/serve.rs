@@ -12,7 +12,8 @@ use crate::exit::{self, Usage};
 use crate::out::{self, Form};
 
 /// Variables with the common prefix that are not settings of the hub.
-const NOT_SETTINGS: [&str; 6] = ["HUB", "COMMAND", "ACTION", "DEVICE", "ATTEMPT", "EXPIRES_AT"];
+const NOT_SETTINGS: [&str; 7] =
+    ["HUB", "COMMAND", "ACTION", "DEVICE", "ATTEMPT", "EXPIRES_AT", "DATA_FILE"];
 
 pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     let config = read(args.config.as_deref(), &flags(&args))?;

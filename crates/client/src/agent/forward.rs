@@ -78,8 +78,9 @@ impl Forward {
     }
 
     async fn run(self, job: Job) -> Ended {
+        let until = job.until();
         let Job { command, limit, mut stop, .. } = job;
-        match until_stopped(&mut stop, self.exchange(&command, limit)).await {
+        match until_stopped(&mut stop, self.exchange(&command, until, limit)).await {
             Ok(outcome) => Ended::Finished(outcome),
             Err(Stop::Cancel) => Ended::Stopped(Outcome::of(ReportState::Cancelled)),
             Err(Stop::Shutdown | Stop::Kill) => Ended::Stopped(Outcome::failed(
@@ -89,8 +90,7 @@ impl Forward {
         }
     }
 
-    async fn exchange(&self, command: &CommandEvent, limit: Duration) -> Outcome {
-        let until = Instant::now() + limit;
+    async fn exchange(&self, command: &CommandEvent, until: Instant, limit: Duration) -> Outcome {
         let (started, answer) = loop {
             let started = Instant::now();
             let sent = timeout_at(until, self.transport.send(self.request(command))).await;

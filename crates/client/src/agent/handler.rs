@@ -138,13 +138,13 @@ impl Program {
     }
 
     async fn run(self, job: Job) -> Ended {
+        let until = job.until();
         let Job { command, device, limit, progress, mut stop } = job;
         let spawned = match self.spawn(&command, &device) {
             Ok(spawned) => spawned,
             Err(message) => return Ended::Finished(Outcome::failed("spawn_failed", message)),
         };
         let spawn::Spawned { mut child, streams, data_file } = spawned;
-        let until = Instant::now() + limit;
         let mut group = Group::of(&child);
         let mut streams = Streams::new(streams, progress);
         let end = streams.beside(end_of(&mut child, until, &mut stop)).await;

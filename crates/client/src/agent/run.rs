@@ -10,6 +10,7 @@ use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{DeviceId, ErrorInfo, Json, Progress, Report, ReportState};
 use futures_core::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What runs the commands of one action.
 pub trait Run: Send + Sync {
@@ -33,6 +34,14 @@ pub struct Job {
     pub progress: ProgressSender,
     /// By which it is told to stop.
     pub stop: StopReceiver,
+}
+
+impl Job {
+    /// When its limit is over. One that no clock can count to is as good as none.
+    pub(super) fn until(&self) -> Instant {
+        const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+        Instant::now() + self.limit.min(NEVER)
+    }
 }
 
 /// How a run ended.
