@@ -23,7 +23,9 @@ use bellwire_proto::{
 };
 
 use super::journal::{BootId, Received, Record};
+use super::policy::OnRestart;
 use super::run::{Ended, Outcome, Stop};
+use super::status::CommandStatus;
 
 mod entry;
 mod restart;
@@ -49,18 +51,6 @@ pub(crate) const SHUTDOWN_MS: u64 = 30_000;
 /// What the last words to the hub get after that.
 const LAST_WORDS_MS: u64 = 5000;
 
-/// What a restart means for a command that was running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum OnRestart {
-    /// It has failed: `interrupted`.
-    #[default]
-    Fail,
-    /// It is run again, three times at most, within its time to live.
-    Rerun,
-    /// It has succeeded, if the machine was restarted too: for what restarts the machine.
-    Succeed,
-}
-
 /// How the commands of an action are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Terms {
@@ -72,7 +62,7 @@ pub(crate) struct Terms {
 }
 
 /// What may run here at all.
-pub(crate) trait Rules: Send + Sync {
+pub(crate) trait Judge: Send + Sync {
     /// The terms of an action, or why it may not run with these data.
     fn judge(&self, action: &Action, data: &Json) -> Result<Terms, ErrorInfo>;
 }
@@ -131,7 +121,7 @@ struct Stopping {
 
 /// The core. See the head of this file.
 pub(crate) struct Engine {
-    rules: Arc<dyn Rules>,
+    judge: Arc<dyn Judge>,
     boot: BootId,
     entries: BTreeMap<CommandId, Entry>,
     /// What is not done yet, in the order of the hub.
@@ -157,9 +147,9 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// A core with nothing in its memory yet: [`Engine::restore`] and [`Engine::begin`] come next.
-    pub(crate) fn new(rules: Arc<dyn Rules>, boot: BootId, random: u64) -> Self {
+    pub(crate) fn new(judge: Arc<dyn Judge>, boot: BootId, random: u64) -> Self {
         Self {
-            rules,
+            judge,
             boot,
             entries: BTreeMap::new(),
             live: BTreeSet::new(),
@@ -340,6 +330,11 @@ impl Engine {
         (self.live.len(), self.entries.len())
     }
 
+    /// The latest commands, newest first.
+    pub(crate) fn latest(&self, count: usize) -> Vec<CommandStatus> {
+        self.entries.values().rev().take(count).map(Entry::status).collect()
+    }
+
     // --- Taking and ending ---
 
     /// Everything that may follow from what has just happened.
@@ -353,7 +348,7 @@ impl Engine {
 
     fn take(&mut self, now_ms: u64, event: CommandEvent) {
         let (id, seq) = (event.id, event.seq);
-        let verdict = self.rules.judge(&event.action, &event.data).err();
+        let verdict = self.judge.judge(&event.action, &event.data).err();
         let event_bytes = event.data.as_str().len() as u64 + RESULT_BYTES_MAX;
         let is_full = self.bytes + self.reserve_bytes() + event_bytes > JOURNAL_BYTES_MAX;
         let refusal = verdict

@@ -1,9 +1,10 @@
 //! What the agent knows of one command, and how the journal's records say it.
 
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, Progress, Report, ReportState, Seq};
+use bellwire_proto::{Action, CommandId, Progress, Report, ReportState, Seq};
 
 use crate::agent::journal::{BootId, Received, Record};
+use crate::agent::status::CommandStatus;
 
 /// Where a command is in its life at the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(super) struct Entry {
     pub(super) stage: Stage,
     /// Kept until it has ended; there is none when only a cancel came.
     pub(super) received: Option<Box<Received>>,
+    /// Not known of one that was cancelled before it came, or of long ago.
+    pub(super) action: Option<Action>,
     /// The hub's clock when it was first heard of.
     pub(super) hub_ms: u64,
     /// The latest sending that came, in this life of the agent.
@@ -81,6 +84,7 @@ impl Entry {
             seq,
             stage,
             received: None,
+            action: None,
             hub_ms,
             attempt: None,
             cancelled: false,
@@ -97,11 +101,13 @@ impl Entry {
 
     /// An entry of a command that came.
     pub(super) fn of(received: Box<Received>) -> Self {
-        let CommandEvent { id, seq, attempt, .. } = received.event;
+        let CommandEvent { id, seq, attempt, ref action, .. } = received.event;
         Self {
             attempt: Some(attempt),
-            ..Self::new(id, seq, received.hub_ms, Stage::Taking).with(received)
+            action: Some(action.clone()),
+            ..Self::new(id, seq, received.hub_ms, Stage::Taking)
         }
+        .with(received)
     }
 
     fn with(self, received: Box<Received>) -> Self {
@@ -153,6 +159,25 @@ impl Entry {
         if let Some(report) = &mut self.report {
             report.result = None;
             (report.stdout, report.stderr, report.truncated) = (None, None, None);
+        }
+    }
+
+    pub(super) fn status(&self) -> CommandStatus {
+        let error = self.report.as_ref().and_then(|report| report.error.as_ref());
+        let state = match (&self.report, self.stage) {
+            (Some(report), _) => report.state.as_str(),
+            (None, _) if self.ended => "dropped",
+            (None, Stage::Starting | Stage::Running) => "running",
+            (None, _) => "waiting",
+        };
+        CommandStatus {
+            id: self.id,
+            seq: self.seq,
+            action: self.action.clone(),
+            state: state.to_owned(),
+            code: error.map(|error| error.code.clone()),
+            told: self.acked,
+            runs: self.runs,
         }
     }
 

@@ -4,8 +4,9 @@
 use bellwire_proto::{CommandId, ErrorInfo, Report, ReportState};
 
 use super::entry::{Entry, Stage};
-use super::{Engine, OnRestart, Output};
+use super::{Engine, Output};
 use crate::agent::journal::Record;
+use crate::agent::policy::OnRestart;
 
 /// How often a command is run again after a death. Issue 4, section 3: "3 times at most".
 const RERUNS_MAX: u32 = 3;
@@ -112,7 +113,7 @@ impl Engine {
     /// What the list says now; what is not on it any more has failed.
     fn on_restart(&self, id: CommandId) -> OnRestart {
         let event = self.entries.get(&id).and_then(Entry::event);
-        let terms = event.map(|event| self.rules.judge(&event.action, &event.data));
+        let terms = event.map(|event| self.judge.judge(&event.action, &event.data));
         terms.and_then(Result::ok).map(|terms| terms.on_restart).unwrap_or_default()
     }
 }

@@ -49,7 +49,7 @@ impl Engine {
                 && first.not_before_ms <= now_ms
                 && matches!(self.left(first, now_ms), Left::Some);
             let Some(event) = first.event().filter(|_| ready).cloned() else { return };
-            match self.rules.judge(&event.action, &event.data) {
+            match self.judge.judge(&event.action, &event.data) {
                 // The list of actions has changed since it was taken.
                 Err(error) => {
                     let report = match stage {
@@ -97,7 +97,7 @@ impl Engine {
         entry.stage = Stage::Running;
         entry.post.ticket = None;
         entry.post.due_ms = Some(now_ms);
-        let terms = self.rules.judge(&event.action, &event.data);
+        let terms = self.judge.judge(&event.action, &event.data);
         let told = Duration::from_secs(event.run_timeout_s);
         let limit = terms.ok().and_then(|terms| terms.timeout).unwrap_or(told);
         self.out.push_back(Output::Start { event, limit });

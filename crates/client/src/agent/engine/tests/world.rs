@@ -39,7 +39,7 @@ impl Told {
 /// What the list of actions says: the action's name is its `on_restart`.
 pub(super) struct ByName;
 
-impl Rules for ByName {
+impl Judge for ByName {
     fn judge(&self, action: &Action, _: &Json) -> Result<Terms, ErrorInfo> {
         let on_restart = match action.as_str() {
             "fail" => OnRestart::Fail,
