@@ -13,15 +13,17 @@ use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
 
 mod add;
+mod look;
 mod notify;
+mod serve;
 
 pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8> {
     match command {
         AgentCommand::Check { config } => check(&config.config, form),
         AgentCommand::On(args) => add::run(&args, form),
-        AgentCommand::Run { .. } | AgentCommand::Status { .. } | AgentCommand::Journal { .. } => {
-            anyhow::bail!("not yet")
-        }
+        AgentCommand::Run { config } => serve::run(&config).await,
+        AgentCommand::Status { config } => look::status(&config, form).await,
+        AgentCommand::Journal { command } => look::journal(&command),
     }
 }
 
