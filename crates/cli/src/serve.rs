@@ -59,8 +59,7 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
         Form::Json => anstream::println!("{{\"ok\":true}}"),
         Form::Text => {
             anstream::println!("{}ok{:#}", out::GOOD, out::GOOD);
-            for (key, value) in [("x", "y")] {
-                let _ = &checked;
+            for (key, value) in checked.in_force() {
                 anstream::println!("{key} = {value}");
             }
         }
