@@ -38,13 +38,18 @@ fn what_was_answered_survives_fifty_kills_under_load() {
     let http = Http(address);
     let shared = Arc::new(Shared::default());
     let senders: Vec<_> = (0..SENDERS).map(|n| spawn(&shared, move |s| send(s, http, n))).collect();
-    let devices: Vec<_> = (0..DEVICES).map(|n| spawn(&shared, move |s| listen(s, http, n))).collect();
+    let devices: Vec<_> =
+        (0..DEVICES).map(|n| spawn(&shared, move |s| listen(s, http, n))).collect();
 
     for kill in 1..=KILLS {
         let goal = shared.answered.load(Ordering::SeqCst) + ANSWERED_PER_KILL;
         wait_until(&format!("load before kill {kill}"), || {
             let answered = shared.answered.load(Ordering::SeqCst);
-            if answered >= goal { Ok(()) } else { Err(format!("{answered} of {goal}\n{}", hub.output())) }
+            if answered >= goal {
+                Ok(())
+            } else {
+                Err(format!("{answered} of {goal}\n{}", hub.output()))
+            }
         });
         hub.kill();
         (hub, _) = Program::serve(bellwire, folder.path(), address);
@@ -74,7 +79,10 @@ fn what_was_answered_survives_fifty_kills_under_load() {
     }
 }
 
-fn spawn(shared: &Arc<Shared>, work: impl FnOnce(&Shared) + Send + 'static) -> std::thread::JoinHandle<()> {
+fn spawn(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&Shared) + Send + 'static,
+) -> std::thread::JoinHandle<()> {
     let shared = Arc::clone(shared);
     std::thread::spawn(move || work(&shared))
 }
@@ -88,7 +96,8 @@ fn send(shared: &Shared, http: Http, sender: usize) {
         let device = (sender + n) % DEVICES;
         let target = format!("/v1/send/d{device}/work?ttl=1h");
         // While the hub is down nothing is answered, and nothing was promised.
-        let Ok(answer) = http.post_json(&target, &format!("{{\"sender\":{sender},\"n\":{n}}}")) else {
+        let Ok(answer) = http.post_json(&target, &format!("{{\"sender\":{sender},\"n\":{n}}}"))
+        else {
             std::thread::yield_now();
             continue;
         };

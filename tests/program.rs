@@ -48,7 +48,8 @@ impl Hub {
 
     fn until_online(&self, device: &str, online: bool) {
         wait_until(&format!("{device} to be online: {online}"), || {
-            let answer = self.http().get(&format!("/v1/devices/{device}")).map_err(|e| e.to_string())?;
+            let answer =
+                self.http().get(&format!("/v1/devices/{device}")).map_err(|e| e.to_string())?;
             if answer.json()["online"] == online { Ok(()) } else { Err(answer.json().to_string()) }
         });
     }
@@ -88,17 +89,25 @@ fn json(output: &Output) -> Value {
 #[test]
 fn a_command_is_run_by_the_program_that_listens_and_its_end_is_the_exit_code() {
     let hub = Hub::start();
-    let handler = hub.script(r#"case "$BELLWIRE_ACTION" in greet) echo "hello, $(cat)";; *) echo no >&2; exit 3;; esac"#);
+    let handler = hub.script(
+        r#"case "$BELLWIRE_ACTION" in greet) echo "hello, $(cat)";; *) echo no >&2; exit 3;; esac"#,
+    );
     let _listener = hub.listen("kiosk", &["--exec", &handler]);
 
     let greeted = hub.run(&["send", "kiosk", "greet", "world", "--wait", "30s", "--json"]);
     assert_eq!(code(&greeted), 0, "{greeted:?}");
-    assert_eq!((&json(&greeted)["state"], &json(&greeted)["stdout"]), (&"succeeded".into(), &"hello, world\n".into()));
+    assert_eq!(
+        (&json(&greeted)["state"], &json(&greeted)["stdout"]),
+        (&"succeeded".into(), &"hello, world\n".into())
+    );
 
     let refused = hub.run(&["send", "kiosk", "dance", "--wait", "30s"]);
     assert_eq!(code(&refused), 1, "{refused:?}");
     let shown = stdout(&refused);
-    assert!(shown.contains("failed") && shown.contains("exit code 3") && shown.contains("stderr no"), "{shown}");
+    assert!(
+        shown.contains("failed") && shown.contains("exit code 3") && shown.contains("stderr no"),
+        "{shown}"
+    );
     assert!(!shown.contains('\u{1b}'), "no colours in a pipe: {shown:?}");
 }
 
@@ -191,7 +200,9 @@ fn devices_are_listed_and_told_apart_by_their_presence() {
     hub.run(&["send", "away", "ping"]);
     let names = |args: &[&str]| -> Vec<String> {
         let listed = hub.run(&[&["devices", "--json"], args].concat());
-        let device = |line: &str| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned();
+        let device = |line: &str| {
+            serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned()
+        };
         stdout(&listed).lines().map(device).collect()
     };
     assert_eq!(names(&[]), ["away", "here"]);
@@ -216,7 +227,10 @@ fn a_second_hub_on_the_same_folder_is_refused() {
 #[test]
 fn beyond_loopback_a_hub_listens_only_when_told_that_it_is_open() {
     let folder = tempfile::tempdir().unwrap();
-    let refused = bellwire(&["serve", "--listen", "0.0.0.0:0", "--data-dir"]).arg(folder.path()).output().unwrap();
+    let refused = bellwire(&["serve", "--listen", "0.0.0.0:0", "--data-dir"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
     assert_eq!(code(&refused), 2, "{refused:?}");
     assert!(stderr(&refused).contains("open"), "the message names the way out: {refused:?}");
     assert!(is_empty(folder.path()), "nothing was made of a hub that did not start");
@@ -253,7 +267,14 @@ fn the_demo_ends_well_and_leaves_nothing_behind() {
     let demo = bellwire(&["demo"]).env("TMPDIR", temporary.path()).output().unwrap();
     assert_eq!(code(&demo), 0, "{demo:?}");
     let shown = stdout(&demo);
-    for text in ["$ bellwire serve", "$ curl", "kill -9", "still there: queued", "hello, again", "Nothing was lost"] {
+    for text in [
+        "$ bellwire serve",
+        "$ curl",
+        "kill -9",
+        "still there: queued",
+        "hello, again",
+        "Nothing was lost",
+    ] {
         assert!(shown.contains(text), "{text:?} is shown: {shown}");
     }
     assert!(is_empty(temporary.path()), "the folder is gone");

@@ -89,7 +89,9 @@ pub enum Command {
     /// List the appliances.
     Devices(Devices),
     /// Print the completions for a shell.
-    #[command(after_help = "Example:\n  bellwire completions bash > /etc/bash_completion.d/bellwire")]
+    #[command(
+        after_help = "Example:\n  bellwire completions bash > /etc/bash_completion.d/bellwire"
+    )]
     Completions {
         /// For which shell.
         shell: clap_complete::Shell,
@@ -113,7 +115,9 @@ pub struct HubArg {
 /// `bellwire demo`.
 #[cfg(feature = "hub")]
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bellwire demo\n  bellwire demo --keep   # leaves hub and appliance up to play with; Ctrl-C ends them")]
+#[command(
+    after_help = "Examples:\n  bellwire demo\n  bellwire demo --keep   # leaves hub and appliance up to play with; Ctrl-C ends them"
+)]
 pub struct Demo {
     /// Leave the hub and the appliance up to play with, until Ctrl-C.
     #[arg(long)]
@@ -405,4 +409,3 @@ pub struct Devices {
     #[command(flatten)]
     pub hub: HubArg,
 }
-

@@ -54,16 +54,25 @@ async fn play(keep: bool) -> anyhow::Result<()> {
     let stage = Stage { bellwire, folder: folder.path().to_owned() };
     stage.write_handler()?;
     let device: DeviceId = KIOSK.parse()?;
-    anstream::println!("A hub, an appliance, three commands and a crash. All on this machine, in {}.", folder.path().display());
+    anstream::println!(
+        "A hub, an appliance, three commands and a crash. All on this machine, in {}.",
+        folder.path().display()
+    );
 
     title("A hub starts");
     let (mut hub, address) = stage.hub(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let url = format!("http://{address}");
-    by_hand(&format!("bellwire serve --listen {address} --data-dir {}/hub", folder.path().display()));
+    by_hand(&format!(
+        "bellwire serve --listen {address} --data-dir {}/hub",
+        folder.path().display()
+    ));
     let api = Controller::new(&url)?;
 
     title("An appliance dials in, and keeps one HTTP response open");
-    by_hand(&format!("bellwire listen {KIOSK} --hub {url} --exec {}/kiosk.sh", folder.path().display()));
+    by_hand(&format!(
+        "bellwire listen {KIOSK} --hub {url} --exec {}/kiosk.sh",
+        folder.path().display()
+    ));
     let mut appliance = stage.appliance(&url)?;
     until_online(&api, &device, true).await?;
     said("online");
@@ -74,7 +83,9 @@ async fn play(keep: bool) -> anyhow::Result<()> {
     follow(&api, ping.command).await?;
 
     title("One with data");
-    by_hand(&format!("curl -H 'Content-Type: text/plain' -d world '{url}/v1/send/{KIOSK}/greet?wait=10s'"));
+    by_hand(&format!(
+        "curl -H 'Content-Type: text/plain' -d world '{url}/v1/send/{KIOSK}/greet?wait=10s'"
+    ));
     let greet = SendOptions::default().text("world");
     let greet = api.send(&device, &"greet".parse()?, &greet).await?;
     follow(&api, greet.command).await?;
@@ -101,7 +112,10 @@ async fn play(keep: bool) -> anyhow::Result<()> {
     appliance = stage.appliance(&url)?;
     follow(&api, waiting.command).await?;
 
-    anstream::println!("\n{GOOD}Nothing was lost.{GOOD:#} {DIM}{}{DIM:#}", out::span(start.elapsed()));
+    anstream::println!(
+        "\n{GOOD}Nothing was lost.{GOOD:#} {DIM}{}{DIM:#}",
+        out::span(start.elapsed())
+    );
     if keep {
         anstream::println!(
             "\nHub and appliance stay up until Ctrl-C:\n  bellwire send {KIOSK} ping --wait 10s --hub {url}\n  \
@@ -167,7 +181,8 @@ impl Stage {
     /// This program, with its standard error in a file of the folder, deaf to what the surroundings
     /// set for a real hub.
     fn program(&self, log: &str) -> anyhow::Result<Command> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join(log))?;
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join(log))?;
         let mut command = Command::new(&self.bellwire);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("BELLWIRE_") {

@@ -36,7 +36,9 @@ pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
         any = true;
     }
     if !any && form == Form::Text {
-        out::note("no devices; a device appears when it first listens or is sent to: bellwire listen NAME");
+        out::note(
+            "no devices; a device appears when it first listens or is sent to: bellwire listen NAME",
+        );
     }
     Ok(exit::OK)
 }

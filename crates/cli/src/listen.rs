@@ -96,7 +96,12 @@ impl Appliance {
     fn told(&mut self, signal: Signal) -> anyhow::Result<()> {
         match signal {
             Signal::Hello(hello) => {
-                out::note(&format!("listening as {} at {} ({})", hello.device, self.link.hub.url(), hello.hub));
+                out::note(&format!(
+                    "listening as {} at {} ({})",
+                    hello.device,
+                    self.link.hub.url(),
+                    hello.hub
+                ));
             }
             Signal::Command(command) => self.command(command)?,
             Signal::Cancel(cancel) => self.cancel(cancel.id),
@@ -212,7 +217,8 @@ impl Link {
     /// Says `running` at once, with each progress, and again before the hub could lose its
     /// patience. Never ends.
     async fn tell_running(&self, command: &CommandEvent, mut progress: ProgressReceiver) -> Report {
-        let every = Duration::from_millis(command.run_timeout_s.saturating_mul(1000) / 3).min(PAUSE_MAX);
+        let every =
+            Duration::from_millis(command.run_timeout_s.saturating_mul(1000) / 3).min(PAUSE_MAX);
         loop {
             let report = Report {
                 attempt: Some(command.attempt),
@@ -251,8 +257,14 @@ impl Link {
 }
 
 fn show(command: &CommandEvent) {
-    let again = if command.attempt > 1 { format!(" (attempt {})", command.attempt) } else { String::new() };
-    anstream::println!("{BOLD}{}{BOLD:#} {} {DIM}{}{again}{DIM:#}", command.action, command.data.as_str(), command.id);
+    let again =
+        if command.attempt > 1 { format!(" (attempt {})", command.attempt) } else { String::new() };
+    anstream::println!(
+        "{BOLD}{}{BOLD:#} {} {DIM}{}{again}{DIM:#}",
+        command.action,
+        command.data.as_str(),
+        command.id
+    );
 }
 
 fn show_end(report: &Report) {

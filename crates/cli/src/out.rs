@@ -114,7 +114,13 @@ pub(crate) fn command(command: &Command) {
 
 /// The heading of [`device`].
 pub(crate) fn device_heading() {
-    anstream::println!("{DIM}{:<24} {:<8} {:>6}  {:<20} labels{DIM:#}", "device", "state", "queued", "last seen");
+    anstream::println!(
+        "{DIM}{:<24} {:<8} {:>6}  {:<20} labels{DIM:#}",
+        "device",
+        "state",
+        "queued",
+        "last seen"
+    );
 }
 
 /// A device on a line.

@@ -44,7 +44,11 @@ impl Saved {
 
 /// Writes a command into a folder, which is made if need be; gives the file. It is whole or not
 /// there. One that came twice is one file.
-pub(crate) fn save(folder: &Path, device: &DeviceId, command: &CommandEvent) -> anyhow::Result<PathBuf> {
+pub(crate) fn save(
+    folder: &Path,
+    device: &DeviceId,
+    command: &CommandEvent,
+) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let CommandEvent { id, seq, action, .. } = command;
     let path = folder.join(format!("{seq}-{action}-{id}.json"));
@@ -103,7 +107,10 @@ mod tests {
         };
         let device = "kiosk-7".parse().unwrap();
         let path = save(&folder.path().join("new"), &device, &event).unwrap();
-        assert_eq!(path.file_name().unwrap().to_str().unwrap(), format!("1042-deploy-{}.json", event.id));
+        assert_eq!(
+            path.file_name().unwrap().to_str().unwrap(),
+            format!("1042-deploy-{}.json", event.id)
+        );
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let saved = read(&path).unwrap();
         assert_eq!(saved.device, device);

@@ -79,6 +79,8 @@ fn data(args: &Send) -> anyhow::Result<Option<String>> {
         (None, None) => return Ok(None),
     };
     let text = String::from_utf8(bytes);
-    let text = text.map_err(|_| Usage("the data is not UTF-8; encode it, for example with base64".to_owned()))?;
+    let text = text.map_err(|_| {
+        Usage("the data is not UTF-8; encode it, for example with base64".to_owned())
+    })?;
     Ok(Some(text))
 }

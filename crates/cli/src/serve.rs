@@ -28,7 +28,10 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     };
     let hub = bound.serve();
     for address in hub.local_addrs() {
-        anstream::println!("bellwire {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION"));
+        anstream::println!(
+            "bellwire {} listening on {scheme}://{address}",
+            env!("CARGO_PKG_VERSION")
+        );
     }
     tracing::info!(data_dir = %data_dir.display(), "recovered and ready");
     loop {
@@ -56,7 +59,8 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
         Form::Json => anstream::println!("{{\"ok\":true}}"),
         Form::Text => {
             anstream::println!("{}ok{:#}", out::GOOD, out::GOOD);
-            for (key, value) in [("x","y")] {let _=&checked;
+            for (key, value) in [("x", "y")] {
+                let _ = &checked;
                 anstream::println!("{key} = {value}");
             }
         }
