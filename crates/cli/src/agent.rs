@@ -13,14 +13,17 @@ use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
 
 mod add;
+mod look;
+mod notify;
+mod serve;
 
 pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8> {
     match command {
         AgentCommand::Check { config } => check(&config.config, form),
         AgentCommand::On(args) => add::run(&args, form),
-        AgentCommand::Run { .. } | AgentCommand::Status { .. } | AgentCommand::Journal { .. } => {
-            anyhow::bail!("not yet")
-        }
+        AgentCommand::Run { config } => serve::run(&config).await,
+        AgentCommand::Status { config } => look::status(&config, form).await,
+        AgentCommand::Journal { command } => look::journal(&command),
     }
 }
 
@@ -85,7 +88,10 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
             actions: config
                 .actions
                 .iter()
-                .map(|(action, does)| ToldAction { action: action.to_string(), does: does.to_string() })
+                .map(|(action, does)| ToldAction {
+                    action: action.to_string(),
+                    does: does.to_string(),
+                })
                 .collect(),
         },
         Err(faults) => Checked {
@@ -112,7 +118,10 @@ fn print(path: &Path, checked: &Checked, config: Option<&AgentConfig>) {
     let Some(config) = config else {
         let count = checked.faults.len();
         let s = if count == 1 { "" } else { "s" };
-        return anstream::eprintln!("{}: {count} fault{s}; no agent would run with it", path.display());
+        return anstream::eprintln!(
+            "{}: {count} fault{s}; no agent would run with it",
+            path.display()
+        );
     };
     anstream::println!("{GOOD}ok{GOOD:#}  {BOLD}{}{BOLD:#} at {}", config.device, config.hub);
     anstream::println!("  {DIM}state in {}{DIM:#}", config.state_dir.display());

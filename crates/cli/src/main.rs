@@ -32,7 +32,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     out::set_color(cli.color);
     log_to_stderr(cli.verbose);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = match &cli.command {
+        // Small matters there, and it has one thing to do at a time.
+        Command::Agent { .. } => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
             out::error(&format!("the system refuses threads: {e}"));

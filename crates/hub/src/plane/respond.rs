@@ -54,10 +54,7 @@ impl StreamHead {
 
     /// The bytes of the first frame.
     fn first_bytes(&self, framing: Framing) -> Bytes {
-        self.first
-            .as_ref()
-            .map(|frame| frame.bytes(framing))
-            .unwrap_or_default()
+        self.first.as_ref().map(|frame| frame.bytes(framing)).unwrap_or_default()
     }
 
     /// The bytes of the head on a connection taken over, and of the first frame.
@@ -132,12 +129,7 @@ impl Plane {
             return std::future::pending().await;
         }
         let (sink, body) = Sink::body();
-        self.attach(
-            id,
-            sink,
-            Framing::UntilClose,
-            head.first_bytes(Framing::UntilClose),
-        );
+        self.attach(id, sink, Framing::UntilClose, head.first_bytes(Framing::UntilClose));
         head.response(axum::body::Body::new(body))
     }
 
