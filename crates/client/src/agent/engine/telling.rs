@@ -5,7 +5,8 @@ use std::time::Duration;
 use bellwire_proto::{CommandId, ErrorInfo, ReportState, State};
 
 use super::entry::{Entry, Stage};
-use super::{Answer, Engine, Output, Purpose, rejected};
+use super::life::rejected;
+use super::{Answer, Engine, Output, Purpose};
 use crate::agent::journal::Record;
 
 /// Reports under way at once.

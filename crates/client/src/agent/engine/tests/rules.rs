@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bellwire_proto::{Seq, Timestamp};
 
+use super::keeping::{COMPACT_BYTES_MIN, KEPT_MS, RESULT_BYTES_MAX};
 use super::world::ByName;
 use super::*;
 
