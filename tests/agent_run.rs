@@ -1,5 +1,10 @@
 //! Promise: `bellwire agent run` does the work of its list against a real hub, as a service does: it
 //! says when it is ready, rejects what is not listed, ends in order, and leaves nothing running.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;

@@ -1,5 +1,10 @@
 //! Promise: what stands around the agent does what its help says: the configuration is checked and
 //! extended, commands are saved by `listen` and given to a handler again by `replay`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};

@@ -4,6 +4,12 @@
 //! same folder. Every command that was answered 2xx must then be found, have been delivered, and
 //! have ended; and no device may have been told of a command twice with the same attempt.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,6 +1,12 @@
 //! Promise: the program does what its help says, seen from outside: arguments in, lines and exit codes
 //! out, against a real hub.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};

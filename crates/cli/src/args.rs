@@ -184,7 +184,7 @@ pub struct Listen {
     /// The appliance's name.
     pub device: DeviceId,
     /// Run this for each command, with these arguments; all that follows belongs to it.
-    #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS", conflicts_with = "json")]
+    #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS")]
     pub exec: Vec<OsString>,
     /// Also write each command as a file into this folder.
     #[arg(long, value_name = "DIR")]

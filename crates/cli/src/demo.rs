@@ -80,6 +80,7 @@ async fn play(keep: bool) -> anyhow::Result<()> {
     title("A command, and its answer");
     by_hand(&format!("curl -X POST '{url}/v1/send/{KIOSK}/ping?wait=10s'"));
     let ping = api.send(&device, &"ping".parse()?, &SendOptions::default()).await?;
+    shown(ping.state);
     follow(&api, ping.command).await?;
 
     title("One with data");
@@ -88,6 +89,7 @@ async fn play(keep: bool) -> anyhow::Result<()> {
     ));
     let greet = SendOptions::default().text("world");
     let greet = api.send(&device, &"greet".parse()?, &greet).await?;
+    shown(greet.state);
     follow(&api, greet.command).await?;
 
     title("The appliance goes away; a command waits for it");
@@ -221,8 +223,7 @@ async fn follow(api: &Controller, id: CommandId) -> anyhow::Result<()> {
         while let Some(change) = changes.next().await {
             match change? {
                 CommandChange::Delivery(delivery) => {
-                    let style = out::style_of(delivery.state);
-                    anstream::println!("   {style}{}{style:#}", delivery.state);
+                    shown(delivery.state);
                     last = Some(delivery);
                 }
                 _ => break,
@@ -249,6 +250,11 @@ fn title(text: &str) {
 /// The line that does the same by hand.
 fn by_hand(line: &str) {
     anstream::println!("   {DIM}$ {line}{DIM:#}");
+}
+
+fn shown(state: State) {
+    let style = out::style_of(state);
+    anstream::println!("   {style}{state}{style:#}");
 }
 
 fn said(text: &str) {

@@ -12,8 +12,7 @@ use crate::exit::{self, Usage};
 use crate::out::{self, Form};
 
 /// Variables with the common prefix that are not settings of the hub.
-const NOT_SETTINGS: [&str; 7] =
-    ["HUB", "COMMAND", "ACTION", "DEVICE", "ATTEMPT", "EXPIRES_AT", "DATA_FILE"];
+const NOT_SETTINGS: [&str; 6] = ["HUB", "COMMAND", "ACTION", "DEVICE", "ATTEMPT", "EXPIRES_AT"];
 
 pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     let config = read(args.config.as_deref(), &flags(&args))?;
@@ -59,8 +58,7 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
         Form::Json => anstream::println!("{{\"ok\":true}}"),
         Form::Text => {
             anstream::println!("{}ok{:#}", out::GOOD, out::GOOD);
-            for (key, value) in [("x", "y")] {
-                let _ = &checked;
+            for (key, value) in checked.in_force() {
                 anstream::println!("{key} = {value}");
             }
         }

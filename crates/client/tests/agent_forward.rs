@@ -1,6 +1,11 @@
 //! What a command becomes at a local web service, and what its answer becomes at the hub: with real
 //! sockets.
 #![cfg(feature = "agent")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
 
 mod support;
 

@@ -3,6 +3,11 @@
 //!
 //! A program says that it is up by a progress line, so that no test waits by the clock.
 #![cfg(feature = "agent")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
 
 use std::collections::BTreeSet;
 use std::future::Future;

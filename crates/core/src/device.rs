@@ -14,7 +14,7 @@ use bellwire_proto::{
     State, Timestamp, Transport,
 };
 
-use crate::delivery::Live;
+use crate::delivery::{Carriers, Live};
 use crate::io::{
     Answer, HubEvent, Listen, Output, Peer, Poll, Presence, RequestId, Send, SessionId,
 };
@@ -446,6 +446,8 @@ impl Device {
     /// Acts on the time.
     pub(crate) fn tick(&mut self, work: &mut Work<'_>) {
         let now = work.now;
+        // What an `ack=none` stream still has to write is delivered when it has: no lease runs.
+        let unanswered = self.stream.as_ref().is_some_and(|s| s.ack_none);
         let live_listener = self.stream.is_some() || self.unconfirmed.is_some() || self.polls(now);
         for live in &mut self.live {
             let due = live.record.due_at().is_some_and(|at| at <= now);
@@ -456,6 +458,7 @@ impl Device {
                 State::Accepted | State::Running | State::Cancelling if due => {
                     live.give_up(State::TimedOut, now);
                 }
+                State::Sent if unanswered && live.carriers == Carriers::STREAM => {}
                 State::Sent if live.lease_until <= now && live_listener => {
                     live.fail_attempt(None, now)
                 }

@@ -247,13 +247,15 @@ impl Device {
             && self.loading_page.is_none()
         {
             self.loading_page = Some((stream.session, after));
-            work.load(Load::Delivered {
+            // Withheld as an answer is: what the stream before was told last may be on its way to the
+            // disk, and a page that is read too early would lack it for ever.
+            work.output(Output::Load(Load::Delivered {
                 device: self.id.clone(),
                 after,
                 now: work.now,
                 rows_max: REPLAY_ROWS,
                 bytes_max: PACED_BYTES,
-            });
+            }));
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A device changes nothing and tells nobody except through [`Work`]. When the call is over,
 //! `memory.rs` makes one transaction of the changes and withholds the rest until it is committed;
-//! lookups alone go out at once.
+//! lookups alone go out at once, save the page of a replay, which must see what was delivered.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

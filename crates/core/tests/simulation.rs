@@ -1,16 +1,17 @@
 //! The core in a simulated world: whatever happens, the promises of the contract hold.
 //!
 //! Each run is decided by its seed. `BELLWIRE_SEED=n cargo test -p bellwire-core --test simulation`
-//! runs that one alone; a failure names its seed and tells the last events.
+//! runs that one alone; a failure names its seed and tells the last events. That the judge would see a
+//! broken promise is shown too, by worlds in which the store or the driver is wrong on purpose.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is the message")]
 
 mod world;
 
-use world::World;
+use world::{World, Wrong};
 
 /// Seeds of each of the tests below, which run side by side.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 750;
 
 fn run_seeds(share: u64) {
     let one = std::env::var("BELLWIRE_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
@@ -55,4 +56,56 @@ fn promises_hold_in_the_third_share_of_seeds() {
 #[test]
 fn promises_hold_in_the_fourth_share_of_seeds() {
     run_seeds(3);
+}
+
+#[test]
+fn the_same_seed_tells_the_same_story() {
+    for seed in 0..60 {
+        let [once, again] = [(); 2].map(|()| World::run(seed, None, true));
+        assert_eq!(once.digest, again.digest, "the outputs of seed {seed} differ");
+        assert_eq!(once.commands, again.commands, "the store after seed {seed} differs");
+    }
+}
+
+/// In some world with this wrong in it a promise is broken, and the judge says which.
+fn is_seen(wrong: Wrong, expected: &str) {
+    let verdicts: Vec<String> =
+        (0..40).filter_map(|seed| World::run(seed, Some(wrong), false).verdict.err()).collect();
+    let seen = verdicts.iter().any(|verdict| verdict.contains(expected));
+    assert!(seen, "{wrong:?} is not seen as \"{expected}\" but as {verdicts:#?}");
+}
+
+#[test]
+fn a_store_that_loses_what_it_said_was_on_disk_is_seen() {
+    is_seen(Wrong::StoreLies, "tells what is not on disk");
+}
+
+#[test]
+fn a_store_that_finds_nothing_due_is_seen() {
+    is_seen(Wrong::StoreForgetsWhatIsDue, "it never ended");
+}
+
+#[test]
+fn a_store_that_counts_sendings_anew_after_a_restart_is_seen() {
+    is_seen(Wrong::StoreForgetsAttempts, "was told of attempt");
+}
+
+#[test]
+fn a_driver_that_writes_twice_is_seen() {
+    is_seen(Wrong::DriverWritesTwice, "was told of attempt");
+}
+
+#[test]
+fn a_driver_that_loses_answers_is_seen() {
+    is_seen(Wrong::DriverLosesAnswers, "was never answered");
+}
+
+#[test]
+fn a_driver_that_does_not_wait_for_the_store_is_seen() {
+    is_seen(Wrong::DriverDoesNotWait, "not on disk");
+}
+
+#[test]
+fn a_driver_that_writes_after_the_bye_is_seen() {
+    is_seen(Wrong::DriverWritesAfterBye, "after its bye");
 }

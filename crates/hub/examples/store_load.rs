@@ -1,8 +1,8 @@
 //! How many durable sends the store alone takes, with nothing else at work.
 //!
 //! One send is what the core does with a command for a device that listens without answering: a
-//! transaction with the command and its delivery (`sent`), and once that is on disk a second with the
-//! delivery (`delivered`). As many sends as asked for are always under way.
+//! transaction with the command and its delivery (`sent`), and once that is on disk a second with
+//! the delivery (`delivered`). As many sends as asked for are always under way.
 //!
 //! `cargo run --release -p bellwire-hub --example store_load -- [SECONDS] [IN_FLIGHT] [DEVICES] [DIR]`
 

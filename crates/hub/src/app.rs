@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::{Config, TlsFiles};
 use crate::driver::{Clock, Driver};
 use crate::http;
+use crate::http::classic::{Classic, ClassicConfig, ClassicError};
 use crate::listen::{ListenConfig, Listener, Server};
 use crate::store::{OpenError, Options, SqliteStore, Store};
 use crate::tls::{self, TlsError};
@@ -78,6 +80,7 @@ pub struct Hub {
 #[derive(Debug)]
 pub struct Bound {
     hub: Hub,
+    classic: Option<Classic>,
     listener: Listener,
     tls: Option<Tls>,
 }
@@ -86,6 +89,7 @@ pub struct Bound {
 #[derive(Debug)]
 pub struct Running {
     hub: Hub,
+    classic: Option<Classic>,
     server: Server,
     tls: Option<Tls>,
 }
@@ -118,6 +122,9 @@ pub enum StartError {
     /// The certificate or its key is of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The classic streams do not start.
+    #[error("the classic format cannot be served: {0}")]
+    Classic(#[from] ClassicError),
     /// The system has no thread, event queue or entropy left.
     #[error("the system refuses what a hub needs: {0}")]
     System(#[source] io::Error),
@@ -211,8 +218,11 @@ impl Bound {
         if let Some(tls) = &tls {
             listener = listener.with_tls(tls.sender.subscribe());
         }
+        // In text, without ids and without keepalives (contract, section 10).
+        let classic = ClassicConfig { shards: config.shards, ..ClassicConfig::default() };
+        let classic = config.classic.then(|| Classic::start(classic)).transpose()?;
         let hub = Hub::open(config).await?;
-        Ok(Self { hub, listener, tls })
+        Ok(Self { hub, classic, listener, tls })
     }
 
     /// What is bound, in the order of the settings.
@@ -226,10 +236,18 @@ impl Bound {
     }
 
     /// Serves the hub and, beside it, routes of others; where both would answer is a panic of
-    /// axum's at the start.
+    /// axum's at the start. What neither answers is for the classic format, if that is set, or 404.
     pub fn serve_with(self, others: Router) -> Running {
-        let router = self.hub.router().merge(others).fallback(http::not_found);
-        Running { server: self.listener.serve(router), hub: self.hub, tls: self.tls }
+        let Self { hub, classic, listener, tls } = self;
+        let router = hub.router().merge(others);
+        let behind = classic.clone();
+        let router = router.fallback(async |request: Request| {
+            match behind.filter(|_| Classic::serves(request.uri().path())) {
+                Some(classic) => classic.answer(request).await,
+                None => http::not_found().await,
+            }
+        });
+        Running { server: listener.serve(router), hub, classic, tls }
     }
 }
 
@@ -269,6 +287,11 @@ impl Running {
         self.hub.drain();
         sleep(self.hub.driver.config().drain).await;
         self.server.shutdown(IN_FLIGHT_WITHIN).await;
+        if let Some(classic) = self.classic {
+            // These are told nothing: their format has no word for it.
+            let ended = in_thread(move || classic.shutdown(STREAMS_WITHIN_MS));
+            let _ = timeout_at(until, ended).await;
+        }
         self.hub.close_until(until).await;
     }
 }

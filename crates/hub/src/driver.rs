@@ -4,7 +4,7 @@
 //! A [`Driver`] is what the HTTP handlers hold. Each request, and each word from the store, the
 //! plane or the clock, is one turn (`turns.rs`): lock the core, tell it what happened, and carry
 //! out every output before the lock is let go, so that outputs keep their order. Events for those
-//! who watch go to the [`feed`](crate::feed).
+//! who watch go to the feed (`feed.rs`).
 //!
 //! Nothing is decided here, and no HTTP is known here.
 

@@ -1,6 +1,6 @@
 //! The API of the hub: which request goes to which handler, and what is checked before.
 //!
-//! Each path of the contract stands in [`ROUTES`] once, with its methods; what is not there is
+//! Each path of the contract stands in `ROUTES` once, with its methods; what is not there is
 //! 404, what a path does not offer is 405 with `Allow`, `OPTIONS` is answered from the same table.
 //! Then the checks go on in the order that the contract demands (section 1): credentials here, and in
 //! each handler, read from top to bottom, names, query, size, media type, body, and what the

@@ -3,8 +3,8 @@
 //! The driver hands transactions over with [`Store::submit`] and lookups with [`Store::load`];
 //! neither blocks, and the outcome comes back through [`StoreEvents`], always from a thread of the
 //! store. The API's own questions are [`Reading`]s, answered beside. A store decides nothing: what
-//! the rows mean is in `bellwire-core`. Tables, fsync points and what is assumed of the disk are told in
-//! `docs/store.md`.
+//! the rows mean is in `bellwire-core`. Tables, fsync points and what is assumed of the disk are
+//! told in `docs/store.md`.
 //!
 //! The rule that every store keeps: [`Txn::committed`] is called after the transaction is on
 //! disk, never before, and after the first error of the disk never again.
@@ -39,8 +39,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreEvents::failed`], which stands for every transaction that was not reported.
     fn submit(&self, txn: Txn);
 
-    /// Looks something up. Never blocks; answered by [`StoreEvents::loaded`], with [`Loaded::Failed`]
-    /// when it cannot be. What waits is bounded as it is for [`Store::submit`].
+    /// Looks something up. Never blocks; answered by [`StoreEvents::loaded`], with
+    /// [`Loaded::Failed`] when it cannot be. What waits is bounded as it is for [`Store::submit`].
     fn load(&self, load: Load);
 
     /// A command by its id.

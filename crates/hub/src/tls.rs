@@ -66,3 +66,31 @@ pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
 fn file(path: &Path, source: pem::Error) -> TlsError {
     TlsError::File { path: path.into(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name)
+    }
+
+    #[test]
+    fn a_chain_and_its_key_make_a_server_that_offers_http_1_alone() {
+        let files = TlsFiles { cert: fixture("cert.pem"), key: fixture("key.pem") };
+        assert_eq!(load(&files).unwrap().alpn_protocols, [b"http/1.1"]);
+    }
+
+    #[test]
+    fn a_file_that_is_of_no_use_is_named() {
+        let (cert, key) = (fixture("cert.pem"), fixture("key.pem"));
+        for (cert, key, named) in [
+            (fixture("missing.pem"), key.clone(), "missing.pem"),
+            (key.clone(), key.clone(), "key.pem"),
+            (cert.clone(), cert.clone(), "cert.pem"),
+        ] {
+            let refused = load(&TlsFiles { cert, key }).unwrap_err().to_string();
+            assert!(refused.contains(named), "{refused}");
+        }
+    }
+}

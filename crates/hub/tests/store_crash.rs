@@ -1,7 +1,6 @@
-//! The disk dies at every write and sync of a history, by a kill and by a power cut, and the ordinary store
-//! is opened on what is left: what was reported as committed is there, entirely; of the rest each
-//! transaction is there or not, in order.
-#![cfg(feature = "fault")]
+//! The disk dies at every write and sync of a history, by a kill and by a power cut, and the
+//! ordinary store is opened on what is left: what was reported as committed is there, entirely; of
+//! the rest each transaction is there or not, in order.
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -159,13 +158,14 @@ fn options() -> Options {
     Options::default().clock(now).history_kept(KEPT)
 }
 
-/// A folder in memory where there is one: what is durable is decided by the faulty disk, and an fsync of
-/// the real one would only take time.
+/// A folder in memory where there is one: what is durable is decided by the faulty disk, and an
+/// fsync of the real one would only take time.
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-/// Lives on a disk that dies at operation `n`, and looks at what is left. `false`: it outlived the history.
+/// Lives on a disk that dies at operation `n`, and looks at what is left. `false`: it outlived the
+/// history.
 fn dies_at(n: u64, death: Death, seed: u64) -> bool {
     let case = format!("death {death:?} at operation {n}, seed {seed}");
     let dir = folder();

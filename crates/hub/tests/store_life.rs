@@ -112,6 +112,20 @@ fn a_new_folder_has_given_out_no_number_and_waits_for_nothing() {
     assert_eq!(kit.recovered, bellwire_core::Recovered::default());
 }
 
+#[test]
+fn a_backup_taken_while_the_hub_runs_opens_in_a_new_folder() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let kit = Kit::open(dir.path());
+    kit.commit(vec![put_command(1), put(delivery(1, "a"))]);
+    let beside = rusqlite::Connection::open(dir.path().join("bellwire.db")).unwrap();
+    let copy = other.path().join("bellwire.db").display().to_string();
+    beside.execute("VACUUM INTO ?1", [copy]).unwrap();
+    kit.commit(vec![put_command(2), put(delivery(2, "a"))]);
+    let restored = Kit::open(other.path());
+    assert_eq!(restored.live("a"), [delivery(1, "a")]);
+    assert_eq!(restored.recovered.last_seq, Seq::new(1));
+}
+
 /// A store that keeps history for two days, three days after the tests' beginning.
 fn later() -> Options {
     options().clock(|| at(3 * DAY_MS)).history_kept(Duration::from_millis(2 * DAY_MS))

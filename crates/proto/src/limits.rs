@@ -38,6 +38,10 @@ pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
 /// The greatest `rev` (2^53 - 1), which every JSON reader keeps exactly. Contract, section 5.
 pub const REV_MAX: u64 = (1 << 53) - 1;
 
+/// The greatest `attempt` that a report may name: our choice, so that the sendings that follow it
+/// can still rise.
+pub const ATTEMPT_MAX: u32 = i32::MAX.unsigned_abs();
+
 /// Deliveries of one device in `queued`, by default. Contract, section 3 (Azure: 50).
 pub const QUEUE_MAX: usize = 100;
 /// Deliveries of one device past `queued` and not terminal, by default. Contract, section 2.

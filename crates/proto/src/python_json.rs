@@ -367,20 +367,55 @@ fn print_float(float: f64) -> String {
     if float.is_infinite() {
         return if float > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
     }
-    let scientific = format!("{float:e}");
+    let scientific = shortest(float);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if !(-4..16).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         return format!("{mantissa}e{sign}{:02}", exponent.unsigned_abs());
     }
-    let plain = format!("{float}");
-    if plain.contains('.') { plain } else { plain + ".0" }
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let sign = if mantissa.starts_with('-') { "-" } else { "" };
+    match usize::try_from(exponent) {
+        Ok(exponent) => {
+            let digits = format!("{digits:0<width$}", width = exponent + 2);
+            let (whole, fraction) = digits.split_at_checked(exponent + 1).unwrap_or((&digits, "0"));
+            format!("{sign}{whole}.{fraction}")
+        }
+        Err(_) => {
+            let zeros = "0".repeat(exponent.unsigned_abs() as usize - 1);
+            format!("{sign}0.{zeros}{digits}")
+        }
+    }
+}
+
+/// The fewest digits, in scientific notation. Of two that are as near to the number, as `.2` and `.3` are
+/// to a number that ends in .25, Rust takes the upper and Python the even one.
+fn shortest(float: f64) -> String {
+    let upper = format!("{float:e}");
+    let mantissa = upper.split('e').next().unwrap_or_default();
+    let digits = mantissa.bytes().filter(u8::is_ascii_digit).count();
+    let nearest = format!("{float:.precision$e}", precision = digits.saturating_sub(1));
+    if nearest.parse() == Ok(float) { nearest } else { upper }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_comes_what_is_printed_is_one_line_of_ascii_and_stays_as_it_is(
+            text in r#"([\[\]{}:,"\\ux0-9eE.+\-</é😀 \n]|true|null|NaN|"a"|\\ud83d|,\n)*"#
+        ) {
+            if let Ok(line) = rewrite(&text) {
+                prop_assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line:?}");
+                prop_assert!(!line.contains("</"), "{line:?}");
+                prop_assert_eq!(rewrite(&line), Ok(line));
+            }
+        }
+    }
 
     fn printed(text: &str) -> String {
         rewrite(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
@@ -401,6 +436,9 @@ mod tests {
             ("0.00001", "1e-05"),
             ("5e-324", "5e-324"),
             ("0.1", "0.1"),
+            ("-0.00012", "-0.00012"),
+            ("707451628570082.25", "707451628570082.2"),
+            ("9007199254740993.0", "9007199254740992.0"),
             ("1E400", "Infinity"),
             ("-1E400", "-Infinity"),
             ("1e-400", "0.0"),

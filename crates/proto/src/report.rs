@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::delivery::{ErrorInfo, Progress};
 use crate::id::CommandId;
 use crate::json::{Json, Members};
-use crate::limits::{OUTPUT_BYTES_MAX, RESULT_BYTES_MAX, RETRY_AFTER_S_MAX, REV_MAX};
+use crate::limits::{ATTEMPT_MAX, OUTPUT_BYTES_MAX, RESULT_BYTES_MAX, RETRY_AFTER_S_MAX, REV_MAX};
 use crate::problem::{Code, Problem};
 
 /// What a report says has come to pass.
@@ -165,6 +165,9 @@ impl Report {
         if self.rev.is_some_and(|rev| rev > REV_MAX) {
             return Err(Problem::bad_request("rev is a whole number from 0 to 9007199254740991"));
         }
+        if self.attempt.is_some_and(|attempt| attempt > ATTEMPT_MAX) {
+            return Err(Problem::bad_request("attempt is a whole number from 0 to 2147483647"));
+        }
         if self.retry_after_s.is_some_and(|s| s > RETRY_AFTER_S_MAX) {
             return Err(Problem::bad_request("retry_after_s is at most 604800 (7 days)"));
         }
@@ -213,6 +216,7 @@ mod tests {
             (r#"{"state":"running","progress":"40"}"#.to_owned(), Code::BadRequest),
             (r#"{"state":"running","rev":9007199254740992}"#.to_owned(), Code::BadRequest),
             (r#"{"state":"running","rev":-1}"#.to_owned(), Code::BadRequest),
+            (r#"{"state":"running","attempt":2147483648}"#.to_owned(), Code::BadRequest),
             (r#"{"state":"running","rev":1.0}"#.to_owned(), Code::BadRequest),
             (r#"{"state":"nack","retry_after_s":604801}"#.to_owned(), Code::BadRequest),
             (r#"{"state":"failed","error":{}}"#.to_owned(), Code::BadRequest),

@@ -29,7 +29,7 @@ const DELAY_MIN: Duration = Duration::from_millis(100);
 
 /// Listens to a token and logs its events.
 #[derive(Parser)]
-#[command(name = "eventsource-client", after_help = EXAMPLE)]
+#[command(name = "eventsource-client", version, disable_version_flag = true, after_help = EXAMPLE)]
 struct Args {
     /// The token to listen to.
     token: String,
@@ -158,7 +158,7 @@ fn is_orderly(loss: &Loss) -> bool {
 fn tell(item: &Item) {
     match item {
         Item::Event(event) => info!(target: CLIENT, "received {}", shown(event)),
-        Item::Comment(text) => debug!(target: CLIENT, "received comment: {text}"),
+        Item::Comment(text) => debug!(target: CLIENT, "received comment: {}", text.trim_start()),
         Item::Lost { loss: Loss::Ended, retry_in } => {
             debug!(target: CLIENT, "connection completed, reconnecting in {} ms", retry_in.as_millis());
         }

@@ -30,7 +30,7 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Sends an event to the listener of a token.
 #[derive(Parser)]
-#[command(name = "eventsource-request", after_help = EXAMPLE)]
+#[command(name = "eventsource-request", version, disable_version_flag = true, after_help = EXAMPLE)]
 struct Args {
     /// The token whose listener gets the event.
     token: String,

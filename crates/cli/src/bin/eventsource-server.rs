@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bellwire::classic::{address::origin, log, logger::LISTENER};
 use bellwire_hub::config::TlsFiles;
-use bellwire_hub::http::classic::{Classic, ClassicConfig};
+use bellwire_hub::http::classic::{Classic, ClassicConfig, Json, Text, WithIds};
 use bellwire_hub::listen::{ListenConfig, Listener};
 use bellwire_hub::tls;
 use clap::{ArgAction, Parser};
@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Serves tokens: one listener each (GET /poll/TOKEN), and whoever sends to it (POST /ACTION/TOKEN).
 #[derive(Parser)]
-#[command(name = "eventsource-server", after_help = EXAMPLE)]
+#[command(name = "eventsource-server", version, disable_version_flag = true, after_help = EXAMPLE)]
 struct Args {
     /// Host to bind on.
     #[arg(short = 'H', long, default_value = "0.0.0.0")]
@@ -99,8 +99,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
         None
     };
     let classic = Arc::new(Classic::start(ClassicConfig {
-        json: args.json,
-        ids: args.id,
+        format: match (args.json, args.id) {
+            (false, false) => Arc::new(Text),
+            (true, false) => Arc::new(Json),
+            (false, true) => Arc::new(WithIds(Text)),
+            (true, true) => Arc::new(WithIds(Json)),
+        },
         keepalive_ms: args.keepalive,
         actions: args.actions,
         shards: 0,

@@ -13,7 +13,6 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Starts logging: from INFO on, or with `debug` from DEBUG on. To be called once.
 pub fn init(debug: bool) {
@@ -26,7 +25,10 @@ pub fn init(debug: bool) {
         .with_target("bellwire", if debug { ours } else { libraries })
         .with_default(libraries);
     let lines = tracing_subscriber::fmt::layer().event_format(Line).with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(levels).with(lines).init();
+    // Not by `init`, which would bring the lines that libraries write for themselves (crate `log`).
+    let subscriber = tracing_subscriber::registry().with(levels).with(lines);
+    // It fails only where there is one already.
+    let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
 /// The format of a line.

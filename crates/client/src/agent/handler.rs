@@ -156,7 +156,7 @@ impl Program {
         };
         group.disarm();
         // What its children still say in that time is part of it; they themselves may live on.
-        timeout(DRAIN, streams.to_the_end()).await.ok();
+        timeout(DRAIN, streams.drain()).await.ok();
         drop(data_file);
         ended(end, status, limit, stop.told(), streams)
     }

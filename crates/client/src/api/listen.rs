@@ -142,9 +142,9 @@ impl ListenOptions {
     }
 }
 
-/// What a listening device is told.
+/// What a listening device is told. A device should have an answer to each, so a match may name
+/// them all.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub enum Signal {
     /// The stream is there, and it is ours. The first signal of each connection.
     Hello(Hello),

@@ -52,6 +52,8 @@ pub(crate) struct Appliance {
     /// Reports that were not answered yet, with the request that last carried each.
     outbox: BTreeMap<CommandId, (Report, RequestId)>,
     counts_revs: bool,
+    /// It listens, and answers nothing while there is trouble.
+    deaf: bool,
     rev: u64,
 }
 
@@ -89,6 +91,7 @@ impl Appliance {
             journal: BTreeMap::new(),
             outbox: BTreeMap::new(),
             counts_revs: random.percent(50),
+            deaf: random.percent(8),
             rev: 0,
         }
     }
@@ -158,7 +161,10 @@ impl World {
             }
             Wake::PollFailed(request) => {
                 if self.devices[index].poll == Some(request) {
-                    self.reaches(Input::Abandoned(request));
+                    // Some just ask again, and leave the older poll to the hub.
+                    if self.random.percent(50) {
+                        self.reaches(Input::Abandoned(request));
+                    }
                     self.devices[index].poll = None;
                     self.begin_poll(index);
                 }
@@ -307,7 +313,7 @@ impl World {
         use ReportState as R;
         let (id, run_ms) = (event.id, event.run_timeout_s * 1000);
         let dice = if self.calm { 99 } else { self.random.from(0, 99) };
-        if dice < 10 {
+        if dice < 10 || (self.devices[index].deaf && !self.calm) {
             self.devices[index].journal.insert(id, Job::PutOff);
             return;
         }
@@ -362,6 +368,14 @@ impl World {
         }
         if state == ReportState::Nack && self.random.percent(50) {
             report.retry_after_s = Some(self.random.pick(&[0, 1, 20, 400]));
+        }
+        if self.random.percent(2) {
+            // A journal from another life: nobody knows this command.
+            let unknown = CommandId::from_parts(1, self.random.bytes());
+            let (device, report) = (self.devices[index].id.clone(), Box::new(report.clone()));
+            self.ask(Owner::Device(index), Asked::Report(unknown), |request| {
+                Input::Report(request, device, unknown, report)
+            });
         }
         report.progress = (40.0).try_into().ok().filter(|_| state == ReportState::Running);
         self.post(index, command, report);

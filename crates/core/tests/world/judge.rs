@@ -154,16 +154,14 @@ impl Judge {
     }
 
     /// A transaction is on disk: what it decided is held against the order and the window.
-    pub(crate) fn committed(
-        &mut self,
-        id: TxnId,
-        sent: &[(DeviceId, Seq)],
-        disk: &Disk,
-    ) -> Verdict {
+    pub(crate) fn committed(&mut self, id: TxnId, sent: &[Sending], disk: &Disk) -> Verdict {
         let Some(at) = self.decided_at.remove(&id) else {
             return Err(format!("{id:?} was committed twice"));
         };
-        for (device, seq) in sent {
+        for Sending { device, seq, not_before } in sent {
+            if not_before.is_some_and(|not_before| not_before > at) {
+                return Err(format!("time: {device} is sent {seq} at {at}, before {not_before:?}"));
+            }
             let mut in_flight = 0;
             for row in disk.deliveries_of(device) {
                 let waits = row.head.not_before.is_some_and(|not_before| not_before > at);
@@ -380,14 +378,29 @@ impl Judge {
     }
 }
 
-/// The deliveries that a transaction says were sent.
-pub(crate) fn sendings(txn: &Txn, disk: &Disk) -> Vec<(DeviceId, Seq)> {
+/// A delivery that a transaction says was sent.
+pub(crate) struct Sending {
+    device: DeviceId,
+    seq: Seq,
+    /// Its sender, or a failure before, asked for patience until then.
+    not_before: Option<Timestamp>,
+}
+
+/// The deliveries that a transaction, which is not on disk yet, says were sent.
+pub(crate) fn sendings(txn: &Txn, disk: &Disk) -> Vec<Sending> {
     let rows = txn.changes().iter().filter_map(|change| match change {
-        Change::PutDelivery(row) => Some(row),
+        Change::PutDelivery(row) => Some(&**row),
         _ => None,
     });
-    let sends = |row: &DeliveryRecord| disk.delivery(row.head.id).map_or(0, |old| old.sends);
-    rows.filter(|row| row.sends > sends(row)).map(|r| (r.device.clone(), r.head.seq)).collect()
+    let sending = |row: &DeliveryRecord| {
+        let old = disk.delivery(row.head.id);
+        // A failure that is part of this transaction may have asked for less.
+        let patience = old.filter(|old| old.counted == row.counted).and_then(|old| old.retry_at);
+        let (device, seq) = (row.device.clone(), row.head.seq);
+        let sending = Sending { device, seq, not_before: patience.max(row.head.not_before) };
+        (row.sends > old.map_or(0, |old| old.sends)).then_some(sending)
+    };
+    rows.filter_map(sending).collect()
 }
 
 /// Whether a row may take the place of the one before.

@@ -3,13 +3,15 @@
 //!
 //! [`World::run`] jumps from deadline to deadline, and hands all that happens to the
 //! [`Judge`](judge::Judge). Everything is decided by the seed, so that a failure can be seen again.
-//! What devices do is in `appliance.rs`, what people do in `people.rs`, the disk in `store.rs`.
+//! What devices do is in `appliance.rs`, what people do in `people.rs`, what goes wrong in
+//! `trouble.rs`, the disk in `store.rs`.
 
 pub(crate) mod appliance;
 pub(crate) mod judge;
 mod people;
 pub(crate) mod random;
 pub(crate) mod store;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 use bellwire_core::record::{Committed, Load, Loaded};
 use bellwire_core::{
-    Answer, Config, Footprint, Frame, Hub, Listen, Output, Poll, RequestId, Send, SessionId, Wanted,
+    Answer, Footprint, Frame, Hub, Listen, Output, Poll, RequestId, Send, SessionId, Wanted,
 };
 use bellwire_proto::stream::Bye;
 use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Seq, Timestamp};
@@ -27,16 +29,11 @@ use judge::{Asked, Judge, Verdict};
 use people::Person;
 use random::Random;
 use store::Store;
+use trouble::{Climate, Trouble};
 
 const START: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 /// Steps after which a run is taken to turn in a circle.
 const STEPS_MAX: u32 = 60_000;
-/// How long the world is left alone with its devices: longer than any wait that it has asked for,
-/// except the times to live.
-const CALM: Duration = Duration::from_secs(30 * 60);
-/// How long it is left alone without devices: longer than any time to live and run clock.
-const ALONE: Duration = Duration::from_secs(3 * 3600);
-
 /// Something wrong with the world on purpose, to show that the judge sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wrong {
@@ -52,26 +49,8 @@ pub(crate) enum Wrong {
     DriverLosesAnswers,
     /// The driver answers before the store has committed.
     DriverDoesNotWait,
-    /// The driver leaves no time between a bye and the next frame: it writes frames last.
+    /// The driver keeps frames back while the rest goes out.
     DriverWritesAfterBye,
-}
-
-/// What a run is like; drawn from the seed.
-#[derive(Debug)]
-struct Climate {
-    active: Duration,
-    pace_ms_max: u64,
-    max_in_flight: usize,
-    lease: Duration,
-    /// Chances in percent.
-    request_lost: u64,
-    request_doubled: u64,
-    link_cut: u64,
-    load_fails: u64,
-    latency_ms_max: u64,
-    commit_ms_max: u64,
-    crashes: u64,
-    calm_first: bool,
 }
 
 /// What happens at a time.
@@ -90,18 +69,6 @@ enum Event {
     Device(usize, appliance::Wake),
     Person(usize),
     Trouble(Trouble),
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Trouble {
-    Crash,
-    StoreFails,
-    Drain,
-    Start,
-    /// No more trouble; devices go on.
-    Calm,
-    /// Everybody goes.
-    Alone,
 }
 
 /// A request, or word of a stream, on its way to the hub.
@@ -154,6 +121,8 @@ pub(crate) struct World {
     closed: BTreeSet<SessionId>,
     calm: bool,
     alone: bool,
+    /// Frames that a wrong driver keeps back.
+    late_frames: Vec<Output>,
     /// All outputs, folded into one number.
     digest: u64,
     /// The last events, told when a run is seen again.
@@ -187,27 +156,12 @@ impl World {
     fn new(seed: u64, wrong: Option<Wrong>) -> Self {
         let mut random = Random::new(seed);
         let r = &mut random;
-        // Some worlds are busy, in others long silences tell what nobody has looked after.
-        let leisure = r.pick(&[1, 1, 2, 15]);
-        let climate = Climate {
-            active: Duration::from_secs(r.from(20, 60) * leisure),
-            pace_ms_max: 4000 * leisure,
-            max_in_flight: r.pick(&[1, 1, 1, 2, 3]),
-            lease: Duration::from_secs(r.pick(&[30, 30, 5, 90])),
-            request_lost: r.pick(&[0, 2, 10]),
-            request_doubled: r.pick(&[0, 5, 20]),
-            link_cut: r.pick(&[0, 30, 80]),
-            load_fails: r.pick(&[0, 0, 2, 10]),
-            latency_ms_max: r.pick(&[5, 200, 3000]),
-            commit_ms_max: r.pick(&[1, 20, 1500]),
-            crashes: r.pick(&[0, 0, 1, 3]),
-            calm_first: r.percent(60),
-        };
+        let climate = Climate::drawn(r);
         let devices = r.from(1, 4) as usize;
         let people = r.from(1, 3) as usize;
         let life_seed = r.next();
         let mut store = Store::default();
-        let hub = Hub::new(config(&climate), store.restart(START), life_seed);
+        let hub = Hub::new(climate.config(), store.restart(START), life_seed);
         let mut world = Self {
             judge: Judge::new(climate.max_in_flight),
             random,
@@ -229,6 +183,7 @@ impl World {
             closed: BTreeSet::new(),
             calm: false,
             alone: false,
+            late_frames: Vec::new(),
             digest: 0xCBF2_9CE4_8422_2325,
             trace: None,
         };
@@ -372,17 +327,18 @@ impl World {
 
     /// Does what the hub wants done.
     fn carry_out(&mut self) -> Verdict {
-        let mut last = Vec::new();
+        let mut late = Vec::new();
         while let Some(output) = self.hub.poll_output() {
             self.note_output(&output);
             let is_frame = matches!(output, Output::Send { .. });
             if self.wrong == Some(Wrong::DriverWritesAfterBye) && is_frame {
-                last.push(output);
+                late.push(output);
                 continue;
             }
             self.carry_out_one(output)?;
         }
-        last.into_iter().try_for_each(|output| self.carry_out_one(output))
+        std::mem::swap(&mut self.late_frames, &mut late);
+        late.into_iter().try_for_each(|output| self.carry_out_one(output))
     }
 
     fn carry_out_one(&mut self, output: Output) -> Verdict {
@@ -471,80 +427,6 @@ impl World {
         self.store.disk.load(load)
     }
 
-    // --- Trouble ---
-
-    fn trouble(&mut self, trouble: Trouble) -> Verdict {
-        match trouble {
-            Trouble::Crash if self.up && (self.ailing || !self.alone) => self.stop()?,
-            Trouble::StoreFails if self.up && !self.alone => {
-                self.hub.handle_store_failed(self.now);
-                self.store.abandon();
-                self.ailing = true;
-                self.after_ms(100, 5000, Event::Trouble(Trouble::Crash));
-            }
-            Trouble::Drain if self.up && !self.alone => {
-                self.hub.handle_drain(self.now);
-                self.ailing = true;
-                self.after_ms(100, 9000, Event::Trouble(Trouble::Crash));
-            }
-            Trouble::Crash | Trouble::StoreFails | Trouble::Drain => {}
-            Trouble::Start => {
-                (self.up, self.ailing) = (true, false);
-                let recovered = self.store.restart(self.now);
-                let seed = self.random.next();
-                self.hub = Hub::new(config(&self.climate), recovered, seed);
-                self.hub.observe_all(true);
-                (0..self.devices.len()).for_each(|index| self.begin_listening(index));
-            }
-            Trouble::Calm => {
-                self.calm = true;
-                self.at(self.now.after(CALM), Event::Trouble(Trouble::Alone));
-            }
-            Trouble::Alone => {
-                (self.calm, self.alone) = (true, true);
-                if self.climate.calm_first {
-                    self.all_but_the_patient_have_ended()?;
-                }
-                self.everybody_goes();
-                self.at(self.now.after(ALONE), Event::Person(usize::MAX));
-            }
-        }
-        Ok(())
-    }
-
-    /// The process ends; of what was on its way to disk, some may have got there.
-    fn stop(&mut self) -> Verdict {
-        let pending = self.store.pending() as u64;
-        let arrived = self.random.from(0, pending);
-        let _ = self.commit(arrived as usize)?;
-        self.up = false;
-        self.life += 1;
-        self.commit_planned = false;
-        self.judge.restarted();
-        self.forget_sessions();
-        if self.wrong == Some(Wrong::StoreForgetsAttempts) {
-            for row in self.store.disk.deliveries.values_mut() {
-                row.attempt = 0;
-            }
-        }
-        self.after_ms(10, 3000, Event::Trouble(Trouble::Start));
-        Ok(())
-    }
-
-    /// Devices have listened and answered for a long time without any trouble: what could be done
-    /// is done.
-    fn all_but_the_patient_have_ended(&self) -> Verdict {
-        let calm_since = START.after(self.climate.active);
-        let waiting = self.store.disk.deliveries.values().find(|row| {
-            let begun = row.head.created_at.max(row.head.not_before.unwrap_or_default());
-            !row.state.is_terminal() && begun < calm_since.after(Duration::from_secs(120))
-        });
-        match waiting {
-            Some(row) => Err(format!("its device listens and answers, yet it waits: {row:?}")),
-            None => Ok(()),
-        }
-    }
-
     // --- Time and chance ---
 
     fn at(&mut self, at: Timestamp, event: Event) {
@@ -609,14 +491,5 @@ impl World {
             }
             self.note(|| text);
         }
-    }
-}
-
-fn config(climate: &Climate) -> Config {
-    Config {
-        lease: climate.lease,
-        max_in_flight: climate.max_in_flight,
-        queue_max: 20,
-        ..Config::default()
     }
 }

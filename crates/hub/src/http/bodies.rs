@@ -2,7 +2,7 @@
 //! reports, confirmations. Pure functions, so that they can be fuzzed.
 //!
 //! Bodies that are objects of the contract itself (a report, labels, facts) are parsed in
-//! `bellwire-proto`; how many bytes may come is [`super::body`]'s business.
+//! `bellwire-proto`; how many bytes may come is `body.rs`'s business.
 
 use bellwire_proto::limits::{REPORT_BATCH_ITEMS_MAX, RUN_TIMEOUT_S, Range, TTL_S};
 use bellwire_proto::{

@@ -3,11 +3,12 @@
 //!
 //! It has nothing in common with the rest of the hub but the [`plane`](crate::plane) and the accept
 //! loop: a token is no device, nothing is stored on disk, and who is not connected misses what is
-//! sent. Who listens stands in `registry.rs`, what an event looks like in `event.rs`, what was sent
-//! lately in `history.rs`. Here requests are checked, in the order that the contract gives.
+//! sent. Who listens stands in `registry.rs`, what a body becomes in `format.rs`, what an event looks
+//! like in `event.rs`, what was sent lately in `history.rs`. Here requests are checked, in the order that the contract gives.
 
 mod body;
 mod event;
+mod format;
 mod history;
 mod page;
 mod registry;
@@ -27,10 +28,11 @@ use percent_encoding::percent_decode_str;
 
 use crate::plane::{Heartbeat, HeartbeatForm, Plane, PlaneConfig, StreamHead, StreamOptions};
 use body::BadBody;
+pub use format::{EventFormat, Json, Text, WithIds};
 use page::page;
 use registry::{Hand, Listen, Registry};
 
-/// The action that listens; it can be sent as well if [`ClassicConfig::actions`] has it.
+/// The action that listens. That it cannot be sent is only because no list has it.
 const LISTEN: &str = "poll";
 /// The actions that every server has. With ids there is `retry` beside them.
 const PING: &str = "ping";
@@ -44,19 +46,37 @@ const UNSENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// not find itself there, though the two connections are not heard of in order.
 const TAKEN_GRACE: Duration = Duration::from_millis(100);
 
-/// How a classic server behaves. `Default` is a server without flags.
-#[derive(Debug, Clone, Default)]
+/// How a classic server behaves. `Default` is a server without flags: text, no ids, no keepalive.
+#[derive(Debug, Clone)]
 pub struct ClassicConfig {
-    /// Bodies are JSON, checked and written anew, instead of text.
-    pub json: bool,
-    /// Events have ids, the last 100 of a token are replayed, and there is the action `retry`.
-    pub ids: bool,
+    /// What bodies are, and whether events have ids.
+    pub format: Arc<dyn EventFormat>,
     /// Milliseconds between keepalive comments; 0 for none.
     pub keepalive_ms: u32,
     /// Actions beside `ping`, `close` and, with ids, `retry`.
     pub actions: Vec<String>,
     /// Threads that hold streams; 0 is one per core.
     pub shards: usize,
+}
+
+impl ClassicConfig {
+    /// A server of this format; else as `Default`.
+    pub fn new(format: impl EventFormat) -> Self {
+        Self { format: Arc::new(format), keepalive_ms: 0, actions: Vec::new(), shards: 0 }
+    }
+
+    /// Adds actions.
+    #[must_use]
+    pub fn actions<S: Into<String>>(mut self, actions: impl IntoIterator<Item = S>) -> Self {
+        self.actions.extend(actions.into_iter().map(Into::into));
+        self
+    }
+}
+
+impl Default for ClassicConfig {
+    fn default() -> Self {
+        Self::new(Text)
+    }
 }
 
 /// Why there is no classic server.
@@ -98,7 +118,7 @@ struct Shared {
     plane: Plane,
     registry: Arc<Registry>,
     options: StreamOptions,
-    json: bool,
+    format: Arc<dyn EventFormat>,
     actions: Vec<Action>,
 }
 
@@ -121,7 +141,8 @@ impl Classic {
     /// # Errors
     /// When an action is no name for an event, or the system refuses a thread.
     pub fn start(config: ClassicConfig) -> Result<Self, ClassicError> {
-        let ClassicConfig { json, ids, keepalive_ms, actions, shards } = config;
+        let ClassicConfig { format, keepalive_ms, actions, shards } = config;
+        let ids = format.ids();
         let known = [PING, CLOSE].into_iter().chain(ids.then_some(RETRY)).map(str::to_owned);
         let actions = known.chain(actions).map(Action::new).collect::<Result<_, _>>()?;
         let registry = Arc::new(Registry::new(ids));
@@ -133,16 +154,19 @@ impl Classic {
             ..StreamOptions::default()
         };
         let plane = Plane::start(plane, registry.clone())?;
-        Ok(Self { shared: Arc::new(Shared { plane, registry, options, json, actions }) })
+        Ok(Self { shared: Arc::new(Shared { plane, registry, options, format, actions }) })
     }
 
-    /// The routes: every path, so that it is to be merged behind all others.
+    /// A server of its own: it answers every path.
     pub fn router(&self) -> Router {
         let classic = self.clone();
-        Router::new().fallback(move |request: Request| {
-            let classic = classic.clone();
-            async move { classic.answer(request).await }
-        })
+        Router::new().fallback(move |request| classic.answer(request))
+    }
+
+    /// Whether a path is one of the classic format in a hub that has others: two parts at least,
+    /// and not below `/v1`.
+    pub fn serves(path: &str) -> bool {
+        !path.starts_with("/v1/") && Target::of(path).is_some()
     }
 
     /// Ends every stream and waits up to `grace_ms` for their last bytes. It blocks.
@@ -150,7 +174,8 @@ impl Classic {
         self.shared.plane.shutdown(grace_ms);
     }
 
-    async fn answer(&self, request: Request) -> Response {
+    /// The answer to any request.
+    pub async fn answer(self, request: Request) -> Response {
         let (head, body) = request.into_parts();
         let Some(target) = Target::of(head.uri.path()) else {
             return page(StatusCode::NOT_FOUND, None);
@@ -192,13 +217,12 @@ impl Classic {
             Ok(()) => page::empty(StatusCode::OK),
             Err(refusal) => refusal.page(),
         };
-        let accept = if self.shared.json { "application/json" } else { "text/plain" };
-        response.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(accept));
+        response.headers_mut().insert(header::ACCEPT, self.shared.format.media_type());
         response
     }
 
     async fn send(&self, head: &Parts, target: &Target, body: Body) -> Result<(), Refusal> {
-        let Shared { plane, registry, json, actions, .. } = &*self.shared;
+        let Shared { plane, registry, format, actions, .. } = &*self.shared;
         // Before anything is judged: a client that still writes when the answer comes may be told
         // of a reset and not of the answer.
         let body = body::read(head, body).await;
@@ -209,7 +233,7 @@ impl Classic {
         let action = known
             .find(|action| action.name.as_str().as_bytes() == target.action)
             .ok_or(Refusal::UnknownAction)?;
-        let data = event::data(&body?, *json).map_err(Refusal::Malformed)?;
+        let data = format.data(&body?).map_err(Refusal::Malformed)?;
         tracing::debug!(token = %target, bytes = data.len(), "posted");
         let hand = match (action.does, event::whole_number(&data)) {
             (Does::Close, _) => registry.end(plane, &target.token),
@@ -327,9 +351,11 @@ mod tests {
             ("/", None),
         ] {
             let target = Target::of(path);
+            assert_eq!(Classic::serves(path), target.is_some(), "of {path}");
             let parts = target.as_ref().map(|t| (&t.action[..], &t.token[..]));
             assert_eq!(parts, expected.map(|(a, t)| (a.as_bytes(), t.as_bytes())), "of {path}");
         }
+        assert!(!Classic::serves("/v1/") && !Classic::serves("/v1/nothing"), "/v1 wins");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use bellwire_proto::{Code, DeviceId, Problem, Seconds};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
+use http_body_util::{BodyExt, Empty};
 
 use super::params::{Query, last_event_id};
 use super::request::Request;
@@ -225,7 +226,8 @@ fn not_draining(driver: &Driver) -> Result<(), Problem> {
 
 /// The head of an answer whose length would only be known at its end.
 fn head_of(media_type: &'static str, cache_control: &'static str) -> Response {
-    let mut response = Response::new(Body::empty());
+    // A mapped body is of unknown length, so that nobody tells the length of this one: none.
+    let mut response = Response::new(Body::new(Empty::new().map_frame(|frame| frame)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache_control));

@@ -1,12 +1,13 @@
 //! A disk that dies: the real SQLite store on real files, with every write counted.
 //!
-//! [`FaultyDisk`] is a file system of SQLite (a VFS) that passes everything on to the system's own, and at
-//! the n-th write, truncation, sync or deletion dies: that one and all after it fail. Then
+//! [`FaultyDisk`] is a file system of SQLite (a VFS) that passes everything on to the system's own,
+//! and at the n-th write, truncation, sync or deletion dies: that one and all after it fail. Then
 //! [`FaultyDisk::bury`] leaves on disk what such a death would leave, and the ordinary store is
 //! opened on it. Only tests use this (feature `fault`).
 //!
-//! Left out: a deletion is taken to be durable at once, and the shared memory of the log's index
-//! is passed on uncounted (SQLite never trusts it after a crash). There is no memory-mapped I/O: the VFS offers none.
+//! Left out: a deletion is taken to be durable at once, and the shared memory of the log's index is
+//! passed on uncounted (SQLite never trusts it after a crash). There is no memory-mapped I/O: the
+//! VFS offers none.
 
 use std::fs;
 use std::io;

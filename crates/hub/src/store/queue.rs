@@ -111,3 +111,39 @@ impl<T> Queue<T> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_and_a_closed_one_refuse_and_say_which() {
+        let queue = Queue::<u32>::default();
+        assert_eq!(queue.put(1, 2), Ok(()));
+        assert_eq!(queue.put(2, 2), Ok(()));
+        assert_eq!(queue.put(3, 2), Err(Refused::Full));
+        assert_eq!(queue.take(), Some(1));
+        assert_eq!(queue.put(4, 2), Ok(()));
+        queue.close();
+        assert_eq!(queue.put(5, 2), Err(Refused::Closed));
+        assert_eq!((queue.take(), queue.take(), queue.take()), (Some(2), Some(4), None));
+    }
+
+    #[test]
+    fn what_waits_is_taken_at_once_in_order_and_a_nudge_takes_nothing() {
+        let queue = Queue::<u32>::default();
+        let mut taken = Vec::new();
+        queue.nudge();
+        assert!(queue.take_all(&mut taken, None));
+        assert!(taken.is_empty());
+        (1..=3).for_each(|n| assert_eq!(queue.put(n, usize::MAX), Ok(())));
+        assert!(queue.take_all(&mut taken, None));
+        assert_eq!(taken, [1, 2, 3]);
+        taken.clear();
+        assert_eq!(queue.put(4, usize::MAX), Ok(()));
+        queue.close();
+        assert!(queue.take_all(&mut taken, None), "what is in a closed queue is still taken");
+        taken.clear();
+        assert!(!queue.take_all(&mut taken, None));
+    }
+}

@@ -1,11 +1,11 @@
 //! The embedded store: one SQLite file, one thread that writes, a few that read.
 //!
 //! Here are the opening and closing and the way from the trait to the threads; beside it the file
-//! (`schema`), the rows (`rows`), the writer (`writer`, `purge`), the start (`recover`) and the
-//! reads (`readers`, `loads`, `lists`).
+//! (`schema`), the rows (`rows`), the writer (`writer`, `purge`, `checkpoint`), the start
+//! (`recover`) and the reads (`readers`, `loads`, `lists`).
 //!
-//! What is promised rests on WAL mode with `synchronous=FULL`: each COMMIT returns after an fsync of
-//! the log.
+//! What is promised rests on WAL mode with `synchronous=FULL`: each COMMIT returns after an fsync
+//! of the log.
 
 use std::fs::File;
 use std::path::Path;
@@ -29,6 +29,7 @@ use readers::Job;
 use schema::Place;
 use threads::Threads;
 
+mod checkpoint;
 mod folder;
 mod lists;
 mod loads;
@@ -89,6 +90,8 @@ struct Shared {
     txns: Queue<Txn>,
     loads: Queue<Load>,
     jobs: Queue<Job>,
+    /// Nudged when there is something to move into the database; nothing is ever in it.
+    checkpoints: Queue<()>,
     /// The error that ended the writing.
     failed: OnceLock<StoreError>,
     /// An error that a reader met and the writer has yet to act upon.
@@ -126,6 +129,7 @@ impl SqliteStore {
             txns: Queue::default(),
             loads: Queue::default(),
             jobs: Queue::default(),
+            checkpoints: Queue::default(),
             failed: OnceLock::new(),
             suspected: OnceLock::new(),
         };
@@ -138,8 +142,8 @@ impl SqliteStore {
         Ok((store, recovered))
     }
 
-    /// Starts the threads; from now on outcomes are told to `events`. What was submitted before is taken
-    /// first. Calling it again does nothing.
+    /// Starts the threads; from now on outcomes are told to `events`. What was submitted before is
+    /// taken first. Calling it again does nothing.
     ///
     /// # Errors
     /// When a connection or a thread cannot be made.
@@ -157,6 +161,9 @@ impl SqliteStore {
         let of_loads = Arc::clone(&events);
         let run = move |shared: &Shared| readers::run_loads(shared, &loads, &*of_loads);
         threads.readers.push(threads::spawn("store-load", &self.shared, run)?);
+        let mover = place.mover().map_err(sqlite)?;
+        let run = move |shared: &Shared| checkpoint::run(shared, &mover);
+        threads.readers.push(threads::spawn("store-move", &self.shared, run)?);
         let run = move |shared: &Shared| writer::run(shared, connection, &*events);
         threads.writer = Some(threads::spawn("store-write", &self.shared, run)?);
         Ok(())
@@ -247,10 +254,11 @@ impl Store for SqliteStore {
     fn close(&self) {
         let until = Instant::now() + CLOSE_WITHIN;
         let threads = std::mem::take(&mut *lock(&self.threads));
-        // The readers first: what they tell may still lead to a transaction, and the last connection
-        // to close tidies the files, which only the writer's can.
+        // The readers first: what they tell may still lead to a transaction, and the last
+        // connection to close tidies the files, which only the writer's can.
         self.shared.jobs.close();
         self.shared.loads.close();
+        self.shared.checkpoints.close();
         threads.readers.into_iter().for_each(|running| running.join(until));
         self.shared.txns.close();
         threads.writer.into_iter().for_each(|running| running.join(until));

@@ -88,6 +88,21 @@ async fn routes_of_others_stand_beside_the_hubs() {
 }
 
 #[tokio::test]
+async fn the_classic_format_is_served_behind_the_api_if_that_is_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&folder);
+    config.classic = true;
+    let server = Bound::bind(config).await.unwrap().serve();
+    let addr = server.local_addrs()[0];
+    let unheard = ask(addr, &post("/ping/token", "x")).await;
+    assert!(unheard.starts_with("HTTP/1.1 404 "), "{unheard}");
+    assert!(unheard.ends_with("Target is not connected</body></html>\n"), "{unheard}");
+    let api = ask(addr, &get("/v1/nowhere")).await;
+    assert!(api.contains("\"code\":\"not_found\""), "/v1 wins: {api}");
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_hub_that_is_told_to_stop_says_so_answers_what_waits_and_takes_reports_to_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let (server, addr) = running(&folder, Duration::from_secs(2)).await;

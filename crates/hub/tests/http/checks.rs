@@ -141,17 +141,13 @@ fn a_query_is_judged_strictly() {
         ("/v1/commands?device=a%2Fb", "bad_request"),
         ("/v1/commands?after=nonsense", "bad_request"),
         ("/v1/commands?lmit=1", "unknown_field"),
-        ("/v1/devices?select=a%20=", "bad_request"),
+        ("/v1/devices?select=a+b", "bad_request"),
         ("/v1/devices?select=%ff", "bad_request"),
         ("/v1/devices?online=maybe", "bad_request"),
         ("/v1/ping?x", "unknown_field"),
         ("/healthz?x=1", "unknown_field"),
     ] {
-        let path_code = hub.get(path).code();
-        let expected = if path.contains("select=a%20=") { "" } else { code };
-        if !expected.is_empty() {
-            assert_eq!(path_code, expected, "{path}");
-        }
+        assert_eq!(hub.get(path).code(), code, "{path}");
     }
     assert_eq!(hub.get("/v1/commands?_=1690000000&_=2&limit=1000").status, 200);
 }

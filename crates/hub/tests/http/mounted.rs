@@ -19,7 +19,7 @@ fn a_stream_is_an_ordinary_body_in_another_server() {
     connection.request("POST /v1/send/d/ping", "", b"");
     assert_eq!(connection.answer_to("POST").status, 202);
     connection.request("HEAD /v1/devices/d/stream", "", b"");
-    assert_eq!(connection.answer_to("HEAD").status, 200);
+    assert_eq!(connection.answer_to("HEAD /").status, 200);
 
     let mut stream = connection.into_stream("/v1/devices/d/stream?prelude=100", "");
     assert_eq!(stream.head.header("content-type"), Some("text/event-stream"));

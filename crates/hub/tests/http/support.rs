@@ -2,14 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bellwire_hub::app::{Bound, Running};
 use bellwire_hub::config::Config;
-use bellwire_hub::driver::{Clock, Driver};
-use bellwire_hub::http;
-use bellwire_hub::listen::{ListenConfig, Listener, Server};
-use bellwire_hub::store::{Options, SqliteStore, Store};
+use bellwire_hub::driver::Driver;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -17,83 +14,76 @@ use tokio::runtime::Runtime;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A hub with a folder of its own. Dropped, it is stopped, and the folder is gone.
-pub struct Hub {
-    pub driver: Driver,
-    pub addr: SocketAddr,
+pub(crate) struct Hub {
+    pub(crate) driver: Driver,
+    pub(crate) addr: SocketAddr,
     runtime: Runtime,
-    server: Option<Server>,
-    store: Arc<SqliteStore>,
+    running: Option<Running>,
     _folder: tempfile::TempDir,
 }
 
 impl Hub {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(|_| {})
     }
 
     /// A hub with other settings than the defaults.
-    pub fn with(set: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn with(set: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
+        config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.data_dir = folder.path().join("hub");
+        config.drain = Duration::ZERO;
         set(&mut config);
-        let (store, recovered) = SqliteStore::open(folder.path(), Options::default()).unwrap();
-        let store = Arc::new(store);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let (driver, server) = runtime.block_on(async {
-            let kept: Arc<dyn Store> = store.clone();
-            let driver = Driver::start(Arc::new(config), Clock::start(), kept, recovered).unwrap();
-            store.start(driver.store_events()).unwrap();
-            let any_port = "127.0.0.1:0".parse().unwrap();
-            let listener = Listener::bind(&[any_port], ListenConfig::default()).unwrap();
-            let router = http::router(driver.clone()).fallback(http::not_found);
-            (driver, listener.serve(router))
-        });
-        let addr = server.local_addrs()[0];
-        Self { driver, addr, runtime, server: Some(server), store, _folder: folder }
+        let running = runtime.block_on(async { Bound::bind(config).await.unwrap().serve() });
+        let (driver, addr) = (running.hub().driver().clone(), running.local_addrs()[0]);
+        Self { driver, addr, runtime, running: Some(running), _folder: folder }
     }
 
-    pub fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         Connection::to(self.addr)
     }
 
     /// One request on a connection of its own: a line as `POST /v1/send/d/a`, more header lines, a body.
-    pub fn ask(&self, line: &str, headers: &str, body: &[u8]) -> Answer {
+    pub(crate) fn ask(&self, line: &str, headers: &str, body: &[u8]) -> Answer {
         let mut connection = self.connect();
         connection.request(line, headers, body);
         connection.answer_to(line)
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.ask(&format!("GET {path}"), "", b"")
     }
 
-    pub fn post(&self, path: &str, body: &str) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
         self.ask(&format!("POST {path}"), "", body.as_bytes())
     }
 
-    pub fn put(&self, path: &str, body: &str) -> Answer {
+    pub(crate) fn put(&self, path: &str, body: &str) -> Answer {
         self.ask(&format!("PUT {path}"), "", body.as_bytes())
     }
 
-    pub fn delete(&self, path: &str) -> Answer {
+    pub(crate) fn delete(&self, path: &str) -> Answer {
         self.ask(&format!("DELETE {path}"), "", b"")
     }
 
     /// Opens a stream, which must be answered 200.
-    pub fn stream(&self, path: &str) -> Stream {
+    pub(crate) fn stream(&self, path: &str) -> Stream {
         self.stream_with(path, "")
     }
 
-    pub fn stream_with(&self, path: &str, headers: &str) -> Stream {
+    pub(crate) fn stream_with(&self, path: &str, headers: &str) -> Stream {
         self.connect().into_stream(path, headers)
     }
 
     /// Serves a router as any program with axum would, for as long as the hub is there.
-    pub fn serve_by_axum(&self, router: axum::Router) -> SocketAddr {
+    #[expect(clippy::disallowed_methods, reason = "somebody else's server is what is wanted here")]
+    pub(crate) fn serve_by_axum(&self, router: axum::Router) -> SocketAddr {
         self.runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let addr = listener.local_addr().unwrap();
@@ -103,14 +93,23 @@ impl Hub {
     }
 
     /// Sends a command without waiting and gives its delivery.
-    pub fn command(&self, device: &str, action: &str) -> Value {
+    pub(crate) fn command(&self, device: &str, action: &str) -> Value {
         let answer = self.post(&format!("/v1/send/{device}/{action}"), "");
         assert_eq!(answer.status, 202, "{answer:?}");
         answer.json()
     }
 
+    /// Asks again and again until it is so.
+    pub(crate) fn until(&self, so: impl Fn() -> bool) {
+        let asked = Instant::now();
+        while !so() {
+            assert!(asked.elapsed() < PATIENCE, "what was waited for never came to be");
+            std::thread::yield_now();
+        }
+    }
+
     /// Reports of a command by its delivery.
-    pub fn report(&self, delivery: &Value, body: &str) -> Answer {
+    pub(crate) fn report(&self, delivery: &Value, body: &str) -> Answer {
         let (device, command) = (text(&delivery["device"]), text(&delivery["command"]));
         self.post(&format!("/v1/devices/{device}/commands/{command}/status"), body)
     }
@@ -118,23 +117,20 @@ impl Hub {
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        self.driver.drain();
-        if let Some(server) = self.server.take() {
-            self.runtime.block_on(server.shutdown(Duration::from_secs(1)));
+        if let Some(running) = self.running.take() {
+            self.runtime.block_on(running.shutdown());
         }
-        self.driver.plane().shutdown(100);
-        self.store.close();
     }
 }
 
 /// A connection, read with patience.
-pub struct Connection {
+pub(crate) struct Connection {
     socket: TcpStream,
     reader: BufReader<TcpStream>,
 }
 
 impl Connection {
-    pub fn to(addr: SocketAddr) -> Self {
+    pub(crate) fn to(addr: SocketAddr) -> Self {
         let socket = TcpStream::connect(addr).unwrap();
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -142,11 +138,11 @@ impl Connection {
         Self { socket, reader }
     }
 
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.socket.write_all(bytes.as_ref()).unwrap();
     }
 
-    pub fn request(&mut self, line: &str, headers: &str, body: &[u8]) {
+    pub(crate) fn request(&mut self, line: &str, headers: &str, body: &[u8]) {
         let length = body.len();
         let head =
             format!("{line} HTTP/1.1\r\nHost: hub\r\nContent-Length: {length}\r\n{headers}\r\n");
@@ -154,7 +150,7 @@ impl Connection {
     }
 
     /// Asks for a stream, which must be answered 200 and in chunks.
-    pub fn into_stream(mut self, path: &str, headers: &str) -> Stream {
+    pub(crate) fn into_stream(mut self, path: &str, headers: &str) -> Stream {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: hub\r\n{headers}\r\n"));
         let head = self.head();
         assert_eq!(head.status, 200, "{path}: {head:?}");
@@ -163,7 +159,7 @@ impl Connection {
     }
 
     /// The head of the next answer.
-    pub fn head(&mut self) -> Head {
+    pub(crate) fn head(&mut self) -> Head {
         let mut lines = std::iter::from_fn(|| Some(self.line())).take_while(|l| !l.is_empty());
         let first = lines.next().expect("a status line");
         let mut words = first.splitn(3, ' ');
@@ -173,7 +169,7 @@ impl Connection {
     }
 
     /// The next answer, to a request that began with `line`.
-    pub fn answer_to(&mut self, line: &str) -> Answer {
+    pub(crate) fn answer_to(&mut self, line: &str) -> Answer {
         let head = self.head();
         let mut body = Vec::new();
         let length = head.header("content-length").map(|l| l.parse::<usize>().unwrap());
@@ -190,12 +186,12 @@ impl Connection {
     }
 
     /// Whether the other end ends the connection, and has sent nothing more before.
-    pub fn ends(&mut self) -> bool {
+    pub(crate) fn ends(&mut self) -> bool {
         matches!(self.reader.fill_buf(), Ok(&[]))
     }
 
     /// All that comes until the other end ends the connection.
-    pub fn rest(&mut self) -> String {
+    pub(crate) fn rest(&mut self) -> String {
         let mut rest = String::new();
         self.reader.read_to_string(&mut rest).unwrap();
         rest
@@ -209,7 +205,7 @@ impl Connection {
     }
 
     /// The next chunk; empty at the end of the body.
-    pub fn chunk(&mut self) -> Vec<u8> {
+    pub(crate) fn chunk(&mut self) -> Vec<u8> {
         let size = usize::from_str_radix(&self.line(), 16).unwrap();
         let mut chunk = vec![0; size + 2];
         self.reader.read_exact(&mut chunk).unwrap();
@@ -220,14 +216,14 @@ impl Connection {
 }
 
 #[derive(Debug)]
-pub struct Head {
-    pub first: String,
-    pub status: u16,
-    pub lines: Vec<String>,
+pub(crate) struct Head {
+    pub(crate) first: String,
+    pub(crate) status: u16,
+    pub(crate) lines: Vec<String>,
 }
 
 impl Head {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.lines.iter().find_map(|line| {
             let (n, value) = line.split_once(':')?;
             n.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -236,23 +232,23 @@ impl Head {
 }
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: Head,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: Head,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
     /// The code of a refusal, which must be a whole problem.
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         assert_eq!(self.head.header("content-type"), Some("application/problem+json"), "{self:?}");
         let problem = self.json();
         assert_eq!(problem["type"], "about:blank", "{problem}");
@@ -265,24 +261,27 @@ impl Answer {
 }
 
 /// A stream of events over chunks.
-pub struct Stream {
-    pub connection: Connection,
-    pub head: Head,
+pub(crate) struct Stream {
+    pub(crate) connection: Connection,
+    pub(crate) head: Head,
     /// What has come and is not yet a whole block.
     text: String,
 }
 
 /// A block of lines of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Block {
-    pub lines: Vec<String>,
+pub(crate) struct Block {
+    pub(crate) lines: Vec<String>,
 }
 
 impl Stream {
     /// The next block that is an event; heartbeats are passed over.
-    pub fn event(&mut self) -> Block {
+    pub(crate) fn event(&mut self) -> Block {
+        let asked = Instant::now();
         loop {
             let block = self.block().expect("an event before the end of the stream");
+            // Heartbeats come for ever: they must not hide that an event does not.
+            assert!(asked.elapsed() < PATIENCE, "no event came, only {block:?}");
             if block.lines.iter().any(|line| !line.starts_with(':')) {
                 return block;
             }
@@ -290,14 +289,14 @@ impl Stream {
     }
 
     /// The next event, which must be of this type; its data.
-    pub fn expect(&mut self, event: &str) -> Value {
+    pub(crate) fn expect(&mut self, event: &str) -> Value {
         let block = self.event();
         assert_eq!(block.field("event"), Some(event), "{block:?}");
         block.data()
     }
 
     /// The next block; `None` when the stream has ended in order.
-    pub fn block(&mut self) -> Option<Block> {
+    pub(crate) fn block(&mut self) -> Option<Block> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let lines = block.split('\n').map(str::to_owned).collect();
@@ -315,20 +314,20 @@ impl Stream {
 }
 
 impl Block {
-    pub fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.lines.iter().find_map(|line| line.strip_prefix(&format!("{name}: ")))
     }
 
-    pub fn data(&self) -> Value {
+    pub(crate) fn data(&self) -> Value {
         serde_json::from_str(self.field("data").expect("data")).unwrap()
     }
 
     /// The names of its fields, in order; a comment is "".
-    pub fn fields(&self) -> Vec<&str> {
+    pub(crate) fn fields(&self) -> Vec<&str> {
         self.lines.iter().map(|line| line.split(':').next().unwrap()).collect()
     }
 }
 
-pub fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("text: {value}"))
 }

@@ -86,7 +86,7 @@ impl Streams {
     }
 
     /// Reads until everybody who could write is gone.
-    pub(super) async fn to_the_end(&mut self) {
+    pub(super) async fn drain(&mut self) {
         tokio::join!(self.stdout.run(), self.stderr.run(), self.result.run());
     }
 

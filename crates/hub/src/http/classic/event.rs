@@ -1,42 +1,8 @@
 //! What an event is on the wire: `id`, `retry`, `event`, `data`, each line ended by CRLF.
 
-use std::str::Utf8Error;
-
-use bellwire_proto::python_json;
 use bellwire_sse::{Encoder, EventId, EventName, LineEnd};
 
 use crate::plane::Frame;
-
-/// The data of an event: the body as it is, or its JSON as Python prints it.
-///
-/// # Errors
-/// The reason, in Python's words, when the body is not UTF-8 or not JSON.
-pub(super) fn data(body: &[u8], json: bool) -> Result<String, String> {
-    let text = std::str::from_utf8(body).map_err(|error| not_utf8(body, error))?;
-    if json {
-        python_json::rewrite(text).map_err(|error| error.to_string())
-    } else {
-        Ok(text.to_owned())
-    }
-}
-
-/// What Python's `UnicodeDecodeError` says.
-fn not_utf8(body: &[u8], error: Utf8Error) -> String {
-    let start = error.valid_up_to();
-    let rest = body.get(start..).unwrap_or_default();
-    let first = rest.first().copied().unwrap_or_default();
-    let reason = match error.error_len() {
-        None => "unexpected end of data",
-        Some(_) if (0xc2..=0xf4).contains(&first) => "invalid continuation byte",
-        Some(_) => "invalid start byte",
-    };
-    match start + error.error_len().unwrap_or(rest.len()) - 1 {
-        end if end == start => {
-            format!("'utf-8' codec can't decode byte 0x{first:02x} in position {start}: {reason}")
-        }
-        end => format!("'utf-8' codec can't decode bytes in position {start}-{end}: {reason}"),
-    }
-}
 
 /// The number that is all of `data`, white space around it apart. One beyond `u64` is as good as
 /// the greatest: nobody waits that long.
@@ -99,30 +65,6 @@ mod tests {
             ("+", None),
         ] {
             assert_eq!(whole_number(data), expected, "of {data:?}");
-        }
-    }
-
-    #[test]
-    fn bytes_that_are_no_text_are_named_as_python_names_them() {
-        for (body, expected) in [
-            (
-                &b"a\xff"[..],
-                "'utf-8' codec can't decode byte 0xff in position 1: invalid start byte",
-            ),
-            (
-                b"\xc3(",
-                "'utf-8' codec can't decode byte 0xc3 in position 0: invalid continuation byte",
-            ),
-            (
-                b"\xe2\x82",
-                "'utf-8' codec can't decode bytes in position 0-1: unexpected end of data",
-            ),
-            (
-                b"\xf0\x9f\x98(",
-                "'utf-8' codec can't decode bytes in position 0-2: invalid continuation byte",
-            ),
-        ] {
-            assert_eq!(data(body, false), Err(expected.to_owned()));
         }
     }
 }

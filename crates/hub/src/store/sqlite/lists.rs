@@ -1,7 +1,7 @@
 //! What the API asks: commands, deliveries and devices, one or in pages.
 //!
-//! A page looks at [`SCAN_ROWS_MAX`] rows at most. A filter that fits few of them gives a page that is
-//! short, or empty, with a cursor to go on from.
+//! A page looks at [`SCAN_ROWS_MAX`] rows at most. A filter that fits few of them gives a page that
+//! is short, or empty, with a cursor to go on from.
 
 use bellwire_core::record::CommandRecord;
 use bellwire_proto::{Action, Command, CommandId, Counts, Delivery, DeviceId, Page, Seq, State};

@@ -12,8 +12,8 @@ use super::schema::{CHECKPOINT_PAGES, Place};
 
 /// How long history is kept by default.
 const HISTORY_KEPT: Duration = Duration::from_secs(30 * 86_400);
-/// The least time that history is kept: as long as an `Idempotency-Key`, so that what a key stands for
-/// outlives it.
+/// The least time that history is kept: as long as an `Idempotency-Key`, so that what a key stands
+/// for outlives it.
 const HISTORY_KEPT_MIN: Duration = IDEMPOTENCY_KEPT;
 
 /// Tells the time, of which the store needs little: for recovery, and to purge.
@@ -72,8 +72,8 @@ impl Options {
         }
     }
 
-    /// Reaches the file through one of SQLite's file systems, by its name, and checkpoints so often that
-    /// a short history has some of it.
+    /// Reaches the file through one of SQLite's file systems, by its name, and checkpoints so often
+    /// that a short history has some of it.
     #[cfg(feature = "fault")]
     pub(in crate::store) fn vfs(self, vfs: String, checkpoint_pages: u32) -> Self {
         Self { vfs: Some(vfs), checkpoint_pages, ..self }

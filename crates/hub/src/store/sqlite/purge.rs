@@ -1,8 +1,8 @@
 //! Retention: what ended long ago is deleted, in small pieces that ride along with commits.
 //!
-//! A command goes with all its deliveries at once, when the last of them has been over for the
-//! time that history is kept; what is live is never touched. Commands are walked through in the order in which
-//! they came, so no index is needed for it.
+//! A command goes with all its deliveries at once, when the last of them has been over for the time
+//! that history is kept; what is live is never touched. Commands are walked through in the order in
+//! which they came, so no index is needed for it.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
 //! The threads that read: one for the core's loads, some for the questions of the API.
 //!
-//! They are apart so that a long list never holds back a send. Each has a connection of its own that
-//! cannot write. A reader that meets a damaged disk says so to the writer, which then stops too; it
-//! goes on answering what can still be read.
+//! They are apart so that a long list never holds back a send. Each has a connection of its own
+//! that cannot write. A reader that meets a damaged disk says so to the writer, which then stops
+//! too; it goes on answering what can still be read.
 
 use bellwire_core::record::{Load, Loaded};
 use rusqlite::{Connection, ErrorCode};
@@ -13,8 +13,8 @@ use crate::store::{StoreError, StoreEvents};
 /// A question of the API, to be answered on some reader's connection.
 pub(super) type Job = Box<dyn FnOnce(&Shared, &Connection) + Send>;
 
-/// Answers the core's loads until the store is closed. What gathered meanwhile is answered together, as
-/// of one moment.
+/// Answers the core's loads until the store is closed. What gathered meanwhile is answered
+/// together, as of one moment.
 pub(super) fn run_loads(shared: &Shared, connection: &Connection, events: &dyn StoreEvents) {
     let mut loads: Vec<Load> = Vec::new();
     while shared.loads.take_all(&mut loads, None) {
@@ -59,13 +59,8 @@ pub(super) fn unreadable(shared: &Shared, error: &rusqlite::Error) -> StoreError
     let why: std::sync::Arc<str> = error.to_string().into();
     let of_the_disk = matches!(
         error.sqlite_error_code(),
-        Some(
-            ErrorCode::SystemIoFailure
-                | ErrorCode::DatabaseCorrupt
-                | ErrorCode::NotADatabase
-                | ErrorCode::CannotOpen
-        )
-    ) || matches!(error, rusqlite::Error::FromSqlConversionFailure(..));
+        Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    );
     if of_the_disk {
         shared.suspect(StoreError::Failed(why.clone()));
     }

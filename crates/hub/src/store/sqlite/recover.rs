@@ -7,8 +7,8 @@ use rusqlite::{Connection, Result, TransactionBehavior};
 
 use super::rows::{maybe_time, ms, seq};
 
-/// Contract, section 2, "Restart of the hub": what may have been sent is queued again, uncounted; run
-/// clocks have some time left at least; the ttl goes on.
+/// Contract, section 2, "Restart of the hub": what may have been sent is queued again, uncounted;
+/// run clocks have some time left at least; the ttl goes on.
 pub(super) fn recover(connection: &mut Connection, now: Timestamp) -> Result<Recovered> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute(

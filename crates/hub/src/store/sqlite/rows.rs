@@ -74,8 +74,9 @@ pub(super) const fn state_number(state: State) -> i64 {
     }
 }
 
-/// A number as SQLite keeps it, which has 63 bits for it. The times, lengths and counts of the contract are
-/// far below; a sequence number that a client made up may not be, and then is past every row.
+/// A number as SQLite keeps it, which has 63 bits for it. The times, lengths and counts of the
+/// contract are far below; a sequence number that a client made up may not be, and then is past
+/// every row.
 pub(super) fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }

@@ -100,7 +100,7 @@ CREATE INDEX idempotency_expiry ON idempotency (expires_at);
 pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) vfs: Option<String>,
-    /// Pages in the log before a commit also checkpoints it: [`CHECKPOINT_PAGES`].
+    /// Pages in the log before it is checkpointed: [`CHECKPOINT_PAGES`].
     pub(super) checkpoint_pages: u32,
 }
 
@@ -126,13 +126,22 @@ impl Place {
             "PRAGMA page_size = {PAGE_BYTES};
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
-             PRAGMA wal_autocheckpoint = {};
+             PRAGMA wal_autocheckpoint = 0;
              PRAGMA journal_size_limit = {WAL_KEPT_BYTES};
              PRAGMA cache_size = -{WRITER_CACHE_KIB};
              PRAGMA temp_store = MEMORY;
-             PRAGMA foreign_keys = OFF;",
-            self.checkpoint_pages
+             PRAGMA foreign_keys = OFF;"
         ))?;
+        Ok(connection)
+    }
+
+    /// The connection that checkpoints. It fsyncs as the writer's does.
+    pub(super) fn mover(&self) -> rusqlite::Result<Connection> {
+        let connection = self.connect(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.execute_batch(
+            "PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = 0;",
+        )?;
         Ok(connection)
     }
 
@@ -150,7 +159,7 @@ impl Place {
 
 /// Bytes of a page.
 const PAGE_BYTES: u32 = 4096;
-/// Pages in the log before a commit also checkpoints it.
+/// Pages in the log before it is checkpointed: 16 MiB.
 pub(super) const CHECKPOINT_PAGES: u32 = 4000;
 /// Bytes of the log's file that are kept for reuse when it starts anew.
 const WAL_KEPT_BYTES: u32 = 64 * 1024 * 1024;

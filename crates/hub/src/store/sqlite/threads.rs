@@ -10,6 +10,7 @@ use crate::store::StoreError;
 /// The threads at work.
 #[derive(Debug, Default)]
 pub(super) struct Threads {
+    /// All but the writer.
     pub(super) readers: Vec<Running>,
     pub(super) writer: Option<Running>,
 }
@@ -67,6 +68,7 @@ impl Drop for Alarm<'_> {
             drop(self.0.txns.close_and_clear());
             self.0.loads.close();
             self.0.jobs.close();
+            self.0.checkpoints.close();
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The one that writes: a thread that commits whatever gathered while the last fsync ran.
 //!
 //! All that is taken at once becomes one transaction of SQLite, and is reported in one call after
-//! its COMMIT returned, which with `synchronous=FULL` is after the fsync of the log. After the first
-//! error nothing is committed or reported any more: a COMMIT that failed may or may not be on
+//! its COMMIT returned, which with `synchronous=FULL` is after the fsync of the log. After the
+//! first error nothing is committed or reported any more: a COMMIT that failed may or may not be on
 //! disk, and only a restart can tell.
 
 use bellwire_core::record::{Change, Committed, Txn};
 use rusqlite::{Connection, Result, Statement, params};
 
 use super::Shared;
+use super::checkpoint::Checkpoint;
 use super::purge::Purge;
 use super::rows::{self, ms};
 use crate::store::{StoreError, StoreEvents};
@@ -54,6 +55,7 @@ fn write(
 ) -> Result<(), StoreError> {
     let mut statements = Statements::prepare(connection)?;
     let mut purge = Purge::new(connection, shared)?;
+    let mut checkpoint = Checkpoint::new(connection, shared)?;
     let mut group: Vec<Txn> = Vec::new();
     while shared.txns.take_all(&mut group, Some(purge.wait())) {
         if let Some(error) = shared.suspicion() {
@@ -67,6 +69,7 @@ fn write(
         if !committed.is_empty() {
             events.committed(committed);
         }
+        checkpoint.step(shared)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A hub inside a server of your own: its routes beside yours, on one port, with one process.
 //!
 //! ```text
-//! cargo run --example mounted
+//! cargo run -p bellwire-hub --example integrate
 //! curl http://127.0.0.1:8080/
 //! curl -N http://127.0.0.1:8080/v1/devices/kiosk-7/stream &
 //! curl -d hello http://127.0.0.1:8080/v1/send/kiosk-7/say

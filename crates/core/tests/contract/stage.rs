@@ -1,0 +1,391 @@
+//! A hub, a store that commits at once (unless it is held), and time that passes when it is told to.
+//!
+//! What a listener hears is written down in a few words: `command 1 #2` is the second sending of the
+//! command with the number 1, `cancel 1` its cancellation, `bye replaced` the end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bellwire_core::record::{DeliveryRecord, Load, Loaded};
+use bellwire_core::{
+    Answer, Config, Frame, Hub, HubEvent, Listen, Output, Peer, Poll, RequestId, Send, SessionId,
+    Wanted,
+};
+use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
+use bellwire_proto::{
+    CommandId, Delivery, DeviceId, Json, Labels, Problem, Report, ReportState, Seconds, Seq, State,
+    Timestamp,
+};
+
+use crate::store::Store;
+
+pub(crate) struct Stage {
+    pub(crate) hub: Hub,
+    pub(crate) store: Store,
+    pub(crate) now: Timestamp,
+    /// While this is set nothing gets to disk.
+    pub(crate) disk_held: bool,
+    /// While this is set no load is answered.
+    pub(crate) loads_held: bool,
+    /// While this is set nobody reads: no frame is taken or written.
+    pub(crate) readers_held: bool,
+    pub(crate) events: Vec<HubEvent>,
+    pub(crate) frames: Vec<CommandEvent>,
+    pub(crate) byes: Vec<Bye>,
+    pub(crate) wanted: VecDeque<(SessionId, Wanted)>,
+    loads: VecDeque<Load>,
+    answers: BTreeMap<RequestId, Answer>,
+    heard: BTreeMap<SessionId, Vec<String>>,
+    number: u64,
+}
+
+pub(crate) fn device(name: &str) -> DeviceId {
+    name.parse().unwrap()
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    pub(crate) fn with(config: Config) -> Self {
+        let now = Timestamp::from_unix_ms(1_700_000_000_000);
+        let mut store = Store::default();
+        let mut hub = Hub::new(config, store.restart(now), 1);
+        hub.observe_all(true);
+        Self {
+            hub,
+            store,
+            now,
+            disk_held: false,
+            loads_held: false,
+            readers_held: false,
+            events: Vec::new(),
+            frames: Vec::new(),
+            byes: Vec::new(),
+            wanted: VecDeque::new(),
+            loads: VecDeque::new(),
+            answers: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            number: 0,
+        }
+    }
+
+    // --- Time and the disk ---
+
+    /// Lets seconds pass, with all that is due in them.
+    pub(crate) fn pass(&mut self, seconds: f64) {
+        let end = self.now.after(Duration::from_millis((seconds * 1000.0) as u64));
+        while let Some(at) = self.hub.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.hub.handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    /// Does what the hub wants done, until there is nothing more to do.
+    pub(crate) fn settle(&mut self) {
+        loop {
+            while let Some(output) = self.hub.poll_output() {
+                self.carry_out(output);
+            }
+            if !self.disk_held
+                && let Some(committed) = self.store.commit_one()
+            {
+                self.hub.handle_committed(committed, self.now);
+            } else if !self.loads_held
+                && let Some(load) = self.loads.pop_front()
+            {
+                self.hub.handle_loaded(self.store.disk.load(&load), self.now);
+            } else if !self.readers_held
+                && let Some((session, wanted)) = self.wanted.pop_front()
+            {
+                if let Wanted::Taken(seq) | Wanted::Written(seq) = wanted {
+                    self.hub.handle_taken(session, seq, self.now);
+                }
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Persist(txn) => self.store.submit(txn),
+            Output::Load(load) => self.loads.push_back(load),
+            Output::Send { session, frame, wanted } => {
+                if wanted != Wanted::Nothing {
+                    self.wanted.push_back((session, wanted));
+                }
+                self.heard.entry(session).or_default().push(words(&frame));
+                if let Frame::Command(event) = frame {
+                    self.frames.push(event);
+                }
+            }
+            Output::Close { session, bye } => {
+                let reason = serde_json::to_value(bye.reason).unwrap();
+                let heard = self.heard.entry(session).or_default();
+                heard.push(format!("bye {}", reason.as_str().unwrap()));
+                self.byes.push(bye);
+            }
+            Output::Reply(request, answer) => {
+                let old = self.answers.insert(request, answer);
+                assert!(old.is_none(), "{request:?} was answered before: {old:?}");
+            }
+            Output::Notify(event) => self.events.push(event),
+        }
+    }
+
+    /// The loads that wait while they are held.
+    pub(crate) fn loads_waiting(&self) -> usize {
+        self.loads.len()
+    }
+
+    /// The store could not answer the oldest load.
+    pub(crate) fn fail_load(&mut self) -> Load {
+        let load = self.loads.pop_front().unwrap();
+        self.hub.handle_loaded(Loaded::Failed(load.clone()), self.now);
+        load
+    }
+
+    /// The store answers the oldest load, and nothing else.
+    pub(crate) fn answer_load(&mut self) {
+        let load = self.loads.pop_front().unwrap();
+        self.hub.handle_loaded(self.store.disk.load(&load), self.now);
+        while let Some(output) = self.hub.poll_output() {
+            self.carry_out(output);
+        }
+    }
+
+    /// The hub dies and comes back; what was not on disk is lost.
+    pub(crate) fn restart(&mut self) {
+        self.loads.clear();
+        self.wanted.clear();
+        self.hub = Hub::new(Config::default(), self.store.restart(self.now), 1);
+        self.hub.observe_all(true);
+    }
+
+    // --- Senders ---
+
+    fn request(&mut self) -> RequestId {
+        self.number += 1;
+        RequestId(self.number)
+    }
+
+    pub(crate) fn ask_to_send(&mut self, to: &str, with: impl FnOnce(&mut Send)) -> RequestId {
+        let request = self.request();
+        let data = Json::text(&format!("request {}", self.number));
+        let mut send = Send::new(device(to), "run".parse().unwrap(), data);
+        with(&mut send);
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&self.number.to_be_bytes());
+        self.hub.handle_send(request, send, random, self.now);
+        self.settle();
+        request
+    }
+
+    /// Sends, and gives the answer.
+    pub(crate) fn try_send(
+        &mut self,
+        to: &str,
+        with: impl FnOnce(&mut Send),
+    ) -> Result<Delivery, Problem> {
+        let request = self.ask_to_send(to, with);
+        self.delivery(request)
+    }
+
+    /// Sends with the defaults of the contract.
+    pub(crate) fn send(&mut self, to: &str) -> CommandId {
+        self.try_send(to, |_| {}).unwrap().command
+    }
+
+    pub(crate) fn send_many(&mut self, to: &str, count: usize) {
+        for _ in 0..count {
+            self.send(to);
+        }
+    }
+
+    /// Cancels: whether all has ended, or the refusal.
+    pub(crate) fn cancel(&mut self, command: CommandId, force: bool) -> Result<bool, Problem> {
+        let request = self.request();
+        self.hub.handle_cancel(request, command, force, self.now);
+        self.settle();
+        match self.answer(request) {
+            Answer::Cancelled { done } => Ok(done),
+            Answer::Problem(problem) => Err(*problem),
+            answer => panic!("a cancellation is answered by {answer:?}"),
+        }
+    }
+
+    /// Asks for a cancellation: whether nobody was answered yet.
+    pub(crate) fn cancel_later(&mut self, command: CommandId) -> bool {
+        let request = self.request();
+        self.hub.handle_cancel(request, command, false, self.now);
+        self.settle();
+        !self.is_answered(request)
+    }
+
+    // --- Answers ---
+
+    pub(crate) fn is_answered(&self, request: RequestId) -> bool {
+        self.answers.contains_key(&request)
+    }
+
+    pub(crate) fn answer(&mut self, request: RequestId) -> Answer {
+        self.answers.remove(&request).unwrap_or_else(|| panic!("{request:?} is not answered"))
+    }
+
+    pub(crate) fn delivery(&mut self, request: RequestId) -> Result<Delivery, Problem> {
+        match self.answer(request) {
+            Answer::Delivery(delivery) => Ok(*delivery),
+            Answer::Problem(problem) => Err(*problem),
+            answer => panic!("{request:?} is answered by {answer:?}"),
+        }
+    }
+
+    /// What a poll was told.
+    pub(crate) fn polled(&mut self, request: RequestId) -> Vec<String> {
+        match self.answer(request) {
+            Answer::Poll { commands, cancels } => {
+                let commands = commands.into_iter().map(|event| words(&Frame::Command(event)));
+                commands.chain(cancels.into_iter().map(|e| words(&Frame::Cancel(e)))).collect()
+            }
+            answer => panic!("a poll is answered by {answer:?}"),
+        }
+    }
+
+    // --- Devices ---
+
+    pub(crate) fn ask_to_listen(&mut self, who: &str, listen: Listen) -> (RequestId, SessionId) {
+        let (request, session) = (self.request(), SessionId(self.number));
+        self.hub.handle_listen(request, session, device(who), listen, self.now);
+        self.settle();
+        (request, session)
+    }
+
+    pub(crate) fn listen_with(&mut self, who: &str, listen: Listen) -> SessionId {
+        let (request, session) = self.ask_to_listen(who, listen);
+        assert!(matches!(self.answer(request), Answer::Listening));
+        session
+    }
+
+    pub(crate) fn listen(&mut self, who: &str) -> SessionId {
+        self.listen_with(who, Listen::default())
+    }
+
+    pub(crate) fn listen_unconfirmed(&mut self, who: &str) -> SessionId {
+        self.listen_with(who, Listen { confirm: true, ..Listen::default() })
+    }
+
+    pub(crate) fn listen_ack_none(&mut self, who: &str, last_event_id: Option<u64>) -> SessionId {
+        let last_event_id = last_event_id.map(Seq::new);
+        self.listen_with(who, Listen { ack_none: true, last_event_id, ..Listen::default() })
+    }
+
+    pub(crate) fn confirm(&mut self, who: &str, session: SessionId) -> Result<(), Problem> {
+        let request = self.request();
+        self.hub.handle_confirm(request, device(who), session, self.now);
+        self.settle();
+        match self.answer(request) {
+            Answer::Done => Ok(()),
+            Answer::Problem(problem) => Err(*problem),
+            answer => panic!("a confirmation is answered by {answer:?}"),
+        }
+    }
+
+    pub(crate) fn close(&mut self, session: SessionId) {
+        self.hub.handle_closed(session, self.now);
+        self.settle();
+    }
+
+    pub(crate) fn poll_with(&mut self, who: &str, wait_s: u64, after: Option<u64>) -> RequestId {
+        let request = self.request();
+        let last_event_id = after.map(Seq::new);
+        let poll = Poll { wait: Seconds::new(wait_s), last_event_id, peer: Peer::default() };
+        self.hub.handle_poll(request, device(who), poll, self.now);
+        self.settle();
+        request
+    }
+
+    pub(crate) fn poll(&mut self, who: &str) -> RequestId {
+        self.poll_with(who, 25, None)
+    }
+
+    /// What a stream heard since it was last asked.
+    pub(crate) fn hears(&mut self, session: SessionId) -> Vec<String> {
+        self.heard.remove(&session).unwrap_or_default()
+    }
+
+    pub(crate) fn report_with(
+        &mut self,
+        who: &str,
+        command: CommandId,
+        report: Report,
+    ) -> Result<Delivery, Problem> {
+        let request = self.request();
+        self.hub.handle_report(request, device(who), command, report, self.now);
+        self.settle();
+        self.delivery(request)
+    }
+
+    pub(crate) fn try_report(
+        &mut self,
+        who: &str,
+        command: CommandId,
+        state: ReportState,
+    ) -> Result<Delivery, Problem> {
+        self.report_with(who, command, Report::of(state))
+    }
+
+    pub(crate) fn report(&mut self, who: &str, command: CommandId, state: ReportState) -> Delivery {
+        self.try_report(who, command, state).unwrap()
+    }
+
+    // --- Operators ---
+
+    pub(crate) fn put(&mut self, who: &str) -> Answer {
+        let request = self.request();
+        self.hub.handle_put_device(request, device(who), Labels::new(), self.now);
+        self.settle();
+        self.answer(request)
+    }
+
+    pub(crate) fn ask_to_delete(&mut self, who: &str) -> RequestId {
+        let request = self.request();
+        self.hub.handle_delete_device(request, device(who), self.now);
+        self.settle();
+        request
+    }
+
+    pub(crate) fn delete(&mut self, who: &str) -> Answer {
+        let request = self.ask_to_delete(who);
+        self.answer(request)
+    }
+
+    pub(crate) fn drain(&mut self) {
+        self.hub.handle_drain(self.now);
+        self.settle();
+    }
+
+    // --- What can be seen ---
+
+    pub(crate) fn row(&self, command: CommandId) -> &DeliveryRecord {
+        self.store.disk.delivery(command).unwrap()
+    }
+
+    pub(crate) fn state(&self, command: CommandId) -> State {
+        self.row(command).state
+    }
+
+    pub(crate) fn online(&self, who: &str) -> bool {
+        self.hub.presence(&device(who), self.now).online()
+    }
+}
+
+fn words(frame: &Frame) -> String {
+    match frame {
+        Frame::Command(CommandEvent { seq, attempt, .. }) => format!("command {seq} #{attempt}"),
+        Frame::Cancel(CancelEvent { seq, .. }) => format!("cancel {seq}"),
+    }
+}

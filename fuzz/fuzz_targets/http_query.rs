@@ -1,0 +1,16 @@
+//! Path segments, queries and headers are judged alike however they are asked, and never by a panic.
+//!
+//! ```text
+//! cargo +nightly fuzz run http_query
+//! ```
+//!
+//! The same property runs as `crates/hub/tests/parsers` with every test.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../crates/hub/tests/parsers/judge.rs"]
+#[allow(dead_code, reason = "this target asks one of its two questions")]
+mod judge;
+
+fuzz_target!(|input: &[u8]| judge::params(input));
