@@ -10,8 +10,9 @@
 //! result is before it is told. Whatever dies where, a handler is then started at most once, unless
 //! its action says `rerun`.
 //!
-//! Neighbours: `driver.rs` acts, `journal.rs` keeps, `entry.rs` is one command, `turn.rs` says who
-//! runs next, `telling.rs` what the hub is told, `restart.rs` what follows a death.
+//! Neighbours: `driver.rs` acts, `journal.rs` keeps. Below this file: `entry.rs` is one command,
+//! `life.rs` takes and ends it, `turn.rs` says who runs next, `telling.rs` what the hub is told,
+//! `keeping.rs` what the journal is, `restart.rs` what follows a death.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,12 +23,14 @@ use bellwire_proto::{
     Action, CommandId, ErrorInfo, Json, Progress, Report, ReportState, Seq, State,
 };
 
-use super::journal::{BootId, Received, Record};
+use super::journal::{BootId, Record};
 use super::policy::OnRestart;
 use super::run::{Ended, Outcome, Stop};
 use super::status::CommandStatus;
 
 mod entry;
+mod keeping;
+mod life;
 mod restart;
 mod telling;
 mod turn;
@@ -37,13 +40,6 @@ use telling::Revs;
 
 /// How long the journal is allowed to get. Issue 4, section 3: "bounded (64 MiB)".
 pub(crate) const JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// What the longest result takes in the journal: two outputs of 64 KiB, each byte of which JSON may
-/// write as six, and a result of 64 KiB, with some to spare.
-const RESULT_BYTES_MAX: u64 = 1 << 20;
-/// From which length on a journal is worth a compaction.
-const COMPACT_BYTES_MIN: u64 = 1 << 20;
-/// How long what is over is kept: the longest time to live (7 days) and a day.
-const KEPT_MS: u64 = 8 * 86_400_000;
 /// When to try again what the disk had no room for.
 const DISK_RETRY_MS: u64 = 5000;
 /// What handlers get to end when the agent is told to stop.
@@ -335,7 +331,7 @@ impl Engine {
         self.entries.values().rev().take(count).map(Entry::status).collect()
     }
 
-    // --- Taking and ending ---
+    // --- Small ---
 
     /// Everything that may follow from what has just happened.
     fn pump(&mut self, now_ms: u64) {
@@ -345,199 +341,6 @@ impl Engine {
         self.post_due(now_ms);
         self.compact_if_long(now_ms);
     }
-
-    fn take(&mut self, now_ms: u64, event: CommandEvent) {
-        let (id, seq) = (event.id, event.seq);
-        let verdict = self.judge.judge(&event.action, &event.data).err();
-        let event_bytes = event.data.as_str().len() as u64 + RESULT_BYTES_MAX;
-        let is_full = self.bytes + self.reserve_bytes() + event_bytes > JOURNAL_BYTES_MAX;
-        let refusal = verdict
-            .or_else(|| is_full.then(|| error("journal_full", "the agent's journal has no room")));
-        let received = Box::new(Received {
-            due_boot_ms: now_ms.saturating_add(event.ttl_s.saturating_mul(1000)),
-            // A command comes over a connection that began with a hello.
-            hub_ms: self.hub_ms(now_ms).unwrap_or_default(),
-            boot: self.boot.clone(),
-            event,
-        });
-        self.live.insert((seq, id));
-        let mut entry = Entry::of(received.clone());
-        if let Some(error) = refusal {
-            tracing::warn!(action = %received.event.action, %id, code = error.code, reason = error.message, "command rejected");
-            entry.report = Some(Box::new(rejected(error)));
-            entry.ended = true;
-        }
-        let report = entry.report.clone();
-        let refused = entry.ended;
-        self.entries.insert(id, entry);
-        let mut records = vec![Record::Received(received)];
-        if refused {
-            records.push(Record::Ended { command: id, report });
-        }
-        self.write(Purpose::Take(id), records);
-    }
-
-    /// The command is on disk.
-    fn taken(&mut self, now_ms: u64, id: CommandId) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        if entry.ended {
-            self.recorded(now_ms, id);
-        } else if entry.cancelled {
-            self.end(now_ms, id, Some(Report::of(ReportState::Cancelled)));
-        } else {
-            entry.stage = Stage::Offering;
-            entry.post.due_ms = Some(now_ms);
-        }
-    }
-
-    /// Without room for the command there is none for its refusal either: that is told, and
-    /// forgotten with this process. The command never ran, so to hear of it again does no harm.
-    fn refuse_unwritten(&mut self, now_ms: u64, id: CommandId) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        if !entry.ended {
-            tracing::warn!(%id, code = "journal_full", "command rejected: the disk is full");
-            let error = error("journal_full", "the disk of the device is full");
-            entry.report = Some(Box::new(rejected(error)));
-            entry.ended = true;
-        }
-        self.recorded(now_ms, id);
-    }
-
-    fn cancel(&mut self, now_ms: u64, id: CommandId, seq: Seq) {
-        let hub_ms = self.hub_ms(now_ms).unwrap_or_default();
-        let note = Record::Cancelled { command: id, seq, hub_ms };
-        let Some(entry) = self.entries.get_mut(&id) else {
-            let mut entry = Entry::new(id, seq, hub_ms, Stage::Recording);
-            entry.cancelled = true;
-            self.entries.insert(id, entry);
-            self.live.insert((seq, id));
-            return self.end(now_ms, id, Some(Report::of(ReportState::Cancelled)));
-        };
-        if entry.ended {
-            return self.tell_again(now_ms, id);
-        }
-        if std::mem::replace(&mut entry.cancelled, true) {
-            return;
-        }
-        match entry.stage {
-            Stage::Offering | Stage::Ready | Stage::Again => {
-                self.end(now_ms, id, Some(Report::of(ReportState::Cancelled)));
-            }
-            Stage::Running => {
-                self.out.push_back(Output::Stop { command: id, stop: Stop::Cancel });
-                self.write(Purpose::Note, vec![note]);
-            }
-            // What is on the way to the disk, or to its death, sees it when it arrives.
-            _ => self.write(Purpose::Note, vec![note]),
-        }
-    }
-
-    /// It is over, and this is to be told of it; with `None`, nothing is.
-    fn end(&mut self, now_ms: u64, id: CommandId, report: Option<Report>) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        if let Some(Report { state: ReportState::Rejected, error: Some(error), .. }) = &report {
-            tracing::warn!(%id, code = error.code, reason = error.message, "command rejected");
-        }
-        entry.stage = Stage::Recording;
-        entry.ended = true;
-        entry.report = report.map(Box::new);
-        entry.post = entry::Posting::default();
-        self.record(now_ms, id);
-    }
-
-    /// Writes down that it is over.
-    fn record(&mut self, _now_ms: u64, id: CommandId) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.not_before_ms = u64::MAX;
-        let mut records = Vec::new();
-        if entry.cancelled {
-            records.push(Record::Cancelled { command: id, seq: entry.seq, hub_ms: entry.hub_ms });
-        }
-        records.push(Record::Ended { command: id, report: entry.report.clone() });
-        self.write(Purpose::End(id), records);
-    }
-
-    /// That it is over is on disk.
-    fn recorded(&mut self, now_ms: u64, id: CommandId) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        if entry.report.is_some() {
-            entry.stage = Stage::Telling;
-            entry.post.due_ms = Some(now_ms);
-        } else {
-            self.close(id);
-        }
-    }
-
-    fn record_later(&mut self, now_ms: u64, id: CommandId) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        if entry.runs == 0 {
-            // It never ran, and would be found out again.
-            return self.recorded(now_ms, id);
-        }
-        tracing::error!(%id, "the disk is full: a result cannot be recorded, and is kept in memory");
-        entry.not_before_ms = now_ms + DISK_RETRY_MS;
-    }
-
-    /// Writes what the disk had no room for.
-    fn write_due(&mut self, now_ms: u64) {
-        let due = |e: &&Entry| e.stage == Stage::Recording && e.not_before_ms <= now_ms;
-        let due: Vec<CommandId> = self.live().filter(due).map(|entry| entry.id).collect();
-        due.into_iter().for_each(|id| self.record(now_ms, id));
-        if self.revs.retry_ms.is_some_and(|at| at <= now_ms) {
-            self.write_start_number();
-        }
-    }
-
-    /// Nothing is left to do for it.
-    fn close(&mut self, id: CommandId) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        let was_acked = std::mem::replace(&mut entry.acked, true);
-        entry.stage = Stage::Done;
-        entry.shrink();
-        self.live.remove(&(entry.seq, id));
-        if !was_acked {
-            self.write(Purpose::Note, vec![Record::Acked { command: id }]);
-        }
-    }
-
-    // --- The journal ---
-
-    fn write(&mut self, purpose: Purpose, records: Vec<Record>) {
-        let ticket = self.ticket();
-        self.writes.insert(ticket, purpose);
-        let reserve_bytes = self.reserve_bytes();
-        self.out.push_back(Output::Write { ticket, records, reserve_bytes });
-    }
-
-    /// The room that the results of what is under way may take.
-    fn reserve_bytes(&self) -> u64 {
-        self.live().filter(|entry| entry.needs_room()).count() as u64 * RESULT_BYTES_MAX
-    }
-
-    fn compact_if_long(&mut self, now_ms: u64) {
-        let worth = self.bytes > COMPACT_BYTES_MIN
-            && (self.bytes > 2 * self.compact_bytes
-                || self.bytes > JOURNAL_BYTES_MAX / 2
-                    && self.bytes > self.compact_bytes + COMPACT_BYTES_MIN);
-        if worth && !self.compacting {
-            self.compacting = true;
-            if let Some(hub_ms) = self.hub_ms(now_ms) {
-                let is_old = |e: &Entry| e.stage == Stage::Done && e.hub_ms + KEPT_MS < hub_ms;
-                self.entries.retain(|_, entry| !is_old(entry));
-            }
-            let records = self.snapshot();
-            let reserve_bytes = self.reserve_bytes();
-            self.out.push_back(Output::Compact { records, reserve_bytes });
-        }
-    }
-
-    /// The records that say all that is known.
-    fn snapshot(&self) -> Vec<Record> {
-        let begun = Record::Begun { start: self.revs.start() };
-        std::iter::once(begun).chain(self.entries.values().flat_map(Entry::records)).collect()
-    }
-
-    // --- Small ---
 
     fn ticket(&mut self) -> u64 {
         self.tickets += 1;
@@ -558,14 +361,6 @@ impl Engine {
     fn hub_ms(&self, now_ms: u64) -> Option<u64> {
         self.hub_clock.map(|(hub_ms, at_ms)| hub_ms.saturating_add(now_ms.saturating_sub(at_ms)))
     }
-}
-
-fn error(code: &str, message: &str) -> ErrorInfo {
-    ErrorInfo { code: code.to_owned(), message: Some(message.to_owned()) }
-}
-
-fn rejected(error: ErrorInfo) -> Report {
-    Report { error: Some(error), ..Report::of(ReportState::Rejected) }
 }
 
 #[cfg(test)]

@@ -126,6 +126,7 @@ impl Journal {
         let io = |source| JournalError::Io { path: path.clone(), source };
         if !path.try_exists().map_err(io)? {
             let (file, bytes) = draft(folder, device, std::iter::empty(), 0).map_err(io)?;
+            sync_folder(folder).map_err(io)?;
             tracing::info!(path = %path.display(), "a new journal");
             return Ok(Self {
                 folder: folder.into(),
@@ -179,7 +180,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Replaces everything by `records`. When that fails the journal stays as it is.
+    /// Replaces everything by `records`. Without room for it the journal stays as it is.
     pub(crate) fn compact(
         &mut self,
         records: impl Iterator<Item = Record>,
@@ -187,9 +188,8 @@ impl Journal {
     ) -> Result<(), AppendError> {
         match draft(&self.folder, &self.device, records, reserve_bytes) {
             Ok((file, bytes)) => {
-                self.file = file;
-                self.bytes = bytes;
-                Ok(())
+                (self.file, self.bytes) = (file, bytes);
+                Ok(sync_folder(&self.folder)?)
             }
             Err(error) => {
                 std::fs::remove_file(self.folder.join(DRAFT)).ok();
@@ -224,6 +224,7 @@ pub(crate) fn repair(folder: &Path, device: &DeviceId) -> Result<usize, JournalE
     std::fs::copy(&path, folder.join(DAMAGED)).map_err(io)?;
     let count = kept.len();
     draft(folder, device, kept.into_iter(), 0).map_err(io)?;
+    sync_folder(folder).map_err(io)?;
     Ok(count)
 }
 
@@ -302,7 +303,8 @@ fn lock(folder: &Path) -> Result<File, JournalError> {
     }
 }
 
-/// Writes a whole journal beside the one in use, and puts it in its place in one step.
+/// Writes a whole journal beside the one in use, and puts it in its place in one step. That the new
+/// name lasts is the caller's to see to, with the new file in hand: from here on the old one is gone.
 fn draft(
     folder: &Path,
     device: &DeviceId,
@@ -328,8 +330,12 @@ fn draft(
     })?;
     file.sync_all()?;
     std::fs::rename(&path, folder.join(JOURNAL))?;
-    File::open(folder)?.sync_all()?;
     Ok((file, bytes))
+}
+
+/// Makes a new name in the folder last.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// Keeps the disk's room up to `bytes` of the file, without making the file longer.

@@ -125,10 +125,11 @@ fn perform(mut journal: Journal, mut work: VecDeque<Work>) -> (Journal, Vec<Writ
 fn compact(journal: &mut Journal, records: Vec<Record>, reserve_bytes: u64) -> Written {
     match journal.compact(records.into_iter(), reserve_bytes) {
         Ok(()) => Written::Compacted { bytes: Some(journal.bytes()) },
-        Err(error) => {
+        Err(error @ AppendError::Full) => {
             tracing::warn!(%error, "the journal was not compacted");
             Written::Compacted { bytes: None }
         }
+        Err(AppendError::Failed(error)) => Written::Failed { reason: error.to_string() },
     }
 }
 

@@ -137,6 +137,8 @@ impl Entry {
     pub(super) fn told(&self) -> Option<Report> {
         let mut report = match self.stage {
             Stage::Offering | Stage::Ready => Report::of(ReportState::Accepted),
+            // To the hub, what is to run again runs.
+            Stage::Again => Report::of(ReportState::Running),
             Stage::Running => {
                 Report { progress: self.progress, ..Report::of(ReportState::Running) }
             }

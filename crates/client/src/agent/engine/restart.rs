@@ -93,6 +93,7 @@ impl Engine {
         } else if self.on_restart(id) == OnRestart::Rerun && runs <= RERUNS_MAX {
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.stage = Stage::Again;
+                entry.post.due_ms = Some(now_ms);
             }
         } else {
             self.end(now_ms, id, Some(interrupted_report(None)));

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bellwire_proto::{CommandId, ErrorInfo, ReportState, State};
 
 use super::entry::{Entry, Stage};
-use super::{Answer, Engine, Output, Purpose, rejected};
+use super::life::rejected;
+use super::{Answer, Engine, Output, Purpose};
 use crate::agent::journal::Record;
 
 /// Reports under way at once.
@@ -119,7 +120,7 @@ impl Engine {
                 entry.post.due_ms = Some(now_ms);
                 self.live.insert((entry.seq, id));
             }
-            Stage::Offering | Stage::Ready | Stage::Running | Stage::Telling => {
+            Stage::Offering | Stage::Ready | Stage::Again | Stage::Running | Stage::Telling => {
                 entry.post.ticket = None;
                 entry.post.due_ms = Some(now_ms);
             }
@@ -136,7 +137,7 @@ impl Engine {
         }
         let (stage, seq) = (entry.stage, entry.seq);
         if let Answer::Delivery { state: State::Cancelling, .. } = answer
-            && matches!(stage, Stage::Offering | Stage::Ready | Stage::Starting | Stage::Running)
+            && (entry.is_waiting() || entry.is_running())
         {
             // The event that says so may have been lost with its stream.
             self.sign_later(now_ms, id);
@@ -147,10 +148,9 @@ impl Engine {
         }
         match stage {
             Stage::Offering | Stage::Ready => self.answered_offer(now_ms, id, rev, answer),
-            Stage::Running => match answer {
-                Answer::Failed { retry_after } => self.retry(now_ms, id, retry_after),
-                _ => self.sign_later(now_ms, id),
-            },
+            // Whatever was answered: that it has ended there does not end it here, and its result
+            // is told in any case.
+            Stage::Running | Stage::Again => self.sign_later(now_ms, id),
             Stage::Telling => self.answered_result(now_ms, id, rev, answer),
             _ => {}
         }

@@ -6,6 +6,7 @@
 use super::*;
 
 mod hub;
+mod judge;
 mod random;
 mod rules;
 mod world;
@@ -22,7 +23,7 @@ fn run_seeds(share: u64) {
         Some(_) => 0..0,
         None => share * SEEDS..(share + 1) * SEEDS,
     };
-    let mut told = world::Told::default();
+    let mut told = judge::Told::default();
     for seed in seeds {
         let (trace, verdict) = World::run(seed, false);
         match verdict {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bellwire_proto::{CommandId, Report, ReportState};
 
 use super::entry::{Entry, Stage};
-use super::{DISK_RETRY_MS, Engine, Output, Purpose, error, rejected, restart};
+use super::life::{error, rejected};
+use super::{DISK_RETRY_MS, Engine, Output, Purpose, restart};
 use crate::agent::journal::Record;
 use crate::agent::run::Stop;
 

@@ -71,7 +71,7 @@ impl Hub {
         }
         let silent = delivery.state == State::Queued && !delivery.ever_sent;
         delivery.state = if silent || force { State::Cancelled } else { State::Cancelling };
-        (!silent).then(|| Frame::Cancel(CancelEvent { id, seq: delivery.event.seq }))
+        (!silent).then_some(Frame::Cancel(CancelEvent { id, seq: delivery.event.seq }))
     }
 
     /// A new connection, or a restart of the hub: what was sent and not answered is queued again.

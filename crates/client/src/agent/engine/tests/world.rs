@@ -4,10 +4,11 @@
 //! dies is there or not, by chance. A handler that its agent leaves behind lives on until it ends,
 //! is killed, or the machine goes down.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::hub::{EPOCH_MS, Frame, Hub};
+use super::judge::{Story, Told};
 use super::random::Random;
 use super::*;
 
@@ -15,26 +16,6 @@ use super::*;
 const CALM_MS: u64 = 900_000;
 const END_MS: u64 = 4 * 3_600_000;
 const ACTIONS: [&str; 5] = ["fail", "fail", "rerun", "succeed", "unlisted"];
-
-/// What happened, in numbers.
-#[derive(Debug, Default)]
-pub(super) struct Told {
-    pub(super) starts: usize,
-    pub(super) deaths: usize,
-    pub(super) interrupted: usize,
-    pub(super) reruns: usize,
-    pub(super) succeeded_by_reboot: usize,
-}
-
-impl Told {
-    pub(super) fn add(&mut self, other: &Self) {
-        self.starts += other.starts;
-        self.deaths += other.deaths;
-        self.interrupted += other.interrupted;
-        self.reruns += other.reruns;
-        self.succeeded_by_reboot += other.succeeded_by_reboot;
-    }
-}
 
 /// What the list of actions says: the action's name is its `on_restart`.
 pub(super) struct ByName;
@@ -83,37 +64,27 @@ struct Handler {
     life: u64,
 }
 
-/// What became of a command at the device.
-#[derive(Default)]
-struct Story {
-    starts: usize,
-    finished: usize,
-    /// Deaths of the agent since its first start.
-    deaths: usize,
-    revs: BTreeSet<u64>,
-}
-
 pub(super) struct World {
     random: Random,
     now_ms: u64,
     queue: BTreeMap<(u64, u64), Event>,
     number: u64,
-    hub: Hub,
+    pub(super) hub: Hub,
     engine: Option<Engine>,
     life: u64,
     no_start_record: bool,
     linked: bool,
     booted_ms: u64,
-    boots: u64,
+    pub(super) boots: u64,
     disk: Vec<Record>,
     disk_full: bool,
     /// On the way to the disk: `None` marks a compaction.
     writing: VecDeque<(Option<u64>, Vec<Record>)>,
     handlers: Vec<Handler>,
-    stories: BTreeMap<CommandId, Story>,
-    deaths: usize,
+    pub(super) stories: BTreeMap<CommandId, Story>,
+    pub(super) deaths: usize,
     trace: Vec<String>,
-    fault: Option<String>,
+    pub(super) fault: Option<String>,
     wake_ms: Option<u64>,
 }
 
@@ -529,49 +500,5 @@ impl World {
         if let Some(engine) = &mut self.engine {
             engine.handle_ended(now_ms, command, Ended::Stopped(outcome));
         }
-    }
-
-    // --- The verdict ---
-
-    fn judge(&mut self) -> Result<Told, String> {
-        if let Some(fault) = self.fault.take() {
-            return Err(fault);
-        }
-        let mut told = Told { deaths: self.deaths, ..Told::default() };
-        for (id, delivery) in &self.hub.deliveries {
-            let none = Story::default();
-            let story = self.stories.get(id).unwrap_or(&none);
-            let (state, action) = (delivery.state, delivery.event.action.as_str());
-            let code = delivery.error.as_deref();
-            let seen = format!(
-                "{id} ({action}) is {state} {code:?}; it was started {} times, finished {}, deaths {}, boots {}",
-                story.starts, story.finished, story.deaths, self.boots
-            );
-            if !state.is_terminal() {
-                return Err(format!("it never ends: {seen}"));
-            }
-            let starts_max = match action {
-                "rerun" => (story.deaths + 1).min(4),
-                "unlisted" => 0,
-                _ => 1,
-            };
-            let interrupted = state == State::Failed && code == Some("interrupted");
-            let by_reboot = action == "succeed" && story.finished == 0 && self.boots > 1;
-            let holds = story.starts <= starts_max
-                && match state {
-                    State::Succeeded => story.finished > 0 || by_reboot,
-                    State::Failed => interrupted && self.deaths > 0,
-                    State::Rejected => story.starts == 0,
-                    _ => true,
-                };
-            if !holds {
-                return Err(seen);
-            }
-            told.starts += story.starts;
-            told.reruns += story.starts.saturating_sub(1);
-            told.interrupted += usize::from(interrupted);
-            told.succeeded_by_reboot += usize::from(state == State::Succeeded && by_reboot);
-        }
-        Ok(told)
     }
 }
