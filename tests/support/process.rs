@@ -82,6 +82,11 @@ impl Program {
         })
     }
 
+    /// Whether it has ended by itself, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()

@@ -2,8 +2,10 @@
 //!
 //! `docs/cli.md`, the completions and the man page are made from these definitions.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
+use bellwire_client::agent::config::CONFIG_FILE;
 use bellwire_proto::{Action, CommandId, DeviceId, Seconds, Selector};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -68,6 +70,14 @@ pub enum Command {
     },
     /// Be an appliance: print each command, or run a program for it, and answer.
     Listen(Listen),
+    /// Be an appliance that survives: the agent, with a list of what it does and a journal.
+    Agent {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: AgentCommand,
+    },
+    /// Give a command that `listen --save-dir` saved to a handler again. The hub is not asked.
+    Replay(Replay),
     /// Send a command to an appliance.
     Send(Send),
     /// Tell how a command stands.
@@ -159,23 +169,137 @@ pub enum ConfigCommand {
 /// `bellwire listen`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The program gets the data on its standard input (text as it is, the rest as compact JSON) and
-BELLWIRE_COMMAND, _ACTION, _DEVICE, _ATTEMPT and _EXPIRES_AT in its environment. No shell is
-involved. Its exit code and the last 64 KiB of its output are the answer.
+The program gets the data on its standard input (text as it is, the rest as compact JSON) and in
+the file BELLWIRE_DATA_FILE; BELLWIRE_COMMAND, _ACTION, _DEVICE, _ATTEMPT and _EXPIRES_AT stand in
+its environment. No shell is involved. Its exit code and the last 64 KiB of its output are the
+answer; what it writes on descriptor 3, or after BELLWIRE_RESULT= on a line of its own, is the
+result, and BELLWIRE_PROGRESS=40 tells how far it is.
 
 Examples:
   bellwire listen kiosk-7
   bellwire listen kiosk-7 --exec ./handle.sh
+  bellwire listen kiosk-7 --save-dir commands     # for bellwire replay
   bellwire listen kiosk-7 --json | jq .action")]
 pub struct Listen {
     /// The appliance's name.
     pub device: DeviceId,
     /// Run this for each command, with these arguments; all that follows belongs to it.
     #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS")]
-    pub exec: Vec<std::ffi::OsString>,
+    pub exec: Vec<OsString>,
+    /// Also write each command as a file into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub save_dir: Option<PathBuf>,
     /// Which hub.
     #[command(flatten)]
     pub hub: HubArg,
+}
+
+/// `bellwire replay`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --to and --exec it is given to the handler that the agent's configuration has for its action,
+if that allows it. The exit code is that of a command that was waited for.
+
+Examples:
+  bellwire replay commands/1042-deploy.json --to http://127.0.0.1:9000/deploy
+  bellwire replay commands/1042-deploy.json --exec ./handle.sh
+  bellwire replay commands/1042-deploy.json --config agent.toml")]
+pub struct Replay {
+    /// What `listen --save-dir` wrote.
+    pub file: PathBuf,
+    /// Post it to this URL.
+    #[arg(long, value_name = "URL", conflicts_with = "exec")]
+    pub to: Option<String>,
+    /// Run this with it; all that follows belongs to it.
+    #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS")]
+    pub exec: Vec<OsString>,
+    /// Where the handlers stand.
+    #[command(flatten)]
+    pub config: AgentConfigArg,
+}
+
+/// Where the agent's configuration stands.
+#[derive(Debug, Clone, Args)]
+pub struct AgentConfigArg {
+    /// The agent's configuration (TOML).
+    #[arg(long, value_name = "FILE", default_value = CONFIG_FILE)]
+    pub config: PathBuf,
+}
+
+/// `bellwire agent`.
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Run it, until TERM or INT; a second one does not wait for what runs.
+    #[command(after_help = "Example:\n  bellwire agent run --config /etc/bellwire/agent.toml")]
+    Run {
+        /// Where its settings stand.
+        #[command(flatten)]
+        config: AgentConfigArg,
+    },
+    /// Report every fault of the configuration with its key, and say what each action would do.
+    #[command(after_help = "Exit codes: 0 it can be used, with or without warnings; 1 it cannot.")]
+    Check {
+        /// Where its settings stand.
+        #[command(flatten)]
+        config: AgentConfigArg,
+    },
+    /// Add an action that runs a program.
+    #[command(after_help = "\
+Examples:
+  bellwire agent on ping -- /bin/echo pong
+  bellwire agent on reboot --on-restart succeed -- /sbin/reboot")]
+    On(AgentOn),
+    /// Show how a running agent stands: connection, journal, last commands.
+    Status {
+        /// Where its settings stand.
+        #[command(flatten)]
+        config: AgentConfigArg,
+    },
+    /// Look at the journal, or mend it.
+    Journal {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: JournalCommand,
+    },
+}
+
+/// `bellwire agent on`.
+#[derive(Debug, Args)]
+pub struct AgentOn {
+    /// What the appliance is asked to do.
+    pub action: Action,
+    /// The program (an absolute path, or a name in PATH) and its arguments, which are constant.
+    #[arg(last = true, required = true, value_name = "ARGV")]
+    pub argv: Vec<String>,
+    /// How long it may run; otherwise as long as the command says.
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<Seconds>,
+    /// What becomes of it when a restart cuts it off: fail, rerun or succeed.
+    #[arg(long, value_name = "WHAT", value_parser = ["fail", "rerun", "succeed"])]
+    pub on_restart: Option<String>,
+    /// Who it runs as.
+    #[arg(long, value_name = "ACCOUNT")]
+    pub user: Option<String>,
+    /// Where to add it.
+    #[command(flatten)]
+    pub config: AgentConfigArg,
+}
+
+/// `bellwire agent journal`.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Print every record that can be read, one a line. Nothing is changed.
+    Show {
+        /// Where the agent's settings stand.
+        #[command(flatten)]
+        config: AgentConfigArg,
+    },
+    /// Drop what is damaged and keep a copy. Only while no agent runs.
+    Repair {
+        /// Where the agent's settings stand.
+        #[command(flatten)]
+        config: AgentConfigArg,
+    },
 }
 
 /// `bellwire send`.

@@ -6,22 +6,26 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_client::Controller;
+use bellwire_client::agent::handler::Program;
+use bellwire_client::agent::run::{
+    Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress, stop,
+};
 use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_proto::stream::{ByeReason, CommandEvent};
-use bellwire_proto::{CommandId, DeviceId, ErrorInfo, Report, ReportState, limits};
+use bellwire_proto::{CommandId, DeviceId, Report, ReportState, limits};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::args::Listen;
-use crate::exec::{self, Run};
 use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
+use crate::saved;
 
 /// Answers that are remembered: the hub keeps at most this many unanswered, and some to spare.
 const REMEMBERED_MAX: usize = 10 * limits::QUEUE_MAX;
@@ -30,6 +34,8 @@ const REMEMBERED_MAX: usize = 10 * limits::QUEUE_MAX;
 const ANSWER_FOR: Duration = Duration::from_secs(3600);
 /// The longest pause between two tries of an answer, and between two signs that a program runs.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The least time between two words about progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// What running programs and open answers get when this is told to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(8);
 
@@ -39,8 +45,9 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut appliance = Appliance {
-        link: Arc::new(Link { hub, device: args.device, argv: args.exec }),
+        link: Arc::new(Link { hub, device: args.device, program: program(&args.exec) }),
         form,
+        save_dir: args.save_dir,
         running: HashMap::new(),
         answered: VecDeque::new(),
         jobs: JoinSet::new(),
@@ -64,14 +71,21 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
 struct Link {
     hub: Controller,
     device: DeviceId,
-    argv: Vec<OsString>,
+    program: Option<Program>,
+}
+
+/// The program to run, with what `listen` itself has around it: environment, folder, umask.
+fn program(argv: &[OsString]) -> Option<Program> {
+    argv.split_first().map(|(program, args)| Program::new(program, args))
 }
 
 struct Appliance {
     link: Arc<Link>,
     form: Form,
+    /// Where commands are written to.
+    save_dir: Option<PathBuf>,
     /// What runs, and how to stop it.
-    running: HashMap<CommandId, oneshot::Sender<()>>,
+    running: HashMap<CommandId, StopSender>,
     /// What was answered, oldest first.
     answered: VecDeque<(CommandId, Report)>,
     /// Programs and answers under way; each job ends with what it answered.
@@ -116,15 +130,20 @@ impl Appliance {
             Form::Json => out::json(&command)?,
             Form::Text => show(&command),
         }
-        if self.link.argv.is_empty() {
+        if let Some(folder) = &self.save_dir
+            && let Err(e) = saved::save(folder, &self.link.device, &command)
+        {
+            out::error(&format!("{} is not saved: {e:#}", command.id));
+        }
+        let Some(program) = self.link.program.clone() else {
             self.answer(command.id, Report::of(ReportState::Succeeded));
             return Ok(());
-        }
-        let (cancel, cancelled) = oneshot::channel();
-        self.running.insert(command.id, cancel);
+        };
+        let (stop_sender, stop) = stop();
+        self.running.insert(command.id, stop_sender);
         let link = Arc::clone(&self.link);
         self.jobs.spawn(async move {
-            let report = link.run(&command, cancelled).await;
+            let report = link.run(&program, &command, stop).await;
             link.answer(command.id, &report).await;
             (command.id, report)
         });
@@ -132,9 +151,9 @@ impl Appliance {
     }
 
     fn cancel(&mut self, id: CommandId) {
-        if let Some(cancel) = self.running.remove(&id) {
+        if let Some(stop) = self.running.get(&id) {
             out::note(&format!("cancelling {id}"));
-            cancel.send(()).ok();
+            stop.tell(Stop::Cancel);
         } else if let Some((_, report)) = self.answered.iter().find(|(known, _)| *known == id) {
             self.answer(id, report.clone());
         } else {
@@ -169,9 +188,7 @@ impl Appliance {
 
     /// Ends what runs, and lets the answers out.
     async fn stop(mut self) {
-        for (_, cancel) in self.running.drain() {
-            cancel.send(()).ok();
-        }
+        self.running.values().for_each(|stop| stop.tell(Stop::Cancel));
         let all = async { while self.jobs.join_next().await.is_some() {} };
         if timeout(STOP_WITHIN, all).await.is_err() {
             out::note("some answers did not reach the hub");
@@ -180,34 +197,41 @@ impl Appliance {
 }
 
 impl Link {
-    /// Runs the program, and tells meanwhile that it runs.
-    async fn run(&self, command: &CommandEvent, cancelled: oneshot::Receiver<()>) -> Report {
-        let alive = self.tell_running(command);
-        let program = exec::run(&self.argv, &self.device, command, cancelled);
+    /// Runs the program, and tells meanwhile that it runs. It may take as long as it wants: only
+    /// the agent keeps to a limit.
+    async fn run(&self, program: &Program, command: &CommandEvent, stop: StopReceiver) -> Report {
+        let (progress_sender, progress) = progress();
+        let job = Job {
+            command: command.clone(),
+            device: self.device.clone(),
+            limit: Duration::MAX,
+            progress: progress_sender,
+            stop,
+        };
         tokio::select! {
-            never = alive => never,
-            run = program => match run {
-                Ok(run) => report_of(run),
-                Err(e) => Report {
-                    error: Some(ErrorInfo { code: "spawn_failed".into(), message: Some(e.to_string()) }),
-                    ..Report::of(ReportState::Failed)
-                },
-            },
+            never = self.tell_running(command, progress) => never,
+            ended = program.start(job) => ended.into_outcome().into_report(),
         }
     }
 
-    /// Says `running` at once, and again before the hub could lose its patience. Never ends.
-    async fn tell_running(&self, command: &CommandEvent) -> Report {
+    /// Says `running` at once, with each progress, and again before the hub could lose its
+    /// patience. Never ends.
+    async fn tell_running(&self, command: &CommandEvent, mut progress: ProgressReceiver) -> Report {
         let every =
             Duration::from_millis(command.run_timeout_s.saturating_mul(1000) / 3).min(PAUSE_MAX);
         loop {
-            let report =
-                Report { attempt: Some(command.attempt), ..Report::of(ReportState::Running) };
+            let report = Report {
+                attempt: Some(command.attempt),
+                progress: *progress.borrow_and_update(),
+                ..Report::of(ReportState::Running)
+            };
             // One that is lost is made good by the next.
             if let Err(e) = self.hub.report(&self.device, command.id, &report).await {
                 tracing::debug!("running was not told: {e}");
             }
-            sleep(every).await;
+            let pause = PROGRESS_EVERY.min(every);
+            sleep(pause).await;
+            timeout(every - pause, progress.changed()).await.ok();
         }
     }
 
@@ -232,23 +256,6 @@ impl Link {
     }
 }
 
-fn report_of(run: Run) -> Report {
-    let (state, error) = match (run.cancelled, run.exit_code, run.signal) {
-        (true, ..) => (ReportState::Cancelled, None),
-        (false, 0, _) => (ReportState::Succeeded, None),
-        (false, _, Some(_)) => (ReportState::Failed, Some(ErrorInfo::of("signal"))),
-        (false, ..) => (ReportState::Failed, Some(ErrorInfo::of("exit_status"))),
-    };
-    Report {
-        exit_code: Some(run.exit_code),
-        stdout: Some(run.stdout),
-        stderr: Some(run.stderr),
-        truncated: Some(run.truncated),
-        error,
-        ..Report::of(state)
-    }
-}
-
 fn show(command: &CommandEvent) {
     let again =
         if command.attempt > 1 { format!(" (attempt {})", command.attempt) } else { String::new() };
@@ -264,32 +271,4 @@ fn show_end(report: &Report) {
     let style = if report.state == ReportState::Succeeded { GOOD } else { BAD };
     let code = report.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
     anstream::println!("  {style}{}{style:#}{code}", report.state.as_str());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(exit_code: i64, signal: Option<i32>, cancelled: bool) -> Run {
-        Run {
-            exit_code,
-            signal,
-            stdout: String::new(),
-            stderr: String::new(),
-            truncated: false,
-            cancelled,
-        }
-    }
-
-    #[test]
-    fn how_a_program_ended_is_what_is_answered() {
-        let answer = |r| {
-            let report = report_of(r);
-            (report.state, report.error.map(|e| e.code))
-        };
-        assert_eq!(answer(run(0, None, false)), (ReportState::Succeeded, None));
-        assert_eq!(answer(run(3, None, false)), (ReportState::Failed, Some("exit_status".into())));
-        assert_eq!(answer(run(137, Some(9), false)), (ReportState::Failed, Some("signal".into())));
-        assert_eq!(answer(run(143, Some(15), true)), (ReportState::Cancelled, None));
-    }
 }

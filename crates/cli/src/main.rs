@@ -6,16 +6,18 @@
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
+mod agent;
 mod args;
 mod command;
 #[cfg(feature = "hub")]
 mod demo;
 mod devices;
-mod exec;
 mod exit;
 mod listen;
 mod manual;
 mod out;
+mod replay;
+mod saved;
 mod send;
 #[cfg(feature = "hub")]
 mod serve;
@@ -31,7 +33,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     out::set_color(cli.color);
     log_to_stderr(cli.verbose);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = match &cli.command {
+        // Small matters there, and it has one thing to do at a time.
+        Command::Agent { .. } => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
             out::error(&format!("the system refuses threads: {e}"));
@@ -54,6 +61,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         #[cfg(feature = "hub")]
         Command::Config { command } => serve::config(command, form),
         Command::Listen(listen) => listen::run(listen, form).await,
+        Command::Agent { command } => agent::run(command, form).await,
+        Command::Replay(replay) => replay::run(replay, form).await,
         Command::Send(send) => send::run(send, form).await,
         Command::Status(status) => command::status(status, form).await,
         Command::Watch(watch) => command::watch(watch, form).await,

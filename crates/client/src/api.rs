@@ -102,6 +102,19 @@ impl Controller {
         self.shared.url.as_str()
     }
 
+    /// The same hub by the same transport, shown another token.
+    ///
+    /// # Errors
+    /// When no header can carry the token.
+    pub fn with_token(&self, token: &str) -> Result<Self, InvalidRequest> {
+        let Shared { transport, url, headers, answer_timeout } = &*self.shared;
+        let mut headers = headers.clone();
+        headers.insert(AUTHORIZATION, bearer(token)?);
+        let (transport, url) = (transport.clone(), url.clone());
+        let answer_timeout = *answer_timeout;
+        Ok(Self { shared: Arc::new(Shared { transport, url, headers, answer_timeout }) })
+    }
+
     /// The URL of a resource: each segment is one name.
     fn resource<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
         let mut url = self.shared.url.clone();
@@ -150,10 +163,7 @@ impl ControllerBuilder {
         let Address { url, authorization } = Address::parse(&self.url)?;
         let authorization = match &self.token {
             None => authorization,
-            Some(token) => Some(
-                address::bearer(token)
-                    .ok_or_else(|| InvalidRequest::Header { name: AUTHORIZATION.to_string() })?,
-            ),
+            Some(token) => Some(bearer(token)?),
         };
         let mut headers = HeaderMap::new();
         headers.extend(authorization.map(|value| (AUTHORIZATION, value)));
@@ -285,6 +295,12 @@ impl Answer<'_> {
         serde_json::from_slice(&self.body)
             .map_err(|error| self.hub.foreign(format!("its answer cannot be read: {error}")))
     }
+}
+
+/// The header that shows a token.
+fn bearer(token: &str) -> Result<HeaderValue, InvalidRequest> {
+    let invalid = || InvalidRequest::Header { name: AUTHORIZATION.to_string() };
+    address::bearer(token).ok_or_else(invalid)
 }
 
 /// Adds a parameter to a URL, if it has a value.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bellwire_sse::{DecodeError, Decoder, Ended, Next, OwnedItem, ReadyState, Reconnect};
 use bytes::{Buf as _, Bytes};
 use futures_core::Stream;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use tokio::time::{Instant, Sleep};
 
 use crate::transport::{ByteStream, Transport};
@@ -244,6 +244,16 @@ impl EventSource {
         self.next_delay = Some(delay);
     }
 
+    /// From now on a connection is dead when nothing comes over it for this long, in place of
+    /// [`Builder::read_timeout`]: for a stream that tells how often it speaks.
+    pub fn set_read_timeout(&mut self, timeout: Duration) {
+        self.silence_max = Some(timeout);
+        self.reconnect.set_silence_max(Some(timeout));
+        if matches!(self.link, Link::Open { .. }) {
+            self.set_watchdog();
+        }
+    }
+
     /// Drops the connection as one that failed: what came over it is not what it should be. The
     /// answer is the item that tells of it, as the stream would have; [`Retry`] has its say.
     pub fn reject(&mut self, reason: impl Into<String>) -> Result<Item, Error> {
@@ -257,6 +267,11 @@ impl EventSource {
     /// Sends the next connection's request to this URL: for a parameter that is new each time.
     pub(crate) fn set_url(&mut self, url: reqwest::Url) {
         Arc::make_mut(&mut self.plan).url = url;
+    }
+
+    /// Sends this with each request from the next on, in place of what was sent.
+    pub(crate) fn set_header(&mut self, name: HeaderName, value: HeaderValue) {
+        Arc::make_mut(&mut self.plan).headers.insert(name, value);
     }
 
     /// Drops the connection and makes no more. The stream ends.
@@ -408,7 +423,8 @@ impl EventSource {
             (Next::Wait(wait), loss) => {
                 let asked = loss.retry_after().unwrap_or_default().min(SERVER_WAIT_MAX);
                 let drawn = wait.max(asked).max(self.delay_min);
-                let retry_in = self.next_delay.take().unwrap_or(drawn);
+                let told = self.next_delay.take().or_else(|| self.retry.delay_after(&loss));
+                let retry_in = told.unwrap_or(drawn);
                 self.set_alarm(Instant::now() + retry_in);
                 self.link = Link::Waiting;
                 Some(Ok(Item::Lost { loss, retry_in }))

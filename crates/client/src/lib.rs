@@ -36,6 +36,8 @@
 #![forbid(unsafe_code)]
 
 mod address;
+#[cfg(feature = "agent")]
+pub mod agent;
 pub mod api;
 pub mod event_source;
 pub mod transport;

@@ -240,6 +240,11 @@ impl<'a> Members<'a> {
         Members::of_object(text, &format!("member {}", quoted(name))).map(Some)
     }
 
+    /// The name of a member that nobody took yet.
+    pub fn first_left(&self) -> Option<&str> {
+        self.left.first().map(|(name, _)| name.as_ref())
+    }
+
     /// All members that are not `null`, as one type: for an object whose names are the client's.
     ///
     /// # Errors

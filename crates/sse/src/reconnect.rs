@@ -156,6 +156,12 @@ impl Reconnect {
         self.last_byte_at = now;
     }
 
+    /// From now on a stream counts as dead when nothing came for this long: for a stream that tells
+    /// how often it speaks.
+    pub fn set_silence_max(&mut self, silence_max: Option<Duration>) {
+        self.policy.silence_max = silence_max;
+    }
+
     /// The stream named a reconnection time. Zero is heeded too.
     pub fn handle_retry(&mut self, retry_ms: u64) {
         self.retry = Some(Duration::from_millis(retry_ms));

@@ -13,6 +13,7 @@ use bellwire_proto::limits::HEARTBEAT_S;
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent, Hello};
 use bellwire_proto::{DeviceId, Seconds, Seq};
 use futures_core::Stream;
+use http::header::AUTHORIZATION;
 use reqwest::Url;
 use serde::de::DeserializeOwned;
 
@@ -21,6 +22,8 @@ use crate::event_source::{Builder, Event, EventSource, InvalidRequest, Item, Los
 
 /// Heartbeats that may be missing before a stream is dead, in tenths: two and a half.
 const HEARTBEATS_MISSED_TENTHS: u64 = 25;
+/// How long a connection may be silent before its hello, which comes at once.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// The longest pause that a `bye` can ask for. The contract's longest is 10 s.
 const BYE_PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -45,6 +48,7 @@ pub struct ListenOptions {
     compat: bool,
     retry: Retry,
     reconnect_delay_max: Option<Duration>,
+    healthy_after: Option<Duration>,
 }
 
 impl Default for ListenOptions {
@@ -59,13 +63,15 @@ impl Default for ListenOptions {
             compat: false,
             retry: Retry::resilient(),
             reconnect_delay_max: None,
+            healthy_after: None,
         }
     }
 }
 
 impl ListenOptions {
     /// After how long the hub writes something at the latest: 5 s to 10 min, default 15 s. A stream
-    /// that is silent for two and a half times this is dead, and made anew.
+    /// that is silent for two and a half times what the hub's hello says is dead, and made anew; so
+    /// is one that says nothing for 10 s before it.
     pub fn heartbeat(mut self, heartbeat: Seconds) -> Self {
         self.heartbeat = Some(heartbeat);
         self
@@ -120,9 +126,10 @@ impl ListenOptions {
         self
     }
 
-    fn silence_max(&self) -> Duration {
-        let heartbeat_s = self.heartbeat.map_or(HEARTBEAT_S.default, Seconds::get);
-        Duration::from_millis(heartbeat_s.saturating_mul(100 * HEARTBEATS_MISSED_TENTHS))
+    /// For how long a connection must have lasted for the wait to begin afresh. Default: 10 s.
+    pub fn healthy_after(mut self, healthy_after: Duration) -> Self {
+        self.healthy_after = Some(healthy_after);
+        self
     }
 
     fn add_to(&self, url: &mut Url) {
@@ -213,7 +220,7 @@ impl Controller {
         let mut builder = self
             .source(segments)
             .comments(true)
-            .read_timeout(options.silence_max())
+            .read_timeout(HELLO_WITHIN)
             .event_bytes_max(EVENT_BYTES_MAX)
             .retry(options.retry.clone());
         if let Some(seq) = options.last_event_id {
@@ -221,6 +228,9 @@ impl Controller {
         }
         if let Some(delay_max) = options.reconnect_delay_max {
             builder = builder.reconnect_delay_max(delay_max);
+        }
+        if let Some(healthy_after) = options.healthy_after {
+            builder = builder.healthy_after(healthy_after);
         }
         let mut listener = Listener {
             hub: self.clone(),
@@ -259,9 +269,24 @@ impl Listener {
         self.source.close();
     }
 
+    /// Waits this long after the connection at hand is lost, whatever the hub asked for.
+    pub fn set_next_delay(&mut self, delay: Duration) {
+        self.source.set_next_delay(delay);
+    }
+
+    /// Shows this token from the next connection on.
+    ///
+    /// # Errors
+    /// When no header can carry it.
+    pub fn set_token(&mut self, token: &str) -> Result<(), InvalidRequest> {
+        self.source.set_header(AUTHORIZATION, super::bearer(token)?);
+        Ok(())
+    }
+
     /// Gets ready for the next connection, whose nonce no cache has seen.
     fn renew(&mut self) {
         self.greeted = false;
+        self.source.set_read_timeout(HELLO_WITHIN);
         self.nonce = nonce();
         let mut url = self.url.clone();
         add_query(&mut url, "nonce", Some(&self.nonce));
@@ -306,6 +331,9 @@ impl Listener {
                 return Err("the hello is for another device".to_owned());
             }
             self.greeted = true;
+            let heartbeat_s = hello.heartbeat_s.clamp(HEARTBEAT_S.min, HEARTBEAT_S.max);
+            let silence_max = Duration::from_millis(heartbeat_s * 100 * HEARTBEATS_MISSED_TENTHS);
+            self.source.set_read_timeout(silence_max);
             return Ok(Some(Signal::Hello(hello)));
         }
         if !self.greeted {

@@ -1,7 +1,8 @@
-//! Whether to come back after a loss: the one place that decides it.
+//! Whether to come back after a loss, and when if it says so itself: the one place that decides it.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::{Error, Loss};
 
@@ -21,7 +22,12 @@ use super::error::{Error, Loss};
 /// overloaded gateway and the sign-in page of a hotel all pass, but 401 and 404 are an answer.
 /// `Retry-After` is waited for where the next try comes at all.
 #[derive(Clone)]
-pub struct Retry(Rule);
+pub struct Retry {
+    rule: Rule,
+    delays: Option<Delays>,
+}
+
+type Delays = Arc<dyn Fn(&Loss) -> Option<Duration> + Send + Sync>;
 
 #[derive(Clone)]
 enum Rule {
@@ -35,23 +41,23 @@ enum Rule {
 impl Retry {
     /// As HTML says. The default of [`EventSource`](super::EventSource).
     pub const fn standard() -> Self {
-        Self(Rule::Standard)
+        Self::of(Rule::Standard)
     }
 
     /// As an appliance should. The default of
     /// [`Controller::listen`](crate::Controller::listen).
     pub const fn resilient() -> Self {
-        Self(Rule::Resilient)
+        Self::of(Rule::Resilient)
     }
 
     /// After everything but 204.
     pub const fn always() -> Self {
-        Self(Rule::Always)
+        Self::of(Rule::Always)
     }
 
     /// One connection and no more: for an answer that happens to be written as events.
     pub const fn never() -> Self {
-        Self(Rule::Never)
+        Self::of(Rule::Never)
     }
 
     /// When `again` says so. It is not asked after a 204.
@@ -67,11 +73,40 @@ impl Retry {
     /// # drop(retry);
     /// ```
     pub fn when(again: impl Fn(&Loss) -> bool + Send + Sync + 'static) -> Self {
-        Self(Rule::When(Arc::new(again)))
+        Self::of(Rule::When(Arc::new(again)))
+    }
+
+    /// Waits as long as `delay` says after a loss, in place of the growing wait and of
+    /// `Retry-After`; where it says nothing, those stand.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use bellwire_client::event_source::{Error, Loss, Retry};
+    ///
+    /// // A server that does not know us yet may do so in a minute.
+    /// let retry = Retry::always().delays(|loss| match loss {
+    ///     Loss::Failed(Error::Refused(refusal)) if refusal.status == 401 => {
+    ///         Some(Duration::from_secs(60))
+    ///     }
+    ///     _ => None,
+    /// });
+    /// # drop(retry);
+    /// ```
+    #[must_use]
+    pub fn delays(self, delay: impl Fn(&Loss) -> Option<Duration> + Send + Sync + 'static) -> Self {
+        Self { delays: Some(Arc::new(delay)), ..self }
+    }
+
+    const fn of(rule: Rule) -> Self {
+        Self { rule, delays: None }
+    }
+
+    pub(super) fn delay_after(&self, loss: &Loss) -> Option<Duration> {
+        self.delays.as_ref().and_then(|delay| delay(loss))
     }
 
     pub(super) fn tries_again_after(&self, loss: &Loss) -> bool {
-        match &self.0 {
+        match &self.rule {
             Rule::Standard => match loss {
                 Loss::Ended | Loss::Failed(Error::Transport(_) | Error::Silent { .. }) => true,
                 Loss::Failed(
@@ -97,7 +132,7 @@ impl Retry {
 
 impl fmt::Debug for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
+        f.write_str(match self.rule {
             Rule::Standard => "Standard",
             Rule::Resilient => "Resilient",
             Rule::Always => "Always",

@@ -1,0 +1,131 @@
+//! `bellwire agent`: runs it, and looks after what it needs: configuration, list, journal.
+//!
+//! The agent itself is `bellwire_client::agent`; here are its command line, its signals and its
+//! place under systemd.
+
+use std::path::Path;
+
+use bellwire_client::agent::config::{AgentConfig, ConfigFaults};
+use serde::Serialize;
+
+use crate::args::AgentCommand;
+use crate::exit::{self, Usage};
+use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
+
+mod add;
+mod look;
+mod notify;
+mod serve;
+
+pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8> {
+    match command {
+        AgentCommand::Check { config } => check(&config.config, form),
+        AgentCommand::On(args) => add::run(&args, form),
+        AgentCommand::Run { config } => serve::run(&config).await,
+        AgentCommand::Status { config } => look::status(&config, form).await,
+        AgentCommand::Journal { command } => look::journal(&command),
+    }
+}
+
+/// The configuration, checked.
+pub(crate) fn read_config(path: &Path) -> anyhow::Result<AgentConfig> {
+    let text = read_text(path)?;
+    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &faults)).into())
+}
+
+fn read_text(path: &Path) -> Result<String, Usage> {
+    std::fs::read_to_string(path).map_err(|e| {
+        Usage(format!("the agent's configuration {} cannot be read: {e}", path.display()))
+    })
+}
+
+fn in_file(path: &Path, faults: &ConfigFaults) -> String {
+    let count = faults.iter().count();
+    let s = if count == 1 { "" } else { "s" };
+    let lines: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    format!("{} has {count} fault{s}:{lines}", path.display())
+}
+
+/// What `agent check --json` prints.
+#[derive(Serialize)]
+struct Checked {
+    ok: bool,
+    faults: Vec<Told>,
+    warnings: Vec<Told>,
+    actions: Vec<ToldAction>,
+}
+
+#[derive(Serialize)]
+struct Told {
+    key: String,
+    problem: String,
+}
+
+#[derive(Serialize)]
+struct ToldAction {
+    action: String,
+    does: String,
+}
+
+fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
+    let text = match read_text(path) {
+        Ok(text) => text,
+        Err(Usage(message)) => {
+            out::error(&message);
+            return Ok(exit::FAILED);
+        }
+    };
+    let told = |fault: &bellwire_client::agent::config::Fault| Told {
+        key: fault.key.clone(),
+        problem: fault.problem.clone(),
+    };
+    let read = AgentConfig::read(&text);
+    let checked = match &read {
+        Ok(config) => Checked {
+            ok: true,
+            faults: Vec::new(),
+            warnings: config.warnings().iter().map(told).collect(),
+            actions: config
+                .actions
+                .iter()
+                .map(|(action, does)| ToldAction {
+                    action: action.to_string(),
+                    does: does.to_string(),
+                })
+                .collect(),
+        },
+        Err(faults) => Checked {
+            ok: false,
+            faults: faults.iter().map(told).collect(),
+            warnings: Vec::new(),
+            actions: Vec::new(),
+        },
+    };
+    match form {
+        Form::Json => out::json(&checked)?,
+        Form::Text => print(path, &checked, read.as_ref().ok()),
+    }
+    Ok(if checked.ok { exit::OK } else { exit::FAILED })
+}
+
+fn print(path: &Path, checked: &Checked, config: Option<&AgentConfig>) {
+    for Told { key, problem } in &checked.faults {
+        anstream::eprintln!("{BAD}fault:{BAD:#} {key} {problem}");
+    }
+    for Told { key, problem } in &checked.warnings {
+        anstream::eprintln!("{BOLD}warning:{BOLD:#} {key} {problem}");
+    }
+    let Some(config) = config else {
+        let count = checked.faults.len();
+        let s = if count == 1 { "" } else { "s" };
+        return anstream::eprintln!(
+            "{}: {count} fault{s}; no agent would run with it",
+            path.display()
+        );
+    };
+    anstream::println!("{GOOD}ok{GOOD:#}  {BOLD}{}{BOLD:#} at {}", config.device, config.hub);
+    anstream::println!("  {DIM}state in {}{DIM:#}", config.state_dir.display());
+    for ToldAction { action, does } in &checked.actions {
+        anstream::println!("  {BOLD}{action}{BOLD:#} {does}");
+    }
+}

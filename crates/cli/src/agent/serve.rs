@@ -1,0 +1,52 @@
+//! `bellwire agent run`: the agent as a service, with its signals and its word to systemd.
+
+use bellwire_client::agent::Agent;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::notify::Notify;
+use super::read_config;
+use crate::args::AgentConfigArg;
+use crate::exit;
+
+pub(crate) async fn run(args: &AgentConfigArg) -> anyhow::Result<u8> {
+    let config = read_config(&args.config)?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let (asked, asked_again) = stop_signals()?;
+    let agent = Agent::builder().config(&config)?.build()?;
+    let notify = Notify::from_environment();
+    let shutdown = async {
+        // The agent begins to wait for this when its journal is open and its lock is held.
+        notify.tell("READY=1");
+        tracing::info!(device = %config.device, hub = %config.hub, "ready");
+        asked.await.ok();
+        notify.tell("STOPPING=1");
+    };
+    tokio::select! {
+        ended = agent.run(shutdown) => ended?,
+        never = notify.stay_alive() => match never {},
+        // What still runs is killed with the agent, and the next one goes on from the journal.
+        Ok(()) = asked_again => tracing::warn!("told to stop twice: not waiting for what runs"),
+    }
+    Ok(exit::OK)
+}
+
+/// The first TERM or INT, and the second.
+fn stop_signals() -> std::io::Result<(oneshot::Receiver<()>, oneshot::Receiver<()>)> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (first_sender, first) = oneshot::channel();
+    let (second_sender, second) = oneshot::channel();
+    tokio::spawn(async move {
+        for told in [first_sender, second_sender] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            told.send(()).ok();
+        }
+    });
+    Ok((first, second))
+}

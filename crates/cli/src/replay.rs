@@ -1,0 +1,111 @@
+//! `bellwire replay`: a saved command, given to a handler again. Nothing is told to a hub.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bellwire_client::agent::forward::Forward;
+use bellwire_client::agent::handler::Program;
+use bellwire_client::agent::run::{Ended, Job, Outcome, Run, Stop, progress, stop};
+use bellwire_proto::stream::CommandEvent;
+use bellwire_proto::{Delivery, DeviceId, ErrorInfo, ReportState, State, Timestamp};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::read_config;
+use crate::args::Replay;
+use crate::exit::{self, Usage};
+use crate::out::{self, Form};
+use crate::saved;
+
+pub(crate) async fn run(args: Replay, form: Form) -> anyhow::Result<u8> {
+    let saved = saved::read(&args.file).map_err(|e| Usage(format!("{e:#}")))?;
+    let device = saved.device.clone();
+    let command = saved.into_event();
+    let outcome = match handler(&args, &command)? {
+        Ok((handler, limit)) => give(handler.as_ref(), &device, &command, limit).await?,
+        Err(error) => Outcome { error: Some(error), ..Outcome::of(ReportState::Rejected) },
+    };
+    let delivery = delivery(device, command, outcome);
+    match form {
+        Form::Json => out::json(&delivery)?,
+        Form::Text => out::delivery(&delivery),
+    }
+    Ok(exit::of_state(delivery.state))
+}
+
+/// What it is given to and for how long, or why the list does not allow it.
+#[expect(clippy::type_complexity, reason = "said once")]
+fn handler(
+    args: &Replay,
+    command: &CommandEvent,
+) -> anyhow::Result<Result<(Arc<dyn Run>, Duration), ErrorInfo>> {
+    let as_sent = Duration::from_secs(command.run_timeout_s);
+    if let Some(url) = &args.to {
+        // Whoever names the URL here means it.
+        let forward = Forward::new(url, true).map_err(|e| Usage(e.to_string()))?;
+        return Ok(Ok((Arc::new(forward), as_sent)));
+    }
+    if let Some((program, args)) = args.exec.split_first() {
+        return Ok(Ok((Arc::new(Program::new(program, args)), as_sent)));
+    }
+    let policy = read_config(&args.config.config)?.policy();
+    let judged = policy.judge(&command.action, &command.data);
+    Ok(judged.map(|rules| (Arc::clone(&rules.run), rules.limit(command))))
+}
+
+/// Lets it run; an interrupt is a cancel.
+async fn give(
+    handler: &dyn Run,
+    device: &DeviceId,
+    command: &CommandEvent,
+    limit: Duration,
+) -> anyhow::Result<Outcome> {
+    let (stop_sender, stop) = stop();
+    let job = Job {
+        command: command.clone(),
+        device: device.clone(),
+        limit,
+        progress: progress().0,
+        stop,
+    };
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut running = handler.start(job);
+    let ended: Ended = tokio::select! {
+        ended = &mut running => ended,
+        _ = interrupt.recv() => { stop_sender.tell(Stop::Cancel); running.await }
+        _ = terminate.recv() => { stop_sender.tell(Stop::Cancel); running.await }
+    };
+    Ok(ended.into_outcome())
+}
+
+/// The outcome in the form in which the hub would tell it.
+fn delivery(device: DeviceId, command: CommandEvent, outcome: Outcome) -> Delivery {
+    let state = match outcome.state {
+        ReportState::Succeeded => State::Succeeded,
+        ReportState::Rejected => State::Rejected,
+        ReportState::Cancelled => State::Cancelled,
+        _ => State::Failed,
+    };
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+    Delivery {
+        command: command.id,
+        seq: command.seq,
+        device,
+        action: command.action,
+        state,
+        attempt: command.attempt,
+        rev: 0,
+        created_at: command.created_at,
+        updated_at: Timestamp::from_unix_ms(now_ms),
+        expires_at: command.expires_at,
+        progress: None,
+        exit_code: outcome.exit_code,
+        result: outcome.result,
+        stdout: outcome.stdout,
+        stderr: outcome.stderr,
+        truncated: outcome.truncated,
+        error: outcome.error,
+        late: false,
+    }
+}

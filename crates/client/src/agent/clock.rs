@@ -1,0 +1,26 @@
+//! The clock of the agent: since the boot, sleep included, and which boot that was.
+//!
+//! The wall clock of an appliance may be wrong by decades and jump; it is asked for nothing here.
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::journal::BootId;
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Milliseconds since the boot, those asleep included (`CLOCK_BOOTTIME`).
+pub(super) fn boot_ms() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    seconds * 1000 + u64::try_from(time.tv_nsec).unwrap_or_default() / 1_000_000
+}
+
+/// The kernel's name for this boot. Without one each start of the agent counts as a boot: then the
+/// hub's clock is waited for, which is never wrong.
+pub(super) fn boot_id() -> BootId {
+    let id = std::fs::read_to_string(BOOT_ID).unwrap_or_else(|error| {
+        tracing::warn!(%error, "{BOOT_ID} cannot be read");
+        format!("start-{:016x}", getrandom::u64().unwrap_or_default())
+    });
+    id.trim().into()
+}

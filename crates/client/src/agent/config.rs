@@ -1,0 +1,307 @@
+//! `agent.toml`: the agent's settings, parsed once into validated types.
+//!
+//! Every fault is reported with its key, an unknown key is a fault. Reading the file is the
+//! program's business: here comes its text. What an action does becomes a [`Handler`], its rules
+//! part of the [`Policy`].
+//!
+//! ```
+//! use bellwire_client::agent::config::AgentConfig;
+//!
+//! let config = AgentConfig::read(r#"
+//!     hub = "https://hub.example.com"
+//!     device = "kiosk-042"
+//!     [actions.ping]
+//!     run = ["/bin/echo", "pong"]
+//! "#)?;
+//! assert_eq!(config.policy().actions().count(), 1);
+//!
+//! let faults = AgentConfig::read("hub = 'x'\n[actions.ping]\nrun = 'echo pong'").unwrap_err();
+//! assert_eq!(faults.iter().count(), 3, "hub, device and actions.ping.run");
+//! # Ok::<(), bellwire_client::agent::config::ConfigFaults>(())
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bellwire_proto::limits::{FACTS_BYTES_MAX, FACTS_KEYS_MAX, HEARTBEAT_S};
+use bellwire_proto::{Action, DeviceId, Seconds};
+use futures_core::future::BoxFuture;
+
+use super::forward::Forward;
+use super::handler::Program;
+use super::policy::{OnRestart, Params, Policy, Rules};
+use super::run::{Ended, Job, Run};
+use crate::address::Address;
+
+mod action;
+mod fault;
+mod params;
+mod warning;
+
+pub use fault::{ConfigFaults, Fault};
+use fault::{Section, boolean, text};
+
+/// Where the configuration stands unless told otherwise.
+pub const CONFIG_FILE: &str = "/etc/bellwire/agent.toml";
+/// Where root's agent keeps its journal unless told otherwise.
+const STATE_DIR_OF_ROOT: &str = "/var/lib/bellwire";
+/// Facts that the agent tells by itself, for which there must be room beside the configured ones.
+const OWN_FACTS_MAX: usize = 20;
+
+/// What stands in `agent.toml`, checked.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct AgentConfig {
+    /// Where the hub is.
+    pub hub: String,
+    /// Who this is.
+    pub device: DeviceId,
+    /// The file with the token, read again at each connection. None: an open hub.
+    pub credential_file: Option<PathBuf>,
+    /// Where the journal lies.
+    pub state_dir: PathBuf,
+    /// A PEM file with authorities to trust beside the platform's.
+    pub ca_file: Option<PathBuf>,
+    /// The proxy to go through, whatever the environment says.
+    pub proxy: Option<String>,
+    /// What is asked of the hub; its default otherwise.
+    pub heartbeat: Option<Seconds>,
+    /// What is told of this device beside what the agent knows by itself.
+    pub facts: BTreeMap<String, serde_json::Value>,
+    /// What it does.
+    pub actions: BTreeMap<Action, ActionConfig>,
+}
+
+/// What stands under `[actions.NAME]`, checked.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ActionConfig {
+    /// What is run.
+    pub handler: Handler,
+    /// How long it may run; the command's `run_timeout_s` otherwise.
+    pub timeout: Option<Duration>,
+    /// What becomes of a run that was cut off.
+    pub on_restart: OnRestart,
+    /// How many at once.
+    pub concurrency: usize,
+    /// What the data must be.
+    pub params: Option<Params>,
+}
+
+/// What runs an action of the file.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Handler {
+    /// A program.
+    Program(Arc<Program>),
+    /// A web service.
+    Forward(Forward),
+}
+
+impl Run for Handler {
+    fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
+        match self {
+            Self::Program(program) => program.start(job),
+            Self::Forward(forward) => forward.start(job),
+        }
+    }
+}
+
+impl AgentConfig {
+    /// Reads the text of the file.
+    ///
+    /// # Errors
+    /// All faults, each with its key.
+    pub fn read(text: &str) -> Result<Self, ConfigFaults> {
+        let table = fault::parse(text)?;
+        let mut faults = Vec::new();
+        let mut section = Section::new("", table, &mut faults);
+        let config = Self::take(&mut section);
+        section.finish();
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => Err(ConfigFaults::new(faults)),
+        }
+    }
+
+    fn take(section: &mut Section<'_>) -> Option<Self> {
+        let hub = section.require(
+            "hub",
+            "an http or https URL, as in \"https://hub.example.com\"",
+            |v| {
+                let url = text(v)?;
+                Address::parse(&url).ok().map(|_| url)
+            },
+        );
+        let device =
+            section.require("device", "a device name: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -", |v| {
+                text(v)?.parse().ok()
+            });
+        let credential_file = section.take("credential_file", ABSOLUTE, absolute);
+        let state_dir = section.take("state_dir", ABSOLUTE, absolute);
+        let ca_file = section.take("ca_file", ABSOLUTE, absolute);
+        let proxy = section.take("proxy", "a URL, as in \"http://proxy.example.com:3128\"", |v| {
+            let url = text(v)?;
+            Address::parse(&url).ok().map(|_| url)
+        });
+        let heartbeat = section.take("heartbeat", "from 5s to 10m", |v| {
+            seconds(v).filter(|s| HEARTBEAT_S.contains(s.get()))
+        });
+        let facts = section.take("facts", FACTS, facts).unwrap_or_default();
+        let actions = section.tables("actions", |name, mut section| {
+            let action: Option<Action> = name.parse().ok();
+            if action.is_none() {
+                section.fault("is not an action name: 1 to 64 of A-Z a-z 0-9 . _ -");
+            }
+            let config = ActionConfig::take(&mut section);
+            section.finish();
+            Some((action?, config?))
+        });
+        Some(Self {
+            hub: hub?,
+            device: device?,
+            credential_file,
+            state_dir: state_dir.unwrap_or_else(default_state_dir),
+            ca_file,
+            proxy,
+            heartbeat,
+            facts,
+            actions: actions.into_iter().collect(),
+        })
+    }
+
+    /// The list of what is allowed.
+    pub fn policy(&self) -> Policy {
+        let mut policy = Policy::default();
+        for (action, config) in &self.actions {
+            policy.allow(action.clone(), config.rules());
+        }
+        policy
+    }
+
+    /// What is legal and may still not be meant, or will not work as things stand on this machine.
+    pub fn warnings(&self) -> Vec<Fault> {
+        warning::of(self)
+    }
+}
+
+impl ActionConfig {
+    /// The rules of this action.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            timeout: self.timeout,
+            on_restart: self.on_restart,
+            concurrency: self.concurrency,
+            params: self.params.clone(),
+            ..Rules::new(self.handler.clone())
+        }
+    }
+}
+
+/// What it does, for a person: one sentence.
+impl fmt::Display for ActionConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.handler {
+            Handler::Program(program) => write!(f, "runs {program}")?,
+            Handler::Forward(forward) => write!(f, "posts to {}", forward.url())?,
+        }
+        match self.timeout {
+            Some(timeout) => write!(f, "; at most {} s", timeout.as_secs())?,
+            None => f.write_str("; at most the command's run_timeout_s")?,
+        }
+        match self.concurrency {
+            1 => f.write_str("; one at a time")?,
+            n => write!(f, "; {n} at a time")?,
+        }
+        match &self.params {
+            None => f.write_str("; any data")?,
+            Some(Params(members)) if members.is_empty() => f.write_str("; data {}")?,
+            Some(Params(members)) => {
+                let members: Vec<String> = members
+                    .iter()
+                    .map(|(name, param)| {
+                        let optional = if param.optional { " (optional)" } else { "" };
+                        format!("{name}{optional}: {}", param.kind)
+                    })
+                    .collect();
+                write!(f, "; data with {}", members.join(", "))?;
+            }
+        }
+        write!(f, "; cut off by a restart: {}", self.on_restart.as_str())
+    }
+}
+
+const ABSOLUTE: &str = "an absolute path";
+const FACTS: &str = "a table of at most 80 facts and 16 KiB as JSON";
+
+fn absolute(value: &toml::Value) -> Option<PathBuf> {
+    text(value).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// A duration: `90`, `"90s"`, `"15m"`, `"24h"`, `"7d"`.
+fn seconds(value: &toml::Value) -> Option<Seconds> {
+    match value {
+        toml::Value::Integer(n) => u64::try_from(*n).ok().map(Seconds::new),
+        toml::Value::String(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+fn facts(value: &toml::Value) -> Option<BTreeMap<String, serde_json::Value>> {
+    let table = value.as_table()?;
+    let facts: BTreeMap<_, _> = table
+        .iter()
+        .map(|(name, value)| Some((name.clone(), json(value)?)))
+        .collect::<Option<_>>()?;
+    let bytes = serde_json::to_vec(&facts).ok()?.len();
+    let fits = facts.len() <= FACTS_KEYS_MAX - OWN_FACTS_MAX && bytes <= FACTS_BYTES_MAX;
+    fits.then_some(facts)
+}
+
+/// A value of TOML as JSON; a time becomes its text. `None` for infinity and what is no number.
+fn json(value: &toml::Value) -> Option<serde_json::Value> {
+    Some(match value {
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(n) => (*n).into(),
+        toml::Value::Float(n) => serde_json::Number::from_f64(*n)?.into(),
+        toml::Value::Boolean(yes) => (*yes).into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(values) => values.iter().map(json).collect::<Option<Vec<_>>>()?.into(),
+        toml::Value::Table(table) => {
+            let members = table.iter().map(|(name, value)| Some((name.clone(), json(value)?)));
+            serde_json::Value::Object(members.collect::<Option<_>>()?)
+        }
+    })
+}
+
+/// The XDG state folder, or root's.
+fn default_state_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return STATE_DIR_OF_ROOT.into();
+    }
+    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    set("XDG_STATE_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".local/state")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("bellwire")
+}
+
+/// Reads the token that stands in a file: one line, nothing else.
+///
+/// # Errors
+/// When it cannot be read, or holds no token.
+pub fn read_credential(path: &Path) -> std::io::Result<String> {
+    let text = std::fs::read_to_string(path)?;
+    let token = text.trim();
+    if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        let why = "it must hold one bare token and nothing else";
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
+    }
+    Ok(token.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! `[actions.NAME]`: from a table to what is run and under which rules.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::super::forward::{Forward, InvalidForward};
+use super::super::handler::account::Account;
+use super::super::handler::{Environment, KILL_AFTER, Program};
+use super::super::policy::OnRestart;
+use super::{ABSOLUTE, ActionConfig, Handler, Section, absolute, boolean, params, seconds, text};
+
+/// The longest run that can be asked for: the longest time to live of a command.
+const TIMEOUT_S_MAX: u64 = 7 * 86_400;
+/// The longest patience with a program that was told to end.
+const KILL_AFTER_S_MAX: u64 = 600;
+/// As many as a hub lets be under way at one device.
+const CONCURRENCY_MAX: i64 = 100;
+const UMASK: u32 = 0o077;
+const UMASK_MAX: u32 = 0o777;
+
+const ARGV: &str = "a list of the program and its arguments, as in [\"/bin/echo\", \"pong\"]; the \
+    program is an absolute path, or a name that is looked for in PATH";
+/// What only a program can have.
+const OF_PROGRAMS: [&str; 6] = ["env", "pass_env", "user", "cwd", "umask", "kill_after"];
+
+impl ActionConfig {
+    pub(super) fn take(section: &mut Section<'_>) -> Option<Self> {
+        let handler = match (section.has("run"), section.has("forward")) {
+            (true, false) => program(section).map(|p| Handler::Program(Arc::new(p))),
+            (false, true) => forward(section).map(Handler::Forward),
+            (true, true) => {
+                section.fault("has both run and forward; it must have one of them");
+                section.drain();
+                return None;
+            }
+            (false, false) => {
+                section.fault("has neither run nor forward; it must have one of them");
+                None
+            }
+        };
+        let timeout = section.take("timeout", "from 1s to 7d", |v| {
+            seconds(v).filter(|s| (1..=TIMEOUT_S_MAX).contains(&s.get())).map(|s| s.duration())
+        });
+        let on_restart = section.take("on_restart", "fail, rerun or succeed", |v| {
+            let word = text(v)?;
+            OnRestart::ALL.into_iter().find(|on_restart| on_restart.as_str() == word)
+        });
+        let concurrency = section.take("concurrency", "a whole number from 1 to 100", |v| {
+            v.as_integer().filter(|n| (1..=CONCURRENCY_MAX).contains(n))
+        });
+        let params = params::take(section);
+        Some(Self {
+            handler: handler?,
+            timeout,
+            on_restart: on_restart.unwrap_or_default(),
+            concurrency: concurrency.and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
+            params,
+        })
+    }
+}
+
+fn program(section: &mut Section<'_>) -> Option<Program> {
+    let argv = section.take("run", ARGV, |v| {
+        let argv: Vec<String> = v.as_array()?.iter().map(text).collect::<Option<_>>()?;
+        let (program, _) = argv.split_first()?;
+        let found = program.starts_with('/') || (!program.is_empty() && !program.contains('/'));
+        (found && !argv.iter().any(|arg| arg.contains('\0'))).then_some(argv)
+    });
+    let mut environment = pass_env(section);
+    environment.extend(env(section));
+    let user =
+        section.take("user", "the name or number of an account in /etc/passwd", |v| match v {
+            toml::Value::Integer(uid) => Account::find(&uid.to_string()),
+            _ => Account::find(v.as_str()?),
+        });
+    let cwd = section.take("cwd", ABSOLUTE, absolute);
+    let umask = section.take("umask", "octal, as in \"027\"", umask);
+    let kill_after = section.take("kill_after", "from 1s to 10m", |v| {
+        seconds(v).filter(|s| (1..=KILL_AFTER_S_MAX).contains(&s.get())).map(|s| s.duration())
+    });
+    if section.has("remote") {
+        section.take::<()>("remote", "only for forward", |_| None);
+    }
+    let argv = argv?;
+    let (program, args) = argv.split_first()?;
+    let program = Program::new(program, args)
+        .environment(Environment::Cleared(environment))
+        .cwd(cwd.unwrap_or_else(|| PathBuf::from("/")))
+        .umask(umask.unwrap_or(UMASK))
+        .kill_after(kill_after.unwrap_or(KILL_AFTER));
+    Some(match user {
+        Some(account) => program.user(account),
+        None => program,
+    })
+}
+
+/// What it gets of the agent's own environment, as it is when the file is read.
+fn pass_env(section: &mut Section<'_>) -> Vec<(OsString, OsString)> {
+    let names = section.take("pass_env", "a list of names of variables", |v| {
+        let names: Vec<String> = v.as_array()?.iter().map(text).collect::<Option<_>>()?;
+        names.iter().all(|name| is_variable(name)).then_some(names)
+    });
+    let passed = names.unwrap_or_default();
+    passed
+        .into_iter()
+        .filter_map(|name| Some((OsString::from(&name), std::env::var_os(&name)?)))
+        .collect()
+}
+
+fn env(section: &mut Section<'_>) -> Vec<(OsString, OsString)> {
+    let allowed = "a table of texts; BELLWIRE_ is the agent's own prefix";
+    let table = section.take("env", allowed, |v| {
+        let pairs = v.as_table()?.iter().map(|(name, value)| {
+            let value = text(value).filter(|value| is_variable(name) && !value.contains('\0'))?;
+            Some((OsString::from(name), OsString::from(value)))
+        });
+        pairs.collect::<Option<Vec<_>>>()
+    });
+    table.unwrap_or_default()
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0']) && !name.starts_with("BELLWIRE_")
+}
+
+/// Octal either way: as text, or as a number of TOML (`0o027`).
+fn umask(value: &toml::Value) -> Option<u32> {
+    let mask = match value {
+        toml::Value::String(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            u32::from_str_radix(digits, 8).ok()
+        }
+        toml::Value::Integer(mask) => u32::try_from(*mask).ok(),
+        _ => None,
+    };
+    mask.filter(|mask| *mask <= UMASK_MAX)
+}
+
+fn forward(section: &mut Section<'_>) -> Option<Forward> {
+    let remote = section.take("remote", "true or false", boolean).unwrap_or(false);
+    for key in OF_PROGRAMS.into_iter().filter(|key| section.has(key)).collect::<Vec<_>>() {
+        section.take::<()>(key, "only for run", |_| None);
+    }
+    let url = section.take("forward", "a URL", text)?;
+    match Forward::new(&url, remote) {
+        Ok(forward) => Some(forward),
+        Err(InvalidForward::Remote { host }) => {
+            let problem = format!(
+                "leads to {host}, which is not this machine; if that is meant, set remote = true"
+            );
+            section.fault_of("forward", problem);
+            None
+        }
+        Err(error) => {
+            section.fault_of("forward", format!("cannot be used: {error}"));
+            None
+        }
+    }
+}

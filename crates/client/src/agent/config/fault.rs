@@ -1,0 +1,188 @@
+//! Taking a TOML table apart key by key, so that every fault is found and told with its key.
+
+use std::fmt;
+
+use toml::{Table, Value};
+
+/// Every fault of a file, in the order in which the keys are read. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFaults(Vec<Fault>);
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The key, with the tables around it: `actions.ping.run`. For a file that is no TOML, the line.
+    pub key: String,
+    /// What is wrong with it, as the rest of a sentence that begins with the key.
+    pub problem: String,
+}
+
+impl ConfigFaults {
+    pub(super) fn new(faults: Vec<Fault>) -> Self {
+        Self(faults)
+    }
+
+    /// The faults.
+    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+        self.0.iter()
+    }
+}
+
+/// One line for each fault.
+impl fmt::Display for ConfigFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, fault) in self.0.iter().enumerate() {
+            let line_end = if n > 0 { "\n" } else { "" };
+            write!(f, "{line_end}{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigFaults {}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.key, self.problem)
+    }
+}
+
+/// The file as a table.
+pub(super) fn parse(text: &str) -> Result<Table, ConfigFaults> {
+    text.parse().map_err(|error: toml::de::Error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let before = text.get(..at).unwrap_or_default();
+        let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+        let message = error.message().trim_end().replace('\n', "; ");
+        let problem = format!("is not TOML: {message}");
+        ConfigFaults(vec![Fault { key: format!("line {line}"), problem }])
+    })
+}
+
+/// A table whose keys are taken one by one; what is left at the end is unknown.
+pub(super) struct Section<'a> {
+    /// With a point at its end, or empty.
+    path: String,
+    table: Table,
+    faults: &'a mut Vec<Fault>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn new(path: &str, table: Table, faults: &'a mut Vec<Fault>) -> Self {
+        Self { path: path.to_owned(), table, faults }
+    }
+
+    /// A fault of the whole table.
+    pub(super) fn fault(&mut self, problem: &str) {
+        let key = self.path.trim_end_matches('.').to_owned();
+        self.faults.push(Fault { key, problem: problem.to_owned() });
+    }
+
+    /// A fault of one key.
+    pub(super) fn fault_of(&mut self, key: &str, problem: impl Into<String>) {
+        let key = format!("{}{}", self.path, written(key));
+        self.faults.push(Fault { key, problem: problem.into() });
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// The value of a key if it is there and `read` can make something of it. `allowed` says what
+    /// it may be.
+    pub(super) fn take<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.table.remove(key)?;
+        let read = read(&value);
+        if read.is_none() {
+            self.fault_of(key, format!("is {}, but it is {allowed}", short(&value)));
+        }
+        read
+    }
+
+    /// As [`Section::take`]; to be absent is a fault.
+    pub(super) fn require<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.fault_of(key, format!("is missing: {allowed}"));
+        }
+        self.take(key, allowed, read)
+    }
+
+    /// The tables in a table, each read by its name.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &str,
+        mut read: impl FnMut(&str, Section<'_>) -> Option<T>,
+    ) -> Vec<T> {
+        let tables = self.take(key, "a table", |value| value.as_table().cloned());
+        let mut taken = Vec::new();
+        for (name, value) in tables.unwrap_or_default() {
+            let path = format!("{}{}.{}", self.path, key, written(&name));
+            match value {
+                Value::Table(table) => {
+                    let section = Section::new(&format!("{path}."), table, self.faults);
+                    taken.extend(read(&name, section));
+                }
+                other => {
+                    let problem = format!("is {}, but it is a table", short(&other));
+                    self.faults.push(Fault { key: path, problem });
+                }
+            }
+        }
+        taken
+    }
+
+    /// Every key with its value, for tables whose keys are names.
+    pub(super) fn drain(&mut self) -> Table {
+        std::mem::take(&mut self.table)
+    }
+
+    pub(super) fn faults(&mut self) -> &mut Vec<Fault> {
+        self.faults
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What nobody took is unknown.
+    pub(super) fn finish(self) {
+        for (key, _) in self.table {
+            let key = format!("{}{}", self.path, written(&key));
+            self.faults.push(Fault { key, problem: "is not a setting".to_owned() });
+        }
+    }
+}
+
+pub(super) fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+pub(super) fn boolean(value: &Value) -> Option<bool> {
+    value.as_bool()
+}
+
+/// A key as it would stand in the file.
+pub(super) fn written(key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { format!("{key:?}") }
+}
+
+/// A value for a message: what is long does not help.
+fn short(value: &Value) -> String {
+    const CHARS_MAX: usize = 60;
+    let text = value.to_string().replace('\n', " ");
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}

@@ -1,0 +1,130 @@
+//! `params`: from a table of TOML to what data must be.
+
+use std::collections::BTreeMap;
+
+use toml::Value;
+
+use super::super::policy::{Kind, Param, Params, Pattern};
+use super::fault::{Fault, Section, boolean, text, written};
+
+const ALLOWED: &str = "a pattern, or a table with type";
+
+/// Takes `params`, if it is there.
+pub(super) fn take(section: &mut Section<'_>) -> Option<Params> {
+    let members = section.take("params", "a table", |v| v.as_table().cloned())?;
+    let path = format!("{}params.", section.path());
+    let mut params = BTreeMap::new();
+    for (name, value) in members {
+        let key = format!("{path}{}", written(&name));
+        let param = match value {
+            Value::String(pattern) => bare(&pattern, &key, section.faults()),
+            Value::Table(table) => {
+                let mut member = Section::new(&format!("{key}."), table, section.faults());
+                let param = of_table(&mut member);
+                member.finish();
+                param
+            }
+            other => {
+                let problem = format!("is {other}, but it is {ALLOWED}");
+                section.faults().push(Fault { key, problem });
+                None
+            }
+        };
+        params.extend(param.map(|param| (name, param)));
+    }
+    Some(Params(params))
+}
+
+fn bare(pattern: &str, key: &str, faults: &mut Vec<Fault>) -> Option<Param> {
+    match Pattern::new(pattern) {
+        Ok(pattern) => Some(Param::of(Kind::String { pattern: Some(pattern) })),
+        Err(error) => {
+            faults.push(Fault { key: key.to_owned(), problem: no_pattern(&error) });
+            None
+        }
+    }
+}
+
+fn of_table(member: &mut Section<'_>) -> Option<Param> {
+    let optional = member.take("optional", "true or false", boolean).unwrap_or(false);
+    // Only a string can have a pattern, with or without a table around it.
+    let word = if member.has("pattern") && !member.has("type") {
+        Some("string")
+    } else {
+        member.require("type", "string, integer, number or boolean", |v| {
+            let word = text(v)?;
+            ["string", "integer", "number", "boolean"].into_iter().find(|known| *known == word)
+        })
+    };
+    let Some(word) = word else {
+        // Without a type nothing else can be judged.
+        member.drain();
+        return None;
+    };
+    let kind = match word {
+        "string" => Kind::String { pattern: pattern(member)? },
+        "integer" => {
+            let (min, max) = bounds(member, "a whole number", Value::as_integer);
+            Kind::Integer { min, max }
+        }
+        "number" => {
+            let (min, max) = bounds(member, "a number", |v| match v {
+                Value::Integer(n) => super::json(&Value::Integer(*n))?.as_f64(),
+                Value::Float(n) if n.is_finite() => Some(*n),
+                _ => None,
+            });
+            Kind::Number { min, max }
+        }
+        _ => Kind::Boolean,
+    };
+    for (key, of) in [
+        ("pattern", "for type string"),
+        ("min", "for type integer or number"),
+        ("max", "for type integer or number"),
+    ] {
+        if member.has(key) {
+            member.take::<()>(key, &format!("only {of}"), |_| None);
+        }
+    }
+    let one_of = member.take("enum", "a list of values that the type and its bounds admit", |v| {
+        let values = v.as_array()?.iter().map(super::json).collect::<Option<Vec<_>>>()?;
+        (!values.is_empty() && values.iter().all(|value| kind.admits(value))).then_some(values)
+    });
+    Some(Param { kind, one_of: one_of.unwrap_or_default(), optional })
+}
+
+/// `None` is a fault that was told; `Some(None)` is no pattern.
+#[expect(clippy::option_option, reason = "absent and wrong are different here")]
+fn pattern(member: &mut Section<'_>) -> Option<Option<Pattern>> {
+    if !member.has("pattern") {
+        return Some(None);
+    }
+    let text = member.take("pattern", "a regular expression", text)?;
+    match Pattern::new(&text) {
+        Ok(pattern) => Some(Some(pattern)),
+        Err(error) => {
+            member.fault_of("pattern", no_pattern(&error));
+            None
+        }
+    }
+}
+
+fn bounds<T: PartialOrd + Copy>(
+    member: &mut Section<'_>,
+    allowed: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> (Option<T>, Option<T>) {
+    let min = member.take("min", allowed, &read);
+    let max = member.take("max", allowed, &read);
+    if min.zip(max).is_some_and(|(min, max)| min > max) {
+        member.fault("has a min that is greater than its max: nothing would fit");
+    }
+    (min, max)
+}
+
+/// The last line of what the library says names the mistake; the lines before draw it.
+fn no_pattern(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+    format!("is not a regular expression: {line}")
+}

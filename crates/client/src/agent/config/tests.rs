@@ -1,0 +1,180 @@
+//! The file of the manual, and every way in which a file can be wrong.
+
+use super::*;
+use crate::agent::policy::Violation;
+
+const EXAMPLE: &str = r#"
+hub = "https://hub.example.com"
+device = "kiosk-042"
+credential_file = "/etc/bellwire/credential"
+state_dir = "/var/lib/bellwire"
+heartbeat = "30s"
+[facts]
+site = "lyon"
+floors = [1, 2]
+[actions.ping]
+run = ["/bin/echo", "pong"]
+[actions.reboot]
+run = ["/sbin/reboot"]
+on_restart = "succeed"
+[actions.deploy]
+forward = "http://127.0.0.1:9000/deploy"
+timeout = "10m"
+params = { version = '^[0-9.]{1,16}$', force = { type = "boolean", optional = true } }
+[actions."unpack.v2"]
+run = ["tar", "x"]
+user = "root"
+cwd = "/srv"
+umask = "027"
+env = { LANG = "C" }
+pass_env = ["TZ"]
+kill_after = 10
+concurrency = 2
+"#;
+
+fn faults(text: &str) -> Vec<String> {
+    AgentConfig::read(text).unwrap_err().iter().map(Fault::to_string).collect()
+}
+
+#[test]
+fn the_file_of_the_manual_is_read() {
+    let config = AgentConfig::read(EXAMPLE).unwrap();
+    assert_eq!(config.device.as_str(), "kiosk-042");
+    assert_eq!(config.state_dir, Path::new("/var/lib/bellwire"));
+    assert_eq!(config.facts["floors"].to_string(), "[1,2]");
+    let said: Vec<String> = config.actions.iter().map(|(a, c)| format!("{a} {c}")).collect();
+    assert_eq!(
+        said,
+        [
+            "deploy posts to http://127.0.0.1:9000/deploy; at most 600 s; one at a time; data with force \
+             (optional): true or false, version: a string that matches ^[0-9.]{1,16}$ as a whole; \
+             cut off by a restart: fail",
+            "ping runs /bin/echo pong in /; at most the command's run_timeout_s; one at a time; any data; \
+             cut off by a restart: fail",
+            "reboot runs /sbin/reboot in /; at most the command's run_timeout_s; one at a time; any data; \
+             cut off by a restart: succeed",
+            "unpack.v2 runs tar x as root in /srv; at most the command's run_timeout_s; 2 at a time; \
+             any data; cut off by a restart: fail",
+        ]
+    );
+    let params = config.actions[&"deploy".parse().unwrap()].params.as_ref().unwrap();
+    assert_eq!(params.check(r#"{"version":"1.4","force":true}"#), Ok(()));
+    assert_eq!(params.check("{}"), Err(Violation::Missing("version".to_owned())));
+}
+
+#[test]
+fn every_fault_is_told_with_its_key() {
+    let text = r#"
+hub = "hub.example.com"
+credential_file = "credential"
+heartbeat = "1s"
+colour = "red"
+[actions.shell]
+run = "echo pong"
+[actions.relative]
+run = ["./x"]
+timeout = 0
+on_restart = "maybe"
+concurrency = 0
+umask = "999"
+env = { BELLWIRE_COMMAND = "x" }
+pass_env = "HOME"
+kill_after = "1h"
+user = "no such account"
+cwd = "here"
+remote = true
+colour = "red"
+[actions.neither]
+timeout = 5
+[actions.both]
+run = ["x"]
+forward = "http://localhost"
+[actions.far]
+forward = "http://10.1.2.3/"
+user = "root"
+[actions."a b"]
+run = ["x"]
+[actions.params]
+run = ["x"]
+[actions.params.params]
+a = "("
+b = 5
+c = { optional = true }
+d = { type = "string", min = 1 }
+e = { type = "integer", min = 2, max = 1 }
+f = { type = "number", enum = ["x"] }
+g = { type = "boolean", optional = "yes", nested = {} }
+[actions]
+flat = 1
+"#;
+    let found = faults(text);
+    for expected in [
+        "hub is \"hub.example.com\", but",
+        "device is missing: ",
+        "credential_file is \"credential\", but it is an absolute path",
+        "heartbeat is \"1s\", but it is from 5s to 10m",
+        "colour is not a setting",
+        "actions.shell.run is \"echo pong\", but it is a list",
+        "actions.relative.run is [\"./x\"], but",
+        "actions.relative.timeout is 0, but it is from 1s to 7d",
+        "actions.relative.on_restart is \"maybe\", but it is fail, rerun or succeed",
+        "actions.relative.concurrency is 0, but",
+        "actions.relative.umask is \"999\", but it is octal",
+        "actions.relative.env is ",
+        "actions.relative.pass_env is ",
+        "actions.relative.kill_after is ",
+        "actions.relative.user is \"no such account\", but",
+        "actions.relative.cwd is \"here\", but it is an absolute path",
+        "actions.relative.remote is true, but it is only for forward",
+        "actions.relative.colour is not a setting",
+        "actions.neither has neither run nor forward",
+        "actions.both has both run and forward",
+        "actions.far.forward leads to 10.1.2.3",
+        "actions.far.user is \"root\", but it is only for run",
+        "actions.\"a b\" is not an action name",
+        "actions.params.params.a is not a regular expression: unclosed group",
+        "actions.params.params.b is 5, but it is a pattern, or a table with type",
+        "actions.params.params.c.type is missing",
+        "actions.params.params.d.min is 1, but it is only for type integer or number",
+        "actions.params.params.e has a min that is greater",
+        "actions.params.params.f.enum is [\"x\"], but",
+        "actions.params.params.g.optional is \"yes\", but it is true or false",
+        "actions.params.params.g.nested is not a setting",
+        "actions.flat is 1, but it is a table",
+    ] {
+        let times = found.iter().filter(|fault| fault.starts_with(expected)).count();
+        assert_eq!(times, 1, "{expected}\nin {found:#?}");
+    }
+    assert_eq!(found.len(), 32, "{found:#?}");
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_by_its_line() {
+    let found = faults("hub = 'x'\nhub = 'y'\n");
+    assert!(found[0].starts_with("line 2 is not TOML: "), "{found:?}");
+}
+
+#[test]
+fn a_credential_is_one_bare_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("credential");
+    for (text, token) in [("bw_1_x\n", Some("bw_1_x")), ("", None), ("a b", None), ("a\nb", None)] {
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(read_credential(&file).ok().as_deref(), token, "{text:?}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_a_warning_and_no_fault() {
+    let config = AgentConfig::read(
+        "hub = 'http://hub.example.com'\ndevice = 'd'\ncredential_file = '/no/credential'\n\
+         [actions.a]\nrun = ['/no/such/program']\ncwd = '/no/folder'\n\
+         [actions.b]\nrun = ['no-such-program-anywhere']\n[actions.c]\nrun = ['/bin/sh']\n",
+    )
+    .unwrap();
+    let warnings: Vec<String> = config.warnings().into_iter().map(|w| w.key).collect();
+    assert_eq!(
+        warnings,
+        ["credential_file", "hub", "actions.a.run", "actions.a.cwd", "actions.b.run"]
+    );
+}

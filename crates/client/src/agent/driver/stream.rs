@@ -1,0 +1,111 @@
+//! The driver's side of the stream: what it tells, and how the next one is made.
+
+use std::time::Duration;
+
+use bellwire_proto::stream::Hello;
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::agent::fault::{self, Point};
+use crate::agent::{Credential, config, link};
+use crate::api::Signal;
+
+impl Driver {
+    pub(super) fn told(&mut self, now_ms: u64, signal: Signal) {
+        match signal {
+            Signal::Hello(hello) => self.connected(now_ms, &hello),
+            Signal::Command(event) => {
+                fault::at(Point::Received);
+                self.engine.handle_command(now_ms, event);
+            }
+            Signal::Cancel(cancel) => self.engine.handle_cancel(now_ms, cancel),
+            Signal::Bye(bye) => {
+                if let (Some(pause), Some(listener)) =
+                    (link::pause_after_bye(&bye), &mut self.listener)
+                {
+                    tracing::warn!(
+                        device = %self.agent.device, ?pause,
+                        "another agent has this device's name and took its place"
+                    );
+                    listener.set_next_delay(pause);
+                }
+            }
+            Signal::Heartbeat { .. } => {}
+            Signal::Lost { loss, retry_in } => {
+                let meaning = link::explain(&loss);
+                tracing::warn!(?retry_in, "no connection to the hub: {meaning}");
+                self.disconnected(meaning, retry_in);
+                self.renew_token();
+            }
+        }
+    }
+
+    pub(super) fn connected(&mut self, now_ms: u64, hello: &Hello) {
+        tracing::info!(hub = self.connection.hub, version = hello.hub, "connected");
+        self.connection.hub_version = Some(hello.hub.clone());
+        self.connection.connected = true;
+        self.connection_since = Instant::now();
+        self.retry_at = None;
+        self.engine.handle_hello(now_ms, hello.time_ms, hello.max_in_flight);
+        self.tell_facts(true);
+    }
+
+    pub(super) fn disconnected(&mut self, meaning: String, retry_in: Duration) {
+        if std::mem::replace(&mut self.connection.connected, false) {
+            self.connection_since = Instant::now();
+        }
+        self.connection.last_loss = Some(meaning);
+        self.retry_at = Some(Instant::now() + retry_in);
+    }
+
+    /// Makes a stream anew after the last one was over for good, which only a 204 does; after a pause,
+    /// since what says 204 to a hub's path is no hub.
+    pub(super) fn listen_again(&mut self) {
+        if self.relisten_at.take().is_none() {
+            let pause = link::spread(link::PORTAL_PAUSE);
+            tracing::warn!(?pause, "what answers says that there is nothing to come");
+            self.listener = None;
+            self.relisten_at = Some(Instant::now() + pause);
+            self.disconnected("what answers says that there is nothing to come".to_owned(), pause);
+            return;
+        }
+        self.renew_token();
+        let listener = self.hub.listen(&self.agent.device, &link::options(self.agent.heartbeat));
+        match listener {
+            Ok(listener) => self.listener = Some(listener),
+            Err(error) => {
+                tracing::error!(%error, "the hub cannot be asked");
+                self.relisten_at = Some(Instant::now() + link::PORTAL_PAUSE);
+            }
+        }
+    }
+
+    /// Reads the credential again: it may have been replaced while the hub was not there.
+    pub(super) fn renew_token(&mut self) {
+        let Some(token) = read_token(&self.agent.credential) else { return };
+        if self.token.as_ref() == Some(&token) {
+            return;
+        }
+        let set = self.hub.with_token(&token).and_then(|hub| {
+            self.listener.as_mut().map_or(Ok(()), |listener| listener.set_token(&token))?;
+            Ok(hub)
+        });
+        match set {
+            Ok(hub) => (self.hub, self.token) = (hub, Some(token)),
+            Err(error) => tracing::error!(%error, "the new credential cannot be used"),
+        }
+    }
+}
+
+/// The token as it is now.
+pub(super) fn read_token(credential: &Credential) -> Option<String> {
+    match credential {
+        Credential::None => None,
+        Credential::Token(token) => Some(token.clone()),
+        Credential::File(path) => config::read_credential(path)
+            .inspect_err(|error| {
+                tracing::error!(path = %path.display(), %error, "the credential cannot be read");
+            })
+            .ok(),
+    }
+}

@@ -1,0 +1,130 @@
+//! What follows the death of the process that ran a command: the journal is read, and each command
+//! goes on from what is on disk.
+
+use bellwire_proto::{CommandId, ErrorInfo, Report, ReportState};
+
+use super::entry::{Entry, Stage};
+use super::{Engine, Output};
+use crate::agent::journal::Record;
+use crate::agent::policy::OnRestart;
+
+/// How often a command is run again after a death. Issue 4, section 3: "3 times at most".
+const RERUNS_MAX: u32 = 3;
+
+impl Engine {
+    /// A record of the journal, in the order of writing.
+    pub(crate) fn restore(&mut self, record: Record) {
+        match record {
+            Record::Begun { start } => self.revs.restore(start),
+            Record::Received(received) => {
+                let mut entry = Entry::of(received);
+                entry.attempt = None;
+                self.entries.entry(entry.id).or_insert(entry);
+            }
+            Record::Cancelled { command, seq, hub_ms } => {
+                let entry = self.entries.entry(command);
+                let fresh = || Entry::new(command, seq, hub_ms, Stage::Taking);
+                entry.or_insert_with(fresh).cancelled = true;
+            }
+            Record::Started { command, run, boot } => {
+                if let Some(entry) = self.entries.get_mut(&command) {
+                    entry.runs = run;
+                    entry.run_boot = Some(boot);
+                }
+            }
+            Record::Ended { command, report } => {
+                if let Some(entry) = self.entries.get_mut(&command) {
+                    entry.report = report;
+                    entry.ended = true;
+                }
+            }
+            Record::Acked { command } => {
+                if let Some(entry) = self.entries.get_mut(&command) {
+                    entry.acked = true;
+                }
+            }
+        }
+    }
+
+    /// The whole journal was told, and is this long: goes on with what it left.
+    pub(crate) fn begin(&mut self, now_ms: u64, bytes: u64) {
+        self.bytes = bytes;
+        self.renew_revs(0);
+        let live = self.entries.values().filter(|entry| !entry.acked);
+        self.live = live.map(|entry| (entry.seq, entry.id)).collect();
+        for entry in self.entries.values_mut().filter(|entry| entry.acked) {
+            entry.stage = Stage::Done;
+            entry.shrink();
+        }
+        let ids: Vec<CommandId> = self.live.iter().map(|(_, id)| *id).collect();
+        ids.into_iter().for_each(|id| self.resume(now_ms, id));
+        self.pump(now_ms);
+    }
+
+    fn resume(&mut self, now_ms: u64, id: CommandId) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.ended {
+            self.recorded(now_ms, id);
+        } else if entry.run_boot.is_none() {
+            self.taken(now_ms, id);
+        } else {
+            let rebooted = entry.run_boot.as_ref() != Some(&self.boot);
+            entry.stage = Stage::Sweeping;
+            match self.on_restart(id) {
+                OnRestart::Succeed if rebooted => {
+                    self.end(now_ms, id, Some(Report::of(ReportState::Succeeded)));
+                }
+                OnRestart::Succeed => self.swept(now_ms, id),
+                OnRestart::Fail | OnRestart::Rerun => {
+                    self.out.push_back(Output::Sweep { command: id });
+                }
+            }
+        }
+    }
+
+    /// Nothing is left of its handler.
+    pub(super) fn swept(&mut self, now_ms: u64, id: CommandId) {
+        let Some(entry) = self.entries.get(&id).filter(|e| e.stage == Stage::Sweeping) else {
+            return;
+        };
+        let (cancelled, runs) = (entry.cancelled, entry.runs);
+        if cancelled {
+            self.end(now_ms, id, Some(Report::of(ReportState::Cancelled)));
+        } else if self.on_restart(id) == OnRestart::Rerun && runs <= RERUNS_MAX {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.stage = Stage::Again;
+                entry.post.due_ms = Some(now_ms);
+            }
+        } else {
+            self.end(now_ms, id, Some(interrupted_report(None)));
+        }
+    }
+
+    /// A handler did not end by itself, but because the agent ends.
+    pub(super) fn interrupted(&mut self, now_ms: u64, id: CommandId, report: Report) {
+        if self.on_restart(id) == OnRestart::Fail {
+            return self.end(now_ms, id, Some(interrupted_report(Some(report))));
+        }
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.stage = Stage::Left;
+            self.live.remove(&(entry.seq, id));
+        }
+    }
+
+    /// What the list says now; what is not on it any more has failed.
+    fn on_restart(&self, id: CommandId) -> OnRestart {
+        let event = self.entries.get(&id).and_then(Entry::event);
+        let terms = event.map(|event| self.judge.judge(&event.action, &event.data));
+        terms.and_then(Result::ok).map(|terms| terms.on_restart).unwrap_or_default()
+    }
+}
+
+/// `failed`, `interrupted`, with the output where there is some.
+pub(super) fn interrupted_report(output: Option<Report>) -> Report {
+    let message = "the agent ended before the handler did".to_owned();
+    Report {
+        state: ReportState::Failed,
+        error: Some(ErrorInfo { code: "interrupted".to_owned(), message: Some(message) }),
+        ..output.unwrap_or_else(|| Report::of(ReportState::Failed))
+    }
+}

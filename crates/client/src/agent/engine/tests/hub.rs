@@ -1,0 +1,178 @@
+//! A model of the hub: the table of the contract, section 2, for one device.
+
+use std::collections::BTreeMap;
+
+use bellwire_proto::stream::{CancelEvent, CommandEvent};
+use bellwire_proto::{CommandId, Json, Report, ReportState, Seq, State, Timestamp};
+
+use super::Answer;
+
+/// The hub's clock is ahead of the world's by this, so that nothing can mistake one for the other.
+pub(super) const EPOCH_MS: u64 = 1_800_000_000_000;
+const LEASE_MS: u64 = 30_000;
+
+#[derive(Debug, Clone)]
+pub(super) struct Delivery {
+    pub(super) event: CommandEvent,
+    pub(super) state: State,
+    pub(super) error: Option<String>,
+    rev: u64,
+    expires_ms: u64,
+    /// Of the lease, or of the run clock.
+    due_ms: u64,
+    ever_sent: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Hub {
+    pub(super) deliveries: BTreeMap<CommandId, Delivery>,
+    pub(super) order: Vec<CommandId>,
+    pub(super) max_in_flight: usize,
+}
+
+pub(super) enum Frame {
+    Command(CommandEvent),
+    Cancel(CancelEvent),
+}
+
+impl Hub {
+    pub(super) fn submit(&mut self, now_ms: u64, action: &str, ttl_s: u64, run_timeout_s: u64) {
+        let n = self.order.len() as u64 + 1;
+        let id = CommandId::from_parts(n, [n as u8; 10]);
+        let expires_ms = now_ms + ttl_s * 1000;
+        let event = CommandEvent {
+            id,
+            seq: n.to_string().parse::<Seq>().unwrap(),
+            action: action.parse().unwrap(),
+            data: Json::null(),
+            attempt: 0,
+            created_at: Timestamp::from_unix_ms(EPOCH_MS + now_ms),
+            expires_at: Timestamp::from_unix_ms(EPOCH_MS + expires_ms),
+            ttl_s,
+            run_timeout_s,
+        };
+        let delivery = Delivery {
+            event,
+            state: State::Queued,
+            error: None,
+            rev: 0,
+            expires_ms,
+            due_ms: 0,
+            ever_sent: false,
+        };
+        self.deliveries.insert(id, delivery);
+        self.order.push(id);
+    }
+
+    pub(super) fn cancel(&mut self, id: CommandId, force: bool) -> Option<Frame> {
+        let delivery = self.deliveries.get_mut(&id).unwrap();
+        if delivery.state.is_terminal() {
+            return None;
+        }
+        let silent = delivery.state == State::Queued && !delivery.ever_sent;
+        delivery.state = if silent || force { State::Cancelled } else { State::Cancelling };
+        (!silent).then_some(Frame::Cancel(CancelEvent { id, seq: delivery.event.seq }))
+    }
+
+    /// A new connection, or a restart of the hub: what was sent and not answered is queued again.
+    pub(super) fn reconnect(&mut self) -> Vec<Frame> {
+        let mut cancels = Vec::new();
+        for delivery in self.deliveries.values_mut() {
+            match delivery.state {
+                State::Sent => delivery.state = State::Queued,
+                State::Cancelling => {
+                    let CommandEvent { id, seq, .. } = delivery.event;
+                    cancels.push(Frame::Cancel(CancelEvent { id, seq }));
+                }
+                _ => {}
+            }
+        }
+        cancels
+    }
+
+    /// What time does.
+    pub(super) fn tick(&mut self, now_ms: u64) {
+        for delivery in self.deliveries.values_mut() {
+            match delivery.state {
+                State::Queued | State::Sent if delivery.expires_ms <= now_ms => {
+                    delivery.state = State::Expired;
+                }
+                State::Sent if delivery.due_ms <= now_ms => delivery.state = State::Queued,
+                State::Accepted | State::Running if delivery.due_ms <= now_ms => {
+                    delivery.state = State::TimedOut;
+                }
+                State::Cancelling if delivery.due_ms + 60_000 <= now_ms => {
+                    delivery.state = State::TimedOut;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What may be sent now.
+    pub(super) fn send(&mut self, now_ms: u64) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let in_flight = |d: &&Delivery| d.state != State::Queued && !d.state.is_terminal();
+        let mut room =
+            self.max_in_flight.saturating_sub(self.deliveries.values().filter(in_flight).count());
+        for id in &self.order {
+            let delivery = self.deliveries.get_mut(id).unwrap();
+            if delivery.state != State::Queued || room == 0 {
+                continue;
+            }
+            room -= 1;
+            delivery.state = State::Sent;
+            delivery.ever_sent = true;
+            delivery.due_ms = now_ms + LEASE_MS;
+            delivery.event.attempt += 1;
+            delivery.event.ttl_s = (delivery.expires_ms - now_ms).div_ceil(1000);
+            frames.push(Frame::Command(delivery.event.clone()));
+        }
+        frames
+    }
+
+    pub(super) fn report(&mut self, now_ms: u64, id: CommandId, report: &Report) -> Answer {
+        use ReportState as R;
+        let delivery = self.deliveries.get_mut(&id).unwrap();
+        let rev = report.rev.unwrap();
+        if rev <= delivery.rev {
+            return Answer::Delivery { state: delivery.state, rev: delivery.rev };
+        }
+        let told = match report.state {
+            R::Accepted => State::Accepted,
+            R::Running => State::Running,
+            R::Succeeded => State::Succeeded,
+            R::Failed => State::Failed,
+            R::Rejected => State::Rejected,
+            R::Cancelled => State::Cancelled,
+            R::Nack => State::Queued,
+        };
+        let clock_ms = now_ms + delivery.event.run_timeout_s * 1000;
+        match (delivery.state, report.state) {
+            (from, _) if from.is_terminal() && from == told => {}
+            (State::Queued | State::Sent | State::Accepted, R::Accepted | R::Running)
+            | (State::Running, R::Running) => {
+                (delivery.state, delivery.due_ms) = (told, clock_ms);
+            }
+            (State::Running, R::Accepted) | (State::Cancelling, R::Accepted | R::Running) => {}
+            (State::Queued | State::Sent | State::Accepted | State::Cancelling, R::Rejected)
+            | (State::Cancelling, R::Cancelled) => delivery.state = told,
+            (
+                State::Queued
+                | State::Sent
+                | State::Accepted
+                | State::Running
+                | State::Cancelling
+                | State::TimedOut
+                | State::Expired
+                | State::Dead
+                | State::Cancelled,
+                R::Succeeded | R::Failed,
+            ) => delivery.state = told,
+            _ => return Answer::Conflict,
+        }
+        delivery.rev = rev;
+        delivery.error = report.error.as_ref().map(|e| e.code.clone()).or(delivery.error.take());
+        Answer::Delivery { state: delivery.state, rev }
+    }
+}

@@ -1,0 +1,152 @@
+//! Who runs next: in the order of the hub, nobody overtaken, nobody past its time.
+
+use std::time::Duration;
+
+use bellwire_proto::{CommandId, Report, ReportState};
+
+use super::entry::{Entry, Stage};
+use super::life::{error, rejected};
+use super::{DISK_RETRY_MS, Engine, Output, Purpose, restart};
+use crate::agent::journal::Record;
+use crate::agent::run::Stop;
+
+/// How long a command may still be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Some,
+    Over,
+    /// The machine was booted since it came, and the hub has not told its clock yet.
+    Unknown,
+}
+
+impl Engine {
+    /// Gives up what is past its time to live, and was not to be told so by a start.
+    pub(super) fn drop_stale(&mut self, now_ms: u64) {
+        let over = |e: &&Entry| {
+            matches!(e.stage, Stage::Offering | Stage::Ready | Stage::Again)
+                && self.left(e, now_ms) == Left::Over
+        };
+        let over: Vec<(CommandId, Stage)> =
+            self.live().filter(over).map(|entry| (entry.id, entry.stage)).collect();
+        for (id, stage) in over {
+            let report = match stage {
+                // To the hub it has run.
+                Stage::Again => restart::interrupted_report(None),
+                _ => rejected(error("stale", "its time to live was over before it could start")),
+            };
+            self.end(now_ms, id, Some(report));
+        }
+    }
+
+    /// Starts what may start.
+    pub(super) fn start_due(&mut self, now_ms: u64) {
+        if self.stopping.is_some() {
+            return;
+        }
+        loop {
+            let Some(first) = self.live().find(|entry| entry.is_waiting()) else { return };
+            let (id, stage) = (first.id, first.stage);
+            let ready = matches!(first.stage, Stage::Ready | Stage::Again)
+                && first.not_before_ms <= now_ms
+                && matches!(self.left(first, now_ms), Left::Some);
+            let Some(event) = first.event().filter(|_| ready).cloned() else { return };
+            match self.judge.judge(&event.action, &event.data) {
+                // The list of actions has changed since it was taken.
+                Err(error) => {
+                    let report = match stage {
+                        Stage::Again => restart::interrupted_report(None),
+                        _ => rejected(error),
+                    };
+                    self.end(now_ms, id, Some(report));
+                }
+                Ok(terms) => {
+                    let running = self.live().filter(|entry| entry.is_running());
+                    let (all, same) = running.fold((0, 0), |(all, same), entry| {
+                        let is_same = entry.event().is_some_and(|e| e.action == event.action);
+                        (all + 1, same + usize::from(is_same))
+                    });
+                    if all >= self.max_in_flight || same >= terms.concurrency.max(1) {
+                        return;
+                    }
+                    self.start(now_ms, id);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, now_ms: u64, id: CommandId) {
+        let boot = self.boot.clone();
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.stage = Stage::Starting;
+        entry.runs += 1;
+        entry.run_boot = Some(boot.clone());
+        entry.post.due_ms = None;
+        let record = Record::Started { command: id, run: entry.runs, boot };
+        if self.no_start_record {
+            return self.started(now_ms, id);
+        }
+        self.write(Purpose::Start(id), vec![record]);
+    }
+
+    /// The start is on disk.
+    pub(super) fn started(&mut self, now_ms: u64, id: CommandId) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.cancelled {
+            return self.end(now_ms, id, Some(Report::of(ReportState::Cancelled)));
+        }
+        let Some(event) = entry.event().cloned() else { return };
+        entry.stage = Stage::Running;
+        entry.post.ticket = None;
+        entry.post.due_ms = Some(now_ms);
+        let terms = self.judge.judge(&event.action, &event.data);
+        let told = Duration::from_secs(event.run_timeout_s);
+        let limit = terms.ok().and_then(|terms| terms.timeout).unwrap_or(told);
+        self.out.push_back(Output::Start { event, limit });
+        if self.stopping.is_some() {
+            self.out.push_back(Output::Stop { command: id, stop: Stop::Shutdown });
+        }
+    }
+
+    /// The start could not be written: it did not begin.
+    pub(super) fn unstart(&mut self, now_ms: u64, id: CommandId) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.runs = entry.runs.saturating_sub(1);
+        entry.stage = if entry.runs == 0 { Stage::Ready } else { Stage::Again };
+        if entry.runs == 0 {
+            entry.run_boot = None;
+        }
+        entry.not_before_ms = now_ms + DISK_RETRY_MS;
+        entry.post.due_ms = Some(now_ms);
+        if entry.cancelled {
+            self.end(now_ms, id, Some(Report::of(ReportState::Cancelled)));
+        }
+    }
+
+    fn left(&self, entry: &Entry, now_ms: u64) -> Left {
+        match self.due_ms(entry) {
+            None => Left::Unknown,
+            Some(due_ms) if due_ms <= now_ms => Left::Over,
+            Some(_) => Left::Some,
+        }
+    }
+
+    /// The moment from which on it may not be started, by our clock, if that can be told.
+    fn due_ms(&self, entry: &Entry) -> Option<u64> {
+        let received = entry.received.as_ref()?;
+        if received.boot == self.boot {
+            return Some(received.due_boot_ms);
+        }
+        let (hub_ms, at_ms) = self.hub_clock?;
+        Some(at_ms.saturating_add(received.event.expires_at.unix_ms().saturating_sub(hub_ms)))
+    }
+
+    /// When something is due of an entry without anything happening.
+    pub(super) fn wakes(&self, entry: &Entry) -> [Option<u64>; 3] {
+        let can_be_stale = matches!(entry.stage, Stage::Offering | Stage::Ready | Stage::Again);
+        let stale_ms = self.due_ms(entry).filter(|_| can_be_stale);
+        let waits_for_disk = matches!(entry.stage, Stage::Ready | Stage::Again | Stage::Recording);
+        let is_set = (1..u64::MAX).contains(&entry.not_before_ms);
+        let disk_ms = (waits_for_disk && is_set).then_some(entry.not_before_ms);
+        [stale_ms, disk_ms, self.post_wakes(entry)]
+    }
+}

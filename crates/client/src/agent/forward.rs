@@ -1,0 +1,325 @@
+//! Hands a command to a web service on this machine: one POST, its answer is the outcome.
+//!
+//! No proxy, no redirects, a connection for each request. A service that is not up yet is waited
+//! for; one that took the request is never asked twice.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bellwire_proto::limits::RESULT_BYTES_MAX;
+use bellwire_proto::stream::CommandEvent;
+use bellwire_proto::{ErrorInfo, Json, ReportState};
+use bytes::{Bytes, BytesMut};
+use futures_core::future::BoxFuture;
+use futures_util::StreamExt as _;
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE};
+use http::{HeaderValue, Method, StatusCode};
+use reqwest::Url;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::handler::{input_of, until_stopped};
+use super::run::{Ended, Job, Outcome, Run, Stop};
+use crate::address::Address;
+use crate::transport::{
+    ByteStream, HttpTransport, InvalidSetting, Request, Stage, Transport as _, TransportError,
+};
+
+/// How often a service that refuses connections is tried.
+const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// What a result needs beside the body: `{"status":…,"body":…,"time_ms":…}` with the longest numbers.
+const RESULT_FRAME_BYTES: usize = 64;
+
+/// Where commands are handed to.
+#[derive(Clone)]
+pub struct Forward {
+    url: Url,
+    authorization: Option<HeaderValue>,
+}
+
+/// Why commands cannot be handed to a URL.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidForward {
+    /// It is no URL of HTTP.
+    #[error(transparent)]
+    Url(#[from] crate::InvalidUrl),
+    /// It leads to another machine, and nobody said that it may.
+    #[error("{host} is not this machine; if that is meant, set remote = true")]
+    Remote {
+        /// Which host it names.
+        host: String,
+    },
+}
+
+impl Forward {
+    /// Hands commands to `url`: `http` or `https`, on this machine unless `remote`. A user and
+    /// password in it become a header.
+    ///
+    /// # Errors
+    /// [`InvalidForward`] names what is wrong.
+    pub fn new(url: &str, remote: bool) -> Result<Self, InvalidForward> {
+        let Address { url, authorization } = Address::parse(url)?;
+        let host = url.host_str().unwrap_or_default();
+        if !remote && !is_loopback(host) {
+            return Err(InvalidForward::Remote { host: host.to_owned() });
+        }
+        Ok(Self { url, authorization })
+    }
+
+    /// Where to, without credentials.
+    pub fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
+    async fn run(self, job: Job) -> Ended {
+        let until = job.until();
+        let Job { command, limit, mut stop, .. } = job;
+        match until_stopped(&mut stop, self.exchange(&command, until, limit)).await {
+            Ok(outcome) => Ended::Finished(outcome),
+            Err(Stop::Cancel) => Ended::Stopped(Outcome::of(ReportState::Cancelled)),
+            Err(Stop::Shutdown | Stop::Kill) => Ended::Stopped(Outcome::failed(
+                "interrupted",
+                "the agent stopped before the service had answered",
+            )),
+        }
+    }
+
+    async fn exchange(&self, command: &CommandEvent, until: Instant, limit: Duration) -> Outcome {
+        let transport = match transport() {
+            Ok(transport) => transport,
+            Err(error) => return Outcome::failed("internal", error.to_string()),
+        };
+        let (started, answer) = loop {
+            let started = Instant::now();
+            let sent = timeout_at(until, transport.send(self.request(command))).await;
+            match sent {
+                Ok(Ok(answer)) => break (started, answer),
+                Ok(Err(error)) if is_refusal(&error) => {
+                    if Instant::now() + REFUSED_AGAIN_AFTER >= until {
+                        return forward_failed(&error);
+                    }
+                    sleep(REFUSED_AGAIN_AFTER).await;
+                }
+                Ok(Err(error)) => return forward_failed(&error),
+                Err(_) => return timed_out(limit),
+            }
+        };
+        let (head, body) = answer.into_parts();
+        let body = match timeout_at(until, read_head(body)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) => return forward_failed(&error),
+            Err(_) => return timed_out(limit),
+        };
+        outcome(head.status, &body, started.elapsed())
+    }
+
+    fn request(&self, command: &CommandEvent) -> Request {
+        let mut request = Request::new(Bytes::from(input_of(&command.data)));
+        *request.method_mut() = Method::POST;
+        if let Ok(uri) = self.url.as_str().parse() {
+            *request.uri_mut() = uri;
+        }
+        let headers = request.headers_mut();
+        // A kept connection may be closed by the service just when the next command uses it, and
+        // then nobody knows whether it was taken.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        let content_type = match command.data.as_str() {
+            "null" => None,
+            text if text.starts_with('"') => Some("text/plain; charset=utf-8"),
+            _ => Some("application/json"),
+        };
+        headers.extend(content_type.map(|t| (CONTENT_TYPE, HeaderValue::from_static(t))));
+        headers.extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
+        for (name, value) in [
+            ("bellwire-command", command.id.to_string()),
+            ("bellwire-action", command.action.to_string()),
+            ("bellwire-attempt", command.attempt.to_string()),
+        ] {
+            // Names of the contract: all of them are legal in a header.
+            headers.extend(
+                HeaderValue::try_from(value)
+                    .ok()
+                    .map(|value| (http::HeaderName::from_static(name), value)),
+            );
+        }
+        request
+    }
+}
+
+impl Run for Forward {
+    fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
+        Box::pin(self.clone().run(job))
+    }
+}
+
+/// A URL may have had a password.
+impl std::fmt::Debug for Forward {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Forward").field(&self.url()).finish()
+    }
+}
+
+/// What all forwards go through, made when the first is needed: the trusted authorities of a
+/// machine are large, and most appliances forward nothing.
+fn transport() -> Result<Arc<HttpTransport>, InvalidSetting> {
+    static SHARED: OnceLock<Arc<HttpTransport>> = OnceLock::new();
+    if let Some(shared) = SHARED.get() {
+        return Ok(Arc::clone(shared));
+    }
+    let user_agent = concat!("bellwire-agent/", env!("CARGO_PKG_VERSION"));
+    let made = Arc::new(HttpTransport::builder().no_proxy().user_agent(user_agent).build()?);
+    Ok(Arc::clone(SHARED.get_or_init(|| made)))
+}
+
+/// Whether a host, as it stands in a URL, is this machine.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    match address.parse::<std::net::IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
+    }
+}
+
+/// Whether nobody listened there: the one failure after which the service surely knows nothing.
+fn is_refusal(error: &TransportError) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if kind == Some(io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn forward_failed(error: &TransportError) -> Outcome {
+    let message = match error.stage() {
+        Stage::Connect => error.to_string(),
+        _ => format!("{error}; whether the service acted on it is not known"),
+    };
+    Outcome::failed("forward_failed", message)
+}
+
+fn timed_out(limit: Duration) -> Outcome {
+    Outcome::failed("timeout", format!("the service took longer than {limit:?}"))
+}
+
+/// The beginning of a body: enough to fill a result and to show that there was more.
+async fn read_head(mut body: ByteStream) -> Result<Bytes, TransportError> {
+    let mut head = BytesMut::new();
+    while head.len() <= RESULT_BYTES_MAX {
+        match body.next().await {
+            Some(chunk) => head.extend_from_slice(&chunk?),
+            None => break,
+        }
+    }
+    Ok(head.freeze())
+}
+
+/// What an answer means.
+fn outcome(status: StatusCode, body: &[u8], time: Duration) -> Outcome {
+    let (body, truncated) = body_as_json(body);
+    let result = format!(
+        r#"{{"status":{},"body":{},"time_ms":{}}}"#,
+        status.as_u16(),
+        body.as_str(),
+        time.as_millis()
+    );
+    let good = status.is_success();
+    let error = ErrorInfo {
+        code: "http_status".to_owned(),
+        message: Some(format!("the service answered {status}")),
+    };
+    Outcome {
+        result: Json::from_checked(result).ok(),
+        truncated,
+        error: (!good).then_some(error),
+        ..Outcome::of(if good { ReportState::Succeeded } else { ReportState::Failed })
+    }
+}
+
+/// A body as it stands in a result, and whether it was cut: what is JSON and fits stays JSON, an
+/// empty one is `null`, and of everything else the head is told as text.
+fn body_as_json(body: &[u8]) -> (Json, bool) {
+    const ROOM: usize = RESULT_BYTES_MAX - RESULT_FRAME_BYTES;
+    if body.is_empty() {
+        return (Json::null(), false);
+    }
+    let parsed = std::str::from_utf8(body).ok().and_then(|text| Json::parse(text).ok());
+    // The result adds a level of nesting to it.
+    let fits = |json: &Json| {
+        json.as_str().len() <= ROOM && Json::parse(&format!("[{}]", json.as_str())).is_ok()
+    };
+    if let Some(json) = parsed.filter(fits) {
+        return (json, false);
+    }
+    let text = String::from_utf8_lossy(body);
+    let whole = Json::text(&text);
+    if whole.as_str().len() <= ROOM {
+        return (whole, false);
+    }
+    // What escapes make of a character is asked of the writer of JSON itself, one by one.
+    let mut room = ROOM - 2;
+    let mut end = 0;
+    for c in text.chars() {
+        let escaped_bytes = Json::text(c.encode_utf8(&mut [0; 4])).as_str().len() - 2;
+        if escaped_bytes > room {
+            break;
+        }
+        room -= escaped_bytes;
+        end += c.len_utf8();
+    }
+    (Json::text(text.get(..end).unwrap_or_default()), true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_needs_no_leave() {
+        for here in [
+            "http://localhost:1/x",
+            "http://127.9.9.9",
+            "http://[::1]:80/",
+            "http://LOCALHOST.",
+            "http://[::ffff:127.0.0.1]",
+        ] {
+            assert!(Forward::new(here, false).is_ok(), "{here}");
+        }
+        for there in [
+            "http://10.0.0.1",
+            "http://localhost.example.com",
+            "http://127.0.0.1.example",
+            "http://[fe80::1]",
+        ] {
+            let refused = Forward::new(there, false).unwrap_err();
+            assert!(matches!(refused, InvalidForward::Remote { .. }), "{there}: {refused}");
+            assert!(Forward::new(there, true).is_ok(), "{there}");
+        }
+        assert!(matches!(Forward::new("unix:/x", true), Err(InvalidForward::Url(_))));
+    }
+
+    #[test]
+    fn a_body_stays_json_or_becomes_the_head_of_a_text() {
+        assert_eq!(body_as_json(b"{\"a\": 1.0}\n").0.as_str(), "{\"a\": 1.0}");
+        assert_eq!(body_as_json(b"").0.as_str(), "null");
+        assert_eq!(body_as_json(b"not json").0.as_str(), "\"not json\"");
+        assert_eq!(body_as_json(b"\xff").0.as_str(), "\"\u{fffd}\"");
+        for long in [
+            "x".repeat(70_000),
+            "\u{1}".repeat(70_000),
+            "é".repeat(40_000),
+            format!("\"{}\"", "y".repeat(70_000)),
+        ] {
+            let outcome = outcome(StatusCode::OK, long.as_bytes(), Duration::MAX);
+            let result = outcome.result.unwrap();
+            assert!(outcome.truncated);
+            let spare = RESULT_BYTES_MAX - result.as_str().len();
+            assert!(spare < RESULT_FRAME_BYTES, "{spare} bytes were not used");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Runs a program for a command: no shell, a constant argument list, the data on standard input and
+//! in a file, the end of its output kept.
+//!
+//! The program leads a process group of its own. Ended from outside (limit, cancel, kill), the
+//! whole group ends with it; when the leader ends by itself that is the end, and what it left
+//! behind lives on. What an exit means is judged here, what follows from it is not.
+//!
+//! - [`spawn`]: from a command to a process; the one place with unsafe code.
+//! - [`output`]: what it says: tails, result, progress.
+//! - [`leftover`]: what an agent that died left running.
+//! - [`account`]: who it runs as.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::future::Future;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bellwire_proto::{ErrorInfo, ReportState};
+use futures_core::future::BoxFuture;
+use rustix::process::{Pid, Signal};
+use tokio::process::Child;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::run::{Ended, Job, Outcome, Run, Stop, StopReceiver};
+
+pub mod account;
+pub mod leftover;
+mod output;
+mod spawn;
+
+use account::Account;
+use output::{BadResult, Streams};
+pub use spawn::input_of;
+
+/// How long a program that is told to stop may take before it is killed, unless told otherwise.
+pub const KILL_AFTER: Duration = Duration::from_secs(5);
+/// How long output is still read after the program has ended: what it left running may hold the
+/// pipe open for ever.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How often it is asked whether a group that was told to stop has. Only the wait for members
+/// other than the leader, whose end nobody else tells.
+const GROUP_ASK_EVERY: Duration = Duration::from_millis(20);
+
+/// A program with its constant arguments and surroundings.
+///
+/// ```
+/// use bellwire_client::agent::handler::Program;
+///
+/// let ping = Program::new("/bin/echo", ["pong"]).cwd("/").umask(0o077);
+/// # drop(ping);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Program {
+    program: OsString,
+    args: Vec<OsString>,
+    environment: Environment,
+    cwd: Option<PathBuf>,
+    user: Option<Account>,
+    umask: Option<u32>,
+    kill_after: Duration,
+}
+
+/// What a program finds in its environment beside the `BELLWIRE_` variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Environment {
+    /// What this process has.
+    Inherited,
+    /// `PATH`, `HOME` and these.
+    Cleared(Vec<(OsString, OsString)>),
+}
+
+impl Program {
+    /// A program that inherits environment, folder and umask. A name without a slash is looked for
+    /// in `PATH`.
+    pub fn new<A: Into<OsString>>(
+        program: impl Into<OsString>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
+        Self {
+            program: program.into(),
+            args: args.into_iter().map(Into::into).collect(),
+            environment: Environment::Inherited,
+            cwd: None,
+            user: None,
+            umask: None,
+            kill_after: KILL_AFTER,
+        }
+    }
+
+    /// What it finds in its environment.
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// The folder that it starts in.
+    pub fn cwd(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(folder.into());
+        self
+    }
+
+    /// Who it runs as: the account's group is its only one.
+    pub fn user(mut self, account: Account) -> Self {
+        self.user = Some(account);
+        self
+    }
+
+    /// Which permissions its files do not get.
+    pub fn umask(mut self, mask: u32) -> Self {
+        self.umask = Some(mask);
+        self
+    }
+
+    /// How long it may take to end after TERM. Default: [`KILL_AFTER`].
+    pub fn kill_after(mut self, patience: Duration) -> Self {
+        self.kill_after = patience;
+        self
+    }
+
+    /// The program and its arguments, for a person.
+    pub fn argv(&self) -> impl Iterator<Item = &OsStr> {
+        std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str))
+    }
+
+    /// The folder that it starts in, unless that is this process's own.
+    pub fn folder(&self) -> Option<&Path> {
+        self.cwd.as_deref()
+    }
+
+    /// Who it runs as, unless that is who this process runs as.
+    pub fn account(&self) -> Option<&Account> {
+        self.user.as_ref()
+    }
+
+    async fn run(self, job: Job) -> Ended {
+        let until = job.until();
+        let Job { command, device, limit, progress, mut stop } = job;
+        let spawned = match self.spawn(&command, &device) {
+            Ok(spawned) => spawned,
+            Err(message) => return Ended::Finished(Outcome::failed("spawn_failed", message)),
+        };
+        let spawn::Spawned { mut child, streams, data_file } = spawned;
+        let mut group = Group::of(&child);
+        let mut streams = Streams::new(streams, progress);
+        let end = streams.beside(end_of(&mut child, until, &mut stop)).await;
+        let status = match &end {
+            End::Itself(status) => status.as_ref().ok().copied(),
+            End::Limit | End::Told(_) => {
+                streams.beside(group.end(&mut child, self.kill_after, &mut stop)).await
+            }
+        };
+        group.disarm();
+        // What its children still say in that time is part of it; they themselves may live on.
+        timeout(DRAIN, streams.drain()).await.ok();
+        drop(data_file);
+        ended(end, status, limit, stop.told(), streams)
+    }
+}
+
+impl Run for Program {
+    fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
+        Box::pin(self.clone().run(job))
+    }
+}
+
+impl Run for Arc<Program> {
+    fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
+        (**self).start(job)
+    }
+}
+
+/// As a person would read it: arguments with spaces in quotes, then what differs.
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, arg) in self.argv().map(OsStr::to_string_lossy).enumerate() {
+            let space = if n > 0 { " " } else { "" };
+            let plain = !arg.is_empty() && !arg.contains(|c: char| c.is_whitespace() || c == '"');
+            if plain { write!(f, "{space}{arg}")? } else { write!(f, "{space}{arg:?}")? }
+        }
+        if let Some(account) = &self.user {
+            write!(f, " as {}", account.name)?;
+        }
+        match &self.cwd {
+            Some(folder) => write!(f, " in {}", folder.display()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What ended the run.
+enum End {
+    Itself(std::io::Result<ExitStatus>),
+    Limit,
+    Told(Stop),
+}
+
+/// Waits for the first end. One that had ended by itself when it was told to stop keeps its result.
+async fn end_of(child: &mut Child, until: Instant, stop: &mut StopReceiver) -> End {
+    tokio::select! {
+        biased;
+        status = child.wait() => End::Itself(status),
+        () = sleep_until(until) => End::Limit,
+        stop = stop.wait_for(Stop::Cancel) => End::Told(stop),
+    }
+}
+
+/// Puts the outcome together.
+fn ended(
+    end: End,
+    status: Option<ExitStatus>,
+    limit: Duration,
+    told: Option<Stop>,
+    streams: Streams,
+) -> Ended {
+    let signal = status.and_then(|status| status.signal());
+    let said = streams.finish();
+    let mut outcome = Outcome {
+        exit_code: status.and_then(|s| s.code()).or(signal.map(|n| 128 + n)).map(i64::from),
+        stdout: Some(said.stdout),
+        stderr: Some(said.stderr),
+        truncated: said.truncated,
+        ..Outcome::of(ReportState::Failed)
+    };
+    let by_shutdown = signal.is_some() && told == Some(Stop::Shutdown);
+    let (broken_off, error) = match &end {
+        End::Limit => (true, Some(("timeout", format!("it ran longer than {limit:?}")))),
+        End::Told(Stop::Cancel) => {
+            outcome.state = ReportState::Cancelled;
+            (true, None)
+        }
+        End::Told(_) => (true, Some(("interrupted", "the agent stopped and ended it".to_owned()))),
+        End::Itself(status) => (by_shutdown, error_of(status, by_shutdown)),
+    };
+    if error.is_none() && !broken_off {
+        outcome.state = ReportState::Succeeded;
+    }
+    outcome.error =
+        error.map(|(code, message)| ErrorInfo { code: code.to_owned(), message: Some(message) });
+    match said.result {
+        Ok(result) => outcome.result = result,
+        // What was broken off may have been about to write the rest of it.
+        Err(_) if broken_off => {}
+        Err(bad) => outcome.error = Some(bad_result(&bad, outcome.error)),
+    }
+    match end {
+        End::Told(_) => Ended::Stopped(outcome),
+        End::Itself(_) if by_shutdown => Ended::Stopped(outcome),
+        End::Itself(_) | End::Limit => Ended::Finished(outcome),
+    }
+}
+
+/// Code and message for an exit by itself; `None` for a good one.
+fn error_of(
+    status: &std::io::Result<ExitStatus>,
+    by_shutdown: bool,
+) -> Option<(&'static str, String)> {
+    let status = match status {
+        Ok(status) => status,
+        Err(e) => return Some(("internal", format!("its end could not be learnt: {e}"))),
+    };
+    match (status.code(), status.signal()) {
+        (Some(0), _) => None,
+        (_, Some(n)) if by_shutdown => {
+            Some(("interrupted", format!("signal {n} ended it while the agent stopped")))
+        }
+        (_, Some(n)) => Some(("signal", format!("signal {n} ended it"))),
+        (code, None) => Some(("exit_status", format!("exit status {}", code.unwrap_or(-1)))),
+    }
+}
+
+/// `bad_result`, with what else went wrong in its message.
+fn bad_result(bad: &BadResult, beside: Option<ErrorInfo>) -> ErrorInfo {
+    let beside = beside.and_then(|e| e.message).map(|m| format!("; {m}")).unwrap_or_default();
+    ErrorInfo { code: "bad_result".to_owned(), message: Some(format!("{bad}{beside}")) }
+}
+
+/// The process group of a program. Killed when dropped, unless disarmed.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            // None left is as good as hit.
+            rustix::process::kill_process_group(group, signal).ok();
+        }
+    }
+
+    /// The group is left alone from now on.
+    fn disarm(&mut self) {
+        self.0 = None;
+    }
+
+    /// TERM; when that was not enough in time, or somebody says [`Stop::Kill`], KILL. Afterwards
+    /// none of the group is left.
+    async fn end(
+        &self,
+        child: &mut Child,
+        kill_after: Duration,
+        stop: &mut StopReceiver,
+    ) -> Option<ExitStatus> {
+        if stop.told() < Some(Stop::Kill) {
+            self.signal(Signal::TERM);
+            tokio::select! {
+                () = self.gone(child) => {}
+                () = sleep(kill_after) => {}
+                _ = stop.wait_for(Stop::Kill) => {}
+            }
+        }
+        self.signal(Signal::KILL);
+        child.wait().await.ok()
+    }
+
+    /// Waits until leader and members have ended.
+    async fn gone(&self, child: &mut Child) {
+        child.wait().await.ok();
+        let Some(group) = self.0 else { return };
+        while rustix::process::test_kill_process_group(group).is_ok() {
+            sleep(GROUP_ASK_EVERY).await;
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+/// Runs `future` to its end unless told to stop. For what is no process and can be dropped.
+pub(super) async fn until_stopped<T>(
+    stop: &mut StopReceiver,
+    future: impl Future<Output = T>,
+) -> Result<T, Stop> {
+    tokio::select! {
+        biased;
+        value = future => Ok(value),
+        stop = stop.wait_for(Stop::Cancel) => Err(stop),
+    }
+}

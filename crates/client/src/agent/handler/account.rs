@@ -1,0 +1,72 @@
+//! Who a program runs as: a line of `/etc/passwd`.
+//!
+//! The file is read and not the system's name service, which a static program does not have:
+//! accounts of a directory server are not known here, but can be named by a number that the file
+//! lists.
+
+use std::path::PathBuf;
+
+/// An account of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub uid: u32,
+    /// The number of its group.
+    pub gid: u32,
+    /// Its folder.
+    pub home: PathBuf,
+}
+
+impl Account {
+    /// The account with this name, or this number.
+    pub fn find(name_or_uid: &str) -> Option<Self> {
+        let number: Option<u32> = name_or_uid.parse().ok();
+        find_in(&passwd(), |account| account.name == name_or_uid)
+            .or_else(|| find_in(&passwd(), |account| Some(account.uid) == number))
+    }
+
+    /// Whether this process runs as it already.
+    pub fn is_process(&self) -> bool {
+        rustix::process::geteuid().as_raw() == self.uid
+    }
+}
+
+/// The account that this process runs as, if it has one.
+pub fn of_process() -> Option<Account> {
+    find_in(&passwd(), Account::is_process)
+}
+
+fn passwd() -> String {
+    let bytes = std::fs::read("/etc/passwd").unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn find_in(passwd: &str, fits: impl Fn(&Account) -> bool) -> Option<Account> {
+    passwd.lines().filter_map(parse).find(fits)
+}
+
+/// A line of passwd(5): `name:password:uid:gid:comment:home:shell`.
+fn parse(line: &str) -> Option<Account> {
+    let mut fields = line.split(':');
+    let name = fields.next()?.to_owned();
+    let uid = fields.nth(1)?.parse().ok()?;
+    let gid = fields.next()?.parse().ok()?;
+    let home = fields.nth(1)?.into();
+    Some(Account { name, uid, gid, home })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_found_by_name_and_by_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\n# no\nkiosk:x:1000:100::/home/kiosk:\n";
+        let kiosk = find_in(passwd, |a| a.name == "kiosk").unwrap();
+        assert_eq!((kiosk.uid, kiosk.gid, kiosk.home), (1000, 100, "/home/kiosk".into()));
+        assert!(find_in(passwd, |a| a.name == "nobody").is_none());
+        assert_eq!(Account::find("0").map(|a| a.name), Some("root".to_owned()));
+    }
+}

@@ -1,0 +1,402 @@
+//! What an appliance does at all: the list of actions, and what their data may be.
+//!
+//! Made by [`config`](super::config) from the file, or by a program. A command that is not allowed
+//! is rejected with a code and a sentence for its sender; what may be said there is what the sender
+//! said, and never what the list holds beside it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bellwire_proto::json::Members;
+use bellwire_proto::stream::CommandEvent;
+use bellwire_proto::{Action, ErrorInfo, Json};
+use regex::Regex;
+use serde_json::Value;
+
+use super::run::Run;
+
+/// What becomes of a command whose run was cut off by the end of the agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnRestart {
+    /// It has failed, code `interrupted`.
+    #[default]
+    Fail,
+    /// It runs again, within its time to live, three times at most.
+    Rerun,
+    /// If the machine was started anew since, it has succeeded (a reboot does that); else as
+    /// `Fail`.
+    Succeed,
+}
+
+impl OnRestart {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Fail, Self::Rerun, Self::Succeed];
+
+    /// As it stands in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Rerun => "rerun",
+            Self::Succeed => "succeed",
+        }
+    }
+}
+
+/// An action that is allowed: what runs it, and under which rules.
+#[derive(Clone)]
+pub struct Rules {
+    /// What runs it.
+    pub run: Arc<dyn Run>,
+    /// How long a run may take; `None`: as long as the command's `run_timeout_s`.
+    pub timeout: Option<Duration>,
+    /// What becomes of a run that was cut off.
+    pub on_restart: OnRestart,
+    /// How many of its commands may run at once.
+    pub concurrency: usize,
+    /// What its data must be; `None`: anything.
+    pub params: Option<Params>,
+}
+
+impl Rules {
+    /// The rules that stand when nothing is said: one at a time, any data, `on_restart` fail.
+    pub fn new(run: impl Run + 'static) -> Self {
+        Self {
+            run: Arc::new(run),
+            timeout: None,
+            on_restart: OnRestart::default(),
+            concurrency: 1,
+            params: None,
+        }
+    }
+
+    /// How long this command may run.
+    pub fn limit(&self, command: &CommandEvent) -> Duration {
+        self.timeout.unwrap_or(Duration::from_secs(command.run_timeout_s))
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules")
+            .field("timeout", &self.timeout)
+            .field("on_restart", &self.on_restart)
+            .field("concurrency", &self.concurrency)
+            .field("params", &self.params)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The list: what is not on it is rejected.
+#[derive(Debug, Clone, Default)]
+pub struct Policy(BTreeMap<Action, Arc<Rules>>);
+
+impl Policy {
+    /// Puts an action on the list, in place of what stood there.
+    pub fn allow(&mut self, action: Action, rules: Rules) {
+        self.0.insert(action, Arc::new(rules));
+    }
+
+    /// The rules of an action that is on the list. For what is already accepted: whoever judges a
+    /// new command asks [`Policy::judge`].
+    pub fn rules(&self, action: &Action) -> Option<&Arc<Rules>> {
+        self.0.get(action)
+    }
+
+    /// The actions on the list, by name.
+    pub fn actions(&self) -> impl Iterator<Item = (&Action, &Arc<Rules>)> {
+        self.0.iter()
+    }
+
+    /// Whether an action may run with these data, and by which rules.
+    ///
+    /// # Errors
+    /// What to reject it with: `unknown_action`, or `invalid_params` with the member's name.
+    pub fn judge(&self, action: &Action, data: &Json) -> Result<&Arc<Rules>, ErrorInfo> {
+        let refuse = |code: &str, message: String| ErrorInfo {
+            code: code.to_owned(),
+            message: Some(message),
+        };
+        let rules = self.rules(action).ok_or_else(|| {
+            refuse("unknown_action", format!("{action} is not on this appliance's list"))
+        })?;
+        if let Some(params) = &rules.params {
+            params
+                .check(data.as_str())
+                .map_err(|violation| refuse("invalid_params", violation.to_string()))?;
+        }
+        Ok(rules)
+    }
+}
+
+/// What the data of an action must be: an object with exactly these members, none of them nested.
+#[derive(Debug, Clone, Default)]
+pub struct Params(pub BTreeMap<String, Param>);
+
+/// What one member must be.
+#[derive(Debug, Clone)]
+pub struct Param {
+    /// Its type.
+    pub kind: Kind,
+    /// It must be one of these, if there are any.
+    pub one_of: Vec<Value>,
+    /// It may be absent.
+    pub optional: bool,
+}
+
+/// The type of a member, with what only that type has.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// A string that the pattern matches as a whole.
+    String {
+        /// The pattern, if any.
+        pattern: Option<Pattern>,
+    },
+    /// A number without point and exponent.
+    Integer {
+        /// The least that is taken.
+        min: Option<i64>,
+        /// The most that is taken.
+        max: Option<i64>,
+    },
+    /// Any number.
+    Number {
+        /// The least that is taken.
+        min: Option<f64>,
+        /// The most that is taken.
+        max: Option<f64>,
+    },
+    /// `true` or `false`.
+    Boolean,
+}
+
+/// A regular expression (the syntax of the `regex` crate) that matches whole texts.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    text: String,
+    whole: Regex,
+}
+
+impl Pattern {
+    /// Compiles it.
+    ///
+    /// # Errors
+    /// When it is no regular expression.
+    pub fn new(text: &str) -> Result<Self, regex::Error> {
+        // By itself first: "a)|(b" is no pattern, though it would be one between brackets.
+        Regex::new(text)?;
+        // The line break ends a comment that the flag x may have begun.
+        let whole = Regex::new(&format!(r"\A(?:{text})\z"))
+            .or_else(|_| Regex::new(&format!("\\A(?:{text}\n)\\z")))?;
+        Ok(Self { text: text.to_owned(), whole })
+    }
+
+    /// Whether all of `text` matches.
+    pub fn matches(&self, text: &str) -> bool {
+        self.whole.is_match(text)
+    }
+}
+
+/// What is wrong with data. The text names the member.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// The data is no object, or names a member twice.
+    #[error("the data must be a JSON object that names each member once")]
+    NoObject,
+    /// A member that must be there is not.
+    #[error("member {0:?} is missing")]
+    Missing(String),
+    /// A member that nobody knows.
+    #[error("member {0:?} is not known here")]
+    Unknown(String),
+    /// A member that is not what it must be.
+    #[error("member {member:?} is not {expected}")]
+    Value {
+        /// Which one.
+        member: String,
+        /// What it must be.
+        expected: String,
+    },
+}
+
+impl Params {
+    /// Whether `data`, as JSON, is what it must be.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn check(&self, data: &str) -> Result<(), Violation> {
+        let mut members = Members::parse(data.as_bytes()).map_err(|_| Violation::NoObject)?;
+        for (name, param) in &self.0 {
+            match members.take_raw(name) {
+                None if param.optional => {}
+                None => return Err(Violation::Missing(name.clone())),
+                Some(text) => param
+                    .check(text)
+                    .map_err(|expected| Violation::Value { member: name.clone(), expected })?,
+            }
+        }
+        match members.first_left() {
+            None => Ok(()),
+            Some(name) => Err(Violation::Unknown(name.chars().take(64).collect())),
+        }
+    }
+}
+
+impl Param {
+    /// A member of this type that must be there.
+    pub const fn of(kind: Kind) -> Self {
+        Self { kind, one_of: Vec::new(), optional: false }
+    }
+
+    /// The error is what it must be.
+    fn check(&self, text: &str) -> Result<(), String> {
+        let value: Value = serde_json::from_str(text).map_err(|_| self.kind.to_string())?;
+        if !self.kind.admits(&value) {
+            return Err(self.kind.to_string());
+        }
+        let listed = self.one_of.is_empty() || self.one_of.iter().any(|one| same(one, &value));
+        if listed { Ok(()) } else { Err(format!("one of {}", Value::from(self.one_of.clone()))) }
+    }
+}
+
+/// Whether two values are the same; 1 and 1.0 are the same number.
+fn same(one: &Value, other: &Value) -> bool {
+    match (one.as_f64(), other.as_f64()) {
+        (Some(a), Some(b)) if !(one.is_i64() && other.is_i64()) => a == b,
+        _ => one == other,
+    }
+}
+
+impl Kind {
+    /// Whether a value is of this type and within its bounds.
+    pub fn admits(&self, value: &Value) -> bool {
+        match self {
+            Self::String { pattern } => value
+                .as_str()
+                .is_some_and(|text| pattern.as_ref().is_none_or(|pattern| pattern.matches(text))),
+            // What does not fit in 64 bits with a sign is no number that a program can count on.
+            Self::Integer { min, max } => value
+                .as_i64()
+                .is_some_and(|n| min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)),
+            Self::Number { min, max } => value
+                .as_f64()
+                .is_some_and(|n| min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)),
+            Self::Boolean => value.is_boolean(),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bounds =
+            |f: &mut fmt::Formatter<'_>, min: Option<String>, max: Option<String>| match (min, max)
+            {
+                (Some(min), Some(max)) => write!(f, " from {min} to {max}"),
+                (Some(min), None) => write!(f, " of at least {min}"),
+                (None, Some(max)) => write!(f, " of at most {max}"),
+                (None, None) => Ok(()),
+            };
+        match self {
+            Self::String { pattern: None } => f.write_str("a string"),
+            Self::String { pattern: Some(pattern) } => {
+                write!(f, "a string that matches {} as a whole", pattern.text)
+            }
+            Self::Integer { min, max } => {
+                f.write_str("a whole number")?;
+                bounds(f, min.map(|n| n.to_string()), max.map(|n| n.to_string()))
+            }
+            Self::Number { min, max } => {
+                f.write_str("a number")?;
+                bounds(f, min.map(|n| n.to_string()), max.map(|n| n.to_string()))
+            }
+            Self::Boolean => f.write_str("true or false"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn string(pattern: &str) -> Param {
+        Param::of(Kind::String { pattern: Some(Pattern::new(pattern).unwrap()) })
+    }
+
+    fn params<const N: usize>(members: [(&str, Param); N]) -> Params {
+        Params(members.map(|(name, param)| (name.to_owned(), param)).into())
+    }
+
+    #[test]
+    fn a_pattern_matches_the_whole_text_whatever_its_flags() {
+        for (pattern, text, fits) in [
+            ("[0-9.]{1,16}", "1.4", true),
+            ("[0-9.]{1,16}", "1.4;rm", false),
+            ("^[0-9.]{1,16}$", "1.4\n", false),
+            ("(?m)^a$", "a\nb", false),
+            ("a|ab", "ab", true),
+            ("a|b", "ax", false),
+            ("(?x) a b # two letters", "ab", true),
+            ("(?s).*", "any\nthing", true),
+            ("\\p{Greek}+", "αβ", true),
+        ] {
+            assert_eq!(Pattern::new(pattern).unwrap().matches(text), fits, "{pattern} on {text:?}");
+        }
+        assert!(Pattern::new("a)|(b").is_err());
+    }
+
+    #[test]
+    fn exactly_the_listed_members_each_once_and_flat() {
+        let optional = Param { optional: true, ..Param::of(Kind::Boolean) };
+        let params = params([("version", string("[0-9.]{1,16}")), ("force", optional)]);
+        for (data, wrong) in [
+            (r#"{"version":"1.4"}"#, ""),
+            (r#"{"force":true,"version":"1"}"#, ""),
+            (r#"{"force":true}"#, "member \"version\" is missing"),
+            (r#"{"version":"1","extra":0}"#, "member \"extra\" is not known here"),
+            (
+                r#"{"version":1}"#,
+                "member \"version\" is not a string that matches [0-9.]{1,16} as a whole",
+            ),
+            (
+                r#"{"version":["1"]}"#,
+                "member \"version\" is not a string that matches [0-9.]{1,16} as a whole",
+            ),
+            (r#"{"version":"1","force":null}"#, "member \"force\" is not true or false"),
+            (r#"{"version":"1","force":"true"}"#, "member \"force\" is not true or false"),
+        ] {
+            let told = params.check(data).map_or_else(|v| v.to_string(), |()| String::new());
+            assert_eq!(told, wrong, "{data}");
+        }
+        for data in ["null", "[]", "\"version\"", r#"{"version":"1","version":"2"}"#] {
+            assert_eq!(params.check(data), Err(Violation::NoObject), "{data}");
+        }
+    }
+
+    #[test]
+    fn numbers_keep_to_their_bounds_and_lists_to_their_values() {
+        let integer = Param::of(Kind::Integer { min: Some(1), max: Some(9) });
+        let number = Param::of(Kind::Number { min: Some(0.5), max: None });
+        let listed = Param {
+            one_of: vec!["low".into(), "high".into()],
+            ..Param::of(Kind::String { pattern: None })
+        };
+        for (param, good, bad) in [
+            (
+                &integer,
+                vec!["1", "9", "5"],
+                vec!["0", "10", "1.0", "1e0", "\"1\"", "99999999999999999999"],
+            ),
+            (&number, vec!["0.5", "1", "1e300"], vec!["0.4", "-1", "true"]),
+            (&listed, vec!["\"low\""], vec!["\"Low\"", "1"]),
+        ] {
+            for text in good {
+                assert_eq!(param.check(text), Ok(()), "{text} for {param:?}");
+            }
+            for text in bad {
+                assert!(param.check(text).is_err(), "{text} for {param:?}");
+            }
+        }
+        assert_eq!(listed.check("\"mid\""), Err(r#"one of ["low","high"]"#.to_owned()));
+    }
+}

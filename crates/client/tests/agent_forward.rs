@@ -1,0 +1,192 @@
+//! What a command becomes at a local web service, and what its answer becomes at the hub: with real
+//! sockets.
+#![cfg(feature = "agent")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
+mod support;
+
+use std::time::Duration;
+
+use bellwire_client::agent::forward::Forward;
+use bellwire_client::agent::run::{
+    Ended, Job, Outcome, Run as _, Stop, StopSender, progress, stop,
+};
+use bellwire_proto::stream::CommandEvent;
+use bellwire_proto::{CommandId, Json, ReportState, Seq, Timestamp};
+use support::{Exchange, Server, within};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn command(data: &str) -> CommandEvent {
+    CommandEvent {
+        id: CommandId::from_parts(1_700_000_000_000, [7; 10]),
+        seq: Seq::new(1),
+        action: "deploy".parse().unwrap(),
+        data: Json::parse(data).unwrap(),
+        attempt: 2,
+        created_at: Timestamp::from_unix_ms(0),
+        expires_at: Timestamp::from_unix_ms(0),
+        ttl_s: 60,
+        run_timeout_s: 60,
+    }
+}
+
+struct Begun {
+    ended: tokio::task::JoinHandle<Ended>,
+    stop: StopSender,
+}
+
+fn begin(url: &str, data: &str, limit: Duration) -> Begun {
+    let (stop_sender, stop) = stop();
+    let job = Job {
+        command: command(data),
+        device: "kiosk".parse().unwrap(),
+        limit,
+        progress: progress().0,
+        stop,
+    };
+    let forward = Forward::new(url, false).unwrap();
+    Begun { ended: tokio::spawn(forward.start(job)), stop: stop_sender }
+}
+
+impl Begun {
+    async fn end(self) -> Ended {
+        within("the forward to end", self.ended).await.unwrap()
+    }
+
+    async fn outcome(self) -> Outcome {
+        match self.end().await {
+            Ended::Finished(outcome) => outcome,
+            stopped => panic!("nobody stopped it: {stopped:?}"),
+        }
+    }
+}
+
+fn code(outcome: &Outcome) -> Option<&str> {
+    outcome.error.as_ref().map(|error| error.code.as_str())
+}
+
+fn member(outcome: &Outcome, name: &str) -> String {
+    let result: serde_json::Value = outcome.result.as_ref().unwrap().read().unwrap();
+    result[name].to_string()
+}
+
+#[tokio::test]
+async fn the_data_is_the_body_and_the_rest_are_headers() {
+    let server = Server::start().await;
+    for (data, content_type, body) in [
+        ("\"plain text\"", Some("text/plain; charset=utf-8"), "plain text"),
+        ("{ \"v\": 1.50 }", Some("application/json"), "{\"v\":1.50}"),
+        ("null", None, ""),
+    ] {
+        let begun = begin(&server.url("/deploy?x=1"), data, LONG);
+        let request = server.request().await;
+        assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/deploy?x=1"));
+        assert_eq!(String::from_utf8_lossy(&request.body), body);
+        assert_eq!(request.header("content-type"), content_type, "{data}");
+        assert_eq!(request.header("bellwire-command"), Some(&*command("1").id.to_string()));
+        assert_eq!(request.header("bellwire-action"), Some("deploy"));
+        assert_eq!(request.header("bellwire-attempt"), Some("2"));
+        request.answer("204 No Content", "").await;
+        let outcome = begun.outcome().await;
+        assert_eq!((outcome.state, code(&outcome)), (ReportState::Succeeded, None));
+        assert_eq!(
+            (member(&outcome, "status"), member(&outcome, "body")),
+            ("204".into(), "null".into())
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_status_decides_and_a_redirect_is_not_followed() {
+    let server = Server::start().await;
+    for (head, body, state, told) in [
+        ("200 OK", "{\"a\": 1.0}", ReportState::Succeeded, "{\"a\":1.0}"),
+        ("201 Created", "done", ReportState::Succeeded, "\"done\""),
+        ("302 Found\nlocation: /elsewhere", "", ReportState::Failed, "null"),
+        ("404 Not Found", "no", ReportState::Failed, "\"no\""),
+        ("503 Service Unavailable", "[1]", ReportState::Failed, "[1]"),
+    ] {
+        let begun = begin(&server.url("/"), "1", LONG);
+        server.request().await.answer(head, body).await;
+        let outcome = begun.outcome().await;
+        let expected = (state == ReportState::Failed).then_some("http_status");
+        assert_eq!((outcome.state, code(&outcome)), (state, expected), "{head}");
+        assert_eq!(member(&outcome, "status"), head[..3], "{head}");
+        assert_eq!(member(&outcome, "body"), told, "{head}");
+        assert!(member(&outcome, "time_ms").parse::<u64>().is_ok());
+    }
+}
+
+#[tokio::test]
+async fn of_a_long_body_the_head_is_told() {
+    let server = Server::start().await;
+    let begun = begin(&server.url("/"), "1", LONG);
+    let body = format!("start {}", "x".repeat(200_000));
+    server.request().await.answer("200 OK", &body).await;
+    let outcome = begun.outcome().await;
+    assert!(outcome.truncated);
+    let result = outcome.result.unwrap();
+    assert!(result.as_str().len() <= 64 * 1024, "{} bytes", result.as_str().len());
+    assert!(result.as_str().starts_with("{\"status\":200,\"body\":\"start xxx"));
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_up_yet_is_waited_for() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}/", socket.local_addr().unwrap());
+    let mut begun = begin(&url, "1", LONG);
+    // Bound and not listening: the first try is refused.
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut begun.ended).await;
+    assert!(early.is_err(), "it gave up: {early:?}");
+    let listener = socket.listen(1).unwrap();
+    let (connection, _) = within("the next try", listener.accept()).await.unwrap();
+    Exchange::read(connection).await.answer("200 OK", "1").await;
+    assert_eq!(begun.outcome().await.state, ReportState::Succeeded);
+}
+
+#[tokio::test]
+async fn refused_until_the_limit_is_forward_failed_and_unanswered_is_timeout() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}/", socket.local_addr().unwrap());
+    let outcome = begin(&url, "1", Duration::from_millis(1200)).outcome().await;
+    assert_eq!((outcome.state, code(&outcome)), (ReportState::Failed, Some("forward_failed")));
+
+    let server = Server::start().await;
+    let begun = begin(&server.url("/"), "1", Duration::from_secs(2));
+    let request = server.request().await;
+    let outcome = begun.outcome().await;
+    assert_eq!((outcome.state, code(&outcome)), (ReportState::Failed, Some("timeout")));
+    request.dropped().await;
+}
+
+#[tokio::test]
+async fn one_that_took_the_request_and_broke_off_is_not_asked_again() {
+    let server = Server::start().await;
+    let begun = begin(&server.url("/"), "1", LONG);
+    server.request().await.end().await;
+    let outcome = begun.outcome().await;
+    assert_eq!(code(&outcome), Some("forward_failed"));
+    let message = outcome.error.unwrap().message.unwrap();
+    assert!(message.contains("whether the service acted on it is not known"), "{message}");
+}
+
+#[tokio::test]
+async fn a_cancelled_forward_lets_go_of_the_service() {
+    let server = Server::start().await;
+    for (word, state) in [(Stop::Cancel, ReportState::Cancelled), (Stop::Kill, ReportState::Failed)]
+    {
+        let begun = begin(&server.url("/"), "1", LONG);
+        let request = server.request().await;
+        begun.stop.tell(word);
+        let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
+        assert_eq!(outcome.state, state);
+        request.dropped().await;
+    }
+}

@@ -1,0 +1,446 @@
+//! What a handler can count on, with real programs: what it is given, how it is ended, what is
+//! told of it.
+//!
+//! A program says that it is up by a progress line, so that no test waits by the clock.
+#![cfg(feature = "agent")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use bellwire_client::agent::handler::account::{self, Account};
+use bellwire_client::agent::handler::{Environment, Program, leftover};
+use bellwire_client::agent::run::{
+    Ended, Job, Outcome, ProgressReceiver, Run as _, Stop, StopSender, progress, stop,
+};
+use bellwire_proto::limits::{OUTPUT_BYTES_MAX, RESULT_BYTES_MAX};
+use bellwire_proto::stream::CommandEvent;
+use bellwire_proto::{CommandId, Json, Progress, ReportState, Seq, Timestamp};
+
+/// Long enough for a machine that does ten other things.
+const HANG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(3600);
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(HANG, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {} s for {what}", HANG.as_secs()),
+    }
+}
+
+/// A command with an id of its own, so that tests side by side do not meet.
+fn command(data: &str) -> CommandEvent {
+    let mut random = [0; 10];
+    let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    random[..8].copy_from_slice(&(unique.as_nanos() as u64).to_be_bytes());
+    CommandEvent {
+        id: CommandId::from_parts(1_700_000_000_000, random),
+        seq: Seq::new(1),
+        action: "greet".parse().unwrap(),
+        data: Json::parse(data).unwrap(),
+        attempt: 2,
+        created_at: Timestamp::from_unix_ms(0),
+        expires_at: Timestamp::from_unix_ms(1_700_000_000_000),
+        ttl_s: 60,
+        run_timeout_s: 60,
+    }
+}
+
+struct Begun {
+    ended: tokio::task::JoinHandle<Ended>,
+    progress: ProgressReceiver,
+    stop: StopSender,
+}
+
+fn begin(program: &Program, command: CommandEvent, limit: Duration) -> Begun {
+    let (progress_sender, progress) = progress();
+    let (stop_sender, stop_receiver) = stop();
+    let job = Job {
+        command,
+        device: "kiosk".parse().unwrap(),
+        limit,
+        progress: progress_sender,
+        stop: stop_receiver,
+    };
+    Begun { ended: tokio::spawn(program.start(job)), progress, stop: stop_sender }
+}
+
+impl Begun {
+    /// Waits until it has told this progress.
+    async fn at(mut self, percent: f64) -> Self {
+        let there = |p: &Option<Progress>| p.is_some_and(|p| p.get() >= percent);
+        within("the program to be up", self.progress.wait_for(there)).await.unwrap();
+        self
+    }
+
+    async fn end(self) -> Ended {
+        within("the program to end", self.ended).await.unwrap()
+    }
+}
+
+fn sh(script: &str) -> Program {
+    Program::new("/bin/sh", ["-c", script]).environment(Environment::Cleared(Vec::new()))
+}
+
+async fn finish(program: &Program, data: &str) -> Outcome {
+    match begin(program, command(data), LONG).end().await {
+        Ended::Finished(outcome) => outcome,
+        Ended::Stopped(outcome) => panic!("nobody stopped it: {outcome:?}"),
+    }
+}
+
+async fn outcome_of(script: &str) -> Outcome {
+    finish(&sh(script), "null").await
+}
+
+fn stdout(outcome: &Outcome) -> &str {
+    outcome.stdout.as_deref().unwrap()
+}
+
+fn code(outcome: &Outcome) -> Option<&str> {
+    outcome.error.as_ref().map(|error| error.code.as_str())
+}
+
+/// Whether a process still runs; one that only waits to be collected does not.
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+/// The line that a program said before its end.
+fn said<'a>(outcome: &'a Outcome, key: &str) -> &'a str {
+    let mut lines = stdout(outcome).lines();
+    let found = lines.find_map(|line| line.strip_prefix(key));
+    found.unwrap_or_else(|| panic!("no {key:?} in {outcome:?}"))
+}
+
+#[tokio::test]
+async fn data_comes_on_standard_input_as_text_nothing_or_compact_json() {
+    for (data, read) in [
+        ("\"two\\nlines é\"", "two\nlines é"),
+        ("null", ""),
+        ("{ \"v\" : 1.50 , \"w\": [ true ] }", "{\"v\":1.50,\"w\":[true]}"),
+        ("42", "42"),
+    ] {
+        assert_eq!(stdout(&finish(&sh("cat"), data).await), read, "{data}");
+        let file = finish(&sh("cat \"$BELLWIRE_DATA_FILE\""), data).await;
+        assert_eq!(stdout(&file), read, "{data} in the file");
+    }
+}
+
+#[tokio::test]
+async fn the_data_file_is_for_its_user_alone_and_gone_at_the_end() {
+    let outcome =
+        finish(&sh("stat -c %a \"$BELLWIRE_DATA_FILE\"; echo \"file $BELLWIRE_DATA_FILE\""), "1")
+            .await;
+    assert!(stdout(&outcome).starts_with("600\n"), "{outcome:?}");
+    assert!(!Path::new(said(&outcome, "file ")).exists());
+}
+
+#[tokio::test]
+async fn the_environment_is_cleared_but_for_what_is_promised() {
+    let more = vec![("LANG".into(), "C".into())];
+    let env = Program::new("env", [""; 0]).environment(Environment::Cleared(more));
+    let outcome = finish(&env, "null").await;
+    let names: BTreeSet<&str> =
+        stdout(&outcome).lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    let promised = [
+        "BELLWIRE_ACTION",
+        "BELLWIRE_ATTEMPT",
+        "BELLWIRE_COMMAND",
+        "BELLWIRE_DATA_FILE",
+        "BELLWIRE_DEVICE",
+        "BELLWIRE_EXPIRES_AT",
+        "HOME",
+        "LANG",
+        "PATH",
+    ];
+    assert_eq!(names, promised.into());
+    assert_eq!(said(&outcome, "BELLWIRE_ACTION="), "greet");
+    assert_eq!(said(&outcome, "BELLWIRE_DEVICE="), "kiosk");
+    assert_eq!(said(&outcome, "BELLWIRE_ATTEMPT="), "2");
+    assert_eq!(said(&outcome, "BELLWIRE_EXPIRES_AT="), "2023-11-14T22:13:20.000Z");
+}
+
+#[tokio::test]
+async fn no_shell_sees_the_arguments_and_no_data_reaches_them() {
+    let program = Program::new("/bin/echo", ["$HOME", "`id`", "; ls", "*"]);
+    let outcome = finish(&program, "\"data\"").await;
+    assert_eq!(stdout(&outcome), "$HOME `id` ; ls *\n");
+}
+
+#[tokio::test]
+async fn folder_and_umask_are_as_configured() {
+    let program = sh("pwd; umask").cwd("/").umask(0o077);
+    assert_eq!(stdout(&finish(&program, "null").await), "/\n0077\n");
+    let program = sh("umask").umask(0o027);
+    assert_eq!(stdout(&finish(&program, "null").await), "0027\n");
+}
+
+#[tokio::test]
+async fn descriptor_3_is_the_only_one_that_it_gets_from_the_agent() {
+    // What whoever started this test has left open comes through in either case, and so does the
+    // folder that ls reads.
+    let plain = std::process::Command::new("ls").arg("/proc/self/fd").output().unwrap();
+    let plain = String::from_utf8(plain.stdout).unwrap();
+    let outcome = finish(&Program::new("ls", ["/proc/self/fd"]), "null").await;
+    let more: Vec<&str> =
+        stdout(&outcome).lines().filter(|fd| !plain.lines().any(|p| p == *fd)).collect();
+    assert_eq!(more, ["4"], "besides {plain:?}");
+}
+
+#[tokio::test]
+async fn it_leads_a_process_group_of_its_own() {
+    let outcome =
+        outcome_of("read -r pid name state parent group rest < /proc/$$/stat; echo $pid $group")
+            .await;
+    let (pid, group) = stdout(&outcome).trim().split_once(' ').unwrap();
+    assert_eq!(pid, group);
+}
+
+#[tokio::test]
+async fn exits_and_signals_are_told_apart() {
+    let outcome = outcome_of("echo fine").await;
+    assert_eq!(
+        (outcome.state, outcome.exit_code, code(&outcome)),
+        (ReportState::Succeeded, Some(0), None)
+    );
+    let outcome = outcome_of("echo oops >&2; exit 3").await;
+    assert_eq!(
+        (outcome.state, outcome.exit_code, code(&outcome)),
+        (ReportState::Failed, Some(3), Some("exit_status"))
+    );
+    assert_eq!(outcome.stderr.as_deref(), Some("oops\n"));
+    let outcome = outcome_of("kill -9 $$").await;
+    assert_eq!(
+        (outcome.state, outcome.exit_code, code(&outcome)),
+        (ReportState::Failed, Some(137), Some("signal"))
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_has_failed_and_says_why() {
+    for (program, why) in [
+        (
+            Program::new("/no/such/program", [""; 0]),
+            "/no/such/program cannot be started: No such file",
+        ),
+        (Program::new("/etc/passwd", [""; 0]), "Permission denied"),
+        (sh("true").cwd("/no/such/folder"), "cannot be started in /no/such/folder: no such folder"),
+    ] {
+        let outcome = finish(&program, "null").await;
+        assert_eq!((outcome.state, code(&outcome)), (ReportState::Failed, Some("spawn_failed")));
+        let message = outcome.error.unwrap().message.unwrap();
+        assert!(message.contains(why), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_program_need_not_read_its_input_and_may_read_a_lot() {
+    let data = format!("\"{}\"", "x".repeat(1 << 20));
+    assert_eq!(finish(&sh("exit 0"), &data).await.state, ReportState::Succeeded);
+    let outcome = finish(&sh("tee /dev/stderr"), &data).await;
+    assert_eq!(stdout(&outcome).len(), OUTPUT_BYTES_MAX);
+    assert_eq!(outcome.stderr.unwrap().len(), OUTPUT_BYTES_MAX);
+    assert!(outcome.truncated);
+}
+
+#[tokio::test]
+async fn the_last_64_kib_are_kept_and_cut_on_a_character() {
+    let outcome = outcome_of("yes é€ | head -c 300000; printf 'end\\377'").await;
+    let text = stdout(&outcome);
+    assert!(outcome.truncated && text.ends_with("end\u{fffd}"));
+    assert!(text.len() <= OUTPUT_BYTES_MAX && text.len() > OUTPUT_BYTES_MAX - 4);
+    assert!(!text[..10].contains('\u{fffd}'), "{:?}", &text[..10]);
+}
+
+#[tokio::test]
+async fn a_result_comes_on_descriptor_3_or_in_the_last_marker_line() {
+    for (script, result) in [
+        ("echo '{ \"a\": 1.0 }' >&3", "{ \"a\": 1.0 }"),
+        ("echo BELLWIRE_RESULT=1; echo BELLWIRE_RESULT=[2]; echo done", "[2]"),
+        ("printf 'BELLWIRE_RESULT=\"no line end\"'", "\"no line end\""),
+        ("echo BELLWIRE_RESULT=1; echo 2 >&3", "2"),
+        ("echo BELLWIRE_RESULT=null", "null"),
+    ] {
+        let outcome = outcome_of(script).await;
+        assert_eq!((outcome.state, code(&outcome)), (ReportState::Succeeded, None), "{script}");
+        assert_eq!(outcome.result.unwrap().as_str(), result, "{script}");
+    }
+    let outcome = outcome_of("echo ' BELLWIRE_RESULT=1'; echo BELLWIRE_RESULT=2").await;
+    assert_eq!(stdout(&outcome), " BELLWIRE_RESULT=1\nBELLWIRE_RESULT=2\n", "marker lines stay");
+    assert_eq!(outcome_of("true").await.result, None);
+}
+
+#[tokio::test]
+async fn a_result_that_is_none_leaves_the_state_and_says_so() {
+    let large = format!("head -c {RESULT_BYTES_MAX} /dev/zero | tr '\\0' 1 >&3; echo 1 >&3");
+    let huge = "yes 11111111 | tr -d '\\n' | head -c 1000000 >&3".to_owned();
+    for script in ["echo nope >&3".to_owned(), "echo BELLWIRE_RESULT={".to_owned(), large, huge] {
+        for (exit, state) in [(0, ReportState::Succeeded), (3, ReportState::Failed)] {
+            let outcome = outcome_of(&format!("{script}; exit {exit}")).await;
+            assert_eq!((outcome.state, outcome.exit_code), (state, Some(exit)), "{script}");
+            assert_eq!((code(&outcome), &outcome.result), (Some("bad_result"), &None), "{script}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn past_its_limit_it_has_failed_with_all_that_it_started() {
+    let program = sh("sleep 1000 & echo child $!; wait");
+    let outcome = match begin(&program, command("null"), Duration::from_secs(2)).end().await {
+        Ended::Finished(outcome) => outcome,
+        stopped => panic!("{stopped:?}"),
+    };
+    assert_eq!((outcome.state, code(&outcome)), (ReportState::Failed, Some("timeout")));
+    assert_eq!(outcome.exit_code, Some(128 + 15));
+    assert!(!runs(said(&outcome, "child ")), "the grandchild was left behind");
+}
+
+#[tokio::test]
+async fn a_cancelled_program_is_asked_first_and_its_output_is_kept() {
+    let begun = begin(
+        &sh("trap 'echo asked; exit 0' TERM; echo BELLWIRE_PROGRESS=1; sleep 1000 & wait"),
+        command("null"),
+        LONG,
+    );
+    let begun = begun.at(1.0).await;
+    begun.stop.tell(Stop::Cancel);
+    let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
+    assert_eq!((outcome.state, code(&outcome)), (ReportState::Cancelled, None));
+    assert!(stdout(&outcome).ends_with("asked\n"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn one_that_does_not_heed_is_killed_with_its_grandchildren() {
+    let script = "trap '' TERM; sh -c 'sleep 1000 & echo child $!; wait' & \
+        echo BELLWIRE_PROGRESS=1; while :; do sleep 1000; done";
+    let program = sh(script).kill_after(Duration::from_millis(100));
+    let begun = begin(&program, command("null"), LONG).at(1.0).await;
+    begun.stop.tell(Stop::Cancel);
+    let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
+    assert_eq!((outcome.state, outcome.exit_code), (ReportState::Cancelled, Some(137)));
+    if let Some(child) = stdout(&outcome).lines().find_map(|line| line.strip_prefix("child ")) {
+        assert!(!runs(child), "the grandchild was left behind");
+    }
+}
+
+#[tokio::test]
+async fn a_grandchild_has_its_time_too_when_the_leader_heeds_at_once() {
+    let script = "sh -c 'trap \"echo cleaned; exit\" TERM; echo BELLWIRE_PROGRESS=1; sleep 1000 & wait' & wait";
+    let begun = begin(&sh(script), command("null"), LONG).at(1.0).await;
+    begun.stop.tell(Stop::Cancel);
+    let outcome = begun.end().await.into_outcome();
+    assert!(stdout(&outcome).ends_with("cleaned\n"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn when_the_leader_ends_by_itself_its_children_live_on() {
+    let outcome = outcome_of("sleep 1000 & echo child $!").await;
+    let child = said(&outcome, "child ");
+    let alive = runs(child);
+    let pid = rustix::process::Pid::from_raw(child.parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+    assert!(alive, "{outcome:?}");
+    assert_eq!(outcome.state, ReportState::Succeeded);
+}
+
+#[tokio::test]
+async fn an_end_by_a_signal_while_the_agent_stops_is_no_failure_of_its_own() {
+    let fifo = tempfile::tempdir().unwrap();
+    let path = fifo.path().join("go");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+    for (last, stopped) in [("kill -9 $$", true), ("exit 0", false), ("exit 3", false)] {
+        let script = format!("echo BELLWIRE_PROGRESS=1; read line < {}; {last}", path.display());
+        let begun = begin(&sh(&script), command("null"), LONG).at(1.0).await;
+        begun.stop.tell(Stop::Shutdown);
+        let go = path.clone();
+        tokio::task::spawn_blocking(move || std::fs::write(go, "go\n").unwrap()).await.unwrap();
+        match begun.end().await {
+            Ended::Stopped(outcome) => {
+                assert!(stopped, "{last}");
+                assert_eq!(code(&outcome), Some("interrupted"));
+            }
+            Ended::Finished(_) => assert!(!stopped, "{last}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_has_had_its_time_is_killed_at_once() {
+    let program =
+        sh("trap '' TERM; echo BELLWIRE_PROGRESS=1; while :; do sleep 1000; done").kill_after(LONG);
+    let begun = begin(&program, command("null"), LONG).at(1.0).await;
+    begun.stop.tell(Stop::Kill);
+    let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
+    assert_eq!((code(&outcome), outcome.exit_code), (Some("interrupted"), Some(137)));
+    // Also while it is already being asked for another reason, which stays the reason.
+    let begun = begin(&program, command("null"), LONG).at(1.0).await;
+    begun.stop.tell(Stop::Cancel);
+    begun.stop.tell(Stop::Kill);
+    let ended = begun.end().await;
+    assert!(matches!(ended, Ended::Stopped(_)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn to_drop_a_run_is_to_kill_all_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let script =
+        format!("sleep 1000 & echo $! > {}; echo BELLWIRE_PROGRESS=1; wait", file.display());
+    let begun = begin(&sh(&script), command("null"), LONG).at(1.0).await;
+    begun.ended.abort();
+    assert!(begun.ended.await.unwrap_err().is_cancelled());
+    let child = std::fs::read_to_string(file).unwrap();
+    let gone = async {
+        while runs(child.trim()) {
+            tokio::task::yield_now().await
+        }
+    };
+    within("the grandchild to be gone", gone).await;
+}
+
+#[tokio::test]
+async fn progress_is_told_as_it_comes_and_nonsense_is_passed_over() {
+    let script = "echo BELLWIRE_PROGRESS=40; echo BELLWIRE_PROGRESS=200; echo BELLWIRE_PROGRESS=x; \
+        printf 'BELLWIRE_PROG'; printf 'RESS=55.5\\n'";
+    let begun = begin(&sh(script), command("null"), LONG).at(55.5).await;
+    assert_eq!(begun.end().await.into_outcome().state, ReportState::Succeeded);
+}
+
+#[tokio::test]
+async fn another_user_is_entirely_that_user() {
+    let Some(own) = account::of_process() else { return };
+    // Everybody may name himself.
+    let outcome = finish(&sh("id -u; echo $HOME").user(own.clone()), "null").await;
+    assert_eq!(stdout(&outcome), format!("{}\n{}\n", own.uid, own.home.display()));
+    let other = if own.name == "nobody" { "daemon" } else { "nobody" };
+    let nobody = Account::find(other).expect("every Linux has both");
+    let program = sh("id -u; id -G; cat \"$BELLWIRE_DATA_FILE\"").user(nobody.clone());
+    let outcome = finish(&program, "\"for nobody\"").await;
+    if own.uid == 0 {
+        assert_eq!(stdout(&outcome), format!("{}\n{}\nfor nobody", nobody.uid, nobody.gid));
+    } else {
+        assert_eq!(code(&outcome), Some("spawn_failed"), "only root can become another");
+    }
+}
+
+#[tokio::test]
+async fn what_a_dead_agent_left_running_is_found_and_killed() {
+    let command = command("null");
+    let id = command.id;
+    let program = sh("sh -c 'exec sleep 1000' & echo BELLWIRE_PROGRESS=1; wait");
+    let begun = begin(&program, command, LONG).at(1.0).await;
+    let killed = tokio::task::spawn_blocking(move || leftover::kill_left(id)).await.unwrap();
+    assert_eq!(killed.unwrap(), 2, "the leader and its child");
+    let outcome = begun.end().await.into_outcome();
+    assert_eq!((code(&outcome), outcome.exit_code), (Some("signal"), Some(137)));
+    let none = tokio::task::spawn_blocking(move || leftover::kill_left(id)).await.unwrap();
+    assert_eq!(none.unwrap(), 0);
+}

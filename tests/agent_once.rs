@@ -1,0 +1,323 @@
+//! Promise: a handler runs once, whatever dies.
+//!
+//! Real agents, each behind a bad link of its own, at one real hub. Each agent is killed with SIGKILL
+//! at the points of a command's life that its seed names, and started again on the same journal; the
+//! hub is killed now and then; links lose requests, lose answers, break streams, and repeat requests
+//! at once and late. The handlers append to a file. At the end that file and the hub must agree:
+//! each command ran exactly once, or at most once and is `failed` with code `interrupted`.
+//!
+//! `BELLWIRE_SEED=n` lives through one history alone. `BELLWIRE_FAULT_NO_START_RECORD` leaves the
+//! start record out of the journal, and then a command must be found that ran twice.
+
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use bellwire_testkit::{Http, Program, wait_until};
+
+use link::Link;
+use random::Random;
+
+#[path = "agent_once/link.rs"]
+mod link;
+#[path = "agent_once/random.rs"]
+mod random;
+
+const HISTORIES: u64 = 200;
+/// Histories that go on side by side.
+const WORKERS: usize = 8;
+/// The hub is killed each time that so many histories have ended.
+const HISTORIES_PER_HUB: usize = 25;
+const POINTS: [&str; 10] = [
+    "received",
+    "journaled",
+    "accept_sent",
+    "accepted",
+    "started",
+    "spawned",
+    "exited",
+    "recorded",
+    "result_sent",
+    "acked",
+];
+const ACTIONS: [&str; 4] = ["once", "once", "again", "boot"];
+
+#[test]
+fn each_handler_runs_once_whatever_dies() {
+    let one = std::env::var("BELLWIRE_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
+    let seeds = one.map_or(0..HISTORIES, |seed| seed..seed + 1);
+    let folder = tempfile::tempdir().unwrap();
+    let hub = HubUnderFire::start(folder.path());
+    let (next, ended) = (AtomicU64::new(seeds.start), AtomicUsize::new(0));
+    let sums = Mutex::new(Sums::default());
+    let broken = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                let _guard = OnPanic(&broken);
+                loop {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed >= seeds.end || broken.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let told = live(seed, &hub, Journal::Whole)
+                        .unwrap_or_else(|fault| panic!("BELLWIRE_SEED={seed}: {fault}"));
+                    sums.lock().unwrap().add(&told);
+                    if (ended.fetch_add(1, Ordering::SeqCst) + 1) % HISTORIES_PER_HUB == 0 {
+                        hub.kill_and_start();
+                    }
+                }
+            });
+        }
+    });
+    let sums = sums.into_inner().unwrap();
+    println!("{sums:?}");
+    // A world in which nothing goes wrong proves nothing.
+    if one.is_none() {
+        assert!(sums.deaths.iter().all(|(_, deaths)| *deaths > 0), "each point kills: {sums:?}");
+        assert!(sums.interrupted > 0 && sums.reruns > 0, "some die in the middle: {sums:?}");
+    }
+}
+
+#[test]
+fn the_test_bites_when_the_start_record_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = HubUnderFire::start(folder.path());
+    let caught = (0..20).find_map(|seed| live(seed, &hub, Journal::WithoutStarts).err());
+    let fault = caught.expect("without start records some handler runs twice, and it is seen");
+    assert!(fault.contains("started 2 times"), "{fault}");
+}
+
+/// What the histories saw.
+#[derive(Debug)]
+struct Sums {
+    commands: usize,
+    succeeded: usize,
+    interrupted: usize,
+    reruns: usize,
+    deaths: Vec<(&'static str, usize)>,
+}
+
+impl Default for Sums {
+    fn default() -> Self {
+        let deaths = POINTS.iter().map(|point| (*point, 0)).collect();
+        Self { commands: 0, succeeded: 0, interrupted: 0, reruns: 0, deaths }
+    }
+}
+
+impl Sums {
+    fn add(&mut self, other: &Self) {
+        self.commands += other.commands;
+        self.succeeded += other.succeeded;
+        self.interrupted += other.interrupted;
+        self.reruns += other.reruns;
+        for ((_, sum), (_, more)) in self.deaths.iter_mut().zip(&other.deaths) {
+            *sum += more;
+        }
+    }
+}
+
+/// Stops the other workers when one has found a fault.
+struct OnPanic<'a>(&'a AtomicBool);
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The hub, which is killed and comes back at the same address.
+struct HubUnderFire {
+    program: Mutex<Option<Program>>,
+    address: SocketAddr,
+    folder: std::path::PathBuf,
+}
+
+impl HubUnderFire {
+    fn start(folder: &Path) -> Self {
+        let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let (program, address) = Program::serve(BELLWIRE, folder, any_port);
+        Self { program: Mutex::new(Some(program)), address, folder: folder.to_owned() }
+    }
+
+    fn kill_and_start(&self) {
+        let mut program = self.program.lock().unwrap();
+        program.take().unwrap().kill();
+        *program = Some(Program::serve(BELLWIRE, &self.folder, self.address).0);
+    }
+}
+
+const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
+
+#[derive(Clone, Copy, PartialEq)]
+enum Journal {
+    Whole,
+    WithoutStarts,
+}
+
+/// One agent's history: its commands, its deaths, and what the file and the hub say at the end.
+fn live(seed: u64, hub: &HubUnderFire, journal: Journal) -> Result<Sums, String> {
+    let mut random = Random::new(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let whole = journal == Journal::Whole;
+    let device = format!("{}-{seed}", if whole { "once" } else { "bites" });
+    let link = Link::start(hub.address, if whole { seed } else { 0 });
+    let config = write_config(folder.path(), &device, link.address());
+    let http = Http(hub.address);
+    let mut sums = Sums::default();
+
+    let commands: Vec<(String, &str)> = (0..random.from(1, 3))
+        .map(|n| {
+            let action = if whole { random.pick(&ACTIONS) } else { "once" };
+            (send(http, &device, action, n), action)
+        })
+        .collect();
+    sums.commands = commands.len();
+
+    for _ in 0..random.from(1, 3) {
+        let points = if whole { &POINTS[..] } else { &["spawned", "exited"] };
+        let point = random.pick(points);
+        let nth = random.from(1, commands.len() as u64);
+        let mut agent = start_agent(&config, Some(format!("{point}:{nth}")), journal);
+        let died = until_it_dies_or_all_ended(&mut agent, http, &commands);
+        if !died {
+            break;
+        }
+        sums.deaths.iter_mut().filter(|(p, _)| *p == point).for_each(|(_, deaths)| *deaths += 1);
+    }
+    let mut agent = start_agent(&config, None, journal);
+    if until_it_dies_or_all_ended(&mut agent, http, &commands) {
+        return Err(format!("the agent ended by itself:\n{}", agent.output()));
+    }
+    // What came to an end before this life began says nothing of it.
+    let socket = folder.path().join("state/agent.sock");
+    wait_until("the agent to be up", || UnixStream::connect(&socket).map(drop));
+    let log = agent.output();
+    let code = agent.terminate().code();
+    if code != Some(0) {
+        return Err(format!("an agent that is told to end exits 0, this one {code:?}:\n{log}"));
+    }
+    let runs = std::fs::read_to_string(folder.path().join("runs")).unwrap_or_default();
+    for (id, action) in &commands {
+        judge(id, action, &delivery(http, &device, id), &runs, &mut sums)
+            .map_err(|fault| format!("{fault}\n{runs}\n{log}"))?;
+    }
+    Ok(sums)
+}
+
+/// What the hub says of a command must be what the file says.
+fn judge(
+    id: &str,
+    action: &str,
+    delivery: &serde_json::Value,
+    runs: &str,
+    sums: &mut Sums,
+) -> Result<(), String> {
+    let lines = |word: &str| runs.lines().filter(|line| *line == format!("{word} {id}")).count();
+    let (starts, ends) = (lines("start"), lines("end"));
+    let deaths: usize = sums.deaths.iter().map(|(_, deaths)| deaths).sum();
+    let interrupted = delivery["state"] == "failed" && delivery["error"]["code"] == "interrupted";
+    let starts_max = if action == "again" { deaths + 1 } else { 1 };
+    let holds = starts <= starts_max
+        && match delivery["state"].as_str() {
+            Some("succeeded") => starts >= 1 && ends >= 1,
+            _ => interrupted && action != "again",
+        };
+    sums.succeeded += usize::from(delivery["state"] == "succeeded");
+    sums.interrupted += usize::from(interrupted);
+    sums.reruns += starts.saturating_sub(1);
+    if holds {
+        return Ok(());
+    }
+    Err(format!(
+        "{action} {id} was started {starts} times, ended {ends} times, its agent died {deaths} \
+         times, and the hub says {delivery}"
+    ))
+}
+
+/// Waits for one of the two; true when the agent is dead.
+fn until_it_dies_or_all_ended(
+    agent: &mut Program,
+    http: Http,
+    commands: &[(String, &str)],
+) -> bool {
+    let mut asked = 0;
+    wait_until("the agent to die, or its commands to end", || {
+        if agent.ended().is_some() {
+            return Ok(true);
+        }
+        asked += 1;
+        // To ask the hub costs it more than to look at a process.
+        if asked % 8 != 0 {
+            return Err(agent.output());
+        }
+        let over = commands.iter().all(|(id, _)| {
+            // A hub that is being killed has not answered, and nothing has ended.
+            http.get(&format!("/v1/commands/{id}"))
+                .is_ok_and(|answer| answer.json()["done"] == true)
+        });
+        if over { Ok(false) } else { Err(agent.output()) }
+    })
+}
+
+fn send(http: Http, device: &str, action: &str, n: u64) -> String {
+    let key = format!("{device}-{n}");
+    let headers = [("Idempotency-Key", key.as_str()), ("Content-Type", "application/json")];
+    wait_until("the hub to take a command", || {
+        let target = format!("/v1/send/{device}/{action}?ttl=1h");
+        let answer = http.request("POST", &target, &headers, b"1").map_err(|e| e.to_string())?;
+        match answer.json()["command"].as_str() {
+            Some(id) => Ok(id.to_owned()),
+            None => Err(answer.json().to_string()),
+        }
+    })
+}
+
+fn delivery(http: Http, device: &str, id: &str) -> serde_json::Value {
+    wait_until("the delivery", || {
+        let target = format!("/v1/commands/{id}/deliveries");
+        let page = http.get(&target).map_err(|e| e.to_string())?.json();
+        let found = page["items"].as_array().and_then(|items| items.first().cloned());
+        found.filter(|d| d["device"] == device).ok_or_else(|| page.to_string())
+    })
+}
+
+fn write_config(folder: &Path, device: &str, hub: SocketAddr) -> std::path::PathBuf {
+    let runs = folder.join("runs");
+    let script = format!(
+        "echo start $BELLWIRE_COMMAND >> {0}; cat > /dev/null; echo end $BELLWIRE_COMMAND >> {0}",
+        runs.display()
+    );
+    let action = |name: &str, on_restart: &str| {
+        format!(
+            "[actions.{name}]\nrun = [\"/bin/sh\", \"-c\", '{script}']\non_restart = \"{on_restart}\"\n"
+        )
+    };
+    let text = format!(
+        "hub = \"http://{hub}\"\ndevice = \"{device}\"\nstate_dir = \"{}\"\n{}{}{}",
+        folder.join("state").display(),
+        action("once", "fail"),
+        action("again", "rerun"),
+        action("boot", "succeed"),
+    );
+    let path = folder.join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn start_agent(config: &Path, fault: Option<String>, journal: Journal) -> Program {
+    let mut command = Command::new(BELLWIRE);
+    command.args(["agent", "run", "--config"]).arg(config).env_remove("BELLWIRE_FAULT");
+    if let Some(fault) = fault {
+        command.env("BELLWIRE_FAULT", fault);
+    }
+    if journal == Journal::WithoutStarts {
+        command.env("BELLWIRE_FAULT_NO_START_RECORD", "1");
+    }
+    Program::start(&mut command)
+}

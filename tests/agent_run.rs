@@ -1,0 +1,244 @@
+//! Promise: `bellwire agent run` does the work of its list against a real hub, as a service does: it
+//! says when it is ready, rejects what is not listed, ends in order, and leaves nothing running.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
+use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use bellwire_testkit::{Http, Program, wait_until};
+use serde_json::{Value, json};
+
+const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
+
+/// A hub and the configuration of an agent, in a folder of their own.
+struct Scene {
+    folder: tempfile::TempDir,
+    _hub: Program,
+    http: Http,
+}
+
+impl Scene {
+    /// `actions` is the rest of agent.toml.
+    fn new(actions: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("hub");
+        let config = folder.path().join("hub.toml");
+        std::fs::write(&config, "max_in_flight = 10\n").unwrap();
+        let mut command = Command::new(BELLWIRE);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&config);
+        let hub = Program::start(command.arg("--data-dir").arg(&data));
+        let line = hub.wait_for("listening on http://");
+        let address = line.split("http://").nth(1).unwrap().split_whitespace().next().unwrap();
+        let address: SocketAddr = address.trim_end_matches(',').parse().unwrap();
+        let state = folder.path().join("state");
+        let text = format!(
+            "hub = \"http://{address}\"\ndevice = \"kiosk\"\nstate_dir = {state:?}\n{actions}"
+        );
+        std::fs::write(folder.path().join("agent.toml"), text).unwrap();
+        Self { folder, _hub: hub, http: Http(address) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn bellwire(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(BELLWIRE);
+        command.args(args).arg("--config").arg(self.path("agent.toml"));
+        command.env("NO_PROXY", "127.0.0.1").env_remove("NOTIFY_SOCKET");
+        command
+    }
+
+    /// Starts the agent and waits until the hub hears it.
+    fn agent(&self) -> Program {
+        let agent = Program::start(&mut self.bellwire(&["agent", "run"]));
+        self.until_online();
+        agent
+    }
+
+    fn until_online(&self) {
+        wait_until("the agent to be online", || {
+            let answer = self.http.get("/v1/devices/kiosk").map_err(|e| e.to_string())?;
+            if answer.json()["online"] == true { Ok(()) } else { Err(answer.json().to_string()) }
+        });
+    }
+
+    fn post(&self, target: &str, body: &str) -> Value {
+        let headers = [("content-type", "application/json")];
+        self.http.request("POST", target, &headers, body.as_bytes()).unwrap().json()
+    }
+
+    /// Sends a command and waits for its end.
+    fn send(&self, action: &str, data: &str) -> Value {
+        self.post(&format!("/v1/send/kiosk/{action}?wait=60s"), data)
+    }
+
+    /// Sends a command and gives its id.
+    fn begin(&self, action: &str) -> String {
+        let delivery = self.post(&format!("/v1/send/kiosk/{action}"), "");
+        delivery["command"].as_str().unwrap_or_else(|| panic!("{delivery}")).to_owned()
+    }
+
+    fn delivery(&self, id: &str) -> Result<Value, String> {
+        let answer = self.http.get(&format!("/v1/commands/{id}/deliveries"));
+        Ok(answer.map_err(|e| e.to_string())?.json()["items"][0].clone())
+    }
+
+    fn until(&self, id: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        wait_until(what, || {
+            let delivery = self.delivery(id)?;
+            if fits(&delivery) { Ok(delivery) } else { Err(delivery.to_string()) }
+        })
+    }
+}
+
+fn told(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Whether a process still runs; one that only waits to be collected does not.
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+#[test]
+fn the_list_is_the_boundary_and_status_tells_what_came() {
+    let scene = Scene::new(
+        "[facts]\nsite = \"lyon\"\n[actions.ping]\nrun = [\"/bin/echo\", \"pong\"]\n\
+         [actions.deploy]\nrun = [\"/bin/sh\", \"-c\", \"cat >&3\"]\nparams = { version = '^[0-9.]+$' }\n",
+    );
+    let agent = scene.agent();
+    let ping = scene.send("ping", "");
+    assert_eq!((&ping["state"], &ping["stdout"]), (&json!("succeeded"), &json!("pong\n")));
+    let unknown = scene.send("format", "");
+    assert_eq!(
+        (&unknown["state"], &unknown["error"]["code"]),
+        (&json!("rejected"), &json!("unknown_action"))
+    );
+    agent.wait_for("unknown_action");
+    let invalid = scene.send("deploy", r#"{"version":"1;ls"}"#);
+    assert_eq!(
+        (&invalid["state"], &invalid["error"]["code"]),
+        (&json!("rejected"), &json!("invalid_params"))
+    );
+    assert!(invalid["error"]["message"].as_str().unwrap().contains("\"version\""), "{invalid}");
+    let deploy = scene.send("deploy", r#"{"version": "1.4"}"#);
+    assert_eq!(
+        (&deploy["state"], &deploy["result"]),
+        (&json!("succeeded"), &json!({"version": "1.4"}))
+    );
+
+    let (code, stdout, stderr) =
+        told(&scene.bellwire(&["agent", "status", "--json"]).output().unwrap());
+    assert_eq!(code, 0, "{stderr}");
+    let status: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(status["connection"]["connected"], true);
+    let states: Vec<&Value> =
+        status["commands"].as_array().unwrap().iter().map(|command| &command["state"]).collect();
+    assert_eq!(states, ["succeeded", "rejected", "rejected", "succeeded"]);
+    let (code, stdout, _) = told(&scene.bellwire(&["agent", "journal", "show"]).output().unwrap());
+    assert_eq!(code, 0);
+    assert!(stdout.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{stdout}");
+    let device = scene.http.get("/v1/devices/kiosk").unwrap().json();
+    assert_eq!(device["facts"]["site"], "lyon");
+}
+
+#[test]
+fn systemd_hears_ready_alive_and_stopping_and_the_end_is_0() {
+    let scene = Scene::new("[actions.ping]\nrun = [\"/bin/echo\"]\n");
+    let path = scene.path("notify");
+    let listener = UnixDatagram::bind(&path).unwrap();
+    listener.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let hear = || {
+        let mut word = [0; 256];
+        let length = listener.recv(&mut word).expect("a word within 60 s");
+        String::from_utf8(word[..length].to_vec()).unwrap()
+    };
+    let mut command = scene.bellwire(&["agent", "run"]);
+    let agent = Program::start(command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000"));
+    assert_eq!(hear(), "READY=1");
+    assert_eq!(hear(), "WATCHDOG=1");
+    assert_eq!(hear(), "WATCHDOG=1");
+    // The folder is locked by then: a second agent is refused.
+    let (code, _, stderr) = told(&scene.bellwire(&["agent", "run"]).output().unwrap());
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("another agent runs"), "{stderr}");
+    assert_eq!(agent.terminate().code(), Some(0));
+    let words: Vec<String> =
+        std::iter::from_fn(|| Some(hear())).take_while(|w| w != "STOPPING=1").collect();
+    assert!(words.iter().all(|word| word == "WATCHDOG=1"), "{words:?}");
+    let (code, _, stderr) = told(&scene.bellwire(&["agent", "status"]).output().unwrap());
+    assert_eq!(code, 1);
+    assert!(stderr.contains("no agent runs"), "{stderr}");
+}
+
+#[test]
+fn one_action_runs_one_at_a_time_and_as_many_as_its_concurrency_says() {
+    let scene = Scene::new("");
+    let (lock, both) = (scene.path("lock"), scene.path("both"));
+    let one = format!("mkdir {0} || exit 9; sleep 0.05; rmdir {0}", lock.display());
+    // Each of two waits for the other: they end only if they run side by side.
+    let two =
+        format!("echo >> {0}; until [ $(wc -l < {0}) -ge 2 ]; do sleep 0.02; done", both.display());
+    let config = std::fs::read_to_string(scene.path("agent.toml")).unwrap();
+    let actions = format!(
+        "[actions.one]\nrun = [\"/bin/sh\", \"-c\", {one:?}]\n\
+         [actions.two]\nrun = [\"/bin/sh\", \"-c\", {two:?}]\nconcurrency = 2\n"
+    );
+    std::fs::write(scene.path("agent.toml"), config + &actions).unwrap();
+    let _agent = scene.agent();
+    let ids: Vec<String> =
+        (0..5).map(|_| scene.begin("one")).chain((0..2).map(|_| scene.begin("two"))).collect();
+    for id in ids {
+        let delivery = scene.until(&id, "a command to end", |d| d["exit_code"].is_number());
+        assert_eq!(delivery["state"], "succeeded", "{delivery}");
+    }
+}
+
+#[test]
+fn a_cancelled_handler_ends_with_its_output_and_its_children() {
+    let script = "echo child $$; sleep 1000 & echo child $!; echo BELLWIRE_PROGRESS=1; wait";
+    let scene = Scene::new(&format!("[actions.long]\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n"));
+    let _agent = scene.agent();
+    let id = scene.begin("long");
+    scene.until(&id, "progress", |d| d["progress"] == 1);
+    scene.http.request("DELETE", &format!("/v1/commands/{id}"), &[], b"").unwrap();
+    let ended = scene.until(&id, "the end of the cancelled", |d| d["state"] == "cancelled");
+    let children: Vec<&str> = ended["stdout"]
+        .as_str()
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.strip_prefix("child "))
+        .collect();
+    assert_eq!(children.len(), 2, "{ended}");
+    assert!(!children.iter().any(|pid| runs(pid)), "{children:?}");
+}
+
+#[test]
+fn what_a_killed_agent_left_is_ended_and_its_command_has_failed_as_interrupted() {
+    let scene = Scene::new("");
+    let pids = scene.path("pids");
+    let script =
+        format!("sleep 1000 & echo $$ $! > {}; echo BELLWIRE_PROGRESS=1; wait", pids.display());
+    let config = std::fs::read_to_string(scene.path("agent.toml")).unwrap();
+    let action = format!("[actions.long]\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n");
+    std::fs::write(scene.path("agent.toml"), config + &action).unwrap();
+    let agent = scene.agent();
+    let id = scene.begin("long");
+    scene.until(&id, "progress", |d| d["progress"] == 1);
+    agent.kill();
+    let pids = std::fs::read_to_string(pids).unwrap();
+    assert!(pids.split_whitespace().all(runs), "they outlive the agent's KILL");
+    let _agent = scene.agent();
+    let ended = scene.until(&id, "the end of the interrupted", |d| d["state"] == "failed");
+    assert_eq!(ended["error"]["code"], "interrupted");
+    assert!(!pids.split_whitespace().any(runs), "{pids}");
+}
