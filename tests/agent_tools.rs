@@ -146,6 +146,35 @@ fn replay_gives_a_saved_command_to_the_handler_of_its_action() {
 }
 
 #[test]
+fn a_handler_of_the_list_starts_in_the_root_folder_with_a_closed_umask_and_a_clear_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "pwd; umask; env";
+    let text = format!(
+        "{CONFIG}[actions.look]\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n\
+         env = {{ LANG = \"C\" }}\npass_env = [\"PASSED\", \"ABSENT\"]\n\
+         [actions.elsewhere]\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n\
+         cwd = \"/tmp\"\numask = \"027\"\n"
+    );
+    let config = written(&folder, "agent.toml", &text);
+    let look = |action: &str| {
+        let file = saved(&folder, action, "null");
+        let mut command = bellwire(&["replay", &file, "--json", "--config", &config]);
+        let (_, stdout, stderr) =
+            told(&command.env("PASSED", "on").env("SECRET", "x").output().unwrap());
+        let delivery: Value =
+            serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stderr}"));
+        delivery["stdout"].as_str().unwrap().to_owned()
+    };
+    let said = look("look");
+    assert!(said.starts_with("/\n0077\n"), "{said}");
+    for (line, there) in [("LANG=C", true), ("PASSED=on", true), ("SECRET=x", false)] {
+        assert_eq!(said.lines().any(|l| l == line), there, "{line} in {said}");
+    }
+    assert!(!said.contains("ABSENT"), "{said}");
+    assert!(look("elsewhere").starts_with("/tmp\n0027\n"));
+}
+
+#[test]
 fn replay_runs_a_program_or_posts_to_a_url_past_every_proxy() {
     let folder = tempfile::tempdir().unwrap();
     let file = saved(&folder, "deploy", "\"to all\"");

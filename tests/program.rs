@@ -250,6 +250,28 @@ fn sigterm_ends_a_hub_in_order_and_soon() {
 }
 
 #[test]
+fn a_hub_takes_the_files_that_it_may_have_and_says_when_they_are_few() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -Hn 160 && ulimit -Sn 60 && exec \"$@\"", "sh", BELLWIRE]);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path());
+    let hub = Program::start(&mut command);
+    hub.wait_for("60 connections at once");
+    let line = hub.wait_for("listening on http://");
+    let address = line.split("http://").nth(1).unwrap().trim();
+    let http = Http(address.parse().unwrap());
+    let mut streams = Vec::new();
+    for n in 0..60 {
+        let stream = http.stream(&format!("/v1/devices/d{n}/stream"));
+        let mut stream = stream.unwrap_or_else(|e| panic!("stream {n} of 60: {e}"));
+        stream.expect("hello");
+        streams.push(stream);
+    }
+    assert!(http.get("/healthz").is_err(), "one connection too many is closed at once");
+    assert!(!hub.output().contains("cannot accept"), "no accept fails: {}", hub.output());
+}
+
+#[test]
 fn config_check_reports_every_fault_with_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hub.toml");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bellwire_hub::app::{Bound, StartError};
 use bellwire_hub::config::Config;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{ConfigCommand, Serve};
@@ -13,9 +14,13 @@ use crate::out::{self, Form};
 
 /// Variables with the common prefix that are not settings of the hub.
 const NOT_SETTINGS: [&str; 6] = ["HUB", "COMMAND", "ACTION", "DEVICE", "ATTEMPT", "EXPIRES_AT"];
+/// Open files of a hub beside its connections: the store's, event queues, listening sockets, the
+/// logs, and some for the connection that is accepted only to be refused.
+const FILES_BESIDE: u64 = 100;
 
 pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
-    let config = read(args.config.as_deref(), &flags(&args))?;
+    let mut config = read(args.config.as_deref(), &flags(&args))?;
+    config.connections_max = connections_that_fit(config.connections_max);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -64,6 +69,27 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
         }
     }
     Ok(exit::OK)
+}
+
+/// Raises the limit of open files as far as the system allows, and gives how many of so many
+/// connections that is enough for: one too many is refused at once, where a hub without files left
+/// could not even do that.
+fn connections_that_fit(connections_max: usize) -> usize {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!("the limit of open files cannot be raised: {e}");
+    }
+    let Some(files) = getrlimit(Resource::Nofile).current else {
+        return connections_max;
+    };
+    let fit = usize::try_from(files.saturating_sub(FILES_BESIDE)).unwrap_or(usize::MAX).max(1);
+    if fit < connections_max {
+        tracing::warn!(
+            "{files} open files are too few for connections_max = {connections_max}: {fit} \
+             connections at once; raise the hard limit (ulimit -Hn, LimitNOFILE=) for more"
+        );
+    }
+    fit.min(connections_max)
 }
 
 fn refused(error: &StartError) -> u8 {

@@ -36,8 +36,8 @@ pub struct ListenConfig {
     pub headers_max: usize,
     /// A request's head in bytes, at least 8192; more are answered 431. Default 32 KiB.
     pub head_bytes_max: usize,
-    /// Open connections, those taken over included. Default 200,000; the limit of open files
-    /// (RLIMIT_NOFILE) is reached before it unless it was raised.
+    /// Open connections, those taken over included. Default 200,000; whoever starts the process
+    /// sees to it that it may have as many open files (RLIMIT_NOFILE).
     pub connections_max: usize,
     /// Connections that wait in the kernel for their accept. Default 4096.
     pub backlog: u32,

@@ -36,7 +36,6 @@ const RESULT_FRAME_BYTES: usize = 64;
 pub struct Forward {
     url: Url,
     authorization: Option<HeaderValue>,
-    transport: Arc<HttpTransport>,
 }
 
 /// Why commands cannot be handed to a URL.
@@ -52,9 +51,6 @@ pub enum InvalidForward {
         /// Which host it names.
         host: String,
     },
-    /// TLS could not be set up.
-    #[error(transparent)]
-    Transport(#[from] InvalidSetting),
 }
 
 impl Forward {
@@ -69,7 +65,7 @@ impl Forward {
         if !remote && !is_loopback(host) {
             return Err(InvalidForward::Remote { host: host.to_owned() });
         }
-        Ok(Self { url, authorization, transport: transport()? })
+        Ok(Self { url, authorization })
     }
 
     /// Where to, without credentials.
@@ -91,9 +87,13 @@ impl Forward {
     }
 
     async fn exchange(&self, command: &CommandEvent, until: Instant, limit: Duration) -> Outcome {
+        let transport = match transport() {
+            Ok(transport) => transport,
+            Err(error) => return Outcome::failed("internal", error.to_string()),
+        };
         let (started, answer) = loop {
             let started = Instant::now();
-            let sent = timeout_at(until, self.transport.send(self.request(command))).await;
+            let sent = timeout_at(until, transport.send(self.request(command))).await;
             match sent {
                 Ok(Ok(answer)) => break (started, answer),
                 Ok(Err(error)) if is_refusal(&error) => {
@@ -161,7 +161,8 @@ impl std::fmt::Debug for Forward {
     }
 }
 
-/// What all forwards go through: the trusted authorities of a machine are large.
+/// What all forwards go through, made when the first is needed: the trusted authorities of a
+/// machine are large, and most appliances forward nothing.
 fn transport() -> Result<Arc<HttpTransport>, InvalidSetting> {
     static SHARED: OnceLock<Arc<HttpTransport>> = OnceLock::new();
     if let Some(shared) = SHARED.get() {

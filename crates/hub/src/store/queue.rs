@@ -18,6 +18,9 @@ struct Inner<T> {
     items: VecDeque<T>,
     closed: bool,
     nudged: bool,
+    /// Threads that wait for an item. To notify costs a system call even when nobody does, and under
+    /// load nobody does.
+    waiting: usize,
 }
 
 /// Why something was not put in.
@@ -30,7 +33,12 @@ pub(super) enum Refused {
 impl<T> Default for Queue<T> {
     fn default() -> Self {
         Self {
-            inner: Mutex::new(Inner { items: VecDeque::new(), closed: false, nudged: false }),
+            inner: Mutex::new(Inner {
+                items: VecDeque::new(),
+                closed: false,
+                nudged: false,
+                waiting: 0,
+            }),
             ready: Condvar::new(),
         }
     }
@@ -47,8 +55,11 @@ impl<T> Queue<T> {
             return Err(Refused::Full);
         }
         inner.items.push_back(item);
+        let awaited = inner.waiting > 0;
         drop(inner);
-        self.ready.notify_one();
+        if awaited {
+            self.ready.notify_one();
+        }
         Ok(())
     }
 
@@ -62,7 +73,9 @@ impl<T> Queue<T> {
             if inner.closed {
                 return None;
             }
+            inner.waiting += 1;
             inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            inner.waiting -= 1;
         }
     }
 
@@ -70,7 +83,8 @@ impl<T> Queue<T> {
     /// `wait_max` to pass; `false` once the queue is closed and empty.
     pub(super) fn take_all(&self, taken: &mut Vec<T>, wait_max: Option<Duration>) -> bool {
         let idle = |inner: &mut Inner<T>| inner.items.is_empty() && !inner.closed && !inner.nudged;
-        let inner = self.lock();
+        let mut inner = self.lock();
+        inner.waiting += 1;
         let mut inner = match wait_max {
             None => self.ready.wait_while(inner, idle).unwrap_or_else(PoisonError::into_inner),
             Some(wait_max) => {
@@ -78,6 +92,7 @@ impl<T> Queue<T> {
                 waited.unwrap_or_else(PoisonError::into_inner).0
             }
         };
+        inner.waiting -= 1;
         inner.nudged = false;
         taken.extend(inner.items.drain(..));
         !(taken.is_empty() && inner.closed)

@@ -47,10 +47,15 @@ fn bare(pattern: &str, key: &str, faults: &mut Vec<Fault>) -> Option<Param> {
 
 fn of_table(member: &mut Section<'_>) -> Option<Param> {
     let optional = member.take("optional", "true or false", boolean).unwrap_or(false);
-    let word = member.require("type", "string, integer, number or boolean", |v| {
-        let word = text(v)?;
-        ["string", "integer", "number", "boolean"].into_iter().find(|known| *known == word)
-    });
+    // Only a string can have a pattern, with or without a table around it.
+    let word = if member.has("pattern") && !member.has("type") {
+        Some("string")
+    } else {
+        member.require("type", "string, integer, number or boolean", |v| {
+            let word = text(v)?;
+            ["string", "integer", "number", "boolean"].into_iter().find(|known| *known == word)
+        })
+    };
     let Some(word) = word else {
         // Without a type nothing else can be judged.
         member.drain();

@@ -99,7 +99,7 @@ run = ["x"]
 [actions.params.params]
 a = "("
 b = 5
-c = { pattern = "x" }
+c = { optional = true }
 d = { type = "string", min = 1 }
 e = { type = "integer", min = 2, max = 1 }
 f = { type = "number", enum = ["x"] }

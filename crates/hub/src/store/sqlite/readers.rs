@@ -46,12 +46,16 @@ pub(super) fn run_jobs(shared: &Shared, connection: &Connection) {
 /// Runs reads that see the same state of the disk.
 pub(super) fn at_one_moment<T>(connection: &Connection, reads: impl FnOnce() -> T) -> T {
     // If BEGIN fails, so does the first read, which has the error to tell.
-    let begun = connection.execute_batch("BEGIN");
+    let begun = execute(connection, "BEGIN");
     let answer = reads();
     if begun.is_ok() {
-        let _ended = connection.execute_batch("COMMIT");
+        let _ended = execute(connection, "COMMIT");
     }
     answer
+}
+
+fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<usize> {
+    connection.prepare_cached(statement)?.execute([])
 }
 
 /// Turns an error of a read into the answer to it, and warns the writer if it is the disk's.
