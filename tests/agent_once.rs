@@ -6,7 +6,8 @@
 //! at once and late. The handlers append to a file. At the end that file and the hub must agree:
 //! each command ran exactly once, or at most once and is `failed` with code `interrupted`.
 //!
-//! `BELLWIRE_SEED=n` lives through one history alone. `BELLWIRE_FAULT_NO_START_RECORD` leaves the
+//! `AGENT_ONCE_SEED=n` lives through one history alone, `AGENT_ONCE_SEED=m..n` through as many as are
+//! wanted. `BELLWIRE_FAULT_NO_START_RECORD` leaves the
 //! start record out of the journal, and then a command must be found that ran twice.
 
 use std::net::SocketAddr;
@@ -28,7 +29,7 @@ mod random;
 
 const HISTORIES: u64 = 200;
 /// Histories that go on side by side.
-const WORKERS: usize = 8;
+const WORKERS: usize = 12;
 /// The hub is killed each time that so many histories have ended.
 const HISTORIES_PER_HUB: usize = 25;
 const POINTS: [&str; 10] = [
@@ -47,8 +48,12 @@ const ACTIONS: [&str; 4] = ["once", "once", "again", "boot"];
 
 #[test]
 fn each_handler_runs_once_whatever_dies() {
-    let one = std::env::var("BELLWIRE_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
-    let seeds = one.map_or(0..HISTORIES, |seed| seed..seed + 1);
+    let asked = std::env::var("AGENT_ONCE_SEED").ok().map(|text| {
+        let (first, end) = text.split_once("..").unwrap_or((&text, ""));
+        let first: u64 = first.parse().unwrap();
+        first..end.parse().unwrap_or(first + 1)
+    });
+    let seeds = asked.clone().unwrap_or(0..HISTORIES);
     let folder = tempfile::tempdir().unwrap();
     let hub = HubUnderFire::start(folder.path());
     let (next, ended) = (AtomicU64::new(seeds.start), AtomicUsize::new(0));
@@ -64,7 +69,7 @@ fn each_handler_runs_once_whatever_dies() {
                         return;
                     }
                     let told = live(seed, &hub, Journal::Whole)
-                        .unwrap_or_else(|fault| panic!("BELLWIRE_SEED={seed}: {fault}"));
+                        .unwrap_or_else(|fault| panic!("AGENT_ONCE_SEED={seed}: {fault}"));
                     sums.lock().unwrap().add(&told);
                     if (ended.fetch_add(1, Ordering::SeqCst) + 1) % HISTORIES_PER_HUB == 0 {
                         hub.kill_and_start();
@@ -76,7 +81,7 @@ fn each_handler_runs_once_whatever_dies() {
     let sums = sums.into_inner().unwrap();
     println!("{sums:?}");
     // A world in which nothing goes wrong proves nothing.
-    if one.is_none() {
+    if asked.is_none() {
         assert!(sums.deaths.iter().all(|(_, deaths)| *deaths > 0), "each point kills: {sums:?}");
         assert!(sums.interrupted > 0 && sums.reruns > 0, "some die in the middle: {sums:?}");
     }

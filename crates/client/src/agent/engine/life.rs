@@ -144,9 +144,16 @@ impl Engine {
 
     /// Writes what the disk had no room for.
     pub(super) fn write_due(&mut self, now_ms: u64) {
-        let due = |e: &&Entry| e.stage == Stage::Recording && e.not_before_ms <= now_ms;
+        let due = |e: &&Entry| (1..=now_ms).contains(&e.not_before_ms);
         let due: Vec<CommandId> = self.live().filter(due).map(|entry| entry.id).collect();
-        due.into_iter().for_each(|id| self.record(now_ms, id));
+        for id in due {
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            // What was to be started waits for its turn from here on, and for no time any more.
+            entry.not_before_ms = 0;
+            if entry.stage == Stage::Recording {
+                self.record(now_ms, id);
+            }
+        }
         if self.revs.retry_ms.is_some_and(|at| at <= now_ms) {
             self.write_start_number();
         }

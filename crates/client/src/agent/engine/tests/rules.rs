@@ -462,6 +462,19 @@ fn a_full_journal_or_disk_refuses_what_is_new_and_records_what_runs() {
 }
 
 #[test]
+fn a_start_that_the_disk_put_off_and_a_shutdown_overtook_wakes_nobody() {
+    let mut bench = Bench::connected();
+    let id = bench.command(1, "fail");
+    bench.disk_full = true;
+    bench.shown(id, ReportState::Accepted, State::Accepted);
+    bench.engine.handle_shutdown(bench.now_ms);
+    bench.sleep(DISK_RETRY_MS);
+    assert!(bench.started.is_empty());
+    let wake_ms = bench.engine.poll_timeout();
+    assert!(wake_ms.is_none_or(|at| at > bench.now_ms), "it would spin: {wake_ms:?}");
+}
+
+#[test]
 fn what_is_older_than_the_longest_ttl_and_a_day_is_forgotten_and_nothing_younger() {
     let mut bench = Bench::connected();
     let old = bench.running(1, "fail");

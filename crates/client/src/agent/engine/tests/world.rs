@@ -312,7 +312,11 @@ impl World {
             self.tell(|| "the agent ends in good order".to_owned());
             return self.die(false);
         }
-        if let Some(at_ms) = engine.poll_timeout() {
+        let wake_ms = engine.poll_timeout();
+        if wake_ms.is_some_and(|at_ms| at_ms <= self.boot_ms()) {
+            self.fault = Some(format!("the engine spins: it asks to be woken at {wake_ms:?}"));
+        }
+        if let Some(at_ms) = wake_ms {
             let at_ms = (self.booted_ms + at_ms).max(self.now_ms + 1);
             if self.wake_ms.is_none_or(|planned| at_ms < planned) && at_ms < END_MS {
                 self.wake_ms = Some(at_ms);
