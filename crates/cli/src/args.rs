@@ -22,7 +22,7 @@ Exit codes:
 /// Ring any appliance, anywhere, over plain HTTP.
 #[derive(Debug, Parser)]
 #[command(name = "bellwire", version, propagate_version = true)]
-#[command(after_help = EXIT_CODES, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -68,7 +68,7 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Be an appliance: print each command, or run a program for it, and answer.
+    /// Be an appliance: run a program for each command, or just print it, and answer.
     Listen(Listen),
     /// Be an appliance that survives: the agent, with a list of what it does and a journal.
     Agent {
@@ -169,6 +169,8 @@ pub enum ConfigCommand {
 /// `bellwire listen`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Without --exec each command is printed and answered succeeded.
+
 The program gets the data on its standard input (text as it is, the rest as compact JSON) and in
 the file BELLWIRE_DATA_FILE; BELLWIRE_COMMAND, _ACTION, _DEVICE, _ATTEMPT and _EXPIRES_AT stand in
 its environment. No shell is involved. Its exit code and the last 64 KiB of its output are the

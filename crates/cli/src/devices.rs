@@ -20,6 +20,7 @@ pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
     };
     // The hub's clock, so that "ago" is right on a machine whose own is not.
     let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
+    let filtered = online.is_some() || args.select.is_some();
     let query = DeviceQuery { select: args.select, online, ..DeviceQuery::default() };
     let mut devices = pin!(hub.all_devices(query));
     let mut any = false;
@@ -36,9 +37,11 @@ pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
         any = true;
     }
     if !any && form == Form::Text {
-        out::note(
-            "no devices; a device appears when it first listens or is sent to: bellwire listen NAME",
-        );
+        out::note(if filtered {
+            "no device fits"
+        } else {
+            "no devices; a device appears when it first listens or is sent to: bellwire listen NAME"
+        });
     }
     Ok(exit::OK)
 }

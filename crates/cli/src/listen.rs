@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bellwire_client::Controller;
@@ -17,7 +18,7 @@ use bellwire_client::agent::run::{
 };
 use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_proto::stream::{ByeReason, CommandEvent};
-use bellwire_proto::{CommandId, DeviceId, Report, ReportState, limits};
+use bellwire_proto::{CommandId, DeviceId, ErrorInfo, Report, ReportState, limits};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -29,6 +30,8 @@ use crate::saved;
 
 /// Answers that are remembered: the hub keeps at most this many unanswered, and some to spare.
 const REMEMBERED_MAX: usize = 10 * limits::QUEUE_MAX;
+/// Of these, how many with their output, which is up to 128 KiB each.
+const REMEMBERED_WITH_OUTPUT: usize = 16;
 /// How long an answer is tried before it is given up. The hub will by then have sent the command
 /// again, or ended it.
 const ANSWER_FOR: Duration = Duration::from_secs(3600);
@@ -41,11 +44,20 @@ const STOP_WITHIN: Duration = Duration::from_secs(8);
 
 pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     let hub = Controller::new(&args.hub.hub).map_err(|e| Usage(e.to_string()))?;
+    let program = program(&args.exec)?;
+    if program.is_none() && form == Form::Text {
+        out::note("no --exec: each command is printed, and answered succeeded");
+    }
     let mut signals = hub.listen(&args.device, &ListenOptions::default())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut appliance = Appliance {
-        link: Arc::new(Link { hub, device: args.device, program: program(&args.exec) }),
+        link: Arc::new(Link {
+            hub,
+            device: args.device,
+            program,
+            stopping: AtomicBool::new(false),
+        }),
         form,
         save_dir: args.save_dir,
         running: HashMap::new(),
@@ -72,11 +84,29 @@ struct Link {
     hub: Controller,
     device: DeviceId,
     program: Option<Program>,
+    /// Whether this is about to end: what ends now was interrupted, not cancelled.
+    stopping: AtomicBool,
 }
 
 /// The program to run, with what `listen` itself has around it: environment, folder, umask.
-fn program(argv: &[OsString]) -> Option<Program> {
-    argv.split_first().map(|(program, args)| Program::new(program, args))
+///
+/// # Errors
+/// When there is no such program: better told now than by the first command.
+fn program(argv: &[OsString]) -> Result<Option<Program>, Usage> {
+    let Some((program, args)) = argv.split_first() else { return Ok(None) };
+    if !is_there(Path::new(program)) {
+        return Err(Usage(format!("cannot run {}: no such program", program.display())));
+    }
+    Ok(Some(Program::new(program, args)))
+}
+
+/// Whether a program can be found, as a shell would: in the `PATH` unless it names a folder.
+fn is_there(program: &Path) -> bool {
+    if program.components().count() > 1 {
+        return program.is_file();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 struct Appliance {
@@ -105,10 +135,18 @@ impl Appliance {
             }
             Signal::Command(command) => self.command(command)?,
             Signal::Cancel(cancel) => self.cancel(cancel.id),
-            Signal::Bye(bye) if bye.reason == ByeReason::Replaced => {
-                out::note("another listener has this name and took the stream; taking it back …");
-            }
-            Signal::Bye(bye) => out::note(&format!("the hub ends the stream ({:?})", bye.reason)),
+            Signal::Bye(bye) => out::note(match bye.reason {
+                ByeReason::Replaced => {
+                    "another listener has this name and took the stream; only one may have it: \
+                     stop one of them (taking it back …)"
+                }
+                ByeReason::Draining => "the hub is shutting down; coming back …",
+                ByeReason::Revoked => "the hub has removed this device; coming back …",
+                ByeReason::Overloaded => "this side reads too slowly; coming back …",
+                ByeReason::Unconfirmed | ByeReason::Rotate => {
+                    "the hub ends the stream; coming back …"
+                }
+            }),
             Signal::Lost { loss, retry_in } => {
                 out::note(&format!("{loss}; again in {}", out::span(retry_in)));
             }
@@ -143,7 +181,12 @@ impl Appliance {
         self.running.insert(command.id, stop_sender);
         let link = Arc::clone(&self.link);
         self.jobs.spawn(async move {
-            let report = link.run(&program, &command, stop).await;
+            let mut report = link.run(&program, &command, stop).await;
+            // The hub did not ask for the end and would not take `cancelled`.
+            if report.state == ReportState::Cancelled && link.stopping.load(Ordering::Relaxed) {
+                report.state = ReportState::Failed;
+                report.error = Some(ErrorInfo::of("interrupted"));
+            }
             link.answer(command.id, &report).await;
             (command.id, report)
         });
@@ -184,10 +227,24 @@ impl Appliance {
             self.answered.pop_front();
         }
         self.answered.push_back((id, report));
+        // The hub has most of them by now; without their output the rest cost little.
+        let with_output = self.answered.len().saturating_sub(REMEMBERED_WITH_OUTPUT);
+        if let Some((_, older)) =
+            with_output.checked_sub(1).and_then(|at| self.answered.get_mut(at))
+        {
+            (older.stdout, older.stderr, older.truncated) = (None, None, Some(true));
+        }
     }
 
     /// Ends what runs, and lets the answers out.
     async fn stop(mut self) {
+        if !self.running.is_empty() {
+            out::note(&format!(
+                "stopping: {} running program(s) are ended, and answered failed (interrupted)",
+                self.running.len()
+            ));
+        }
+        self.link.stopping.store(true, Ordering::Relaxed);
         self.running.values().for_each(|stop| stop.tell(Stop::Cancel));
         let all = async { while self.jobs.join_next().await.is_some() {} };
         if timeout(STOP_WITHIN, all).await.is_err() {

@@ -106,7 +106,7 @@ pub(crate) fn command(command: &Command) {
         command.counts.iter().map(|(state, n)| format!("{n} {state}")).collect();
     let whole = if command.done { "done" } else { "under way" };
     anstream::println!("{BOLD}{}{BOLD:#}  {whole}: {}", command.action, counts.join(", "));
-    anstream::println!("  {DIM}{}, sent {}{DIM:#}", command.id, command.created_at);
+    anstream::println!("  {DIM}{}, created {}{DIM:#}", command.id, command.created_at);
     if !command.data.is_null() {
         anstream::println!("  data {}", printable(command.data.as_str()));
     }

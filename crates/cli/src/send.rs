@@ -3,8 +3,9 @@
 use std::io::Read;
 
 use anyhow::Context;
+use bellwire_client::api::{CommandChange, DeliveryQuery};
 use bellwire_client::{Controller, SendOptions};
-use bellwire_proto::{Json, limits};
+use bellwire_proto::{Delivery, Json, Seconds, limits};
 
 use crate::args::{DataType, Send};
 use crate::exit::{self, Usage};
@@ -14,10 +15,13 @@ pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
     let options = options(&args)?;
     let hub = Controller::new(&args.hub.hub).map_err(|e| Usage(e.to_string()))?;
     let wait = args.wait.filter(|wait| wait.get() > 0);
-    if wait.is_some() && form == Form::Text {
-        out::note(&format!("waiting for {} …", args.device));
-    }
-    let delivery = hub.send(&args.device, &args.action, &options).await?;
+    let delivery = match (wait, form) {
+        (Some(wait), Form::Text) => send_and_follow(&hub, &args, &options, wait).await?,
+        (Some(wait), Form::Json) => {
+            hub.send(&args.device, &args.action, &options.wait(wait)).await?
+        }
+        (None, _) => hub.send(&args.device, &args.action, &options).await?,
+    };
     match form {
         Form::Json => out::json(&delivery)?,
         Form::Text => out::delivery(&delivery),
@@ -32,6 +36,37 @@ pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
         out::note(&format!("not ended yet; follow it with: bellwire watch {}", delivery.command));
     }
     Ok(exit::of_state(delivery.state))
+}
+
+/// Sends, tells the id, and follows the command: a person who stops waiting must know what for.
+async fn send_and_follow(
+    hub: &Controller,
+    args: &Send,
+    options: &SendOptions,
+    wait: Seconds,
+) -> anyhow::Result<Delivery> {
+    let sent = hub.send(&args.device, &args.action, options).await?;
+    out::note(&format!(
+        "waiting for {} (Ctrl-C ends the waiting, not the command: bellwire watch {})",
+        args.device, sent.command
+    ));
+    let end = async {
+        let mut changes = hub.watch(sent.command)?;
+        while let Some(change) = changes.next().await {
+            match change? {
+                CommandChange::Delivery(delivery) if delivery.state.is_terminal() => {
+                    return Ok(*delivery);
+                }
+                _ => {}
+            }
+        }
+        anyhow::bail!("the hub stopped telling before the command had ended")
+    };
+    if let Ok(end) = tokio::time::timeout(wait.duration(), end).await {
+        return end;
+    }
+    let page = hub.deliveries(sent.command, &DeliveryQuery::default()).await?;
+    Ok(page.items.into_iter().next().unwrap_or(sent))
 }
 
 fn options(args: &Send) -> anyhow::Result<SendOptions> {
@@ -51,7 +86,6 @@ fn options(args: &Send) -> anyhow::Result<SendOptions> {
         if !limits::WAIT_S.contains(wait.get()) {
             return Err(Usage("--wait is at most 5m".to_owned()).into());
         }
-        options = options.wait(wait);
     }
     if let Some(run_timeout) = args.run_timeout {
         options = options.run_timeout(run_timeout);

@@ -37,7 +37,8 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
             env!("CARGO_PKG_VERSION")
         );
     }
-    tracing::info!(data_dir = %data_dir.display(), "recovered and ready");
+    let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
+    tracing::info!("ready; everything is kept in {}", data_dir.display());
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

@@ -33,7 +33,6 @@
 //! - [`EventSource`]: the client side of Server-Sent Events, by the letter of the standard.
 //! - [`Controller`]: the hub's API, for senders and for devices.
 //! - [`transport`]: what both send their requests through.
-#![forbid(unsafe_code)]
 
 mod address;
 #[cfg(feature = "agent")]

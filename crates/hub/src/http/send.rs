@@ -34,7 +34,7 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     send.wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
     identify(&mut send, &request, key, &body)?;
     let delivery = request.driver.send(send).await?;
-    Ok(accepted(&delivery, &delivery))
+    Ok(located(status_of(&delivery), &delivery, &delivery))
 }
 
 /// `POST /v1/commands`: the body is an envelope.
@@ -52,14 +52,21 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     send.not_before = envelope.not_before;
     send.reject_when_full = true;
     identify(&mut send, &request, key, &body)?;
+    let keyed = send.idempotency.is_some();
     let delivery = request.driver.send(send).await?;
     let command = only_one(&delivery, data, request.caller.name);
-    Ok(accepted(&delivery, &command))
+    // What has ended already was rejected by a full queue, unless its key was used before.
+    let status = if keyed { status_of(&delivery) } else { StatusCode::ACCEPTED };
+    Ok(located(status, &delivery, &command))
 }
 
-/// 200 when the delivery has ended, 202 when it has not; where it can be looked at.
-fn accepted(delivery: &Delivery, shown: &impl serde::Serialize) -> Response {
-    let status = if delivery.state.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
+/// 200 when the delivery has ended, 202 when it has not.
+fn status_of(delivery: &Delivery) -> StatusCode {
+    if delivery.state.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED }
+}
+
+/// An answer that tells where the command can be looked at.
+fn located(status: StatusCode, delivery: &Delivery, shown: &impl serde::Serialize) -> Response {
     let location = format!("/v1/commands/{}", delivery.command);
     problem::with(problem::json(status, shown), header::LOCATION, &location)
 }
