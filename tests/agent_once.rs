@@ -10,6 +10,8 @@
 //! wanted. `BELLWIRE_FAULT_NO_START_RECORD` leaves the
 //! start record out of the journal, and then a command must be found that ran twice.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is the message")]
+
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;

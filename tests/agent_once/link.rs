@@ -105,10 +105,10 @@ impl Shared {
     /// Says it again, over a connection of its own.
     fn repeat(&self, request: &[u8]) {
         let Ok(mut hub) = TcpStream::connect(self.hub) else { return };
-        let mut answer = [0; 4096];
+        let mut begun = [0; 1];
         if hub.write_all(request).is_ok() {
-            // One read: the answer has begun, so the hub has taken the report.
-            hub.read(&mut answer).ok();
+            // Where the answer has begun the hub has taken the report.
+            hub.read_exact(&mut begun).ok();
         }
     }
 
