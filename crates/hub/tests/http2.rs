@@ -1,5 +1,11 @@
 //! Promise: over TLS a client that knows HTTP/2 is served it, streams and requests on one connection.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,8 +5,8 @@
 //! whole group ends with it; when the leader ends by itself that is the end, and what it left
 //! behind lives on. What an exit means is judged here, what follows from it is not.
 //!
-//! - [`spawn`]: from a command to a process; the one place with unsafe code.
-//! - [`output`]: what it says: tails, result, progress.
+//! - `spawn.rs`: from a command to a process; the one place with unsafe code.
+//! - `output.rs`: what it says: tails, result, progress.
 //! - [`leftover`]: what an agent that died left running.
 //! - [`account`]: who it runs as.
 
