@@ -10,82 +10,16 @@ use std::time::Duration;
 use bellwire_proto::limits::{CANCEL_SLOT, POLL_PRESENCE, SENDS_MAX};
 use bellwire_proto::stream::CancelEvent;
 use bellwire_proto::{
-    Code, CommandId, Delivery, DeviceChange, DeviceId, Json, Labels, Problem, Report, Seconds, Seq,
-    State, Timestamp, Transport,
+    Code, CommandId, Delivery, DeviceChange, DeviceId, Json, Labels, Problem, Seq, State,
+    Timestamp, Transport,
 };
 
 use crate::delivery::{Carriers, Live};
-use crate::io::{
-    Answer, HubEvent, Listen, Output, Peer, Poll, Presence, RequestId, Send, SessionId,
-};
+use crate::io::{Answer, HubEvent, Output, Peer, Presence, RequestId, SessionId};
+use crate::op::Op;
 use crate::record::{Change, DeliveryRecord, DeviceRecord, Load, Seen, TxnId};
 use crate::session::{Listener, WaitingPoll};
 use crate::work::{LOAD_AGAIN, Work};
-
-/// Something to do at a device, once it is in memory.
-#[derive(Debug)]
-pub(crate) enum Op {
-    Send {
-        request: RequestId,
-        send: Box<Send>,
-        random: [u8; 10],
-    },
-    Rejoin {
-        request: RequestId,
-        command: CommandId,
-        wait: Seconds,
-    },
-    Cancel {
-        request: RequestId,
-        command: CommandId,
-        force: bool,
-    },
-    Report {
-        request: RequestId,
-        command: CommandId,
-        report: Box<Report>,
-    },
-    Listen {
-        request: RequestId,
-        session: SessionId,
-        listen: Box<Listen>,
-    },
-    Poll {
-        request: RequestId,
-        poll: Box<Poll>,
-    },
-    PutDevice {
-        request: RequestId,
-        labels: Labels,
-    },
-    PutFacts {
-        request: RequestId,
-        facts: Json,
-    },
-    Delete {
-        request: RequestId,
-    },
-    /// Look at the time.
-    Tick,
-}
-
-impl Op {
-    /// The request that waits for it.
-    pub(crate) fn request(&self) -> Option<RequestId> {
-        match self {
-            Self::Send { request, .. }
-            | Self::Rejoin { request, .. }
-            | Self::Cancel { request, .. }
-            | Self::Report { request, .. }
-            | Self::Listen { request, .. }
-            | Self::Poll { request, .. }
-            | Self::PutDevice { request, .. }
-            | Self::PutFacts { request, .. }
-            | Self::Delete { request } => Some(*request),
-            Self::Tick => None,
-        }
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Device {

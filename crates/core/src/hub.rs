@@ -19,8 +19,9 @@ use bellwire_proto::stream::ByeReason;
 use bellwire_proto::{Code, CommandId, DeviceId, Json, Labels, Problem, Report, Seq, Timestamp};
 
 use crate::config::{Config, Recovered};
-use crate::device::{Device, Op};
+use crate::device::Device;
 use crate::io::{Answer, Footprint, Listen, Output, Poll, Presence, RequestId, Send, SessionId};
+use crate::op::Op;
 use crate::record::{Committed, IdempotencyKey, Load, Loaded, TxnId};
 use crate::session;
 use crate::work::{Desk, SplitMix, Withheld};
@@ -454,6 +455,16 @@ impl Hub {
     /// From now on the changes of this command are notified; counted, one [`Hub::unwatch`] for each.
     pub fn watch(&mut self, command: CommandId) {
         *self.desk.watched.entry(command).or_default() += 1;
+    }
+
+    /// Replies [`Answer::Done`] once all that was decided until now is on disk. What is read of a
+    /// watched command then lacks nothing that was decided while nobody watched it.
+    pub fn handle_settle(&mut self, request: RequestId) {
+        let reply = Output::Reply(request, Answer::Done);
+        match self.withheld.back_mut() {
+            Some(last) => last.outputs.push(reply),
+            None => self.desk.outputs.push_back(reply),
+        }
     }
 
     /// The end of one [`Hub::watch`].

@@ -166,7 +166,7 @@ pub enum Answer {
         /// Nothing is left that a device must answer.
         done: bool,
     },
-    /// To a confirmation or a removal.
+    /// To a confirmation, a removal, or the question whether all is on disk.
     Done,
     /// A refusal.
     Problem(Box<Problem>),

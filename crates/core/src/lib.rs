@@ -27,6 +27,7 @@ mod delivery;
 mod device;
 mod hub;
 mod io;
+mod op;
 mod queue;
 pub mod record;
 mod sender;

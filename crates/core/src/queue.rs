@@ -9,7 +9,7 @@ use bellwire_proto::{State, Timestamp};
 
 use crate::delivery::{Carriers, Live};
 use crate::device::Device;
-use crate::io::{Frame, Output, Wanted};
+use crate::io::{Frame, Output};
 use crate::record::Load;
 use crate::session::{CatchingUp, command_event};
 use crate::work::Work;
@@ -25,7 +25,7 @@ impl Device {
     pub(crate) fn pump(&mut self, work: &mut Work<'_>) {
         while self.takes_commands() && self.in_flight(work.now) < work.config().max_in_flight {
             let Some(turn) = self.next_turn(work.now) else {
-                self.caught_up();
+                self.caught_up(work.now);
                 return;
             };
             if self.live.get(turn).is_some_and(|l| l.data.is_none()) {
@@ -85,18 +85,13 @@ impl Device {
         live.lease_until = now.after(work.config().lease);
         let event = command_event(&live.record, live.data.clone().unwrap_or_default(), now);
         let streams =
-            [(&self.stream, Carriers::STREAM), (&self.unconfirmed, Carriers::UNCONFIRMED)];
+            [(&mut self.stream, Carriers::STREAM), (&mut self.unconfirmed, Carriers::UNCONFIRMED)];
         for (listener, carrier) in streams {
-            let Some(listener) = listener.as_ref().filter(|l| l.takes_commands()) else {
+            let Some(listener) = listener.as_mut().filter(|l| l.takes_commands()) else {
                 continue;
             };
             live.carriers.add(carrier);
-            let seq = live.record.head.seq;
-            let wanted = match (listener.ack_none, listener.catching_up) {
-                (false, _) => Wanted::Nothing,
-                (true, CatchingUp::Live) => Wanted::Taken(seq),
-                (true, _) => Wanted::Written(seq),
-            };
+            let wanted = listener.sends(event.seq, event.data.as_str().len());
             let frame = Frame::Command(event.clone());
             work.output(Output::Send { session: listener.session, frame, wanted });
         }
@@ -106,12 +101,18 @@ impl Device {
         }
     }
 
-    /// Nothing waits any more: an `ack=none` stream is live from here on.
-    fn caught_up(&mut self) {
-        if let Some(stream) = &mut self.stream
-            && stream.catching_up == CatchingUp::Backlog
-        {
-            stream.catching_up = CatchingUp::Live;
+    /// Nothing can be sent now. If nothing is held back either, streams are live from here on.
+    fn caught_up(&mut self, now: Timestamp) {
+        let held_back = |live: &Live| {
+            live.state() == State::Queued && live.record.head.not_before.is_none_or(|at| at <= now)
+        };
+        if self.live.iter().any(held_back) {
+            return;
+        }
+        for listener in [&mut self.stream, &mut self.unconfirmed].into_iter().flatten() {
+            if listener.catching_up == CatchingUp::Backlog && listener.takes_commands() {
+                listener.catching_up = CatchingUp::Live;
+            }
         }
     }
 }

@@ -27,18 +27,22 @@ pub(crate) struct Listener {
     pub(crate) stalled: bool,
     /// Until when it must be confirmed; `None` when it need not, or is.
     pub(crate) confirm_until: Option<Timestamp>,
-    /// `ack_none`: how far it has caught up.
+    /// How far it has caught up.
     pub(crate) catching_up: CatchingUp,
+    /// Bytes of backlog sent since its reader was last waited for.
+    pub(crate) unpaced_bytes: usize,
+    /// The command that its reader must have been written before more of the backlog is sent.
+    pub(crate) paced_at: Option<Seq>,
 }
 
-/// How far an `ack=none` stream is with what came before it.
+/// How far a stream is with what came before it. Only `ack=none` streams replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CatchingUp {
     /// Replays what was delivered after this command; the next page is being loaded.
     Loading(Seq),
     /// A page has been sent; the next is loaded once its last frame was written.
     Writing(Seq),
-    /// Sends what is queued, each once the one before was written.
+    /// Sends what is queued, at the pace of its reader.
     Backlog,
     /// All caught up.
     Live,
@@ -57,7 +61,31 @@ impl Listener {
     /// Whether a command may be written to it now.
     pub(crate) fn takes_commands(&self) -> bool {
         let caught_up = matches!(self.catching_up, CatchingUp::Backlog | CatchingUp::Live);
-        !self.ack_none || (caught_up && self.confirm_until.is_none())
+        let ready = !self.ack_none || (caught_up && self.confirm_until.is_none());
+        ready && self.paced_at.is_none()
+    }
+
+    /// Counts a command that is sent to it; what must be heard of it. A window of great commands
+    /// would end the stream as overloaded, each time that it is opened, so backlog waits for its
+    /// reader after every [`PACED_BYTES`].
+    pub(crate) fn sends(&mut self, seq: Seq, data_bytes: usize) -> Wanted {
+        if self.catching_up == CatchingUp::Live {
+            return if self.ack_none { Wanted::Taken(seq) } else { Wanted::Nothing };
+        }
+        self.unpaced_bytes += data_bytes;
+        if self.unpaced_bytes >= PACED_BYTES {
+            self.paced_at = Some(seq);
+        }
+        let must_hear = self.ack_none || self.paced_at.is_some();
+        if must_hear { Wanted::Written(seq) } else { Wanted::Nothing }
+    }
+
+    /// A command was written to it: if it was waited for, more of the backlog may follow.
+    fn wrote(&mut self, seq: Seq) {
+        if self.paced_at == Some(seq) {
+            self.paced_at = None;
+            self.unpaced_bytes = 0;
+        }
     }
 }
 
@@ -88,6 +116,8 @@ impl Device {
                 Some(after) if listen.ack_none => CatchingUp::Loading(after),
                 _ => CatchingUp::Backlog,
             },
+            unpaced_bytes: 0,
+            paced_at: None,
         });
         if let Err(problem) = self.ensure_known(work) {
             work.forget_session(session);
@@ -223,6 +253,10 @@ impl Device {
 
     /// A frame was taken by the stream, or written: with `ack=none` that is the delivery.
     pub(crate) fn taken(&mut self, session: SessionId, seq: Seq, work: &mut Work<'_>) {
+        let listeners = [&mut self.stream, &mut self.unconfirmed].into_iter().flatten();
+        for listener in listeners.filter(|l| l.session == session) {
+            listener.wrote(seq);
+        }
         let Some(stream) = self.stream.as_mut().filter(|s| s.session == session && s.ack_none)
         else {
             return;

@@ -258,8 +258,10 @@ impl Driver {
         let reserved = self.reserve(options);
         let mailbox = self.shared.feed.watch(reserved.stream, command)?;
         // From here on no change is missed; what the snapshot shows already is left out by its
-        // version.
+        // version. What was decided before is told to nobody, so the snapshot must show it: it is
+        // read when that is on disk.
         let watching = self.shared.watch(command);
+        self.done(self.ask(|hub, request, _| hub.handle_settle(request)).await?)?;
         let Some(snapshot) = self.store().snapshot(command).await? else {
             return Err(Problem::new(Code::UnknownCommand, "no command has this id"));
         };

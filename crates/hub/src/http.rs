@@ -30,7 +30,7 @@ use std::task::Poll;
 use axum::Router;
 use axum::response::Response;
 use axum::routing::any;
-use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::limits::{PAGE_ITEMS, URI_BYTES_MAX};
 use bellwire_proto::{Code, Problem};
 use http::{Method, header};
 
@@ -100,9 +100,13 @@ static ROUTES: &[Route] = &[
     Route { path: "/readyz", methods: &[on!(GET, ops::readyz)] },
 ];
 
-/// The first checks of every request: route, method, credentials.
+/// The first checks of every request: its length, then route, method, credentials.
 async fn answer(driver: Driver, request: axum::extract::Request) -> Response {
     let (head, body) = request.into_parts();
+    if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > URI_BYTES_MAX) {
+        let detail = format!("path and query are at most {URI_BYTES_MAX} bytes");
+        return problem::problem(&Problem::new(Code::UriTooLong, detail));
+    }
     let Some(route) = Route::find(head.uri.path()) else {
         return not_found().await;
     };

@@ -1,6 +1,6 @@
 //! Certificates: PEM files in, a rustls configuration out. Who listens with it is `app.rs`'s.
 //!
-//! One provider of cryptography (ring), TLS 1.2 and 1.3, no client certificates, and HTTP/1.1 as the only
+//! One provider of cryptography (ring), TLS 1.2 and 1.3, no client certificates, and HTTP/1 as the only
 //! protocol offered, since a connection can be taken over only then.
 
 use std::path::{Path, PathBuf};
@@ -59,7 +59,8 @@ pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret))
         .map_err(|source| TlsError::Pair { cert: cert.clone(), key: key.clone(), source })?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Whoever names protocols is refused when none of them is here, so HTTP/1.0 must be too.
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -78,7 +79,9 @@ mod tests {
     #[test]
     fn a_chain_and_its_key_make_a_server_that_offers_http_1_alone() {
         let files = TlsFiles { cert: fixture("cert.pem"), key: fixture("key.pem") };
-        assert_eq!(load(&files).unwrap().alpn_protocols, [b"http/1.1"]);
+        let offered = load(&files).unwrap().alpn_protocols.clone();
+        // A client that named http/1.0 alone, as `curl --http1.0` does, was refused in the handshake.
+        assert_eq!(offered, [b"http/1.1", b"http/1.0"]);
     }
 
     #[test]

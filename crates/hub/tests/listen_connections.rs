@@ -56,6 +56,15 @@ fn router(plane: Plane) -> (Router, Receiver<StreamId>) {
                 request.extensions().get::<ClientAddr>().unwrap().0.to_string()
             }),
         )
+        .route(
+            "/late",
+            get(async || {
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+                "late"
+            }),
+        )
         .route("/wait", get(async || std::future::pending::<()>().await))
         .with_state(handles);
     (router, opened)
@@ -251,6 +260,22 @@ fn past_the_cap_a_newcomer_is_closed_and_a_place_given_back_is_used() {
     let mut second = hub.connect();
     write(&mut second, GET);
     read_until(&mut second, "event: hello\n\n\r\n");
+}
+
+#[test]
+fn a_client_that_has_said_all_is_still_answered() {
+    // `nc -N` once got no answer to a command that was stored: its FIN dropped the handler.
+    let hub = Hub::new();
+    let mut client = hub.connect();
+    write(&mut client, "GET /late HTTP/1.1\r\nHost: hub\r\n\r\n");
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let answer = read_to_end(&mut client);
+    assert!(answer.ends_with("\r\n\r\nlate"), "{answer:?}");
+    // One that is gone is not waited for.
+    let mut client = hub.connect();
+    write(&mut client, "GET /wait HTTP/1.1\r\nHost: hub\r\n\r\n");
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut client), "");
 }
 
 #[test]

@@ -308,6 +308,19 @@ fn compat_and_probes_come_over_the_wire() {
     assert_eq!(read_until(&mut client, "\n\n"), ":\n\n");
 }
 
+/// A box that holds the last write back held `hello`, which came alone, for a whole heartbeat: only
+/// what was sent after the head was followed by a comment.
+#[test]
+fn compat_pushes_the_first_event_on_too() {
+    let world = World::new();
+    let (mut client, socket) = sockets();
+    let id = world.plane.reserve(StreamOptions { compat: true, ..heartbeat(60_000) });
+    world.plane.attach(id, plain(socket), Framing::UntilClose, "HEAD\r\n\r\nhello\n\n".into());
+    assert_eq!(read_until(&mut client, "hello\n\n"), "HEAD\r\n\r\nhello\n\n");
+    world.advance(100);
+    assert_eq!(read_until(&mut client, "\n\n"), ":\n\n");
+}
+
 #[test]
 fn a_silent_stream_stalls_and_any_byte_resumes_it() {
     let world = World::with(PlaneConfig { unsent_bytes_max: 1 << 30, ..PlaneConfig::default() });

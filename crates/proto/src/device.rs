@@ -98,9 +98,9 @@ impl<'de> Deserialize<'de> for DeviceEvent {
 /// `bad_request` when a key or value breaks the label syntax.
 pub fn parse_labels_body(body: &[u8]) -> Result<Labels, Problem> {
     let mut members = if body.is_empty() { Members::parse(b"{}")? } else { Members::parse(body)? };
-    let labels: Option<Labels> = members.take("labels")?;
+    let labels = members.take_members("labels")?;
     members.finish()?;
-    let labels = labels.unwrap_or_default();
+    let labels: Labels = labels.map(Members::take_all).transpose()?.unwrap_or_default();
     for (key, value) in &labels {
         if !is_label_key(key) {
             return Err(Problem::bad_request(format!(
@@ -142,6 +142,17 @@ pub fn parse_facts(body: &[u8]) -> Result<Json, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_is_given_once() {
+        // Of a label that was given twice the last one was once taken, in silence.
+        let labels = |body: &str| parse_labels_body(body.as_bytes()).map_err(|p| p.code);
+        assert_eq!(labels(r#"{"labels":{"a":"1","a":"2"}}"#), Err(Code::BadRequest));
+        assert_eq!(labels(r#"{"labels":{"a":1}}"#), Err(Code::BadRequest));
+        let site = [("site".to_owned(), "lyon".to_owned())];
+        assert_eq!(labels(r#"{"labels":{"site":"lyon","os":null}}"#), Ok(site.into()));
+        assert_eq!(labels(r#"{"labels":null}"#), Ok(Labels::new()));
+    }
 
     #[test]
     fn a_device_event_is_read_as_it_was_written() {

@@ -129,10 +129,15 @@ impl FromStr for CommandId {
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let shaped = text.len() == 36 && !text.bytes().any(|b| b.is_ascii_uppercase());
         match Uuid::try_parse(text) {
-            Ok(uuid) if shaped && uuid.get_version_num() == 7 => Ok(Self(uuid)),
+            Ok(uuid) if shaped && is_version_7(uuid) => Ok(Self(uuid)),
             _ => Err(InvalidName::Command),
         }
     }
+}
+
+/// RFC 9562, section 5.7: version and variant.
+fn is_version_7(uuid: Uuid) -> bool {
+    uuid.get_version_num() == 7 && uuid.get_variant() == uuid::Variant::RFC4122
 }
 
 impl Seq {
@@ -251,6 +256,8 @@ mod tests {
             format!("{{{text}}}"),
             format!("urn:uuid:{text}"),
             "67e55044-10b1-426f-9247-bb680e5fe0c8".to_owned(),
+            // One of another variant was once looked up, and told as an unknown command.
+            "01900000-0000-7000-c000-000000000000".to_owned(),
             String::new(),
         ] {
             assert_eq!(bad.parse::<CommandId>(), Err(InvalidName::Command), "{bad:?}");

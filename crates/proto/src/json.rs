@@ -5,6 +5,7 @@
 //! line, so that it can go into an event. [`Members`] is an object of the API: each member is
 //! known, given once and of its type, or the request is refused (contract, section 1).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -140,6 +141,9 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
+/// Levels of an object of the API: its own, and those of a value that it carries.
+const OBJECT_DEPTH_MAX: usize = JSON_DEPTH_MAX + 1;
+
 /// The members of a JSON object that the API takes, each to be taken once.
 ///
 /// ```
@@ -161,11 +165,11 @@ impl<'a> Members<'a> {
     ///
     /// # Errors
     /// `bad_request` when it is not one JSON object in UTF-8, is nested too deep, or names a
-    /// member twice.
+    /// member twice. What a member carries may be as deep as [`Json`] allows by itself.
     pub fn parse(body: &'a [u8]) -> Result<Self, Problem> {
         let text =
             std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
-        check::check(text, JSON_DEPTH_MAX)
+        check::check(text, OBJECT_DEPTH_MAX)
             .map_err(|e| Problem::bad_request(format!("the body is {e}")))?;
         Self::of_object(text, "the body")
     }
@@ -204,11 +208,7 @@ impl<'a> Members<'a> {
         let Some(text) = self.take_told(name) else {
             return Ok(None);
         };
-        serde_json::from_str(text).map(Some).map_err(|e| {
-            let why = e.to_string();
-            let why = why.split(" at line ").next().unwrap_or_default();
-            Problem::bad_request(format!("member {}: {why}", quoted(name)))
-        })
+        read_member(name, text).map(Some)
     }
 
     /// A member that must be there.
@@ -240,6 +240,15 @@ impl<'a> Members<'a> {
         Members::of_object(text, &format!("member {}", quoted(name))).map(Some)
     }
 
+    /// All members that are not `null`, as one type: for an object whose names are the client's.
+    ///
+    /// # Errors
+    /// `bad_request` when one is of another type.
+    pub fn take_all<T: DeserializeOwned>(self) -> Result<BTreeMap<String, T>, Problem> {
+        let told = self.left.into_iter().filter(|(_, value)| value.get() != "null");
+        told.map(|(name, value)| Ok((name.to_string(), read_member(&name, value.get())?))).collect()
+    }
+
     /// Ends the taking: nothing may be left.
     ///
     /// # Errors
@@ -253,6 +262,14 @@ impl<'a> Members<'a> {
             )),
         }
     }
+}
+
+fn read_member<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, Problem> {
+    serde_json::from_str(text).map_err(|e| {
+        let why = e.to_string();
+        let why = why.split(" at line ").next().unwrap_or_default();
+        Problem::bad_request(format!("member {}: {why}", quoted(name)))
+    })
 }
 
 /// A name from outside, shortened, as it may stand in a message.
@@ -317,6 +334,18 @@ mod tests {
                 m.finish()
             });
             assert_eq!(refused.unwrap_err().code, code, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_an_object_carries_may_be_as_deep_as_what_stands_alone() {
+        // A result of 128 levels was once refused for the object around it.
+        let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        for (levels, good) in [(JSON_DEPTH_MAX, true), (JSON_DEPTH_MAX + 1, false)] {
+            assert_eq!(Json::parse(&deep(levels)).is_ok(), good, "{levels} alone");
+            let body = format!(r#"{{"result":{}}}"#, deep(levels));
+            let taken = Members::parse(body.as_bytes()).and_then(|mut m| m.take_json("result"));
+            assert_eq!(taken.is_ok(), good, "{levels} in an object");
         }
     }
 

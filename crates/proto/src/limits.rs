@@ -12,6 +12,10 @@ pub const ACTION_CHARS_MAX: usize = 64;
 /// Levels of nesting in any JSON that is passed on. Contract, section 1.
 pub const JSON_DEPTH_MAX: usize = 128;
 
+/// Bytes of a request's target, path and query: our choice. RFC 9110, section 4.1, asks for 8,000 at
+/// least; a selector or a cursor may be longer.
+pub const URI_BYTES_MAX: usize = 16 * 1024;
+
 /// Bytes of a command's data, by default. Contract, section 3 (Azure's direct methods allow 128 KiB, its
 /// cloud-to-device messages 64).
 pub const DATA_BYTES_MAX: usize = 64 * 1024;

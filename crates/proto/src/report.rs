@@ -144,15 +144,22 @@ impl Report {
     }
 
     fn take_from(members: &mut Members<'_>) -> Result<Self, Problem> {
+        let result = members.take_json("result")?;
+        let (stdout, stderr): (Option<String>, Option<String>) =
+            (members.take("stdout")?, members.take("stderr")?);
+        // Sizes before all else that a body can be refused for (contract, section 1).
+        check_size("result", result.as_ref().map(Json::as_str), RESULT_BYTES_MAX)?;
+        check_size("stdout", stdout.as_deref(), OUTPUT_BYTES_MAX)?;
+        check_size("stderr", stderr.as_deref(), OUTPUT_BYTES_MAX)?;
         let report = Self {
             state: members.require("state")?,
             rev: members.take("rev")?,
             attempt: members.take("attempt")?,
             progress: members.take("progress")?,
-            result: members.take_json("result")?,
+            result,
             exit_code: members.take("exit_code")?,
-            stdout: members.take("stdout")?,
-            stderr: members.take("stderr")?,
+            stdout,
+            stderr,
             truncated: members.take("truncated")?,
             error: take_error(members)?,
             retry_after_s: members.take("retry_after_s")?,
@@ -171,21 +178,18 @@ impl Report {
         if self.retry_after_s.is_some_and(|s| s > RETRY_AFTER_S_MAX) {
             return Err(Problem::bad_request("retry_after_s is at most 604800 (7 days)"));
         }
-        let sizes = [
-            ("result", self.result.as_ref().map(|r| r.as_str().len()), RESULT_BYTES_MAX),
-            ("stdout", self.stdout.as_ref().map(String::len), OUTPUT_BYTES_MAX),
-            ("stderr", self.stderr.as_ref().map(String::len), OUTPUT_BYTES_MAX),
-        ];
-        for (name, bytes, bytes_max) in sizes {
-            if bytes.is_some_and(|bytes| bytes > bytes_max) {
-                return Err(Problem::new(
-                    Code::PayloadTooLarge,
-                    format!("{name} is past {bytes_max} bytes; keep its tail and set truncated"),
-                ));
-            }
-        }
         Ok(())
     }
+}
+
+fn check_size(name: &str, text: Option<&str>, bytes_max: usize) -> Result<(), Problem> {
+    if text.is_some_and(|text| text.len() > bytes_max) {
+        return Err(Problem::new(
+            Code::PayloadTooLarge,
+            format!("{name} is past {bytes_max} bytes; keep its tail and set truncated"),
+        ));
+    }
+    Ok(())
 }
 
 fn take_error(members: &mut Members<'_>) -> Result<Option<ErrorInfo>, Problem> {
@@ -228,6 +232,19 @@ mod tests {
         ] {
             let short: String = body.chars().take(60).collect();
             assert_eq!(Report::parse(body.as_bytes()).unwrap_err().code, code, "{short}");
+        }
+    }
+
+    #[test]
+    fn a_part_past_its_limit_is_told_before_what_else_is_wrong() {
+        // An unknown state once hid that the output was too long: 400 where the order says 413.
+        let big = "x".repeat(OUTPUT_BYTES_MAX + 1);
+        for body in [
+            format!(r#"{{"state":"gone","stdout":"{big}"}}"#),
+            format!(r#"{{"state":"failed","stderr":"{big}","why":1}}"#),
+            format!(r#"{{"result":"{big}"}}"#),
+        ] {
+            assert_eq!(Report::parse(body.as_bytes()).unwrap_err().code, Code::PayloadTooLarge);
         }
     }
 

@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     answer_all(io::stdin().lock(), BufWriter::new(io::stdout().lock()))
 }
 
-/// Answers each line that is not blank.
+/// Answers each line that is not blank, and before the next is read: who asks may keep the input open.
 pub(crate) fn answer_all(
     cases: impl BufRead,
     mut answers: impl Write,
@@ -33,8 +33,9 @@ pub(crate) fn answer_all(
         let answer = answer(&line).map_err(|error| format!("line {}: {error}", index + 1))?;
         serde_json::to_writer(&mut answers, &answer)?;
         answers.write_all(b"\n")?;
+        answers.flush()?;
     }
-    Ok(answers.flush()?)
+    Ok(())
 }
 
 #[derive(Deserialize)]

@@ -5,6 +5,7 @@
 mod vectors;
 
 use serde_json::{Map, Value};
+use std::io::BufWriter;
 
 const ANSWERED: [&str; 6] = [
     "name",
@@ -55,4 +56,14 @@ fn a_line_that_is_no_case_is_told_with_its_number() {
     let lines = "{\"name\":\"a\",\"chunks\":[]}\n{\"name\":\"b\",\"chunks\":[\"?\"]}\n";
     let error = vectors::answer_all(lines.as_bytes(), &mut Vec::new()).unwrap_err();
     assert!(error.to_string().starts_with("line 2: "), "{error}");
+}
+
+#[test]
+fn an_answer_is_out_before_the_next_case_is_read() {
+    // Who wrote one case, kept the input open and waited for the answer waited for ever: it came at the end.
+    let lines = "{\"name\":\"a\",\"chunks\":[]}\nno case\n";
+    let mut answers = BufWriter::new(Vec::new());
+    vectors::answer_all(lines.as_bytes(), &mut answers).unwrap_err();
+    let out = String::from_utf8_lossy(answers.get_ref());
+    assert!(out.starts_with(r#"{"name":"a","#) && out.ends_with('\n'), "flushed so far: {out:?}");
 }

@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use bellwire_proto::{Code, CommandId, DeviceId, Problem, Seconds, Timestamp};
 
 use super::Hub;
-use crate::device::Op;
 use crate::io::{RequestId, Send};
+use crate::op::Op;
 use crate::record::{IdempotencyKey, IdempotencyRecord};
 
 /// A send that waits for what becomes of its key.

@@ -10,8 +10,9 @@ use bellwire_proto::{CommandId, DeviceId, Timestamp};
 
 use super::keys::KeyInUse;
 use super::{Hub, earliest, store_unavailable};
-use crate::device::{Device, Op};
+use crate::device::Device;
 use crate::io::{Output, SessionId};
+use crate::op::Op;
 use crate::record::{DeliveryRecord, Load, Txn, TxnId};
 use crate::work::{LOAD_AGAIN, Withheld, Work};
 

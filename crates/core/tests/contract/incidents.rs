@@ -5,7 +5,8 @@ use std::time::Duration;
 use bellwire_core::record::{IdempotencyKey, Load};
 use bellwire_core::{Answer, Config, Footprint, Listen, Send};
 use bellwire_proto::ReportState as R;
-use bellwire_proto::{Code, Report, Seconds, State};
+use bellwire_proto::limits::PACED_BYTES;
+use bellwire_proto::{Code, Json, Report, Seconds, State};
 
 use crate::stage::Stage;
 
@@ -274,4 +275,36 @@ fn a_device_whose_lookup_failed_is_forgotten() {
     stage.settle();
     assert_eq!(stage.delivery(request).unwrap_err().code, Code::StoreUnavailable);
     assert_eq!(stage.hub.footprint(), Footprint::default());
+}
+
+#[test]
+fn a_window_of_great_commands_waits_for_its_reader() {
+    // With a window above 16 a device that came back slowly got its whole backlog at once, was cut
+    // off as overloaded, came back, and so on, until the hundredth sending made it `dead`.
+    let great = Json::text(&"x".repeat(64 * 1024 - 2));
+    for listen in [Stage::listen, Stage::listen_unconfirmed] {
+        let mut stage = Stage::with(Config { max_in_flight: 100, ..Config::default() });
+        for _ in 0..50 {
+            stage.try_send("kiosk", |send| send.data = great.clone()).unwrap();
+        }
+        stage.readers_held = true;
+        let stream = listen(&mut stage, "kiosk");
+        let first = stage.hears(stream).len();
+        assert_eq!(first, PACED_BYTES / (64 * 1024), "at once, and no more until they are written");
+        let poll = stage.poll("kiosk");
+        let polled = stage.polled(poll).len();
+        assert!(first + polled >= 50, "a poll beside the slow stream is told the rest");
+    }
+}
+
+#[test]
+fn a_reader_that_keeps_up_gets_a_whole_window() {
+    // The other half of it: what was written makes room for more, without any report.
+    let great = Json::text(&"x".repeat(64 * 1024 - 2));
+    let mut stage = Stage::with(Config { max_in_flight: 100, ..Config::default() });
+    for _ in 0..50 {
+        stage.try_send("kiosk", |send| send.data = great.clone()).unwrap();
+    }
+    let stream = stage.listen("kiosk");
+    assert_eq!(stage.hears(stream).len(), 50);
 }

@@ -69,9 +69,17 @@ impl Envelope {
     /// other than one device; `payload_too_large` when `data` is past `data_bytes_max`.
     pub fn parse(body: &[u8], data_bytes_max: usize) -> Result<Self, Problem> {
         let mut members = Members::parse(body)?;
+        let data = members.take_json("data")?.unwrap_or_default();
+        // Sizes before all else that a body can be refused for (contract, section 1).
+        if data.as_str().len() > data_bytes_max {
+            return Err(Problem::new(
+                Code::PayloadTooLarge,
+                format!("data is past {data_bytes_max} bytes"),
+            ));
+        }
         let envelope = Self {
             action: members.require("action")?,
-            data: members.take_json("data")?.unwrap_or_default(),
+            data,
             device: take_target(&mut members)?,
             ttl: take_seconds(&mut members, "ttl_s", TTL_OR_ZERO_S)?,
             run_timeout: take_seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
@@ -83,12 +91,6 @@ impl Envelope {
             ));
         }
         members.finish()?;
-        if envelope.data.as_str().len() > data_bytes_max {
-            return Err(Problem::new(
-                Code::PayloadTooLarge,
-                format!("data is past {data_bytes_max} bytes"),
-            ));
-        }
         Ok(envelope)
     }
 }
@@ -262,6 +264,8 @@ mod tests {
             (with(r#""rollout":{}"#), Code::BadRequest),
             (with(r#""ttl":1"#), Code::UnknownField),
             (with(r#""data":"0123456789abcdef""#), Code::PayloadTooLarge),
+            // A typo once hid that the data was too long: 400 where the order says 413.
+            (with(r#""ttl":1,"data":"0123456789abcdef""#), Code::PayloadTooLarge),
         ] {
             let refused = Envelope::parse(body.as_bytes(), 16).unwrap_err();
             assert_eq!(refused.code, code, "{body}");

@@ -87,7 +87,7 @@ async fn speak<T: Transport>(
     let takeover = Takeover::default();
     let _closing = CloseOnDrop(&takeover);
     let requests = Requests { router, addr, takeover: takeover.clone(), watch: watch.clone() };
-    let io = TokioIo::new(Watched { transport, watch: watch.clone() });
+    let io = TokioIo::new(Watched { transport, watch: watch.clone(), fin: None });
     let mut connection = http1::Builder::new()
         // Time is kept below.
         .header_read_timeout(None)
@@ -257,10 +257,27 @@ impl Timer {
     }
 }
 
+/// How long a request goes on whose client has said FIN. One that has only said all that it had to
+/// say (`nc -N`) is still to be answered, and one that is gone must not be waited for: hyper takes
+/// every FIN for the latter, and would drop a handler between its commit and its answer.
+const HALF_CLOSED: Duration = Duration::from_millis(500);
+
 /// The transport as hyper sees it.
 struct Watched<T> {
     transport: T,
     watch: Arc<Watch>,
+    /// The client has said FIN; until when hyper is not told, as long as a request is answered.
+    fin: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T> Watched<T> {
+    /// Tells the FIN when it is time.
+    fn poll_fin(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let (Some(fin), Phase::Busy) = (&mut self.fin, self.watch.phase()) {
+            ready!(fin.as_mut().poll(context));
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl<T: Transport> AsyncRead for Watched<T> {
@@ -269,8 +286,15 @@ impl<T: Transport> AsyncRead for Watched<T> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.fin.is_some() {
+            return self.poll_fin(context);
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.transport).poll_read(context, buffer))?;
+        if buffer.filled().len() == before && buffer.remaining() > 0 {
+            self.fin = Some(Box::pin(tokio::time::sleep(HALF_CLOSED)));
+            return self.poll_fin(context);
+        }
         if buffer.filled().len() > before {
             let mut seen = self.watch.lock();
             match seen.phase {

@@ -103,10 +103,15 @@ impl Stream {
         }
     }
 
+    /// The socket is there, and the first event leaves with the head.
     pub(crate) fn attached(&mut self, now_ms: u64) {
         self.attached_ms = now_ms;
         self.wrote_ms = now_ms;
         self.life_ms = now_ms;
+        if self.compat {
+            // The first write is held back like any other.
+            self.compat_at_ms = now_ms + COMPAT_AFTER_MS;
+        }
     }
 
     pub(crate) fn silence_ms(&self) -> u64 {
@@ -359,9 +364,10 @@ mod tests {
 
     #[test]
     fn compat_pushes_each_event_and_heartbeat_and_never_itself() {
+        // A box that holds the last write back once kept `hello`, which nothing pushed on.
         let mut stream =
             open(&StreamOptions { compat: true, ..heartbeat(5_000, HeartbeatForm::V1) });
-        let expected = [(3_100, 'c'), (8_000, 'h'), (8_100, 'c'), (13_000, 'h')];
+        let expected = [(1_100, 'c'), (3_100, 'c'), (8_000, 'h'), (8_100, 'c'), (13_000, 'h')];
         assert_eq!(beats(&mut stream, &[3_000], 13_050), expected);
     }
 

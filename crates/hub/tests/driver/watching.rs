@@ -74,6 +74,28 @@ async fn no_change_between_the_snapshot_and_the_stream_is_lost_or_told_twice() {
 }
 
 #[tokio::test]
+async fn a_change_on_its_way_to_the_disk_is_told_to_who_comes_to_watch() {
+    // What was decided just before somebody watched was told to nobody, and the snapshot was read before it was
+    // on disk: `bellwire watch` showed `sent` for ever of a command that had succeeded.
+    let (hub, _folder) = hub().await;
+    let driver = hub.driver();
+    for round in 0..40 {
+        let sent = driver.send(ping("kiosk", 0)).await.unwrap();
+        // Most often the report is with the core, and not yet on disk, when the watcher comes.
+        let ((), mut events) = tokio::join!(
+            async { drop(report(driver, &sent, ReportState::Succeeded).await) },
+            Stream::watch(driver, sent.command)
+        );
+        let mut told = Vec::new();
+        while let Some(event) = events.next().await {
+            told.push(event.data["state"].as_str().unwrap_or("done").to_owned());
+        }
+        assert!(told.ends_with(&["succeeded".into(), "done".into()]), "round {round}: {told:?}");
+    }
+    hub.close().await;
+}
+
+#[tokio::test]
 async fn an_observer_sees_the_hub_devices_with_their_rows_and_deliveries_in_order() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver();

@@ -153,6 +153,16 @@ fn a_query_is_judged_strictly() {
 }
 
 #[test]
+fn a_target_past_its_limit_is_told_as_such() {
+    // `uri_too_long` once stood in the contract and was never given: a long query was read whole.
+    let hub = Hub::start();
+    let of = |bytes: usize| format!("/v1/ping?_={}", "x".repeat(bytes - "/v1/ping?_=".len()));
+    assert_eq!(hub.get(&of(16 * 1024)).status, 200);
+    let refused = hub.get(&of(16 * 1024 + 1));
+    assert_eq!((refused.status, refused.code().as_str()), (414, "uri_too_long"));
+}
+
+#[test]
 fn a_body_past_its_limit_is_refused_before_it_is_read() {
     let hub = Hub::start();
     // Told in the head: refused before a byte of it is sent.
