@@ -253,7 +253,7 @@ fn sigterm_ends_a_hub_in_order_and_soon() {
 fn a_hub_takes_the_files_that_it_may_have_and_says_when_they_are_few() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -Hn 160 && ulimit -Sn 60 && exec \"$@\"", "sh", BELLWIRE]);
+    command.args(["-c", "ulimit -Sn 60 && ulimit -Hn 160 && exec \"$@\"", "sh", BELLWIRE]);
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path());
     let hub = Program::start(&mut command);
     hub.wait_for("60 connections at once");
