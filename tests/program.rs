@@ -188,6 +188,26 @@ fn a_running_program_is_stopped_by_cancel() {
     assert_eq!((&last["state"], &last["exit_code"]), (&"cancelled".into(), &143.into()));
 }
 
+/// Ctrl-C on a listener left the command `running` at the hub, and with it everything behind it.
+#[test]
+fn a_listener_that_is_stopped_answers_for_what_it_interrupts() {
+    let hub = Hub::start();
+    let handler = hub.script("exec sleep 1000");
+    let listener = hub.listen("kiosk", &["--exec", &handler]);
+    let sent = hub.run(&["send", "kiosk", "nap", "--json"]);
+    let id = json(&sent)["command"].as_str().unwrap().to_owned();
+    let delivery = || {
+        let page = hub.http().get(&format!("/v1/commands/{id}/deliveries")).unwrap().json();
+        page["items"][0].clone()
+    };
+    wait_until("the program to run", || {
+        if delivery()["state"] == "running" { Ok(()) } else { Err(delivery().to_string()) }
+    });
+    assert_eq!(listener.terminate().code(), Some(0));
+    let (state, error) = (&delivery()["state"], &delivery()["error"]["code"]);
+    assert_eq!((state, error), (&"failed".into(), &"interrupted".into()));
+}
+
 #[test]
 fn listen_json_prints_a_command_a_line_and_answers_it() {
     let hub = Hub::start();
