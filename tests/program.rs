@@ -188,6 +188,16 @@ fn a_running_program_is_stopped_by_cancel() {
     assert_eq!((&last["state"], &last["exit_code"]), (&"cancelled".into(), &143.into()));
 }
 
+/// A 404 from whatever answered for the hub ended a listener that was to come back for ever.
+#[test]
+fn a_listener_comes_back_from_any_answer() {
+    let hub = Hub::start();
+    let mut command = bellwire(&["listen", "kiosk", "--hub", &format!("{}/nowhere", hub.url())]);
+    let listener = Program::start(&mut command);
+    listener.wait_for("404 Not Found; again in");
+    assert_eq!(listener.terminate().code(), Some(0), "it was still there to be stopped");
+}
+
 /// Ctrl-C on a listener left the command `running` at the hub, and with it everything behind it.
 #[test]
 fn a_listener_that_is_stopped_answers_for_what_it_interrupts() {

@@ -17,6 +17,7 @@ use bellwire_client::agent::run::{
     Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress, stop,
 };
 use bellwire_client::api::{Error, ListenOptions, Signal};
+use bellwire_client::event_source::Retry;
 use bellwire_proto::stream::{ByeReason, CommandEvent};
 use bellwire_proto::{CommandId, DeviceId, ErrorInfo, Report, ReportState, limits};
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,7 +49,7 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     if program.is_none() && form == Form::Text {
         out::note("no --exec: each command is printed, and answered succeeded");
     }
-    let mut signals = hub.listen(&args.device, &ListenOptions::default())?;
+    let mut signals = hub.listen(&args.device, &ListenOptions::default().retry(Retry::always()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut appliance = Appliance {
@@ -148,7 +149,11 @@ impl Appliance {
                 }
             }),
             Signal::Lost { loss, retry_in } => {
-                out::note(&format!("{loss}; again in {}", out::span(retry_in)));
+                out::note(&format!(
+                    "{}: {loss}; again in {}",
+                    self.link.hub.url(),
+                    out::span(retry_in)
+                ));
             }
             // Heartbeats, and what later versions tell.
             _ => {}
