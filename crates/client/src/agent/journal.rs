@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 mod line;
 mod record;
 
-pub(crate) use record::{BootId, Received, Record};
+pub(crate) use record::{BootId, Done, REPORT_BYTES_MAX, Received, Record, fit};
 
 /// The format that is written here, and the newest that can be read.
 const FORMAT: u32 = 1;
@@ -180,13 +180,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Replaces everything by `records`. Without room for it the journal stays as it is.
+    /// Replaces everything by these lines. Without room for it the journal stays as it is.
     pub(crate) fn compact(
         &mut self,
-        records: impl Iterator<Item = Record>,
+        lines: impl Iterator<Item = Vec<Record>>,
         reserve_bytes: u64,
     ) -> Result<(), AppendError> {
-        match draft(&self.folder, &self.device, records, reserve_bytes) {
+        match draft(&self.folder, &self.device, lines, reserve_bytes) {
             Ok((file, bytes)) => {
                 (self.file, self.bytes) = (file, bytes);
                 Ok(sync_folder(&self.folder)?)
@@ -223,7 +223,7 @@ pub(crate) fn repair(folder: &Path, device: &DeviceId) -> Result<usize, JournalE
     read(&path, &file, device, |_, record| kept.push(record))?;
     std::fs::copy(&path, folder.join(DAMAGED)).map_err(io)?;
     let count = kept.len();
-    draft(folder, device, kept.into_iter(), 0).map_err(io)?;
+    draft(folder, device, kept.into_iter().map(|record| vec![record]), 0).map_err(io)?;
     sync_folder(folder).map_err(io)?;
     Ok(count)
 }
@@ -308,7 +308,7 @@ fn lock(folder: &Path) -> Result<File, JournalError> {
 fn draft(
     folder: &Path,
     device: &DeviceId,
-    records: impl Iterator<Item = Record>,
+    lines: impl Iterator<Item = Vec<Record>>,
     reserve_bytes: u64,
 ) -> io::Result<(File, u64)> {
     let path = folder.join(DRAFT);
@@ -319,8 +319,8 @@ fn draft(
     let mut writer = BufWriter::new(options.open(&path)?);
     writer
         .write_all(&line::encode(&Header { bellwire_journal: FORMAT, device: device.clone() })?)?;
-    for record in records {
-        writer.write_all(&line::encode(&[record])?)?;
+    for records in lines {
+        writer.write_all(&line::encode(&records)?)?;
     }
     let mut file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
     let bytes = file.stream_position()?;

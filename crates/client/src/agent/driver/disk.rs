@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use tokio::task::JoinHandle;
 
+use crate::agent::engine::Snapshot;
 use crate::agent::fault::Point;
 use crate::agent::journal::{AppendError, Journal, Record};
 
@@ -22,7 +23,7 @@ pub(super) enum Written {
 /// Something to be done.
 enum Work {
     Append { ticket: u64, records: Vec<Record>, reserve_bytes: u64 },
-    Compact { records: Vec<Record>, reserve_bytes: u64 },
+    Compact { snapshot: Snapshot, reserve_bytes: u64 },
 }
 
 /// The journal and what is to be done to it.
@@ -58,8 +59,8 @@ impl Disk {
         self.waiting.push_back(Work::Append { ticket, records, reserve_bytes });
     }
 
-    pub(super) fn compact(&mut self, records: Vec<Record>, reserve_bytes: u64) {
-        self.waiting.push_back(Work::Compact { records, reserve_bytes });
+    pub(super) fn compact(&mut self, snapshot: Snapshot, reserve_bytes: u64) {
+        self.waiting.push_back(Work::Compact { snapshot, reserve_bytes });
     }
 
     /// Begins with what waits, if nothing is under way.
@@ -99,8 +100,8 @@ fn perform(mut journal: Journal, mut work: VecDeque<Work>) -> (Journal, Vec<Writ
     let mut done = Vec::new();
     while let Some(next) = work.pop_front() {
         let written = match next {
-            Work::Compact { records, reserve_bytes } => {
-                compact(&mut journal, records, reserve_bytes)
+            Work::Compact { snapshot, reserve_bytes } => {
+                compact(&mut journal, &snapshot, reserve_bytes)
             }
             Work::Append { ticket, records, reserve_bytes } => {
                 let mut batch = vec![(ticket, records, reserve_bytes)];
@@ -122,8 +123,8 @@ fn perform(mut journal: Journal, mut work: VecDeque<Work>) -> (Journal, Vec<Writ
     (journal, done)
 }
 
-fn compact(journal: &mut Journal, records: Vec<Record>, reserve_bytes: u64) -> Written {
-    match journal.compact(records.into_iter(), reserve_bytes) {
+fn compact(journal: &mut Journal, snapshot: &Snapshot, reserve_bytes: u64) -> Written {
+    match journal.compact(snapshot.lines(), reserve_bytes) {
         Ok(()) => Written::Compacted { bytes: Some(journal.bytes()) },
         Err(error @ AppendError::Full) => {
             tracing::warn!(%error, "the journal was not compacted");
@@ -139,8 +140,8 @@ fn append(
     mut batch: Vec<(u64, Vec<Record>, u64)>,
     done: &mut Vec<Written>,
 ) -> Written {
-    let reserve_bytes =
-        batch.last().map(|(_, _, reserve_bytes)| *reserve_bytes).unwrap_or_default();
+    // What one of them asks for must be there after all of them.
+    let reserve_bytes = batch.iter().map(|(_, _, bytes)| *bytes).max().unwrap_or_default();
     let tickets: Vec<u64> = batch.iter().map(|(ticket, _, _)| *ticket).collect();
     let records: Vec<Record> = batch.iter().flat_map(|(_, records, _)| records.clone()).collect();
     match journal.append(&records, reserve_bytes) {
@@ -170,6 +171,9 @@ fn point(record: &Record) -> Option<Point> {
         Record::Started { .. } => Some(Point::Started),
         Record::Ended { .. } => Some(Point::Recorded),
         Record::Acked { .. } => Some(Point::Acked),
-        Record::Begun { .. } | Record::Cancelled { .. } => None,
+        Record::Begun { .. }
+        | Record::Cancelled { .. }
+        | Record::Unfit { .. }
+        | Record::Done { .. } => None,
     }
 }

@@ -117,7 +117,7 @@ fn a_compaction_keeps_what_it_is_given_and_goes_on() {
     written(folder.path(), &(0..9).map(record).collect::<Vec<_>>());
     let (mut journal, _) = open(folder.path()).unwrap();
     let before = journal.bytes();
-    journal.compact([record(8)].into_iter(), 4096).unwrap();
+    journal.compact([vec![record(8)]].into_iter(), 4096).unwrap();
     assert!(journal.bytes() < before / 2);
     journal.append(&[record(9)], 0).unwrap();
     drop(journal);
