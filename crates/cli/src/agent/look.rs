@@ -1,10 +1,13 @@
 //! `bellwire agent status` and `agent journal`: how an agent stands, and what it remembers.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
-use bellwire_client::agent::{inspect, status};
+use bellwire_client::agent::inspect::{self, Repaired, Seen};
+use bellwire_client::agent::status;
 use bellwire_proto::State;
+use serde::Serialize;
 
 use super::read_config;
 use crate::args::{AgentConfigArg, JournalCommand};
@@ -78,26 +81,62 @@ fn print(status: &status::Status) {
     }
 }
 
-pub(crate) fn journal(command: &JournalCommand) -> anyhow::Result<u8> {
+pub(crate) fn journal(command: &JournalCommand, form: Form) -> anyhow::Result<u8> {
     match command {
         JournalCommand::Show { config } => {
             let config = read_config(&config.config)?;
-            let damaged_at = inspect::show(&config.state_dir, &config.device, |_, record| {
-                anstream::println!("{record}");
+            // Each is JSON as it stands; what is no record is told in its place.
+            inspect::show(&config.state_dir, &config.device, |seen| match seen {
+                Seen::Record(json) => anstream::println!("{json}"),
+                Seen::Unknown { at, json } => {
+                    anstream::println!(r#"{{"unknown":{{"at":{at},"line":{json}}}}}"#);
+                }
+                Seen::Damaged { at, bytes } => {
+                    anstream::println!(r#"{{"damaged":{{"at":{at},"bytes":{bytes}}}}}"#);
+                }
+                Seen::Torn { at, bytes } => {
+                    anstream::println!(r#"{{"torn":{{"at":{at},"bytes":{bytes}}}}}"#);
+                }
+                _ => {}
             })?;
-            let Some(at) = damaged_at else { return Ok(exit::OK) };
-            out::error(&format!("the journal is damaged at byte {at}"));
-            Ok(exit::FAILED)
         }
         JournalCommand::Repair { config } => {
             let config = read_config(&config.config)?;
-            let kept = inspect::repair(&config.state_dir, &config.device)?;
-            anstream::println!("{kept} records kept");
+            let repaired = inspect::repair(&config.state_dir, &config.device)?;
+            match form {
+                Form::Json => out::json(&ToldRepair::from(&repaired))?,
+                Form::Text => print_repair(&repaired),
+            }
+        }
+    }
+    Ok(exit::OK)
+}
+
+/// What `agent journal repair --json` prints.
+#[derive(Serialize)]
+struct ToldRepair<'a> {
+    records_kept: usize,
+    lines_dropped: usize,
+    copy: Option<&'a Path>,
+}
+
+impl<'a> From<&'a Repaired> for ToldRepair<'a> {
+    fn from(repaired: &'a Repaired) -> Self {
+        let Repaired { records_kept, lines_dropped, copy, .. } = repaired;
+        Self { records_kept: *records_kept, lines_dropped: *lines_dropped, copy: copy.as_deref() }
+    }
+}
+
+fn print_repair(repaired: &Repaired) {
+    let Repaired { records_kept, lines_dropped, copy, .. } = repaired;
+    match copy {
+        None => anstream::println!("nothing to mend: {records_kept} records"),
+        Some(copy) => {
+            anstream::println!("{records_kept} records kept, {lines_dropped} lines dropped");
             out::note(&format!(
-                "what it was is in {}/journal.damaged; a command whose start was lost may run again",
-                config.state_dir.display()
+                "what it was is in {}; a command whose start was lost may run again",
+                copy.display()
             ));
-            Ok(exit::OK)
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::engine::{Answer, Engine, JOURNAL_BYTES_MAX, Output};
 use super::fault::{self, Point};
-use super::journal::Journal;
+use super::journal::{Journal, Reserve};
 use super::run::{self, Ended, Job, Outcome, StopSender};
 use super::status::{self, Connection, JournalStatus, Status};
 use super::{Agent, AgentError, clock, facts, handler, link};
@@ -249,10 +249,11 @@ impl Driver {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Write { ticket, records, reserve_bytes } => {
-                    self.disk.write(ticket, records, reserve_bytes);
+                    self.disk.write(ticket, records, Reserve::of(reserve_bytes));
                 }
                 Output::Compact { records, reserve_bytes } => {
-                    self.disk.compact(records, reserve_bytes);
+                    let batches = records.into_iter().map(|record| vec![record]);
+                    self.disk.compact(batches, reserve_bytes);
                 }
                 Output::Post { ticket, command, report } => self.post(ticket, command, report),
                 Output::Start { event, limit } => self.start_job(event, limit),
