@@ -87,9 +87,10 @@ pub(crate) fn journal(command: &JournalCommand, form: Form) -> anyhow::Result<u8
             let config = read_config(&config.config)?;
             // Each is JSON as it stands; what is no record is told in its place.
             inspect::show(&config.state_dir, &config.device, |seen| match seen {
-                Seen::Record(json) => anstream::println!("{json}"),
+                Seen::Record(json) => anstream::println!("{}", escaped(&json)),
                 Seen::Unknown { at, json } => {
-                    anstream::println!(r#"{{"unknown":{{"at":{at},"line":{json}}}}}"#);
+                    let line = escaped(&json);
+                    anstream::println!(r#"{{"unknown":{{"at":{at},"line":{line}}}}}"#);
                 }
                 Seen::Damaged { at, bytes } => {
                     anstream::println!(r#"{{"damaged":{{"at":{at},"bytes":{bytes}}}}}"#);
@@ -110,6 +111,19 @@ pub(crate) fn journal(command: &JournalCommand, form: Form) -> anyhow::Result<u8
         }
     }
     Ok(exit::OK)
+}
+
+/// The same JSON without a character that steers a terminal: it says what the hub and the handlers
+/// said. (Those below U+0020 JSON escapes by itself, or they are its white space.)
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 /// What `agent journal repair --json` prints.
@@ -138,5 +152,18 @@ fn print_repair(repaired: &Repaired) {
                 copy.display()
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_cannot_steer_the_terminal_and_says_the_same() {
+        let json = "[\"\u{9b}2J\u{7f}\u{e9}\"]";
+        assert_eq!(escaped(json), r#"["\u009b2J\u007fé"]"#);
+        let same = |json: &str| serde_json::from_str::<Vec<String>>(json).unwrap();
+        assert_eq!(same(&escaped(json)), same(json));
     }
 }

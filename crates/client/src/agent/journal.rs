@@ -33,7 +33,7 @@ mod reserve;
 pub use error::JournalError;
 pub use mend::Repaired;
 
-use draft::Draft;
+use draft::{DRAFT, Draft};
 pub(crate) use error::AppendError;
 pub(crate) use mend::{repair, show};
 pub(crate) use read::{Part, Place};
@@ -79,6 +79,8 @@ impl Journal {
         let lock = lock(folder)?;
         let path = folder.join(JOURNAL);
         let io = |source| JournalError::Io { path: path.clone(), source };
+        // What a compaction left when the power failed only takes room.
+        std::fs::remove_file(folder.join(DRAFT)).ok();
         if !path.try_exists().map_err(io)? {
             let draft = Draft::begin(folder, device).map_err(io)?;
             draft.finish(0).map_err(|error| io(error.into_io()))?;
@@ -141,24 +143,24 @@ impl Journal {
         Ok(())
     }
 
-    /// Replaces everything by `batches`, a line each. Without room for it the journal stays as it is,
-    /// and also when it would not be shorter.
+    /// Replaces everything by `batches`, a line each, and gives whether it did: one that would not be
+    /// shorter leaves the journal as it is. So does one that there is no room for.
     pub(crate) fn compact(
         &mut self,
         batches: impl Iterator<Item = Vec<Record>>,
         reserve_bytes: u64,
-    ) -> Result<(), AppendError> {
+    ) -> Result<bool, AppendError> {
         let mut draft = Draft::begin(&self.folder, &self.device).map_err(AppendError::of_write)?;
         for records in batches {
             draft.push(&records).map_err(AppendError::of_write)?;
             if draft.bytes() >= self.bytes {
-                return Ok(());
+                return Ok(false);
             }
         }
         let bytes = draft.bytes();
         self.file = draft.finish(reserve_bytes)?;
         (self.bytes, self.reserve_bytes) = (bytes, reserve_bytes);
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -135,7 +135,7 @@ fn perform(mut journal: Journal, mut work: VecDeque<Work>) -> (Journal, Vec<Writ
 
 fn compact(journal: &mut Journal, batches: Batches, reserve_bytes: u64) -> Written {
     match journal.compact(batches, reserve_bytes) {
-        Ok(()) => Written::Compacted { bytes: Some(journal.bytes()) },
+        Ok(done) => Written::Compacted { bytes: done.then(|| journal.bytes()) },
         Err(error @ AppendError::Full) => {
             tracing::warn!(%error, "the journal was not compacted");
             Written::Compacted { bytes: None }
