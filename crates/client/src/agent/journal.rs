@@ -133,6 +133,8 @@ impl Journal {
             // What was written of it has no line end, so it must not stay in front of the next.
             self.file.set_len(self.bytes)?;
             self.file.seek(SeekFrom::Start(self.bytes))?;
+            // The cut took the room behind the end as well.
+            reserve::take(&self.file, self.bytes + self.reserve_bytes).ok();
             return Err(AppendError::of_write(error));
         }
         self.file.sync_data()?;

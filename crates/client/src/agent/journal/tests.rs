@@ -138,6 +138,10 @@ fn a_byte_changed_anywhere_but_in_the_last_line_is_refused_and_a_repair_loses_on
                 continue;
             }
             assert!(told.is_err(), "byte {at} ^ {bit} of line {line} is passed over");
+            // A repair waits for the disk many times.
+            if whole[at] != b'\n' && at % 5 != 0 {
+                continue;
+            }
             repair(folder.path(), &device()).unwrap();
             let mut left = records.to_vec();
             if line > 0 {
