@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::engine::{Answer, Engine, JOURNAL_BYTES_MAX, Output};
 use super::fault::{self, Point};
-use super::journal::{Journal, Reserve};
+use super::journal::Journal;
 use super::run::{self, Ended, Job, Outcome, StopSender};
 use super::status::{self, Connection, JournalStatus, Status};
 use super::{Agent, AgentError, clock, facts, handler, link};
@@ -74,7 +74,8 @@ enum Happened {
         state: ReportState,
         answer: Answer,
     },
-    Ended(CommandId, Ended),
+    /// With the last word of its progress, which may not have come through the queue yet.
+    Ended(CommandId, Ended, Option<Progress>),
     Swept(CommandId),
     Progress(CommandId, Progress),
     FactsTold(Option<Json>),
@@ -93,7 +94,7 @@ struct Driver {
     /// When to make the next stream, if there is none.
     relisten_at: Option<Instant>,
     stops: HashMap<CommandId, StopSender>,
-    jobs: JoinSet<(CommandId, Ended)>,
+    jobs: JoinSet<(CommandId, Ended, Option<Progress>)>,
     posts: JoinSet<(u64, ReportState, Answer)>,
     sweeps: JoinSet<CommandId>,
     progress_sender: mpsc::Sender<(CommandId, Progress)>,
@@ -173,7 +174,7 @@ impl Driver {
         };
         tokio::select! {
             written = self.disk.next() => Happened::Disk(written),
-            Some(Ok((id, ended))) = self.jobs.join_next() => Happened::Ended(id, ended),
+            Some(Ok((id, ended, last))) = self.jobs.join_next() => Happened::Ended(id, ended, last),
             Some(Ok((ticket, state, answer))) = self.posts.join_next() => {
                 Happened::Answered { ticket, state, answer }
             }
@@ -220,9 +221,12 @@ impl Driver {
                     fault::at(Point::Accepted);
                 }
             }
-            Happened::Ended(id, ended) => {
+            Happened::Ended(id, ended, last) => {
                 fault::at(Point::Exited);
                 self.stops.remove(&id);
+                if let Some(progress) = last {
+                    self.engine.handle_progress(now_ms, id, progress);
+                }
                 self.engine.handle_ended(now_ms, id, ended);
             }
             Happened::Swept(id) => self.engine.handle_swept(now_ms, id),
@@ -248,12 +252,11 @@ impl Driver {
     fn act(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             match output {
-                Output::Write { ticket, records, reserve_bytes } => {
-                    self.disk.write(ticket, records, Reserve::of(reserve_bytes));
+                Output::Write { ticket, records, reserve } => {
+                    self.disk.write(ticket, records, reserve);
                 }
-                Output::Compact { records, reserve_bytes } => {
-                    let batches = records.into_iter().map(|record| vec![record]);
-                    self.disk.compact(batches, reserve_bytes);
+                Output::Compact { snapshot, reserve_bytes } => {
+                    self.disk.compact(snapshot, reserve_bytes);
                 }
                 Output::Post { ticket, command, report } => self.post(ticket, command, report),
                 Output::Start { event, limit } => self.start_job(event, limit),
@@ -294,7 +297,7 @@ impl Driver {
         self.jobs.spawn(async move {
             let Some(rules) = rules else {
                 let gone = Outcome::failed("internal", "the action is not on the list any more");
-                return (id, Ended::Finished(gone));
+                return (id, Ended::Finished(gone), None);
             };
             // A panic in a handler is that handler's end, and not the agent's.
             let handler = std::panic::AssertUnwindSafe(async { rules.run.start(job).await });
@@ -309,7 +312,8 @@ impl Driver {
                 }
             };
             let panicked = |_| Ended::Finished(Outcome::failed("internal", "the handler panicked"));
-            (id, ended.unwrap_or_else(panicked))
+            let last = *told.borrow();
+            (id, ended.unwrap_or_else(panicked), last)
         });
     }
 
@@ -322,7 +326,7 @@ impl Driver {
                 }
             }
             Written::Full { ticket } => self.engine.handle_disk_full(now_ms, ticket),
-            Written::Compacted { bytes } => self.engine.handle_compacted(bytes),
+            Written::Compacted { bytes } => self.engine.handle_compacted(now_ms, bytes),
             Written::Failed { reason } => {
                 let folder = self.agent.state_dir.clone();
                 return Err(AgentError::Disk { folder, reason });
@@ -425,7 +429,7 @@ fn judge(
         }
         Ok(_) => Answer::Failed { retry_after: None },
         Err(Error::Refused { problem, retry_after }) => match problem.code.status() {
-            409 => Answer::Conflict,
+            409 => Answer::Conflict { state: problem.delivery.map(|delivery| delivery.state) },
             410 => Answer::Gone,
             413 => Answer::TooLarge,
             400 | 404 => Answer::Unfit,

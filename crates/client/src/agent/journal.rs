@@ -37,7 +37,7 @@ use draft::{DRAFT, Draft};
 pub(crate) use error::AppendError;
 pub(crate) use mend::{repair, show};
 pub(crate) use read::{Part, Place};
-pub(crate) use record::{BootId, Received, Record};
+pub(crate) use record::{BootId, Done, REPORT_BYTES_MAX, Received, Record, fit};
 pub(crate) use reserve::Reserve;
 
 /// The format that is written here, and the newest that can be read.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use tokio::task::JoinHandle;
 
+use crate::agent::engine::Snapshot;
 use crate::agent::fault::Point;
 use crate::agent::journal::{AppendError, Journal, Record, Reserve};
 
@@ -22,7 +23,7 @@ pub(super) enum Written {
 /// Something to be done.
 enum Work {
     Append(Append),
-    Compact { batches: Batches, reserve_bytes: u64 },
+    Compact { snapshot: Snapshot, reserve_bytes: u64 },
 }
 
 struct Append {
@@ -30,9 +31,6 @@ struct Append {
     records: Vec<Record>,
     reserve: Reserve,
 }
-
-/// What a journal is replaced by, line by line.
-type Batches = Box<dyn Iterator<Item = Vec<Record>> + Send>;
 
 /// The journal and what is to be done to it.
 pub(super) struct Disk {
@@ -67,13 +65,9 @@ impl Disk {
         self.waiting.push_back(Work::Append(Append { ticket, records, reserve }));
     }
 
-    /// Replaces the journal by `batches`, which are made where they are written.
-    pub(super) fn compact(
-        &mut self,
-        batches: impl Iterator<Item = Vec<Record>> + Send + 'static,
-        reserve_bytes: u64,
-    ) {
-        self.waiting.push_back(Work::Compact { batches: Box::new(batches), reserve_bytes });
+    /// Replaces the journal by what is in it; its lines are made where they are written.
+    pub(super) fn compact(&mut self, snapshot: Snapshot, reserve_bytes: u64) {
+        self.waiting.push_back(Work::Compact { snapshot, reserve_bytes });
     }
 
     /// Begins with what waits, if nothing is under way.
@@ -113,8 +107,8 @@ fn perform(mut journal: Journal, mut work: VecDeque<Work>) -> (Journal, Vec<Writ
     let mut done = Vec::new();
     while let Some(next) = work.pop_front() {
         match next {
-            Work::Compact { batches, reserve_bytes } => {
-                done.push(compact(&mut journal, batches, reserve_bytes));
+            Work::Compact { snapshot, reserve_bytes } => {
+                done.push(compact(&mut journal, &snapshot, reserve_bytes));
             }
             Work::Append(first) => {
                 let mut batch = vec![first];
@@ -133,8 +127,8 @@ fn perform(mut journal: Journal, mut work: VecDeque<Work>) -> (Journal, Vec<Writ
     (journal, done)
 }
 
-fn compact(journal: &mut Journal, batches: Batches, reserve_bytes: u64) -> Written {
-    match journal.compact(batches, reserve_bytes) {
+fn compact(journal: &mut Journal, snapshot: &Snapshot, reserve_bytes: u64) -> Written {
+    match journal.compact(snapshot.lines(), reserve_bytes) {
         Ok(done) => Written::Compacted { bytes: done.then(|| journal.bytes()) },
         Err(error @ AppendError::Full) => {
             tracing::warn!(%error, "the journal was not compacted");
@@ -179,7 +173,10 @@ fn point(record: &Record) -> Option<Point> {
         Record::Started { .. } => Some(Point::Started),
         Record::Ended { .. } => Some(Point::Recorded),
         Record::Acked { .. } => Some(Point::Acked),
-        Record::Begun { .. } | Record::Cancelled { .. } => None,
+        Record::Begun { .. }
+        | Record::Cancelled { .. }
+        | Record::Unfit { .. }
+        | Record::Done { .. } => None,
     }
 }
 

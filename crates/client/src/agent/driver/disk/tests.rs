@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use bellwire_proto::{CommandId, Report, ReportState};
 
@@ -29,6 +30,11 @@ fn append_of(ticket: u64, stdout_bytes: usize, needed_bytes: u64) -> Work {
     Work::Append(Append { ticket, records: vec![record(ticket, stdout_bytes)], reserve })
 }
 
+fn compact_to(begun: Record) -> Work {
+    let snapshot = Snapshot { begun, done: Arc::default(), live: Vec::new() };
+    Work::Compact { snapshot, reserve_bytes: 0 }
+}
+
 fn told(done: &[Written]) -> Vec<String> {
     let told = |written: &Written| match written {
         Written::Appended { tickets, .. } => format!("appended {tickets:?}"),
@@ -43,12 +49,8 @@ fn told(done: &[Written]) -> Vec<String> {
 fn what_waits_together_is_one_append_and_the_order_stands() {
     let folder = tempfile::tempdir().unwrap();
     let (journal_, _) = journal(folder.path());
-    let work = [
-        append_of(1, 9, 0),
-        append_of(2, 9, 4096),
-        Work::Compact { batches: Box::new([vec![record(2, 9)]].into_iter()), reserve_bytes: 0 },
-        append_of(3, 9, 0),
-    ];
+    let work =
+        [append_of(1, 9, 0), append_of(2, 9, 4096), compact_to(record(2, 9)), append_of(3, 9, 0)];
     let (_, done) = perform(journal_, work.into());
     assert_eq!(told(&done), ["appended [1, 2]", "compacted true", "appended [3]"]);
     assert_eq!(journal(folder.path()).1, [record(2, 9), record(3, 9)]);
@@ -96,8 +98,7 @@ fn a_disk_that_is_really_full_takes_what_fits_and_what_comes_after_there_is_room
     // What a compaction has no room for leaves everything as it was.
     let filler = folder.join("filler");
     std::fs::write(&filler, vec![7; 1 << 20]).unwrap_err();
-    let batches = Box::new([vec![record(3, 9)]].into_iter());
-    let (journal_, done) = perform(journal_, [Work::Compact { batches, reserve_bytes: 0 }].into());
+    let (journal_, done) = perform(journal_, [compact_to(record(3, 9))].into());
     assert_eq!(told(&done), ["compacted false"]);
     let (journal_, done) = perform(journal_, [append_of(4, 9 << 10, 0)].into());
     assert_eq!(told(&done), ["full 4"]);
