@@ -113,7 +113,9 @@ pub enum AgentError {
     Journal(#[from] JournalError),
     /// The disk failed while the agent ran. What was done is on disk as far as it was told; start
     /// it again.
-    #[error("the journal in {} cannot be written any more: {reason}", .folder.display())]
+    #[error(
+        "the journal in {} cannot be written any more: {reason}; see what the kernel says of its disk, then start the agent again", .folder.display()
+    )]
     Disk {
         /// The state folder.
         folder: PathBuf,
