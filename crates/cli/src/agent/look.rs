@@ -142,17 +142,16 @@ impl<'a> From<&'a Repaired> for ToldRepair<'a> {
 }
 
 fn print_repair(repaired: &Repaired) {
-    let Repaired { records_kept, lines_dropped, copy, .. } = repaired;
-    match copy {
-        None => anstream::println!("nothing to mend: {records_kept} records"),
-        Some(copy) => {
-            anstream::println!("{records_kept} records kept, {lines_dropped} lines dropped");
-            out::note(&format!(
-                "what it was is in {}; a command whose start was lost may run again",
-                copy.display()
-            ));
-        }
-    }
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let records = count(repaired.records_kept, "record");
+    let Some(copy) = &repaired.copy else {
+        return anstream::println!("nothing to mend: {records}");
+    };
+    anstream::println!("{records} kept, {} dropped", count(repaired.lines_dropped, "line"));
+    out::note(&format!(
+        "what it was is in {}; a command whose start was lost may run again",
+        copy.display()
+    ));
 }
 
 #[cfg(test)]
