@@ -252,8 +252,8 @@ impl Driver {
     fn act(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             match output {
-                Output::Write { ticket, records, reserve_bytes } => {
-                    self.disk.write(ticket, records, reserve_bytes);
+                Output::Write { ticket, records, reserve } => {
+                    self.disk.write(ticket, records, reserve);
                 }
                 Output::Compact { snapshot, reserve_bytes } => {
                     self.disk.compact(snapshot, reserve_bytes);

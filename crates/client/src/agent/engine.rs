@@ -24,7 +24,7 @@ use bellwire_proto::{
     Action, CommandId, ErrorInfo, Json, Progress, Report, ReportState, Seq, State,
 };
 
-use super::journal::{BootId, Record};
+use super::journal::{BootId, Record, Reserve};
 use super::policy::OnRestart;
 use super::run::{Ended, Stop};
 use super::status::CommandStatus;
@@ -82,9 +82,8 @@ pub(crate) trait Judge: Send + Sync {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Output {
-    /// Append to the journal, in this order, and say when it is on disk. So much of the disk must
-    /// then still be free for what follows; with 0, what was kept for that is given back.
-    Write { ticket: u64, records: Vec<Record>, reserve_bytes: u64 },
+    /// Append to the journal, in this order, and say when it is on disk.
+    Write { ticket: u64, records: Vec<Record>, reserve: Reserve },
     /// Replace the journal by this, after all that was to be written before.
     Compact { snapshot: Snapshot, reserve_bytes: u64 },
     /// Tell the hub, and say what it answered.

@@ -9,12 +9,10 @@ use bellwire_proto::Report;
 use super::entry::{Entry, Stage};
 use super::past::Snapshot;
 use super::{Engine, JOURNAL_BYTES_MAX, Output, Purpose};
-use crate::agent::journal::{REPORT_BYTES_MAX, Record};
+use crate::agent::journal::{REPORT_BYTES_MAX, Record, Reserve};
 
 /// What the records of a command take beside its data and its result.
 pub(super) const NOTES_BYTES_MAX: u64 = 4 << 10;
-/// Asks the journal for no more than a record's own room, and leaves what it keeps for others.
-const RESERVE_AS_IT_IS: u64 = 1;
 /// How often what is old is looked for.
 const FORGET_EVERY_MS: u64 = 86_400_000;
 /// When a compaction that had no room is tried again.
@@ -61,13 +59,12 @@ impl Engine {
     pub(super) fn write(&mut self, purpose: Purpose, records: Vec<Record>) {
         let ticket = self.ticket();
         self.writes.insert(ticket, purpose);
-        let reserve_bytes = match (purpose, self.reserve_bytes()) {
-            (Purpose::Take(_) | Purpose::Start(_), bytes) => bytes,
-            // Nothing needs the room any more: it is given back.
-            (_, 0) => 0,
-            (_, _) => RESERVE_AS_IT_IS,
+        let kept_bytes = self.reserve_bytes();
+        let reserve = match purpose {
+            Purpose::Take(_) | Purpose::Start(_) => Reserve::of(kept_bytes),
+            _ => Reserve { needed_bytes: 0, kept_bytes },
         };
-        self.out.push_back(Output::Write { ticket, records, reserve_bytes });
+        self.out.push_back(Output::Write { ticket, records, reserve });
     }
 
     /// The room that the results of what is under way may take.

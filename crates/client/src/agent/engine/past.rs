@@ -40,10 +40,10 @@ struct Recent {
 /// All that is known at one moment, for a compaction.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Snapshot {
-    pub(super) begun: Record,
-    pub(super) done: Arc<BTreeMap<CommandId, Done>>,
+    pub(crate) begun: Record,
+    pub(crate) done: Arc<BTreeMap<CommandId, Done>>,
     /// What is not over, a command to a line.
-    pub(super) live: Vec<Vec<Record>>,
+    pub(crate) live: Vec<Vec<Record>>,
 }
 
 impl Snapshot {

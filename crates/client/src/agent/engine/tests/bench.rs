@@ -16,8 +16,8 @@ pub(super) struct Bench {
     pub(super) bytes: u64,
     pub(super) disk: Vec<Record>,
     pub(super) disk_full: bool,
-    /// What the last append asked to be kept free.
-    pub(super) reserve_bytes: u64,
+    /// What the last append was to leave free.
+    pub(super) reserve: Reserve,
     pub(super) compactions: usize,
     pub(super) posts: VecDeque<(u64, CommandId, Report)>,
     pub(super) started: Vec<CommandId>,
@@ -48,7 +48,7 @@ impl Bench {
             bytes,
             disk,
             disk_full: false,
-            reserve_bytes: 0,
+            reserve: Reserve::default(),
             compactions: 0,
             posts: VecDeque::new(),
             started: Vec::new(),
@@ -76,8 +76,8 @@ impl Bench {
                 Output::Write { ticket, .. } if self.disk_full => {
                     self.engine.handle_disk_full(self.now_ms, ticket);
                 }
-                Output::Write { ticket, records, reserve_bytes } => {
-                    self.reserve_bytes = reserve_bytes;
+                Output::Write { ticket, records, reserve } => {
+                    self.reserve = reserve;
                     self.disk.extend(records);
                     self.engine.handle_written(self.now_ms, ticket, self.bytes);
                 }

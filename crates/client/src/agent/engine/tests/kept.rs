@@ -99,21 +99,22 @@ fn only_what_adds_a_result_asks_for_room_and_the_last_one_gives_it_back() {
     let mut bench = Bench::connected();
     bench.hello(HUB_MS, 2);
     let first = bench.command(1, "fail");
-    assert_eq!(bench.reserve_bytes, result_bytes);
+    assert_eq!(bench.reserve, Reserve::of(result_bytes));
     let second = bench.command(2, "rerun");
-    assert_eq!(bench.reserve_bytes, 2 * result_bytes);
+    assert_eq!(bench.reserve, Reserve::of(2 * result_bytes));
     bench.shown(first, ReportState::Accepted, State::Accepted);
-    assert_eq!(bench.reserve_bytes, 2 * result_bytes, "for a start");
+    assert_eq!(bench.reserve, Reserve::of(2 * result_bytes), "for a start");
     bench.shown(second, ReportState::Accepted, State::Accepted);
     bench.posts.clear();
     bench.succeeded(first);
-    assert_eq!(bench.reserve_bytes, 1, "what is kept for the other one stays");
+    let as_it_is = Reserve { needed_bytes: 0, kept_bytes: 2 * result_bytes };
+    assert_eq!(bench.reserve, as_it_is, "what is kept for the other one stays");
     bench.succeeded(second);
     bench.posts.clear();
     let third = bench.cancel(3);
     bench.shown(third, ReportState::Cancelled, State::Cancelled);
-    assert_eq!(bench.reserve_bytes, 0, "nobody needs it any more");
-    assert_eq!(Bench::after(bench.disk, "boot-2", 5).reserve_bytes, 0);
+    assert_eq!(bench.reserve, Reserve::default(), "nobody needs it any more");
+    assert_eq!(Bench::after(bench.disk, "boot-2", 5).reserve, Reserve::default());
 }
 
 /// Started on a full disk, the agent took commands and told nothing at all.
