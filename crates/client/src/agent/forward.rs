@@ -99,7 +99,8 @@ impl Forward {
                     let again = started + REFUSED_AGAIN_AFTER;
                     sleep_until(again.min(until)).await;
                     if again >= until {
-                        return forward_failed(&error);
+                        let message = format!("it was tried for {limit:?}: {error}");
+                        return Outcome::failed(codes::FORWARD_FAILED, message);
                     }
                 }
                 Ok(Err(error)) => return forward_failed(&error),

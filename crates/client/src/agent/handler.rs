@@ -141,7 +141,7 @@ impl Program {
     /// A variable that it gets beside `PATH`, `HOME` and the agent's own, or in their place.
     pub fn variable(&self, name: &OsStr) -> Option<&OsStr> {
         let Environment::Cleared(more) = &self.environment else { return None };
-        more.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
+        more.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
     }
 
     /// Who it runs as, unless that is who this process runs as.
@@ -188,7 +188,8 @@ impl Run for Arc<Program> {
     }
 }
 
-/// As a person would read it: arguments with spaces in quotes, then what differs.
+/// As a person would read it: arguments with spaces in quotes, who and where, and the names of the
+/// variables that it is given.
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, arg) in self.argv().map(OsStr::to_string_lossy).enumerate() {
@@ -199,10 +200,16 @@ impl fmt::Display for Program {
         if let Some(account) = &self.user {
             write!(f, " as {}", account.name)?;
         }
-        match &self.cwd {
-            Some(folder) => write!(f, " in {}", folder.display()),
-            None => Ok(()),
+        if let Some(folder) = &self.cwd {
+            write!(f, " in {}", folder.display())?;
         }
+        if let Environment::Cleared(more) = &self.environment {
+            // Values may be secret.
+            for (n, (name, _)) in more.iter().enumerate() {
+                write!(f, "{}{}", if n > 0 { ", " } else { " with " }, name.display())?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -70,8 +70,11 @@ fn program(section: &mut Section<'_>) -> Option<Program> {
         let found = program.starts_with('/') || (!program.is_empty() && !program.contains('/'));
         (found && !argv.iter().any(|arg| arg.contains('\0'))).then_some(argv)
     });
-    let mut environment = pass_env(section);
-    environment.extend(env(section));
+    let mut environment = env(section);
+    let passed = pass_env(section).into_iter();
+    let passed: Vec<_> =
+        passed.filter(|(name, _)| environment.iter().all(|(given, _)| given != name)).collect();
+    environment.extend(passed);
     let user =
         section.take("user", "the name or number of an account in /etc/passwd", |v| match v {
             toml::Value::Integer(uid) => Account::find(&uid.to_string()),

@@ -27,7 +27,7 @@ user = "root"
 cwd = "/srv"
 umask = "027"
 env = { LANG = "C" }
-pass_env = ["TZ"]
+pass_env = ["NOT_SET_ANYWHERE"]
 kill_after = 10
 concurrency = 2
 "#;
@@ -53,7 +53,7 @@ fn the_file_of_the_manual_is_read() {
              cut off by a restart: fail",
             "reboot runs /sbin/reboot in /; at most the command's run_timeout_s; one at a time; any data; \
              cut off by a restart: succeed",
-            "unpack.v2 runs tar x as root in /srv; at most the command's run_timeout_s; 2 at a time; \
+            "unpack.v2 runs tar x as root in /srv with LANG; at most the command's run_timeout_s; 2 at a time; \
              any data; cut off by a restart: fail",
         ]
     );

@@ -56,7 +56,7 @@ pub(super) enum BadResult {
     TooLarge,
     #[error("the result is not UTF-8")]
     Encoding,
-    #[error("the result is {0}")]
+    #[error("the result cannot be told: {0}")]
     Json(#[from] bellwire_proto::json::InvalidJson),
 }
 
