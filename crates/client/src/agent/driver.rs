@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::{CommandId, DeviceId, Json, Progress, Report, ReportState};
+use bellwire_proto::{CommandId, DeviceId, Json, Progress, Report, ReportState, codes};
 use futures_util::FutureExt as _;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -17,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::engine::{Answer, Engine, JOURNAL_BYTES_MAX, Output};
 use super::fault::{self, Point};
+use super::handler::DataFolder;
 use super::journal::Journal;
 use super::run::{self, Ended, Job, Outcome, StopSender};
 use super::status::{self, Connection, JournalStatus, Status};
@@ -88,6 +90,7 @@ struct Driver {
     agent: Agent,
     engine: Engine,
     disk: Disk,
+    data_folder: Arc<DataFolder>,
     hub: Controller,
     token: Option<String>,
     listener: Option<Listener>,
@@ -118,10 +121,12 @@ impl Driver {
         let journal =
             Journal::open(&agent.state_dir, &agent.device, |record| engine.restore(record))?;
         engine.begin(clock::boot_ms(), journal.bytes());
+        let data_folder = Arc::new(DataFolder::of_agent(&agent.state_dir, &agent.device));
         let socket = status::open(&agent.state_dir)
             .inspect_err(|error| tracing::warn!(%error, "there is no status socket"))
             .ok();
-        let mut builder = Controller::builder(&agent.hub).transport(agent.transport.clone());
+        let mut builder =
+            Controller::builder(agent.hub.with_credentials()).transport(agent.transport.clone());
         let token = stream::read_token(&agent.credential);
         if let Some(token) = &token {
             builder = builder.token(token);
@@ -142,6 +147,7 @@ impl Driver {
             agent,
             engine,
             disk: Disk::new(journal),
+            data_folder,
             hub,
             token,
             relisten_at: None,
@@ -289,6 +295,7 @@ impl Driver {
         let job = Job {
             command: event,
             device: self.agent.device.clone(),
+            data_folder: Arc::clone(&self.data_folder),
             limit,
             progress,
             stop: stopped,
@@ -296,7 +303,8 @@ impl Driver {
         let queue = self.progress_sender.clone();
         self.jobs.spawn(async move {
             let Some(rules) = rules else {
-                let gone = Outcome::failed("internal", "the action is not on the list any more");
+                let gone =
+                    Outcome::failed(codes::INTERNAL, "the action is not on the list any more");
                 return (id, Ended::Finished(gone), None);
             };
             // A panic in a handler is that handler's end, and not the agent's.
@@ -311,7 +319,8 @@ impl Driver {
                     }
                 }
             };
-            let panicked = |_| Ended::Finished(Outcome::failed("internal", "the handler panicked"));
+            let panicked =
+                |_| Ended::Finished(Outcome::failed(codes::INTERNAL, "the handler panicked"));
             let last = *told.borrow();
             (id, ended.unwrap_or_else(panicked), last)
         });

@@ -6,7 +6,7 @@ use bellwire_proto::{Seq, Timestamp};
 
 use super::world::List;
 use super::*;
-use crate::agent::run::Outcome;
+use crate::agent::run::{End, Outcome};
 
 /// An engine whose disk answers at once and whose hub says what the test says.
 pub(super) struct Bench {
@@ -177,12 +177,12 @@ pub(super) fn code(report: &Report) -> Option<&str> {
 
 /// How a handler ends that says this.
 pub(super) fn succeeded(stdout: &str) -> Outcome {
-    Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(ReportState::Succeeded) }
+    Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(End::Succeeded) }
 }
 
 /// How one ends that was stopped by a cancel.
 pub(super) fn cancelled(stdout: &str) -> Outcome {
-    Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(ReportState::Cancelled) }
+    Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(End::Cancelled) }
 }
 
 pub(super) const FAILED: Answer = Answer::Failed { retry_after: None };
