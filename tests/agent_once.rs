@@ -3,8 +3,15 @@
 //! Real agents, each behind a bad link of its own, at one real hub. Each agent is killed with SIGKILL
 //! at the points of a command's life that its seed names, and started again on the same journal; the
 //! hub is killed now and then; links lose requests, lose answers, break streams, and repeat requests
-//! at once and late. The handlers append to a file. At the end that file and the hub must agree:
-//! each command ran exactly once, or at most once and is `failed` with code `interrupted`.
+//! at once and late. Some commands are cancelled on the way. The handlers append to a file. At the
+//! end that file and the hub must agree: each command ran exactly once, or at most once and is
+//! `failed` with code `interrupted` or `cancelled`.
+//!
+//! A machine cannot be booted anew in a test: some of the deaths count as the machine's, since the
+//! next life of the agent is told another boot id (`BELLWIRE_FAULT_BOOT_ID`). That is what
+//! `on_restart = "succeed"` goes by, and the time to live; what a handler left running lives on here,
+//! as it would not after a boot. More than one command at a time and a full disk do not occur here:
+//! the simulation of the engine has them.
 //!
 //! `AGENT_ONCE_SEED=n` lives through one history alone, `AGENT_ONCE_SEED=m..n` through as many as are
 //! wanted. `BELLWIRE_FAULT_NO_START_RECORD` leaves the
@@ -86,6 +93,7 @@ fn each_handler_runs_once_whatever_dies() {
     if asked.is_none() {
         assert!(sums.deaths.iter().all(|(_, deaths)| *deaths > 0), "each point kills: {sums:?}");
         assert!(sums.interrupted > 0 && sums.reruns > 0, "some die in the middle: {sums:?}");
+        assert!(sums.succeeded_by_boot > 0 && sums.cancelled > 0, "{sums:?}");
     }
 }
 
@@ -105,13 +113,27 @@ struct Sums {
     succeeded: usize,
     interrupted: usize,
     reruns: usize,
+    /// Of the deaths, how many were the machine's.
+    boots: usize,
+    /// Told by the agent after one, and not by the handler.
+    succeeded_by_boot: usize,
+    cancelled: usize,
     deaths: Vec<(&'static str, usize)>,
 }
 
 impl Default for Sums {
     fn default() -> Self {
         let deaths = POINTS.iter().map(|point| (*point, 0)).collect();
-        Self { commands: 0, succeeded: 0, interrupted: 0, reruns: 0, deaths }
+        Self {
+            commands: 0,
+            succeeded: 0,
+            interrupted: 0,
+            reruns: 0,
+            boots: 0,
+            succeeded_by_boot: 0,
+            cancelled: 0,
+            deaths,
+        }
     }
 }
 
@@ -121,6 +143,9 @@ impl Sums {
         self.succeeded += other.succeeded;
         self.interrupted += other.interrupted;
         self.reruns += other.reruns;
+        self.boots += other.boots;
+        self.succeeded_by_boot += other.succeeded_by_boot;
+        self.cancelled += other.cancelled;
         for ((_, sum), (_, more)) in self.deaths.iter_mut().zip(&other.deaths) {
             *sum += more;
         }
@@ -186,18 +211,26 @@ fn live(seed: u64, hub: &HubUnderFire, journal: Journal) -> Result<Sums, String>
         .collect();
     sums.commands = commands.len();
 
-    for _ in 0..random.from(1, 3) {
+    // What is cancelled, if anything, and in which life.
+    let asked_to_end = (whole && random.percent(20)).then(|| &commands[0].0);
+    let when = random.from(0, 1);
+    for round in 0..random.from(1, 3) {
         let points = if whole { &POINTS[..] } else { &["spawned", "exited"] };
         let point = random.pick(points);
         let nth = random.from(1, commands.len() as u64);
-        let mut agent = start_agent(&config, Some(format!("{point}:{nth}")), journal);
+        let fault = Some(format!("{point}:{nth}"));
+        let mut agent = start_agent(&config, fault, sums.boots, journal);
+        if let Some(id) = asked_to_end.filter(|_| when == round) {
+            http.request("DELETE", &format!("/v1/commands/{id}"), &[], b"").ok();
+        }
         let died = until_it_dies_or_all_ended(&mut agent, http, &commands);
         if !died {
             break;
         }
         sums.deaths.iter_mut().filter(|(p, _)| *p == point).for_each(|(_, deaths)| *deaths += 1);
+        sums.boots += usize::from(whole && random.percent(40));
     }
-    let mut agent = start_agent(&config, None, journal);
+    let mut agent = start_agent(&config, None, sums.boots, journal);
     if until_it_dies_or_all_ended(&mut agent, http, &commands) {
         return Err(format!("the agent ended by itself:\n{}", agent.output()));
     }
@@ -211,7 +244,8 @@ fn live(seed: u64, hub: &HubUnderFire, journal: Journal) -> Result<Sums, String>
     }
     let runs = std::fs::read_to_string(folder.path().join("runs")).unwrap_or_default();
     for (id, action) in &commands {
-        judge(id, action, &delivery(http, &device, id), &runs, &mut sums)
+        let cancelled = asked_to_end == Some(id);
+        judge(id, action, cancelled, &delivery(http, &device, id), &runs, &mut sums)
             .map_err(|fault| format!("{fault}\n{runs}\n{log}"))?;
     }
     Ok(sums)
@@ -221,6 +255,7 @@ fn live(seed: u64, hub: &HubUnderFire, journal: Journal) -> Result<Sums, String>
 fn judge(
     id: &str,
     action: &str,
+    cancelled: bool,
     delivery: &serde_json::Value,
     runs: &str,
     sums: &mut Sums,
@@ -230,13 +265,19 @@ fn judge(
     let deaths: usize = sums.deaths.iter().map(|(_, deaths)| deaths).sum();
     let interrupted = delivery["state"] == "failed" && delivery["error"]["code"] == "interrupted";
     let starts_max = if action == "again" { deaths + 1 } else { 1 };
+    // What the handler told has an exit code.
+    let by_boot = delivery["state"] == "succeeded" && delivery["exit_code"].is_null();
     let holds = starts <= starts_max
         && match delivery["state"].as_str() {
+            Some("succeeded") if by_boot => action == "boot" && sums.boots > 0,
             Some("succeeded") => starts >= 1 && ends >= 1,
-            _ => interrupted && action != "again",
+            Some("cancelled") => cancelled,
+            _ => interrupted && (action != "again" || cancelled),
         };
     sums.succeeded += usize::from(delivery["state"] == "succeeded");
+    sums.succeeded_by_boot += usize::from(by_boot);
     sums.interrupted += usize::from(interrupted);
+    sums.cancelled += usize::from(delivery["state"] == "cancelled");
     sums.reruns += starts.saturating_sub(1);
     if holds {
         return Ok(());
@@ -317,9 +358,10 @@ fn write_config(folder: &Path, device: &str, hub: SocketAddr) -> std::path::Path
     path
 }
 
-fn start_agent(config: &Path, fault: Option<String>, journal: Journal) -> Program {
+fn start_agent(config: &Path, fault: Option<String>, boots: usize, journal: Journal) -> Program {
     let mut command = Command::new(BELLWIRE);
     command.args(["agent", "run", "--config"]).arg(config).env_remove("BELLWIRE_FAULT");
+    command.env("BELLWIRE_FAULT_BOOT_ID", format!("boot-{boots}"));
     if let Some(fault) = fault {
         command.env("BELLWIRE_FAULT", fault);
     }

@@ -1,13 +1,13 @@
 //! How a command is taken, cancelled and ended, and that each of it is on disk before it counts.
 
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, ErrorInfo, Json, Report, ReportState, Seq};
+use bellwire_proto::{CommandId, ErrorInfo, Json, Report, ReportState, Seq, codes};
 
 use super::entry::{Entry, Posting, Stage};
 use super::keeping::{NOTES_BYTES_MAX, Room};
 use super::{DISK_RETRY_MS, Engine, Output, Purpose};
 use crate::agent::journal::{Received, Record, fit};
-use crate::agent::run::Stop;
+use crate::agent::run::{Stop, error};
 
 impl Engine {
     /// Takes a command that came at this time for the first time, rejects it, or holds it back until
@@ -42,7 +42,7 @@ impl Engine {
             event,
         });
         let refusal = verdict.or_else(|| {
-            let full = || error("journal_full", "the agent's journal has no room");
+            let full = || error(codes::JOURNAL_FULL, "the agent's journal has no room");
             (room == Room::Not).then(full)
         });
         let mut records = vec![Record::Received(received.clone())];
@@ -81,8 +81,8 @@ impl Engine {
     pub(super) fn refuse_unwritten(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if !entry.ended {
-            tracing::warn!(%id, code = "journal_full", "command rejected: the disk is full");
-            let error = error("journal_full", "the disk of the device is full");
+            tracing::warn!(%id, code = codes::JOURNAL_FULL, "command rejected: the disk is full");
+            let error = error(codes::JOURNAL_FULL, "the disk of the device is full");
             entry.report = Some(Box::new(rejected(error)));
         }
         self.tell_unwritten(now_ms, id);
@@ -213,10 +213,6 @@ impl Engine {
             self.write(Purpose::Note, vec![Record::Acked { command: id }]);
         }
     }
-}
-
-pub(super) fn error(code: &str, message: &str) -> ErrorInfo {
-    ErrorInfo { code: code.to_owned(), message: Some(message.to_owned()) }
 }
 
 pub(super) fn rejected(error: ErrorInfo) -> Report {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bellwire_proto::{Action, CommandId, ErrorInfo, Report};
+use bellwire_proto::{Action, CommandId, ErrorInfo, Report, codes};
 
 use super::entry::{Entry, Stage};
 use super::life::rejected;
@@ -143,7 +143,7 @@ impl Past {
 fn report_of(done: &Done) -> Report {
     let Some(state) = done.state else {
         // The hub had ended it before it could start, and now sends it again.
-        return rejected(ErrorInfo::of("stale"));
+        return rejected(ErrorInfo::of(codes::STALE));
     };
     let error = done.code.as_deref().map(ErrorInfo::of);
     Report { exit_code: done.exit_code, error, ..Report::of(state) }

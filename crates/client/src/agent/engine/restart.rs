@@ -1,12 +1,13 @@
 //! What follows the death of the process that ran a command: the journal is read, and each command
 //! goes on from what is on disk.
 
-use bellwire_proto::{CommandId, ErrorInfo, Report, ReportState};
+use bellwire_proto::{CommandId, Report, ReportState, codes};
 
 use super::entry::{Entry, Stage};
 use super::{Engine, Output};
 use crate::agent::journal::{BootId, Record};
 use crate::agent::policy::OnRestart;
+use crate::agent::run::error;
 
 /// How often a command is run again after a death. Issue 4, section 3: "3 times at most".
 const RERUNS_MAX: u32 = 3;
@@ -124,10 +125,9 @@ impl Engine {
 
 /// `failed`, `interrupted`, with the output where there is some.
 pub(super) fn interrupted_report(output: Option<Report>) -> Report {
-    let message = "the agent ended before the handler did".to_owned();
     Report {
         state: ReportState::Failed,
-        error: Some(ErrorInfo { code: "interrupted".to_owned(), message: Some(message) }),
+        error: Some(error(codes::INTERRUPTED, "the agent ended before the handler did")),
         ..output.unwrap_or_else(|| Report::of(ReportState::Failed))
     }
 }

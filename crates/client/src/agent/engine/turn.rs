@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use bellwire_proto::{CommandId, Report, ReportState};
+use bellwire_proto::{CommandId, Report, ReportState, codes};
 
 use super::entry::{Entry, Stage};
-use super::life::{error, rejected};
+use super::life::rejected;
 use super::{DISK_RETRY_MS, Engine, Output, Purpose, restart};
 use crate::agent::journal::Record;
-use crate::agent::run::Stop;
+use crate::agent::run::{Stop, error};
 
 /// How long a command may still be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,9 @@ impl Engine {
             let report = match stage {
                 // To the hub it has run.
                 Stage::Asking | Stage::Again => restart::interrupted_report(None),
-                _ => rejected(error("stale", "its time to live was over before it could start")),
+                _ => {
+                    rejected(error(codes::STALE, "its time to live was over before it could start"))
+                }
             };
             self.end(id, Some(report));
         }
@@ -49,7 +51,7 @@ impl Engine {
                 // The list of actions has changed since it was taken.
                 let report = match stage {
                     Stage::Again => restart::interrupted_report(None),
-                    _ => rejected(error("unknown_action", "it is not on the list any more")),
+                    _ => rejected(error(codes::UNKNOWN_ACTION, "it is not on the list any more")),
                 };
                 self.end(id, Some(report));
                 continue;

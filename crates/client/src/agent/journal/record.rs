@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use bellwire_proto::limits::RESULT_BYTES_MAX;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, ErrorInfo, Json, Progress, Report, ReportState, Seq};
+use bellwire_proto::{CommandId, ErrorInfo, Json, Progress, Report, ReportState, Seq, codes};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -141,7 +141,7 @@ pub(crate) struct Received {
 pub(crate) fn fit(report: &mut Report) {
     if report.result.as_ref().is_some_and(|result| result.as_str().len() > RESULT_BYTES_MAX) {
         report.result = None;
-        report.error.get_or_insert_with(|| ErrorInfo::of("bad_result"));
+        report.error.get_or_insert_with(|| ErrorInfo::of(codes::BAD_RESULT));
     }
     if let Some(error) = &mut report.error {
         cut(&mut error.code, CODE_BYTES_MAX);
