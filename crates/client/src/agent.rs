@@ -48,6 +48,7 @@ use crate::transport::{HttpTransport, InvalidSetting, Transport};
 mod clock;
 mod closure;
 pub mod config;
+mod credential;
 mod driver;
 mod engine;
 mod facts;
