@@ -45,6 +45,10 @@ test:
 demo:
     @bash .ci/run demo
 
+# The small program for an appliance, and how large it is.
+small:
+    @bash .ci/run small
+
 # Known vulnerabilities in the dependencies (needs the internet; not in CI).
 advisories:
     @bash .ci/run advisories

@@ -250,6 +250,23 @@ fn devices_are_listed_and_told_apart_by_their_presence() {
 }
 
 #[test]
+fn who_waits_for_an_appliance_that_is_not_there_is_told_so() {
+    let hub = Hub::start();
+    let mistyped = hub.run(&["send", "kisok", "ping", "--wait", "1s"]);
+    assert_eq!(code(&mistyped), 4, "{mistyped:?}");
+    assert!(stderr(&mistyped).contains("kisok has never been here"), "{mistyped:?}");
+
+    drop(hub.listen("kiosk", &["--exec", "/bin/true"]));
+    hub.until_online("kiosk", false);
+    let away = hub.run(&["send", "kiosk", "ping", "--wait", "1s"]);
+    assert!(stderr(&away).contains("kiosk is offline since 20"), "{away:?}");
+
+    let _listener = hub.listen("kiosk", &["--exec", "/bin/true"]);
+    let there = hub.run(&["send", "kiosk", "ping", "--wait", "30s"]);
+    assert!(!stderr(&there).contains("offline"), "{there:?}");
+}
+
+#[test]
 fn a_second_hub_on_the_same_folder_is_refused() {
     let hub = Hub::start();
     let second = bellwire(&["serve", "--listen", "127.0.0.1:0", "--data-dir"])

@@ -89,6 +89,7 @@ pub enum Command {
     /// List the appliances.
     Devices(Devices),
     /// Print the completions for a shell.
+    #[cfg(feature = "hub")]
     #[command(
         after_help = "Example:\n  bellwire completions bash > /etc/bash_completion.d/bellwire"
     )]
@@ -97,6 +98,7 @@ pub enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the man page, or this manual as Markdown.
+    #[cfg(feature = "hub")]
     Man {
         /// As Markdown, as in docs/cli.md.
         #[arg(long)]

@@ -14,6 +14,7 @@ mod demo;
 mod devices;
 mod exit;
 mod listen;
+#[cfg(feature = "hub")]
 mod manual;
 mod out;
 mod replay;
@@ -34,9 +35,10 @@ fn main() -> ExitCode {
     out::set_color(cli.color);
     log_to_stderr(cli.verbose);
     let mut builder = match &cli.command {
-        // Small matters there, and it has one thing to do at a time.
-        Command::Agent { .. } => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
+        #[cfg(feature = "hub")]
+        Command::Demo(_) | Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        // All others have one thing to do at a time.
+        _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
@@ -68,7 +70,9 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Watch(watch) => command::watch(watch, form).await,
         Command::Cancel(cancel) => command::cancel(cancel, form).await,
         Command::Devices(devices) => devices::run(devices, form).await,
+        #[cfg(feature = "hub")]
         Command::Completions { shell } => manual::completions(shell),
+        #[cfg(feature = "hub")]
         Command::Man { markdown } => manual::print(markdown),
     }
 }
@@ -100,16 +104,21 @@ fn told_once(error: &anyhow::Error) -> String {
 
 /// Logs to standard error: warnings, or more when asked; `RUST_LOG` has the last word.
 fn log_to_stderr(verbose: u8) {
-    use tracing_subscriber::EnvFilter;
-    let level = match verbose {
-        0 => "warn,bellwire=info",
-        1 => "info,bellwire=debug",
-        _ => "debug",
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    let asked = match verbose {
+        0 => Targets::new()
+            .with_default(LevelFilter::WARN)
+            .with_target("bellwire", LevelFilter::INFO),
+        1 => Targets::new()
+            .with_default(LevelFilter::INFO)
+            .with_target("bellwire", LevelFilter::DEBUG),
+        _ => Targets::new().with_default(LevelFilter::DEBUG),
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let levels = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    tracing_subscriber::registry().with(levels.unwrap_or(asked)).with(lines).init();
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use anyhow::Context;
 use bellwire_client::api::{CommandChange, DeliveryQuery};
 use bellwire_client::{Controller, SendOptions};
-use bellwire_proto::{Delivery, Json, Seconds, limits};
+use bellwire_proto::{Delivery, Device, Json, Seconds, limits};
 
 use crate::args::{DataType, Send};
 use crate::exit::{self, Usage};
@@ -50,6 +50,10 @@ async fn send_and_follow(
         "waiting for {} (Ctrl-C ends the waiting, not the command: bellwire watch {})",
         args.device, sent.command
     ));
+    // Only a hint: without it the command is waited for all the same.
+    if let Ok(device) = hub.device(&args.device).await {
+        absence(&device).inspect(|absence| out::note(absence));
+    }
     let end = async {
         let mut changes = hub.watch(sent.command)?;
         while let Some(change) = changes.next().await {
@@ -67,6 +71,16 @@ async fn send_and_follow(
     }
     let page = hub.deliveries(sent.command, &DeliveryQuery::default()).await?;
     Ok(page.items.into_iter().next().unwrap_or(sent))
+}
+
+/// Why it may take long, if the appliance is not there.
+fn absence(device: &Device) -> Option<String> {
+    let kept = "the command is kept for it until its time to live is over";
+    match device.last_seen_at {
+        _ if device.online => None,
+        Some(seen_at) => Some(format!("{} is offline since {seen_at}; {kept}", device.id)),
+        None => Some(format!("{} has never been here, if that is its name; {kept}", device.id)),
+    }
 }
 
 fn options(args: &Send) -> anyhow::Result<SendOptions> {

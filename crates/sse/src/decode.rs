@@ -9,6 +9,10 @@
 //! UTF-8 is repaired in `text.rs`, events are built in `event.rs`. When to reconnect is not decided
 //! here; see `reconnect.rs`.
 
+mod builder;
+
+pub use builder::DecoderBuilder;
+
 use crate::{
     block::{Block, Held, InChunk, KEPT_CAPACITY_BYTES, clear, held_text},
     event::{DEFAULT_NAME, Event, EventRef, Item, OwnedItem},
@@ -52,60 +56,6 @@ impl fmt::Display for DecodeError {
 }
 
 impl core::error::Error for DecodeError {}
-
-/// The settings of a [`Decoder`].
-#[derive(Clone, Debug)]
-pub struct DecoderBuilder {
-    limit_bytes: usize,
-    comments: bool,
-    last_event_id: String,
-}
-
-impl DecoderBuilder {
-    /// The most bytes that the values of one event (its `data`, `event` and `id` lines, each with
-    /// one byte for its end) or one comment may have. Default: [`DEFAULT_LIMIT_BYTES`].
-    ///
-    /// What the decoder holds stays within a small multiple of this: a stray byte that is not UTF-8
-    /// becomes the three bytes of U+FFFD, buffers grow twofold, and ids are kept.
-    #[must_use]
-    pub fn limit_bytes(mut self, limit_bytes: usize) -> Self {
-        self.limit_bytes = limit_bytes;
-        self
-    }
-
-    /// Whether comments are items, or are skipped. Default: skipped.
-    #[must_use]
-    pub fn comments(mut self, comments: bool) -> Self {
-        self.comments = comments;
-        self
-    }
-
-    /// The id that events without one of their own inherit, from an earlier life of the stream. One
-    /// with a NUL is ignored, as it is in a stream.
-    #[must_use]
-    pub fn last_event_id(mut self, id: impl Into<String>) -> Self {
-        self.last_event_id = id.into();
-        self
-    }
-
-    /// The decoder.
-    pub fn build(self) -> Decoder {
-        let mut decoder = Decoder {
-            limit_bytes: self.limit_bytes,
-            comments: self.comments,
-            position: Position::Bom(0),
-            after_cr: false,
-            block: Block::default(),
-            line: String::new(),
-            last_id: LastId::default(),
-            retry_ms: None,
-        };
-        if let Some(id) = Id::check(self.last_event_id.as_bytes()) {
-            decoder.last_id.commit(id);
-        }
-        decoder
-    }
-}
 
 /// A decoder of event streams: hand it the chunks as they come, take the events out.
 ///
@@ -172,11 +122,7 @@ impl Decoder {
 
     /// The settings of a decoder, to be changed and built.
     pub fn builder() -> DecoderBuilder {
-        DecoderBuilder {
-            limit_bytes: DEFAULT_LIMIT_BYTES,
-            comments: false,
-            last_event_id: String::new(),
-        }
+        DecoderBuilder::default()
     }
 
     /// Gives the next item and moves `chunk` past it; `None` when the chunk is used up.
@@ -590,47 +536,4 @@ fn take_first<'a>(chunk: &mut &'a [u8], len: usize) -> &'a [u8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A stream without an end to its line, its block or its repetitions of a field, must not fill
-    /// the memory.
-    #[test]
-    fn what_is_stored_stays_within_the_limit() {
-        const LIMIT_BYTES: usize = 1_000;
-        for endless in
-            ["x", "\u{20AC}", "data: y\n", "data\n", "event: z\n", "id: 1\n", ":c\n", ":"]
-        {
-            let chunk = endless.repeat(5_000);
-            for start in ["data: ", "event: ", "id: ", "retry: ", ":", "other: ", ""] {
-                let mut decoder =
-                    Decoder::builder().comments(true).limit_bytes(LIMIT_BYTES).build();
-                let mut told = 0;
-                for chunk in [start, &chunk, &chunk, &chunk] {
-                    let mut rest = chunk.as_bytes();
-                    while !matches!(decoder.decode(&mut rest), Ok(None)) {
-                        told += 1;
-                    }
-                }
-                let block = &decoder.block;
-                for buffer in [&block.data, &block.name, &block.id, &decoder.line] {
-                    let stored = buffer.capacity();
-                    assert!(
-                        stored <= 6 * LIMIT_BYTES,
-                        "{stored} for {start:?} {endless:?}, {told} told"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_large_buffer_is_given_back() {
-        let mut decoder = Decoder::new();
-        let data = "x".repeat(2 * KEPT_CAPACITY_BYTES);
-        for mut chunk in [b"data: ", data.as_bytes(), b"\n", b"\n", b":"] {
-            while decoder.decode(&mut chunk).unwrap().is_some() {}
-        }
-        assert_eq!(decoder.block.data.capacity(), 0);
-    }
-}
+mod tests;
