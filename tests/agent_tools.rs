@@ -8,7 +8,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -50,9 +50,9 @@ fn written(folder: &tempfile::TempDir, name: &str, text: &str) -> String {
 /// A command as `listen --save-dir` writes it.
 fn saved(folder: &tempfile::TempDir, action: &str, data: &str) -> String {
     let text = format!(
-        r#"{{"device":"kiosk","id":"018bcfe5-6800-7007-8707-070707070707","seq":5,"action":"{action}",
-        "data":{data},"attempt":3,"created_at":"2026-01-01T00:00:00.000Z",
-        "expires_at":"2026-01-01T01:00:00.000Z","ttl_s":60,"run_timeout_s":60}}"#
+        r#"{{"device":"kiosk","command":{{"id":"018bcfe5-6800-7007-8707-070707070707","seq":5,
+        "action":"{action}","data":{data},"attempt":3,"created_at":"2026-01-01T00:00:00.000Z",
+        "expires_at":"2026-01-01T01:00:00.000Z","ttl_s":60,"run_timeout_s":60}}}}"#
     );
     written(folder, &format!("5-{action}.json"), &text)
 }
@@ -121,6 +121,131 @@ fn on_adds_an_action_and_leaves_the_rest_as_it_was() {
         let (code, _, stderr) = add(args);
         assert_eq!(code, 2, "{stderr}");
         assert_eq!(std::fs::read_to_string(&config).unwrap(), text);
+    }
+}
+
+#[test]
+fn on_warns_of_the_action_that_it_added_and_of_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = written(&folder, "agent.toml", CONFIG);
+    let add = |args: &[&str]| output(&[&["agent", "on", "--config", &config], args].concat());
+    let (_, _, stderr) = add(&["a.bc", "--", "/no/such"]);
+    assert!(stderr.contains("actions.\"a.bc\".run names a program that is not there"), "{stderr}");
+    let (_, _, stderr) = add(&["a", "--", "/bin/sh"]);
+    assert!(!stderr.contains("warning"), "{stderr}");
+    let (code, stdout, _) = add(&["a.b", "--json", "--", "/no/such"]);
+    let added: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &added["action"]), (0, &"a.b".into()));
+    assert!(added["does"].as_str().unwrap().starts_with("runs /no/such"), "{added}");
+    assert_eq!(added["warnings"].as_array().unwrap().len(), 1, "{added}");
+}
+
+#[test]
+fn on_leaves_the_file_to_those_who_could_read_it() {
+    // `sudo bellwire agent on …` took the file away from an agent that is in its group.
+    let folder = tempfile::tempdir().unwrap();
+    let config = written(&folder, "agent.toml", CONFIG);
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o664)).unwrap();
+    // Only root can give it away; everybody can see the permissions survive a closed umask.
+    std::os::unix::fs::chown(&config, Some(65_534), Some(65_534)).ok();
+    let before = std::fs::metadata(&config).unwrap();
+    let script = "umask 077; exec \"$0\" agent on --config \"$1\" new -- /bin/true";
+    let told = Command::new("sh").args(["-c", script, BELLWIRE, &config]).output().unwrap();
+    assert!(told.status.success(), "{told:?}");
+    let after = std::fs::metadata(&config).unwrap();
+    assert_ne!(before.len(), after.len(), "it was changed");
+    assert_eq!(
+        (before.mode(), before.uid(), before.gid()),
+        (after.mode(), after.uid(), after.gid())
+    );
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(names.len(), 1, "no draft stays: {names:?}");
+}
+
+#[test]
+fn two_that_add_at_once_do_not_lose_the_action_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = written(&folder, "agent.toml", CONFIG);
+    let draft = written(&folder, "agent.toml.new", "of somebody who is at it");
+    let (code, _, stderr) = output(&["agent", "on", "--config", &config, "new", "--", "/bin/true"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains(&format!("remove {draft}")), "{stderr}");
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), CONFIG);
+    assert!(Path::new(&draft).exists(), "it is not ours to take away");
+}
+
+#[test]
+fn neither_check_nor_a_fault_tells_a_password() {
+    let folder = tempfile::tempdir().unwrap();
+    for scheme in ["http", "htps"] {
+        let text = CONFIG.replace("http://", &format!("{scheme}://kiosk:s3cret@"));
+        let config = written(&folder, "agent.toml", &text);
+        for form in [&["--json"][..], &[]] {
+            let (_, stdout, stderr) =
+                output(&[&["agent", "check", "--config", &config], form].concat());
+            assert!(!format!("{stdout}{stderr}").contains("s3cret"), "{stdout}{stderr}");
+        }
+    }
+}
+
+#[test]
+fn check_warns_when_others_may_say_what_the_device_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = written(&folder, "agent.toml", CONFIG);
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let (code, _, stderr) = output(&["agent", "check", "--config", &config]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("the file is one that everybody may change: "), "{stderr}");
+}
+
+#[test]
+fn status_shows_what_the_hub_said_without_what_could_steer_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let text = format!("state_dir = {:?}\n{CONFIG}", state.display().to_string());
+    let config = written(&folder, "agent.toml", &text);
+    let escape = "\\u001b]0;owned\\u0007";
+    let told = format!(
+        r#"{{"version":"1","pid":1,"device":"kiosk","up_s":1,"connection":{{"hub":"http://h{escape}",
+        "connected":false,"since_s":1,"hub_version":"h{escape}","last_loss":"l{escape}",
+        "retry_in_s":1}},"journal":{{"folder":"/","bytes":1,"bytes_max":1,"commands":1,
+        "under_way":1}},"commands":[{{"id":"018bcfe5-6800-7007-8707-070707070707","seq":1,
+        "action":"a","state":"running","code":"c{escape}","told":false,"runs":1}}]}}"#
+    );
+    let agent = std::os::unix::net::UnixListener::bind(state.join("agent.sock")).unwrap();
+    let agent = std::thread::spawn(move || {
+        agent.accept().unwrap().0.write_all(told.replace('\n', "").as_bytes()).unwrap();
+    });
+    let (code, stdout, stderr) = output(&["agent", "status", "--config", &config]);
+    agent.join().unwrap();
+    assert_eq!(code, 0, "{stderr}");
+    assert!(!stdout.contains(['\u{1b}', '\u{7}']), "{stdout:?}");
+    for word in ["hub h\u{fffd}]0;owned", "  l\u{fffd}]0;owned", " c\u{fffd}]0;owned"] {
+        assert!(stdout.contains(word), "{word:?} in {stdout:?}");
+    }
+    assert!(!stdout.contains("not told yet"), "what runs has no result to tell: {stdout}");
+}
+
+#[test]
+fn a_handler_inherits_neither_descriptors_nor_ignored_signals() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = saved(&folder, "look", "null");
+    let look = "ls /proc/self/fd; grep -E '^Sig(Ign|Blk)' /proc/self/status";
+    // As a supervisor that knows no better may start it.
+    let script = format!(
+        "trap '' HUP USR1 PIPE; exec 7</etc/passwd 9</etc/passwd; \
+         exec \"$0\" replay \"$1\" --json --exec /bin/sh -c \"{look}\""
+    );
+    let told = Command::new("sh").args(["-c", &script, BELLWIRE, &file]).output().unwrap();
+    let delivery: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let said = delivery["stdout"].as_str().unwrap();
+    assert!(said.starts_with("0\n1\n2\n3\n4\nSig"), "4 is the folder that ls reads: {said}");
+    for name in ["SigBlk:\t", "SigIgn:\t"] {
+        let mask = said.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let mask = u64::from_str_radix(mask, 16).unwrap();
+        // 32 and 33 are the C library's own.
+        assert_eq!(mask & !(0b11 << 31), 0, "{said}");
     }
 }
 
@@ -255,6 +380,28 @@ fn listen_saves_each_command_for_replay_and_runs_its_program_once() {
     let (code, stdout, _) = output(&["replay", file.to_str().unwrap(), "--json", "--exec", "cat"]);
     let again: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &again["stdout"]), (0, &"hello".into()));
+    listener.terminate();
+}
+
+#[test]
+fn listen_takes_no_command_that_it_cannot_save() {
+    // It said so on standard error and answered succeeded: the command was gone.
+    let folder = tempfile::tempdir().unwrap();
+    let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let (_hub, address) = Program::serve(BELLWIRE, &folder.path().join("hub"), any_port);
+    let no_folder = written(&folder, "commands", "a file is no folder");
+    let url = format!("http://{address}");
+    let mut command = bellwire(&["listen", "kiosk", "--hub", &url, "--save-dir", &no_folder]);
+    let listener = Program::start(command.env("NO_PROXY", "127.0.0.1"));
+    listener.wait_for("listening as kiosk");
+    let sent = Http(address).request("POST", "/v1/send/kiosk/greet", &[], b"").unwrap().json();
+    listener.wait_for("is not saved and not taken");
+    let path = format!("/v1/commands/{}/deliveries", sent["command"].as_str().unwrap());
+    wait_until("the hub to keep it", || {
+        let page = Http(address).request("GET", &path, &[], b"").map_err(|e| e.to_string())?;
+        let state = page.json()["items"][0]["state"].clone();
+        if state == "queued" { Ok(()) } else { Err(format!("{state}")) }
+    });
     listener.terminate();
 }
 

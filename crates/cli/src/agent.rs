@@ -3,9 +3,10 @@
 //! The agent itself is `bellwire_client::agent`; here are its command line, its signals and its
 //! place under systemd.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
-use bellwire_client::agent::config::{AgentConfig, ConfigFaults};
+use bellwire_client::agent::config::{AgentConfig, ConfigFaults, Fault, changeable};
 use serde::Serialize;
 
 use crate::args::AgentCommand;
@@ -35,7 +36,13 @@ pub(crate) fn read_config(path: &Path) -> anyhow::Result<AgentConfig> {
 
 fn read_text(path: &Path) -> Result<String, Usage> {
     std::fs::read_to_string(path).map_err(|e| {
-        Usage(format!("the agent's configuration {} cannot be read: {e}", path.display()))
+        let hint = if e.kind() == ErrorKind::NotFound {
+            "\n  write one (hub = \"http://127.0.0.1:8888\" and device = \"NAME\" are enough to begin with), \
+             or name another by --config"
+        } else {
+            ""
+        };
+        Usage(format!("the agent's configuration {} cannot be read: {e}{hint}", path.display()))
     })
 }
 
@@ -61,6 +68,13 @@ struct Told {
     problem: String,
 }
 
+impl Told {
+    fn of(fault: Fault) -> Self {
+        let Fault { key, problem } = fault;
+        Self { key, problem }
+    }
+}
+
 #[derive(Serialize)]
 struct ToldAction {
     action: String,
@@ -75,16 +89,12 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
             return Ok(exit::FAILED);
         }
     };
-    let told = |fault: &bellwire_client::agent::config::Fault| Told {
-        key: fault.key.clone(),
-        problem: fault.problem.clone(),
-    };
     let read = AgentConfig::read(&text);
     let checked = match &read {
         Ok(config) => Checked {
             ok: true,
             faults: Vec::new(),
-            warnings: config.warnings().iter().map(told).collect(),
+            warnings: of_file(path).into_iter().chain(config.warnings()).map(Told::of).collect(),
             actions: config
                 .actions
                 .iter()
@@ -96,7 +106,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
         },
         Err(faults) => Checked {
             ok: false,
-            faults: faults.iter().map(told).collect(),
+            faults: faults.iter().cloned().map(Told::of).collect(),
             warnings: Vec::new(),
             actions: Vec::new(),
         },
@@ -106,6 +116,12 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
         Form::Text => print(path, &checked, read.as_ref().ok()),
     }
     Ok(if checked.ok { exit::OK } else { exit::FAILED })
+}
+
+/// A warning when others may change the file: they would be the ones who say what this device does.
+fn of_file(path: &Path) -> Option<Fault> {
+    let problem = changeable(&path.canonicalize().ok()?, None)?;
+    Some(Fault { key: "the file".to_owned(), problem: format!("is one that {problem}") })
 }
 
 fn print(path: &Path, checked: &Checked, config: Option<&AgentConfig>) {

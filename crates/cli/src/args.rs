@@ -99,6 +99,7 @@ pub enum Command {
     },
     /// Print the man page, or this manual as Markdown.
     #[cfg(feature = "hub")]
+    #[command(after_help = "Example:\n  bellwire man > /usr/share/man/man1/bellwire.1")]
     Man {
         /// As Markdown, as in docs/cli.md.
         #[arg(long)]
@@ -241,7 +242,11 @@ pub enum AgentCommand {
         config: AgentConfigArg,
     },
     /// Report every fault of the configuration with its key, and say what each action would do.
-    #[command(after_help = "Exit codes: 0 it can be used, with or without warnings; 1 it cannot.")]
+    #[command(after_help = "\
+Example:
+  bellwire agent check --config agent.toml
+
+Exit codes: 0 it can be used, with or without warnings; 1 it cannot.")]
     Check {
         /// Where its settings stand.
         #[command(flatten)]
@@ -251,9 +256,10 @@ pub enum AgentCommand {
     #[command(after_help = "\
 Examples:
   bellwire agent on ping -- /bin/echo pong
-  bellwire agent on reboot --on-restart succeed -- /sbin/reboot")]
+  bellwire agent on report --user kiosk --timeout 2m -- /usr/local/lib/kiosk/report.sh")]
     On(AgentOn),
     /// Show how a running agent stands: connection, journal, last commands.
+    #[command(after_help = "Example:\n  sudo bellwire agent status")]
     Status {
         /// Where its settings stand.
         #[command(flatten)]
@@ -293,12 +299,16 @@ pub struct AgentOn {
 #[derive(Debug, Subcommand)]
 pub enum JournalCommand {
     /// Print every record that can be read, one a line. Nothing is changed.
+    #[command(after_help = "Example:\n  sudo bellwire agent journal show | tail -20")]
     Show {
         /// Where the agent's settings stand.
         #[command(flatten)]
         config: AgentConfigArg,
     },
     /// Drop what is damaged and keep a copy. Only while no agent runs.
+    #[command(
+        after_help = "Example:\n  systemctl stop bellwire-agent && bellwire agent journal repair && systemctl start bellwire-agent"
+    )]
     Repair {
         /// Where the agent's settings stand.
         #[command(flatten)]

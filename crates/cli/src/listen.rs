@@ -6,20 +6,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bellwire_client::Controller;
-use bellwire_client::agent::handler::Program;
+use bellwire_client::agent::handler::{DataFolder, Program, find};
 use bellwire_client::agent::run::{
     Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress, stop,
 };
 use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_client::event_source::Retry;
 use bellwire_proto::stream::{ByeReason, CommandEvent};
-use bellwire_proto::{CommandId, DeviceId, ErrorInfo, Report, ReportState, limits};
+use bellwire_proto::{CommandId, DeviceId, ErrorInfo, Report, ReportState, codes, limits};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -57,6 +57,7 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
             hub,
             device: args.device,
             program,
+            data_folder: Arc::new(DataFolder::temporary()?),
             stopping: AtomicBool::new(false),
         }),
         form,
@@ -85,6 +86,7 @@ struct Link {
     hub: Controller,
     device: DeviceId,
     program: Option<Program>,
+    data_folder: Arc<DataFolder>,
     /// Whether this is about to end: what ends now was interrupted, not cancelled.
     stopping: AtomicBool,
 }
@@ -95,19 +97,10 @@ struct Link {
 /// When there is no such program: better told now than by the first command.
 fn program(argv: &[OsString]) -> Result<Option<Program>, Usage> {
     let Some((program, args)) = argv.split_first() else { return Ok(None) };
-    if !is_there(Path::new(program)) {
+    if find(program, None).is_err() {
         return Err(Usage(format!("cannot run {}: no such program", program.display())));
     }
     Ok(Some(Program::new(program, args)))
-}
-
-/// Whether a program can be found, as a shell would: in the `PATH` unless it names a folder.
-fn is_there(program: &Path) -> bool {
-    if program.components().count() > 1 {
-        return program.is_file();
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 struct Appliance {
@@ -176,7 +169,10 @@ impl Appliance {
         if let Some(folder) = &self.save_dir
             && let Err(e) = saved::save(folder, &self.link.device, &command)
         {
-            out::error(&format!("{} is not saved: {e:#}", command.id));
+            // It must not be gone: the hub is asked to send it again, a little later each time.
+            out::error(&format!("{} is not saved and not taken: {e:#}", command.id));
+            self.answer(command.id, Report::of(ReportState::Nack));
+            return Ok(());
         }
         let Some(program) = self.link.program.clone() else {
             self.answer(command.id, Report::of(ReportState::Succeeded));
@@ -190,7 +186,7 @@ impl Appliance {
             // The hub did not ask for the end and would not take `cancelled`.
             if report.state == ReportState::Cancelled && link.stopping.load(Ordering::Relaxed) {
                 report.state = ReportState::Failed;
-                report.error = Some(ErrorInfo::of("interrupted"));
+                report.error = Some(ErrorInfo::of(codes::INTERRUPTED));
             }
             link.answer(command.id, &report).await;
             (command.id, report)
@@ -227,6 +223,9 @@ impl Appliance {
     }
 
     fn remember(&mut self, id: CommandId, report: Report) {
+        if report.state == ReportState::Nack {
+            return;
+        }
         self.answered.retain(|(known, _)| *known != id);
         if self.answered.len() >= REMEMBERED_MAX {
             self.answered.pop_front();
@@ -266,6 +265,7 @@ impl Link {
         let job = Job {
             command: command.clone(),
             device: self.device.clone(),
+            data_folder: Arc::clone(&self.data_folder),
             limit: Duration::MAX,
             progress: progress_sender,
             stop,

@@ -70,7 +70,7 @@ pub(crate) fn delivery(delivery: &Delivery) {
         about.push(format!("after {}", span(delivery.updated_at.since(delivery.created_at))));
     }
     if let Some(progress) = delivery.progress {
-        about.push(format!("{} %", progress.get()));
+        about.push(format!("{} %", (progress.get() * 10.0).round() / 10.0));
     }
     if let Some(code) = delivery.exit_code {
         about.push(format!("exit code {code}"));

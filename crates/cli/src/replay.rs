@@ -4,32 +4,36 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bellwire_client::agent::forward::Forward;
-use bellwire_client::agent::handler::Program;
-use bellwire_client::agent::run::{Ended, Job, Outcome, Run, Stop, progress, stop};
+use bellwire_client::agent::handler::{DataFolder, Program};
+use bellwire_client::agent::run::{End, Ended, Job, Outcome, Run, Stop, progress, stop};
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{Delivery, DeviceId, ErrorInfo, ReportState, State, Timestamp};
+use bellwire_proto::{Delivery, DeviceId, ErrorInfo, State, Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::read_config;
 use crate::args::Replay;
 use crate::exit::{self, Usage};
 use crate::out::{self, Form};
-use crate::saved;
+use crate::saved::{self, Saved};
 
 pub(crate) async fn run(args: Replay, form: Form) -> anyhow::Result<u8> {
     let saved = saved::read(&args.file).map_err(|e| Usage(format!("{e:#}")))?;
-    let device = saved.device.clone();
-    let command = saved.into_event();
-    let outcome = match handler(&args, &command)? {
-        Ok((handler, limit)) => give(handler.as_ref(), &device, &command, limit).await?,
-        Err(error) => Outcome { error: Some(error), ..Outcome::of(ReportState::Rejected) },
+    let Saved { device, command } = saved;
+    let started = now();
+    let (state, outcome) = match handler(&args, &command)? {
+        Ok((handler, limit)) => {
+            let outcome = give(handler.as_ref(), &device, &command, limit).await?;
+            (state_of(outcome.state), outcome)
+        }
+        Err(error) => (State::Rejected, Outcome { error: Some(error), ..Outcome::of(End::Failed) }),
     };
-    let delivery = delivery(device, command, outcome);
+    let delivery = delivery(device, command, state, outcome);
     match form {
         Form::Json => out::json(&delivery)?,
-        Form::Text => out::delivery(&delivery),
+        // How long it took here, not how old it is.
+        Form::Text => out::delivery(&Delivery { created_at: started, ..delivery }),
     }
-    Ok(exit::of_state(delivery.state))
+    Ok(exit::of_state(state))
 }
 
 /// What it is given to and for how long, or why the list does not allow it.
@@ -63,6 +67,8 @@ async fn give(
     let job = Job {
         command: command.clone(),
         device: device.clone(),
+        // Of its own: an agent beside this one may run the same command.
+        data_folder: Arc::new(DataFolder::temporary()?),
         limit,
         progress: progress().0,
         stop,
@@ -78,16 +84,21 @@ async fn give(
     Ok(ended.into_outcome())
 }
 
-/// The outcome in the form in which the hub would tell it.
-fn delivery(device: DeviceId, command: CommandEvent, outcome: Outcome) -> Delivery {
-    let state = match outcome.state {
-        ReportState::Succeeded => State::Succeeded,
-        ReportState::Rejected => State::Rejected,
-        ReportState::Cancelled => State::Cancelled,
-        _ => State::Failed,
-    };
+fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+    Timestamp::from_unix_ms(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn state_of(end: End) -> State {
+    match end {
+        End::Succeeded => State::Succeeded,
+        End::Failed => State::Failed,
+        End::Cancelled => State::Cancelled,
+    }
+}
+
+/// The outcome in the form in which the hub would tell it.
+fn delivery(device: DeviceId, command: CommandEvent, state: State, outcome: Outcome) -> Delivery {
     Delivery {
         command: command.id,
         seq: command.seq,
@@ -97,7 +108,7 @@ fn delivery(device: DeviceId, command: CommandEvent, outcome: Outcome) -> Delive
         attempt: command.attempt,
         rev: 0,
         created_at: command.created_at,
-        updated_at: Timestamp::from_unix_ms(now_ms),
+        updated_at: now(),
         expires_at: command.expires_at,
         progress: None,
         exit_code: outcome.exit_code,

@@ -1,45 +1,20 @@
 //! Commands as files: what `listen --save-dir` writes and `replay` reads. The event as it came, on
-//! lines for people, with the device's name added.
+//! lines for people, and whose it was.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use bellwire_proto::DeviceId;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{Action, CommandId, DeviceId, Json, Seq, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A command with whose it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Saved {
     pub(crate) device: DeviceId,
-    id: CommandId,
-    seq: Seq,
-    action: Action,
-    data: Json,
-    attempt: u32,
-    created_at: Timestamp,
-    expires_at: Timestamp,
-    ttl_s: u64,
-    run_timeout_s: u64,
-}
-
-impl Saved {
-    /// The command as it came.
-    pub(crate) fn into_event(self) -> CommandEvent {
-        CommandEvent {
-            id: self.id,
-            seq: self.seq,
-            action: self.action,
-            data: self.data,
-            attempt: self.attempt,
-            created_at: self.created_at,
-            expires_at: self.expires_at,
-            ttl_s: self.ttl_s,
-            run_timeout_s: self.run_timeout_s,
-        }
-    }
+    pub(crate) command: CommandEvent,
 }
 
 /// Writes a command into a folder, which is made if need be; gives the file. It is whole or not
@@ -52,18 +27,7 @@ pub(crate) fn save(
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let CommandEvent { id, seq, action, .. } = command;
     let path = folder.join(format!("{seq}-{action}-{id}.json"));
-    let saved = Saved {
-        device: device.clone(),
-        id: *id,
-        seq: *seq,
-        action: action.clone(),
-        data: command.data.clone(),
-        attempt: command.attempt,
-        created_at: command.created_at,
-        expires_at: command.expires_at,
-        ttl_s: command.ttl_s,
-        run_timeout_s: command.run_timeout_s,
-    };
+    let saved = Saved { device: device.clone(), command: command.clone() };
     let mut text = serde_json::to_vec_pretty(&saved)?;
     text.push(b'\n');
     let draft = path.with_extension("new");
@@ -89,6 +53,8 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Saved> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use bellwire_proto::{CommandId, Json, Seq, Timestamp};
+
     use super::*;
 
     #[test]
@@ -112,8 +78,6 @@ mod tests {
             format!("1042-deploy-{}.json", event.id)
         );
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let saved = read(&path).unwrap();
-        assert_eq!(saved.device, device);
-        assert_eq!(saved.into_event(), event);
+        assert_eq!(read(&path).unwrap(), Saved { device, command: event });
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bellwire_client::agent::{Agent, AgentError, Command};
 use bellwire_client::api::Error;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(serde::Deserialize)]
 struct Count {
@@ -15,6 +16,8 @@ struct Count {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // What the agent has to say, it says by `tracing`: without a subscriber nobody hears it.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let mut args = std::env::args().skip(1);
     let (Some(hub), Some(device), Some(folder)) = (args.next(), args.next(), args.next()) else {
         return Err("usage: agent HUB DEVICE STATE_FOLDER".into());
@@ -26,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .on("ping", async |_: Command| "pong")
         .on_params("count", count)
         .build()?;
-    agent.run(interrupted()).await.map_err(explain)
+    agent.run(told_to_stop()).await.map_err(explain)
 }
 
 /// Counts, tells how far it is, and stops when nobody wants it any more.
@@ -41,8 +44,13 @@ async fn count(command: Command, params: Count) -> Result<u32, Error> {
     Ok(params.to)
 }
 
-async fn interrupted() {
-    tokio::signal::ctrl_c().await.ok();
+/// TERM, by which services are stopped, or INT, which is Ctrl-C: what runs then gets 30 s.
+async fn told_to_stop() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
 }
 
 fn explain(error: AgentError) -> Box<dyn std::error::Error> {

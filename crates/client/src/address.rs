@@ -1,5 +1,8 @@
 //! URLs as users give them: of HTTP, without a fragment, their credentials turned into a header.
 
+use std::fmt;
+use std::str::FromStr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderValue;
@@ -13,13 +16,37 @@ pub struct InvalidUrl {
     shown: String,
 }
 
-/// Where to, and the `Authorization` that stood in it.
-pub(crate) struct Address {
+impl InvalidUrl {
+    /// What was given, without what may be a password.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+}
+
+/// A URL of HTTP, with the user and password that may stand in it. Neither `Display` nor `Debug` show
+/// those.
+///
+/// ```
+/// use bellwire_client::Address;
+/// let hub: Address = "https://kiosk:s3cret@hub.example.com".parse()?;
+/// assert_eq!(hub.to_string(), "https://hub.example.com/");
+/// let typo = "htps://kiosk:s3cret@hub.example.com".parse::<Address>().unwrap_err();
+/// assert_eq!(typo.shown(), "hub.example.com");
+/// # Ok::<(), bellwire_client::InvalidUrl>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    written: String,
     pub(crate) url: Url,
     pub(crate) authorization: Option<HeaderValue>,
 }
 
 impl Address {
+    /// As it was given, for those who connect: with user and password.
+    pub(crate) fn with_credentials(&self) -> &str {
+        &self.written
+    }
+
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidUrl> {
         let invalid = || InvalidUrl {
             // What stands before an @ may be a password.
@@ -39,7 +66,27 @@ impl Address {
             url.set_password(None).map_err(|()| invalid())?;
         }
         url.set_fragment(None);
-        Ok(Self { url, authorization })
+        Ok(Self { written: text.to_owned(), url, authorization })
+    }
+}
+
+impl FromStr for Address {
+    type Err = InvalidUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUrl> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.url.as_str())
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.url.as_str())
     }
 }
 

@@ -163,7 +163,7 @@ impl ControllerBuilder {
     /// # Errors
     /// [`InvalidRequest`] names the setting that is wrong.
     pub fn build(self) -> Result<Controller, InvalidRequest> {
-        let Address { url, authorization } = Address::parse(&self.url)?;
+        let Address { url, authorization, .. } = Address::parse(&self.url)?;
         let authorization = match &self.token {
             None => authorization,
             Some(token) => Some(bearer(token)?),

@@ -32,7 +32,8 @@
 //!
 //! - [`EventSource`]: the client side of Server-Sent Events, by the letter of the standard.
 //! - [`Controller`]: the hub's API, for senders and for devices.
-//! - [`transport`]: what both send their requests through.
+//! - [`agent`]: what runs on an appliance: each command once, and only what a list allows.
+//! - [`transport`]: what all send their requests through.
 
 mod address;
 #[cfg(feature = "agent")]
@@ -42,6 +43,6 @@ pub mod event_source;
 mod retry_after;
 pub mod transport;
 
-pub use address::InvalidUrl;
+pub use address::{Address, InvalidUrl};
 pub use api::{Controller, DeviceQuery, Error, SendOptions};
 pub use event_source::EventSource;

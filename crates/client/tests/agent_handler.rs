@@ -12,16 +12,17 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_client::agent::handler::account::{self, Account};
-use bellwire_client::agent::handler::{Environment, Program, leftover};
+use bellwire_client::agent::handler::{DataFolder, Environment, Program, leftover};
 use bellwire_client::agent::run::{
-    Ended, Job, Outcome, ProgressReceiver, Run as _, Stop, StopSender, progress, stop,
+    End, Ended, Job, Outcome, ProgressReceiver, Run as _, Stop, StopSender, progress, stop,
 };
 use bellwire_proto::limits::{OUTPUT_BYTES_MAX, RESULT_BYTES_MAX};
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, Json, Progress, ReportState, Seq, Timestamp};
+use bellwire_proto::{CommandId, Json, Progress, Seq, Timestamp};
 
 /// Long enough for a machine that does ten other things.
 const HANG: Duration = Duration::from_secs(60);
@@ -64,6 +65,7 @@ fn begin(program: &Program, command: CommandEvent, limit: Duration) -> Begun {
     let job = Job {
         command,
         device: "kiosk".parse().unwrap(),
+        data_folder: Arc::new(DataFolder::temporary().unwrap()),
         limit,
         progress: progress_sender,
         stop: stop_receiver,
@@ -144,6 +146,13 @@ async fn the_data_file_is_for_its_user_alone_and_gone_at_the_end() {
 }
 
 #[tokio::test]
+async fn another_user_can_reach_his_data_file_whatever_the_umask_and_nobody_can_list_the_folder() {
+    let script =
+        "umask 077; stat -c %a \"${BELLWIRE_DATA_FILE%/*}\"; stat -c %a \"$BELLWIRE_DATA_FILE\"";
+    assert_eq!(stdout(&outcome_of(script).await), "711\n600\n");
+}
+
+#[tokio::test]
 async fn the_environment_is_cleared_but_for_what_is_promised() {
     let more = vec![("LANG".into(), "C".into())];
     let env = Program::new("env", [""; 0]).environment(Environment::Cleared(more));
@@ -184,15 +193,12 @@ async fn folder_and_umask_are_as_configured() {
 }
 
 #[tokio::test]
-async fn descriptor_3_is_the_only_one_that_it_gets_from_the_agent() {
-    // What whoever started this test has left open comes through in either case, and so does the
-    // folder that ls reads.
-    let plain = std::process::Command::new("ls").arg("/proc/self/fd").output().unwrap();
-    let plain = String::from_utf8(plain.stdout).unwrap();
+async fn descriptors_0_to_3_are_all_that_it_gets_whatever_the_agent_has_open() {
+    // As one that whoever started the agent has left open: it does not close at exec by itself.
+    let file = std::fs::File::open("/etc/passwd").unwrap();
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
     let outcome = finish(&Program::new("ls", ["/proc/self/fd"]), "null").await;
-    let more: Vec<&str> =
-        stdout(&outcome).lines().filter(|fd| !plain.lines().any(|p| p == *fd)).collect();
-    assert_eq!(more, ["4"], "besides {plain:?}");
+    assert_eq!(stdout(&outcome), "0\n1\n2\n3\n4\n", "4 is the folder that ls reads");
 }
 
 #[tokio::test]
@@ -207,20 +213,17 @@ async fn it_leads_a_process_group_of_its_own() {
 #[tokio::test]
 async fn exits_and_signals_are_told_apart() {
     let outcome = outcome_of("echo fine").await;
-    assert_eq!(
-        (outcome.state, outcome.exit_code, code(&outcome)),
-        (ReportState::Succeeded, Some(0), None)
-    );
+    assert_eq!((outcome.state, outcome.exit_code, code(&outcome)), (End::Succeeded, Some(0), None));
     let outcome = outcome_of("echo oops >&2; exit 3").await;
     assert_eq!(
         (outcome.state, outcome.exit_code, code(&outcome)),
-        (ReportState::Failed, Some(3), Some("exit_status"))
+        (End::Failed, Some(3), Some("exit_status"))
     );
     assert_eq!(outcome.stderr.as_deref(), Some("oops\n"));
     let outcome = outcome_of("kill -9 $$").await;
     assert_eq!(
         (outcome.state, outcome.exit_code, code(&outcome)),
-        (ReportState::Failed, Some(137), Some("signal"))
+        (End::Failed, Some(137), Some("signal"))
     );
 }
 
@@ -235,7 +238,7 @@ async fn what_cannot_be_started_has_failed_and_says_why() {
         (sh("true").cwd("/no/such/folder"), "cannot be started in /no/such/folder: no such folder"),
     ] {
         let outcome = finish(&program, "null").await;
-        assert_eq!((outcome.state, code(&outcome)), (ReportState::Failed, Some("spawn_failed")));
+        assert_eq!((outcome.state, code(&outcome)), (End::Failed, Some("spawn_failed")));
         let message = outcome.error.unwrap().message.unwrap();
         assert!(message.contains(why), "{message}");
     }
@@ -244,7 +247,7 @@ async fn what_cannot_be_started_has_failed_and_says_why() {
 #[tokio::test]
 async fn a_program_need_not_read_its_input_and_may_read_a_lot() {
     let data = format!("\"{}\"", "x".repeat(1 << 20));
-    assert_eq!(finish(&sh("exit 0"), &data).await.state, ReportState::Succeeded);
+    assert_eq!(finish(&sh("exit 0"), &data).await.state, End::Succeeded);
     let outcome = finish(&sh("tee /dev/stderr"), &data).await;
     assert_eq!(stdout(&outcome).len(), OUTPUT_BYTES_MAX);
     assert_eq!(outcome.stderr.unwrap().len(), OUTPUT_BYTES_MAX);
@@ -270,7 +273,7 @@ async fn a_result_comes_on_descriptor_3_or_in_the_last_marker_line() {
         ("echo BELLWIRE_RESULT=null", "null"),
     ] {
         let outcome = outcome_of(script).await;
-        assert_eq!((outcome.state, code(&outcome)), (ReportState::Succeeded, None), "{script}");
+        assert_eq!((outcome.state, code(&outcome)), (End::Succeeded, None), "{script}");
         assert_eq!(outcome.result.unwrap().as_str(), result, "{script}");
     }
     let outcome = outcome_of("echo ' BELLWIRE_RESULT=1'; echo BELLWIRE_RESULT=2").await;
@@ -283,7 +286,7 @@ async fn a_result_that_is_none_leaves_the_state_and_says_so() {
     let large = format!("head -c {RESULT_BYTES_MAX} /dev/zero | tr '\\0' 1 >&3; echo 1 >&3");
     let huge = "yes 11111111 | tr -d '\\n' | head -c 1000000 >&3".to_owned();
     for script in ["echo nope >&3".to_owned(), "echo BELLWIRE_RESULT={".to_owned(), large, huge] {
-        for (exit, state) in [(0, ReportState::Succeeded), (3, ReportState::Failed)] {
+        for (exit, state) in [(0, End::Succeeded), (3, End::Failed)] {
             let outcome = outcome_of(&format!("{script}; exit {exit}")).await;
             assert_eq!((outcome.state, outcome.exit_code), (state, Some(exit)), "{script}");
             assert_eq!((code(&outcome), &outcome.result), (Some("bad_result"), &None), "{script}");
@@ -298,7 +301,7 @@ async fn past_its_limit_it_has_failed_with_all_that_it_started() {
         Ended::Finished(outcome) => outcome,
         stopped => panic!("{stopped:?}"),
     };
-    assert_eq!((outcome.state, code(&outcome)), (ReportState::Failed, Some("timeout")));
+    assert_eq!((outcome.state, code(&outcome)), (End::Failed, Some("timeout")));
     assert_eq!(outcome.exit_code, Some(128 + 15));
     assert!(!runs(said(&outcome, "child ")), "the grandchild was left behind");
 }
@@ -313,7 +316,7 @@ async fn a_cancelled_program_is_asked_first_and_its_output_is_kept() {
     let begun = begun.at(1.0).await;
     begun.stop.tell(Stop::Cancel);
     let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
-    assert_eq!((outcome.state, code(&outcome)), (ReportState::Cancelled, None));
+    assert_eq!((outcome.state, code(&outcome)), (End::Cancelled, None));
     assert!(stdout(&outcome).ends_with("asked\n"), "{outcome:?}");
 }
 
@@ -325,7 +328,7 @@ async fn one_that_does_not_heed_is_killed_with_its_grandchildren() {
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
     begun.stop.tell(Stop::Cancel);
     let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
-    assert_eq!((outcome.state, outcome.exit_code), (ReportState::Cancelled, Some(137)));
+    assert_eq!((outcome.state, outcome.exit_code), (End::Cancelled, Some(137)));
     if let Some(child) = stdout(&outcome).lines().find_map(|line| line.strip_prefix("child ")) {
         assert!(!runs(child), "the grandchild was left behind");
     }
@@ -348,7 +351,7 @@ async fn when_the_leader_ends_by_itself_its_children_live_on() {
     let pid = rustix::process::Pid::from_raw(child.parse().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
     assert!(alive, "{outcome:?}");
-    assert_eq!(outcome.state, ReportState::Succeeded);
+    assert_eq!(outcome.state, End::Succeeded);
 }
 
 #[tokio::test]
@@ -370,6 +373,33 @@ async fn an_end_by_a_signal_while_the_agent_stops_is_no_failure_of_its_own() {
             Ended::Finished(_) => assert!(!stopped, "{last}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_death_of_its_own_before_the_shutdown_stays_its_own() {
+    // A crash within the second in which its output was still read, and then a TERM to the agent:
+    // told as interrupted, and with on_restart = "rerun" run again.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let script =
+        "sleep 1000 & echo child $!; echo $$ > \"$PID_FILE\"; echo BELLWIRE_PROGRESS=1; kill -9 $$";
+    let environment = Environment::Cleared(vec![("PID_FILE".into(), file.clone().into())]);
+    let begun = begin(&sh(script).environment(environment), command("null"), LONG).at(1.0).await;
+    let leader = std::fs::read_to_string(file).unwrap();
+    let process = Path::new("/proc").join(leader.trim());
+    // Collected, that is: its end was seen.
+    let collected = async {
+        while process.exists() {
+            tokio::task::yield_now().await
+        }
+    };
+    within("the leader to be dead", collected).await;
+    begun.stop.tell(Stop::Shutdown);
+    let ended = begun.end().await;
+    let Ended::Finished(outcome) = &ended else { panic!("by itself: {ended:?}") };
+    let child = rustix::process::Pid::from_raw(said(outcome, "child ").parse().unwrap()).unwrap();
+    rustix::process::kill_process(child, rustix::process::Signal::KILL).ok();
+    assert_eq!(code(outcome), Some("signal"));
 }
 
 #[tokio::test]
@@ -411,7 +441,7 @@ async fn progress_is_told_as_it_comes_and_nonsense_is_passed_over() {
     let script = "echo BELLWIRE_PROGRESS=40; echo BELLWIRE_PROGRESS=200; echo BELLWIRE_PROGRESS=x; \
         printf 'BELLWIRE_PROG'; printf 'RESS=55.5\\n'";
     let begun = begin(&sh(script), command("null"), LONG).at(55.5).await;
-    assert_eq!(begun.end().await.into_outcome().state, ReportState::Succeeded);
+    assert_eq!(begun.end().await.into_outcome().state, End::Succeeded);
 }
 
 #[tokio::test]

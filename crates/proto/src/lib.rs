@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod codes;
 pub mod command;
 pub mod delivery;
 pub mod device;

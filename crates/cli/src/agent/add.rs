@@ -1,40 +1,72 @@
 //! `bellwire agent on`: an action more in the agent's configuration. What stands there stays as it
 //! is, comments included: the new table goes to the end.
 
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bellwire_client::agent::config::AgentConfig;
+use serde::Serialize;
 use toml::Value;
 
-use super::{in_file, read_text};
+use super::{Told, ToldAction, in_file, read_config, read_text};
 use crate::args::AgentOn;
 use crate::exit::{self, Usage};
 use crate::out::{self, Form};
 
 pub(crate) fn run(args: &AgentOn, form: Form) -> anyhow::Result<u8> {
     let path = &args.config.config;
+    read_config(path)?;
+    let draft = Draft::of(path).with_context(|| path.display().to_string())?;
+    let config = add(path, draft, args)?;
+    let warnings = config.warnings_of(&args.action);
+    let Some(does) = config.actions.get(&args.action).map(ToString::to_string) else {
+        anyhow::bail!("{} has it and does not show it", path.display());
+    };
+    match form {
+        Form::Json => out::json(&Added {
+            action: ToldAction { action: args.action.to_string(), does },
+            warnings: warnings.into_iter().map(Told::of).collect(),
+        })?,
+        Form::Text => {
+            for warning in warnings {
+                out::note(&format!("warning: {warning}"));
+            }
+            anstream::println!("{} {does}", args.action);
+            out::note("a running agent takes it when it is started again");
+        }
+    }
+    Ok(exit::OK)
+}
+
+/// What `agent on --json` prints.
+#[derive(Serialize)]
+struct Added {
+    #[serde(flatten)]
+    action: ToldAction,
+    warnings: Vec<Told>,
+}
+
+/// Adds the action; gives the configuration as it then is.
+fn add(path: &Path, draft: Draft, args: &AgentOn) -> anyhow::Result<AgentConfig> {
+    // Read with the draft in hand: nobody else adds anything meanwhile.
     let before = read_text(path)?;
     let config = AgentConfig::read(&before).map_err(|faults| Usage(in_file(path, &faults)))?;
     if config.actions.contains_key(&args.action) {
         let message = format!("{} has {} already: edit it there", path.display(), args.action);
         return Err(Usage(message).into());
     }
+    let table = table(args);
     let line_end = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
-    let after = format!("{before}{line_end}{}", table(args));
-    let config = AgentConfig::read(&after).map_err(|faults| Usage(in_file(path, &faults)))?;
-    replace(path, &after).with_context(|| path.display().to_string())?;
-    let key = format!("actions.{}", args.action);
-    for warning in config.warnings().iter().filter(|w| w.key.starts_with(&key)) {
-        out::note(&format!("warning: {warning}"));
-    }
-    if let (Form::Text, Some(added)) = (form, config.actions.get(&args.action)) {
-        anstream::println!("{} {added}", args.action);
-        out::note("a running agent takes it when it is started again");
-    }
-    Ok(exit::OK)
+    let after = format!("{before}{line_end}{table}");
+    let config = AgentConfig::read(&after).map_err(|faults| {
+        let faults: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+        Usage(format!("{} does not take this at its end:\n{table}\n{faults}", path.display()))
+    })?;
+    draft.replace(&after).with_context(|| path.display().to_string())?;
+    Ok(config)
 }
 
 /// The new table as TOML.
@@ -54,15 +86,52 @@ fn table(args: &AgentOn) -> String {
     format!("\n[actions.{name}]\n{lines}")
 }
 
-/// Puts the text in the file's place in one step, with the permissions that it had.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let path = path.canonicalize()?;
-    let mode = std::fs::metadata(&path)?.permissions().mode() & 0o777;
-    let draft = path.with_extension("toml.new");
-    std::fs::remove_file(&draft).ok();
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(mode).open(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&draft, &path)
+/// The next text of a file, beside it. As long as there is one nobody else makes another.
+struct Draft {
+    path: PathBuf,
+    draft: PathBuf,
+    file: File,
+    /// It is in the file's place, and a file of its name is somebody else's.
+    placed: bool,
+}
+
+impl Draft {
+    fn of(path: &Path) -> anyhow::Result<Self> {
+        let path = path.canonicalize()?;
+        let draft = path.with_extension("toml.new");
+        let mut options = File::options();
+        let file = options.write(true).create_new(true).mode(0o600).open(&draft);
+        let file = file.map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => anyhow::anyhow!(
+                "somebody else is changing it; if not, one was killed while it did: remove {}",
+                draft.display()
+            ),
+            _ => e.into(),
+        })?;
+        Ok(Self { path, draft, file, placed: false })
+    }
+
+    /// Puts the text in the file's place in one step, with its owner, group and permissions.
+    fn replace(mut self, text: &str) -> std::io::Result<()> {
+        let before = std::fs::metadata(&self.path)?;
+        self.file.write_all(text.as_bytes())?;
+        let own = self.file.metadata()?;
+        if (own.uid(), own.gid()) != (before.uid(), before.gid()) {
+            fchown(&self.file, Some(before.uid()), Some(before.gid()))?;
+        }
+        // After the owner: to change him takes some of them away.
+        self.file.set_permissions(before.permissions())?;
+        self.file.sync_all()?;
+        std::fs::rename(&self.draft, &self.path)?;
+        self.placed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.placed {
+            std::fs::remove_file(&self.draft).ok();
+        }
+    }
 }

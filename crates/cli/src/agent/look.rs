@@ -41,16 +41,17 @@ fn print(status: &status::Status) {
     anstream::println!(
         "{style}{word}{style:#}  {BOLD}{}{BOLD:#} at {} {DIM}for {}{DIM:#}",
         status.device,
-        connection.hub,
+        out::printable(&connection.hub),
         span(connection.since_s)
     );
     if let (false, Some(loss)) = (connection.connected, &connection.last_loss) {
-        anstream::println!("  {loss}");
+        anstream::println!("  {}", out::printable(loss));
     }
     if let Some(retry_in_s) = connection.retry_in_s {
         anstream::println!("  next try in {}", span(retry_in_s));
     }
-    let hub = connection.hub_version.as_deref().unwrap_or("not heard of yet");
+    // What came from the hub, or from a box on the way, is foreign text.
+    let hub = out::printable(connection.hub_version.as_deref().unwrap_or("not heard of yet"));
     anstream::println!(
         "  {DIM}agent {} (process {}) up for {}, hub {hub}{DIM:#}",
         status.version,
@@ -66,10 +67,16 @@ fn print(status: &status::Status) {
         journal.under_way
     );
     for command in &status.commands {
-        let style = command.state.parse::<State>().map_or(DIM, out::style_of);
+        let state = command.state.parse::<State>().ok();
+        let style = state.map_or(DIM, out::style_of);
         let action = command.action.as_ref().map_or("?", |action| action.as_str());
-        let code = command.code.as_deref().map(|code| format!(" {code}")).unwrap_or_default();
-        let told = if command.told { "" } else { ", not told yet" };
+        let code = command
+            .code
+            .as_deref()
+            .map(|code| format!(" {}", out::printable(code)))
+            .unwrap_or_default();
+        let has_ended = state.is_some_and(State::is_terminal);
+        let told = if has_ended && !command.told { ", not told yet" } else { "" };
         anstream::println!(
             "  {style}{:<10}{style:#}{code} {BOLD}{action}{BOLD:#} {DIM}{}{told}{DIM:#}",
             command.state,

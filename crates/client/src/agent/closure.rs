@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bellwire_proto::limits::RESULT_BYTES_MAX;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, ErrorInfo, Json, Progress, ReportState};
+use bellwire_proto::{CommandId, Json, Progress, codes};
 use futures_core::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::run::{Ended, Job, Outcome, ProgressSender, Run, Stop, StopReceiver};
+use super::run::{End, Ended, Job, Outcome, ProgressSender, Run, Stop, StopReceiver, bad_result};
 
 /// How long a closure may go on after it was told to stop, before it is dropped.
 const STOP_AFTER: Duration = Duration::from_secs(5);
@@ -86,7 +85,7 @@ pub trait IntoOutcome {
 
 impl IntoOutcome for () {
     fn into_outcome(self) -> Outcome {
-        Outcome::of(ReportState::Succeeded)
+        Outcome::of(End::Succeeded)
     }
 }
 
@@ -113,22 +112,22 @@ impl<T: Serialize, E: std::fmt::Display> IntoOutcome for Result<T, E> {
         match self {
             Ok(value) => succeeded(&value),
             // In alternate form, errors with a chain of causes tell all of it.
-            Err(error) => Outcome::failed("internal", format!("{error:#}")),
+            Err(error) => Outcome::failed(codes::INTERNAL, format!("{error:#}")),
         }
     }
 }
 
 fn succeeded(value: &impl Serialize) -> Outcome {
-    let json = serde_json::to_string(value).ok().filter(|text| text.len() <= RESULT_BYTES_MAX);
-    let result = json.and_then(|text| Json::parse(&text).ok());
-    let error = result.is_none().then(|| ErrorInfo {
-        code: "bad_result".to_owned(),
-        message: Some("the result is no JSON of at most 64 KiB".to_owned()),
-    });
-    Outcome {
-        result: result.filter(|r| !r.is_null()),
-        error,
-        ..Outcome::of(ReportState::Succeeded)
+    let json = serde_json::to_string(value).map_err(|error| error.to_string());
+    match json.and_then(|text| Json::parse(&text).map_err(|error| error.to_string())) {
+        Ok(result) => Outcome {
+            result: Some(result).filter(|result| !result.is_null()),
+            ..Outcome::of(End::Succeeded)
+        },
+        Err(problem) => Outcome {
+            error: Some(bad_result(&format!("the result is no JSON: {problem}"), None)),
+            ..Outcome::of(End::Succeeded)
+        },
     }
 }
 
@@ -150,8 +149,12 @@ where
             let ended = run(closure, limit, stop).await;
             match ended {
                 Ended::Finished(outcome) if heeded.load(Ordering::Relaxed) => {
-                    let state = ReportState::Cancelled;
+                    let state = End::Cancelled;
                     Ended::Stopped(Outcome { state, error: None, ..outcome })
+                }
+                // No hub takes that word for what nobody had cancelled.
+                Ended::Finished(outcome) if outcome.state == End::Cancelled => {
+                    Ended::Finished(Outcome { state: End::Failed, ..outcome })
                 }
                 ended => ended,
             }
@@ -170,7 +173,7 @@ async fn run(
         given = &mut closure => return Ended::Finished(given.into_outcome()),
         () = tokio::time::sleep(limit) => {
             let message = format!("it did not end within {} s", limit.as_secs());
-            return Ended::Finished(Outcome::failed("timeout", message));
+            return Ended::Finished(Outcome::failed(codes::TIMEOUT, message));
         }
         _ = stop.wait_for(Stop::Cancel) => {}
     }
@@ -178,10 +181,10 @@ async fn run(
         biased;
         given = &mut closure => Ended::Finished(given.into_outcome()),
         _ = stop.wait_for(Stop::Kill) => {
-            Ended::Stopped(Outcome::failed("interrupted", "the agent ended"))
+            Ended::Stopped(Outcome::failed(codes::INTERRUPTED, "the agent ended"))
         }
         () = tokio::time::sleep(STOP_AFTER) => {
-            Ended::Stopped(Outcome::of(ReportState::Cancelled))
+            Ended::Stopped(Outcome::of(End::Cancelled))
         }
     }
 }
@@ -189,6 +192,7 @@ async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::handler::DataFolder;
     use crate::agent::run;
 
     fn job(data: &str, limit: Duration) -> (Job, run::StopSender, run::ProgressReceiver) {
@@ -202,7 +206,8 @@ mod tests {
         let (progress, told) = run::progress();
         let command = serde_json::from_str(&event.to_string()).unwrap();
         let device = "kiosk-7".parse().unwrap();
-        (Job { command, device, limit, progress, stop }, sender, told)
+        let data_folder = Arc::new(DataFolder::temporary().unwrap());
+        (Job { command, device, data_folder, limit, progress, stop }, sender, told)
     }
 
     const LONG: Duration = Duration::from_secs(300);
@@ -218,7 +223,7 @@ mod tests {
         let Ended::Finished(outcome) = double.start(work).await else {
             panic!("it ended by itself")
         };
-        assert_eq!(outcome.state, ReportState::Succeeded);
+        assert_eq!(outcome.state, End::Succeeded);
         assert_eq!(outcome.result.unwrap().as_str(), "40");
         assert_eq!(told.borrow().unwrap().get(), 50.0, "what is no percentage is not told");
 
@@ -227,16 +232,20 @@ mod tests {
         assert_eq!(outcome.error.unwrap().code, "internal");
     }
 
+    #[tokio::test]
+    async fn only_what_was_cancelled_ends_as_cancelled() {
+        let (work, _stop, _told) = job("null", LONG);
+        let ended = Closure(async |_: Command| Outcome::of(End::Cancelled)).start(work).await;
+        assert_eq!(ended, Ended::Finished(Outcome::of(End::Failed)), "the hub would refuse it");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_closure_past_its_limit_has_failed_with_timeout() {
         let (work, _stop, _told) = job("null", Duration::from_secs(3));
         let ended =
             Closure(async |_: Command| std::future::pending::<()>().await).start(work).await;
         let Ended::Finished(outcome) = ended else { panic!("the limit is an end by itself") };
-        assert_eq!(
-            (outcome.state, outcome.error.unwrap().code.as_str()),
-            (ReportState::Failed, "timeout")
-        );
+        assert_eq!((outcome.state, outcome.error.unwrap().code.as_str()), (End::Failed, "timeout"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -248,14 +257,14 @@ mod tests {
             "tidied up"
         });
         let Ended::Stopped(outcome) = heeds.start(work).await else { panic!("it was stopped") };
-        assert_eq!(outcome.state, ReportState::Cancelled);
+        assert_eq!(outcome.state, End::Cancelled);
         assert_eq!(outcome.result.unwrap().as_str(), "\"tidied up\"");
 
         let (work, stop, _told) = job("null", LONG);
         stop.tell(Stop::Cancel);
         let ended =
             Closure(async |_: Command| std::future::pending::<()>().await).start(work).await;
-        assert_eq!(ended, Ended::Stopped(Outcome::of(ReportState::Cancelled)));
+        assert_eq!(ended, Ended::Stopped(Outcome::of(End::Cancelled)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,9 +272,7 @@ mod tests {
         let (work, stop, _told) = job("null", LONG);
         stop.tell(Stop::Shutdown);
         let slow = Closure(async |_: Command| tokio::time::sleep(Duration::from_secs(20)).await);
-        assert!(
-            matches!(slow.start(work).await, Ended::Finished(o) if o.state == ReportState::Succeeded)
-        );
+        assert!(matches!(slow.start(work).await, Ended::Finished(o) if o.state == End::Succeeded));
         let (work, stop, _told) = job("null", LONG);
         stop.tell(Stop::Kill);
         let Ended::Stopped(outcome) = slow.start(work).await else { panic!("it was killed") };

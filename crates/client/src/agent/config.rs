@@ -43,20 +43,23 @@ mod warning;
 
 pub use fault::{ConfigFaults, Fault};
 use fault::{Section, boolean, text};
+pub use warning::changeable;
 
 /// Where the configuration stands unless told otherwise.
 pub const CONFIG_FILE: &str = "/etc/bellwire/agent.toml";
 /// Where root's agent keeps its journal unless told otherwise.
 const STATE_DIR_OF_ROOT: &str = "/var/lib/bellwire";
-/// Facts that the agent tells by itself, for which there must be room beside the configured ones.
+/// What the agent tells by itself, for which there must be room beside the configured facts: at most
+/// 32 addresses, and some names and times.
 const OWN_FACTS_MAX: usize = 20;
+const OWN_FACTS_BYTES_MAX: usize = 4096;
 
 /// What stands in `agent.toml`, checked.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AgentConfig {
     /// Where the hub is.
-    pub hub: String,
+    pub hub: Address,
     /// Who this is.
     pub device: DeviceId,
     /// The file with the token, read again at each connection. None: an open hub.
@@ -66,7 +69,7 @@ pub struct AgentConfig {
     /// A PEM file with authorities to trust beside the platform's.
     pub ca_file: Option<PathBuf>,
     /// The proxy to go through, whatever the environment says.
-    pub proxy: Option<String>,
+    pub proxy: Option<Address>,
     /// What is asked of the hub; its default otherwise.
     pub heartbeat: Option<Seconds>,
     /// What is told of this device beside what the agent knows by itself.
@@ -128,14 +131,8 @@ impl AgentConfig {
     }
 
     fn take(section: &mut Section<'_>) -> Option<Self> {
-        let hub = section.require(
-            "hub",
-            "an http or https URL, as in \"https://hub.example.com\"",
-            |v| {
-                let url = text(v)?;
-                Address::parse(&url).ok().map(|_| url)
-            },
-        );
+        let hub =
+            section.require_url("hub", "an http or https URL, as in \"https://hub.example.com\"");
         let device =
             section.require("device", "a device name: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -", |v| {
                 text(v)?.parse().ok()
@@ -143,11 +140,8 @@ impl AgentConfig {
         let credential_file = section.take("credential_file", ABSOLUTE, absolute);
         let state_dir = section.take("state_dir", ABSOLUTE, absolute);
         let ca_file = section.take("ca_file", ABSOLUTE, absolute);
-        let proxy = section.take("proxy", "a URL, as in \"http://proxy.example.com:3128\"", |v| {
-            let url = text(v)?;
-            Address::parse(&url).ok().map(|_| url)
-        });
-        let heartbeat = section.take("heartbeat", "from 5s to 10m", |v| {
+        let proxy = section.take_url("proxy", "a URL, as in \"http://proxy.example.com:3128\"");
+        let heartbeat = section.take("heartbeat", &format!("{DURATION}; from 5s to 10m"), |v| {
             seconds(v).filter(|s| HEARTBEAT_S.contains(s.get()))
         });
         let facts = section.take("facts", FACTS, facts).unwrap_or_default();
@@ -185,6 +179,11 @@ impl AgentConfig {
     /// What is legal and may still not be meant, or will not work as things stand on this machine.
     pub fn warnings(&self) -> Vec<Fault> {
         warning::of(self)
+    }
+
+    /// Those of them that are about one action.
+    pub fn warnings_of(&self, action: &Action) -> Vec<Fault> {
+        warning::of_action(self, action)
     }
 }
 
@@ -224,7 +223,7 @@ impl fmt::Display for ActionConfig {
                     .iter()
                     .map(|(name, param)| {
                         let optional = if param.optional { " (optional)" } else { "" };
-                        format!("{name}{optional}: {}", param.kind)
+                        format!("{name}{optional}: {param}")
                     })
                     .collect();
                 write!(f, "; data with {}", members.join(", "))?;
@@ -234,8 +233,9 @@ impl fmt::Display for ActionConfig {
     }
 }
 
+const DURATION: &str = "a duration: seconds, or as in \"90s\", \"15m\", \"24h\", \"7d\"";
 const ABSOLUTE: &str = "an absolute path";
-const FACTS: &str = "a table of at most 80 facts and 16 KiB as JSON";
+const FACTS: &str = "a table of at most 80 facts and 12 KiB as JSON";
 
 fn absolute(value: &toml::Value) -> Option<PathBuf> {
     text(value).map(PathBuf::from).filter(|path| path.is_absolute())
@@ -257,7 +257,8 @@ fn facts(value: &toml::Value) -> Option<BTreeMap<String, serde_json::Value>> {
         .map(|(name, value)| Some((name.clone(), json(value)?)))
         .collect::<Option<_>>()?;
     let bytes = serde_json::to_vec(&facts).ok()?.len();
-    let fits = facts.len() <= FACTS_KEYS_MAX - OWN_FACTS_MAX && bytes <= FACTS_BYTES_MAX;
+    let fits = facts.len() <= FACTS_KEYS_MAX - OWN_FACTS_MAX
+        && bytes <= FACTS_BYTES_MAX - OWN_FACTS_BYTES_MAX;
     fits.then_some(facts)
 }
 
@@ -277,8 +278,11 @@ fn json(value: &toml::Value) -> Option<serde_json::Value> {
     })
 }
 
-/// The XDG state folder, or root's.
+/// The one that systemd made for the service, root's, or the XDG state folder.
 fn default_state_dir() -> PathBuf {
+    if let Some(folder) = of_systemd("STATE_DIRECTORY") {
+        return folder;
+    }
     if rustix::process::geteuid().is_root() {
         return STATE_DIR_OF_ROOT.into();
     }
@@ -287,6 +291,13 @@ fn default_state_dir() -> PathBuf {
         .or_else(|| set("HOME").map(|home| home.join(".local/state")))
         .unwrap_or_else(std::env::temp_dir)
         .join("bellwire")
+}
+
+/// A folder that systemd has made for the service, as it tells it (systemd.exec(5)). Several are
+/// written with colons between them.
+pub(super) fn of_systemd(variable: &str) -> Option<PathBuf> {
+    let all = std::env::var_os(variable)?;
+    std::env::split_paths(&all).next().filter(|folder| folder.is_absolute())
 }
 
 /// Reads the token that stands in a file: one line, nothing else.

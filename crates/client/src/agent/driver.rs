@@ -10,7 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::{Action, CommandId, Json, Progress};
+use bellwire_proto::{Action, CommandId, Json, Progress, codes};
 use futures_util::FutureExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::credential::CredentialFile;
 use super::engine::{Engine, JOURNAL_BYTES_MAX, Output};
 use super::fault::{self, Point};
+use super::handler::DataFolder;
 use super::journal::{Journal, Record};
 use super::run::{self, Ended, Job, Outcome, ProgressReceiver, StopSender};
 use super::status::{self, Connection, JournalStatus, Status};
@@ -89,6 +90,7 @@ struct Driver {
     agent: Agent,
     engine: Engine,
     disk: Disk,
+    data_folder: Arc<DataFolder>,
     hub: Controller,
     credential: Option<Arc<CredentialFile>>,
     listener: Option<Listener>,
@@ -132,11 +134,13 @@ impl Driver {
         let journal =
             Journal::open(&agent.state_dir, &agent.device, |record| engine.restore(record))?;
         engine.begin(clock::boot_ms(), journal.bytes());
+        let data_folder = Arc::new(DataFolder::of_agent(&agent.state_dir, &agent.device));
         let readers = status::open(&agent.state_dir)
             .inspect_err(|error| tracing::warn!(%error, "there is no status socket"))
             .map(status::readers)
             .ok();
-        let mut builder = Controller::builder(&agent.hub).transport(agent.transport.clone());
+        let mut builder =
+            Controller::builder(agent.hub.with_credentials()).transport(agent.transport.clone());
         let mut credential = None;
         match &agent.credential {
             Credential::None => {}
@@ -162,6 +166,7 @@ impl Driver {
             agent,
             engine,
             disk: Disk::new(journal),
+            data_folder,
             hub,
             credential,
             relisten_at: None,
@@ -291,6 +296,7 @@ impl Driver {
         let job = Job {
             command: event,
             device: self.agent.device.clone(),
+            data_folder: Arc::clone(&self.data_folder),
             limit,
             progress,
             stop: stopped,
@@ -298,10 +304,12 @@ impl Driver {
         let progressed = Arc::clone(&self.progressed);
         self.jobs.spawn(async move {
             let Some(rules) = rules else {
-                let gone = Outcome::failed("internal", "the action is not on the list any more");
+                let gone =
+                    Outcome::failed(codes::INTERNAL, "the action is not on the list any more");
                 return (id, Ended::Finished(gone));
             };
-            let panicked = Ended::Finished(Outcome::failed("internal", "the handler panicked"));
+            let panicked =
+                Ended::Finished(Outcome::failed(codes::INTERNAL, "the handler panicked"));
             let handler = unless_it_panics(async { rules.run.start(job).await }, panicked);
             let mut handler = std::pin::pin!(handler);
             loop {

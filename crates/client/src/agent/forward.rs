@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use bellwire_proto::limits::RESULT_BYTES_MAX;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{ErrorInfo, Json, ReportState};
+use bellwire_proto::{Json, codes};
 use bytes::{Bytes, BytesMut};
 use futures_core::future::BoxFuture;
 use futures_util::StreamExt as _;
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, StatusCode};
 use reqwest::Url;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::handler::{input_of, until_stopped};
-use super::run::{Ended, Job, Outcome, Run, Stop};
+use super::run::{End, Ended, Job, Outcome, Run, Stop, error};
 use crate::address::Address;
 use crate::transport::{
     ByteStream, HttpTransport, InvalidSetting, Request, Stage, Transport as _, TransportError,
@@ -60,7 +60,7 @@ impl Forward {
     /// # Errors
     /// [`InvalidForward`] names what is wrong.
     pub fn new(url: &str, remote: bool) -> Result<Self, InvalidForward> {
-        let Address { url, authorization } = Address::parse(url)?;
+        let Address { url, authorization, .. } = Address::parse(url)?;
         let host = url.host_str().unwrap_or_default();
         if !remote && !is_loopback(host) {
             return Err(InvalidForward::Remote { host: host.to_owned() });
@@ -78,9 +78,9 @@ impl Forward {
         let Job { command, limit, mut stop, .. } = job;
         match until_stopped(&mut stop, self.exchange(&command, until, limit)).await {
             Ok(outcome) => Ended::Finished(outcome),
-            Err(Stop::Cancel) => Ended::Stopped(Outcome::of(ReportState::Cancelled)),
+            Err(Stop::Cancel) => Ended::Stopped(Outcome::of(End::Cancelled)),
             Err(Stop::Shutdown | Stop::Kill) => Ended::Stopped(Outcome::failed(
-                "interrupted",
+                codes::INTERRUPTED,
                 "the agent stopped before the service had answered",
             )),
         }
@@ -89,18 +89,19 @@ impl Forward {
     async fn exchange(&self, command: &CommandEvent, until: Instant, limit: Duration) -> Outcome {
         let transport = match transport() {
             Ok(transport) => transport,
-            Err(error) => return Outcome::failed("internal", error.to_string()),
+            Err(error) => return Outcome::failed(codes::INTERNAL, error.to_string()),
         };
         let (started, answer) = loop {
             let started = Instant::now();
-            let sent = timeout_at(until, transport.send(self.request(command))).await;
-            match sent {
+            match timeout_at(until, transport.send(self.request(command))).await {
                 Ok(Ok(answer)) => break (started, answer),
                 Ok(Err(error)) if is_refusal(&error) => {
-                    if Instant::now() + REFUSED_AGAIN_AFTER >= until {
-                        return forward_failed(&error);
+                    let again = started + REFUSED_AGAIN_AFTER;
+                    sleep_until(again.min(until)).await;
+                    if again >= until {
+                        let message = format!("it was tried for {limit:?}: {error}");
+                        return Outcome::failed(codes::FORWARD_FAILED, message);
                     }
-                    sleep(REFUSED_AGAIN_AFTER).await;
                 }
                 Ok(Err(error)) => return forward_failed(&error),
                 Err(_) => return timed_out(limit),
@@ -116,7 +117,9 @@ impl Forward {
     }
 
     fn request(&self, command: &CommandEvent) -> Request {
-        let mut request = Request::new(Bytes::from(input_of(&command.data)));
+        let body = input_of(&command.data);
+        let body_bytes = HeaderValue::from(body.len());
+        let mut request = Request::new(Bytes::from(body));
         *request.method_mut() = Method::POST;
         if let Ok(uri) = self.url.as_str().parse() {
             *request.uri_mut() = uri;
@@ -125,6 +128,8 @@ impl Forward {
         // A kept connection may be closed by the service just when the next command uses it, and
         // then nobody knows whether it was taken.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        // For an empty body too, which the library sends without (RFC 9110, section 8.6).
+        headers.insert(CONTENT_LENGTH, body_bytes);
         let content_type = match command.data.as_str() {
             "null" => None,
             text if text.starts_with('"') => Some("text/plain; charset=utf-8"),
@@ -200,11 +205,11 @@ fn forward_failed(error: &TransportError) -> Outcome {
         Stage::Connect => error.to_string(),
         _ => format!("{error}; whether the service acted on it is not known"),
     };
-    Outcome::failed("forward_failed", message)
+    Outcome::failed(codes::FORWARD_FAILED, message)
 }
 
 fn timed_out(limit: Duration) -> Outcome {
-    Outcome::failed("timeout", format!("the service took longer than {limit:?}"))
+    Outcome::failed(codes::TIMEOUT, format!("the service took longer than {limit:?}"))
 }
 
 /// The beginning of a body: enough to fill a result and to show that there was more.
@@ -229,15 +234,12 @@ fn outcome(status: StatusCode, body: &[u8], time: Duration) -> Outcome {
         time.as_millis()
     );
     let good = status.is_success();
-    let error = ErrorInfo {
-        code: "http_status".to_owned(),
-        message: Some(format!("the service answered {status}")),
-    };
+    let error = error(codes::HTTP_STATUS, format!("the service answered {status}"));
     Outcome {
         result: Json::from_checked(result).ok(),
         truncated,
         error: (!good).then_some(error),
-        ..Outcome::of(if good { ReportState::Succeeded } else { ReportState::Failed })
+        ..Outcome::of(if good { End::Succeeded } else { End::Failed })
     }
 }
 

@@ -6,6 +6,8 @@
 //! behind lives on. What an exit means is judged here, what follows from it is not.
 //!
 //! - `spawn.rs`: from a command to a process; the one place with unsafe code.
+//! - `data.rs`: the command's data, as it reads them.
+//! - `find.rs`: where a name without a slash is looked for.
 //! - `output.rs`: what it says: tails, result, progress.
 //! - [`leftover`]: what an agent that died left running.
 //! - [`account`]: who it runs as.
@@ -19,22 +21,26 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::{ErrorInfo, ReportState};
+use bellwire_proto::codes;
 use futures_core::future::BoxFuture;
 use rustix::process::{Pid, Signal};
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::run::{Ended, Job, Outcome, Run, Stop, StopReceiver};
+use super::run::{self, Ended, Job, Outcome, Run, Stop, StopReceiver};
 
 pub mod account;
+mod data;
+mod find;
 pub mod leftover;
 mod output;
 mod spawn;
 
 use account::Account;
-use output::{BadResult, Streams};
-pub use spawn::input_of;
+pub use data::{DataFolder, input_of};
+pub(super) use find::is_nameless_script;
+pub use find::{NoProgram, find};
+use output::Streams;
 
 /// How long a program that is told to stop may take before it is killed, unless told otherwise.
 pub const KILL_AFTER: Duration = Duration::from_secs(5);
@@ -132,6 +138,12 @@ impl Program {
         self.cwd.as_deref()
     }
 
+    /// A variable that it gets beside `PATH`, `HOME` and the agent's own, or in their place.
+    pub fn variable(&self, name: &OsStr) -> Option<&OsStr> {
+        let Environment::Cleared(more) = &self.environment else { return None };
+        more.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
+    }
+
     /// Who it runs as, unless that is who this process runs as.
     pub fn account(&self) -> Option<&Account> {
         self.user.as_ref()
@@ -139,15 +151,17 @@ impl Program {
 
     async fn run(self, job: Job) -> Ended {
         let until = job.until();
-        let Job { command, device, limit, progress, mut stop } = job;
-        let spawned = match self.spawn(&command, &device) {
+        let Job { command, device, data_folder, limit, progress, mut stop } = job;
+        let spawned = match self.spawn(&command, &device, &data_folder) {
             Ok(spawned) => spawned,
-            Err(message) => return Ended::Finished(Outcome::failed("spawn_failed", message)),
+            Err(message) => return Ended::Finished(Outcome::failed(codes::SPAWN_FAILED, message)),
         };
         let spawn::Spawned { mut child, streams, data_file } = spawned;
         let mut group = Group::of(&child);
         let mut streams = Streams::new(streams, progress);
         let end = streams.beside(end_of(&mut child, until, &mut stop)).await;
+        // Before its output is read to the end: what is told meanwhile has not ended it.
+        let stopping = stop.told() == Some(Stop::Shutdown);
         let status = match &end {
             End::Itself(status) => status.as_ref().ok().copied(),
             End::Limit | End::Told(_) => {
@@ -158,7 +172,7 @@ impl Program {
         // What its children still say in that time is part of it; they themselves may live on.
         timeout(DRAIN, streams.drain()).await.ok();
         drop(data_file);
-        ended(end, status, limit, stop.told(), streams)
+        ended(end, status, limit, stopping, streams)
     }
 }
 
@@ -174,7 +188,8 @@ impl Run for Arc<Program> {
     }
 }
 
-/// As a person would read it: arguments with spaces in quotes, then what differs.
+/// As a person would read it: arguments with spaces in quotes, who and where, and the names of the
+/// variables that it is given.
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, arg) in self.argv().map(OsStr::to_string_lossy).enumerate() {
@@ -185,10 +200,16 @@ impl fmt::Display for Program {
         if let Some(account) = &self.user {
             write!(f, " as {}", account.name)?;
         }
-        match &self.cwd {
-            Some(folder) => write!(f, " in {}", folder.display()),
-            None => Ok(()),
+        if let Some(folder) = &self.cwd {
+            write!(f, " in {}", folder.display())?;
         }
+        if let Environment::Cleared(more) = &self.environment {
+            // Values may be secret.
+            for (n, (name, _)) in more.iter().enumerate() {
+                write!(f, "{}{}", if n > 0 { ", " } else { " with " }, name.display())?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -214,7 +235,7 @@ fn ended(
     end: End,
     status: Option<ExitStatus>,
     limit: Duration,
-    told: Option<Stop>,
+    stopping: bool,
     streams: Streams,
 ) -> Ended {
     let signal = status.and_then(|status| status.signal());
@@ -224,28 +245,29 @@ fn ended(
         stdout: Some(said.stdout),
         stderr: Some(said.stderr),
         truncated: said.truncated,
-        ..Outcome::of(ReportState::Failed)
+        ..Outcome::of(run::End::Failed)
     };
-    let by_shutdown = signal.is_some() && told == Some(Stop::Shutdown);
+    let by_shutdown = signal.is_some() && stopping;
     let (broken_off, error) = match &end {
-        End::Limit => (true, Some(("timeout", format!("it ran longer than {limit:?}")))),
+        End::Limit => (true, Some((codes::TIMEOUT, format!("it ran longer than {limit:?}")))),
         End::Told(Stop::Cancel) => {
-            outcome.state = ReportState::Cancelled;
+            outcome.state = run::End::Cancelled;
             (true, None)
         }
-        End::Told(_) => (true, Some(("interrupted", "the agent stopped and ended it".to_owned()))),
+        End::Told(_) => {
+            (true, Some((codes::INTERRUPTED, "the agent stopped and ended it".to_owned())))
+        }
         End::Itself(status) => (by_shutdown, error_of(status, by_shutdown)),
     };
     if error.is_none() && !broken_off {
-        outcome.state = ReportState::Succeeded;
+        outcome.state = run::End::Succeeded;
     }
-    outcome.error =
-        error.map(|(code, message)| ErrorInfo { code: code.to_owned(), message: Some(message) });
+    outcome.error = error.map(|(code, message)| run::error(code, message));
     match said.result {
         Ok(result) => outcome.result = result,
         // What was broken off may have been about to write the rest of it.
         Err(_) if broken_off => {}
-        Err(bad) => outcome.error = Some(bad_result(&bad, outcome.error)),
+        Err(bad) => outcome.error = Some(run::bad_result(&bad.to_string(), outcome.error)),
     }
     match end {
         End::Told(_) => Ended::Stopped(outcome),
@@ -261,22 +283,16 @@ fn error_of(
 ) -> Option<(&'static str, String)> {
     let status = match status {
         Ok(status) => status,
-        Err(e) => return Some(("internal", format!("its end could not be learnt: {e}"))),
+        Err(e) => return Some((codes::INTERNAL, format!("its end could not be learnt: {e}"))),
     };
     match (status.code(), status.signal()) {
         (Some(0), _) => None,
         (_, Some(n)) if by_shutdown => {
-            Some(("interrupted", format!("signal {n} ended it while the agent stopped")))
+            Some((codes::INTERRUPTED, format!("signal {n} ended it while the agent stopped")))
         }
-        (_, Some(n)) => Some(("signal", format!("signal {n} ended it"))),
-        (code, None) => Some(("exit_status", format!("exit status {}", code.unwrap_or(-1)))),
+        (_, Some(n)) => Some((codes::SIGNAL, format!("signal {n} ended it"))),
+        (code, None) => Some((codes::EXIT_STATUS, format!("exit status {}", code.unwrap_or(-1)))),
     }
-}
-
-/// `bad_result`, with what else went wrong in its message.
-fn bad_result(bad: &BadResult, beside: Option<ErrorInfo>) -> ErrorInfo {
-    let beside = beside.and_then(|e| e.message).map(|m| format!("; {m}")).unwrap_or_default();
-    ErrorInfo { code: "bad_result".to_owned(), message: Some(format!("{bad}{beside}")) }
 }
 
 /// The process group of a program. Killed when dropped, unless disarmed.

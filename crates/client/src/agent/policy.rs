@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use bellwire_proto::json::Members;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{Action, ErrorInfo, Json};
+use bellwire_proto::{Action, ErrorInfo, Json, codes};
 use regex::Regex;
 use serde_json::Value;
 
-use super::run::Run;
+use super::run::{Run, error};
 
 /// What becomes of a command whose run was cut off by the end of the agent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -98,10 +98,13 @@ impl Policy {
         self.0.insert(action, Arc::new(rules));
     }
 
-    /// The rules of an action that is on the list. For what is already accepted: whoever judges a
-    /// new command asks [`Policy::judge`].
+    /// The rules of an action that is on the list, whatever its data.
     pub fn rules(&self, action: &Action) -> Option<&Arc<Rules>> {
         self.0.get(action)
+    }
+
+    pub(super) fn rules_mut(&mut self, action: &Action) -> Option<&mut Rules> {
+        self.0.get_mut(action).map(Arc::make_mut)
     }
 
     /// The actions on the list, by name.
@@ -114,17 +117,13 @@ impl Policy {
     /// # Errors
     /// What to reject it with: `unknown_action`, or `invalid_params` with the member's name.
     pub fn judge(&self, action: &Action, data: &Json) -> Result<&Arc<Rules>, ErrorInfo> {
-        let refuse = |code: &str, message: String| ErrorInfo {
-            code: code.to_owned(),
-            message: Some(message),
-        };
         let rules = self.rules(action).ok_or_else(|| {
-            refuse("unknown_action", format!("{action} is not on this appliance's list"))
+            error(codes::UNKNOWN_ACTION, format!("{action} is not on this appliance's list"))
         })?;
         if let Some(params) = &rules.params {
             params
                 .check(data.as_str())
-                .map_err(|violation| refuse("invalid_params", violation.to_string()))?;
+                .map_err(|violation| error(codes::INVALID_PARAMS, violation.to_string()))?;
         }
         Ok(rules)
     }
@@ -201,9 +200,17 @@ impl Pattern {
 /// What is wrong with data. The text names the member.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// The data is no object, or names a member twice.
-    #[error("the data must be a JSON object that names each member once")]
+    /// The data is no object.
+    #[error("the data must be a JSON object")]
     NoObject,
+    /// The data is a text, as what is not sent as JSON becomes.
+    #[error(
+        "the data must be a JSON object, and came as a text: send it with Content-Type: application/json"
+    )]
+    Text,
+    /// A member that stands there twice.
+    #[error("{0}")]
+    Twice(String),
     /// A member that must be there is not.
     #[error("member {0:?} is missing")]
     Missing(String),
@@ -226,14 +233,21 @@ impl Params {
     /// # Errors
     /// The first violation.
     pub fn check(&self, data: &str) -> Result<(), Violation> {
-        let mut members = Members::parse(data.as_bytes()).map_err(|_| Violation::NoObject)?;
+        let mut members = match (Members::parse(data.as_bytes()), data.as_bytes().first()) {
+            (Ok(members), _) => members,
+            (Err(problem), Some(b'{')) => return Err(Violation::Twice(problem.detail)),
+            (Err(_), Some(b'"')) => return Err(Violation::Text),
+            (Err(_), _) => return Err(Violation::NoObject),
+        };
         for (name, param) in &self.0 {
             match members.take_raw(name) {
                 None if param.optional => {}
                 None => return Err(Violation::Missing(name.clone())),
-                Some(text) => param
-                    .check(text)
-                    .map_err(|expected| Violation::Value { member: name.clone(), expected })?,
+                Some(text) if param.admits(text) => {}
+                Some(_) => {
+                    let (member, expected) = (name.clone(), param.to_string());
+                    return Err(Violation::Value { member, expected });
+                }
             }
         }
         match members.first_left() {
@@ -249,14 +263,20 @@ impl Param {
         Self { kind, one_of: Vec::new(), optional: false }
     }
 
-    /// The error is what it must be.
-    fn check(&self, text: &str) -> Result<(), String> {
-        let value: Value = serde_json::from_str(text).map_err(|_| self.kind.to_string())?;
-        if !self.kind.admits(&value) {
-            return Err(self.kind.to_string());
-        }
+    fn admits(&self, text: &str) -> bool {
+        let Ok(value) = serde_json::from_str(text) else { return false };
         let listed = self.one_of.is_empty() || self.one_of.iter().any(|one| same(one, &value));
-        if listed { Ok(()) } else { Err(format!("one of {}", Value::from(self.one_of.clone()))) }
+        listed && self.kind.admits(&value)
+    }
+}
+
+/// What it must be. Values that are listed say more than the type that they have.
+impl fmt::Display for Param {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.one_of.is_empty() {
+            return self.kind.fmt(f);
+        }
+        write!(f, "one of {}", Value::from(self.one_of.clone()))
     }
 }
 
@@ -368,9 +388,15 @@ mod tests {
             let told = params.check(data).map_or_else(|v| v.to_string(), |()| String::new());
             assert_eq!(told, wrong, "{data}");
         }
-        for data in ["null", "[]", "\"version\"", r#"{"version":"1","version":"2"}"#] {
-            assert_eq!(params.check(data), Err(Violation::NoObject), "{data}");
+        for (data, wrong) in [
+            ("null", "the data must be a JSON object"),
+            ("[]", "the data must be a JSON object"),
+            (r#"{"version":"1","version":"2"}"#, "member \"version\" is given twice"),
+        ] {
+            assert_eq!(params.check(data).unwrap_err().to_string(), wrong, "{data}");
         }
+        let text = r#""{\"version\":\"1\"}""#;
+        assert_eq!(params.check(text), Err(Violation::Text), "curl -d without a media type");
     }
 
     #[test]
@@ -391,12 +417,12 @@ mod tests {
             (&listed, vec!["\"low\""], vec!["\"Low\"", "1"]),
         ] {
             for text in good {
-                assert_eq!(param.check(text), Ok(()), "{text} for {param:?}");
+                assert!(param.admits(text), "{text} for {param:?}");
             }
             for text in bad {
-                assert!(param.check(text).is_err(), "{text} for {param:?}");
+                assert!(!param.admits(text), "{text} for {param:?}");
             }
         }
-        assert_eq!(listed.check("\"mid\""), Err(r#"one of ["low","high"]"#.to_owned()));
+        assert_eq!(listed.to_string(), r#"one of ["low","high"]"#);
     }
 }

@@ -4,13 +4,24 @@
 //! ([`forward`](super::forward)) and a Rust closure. Whether a command may run, when, and what is
 //! told to the hub is decided elsewhere; nothing here knows of the journal or the network.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bellwire_proto::limits::{OUTPUT_BYTES_MAX, RESULT_BYTES_MAX};
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{DeviceId, ErrorInfo, Json, Progress, Report, ReportState};
+use bellwire_proto::{DeviceId, ErrorInfo, Json, Progress, Report, ReportState, codes};
 use futures_core::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use super::handler::DataFolder;
+
+/// The longest error code that is told.
+const CODE_BYTES_MAX: usize = 64;
+/// The longest message of an error that is told.
+const MESSAGE_BYTES_MAX: usize = 4096;
+/// The longest message towards a hub, or a box before it, that found the report too large.
+const THIN_MESSAGE_BYTES_MAX: usize = 1024;
 
 /// What runs the commands of one action.
 pub trait Run: Send + Sync {
@@ -28,6 +39,8 @@ pub struct Job {
     pub command: CommandEvent,
     /// Whose command it is.
     pub device: DeviceId,
+    /// Where its data lie while it runs.
+    pub data_folder: Arc<DataFolder>,
     /// How long it may run. Past it, it is ended and has failed with code `timeout`.
     pub limit: Duration,
     /// Where progress is told.
@@ -64,11 +77,33 @@ impl Ended {
     }
 }
 
-/// What is to be told of a run. Within the limits of the contract, section 2, as it stands.
+/// How what has run can have ended. A run that was begun is never `rejected`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Well.
+    Succeeded,
+    /// Badly.
+    Failed,
+    /// Stopped, since nobody wanted it any more.
+    Cancelled,
+}
+
+impl From<End> for ReportState {
+    fn from(end: End) -> Self {
+        match end {
+            End::Succeeded => Self::Succeeded,
+            End::Failed => Self::Failed,
+            End::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// What is to be told of a run. What is past a limit of the contract, section 2, is cut when it
+/// becomes a report: [`Outcome::into_report`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// `succeeded`, `failed` or `cancelled`; `rejected` for a closure whose parameters did not fit.
-    pub state: ReportState,
+    /// How it ended.
+    pub state: End,
     /// The exit code; 128+n when signal n ended it. `None` for what is no program.
     pub exit_code: Option<i64>,
     /// What it gave back.
@@ -84,8 +119,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// An outcome of which nothing but the state is known.
-    pub const fn of(state: ReportState) -> Self {
+    /// An outcome of which nothing but the end is known.
+    pub const fn of(state: End) -> Self {
         Self {
             state,
             exit_code: None,
@@ -99,12 +134,24 @@ impl Outcome {
 
     /// `failed`, and why.
     pub fn failed(code: &str, message: impl Into<String>) -> Self {
-        let error = ErrorInfo { code: code.to_owned(), message: Some(message.into()) };
-        Self { error: Some(error), ..Self::of(ReportState::Failed) }
+        Self { error: Some(error(code, message)), ..Self::of(End::Failed) }
     }
 
-    /// As a report, without `rev` and `attempt`.
-    pub fn into_report(self) -> Report {
+    /// As a report, without `rev` and `attempt`, that every hub takes and every journal reads again:
+    /// of output the last 64 KiB, of a message the first 4; a result past 64 KiB is `bad_result`.
+    pub fn into_report(mut self) -> Report {
+        for output in [&mut self.stdout, &mut self.stderr] {
+            self.truncated |= output.as_mut().is_some_and(keep_tail);
+        }
+        if self.result.as_ref().is_some_and(|result| result.as_str().len() > RESULT_BYTES_MAX) {
+            self.result = None;
+            let problem = format!("the result is longer than {RESULT_BYTES_MAX} bytes");
+            self.error = Some(bad_result(&problem, self.error));
+        }
+        if let Some(error) = &mut self.error {
+            error.code.truncate(error.code.floor_char_boundary(CODE_BYTES_MAX));
+            shorten(error, MESSAGE_BYTES_MAX);
+        }
         Report {
             result: self.result,
             exit_code: self.exit_code,
@@ -112,8 +159,41 @@ impl Outcome {
             stderr: self.stderr,
             truncated: Some(self.truncated),
             error: self.error,
-            ..Report::of(self.state)
+            ..Report::of(self.state.into())
         }
+    }
+}
+
+/// Leaves out of a report what can be done without: output, and most of a long message.
+pub(super) fn thin(report: &mut Report) {
+    if report.stdout.take().is_some() | report.stderr.take().is_some() {
+        report.truncated = Some(true);
+    }
+    if let Some(error) = &mut report.error {
+        shorten(error, THIN_MESSAGE_BYTES_MAX);
+    }
+}
+
+pub(super) fn error(code: &str, message: impl Into<String>) -> ErrorInfo {
+    ErrorInfo { code: code.to_owned(), message: Some(message.into()) }
+}
+
+/// `bad_result`, with what else went wrong in its message.
+pub(super) fn bad_result(problem: &str, beside: Option<ErrorInfo>) -> ErrorInfo {
+    let beside = beside.and_then(|e| e.message).map(|m| format!("; {m}")).unwrap_or_default();
+    error(codes::BAD_RESULT, format!("{problem}{beside}"))
+}
+
+/// Keeps the last [`OUTPUT_BYTES_MAX`] of a text, cut between characters; says whether it was longer.
+pub(super) fn keep_tail(text: &mut String) -> bool {
+    let from = text.ceil_char_boundary(text.len().saturating_sub(OUTPUT_BYTES_MAX));
+    text.drain(..from);
+    from > 0
+}
+
+fn shorten(error: &mut ErrorInfo, bytes_max: usize) {
+    if let Some(message) = &mut error.message {
+        message.truncate(message.floor_char_boundary(bytes_max));
     }
 }
 
@@ -190,5 +270,45 @@ impl ProgressSender {
     /// Tells it.
     pub fn tell(&self, progress: Progress) {
         self.0.send_replace(Some(progress));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_handler_gives_back_is_a_report_that_can_be_read_again() {
+        // The outcome of a closure with 64 KiB and a byte of output was journaled and told, refused
+        // by the hub, and at the next start taken for a torn line: the result was gone.
+        let outcome = Outcome {
+            result: Json::parse(&format!("\"{}\"", "x".repeat(RESULT_BYTES_MAX))).ok(),
+            stdout: Some(format!("é{}", "x".repeat(OUTPUT_BYTES_MAX - 1))),
+            stderr: Some("x".repeat(OUTPUT_BYTES_MAX)),
+            error: Some(error(&"c".repeat(1000), "é".repeat(1 << 20))),
+            ..Outcome::of(End::Failed)
+        };
+        let report = outcome.into_report();
+        let text = serde_json::to_vec(&report).unwrap();
+        assert_eq!(Report::parse(&text).unwrap(), report);
+        assert_eq!((report.result, report.truncated), (None, Some(true)));
+        assert_eq!(report.stdout.unwrap(), "x".repeat(OUTPUT_BYTES_MAX - 1), "on a character");
+        assert_eq!(report.stderr.unwrap().len(), OUTPUT_BYTES_MAX);
+        let error = report.error.unwrap();
+        let message_bytes = error.message.unwrap().len();
+        assert_eq!((error.code.as_str(), message_bytes.div_ceil(2)), ("bad_result", 2048));
+    }
+
+    #[test]
+    fn a_thin_report_has_no_output_and_a_short_message() {
+        let long = Outcome {
+            stderr: Some(String::new()),
+            ..Outcome::failed(codes::INTERNAL, "€".repeat(4096))
+        };
+        let mut report = long.into_report();
+        thin(&mut report);
+        assert_eq!((report.stdout, report.stderr, report.truncated), (None, None, Some(true)));
+        let message = report.error.unwrap().message.unwrap();
+        assert_eq!(message, "€".repeat(341), "1 KiB, on a character");
     }
 }

@@ -8,7 +8,10 @@ use super::super::forward::{Forward, InvalidForward};
 use super::super::handler::account::Account;
 use super::super::handler::{Environment, KILL_AFTER, Program};
 use super::super::policy::OnRestart;
-use super::{ABSOLUTE, ActionConfig, Handler, Section, absolute, boolean, params, seconds, text};
+use super::fault::written;
+use super::{
+    ABSOLUTE, ActionConfig, DURATION, Handler, Section, absolute, boolean, params, seconds, text,
+};
 
 /// The longest run that can be asked for: the longest time to live of a command.
 const TIMEOUT_S_MAX: u64 = 7 * 86_400;
@@ -29,17 +32,17 @@ impl ActionConfig {
         let handler = match (section.has("run"), section.has("forward")) {
             (true, false) => program(section).map(|p| Handler::Program(Arc::new(p))),
             (false, true) => forward(section).map(Handler::Forward),
-            (true, true) => {
-                section.fault("has both run and forward; it must have one of them");
-                section.drain();
-                return None;
-            }
-            (false, false) => {
-                section.fault("has neither run nor forward; it must have one of them");
+            (run, _) => {
+                let both = if run { "both run and" } else { "neither run nor" };
+                section.fault(&format!("has {both} forward; it must have one of them"));
+                // What only one of them has cannot be judged.
+                for key in OF_PROGRAMS.into_iter().chain(["run", "forward", "remote"]) {
+                    section.pass(key);
+                }
                 None
             }
         };
-        let timeout = section.take("timeout", "from 1s to 7d", |v| {
+        let timeout = section.take("timeout", &format!("{DURATION}; from 1s to 7d"), |v| {
             seconds(v).filter(|s| (1..=TIMEOUT_S_MAX).contains(&s.get())).map(|s| s.duration())
         });
         let on_restart = section.take("on_restart", "fail, rerun or succeed", |v| {
@@ -67,8 +70,11 @@ fn program(section: &mut Section<'_>) -> Option<Program> {
         let found = program.starts_with('/') || (!program.is_empty() && !program.contains('/'));
         (found && !argv.iter().any(|arg| arg.contains('\0'))).then_some(argv)
     });
-    let mut environment = pass_env(section);
-    environment.extend(env(section));
+    let mut environment = env(section);
+    let passed = pass_env(section).into_iter();
+    let passed: Vec<_> =
+        passed.filter(|(name, _)| environment.iter().all(|(given, _)| given != name)).collect();
+    environment.extend(passed);
     let user =
         section.take("user", "the name or number of an account in /etc/passwd", |v| match v {
             toml::Value::Integer(uid) => Account::find(&uid.to_string()),
@@ -76,7 +82,7 @@ fn program(section: &mut Section<'_>) -> Option<Program> {
         });
     let cwd = section.take("cwd", ABSOLUTE, absolute);
     let umask = section.take("umask", "octal, as in \"027\"", umask);
-    let kill_after = section.take("kill_after", "from 1s to 10m", |v| {
+    let kill_after = section.take("kill_after", &format!("{DURATION}; from 1s to 10m"), |v| {
         seconds(v).filter(|s| (1..=KILL_AFTER_S_MAX).contains(&s.get())).map(|s| s.duration())
     });
     if section.has("remote") {
@@ -98,30 +104,39 @@ fn program(section: &mut Section<'_>) -> Option<Program> {
 /// What it gets of the agent's own environment, as it is when the file is read.
 fn pass_env(section: &mut Section<'_>) -> Vec<(OsString, OsString)> {
     let names = section.take("pass_env", "a list of names of variables", |v| {
-        let names: Vec<String> = v.as_array()?.iter().map(text).collect::<Option<_>>()?;
-        names.iter().all(|name| is_variable(name)).then_some(names)
+        v.as_array()?.iter().map(text).collect::<Option<Vec<_>>>()
     });
-    let passed = names.unwrap_or_default();
-    passed
-        .into_iter()
-        .filter_map(|name| Some((OsString::from(&name), std::env::var_os(&name)?)))
-        .collect()
+    let names = names.unwrap_or_default();
+    if let Some(problem) = names.iter().find_map(|name| no_variable(name)) {
+        section.fault_of("pass_env", problem);
+    }
+    let passed = names.into_iter();
+    passed.filter_map(|n| Some((OsString::from(&n), std::env::var_os(&n)?))).collect()
 }
 
 fn env(section: &mut Section<'_>) -> Vec<(OsString, OsString)> {
-    let allowed = "a table of texts; BELLWIRE_ is the agent's own prefix";
-    let table = section.take("env", allowed, |v| {
-        let pairs = v.as_table()?.iter().map(|(name, value)| {
-            let value = text(value).filter(|value| is_variable(name) && !value.contains('\0'))?;
-            Some((OsString::from(name), OsString::from(value)))
-        });
-        pairs.collect::<Option<Vec<_>>>()
-    });
-    table.unwrap_or_default()
+    let table = section.take("env", "a table of texts", |v| v.as_table().cloned());
+    let mut variables = Vec::new();
+    for (name, value) in table.unwrap_or_default() {
+        let key = format!("env.{}", written(&name));
+        match value.as_str().filter(|value| !value.contains('\0')) {
+            Some(value) => match no_variable(&name) {
+                Some(problem) => section.fault_at(&key, problem),
+                None => variables.push((OsString::from(name), OsString::from(value))),
+            },
+            None => section.fault_at(&key, "is not a text".to_owned()),
+        }
+    }
+    variables
 }
 
-fn is_variable(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['=', '\0']) && !name.starts_with("BELLWIRE_")
+/// Why a program cannot be given a variable of this name.
+fn no_variable(name: &str) -> Option<String> {
+    if name.starts_with("BELLWIRE_") {
+        return Some(format!("names {name}, but BELLWIRE_ is the agent's own prefix"));
+    }
+    let named = !name.is_empty() && !name.contains(['=', '\0']);
+    (!named).then(|| format!("names {name:?}, which no variable can be called"))
 }
 
 /// Octal either way: as text, or as a number of TOML (`0o027`).

@@ -4,6 +4,8 @@ use std::fmt;
 
 use toml::{Table, Value};
 
+use crate::address::Address;
+
 /// Every fault of a file, in the order in which the keys are read. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFaults(Vec<Fault>);
@@ -84,6 +86,16 @@ impl<'a> Section<'a> {
         self.faults.push(Fault { key, problem: problem.into() });
     }
 
+    /// A fault of a key in a table of this one, as it would stand in the file.
+    pub(super) fn fault_at(&mut self, key: &str, problem: String) {
+        self.faults.push(Fault { key: format!("{}{key}", self.path), problem });
+    }
+
+    /// Passes over a key that cannot be judged.
+    pub(super) fn pass(&mut self, key: &str) {
+        self.table.remove(key);
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
@@ -115,6 +127,26 @@ impl<'a> Section<'a> {
             self.fault_of(key, format!("is missing: {allowed}"));
         }
         self.take(key, allowed, read)
+    }
+
+    /// As [`Section::take`], for a URL. What may be a password in it is not told.
+    pub(super) fn take_url(&mut self, key: &str, allowed: &str) -> Option<Address> {
+        let text = self.take(key, allowed, text)?;
+        match text.parse::<Address>() {
+            Ok(address) => Some(address),
+            Err(invalid) => {
+                self.fault_of(key, format!("is {:?}, but it is {allowed}", invalid.shown()));
+                None
+            }
+        }
+    }
+
+    /// As [`Section::take_url`]; to be absent is a fault.
+    pub(super) fn require_url(&mut self, key: &str, allowed: &str) -> Option<Address> {
+        if !self.has(key) {
+            self.fault_of(key, format!("is missing: {allowed}"));
+        }
+        self.take_url(key, allowed)
     }
 
     /// The tables in a table, each read by its name.
@@ -156,9 +188,15 @@ impl<'a> Section<'a> {
 
     /// What nobody took is unknown.
     pub(super) fn finish(self) {
-        for (key, _) in self.table {
+        for (key, value) in self.table {
+            // `[actions.a.b]` is a table in one for the action `a`.
+            let hint = if value.is_table() && self.path.starts_with("actions.") {
+                "; a name with a point in it stands in quotes, as in [actions.\"a.b\"]"
+            } else {
+                ""
+            };
             let key = format!("{}{}", self.path, written(&key));
-            self.faults.push(Fault { key, problem: "is not a setting".to_owned() });
+            self.faults.push(Fault { key, problem: format!("is not a setting{hint}") });
         }
     }
 }

@@ -27,7 +27,7 @@ user = "root"
 cwd = "/srv"
 umask = "027"
 env = { LANG = "C" }
-pass_env = ["TZ"]
+pass_env = ["NOT_SET_ANYWHERE"]
 kill_after = 10
 concurrency = 2
 "#;
@@ -53,7 +53,7 @@ fn the_file_of_the_manual_is_read() {
              cut off by a restart: fail",
             "reboot runs /sbin/reboot in /; at most the command's run_timeout_s; one at a time; any data; \
              cut off by a restart: succeed",
-            "unpack.v2 runs tar x as root in /srv; at most the command's run_timeout_s; 2 at a time; \
+            "unpack.v2 runs tar x as root in /srv with LANG; at most the command's run_timeout_s; 2 at a time; \
              any data; cut off by a restart: fail",
         ]
     );
@@ -77,7 +77,7 @@ timeout = 0
 on_restart = "maybe"
 concurrency = 0
 umask = "999"
-env = { BELLWIRE_COMMAND = "x" }
+env = { BELLWIRE_COMMAND = "x", LANG = 5 }
 pass_env = "HOME"
 kill_after = "1h"
 user = "no such account"
@@ -89,6 +89,11 @@ timeout = 5
 [actions.both]
 run = ["x"]
 forward = "http://localhost"
+timeout = "x"
+cwd = "/"
+[actions.pass]
+run = ["x"]
+pass_env = ["BELLWIRE_X"]
 [actions.far]
 forward = "http://10.1.2.3/"
 user = "root"
@@ -112,15 +117,16 @@ flat = 1
         "hub is \"hub.example.com\", but",
         "device is missing: ",
         "credential_file is \"credential\", but it is an absolute path",
-        "heartbeat is \"1s\", but it is from 5s to 10m",
+        "heartbeat is \"1s\", but it is a duration: ",
         "colour is not a setting",
         "actions.shell.run is \"echo pong\", but it is a list",
         "actions.relative.run is [\"./x\"], but",
-        "actions.relative.timeout is 0, but it is from 1s to 7d",
+        "actions.relative.timeout is 0, but it is a duration: seconds, or as in \"90s\"",
         "actions.relative.on_restart is \"maybe\", but it is fail, rerun or succeed",
         "actions.relative.concurrency is 0, but",
         "actions.relative.umask is \"999\", but it is octal",
-        "actions.relative.env is ",
+        "actions.relative.env.BELLWIRE_COMMAND names BELLWIRE_COMMAND, but BELLWIRE_ is",
+        "actions.relative.env.LANG is not a text",
         "actions.relative.pass_env is ",
         "actions.relative.kill_after is ",
         "actions.relative.user is \"no such account\", but",
@@ -129,6 +135,8 @@ flat = 1
         "actions.relative.colour is not a setting",
         "actions.neither has neither run nor forward",
         "actions.both has both run and forward",
+        "actions.both.timeout is \"x\"",
+        "actions.pass.pass_env names BELLWIRE_X, but BELLWIRE_ is the agent's own prefix",
         "actions.far.forward leads to 10.1.2.3",
         "actions.far.user is \"root\", but it is only for run",
         "actions.\"a b\" is not an action name",
@@ -145,7 +153,67 @@ flat = 1
         let times = found.iter().filter(|fault| fault.starts_with(expected)).count();
         assert_eq!(times, 1, "{expected}\nin {found:#?}");
     }
-    assert_eq!(found.len(), 32, "{found:#?}");
+    assert_eq!(found.len(), 35, "{found:#?}");
+}
+
+#[test]
+fn no_password_of_a_url_is_told() {
+    // It stood in the first line of the log, in `agent check` and in the fault of a typo.
+    let text = "device = 'd'\nproxy = 'http://u:s3cret@proxy.example.com:3128'\n\
+        hub = 'http://kiosk:s3cret@hub.example.com'\n\
+        [actions.a]\nforward = 'http://u:s3cret@127.0.0.1:9/x'\n";
+    let config = AgentConfig::read(text).unwrap();
+    let policy = config.policy();
+    let said = format!("{config:?} {} {:?} {policy:?}", config.hub, config.warnings());
+    assert!(said.contains("hub.example.com") && !said.contains("s3cret"), "{said}");
+    assert!(config.hub.with_credentials().contains("s3cret"), "the hub must still hear it");
+    for (from, to) in [("http:", "htps:"), ("http://", "://"), ("example.com", "exa mple.com")] {
+        let found = faults(&text.replace(from, to)).join("\n");
+        assert!(found.contains("hub is ") && !found.contains("s3cret"), "{found}");
+    }
+}
+
+#[test]
+fn facts_leave_room_for_those_that_the_agent_adds() {
+    let text =
+        |bytes| format!("hub = 'http://h'\ndevice = 'd'\nfacts.x = '{}'\n", "x".repeat(bytes));
+    assert!(AgentConfig::read(&text(12 * 1024 - 8)).is_ok());
+    let found = faults(&text(12 * 1024 - 7));
+    assert!(found[0].ends_with("12 KiB as JSON"), "{found:?}");
+}
+
+#[test]
+fn a_program_that_others_may_change_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("tool");
+    std::fs::write(&program, "#!/bin/sh\n").unwrap();
+    let warnings = |mode, folder_mode| {
+        set_mode(&program, mode);
+        set_mode(folder.path(), folder_mode);
+        let text = format!(
+            "hub = 'http://h'\ndevice = 'd'\n[actions.'a.b']\nrun = ['tool']\nenv.PATH = '{}'\n",
+            folder.path().display()
+        );
+        let config = AgentConfig::read(&text).unwrap();
+        let warnings = config.warnings_of(&"a.b".parse().unwrap());
+        warnings.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(warnings(0o755, 0o755), "", "found by the PATH that it gets");
+    assert!(
+        warnings(0o757, 0o755).starts_with("actions.\"a.b\".run names a program that everybody")
+    );
+    assert!(
+        warnings(0o755, 0o777).contains("everybody may change: "),
+        "another can take its place"
+    );
+    assert_eq!(warnings(0o755, 0o1777), "", "not in a folder like /tmp");
+    std::fs::write(&program, "echo no shell is asked\n").unwrap();
+    assert!(warnings(0o755, 0o755).contains("without #! in its first line"));
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[test]

@@ -1,51 +1,69 @@
 //! What is legal in a configuration and may still not be meant, or will not work on this machine
 //! as it stands. Looks at files; changes nothing.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use bellwire_proto::Action;
+
+use super::super::handler::{Program, find, is_nameless_script};
 use super::fault::{Fault, written};
 use super::{AgentConfig, Handler, read_credential};
-use crate::address::Address;
+
+/// Others may write.
+const WRITE_BY_OTHERS: u32 = 0o002;
+const WRITE_BY_GROUP: u32 = 0o020;
+/// In such a folder everybody may make files, and take away none but his own.
+const STICKY: u32 = 0o1000;
 
 pub(super) fn of(config: &AgentConfig) -> Vec<Fault> {
     let mut warnings = Vec::new();
-    let mut warn = |key: String, problem: String| warnings.push(Fault { key, problem });
+    let mut warn = |key: &str, problem: String| {
+        warnings.push(Fault { key: key.to_owned(), problem });
+    };
     if let Some(path) = &config.credential_file {
         if let Some(problem) = of_credential(path) {
-            warn("credential_file".to_owned(), problem);
+            warn("credential_file", problem);
         }
-        if Address::parse(&config.hub).is_ok_and(|a| a.url.scheme() == "http" && !is_here(&a.url)) {
-            let problem = "is not https: whoever sits on the way can read the token".to_owned();
-            warn("hub".to_owned(), problem);
+        let url = &config.hub.url;
+        let is_here = url.host_str().is_some_and(super::super::forward::is_loopback);
+        if url.scheme() == "http" && !is_here {
+            warn("hub", "is not https: whoever sits on the way can read the token".to_owned());
         }
     }
     if let Some(path) = config.ca_file.as_ref().filter(|path| !path.is_file()) {
-        warn("ca_file".to_owned(), format!("is not there: {}", path.display()));
+        warn("ca_file", format!("is not there: {}", path.display()));
+    }
+    let socket_bytes = config.state_dir.join("agent.sock").as_os_str().len();
+    if socket_bytes > SOCKET_BYTES_MAX {
+        warn("state_dir", "is too long for a socket in it: agent status will not work".to_owned());
     }
     if config.actions.is_empty() {
-        warn("actions".to_owned(), "is empty: every command would be rejected".to_owned());
+        warn("actions", "is empty: every command would be rejected".to_owned());
     }
-    for (action, config) in &config.actions {
-        let Handler::Program(program) = &config.handler else { continue };
-        let key = |key: &str| format!("actions.{}.{key}", written(action.as_str()));
-        if let Some(problem) = of_program(program.argv().next().map(Path::new)) {
-            warn(key("run"), problem);
-        }
-        if let Some(folder) = program.folder().filter(|folder| !folder.is_dir()) {
-            warn(key("cwd"), format!("is not there: {}", folder.display()));
-        }
-        let root = rustix::process::geteuid().is_root();
-        if let Some(account) = program.account().filter(|account| !root && !account.is_process()) {
-            let problem = format!("needs an agent that runs as root to become {}", account.name);
-            warn(key("user"), problem);
-        }
-    }
+    warnings.extend(config.actions.keys().flat_map(|action| of_action(config, action)));
     warnings
 }
 
-fn is_here(url: &reqwest::Url) -> bool {
-    url.host_str().is_some_and(super::super::forward::is_loopback)
+/// The room for a path in sockaddr_un (unix(7)), with the zero at its end.
+const SOCKET_BYTES_MAX: usize = 107;
+
+pub(super) fn of_action(config: &AgentConfig, action: &Action) -> Vec<Fault> {
+    let Some(Handler::Program(program)) = config.actions.get(action).map(|a| &a.handler) else {
+        return Vec::new();
+    };
+    let root = rustix::process::geteuid().is_root();
+    let account = program.account().filter(|account| !root && !account.is_process());
+    let folder = program.folder().filter(|folder| !folder.is_dir());
+    let warnings = [
+        ("run", of_program(program)),
+        ("cwd", folder.map(|folder| format!("is not there: {}", folder.display()))),
+        ("user", account.map(|a| format!("needs an agent that runs as root to become {}", a.name))),
+    ];
+    let key = |key| format!("actions.{}.{key}", written(action.as_str()));
+    let told = warnings.into_iter().filter_map(|(k, problem)| Some((key(k), problem?)));
+    told.map(|(key, problem)| Fault { key, problem }).collect()
 }
 
 fn of_credential(path: &Path) -> Option<String> {
@@ -56,23 +74,37 @@ fn of_credential(path: &Path) -> Option<String> {
     (mode & 0o077 != 0).then(|| format!("can be read by others: chmod 600 {}", path.display()))
 }
 
-/// The same search that the system makes, without the shell's extras.
-fn of_program(program: Option<&Path>) -> Option<String> {
-    let program = program?;
-    let candidates: Vec<PathBuf> = if program.is_absolute() {
-        vec![program.to_owned()]
-    } else {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).map(|folder| folder.join(program)).collect()
+fn of_program(program: &Program) -> Option<String> {
+    let (file, _) = match find(program.argv().next()?, program.variable(OsStr::new("PATH"))) {
+        Ok(found) => found,
+        Err(error) => return Some(error.to_string()),
     };
-    let found = candidates.iter().find_map(|path| std::fs::metadata(path).ok().map(|m| (path, m)));
-    let Some((path, metadata)) = found else {
-        return Some(format!("names a program that is not there: {}", program.display()));
-    };
-    let mode = metadata.permissions().mode();
-    if !metadata.is_file() || mode & 0o111 == 0 {
-        return Some(format!("names what is no program: {}", path.display()));
+    if is_nameless_script(&file) {
+        return Some(format!("names a script without #! in its first line: {}", file.display()));
     }
-    let writable = mode & 0o002 != 0 && metadata.uid() == 0;
-    writable.then(|| format!("names a program that everybody may change: {}", path.display()))
+    // Its own user may change what runs as that user.
+    let own = program.account().map(|account| account.uid);
+    changeable(&file, own).map(|who| format!("names a program that {who}"))
+}
+
+/// Who may change a file besides root and whoever this process runs as, as the end of a sentence.
+/// The folder that it is in counts: who may write there may put another in its place.
+pub fn changeable(file: &Path, also: Option<u32>) -> Option<String> {
+    let own = [Some(0), Some(rustix::process::geteuid().as_raw()), also];
+    let groups = [0, rustix::process::getegid().as_raw()];
+    let of = |path: &Path| {
+        let found = std::fs::metadata(path).ok()?;
+        let (mode, sticky) = (found.mode(), found.is_dir() && found.mode() & STICKY != 0);
+        let who = if mode & WRITE_BY_OTHERS != 0 && !sticky {
+            "everybody"
+        } else if mode & WRITE_BY_GROUP != 0 && !sticky && !groups.contains(&found.gid()) {
+            "its group"
+        } else if !own.contains(&Some(found.uid())) {
+            "its owner, who is not root,"
+        } else {
+            return None;
+        };
+        Some(format!("{who} may change: {}", path.display()))
+    };
+    of(file).or_else(|| of(file.parent()?))
 }

@@ -4,6 +4,7 @@ use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Action, CommandId, Progress, Report, ReportState, Seq};
 
 use crate::agent::journal::{BootId, Received, Record};
+use crate::agent::run::thin;
 use crate::agent::status::CommandStatus;
 
 /// Where a command is in its life at the device.
@@ -145,8 +146,8 @@ impl Entry {
             Stage::Telling => self.report.as_deref()?.clone(),
             _ => return None,
         };
-        if self.post.thin && (report.stdout.is_some() || report.stderr.is_some()) {
-            (report.stdout, report.stderr, report.truncated) = (None, None, Some(true));
+        if self.post.thin {
+            thin(&mut report);
         }
         report.attempt = self.attempt;
         Some(report)

@@ -12,14 +12,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::spawn::data_file_path;
-
 /// How long killed processes may take to be gone. Only one that sits in a dead disk's driver does
 /// not end at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Kills (KILL) whatever still runs for this command, deletes its data file, and waits until it is
-/// gone. Gives how many processes there were. Blocks: not for a runtime's thread.
+/// Kills (KILL) whatever still runs for this command, and waits until it is gone. Gives how many processes there were. Blocks: not for a runtime's thread.
 ///
 /// # Errors
 /// When some did not end in 10 s, or the processes of this machine cannot be listed.
@@ -40,7 +37,6 @@ pub fn kill_left(command: CommandId) -> io::Result<usize> {
             wait_until_gone(process, until)?;
         }
     }
-    std::fs::remove_file(data_file_path(command)).ok();
     Ok(killed)
 }
 

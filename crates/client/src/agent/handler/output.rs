@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 
-use crate::agent::run::ProgressSender;
+use crate::agent::run::{ProgressSender, keep_tail};
 
 const MARKER: &[u8] = b"BELLWIRE_";
 const RESULT_MARKER: &[u8] = b"BELLWIRE_RESULT=";
@@ -56,7 +56,7 @@ pub(super) enum BadResult {
     TooLarge,
     #[error("the result is not UTF-8")]
     Encoding,
-    #[error("the result is {0}")]
+    #[error("the result cannot be told: {0}")]
     Json(#[from] bellwire_proto::json::InvalidJson),
 }
 
@@ -174,13 +174,10 @@ impl Tail {
     /// As text of at most [`OUTPUT_BYTES_MAX`], and whether that is less than was said.
     fn finish(self) -> (String, bool) {
         let kept = self.bytes.len().saturating_sub(OUTPUT_BYTES_MAX + CHARACTER_BYTES);
-        let text = String::from_utf8_lossy(self.bytes.get(kept..).unwrap_or_default());
-        let mut from = text.len().saturating_sub(OUTPUT_BYTES_MAX);
-        while !text.is_char_boundary(from) {
-            from += 1;
-        }
-        let end = text.get(from..).unwrap_or_default().to_owned();
-        (end, self.cut || kept > 0 || from > 0)
+        let end = self.bytes.get(kept..).unwrap_or_default();
+        let mut text = String::from_utf8_lossy(end).into_owned();
+        let cut = keep_tail(&mut text);
+        (text, self.cut || kept > 0 || cut)
     }
 }
 

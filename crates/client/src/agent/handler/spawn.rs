@@ -1,31 +1,29 @@
-//! From a command to a process: environment, data, pipes, group, umask, user.
+//! From a command to a process: environment, pipes, group, umask, user.
 //!
-//! File descriptor 3 and the umask have no safe way in the standard library: both are set between
-//! fork and exec, in the one unsafe block of this crate.
+//! A program gets descriptors 0 to 3 and default signals, whatever the agent was started with. That
+//! and the umask have no safe way in the standard library: [`prepare_child`] is the only unsafe code
+//! of this crate.
 #![expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 
 use std::ffi::OsString;
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt as _, fchown};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::process::Stdio;
 
+use bellwire_proto::DeviceId;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, DeviceId, Json};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use super::super::fault;
 use super::account::{self, Account};
+use super::data::{DataFile, DataFolder, input_of};
+use super::find::own_path;
 use super::output::Pipes;
 use super::{Environment, Program};
 
-/// Where a program is looked for when this process has no `PATH` itself.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The descriptor on which a program may write its result.
-const RESULT_FD: i32 = 3;
+const RESULT_FD: RawFd = 3;
 
 /// A process that runs.
 pub(super) struct Spawned {
@@ -40,9 +38,16 @@ impl Program {
         &self,
         command: &CommandEvent,
         device: &DeviceId,
+        data_folder: &DataFolder,
     ) -> Result<Spawned, String> {
+        if let Some(account) = self.user.as_ref().filter(|account| !account.is_process())
+            && !rustix::process::geteuid().is_root()
+        {
+            return Err(format!("only an agent that runs as root can become {}", account.name));
+        }
         let data = input_of(&command.data);
-        let data_file = DataFile::create(command.id, &data, self.user.as_ref())
+        let data_file = data_folder
+            .file(command.id, &data, self.user.as_ref())
             .map_err(|e| format!("the file for the data cannot be made: {e}"))?;
         let mut process = self.process(command, device, &data_file);
         let (result, result_of_child) =
@@ -75,8 +80,7 @@ impl Program {
             .process_group(0)
             .kill_on_drop(true);
         if let Environment::Cleared(more) = &self.environment {
-            let path = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
-            process.env_clear().env("PATH", path).env("HOME", self.home());
+            process.env_clear().env("PATH", own_path()).env("HOME", self.home());
             process.envs(more.iter().map(|(name, value)| (name, value)));
         }
         process
@@ -85,7 +89,7 @@ impl Program {
             .env("BELLWIRE_DEVICE", device.as_str())
             .env("BELLWIRE_ATTEMPT", command.attempt.to_string())
             .env("BELLWIRE_EXPIRES_AT", command.expires_at.to_string())
-            .env("BELLWIRE_DATA_FILE", &data_file.0);
+            .env("BELLWIRE_DATA_FILE", data_file.path());
         if let Some(folder) = &self.cwd {
             process.current_dir(folder);
         }
@@ -120,103 +124,44 @@ impl Program {
     }
 }
 
-/// Sets what can only be set in the child itself.
+/// Sets what can only be set in the child itself, between fork and exec.
 fn prepare_child(process: &mut Command, umask: Option<u32>, result: OwnedFd) {
+    let descriptors = descriptors_past(RESULT_FD);
     let prepare = move || {
-        if let Some(mask) = umask {
-            rustix::process::umask(rustix::fs::Mode::from_bits_truncate(mask));
-        }
-        if result.as_raw_fd() == RESULT_FD {
-            rustix::io::fcntl_setfd(&result, rustix::io::FdFlags::empty())?;
-        } else {
-            // SAFETY: in the child nobody uses what the parent had as descriptor 3, and it is not
-            // closed by this owner, so that it passes to the program.
-            let mut target = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(RESULT_FD) });
-            rustix::io::dup2(&result, &mut target)?;
-        }
-        Ok(())
+        // SAFETY: all of these are async-signal-safe (POSIX, 2.4.3), take plain numbers, and answer
+        // with an error where a number is none; nothing here allocates or locks. What the parent had
+        // as descriptor 3 is replaced in this process alone, where it is of no use. In particular it
+        // is not the pipe by which the standard library tells that exec failed: the result's pipe was
+        // made before that one, and has the lowest free numbers.
+        let set = unsafe {
+            if let Some(mask) = umask {
+                libc::umask(mask);
+            }
+            // What the agent ignores, or whoever started it did, a program does not expect to.
+            for signal in 1..=libc::SIGRTMAX() {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            // Ours end with exec in any case; these are the ones that the agent was started with.
+            for descriptor in &descriptors {
+                libc::fcntl(*descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
+            }
+            if result.as_raw_fd() == RESULT_FD {
+                libc::fcntl(RESULT_FD, libc::F_SETFD, 0)
+            } else {
+                libc::dup2(result.as_raw_fd(), RESULT_FD)
+            }
+        };
+        if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     };
-    // SAFETY: umask, fcntl and dup2 are async-signal-safe (POSIX, 2.4.3), and nothing here
-    // allocates or locks: an error is a plain number.
+    // SAFETY: see there.
     unsafe { process.pre_exec(prepare) };
 }
 
-/// The data of a command as a file that its program can read and nobody else. Deleted when dropped.
-pub(super) struct DataFile(PathBuf);
-
-impl DataFile {
-    fn create(command: CommandId, data: &[u8], owner: Option<&Account>) -> io::Result<Self> {
-        let path = data_file_path(command);
-        // What an agent that was killed has left; nobody else can guess the name beforehand.
-        std::fs::remove_file(&path).ok();
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let this = Self(path);
-        io::Write::write_all(&mut file, data)?;
-        if let Some(account) = owner.filter(|account| !account.is_process()) {
-            fchown(&file, Some(account.uid), Some(account.gid))?;
-        }
-        Ok(this)
-    }
-}
-
-impl Drop for DataFile {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.0).ok();
-    }
-}
-
-/// Where a command's data lies while its program runs: systemd's runtime folder if there is one,
-/// else the one for temporary files; in memory on most machines.
-pub(super) fn data_file_path(command: CommandId) -> PathBuf {
-    let of_systemd = std::env::var_os("RUNTIME_DIRECTORY")
-        // Several are written with colons between them.
-        .and_then(|all| std::env::split_paths(&all).next())
-        .filter(|folder| folder.is_absolute());
-    let folder = of_systemd.unwrap_or_else(std::env::temp_dir);
-    Path::join(&folder, format!("bellwire-{command}.data"))
-}
-
-/// What a program reads: a JSON string as its text, `null` as nothing, the rest as compact JSON.
-///
-/// ```
-/// use bellwire_client::agent::handler::input_of;
-/// use bellwire_proto::Json;
-/// assert_eq!(input_of(&Json::parse(r#"{ "a": [1.50, "x y"] }"#)?), br#"{"a":[1.50,"x y"]}"#);
-/// assert_eq!(input_of(&Json::parse(r#""two\nlines""#)?), b"two\nlines");
-/// # Ok::<(), bellwire_proto::json::InvalidJson>(())
-/// ```
-pub fn input_of(data: &Json) -> Vec<u8> {
-    if data.is_null() {
-        return Vec::new();
-    }
-    match data.read::<String>() {
-        Ok(text) => text.into_bytes(),
-        Err(_) => compact(data.as_str()).into_bytes(),
-    }
-}
-
-/// JSON without the white space between its tokens; digits and order stay.
-fn compact(json: &str) -> String {
-    let (mut in_text, mut escaped) = (false, false);
-    let kept = json.chars().filter(|c| {
-        let keep = in_text || !c.is_ascii_whitespace();
-        if *c == '"' && !escaped {
-            in_text = !in_text;
-        }
-        escaped = in_text && *c == '\\' && !escaped;
-        keep
-    });
-    kept.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn compact_json_keeps_what_is_in_quotes() {
-        let json = r#"{ "a b" : "\\\" c" , "d" : [ 1.0 , "\\" ] }"#;
-        assert_eq!(compact(json), r#"{"a b":"\\\" c","d":[1.0,"\\"]}"#);
-    }
+/// What this process has open past a descriptor.
+fn descriptors_past(first: RawFd) -> Vec<RawFd> {
+    let names = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    names
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| *descriptor > first)
+        .collect()
 }

@@ -7,6 +7,7 @@ use bellwire_proto::{Seq, Timestamp};
 use super::keeping::{COMPACT_BYTES_MIN, KEPT_MS, RESULT_BYTES_MAX};
 use super::world::ByName;
 use super::*;
+use crate::agent::run::End;
 
 /// An engine whose disk answers at once and whose hub says what the test says.
 struct Bench {
@@ -129,7 +130,7 @@ impl Bench {
 
     fn succeeded(&mut self, id: CommandId) {
         let stdout = Some("out\n".to_owned());
-        let outcome = Outcome { stdout, ..Outcome::of(ReportState::Succeeded) };
+        let outcome = Outcome { stdout, ..Outcome::of(End::Succeeded) };
         self.ended(id, Ended::Finished(outcome));
     }
 }
@@ -241,7 +242,7 @@ fn a_cancelled_handler_is_stopped_and_one_that_had_ended_keeps_its_result() {
     bench.cancel(1);
     assert_eq!(bench.stopped, [(id, Stop::Cancel)]);
     let stdout = Some("half".to_owned());
-    let stopped = Outcome { stdout, ..Outcome::of(ReportState::Cancelled) };
+    let stopped = Outcome { stdout, ..Outcome::of(End::Cancelled) };
     bench.ended(id, Ended::Stopped(stopped));
     let report = bench.shown(id, ReportState::Cancelled, State::Cancelled);
     assert_eq!(report.stdout.as_deref(), Some("half"));

@@ -11,6 +11,7 @@ use super::hub::{EPOCH_MS, Frame, Hub};
 use super::judge::{Story, Told};
 use super::random::Random;
 use super::*;
+use crate::agent::run::End;
 
 /// The world is calm from then on, and everything must come to an end.
 const CALM_MS: u64 = 900_000;
@@ -479,8 +480,7 @@ impl World {
         let handler = self.handlers.remove(at);
         self.stories.entry(handler.command).or_default().finished += 1;
         if handler.life == self.life && self.engine.is_some() {
-            let outcome =
-                Outcome { stdout: Some("done\n".into()), ..Outcome::of(ReportState::Succeeded) };
+            let outcome = Outcome { stdout: Some("done\n".into()), ..Outcome::of(End::Succeeded) };
             let now_ms = self.boot_ms();
             if let Some(engine) = &mut self.engine {
                 engine.handle_ended(now_ms, handler.command, Ended::Finished(outcome));
@@ -497,7 +497,7 @@ impl World {
         }
         self.handlers.retain(|handler| !found(handler));
         let outcome = match stop {
-            Stop::Cancel => Outcome::of(ReportState::Cancelled),
+            Stop::Cancel => Outcome::of(End::Cancelled),
             Stop::Shutdown | Stop::Kill => Outcome::failed("interrupted", "shutdown"),
         };
         let now_ms = self.boot_ms();

@@ -1,0 +1,167 @@
+//! What a program is told: a command's data, as what it reads and as a file while it runs.
+
+use std::fs::Permissions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+
+use bellwire_proto::{CommandId, DeviceId, Json};
+
+use super::account::Account;
+use crate::agent::config::of_systemd;
+
+/// Others may pass through, to a file of theirs whose name they were told, and not look around.
+const FOLDER_MODE: u32 = 0o711;
+
+/// A folder for the data of commands that run, in which one process alone makes files.
+#[derive(Debug)]
+pub struct DataFolder {
+    path: PathBuf,
+    /// To be deleted at the end.
+    temporary: bool,
+}
+
+impl DataFolder {
+    /// That of the agent with this state folder, whose lock the caller holds: in systemd's runtime
+    /// folder if there is one (in memory, and open to handlers with a user of their own), else in
+    /// the state folder. What an agent that was killed has left in it is deleted.
+    pub(crate) fn of_agent(state_dir: &Path, device: &DeviceId) -> Self {
+        let of_systemd = of_systemd("RUNTIME_DIRECTORY");
+        let folder = of_systemd.as_deref().unwrap_or(state_dir);
+        let path = folder.join(format!("data-{device}"));
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "old data files stay");
+            }
+            _ => {}
+        }
+        Self { path, temporary: false }
+    }
+
+    /// One that nobody else has, below the folder for temporary files. Deleted when dropped.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn temporary() -> io::Result<Self> {
+        let random = getrandom::u64().map_err(io::Error::other)?;
+        let path = std::env::temp_dir().join(format!("bellwire-{random:016x}"));
+        // An error if it is there: then somebody else has made it.
+        make(&path)?;
+        Ok(Self { path, temporary: true })
+    }
+
+    /// A file that its owner can read and nobody else.
+    pub(super) fn file(
+        &self,
+        command: CommandId,
+        data: &[u8],
+        owner: Option<&Account>,
+    ) -> io::Result<DataFile> {
+        // Made when it is first needed, and again should a cleaner have taken it.
+        match make(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let path = self.path.join(command.to_string());
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&path)?;
+        let this = DataFile(path);
+        file.write_all(data)?;
+        if let Some(account) = owner.filter(|account| !account.is_process()) {
+            fchown(&file, Some(account.uid), Some(account.gid))?;
+        }
+        Ok(this)
+    }
+}
+
+fn make(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().mode(0o700).create(path)?;
+    // Not by the mode that it is made with: the service's umask would take from it.
+    std::fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE))
+}
+
+impl Drop for DataFolder {
+    fn drop(&mut self) {
+        if self.temporary {
+            std::fs::remove_dir_all(&self.path).ok();
+        } else {
+            // Handlers that still run keep theirs.
+            std::fs::remove_dir(&self.path).ok();
+        }
+    }
+}
+
+/// The data of a command. Deleted when dropped.
+pub(super) struct DataFile(PathBuf);
+
+impl DataFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for DataFile {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+/// What a program reads: a JSON string as its text, `null` as nothing, the rest as compact JSON.
+///
+/// ```
+/// use bellwire_client::agent::handler::input_of;
+/// use bellwire_proto::Json;
+/// assert_eq!(input_of(&Json::parse(r#"{ "a": [1.50, "x y"] }"#)?), br#"{"a":[1.50,"x y"]}"#);
+/// assert_eq!(input_of(&Json::parse(r#""two\nlines""#)?), b"two\nlines");
+/// # Ok::<(), bellwire_proto::json::InvalidJson>(())
+/// ```
+pub fn input_of(data: &Json) -> Vec<u8> {
+    if data.is_null() {
+        return Vec::new();
+    }
+    match data.read::<String>() {
+        Ok(text) => text.into_bytes(),
+        Err(_) => compact(data.as_str()).into_bytes(),
+    }
+}
+
+/// JSON without the white space between its tokens; digits and order stay.
+fn compact(json: &str) -> String {
+    let (mut in_text, mut escaped) = (false, false);
+    let kept = json.chars().filter(|c| {
+        let keep = in_text || !c.is_ascii_whitespace();
+        if *c == '"' && !escaped {
+            in_text = !in_text;
+        }
+        escaped = in_text && *c == '\\' && !escaped;
+        keep
+    });
+    kept.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_agent_has_left_is_gone_when_it_starts_again() {
+        // One file was left behind for each agent that was killed.
+        let state_dir = tempfile::tempdir().unwrap();
+        let device = "kiosk".parse().unwrap();
+        let id = "01890000-0000-7000-8000-000000000001".parse().unwrap();
+        let killed = DataFolder::of_agent(state_dir.path(), &device);
+        let file = std::mem::ManuallyDrop::new(killed.file(id, b"secret", None).unwrap());
+        assert!(file.path().exists());
+        let next = DataFolder::of_agent(state_dir.path(), &device);
+        assert!(!file.path().exists(), "the old data are still there");
+        drop(next.file(id, b"again", None).unwrap());
+        drop(next);
+        assert_eq!(std::fs::read_dir(state_dir.path()).unwrap().count(), 0, "nothing stays");
+    }
+
+    #[test]
+    fn compact_json_keeps_what_is_in_quotes() {
+        let json = r#"{ "a b" : "\\\" c" , "d" : [ 1.0 , "\\" ] }"#;
+        assert_eq!(compact(json), r#"{"a b":"\\\" c","d":[1.0,"\\"]}"#);
+    }
+}

@@ -1,0 +1,47 @@
+//! The list as the engine asks it: the policy, with the checks that closures bring along.
+
+use std::collections::HashMap;
+
+use bellwire_proto::{Action, ErrorInfo, Json, codes};
+use serde::de::DeserializeOwned;
+
+use super::engine::{Judge, Terms};
+use super::policy::{Policy, Rules};
+use super::run::error;
+
+/// What may run.
+#[derive(Default)]
+pub(super) struct List {
+    pub(super) policy: Policy,
+    checks: HashMap<Action, Check>,
+}
+
+type Check = fn(&Json) -> Result<(), ErrorInfo>;
+
+impl List {
+    /// Puts an action on the list, in place of what stood there.
+    pub(super) fn allow(&mut self, action: Action, rules: Rules) {
+        self.checks.remove(&action);
+        self.policy.allow(action, rules);
+    }
+
+    /// As [`List::allow`], for data of one type alone.
+    pub(super) fn allow_typed<P: DeserializeOwned>(&mut self, action: Action, rules: Rules) {
+        self.allow(action.clone(), rules);
+        self.checks.insert(action, |data| match data.read::<P>() {
+            Ok(_) => Ok(()),
+            Err(problem) => Err(error(codes::INVALID_PARAMS, problem.to_string())),
+        });
+    }
+}
+
+impl Judge for List {
+    fn judge(&self, action: &Action, data: &Json) -> Result<Terms, ErrorInfo> {
+        let rules = self.policy.judge(action, data)?;
+        if let Some(check) = self.checks.get(action) {
+            check(data)?;
+        }
+        let Rules { on_restart, concurrency, timeout, .. } = **rules;
+        Ok(Terms { on_restart, concurrency, timeout })
+    }
+}
