@@ -146,9 +146,10 @@ impl Entry {
         matches!(self.stage, Stage::Offering | Stage::Ready | Stage::Asking | Stage::Again)
     }
 
-    /// Takes one of the places that there are for running.
+    /// Takes one of the places that there are for running: also what is left of a run, until it is
+    /// dead.
     pub(super) fn is_running(&self) -> bool {
-        matches!(self.stage, Stage::Starting | Stage::Running)
+        matches!(self.stage, Stage::Starting | Stage::Running | Stage::Sweeping)
     }
 
     /// Its result may still have to go to the disk.

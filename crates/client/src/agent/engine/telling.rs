@@ -171,9 +171,7 @@ impl Engine {
             // Somebody ended it by force, and no event will say so any more. What the hub has ended
             // for the want of a sign goes on: its result is still taken.
             Answer::Delivery { state: State::Cancelled, .. }
-            | Answer::Conflict { state: Some(State::Cancelled) } => {
-                entry.is_running() || stage == Stage::Sweeping
-            }
+            | Answer::Conflict { state: Some(State::Cancelled) } => entry.is_running(),
             _ => false,
         };
         if is_cancelled {

@@ -1,7 +1,7 @@
 //! The engine in a simulated world: whatever dies, no handler runs twice that must not.
 //!
-//! `BELLWIRE_SEED=n cargo test -p bellwire-client --lib engine` runs that history alone; a failure
-//! names its seed and tells what happened.
+//! `BELLWIRE_SEED=n cargo test -p bellwire-client --lib engine` runs that history alone, and
+//! `BELLWIRE_SEED=m..n` as many as are wanted; a failure names its seed and tells what happened.
 
 use super::*;
 use crate::agent::journal::Done;
@@ -21,9 +21,13 @@ use world::World;
 const SEEDS: u64 = 1500;
 
 fn run_seeds(share: u64) {
-    let one = std::env::var("BELLWIRE_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
-    let seeds = match one {
-        Some(seed) if seed / SEEDS == share => seed..seed + 1,
+    let asked = std::env::var("BELLWIRE_SEED").ok().map(|text| {
+        let (first, end) = text.split_once("..").unwrap_or((&text, ""));
+        let first: u64 = first.parse().unwrap();
+        first..end.parse().unwrap_or(first + 1)
+    });
+    let seeds = match asked.clone() {
+        Some(seeds) if share == 0 => seeds,
         Some(_) => 0..0,
         None => share * SEEDS..(share + 1) * SEEDS,
     };
@@ -36,7 +40,7 @@ fn run_seeds(share: u64) {
     }
     println!("{told:?}");
     // A world in which nothing goes wrong proves nothing.
-    if one.is_none() {
+    if asked.is_none() {
         assert!(told.starts > 5000 && told.deaths > 1500 && told.interrupted > 150, "{told:?}");
         assert!(told.reruns > 50 && told.succeeded_by_reboot > 15, "{told:?}");
         assert!(told.timed_out > 50 && told.full > 50 && told.compactions > 50, "{told:?}");

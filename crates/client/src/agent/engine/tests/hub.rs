@@ -28,7 +28,6 @@ pub(super) struct Delivery {
 #[derive(Default)]
 pub(super) struct Hub {
     pub(super) deliveries: BTreeMap<CommandId, Delivery>,
-    pub(super) order: Vec<CommandId>,
     pub(super) max_in_flight: usize,
     /// What has ended for the want of a sign, and when the last one came.
     pub(super) timed_out: Vec<(CommandId, u64)>,
@@ -47,7 +46,7 @@ impl Hub {
         (ttl_s, run_timeout_s): (u64, u64),
         rev: u64,
     ) {
-        let n = self.order.len() as u64 + 1;
+        let n = self.deliveries.len() as u64 + 1;
         let id = CommandId::from_parts(n, [n as u8; 10]);
         let expires_ms = now_ms + ttl_s * 1000;
         let event = CommandEvent {
@@ -71,7 +70,6 @@ impl Hub {
             ever_sent: false,
         };
         self.deliveries.insert(id, delivery);
-        self.order.push(id);
     }
 
     pub(super) fn cancel(&mut self, id: CommandId, force: bool) -> Option<Frame> {
@@ -139,8 +137,8 @@ impl Hub {
         let in_flight = |d: &&Delivery| d.state != State::Queued && !d.state.is_terminal();
         let mut room =
             self.max_in_flight.saturating_sub(self.deliveries.values().filter(in_flight).count());
-        for id in &self.order {
-            let delivery = self.deliveries.get_mut(id).unwrap();
+        // The ids are in the order of the commands here.
+        for delivery in self.deliveries.values_mut() {
             if delivery.state != State::Queued || room == 0 {
                 continue;
             }

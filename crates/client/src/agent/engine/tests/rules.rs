@@ -202,6 +202,21 @@ fn what_is_left_of_a_run_holds_up_what_is_younger_until_it_is_dead() {
     assert_eq!(bench.started, [first]);
 }
 
+/// What was left of a younger run did not count: an older command of the action was started beside it.
+#[test]
+fn what_is_left_of_a_run_takes_a_place_until_it_is_dead() {
+    let mut bench = Bench::connected();
+    let younger = bench.running(2, "fail");
+    let older = bench.command(1, "fail");
+    bench.shown(older, ReportState::Accepted, State::Accepted);
+    let mut bench = Bench::after(bench.disk, "boot-1", 2000);
+    bench.hello(HUB_MS, 2);
+    bench.shown(older, ReportState::Accepted, State::Accepted);
+    assert!(bench.started.is_empty(), "the younger one's processes live");
+    bench.swept(younger);
+    assert_eq!(bench.started, [older]);
+}
+
 #[test]
 fn while_the_remains_of_a_run_are_being_killed_the_hub_hears_of_it() {
     let mut bench = Bench::connected();
