@@ -24,7 +24,7 @@ pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8>
         AgentCommand::On(args) => add::run(&args, form),
         AgentCommand::Run { config } => serve::run(&config).await,
         AgentCommand::Status { config } => look::status(&config, form).await,
-        AgentCommand::Journal { command } => look::journal(&command),
+        AgentCommand::Journal { command } => look::journal(&command, form),
     }
 }
 

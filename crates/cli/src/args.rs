@@ -298,14 +298,14 @@ pub struct AgentOn {
 /// `bellwire agent journal`.
 #[derive(Debug, Subcommand)]
 pub enum JournalCommand {
-    /// Print every record that can be read, one a line. Nothing is changed.
+    /// Print what stands there, a JSON value a line; exit 1 if it is damaged. Changes nothing.
     #[command(after_help = "Example:\n  sudo bellwire agent journal show | tail -20")]
     Show {
         /// Where the agent's settings stand.
         #[command(flatten)]
         config: AgentConfigArg,
     },
-    /// Drop what is damaged and keep a copy. Only while no agent runs.
+    /// Write it anew without what is damaged and keep a copy. Only while no agent runs.
     #[command(
         after_help = "Example:\n  systemctl stop bellwire-agent && bellwire agent journal repair && systemctl start bellwire-agent"
     )]

@@ -33,7 +33,7 @@
 //! [`config`] reads a list of them from `agent.toml`, which is what `bellwire agent run` does.
 //!
 //! - `engine`: what is to happen to a command, decided without I/O.
-//! - `journal`: what must be known after a power cut.
+//! - `journal`: what must be known after a power cut; [`inspect`] looks into it and mends it.
 //! - `driver`: the one loop that acts; `link`, `clock`, `facts` and [`status`] are its hands.
 //! - [`policy`] and `list`: what may run; [`run`], [`handler`], [`forward`], `closure`: what runs.
 
@@ -59,6 +59,7 @@ mod facts;
 mod fault;
 pub mod forward;
 pub mod handler;
+pub mod inspect;
 mod journal;
 mod link;
 mod list;
@@ -101,7 +102,9 @@ pub enum AgentError {
     Journal(#[from] JournalError),
     /// The disk failed while the agent ran. What was done is on disk as far as it was told; start
     /// it again.
-    #[error("the journal in {} cannot be written any more: {reason}", .folder.display())]
+    #[error(
+        "the journal in {} cannot be written any more: {reason}; see what the kernel says of its disk, then start the agent again", .folder.display()
+    )]
     Disk {
         /// The state folder.
         folder: PathBuf,
@@ -151,39 +154,6 @@ impl Agent {
     /// At the start, when the journal cannot be used; later, when the disk fails.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         driver::run(self, shutdown).await
-    }
-}
-
-/// What `bellwire agent journal` does: looks into a journal and mends it, without an agent.
-pub mod inspect {
-    use std::path::Path;
-
-    use bellwire_proto::DeviceId;
-
-    use super::{JournalError, journal};
-
-    /// Tells every record that can be read, as its place in the file and its JSON. Gives the place of
-    /// the first damaged line, if there is one.
-    ///
-    /// # Errors
-    /// When there is no journal, or it is another device's or of a newer format.
-    pub fn show(
-        folder: &Path,
-        device: &DeviceId,
-        mut told: impl FnMut(u64, String),
-    ) -> Result<Option<u64>, JournalError> {
-        journal::show(folder, device, |at, record| {
-            told(at, serde_json::to_string(&record).unwrap_or_default());
-        })
-    }
-
-    /// Drops what is damaged, keeps a copy of the file as `journal.damaged`, and gives how many
-    /// records were kept. A command whose start record was lost may run again: look first.
-    ///
-    /// # Errors
-    /// As [`show`]; also when an agent runs on the folder.
-    pub fn repair(folder: &Path, device: &DeviceId) -> Result<usize, JournalError> {
-        journal::repair(folder, device)
     }
 }
 

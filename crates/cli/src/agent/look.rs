@@ -1,10 +1,13 @@
 //! `bellwire agent status` and `agent journal`: how an agent stands, and what it remembers.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
-use bellwire_client::agent::{inspect, status};
+use bellwire_client::agent::inspect::{self, Repaired, Seen};
+use bellwire_client::agent::status;
 use bellwire_proto::State;
+use serde::Serialize;
 
 use super::read_config;
 use crate::args::{AgentConfigArg, JournalCommand};
@@ -85,26 +88,88 @@ fn print(status: &status::Status) {
     }
 }
 
-pub(crate) fn journal(command: &JournalCommand) -> anyhow::Result<u8> {
+pub(crate) fn journal(command: &JournalCommand, form: Form) -> anyhow::Result<u8> {
     match command {
         JournalCommand::Show { config } => {
             let config = read_config(&config.config)?;
-            let damaged_at = inspect::show(&config.state_dir, &config.device, |_, record| {
-                anstream::println!("{record}");
+            // Each is JSON as it stands; what is no record is told in its place.
+            inspect::show(&config.state_dir, &config.device, |seen| match seen {
+                Seen::Record(json) => anstream::println!("{}", escaped(&json)),
+                Seen::Unknown { at, json } => {
+                    let line = escaped(&json);
+                    anstream::println!(r#"{{"unknown":{{"at":{at},"line":{line}}}}}"#);
+                }
+                Seen::Damaged { at, bytes } => {
+                    anstream::println!(r#"{{"damaged":{{"at":{at},"bytes":{bytes}}}}}"#);
+                }
+                Seen::Torn { at, bytes } => {
+                    anstream::println!(r#"{{"torn":{{"at":{at},"bytes":{bytes}}}}}"#);
+                }
+                _ => {}
             })?;
-            let Some(at) = damaged_at else { return Ok(exit::OK) };
-            out::error(&format!("the journal is damaged at byte {at}"));
-            Ok(exit::FAILED)
         }
         JournalCommand::Repair { config } => {
             let config = read_config(&config.config)?;
-            let kept = inspect::repair(&config.state_dir, &config.device)?;
-            anstream::println!("{kept} records kept");
-            out::note(&format!(
-                "what it was is in {}/journal.damaged; a command whose start was lost may run again",
-                config.state_dir.display()
-            ));
-            Ok(exit::OK)
+            let repaired = inspect::repair(&config.state_dir, &config.device)?;
+            match form {
+                Form::Json => out::json(&ToldRepair::from(&repaired))?,
+                Form::Text => print_repair(&repaired),
+            }
         }
+    }
+    Ok(exit::OK)
+}
+
+/// The same JSON without a character that steers a terminal: it says what the hub and the handlers
+/// said. (Those below U+0020 JSON escapes by itself, or they are its white space.)
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// What `agent journal repair --json` prints.
+#[derive(Serialize)]
+struct ToldRepair<'a> {
+    records_kept: usize,
+    lines_dropped: usize,
+    copy: Option<&'a Path>,
+}
+
+impl<'a> From<&'a Repaired> for ToldRepair<'a> {
+    fn from(repaired: &'a Repaired) -> Self {
+        let Repaired { records_kept, lines_dropped, copy, .. } = repaired;
+        Self { records_kept: *records_kept, lines_dropped: *lines_dropped, copy: copy.as_deref() }
+    }
+}
+
+fn print_repair(repaired: &Repaired) {
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let records = count(repaired.records_kept, "record");
+    let Some(copy) = &repaired.copy else {
+        return anstream::println!("nothing to mend: {records}");
+    };
+    anstream::println!("{records} kept, {} dropped", count(repaired.lines_dropped, "line"));
+    out::note(&format!(
+        "what it was is in {}; a command whose start was lost may run again",
+        copy.display()
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_cannot_steer_the_terminal_and_says_the_same() {
+        let json = "[\"\u{9b}2J\u{7f}\u{e9}\"]";
+        assert_eq!(escaped(json), r#"["\u009b2J\u007fé"]"#);
+        let same = |json: &str| serde_json::from_str::<Vec<String>>(json).unwrap();
+        assert_eq!(same(&escaped(json)), same(json));
     }
 }

@@ -15,12 +15,18 @@ pub(super) fn boot_ms() -> u64 {
     seconds * 1000 + u64::try_from(time.tv_nsec).unwrap_or_default() / 1_000_000
 }
 
-/// The kernel's name for this boot. Without one each start of the agent counts as a boot: then the
-/// hub's clock is waited for, which is never wrong.
+/// The kernel's name for this boot. Without one each start of the agent counts as a boot for the
+/// time to live: then the hub's clock is waited for, which is never wrong. For `succeed` it counts as
+/// none.
 pub(super) fn boot_id() -> BootId {
-    let id = std::fs::read_to_string(BOOT_ID).unwrap_or_else(|error| {
-        tracing::warn!(%error, "{BOOT_ID} cannot be read");
-        format!("start-{:016x}", getrandom::u64().unwrap_or_default())
-    });
-    id.trim().into()
+    if let Some(id) = super::fault::boot_id() {
+        return BootId::from(id.as_str());
+    }
+    match std::fs::read_to_string(BOOT_ID) {
+        Ok(id) => id.trim().into(),
+        Err(error) => {
+            tracing::warn!(%error, "{BOOT_ID} cannot be read");
+            BootId::unknown(getrandom::u64().unwrap_or_default())
+        }
+    }
 }

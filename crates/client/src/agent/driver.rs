@@ -259,12 +259,12 @@ impl Driver {
     fn act(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             match output {
-                Output::Write { ticket, records, reserve_bytes } => {
+                Output::Write { ticket, records, reserve } => {
                     log_steps(&records);
-                    self.disk.write(ticket, records, reserve_bytes);
+                    self.disk.write(ticket, records, reserve);
                 }
-                Output::Compact { records, reserve_bytes } => {
-                    self.disk.compact(records, reserve_bytes);
+                Output::Compact { snapshot, reserve_bytes } => {
+                    self.disk.compact(snapshot, reserve_bytes);
                 }
                 Output::Post { ticket, command, report } => self.post(ticket, command, report),
                 Output::Start { event, limit } => self.start_job(event, limit),
@@ -351,7 +351,7 @@ impl Driver {
                 }
             }
             Written::Full { ticket } => self.engine.handle_disk_full(now_ms, ticket),
-            Written::Compacted { bytes } => self.engine.handle_compacted(bytes),
+            Written::Compacted { bytes } => self.engine.handle_compacted(now_ms, bytes),
             Written::Failed { reason } => {
                 let folder = self.agent.state_dir.clone();
                 return Err(AgentError::Disk { folder, reason });

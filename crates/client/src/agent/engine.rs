@@ -12,7 +12,8 @@
 //!
 //! Neighbours: `driver.rs` acts, `journal.rs` keeps. Below this file: `entry.rs` is one command,
 //! `life.rs` takes and ends it, `turn.rs` says who runs next, `telling.rs` what the hub is told,
-//! `keeping.rs` what the journal is, `restart.rs` what follows a death.
+//! `keeping.rs` what the journal is, `past.rs` what is left of a command that is over, `restart.rs`
+//! what follows a death.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,19 +24,23 @@ use bellwire_proto::{
     Action, CommandId, ErrorInfo, Json, Progress, Report, ReportState, Seq, State,
 };
 
-use super::journal::{BootId, Record};
+use super::journal::{BootId, Record, Reserve};
 use super::policy::OnRestart;
-use super::run::{Ended, Outcome, Stop};
+use super::run::{Ended, Stop};
 use super::status::CommandStatus;
 
 mod entry;
 mod keeping;
 mod life;
+mod past;
 mod restart;
 mod telling;
 mod turn;
 
 use entry::{Entry, Stage};
+use keeping::{Bounds, Keeping};
+use past::Past;
+pub(crate) use past::Snapshot;
 use telling::Revs;
 
 /// How long the journal is allowed to get. Issue 4, section 3: "bounded (64 MiB)".
@@ -57,19 +62,30 @@ pub(crate) struct Terms {
     pub(crate) timeout: Option<Duration>,
 }
 
+impl Terms {
+    /// How long a command may run.
+    pub(crate) fn limit(&self, event: &CommandEvent) -> Duration {
+        self.timeout.unwrap_or(Duration::from_secs(event.run_timeout_s))
+    }
+}
+
 /// What may run here at all.
 pub(crate) trait Judge: Send + Sync {
-    /// The terms of an action, or why it may not run with these data.
-    fn judge(&self, action: &Action, data: &Json) -> Result<Terms, ErrorInfo>;
+    /// Why a new command may not run with these data.
+    fn judge(&self, action: &Action, data: &Json) -> Result<(), ErrorInfo>;
+
+    /// The terms of an action, if it is on the list: all that is asked for what was taken already,
+    /// even if its data would be refused today.
+    fn terms(&self, action: &Action) -> Option<Terms>;
 }
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Output {
     /// Append to the journal, in this order, and say when it is on disk.
-    Write { ticket: u64, records: Vec<Record>, reserve_bytes: u64 },
+    Write { ticket: u64, records: Vec<Record>, reserve: Reserve },
     /// Replace the journal by this, after all that was to be written before.
-    Compact { records: Vec<Record>, reserve_bytes: u64 },
+    Compact { snapshot: Snapshot, reserve_bytes: u64 },
     /// Tell the hub, and say what it answered.
     Post { ticket: u64, command: CommandId, report: Report },
     /// Run the handler, and say how it ended.
@@ -85,8 +101,8 @@ pub(crate) enum Output {
 pub(crate) enum Answer {
     /// 2xx, with the delivery of this command as it stands.
     Delivery { state: State, rev: u64 },
-    /// 409: it has ended otherwise.
-    Conflict,
+    /// 409: it has ended otherwise, in this state if the hub says so.
+    Conflict { state: Option<State> },
     /// 410: it is forgotten.
     Gone,
     /// 413.
@@ -100,7 +116,8 @@ pub(crate) enum Answer {
 /// What an append was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
-    Begin,
+    /// With this number.
+    Begin(u64),
     Take(CommandId),
     Start(CommandId),
     End(CommandId),
@@ -111,17 +128,24 @@ enum Purpose {
 /// The agent is about to end.
 #[derive(Debug, Clone, Copy)]
 struct Stopping {
-    kill_ms: u64,
     killed: bool,
+    /// When handlers are killed, and after that, when the last words have had their time; `None`
+    /// once both are past.
+    due_ms: Option<u64>,
 }
 
 /// The core. See the head of this file.
 pub(crate) struct Engine {
     judge: Arc<dyn Judge>,
     boot: BootId,
+    bounds: Bounds,
+    /// What is not over, or is told once more.
     entries: BTreeMap<CommandId, Entry>,
-    /// What is not done yet, in the order of the hub.
+    /// Those of them with something to be done, in the order of the hub.
     live: BTreeSet<(Seq, CommandId)>,
+    past: Past,
+    /// Commands that wait for a compaction to be taken, with the time at which they came.
+    held: BTreeMap<(Seq, CommandId), (u64, CommandEvent)>,
     out: VecDeque<Output>,
     writes: HashMap<u64, Purpose>,
     /// Reports under way: of what, and with which `rev`.
@@ -133,10 +157,7 @@ pub(crate) struct Engine {
     hub_clock: Option<(u64, u64)>,
     max_in_flight: usize,
     stopping: Option<Stopping>,
-    /// How long the journal is, and was after the last compaction.
-    bytes: u64,
-    compact_bytes: u64,
-    compacting: bool,
+    keeping: Keeping,
     /// For the proof that the tests would notice.
     pub(crate) no_start_record: bool,
 }
@@ -147,8 +168,11 @@ impl Engine {
         Self {
             judge,
             boot,
+            bounds: Bounds::AGENT,
             entries: BTreeMap::new(),
             live: BTreeSet::new(),
+            past: Past::default(),
+            held: BTreeMap::new(),
             out: VecDeque::new(),
             writes: HashMap::new(),
             posts: HashMap::new(),
@@ -158,9 +182,7 @@ impl Engine {
             hub_clock: None,
             max_in_flight: 1,
             stopping: None,
-            bytes: 0,
-            compact_bytes: 0,
-            compacting: false,
+            keeping: Keeping::default(),
             no_start_record: false,
         }
     }
@@ -181,12 +203,10 @@ impl Engine {
         if self.stopping.is_some() {
             return;
         }
-        match self.entries.get_mut(&event.id) {
-            Some(entry) => {
-                entry.attempt = entry.attempt.max(Some(event.attempt));
-                self.tell_again(now_ms, event.id);
-            }
-            None => self.take(now_ms, event),
+        if self.entries.contains_key(&event.id) || self.past.knows(event.id) {
+            self.tell_again(now_ms, event.id, Some(event.attempt));
+        } else {
+            self.take(now_ms, now_ms, event);
         }
         self.pump(now_ms);
     }
@@ -199,9 +219,9 @@ impl Engine {
 
     /// An append is on disk, and the journal is this long now.
     pub(crate) fn handle_written(&mut self, now_ms: u64, ticket: u64, bytes: u64) {
-        self.bytes = bytes;
+        self.keeping.bytes = bytes;
         match self.writes.remove(&ticket) {
-            Some(Purpose::Begin) => self.revs.is_on_disk = true,
+            Some(Purpose::Begin(start)) => self.begun(start),
             Some(Purpose::Take(id)) => self.taken(now_ms, id),
             Some(Purpose::Start(id)) => self.started(now_ms, id),
             Some(Purpose::End(id)) => self.recorded(now_ms, id),
@@ -213,7 +233,7 @@ impl Engine {
     /// There was no room on the disk for an append.
     pub(crate) fn handle_disk_full(&mut self, now_ms: u64, ticket: u64) {
         match self.writes.remove(&ticket) {
-            Some(Purpose::Begin) => self.revs.retry_ms = Some(now_ms + DISK_RETRY_MS),
+            Some(Purpose::Begin(start)) => self.begin_later(now_ms, start),
             Some(Purpose::Take(id)) => self.refuse_unwritten(now_ms, id),
             Some(Purpose::Start(id)) => self.unstart(now_ms, id),
             Some(Purpose::End(id)) => self.record_later(now_ms, id),
@@ -223,11 +243,9 @@ impl Engine {
     }
 
     /// A compaction is over; it was done if the new length is given.
-    pub(crate) fn handle_compacted(&mut self, bytes: Option<u64>) {
-        self.compacting = false;
-        self.bytes = bytes.unwrap_or(self.bytes);
-        // One that failed is tried again when the journal has grown as much as if it had not.
-        self.compact_bytes = self.bytes;
+    pub(crate) fn handle_compacted(&mut self, now_ms: u64, bytes: Option<u64>) {
+        self.compacted(now_ms, bytes);
+        self.pump(now_ms);
     }
 
     /// The hub answered to a report, or nobody did.
@@ -247,23 +265,21 @@ impl Engine {
 
     /// A handler has ended.
     pub(crate) fn handle_ended(&mut self, now_ms: u64, id: CommandId, ended: Ended) {
-        let stopping = self.stopping.is_some();
         let Some(entry) = self.entries.get(&id).filter(|e| e.stage == Stage::Running) else {
             return;
         };
-        let by_signal = |o: &Outcome| o.error.as_ref().is_some_and(|e| e.code == "signal");
+        // What was told of it last may not have been posted yet.
+        let progress = entry.progress;
         match ended {
-            Ended::Finished(outcome) if !(stopping && by_signal(&outcome)) => {
-                self.end(now_ms, id, Some(outcome.into_report()));
+            Ended::Finished(outcome) => {
+                self.end(id, Some(Report { progress, ..outcome.into_report() }));
             }
-            Ended::Finished(outcome) | Ended::Stopped(outcome) if entry.cancelled => {
+            Ended::Stopped(outcome) if entry.cancelled => {
                 let mut report = Report { error: None, ..outcome.into_report() };
                 report.state = ReportState::Cancelled;
-                self.end(now_ms, id, Some(report));
+                self.end(id, Some(report));
             }
-            Ended::Finished(outcome) | Ended::Stopped(outcome) => {
-                self.interrupted(now_ms, id, outcome.into_report());
-            }
+            Ended::Stopped(outcome) => self.interrupted(id, outcome.into_report()),
         }
         self.pump(now_ms);
     }
@@ -277,7 +293,9 @@ impl Engine {
     /// The agent is to end: no new command is taken, and handlers get [`SHUTDOWN_MS`].
     pub(crate) fn handle_shutdown(&mut self, now_ms: u64) {
         if self.stopping.is_none() {
-            self.stopping = Some(Stopping { kill_ms: now_ms + SHUTDOWN_MS, killed: false });
+            let due_ms = Some(now_ms + SHUTDOWN_MS);
+            self.stopping = Some(Stopping { killed: false, due_ms });
+            self.held.clear();
             self.stop_all(Stop::Shutdown);
         }
         self.pump(now_ms);
@@ -286,11 +304,13 @@ impl Engine {
     /// The time that [`Engine::poll_timeout`] told is there.
     pub(crate) fn handle_timeout(&mut self, now_ms: u64) {
         if let Some(stopping) = &mut self.stopping
-            && !stopping.killed
-            && stopping.kill_ms <= now_ms
+            && let Some(due_ms) = stopping.due_ms.filter(|due_ms| *due_ms <= now_ms)
         {
-            stopping.killed = true;
-            self.stop_all(Stop::Kill);
+            let first = !std::mem::replace(&mut stopping.killed, true);
+            stopping.due_ms = first.then_some(due_ms + LAST_WORDS_MS);
+            if first {
+                self.stop_all(Stop::Kill);
+            }
         }
         self.pump(now_ms);
     }
@@ -305,9 +325,9 @@ impl Engine {
     /// When to call [`Engine::handle_timeout`].
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
         let entries = self.live().flat_map(|entry| self.wakes(entry)).flatten();
-        let stopping =
-            self.stopping.map(|s| if s.killed { s.kill_ms + LAST_WORDS_MS } else { s.kill_ms });
-        entries.chain(stopping).chain(self.revs.retry_ms).min()
+        let stopping = self.stopping.and_then(|stopping| stopping.due_ms);
+        let forget_ms = self.hub_clock.map(|_| self.keeping.forget_ms);
+        entries.chain(stopping).chain(self.revs.retry_ms).chain(forget_ms).min()
     }
 
     /// Whether the agent can end: what was under way is over, and told where the hub listens.
@@ -317,18 +337,23 @@ impl Engine {
             matches!(e.stage, Stage::Starting | Stage::Running | Stage::Recording)
                 || e.stage == Stage::Telling && e.post.failures == 0
         };
-        let late = stopping.kill_ms + LAST_WORDS_MS <= now_ms;
+        let late = stopping.killed && stopping.due_ms.is_none_or(|due_ms| due_ms <= now_ms);
         (late || !self.live().any(busy)) && !self.writes.values().any(|p| *p != Purpose::Note)
     }
 
     /// How many commands are under way, and how many are remembered in all.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.live.len(), self.entries.len())
+        let known = self.entries.values().filter(|entry| !entry.acked).count();
+        (self.live.len(), known + self.past.len())
     }
 
     /// The latest commands, newest first.
     pub(crate) fn latest(&self, count: usize) -> Vec<CommandStatus> {
-        self.entries.values().rev().take(count).map(Entry::status).collect()
+        let known = self.entries.values().filter(|entry| !entry.acked).map(Entry::status);
+        let mut latest: Vec<_> = known.chain(self.past.latest(count)).collect();
+        latest.sort_by_key(|command| std::cmp::Reverse(command.id));
+        latest.truncate(count);
+        latest
     }
 
     // --- Small ---
@@ -339,7 +364,7 @@ impl Engine {
         self.start_due(now_ms);
         self.write_due(now_ms);
         self.post_due(now_ms);
-        self.compact_if_long(now_ms);
+        self.compact_if_worth(now_ms);
     }
 
     fn ticket(&mut self) -> u64 {

@@ -2,7 +2,8 @@
 //!
 //! `BELLWIRE_FAULT=point:nth` ends the process with SIGKILL when it comes to that point for the nth
 //! time. `BELLWIRE_FAULT_NO_START_RECORD=1` leaves the start record out of the journal: what shows
-//! that the test of `tests/agent_once.rs` would notice.
+//! that the test of `tests/agent_once.rs` would notice. `BELLWIRE_FAULT_BOOT_ID` is the name of this
+//! boot: another one is a reboot that no test machine has to go through.
 
 /// A point in the life of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +42,15 @@ pub(crate) fn no_start_record() -> bool {
     false
 }
 
+/// What stands for the kernel's name of this boot.
+#[cfg(not(feature = "fault"))]
+#[inline]
+pub(crate) fn boot_id() -> Option<String> {
+    None
+}
+
 #[cfg(feature = "fault")]
-pub(crate) use armed::{at, no_start_record};
+pub(crate) use armed::{at, boot_id, no_start_record};
 
 #[cfg(feature = "fault")]
 mod armed {
@@ -72,6 +80,10 @@ mod armed {
 
     pub(crate) fn no_start_record() -> bool {
         std::env::var_os("BELLWIRE_FAULT_NO_START_RECORD").is_some()
+    }
+
+    pub(crate) fn boot_id() -> Option<String> {
+        std::env::var("BELLWIRE_FAULT_BOOT_ID").ok()
     }
 
     impl Point {

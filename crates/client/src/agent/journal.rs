@@ -4,37 +4,53 @@
 //! disk when [`Journal::append`] returns. `lock` beside it keeps a second agent out. What the
 //! records mean is `engine.rs`'s to say; here they are only kept.
 //!
-//! What is assumed of the disk: what `fsync` was answered for stays, and what was not may be there in
-//! part, in whole or not at all. So only the last line can be torn, and it is cut off; a bad line with
-//! a good one behind it is damage, and is refused rather than guessed at: a start record that is lost
-//! would run a command twice.
+//! What is assumed of the disk: what `fsync` was answered for stays as it is, and what it was not
+//! answered for may be there in part, in whole or not at all, in blocks of any order, with zeros
+//! between. An append is one line, and the next begins when it is on disk. So one bad line at the very
+//! end is torn, was never answered for, and is cut off. Everything else that is not as it was written
+//! is damage ([`read`]), and is refused rather than guessed at: a start record that is lost would run a
+//! command twice. A whole line of a right checksum is never torn, whether its words are known or not.
+//! (A last line that was on disk and rots there looks like a torn one. Nobody can tell them apart.)
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bellwire_proto::DeviceId;
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+mod draft;
+mod error;
 mod line;
+mod mend;
+mod read;
 mod record;
+mod reserve;
 
-pub(crate) use record::{BootId, Received, Record};
+pub use error::JournalError;
+pub use mend::Repaired;
+
+use draft::{DRAFT, Draft};
+pub(crate) use error::AppendError;
+pub(crate) use mend::{repair, show};
+pub(crate) use read::{Part, Place};
+pub(crate) use record::{BootId, Done, REPORT_BYTES_MAX, Received, Record, fit};
+pub(crate) use reserve::Reserve;
 
 /// The format that is written here, and the newest that can be read.
 const FORMAT: u32 = 1;
 const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
-/// A compaction under way; worth nothing until it is renamed.
-const DRAFT: &str = "journal.new";
-/// Where a repair keeps what it took away.
-const DAMAGED: &str = "journal.damaged";
+/// The longest line that is written, and read back: so much memory a damaged file can take. A command
+/// with its data and its result has some 2 MiB.
+const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct Head {
     bellwire_journal: u32,
     device: DeviceId,
 }
@@ -46,71 +62,10 @@ pub(crate) struct Journal {
     device: DeviceId,
     file: File,
     bytes: u64,
+    /// The room that is kept behind the end.
+    reserve_bytes: u64,
     /// Held until the journal is dropped.
     _lock: File,
-}
-
-/// Why a journal cannot be opened. Each message names the way out.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum JournalError {
-    /// The folder or a file in it cannot be used.
-    #[error("{}: {source}", .path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another agent runs on the same folder.
-    #[error("another agent runs with the state folder {}: stop it, or set another state_dir", .folder.display())]
-    Locked {
-        /// The state folder.
-        folder: PathBuf,
-    },
-    /// A later version wrote it.
-    #[error(
-        "{} has format {format}, and this version reads up to {FORMAT}: install the newer version again, or move the file away and lose what it knows", .path.display()
-    )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        format: u32,
-    },
-    /// It belongs to a device of another name.
-    #[error(
-        "{} is the journal of {found}, and this agent is {expected}: set device = \"{found}\", or another state_dir for {expected}", .path.display()
-    )]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// Whose it is.
-        found: DeviceId,
-        /// Who asks.
-        expected: DeviceId,
-    },
-    /// A line in its middle is not what was written.
-    #[error(
-        "{} is damaged at byte {at}: `bellwire agent journal show` tells what can be read, `bellwire agent journal repair` drops the rest of the damaged lines and keeps a copy", .path.display()
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where the first bad line begins.
-        at: u64,
-    },
-}
-
-/// Why records could not be kept.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AppendError {
-    /// There is no room. Nothing was written.
-    #[error("the disk is full")]
-    Full,
-    /// The disk failed, and what it holds is not known any more: the journal must be opened anew.
-    #[error("the journal cannot be written: {0}")]
-    Failed(#[from] io::Error),
 }
 
 impl Journal {
@@ -124,34 +79,31 @@ impl Journal {
         let lock = lock(folder)?;
         let path = folder.join(JOURNAL);
         let io = |source| JournalError::Io { path: path.clone(), source };
+        // What a compaction left when the power failed only takes room.
+        std::fs::remove_file(folder.join(DRAFT)).ok();
         if !path.try_exists().map_err(io)? {
-            let (file, bytes) = draft(folder, device, std::iter::empty(), 0).map_err(io)?;
-            sync_folder(folder).map_err(io)?;
+            let draft = Draft::begin(folder, device).map_err(io)?;
+            draft.finish(0).map_err(|error| io(error.into_io()))?;
             tracing::info!(path = %path.display(), "a new journal");
-            return Ok(Self {
-                folder: folder.into(),
-                device: device.clone(),
-                file,
-                bytes,
-                _lock: lock,
-            });
         }
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
-        let read = read(&path, &file, device, |_, record| told(record))?;
-        if let Some(at) = read.damaged_at {
-            return Err(JournalError::Damaged { path, at });
+        let judgement = read::read(&path, &file, device, |_, part| {
+            if let Part::Records(records) = part {
+                records.into_iter().for_each(&mut told);
+            }
+        })?;
+        if let Some(fault) = judgement.fault {
+            return Err(fault);
         }
-        let length = file.metadata().map_err(io)?.len();
-        if length > read.good_bytes {
-            tracing::warn!(
-                torn_bytes = length - read.good_bytes,
-                "the journal's torn end is cut off"
-            );
-            file.set_len(read.good_bytes).and_then(|()| file.sync_all()).map_err(io)?;
+        let bytes = judgement.good_bytes;
+        let torn_bytes = file.seek(SeekFrom::End(0)).map_err(io)? - bytes;
+        if torn_bytes > 0 {
+            tracing::warn!(torn_bytes, "the journal's torn end is cut off");
+            file.set_len(bytes).and_then(|()| file.sync_all()).map_err(io)?;
+            file.seek(SeekFrom::End(0)).map_err(io)?;
         }
-        file.seek(SeekFrom::End(0)).map_err(io)?;
-        let bytes = read.good_bytes;
-        Ok(Self { folder: folder.into(), device: device.clone(), file, bytes, _lock: lock })
+        let (folder, device) = (folder.into(), device.clone());
+        Ok(Self { folder, device, file, bytes, reserve_bytes: 0, _lock: lock })
     }
 
     /// How long the file is.
@@ -160,142 +112,76 @@ impl Journal {
     }
 
     /// Keeps `records`, in one piece: all of them are on disk when this returns, or none will be
-    /// read. `reserve_bytes` of the disk are kept free for what comes later.
+    /// read. With room behind them, for what comes later.
     pub(crate) fn append(
         &mut self,
-        records: &[Record],
-        reserve_bytes: u64,
+        records: &[&Record],
+        reserve: Reserve,
     ) -> Result<(), AppendError> {
         let line = line::encode(&records).map_err(io::Error::from)?;
+        // What is too long to be read again is not written.
+        if line.len() as u64 > LINE_BYTES_MAX {
+            return Err(AppendError::Full);
+        }
         let after = self.bytes + line.len() as u64;
-        reserve(&self.file, after + reserve_bytes)?;
+        if let Err(error) = reserve::take(&self.file, after + reserve.needed_bytes) {
+            // Some of it may have been taken before the disk was full.
+            reserve::give_back(&self.file, self.bytes, self.reserve_bytes).ok();
+            return Err(error);
+        }
         if let Err(error) = self.file.write_all(&line) {
             // What was written of it has no line end, so it must not stay in front of the next.
             self.file.set_len(self.bytes)?;
             self.file.seek(SeekFrom::Start(self.bytes))?;
-            return Err(if is_full(&error) { AppendError::Full } else { error.into() });
+            // The cut took the room behind the end as well.
+            reserve::take(&self.file, self.bytes + self.reserve_bytes).ok();
+            return Err(AppendError::of_write(error));
         }
         self.file.sync_data()?;
-        self.bytes = after;
+        (self.bytes, self.reserve_bytes) = (after, reserve.kept_bytes);
+        if let Err(error) = reserve::give_back(&self.file, after, reserve.kept_bytes) {
+            tracing::debug!(%error, "the room behind the journal is as it was");
+        }
         Ok(())
     }
 
-    /// Replaces everything by `records`. Without room for it the journal stays as it is.
+    /// Replaces everything by `batches`, a line each, and gives whether it did: one that would not be
+    /// shorter leaves the journal as it is. So does one that there is no room for.
     pub(crate) fn compact(
         &mut self,
-        records: impl Iterator<Item = Record>,
+        batches: impl Iterator<Item = Vec<Record>>,
         reserve_bytes: u64,
-    ) -> Result<(), AppendError> {
-        match draft(&self.folder, &self.device, records, reserve_bytes) {
-            Ok((file, bytes)) => {
-                (self.file, self.bytes) = (file, bytes);
-                Ok(sync_folder(&self.folder)?)
-            }
-            Err(error) => {
-                std::fs::remove_file(self.folder.join(DRAFT)).ok();
-                Err(if is_full(&error) { AppendError::Full } else { error.into() })
+    ) -> Result<bool, AppendError> {
+        let mut draft = Draft::begin(&self.folder, &self.device).map_err(AppendError::of_write)?;
+        for records in batches {
+            draft.push(&records).map_err(AppendError::of_write)?;
+            if draft.bytes() >= self.bytes {
+                return Ok(false);
             }
         }
+        let bytes = draft.bytes();
+        self.file = draft.finish(reserve_bytes)?;
+        (self.bytes, self.reserve_bytes) = (bytes, reserve_bytes);
+        Ok(true)
     }
 }
 
-/// Tells every record that can be read, with the place of its line, and gives the place of the first
-/// damaged line, if there is one. Changes nothing.
-pub(crate) fn show(
-    folder: &Path,
-    device: &DeviceId,
-    told: impl FnMut(u64, Record),
-) -> Result<Option<u64>, JournalError> {
-    let path = folder.join(JOURNAL);
-    let file =
-        File::open(&path).map_err(|source| JournalError::Io { path: path.clone(), source })?;
-    Ok(read(&path, &file, device, told)?.damaged_at)
-}
-
-/// Drops the damaged lines of a journal and keeps a copy of it as it was. Gives how many records were
-/// kept. A command whose start record was dropped may run again: that is for a person to decide.
-pub(crate) fn repair(folder: &Path, device: &DeviceId) -> Result<usize, JournalError> {
-    let _lock = lock(folder)?;
-    let path = folder.join(JOURNAL);
-    let io = |source| JournalError::Io { path: path.clone(), source };
-    let file = File::open(&path).map_err(io)?;
-    let mut kept = Vec::new();
-    read(&path, &file, device, |_, record| kept.push(record))?;
-    std::fs::copy(&path, folder.join(DAMAGED)).map_err(io)?;
-    let count = kept.len();
-    draft(folder, device, kept.into_iter(), 0).map_err(io)?;
-    sync_folder(folder).map_err(io)?;
-    Ok(count)
-}
-
-/// What reading found.
-struct Read {
-    /// Up to the end of the last good line.
-    good_bytes: u64,
-    /// A bad line with a good one behind it.
-    damaged_at: Option<u64>,
-}
-
-fn read(
-    path: &Path,
-    file: &File,
-    device: &DeviceId,
-    mut told: impl FnMut(u64, Record),
-) -> Result<Read, JournalError> {
-    let io = |source| JournalError::Io { path: path.into(), source };
-    let damaged = |at| JournalError::Damaged { path: path.into(), at };
-    let mut reader = BufReader::with_capacity(64 << 10, file);
-    let mut line = Vec::new();
-    let mut at = reader.read_until(b'\n', &mut line).map_err(io)? as u64;
-    // The first line came with the file's name, in one step: it is never torn.
-    check_header(path, line::decode(&line).ok_or_else(|| damaged(0))?, device)?;
-    let mut read = Read { good_bytes: at, damaged_at: None };
-    let mut bad_at = None;
-    loop {
-        line.clear();
-        let length = reader.read_until(b'\n', &mut line).map_err(io)? as u64;
-        if length == 0 {
-            return Ok(read);
-        }
-        let records = line::decode(&line).and_then(|json| serde_json::from_str(json).ok());
-        match records {
-            None => bad_at = bad_at.or(Some(at)),
-            Some(records) => {
-                let records: Vec<Record> = records;
-                records.into_iter().for_each(|record| told(at, record));
-                read.good_bytes = at + length;
-                read.damaged_at = read.damaged_at.or(bad_at);
-            }
-        }
-        at += length;
+#[cfg(test)]
+impl Journal {
+    /// From now on each write fails.
+    pub(crate) fn break_disk(&mut self) {
+        self.file = File::open(self.folder.join(JOURNAL)).unwrap();
     }
-}
-
-fn check_header(path: &Path, json: &str, device: &DeviceId) -> Result<(), JournalError> {
-    #[derive(Deserialize)]
-    struct Format {
-        bellwire_journal: u32,
-    }
-    let damaged = |_| JournalError::Damaged { path: path.into(), at: 0 };
-    let Format { bellwire_journal: format } = serde_json::from_str(json).map_err(damaged)?;
-    if format > FORMAT {
-        return Err(JournalError::Newer { path: path.into(), format });
-    }
-    let header: Header = serde_json::from_str(json).map_err(damaged)?;
-    if header.device != *device {
-        let (found, expected) = (header.device, device.clone());
-        return Err(JournalError::Foreign { path: path.into(), found, expected });
-    }
-    Ok(())
 }
 
 /// Takes the folder for this process, and makes it first if need be.
 fn lock(folder: &Path) -> Result<File, JournalError> {
     let path = folder.join(LOCK);
     let io = |source| JournalError::Io { path: path.clone(), source };
-    std::fs::create_dir_all(folder).map_err(io)?;
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+    make(folder).map_err(|source| JournalError::Io { path: folder.into(), source })?;
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600);
+    let file = options.open(&path).map_err(io)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(Errno::WOULDBLOCK) => Err(JournalError::Locked { folder: folder.into() }),
@@ -303,58 +189,23 @@ fn lock(folder: &Path) -> Result<File, JournalError> {
     }
 }
 
-/// Writes a whole journal beside the one in use, and puts it in its place in one step. That the new
-/// name lasts is the caller's to see to, with the new file in hand: from here on the old one is gone.
-fn draft(
-    folder: &Path,
-    device: &DeviceId,
-    records: impl Iterator<Item = Record>,
-    reserve_bytes: u64,
-) -> io::Result<(File, u64)> {
-    let path = folder.join(DRAFT);
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(true).read(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut writer = BufWriter::new(options.open(&path)?);
-    writer
-        .write_all(&line::encode(&Header { bellwire_journal: FORMAT, device: device.clone() })?)?;
-    for record in records {
-        writer.write_all(&line::encode(&[record])?)?;
+/// Makes a folder that lasts, with those above it.
+fn make(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
     }
-    let mut file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-    let bytes = file.stream_position()?;
-    reserve(&file, bytes + reserve_bytes).map_err(|error| match error {
-        AppendError::Full => io::ErrorKind::StorageFull.into(),
-        AppendError::Failed(error) => error,
-    })?;
-    file.sync_all()?;
-    std::fs::rename(&path, folder.join(JOURNAL))?;
-    Ok((file, bytes))
+    let above = folder.parent().unwrap_or(Path::new(""));
+    make(above)?;
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        made => made.and_then(|()| sync_folder(above)),
+    }
 }
 
 /// Makes a new name in the folder last.
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Keeps the disk's room up to `bytes` of the file, without making the file longer.
-fn reserve(file: &File, bytes: u64) -> Result<(), AppendError> {
-    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes.max(1)) {
-        Ok(()) => Ok(()),
-        Err(Errno::NOSPC | Errno::DQUOT) => Err(AppendError::Full),
-        // A file system that cannot keep room can at least tell what there is.
-        Err(_) => {
-            let disk = rustix::fs::fstatvfs(file).map_err(io::Error::from)?;
-            let length = file.metadata()?.len();
-            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            if free < bytes.saturating_sub(length) { Err(AppendError::Full) } else { Ok(()) }
-        }
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    let here = folder.as_os_str().is_empty();
+    File::open(if here { Path::new(".") } else { folder })?.sync_all()
 }
 
 #[cfg(test)]

@@ -36,12 +36,14 @@ impl List {
 }
 
 impl Judge for List {
-    fn judge(&self, action: &Action, data: &Json) -> Result<Terms, ErrorInfo> {
-        let rules = self.policy.judge(action, data)?;
-        if let Some(check) = self.checks.get(action) {
-            check(data)?;
-        }
+    fn judge(&self, action: &Action, data: &Json) -> Result<(), ErrorInfo> {
+        self.policy.judge(action, data)?;
+        self.checks.get(action).map_or(Ok(()), |check| check(data))
+    }
+
+    fn terms(&self, action: &Action) -> Option<Terms> {
+        let rules = self.policy.rules(action)?;
         let Rules { on_restart, concurrency, timeout, .. } = **rules;
-        Ok(Terms { on_restart, concurrency, timeout })
+        Some(Terms { on_restart, concurrency, timeout })
     }
 }

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use tokio::task::JoinHandle;
 
+use crate::agent::engine::Snapshot;
 use crate::agent::fault::Point;
-use crate::agent::journal::{AppendError, Journal, Record};
+use crate::agent::journal::{AppendError, Journal, Record, Reserve};
 
 /// What came of it.
 pub(super) enum Written {
@@ -21,8 +22,14 @@ pub(super) enum Written {
 
 /// Something to be done.
 enum Work {
-    Append { ticket: u64, records: Vec<Record>, reserve_bytes: u64 },
-    Compact { records: Vec<Record>, reserve_bytes: u64 },
+    Append(Append),
+    Compact { snapshot: Snapshot, reserve_bytes: u64 },
+}
+
+struct Append {
+    ticket: u64,
+    records: Vec<Record>,
+    reserve: Reserve,
 }
 
 /// The journal and what is to be done to it.
@@ -54,12 +61,13 @@ impl Disk {
         self.waiting.is_empty() && self.busy.is_none() && self.done.is_empty()
     }
 
-    pub(super) fn write(&mut self, ticket: u64, records: Vec<Record>, reserve_bytes: u64) {
-        self.waiting.push_back(Work::Append { ticket, records, reserve_bytes });
+    pub(super) fn write(&mut self, ticket: u64, records: Vec<Record>, reserve: Reserve) {
+        self.waiting.push_back(Work::Append(Append { ticket, records, reserve }));
     }
 
-    pub(super) fn compact(&mut self, records: Vec<Record>, reserve_bytes: u64) {
-        self.waiting.push_back(Work::Compact { records, reserve_bytes });
+    /// Replaces the journal by what is in it; its lines are made where they are written.
+    pub(super) fn compact(&mut self, snapshot: Snapshot, reserve_bytes: u64) {
+        self.waiting.push_back(Work::Compact { snapshot, reserve_bytes });
     }
 
     /// Begins with what waits, if nothing is under way.
@@ -94,37 +102,34 @@ impl Disk {
     }
 }
 
-/// Does it all, in order.
+/// Does it all, in order, and nothing more once the disk has failed.
 fn perform(mut journal: Journal, mut work: VecDeque<Work>) -> (Journal, Vec<Written>) {
     let mut done = Vec::new();
     while let Some(next) = work.pop_front() {
-        let written = match next {
-            Work::Compact { records, reserve_bytes } => {
-                compact(&mut journal, records, reserve_bytes)
+        match next {
+            Work::Compact { snapshot, reserve_bytes } => {
+                done.push(compact(&mut journal, &snapshot, reserve_bytes));
             }
-            Work::Append { ticket, records, reserve_bytes } => {
-                let mut batch = vec![(ticket, records, reserve_bytes)];
-                let is_append = |work: &mut Work| matches!(work, Work::Append { .. });
-                while let Some(Work::Append { ticket, records, reserve_bytes }) =
-                    work.pop_front_if(is_append)
+            Work::Append(first) => {
+                let mut batch = vec![first];
+                while let Some(Work::Append(next)) =
+                    work.pop_front_if(|work| matches!(work, Work::Append(_)))
                 {
-                    batch.push((ticket, records, reserve_bytes));
+                    batch.push(next);
                 }
-                append(&mut journal, batch, &mut done)
+                append(&mut journal, &batch, &mut done);
             }
-        };
-        let failed = matches!(written, Written::Failed { .. });
-        done.push(written);
-        if failed {
+        }
+        if matches!(done.last(), Some(Written::Failed { .. })) {
             break;
         }
     }
     (journal, done)
 }
 
-fn compact(journal: &mut Journal, records: Vec<Record>, reserve_bytes: u64) -> Written {
-    match journal.compact(records.into_iter(), reserve_bytes) {
-        Ok(()) => Written::Compacted { bytes: Some(journal.bytes()) },
+fn compact(journal: &mut Journal, snapshot: &Snapshot, reserve_bytes: u64) -> Written {
+    match journal.compact(snapshot.lines(), reserve_bytes) {
+        Ok(done) => Written::Compacted { bytes: done.then(|| journal.bytes()) },
         Err(error @ AppendError::Full) => {
             tracing::warn!(%error, "the journal was not compacted");
             Written::Compacted { bytes: None }
@@ -133,31 +138,29 @@ fn compact(journal: &mut Journal, records: Vec<Record>, reserve_bytes: u64) -> W
     }
 }
 
-/// Appends a batch in one go; without room for all of it, one after the other.
-fn append(
-    journal: &mut Journal,
-    mut batch: Vec<(u64, Vec<Record>, u64)>,
-    done: &mut Vec<Written>,
-) -> Written {
-    let reserve_bytes =
-        batch.last().map(|(_, _, reserve_bytes)| *reserve_bytes).unwrap_or_default();
-    let tickets: Vec<u64> = batch.iter().map(|(ticket, _, _)| *ticket).collect();
-    let records: Vec<Record> = batch.iter().flat_map(|(_, records, _)| records.clone()).collect();
-    match journal.append(&records, reserve_bytes) {
-        Ok(()) => {
-            let points = records.iter().filter_map(point).collect();
-            Written::Appended { tickets, points, bytes: journal.bytes() }
+/// Appends a batch in one go; without room for all of it, one after the other, in the same order.
+fn append(journal: &mut Journal, batch: &[Append], done: &mut Vec<Written>) {
+    let records: Vec<&Record> = batch.iter().flat_map(|append| &append.records).collect();
+    let reserve = Reserve {
+        needed_bytes: batch.iter().map(|append| append.reserve.needed_bytes).max().unwrap_or(0),
+        kept_bytes: batch.last().map_or(0, |append| append.reserve.kept_bytes),
+    };
+    match (journal.append(&records, reserve), batch) {
+        (Ok(()), _) => done.push(Written::Appended {
+            tickets: batch.iter().map(|append| append.ticket).collect(),
+            points: records.into_iter().filter_map(point).collect(),
+            bytes: journal.bytes(),
+        }),
+        (Err(AppendError::Failed(error)), _) => {
+            done.push(Written::Failed { reason: error.to_string() });
         }
-        Err(AppendError::Failed(error)) => Written::Failed { reason: error.to_string() },
-        Err(AppendError::Full) => {
-            let last = batch.pop();
-            for alone in batch {
-                let written = append(journal, vec![alone], done);
-                done.push(written);
-            }
-            match last {
-                Some(last) if tickets.len() > 1 => append(journal, vec![last], done),
-                _ => Written::Full { ticket: tickets.first().copied().unwrap_or_default() },
+        (Err(AppendError::Full), [alone]) => done.push(Written::Full { ticket: alone.ticket }),
+        (Err(AppendError::Full), _) => {
+            for alone in batch.chunks(1) {
+                append(journal, alone, done);
+                if matches!(done.last(), Some(Written::Failed { .. })) {
+                    return;
+                }
             }
         }
     }
@@ -170,6 +173,12 @@ fn point(record: &Record) -> Option<Point> {
         Record::Started { .. } => Some(Point::Started),
         Record::Ended { .. } => Some(Point::Recorded),
         Record::Acked { .. } => Some(Point::Acked),
-        Record::Begun { .. } | Record::Cancelled { .. } => None,
+        Record::Begun { .. }
+        | Record::Cancelled { .. }
+        | Record::Unfit { .. }
+        | Record::Done { .. } => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

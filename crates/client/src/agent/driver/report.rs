@@ -75,7 +75,7 @@ fn judge(device: &DeviceId, command: CommandId, answer: &Result<Delivery, Error>
         }
         Ok(_) => Answer::Failed { retry_after: None },
         Err(Error::Refused { problem, retry_after }) => match problem.code.status() {
-            409 => Answer::Conflict,
+            409 => Answer::Conflict { state: problem.delivery.as_ref().map(|shown| shown.state) },
             410 => Answer::Gone,
             413 => Answer::TooLarge,
             400 | 404 => Answer::Unfit,
@@ -149,7 +149,7 @@ mod tests {
             ("the delivery", delivery("kiosk", COMMAND), shown),
             ("another command's", delivery("kiosk", other), nothing),
             ("another device's", delivery("kiosk-2", COMMAND), nothing),
-            ("409", refused(Code::Conflict), Answer::Conflict),
+            ("409", refused(Code::Conflict), Answer::Conflict { state: None }),
             ("410", refused(Code::Gone), Answer::Gone),
             ("413", refused(Code::PayloadTooLarge), Answer::TooLarge),
             ("400", refused(Code::BadRequest), Answer::Unfit),

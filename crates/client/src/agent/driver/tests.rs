@@ -73,6 +73,10 @@ impl Transport for Stand {
             token: token.unwrap_or_default().to_owned(),
             body: request.body().clone(),
         };
+        // Who hammers it is answered no more, so that the test ends and counts.
+        if asked.nth > 1000 {
+            return Box::pin(std::future::pending());
+        }
         self.asked.lock().unwrap().push(asked.clone());
         let answer = (self.answer)(&asked);
         Box::pin(async move { Ok(answer) })

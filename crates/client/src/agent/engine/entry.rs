@@ -1,4 +1,4 @@
-//! What the agent knows of one command, and how the journal's records say it.
+//! What the agent knows of one command that is not over, and how the journal's records say it.
 
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Action, CommandId, Progress, Report, ReportState, Seq};
@@ -7,7 +7,8 @@ use crate::agent::journal::{BootId, Received, Record};
 use crate::agent::run::thin;
 use crate::agent::status::CommandStatus;
 
-/// Where a command is in its life at the device.
+/// Where a command is in its life at the device. One that has come to its end is no
+/// [`Entry`] any more: see `past.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Its record is on the way to the disk.
@@ -22,6 +23,8 @@ pub(super) enum Stage {
     Running,
     /// A life before this one left it running: what is left of its handler is being killed.
     Sweeping,
+    /// It may run again; the hub is told `running` first, since it may have ended it meanwhile.
+    Asking,
     /// It is to run again.
     Again,
     /// It was interrupted by the end of this process, and the next one is to say what follows.
@@ -30,8 +33,6 @@ pub(super) enum Stage {
     Recording,
     /// The hub is told how it ended until it shows that it knows.
     Telling,
-    /// Nothing is to be done any more.
-    Done,
 }
 
 /// What the agent knows of a command.
@@ -40,7 +41,7 @@ pub(super) struct Entry {
     pub(super) id: CommandId,
     pub(super) seq: Seq,
     pub(super) stage: Stage,
-    /// Kept until it has ended; there is none when only a cancel came.
+    /// There is none when only a cancel came.
     pub(super) received: Option<Box<Received>>,
     /// Not known of one that was cancelled before it came, or of long ago.
     pub(super) action: Option<Action>,
@@ -57,9 +58,14 @@ pub(super) struct Entry {
     /// How it ended, once it has; `None` then when the hub had ended it before it was started.
     pub(super) report: Option<Box<Report>>,
     pub(super) ended: bool,
+    /// It was over before, and is told once more.
     pub(super) acked: bool,
-    /// Not to be started before: the disk was full.
-    pub(super) not_before_ms: u64,
+    /// There was no room for it: told, and forgotten.
+    pub(super) unwritten: bool,
+    /// The disk was full: when what was to be written, its start or its end, is tried again.
+    pub(super) disk_retry_ms: Option<u64>,
+    /// The hub's clock when it first refused the result for what it is.
+    pub(super) unfit_hub_ms: Option<u64>,
     pub(super) post: Posting,
 }
 
@@ -72,7 +78,7 @@ pub(super) struct Posting {
     pub(super) due_ms: Option<u64>,
     /// How many came to nothing since one was answered.
     pub(super) failures: u32,
-    /// Since when the hub refuses the result for what it is.
+    /// Since when, in this life, the hub refuses the result for what it is.
     pub(super) unfit_since_ms: Option<u64>,
     /// The hub found it too large: its output is left out.
     pub(super) thin: bool,
@@ -95,24 +101,23 @@ impl Entry {
             report: None,
             ended: false,
             acked: false,
-            not_before_ms: 0,
+            unwritten: false,
+            disk_retry_ms: None,
+            unfit_hub_ms: None,
             post: Posting::default(),
         }
     }
 
     /// An entry of a command that came.
     pub(super) fn of(received: Box<Received>) -> Self {
-        let CommandEvent { id, seq, attempt, ref action, .. } = received.event;
+        let CommandEvent { id, seq, attempt, .. } = received.event;
         Self {
             attempt: Some(attempt),
-            action: Some(action.clone()),
-            ..Self::new(id, seq, received.hub_ms, Stage::Taking)
+            action: Some(received.event.action.clone()),
+            hub_ms: received.hub_ms,
+            received: Some(received),
+            ..Self::new(id, seq, 0, Stage::Taking)
         }
-        .with(received)
-    }
-
-    fn with(self, received: Box<Received>) -> Self {
-        Self { received: Some(received), ..self }
     }
 
     pub(super) fn event(&self) -> Option<&CommandEvent> {
@@ -121,48 +126,55 @@ impl Entry {
 
     /// Waits for its turn, or for what comes before.
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(self.stage, Stage::Taking | Stage::Offering | Stage::Ready | Stage::Again)
+        matches!(
+            self.stage,
+            Stage::Taking
+                | Stage::Offering
+                | Stage::Ready
+                | Stage::Sweeping
+                | Stage::Asking
+                | Stage::Again
+        )
     }
 
-    /// Takes one of the places that there are for running.
+    /// Nothing but its turn keeps it from running.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.stage, Stage::Ready | Stage::Again) && self.disk_retry_ms.is_none()
+    }
+
+    /// Waits for what may come too late for it.
+    pub(super) fn can_be_stale(&self) -> bool {
+        matches!(self.stage, Stage::Offering | Stage::Ready | Stage::Asking | Stage::Again)
+    }
+
+    /// Takes one of the places that there are for running: also what is left of a run, until it is
+    /// dead.
     pub(super) fn is_running(&self) -> bool {
-        matches!(self.stage, Stage::Starting | Stage::Running)
+        matches!(self.stage, Stage::Starting | Stage::Running | Stage::Sweeping)
     }
 
     /// Its result may still have to go to the disk.
     pub(super) fn needs_room(&self) -> bool {
-        !self.ended
+        !self.ended || self.stage == Stage::Recording
     }
 
     /// What is told of it now, without `rev`. `None` when there is nothing to tell.
     pub(super) fn told(&self) -> Option<Report> {
         let mut report = match self.stage {
             Stage::Offering | Stage::Ready => Report::of(ReportState::Accepted),
-            // To the hub, what is to run again runs.
-            Stage::Again => Report::of(ReportState::Running),
+            // To the hub, what was left running and what is to run again runs.
+            Stage::Sweeping | Stage::Asking | Stage::Again => Report::of(ReportState::Running),
             Stage::Running => {
                 Report { progress: self.progress, ..Report::of(ReportState::Running) }
             }
             Stage::Telling => self.report.as_deref()?.clone(),
-            _ => return None,
+            Stage::Taking | Stage::Starting | Stage::Left | Stage::Recording => return None,
         };
         if self.post.thin {
             thin(&mut report);
         }
         report.attempt = self.attempt;
         Some(report)
-    }
-
-    /// Drops what is not needed once the hub has the result: to tell it again, the state is enough,
-    /// since what the hub was told before stays.
-    pub(super) fn shrink(&mut self) {
-        self.received = None;
-        self.progress = None;
-        self.post = Posting::default();
-        if let Some(report) = &mut self.report {
-            report.result = None;
-            (report.stdout, report.stderr, report.truncated) = (None, None, None);
-        }
     }
 
     pub(super) fn status(&self) -> CommandStatus {
@@ -185,7 +197,7 @@ impl Entry {
     }
 
     /// The records that say what is on disk, or on the way there.
-    pub(super) fn records(&self) -> impl Iterator<Item = Record> {
+    pub(super) fn records(&self) -> Vec<Record> {
         let command = self.id;
         let received = self.received.clone().map(Record::Received);
         // Without the command, a record of the cancel is what tells its place and time.
@@ -197,7 +209,7 @@ impl Entry {
         let boot = self.run_boot.clone();
         let started = boot.map(|boot| Record::Started { command, run: self.runs, boot });
         let ended = self.ended.then(|| Record::Ended { command, report: self.report.clone() });
-        let acked = self.acked.then_some(Record::Acked { command });
-        [received, cancelled, started, ended, acked].into_iter().flatten()
+        let unfit = self.unfit_hub_ms.map(|hub_ms| Record::Unfit { command, hub_ms });
+        [received, cancelled, started, ended, unfit].into_iter().flatten().collect()
     }
 }

@@ -1,50 +1,178 @@
 //! What the journal is to hold, how much of it, and for how long.
+//!
+//! The bound holds because room is asked for before something is taken: for the command, for its
+//! result, and for whatever else is still to be written of what is live. What is over shrinks to a
+//! short line by a compaction, and is forgotten with age, by the hub's clock.
+
+use bellwire_proto::Report;
 
 use super::entry::{Entry, Stage};
+use super::past::Snapshot;
 use super::{Engine, JOURNAL_BYTES_MAX, Output, Purpose};
-use crate::agent::journal::Record;
+use crate::agent::journal::{REPORT_BYTES_MAX, Record, Reserve};
 
-/// What the longest result takes in the journal: two outputs of 64 KiB, each byte of which JSON may
-/// write as six, and a result of 64 KiB, with some to spare.
-pub(super) const RESULT_BYTES_MAX: u64 = 1 << 20;
-/// From which length on a journal is worth a compaction.
-pub(super) const COMPACT_BYTES_MIN: u64 = 1 << 20;
-/// How long what is over is kept: the longest time to live (7 days) and a day.
-pub(super) const KEPT_MS: u64 = 8 * 86_400_000;
+/// What the records of a command take beside its data and its result.
+pub(super) const NOTES_BYTES_MAX: u64 = 4 << 10;
+/// How often what is old is looked for.
+const FORGET_EVERY_MS: u64 = 86_400_000;
+/// When a compaction that had no room is tried again.
+const COMPACT_RETRY_MS: u64 = 5 * 60_000;
+
+/// How much is kept, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) journal_bytes: u64,
+    /// What the longest result takes, with what else is still to be written of its command.
+    pub(super) result_bytes: u64,
+    /// From which length on a journal is worth a compaction.
+    pub(super) compact_bytes: u64,
+    /// How long what is over is kept.
+    pub(super) kept_ms: u64,
+}
+
+impl Bounds {
+    pub(super) const AGENT: Self = Self {
+        journal_bytes: JOURNAL_BYTES_MAX,
+        result_bytes: 256 << 10,
+        compact_bytes: 1 << 20,
+        // The longest time to live (7 days) and a day.
+        kept_ms: 8 * 86_400_000,
+    };
+}
+
+const _: () = assert!(REPORT_BYTES_MAX as u64 + NOTES_BYTES_MAX <= Bounds::AGENT.result_bytes);
+
+/// How the journal stands.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    /// How long it is.
+    pub(super) bytes: u64,
+    pub(super) compacting: bool,
+    compact_not_before_ms: u64,
+    /// When to look for what is old.
+    pub(super) forget_ms: u64,
+}
 
 impl Engine {
+    /// Writes what must get to the disk for something to go on. Room for the results of all that is
+    /// live is asked for where one is about to be added, and never by what would end one.
     pub(super) fn write(&mut self, purpose: Purpose, records: Vec<Record>) {
         let ticket = self.ticket();
         self.writes.insert(ticket, purpose);
-        let reserve_bytes = self.reserve_bytes();
-        self.out.push_back(Output::Write { ticket, records, reserve_bytes });
+        let kept_bytes = self.reserve_bytes();
+        let reserve = match purpose {
+            Purpose::Take(_) | Purpose::Start(_) => Reserve::of(kept_bytes),
+            _ => Reserve { needed_bytes: 0, kept_bytes },
+        };
+        self.out.push_back(Output::Write { ticket, records, reserve });
     }
 
     /// The room that the results of what is under way may take.
-    pub(super) fn reserve_bytes(&self) -> u64 {
-        self.live().filter(|entry| entry.needs_room()).count() as u64 * RESULT_BYTES_MAX
+    fn reserve_bytes(&self) -> u64 {
+        self.live().filter(|entry| entry.needs_room()).count() as u64 * self.bounds.result_bytes
     }
 
-    pub(super) fn compact_if_long(&mut self, now_ms: u64) {
-        let worth = self.bytes > COMPACT_BYTES_MIN
-            && (self.bytes > 2 * self.compact_bytes
-                || self.bytes > JOURNAL_BYTES_MAX / 2
-                    && self.bytes > self.compact_bytes + COMPACT_BYTES_MIN);
-        if worth && !self.compacting {
-            self.compacting = true;
-            if let Some(hub_ms) = self.hub_ms(now_ms) {
-                let is_old = |e: &Entry| e.stage == Stage::Done && e.hub_ms + KEPT_MS < hub_ms;
-                self.entries.retain(|_, entry| !is_old(entry));
+    /// Whether so much more would be too much, with what is on its way to the disk and what may
+    /// still have to be written.
+    fn is_full(&self, bytes: u64) -> bool {
+        let taking = self.live().filter(|entry| entry.stage == Stage::Taking);
+        let taking_bytes: u64 = taking.map(bytes_max).sum();
+        self.keeping.bytes + taking_bytes + self.reserve_bytes() + bytes > self.bounds.journal_bytes
+    }
+
+    /// Whether there is room for so much more, at once or after a compaction.
+    pub(super) fn room(&mut self, now_ms: u64, bytes: u64) -> Room {
+        if !self.is_full(bytes) {
+            return Room::Here;
+        }
+        if !self.keeping.compacting && now_ms >= self.keeping.compact_not_before_ms {
+            self.forget_old(now_ms);
+            let then_bytes = self.compacted_bytes_max() + self.reserve_bytes() + bytes;
+            if then_bytes <= self.bounds.journal_bytes {
+                self.compact();
             }
-            let records = self.snapshot();
-            let reserve_bytes = self.reserve_bytes();
-            self.out.push_back(Output::Compact { records, reserve_bytes });
+        }
+        if self.keeping.compacting { Room::Soon } else { Room::Not }
+    }
+
+    /// Forgets what is old, and compacts where that halves the journal.
+    pub(super) fn compact_if_worth(&mut self, now_ms: u64) {
+        if self.hub_clock.is_some() && self.keeping.forget_ms <= now_ms {
+            self.forget_old(now_ms);
+            self.keeping.forget_ms = now_ms + FORGET_EVERY_MS;
+        }
+        let Keeping { bytes, compacting, compact_not_before_ms, .. } = self.keeping;
+        if bytes > self.bounds.compact_bytes
+            && !compacting
+            && compact_not_before_ms <= now_ms
+            && self.compacted_bytes_max() < bytes / 2
+        {
+            self.compact();
         }
     }
 
-    /// The records that say all that is known.
-    pub(super) fn snapshot(&self) -> Vec<Record> {
-        let begun = Record::Begun { start: self.revs.start() };
-        std::iter::once(begun).chain(self.entries.values().flat_map(Entry::records)).collect()
+    fn forget_old(&mut self, now_ms: u64) {
+        if let Some(hub_ms) = self.hub_ms(now_ms) {
+            self.past.forget(hub_ms.saturating_sub(self.bounds.kept_ms));
+        }
     }
+
+    fn compact(&mut self) {
+        self.keeping.compacting = true;
+        let snapshot = self.snapshot();
+        let reserve_bytes = self.reserve_bytes();
+        self.out.push_back(Output::Compact { snapshot, reserve_bytes });
+    }
+
+    /// A compaction is over; it was done if the new length is given.
+    pub(super) fn compacted(&mut self, now_ms: u64, bytes: Option<u64>) {
+        self.keeping.compacting = false;
+        match bytes {
+            Some(bytes) => self.keeping.bytes = bytes,
+            None => self.keeping.compact_not_before_ms = now_ms + COMPACT_RETRY_MS,
+        }
+        for (came_ms, event) in std::mem::take(&mut self.held).into_values() {
+            self.take(now_ms, came_ms, event);
+        }
+    }
+
+    /// How long the journal would be after a compaction, at most.
+    fn compacted_bytes_max(&self) -> u64 {
+        self.past.bytes_max() + self.on_disk().map(bytes_max).sum::<u64>() + NOTES_BYTES_MAX
+    }
+
+    /// All that is known.
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            begun: Record::Begun { start: self.revs.start() },
+            done: self.past.share(),
+            live: self.on_disk().map(Entry::records).collect(),
+        }
+    }
+
+    /// What has records of its own, or is about to.
+    fn on_disk(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| !entry.acked && !entry.unwritten)
+    }
+}
+
+/// Where the room for a command is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    Here,
+    /// A compaction makes it.
+    Soon,
+    Not,
+}
+
+/// What the records of a command take at most.
+fn bytes_max(entry: &Entry) -> u64 {
+    let data = entry.event().map_or(0, |event| event.data.as_str().len() as u64);
+    let report = entry.report.as_deref().map_or(0, |report: &Report| {
+        let message = report.error.as_ref().and_then(|error| error.message.as_deref());
+        let texts = [report.stdout.as_deref(), report.stderr.as_deref(), message];
+        let texts: usize = texts.into_iter().flatten().map(|text| text.len() * 4 / 3).sum();
+        (texts + report.result.as_ref().map_or(0, |result| result.as_str().len())) as u64
+    });
+    data + report + NOTES_BYTES_MAX / 2
 }

@@ -5,7 +5,7 @@ use bellwire_proto::{CommandId, ErrorInfo, Report, ReportState};
 
 use super::entry::{Entry, Stage};
 use super::{Engine, Output};
-use crate::agent::journal::Record;
+use crate::agent::journal::{BootId, Record};
 use crate::agent::policy::OnRestart;
 
 /// How often a command is run again after a death. Issue 4, section 3: "3 times at most".
@@ -16,16 +16,17 @@ impl Engine {
     pub(crate) fn restore(&mut self, record: Record) {
         match record {
             Record::Begun { start } => self.revs.restore(start),
-            Record::Received(received) => {
+            Record::Received(received) if !self.past.knows(received.event.id) => {
                 let mut entry = Entry::of(received);
                 entry.attempt = None;
                 self.entries.entry(entry.id).or_insert(entry);
             }
-            Record::Cancelled { command, seq, hub_ms } => {
+            Record::Cancelled { command, seq, hub_ms } if !self.past.knows(command) => {
                 let entry = self.entries.entry(command);
                 let fresh = || Entry::new(command, seq, hub_ms, Stage::Taking);
                 entry.or_insert_with(fresh).cancelled = true;
             }
+            Record::Received(_) | Record::Cancelled { .. } => {}
             Record::Started { command, run, boot } => {
                 if let Some(entry) = self.entries.get_mut(&command) {
                     entry.runs = run;
@@ -38,24 +39,25 @@ impl Engine {
                     entry.ended = true;
                 }
             }
-            Record::Acked { command } => {
+            Record::Unfit { command, hub_ms } => {
                 if let Some(entry) = self.entries.get_mut(&command) {
-                    entry.acked = true;
+                    entry.unfit_hub_ms = Some(hub_ms);
                 }
             }
+            Record::Acked { command } => {
+                if let Some(entry) = self.entries.remove(&command) {
+                    self.past.add(entry);
+                }
+            }
+            Record::Done { command, done } => self.past.restore(command, done),
         }
     }
 
     /// The whole journal was told, and is this long: goes on with what it left.
     pub(crate) fn begin(&mut self, now_ms: u64, bytes: u64) {
-        self.bytes = bytes;
+        self.keeping.bytes = bytes;
+        self.live = self.entries.values().map(|entry| (entry.seq, entry.id)).collect();
         self.renew_revs(0);
-        let live = self.entries.values().filter(|entry| !entry.acked);
-        self.live = live.map(|entry| (entry.seq, entry.id)).collect();
-        for entry in self.entries.values_mut().filter(|entry| entry.acked) {
-            entry.stage = Stage::Done;
-            entry.shrink();
-        }
         let ids: Vec<CommandId> = self.live.iter().map(|(_, id)| *id).collect();
         ids.into_iter().for_each(|id| self.resume(now_ms, id));
         self.pump(now_ms);
@@ -68,15 +70,17 @@ impl Engine {
         } else if entry.run_boot.is_none() {
             self.taken(now_ms, id);
         } else {
-            let rebooted = entry.run_boot.as_ref() != Some(&self.boot);
+            let known = |boot: &BootId| boot.is_known() && self.boot.is_known();
+            let rebooted = entry.run_boot.as_ref().is_some_and(|b| known(b) && *b != self.boot);
             entry.stage = Stage::Sweeping;
             match self.on_restart(id) {
                 OnRestart::Succeed if rebooted => {
-                    self.end(now_ms, id, Some(Report::of(ReportState::Succeeded)));
+                    self.end(id, Some(Report::of(ReportState::Succeeded)));
                 }
                 OnRestart::Succeed => self.swept(now_ms, id),
                 OnRestart::Fail | OnRestart::Rerun => {
                     self.out.push_back(Output::Sweep { command: id });
+                    self.sign_later(now_ms, id);
                 }
             }
         }
@@ -89,21 +93,21 @@ impl Engine {
         };
         let (cancelled, runs) = (entry.cancelled, entry.runs);
         if cancelled {
-            self.end(now_ms, id, Some(Report::of(ReportState::Cancelled)));
+            self.end(id, Some(Report::of(ReportState::Cancelled)));
         } else if self.on_restart(id) == OnRestart::Rerun && runs <= RERUNS_MAX {
             if let Some(entry) = self.entries.get_mut(&id) {
-                entry.stage = Stage::Again;
+                entry.stage = Stage::Asking;
                 entry.post.due_ms = Some(now_ms);
             }
         } else {
-            self.end(now_ms, id, Some(interrupted_report(None)));
+            self.end(id, Some(interrupted_report(None)));
         }
     }
 
     /// A handler did not end by itself, but because the agent ends.
-    pub(super) fn interrupted(&mut self, now_ms: u64, id: CommandId, report: Report) {
+    pub(super) fn interrupted(&mut self, id: CommandId, report: Report) {
         if self.on_restart(id) == OnRestart::Fail {
-            return self.end(now_ms, id, Some(interrupted_report(Some(report))));
+            return self.end(id, Some(interrupted_report(Some(report))));
         }
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.stage = Stage::Left;
@@ -113,9 +117,8 @@ impl Engine {
 
     /// What the list says now; what is not on it any more has failed.
     fn on_restart(&self, id: CommandId) -> OnRestart {
-        let event = self.entries.get(&id).and_then(Entry::event);
-        let terms = event.map(|event| self.judge.judge(&event.action, &event.data));
-        terms.and_then(Result::ok).map(|terms| terms.on_restart).unwrap_or_default()
+        let action = self.entries.get(&id).and_then(|entry| entry.action.as_ref());
+        action.and_then(|action| self.judge.terms(action)).map_or(OnRestart::Fail, |t| t.on_restart)
     }
 }
 

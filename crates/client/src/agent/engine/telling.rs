@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use bellwire_proto::{CommandId, ErrorInfo, ReportState, State};
+use bellwire_proto::limits::REV_MAX;
+use bellwire_proto::{CommandId, ReportState, State};
 
 use super::entry::{Entry, Stage};
-use super::life::rejected;
-use super::{Answer, Engine, Output, Purpose};
+use super::{Answer, DISK_RETRY_MS, Engine, Output, Purpose, restart};
 use crate::agent::journal::Record;
 
 /// Reports under way at once.
@@ -24,6 +24,11 @@ pub(super) const PROGRESS_MS: u64 = 1000;
 /// Reports of one start of the agent before the next start number is taken: both together stay
 /// below the contract's 2^53.
 const REVS_OF_A_START: u64 = 1 << 25;
+/// Start numbers that there are.
+const STARTS: u64 = (REV_MAX + 1) / REVS_OF_A_START;
+/// Start numbers that no `rev` at the hub can use up. Whoever reports for this device can show any
+/// `rev`, and its other commands must be told for as long as it lives.
+const STARTS_KEPT: u64 = 1 << 20;
 
 /// Where each `rev` comes from: the number of the start, which is on disk before it is used, and a
 /// count. So none is used twice, though none is written down.
@@ -33,7 +38,10 @@ pub(super) struct Revs {
     next: u64,
     /// Nothing can be told until then.
     pub(super) is_on_disk: bool,
+    /// The disk was full: when it is tried again.
     pub(super) retry_ms: Option<u64>,
+    /// That was said.
+    told_full: bool,
 }
 
 impl Revs {
@@ -43,7 +51,15 @@ impl Revs {
 
     /// A start that the journal tells of.
     pub(super) fn restore(&mut self, start: u64) {
-        self.start = self.start.max(start);
+        // None above could ever be used: an earlier version took what the hub had shown.
+        if start < STARTS {
+            self.start = self.start.max(start);
+        }
+    }
+
+    /// Whether there is a start number above a `rev` that the hub has shown.
+    fn can_pass(seen: u64) -> bool {
+        seen / REVS_OF_A_START + 1 < STARTS - STARTS_KEPT
     }
 
     fn draw(&mut self) -> u64 {
@@ -65,7 +81,23 @@ impl Engine {
         self.revs.is_on_disk = false;
         self.revs.retry_ms = None;
         let start = self.revs.start;
-        self.write(Purpose::Begin, vec![Record::Begun { start }]);
+        self.write(Purpose::Begin(start), vec![Record::Begun { start }]);
+    }
+
+    /// A start number is on disk. Another may have been taken since.
+    pub(super) fn begun(&mut self, start: u64) {
+        self.revs.is_on_disk |= start == self.revs.start && start < STARTS;
+    }
+
+    /// There was no room for a start number.
+    pub(super) fn begin_later(&mut self, now_ms: u64, start: u64) {
+        if start != self.revs.start {
+            return;
+        }
+        if !std::mem::replace(&mut self.revs.told_full, true) {
+            tracing::error!("the disk is full: nothing can be told to the hub until there is room");
+        }
+        self.revs.retry_ms = Some(now_ms + DISK_RETRY_MS);
     }
 
     /// Sends what is due.
@@ -97,11 +129,10 @@ impl Engine {
     /// to wait for.
     pub(crate) fn post_limit(&self, id: CommandId) -> Duration {
         let signs = |e: &&Entry| matches!(e.stage, Stage::Ready | Stage::Running);
-        let signed = self.entries.get(&id).filter(signs).and_then(Entry::event);
-        let third_ms =
-            signed.map_or(u64::MAX, |event| event.run_timeout_s.saturating_mul(1000) / 3);
+        let signed = self.entries.get(&id).filter(signs);
+        let sign_ms = signed.map_or(SIGN_MS_MAX, Entry::sign_ms);
         // Below a second, a slow network would let no sign through at all.
-        Duration::from_millis(third_ms.clamp(1000, SIGN_MS_MAX))
+        Duration::from_millis(sign_ms.max(1000))
     }
 
     /// When a report of an entry is due, unless it has to wait for others first.
@@ -122,21 +153,16 @@ impl Engine {
     }
 
     /// The hub asks again: tells what is known, with a new `rev`.
-    pub(super) fn tell_again(&mut self, now_ms: u64, id: CommandId) {
+    pub(super) fn tell_again(&mut self, now_ms: u64, id: CommandId, attempt: Option<u32>) {
+        if let Some(entry) = self.past.revive(id).filter(|_| !self.entries.contains_key(&id)) {
+            self.live.insert((entry.seq, id));
+            self.entries.insert(id, entry);
+        }
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        match entry.stage {
-            Stage::Done => {
-                // One that the hub had ended before it could start, and now sends again.
-                entry.report.get_or_insert_with(|| Box::new(rejected(ErrorInfo::of("stale"))));
-                entry.stage = Stage::Telling;
-                entry.post.due_ms = Some(now_ms);
-                self.live.insert((entry.seq, id));
-            }
-            Stage::Offering | Stage::Ready | Stage::Again | Stage::Running | Stage::Telling => {
-                entry.post.ticket = None;
-                entry.post.due_ms = Some(now_ms);
-            }
-            _ => {}
+        entry.attempt = entry.attempt.max(attempt);
+        if entry.told().is_some() {
+            entry.post.ticket = None;
+            entry.post.due_ms = Some(now_ms);
         }
     }
 
@@ -148,10 +174,18 @@ impl Engine {
             entry.post.ticket = None;
         }
         let (stage, seq) = (entry.stage, entry.seq);
-        if let Answer::Delivery { state: State::Cancelling, .. } = answer
-            && (entry.is_waiting() || entry.is_running())
-        {
+        let is_cancelled = match answer {
             // The event that says so may have been lost with its stream.
+            Answer::Delivery { state: State::Cancelling, .. } => {
+                entry.is_waiting() || entry.is_running()
+            }
+            // Somebody ended it by force, and no event will say so any more. What the hub has ended
+            // for the want of a sign goes on: its result is still taken.
+            Answer::Delivery { state: State::Cancelled, .. }
+            | Answer::Conflict { state: Some(State::Cancelled) } => entry.is_running(),
+            _ => false,
+        };
+        if is_cancelled {
             self.sign_later(now_ms, id);
             return self.cancel(now_ms, id, seq);
         }
@@ -160,11 +194,11 @@ impl Engine {
         }
         match stage {
             Stage::Offering | Stage::Ready => self.answered_offer(now_ms, id, rev, answer),
-            // Whatever was answered: that it has ended there does not end it here, and its result
-            // is told in any case.
-            Stage::Running | Stage::Again => self.sign_later(now_ms, id),
+            Stage::Asking | Stage::Again => self.answered_rerun(now_ms, id, answer),
+            // Whatever was answered: its result is told in any case.
+            Stage::Running | Stage::Sweeping => self.sign_later(now_ms, id),
             Stage::Telling => self.answered_result(now_ms, id, rev, answer),
-            _ => {}
+            Stage::Taking | Stage::Starting | Stage::Left | Stage::Recording => {}
         }
     }
 
@@ -183,11 +217,29 @@ impl Engine {
             Answer::Failed { retry_after } => self.retry(now_ms, id, retry_after),
             Answer::TooLarge => self.retry(now_ms, id, None),
             // It has ended there: it never runs here.
-            Answer::Delivery { .. } | Answer::Conflict | Answer::Gone | Answer::Unfit => {
+            Answer::Delivery { .. } | Answer::Conflict { .. } | Answer::Gone | Answer::Unfit => {
                 tracing::info!(%id, ?answer, "the hub has ended a command before it was started");
-                self.end(now_ms, id, None);
+                self.end(id, None);
             }
         }
+    }
+
+    /// One that is to run again does so unless the hub has ended it. Without an answer it runs too:
+    /// the hub may be away, and to run it once more does no harm.
+    fn answered_rerun(&mut self, now_ms: u64, id: CommandId, answer: Answer) {
+        let is_over = match answer {
+            Answer::Delivery { state, .. } => state.is_terminal(),
+            Answer::Conflict { .. } | Answer::Gone => true,
+            Answer::TooLarge | Answer::Unfit | Answer::Failed { .. } => false,
+        };
+        if is_over {
+            tracing::info!(%id, ?answer, "the hub has ended a command before it could run again");
+            return self.end(id, Some(restart::interrupted_report(None)));
+        }
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.stage = Stage::Again;
+        }
+        self.sign_later(now_ms, id);
     }
 
     fn answered_result(&mut self, now_ms: u64, id: CommandId, rev: u64, answer: Answer) {
@@ -197,54 +249,79 @@ impl Engine {
             Answer::Delivery { state, .. } if told.is_some_and(|told| shows(state, told)) => {
                 self.close(id);
             }
-            Answer::Conflict | Answer::Gone => self.close(id),
-            Answer::Delivery { rev: seen, .. } => self.retry_past(now_ms, id, rev, seen),
+            Answer::Conflict { .. } | Answer::Gone => self.close(id),
+            Answer::Delivery { rev: seen, .. } if seen < rev || Revs::can_pass(seen) => {
+                self.retry_past(now_ms, id, rev, seen);
+            }
             Answer::TooLarge if !entry.post.thin => {
                 entry.post.thin = true;
                 entry.post.due_ms = Some(now_ms);
             }
-            Answer::TooLarge | Answer::Unfit => {
-                let since_ms = *entry.post.unfit_since_ms.get_or_insert(now_ms);
-                if now_ms >= since_ms + UNFIT_FOR_MS {
-                    tracing::error!(%id, "the hub has refused a result for a day: it is given up");
-                    return self.close(id);
-                }
-                tracing::warn!(%id, ?answer, "the hub refuses a result; again in 5 minutes");
-                entry.post.failures += 1;
-                entry.post.due_ms = Some(now_ms + UNFIT_RETRY_MS);
+            Answer::TooLarge | Answer::Unfit | Answer::Delivery { .. } => {
+                self.refused_result(now_ms, id, answer);
             }
             Answer::Failed { retry_after } => self.retry(now_ms, id, retry_after),
         }
     }
 
-    /// Tries again after a pause that doubles, or the one that the hub asks for.
+    /// The hub refuses a result for what it is: told again for a day, restarts or not.
+    fn refused_result(&mut self, now_ms: u64, id: CommandId, answer: Answer) {
+        let hub_ms = self.hub_ms(now_ms);
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let since_ms = *entry.post.unfit_since_ms.get_or_insert(now_ms);
+        let mut unfit_ms = now_ms - since_ms;
+        let mut note = None;
+        if let Some(hub_ms) = hub_ms {
+            if entry.unfit_hub_ms.is_none() && !entry.unwritten && !entry.acked {
+                note = Some(Record::Unfit { command: id, hub_ms });
+            }
+            let since_ms = *entry.unfit_hub_ms.get_or_insert(hub_ms);
+            unfit_ms = unfit_ms.max(hub_ms.saturating_sub(since_ms));
+        }
+        if unfit_ms >= UNFIT_FOR_MS {
+            tracing::error!(%id, "the hub has refused a result for a day: it is given up");
+            return self.close(id);
+        }
+        tracing::warn!(%id, ?answer, "the hub refuses a result; again in 5 minutes");
+        entry.post.failures += 1;
+        entry.post.due_ms = Some(now_ms + UNFIT_RETRY_MS);
+        if let Some(note) = note {
+            self.write(Purpose::Note, vec![note]);
+        }
+    }
+
+    /// Tries again after a pause that doubles, or a longer one that the hub asks for. What waits for
+    /// its turn gives its signs all the same.
     fn retry(&mut self, now_ms: u64, id: CommandId, retry_after: Option<Duration>) {
         let random = self.draw_random();
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let longest_ms = RETRY_MS.checked_shl(entry.post.failures).unwrap_or(RETRY_MS_MAX);
         let longest_ms = longest_ms.min(RETRY_MS_MAX);
         let drawn_ms = longest_ms / 2 + random % (longest_ms / 2 + 1);
-        let asked_ms = retry_after.map(|after| after.as_millis().min(u128::from(UNFIT_RETRY_MS)));
-        let pause_ms = asked_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(drawn_ms);
-        entry.post.failures += 1;
-        entry.post.due_ms = Some(now_ms + pause_ms);
+        let pause_ms = retry_after.map_or(drawn_ms, |asked| {
+            let asked_ms = u64::try_from(asked.as_millis()).unwrap_or(u64::MAX);
+            asked_ms.min(UNFIT_RETRY_MS).max(drawn_ms).max(RETRY_MS)
+        });
+        let sign_ms = if entry.stage == Stage::Ready { entry.sign_ms() } else { u64::MAX };
+        entry.post.failures = entry.post.failures.saturating_add(1);
+        entry.post.due_ms = Some(now_ms + pause_ms.min(sign_ms));
     }
 
     /// Tries again, past the `rev` that the hub has seen.
     fn retry_past(&mut self, now_ms: u64, id: CommandId, rev: u64, seen: u64) {
-        if seen >= rev {
+        // Another answer may have led past it already.
+        let is_passed = seen < rev || seen < self.revs.start * REVS_OF_A_START;
+        if !is_passed && Revs::can_pass(seen) {
             self.renew_revs(seen);
         }
         self.retry(now_ms, id, None);
     }
 
     /// The next sign that it is under way.
-    fn sign_later(&mut self, now_ms: u64, id: CommandId) {
+    pub(super) fn sign_later(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let Some(event) = entry.event() else { return };
-        let third_ms = event.run_timeout_s.saturating_mul(1000) / 3;
         entry.post.failures = 0;
-        let due_ms = now_ms + third_ms.min(SIGN_MS_MAX);
+        let due_ms = now_ms + entry.sign_ms();
         // Progress may be due sooner.
         entry.post.due_ms = Some(entry.post.due_ms.map_or(due_ms, |at| at.min(due_ms)));
     }
@@ -255,6 +332,14 @@ impl Engine {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random
+    }
+}
+
+impl Entry {
+    /// How long after one sign that it is under way the next is due.
+    fn sign_ms(&self) -> u64 {
+        let third_ms = self.event().map_or(u64::MAX, |e| e.run_timeout_s.saturating_mul(1000) / 3);
+        third_ms.min(SIGN_MS_MAX)
     }
 }
 

@@ -22,19 +22,16 @@ enum Left {
 impl Engine {
     /// Gives up what is past its time to live, and was not to be told so by a start.
     pub(super) fn drop_stale(&mut self, now_ms: u64) {
-        let over = |e: &&Entry| {
-            matches!(e.stage, Stage::Offering | Stage::Ready | Stage::Again)
-                && self.left(e, now_ms) == Left::Over
-        };
+        let over = |e: &&Entry| e.can_be_stale() && self.left(e, now_ms) == Left::Over;
         let over: Vec<(CommandId, Stage)> =
             self.live().filter(over).map(|entry| (entry.id, entry.stage)).collect();
         for (id, stage) in over {
             let report = match stage {
                 // To the hub it has run.
-                Stage::Again => restart::interrupted_report(None),
+                Stage::Asking | Stage::Again => restart::interrupted_report(None),
                 _ => rejected(error("stale", "its time to live was over before it could start")),
             };
-            self.end(now_ms, id, Some(report));
+            self.end(id, Some(report));
         }
     }
 
@@ -46,31 +43,25 @@ impl Engine {
         loop {
             let Some(first) = self.live().find(|entry| entry.is_waiting()) else { return };
             let (id, stage) = (first.id, first.stage);
-            let ready = matches!(first.stage, Stage::Ready | Stage::Again)
-                && first.not_before_ms <= now_ms
-                && matches!(self.left(first, now_ms), Left::Some);
-            let Some(event) = first.event().filter(|_| ready).cloned() else { return };
-            match self.judge.judge(&event.action, &event.data) {
+            let ready = first.is_ready() && self.left(first, now_ms) == Left::Some;
+            let Some(action) = first.action.clone().filter(|_| ready) else { return };
+            let Some(terms) = self.judge.terms(&action) else {
                 // The list of actions has changed since it was taken.
-                Err(error) => {
-                    let report = match stage {
-                        Stage::Again => restart::interrupted_report(None),
-                        _ => rejected(error),
-                    };
-                    self.end(now_ms, id, Some(report));
-                }
-                Ok(terms) => {
-                    let running = self.live().filter(|entry| entry.is_running());
-                    let (all, same) = running.fold((0, 0), |(all, same), entry| {
-                        let is_same = entry.event().is_some_and(|e| e.action == event.action);
-                        (all + 1, same + usize::from(is_same))
-                    });
-                    if all >= self.max_in_flight || same >= terms.concurrency.max(1) {
-                        return;
-                    }
-                    self.start(now_ms, id);
-                }
+                let report = match stage {
+                    Stage::Again => restart::interrupted_report(None),
+                    _ => rejected(error("unknown_action", "it is not on the list any more")),
+                };
+                self.end(id, Some(report));
+                continue;
+            };
+            let running = self.live().filter(|entry| entry.is_running());
+            let (all, same) = running.fold((0, 0), |(all, same), entry| {
+                (all + 1, same + usize::from(entry.action.as_ref() == Some(&action)))
+            });
+            if all >= self.max_in_flight || same >= terms.concurrency.max(1) {
+                return;
             }
+            self.start(now_ms, id);
         }
     }
 
@@ -92,15 +83,14 @@ impl Engine {
     pub(super) fn started(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if entry.cancelled {
-            return self.end(now_ms, id, Some(Report::of(ReportState::Cancelled)));
+            return self.end(id, Some(Report::of(ReportState::Cancelled)));
         }
         let Some(event) = entry.event().cloned() else { return };
         entry.stage = Stage::Running;
         entry.post.ticket = None;
         entry.post.due_ms = Some(now_ms);
-        let terms = self.judge.judge(&event.action, &event.data);
         let told = Duration::from_secs(event.run_timeout_s);
-        let limit = terms.ok().and_then(|terms| terms.timeout).unwrap_or(told);
+        let limit = self.judge.terms(&event.action).map_or(told, |terms| terms.limit(&event));
         self.out.push_back(Output::Start { event, limit });
         if self.stopping.is_some() {
             self.out.push_back(Output::Stop { command: id, stop: Stop::Shutdown });
@@ -115,10 +105,10 @@ impl Engine {
         if entry.runs == 0 {
             entry.run_boot = None;
         }
-        entry.not_before_ms = now_ms + DISK_RETRY_MS;
+        entry.disk_retry_ms = Some(now_ms + DISK_RETRY_MS);
         entry.post.due_ms = Some(now_ms);
         if entry.cancelled {
-            self.end(now_ms, id, Some(Report::of(ReportState::Cancelled)));
+            self.end(id, Some(Report::of(ReportState::Cancelled)));
         }
     }
 
@@ -142,11 +132,7 @@ impl Engine {
 
     /// When something is due of an entry without anything happening.
     pub(super) fn wakes(&self, entry: &Entry) -> [Option<u64>; 3] {
-        let can_be_stale = matches!(entry.stage, Stage::Offering | Stage::Ready | Stage::Again);
-        let stale_ms = self.due_ms(entry).filter(|_| can_be_stale);
-        let waits_for_disk = matches!(entry.stage, Stage::Ready | Stage::Again | Stage::Recording);
-        let is_set = (1..u64::MAX).contains(&entry.not_before_ms);
-        let disk_ms = (waits_for_disk && is_set).then_some(entry.not_before_ms);
-        [stale_ms, disk_ms, self.post_wakes(entry)]
+        let stale_ms = self.due_ms(entry).filter(|_| entry.can_be_stale());
+        [stale_ms, entry.disk_retry_ms, self.post_wakes(entry)]
     }
 }

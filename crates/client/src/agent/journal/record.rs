@@ -1,14 +1,44 @@
 //! What the journal says: one record for each step that must outlive a power cut.
+//!
+//! A report is kept in a form of the journal's own: what the hub would refuse must still be read
+//! after a restart, and what a handler wrote must not take more room than was kept for it.
 
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use bellwire_proto::limits::RESULT_BYTES_MAX;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, Report, Seq};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use bellwire_proto::{CommandId, ErrorInfo, Json, Progress, Report, ReportState, Seq};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The longest text of a report in the journal. Within the contract's limits none is longer: a
+/// result of 64 KiB, two outputs of 64 KiB that take 4/3 of that, and a message.
+pub(crate) const REPORT_BYTES_MAX: usize = 248 << 10;
+/// The longest message of an error, and the longest code.
+const MESSAGE_BYTES_MAX: usize = 4096;
+const CODE_BYTES_MAX: usize = 64;
 
 /// Which run of the kernel: a clock since boot means something only within it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct BootId(String);
+
+impl BootId {
+    /// What stands for a boot that has no name. The clock since boot may have begun anew, so no two
+    /// of them are the same; but they say nothing of a reboot either.
+    pub(crate) fn unknown(random: u64) -> Self {
+        Self(format!("{UNKNOWN_BOOT}{random:016x}"))
+    }
+
+    /// Whether this is the kernel's own name for it.
+    pub(crate) fn is_known(&self) -> bool {
+        !self.0.starts_with(UNKNOWN_BOOT)
+    }
+}
+
+const UNKNOWN_BOOT: &str = "start-";
 
 impl From<&str> for BootId {
     fn from(text: &str) -> Self {
@@ -49,21 +79,54 @@ pub(crate) enum Record {
     Ended {
         /// The command.
         command: CommandId,
-        /// Without `rev` and `attempt`.
-        #[serde(deserialize_with = "read_report")]
+        /// Without `rev` and `attempt`; see [`fit`].
+        #[serde(serialize_with = "write_report", deserialize_with = "read_report")]
         report: Option<Box<Report>>,
+    },
+    /// The hub refuses the result for what it is.
+    Unfit {
+        /// The command.
+        command: CommandId,
+        /// The hub's clock when it did so first, in Unix milliseconds.
+        hub_ms: u64,
     },
     /// The hub has shown that it knows, or will not be told any more.
     Acked {
         /// The command.
         command: CommandId,
     },
+    /// All that is left of a command that is over: what a compaction writes for its other records.
+    Done {
+        /// The command.
+        command: CommandId,
+        /// What is left.
+        #[serde(flatten)]
+        done: Done,
+    },
+}
+
+/// What is kept of a command that is over. There may be a hundred thousand: each member counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Done {
+    /// Its place in the order.
+    pub(crate) seq: Seq,
+    /// The hub's clock when it was first heard of, in Unix milliseconds.
+    pub(crate) hub_ms: u64,
+    /// How it ended; `None` when the hub had ended it before it could start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) state: Option<ReportState>,
+    /// The exit code that was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) exit_code: Option<i64>,
+    /// The error code that was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) code: Option<Box<str>>,
 }
 
 /// A command as it came.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Received {
-    /// What the hub said.
+    /// What the hub said; without its data when it was rejected at once.
     pub(crate) event: CommandEvent,
     /// In which run of the kernel it came.
     pub(crate) boot: BootId,
@@ -73,9 +136,241 @@ pub(crate) struct Received {
     pub(crate) hub_ms: u64,
 }
 
+/// Cuts a report down to what there is room for. What a handler gives keeps to the contract's
+/// limits and is not touched; past them, output and result are lost before the state is.
+pub(crate) fn fit(report: &mut Report) {
+    if report.result.as_ref().is_some_and(|result| result.as_str().len() > RESULT_BYTES_MAX) {
+        report.result = None;
+        report.error.get_or_insert_with(|| ErrorInfo::of("bad_result"));
+    }
+    if let Some(error) = &mut report.error {
+        cut(&mut error.code, CODE_BYTES_MAX);
+        error.message.iter_mut().for_each(|message| cut(message, MESSAGE_BYTES_MAX));
+    }
+    let text_bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let is_long = text_bytes(&report.stdout) + text_bytes(&report.stderr) > REPORT_BYTES_MAX / 2
+        && serde_json::to_vec(&Kept::of(report)).map_or(0, |json| json.len()) > REPORT_BYTES_MAX;
+    if is_long {
+        (report.stdout, report.stderr, report.truncated) = (None, None, Some(true));
+    }
+}
+
+fn cut(text: &mut String, bytes_max: usize) {
+    text.truncate(text.floor_char_boundary(bytes_max));
+}
+
+/// A report as it stands in the journal.
+#[derive(Serialize, Deserialize)]
+struct Kept<'a> {
+    state: ReportState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    progress: Option<Progress>,
+    /// `null` is a value here.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some")]
+    result: Option<Json>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stdout: Option<Text<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stderr: Option<Text<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    truncated: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<KeptError<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptError<'a> {
+    code: Text<'a>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<Text<'a>>,
+}
+
+/// Text as JSON writes it, or in base64 where that is shorter: a control character takes six bytes
+/// in JSON, and output may be full of them.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Text<'a> {
+    Plain(Cow<'a, str>),
+    Base64 { base64: String },
+}
+
+impl<'a> Kept<'a> {
+    fn of(report: &'a Report) -> Self {
+        let text = |text: &'a Option<String>| text.as_deref().map(Text::of);
+        Self {
+            state: report.state,
+            progress: report.progress,
+            result: report.result.clone(),
+            exit_code: report.exit_code,
+            stdout: text(&report.stdout),
+            stderr: text(&report.stderr),
+            truncated: report.truncated,
+            error: report.error.as_ref().map(|error| KeptError {
+                code: Text::of(&error.code),
+                message: text(&error.message),
+            }),
+        }
+    }
+
+    fn into_report(self) -> Result<Report, String> {
+        let text = |text: Option<Text<'_>>| text.map(Text::into_string).transpose();
+        let error = self.error.map(|error| {
+            Ok::<_, String>(ErrorInfo {
+                code: error.code.into_string()?,
+                message: text(error.message)?,
+            })
+        });
+        Ok(Report {
+            progress: self.progress,
+            result: self.result,
+            exit_code: self.exit_code,
+            stdout: text(self.stdout)?,
+            stderr: text(self.stderr)?,
+            truncated: self.truncated,
+            error: error.transpose()?,
+            ..Report::of(self.state)
+        })
+    }
+}
+
+impl<'a> Text<'a> {
+    fn of(text: &'a str) -> Self {
+        let escaped = |byte: u8| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 2,
+            0..0x20 => 6,
+            _ => 1,
+        };
+        let plain_bytes: usize = text.bytes().map(escaped).sum();
+        if plain_bytes > text.len() + text.len() / 3 {
+            Self::Base64 { base64: BASE64.encode(text) }
+        } else {
+            Self::Plain(text.into())
+        }
+    }
+
+    fn into_string(self) -> Result<String, String> {
+        match self {
+            Self::Plain(text) => Ok(text.into_owned()),
+            Self::Base64 { base64 } => {
+                let bytes = BASE64.decode(base64).map_err(|error| error.to_string())?;
+                String::from_utf8(bytes).map_err(|error| error.to_string())
+            }
+        }
+    }
+}
+
+fn some<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(from).map(Some)
+}
+
+#[expect(clippy::ref_option, reason = "serde gives it so")]
+fn write_report<S: Serializer>(report: &Option<Box<Report>>, to: S) -> Result<S::Ok, S::Error> {
+    report.as_deref().map(Kept::of).serialize(to)
+}
+
 fn read_report<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<Report>>, D::Error> {
-    let raw: Option<Box<RawValue>> = Deserialize::deserialize(from)?;
-    raw.map(|raw| Report::parse(raw.get().as_bytes()).map(Box::new))
-        .transpose()
-        .map_err(serde::de::Error::custom)
+    let kept: Option<Kept<'static>> = Deserialize::deserialize(from)?;
+    let report = kept.map(Kept::into_report).transpose().map_err(D::Error::custom)?;
+    Ok(report.map(Box::new))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(report: Report) -> Record {
+        Record::Ended { command: CommandId::from_parts(7, [7; 10]), report: Some(Box::new(report)) }
+    }
+
+    fn written(report: Report) -> String {
+        let line = serde_json::to_string(&[ended(report.clone())]).unwrap();
+        let read: Vec<Record> = serde_json::from_str(&line).unwrap();
+        assert_eq!(read, [ended(report)]);
+        line
+    }
+
+    #[test]
+    fn the_longest_report_of_the_contract_fits_whole_whatever_bytes_it_has() {
+        for filling in ['\u{1}', '"', '\u{7f}', 'a', '\n'] {
+            let text: String = std::iter::repeat_n(filling, 64 << 10).collect();
+            let mut report = Report {
+                result: Some(Json::parse(&format!("\"{}\"", "x".repeat((64 << 10) - 2))).unwrap()),
+                stdout: Some(text.clone()),
+                stderr: Some(text.clone()),
+                exit_code: Some(i64::MIN),
+                truncated: Some(false),
+                error: Some(ErrorInfo {
+                    code: "c".repeat(CODE_BYTES_MAX),
+                    message: Some(text[..MESSAGE_BYTES_MAX].to_owned()),
+                }),
+                ..Report::of(ReportState::Succeeded)
+            };
+            let whole = report.clone();
+            fit(&mut report);
+            assert_eq!(report, whole, "{filling:?}");
+            assert!(written(report).len() < REPORT_BYTES_MAX, "{filling:?}");
+        }
+    }
+
+    /// A result past the API's limits was written, could not be read again, and was taken for a torn
+    /// end and cut off: the command then had never ended.
+    #[test]
+    fn a_report_past_the_limits_loses_output_and_result_and_never_its_state() {
+        let long = "é".repeat(200 << 10);
+        let mut report = Report {
+            result: Some(Json::text(&long)),
+            stdout: Some(long.clone()),
+            stderr: Some(long.clone()),
+            ..Report::of(ReportState::Succeeded)
+        };
+        fit(&mut report);
+        assert_eq!((&report.stdout, report.truncated, &report.result), (&None, Some(true), &None));
+        assert_eq!(report.error.as_ref().map(|error| error.code.as_str()), Some("bad_result"));
+        written(report);
+        let mut report = Report {
+            error: Some(ErrorInfo { code: long.clone(), message: Some(long) }),
+            ..Report::of(ReportState::Failed)
+        };
+        fit(&mut report);
+        assert!(written(report).len() < 8192);
+        // What is only a little past the hub's limit is kept as it is.
+        let stdout = Some("x".repeat((64 << 10) + 1));
+        written(Report { stdout, ..Report::of(ReportState::Succeeded) });
+    }
+
+    #[test]
+    fn what_earlier_versions_wrote_is_still_read() {
+        let command = CommandId::from_parts(7, [7; 10]);
+        let line = format!(
+            r#"[{{"ended":{{"command":"{command}","report":{{"state":"failed","result":null,"exit_code":3,"stdout":"a\u0001","truncated":false,"error":{{"code":"exit_status","message":"exit status 3"}}}}}}}},{{"ended":{{"command":"{command}","report":null}}}}]"#
+        );
+        let read: Vec<Record> = serde_json::from_str(&line).unwrap();
+        let message = Some("exit status 3".to_owned());
+        let report = Report {
+            result: Some(Json::null()),
+            exit_code: Some(3),
+            stdout: Some("a\u{1}".to_owned()),
+            truncated: Some(false),
+            error: Some(ErrorInfo { code: "exit_status".to_owned(), message }),
+            ..Report::of(ReportState::Failed)
+        };
+        assert_eq!(read, [ended(report), Record::Ended { command, report: None }]);
+    }
+
+    #[test]
+    fn what_is_done_takes_one_short_line_and_little_memory() {
+        let done = Done {
+            seq: "18446744073709551615".parse().unwrap(),
+            hub_ms: 1_800_000_000_000,
+            state: Some(ReportState::Succeeded),
+            exit_code: Some(-1),
+            code: None,
+        };
+        let record = Record::Done { command: CommandId::from_parts(7, [7; 10]), done };
+        let json = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+        assert!(json.len() < 160 && size_of::<Done>() <= 64, "{} {json}", size_of::<Done>());
+    }
 }

@@ -1,6 +1,6 @@
-//! The journal on a real disk: torn, damaged, foreign, full, locked, compacted.
+//! The journal on a real disk: torn, damaged, foreign, full, locked, compacted, mended.
 
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use bellwire_proto::{Report, ReportState};
 
@@ -29,7 +29,7 @@ fn written(folder: &Path, records: &[Record]) -> Vec<u64> {
     let (mut journal, _) = open(folder).unwrap();
     let mut ends = vec![journal.bytes()];
     for record in records {
-        journal.append(std::slice::from_ref(record), 4096).unwrap();
+        journal.append(&[record], Reserve::of(4096)).unwrap();
         ends.push(journal.bytes());
     }
     ends
@@ -42,7 +42,7 @@ fn what_was_appended_is_told_again_in_order() {
     written(folder.path(), &records);
     let (mut journal, told) = open(folder.path()).unwrap();
     assert_eq!(told, records);
-    journal.append(&[record(5), record(6)], 0).unwrap();
+    journal.append(&[&record(5), &record(6)], Reserve::default()).unwrap();
     drop(journal);
     assert_eq!(open(folder.path()).unwrap().1, (0..7).map(record).collect::<Vec<_>>());
 }
@@ -56,7 +56,7 @@ fn a_journal_cut_anywhere_in_its_last_line_is_repaired_and_written_on() {
         std::fs::write(folder.path().join(JOURNAL), &whole[..cut as usize]).unwrap();
         let (mut journal, told) = open(folder.path()).unwrap();
         assert_eq!(told, [record(0)], "cut at {cut}");
-        journal.append(&[record(2)], 0).unwrap();
+        journal.append(&[&record(2)], Reserve::default()).unwrap();
         drop(journal);
         assert_eq!(open(folder.path()).unwrap().1, [record(0), record(2)], "cut at {cut}");
     }
@@ -72,21 +72,199 @@ fn an_end_of_zeros_as_a_file_system_leaves_after_a_power_cut_is_cut_off() {
     assert_eq!((told, journal.bytes()), (vec![record(0)], ends[1]));
 }
 
+/// The parts of a journal in a word each, and why it would be refused.
+fn shown(folder: &Path) -> (Vec<String>, String) {
+    let mut parts = Vec::new();
+    let refused = show(folder, &device(), |place, part| {
+        let at = place.at;
+        parts.push(match part {
+            Part::Records(records) => format!("{} records", records.len()),
+            Part::Unknown { known, .. } => format!("unknown at {at}, {} known", known.len()),
+            Part::Damaged => format!("{} bytes damaged at {at}", place.bytes),
+            Part::Torn => format!("{} bytes torn at {at}", place.bytes),
+        });
+    });
+    (parts, refused.err().map(|error| error.to_string()).unwrap_or_default())
+}
+
+fn change(folder: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let path = folder.join(JOURNAL);
+    let mut bytes = std::fs::read(&path).unwrap();
+    change(&mut bytes);
+    std::fs::write(&path, &bytes).unwrap();
+    bytes
+}
+
 #[test]
 fn damage_in_the_middle_is_refused_shown_and_repaired_on_demand() {
     let folder = tempfile::tempdir().unwrap();
     let ends = written(folder.path(), &[record(0), record(1), record(2)]);
-    let file = OpenOptions::new().write(true).open(folder.path().join(JOURNAL)).unwrap();
-    file.write_at(b"X", ends[1] + 20).unwrap();
+    let damaged = change(folder.path(), |bytes| bytes[ends[1] as usize + 20] = b'X');
     let refused = open(folder.path()).unwrap_err();
     assert!(matches!(refused, JournalError::Damaged { at, .. } if at == ends[1]), "{refused}");
     assert!(refused.to_string().contains("bellwire agent journal repair"), "{refused}");
-    let mut shown = Vec::new();
-    let damaged_at = show(folder.path(), &device(), |_, record| shown.push(record)).unwrap();
-    assert_eq!((shown, damaged_at), (vec![record(0), record(2)], Some(ends[1])));
-    assert_eq!(repair(folder.path(), &device()).unwrap(), 2);
+    let (parts, why) = shown(folder.path());
+    let bad = format!("{} bytes damaged at {}", ends[2] - ends[1], ends[1]);
+    assert_eq!(
+        (parts, why),
+        (vec!["1 records".into(), bad, "1 records".into()], refused.to_string())
+    );
+    let repaired = repair(folder.path(), &device()).unwrap();
+    assert_eq!((repaired.records_kept, repaired.lines_dropped), (2, 1));
+    assert_eq!(std::fs::read(repaired.copy.unwrap()).unwrap(), damaged, "the file as it was");
     assert_eq!(open(folder.path()).unwrap().1, [record(0), record(2)]);
-    assert!(folder.path().join(DAMAGED).exists(), "what was taken away is kept");
+}
+
+#[test]
+fn a_byte_changed_anywhere_but_in_the_last_line_is_refused_and_a_repair_loses_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = [record(0), record(1), record(2)];
+    let ends = written(folder.path(), &records);
+    let whole = change(folder.path(), |_| {});
+    for at in 0..whole.len() {
+        // One bit of each byte, so that all of them are met; those of a line feed all.
+        let bits = if whole[at] == b'\n' { 0..8 } else { at % 8..at % 8 + 1 };
+        for bit in bits.map(|n| 1_u8 << n) {
+            change(folder.path(), |bytes| {
+                bytes.clone_from(&whole);
+                bytes[at] ^= bit;
+            });
+            let line = ends.iter().filter(|end| **end <= at as u64).count();
+            let told = open(folder.path());
+            if line == records.len() {
+                // A line feed that came into being makes two bad lines of it, which is damage.
+                let told = told.map(|(_, told)| told).unwrap_or(records[..2].to_vec());
+                assert_eq!(told, records[..2], "byte {at} ^ {bit}");
+                continue;
+            }
+            assert!(told.is_err(), "byte {at} ^ {bit} of line {line} is passed over");
+            // A repair waits for the disk many times.
+            if whole[at] != b'\n' && at % 5 != 0 {
+                continue;
+            }
+            repair(folder.path(), &device()).unwrap();
+            let mut left = records.to_vec();
+            if line > 0 {
+                left.remove(line - 1);
+            }
+            assert_eq!(open(folder.path()).unwrap().1, left, "byte {at} ^ {bit}");
+        }
+    }
+}
+
+/// A last but one line that lost its feed made one bad line of two, which was taken for a torn end:
+/// two records that had been on disk were cut off.
+#[test]
+fn a_good_line_behind_one_that_lost_its_feed_is_not_cut_off_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let ends = written(folder.path(), &[record(0), record(1), record(2)]);
+    let before = change(folder.path(), |bytes| bytes[ends[2] as usize - 1] ^= 1);
+    let refused = open(folder.path()).unwrap_err();
+    assert!(matches!(refused, JournalError::Damaged { at, .. } if at == ends[1]), "{refused}");
+    assert_eq!(change(folder.path(), |_| {}), before, "nothing is changed");
+    assert_eq!(repair(folder.path(), &device()).unwrap().records_kept, 2);
+    assert_eq!(open(folder.path()).unwrap().1, [record(0), record(2)]);
+}
+
+/// An append is on disk before the next begins, so two bad lines cannot both be torn; they were cut
+/// off as if they were.
+#[test]
+fn two_bad_lines_at_the_end_are_damage_and_not_torn() {
+    let folder = tempfile::tempdir().unwrap();
+    let ends = written(folder.path(), &[record(0), record(1), record(2)]);
+    change(folder.path(), |bytes| {
+        bytes[ends[1] as usize] = b'X';
+        bytes.truncate(ends[2] as usize + 5);
+    });
+    let refused = open(folder.path()).unwrap_err();
+    assert!(matches!(refused, JournalError::Damaged { at, .. } if at == ends[1]), "{refused}");
+    assert_eq!(repair(folder.path(), &device()).unwrap().lines_dropped, 2);
+    assert_eq!(open(folder.path()).unwrap().1, [record(0)]);
+}
+
+/// A record of a kind that a later version wrote was cut off as a torn end.
+#[test]
+fn a_whole_line_that_this_version_does_not_know_is_refused_and_never_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let ends = written(folder.path(), &[record(0)]);
+    let later = serde_json::json!([{"paused": {"command": "x"}}, record(1)]);
+    let before = change(folder.path(), |bytes| bytes.extend(line::encode(&later).unwrap()));
+    let refused = open(folder.path()).unwrap_err();
+    assert!(matches!(refused, JournalError::Unknown { at, .. } if at == ends[1]), "{refused}");
+    assert!(refused.to_string().contains("install the newer version"), "{refused}");
+    assert_eq!(change(folder.path(), |_| {}), before, "nothing is cut");
+    let unknown = format!("unknown at {}, 1 known", ends[1]);
+    assert_eq!(shown(folder.path()), (vec!["1 records".into(), unknown], refused.to_string()));
+    let repaired = repair(folder.path(), &device()).unwrap();
+    assert_eq!(std::fs::read(repaired.copy.unwrap()).unwrap(), before);
+    assert_eq!(open(folder.path()).unwrap().1, [record(0), record(1)], "what is known is kept");
+}
+
+/// `run`, `journal show` and `journal repair` all refused such a file with the advice to use the other.
+#[test]
+fn an_empty_journal_and_one_without_its_first_line_have_a_way_out_that_works() {
+    let records = [record(0), record(1)];
+    type Change = fn(&mut Vec<u8>, usize);
+    let cases: [(&str, Change, &[Record]); 5] = [
+        ("empty", |bytes, _| bytes.clear(), &[]),
+        ("all zeros", |bytes, _| bytes.fill(0), &[]),
+        ("a bad byte", |bytes, _| bytes[20] ^= 1, &records),
+        ("cut away", |bytes, head| drop(bytes.drain(..head)), &records),
+        ("without its feed", |bytes, head| bytes[head - 1] ^= 1, &records),
+    ];
+    for (name, damage, left) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let ends = written(folder.path(), &records);
+        let before = change(folder.path(), |bytes| damage(bytes, ends[0] as usize));
+        let refused = open(folder.path()).unwrap_err();
+        assert!(matches!(refused, JournalError::Headless { .. }), "{name}: {refused}");
+        assert!(refused.to_string().contains("bellwire agent journal repair"), "{refused}");
+        let (parts, why) = shown(folder.path());
+        assert_eq!(why, refused.to_string(), "{name}");
+        assert_eq!(parts.iter().filter(|part| *part == "1 records").count(), left.len(), "{name}");
+        let repaired = repair(folder.path(), &device()).unwrap();
+        assert_eq!(repaired.records_kept, left.len(), "{name}");
+        assert_eq!(std::fs::read(repaired.copy.unwrap()).unwrap(), before, "{name}");
+        assert_eq!(open(folder.path()).unwrap().1, left, "{name}");
+    }
+}
+
+#[test]
+fn a_repair_never_writes_over_the_copy_of_an_earlier_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let ends = written(folder.path(), &[record(0), record(1), record(2)]);
+    let mut copies = Vec::new();
+    for name in ["journal.damaged", "journal.damaged-2"] {
+        let before = change(folder.path(), |bytes| bytes[ends[0] as usize + 20] ^= 1);
+        let repaired = repair(folder.path(), &device()).unwrap();
+        assert_eq!(repaired.copy, Some(folder.path().join(name)));
+        copies.push((repaired.copy.unwrap(), before));
+    }
+    for (path, before) in copies {
+        assert_eq!(std::fs::read(&path).unwrap(), before, "{}", path.display());
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+    let nothing = repair(folder.path(), &device()).unwrap();
+    assert_eq!(nothing, Repaired { records_kept: 1, lines_dropped: 0, copy: None });
+}
+
+#[test]
+fn a_folder_without_a_journal_is_told_apart_from_a_bad_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = repair(folder.path(), &device()).unwrap_err();
+    assert!(matches!(missing, JournalError::Missing { .. }), "{missing}");
+    assert!(shown(folder.path()).1.contains("no agent has run with this state_dir yet"));
+    assert!(!folder.path().join(LOCK).exists(), "to look leaves nothing behind");
+}
+
+#[test]
+fn a_state_folder_is_made_with_those_above_it_and_for_its_owner_alone() {
+    let above = tempfile::tempdir().unwrap();
+    let folder = above.path().join("var/lib/bellwire");
+    drop(open(&folder).unwrap());
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+    assert_eq!((mode(&folder), mode(&folder.join(LOCK))), (0o700, 0o600));
+    assert_eq!(mode(&folder.join(JOURNAL)), 0o600);
 }
 
 #[test]
@@ -117,13 +295,14 @@ fn a_compaction_keeps_what_it_is_given_and_goes_on() {
     written(folder.path(), &(0..9).map(record).collect::<Vec<_>>());
     let (mut journal, _) = open(folder.path()).unwrap();
     let before = journal.bytes();
-    journal.compact([record(8)].into_iter(), 4096).unwrap();
+    assert!(journal.compact([vec![record(8)]].into_iter(), 4096).unwrap());
     assert!(journal.bytes() < before / 2);
-    journal.append(&[record(9)], 0).unwrap();
+    journal.append(&[&record(9)], Reserve::default()).unwrap();
     drop(journal);
-    // One that a power cut left half done is worth nothing.
+    // One that a power cut left half done is worth nothing, and takes no room for long.
     std::fs::write(folder.path().join(DRAFT), b"half").unwrap();
     assert_eq!(open(folder.path()).unwrap().1, [record(8), record(9)]);
+    assert!(!folder.path().join(DRAFT).exists());
 }
 
 #[test]
@@ -132,10 +311,60 @@ fn what_does_not_fit_with_its_reserve_is_refused_whole() {
     let (mut journal, _) = open(folder.path()).unwrap();
     let before = journal.bytes();
     // More than any disk has.
-    let refused = journal.append(&[record(0)], 1 << 55);
-    assert!(matches!(refused, Err(AppendError::Full | AppendError::Failed(_))), "{refused:?}");
+    let refused = journal.append(&[&record(0)], Reserve::of(1 << 55));
+    assert!(matches!(refused, Err(AppendError::Full)), "{refused:?}");
     assert_eq!(journal.bytes(), before);
-    journal.append(&[record(1)], 0).unwrap();
+    journal.append(&[&record(1)], Reserve::default()).unwrap();
     drop(journal);
     assert_eq!(open(folder.path()).unwrap().1, [record(1)]);
+}
+
+/// What a journal had once kept for results stayed taken for ever, up to 64 MiB of a small disk.
+#[test]
+fn room_that_is_not_kept_any_more_is_given_back() {
+    const MIB: u64 = 1 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(folder.path()).unwrap();
+    let taken = || std::fs::metadata(folder.path().join(JOURNAL)).unwrap().blocks() * 512;
+    // Where no room can be kept, none is taken, and there is less than this throughout.
+    let mut taken_after = |mib: u64| {
+        journal.append(&[&record(0)], Reserve::of(mib * MIB)).unwrap();
+        taken() / MIB
+    };
+    assert!(taken_after(8) <= 8);
+    assert!(taken_after(7) <= 8, "not worth it");
+    assert!(taken_after(3) <= 3);
+    assert_eq!(taken_after(0), 0);
+    let most = taken_after(4);
+    drop(journal);
+    let (mut journal, told) = open(folder.path()).unwrap();
+    assert_eq!((told.len(), taken() / MIB), (5, most), "what a life before kept");
+    journal.append(&[&record(0)], Reserve::default()).unwrap();
+    assert_eq!(taken() / MIB, 0);
+}
+
+#[test]
+fn a_compaction_that_would_be_longer_leaves_the_journal_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(folder.path()).unwrap();
+    let records: Vec<_> = (0..9).map(record).collect();
+    journal.append(&records.iter().collect::<Vec<_>>(), Reserve::default()).unwrap();
+    let before = change(folder.path(), |_| {});
+    let is_done = journal.compact(records.iter().map(|record| vec![record.clone()]), 0).unwrap();
+    assert!(!is_done);
+    assert_eq!(change(folder.path(), |_| {}), before);
+    assert!(!folder.path().join(DRAFT).exists());
+    journal.append(&[&record(9)], Reserve::default()).unwrap();
+    drop(journal);
+    assert_eq!(open(folder.path()).unwrap().1, (0..10).map(record).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_line_too_long_to_be_read_again_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(folder.path()).unwrap();
+    let command = bellwire_proto::CommandId::from_parts(1, [1; 10]);
+    let boot = BootId::from(&*"x".repeat(LINE_BYTES_MAX as usize));
+    let refused = journal.append(&[&Record::Started { command, run: 1, boot }], Reserve::default());
+    assert!(matches!(refused, Err(AppendError::Full)), "{refused:?}");
 }

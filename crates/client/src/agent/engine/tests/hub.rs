@@ -10,13 +10,15 @@ use super::Answer;
 /// The hub's clock is ahead of the world's by this, so that nothing can mistake one for the other.
 pub(super) const EPOCH_MS: u64 = 1_800_000_000_000;
 const LEASE_MS: u64 = 30_000;
+const CANCEL_MS: u64 = 60_000;
 
 #[derive(Debug, Clone)]
 pub(super) struct Delivery {
     pub(super) event: CommandEvent,
     pub(super) state: State,
     pub(super) error: Option<String>,
-    rev: u64,
+    /// Greater than any that a device with a new journal begins with, at times.
+    pub(super) rev: u64,
     expires_ms: u64,
     /// Of the lease, or of the run clock.
     due_ms: u64,
@@ -26,8 +28,9 @@ pub(super) struct Delivery {
 #[derive(Default)]
 pub(super) struct Hub {
     pub(super) deliveries: BTreeMap<CommandId, Delivery>,
-    pub(super) order: Vec<CommandId>,
     pub(super) max_in_flight: usize,
+    /// What has ended for the want of a sign, and when the last one came.
+    pub(super) timed_out: Vec<(CommandId, u64)>,
 }
 
 pub(super) enum Frame {
@@ -36,8 +39,14 @@ pub(super) enum Frame {
 }
 
 impl Hub {
-    pub(super) fn submit(&mut self, now_ms: u64, action: &str, ttl_s: u64, run_timeout_s: u64) {
-        let n = self.order.len() as u64 + 1;
+    pub(super) fn submit(
+        &mut self,
+        now_ms: u64,
+        action: &str,
+        (ttl_s, run_timeout_s): (u64, u64),
+        rev: u64,
+    ) {
+        let n = self.deliveries.len() as u64 + 1;
         let id = CommandId::from_parts(n, [n as u8; 10]);
         let expires_ms = now_ms + ttl_s * 1000;
         let event = CommandEvent {
@@ -55,13 +64,12 @@ impl Hub {
             event,
             state: State::Queued,
             error: None,
-            rev: 0,
+            rev,
             expires_ms,
             due_ms: 0,
             ever_sent: false,
         };
         self.deliveries.insert(id, delivery);
-        self.order.push(id);
     }
 
     pub(super) fn cancel(&mut self, id: CommandId, force: bool) -> Option<Frame> {
@@ -100,13 +108,27 @@ impl Hub {
                 State::Sent if delivery.due_ms <= now_ms => delivery.state = State::Queued,
                 State::Accepted | State::Running if delivery.due_ms <= now_ms => {
                     delivery.state = State::TimedOut;
+                    let CommandEvent { id, run_timeout_s, .. } = delivery.event;
+                    self.timed_out.push((id, delivery.due_ms - run_timeout_s * 1000));
                 }
-                State::Cancelling if delivery.due_ms + 60_000 <= now_ms => {
+                State::Cancelling if delivery.due_ms + CANCEL_MS <= now_ms => {
                     delivery.state = State::TimedOut;
                 }
                 _ => {}
             }
         }
+    }
+
+    /// When time does something next.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        let due = |delivery: &Delivery| match delivery.state {
+            State::Queued => Some(delivery.expires_ms),
+            State::Sent => Some(delivery.expires_ms.min(delivery.due_ms)),
+            State::Accepted | State::Running => Some(delivery.due_ms),
+            State::Cancelling => Some(delivery.due_ms + CANCEL_MS),
+            _ => None,
+        };
+        self.deliveries.values().filter_map(due).min()
     }
 
     /// What may be sent now.
@@ -115,8 +137,8 @@ impl Hub {
         let in_flight = |d: &&Delivery| d.state != State::Queued && !d.state.is_terminal();
         let mut room =
             self.max_in_flight.saturating_sub(self.deliveries.values().filter(in_flight).count());
-        for id in &self.order {
-            let delivery = self.deliveries.get_mut(id).unwrap();
+        // The ids are in the order of the commands here.
+        for delivery in self.deliveries.values_mut() {
             if delivery.state != State::Queued || room == 0 {
                 continue;
             }
@@ -169,7 +191,7 @@ impl Hub {
                 | State::Cancelled,
                 R::Succeeded | R::Failed,
             ) => delivery.state = told,
-            _ => return Answer::Conflict,
+            (from, _) => return Answer::Conflict { state: Some(from) },
         }
         delivery.rev = rev;
         delivery.error = report.error.as_ref().map(|e| e.code.clone()).or(delivery.error.take());

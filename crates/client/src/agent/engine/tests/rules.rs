@@ -1,159 +1,12 @@
-//! The rules that a simulation does not single out, one by one.
+//! The rules that a simulation does not single out, one by one: what runs, when, and what a death
+//! makes of it.
 
 use std::sync::Arc;
 
-use bellwire_proto::{Seq, Timestamp};
-
-use super::keeping::{COMPACT_BYTES_MIN, KEPT_MS, RESULT_BYTES_MAX};
-use super::world::ByName;
+use super::bench::{Bench, FAILED, HUB_MS, cancelled, code};
+use super::world::List;
 use super::*;
-use crate::agent::run::End;
-
-/// An engine whose disk answers at once and whose hub says what the test says.
-struct Bench {
-    engine: Engine,
-    now_ms: u64,
-    bytes: u64,
-    disk: Vec<Record>,
-    disk_full: bool,
-    posts: VecDeque<(u64, CommandId, Report)>,
-    started: Vec<CommandId>,
-    stopped: Vec<(CommandId, Stop)>,
-    swept: Vec<CommandId>,
-}
-
-const HUB_MS: u64 = 1_800_000_000_000;
-
-impl Bench {
-    fn new() -> Self {
-        Self::after(Vec::new(), "boot-1", 1000)
-    }
-
-    /// On what a life before left on the disk.
-    fn after(disk: Vec<Record>, boot: &str, now_ms: u64) -> Self {
-        let mut engine = Engine::new(Arc::new(ByName), boot.into(), 7);
-        disk.iter().for_each(|record| engine.restore(record.clone()));
-        engine.begin(now_ms, 0);
-        let (posts, bytes) = (VecDeque::new(), 0);
-        let (started, stopped, swept) = (Vec::new(), Vec::new(), Vec::new());
-        let disk_full = false;
-        let mut bench =
-            Self { engine, now_ms, bytes, disk, disk_full, posts, started, stopped, swept };
-        bench.act();
-        bench
-    }
-
-    fn connected() -> Self {
-        let mut bench = Self::new();
-        bench.hello(HUB_MS, 1);
-        bench
-    }
-
-    fn hello(&mut self, hub_ms: u64, max_in_flight: usize) {
-        self.engine.handle_hello(self.now_ms, hub_ms, max_in_flight);
-        self.act();
-    }
-
-    fn act(&mut self) {
-        while let Some(output) = self.engine.poll_output() {
-            match output {
-                Output::Write { ticket, .. } if self.disk_full => {
-                    self.engine.handle_disk_full(self.now_ms, ticket);
-                }
-                Output::Write { ticket, records, .. } => {
-                    self.disk.extend(records);
-                    self.engine.handle_written(self.now_ms, ticket, self.bytes);
-                }
-                Output::Compact { records, .. } => {
-                    self.disk = records;
-                    self.engine.handle_compacted(Some(self.bytes));
-                }
-                Output::Post { ticket, command, report } => {
-                    self.posts.push_back((ticket, command, report));
-                }
-                Output::Start { event, .. } => self.started.push(event.id),
-                Output::Stop { command, stop } => self.stopped.push((command, stop)),
-                Output::Sweep { command } => self.swept.push(command),
-            }
-        }
-    }
-
-    fn sleep(&mut self, ms: u64) {
-        self.now_ms += ms;
-        self.engine.handle_timeout(self.now_ms);
-        self.act();
-    }
-
-    fn command(&mut self, n: u64, action: &str) -> CommandId {
-        let event = event(n, action);
-        let id = event.id;
-        self.engine.handle_command(self.now_ms, event);
-        self.act();
-        id
-    }
-
-    fn cancel(&mut self, n: u64) -> CommandId {
-        let CommandEvent { id, seq, .. } = event(n, "fail");
-        self.engine.handle_cancel(self.now_ms, CancelEvent { id, seq });
-        self.act();
-        id
-    }
-
-    /// The next report, which must be of this command and state, is answered so.
-    fn answer(&mut self, id: CommandId, state: ReportState, answer: Answer) -> Report {
-        let next = self.posts.pop_front().expect("a report");
-        let (ticket, command, report) = next;
-        assert_eq!((command, report.state), (id, state), "{report:?}");
-        self.engine.handle_answer(self.now_ms, ticket, answer);
-        self.act();
-        report
-    }
-
-    fn shown(&mut self, id: CommandId, state: ReportState, delivery: State) -> Report {
-        let rev = self.posts.front().and_then(|(_, _, report)| report.rev).unwrap();
-        self.answer(id, state, Answer::Delivery { state: delivery, rev })
-    }
-
-    /// Up to a running handler.
-    fn running(&mut self, n: u64, action: &str) -> CommandId {
-        let id = self.command(n, action);
-        self.shown(id, ReportState::Accepted, State::Accepted);
-        assert_eq!(self.started.last(), Some(&id));
-        self.shown(id, ReportState::Running, State::Running);
-        id
-    }
-
-    fn ended(&mut self, id: CommandId, ended: Ended) {
-        self.engine.handle_ended(self.now_ms, id, ended);
-        self.act();
-    }
-
-    fn succeeded(&mut self, id: CommandId) {
-        let stdout = Some("out\n".to_owned());
-        let outcome = Outcome { stdout, ..Outcome::of(End::Succeeded) };
-        self.ended(id, Ended::Finished(outcome));
-    }
-}
-
-fn event(n: u64, action: &str) -> CommandEvent {
-    CommandEvent {
-        id: CommandId::from_parts(n, [n as u8; 10]),
-        seq: n.to_string().parse::<Seq>().unwrap(),
-        action: action.parse().unwrap(),
-        data: Json::null(),
-        attempt: 1,
-        created_at: Timestamp::from_unix_ms(HUB_MS),
-        expires_at: Timestamp::from_unix_ms(HUB_MS + 3_600_000),
-        ttl_s: 3600,
-        run_timeout_s: 300,
-    }
-}
-
-fn code(report: &Report) -> Option<&str> {
-    report.error.as_ref().map(|error| error.code.as_str())
-}
-
-const FAILED: Answer = Answer::Failed { retry_after: None };
+use crate::agent::run::Outcome;
 
 #[test]
 fn nothing_runs_before_the_hub_has_answered_to_accepted() {
@@ -172,7 +25,9 @@ fn nothing_runs_before_the_hub_has_answered_to_accepted() {
 fn what_the_hub_has_ended_never_runs() {
     let ended = [State::Expired, State::TimedOut, State::Cancelled, State::Dead, State::Succeeded];
     let shown = ended.map(|state| Answer::Delivery { state, rev: 0 });
-    for (n, answer) in (1..).zip(shown.into_iter().chain([Answer::Conflict, Answer::Gone])) {
+    for (n, answer) in
+        (1..).zip(shown.into_iter().chain([Answer::Conflict { state: None }, Answer::Gone]))
+    {
         let mut bench = Bench::connected();
         let id = bench.command(n, "fail");
         bench.answer(id, ReportState::Accepted, answer);
@@ -180,7 +35,7 @@ fn what_the_hub_has_ended_never_runs() {
         assert!(bench.started.is_empty() && bench.posts.is_empty(), "{answer:?}");
         // Nor after a restart.
         let bench = Bench::after(bench.disk, "boot-1", 200_000);
-        assert!(bench.posts.is_empty() && bench.swept.is_empty(), "{answer:?}");
+        assert!(bench.posts.is_empty() && bench.sweeps.is_empty(), "{answer:?}");
     }
 }
 
@@ -211,19 +66,6 @@ fn commands_start_in_the_order_of_the_hub_and_none_overtakes() {
 }
 
 #[test]
-fn signs_of_life_come_at_most_10_seconds_apart() {
-    let mut bench = Bench::connected();
-    let id = bench.running(1, "fail");
-    let waiting = bench.command(2, "fail");
-    bench.shown(waiting, ReportState::Accepted, State::Accepted);
-    for _ in 0..20 {
-        bench.sleep(10_000);
-        bench.answer(id, ReportState::Running, FAILED);
-        bench.shown(waiting, ReportState::Accepted, State::Accepted);
-    }
-}
-
-#[test]
 fn a_cancel_for_an_unknown_command_is_recorded_and_that_command_never_runs() {
     let mut bench = Bench::connected();
     let id = bench.cancel(1);
@@ -241,106 +83,13 @@ fn a_cancelled_handler_is_stopped_and_one_that_had_ended_keeps_its_result() {
     let id = bench.running(1, "fail");
     bench.cancel(1);
     assert_eq!(bench.stopped, [(id, Stop::Cancel)]);
-    let stdout = Some("half".to_owned());
-    let stopped = Outcome { stdout, ..Outcome::of(End::Cancelled) };
-    bench.ended(id, Ended::Stopped(stopped));
+    bench.ended(id, Ended::Stopped(cancelled("half")));
     let report = bench.shown(id, ReportState::Cancelled, State::Cancelled);
     assert_eq!(report.stdout.as_deref(), Some("half"));
 
     let id = bench.running(2, "fail");
     bench.cancel(2);
     bench.succeeded(id);
-    bench.shown(id, ReportState::Succeeded, State::Succeeded);
-}
-
-#[test]
-fn a_cancel_that_was_lost_is_seen_in_the_hubs_answer() {
-    let mut bench = Bench::connected();
-    let waiting = bench.command(1, "fail");
-    bench.shown(waiting, ReportState::Accepted, State::Cancelling);
-    bench.shown(waiting, ReportState::Cancelled, State::Cancelled);
-    let id = bench.running(2, "fail");
-    bench.sleep(10_000);
-    bench.shown(id, ReportState::Running, State::Cancelling);
-    assert_eq!((bench.started, bench.stopped), (vec![id], vec![(id, Stop::Cancel)]));
-}
-
-#[test]
-fn a_duplicate_is_told_again_with_a_new_rev_and_does_not_run_again() {
-    let mut bench = Bench::connected();
-    let id = bench.running(1, "fail");
-    bench.succeeded(id);
-    let first = bench.shown(id, ReportState::Succeeded, State::Succeeded);
-    bench.command(1, "fail");
-    let again = bench.shown(id, ReportState::Succeeded, State::Succeeded);
-    assert!(again.rev > first.rev, "{:?} and {:?}", first.rev, again.rev);
-    let mut bench = Bench::after(bench.disk, "boot-2", 50);
-    bench.hello(HUB_MS, 1);
-    bench.command(1, "fail");
-    let later = bench.shown(id, ReportState::Succeeded, State::Succeeded);
-    assert!(later.rev > again.rev, "{:?} and {:?}", again.rev, later.rev);
-    assert!(bench.started.is_empty());
-}
-
-#[test]
-fn a_result_is_told_until_the_delivery_shows_it() {
-    let mut bench = Bench::connected();
-    let id = bench.running(1, "fail");
-    bench.succeeded(id);
-    // A hub that has seen a greater rev ignores this one: the journal is younger than the hub.
-    let rev = 1 << 40;
-    let first =
-        bench.answer(id, ReportState::Succeeded, Answer::Delivery { state: State::Running, rev });
-    bench.sleep(60_000);
-    let second = bench.shown(id, ReportState::Succeeded, State::Succeeded);
-    assert!(first.rev.unwrap() < rev && second.rev.unwrap() > rev, "{:?}", second.rev);
-    bench.sleep(100_000);
-    assert!(bench.posts.is_empty());
-}
-
-#[test]
-fn a_result_that_is_too_large_goes_once_more_without_output() {
-    let mut bench = Bench::connected();
-    let id = bench.running(1, "fail");
-    bench.succeeded(id);
-    let whole = bench.answer(id, ReportState::Succeeded, Answer::TooLarge);
-    let thin = bench.shown(id, ReportState::Succeeded, State::Succeeded);
-    assert_eq!((whole.stdout.as_deref(), thin.stdout), (Some("out\n"), None));
-    assert_eq!(thin.truncated, Some(true));
-}
-
-#[test]
-fn a_refused_result_is_told_every_5_minutes_for_a_day_and_holds_up_no_other() {
-    let mut bench = Bench::connected();
-    let id = bench.running(1, "fail");
-    bench.succeeded(id);
-    bench.answer(id, ReportState::Succeeded, Answer::Unfit);
-    let other = bench.running(2, "fail");
-    bench.succeeded(other);
-    bench.shown(other, ReportState::Succeeded, State::Succeeded);
-    let mut times = 1;
-    for _ in 0..2000 {
-        bench.sleep(60_000);
-        if !bench.posts.is_empty() {
-            bench.answer(id, ReportState::Succeeded, Answer::Unfit);
-            times += 1;
-        }
-    }
-    assert_eq!(times, 1 + 24 * 60 / 5);
-    let bench = Bench::after(bench.disk, "boot-1", 50_000);
-    assert!(bench.posts.is_empty(), "it is given up for good");
-}
-
-#[test]
-fn retry_after_is_heeded() {
-    let mut bench = Bench::connected();
-    let id = bench.running(1, "fail");
-    bench.succeeded(id);
-    let busy = Answer::Failed { retry_after: Some(Duration::from_secs(7)) };
-    bench.answer(id, ReportState::Succeeded, busy);
-    bench.sleep(6999);
-    assert!(bench.posts.is_empty());
-    bench.sleep(1);
     bench.shown(id, ReportState::Succeeded, State::Succeeded);
 }
 
@@ -374,9 +123,8 @@ fn what_ran_when_the_agent_died_follows_on_restart() {
         let mut bench = Bench::connected();
         let id = bench.running(1, action);
         let mut bench = Bench::after(bench.disk, boot, 5);
-        assert_eq!(bench.swept.len(), usize::from(action == "fail"), "{action} {boot}");
-        bench.engine.handle_swept(5, id);
-        bench.act();
+        assert_eq!(bench.sweeps.len(), usize::from(action == "fail"), "{action} {boot}");
+        bench.swept(id);
         let (_, _, report) = bench.posts.pop_front().unwrap();
         assert_eq!((report.state, code(&report)), (told, reason), "{action} {boot}");
         assert!(bench.started.is_empty());
@@ -389,14 +137,13 @@ fn a_command_is_run_again_three_times_at_most_and_after_its_remains_are_dead() {
     let id = bench.running(1, "rerun");
     for _ in 0..3 {
         bench = Bench::after(bench.disk, "boot-1", 2000);
-        assert_eq!((&bench.swept[..], &bench.started[..]), (&[id][..], &[][..]));
-        bench.engine.handle_swept(2000, id);
-        bench.act();
+        assert_eq!((&bench.sweeps[..], &bench.started[..]), (&[id][..], &[][..]));
+        bench.swept(id);
+        bench.answer(id, ReportState::Running, FAILED);
         assert_eq!(bench.started, [id]);
     }
     bench = Bench::after(bench.disk, "boot-1", 2000);
-    bench.engine.handle_swept(2000, id);
-    bench.act();
+    bench.swept(id);
     assert!(bench.started.is_empty());
     let report = bench.shown(id, ReportState::Failed, State::Failed);
     assert_eq!(code(&report), Some("interrupted"));
@@ -429,67 +176,170 @@ fn a_rerun_that_a_shutdown_ends_is_left_to_the_next_life() {
     let id = bench.running(1, "rerun");
     bench.engine.handle_shutdown(bench.now_ms);
     bench.act();
-    bench.ended(id, Ended::Finished(Outcome::failed("signal", "it got a TERM too")));
+    bench.ended(id, Ended::Stopped(Outcome::failed("interrupted", "signal 15 ended it")));
     assert!(bench.posts.is_empty() && bench.engine.is_over(bench.now_ms));
     let mut bench = Bench::after(bench.disk, "boot-1", 5000);
-    bench.engine.handle_swept(5000, id);
-    bench.act();
+    bench.swept(id);
+    bench.shown(id, ReportState::Running, State::Running);
+    assert_eq!(bench.started, [id]);
+}
+
+/// After a restart a younger command overtook a rerun, and ran beside what was left of it.
+#[test]
+fn what_is_left_of_a_run_holds_up_what_is_younger_until_it_is_dead() {
+    let mut bench = Bench::connected();
+    bench.hello(HUB_MS, 2);
+    let first = bench.running(1, "rerun");
+    let second = bench.command(2, "rerun");
+    bench.shown(second, ReportState::Accepted, State::Accepted);
+    assert_eq!(bench.started, [first], "one of an action at a time");
+    let mut bench = Bench::after(bench.disk, "boot-1", 2000);
+    bench.hello(HUB_MS, 2);
+    bench.shown(second, ReportState::Accepted, State::Accepted);
+    assert_eq!((bench.sweeps.as_slice(), bench.started.len()), ([first].as_slice(), 0));
+    bench.swept(first);
+    bench.shown(first, ReportState::Running, State::Running);
+    assert_eq!(bench.started, [first]);
+}
+
+/// What was left of a younger run did not count: an older command of the action was started beside it.
+#[test]
+fn what_is_left_of_a_run_takes_a_place_until_it_is_dead() {
+    let mut bench = Bench::connected();
+    let younger = bench.running(2, "fail");
+    let older = bench.command(1, "fail");
+    bench.shown(older, ReportState::Accepted, State::Accepted);
+    let mut bench = Bench::after(bench.disk, "boot-1", 2000);
+    bench.hello(HUB_MS, 2);
+    bench.shown(older, ReportState::Accepted, State::Accepted);
+    assert!(bench.started.is_empty(), "the younger one's processes live");
+    bench.swept(younger);
+    assert_eq!(bench.started, [older]);
+}
+
+#[test]
+fn while_the_remains_of_a_run_are_being_killed_the_hub_hears_of_it() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    let mut bench = Bench::after(bench.disk, "boot-1", 2000);
+    for _ in 0..3 {
+        assert!(bench.posts.is_empty());
+        bench.sleep(10_000);
+        bench.shown(id, ReportState::Running, State::Running);
+    }
+}
+
+/// An operator ended a command by force while its agent was dead; the agent came back and began the
+/// work anew.
+#[test]
+fn a_rerun_asks_the_hub_first_and_does_not_run_if_that_has_ended_it() {
+    let ended = [State::Cancelled, State::TimedOut, State::Failed];
+    let shown = ended.map(|state| Answer::Delivery { state, rev: 0 });
+    let conflict = Answer::Conflict { state: Some(State::Cancelled) };
+    for (n, answer) in (1..).zip(shown.into_iter().chain([conflict, Answer::Gone])) {
+        let mut bench = Bench::connected();
+        let id = bench.running(n, "rerun");
+        let mut bench = Bench::after(bench.disk, "boot-1", 2000);
+        bench.swept(id);
+        bench.answer(id, ReportState::Running, answer);
+        assert!(bench.started.is_empty(), "{answer:?}");
+        let report = bench.answer(id, ReportState::Failed, conflict);
+        assert_eq!(code(&report), Some("interrupted"), "{answer:?}");
+        bench.sleep(100_000);
+        assert!(bench.posts.is_empty(), "{answer:?}");
+    }
+    // A hub that asks for its end is told `cancelled`; one that is away does not hold it up.
+    let mut bench = Bench::connected();
+    let id = bench.running(9, "rerun");
+    let disk = bench.disk;
+    let mut bench = Bench::after(disk.clone(), "boot-1", 2000);
+    bench.swept(id);
+    bench.shown(id, ReportState::Running, State::Cancelling);
+    bench.shown(id, ReportState::Cancelled, State::Cancelled);
+    assert!(bench.started.is_empty());
+    let mut bench = Bench::after(disk, "boot-1", 2000);
+    bench.swept(id);
+    assert!(bench.started.is_empty());
+    bench.answer(id, ReportState::Running, FAILED);
     assert_eq!(bench.started, [id]);
 }
 
 #[test]
-fn a_full_journal_or_disk_refuses_what_is_new_and_records_what_runs() {
-    let mut bench = Bench::connected();
-    let first = bench.running(1, "fail");
-    bench.bytes = JOURNAL_BYTES_MAX - RESULT_BYTES_MAX;
-    bench.sleep(10_000);
-    bench.shown(first, ReportState::Running, State::Running);
-    bench.cancel(50);
-    bench.posts.clear();
-    let second = bench.command(2, "fail");
-    let report = bench.shown(second, ReportState::Rejected, State::Rejected);
-    assert_eq!(code(&report), Some("journal_full"));
+fn what_an_operator_ended_by_force_is_stopped_and_what_only_timed_out_goes_on() {
+    for (state, stops) in [
+        (State::Cancelled, true),
+        (State::TimedOut, false),
+        (State::Expired, false),
+        (State::Dead, false),
+    ] {
+        for answer in
+            [Answer::Conflict { state: Some(state) }, Answer::Delivery { state, rev: 1 << 40 }]
+        {
+            let mut bench = Bench::connected();
+            let id = bench.running(1, "fail");
+            bench.sleep(10_000);
+            bench.answer(id, ReportState::Running, answer);
+            assert_eq!(bench.stopped.len(), usize::from(stops), "{answer:?}");
+            bench.sleep(10_000);
+            bench.answer(id, ReportState::Running, answer);
+            assert_eq!(bench.stopped.len(), usize::from(stops), "{answer:?}, told again");
+        }
+    }
+}
 
-    bench.bytes = 0;
-    bench.disk_full = true;
-    let third = bench.command(3, "fail");
-    let report = bench.shown(third, ReportState::Rejected, State::Rejected);
-    assert_eq!(code(&report), Some("journal_full"));
-    bench.succeeded(first);
-    assert!(bench.posts.is_empty(), "what is not on disk is not told");
-    bench.disk_full = false;
-    bench.sleep(DISK_RETRY_MS);
-    bench.shown(first, ReportState::Succeeded, State::Succeeded);
+/// Where the kernel's name of the boot could not be read, each crash of the agent was a reboot.
+#[test]
+fn a_boot_without_a_name_is_no_reboot() {
+    let unnamed = |n| Bench::after(Vec::new(), &format!("start-{n:016x}"), 1000);
+    for (before, after) in [("boot-1", "start-1"), ("start-1", "boot-1"), ("start-1", "start-2")] {
+        let mut bench = unnamed(1);
+        if before == "boot-1" {
+            bench = Bench::new();
+        }
+        bench.hello(HUB_MS, 1);
+        let id = bench.running(1, "succeed");
+        let mut bench = Bench::after(bench.disk, after, 2000);
+        let report = bench.shown(id, ReportState::Failed, State::Failed);
+        assert_eq!(code(&report), Some("interrupted"), "{before} and {after}");
+    }
 }
 
 #[test]
-fn a_start_that_the_disk_put_off_and_a_shutdown_overtook_wakes_nobody() {
+fn what_was_accepted_runs_though_its_data_would_be_refused_today() {
+    let narrow = || List { narrow: true, ..List::default() };
     let mut bench = Bench::connected();
-    let id = bench.command(1, "fail");
-    bench.disk_full = true;
-    bench.shown(id, ReportState::Accepted, State::Accepted);
-    bench.engine.handle_shutdown(bench.now_ms);
-    bench.sleep(DISK_RETRY_MS);
-    assert!(bench.started.is_empty());
-    let wake_ms = bench.engine.poll_timeout();
-    assert!(wake_ms.is_none_or(|at| at > bench.now_ms), "it would spin: {wake_ms:?}");
+    let ran = bench.running(1, "rerun");
+    let waits = bench.command(2, "fail");
+    bench.shown(waits, ReportState::Accepted, State::Accepted);
+    let mut bench = Bench::with(narrow(), bench.disk, "boot-1", 2000, 0);
+    bench.hello(HUB_MS, 2);
+    bench.swept(ran);
+    bench.shown(waits, ReportState::Accepted, State::Accepted);
+    bench.shown(ran, ReportState::Running, State::Running);
+    assert_eq!(bench.started, [ran, waits]);
+    let fresh = bench.command(3, "fail");
+    let (_, _, report) = bench.posts.iter().find(|(_, id, _)| *id == fresh).unwrap();
+    assert_eq!((report.state, code(report)), (ReportState::Rejected, Some("invalid_params")));
+    // Nor does what is no longer on the list run at all.
+    let off = List { off: Some("fail"), ..List::default() };
+    let mut other = Bench::connected();
+    let id = other.command(4, "fail");
+    let mut other = Bench::with(off, other.disk, "boot-1", 2000, 0);
+    other.shown(id, ReportState::Accepted, State::Accepted);
+    let report = other.shown(id, ReportState::Rejected, State::Rejected);
+    assert_eq!((other.started.len(), code(&report)), (0, Some("unknown_action")));
 }
 
+/// With a write that hung, the agent took a whole core until systemd killed it.
 #[test]
-fn what_is_older_than_the_longest_ttl_and_a_day_is_forgotten_and_nothing_younger() {
-    let mut bench = Bench::connected();
-    let old = bench.running(1, "fail");
-    bench.succeeded(old);
-    bench.shown(old, ReportState::Succeeded, State::Succeeded);
-    bench.sleep(60_000);
-    let young = bench.cancel(2);
-    bench.shown(young, ReportState::Cancelled, State::Cancelled);
-    let unheard = bench.cancel(3);
-    bench.sleep(KEPT_MS - 59_000);
-    bench.bytes = 2 * COMPACT_BYTES_MIN;
-    bench.answer(unheard, ReportState::Cancelled, FAILED);
-    bench.command(4, "unlisted");
-    let kept = Bench::after(bench.disk, "boot-1", bench.now_ms).engine;
-    let known = |id| kept.entries.contains_key(&id);
-    assert_eq!((known(old), known(young), known(unheard)), (false, true, true));
+fn an_end_that_is_late_wakes_nobody_any_more() {
+    let mut engine = Engine::new(Arc::new(List::default()), "boot-1".into(), 7);
+    engine.begin(1000, 0);
+    engine.handle_shutdown(1000);
+    for _ in 0..3 {
+        let Some(at_ms) = engine.poll_timeout() else { break };
+        engine.handle_timeout(at_ms);
+        assert!(engine.poll_timeout().is_none_or(|next| next > at_ms), "it spins at {at_ms}");
+    }
+    assert_eq!((engine.poll_timeout(), engine.is_over(1 << 40)), (None, false));
 }

@@ -7,29 +7,47 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bellwire_proto::limits::REV_MAX;
+
 use super::hub::{EPOCH_MS, Frame, Hub};
-use super::judge::{Story, Told};
+use super::judge::{Order, Story, Told};
 use super::random::Random;
 use super::*;
-use crate::agent::run::End;
+
+mod around;
 
 /// The world is calm from then on, and everything must come to an end.
 const CALM_MS: u64 = 900_000;
 const END_MS: u64 = 4 * 3_600_000;
 const ACTIONS: [&str; 5] = ["fail", "fail", "rerun", "succeed", "unlisted"];
 
-/// What the list of actions says: the action's name is its `on_restart`.
-pub(super) struct ByName;
+/// What the list of actions says: the action's name is its `on_restart`. A life of the agent may
+/// begin with another list than the one before had.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct List {
+    pub(super) concurrency: usize,
+    /// This one is not on it any more.
+    pub(super) off: Option<&'static str>,
+    /// No data is right any more.
+    pub(super) narrow: bool,
+}
 
-impl Judge for ByName {
-    fn judge(&self, action: &Action, _: &Json) -> Result<Terms, ErrorInfo> {
-        let on_restart = match action.as_str() {
-            "fail" => OnRestart::Fail,
-            "rerun" => OnRestart::Rerun,
-            "succeed" => OnRestart::Succeed,
-            _ => return Err(ErrorInfo::of("unknown_action")),
-        };
-        Ok(Terms { on_restart, concurrency: 1, timeout: None })
+impl Default for List {
+    fn default() -> Self {
+        Self { concurrency: 1, off: None, narrow: false }
+    }
+}
+
+impl Judge for List {
+    fn judge(&self, action: &Action, _: &Json) -> Result<(), ErrorInfo> {
+        self.terms(action).ok_or_else(|| ErrorInfo::of("unknown_action"))?;
+        if self.narrow { Err(ErrorInfo::of("invalid_params")) } else { Ok(()) }
+    }
+
+    fn terms(&self, action: &Action) -> Option<Terms> {
+        let name = Some(action.as_str()).filter(|name| self.off != Some(*name))?;
+        let on_restart = OnRestart::ALL.into_iter().find(|o| o.as_str() == name)?;
+        Some(Terms { on_restart, concurrency: self.concurrency, timeout: None })
     }
 }
 
@@ -58,42 +76,77 @@ enum Event {
 }
 
 /// A handler that runs.
-struct Handler {
-    command: CommandId,
+pub(super) struct Handler {
+    pub(super) command: CommandId,
     number: u64,
     /// Of which life of the agent.
-    life: u64,
+    pub(super) life: u64,
+}
+
+/// On the way to the disk.
+enum Work {
+    Append(u64, Vec<Record>),
+    Compact(Snapshot),
 }
 
 pub(super) struct World {
     random: Random,
-    now_ms: u64,
+    pub(super) now_ms: u64,
     queue: BTreeMap<(u64, u64), Event>,
     number: u64,
     pub(super) hub: Hub,
     engine: Option<Engine>,
-    life: u64,
+    pub(super) life: u64,
+    pub(super) list: List,
+    bounds: Bounds,
     no_start_record: bool,
     linked: bool,
     booted_ms: u64,
     pub(super) boots: u64,
     disk: Vec<Record>,
+    disk_bytes: u64,
     disk_full: bool,
-    /// On the way to the disk: `None` marks a compaction.
-    writing: VecDeque<(Option<u64>, Vec<Record>)>,
-    handlers: Vec<Handler>,
+    writing: VecDeque<Work>,
+    pub(super) compactions: usize,
+    pub(super) order: Order,
+    pub(super) handlers: Vec<Handler>,
     pub(super) stories: BTreeMap<CommandId, Story>,
     pub(super) deaths: usize,
-    trace: Vec<String>,
+    /// When the agent could not tell anything, and since when it cannot.
+    pub(super) mute: Vec<(u64, u64)>,
+    pub(super) mute_since_ms: Option<u64>,
+    trace: Option<Vec<String>>,
     pub(super) fault: Option<String>,
     wake_ms: Option<u64>,
+    tick_ms: Option<u64>,
 }
 
 impl World {
-    /// Lives through the history of a seed. What happened comes back, and the verdict.
-    pub(super) fn run(seed: u64, no_start_record: bool) -> (Vec<String>, Result<Told, String>) {
+    /// Lives through the history of a seed, and judges it.
+    pub(super) fn run(seed: u64, no_start_record: bool) -> Result<Told, String> {
+        let mut world = Self::new(seed, no_start_record, None);
+        world.live_through();
+        world.judge()
+    }
+
+    /// What happens in the history of a seed. It is told apart from the run, which it would slow down.
+    pub(super) fn trace(seed: u64, no_start_record: bool) -> String {
+        let mut world = Self::new(seed, no_start_record, Some(Vec::new()));
+        world.live_through();
+        world.trace.unwrap_or_default().join("\n")
+    }
+
+    fn new(seed: u64, no_start_record: bool, trace: Option<Vec<String>>) -> Self {
         let mut random = Random::new(seed);
         let max_in_flight = random.pick(&[1, 1, 2, 3]);
+        // At times a journal so small that two commands fill it, and so short a memory that what is
+        // over is forgotten within the history.
+        let bounds = Bounds {
+            journal_bytes: random.pick(&[24 << 10, 48 << 10, JOURNAL_BYTES_MAX]),
+            result_bytes: 6 << 10,
+            compact_bytes: random.pick(&[2 << 10, 8 << 10]),
+            kept_ms: random.pick(&[200_000, Bounds::AGENT.kept_ms]),
+        };
         let mut world = Self {
             hub: Hub { max_in_flight, ..Hub::default() },
             random,
@@ -102,35 +155,87 @@ impl World {
             number: 0,
             engine: None,
             life: 0,
+            list: List::default(),
+            bounds,
             no_start_record,
             linked: false,
             booted_ms: 0,
             boots: 1,
             disk: Vec::new(),
+            disk_bytes: 0,
             disk_full: false,
             writing: VecDeque::new(),
+            compactions: 0,
+            order: Order::default(),
             handlers: Vec::new(),
             stories: BTreeMap::new(),
             deaths: 0,
-            trace: Vec::new(),
+            mute: Vec::new(),
+            mute_since_ms: Some(0),
+            trace,
             fault: None,
             wake_ms: None,
+            tick_ms: None,
         };
         world.plan();
-        while let Some(((at_ms, _), event)) = world.queue.pop_first() {
-            world.now_ms = at_ms;
-            world.live(event);
-            if world.fault.is_some() {
-                break;
+        world
+    }
+
+    fn live_through(&mut self) {
+        while let Some(((at_ms, _), event)) = self.queue.pop_first() {
+            self.now_ms = at_ms;
+            // What happens within the agent changes nothing at the hub.
+            let within = matches!(
+                event,
+                Event::Written(_) | Event::Wake(_) | Event::Answered(..) | Event::HandlerEnds(_)
+            );
+            self.live(event);
+            if !within {
+                self.tick();
+            }
+            self.note_mute();
+            if self.fault.is_some() {
+                return;
             }
         }
-        let verdict = world.judge();
-        (world.trace, verdict)
+    }
+
+    /// What the hub does by itself, now and when it is due next.
+    fn tick(&mut self) {
+        self.hub.tick(self.now_ms);
+        if let Err(fault) = self.judge_timeouts() {
+            self.fault.get_or_insert(fault);
+        }
+        if self.linked && self.engine.is_some() {
+            let frames = self.hub.send(self.now_ms);
+            self.write_frames(frames);
+        }
+        let Some(due_ms) = self.hub.due_ms().filter(|at_ms| *at_ms < END_MS) else { return };
+        if self.tick_ms.is_none_or(|planned| due_ms < planned) {
+            self.tick_ms = Some(due_ms);
+            self.at(due_ms.max(self.now_ms + 1), Event::Tick);
+        }
+    }
+
+    /// Notes since when the agent cannot tell anything, or is about to end and leaves things to its
+    /// next life. After a full disk it takes a while to see that there is room again.
+    fn note_mute(&mut self) {
+        let ends = self.engine.as_ref().is_none_or(|engine| engine.stopping.is_some());
+        let mute = ends || !self.linked || self.disk_full;
+        match self.mute_since_ms {
+            None if mute => self.mute_since_ms = Some(self.now_ms),
+            Some(since_ms) if !mute => {
+                self.mute.push((since_ms, self.now_ms + DISK_RETRY_MS));
+                self.mute_since_ms = None;
+            }
+            _ => {}
+        }
     }
 
     fn plan(&mut self) {
         self.after(0, Event::Born);
-        for _ in 0..self.random.from(3, 25) {
+        let many = self.random.percent(5);
+        for _ in 0..if many { 80 } else { self.random.from(3, 25) } {
             self.some_time(Event::Submit);
         }
         for _ in 0..self.random.from(0, 4) {
@@ -148,12 +253,6 @@ impl World {
         }
         if self.random.percent(25) {
             self.some_time(Event::DiskFills);
-        }
-        for at_s in 1..END_MS / 1000 {
-            let pause_s = if at_s * 1000 < CALM_MS { 1 } else { 20 };
-            if at_s % pause_s == 0 {
-                self.at(at_s * 1000, Event::Tick);
-            }
         }
     }
 
@@ -176,8 +275,9 @@ impl World {
     }
 
     fn tell(&mut self, text: impl FnOnce() -> String) {
-        let line = format!("{:>9} {}", self.now_ms, text());
-        self.trace.push(line);
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>9} {}", self.now_ms, text()));
+        }
     }
 
     fn boot_ms(&self) -> u64 {
@@ -195,8 +295,15 @@ impl World {
             Event::Submit => {
                 let action = self.random.pick(&ACTIONS);
                 let ttl_s = self.random.pick(&[5, 60, 3600, 36_000]);
-                let run_timeout_s = self.random.pick(&[5, 60, 300]);
-                self.hub.submit(self.now_ms, action, ttl_s, run_timeout_s);
+                let run_timeout_s = self.random.pick(&[20, 60, 300]);
+                let (ttl_s, rev) = match self.random.from(0, 19) {
+                    0 => (ttl_s, 1 << 30),
+                    1 => (ttl_s, 1 << 45),
+                    // Nothing can be told of it: its time must be over within the history.
+                    2 => (5, REV_MAX),
+                    _ => (ttl_s, 0),
+                };
+                self.hub.submit(self.now_ms, action, (ttl_s, run_timeout_s), rev);
             }
             Event::Cancel => {
                 let ids: Vec<CommandId> = self.hub.deliveries.keys().copied().collect();
@@ -225,17 +332,11 @@ impl World {
                 self.after(pause_ms, Event::DiskEmpties);
             }
             Event::DiskEmpties => self.disk_full = false,
-            Event::Tick => {
-                self.hub.tick(self.now_ms);
-                if self.linked && self.engine.is_some() {
-                    let frames = self.hub.send(self.now_ms);
-                    self.write_frames(frames);
-                }
-            }
+            Event::Tick => self.tick_ms = None,
             Event::Arrives(life, ticket, id, report) => {
                 let answer = self.hub.report(self.now_ms, id, &report);
                 let lost = !self.linked || !self.calm() && self.random.percent(10);
-                let answer = if lost { Answer::Failed { retry_after: None } } else { answer };
+                let answer = if lost { self.failed(id) } else { answer };
                 let latency_ms = self.latency_ms();
                 self.after(latency_ms, Event::Answered(life, ticket, answer));
             }
@@ -250,7 +351,7 @@ impl World {
             Event::Written(life) if life == current => Some(self.write_done()),
             _ => None,
         };
-        let bytes = self.disk_bytes();
+        let bytes = self.disk_bytes;
         let Some(engine) = &mut self.engine else { return };
         match event {
             Event::Hears(life, command) if life == current => {
@@ -260,8 +361,8 @@ impl World {
                 engine.handle_cancel(now_ms, cancel);
             }
             Event::Written(life) if life == current => match written.flatten() {
-                Some((None, true)) => engine.handle_compacted(Some(bytes)),
-                Some((None, false)) => engine.handle_compacted(None),
+                Some((None, true)) => engine.handle_compacted(now_ms, Some(bytes)),
+                Some((None, false)) => engine.handle_compacted(now_ms, None),
                 Some((Some(ticket), true)) => engine.handle_written(now_ms, ticket, bytes),
                 Some((Some(ticket), false)) => engine.handle_disk_full(now_ms, ticket),
                 None => {}
@@ -294,18 +395,27 @@ impl World {
             let life = self.life;
             match output {
                 Output::Write { ticket, records, .. } => {
-                    self.writing.push_back((Some(ticket), records));
+                    for record in &records {
+                        if let Record::Ended { command, .. } | Record::Acked { command } = record {
+                            self.order.settled(*command);
+                        }
+                    }
+                    self.writing.push_back(Work::Append(ticket, records));
                     let ms = self.random.from(0, 200);
                     self.after(ms, Event::Written(life));
                 }
-                Output::Compact { records, .. } => {
-                    self.writing.push_back((None, records));
-                    self.after(200, Event::Written(life));
+                Output::Compact { snapshot, .. } => {
+                    self.writing.push_back(Work::Compact(snapshot));
+                    let ms = self.random.pick(&[200, 3000]);
+                    self.after(ms, Event::Written(life));
                 }
                 Output::Post { ticket, command, report } => self.post(ticket, command, report),
                 Output::Start { event, .. } => self.start(&event),
                 Output::Stop { command, stop } => self.stop(command, stop),
-                Output::Sweep { command } => self.after(50, Event::Swept(life, command)),
+                Output::Sweep { command } => {
+                    let ms = self.random.pick(&[50, 500, 15_000]);
+                    self.after(ms, Event::Swept(life, command));
+                }
             }
         }
         let Some(engine) = &self.engine else { return };
@@ -332,10 +442,17 @@ impl World {
         }
         self.life += 1;
         let boot = BootId::from(format!("boot-{}", self.boots).as_str());
-        let mut engine = Engine::new(Arc::new(ByName), boot, self.random.next());
-        engine.no_start_record = self.no_start_record;
+        let list = List {
+            concurrency: self.random.pick(&[1, 1, 2]),
+            off: self.random.percent(5).then_some("rerun"),
+            narrow: !self.calm() && self.random.percent(5),
+        };
+        let mut engine = Engine::new(Arc::new(list), boot, self.random.next());
+        (engine.bounds, engine.no_start_record) = (self.bounds, self.no_start_record);
+        self.list = list;
+        self.order.new_life();
         self.disk.iter().for_each(|record| engine.restore(record.clone()));
-        engine.begin(self.boot_ms(), self.disk_bytes());
+        engine.begin(self.boot_ms(), self.disk_bytes);
         self.engine = Some(engine);
         self.wake_ms = None;
         let pause_ms = self.random.from(10, 5000);
@@ -372,137 +489,5 @@ impl World {
         }
         let pause_ms = if self.calm() { 100 } else { self.random.from(10, 30_000) };
         self.after(pause_ms, Event::Born);
-    }
-
-    // --- Disk, link and handlers ---
-
-    /// The oldest of what is on the way gets to the disk, unless that is full.
-    fn write_done(&mut self) -> Option<(Option<u64>, bool)> {
-        let (ticket, records) = self.writing.pop_front()?;
-        if self.disk_full && !self.calm() {
-            return Some((ticket, false));
-        }
-        if ticket.is_none() {
-            self.disk.clear();
-        }
-        self.disk.extend(records);
-        Some((ticket, true))
-    }
-
-    /// Long enough a record for compactions to happen.
-    fn disk_bytes(&self) -> u64 {
-        self.disk.len() as u64 * 30_000
-    }
-
-    fn latency_ms(&mut self) -> u64 {
-        self.random.pick(&[1, 5, 40, 300, 2000])
-    }
-
-    fn connect(&mut self) {
-        let hub_ms = EPOCH_MS + self.now_ms;
-        let (now_ms, max_in_flight) = (self.boot_ms(), self.hub.max_in_flight);
-        let Some(engine) = &mut self.engine else { return };
-        self.linked = true;
-        engine.handle_hello(now_ms, hub_ms, max_in_flight);
-        self.hub.tick(self.now_ms);
-        let cancels = self.hub.reconnect();
-        let commands = self.hub.send(self.now_ms);
-        self.write_frames(cancels);
-        self.write_frames(commands);
-        self.act();
-    }
-
-    /// Frames may come twice, as over a link that is doubled, or not at all.
-    fn write_frames(&mut self, frames: Vec<Frame>) {
-        for frame in frames {
-            let copies = match self.random.from(0, 9) {
-                _ if self.calm() => 1,
-                0 => 0,
-                1 => 2,
-                _ => 1,
-            };
-            for _ in 0..copies {
-                let (life, latency_ms) = (self.life, self.latency_ms());
-                match &frame {
-                    Frame::Command(event) => {
-                        self.after(latency_ms, Event::Hears(life, Box::new(event.clone())));
-                    }
-                    Frame::Cancel(event) => {
-                        self.after(latency_ms, Event::HearsCancel(life, *event));
-                    }
-                }
-            }
-        }
-    }
-
-    fn post(&mut self, ticket: u64, command: CommandId, report: Report) {
-        let story = self.stories.entry(command).or_default();
-        if !story.revs.insert(report.rev.unwrap()) {
-            self.fault = Some(format!("rev {:?} of {command} is used twice", report.rev));
-        }
-        let (life, latency_ms) = (self.life, self.latency_ms());
-        let lost = !self.linked || !self.calm() && self.random.percent(10);
-        if lost {
-            let failed = Answer::Failed { retry_after: None };
-            return self.after(latency_ms, Event::Answered(life, ticket, failed));
-        }
-        if self.random.percent(5) {
-            // A doubled link: the copy comes whenever it comes, and nobody reads its answer.
-            let late_ms = self.random.from(1, 20_000);
-            let copy = Event::Arrives(0, ticket, command, Box::new(report.clone()));
-            self.after(late_ms, copy);
-        }
-        self.after(latency_ms, Event::Arrives(life, ticket, command, Box::new(report)));
-    }
-
-    fn start(&mut self, event: &CommandEvent) {
-        let story = self.stories.entry(event.id).or_default();
-        story.starts += 1;
-        // The ttl is told in whole seconds, rounded up, and takes its time to arrive.
-        let late_ms = (EPOCH_MS + self.now_ms).saturating_sub(event.expires_at.unix_ms());
-        if late_ms > 4000 {
-            self.fault = Some(format!("{} is started {late_ms} ms after its time", event.id));
-        }
-        if self.handlers.iter().any(|handler| handler.command == event.id) {
-            self.fault = Some(format!("{} runs beside itself", event.id));
-        }
-        self.number += 1;
-        let number = self.number;
-        self.handlers.push(Handler { command: event.id, number, life: self.life });
-        let ms = self.random.pick(&[1, 50, 3000, 40_000]);
-        self.after(ms, Event::HandlerEnds(number));
-    }
-
-    fn handler_ends(&mut self, number: u64) {
-        let Some(at) = self.handlers.iter().position(|handler| handler.number == number) else {
-            return;
-        };
-        let handler = self.handlers.remove(at);
-        self.stories.entry(handler.command).or_default().finished += 1;
-        if handler.life == self.life && self.engine.is_some() {
-            let outcome = Outcome { stdout: Some("done\n".into()), ..Outcome::of(End::Succeeded) };
-            let now_ms = self.boot_ms();
-            if let Some(engine) = &mut self.engine {
-                engine.handle_ended(now_ms, handler.command, Ended::Finished(outcome));
-            }
-            self.act();
-        }
-    }
-
-    fn stop(&mut self, command: CommandId, stop: Stop) {
-        let life = self.life;
-        let found = |h: &Handler| h.command == command && h.life == life;
-        if stop == Stop::Shutdown && self.random.percent(70) || !self.handlers.iter().any(found) {
-            return;
-        }
-        self.handlers.retain(|handler| !found(handler));
-        let outcome = match stop {
-            Stop::Cancel => Outcome::of(End::Cancelled),
-            Stop::Shutdown | Stop::Kill => Outcome::failed("interrupted", "shutdown"),
-        };
-        let now_ms = self.boot_ms();
-        if let Some(engine) = &mut self.engine {
-            engine.handle_ended(now_ms, command, Ended::Stopped(outcome));
-        }
     }
 }

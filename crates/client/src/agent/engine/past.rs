@@ -1,0 +1,157 @@
+//! What is remembered of commands that are over: little of each, so that many may be.
+//!
+//! Their ids are what keeps a command from running again when it is sent again. The whole reports
+//! of the latest are kept beside that, in memory alone: whoever asks again soon after is told all.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bellwire_proto::{Action, CommandId, ErrorInfo, Report};
+
+use super::entry::{Entry, Stage};
+use super::life::rejected;
+use crate::agent::journal::{Done, Record};
+use crate::agent::status::CommandStatus;
+
+/// The whole reports that are kept, together.
+const RECENT_BYTES_MAX: usize = 256 << 10;
+/// What one takes beside its texts.
+const RECENT_BYTES: usize = 512;
+/// What the line of a command that is over takes in the journal at most, beside its error code.
+const LINE_BYTES_MAX: u64 = 200;
+
+#[derive(Default)]
+pub(super) struct Past {
+    /// Shared with a compaction, which reads it while the engine goes on.
+    done: Arc<BTreeMap<CommandId, Done>>,
+    recent: VecDeque<Recent>,
+    recent_bytes: usize,
+}
+
+/// One of the latest.
+struct Recent {
+    id: CommandId,
+    action: Option<Action>,
+    runs: u32,
+    report: Option<Box<Report>>,
+    bytes: usize,
+}
+
+/// All that is known at one moment, for a compaction.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Snapshot {
+    pub(crate) begun: Record,
+    pub(crate) done: Arc<BTreeMap<CommandId, Done>>,
+    /// What is not over, a command to a line.
+    pub(crate) live: Vec<Vec<Record>>,
+}
+
+impl Snapshot {
+    /// The lines of the new journal: the records of one command stand together.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = Vec<Record>> {
+        let done = self.done.iter();
+        let done = done.map(|(id, done)| vec![Record::Done { command: *id, done: done.clone() }]);
+        std::iter::once(vec![self.begun.clone()]).chain(done).chain(self.live.iter().cloned())
+    }
+}
+
+impl Past {
+    pub(super) fn len(&self) -> usize {
+        self.done.len()
+    }
+
+    pub(super) fn knows(&self, id: CommandId) -> bool {
+        self.done.contains_key(&id)
+    }
+
+    /// What a compaction reads.
+    pub(super) fn share(&self) -> Arc<BTreeMap<CommandId, Done>> {
+        self.done.clone()
+    }
+
+    pub(super) fn restore(&mut self, id: CommandId, done: Done) {
+        Arc::make_mut(&mut self.done).insert(id, done);
+    }
+
+    /// A command is over.
+    pub(super) fn add(&mut self, entry: Entry) {
+        let report = entry.report.as_deref();
+        let error = report.and_then(|report| report.error.as_ref());
+        let done = Done {
+            seq: entry.seq,
+            hub_ms: entry.hub_ms,
+            state: report.map(|report| report.state),
+            exit_code: report.and_then(|report| report.exit_code),
+            code: error.map(|error| error.code.as_str().into()),
+        };
+        self.restore(entry.id, done);
+        let Entry { id, action, runs, report, .. } = entry;
+        let bytes = RECENT_BYTES + report.as_deref().map_or(0, texts_bytes);
+        self.recent_bytes += bytes;
+        self.recent.push_back(Recent { id, action, runs, report, bytes });
+        while self.recent_bytes > RECENT_BYTES_MAX
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.recent_bytes -= oldest.bytes;
+        }
+    }
+
+    /// One that is to be told again: all of it where that is still known, else how it ended.
+    pub(super) fn revive(&self, id: CommandId) -> Option<Entry> {
+        let done = self.done.get(&id)?;
+        let whole = self.recent(id).and_then(|recent| recent.report.clone());
+        let report = whole.unwrap_or_else(|| Box::new(report_of(done)));
+        let mut entry = Entry::new(id, done.seq, done.hub_ms, Stage::Telling);
+        (entry.report, entry.ended, entry.acked) = (Some(report), true, true);
+        Some(entry)
+    }
+
+    /// Forgets what was first heard of before this moment of the hub's clock.
+    pub(super) fn forget(&mut self, before_ms: u64) {
+        if self.done.values().any(|done| done.hub_ms < before_ms) {
+            Arc::make_mut(&mut self.done).retain(|_, done| done.hub_ms >= before_ms);
+        }
+    }
+
+    /// How long the journal's lines of all this are at most.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.done.len() as u64 * LINE_BYTES_MAX
+    }
+
+    /// The latest, newest first.
+    pub(super) fn latest(&self, count: usize) -> impl Iterator<Item = CommandStatus> {
+        self.done.iter().rev().take(count).map(|(id, done)| {
+            let recent = self.recent(*id);
+            CommandStatus {
+                id: *id,
+                seq: done.seq,
+                action: recent.and_then(|recent| recent.action.clone()),
+                state: done.state.map_or("dropped", |state| state.as_str()).to_owned(),
+                code: done.code.as_deref().map(str::to_owned),
+                told: true,
+                runs: recent.map_or(0, |recent| recent.runs),
+            }
+        })
+    }
+
+    fn recent(&self, id: CommandId) -> Option<&Recent> {
+        self.recent.iter().rev().find(|recent| recent.id == id)
+    }
+}
+
+/// What is left to tell of a command; what the hub was told before stays there.
+fn report_of(done: &Done) -> Report {
+    let Some(state) = done.state else {
+        // The hub had ended it before it could start, and now sends it again.
+        return rejected(ErrorInfo::of("stale"));
+    };
+    let error = done.code.as_deref().map(ErrorInfo::of);
+    Report { exit_code: done.exit_code, error, ..Report::of(state) }
+}
+
+fn texts_bytes(report: &Report) -> usize {
+    let message = report.error.as_ref().and_then(|error| error.message.as_deref());
+    let result = report.result.as_ref().map(|result| result.as_str());
+    let texts = [report.stdout.as_deref(), report.stderr.as_deref(), message, result];
+    texts.into_iter().flatten().map(str::len).sum()
+}

@@ -1,0 +1,188 @@
+//! An engine on a bench: what a single rule needs, with the disk and the hub in the test's hand.
+
+use std::sync::Arc;
+
+use bellwire_proto::{Seq, Timestamp};
+
+use super::world::List;
+use super::*;
+use crate::agent::run::{End, Outcome};
+
+/// An engine whose disk answers at once and whose hub says what the test says.
+pub(super) struct Bench {
+    pub(super) engine: Engine,
+    pub(super) now_ms: u64,
+    /// How long the journal is said to be.
+    pub(super) bytes: u64,
+    pub(super) disk: Vec<Record>,
+    pub(super) disk_full: bool,
+    /// What the last append was to leave free.
+    pub(super) reserve: Reserve,
+    pub(super) compactions: usize,
+    pub(super) posts: VecDeque<(u64, CommandId, Report)>,
+    pub(super) started: Vec<CommandId>,
+    pub(super) stopped: Vec<(CommandId, Stop)>,
+    pub(super) sweeps: Vec<CommandId>,
+}
+
+pub(super) const HUB_MS: u64 = 1_800_000_000_000;
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self::after(Vec::new(), "boot-1", 1000)
+    }
+
+    /// On what a life before left on the disk.
+    pub(super) fn after(disk: Vec<Record>, boot: &str, now_ms: u64) -> Self {
+        Self::with(List::default(), disk, boot, now_ms, 0)
+    }
+
+    /// Under another list of actions, on a journal of another length.
+    pub(super) fn with(list: List, disk: Vec<Record>, boot: &str, now_ms: u64, bytes: u64) -> Self {
+        let mut engine = Engine::new(Arc::new(list), boot.into(), 7);
+        disk.iter().for_each(|record| engine.restore(record.clone()));
+        engine.begin(now_ms, bytes);
+        let mut bench = Self {
+            engine,
+            now_ms,
+            bytes,
+            disk,
+            disk_full: false,
+            reserve: Reserve::default(),
+            compactions: 0,
+            posts: VecDeque::new(),
+            started: Vec::new(),
+            stopped: Vec::new(),
+            sweeps: Vec::new(),
+        };
+        bench.act();
+        bench
+    }
+
+    pub(super) fn connected() -> Self {
+        let mut bench = Self::new();
+        bench.hello(HUB_MS, 1);
+        bench
+    }
+
+    pub(super) fn hello(&mut self, hub_ms: u64, max_in_flight: usize) {
+        self.engine.handle_hello(self.now_ms, hub_ms, max_in_flight);
+        self.act();
+    }
+
+    pub(super) fn act(&mut self) {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Write { ticket, .. } if self.disk_full => {
+                    self.engine.handle_disk_full(self.now_ms, ticket);
+                }
+                Output::Write { ticket, records, reserve } => {
+                    self.reserve = reserve;
+                    self.disk.extend(records);
+                    self.engine.handle_written(self.now_ms, ticket, self.bytes);
+                }
+                Output::Compact { snapshot, .. } => {
+                    self.disk = snapshot.lines().flatten().collect();
+                    self.bytes = self.disk.len() as u64 * 150;
+                    self.compactions += 1;
+                    self.engine.handle_compacted(self.now_ms, Some(self.bytes));
+                }
+                Output::Post { ticket, command, report } => {
+                    self.posts.push_back((ticket, command, report));
+                }
+                Output::Start { event, .. } => self.started.push(event.id),
+                Output::Stop { command, stop } => self.stopped.push((command, stop)),
+                Output::Sweep { command } => self.sweeps.push(command),
+            }
+        }
+    }
+
+    pub(super) fn sleep(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.engine.handle_timeout(self.now_ms);
+        self.act();
+    }
+
+    pub(super) fn command(&mut self, n: u64, action: &str) -> CommandId {
+        let event = event(n, action);
+        let id = event.id;
+        self.engine.handle_command(self.now_ms, event);
+        self.act();
+        id
+    }
+
+    pub(super) fn cancel(&mut self, n: u64) -> CommandId {
+        let CommandEvent { id, seq, .. } = event(n, "fail");
+        self.engine.handle_cancel(self.now_ms, CancelEvent { id, seq });
+        self.act();
+        id
+    }
+
+    /// The next report, which must be of this command and state, is answered so.
+    pub(super) fn answer(&mut self, id: CommandId, state: ReportState, answer: Answer) -> Report {
+        let next = self.posts.pop_front().expect("a report");
+        let (ticket, command, report) = next;
+        assert_eq!((command, report.state), (id, state), "{report:?}");
+        self.engine.handle_answer(self.now_ms, ticket, answer);
+        self.act();
+        report
+    }
+
+    pub(super) fn shown(&mut self, id: CommandId, state: ReportState, delivery: State) -> Report {
+        let rev = self.posts.front().and_then(|(_, _, report)| report.rev).unwrap();
+        self.answer(id, state, Answer::Delivery { state: delivery, rev })
+    }
+
+    /// Up to a running handler.
+    pub(super) fn running(&mut self, n: u64, action: &str) -> CommandId {
+        let id = self.command(n, action);
+        self.shown(id, ReportState::Accepted, State::Accepted);
+        assert_eq!(self.started.last(), Some(&id));
+        self.shown(id, ReportState::Running, State::Running);
+        id
+    }
+
+    pub(super) fn ended(&mut self, id: CommandId, ended: Ended) {
+        self.engine.handle_ended(self.now_ms, id, ended);
+        self.act();
+    }
+
+    pub(super) fn succeeded(&mut self, id: CommandId) {
+        self.ended(id, Ended::Finished(succeeded("out\n")));
+    }
+
+    pub(super) fn swept(&mut self, id: CommandId) {
+        self.engine.handle_swept(self.now_ms, id);
+        self.act();
+    }
+}
+
+pub(super) fn event(n: u64, action: &str) -> CommandEvent {
+    CommandEvent {
+        id: CommandId::from_parts(n, [n as u8; 10]),
+        seq: n.to_string().parse::<Seq>().unwrap(),
+        action: action.parse().unwrap(),
+        data: Json::null(),
+        attempt: 1,
+        created_at: Timestamp::from_unix_ms(HUB_MS),
+        expires_at: Timestamp::from_unix_ms(HUB_MS + 3_600_000),
+        ttl_s: 3600,
+        run_timeout_s: 300,
+    }
+}
+
+pub(super) fn code(report: &Report) -> Option<&str> {
+    report.error.as_ref().map(|error| error.code.as_str())
+}
+
+/// How a handler ends that says this.
+pub(super) fn succeeded(stdout: &str) -> Outcome {
+    Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(End::Succeeded) }
+}
+
+/// How one ends that was stopped by a cancel.
+pub(super) fn cancelled(stdout: &str) -> Outcome {
+    Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(End::Cancelled) }
+}
+
+pub(super) const FAILED: Answer = Answer::Failed { retry_after: None };

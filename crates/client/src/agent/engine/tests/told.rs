@@ -1,0 +1,266 @@
+//! The rules of telling, one by one: signs of life, results, and the numbers that order them.
+
+use std::sync::Arc;
+
+use bellwire_proto::limits::REV_MAX;
+
+use super::bench::{Bench, FAILED, HUB_MS, event};
+use super::world::List;
+use super::*;
+
+#[test]
+fn signs_of_life_come_at_most_10_seconds_apart() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    let waiting = bench.command(2, "fail");
+    bench.shown(waiting, ReportState::Accepted, State::Accepted);
+    for _ in 0..20 {
+        bench.sleep(10_000);
+        bench.answer(id, ReportState::Running, FAILED);
+        bench.shown(waiting, ReportState::Accepted, State::Accepted);
+    }
+}
+
+#[test]
+fn a_cancel_that_was_lost_is_seen_in_the_hubs_answer() {
+    let mut bench = Bench::connected();
+    let waiting = bench.command(1, "fail");
+    bench.shown(waiting, ReportState::Accepted, State::Cancelling);
+    bench.shown(waiting, ReportState::Cancelled, State::Cancelled);
+    let id = bench.running(2, "fail");
+    bench.sleep(10_000);
+    bench.shown(id, ReportState::Running, State::Cancelling);
+    assert_eq!((bench.started, bench.stopped), (vec![id], vec![(id, Stop::Cancel)]));
+}
+
+#[test]
+fn a_duplicate_is_told_again_with_a_new_rev_and_does_not_run_again() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    bench.succeeded(id);
+    let first = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    bench.command(1, "fail");
+    let again = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    assert!(again.rev > first.rev, "{:?} and {:?}", first.rev, again.rev);
+    let mut bench = Bench::after(bench.disk, "boot-2", 50);
+    bench.hello(HUB_MS, 1);
+    bench.command(1, "fail");
+    let later = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    assert!(later.rev > again.rev, "{:?} and {:?}", again.rev, later.rev);
+    assert!(bench.started.is_empty());
+}
+
+#[test]
+fn a_result_is_told_until_the_delivery_shows_it() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    bench.succeeded(id);
+    // A hub that has seen a greater rev ignores this one: the journal is younger than the hub.
+    let rev = 1 << 40;
+    let first =
+        bench.answer(id, ReportState::Succeeded, Answer::Delivery { state: State::Running, rev });
+    bench.sleep(60_000);
+    let second = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    assert!(first.rev.unwrap() < rev && second.rev.unwrap() > rev, "{:?}", second.rev);
+    bench.sleep(100_000);
+    assert!(bench.posts.is_empty());
+}
+
+#[test]
+fn a_result_that_is_too_large_goes_once_more_without_output() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    bench.succeeded(id);
+    let whole = bench.answer(id, ReportState::Succeeded, Answer::TooLarge);
+    let thin = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    assert_eq!((whole.stdout.as_deref(), thin.stdout), (Some("out\n"), None));
+    assert_eq!(thin.truncated, Some(true));
+}
+
+#[test]
+fn a_refused_result_is_told_every_5_minutes_for_a_day_and_holds_up_no_other() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    bench.succeeded(id);
+    bench.answer(id, ReportState::Succeeded, Answer::Unfit);
+    let other = bench.running(2, "fail");
+    bench.succeeded(other);
+    bench.shown(other, ReportState::Succeeded, State::Succeeded);
+    let mut times = 1;
+    for _ in 0..2000 {
+        bench.sleep(60_000);
+        if !bench.posts.is_empty() {
+            bench.answer(id, ReportState::Succeeded, Answer::Unfit);
+            times += 1;
+        }
+    }
+    assert_eq!(times, 1 + 24 * 60 / 5);
+    let bench = Bench::after(bench.disk, "boot-1", 50_000);
+    assert!(bench.posts.is_empty(), "it is given up for good");
+}
+
+#[test]
+fn retry_after_is_heeded() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    bench.succeeded(id);
+    let busy = Answer::Failed { retry_after: Some(Duration::from_secs(7)) };
+    bench.answer(id, ReportState::Succeeded, busy);
+    bench.sleep(6999);
+    assert!(bench.posts.is_empty());
+    bench.sleep(1);
+    bench.shown(id, ReportState::Succeeded, State::Succeeded);
+}
+
+fn full() -> Progress {
+    Progress::try_from(100.0).unwrap()
+}
+
+#[test]
+fn a_result_says_how_far_it_came() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    bench.engine.handle_progress(bench.now_ms, id, full());
+    bench.succeeded(id);
+    let report = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    assert_eq!(report.progress, Some(full()));
+}
+
+#[test]
+fn what_waits_gives_its_signs_though_posts_fail() {
+    for busy in [None, Some(Duration::from_secs(200))] {
+        let mut bench = Bench::connected();
+        bench.running(1, "fail");
+        let waiting = bench.command(2, "fail");
+        bench.shown(waiting, ReportState::Accepted, State::Accepted);
+        let (mut last_ms, mut signs) = (bench.now_ms, 0);
+        for _ in 0..3000 {
+            bench.sleep(100);
+            while let Some((ticket, command, _)) = bench.posts.pop_front() {
+                if command == waiting {
+                    assert!(bench.now_ms - last_ms <= 10_000, "{busy:?}");
+                    (last_ms, signs) = (bench.now_ms, signs + 1);
+                }
+                let failed = Answer::Failed { retry_after: busy };
+                bench.engine.handle_answer(bench.now_ms, ticket, failed);
+                bench.act();
+            }
+        }
+        assert!(signs >= 30, "{signs} signs in 300 s");
+    }
+}
+
+/// A hub that answered 503 with `Retry-After: 0` was asked two thousand times a second.
+#[test]
+fn a_hub_that_says_at_once_is_not_asked_in_a_loop() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    bench.succeeded(id);
+    let busy = Answer::Failed { retry_after: Some(Duration::ZERO) };
+    let mut posts = 0;
+    for _ in 0..600 {
+        while let Some((ticket, command, _)) = bench.posts.pop_front() {
+            assert_eq!(command, id);
+            posts += 1;
+            bench.engine.handle_answer(bench.now_ms, ticket, busy);
+            bench.act();
+        }
+        bench.sleep(100);
+    }
+    assert!((4..=10).contains(&posts), "{posts} in a minute");
+}
+
+/// After a restart the day began anew, so a device that is started each morning never gave up.
+#[test]
+fn a_refused_result_is_given_up_after_a_day_whatever_restarts() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    bench.succeeded(id);
+    let mut hub_ms = HUB_MS;
+    for (life, told) in [(1, true), (2, true), (3, false)] {
+        bench.hello(hub_ms, 1);
+        assert!(!bench.posts.is_empty(), "life {life}");
+        bench.answer(id, ReportState::Succeeded, Answer::Unfit);
+        bench.sleep(300_000);
+        assert_eq!(!bench.posts.is_empty(), told, "life {life}");
+        hub_ms += 12 * 3_600_000;
+        bench = Bench::after(bench.disk, &format!("boot-{}", life + 1), 5);
+    }
+    assert!(bench.posts.is_empty(), "it is given up for good");
+}
+
+/// Two answers showed greater numbers; when the first new start was on disk, the second was used,
+/// and used again after a power cut.
+#[test]
+fn no_rev_is_used_before_its_start_number_is_on_disk() {
+    let mut engine = Engine::new(Arc::new(List::default()), "boot-1".into(), 7);
+    engine.begin(1000, 0);
+    let (mut writes, mut posts, mut disk) = (VecDeque::new(), VecDeque::new(), Vec::new());
+    let drain = |engine: &mut Engine, writes: &mut VecDeque<_>, posts: &mut VecDeque<_>| {
+        while let Some(output) = engine.poll_output() {
+            match output {
+                Output::Write { ticket, records, .. } => writes.push_back((ticket, records)),
+                Output::Post { ticket, report, .. } => posts.push_back((ticket, report)),
+                _ => {}
+            }
+        }
+    };
+    engine.handle_hello(1000, HUB_MS, 3);
+    for n in 1..=2 {
+        engine.handle_command(1000, event(n, "fail"));
+    }
+    drain(&mut engine, &mut writes, &mut posts);
+    while let Some((ticket, records)) = writes.pop_front() {
+        disk.extend(records);
+        engine.handle_written(1000, ticket, 0);
+        drain(&mut engine, &mut writes, &mut posts);
+    }
+    assert_eq!(posts.len(), 2);
+    for rev in [1 << 40, 1 << 41] {
+        let (ticket, _) = posts.pop_front().unwrap();
+        engine.handle_answer(1000, ticket, Answer::Delivery { state: State::Sent, rev });
+        drain(&mut engine, &mut writes, &mut posts);
+    }
+    let (ticket, records) = writes.pop_front().unwrap();
+    assert_eq!(writes.len(), 1, "the second start number is on its way");
+    disk.extend(records);
+    engine.handle_written(1000, ticket, 0);
+    engine.handle_timeout(10_000);
+    drain(&mut engine, &mut writes, &mut posts);
+    assert!(posts.is_empty(), "used before it was on disk: {posts:?}");
+    let (ticket, _) = writes.pop_front().unwrap();
+    engine.handle_written(10_000, ticket, 0);
+    drain(&mut engine, &mut writes, &mut posts);
+    assert!(posts.iter().all(|(_, report)| report.rev.unwrap() > 1 << 41) && posts.len() == 2);
+}
+
+/// One delivery that showed the greatest number there is made every later report of every command
+/// one that the hub refuses, over restarts too.
+#[test]
+fn the_greatest_rev_at_the_hub_spoils_no_other_command() {
+    let mut bench = Bench::connected();
+    bench.hello(HUB_MS, 2);
+    let id = bench.running(1, "fail");
+    bench.succeeded(id);
+    let shown = Answer::Delivery { state: State::Running, rev: REV_MAX };
+    bench.answer(id, ReportState::Succeeded, shown);
+    let other = bench.running(2, "rerun");
+    bench.succeeded(other);
+    let report = bench.shown(other, ReportState::Succeeded, State::Succeeded);
+    assert!(report.rev.unwrap() < 1 << 40, "{:?}", report.rev);
+    for _ in 0..25 * 60 {
+        bench.sleep(60_000);
+        while !bench.posts.is_empty() {
+            let report = bench.answer(id, ReportState::Succeeded, shown);
+            assert!(report.rev.unwrap() <= REV_MAX);
+        }
+    }
+    assert_eq!(bench.engine.counts().0, 0, "what can never be told is given up after a day");
+    // What an earlier version wrote of it is healed by a restart.
+    bench.disk.push(Record::Begun { start: (REV_MAX + 1) >> 25 });
+    let mut bench = Bench::after(bench.disk, "boot-2", 5);
+    bench.hello(HUB_MS, 1);
+    let id = bench.command(3, "fail");
+    let report = bench.shown(id, ReportState::Accepted, State::Accepted);
+    assert!(report.rev.unwrap() < 1 << 40, "{:?}", report.rev);
+}

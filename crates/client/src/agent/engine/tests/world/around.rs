@@ -1,0 +1,167 @@
+//! What is around the agent in its world: the disk, the link and the handlers.
+
+use super::super::bench::{cancelled, succeeded};
+use super::*;
+use crate::agent::run::Outcome;
+
+impl World {
+    /// The oldest of what is on the way gets to the disk, unless that is full.
+    pub(super) fn write_done(&mut self) -> Option<(Option<u64>, bool)> {
+        let work = self.writing.pop_front()?;
+        let is_full = self.disk_full && !self.calm();
+        match work {
+            Work::Compact(_) if is_full => Some((None, false)),
+            Work::Append(ticket, records) if is_full => {
+                for record in &records {
+                    // It is refused, though a compaction may have written it down before.
+                    if let Record::Received(received) = record {
+                        self.order.settled(received.event.id);
+                    }
+                }
+                Some((Some(ticket), false))
+            }
+            Work::Compact(snapshot) => {
+                self.compactions += 1;
+                let before_bytes = std::mem::take(&mut self.disk_bytes);
+                self.disk.clear();
+                snapshot.lines().for_each(|line| self.write_line(line));
+                if self.disk_bytes > before_bytes {
+                    self.fault =
+                        Some(format!("{before_bytes} are compacted to {}", self.disk_bytes));
+                }
+                Some((None, true))
+            }
+            Work::Append(ticket, records) => {
+                self.write_line(records);
+                Some((Some(ticket), true))
+            }
+        }
+    }
+
+    pub(super) fn write_line(&mut self, records: Vec<Record>) {
+        records.iter().for_each(|record| self.order.on_disk(record));
+        self.disk_bytes += 10 + serde_json::to_vec(&records).unwrap().len() as u64;
+        self.disk.extend(records);
+        if self.disk_bytes > self.bounds.journal_bytes {
+            self.fault = Some(format!("the journal is {} bytes long", self.disk_bytes));
+        }
+    }
+
+    /// A report that came to nothing, for now or at the hub's wish.
+    pub(super) fn failed(&mut self, id: CommandId) -> Answer {
+        let after_s = self.random.pick(&[None, None, None, Some(0), Some(2), Some(30)]);
+        let lost = (self.now_ms, after_s.unwrap_or_default() * 1000);
+        self.stories.entry(id).or_default().lost.push(lost);
+        Answer::Failed { retry_after: after_s.map(Duration::from_secs) }
+    }
+
+    pub(super) fn latency_ms(&mut self) -> u64 {
+        self.random.pick(&[1, 5, 40, 300, 2000])
+    }
+
+    pub(super) fn connect(&mut self) {
+        let hub_ms = EPOCH_MS + self.now_ms;
+        let (now_ms, max_in_flight) = (self.boot_ms(), self.hub.max_in_flight);
+        let Some(engine) = &mut self.engine else { return };
+        self.linked = true;
+        engine.handle_hello(now_ms, hub_ms, max_in_flight);
+        self.hub.tick(self.now_ms);
+        let cancels = self.hub.reconnect();
+        let commands = self.hub.send(self.now_ms);
+        self.write_frames(cancels);
+        self.write_frames(commands);
+        self.act();
+    }
+
+    /// Frames may come twice, as over a link that is doubled, or not at all.
+    pub(super) fn write_frames(&mut self, frames: Vec<Frame>) {
+        for frame in frames {
+            let copies = match self.random.from(0, 9) {
+                _ if self.calm() => 1,
+                0 => 0,
+                1 => 2,
+                _ => 1,
+            };
+            for _ in 0..copies {
+                let (life, latency_ms) = (self.life, self.latency_ms());
+                match &frame {
+                    Frame::Command(event) => {
+                        self.after(latency_ms, Event::Hears(life, Box::new(event.clone())));
+                    }
+                    Frame::Cancel(event) => {
+                        self.after(latency_ms, Event::HearsCancel(life, *event));
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn post(&mut self, ticket: u64, command: CommandId, report: Report) {
+        let is_end = !matches!(report.state, ReportState::Accepted | ReportState::Running);
+        if is_end {
+            self.order.settled(command);
+        }
+        let story = self.stories.entry(command).or_default();
+        if !story.revs.insert(report.rev.unwrap()) {
+            self.fault = Some(format!("rev {:?} of {command} is used twice", report.rev));
+        }
+        let (life, latency_ms) = (self.life, self.latency_ms());
+        let lost = !self.linked || !self.calm() && self.random.percent(10);
+        if lost {
+            let failed = self.failed(command);
+            return self.after(latency_ms, Event::Answered(life, ticket, failed));
+        }
+        if self.random.percent(5) {
+            // A doubled link: the copy comes whenever it comes, and nobody reads its answer.
+            let late_ms = self.random.from(1, 20_000);
+            let copy = Event::Arrives(0, ticket, command, Box::new(report.clone()));
+            self.after(late_ms, copy);
+        }
+        self.after(latency_ms, Event::Arrives(life, ticket, command, Box::new(report)));
+    }
+
+    pub(super) fn start(&mut self, event: &CommandEvent) {
+        self.stories.entry(event.id).or_default().starts += 1;
+        if let Err(fault) = self.judge_start(event) {
+            self.fault.get_or_insert(fault);
+        }
+        self.number += 1;
+        let number = self.number;
+        self.handlers.push(Handler { command: event.id, number, life: self.life });
+        let ms = self.random.pick(&[1, 50, 3000, 40_000]);
+        self.after(ms, Event::HandlerEnds(number));
+    }
+
+    pub(super) fn handler_ends(&mut self, number: u64) {
+        let Some(at) = self.handlers.iter().position(|handler| handler.number == number) else {
+            return;
+        };
+        let handler = self.handlers.remove(at);
+        self.stories.entry(handler.command).or_default().finished += 1;
+        if handler.life == self.life && self.engine.is_some() {
+            let outcome = succeeded("done\n");
+            let now_ms = self.boot_ms();
+            if let Some(engine) = &mut self.engine {
+                engine.handle_ended(now_ms, handler.command, Ended::Finished(outcome));
+            }
+            self.act();
+        }
+    }
+
+    pub(super) fn stop(&mut self, command: CommandId, stop: Stop) {
+        let life = self.life;
+        let found = |h: &Handler| h.command == command && h.life == life;
+        if stop == Stop::Shutdown && self.random.percent(70) || !self.handlers.iter().any(found) {
+            return;
+        }
+        self.handlers.retain(|handler| !found(handler));
+        let outcome = match stop {
+            Stop::Cancel => cancelled(""),
+            Stop::Shutdown | Stop::Kill => Outcome::failed("interrupted", "shutdown"),
+        };
+        let now_ms = self.boot_ms();
+        if let Some(engine) = &mut self.engine {
+            engine.handle_ended(now_ms, command, Ended::Stopped(outcome));
+        }
+    }
+}

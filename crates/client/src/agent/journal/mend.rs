@@ -1,0 +1,112 @@
+//! Looks into a journal and mends it, on demand of a person.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use bellwire_proto::DeviceId;
+
+use super::draft::Draft;
+use super::read::{Part, Place, read};
+use super::{JOURNAL, JournalError, lock, sync_folder};
+
+/// Where a repair keeps the file as it was; the next ones have a number behind the name.
+const COPY: &str = "journal.damaged";
+
+/// What a repair did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Repaired {
+    /// How many records the journal has now.
+    pub records_kept: usize,
+    /// How many lines went, in whole or in part.
+    pub lines_dropped: usize,
+    /// The file as it was; `None` when there was nothing to mend, and nothing was changed.
+    pub copy: Option<PathBuf>,
+}
+
+/// Tells everything that stands in a journal, and changes nothing.
+///
+/// # Errors
+/// What [`Journal::open`](super::Journal::open) would refuse it for, when all is told.
+pub(crate) fn show(
+    folder: &Path,
+    device: &DeviceId,
+    told: impl FnMut(Place, Part<'_>),
+) -> Result<(), JournalError> {
+    let (path, file) = look(folder)?;
+    read(&path, &file, device, told)?.fault.map_or(Ok(()), Err)
+}
+
+/// Writes the journal anew with everything in it that is good, and keeps a copy of it as it was. A
+/// command whose start record was dropped may run again: that is for a person to decide.
+pub(crate) fn repair(folder: &Path, device: &DeviceId) -> Result<Repaired, JournalError> {
+    let (path, file) = look(folder)?;
+    let _lock = lock(folder)?;
+    let io = |source| JournalError::Io { path: path.clone(), source };
+    let (mut records_kept, mut lines_dropped) = (0, 0);
+    let before = read(&path, &file, device, |_, part| match part {
+        Part::Records(records) => records_kept += records.len(),
+        Part::Unknown { known, .. } => {
+            records_kept += known.len();
+            lines_dropped += 1;
+        }
+        Part::Damaged | Part::Torn => lines_dropped += 1,
+    })?;
+    if before.fault.is_none() {
+        return Ok(Repaired { records_kept, lines_dropped: 0, copy: None });
+    }
+    let copy = copy(folder, &path).map_err(io)?;
+    let file = File::open(&path).map_err(io)?;
+    let mut draft = Draft::begin(folder, device).map_err(io)?;
+    let mut pushed = Ok(());
+    read(&path, &file, device, |_, part| {
+        let (Part::Records(known) | Part::Unknown { known, .. }) = part else { return };
+        if pushed.is_ok() && !known.is_empty() {
+            pushed = draft.push(&known);
+        }
+    })?;
+    pushed.map_err(io)?;
+    draft.finish(0).map_err(|error| io(error.into_io()))?;
+    Ok(Repaired { records_kept, lines_dropped, copy: Some(copy) })
+}
+
+fn look(folder: &Path) -> Result<(PathBuf, File), JournalError> {
+    let path = folder.join(JOURNAL);
+    match File::open(&path) {
+        Ok(file) => Ok((path, file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(JournalError::Missing { folder: folder.into() })
+        }
+        Err(source) => Err(JournalError::Io { path, source }),
+    }
+}
+
+/// Copies the journal to a name of its own, and returns when the copy is on disk.
+fn copy(folder: &Path, journal: &Path) -> io::Result<PathBuf> {
+    let mut options = OpenOptions::new();
+    options.create_new(true).write(true).mode(0o600);
+    for n in 1_u64.. {
+        let name = if n == 1 { COPY.to_owned() } else { format!("{COPY}-{n}") };
+        let path = folder.join(name);
+        match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error),
+            Ok(mut copy) => {
+                let copied = io::copy(&mut File::open(journal)?, &mut copy)
+                    .and_then(|_| copy.sync_all())
+                    .and_then(|()| sync_folder(folder));
+                // Half a copy would only take the room that is missing.
+                return match copied {
+                    Ok(()) => Ok(path),
+                    Err(error) => {
+                        std::fs::remove_file(&path).ok();
+                        Err(error)
+                    }
+                };
+            }
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}

@@ -1,0 +1,185 @@
+//! Reads a journal line by line, tells what each is, and judges the whole.
+//!
+//! The judgement rests on what `journal.rs` assumes of the disk: of all appends only the last can be
+//! there in part. So one bad line at the very end is torn; every other bad line is damage.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::path::Path;
+
+use bellwire_proto::DeviceId;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{FORMAT, Head, JournalError, LINE_BYTES_MAX, Record, line};
+
+/// A part of the file, mostly a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Where it begins.
+    pub(crate) at: u64,
+    /// How long it is.
+    pub(crate) bytes: u64,
+}
+
+/// What stands there.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Part<'a> {
+    /// What was appended in one go.
+    Records(Vec<Record>),
+    /// The same, and this version does not know all of it.
+    Unknown { json: &'a str, known: Vec<Record> },
+    /// Not what was written.
+    Damaged,
+    /// What was being written when the power failed, or is being written now.
+    Torn,
+}
+
+/// How the whole stands.
+#[derive(Debug)]
+pub(super) struct Judgement {
+    /// To the end of the last line that is not torn.
+    pub(super) good_bytes: u64,
+    /// Why no agent may run on it.
+    pub(super) fault: Option<JournalError>,
+}
+
+/// Tells everything in `file` but the first line, in order. One line is in memory at a time.
+///
+/// # Errors
+/// When it cannot be read, is of a newer format or another device's: then nothing is told.
+pub(super) fn read(
+    path: &Path,
+    file: &File,
+    device: &DeviceId,
+    told: impl FnMut(Place, Part<'_>),
+) -> Result<Judgement, JournalError> {
+    let io = |source| JournalError::Io { path: path.into(), source };
+    let mut reader = BufReader::with_capacity(64 << 10, file);
+    let mut line = Vec::new();
+    let mut bytes = next_line(&mut reader, &mut line).map_err(io)?;
+    let mut judge = Judge { told, at: 0, bad: None, unknown_at: None, damaged_at: None };
+    let has_head = check_head(path, &line, device)?;
+    if has_head {
+        judge.at = bytes;
+    } else if bytes > 0 {
+        judge.line(bytes, &line);
+        // It came with the file's name, in one step: it is never torn.
+        judge.bad_is_damage();
+    }
+    while bytes > 0 {
+        bytes = next_line(&mut reader, &mut line).map_err(io)?;
+        if bytes > 0 {
+            judge.line(bytes, &line);
+        }
+    }
+    let good_bytes = judge.finish();
+    let path = path.to_path_buf();
+    // What is not known comes first: an update saves it, a repair drops it.
+    let fault = match (judge.unknown_at, judge.damaged_at) {
+        (Some(at), _) => Some(JournalError::Unknown { path, at }),
+        _ if !has_head => Some(JournalError::Headless { path, device: device.clone() }),
+        (None, Some(at)) => Some(JournalError::Damaged { path, at }),
+        (None, None) => None,
+    };
+    Ok(Judgement { good_bytes, fault })
+}
+
+/// What is known so far of a file that is read from its beginning.
+struct Judge<F> {
+    told: F,
+    /// How far it is read.
+    at: u64,
+    /// The bad line that was read last, while none is behind it, and whether one is before it.
+    bad: Option<(Place, bool)>,
+    unknown_at: Option<u64>,
+    damaged_at: Option<u64>,
+}
+
+impl<F: FnMut(Place, Part<'_>)> Judge<F> {
+    fn line(&mut self, bytes: u64, line: &[u8]) {
+        if let Some(json) = line::decode(line) {
+            return self.good(bytes, json);
+        }
+        // A line that lost its feed has the next one in it.
+        let good_end = line::good_end(line).and_then(|at| line.split_at_checked(at));
+        let bad_bytes = good_end.map_or(bytes, |(bad, _)| bad.len() as u64);
+        let follows_bad = self.bad_is_damage();
+        self.bad = Some((self.next(bad_bytes), follows_bad));
+        if let Some(json) = good_end.and_then(|(_, good)| line::decode(good)) {
+            self.good(bytes - bad_bytes, json);
+        }
+    }
+
+    fn good(&mut self, bytes: u64, json: &str) {
+        self.bad_is_damage();
+        let place = self.next(bytes);
+        if let Ok(records) = serde_json::from_str(json) {
+            return (self.told)(place, Part::Records(records));
+        }
+        let records: Vec<&RawValue> = serde_json::from_str(json).unwrap_or_default();
+        let known = |raw: &RawValue| serde_json::from_str(raw.get()).ok();
+        let known = records.into_iter().filter_map(known).collect();
+        self.unknown_at = self.unknown_at.or(Some(place.at));
+        (self.told)(place, Part::Unknown { json, known });
+    }
+
+    /// The end of the file: one bad line is torn there. Gives where what is good ends.
+    fn finish(&mut self) -> u64 {
+        match self.bad {
+            Some((place, false)) => {
+                (self.told)(place, Part::Torn);
+                place.at
+            }
+            _ => {
+                self.bad_is_damage();
+                self.at
+            }
+        }
+    }
+
+    /// Gives whether there was one.
+    fn bad_is_damage(&mut self) -> bool {
+        let Some((place, _)) = self.bad.take() else { return false };
+        self.damaged_at = self.damaged_at.or(Some(place.at));
+        (self.told)(place, Part::Damaged);
+        true
+    }
+
+    fn next(&mut self, bytes: u64) -> Place {
+        let at = self.at;
+        self.at += bytes;
+        Place { at, bytes }
+    }
+}
+
+/// Whether the first line is one of this format and device.
+fn check_head(path: &Path, line: &[u8], device: &DeviceId) -> Result<bool, JournalError> {
+    #[derive(Deserialize)]
+    struct Format {
+        bellwire_journal: u32,
+    }
+    let json = line::decode(line).unwrap_or_default();
+    let format = serde_json::from_str(json).map(|Format { bellwire_journal }| bellwire_journal);
+    match format {
+        Ok(format) if format > FORMAT => Err(JournalError::Newer { path: path.into(), format }),
+        Ok(_) => match serde_json::from_str(json).map(|head: Head| head.device) {
+            Ok(found) if found != *device => {
+                Err(JournalError::Foreign { path: path.into(), found, expected: device.clone() })
+            }
+            found => Ok(found.is_ok()),
+        },
+        Err(_) => Ok(false),
+    }
+}
+
+/// Reads to the next line feed and gives how long that was; nothing at the end of the file. A line
+/// that is longer than any that is written comes without its end, so it is a bad one.
+fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
+    line.clear();
+    let bytes = reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', line)? as u64;
+    if bytes < LINE_BYTES_MAX || line.ends_with(b"\n") {
+        return Ok(bytes);
+    }
+    Ok(bytes + reader.skip_until(b'\n')? as u64)
+}
