@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bellwire_proto::{CommandId, Report, ReportState, codes};
+use bellwire_proto::{CommandId, ErrorInfo, Report, ReportState, codes};
 
 use super::entry::{Entry, Stage};
 use super::life::rejected;
@@ -46,15 +46,20 @@ impl Engine {
             let Some(first) = self.live().find(|entry| entry.is_waiting()) else { return };
             let (id, stage) = (first.id, first.stage);
             let ready = first.is_ready() && self.left(first, now_ms) == Left::Some;
-            let Some(action) = first.action.clone().filter(|_| ready) else { return };
-            let Some(terms) = self.judge.terms(&action) else {
-                // The list of actions has changed since it was taken.
-                let report = match stage {
-                    Stage::Again => restart::interrupted_report(None),
-                    _ => rejected(error(codes::UNKNOWN_ACTION, "it is not on the list any more")),
-                };
-                self.end(id, Some(report));
-                continue;
+            let Some(event) = first.event().filter(|_| ready) else { return };
+            let (action, data) = (event.action.clone(), event.data.clone());
+            // The list may have changed since it was taken, and what it says now counts.
+            let terms = match (self.judge.judge(&action, &data), self.judge.terms(&action)) {
+                (Ok(()), Some(terms)) => terms,
+                (verdict, _) => {
+                    let gone = || ErrorInfo::of(codes::UNKNOWN_ACTION);
+                    let report = match stage {
+                        Stage::Again => restart::interrupted_report(None),
+                        _ => rejected(verdict.err().unwrap_or_else(gone)),
+                    };
+                    self.end(id, Some(report));
+                    continue;
+                }
             };
             let running = self.live().filter(|entry| entry.is_running());
             let (all, same) = running.fold((0, 0), |(all, same), entry| {

@@ -305,29 +305,36 @@ fn a_boot_without_a_name_is_no_reboot() {
 }
 
 #[test]
-fn what_was_accepted_runs_though_its_data_would_be_refused_today() {
-    let narrow = || List { narrow: true, ..List::default() };
+fn what_waits_is_judged_by_the_list_as_it_is_when_its_turn_comes() {
+    let narrow = List { narrow: true, ..List::default() };
     let mut bench = Bench::connected();
     let ran = bench.running(1, "rerun");
     let waits = bench.command(2, "fail");
     bench.shown(waits, ReportState::Accepted, State::Accepted);
-    let mut bench = Bench::with(narrow(), bench.disk, "boot-1", 2000, 0);
+    let mut bench = Bench::with(narrow, bench.disk, "boot-1", 2000, 0);
     bench.hello(HUB_MS, 2);
     bench.swept(ran);
     bench.shown(waits, ReportState::Accepted, State::Accepted);
     bench.shown(ran, ReportState::Running, State::Running);
-    assert_eq!(bench.started, [ran, waits]);
-    let fresh = bench.command(3, "fail");
-    let (_, _, report) = bench.posts.iter().find(|(_, id, _)| *id == fresh).unwrap();
-    assert_eq!((report.state, code(report)), (ReportState::Rejected, Some("invalid_params")));
-    // Nor does what is no longer on the list run at all.
+    let report = bench.shown(ran, ReportState::Failed, State::Failed);
+    assert_eq!(code(&report), Some("interrupted"), "it may not run again with these data");
+    let report = bench.shown(waits, ReportState::Rejected, State::Rejected);
+    assert_eq!(code(&report), Some("invalid_params"));
+    // What the list said of a run that was cut off holds, whatever it says of data now.
+    let mut booted = Bench::connected();
+    let id = booted.running(3, "succeed");
+    let narrow = List { narrow: true, ..List::default() };
+    let mut booted = Bench::with(narrow, booted.disk, "boot-2", 2000, 0);
+    booted.shown(id, ReportState::Succeeded, State::Succeeded);
+
     let off = List { off: Some("fail"), ..List::default() };
     let mut other = Bench::connected();
     let id = other.command(4, "fail");
     let mut other = Bench::with(off, other.disk, "boot-1", 2000, 0);
     other.shown(id, ReportState::Accepted, State::Accepted);
     let report = other.shown(id, ReportState::Rejected, State::Rejected);
-    assert_eq!((other.started.len(), code(&report)), (0, Some("unknown_action")));
+    assert_eq!(code(&report), Some("unknown_action"));
+    assert_eq!((bench.started.len(), booted.started.len(), other.started.len()), (0, 0, 0));
 }
 
 /// With a write that hung, the agent took a whole core until systemd killed it.
