@@ -13,13 +13,10 @@ use crate::agent::config::of_systemd;
 /// Others may pass through, to a file of theirs whose name they were told, and not look around.
 const FOLDER_MODE: u32 = 0o711;
 
-/// A folder for the data of commands that run, in which one process alone makes files.
+/// A folder for the data of commands that run, in which one process alone makes files. It is there
+/// while there is a file in it: who is killed while nothing runs leaves nothing behind.
 #[derive(Debug)]
-pub struct DataFolder {
-    path: PathBuf,
-    /// To be deleted at the end.
-    temporary: bool,
-}
+pub struct DataFolder(PathBuf);
 
 impl DataFolder {
     /// That of the agent with this state folder, whose lock the caller holds: in systemd's runtime
@@ -35,19 +32,16 @@ impl DataFolder {
             }
             _ => {}
         }
-        Self { path, temporary: false }
+        Self(path)
     }
 
-    /// One that nobody else has, below the folder for temporary files. Deleted when dropped.
+    /// One of a name that nobody can guess, below the folder for temporary files.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When the system has no randomness.
     pub fn temporary() -> io::Result<Self> {
         let random = getrandom::u64().map_err(io::Error::other)?;
-        let path = std::env::temp_dir().join(format!("bellwire-{random:016x}"));
-        // An error if it is there: then somebody else has made it.
-        make(&path)?;
-        Ok(Self { path, temporary: true })
+        Ok(Self(std::env::temp_dir().join(format!("bellwire-{random:016x}"))))
     }
 
     /// A file that its owner can read and nobody else.
@@ -57,14 +51,16 @@ impl DataFolder {
         data: &[u8],
         owner: Option<&Account>,
     ) -> io::Result<DataFile> {
-        // Made when it is first needed, and again should a cleaner have taken it.
-        match make(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let path = self.path.join(command.to_string());
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&path)?;
+        let path = self.0.join(command.to_string());
+        let open = || {
+            make(&self.0)?;
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)
+        };
+        let mut file = match open() {
+            // The end of another has just taken the folder with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => open()?,
+            opened => opened?,
+        };
         let this = DataFile(path);
         file.write_all(data)?;
         if let Some(account) = owner.filter(|account| !account.is_process()) {
@@ -74,24 +70,16 @@ impl DataFolder {
     }
 }
 
-fn make(path: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().mode(0o700).create(path)?;
-    // Not by the mode that it is made with: the service's umask would take from it.
-    std::fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE))
-}
-
-impl Drop for DataFolder {
-    fn drop(&mut self) {
-        if self.temporary {
-            std::fs::remove_dir_all(&self.path).ok();
-        } else {
-            // Handlers that still run keep theirs.
-            std::fs::remove_dir(&self.path).ok();
-        }
+fn make(folder: &Path) -> io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        // Not by the mode that it is made with: the service's umask would take from it.
+        made => made
+            .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))),
     }
 }
 
-/// The data of a command. Deleted when dropped.
+/// The data of a command. Deleted when dropped, and with the last one the folder.
 pub(super) struct DataFile(PathBuf);
 
 impl DataFile {
@@ -103,6 +91,7 @@ impl DataFile {
 impl Drop for DataFile {
     fn drop(&mut self) {
         std::fs::remove_file(&self.0).ok();
+        self.0.parent().map(std::fs::remove_dir);
     }
 }
 
@@ -149,13 +138,14 @@ mod tests {
         let state_dir = tempfile::tempdir().unwrap();
         let device = "kiosk".parse().unwrap();
         let id = "01890000-0000-7000-8000-000000000001".parse().unwrap();
+        let other = "01890000-0000-7000-8000-000000000002".parse().unwrap();
         let killed = DataFolder::of_agent(state_dir.path(), &device);
         let file = std::mem::ManuallyDrop::new(killed.file(id, b"secret", None).unwrap());
         assert!(file.path().exists());
         let next = DataFolder::of_agent(state_dir.path(), &device);
         assert!(!file.path().exists(), "the old data are still there");
-        drop(next.file(id, b"again", None).unwrap());
-        drop(next);
+        let again = next.file(id, b"again", None).unwrap();
+        drop((next.file(other, b"beside", None).unwrap(), again));
         assert_eq!(std::fs::read_dir(state_dir.path()).unwrap().count(), 0, "nothing stays");
     }
 
