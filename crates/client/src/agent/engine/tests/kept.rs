@@ -225,6 +225,18 @@ fn an_old_journal_heals_with_the_first_hello_and_takes_what_came_meanwhile_in_or
 }
 
 #[test]
+fn where_room_is_lacking_a_compaction_makes_it_before_a_command_is_refused() {
+    let mut bench = narrow();
+    bench.bytes = 200 << 10;
+    let over = bench.cancel(1);
+    bench.shown(over, ReportState::Cancelled, State::Cancelled);
+    assert_eq!(bench.compactions, 0, "so short a journal is not worth one");
+    let id = bench.command(2, "fail");
+    bench.shown(id, ReportState::Accepted, State::Accepted);
+    assert_eq!((bench.compactions, bench.started), (1, vec![id]));
+}
+
+#[test]
 fn a_compaction_that_failed_refuses_what_it_was_to_make_room_for() {
     let mut bench = Bench::connected();
     bench.engine.handle_written(1000, 0, JOURNAL_BYTES_MAX);
