@@ -50,6 +50,20 @@ fn a_full_journal_refuses_what_is_new_and_writes_nothing_for_that() {
 }
 
 #[test]
+fn what_is_on_its_way_to_the_disk_counts_against_the_bound() {
+    let mut bench = narrow();
+    bench.engine.bounds.journal_bytes = 700 << 10;
+    for n in 1..=2 {
+        let data = Json::text(&"x".repeat(100 << 10));
+        // The disk has not answered for the first when the second comes.
+        bench.engine.handle_command(bench.now_ms, CommandEvent { data, ..event(n, "fail") });
+    }
+    bench.act();
+    let told: Vec<_> = bench.posts.iter().map(|(_, _, report)| code(report)).collect();
+    assert_eq!(told, [Some("journal_full"), None], "the second is refused, and the first is taken");
+}
+
+#[test]
 fn a_refusal_is_kept_without_the_data() {
     let mut bench = Bench::connected();
     let mut refused = event(1, "unlisted");
