@@ -90,6 +90,9 @@ impl fmt::Debug for Address {
     }
 }
 
+/// Gives the value of `Authorization` for the next request; `None` sends what was set once.
+pub(crate) type Authorize = std::sync::Arc<dyn Fn() -> Option<HeaderValue> + Send + Sync>;
+
 /// The value of `Authorization: Basic` (RFC 7617), kept out of `Debug`.
 pub(crate) fn basic(user: &[u8], password: &[u8]) -> HeaderValue {
     let encoded = BASE64.encode([user, b":", password].concat());

@@ -33,7 +33,7 @@
 //! [`config`] reads a list of them from `agent.toml`, which is what `bellwire agent run` does.
 //!
 //! - `engine`: what is to happen to a command, decided without I/O.
-//! - `journal`: what must be known after a power cut.
+//! - `journal`: what must be known after a power cut; [`inspect`] looks into it and mends it.
 //! - `driver`: the one loop that acts; `link`, `clock`, `facts` and [`status`] are its hands.
 //! - [`policy`] and `list`: what may run; [`run`], [`handler`], [`forward`], `closure`: what runs.
 
@@ -52,6 +52,7 @@ mod builder;
 mod clock;
 mod closure;
 pub mod config;
+mod credential;
 mod driver;
 mod engine;
 mod facts;

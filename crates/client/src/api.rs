@@ -14,8 +14,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::Url;
 use serde::de::DeserializeOwned;
 
-use crate::address::{self, Address};
+use crate::address::{self, Address, Authorize};
 use crate::event_source::InvalidRequest;
+use crate::retry_after::retry_after;
 use crate::transport::{HttpTransport, Stage, Transport, TransportError, read_body};
 
 mod command;
@@ -65,6 +66,8 @@ struct Shared {
     transport: Arc<dyn Transport>,
     url: Url,
     headers: HeaderMap,
+    /// Who asks, where that is asked for at each request.
+    authorize: Option<Authorize>,
     answer_timeout: Duration,
 }
 
@@ -73,6 +76,7 @@ struct Shared {
 pub struct ControllerBuilder {
     url: String,
     token: Option<String>,
+    authorize: Option<Authorize>,
     transport: Option<Arc<dyn Transport>>,
     answer_timeout: Duration,
 }
@@ -92,6 +96,7 @@ impl Controller {
         ControllerBuilder {
             url: url.as_ref().to_owned(),
             token: None,
+            authorize: None,
             transport: None,
             answer_timeout: ANSWER_TIMEOUT,
         }
@@ -100,19 +105,6 @@ impl Controller {
     /// The URL of the hub, without credentials.
     pub fn url(&self) -> &str {
         self.shared.url.as_str()
-    }
-
-    /// The same hub by the same transport, shown another token.
-    ///
-    /// # Errors
-    /// When no header can carry the token.
-    pub fn with_token(&self, token: &str) -> Result<Self, InvalidRequest> {
-        let Shared { transport, url, headers, answer_timeout } = &*self.shared;
-        let mut headers = headers.clone();
-        headers.insert(AUTHORIZATION, bearer(token)?);
-        let (transport, url) = (transport.clone(), url.clone());
-        let answer_timeout = *answer_timeout;
-        Ok(Self { shared: Arc::new(Shared { transport, url, headers, answer_timeout }) })
     }
 
     /// The URL of a resource: each segment is one name.
@@ -125,7 +117,7 @@ impl Controller {
     }
 
     fn foreign(&self, reason: impl Into<String>) -> Error {
-        Error::Foreign { hub: self.url().to_owned(), reason: reason.into() }
+        Error::foreign(self.url(), reason.into())
     }
 }
 
@@ -139,6 +131,17 @@ impl ControllerBuilder {
     /// The token that is shown to the hub as `Authorization: Bearer`, and to nobody else.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
+        self
+    }
+
+    /// Asks for the token just before each request, that of a stream's each connection included: for
+    /// one that is replaced while the program runs. `None`, or what no header can carry, leaves it
+    /// to [`ControllerBuilder::token`].
+    pub fn token_from(
+        mut self,
+        token: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.authorize = Some(Arc::new(move || address::bearer(&token()?)));
         self
     }
 
@@ -176,6 +179,7 @@ impl ControllerBuilder {
                 transport,
                 url,
                 headers,
+                authorize: self.authorize,
                 answer_timeout: self.answer_timeout,
             }),
         })
@@ -206,7 +210,12 @@ struct Answer<'a> {
 
 impl Controller {
     fn call<'a>(&self, method: Method, segments: impl IntoIterator<Item = &'a str>) -> Call<'_> {
-        let mut headers = self.shared.headers.clone();
+        let Shared { headers, authorize, .. } = &*self.shared;
+        let mut headers = headers.clone();
+        let authorization = authorize.as_ref().and_then(|authorize| authorize());
+        if let Some(value) = authorization {
+            headers.insert(AUTHORIZATION, value);
+        }
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         Call {
             hub: self,
@@ -256,7 +265,7 @@ impl<'a> Call<'a> {
             return Err(hub
                 .foreign(format!("it redirects to {location}; if that is the hub, give its URL")));
         }
-        let retry_after = error::retry_after(&head.headers);
+        let retry_after = retry_after(&head.headers, None);
         Err(Error::of_answer(hub.url(), head.status, retry_after, &body))
     }
 

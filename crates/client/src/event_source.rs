@@ -11,12 +11,12 @@ use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bellwire_sse::{DecodeError, Decoder, Ended, Next, OwnedItem, ReadyState, Reconnect};
 use bytes::{Buf as _, Bytes};
 use futures_core::Stream;
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use tokio::time::{Instant, Sleep};
 
 use crate::transport::{ByteStream, Transport};
@@ -24,10 +24,12 @@ use crate::transport::{ByteStream, Transport};
 mod builder;
 mod connect;
 mod error;
+mod item;
 mod retry;
 
 pub use builder::{Builder, InvalidRequest};
 pub use error::{Error, Loss, RedirectFault, Refusal};
+pub use item::{Event, Item};
 pub use retry::Retry;
 
 use connect::{Answer, Connecting, Plan};
@@ -85,9 +87,17 @@ pub struct EventSource {
     retry: Retry,
     silence_max: Option<Duration>,
     delay_min: Duration,
+    server_delay_min: Duration,
     /// Replaces the next wait.
     next_delay: Option<Duration>,
     link: Link,
+    /// When the try or the stream at hand began.
+    connecting_at: Instant,
+    begin_within: Option<Duration>,
+    /// The stream is dead then, unless it has begun as it should.
+    begin_by: Option<Instant>,
+    /// What the server's clock showed, and when.
+    server_clock: Option<(SystemTime, Instant)>,
     /// What `Reconnect`'s times count from.
     epoch: Instant,
     /// Due at the end of a wait, or when silence may have lasted too long.
@@ -107,75 +117,6 @@ enum Link {
     /// The alarm ends it.
     Waiting,
     Closed,
-}
-
-/// What a source tells.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Item {
-    /// A connection is there, and what comes is an event stream.
-    Open,
-    /// An event.
-    Event(Event),
-    /// The text of a comment after the colon, as it came; only if [`Builder::comments`] asks.
-    Comment(String),
-    /// An event over [`Builder::event_bytes_max`] was dropped; the stream goes on behind it.
-    Skipped {
-        /// The limit in force.
-        limit_bytes: usize,
-    },
-    /// The connection is gone, or could not be made; the next one is made by itself.
-    Lost {
-        /// How it was lost.
-        loss: Loss,
-        /// After how long the next one is tried.
-        retry_in: Duration,
-    },
-}
-
-/// An event.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Event {
-    event: bellwire_sse::Event,
-    has_id: bool,
-}
-
-impl Event {
-    /// Its name (the DOM calls it type): `message` when the stream gave none.
-    pub fn name(&self) -> &str {
-        self.event.name()
-    }
-
-    /// Its data lines, joined by line feeds.
-    pub fn data(&self) -> &str {
-        self.event.data()
-    }
-
-    /// The last event id as of this event: its own, an earlier one's, or empty.
-    pub fn id(&self) -> &str {
-        self.event.id()
-    }
-
-    /// The id that this very event had, if it had one.
-    pub fn own_id(&self) -> Option<&str> {
-        self.has_id.then(|| self.event.id())
-    }
-
-    /// Its data, without a copy.
-    pub fn into_data(self) -> String {
-        self.event.into_data()
-    }
-}
-
-impl fmt::Debug for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Event")
-            .field("name", &self.name())
-            .field("data", &self.data())
-            .field("id", &self.id())
-            .field("own_id", &self.own_id())
-            .finish()
-    }
 }
 
 impl EventSource {
@@ -269,9 +210,15 @@ impl EventSource {
         Arc::make_mut(&mut self.plan).url = url;
     }
 
-    /// Sends this with each request from the next on, in place of what was sent.
-    pub(crate) fn set_header(&mut self, name: HeaderName, value: HeaderValue) {
-        Arc::make_mut(&mut self.plan).headers.insert(name, value);
+    /// The stream at hand is what it should be: see [`Builder::begin_within`].
+    pub(crate) fn set_begun(&mut self) {
+        self.begin_by = None;
+    }
+
+    /// What the server's clock shows now: a `Retry-After` may count on it.
+    pub(crate) fn set_server_clock(&mut self, unix_ms: u64) {
+        let shown = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms));
+        self.server_clock = shown.map(|shown| (shown, Instant::now()));
     }
 
     /// Drops the connection and makes no more. The stream ends.
@@ -305,11 +252,12 @@ impl EventSource {
         self.reconnect.handle_connecting();
         let id = self.decoder.header_id();
         let id = id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
-        let request = self.plan.clone();
-        self.link = Link::Connecting(connect::start(self.transport.clone(), request, id));
-        if let Some(silence_max) = self.silence_max {
-            self.set_alarm(Instant::now() + silence_max);
-        }
+        let clock = self.server_clock.and_then(|(shown, at)| shown.checked_add(at.elapsed()));
+        let (transport, request) = (self.transport.clone(), self.plan.clone());
+        self.link = Link::Connecting(connect::start(transport, request, id, clock));
+        self.connecting_at = Instant::now();
+        self.begin_by = self.begin_within.map(|within| self.connecting_at + within);
+        self.set_watchdog();
     }
 
     fn poll_connecting(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Error>>> {
@@ -318,19 +266,13 @@ impl EventSource {
         };
         let answer = match connecting.as_mut().poll(cx) {
             Poll::Ready(answer) => answer,
-            Poll::Pending => {
-                let Some(silence_max) = self.silence_max else {
-                    return Poll::Pending;
-                };
-                ready!(self.poll_alarm(cx));
-                Err(Error::Silent { after: silence_max })
-            }
+            Poll::Pending => Err(ready!(self.poll_watchdog(cx))),
         };
         Poll::Ready(match answer {
             Ok(Answer::Stream(body)) => {
                 self.reconnect.handle_open(self.now());
-                self.set_watchdog();
                 self.link = Link::Open { body, chunk: Bytes::new() };
+                self.set_watchdog();
                 Some(Ok(Item::Open))
             }
             Ok(Answer::NoMore) => {
@@ -373,7 +315,7 @@ impl EventSource {
             Ok(None) => None,
             Ok(Some(OwnedItem::Comment(text))) => Some(Item::Comment(text)),
             Ok(Some(OwnedItem::Event(event))) => {
-                Some(Item::Event(Event { event, has_id: self.decoder.event_has_id() }))
+                Some(Item::Event(Event::new(event, self.decoder.event_has_id())))
             }
             Err(DecodeError::TooLarge { limit_bytes }) => Some(Item::Skipped { limit_bytes }),
             Err(_) => None,
@@ -383,32 +325,48 @@ impl EventSource {
         item
     }
 
-    /// Ready when nothing came for too long. The alarm is moved only when it goes off, not with
-    /// each byte that puts it off.
+    /// Ready when the connection is dead. The alarm is moved only when it goes off, not with each
+    /// byte that puts it off.
     fn poll_watchdog(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        let Some(silence_max) = self.silence_max else {
-            return Poll::Pending;
-        };
-        loop {
+        while let Some((dead_at, why)) = self.death() {
             ready!(self.poll_alarm(cx));
-            if self.reconnect.poll_timeout().is_none_or(|at| at <= self.now()) {
-                return Poll::Ready(Error::Silent { after: silence_max });
+            if dead_at <= Instant::now() {
+                return Poll::Ready(why);
             }
-            self.set_watchdog();
+            self.set_alarm(dead_at);
         }
+        Poll::Pending
     }
 
     fn set_watchdog(&mut self) {
-        if let Some(at) = self.reconnect.poll_timeout() {
-            self.set_alarm(self.epoch + at);
+        if let Some((dead_at, _)) = self.death() {
+            self.set_alarm(dead_at);
         }
+    }
+
+    /// When the connection at hand is dead if nothing more comes, and of what.
+    fn death(&self) -> Option<(Instant, Error)> {
+        let is_open = matches!(self.link, Link::Open { .. });
+        let silent = self.silence_max.and_then(|after| {
+            let at = match is_open {
+                true => self.epoch + self.reconnect.poll_timeout()?,
+                false => self.connecting_at + after,
+            };
+            Some((at, Error::Silent { after }))
+        });
+        let not_begun = self.begin_by.zip(self.begin_within).map(|(by, within)| match is_open {
+            true => (by, Error::NotBegun { within }),
+            false => (by, Error::Silent { after: within }),
+        });
+        silent.into_iter().chain(not_begun).min_by_key(|(at, _)| *at)
     }
 
     /// The connection is lost: waits for the next, or gives up.
     fn lose(&mut self, loss: Loss) -> Option<Result<Item, Error>> {
         if let Some(retry_ms) = self.decoder.retry_ms() {
             let longest_ms = SERVER_WAIT_MAX.as_secs() * 1000;
-            self.reconnect.handle_retry(retry_ms.min(longest_ms));
+            let least_ms = u64::try_from(self.server_delay_min.as_millis()).unwrap_or(u64::MAX);
+            self.reconnect.handle_retry(retry_ms.min(longest_ms).max(least_ms));
         }
         let ended = match &loss {
             _ if !self.retry.tries_again_after(&loss) => Ended::Stopped,
@@ -424,7 +382,12 @@ impl EventSource {
                 let asked = loss.retry_after().unwrap_or_default().min(SERVER_WAIT_MAX);
                 let drawn = wait.max(asked).max(self.delay_min);
                 let told = self.next_delay.take().or_else(|| self.retry.delay_after(&loss));
-                let retry_in = told.unwrap_or(drawn);
+                // Who asks for next to nothing again and again would be asked without a pause.
+                let again = self.reconnect.failures() > 1;
+                let retry_in = match told {
+                    Some(told) if again && told < self.server_delay_min => told.max(drawn),
+                    told => told.unwrap_or(drawn),
+                };
                 self.set_alarm(Instant::now() + retry_in);
                 self.link = Link::Waiting;
                 Some(Ok(Item::Lost { loss, retry_in }))

@@ -40,6 +40,7 @@ mod address;
 pub mod agent;
 pub mod api;
 pub mod event_source;
+mod retry_after;
 pub mod transport;
 
 pub use address::{Address, InvalidUrl};

@@ -70,8 +70,12 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
-    /// No connection: name not found, refused, TLS failed, the proxy said no, or too slow.
+    /// No connection: name not found, refused, TLS failed, or too slow.
     Connect,
+    /// The proxy asks for a user and password before it opens a way to the server.
+    ProxyLogin,
+    /// The proxy does not open a way to the server.
+    ProxyRefused,
     /// There was a connection, but no answer.
     Answer,
     /// The answer broke off.
@@ -103,6 +107,8 @@ impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.stage {
             Stage::Connect => "cannot connect",
+            Stage::ProxyLogin => "the proxy asks for a user and password",
+            Stage::ProxyRefused => "the proxy opens no way to the server",
             Stage::Answer => "no answer",
             Stage::Body => "the answer broke off",
         })?;

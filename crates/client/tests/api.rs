@@ -476,6 +476,51 @@ async fn a_listener_tells_each_signal_and_comes_back_when_it_was_told_to() {
     assert!(matches!(signal, Some(Ok(Signal::Hello(_)))), "{signal:?}");
 }
 
+/// A `bye` for a reason of a later version was taken for the page of a guest network.
+#[tokio::test]
+async fn a_bye_for_a_reason_of_a_later_version_has_its_pause_too() {
+    let server = Server::start().await;
+    let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
+    let (signal, request) = tokio::join!(listener.next(), async {
+        let mut request = server.request().await;
+        let hello = hello(kiosk().as_str(), &nonce_of(&request));
+        request.open_stream().await;
+        let bye = r#"{"reason":"sunset","reconnect_s":4.2}"#;
+        request.send(format!("event: hello\ndata: {hello}\n\nevent: bye\ndata: {bye}\n\n")).await;
+        request
+    });
+    assert!(matches!(signal, Some(Ok(Signal::Hello(_)))), "{signal:?}");
+    request.end().await;
+    let signal = within("the end", listener.next()).await;
+    assert!(
+        matches!(signal, Some(Ok(Signal::Lost { loss: Loss::Ended, retry_in }))
+            if retry_in == Duration::from_millis(4200)),
+        "{signal:?}"
+    );
+}
+
+/// A hub that said `bye` and then hung kept its device until the watchdog.
+#[tokio::test]
+async fn after_a_bye_the_stream_is_over_even_if_it_stays_open() {
+    let server = Server::start().await;
+    let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
+    let (signal, request) = tokio::join!(listener.next(), async {
+        let mut request = server.request().await;
+        let hello = hello(kiosk().as_str(), &nonce_of(&request));
+        request.open_stream().await;
+        request.send(format!("event: hello\ndata: {hello}\n\nevent: bye\ndata: {{}}\n\n")).await;
+        request
+    });
+    assert!(matches!(signal, Some(Ok(Signal::Hello(_)))), "{signal:?}");
+    let signal = within("the end", listener.next()).await;
+    let Some(Ok(Signal::Lost { loss: Loss::Failed(error), .. })) = signal else {
+        panic!("{signal:?}");
+    };
+    let second = Duration::from_secs(1);
+    assert!(matches!(error, event_source::Error::Silent { after } if after == second), "{error}");
+    request.dropped().await;
+}
+
 #[tokio::test]
 async fn a_listener_takes_no_stream_that_is_not_its_own() {
     for (device, nonce, first) in [

@@ -198,15 +198,28 @@ async fn hosts_can_be_excepted_from_a_proxy_that_is_set() {
     assert!(proxy.asked().is_empty(), "{:?}", proxy.asked());
 }
 
+/// A proxy that asked for a password was told as a hub that cannot be reached.
 #[tokio::test]
-async fn a_tunnel_that_the_proxy_denies_is_an_error_of_connecting() {
-    let proxy = Server::start().await;
-    let transport = HttpTransport::builder().proxy(proxy.url(""));
-    let mut tail = Tail::start(source("https://hub.test/", transport));
-    let request = proxy.request().await;
-    assert_eq!((request.method.as_str(), request.target.as_str()), ("CONNECT", "hub.test:443"));
-    request.answer("403 Forbidden", "").await;
-    let error = tail.gave_up().await;
+async fn what_a_proxy_answers_to_connect_is_told_apart() {
+    for (answer, stage) in [
+        ("407 Proxy Authentication Required\nproxy-authenticate: Basic", Stage::ProxyLogin),
+        ("403 Forbidden", Stage::ProxyRefused),
+        ("302 Found\nlocation: http://portal.test/", Stage::ProxyRefused),
+        ("502 Bad Gateway", Stage::ProxyRefused),
+        ("503 Service Unavailable", Stage::ProxyRefused),
+    ] {
+        let proxy = Server::start().await;
+        let transport = HttpTransport::builder().proxy(proxy.url(""));
+        let mut tail = Tail::start(source("https://hub.test/", transport));
+        let request = proxy.request().await;
+        assert_eq!((request.method.as_str(), request.target.as_str()), ("CONNECT", "hub.test:443"));
+        request.answer(answer, "").await;
+        let error = tail.gave_up().await;
+        assert!(matches!(&error, Error::Transport(e) if e.stage() == stage), "{answer}: {error}");
+    }
+    let gone = Server::start().await.url("");
+    let transport = HttpTransport::builder().proxy(gone);
+    let error = Tail::start(source("https://hub.test/", transport)).gave_up().await;
     assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Connect), "{error}");
 }
 

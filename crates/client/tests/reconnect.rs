@@ -169,6 +169,22 @@ async fn a_servers_retry_replaces_the_delay_with_data_or_without() {
     assert_eq!(waits(&mut source, 4).await, [5000, 70, 70, 0].map(Duration::from_millis));
 }
 
+/// A server that asked for no pause, and ended each stream at once, was asked thousands of times in
+/// half a minute.
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_next_to_nothing_is_kept_once_and_then_grows() {
+    let ending = || Answer::Stream(vec![Text("retry: 0\n\n")]);
+    let script = Script::new([ending(), ending(), Answer::Stream(vec![Pause(SECOND * 11), Break])]);
+    let mut source = script.source().server_delay_min(SECOND).build().unwrap();
+    assert_eq!(waits(&mut source, 4).await, [1, 2, 1, 2].map(Duration::from_secs), "retry: 0");
+
+    let script = Script::new([Answer::Status(503, "0"), Answer::Status(503, "0")]);
+    let at_once = Retry::always().delays(Loss::retry_after);
+    let source = script.source().retry(at_once).server_delay_min(SECOND);
+    let mut source = source.build().unwrap();
+    assert_eq!(waits(&mut source, 3).await, [0, 2, 4].map(Duration::from_secs), "Retry-After: 0");
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_retry_silences_a_client_for_good() {
     let script = Script::new([Answer::Stream(vec![Text("retry: 18446744073709551616\n\n")])]);

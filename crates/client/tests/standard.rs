@@ -172,6 +172,36 @@ async fn a_redirect_that_leads_nowhere_is_an_error() {
     }
 }
 
+/// A device whose guest network led it to a sign-in page was told of the page alone, or of a server
+/// that could not be reached.
+#[tokio::test]
+async fn a_reader_that_stays_with_its_server_is_told_where_a_redirect_led() {
+    let same_origin = |server: &Server| builder(server).same_origin(true);
+    let server = Server::start().await;
+    let mut tail = Tail::start(same_origin(&server));
+    let away = "302 Found\nlocation: http://user:secret@portal.test/login?back=1";
+    server.request().await.answer(away, "").await;
+    let error = tail.gave_up().await;
+    assert!(
+        matches!(&error, Error::Elsewhere { to, .. } if to == "http://portal.test/login?back=1"),
+        "not asked, and its password not shown: {error}"
+    );
+
+    let mut tail = Tail::start(same_origin(&server));
+    server.request().await.answer("302 Found\nlocation: /login", "").await;
+    server.request().await.answer("200 OK\ncontent-type: text/html", "<html>").await;
+    let (error, login) = (tail.gave_up().await, server.url("/login"));
+    assert!(matches!(&error, Error::Elsewhere { to, .. } if *to == login), "{error}");
+    assert!(error.to_string().contains("text/html"), "{error}");
+
+    let mut tail = Tail::start(same_origin(&server));
+    server.request().await.answer("307 Temporary Redirect\nlocation: /next", "").await;
+    let mut request = server.request().await;
+    request.open_stream().await;
+    request.send("data: a\n\n").await;
+    assert_eq!(tail.data().await, "a");
+}
+
 #[tokio::test]
 async fn redirects_in_a_circle_end() {
     let server = Server::start().await;

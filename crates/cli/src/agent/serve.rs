@@ -20,7 +20,7 @@ pub(crate) async fn run(args: &AgentConfigArg) -> anyhow::Result<u8> {
     let shutdown = async {
         // The agent begins to wait for this when its journal is open and its lock is held.
         notify.tell("READY=1");
-        tracing::info!(device = %config.device, hub = %config.hub, "ready");
+        tracing::info!(device = %config.device, "ready");
         asked.await.ok();
         notify.tell("STOPPING=1");
     };

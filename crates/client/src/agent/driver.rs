@@ -6,37 +6,41 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::{CommandId, DeviceId, Json, Progress, Report, ReportState, codes};
+use bellwire_proto::{Action, CommandId, Json, Progress, codes};
 use futures_util::FutureExt as _;
-use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::engine::{Answer, Engine, JOURNAL_BYTES_MAX, Output};
+use super::credential::CredentialFile;
+use super::engine::{Engine, JOURNAL_BYTES_MAX, Output};
 use super::fault::{self, Point};
 use super::handler::DataFolder;
-use super::journal::Journal;
-use super::run::{self, Ended, Job, Outcome, StopSender};
+use super::journal::{Journal, Record};
+use super::run::{self, Ended, Job, Outcome, ProgressReceiver, StopSender};
 use super::status::{self, Connection, JournalStatus, Status};
-use super::{Agent, AgentError, clock, facts, handler, link};
+use super::{Agent, AgentError, Credential, clock, facts, handler, link};
 use crate::api::{Controller, Error, Listener, Signal};
 
 mod disk;
+mod report;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use disk::{Disk, Written};
+use report::Posted;
 
 /// The longest sleep: `CLOCK_BOOTTIME` goes on while the machine sleeps, and the runtime's clock does
 /// not, so what fell due meanwhile is seen within this.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// How often the facts are looked at.
 const FACTS_EVERY: Duration = Duration::from_secs(300);
-/// Words of progress that may wait for the loop; more are dropped, since newer ones follow.
-const PROGRESS_QUEUE: usize = 64;
 /// When to try again to kill what is left of a handler.
 const SWEEP_RETRY: Duration = Duration::from_secs(5);
 
@@ -71,18 +75,14 @@ enum Happened {
     /// The stream is over for good; another is made.
     StreamOver,
     Disk(Written),
-    Answered {
-        ticket: u64,
-        state: ReportState,
-        answer: Answer,
-    },
-    /// With the last word of its progress, which may not have come through the queue yet.
-    Ended(CommandId, Ended, Option<Progress>),
+    Answered(Posted),
+    Ended(CommandId, Ended),
     Swept(CommandId),
-    Progress(CommandId, Progress),
-    FactsTold(Option<Json>),
+    /// Some of what runs has told how far it is.
+    Progress,
+    FactsTold(Result<Json, Option<Error>>),
     FactsDue,
-    Reader(Option<tokio::net::UnixStream>),
+    Reader(UnixStream),
     Time,
 }
 
@@ -92,25 +92,38 @@ struct Driver {
     disk: Disk,
     data_folder: Arc<DataFolder>,
     hub: Controller,
-    token: Option<String>,
+    credential: Option<Arc<CredentialFile>>,
     listener: Option<Listener>,
     /// When to make the next stream, if there is none.
     relisten_at: Option<Instant>,
-    stops: HashMap<CommandId, StopSender>,
-    jobs: JoinSet<(CommandId, Ended, Option<Progress>)>,
-    posts: JoinSet<(u64, ReportState, Answer)>,
+    running: HashMap<CommandId, Running>,
+    jobs: JoinSet<(CommandId, Ended)>,
+    posts: JoinSet<Posted>,
+    /// Reports come to nothing, and that is said.
+    posts_fail: bool,
     sweeps: JoinSet<CommandId>,
-    progress_sender: mpsc::Sender<(CommandId, Progress)>,
-    progress: mpsc::Receiver<(CommandId, Progress)>,
+    progressed: Arc<Notify>,
     /// The facts as the hub has them.
     facts: Option<Json>,
-    facts_task: JoinSet<Option<Json>>,
+    /// The hub refuses them, and that is said.
+    facts_refused: bool,
+    facts_task: JoinSet<Result<Json, Option<Error>>>,
     facts_at: Instant,
-    socket: Option<UnixListener>,
+    readers: Option<mpsc::Receiver<UnixStream>>,
     started_at: Instant,
     connection: Connection,
     connection_since: Instant,
     retry_at: Option<Instant>,
+}
+
+/// What the loop knows of a handler that runs.
+struct Running {
+    action: Action,
+    since: Instant,
+    stop: StopSender,
+    progress: ProgressReceiver,
+    /// How far it was when the engine was told last.
+    told: Option<Progress>,
 }
 
 impl Driver {
@@ -122,17 +135,23 @@ impl Driver {
             Journal::open(&agent.state_dir, &agent.device, |record| engine.restore(record))?;
         engine.begin(clock::boot_ms(), journal.bytes());
         let data_folder = Arc::new(DataFolder::of_agent(&agent.state_dir, &agent.device));
-        let socket = status::open(&agent.state_dir)
+        let readers = status::open(&agent.state_dir)
             .inspect_err(|error| tracing::warn!(%error, "there is no status socket"))
+            .map(status::readers)
             .ok();
         let mut builder =
             Controller::builder(agent.hub.with_credentials()).transport(agent.transport.clone());
-        let token = stream::read_token(&agent.credential);
-        if let Some(token) = &token {
-            builder = builder.token(token);
+        let mut credential = None;
+        match &agent.credential {
+            Credential::None => {}
+            Credential::Token(token) => builder = builder.token(token),
+            Credential::File(path) => {
+                let file = credential.insert(Arc::new(CredentialFile::new(path.clone()))).clone();
+                builder = builder.token_from(move || file.token());
+            }
         }
         let hub = builder.build()?;
-        let (progress_sender, progress) = mpsc::channel(PROGRESS_QUEUE);
+        tracing::info!(device = %agent.device, hub = hub.url(), "connecting");
         let now = Instant::now();
         let connection = Connection {
             hub: hub.url().to_owned(),
@@ -149,18 +168,19 @@ impl Driver {
             disk: Disk::new(journal),
             data_folder,
             hub,
-            token,
+            credential,
             relisten_at: None,
-            stops: HashMap::new(),
+            running: HashMap::new(),
             jobs: JoinSet::new(),
             posts: JoinSet::new(),
+            posts_fail: false,
             sweeps: JoinSet::new(),
-            progress_sender,
-            progress,
+            progressed: Arc::default(),
             facts: None,
+            facts_refused: false,
             facts_task: JoinSet::new(),
             facts_at: now + FACTS_EVERY,
-            socket,
+            readers,
             started_at: now,
             connection,
             connection_since: now,
@@ -180,12 +200,10 @@ impl Driver {
         };
         tokio::select! {
             written = self.disk.next() => Happened::Disk(written),
-            Some(Ok((id, ended, last))) = self.jobs.join_next() => Happened::Ended(id, ended, last),
-            Some(Ok((ticket, state, answer))) = self.posts.join_next() => {
-                Happened::Answered { ticket, state, answer }
-            }
+            Some(Ok((id, ended))) = self.jobs.join_next() => Happened::Ended(id, ended),
+            Some(Ok(posted)) = self.posts.join_next() => Happened::Answered(posted),
             Some(Ok(id)) = self.sweeps.join_next() => Happened::Swept(id),
-            Some((id, progress)) = self.progress.recv() => Happened::Progress(id, progress),
+            () = self.progressed.notified() => Happened::Progress,
             told = next_signal(&mut self.listener) => match told {
                 Some(Ok(signal)) => Happened::Signal(signal),
                 Some(Err(error)) => {
@@ -197,7 +215,7 @@ impl Driver {
             () = due(self.relisten_at) => Happened::StreamOver,
             Some(Ok(told)) = self.facts_task.join_next() => Happened::FactsTold(told),
             () = sleep_until(self.facts_at) => Happened::FactsDue,
-            reader = next_reader(&self.socket) => Happened::Reader(reader),
+            Some(reader) = next_reader(&mut self.readers) => Happened::Reader(reader),
             () = due(timeout) => Happened::Time,
         }
     }
@@ -214,40 +232,23 @@ impl Driver {
             Happened::Signal(signal) => self.told(now_ms, signal),
             Happened::StreamOver => self.listen_again(),
             Happened::Disk(written) => self.written(now_ms, written)?,
-            Happened::Answered { ticket, state, answer } => {
-                let offered = state == ReportState::Accepted;
-                let ended = !matches!(state, ReportState::Accepted | ReportState::Running);
-                if offered {
-                    fault::at(Point::AcceptSent);
-                } else if ended {
-                    fault::at(Point::ResultSent);
-                }
-                self.engine.handle_answer(now_ms, ticket, answer);
-                if offered {
-                    fault::at(Point::Accepted);
-                }
-            }
-            Happened::Ended(id, ended, last) => {
+            Happened::Answered(posted) => self.answered(now_ms, posted),
+            Happened::Ended(id, ended) => {
                 fault::at(Point::Exited);
-                self.stops.remove(&id);
-                if let Some(progress) = last {
-                    self.engine.handle_progress(now_ms, id, progress);
-                }
+                self.tell_progress(now_ms);
+                self.log_end(id, &ended);
                 self.engine.handle_ended(now_ms, id, ended);
             }
             Happened::Swept(id) => self.engine.handle_swept(now_ms, id),
-            Happened::Progress(id, progress) => self.engine.handle_progress(now_ms, id, progress),
-            Happened::FactsTold(told) => self.facts = told.or(self.facts.take()),
+            Happened::Progress => self.tell_progress(now_ms),
+            Happened::FactsTold(told) => self.facts_told(told),
             Happened::FactsDue => {
                 self.facts_at = Instant::now() + FACTS_EVERY;
                 if self.connection.connected {
                     self.tell_facts(false);
                 }
             }
-            Happened::Reader(Some(reader)) => {
-                tokio::spawn(status::tell(reader, self.status()));
-            }
-            Happened::Reader(None) => self.socket = None,
+            Happened::Reader(reader) => drop(tokio::spawn(status::tell(reader, self.status()))),
             Happened::Time => self.engine.handle_timeout(now_ms),
         }
         Ok(())
@@ -259,6 +260,7 @@ impl Driver {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Write { ticket, records, reserve } => {
+                    log_steps(&records);
                     self.disk.write(ticket, records, reserve);
                 }
                 Output::Compact { snapshot, reserve_bytes } => {
@@ -267,8 +269,8 @@ impl Driver {
                 Output::Post { ticket, command, report } => self.post(ticket, command, report),
                 Output::Start { event, limit } => self.start_job(event, limit),
                 Output::Stop { command, stop } => {
-                    if let Some(sender) = self.stops.get(&command) {
-                        sender.tell(stop);
+                    if let Some(running) = self.running.get(&command) {
+                        running.stop.tell(stop);
                     }
                 }
                 Output::Sweep { command } => drop(self.sweeps.spawn(sweep(command))),
@@ -277,21 +279,20 @@ impl Driver {
         self.disk.start();
     }
 
-    fn post(&mut self, ticket: u64, command: CommandId, report: Report) {
-        let (hub, device) = (self.hub.clone(), self.agent.device.clone());
-        self.posts.spawn(async move {
-            let answer = hub.report(&device, command, &report).await;
-            (ticket, report.state, judge(&device, command, answer))
-        });
-    }
-
     fn start_job(&mut self, event: bellwire_proto::stream::CommandEvent, limit: Duration) {
         let id = event.id;
         tracing::info!(action = %event.action, %id, "running");
         let (stop, stopped) = run::stop();
-        self.stops.insert(id, stop);
         let rules = self.agent.list.policy.rules(&event.action).cloned();
         let (progress, mut told) = run::progress();
+        let running = Running {
+            action: event.action.clone(),
+            since: Instant::now(),
+            stop,
+            progress: told.clone(),
+            told: None,
+        };
+        self.running.insert(id, running);
         let job = Job {
             command: event,
             device: self.agent.device.clone(),
@@ -300,30 +301,45 @@ impl Driver {
             progress,
             stop: stopped,
         };
-        let queue = self.progress_sender.clone();
+        let progressed = Arc::clone(&self.progressed);
         self.jobs.spawn(async move {
             let Some(rules) = rules else {
                 let gone =
                     Outcome::failed(codes::INTERNAL, "the action is not on the list any more");
-                return (id, Ended::Finished(gone), None);
-            };
-            // A panic in a handler is that handler's end, and not the agent's.
-            let handler = std::panic::AssertUnwindSafe(async { rules.run.start(job).await });
-            let mut handler = std::pin::pin!(handler.catch_unwind());
-            let ended = loop {
-                tokio::select! {
-                    ended = &mut handler => break ended,
-                    Ok(()) = told.changed() => {
-                        let progress = *told.borrow_and_update();
-                        progress.map(|progress| queue.try_send((id, progress)));
-                    }
-                }
+                return (id, Ended::Finished(gone));
             };
             let panicked =
-                |_| Ended::Finished(Outcome::failed(codes::INTERNAL, "the handler panicked"));
-            let last = *told.borrow();
-            (id, ended.unwrap_or_else(panicked), last)
+                Ended::Finished(Outcome::failed(codes::INTERNAL, "the handler panicked"));
+            let handler = unless_it_panics(async { rules.run.start(job).await }, panicked);
+            let mut handler = std::pin::pin!(handler);
+            loop {
+                tokio::select! {
+                    ended = &mut handler => return (id, ended),
+                    Ok(()) = told.changed() => progressed.notify_one(),
+                }
+            }
         });
+    }
+
+    /// Tells the engine how far what runs is, where that is news. Each handler has one place for it,
+    /// where the newest word stands: none is lost but by a newer one.
+    fn tell_progress(&mut self, now_ms: u64) {
+        for (id, running) in &mut self.running {
+            let now = *running.progress.borrow_and_update();
+            if let Some(progress) = now.filter(|_| now != running.told) {
+                running.told = now;
+                self.engine.handle_progress(now_ms, *id, progress);
+            }
+        }
+    }
+
+    fn log_end(&mut self, id: CommandId, ended: &Ended) {
+        let Some(Running { action, since, .. }) = self.running.remove(&id) else { return };
+        let (Ended::Finished(outcome) | Ended::Stopped(outcome)) = ended;
+        let code = outcome.error.as_ref().map(|error| error.code.as_str());
+        let (state, seconds) = (outcome.state, since.elapsed().as_secs_f64());
+        let seconds = (seconds * 1000.0).round() / 1000.0;
+        tracing::info!(%action, %id, ?state, code, seconds, "ended");
     }
 
     fn written(&mut self, now_ms: u64, written: Written) -> Result<(), AgentError> {
@@ -353,14 +369,22 @@ impl Driver {
         }
         let (hub, device) = (self.hub.clone(), self.agent.device.clone());
         self.facts_task.spawn(async move {
-            match hub.put_facts(&device, &now).await {
-                Ok(_) => Some(now),
-                Err(error) => {
-                    tracing::debug!(%error, "the facts were not told");
-                    None
-                }
-            }
+            let told = async { hub.put_facts(&device, &now).await.map(drop).map_err(Some) };
+            unless_it_panics(told, Err(None)).await.map(|()| now)
         });
+    }
+
+    fn facts_told(&mut self, told: Result<Json, Option<Error>>) {
+        match told {
+            Ok(facts) => (self.facts, self.facts_refused) = (Some(facts), false),
+            Err(Some(error @ Error::Refused { .. }))
+                if !std::mem::replace(&mut self.facts_refused, true) =>
+            {
+                tracing::warn!("the hub does not take this device's facts: {error}");
+            }
+            // The stream's loss says it, if it is the hub that is not there.
+            Err(error) => tracing::debug!(?error, "the facts were not told"),
+        }
     }
 
     fn status(&self) -> Status {
@@ -396,10 +420,32 @@ async fn next_signal(listener: &mut Option<Listener>) -> Option<Result<Signal, E
     }
 }
 
-async fn next_reader(socket: &Option<UnixListener>) -> Option<tokio::net::UnixStream> {
-    match socket {
-        Some(socket) => socket.accept().await.ok().map(|(reader, _)| reader),
+async fn next_reader(readers: &mut Option<mpsc::Receiver<UnixStream>>) -> Option<UnixStream> {
+    match readers {
+        Some(readers) => readers.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Does a task's work so that a panic in it is `panicked`, and not a task of which nothing is heard
+/// again, with all that it held: a place among the reports, or a command that runs for ever.
+async fn unless_it_panics<T>(work: impl Future<Output = T>, panicked: T) -> T {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or(panicked)
+}
+
+/// What an operator reads of a command's way, beside its run.
+fn log_steps(records: &[Record]) {
+    let is_end = |record: &Record| matches!(record, Record::Ended { .. });
+    for record in records {
+        match record {
+            // One that is refused at once is told as that.
+            Record::Received(received) if !records.iter().any(is_end) => {
+                let event = &received.event;
+                tracing::info!(action = %event.action, id = %event.id, "taken");
+            }
+            Record::Acked { command } => tracing::info!(id = %command, "told"),
+            _ => {}
+        }
     }
 }
 
@@ -423,30 +469,5 @@ async fn sweep(command: CommandId) -> CommandId {
             }
         }
         sleep(SWEEP_RETRY).await;
-    }
-}
-
-/// What an answer to a report means. One that is not the hub's is none, whatever its status.
-fn judge(
-    device: &DeviceId,
-    command: CommandId,
-    answer: Result<bellwire_proto::Delivery, Error>,
-) -> Answer {
-    match answer {
-        Ok(delivery) if delivery.command == command && delivery.device == *device => {
-            Answer::Delivery { state: delivery.state, rev: delivery.rev }
-        }
-        Ok(_) => Answer::Failed { retry_after: None },
-        Err(Error::Refused { problem, retry_after }) => match problem.code.status() {
-            409 => Answer::Conflict { state: problem.delivery.map(|delivery| delivery.state) },
-            410 => Answer::Gone,
-            413 => Answer::TooLarge,
-            400 | 404 => Answer::Unfit,
-            _ => Answer::Failed { retry_after },
-        },
-        Err(error) => {
-            tracing::debug!(%command, %error, "a report came to nothing");
-            Answer::Failed { retry_after: None }
-        }
     }
 }

@@ -9,8 +9,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use bellwire_proto::{Json, Timestamp};
 use serde_json::{Value, json};
 
-/// Addresses that are told at most: facts have a limit, and a container host has hundreds.
+/// Addresses that are told at most: facts have a limit, and a container host has hundreds. All that
+/// is told from here stays far below the 4 KiB that the configuration leaves for it.
 const ADDRESSES_MAX: usize = 32;
+/// The longest name of a system that is told, in characters.
+const OS_CHARS_MAX: usize = 200;
 
 /// The facts as they are now, with those given.
 pub(super) fn now(own: &BTreeMap<String, Value>) -> Json {
@@ -37,7 +40,8 @@ pub(super) fn now(own: &BTreeMap<String, Value>) -> Json {
 fn os() -> String {
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
-    name.map_or_else(|| std::env::consts::OS.to_owned(), |name| name.trim_matches('"').to_owned())
+    let name = name.map_or(std::env::consts::OS, |name| name.trim_matches('"'));
+    name.chars().take(OS_CHARS_MAX).collect()
 }
 
 fn boot_time(stat: &str) -> Option<Timestamp> {

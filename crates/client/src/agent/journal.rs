@@ -44,6 +44,9 @@ pub(crate) use reserve::Reserve;
 const FORMAT: u32 = 1;
 const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
+/// All files in it are the agent's alone. Who runs a handler as another user passes through, to the
+/// file with that command's data, and cannot look around.
+const FOLDER_MODE: u32 = 0o711;
 /// The longest line that is written, and read back: so much memory a damaged file can take. A command
 /// with its data and its result has some 2 MiB.
 const LINE_BYTES_MAX: u64 = 16 << 20;
@@ -178,7 +181,7 @@ impl Journal {
 fn lock(folder: &Path) -> Result<File, JournalError> {
     let path = folder.join(LOCK);
     let io = |source| JournalError::Io { path: path.clone(), source };
-    make(folder).map_err(|source| JournalError::Io { path: folder.into(), source })?;
+    make(folder, FOLDER_MODE).map_err(|source| JournalError::Io { path: folder.into(), source })?;
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
     let file = options.open(&path).map_err(io)?;
@@ -190,13 +193,13 @@ fn lock(folder: &Path) -> Result<File, JournalError> {
 }
 
 /// Makes a folder that lasts, with those above it.
-fn make(folder: &Path) -> io::Result<()> {
+fn make(folder: &Path, mode: u32) -> io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
         return Ok(());
     }
     let above = folder.parent().unwrap_or(Path::new(""));
-    make(above)?;
-    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+    make(above, 0o755)?;
+    match std::fs::DirBuilder::new().mode(mode).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         made => made.and_then(|()| sync_folder(above)),
     }

@@ -11,11 +11,14 @@ use bellwire_proto::stream::{Bye, ByeReason};
 
 use crate::api::ListenOptions;
 use crate::event_source::{Error, Loss, Retry, SERVER_WAIT_MAX};
+use crate::transport::Stage;
 
 /// How long a connection must last for the wait to begin afresh.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// The longest wait while no connection is healthy.
 const DELAY_MAX: Duration = Duration::from_secs(60);
+/// The pause after a refusal that somebody has to mend.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// The pause after an answer that says nothing better: a portal, or 204.
 pub(super) const PORTAL_PAUSE: Duration = Duration::from_secs(30);
 /// The shortest and the longest pause after another agent of this name took the stream.
@@ -26,6 +29,7 @@ pub(super) fn options(heartbeat: Option<Seconds>) -> ListenOptions {
     let options = ListenOptions::default()
         .retry(Retry::always().delays(pause_after))
         .healthy_after(HEALTHY_AFTER)
+        .same_origin(true)
         .reconnect_delay_max(DELAY_MAX);
     match heartbeat {
         Some(heartbeat) => options.heartbeat(heartbeat),
@@ -33,25 +37,34 @@ pub(super) fn options(heartbeat: Option<Seconds>) -> ListenOptions {
     }
 }
 
-/// How long to stay away after a loss; `None` leaves it to the growing wait.
+/// How long to stay away after a loss; `None` leaves it to the growing wait. Where asking again soon
+/// would help nobody, a shorter `Retry-After` does not make it sooner.
 fn pause_after(loss: &Loss) -> Option<Duration> {
-    if let Some(told) = loss.retry_after() {
-        return Some(told.min(SERVER_WAIT_MAX));
-    }
+    let asked = loss.retry_after().map(|asked| asked.min(SERVER_WAIT_MAX));
     let least = match loss {
         Loss::Failed(Error::Refused(refusal)) => match refusal.status.as_u16() {
-            401 | 403 | 404 | 407 => Duration::from_secs(60),
+            401 | 403 | 404 | 407 => REFUSED_PAUSE,
             423 => Duration::from_secs(30),
             410 => Duration::from_secs(15 * 60),
-            511 => PORTAL_PAUSE,
-            _ => return None,
+            // Neither a stream nor a refusal: 202, or 300 without a place to go to.
+            200..=399 | 511 => PORTAL_PAUSE,
+            _ => return asked,
         },
-        Loss::Failed(Error::NotAStream { .. } | Error::Redirect(_) | Error::Rejected { .. }) => {
-            PORTAL_PAUSE
+        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::ProxyLogin => {
+            REFUSED_PAUSE
         }
-        Loss::Ended | Loss::Failed(Error::Transport(_) | Error::Silent { .. }) => return None,
+        Loss::Failed(
+            Error::NotAStream { .. }
+            | Error::Elsewhere { .. }
+            | Error::Redirect(_)
+            | Error::Rejected { .. },
+        ) => PORTAL_PAUSE,
+        Loss::Ended
+        | Loss::Failed(Error::Transport(_) | Error::Silent { .. } | Error::NotBegun { .. }) => {
+            return None;
+        }
     };
-    Some(spread(least))
+    Some(spread(least).max(asked.unwrap_or_default()))
 }
 
 /// Up to a quarter more, so that what a crowd lost together it does not ask for together.
@@ -72,12 +85,25 @@ pub(super) fn pause_after_bye(bye: &Bye) -> Option<Duration> {
 pub(super) fn explain(loss: &Loss) -> String {
     let status = match loss {
         Loss::Failed(Error::Refused(refusal)) => refusal.status.as_u16(),
+        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::ProxyLogin => 407,
         Loss::Failed(
             error @ (Error::NotAStream { .. } | Error::Redirect(_) | Error::Rejected { .. }),
         ) => {
             return format!(
                 "what answers is not the hub but a box on the way, such as the sign-in page of a \
                  guest network ({error})"
+            );
+        }
+        Loss::Failed(error @ Error::Elsewhere { .. }) => {
+            return format!(
+                "what answers leads elsewhere, as the sign-in page of a guest network does \
+                 ({error}); if that is the hub, set it as hub"
+            );
+        }
+        Loss::Failed(error @ Error::NotBegun { .. }) => {
+            return format!(
+                "the stream is there but its hello is not: a box on the way may hold it back \
+                 ({error})"
             );
         }
         Loss::Ended | Loss::Failed(Error::Transport(_) | Error::Silent { .. }) => {
@@ -105,6 +131,7 @@ pub(super) fn explain(loss: &Loss) -> String {
 mod tests {
     use super::*;
     use crate::event_source::{RedirectFault, Refusal};
+    use crate::transport::TransportError;
 
     fn refused(status: u16, retry_after: Option<Duration>) -> Loss {
         let status = http::StatusCode::from_u16(status).unwrap();
@@ -130,7 +157,10 @@ mod tests {
     fn a_portal_is_given_half_a_minute() {
         let page = Error::NotAStream { content_type: Some("text/html".into()) };
         let reject = Error::Rejected { reason: "the hello is for another device".into() };
-        for error in [page, reject, RedirectFault::TooMany.into()] {
+        let away = "http://portal.example/login".to_owned();
+        let away = Error::Elsewhere { to: away, reason: "that is another server".to_owned() };
+        assert!(explain(&Loss::Failed(away.clone())).contains("http://portal.example/login"));
+        for error in [page, reject, away, RedirectFault::TooMany.into()] {
             let loss = Loss::Failed(error);
             let pause = pause_after(&loss).unwrap();
             assert!(PORTAL_PAUSE <= pause && pause <= PORTAL_PAUSE + PORTAL_PAUSE / 4, "{pause:?}");
@@ -140,9 +170,29 @@ mod tests {
 
     #[test]
     fn what_the_server_asks_for_replaces_the_pause() {
-        let minute = Some(Duration::from_secs(7));
-        assert_eq!(pause_after(&refused(503, minute)), minute);
-        assert_eq!(pause_after(&refused(401, minute)), minute);
+        let asked = Some(Duration::from_secs(7));
+        assert_eq!(pause_after(&refused(503, asked)), asked);
+        let hour = Some(Duration::from_secs(3600));
+        assert_eq!(pause_after(&refused(401, hour)), hour);
+    }
+
+    /// A hub that refused a credential with `Retry-After: 0` was asked thousands of times a second.
+    #[test]
+    fn a_shorter_retry_after_does_not_shorten_the_pause_after_a_refusal() {
+        for status in [401, 403, 404, 407, 410, 423, 511] {
+            let pause = pause_after(&refused(status, Some(Duration::ZERO))).unwrap();
+            assert!(pause >= pause_after(&refused(status, None)).unwrap() * 4 / 5, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_asks_for_a_password_is_told_apart_from_one_that_opens_no_way() {
+        let of = |stage| Loss::Failed(TransportError::new(stage, "tunnel error: …").into());
+        let (login, refused) = (of(Stage::ProxyLogin), of(Stage::ProxyRefused));
+        assert!(pause_after(&login).unwrap() >= REFUSED_PAUSE);
+        assert!(explain(&login).contains("user and password"), "{}", explain(&login));
+        assert_eq!(pause_after(&refused), None, "the growing wait stands");
+        assert!(explain(&refused).contains("opens no way"), "{}", explain(&refused));
     }
 
     #[test]

@@ -12,10 +12,14 @@ use bellwire_proto::{Action, CommandId, DeviceId, Seq};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 const SOCKET: &str = "agent.sock";
 /// How long a reader may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// When to accept again after that has failed, as it does without a free descriptor.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 /// The longest status that is read.
 const STATUS_BYTES_MAX: u64 = 1 << 20;
 /// How many commands are told.
@@ -123,6 +127,32 @@ pub(super) fn open(folder: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Gives those who come to read, one after the other, until nobody asks for them any more.
+pub(super) fn readers(socket: UnixListener) -> mpsc::Receiver<UnixStream> {
+    let accept = async move || socket.accept().await.map(|(reader, _)| reader);
+    let (sender, readers) = mpsc::channel(1);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = accept_all(accept, &sender) => {}
+            () = sender.closed() => {}
+        }
+    });
+    readers
+}
+
+/// Accepts for ever: what fails now, for want of a descriptor, may not fail later.
+async fn accept_all<S>(accept: impl AsyncFn() -> io::Result<S>, sender: &mpsc::Sender<S>) {
+    loop {
+        match accept().await {
+            Ok(reader) => drop(sender.send(reader).await),
+            Err(error) => {
+                tracing::warn!(%error, "a reader of the status was not accepted");
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
 /// Tells one reader.
 pub(super) async fn tell(mut reader: UnixStream, status: Status) {
     let mut line = serde_json::to_vec(&status).unwrap_or_default();
@@ -135,4 +165,33 @@ pub(super) async fn tell(mut reader: UnixStream, status: Status) {
 /// Takes the socket away.
 pub(super) fn close(folder: &Path) {
     std::fs::remove_file(folder.join(SOCKET)).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One `accept` without a free descriptor closed the status socket for good.
+    #[tokio::test(start_paused = true)]
+    async fn readers_are_accepted_again_after_that_has_failed() {
+        let (sender, mut readers) = mpsc::channel(1);
+        let tries = std::cell::Cell::new(0_u32);
+        let accept = async || {
+            tries.set(tries.get() + 1);
+            if tries.get() <= 3 { Err(io::Error::from_raw_os_error(24)) } else { Ok(tries.get()) }
+        };
+        let first = tokio::select! {
+            () = accept_all(accept, &sender) => None,
+            reader = readers.recv() => reader,
+        };
+        assert_eq!(first, Some(4));
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_the_agents_own_users_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let _socket = open(folder.path()).unwrap();
+        let mode = std::fs::metadata(folder.path().join(SOCKET)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
 }

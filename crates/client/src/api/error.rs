@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bellwire_proto::{Code, Problem};
-use http::{HeaderMap, StatusCode, header};
+use http::StatusCode;
 
 use crate::event_source;
 use crate::transport::TransportError;
@@ -37,6 +37,10 @@ pub enum Error {
         hub: String,
         /// What was odd.
         reason: String,
+        /// The status of the answer, where that was odd.
+        status: Option<StatusCode>,
+        /// When to come back, where it told so.
+        retry_after: Option<Duration>,
     },
 }
 
@@ -64,8 +68,15 @@ impl Error {
             None => Self::Foreign {
                 hub: hub.to_owned(),
                 reason: format!("it answered {status}, and not with a problem of the API"),
+                status: Some(status),
+                retry_after,
             },
         }
+    }
+
+    /// What answers is no hub.
+    pub(super) fn foreign(hub: &str, reason: String) -> Self {
+        Self::Foreign { hub: hub.to_owned(), reason, status: None, retry_after: None }
     }
 
     /// Why a stream of the hub's has ended.
@@ -77,15 +88,9 @@ impl Error {
             event_source::Error::Refused(refusal) => {
                 Self::of_answer(hub, refusal.status, refusal.retry_after, &refusal.body)
             }
-            other => Self::Foreign { hub: hub.to_owned(), reason: other.to_string() },
+            other => Self::foreign(hub, other.to_string()),
         }
     }
-}
-
-/// `Retry-After` in seconds.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    seconds.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// What an HTTP parser refuses comes without a body (contract, section 1).

@@ -13,7 +13,6 @@ use bellwire_proto::limits::HEARTBEAT_S;
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent, Hello};
 use bellwire_proto::{DeviceId, Seconds, Seq};
 use futures_core::Stream;
-use http::header::AUTHORIZATION;
 use reqwest::Url;
 use serde::de::DeserializeOwned;
 
@@ -22,8 +21,13 @@ use crate::event_source::{Builder, Event, EventSource, InvalidRequest, Item, Los
 
 /// Heartbeats that may be missing before a stream is dead, in tenths: two and a half.
 const HEARTBEATS_MISSED_TENTHS: u64 = 25;
-/// How long a connection may be silent before its hello, which comes at once.
+/// How long a connection may take to its hello, which comes at once; comments do not put it off.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// What the hub can ask for at the least: below it, one that ends each stream at once would be asked
+/// without a pause.
+const HUB_DELAY_MIN: Duration = Duration::from_secs(1);
+/// How long the end of the stream may take after a `bye`, which is the last that comes over it.
+const END_WITHIN: Duration = Duration::from_secs(1);
 /// The longest pause that a `bye` can ask for. The contract's longest is 10 s.
 const BYE_PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -46,6 +50,7 @@ pub struct ListenOptions {
     probes: bool,
     confirm: bool,
     compat: bool,
+    same_origin: bool,
     retry: Retry,
     reconnect_delay_max: Option<Duration>,
     healthy_after: Option<Duration>,
@@ -61,6 +66,7 @@ impl Default for ListenOptions {
             probes: false,
             confirm: false,
             compat: false,
+            same_origin: false,
             retry: Retry::resilient(),
             reconnect_delay_max: None,
             healthy_after: None,
@@ -71,7 +77,7 @@ impl Default for ListenOptions {
 impl ListenOptions {
     /// After how long the hub writes something at the latest: 5 s to 10 min, default 15 s. A stream
     /// that is silent for two and a half times what the hub's hello says is dead, and made anew; so
-    /// is one that says nothing for 10 s before it.
+    /// is one whose hello is not there 10 s after its start.
     pub fn heartbeat(mut self, heartbeat: Seconds) -> Self {
         self.heartbeat = Some(heartbeat);
         self
@@ -111,6 +117,13 @@ impl ListenOptions {
     /// A comment follows each event, for boxes that hold the last write back.
     pub fn compat(mut self, compat: bool) -> Self {
         self.compat = compat;
+        self
+    }
+
+    /// Whether a redirect to another server is a loss that names it, and is not followed; see
+    /// [`Builder::same_origin`]. Default: no.
+    pub fn same_origin(mut self, same_origin: bool) -> Self {
+        self.same_origin = same_origin;
         self
     }
 
@@ -220,7 +233,9 @@ impl Controller {
         let mut builder = self
             .source(segments)
             .comments(true)
-            .read_timeout(HELLO_WITHIN)
+            .begin_within(HELLO_WITHIN)
+            .server_delay_min(HUB_DELAY_MIN)
+            .same_origin(options.same_origin)
             .event_bytes_max(EVENT_BYTES_MAX)
             .retry(options.retry.clone());
         if let Some(seq) = options.last_event_id {
@@ -249,6 +264,7 @@ impl Controller {
         EventSource::builder(self.resource(segments).as_str())
             .transport(self.shared.transport.clone())
             .headers(&self.shared.headers)
+            .authorize(self.shared.authorize.clone())
     }
 }
 
@@ -272,15 +288,6 @@ impl Listener {
     /// Waits this long after the connection at hand is lost, whatever the hub asked for.
     pub fn set_next_delay(&mut self, delay: Duration) {
         self.source.set_next_delay(delay);
-    }
-
-    /// Shows this token from the next connection on.
-    ///
-    /// # Errors
-    /// When no header can carry it.
-    pub fn set_token(&mut self, token: &str) -> Result<(), InvalidRequest> {
-        self.source.set_header(AUTHORIZATION, super::bearer(token)?);
-        Ok(())
     }
 
     /// Gets ready for the next connection, whose nonce no cache has seen.
@@ -334,6 +341,8 @@ impl Listener {
             let heartbeat_s = hello.heartbeat_s.clamp(HEARTBEAT_S.min, HEARTBEAT_S.max);
             let silence_max = Duration::from_millis(heartbeat_s * 100 * HEARTBEATS_MISSED_TENTHS);
             self.source.set_read_timeout(silence_max);
+            self.source.set_begun();
+            self.source.set_server_clock(hello.time_ms);
             return Ok(Some(Signal::Hello(hello)));
         }
         if !self.greeted {
@@ -343,11 +352,17 @@ impl Listener {
             "command" => Signal::Command(parse(event)?),
             "cancel" => Signal::Cancel(parse(event)?),
             "bye" => {
-                let bye: Bye = parse(event)?;
-                if let Ok(pause) = Duration::try_from_secs_f64(bye.reconnect_s) {
+                // A later hub may have other reasons; the pause stands whatever they are.
+                let AnyBye { reconnect_s } = parse(event)?;
+                let pause = reconnect_s.and_then(|s| Duration::try_from_secs_f64(s).ok());
+                if let Some(pause) = pause {
                     self.source.set_next_delay(pause.min(BYE_PAUSE_MAX));
                 }
-                Signal::Bye(bye)
+                self.source.set_read_timeout(END_WITHIN);
+                match parse(event) {
+                    Ok(bye) => Signal::Bye(bye),
+                    Err(_) => return Ok(None),
+                }
             }
             _ => return Ok(None),
         }))
@@ -375,6 +390,12 @@ impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Listener").field(&self.source).finish()
     }
+}
+
+/// A `bye` of any version.
+#[derive(serde::Deserialize)]
+struct AnyBye {
+    reconnect_s: Option<f64>,
 }
 
 fn parse<T: DeserializeOwned>(event: &Event) -> Result<T, String> {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::connect::Plan;
 use super::{EventSource, Link, Retry};
-use crate::address::{self, Address, InvalidUrl};
+use crate::address::{self, Address, Authorize, InvalidUrl};
 use crate::transport::{HttpTransport, InvalidSetting, Transport};
 
 /// The settings of an [`EventSource`].
@@ -42,6 +42,10 @@ pub struct Builder {
     event_bytes_max: usize,
     policy: Policy,
     delay_min: Duration,
+    server_delay_min: Duration,
+    begin_within: Option<Duration>,
+    authorize: Option<Authorize>,
+    same_origin: bool,
     retry: Retry,
     transport: Option<Arc<dyn Transport>>,
     /// The first setting that was wrong: a builder tells of it at the end.
@@ -83,6 +87,10 @@ impl Builder {
             event_bytes_max: DEFAULT_LIMIT_BYTES,
             policy: Policy::default(),
             delay_min: Duration::ZERO,
+            server_delay_min: Duration::ZERO,
+            begin_within: None,
+            authorize: None,
+            same_origin: false,
             retry: Retry::standard(),
             transport: None,
             fault: None,
@@ -178,6 +186,14 @@ impl Builder {
         self
     }
 
+    /// What a server can ask for at the least. A `retry` below it counts as this. A shorter pause
+    /// told by `Retry-After` or by the reader is kept once; told again before a stream was healthy,
+    /// it gives way to the growing wait where that is longer. Default: nothing, as in the standard.
+    pub fn server_delay_min(mut self, delay_min: Duration) -> Self {
+        self.server_delay_min = delay_min;
+        self
+    }
+
     /// How waits are spread: at random from zero up, or not. Default: [`Jitter::Full`].
     pub fn jitter(mut self, jitter: Jitter) -> Self {
         self.policy.jitter = jitter;
@@ -196,6 +212,27 @@ impl Builder {
     /// wherever the server sends heartbeats, since a network can go without a sign.
     pub fn read_timeout(mut self, timeout: Duration) -> Self {
         self.policy.silence_max = Some(timeout);
+        self
+    }
+
+    /// Each connection is dead unless the reader finds within this time from its start that the
+    /// stream has begun as it should ([`EventSource::set_begun`]), whatever comes over it.
+    pub(crate) fn begin_within(mut self, within: Duration) -> Self {
+        self.begin_within = Some(within);
+        self
+    }
+
+    /// Asks for the value of `Authorization` just before each connection's request.
+    pub(crate) fn authorize(mut self, authorize: Option<Authorize>) -> Self {
+        self.authorize = authorize;
+        self
+    }
+
+    /// Whether redirects are followed on the same server alone: one to another, or to what is no
+    /// event stream there, is [`Error::Elsewhere`](super::Error::Elsewhere). Default: no, they are
+    /// followed as the standard says.
+    pub fn same_origin(mut self, same_origin: bool) -> Self {
+        self.same_origin = same_origin;
         self
     }
 
@@ -235,6 +272,7 @@ impl Builder {
             .comments(self.comments)
             .last_event_id(self.last_event_id)
             .build();
+        let now = Instant::now();
         Ok(EventSource {
             transport,
             plan: Arc::new(Plan {
@@ -242,15 +280,22 @@ impl Builder {
                 url: address.url,
                 headers: self.headers,
                 body: self.body,
+                authorize: self.authorize,
+                same_origin: self.same_origin,
             }),
             decoder,
             silence_max: self.policy.silence_max,
             reconnect: Reconnect::new(self.policy),
             retry: self.retry,
             delay_min: self.delay_min,
+            server_delay_min: self.server_delay_min,
+            begin_within: self.begin_within,
+            begin_by: None,
+            connecting_at: now,
+            server_clock: None,
             next_delay: None,
             link: Link::Due,
-            epoch: Instant::now(),
+            epoch: now,
             alarm: None,
         })
     }

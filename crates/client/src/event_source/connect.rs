@@ -6,18 +6,20 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION,
-    CONTENT_TYPE, COOKIE, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER,
+    CONTENT_TYPE, COOKIE, LOCATION, PROXY_AUTHORIZATION,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reqwest::Url;
 
 use super::error::{Error, RedirectFault, Refusal};
+use crate::address::Authorize;
+use crate::retry_after::retry_after;
 use crate::transport::{ByteStream, Request, Response, Stage, Transport, TransportError};
 
 /// Redirects that are followed in a row (Fetch, section 4.4: HTTP-redirect fetch, step 6).
@@ -40,6 +42,10 @@ pub(super) struct Plan {
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// Who asks, where that is asked for each time.
+    pub(super) authorize: Option<Authorize>,
+    /// Whether to be led to another server is a loss.
+    pub(super) same_origin: bool,
 }
 
 /// Headers may hold credentials, and a body may hold anything.
@@ -60,23 +66,37 @@ pub(super) enum Answer {
 /// A try under way.
 pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
 
-/// Starts a try.
+/// Starts a try. `clock` is the server's, if it is known: for an answer without a `Date`.
 pub(super) fn start(
     transport: Arc<dyn Transport>,
     plan: Arc<Plan>,
     last_event_id: Option<HeaderValue>,
+    clock: Option<SystemTime>,
 ) -> Connecting {
     Box::pin(async move {
         let mut plan = Plan::clone(&plan);
         if let Some(id) = last_event_id {
             plan.headers.insert(LAST_EVENT_ID, id);
         }
-        judge(follow(&*transport, plan).await?).await
+        if let Some(value) = plan.authorize.as_ref().and_then(|authorize| authorize()) {
+            plan.headers.insert(AUTHORIZATION, value);
+        }
+        let asked = plan.url.clone();
+        let answer = match follow(&*transport, &mut plan).await {
+            Ok(response) => judge(response, clock).await,
+            Err(error) => Err(error),
+        };
+        answer.map_err(|error| match error {
+            Error::Refused(_) | Error::Elsewhere { .. } => error,
+            // That it led away says more than what was found there.
+            other if plan.same_origin && plan.url != asked => elsewhere(&plan.url, other),
+            other => other,
+        })
     })
 }
 
 /// Sends the request, and again to wherever it is redirected.
-async fn follow(transport: &dyn Transport, mut plan: Plan) -> Result<Response, Error> {
+async fn follow(transport: &dyn Transport, plan: &mut Plan) -> Result<Response, Error> {
     for _ in 0..=REDIRECTS_MAX {
         let response = transport.send(plan.request()?).await?;
         if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
@@ -99,7 +119,7 @@ impl Plan {
     }
 
     /// Turns to where a redirect points: Fetch, section 4.4, "HTTP-redirect fetch".
-    fn redirect(&mut self, status: StatusCode, headers: &HeaderMap) -> Result<(), RedirectFault> {
+    fn redirect(&mut self, status: StatusCode, headers: &HeaderMap) -> Result<(), Error> {
         let location = headers
             .get(LOCATION)
             .filter(|location| !location.is_empty())
@@ -120,6 +140,9 @@ impl Plan {
             self.remove(&OF_BODY);
         }
         if url.origin() != self.url.origin() {
+            if self.same_origin {
+                return Err(elsewhere(&url, "that is another server"));
+            }
             self.remove(&CREDENTIALS);
         }
         self.url = url;
@@ -133,8 +156,16 @@ impl Plan {
     }
 }
 
+/// A loss by a redirect that leads to no stream of ours.
+fn elsewhere(to: &Url, reason: impl fmt::Display) -> Error {
+    let mut to = to.clone();
+    // A URL that can have no user has none to be shown.
+    let _ = (to.set_username(""), to.set_password(None));
+    Error::Elsewhere { to: to.into(), reason: reason.to_string() }
+}
+
 /// Tells an event stream from everything else: HTML, section 9.2.3.
-async fn judge(response: Response) -> Result<Answer, Error> {
+async fn judge(response: Response, clock: Option<SystemTime>) -> Result<Answer, Error> {
     let (head, body) = response.into_parts();
     if head.status == StatusCode::NO_CONTENT {
         return Ok(Answer::NoMore);
@@ -142,7 +173,7 @@ async fn judge(response: Response) -> Result<Answer, Error> {
     if head.status != StatusCode::OK {
         return Err(Error::Refused(Box::new(Refusal {
             status: head.status,
-            retry_after: retry_after(&head.headers),
+            retry_after: retry_after(&head.headers, clock),
             body: beginning(body).await,
         })));
     }
@@ -158,12 +189,6 @@ async fn judge(response: Response) -> Result<Answer, Error> {
 fn is_event_stream(content_type: &HeaderValue) -> bool {
     let essence = content_type.as_bytes().split(|&byte| byte == b';').next();
     essence.is_some_and(|e| e.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
-}
-
-/// Only the form in seconds: a date would need a clock that an appliance may not have.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    seconds.parse().ok().map(Duration::from_secs)
 }
 
 /// What a refusal says, as far as it comes soon.

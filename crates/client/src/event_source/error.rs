@@ -49,6 +49,12 @@ pub enum Error {
         /// For how long.
         after: Duration,
     },
+    /// Bytes came, but not what the stream must begin with.
+    #[error("the stream did not begin as it must within {} ms", .within.as_millis())]
+    NotBegun {
+        /// In which time it should have.
+        within: Duration,
+    },
     /// A status that is neither 200 nor 204 nor a redirect.
     #[error(transparent)]
     Refused(Box<Refusal>),
@@ -64,6 +70,15 @@ pub enum Error {
         /// The reader's own words.
         reason: String,
     },
+    /// A redirect to another server, or to what is no event stream there:
+    /// [`Builder::same_origin`](super::Builder::same_origin).
+    #[error("it redirects to {to}: {reason}")]
+    Elsewhere {
+        /// Where it leads, without credentials.
+        to: String,
+        /// Why that is no stream of ours.
+        reason: String,
+    },
     /// A redirect that cannot be followed.
     #[error(transparent)]
     Redirect(#[from] RedirectFault),
@@ -75,7 +90,7 @@ pub enum Error {
 pub struct Refusal {
     /// The status.
     pub status: StatusCode,
-    /// `Retry-After`, when given in seconds.
+    /// `Retry-After`: in seconds, or a time that the answer's own `Date` makes a span.
     pub retry_after: Option<Duration>,
     /// What the server said of it: the first 64 KiB at most, empty when it did not come in time.
     pub body: Bytes,

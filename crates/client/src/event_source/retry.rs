@@ -108,11 +108,15 @@ impl Retry {
     pub(super) fn tries_again_after(&self, loss: &Loss) -> bool {
         match &self.rule {
             Rule::Standard => match loss {
-                Loss::Ended | Loss::Failed(Error::Transport(_) | Error::Silent { .. }) => true,
+                Loss::Ended
+                | Loss::Failed(
+                    Error::Transport(_) | Error::Silent { .. } | Error::NotBegun { .. },
+                ) => true,
                 Loss::Failed(
                     Error::Refused(_)
                     | Error::NotAStream { .. }
                     | Error::Rejected { .. }
+                    | Error::Elsewhere { .. }
                     | Error::Redirect(_),
                 ) => false,
             },

@@ -242,10 +242,7 @@ impl Transport for HttpTransport {
             let answer: http::Response<reqwest::Body> = client
                 .execute(request)
                 .await
-                .map_err(|error| {
-                    let stage = if error.is_connect() { Stage::Connect } else { Stage::Answer };
-                    TransportError::new(stage, error.without_url())
-                })?
+                .map_err(|error| TransportError::new(stage(&error), error.without_url()))?
                 .into();
             Ok(answer.map(|body| -> ByteStream {
                 let chunks = http_body_util::BodyDataStream::new(body);
@@ -255,6 +252,26 @@ impl Transport for HttpTransport {
             }))
         })
     }
+}
+
+/// At which point a request failed.
+fn stage(error: &reqwest::Error) -> Stage {
+    if !error.is_connect() {
+        return Stage::Answer;
+    }
+    // What a proxy answers to CONNECT is an error of hyper-util's whose type has no public name: its
+    // text is all there is, and the test over a real proxy holds it to that.
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        match error.to_string().as_str() {
+            "tunnel error: proxy authorization required" => return Stage::ProxyLogin,
+            "tunnel error: unsuccessful"
+            | "tunnel error: unexpected end of file"
+            | "tunnel error: proxy response headers too long" => return Stage::ProxyRefused,
+            _ => cause = error.source(),
+        }
+    }
+    Stage::Connect
 }
 
 /// Makes ring the provider of this process, unless the program has chosen one itself.

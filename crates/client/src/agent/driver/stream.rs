@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::agent::fault::{self, Point};
-use crate::agent::{Credential, config, link};
+use crate::agent::link;
 use crate::api::Signal;
+use crate::event_source::{Error, Loss};
 
 impl Driver {
     pub(super) fn told(&mut self, now_ms: u64, signal: Signal) {
@@ -32,10 +33,17 @@ impl Driver {
             }
             Signal::Heartbeat { .. } => {}
             Signal::Lost { loss, retry_in } => {
-                let meaning = link::explain(&loss);
+                let fault = self.credential.as_ref().and_then(|file| file.fault());
+                let meaning = match (&loss, fault) {
+                    (Loss::Failed(Error::Refused(refusal)), Some(fault))
+                        if refusal.status == http::StatusCode::UNAUTHORIZED =>
+                    {
+                        format!("the hub asks for a credential, and credential_file {fault}")
+                    }
+                    _ => link::explain(&loss),
+                };
                 tracing::warn!(?retry_in, "no connection to the hub: {meaning}");
                 self.disconnected(meaning, retry_in);
-                self.renew_token();
             }
         }
     }
@@ -69,7 +77,6 @@ impl Driver {
             self.disconnected("what answers says that there is nothing to come".to_owned(), pause);
             return;
         }
-        self.renew_token();
         let listener = self.hub.listen(&self.agent.device, &link::options(self.agent.heartbeat));
         match listener {
             Ok(listener) => self.listener = Some(listener),
@@ -78,34 +85,5 @@ impl Driver {
                 self.relisten_at = Some(Instant::now() + link::PORTAL_PAUSE);
             }
         }
-    }
-
-    /// Reads the credential again: it may have been replaced while the hub was not there.
-    pub(super) fn renew_token(&mut self) {
-        let Some(token) = read_token(&self.agent.credential) else { return };
-        if self.token.as_ref() == Some(&token) {
-            return;
-        }
-        let set = self.hub.with_token(&token).and_then(|hub| {
-            self.listener.as_mut().map_or(Ok(()), |listener| listener.set_token(&token))?;
-            Ok(hub)
-        });
-        match set {
-            Ok(hub) => (self.hub, self.token) = (hub, Some(token)),
-            Err(error) => tracing::error!(%error, "the new credential cannot be used"),
-        }
-    }
-}
-
-/// The token as it is now.
-pub(super) fn read_token(credential: &Credential) -> Option<String> {
-    match credential {
-        Credential::None => None,
-        Credential::Token(token) => Some(token.clone()),
-        Credential::File(path) => config::read_credential(path)
-            .inspect_err(|error| {
-                tracing::error!(path = %path.display(), %error, "the credential cannot be read");
-            })
-            .ok(),
     }
 }

@@ -124,6 +124,17 @@ impl Engine {
         }
     }
 
+    /// How long one report may take. A sign that a command is under way must not hold up the next
+    /// one: a network that swallows one may let another through. Results and offers have no next one
+    /// to wait for.
+    pub(crate) fn post_limit(&self, id: CommandId) -> Duration {
+        let signs = |e: &&Entry| matches!(e.stage, Stage::Ready | Stage::Running);
+        let signed = self.entries.get(&id).filter(signs);
+        let sign_ms = signed.map_or(SIGN_MS_MAX, Entry::sign_ms);
+        // Below a second, a slow network would let no sign through at all.
+        Duration::from_millis(sign_ms.max(1000))
+    }
+
     /// When a report of an entry is due, unless it has to wait for others first.
     pub(super) fn post_wakes(&self, entry: &Entry) -> Option<u64> {
         let can = self.revs.is_on_disk && self.posts.len() < POSTS_MAX;

@@ -258,13 +258,13 @@ fn a_folder_without_a_journal_is_told_apart_from_a_bad_one() {
 }
 
 #[test]
-fn a_state_folder_is_made_with_those_above_it_and_for_its_owner_alone() {
+fn a_state_folder_is_made_with_those_above_it_and_what_is_in_it_is_its_owners_alone() {
     let above = tempfile::tempdir().unwrap();
     let folder = above.path().join("var/lib/bellwire");
     drop(open(&folder).unwrap());
     let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
-    assert_eq!((mode(&folder), mode(&folder.join(LOCK))), (0o700, 0o600));
-    assert_eq!(mode(&folder.join(JOURNAL)), 0o600);
+    assert_eq!(mode(&folder) & 0o066, 0, "nobody else lists it or makes files in it");
+    assert_eq!((mode(&folder.join(LOCK)), mode(&folder.join(JOURNAL))), (0o600, 0o600));
 }
 
 #[test]

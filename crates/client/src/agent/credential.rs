@@ -1,0 +1,80 @@
+//! The token in its file, which may be replaced while the agent runs.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use super::config;
+
+/// A file with the token. It is read for each request, so that a new token counts from the next one
+/// on; while it cannot be read, the last one does.
+pub(super) struct CredentialFile {
+    path: PathBuf,
+    last: Mutex<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    token: Option<String>,
+    fault: Option<String>,
+}
+
+impl CredentialFile {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, last: Mutex::default() }
+    }
+
+    /// The token as it is now, or else as it last was.
+    pub(super) fn token(&self) -> Option<String> {
+        let read = config::read_credential(&self.path);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(token) => {
+                if last.fault.take().is_some() {
+                    tracing::info!(path = %self.path.display(), "the credential can be read again");
+                }
+                last.token = Some(token);
+            }
+            Err(error) => {
+                let fault = format!("{} cannot be read: {error}", self.path.display());
+                let meanwhile = match &last.token {
+                    Some(_) => "the last one is shown meanwhile",
+                    None => "the hub is asked without one meanwhile",
+                };
+                // Said once for as long as it lasts, which may be long.
+                if last.fault.as_ref() != Some(&fault) {
+                    tracing::error!("credential_file {fault}; {meanwhile}");
+                }
+                last.fault = Some(fault);
+            }
+        }
+        last.token.clone()
+    }
+
+    /// Why the file could not be read when it was last needed.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).fault.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_token_counts_at_once_and_the_last_one_while_the_file_is_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("credential");
+        let file = CredentialFile::new(path.clone());
+        assert_eq!(file.token(), None);
+        assert!(file.fault().unwrap().contains("No such file"), "{:?}", file.fault());
+        std::fs::write(&path, "bw_one\n").unwrap();
+        assert_eq!((file.token().as_deref(), file.fault()), (Some("bw_one"), None));
+        std::fs::write(&path, "bw_two").unwrap();
+        assert_eq!(file.token().as_deref(), Some("bw_two"));
+        for bad in ["", "two words", "a\u{7}bell"] {
+            std::fs::write(&path, bad).unwrap();
+            assert_eq!(file.token().as_deref(), Some("bw_two"), "while it holds {bad:?}");
+            assert!(file.fault().is_some(), "{bad:?} is told");
+        }
+    }
+}

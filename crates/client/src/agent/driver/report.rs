@@ -1,0 +1,170 @@
+//! The driver's side of the reports: how one is sent, and what its answer means: to the engine, and to
+//! the person who reads the log.
+
+use bellwire_proto::{CommandId, Delivery, DeviceId, Report, ReportState};
+
+use super::{Driver, unless_it_panics};
+use crate::agent::engine::Answer;
+use crate::agent::fault::{self, Point};
+use crate::api::Error;
+
+/// A report that was answered, or not.
+pub(super) struct Posted {
+    ticket: u64,
+    state: ReportState,
+    answer: Answer,
+    /// Why it came to nothing.
+    trouble: Option<String>,
+}
+
+impl Driver {
+    pub(super) fn post(&mut self, ticket: u64, command: CommandId, report: Report) {
+        let (hub, device) = (self.hub.clone(), self.agent.device.clone());
+        let limit = self.engine.post_limit(command);
+        let state = report.state;
+        let nothing = move |trouble: String| Posted {
+            ticket,
+            state,
+            answer: Answer::Failed { retry_after: None },
+            trouble: Some(trouble),
+        };
+        let panicked = nothing("the agent's own code panicked".to_owned());
+        let post = async move {
+            let told = hub.report(&device, command, &report);
+            let Ok(told) = tokio::time::timeout(limit, told).await else {
+                return nothing(format!("no answer within {} ms", limit.as_millis()));
+            };
+            let answer = judge(&device, command, &told);
+            let failed = matches!(answer, Answer::Failed { .. });
+            Posted { ticket, state, answer, trouble: failed.then(|| explain(&told)) }
+        };
+        self.posts.spawn(unless_it_panics(post, panicked));
+    }
+
+    pub(super) fn answered(&mut self, now_ms: u64, posted: Posted) {
+        let Posted { ticket, state, answer, trouble } = posted;
+        match trouble {
+            Some(trouble) if !std::mem::replace(&mut self.posts_fail, true) => {
+                tracing::warn!("reports come to nothing, and are tried again: {trouble}");
+            }
+            Some(trouble) => tracing::debug!("a report came to nothing: {trouble}"),
+            None if std::mem::take(&mut self.posts_fail) => tracing::info!("reports arrive again"),
+            None => {}
+        }
+        let offered = state == ReportState::Accepted;
+        let ended = !matches!(state, ReportState::Accepted | ReportState::Running);
+        if offered {
+            fault::at(Point::AcceptSent);
+        } else if ended {
+            fault::at(Point::ResultSent);
+        }
+        self.engine.handle_answer(now_ms, ticket, answer);
+        if offered {
+            fault::at(Point::Accepted);
+        }
+    }
+}
+
+/// Reads an answer. One that is not the hub's is none, whatever its status, but for two: a box on the
+/// way, or the parser before the hub, may refuse a body for its length (413) or a request for its
+/// form (400), in its own words or in none.
+fn judge(device: &DeviceId, command: CommandId, answer: &Result<Delivery, Error>) -> Answer {
+    match answer {
+        Ok(delivery) if delivery.command == command && delivery.device == *device => {
+            Answer::Delivery { state: delivery.state, rev: delivery.rev }
+        }
+        Ok(_) => Answer::Failed { retry_after: None },
+        Err(Error::Refused { problem, retry_after }) => match problem.code.status() {
+            409 => Answer::Conflict { state: problem.delivery.as_ref().map(|shown| shown.state) },
+            410 => Answer::Gone,
+            413 => Answer::TooLarge,
+            400 | 404 => Answer::Unfit,
+            _ => Answer::Failed { retry_after: *retry_after },
+        },
+        Err(Error::Foreign { status, retry_after, .. }) => match status.map(|s| s.as_u16()) {
+            Some(413) => Answer::TooLarge,
+            Some(400) => Answer::Unfit,
+            _ => Answer::Failed { retry_after: *retry_after },
+        },
+        Err(Error::Unreachable { .. }) => Answer::Failed { retry_after: None },
+    }
+}
+
+/// Why a report came to nothing, in words.
+fn explain(answer: &Result<Delivery, Error>) -> String {
+    match answer {
+        Ok(_) => {
+            "what answers is not the hub but a box on the way: it shows another delivery than \
+                  the one that was told"
+                .to_owned()
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bellwire_proto::{Code, Problem, State};
+    use http::StatusCode;
+
+    use super::*;
+
+    const COMMAND: &str = "01930000-0000-7000-8000-000000000001";
+
+    fn delivery(device: &str, command: &str) -> Result<Delivery, Error> {
+        let text = format!(
+            r#"{{"command":"{command}","seq":7,"device":"{device}","action":"ping","state":"running",
+            "attempt":1,"rev":9,"created_at":"2026-01-01T00:00:00.000Z","progress":null,
+            "updated_at":"2026-01-01T00:00:00.000Z","expires_at":"2026-01-01T00:00:00.000Z",
+            "exit_code":null,"result":null,"stdout":null,"stderr":null,"truncated":false,
+            "error":null,"late":false}}"#
+        );
+        Ok(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}")))
+    }
+
+    fn refused(code: Code) -> Result<Delivery, Error> {
+        let problem = Box::new(Problem::new(code, "no"));
+        Err(Error::Refused { problem, retry_after: Some(Duration::from_secs(7)) })
+    }
+
+    fn foreign(status: Option<u16>) -> Result<Delivery, Error> {
+        Err(Error::Foreign {
+            hub: "http://hub".to_owned(),
+            reason: "a page".to_owned(),
+            status: status.map(|status| StatusCode::from_u16(status).unwrap()),
+            retry_after: Some(Duration::from_secs(7)),
+        })
+    }
+
+    #[test]
+    fn an_answer_counts_only_if_it_is_the_hubs_or_a_refusal_for_length_or_form() {
+        let (device, command) = ("kiosk".parse().unwrap(), COMMAND.parse().unwrap());
+        let later = Answer::Failed { retry_after: Some(Duration::from_secs(7)) };
+        let nothing = Answer::Failed { retry_after: None };
+        let shown = Answer::Delivery { state: State::Running, rev: 9 };
+        let other = "01930000-0000-7000-8000-000000000002";
+        for (what, answer, meaning) in [
+            ("the delivery", delivery("kiosk", COMMAND), shown),
+            ("another command's", delivery("kiosk", other), nothing),
+            ("another device's", delivery("kiosk-2", COMMAND), nothing),
+            ("409", refused(Code::Conflict), Answer::Conflict { state: None }),
+            ("410", refused(Code::Gone), Answer::Gone),
+            ("413", refused(Code::PayloadTooLarge), Answer::TooLarge),
+            ("400", refused(Code::BadRequest), Answer::Unfit),
+            ("404", refused(Code::NotFound), Answer::Unfit),
+            ("401", refused(Code::Unauthenticated), later),
+            ("503", refused(Code::StoreUnavailable), later),
+            ("a page with 200", foreign(None), later),
+            ("a proxy's 413", foreign(Some(413)), Answer::TooLarge),
+            ("a parser's 400", foreign(Some(400)), Answer::Unfit),
+            ("a page with 404", foreign(Some(404)), later),
+            ("a page with 409", foreign(Some(409)), later),
+            ("a page with 410", foreign(Some(410)), later),
+            ("a gateway's 502", foreign(Some(502)), later),
+        ] {
+            assert_eq!(judge(&device, command, &answer), meaning, "{what}");
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! Promise: whatever answers in place of the hub, the agent does not hammer it, does not hang on it,
+//! and comes back. The answers are written here and come through a [`Transport`], mostly in virtual
+//! time.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::header::{AUTHORIZATION, RETRY_AFTER};
+
+use super::*;
+use crate::transport::{ByteStream, Request, Response, ResponseFuture, Transport};
+
+const COMMAND: &str = "01930000-0000-7000-8000-000000000001";
+const STREAM: &str = "text/event-stream";
+const PAGE: &str = "text/html";
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What stands in for the hub: answers each request as its test says, and remembers it.
+struct Stand {
+    start: Instant,
+    asked: Mutex<Vec<Asked>>,
+    answer: Box<dyn Fn(&Asked) -> Response + Send + Sync>,
+}
+
+#[derive(Debug, Clone)]
+struct Asked {
+    /// The how-manieth of its kind.
+    nth: usize,
+    at: Duration,
+    /// `stream`, `facts` or `report`.
+    kind: &'static str,
+    nonce: String,
+    token: String,
+    body: Bytes,
+}
+
+impl Asked {
+    /// The state that a report tells.
+    fn state(&self) -> String {
+        let report: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        report["state"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Stand {
+    fn new(answer: impl Fn(&Asked) -> Response + Send + Sync + 'static) -> Arc<Self> {
+        let (start, asked) = (Instant::now(), Mutex::default());
+        Arc::new(Self { start, asked, answer: Box::new(answer) })
+    }
+
+    fn asked(&self, kind: &str) -> Vec<Asked> {
+        self.asked.lock().unwrap().iter().filter(|asked| asked.kind == kind).cloned().collect()
+    }
+}
+
+impl Transport for Stand {
+    fn send(&self, request: Request) -> ResponseFuture {
+        let path = request.uri().path();
+        let kind = match path.rsplit('/').next() {
+            Some("stream") => "stream",
+            Some("facts") => "facts",
+            _ => "report",
+        };
+        let nonce = request.uri().query().and_then(|query| query.rsplit("nonce=").next());
+        let token = request.headers().get(AUTHORIZATION).map(|value| value.to_str().unwrap());
+        let asked = Asked {
+            nth: self.asked(kind).len(),
+            at: self.start.elapsed(),
+            kind,
+            nonce: nonce.unwrap_or_default().to_owned(),
+            token: token.unwrap_or_default().to_owned(),
+            body: request.body().clone(),
+        };
+        // Who hammers it is answered no more, so that the test ends and counts.
+        if asked.nth > 1000 {
+            return Box::pin(std::future::pending());
+        }
+        self.asked.lock().unwrap().push(asked.clone());
+        let answer = (self.answer)(&asked);
+        Box::pin(async move { Ok(answer) })
+    }
+}
+
+fn answer(status: u16, content_type: &str, body: ByteStream) -> Response {
+    http::Response::builder()
+        .status(status)
+        .header("content-type", content_type)
+        .body(body)
+        .unwrap()
+}
+
+/// A body that ends after these chunks.
+fn ends<const N: usize>(chunks: [String; N]) -> ByteStream {
+    Box::pin(futures_util::stream::iter(chunks.map(|chunk| Ok(Bytes::from(chunk)))))
+}
+
+/// A body that stays open behind this.
+fn stays(text: String) -> ByteStream {
+    Box::pin(ends([text]).chain(futures_util::stream::pending()))
+}
+
+fn hello(asked: &Asked) -> String {
+    format!(
+        "event: hello\ndata: {{\"hub\":\"bellwire/0.1.0\",\"device\":\"kiosk\",\"session\":\"s\",\
+         \"nonce\":\"{}\",\"heartbeat_s\":15,\"max_in_flight\":1,\"time_ms\":1000,\"up_ms\":0}}\n\n",
+        asked.nonce
+    )
+}
+
+fn ping(run_timeout_s: u64) -> String {
+    format!(
+        "event: command\nid: 9\ndata: {{\"id\":\"{COMMAND}\",\"seq\":9,\"action\":\"ping\",\
+         \"data\":null,\"attempt\":1,\"created_at\":\"2026-11-22T20:00:00.000Z\",\
+         \"expires_at\":\"2026-11-22T21:00:00.000Z\",\"ttl_s\":3600,\"run_timeout_s\":{run_timeout_s}}}\n\n"
+    )
+}
+
+/// The hub's answer to a report: the delivery as it was told.
+fn delivery(asked: &Asked) -> Response {
+    let report: serde_json::Value = serde_json::from_slice(&asked.body).unwrap();
+    let (state, rev) = (asked.state(), &report["rev"]);
+    let body = format!(
+        "{{\"command\":\"{COMMAND}\",\"seq\":9,\"device\":\"kiosk\",\"action\":\"ping\",\
+         \"state\":\"{state}\",\"attempt\":1,\"rev\":{rev},\
+         \"created_at\":\"2026-11-22T20:00:00.000Z\",\"updated_at\":\"2026-11-22T20:00:00.000Z\",\
+         \"expires_at\":\"2026-11-22T21:00:00.000Z\",\"progress\":null,\"exit_code\":null,\
+         \"result\":null,\"stdout\":null,\"stderr\":null,\"truncated\":false,\"error\":null,\
+         \"late\":false}}"
+    );
+    answer(200, "application/json", ends([body]))
+}
+
+fn device() -> Response {
+    let body = "{\"id\":\"kiosk\",\"labels\":{},\"facts\":{},\"online\":true,\"connected_at\":null,\
+                \"last_seen_at\":null,\"address\":null,\"agent\":null,\"transport\":null,\
+                \"queued\":0,\"created_at\":\"2026-11-22T20:00:00.000Z\"}";
+    answer(200, "application/json", ends([body.to_owned()]))
+}
+
+fn agent(stand: &Arc<Stand>, folder: &tempfile::TempDir) -> crate::agent::AgentBuilder {
+    Agent::builder()
+        .hub("http://kiosk:s3cret@hub.test")
+        .device("kiosk")
+        .state_dir(folder.path().join("state"))
+        .transport(stand.clone())
+        .on("ping", async |_: crate::agent::Command| "pong")
+}
+
+/// Lets an agent run for this long.
+async fn run_for(span: Duration, builder: crate::agent::AgentBuilder) {
+    let run = super::run(builder.build().unwrap(), std::future::pending());
+    let ended = tokio::time::timeout(span, run).await;
+    assert!(ended.is_err(), "an agent reconnects for ever: {ended:?}");
+}
+
+/// `retry: 0`, a `bye` with a pause of 0 and `Retry-After: 0` each made thousands of connections in
+/// half a minute.
+#[tokio::test(start_paused = true)]
+async fn nothing_that_a_server_asks_for_makes_the_agent_hammer_it() {
+    type Case = (&'static str, fn(&Asked) -> Response);
+    let cases: [Case; 8] = [
+        ("an end at once", |_| answer(200, STREAM, ends([]))),
+        ("retry: 0", |asked| answer(200, STREAM, ends(["retry: 0\n".to_owned(), hello(asked)]))),
+        ("bye with a pause of 0", |asked| {
+            let bye = "event: bye\ndata: {\"reason\":\"rotate\",\"reconnect_s\":0}\n\n";
+            answer(200, STREAM, ends([hello(asked), bye.to_owned()]))
+        }),
+        ("bye of a later version", |asked| {
+            let bye = "event: bye\ndata: {\"reason\":\"sunset\",\"reconnect_s\":0}\n\n";
+            answer(200, STREAM, ends([hello(asked), bye.to_owned()]))
+        }),
+        ("503 with Retry-After: 0", |_| {
+            let mut refusal = answer(503, PAGE, ends([]));
+            refusal.headers_mut().insert(RETRY_AFTER, http::HeaderValue::from_static("0"));
+            refusal
+        }),
+        ("401 with Retry-After: 0", |_| {
+            let mut refusal = answer(401, PAGE, ends([]));
+            refusal.headers_mut().insert(RETRY_AFTER, http::HeaderValue::from_static("0"));
+            refusal
+        }),
+        ("a page", |_| answer(200, PAGE, ends([]))),
+        ("a redirect elsewhere", |_| {
+            let mut away = answer(302, PAGE, ends([]));
+            let portal = http::HeaderValue::from_static("http://portal.test/");
+            away.headers_mut().insert(http::header::LOCATION, portal);
+            away
+        }),
+    ];
+    for (what, case) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let stand = Stand::new(case);
+        run_for(600 * SECOND, agent(&stand, &folder)).await;
+        // The growing wait is 30 s on average at its cap: 20 connections, and some before it is there.
+        let asked = stand.asked("stream").len();
+        assert!((4..100).contains(&asked), "{what}: {asked} connections in 10 minutes");
+    }
+}
+
+/// A stream of comments alone held the agent for ever.
+#[tokio::test(start_paused = true)]
+async fn a_stream_without_a_hello_is_left_after_10_seconds_whatever_comes() {
+    let stand = Stand::new(|_| {
+        let ticks = futures_util::stream::unfold((), async |()| {
+            sleep(SECOND).await;
+            Some((Ok(Bytes::from_static(b": still here\n\n")), ()))
+        });
+        answer(200, STREAM, Box::pin(ticks))
+    });
+    let folder = tempfile::tempdir().unwrap();
+    run_for(300 * SECOND, agent(&stand, &folder)).await;
+    let asked = stand.asked("stream");
+    assert!(asked.len() >= 4, "{} connections in 5 minutes", asked.len());
+    let apart = asked[1].at - asked[0].at;
+    assert!((10 * SECOND..=12 * SECOND).contains(&apart), "10 s, and up to 1 s of wait: {apart:?}");
+}
+
+/// The file was read when a connection was lost, so that a new token waited one connection more.
+#[tokio::test(start_paused = true)]
+async fn the_next_request_bears_the_token_as_it_is_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("credential");
+    std::fs::write(&path, "bw_one").unwrap();
+    let stand = Stand::new(|asked| match asked.token.as_str() {
+        "Bearer bw_two" if asked.kind == "stream" => answer(200, STREAM, stays(hello(asked))),
+        _ => answer(401, PAGE, ends([])),
+    });
+    let (file, replaced_at) = (path.clone(), stand.start + 5 * SECOND);
+    let replace = async move {
+        sleep_until(replaced_at).await;
+        std::fs::write(file, "bw_two").unwrap();
+    };
+    let builder = agent(&stand, &folder).credential_file(&path);
+    tokio::join!(run_for(200 * SECOND, builder), replace);
+    let tokens: Vec<String> = stand.asked("stream").into_iter().map(|asked| asked.token).collect();
+    assert!(tokens.starts_with(&["Bearer bw_one".into(), "Bearer bw_two".into()]), "{tokens:?}");
+    assert!(stand.asked("facts").iter().all(|asked| asked.token == "Bearer bw_two"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_credential_is_looked_for_again_and_not_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("credential");
+    let stand = Stand::new(|_| answer(401, PAGE, ends([])));
+    let builder = agent(&stand, &folder).credential_file(&path);
+    run_for(400 * SECOND, builder).await;
+    let asked = stand.asked("stream");
+    assert!((5..=7).contains(&asked.len()), "one a minute or a little more: {asked:?}");
+}
+
+/// What comes between the agent and the hub in a hotel: its page for everything, and then nothing.
+#[tokio::test]
+async fn a_result_that_a_portal_has_answered_is_told_to_the_hub_behind_it() {
+    let met = Mutex::new(std::collections::HashSet::new());
+    let stand = Stand::new(move |asked| match asked.kind {
+        "stream" => answer(200, STREAM, stays(hello(asked) + &ping(300))),
+        // Each word meets the page once.
+        "report" if met.lock().unwrap().insert(asked.state()) => {
+            answer(200, PAGE, ends(["<html>Welcome</html>".to_owned()]))
+        }
+        "report" => delivery(asked),
+        _ => device(),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let told = until_told(&stand, &folder).await;
+    assert_eq!(told, ["accepted", "accepted", "succeeded", "succeeded"]);
+}
+
+/// A panic in a post kept its place among the reports for ever, and its command untold.
+#[tokio::test]
+async fn a_report_whose_task_panics_is_told_again() {
+    let stand = Stand::new(|asked| match (asked.kind, asked.nth) {
+        ("stream", _) => answer(200, STREAM, stays(hello(asked) + &ping(300))),
+        ("report", 0) => panic!("this is the test's own"),
+        ("report", _) => delivery(asked),
+        _ => device(),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let told = until_told(&stand, &folder).await;
+    assert_eq!(told, ["accepted", "accepted", "succeeded"]);
+}
+
+/// Runs an agent until its only command is done; gives what was told of it.
+async fn until_told(stand: &Arc<Stand>, folder: &tempfile::TempDir) -> Vec<String> {
+    let mut driver = Driver::start(agent(stand, folder).build().unwrap()).unwrap();
+    let done = async {
+        while !driver.engine.latest(1).iter().any(|command| command.told) {
+            driver.act();
+            let happened = driver.next().await;
+            driver.handle(happened).unwrap();
+        }
+    };
+    tokio::time::timeout(60 * SECOND, done).await.expect("the end is told within a minute");
+    // Whether it is still seen running is a matter of a moment.
+    let told = stand.asked("report").into_iter().map(|asked| asked.state());
+    told.filter(|state| state != "running").collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn facts_are_told_on_connect_and_again_when_they_change() {
+    let stand = Stand::new(|asked| match asked.kind {
+        "stream" => {
+            let beats = futures_util::stream::unfold((), async |()| {
+                sleep(15 * SECOND).await;
+                Some((Ok(Bytes::from_static(b": 2000\n\n")), ()))
+            });
+            answer(200, STREAM, Box::pin(ends([hello(asked)]).chain(beats)))
+        }
+        _ => device(),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let builder = agent(&stand, &folder).fact("site", "lyon");
+    let mut driver = Driver::start(builder.build().unwrap()).unwrap();
+    let mut sites = VecDeque::from(["lyon", "oslo"]);
+    let start = Instant::now();
+    while start.elapsed() < 3 * FACTS_EVERY {
+        driver.act();
+        let happened = driver.next().await;
+        if matches!(happened, Happened::FactsDue) {
+            let site = sites.pop_back().unwrap_or("oslo");
+            driver.agent.facts.insert("site".to_owned(), site.into());
+        }
+        driver.handle(happened).unwrap();
+    }
+    assert_eq!(stand.asked("stream").len(), 1);
+    let told: Vec<Json> = stand
+        .asked("facts")
+        .iter()
+        .map(|asked| serde_json::from_slice(&asked.body).unwrap())
+        .collect();
+    let site = |facts: &Json| facts.as_str().contains("\"site\":\"oslo\"");
+    assert_eq!(told.iter().map(site).collect::<Vec<_>>(), [false, true, false], "{told:?}");
+}
+
+/// A time in `Retry-After` was ignored. Without a `Date` beside it, it counts by the clock that the
+/// hub's hello has shown.
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_that_is_a_time_counts_by_the_hubs_clock() {
+    let stand = Stand::new(|asked| match (asked.kind, asked.nth) {
+        ("stream", 1) => {
+            let mut refusal = answer(503, PAGE, ends([]));
+            let time = http::HeaderValue::from_static("Thu, 01 Jan 1970 00:02:01 GMT");
+            refusal.headers_mut().insert(RETRY_AFTER, time);
+            refusal
+        }
+        // Its clock shows the first second of 1970.
+        ("stream", _) => answer(200, STREAM, ends([hello(asked)])),
+        _ => device(),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    run_for(180 * SECOND, agent(&stand, &folder)).await;
+    let asked = stand.asked("stream");
+    let due = asked[0].at + 120 * SECOND;
+    assert!((due..due + 2 * SECOND).contains(&asked[2].at), "{asked:?}");
+}
+
+/// A network that swallowed one sign that a command runs held up the next for 10 s, and the hub gave
+/// the command up.
+#[tokio::test]
+async fn a_sign_may_take_no_longer_than_until_the_next_one() {
+    let stand = Stand::new(|asked| match asked.kind {
+        "stream" => answer(200, STREAM, stays(hello(asked) + &ping(12))),
+        "report" => delivery(asked),
+        _ => device(),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let mut driver = Driver::start(agent(&stand, &folder).build().unwrap()).unwrap();
+    let limits = async {
+        let mut running = None;
+        while !driver.engine.latest(1).iter().any(|command| command.told) {
+            driver.act();
+            let happened = driver.next().await;
+            if let Happened::Ended(id, _) = &happened {
+                running = Some(driver.engine.post_limit(*id));
+            }
+            driver.handle(happened).unwrap();
+        }
+        let id = COMMAND.parse().unwrap();
+        (running, driver.engine.post_limit(id))
+    };
+    let limits = tokio::time::timeout(60 * SECOND, limits).await.expect("it ends within a minute");
+    assert_eq!(limits, (Some(4 * SECOND), 10 * SECOND), "while it runs, and for its end");
+}
+
+/// The queue of progress could be full when the last word came.
+#[tokio::test]
+async fn the_last_word_of_progress_comes_before_the_end() {
+    let stand = Stand::new(|asked| match asked.kind {
+        "stream" => answer(200, STREAM, stays(hello(asked) + &ping(300))),
+        "report" => delivery(asked),
+        _ => device(),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let builder = agent(&stand, &folder).on("ping", async |command: crate::agent::Command| {
+        for n in 0..=1000_u16 {
+            command.progress(f64::from(n) / 10.0);
+        }
+    });
+    let mut driver = Driver::start(builder.build().unwrap()).unwrap();
+    let ended = async {
+        loop {
+            driver.act();
+            let happened = driver.next().await;
+            if let Happened::Ended(id, _) = &happened {
+                let id = *id;
+                driver.tell_progress(clock::boot_ms());
+                return driver.running[&id].told;
+            }
+            driver.handle(happened).unwrap();
+        }
+    };
+    let told = tokio::time::timeout(60 * SECOND, ended).await.expect("it ends within a minute");
+    assert_eq!(told, Progress::try_from(100.0).ok());
+}

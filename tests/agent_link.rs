@@ -1,0 +1,223 @@
+//! Promise: `bellwire agent run` gets through bad company. A portal that answers for the hub costs no
+//! result, a proxy that wants a password is told as that, the log says what became of each command
+//! and never a password, and who stops the agent twice does not wait.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use bellwire_testkit::{Http, Program, wait_until};
+use serde_json::Value;
+
+const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
+
+/// The network of a hotel: it lets everything through to the hub, or answers for it.
+struct Network {
+    address: SocketAddr,
+    shared: Arc<Mutex<Shared>>,
+}
+
+struct Shared {
+    hub: Option<SocketAddr>,
+    /// What is under way, to be cut when the portal closes.
+    open: Vec<TcpStream>,
+}
+
+impl Network {
+    fn start(hub: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Mutex::new(Shared { hub: Some(hub), open: Vec::new() }));
+        let network = Self { address, shared: shared.clone() };
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let mut shared = shared.lock().unwrap();
+                let Some(hub) = shared.hub else {
+                    std::thread::spawn(move || answer_as_portal(client));
+                    continue;
+                };
+                let Ok(hub) = TcpStream::connect(hub) else { continue };
+                shared.open.push(client.try_clone().unwrap());
+                for (mut from, mut to) in
+                    [(client.try_clone().unwrap(), hub.try_clone().unwrap()), (hub, client)]
+                {
+                    std::thread::spawn(move || {
+                        std::io::copy(&mut from, &mut to).ok();
+                        from.shutdown(Shutdown::Both).ok();
+                        to.shutdown(Shutdown::Both).ok();
+                    });
+                }
+            }
+        });
+        network
+    }
+
+    /// From now on a sign-in page answers for everybody, or nobody does any more.
+    fn set_portal(&self, hub: Option<SocketAddr>) {
+        let mut shared = self.shared.lock().unwrap();
+        shared.hub = hub;
+        for stream in shared.open.drain(..) {
+            stream.shutdown(Shutdown::Both).ok();
+        }
+    }
+}
+
+/// A page is asked for with GET and is elsewhere; for anything else there is a page at once.
+fn answer_as_portal(mut client: TcpStream) {
+    let request = read_head(&mut client);
+    let answer = match request.starts_with("GET ") {
+        true => "HTTP/1.1 302 Found\r\nlocation: http://portal.test/login\r\n",
+        false => "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n",
+    };
+    let page = "content-length: 20\r\nconnection: close\r\n\r\n<html>Welcome</html>";
+    client.write_all(format!("{answer}{page}").as_bytes()).ok();
+}
+
+fn read_head(client: &mut TcpStream) -> String {
+    let (mut head, mut chunk) = (String::new(), [0; 4096]);
+    while !head.contains("\r\n\r\n") {
+        let Ok(length @ 1..) = client.read(&mut chunk) else { break };
+        head.push_str(&String::from_utf8_lossy(&chunk[..length]));
+    }
+    head
+}
+
+/// The configuration of an agent, in a folder of its own.
+struct Scene {
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(hub: &str, rest: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let text = format!("hub = {hub:?}\ndevice = \"kiosk\"\nstate_dir = {state:?}\n{rest}");
+        std::fs::write(folder.path().join("agent.toml"), text).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn agent(&self) -> Program {
+        let mut command = Command::new(BELLWIRE);
+        command.args(["agent", "run", "--config"]).arg(self.path("agent.toml"));
+        command.env("NO_PROXY", "127.0.0.1").env_remove("NOTIFY_SOCKET");
+        Program::start(&mut command)
+    }
+}
+
+/// A hub for one test.
+fn hub(folder: &tempfile::TempDir) -> (Program, SocketAddr) {
+    Program::serve(BELLWIRE, folder.path(), "127.0.0.1:0".parse().unwrap())
+}
+
+fn begin(http: Http, action: &str) -> String {
+    let answer = http.request("POST", &format!("/v1/send/kiosk/{action}"), &[], b"").unwrap();
+    answer.json()["command"].as_str().unwrap_or_else(|| panic!("{}", answer.head)).to_owned()
+}
+
+fn until(http: Http, id: &str, state: &str) -> Value {
+    wait_until(&format!("a command to be {state}"), || {
+        let answer =
+            http.get(&format!("/v1/commands/{id}/deliveries")).map_err(|e| e.to_string())?;
+        let delivery = answer.json()["items"][0].clone();
+        if delivery["state"] == state { Ok(delivery) } else { Err(delivery.to_string()) }
+    })
+}
+
+#[test]
+fn a_portal_that_answers_for_the_hub_costs_no_result() {
+    let data = tempfile::tempdir().unwrap();
+    let (_hub, address) = hub(&data);
+    let http = Http(address);
+    let network = Network::start(address);
+    let marks = tempfile::tempdir().unwrap();
+    let go = marks.path().join("go");
+    let script = format!("until [ -e {} ]; do sleep 0.02; done; echo done", go.display());
+    let scene = Scene::new(
+        &format!("http://kiosk:s3cret@{}", network.address),
+        &format!("[actions.wait]\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n"),
+    );
+    let agent = scene.agent();
+    agent.wait_for("connected");
+    let id = begin(http, "wait");
+    until(http, &id, "running");
+
+    network.set_portal(None);
+    agent.wait_for("http://portal.test/login");
+    std::fs::write(&go, "").unwrap();
+    agent.wait_for("reports come to nothing");
+    network.set_portal(Some(address));
+    let ended = until(http, &id, "succeeded");
+    assert_eq!(ended["stdout"], "done\n");
+
+    begin(http, "format");
+    agent.wait_for("reports arrive again");
+    for step in ["taken", "running", "ended", "told"] {
+        let line = agent.wait_for(step);
+        assert!(line.contains("INFO"), "{line}");
+    }
+    let line = agent.wait_for("ended action=wait");
+    assert!(line.contains(&id) && line.contains("seconds="), "{line}");
+    assert!(!agent.output().contains("s3cret"), "{}", agent.output());
+}
+
+#[test]
+fn a_proxy_that_wants_a_password_is_told_as_that_and_asked_again_after_a_minute() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("proxy = \"http://{}\"\n", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            assert!(read_head(&mut client).starts_with("CONNECT hub.test:443"));
+            let answer = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n";
+            client.write_all(answer).ok();
+        }
+    });
+    let scene = Scene::new("https://hub.test", &proxy);
+    let agent = scene.agent();
+    let line = agent.wait_for("no connection to the hub");
+    assert!(line.contains("the proxy asks for a user and password"), "{line}");
+    let pause = line.split("retry_in=").nth(1).and_then(|rest| rest.split(['.', 's']).next());
+    let pause_s: u64 = pause.unwrap().parse().unwrap_or_else(|e| panic!("{e} in {line}"));
+    assert!((60..=75).contains(&pause_s), "{line}");
+}
+
+#[test]
+fn a_second_term_does_not_wait_for_what_runs() {
+    let data = tempfile::tempdir().unwrap();
+    let (_hub, address) = hub(&data);
+    let http = Http(address);
+    let marks = tempfile::tempdir().unwrap();
+    let pid = marks.path().join("pid");
+    // It does not care for TERM, so only KILL ends it.
+    let script = format!("trap '' TERM; echo $$ > {}; while :; do sleep 1; done", pid.display());
+    let actions = format!("[actions.long]\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n");
+    let scene = Scene::new(&format!("http://{address}"), &actions);
+    let agent = scene.agent();
+    agent.wait_for("connected");
+    let id = begin(http, "long");
+    until(http, &id, "running");
+    let pid = wait_until("the handler to begin", || {
+        let pid = std::fs::read_to_string(&pid).map_err(|e| e.to_string())?;
+        if pid.ends_with('\n') { Ok(pid.trim().to_owned()) } else { Err(pid) }
+    });
+    let term = Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().unwrap();
+    assert!(term.success());
+    agent.wait_for("no new command is taken");
+    // Within the bound of this wait, which is the 30 s that the handler would have had.
+    assert_eq!(agent.terminate().code(), Some(0));
+    wait_until("the handler to be gone", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().unwrap_or_default().chars().next();
+        if matches!(state, None | Some('Z')) { Ok(()) } else { Err(stat) }
+    });
+}
