@@ -149,6 +149,9 @@ fn a_portal_that_answers_for_the_hub_costs_no_result() {
     );
     let agent = scene.agent();
     agent.wait_for("connected");
+    until(http, &begin(http, "format"), "rejected");
+    let line = agent.wait_for("unknown_action");
+    assert!(line.contains("WARN") && line.contains("format"), "{line}");
     let id = begin(http, "wait");
     until(http, &id, "running");
 
@@ -160,7 +163,6 @@ fn a_portal_that_answers_for_the_hub_costs_no_result() {
     let ended = until(http, &id, "succeeded");
     assert_eq!(ended["stdout"], "done\n");
 
-    begin(http, "format");
     agent.wait_for("reports arrive again");
     for step in ["taken", "running", "ended", "told"] {
         let line = agent.wait_for(step);

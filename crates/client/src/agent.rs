@@ -34,7 +34,7 @@
 //!
 //! - `engine`: what is to happen to a command, decided without I/O.
 //! - `journal`: what must be known after a power cut; [`inspect`] looks into it and mends it.
-//! - `driver`: the one loop that acts; `link`, `clock`, `facts` and [`status`] are its hands.
+//! - `driver`: the one loop that acts; `link`, `credential`, `clock`, `facts` and [`status`] are its hands.
 //! - [`policy`] and `list`: what may run; [`run`], [`handler`], [`forward`], `closure`: what runs.
 
 use std::collections::BTreeMap;

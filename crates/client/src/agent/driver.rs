@@ -56,6 +56,7 @@ pub(super) async fn run(
         driver.act();
         if asked && driver.engine.is_over(clock::boot_ms()) && driver.disk.is_idle() {
             status::close(&driver.agent.state_dir);
+            tracing::info!("stopped");
             return Ok(());
         }
         let happened = tokio::select! {

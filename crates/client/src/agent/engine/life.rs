@@ -145,6 +145,10 @@ impl Engine {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if let Some(Report { state: ReportState::Rejected, error: Some(error), .. }) = &report {
             tracing::warn!(%id, code = error.code, reason = error.message, "command rejected");
+        } else if let (Some(report), true) = (&report, entry.stage != Stage::Running) {
+            // The end of a run is told by who ran it; this one has none in this life of the agent.
+            let code = report.error.as_ref().map(|error| error.code.as_str());
+            tracing::info!(%id, state = ?report.state, code, "ended without a run");
         }
         report.iter_mut().for_each(fit);
         entry.stage = Stage::Recording;
