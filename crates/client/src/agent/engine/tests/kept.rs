@@ -50,6 +50,20 @@ fn a_full_journal_refuses_what_is_new_and_writes_nothing_for_that() {
 }
 
 #[test]
+fn what_is_on_its_way_to_the_disk_counts_against_the_bound() {
+    let mut bench = narrow();
+    bench.engine.bounds.journal_bytes = 700 << 10;
+    for n in 1..=2 {
+        let data = Json::text(&"x".repeat(100 << 10));
+        // The disk has not answered for the first when the second comes.
+        bench.engine.handle_command(bench.now_ms, CommandEvent { data, ..event(n, "fail") });
+    }
+    bench.act();
+    let told: Vec<_> = bench.posts.iter().map(|(_, _, report)| code(report)).collect();
+    assert_eq!(told, [Some("journal_full"), None], "the second is refused, and the first is taken");
+}
+
+#[test]
 fn a_refusal_is_kept_without_the_data() {
     let mut bench = Bench::connected();
     let mut refused = event(1, "unlisted");
@@ -222,6 +236,18 @@ fn an_old_journal_heals_with_the_first_hello_and_takes_what_came_meanwhile_in_or
     bench.shown(ids[0], ReportState::Accepted, State::Accepted);
     bench.shown(ids[1], ReportState::Accepted, State::Accepted);
     assert_eq!(bench.started, [ids[0], ids[1]]);
+}
+
+#[test]
+fn where_room_is_lacking_a_compaction_makes_it_before_a_command_is_refused() {
+    let mut bench = narrow();
+    bench.bytes = 200 << 10;
+    let over = bench.cancel(1);
+    bench.shown(over, ReportState::Cancelled, State::Cancelled);
+    assert_eq!(bench.compactions, 0, "so short a journal is not worth one");
+    let id = bench.command(2, "fail");
+    bench.shown(id, ReportState::Accepted, State::Accepted);
+    assert_eq!((bench.compactions, bench.started), (1, vec![id]));
 }
 
 #[test]

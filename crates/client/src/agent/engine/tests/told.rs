@@ -162,12 +162,13 @@ fn a_hub_that_says_at_once_is_not_asked_in_a_loop() {
         while let Some((ticket, command, _)) = bench.posts.pop_front() {
             assert_eq!(command, id);
             posts += 1;
+            assert!(posts <= 10, "{posts} posts at {} ms", bench.now_ms);
             bench.engine.handle_answer(bench.now_ms, ticket, busy);
             bench.act();
         }
         bench.sleep(100);
     }
-    assert!((4..=10).contains(&posts), "{posts} in a minute");
+    assert!(posts >= 4, "{posts} in a minute");
 }
 
 /// After a restart the day began anew, so a device that is started each morning never gave up.
