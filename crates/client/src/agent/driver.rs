@@ -10,7 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::{Action, CommandId, Json, Progress, codes};
+use bellwire_proto::{Action, CommandId, Json, Progress, ReportState, codes};
 use futures_util::FutureExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
@@ -338,9 +338,9 @@ impl Driver {
         let Some(Running { action, since, .. }) = self.running.remove(&id) else { return };
         let (Ended::Finished(outcome) | Ended::Stopped(outcome)) = ended;
         let code = outcome.error.as_ref().map(|error| error.code.as_str());
-        let (state, seconds) = (outcome.state, since.elapsed().as_secs_f64());
-        let seconds = (seconds * 1000.0).round() / 1000.0;
-        tracing::info!(%action, %id, ?state, code, seconds, "ended");
+        let state = ReportState::from(outcome.state).as_str();
+        let seconds = (since.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+        tracing::info!(%action, %id, state, code, seconds, "ended");
     }
 
     fn written(&mut self, now_ms: u64, written: Written) -> Result<(), AgentError> {

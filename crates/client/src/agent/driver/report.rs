@@ -34,7 +34,7 @@ impl Driver {
             let Ok(told) = tokio::time::timeout(limit, told).await else {
                 return nothing(format!("no answer within {} ms", limit.as_millis()));
             };
-            let answer = judge(&device, command, &told);
+            let answer = judge(&device, command, state, &told);
             let failed = matches!(answer, Answer::Failed { .. });
             Posted { ticket, state, answer, trouble: failed.then(|| explain(&told)) }
         };
@@ -52,10 +52,9 @@ impl Driver {
             None => {}
         }
         let offered = state == ReportState::Accepted;
-        let ended = !matches!(state, ReportState::Accepted | ReportState::Running);
         if offered {
             fault::at(Point::AcceptSent);
-        } else if ended {
+        } else if is_end(state) {
             fault::at(Point::ResultSent);
         }
         self.engine.handle_answer(now_ms, ticket, answer);
@@ -65,10 +64,19 @@ impl Driver {
     }
 }
 
+fn is_end(state: ReportState) -> bool {
+    !matches!(state, ReportState::Accepted | ReportState::Running)
+}
+
 /// Reads an answer. One that is not the hub's is none, whatever its status, but for two: a box on the
-/// way, or the parser before the hub, may refuse a body for its length (413) or a request for its
-/// form (400), in its own words or in none.
-fn judge(device: &DeviceId, command: CommandId, answer: &Result<Delivery, Error>) -> Answer {
+/// way, or the parser before the hub, may refuse a body for its length (413) or a result for its form
+/// (400), in its own words or in none. An offer has no form to be wrong, and only the hub may end it.
+fn judge(
+    device: &DeviceId,
+    command: CommandId,
+    told: ReportState,
+    answer: &Result<Delivery, Error>,
+) -> Answer {
     match answer {
         Ok(delivery) if delivery.command == command && delivery.device == *device => {
             Answer::Delivery { state: delivery.state, rev: delivery.rev }
@@ -83,7 +91,7 @@ fn judge(device: &DeviceId, command: CommandId, answer: &Result<Delivery, Error>
         },
         Err(Error::Foreign { status, retry_after, .. }) => match status.map(|s| s.as_u16()) {
             Some(413) => Answer::TooLarge,
-            Some(400) => Answer::Unfit,
+            Some(400) if is_end(told) => Answer::Unfit,
             _ => Answer::Failed { retry_after: *retry_after },
         },
         Err(Error::Unreachable { .. }) => Answer::Failed { retry_after: None },
@@ -164,7 +172,13 @@ mod tests {
             ("a page with 410", foreign(Some(410)), later),
             ("a gateway's 502", foreign(Some(502)), later),
         ] {
-            assert_eq!(judge(&device, command, &answer), meaning, "{what}");
+            assert_eq!(judge(&device, command, ReportState::Failed, &answer), meaning, "{what}");
         }
+        let box_on_the_way = foreign(Some(400));
+        assert_eq!(
+            judge(&device, command, ReportState::Accepted, &box_on_the_way),
+            later,
+            "no box may take a command away"
+        );
     }
 }
