@@ -395,6 +395,17 @@ fn what_an_appliance_answers_cannot_steer_the_terminal() {
 }
 
 #[test]
+fn a_star_in_no_proxy_excepts_every_host() {
+    let hub = Hub::start();
+    for (no_proxy, expected) in [("*", 0), ("elsewhere.example", 6)] {
+        let mut devices = bellwire(&["devices"]);
+        devices.env("BELLWIRE_HUB", hub.url()).env("HTTP_PROXY", "http://127.0.0.1:1");
+        let listed = devices.env("NO_PROXY", no_proxy).output().unwrap();
+        assert_eq!(code(&listed), expected, "NO_PROXY={no_proxy}: {listed:?}");
+    }
+}
+
+#[test]
 fn the_demo_needs_no_proxy() {
     // Behind a company's proxy the demo asked that for its own hub on loopback, and gave up after eight seconds.
     let temporary = tempfile::tempdir().unwrap();

@@ -203,6 +203,7 @@ impl HttpTransportBuilder {
             .referer(false)
             .tls_danger_accept_invalid_certs(self.accept_invalid_certs);
         Ok(match &self.proxy {
+            ProxyChoice::Environment if environment_excepts_all() => client.no_proxy(),
             ProxyChoice::Environment => client,
             ProxyChoice::Direct => client.no_proxy(),
             ProxyChoice::Url { url, except } => {
@@ -272,6 +273,12 @@ fn stage(error: &reqwest::Error) -> Stage {
         }
     }
     Stage::Connect
+}
+
+/// Whether `NO_PROXY` is the one star that excepts every host, which reqwest takes for a name.
+fn environment_excepts_all() -> bool {
+    let set = ["NO_PROXY", "no_proxy"].into_iter().find_map(|name| std::env::var(name).ok());
+    set.is_some_and(|hosts| hosts.trim() == "*")
 }
 
 /// Makes ring the provider of this process, unless the program has chosen one itself.
