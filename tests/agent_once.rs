@@ -26,15 +26,12 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use bellwire_testkit::{Http, Program, wait_until};
+use bellwire_testkit::{Http, Program, Random, wait_until};
 
 use link::Link;
-use random::Random;
 
 #[path = "agent_once/link.rs"]
 mod link;
-#[path = "agent_once/random.rs"]
-mod random;
 
 const HISTORIES: u64 = 200;
 /// Histories that go on side by side.

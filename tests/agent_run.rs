@@ -11,7 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use bellwire_testkit::{Http, Program, wait_until};
+use bellwire_testkit::{Http, Program, runs, wait_until};
 use serde_json::{Value, json};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
@@ -102,13 +102,6 @@ fn told(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
-
-/// Whether a process still runs; one that only waits to be collected does not.
-fn runs(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
-}
-
 #[test]
 fn the_list_is_the_boundary_and_status_tells_what_came() {
     let scene = Scene::new(

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use super::random::Random;
+use bellwire_testkit::Random;
 
 pub(crate) struct Link {
     address: SocketAddr,

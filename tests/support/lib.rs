@@ -1,4 +1,4 @@
-//! The harness that the scenarios share: real processes, and HTTP by raw bytes.
+//! The harness that the scenarios share: real processes, HTTP by raw bytes, chance from a seed.
 //!
 //! It knows nothing of how Bellwire is built: it starts the program, speaks HTTP/1.1 over plain
 //! sockets, and reads event streams. Every wait has a bound, and a wait that is over says what was
@@ -12,6 +12,8 @@
 
 mod http;
 mod process;
+mod random;
 
 pub use http::{EventStream, Http, Response};
-pub use process::{Program, wait_until};
+pub use process::{Program, runs, wait_until};
+pub use random::Random;

@@ -126,3 +126,9 @@ pub fn wait_until<T, E: std::fmt::Display>(what: &str, mut ask: impl FnMut() -> 
         }
     }
 }
+
+/// Whether a process with this id runs; one that has ended and was not collected does not.
+pub fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}

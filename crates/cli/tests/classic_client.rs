@@ -10,15 +10,8 @@ mod classic_support;
 
 use std::process::Command;
 
-use classic_support::{Process, standin, tls_file};
+use classic_support::{Process, classic_server, standin, tls_file};
 use serde_json::{Value, json};
-
-/// The stand-in and its port.
-fn classic_server(args: &[&str]) -> (Process, String) {
-    let mut server = standin("classic_server.py", args);
-    let port = server.json()[1].to_string();
-    (server, port)
-}
 
 /// A stand-in that answers each GET by the next of `scenes`, and the last for ever.
 fn scripted(scenes: Value) -> (Process, String) {

@@ -10,15 +10,8 @@ mod classic_support;
 
 use std::process::Command;
 
-use classic_support::{Process, standin};
+use classic_support::{Process, classic_server, standin};
 use serde_json::{Value, json};
-
-/// The stand-in and its port.
-fn classic_server(args: &[&str]) -> (Process, String) {
-    let mut server = standin("classic_server.py", args);
-    let port = server.json()[1].to_string();
-    (server, port)
-}
 
 /// Exit code and standard output.
 fn request(args: &[&str]) -> (i32, Vec<String>) {

@@ -23,6 +23,7 @@ use bellwire_client::agent::run::{
 use bellwire_proto::limits::{OUTPUT_BYTES_MAX, RESULT_BYTES_MAX};
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, Json, Progress, Seq, Timestamp};
+use bellwire_testkit::runs;
 
 /// Long enough for a machine that does ten other things.
 const HANG: Duration = Duration::from_secs(60);
@@ -108,13 +109,6 @@ fn stdout(outcome: &Outcome) -> &str {
 fn code(outcome: &Outcome) -> Option<&str> {
     outcome.error.as_ref().map(|error| error.code.as_str())
 }
-
-/// Whether a process still runs; one that only waits to be collected does not.
-fn runs(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
-}
-
 /// The line that a program said before its end.
 fn said<'a>(outcome: &'a Outcome, key: &str) -> &'a str {
     let mut lines = stdout(outcome).lines();

@@ -125,6 +125,13 @@ pub fn standin(name: &str, args: &[&str]) -> Process {
     Process::start(Command::new("python3").arg("-u").arg(script).args(args))
 }
 
+/// The stand-in of a server, and its port.
+pub fn classic_server(args: &[&str]) -> (Process, String) {
+    let mut server = standin("classic_server.py", args);
+    let port = server.json()[1].to_string();
+    (server, port)
+}
+
 pub fn repository() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }

@@ -10,7 +10,6 @@ mod bench;
 mod hub;
 mod judge;
 mod kept;
-mod random;
 mod rules;
 mod told;
 mod world;

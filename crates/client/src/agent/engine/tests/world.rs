@@ -11,8 +11,8 @@ use bellwire_proto::limits::REV_MAX;
 
 use super::hub::{EPOCH_MS, Frame, Hub};
 use super::judge::{Order, Story, Told};
-use super::random::Random;
 use super::*;
+use bellwire_testkit::Random;
 
 mod around;
 
