@@ -41,7 +41,7 @@ use entry::{Entry, Stage};
 use keeping::{Bounds, Keeping};
 use past::Past;
 pub(crate) use past::Snapshot;
-use telling::Revs;
+use telling::{Posted, Revs};
 
 /// How long the journal is allowed to get. Issue 4, section 3: "bounded (64 MiB)".
 pub(crate) const JOURNAL_BYTES_MAX: u64 = 64 << 20;
@@ -148,8 +148,8 @@ pub(crate) struct Engine {
     held: BTreeMap<(Seq, CommandId), (u64, CommandEvent)>,
     out: VecDeque<Output>,
     writes: HashMap<u64, Purpose>,
-    /// Reports under way: of what, and with which `rev`.
-    posts: HashMap<u64, (CommandId, u64)>,
+    /// Reports under way.
+    posts: HashMap<u64, Posted>,
     tickets: u64,
     revs: Revs,
     random: u64,
@@ -278,6 +278,10 @@ impl Engine {
                 let mut report = Report { error: None, ..outcome.into_report() };
                 report.state = ReportState::Cancelled;
                 self.end(id, Some(report));
+            }
+            // Nobody had asked it to stop: a handler of somebody's own may say so all the same.
+            Ended::Stopped(outcome) if self.stopping.is_none() => {
+                self.end(id, Some(Report { progress, ..outcome.into_report() }));
             }
             Ended::Stopped(outcome) => self.interrupted(id, outcome.into_report()),
         }

@@ -74,6 +74,8 @@ pub(super) struct Entry {
 pub(super) struct Posting {
     /// The report under way that counts.
     pub(super) ticket: Option<u64>,
+    /// When the last one left.
+    pub(super) left_ms: u64,
     /// When the next one is due.
     pub(super) due_ms: Option<u64>,
     /// How many came to nothing since one was answered.
@@ -151,6 +153,11 @@ impl Entry {
     /// dead.
     pub(super) fn is_running(&self) -> bool {
         matches!(self.stage, Stage::Starting | Stage::Running | Stage::Sweeping)
+    }
+
+    /// What is told of it is that it is under way, which the next sign says as well.
+    pub(super) fn is_sign(&self) -> bool {
+        matches!(self.stage, Stage::Ready | Stage::Running | Stage::Sweeping | Stage::Again)
     }
 
     /// Its result may still have to go to the disk.

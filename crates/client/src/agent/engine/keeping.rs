@@ -47,10 +47,21 @@ const _: () = assert!(REPORT_BYTES_MAX as u64 + NOTES_BYTES_MAX <= Bounds::AGENT
 pub(super) struct Keeping {
     /// How long it is.
     pub(super) bytes: u64,
-    pub(super) compacting: bool,
+    compaction: Compaction,
     compact_not_before_ms: u64,
     /// When to look for what is old.
     pub(super) forget_ms: u64,
+}
+
+/// How far a compaction is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Compaction {
+    #[default]
+    None,
+    /// It waits for what the disk may still refuse: the picture must not say that it was taken or
+    /// started.
+    Wanted,
+    UnderWay,
 }
 
 impl Engine {
@@ -60,11 +71,18 @@ impl Engine {
         let ticket = self.ticket();
         self.writes.insert(ticket, purpose);
         let kept_bytes = self.reserve_bytes();
-        let reserve = match purpose {
-            Purpose::Take(_) | Purpose::Start(_) => Reserve::of(kept_bytes),
-            _ => Reserve { needed_bytes: 0, kept_bytes },
+        let needed_bytes = match purpose {
+            Purpose::Take(_) => kept_bytes,
+            // What waits was taken with its room, and does not keep what has its turn from it.
+            Purpose::Start(_) => self.running() * self.bounds.result_bytes,
+            _ => 0,
         };
+        let reserve = Reserve { needed_bytes, kept_bytes };
         self.out.push_back(Output::Write { ticket, records, reserve });
+    }
+
+    fn running(&self) -> u64 {
+        self.live().filter(|entry| entry.is_running()).count() as u64
     }
 
     /// The room that the results of what is under way may take.
@@ -85,14 +103,14 @@ impl Engine {
         if !self.is_full(bytes) {
             return Room::Here;
         }
-        if !self.keeping.compacting && now_ms >= self.keeping.compact_not_before_ms {
+        if self.can_compact(now_ms) {
             self.forget_old(now_ms);
             let then_bytes = self.compacted_bytes_max() + self.reserve_bytes() + bytes;
             if then_bytes <= self.bounds.journal_bytes {
                 self.compact();
             }
         }
-        if self.keeping.compacting { Room::Soon } else { Room::Not }
+        if self.keeping.compaction == Compaction::None { Room::Not } else { Room::Soon }
     }
 
     /// Forgets what is old, and compacts where that halves the journal.
@@ -101,14 +119,20 @@ impl Engine {
             self.forget_old(now_ms);
             self.keeping.forget_ms = now_ms + FORGET_EVERY_MS;
         }
-        let Keeping { bytes, compacting, compact_not_before_ms, .. } = self.keeping;
+        let bytes = self.keeping.bytes;
         if bytes > self.bounds.compact_bytes
-            && !compacting
-            && compact_not_before_ms <= now_ms
+            && self.can_compact(now_ms)
             && self.compacted_bytes_max() < bytes / 2
         {
             self.compact();
         }
+        if self.keeping.compaction == Compaction::Wanted {
+            self.compact();
+        }
+    }
+
+    fn can_compact(&self, now_ms: u64) -> bool {
+        self.keeping.compaction == Compaction::None && self.keeping.compact_not_before_ms <= now_ms
     }
 
     fn forget_old(&mut self, now_ms: u64) {
@@ -117,8 +141,14 @@ impl Engine {
         }
     }
 
+    /// Compacts, as soon as the disk has answered for what it may refuse.
     fn compact(&mut self) {
-        self.keeping.compacting = true;
+        let may_fail = |purpose: &Purpose| matches!(purpose, Purpose::Take(_) | Purpose::Start(_));
+        if self.writes.values().any(may_fail) {
+            self.keeping.compaction = Compaction::Wanted;
+            return;
+        }
+        self.keeping.compaction = Compaction::UnderWay;
         let snapshot = self.snapshot();
         let reserve_bytes = self.reserve_bytes();
         self.out.push_back(Output::Compact { snapshot, reserve_bytes });
@@ -126,7 +156,7 @@ impl Engine {
 
     /// A compaction is over; it was done if the new length is given.
     pub(super) fn compacted(&mut self, now_ms: u64, bytes: Option<u64>) {
-        self.keeping.compacting = false;
+        self.keeping.compaction = Compaction::None;
         match bytes {
             Some(bytes) => self.keeping.bytes = bytes,
             None => self.keeping.compact_not_before_ms = now_ms + COMPACT_RETRY_MS,

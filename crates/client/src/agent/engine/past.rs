@@ -11,13 +11,14 @@ use bellwire_proto::{Action, CommandId, ErrorInfo, Report, codes};
 use super::entry::{Entry, Stage};
 use super::life::rejected;
 use crate::agent::journal::{Done, Record};
+use crate::agent::run::error;
 use crate::agent::status::CommandStatus;
 
 /// The whole reports that are kept, together.
 const RECENT_BYTES_MAX: usize = 256 << 10;
 /// What one takes beside its texts.
 const RECENT_BYTES: usize = 512;
-/// What the line of a command that is over takes in the journal at most, beside its error code.
+/// What the line of a command that is over takes in the journal, with an error code of ordinary length.
 const LINE_BYTES_MAX: u64 = 200;
 
 #[derive(Default)]
@@ -113,7 +114,7 @@ impl Past {
         }
     }
 
-    /// How long the journal's lines of all this are at most.
+    /// How long the journal's lines of all this are, about: error codes of a handler's own are longer.
     pub(super) fn bytes_max(&self) -> u64 {
         self.done.len() as u64 * LINE_BYTES_MAX
     }
@@ -143,7 +144,7 @@ impl Past {
 fn report_of(done: &Done) -> Report {
     let Some(state) = done.state else {
         // The hub had ended it before it could start, and now sends it again.
-        return rejected(ErrorInfo::of(codes::STALE));
+        return rejected(error(codes::STALE, "the hub had ended it before it could start"));
     };
     let error = done.code.as_deref().map(ErrorInfo::of);
     Report { exit_code: done.exit_code, error, ..Report::of(state) }

@@ -74,6 +74,8 @@ impl Engine {
             let known = |boot: &BootId| boot.is_known() && self.boot.is_known();
             let rebooted = entry.run_boot.as_ref().is_some_and(|b| known(b) && *b != self.boot);
             entry.stage = Stage::Sweeping;
+            // The hub has heard nothing for as long as nobody was here.
+            entry.post.due_ms = Some(now_ms);
             match self.on_restart(id) {
                 OnRestart::Succeed if rebooted => {
                     self.end(id, Some(Report::of(ReportState::Succeeded)));
@@ -81,7 +83,6 @@ impl Engine {
                 OnRestart::Succeed => self.swept(now_ms, id),
                 OnRestart::Fail | OnRestart::Rerun => {
                     self.out.push_back(Output::Sweep { command: id });
-                    self.sign_later(now_ms, id);
                 }
             }
         }
@@ -98,7 +99,8 @@ impl Engine {
         } else if self.on_restart(id) == OnRestart::Rerun && runs <= RERUNS_MAX {
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.stage = Stage::Asking;
-                entry.post.due_ms = Some(now_ms);
+                // The answer to a sign that is under way says as much.
+                entry.post.due_ms = entry.post.ticket.is_none().then_some(now_ms);
             }
         } else {
             self.end(id, Some(interrupted_report(None)));

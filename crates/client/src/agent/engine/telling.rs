@@ -9,7 +9,8 @@ use super::entry::{Entry, Stage};
 use super::{Answer, DISK_RETRY_MS, Engine, Output, Purpose, restart};
 use crate::agent::journal::Record;
 
-/// Reports under way at once.
+/// Offers and results under way at once. Signs that something is under way have places of their own, one
+/// for each: what a network swallows holds none of them up.
 const POSTS_MAX: usize = 8;
 /// The first and the longest pause after a report that came to nothing.
 const RETRY_MS: u64 = 1000;
@@ -42,6 +43,14 @@ pub(super) struct Revs {
     pub(super) retry_ms: Option<u64>,
     /// That was said.
     told_full: bool,
+}
+
+/// A report under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Posted {
+    id: CommandId,
+    rev: u64,
+    is_sign: bool,
 }
 
 impl Revs {
@@ -109,36 +118,41 @@ impl Engine {
             if self.revs.next + 1 >= REVS_OF_A_START {
                 self.renew_revs(0);
             }
-            if !self.revs.is_on_disk || self.posts.len() >= POSTS_MAX {
+            if !self.revs.is_on_disk {
                 return;
             }
+            let can = self.entries.get(&id).is_some_and(|entry| self.has_place(entry));
             let ticket = self.ticket();
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            let Some(entry) = self.entries.get_mut(&id).filter(|_| can) else { continue };
             entry.post.due_ms = None;
             let Some(mut report) = entry.told() else { continue };
             let rev = self.revs.draw();
             report.rev = Some(rev);
-            entry.post.ticket = Some(ticket);
-            self.posts.insert(ticket, (id, rev));
+            (entry.post.ticket, entry.post.left_ms) = (Some(ticket), now_ms);
+            let is_sign = entry.is_sign();
+            self.posts.insert(ticket, Posted { id, rev, is_sign });
             self.out.push_back(Output::Post { ticket, command: id, report });
         }
+    }
+
+    fn has_place(&self, entry: &Entry) -> bool {
+        entry.is_sign() || self.posts.values().filter(|post| !post.is_sign).count() < POSTS_MAX
     }
 
     /// How long one report may take. A sign that a command is under way must not hold up the next
     /// one: a network that swallows one may let another through. Results and offers have no next one
     /// to wait for.
     pub(crate) fn post_limit(&self, id: CommandId) -> Duration {
-        let signs = |e: &&Entry| matches!(e.stage, Stage::Ready | Stage::Running);
-        let signed = self.entries.get(&id).filter(signs);
-        let sign_ms = signed.map_or(SIGN_MS_MAX, Entry::sign_ms);
+        let sign = self.entries.get(&id).filter(|entry| entry.is_sign());
+        let sign_ms = sign.map_or(SIGN_MS_MAX, Entry::sign_ms);
         // Below a second, a slow network would let no sign through at all.
         Duration::from_millis(sign_ms.max(1000))
     }
 
     /// When a report of an entry is due, unless it has to wait for others first.
     pub(super) fn post_wakes(&self, entry: &Entry) -> Option<u64> {
-        let can = self.revs.is_on_disk && self.posts.len() < POSTS_MAX;
-        entry.post.due_ms.filter(|_| can && entry.post.ticket.is_none())
+        let can = self.revs.is_on_disk && entry.post.ticket.is_none() && self.has_place(entry);
+        entry.post.due_ms.filter(|_| can)
     }
 
     /// The hub is there again: what came to nothing is tried at once.
@@ -167,7 +181,7 @@ impl Engine {
     }
 
     pub(super) fn answered(&mut self, now_ms: u64, ticket: u64, answer: Answer) {
-        let Some((id, rev)) = self.posts.remove(&ticket) else { return };
+        let Some(Posted { id, rev, .. }) = self.posts.remove(&ticket) else { return };
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let is_latest = entry.post.ticket == Some(ticket);
         if is_latest {
@@ -290,21 +304,22 @@ impl Engine {
         }
     }
 
-    /// Tries again after a pause that doubles, or a longer one that the hub asks for. What waits for
-    /// its turn gives its signs all the same.
+    /// Tries again after a pause that doubles, or a longer one that the hub asks for. An offer whose
+    /// answer was lost, and what waits for its turn, may be under way at the hub: they give their signs
+    /// all the same.
     fn retry(&mut self, now_ms: u64, id: CommandId, retry_after: Option<Duration>) {
         let random = self.draw_random();
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let longest_ms = RETRY_MS.checked_shl(entry.post.failures).unwrap_or(RETRY_MS_MAX);
-        let longest_ms = longest_ms.min(RETRY_MS_MAX);
+        let longest_ms = (RETRY_MS << entry.post.failures.min(6)).min(RETRY_MS_MAX);
         let drawn_ms = longest_ms / 2 + random % (longest_ms / 2 + 1);
         let pause_ms = retry_after.map_or(drawn_ms, |asked| {
             let asked_ms = u64::try_from(asked.as_millis()).unwrap_or(u64::MAX);
             asked_ms.min(UNFIT_RETRY_MS).max(drawn_ms).max(RETRY_MS)
         });
-        let sign_ms = if entry.stage == Stage::Ready { entry.sign_ms() } else { u64::MAX };
+        let signs = entry.is_sign() || entry.stage == Stage::Offering && retry_after.is_none();
+        let sign_due_ms = if signs { entry.sign_due_ms(now_ms) } else { u64::MAX };
         entry.post.failures = entry.post.failures.saturating_add(1);
-        entry.post.due_ms = Some(now_ms + pause_ms.min(sign_ms));
+        entry.post.due_ms = Some((now_ms + pause_ms).min(sign_due_ms));
     }
 
     /// Tries again, past the `rev` that the hub has seen.
@@ -321,7 +336,7 @@ impl Engine {
     pub(super) fn sign_later(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.post.failures = 0;
-        let due_ms = now_ms + entry.sign_ms();
+        let due_ms = entry.sign_due_ms(now_ms);
         // Progress may be due sooner.
         entry.post.due_ms = Some(entry.post.due_ms.map_or(due_ms, |at| at.min(due_ms)));
     }
@@ -340,6 +355,12 @@ impl Entry {
     fn sign_ms(&self) -> u64 {
         let third_ms = self.event().map_or(u64::MAX, |e| e.run_timeout_s.saturating_mul(1000) / 3);
         third_ms.min(SIGN_MS_MAX)
+    }
+
+    /// When the next one is due: counted from when the last one left, since its answer may be long in
+    /// coming, or lost.
+    fn sign_due_ms(&self, now_ms: u64) -> u64 {
+        now_ms.max(self.post.left_ms.saturating_add(self.sign_ms()))
     }
 }
 

@@ -68,6 +68,11 @@ impl Order {
         self.settled.clear();
     }
 
+    /// A compaction begins: what is not in it is forgotten.
+    pub(super) fn forget_all(&mut self) {
+        self.open.clear();
+    }
+
     pub(super) fn on_disk(&mut self, record: &Record) {
         match record {
             Record::Received(received) => drop(self.open.insert(received.event.id)),

@@ -117,7 +117,8 @@ fn only_what_adds_a_result_asks_for_room_and_the_last_one_gives_it_back() {
     let second = bench.command(2, "rerun");
     assert_eq!(bench.reserve, Reserve::of(2 * result_bytes));
     bench.shown(first, ReportState::Accepted, State::Accepted);
-    assert_eq!(bench.reserve, Reserve::of(2 * result_bytes), "for a start");
+    let for_one = Reserve { needed_bytes: result_bytes, kept_bytes: 2 * result_bytes };
+    assert_eq!(bench.reserve, for_one, "a start needs its own: what waits keeps it from nobody");
     bench.shown(second, ReportState::Accepted, State::Accepted);
     bench.posts.clear();
     bench.succeeded(first);
@@ -236,6 +237,10 @@ fn an_old_journal_heals_with_the_first_hello_and_takes_what_came_meanwhile_in_or
     bench.shown(ids[0], ReportState::Accepted, State::Accepted);
     bench.shown(ids[1], ReportState::Accepted, State::Accepted);
     assert_eq!(bench.started, [ids[0], ids[1]]);
+    let offered = |(_, id, report): &(u64, CommandId, Report)| {
+        *id == ids[2] && report.state == ReportState::Accepted
+    };
+    assert!(!bench.posts.iter().any(offered), "the cancelled one is not taken after all");
 }
 
 #[test]
@@ -311,4 +316,42 @@ fn a_duplicate_soon_after_is_told_everything_and_a_late_one_how_it_ended() {
     bench.command(1, "fail");
     let late = bench.shown(first, ReportState::Succeeded, State::Succeeded);
     assert_eq!((late.stdout, late.exit_code), (None, Some(3)));
+}
+
+/// The picture that a compaction wrote said that a command was started whose start had found no room: a
+/// reboot later it had `succeeded` without having run.
+#[test]
+fn a_compaction_waits_for_what_the_disk_may_refuse() {
+    let mut bench = Bench::connected();
+    bench.command(1, "succeed");
+    bench.bytes = Bounds::AGENT.compact_bytes + 1;
+    let rev = bench.posts.front().and_then(|(_, _, report)| report.rev).unwrap();
+    let (ticket, ..) = bench.posts.pop_front().unwrap();
+    let shown = Answer::Delivery { state: State::Accepted, rev };
+    bench.engine.handle_answer(bench.now_ms, ticket, shown);
+    let start = match bench.engine.poll_output() {
+        Some(Output::Write { ticket, .. }) => ticket,
+        other => panic!("a start is written: {other:?}"),
+    };
+    bench.engine.keeping.bytes = bench.bytes;
+    bench.engine.handle_timeout(bench.now_ms + 1);
+    assert_eq!((bench.engine.poll_output(), bench.compactions), (None, 0), "it is not known yet");
+    bench.engine.handle_disk_full(bench.now_ms + 1, start);
+    bench.act();
+    assert_eq!((bench.compactions, bench.started.len()), (1, 0));
+    let is_start = |record: &Record| matches!(record, Record::Started { .. });
+    assert!(!bench.disk.iter().any(is_start), "{:?}", bench.disk);
+}
+
+#[test]
+fn what_is_held_back_for_room_is_left_to_the_hub_by_a_shutdown() {
+    let mut bench = Bench::connected();
+    bench.engine.handle_written(1000, 0, JOURNAL_BYTES_MAX);
+    let Some(Output::Compact { .. }) = bench.engine.poll_output() else { panic!("no compaction") };
+    bench.command(1, "fail");
+    let before = bench.disk.clone();
+    bench.engine.handle_shutdown(1000);
+    bench.engine.handle_compacted(1000, Some(100));
+    bench.act();
+    assert_eq!((&bench.disk, bench.posts.len()), (&before, 0), "nothing new is taken");
 }

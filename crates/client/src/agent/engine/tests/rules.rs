@@ -124,6 +124,9 @@ fn what_ran_when_the_agent_died_follows_on_restart() {
         let id = bench.running(1, action);
         let mut bench = Bench::after(bench.disk, boot, 5);
         assert_eq!(bench.sweeps.len(), usize::from(action == "fail"), "{action} {boot}");
+        if action == "fail" {
+            bench.shown(id, ReportState::Running, State::Running);
+        }
         bench.swept(id);
         let (_, _, report) = bench.posts.pop_front().unwrap();
         assert_eq!((report.state, code(&report)), (told, reason), "{action} {boot}");
@@ -143,6 +146,7 @@ fn a_command_is_run_again_three_times_at_most_and_after_its_remains_are_dead() {
         assert_eq!(bench.started, [id]);
     }
     bench = Bench::after(bench.disk, "boot-1", 2000);
+    bench.shown(id, ReportState::Running, State::Running);
     bench.swept(id);
     assert!(bench.started.is_empty());
     let report = bench.shown(id, ReportState::Failed, State::Failed);
@@ -195,6 +199,7 @@ fn what_is_left_of_a_run_holds_up_what_is_younger_until_it_is_dead() {
     assert_eq!(bench.started, [first], "one of an action at a time");
     let mut bench = Bench::after(bench.disk, "boot-1", 2000);
     bench.hello(HUB_MS, 2);
+    bench.shown(first, ReportState::Running, State::Running);
     bench.shown(second, ReportState::Accepted, State::Accepted);
     assert_eq!((bench.sweeps.as_slice(), bench.started.len()), ([first].as_slice(), 0));
     bench.swept(first);
@@ -223,9 +228,9 @@ fn while_the_remains_of_a_run_are_being_killed_the_hub_hears_of_it() {
     let id = bench.running(1, "fail");
     let mut bench = Bench::after(bench.disk, "boot-1", 2000);
     for _ in 0..3 {
+        bench.shown(id, ReportState::Running, State::Running);
         assert!(bench.posts.is_empty());
         bench.sleep(10_000);
-        bench.shown(id, ReportState::Running, State::Running);
     }
 }
 
@@ -313,8 +318,9 @@ fn what_waits_is_judged_by_the_list_as_it_is_when_its_turn_comes() {
     bench.shown(waits, ReportState::Accepted, State::Accepted);
     let mut bench = Bench::with(narrow, bench.disk, "boot-1", 2000, 0);
     bench.hello(HUB_MS, 2);
-    bench.swept(ran);
+    bench.shown(ran, ReportState::Running, State::Running);
     bench.shown(waits, ReportState::Accepted, State::Accepted);
+    bench.swept(ran);
     bench.shown(ran, ReportState::Running, State::Running);
     let report = bench.shown(ran, ReportState::Failed, State::Failed);
     assert_eq!(code(&report), Some("interrupted"), "it may not run again with these data");

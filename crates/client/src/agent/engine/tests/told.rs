@@ -21,6 +21,75 @@ fn signs_of_life_come_at_most_10_seconds_apart() {
     }
 }
 
+/// One sign that a network swallowed left a silence as long as the run clock, and the hub gave up a
+/// command that ran.
+#[test]
+fn one_sign_that_is_swallowed_leaves_a_silence_of_two_thirds_of_the_run_clock_at_most() {
+    for run_timeout_s in [6, 12, 30, 300] {
+        let mut bench = Bench::connected();
+        bench.engine.handle_command(1000, CommandEvent { run_timeout_s, ..event(1, "fail") });
+        bench.act();
+        let id = event(1, "fail").id;
+        bench.shown(id, ReportState::Accepted, State::Accepted);
+        bench.shown(id, ReportState::Running, State::Running);
+        let heard_ms = bench.now_ms;
+        while bench.posts.is_empty() {
+            bench.sleep(100);
+        }
+        let limit = bench.engine.post_limit(id);
+        bench.sleep(limit.as_millis() as u64);
+        bench.answer(id, ReportState::Running, FAILED);
+        while bench.posts.is_empty() {
+            bench.sleep(100);
+        }
+        let silent_ms = bench.now_ms - heard_ms;
+        assert!(silent_ms <= run_timeout_s * 2000 / 3, "{silent_ms} ms of {run_timeout_s} s");
+    }
+}
+
+/// Eight results that a network swallowed held all places, and a sign waited for them.
+#[test]
+fn what_is_swallowed_holds_up_no_sign() {
+    let mut bench = Bench::connected();
+    bench.hello(HUB_MS, 20);
+    let running = bench.running(1, "rerun");
+    for n in 2..=20 {
+        bench.cancel(n);
+    }
+    assert_eq!(bench.posts.len(), 8, "results, none of which is answered");
+    bench.sleep(10_000);
+    let signs = bench.posts.iter().filter(|(_, id, _)| *id == running).count();
+    assert_eq!((signs, bench.posts.len()), (1, 9));
+}
+
+/// An offer whose answer was lost was told again ever more seldom, while the hub's run clock ran.
+#[test]
+fn an_offer_whose_answer_is_lost_is_told_again_as_often_as_a_sign() {
+    let mut bench = Bench::connected();
+    let id = bench.command(1, "fail");
+    for _ in 0..100 {
+        bench.answer(id, ReportState::Accepted, FAILED);
+        let since_ms = bench.now_ms;
+        while bench.posts.is_empty() {
+            bench.sleep(100);
+        }
+        assert!(bench.now_ms - since_ms <= 10_000, "{} ms", bench.now_ms - since_ms);
+    }
+}
+
+/// The pause doubled until it was shifted out of its number, and was none at all.
+#[test]
+fn however_often_a_result_comes_to_nothing_there_is_a_pause() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    bench.succeeded(id);
+    for n in 0..200 {
+        bench.answer(id, ReportState::Succeeded, FAILED);
+        assert!(bench.posts.is_empty(), "after {n} failures");
+        bench.sleep(60_000);
+    }
+}
+
 #[test]
 fn a_cancel_that_was_lost_is_seen_in_the_hubs_answer() {
     let mut bench = Bench::connected();

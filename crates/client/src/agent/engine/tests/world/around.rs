@@ -24,6 +24,7 @@ impl World {
                 self.compactions += 1;
                 let before_bytes = std::mem::take(&mut self.disk_bytes);
                 self.disk.clear();
+                self.order.forget_all();
                 snapshot.lines().for_each(|line| self.write_line(line));
                 if self.disk_bytes > before_bytes {
                     self.fault =
