@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use bellwire_testkit::{Http, Program, wait_until};
+use bellwire_testkit::{Http, Program, runs, wait_until};
 use serde_json::Value;
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
@@ -215,11 +215,9 @@ fn a_second_term_does_not_wait_for_what_runs() {
     let term = Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().unwrap();
     assert!(term.success());
     agent.wait_for("no new command is taken");
-    // Within the bound of this wait, which is the 30 s that the handler would have had.
+    // Within the bound of this wait, which is less than the 30 s that the handler would have had.
     assert_eq!(agent.terminate().code(), Some(0));
-    wait_until("the handler to be gone", || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit(") ").next().unwrap_or_default().chars().next();
-        if matches!(state, None | Some('Z')) { Ok(()) } else { Err(stat) }
-    });
+    assert!(!runs(&pid), "the handler is gone with the agent");
+    let told = until(http, &id, "failed");
+    assert_eq!(told["error"]["code"], "interrupted", "the hub is not left to wonder: {told}");
 }

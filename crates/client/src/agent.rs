@@ -153,7 +153,20 @@ impl Agent {
     /// # Errors
     /// At the start, when the journal cannot be used; later, when the disk fails.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
-        driver::run(self, shutdown).await
+        self.run_until(shutdown, std::future::pending()).await
+    }
+
+    /// As [`Agent::run`], with a second word: when `at_once` is ready too, what runs is killed instead
+    /// of waited for. What follows is still written down, and has 2 s to be told.
+    ///
+    /// # Errors
+    /// As [`Agent::run`].
+    pub async fn run_until(
+        self,
+        shutdown: impl Future<Output = ()>,
+        at_once: impl Future<Output = ()>,
+    ) -> Result<(), AgentError> {
+        driver::run(self, shutdown, at_once).await
     }
 }
 

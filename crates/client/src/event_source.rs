@@ -88,6 +88,7 @@ pub struct EventSource {
     silence_max: Option<Duration>,
     delay_min: Duration,
     server_delay_min: Duration,
+    retry_max: Duration,
     /// Replaces the next wait.
     next_delay: Option<Duration>,
     link: Link,
@@ -364,9 +365,9 @@ impl EventSource {
     /// The connection is lost: waits for the next, or gives up.
     fn lose(&mut self, loss: Loss) -> Option<Result<Item, Error>> {
         if let Some(retry_ms) = self.decoder.retry_ms() {
-            let longest_ms = SERVER_WAIT_MAX.as_secs() * 1000;
-            let least_ms = u64::try_from(self.server_delay_min.as_millis()).unwrap_or(u64::MAX);
-            self.reconnect.handle_retry(retry_ms.min(longest_ms).max(least_ms));
+            let ms = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            let (least_ms, most_ms) = (ms(self.server_delay_min), ms(self.retry_max));
+            self.reconnect.handle_retry(retry_ms.min(most_ms).max(least_ms));
         }
         let ended = match &loss {
             _ if !self.retry.tries_again_after(&loss) => Ended::Stopped,

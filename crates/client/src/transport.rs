@@ -76,6 +76,8 @@ pub enum Stage {
     ProxyLogin,
     /// The proxy does not open a way to the server.
     ProxyRefused,
+    /// What answers shows a certificate that is not trusted, or speaks no TLS.
+    Untrusted,
     /// There was a connection, but no answer.
     Answer,
     /// The answer broke off.
@@ -107,6 +109,7 @@ impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.stage {
             Stage::Connect => "cannot connect",
+            Stage::Untrusted => "what answers cannot be trusted",
             Stage::ProxyLogin => "the proxy asks for a user and password",
             Stage::ProxyRefused => "the proxy opens no way to the server",
             Stage::Answer => "no answer",

@@ -25,6 +25,10 @@ pub const DATA_BYTES_CEILING: usize = 1024 * 1024;
 pub const ENVELOPE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a report's `result` as JSON. Contract, section 2.
 pub const RESULT_BYTES_MAX: usize = 64 * 1024;
+/// The code of an error as the agent tells it. The contract names none; its own codes are a third of this.
+pub const ERROR_CODE_BYTES_MAX: usize = 64;
+/// The message of an error as the agent tells it. The contract names none; this is a page of text.
+pub const ERROR_MESSAGE_BYTES_MAX: usize = 4096;
 /// Bytes of `stdout`, and of `stderr`, before JSON escaping. Contract, section 2.
 pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of one report. Contract, section 5.

@@ -14,7 +14,7 @@ pub(crate) async fn run(args: &AgentConfigArg) -> anyhow::Result<u8> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let (asked, asked_again) = stop_signals()?;
+    let [asked, asked_again, asked_once_more] = stop_signals()?;
     let agent = Agent::builder().config(&config)?.build()?;
     let notify = Notify::from_environment();
     let shutdown = async {
@@ -25,22 +25,23 @@ pub(crate) async fn run(args: &AgentConfigArg) -> anyhow::Result<u8> {
         notify.tell("STOPPING=1");
     };
     tokio::select! {
-        ended = agent.run(shutdown) => ended?,
+        ended = agent.run_until(shutdown, async { drop(asked_again.await) }) => ended?,
         never = notify.stay_alive() => match never {},
         // What still runs is killed with the agent, and the next one goes on from the journal.
-        Ok(()) = asked_again => tracing::warn!("told to stop twice: not waiting for what runs"),
+        Ok(()) = asked_once_more => tracing::warn!("told to stop three times: gone"),
     }
     Ok(exit::OK)
 }
 
-/// The first TERM or INT, and the second.
-fn stop_signals() -> std::io::Result<(oneshot::Receiver<()>, oneshot::Receiver<()>)> {
+/// The first TERM or INT, the second and the third.
+fn stop_signals() -> std::io::Result<[oneshot::Receiver<()>; 3]> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (first_sender, first) = oneshot::channel();
     let (second_sender, second) = oneshot::channel();
+    let (third_sender, third) = oneshot::channel();
     tokio::spawn(async move {
-        for told in [first_sender, second_sender] {
+        for told in [first_sender, second_sender, third_sender] {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -48,5 +49,5 @@ fn stop_signals() -> std::io::Result<(oneshot::Receiver<()>, oneshot::Receiver<(
             told.send(()).ok();
         }
     });
-    Ok((first, second))
+    Ok([first, second, third])
 }

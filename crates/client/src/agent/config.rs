@@ -22,6 +22,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub use warning::changeable;
 
 /// Where the configuration stands unless told otherwise.
 pub const CONFIG_FILE: &str = "/etc/bellwire/agent.toml";
+/// More than any token takes, and less than a header may have.
+const CREDENTIAL_BYTES_MAX: u64 = 8 << 10;
 /// Where root's agent keeps its journal unless told otherwise.
 const STATE_DIR_OF_ROOT: &str = "/var/lib/bellwire";
 /// What the agent tells by itself, for which there must be room beside the configured facts: at most
@@ -305,11 +308,16 @@ pub(super) fn of_systemd(variable: &str) -> Option<PathBuf> {
 /// # Errors
 /// When it cannot be read, or holds no token.
 pub fn read_credential(path: &Path) -> std::io::Result<String> {
-    let text = std::fs::read_to_string(path)?;
+    let fault = |why| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
+    // Anything else could keep the reader waiting for ever.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(fault("it is no plain file"));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(CREDENTIAL_BYTES_MAX).read_to_string(&mut text)?;
     let token = text.trim();
     if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        let why = "it must hold one bare token and nothing else";
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
+        return Err(fault("it must hold one bare token and nothing else"));
     }
     Ok(token.to_owned())
 }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_proto::{Action, CommandId, Json, Progress, ReportState, codes};
-use futures_util::FutureExt as _;
+use futures_util::stream::once;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -44,33 +45,33 @@ const FACTS_EVERY: Duration = Duration::from_secs(300);
 /// When to try again to kill what is left of a handler.
 const SWEEP_RETRY: Duration = Duration::from_secs(5);
 
-/// Runs an agent: see [`Agent::run`].
+/// Runs an agent: see [`Agent::run_until`].
 pub(super) async fn run(
     agent: Agent,
     shutdown: impl Future<Output = ()>,
+    at_once: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let mut driver = Driver::start(agent)?;
-    let mut shutdown = std::pin::pin!(shutdown.fuse());
-    let mut asked = false;
+    let mut words = std::pin::pin!(once(shutdown).chain(once(at_once)));
     loop {
         driver.act();
-        if asked && driver.engine.is_over(clock::boot_ms()) && driver.disk.is_idle() {
+        if driver.engine.is_over(clock::boot_ms()) && driver.disk.is_idle() {
             status::close(&driver.agent.state_dir);
             tracing::info!("stopped");
             return Ok(());
         }
         let happened = tokio::select! {
             biased;
-            () = &mut shutdown, if !asked => Happened::Shutdown,
+            Some(()) = words.next() => Happened::Shutdown,
             happened = driver.next() => happened,
         };
-        asked |= matches!(happened, Happened::Shutdown);
         driver.handle(happened)?;
     }
 }
 
 /// What happened, as far as the loop is concerned.
 enum Happened {
+    /// The agent is told to stop, for the first or the second time.
     Shutdown,
     Signal(Signal),
     /// The stream is over for good; another is made.
@@ -225,7 +226,10 @@ impl Driver {
         let now_ms = clock::boot_ms();
         match happened {
             Happened::Shutdown => {
-                tracing::info!("stopping: no new command is taken");
+                match self.engine.is_stopping() {
+                    false => tracing::info!("stopping: no new command is taken"),
+                    true => tracing::warn!("told to stop twice: not waiting for what runs"),
+                }
                 // What the hub has not been answered for it keeps.
                 (self.listener, self.relisten_at) = (None, None);
                 self.engine.handle_shutdown(now_ms);

@@ -51,6 +51,8 @@ const DISK_RETRY_MS: u64 = 5000;
 pub(crate) const SHUTDOWN_MS: u64 = 30_000;
 /// What the last words to the hub get after that.
 const LAST_WORDS_MS: u64 = 5000;
+/// What the end of what runs, and the last words, get together when it is told to stop twice.
+const AT_ONCE_MS: u64 = 2000;
 
 /// How the commands of an action are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +62,6 @@ pub(crate) struct Terms {
     pub(crate) concurrency: usize,
     /// How long one may run; without it, as long as the command says.
     pub(crate) timeout: Option<Duration>,
-}
-
-impl Terms {
-    /// How long a command may run.
-    pub(crate) fn limit(&self, event: &CommandEvent) -> Duration {
-        self.timeout.unwrap_or(Duration::from_secs(event.run_timeout_s))
-    }
 }
 
 /// What may run here at all.
@@ -294,14 +289,15 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    /// The agent is to end: no new command is taken, and handlers get [`SHUTDOWN_MS`].
+    /// The agent is to end: no new command is taken, and handlers get [`SHUTDOWN_MS`]. Told again, they
+    /// are killed.
     pub(crate) fn handle_shutdown(&mut self, now_ms: u64) {
-        if self.stopping.is_none() {
-            let due_ms = Some(now_ms + SHUTDOWN_MS);
-            self.stopping = Some(Stopping { killed: false, due_ms });
-            self.held.clear();
-            self.stop_all(Stop::Shutdown);
-        }
+        let at_once = self.stopping.is_some();
+        let (pause_ms, stop) =
+            if at_once { (AT_ONCE_MS, Stop::Kill) } else { (SHUTDOWN_MS, Stop::Shutdown) };
+        self.stopping = Some(Stopping { killed: at_once, due_ms: Some(now_ms + pause_ms) });
+        self.held.clear();
+        self.stop_all(stop);
         self.pump(now_ms);
     }
 
@@ -343,6 +339,11 @@ impl Engine {
         };
         let late = stopping.killed && stopping.due_ms.is_none_or(|due_ms| due_ms <= now_ms);
         (late || !self.live().any(busy)) && !self.writes.values().any(|p| *p != Purpose::Note)
+    }
+
+    /// Whether it was told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
     }
 
     /// How many commands are under way, and how many are remembered in all.

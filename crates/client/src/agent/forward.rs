@@ -28,6 +28,8 @@ use crate::transport::{
 
 /// How often a service that refuses connections is tried.
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// The shortest pause, which ever shorter ones come to before the limit.
+const REFUSED_AGAIN_SOONEST: Duration = Duration::from_millis(100);
 /// What a result needs beside the body: `{"status":…,"body":…,"time_ms":…}` with the longest numbers.
 const RESULT_FRAME_BYTES: usize = 64;
 
@@ -96,12 +98,15 @@ impl Forward {
             match timeout_at(until, transport.send(self.request(command))).await {
                 Ok(Ok(answer)) => break (started, answer),
                 Ok(Err(error)) if is_refusal(&error) => {
-                    let again = started + REFUSED_AGAIN_AFTER;
-                    sleep_until(again.min(until)).await;
-                    if again >= until {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left <= REFUSED_AGAIN_SOONEST {
+                        sleep_until(until).await;
                         let message = format!("it was tried for {limit:?}: {error}");
                         return Outcome::failed(codes::FORWARD_FAILED, message);
                     }
+                    // Sooner towards the end, so that what has just come up has time to answer.
+                    let pause = (left / 2).clamp(REFUSED_AGAIN_SOONEST, REFUSED_AGAIN_AFTER);
+                    sleep_until(Instant::now() + pause).await;
                 }
                 Ok(Err(error)) => return forward_failed(&error),
                 Err(_) => return timed_out(limit),

@@ -87,6 +87,7 @@ impl Journal {
         if !path.try_exists().map_err(io)? {
             let draft = Draft::begin(folder, device).map_err(io)?;
             draft.finish(0).map_err(|error| io(error.into_io()))?;
+            sync_folder(folder).map_err(io)?;
             tracing::info!(path = %path.display(), "a new journal");
         }
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
@@ -149,23 +150,41 @@ impl Journal {
     }
 
     /// Replaces everything by `batches`, a line each, and gives whether it did: one that would not be
-    /// shorter leaves the journal as it is. So does one that there is no room for.
+    /// shorter leaves the journal as it is. So does one that cannot be written, for whatever reason.
     pub(crate) fn compact(
         &mut self,
         batches: impl Iterator<Item = Vec<Record>>,
         reserve_bytes: u64,
-    ) -> Result<bool, AppendError> {
-        let mut draft = Draft::begin(&self.folder, &self.device).map_err(AppendError::of_write)?;
+    ) -> io::Result<bool> {
+        match self.redraft(batches, reserve_bytes) {
+            Ok(Some((file, bytes))) => {
+                // From here on the old one is gone.
+                (self.file, self.bytes, self.reserve_bytes) = (file, bytes, reserve_bytes);
+                sync_folder(&self.folder)?;
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(error) => {
+                tracing::warn!(%error, "the journal was not compacted, and is as it was");
+                Ok(false)
+            }
+        }
+    }
+
+    fn redraft(
+        &self,
+        batches: impl Iterator<Item = Vec<Record>>,
+        reserve_bytes: u64,
+    ) -> Result<Option<(File, u64)>, AppendError> {
+        let mut draft = Draft::begin(&self.folder, &self.device)?;
         for records in batches {
-            draft.push(&records).map_err(AppendError::of_write)?;
+            draft.push(&records)?;
             if draft.bytes() >= self.bytes {
-                return Ok(false);
+                return Ok(None);
             }
         }
         let bytes = draft.bytes();
-        self.file = draft.finish(reserve_bytes)?;
-        (self.bytes, self.reserve_bytes) = (bytes, reserve_bytes);
-        Ok(true)
+        Ok(Some((draft.finish(reserve_bytes)?, bytes)))
     }
 }
 

@@ -53,6 +53,7 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
         Loss::Failed(Error::Transport(error)) if error.stage() == Stage::ProxyLogin => {
             REFUSED_PAUSE
         }
+        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => PORTAL_PAUSE,
         Loss::Failed(
             Error::NotAStream { .. }
             | Error::Elsewhere { .. }
@@ -92,6 +93,12 @@ pub(super) fn explain(loss: &Loss) -> String {
             return format!(
                 "what answers is not the hub but a box on the way, such as the sign-in page of a \
                  guest network ({error})"
+            );
+        }
+        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => {
+            return format!(
+                "what answers is not the hub but a box on the way, such as the sign-in page of a \
+                 guest network, or the hub's authority is not known here: set ca_file ({error})"
             );
         }
         Loss::Failed(error @ Error::Elsewhere { .. }) => {

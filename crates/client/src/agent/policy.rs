@@ -73,8 +73,13 @@ impl Rules {
 
     /// How long this command may run.
     pub fn limit(&self, command: &CommandEvent) -> Duration {
-        self.timeout.unwrap_or(Duration::from_secs(command.run_timeout_s))
+        limit(self.timeout, command)
     }
+}
+
+/// How long a command may run: as its action says, else as it says itself.
+pub(super) fn limit(timeout: Option<Duration>, command: &CommandEvent) -> Duration {
+    timeout.unwrap_or(Duration::from_secs(command.run_timeout_s))
 }
 
 impl fmt::Debug for Rules {

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::limits::{OUTPUT_BYTES_MAX, RESULT_BYTES_MAX};
+use bellwire_proto::limits::{
+    ERROR_CODE_BYTES_MAX, ERROR_MESSAGE_BYTES_MAX, OUTPUT_BYTES_MAX, RESULT_BYTES_MAX,
+};
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{DeviceId, ErrorInfo, Json, Progress, Report, ReportState, codes};
 use futures_core::future::BoxFuture;
@@ -16,10 +18,6 @@ use tokio::time::Instant;
 
 use super::handler::DataFolder;
 
-/// The longest error code that is told.
-const CODE_BYTES_MAX: usize = 64;
-/// The longest message of an error that is told.
-const MESSAGE_BYTES_MAX: usize = 4096;
 /// The longest message towards a hub, or a box before it, that found the report too large.
 const THIN_MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -139,20 +137,8 @@ impl Outcome {
 
     /// As a report, without `rev` and `attempt`, that every hub takes and every journal reads again:
     /// of output the last 64 KiB, of a message the first 4; a result past 64 KiB is `bad_result`.
-    pub fn into_report(mut self) -> Report {
-        for output in [&mut self.stdout, &mut self.stderr] {
-            self.truncated |= output.as_mut().is_some_and(keep_tail);
-        }
-        if self.result.as_ref().is_some_and(|result| result.as_str().len() > RESULT_BYTES_MAX) {
-            self.result = None;
-            let problem = format!("the result is longer than {RESULT_BYTES_MAX} bytes");
-            self.error = Some(bad_result(&problem, self.error));
-        }
-        if let Some(error) = &mut self.error {
-            error.code.truncate(error.code.floor_char_boundary(CODE_BYTES_MAX));
-            shorten(error, MESSAGE_BYTES_MAX);
-        }
-        Report {
+    pub fn into_report(self) -> Report {
+        let mut report = Report {
             result: self.result,
             exit_code: self.exit_code,
             stdout: self.stdout,
@@ -160,7 +146,27 @@ impl Outcome {
             truncated: Some(self.truncated),
             error: self.error,
             ..Report::of(self.state.into())
+        };
+        clamp(&mut report);
+        report
+    }
+}
+
+/// Cuts what is past a limit: see [`Outcome::into_report`].
+pub(super) fn clamp(report: &mut Report) {
+    for output in [&mut report.stdout, &mut report.stderr] {
+        if output.as_mut().is_some_and(keep_tail) {
+            report.truncated = Some(true);
         }
+    }
+    if report.result.as_ref().is_some_and(|result| result.as_str().len() > RESULT_BYTES_MAX) {
+        report.result = None;
+        let problem = format!("the result is longer than {RESULT_BYTES_MAX} bytes");
+        report.error = Some(bad_result(&problem, report.error.take()));
+    }
+    if let Some(error) = &mut report.error {
+        error.code.truncate(error.code.floor_char_boundary(ERROR_CODE_BYTES_MAX));
+        shorten(error, ERROR_MESSAGE_BYTES_MAX);
     }
 }
 

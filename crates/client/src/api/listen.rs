@@ -26,6 +26,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// What the hub can ask for at the least: below it, one that ends each stream at once would be asked
 /// without a pause.
 const HUB_DELAY_MIN: Duration = Duration::from_secs(1);
+/// What its `retry` counts as at the most: the longest wait that there is.
+const HUB_RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long the end of the stream may take after a `bye`, which is the last that comes over it.
 const END_WITHIN: Duration = Duration::from_secs(1);
 /// The longest pause that a `bye` can ask for. The contract's longest is 10 s.
@@ -235,6 +237,7 @@ impl Controller {
             .comments(true)
             .begin_within(HELLO_WITHIN)
             .server_delay_min(HUB_DELAY_MIN)
+            .retry_max(HUB_RETRY_MAX)
             .same_origin(options.same_origin)
             .event_bytes_max(EVENT_BYTES_MAX)
             .retry(options.retry.clone());

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tokio::time::Instant;
 
 use super::connect::Plan;
-use super::{EventSource, Link, Retry};
+use super::{EventSource, Link, Retry, SERVER_WAIT_MAX};
 use crate::address::{self, Address, Authorize, InvalidUrl};
 use crate::transport::{HttpTransport, InvalidSetting, Transport};
 
@@ -43,6 +43,7 @@ pub struct Builder {
     policy: Policy,
     delay_min: Duration,
     server_delay_min: Duration,
+    retry_max: Duration,
     begin_within: Option<Duration>,
     authorize: Option<Authorize>,
     same_origin: bool,
@@ -88,6 +89,7 @@ impl Builder {
             policy: Policy::default(),
             delay_min: Duration::ZERO,
             server_delay_min: Duration::ZERO,
+            retry_max: SERVER_WAIT_MAX,
             begin_within: None,
             authorize: None,
             same_origin: false,
@@ -194,6 +196,12 @@ impl Builder {
         self
     }
 
+    /// What a `retry` counts as at the most: the wait is not to begin above where it ends.
+    pub(crate) fn retry_max(mut self, retry_max: Duration) -> Self {
+        self.retry_max = retry_max;
+        self
+    }
+
     /// How waits are spread: at random from zero up, or not. Default: [`Jitter::Full`].
     pub fn jitter(mut self, jitter: Jitter) -> Self {
         self.policy.jitter = jitter;
@@ -289,6 +297,7 @@ impl Builder {
             retry: self.retry,
             delay_min: self.delay_min,
             server_delay_min: self.server_delay_min,
+            retry_max: self.retry_max,
             begin_within: self.begin_within,
             begin_by: None,
             connecting_at: now,

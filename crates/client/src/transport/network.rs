@@ -264,6 +264,9 @@ fn stage(error: &reqwest::Error) -> Stage {
     // text is all there is, and the test over a real proxy holds it to that.
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
+        if is_untrusted(error) {
+            return Stage::Untrusted;
+        }
         match error.to_string().as_str() {
             "tunnel error: proxy authorization required" => return Stage::ProxyLogin,
             "tunnel error: unsuccessful"
@@ -273,6 +276,17 @@ fn stage(error: &reqwest::Error) -> Stage {
         }
     }
     Stage::Connect
+}
+
+fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+    let tls = match inner {
+        Some(inner) => inner.downcast_ref(),
+        None => error.downcast_ref::<rustls::Error>(),
+    };
+    tls.is_some_and(|tls| {
+        matches!(tls, rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_))
+    })
 }
 
 /// Whether `NO_PROXY` is the one star that excepts every host, which reqwest takes for a name.

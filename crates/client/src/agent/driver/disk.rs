@@ -130,11 +130,7 @@ fn perform(mut journal: Journal, mut work: VecDeque<Work>) -> (Journal, Vec<Writ
 fn compact(journal: &mut Journal, snapshot: &Snapshot, reserve_bytes: u64) -> Written {
     match journal.compact(snapshot.lines(), reserve_bytes) {
         Ok(done) => Written::Compacted { bytes: done.then(|| journal.bytes()) },
-        Err(error @ AppendError::Full) => {
-            tracing::warn!(%error, "the journal was not compacted");
-            Written::Compacted { bytes: None }
-        }
-        Err(AppendError::Failed(error)) => Written::Failed { reason: error.to_string() },
+        Err(error) => Written::Failed { reason: error.to_string() },
     }
 }
 

@@ -21,6 +21,7 @@ impl Driver {
             }
             Signal::Cancel(cancel) => self.engine.handle_cancel(now_ms, cancel),
             Signal::Bye(bye) => {
+                tracing::info!(reason = ?bye.reason, "the hub ends the stream");
                 if let (Some(pause), Some(listener)) =
                     (link::pause_after_bye(&bye), &mut self.listener)
                 {

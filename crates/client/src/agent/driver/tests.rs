@@ -150,7 +150,7 @@ fn agent(stand: &Arc<Stand>, folder: &tempfile::TempDir) -> crate::agent::AgentB
 
 /// Lets an agent run for this long.
 async fn run_for(span: Duration, builder: crate::agent::AgentBuilder) {
-    let run = super::run(builder.build().unwrap(), std::future::pending());
+    let run = builder.build().unwrap().run(std::future::pending());
     let ended = tokio::time::timeout(span, run).await;
     assert!(ended.is_err(), "an agent reconnects for ever: {ended:?}");
 }
@@ -264,8 +264,8 @@ async fn a_result_that_a_portal_has_answered_is_told_to_the_hub_behind_it() {
         _ => device(),
     });
     let folder = tempfile::tempdir().unwrap();
-    let told = until_told(&stand, &folder).await;
-    assert_eq!(told, ["accepted", "accepted", "succeeded", "succeeded"]);
+    let told = until_told(&stand, agent(&stand, &folder)).await;
+    assert_eq!(states(&told), ["accepted", "accepted", "succeeded", "succeeded"]);
 }
 
 /// A panic in a post kept its place among the reports for ever, and its command untold.
@@ -278,24 +278,27 @@ async fn a_report_whose_task_panics_is_told_again() {
         _ => device(),
     });
     let folder = tempfile::tempdir().unwrap();
-    let told = until_told(&stand, &folder).await;
-    assert_eq!(told, ["accepted", "accepted", "succeeded"]);
+    let told = until_told(&stand, agent(&stand, &folder)).await;
+    assert_eq!(states(&told), ["accepted", "accepted", "succeeded"]);
 }
 
-/// Runs an agent until its only command is done; gives what was told of it.
-async fn until_told(stand: &Arc<Stand>, folder: &tempfile::TempDir) -> Vec<String> {
-    let mut driver = Driver::start(agent(stand, folder).build().unwrap()).unwrap();
-    let done = async {
+/// Lets an agent run until its hub was told the end of the command, and gives what it was told.
+async fn until_told(stand: &Arc<Stand>, builder: crate::agent::AgentBuilder) -> Vec<Asked> {
+    let mut driver = Driver::start(builder.build().unwrap()).unwrap();
+    let told = async {
         while !driver.engine.latest(1).iter().any(|command| command.told) {
             driver.act();
             let happened = driver.next().await;
             driver.handle(happened).unwrap();
         }
     };
-    tokio::time::timeout(60 * SECOND, done).await.expect("the end is told within a minute");
-    // Whether it is still seen running is a matter of a moment.
-    let told = stand.asked("report").into_iter().map(|asked| asked.state());
-    told.filter(|state| state != "running").collect()
+    tokio::time::timeout(60 * SECOND, told).await.expect("the end is told within a minute");
+    stand.asked("report")
+}
+
+/// The states that were told. Whether it is still seen running is a matter of a moment.
+fn states(told: &[Asked]) -> Vec<String> {
+    told.iter().map(Asked::state).filter(|state| state != "running").collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -359,34 +362,38 @@ async fn a_retry_after_that_is_a_time_counts_by_the_hubs_clock() {
 /// A network that swallowed one sign that a command runs held up the next for 10 s, and the hub gave
 /// the command up.
 #[tokio::test]
-async fn a_sign_may_take_no_longer_than_until_the_next_one() {
-    let stand = Stand::new(|asked| match asked.kind {
-        "stream" => answer(200, STREAM, stays(hello(asked) + &ping(12))),
-        "report" => delivery(asked),
+async fn a_sign_that_is_swallowed_does_not_hold_up_the_next() {
+    let signed_again = Arc::new(Notify::new());
+    let seen = signed_again.clone();
+    let stand = Stand::new(move |asked| match asked.kind {
+        "stream" => answer(200, STREAM, stays(hello(asked) + &ping(3))),
+        // The head of an answer comes, and its body never does.
+        "report" if asked.nth == 1 => answer(200, "application/json", stays(String::new())),
+        "report" => {
+            if asked.nth == 2 {
+                seen.notify_one();
+            }
+            delivery(asked)
+        }
         _ => device(),
     });
     let folder = tempfile::tempdir().unwrap();
-    let mut driver = Driver::start(agent(&stand, &folder).build().unwrap()).unwrap();
-    let limits = async {
-        let mut running = None;
-        while !driver.engine.latest(1).iter().any(|command| command.told) {
-            driver.act();
-            let happened = driver.next().await;
-            if let Happened::Ended(id, _) = &happened {
-                running = Some(driver.engine.post_limit(*id));
-            }
-            driver.handle(happened).unwrap();
-        }
-        let id = COMMAND.parse().unwrap();
-        (running, driver.engine.post_limit(id))
-    };
-    let limits = tokio::time::timeout(60 * SECOND, limits).await.expect("it ends within a minute");
-    assert_eq!(limits, (Some(4 * SECOND), 10 * SECOND), "while it runs, and for its end");
+    let builder = agent(&stand, &folder)
+        .on("ping", move |_: crate::agent::Command| {
+            let signed_again = signed_again.clone();
+            async move { signed_again.notified().await }
+        })
+        .rules("ping", |rules| rules.timeout = Some(60 * SECOND));
+    let told = until_told(&stand, builder).await;
+    let states: Vec<_> = told.iter().take(3).map(Asked::state).collect();
+    assert_eq!(states, ["accepted", "running", "running"]);
+    let apart = told[2].at - told[1].at;
+    assert!(apart < 8 * SECOND, "not the 10 s that any other call may take: {apart:?}");
 }
 
 /// The queue of progress could be full when the last word came.
 #[tokio::test]
-async fn the_last_word_of_progress_comes_before_the_end() {
+async fn the_last_word_of_progress_is_told_with_the_end() {
     let stand = Stand::new(|asked| match asked.kind {
         "stream" => answer(200, STREAM, stays(hello(asked) + &ping(300))),
         "report" => delivery(asked),
@@ -398,19 +405,22 @@ async fn the_last_word_of_progress_comes_before_the_end() {
             command.progress(f64::from(n) / 10.0);
         }
     });
-    let mut driver = Driver::start(builder.build().unwrap()).unwrap();
-    let ended = async {
-        loop {
-            driver.act();
-            let happened = driver.next().await;
-            if let Happened::Ended(id, _) = &happened {
-                let id = *id;
-                driver.tell_progress(clock::boot_ms());
-                return driver.running[&id].told;
-            }
-            driver.handle(happened).unwrap();
-        }
-    };
-    let told = tokio::time::timeout(60 * SECOND, ended).await.expect("it ends within a minute");
-    assert_eq!(told, Progress::try_from(100.0).ok());
+    let told = until_told(&stand, builder).await;
+    let last: serde_json::Value = serde_json::from_slice(&told.last().unwrap().body).unwrap();
+    assert_eq!((&last["state"], &last["progress"]), (&"succeeded".into(), &100.into()), "{last}");
+}
+
+#[tokio::test]
+async fn a_closure_that_panics_has_failed_and_the_agent_goes_on() {
+    let stand = Stand::new(|asked| match asked.kind {
+        "stream" => answer(200, STREAM, stays(hello(asked) + &ping(300))),
+        "report" => delivery(asked),
+        _ => device(),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let builder = agent(&stand, &folder)
+        .on("ping", async |_: crate::agent::Command| -> () { panic!("as the test wants") });
+    let told = until_told(&stand, builder).await;
+    let last: serde_json::Value = serde_json::from_slice(&told.last().unwrap().body).unwrap();
+    assert_eq!((&last["state"], &last["error"]["code"]), (&"failed".into(), &"internal".into()));
 }

@@ -1,13 +1,12 @@
 //! Who runs next: in the order of the hub, nobody overtaken, nobody past its time.
 
-use std::time::Duration;
-
 use bellwire_proto::{CommandId, ErrorInfo, Report, ReportState, codes};
 
 use super::entry::{Entry, Stage};
 use super::life::rejected;
 use super::{DISK_RETRY_MS, Engine, Output, Purpose, restart};
 use crate::agent::journal::Record;
+use crate::agent::policy::limit;
 use crate::agent::run::{Stop, error};
 
 /// How long a command may still be started.
@@ -96,8 +95,8 @@ impl Engine {
         entry.stage = Stage::Running;
         entry.post.ticket = None;
         entry.post.due_ms = Some(now_ms);
-        let told = Duration::from_secs(event.run_timeout_s);
-        let limit = self.judge.terms(&event.action).map_or(told, |terms| terms.limit(&event));
+        let timeout = self.judge.terms(&event.action).and_then(|terms| terms.timeout);
+        let limit = limit(timeout, &event);
         self.out.push_back(Output::Start { event, limit });
         if self.stopping.is_some() {
             self.out.push_back(Output::Stop { command: id, stop: Stop::Shutdown });

@@ -23,10 +23,14 @@ impl DataFolder {
     /// folder if there is one (in memory, and open to handlers with a user of their own), else in
     /// the state folder. What an agent that was killed has left in it is deleted.
     pub(crate) fn of_agent(state_dir: &Path, device: &DeviceId) -> Self {
-        let of_systemd = of_systemd("RUNTIME_DIRECTORY");
+        let of_systemd = of_systemd("RUNTIME_DIRECTORY").filter(|folder| folder.is_dir());
         let folder = of_systemd.as_deref().unwrap_or(state_dir);
         let path = folder.join(format!("data-{device}"));
-        match std::fs::remove_dir_all(&path) {
+        let removed = match path.is_dir() {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), %error, "old data files stay");
             }

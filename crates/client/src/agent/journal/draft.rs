@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bellwire_proto::DeviceId;
 
-use super::{AppendError, FORMAT, Head, JOURNAL, Record, line, reserve, sync_folder};
+use super::{AppendError, FORMAT, Head, JOURNAL, Record, line, reserve};
 
 /// Its name until then; what a power cut leaves under it is worth nothing.
 pub(super) const DRAFT: &str = "journal.new";
@@ -41,7 +41,9 @@ impl Draft {
         self.bytes
     }
 
-    /// Puts it in the place of the journal, if it fits with the room that is to be kept behind it.
+    /// Puts it in the place of the journal, if it fits with the room that is to be kept behind it. Until
+    /// then nothing has happened to the one in use, whatever the error. That the new name lasts is the
+    /// caller's to see to ([`super::sync_folder`]).
     pub(super) fn finish(mut self, reserve_bytes: u64) -> Result<File, AppendError> {
         self.writer.flush().map_err(AppendError::of_write)?;
         let file = self.writer.get_ref().try_clone()?;
@@ -51,7 +53,6 @@ impl Draft {
             .map_err(AppendError::of_write)?;
         // From here on the old one is gone, whatever is answered.
         self.is_in_place = true;
-        sync_folder(&self.folder)?;
         Ok(file)
     }
 

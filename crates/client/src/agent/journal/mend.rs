@@ -69,6 +69,7 @@ pub(crate) fn repair(folder: &Path, device: &DeviceId) -> Result<Repaired, Journ
     })?;
     pushed.map_err(io)?;
     draft.finish(0).map_err(|error| io(error.into_io()))?;
+    sync_folder(folder).map_err(io)?;
     Ok(Repaired { records_kept, lines_dropped, copy: Some(copy) })
 }
 

@@ -7,18 +7,16 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
-use bellwire_proto::limits::RESULT_BYTES_MAX;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, ErrorInfo, Json, Progress, Report, ReportState, Seq, codes};
+use bellwire_proto::{CommandId, ErrorInfo, Json, Progress, Report, ReportState, Seq};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::agent::run::clamp;
 
 /// The longest text of a report in the journal. Within the contract's limits none is longer: a
 /// result of 64 KiB, two outputs of 64 KiB that take 4/3 of that, and a message.
 pub(crate) const REPORT_BYTES_MAX: usize = 248 << 10;
-/// The longest message of an error, and the longest code.
-const MESSAGE_BYTES_MAX: usize = 4096;
-const CODE_BYTES_MAX: usize = 64;
 
 /// Which run of the kernel: a clock since boot means something only within it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -136,27 +134,16 @@ pub(crate) struct Received {
     pub(crate) hub_ms: u64,
 }
 
-/// Cuts a report down to what there is room for. What a handler gives keeps to the contract's
-/// limits and is not touched; past them, output and result are lost before the state is.
+/// Cuts a report down to the contract's limits, and to what there is room for: output and result are
+/// lost before the state is.
 pub(crate) fn fit(report: &mut Report) {
-    if report.result.as_ref().is_some_and(|result| result.as_str().len() > RESULT_BYTES_MAX) {
-        report.result = None;
-        report.error.get_or_insert_with(|| ErrorInfo::of(codes::BAD_RESULT));
-    }
-    if let Some(error) = &mut report.error {
-        cut(&mut error.code, CODE_BYTES_MAX);
-        error.message.iter_mut().for_each(|message| cut(message, MESSAGE_BYTES_MAX));
-    }
+    clamp(report);
     let text_bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let is_long = text_bytes(&report.stdout) + text_bytes(&report.stderr) > REPORT_BYTES_MAX / 2
         && serde_json::to_vec(&Kept::of(report)).map_or(0, |json| json.len()) > REPORT_BYTES_MAX;
     if is_long {
         (report.stdout, report.stderr, report.truncated) = (None, None, Some(true));
     }
-}
-
-fn cut(text: &mut String, bytes_max: usize) {
-    text.truncate(text.floor_char_boundary(bytes_max));
 }
 
 /// A report as it stands in the journal.
@@ -278,6 +265,8 @@ fn read_report<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<Report>>
 
 #[cfg(test)]
 mod tests {
+    use bellwire_proto::limits::{ERROR_CODE_BYTES_MAX, ERROR_MESSAGE_BYTES_MAX, OUTPUT_BYTES_MAX};
+
     use super::*;
 
     fn ended(report: Report) -> Record {
@@ -302,8 +291,8 @@ mod tests {
                 exit_code: Some(i64::MIN),
                 truncated: Some(false),
                 error: Some(ErrorInfo {
-                    code: "c".repeat(CODE_BYTES_MAX),
-                    message: Some(text[..MESSAGE_BYTES_MAX].to_owned()),
+                    code: "c".repeat(ERROR_CODE_BYTES_MAX),
+                    message: Some(text[..ERROR_MESSAGE_BYTES_MAX].to_owned()),
                 }),
                 ..Report::of(ReportState::Succeeded)
             };
@@ -317,7 +306,7 @@ mod tests {
     /// A result past the API's limits was written, could not be read again, and was taken for a torn
     /// end and cut off: the command then had never ended.
     #[test]
-    fn a_report_past_the_limits_loses_output_and_result_and_never_its_state() {
+    fn a_report_past_the_limits_keeps_its_state_and_the_end_of_its_output() {
         let long = "é".repeat(200 << 10);
         let mut report = Report {
             result: Some(Json::text(&long)),
@@ -326,7 +315,9 @@ mod tests {
             ..Report::of(ReportState::Succeeded)
         };
         fit(&mut report);
-        assert_eq!((&report.stdout, report.truncated, &report.result), (&None, Some(true), &None));
+        let tail = Some(&long[long.len() - OUTPUT_BYTES_MAX..]);
+        assert_eq!((report.stdout.as_deref(), report.stderr.as_deref()), (tail, tail));
+        assert_eq!((report.truncated, &report.result), (Some(true), &None));
         assert_eq!(report.error.as_ref().map(|error| error.code.as_str()), Some("bad_result"));
         written(report);
         let mut report = Report {

@@ -11,8 +11,6 @@ use super::AppendError;
 
 /// Room beyond what was asked for that is let be: whole blocks, and what a file system rounds up to.
 const SLACK_BYTES: u64 = 128 << 10;
-/// By how much room that is still in use must shrink before the rest is given back.
-const SHRINK_BYTES_MIN: u64 = 1 << 20;
 
 /// The room behind the journal's end that an append is to leave, for what comes later.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,6 +21,7 @@ pub(crate) struct Reserve {
     pub(crate) kept_bytes: u64,
 }
 
+#[cfg(test)]
 impl Reserve {
     /// Needed, and then kept.
     pub(crate) fn of(bytes: u64) -> Self {
@@ -45,16 +44,12 @@ pub(super) fn take(file: &File, bytes: u64) -> Result<(), AppendError> {
     }
 }
 
-/// Gives back what is taken past `kept_bytes` behind the end, if that is worth it. Only room: that it
-/// fails is no harm to what was written.
+/// Gives back what is taken behind the end, when none of it is to be kept any more. Only room: that
+/// it fails is no harm to what was written.
 pub(super) fn give_back(file: &File, end: u64, kept_bytes: u64) -> io::Result<()> {
-    let least = if kept_bytes == 0 { SLACK_BYTES } else { SLACK_BYTES + SHRINK_BYTES_MIN };
-    if file.metadata()?.blocks() * 512 > end + kept_bytes + least {
-        // There is no way to cut in the middle of it: all goes, and what is in use is taken again.
+    // There is no way to cut in the middle of it: all would go, and somebody else might take it.
+    if kept_bytes == 0 && file.metadata()?.blocks() * 512 > end + SLACK_BYTES {
         file.set_len(end)?;
-        if kept_bytes > 0 {
-            rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, end + kept_bytes)?;
-        }
     }
     Ok(())
 }
