@@ -109,7 +109,7 @@ impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.stage {
             Stage::Connect => "cannot connect",
-            Stage::Untrusted => "what answers cannot be trusted",
+            Stage::Untrusted => "cannot connect safely",
             Stage::ProxyLogin => "the proxy asks for a user and password",
             Stage::ProxyRefused => "the proxy opens no way to the server",
             Stage::Answer => "no answer",

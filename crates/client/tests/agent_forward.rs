@@ -155,6 +155,21 @@ async fn a_service_that_is_not_up_yet_is_waited_for() {
     assert_eq!(begun.outcome().await.state, End::Succeeded);
 }
 
+/// A service that came up in the last second of the limit was not asked any more.
+#[tokio::test]
+async fn a_service_that_comes_up_shortly_before_the_limit_is_still_asked() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}/", socket.local_addr().unwrap());
+    let mut begun = begin(&url, "1", Duration::from_secs(3));
+    let early = tokio::time::timeout(Duration::from_millis(2100), &mut begun.ended).await;
+    assert!(early.is_err(), "it gave up: {early:?}");
+    let listener = socket.listen(1).unwrap();
+    let (connection, _) = within("the last tries", listener.accept()).await.unwrap();
+    Exchange::read(connection).await.answer("200 OK", "1").await;
+    assert_eq!(begun.outcome().await.state, End::Succeeded);
+}
+
 #[tokio::test]
 async fn refused_until_the_limit_is_forward_failed_and_unanswered_is_timeout() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();

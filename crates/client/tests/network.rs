@@ -125,7 +125,7 @@ async fn the_platforms_authorities_judge_and_a_file_adds_one() {
 
     let mut tail = Tail::start(source(&url, direct()));
     let error = tail.gave_up().await;
-    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Connect), "{error}");
+    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Untrusted), "{error}");
     assert!(error.to_string().contains("certificate"), "the cause is told: {error}");
 
     let mut tail = Tail::start(source(&url, direct().ca_file(fixture("ca.pem"))));
@@ -133,6 +133,17 @@ async fn the_platforms_authorities_judge_and_a_file_adds_one() {
 
     let mut tail = Tail::start(source(&url, direct().danger_accept_invalid_certs(true)));
     assert_eq!(tail.data().await, "over TLS");
+}
+
+/// What a guest network does to port 443.
+#[tokio::test]
+async fn what_speaks_no_tls_where_tls_should_be_is_told_as_that() {
+    let server = Server::start().await;
+    let url = server.url("/").replace("http://", "https://");
+    let mut tail = Tail::start(source(url, HttpTransport::builder().no_proxy()));
+    server.greet(b"HTTP/1.1 200 OK\r\n\r\n<html>Welcome</html>").await;
+    let error = tail.gave_up().await;
+    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Untrusted), "{error}");
 }
 
 #[tokio::test]

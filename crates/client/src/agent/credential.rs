@@ -77,4 +77,16 @@ mod tests {
             assert!(file.fault().is_some(), "{bad:?} is told");
         }
     }
+
+    /// One that was a pipe kept the agent waiting for ever, before its first word.
+    #[test]
+    fn what_is_no_plain_file_is_told_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let file = CredentialFile::new(pipe);
+        assert_eq!(file.token(), None);
+        assert!(file.fault().unwrap().contains("no plain file"), "{:?}", file.fault());
+    }
 }

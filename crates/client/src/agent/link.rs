@@ -166,8 +166,10 @@ mod tests {
         let reject = Error::Rejected { reason: "the hello is for another device".into() };
         let away = "http://portal.example/login".to_owned();
         let away = Error::Elsewhere { to: away, reason: "that is another server".to_owned() };
+        let untrusted = TransportError::new(Stage::Untrusted, "invalid peer certificate");
+        let untrusted = Error::Transport(untrusted);
         assert!(explain(&Loss::Failed(away.clone())).contains("http://portal.example/login"));
-        for error in [page, reject, away, RedirectFault::TooMany.into()] {
+        for error in [untrusted, page, reject, away, RedirectFault::TooMany.into()] {
             let loss = Loss::Failed(error);
             let pause = pause_after(&loss).unwrap();
             assert!(PORTAL_PAUSE <= pause && pause <= PORTAL_PAUSE + PORTAL_PAUSE / 4, "{pause:?}");

@@ -278,15 +278,16 @@ fn stage(error: &reqwest::Error) -> Stage {
     Stage::Connect
 }
 
+/// Whether TLS found what it cannot trust. Its error lies in one of I/O, or in one within one: these do
+/// not tell it as their source, but as what they hold.
 fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
-    let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-    let tls = match inner {
-        Some(inner) => inner.downcast_ref(),
-        None => error.downcast_ref::<rustls::Error>(),
-    };
-    tls.is_some_and(|tls| {
-        matches!(tls, rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_))
-    })
+    if let Some(held) = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()) {
+        return is_untrusted(held);
+    }
+    matches!(
+        error.downcast_ref(),
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_))
+    )
 }
 
 /// Whether `NO_PROXY` is the one star that excepts every host, which reqwest takes for a name.

@@ -8,6 +8,8 @@
     reason = "each test file is a program of its own and uses its part"
 )]
 
+pub mod hub;
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -45,6 +47,14 @@ impl Server {
 
     pub fn address(&self) -> std::net::SocketAddr {
         self.listener.local_addr().unwrap()
+    }
+
+    /// Takes a connection and says this, whatever comes.
+    pub async fn greet(&self, bytes: &[u8]) {
+        let (mut socket, _) = within("a connection", self.listener.accept()).await.unwrap();
+        socket.write_all(bytes).await.unwrap();
+        // Until the other side goes: to close at once could take back what was said.
+        socket.read_to_end(&mut Vec::new()).await.ok();
     }
 
     /// The next request, with its connection.
