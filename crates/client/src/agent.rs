@@ -125,7 +125,7 @@ enum Credential {
     #[default]
     None,
     Token(String),
-    /// Read again at each connection.
+    /// Read for each request.
     File(PathBuf),
 }
 

@@ -55,7 +55,7 @@ impl AgentBuilder {
         self
     }
 
-    /// A file with the token and nothing else; it is read again at each connection, so that a token
+    /// A file with the token and nothing else; it is read for each request, so that a token
     /// can be replaced.
     pub fn credential_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.credential = Credential::File(path.into());

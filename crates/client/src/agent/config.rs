@@ -65,7 +65,7 @@ pub struct AgentConfig {
     pub hub: Address,
     /// Who this is.
     pub device: DeviceId,
-    /// The file with the token, read again at each connection. None: an open hub.
+    /// The file with the token, read for each request. None: an open hub.
     pub credential_file: Option<PathBuf>,
     /// Where the journal lies.
     pub state_dir: PathBuf,

@@ -246,3 +246,24 @@ fn what_is_not_there_is_a_warning_and_no_fault() {
         ["credential_file", "hub", "actions.a.run", "actions.a.cwd", "actions.b.run"]
     );
 }
+
+/// Such a program could read its data from standard input alone, and nothing said why.
+#[test]
+fn a_state_folder_that_an_actions_user_cannot_pass_is_a_warning() {
+    let state_dir = tempfile::tempdir().unwrap();
+    let warnings = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(state_dir.path(), mode).unwrap();
+        let user = if rustix::process::geteuid().is_root() { "nobody" } else { "root" };
+        let config = AgentConfig::read(&format!(
+            "hub = 'http://127.0.0.1'\ndevice = 'd'\nstate_dir = '{}'\n\
+             [actions.a]\nrun = ['/bin/sh']\nuser = '{user}'\n",
+            state_dir.path().display()
+        ))
+        .unwrap();
+        let way_out = format!("chmod o+x {}", state_dir.path().display());
+        config.warnings().iter().filter(|warning| warning.problem.ends_with(&way_out)).count()
+    };
+    assert_eq!(warnings(0o700), 1, "closed to others");
+    assert_eq!(warnings(0o711), 0, "others may pass");
+}

@@ -7,13 +7,16 @@ use std::path::Path;
 
 use bellwire_proto::Action;
 
+use super::super::handler::account::Account;
 use super::super::handler::{Program, find, is_nameless_script};
 use super::fault::{Fault, written};
-use super::{AgentConfig, Handler, read_credential};
+use super::{AgentConfig, Handler, default_state_dir, of_systemd, read_credential};
 
 /// Others may write.
 const WRITE_BY_OTHERS: u32 = 0o002;
 const WRITE_BY_GROUP: u32 = 0o020;
+/// Others may pass through a folder.
+const PASS_BY_OTHERS: u32 = 0o001;
 /// In such a folder everybody may make files, and take away none but his own.
 const STICKY: u32 = 0o1000;
 
@@ -39,6 +42,9 @@ pub(super) fn of(config: &AgentConfig) -> Vec<Fault> {
     if socket_bytes > SOCKET_BYTES_MAX {
         warn("state_dir", "is too long for a socket in it: agent status will not work".to_owned());
     }
+    if let Some(problem) = of_data_files(config) {
+        warn("state_dir", problem);
+    }
     if config.actions.is_empty() {
         warn("actions", "is empty: every command would be rejected".to_owned());
     }
@@ -53,8 +59,7 @@ pub(super) fn of_action(config: &AgentConfig, action: &Action) -> Vec<Fault> {
     let Some(Handler::Program(program)) = config.actions.get(action).map(|a| &a.handler) else {
         return Vec::new();
     };
-    let root = rustix::process::geteuid().is_root();
-    let account = program.account().filter(|account| !root && !account.is_process());
+    let account = other_user(program).filter(|_| !rustix::process::geteuid().is_root());
     let folder = program.folder().filter(|folder| !folder.is_dir());
     let warnings = [
         ("run", of_program(program)),
@@ -64,6 +69,32 @@ pub(super) fn of_action(config: &AgentConfig, action: &Action) -> Vec<Fault> {
     let key = |key| format!("actions.{}.{key}", written(action.as_str()));
     let told = warnings.into_iter().filter_map(|(k, problem)| Some((key(k), problem?)));
     told.map(|(key, problem)| Fault { key, problem }).collect()
+}
+
+/// Data files lie in the state folder, unless systemd has made one for them as the shipped unit
+/// asks it to. That unit sets no `state_dir`: one that is written down may be meant without it.
+fn of_data_files(config: &AgentConfig) -> Option<String> {
+    let folder = &config.state_dir;
+    if of_systemd("RUNTIME_DIRECTORY").is_some() || *folder == default_state_dir() {
+        return None;
+    }
+    let user = config.actions.values().find_map(|action| match &action.handler {
+        Handler::Program(program) => other_user(program),
+        Handler::Forward(_) => None,
+    })?;
+    let closed = folder.ancestors().find(|above| {
+        std::fs::metadata(above).is_ok_and(|found| found.mode() & PASS_BY_OTHERS == 0)
+    })?;
+    Some(format!(
+        "lies where {} may not get to its data file: chmod o+x {}",
+        user.name,
+        closed.display()
+    ))
+}
+
+/// Who the program runs as, if that is not who the agent runs as.
+fn other_user(program: &Program) -> Option<&Account> {
+    program.account().filter(|account| !account.is_process())
 }
 
 fn of_credential(path: &Path) -> Option<String> {
