@@ -16,10 +16,10 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::credential::CredentialFile;
-use super::engine::{Engine, JOURNAL_BYTES_MAX, Output};
+use super::engine::{Engine, JOURNAL_BYTES_MAX, Output, POST_MS_MAX};
 use super::fault::{self, Point};
 use super::handler::DataFolder;
 use super::journal::{Journal, Record};
@@ -40,6 +40,8 @@ use report::Posted;
 /// The longest sleep: `CLOCK_BOOTTIME` goes on while the machine sleeps, and the runtime's clock does
 /// not, so what fell due meanwhile is seen within this.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// How long it may take to tell the facts.
+const FACTS_LIMIT: Duration = Duration::from_secs(10);
 /// How often the facts are looked at.
 const FACTS_EVERY: Duration = Duration::from_secs(300);
 /// When to try again to kill what is left of a handler.
@@ -141,8 +143,10 @@ impl Driver {
             .inspect_err(|error| tracing::warn!(%error, "there is no status socket"))
             .map(status::readers)
             .ok();
-        let mut builder =
-            Controller::builder(agent.hub.with_credentials()).transport(agent.transport.clone());
+        // Each call has a limit of its own, none of which is longer.
+        let mut builder = Controller::builder(agent.hub.with_credentials())
+            .transport(agent.transport.clone())
+            .answer_timeout(Duration::from_millis(POST_MS_MAX));
         let mut credential = None;
         match &agent.credential {
             Credential::None => {}
@@ -374,7 +378,10 @@ impl Driver {
         }
         let (hub, device) = (self.hub.clone(), self.agent.device.clone());
         self.facts_task.spawn(async move {
-            let told = async { hub.put_facts(&device, &now).await.map(drop).map_err(Some) };
+            let told = async {
+                let told = timeout(FACTS_LIMIT, hub.put_facts(&device, &now)).await;
+                told.map_or(Err(None), |told| told.map(drop).map_err(Some))
+            };
             unless_it_panics(told, Err(None)).await.map(|()| now)
         });
     }

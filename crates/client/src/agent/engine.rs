@@ -41,6 +41,7 @@ use entry::{Entry, Stage};
 use keeping::{Bounds, Keeping};
 use past::Past;
 pub(crate) use past::Snapshot;
+pub(crate) use telling::POST_MS_MAX;
 use telling::{Posted, Revs};
 
 /// How long the journal is allowed to get. Issue 4, section 3: "bounded (64 MiB)".

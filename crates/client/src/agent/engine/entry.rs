@@ -155,11 +155,6 @@ impl Entry {
         matches!(self.stage, Stage::Starting | Stage::Running | Stage::Sweeping)
     }
 
-    /// What is told of it is that it is under way, which the next sign says as well.
-    pub(super) fn is_sign(&self) -> bool {
-        matches!(self.stage, Stage::Ready | Stage::Running | Stage::Sweeping | Stage::Again)
-    }
-
     /// Its result may still have to go to the disk.
     pub(super) fn needs_room(&self) -> bool {
         !self.ended || self.stage == Stage::Recording

@@ -9,17 +9,23 @@ use super::entry::{Entry, Stage};
 use super::{Answer, DISK_RETRY_MS, Engine, Output, Purpose, restart};
 use crate::agent::journal::Record;
 
-/// Offers and results under way at once. Signs that something is under way have places of their own, one
-/// for each: what a network swallows holds none of them up.
-const POSTS_MAX: usize = 8;
+/// Results under way at once. Whatever else is told has a place of its own, one for each command that the hub
+/// lets be under way: what a network swallows of results holds none of that up.
+const RESULTS_MAX: usize = 8;
 /// The first and the longest pause after a report that came to nothing.
 const RETRY_MS: u64 = 1000;
 const RETRY_MS_MAX: u64 = 60_000;
+/// How often a pause, or the time for a result, doubles at most.
+const DOUBLINGS_MAX: u32 = 6;
 /// The pause after one that the hub refuses for what it is, and for how long it is tried.
 const UNFIT_RETRY_MS: u64 = 5 * 60_000;
 const UNFIT_FOR_MS: u64 = 86_400_000;
 /// Between two signs that a command is still under way, at most; else a third of its run clock.
 const SIGN_MS_MAX: u64 = 10_000;
+/// The shortest time that a report may take: below it, a slow network would let none through at all.
+const POST_MS_MIN: u64 = 1000;
+/// The longest: a result of 256 KiB needs so much at 1 KiB/s.
+pub(crate) const POST_MS_MAX: u64 = 5 * 60_000;
 /// How long progress may wait, so that a handler that tells much does not post much.
 pub(super) const PROGRESS_MS: u64 = 1000;
 /// Reports of one start of the agent before the next start number is taken: both together stay
@@ -50,7 +56,7 @@ pub(super) struct Revs {
 pub(super) struct Posted {
     id: CommandId,
     rev: u64,
-    is_sign: bool,
+    is_result: bool,
 }
 
 impl Revs {
@@ -129,24 +135,30 @@ impl Engine {
             let rev = self.revs.draw();
             report.rev = Some(rev);
             (entry.post.ticket, entry.post.left_ms) = (Some(ticket), now_ms);
-            let is_sign = entry.is_sign();
-            self.posts.insert(ticket, Posted { id, rev, is_sign });
+            let is_result = entry.stage == Stage::Telling;
+            self.posts.insert(ticket, Posted { id, rev, is_result });
             self.out.push_back(Output::Post { ticket, command: id, report });
         }
     }
 
     fn has_place(&self, entry: &Entry) -> bool {
-        entry.is_sign() || self.posts.values().filter(|post| !post.is_sign).count() < POSTS_MAX
+        entry.stage != Stage::Telling
+            || self.posts.values().filter(|post| post.is_result).count() < RESULTS_MAX
     }
 
-    /// How long one report may take. A sign that a command is under way must not hold up the next
-    /// one: a network that swallows one may let another through. Results and offers have no next one
-    /// to wait for.
+    /// How long one report may take. What a network swallows is told once more before the hub's run clock
+    /// is over: a sign by the next sign, an offer and a result after two thirds of that clock at the latest. A
+    /// result that is long, and the network slow, gets more time with each try.
     pub(crate) fn post_limit(&self, id: CommandId) -> Duration {
-        let sign = self.entries.get(&id).filter(|entry| entry.is_sign());
-        let sign_ms = sign.map_or(SIGN_MS_MAX, Entry::sign_ms);
-        // Below a second, a slow network would let no sign through at all.
-        Duration::from_millis(sign_ms.max(1000))
+        let limit_ms = self.entries.get(&id).map_or(POST_MS_MIN, |entry| {
+            let twice_ms = (2 * entry.sign_ms()).min(SIGN_MS_MAX);
+            match entry.stage {
+                Stage::Offering => twice_ms,
+                Stage::Telling => twice_ms << entry.post.failures.min(DOUBLINGS_MAX),
+                _ => entry.sign_ms(),
+            }
+        });
+        Duration::from_millis(limit_ms.clamp(POST_MS_MIN, POST_MS_MAX))
     }
 
     /// When a report of an entry is due, unless it has to wait for others first.
@@ -304,20 +316,24 @@ impl Engine {
         }
     }
 
-    /// Tries again after a pause that doubles, or a longer one that the hub asks for. An offer whose
-    /// answer was lost, and what waits for its turn, may be under way at the hub: they give their signs
-    /// all the same.
+    /// Tries again after a pause that doubles, or a longer one that the hub asks for. As long as the hub's run
+    /// clock may be running, what came to nothing is told as often as a sign all the same.
     fn retry(&mut self, now_ms: u64, id: CommandId, retry_after: Option<Duration>) {
         let random = self.draw_random();
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let longest_ms = (RETRY_MS << entry.post.failures.min(6)).min(RETRY_MS_MAX);
+        let longest_ms =
+            (RETRY_MS << entry.post.failures.min(DOUBLINGS_MAX)).min(RETRY_MS_MAX);
         let drawn_ms = longest_ms / 2 + random % (longest_ms / 2 + 1);
         let pause_ms = retry_after.map_or(drawn_ms, |asked| {
             let asked_ms = u64::try_from(asked.as_millis()).unwrap_or(u64::MAX);
             asked_ms.min(UNFIT_RETRY_MS).max(drawn_ms).max(RETRY_MS)
         });
-        let signs = entry.is_sign() || entry.stage == Stage::Offering && retry_after.is_none();
-        let sign_due_ms = if signs { entry.sign_due_ms(now_ms) } else { u64::MAX };
+        let is_timed = match entry.stage {
+            Stage::Ready => true,
+            Stage::Offering => retry_after.is_none(),
+            _ => retry_after.is_none() && entry.is_on_the_clock(),
+        };
+        let sign_due_ms = if is_timed { entry.sign_due_ms(now_ms) } else { u64::MAX };
         entry.post.failures = entry.post.failures.saturating_add(1);
         entry.post.due_ms = Some((now_ms + pause_ms).min(sign_due_ms));
     }
@@ -355,6 +371,12 @@ impl Entry {
     fn sign_ms(&self) -> u64 {
         let third_ms = self.event().map_or(u64::MAX, |e| e.run_timeout_s.saturating_mul(1000) / 3);
         third_ms.min(SIGN_MS_MAX)
+    }
+
+    /// Whether the hub may not have given it up yet, after so many tries that came to nothing.
+    fn is_on_the_clock(&self) -> bool {
+        let tried_ms = u64::from(self.post.failures).saturating_mul(self.sign_ms());
+        self.event().is_some_and(|event| tried_ms < event.run_timeout_s.saturating_mul(1000))
     }
 
     /// When the next one is due: counted from when the last one left, since its answer may be long in

@@ -22,34 +22,83 @@ fn signs_of_life_come_at_most_10_seconds_apart() {
 }
 
 /// One sign that a network swallowed left a silence as long as the run clock, and the hub gave up a
-/// command that ran.
+/// command that ran. An offer of 6 s was given 10, and so was a result.
 #[test]
-fn one_sign_that_is_swallowed_leaves_a_silence_of_two_thirds_of_the_run_clock_at_most() {
-    for run_timeout_s in [6, 12, 30, 300] {
-        let mut bench = Bench::connected();
-        bench.engine.handle_command(1000, CommandEvent { run_timeout_s, ..event(1, "fail") });
-        bench.act();
-        let id = event(1, "fail").id;
-        bench.shown(id, ReportState::Accepted, State::Accepted);
-        bench.shown(id, ReportState::Running, State::Running);
-        let heard_ms = bench.now_ms;
-        while bench.posts.is_empty() {
-            bench.sleep(100);
+fn one_word_that_is_swallowed_leaves_a_silence_of_two_thirds_of_the_run_clock_at_most() {
+    for run_timeout_s in [3, 6, 12, 30, 300] {
+        for state in [ReportState::Accepted, ReportState::Running, ReportState::Succeeded] {
+            let mut bench = Bench::connected();
+            let heard_ms = bench.now_ms;
+            bench.engine.handle_command(1000, CommandEvent { run_timeout_s, ..event(1, "fail") });
+            bench.act();
+            let id = event(1, "fail").id;
+            if state != ReportState::Accepted {
+                bench.shown(id, ReportState::Accepted, State::Accepted);
+                bench.shown(id, ReportState::Running, State::Running);
+                if state == ReportState::Succeeded {
+                    bench.succeeded(id);
+                }
+                while bench.posts.is_empty() {
+                    bench.sleep(100);
+                }
+            }
+            let limit = bench.engine.post_limit(id);
+            bench.sleep(limit.as_millis() as u64);
+            bench.answer(id, state, FAILED);
+            while bench.posts.is_empty() {
+                bench.sleep(100);
+            }
+            let silent_ms = bench.now_ms - heard_ms;
+            let most_ms = run_timeout_s * 2000 / 3;
+            assert!(silent_ms <= most_ms, "{state:?}: {silent_ms} ms of {run_timeout_s} s");
         }
-        let limit = bench.engine.post_limit(id);
-        bench.sleep(limit.as_millis() as u64);
-        bench.answer(id, ReportState::Running, FAILED);
-        while bench.posts.is_empty() {
-            bench.sleep(100);
-        }
-        let silent_ms = bench.now_ms - heard_ms;
-        assert!(silent_ms <= run_timeout_s * 2000 / 3, "{silent_ms} ms of {run_timeout_s} s");
     }
 }
 
-/// Eight results that a network swallowed held all places, and a sign waited for them.
+/// A result that a network took longer than 10 s for was told for ever, and never arrived.
 #[test]
-fn what_is_swallowed_holds_up_no_sign() {
+fn a_result_gets_more_time_with_each_try_and_a_sign_does_not() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    let mut limits = Vec::new();
+    for _ in 0..3 {
+        bench.sleep(10_000);
+        limits.push(bench.engine.post_limit(id).as_secs());
+        bench.answer(id, ReportState::Running, FAILED);
+    }
+    bench.succeeded(id);
+    for _ in 0..8 {
+        limits.push(bench.engine.post_limit(id).as_secs());
+        bench.answer(id, ReportState::Succeeded, FAILED);
+        bench.sleep(60_000);
+    }
+    assert_eq!(limits, [10, 10, 10, 10, 20, 40, 80, 160, 300, 300, 300]);
+}
+
+/// While the network lost one result after the other the pause grew to a minute, and the hub gave up a command
+/// that had long ended.
+#[test]
+fn a_result_is_told_as_often_as_a_sign_while_the_run_clock_may_be_running() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    bench.succeeded(id);
+    let mut pauses_ms = Vec::new();
+    for _ in 0..60 {
+        bench.answer(id, ReportState::Succeeded, FAILED);
+        let since_ms = bench.now_ms;
+        while bench.posts.is_empty() {
+            bench.sleep(100);
+        }
+        pauses_ms.push(bench.now_ms - since_ms);
+    }
+    let (timed, free) = pauses_ms.split_at(30);
+    assert!(timed.iter().all(|ms| *ms <= 10_000), "{timed:?}");
+    assert!(free.iter().all(|ms| (30_000..=60_000).contains(ms)), "{free:?}");
+}
+
+/// Eight results that a network swallowed held all places, and a sign waited for them, and an offer.
+#[test]
+fn results_that_are_swallowed_hold_up_nothing_else() {
     let mut bench = Bench::connected();
     bench.hello(HUB_MS, 20);
     let running = bench.running(1, "rerun");
@@ -58,8 +107,10 @@ fn what_is_swallowed_holds_up_no_sign() {
     }
     assert_eq!(bench.posts.len(), 8, "results, none of which is answered");
     bench.sleep(10_000);
-    let signs = bench.posts.iter().filter(|(_, id, _)| *id == running).count();
-    assert_eq!((signs, bench.posts.len()), (1, 9));
+    let offered = bench.command(21, "rerun");
+    let beside = bench.posts.iter().skip(8).map(|(_, id, report)| (*id, report.state));
+    let expected = [(running, ReportState::Running), (offered, ReportState::Accepted)];
+    assert_eq!(beside.collect::<Vec<_>>(), expected);
 }
 
 /// An offer whose answer was lost was told again ever more seldom, while the hub's run clock ran.

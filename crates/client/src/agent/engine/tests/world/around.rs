@@ -1,6 +1,7 @@
 //! What is around the agent in its world: the disk, the link and the handlers.
 
 use super::super::bench::{cancelled, succeeded};
+use super::super::judge::Lost;
 use super::*;
 use crate::agent::run::Outcome;
 
@@ -51,9 +52,13 @@ impl World {
     /// A report that came to nothing, for now or at the hub's wish.
     pub(super) fn failed(&mut self, id: CommandId) -> Answer {
         let after_s = self.random.pick(&[None, None, None, Some(0), Some(2), Some(30)]);
-        let lost = (self.now_ms, after_s.unwrap_or_default() * 1000);
-        self.stories.entry(id).or_default().lost.push(lost);
+        self.note_lost(id, after_s.unwrap_or_default() * 1000, after_s.is_some());
         Answer::Failed { retry_after: after_s.map(Duration::from_secs) }
+    }
+
+    fn note_lost(&mut self, id: CommandId, wait_ms: u64, asked: bool) {
+        let lost = Lost { at_ms: self.now_ms, wait_ms, asked };
+        self.stories.entry(id).or_default().lost.push(lost);
     }
 
     pub(super) fn latency_ms(&mut self) -> u64 {
@@ -108,6 +113,14 @@ impl World {
         }
         let (life, latency_ms) = (self.life, self.latency_ms());
         let lost = !self.linked || !self.calm() && self.random.percent(10);
+        if lost && self.random.percent(40) {
+            // Swallowed: nothing is heard of it until its time is over.
+            let limit = self.engine.as_ref().map(|engine| engine.post_limit(command));
+            let limit_ms = limit.map_or(0, |limit| limit.as_millis() as u64);
+            self.note_lost(command, limit_ms, false);
+            let nothing = Answer::Failed { retry_after: None };
+            return self.after(limit_ms, Event::Answered(life, ticket, nothing));
+        }
         if lost {
             let failed = self.failed(command);
             return self.after(latency_ms, Event::Answered(life, ticket, failed));
