@@ -96,8 +96,8 @@ pub struct CommandStatus {
     pub code: Option<String>,
     /// Whether the hub knows how it ended.
     pub told: bool,
-    /// How often it was started.
-    pub runs: u32,
+    /// How often it was started; not known any more of one that was over long ago.
+    pub runs: Option<u32>,
 }
 
 /// Asks the agent that runs on this state folder.

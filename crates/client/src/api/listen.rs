@@ -195,6 +195,8 @@ pub struct Listener {
     nonce: String,
     /// This connection has said hello.
     greeted: bool,
+    /// It has said bye: what comes after is its end, in good order or not.
+    parted: bool,
 }
 
 impl Controller {
@@ -257,6 +259,7 @@ impl Controller {
             url,
             nonce: String::new(),
             greeted: false,
+            parted: false,
         };
         listener.renew();
         Ok(listener)
@@ -295,7 +298,7 @@ impl Listener {
 
     /// Gets ready for the next connection, whose nonce no cache has seen.
     fn renew(&mut self) {
-        self.greeted = false;
+        (self.greeted, self.parted) = (false, false);
         self.source.set_read_timeout(HELLO_WITHIN);
         self.nonce = nonce();
         let mut url = self.url.clone();
@@ -312,6 +315,7 @@ impl Listener {
                 return self.greeted.then_some(Ok(Signal::Heartbeat { time_ms }));
             }
             Item::Lost { loss, retry_in } => {
+                let loss = if self.parted { Loss::Ended } else { loss };
                 self.renew();
                 return Some(Ok(Signal::Lost { loss, retry_in }));
             }
@@ -362,6 +366,7 @@ impl Listener {
                     self.source.set_next_delay(pause.min(BYE_PAUSE_MAX));
                 }
                 self.source.set_read_timeout(END_WITHIN);
+                self.parted = true;
                 match parse(event) {
                     Ok(bye) => Signal::Bye(bye),
                     Err(_) => return Ok(None),

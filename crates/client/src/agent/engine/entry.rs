@@ -194,7 +194,7 @@ impl Entry {
             state: state.to_owned(),
             code: error.map(|error| error.code.clone()),
             told: self.acked,
-            runs: self.runs,
+            runs: Some(self.runs),
         }
     }
 

@@ -130,7 +130,7 @@ impl Past {
                 state: done.state.map_or("dropped", |state| state.as_str()).to_owned(),
                 code: done.code.as_deref().map(str::to_owned),
                 told: true,
-                runs: recent.map_or(0, |recent| recent.runs),
+                runs: recent.map(|recent| recent.runs),
             }
         })
     }
