@@ -301,16 +301,19 @@ fn states(told: &[Asked]) -> Vec<String> {
     told.iter().map(Asked::state).filter(|state| state != "running").collect()
 }
 
+/// A stream that says hello, and lives.
+fn lives(asked: &Asked) -> Response {
+    let beats = futures_util::stream::unfold((), async |()| {
+        sleep(15 * SECOND).await;
+        Some((Ok(Bytes::from_static(b": 2000\n\n")), ()))
+    });
+    answer(200, STREAM, Box::pin(ends([hello(asked)]).chain(beats)))
+}
+
 #[tokio::test(start_paused = true)]
 async fn facts_are_told_on_connect_and_again_when_they_change() {
     let stand = Stand::new(|asked| match asked.kind {
-        "stream" => {
-            let beats = futures_util::stream::unfold((), async |()| {
-                sleep(15 * SECOND).await;
-                Some((Ok(Bytes::from_static(b": 2000\n\n")), ()))
-            });
-            answer(200, STREAM, Box::pin(ends([hello(asked)]).chain(beats)))
-        }
+        "stream" => lives(asked),
         _ => device(),
     });
     let folder = tempfile::tempdir().unwrap();
@@ -335,6 +338,20 @@ async fn facts_are_told_on_connect_and_again_when_they_change() {
         .collect();
     let site = |facts: &Json| facts.as_str().contains("\"site\":\"oslo\"");
     assert_eq!(told.iter().map(site).collect::<Vec<_>>(), [false, true, false], "{told:?}");
+}
+
+/// A task that told the facts and panicked, or hung, would have been the last one.
+#[tokio::test(start_paused = true)]
+async fn facts_that_came_to_nothing_are_told_again_and_only_until_they_arrive() {
+    let stand = Stand::new(|asked| match (asked.kind, asked.nth) {
+        ("stream", _) => lives(asked),
+        (_, 0) => panic!("this is the test's own"),
+        (_, 1) => answer(200, "application/json", stays(String::new())),
+        _ => device(),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    run_for(6 * FACTS_EVERY, agent(&stand, &folder)).await;
+    assert_eq!((stand.asked("stream").len(), stand.asked("facts").len()), (1, 3));
 }
 
 /// A time in `Retry-After` was ignored. Without a `Date` beside it, it counts by the clock that the
