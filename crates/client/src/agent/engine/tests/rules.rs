@@ -174,6 +174,64 @@ fn a_shutdown_takes_nothing_new_and_gives_handlers_half_a_minute() {
     assert!(bench.engine.is_over(bench.now_ms));
 }
 
+/// What a handler that is killed says of it.
+fn killed() -> Ended {
+    Ended::Stopped(Outcome::failed("interrupted", "killed"))
+}
+
+#[test]
+fn the_last_words_of_a_shutdown_have_5_seconds_and_those_of_a_second_one_2_in_all() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    bench.engine.handle_shutdown(bench.now_ms);
+    bench.sleep(30_000);
+    bench.posts.clear();
+    bench.ended(id, killed());
+    bench.sleep(4999);
+    assert!(!bench.engine.is_over(bench.now_ms), "the hub has not answered yet");
+    bench.sleep(1);
+    assert!(bench.engine.is_over(bench.now_ms), "the next life tells it");
+
+    let mut bench = Bench::connected();
+    let id = bench.running(2, "fail");
+    bench.engine.handle_shutdown(bench.now_ms);
+    bench.sleep(10_000);
+    bench.engine.handle_shutdown(bench.now_ms);
+    bench.act();
+    assert_eq!(bench.stopped.last(), Some(&(id, Stop::Kill)));
+    bench.posts.clear();
+    bench.ended(id, killed());
+    let is_end = |record: &Record| matches!(record, Record::Ended { command, .. } if *command == id);
+    assert!(bench.disk.iter().any(is_end), "it is written down all the same");
+    bench.sleep(1999);
+    assert!(!bench.engine.is_over(bench.now_ms), "the hub has not answered yet");
+    bench.sleep(1);
+    assert!(bench.engine.is_over(bench.now_ms));
+}
+
+#[test]
+fn a_cancelled_handler_that_a_shutdown_ends_is_cancelled() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "rerun");
+    bench.cancel(1);
+    bench.engine.handle_shutdown(bench.now_ms);
+    bench.act();
+    bench.ended(id, killed());
+    let report = bench.shown(id, ReportState::Cancelled, State::Cancelled);
+    assert_eq!(code(&report), None, "nothing has gone wrong");
+}
+
+#[test]
+fn a_handler_that_says_it_was_stopped_when_nobody_stopped_it_has_ended() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "rerun");
+    let half = Progress::try_from(50.0).unwrap();
+    bench.engine.handle_progress(bench.now_ms, id, half);
+    bench.ended(id, killed());
+    let report = bench.shown(id, ReportState::Failed, State::Failed);
+    assert_eq!(report.progress, Some(half));
+}
+
 #[test]
 fn a_rerun_that_a_shutdown_ends_is_left_to_the_next_life() {
     let mut bench = Bench::connected();

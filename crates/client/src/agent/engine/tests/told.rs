@@ -247,6 +247,23 @@ fn a_result_says_how_far_it_came() {
 }
 
 #[test]
+fn progress_is_told_within_a_second_and_no_more_often_than_that() {
+    let mut bench = Bench::connected();
+    let id = bench.running(1, "fail");
+    let (start_ms, mut told) = (bench.now_ms, Vec::new());
+    for percent in 0..=24 {
+        let progress = Progress::try_from(f64::from(percent)).unwrap();
+        bench.engine.handle_progress(bench.now_ms, id, progress);
+        bench.sleep(100);
+        if !bench.posts.is_empty() {
+            let report = bench.shown(id, ReportState::Running, State::Running);
+            told.push((bench.now_ms - start_ms, report.progress.map(Progress::get)));
+        }
+    }
+    assert_eq!(told, [(1000, Some(9.0)), (2000, Some(19.0))]);
+}
+
+#[test]
 fn what_waits_gives_its_signs_though_posts_fail() {
     for busy in [None, Some(Duration::from_secs(200))] {
         let mut bench = Bench::connected();
