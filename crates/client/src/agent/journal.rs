@@ -128,20 +128,20 @@ impl Journal {
             return Err(AppendError::Full);
         }
         let after = self.bytes + line.len() as u64;
-        if let Err(error) = reserve::take(&self.file, after + reserve.needed_bytes) {
-            // Some of it may have been taken before the disk was full.
-            reserve::give_back(&self.file, self.bytes, self.reserve_bytes).ok();
-            return Err(error);
-        }
+        reserve::take(&self.file, after, reserve.needed_bytes)?;
         if let Err(error) = self.file.write_all(&line) {
             // What was written of it has no line end, so it must not stay in front of the next.
             self.file.set_len(self.bytes)?;
             self.file.seek(SeekFrom::Start(self.bytes))?;
             // The cut took the room behind the end as well.
-            reserve::take(&self.file, self.bytes + self.reserve_bytes).ok();
+            reserve::take(&self.file, self.bytes, self.reserve_bytes).ok();
             return Err(AppendError::of_write(error));
         }
         self.file.sync_data()?;
+        // What is to be kept and is not there any more, as after a torn end was cut off, is asked for again.
+        if reserve.kept_bytes > self.reserve_bytes.max(reserve.needed_bytes) {
+            reserve::take(&self.file, after, reserve.kept_bytes).ok();
+        }
         (self.bytes, self.reserve_bytes) = (after, reserve.kept_bytes);
         if let Err(error) = reserve::give_back(&self.file, after, reserve.kept_bytes) {
             tracing::debug!(%error, "the room behind the journal is as it was");

@@ -64,6 +64,8 @@ pub(super) struct Entry {
     pub(super) unwritten: bool,
     /// The disk was full: when what was to be written, its start or its end, is tried again.
     pub(super) disk_retry_ms: Option<u64>,
+    /// Its start found no room, and that was said.
+    pub(super) is_put_off: bool,
     /// The hub's clock when it first refused the result for what it is.
     pub(super) unfit_hub_ms: Option<u64>,
     pub(super) post: Posting,
@@ -105,6 +107,7 @@ impl Entry {
             acked: false,
             unwritten: false,
             disk_retry_ms: None,
+            is_put_off: false,
             unfit_hub_ms: None,
             post: Posting::default(),
         }

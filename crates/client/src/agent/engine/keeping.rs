@@ -24,6 +24,8 @@ pub(super) struct Bounds {
     pub(super) journal_bytes: u64,
     /// What the longest result takes, with what else is still to be written of its command.
     pub(super) result_bytes: u64,
+    /// What the longest result takes by itself.
+    pub(super) report_bytes: u64,
     /// From which length on a journal is worth a compaction.
     pub(super) compact_bytes: u64,
     /// How long what is over is kept.
@@ -34,6 +36,7 @@ impl Bounds {
     pub(super) const AGENT: Self = Self {
         journal_bytes: JOURNAL_BYTES_MAX,
         result_bytes: 256 << 10,
+        report_bytes: REPORT_BYTES_MAX as u64,
         compact_bytes: 1 << 20,
         // The longest time to live (7 days) and a day.
         kept_ms: 8 * 86_400_000,
@@ -73,8 +76,9 @@ impl Engine {
         let kept_bytes = self.reserve_bytes();
         let needed_bytes = match purpose {
             Purpose::Take(_) => kept_bytes,
-            // What waits was taken with its room, and does not keep what has its turn from it.
-            Purpose::Start(_) => self.running() * self.bounds.result_bytes,
+            // What waits was taken with its room, and does not keep what has its turn from it. Of its own room
+            // the start itself takes some, and each start of the agent a little.
+            Purpose::Start(_) => self.running() * self.bounds.report_bytes,
             _ => 0,
         };
         let reserve = Reserve { needed_bytes, kept_bytes };

@@ -106,6 +106,9 @@ impl Engine {
     /// The start could not be written: it did not begin.
     pub(super) fn unstart(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
+        if !std::mem::replace(&mut entry.is_put_off, true) {
+            tracing::warn!(%id, "the disk has no room for a result: the start waits until there is some");
+        }
         entry.runs = entry.runs.saturating_sub(1);
         entry.stage = if entry.runs == 0 { Stage::Ready } else { Stage::Again };
         if entry.runs == 0 {

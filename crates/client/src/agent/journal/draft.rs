@@ -47,7 +47,7 @@ impl Draft {
     pub(super) fn finish(mut self, reserve_bytes: u64) -> Result<File, AppendError> {
         self.writer.flush().map_err(AppendError::of_write)?;
         let file = self.writer.get_ref().try_clone()?;
-        reserve::take(&file, self.bytes + reserve_bytes)?;
+        reserve::take(&file, self.bytes, reserve_bytes)?;
         file.sync_all().map_err(AppendError::of_write)?;
         std::fs::rename(self.folder.join(DRAFT), self.folder.join(JOURNAL))
             .map_err(AppendError::of_write)?;

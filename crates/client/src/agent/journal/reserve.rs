@@ -29,26 +29,39 @@ impl Reserve {
     }
 }
 
-/// Takes the disk's room up to `bytes` of the file, without making the file longer.
-pub(super) fn take(file: &File, bytes: u64) -> Result<(), AppendError> {
-    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes.max(1)) {
-        Ok(()) => Ok(()),
-        Err(Errno::NOSPC | Errno::DQUOT) => Err(AppendError::Full),
-        // A file system that cannot keep room can at least tell what there is.
-        Err(_) => {
-            let disk = rustix::fs::fstatvfs(file).map_err(io::Error::from)?;
-            let length = file.metadata()?.len();
-            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            if free < bytes.saturating_sub(length) { Err(AppendError::Full) } else { Ok(()) }
-        }
+/// Takes the disk's room up to `end` of the file and `needed_bytes` behind it, without making the file longer.
+pub(super) fn take(file: &File, end: u64, needed_bytes: u64) -> Result<(), AppendError> {
+    let until = end + needed_bytes;
+    // Asked first: where there is too little, some file systems (ext4) give what there is before they say so,
+    // and others would have to do without it.
+    if needed_bytes > 0 && room(file)?.is_some_and(|bytes| bytes < until) {
+        return Err(AppendError::Full);
     }
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, until.max(1)) {
+        Err(Errno::NOSPC | Errno::DQUOT) => Err(AppendError::Full),
+        // A file system that cannot keep room has at least told what there is.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// How long a file could be: what it has taken of the disk, and what is left there. `None` where the file
+/// system does not tell.
+fn room(file: &File) -> io::Result<Option<u64>> {
+    let disk = rustix::fs::fstatvfs(file)?;
+    let left_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    Ok((disk.f_blocks > 0).then_some(taken_bytes(file)?.saturating_add(left_bytes)))
+}
+
+fn taken_bytes(file: &File) -> io::Result<u64> {
+    // In blocks of this size whatever the file system's own (stat(2)).
+    Ok(file.metadata()?.blocks().saturating_mul(512))
 }
 
 /// Gives back what is taken behind the end, when none of it is to be kept any more. Only room: that
 /// it fails is no harm to what was written.
 pub(super) fn give_back(file: &File, end: u64, kept_bytes: u64) -> io::Result<()> {
     // There is no way to cut in the middle of it: all would go, and somebody else might take it.
-    if kept_bytes == 0 && file.metadata()?.blocks() * 512 > end + SLACK_BYTES {
+    if kept_bytes == 0 && taken_bytes(file)? > end + SLACK_BYTES {
         file.set_len(end)?;
     }
     Ok(())

@@ -109,6 +109,27 @@ fn a_disk_that_is_really_full_takes_what_fits_and_what_comes_after_there_is_room
     assert_eq!(journal(&folder).1, [record(1, 9), record(3, 9), record(5, 9 << 10)]);
 }
 
+/// The start of the only command under way asked for the whole of a room of which it took some itself: the
+/// command waited for a disk that others had filled, and was stale in the end.
+#[test]
+fn what_was_taken_is_started_and_recorded_on_a_disk_that_others_have_filled_since() {
+    let name = "agent::driver::disk::tests::what_was_taken_is_started_and_recorded_on_a_disk_that_others_have_filled_since";
+    let Some(folder) = on_small_disk(name) else { return };
+    let (journal_, _) = journal(&folder.join("state"));
+    let append = |ticket, stdout_bytes, needed_bytes| {
+        let reserve = Reserve { needed_bytes, kept_bytes: 128 << 10 };
+        Work::Append(Append { ticket, records: vec![record(ticket, stdout_bytes)], reserve })
+    };
+    let (journal_, done) = perform(journal_, [append(1, 9, 128 << 10)].into());
+    assert_eq!(told(&done), ["appended [1]"]);
+    std::fs::write(folder.join("filler"), vec![7; 1 << 20]).unwrap_err();
+    let work = [append(2, 9, 120 << 10), append(3, 9, 140 << 10), append(4, 119 << 10, 0)];
+    let (journal_, done) = perform(journal_, work.into());
+    assert_eq!(told(&done), ["appended [2]", "full 3", "appended [4]"]);
+    drop(journal_);
+    assert_eq!(journal(&folder.join("state")).1.len(), 3);
+}
+
 /// A disk of 256 KiB, in a process that runs this test again and alone sees it. `None` when that was
 /// done, or this machine lets nobody mount: then the tests above stand for it.
 fn on_small_disk(test: &str) -> Option<std::path::PathBuf> {

@@ -144,6 +144,7 @@ impl World {
         let bounds = Bounds {
             journal_bytes: random.pick(&[24 << 10, 48 << 10, JOURNAL_BYTES_MAX]),
             result_bytes: 6 << 10,
+            report_bytes: 1 << 10,
             compact_bytes: random.pick(&[2 << 10, 8 << 10]),
             kept_ms: random.pick(&[200_000, Bounds::AGENT.kept_ms]),
         };
