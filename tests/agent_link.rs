@@ -45,15 +45,7 @@ impl Network {
                 };
                 let Ok(hub) = TcpStream::connect(hub) else { continue };
                 shared.open.push(client.try_clone().unwrap());
-                for (mut from, mut to) in
-                    [(client.try_clone().unwrap(), hub.try_clone().unwrap()), (hub, client)]
-                {
-                    std::thread::spawn(move || {
-                        std::io::copy(&mut from, &mut to).ok();
-                        from.shutdown(Shutdown::Both).ok();
-                        to.shutdown(Shutdown::Both).ok();
-                    });
-                }
+                join(client, hub);
             }
         });
         network
@@ -66,6 +58,19 @@ impl Network {
         for stream in shared.open.drain(..) {
             stream.shutdown(Shutdown::Both).ok();
         }
+    }
+}
+
+/// Carries bytes both ways until one side ends.
+fn join(client: TcpStream, hub: TcpStream) {
+    for (mut from, mut to) in
+        [(client.try_clone().unwrap(), hub.try_clone().unwrap()), (hub, client)]
+    {
+        std::thread::spawn(move || {
+            std::io::copy(&mut from, &mut to).ok();
+            from.shutdown(Shutdown::Both).ok();
+            to.shutdown(Shutdown::Both).ok();
+        });
     }
 }
 
@@ -191,6 +196,50 @@ fn a_proxy_that_wants_a_password_is_told_as_that_and_asked_again_after_a_minute(
     let pause = line.split("retry_in=").nth(1).and_then(|rest| rest.split(['.', 's']).next());
     let pause_s: u64 = pause.unwrap().parse().unwrap_or_else(|e| panic!("{e} in {line}"));
     assert!((60..=75).contains(&pause_s), "{line}");
+}
+
+/// Over HTTP/2 all of an agent shared one connection: the network swallowed it, and no report arrived any more
+/// until the operating system gave it up.
+#[test]
+fn over_tls_too_reports_do_not_share_the_streams_connection() {
+    let data = tempfile::tempdir().unwrap();
+    let fixture = |name: &str| {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/tests/fixtures").join(name)
+    };
+    let config = data.path().join("hub.toml");
+    let (cert, key) = (fixture("hub.pem"), fixture("hub.key"));
+    std::fs::write(&config, format!("tls_cert = {cert:?}\ntls_key = {key:?}\n")).unwrap();
+    let mut serve = Command::new(BELLWIRE);
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&config);
+    let hub = Program::start(serve.arg("--data-dir").arg(data.path().join("hub")));
+    let line = hub.wait_for("listening on https://");
+    let address = line.split("https://").nth(1).unwrap().split_whitespace().next().unwrap();
+    let address: SocketAddr = address.trim_end_matches(',').parse().unwrap();
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let rest = format!(
+        "proxy = \"http://{}\"\nca_file = {:?}\n",
+        listener.local_addr().unwrap(),
+        fixture("ca.pem")
+    );
+    let ways = Arc::new(Mutex::new(Vec::new()));
+    let opened = ways.clone();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            opened.lock().unwrap().push(read_head(&mut client));
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").ok();
+            let Ok(hub) = TcpStream::connect(address) else { continue };
+            join(client, hub);
+        }
+    });
+    let scene = Scene::new("https://hub.test", &rest);
+    let agent = scene.agent();
+    agent.wait_for("connected");
+    // The stream is one, and the facts come beside it.
+    wait_until("a second way through the proxy", || {
+        let ways = ways.lock().unwrap();
+        if ways.len() >= 2 { Ok(()) } else { Err(format!("{ways:?}\n{}", agent.output())) }
+    });
 }
 
 #[test]

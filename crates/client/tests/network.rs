@@ -82,15 +82,21 @@ impl Proxy {
 
 /// An origin with TLS that answers each request with one event and stays open.
 async fn start_tls_origin() -> std::net::SocketAddr {
+    start_tls_origin_of(&[]).await
+}
+
+/// As [`start_tls_origin`], with these protocols to choose from. It speaks HTTP/1.1 whatever was chosen.
+async fn start_tls_origin_of(protocols: &[&str]) -> std::net::SocketAddr {
     let certificates = CertificateDer::pem_file_iter(fixture("hub.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(fixture("hub.key")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(certificates.map(Result::unwrap).collect(), key)
         .unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -144,6 +150,22 @@ async fn what_speaks_no_tls_where_tls_should_be_is_told_as_that() {
     server.greet(b"HTTP/1.1 200 OK\r\n\r\n<html>Welcome</html>").await;
     let error = tail.gave_up().await;
     assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Untrusted), "{error}");
+}
+
+/// Over one connection that all requests shared, a dead stream took every later report with it.
+#[tokio::test]
+async fn with_http_1_alone_each_request_under_way_has_a_connection_of_its_own() {
+    let origin = start_tls_origin_of(&["h2", "http/1.1"]).await;
+    let proxy = Proxy::start(origin).await;
+    let transport = HttpTransport::builder().proxy(proxy.url()).ca_file(fixture("ca.pem"));
+    let transport = transport.http1(true).build().unwrap();
+    let tail = |path: &str| {
+        let source = EventSource::builder(format!("https://hub.test/{path}"));
+        Tail::start(source.transport(transport.clone()).retry(Retry::never()))
+    };
+    let (mut stream, mut beside) = (tail("stream"), tail("beside"));
+    assert_eq!((stream.data().await, beside.data().await), ("over TLS".into(), "over TLS".into()));
+    assert_eq!(proxy.asked(), ["CONNECT hub.test:443"; 2]);
 }
 
 #[tokio::test]

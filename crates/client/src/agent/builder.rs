@@ -15,7 +15,7 @@ use super::policy::Rules;
 use super::run::Outcome;
 use super::{Agent, AgentError, Credential, config};
 use crate::address::Address;
-use crate::transport::{HttpTransport, InvalidSetting, Transport};
+use crate::transport::{HttpTransport, HttpTransportBuilder, InvalidSetting, Transport};
 
 /// Under which name the agent asks.
 const USER_AGENT: &str = concat!("bellwire-agent/", env!("CARGO_PKG_VERSION"));
@@ -81,7 +81,7 @@ impl AgentBuilder {
     }
 
     /// What the requests go through. Default: an [`HttpTransport`] that names itself
-    /// `bellwire-agent`.
+    /// `bellwire-agent` and speaks [HTTP/1.1 alone](crate::transport::HttpTransportBuilder::http1).
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
         self
@@ -107,7 +107,7 @@ impl AgentBuilder {
         if config.ca_file.is_none() && config.proxy.is_none() {
             return Ok(self);
         }
-        let mut transport = HttpTransport::builder().user_agent(USER_AGENT);
+        let mut transport = transport();
         if let Some(path) = &config.ca_file {
             transport = transport.ca_file(path);
         }
@@ -192,7 +192,7 @@ impl AgentBuilder {
         let state_dir = self.state_dir.ok_or_else(|| fault("state_dir", &"it is not set"))?;
         let transport = match self.transport {
             Some(transport) => transport,
-            None => Arc::new(HttpTransport::builder().user_agent(USER_AGENT).build()?),
+            None => Arc::new(transport().build()?),
         };
         Ok(Agent {
             hub,
@@ -205,6 +205,11 @@ impl AgentBuilder {
             transport,
         })
     }
+}
+
+/// The way to the hub: a stream that is dead must not take the reports with it.
+fn transport() -> HttpTransportBuilder {
+    HttpTransport::builder().user_agent(USER_AGENT).http1(true)
 }
 
 impl fmt::Debug for AgentBuilder {

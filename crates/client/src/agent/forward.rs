@@ -179,7 +179,8 @@ fn transport() -> Result<Arc<HttpTransport>, InvalidSetting> {
         return Ok(Arc::clone(shared));
     }
     let user_agent = concat!("bellwire-agent/", env!("CARGO_PKG_VERSION"));
-    let made = Arc::new(HttpTransport::builder().no_proxy().user_agent(user_agent).build()?);
+    let transport = HttpTransport::builder().no_proxy().user_agent(user_agent).http1(true);
+    let made = Arc::new(transport.build()?);
     Ok(Arc::clone(SHARED.get_or_init(|| made)))
 }
 

@@ -18,6 +18,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept: shorter than servers and the boxes between keep theirs,
 /// so that a request seldom meets one that is about to close.
 const POOL_IDLE: Duration = Duration::from_secs(15);
+/// How often a connection that many requests share is asked whether it lives, and how long it may take to say so:
+/// what the network has swallowed takes all of them with it, and those that come after.
+#[cfg(feature = "http2")]
+const SHARED_ASK_EVERY: Duration = Duration::from_secs(10);
+#[cfg(feature = "http2")]
+const SHARED_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The network, by HTTP/1.1 or HTTP/2, with or without TLS, through a proxy where one is set.
 ///
@@ -50,6 +56,7 @@ pub struct HttpTransportBuilder {
     proxy: ProxyChoice,
     ca_file: Option<PathBuf>,
     accept_invalid_certs: bool,
+    http1: bool,
 }
 
 /// A setting that cannot be used.
@@ -102,6 +109,7 @@ impl HttpTransport {
             proxy: ProxyChoice::Environment,
             ca_file: None,
             accept_invalid_certs: false,
+            http1: false,
         }
     }
 
@@ -172,6 +180,15 @@ impl HttpTransportBuilder {
         self
     }
 
+    /// Whether to speak HTTP/1.1 alone. Each request under way then has a connection of its own, and one
+    /// that the network swallows takes no other with it; one unused connection is kept at most. For who must get a
+    /// word through. Default: no.
+    #[must_use]
+    pub fn http1(mut self, http1: bool) -> Self {
+        self.http1 = http1;
+        self
+    }
+
     /// The transport.
     ///
     /// # Errors
@@ -202,6 +219,15 @@ impl HttpTransportBuilder {
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .tls_danger_accept_invalid_certs(self.accept_invalid_certs);
+        #[cfg(feature = "http2")]
+        let client = client
+            .http2_keep_alive_interval(SHARED_ASK_EVERY)
+            .http2_keep_alive_timeout(SHARED_ANSWER_WITHIN)
+            .http2_keep_alive_while_idle(true);
+        let client = match self.http1 {
+            true => client.http1_only().pool_max_idle_per_host(1),
+            false => client,
+        };
         Ok(match &self.proxy {
             ProxyChoice::Environment if environment_excepts_all() => client.no_proxy(),
             ProxyChoice::Environment => client,

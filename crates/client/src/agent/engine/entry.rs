@@ -82,8 +82,10 @@ pub(super) struct Posting {
     pub(super) due_ms: Option<u64>,
     /// How many came to nothing since one was answered.
     pub(super) failures: u32,
-    /// Since when, in this life, the hub refuses the result for what it is.
-    pub(super) unfit_since_ms: Option<u64>,
+    /// Since when it is told how it ended.
+    pub(super) since_ms: u64,
+    /// Since when, in this life, the hub refuses the result for what it is, and for how long it did before.
+    pub(super) unfit_since_ms: Option<(u64, u64)>,
     /// The hub found it too large: its output is left out.
     pub(super) thin: bool,
 }
@@ -161,6 +163,12 @@ impl Entry {
     /// Its result may still have to go to the disk.
     pub(super) fn needs_room(&self) -> bool {
         !self.ended || self.stage == Stage::Recording
+    }
+
+    /// From now on the hub is told how it ended.
+    pub(super) fn begin_telling(&mut self, now_ms: u64) {
+        self.stage = Stage::Telling;
+        (self.post.since_ms, self.post.due_ms) = (now_ms, Some(now_ms));
     }
 
     /// What is told of it now, without `rev`. `None` when there is nothing to tell.

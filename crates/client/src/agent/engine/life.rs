@@ -93,8 +93,7 @@ impl Engine {
     fn tell_unwritten(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         (entry.ended, entry.unwritten) = (true, true);
-        entry.stage = Stage::Telling;
-        entry.post.due_ms = Some(now_ms);
+        entry.begin_telling(now_ms);
     }
 
     pub(super) fn cancel(&mut self, now_ms: u64, id: CommandId, seq: Seq) {
@@ -174,8 +173,7 @@ impl Engine {
     pub(super) fn recorded(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if entry.report.is_some() {
-            entry.stage = Stage::Telling;
-            entry.post.due_ms = Some(now_ms);
+            entry.begin_telling(now_ms);
         } else {
             self.close(id);
         }

@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use bellwire_proto::limits::REV_MAX;
+use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, ReportState, State};
 
 use super::entry::{Entry, Stage};
 use super::{Answer, DISK_RETRY_MS, Engine, Output, Purpose, restart};
 use crate::agent::journal::Record;
 
-/// Results under way at once. Whatever else is told has a place of its own, one for each command that the hub
-/// lets be under way: what a network swallows of results holds none of that up.
+/// Results under way at once that are told for the first time, and as many that are told again. Whatever else is
+/// told has a place of its own, one for each command that the hub lets be under way. So what a network swallows
+/// holds up nothing that it might let through.
 const RESULTS_MAX: usize = 8;
+/// Reports of one command under way at once: however often the hub asks, the next one waits.
+const OF_ONE_MAX: usize = 2;
 /// The first and the longest pause after a report that came to nothing.
 const RETRY_MS: u64 = 1000;
 const RETRY_MS_MAX: u64 = 60_000;
@@ -56,7 +60,16 @@ pub(super) struct Revs {
 pub(super) struct Posted {
     id: CommandId,
     rev: u64,
-    is_result: bool,
+    place: Place,
+}
+
+/// Which places a report takes one of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Its own.
+    Own,
+    FirstResult,
+    LaterResult,
 }
 
 impl Revs {
@@ -79,6 +92,11 @@ impl Revs {
 
     fn draw(&mut self) -> u64 {
         self.next += 1;
+        self.latest()
+    }
+
+    /// The greatest that was drawn.
+    fn latest(&self) -> u64 {
         self.start * REVS_OF_A_START + self.next
     }
 }
@@ -115,12 +133,15 @@ impl Engine {
         self.revs.retry_ms = Some(now_ms + DISK_RETRY_MS);
     }
 
-    /// Sends what is due.
+    /// Sends what is due: of results the one first that has waited longest.
     pub(super) fn post_due(&mut self, now_ms: u64) {
         let due =
             |e: &&Entry| e.post.ticket.is_none() && e.post.due_ms.is_some_and(|at| at <= now_ms);
-        let due: Vec<CommandId> = self.live().filter(due).map(|entry| entry.id).collect();
-        for id in due {
+        let left_ms = |e: &Entry| if e.stage == Stage::Telling { e.post.left_ms } else { 0 };
+        let mut due: Vec<(u64, CommandId)> =
+            self.live().filter(due).map(|entry| (left_ms(entry), entry.id)).collect();
+        due.sort_by_key(|(left_ms, _)| *left_ms);
+        for (_, id) in due {
             if self.revs.next + 1 >= REVS_OF_A_START {
                 self.renew_revs(0);
             }
@@ -135,28 +156,28 @@ impl Engine {
             let rev = self.revs.draw();
             report.rev = Some(rev);
             (entry.post.ticket, entry.post.left_ms) = (Some(ticket), now_ms);
-            let is_result = entry.stage == Stage::Telling;
-            self.posts.insert(ticket, Posted { id, rev, is_result });
+            let place = entry.place();
+            self.posts.insert(ticket, Posted { id, rev, place });
             self.out.push_back(Output::Post { ticket, command: id, report });
         }
     }
 
     fn has_place(&self, entry: &Entry) -> bool {
-        entry.stage != Stage::Telling
-            || self.posts.values().filter(|post| post.is_result).count() < RESULTS_MAX
+        let place = entry.place();
+        let posts = || self.posts.values();
+        posts().filter(|post| post.id == entry.id).count() < OF_ONE_MAX
+            && (place == Place::Own
+                || posts().filter(|post| post.place == place).count() < RESULTS_MAX)
     }
 
     /// How long one report may take. What a network swallows is told once more before the hub's run clock
-    /// is over: a sign by the next sign, an offer and a result after two thirds of that clock at the latest. A
-    /// result that is long, and the network slow, gets more time with each try.
+    /// is over, a third of which may have passed before it: within another third. For an offer, with which
+    /// that clock begins, two. A result that is long, and the network slow, gets more with each try.
     pub(crate) fn post_limit(&self, id: CommandId) -> Duration {
-        let limit_ms = self.entries.get(&id).map_or(POST_MS_MIN, |entry| {
-            let twice_ms = (2 * entry.sign_ms()).min(SIGN_MS_MAX);
-            match entry.stage {
-                Stage::Offering => twice_ms,
-                Stage::Telling => twice_ms << entry.post.failures.min(DOUBLINGS_MAX),
-                _ => entry.sign_ms(),
-            }
+        let limit_ms = self.entries.get(&id).map_or(POST_MS_MIN, |entry| match entry.stage {
+            Stage::Offering => (2 * entry.sign_ms()).min(SIGN_MS_MAX),
+            Stage::Telling => entry.sign_ms() << entry.post.failures.min(DOUBLINGS_MAX),
+            _ => entry.sign_ms(),
         });
         Duration::from_millis(limit_ms.clamp(POST_MS_MIN, POST_MS_MAX))
     }
@@ -187,6 +208,7 @@ impl Engine {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.attempt = entry.attempt.max(attempt);
         if entry.told().is_some() {
+            // What is under way may never arrive.
             entry.post.ticket = None;
             entry.post.due_ms = Some(now_ms);
         }
@@ -194,6 +216,9 @@ impl Engine {
 
     pub(super) fn answered(&mut self, now_ms: u64, ticket: u64, answer: Answer) {
         let Some(Posted { id, rev, .. }) = self.posts.remove(&ticket) else { return };
+        if let Answer::Delivery { rev: seen, .. } = answer {
+            self.pass(seen);
+        }
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let is_latest = entry.post.ticket == Some(ticket);
         if is_latest {
@@ -219,7 +244,7 @@ impl Engine {
             return;
         }
         match stage {
-            Stage::Offering | Stage::Ready => self.answered_offer(now_ms, id, rev, answer),
+            Stage::Offering | Stage::Ready => self.answered_offer(now_ms, id, answer),
             Stage::Asking | Stage::Again => self.answered_rerun(now_ms, id, answer),
             // Whatever was answered: its result is told in any case.
             Stage::Running | Stage::Sweeping => self.sign_later(now_ms, id),
@@ -228,7 +253,7 @@ impl Engine {
         }
     }
 
-    fn answered_offer(&mut self, now_ms: u64, id: CommandId, rev: u64, answer: Answer) {
+    fn answered_offer(&mut self, now_ms: u64, id: CommandId, answer: Answer) {
         match answer {
             Answer::Delivery { state: State::Accepted | State::Running, .. } => {
                 if let Some(entry) = self.entries.get_mut(&id) {
@@ -236,12 +261,11 @@ impl Engine {
                 }
                 self.sign_later(now_ms, id);
             }
-            // The hub did not count the report.
-            Answer::Delivery { state: State::Queued | State::Sent, rev: seen } => {
-                self.retry_past(now_ms, id, rev, seen);
-            }
             Answer::Failed { retry_after } => self.retry(now_ms, id, retry_after),
-            Answer::TooLarge => self.retry(now_ms, id, None),
+            // The hub did not count the report, or did not get it.
+            Answer::Delivery { state: State::Queued | State::Sent, .. } | Answer::TooLarge => {
+                self.retry(now_ms, id, None);
+            }
             // It has ended there: it never runs here.
             Answer::Delivery { .. } | Answer::Conflict { .. } | Answer::Gone | Answer::Unfit => {
                 tracing::info!(%id, ?answer, "the hub has ended a command before it was started");
@@ -277,7 +301,7 @@ impl Engine {
             }
             Answer::Conflict { .. } | Answer::Gone => self.close(id),
             Answer::Delivery { rev: seen, .. } if seen < rev || Revs::can_pass(seen) => {
-                self.retry_past(now_ms, id, rev, seen);
+                self.retry(now_ms, id, None);
             }
             Answer::TooLarge if !entry.post.thin => {
                 entry.post.thin = true;
@@ -294,17 +318,18 @@ impl Engine {
     fn refused_result(&mut self, now_ms: u64, id: CommandId, answer: Answer) {
         let hub_ms = self.hub_ms(now_ms);
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let since_ms = *entry.post.unfit_since_ms.get_or_insert(now_ms);
-        let mut unfit_ms = now_ms - since_ms;
         let mut note = None;
-        if let Some(hub_ms) = hub_ms {
-            if entry.unfit_hub_ms.is_none() && !entry.unwritten && !entry.acked {
-                note = Some(Record::Unfit { command: id, hub_ms });
-            }
-            let since_ms = *entry.unfit_hub_ms.get_or_insert(hub_ms);
-            unfit_ms = unfit_ms.max(hub_ms.saturating_sub(since_ms));
+        if let (None, Some(hub_ms)) = (entry.unfit_hub_ms, hub_ms) {
+            entry.unfit_hub_ms = Some(hub_ms);
+            let is_kept = !entry.unwritten && !entry.acked;
+            note = is_kept.then_some(Record::Unfit { command: id, hub_ms });
         }
-        if unfit_ms >= UNFIT_FOR_MS {
+        // What passed before this life is counted by the hub's clock; since then by ours, which does not jump.
+        let (since_ms, before_ms) = *entry.post.unfit_since_ms.get_or_insert_with(|| {
+            let first_ms = entry.unfit_hub_ms.zip(hub_ms);
+            (now_ms, first_ms.map_or(0, |(first_ms, hub_ms)| hub_ms.saturating_sub(first_ms)))
+        });
+        if now_ms - since_ms + before_ms >= UNFIT_FOR_MS {
             tracing::error!(%id, "the hub has refused a result for a day: it is given up");
             return self.close(id);
         }
@@ -321,8 +346,7 @@ impl Engine {
     fn retry(&mut self, now_ms: u64, id: CommandId, retry_after: Option<Duration>) {
         let random = self.draw_random();
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let longest_ms =
-            (RETRY_MS << entry.post.failures.min(DOUBLINGS_MAX)).min(RETRY_MS_MAX);
+        let longest_ms = (RETRY_MS << entry.post.failures.min(DOUBLINGS_MAX)).min(RETRY_MS_MAX);
         let drawn_ms = longest_ms / 2 + random % (longest_ms / 2 + 1);
         let pause_ms = retry_after.map_or(drawn_ms, |asked| {
             let asked_ms = u64::try_from(asked.as_millis()).unwrap_or(u64::MAX);
@@ -331,21 +355,19 @@ impl Engine {
         let is_timed = match entry.stage {
             Stage::Ready => true,
             Stage::Offering => retry_after.is_none(),
-            _ => retry_after.is_none() && entry.is_on_the_clock(),
+            _ => retry_after.is_none() && entry.is_on_the_clock(now_ms),
         };
         let sign_due_ms = if is_timed { entry.sign_due_ms(now_ms) } else { u64::MAX };
         entry.post.failures = entry.post.failures.saturating_add(1);
         entry.post.due_ms = Some((now_ms + pause_ms).min(sign_due_ms));
     }
 
-    /// Tries again, past the `rev` that the hub has seen.
-    fn retry_past(&mut self, now_ms: u64, id: CommandId, rev: u64, seen: u64) {
-        // Another answer may have led past it already.
-        let is_passed = seen < rev || seen < self.revs.start * REVS_OF_A_START;
-        if !is_passed && Revs::can_pass(seen) {
+    /// Takes a start number above a `rev` that the hub has shown, unless it is one of ours, or greater than any
+    /// that could be passed.
+    fn pass(&mut self, seen: u64) {
+        if seen > self.revs.latest() && Revs::can_pass(seen) {
             self.renew_revs(seen);
         }
-        self.retry(now_ms, id, None);
     }
 
     /// The next sign that it is under way.
@@ -369,14 +391,22 @@ impl Engine {
 impl Entry {
     /// How long after one sign that it is under way the next is due.
     fn sign_ms(&self) -> u64 {
-        let third_ms = self.event().map_or(u64::MAX, |e| e.run_timeout_s.saturating_mul(1000) / 3);
-        third_ms.min(SIGN_MS_MAX)
+        let clock_ms = |event: &CommandEvent| event.run_timeout_s.max(1).saturating_mul(1000);
+        self.event().map_or(SIGN_MS_MAX, |event| (clock_ms(event) / 3).min(SIGN_MS_MAX))
     }
 
-    /// Whether the hub may not have given it up yet, after so many tries that came to nothing.
-    fn is_on_the_clock(&self) -> bool {
-        let tried_ms = u64::from(self.post.failures).saturating_mul(self.sign_ms());
-        self.event().is_some_and(|event| tried_ms < event.run_timeout_s.saturating_mul(1000))
+    /// Whether the hub, to which it runs, may not have given it up yet.
+    fn is_on_the_clock(&self, now_ms: u64) -> bool {
+        let told_for_ms = now_ms.saturating_sub(self.post.since_ms);
+        self.event().is_some_and(|event| told_for_ms < event.run_timeout_s.saturating_mul(1000))
+    }
+
+    fn place(&self) -> Place {
+        match (self.stage, self.post.failures) {
+            (Stage::Telling, 0) => Place::FirstResult,
+            (Stage::Telling, _) => Place::LaterResult,
+            _ => Place::Own,
+        }
     }
 
     /// When the next one is due: counted from when the last one left, since its answer may be long in

@@ -4,7 +4,7 @@ use bellwire_proto::{CommandId, ErrorInfo, Report, ReportState, codes};
 
 use super::entry::{Entry, Stage};
 use super::life::rejected;
-use super::{DISK_RETRY_MS, Engine, Output, Purpose, restart};
+use super::{DISK_RETRY_MS, Engine, Output, Purpose, Stopping, restart};
 use crate::agent::journal::Record;
 use crate::agent::policy::limit;
 use crate::agent::run::{Stop, error};
@@ -98,8 +98,9 @@ impl Engine {
         let timeout = self.judge.terms(&event.action).and_then(|terms| terms.timeout);
         let limit = limit(timeout, &event);
         self.out.push_back(Output::Start { event, limit });
-        if self.stopping.is_some() {
-            self.out.push_back(Output::Stop { command: id, stop: Stop::Shutdown });
+        if let Some(Stopping { killed, .. }) = self.stopping {
+            let stop = if killed { Stop::Kill } else { Stop::Shutdown };
+            self.out.push_back(Output::Stop { command: id, stop });
         }
     }
 

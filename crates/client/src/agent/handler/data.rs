@@ -2,7 +2,9 @@
 
 use std::fs::Permissions;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
 
 use bellwire_proto::{CommandId, DeviceId, Json};
@@ -12,31 +14,31 @@ use crate::agent::config::of_systemd;
 
 /// Others may pass through, to a file of theirs whose name they were told, and not look around.
 const FOLDER_MODE: u32 = 0o711;
+/// Where files go for which the disk has no room.
+const IN_MEMORY: &str = "/dev/shm";
 
 /// A folder for the data of commands that run, in which one process alone makes files. It is there
 /// while there is a file in it: who is killed while nothing runs leaves nothing behind.
 #[derive(Debug)]
-pub struct DataFolder(PathBuf);
+pub struct DataFolder {
+    path: PathBuf,
+    /// In its place while its disk is full: a command that was taken can run all the same.
+    spare: Option<PathBuf>,
+}
 
 impl DataFolder {
-    /// That of the agent with this state folder, whose lock the caller holds: in systemd's runtime
-    /// folder if there is one (in memory, and open to handlers with a user of their own), else in
-    /// the state folder. What an agent that was killed has left in it is deleted.
+    /// That of the agent with this state folder, whose lock the caller holds: see
+    /// [`runtime_folder`]. What an
+    /// agent that was killed has left in it is deleted.
     pub(crate) fn of_agent(state_dir: &Path, device: &DeviceId) -> Self {
-        let of_systemd = of_systemd("RUNTIME_DIRECTORY").filter(|folder| folder.is_dir());
-        let folder = of_systemd.as_deref().unwrap_or(state_dir);
-        let path = folder.join(format!("data-{device}"));
-        let removed = match path.is_dir() {
-            true => std::fs::remove_dir_all(&path),
-            false => std::fs::remove_file(&path),
-        };
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "old data files stay");
-            }
-            _ => {}
-        }
-        Self(path)
+        let folder = runtime_folder().unwrap_or_else(|| state_dir.to_owned());
+        // Only one agent has this state folder, and the spare place is one for all of them.
+        let id = std::fs::metadata(state_dir).ok().map(|found| (found.dev(), found.ino()));
+        let spare = |(dev, ino)| Path::new(IN_MEMORY).join(format!("bellwire-{dev:x}-{ino:x}"));
+        let this = Self { path: folder.join(format!("data-{device}")), spare: id.map(spare) };
+        remove(&this.path);
+        this.spare.iter().filter(|spare| is_own(spare)).for_each(|spare| remove(spare));
+        this
     }
 
     /// One of a name that nobody can guess, below the folder for temporary files.
@@ -45,7 +47,8 @@ impl DataFolder {
     /// When the system has no randomness.
     pub fn temporary() -> io::Result<Self> {
         let random = getrandom::u64().map_err(io::Error::other)?;
-        Ok(Self(std::env::temp_dir().join(format!("bellwire-{random:016x}"))))
+        let path = std::env::temp_dir().join(format!("bellwire-{random:016x}"));
+        Ok(Self { path, spare: None })
     }
 
     /// A file that its owner can read and nobody else.
@@ -55,28 +58,50 @@ impl DataFolder {
         data: &[u8],
         owner: Option<&Account>,
     ) -> io::Result<DataFile> {
-        let path = self.0.join(command.to_string());
-        let open = || {
-            make(&self.0)?;
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)
+        let name = command.to_string();
+        let is_full = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         };
-        let mut file = match open() {
-            // The end of another has just taken the folder with it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => open()?,
-            opened => opened?,
-        };
-        let this = DataFile(path);
-        file.write_all(data)?;
-        if let Some(account) = owner.filter(|account| !account.is_process()) {
-            fchown(&file, Some(account.uid), Some(account.gid))?;
+        match (DataFile::make(&self.path, &name, data, owner), &self.spare) {
+            (Err(error), Some(spare)) if is_full(&error) => {
+                tracing::warn!(
+                    %command, folder = %self.path.display(), "no room for a command's data: it lies in memory"
+                );
+                DataFile::make(spare, &name, data, owner)
+            }
+            (made, _) => made,
         }
-        Ok(this)
     }
 }
 
-fn make(folder: &Path) -> io::Result<()> {
+/// Where data lies under systemd (in memory, and open to handlers with a user of their own). Else it
+/// lies in the state folder.
+pub(crate) fn runtime_folder() -> Option<PathBuf> {
+    of_systemd("RUNTIME_DIRECTORY").filter(|folder| folder.is_dir())
+}
+
+fn remove(path: &Path) {
+    let removed = match path.is_dir() {
+        true => std::fs::remove_dir_all(path),
+        false => std::fs::remove_file(path),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "old data files stay");
+        }
+        _ => {}
+    }
+}
+
+/// Whether it is a folder of this process's user, and not one that somebody has put there.
+fn is_own(folder: &Path) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    std::fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == own)
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_own(folder) => Ok(()),
         // Not by the mode that it is made with: the service's umask would take from it.
         made => made
             .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))),
@@ -87,6 +112,25 @@ fn make(folder: &Path) -> io::Result<()> {
 pub(super) struct DataFile(PathBuf);
 
 impl DataFile {
+    fn make(folder: &Path, name: &str, data: &[u8], owner: Option<&Account>) -> io::Result<Self> {
+        let path = folder.join(name);
+        let open = || {
+            make_folder(folder)?;
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)
+        };
+        let mut file = match open() {
+            // The end of another has just taken the folder with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => open()?,
+            opened => opened?,
+        };
+        let this = Self(path);
+        file.write_all(data)?;
+        if let Some(account) = owner.filter(|account| !account.is_process()) {
+            fchown(&file, Some(account.uid), Some(account.gid))?;
+        }
+        Ok(this)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.0
     }

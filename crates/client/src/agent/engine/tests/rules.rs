@@ -201,12 +201,30 @@ fn the_last_words_of_a_shutdown_have_5_seconds_and_those_of_a_second_one_2_in_al
     assert_eq!(bench.stopped.last(), Some(&(id, Stop::Kill)));
     bench.posts.clear();
     bench.ended(id, killed());
-    let is_end = |record: &Record| matches!(record, Record::Ended { command, .. } if *command == id);
+    let is_end =
+        |record: &Record| matches!(record, Record::Ended { command, .. } if *command == id);
     assert!(bench.disk.iter().any(is_end), "it is written down all the same");
     bench.sleep(1999);
     assert!(!bench.engine.is_over(bench.now_ms), "the hub has not answered yet");
     bench.sleep(1);
     assert!(bench.engine.is_over(bench.now_ms));
+}
+
+/// Told twice to stop while a start was on its way to the disk, it let the handler run for 30 s.
+#[test]
+fn what_is_started_after_a_second_shutdown_is_killed() {
+    let mut bench = Bench::connected();
+    let id = bench.command(1, "fail");
+    let (ticket, _, report) = bench.posts.pop_front().unwrap();
+    let shown = Answer::Delivery { state: State::Accepted, rev: report.rev.unwrap() };
+    bench.engine.handle_answer(bench.now_ms, ticket, shown);
+    bench.engine.handle_shutdown(bench.now_ms);
+    bench.engine.handle_shutdown(bench.now_ms);
+    bench.act();
+    assert_eq!(
+        (bench.started.as_slice(), bench.stopped.as_slice()),
+        (&[id][..], &[(id, Stop::Kill)][..])
+    );
 }
 
 #[test]
