@@ -10,10 +10,12 @@
     reason = "a panic here is the failure message of a test"
 )]
 
+mod again;
 mod http;
 mod process;
 mod random;
 
+pub use again::{on_small_disk, under_umask_077};
 pub use http::{EventStream, Http, Response};
 pub use process::{Program, runs, wait_until};
 pub use random::Random;

@@ -216,6 +216,12 @@ impl EventSource {
         self.begin_by = None;
     }
 
+    /// The stream at hand is over after this time, whatever still comes over it.
+    pub(crate) fn end_within(&mut self, within: Duration) {
+        self.begin_by = Some(Instant::now() + within);
+        self.set_watchdog();
+    }
+
     /// What the server's clock shows now: a `Retry-After` may count on it.
     pub(crate) fn set_server_clock(&mut self, unix_ms: u64) {
         let shown = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms));

@@ -254,6 +254,9 @@ async fn what_went_wrong_is_told_apart() {
         ("302 Found\nlocation: http://portal/", ""),
         ("502 Bad Gateway", "<html>upstream</html>"),
         ("404 Not Found", ""),
+        // A box on the way that says nothing took a command away, and so did one with codes of its own.
+        ("400 Bad Request", ""),
+        ("502 Bad Gateway", r#"{"code":"not_found"}"#),
         (JSON, r#"{"id":1}"#),
     ] {
         let (made, ..) = exchange(&server, hub.command(id()), head, body).await;

@@ -120,8 +120,18 @@ async fn a_bye_for_a_reason_of_a_later_version_has_its_pause_too() {
 async fn after_a_bye_the_stream_is_over_even_if_it_stays_open() {
     let server = Server::start().await;
     let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
-    let request = greeted(&server, &mut listener, "{}").await;
-    let signal = within("the end", listener.next()).await;
+    let mut request = greeted(&server, &mut listener, "{}").await;
+    // What still comes over it, a command too, is for the next stream.
+    let goes_on = async {
+        loop {
+            request.send(format!("event: command\nid: 9\ndata: {}\n\n", command_event())).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let signal = tokio::select! {
+        signal = within("the end", listener.next()) => signal,
+        () = goes_on => unreachable!("it goes on for ever"),
+    };
     assert!(matches!(signal, Some(Ok(Signal::Lost { loss: Loss::Ended, .. }))), "{signal:?}");
     request.dropped().await;
 }

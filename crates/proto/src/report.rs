@@ -52,6 +52,11 @@ impl ReportState {
             Self::Nack => "nack",
         }
     }
+
+    /// Whether it tells that the command is over at the device, in which way ever.
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Rejected | Self::Cancelled)
+    }
 }
 
 /// A report: the state, and what the device wants to tell with it. A member that is `None` was

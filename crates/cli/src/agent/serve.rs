@@ -11,7 +11,7 @@ use crate::exit;
 
 pub(crate) async fn run(args: &AgentConfigArg) -> anyhow::Result<u8> {
     let config = read_config(&args.config)?;
-    for warning in config.warnings() {
+    for warning in config.warnings_here() {
         tracing::warn!("{warning}");
     }
     let [asked, asked_again, asked_once_more] = stop_signals()?;

@@ -179,9 +179,15 @@ impl AgentConfig {
         policy
     }
 
-    /// What is legal and may still not be meant, or will not work as things stand on this machine.
+    /// What is legal and may still not be meant, or will not work as things stand on this machine. What the
+    /// shipped unit for systemd sees to is taken for granted.
     pub fn warnings(&self) -> Vec<Fault> {
-        warning::of(self)
+        warning::of(self, false)
+    }
+
+    /// The same for this process, which is about to run the agent.
+    pub fn warnings_here(&self) -> Vec<Fault> {
+        warning::of(self, true)
     }
 
     /// Those of them that are about one action.
@@ -314,8 +320,11 @@ pub fn read_credential(path: &Path) -> std::io::Result<String> {
         return Err(fault("it is no plain file"));
     }
     let mut text = String::new();
-    std::fs::File::open(path)?.take(CREDENTIAL_BYTES_MAX).read_to_string(&mut text)?;
+    std::fs::File::open(path)?.take(CREDENTIAL_BYTES_MAX + 1).read_to_string(&mut text)?;
     let token = text.trim();
+    if text.len() as u64 > CREDENTIAL_BYTES_MAX {
+        return Err(fault("it is longer than any token"));
+    }
     if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(fault("it must hold one bare token and nothing else"));
     }

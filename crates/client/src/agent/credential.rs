@@ -71,10 +71,11 @@ mod tests {
         assert_eq!((file.token().as_deref(), file.fault()), (Some("bw_one"), None));
         std::fs::write(&path, "bw_two").unwrap();
         assert_eq!(file.token().as_deref(), Some("bw_two"));
-        for bad in ["", "two words", "a\u{7}bell"] {
+        let long = "x".repeat(1 << 20);
+        for bad in ["", "two words", "a\u{7}bell", &long] {
             std::fs::write(&path, bad).unwrap();
-            assert_eq!(file.token().as_deref(), Some("bw_two"), "while it holds {bad:?}");
-            assert!(file.fault().is_some(), "{bad:?} is told");
+            assert_eq!(file.token().as_deref(), Some("bw_two"), "while it holds {bad:.9?}");
+            assert!(file.fault().is_some(), "{bad:.9?} is told");
         }
     }
 

@@ -373,7 +373,10 @@ impl Driver {
 
     fn tell_facts(&mut self, always: bool) {
         let now = facts::now(&self.agent.facts);
-        if !always && self.facts.as_ref() == Some(&now) || !self.facts_task.is_empty() {
+        if always {
+            // What is told over the connection before may hang with it.
+            self.facts_task.abort_all();
+        } else if self.facts.as_ref() == Some(&now) || !self.facts_task.is_empty() {
             return;
         }
         let (hub, device) = (self.hub.clone(), self.agent.device.clone());

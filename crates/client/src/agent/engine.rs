@@ -367,8 +367,8 @@ impl Engine {
     /// Everything that may follow from what has just happened.
     fn pump(&mut self, now_ms: u64) {
         self.drop_stale(now_ms);
-        self.start_due(now_ms);
         self.write_due(now_ms);
+        self.start_due(now_ms);
         self.post_due(now_ms);
         self.compact_if_worth(now_ms);
     }

@@ -4,6 +4,8 @@
 //! and win over them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bellwire_proto::{Json, Timestamp};
@@ -12,6 +14,8 @@ use serde_json::{Value, json};
 /// Addresses that are told at most: facts have a limit, and a container host has hundreds. All that
 /// is told from here stays far below the 4 KiB that the configuration leaves for it.
 const ADDRESSES_MAX: usize = 32;
+/// So much of a file is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The longest name of a system that is told, in characters.
 const OS_CHARS_MAX: usize = 200;
 
@@ -22,7 +26,6 @@ pub(super) fn now(own: &BTreeMap<String, Value>) -> Json {
         ("arch".to_owned(), json!(std::env::consts::ARCH)),
         ("os".to_owned(), json!(os())),
     ]);
-    let read = |path| std::fs::read_to_string(path).ok();
     let kernel = read("/proc/sys/kernel/osrelease").map(|text| json!(text.trim()));
     let booted = read("/proc/stat").and_then(|text| boot_time(&text)).map(|time| json!(time));
     let v4 = read("/proc/net/fib_trie").map(|text| local_v4(&text)).unwrap_or_default();
@@ -36,9 +39,16 @@ pub(super) fn now(own: &BTreeMap<String, Value>) -> Json {
     Json::parse(&text).unwrap_or_default()
 }
 
+/// What stands in a file of the kernel's, or its beginning: a router's table of routes has many megabytes.
+fn read(path: &str) -> Option<String> {
+    let mut text = String::new();
+    File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
 /// The name that the distribution gives itself, or that of the kernel.
 fn os() -> String {
-    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let release = read("/etc/os-release").unwrap_or_default();
     let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     let name = name.map_or(std::env::consts::OS, |name| name.trim_matches('"'));
     name.chars().take(OS_CHARS_MAX).collect()

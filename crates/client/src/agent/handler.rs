@@ -37,6 +37,7 @@ mod output;
 mod spawn;
 
 use account::Account;
+pub(super) use data::runtime_folder;
 pub use data::{DataFolder, input_of};
 pub(super) use find::is_nameless_script;
 pub use find::{NoProgram, find};
@@ -326,7 +327,8 @@ impl Group {
         if stop.told() < Some(Stop::Kill) {
             self.signal(Signal::TERM);
             tokio::select! {
-                () = self.gone(child) => {}
+                // Its number may be another's from here on.
+                () = self.gone(child) => return child.wait().await.ok(),
                 () = sleep(kill_after) => {}
                 _ = stop.wait_for(Stop::Kill) => {}
             }

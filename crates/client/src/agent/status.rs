@@ -87,7 +87,7 @@ pub struct CommandStatus {
     pub id: CommandId,
     /// Its place in the hub's order.
     pub seq: Seq,
-    /// What it asks for; not known of one that was cancelled before it came.
+    /// What it asks for; not known of one that was cancelled before it came, or was over long ago.
     pub action: Option<Action>,
     /// Where it is: `waiting`, `running`, or how it ended; `dropped` when the hub had ended it before
     /// it was started.

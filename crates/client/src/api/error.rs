@@ -60,8 +60,10 @@ impl Error {
         retry_after: Option<Duration>,
         body: &[u8],
     ) -> Self {
+        // A gateway has codes of its own that sound alike, and another status with them.
         let problem = serde_json::from_slice(body)
             .ok()
+            .filter(|problem: &Problem| problem.code.status() == status.as_u16())
             .or_else(|| body.is_empty().then(|| of_parser(status)).flatten());
         match problem {
             Some(problem) => Self::Refused { problem: Box::new(problem), retry_after },
@@ -93,10 +95,10 @@ impl Error {
     }
 }
 
-/// What an HTTP parser refuses comes without a body (contract, section 1).
+/// What an HTTP parser refuses comes without a body (contract, section 1). A 400 is not among it: any box on
+/// the way may say that.
 fn of_parser(status: StatusCode) -> Option<Problem> {
     let code = match status.as_u16() {
-        400 => Code::BadRequest,
         408 => Code::RequestTimeout,
         414 => Code::UriTooLong,
         431 => Code::HeadersTooLarge,

@@ -355,6 +355,9 @@ impl Listener {
         if !self.greeted {
             return Err("it does not begin with a hello".to_owned());
         }
+        if self.parted {
+            return Ok(None);
+        }
         Ok(Some(match event.name() {
             "command" => Signal::Command(parse(event)?),
             "cancel" => Signal::Cancel(parse(event)?),
@@ -365,7 +368,7 @@ impl Listener {
                 if let Some(pause) = pause {
                     self.source.set_next_delay(pause.min(BYE_PAUSE_MAX));
                 }
-                self.source.set_read_timeout(END_WITHIN);
+                self.source.end_within(END_WITHIN);
                 self.parted = true;
                 match parse(event) {
                     Ok(bye) => Signal::Bye(bye),

@@ -81,7 +81,7 @@ fn program(section: &mut Section<'_>) -> Option<Program> {
             _ => Account::find(v.as_str()?),
         });
     let cwd = section.take("cwd", ABSOLUTE, absolute);
-    let umask = section.take("umask", "octal, as in \"027\"", umask);
+    let umask = section.take("umask", "octal digits in quotes, as in \"027\"", umask);
     let kill_after = section.take("kill_after", &format!("{DURATION}; from 1s to 10m"), |v| {
         seconds(v).filter(|s| (1..=KILL_AFTER_S_MAX).contains(&s.get())).map(|s| s.duration())
     });
@@ -107,7 +107,7 @@ fn pass_env(section: &mut Section<'_>) -> Vec<(OsString, OsString)> {
         v.as_array()?.iter().map(text).collect::<Option<Vec<_>>>()
     });
     let names = names.unwrap_or_default();
-    if let Some(problem) = names.iter().find_map(|name| no_variable(name)) {
+    for problem in names.iter().filter_map(|name| no_variable(name)) {
         section.fault_of("pass_env", problem);
     }
     let passed = names.into_iter();
@@ -139,16 +139,10 @@ fn no_variable(name: &str) -> Option<String> {
     (!named).then(|| format!("names {name:?}, which no variable can be called"))
 }
 
-/// Octal either way: as text, or as a number of TOML (`0o027`).
+/// As text alone: of a number nobody could tell whether 22 was meant to be octal.
 fn umask(value: &toml::Value) -> Option<u32> {
-    let mask = match value {
-        toml::Value::String(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            u32::from_str_radix(digits, 8).ok()
-        }
-        toml::Value::Integer(mask) => u32::try_from(*mask).ok(),
-        _ => None,
-    };
-    mask.filter(|mask| *mask <= UMASK_MAX)
+    let digits = value.as_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    u32::from_str_radix(digits, 8).ok().filter(|mask| *mask <= UMASK_MAX)
 }
 
 fn forward(section: &mut Section<'_>) -> Option<Forward> {

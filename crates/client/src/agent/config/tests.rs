@@ -93,7 +93,8 @@ timeout = "x"
 cwd = "/"
 [actions.pass]
 run = ["x"]
-pass_env = ["BELLWIRE_X"]
+pass_env = ["BELLWIRE_X", "A=B"]
+umask = 22
 [actions.far]
 forward = "http://10.1.2.3/"
 user = "root"
@@ -124,7 +125,7 @@ flat = 1
         "actions.relative.timeout is 0, but it is a duration: seconds, or as in \"90s\"",
         "actions.relative.on_restart is \"maybe\", but it is fail, rerun or succeed",
         "actions.relative.concurrency is 0, but",
-        "actions.relative.umask is \"999\", but it is octal",
+        "actions.relative.umask is \"999\", but it is octal digits in quotes",
         "actions.relative.env.BELLWIRE_COMMAND names BELLWIRE_COMMAND, but BELLWIRE_ is",
         "actions.relative.env.LANG is not a text",
         "actions.relative.pass_env is ",
@@ -137,6 +138,8 @@ flat = 1
         "actions.both has both run and forward",
         "actions.both.timeout is \"x\"",
         "actions.pass.pass_env names BELLWIRE_X, but BELLWIRE_ is the agent's own prefix",
+        "actions.pass.pass_env names \"A=B\", which no variable can be called",
+        "actions.pass.umask is 22, but it is octal digits in quotes",
         "actions.far.forward leads to 10.1.2.3",
         "actions.far.user is \"root\", but it is only for run",
         "actions.\"a b\" is not an action name",
@@ -153,7 +156,7 @@ flat = 1
         let times = found.iter().filter(|fault| fault.starts_with(expected)).count();
         assert_eq!(times, 1, "{expected}\nin {found:#?}");
     }
-    assert_eq!(found.len(), 35, "{found:#?}");
+    assert_eq!(found.len(), 37, "{found:#?}");
 }
 
 #[test]
@@ -262,8 +265,9 @@ fn a_state_folder_that_an_actions_user_cannot_pass_is_a_warning() {
         ))
         .unwrap();
         let way_out = format!("chmod o+x {}", state_dir.path().display());
-        config.warnings().iter().filter(|warning| warning.problem.ends_with(&way_out)).count()
+        [config.warnings(), config.warnings_here()]
+            .map(|all| all.iter().filter(|warning| warning.problem.ends_with(&way_out)).count())
     };
-    assert_eq!(warnings(0o700), 1, "closed to others");
-    assert_eq!(warnings(0o711), 0, "others may pass");
+    assert_eq!(warnings(0o700), [1, 1], "closed to others");
+    assert_eq!(warnings(0o711), [0, 0], "others may pass");
 }

@@ -8,9 +8,9 @@ use std::path::Path;
 use bellwire_proto::Action;
 
 use super::super::handler::account::Account;
-use super::super::handler::{Program, find, is_nameless_script};
+use super::super::handler::{Program, find, is_nameless_script, runtime_folder};
 use super::fault::{Fault, written};
-use super::{AgentConfig, Handler, default_state_dir, of_systemd, read_credential};
+use super::{AgentConfig, Handler, default_state_dir, read_credential};
 
 /// Others may write.
 const WRITE_BY_OTHERS: u32 = 0o002;
@@ -20,7 +20,7 @@ const PASS_BY_OTHERS: u32 = 0o001;
 /// In such a folder everybody may make files, and take away none but his own.
 const STICKY: u32 = 0o1000;
 
-pub(super) fn of(config: &AgentConfig) -> Vec<Fault> {
+pub(super) fn of(config: &AgentConfig, here: bool) -> Vec<Fault> {
     let mut warnings = Vec::new();
     let mut warn = |key: &str, problem: String| {
         warnings.push(Fault { key: key.to_owned(), problem });
@@ -42,7 +42,7 @@ pub(super) fn of(config: &AgentConfig) -> Vec<Fault> {
     if socket_bytes > SOCKET_BYTES_MAX {
         warn("state_dir", "is too long for a socket in it: agent status will not work".to_owned());
     }
-    if let Some(problem) = of_data_files(config) {
+    if let Some(problem) = of_data_files(config, here) {
         warn("state_dir", problem);
     }
     if config.actions.is_empty() {
@@ -73,9 +73,9 @@ pub(super) fn of_action(config: &AgentConfig, action: &Action) -> Vec<Fault> {
 
 /// Data files lie in the state folder, unless systemd has made one for them as the shipped unit
 /// asks it to. That unit sets no `state_dir`: one that is written down may be meant without it.
-fn of_data_files(config: &AgentConfig) -> Option<String> {
+fn of_data_files(config: &AgentConfig, here: bool) -> Option<String> {
     let folder = &config.state_dir;
-    if of_systemd("RUNTIME_DIRECTORY").is_some() || *folder == default_state_dir() {
+    if runtime_folder().is_some() || (!here && *folder == default_state_dir()) {
         return None;
     }
     let user = config.actions.values().find_map(|action| match &action.handler {

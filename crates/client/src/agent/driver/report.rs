@@ -1,7 +1,7 @@
 //! The driver's side of the reports: how one is sent, and what its answer means: to the engine, and to
 //! the person who reads the log.
 
-use bellwire_proto::{CommandId, Delivery, DeviceId, Report, ReportState};
+use bellwire_proto::{Code, CommandId, Delivery, DeviceId, Report, ReportState};
 
 use super::{Driver, unless_it_panics};
 use crate::agent::engine::Answer;
@@ -54,7 +54,7 @@ impl Driver {
         let offered = state == ReportState::Accepted;
         if offered {
             fault::at(Point::AcceptSent);
-        } else if is_end(state) {
+        } else if state.is_end() {
             fault::at(Point::ResultSent);
         }
         self.engine.handle_answer(now_ms, ticket, answer);
@@ -64,13 +64,10 @@ impl Driver {
     }
 }
 
-fn is_end(state: ReportState) -> bool {
-    !matches!(state, ReportState::Accepted | ReportState::Running)
-}
-
 /// Reads an answer. One that is not the hub's is none, whatever its status, but for two: a box on the
 /// way, or the parser before the hub, may refuse a body for its length (413) or a result for its form
-/// (400), in its own words or in none. An offer has no form to be wrong, and only the hub may end it.
+/// (400), in its own words or in none. An offer has no form to be wrong, and only the hub may end it,
+/// which knows the way that it came by: one that finds nothing there is a box too.
 fn judge(
     device: &DeviceId,
     command: CommandId,
@@ -86,12 +83,15 @@ fn judge(
             409 => Answer::Conflict { state: problem.delivery.as_ref().map(|shown| shown.state) },
             410 => Answer::Gone,
             413 => Answer::TooLarge,
+            404 if problem.code == Code::NotFound && !told.is_end() => {
+                Answer::Failed { retry_after: *retry_after }
+            }
             400 | 404 => Answer::Unfit,
             _ => Answer::Failed { retry_after: *retry_after },
         },
         Err(Error::Foreign { status, retry_after, .. }) => match status.map(|s| s.as_u16()) {
             Some(413) => Answer::TooLarge,
-            Some(400) if is_end(told) => Answer::Unfit,
+            Some(400) if told.is_end() => Answer::Unfit,
             _ => Answer::Failed { retry_after: *retry_after },
         },
         Err(Error::Unreachable { .. }) => Answer::Failed { retry_after: None },
@@ -114,7 +114,7 @@ fn explain(answer: &Result<Delivery, Error>) -> String {
 mod tests {
     use std::time::Duration;
 
-    use bellwire_proto::{Code, Problem, State};
+    use bellwire_proto::{Problem, State};
     use http::StatusCode;
 
     use super::*;
@@ -174,11 +174,14 @@ mod tests {
         ] {
             assert_eq!(judge(&device, command, ReportState::Failed, &answer), meaning, "{what}");
         }
-        let box_on_the_way = foreign(Some(400));
-        assert_eq!(
-            judge(&device, command, ReportState::Accepted, &box_on_the_way),
-            later,
-            "no box may take a command away"
-        );
+        for box_on_the_way in [foreign(Some(400)), refused(Code::NotFound)] {
+            for told in [ReportState::Accepted, ReportState::Running] {
+                let meaning = judge(&device, command, told, &box_on_the_way);
+                assert_eq!(meaning, later, "no box may take a command away: {box_on_the_way:?}");
+            }
+        }
+        let forgotten = refused(Code::UnknownCommand);
+        let meaning = judge(&device, command, ReportState::Accepted, &forgotten);
+        assert_eq!(meaning, Answer::Unfit, "the hub may");
     }
 }

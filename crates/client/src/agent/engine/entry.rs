@@ -168,7 +168,7 @@ impl Entry {
     /// From now on the hub is told how it ended.
     pub(super) fn begin_telling(&mut self, now_ms: u64) {
         self.stage = Stage::Telling;
-        (self.post.since_ms, self.post.due_ms) = (now_ms, Some(now_ms));
+        self.post = Posting { since_ms: now_ms, due_ms: Some(now_ms), ..Posting::default() };
     }
 
     /// What is told of it now, without `rev`. `None` when there is nothing to tell.
@@ -181,6 +181,8 @@ impl Entry {
                 Report { progress: self.progress, ..Report::of(ReportState::Running) }
             }
             Stage::Telling => self.report.as_deref()?.clone(),
+            // How it ended is not told before it is on disk, and that is full.
+            Stage::Recording if self.disk_retry_ms.is_some() => Report::of(ReportState::Running),
             Stage::Taking | Stage::Starting | Stage::Left | Stage::Recording => return None,
         };
         if self.post.thin {

@@ -187,6 +187,7 @@ impl Engine {
         }
         tracing::error!(%id, "the disk is full: a result cannot be recorded, and is kept in memory");
         entry.disk_retry_ms = Some(now_ms + DISK_RETRY_MS);
+        self.sign_later(now_ms, id);
     }
 
     /// Writes what the disk had no room for.

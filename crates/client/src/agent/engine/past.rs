@@ -16,8 +16,8 @@ use crate::agent::status::CommandStatus;
 
 /// The whole reports that are kept, together.
 const RECENT_BYTES_MAX: usize = 256 << 10;
-/// What one takes beside its texts.
-const RECENT_BYTES: usize = 512;
+/// So many more are known by what they asked for.
+const RECENT_MAX: usize = 256;
 /// What the line of a command that is over takes in the journal, with an error code of ordinary length.
 const LINE_BYTES_MAX: u64 = 200;
 
@@ -35,7 +35,6 @@ struct Recent {
     action: Option<Action>,
     runs: u32,
     report: Option<Box<Report>>,
-    bytes: usize,
 }
 
 /// All that is known at one moment, for a compaction.
@@ -87,13 +86,18 @@ impl Past {
         };
         self.restore(entry.id, done);
         let Entry { id, action, runs, report, .. } = entry;
-        let bytes = RECENT_BYTES + report.as_deref().map_or(0, texts_bytes);
-        self.recent_bytes += bytes;
-        self.recent.push_back(Recent { id, action, runs, report, bytes });
+        self.recent_bytes += report.as_deref().map_or(0, texts_bytes);
+        self.recent.push_back(Recent { id, action, runs, report });
+        let mut oldest = self.recent.iter_mut();
         while self.recent_bytes > RECENT_BYTES_MAX
+            && let Some(oldest) = oldest.next()
+        {
+            self.recent_bytes -= oldest.report.take().as_deref().map_or(0, texts_bytes);
+        }
+        while self.recent.len() > RECENT_MAX
             && let Some(oldest) = self.recent.pop_front()
         {
-            self.recent_bytes -= oldest.bytes;
+            self.recent_bytes -= oldest.report.as_deref().map_or(0, texts_bytes);
         }
     }
 

@@ -120,6 +120,7 @@ impl Engine {
     /// A start number is on disk. Another may have been taken since.
     pub(super) fn begun(&mut self, start: u64) {
         self.revs.is_on_disk |= start == self.revs.start && start < STARTS;
+        self.revs.told_full = false;
     }
 
     /// There was no room for a start number.
@@ -135,8 +136,11 @@ impl Engine {
 
     /// Sends what is due: of results the one first that has waited longest.
     pub(super) fn post_due(&mut self, now_ms: u64) {
-        let due =
-            |e: &&Entry| e.post.ticket.is_none() && e.post.due_ms.is_some_and(|at| at <= now_ms);
+        let due = |e: &&Entry| {
+            self.can_post(e)
+                && e.post.ticket.is_none()
+                && e.post.due_ms.is_some_and(|at| at <= now_ms)
+        };
         let left_ms = |e: &Entry| if e.stage == Stage::Telling { e.post.left_ms } else { 0 };
         let mut due: Vec<(u64, CommandId)> =
             self.live().filter(due).map(|entry| (left_ms(entry), entry.id)).collect();
@@ -162,6 +166,11 @@ impl Engine {
         }
     }
 
+    /// An agent that is told to stop offers to run nothing more: the hub keeps what it has not been answered for.
+    fn can_post(&self, entry: &Entry) -> bool {
+        self.stopping.is_none() || entry.stage != Stage::Offering
+    }
+
     fn has_place(&self, entry: &Entry) -> bool {
         let place = entry.place();
         let posts = || self.posts.values();
@@ -184,8 +193,9 @@ impl Engine {
 
     /// When a report of an entry is due, unless it has to wait for others first.
     pub(super) fn post_wakes(&self, entry: &Entry) -> Option<u64> {
-        let can = self.revs.is_on_disk && entry.post.ticket.is_none() && self.has_place(entry);
-        entry.post.due_ms.filter(|_| can)
+        let can = self.revs.is_on_disk && self.can_post(entry);
+        let has_place = can && entry.post.ticket.is_none() && self.has_place(entry);
+        entry.post.due_ms.filter(|_| has_place)
     }
 
     /// The hub is there again: what came to nothing is tried at once.
@@ -249,6 +259,7 @@ impl Engine {
             // Whatever was answered: its result is told in any case.
             Stage::Running | Stage::Sweeping => self.sign_later(now_ms, id),
             Stage::Telling => self.answered_result(now_ms, id, rev, answer),
+            Stage::Recording if entry.disk_retry_ms.is_some() => self.sign_later(now_ms, id),
             Stage::Taking | Stage::Starting | Stage::Left | Stage::Recording => {}
         }
     }
@@ -279,8 +290,8 @@ impl Engine {
     fn answered_rerun(&mut self, now_ms: u64, id: CommandId, answer: Answer) {
         let is_over = match answer {
             Answer::Delivery { state, .. } => state.is_terminal(),
-            Answer::Conflict { .. } | Answer::Gone => true,
-            Answer::TooLarge | Answer::Unfit | Answer::Failed { .. } => false,
+            Answer::Conflict { .. } | Answer::Gone | Answer::Unfit => true,
+            Answer::TooLarge | Answer::Failed { .. } => false,
         };
         if is_over {
             tracing::info!(%id, ?answer, "the hub has ended a command before it could run again");
@@ -357,7 +368,10 @@ impl Engine {
             Stage::Offering => retry_after.is_none(),
             _ => retry_after.is_none() && entry.is_on_the_clock(now_ms),
         };
-        let sign_due_ms = if is_timed { entry.sign_due_ms(now_ms) } else { u64::MAX };
+        // What is swallowed once is told again at once, and what comes to nothing again and again is not.
+        let soonest_ms = if entry.post.failures == 0 { now_ms } else { now_ms + RETRY_MS };
+        let sign_due_ms =
+            if is_timed { entry.sign_due_ms(now_ms).max(soonest_ms) } else { u64::MAX };
         entry.post.failures = entry.post.failures.saturating_add(1);
         entry.post.due_ms = Some((now_ms + pause_ms).min(sign_due_ms));
     }

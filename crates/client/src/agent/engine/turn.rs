@@ -4,7 +4,7 @@ use bellwire_proto::{CommandId, ErrorInfo, Report, ReportState, codes};
 
 use super::entry::{Entry, Stage};
 use super::life::rejected;
-use super::{DISK_RETRY_MS, Engine, Output, Purpose, Stopping, restart};
+use super::{DISK_RETRY_MS, Engine, Output, Purpose, restart};
 use crate::agent::journal::Record;
 use crate::agent::policy::limit;
 use crate::agent::run::{Stop, error};
@@ -91,16 +91,20 @@ impl Engine {
         if entry.cancelled {
             return self.end(id, Some(Report::of(ReportState::Cancelled)));
         }
-        let Some(event) = entry.event().cloned() else { return };
+        let Some(mut event) = entry.event().cloned() else { return };
+        if self.stopping.is_some_and(|stopping| stopping.killed) {
+            // It would be killed at once.
+            return self.interrupted(id, Report::of(ReportState::Failed));
+        }
+        event.attempt = event.attempt.max(entry.attempt.unwrap_or_default());
         entry.stage = Stage::Running;
         entry.post.ticket = None;
         entry.post.due_ms = Some(now_ms);
         let timeout = self.judge.terms(&event.action).and_then(|terms| terms.timeout);
         let limit = limit(timeout, &event);
         self.out.push_back(Output::Start { event, limit });
-        if let Some(Stopping { killed, .. }) = self.stopping {
-            let stop = if killed { Stop::Kill } else { Stop::Shutdown };
-            self.out.push_back(Output::Stop { command: id, stop });
+        if self.stopping.is_some() {
+            self.out.push_back(Output::Stop { command: id, stop: Stop::Shutdown });
         }
     }
 

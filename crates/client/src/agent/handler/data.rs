@@ -76,7 +76,7 @@ impl DataFolder {
 
 /// Where data lies under systemd (in memory, and open to handlers with a user of their own). Else it
 /// lies in the state folder.
-pub(crate) fn runtime_folder() -> Option<PathBuf> {
+pub(in crate::agent) fn runtime_folder() -> Option<PathBuf> {
     of_systemd("RUNTIME_DIRECTORY").filter(|folder| folder.is_dir())
 }
 
@@ -195,6 +195,32 @@ mod tests {
         let again = next.file(id, b"again", None).unwrap();
         drop((next.file(other, b"beside", None).unwrap(), again));
         assert_eq!(std::fs::read_dir(state_dir.path()).unwrap().count(), 0, "nothing stays");
+    }
+
+    /// What was accepted failed without having run, since its data found no room.
+    #[test]
+    fn on_a_full_disk_data_lies_in_memory_and_what_a_killed_agent_left_there_is_gone() {
+        let name = "agent::handler::data::tests::on_a_full_disk_data_lies_in_memory_and_what_a_killed_agent_left_there_is_gone";
+        let Some(disk) = bellwire_testkit::on_small_disk(name, 64) else { return };
+        let (state_dir, device) = (disk.join("state"), "kiosk".parse().unwrap());
+        std::fs::create_dir(&state_dir).unwrap();
+        std::fs::write(disk.join("filler"), vec![7; 1 << 20]).unwrap_err();
+        let id = "01890000-0000-7000-8000-000000000001".parse().unwrap();
+        let data = vec![b'x'; 4096];
+        let killed = DataFolder::of_agent(&state_dir, &device);
+        let file = std::mem::ManuallyDrop::new(killed.file(id, &data, None).unwrap());
+        assert!(file.path().starts_with(IN_MEMORY), "{:?}", file.path());
+        let next = DataFolder::of_agent(&state_dir, &device);
+        assert!(!file.path().exists(), "the old data are still there");
+        let again = next.file(id, &data, None).unwrap();
+        assert_eq!(std::fs::read(again.path()).unwrap(), data);
+        // What somebody else has put there is nobody's.
+        let folder = again.path().parent().unwrap().to_owned();
+        drop(again);
+        std::os::unix::fs::symlink("/tmp", &folder).unwrap();
+        let refused = next.file(id, &data, None).map(|file| file.path().to_owned());
+        std::fs::remove_file(&folder).unwrap();
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 
     #[test]

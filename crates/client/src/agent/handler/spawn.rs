@@ -93,7 +93,7 @@ impl Program {
         if let Some(folder) = &self.cwd {
             process.current_dir(folder);
         }
-        if let Some(account) = &self.user {
+        if let Some(account) = self.user.as_ref().filter(|account| !account.is_process()) {
             process.uid(account.uid).gid(account.gid);
         }
         process

@@ -91,7 +91,9 @@ pub enum JournalError {
 fn way_out(error: &io::Error) -> &'static str {
     use io::ErrorKind as Kind;
     match error.kind() {
-        Kind::PermissionDenied => "run this as root or as the agent's own user",
+        Kind::PermissionDenied => {
+            "run this as the agent's own user, and let that user own what is in its state_dir"
+        }
         Kind::ReadOnlyFilesystem => "set state_dir to a folder that can be written",
         Kind::StorageFull | Kind::QuotaExceeded => "make room on its disk and try again",
         Kind::NotADirectory | Kind::IsADirectory | Kind::AlreadyExists => {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use bellwire_proto::DeviceId;
@@ -42,8 +42,9 @@ pub(crate) fn show(
 /// Writes the journal anew with everything in it that is good, and keeps a copy of it as it was. A
 /// command whose start record was dropped may run again: that is for a person to decide.
 pub(crate) fn repair(folder: &Path, device: &DeviceId) -> Result<Repaired, JournalError> {
-    let (path, file) = look(folder)?;
+    look(folder)?;
     let _lock = lock(folder)?;
+    let (path, file) = look(folder)?;
     let io = |source| JournalError::Io { path: path.clone(), source };
     let (mut records_kept, mut lines_dropped) = (0, 0);
     let before = read(&path, &file, device, |_, part| match part {
@@ -58,19 +59,36 @@ pub(crate) fn repair(folder: &Path, device: &DeviceId) -> Result<Repaired, Journ
         return Ok(Repaired { records_kept, lines_dropped: 0, copy: None });
     }
     let copy = copy(folder, &path).map_err(io)?;
-    let file = File::open(&path).map_err(io)?;
+    // Without the mended journal the copy would only take the room that was missing.
+    rewrite(folder, &path, device).inspect_err(|_| drop(std::fs::remove_file(&copy)))?;
+    Ok(Repaired { records_kept, lines_dropped, copy: Some(copy) })
+}
+
+/// Puts a journal of all that is good in one in its place.
+fn rewrite(folder: &Path, path: &Path, device: &DeviceId) -> Result<(), JournalError> {
+    let io = |source| JournalError::Io { path: path.into(), source };
+    let file = File::open(path).map_err(io)?;
     let mut draft = Draft::begin(folder, device).map_err(io)?;
     let mut pushed = Ok(());
-    read(&path, &file, device, |_, part| {
+    read(path, &file, device, |_, part| {
         let (Part::Records(known) | Part::Unknown { known, .. }) = part else { return };
         if pushed.is_ok() && !known.is_empty() {
             pushed = draft.push(&known);
         }
     })?;
     pushed.map_err(io)?;
-    draft.finish(0).map_err(|error| io(error.into_io()))?;
-    sync_folder(folder).map_err(io)?;
-    Ok(Repaired { records_kept, lines_dropped, copy: Some(copy) })
+    let mended = draft.finish(0).map_err(|error| io(error.into_io()))?;
+    give(&mended, &file).map_err(io)?;
+    sync_folder(folder).map_err(io)
+}
+
+/// Gives a file to the owner of another one: an agent that is not root must be able to use what root has mended.
+fn give(file: &File, as_of: &File) -> io::Result<()> {
+    let (own, of) = (file.metadata()?, as_of.metadata()?);
+    if (own.uid(), own.gid()) == (of.uid(), of.gid()) {
+        return Ok(());
+    }
+    fchown(file, Some(of.uid()), Some(of.gid()))
 }
 
 fn look(folder: &Path) -> Result<(PathBuf, File), JournalError> {
@@ -95,8 +113,10 @@ fn copy(folder: &Path, journal: &Path) -> io::Result<PathBuf> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(error),
             Ok(mut copy) => {
-                let copied = io::copy(&mut File::open(journal)?, &mut copy)
-                    .and_then(|_| copy.sync_all())
+                let mut from = File::open(journal)?;
+                let copied = io::copy(&mut from, &mut copy)
+                    .and_then(|_| give(&copy, &from))
+                    .and_then(|()| copy.sync_all())
                     .and_then(|()| sync_folder(folder));
                 // Half a copy would only take the room that is missing.
                 return match copied {

@@ -45,11 +45,12 @@ pub(super) fn take(file: &File, end: u64, needed_bytes: u64) -> Result<(), Appen
 }
 
 /// How long a file could be: what it has taken of the disk, and what is left there. `None` where the file
-/// system does not tell.
+/// system does not tell. (One that compresses, or shows late what is taken, shows less than is there.)
 fn room(file: &File) -> io::Result<Option<u64>> {
     let disk = rustix::fs::fstatvfs(file)?;
     let left_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
-    Ok((disk.f_blocks > 0).then_some(taken_bytes(file)?.saturating_add(left_bytes)))
+    let held_bytes = taken_bytes(file)?.max(file.metadata()?.len());
+    Ok((disk.f_blocks > 0).then_some(held_bytes.saturating_add(left_bytes)))
 }
 
 fn taken_bytes(file: &File) -> io::Result<u64> {

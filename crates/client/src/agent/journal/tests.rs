@@ -248,6 +248,28 @@ fn a_repair_never_writes_over_the_copy_of_an_earlier_one() {
     assert_eq!(nothing, Repaired { records_kept: 1, lines_dropped: 0, copy: None });
 }
 
+/// Root mended the journal of an agent that runs as an ordinary user, and that could not open it any more.
+#[test]
+fn a_mended_journal_and_its_copy_belong_to_whom_the_journal_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let ends = written(folder.path(), &[record(0), record(1)]);
+    let path = folder.path().join(JOURNAL);
+    let own = rustix::process::geteuid();
+    let (uid, gid) = if own.is_root() {
+        (65_534, 65_533)
+    } else {
+        (own.as_raw(), rustix::process::getegid().as_raw())
+    };
+    std::os::unix::fs::chown(&path, Some(uid), Some(gid)).unwrap();
+    change(folder.path(), |bytes| bytes[ends[0] as usize + 20] ^= 1);
+    let copy = repair(folder.path(), &device()).unwrap().copy.unwrap();
+    for path in [path, copy] {
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!((found.uid(), found.gid()), (uid, gid), "{}", path.display());
+        assert_eq!(found.mode() & 0o777, 0o600);
+    }
+}
+
 #[test]
 fn a_folder_without_a_journal_is_told_apart_from_a_bad_one() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,17 +1,15 @@
 //! What becomes of appends that wait for the disk: together, one by one, and when it fails.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use bellwire_proto::{CommandId, Report, ReportState};
+use bellwire_testkit::on_small_disk;
 
 use super::*;
 
 /// More than any disk has.
 const TOO_MUCH: u64 = 1 << 55;
-/// Where the test finds a small disk of its own.
-const SMALL_DISK: &str = "BELLWIRE_TEST_SMALL_DISK";
 
 fn journal(folder: &Path) -> (Journal, Vec<Record>) {
     let mut told = Vec::new();
@@ -89,7 +87,7 @@ fn after_a_failure_nothing_more_is_written() {
 #[test]
 fn a_disk_that_is_really_full_takes_what_fits_and_what_comes_after_there_is_room() {
     let name = "agent::driver::disk::tests::a_disk_that_is_really_full_takes_what_fits_and_what_comes_after_there_is_room";
-    let Some(folder) = on_small_disk(name) else { return };
+    let Some(folder) = on_small_disk(name, 256) else { return };
     let folder = folder.join("state");
     let (journal_, _) = journal(&folder);
     let work = [append_of(1, 9, 0), append_of(2, 300 << 10, 0), append_of(3, 9, 0)];
@@ -114,7 +112,7 @@ fn a_disk_that_is_really_full_takes_what_fits_and_what_comes_after_there_is_room
 #[test]
 fn what_was_taken_is_started_and_recorded_on_a_disk_that_others_have_filled_since() {
     let name = "agent::driver::disk::tests::what_was_taken_is_started_and_recorded_on_a_disk_that_others_have_filled_since";
-    let Some(folder) = on_small_disk(name) else { return };
+    let Some(folder) = on_small_disk(name, 256) else { return };
     let (journal_, _) = journal(&folder.join("state"));
     let append = |ticket, stdout_bytes, needed_bytes| {
         let reserve = Reserve { needed_bytes, kept_bytes: 128 << 10 };
@@ -128,28 +126,4 @@ fn what_was_taken_is_started_and_recorded_on_a_disk_that_others_have_filled_sinc
     assert_eq!(told(&done), ["appended [2]", "full 3", "appended [4]"]);
     drop(journal_);
     assert_eq!(journal(&folder.join("state")).1.len(), 3);
-}
-
-/// A disk of 256 KiB, in a process that runs this test again and alone sees it. `None` when that was
-/// done, or this machine lets nobody mount: then the tests above stand for it.
-fn on_small_disk(test: &str) -> Option<std::path::PathBuf> {
-    if let Some(folder) = std::env::var_os(SMALL_DISK) {
-        return Some(folder.into());
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let script = "mount -t tmpfs -o size=256k none \"$0\" && exec \"$@\"";
-    for rights in [&["--mount"][..], &["--user", "--map-root-user", "--mount"]] {
-        let mut unshare = Command::new("unshare");
-        unshare.args(rights).args(["sh", "-c", script]).arg(folder.path());
-        unshare.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
-        let Ok(output) = unshare.env(SMALL_DISK, folder.path()).output() else { continue };
-        match output.status.code() {
-            Some(0) => return None,
-            // What a test program ends with when a test failed.
-            Some(101) => panic!("on a small disk: {}", String::from_utf8_lossy(&output.stderr)),
-            _ => {}
-        }
-    }
-    eprintln!("no disk of its own may be mounted here: only the refusals of room were tested");
-    None
 }

@@ -21,6 +21,8 @@ pub(super) struct Bench {
     pub(super) compactions: usize,
     pub(super) posts: VecDeque<(u64, CommandId, Report)>,
     pub(super) started: Vec<CommandId>,
+    /// What each of them was told of its sending.
+    pub(super) attempts: Vec<u32>,
     pub(super) stopped: Vec<(CommandId, Stop)>,
     pub(super) sweeps: Vec<CommandId>,
 }
@@ -52,6 +54,7 @@ impl Bench {
             compactions: 0,
             posts: VecDeque::new(),
             started: Vec::new(),
+            attempts: Vec::new(),
             stopped: Vec::new(),
             sweeps: Vec::new(),
         };
@@ -90,7 +93,10 @@ impl Bench {
                 Output::Post { ticket, command, report } => {
                     self.posts.push_back((ticket, command, report));
                 }
-                Output::Start { event, .. } => self.started.push(event.id),
+                Output::Start { event, .. } => {
+                    self.started.push(event.id);
+                    self.attempts.push(event.attempt);
+                }
                 Output::Stop { command, stop } => self.stopped.push((command, stop)),
                 Output::Sweep { command } => self.sweeps.push(command),
             }

@@ -84,9 +84,25 @@ fn a_full_disk_refuses_what_is_new_and_records_what_runs_once_there_is_room() {
     assert_eq!(code(&report), Some("journal_full"));
     bench.succeeded(first);
     assert!(bench.posts.is_empty(), "what is not on disk is not told");
+    // The hub is not left to think that nobody is there.
+    bench.sleep(10_000);
+    bench.shown(first, ReportState::Running, State::Running);
     bench.disk_full = false;
     bench.sleep(DISK_RETRY_MS);
     bench.shown(first, ReportState::Succeeded, State::Succeeded);
+}
+
+/// It was tried every other time that it was due.
+#[test]
+fn a_start_that_found_no_room_is_tried_every_5_seconds() {
+    let mut bench = Bench::connected();
+    let id = bench.command(1, "fail");
+    bench.disk_full = true;
+    bench.shown(id, ReportState::Accepted, State::Accepted);
+    bench.sleep(DISK_RETRY_MS);
+    bench.disk_full = false;
+    bench.sleep(DISK_RETRY_MS);
+    assert_eq!(bench.started, [id]);
 }
 
 /// Of 100 commands that were to run at once the 64th was rejected, with an empty journal.

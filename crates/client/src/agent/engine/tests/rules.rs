@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::bench::{Bench, FAILED, HUB_MS, cancelled, code};
+use super::bench::{Bench, FAILED, HUB_MS, cancelled, code, event};
 use super::world::List;
 use super::*;
 use crate::agent::run::Outcome;
@@ -212,7 +212,7 @@ fn the_last_words_of_a_shutdown_have_5_seconds_and_those_of_a_second_one_2_in_al
 
 /// Told twice to stop while a start was on its way to the disk, it let the handler run for 30 s.
 #[test]
-fn what_is_started_after_a_second_shutdown_is_killed() {
+fn what_was_about_to_start_at_a_second_shutdown_does_not_and_is_told_as_interrupted() {
     let mut bench = Bench::connected();
     let id = bench.command(1, "fail");
     let (ticket, _, report) = bench.posts.pop_front().unwrap();
@@ -221,10 +221,41 @@ fn what_is_started_after_a_second_shutdown_is_killed() {
     bench.engine.handle_shutdown(bench.now_ms);
     bench.engine.handle_shutdown(bench.now_ms);
     bench.act();
-    assert_eq!(
-        (bench.started.as_slice(), bench.stopped.as_slice()),
-        (&[id][..], &[(id, Stop::Kill)][..])
-    );
+    assert!(bench.started.is_empty());
+    let report = bench.shown(id, ReportState::Failed, State::Failed);
+    assert_eq!(code(&report), Some("interrupted"));
+    assert!(bench.engine.is_over(bench.now_ms));
+}
+
+/// What the hub would have kept for its time to live was accepted by an agent that was about to end.
+#[test]
+fn an_agent_that_is_told_to_stop_offers_nothing_more() {
+    let mut bench = Bench::connected();
+    bench.hello(HUB_MS, 2);
+    let running = bench.running(1, "fail");
+    let offered = bench.command(2, "rerun");
+    bench.engine.handle_shutdown(bench.now_ms);
+    bench.answer(offered, ReportState::Accepted, FAILED);
+    bench.sleep(10_000);
+    bench.shown(running, ReportState::Running, State::Running);
+    assert!(bench.posts.is_empty(), "{:?}", bench.posts);
+    bench.succeeded(running);
+    bench.shown(running, ReportState::Succeeded, State::Succeeded);
+    assert!(bench.engine.is_over(bench.now_ms));
+    let mut next = Bench::after(bench.disk, "boot-1", 20_000);
+    next.shown(offered, ReportState::Accepted, State::Accepted);
+}
+
+#[test]
+fn a_handler_is_told_how_often_the_hub_has_sent_its_command() {
+    let mut bench = Bench::connected();
+    let id = bench.command(1, "fail");
+    bench.posts.clear();
+    let again = CommandEvent { attempt: 3, ..event(1, "fail") };
+    bench.engine.handle_command(bench.now_ms, again);
+    bench.act();
+    bench.shown(id, ReportState::Accepted, State::Accepted);
+    assert_eq!((&bench.started[..], &bench.attempts[..]), (&[id][..], &[3][..]));
 }
 
 #[test]
@@ -317,7 +348,8 @@ fn a_rerun_asks_the_hub_first_and_does_not_run_if_that_has_ended_it() {
     let ended = [State::Cancelled, State::TimedOut, State::Failed];
     let shown = ended.map(|state| Answer::Delivery { state, rev: 0 });
     let conflict = Answer::Conflict { state: Some(State::Cancelled) };
-    for (n, answer) in (1..).zip(shown.into_iter().chain([conflict, Answer::Gone])) {
+    let no = [conflict, Answer::Gone, Answer::Unfit];
+    for (n, answer) in (1..).zip(shown.into_iter().chain(no)) {
         let mut bench = Bench::connected();
         let id = bench.running(n, "rerun");
         let mut bench = Bench::after(bench.disk, "boot-1", 2000);

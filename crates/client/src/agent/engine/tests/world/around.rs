@@ -103,8 +103,7 @@ impl World {
     }
 
     pub(super) fn post(&mut self, ticket: u64, command: CommandId, report: Report) {
-        let is_end = !matches!(report.state, ReportState::Accepted | ReportState::Running);
-        if is_end {
+        if report.state.is_end() {
             self.order.settled(command);
         }
         let story = self.stories.entry(command).or_default();

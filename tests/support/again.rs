@@ -1,0 +1,61 @@
+//! A test that runs again, in a process of its own: with a small disk, or another umask.
+//!
+//! What is set for a whole process, other tests beside it must not see.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Set in the process that runs a test again.
+const AGAIN: &str = "BELLWIRE_TEST_AGAIN";
+
+/// A disk of so many KiB for the test of this name: its folder, in the process that runs the test again and
+/// alone sees it. `None` in the first one, once that is done.
+///
+/// # Panics
+/// When the test fails there, and in CI when nobody may mount a disk: elsewhere that is said, and the test
+/// has shown nothing.
+pub fn on_small_disk(test: &str, kib: u32) -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os(AGAIN) {
+        return Some(folder.into());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!("mount -t tmpfs -o size={kib}k none \"$0\" && exec \"$@\"");
+    for rights in [&["--mount"][..], &["--user", "--map-root-user", "--mount"]] {
+        let mut unshare = Command::new("unshare");
+        unshare.args(rights).args(["sh", "-c", &script]).arg(folder.path());
+        if run(unshare.env(AGAIN, folder.path()), test) {
+            return None;
+        }
+    }
+    assert!(std::env::var_os("CI").is_none(), "no disk may be mounted here: run it as root");
+    eprintln!("no disk may be mounted here: nothing was shown");
+    None
+}
+
+/// Whether this process was started with the umask 077, as a service is. If not, the test of this name runs
+/// again in one that was.
+///
+/// # Panics
+/// When the test fails there.
+pub fn under_umask_077(test: &str) -> bool {
+    if std::env::var_os(AGAIN).is_some() {
+        return true;
+    }
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]);
+    assert!(run(shell.env(AGAIN, "umask"), test), "a test does not run by itself");
+    false
+}
+
+/// Runs this program with one test alone; gives whether it came to run it.
+fn run(command: &mut Command, test: &str) -> bool {
+    command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+    let Ok(output) = command.output() else { return false };
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    // What a test program ends with when a test failed.
+    assert_ne!(output.status.code(), Some(101), "run again, by itself: {stdout}\n{stderr}");
+    let ran = output.status.success();
+    assert!(!ran || stdout.contains("1 passed"), "there is no test {test}: {stdout}");
+    ran
+}
