@@ -82,6 +82,15 @@ fn check_reports_every_fault_with_its_key_and_exits_1() {
     {
         assert!(stderr.contains(key), "{key} in {stderr}");
     }
+    let missing = folder.path().join("missing.toml");
+    let missing = missing.to_str().unwrap();
+    let (code, stdout, _) = output(&["agent", "check", "--json", "--config", missing]);
+    let checked: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        (code, &checked["ok"], &checked["faults"][0]["key"]),
+        (1, &false.into(), &"the file".into())
+    );
+
     let (code, stdout, _) = output(&["agent", "check", "--json", "--config", &config]);
     let checked: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &checked["ok"]), (1, &Value::Bool(false)));

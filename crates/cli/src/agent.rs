@@ -62,6 +62,14 @@ struct Checked {
     actions: Vec<ToldAction>,
 }
 
+impl Checked {
+    /// Of a file that cannot be read.
+    fn unread(problem: String) -> Self {
+        let faults = vec![Told { key: "the file".to_owned(), problem }];
+        Self { ok: false, faults, warnings: Vec::new(), actions: Vec::new() }
+    }
+}
+
 #[derive(Serialize)]
 struct Told {
     key: String,
@@ -85,7 +93,10 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
     let text = match read_text(path) {
         Ok(text) => text,
         Err(Usage(message)) => {
-            out::error(&message);
+            match form {
+                Form::Text => out::error(&message),
+                Form::Json => out::json(&Checked::unread(message))?,
+            }
             return Ok(exit::FAILED);
         }
     };

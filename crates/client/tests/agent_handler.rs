@@ -189,6 +189,20 @@ async fn no_shell_sees_the_arguments_and_no_data_reaches_them() {
     assert_eq!(stdout(&outcome), "$HOME `id` ; ls *\n");
 }
 
+/// With some C libraries the system hands such a file to a shell, and with others it does not.
+#[tokio::test]
+async fn a_script_that_does_not_say_by_what_it_is_run_is_not_handed_to_a_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    for (text, code) in [("id\n", Some("spawn_failed")), ("#!/bin/sh\nid\n", None)] {
+        let path = folder.path().join(format!("script-{}", text.len()));
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        let outcome = finish(&Program::new(path, [""; 0]), "null").await;
+        assert_eq!(outcome.error.map(|error| error.code).as_deref(), code, "{text:?}");
+    }
+}
+
 #[tokio::test]
 async fn folder_and_umask_are_as_configured() {
     let program = sh("pwd; umask").cwd("/").umask(0o077);

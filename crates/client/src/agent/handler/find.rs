@@ -51,12 +51,13 @@ pub fn find(program: &OsStr, path: Option<&OsStr>) -> Result<(PathBuf, Metadata)
     Err(unfit.map_or_else(|| NoProgram::Absent(name.to_owned()), NoProgram::Unfit))
 }
 
-/// Whether the system itself would refuse it, and some C libraries hand it to a shell: neither ELF nor
-/// a script that says by what it is run.
+/// Whether the system itself would refuse it, and some C libraries hand it to a shell: a text that does not
+/// say by what it is run.
 pub(crate) fn is_nameless_script(path: &Path) -> bool {
-    let mut magic = [0; 4];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
-    read.is_ok() && !magic.starts_with(b"#!") && !magic.starts_with(b"\x7fELF")
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(4).read_to_end(&mut start));
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    read.is_ok() && !start.starts_with(b"#!") && start.iter().all(is_text)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! of this crate.
 #![expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::process::Stdio;
@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 use super::super::fault;
 use super::account::{self, Account};
 use super::data::{DataFile, DataFolder, input_of};
-use super::find::own_path;
+use super::find::{find, is_nameless_script, own_path};
 use super::output::Pipes;
 use super::{Environment, Program};
 
@@ -44,6 +44,15 @@ impl Program {
             && !rustix::process::geteuid().is_root()
         {
             return Err(format!("only an agent that runs as root can become {}", account.name));
+        }
+        let path = self.variable(OsStr::new("PATH"));
+        if let Ok((file, _)) = find(&self.program, path)
+            && is_nameless_script(&file)
+        {
+            let file = file.display();
+            return Err(format!(
+                "{file} is a script without #! in its first line, and no shell is asked"
+            ));
         }
         let data = input_of(&command.data);
         let data_file = data_folder
