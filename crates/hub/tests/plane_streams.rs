@@ -21,6 +21,10 @@ fn options() -> StreamOptions {
     StreamOptions::default()
 }
 
+/// More than the kernel takes of a reader that does not read, and less than a shard's inbox holds: 64 MiB filled
+/// that, unless the shard was quick, and what came behind them ended its stream.
+const LARGE_BYTES: usize = 32 << 20;
+
 #[test]
 fn the_head_and_what_gathered_before_the_socket_came_leave_in_one_write() {
     let world = World::new();
@@ -213,11 +217,10 @@ fn a_frame_of_any_size_is_taken_by_a_stream_that_is_not_behind() {
 fn written_is_told_when_the_reader_has_made_room_and_not_before() {
     let world = World::with(PlaneConfig { unsent_bytes_max: 1 << 30, ..PlaneConfig::default() });
     let (id, mut client) = world.stream(options(), Framing::UntilClose);
-    let size = 64 << 20;
-    world.plane.send(id, Frame::new(&vec![b'z'; size]), Notify::Written(1));
+    world.plane.send(id, Frame::new(&vec![b'z'; LARGE_BYTES]), Notify::Written(1));
     world.plane.send(id, frame("data: next\n\n"), Notify::Written(2));
     world.settle();
-    read_exactly(&mut client, size);
+    read_exactly(&mut client, LARGE_BYTES);
     assert_eq!(world.event(), StreamEvent::Written { stream: id, tag: 1 });
     assert_eq!(world.event(), StreamEvent::Written { stream: id, tag: 2 });
     assert_eq!(read_exactly(&mut client, 12), b"data: next\n\n");
@@ -325,7 +328,7 @@ fn compat_pushes_the_first_event_on_too() {
 fn a_silent_stream_stalls_and_any_byte_resumes_it() {
     let world = World::with(PlaneConfig { unsent_bytes_max: 1 << 30, ..PlaneConfig::default() });
     let (id, mut client) = world.stream(heartbeat(5_000), Framing::UntilClose);
-    world.plane.send(id, Frame::new(&vec![b'z'; 64 << 20]), Notify::None);
+    world.plane.send(id, Frame::new(&vec![b'z'; LARGE_BYTES]), Notify::None);
     world.settle();
     world.advance(19_999);
     world.settle();
@@ -341,7 +344,7 @@ fn a_silent_stream_stalls_and_any_byte_resumes_it() {
 fn a_reader_that_is_closed_and_never_reads_is_let_go() {
     let world = World::with(PlaneConfig { unsent_bytes_max: 1 << 30, ..PlaneConfig::default() });
     let (id, mut client) = world.stream(options(), Framing::UntilClose);
-    world.plane.send(id, Frame::new(&vec![b'z'; 64 << 20]), Notify::None);
+    world.plane.send(id, Frame::new(&vec![b'z'; LARGE_BYTES]), Notify::None);
     world.plane.close(id, None, CloseReason::Replaced);
     assert_eq!(world.event(), closed(id, CloseReason::Replaced));
     world.advance(5_050);
@@ -349,7 +352,7 @@ fn a_reader_that_is_closed_and_never_reads_is_let_go() {
     let mut read = Vec::new();
     // An end or a reset, both will do: what matters is that it comes.
     let _ = std::io::Read::read_to_end(&mut client, &mut read);
-    assert!(read.len() < 64 << 20, "the stream lingered past its time");
+    assert!(read.len() < LARGE_BYTES, "the stream lingered past its time");
 }
 
 #[test]

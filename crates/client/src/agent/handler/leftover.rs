@@ -4,6 +4,7 @@
 //! A process that has cleared its environment is not found, nor one that this process may not look
 //! at; the former is documented, the latter cannot be a child of ours unless it changed its user.
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A process that is to end.
-enum Left {
-    Handle(OwnedFd),
-    /// Where the kernel gives no handle: before Linux 5.3, and in some sandboxes.
-    Number(Pid),
+struct Left {
+    pid: Pid,
+    /// None where the kernel gives none: before Linux 5.3, and in some sandboxes.
+    handle: Option<OwnedFd>,
 }
 
 /// Kills (KILL) whatever still runs for this command, and waits until it is gone. Gives how many processes there were. Blocks: not for a runtime's thread.
@@ -36,26 +37,26 @@ pub fn kill_left(command: CommandId) -> io::Result<usize> {
 
 fn kill(command: CommandId, open: impl Fn(Pid) -> Result<OwnedFd, Errno>) -> io::Result<usize> {
     let until = Instant::now() + PATIENCE;
-    let mut killed = 0;
+    let mut killed = BTreeSet::new();
     loop {
         // Again until a look finds none: one that was killed may just have made another.
         let left = find(command, &open)?;
         if left.is_empty() {
             break;
         }
-        for process in &left {
+        for Left { pid, handle } in &left {
             // That it is gone already is as good.
-            match process {
-                Left::Handle(handle) => pidfd_send_signal(handle, Signal::KILL).ok(),
-                Left::Number(pid) => kill_process(*pid, Signal::KILL).ok(),
+            match handle {
+                Some(handle) => pidfd_send_signal(handle, Signal::KILL).ok(),
+                None => kill_process(*pid, Signal::KILL).ok(),
             };
+            killed.insert(pid.as_raw_nonzero());
         }
-        killed = killed.max(left.len());
         for process in &left {
             wait_until_gone(process, until)?;
         }
     }
-    Ok(killed)
+    Ok(killed.len())
 }
 
 /// The processes with this command in their environment, but this one.
@@ -72,10 +73,10 @@ fn find(command: CommandId, open: impl Fn(Pid) -> Result<OwnedFd, Errno>) -> io:
         }
         // The handle first: what is read afterwards is of the process that it stands for, or the
         // process is gone and the signal reaches nobody.
-        let process = match open(pid) {
-            Ok(handle) => Left::Handle(handle),
+        let handle = match open(pid) {
+            Ok(handle) => Some(handle),
             Err(Errno::SRCH) => continue,
-            Err(_) => Left::Number(pid),
+            Err(_) => None,
         };
         let environment = match std::fs::read(entry.path().join("environ")) {
             Ok(environment) => environment,
@@ -87,20 +88,20 @@ fn find(command: CommandId, open: impl Fn(Pid) -> Result<OwnedFd, Errno>) -> io:
             Err(e) => return Err(e),
         };
         if environment.split(|byte| *byte == 0).any(|v| v == variable.as_bytes()) {
-            found.push(process);
+            found.push(Left { pid, handle });
         }
     }
     Ok(found)
 }
 
-/// Waits for one that was killed; of a mere number only a moment, since the next look tells more.
+/// Waits for one that was killed; without a handle only a moment, since the next look tells more.
 fn wait_until_gone(process: &Left, until: Instant) -> io::Result<()> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() {
         let why = "a process that was left of it does not end, although it was killed";
         return Err(io::Error::new(ErrorKind::TimedOut, why));
     }
-    let Left::Handle(handle) = process else {
+    let Some(handle) = &process.handle else {
         std::thread::sleep(LOOK_EVERY);
         return Ok(());
     };
