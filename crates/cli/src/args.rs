@@ -55,7 +55,7 @@ pub enum ColorChoice {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show all of it in ten seconds: a hub, an appliance, commands, a crash, nothing lost.
+    /// Show all of it in a moment: a hub, an appliance, commands, a crash, nothing lost.
     #[cfg(feature = "hub")]
     Demo(Demo),
     /// Run the hub.
@@ -344,7 +344,8 @@ pub struct Send {
     /// How long the appliance may take to accept it; 0: only if it is online.
     #[arg(long, value_name = "DURATION")]
     pub ttl: Option<Seconds>,
-    /// How long the appliance may be silent once it has accepted.
+    /// How long the appliance may be silent once it has accepted; and how long the command may run there, unless its
+    /// action has a timeout of its own.
     #[arg(long, value_name = "DURATION")]
     pub run_timeout: Option<Seconds>,
     /// The same key twice is one command, for 24 hours.

@@ -1,10 +1,11 @@
 //! `bellwire status`, `watch` and `cancel`: what becomes of a command.
 
+use std::collections::HashMap;
 use std::pin::pin;
 
 use bellwire_client::Controller;
 use bellwire_client::api::{CommandChange, DeliveryQuery};
-use bellwire_proto::{Counts, State};
+use bellwire_proto::{Counts, Delivery, State};
 use futures_util::TryStreamExt;
 
 use crate::args::{Cancel, HubArg, Status, Watch};
@@ -30,10 +31,18 @@ pub(crate) async fn status(args: Status, form: Form) -> anyhow::Result<u8> {
 
 pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
     let mut changes = hub(&args.hub)?.watch(args.id)?;
+    let mut shown = HashMap::new();
     while let Some(change) = changes.next().await {
         match (change?, form) {
             (CommandChange::Delivery(delivery), Form::Json) => out::json(&delivery)?,
-            (CommandChange::Delivery(delivery), Form::Text) => out::delivery(&delivery),
+            (CommandChange::Delivery(delivery), Form::Text) => {
+                // An appliance that says again and again that it runs says nothing new.
+                let Delivery { state, attempt, progress, .. } = *delivery;
+                let now = (state, attempt, progress);
+                if shown.insert(delivery.device.clone(), now) != Some(now) {
+                    out::delivery(&delivery);
+                }
+            }
             (CommandChange::Done(command), _) => return Ok(worst(&command.counts)),
             _ => {}
         }

@@ -348,6 +348,11 @@ impl Driver {
         let code = outcome.error.as_ref().map(|error| error.code.as_str());
         let state = ReportState::from(outcome.state).as_str();
         let seconds = (since.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+        if matches!(ended, Ended::Stopped(_)) && self.engine.is_stopping() {
+            let on_restart =
+                self.agent.list.policy.rules(&action).map(|rules| rules.on_restart.as_str());
+            return tracing::info!(%action, %id, seconds, on_restart, "cut off");
+        }
         tracing::info!(%action, %id, state, code, seconds, "ended");
     }
 

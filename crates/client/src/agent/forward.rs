@@ -93,11 +93,17 @@ impl Forward {
             Ok(transport) => transport,
             Err(error) => return Outcome::failed(codes::INTERNAL, error.to_string()),
         };
+        let mut was_refused = false;
         let (started, answer) = loop {
             let started = Instant::now();
             match timeout_at(until, transport.send(self.request(command))).await {
                 Ok(Ok(answer)) => break (started, answer),
                 Ok(Err(error)) if is_refusal(&error) => {
+                    if !std::mem::replace(&mut was_refused, true) {
+                        let CommandEvent { action, id, .. } = command;
+                        let url = self.url();
+                        tracing::warn!(%action, %id, url, "nobody listens there: tried until the limit: {error}");
+                    }
                     let left = until.saturating_duration_since(Instant::now());
                     if left <= REFUSED_AGAIN_SOONEST {
                         sleep_until(until).await;

@@ -16,6 +16,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bellwire_proto::DeviceId;
 use rustix::fs::FlockOperation;
@@ -47,6 +48,9 @@ const LOCK: &str = "lock";
 /// All files in it are the agent's alone. Who runs a handler as another user passes through, to the
 /// file with that command's data, and cannot look around.
 const FOLDER_MODE: u32 = 0o711;
+/// How often, and after which time, a lock that is held is asked for again.
+const LOCK_TRIES: u32 = 5;
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// The longest line that is written, and read back: so much memory a damaged file can take. A command
 /// with its data and its result has some 2 MiB.
 const LINE_BYTES_MAX: u64 = 16 << 20;
@@ -103,7 +107,11 @@ impl Journal {
         let torn_bytes = file.seek(SeekFrom::End(0)).map_err(io)? - bytes;
         if torn_bytes > 0 {
             tracing::warn!(torn_bytes, "the journal's torn end is cut off");
-            file.set_len(bytes).and_then(|()| file.sync_all()).map_err(io)?;
+            // The cut takes the room behind the end with it, which others may have waited for.
+            let held_bytes = reserve::taken_bytes(&file).map_err(io)?.saturating_sub(bytes);
+            file.set_len(bytes).map_err(io)?;
+            reserve::take(&file, bytes, held_bytes).ok();
+            file.sync_all().map_err(io)?;
             file.seek(SeekFrom::End(0)).map_err(io)?;
         }
         let (folder, device) = (folder.into(), device.clone());
@@ -204,10 +212,18 @@ fn lock(folder: &Path) -> Result<File, JournalError> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
     let file = options.open(&path).map_err(io)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(JournalError::Locked { folder: folder.into() }),
-        Err(errno) => Err(io(errno.into())),
+    let mut tries = 1;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            // An agent that was killed while it started a handler holds it by that until the handler runs.
+            Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_AGAIN_AFTER);
+            }
+            Err(Errno::WOULDBLOCK) => return Err(JournalError::Locked { folder: folder.into() }),
+            Err(errno) => return Err(io(errno.into())),
+        }
     }
 }
 

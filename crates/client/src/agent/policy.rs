@@ -210,7 +210,7 @@ pub enum Violation {
     NoObject,
     /// The data is a text, as what is not sent as JSON becomes.
     #[error(
-        "the data must be a JSON object, and came as a text: send it with Content-Type: application/json"
+        "the data must be a JSON object, and came as a text: send JSON, with Content-Type: application/json"
     )]
     Text,
     /// A member that stands there twice.

@@ -60,9 +60,9 @@ impl Error {
         retry_after: Option<Duration>,
         body: &[u8],
     ) -> Self {
-        // A gateway has codes of its own that sound alike, and another status with them.
         let problem = serde_json::from_slice(body)
             .ok()
+            // A gateway has codes of its own that sound alike, and another status with them.
             .filter(|problem: &Problem| problem.code.status() == status.as_u16())
             .or_else(|| body.is_empty().then(|| of_parser(status)).flatten());
         match problem {

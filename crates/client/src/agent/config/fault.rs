@@ -173,11 +173,6 @@ impl<'a> Section<'a> {
         taken
     }
 
-    /// Every key with its value, for tables whose keys are names.
-    pub(super) fn drain(&mut self) -> Table {
-        std::mem::take(&mut self.table)
-    }
-
     pub(super) fn faults(&mut self) -> &mut Vec<Fault> {
         self.faults
     }

@@ -57,8 +57,8 @@ fn of_table(member: &mut Section<'_>) -> Option<Param> {
         })
     };
     let Some(word) = word else {
-        // Without a type nothing else can be judged.
-        member.drain();
+        // Without a type nothing else can be judged, but for keys that nobody knows.
+        ["pattern", "min", "max", "enum"].into_iter().for_each(|key| member.pass(key));
         return None;
     };
     let kind = match word {

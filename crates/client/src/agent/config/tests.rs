@@ -105,7 +105,7 @@ run = ["x"]
 [actions.params.params]
 a = "("
 b = 5
-c = { optional = true }
+c = { optional = true, typ = "string" }
 d = { type = "string", min = 1 }
 e = { type = "integer", min = 2, max = 1 }
 f = { type = "number", enum = ["x"] }
@@ -146,6 +146,7 @@ flat = 1
         "actions.params.params.a is not a regular expression: unclosed group",
         "actions.params.params.b is 5, but it is a pattern, or a table with type",
         "actions.params.params.c.type is missing",
+        "actions.params.params.c.typ is not a setting",
         "actions.params.params.d.min is 1, but it is only for type integer or number",
         "actions.params.params.e has a min that is greater",
         "actions.params.params.f.enum is [\"x\"], but",
@@ -156,7 +157,7 @@ flat = 1
         let times = found.iter().filter(|fault| fault.starts_with(expected)).count();
         assert_eq!(times, 1, "{expected}\nin {found:#?}");
     }
-    assert_eq!(found.len(), 37, "{found:#?}");
+    assert_eq!(found.len(), 38, "{found:#?}");
 }
 
 #[test]

@@ -145,9 +145,9 @@ impl Engine {
         if let Some(Report { state: ReportState::Rejected, error: Some(error), .. }) = &report {
             tracing::warn!(%id, code = error.code, reason = error.message, "command rejected");
         } else if let (Some(report), true) = (&report, entry.stage != Stage::Running) {
-            // The end of a run is told by who ran it; this one has none in this life of the agent.
+            // The end of a run is told by who ran it; this one has none now.
             let code = report.error.as_ref().map(|error| error.code.as_str());
-            tracing::info!(%id, state = ?report.state, code, "ended without a run");
+            tracing::info!(%id, state = report.state.as_str(), code, runs = entry.runs, "over");
         }
         report.iter_mut().for_each(fit);
         entry.stage = Stage::Recording;

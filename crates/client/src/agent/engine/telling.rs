@@ -10,9 +10,9 @@ use super::entry::{Entry, Stage};
 use super::{Answer, DISK_RETRY_MS, Engine, Output, Purpose, restart};
 use crate::agent::journal::Record;
 
-/// Results under way at once that are told for the first time, and as many that are told again. Whatever else is
-/// told has a place of its own, one for each command that the hub lets be under way. So what a network swallows
-/// holds up nothing that it might let through.
+/// Results under way at once that are told for the first time (or as many as the hub lets commands be under way),
+/// and as many that are told again. Whatever else is told has a place of its own. So what a network swallows holds
+/// up nothing that it might let through.
 const RESULTS_MAX: usize = 8;
 /// Reports of one command under way at once: however often the hub asks, the next one waits.
 const OF_ONE_MAX: usize = 2;
@@ -173,10 +173,14 @@ impl Engine {
 
     fn has_place(&self, entry: &Entry) -> bool {
         let place = entry.place();
+        let most = match place {
+            Place::Own => usize::MAX,
+            Place::FirstResult => RESULTS_MAX.max(self.max_in_flight),
+            Place::LaterResult => RESULTS_MAX,
+        };
         let posts = || self.posts.values();
         posts().filter(|post| post.id == entry.id).count() < OF_ONE_MAX
-            && (place == Place::Own
-                || posts().filter(|post| post.place == place).count() < RESULTS_MAX)
+            && posts().filter(|post| post.place == place).count() < most
     }
 
     /// How long one report may take. What a network swallows is told once more before the hub's run clock
@@ -205,6 +209,8 @@ impl Engine {
             if entry.post.failures > 0 && entry.post.unfit_since_ms.is_none() {
                 entry.post.failures = 0;
                 entry.post.due_ms = Some(now_ms);
+                // What is under way has much time by then, and may hang with the connection before.
+                entry.post.ticket = None;
             }
         }
     }

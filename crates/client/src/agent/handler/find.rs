@@ -2,9 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 /// Where a program is looked for when nobody says where.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -18,6 +20,15 @@ pub enum NoProgram {
     /// There is something, and it cannot be run.
     #[error("names what is no program: {0}")]
     Unfit(PathBuf),
+}
+
+impl From<NoProgram> for io::Error {
+    fn from(error: NoProgram) -> Self {
+        match error {
+            NoProgram::Absent(_) => Errno::NOENT.into(),
+            NoProgram::Unfit(_) => Errno::ACCESS.into(),
+        }
+    }
 }
 
 /// The `PATH` of this process.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bellwire_proto::CommandId;
@@ -19,6 +20,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether one is gone of which there is no handle.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How often it is looked whether a process has an environment after all: some have none.
+const LOOKS_MAX: u32 = 5;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(2);
 
 /// A process that is to end.
 struct Left {
@@ -78,7 +83,7 @@ fn find(command: CommandId, open: impl Fn(Pid) -> Result<OwnedFd, Errno>) -> io:
             Err(Errno::SRCH) => continue,
             Err(_) => None,
         };
-        let environment = match std::fs::read(entry.path().join("environ")) {
+        let environment = match environment(&entry.path()) {
             Ok(environment) => environment,
             // It is gone, or nobody's child of ours.
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
@@ -92,6 +97,22 @@ fn find(command: CommandId, open: impl Fn(Pid) -> Result<OwnedFd, Errno>) -> io:
         }
     }
     Ok(found)
+}
+
+/// The environment of a process. One that is about to become another program has none for a moment: then it is
+/// looked at again.
+fn environment(process: &Path) -> io::Result<Vec<u8>> {
+    let mut looks = 0;
+    loop {
+        let environment = std::fs::read(process.join("environ"))?;
+        looks += 1;
+        // What is dead, or the kernel's own, runs no file.
+        let is_none = environment.is_empty() && std::fs::read_link(process.join("exe")).is_ok();
+        if !is_none || looks == LOOKS_MAX {
+            return Ok(environment);
+        }
+        std::thread::sleep(LOOK_AGAIN_AFTER);
+    }
 }
 
 /// Waits for one that was killed; without a handle only a moment, since the next look tells more.

@@ -5,9 +5,12 @@
 //! of this crate.
 #![expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 
-use std::ffi::{OsStr, OsString};
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
 use std::process::Stdio;
 
 use bellwire_proto::DeviceId;
@@ -18,7 +21,7 @@ use tokio::process::{Child, Command};
 use super::super::fault;
 use super::account::{self, Account};
 use super::data::{DataFile, DataFolder, input_of};
-use super::find::{find, is_nameless_script, own_path};
+use super::find::{find, own_path};
 use super::output::Pipes;
 use super::{Environment, Program};
 
@@ -46,14 +49,7 @@ impl Program {
             return Err(format!("only an agent that runs as root can become {}", account.name));
         }
         let path = self.variable(OsStr::new("PATH"));
-        if let Ok((file, _)) = find(&self.program, path)
-            && is_nameless_script(&file)
-        {
-            let file = file.display();
-            return Err(format!(
-                "{file} is a script without #! in its first line, and no shell is asked"
-            ));
-        }
+        let (file, _) = find(&self.program, path).map_err(|error| self.explain(&error.into()))?;
         let data = input_of(&command.data);
         let data_file = data_folder
             .file(command.id, &data, self.user.as_ref())
@@ -61,7 +57,8 @@ impl Program {
         let mut process = self.process(command, device, &data_file);
         let (result, result_of_child) =
             io::pipe().map_err(|e| format!("no pipe can be made: {e}"))?;
-        prepare_child(&mut process, self.umask, result_of_child.into());
+        let image = self.image(&file, &process).map_err(|e| self.explain(&e))?;
+        prepare_child(&mut process, self.umask, result_of_child.into(), image);
         let spawned = process.spawn().map_err(|e| self.explain(&e));
         // With it the child's end of the pipe is closed here, so that its end is seen.
         drop(process);
@@ -108,6 +105,28 @@ impl Program {
         process
     }
 
+    /// What the kernel is to run, and what that finds.
+    fn image(&self, file: &Path, process: &Command) -> io::Result<Image> {
+        let mut variables: BTreeMap<OsString, OsString> = match &self.environment {
+            Environment::Inherited => std::env::vars_os().collect(),
+            Environment::Cleared(_) => BTreeMap::new(),
+        };
+        for (name, value) in process.as_std().get_envs() {
+            variables.remove(name);
+            variables.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+        }
+        let variables = variables.into_iter().map(|(mut variable, value)| {
+            variable.push("=");
+            variable.push(value);
+            variable
+        });
+        Ok(Image {
+            file: CString::new(file.as_os_str().as_bytes())?,
+            argv: Texts::of(self.argv().map(OsStr::to_owned))?,
+            environment: Texts::of(variables)?,
+        })
+    }
+
     fn home(&self) -> OsString {
         let of_account = |account: &Account| account.home.clone().into_os_string();
         self.user.as_ref().map(of_account).or_else(|| std::env::var_os("HOME")).unwrap_or_else(
@@ -128,13 +147,58 @@ impl Program {
             (_, Some(account)) => {
                 format!("{program} cannot be started as {}: {error}", account.name)
             }
+            _ if error.raw_os_error() == Some(libc::ENOEXEC) => format!(
+                "{program} cannot be started: it is no program of this machine, nor a script that begins with #!"
+            ),
             _ => format!("{program} cannot be started: {error}"),
         }
     }
 }
 
-/// Sets what can only be set in the child itself, between fork and exec.
-fn prepare_child(process: &mut Command, umask: Option<u32>, result: OwnedFd) {
+/// What the kernel is to run. The standard library asks `execvp` for that, which in some C libraries hands what
+/// the kernel refuses to a shell: a file of zeros, as a power cut may leave one, then ends well.
+struct Image {
+    file: CString,
+    argv: Texts,
+    environment: Texts,
+}
+
+impl Image {
+    /// Becomes it. It returns only when the kernel refuses, and says why. To be called between fork and exec.
+    fn run(&self) -> io::Error {
+        let (argv, environment) = (&self.argv.pointers, &self.environment.pointers);
+        // SAFETY: async-signal-safe (POSIX, 2.4.3), and all that it reads was made before the fork and ends
+        // with a null.
+        unsafe { libc::execve(self.file.as_ptr(), argv.as_ptr(), environment.as_ptr()) };
+        io::Error::last_os_error()
+    }
+}
+
+/// Texts, and pointers to them with a null at their end.
+struct Texts {
+    _texts: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+// SAFETY: the pointers lead to what it owns itself, on the heap, which nobody changes.
+unsafe impl Send for Texts {}
+// SAFETY: see there.
+unsafe impl Sync for Texts {}
+
+impl Texts {
+    fn of(texts: impl IntoIterator<Item = OsString>) -> io::Result<Self> {
+        let texts: Vec<CString> = texts
+            .into_iter()
+            .map(|text| CString::new(text.into_vec()))
+            .collect::<Result<_, _>>()?;
+        let pointers = texts.iter().map(|text| text.as_ptr());
+        let pointers = pointers.chain([std::ptr::null()]).collect();
+        Ok(Self { _texts: texts, pointers })
+    }
+}
+
+/// Sets what can only be set in the child itself, between fork and exec, and has the kernel run it.
+fn prepare_child(process: &mut Command, umask: Option<u32>, result: OwnedFd, image: Image) {
     let descriptors = descriptors_past(RESULT_FD);
     let prepare = move || {
         // SAFETY: all of these are async-signal-safe (POSIX, 2.4.3), take plain numbers, and answer
@@ -160,7 +224,10 @@ fn prepare_child(process: &mut Command, umask: Option<u32>, result: OwnedFd) {
                 libc::dup2(result.as_raw_fd(), RESULT_FD)
             }
         };
-        if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if set < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Err(image.run())
     };
     // SAFETY: see there.
     unsafe { process.pre_exec(prepare) };

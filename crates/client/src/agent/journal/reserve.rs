@@ -53,7 +53,7 @@ fn room(file: &File) -> io::Result<Option<u64>> {
     Ok((disk.f_blocks > 0).then_some(held_bytes.saturating_add(left_bytes)))
 }
 
-fn taken_bytes(file: &File) -> io::Result<u64> {
+pub(super) fn taken_bytes(file: &File) -> io::Result<u64> {
     // In blocks of this size whatever the file system's own (stat(2)).
     Ok(file.metadata()?.blocks().saturating_mul(512))
 }

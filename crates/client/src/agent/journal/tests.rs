@@ -364,6 +364,21 @@ fn room_that_is_not_kept_any_more_is_given_back() {
     assert_eq!(taken() / MIB, 0);
 }
 
+/// The cut gave the room of an accepted command to whoever filled the disk, and the command was stale in the end.
+#[test]
+fn a_torn_end_does_not_take_the_room_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(folder.path()).unwrap();
+    journal.append(&[&record(0)], Reserve::of(4 << 20)).unwrap();
+    drop(journal);
+    let path = folder.path().join(JOURNAL);
+    let taken = || std::fs::metadata(&path).unwrap().blocks() * 512;
+    let before = taken();
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(b"torn").unwrap();
+    assert_eq!(open(folder.path()).unwrap().1, [record(0)]);
+    assert!(taken() >= before, "{} of {before} bytes", taken());
+}
+
 #[test]
 fn a_compaction_that_would_be_longer_leaves_the_journal_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
