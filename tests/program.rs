@@ -188,6 +188,27 @@ fn a_running_program_is_stopped_by_cancel() {
     assert_eq!((&last["state"], &last["exit_code"]), (&"cancelled".into(), &143.into()));
 }
 
+/// Each sign of life of a command that runs was a block of lines, and ten minutes filled the terminal.
+#[test]
+fn watch_prints_what_is_new_and_not_each_sign_of_life() {
+    let hub = Hub::start();
+    let id =
+        json(&hub.run(&["send", "kiosk", "nap", "--json"]))["command"].as_str().unwrap().to_owned();
+    let path = format!("/v1/devices/kiosk/commands/{id}/status");
+    let tell = |report: &str| {
+        assert_eq!(hub.http().post_json(&path, report).unwrap().status, 200, "{report}");
+    };
+    tell(r#"{"state":"running"}"#);
+    let watch = Program::start(bellwire(&["watch", &id]).env("BELLWIRE_HUB", hub.url()));
+    watch.wait_for("running");
+    (0..5).for_each(|_| tell(r#"{"state":"running"}"#));
+    tell(r#"{"state":"succeeded"}"#);
+    watch.wait_for("succeeded");
+    let said = watch.output();
+    let times = |word: &str| said.lines().filter(|line| line.starts_with(word)).count();
+    assert_eq!((times("running"), times("succeeded")), (1, 1), "{said}");
+}
+
 /// A 404 from whatever answered for the hub ended a listener that was to come back for ever.
 #[test]
 fn a_listener_comes_back_from_any_answer() {
