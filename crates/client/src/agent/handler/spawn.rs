@@ -1,8 +1,8 @@
 //! From a command to a process: environment, pipes, group, umask, user.
 //!
-//! A program gets descriptors 0 to 3 and default signals, whatever the agent was started with. That
-//! and the umask have no safe way in the standard library: [`prepare_child`] is the only unsafe code
-//! of this crate.
+//! A program gets descriptors 0 to 3 and default signals, whatever the agent was started with, and is run by
+//! the kernel or not at all. That and the umask have no safe way in the standard library: [`prepare_child`],
+//! and the [`Image`] that it becomes, are the only unsafe code of this crate.
 #![expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 
 use std::collections::BTreeMap;
