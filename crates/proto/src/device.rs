@@ -7,14 +7,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::id::DeviceId;
-use crate::json::{Json, Members};
+use crate::json::Json;
+use crate::labels::{Labels, is_label_key, is_label_value};
 use crate::limits::{FACTS_BYTES_MAX, FACTS_KEYS_MAX};
+use crate::members::Members;
 use crate::problem::{Code, Problem};
-use crate::selector::{is_label_key, is_label_value};
 use crate::time::Timestamp;
-
-/// Labels of a device: Kubernetes label syntax, keys in order.
-pub type Labels = BTreeMap<String, String>;
 
 /// How a device listens just now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

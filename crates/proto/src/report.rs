@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::delivery::{ErrorInfo, Progress};
 use crate::id::CommandId;
-use crate::json::{Json, Members};
+use crate::json::Json;
 use crate::limits::{ATTEMPT_MAX, OUTPUT_BYTES_MAX, RESULT_BYTES_MAX, RETRY_AFTER_S_MAX, REV_MAX};
+use crate::members::Members;
 use crate::problem::{Code, Problem};
 
 /// What a report says has come to pass.

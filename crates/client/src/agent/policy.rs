@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::json::Members;
+use bellwire_proto::Members;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Action, ErrorInfo, Json, codes};
 use regex::Regex;

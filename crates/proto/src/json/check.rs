@@ -7,7 +7,7 @@
 use super::InvalidJson;
 
 /// Checks the whole of `text`: one value, white space around it.
-pub(super) fn check(text: &str, depth_max: usize) -> Result<(), InvalidJson> {
+pub(crate) fn check(text: &str, depth_max: usize) -> Result<(), InvalidJson> {
     let mut scan = Scan { bytes: text.as_bytes(), at: 0 };
     // What is open, innermost last: `true` for an object. Never longer than `depth_max`.
     let mut open: Vec<bool> = Vec::new();
