@@ -25,6 +25,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
+use crate::plane::ConnectionGuard;
+
 /// Bounds of a listener. `Default` is right for a hub that faces strangers.
 #[derive(Debug, Clone)]
 pub struct ListenConfig {
@@ -218,7 +220,7 @@ async fn accept_all(socket: TcpListener, shared: connection::Shared, router: Rou
 }
 
 fn admit(stream: TcpStream, addr: SocketAddr, shared: &connection::Shared, router: &Router) {
-    let guard = ConnectionGuard::new(&shared.tally);
+    let guard = ConnectionGuard::new(&shared.tally.open);
     if shared.tally.open.load(Relaxed) > shared.config.connections_max {
         shared.tally.refused.fetch_add(1, Relaxed);
         return;
@@ -257,7 +259,7 @@ pub struct ListenCounts {
 
 #[derive(Debug, Default)]
 struct Tally {
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
     accepted: AtomicU64,
     refused: AtomicU64,
     accept_errors: AtomicU64,
@@ -278,30 +280,6 @@ impl Tally {
             header_timeouts: self.header_timeouts.load(Relaxed),
             taken_over: self.taken_over.load(Relaxed),
             pipelined_bytes_dropped: self.pipelined_bytes_dropped.load(Relaxed),
-        }
-    }
-}
-
-/// Counts one open connection for as long as it lives; it goes with the socket to the plane.
-#[derive(Debug)]
-pub struct ConnectionGuard(Option<Arc<Tally>>);
-
-impl ConnectionGuard {
-    /// For sockets that no [`Listener`] accepted.
-    pub fn none() -> Self {
-        Self(None)
-    }
-
-    fn new(tally: &Arc<Tally>) -> Self {
-        tally.open.fetch_add(1, Relaxed);
-        Self(Some(tally.clone()))
-    }
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        if let Some(tally) = &self.0 {
-            tally.open.fetch_sub(1, Relaxed);
         }
     }
 }

@@ -27,8 +27,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::{ClientAddr, ConnectionGuard, ListenConfig, Stage, Tally, http2};
-use crate::plane::{Sink, Takeover};
+use super::{ClientAddr, ListenConfig, Stage, Tally, http2};
+use crate::plane::{ConnectionGuard, Sink, Takeover};
 
 /// What every connection of a listener is given.
 #[derive(Clone)]

@@ -21,7 +21,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::{Answer, Shared};
-use super::{ClientAddr, ConnectionGuard, ListenConfig, Stage};
+use super::{ClientAddr, ListenConfig, Stage};
+use crate::plane::ConnectionGuard;
 
 /// Requests on one connection at once; one more waits. hyper's own default, told here because it
 /// bounds what a connection costs.

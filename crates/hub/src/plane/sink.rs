@@ -15,7 +15,7 @@ use rustls::ServerConnection;
 use socket2::SockRef;
 
 use super::body::{BodyWriter, StreamBody};
-use crate::listen::ConnectionGuard;
+use super::guard::ConnectionGuard;
 
 /// Buffers handed to one `writev`; the kernel's own limit is 1024.
 const SLICES_MAX: usize = 32;

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bellwire_hub::listen::ConnectionGuard;
+use bellwire_hub::plane::ConnectionGuard;
 use bellwire_hub::plane::{
     CloseReason, Frame, Heartbeat, HeartbeatForm, ManualClock, Notify, Plane, PlaneConfig, Sink,
     StreamEvent, StreamEvents, StreamId, StreamOptions,
