@@ -14,6 +14,7 @@
 
 mod body;
 mod clock;
+mod config;
 mod counts;
 mod events;
 mod frame;
@@ -25,6 +26,7 @@ mod sequence;
 mod shard;
 mod sink;
 mod stream;
+mod stream_id;
 mod takeover;
 mod wheel;
 mod writing;
@@ -38,68 +40,22 @@ use bytes::Bytes;
 
 pub use body::StreamBody;
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use config::PlaneConfig;
 pub use counts::Counts;
 pub use events::{CloseReason, Notify, StreamEvent, StreamEvents};
 pub use frame::{Frame, Framing};
 pub use guard::ConnectionGuard;
-pub use inbox::StreamId;
 pub use options::{Heartbeat, HeartbeatForm, StreamOptions};
 pub use respond::StreamHead;
 pub use sink::Sink;
+pub use stream_id::StreamId;
 pub use takeover::Takeover;
 
+use config::Limits;
 use counts::Counters;
-use inbox::{Command, Inbox, Key};
+use inbox::{Command, Inbox};
 use shard::Shard;
-
-/// How a plane is built. `Default` is right for a hub of one's own.
-#[derive(Clone)]
-pub struct PlaneConfig {
-    /// Threads, each with its part of the streams; 0 means one per core, at most 64.
-    pub shards: usize,
-    /// A frame that finds more than this many bytes unsent ends its stream as
-    /// [`CloseReason::Overloaded`]. So a stream holds at most this and one frame, and what gathers
-    /// in one turn (64 KiB). Default 1 MiB (PROTOCOL section 4).
-    pub unsent_bytes_max: usize,
-    /// The last frame of a stream that ends as overloaded, behind what is unsent.
-    pub overloaded_last: Option<Frame>,
-    /// A reservation that has no sink after this time is closed as
-    /// [`CloseReason::NeverAttached`]. Default 10,000.
-    pub reservation_ms: u64,
-    /// How long a closed stream may take to get rid of what is unsent. Default 5,000.
-    pub linger_ms: u64,
-    /// How long a closed and written stream waits for the peer's FIN, so that no reset destroys the
-    /// last bytes on their way. Default 1,000.
-    pub drain_ms: u64,
-    /// The hub's clock.
-    pub clock: Arc<dyn Clock>,
-}
-
-impl Default for PlaneConfig {
-    fn default() -> Self {
-        Self {
-            shards: 0,
-            unsent_bytes_max: 1024 * 1024,
-            overloaded_last: None,
-            reservation_ms: 10_000,
-            linger_ms: 5_000,
-            drain_ms: 1_000,
-            clock: Arc::new(SystemClock::default()),
-        }
-    }
-}
-
-/// The part of [`PlaneConfig`] that every shard keeps.
-#[derive(Clone)]
-struct Limits {
-    unsent_bytes_max: usize,
-    overloaded_last: Option<Frame>,
-    reservation_ms: u64,
-    linger_ms: u64,
-    drain_ms: u64,
-    /// The comment that pushes an event out of a box which holds the last write back.
-    compat_frame: Frame,
-}
+use stream_id::Key;
 
 /// A handle to the streams; clones are the same plane. When the last one goes, every stream ends.
 ///
@@ -152,14 +108,7 @@ impl Plane {
             // A stream's id has eight bits for its shard.
             count => count.min(256),
         };
-        let limits = Limits {
-            unsent_bytes_max: config.unsent_bytes_max,
-            overloaded_last: config.overloaded_last,
-            reservation_ms: config.reservation_ms,
-            linger_ms: config.linger_ms,
-            drain_ms: config.drain_ms,
-            compat_frame: Frame::new(b":\n\n"),
-        };
+        let limits = Limits::of(&config);
         let counters = Arc::new(Counters::default());
         let (mut inboxes, mut ready) = (Vec::new(), Vec::new());
         for number in 0..shards {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::StreamId;
+use super::stream_id::StreamId;
 
 /// Whether the sender of a frame wants to hear of it, with a tag of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

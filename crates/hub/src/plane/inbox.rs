@@ -4,77 +4,19 @@
 //! it. The lock is held to push or to take, never over a system call other than the wake.
 
 use std::collections::VecDeque;
-use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
 use super::frame::{Frame, Framing};
 use super::sink::Sink;
+use super::stream_id::{Key, StreamId};
 use super::{CloseReason, Notify, StreamOptions};
 
 /// The frames that may wait in one inbox, in bytes. A shard takes everything at each turn, so this
 /// is reached only when the machine cannot keep up; then the streams written to end as
 /// [`CloseReason::Overloaded`], like those whose readers cannot.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// Names one stream of a plane, for ever: an id that has been closed is never given out again while
-/// anyone could still remember it, and does nothing wherever it is used.
-///
-/// From the top: 8 bits shard, 24 bits generation (from 1), 32 bits slot.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StreamId(NonZeroU64);
-
-const GENERATION_MAX: u32 = (1 << 24) - 1;
-
-impl StreamId {
-    pub(crate) fn new(shard: u8, key: Key) -> Self {
-        let generation = u64::from(key.generation.clamp(1, GENERATION_MAX));
-        let id = u64::from(shard) << 56 | generation << 32 | u64::from(key.slot);
-        Self(NonZeroU64::new(id).unwrap_or(NonZeroU64::MIN))
-    }
-
-    /// The id as a number, to log or to keep in a map.
-    pub fn get(self) -> u64 {
-        self.0.get()
-    }
-
-    /// The id that [`Self::get`] gave; `None` for 0, which is no stream's.
-    pub fn from_number(id: u64) -> Option<Self> {
-        NonZeroU64::new(id).map(Self)
-    }
-
-    pub(crate) fn shard(self) -> usize {
-        (self.get() >> 56) as usize
-    }
-
-    pub(crate) fn key(self) -> Key {
-        let id = self.get();
-        Key { slot: id as u32, generation: (id >> 32) as u32 & GENERATION_MAX }
-    }
-}
-
-impl std::fmt::Debug for StreamId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Key { slot, generation } = self.key();
-        write!(f, "StreamId({}/{slot}#{generation})", self.shard())
-    }
-}
-
-/// A stream on its shard: the slot, and which of its users is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-}
-
-impl Key {
-    /// The same slot for its next user.
-    pub(crate) fn next(self) -> Self {
-        let generation = if self.generation >= GENERATION_MAX { 1 } else { self.generation + 1 };
-        Self { generation, ..self }
-    }
-}
 
 pub(crate) enum Command {
     Reserve {
@@ -101,10 +43,8 @@ pub(crate) enum Command {
         last: Option<Frame>,
         reason: CloseReason,
     },
-    /// A response body was read from: there may be room again, and what it held is written.
-    BodyRead(Key),
-    /// The owner of a response body let go of it.
-    BodyGone(Key),
+    /// A response body was read from until it was empty, or was dropped by its reader.
+    BodyReady(Key),
     /// Ends every stream, and the shard `grace_ms` later or as soon as all are gone.
     Stop {
         grace_ms: u64,
@@ -236,19 +176,5 @@ impl Inbox {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // Nothing panics while the lock is held, and a list of commands is whole at any moment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_keeps_its_parts() {
-        let key = Key { slot: u32::MAX, generation: GENERATION_MAX };
-        let id = StreamId::new(255, key);
-        assert_eq!((id.shard(), id.key()), (255, key));
-        assert_eq!(key.next(), Key { slot: u32::MAX, generation: 1 });
-        assert_eq!(size_of::<Option<StreamId>>(), 8);
     }
 }

@@ -6,20 +6,23 @@
 //! is written and how a stream ends stands in `writing.rs`.
 
 use std::sync::Arc;
+use std::task::Wake;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mio::{Events, Poll, Token};
 
 use super::clock::Clock;
+use super::config::Limits;
 use super::counts::Counters;
 use super::frame::{Frame, Framing};
-use super::inbox::{Command, Inbox, Key, StreamId};
+use super::inbox::{Command, Inbox};
 use super::sequence::Sequences;
 use super::sink::{Heard, Sink};
 use super::stream::{State, Stream};
+use super::stream_id::{Key, StreamId};
 use super::wheel::Wheel;
-use super::{CloseReason, HeartbeatForm, Limits, Notify, StreamEvent, StreamEvents, StreamOptions};
+use super::{CloseReason, HeartbeatForm, Notify, StreamEvent, StreamEvents, StreamOptions};
 
 /// The token of the waker; no slot reaches it.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -53,6 +56,18 @@ pub(crate) struct Shard {
     /// The heartbeats of this turn, made when the first stream needs one.
     heartbeats: [Option<Frame>; 2],
     stop_at: Option<Instant>,
+}
+
+/// Has the shard look at a stream whose response body was read or dropped.
+struct BodyWaker {
+    inbox: Arc<Inbox>,
+    key: Key,
+}
+
+impl Wake for BodyWaker {
+    fn wake(self: Arc<Self>) {
+        self.inbox.push(Command::BodyReady(self.key));
+    }
 }
 
 impl Shard {
@@ -177,14 +192,9 @@ impl Shard {
                     self.end(key.slot, last, reason);
                 }
             }
-            Command::BodyRead(key) => {
+            Command::BodyReady(key) => {
                 if self.find(key).is_some() {
                     self.hear(key.slot, true);
-                }
-            }
-            Command::BodyGone(key) => {
-                if self.find(key).is_some() {
-                    self.lose(key.slot, CloseReason::PeerClosed);
                 }
             }
             Command::Stop { grace_ms } => self.stop(grace_ms),
@@ -228,7 +238,7 @@ impl Shard {
         }
         stream.framing = if sink.is_body() { Framing::UntilClose } else { framing };
         stream.attached(now_ms);
-        sink.belongs_to(|| super::body::Owner { inbox, key });
+        sink.notify(|| Arc::new(BodyWaker { inbox, key }).into());
         let user_timeout = Duration::from_millis(stream.silence_ms());
         let started =
             sink.start(self.poll.registry(), Token(key.slot as usize), Some(user_timeout));

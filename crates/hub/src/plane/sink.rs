@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -101,10 +102,10 @@ impl Sink {
         registry.register(socket, token, Interest::READABLE | Interest::WRITABLE)
     }
 
-    /// Tells a body whom to notify.
-    pub(crate) fn belongs_to(&mut self, notify: impl FnOnce() -> super::body::Owner) {
+    /// Has a body call `shard` when [`Self::hear`] and [`Self::write`] are worth a call.
+    pub(crate) fn notify(&mut self, shard: impl FnOnce() -> Waker) {
         if let Kind::Body(body) = &mut self.0 {
-            body.belongs_to(notify());
+            body.notify(shard());
         }
     }
 
@@ -140,6 +141,7 @@ impl Sink {
         match &mut self.0 {
             Kind::Plain { socket, .. } => hear_plain(socket, scratch),
             Kind::Tls(tls) => tls.hear(scratch),
+            Kind::Body(body) if body.is_dropped() => Ok(Heard::End),
             Kind::Body(_) => Ok(Heard::Nothing),
         }
     }

@@ -6,10 +6,10 @@
 use std::io;
 
 use super::frame::Frame;
-use super::inbox::Key;
 use super::sequence::Sequence;
 use super::shard::Shard;
 use super::stream::{State, Stream};
+use super::stream_id::Key;
 use super::{CloseReason, Notify, StreamEvent};
 
 /// What gathers for one stream before it is written within the turn, so that a burst to a fast
