@@ -29,11 +29,11 @@ pub(crate) struct BodyWriter {
 
 #[derive(Default)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<BodyState>,
 }
 
 #[derive(Default)]
-struct State {
+struct BodyState {
     pieces: VecDeque<Bytes>,
     held: usize,
     /// Called when the body was read until it is empty, and when it is dropped.
@@ -52,7 +52,7 @@ pub(crate) fn pair() -> (BodyWriter, StreamBody) {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BodyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

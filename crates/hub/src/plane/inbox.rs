@@ -55,10 +55,10 @@ pub(crate) enum Command {
 pub(crate) struct Inbox {
     shard: u8,
     waker: mio::Waker,
-    state: Mutex<State>,
+    state: Mutex<InboxState>,
 }
 
-struct State {
+struct InboxState {
     commands: Vec<Command>,
     waiting_bytes: usize,
     asleep: bool,
@@ -72,7 +72,7 @@ struct State {
 
 impl Inbox {
     pub(crate) fn new(shard: u8, waker: mio::Waker) -> Self {
-        let state = State {
+        let state = InboxState {
             commands: Vec::new(),
             waiting_bytes: 0,
             asleep: false,
@@ -158,7 +158,7 @@ impl Inbox {
         state.asleep
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut InboxState) -> T) -> T {
         let mut state = self.lock();
         let answer = act(&mut state);
         let unheard = if state.closed { std::mem::take(&mut state.commands) } else { Vec::new() };
@@ -173,7 +173,7 @@ impl Inbox {
         answer
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, InboxState> {
         // Nothing panics while the lock is held, and a list of commands is whole at any moment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

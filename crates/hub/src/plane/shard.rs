@@ -19,7 +19,7 @@ use super::frame::{Frame, Framing};
 use super::inbox::{Command, Inbox};
 use super::sequence::Sequences;
 use super::sink::{Heard, Sink};
-use super::stream::{State, Stream};
+use super::stream::{Stream, StreamState};
 use super::stream_id::{Key, StreamId};
 use super::wheel::Wheel;
 use super::{CloseReason, HeartbeatForm, Notify, StreamEvent, StreamEvents, StreamOptions};
@@ -172,9 +172,9 @@ impl Shard {
 
     /// The stream that is meant, if it is still there.
     fn find(&mut self, key: Key) -> Option<&mut Stream> {
-        self.streams
-            .get_mut(key.slot as usize)
-            .filter(|stream| stream.generation == key.generation && stream.state != State::Free)
+        self.streams.get_mut(key.slot as usize).filter(|stream| {
+            stream.generation == key.generation && stream.state != StreamState::Free
+        })
     }
 
     fn obey(&mut self, command: Command) {
@@ -228,13 +228,13 @@ impl Shard {
             return;
         };
         match stream.state {
-            State::Reserved => {
-                stream.state = State::Open;
+            StreamState::Reserved => {
+                stream.state = StreamState::Open;
                 self.counters.attached();
             }
             // Closed before its socket came: the client still gets what was meant for it.
-            State::Ending => stream.deadline_ms = now_ms + linger_ms,
-            State::Free | State::Open | State::Draining => return,
+            StreamState::Ending => stream.deadline_ms = now_ms + linger_ms,
+            StreamState::Free | StreamState::Open | StreamState::Draining => return,
         }
         stream.framing = if sink.is_body() { Framing::UntilClose } else { framing };
         stream.attached(now_ms);
@@ -259,7 +259,7 @@ impl Shard {
     fn send(&mut self, key: Key, frame: &Frame, notify: Notify) {
         let unsent_bytes_max = self.limits.unsent_bytes_max;
         let Some(stream) = self.find(key) else { return };
-        if !matches!(stream.state, State::Open | State::Reserved) {
+        if !matches!(stream.state, StreamState::Open | StreamState::Reserved) {
             return;
         }
         if stream.unsent() > unsent_bytes_max {
@@ -271,7 +271,7 @@ impl Shard {
         let now_ms = self.now_ms;
         // A burst is written while it gathers, and that may have been the end of the stream.
         let Some(stream) = self.find(key) else { return };
-        if stream.wrote(now_ms) && stream.state == State::Open {
+        if stream.wrote(now_ms) && stream.state == StreamState::Open {
             let due_at_ms = stream.due_at_ms();
             self.wheel.set(key.slot, due_at_ms);
         }
@@ -314,7 +314,7 @@ impl Shard {
             return;
         };
         stream.life_ms = now_ms;
-        if stream.state == State::Open && std::mem::replace(&mut stream.stalled, false) {
+        if stream.state == StreamState::Open && std::mem::replace(&mut stream.stalled, false) {
             self.wheel.set(slot, stream.due_at_ms());
             let id = self.id(slot);
             self.batch.push(StreamEvent::Resumed { stream: id });
@@ -327,9 +327,9 @@ impl Shard {
             return;
         };
         match stream.state {
-            State::Free => return,
-            State::Reserved => return self.lose(slot, CloseReason::NeverAttached),
-            State::Ending | State::Draining => {
+            StreamState::Free => return,
+            StreamState::Reserved => return self.lose(slot, CloseReason::NeverAttached),
+            StreamState::Ending | StreamState::Draining => {
                 if now_ms >= stream.deadline_ms {
                     self.release(slot);
                 } else {
@@ -337,7 +337,7 @@ impl Shard {
                 }
                 return;
             }
-            State::Open => (),
+            StreamState::Open => (),
         }
         let due = stream.due(now_ms);
         // A reader that is behind has bytes enough; a heartbeat would only wait behind them.

@@ -18,7 +18,7 @@ const PROBES: u8 = 3;
 
 pub(crate) struct Stream {
     pub(crate) generation: u32,
-    pub(crate) state: State,
+    pub(crate) state: StreamState,
     pub(crate) framing: Framing,
     pub(crate) form: HeartbeatForm,
     probes_left: u8,
@@ -46,7 +46,7 @@ pub(crate) struct Stream {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum StreamState {
     Free,
     /// Waits for its socket.
     Reserved,
@@ -69,7 +69,7 @@ impl Stream {
     pub(crate) fn free(generation: u32) -> Self {
         Self {
             generation,
-            state: State::Free,
+            state: StreamState::Free,
             framing: Framing::Chunked,
             form: HeartbeatForm::V1,
             probes_left: 0,
@@ -92,7 +92,7 @@ impl Stream {
 
     pub(crate) fn reserved(generation: u32, options: &StreamOptions, deadline_ms: u64) -> Self {
         Self {
-            state: State::Reserved,
+            state: StreamState::Reserved,
             form: options.heartbeat.map_or(HeartbeatForm::V1, |heartbeat| heartbeat.form),
             probes_left: if options.probes { PROBES } else { 0 },
             compat: options.compat,
@@ -157,7 +157,7 @@ impl Stream {
 
     /// When this stream's timer must next be looked at.
     pub(crate) fn due_at_ms(&self) -> u64 {
-        if self.state != State::Open {
+        if self.state != StreamState::Open {
             return self.deadline_ms;
         }
         [
@@ -310,7 +310,7 @@ mod tests {
 
     fn open(options: &StreamOptions) -> Stream {
         let mut stream = Stream::reserved(1, options, 10_000);
-        stream.state = State::Open;
+        stream.state = StreamState::Open;
         stream.attached(1_000);
         stream
     }

@@ -8,7 +8,7 @@ use std::io;
 use super::frame::Frame;
 use super::sequence::Sequence;
 use super::shard::Shard;
-use super::stream::{State, Stream};
+use super::stream::{Stream, StreamState};
 use super::stream_id::Key;
 use super::{CloseReason, Notify, StreamEvent};
 
@@ -132,11 +132,11 @@ impl Shard {
             stream.outbox = None;
         }
         let done = stream.gathered.is_empty() && (sink.is_body() || sink.held() == 0);
-        if stream.state != State::Ending || !done {
+        if stream.state != StreamState::Ending || !done {
             return;
         }
         if sink.finish() {
-            stream.state = State::Draining;
+            stream.state = StreamState::Draining;
             stream.deadline_ms = self.now_ms + self.limits.drain_ms;
             self.wheel.set(slot, stream.deadline_ms);
         } else {
@@ -151,13 +151,13 @@ impl Shard {
             return;
         };
         match stream.state {
-            State::Open => stream.deadline_ms = self.now_ms + self.limits.linger_ms,
+            StreamState::Open => stream.deadline_ms = self.now_ms + self.limits.linger_ms,
             // The reservation's own deadline goes on: the socket may still come.
-            State::Reserved => (),
-            State::Free | State::Ending | State::Draining => return,
+            StreamState::Reserved => (),
+            StreamState::Free | StreamState::Ending | StreamState::Draining => return,
         }
         let was_attached = stream.sink.is_some();
-        stream.state = State::Ending;
+        stream.state = StreamState::Ending;
         self.wheel.set(slot, stream.deadline_ms);
         if let Some(outbox) = &mut stream.outbox {
             outbox.forget_tags();
@@ -174,7 +174,7 @@ impl Shard {
         let Some(stream) = self.streams.get(slot as usize) else {
             return;
         };
-        if matches!(stream.state, State::Open | State::Reserved) {
+        if matches!(stream.state, StreamState::Open | StreamState::Reserved) {
             self.tell_closed(slot, reason, stream.sink.is_some());
         }
         self.release(slot);
@@ -185,7 +185,7 @@ impl Shard {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
-        if stream.state == State::Free {
+        if stream.state == StreamState::Free {
             return;
         }
         let key = Key { slot, generation: stream.generation };

@@ -20,11 +20,11 @@ type Token = Arc<[u8]>;
 
 pub(super) struct Registry {
     ids: bool,
-    state: Mutex<State>,
+    state: Mutex<RegistryState>,
 }
 
 #[derive(Default)]
-struct State {
+struct RegistryState {
     listeners: HashMap<Token, Listener>,
     tokens: HashMap<StreamId, Token>,
     next_id: u64,
@@ -158,12 +158,12 @@ impl Registry {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl RegistryState {
     /// The listener to whom something can still be sent.
     fn find(&mut self, token: &[u8]) -> Option<&mut Listener> {
         self.listeners.get_mut(token).filter(|listener| !listener.is_ending)
