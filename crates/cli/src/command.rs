@@ -5,7 +5,7 @@ use std::pin::pin;
 
 use bellwire_client::Controller;
 use bellwire_client::api::{CommandChange, DeliveryQuery};
-use bellwire_proto::{Counts, Delivery, State};
+use bellwire_proto::{Counts, Delivery, DeliveryState};
 use futures_util::TryStreamExt;
 
 use crate::args::{Cancel, HubArg, Status, Watch};
@@ -69,7 +69,7 @@ pub(crate) async fn cancel(args: Cancel, form: Form) -> anyhow::Result<u8> {
 /// The code for a command whose deliveries ended in different ways: that of the worst, a failure
 /// before a rejection before lateness.
 fn worst(counts: &Counts) -> u8 {
-    let codes = counts.keys().map(|state: &State| exit::of_state(*state));
+    let codes = counts.keys().map(|state: &DeliveryState| exit::of_state(*state));
     codes.filter(|code| *code != exit::OK).min().unwrap_or(exit::OK)
 }
 
@@ -83,10 +83,13 @@ mod tests {
 
     #[test]
     fn the_worst_end_of_several_gives_the_code() {
-        let code = |states: &[State]| worst(&states.iter().map(|s| (*s, 1)).collect());
-        assert_eq!(code(&[State::Succeeded]), exit::OK);
-        assert_eq!(code(&[State::Succeeded, State::Expired]), exit::TOO_LATE);
-        assert_eq!(code(&[State::Expired, State::Rejected]), exit::REJECTED);
-        assert_eq!(code(&[State::Failed, State::Expired, State::Rejected]), exit::FAILED);
+        let code = |states: &[DeliveryState]| worst(&states.iter().map(|s| (*s, 1)).collect());
+        assert_eq!(code(&[DeliveryState::Succeeded]), exit::OK);
+        assert_eq!(code(&[DeliveryState::Succeeded, DeliveryState::Expired]), exit::TOO_LATE);
+        assert_eq!(code(&[DeliveryState::Expired, DeliveryState::Rejected]), exit::REJECTED);
+        assert_eq!(
+            code(&[DeliveryState::Failed, DeliveryState::Expired, DeliveryState::Rejected]),
+            exit::FAILED
+        );
     }
 }

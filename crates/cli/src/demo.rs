@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use bellwire_client::api::CommandChange;
 use bellwire_client::transport::HttpTransport;
 use bellwire_client::{Controller, SendOptions};
-use bellwire_proto::{CommandId, Delivery, DeviceId, State};
+use bellwire_proto::{CommandId, Delivery, DeliveryState, DeviceId};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -236,7 +236,7 @@ async fn follow(api: &Controller, id: CommandId) -> anyhow::Result<()> {
     };
     timeout(STEP, told).await.context("the command did not end in time")??;
     match last {
-        Some(delivery) if delivery.state == State::Succeeded => {
+        Some(delivery) if delivery.state == DeliveryState::Succeeded => {
             let took = out::span(delivery.updated_at.since(delivery.created_at));
             let stdout = delivery.stdout.unwrap_or_default();
             anstream::println!("   {BOLD}{}{BOLD:#} {DIM}after {took}{DIM:#}", stdout.trim_end());
@@ -255,7 +255,7 @@ fn by_hand(line: &str) {
     anstream::println!("   {DIM}$ {line}{DIM:#}");
 }
 
-fn shown(state: State) {
+fn shown(state: DeliveryState) {
     let style = out::style_of(state);
     anstream::println!("   {style}{state}{style:#}");
 }

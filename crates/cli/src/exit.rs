@@ -1,6 +1,6 @@
 //! What the program's exit codes mean. The list for people is in the help of `bellwire`.
 
-use bellwire_proto::{Code, Problem, State};
+use bellwire_proto::{Code, DeliveryState, Problem};
 
 /// Succeeded, or stored when nobody asked to wait.
 pub const OK: u8 = 0;
@@ -18,15 +18,17 @@ pub const OFFLINE: u8 = 5;
 pub const UNREACHABLE: u8 = 6;
 
 /// For a command that was waited for.
-pub const fn of_state(state: State) -> u8 {
+pub const fn of_state(state: DeliveryState) -> u8 {
     match state {
-        State::Succeeded | State::Delivered => OK,
-        State::Failed | State::Cancelled => FAILED,
-        State::Rejected => REJECTED,
-        State::Expired | State::TimedOut | State::Dead => TOO_LATE,
-        State::Queued | State::Sent | State::Accepted | State::Running | State::Cancelling => {
-            TOO_LATE
-        }
+        DeliveryState::Succeeded | DeliveryState::Delivered => OK,
+        DeliveryState::Failed | DeliveryState::Cancelled => FAILED,
+        DeliveryState::Rejected => REJECTED,
+        DeliveryState::Expired | DeliveryState::TimedOut | DeliveryState::Dead => TOO_LATE,
+        DeliveryState::Queued
+        | DeliveryState::Sent
+        | DeliveryState::Accepted
+        | DeliveryState::Running
+        | DeliveryState::Cancelling => TOO_LATE,
     }
 }
 
@@ -62,7 +64,7 @@ mod tests {
 
     #[test]
     fn every_state_has_the_code_that_the_help_tells() {
-        let codes: Vec<u8> = State::ALL.into_iter().map(of_state).collect();
+        let codes: Vec<u8> = DeliveryState::ALL.into_iter().map(of_state).collect();
         assert_eq!(codes, [4, 4, 4, 4, 4, 0, 1, 3, 4, 4, 4, 1, 0]);
     }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use bellwire_proto::{Command, Delivery, Device, State, Timestamp};
+use bellwire_proto::{Command, Delivery, DeliveryState, Device, Timestamp};
 use serde::Serialize;
 
 use crate::args::ColorChoice;
@@ -53,9 +53,9 @@ pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 const BUSY: Style = AnsiColor::Yellow.on_default();
 
 /// The colour of a state.
-pub(crate) fn style_of(state: State) -> Style {
+pub(crate) fn style_of(state: DeliveryState) -> Style {
     match state {
-        State::Succeeded | State::Delivered => GOOD,
+        DeliveryState::Succeeded | DeliveryState::Delivered => GOOD,
         state if state.is_terminal() => BAD,
         _ => BUSY,
     }

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::State;
+use crate::delivery::DeliveryState;
 use crate::id::{Action, CommandId, Seq};
 use crate::json::Json;
 use crate::time::Timestamp;
 
 /// How many deliveries of a command are in which state; states with none are left out.
-pub type Counts = BTreeMap<State, u64>;
+pub type Counts = BTreeMap<DeliveryState, u64>;
 
 /// The command object of the API. All members are always written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 /// Where a delivery is in its life. Contract, section 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum DeliveryState {
     /// Waits for the device, or for its turn.
     Queued,
     /// Written to the device, which has not answered yet.
@@ -43,7 +43,7 @@ pub enum State {
     Delivered,
 }
 
-impl State {
+impl DeliveryState {
     /// Every state, in the order of a life.
     pub const ALL: [Self; 13] = [
         Self::Queued,
@@ -89,7 +89,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for DeliveryState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
@@ -103,7 +103,7 @@ impl fmt::Display for State {
 )]
 pub struct InvalidState;
 
-impl FromStr for State {
+impl FromStr for DeliveryState {
     type Err = InvalidState;
 
     fn from_str(text: &str) -> Result<Self, InvalidState> {
@@ -177,7 +177,7 @@ pub struct Delivery {
     /// What it is asked to do.
     pub action: Action,
     /// Where it is in its life.
-    pub state: State,
+    pub state: DeliveryState,
     /// How often it was sent.
     pub attempt: u32,
     /// The `rev` of the last report that counted; 0 when none had one.
@@ -212,11 +212,11 @@ mod tests {
 
     #[test]
     fn every_state_is_written_and_read_alike() {
-        for state in State::ALL {
+        for state in DeliveryState::ALL {
             assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{state}\""));
             assert_eq!(state.as_str().parse(), Ok(state));
         }
-        assert_eq!("Queued".parse::<State>(), Err(InvalidState));
+        assert_eq!("Queued".parse::<DeliveryState>(), Err(InvalidState));
     }
 
     #[test]

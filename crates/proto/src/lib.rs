@@ -34,7 +34,7 @@ pub mod stream;
 pub mod time;
 
 pub use command::{Command, Counts, Page};
-pub use delivery::{Delivery, ErrorInfo, Progress, State};
+pub use delivery::{Delivery, DeliveryState, ErrorInfo, Progress};
 pub use device::{Device, DeviceChange, DeviceEvent, Transport};
 pub use id::{Action, CommandId, DeviceId, InvalidName, Seq};
 pub use json::Json;

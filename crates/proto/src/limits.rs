@@ -70,9 +70,9 @@ pub const RUN_CLOCK_AFTER_RESTART: Duration = Duration::from_secs(30);
 /// How long a `cancelling` delivery keeps its slot, and lives at least. Contract, section 7.
 pub const CANCEL_SLOT: Duration = Duration::from_secs(60);
 /// How long an unconfirmed stream lives. Contract, section 4.
-pub const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an `Idempotency-Key` is kept. Contract, section 3.
-pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3600);
+pub const IDEMPOTENCY_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Characters of an `Idempotency-Key`. Contract, section 3.
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 

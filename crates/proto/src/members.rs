@@ -115,7 +115,7 @@ impl<'a> Members<'a> {
     }
 
     /// The name of a member that nobody took yet.
-    pub fn first_left(&self) -> Option<&str> {
+    pub fn first_untaken(&self) -> Option<&str> {
         self.left.first().map(|(name, _)| name.as_ref())
     }
 

@@ -55,7 +55,7 @@ impl ReportState {
     }
 
     /// Whether it tells that the command is over at the device, in which way ever.
-    pub const fn is_end(self) -> bool {
+    pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Rejected | Self::Cancelled)
     }
 }

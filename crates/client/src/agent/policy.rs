@@ -255,7 +255,7 @@ impl Params {
                 }
             }
         }
-        match members.first_left() {
+        match members.first_untaken() {
             None => Ok(()),
             Some(name) => Err(Violation::Unknown(name.chars().take(64).collect())),
         }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use bellwire_proto::{Json, Seq, State as DeliveryState, Timestamp};
+use bellwire_proto::{DeliveryState, Json, Seq, Timestamp};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
