@@ -116,7 +116,7 @@ impl Config {
     }
 
     /// Every setting that is set, as text that [`Config::read`] would take, in the same order.
-    pub fn in_force(&self) -> impl Iterator<Item = (&'static str, String)> {
+    pub fn effective(&self) -> impl Iterator<Item = (&'static str, String)> {
         let told = |setting: &'static settings::Setting| Some((setting.key, (setting.tell)(self)?));
         SETTINGS.iter().filter_map(told)
     }
@@ -291,7 +291,7 @@ mod tests {
         config.listen.push("[::1]:0".parse().unwrap());
         config.tls = Some(TlsFiles { cert: "hub.pem".into(), key: "hub.key".into() });
         for config in [Config::default(), config] {
-            let told: Vec<_> = config.in_force().collect();
+            let told: Vec<_> = config.effective().collect();
             let flags = told.iter().map(|(key, value)| (*key, value.as_str()));
             assert_eq!(Config::read(None, [], flags), Ok(config));
         }

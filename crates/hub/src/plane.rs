@@ -42,7 +42,7 @@ pub use body::StreamBody;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::PlaneConfig;
 pub use counts::Counts;
-pub use events::{CloseReason, Notify, StreamEvent, StreamEvents};
+pub use events::{CloseReason, Receipt, StreamEvent, StreamEvents};
 pub use frame::{Frame, Framing};
 pub use guard::ConnectionGuard;
 pub use options::{Heartbeat, HeartbeatForm, StreamOptions};
@@ -65,7 +65,7 @@ use stream_id::Key;
 ///
 /// struct Channel(mpsc::SyncSender<StreamEvent>);
 /// impl StreamEvents for Channel {
-///     fn happened(&self, batch: &mut Vec<StreamEvent>) {
+///     fn on_events(&self, batch: &mut Vec<StreamEvent>) {
 ///         batch.drain(..).for_each(|event| self.0.send(event).unwrap());
 ///     }
 /// }
@@ -75,8 +75,8 @@ use stream_id::Key;
 /// let plane = Plane::start(config, Arc::new(Channel(sender)))?;
 ///
 /// let stream = plane.reserve(StreamOptions::default());
-/// plane.send(stream, Frame::new(b"event: hello\ndata: {}\n\n"), Notify::Taken(7));
-/// assert_eq!(events.recv().unwrap(), StreamEvent::Taken { stream, tag: 7 });
+/// plane.send(stream, Frame::new(b"event: hello\ndata: {}\n\n"), Receipt::Buffered(7));
+/// assert_eq!(events.recv().unwrap(), StreamEvent::Buffered { stream, tag: 7 });
 ///
 /// plane.close(stream, None, CloseReason::Replaced);
 /// let reason = CloseReason::Replaced;
@@ -162,7 +162,7 @@ impl Plane {
 
     /// Sends a frame, behind all that was sent before. A stream that is closed ignores it and
     /// reports nothing.
-    pub fn send(&self, id: StreamId, frame: Frame, notify: Notify) {
+    pub fn send(&self, id: StreamId, frame: Frame, notify: Receipt) {
         if let Some(inbox) = self.inbox(id) {
             inbox.send(id.key(), frame, notify);
         }
@@ -195,7 +195,7 @@ impl Plane {
     }
 
     /// Has every shard look at the clock; only a clock that does not move by itself needs it.
-    pub fn look(&self) {
+    pub fn wake(&self) {
         for inbox in &self.inner.inboxes {
             inbox.wake();
         }
@@ -203,7 +203,7 @@ impl Plane {
 
     /// Ends every stream as [`CloseReason::Shutdown`], waits up to `grace_ms` for their last bytes,
     /// and joins the shards. What is sent to the plane afterwards is dropped. It blocks: not to be
-    /// called on a thread that serves tasks, nor from [`StreamEvents::happened`].
+    /// called on a thread that serves tasks, nor from [`StreamEvents::on_events`].
     pub fn shutdown(&self, grace_ms: u64) {
         for inbox in &self.inner.inboxes {
             inbox.push(Command::Stop { grace_ms });

@@ -16,7 +16,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use bellwire_hub::listen::{ClientAddr, ListenConfig, ListenCounts, Listener, Server};
 use bellwire_hub::plane::{
-    CloseReason, Frame, Notify, Plane, StreamEvent, StreamHead, StreamId, StreamOptions,
+    CloseReason, Frame, Plane, Receipt, StreamEvent, StreamHead, StreamId, StreamOptions,
 };
 use plane_support::*;
 
@@ -39,7 +39,7 @@ struct Handles {
 
 async fn stream(State(handles): State<Handles>, request: Request) -> Response {
     let id = handles.plane.reserve(StreamOptions::default());
-    handles.plane.send(id, Frame::new(b"event: hello\n\n"), Notify::None);
+    handles.plane.send(id, Frame::new(b"event: hello\n\n"), Receipt::None);
     handles.opened.send(id).unwrap();
     handles.plane.respond(&request.into_parts().0, id, StreamHead::event_stream()).await
 }
@@ -317,7 +317,7 @@ fn a_drain_finishes_what_is_in_flight_and_leaves_streams_to_the_plane() {
     hub.shut_down(PATIENCE);
     finishing.join().unwrap();
     assert!(TcpStream::connect(addr).is_err(), "somebody still listens");
-    hub.world.plane.send(hub.opened(), Frame::new(b"data: on\n\n"), Notify::None);
+    hub.world.plane.send(hub.opened(), Frame::new(b"data: on\n\n"), Receipt::None);
     assert_eq!(read_until(&mut streaming, "on\n\n"), "a\r\ndata: on\n\n");
 }
 
@@ -374,7 +374,7 @@ fn a_router_mounted_in_another_server_streams_through_its_response_body() {
     let answer = read_until(&mut client, "event: hello\n\n\r\n");
     assert!(answer.contains("\r\ncontent-type: text/event-stream\r\n"), "{answer}");
     let id = opened.recv_timeout(PATIENCE).unwrap();
-    world.plane.send(id, Frame::new(b"data: 1\n\n"), Notify::Written(9));
+    world.plane.send(id, Frame::new(b"data: 1\n\n"), Receipt::Written(9));
     assert_eq!(read_until(&mut client, "1\n\n\r\n"), "9\r\ndata: 1\n\n\r\n");
     assert_eq!(world.event(), StreamEvent::Written { stream: id, tag: 9 });
     drop(client);
@@ -389,9 +389,9 @@ fn a_body_that_nobody_reads_is_bounded_like_a_socket() {
     let frame = Frame::new(&[b'x'; 64 * 1024]);
     let mut taken = 0;
     while world.plane.counts().closed_as(CloseReason::Overloaded) == 0 {
-        world.plane.send(id, frame.clone(), Notify::Taken(taken));
+        world.plane.send(id, frame.clone(), Receipt::Buffered(taken));
         match world.event() {
-            StreamEvent::Taken { .. } => taken += 1,
+            StreamEvent::Buffered { .. } => taken += 1,
             event => assert_eq!(event, closed(id, CloseReason::Overloaded)),
         }
     }
@@ -444,12 +444,12 @@ fn a_tls_connection_is_taken_over_with_its_session() {
     let id = hub.opened();
     // More than a record, more than a socket's buffer: the order and the bound hold here too.
     let body = vec![b'x'; 32 << 20];
-    hub.world.plane.send(id, Frame::new(&body), Notify::Written(1));
+    hub.world.plane.send(id, Frame::new(&body), Receipt::Written(1));
     hub.world.settle();
     assert_eq!(read_until(&mut client, "\r\n"), "2000000\r\n");
     assert!(read_exactly(&mut client, 32 << 20) == body, "the bytes were changed");
     assert_eq!(hub.world.event(), StreamEvent::Written { stream: id, tag: 1 });
-    hub.world.plane.send(id, Frame::new(b"data: after\n\n"), Notify::Written(2));
+    hub.world.plane.send(id, Frame::new(b"data: after\n\n"), Receipt::Written(2));
     assert_eq!(hub.world.event(), StreamEvent::Written { stream: id, tag: 2 });
     hub.world.plane.close(id, Some(Frame::new(b"bye\n\n")), CloseReason::Ended);
     let rest = "\r\nd\r\ndata: after\n\n\r\n5\r\nbye\n\n\r\n0\r\n\r\n";

@@ -11,7 +11,7 @@ use crate::store::{Options, SqliteStore};
 struct Deaf;
 
 impl StreamEvents for Deaf {
-    fn happened(&self, _: &mut Vec<StreamEvent>) {}
+    fn on_events(&self, _: &mut Vec<StreamEvent>) {}
 }
 
 fn event(stdout: Option<String>) -> HubEvent {

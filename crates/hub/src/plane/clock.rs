@@ -39,7 +39,7 @@ impl Clock for SystemClock {
 
 /// A clock that stands still until it is moved, for tests.
 ///
-/// A shard asleep does not notice that the clock moved: call [`Plane::look`](super::Plane::look).
+/// A shard asleep does not notice that the clock moved: call [`Plane::wake`](super::Plane::wake).
 #[derive(Debug)]
 pub struct ManualClock {
     start_unix_ms: u64,

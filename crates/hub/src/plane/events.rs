@@ -6,11 +6,11 @@ use super::stream_id::StreamId;
 
 /// Whether the sender of a frame wants to hear of it, with a tag of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notify {
+pub enum Receipt {
     /// No.
     None,
-    /// [`StreamEvent::Taken`], when the frame is in the stream's own buffer or written.
-    Taken(u64),
+    /// [`StreamEvent::Buffered`], when the frame is in the stream's own buffer or written.
+    Buffered(u64),
     /// [`StreamEvent::Written`], when the frame's last byte went to the kernel (or out of the
     /// response body).
     Written(u64),
@@ -19,14 +19,14 @@ pub enum Notify {
 /// What happened to a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamEvent {
-    /// The frame sent with [`Notify::Taken`] will be written unless the stream breaks.
-    Taken {
+    /// The frame sent with [`Receipt::Buffered`] will be written unless the stream breaks.
+    Buffered {
         /// The stream.
         stream: StreamId,
         /// The sender's tag.
         tag: u64,
     },
-    /// The frame sent with [`Notify::Written`], and all before it, are with the kernel.
+    /// The frame sent with [`Receipt::Written`], and all before it, are with the kernel.
     Written {
         /// The stream.
         stream: StreamId,
@@ -135,7 +135,7 @@ pub trait StreamEvents: Send + Sync + 'static {
     /// Called on a shard's thread at the end of each turn in which something happened, with all of
     /// it in order; what is left in `batch` is dropped. It may call the plane. While it runs no
     /// stream of that shard is served: hand the batch on, do not wait.
-    fn happened(&self, batch: &mut Vec<StreamEvent>);
+    fn on_events(&self, batch: &mut Vec<StreamEvent>);
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::frame::{Frame, Framing};
 use super::sink::Sink;
 use super::stream_id::{Key, StreamId};
-use super::{CloseReason, Notify, StreamOptions};
+use super::{CloseReason, Receipt, StreamOptions};
 
 /// The frames that may wait in one inbox, in bytes. A shard takes everything at each turn, so this
 /// is reached only when the machine cannot keep up; then the streams written to end as
@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Send {
         key: Key,
         frame: Frame,
-        notify: Notify,
+        notify: Receipt,
     },
     SendMany {
         keys: Box<[Key]>,
@@ -99,7 +99,7 @@ impl Inbox {
         })
     }
 
-    pub(crate) fn send(&self, key: Key, frame: Frame, notify: Notify) {
+    pub(crate) fn send(&self, key: Key, frame: Frame, notify: Receipt) {
         self.with(|state| {
             if state.waiting_bytes > WAITING_BYTES_MAX {
                 let reason = CloseReason::Overloaded;

@@ -22,7 +22,7 @@ use super::sink::{Heard, Sink};
 use super::stream::{Stream, StreamState};
 use super::stream_id::{Key, StreamId};
 use super::wheel::Wheel;
-use super::{CloseReason, HeartbeatForm, Notify, StreamEvent, StreamEvents, StreamOptions};
+use super::{CloseReason, HeartbeatForm, Receipt, StreamEvent, StreamEvents, StreamOptions};
 
 /// The token of the waker; no slot reaches it.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -147,7 +147,7 @@ impl Shard {
         self.sequences.clear();
         self.heartbeats = [None, None];
         if !self.batch.is_empty() {
-            self.events.happened(&mut self.batch);
+            self.events.on_events(&mut self.batch);
             self.batch.clear();
             self.batch.shrink_to(1024);
         }
@@ -184,7 +184,7 @@ impl Shard {
             Command::Send { key, frame, notify } => self.send(key, &frame, notify),
             Command::SendMany { keys, frame } => {
                 for &key in &keys {
-                    self.send(key, &frame, Notify::None);
+                    self.send(key, &frame, Receipt::None);
                 }
             }
             Command::Close { key, last, reason } => {
@@ -256,7 +256,7 @@ impl Shard {
         }
     }
 
-    fn send(&mut self, key: Key, frame: &Frame, notify: Notify) {
+    fn send(&mut self, key: Key, frame: &Frame, notify: Receipt) {
         let unsent_bytes_max = self.limits.unsent_bytes_max;
         let Some(stream) = self.find(key) else { return };
         if !matches!(stream.state, StreamState::Open | StreamState::Reserved) {
@@ -275,9 +275,9 @@ impl Shard {
             let due_at_ms = stream.due_at_ms();
             self.wheel.set(key.slot, due_at_ms);
         }
-        if let Notify::Taken(tag) = notify {
+        if let Receipt::Buffered(tag) = notify {
             let stream = StreamId::new(self.inbox.shard(), key);
-            self.batch.push(StreamEvent::Taken { stream, tag });
+            self.batch.push(StreamEvent::Buffered { stream, tag });
         }
     }
 
@@ -345,11 +345,11 @@ impl Shard {
         if due.heartbeat && !blocked {
             stream.wrote(now_ms);
             let frame = self.heartbeat(form);
-            self.give(slot, &frame, Notify::None);
+            self.give(slot, &frame, Receipt::None);
         }
         if due.compat && !blocked {
             let frame = self.limits.compat_frame.clone();
-            self.give(slot, &frame, Notify::None);
+            self.give(slot, &frame, Receipt::None);
         }
         if due.stalled {
             let id = self.id(slot);

@@ -10,7 +10,7 @@ use super::sequence::Sequence;
 use super::shard::Shard;
 use super::stream::{Stream, StreamState};
 use super::stream_id::Key;
-use super::{CloseReason, Notify, StreamEvent};
+use super::{CloseReason, Receipt, StreamEvent};
 
 /// What gathers for one stream before it is written within the turn, so that a burst to a fast
 /// reader never counts as unsent, and so that joining never copies more than this at once and a
@@ -19,13 +19,13 @@ const GATHERED_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
     /// Gives the stream a frame, to leave at the end of this turn.
-    pub(crate) fn give(&mut self, slot: u32, frame: &Frame, notify: Notify) {
+    pub(crate) fn give(&mut self, slot: u32, frame: &Frame, notify: Receipt) {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
         let written = match notify {
-            Notify::Written(tag) => Some(tag),
-            Notify::None | Notify::Taken(_) => None,
+            Receipt::Written(tag) => Some(tag),
+            Receipt::None | Receipt::Buffered(_) => None,
         };
         if stream.sink.is_none() {
             stream.outbox().push_early(frame.clone(), written);
@@ -164,9 +164,9 @@ impl Shard {
         }
         self.tell_closed(slot, reason, was_attached);
         if let Some(last) = last {
-            self.give(slot, &last, Notify::None);
+            self.give(slot, &last, Receipt::None);
         }
-        self.give(slot, &Frame::end(), Notify::None);
+        self.give(slot, &Frame::end(), Receipt::None);
     }
 
     /// The peer is gone, or never came: nothing more can be told to it.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bellwire_hub::plane::ConnectionGuard;
 use bellwire_hub::plane::{
-    CloseReason, Frame, Heartbeat, HeartbeatForm, ManualClock, Notify, Plane, PlaneConfig, Sink,
+    CloseReason, Frame, Heartbeat, HeartbeatForm, ManualClock, Plane, PlaneConfig, Receipt, Sink,
     StreamEvent, StreamEvents, StreamId, StreamOptions,
 };
 
@@ -34,7 +34,7 @@ struct Gate {
 }
 
 impl StreamEvents for Hook {
-    fn happened(&self, batch: &mut Vec<StreamEvent>) {
+    fn on_events(&self, batch: &mut Vec<StreamEvent>) {
         let probe = *self.gate.closes_after.lock().unwrap();
         let stops = probe.is_some_and(|probe| batch.contains(&closed(probe, CloseReason::Ended)));
         for event in batch.drain(..) {
@@ -77,11 +77,11 @@ impl World {
     /// Every event that the shard has told of up to now.
     pub fn events_so_far(&self) -> Vec<StreamEvent> {
         let probe = self.plane.reserve(StreamOptions::default());
-        self.plane.send(probe, Frame::new(b":"), Notify::Taken(u64::MAX));
+        self.plane.send(probe, Frame::new(b":"), Receipt::Buffered(u64::MAX));
         let mut events = Vec::new();
         loop {
             match self.event() {
-                StreamEvent::Taken { stream, .. } if stream == probe => break,
+                StreamEvent::Buffered { stream, .. } if stream == probe => break,
                 event => events.push(event),
             }
         }
@@ -109,7 +109,7 @@ impl World {
     /// Moves the clock and has the shard act on it.
     pub fn advance(&self, ms: u64) {
         self.clock.advance(ms);
-        self.plane.look();
+        self.plane.wake();
     }
 
     /// A stream with its client's end, the head already read.

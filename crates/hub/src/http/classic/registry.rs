@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use super::event;
 use super::history::History;
 use crate::plane::{
-    CloseReason, Frame, Notify, Plane, StreamEvent, StreamEvents, StreamId, StreamOptions,
+    CloseReason, Frame, Plane, Receipt, StreamEvent, StreamEvents, StreamId, StreamOptions,
 };
 
 type Token = Arc<[u8]>;
@@ -104,7 +104,7 @@ impl Registry {
         state.tokens.insert(stream, token.clone());
         if let Some(last_id) = last_id {
             for frame in state.history.after(token, last_id) {
-                plane.send(stream, frame.clone(), Notify::None);
+                plane.send(stream, frame.clone(), Receipt::None);
             }
         }
         Listen::Reserved(stream)
@@ -129,7 +129,7 @@ impl Registry {
         });
         let (taken, is_taken) = oneshot::channel();
         listener.handed.push_back(Handed { tag, taken, record });
-        plane.send(listener.stream, frame, Notify::Taken(tag));
+        plane.send(listener.stream, frame, Receipt::Buffered(tag));
         state.next_tag += 1;
         state.next_id += 1;
         Hand::Over(is_taken)
@@ -191,11 +191,11 @@ impl RegistryState {
 }
 
 impl StreamEvents for Registry {
-    fn happened(&self, batch: &mut Vec<StreamEvent>) {
+    fn on_events(&self, batch: &mut Vec<StreamEvent>) {
         let mut state = self.lock();
         for event in batch.drain(..) {
             match event {
-                StreamEvent::Taken { stream, tag } => state.taken(stream, tag),
+                StreamEvent::Buffered { stream, tag } => state.taken(stream, tag),
                 StreamEvent::Closed { stream, reason } => {
                     tracing::debug!(?stream, reason = reason.as_str(), "closed");
                     state.closed(stream);
