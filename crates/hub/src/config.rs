@@ -66,7 +66,7 @@ pub struct Config {
     pub header_timeout: Duration,
     /// Within which the body of a request must arrive. Default 30 s, from 1 s to 1 h.
     pub body_timeout: Duration,
-    /// How long a hub that is told to stop still takes reports and answers reads. Default 2 s, at
+    /// How long a hub that is shown to stop still takes reports and answers reads. Default 2 s, at
     /// most 8 s.
     pub drain: Duration,
     /// Threads that hold streams; 0 is one per core. Default 0, at most 256.
@@ -117,8 +117,9 @@ impl Config {
 
     /// Every setting that is set, as text that [`Config::read`] would take, in the same order.
     pub fn effective(&self) -> impl Iterator<Item = (&'static str, String)> {
-        let told = |setting: &'static settings::Setting| Some((setting.key, (setting.tell)(self)?));
-        SETTINGS.iter().filter_map(told)
+        let shown =
+            |setting: &'static settings::Setting| Some((setting.key, (setting.show)(self)?));
+        SETTINGS.iter().filter_map(shown)
     }
 
     /// The part of it that is the core's.
@@ -184,8 +185,9 @@ impl Reading {
     }
 
     fn set(&mut self, origin: Origin, key: &str, value: &str) {
-        let taken = settings::find(key).and_then(|setting| (setting.take)(&mut self.draft, value));
-        if taken.is_none() {
+        let parsed =
+            settings::find(key).and_then(|setting| (setting.parse)(&mut self.draft, value));
+        if parsed.is_none() {
             self.fault(origin, key, value);
         }
     }
@@ -291,8 +293,8 @@ mod tests {
         config.listen.push("[::1]:0".parse().unwrap());
         config.tls = Some(TlsFiles { cert: "hub.pem".into(), key: "hub.key".into() });
         for config in [Config::default(), config] {
-            let told: Vec<_> = config.effective().collect();
-            let flags = told.iter().map(|(key, value)| (*key, value.as_str()));
+            let shown: Vec<_> = config.effective().collect();
+            let flags = shown.iter().map(|(key, value)| (*key, value.as_str()));
             assert_eq!(Config::read(None, [], flags), Ok(config));
         }
     }

@@ -122,13 +122,13 @@ impl Listener {
     /// Serves until [`Server::shutdown`], or until the [`Server`] is dropped.
     pub fn serve(self, router: Router) -> Server {
         let tally = Arc::new(Tally::default());
-        let (stage, watching) = watch::channel(Stage::Serving);
+        let (stage, stage_receiver) = watch::channel(ServerStage::Serving);
         let config = Arc::new(self.config);
         for socket in self.sockets {
             let shared = connection::Shared {
                 config: config.clone(),
                 tally: tally.clone(),
-                stage: watching.clone(),
+                stage: stage_receiver.clone(),
                 tls: self.tls.clone(),
             };
             tokio::spawn(accept_all(socket, shared, router.clone()));
@@ -158,19 +158,19 @@ fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
 
 /// How far a server has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum ServerStage {
     Serving,
     /// Accepts nothing, finishes the requests in flight.
     Draining,
     /// Out of patience.
-    Gone,
+    Aborting,
 }
 
 /// A listener at work.
 #[derive(Debug)]
 pub struct Server {
     addrs: Vec<SocketAddr>,
-    stage: watch::Sender<Stage>,
+    stage: watch::Sender<ServerStage>,
     tally: Arc<Tally>,
 }
 
@@ -188,9 +188,9 @@ impl Server {
     /// Stops accepting, lets the requests in flight end within `grace`, then drops what is left.
     /// Connections taken over are not touched: they are the plane's.
     pub async fn shutdown(self, grace: Duration) {
-        self.stage.send_replace(Stage::Draining);
+        self.stage.send_replace(ServerStage::Draining);
         if tokio::time::timeout(grace, self.stage.closed()).await.is_err() {
-            self.stage.send_replace(Stage::Gone);
+            self.stage.send_replace(ServerStage::Aborting);
             self.stage.closed().await;
         }
     }
@@ -204,13 +204,13 @@ async fn accept_all(socket: TcpListener, shared: connection::Shared, router: Rou
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
+            _ = stage.wait_for(|stage| *stage != ServerStage::Serving) => return,
         };
         match accepted {
             Ok((stream, addr)) => admit(stream, addr, &shared, &router),
             Err(error) => {
                 shared.tally.accept_errors.fetch_add(1, Relaxed);
-                if !is_of_one_connection(&error) {
+                if !concerns_one_connection(&error) {
                     tracing::warn!(%error, "cannot accept connections");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -230,7 +230,7 @@ fn admit(stream: TcpStream, addr: SocketAddr, shared: &connection::Shared, route
 }
 
 /// Whether the failure concerns the connection that would have been accepted, not the loop.
-fn is_of_one_connection(error: &io::Error) -> bool {
+fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }

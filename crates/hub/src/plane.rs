@@ -162,9 +162,9 @@ impl Plane {
 
     /// Sends a frame, behind all that was sent before. A stream that is closed ignores it and
     /// reports nothing.
-    pub fn send(&self, id: StreamId, frame: Frame, notify: Receipt) {
+    pub fn send(&self, id: StreamId, frame: Frame, receipt: Receipt) {
         if let Some(inbox) = self.inbox(id) {
-            inbox.send(id.key(), frame, notify);
+            inbox.send(id.key(), frame, receipt);
         }
     }
 

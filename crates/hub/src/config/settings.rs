@@ -14,9 +14,9 @@ pub(super) struct Setting {
     pub(super) key: &'static str,
     pub(super) allowed: &'static str,
     /// Takes its text; `None` when that is not allowed.
-    pub(super) take: fn(&mut Draft, &str) -> Option<()>,
+    pub(super) parse: fn(&mut Draft, &str) -> Option<()>,
     /// Tells the text that would be taken as what is set; `None` when nothing is.
-    pub(super) tell: fn(&Config) -> Option<String>,
+    pub(super) show: fn(&Config) -> Option<String>,
 }
 
 /// A configuration that is being read.
@@ -32,8 +32,8 @@ macro_rules! flag {
         Setting {
             key: stringify!($member),
             allowed: "true or false",
-            take: |draft, text| text.parse().ok().map(|yes| draft.config.$member = yes),
-            tell: |config| Some(config.$member.to_string()),
+            parse: |draft, text| text.parse().ok().map(|yes| draft.config.$member = yes),
+            show: |config| Some(config.$member.to_string()),
         }
     };
 }
@@ -43,8 +43,8 @@ macro_rules! number {
         Setting {
             key: stringify!($member),
             allowed: $allowed,
-            take: |draft, text| number(text, $range).map(|n| draft.config.$member = n),
-            tell: |config| Some(config.$member.to_string()),
+            parse: |draft, text| number(text, $range).map(|n| draft.config.$member = n),
+            show: |config| Some(config.$member.to_string()),
         }
     };
 }
@@ -54,8 +54,8 @@ macro_rules! span {
         Setting {
             key: stringify!($member),
             allowed: $allowed,
-            take: |draft, text| span(text, $range_s).map(|span| draft.config.$member = span),
-            tell: |config| Some(Seconds::new(config.$member.as_secs()).to_string()),
+            parse: |draft, text| span(text, $range_s).map(|span| draft.config.$member = span),
+            show: |config| Some(Seconds::new(config.$member.as_secs()).to_string()),
         }
     };
 }
@@ -65,11 +65,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "listen",
         allowed: "one or more of address:port, as in 127.0.0.1:8888 or [::]:0",
-        take: |draft, text| {
+        parse: |draft, text| {
             let listen: Result<Vec<_>, _> = text.split(',').map(|one| one.trim().parse()).collect();
             listen.ok().map(|listen| draft.config.listen = listen)
         },
-        tell: |config| {
+        show: |config| {
             let texts: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
             Some(texts.join(","))
         },
@@ -77,8 +77,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "data_dir",
         allowed: "a folder",
-        take: |draft, text| path(text).map(|path| draft.config.data_dir = path),
-        tell: |config| Some(config.data_dir.display().to_string()),
+        parse: |draft, text| path(text).map(|path| draft.config.data_dir = path),
+        show: |config| Some(config.data_dir.display().to_string()),
     },
     flag!(open),
     flag!(classic),
@@ -96,14 +96,14 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "tls_cert",
         allowed: "a PEM file with the certificate chain",
-        take: |draft, text| path(text).map(|path| draft.tls_cert = Some(path)),
-        tell: |config| file(config, |tls| &tls.cert),
+        parse: |draft, text| path(text).map(|path| draft.tls_cert = Some(path)),
+        show: |config| file(config, |tls| &tls.cert),
     },
     Setting {
         key: "tls_key",
         allowed: "a PEM file with the certificate's key",
-        take: |draft, text| path(text).map(|path| draft.tls_key = Some(path)),
-        tell: |config| file(config, |tls| &tls.key),
+        parse: |draft, text| path(text).map(|path| draft.tls_key = Some(path)),
+        show: |config| file(config, |tls| &tls.key),
     },
 ];
 

@@ -20,8 +20,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::connection::{Answer, Shared};
-use super::{ClientAddr, ListenConfig, Stage};
+use super::connection::{BusyBody, Shared};
+use super::{ClientAddr, ListenConfig, ServerStage};
 use crate::plane::ConnectionGuard;
 
 /// Requests on one connection at once; one more waits. hyper's own default, told here because it
@@ -32,7 +32,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Serves a connection to its end.
-pub(super) async fn speak(
+pub(super) async fn serve(
     transport: TlsStream<TcpStream>,
     addr: SocketAddr,
     _guard: ConnectionGuard,
@@ -45,12 +45,12 @@ pub(super) async fn speak(
         let busy = Busy::new(&in_flight);
         request.extensions_mut().insert(ClientAddr(addr));
         let answer = tower::ServiceExt::oneshot(router.clone(), request);
-        async move { Ok::<Response<_>, Infallible>(answer.await?.map(|b| Answer::new(b, busy))) }
+        async move { Ok::<Response<_>, Infallible>(answer.await?.map(|b| BusyBody::new(b, busy))) }
     });
     let connection = builder(&config).serve_connection(TokioIo::new(transport), requests);
     let mut connection = pin!(connection);
-    let mut gone = stage.clone();
-    let mut draining = pin!(stage.wait_for(|stage| *stage != Stage::Serving));
+    let mut aborting = stage.clone();
+    let mut draining = pin!(stage.wait_for(|stage| *stage != ServerStage::Serving));
     let mut ends = false;
     loop {
         tokio::select! {
@@ -58,7 +58,7 @@ pub(super) async fn speak(
             _ = connection.as_mut() => return,
             _ = draining.as_mut(), if !ends => {}
             () = idle(&in_flight, &config), if !ends => {}
-            _ = gone.wait_for(|stage| *stage == Stage::Gone) => return,
+            _ = aborting.wait_for(|stage| *stage == ServerStage::Aborting) => return,
         }
         // What is in flight is finished, and nothing more is taken.
         ends = true;

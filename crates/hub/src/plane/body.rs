@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 /// What a body holds before the stream's own bounded buffer takes over.
-pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const BODY_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// The body of a response that carries a stream; its bytes come from a shard of the plane.
 ///
@@ -79,7 +79,7 @@ impl BodyWriter {
         }
         let mut taken = 0;
         for piece in pieces {
-            let room = BODY_BYTES_MAX.saturating_sub(state.held);
+            let room = BODY_BUFFER_BYTES_MAX.saturating_sub(state.held);
             if room == 0 {
                 break;
             }

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Send {
         key: Key,
         frame: Frame,
-        notify: Receipt,
+        receipt: Receipt,
     },
     SendMany {
         keys: Box<[Key]>,
@@ -99,7 +99,7 @@ impl Inbox {
         })
     }
 
-    pub(crate) fn send(&self, key: Key, frame: Frame, notify: Receipt) {
+    pub(crate) fn send(&self, key: Key, frame: Frame, receipt: Receipt) {
         self.with(|state| {
             if state.waiting_bytes > WAITING_BYTES_MAX {
                 let reason = CloseReason::Overloaded;
@@ -107,7 +107,7 @@ impl Inbox {
                 return;
             }
             state.waiting_bytes += frame.len(Framing::Chunked);
-            state.commands.push(Command::Send { key, frame, notify });
+            state.commands.push(Command::Send { key, frame, receipt });
         });
     }
 
@@ -161,11 +161,11 @@ impl Inbox {
     fn with<T>(&self, act: impl FnOnce(&mut InboxState) -> T) -> T {
         let mut state = self.lock();
         let answer = act(&mut state);
-        let unheard = if state.closed { std::mem::take(&mut state.commands) } else { Vec::new() };
+        let dropped = if state.closed { std::mem::take(&mut state.commands) } else { Vec::new() };
         let asleep = std::mem::replace(&mut state.asleep, false);
         drop(state);
         // A sink that is dropped may talk to the inbox itself: never under the lock.
-        drop(unheard);
+        drop(dropped);
         if asleep {
             // It fails only when the shard's epoll is gone, and then nobody listens.
             let _ = self.waker.wake();

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
-use super::takeover::Order;
+use super::takeover::TakeoverRequest;
 use super::{CloseReason, Frame, Framing, Plane, Sink, StreamBody, StreamId, Takeover};
 
 /// The head of a 200 answer that is a stream: its header fields, in their order, and what goes out
@@ -125,7 +125,7 @@ impl Plane {
         if let Some(takeover) = takeover.filter(|_| request.version <= Version::HTTP_11) {
             let framing = Framing::of(request.version);
             let head = head.bytes(framing, self.inner.clock.unix_ms());
-            takeover.place(Order::new(self.clone(), id, framing, head));
+            takeover.request(TakeoverRequest::new(self.clone(), id, framing, head));
             return std::future::pending().await;
         }
         let (sink, body) = Sink::body();

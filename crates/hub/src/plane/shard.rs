@@ -18,7 +18,7 @@ use super::counts::Counters;
 use super::frame::{Frame, Framing};
 use super::inbox::{Command, Inbox};
 use super::sequence::Sequences;
-use super::sink::{Heard, Sink};
+use super::sink::{ReadOutcome, Sink};
 use super::stream::{Stream, StreamState};
 use super::stream_id::{Key, StreamId};
 use super::wheel::Wheel;
@@ -27,7 +27,7 @@ use super::{CloseReason, HeartbeatForm, Receipt, StreamEvent, StreamEvents, Stre
 /// The token of the waker; no slot reaches it.
 pub(crate) const WAKER: Token = Token(usize::MAX);
 /// Sockets heard in one turn before the commands have theirs.
-const EVENTS_PER_TURN: usize = 1024;
+const EVENTS_PER_ITERATION: usize = 1024;
 /// Read at once from a socket, to be dropped.
 const SCRATCH_BYTES: usize = 16 * 1024;
 
@@ -40,13 +40,13 @@ pub(crate) struct Shard {
     pub(crate) limits: Limits,
     pub(crate) streams: Vec<Stream>,
     /// Streams that are not free.
-    pub(crate) living: usize,
+    pub(crate) live: usize,
     pub(crate) wheel: Wheel,
     pub(crate) sequences: Sequences,
     /// Slots to be written to at the end of the turn.
     pub(crate) dirty: Vec<u32>,
     /// Slots whose sockets have more to read than one turn gives them.
-    pub(crate) again: Vec<u32>,
+    pub(crate) unread: Vec<u32>,
     /// Slots to give back.
     pub(crate) freed: Vec<Key>,
     /// What to tell the owner of the plane.
@@ -88,11 +88,11 @@ impl Shard {
             counters,
             limits,
             streams: Vec::new(),
-            living: 0,
+            live: 0,
             wheel: Wheel::new(now_ms),
             sequences: Sequences::new(),
             dirty: Vec::new(),
-            again: Vec::new(),
+            unread: Vec::new(),
             freed: Vec::new(),
             batch: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into(),
@@ -104,7 +104,7 @@ impl Shard {
 
     /// Runs until it is told to stop.
     pub(crate) fn run(mut self) {
-        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        let mut events = Events::with_capacity(EVENTS_PER_ITERATION);
         let (mut commands, mut fired) = (Vec::new(), Vec::new());
         while !self.has_stopped() {
             let wait = self.wait();
@@ -116,28 +116,28 @@ impl Shard {
             self.now_ms = self.clock.up_ms();
             for event in &events {
                 if event.token() != WAKER {
-                    self.hear(event.token().0 as u32, event.is_writable());
+                    self.on_readable(event.token().0 as u32, event.is_writable());
                 }
             }
-            for slot in std::mem::take(&mut self.again) {
-                self.hear(slot, false);
+            for slot in std::mem::take(&mut self.unread) {
+                self.on_readable(slot, false);
             }
             self.inbox.take(&mut commands, &mut self.freed);
             for command in commands.drain(..) {
-                self.obey(command);
+                self.apply(command);
             }
             // What a burst needed must not be kept for ever.
             commands.shrink_to(1024);
             self.wheel.advance(self.now_ms, &mut fired);
             for slot in fired.drain(..) {
-                self.fire(slot);
+                self.on_timer(slot);
             }
-            self.end_of_turn();
+            self.end_iteration();
         }
         self.inbox.close();
     }
 
-    fn end_of_turn(&mut self) {
+    fn end_iteration(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             self.flush(slot);
@@ -155,7 +155,7 @@ impl Shard {
 
     /// How long to sleep; `None` until something happens.
     fn wait(&self) -> Option<Duration> {
-        if !self.again.is_empty() || !self.inbox.may_sleep() {
+        if !self.unread.is_empty() || !self.inbox.may_sleep() {
             return Some(Duration::ZERO);
         }
         let timer = self.wheel.wait_ms(self.clock.up_ms()).map(Duration::from_millis);
@@ -167,7 +167,7 @@ impl Shard {
     }
 
     fn has_stopped(&self) -> bool {
-        self.stop_at.is_some_and(|at| self.living == 0 || Instant::now() >= at)
+        self.stop_at.is_some_and(|at| self.live == 0 || Instant::now() >= at)
     }
 
     /// The stream that is meant, if it is still there.
@@ -177,11 +177,11 @@ impl Shard {
         })
     }
 
-    fn obey(&mut self, command: Command) {
+    fn apply(&mut self, command: Command) {
         match command {
             Command::Reserve { key, options } => self.reserve(key, &options),
             Command::Attach { key, sink, framing, head } => self.attach(key, sink, framing, &head),
-            Command::Send { key, frame, notify } => self.send(key, &frame, notify),
+            Command::Send { key, frame, receipt } => self.send(key, &frame, receipt),
             Command::SendMany { keys, frame } => {
                 for &key in &keys {
                     self.send(key, &frame, Receipt::None);
@@ -194,7 +194,7 @@ impl Shard {
             }
             Command::BodyReady(key) => {
                 if self.find(key).is_some() {
-                    self.hear(key.slot, true);
+                    self.on_readable(key.slot, true);
                 }
             }
             Command::Stop { grace_ms } => self.stop(grace_ms),
@@ -209,11 +209,11 @@ impl Shard {
         let deadline_ms = self.now_ms + self.limits.reservation_ms;
         if let Some(stream) = self.streams.get_mut(slot) {
             *stream = Stream::reserved(key.generation, options, deadline_ms);
-            self.living += 1;
+            self.live += 1;
             self.wheel.set(key.slot, deadline_ms);
         }
         if self.is_stopping() {
-            self.lose(key.slot, CloseReason::Shutdown);
+            self.abort(key.slot, CloseReason::Shutdown);
         }
     }
 
@@ -243,20 +243,20 @@ impl Shard {
         let started =
             sink.start(self.poll.registry(), Token(key.slot as usize), Some(user_timeout));
         if sink.reads_ahead() {
-            self.again.push(key.slot);
+            self.unread.push(key.slot);
         }
         stream.sink = Some(sink);
         let framing = stream.framing;
         stream.outbox().start(head, framing);
         self.wheel.set(key.slot, stream.due_at_ms());
-        self.soil(key.slot);
+        self.mark_dirty(key.slot);
         if let Err(error) = started {
             tracing::warn!(%error, "a socket cannot be watched");
-            self.lose(key.slot, CloseReason::PeerReset);
+            self.abort(key.slot, CloseReason::PeerReset);
         }
     }
 
-    fn send(&mut self, key: Key, frame: &Frame, notify: Receipt) {
+    fn send(&mut self, key: Key, frame: &Frame, receipt: Receipt) {
         let unsent_bytes_max = self.limits.unsent_bytes_max;
         let Some(stream) = self.find(key) else { return };
         if !matches!(stream.state, StreamState::Open | StreamState::Reserved) {
@@ -267,7 +267,7 @@ impl Shard {
             self.end(key.slot, last, CloseReason::Overloaded);
             return;
         }
-        self.give(key.slot, frame, notify);
+        self.enqueue(key.slot, frame, receipt);
         let now_ms = self.now_ms;
         // A burst is written while it gathers, and that may have been the end of the stream.
         let Some(stream) = self.find(key) else { return };
@@ -275,27 +275,27 @@ impl Shard {
             let due_at_ms = stream.due_at_ms();
             self.wheel.set(key.slot, due_at_ms);
         }
-        if let Receipt::Buffered(tag) = notify {
+        if let Receipt::Buffered(tag) = receipt {
             let stream = StreamId::new(self.inbox.shard(), key);
             self.batch.push(StreamEvent::Buffered { stream, tag });
         }
     }
 
     /// A socket has something to tell, or room again.
-    fn hear(&mut self, slot: u32, writable: bool) {
+    fn on_readable(&mut self, slot: u32, writable: bool) {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
         let Some(sink) = &mut stream.sink else { return };
-        match sink.hear(&mut self.scratch) {
-            Ok(Heard::Nothing) => (),
-            Ok(Heard::Bytes) => self.alive(slot),
-            Ok(Heard::More) => {
-                self.again.push(slot);
-                self.alive(slot);
+        match sink.discard_input(&mut self.scratch) {
+            Ok(ReadOutcome::Nothing) => (),
+            Ok(ReadOutcome::Bytes) => self.on_activity(slot),
+            Ok(ReadOutcome::More) => {
+                self.unread.push(slot);
+                self.on_activity(slot);
             }
-            Ok(Heard::End) => return self.lose(slot, CloseReason::PeerClosed),
-            Err(error) => return self.lose(slot, CloseReason::of(&error)),
+            Ok(ReadOutcome::Eof) => return self.abort(slot, CloseReason::PeerClosed),
+            Err(error) => return self.abort(slot, CloseReason::of(&error)),
         }
         if let Some(stream) = self.streams.get_mut(slot as usize)
             && writable
@@ -308,12 +308,12 @@ impl Shard {
     }
 
     /// The peer is there: a byte came from it, or it made room for one.
-    pub(crate) fn alive(&mut self, slot: u32) {
+    pub(crate) fn on_activity(&mut self, slot: u32) {
         let now_ms = self.now_ms;
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
-        stream.life_ms = now_ms;
+        stream.active_ms = now_ms;
         if stream.state == StreamState::Open && std::mem::replace(&mut stream.stalled, false) {
             self.wheel.set(slot, stream.due_at_ms());
             let id = self.id(slot);
@@ -321,14 +321,14 @@ impl Shard {
         }
     }
 
-    fn fire(&mut self, slot: u32) {
+    fn on_timer(&mut self, slot: u32) {
         let now_ms = self.now_ms;
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
         match stream.state {
             StreamState::Free => return,
-            StreamState::Reserved => return self.lose(slot, CloseReason::NeverAttached),
+            StreamState::Reserved => return self.abort(slot, CloseReason::NeverAttached),
             StreamState::Ending | StreamState::Draining => {
                 if now_ms >= stream.deadline_ms {
                     self.release(slot);
@@ -345,11 +345,11 @@ impl Shard {
         if due.heartbeat && !blocked {
             stream.wrote(now_ms);
             let frame = self.heartbeat(form);
-            self.give(slot, &frame, Receipt::None);
+            self.enqueue(slot, &frame, Receipt::None);
         }
         if due.compat && !blocked {
             let frame = self.limits.compat_frame.clone();
-            self.give(slot, &frame, Receipt::None);
+            self.enqueue(slot, &frame, Receipt::None);
         }
         if due.stalled {
             let id = self.id(slot);

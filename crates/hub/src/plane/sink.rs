@@ -2,7 +2,7 @@
 //! else's HTTP server writes. One interface for the three; the shard does not ask which it holds.
 //!
 //! Nothing here blocks and nothing here queues beyond what the three cannot do without: a TLS sink
-//! holds at most one record that the kernel refused, a body at most [`BODY_BYTES_MAX`].
+//! holds at most one record that the kernel refused, a body at most [`BODY_BUFFER_BYTES_MAX`].
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -42,14 +42,14 @@ struct Tls {
 
 /// What one look at the peer's side told.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum ReadOutcome {
     Nothing,
     /// Bytes came; all that there were are read and dropped.
     Bytes,
     /// Bytes came and more are waiting; the turn of this stream is over.
     More,
     /// The peer will send no more.
-    End,
+    Eof,
 }
 
 impl Sink {
@@ -137,12 +137,12 @@ impl Sink {
     }
 
     /// Reads and drops what the peer sent, at most `scratch` a few times over.
-    pub(crate) fn hear(&mut self, scratch: &mut [u8]) -> io::Result<Heard> {
+    pub(crate) fn discard_input(&mut self, scratch: &mut [u8]) -> io::Result<ReadOutcome> {
         match &mut self.0 {
-            Kind::Plain { socket, .. } => hear_plain(socket, scratch),
-            Kind::Tls(tls) => tls.hear(scratch),
-            Kind::Body(body) if body.is_dropped() => Ok(Heard::End),
-            Kind::Body(_) => Ok(Heard::Nothing),
+            Kind::Plain { socket, .. } => discard_plain(socket, scratch),
+            Kind::Tls(tls) => tls.discard_input(scratch),
+            Kind::Body(body) if body.is_dropped() => Ok(ReadOutcome::Eof),
+            Kind::Body(_) => Ok(ReadOutcome::Nothing),
         }
     }
 
@@ -188,20 +188,20 @@ fn write_plain(socket: &mut TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
 /// How many times `scratch` is filled from one socket before the others have their turn.
 const READS_MAX: usize = 4;
 
-fn hear_plain(socket: &mut TcpStream, scratch: &mut [u8]) -> io::Result<Heard> {
-    let mut heard = Heard::Nothing;
+fn discard_plain(socket: &mut TcpStream, scratch: &mut [u8]) -> io::Result<ReadOutcome> {
+    let mut outcome = ReadOutcome::Nothing;
     for _ in 0..READS_MAX {
         match socket.read(scratch) {
-            Ok(0) => return Ok(Heard::End),
+            Ok(0) => return Ok(ReadOutcome::Eof),
             // An edge-triggered epoll tells again when more comes after a short read, but a FIN
             // may have come with these bytes: read until the kernel has nothing.
-            Ok(_) => heard = Heard::Bytes,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
+            Ok(_) => outcome = ReadOutcome::Bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(outcome),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
             Err(error) => return Err(error),
         }
     }
-    Ok(Heard::More)
+    Ok(ReadOutcome::More)
 }
 
 impl Tls {
@@ -246,8 +246,8 @@ impl Tls {
         Ok(())
     }
 
-    fn hear(&mut self, scratch: &mut [u8]) -> io::Result<Heard> {
-        let mut heard = Heard::Nothing;
+    fn discard_input(&mut self, scratch: &mut [u8]) -> io::Result<ReadOutcome> {
+        let mut outcome = ReadOutcome::Nothing;
         for _ in 0..READS_MAX {
             // First what the session has read already, be it before the takeover: no epoll tells.
             let state = self
@@ -257,16 +257,16 @@ impl Tls {
             let mut reader = self.session.reader();
             while matches!(reader.read(scratch), Ok(count) if count > 0) {}
             if state.peer_has_closed() {
-                return Ok(Heard::End);
+                return Ok(ReadOutcome::Eof);
             }
             match self.session.read_tls(&mut self.socket) {
-                Ok(0) => return Ok(Heard::End),
-                Ok(_) => heard = Heard::Bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
+                Ok(0) => return Ok(ReadOutcome::Eof),
+                Ok(_) => outcome = ReadOutcome::Bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(outcome),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
         }
-        Ok(Heard::More)
+        Ok(ReadOutcome::More)
     }
 }

@@ -40,7 +40,7 @@ pub(crate) struct Stream {
     /// When an event or a heartbeat was last given to the stream.
     wrote_ms: u64,
     /// When a byte last came from the peer or was taken on its behalf.
-    pub(crate) life_ms: u64,
+    pub(crate) active_ms: u64,
     /// When a stream that is not open is given up.
     pub(crate) deadline_ms: u64,
 }
@@ -85,7 +85,7 @@ impl Stream {
             attached_ms: 0,
             compat_at_ms: u64::MAX,
             wrote_ms: 0,
-            life_ms: 0,
+            active_ms: 0,
             deadline_ms: 0,
         }
     }
@@ -107,7 +107,7 @@ impl Stream {
     pub(crate) fn attached(&mut self, now_ms: u64) {
         self.attached_ms = now_ms;
         self.wrote_ms = now_ms;
-        self.life_ms = now_ms;
+        self.active_ms = now_ms;
         if self.compat {
             // The first write is held back like any other.
             self.compat_at_ms = now_ms + COMPAT_AFTER_MS;
@@ -201,7 +201,7 @@ impl Stream {
     }
 
     fn stalls_at(&self) -> u64 {
-        self.life_ms + self.silence_ms()
+        self.active_ms + self.silence_ms()
     }
 }
 
@@ -337,7 +337,7 @@ mod tests {
             if due.compat {
                 beats.push((now, 'c'));
             }
-            stream.life_ms = now;
+            stream.active_ms = now;
         }
         beats
     }

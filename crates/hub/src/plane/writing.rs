@@ -19,11 +19,11 @@ const GATHERED_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
     /// Gives the stream a frame, to leave at the end of this turn.
-    pub(crate) fn give(&mut self, slot: u32, frame: &Frame, notify: Receipt) {
+    pub(crate) fn enqueue(&mut self, slot: u32, frame: &Frame, receipt: Receipt) {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
-        let written = match notify {
+        let written = match receipt {
             Receipt::Written(tag) => Some(tag),
             Receipt::None | Receipt::Buffered(_) => None,
         };
@@ -36,14 +36,14 @@ impl Shard {
         if let Some(tag) = written {
             stream.outbox().tag(tag, gathered);
         }
-        self.soil(slot);
+        self.mark_dirty(slot);
         if gathered >= GATHERED_BYTES_MAX {
             self.flush(slot);
         }
     }
 
     /// Has the stream written to at the end of the turn.
-    pub(crate) fn soil(&mut self, slot: u32) {
+    pub(crate) fn mark_dirty(&mut self, slot: u32) {
         if let Some(stream) = self.streams.get_mut(slot as usize)
             && !std::mem::replace(&mut stream.dirty, true)
         {
@@ -77,8 +77,8 @@ impl Shard {
                     outbox.passed(count);
                 }
                 self.counters.wrote(count);
-                self.alive(slot);
-                self.settle(slot);
+                self.on_activity(slot);
+                self.after_write(slot);
             }
             Ok(count) => {
                 let outbox = stream.outbox();
@@ -86,14 +86,14 @@ impl Shard {
                 outbox.push(bytes);
                 outbox.advance(count);
                 self.counters.wrote(count);
-                self.alive(slot);
+                self.on_activity(slot);
                 self.drain(slot);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 stream.blocked = true;
                 stream.outbox().push(bytes);
             }
-            Err(error) => self.lose(slot, CloseReason::of(&error)),
+            Err(error) => self.abort(slot, CloseReason::of(&error)),
         }
     }
 
@@ -107,15 +107,15 @@ impl Shard {
             Ok(0) => (),
             Ok(count) => {
                 self.counters.wrote(count);
-                self.alive(slot);
+                self.on_activity(slot);
             }
-            Err(error) => return self.lose(slot, CloseReason::of(&error)),
+            Err(error) => return self.abort(slot, CloseReason::of(&error)),
         }
-        self.settle(slot);
+        self.after_write(slot);
     }
 
     /// Tells what is written, puts an empty outbox away, and takes an ending stream one step on.
-    fn settle(&mut self, slot: u32) {
+    fn after_write(&mut self, slot: u32) {
         let id = self.id(slot);
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
@@ -162,20 +162,20 @@ impl Shard {
         if let Some(outbox) = &mut stream.outbox {
             outbox.forget_tags();
         }
-        self.tell_closed(slot, reason, was_attached);
+        self.report_closed(slot, reason, was_attached);
         if let Some(last) = last {
-            self.give(slot, &last, Receipt::None);
+            self.enqueue(slot, &last, Receipt::None);
         }
-        self.give(slot, &Frame::end(), Receipt::None);
+        self.enqueue(slot, &Frame::end(), Receipt::None);
     }
 
     /// The peer is gone, or never came: nothing more can be told to it.
-    pub(crate) fn lose(&mut self, slot: u32, reason: CloseReason) {
+    pub(crate) fn abort(&mut self, slot: u32, reason: CloseReason) {
         let Some(stream) = self.streams.get(slot as usize) else {
             return;
         };
         if matches!(stream.state, StreamState::Open | StreamState::Reserved) {
-            self.tell_closed(slot, reason, stream.sink.is_some());
+            self.report_closed(slot, reason, stream.sink.is_some());
         }
         self.release(slot);
     }
@@ -190,12 +190,12 @@ impl Shard {
         }
         let key = Key { slot, generation: stream.generation };
         *stream = Stream::free(stream.generation);
-        self.living -= 1;
+        self.live -= 1;
         self.wheel.clear(slot);
         self.freed.push(key.next());
     }
 
-    fn tell_closed(&mut self, slot: u32, reason: CloseReason, was_attached: bool) {
+    fn report_closed(&mut self, slot: u32, reason: CloseReason, was_attached: bool) {
         let stream = self.id(slot);
         self.counters.closed(reason, was_attached);
         self.batch.push(StreamEvent::Closed { stream, reason });
