@@ -149,7 +149,7 @@ fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     // Accepted sockets inherit it: one system call less for each.
     socket.set_nodelay(true)?;
     // Inherited as well. It finds the peer that is gone where nothing is written to it: a classic
-    // listener without keepalive comments would hold its token for ever (PROTOCOL section 10).
+    // listener without keepalive comments would hold its token for ever (contract, section 10).
     let probes = TcpKeepalive::new().with_time(PROBE_IDLE).with_interval(PROBE_INTERVAL);
     SockRef::from(&socket).set_tcp_keepalive(&probes)?;
     socket.bind(addr)?;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The plane decides nothing: what is sent to whom and when a device is replaced is `core`'s, what
-//! an event looks like is the codec's. It keeps the promises of a stream (PROTOCOL section 4): one
+//! an event looks like is the codec's. It keeps the promises of a stream (contract, section 4): one
 //! event, one write; heartbeats; a bound on what a slow reader may leave unread; an orderly end.
 
 mod body;

@@ -31,7 +31,7 @@ const OBJECT_DEPTH_MAX: usize = JSON_DEPTH_MAX + 1;
 /// ```
 #[derive(Debug)]
 pub struct Members<'a> {
-    left: Vec<(Cow<'a, str>, &'a RawValue)>,
+    untaken: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
 impl<'a> Members<'a> {
@@ -51,26 +51,26 @@ impl<'a> Members<'a> {
     /// Takes an object apart that was checked as part of a body.
     fn of_object(text: &'a str, what: &str) -> Result<Self, Problem> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let left = deserializer
+        let untaken = deserializer
             .deserialize_map(ObjectVisitor)
             .map_err(|_| Problem::bad_request(format!("{what} is not a JSON object")))?;
-        let mut names: Vec<&str> = left.iter().map(|(name, _)| name.as_ref()).collect();
+        let mut names: Vec<&str> = untaken.iter().map(|(name, _)| name.as_ref()).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair.first() == pair.last()) {
             let name = twice.first().copied().unwrap_or_default();
             return Err(Problem::bad_request(format!("member {} is given twice", quoted(name))));
         }
-        Ok(Self { left })
+        Ok(Self { untaken })
     }
 
     /// The text of a member, which is then no longer left; `null` is a value here.
     pub fn take_raw(&mut self, name: &str) -> Option<&'a str> {
-        let at = self.left.iter().position(|(n, _)| n == name)?;
-        Some(self.left.swap_remove(at).1.get())
+        let at = self.untaken.iter().position(|(n, _)| n == name)?;
+        Some(self.untaken.swap_remove(at).1.get())
     }
 
     /// The text of a member that is not `null`.
-    fn take_told(&mut self, name: &str) -> Option<&'a str> {
+    fn take_non_null(&mut self, name: &str) -> Option<&'a str> {
         self.take_raw(name).filter(|text| *text != "null")
     }
 
@@ -79,7 +79,7 @@ impl<'a> Members<'a> {
     /// # Errors
     /// `bad_request` when it is of another type.
     pub fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Problem> {
-        let Some(text) = self.take_told(name) else {
+        let Some(text) = self.take_non_null(name) else {
             return Ok(None);
         };
         read_member(name, text).map(Some)
@@ -108,7 +108,7 @@ impl<'a> Members<'a> {
     /// # Errors
     /// `bad_request` when it is no object or names a member twice.
     pub fn take_members(&mut self, name: &str) -> Result<Option<Members<'a>>, Problem> {
-        let Some(text) = self.take_told(name) else {
+        let Some(text) = self.take_non_null(name) else {
             return Ok(None);
         };
         Members::of_object(text, &format!("member {}", quoted(name))).map(Some)
@@ -116,7 +116,7 @@ impl<'a> Members<'a> {
 
     /// The name of a member that nobody took yet.
     pub fn first_untaken(&self) -> Option<&str> {
-        self.left.first().map(|(name, _)| name.as_ref())
+        self.untaken.first().map(|(name, _)| name.as_ref())
     }
 
     /// All members that are not `null`, as one type: for an object whose names are the client's.
@@ -124,8 +124,10 @@ impl<'a> Members<'a> {
     /// # Errors
     /// `bad_request` when one is of another type.
     pub fn take_all<T: DeserializeOwned>(self) -> Result<BTreeMap<String, T>, Problem> {
-        let told = self.left.into_iter().filter(|(_, value)| value.get() != "null");
-        told.map(|(name, value)| Ok((name.to_string(), read_member(&name, value.get())?))).collect()
+        let given = self.untaken.into_iter().filter(|(_, value)| value.get() != "null");
+        given
+            .map(|(name, value)| Ok((name.to_string(), read_member(&name, value.get())?)))
+            .collect()
     }
 
     /// Ends the taking: nothing may be left.
@@ -133,7 +135,7 @@ impl<'a> Members<'a> {
     /// # Errors
     /// `unknown_field`, naming the first member that nobody took.
     pub fn finish(self) -> Result<(), Problem> {
-        match self.left.first() {
+        match self.untaken.first() {
             None => Ok(()),
             Some((name, _)) => Err(Problem::new(
                 Code::UnknownField,

@@ -151,7 +151,7 @@ impl Reader<'_> {
             Some(b'{') => self.nested(Self::object),
             Some(b'[') => self.nested(Self::array),
             Some(b'-' | b'0'..=b'9') => self.number(),
-            _ => self.word(&["null", "true", "false", "NaN", "Infinity"]),
+            _ => self.literal(&["null", "true", "false", "NaN", "Infinity"]),
         }
     }
 
@@ -215,11 +215,11 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn word(&mut self, words: &[&str]) -> Result<Value, Fault> {
-        for word in words {
-            if self.rest().starts_with(word) {
-                self.at += word.len();
-                return Ok(Value::Scalar((*word).to_owned()));
+    fn literal(&mut self, literals: &[&str]) -> Result<Value, Fault> {
+        for literal in literals {
+            if self.rest().starts_with(literal) {
+                self.at += literal.len();
+                return Ok(Value::Scalar((*literal).to_owned()));
             }
         }
         self.fault("Expecting value")
@@ -237,7 +237,7 @@ impl Reader<'_> {
         let sign = usize::from(bytes.first() == Some(&b'-'));
         let whole_end = if bytes.get(sign) == Some(&b'0') { Some(sign + 1) } else { digits(sign) };
         let Some(whole_end) = whole_end else {
-            return self.word(&["-Infinity"]);
+            return self.literal(&["-Infinity"]);
         };
         let mut end = whole_end;
         if bytes.get(end) == Some(&b'.') {

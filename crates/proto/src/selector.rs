@@ -127,7 +127,7 @@ impl<'a> Parser<'a> {
         here
     }
 
-    fn word(&mut self) -> &'a str {
+    fn token(&mut self) -> &'a str {
         let rest = self.rest();
         let end = rest
             .find(|c: char| !(c.is_ascii_alphanumeric() || "-_./".contains(c)))
@@ -138,7 +138,7 @@ impl<'a> Parser<'a> {
 
     fn key(&mut self) -> Result<String, InvalidSelector> {
         let start = self.at;
-        let key = self.word();
+        let key = self.token();
         if is_label_key(key) {
             return Ok(key.to_owned());
         }
@@ -148,7 +148,7 @@ impl<'a> Parser<'a> {
 
     fn value(&mut self) -> Result<String, InvalidSelector> {
         let start = self.at;
-        let value = self.word();
+        let value = self.token();
         if is_label_value(value) {
             return Ok(value.to_owned());
         }
@@ -171,7 +171,7 @@ impl<'a> Parser<'a> {
             Op::In(vec![self.value()?])
         } else {
             let start = self.at;
-            match self.word() {
+            match self.token() {
                 "in" => Op::In(self.values()?),
                 "notin" => Op::NotIn(self.values()?),
                 "" => Op::Exists,

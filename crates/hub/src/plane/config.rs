@@ -12,7 +12,7 @@ pub struct PlaneConfig {
     pub shards: usize,
     /// A frame that finds more than this many bytes unsent ends its stream as
     /// [`CloseReason::Overloaded`](super::CloseReason::Overloaded). So a stream holds at most this and one frame, and what gathers
-    /// in one turn (64 KiB). Default 1 MiB (PROTOCOL section 4).
+    /// in one turn (64 KiB). Default 1 MiB (contract, section 4).
     pub unsent_bytes_max: usize,
     /// The last frame of a stream that ends as overloaded, behind what is unsent.
     pub overloaded_last: Option<Frame>,

@@ -11,7 +11,7 @@ pub struct StreamOptions {
     pub compat: bool,
     /// How long the peer may leave bytes unacknowledged, in milliseconds, before the stream counts
     /// as stalled and the kernel gives it up (`TCP_USER_TIMEOUT`, RFC 5482). By default two
-    /// heartbeats and 10 s (PROTOCOL section 6); without a heartbeat, 40 s.
+    /// heartbeats and 10 s (contract, section 6); without a heartbeat, 40 s.
     pub silence_ms: Option<u32>,
 }
 
@@ -34,10 +34,10 @@ pub struct Heartbeat {
 /// The text of a heartbeat, and its rhythm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeartbeatForm {
-    /// `: <hub Unix ms>` LF LF, when nothing else was written for the time (PROTOCOL section 4).
+    /// `: <hub Unix ms>` LF LF, when nothing else was written for the time (contract, section 4).
     V1,
     /// `: keepalive <unix seconds with two decimals>` CRLF CRLF, at a steady beat whatever else is
-    /// written (PROTOCOL section 10).
+    /// written (contract, section 10).
     Classic,
 }
 

@@ -24,7 +24,7 @@ impl StreamHead {
         Self::default()
     }
 
-    /// The head of an event stream (PROTOCOL section 4): `Content-Type`, `Cache-Control` and
+    /// The head of an event stream (contract, section 4): `Content-Type`, `Cache-Control` and
     /// `X-Accel-Buffering`.
     pub fn event_stream() -> Self {
         Self::new()

@@ -10,9 +10,9 @@ use super::sequence::Sequence;
 use super::sink::Sink;
 use super::{HeartbeatForm, StreamOptions};
 
-/// The pause after an event before `compat=1` pushes it on (PROTOCOL section 4).
+/// The pause after an event before `compat=1` pushes it on (contract, section 4).
 const COMPAT_AFTER_MS: u64 = 100;
-/// The probes come this far apart, and there are three (PROTOCOL section 4).
+/// The probes come this far apart, and there are three (contract, section 4).
 const PROBE_EVERY_MS: u64 = 1000;
 const PROBES: u8 = 3;
 

@@ -4,7 +4,7 @@
 //! A deadline beyond one turn of the wheel stays in its bucket and is looked at once per turn. The
 //! wheel knows slots and milliseconds, nothing of streams and no clock.
 
-/// How late a deadline may fire. Two of them are the pause of `compat=1` (PROTOCOL section 4).
+/// How late a deadline may fire. Two of them are the pause of `compat=1` (contract, section 4).
 pub(crate) const TICK_MS: u64 = 50;
 /// One turn is 204.8 s: longer than all but the longest heartbeat.
 const BUCKETS: usize = 4096;

@@ -98,15 +98,15 @@ impl Scan<'_> {
         match self.peek() {
             Some(b'"') => self.string(),
             Some(b'-' | b'0'..=b'9') => self.number(),
-            Some(b't') => self.word(b"true"),
-            Some(b'f') => self.word(b"false"),
-            Some(b'n') => self.word(b"null"),
+            Some(b't') => self.literal(b"true"),
+            Some(b'f') => self.literal(b"false"),
+            Some(b'n') => self.literal(b"null"),
             _ => self.fail(),
         }
     }
 
-    fn word(&mut self, word: &[u8]) -> Result<(), InvalidJson> {
-        word.iter().try_for_each(|b| if self.take(*b) { Ok(()) } else { self.fail() })
+    fn literal(&mut self, literal: &[u8]) -> Result<(), InvalidJson> {
+        literal.iter().try_for_each(|b| if self.take(*b) { Ok(()) } else { self.fail() })
     }
 
     fn digits(&mut self) -> Result<(), InvalidJson> {
