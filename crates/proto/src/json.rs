@@ -1,7 +1,7 @@
 //! JSON that is passed on as it came: a command's data, a device's result.
 //!
-//! A [`Json`] was checked once, keeps its digits and the order of its members, and stands on one
-//! line, so that it can go into an event. Objects that the API reads itself are
+//! A [`Json`] was checked once, preserves digits and the order of members, and is on one line, so
+//! that it can be the data of an event. Objects that the API reads itself are
 //! [`Members`](crate::Members).
 
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::limits::JSON_DEPTH_MAX;
 
 pub(crate) mod check;
 
-/// A JSON value, kept as text: any type, on one line, nested 128 deep at most, all of its text
+/// A JSON value, held as text: of any type, on one line, nested at most 128 deep, all of its text
 /// valid Unicode. Cloning shares the text.
 ///
 /// ```
@@ -29,22 +29,22 @@ pub(crate) mod check;
 #[derive(Clone)]
 pub struct Json(Arc<RawValue>);
 
-/// Why text is not JSON that can be passed on, and where (a byte offset).
+/// Why text is not JSON that can be passed on; the fault of its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidJson {
-    /// Not JSON (RFC 8259).
+    /// The text is not JSON (RFC 8259).
     #[error("not JSON: error at byte {at}")]
     Syntax {
         /// Bytes before the error.
         at: usize,
     },
-    /// An escape `\ud800` to `\udfff` that is half a pair.
+    /// An escape from `\ud800` to `\udfff` is only half of a pair.
     #[error("a lone surrogate at byte {at} is not text")]
     Surrogate {
         /// Bytes before the escape.
         at: usize,
     },
-    /// Arrays and objects more than 128 deep.
+    /// Arrays and objects are nested more than 128 deep.
     #[error("nested more than {JSON_DEPTH_MAX} deep at byte {at}")]
     Depth {
         /// Bytes before the bracket.
@@ -53,7 +53,7 @@ pub enum InvalidJson {
 }
 
 impl Json {
-    /// Checks `text` and keeps it, without line breaks and without the white space around it.
+    /// Checks `text` and holds it without line breaks.
     ///
     /// # Errors
     /// When it is not JSON, is nested too deep or holds half a surrogate pair.
@@ -77,7 +77,8 @@ impl Json {
         Self(Arc::from(RawValue::NULL.to_owned()))
     }
 
-    /// Takes text that [`Json`] once gave, as a store kept it. It is checked for syntax again.
+    /// Takes text that a store holds, once written from a [`Json`]. Only its syntax is checked
+    /// again.
     ///
     /// # Errors
     /// When it is not JSON.
@@ -143,14 +144,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_keeps_its_digits_its_order_and_its_duplicates() {
+    fn a_value_preserves_its_digits_its_order_and_its_duplicates() {
         let text = r#"{"z":1.0000000000000000000001,"a":-0,"a":1E+2,"k":[ ]}"#;
         assert_eq!(Json::parse(text).map(|j| j.as_str().to_owned()), Ok(text.to_owned()));
         assert_eq!(serde_json::to_string(&Json::parse(text).unwrap()).unwrap(), text);
     }
 
     #[test]
-    fn a_value_stands_on_one_line() {
+    fn a_value_is_on_one_line() {
         let json = Json::parse("\r\n[1,\n\r2]\n").unwrap();
         assert_eq!(json.as_str(), "[1,2]");
     }

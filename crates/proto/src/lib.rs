@@ -1,9 +1,9 @@
 //! What the two ends of Bellwire share: names, states, objects, limits and problems.
 //!
-//! This crate is the wire contract (`docs/protocol.md`) as types. A value that exists is valid: names are
-//! checked when they are made, JSON that came from outside is checked before it is kept, and an
-//! object that is written has all its members. It knows no HTTP, no clock and no disk; the hub's
-//! decisions are in `bellwire-core`, the event-stream framing in `bellwire-sse`.
+//! This crate is the wire contract (`docs/protocol.md`) as types. Every value is valid: names are checked
+//! when they are made, JSON from outside is checked when it is parsed, and an object is written with all
+//! its members. There is no HTTP, clock or disk here; the hub's decisions are in `bellwire-core`, the
+//! event-stream framing in `bellwire-sse`.
 //!
 //! ```
 //! use bellwire_proto::{Action, DeviceId, Seconds};

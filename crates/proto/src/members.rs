@@ -15,10 +15,10 @@ use crate::json::{Json, check::check};
 use crate::limits::JSON_DEPTH_MAX;
 use crate::problem::{Code, Problem};
 
-/// Levels of an object of the API: its own, and those of a value that it carries.
+/// Levels of nesting in an object of the API: its own, and those of a value in it.
 const OBJECT_DEPTH_MAX: usize = JSON_DEPTH_MAX + 1;
 
-/// The members of a JSON object that the API takes, each to be taken once.
+/// The members of a JSON object of the API, each to be taken once.
 ///
 /// ```
 /// use bellwire_proto::{Members, Code};
@@ -35,11 +35,11 @@ pub struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// Takes the body of a request apart.
+    /// Parses the body of a request into its members.
     ///
     /// # Errors
-    /// `bad_request` when it is not one JSON object in UTF-8, is nested too deep, or names a
-    /// member twice. What a member carries may be as deep as [`Json`] allows by itself.
+    /// `bad_request` when it is not one JSON object in UTF-8, is nested too deep, or names a member
+    /// twice. The value of a member may be nested as deep as [`Json`] allows.
     pub fn parse(body: &'a [u8]) -> Result<Self, Problem> {
         let text =
             std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
@@ -48,7 +48,7 @@ impl<'a> Members<'a> {
         Self::of_object(text, "the body")
     }
 
-    /// Takes an object apart that was checked as part of a body.
+    /// Parses an object that was checked as part of a body.
     fn of_object(text: &'a str, what: &str) -> Result<Self, Problem> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let untaken = deserializer
@@ -63,18 +63,18 @@ impl<'a> Members<'a> {
         Ok(Self { untaken })
     }
 
-    /// The text of a member, which is then no longer left; `null` is a value here.
+    /// Takes a member as its text; `null` is a value here.
     pub fn take_raw(&mut self, name: &str) -> Option<&'a str> {
         let at = self.untaken.iter().position(|(n, _)| n == name)?;
         Some(self.untaken.swap_remove(at).1.get())
     }
 
-    /// The text of a member that is not `null`.
+    /// Takes a member as its text, `None` when it is `null`.
     fn take_non_null(&mut self, name: &str) -> Option<&'a str> {
         self.take_raw(name).filter(|text| *text != "null")
     }
 
-    /// A member as a type; absent and `null` are `None`.
+    /// Takes a member as a type; absent and `null` are `None`.
     ///
     /// # Errors
     /// `bad_request` when it is of another type.
@@ -85,7 +85,7 @@ impl<'a> Members<'a> {
         read_member(name, text).map(Some)
     }
 
-    /// A member that must be there.
+    /// Takes a required member.
     ///
     /// # Errors
     /// `bad_request` when it is absent, `null` or of another type.
@@ -94,7 +94,7 @@ impl<'a> Members<'a> {
             .ok_or_else(|| Problem::bad_request(format!("member {} is missing", quoted(name))))
     }
 
-    /// A member that is passed on as it came; `null` is a value, absent is `None`.
+    /// Takes a member that is passed on as it came; `null` is a value, absent is `None`.
     pub fn take_json(&mut self, name: &str) -> Result<Option<Json>, Problem> {
         let Some(text) = self.take_raw(name) else {
             return Ok(None);
@@ -103,10 +103,10 @@ impl<'a> Members<'a> {
         json.map(Some).map_err(|e| Problem::bad_request(format!("member {}: {e}", quoted(name))))
     }
 
-    /// A member that is itself an object of the API.
+    /// Takes a member that is itself an object of the API.
     ///
     /// # Errors
-    /// `bad_request` when it is no object or names a member twice.
+    /// `bad_request` when it is not an object or names a member twice.
     pub fn take_members(&mut self, name: &str) -> Result<Option<Members<'a>>, Problem> {
         let Some(text) = self.take_non_null(name) else {
             return Ok(None);
@@ -114,12 +114,13 @@ impl<'a> Members<'a> {
         Members::of_object(text, &format!("member {}", quoted(name))).map(Some)
     }
 
-    /// The name of a member that nobody took yet.
+    /// The name of the first member that was not taken yet.
     pub fn first_untaken(&self) -> Option<&str> {
         self.untaken.first().map(|(name, _)| name.as_ref())
     }
 
-    /// All members that are not `null`, as one type: for an object whose names are the client's.
+    /// Takes all members that are not `null` as one type: for an object whose member names the
+    /// client chooses.
     ///
     /// # Errors
     /// `bad_request` when one is of another type.
@@ -130,10 +131,10 @@ impl<'a> Members<'a> {
             .collect()
     }
 
-    /// Ends the taking: nothing may be left.
+    /// Checks that every member was taken.
     ///
     /// # Errors
-    /// `unknown_field`, naming the first member that nobody took.
+    /// `unknown_field`, naming the first member that was not taken.
     pub fn finish(self) -> Result<(), Problem> {
         match self.untaken.first() {
             None => Ok(()),
@@ -153,7 +154,7 @@ fn read_member<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, Problem
     })
 }
 
-/// A name from outside, shortened, as it may stand in a message.
+/// A name from outside, shortened and escaped for a message.
 fn quoted(name: &str) -> String {
     let short: String = name.chars().take(64).collect();
     format!("{short:?}")
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_object_carries_may_be_as_deep_as_what_stands_alone() {
+    fn a_value_in_an_object_may_be_as_deep_as_a_value_alone() {
         // A result of 128 levels was once refused for the object around it.
         let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
         for (levels, good) in [(JSON_DEPTH_MAX, true), (JSON_DEPTH_MAX + 1, false)] {
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_as_absent_save_where_json_is_passed_on() {
+    fn null_means_absent_except_where_json_is_passed_on() {
         let mut members = Members::parse(br#"{"rev":null,"result":null}"#).unwrap();
         assert_eq!(members.take::<u64>("rev").unwrap(), None);
         assert!(members.take_json("result").unwrap().is_some_and(|r| r.is_null()));

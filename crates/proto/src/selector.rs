@@ -1,7 +1,7 @@
 //! Label selectors as Kubernetes writes them: `site=lyon,os in (deb11,deb12),!spare`.
 //!
-//! Syntax and meaning: Kubernetes documentation, "Labels and Selectors". A requirement on a key
-//! that a device does not have is met by `!=` and `notin`, as there.
+//! Syntax and meaning: Kubernetes documentation, "Labels and Selectors". As there, a device without
+//! the key meets `!=` and `notin`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,7 +20,7 @@ use crate::labels::{Labels, is_label_key, is_label_value};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selector(Vec<Requirement>);
 
-/// What is demanded of one key.
+/// The condition on one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Requirement {
     key: String,
@@ -35,7 +35,7 @@ enum Op {
     NotIn(Vec<String>),
 }
 
-/// Text that is no selector; the message says what was expected where.
+/// Text that is not a selector; its sender's fault. The message names what was expected, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a label selector: {why} at character {at}")]
 pub struct InvalidSelector {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_selector_is_refused_and_says_where() {
+    fn text_that_is_not_a_selector_is_refused_with_the_position() {
         for bad in [
             ",",
             "a,",
