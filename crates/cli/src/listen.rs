@@ -33,15 +33,8 @@ use crate::saved;
 const REMEMBERED_MAX: usize = 10 * limits::QUEUE_MAX;
 /// Of these, how many with their output, which is up to 128 KiB each.
 const REMEMBERED_WITH_OUTPUT: usize = 16;
-/// How long an answer is tried before it is given up. The hub will by then have sent the command
-/// again, or ended it.
-const ANSWER_FOR: Duration = Duration::from_secs(3600);
-/// The longest pause between two tries of an answer, and between two signs that a program runs.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// The least time between two words about progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
-/// What running programs and open answers get when this is told to stop.
-const STOP_WITHIN: Duration = Duration::from_secs(8);
 
 pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     let hub = Controller::new(&args.hub.hub).map_err(|e| Usage(e.to_string()))?;
@@ -251,7 +244,7 @@ impl Appliance {
         self.link.stopping.store(true, Ordering::Relaxed);
         self.running.values().for_each(|stop| stop.tell(Stop::Cancel));
         let all = async { while self.jobs.join_next().await.is_some() {} };
-        if timeout(STOP_WITHIN, all).await.is_err() {
+        if timeout(limits::LISTEN_STOP_TIMEOUT, all).await.is_err() {
             out::note("some answers did not reach the hub");
         }
     }
@@ -279,8 +272,8 @@ impl Link {
     /// Says `running` at once, with each progress, and again before the hub could lose its
     /// patience. Never ends.
     async fn tell_running(&self, command: &CommandEvent, mut progress: ProgressReceiver) -> Report {
-        let every =
-            Duration::from_millis(command.run_timeout_s.saturating_mul(1000) / 3).min(PAUSE_MAX);
+        let every = Duration::from_millis(command.run_timeout_s.saturating_mul(1000) / 3)
+            .min(limits::LISTEN_PAUSE_MAX);
         loop {
             let report = Report {
                 attempt: Some(command.attempt),
@@ -299,7 +292,7 @@ impl Link {
 
     /// Tells the hub until it has heard.
     async fn answer(&self, id: CommandId, report: &Report) {
-        let until = Instant::now() + ANSWER_FOR;
+        let until = Instant::now() + limits::LISTEN_REPORT_RETRY;
         let mut pause = Duration::from_millis(200);
         loop {
             match self.hub.report(&self.device, id, report).await {
@@ -313,7 +306,7 @@ impl Link {
                 Err(e) => tracing::debug!("the answer to {id} is tried again: {e}"),
             }
             sleep_until(Instant::now() + pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            pause = (pause * 2).min(limits::LISTEN_PAUSE_MAX);
         }
     }
 }

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
+use bellwire_proto::limits;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -51,13 +52,13 @@ pub struct ListenConfig {
 impl Default for ListenConfig {
     fn default() -> Self {
         Self {
-            header_read_ms: 10_000,
-            idle_ms: 75_000,
-            handshake_ms: 10_000,
-            headers_max: 100,
-            head_bytes_max: 32 * 1024,
-            connections_max: 200_000,
-            backlog: 4096,
+            header_read_ms: limits::HEADER_TIMEOUT_S.default * 1000,
+            idle_ms: limits::CONNECTION_IDLE.as_millis() as u64,
+            handshake_ms: limits::TLS_HANDSHAKE_TIMEOUT.as_millis() as u64,
+            headers_max: limits::HEAD_FIELDS_MAX,
+            head_bytes_max: limits::HEAD_BYTES_MAX,
+            connections_max: limits::CONNECTIONS.default as usize,
+            backlog: limits::ACCEPT_BACKLOG,
         }
     }
 }
@@ -137,11 +138,6 @@ impl Listener {
     }
 }
 
-/// After how long without a byte the kernel asks the peer for a sign of life, and how often it asks
-/// again. When it gives up is `TCP_USER_TIMEOUT`'s to say, or nine probes.
-const PROBE_IDLE: Duration = Duration::from_secs(30);
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-
 fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A hub that restarts must not wait for the connections of its last life to time out.
@@ -150,7 +146,9 @@ fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     socket.set_nodelay(true)?;
     // Inherited as well. It finds the peer that is gone where nothing is written to it: a classic
     // listener without keepalive comments would hold its token for ever (contract, section 10).
-    let probes = TcpKeepalive::new().with_time(PROBE_IDLE).with_interval(PROBE_INTERVAL);
+    let probes = TcpKeepalive::new()
+        .with_time(limits::TCP_KEEPALIVE_IDLE)
+        .with_interval(limits::TCP_KEEPALIVE_INTERVAL);
     SockRef::from(&socket).set_tcp_keepalive(&probes)?;
     socket.bind(addr)?;
     socket.listen(backlog)

@@ -7,15 +7,13 @@
 //!
 //! It accepts what Python accepts, refuses what Python refuses with the same message, and prints
 //! what Python prints, including `NaN`, `Infinity` and lone surrogates. Two things differ: nesting
-//! ends at [`DEPTH_MAX`] levels, where Python ends at about 990, depending on its call stack; and
+//! ends at [`CLASSIC_JSON_DEPTH_MAX`] levels, where Python ends at about 990, depending on its call stack; and
 //! whole numbers have no limit, where newer Pythons refuse 4301 digits.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 
-/// Levels of arrays and objects. The parser is recursive, and so many frames fit on any thread's
-/// stack.
-pub const DEPTH_MAX: usize = 900;
+use crate::limits::CLASSIC_JSON_DEPTH_MAX;
 
 /// Why a text is not JSON: the message of Python's `JSONDecodeError`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +38,7 @@ impl std::error::Error for NotJson {}
 /// ASCII as `\uXXXX`, and `</` as `<\/`.
 ///
 /// # Errors
-/// When Python would not parse it, or when it is nested deeper than [`DEPTH_MAX`].
+/// When Python would not parse it, or when it is nested deeper than [`CLASSIC_JSON_DEPTH_MAX`].
 ///
 /// ```
 /// use bellwire_proto::python_json::rewrite;
@@ -158,7 +156,7 @@ impl Reader<'_> {
     }
 
     fn nested(&mut self, read: fn(&mut Self) -> Result<Value, Fault>) -> Result<Value, Fault> {
-        if self.depth == DEPTH_MAX {
+        if self.depth == CLASSIC_JSON_DEPTH_MAX {
             return self.fault("Nested too deep");
         }
         self.depth += 1;

@@ -13,6 +13,7 @@ use bellwire::classic::address::{origin, path_part};
 use bellwire::classic::{log, logger::CLIENT};
 use bellwire_client::event_source::{Error, Event, EventSource, InvalidRequest, Item, Loss, Retry};
 use bellwire_client::transport::HttpTransport;
+use bellwire_proto::limits::CLASSIC_RECONNECT_MIN;
 use bellwire_sse::Jitter;
 use clap::{ArgAction, Parser};
 use tracing::{debug, error, info, warn};
@@ -23,10 +24,6 @@ Example:
       logs every event for kiosk-7 on standard error, and reconnects a second after any loss
 
 Exit codes: 0 the server refused, or the stream broke without -k; 2 usage.";
-
-/// The least between two connections: a server that ends every stream at once must not be asked
-/// as fast as the machine can.
-const DELAY_MIN: Duration = Duration::from_millis(100);
 
 /// Listens to a token and logs its events.
 #[derive(Parser)]
@@ -119,7 +116,7 @@ async fn listen(args: &Args) -> Result<(), InvalidRequest> {
             return Ok(());
         }
         last_event_id = source.last_event_id().to_owned();
-        tokio::time::sleep(Duration::from_millis(args.retry).max(DELAY_MIN)).await;
+        tokio::time::sleep(Duration::from_millis(args.retry).max(CLASSIC_RECONNECT_MIN)).await;
     }
 }
 
@@ -136,7 +133,7 @@ fn source(
         // The same delay every time: it neither grows nor is it spread.
         .reconnect_delay(Duration::from_millis(args.retry))
         .reconnect_delay_max(Duration::ZERO)
-        .reconnect_delay_min(DELAY_MIN)
+        .reconnect_delay_min(CLASSIC_RECONNECT_MIN)
         .jitter(Jitter::None)
         .retry(Retry::when(move |loss| keeps || is_orderly(loss)));
     if let Some(user) = &args.user {

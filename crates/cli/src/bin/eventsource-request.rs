@@ -7,10 +7,10 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use bellwire::classic::address::{origin, path_part};
 use bellwire_client::transport::{HttpTransport, Request, Transport as _};
+use bellwire_proto::limits::{CLASSIC_ANSWER_BYTES_MAX, CLASSIC_ANSWER_TIMEOUT};
 use bellwire_proto::python_json;
 use bytes::{Bytes, BytesMut};
 use clap::{ArgAction, Parser};
@@ -23,11 +23,6 @@ Example:
       says hello to whoever listens as kiosk-7, and prints the (empty) answer
 
 Exit codes: 0 sent; 1 not sent, the reason is on standard output; 2 usage.";
-
-/// How long the server may take: it answers as soon as the listener's stream has the event.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// What is read of an answer.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Sends an event to the listener of a token.
 #[derive(Parser)]
@@ -80,7 +75,7 @@ fn send(args: &Args) -> Result<Vec<u8>, Failure> {
     let runtime = runtime.map_err(failure)?;
     let request = request(args)?;
     runtime.block_on(async {
-        let exchange = tokio::time::timeout(ANSWER_TIMEOUT, exchange(request));
+        let exchange = tokio::time::timeout(CLASSIC_ANSWER_TIMEOUT, exchange(request));
         exchange.await.map_err(|_| failure("no answer: timed out"))?
     })
 }
@@ -112,8 +107,10 @@ async fn exchange(request: Request) -> Result<Vec<u8>, Failure> {
     let mut answer = BytesMut::new();
     while let Some(chunk) = body.try_next().await.map_err(failure)? {
         answer.extend_from_slice(&chunk);
-        if answer.len() > ANSWER_BYTES_MAX {
-            return Err(failure(format!("the answer is longer than {ANSWER_BYTES_MAX} bytes")));
+        if answer.len() > CLASSIC_ANSWER_BYTES_MAX {
+            return Err(failure(format!(
+                "the answer is longer than {CLASSIC_ANSWER_BYTES_MAX} bytes"
+            )));
         }
     }
     if head.status.is_success() {

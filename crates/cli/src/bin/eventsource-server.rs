@@ -9,7 +9,6 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use bellwire::classic::{address::origin, log, logger::LISTENER};
@@ -17,6 +16,7 @@ use bellwire_hub::config::TlsFiles;
 use bellwire_hub::http::classic::{Classic, ClassicConfig, Json, Text, WithIds};
 use bellwire_hub::listen::{ListenConfig, Listener};
 use bellwire_hub::tls::{self, Protocols};
+use bellwire_proto::limits::CLASSIC_SHUTDOWN_GRACE;
 use clap::{ArgAction, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -29,9 +29,6 @@ Example:
       and:              curl -d now http://127.0.0.1:8888/reboot/kiosk-7
 
 Exit codes: 0 ended by SIGTERM or SIGINT; 1 cannot serve; 2 usage.";
-
-/// How long the last bytes of streams, and the requests in flight, may take at the end.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// Serves tokens: one listener each (GET /poll/TOKEN), and whoever sends to it (POST /ACTION/TOKEN).
 #[derive(Parser)]
@@ -120,10 +117,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    let grace_ms = GRACE.as_millis() as u64;
+    let grace_ms = CLASSIC_SHUTDOWN_GRACE.as_millis() as u64;
     // Streams first: a request in flight may wait for one.
     tokio::task::spawn_blocking(move || classic.shutdown(grace_ms)).await?;
-    server.shutdown(GRACE).await;
+    server.shutdown(CLASSIC_SHUTDOWN_GRACE).await;
     Ok(())
 }
 

@@ -82,17 +82,21 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     flag!(open),
     flag!(classic),
-    span!(lease, 1..=3600, "from 1s to 1h"),
-    number!(queue_max, 1..=100_000, "a whole number from 1 to 100000"),
-    number!(max_in_flight, 1..=100, "a whole number from 1 to 100"),
+    span!(lease, 1..=limits::LEASE_CEILING_S, "from 1s to 1h"),
+    number!(queue_max, 1..=limits::QUEUE_CEILING, "a whole number from 1 to 100000"),
+    number!(max_in_flight, 1..=limits::IN_FLIGHT_CEILING, "a whole number from 1 to 100"),
     number!(data_bytes_max, 1..=limits::DATA_BYTES_CEILING, "a number of bytes from 1 to 1048576"),
-    span!(history, 86_400..=3650 * 86_400, "from 1d to 3650d"),
-    span!(heartbeat, limits::HEARTBEAT_S.min..=limits::HEARTBEAT_S.max, "from 5s to 10m"),
-    number!(connections_max, 1..=10_000_000, "a whole number from 1 to 10000000"),
-    span!(header_timeout, 1..=300, "from 1s to 5m"),
-    span!(body_timeout, 1..=3600, "from 1s to 1h"),
-    span!(drain, 0..=8, "from 0s to 8s"),
-    number!(shards, 0..=256, "a whole number from 0 (one per core) to 256"),
+    span!(history, within(limits::HISTORY_S), "from 1d to 3650d"),
+    span!(heartbeat, within(limits::HEARTBEAT_S), "from 5s to 10m"),
+    number!(
+        connections_max,
+        within_count(limits::CONNECTIONS),
+        "a whole number from 1 to 10000000"
+    ),
+    span!(header_timeout, within(limits::HEADER_TIMEOUT_S), "from 1s to 5m"),
+    span!(body_timeout, within(limits::BODY_TIMEOUT_S), "from 1s to 1h"),
+    span!(drain, within(limits::DRAIN_S), "from 0s to 8s"),
+    number!(shards, within_count(limits::SHARDS), "a whole number from 0 (one per core) to 256"),
     Setting {
         key: "tls_cert",
         allowed: "a PEM file with the certificate chain",
@@ -110,6 +114,14 @@ pub(super) const SETTINGS: &[Setting] = &[
 /// The setting of this key.
 pub(super) fn find(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+fn within(range: limits::Range) -> RangeInclusive<u64> {
+    range.min..=range.max
+}
+
+fn within_count(range: limits::Range) -> RangeInclusive<usize> {
+    range.min as usize..=range.max as usize
 }
 
 fn span(text: &str, allowed_s: RangeInclusive<u64>) -> Option<Duration> {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
+use bellwire_proto::limits::{REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIMEOUT};
 use bellwire_proto::{Code, Problem};
 use bytes::Bytes;
 use http::header::{self, HeaderMap};
@@ -13,12 +14,6 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 
 use super::params;
-
-/// What is read and thrown away of a body that was refused, so that a client that writes all of it
-/// before it reads finds the answer and not a reset connection (RFC 9112, section 9.6).
-const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long that may take.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// The whole body.
 ///
@@ -73,10 +68,10 @@ fn linger(headers: &HeaderMap, mut body: Body) {
         let mut bytes = 0;
         while let Some(Ok(frame)) = body.frame().await {
             bytes += frame.data_ref().map_or(0, Bytes::len);
-            if bytes > LINGER_BYTES_MAX {
+            if bytes > REFUSED_BODY_BYTES_MAX {
                 break;
             }
         }
     };
-    tokio::spawn(tokio::time::timeout(LINGER, run_dry));
+    tokio::spawn(tokio::time::timeout(REFUSED_BODY_TIMEOUT, run_dry));
 }

@@ -15,12 +15,12 @@ mod registry;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use bellwire_proto::limits::{CLASSIC_LOCKED_GRACE, CLASSIC_UNSENT_BYTES_MAX};
 use bellwire_sse::{EventName, InvalidValue};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -38,13 +38,6 @@ const LISTEN: &str = "poll";
 const PING: &str = "ping";
 const CLOSE: &str = "close";
 const RETRY: &str = "retry";
-
-/// Bytes that a stream may have unsent: two of the longest events, whose every line end became a
-/// line of its own.
-const UNSENT_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long a listener waits whose token is taken. One that has just hung up and comes back must
-/// not find itself there, though the two connections are not heard of in order.
-const TAKEN_GRACE: Duration = Duration::from_millis(100);
 
 /// How a classic server behaves. `Default` is a server without flags: text, no ids, no keepalive.
 #[derive(Debug, Clone)]
@@ -146,8 +139,11 @@ impl Classic {
         let known = [PING, CLOSE].into_iter().chain(ids.then_some(RETRY)).map(str::to_owned);
         let actions = known.chain(actions).map(Action::new).collect::<Result<_, _>>()?;
         let registry = Arc::new(Registry::new(ids));
-        let plane =
-            PlaneConfig { shards, unsent_bytes_max: UNSENT_BYTES_MAX, ..PlaneConfig::default() };
+        let plane = PlaneConfig {
+            shards,
+            unsent_bytes_max: CLASSIC_UNSENT_BYTES_MAX,
+            ..PlaneConfig::default()
+        };
         let keepalive = Heartbeat { every_ms: keepalive_ms, form: HeartbeatForm::Classic };
         let options = StreamOptions {
             heartbeat: (keepalive_ms > 0).then_some(keepalive),
@@ -199,7 +195,7 @@ impl Classic {
         let mut listens = registry.listen(plane, *options, &target.token, last_id);
         if let Listen::Taken(end) = listens {
             // Whether it ended in that time is asked anew.
-            let _ = tokio::time::timeout(TAKEN_GRACE, end.reached()).await;
+            let _ = tokio::time::timeout(CLASSIC_LOCKED_GRACE, end.reached()).await;
             listens = registry.listen(plane, *options, &target.token, last_id);
         }
         let Listen::Reserved(stream) = listens else {

@@ -6,19 +6,11 @@
 
 use axum::body::Body;
 use axum::response::Response;
+use bellwire_proto::limits::{RETRY_AFTER_DRAINING_S, RETRY_AFTER_QUEUE_S, RETRY_AFTER_STORE_S};
 use bellwire_proto::{Code, Problem};
 use http::header::{self, HeaderValue};
 use http::{HeaderName, StatusCode};
 use serde::Serialize;
-
-/// Seconds after which a client that was refused for a full queue may try again: a device that
-/// works takes a command from its queue in that time.
-const RETRY_QUEUE_S: u64 = 5;
-/// The same while the hub drains: it is gone within 10 s (contract, section 9), and a new one may
-/// be there by then.
-const RETRY_DRAINING_S: u64 = 10;
-/// The same while the store does not answer: somebody must mend it.
-const RETRY_STORE_S: u64 = 30;
 
 /// JSON with its length, not to be stored by caches: it is true now, and maybe not any more.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
@@ -80,9 +72,9 @@ fn with_status(status: StatusCode, body: Body) -> Response {
 
 fn retry_after_s(code: Code) -> Option<u64> {
     match code {
-        Code::QueueFull | Code::RateLimited => Some(RETRY_QUEUE_S),
-        Code::Draining => Some(RETRY_DRAINING_S),
-        Code::StoreUnavailable => Some(RETRY_STORE_S),
+        Code::QueueFull | Code::RateLimited => Some(RETRY_AFTER_QUEUE_S),
+        Code::Draining => Some(RETRY_AFTER_DRAINING_S),
+        Code::StoreUnavailable => Some(RETRY_AFTER_STORE_S),
         _ => None,
     }
 }

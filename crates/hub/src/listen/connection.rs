@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use bellwire_proto::limits::HALF_CLOSE_GRACE;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -269,11 +270,6 @@ impl Timer {
     }
 }
 
-/// How long a request goes on whose client has said FIN. One that has only said all that it had to
-/// say (`nc -N`) is still to be answered, and one that is gone must not be waited for: hyper takes
-/// every FIN for the latter, and would drop a handler between its commit and its answer.
-const HALF_CLOSED: Duration = Duration::from_millis(500);
-
 /// The transport as hyper sees it.
 struct MonitoredTransport<T> {
     transport: T,
@@ -304,7 +300,7 @@ impl<T: Transport> AsyncRead for MonitoredTransport<T> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.transport).poll_read(context, buffer))?;
         if buffer.filled().len() == before && buffer.remaining() > 0 {
-            self.half_closed = Some(Box::pin(tokio::time::sleep(HALF_CLOSED)));
+            self.half_closed = Some(Box::pin(tokio::time::sleep(HALF_CLOSE_GRACE)));
             return self.poll_half_closed(context);
         }
         if buffer.filled().len() > before {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
+use bellwire_proto::limits::{HTTP2_PING_INTERVAL, HTTP2_PING_TIMEOUT, HTTP2_STREAMS_MAX};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -23,13 +24,6 @@ use tokio_rustls::server::TlsStream;
 use super::connection::{BusyBody, Shared};
 use super::{ClientAddr, ListenConfig, ServerStage};
 use crate::plane::ConnectionGuard;
-
-/// Requests on one connection at once; one more waits. hyper's own default, told here because it
-/// bounds what a connection costs.
-const STREAMS_MAX: u32 = 200;
-/// How often a ping asks the peer for a sign of life, and how long the answer may take.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
@@ -70,10 +64,10 @@ fn builder(config: &ListenConfig) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .max_header_list_size(u32::try_from(config.head_bytes_max).unwrap_or(u32::MAX))
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(HTTP2_PING_TIMEOUT);
     builder
 }
 

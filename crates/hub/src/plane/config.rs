@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bellwire_proto::limits::UNSENT_BYTES_MAX;
+
 use super::clock::{Clock, SystemClock};
 use super::frame::Frame;
 
@@ -32,7 +34,7 @@ impl Default for PlaneConfig {
     fn default() -> Self {
         Self {
             shards: 0,
-            unsent_bytes_max: 1024 * 1024,
+            unsent_bytes_max: UNSENT_BYTES_MAX,
             overloaded_last: None,
             reservation_ms: 10_000,
             linger_ms: 5_000,

@@ -6,17 +6,13 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use bellwire_proto::limits::SHARD_INBOX_BYTES_MAX;
 use bytes::Bytes;
 
 use super::frame::{Frame, Framing};
 use super::sink::Sink;
 use super::stream_id::{Key, StreamId};
 use super::{CloseReason, Receipt, StreamOptions};
-
-/// The frames that may wait in one inbox, in bytes. A shard takes everything at each turn, so this
-/// is reached only when the machine cannot keep up; then the streams written to end as
-/// [`CloseReason::Overloaded`], like those whose readers cannot.
-const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 pub(crate) enum Command {
     Reserve {
@@ -101,7 +97,7 @@ impl Inbox {
 
     pub(crate) fn send(&self, key: Key, frame: Frame, receipt: Receipt) {
         self.with(|state| {
-            if state.waiting_bytes > WAITING_BYTES_MAX {
+            if state.waiting_bytes > SHARD_INBOX_BYTES_MAX {
                 let reason = CloseReason::Overloaded;
                 state.commands.push(Command::Close { key, last: None, reason });
                 return;
@@ -113,7 +109,7 @@ impl Inbox {
 
     pub(crate) fn send_many(&self, keys: Box<[Key]>, frame: Frame) {
         self.with(|state| {
-            if state.waiting_bytes > WAITING_BYTES_MAX {
+            if state.waiting_bytes > SHARD_INBOX_BYTES_MAX {
                 let reason = CloseReason::Overloaded;
                 state.commands.extend(keys.iter().map(|&key| Command::Close {
                     key,

@@ -1,5 +1,7 @@
 //! How a stream behaves by itself: its heartbeats and its patience.
 
+use bellwire_proto::limits::{HEARTBEAT_S, PRESENCE_GRACE_MS};
+
 /// How a stream behaves by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StreamOptions {
@@ -17,8 +19,9 @@ pub struct StreamOptions {
 
 impl StreamOptions {
     pub(crate) fn silence_limit_ms(&self) -> u32 {
-        let every_ms = self.heartbeat.map_or(15_000, |heartbeat| heartbeat.every_ms);
-        self.silence_ms.unwrap_or(every_ms.saturating_mul(2).saturating_add(10_000))
+        let default_ms = HEARTBEAT_S.default as u32 * 1000;
+        let every_ms = self.heartbeat.map_or(default_ms, |heartbeat| heartbeat.every_ms);
+        self.silence_ms.unwrap_or(every_ms.saturating_mul(2).saturating_add(PRESENCE_GRACE_MS))
     }
 }
 

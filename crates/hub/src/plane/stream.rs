@@ -3,18 +3,13 @@
 
 use std::collections::VecDeque;
 
+use bellwire_proto::limits::{COMPAT_DELAY_MS, PROBE_INTERVAL_MS, PROBES};
 use bytes::{Bytes, BytesMut};
 
 use super::frame::{Frame, Framing};
 use super::sequence::Sequence;
 use super::sink::Sink;
 use super::{HeartbeatForm, StreamOptions};
-
-/// The pause after an event before `compat=1` pushes it on (contract, section 4).
-const COMPAT_AFTER_MS: u64 = 100;
-/// The probes come this far apart, and there are three (contract, section 4).
-const PROBE_EVERY_MS: u64 = 1000;
-const PROBES: u8 = 3;
 
 pub(crate) struct Stream {
     pub(crate) generation: u32,
@@ -110,7 +105,7 @@ impl Stream {
         self.active_ms = now_ms;
         if self.compat {
             // The first write is held back like any other.
-            self.compat_at_ms = now_ms + COMPAT_AFTER_MS;
+            self.compat_at_ms = now_ms + COMPAT_DELAY_MS;
         }
     }
 
@@ -124,7 +119,7 @@ impl Stream {
             self.wrote_ms = now_ms;
         }
         if self.compat {
-            self.compat_at_ms = now_ms + COMPAT_AFTER_MS;
+            self.compat_at_ms = now_ms + COMPAT_DELAY_MS;
         }
         self.compat
     }
@@ -197,7 +192,7 @@ impl Stream {
 
     fn probe_at(&self) -> u64 {
         let done = PROBES.saturating_sub(self.probes_left);
-        self.attached_ms + (u64::from(done) + 1) * PROBE_EVERY_MS
+        self.attached_ms + (u64::from(done) + 1) * PROBE_INTERVAL_MS
     }
 
     fn stalls_at(&self) -> u64 {

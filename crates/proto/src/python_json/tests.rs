@@ -96,7 +96,7 @@ fn what_is_wrong_is_said_in_pythons_words() {
 #[test]
 fn nesting_ends_before_the_stack_does() {
     let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-    assert_eq!(printed(&nested(DEPTH_MAX)), nested(DEPTH_MAX));
-    let error = rewrite(&nested(DEPTH_MAX + 1)).unwrap_err().to_string();
+    assert_eq!(printed(&nested(CLASSIC_JSON_DEPTH_MAX)), nested(CLASSIC_JSON_DEPTH_MAX));
+    let error = rewrite(&nested(CLASSIC_JSON_DEPTH_MAX + 1)).unwrap_err().to_string();
     assert_eq!(error, "Nested too deep: line 1 column 901 (char 900)");
 }

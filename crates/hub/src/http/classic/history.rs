@@ -7,14 +7,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::plane::{Frame, Framing};
+use bellwire_proto::limits::{
+    CLASSIC_HISTORY_BYTES_MAX as BYTES_MAX, CLASSIC_HISTORY_EVENTS_MAX as EVENTS_MAX,
+    CLASSIC_HISTORY_TOKENS_MAX as TOKENS_MAX,
+};
 
-/// Events that are kept of one token. Contract, section 10.
-const EVENTS_MAX: usize = 100;
-/// Tokens that have a history at all.
-const TOKENS_MAX: usize = 10_000;
-/// Bytes of all frames kept.
-const BYTES_MAX: usize = 64 * 1024 * 1024;
+use crate::plane::{Frame, Framing};
 
 #[derive(Default)]
 pub(super) struct History {
