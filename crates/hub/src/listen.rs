@@ -1,15 +1,14 @@
-//! The way in: an accept loop, HTTP/1.1 and, over TLS, HTTP/2 by hyper, and connections that can be
-//! taken over.
+//! The accept loop: HTTP/1.1 and, over TLS, HTTP/2 by hyper, on connections that can be taken over.
 //!
-//! `axum::serve` sets no header timeout and no cap on connections, and would not let go of a
-//! socket; so the loop is our own. It serves an axum [`Router`] and puts [`ClientAddr`] and
-//! [`Takeover`](crate::plane::Takeover) into each request's extensions. It knows no route. The life of
-//! one connection stands in `listen/connection.rs`.
+//! `axum::serve` has no header timeout and no limit on connections, and does not release a socket; so
+//! the loop is our own. It serves an axum [`Router`] and puts [`ClientAddr`] and
+//! [`Takeover`](crate::plane::Takeover) into each request's extensions. It knows no route. One
+//! connection is served in `listen/connection.rs`.
 //!
 //! Bounds: a connection has [`ListenConfig::header_read_ms`] for each request's head and may stay
-//! idle for [`ListenConfig::idle_ms`]; past [`ListenConfig::connections_max`] a newcomer is accepted
-//! and closed at once, so that it learns of it and does not wait in the kernel's queue. How long a
-//! request's body may take is its handler's affair.
+//! idle for [`ListenConfig::idle_ms`]; beyond [`ListenConfig::connections_max`] a new connection is
+//! accepted and closed at once, so that the client does not wait in the kernel's queue. The handler
+//! decides how long a request's body may take.
 
 mod connection;
 mod http2;
@@ -28,24 +27,24 @@ use tokio::sync::watch;
 
 use crate::plane::ConnectionGuard;
 
-/// Bounds of a listener. `Default` is right for a hub that faces strangers.
+/// Bounds of a listener. `Default` is right for a hub on an open network.
 #[derive(Debug, Clone)]
 pub struct ListenConfig {
     /// For the head of a request, from its first byte on; for the first one, from the accept on.
-    /// Past it: 408 and the end. Default 10,000.
+    /// After it: 408 and the end. Default 10,000.
     pub header_read_ms: u64,
-    /// Between two requests on one connection. Past it: the end. Default 75,000.
+    /// Between two requests on one connection. After it: the end. Default 75,000.
     pub idle_ms: u64,
-    /// For a TLS handshake. Past it: the end. Default 10,000.
+    /// For a TLS handshake. After it: the end. Default 10,000.
     pub handshake_ms: u64,
     /// Fields in a request's head; more are answered 431. Default 100.
     pub headers_max: usize,
     /// A request's head in bytes, at least 8192; more are answered 431. Default 32 KiB.
     pub head_bytes_max: usize,
-    /// Open connections, those taken over included. Default 200,000; whoever starts the process
-    /// sees to it that it may have as many open files (RLIMIT_NOFILE).
+    /// Open connections, including those taken over. Default 200,000; the program has to raise its
+    /// limit of open files (RLIMIT_NOFILE) accordingly.
     pub connections_max: usize,
-    /// Connections that wait in the kernel for their accept. Default 4096.
+    /// Connections that wait in the kernel to be accepted. Default 4096.
     pub backlog: u32,
 }
 
@@ -67,7 +66,7 @@ impl Default for ListenConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddr(pub SocketAddr);
 
-/// Bound sockets that nobody serves yet.
+/// Bound sockets that are not served yet.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -106,9 +105,9 @@ impl Listener {
         Ok(Self { sockets, addrs, config, tls: None })
     }
 
-    /// Speaks TLS on every address, each connection with the configuration of its moment: send
-    /// another into the channel to renew certificates. A client that chooses `h2` among the
-    /// protocols it offers (ALPN) is served HTTP/2, everybody else HTTP/1.
+    /// Serves TLS on every address, each connection with the configuration at its accept: send
+    /// another into the channel to renew certificates. A connection that negotiates `h2` (ALPN) is
+    /// served HTTP/2, every other one HTTP/1.
     #[must_use]
     pub fn with_tls(mut self, tls: watch::Receiver<Arc<rustls::ServerConfig>>) -> Self {
         self.tls = Some(tls);
@@ -140,12 +139,13 @@ impl Listener {
 
 fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A hub that restarts must not wait for the connections of its last life to time out.
+    // A restarted hub must not wait for the old connections of its address to time out.
     socket.set_reuseaddr(true)?;
     // Accepted sockets inherit it: one system call less for each.
     socket.set_nodelay(true)?;
-    // Inherited as well. It finds the peer that is gone where nothing is written to it: a classic
-    // listener without keepalive comments would hold its token for ever (contract, section 10).
+    // Inherited as well. It detects a dead peer to which nothing is written: a classic listener
+    // without keepalive comments would hold its token for ever (contract, section 10). The kernel
+    // gives up after `TCP_USER_TIMEOUT`, or nine probes.
     let probes = TcpKeepalive::new()
         .with_time(limits::TCP_KEEPALIVE_IDLE)
         .with_interval(limits::TCP_KEEPALIVE_INTERVAL);
@@ -154,17 +154,17 @@ fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     socket.listen(backlog)
 }
 
-/// How far a server has come.
+/// The stage of a server's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ServerStage {
     Serving,
-    /// Accepts nothing, finishes the requests in flight.
+    /// Accepts no connections and finishes the requests in flight.
     Draining,
-    /// Out of patience.
+    /// Drops what is in flight.
     Aborting,
 }
 
-/// A listener at work.
+/// A running server.
 #[derive(Debug)]
 pub struct Server {
     addrs: Vec<SocketAddr>,
@@ -178,13 +178,13 @@ impl Server {
         &self.addrs
     }
 
-    /// What happened so far, for metrics.
+    /// Counters since the start, for metrics.
     pub fn counts(&self) -> ListenCounts {
         self.tally.snapshot()
     }
 
-    /// Stops accepting, lets the requests in flight end within `grace`, then drops what is left.
-    /// Connections taken over are not touched: they are the plane's.
+    /// Stops accepting, lets the requests in flight end within `grace`, then drops the others.
+    /// Connections that were taken over belong to the plane and are not touched.
     pub async fn shutdown(self, grace: Duration) {
         self.stage.send_replace(ServerStage::Draining);
         if tokio::time::timeout(grace, self.stage.closed()).await.is_err() {
@@ -194,7 +194,8 @@ impl Server {
     }
 }
 
-/// After an accept that failed for want of something, files as a rule, which time alone mends.
+/// The pause after an accept that failed for lack of a resource, usually open files, until some are
+/// free again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 async fn accept_all(socket: TcpListener, shared: connection::Shared, router: Router) {
@@ -227,16 +228,16 @@ fn admit(stream: TcpStream, addr: SocketAddr, shared: &connection::Shared, route
     tokio::spawn(connection::serve(stream, addr, guard, shared.clone(), router.clone()));
 }
 
-/// Whether the failure concerns the connection that would have been accepted, not the loop.
+/// Whether the failure concerns only the connection that would have been accepted.
 fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// A snapshot of what a [`Server`] has seen.
+/// A snapshot of the counters of a [`Server`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenCounts {
-    /// Connections open now, those taken over included.
+    /// Connections open now, including those taken over.
     pub open: usize,
     /// Connections accepted and served.
     pub accepted: u64,
@@ -250,7 +251,7 @@ pub struct ListenCounts {
     pub header_timeouts: u64,
     /// Connections given to the plane.
     pub taken_over: u64,
-    /// Bytes that a client had sent behind a request whose connection was taken over; they are
+    /// Bytes that clients had sent behind a request whose connection was taken over; they are
     /// dropped.
     pub pipelined_bytes_dropped: u64,
 }

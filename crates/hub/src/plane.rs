@@ -1,16 +1,17 @@
 //! The streams of the hub: very many sockets that are nearly idle, written to at once.
 //!
-//! Shards are threads, one per core, each with an epoll, a table of streams and a timer wheel of its
-//! own; a stream lives and dies on one shard and costs it about a hundred bytes. Everyone else holds
-//! a [`Plane`] and [`StreamId`]s: commands go in without waiting, [`StreamEvent`]s come out.
+//! Shards are threads, one per core, each with its own epoll, table of streams and timer wheel; a
+//! stream stays on one shard and costs it about a hundred bytes. The rest of the hub holds a
+//! [`Plane`] and [`StreamId`]s: commands go in without blocking, [`StreamEvent`]s come out.
 //!
 //! ```text
 //! reserve ──> id ── frames may be sent from here on ──> attach(socket) ── send … send ──> close
 //! ```
 //!
-//! The plane decides nothing: what is sent to whom and when a device is replaced is `core`'s, what
-//! an event looks like is the codec's. It keeps the promises of a stream (contract, section 4): one
-//! event, one write; heartbeats; a bound on what a slow reader may leave unread; an orderly end.
+//! The plane decides nothing: `core` decides what is sent to which device and when a stream is
+//! replaced, the codec what an event looks like. The plane is responsible for the properties of a
+//! stream (contract, section 4): one event is one write; heartbeats; a bound on what a slow reader
+//! may leave unread; an orderly end.
 
 mod body;
 mod clock;
@@ -57,7 +58,26 @@ use inbox::{Command, Inbox};
 use shard::Shard;
 use stream_id::Key;
 
-/// A handle to the streams; clones are the same plane. When the last one goes, every stream ends.
+/// A handle to the streams; clones are the same plane. When the last one is dropped, every stream
+/// ends.
+///
+/// Four classes of methods, in the order in which a stream needs them. Only
+/// [`Self::shutdown`] blocks; the others may be called on any thread, also from
+/// [`StreamEvents::on_events`].
+///
+/// 1. **Begin**: [`Self::start`] once; [`Self::reserve`] for each stream, which returns its
+///    [`StreamId`].
+/// 2. **Attach**, at most once for each id: [`Self::respond`] in a handler, which takes the
+///    connection over where it can; [`Self::respond_with_body`] for a response body;
+///    [`Self::attach`] for any [`Sink`].
+/// 3. **Send**, any time between reserve and close, before attach too: [`Self::send`],
+///    [`Self::send_many`]. Frames leave in the order of the calls.
+/// 4. **End**: [`Self::close`] for one stream, [`Self::shutdown`] for all. A closed id is ignored
+///    by every method, so that a late call for an old stream cannot reach a new one.
+///
+/// Events go the other way, to [`StreamEvents`]: receipts of frames, `Stalled` and `Resumed`, and
+/// as the last event of each reservation `Closed`, exactly once. [`Self::counts`] is for metrics.
+/// `tests/plane_streams.rs` shows each class over real sockets.
 ///
 /// ```
 /// use std::sync::{Arc, mpsc};
@@ -142,8 +162,8 @@ impl Plane {
         Ok(plane)
     }
 
-    /// A new stream, for which frames may be sent at once; they wait in its buffer for
-    /// [`Self::attach`]. If that never comes, [`PlaneConfig::reservation_ms`] closes it.
+    /// A new stream. Frames may be sent to it at once; they wait in its outbox for
+    /// [`Self::attach`]. Without one it is closed after [`PlaneConfig::reservation_ms`].
     pub fn reserve(&self, options: StreamOptions) -> StreamId {
         let inboxes = &self.inner.inboxes;
         let next = self.inner.next.fetch_add(1, Ordering::Relaxed) % inboxes.len();
@@ -151,17 +171,16 @@ impl Plane {
         inboxes[next].reserve(options)
     }
 
-    /// Gives a reserved stream its sink. `head` (the response head of a socket taken over, empty
-    /// for a body) and every frame that has gathered leave in one write.
+    /// Gives a reserved stream its sink. `head` (the response head of a socket that was taken over,
+    /// empty for a body) and every frame that has gathered leave in one write.
     ///
-    /// If the stream was closed meanwhile with a last frame, that is still written; if it is
-    /// forgotten, the sink is dropped.
+    /// If the stream was closed meanwhile with a last frame, that is still written; if it was
+    /// released, the sink is dropped.
     pub fn attach(&self, id: StreamId, sink: Sink, framing: Framing, head: Bytes) {
         self.push(id, Command::Attach { key: id.key(), sink, framing, head });
     }
 
-    /// Sends a frame, behind all that was sent before. A stream that is closed ignores it and
-    /// reports nothing.
+    /// Sends a frame, behind all that was sent before. For a closed stream there is no receipt.
     pub fn send(&self, id: StreamId, frame: Frame, receipt: Receipt) {
         if let Some(inbox) = self.inbox(id) {
             inbox.send(id.key(), frame, receipt);
@@ -184,17 +203,17 @@ impl Plane {
     }
 
     /// Ends a stream: `last`, the end of the body and FIN go out behind what is unsent, within
-    /// [`PlaneConfig::linger_ms`]. A stream that is closed already stays as it is.
+    /// [`PlaneConfig::linger_ms`]. A stream that is closed already does not change.
     pub fn close(&self, id: StreamId, last: Option<Frame>, reason: CloseReason) {
         self.push(id, Command::Close { key: id.key(), last, reason });
     }
 
-    /// What the plane has done so far.
+    /// Counters since the start, for metrics.
     pub fn counts(&self) -> Counts {
         self.inner.counters.snapshot()
     }
 
-    /// Has every shard look at the clock; only a clock that does not move by itself needs it.
+    /// Has every shard read the clock; only a clock that does not move by itself needs it.
     pub fn wake(&self) {
         for inbox in &self.inner.inboxes {
             inbox.wake();
@@ -202,8 +221,8 @@ impl Plane {
     }
 
     /// Ends every stream as [`CloseReason::Shutdown`], waits up to `grace_ms` for their last bytes,
-    /// and joins the shards. What is sent to the plane afterwards is dropped. It blocks: not to be
-    /// called on a thread that serves tasks, nor from [`StreamEvents::on_events`].
+    /// and joins the shards. What is sent to the plane afterwards is dropped. It blocks: do not call
+    /// it on a thread that serves tasks, nor from [`StreamEvents::on_events`].
     pub fn shutdown(&self, grace_ms: u64) {
         for inbox in &self.inner.inboxes {
             inbox.push(Command::Stop { grace_ms });

@@ -1,4 +1,4 @@
-//! Every setting: its key, what is allowed, how its text is taken and told again.
+//! Every setting: its key, what is allowed, how its text is parsed and shown.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use super::{Config, TlsFiles};
 pub(super) struct Setting {
     pub(super) key: &'static str,
     pub(super) allowed: &'static str,
-    /// Takes its text; `None` when that is not allowed.
+    /// Parses a text; `None` when it is not allowed.
     pub(super) parse: fn(&mut Draft, &str) -> Option<()>,
-    /// Tells the text that would be taken as what is set; `None` when nothing is.
+    /// The text that parses as the present value; `None` when there is none.
     pub(super) show: fn(&Config) -> Option<String>,
 }
 

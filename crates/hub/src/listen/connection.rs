@@ -1,8 +1,9 @@
-//! One connection, from its accept to its end: closed, or taken over by the plane. What speaks HTTP/2
-//! goes on in `http2.rs`.
+//! One connection, from its accept until it is closed or taken over by the plane. HTTP/2 is served in
+//! `http2.rs`.
 //!
-//! hyper parses and answers; this file keeps the time, because hyper's one timeout does not tell a
-//! slow head from an idle connection, and takes the socket away when a handler asked for it.
+//! hyper parses and answers; this file has the timeouts, because hyper's one timeout does not
+//! distinguish a slow head from an idle connection, and takes the socket from hyper when a handler
+//! requests it.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -59,7 +60,7 @@ pub(super) async fn serve(
         _ = stage.wait_for(|stage| *stage == ServerStage::Aborting) => return,
     };
     match handshake {
-        // Boxed, or every plain connection's task would have room for a TLS session.
+        // Boxed, or the task of every plain connection would be as large as a TLS session.
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) => {
             Box::pin(http2::serve(stream, addr, guard, shared, router)).await
         }
@@ -73,11 +74,11 @@ pub(super) async fn serve(
 /// HTTP/2 in ALPN (RFC 9113, section 3.1).
 const HTTP_2: &[u8] = b"h2";
 
-/// How a connection that hyper served came to its end.
+/// How hyper's part of a connection ended.
 enum End {
-    /// hyper is done with it, or it is worth nothing more.
+    /// hyper has finished, or the connection is idle or of no use.
     Done,
-    /// A handler wants it for a stream.
+    /// A handler requested it for a stream.
     Takeover,
     /// A head took too long.
     HeadTimeout,
@@ -102,7 +103,7 @@ async fn serve_http1<T: Transport>(
         half_closed: None,
     });
     let mut connection = http1::Builder::new()
-        // Time is kept below.
+        // `Timer` has the timeouts.
         .header_read_timeout(None)
         .max_headers(config.headers_max)
         .max_buf_size(config.head_bytes_max.max(8192))
@@ -142,7 +143,7 @@ async fn serve_http1<T: Transport>(
     }
 }
 
-/// Gives the connection to the plane. The handler that asked for it is gone with hyper's part.
+/// Gives the connection to the plane. The handler that requested it is dropped with hyper's part.
 fn hand_over<T: Transport, S>(
     parts: http1::Parts<TokioIo<MonitoredTransport<T>>, S>,
     takeover: &Takeover,
@@ -150,7 +151,7 @@ fn hand_over<T: Transport, S>(
     tally: &Tally,
 ) {
     let Some(request) = takeover.take() else { return };
-    // Nobody answers a request behind a stream that never ends.
+    // A pipelined request behind a stream that never ends cannot be answered.
     tally.pipelined_bytes_dropped.fetch_add(parts.read_buf.len() as u64, Relaxed);
     match parts.io.into_inner().transport.into_sink(guard) {
         Ok(sink) => {
@@ -164,17 +165,17 @@ fn hand_over<T: Transport, S>(
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
-/// Says why the connection ends, if the client takes it at once.
+/// Sends why the connection ends, if the client accepts it at once.
 async fn refuse<T: Transport>(mut transport: T) {
     let response = async {
         transport.write_all(REQUEST_TIMEOUT).await?;
         transport.shutdown().await
     };
-    // Whatever comes of it, the connection ends here.
+    // With or without success, the connection ends here.
     let _ = tokio::time::timeout(Duration::from_secs(1), response).await;
 }
 
-/// An order that is not carried out when its connection ends must not be left to wait.
+/// A takeover request must not wait for a connection that has ended.
 struct CloseOnDrop<'a>(&'a Takeover);
 
 impl Drop for CloseOnDrop<'_> {
@@ -201,19 +202,19 @@ impl Transport for TlsStream<TcpStream> {
     }
 }
 
-/// What the time of a connection is spent on.
+/// What a connection is doing, which decides its timeout.
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     /// Reading a head. The first counts from the accept, before any byte of it has come.
     Head { since: Instant, begun: bool },
-    /// Being answered; the handler keeps its own time.
+    /// A request is being answered; the handler has its own timeouts.
     Busy,
     /// Between two requests.
     Idle { since: Instant },
 }
 
-/// What the parts of a connection tell its task. All of them run within that task, so the lock is
-/// never waited for.
+/// What the parts of a connection report to its task. All of them run within that task, so the lock
+/// is never contended.
 struct Activity(Mutex<ActivityState>);
 
 struct ActivityState {
@@ -270,16 +271,19 @@ impl Timer {
     }
 }
 
-/// The transport as hyper sees it.
+/// The transport as hyper uses it.
 struct MonitoredTransport<T> {
     transport: T,
     activity: Arc<Activity>,
-    /// The client has said FIN; until when hyper is not told, as long as a request is answered.
+    /// The client has sent FIN; hyper does not see it before this time while a request is answered.
+    /// A client that has only closed its half of the connection (`nc -N`) still gets its answer,
+    /// and one that has disconnected must not be waited for: hyper takes every FIN for the latter,
+    /// and would drop a handler between its commit and its answer.
     half_closed: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T> MonitoredTransport<T> {
-    /// Tells the FIN when it is time.
+    /// Reports the FIN to hyper when it is due.
     fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let (Some(half_closed), Phase::Busy) = (&mut self.half_closed, self.activity.phase()) {
             ready!(half_closed.as_mut().poll(context));
@@ -352,7 +356,7 @@ impl<T: Transport> AsyncWrite for MonitoredTransport<T> {
     }
 }
 
-/// The router as hyper calls it.
+/// The router as a service of hyper.
 struct Requests {
     router: Router,
     addr: SocketAddr,
@@ -384,7 +388,7 @@ impl Drop for Busy {
     }
 }
 
-/// An answer's body, which keeps its connection busy.
+/// The body of an answer, which marks its connection as busy.
 pub(super) struct BusyBody<B> {
     body: axum::body::Body,
     _busy: B,

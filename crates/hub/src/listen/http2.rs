@@ -1,8 +1,8 @@
-//! One connection that speaks HTTP/2, from its handshake to its end.
+//! One HTTP/2 connection, from its handshake to its end.
 //!
 //! hyper serves it whole: many streams share the socket, so none of them can be taken over, and
-//! each is an ordinary response body of the plane. Only TLS connections come here; the client chose
-//! by ALPN. Pings are answered, and sent to find the peer that is gone.
+//! each is an ordinary response body of the plane. Only TLS connections are served here; the client
+//! chose by ALPN. Pings are answered, and sent to detect a dead peer.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -48,13 +48,13 @@ pub(super) async fn serve(
     let mut ends = false;
     loop {
         tokio::select! {
-            // Whatever it says, the connection is over.
+            // With or without an error, the connection has ended.
             _ = connection.as_mut() => return,
             _ = draining.as_mut(), if !ends => {}
             () = idle(&in_flight, &config), if !ends => {}
             _ = aborting.wait_for(|stage| *stage == ServerStage::Aborting) => return,
         }
-        // What is in flight is finished, and nothing more is taken.
+        // Requests in flight are finished, and no more are accepted.
         ends = true;
         connection.as_mut().graceful_shutdown();
     }
@@ -71,7 +71,7 @@ fn builder(config: &ListenConfig) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Waits until nothing was in flight at two looks in a row, one idle time apart.
+/// Waits until nothing was in flight at two checks in a row, one idle timeout apart.
 async fn idle(in_flight: &AtomicUsize, config: &ListenConfig) {
     let time = Duration::from_millis(config.idle_ms);
     let mut was_idle = false;

@@ -1,8 +1,8 @@
-//! A stream inside an ordinary response body: for the Router mounted in somebody else's server, for
-//! HTTP/2, and wherever else the socket is not ours to take.
+//! A stream inside an ordinary response body: for a Router mounted in another server, for HTTP/2,
+//! and wherever else the socket cannot be taken over.
 //!
-//! The shard writes into a small buffer under a lock, the server's task reads from it and tells the
-//! shard when there is room again. Dropping the body is the client's going away.
+//! The shard writes into a small buffer under a lock; the server's task reads from it and wakes the
+//! shard when there is space again. A dropped body means that the client has disconnected.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-/// What a body holds before the stream's own bounded buffer takes over.
+/// Bytes that a body holds; more wait in the stream's own bounded outbox.
 pub(crate) const BODY_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// The body of a response that carries a stream; its bytes come from a shard of the plane.

@@ -7,24 +7,24 @@ use bellwire_proto::limits::UNSENT_BYTES_MAX;
 use super::clock::{Clock, SystemClock};
 use super::frame::Frame;
 
-/// How a plane is built. `Default` is right for a hub of one's own.
+/// How a plane is built. `Default` is right for a hub that runs as a server of its own.
 #[derive(Clone)]
 pub struct PlaneConfig {
     /// Threads, each with its part of the streams; 0 means one per core, at most 64.
     pub shards: usize,
     /// A frame that finds more than this many bytes unsent ends its stream as
-    /// [`CloseReason::Overloaded`](super::CloseReason::Overloaded). So a stream holds at most this and one frame, and what gathers
-    /// in one turn (64 KiB). Default 1 MiB (contract, section 4).
+    /// [`CloseReason::Overloaded`](super::CloseReason::Overloaded). So a stream holds at most this, one frame, and what gathers in
+    /// one iteration (64 KiB). Default 1 MiB (contract, section 4).
     pub unsent_bytes_max: usize,
     /// The last frame of a stream that ends as overloaded, behind what is unsent.
     pub overloaded_last: Option<Frame>,
     /// A reservation that has no sink after this time is closed as
     /// [`CloseReason::NeverAttached`](super::CloseReason::NeverAttached). Default 10,000.
     pub reservation_ms: u64,
-    /// How long a closed stream may take to get rid of what is unsent. Default 5,000.
+    /// How long a closed stream may take to send what is unsent. Default 5,000.
     pub linger_ms: u64,
-    /// How long a closed and written stream waits for the peer's FIN, so that no reset destroys the
-    /// last bytes on their way. Default 1,000.
+    /// How long a closed stream that has sent everything waits for the peer's FIN, so that no reset
+    /// destroys bytes in flight. Default 1,000.
     pub drain_ms: u64,
     /// The hub's clock.
     pub clock: Arc<dyn Clock>,
@@ -44,7 +44,7 @@ impl Default for PlaneConfig {
     }
 }
 
-/// The part of [`PlaneConfig`] that every shard keeps.
+/// The part of [`PlaneConfig`] that every shard holds.
 #[derive(Clone)]
 pub(super) struct Limits {
     pub(super) unsent_bytes_max: usize,
@@ -52,7 +52,7 @@ pub(super) struct Limits {
     pub(super) reservation_ms: u64,
     pub(super) linger_ms: u64,
     pub(super) drain_ms: u64,
-    /// The comment that pushes an event out of a box which holds the last write back.
+    /// The comment that pushes an event out of a proxy which holds the last write back.
     pub(super) compat_frame: Frame,
 }
 

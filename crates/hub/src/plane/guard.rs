@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Counts one open connection for as long as it lives, in a counter of its maker; it goes with the
+/// Counts one open connection for as long as it lives, in a counter of its maker; it moves with the
 /// socket from the accept loop to the plane.
 #[derive(Debug)]
 pub struct ConnectionGuard(Option<Arc<AtomicUsize>>);
@@ -15,7 +15,7 @@ impl ConnectionGuard {
         Self(Some(open.clone()))
     }
 
-    /// For sockets that nobody counts.
+    /// For sockets that are not counted.
     pub fn none() -> Self {
         Self(None)
     }

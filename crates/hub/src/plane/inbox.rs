@@ -1,7 +1,8 @@
-//! The way to a shard: one list under a lock, and a waker that is used only while the shard sleeps.
+//! How commands get to a shard: one list under a lock, and a waker that is used only while the
+//! shard sleeps.
 //!
-//! The inbox also gives the slots out, so that a stream has its id before its shard has heard of
-//! it. The lock is held to push or to take, never over a system call other than the wake.
+//! The inbox also assigns the slots, so that a stream has its id before its shard knows it. The
+//! lock is held to push or to take, and never across a system call.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -39,15 +40,15 @@ pub(crate) enum Command {
         last: Option<Frame>,
         reason: CloseReason,
     },
-    /// A response body was read from until it was empty, or was dropped by its reader.
+    /// The reader of a response body emptied it, or dropped it.
     BodyReady(Key),
-    /// Ends every stream, and the shard `grace_ms` later or as soon as all are gone.
+    /// Ends every stream, and the shard `grace_ms` later or as soon as all are released.
     Stop {
         grace_ms: u64,
     },
 }
 
-/// What a shard and everyone who writes to it share.
+/// What a shard shares with the handles of its plane.
 pub(crate) struct Inbox {
     shard: u8,
     waker: mio::Waker,
@@ -58,10 +59,10 @@ struct InboxState {
     commands: Vec<Command>,
     waiting_bytes: usize,
     asleep: bool,
-    /// The shard is gone: what is pushed is dropped.
+    /// The shard has ended: what is pushed is dropped.
     closed: bool,
-    /// Slots that had a stream, with the generation of the next. Taken from the front, so that a
-    /// slot rests as long as possible and its generations last.
+    /// Free slots with the generation of their next use. Reused from the front, so that a slot is
+    /// idle as long as possible and its generations last.
     free: VecDeque<Key>,
     fresh: u32,
 }
@@ -127,12 +128,12 @@ impl Inbox {
         self.with(|state| state.commands.push(command));
     }
 
-    /// Makes the shard take a turn even though nothing was sent.
+    /// Wakes the shard although nothing was sent.
     pub(crate) fn wake(&self) {
         self.with(|_| ());
     }
 
-    /// Gives slots back, takes what has gathered in exchange for the empty `commands`.
+    /// Returns free slots, and swaps the commands that have gathered with the empty `commands`.
     pub(crate) fn take(&self, commands: &mut Vec<Command>, freed: &mut Vec<Key>) {
         let mut state = self.lock();
         state.asleep = false;
@@ -146,8 +147,8 @@ impl Inbox {
         self.with(|state| state.closed = true);
     }
 
-    /// Whether the shard may sleep: false when there is something to take. From true on, whoever
-    /// pushes wakes it.
+    /// Whether the shard may sleep: false when there is something to take. After true, the next
+    /// push wakes it.
     pub(crate) fn may_sleep(&self) -> bool {
         let mut state = self.lock();
         state.asleep = state.commands.is_empty();
@@ -160,10 +161,10 @@ impl Inbox {
         let dropped = if state.closed { std::mem::take(&mut state.commands) } else { Vec::new() };
         let asleep = std::mem::replace(&mut state.asleep, false);
         drop(state);
-        // A sink that is dropped may talk to the inbox itself: never under the lock.
+        // A dropped sink may call the inbox itself: never under the lock.
         drop(dropped);
         if asleep {
-            // It fails only when the shard's epoll is gone, and then nobody listens.
+            // It fails only when the shard's epoll is closed, and then the shard has ended.
             let _ = self.waker.wake();
         }
         answer

@@ -1,9 +1,9 @@
-//! The loop of one shard: an epoll, a table of streams, a timer wheel. A stream lives and dies on
-//! one shard, and everything here happens on that shard's thread.
+//! The loop of one shard: an epoll, a table of streams, a timer wheel. A stream stays on one shard,
+//! and everything here runs on that shard's thread.
 //!
-//! A turn: hear what the sockets say, take every command that has gathered, let the timers fire,
-//! then write to each stream that got something, once. Only then are the owner's events told. What
-//! is written and how a stream ends stands in `writing.rs`.
+//! One iteration: read from the sockets, apply every command that has gathered, run the timers that
+//! are due, then write once to each stream that got something. Only then the owner gets its events.
+//! Writing to a stream and ending it is in `writing.rs`.
 
 use std::sync::Arc;
 use std::task::Wake;
@@ -26,9 +26,9 @@ use super::{CloseReason, HeartbeatForm, Receipt, StreamEvent, StreamEvents, Stre
 
 /// The token of the waker; no slot reaches it.
 pub(crate) const WAKER: Token = Token(usize::MAX);
-/// Sockets heard in one turn before the commands have theirs.
+/// Sockets read in one iteration before the commands are applied.
 const EVENTS_PER_ITERATION: usize = 1024;
-/// Read at once from a socket, to be dropped.
+/// Bytes read at once from a socket, to be dropped.
 const SCRATCH_BYTES: usize = 16 * 1024;
 
 pub(crate) struct Shard {
@@ -43,22 +43,22 @@ pub(crate) struct Shard {
     pub(crate) live: usize,
     pub(crate) wheel: Wheel,
     pub(crate) sequences: Sequences,
-    /// Slots to be written to at the end of the turn.
+    /// Slots to be flushed at the end of the iteration.
     pub(crate) dirty: Vec<u32>,
-    /// Slots whose sockets have more to read than one turn gives them.
+    /// Slots whose sockets have more to read than one iteration reads.
     pub(crate) unread: Vec<u32>,
-    /// Slots to give back.
+    /// Slots to return to the inbox.
     pub(crate) freed: Vec<Key>,
-    /// What to tell the owner of the plane.
+    /// Events for the owner of the plane.
     pub(crate) batch: Vec<StreamEvent>,
     pub(crate) scratch: Box<[u8]>,
     pub(crate) now_ms: u64,
-    /// The heartbeats of this turn, made when the first stream needs one.
+    /// The heartbeats of this iteration, made when the first stream needs one.
     heartbeats: [Option<Frame>; 2],
     stop_at: Option<Instant>,
 }
 
-/// Has the shard look at a stream whose response body was read or dropped.
+/// Has the shard process a stream whose response body was emptied or dropped.
 struct BodyWaker {
     inbox: Arc<Inbox>,
     key: Key,
@@ -102,7 +102,7 @@ impl Shard {
         }
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until a `Command::Stop` has been applied.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_ITERATION);
         let (mut commands, mut fired) = (Vec::new(), Vec::new());
@@ -126,7 +126,7 @@ impl Shard {
             for command in commands.drain(..) {
                 self.apply(command);
             }
-            // What a burst needed must not be kept for ever.
+            // The memory of one burst must not be held for ever.
             commands.shrink_to(1024);
             self.wheel.advance(self.now_ms, &mut fired);
             for slot in fired.drain(..) {
@@ -153,7 +153,7 @@ impl Shard {
         }
     }
 
-    /// How long to sleep; `None` until something happens.
+    /// How long to sleep; `None` until there is an event.
     fn wait(&self) -> Option<Duration> {
         if !self.unread.is_empty() || !self.inbox.may_sleep() {
             return Some(Duration::ZERO);
@@ -170,7 +170,7 @@ impl Shard {
         self.stop_at.is_some_and(|at| self.live == 0 || Instant::now() >= at)
     }
 
-    /// The stream that is meant, if it is still there.
+    /// The stream of this key, unless it was released.
     fn find(&mut self, key: Key) -> Option<&mut Stream> {
         self.streams.get_mut(key.slot as usize).filter(|stream| {
             stream.generation == key.generation && stream.state != StreamState::Free
@@ -232,7 +232,7 @@ impl Shard {
                 stream.state = StreamState::Open;
                 self.counters.attached();
             }
-            // Closed before its socket came: the client still gets what was meant for it.
+            // Closed before its sink was attached: the client still gets what was enqueued.
             StreamState::Ending => stream.deadline_ms = now_ms + linger_ms,
             StreamState::Free | StreamState::Open | StreamState::Draining => return,
         }
@@ -269,7 +269,7 @@ impl Shard {
         }
         self.enqueue(key.slot, frame, receipt);
         let now_ms = self.now_ms;
-        // A burst is written while it gathers, and that may have been the end of the stream.
+        // A burst is written while it gathers, and that may have ended the stream.
         let Some(stream) = self.find(key) else { return };
         if stream.wrote(now_ms) && stream.state == StreamState::Open {
             let due_at_ms = stream.due_at_ms();
@@ -281,7 +281,7 @@ impl Shard {
         }
     }
 
-    /// A socket has something to tell, or room again.
+    /// A socket is readable or writable, or a response body was emptied or dropped.
     fn on_readable(&mut self, slot: u32, writable: bool) {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
@@ -307,7 +307,7 @@ impl Shard {
         }
     }
 
-    /// The peer is there: a byte came from it, or it made room for one.
+    /// The peer is active: it sent or accepted a byte.
     pub(crate) fn on_activity(&mut self, slot: u32) {
         let now_ms = self.now_ms;
         let Some(stream) = self.streams.get_mut(slot as usize) else {
@@ -340,7 +340,7 @@ impl Shard {
             StreamState::Open => (),
         }
         let due = stream.due(now_ms);
-        // A reader that is behind has bytes enough; a heartbeat would only wait behind them.
+        // A slow reader has bytes to read; a heartbeat would only wait behind them.
         let (form, blocked) = (stream.form, stream.blocked);
         if due.heartbeat && !blocked {
             stream.wrote(now_ms);
@@ -360,7 +360,7 @@ impl Shard {
         }
     }
 
-    /// The heartbeat of this turn: all streams get the same bytes.
+    /// The heartbeat of this iteration: all streams get the same bytes.
     fn heartbeat(&mut self, form: HeartbeatForm) -> Frame {
         let [v1, classic] = &mut self.heartbeats;
         let made = match form {
@@ -376,7 +376,7 @@ impl Shard {
             self.end(slot, None, CloseReason::Shutdown);
             let stream = self.streams.get(slot as usize);
             if stream.is_some_and(|stream| stream.sink.is_none()) {
-                // Closed, and its socket will not come any more.
+                // Closed, and its sink will not be attached any more.
                 self.release(slot);
             }
         }

@@ -2,8 +2,8 @@
 
 use std::num::NonZeroU64;
 
-/// Names one stream of a plane, for ever: an id that has been closed is never given out again while
-/// anyone could still remember it, and does nothing wherever it is used.
+/// Identifies one stream of a plane: the id of a closed stream is not reused before its slot's 16
+/// million generations are, and calls with it have no effect.
 ///
 /// From the top: 8 bits shard, 24 bits generation (from 1), 32 bits slot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,12 +18,12 @@ impl StreamId {
         Self(NonZeroU64::new(id).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// The id as a number, to log or to keep in a map.
+    /// The id as a number, for logs and maps.
     pub fn get(self) -> u64 {
         self.0.get()
     }
 
-    /// The id that [`Self::get`] gave; `None` for 0, which is no stream's.
+    /// The id that [`Self::get`] returned; `None` for 0, which is no stream's id.
     pub fn from_number(id: u64) -> Option<Self> {
         NonZeroU64::new(id).map(Self)
     }
@@ -45,7 +45,7 @@ impl std::fmt::Debug for StreamId {
     }
 }
 
-/// A stream on its shard: the slot, and which of its users is meant.
+/// A stream on its shard: the slot, and the generation of its use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) slot: u32,
@@ -53,7 +53,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// The same slot for its next user.
+    /// The same slot with the next generation.
     pub(crate) fn next(self) -> Self {
         let generation = if self.generation >= GENERATION_MAX { 1 } else { self.generation + 1 };
         Self { generation, ..self }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_keeps_its_parts() {
+    fn an_id_contains_its_parts() {
         let key = Key { slot: u32::MAX, generation: GENERATION_MAX };
         let id = StreamId::new(255, key);
         assert_eq!((id.shard(), id.key()), (255, key));

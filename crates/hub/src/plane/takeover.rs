@@ -1,5 +1,5 @@
-//! The request to take a connection over: given by a handler, carried out by the connection's task
-//! in `listen`, the only one that can take the socket from under the HTTP server.
+//! The request to take a connection over: made by a handler, fulfilled by the connection's task in
+//! `listen`, the only one that can take the socket from the HTTP server.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -19,11 +19,11 @@ pub struct Takeover {
 struct Slot {
     request: Option<TakeoverRequest>,
     waker: Option<Waker>,
-    /// The connection is gone, and its task with it.
+    /// The connection and its task have ended.
     closed: bool,
 }
 
-/// A stream that waits for its connection. Dropped without one, it closes the stream.
+/// A stream that waits for its connection. Dropped before it is fulfilled, it closes the stream.
 pub(crate) struct TakeoverRequest {
     plane: Plane,
     id: StreamId,
@@ -52,7 +52,7 @@ impl Drop for TakeoverRequest {
 }
 
 impl Takeover {
-    /// Asks for the connection. The asker's future is dropped when it is taken.
+    /// Requests the connection. The future of the handler is dropped when it is taken over.
     pub(crate) fn request(&self, request: TakeoverRequest) {
         let (waker, refused) = {
             let mut slot = self.lock();
@@ -63,14 +63,14 @@ impl Takeover {
                 (slot.waker.take(), earlier)
             }
         };
-        // Dropping an request closes its stream: not under the lock.
+        // Dropping a request closes its stream: not under the lock.
         drop(refused);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// Whether there is an request; if not, `waker` is called when there is.
+    /// Whether there is a request; if not, `waker` is called when there is.
     pub(crate) fn is_requested(&self, waker: &Waker) -> bool {
         let mut slot = self.lock();
         if slot.request.is_none()
@@ -85,7 +85,7 @@ impl Takeover {
         self.lock().request.take()
     }
 
-    /// The connection ends: an request that waits, and any that comes, closes its stream.
+    /// The connection ends: a request that waits, and any later one, closes its stream.
     pub(crate) fn close(&self) {
         let request = {
             let mut slot = self.lock();

@@ -1,7 +1,7 @@
 //! How a shard writes to its streams, and how it ends them.
 //!
-//! During a turn frames gather for a stream; at the turn's end they leave in one write. What the
-//! kernel refuses waits in the stream's outbox until epoll tells of room.
+//! During an iteration frames gather for a stream; at its end they leave in one write. What the
+//! kernel refuses waits in the stream's outbox until epoll reports the socket writable.
 
 use std::io;
 
@@ -12,13 +12,12 @@ use super::stream::{Stream, StreamState};
 use super::stream_id::Key;
 use super::{CloseReason, Receipt, StreamEvent};
 
-/// What gathers for one stream before it is written within the turn, so that a burst to a fast
-/// reader never counts as unsent, and so that joining never copies more than this at once and a
-/// frame.
+/// Bytes that gather for one stream before they are written within the iteration, so that a burst
+/// to a fast reader never counts as unsent, and so that joining copies at most this and one frame.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
-    /// Gives the stream a frame, to leave at the end of this turn.
+    /// Enqueues a frame for the stream, to be written at the end of this iteration.
     pub(crate) fn enqueue(&mut self, slot: u32, frame: &Frame, receipt: Receipt) {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
@@ -42,7 +41,7 @@ impl Shard {
         }
     }
 
-    /// Has the stream written to at the end of the turn.
+    /// Has the stream flushed at the end of the iteration.
     pub(crate) fn mark_dirty(&mut self, slot: u32) {
         if let Some(stream) = self.streams.get_mut(slot as usize)
             && !std::mem::replace(&mut stream.dirty, true)
@@ -82,7 +81,7 @@ impl Shard {
             }
             Ok(count) => {
                 let outbox = stream.outbox();
-                // What the sink took is accounted for by the queue, as if it had waited there.
+                // The queue accounts for what the sink accepted, as if it had waited there.
                 outbox.push(bytes);
                 outbox.advance(count);
                 self.counters.wrote(count);
@@ -114,7 +113,8 @@ impl Shard {
         self.after_write(slot);
     }
 
-    /// Tells what is written, puts an empty outbox away, and takes an ending stream one step on.
+    /// Reports what was written, drops an empty outbox, and moves an ending stream to its next
+    /// state.
     fn after_write(&mut self, slot: u32) {
         let id = self.id(slot);
         let Some(stream) = self.streams.get_mut(slot as usize) else {
@@ -144,15 +144,15 @@ impl Shard {
         }
     }
 
-    /// Ends a stream from this side: `last` and the end of the body go out behind what is unsent,
-    /// within the time to linger. The owner hears of it at once.
+    /// Ends a stream from this side: `last` and the end of the body follow what is unsent, within
+    /// `linger_ms`. The owner gets its event at once.
     pub(crate) fn end(&mut self, slot: u32, last: Option<Frame>, reason: CloseReason) {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
         match stream.state {
             StreamState::Open => stream.deadline_ms = self.now_ms + self.limits.linger_ms,
-            // The reservation's own deadline goes on: the socket may still come.
+            // The reservation's own deadline continues: the sink may still be attached.
             StreamState::Reserved => (),
             StreamState::Free | StreamState::Ending | StreamState::Draining => return,
         }
@@ -169,7 +169,7 @@ impl Shard {
         self.enqueue(slot, &Frame::end(), Receipt::None);
     }
 
-    /// The peer is gone, or never came: nothing more can be told to it.
+    /// Ends a stream whose peer disconnected or never connected: nothing more can be sent.
     pub(crate) fn abort(&mut self, slot: u32, reason: CloseReason) {
         let Some(stream) = self.streams.get(slot as usize) else {
             return;
@@ -180,7 +180,7 @@ impl Shard {
         self.release(slot);
     }
 
-    /// Forgets the stream; its slot may be used again from the next turn on.
+    /// Releases the stream; its slot may be reused from the next iteration on.
     pub(crate) fn release(&mut self, slot: u32) {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
@@ -202,7 +202,7 @@ impl Shard {
     }
 }
 
-/// Writes what waits in the stream's outbox and what its sink holds; tells how much was taken.
+/// Writes what waits in the stream's outbox and what its sink holds; returns the bytes accepted.
 fn drain(stream: &mut Stream) -> io::Result<usize> {
     let Some(sink) = &mut stream.sink else {
         return Ok(0);
