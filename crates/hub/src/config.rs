@@ -67,7 +67,7 @@ pub struct Config {
     pub header_timeout: Duration,
     /// Time within which the body of a request must arrive. Default 30 s, from 1 s to 1 h.
     pub body_timeout: Duration,
-    /// How long a hub that is shown to stop still takes reports and answers reads. Default 2 s, at
+    /// How long a draining hub still takes reports and answers reads. Default 2 s, at
     /// most 8 s.
     pub drain: Duration,
     /// Threads that hold streams; 0 is one per core. Default 0, at most 256.

@@ -119,7 +119,7 @@ async fn answer(driver: Driver, request: axum::extract::Request) -> Response {
         return problem::with(problem::problem(&refusal), header::ALLOW, &allow);
     };
     // Here credentials are checked. This hub is open: everyone may do everything, and has no name.
-    let caller = Caller::anyone();
+    let caller = Caller::anonymous();
     let request = Request::new(driver, caller, route.path, head, body);
     match caught(handler(request)).await {
         Ok(response) => response,
@@ -134,7 +134,7 @@ impl Route {
             loop {
                 match (pattern.next(), path.next()) {
                     (None, None) => return true,
-                    (Some(wanted), Some(given)) if is_name(wanted) || wanted == given => {}
+                    (Some(expected), Some(given)) if is_name(expected) || expected == given => {}
                     _ => return false,
                 }
             }

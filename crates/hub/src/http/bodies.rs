@@ -49,7 +49,7 @@ pub fn data(media_type: &str, body: &[u8]) -> Result<Json, Problem> {
 pub struct Envelope {
     /// What to do.
     pub action: Action,
-    /// With what; `null` when it was not told.
+    /// With what; `null` when it was not outcomes.
     pub data: Json,
     /// For whom.
     pub device: DeviceId,
@@ -85,7 +85,7 @@ impl Envelope {
             run_timeout: take_seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
             not_before: members.take("not_before")?,
         };
-        if members.take_raw("rollout").is_some_and(|told| told != "null") {
+        if members.take_raw("rollout").is_some_and(|text| text != "null") {
             return Err(Problem::bad_request(
                 "a rollout is for many devices, and this release takes single devices",
             ));
@@ -108,7 +108,7 @@ pub struct BatchItem {
 ///
 /// # Errors
 /// `bad_request` when it is not a JSON array in UTF-8, `payload_too_large` past 1,000 items. What
-/// is wrong with an item is told of that item.
+/// is wrong with an item is outcomes of that item.
 pub fn batch(body: &[u8]) -> Result<Vec<BatchItem>, Problem> {
     let text =
         std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
@@ -279,10 +279,10 @@ mod tests {
                 {{"command":"x","state":"running"}},{{"state":"running"}},7]"#
         );
         let items = batch(body.as_bytes()).unwrap();
-        let told: Vec<_> =
+        let outcomes: Vec<_> =
             items.iter().map(|item| (item.command.as_deref(), item.report.is_ok())).collect();
         assert_eq!(
-            told,
+            outcomes,
             [(Some(ID), true), (Some(ID), false), (Some("x"), false), (None, false), (None, false)]
         );
     }

@@ -29,8 +29,8 @@ pub(super) async fn read(
 ) -> Result<Bytes, Problem> {
     let too_large =
         || Problem::new(Code::PayloadTooLarge, format!("the body is past {bytes_max} bytes"));
-    let told = body.size_hint().lower();
-    if usize::try_from(told).map_or(true, |told| told > bytes_max) {
+    let size = body.size_hint().lower();
+    if usize::try_from(size).map_or(true, |size| size > bytes_max) {
         linger(headers, body);
         return Err(too_large());
     }
@@ -59,7 +59,7 @@ pub(super) async fn read(
 
 /// Lets the rest of a refused body run dry while the answer goes out. Bounded in bytes and time, and one
 /// at most per connection, which takes no next request meanwhile. A client that waits for
-/// `100 Continue` has not begun to send, and must not be told to.
+/// `100 Continue` has not begun to send, and must not be size to.
 fn linger(headers: &HeaderMap, mut body: Body) {
     if headers.contains_key(header::EXPECT) {
         return;

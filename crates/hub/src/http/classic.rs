@@ -1,9 +1,9 @@
 //! The wire format of the Python library `eventsource` 1.1.1, for those who still speak it
-//! (`docs/protocol.md`, section 10): `GET /poll/{token}` listens, `POST /{action}/{token}` sends.
+//! (`docs/protocol.md`, section 10): `GET /poll/{token}` listening, `POST /{action}/{token}` sends.
 //!
 //! It has nothing in common with the rest of the hub but the [`plane`](crate::plane) and the accept
 //! loop: a token is no device, nothing is stored on disk, and who is not connected misses what is
-//! sent. Who listens stands in `registry.rs`, what a body becomes in `format.rs`, what an event looks
+//! sent. Who listening stands in `registry.rs`, what a body becomes in `format.rs`, what an event looks
 //! like in `event.rs`, what was sent lately in `history.rs`. Here requests are checked, in the order that the contract gives.
 
 mod body;
@@ -30,9 +30,9 @@ use crate::plane::{Heartbeat, HeartbeatForm, Plane, PlaneConfig, StreamHead, Str
 use body::BadBody;
 pub use format::{EventFormat, Json, Text, WithIds};
 use page::page;
-use registry::{Hand, Listen, Registry};
+use registry::{Listen, Posted, Registry};
 
-/// The action that listens. That it cannot be sent is only because no list has it.
+/// The action that listening. That it cannot be sent is only because no list has it.
 const LISTEN: &str = "poll";
 /// The actions that every server has. With ids there is `retry` beside them.
 const PING: &str = "ping";
@@ -118,11 +118,11 @@ struct Shared {
 /// What can be posted.
 struct Action {
     name: EventName,
-    does: Does,
+    kind: ActionKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Does {
+enum ActionKind {
     Event,
     Close,
     Retry,
@@ -192,13 +192,13 @@ impl Classic {
             return response;
         }
         let last_id = last_event_id(head);
-        let mut listens = registry.listen(plane, *options, &target.token, last_id);
-        if let Listen::Taken(end) = listens {
+        let mut listening = registry.listen(plane, *options, &target.token, last_id);
+        if let Listen::InUse(end) = listening {
             // Whether it ended in that time is asked anew.
             let _ = tokio::time::timeout(CLASSIC_LOCKED_GRACE, end.reached()).await;
-            listens = registry.listen(plane, *options, &target.token, last_id);
+            listening = registry.listen(plane, *options, &target.token, last_id);
         }
-        let Listen::Reserved(stream) = listens else {
+        let Listen::Reserved(stream) = listening else {
             return page(StatusCode::LOCKED, Some("Target is already connected"));
         };
         tracing::debug!(token = %target, ?stream, "listening");
@@ -231,17 +231,17 @@ impl Classic {
             .ok_or(Refusal::UnknownAction)?;
         let data = format.data(&body?).map_err(Refusal::Malformed)?;
         tracing::debug!(token = %target, bytes = data.len(), "posted");
-        let hand = match (action.does, event::whole_number(&data)) {
-            (Does::Close, _) => registry.end(plane, &target.token),
-            (Does::Retry, Some(retry_ms)) => registry.set_retry(&target.token, retry_ms),
+        let posted = match (action.kind, event::whole_number(&data)) {
+            (ActionKind::Close, _) => registry.end(plane, &target.token),
+            (ActionKind::Retry, Some(retry_ms)) => registry.set_retry(&target.token, retry_ms),
             _ => registry.send(plane, &target.token, &action.name, &data),
         };
-        match hand {
-            Hand::Done => Ok(()),
-            Hand::Absent => Err(Refusal::NotConnected),
+        match posted {
+            Posted::Done => Ok(()),
+            Posted::Absent => Err(Refusal::NotConnected),
             // The sender is dropped unheard when the stream ends before it takes the event.
-            Hand::Over(taken) => taken.await.map_err(|_| Refusal::NotConnected),
-            Hand::Ending(end) => {
+            Posted::Enqueued(buffered) => buffered.await.map_err(|_| Refusal::NotConnected),
+            Posted::Ending(end) => {
                 end.reached().await;
                 Ok(())
             }
@@ -257,13 +257,13 @@ impl std::fmt::Debug for Classic {
 
 impl Action {
     fn new(action: String) -> Result<Self, ClassicError> {
-        let does = match action.as_str() {
-            CLOSE => Does::Close,
-            RETRY => Does::Retry,
-            _ => Does::Event,
+        let kind = match action.as_str() {
+            CLOSE => ActionKind::Close,
+            RETRY => ActionKind::Retry,
+            _ => ActionKind::Event,
         };
         match EventName::new(action.as_str()) {
-            Ok(name) => Ok(Self { name, does }),
+            Ok(name) => Ok(Self { name, kind }),
             Err(source) => Err(ClassicError::Action { action, source }),
         }
     }

@@ -45,7 +45,7 @@ pub fn decode_segment(segment: &str) -> Result<String, Problem> {
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
-    left: Vec<(String, String)>,
+    untaken: Vec<(String, String)>,
 }
 
 impl Query {
@@ -56,19 +56,19 @@ impl Query {
     pub fn parse(raw: &str) -> Result<Self, Problem> {
         let undecodable =
             || Problem::bad_request("the query has a % that begins no UTF-8 character (RFC 3986)");
-        let mut left: Vec<(String, String)> = Vec::new();
+        let mut untaken: Vec<(String, String)> = Vec::new();
         for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name, true).ok_or_else(undecodable)?;
             if name.starts_with('_') {
                 continue;
             }
-            left.push((name, decode(value, true).ok_or_else(undecodable)?));
+            untaken.push((name, decode(value, true).ok_or_else(undecodable)?));
         }
-        let mut names: Vec<&str> = left.iter().map(|(name, _)| name.as_str()).collect();
+        let mut names: Vec<&str> = untaken.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         match names.windows(2).find(|pair| pair.first() == pair.last()) {
-            None => Ok(Self { left }),
+            None => Ok(Self { untaken }),
             Some(twice) => Err(Problem::bad_request(format!(
                 "parameter {} is given twice",
                 quoted(twice.first().copied().unwrap_or_default())
@@ -78,8 +78,8 @@ impl Query {
 
     /// A parameter as text, which is then no longer left.
     pub fn text(&mut self, name: &str) -> Option<String> {
-        let at = self.left.iter().position(|(n, _)| n == name)?;
-        Some(self.left.swap_remove(at).1)
+        let at = self.untaken.iter().position(|(n, _)| n == name)?;
+        Some(self.untaken.swap_remove(at).1)
     }
 
     /// A parameter as a type.
@@ -145,7 +145,7 @@ impl Query {
     /// # Errors
     /// `unknown_field`, naming a parameter that nobody took.
     pub fn finish(self) -> Result<(), Problem> {
-        match self.left.first() {
+        match self.untaken.first() {
             None => Ok(()),
             Some((name, _)) => Err(Problem::new(
                 Code::UnknownField,
@@ -156,8 +156,8 @@ impl Query {
 
     /// What is left, by name: two queries that say the same give the same.
     pub fn into_sorted(mut self) -> Vec<(String, String)> {
-        self.left.sort_unstable();
-        self.left
+        self.untaken.sort_unstable();
+        self.untaken
     }
 }
 
@@ -177,13 +177,13 @@ pub fn prefer_wait<'a>(
 ) -> Option<Seconds> {
     let preferences = values.into_iter().flat_map(|value| split_unquoted(value, ','));
     let wait = preferences.filter_map(|preference| {
-        let told = split_unquoted(preference, ';').next().unwrap_or_default();
-        let (name, value) = told.split_once('=')?;
+        let parameter = split_unquoted(preference, ';').next().unwrap_or_default();
+        let (name, value) = parameter.split_once('=')?;
         name.trim().eq_ignore_ascii_case("wait").then(|| value.trim())
     });
-    let told = wait.take(1).next()?;
-    let bare = told.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
-    let seconds: Seconds = bare.unwrap_or(told).parse().ok()?;
+    let value = wait.take(1).next()?;
+    let bare = value.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
+    let seconds: Seconds = bare.unwrap_or(value).parse().ok()?;
     Some(Seconds::new(seconds.get().min(seconds_max)))
 }
 
@@ -218,17 +218,17 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 /// # Errors
 /// `bad_request` when the parameter is no number; a header that is none is ignored.
 pub fn last_event_id(headers: &HeaderMap, query: &mut Query) -> Result<Option<Seq>, Problem> {
-    let asked = query.value("last_event_id")?;
+    let parameter = query.value("last_event_id")?;
     let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let told = header.and_then(|id| id.trim().parse().ok());
-    Ok(told.or(asked))
+    let header = header.and_then(|id| id.trim().parse().ok());
+    Ok(header.or(parameter))
 }
 
-/// The media type of the body, in lower case and without parameters; empty when none is told.
+/// The media type of the body, in lower case and without parameters; empty when none is expected.
 pub fn media_type(headers: &HeaderMap) -> String {
-    let told = headers.get(header::CONTENT_TYPE).map(|t| t.as_bytes());
-    let told = String::from_utf8_lossy(told.unwrap_or_default());
-    let essence = told.split(';').next().unwrap_or_default();
+    let value = headers.get(header::CONTENT_TYPE).map(|t| t.as_bytes());
+    let value = String::from_utf8_lossy(value.unwrap_or_default());
+    let essence = value.split(';').next().unwrap_or_default();
     essence.trim().to_ascii_lowercase()
 }
 
@@ -362,10 +362,11 @@ mod tests {
             let mut query = Query::parse(&format!("limit={value}")).unwrap();
             assert_eq!(query.number("limit", limits::PAGE_ITEMS).is_ok(), good, "{value:?}");
         }
-        for (value, told) in [("1", Some(true)), ("false", Some(false)), ("yes", None), ("", None)]
+        for (value, expected) in
+            [("1", Some(true)), ("false", Some(false)), ("yes", None), ("", None)]
         {
             let mut query = Query::parse(&format!("force={value}")).unwrap();
-            assert_eq!(query.switch("force").ok().flatten(), told, "{value:?}");
+            assert_eq!(query.switch("force").ok().flatten(), expected, "{value:?}");
         }
     }
 
@@ -386,8 +387,8 @@ mod tests {
             (&["wait=\""], None),
             (&[""], None),
         ] {
-            let told = prefer_wait(values.iter().copied(), 300);
-            assert_eq!(told.map(Seconds::get), wait, "{values:?}");
+            let expected = prefer_wait(values.iter().copied(), 300);
+            assert_eq!(expected.map(Seconds::get), wait, "{values:?}");
         }
     }
 
@@ -404,7 +405,7 @@ mod tests {
 
     #[test]
     fn the_last_event_id_of_the_header_wins_if_it_is_one() {
-        for (header, raw, told) in [
+        for (header, raw, expected) in [
             (&["7"][..], "last_event_id=3", Some(Some(7))),
             (&["x"], "last_event_id=3", Some(Some(3))),
             (&[""], "", Some(None)),
@@ -414,7 +415,7 @@ mod tests {
         ] {
             let mut query = Query::parse(raw).unwrap();
             let taken = last_event_id(&headers("last-event-id", header), &mut query);
-            assert_eq!(taken.ok().map(|id| id.map(Seq::get)), told, "{header:?} {raw}");
+            assert_eq!(taken.ok().map(|id| id.map(Seq::get)), expected, "{header:?} {raw}");
         }
     }
 

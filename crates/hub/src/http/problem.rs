@@ -88,9 +88,9 @@ mod tests {
         for code in Code::ALL {
             let response = problem(&Problem::new(*code, "why"));
             assert_eq!(response.status().as_u16(), code.status(), "{code}");
-            let asked = matches!(code.status(), 429 | 503);
-            let told = response.headers().contains_key(header::RETRY_AFTER);
-            assert_eq!(told, asked, "{code}");
+            let requested = matches!(code.status(), 429 | 503);
+            let given = response.headers().contains_key(header::RETRY_AFTER);
+            assert_eq!(given, requested, "{code}");
         }
     }
 }

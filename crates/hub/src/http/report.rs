@@ -35,8 +35,9 @@ pub(super) async fn batch(mut request: Request) -> Result<Response, Problem> {
     let items = bodies::batch(&body)?;
 
     request.driver.device(device.clone()).await?.ok_or_else(device::unknown)?;
-    let told = items.into_iter().map(|item| tell(request.driver.clone(), device.clone(), item));
-    let outcomes = in_order(told.collect()).await;
+    let reports =
+        items.into_iter().map(|item| report_item(request.driver.clone(), device.clone(), item));
+    let outcomes = in_order(reports.collect()).await;
     Ok(problem::json(StatusCode::OK, &outcomes))
 }
 
@@ -46,24 +47,24 @@ struct Outcome {
     command: Option<String>,
     status: u16,
     #[serde(flatten)]
-    answer: Answer,
+    answer: ItemAnswer,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Answer {
+enum ItemAnswer {
     Delivery(Box<Delivery>),
     Problem(Problem),
 }
 
-async fn tell(driver: Driver, device: DeviceId, item: BatchItem) -> Outcome {
-    let told = match item.report {
+async fn report_item(driver: Driver, device: DeviceId, item: BatchItem) -> Outcome {
+    let outcome = match item.report {
         Ok((command, report)) => driver.report(device, command, report).await,
         Err(refusal) => Err(refusal),
     };
-    let (status, answer) = match told {
-        Ok(delivery) => (StatusCode::OK.as_u16(), Answer::Delivery(Box::new(delivery))),
-        Err(refusal) => (refusal.code.status(), Answer::Problem(refusal)),
+    let (status, answer) = match outcome {
+        Ok(delivery) => (StatusCode::OK.as_u16(), ItemAnswer::Delivery(Box::new(delivery))),
+        Err(refusal) => (refusal.code.status(), ItemAnswer::Problem(refusal)),
     };
     Outcome { command: item.command, status, answer }
 }

@@ -40,7 +40,7 @@ pub(super) struct Caller {
 
 impl Caller {
     /// Somebody.
-    pub(super) fn anyone() -> Self {
+    pub(super) fn anonymous() -> Self {
         Self { name: None }
     }
 }
@@ -62,8 +62,8 @@ impl Request {
     /// # Errors
     /// `bad_request` when it breaks its rule.
     pub(super) fn name<T: FromStr<Err = InvalidName>>(&self, which: &str) -> Result<T, Problem> {
-        let wanted = self.route.split('/').zip(self.head.uri.path().split('/'));
-        let given = wanted
+        let segments = self.route.split('/').zip(self.head.uri.path().split('/'));
+        let given = segments
             .filter(|(pattern, _)| is_name(pattern))
             .find(|(pattern, _)| pattern.trim_matches(['{', '}']) == which)
             .map_or("", |(_, given)| given);

@@ -25,22 +25,22 @@ use crate::plane::{Frame, Heartbeat, HeartbeatForm, StreamHead, StreamOptions};
 /// `GET /v1/devices/{device}/stream`.
 pub(super) async fn stream(request: Request) -> Result<Response, Problem> {
     let device: DeviceId = request.name("device")?;
-    let asked = Asked::take(request.query()?, &request.head.headers)?;
+    let requested = StreamRequest::take(request.query()?, &request.head.headers)?;
 
     if request.is_head() {
         not_draining(&request.driver)?;
         return Ok(head_only());
     }
-    let heartbeat = asked.heartbeat.map(Seconds::duration);
+    let heartbeat = requested.heartbeat.map(Seconds::duration);
     let heartbeat = heartbeat.unwrap_or(request.driver.config().heartbeat);
     let options =
-        StreamOptions { probes: asked.probes, compat: asked.compat, ..options(heartbeat) };
-    let listen = Listen { peer: request.peer(), ..asked.listen };
+        StreamOptions { probes: requested.probes, compat: requested.compat, ..options(heartbeat) };
+    let listen = Listen { peer: request.peer(), ..requested.listen };
     let reserved = request.driver.listen(device.clone(), listen, options).await?;
 
     let session = reserved.session();
-    let hello = hello(&request, device, session, asked.nonce, heartbeat);
-    let mut first = prelude(asked.prelude_bytes);
+    let hello = hello(&request, device, session, requested.nonce, heartbeat);
+    let mut first = prelude(requested.prelude_bytes);
     first.extend_from_slice(&frames::hello(&hello));
     let head = StreamHead::event_stream().first(Frame::new(&first));
     Ok(respond(&request.driver, &request.head, reserved, head).await)
@@ -62,14 +62,14 @@ pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
     }
     let wait = wait.unwrap_or(Seconds::new(POLL_WAIT_S.default));
     let poll = Poll { wait, last_event_id, peer: request.peer() };
-    let told = request.driver.poll(device.clone(), poll).await?;
+    let polled = request.driver.poll(device.clone(), poll).await?;
 
     let session = request.driver.no_session();
     let heartbeat = request.driver.config().heartbeat;
     let answer = PollAnswer {
         hello: hello(&request, device, session, nonce, heartbeat),
-        commands: told.commands,
-        cancels: told.cancels,
+        commands: polled.commands,
+        cancels: polled.cancels,
     };
     Ok(problem::json(StatusCode::OK, &answer))
 }
@@ -122,7 +122,7 @@ pub(super) fn take_nonce(query: &mut Query) -> Result<Option<String>, Problem> {
 }
 
 /// What the request for a stream asks for.
-struct Asked {
+struct StreamRequest {
     listen: Listen,
     heartbeat: Option<Seconds>,
     probes: bool,
@@ -131,14 +131,14 @@ struct Asked {
     prelude_bytes: usize,
 }
 
-impl Asked {
+impl StreamRequest {
     fn take(mut query: Query, headers: &HeaderMap) -> Result<Self, Problem> {
         let ack_none = match query.text("ack").as_deref() {
             None => false,
             Some("none") => true,
             Some(_) => return Err(Problem::bad_request("parameter ack is none or absent")),
         };
-        let asked = Self {
+        let requested = Self {
             listen: Listen {
                 ack_none,
                 confirm: query.switch("confirm")?.unwrap_or(false),
@@ -152,11 +152,11 @@ impl Asked {
             prelude_bytes: prelude_bytes(&mut query, headers)?,
         };
         query.finish()?;
-        Ok(asked)
+        Ok(requested)
     }
 }
 
-/// How long the comment before hello is: as asked for, else enough to fill the preview of a content
+/// How long the comment before hello is: as requested for, else enough to fill the preview of a content
 /// scanner when the request came through a proxy.
 fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Problem> {
     let range = Range { default: 0, min: 0, max: PRELUDE_BYTES_MAX as u64 };
@@ -238,12 +238,15 @@ fn head_of(media_type: &'static str, cache_control: &'static str) -> Response {
 mod tests {
     use super::*;
 
-    fn asked(raw: &str, headers: &[(&'static str, &'static str)]) -> Result<Asked, Problem> {
+    fn requested(
+        raw: &str,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<StreamRequest, Problem> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(*name, HeaderValue::from_static(value));
         }
-        Asked::take(Query::parse(raw)?, &map)
+        StreamRequest::take(Query::parse(raw)?, &map)
     }
 
     #[test]
@@ -258,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_request_through_a_proxy_gets_a_prelude_unless_it_says_otherwise() {
-        let bytes = |raw, headers| asked(raw, headers).map(|a| a.prelude_bytes).ok();
+        let bytes = |raw, headers| requested(raw, headers).map(|a| a.prelude_bytes).ok();
         assert_eq!(bytes("", &[]), Some(0));
         assert_eq!(bytes("", &[("via", "1.1 squid")]), Some(PRELUDE_BYTES_PROXIED));
         assert_eq!(bytes("", &[("x-forwarded-for", "::1")]), Some(PRELUDE_BYTES_PROXIED));
@@ -279,10 +282,10 @@ mod tests {
             ("last_event_id=x", Code::BadRequest),
             ("wait=1s", Code::UnknownField),
         ] {
-            assert_eq!(asked(raw, &[]).err().map(|p| p.code), Some(code), "{raw}");
+            assert_eq!(requested(raw, &[]).err().map(|p| p.code), Some(code), "{raw}");
         }
         let long = format!("nonce={}", "%C3%A9".repeat(65));
-        assert_eq!(asked(&long, &[]).err().map(|p| p.code), Some(Code::BadRequest));
-        assert!(asked(&long.replacen("%C3%A9", "", 1), &[]).is_ok());
+        assert_eq!(requested(&long, &[]).err().map(|p| p.code), Some(Code::BadRequest));
+        assert!(requested(&long.replacen("%C3%A9", "", 1), &[]).is_ok());
     }
 }

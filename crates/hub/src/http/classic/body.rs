@@ -19,9 +19,9 @@ pub(super) enum BadBody {
 }
 
 pub(super) async fn read(head: &Parts, body: Body) -> Result<Bytes, BadBody> {
-    let told_bytes = body.size_hint().lower();
+    let body_bytes = body.size_hint().lower();
     let is_too_large =
-        usize::try_from(told_bytes).map_or(true, |told| told > CLASSIC_BODY_BYTES_MAX);
+        usize::try_from(body_bytes).map_or(true, |bytes| bytes > CLASSIC_BODY_BYTES_MAX);
     if is_too_large && head.headers.contains_key(header::EXPECT) {
         // It waits for `100 Continue` and must not be told to.
         return Err(BadBody::TooLarge);
@@ -32,15 +32,19 @@ pub(super) async fn read(head: &Parts, body: Body) -> Result<Bytes, BadBody> {
 }
 
 async fn read_all(mut body: Body) -> Result<Bytes, BadBody> {
-    let (mut kept, mut came_bytes) = (BytesMut::new(), 0);
+    let (mut collected, mut read_bytes) = (BytesMut::new(), 0);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| BadBody::Broken)?.into_data() else { continue };
-        came_bytes += data.len();
-        if came_bytes <= CLASSIC_BODY_BYTES_MAX {
-            kept.extend_from_slice(&data);
-        } else if came_bytes > REFUSED_BODY_BYTES_MAX {
+        read_bytes += data.len();
+        if read_bytes <= CLASSIC_BODY_BYTES_MAX {
+            collected.extend_from_slice(&data);
+        } else if read_bytes > REFUSED_BODY_BYTES_MAX {
             break;
         }
     }
-    if came_bytes > CLASSIC_BODY_BYTES_MAX { Err(BadBody::TooLarge) } else { Ok(kept.freeze()) }
+    if read_bytes > CLASSIC_BODY_BYTES_MAX {
+        Err(BadBody::TooLarge)
+    } else {
+        Ok(collected.freeze())
+    }
 }

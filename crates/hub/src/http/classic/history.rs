@@ -74,7 +74,7 @@ mod tests {
         format!("kiosk-{number}").into_bytes().into()
     }
 
-    fn kept(history: &History, token: &[u8], last_id: u64) -> Vec<String> {
+    fn retained(history: &History, token: &[u8], last_id: u64) -> Vec<String> {
         let text =
             |frame: &Frame| String::from_utf8(frame.bytes(Framing::UntilClose).to_vec()).unwrap();
         history.after(token, last_id).map(text).collect()
@@ -87,10 +87,10 @@ mod tests {
             history.push(&token(0), id, Frame::new(format!("{id}").as_bytes()));
         }
         let all: Vec<String> = (50..150).map(|id| id.to_string()).collect();
-        assert_eq!(kept(&history, &token(0), 3), all);
-        assert_eq!(kept(&history, &token(0), 147), ["148", "149"]);
-        assert!(kept(&history, &token(0), 149).is_empty());
-        assert!(kept(&history, &token(1), 0).is_empty());
+        assert_eq!(retained(&history, &token(0), 3), all);
+        assert_eq!(retained(&history, &token(0), 147), ["148", "149"]);
+        assert!(retained(&history, &token(0), 149).is_empty());
+        assert!(retained(&history, &token(1), 0).is_empty());
     }
 
     #[test]
@@ -105,9 +105,9 @@ mod tests {
             }
         }
         assert_eq!(history.tokens.len(), TOKENS_MAX);
-        assert_eq!(kept(&history, &token(0), 0), ["x", "y"]);
-        assert!(kept(&history, &token(1), 0).is_empty(), "the oldest is gone");
-        assert_eq!(kept(&history, &token(TOKENS_MAX), 0), ["x"]);
+        assert_eq!(retained(&history, &token(0), 0), ["x", "y"]);
+        assert!(retained(&history, &token(1), 0).is_empty(), "the oldest is gone");
+        assert_eq!(retained(&history, &token(TOKENS_MAX), 0), ["x"]);
     }
 
     #[test]

@@ -37,24 +37,24 @@ struct Listener {
     /// For the next event.
     retry_ms: Option<u64>,
     /// Events that the stream has not taken yet, in order.
-    handed: VecDeque<Handed>,
+    enqueued: VecDeque<Enqueued>,
     /// It has been told to end: nothing is sent to it any more.
-    is_ending: bool,
+    ending: bool,
     /// Dropped with the listener, which is how those who wait for its end hear of it.
     end: watch::Sender<()>,
 }
 
-struct Handed {
+struct Enqueued {
     tag: u64,
-    taken: oneshot::Sender<()>,
+    buffered: oneshot::Sender<()>,
     /// What goes to the history when it is taken.
     record: Option<(u64, Frame)>,
 }
 
 /// The end of a listener, to be waited for.
-pub(super) struct End(watch::Receiver<()>);
+pub(super) struct ListenerEnd(watch::Receiver<()>);
 
-impl End {
+impl ListenerEnd {
     pub(super) async fn reached(mut self) {
         while self.0.changed().await.is_ok() {}
     }
@@ -63,16 +63,16 @@ impl End {
 /// What came of a wish to listen.
 pub(super) enum Listen {
     Reserved(StreamId),
-    Taken(End),
+    InUse(ListenerEnd),
 }
 
 /// What came of something for a listener.
-pub(super) enum Hand {
+pub(super) enum Posted {
     Absent,
     Done,
     /// The receiver hears when the event is taken, and fails when the stream ends before.
-    Over(oneshot::Receiver<()>),
-    Ending(End),
+    Enqueued(oneshot::Receiver<()>),
+    Ending(ListenerEnd),
 }
 
 impl Registry {
@@ -90,14 +90,14 @@ impl Registry {
     ) -> Listen {
         let mut state = self.lock();
         if let Some(listener) = state.listeners.get(token) {
-            return Listen::Taken(End(listener.end.subscribe()));
+            return Listen::InUse(ListenerEnd(listener.end.subscribe()));
         }
         let stream = plane.reserve(options);
         let listener = Listener {
             stream,
             retry_ms: None,
-            handed: VecDeque::new(),
-            is_ending: false,
+            enqueued: VecDeque::new(),
+            ending: false,
             end: watch::Sender::new(()),
         };
         state.listeners.insert(token.clone(), listener);
@@ -115,10 +115,16 @@ impl Registry {
     }
 
     /// Sends an event.
-    pub(super) fn send(&self, plane: &Plane, token: &Token, name: &EventName, data: &str) -> Hand {
+    pub(super) fn send(
+        &self,
+        plane: &Plane,
+        token: &Token,
+        name: &EventName,
+        data: &str,
+    ) -> Posted {
         let mut state = self.lock();
         let (id, tag) = (state.next_id, state.next_tag);
-        let Some(listener) = state.find(token) else { return Hand::Absent };
+        let Some(listener) = state.find(token) else { return Posted::Absent };
         let id = self.ids.then_some(id);
         let retry_ms = listener.retry_ms.take();
         let frame = event::frame(id, retry_ms, name, data);
@@ -127,34 +133,34 @@ impl Registry {
             None => (id, frame.clone()),
             Some(_) => (id, event::frame(Some(id), None, name, data)),
         });
-        let (taken, is_taken) = oneshot::channel();
-        listener.handed.push_back(Handed { tag, taken, record });
+        let (buffered, is_buffered) = oneshot::channel();
+        listener.enqueued.push_back(Enqueued { tag, buffered, record });
         plane.send(listener.stream, frame, Receipt::Buffered(tag));
         state.next_tag += 1;
         state.next_id += 1;
-        Hand::Over(is_taken)
+        Posted::Enqueued(is_buffered)
     }
 
     /// Has the next event carry `retry`.
-    pub(super) fn set_retry(&self, token: &[u8], retry_ms: u64) -> Hand {
+    pub(super) fn set_retry(&self, token: &[u8], retry_ms: u64) -> Posted {
         match self.lock().find(token) {
             Some(listener) => {
                 listener.retry_ms = Some(retry_ms);
-                Hand::Done
+                Posted::Done
             }
-            None => Hand::Absent,
+            None => Posted::Absent,
         }
     }
 
     /// Ends the stream behind what was sent.
-    pub(super) fn end(&self, plane: &Plane, token: &[u8]) -> Hand {
+    pub(super) fn end(&self, plane: &Plane, token: &[u8]) -> Posted {
         match self.lock().find(token) {
             Some(listener) => {
-                listener.is_ending = true;
+                listener.ending = true;
                 plane.close(listener.stream, None, CloseReason::Ended);
-                Hand::Ending(End(listener.end.subscribe()))
+                Posted::Ending(ListenerEnd(listener.end.subscribe()))
             }
-            None => Hand::Absent,
+            None => Posted::Absent,
         }
     }
 
@@ -166,20 +172,20 @@ impl Registry {
 impl RegistryState {
     /// The listener to whom something can still be sent.
     fn find(&mut self, token: &[u8]) -> Option<&mut Listener> {
-        self.listeners.get_mut(token).filter(|listener| !listener.is_ending)
+        self.listeners.get_mut(token).filter(|listener| !listener.ending)
     }
 
-    fn taken(&mut self, stream: StreamId, tag: u64) {
+    fn buffered(&mut self, stream: StreamId, tag: u64) {
         let Some(token) = self.tokens.get(&stream) else { return };
         let Some(listener) = self.listeners.get_mut(token) else { return };
-        if listener.handed.front().is_some_and(|handed| handed.tag == tag)
-            && let Some(handed) = listener.handed.pop_front()
+        if listener.enqueued.front().is_some_and(|enqueued| enqueued.tag == tag)
+            && let Some(enqueued) = listener.enqueued.pop_front()
         {
-            if let Some((id, frame)) = handed.record {
+            if let Some((id, frame)) = enqueued.record {
                 self.history.push(token, id, frame);
             }
             // Who posted it may have gone.
-            let _ = handed.taken.send(());
+            let _ = enqueued.buffered.send(());
         }
     }
 
@@ -195,7 +201,7 @@ impl StreamEvents for Registry {
         let mut state = self.lock();
         for event in batch.drain(..) {
             match event {
-                StreamEvent::Buffered { stream, tag } => state.taken(stream, tag),
+                StreamEvent::Buffered { stream, tag } => state.buffered(stream, tag),
                 StreamEvent::Closed { stream, reason } => {
                     tracing::debug!(?stream, reason = reason.as_str(), "closed");
                     state.closed(stream);
