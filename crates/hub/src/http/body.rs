@@ -1,7 +1,7 @@
 //! Reading a request's body: bounded in bytes and in time.
 //!
-//! Order of checks (contract, section 1): size 413, then what it is encoded as 415. What the bytes
-//! mean is [`super::bodies`]' business.
+//! Order of checks (contract, section 1): size 413, then `Content-Encoding` 415. [`super::bodies`]
+//! parses the bytes.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use super::params;
 /// The whole body.
 ///
 /// # Errors
-/// `payload_too_large` past `bytes_max`, at once if the head says so and else when that many have
-/// come; `request_timeout` when it did not end `within`; `unsupported_media_type` when it is
-/// compressed; `bad_request` when it broke off.
+/// `payload_too_large` beyond `bytes_max`, at once if the head announces it and else when so many
+/// were read; `request_timeout` when it did not end `within`; `unsupported_media_type` when it is
+/// compressed; `bad_request` when the connection failed.
 pub(super) async fn read(
     headers: &HeaderMap,
     mut body: Body,
@@ -57,9 +57,9 @@ pub(super) async fn read(
     }
 }
 
-/// Lets the rest of a refused body run dry while the answer goes out. Bounded in bytes and time, and one
-/// at most per connection, which takes no next request meanwhile. A client that waits for
-/// `100 Continue` has not begun to send, and must not be size to.
+/// Reads and drops the rest of a refused body while the answer is sent. Bounded in bytes and time, and
+/// one per connection, which takes no other request meanwhile. A client that waits for `100 Continue`
+/// has not begun to send, and reading would make it send.
 fn linger(headers: &HeaderMap, mut body: Body) {
     if headers.contains_key(header::EXPECT) {
         return;

@@ -1,10 +1,10 @@
-//! The wire format of the Python library `eventsource` 1.1.1, for those who still speak it
-//! (`docs/protocol.md`, section 10): `GET /poll/{token}` listening, `POST /{action}/{token}` sends.
+//! The wire format of the Python library `eventsource` 1.1.1, for its existing clients
+//! (`docs/protocol.md`, section 10): `GET /poll/{token}` listens, `POST /{action}/{token}` sends.
 //!
-//! It has nothing in common with the rest of the hub but the [`plane`](crate::plane) and the accept
-//! loop: a token is no device, nothing is stored on disk, and who is not connected misses what is
-//! sent. Who listening stands in `registry.rs`, what a body becomes in `format.rs`, what an event looks
-//! like in `event.rs`, what was sent lately in `history.rs`. Here requests are checked, in the order that the contract gives.
+//! It shares only the [`plane`](crate::plane) and the accept loop with the rest of the hub: a token is not a device, nothing
+//! is stored on disk, and events for a token that is not connected are lost. The listeners are in `registry.rs`, the
+//! conversion of bodies in `format.rs`, the encoding of events in `event.rs`, the events for replay in `history.rs`. Here
+//! requests are checked, in the order of the contract.
 
 mod body;
 mod event;
@@ -32,9 +32,9 @@ pub use format::{EventFormat, Json, Text, WithIds};
 use page::page;
 use registry::{Listen, Posted, Registry};
 
-/// The action that listening. That it cannot be sent is only because no list has it.
+/// The action that listens. It cannot be sent only because it is in no list of actions.
 const LISTEN: &str = "poll";
-/// The actions that every server has. With ids there is `retry` beside them.
+/// The actions that every server has; with ids there is also `retry`.
 const PING: &str = "ping";
 const CLOSE: &str = "close";
 const RETRY: &str = "retry";
@@ -42,7 +42,7 @@ const RETRY: &str = "retry";
 /// How a classic server behaves. `Default` is a server without flags: text, no ids, no keepalive.
 #[derive(Debug, Clone)]
 pub struct ClassicConfig {
-    /// What bodies are, and whether events have ids.
+    /// The format of bodies, and whether events have ids.
     pub format: Arc<dyn EventFormat>,
     /// Milliseconds between keepalive comments; 0 for none.
     pub keepalive_ms: u32,
@@ -53,7 +53,7 @@ pub struct ClassicConfig {
 }
 
 impl ClassicConfig {
-    /// A server of this format; else as `Default`.
+    /// A server of this format, otherwise as `Default`.
     pub fn new(format: impl EventFormat) -> Self {
         Self { format: Arc::new(format), keepalive_ms: 0, actions: Vec::new(), shards: 0 }
     }
@@ -72,18 +72,19 @@ impl Default for ClassicConfig {
     }
 }
 
-/// Why there is no classic server.
+/// Why a classic server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ClassicError {
-    /// An action that cannot be the name of an event.
+    /// The operator configured an action that cannot be the name of an event: it contains a line
+    /// break.
     #[error("the action {action:?} cannot be the name of an event: {source}")]
     Action {
-        /// Which.
+        /// The action.
         action: String,
-        /// Why.
+        /// The character that is not allowed.
         source: InvalidValue,
     },
-    /// The system refused a thread or an epoll.
+    /// The system refused a thread or an epoll; raise its limits.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -115,7 +116,7 @@ struct Shared {
     actions: Vec<Action>,
 }
 
-/// What can be posted.
+/// An action that can be posted.
 struct Action {
     name: EventName,
     kind: ActionKind,
@@ -129,10 +130,10 @@ enum ActionKind {
 }
 
 impl Classic {
-    /// Starts the streams of a classic server. They are its own, also in a hub that has others.
+    /// Starts the streams of a classic server, separate from those of a hub.
     ///
     /// # Errors
-    /// When an action is no name for an event, or the system refuses a thread.
+    /// When an action cannot be the name of an event, or the system refuses a thread.
     pub fn start(config: ClassicConfig) -> Result<Self, ClassicError> {
         let ClassicConfig { format, keepalive_ms, actions, shards } = config;
         let ids = format.ids();
@@ -153,14 +154,14 @@ impl Classic {
         Ok(Self { shared: Arc::new(Shared { plane, registry, options, format, actions }) })
     }
 
-    /// A server of its own: it answers every path.
+    /// The router of a separate server: it answers every path.
     pub fn router(&self) -> Router {
         let classic = self.clone();
         Router::new().fallback(move |request| classic.answer(request))
     }
 
-    /// Whether a path is one of the classic format in a hub that has others: two parts at least,
-    /// and not below `/v1`.
+    /// Whether a path of a hub belongs to the classic format: at least two segments, and not below
+    /// `/v1`.
     pub fn serves(path: &str) -> bool {
         !path.starts_with("/v1/") && Target::of(path).is_some()
     }
@@ -194,7 +195,7 @@ impl Classic {
         let last_id = last_event_id(head);
         let mut listening = registry.listen(plane, *options, &target.token, last_id);
         if let Listen::InUse(end) = listening {
-            // Whether it ended in that time is asked anew.
+            // Whether the listener has ended by then is checked again.
             let _ = tokio::time::timeout(CLASSIC_LOCKED_GRACE, end.reached()).await;
             listening = registry.listen(plane, *options, &target.token, last_id);
         }
@@ -219,8 +220,8 @@ impl Classic {
 
     async fn send(&self, head: &Parts, target: &Target, body: Body) -> Result<(), Refusal> {
         let Shared { plane, registry, format, actions, .. } = &*self.shared;
-        // Before anything is judged: a client that still writes when the answer comes may be told
-        // of a reset and not of the answer.
+        // Before any check: a client that still writes when the answer comes may get a reset
+        // instead of it.
         let body = body::read(head, body).await;
         if !registry.is_connected(&target.token) {
             return Err(Refusal::NotConnected);
@@ -239,7 +240,7 @@ impl Classic {
         match posted {
             Posted::Done => Ok(()),
             Posted::Absent => Err(Refusal::NotConnected),
-            // The sender is dropped unheard when the stream ends before it takes the event.
+            // The sender is dropped when the stream ends before it buffers the event.
             Posted::Enqueued(buffered) => buffered.await.map_err(|_| Refusal::NotConnected),
             Posted::Ending(end) => {
                 end.reached().await;
@@ -269,7 +270,7 @@ impl Action {
     }
 }
 
-/// Why nothing was sent.
+/// Why an event was not sent.
 enum Refusal {
     NotConnected,
     UnknownAction,
@@ -300,7 +301,8 @@ impl Refusal {
     }
 }
 
-/// What a path names: as in the original, the last slash divides it, and both parts are decoded.
+/// The action and the token of a path: as in the original, the last slash divides it, and both
+/// parts are decoded.
 struct Target {
     action: Vec<u8>,
     token: Arc<[u8]>,
@@ -320,7 +322,7 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// The number of the last event that the client has; what is none of ours is no event at all.
+/// The id of the last event that the client has; `None` when it is not an id of this server.
 fn last_event_id(head: &Parts) -> Option<u64> {
     head.headers.get("last-event-id")?.to_str().ok()?.trim().parse().ok()
 }
@@ -336,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_slash_divides_a_path_and_escapes_do_not() {
+    fn the_last_slash_divides_a_path_but_an_escaped_one_does_not() {
         for (path, expected) in [
             ("/poll/kiosk", Some(("poll", "kiosk"))),
             ("/poll/a%2Fb%20c%", Some(("poll", "a/b c%"))),

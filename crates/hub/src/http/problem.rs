@@ -1,8 +1,7 @@
-//! Answers: JSON, and the problems that stand in for it. The one place that turns either into
-//! an HTTP response.
+//! Answers: JSON values and problems. The one place that turns either into an HTTP response.
 //!
-//! What a problem's code means is said in `bellwire-proto`; what it is called on the wire too.
-//! Internal text never gets into one.
+//! The meaning and the wire name of a problem's code are in `bellwire-proto`. Internal text never
+//! gets into one.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -12,7 +11,7 @@ use http::header::{self, HeaderValue};
 use http::{HeaderName, StatusCode};
 use serde::Serialize;
 
-/// JSON with its length, not to be stored by caches: it is true now, and maybe not any more.
+/// JSON with its length, not to be stored by caches, because it changes.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     written(status, "application/json", value).unwrap_or_else(|| problem(&internal()))
 }
@@ -35,7 +34,7 @@ pub(super) fn problem(problem: &Problem) -> Response {
     response
 }
 
-/// The hub's own fault. What it was is in the log and not in the answer.
+/// The hub's own fault. The cause is in the log and not in the answer.
 pub(super) fn internal() -> Problem {
     Problem::new(Code::Internal, "the hub failed at this; its log says why")
 }
@@ -84,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_says_when_to_try_again_exactly_when_its_status_asks_for_it() {
+    fn a_problem_has_retry_after_exactly_when_its_status_requires_it() {
         for code in Code::ALL {
             let response = problem(&Problem::new(*code, "why"));
             assert_eq!(response.status().as_u16(), code.status(), "{code}");

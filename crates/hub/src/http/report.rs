@@ -1,4 +1,4 @@
-//! What devices report: one delivery, or a batch. Contract, section 5.
+//! Reports of devices: about one delivery, or a batch. Contract, section 5.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -41,7 +41,7 @@ pub(super) async fn batch(mut request: Request) -> Result<Response, Problem> {
     Ok(problem::json(StatusCode::OK, &outcomes))
 }
 
-/// What became of one item of a batch.
+/// The result of one item of a batch.
 #[derive(Serialize)]
 struct Outcome {
     command: Option<String>,
@@ -69,8 +69,8 @@ async fn report_item(driver: Driver, device: DeviceId, item: BatchItem) -> Outco
     Outcome { command: item.command, status, answer }
 }
 
-/// Runs all at once, so that one commit can carry them, and yet begins them in their order: a report
-/// is told to the core when it is first polled, and two of one delivery must not change places.
+/// Runs all at once, so that one commit can contain them, and yet begins them in order: a report
+/// reaches the core when it is first polled, and two of one delivery must not be reordered.
 async fn in_order<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     enum Slot<F, T> {
         Running(Pin<Box<F>>),
@@ -109,7 +109,7 @@ mod tests {
             let begun = &begun;
             async move {
                 begun.lock().unwrap().push(n);
-                // The earlier ones end last.
+                // The first ones end last.
                 for _ in n..100 {
                     tokio::task::yield_now().await;
                 }

@@ -1,4 +1,4 @@
-//! Listening: a device's stream, its long-poll form, and confirming. Contract, section 4.
+//! Listening: a device's stream, the long poll, and confirmation. Contract, section 4.
 
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
     query.finish()?;
 
     if request.is_head() {
-        // A poll takes what waits; a look must not.
+        // A poll takes queued commands; HEAD must not.
         not_draining(&request.driver)?;
         return Ok(head_of("application/json", "no-store"));
     }
@@ -74,7 +74,7 @@ pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
     Ok(problem::json(StatusCode::OK, &answer))
 }
 
-/// `POST /v1/devices/{device}/confirm`: the bytes of this session's stream do arrive.
+/// `POST /v1/devices/{device}/confirm`: the device receives the bytes of this session's stream.
 pub(super) async fn confirm(mut request: Request) -> Result<Response, Problem> {
     let device: DeviceId = request.name("device")?;
     request.no_query()?;
@@ -86,7 +86,7 @@ pub(super) async fn confirm(mut request: Request) -> Result<Response, Problem> {
     Ok(problem::empty())
 }
 
-/// Answers with a stream that has nothing to say before its frames.
+/// Answers with a stream that begins with its frames.
 pub(super) async fn answer(driver: &Driver, head: &Parts, reserved: Reserved) -> Response {
     respond(driver, head, reserved, StreamHead::event_stream()).await
 }
@@ -108,10 +108,10 @@ pub(super) fn head_only() -> Response {
     response
 }
 
-/// `nonce`: text to be told back.
+/// Takes `nonce`: text to be echoed.
 ///
 /// # Errors
-/// `bad_request` past 64 characters.
+/// `bad_request` beyond 64 characters.
 pub(super) fn take_nonce(query: &mut Query) -> Result<Option<String>, Problem> {
     match query.text("nonce") {
         Some(nonce) if nonce.chars().count() > NONCE_CHARS_MAX => Err(Problem::bad_request(
@@ -121,7 +121,7 @@ pub(super) fn take_nonce(query: &mut Query) -> Result<Option<String>, Problem> {
     }
 }
 
-/// What the request for a stream asks for.
+/// The parameters of a request for a stream.
 struct StreamRequest {
     listen: Listen,
     heartbeat: Option<Seconds>,
@@ -156,7 +156,7 @@ impl StreamRequest {
     }
 }
 
-/// How long the comment before hello is: as requested for, else enough to fill the preview of a content
+/// The length of the comment before hello: as requested, else enough to fill the preview of a content
 /// scanner when the request came through a proxy.
 fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Problem> {
     let range = Range { default: 0, min: 0, max: PRELUDE_BYTES_MAX as u64 };
@@ -171,7 +171,7 @@ fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Proble
     }
 }
 
-/// A comment line of so many bytes, colon and line feed included; of 0 bytes, nothing.
+/// A comment line of so many bytes, including colon and line feed; nothing for 0 bytes.
 fn prelude(bytes: usize) -> Vec<u8> {
     let mut comment = vec![b' '; bytes];
     if let [first, .., last] = comment.as_mut_slice() {
@@ -203,8 +203,8 @@ fn elapsed_ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Hands the stream over; the last thing that a handler does. On a connection that is taken over this
-/// future never comes back: it is dropped where it waits.
+/// Hands the stream over, as the last step of a handler. When the connection is taken over, this
+/// future never completes: it is dropped while it waits.
 async fn respond(
     driver: &Driver,
     request: &Parts,
@@ -216,7 +216,7 @@ async fn respond(
     driver.plane().respond(request, stream, head).await
 }
 
-/// What a stream or a poll would be refused for while the hub drains.
+/// Refuses streams and polls while the hub drains.
 fn not_draining(driver: &Driver) -> Result<(), Problem> {
     match driver.readiness() {
         Readiness::Draining => Err(Problem::new(Code::Draining, "the hub is about to stop")),
@@ -224,9 +224,9 @@ fn not_draining(driver: &Driver) -> Result<(), Problem> {
     }
 }
 
-/// The head of an answer whose length would only be known at its end.
+/// The head of an answer of unknown length.
 fn head_of(media_type: &'static str, cache_control: &'static str) -> Response {
-    // A mapped body is of unknown length, so that nobody tells the length of this one: none.
+    // A mapped body has no known length, so that hyper sends no `Content-Length: 0`.
     let mut response = Response::new(Body::new(Empty::new().map_frame(|frame| frame)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prelude_is_a_comment_of_exactly_the_bytes_asked_for() {
+    fn a_prelude_is_a_comment_of_exactly_the_bytes_requested() {
         assert!(prelude(0).is_empty());
         assert_eq!(prelude(2), b":\n");
         let comment = prelude(PRELUDE_BYTES_PROXIED);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_through_a_proxy_gets_a_prelude_unless_it_says_otherwise() {
+    fn a_request_through_a_proxy_gets_a_prelude_unless_it_requests_none() {
         let bytes = |raw, headers| requested(raw, headers).map(|a| a.prelude_bytes).ok();
         assert_eq!(bytes("", &[]), Some(0));
         assert_eq!(bytes("", &[("via", "1.1 squid")]), Some(PRELUDE_BYTES_PROXIED));
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stream_does_not_know_it_refuses() {
+    fn invalid_and_unknown_parameters_of_a_stream_are_refused() {
         for (raw, code) in [
             ("heartbeat=4s", Code::BadRequest),
             ("heartbeat=11m", Code::BadRequest),

@@ -1,4 +1,4 @@
-//! Reading what is posted: bounded in bytes and in time.
+//! Reads posted bodies, bounded in bytes and in time.
 
 use axum::body::Body;
 use bellwire_proto::limits::{
@@ -10,7 +10,7 @@ use http::request::Parts;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 
-/// Why there is no body.
+/// Why a body was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BadBody {
     TooLarge,
@@ -23,7 +23,7 @@ pub(super) async fn read(head: &Parts, body: Body) -> Result<Bytes, BadBody> {
     let is_too_large =
         usize::try_from(body_bytes).map_or(true, |bytes| bytes > CLASSIC_BODY_BYTES_MAX);
     if is_too_large && head.headers.contains_key(header::EXPECT) {
-        // It waits for `100 Continue` and must not be told to.
+        // It waits for `100 Continue`, which reading would send.
         return Err(BadBody::TooLarge);
     }
     tokio::time::timeout(CLASSIC_BODY_TIMEOUT, read_all(body))

@@ -1,8 +1,8 @@
-//! The last events of each token, for listeners that come back with `Last-Event-ID`.
+//! The last events of each token, for listeners that reconnect with `Last-Event-ID`.
 //!
 //! Bounded three ways: the last [`EVENTS_MAX`] events of a token, [`TOKENS_MAX`] tokens, and
-//! [`BYTES_MAX`] bytes in all. Past the last two, the token that was written to least recently is
-//! forgotten; a token alone past all the bytes loses its oldest events.
+//! [`BYTES_MAX`] bytes in all. Beyond the last two, the history of the token that was written to
+//! least recently is dropped; a single token beyond the bytes loses its oldest events.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::plane::{Frame, Framing};
 #[derive(Default)]
 pub(super) struct History {
     tokens: HashMap<Arc<[u8]>, VecDeque<(u64, Frame)>>,
-    /// The tokens by the id of their last event, which no two of them share.
+    /// The tokens by the id of their last event, which is unique.
     by_age: BTreeMap<u64, Arc<[u8]>>,
     bytes: usize,
 }
 
 impl History {
-    /// Keeps an event. Ids rise within a token.
+    /// Stores an event. Ids rise within a token.
     pub(super) fn push(&mut self, token: &Arc<[u8]>, id: u64, frame: Frame) {
         let events = self.tokens.entry(token.clone()).or_default();
         if let Some((last_id, _)) = events.back() {
@@ -48,7 +48,7 @@ impl History {
         events.filter(move |(id, _)| *id > last_id).map(|(_, frame)| frame)
     }
 
-    /// Makes room: by the oldest token, or by the oldest event of the only one.
+    /// Drops the least recently written token, or the oldest event of the only one.
     fn forget(&mut self) {
         if self.by_age.len() > 1 {
             let oldest = self.by_age.pop_first();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_hundred_events_of_a_token_are_kept() {
+    fn the_last_hundred_events_of_a_token_are_retained() {
         let mut history = History::default();
         for id in 0..150 {
             history.push(&token(0), id, Frame::new(format!("{id}").as_bytes()));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn past_its_bounds_the_least_recently_written_token_is_forgotten() {
+    fn beyond_its_bounds_the_least_recently_written_token_is_dropped() {
         let mut history = History::default();
         for number in 0..=TOKENS_MAX {
             history.push(&token(number), number as u64 + 1, Frame::new(b"x"));
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_all_are_bounded() {
+    fn the_bytes_of_all_events_are_bounded() {
         let mut history = History::default();
         let big = Frame::new(&vec![b'x'; BYTES_MAX / 4]);
         for id in 0..10 {

@@ -1,8 +1,8 @@
-//! Which token has which stream: at most one, from its reservation until the plane says that it is
-//! closed. Finding, putting in and taking out are one step each, under one lock, and so is giving
-//! an event its number and handing it to the stream: numbers are in the order of writing.
+//! The stream of each token: at most one, from its reservation until the plane reports that it is
+//! closed. Lookup, insertion and removal are one step each, under one lock, and so is numbering an
+//! event and sending it: ids are in the order of writing.
 //!
-//! The lock is held for no longer than it takes to encode an event, also on the plane's threads.
+//! The lock is held at most as long as encoding an event takes, also on the plane's threads.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,20 +34,20 @@ struct RegistryState {
 
 struct Listener {
     stream: StreamId,
-    /// For the next event.
+    /// The `retry` of the next event.
     retry_ms: Option<u64>,
-    /// Events that the stream has not taken yet, in order.
+    /// Events that the stream has not buffered yet, in order.
     enqueued: VecDeque<Enqueued>,
-    /// It has been told to end: nothing is sent to it any more.
+    /// Its end was requested: nothing more is sent to it.
     ending: bool,
-    /// Dropped with the listener, which is how those who wait for its end hear of it.
+    /// Dropped with the listener, which wakes those that wait for its end.
     end: watch::Sender<()>,
 }
 
 struct Enqueued {
     tag: u64,
     buffered: oneshot::Sender<()>,
-    /// What goes to the history when it is taken.
+    /// What is added to the history when it is buffered.
     record: Option<(u64, Frame)>,
 }
 
@@ -60,17 +60,17 @@ impl ListenerEnd {
     }
 }
 
-/// What came of a wish to listen.
+/// The outcome of a request to listen.
 pub(super) enum Listen {
     Reserved(StreamId),
     InUse(ListenerEnd),
 }
 
-/// What came of something for a listener.
+/// The outcome of a post to a listener.
 pub(super) enum Posted {
     Absent,
     Done,
-    /// The receiver hears when the event is taken, and fails when the stream ends before.
+    /// The receiver completes when the event is buffered, and fails when the stream ends before.
     Enqueued(oneshot::Receiver<()>),
     Ending(ListenerEnd),
 }
@@ -80,7 +80,7 @@ impl Registry {
         Self { ids, state: Mutex::default() }
     }
 
-    /// Gives the token a stream of its own, with what is kept after `last_id` in it.
+    /// Reserves a stream for the token and replays what is retained after `last_id`.
     pub(super) fn listen(
         &self,
         plane: &Plane,
@@ -128,7 +128,7 @@ impl Registry {
         let id = self.ids.then_some(id);
         let retry_ms = listener.retry_ms.take();
         let frame = event::frame(id, retry_ms, name, data);
-        // What is replayed says nothing of a delay that was meant for its day.
+        // A replayed event has no `retry`: it was meant for the time of its sending.
         let record = id.map(|id| match retry_ms {
             None => (id, frame.clone()),
             Some(_) => (id, event::frame(Some(id), None, name, data)),
@@ -152,7 +152,7 @@ impl Registry {
         }
     }
 
-    /// Ends the stream behind what was sent.
+    /// Ends the stream after what was sent.
     pub(super) fn end(&self, plane: &Plane, token: &[u8]) -> Posted {
         match self.lock().find(token) {
             Some(listener) => {
@@ -170,7 +170,7 @@ impl Registry {
 }
 
 impl RegistryState {
-    /// The listener to whom something can still be sent.
+    /// The listener, unless its end was requested.
     fn find(&mut self, token: &[u8]) -> Option<&mut Listener> {
         self.listeners.get_mut(token).filter(|listener| !listener.ending)
     }
@@ -184,7 +184,7 @@ impl RegistryState {
             if let Some((id, frame)) = enqueued.record {
                 self.history.push(token, id, frame);
             }
-            // Who posted it may have gone.
+            // The client that posted it may have disconnected.
             let _ = enqueued.buffered.send(());
         }
     }
@@ -206,7 +206,7 @@ impl StreamEvents for Registry {
                     tracing::debug!(?stream, reason = reason.as_str(), "closed");
                     state.closed(stream);
                 }
-                // A classic listener is there until its connection is gone.
+                // A classic listener is connected until its connection ends.
                 StreamEvent::Written { .. }
                 | StreamEvent::Stalled { .. }
                 | StreamEvent::Resumed { .. } => {}
