@@ -11,7 +11,7 @@ use crate::{
 use alloc::string::String;
 
 /// A buffer that grew past this is given back after its event, not kept for the next.
-pub(crate) const KEPT_CAPACITY_BYTES: usize = 1 << 20;
+pub(crate) const RETAINED_CAPACITY_BYTES: usize = 1 << 20;
 
 /// What is stored of the block that is being read. Values that still lie in the chunk are not here
 /// but in [`InChunk`], which is always the younger of the two.
@@ -116,7 +116,7 @@ pub(crate) fn held_text<'a>(value: &'a [u8], buffer: &mut String) -> Held<'a> {
 
 /// Empties a buffer, and gives it back if it is large.
 pub(crate) fn clear(buffer: &mut String) {
-    if buffer.capacity() > KEPT_CAPACITY_BYTES {
+    if buffer.capacity() > RETAINED_CAPACITY_BYTES {
         *buffer = String::new();
     }
     buffer.clear();

@@ -14,7 +14,7 @@ mod builder;
 pub use builder::DecoderBuilder;
 
 use crate::{
-    block::{Block, Held, InChunk, KEPT_CAPACITY_BYTES, clear, held_text},
+    block::{Block, Held, InChunk, RETAINED_CAPACITY_BYTES, clear, held_text},
     event::{DEFAULT_NAME, Event, EventRef, Item, OwnedItem},
     last_id::{Id, LastId},
     line::{Digits, Field, NamePrefix, Value, split_line},
@@ -150,7 +150,7 @@ impl Decoder {
     pub fn decode_owned(&mut self, chunk: &mut &[u8]) -> Result<Option<OwnedItem>, DecodeError> {
         Ok(self.advance(chunk)?.map(|ready| match ready {
             Ready::Event { name, data: Held::Buffer }
-                if self.block.data.len() > KEPT_CAPACITY_BYTES =>
+                if self.block.data.len() > RETAINED_CAPACITY_BYTES =>
             {
                 let data = mem::take(&mut self.block.data);
                 let name = name.get(&self.block.name);

@@ -76,13 +76,13 @@ impl<'a> Encoder<'a> {
     pub fn retry(&mut self, retry_ms: u64) -> &mut Self {
         // Twenty digits are the most that a u64 has.
         let mut digits = [0_u8; 20];
-        let mut left = retry_ms;
+        let mut rest = retry_ms;
         let mut from = digits.len();
         for digit in digits.iter_mut().rev() {
-            *digit = b'0' + (left % 10) as u8;
-            left /= 10;
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
             from -= 1;
-            if left == 0 {
+            if rest == 0 {
                 break;
             }
         }

@@ -15,9 +15,9 @@ pub(crate) const DEFAULT_NAME: &str = "message";
 /// use bellwire_sse::EventRef;
 ///
 /// let event = EventRef::new("message", "hello", "");
-/// let kept = event.to_event();
-/// assert_eq!(kept.data(), "hello");
-/// assert_eq!(kept.as_event_ref(), event);
+/// let owned = event.to_event();
+/// assert_eq!(owned.data(), "hello");
+/// assert_eq!(owned.as_event_ref(), event);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventRef<'a> {

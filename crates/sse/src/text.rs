@@ -58,8 +58,8 @@ impl Pieces {
         while let Some(chunk) = chunks.next() {
             out.push_str(chunk.valid());
             let broken = chunk.invalid();
-            if chunks.peek().is_none() && may_go_on(broken) {
-                self.keep_open(broken);
+            if chunks.peek().is_none() && is_incomplete(broken) {
+                self.set_open(broken);
             } else if !broken.is_empty() {
                 out.push(char::REPLACEMENT_CHARACTER);
             }
@@ -88,8 +88,8 @@ impl Pieces {
             out.push_str(text);
             self.open_len = 0;
             true
-        } else if may_go_on(bytes) {
-            self.keep_open(bytes);
+        } else if is_incomplete(bytes) {
+            self.set_open(bytes);
             true
         } else {
             self.finish(out);
@@ -97,7 +97,7 @@ impl Pieces {
         }
     }
 
-    fn keep_open(&mut self, bytes: &[u8]) {
+    fn set_open(&mut self, bytes: &[u8]) {
         self.open_len = 0;
         for (slot, &byte) in self.open.iter_mut().zip(bytes) {
             *slot = byte;
@@ -107,7 +107,7 @@ impl Pieces {
 }
 
 /// Whether these bytes are the start of a character and want for the rest.
-fn may_go_on(bytes: &[u8]) -> bool {
+fn is_incomplete(bytes: &[u8]) -> bool {
     str::from_utf8(bytes)
         .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
 }

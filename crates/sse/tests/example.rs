@@ -21,16 +21,16 @@ fn each_answer_is_what_the_case_expects() {
     let cases: Vec<Map<String, Value>> =
         serde_json::from_str(include_str!("vectors/sse-cases.json")).unwrap();
     // What is expected is not sent along, so that it cannot be echoed.
-    let asked: Vec<String> = cases
+    let requests: Vec<String> = cases
         .iter()
         .map(|case| {
-            let mut asked = case.clone();
-            asked.retain(|key, _| matches!(&**key, "name" | "chunks" | "initial_last_event_id"));
-            Value::Object(asked).to_string()
+            let mut requests = case.clone();
+            requests.retain(|key, _| matches!(&**key, "name" | "chunks" | "initial_last_event_id"));
+            Value::Object(requests).to_string()
         })
         .collect();
     let mut answers = Vec::new();
-    vectors::answer_all(asked.join("\n").as_bytes(), &mut answers).unwrap();
+    vectors::answer_all(requests.join("\n").as_bytes(), &mut answers).unwrap();
     let answers: Vec<Map<String, Value>> = answers
         .split_inclusive(|byte| *byte == b'\n')
         .map(|line| serde_json::from_slice(line).unwrap())
