@@ -10,8 +10,10 @@
 //! here; see `reconnect.rs`.
 
 mod builder;
+mod resume;
 
 pub use builder::DecoderBuilder;
+use resume::Resumed;
 
 use crate::{
     block::{Block, Held, InChunk, RETAINED_CAPACITY_BYTES, clear, held_text},
@@ -30,8 +32,6 @@ pub const DEFAULT_LIMIT_BYTES: usize = 32 << 20;
 /// A long line is searched, checked and copied by so many bytes at a time: each step but the first
 /// finds them in the nearest cache.
 const WINDOW_BYTES: usize = 4096;
-
-const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
 /// Why an item could not be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,154 +312,6 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Goes on in a line of which the start came in an earlier chunk.
-    fn resume(&mut self, chunk: &mut &[u8]) -> Result<Resumed, DecodeError> {
-        if let Position::Bom(seen) = self.position {
-            return Ok(self.resume_bom(seen, chunk));
-        }
-        let line_end = self.take_line(chunk, WINDOW_BYTES);
-        let ended = line_end.is_some();
-        let piece = line_end.unwrap_or_else(|| take_first(chunk, WINDOW_BYTES));
-        let outcome = self.take_piece(piece);
-        let position = match (&outcome, ended) {
-            (_, true) => mem::replace(&mut self.position, Position::LineStart),
-            (Err(_), false) => mem::replace(&mut self.position, Position::Ignored),
-            (Ok(()), false) if chunk.is_empty() => return Ok(Resumed::NeedMore),
-            (Ok(()), false) => return Ok(Resumed::Line),
-        };
-        outcome?;
-        match position {
-            Position::Name(prefix) => match prefix.field() {
-                Some(field) => {
-                    self.start_value(field)?;
-                    Ok(self.finish_value(Value::new(field)))
-                }
-                None => Ok(Resumed::Line),
-            },
-            Position::Value(value) => Ok(self.finish_value(value)),
-            _ => Ok(Resumed::Line),
-        }
-    }
-
-    fn resume_bom(&mut self, mut seen: usize, chunk: &mut &[u8]) -> Resumed {
-        while let Some(&expected) = BOM.get(seen) {
-            match chunk.first() {
-                None => {
-                    self.position = Position::Bom(seen);
-                    return Resumed::NeedMore;
-                }
-                Some(&byte) if byte == expected => {
-                    take_first(chunk, 1);
-                    seen += 1;
-                }
-                // Half a mark is the start of a field name that nobody knows.
-                Some(_) if seen > 0 => {
-                    self.position = Position::Ignored;
-                    return Resumed::Line;
-                }
-                Some(_) => break,
-            }
-        }
-        self.position = Position::LineStart;
-        Resumed::Line
-    }
-
-    /// Takes in the next bytes of a line, without its end.
-    fn take_piece(&mut self, mut piece: &[u8]) -> Result<(), DecodeError> {
-        if self.block.skipped {
-            self.position = Position::Ignored;
-        }
-        if let Position::Name(mut prefix) = self.position {
-            self.position = loop {
-                let Some((&byte, rest)) = piece.split_first() else {
-                    break Position::Name(prefix);
-                };
-                piece = rest;
-                if byte == b':' {
-                    break match prefix.field() {
-                        Some(Field::Comment) if !self.comments => Position::Ignored,
-                        Some(field) => Position::Value(Value::new(field)),
-                        None => Position::Ignored,
-                    };
-                }
-                if !prefix.push(byte) {
-                    break Position::Ignored;
-                }
-            };
-            if let Position::Value(value) = self.position {
-                self.start_value(value.field)?;
-            }
-        }
-        let Position::Value(mut value) = self.position else {
-            return Ok(());
-        };
-        if value.at_start && !piece.is_empty() {
-            value.at_start = false;
-            if let (true, [b' ', rest @ ..]) = (value.field != Field::Comment, piece) {
-                piece = rest;
-            }
-        }
-        match value.field {
-            Field::Retry => value.digits = value.digits.and(piece),
-            Field::Data => {
-                self.count(piece.len())?;
-                value.pieces.push(&mut self.block.data, piece);
-            }
-            Field::Event | Field::Id => {
-                self.count(piece.len())?;
-                value.pieces.push(&mut self.line, piece);
-            }
-            Field::Comment => {
-                value.len_bytes += piece.len();
-                if value.len_bytes > self.limit_bytes {
-                    return Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes });
-                }
-                value.pieces.push(&mut self.line, piece);
-            }
-        }
-        self.position = Position::Value(value);
-        Ok(())
-    }
-
-    fn start_value(&mut self, field: Field) -> Result<(), DecodeError> {
-        match field {
-            Field::Data => {
-                self.count(1)?;
-                self.block.start_data_line();
-            }
-            Field::Event | Field::Id => {
-                self.count(1)?;
-                clear(&mut self.line);
-            }
-            Field::Comment => clear(&mut self.line),
-            Field::Retry => {}
-        }
-        Ok(())
-    }
-
-    fn finish_value(&mut self, mut value: Value) -> Resumed {
-        match value.field {
-            Field::Data => value.pieces.finish(&mut self.block.data),
-            Field::Event => {
-                value.pieces.finish(&mut self.line);
-                mem::swap(&mut self.block.name, &mut self.line);
-            }
-            Field::Id => {
-                value.pieces.finish(&mut self.line);
-                if Id::check(self.line.as_bytes()).is_some() {
-                    mem::swap(&mut self.block.id, &mut self.line);
-                    self.block.has_id = true;
-                }
-            }
-            Field::Retry => self.set_retry(value.digits),
-            Field::Comment => {
-                value.pieces.finish(&mut self.line);
-                return Resumed::Comment;
-            }
-        }
-        Resumed::Line
-    }
-
     /// Ends the block at its blank line; true if it is an event, and then it is to be dispatched.
     fn finish_block(&mut self, held: InChunk<'_>) -> bool {
         let skipped = self.block.skipped;
@@ -516,16 +368,6 @@ impl Decoder {
         self.block.skipped = true;
         Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes })
     }
-}
-
-/// How far a line got that was begun in an earlier chunk.
-enum Resumed {
-    /// It is done; the next byte starts a line, or goes on in one that is ignored.
-    Line,
-    /// It is done and was a comment, which lies in `line`.
-    Comment,
-    /// The chunk is used up.
-    NeedMore,
 }
 
 /// Takes up to `len` bytes off the front.
