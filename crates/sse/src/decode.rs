@@ -1,13 +1,13 @@
-//! Bytes in, events out: the WHATWG event stream interpretation, sans-IO.
+//! The decoder: the WHATWG event stream interpretation, sans-IO.
 //!
-//! A value that lies within one chunk stays there until its event is out, and is handed on as a
-//! slice of the chunk. It moves into the decoder's own buffers only when the chunk ends first, when
-//! a second data line joins it, or when its UTF-8 must be repaired. Comments and unknown fields are
-//! never stored, so they cost no memory however long they are.
+//! A value within one chunk stays there until its event is dispatched, and is returned as a slice
+//! of the chunk. It moves into the decoder's own buffers only when the chunk ends first, when a
+//! second data line is joined to it, or when its UTF-8 must be repaired. Unknown fields, and
+//! comments unless they are requested, are never stored and cost no memory however long they are.
 //!
-//! Lines are taken apart in `line.rs`, values wait for the end of their block in `block.rs`, broken
-//! UTF-8 is repaired in `text.rs`, events are built in `event.rs`. When to reconnect is not decided
-//! here; see `reconnect.rs`.
+//! Lines are parsed in `line.rs`, those that a chunk cuts are continued in `decode/resume.rs`,
+//! values wait for the end of their block in `block.rs`, invalid UTF-8 is repaired in `text.rs`,
+//! events are defined in `event.rs`. When to reconnect is decided in `reconnect.rs`.
 
 mod builder;
 mod resume;
@@ -25,20 +25,20 @@ use alloc::{borrow::ToOwned, string::String};
 use core::{fmt, mem};
 use memchr::memchr2;
 
-/// How large an event may be unless [`DecoderBuilder::limit_bytes`] says otherwise: 32 MiB, since
-/// LaunchDarkly's contract tests send one of 14 MB and flag payloads of that size are real.
+/// The default of [`DecoderBuilder::limit_bytes`]: 32 MiB, because LaunchDarkly's contract tests
+/// send an event of 14 MB, and flag payloads of that size occur.
 pub const DEFAULT_LIMIT_BYTES: usize = 32 << 20;
 
-/// A long line is searched, checked and copied by so many bytes at a time: each step but the first
-/// finds them in the nearest cache.
+/// A long line is searched, checked and copied in windows of so many bytes, so that each step after
+/// the first finds them in the nearest cache.
 const WINDOW_BYTES: usize = 4096;
 
-/// Why an item could not be given.
+/// Why an item could not be decoded: the sender's fault, or a limit that is too low.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// An event, or a comment that was asked for, is longer than the limit. It is skipped to its
-    /// end, its id too; decoding goes on behind it.
+    /// An event, or a requested comment, is longer than the limit. All of it is skipped, including
+    /// its id; decoding continues behind it. Raise the limit if such events are expected.
     TooLarge {
         /// The limit in force.
         limit_bytes: usize,
@@ -57,7 +57,7 @@ impl fmt::Display for DecodeError {
 
 impl core::error::Error for DecodeError {}
 
-/// A decoder of event streams: hand it the chunks as they come, take the events out.
+/// A decoder of event streams: it takes chunks as they arrive and returns events.
 ///
 /// ```
 /// use bellwire_sse::{Decoder, OwnedItem};
@@ -70,9 +70,9 @@ impl core::error::Error for DecodeError {}
 /// # Ok::<(), bellwire_sse::DecodeError>(())
 /// ```
 ///
-/// The outcome does not depend on where chunks end. An event is out as soon as its blank line is,
-/// even when that is a lone CR which may turn out to be half of a CRLF. Invalid UTF-8 becomes
-/// U+FFFD. Nothing is dispatched at the end of a stream: what is unfinished then is dropped by
+/// The outcome does not depend on where chunks end. An event is returned as soon as its blank line
+/// is complete, even when that is a lone CR which may turn out to be half of a CRLF. Invalid UTF-8
+/// becomes U+FFFD. Nothing is dispatched at the end of a stream: an unfinished block is dropped by
 /// [`Decoder::reconnected`], or with the decoder.
 #[derive(Clone, Debug)]
 pub struct Decoder {
@@ -88,21 +88,21 @@ pub struct Decoder {
     retry_ms: Option<u64>,
 }
 
-/// Where in a line the last chunk ended.
+/// The position within a line at the end of the last chunk.
 #[derive(Clone, Copy, Debug)]
 enum Position {
     /// At the start of the stream, with so many bytes of a byte order mark seen.
     Bom(usize),
     LineStart,
-    /// In a line that may still turn out to have a known field's name.
+    /// In a line whose first bytes may still be those of a known field's name.
     Name(NamePrefix),
     /// In the value of a known field.
     Value(Value),
-    /// In a line that means nothing, or of a block that is skipped.
+    /// In a line that is ignored, or of a block that is skipped.
     Ignored,
 }
 
-/// Something to hand out, and where its text lies.
+/// An item to return, and where its text is.
 enum Ready<'a> {
     Event { name: Held<'a>, data: Held<'a> },
     Comment(Held<'a>),
@@ -120,19 +120,19 @@ impl Decoder {
         Self::builder().build()
     }
 
-    /// The settings of a decoder, to be changed and built.
+    /// The default settings of a decoder, to be changed and built.
     pub fn builder() -> DecoderBuilder {
         DecoderBuilder::default()
     }
 
-    /// Gives the next item and moves `chunk` past it; `None` when the chunk is used up.
+    /// Returns the next item and advances `chunk` behind it; `None` when the chunk is used up.
     ///
-    /// What is left of the chunk must be passed in again before the next one. An item borrows from
-    /// the chunk if it lies there in one piece, else from the decoder.
+    /// The rest of the chunk must be passed in again before the next chunk. An item borrows from
+    /// the chunk if it is there in one piece, else from the decoder.
     ///
     /// # Errors
-    /// [`DecodeError::TooLarge`] once for each event or comment past the limit. The decoder stays
-    /// usable: the next call goes on behind what was skipped.
+    /// [`DecodeError::TooLarge`] once for each event or comment beyond the limit. The decoder stays
+    /// usable: the next call continues behind what was skipped.
     pub fn decode<'a, 'c: 'a>(
         &'a mut self,
         chunk: &mut &'c [u8],
@@ -161,31 +161,31 @@ impl Decoder {
         }))
     }
 
-    /// Whether the event just given had an `id` field of its own; false after anything else.
+    /// Whether the event just returned had an `id` field of its own; false after anything else.
     pub fn event_has_id(&self) -> bool {
         self.block.dispatched && self.block.has_id
     }
 
-    /// The id of the last finished block that had one, or the one that the decoder began with.
+    /// The id of the last complete block that had one, or the initial one.
     pub fn last_event_id(&self) -> &str {
         self.last_id.as_str()
     }
 
-    /// What a reconnect should send as `Last-Event-ID`, if anything.
+    /// The `Last-Event-ID` that a reconnect should send, if any.
     ///
-    /// This is the last event id unless that is empty (then there is no header) or has a control
-    /// character, which no header can carry: then it is the last id before it that a header can.
-    /// To resume a little early repeats an event; to resume without an id may lose some.
+    /// This is the last event id, unless that is empty (then there is no header) or contains a
+    /// control character, which is not allowed in a header: then it is the last id before it that
+    /// is allowed. Resuming a little early repeats an event; resuming without an id may lose some.
     pub fn header_id(&self) -> Option<&str> {
         self.last_id.header()
     }
 
-    /// The last valid `retry` field, in milliseconds; one past `u64` counts as `u64::MAX`.
+    /// The last valid `retry` field, in milliseconds; one beyond `u64` is `u64::MAX`.
     pub fn retry_ms(&self) -> Option<u64> {
         self.retry_ms
     }
 
-    /// Starts over on a new connection: drops the unfinished block and expects a byte order mark
+    /// Prepares for a new connection: drops the unfinished block and expects a byte order mark
     /// again. The last event id and `retry` stay.
     pub fn reconnected(&mut self) {
         self.position = Position::Bom(0);
@@ -193,7 +193,7 @@ impl Decoder {
         self.block.clear();
     }
 
-    /// The event that has just been found.
+    /// The event that was just completed.
     fn event<'a>(&'a self, name: Held<'a>, data: Held<'a>) -> EventRef<'a> {
         let (name, data) = (name.get(&self.block.name), data.get(&self.block.data));
         EventRef::new(name, data, self.last_id.as_str())
@@ -247,7 +247,7 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Takes a line off the chunk, with its end, if that is among the first `within` bytes.
+    /// Removes a line with its end from the chunk, if the end is among the first `within` bytes.
     fn take_line<'a>(&mut self, chunk: &mut &'a [u8], within: usize) -> Option<&'a [u8]> {
         // Every event ends in an empty line, which needs no search.
         let end = match chunk.first()? {
@@ -267,7 +267,7 @@ impl Decoder {
         Some(line)
     }
 
-    /// Takes in a line that lies in the chunk from its first byte to its end.
+    /// Processes a line that is complete within the chunk.
     fn whole_line<'a>(
         &mut self,
         line: &'a [u8],
@@ -358,7 +358,7 @@ impl Decoder {
         }
     }
 
-    /// Adds to the size of the block, and gives the block up when it is past the limit.
+    /// Adds to the size of the block, and skips the block when it exceeds the limit.
     fn count(&mut self, added_bytes: usize) -> Result<(), DecodeError> {
         self.block.len_bytes = self.block.len_bytes.saturating_add(added_bytes);
         if self.block.len_bytes <= self.limit_bytes {
@@ -370,7 +370,7 @@ impl Decoder {
     }
 }
 
-/// Takes up to `len` bytes off the front.
+/// Removes up to `len` bytes from the front.
 fn take_first<'a>(chunk: &mut &'a [u8], len: usize) -> &'a [u8] {
     let (first, rest) = chunk.split_at_checked(len).unwrap_or((chunk, &[]));
     *chunk = rest;

@@ -1,12 +1,12 @@
-//! What other decoders get wrong, each told in a line, cut at every place; and what the decoder
-//! promises beyond events: its limit, its memory, what to send on a reconnect.
+//! Cases that other decoders get wrong, each explained in a line and cut at every position; and
+//! what the decoder promises beyond events: its limit, its memory, what to send on a reconnect.
 
 mod support;
 
 use bellwire_sse::{DecodeError, Decoder, Item, OwnedItem};
 use support::{Decoded, decode_all, decode_all_owned};
 
-/// Decodes a stream whole, bytewise and cut at every place, and returns what all agree on.
+/// Decodes a stream whole, bytewise and cut at every position, and returns the common result.
 fn decode_however_cut(stream: &[u8]) -> Decoded {
     let decoder = || Decoder::builder().comments(true).build();
     let whole = decode_all(decoder(), [stream]).untimed();
@@ -53,7 +53,7 @@ fn an_event_is_out_at_the_cr_of_its_blank_line() {
         let after = decoded.events_after_chunk;
         assert_eq!(after[after.len() - 2..], [0, 1], "{stream:?}");
     }
-    // The LF that comes late ends no line of its own.
+    // The LF that arrives later does not end a line of its own.
     assert_eq!(data_of(b"data: a\r\n\r\n\ndata: b\r\r\n"), ["a", "b"]);
 }
 

@@ -60,7 +60,8 @@ fn a_line_that_is_no_case_is_told_with_its_number() {
 
 #[test]
 fn an_answer_is_out_before_the_next_case_is_read() {
-    // Who wrote one case, kept the input open and waited for the answer waited for ever: it came at the end.
+    // A program that wrote one case, held the input open and waited for the answer waited for ever: it came
+    // at the end.
     let lines = "{\"name\":\"a\",\"chunks\":[]}\nno case\n";
     let mut answers = BufWriter::new(Vec::new());
     vectors::answer_all(lines.as_bytes(), &mut answers).unwrap_err();

@@ -1,5 +1,5 @@
-//! Promises of the codec on streams that nobody wrote: against the naive decoder, against itself
-//! in other chunks, and through the encoder and back.
+//! Properties of the codec on random streams: against the naive decoder, against itself in other
+//! chunks, and through the encoder and back.
 
 #[path = "support/naive.rs"]
 mod naive;
@@ -119,7 +119,7 @@ proptest! {
         prop_assert!(mute.comments.is_empty());
     }
 
-    /// What is past the limit is the same, and is told as often, in whatever chunks.
+    /// What exceeds the limit does not depend on the chunks, and neither does the number of errors.
     #[test]
     fn the_limit_does_not_depend_on_chunks(
         stream in stream(),
@@ -134,7 +134,7 @@ proptest! {
         prop_assert_eq!(&bytewise, &whole, "limit {}, bytewise", limit_bytes);
     }
 
-    /// The start of a stream never matters to what comes after a reconnect, the id excepted.
+    /// The start of a stream has no effect after a reconnect, except for the id.
     #[test]
     fn a_reconnect_starts_over_with_the_id(before in stream(), after in stream()) {
         let mut decoder = Decoder::builder().comments(true).build();

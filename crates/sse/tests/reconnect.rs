@@ -1,4 +1,4 @@
-//! When an event source comes back, by the table and by chance, in time that is handed in.
+//! When an event source reconnects, by a table and by random sequences, in virtual time.
 
 use bellwire_sse::{Ended, Jitter, Next, Policy, ReadyState, Reconnect};
 use proptest::prelude::*;
@@ -121,7 +121,7 @@ fn full_jitter_reaches_from_nothing_to_the_ceiling() {
 }
 
 proptest! {
-    /// Whatever happens in whatever order, no wait is past its ceiling and nothing overflows.
+    /// In any sequence of events, no wait exceeds its ceiling and nothing overflows.
     #[test]
     fn a_wait_is_never_longer_than_its_ceiling(
         randoms in prop::collection::vec(any::<u64>(), 1..100),

@@ -8,7 +8,7 @@ use bellwire_sse::Decoder;
 use serde::Deserialize;
 use support::{Decoded, decode_all, decode_all_owned};
 
-/// Streams up to this long are cut at every place, longer ones at about as many.
+/// Streams up to this long are cut at every position, longer ones at about as many.
 const ALL_SPLITS_BYTES_MAX: usize = 2_000;
 
 #[derive(Deserialize)]

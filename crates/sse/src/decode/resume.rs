@@ -11,18 +11,18 @@ use crate::line::{Field, Value};
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
-/// How far a line got that was begun in an earlier chunk.
+/// The progress of a line that began in an earlier chunk.
 pub(super) enum Resumed {
-    /// It is done; the next byte starts a line, or goes on in one that is ignored.
+    /// It has ended or is ignored; the next byte begins a line, or continues an ignored one.
     Line,
-    /// It is done and was a comment, which lies in `line`.
+    /// It has ended and was a comment, whose text is in `line`.
     Comment,
     /// The chunk is used up.
     NeedMore,
 }
 
 impl Decoder {
-    /// Goes on in a line of which the start came in an earlier chunk.
+    /// Continues a line that began in an earlier chunk.
     pub(super) fn resume(&mut self, chunk: &mut &[u8]) -> Result<Resumed, DecodeError> {
         if let Position::Bom(seen) = self.position {
             return Ok(self.resume_bom(seen, chunk));
@@ -62,7 +62,7 @@ impl Decoder {
                     take_first(chunk, 1);
                     seen += 1;
                 }
-                // Half a mark is the start of a field name that nobody knows.
+                // A partial mark is the start of an unknown field name.
                 Some(_) if seen > 0 => {
                     self.position = Position::Ignored;
                     return Resumed::Line;

@@ -1,8 +1,8 @@
-//! What the tests of the decoder share: running one over chunks and noting all that it tells.
+//! Shared by the decoder's tests: runs a decoder over chunks and collects its output.
 
 use bellwire_sse::{DecodeError, Decoder, Item, OwnedItem};
 
-/// Everything that a decoder told of a stream.
+/// The complete output of a decoder for a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decoded {
     /// Name, data and id of each event.
@@ -10,7 +10,7 @@ pub(crate) struct Decoded {
     pub(crate) comments: Vec<String>,
     pub(crate) last_event_id: String,
     pub(crate) retry_ms: Option<u64>,
-    /// How many events or comments were past the limit.
+    /// How many events or comments exceeded the limit.
     pub(crate) too_large: usize,
     pub(crate) events_after_chunk: Vec<usize>,
 }

@@ -1,7 +1,7 @@
-//! A decoder that only wants to be right: HTML section 9.2.6, read aloud, on a stream that is whole.
+//! A decoder that is only correct: HTML section 9.2.6 word for word, on a complete stream.
 //!
 //! It shares nothing with the crate. The text is decoded first, then split into lines by the ABNF,
-//! then interpreted line by line in the words of the standard.
+//! then interpreted line by line in the terms of the standard.
 
 use crate::support::Decoded;
 
@@ -52,7 +52,7 @@ pub(crate) fn interpret(stream: &[u8], last_event_id: &str) -> Decoded {
     decoded
 }
 
-/// The lines that have an end; what comes after the last end is not a line yet.
+/// The lines that have an end; the bytes after the last end are not a line yet.
 fn lines(text: &str) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut rest = text;
