@@ -15,6 +15,7 @@ use crate::config::TlsFiles;
 /// Why a certificate or its key cannot be used: the operator's fault in each case. The message
 /// names the file.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TlsError {
     /// The file cannot be read, or does not contain the PEM block that it should; check path,
     /// permissions and content.

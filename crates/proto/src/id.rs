@@ -15,6 +15,7 @@ use crate::limits::{ACTION_CHARS_MAX, DEVICE_CHARS_MAX};
 /// A name that breaks its rule; the caller's fault. The message states the rule and never repeats
 /// the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidName {
     /// The text is not a device name.
     #[error("a device is named by 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - and is not . or ..")]

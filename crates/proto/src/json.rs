@@ -31,6 +31,7 @@ pub struct Json(Arc<RawValue>);
 
 /// Why text is not JSON that can be passed on; the fault of its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidJson {
     /// The text is not JSON (RFC 8259).
     #[error("not JSON: error at byte {at}")]

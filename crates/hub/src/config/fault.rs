@@ -20,6 +20,7 @@ pub enum Origin {
 
 /// One fault of the operator's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// The file is not TOML; correct the line. Nothing of the file was read.
     Syntax {

@@ -74,6 +74,7 @@ impl Default for ClassicConfig {
 
 /// Why a classic server does not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClassicError {
     /// The operator configured an action that cannot be the name of an event: it contains a line
     /// break.
