@@ -118,7 +118,7 @@ fn a_command_is_run_by_the_program_that_listens_and_its_end_is_the_exit_code() {
 }
 
 #[test]
-fn data_is_json_if_it_parses_as_such_unless_told_otherwise() {
+fn data_is_json_if_it_parses_as_such_unless_a_flag_decides() {
     let hub = Hub::start();
     for (args, data) in [
         (&["{\"a\":1.50}"][..], "{\"a\":1.50}"),
@@ -138,7 +138,7 @@ fn data_is_json_if_it_parses_as_such_unless_told_otherwise() {
 }
 
 #[test]
-fn each_kind_of_end_has_the_exit_code_that_the_help_tells() {
+fn each_kind_of_end_has_the_exit_code_of_the_help() {
     let hub = Hub::start();
     assert_eq!(code(&hub.run(&["send", "away", "ping"])), 0, "stored is enough without --wait");
     let offline = hub.run(&["send", "away", "ping", "--ttl", "0"]);
@@ -190,7 +190,7 @@ fn a_running_program_is_stopped_by_cancel() {
 
 /// Each sign of life of a command that runs was a block of lines, and ten minutes filled the terminal.
 #[test]
-fn watch_prints_what_is_new_and_not_each_sign_of_life() {
+fn watch_prints_changes_and_not_keepalive_reports() {
     let hub = Hub::start();
     let id =
         json(&hub.run(&["send", "kiosk", "nap", "--json"]))["command"].as_str().unwrap().to_owned();
@@ -211,7 +211,7 @@ fn watch_prints_what_is_new_and_not_each_sign_of_life() {
 
 /// A 404 from whatever answered for the hub ended a listener that was to come back for ever.
 #[test]
-fn a_listener_comes_back_from_any_answer() {
+fn a_listener_reconnects_after_any_answer() {
     let hub = Hub::start();
     let mut command = bellwire(&["listen", "kiosk", "--hub", &format!("{}/nowhere", hub.url())]);
     let listener = Program::start(&mut command);
@@ -251,7 +251,7 @@ fn listen_json_prints_a_command_a_line_and_answers_it() {
 }
 
 #[test]
-fn devices_are_listed_and_told_apart_by_their_presence() {
+fn devices_are_listed_with_their_presence() {
     let hub = Hub::start();
     let _listener = hub.listen("here", &["--json"]);
     hub.run(&["send", "away", "ping"]);
@@ -271,7 +271,7 @@ fn devices_are_listed_and_told_apart_by_their_presence() {
 }
 
 #[test]
-fn who_waits_for_an_appliance_that_is_not_there_is_told_so() {
+fn waiting_for_an_offline_appliance_says_so() {
     let hub = Hub::start();
     let mistyped = hub.run(&["send", "kisok", "ping", "--wait", "1s"]);
     assert_eq!(code(&mistyped), 4, "{mistyped:?}");
@@ -299,7 +299,7 @@ fn a_second_hub_on_the_same_folder_is_refused() {
 }
 
 #[test]
-fn beyond_loopback_a_hub_listens_only_when_told_that_it_is_open() {
+fn beyond_loopback_a_hub_listens_only_with_open() {
     let folder = tempfile::tempdir().unwrap();
     let refused = bellwire(&["serve", "--listen", "0.0.0.0:0", "--data-dir"])
         .arg(folder.path())
@@ -318,7 +318,7 @@ fn sigterm_ends_a_hub_in_order_and_soon() {
 }
 
 #[test]
-fn a_hub_takes_the_files_that_it_may_have_and_says_when_they_are_few() {
+fn a_hub_raises_its_limit_of_open_files_and_warns_when_that_is_low() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -Sn 60 && ulimit -Hn 160 && exec \"$@\"", "sh", BELLWIRE]);
@@ -377,7 +377,7 @@ fn the_demo_ends_well_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_faults_of_a_configuration_are_json_when_asked_for() {
+fn the_faults_of_a_configuration_are_json_with_the_flag() {
     // `config check --json` said nothing on standard output when something was wrong.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hub.toml");
@@ -393,7 +393,7 @@ fn the_faults_of_a_configuration_are_json_when_asked_for() {
 }
 
 #[test]
-fn an_error_is_told_once() {
+fn an_error_is_printed_once() {
     // "Connection refused" stood three times on the line that says that the hub cannot be reached.
     let asked = bellwire(&["devices", "--hub", "http://127.0.0.1:1"]).output().unwrap();
     assert_eq!(code(&asked), 6, "{asked:?}");

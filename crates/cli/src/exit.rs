@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_has_the_code_that_the_help_tells() {
+    fn every_state_has_the_exit_code_of_the_help() {
         let codes: Vec<u8> = DeliveryState::ALL.into_iter().map(of_state).collect();
         assert_eq!(codes, [4, 4, 4, 4, 4, 0, 1, 3, 4, 4, 4, 1, 0]);
     }

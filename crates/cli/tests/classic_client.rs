@@ -178,7 +178,7 @@ fn basic_authentication_and_a_prefix_go_with_every_request() {
 }
 
 #[test]
-fn certificates_are_checked_when_asked_and_warned_of_when_not() {
+fn certificates_are_checked_with_the_flag_and_warned_about_without() {
     let (cert, key) = (tls_file("cert.pem"), tls_file("key.pem"));
     let (_server, port) = classic_server(&[
         "--cert",

@@ -89,7 +89,7 @@ fn other_paths_and_methods_are_refused_as_the_original_refuses_them() {
 }
 
 #[test]
-fn a_token_has_one_listener_and_is_free_as_soon_as_that_is_gone() {
+fn a_token_has_one_listener_and_is_free_once_that_disconnects() {
     let (_server, addr) = server(&[]);
     let taken = || {
         let answer = request(addr, "GET", "/poll/tok", b"");
@@ -141,7 +141,7 @@ fn json_is_judged_and_written_anew() {
 }
 
 #[test]
-fn ids_count_for_the_whole_server_and_retry_goes_with_the_next_event() {
+fn ids_count_for_the_whole_server_and_retry_is_in_the_next_event() {
     let (_server, addr) = server(&["--id"]);
     let (mut a, mut b) = (listen(addr, "a"), listen(addr, "b"));
     for (path, body, frame) in [
@@ -164,7 +164,7 @@ fn ids_count_for_the_whole_server_and_retry_goes_with_the_next_event() {
 }
 
 #[test]
-fn what_came_after_the_last_event_id_is_replayed_then_it_goes_on() {
+fn events_after_the_last_event_id_are_replayed_before_new_ones() {
     let (_server, addr) = server(&["-i"]);
     let first = listen(addr, "tok");
     posted(addr, "/retry/tok", "9");
@@ -206,7 +206,7 @@ fn keepalive_comments_have_two_decimals() {
 }
 
 #[test]
-fn a_body_past_a_mebibyte_is_refused_and_one_of_that_size_is_not() {
+fn a_body_over_a_mebibyte_is_refused_and_one_of_that_size_is_not() {
     let (_server, addr) = server(&[]);
     let too_large = page("413 Payload Too Large", "Payload Too Large");
     let body = vec![b'x'; 1024 * 1024 + 1];

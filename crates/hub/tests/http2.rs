@@ -127,7 +127,7 @@ async fn a_device_listens_and_answers_on_one_connection() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_hub_is_told_to_every_stream() {
+async fn every_stream_gets_bye_when_the_hub_drains() {
     let folder = tempfile::tempdir().unwrap();
     let hub = hub(folder.path()).await;
     let (mut client, _) = connect(&hub, b"h2").await;

@@ -204,7 +204,7 @@ fn head_gets_the_head_and_no_stream() {
 }
 
 #[test]
-fn a_client_that_goes_away_ends_its_stream_and_its_count() {
+fn a_client_that_disconnects_ends_its_stream_and_its_count() {
     let hub = Hub::new();
     let mut client = hub.connect();
     write(&mut client, GET);
@@ -247,7 +247,7 @@ fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
 }
 
 #[test]
-fn past_the_cap_a_newcomer_is_closed_and_a_place_given_back_is_used() {
+fn beyond_the_limit_a_connection_is_closed_and_a_free_slot_is_reused() {
     let config = ListenConfig { connections_max: 1, ..ListenConfig::default() };
     let hub = Hub::with(config, None);
     let mut first = hub.connect();
@@ -263,7 +263,7 @@ fn past_the_cap_a_newcomer_is_closed_and_a_place_given_back_is_used() {
 }
 
 #[test]
-fn a_client_that_has_said_all_is_still_answered() {
+fn a_half_closed_client_is_still_answered() {
     // `nc -N` once got no answer to a command that was stored: its FIN dropped the handler.
     let hub = Hub::new();
     let mut client = hub.connect();
@@ -457,7 +457,7 @@ fn a_tls_connection_is_taken_over_with_its_session() {
 }
 
 #[test]
-fn a_tls_client_that_says_goodbye_ends_its_stream() {
+fn a_tls_client_that_sends_close_notify_ends_its_stream() {
     let hub = Hub::with(ListenConfig::default(), Some(tls_server()));
     let mut client = tls_client(hub.connect());
     write(&mut client, GET);

@@ -102,7 +102,7 @@ fn the_last_bytes_survive_a_client_that_still_talks() {
 }
 
 #[test]
-fn what_the_client_sends_is_dropped_and_the_stream_goes_on() {
+fn input_of_the_client_is_dropped_and_the_stream_continues() {
     let world = World::new();
     let (id, mut client) = world.stream(options(), Framing::UntilClose);
     client.write_all(&[b'x'; 4 << 20]).unwrap();
@@ -111,7 +111,7 @@ fn what_the_client_sends_is_dropped_and_the_stream_goes_on() {
 }
 
 #[test]
-fn a_fin_from_the_client_ends_the_stream_and_is_told_once() {
+fn a_fin_from_the_client_ends_the_stream_and_is_reported_once() {
     let world = World::new();
     let (id, client) = world.stream(options(), Framing::Chunked);
     client.shutdown(Shutdown::Write).unwrap();
@@ -124,7 +124,7 @@ fn a_fin_from_the_client_ends_the_stream_and_is_told_once() {
 }
 
 #[test]
-fn a_reset_is_told_as_one() {
+fn a_reset_is_reported_as_one() {
     let world = World::new();
     let (id, client) = world.stream(options(), Framing::Chunked);
     socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
@@ -133,7 +133,7 @@ fn a_reset_is_told_as_one() {
 }
 
 #[test]
-fn a_stale_id_does_nothing_to_the_stream_that_has_its_place() {
+fn a_stale_id_has_no_effect_on_the_stream_that_has_its_slot() {
     let world = World::new();
     let old = world.plane.reserve(options());
     world.plane.close(old, None, CloseReason::Ended);
@@ -183,7 +183,7 @@ fn a_reader_that_leaves_too_much_unread_is_ended_and_gets_all_that_was_taken() {
 }
 
 #[test]
-fn a_shard_that_cannot_keep_up_ends_streams_and_keeps_its_memory() {
+fn a_shard_that_cannot_keep_up_ends_streams_and_its_memory_is_bounded() {
     let world = World::new();
     let ids: Vec<_> = (0..70).map(|_| world.plane.reserve(options())).collect();
     let megabyte = Frame::new(&[b'x'; 1 << 20]);
@@ -214,7 +214,7 @@ fn a_frame_of_any_size_is_taken_by_a_stream_that_is_not_behind() {
 }
 
 #[test]
-fn written_is_told_when_the_reader_has_made_room_and_not_before() {
+fn written_is_reported_when_the_reader_has_read_and_not_before() {
     let world = World::with(PlaneConfig { unsent_bytes_max: 1 << 30, ..PlaneConfig::default() });
     let (id, mut client) = world.stream(options(), Framing::UntilClose);
     world.plane.send(id, Frame::new(&vec![b'z'; LARGE_BYTES]), Receipt::Written(1));
@@ -260,7 +260,7 @@ fn a_reservation_without_a_socket_is_closed_after_its_time() {
 }
 
 #[test]
-fn a_stream_closed_before_its_socket_came_still_says_goodbye() {
+fn a_stream_closed_before_its_sink_is_attached_still_sends_its_last_frame() {
     let world = World::new();
     let id = world.plane.reserve(options());
     world.plane.send(id, frame("hello\n\n"), Receipt::None);
@@ -273,7 +273,7 @@ fn a_stream_closed_before_its_socket_came_still_says_goodbye() {
 }
 
 #[test]
-fn heartbeats_tell_the_hubs_time_and_are_the_same_for_all() {
+fn heartbeats_contain_the_hubs_time_and_are_the_same_for_all() {
     let world = World::new();
     let mut clients: Vec<_> =
         (0..3).map(|_| world.stream(heartbeat(15_000), Framing::UntilClose).1).collect();
@@ -297,7 +297,7 @@ fn a_classic_heartbeat_has_its_own_form() {
 }
 
 #[test]
-fn compat_and_probes_come_over_the_wire() {
+fn compat_and_probes_are_written_to_the_socket() {
     let world = World::new();
     let options = StreamOptions { compat: true, probes: true, ..heartbeat(60_000) };
     let (id, mut client) = world.stream(options, Framing::UntilClose);

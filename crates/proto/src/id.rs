@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_name_is_what_the_contract_says_and_nothing_else() {
+    fn a_device_name_has_exactly_the_syntax_of_the_contract() {
         for good in ["a", "A-z.0_9:@~", &"d".repeat(128), "...", ".a"] {
             assert_eq!(good.parse::<DeviceId>().map(|d| d.to_string()), Ok(good.to_owned()));
         }

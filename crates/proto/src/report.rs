@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_past_its_limit_is_told_before_what_else_is_wrong() {
+    fn a_part_over_its_limit_is_reported_before_any_other_fault() {
         // An unknown state once hid that the output was too long: 400 where the order of checks
         // requires 413.
         let big = "x".repeat(OUTPUT_BYTES_MAX + 1);

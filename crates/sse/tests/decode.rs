@@ -213,7 +213,7 @@ fn an_event_within_one_chunk_is_not_copied() {
 }
 
 #[test]
-fn an_event_over_the_limit_is_told_once_and_skipped_with_its_id() {
+fn an_event_over_the_limit_is_one_error_and_skipped_with_its_id() {
     // "id: 2" counts 2 bytes, each "data: xxxx" 5.
     let stream = b"id: 1\ndata: a\n\nid: 2\ndata: xxxx\ndata: xxxx\nretry: 5\n:c\n\ndata: b\n\n";
     for limit_bytes in [11, 10, 7, 6] {
@@ -253,7 +253,7 @@ fn what_means_nothing_has_no_limit() {
 }
 
 #[test]
-fn a_comment_over_the_limit_leaves_its_block_alone() {
+fn a_comment_over_the_limit_does_not_affect_its_block() {
     let stream = b"id: 1\n:12345\ndata: a\n\n";
     for chunk_bytes in 1..=stream.len() {
         let decoder = Decoder::builder().comments(true).limit_bytes(4).build();
@@ -264,7 +264,7 @@ fn a_comment_over_the_limit_leaves_its_block_alone() {
 }
 
 #[test]
-fn a_reconnect_drops_what_is_unfinished_and_keeps_id_and_retry() {
+fn a_reconnect_drops_the_unfinished_block_but_not_id_and_retry() {
     for unfinished in
         ["data: b", "data: b\n", "id: 2\n", "event: e\r", "dat", ":", "\u{FEFF}data: b\r"]
     {
@@ -322,7 +322,7 @@ fn a_large_event_is_given_away_whole() {
 }
 
 #[test]
-fn an_event_tells_its_own_id_from_an_inherited_one_wherever_the_chunks_end() {
+fn an_own_id_is_distinguished_from_an_inherited_one_wherever_chunks_end() {
     let stream: &[u8] =
         b"id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\nid: x\0\ndata: d\n\nid: 2\n\ndata: e\n\n";
     let expected = [("a", true), ("b", false), ("c", true), ("d", false), ("e", false)];

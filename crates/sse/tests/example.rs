@@ -52,7 +52,7 @@ fn each_answer_is_what_the_case_expects() {
 }
 
 #[test]
-fn a_line_that_is_no_case_is_told_with_its_number() {
+fn a_line_that_is_not_a_case_is_reported_with_its_number() {
     let lines = "{\"name\":\"a\",\"chunks\":[]}\n{\"name\":\"b\",\"chunks\":[\"?\"]}\n";
     let error = vectors::answer_all(lines.as_bytes(), &mut Vec::new()).unwrap_err();
     assert!(error.to_string().starts_with("line 2: "), "{error}");

@@ -136,7 +136,7 @@ proptest! {
 
     /// The start of a stream has no effect after a reconnect, except for the id.
     #[test]
-    fn a_reconnect_starts_over_with_the_id(before in stream(), after in stream()) {
+    fn a_reconnect_starts_again_with_the_id(before in stream(), after in stream()) {
         let mut decoder = Decoder::builder().comments(true).build();
         let mut chunk = &before[..];
         while decoder.decode(&mut chunk).unwrap().is_some() {}

@@ -102,7 +102,7 @@ fn what_was_never_sent_is_cancelled_at_once() {
 }
 
 #[test]
-fn a_device_at_work_is_asked_to_stop_and_answers() {
+fn a_running_delivery_is_cancelled_at_its_device_and_answers() {
     let hub = Hub::start();
     let mut device = hub.stream("/v1/devices/d/stream");
     device.expect("hello");
