@@ -1,4 +1,4 @@
-//! The plane alone: streams and events, nothing kept. What the hub costs beyond this is the price
+//! The plane alone: streams and events, nothing stored. What the hub costs beyond this is the price
 //! of its promises.
 //!
 //! ```text

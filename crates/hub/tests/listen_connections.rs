@@ -1,4 +1,4 @@
-//! The promises of the listener, by raw bytes over real sockets.
+//! The properties of the listener, by raw bytes over real sockets.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the message")]
 
@@ -112,7 +112,7 @@ impl Hub {
     }
 }
 
-/// Asks for what is counted until it is so.
+/// Polls the counters until the condition holds.
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !is_so() {
@@ -177,7 +177,7 @@ fn answers_before_the_stream_arrive_whole_when_all_is_pipelined() {
     assert!(read.contains(&format!("\r\n\r\n{body}HTTP/1.1 200 OK\r\n")), "the echo was cut");
     writing.join().unwrap();
     hub.opened();
-    // The second stream was asked for by a client that could not have read its answer.
+    // The second stream was requested by a client that could not have read its answer.
     assert_eq!(hub.world.plane.counts().open, 1);
 }
 
@@ -228,7 +228,7 @@ fn a_head_that_takes_too_long_is_answered_408() {
     let expected = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(read_to_end(&mut client), expected);
     assert_eq!(hub.counts().header_timeouts, 1);
-    // And one that says nothing at all is closed.
+    // A connection that sends nothing at all is closed too.
     assert_eq!(read_to_end(&mut hub.connect()), "");
 }
 
@@ -256,7 +256,7 @@ fn beyond_the_limit_a_connection_is_closed_and_a_free_slot_is_reused() {
     assert_eq!(read_to_end(&mut hub.connect()), "");
     assert_eq!(hub.counts().refused, 1);
     drop(first);
-    eventually("the place is not given back", || hub.counts().open == 0);
+    eventually("the slot is not released", || hub.counts().open == 0);
     let mut second = hub.connect();
     write(&mut second, GET);
     read_until(&mut second, "event: hello\n\n\r\n");
@@ -271,7 +271,7 @@ fn a_half_closed_client_is_still_answered() {
     client.shutdown(std::net::Shutdown::Write).unwrap();
     let answer = read_to_end(&mut client);
     assert!(answer.ends_with("\r\n\r\nlate"), "{answer:?}");
-    // One that is gone is not waited for.
+    // A client that has disconnected is not waited for.
     let mut client = hub.connect();
     write(&mut client, "GET /wait HTTP/1.1\r\nHost: hub\r\n\r\n");
     client.shutdown(std::net::Shutdown::Write).unwrap();
@@ -304,11 +304,11 @@ fn a_drain_finishes_what_is_in_flight_and_leaves_streams_to_the_plane() {
     read_until(&mut idle, &addr);
     let mut posting = hub.connect();
     write(&mut posting, "POST /echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
-    // The handler has begun when it asks for the body.
+    // The handler has begun when it reads the body.
     assert_eq!(read_until(&mut posting, "\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
     let addr = hub.addr;
     let finishing = std::thread::spawn(move || {
-        // The end of the idle connection says that the drain has begun.
+        // The end of the idle connection shows that the drain has begun.
         assert_eq!(read_to_end(&mut idle), "");
         write(&mut posting, "last");
         let answer = read_to_end(&mut posting);
@@ -316,7 +316,7 @@ fn a_drain_finishes_what_is_in_flight_and_leaves_streams_to_the_plane() {
     });
     hub.shut_down(PATIENCE);
     finishing.join().unwrap();
-    assert!(TcpStream::connect(addr).is_err(), "somebody still listens");
+    assert!(TcpStream::connect(addr).is_err(), "the address is still bound");
     hub.world.plane.send(hub.opened(), Frame::new(b"data: on\n\n"), Receipt::None);
     assert_eq!(read_until(&mut streaming, "on\n\n"), "a\r\ndata: on\n\n");
 }
@@ -329,7 +329,7 @@ fn a_request_that_never_ends_is_dropped_after_the_grace() {
     eventually("the connection is not accepted", || hub.counts().open == 1);
     hub.shut_down(Duration::from_millis(10));
     let mut rest = Vec::new();
-    // An end or a reset: the connection is gone.
+    // An end or a reset: the connection is closed.
     let _ = client.read_to_end(&mut rest);
     assert_eq!(rest, b"");
 }
@@ -339,7 +339,7 @@ fn a_request_that_never_ends_is_dropped_after_the_grace() {
 fn running_out_of_files_refuses_newcomers_and_never_ends_the_loop() {
     const NAME: &str = "running_out_of_files_refuses_newcomers_and_never_ends_the_loop";
     if std::env::var_os("FEW_FILES").is_none() {
-        // Its words are kept from the report of the tests: there it would be a run of its own.
+        // Its output is hidden from the report of the tests, which would count it as a run.
         let run = std::process::Command::new("sh")
             .args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\""])
             .arg(std::env::current_exe().unwrap())

@@ -1,4 +1,4 @@
-//! The promises of the plane, by raw bytes over real sockets; time is moved by hand.
+//! The properties of the plane, by raw bytes over real sockets; the clock is moved by the tests.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the message")]
 
@@ -142,7 +142,7 @@ fn a_stale_id_has_no_effect_on_the_stream_that_has_its_slot() {
     let slot = |id: StreamId| id.get() as u32;
     let mut streams = vec![world.stream(options(), Framing::UntilClose)];
     while streams.last().is_some_and(|(id, _)| slot(*id) != slot(old)) {
-        assert!(streams.len() < 100, "the place of a closed stream is never used again");
+        assert!(streams.len() < 100, "the slot of a closed stream is never reused");
         streams.push(world.stream(options(), Framing::UntilClose));
     }
     let (new, mut client) = streams.pop().unwrap();
@@ -311,8 +311,8 @@ fn compat_and_probes_are_written_to_the_socket() {
     assert_eq!(read_until(&mut client, "\n\n"), ":\n\n");
 }
 
-/// A box that holds the last write back held `hello`, which came alone, for a whole heartbeat: only
-/// what was sent after the head was followed by a comment.
+/// A proxy that holds the last write back held `hello`, which was written alone, for a whole
+/// heartbeat: only what was sent after the head was followed by a comment.
 #[test]
 fn compat_pushes_the_first_event_on_too() {
     let world = World::new();
@@ -350,9 +350,9 @@ fn a_reader_that_is_closed_and_never_reads_is_let_go() {
     world.advance(5_050);
     world.settle();
     let mut read = Vec::new();
-    // An end or a reset, both will do: what matters is that it comes.
+    // An end or a reset; either is right.
     let _ = std::io::Read::read_to_end(&mut client, &mut read);
-    assert!(read.len() < LARGE_BYTES, "the stream lingered past its time");
+    assert!(read.len() < LARGE_BYTES, "the stream lingered too long");
 }
 
 #[test]

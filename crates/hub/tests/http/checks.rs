@@ -165,11 +165,11 @@ fn a_target_over_its_limit_is_414() {
 #[test]
 fn a_body_over_its_limit_is_refused_before_it_is_read() {
     let hub = Hub::start();
-    // Told in the head: refused before a byte of it is sent.
+    // Announced in the head: refused before a byte of it is sent.
     let mut connection = hub.connect();
     connection.send("POST /v1/send/d/a HTTP/1.1\r\nHost: hub\r\nContent-Length: 65537\r\n\r\n");
     assert_eq!(connection.answer_to("POST").code(), "payload_too_large");
-    // Not told: refused when it has become too much, and not at its end.
+    // Not announced: refused as soon as it is too long, and not at its end.
     let mut connection = hub.connect();
     connection
         .send("POST /v1/send/d/a HTTP/1.1\r\nHost: hub\r\nTransfer-Encoding: chunked\r\n\r\n");

@@ -19,10 +19,10 @@ fn a_report_moves_its_delivery() {
     let failed = failed.json();
     assert_eq!(failed["exit_code"], -1);
     assert_eq!(failed["stderr"], "a\nb");
-    assert_eq!(failed["progress"], 33.5, "what was not told stays");
+    assert_eq!(failed["progress"], 33.5, "an absent member does not change");
     assert_eq!(failed["error"], json!({"code": "exit_status", "message": null}));
 
-    // An older rev changes nothing, before it is asked whether the step is legal.
+    // An older rev changes nothing, and the transition is not even checked.
     let old = hub.report(&sent, r#"{"state":"accepted","rev":2}"#);
     assert_eq!((old.status, old.json()), (200, failed.clone()));
     let illegal = hub.report(&sent, r#"{"state":"accepted","rev":3}"#);

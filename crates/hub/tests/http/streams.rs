@@ -128,7 +128,7 @@ fn a_stream_without_acks_is_sent_what_followed_its_last_event() {
         hub.until(|| hub.get(&format!("/v1/commands/{}", text(id))).json()["counts"] == delivered);
     }
     drop(stream);
-    // The header wins over the parameter; one that is no number is ignored.
+    // The header takes precedence over the parameter; one that is not a number is ignored.
     for (query, headers, missed) in [
         ("&last_event_id=1", "", &ids[1..]),
         ("&last_event_id=0", "Last-Event-ID: 2\r\n", &ids[2..]),
@@ -144,7 +144,7 @@ fn a_stream_without_acks_is_sent_what_followed_its_last_event() {
     }
 }
 
-/// The page of a replay was once read before the end of what the last stream had been told was on
+/// The page of a replay was once read before the end of what the last stream had been sent was on
 /// disk: a client that reconnected within a commit missed a command for ever.
 #[test]
 fn a_stream_that_reconnects_at_once_misses_nothing() {
@@ -244,5 +244,5 @@ fn a_draining_hub_sends_bye() {
     assert_eq!(bye["reason"], "draining");
     assert!(bye["reconnect_s"].as_f64().is_some_and(|s| (1.0..=10.0).contains(&s)), "{bye}");
     assert_eq!(stream.block(), None);
-    assert_eq!(stream.connection.rest(), "", "nothing comes behind the end");
+    assert_eq!(stream.connection.rest(), "", "nothing follows the end");
 }
