@@ -275,7 +275,7 @@ fn waiting_for_an_offline_appliance_says_so() {
     let hub = Hub::start();
     let mistyped = hub.run(&["send", "kisok", "ping", "--wait", "1s"]);
     assert_eq!(code(&mistyped), 4, "{mistyped:?}");
-    assert!(stderr(&mistyped).contains("kisok has never been here"), "{mistyped:?}");
+    assert!(stderr(&mistyped).contains("kisok has never connected"), "{mistyped:?}");
 
     drop(hub.listen("kiosk", &["--exec", "/bin/true"]));
     hub.until_online("kiosk", false);

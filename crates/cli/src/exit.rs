@@ -2,7 +2,7 @@
 
 use bellwire_proto::{Code, DeliveryState, Problem};
 
-/// Succeeded, or stored when nobody asked to wait.
+/// Succeeded, or stored without waiting.
 pub const OK: u8 = 0;
 /// Failed, cancelled, or refused for another reason.
 pub const FAILED: u8 = 1;
@@ -10,7 +10,7 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// The appliance rejected it.
 pub const REJECTED: u8 = 3;
-/// Expired, timed out or dead; or the wait was over first.
+/// Expired, timed out or dead; or the wait elapsed first.
 pub const TOO_LATE: u8 = 4;
 /// The appliance is offline.
 pub const OFFLINE: u8 = 5;
@@ -46,7 +46,7 @@ pub fn of_problem(problem: &Problem) -> u8 {
     }
 }
 
-/// A mistake in what the program was told, found after the command line was read.
+/// A mistake of the user, found after the command line was parsed.
 #[derive(Debug)]
 pub struct Usage(pub String);
 

@@ -1,5 +1,5 @@
 //! `bellwire completions` and `bellwire man`: made from the definitions in `args.rs`, so that they
-//! cannot tell anything else.
+//! cannot contain anything else.
 
 use std::io::Write;
 

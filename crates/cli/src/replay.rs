@@ -1,4 +1,4 @@
-//! `bellwire replay`: a saved command, given to a handler again. Nothing is told to a hub.
+//! `bellwire replay`: runs a handler again for a saved command. Nothing is reported to a hub.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -39,14 +39,14 @@ pub(crate) async fn run(args: Replay, form: Form) -> anyhow::Result<u8> {
 }
 
 /// What it is given to and for how long, or why the list does not allow it.
-#[expect(clippy::type_complexity, reason = "said once")]
+#[expect(clippy::type_complexity, reason = "used once")]
 fn handler(
     args: &Replay,
     command: &CommandEvent,
 ) -> anyhow::Result<Result<(Arc<dyn Run>, Duration), ErrorInfo>> {
     let as_sent = Duration::from_secs(command.run_timeout_s);
     if let Some(url) = &args.to {
-        // Whoever names the URL here means it.
+        // A URL on the command line is used as given.
         let forward = Forward::new(url, true).map_err(|e| Usage(e.to_string()))?;
         return Ok(Ok((Arc::new(forward), as_sent)));
     }
@@ -99,7 +99,7 @@ fn state_of(end: End) -> DeliveryState {
     }
 }
 
-/// The outcome in the form in which the hub would tell it.
+/// The outcome in the form of the hub's delivery object.
 fn delivery(
     device: DeviceId,
     command: CommandEvent,

@@ -56,7 +56,11 @@ fn refusals_come_in_the_contracts_order_with_the_originals_pages() {
     for (flags, accept) in [(&[][..], "text/plain"), (&["-j"], "application/json")] {
         let (_server, addr) = server(flags);
         let absent = page("404 Not Found", "Target is not connected");
-        assert_eq!(post(addr, "/what/tok", b"\xff"), absent, "who is not there comes first");
+        assert_eq!(
+            post(addr, "/what/tok", b"\xff"),
+            absent,
+            "404 for an absent listener is checked first"
+        );
         let _listener = listen(addr, "tok");
         let unknown = page("404 Not Found", "Unknown action requested");
         assert_eq!(post(addr, "/what/tok", b"\xff"), unknown, "then what is not known");
@@ -100,7 +104,7 @@ fn a_token_has_one_listener_and_is_free_once_that_disconnects() {
     let _other = listen(addr, "tok2");
     posted(addr, "/ping/tok", "the first one is still there");
     drop(first);
-    // It hung up: whoever comes next is not told that it is there.
+    // It disconnected: the next listener is not refused.
     let second = listen(addr, "tok");
     posted(addr, "/close/tok", "");
     let mut third = listen(addr, "tok");
@@ -181,7 +185,10 @@ fn events_after_the_last_event_id_are_replayed_before_new_ones() {
     drop(again);
     let mut late = listen_after(addr, "tok", "Last-Event-ID: 0\r\n");
     let oldest = late.until("\r\n\r\n");
-    assert_eq!(oldest, "id: 21\r\nevent: ping\r\ndata: 21\r\n\r\n", "the last hundred are kept");
+    assert_eq!(
+        oldest, "id: 21\r\nevent: ping\r\ndata: 21\r\n\r\n",
+        "the last hundred are retained"
+    );
     drop(late);
     for fields in ["", "Last-Event-ID: what\r\n", "Last-Event-ID: 999\r\n"] {
         let mut new = listen_after(addr, "tok", fields);
@@ -259,11 +266,11 @@ fn strangers_that_follow_the_contract_get_along_with_it() {
     assert_eq!(stranger_posts(&origin, &["tok", "close", "0"]), ok);
     let (mut events, mut comments) = (vec![], 0);
     loop {
-        let told = client.json();
-        match told[0].as_str() {
-            Some("event") => events.push(told[1].clone()),
+        let message = client.json();
+        match message[0].as_str() {
+            Some("event") => events.push(message[1].clone()),
             Some("comment") => comments += 1,
-            _ => break assert_eq!(told, json!(["end"])),
+            _ => break assert_eq!(message, json!(["end"])),
         }
     }
     let expected = [
@@ -275,7 +282,8 @@ fn strangers_that_follow_the_contract_get_along_with_it() {
     assert_eq!(client.end().0, 0);
 
     let mut again = strict_client(&[&url, "--last-event-id", "0"]);
-    let event = std::iter::from_fn(|| Some(again.json())).find(|told| told[0] == "event").unwrap();
+    let event =
+        std::iter::from_fn(|| Some(again.json())).find(|message| message[0] == "event").unwrap();
     assert_eq!(event, json!(["event", {"id": "1", "event": "ping", "data": "1"}]));
     let (code, _, errors) = server.terminate();
     assert_eq!((code, errors), (0, vec![]), "SIGTERM is an orderly end");

@@ -1,4 +1,4 @@
-//! `eventsource-client`: listens to a token of a classic server and logs what comes.
+//! `eventsource-client`: listens to a token of a classic server and logs its events.
 //!
 //! The stream is `bellwire_client::EventSource`'s business; here is when to come back, which the
 //! original decides in its own way, and what is logged.
@@ -37,7 +37,7 @@ struct Args {
     /// Port of the server. Default: 80, or 443 with -S.
     #[arg(short = 'P', long)]
     port: Option<u16>,
-    /// Speak HTTPS.
+    /// Use HTTPS.
     #[arg(short = 'S', long)]
     ssl: bool,
     /// Check the server's certificate, which is not done otherwise.
@@ -46,7 +46,7 @@ struct Args {
     /// Log what happens in between as well.
     #[arg(short, long)]
     debug: bool,
-    /// Milliseconds between two connections, until the server says otherwise; at least 100.
+    /// Milliseconds between two connections, until the server sets another time; at least 100.
     #[arg(short, long, value_name = "MS", default_value_t = 0)]
     retry: u64,
     /// Reconnect whatever the reason.
@@ -55,7 +55,7 @@ struct Args {
     /// The action that listens.
     #[arg(short, long, default_value = "poll")]
     action: String,
-    /// What stands before the action in the path, as a proxy may want it.
+    /// A prefix of the path before the action, as a proxy may require.
     #[arg(short = 'x', long)]
     prefix: Option<String>,
     /// User for basic authentication.
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Listens until it is over.
+/// Listens until the end.
 async fn listen(args: &Args) -> Result<(), InvalidRequest> {
     let transport = HttpTransport::builder()
         .user_agent(concat!("eventsource-client/", env!("CARGO_PKG_VERSION")))
@@ -103,7 +103,7 @@ async fn listen(args: &Args) -> Result<(), InvalidRequest> {
         debug!(target: CLIENT, "connecting to {}", args.url());
         while let Some(item) = source.next_item().await {
             match item {
-                Ok(item) => tell(&item),
+                Ok(item) => log_item(&item),
                 Err(error) => {
                     error!(target: CLIENT, "{}", reason(&error));
                     return Ok(());
@@ -125,7 +125,7 @@ fn source(
     transport: HttpTransport,
     last_event_id: String,
 ) -> Result<EventSource, InvalidRequest> {
-    let keeps = args.keep_reconnecting;
+    let always = args.keep_reconnecting;
     let mut source = EventSource::builder(args.url())
         .transport(transport)
         .last_event_id(last_event_id)
@@ -135,14 +135,14 @@ fn source(
         .reconnect_delay_max(Duration::ZERO)
         .reconnect_delay_min(CLASSIC_RECONNECT_MIN)
         .jitter(Jitter::None)
-        .retry(Retry::when(move |loss| keeps || is_orderly(loss)));
+        .retry(Retry::when(move |loss| always || is_orderly(loss)));
     if let Some(user) = &args.user {
         source = source.basic_auth(user, &args.password);
     }
     source.build()
 }
 
-/// Whether the end is one after which the original comes back by itself.
+/// Whether the original reconnects by itself after such an end.
 fn is_orderly(loss: &Loss) -> bool {
     match loss {
         Loss::Ended => true,
@@ -153,7 +153,7 @@ fn is_orderly(loss: &Loss) -> bool {
     }
 }
 
-fn tell(item: &Item) {
+fn log_item(item: &Item) {
     match item {
         Item::Event(event) => info!(target: CLIENT, "received {}", shown(event)),
         Item::Comment(text) => debug!(target: CLIENT, "received comment: {}", text.trim_start()),

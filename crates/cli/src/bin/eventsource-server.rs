@@ -30,14 +30,14 @@ Example:
 
 Exit codes: 0 ended by SIGTERM or SIGINT; 1 cannot serve; 2 usage.";
 
-/// Serves tokens: one listener each (GET /poll/TOKEN), and whoever sends to it (POST /ACTION/TOKEN).
+/// Serves tokens: one listener each (GET /poll/TOKEN), and its senders (POST /ACTION/TOKEN).
 #[derive(Parser)]
 #[command(name = "eventsource-server", version, disable_version_flag = true, after_help = EXAMPLE)]
 struct Args {
     /// Host to bind on.
     #[arg(short = 'H', long, default_value = "0.0.0.0")]
     host: String,
-    /// Port to bind on; 0 lets the system choose, and the log tells which.
+    /// Port to bind on; 0 lets the system choose, and the log has the number.
     #[arg(short = 'P', long, default_value_t = 8888)]
     port: u16,
     /// Private key (PEM); with --certfile, HTTPS is spoken.
@@ -87,7 +87,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut listener = Listener::bind(&[address(&args.host, args.port)?], ListenConfig::default())
         .context("cannot listen")?;
     let mut scheme = "http";
-    // Kept for as long as the server runs: its receivers outlive it, but would warn.
+    // Held as long as the server runs: its receivers would log a warning without it.
     let _certificate = if let (Some(cert), Some(key)) = (args.certfile, args.keyfile) {
         let certificate = watch::Sender::new(tls::load(&TlsFiles { cert, key }, Protocols::Http1)?);
         listener = listener.with_tls(certificate.subscribe());
