@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Checks the shape of the house: which crate may depend on which, and what the sans-IO crates may reach.
+"""Checks the dependencies: which crate may depend on which, what the sans-IO crates may reach, no circles within a crate.
 
 Run by `.ci/run arrows`; needs cargo and python3's standard library.
 
     arrows.py              check this repository; exit 1 and one line for each fault
-    arrows.py --self-test  feed the checks doctored trees; exit 1 when one of them is not noticed
+    arrows.py --self-test  run the checks on doctored trees; exit 1 when a fault in one is not noticed
 
 What it holds:
   1. The arrows between our crates are those of ARROWS, in dev- and build-dependencies too.
   2. `sse`, `proto` and `core` reach, over any number of steps, with every feature and on every platform,
      only the crates of PURE: no tokio, no hyper, no SQL, no clock, no entropy.
   3. Of those crates they enable no feature that brings a clock or entropy (REFUSED_FEATURES).
-  4. Their own sources ask no clock, no entropy and no operating system (REFUSED_CODE).
-  5. `sse` is no_std: it says so, does not take std back, and enables no `std` feature but for speed. With these the compiler
+  4. Their own sources use no clock, no entropy and no operating system (REFUSED_CODE).
+  5. `sse` is no_std: it declares so, does not import std, and enables no `std` feature but for speed. With these the compiler
      itself refuses `std::` in it; a build for a bare-metal target would need a target that is not installed.
   6. The rooms of a crate, its top-level modules, form no circle (`rooms.py` reads them); nor do those of PROGRAMS.
 """
@@ -67,8 +67,8 @@ PURE = {
 # Crates whose `std` does no more than choose instructions at run time. The no_std crate may offer it as a feature.
 STD_FOR_SPEED = {"memchr", "simdutf8"}
 
-# Only for the message: what the commonest strangers would bring.
-KNOWN_STRANGERS = [
+# Only for the message: what the commonest foreign crates would bring.
+KNOWN_FOREIGN = [
     (r"tokio.*|mio|async-std|smol|futures.*", "an async runtime"),
     (r"hyper.*|http|http-body.*|axum.*|tower.*|reqwest|h2", "HTTP"),
     (r"rusqlite|libsqlite3-sys|sqlx.*|diesel.*|redb|sled", "a database"),
@@ -96,7 +96,7 @@ def arrow_faults(packages):
     for package in packages:
         name = package["name"]
         if name not in ARROWS:
-            yield f"{name} has no row in ARROWS: say what it may depend on"
+            yield f"{name} has no row in ARROWS: add what it may depend on"
             continue
         for dependency in package["dependencies"]:
             target, kind = dependency["name"], dependency["kind"] or "normal"
@@ -124,14 +124,14 @@ def tree_faults(root, tree):
     """Faults in what `root`, a sans-IO crate, reaches; `tree` is the text for `parse_tree`."""
     entries = list(parse_tree(tree))
     if not entries or entries[0][0] != [root]:
-        raise SystemExit(f"arrows: cargo tree said nothing about {root}")
+        raise SystemExit(f"arrows: cargo tree printed nothing about {root}")
     faults = {}  # a crate is reached by many ways, and reported by the first
     for path, features in entries[1:]:
         name, way = path[-1], " -> ".join(path)
         if not PURE.issuperset(path[1:-1]):
-            continue  # what a stranger brings along is no fault of its own
+            continue  # what a foreign crate brings along is no fault of its own
         if name not in PURE:
-            bringing = [what for pattern, what in KNOWN_STRANGERS if re.fullmatch(pattern, name)]
+            bringing = [what for pattern, what in KNOWN_FOREIGN if re.fullmatch(pattern, name)]
             reason = f"brings {bringing[0]}" if bringing else "is not in PURE"
             faults.setdefault(name, f"{way}: {name} {reason}")
         refused = {f for f in features if re.fullmatch(REFUSED_FEATURES.get(name, "(?!)"), f)}
@@ -231,7 +231,7 @@ def self_test():
         return "\n".join([f"0|{root} v0.1.0 (/src)|", *lines])
 
     sse, proto, core, hub, client = (f"bellwire-{n}" for n in ["sse", "proto", "core", "hub", "client"])
-    # (what is fed, the check's answer, a word of the one expected fault, or None for a sound input)
+    # (the input, the check's answer, a part of the one expected fault, or None for a sound input)
     cases = [
         ("the hub as designed", arrow_faults(packages(hub, (core, None), ("tokio", None))), None),
         ("tests may use the kit", arrow_faults(packages(hub, (TESTKIT, "dev"))), None),
@@ -241,19 +241,19 @@ def self_test():
         ("core frames events", arrow_faults(packages(core, (sse, None))), sse),
         ("sse has a neighbour", arrow_faults(packages(sse, (proto, None))), proto),
         ("the kit is shipped", arrow_faults(packages("bellwire", (TESTKIT, None))), TESTKIT),
-        ("a crate nobody placed", arrow_faults(packages("bellwire-common")), "ARROWS"),
+        ("a crate without a row", arrow_faults(packages("bellwire-common")), "ARROWS"),
         ("core as designed", tree_faults(core, tree(core, f"1|{proto} v0.1.0 (/src)|", "2|uuid v1.2.3|std")), None),
         ("tokio two steps away", tree_faults(core, tree(core, f"1|{proto} v0.1.0|", "2|tokio v1.0.0|rt")), "runtime"),
         ("SQL in core", tree_faults(core, tree(core, "1|rusqlite v0.41.0|", "2|libc v0.2.0|")), "database"),
         ("hyper in proto", tree_faults(proto, tree(proto, "1|hyper v1.0.0|")), "HTTP"),
         ("entropy by a feature", tree_faults(proto, tree(proto, "1|uuid v1.2.3|std,v7")), "`v7`"),
         ("a clock by a feature", tree_faults(proto, tree(proto, "1|jiff v0.2.0|alloc,std")), "`std`"),
-        ("a crate nobody read", tree_faults(proto, tree(proto, "1|newcomer v0.1.0|")), "PURE"),
+        ("a crate that was not reviewed", tree_faults(proto, tree(proto, "1|newcomer v0.1.0|")), "PURE"),
         ("sse with std", tree_faults(sse, tree(sse, "1|serde v1.0.0|alloc,std")), "`std`"),
         ("sse with faster instructions", tree_faults(sse, tree(sse, "1|memchr v2.0.0|alloc,std")), None),
         ("a clock in a comment", source_faults({"a.rs": "let x = now; // not Instant::now()"}), None),
         ("a clock in code", source_faults({"a.rs": "let now = std::time::Instant::now();"}), "a.rs:1"),
-        ("an id out of the air", source_faults({"a.rs": "\nUuid::now_v7()"}), "a.rs:2"),
+        ("an id made here", source_faults({"a.rs": "\nUuid::now_v7()"}), "a.rs:2"),
         ("a file in a grouped import", source_faults({"a.rs": "use std::{fmt, fs};"}), "operating system"),
         ("no_std", no_std_faults("lib.rs", "//! x\n#![no_std]\nextern crate alloc;\n"), None),
         ("std in tests", no_std_faults("lib.rs", "#![no_std]\n#[cfg(test)]\nextern crate std;\n"), None),
@@ -269,7 +269,7 @@ def self_test():
             failures += 1
             print(f"arrows self-test: {name}: expected {expected or 'silence'}, got {faults}")
     if failures == 0:
-        print(f"arrows self-test: {len(cases)} cases, each told rightly")
+        print(f"arrows self-test: {len(cases)} cases, all as expected")
     return failures
 
 

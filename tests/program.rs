@@ -1,5 +1,5 @@
-//! Promise: the program does what its help says, seen from outside: arguments in, lines and exit codes
-//! out, against a real hub.
+//! The program does what its help says, seen from outside: arguments in, lines and exit codes out,
+//! against a real hub.
 
 #![allow(
     clippy::unwrap_used,
@@ -151,9 +151,13 @@ fn each_kind_of_end_has_the_exit_code_of_the_help() {
     let unknown = hub.run(&["status", "01a2050e-38dc-7644-95d4-c7a339930e68"]);
     assert_eq!(code(&unknown), 1, "{unknown:?}");
 
-    let nobody = bellwire(&["send", "x", "ping", "--hub", "http://127.0.0.1:1"]).output().unwrap();
-    assert_eq!(code(&nobody), 6, "{nobody:?}");
-    assert!(stderr(&nobody).contains("127.0.0.1:1"), "the message names the hub: {nobody:?}");
+    let unreachable =
+        bellwire(&["send", "x", "ping", "--hub", "http://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(code(&unreachable), 6, "{unreachable:?}");
+    assert!(
+        stderr(&unreachable).contains("127.0.0.1:1"),
+        "the message names the hub: {unreachable:?}"
+    );
 }
 
 #[test]
@@ -195,18 +199,18 @@ fn watch_prints_changes_and_not_keepalive_reports() {
     let id =
         json(&hub.run(&["send", "kiosk", "nap", "--json"]))["command"].as_str().unwrap().to_owned();
     let path = format!("/v1/devices/kiosk/commands/{id}/status");
-    let tell = |report: &str| {
+    let report = |report: &str| {
         assert_eq!(hub.http().post_json(&path, report).unwrap().status, 200, "{report}");
     };
-    tell(r#"{"state":"running"}"#);
+    report(r#"{"state":"running"}"#);
     let watch = Program::start(bellwire(&["watch", &id]).env("BELLWIRE_HUB", hub.url()));
     watch.wait_for("running");
-    (0..5).for_each(|_| tell(r#"{"state":"running"}"#));
-    tell(r#"{"state":"succeeded"}"#);
+    (0..5).for_each(|_| report(r#"{"state":"running"}"#));
+    report(r#"{"state":"succeeded"}"#);
     watch.wait_for("succeeded");
-    let said = watch.output();
-    let times = |word: &str| said.lines().filter(|line| line.starts_with(word)).count();
-    assert_eq!((times("running"), times("succeeded")), (1, 1), "{said}");
+    let printed = watch.output();
+    let times = |word: &str| printed.lines().filter(|line| line.starts_with(word)).count();
+    assert_eq!((times("running"), times("succeeded")), (1, 1), "{printed}");
 }
 
 /// A 404 from whatever answered for the hub ended a listener that was to come back for ever.
@@ -373,32 +377,32 @@ fn the_demo_ends_well_and_leaves_nothing_behind() {
     ] {
         assert!(shown.contains(text), "{text:?} is shown: {shown}");
     }
-    assert!(is_empty(temporary.path()), "the folder is gone");
+    assert!(is_empty(temporary.path()), "the folder is removed");
 }
 
 #[test]
 fn the_faults_of_a_configuration_are_json_with_the_flag() {
-    // `config check --json` said nothing on standard output when something was wrong.
+    // `config check --json` printed nothing on standard output when there was a fault.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hub.toml");
     std::fs::write(&file, "lease = 'soon'\ncolour = 'red'\n").unwrap();
     let checked = bellwire(&["config", "check", "--json", "--config"]).arg(&file).output().unwrap();
     assert_eq!(code(&checked), 2, "{checked:?}");
-    let told = json(&checked);
+    let printed = json(&checked);
     assert_eq!(
-        (&told["ok"], told["faults"].as_array().unwrap().len()),
+        (&printed["ok"], printed["faults"].as_array().unwrap().len()),
         (&false.into(), 2),
-        "{told}"
+        "{printed}"
     );
 }
 
 #[test]
 fn an_error_is_printed_once() {
-    // "Connection refused" stood three times on the line that says that the hub cannot be reached.
-    let asked = bellwire(&["devices", "--hub", "http://127.0.0.1:1"]).output().unwrap();
-    assert_eq!(code(&asked), 6, "{asked:?}");
-    let told = stderr(&asked);
-    assert_eq!(told.matches("refused").count(), 1, "{told}");
+    // "Connection refused" was three times in the message that the hub cannot be reached.
+    let unreachable = bellwire(&["devices", "--hub", "http://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(code(&unreachable), 6, "{unreachable:?}");
+    let printed = stderr(&unreachable);
+    assert_eq!(printed.matches("refused").count(), 1, "{printed}");
 }
 
 #[test]
@@ -428,7 +432,7 @@ fn a_star_in_no_proxy_excepts_every_host() {
 
 #[test]
 fn the_demo_needs_no_proxy() {
-    // Behind a company's proxy the demo asked that for its own hub on loopback, and gave up after eight seconds.
+    // Behind a company's proxy the demo requested its own hub on loopback from that, and gave up after eight seconds.
     let temporary = tempfile::tempdir().unwrap();
     let mut demo = bellwire(&["demo"]);
     for variable in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
@@ -445,7 +449,7 @@ fn completions_and_the_man_page_are_made_from_the_program_itself() {
     assert!(code(&bash) == 0 && stdout(&bash).contains("--idempotency-key"));
     let man = bellwire(&["man"]).output().unwrap();
     assert!(code(&man) == 0 && stdout(&man).contains(".TH bellwire"));
-    // It referred to pages that nobody has, gave no chapter a name and left `config check` out.
+    // It referred to pages that do not exist, named no chapter and omitted `config check`.
     let page = stdout(&man);
     assert!(page.contains(".SH \"BELLWIRE CONFIG CHECK\"") && !page.contains("demo(1)"), "{page}");
 }
