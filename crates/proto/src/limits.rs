@@ -1,6 +1,6 @@
-//! The limits that somebody outside the program can meet, each with its unit and its source: those
-//! of the contract, those of an operator's settings, and those that a peer or another
-//! implementation can observe.
+//! The limits that are visible outside the program, each with its unit and its source: those of the
+//! contract, those of an operator's settings, and those that a peer or another implementation can
+//! observe.
 //!
 //! "Contract" is `docs/protocol.md`, "setting" `docs/config.md`; "our choice" means that neither requires the number. Bounds that only an implementation detail needs (a buffer, a batch) are beside their code. `bellwire-sse` knows nothing of Bellwire and documents its own.
 
@@ -130,7 +130,7 @@ pub const SHARD_INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Fields in a request's head. Contract, section 1.
 pub const HEAD_FIELDS_MAX: usize = 100;
-/// How long a request goes on whose client has closed its half of the connection. Contract,
+/// How long a request continues whose client has closed its half of the connection. Contract,
 /// section 1.
 pub const HALF_CLOSE_GRACE: Duration = Duration::from_millis(500);
 /// How long a connection may idle between two requests: our choice, as nginx.

@@ -194,7 +194,7 @@ fn discard_plain(socket: &mut TcpStream, scratch: &mut [u8]) -> io::Result<ReadO
     for _ in 0..READS_MAX {
         match socket.read(scratch) {
             Ok(0) => return Ok(ReadOutcome::Eof),
-            // An edge-triggered epoll tells again when more comes after a short read, but a FIN
+            // An edge-triggered epoll reports again when more arrives after a short read, but a FIN
             // may have come with these bytes: read until the kernel has nothing.
             Ok(_) => outcome = ReadOutcome::Bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(outcome),
