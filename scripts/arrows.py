@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""Checks the shape of the house: which crate may depend on which, and what the sans-IO crates may reach.
+"""Checks the dependencies: which crate may depend on which, what the sans-IO crates may reach, no circles within a crate.
 
 Run by `.ci/run arrows`; needs cargo and python3's standard library.
 
     arrows.py              check this repository; exit 1 and one line for each fault
-    arrows.py --self-test  feed the checks doctored trees; exit 1 when one of them is not noticed
+    arrows.py --self-test  run the checks on doctored trees; exit 1 when a fault in one is not noticed
 
 What it holds:
   1. The arrows between our crates are those of ARROWS, in dev- and build-dependencies too.
   2. `sse`, `proto` and `core` reach, over any number of steps, with every feature and on every platform,
      only the crates of PURE: no tokio, no hyper, no SQL, no clock, no entropy.
   3. Of those crates they enable no feature that brings a clock or entropy (REFUSED_FEATURES).
-  4. Their own sources ask no clock, no entropy and no operating system (REFUSED_CODE).
-  5. `sse` is no_std: it says so, does not take std back, and enables no `std` feature but for speed. With these the compiler
+  4. Their own sources use no clock, no entropy and no operating system (REFUSED_CODE).
+  5. `sse` is no_std: it declares so, does not import std, and enables no `std` feature but for speed. With these the compiler
      itself refuses `std::` in it; a build for a bare-metal target would need a target that is not installed.
+  6. The rooms of a crate, its top-level modules, form no circle (`rooms.py` reads them); nor do those of PROGRAMS.
 """
 
 import json
@@ -21,6 +22,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+from rooms import room_faults
 
 # Who may depend on whom; `hub` and `client` never meet. None: sees everything, and only tests may depend on it.
 ARROWS = {
@@ -37,6 +40,9 @@ TESTKIT = "bellwire-testkit"
 
 SANS_IO = ["bellwire-sse", "bellwire-proto", "bellwire-core"]
 NO_STD = "bellwire-sse"
+
+# Modules that are a program in themselves: their submodules are rooms too.
+PROGRAMS = {"bellwire-client": [("agent",)]}
 
 # Crates that compute and do nothing else. Before you add one: it reads no clock, draws no entropy, opens nothing.
 PURE = {
@@ -61,8 +67,8 @@ PURE = {
 # Crates whose `std` does no more than choose instructions at run time. The no_std crate may offer it as a feature.
 STD_FOR_SPEED = {"memchr", "simdutf8"}
 
-# Only for the message: what the commonest strangers would bring.
-KNOWN_STRANGERS = [
+# Only for the message: what the commonest foreign crates would bring.
+KNOWN_FOREIGN = [
     (r"tokio.*|mio|async-std|smol|futures.*", "an async runtime"),
     (r"hyper.*|http|http-body.*|axum.*|tower.*|reqwest|h2", "HTTP"),
     (r"rusqlite|libsqlite3-sys|sqlx.*|diesel.*|redb|sled", "a database"),
@@ -90,7 +96,7 @@ def arrow_faults(packages):
     for package in packages:
         name = package["name"]
         if name not in ARROWS:
-            yield f"{name} has no row in ARROWS: say what it may depend on"
+            yield f"{name} has no row in ARROWS: add what it may depend on"
             continue
         for dependency in package["dependencies"]:
             target, kind = dependency["name"], dependency["kind"] or "normal"
@@ -118,14 +124,14 @@ def tree_faults(root, tree):
     """Faults in what `root`, a sans-IO crate, reaches; `tree` is the text for `parse_tree`."""
     entries = list(parse_tree(tree))
     if not entries or entries[0][0] != [root]:
-        raise SystemExit(f"arrows: cargo tree said nothing about {root}")
+        raise SystemExit(f"arrows: cargo tree printed nothing about {root}")
     faults = {}  # a crate is reached by many ways, and reported by the first
     for path, features in entries[1:]:
         name, way = path[-1], " -> ".join(path)
         if not PURE.issuperset(path[1:-1]):
-            continue  # what a stranger brings along is no fault of its own
+            continue  # what a foreign crate brings along is no fault of its own
         if name not in PURE:
-            bringing = [what for pattern, what in KNOWN_STRANGERS if re.fullmatch(pattern, name)]
+            bringing = [what for pattern, what in KNOWN_FOREIGN if re.fullmatch(pattern, name)]
             reason = f"brings {bringing[0]}" if bringing else "is not in PURE"
             faults.setdefault(name, f"{way}: {name} {reason}")
         refused = {f for f in features if re.fullmatch(REFUSED_FEATURES.get(name, "(?!)"), f)}
@@ -173,8 +179,46 @@ def repository_faults(root):
         yield from tree_faults(name, tree)
         files = sorted((root / directories[name] / "src").rglob("*.rs"))
         yield from source_faults({f.relative_to(root): f.read_text() for f in files})
+    for name, directory in sorted(directories.items()):
+        source = root / directory / "src"
+        sources = {f.relative_to(source).as_posix(): f.read_text() for f in sorted(source.rglob("*.rs"))}
+        for under in [(), *PROGRAMS.get(name, [])]:
+            yield from room_faults(name, sources, under)
     lib_rs = directories[NO_STD] / "src/lib.rs"
     yield from no_std_faults(lib_rs, (root / lib_rs).read_text())
+
+
+def room_cases():
+    """Doctored crates for `room_faults`: rooms `a` and `b`, of which `b` uses `a` in every one."""
+
+    def crate(a, lib="mod a;\nmod b;\n", **others):
+        files = {"lib.rs": lib, "a.rs": a, "b.rs": "use crate::a::One;\n"}
+        return {**files, **{name.replace("_", "/") + ".rs": text for name, text in others.items()}}
+
+    def faults(sources, under=()):
+        return room_faults("x", sources, under)
+
+    nested = {"lib.rs": "mod p;", "p.rs": "mod a;\nmod b;", "p/a.rs": "use super::b::X;", "p/b.rs": "use super::a::Y;"}
+    circle, both, calling = "a, b are a circle", "mod a;\nmod b;\n", "mod a;\nfn f() {\n    b::two()\n}"
+    return [
+        ("rooms in one direction", faults(crate("pub struct One;")), None),
+        ("two rooms use each other", faults(crate("use crate::b::Two;")), circle),
+        ("a circle in a group", faults(crate("use crate::{\n    b::{Two, Three as T},\n};")), circle),
+        ("a circle by `super`", faults(crate("use super::b;")), circle),
+        ("a circle in an expression", faults(crate("fn f() {\n    crate::b::two()\n}")), "a.rs:2"),
+        ("a circle by a submodule", faults(crate("mod c;", a_c="use super::super::b::Two;")), "a/c.rs:1"),
+        ("a circle by a re-export", faults(crate("use crate::Two;", lib=both + "pub use b::Two;")), circle),
+        ("a circle by an import", faults(crate("use crate::Y;", lib=both + "use b::Two as Y;")), circle),
+        ("a circle of three", faults(crate("use crate::c::X;", c="use crate::b::Two;\nstruct X;")), "a, b, c are"),
+        ("a room uses the root's code", faults(crate("", lib=calling, b="use crate::f;")), "(root), b"),
+        ("a module of tests", faults(crate("fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::b::Two;\n}")), None),
+        ("a file of tests", faults(crate("#[cfg(test)]\nmod tests;", a_tests="use crate::b::Two;")), None),
+        ("a use for tests", faults(crate("#[cfg(test)]\nuse crate::{b::Two};\nfn one() {}")), None),
+        ("code behind a test's", faults(crate("#[cfg(test)]\nfn f() { 1 }\nuse crate::b::Two;")), "a.rs:3"),
+        ("a comment and a string", faults(crate("//! See `crate::b::Two`.\nconst A: &str = \"crate::b::Two\";")), None),
+        ("rooms of a folder are not judged", faults(nested), None),
+        ("rooms of a program are", faults(nested, ("p",)), circle),
+    ]
 
 
 def self_test():
@@ -187,7 +231,7 @@ def self_test():
         return "\n".join([f"0|{root} v0.1.0 (/src)|", *lines])
 
     sse, proto, core, hub, client = (f"bellwire-{n}" for n in ["sse", "proto", "core", "hub", "client"])
-    # (what is fed, the check's answer, a word of the one expected fault, or None for a sound input)
+    # (the input, the check's answer, a part of the one expected fault, or None for a sound input)
     cases = [
         ("the hub as designed", arrow_faults(packages(hub, (core, None), ("tokio", None))), None),
         ("tests may use the kit", arrow_faults(packages(hub, (TESTKIT, "dev"))), None),
@@ -197,24 +241,25 @@ def self_test():
         ("core frames events", arrow_faults(packages(core, (sse, None))), sse),
         ("sse has a neighbour", arrow_faults(packages(sse, (proto, None))), proto),
         ("the kit is shipped", arrow_faults(packages("bellwire", (TESTKIT, None))), TESTKIT),
-        ("a crate nobody placed", arrow_faults(packages("bellwire-common")), "ARROWS"),
+        ("a crate without a row", arrow_faults(packages("bellwire-common")), "ARROWS"),
         ("core as designed", tree_faults(core, tree(core, f"1|{proto} v0.1.0 (/src)|", "2|uuid v1.2.3|std")), None),
         ("tokio two steps away", tree_faults(core, tree(core, f"1|{proto} v0.1.0|", "2|tokio v1.0.0|rt")), "runtime"),
         ("SQL in core", tree_faults(core, tree(core, "1|rusqlite v0.41.0|", "2|libc v0.2.0|")), "database"),
         ("hyper in proto", tree_faults(proto, tree(proto, "1|hyper v1.0.0|")), "HTTP"),
         ("entropy by a feature", tree_faults(proto, tree(proto, "1|uuid v1.2.3|std,v7")), "`v7`"),
         ("a clock by a feature", tree_faults(proto, tree(proto, "1|jiff v0.2.0|alloc,std")), "`std`"),
-        ("a crate nobody read", tree_faults(proto, tree(proto, "1|newcomer v0.1.0|")), "PURE"),
+        ("a crate that was not reviewed", tree_faults(proto, tree(proto, "1|newcomer v0.1.0|")), "PURE"),
         ("sse with std", tree_faults(sse, tree(sse, "1|serde v1.0.0|alloc,std")), "`std`"),
         ("sse with faster instructions", tree_faults(sse, tree(sse, "1|memchr v2.0.0|alloc,std")), None),
         ("a clock in a comment", source_faults({"a.rs": "let x = now; // not Instant::now()"}), None),
         ("a clock in code", source_faults({"a.rs": "let now = std::time::Instant::now();"}), "a.rs:1"),
-        ("an id out of the air", source_faults({"a.rs": "\nUuid::now_v7()"}), "a.rs:2"),
+        ("an id made here", source_faults({"a.rs": "\nUuid::now_v7()"}), "a.rs:2"),
         ("a file in a grouped import", source_faults({"a.rs": "use std::{fmt, fs};"}), "operating system"),
         ("no_std", no_std_faults("lib.rs", "//! x\n#![no_std]\nextern crate alloc;\n"), None),
         ("std in tests", no_std_faults("lib.rs", "#![no_std]\n#[cfg(test)]\nextern crate std;\n"), None),
         ("std by default", no_std_faults("lib.rs", "//! x\n"), "no_std"),
         ("std taken back", no_std_faults("lib.rs", "#![no_std]\nextern crate std;\n"), "extern crate std"),
+        *room_cases(),
     ]
     failures = 0
     for name, faults, expected in cases:
@@ -224,7 +269,7 @@ def self_test():
             failures += 1
             print(f"arrows self-test: {name}: expected {expected or 'silence'}, got {faults}")
     if failures == 0:
-        print(f"arrows self-test: {len(cases)} cases, each told rightly")
+        print(f"arrows self-test: {len(cases)} cases, all as expected")
     return failures
 
 

@@ -1,8 +1,8 @@
-//! Promise: what was answered 2xx survives `kill -9`.
+//! A command that was answered 2xx survives `kill -9`.
 //!
 //! A real hub is killed with SIGKILL again and again in the middle of load and started again on the
 //! same folder. Every command that was answered 2xx must then be found, have been delivered, and
-//! have ended; and no device may have been told of a command twice with the same attempt.
+//! have ended; and no device may have received a command twice with the same attempt.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,8 +29,8 @@ struct Shared {
     /// Ids of the commands that were answered 2xx, with their device.
     promised: Mutex<Vec<(String, usize)>>,
     answered: AtomicUsize,
-    /// Attempts told, by device and command.
-    told: Mutex<HashMap<(usize, String), Vec<u64>>>,
+    /// Attempts received, by device and command.
+    attempts: Mutex<HashMap<(usize, String), Vec<u64>>>,
     stop_sending: AtomicBool,
     stop: AtomicBool,
 }
@@ -72,15 +72,15 @@ fn what_was_answered_survives_fifty_kills_under_load() {
     assert_eq!(hub.terminate().code(), Some(0), "an orderly end after all that");
     devices.into_iter().for_each(|t| t.join().unwrap());
 
-    let told = shared.told.lock().unwrap();
+    let attempts = shared.attempts.lock().unwrap();
     for (id, device) in &promised {
-        let attempts = told.get(&(*device, id.clone()));
+        let attempts = attempts.get(&(*device, id.clone()));
         assert!(attempts.is_some(), "command {id} was answered and never reached d{device}");
     }
-    for ((device, id), attempts) in told.iter() {
+    for ((device, id), attempts) in attempts.iter() {
         assert!(
             attempts.windows(2).all(|pair| pair[0] < pair[1]),
-            "d{device} was told of {id} with attempts {attempts:?}: they must rise"
+            "d{device} received {id} with attempts {attempts:?}: they must rise"
         );
     }
 }
@@ -119,7 +119,7 @@ fn send(shared: &Shared, http: Http, sender: usize) {
     }
 }
 
-/// Listens for ever; writes down what it is told and answers it, once or not at all.
+/// Listens for ever; records each command and answers it, once or not at all.
 fn listen(shared: &Shared, http: Http, device: usize) {
     while !shared.stop.load(Ordering::SeqCst) {
         let Ok(mut stream) = http.stream(&format!("/v1/devices/d{device}/stream")) else {
@@ -134,7 +134,7 @@ fn listen(shared: &Shared, http: Http, device: usize) {
             let id = command["id"].as_str().unwrap().to_owned();
             let attempt = command["attempt"].as_u64().unwrap();
             let target = format!("/v1/devices/d{device}/commands/{id}/status");
-            shared.told.lock().unwrap().entry((device, id)).or_default().push(attempt);
+            shared.attempts.lock().unwrap().entry((device, id)).or_default().push(attempt);
             // An answer that is lost with the hub is made good by the next sending.
             http.post_json(&target, r#"{"state":"succeeded"}"#).ok();
         }
@@ -143,7 +143,7 @@ fn listen(shared: &Shared, http: Http, device: usize) {
 
 fn ended(http: Http, id: &str) -> Result<(), String> {
     let answer = http.get(&format!("/v1/commands/{id}")).map_err(|e| e.to_string())?;
-    assert_eq!(answer.status, 200, "command {id} was answered 2xx and is gone: {}", answer.json());
+    assert_eq!(answer.status, 200, "command {id} was answered 2xx and is lost: {}", answer.json());
     let command = answer.json();
     if command["counts"]["succeeded"] == 1 { Ok(()) } else { Err(command.to_string()) }
 }

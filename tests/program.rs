@@ -1,5 +1,5 @@
-//! Promise: the program does what its help says, seen from outside: arguments in, lines and exit codes
-//! out, against a real hub.
+//! The program does what its help says, seen from outside: arguments in, lines and exit codes out,
+//! against a real hub.
 
 #![allow(
     clippy::unwrap_used,
@@ -118,7 +118,7 @@ fn a_command_is_run_by_the_program_that_listens_and_its_end_is_the_exit_code() {
 }
 
 #[test]
-fn data_is_json_if_it_parses_as_such_unless_told_otherwise() {
+fn data_is_json_if_it_parses_as_such_unless_a_flag_decides() {
     let hub = Hub::start();
     for (args, data) in [
         (&["{\"a\":1.50}"][..], "{\"a\":1.50}"),
@@ -138,7 +138,7 @@ fn data_is_json_if_it_parses_as_such_unless_told_otherwise() {
 }
 
 #[test]
-fn each_kind_of_end_has_the_exit_code_that_the_help_tells() {
+fn each_kind_of_end_has_the_exit_code_of_the_help() {
     let hub = Hub::start();
     assert_eq!(code(&hub.run(&["send", "away", "ping"])), 0, "stored is enough without --wait");
     let offline = hub.run(&["send", "away", "ping", "--ttl", "0"]);
@@ -151,9 +151,13 @@ fn each_kind_of_end_has_the_exit_code_that_the_help_tells() {
     let unknown = hub.run(&["status", "01a2050e-38dc-7644-95d4-c7a339930e68"]);
     assert_eq!(code(&unknown), 1, "{unknown:?}");
 
-    let nobody = bellwire(&["send", "x", "ping", "--hub", "http://127.0.0.1:1"]).output().unwrap();
-    assert_eq!(code(&nobody), 6, "{nobody:?}");
-    assert!(stderr(&nobody).contains("127.0.0.1:1"), "the message names the hub: {nobody:?}");
+    let unreachable =
+        bellwire(&["send", "x", "ping", "--hub", "http://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(code(&unreachable), 6, "{unreachable:?}");
+    assert!(
+        stderr(&unreachable).contains("127.0.0.1:1"),
+        "the message names the hub: {unreachable:?}"
+    );
 }
 
 #[test]
@@ -190,28 +194,28 @@ fn a_running_program_is_stopped_by_cancel() {
 
 /// Each sign of life of a command that runs was a block of lines, and ten minutes filled the terminal.
 #[test]
-fn watch_prints_what_is_new_and_not_each_sign_of_life() {
+fn watch_prints_changes_and_not_keepalive_reports() {
     let hub = Hub::start();
     let id =
         json(&hub.run(&["send", "kiosk", "nap", "--json"]))["command"].as_str().unwrap().to_owned();
     let path = format!("/v1/devices/kiosk/commands/{id}/status");
-    let tell = |report: &str| {
+    let report = |report: &str| {
         assert_eq!(hub.http().post_json(&path, report).unwrap().status, 200, "{report}");
     };
-    tell(r#"{"state":"running"}"#);
+    report(r#"{"state":"running"}"#);
     let watch = Program::start(bellwire(&["watch", &id]).env("BELLWIRE_HUB", hub.url()));
     watch.wait_for("running");
-    (0..5).for_each(|_| tell(r#"{"state":"running"}"#));
-    tell(r#"{"state":"succeeded"}"#);
+    (0..5).for_each(|_| report(r#"{"state":"running"}"#));
+    report(r#"{"state":"succeeded"}"#);
     watch.wait_for("succeeded");
-    let said = watch.output();
-    let times = |word: &str| said.lines().filter(|line| line.starts_with(word)).count();
-    assert_eq!((times("running"), times("succeeded")), (1, 1), "{said}");
+    let printed = watch.output();
+    let times = |word: &str| printed.lines().filter(|line| line.starts_with(word)).count();
+    assert_eq!((times("running"), times("succeeded")), (1, 1), "{printed}");
 }
 
 /// A 404 from whatever answered for the hub ended a listener that was to come back for ever.
 #[test]
-fn a_listener_comes_back_from_any_answer() {
+fn a_listener_reconnects_after_any_answer() {
     let hub = Hub::start();
     let mut command = bellwire(&["listen", "kiosk", "--hub", &format!("{}/nowhere", hub.url())]);
     let listener = Program::start(&mut command);
@@ -251,7 +255,7 @@ fn listen_json_prints_a_command_a_line_and_answers_it() {
 }
 
 #[test]
-fn devices_are_listed_and_told_apart_by_their_presence() {
+fn devices_are_listed_with_their_presence() {
     let hub = Hub::start();
     let _listener = hub.listen("here", &["--json"]);
     hub.run(&["send", "away", "ping"]);
@@ -271,11 +275,11 @@ fn devices_are_listed_and_told_apart_by_their_presence() {
 }
 
 #[test]
-fn who_waits_for_an_appliance_that_is_not_there_is_told_so() {
+fn waiting_for_an_offline_appliance_says_so() {
     let hub = Hub::start();
     let mistyped = hub.run(&["send", "kisok", "ping", "--wait", "1s"]);
     assert_eq!(code(&mistyped), 4, "{mistyped:?}");
-    assert!(stderr(&mistyped).contains("kisok has never been here"), "{mistyped:?}");
+    assert!(stderr(&mistyped).contains("kisok has never connected"), "{mistyped:?}");
 
     drop(hub.listen("kiosk", &["--exec", "/bin/true"]));
     hub.until_online("kiosk", false);
@@ -299,7 +303,7 @@ fn a_second_hub_on_the_same_folder_is_refused() {
 }
 
 #[test]
-fn beyond_loopback_a_hub_listens_only_when_told_that_it_is_open() {
+fn beyond_loopback_a_hub_listens_only_with_open() {
     let folder = tempfile::tempdir().unwrap();
     let refused = bellwire(&["serve", "--listen", "0.0.0.0:0", "--data-dir"])
         .arg(folder.path())
@@ -318,7 +322,7 @@ fn sigterm_ends_a_hub_in_order_and_soon() {
 }
 
 #[test]
-fn a_hub_takes_the_files_that_it_may_have_and_says_when_they_are_few() {
+fn a_hub_raises_its_limit_of_open_files_and_warns_when_that_is_low() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -Sn 60 && ulimit -Hn 160 && exec \"$@\"", "sh", BELLWIRE]);
@@ -373,32 +377,32 @@ fn the_demo_ends_well_and_leaves_nothing_behind() {
     ] {
         assert!(shown.contains(text), "{text:?} is shown: {shown}");
     }
-    assert!(is_empty(temporary.path()), "the folder is gone");
+    assert!(is_empty(temporary.path()), "the folder is removed");
 }
 
 #[test]
-fn the_faults_of_a_configuration_are_json_when_asked_for() {
-    // `config check --json` said nothing on standard output when something was wrong.
+fn the_faults_of_a_configuration_are_json_with_the_flag() {
+    // `config check --json` printed nothing on standard output when there was a fault.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hub.toml");
     std::fs::write(&file, "lease = 'soon'\ncolour = 'red'\n").unwrap();
     let checked = bellwire(&["config", "check", "--json", "--config"]).arg(&file).output().unwrap();
     assert_eq!(code(&checked), 2, "{checked:?}");
-    let told = json(&checked);
+    let printed = json(&checked);
     assert_eq!(
-        (&told["ok"], told["faults"].as_array().unwrap().len()),
+        (&printed["ok"], printed["faults"].as_array().unwrap().len()),
         (&false.into(), 2),
-        "{told}"
+        "{printed}"
     );
 }
 
 #[test]
-fn an_error_is_told_once() {
-    // "Connection refused" stood three times on the line that says that the hub cannot be reached.
-    let asked = bellwire(&["devices", "--hub", "http://127.0.0.1:1"]).output().unwrap();
-    assert_eq!(code(&asked), 6, "{asked:?}");
-    let told = stderr(&asked);
-    assert_eq!(told.matches("refused").count(), 1, "{told}");
+fn an_error_is_printed_once() {
+    // "Connection refused" was three times in the message that the hub cannot be reached.
+    let unreachable = bellwire(&["devices", "--hub", "http://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(code(&unreachable), 6, "{unreachable:?}");
+    let printed = stderr(&unreachable);
+    assert_eq!(printed.matches("refused").count(), 1, "{printed}");
 }
 
 #[test]
@@ -428,7 +432,7 @@ fn a_star_in_no_proxy_excepts_every_host() {
 
 #[test]
 fn the_demo_needs_no_proxy() {
-    // Behind a company's proxy the demo asked that for its own hub on loopback, and gave up after eight seconds.
+    // Behind a company's proxy the demo requested its own hub on loopback from that, and gave up after eight seconds.
     let temporary = tempfile::tempdir().unwrap();
     let mut demo = bellwire(&["demo"]);
     for variable in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
@@ -445,7 +449,7 @@ fn completions_and_the_man_page_are_made_from_the_program_itself() {
     assert!(code(&bash) == 0 && stdout(&bash).contains("--idempotency-key"));
     let man = bellwire(&["man"]).output().unwrap();
     assert!(code(&man) == 0 && stdout(&man).contains(".TH bellwire"));
-    // It referred to pages that nobody has, gave no chapter a name and left `config check` out.
+    // It referred to pages that do not exist, named no chapter and omitted `config check`.
     let page = stdout(&man);
     assert!(page.contains(".SH \"BELLWIRE CONFIG CHECK\"") && !page.contains("demo(1)"), "{page}");
 }

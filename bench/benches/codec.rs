@@ -246,7 +246,7 @@ fn drain<S: Stream>(
     let mut events = std::pin::pin!(events);
     let mut found = Found::default();
     while found.events < workload.found.events {
-        let event = events.next().now_or_never().expect("always ready").expect("not over yet");
+        let event = events.next().now_or_never().expect("always ready").expect("not ended yet");
         note(&mut found, black_box(event));
     }
     found
@@ -255,12 +255,12 @@ fn drain<S: Stream>(
 // ---------------------------------------------------------------------------------------------
 // Measuring
 
-/// A contender and the median of its rounds; none if it was left out.
+/// A contender and the median of its rounds; none if it was omitted.
 type Row = (&'static Contender, Option<Duration>);
 
 fn compare(workload: &Workload, rounds: usize, quick: bool) {
     let mut times: Vec<(usize, &Contender, Vec<Duration>)> =
-        CONTENDERS.iter().enumerate().map(|(place, c)| (place, c, Vec::new())).collect();
+        CONTENDERS.iter().enumerate().map(|(position, c)| (position, c, Vec::new())).collect();
     for round in 0..rounds {
         for (_, contender, times) in &mut times {
             let hopeless = times.first().is_some_and(|first| *first > Duration::from_secs(1))
@@ -269,13 +269,13 @@ fn compare(workload: &Workload, rounds: usize, quick: bool) {
                 times.push(measure(contender, workload));
             }
         }
-        // Each inherits the heap that the one before it has left: let that be another one each time.
+        // Each inherits the heap of the contender before it, which therefore varies.
         times.rotate_left(1);
         if round % 2 == 1 {
             times.reverse();
         }
     }
-    times.sort_by_key(|(place, ..)| *place);
+    times.sort_by_key(|(position, ..)| *position);
     let rows: Vec<Row> = times.into_iter().map(|(_, c, times)| (c, median(times))).collect();
     print_table(workload, &rows);
 }
@@ -293,7 +293,7 @@ fn print_table(workload: &Workload, rows: &[Row]) {
     );
     for (contender, time) in rows {
         let Some(time) = time else {
-            println!("{:24} {:>10}", contender.name, "left out");
+            println!("{:24} {:>10}", contender.name, "omitted");
             continue;
         };
         let seconds = time.as_secs_f64();
@@ -310,7 +310,7 @@ fn print_table(workload: &Workload, rows: &[Row]) {
 }
 
 /// The time per byte must not grow with the line, save where that of a plain copy into a growing
-/// buffer does: past the caches, and where the kernel must find pages first.
+/// buffer does: beyond the caches, and where the kernel must find pages first.
 fn linear(rounds: usize) {
     println!("\nLinear in the line: one event, 16 KiB chunks, ns/byte");
     println!("{:>10} {:>12} {:>12}", "KiB", "borrowed", "plain copy");

@@ -1,4 +1,4 @@
-//! Path segments, queries and headers are judged alike however they are asked, and never by a panic.
+//! Path segments, queries and headers give the same result by every function, and never a panic.
 //!
 //! ```text
 //! cargo +nightly fuzz run http_query
@@ -10,7 +10,7 @@
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../crates/hub/tests/parsers/judge.rs"]
-#[allow(dead_code, reason = "this target asks one of its two questions")]
+#[allow(dead_code, reason = "this target uses one of its two checks")]
 mod judge;
 
 fuzz_target!(|input: &[u8]| judge::params(input));

@@ -29,9 +29,9 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// All that a decoder tells.
+/// The complete output of a decoder.
 #[derive(Debug, Default, PartialEq)]
-struct Told {
+struct Decoded {
     events: Vec<Event>,
     comments: Vec<String>,
     too_large: usize,
@@ -40,23 +40,23 @@ struct Told {
     retry_ms: Option<u64>,
 }
 
-fn decode<'a>(limit_bytes: usize, chunks: impl IntoIterator<Item = &'a [u8]>) -> Told {
+fn decode<'a>(limit_bytes: usize, chunks: impl IntoIterator<Item = &'a [u8]>) -> Decoded {
     let mut decoder = Decoder::builder().comments(true).limit_bytes(limit_bytes).build();
-    let mut told = Told::default();
+    let mut decoded = Decoded::default();
     for mut chunk in chunks {
         loop {
             match decoder.decode_owned(&mut chunk) {
-                Ok(Some(OwnedItem::Event(event))) => told.events.push(event),
-                Ok(Some(OwnedItem::Comment(text))) => told.comments.push(text),
+                Ok(Some(OwnedItem::Event(event))) => decoded.events.push(event),
+                Ok(Some(OwnedItem::Comment(text))) => decoded.comments.push(text),
                 Ok(None) => break,
-                Err(_) => told.too_large += 1,
+                Err(_) => decoded.too_large += 1,
             }
         }
     }
-    told.last_event_id = decoder.last_event_id().to_owned();
-    told.header_id = decoder.header_id().map(str::to_owned);
-    told.retry_ms = decoder.retry_ms();
-    told
+    decoded.last_event_id = decoder.last_event_id().to_owned();
+    decoded.header_id = decoder.header_id().map(str::to_owned);
+    decoded.retry_ms = decoder.retry_ms();
+    decoded
 }
 
 fn cut<'a>(stream: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {

@@ -4,8 +4,7 @@ program that it checks. Standard library only.
     classic_client.py URL [--last-event-id ID] [--ca FILE] [--user USER:PASSWORD]
 
 Reads the stream at URL to its end. Prints one JSON array a line: ["head", status, headers] first, then
-["event", {"id", "retry", "event", "data"}] and ["comment", text] as they come, and ["end"] last. It is as
-strict as the original is said to be, and stricter: a field that it does not know, a line without a
+["event", {"id", "retry", "event", "data"}] and ["comment", text] as they come, and ["end"] last. It is at least as strict as the original: an unknown field, a line without a
 colon, a field twice, fields out of order or a line end other than CRLF end it with exit code 1.
 """
 
@@ -20,7 +19,7 @@ import urllib.parse
 ORDER = ["id", "retry", "event", "data"]
 
 
-def say(*what):
+def emit(*what):
     print(json.dumps(what), flush=True)
 
 
@@ -51,20 +50,20 @@ def interpret(lines):
     if lines and lines[0].startswith(":"):
         if len(lines) != 1:
             sys.exit("a comment together with something else: %r" % lines)
-        return say("comment", lines[0][1:])
+        return emit("comment", lines[0][1:])
     event, last = {}, -1
     for line in lines:
         field, colon, value = line.partition(":")
         if not colon or field not in ORDER or not value.startswith(" "):
             sys.exit("not a field of an event: %r" % line)
-        place = ORDER.index(field)
-        if place < last or (place == last and field != "data"):
+        position = ORDER.index(field)
+        if position < last or (position == last and field != "data"):
             sys.exit("out of order: %r" % lines)
-        last, value = place, value[1:]
+        last, value = position, value[1:]
         event[field] = event["data"] + "\n" + value if field in event else value
     if "event" not in event or "data" not in event:
         sys.exit("no event, or no data: %r" % lines)
-    say("event", event)
+    emit("event", event)
 
 
 def main():
@@ -87,13 +86,13 @@ def main():
         headers["Authorization"] = "Basic " + base64.b64encode(flags.user.encode()).decode()
     connection.request("GET", url.path, headers=headers)
     response = connection.getresponse()
-    say("head", response.status, {name.lower(): value for name, value in response.getheaders()})
+    emit("head", response.status, {name.lower(): value for name, value in response.getheaders()})
     if response.status != 200:
-        say("body", response.read().decode("utf-8"))
+        emit("body", response.read().decode("utf-8"))
         return
     while (lines := read_event(response)) is not None:
         interpret(lines)
-    say("end")
+    emit("end")
 
 
 main()

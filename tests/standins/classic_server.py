@@ -36,7 +36,7 @@ next_id = 0
 gets = 0
 
 
-def say(*what):
+def emit(*what):
     with lock:
         print(json.dumps(what), flush=True)
 
@@ -54,9 +54,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def tell(self, body=""):
+    def record(self, body=""):
         headers = {name.lower(): value for name, value in self.headers.items()}
-        say("request", self.command, self.path, headers, body)
+        emit("request", self.command, self.path, headers, body)
 
     def page(self, status, message):
         reason = http.client.responses[status]
@@ -89,7 +89,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         global gets
-        self.tell()
+        self.record()
         if flags.script:
             scene = flags.script[min(gets, len(flags.script) - 1)]
             gets += 1
@@ -126,7 +126,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         global next_id
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.tell(body.decode("utf-8"))
+        self.record(body.decode("utf-8"))
         _, action, token = self.path.rsplit("/", 2)
         with lock:
             listener = listeners.get(token)
@@ -167,5 +167,5 @@ if flags.cert:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(flags.cert, flags.key)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-say("port", server.server_address[1])
+emit("port", server.server_address[1])
 server.serve_forever()

@@ -1,6 +1,6 @@
 //! A test that runs again, in a process of its own: with a small disk, or another umask.
 //!
-//! What is set for a whole process, other tests beside it must not see.
+//! Settings of a whole process must not affect other tests in it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,12 +8,12 @@ use std::process::Command;
 /// Set in the process that runs a test again.
 const AGAIN: &str = "BELLWIRE_TEST_AGAIN";
 
-/// A disk of so many KiB for the test of this name: its folder, in the process that runs the test again and
-/// alone sees it. `None` in the first one, once that is done.
+/// A disk of so many KiB for the test of this name: its folder, in the process that runs the test again,
+/// which alone sees the disk. `None` in the first process, after that has ended.
 ///
 /// # Panics
-/// When the test fails there, and in CI when nobody may mount a disk: elsewhere that is said, and the test
-/// has shown nothing.
+/// When the test fails there, and in CI when no disk can be mounted: elsewhere that is printed, and
+/// nothing was tested.
 pub fn on_small_disk(test: &str, kib: u32) -> Option<PathBuf> {
     if let Some(folder) = std::env::var_os(AGAIN) {
         return Some(folder.into());
@@ -28,7 +28,7 @@ pub fn on_small_disk(test: &str, kib: u32) -> Option<PathBuf> {
         }
     }
     assert!(std::env::var_os("CI").is_none(), "no disk may be mounted here: run it as root");
-    eprintln!("no disk may be mounted here: nothing was shown");
+    eprintln!("no disk can be mounted here: nothing was tested");
     None
 }
 
@@ -47,13 +47,13 @@ pub fn under_umask_077(test: &str) -> bool {
     false
 }
 
-/// Runs this program with one test alone; gives whether it came to run it.
+/// Runs this program with one test alone; returns whether the test ran.
 fn run(command: &mut Command, test: &str) -> bool {
     command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
     let Ok(output) = command.output() else { return false };
     let (stdout, stderr) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    // What a test program ends with when a test failed.
+    // The exit code of a test program when a test failed.
     assert_ne!(output.status.code(), Some(101), "run again, by itself: {stdout}\n{stderr}");
     let ran = output.status.success();
     assert!(!ran || stdout.contains("1 passed"), "there is no test {test}: {stdout}");

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by raw bytes: what was written is what went over the wire.
+//! HTTP/1.1 by raw bytes: exactly what is written goes over the wire.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -36,13 +36,13 @@ pub struct EventStream {
 #[derive(Debug)]
 struct Body {
     reader: BufReader<TcpStream>,
-    /// Bytes left of the chunk; `None` when the body is not chunked.
+    /// Remaining bytes of the chunk; `None` when the body is not chunked.
     chunk: Option<usize>,
     ended: bool,
 }
 
 impl Http {
-    /// A request; `body` goes out with its length.
+    /// A request; `body` is sent with its length.
     pub fn request(
         &self,
         method: &str,
@@ -166,22 +166,22 @@ impl EventStream {
 
 impl Read for Body {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let Some(left) = self.chunk else { return self.reader.read(into) };
+        let Some(remaining) = self.chunk else { return self.reader.read(into) };
         if self.ended {
             return Ok(0);
         }
-        let left = if left == 0 { self.next_chunk()? } else { left };
-        if left == 0 {
+        let remaining = if remaining == 0 { self.next_chunk()? } else { remaining };
+        if remaining == 0 {
             self.ended = true;
             return Ok(0);
         }
-        let n = into.len().min(left);
+        let n = into.len().min(remaining);
         let n = self.reader.read(&mut into[..n])?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.chunk = Some(left - n);
-        if left == n {
+        self.chunk = Some(remaining - n);
+        if remaining == n {
             let mut end = [0; 2];
             self.reader.read_exact(&mut end)?;
         }

@@ -1,7 +1,7 @@
 //! The harness that the scenarios share: real processes, HTTP by raw bytes, chance from a seed.
 //!
-//! It knows nothing of how Bellwire is built: it starts the program, speaks HTTP/1.1 over plain
-//! sockets, and reads event streams. Every wait has a bound, and a wait that is over says what was
+//! It knows nothing of Bellwire's internals: it starts the program, speaks HTTP/1.1 over plain
+//! sockets, and reads event streams. Every wait has a bound, and one that expires names what was
 //! waited for.
 
 #![allow(

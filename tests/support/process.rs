@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-/// How long a program may take to say where it listens, or to end.
+/// How long a program may take to print its address, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A program that runs. Killed when dropped.
@@ -60,7 +60,7 @@ impl Program {
         self.output.lock().unwrap().clone()
     }
 
-    /// SIGKILL, and wait until it is gone.
+    /// SIGKILL, and wait until it has ended.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -112,8 +112,8 @@ fn collect(pipe: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
     });
 }
 
-/// Asks again and again until there is an answer; past a generous bound, panics with what was waited
-/// for and the last excuse.
+/// Polls until there is an answer; after a generous bound, panics with what was waited for and the
+/// last excuse.
 pub fn wait_until<T, E: std::fmt::Display>(what: &str, mut ask: impl FnMut() -> Result<T, E>) -> T {
     let start = Instant::now();
     loop {

@@ -1,19 +1,19 @@
-//! Chance from a seed: the whole story of a history is in this one number.
+//! Random numbers from a seed: the seed alone determines the whole run.
 
 /// SplitMix64. Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// The one of this seed.
+    /// The generator of this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Any number, drawn evenly from all.
+    /// A number drawn uniformly from all.
     #[expect(
         clippy::should_implement_trait,
-        reason = "it never ends, so an Option would say nothing"
+        reason = "it never ends, so an Option would be useless"
     )]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);

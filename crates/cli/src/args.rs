@@ -11,11 +11,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  succeeded (or stored, when not asked to wait)
+  0  succeeded (or stored, without --wait)
   1  failed, cancelled, or refused for another reason
   2  usage: the command line, the configuration or the request is wrong
   3  rejected by the appliance
-  4  expired, timed out or dead; or --wait was over first
+  4  expired, timed out or dead; or --wait elapsed first
   5  the appliance is offline (--ttl 0)
   6  the hub cannot be reached, or cannot serve now";
 
@@ -55,7 +55,7 @@ pub enum ColorChoice {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show all of it in a moment: a hub, an appliance, commands, a crash, nothing lost.
+    /// Show everything in a few seconds: a hub, an appliance, commands, a crash, nothing lost.
     #[cfg(feature = "hub")]
     Demo(Demo),
     /// Run the hub.
@@ -76,11 +76,11 @@ pub enum Command {
         #[command(subcommand)]
         command: AgentCommand,
     },
-    /// Give a command that `listen --save-dir` saved to a handler again. The hub is not asked.
+    /// Run a handler again for a command that `listen --save-dir` saved. The hub is not involved.
     Replay(Replay),
     /// Send a command to an appliance.
     Send(Send),
-    /// Tell how a command stands.
+    /// Show the state of a command.
     Status(Status),
     /// Follow a command until it has ended.
     Watch(Watch),
@@ -119,10 +119,10 @@ pub struct HubArg {
 #[cfg(feature = "hub")]
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  bellwire demo\n  bellwire demo --keep   # leaves hub and appliance up to play with; Ctrl-C ends them"
+    after_help = "Examples:\n  bellwire demo\n  bellwire demo --keep   # hub and appliance stay up until Ctrl-C"
 )]
 pub struct Demo {
-    /// Leave the hub and the appliance up to play with, until Ctrl-C.
+    /// Leave the hub and the appliance running until Ctrl-C.
     #[arg(long)]
     pub keep: bool,
 }
@@ -136,13 +136,13 @@ Settings come from the file, then BELLWIRE_* variables (BELLWIRE_DATA_DIR, …),
 Examples:
   bellwire serve
   bellwire serve --listen 127.0.0.1:9000 --data-dir /var/lib/bellwire
-  bellwire serve --listen 0.0.0.0:8888 --open     # anybody who reaches it may send
+  bellwire serve --listen 0.0.0.0:8888 --open     # every client that reaches it may send
   bellwire serve --classic                        # also the Python library's /poll and /ping")]
 pub struct Serve {
     /// Where to listen; may be given several times. Port 0 lets the kernel choose.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
-    /// Where everything is kept.
+    /// The folder of all data.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// The configuration file (TOML).
@@ -151,7 +151,7 @@ pub struct Serve {
     /// Serve the Python Event Source Library's URLs too.
     #[arg(long)]
     pub classic: bool,
-    /// Listen beyond loopback although anybody who reaches the hub may then send.
+    /// Listen beyond loopback although every client that reaches the hub may then send.
     #[arg(long)]
     pub open: bool,
 }
@@ -160,7 +160,7 @@ pub struct Serve {
 #[cfg(feature = "hub")]
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Report every fault with its key, or print what would be in force.
+    /// Report every fault with its key, or print the effective settings.
     #[command(after_help = "Example:\n  bellwire config check --config /etc/bellwire/hub.toml")]
     Check {
         /// The configuration file (TOML).
@@ -175,10 +175,8 @@ pub enum ConfigCommand {
 Without --exec each command is printed and answered succeeded.
 
 The program gets the data on its standard input (text as it is, the rest as compact JSON) and in
-the file BELLWIRE_DATA_FILE; BELLWIRE_COMMAND, _ACTION, _DEVICE, _ATTEMPT and _EXPIRES_AT stand in
-its environment. No shell is involved. Its exit code and the last 64 KiB of its output are the
-answer; what it writes on descriptor 3, or after BELLWIRE_RESULT= on a line of its own, is the
-result, and BELLWIRE_PROGRESS=40 tells how far it is.
+the file BELLWIRE_DATA_FILE; its environment has BELLWIRE_COMMAND, _ACTION, _DEVICE, _ATTEMPT and _EXPIRES_AT. No shell is involved. Its exit code and the last 64 KiB of its output are the
+answer; what it writes on descriptor 3, or after BELLWIRE_RESULT= on a line of its own, is the result, and BELLWIRE_PROGRESS=40 reports its progress in percent.
 
 Examples:
   bellwire listen kiosk-7
@@ -194,7 +192,7 @@ pub struct Listen {
     /// Also write each command as a file into this folder.
     #[arg(long, value_name = "DIR")]
     pub save_dir: Option<PathBuf>,
-    /// Which hub.
+    /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
 }
@@ -237,18 +235,18 @@ pub enum AgentCommand {
     /// Run it, until TERM or INT; a second one does not wait for what runs.
     #[command(after_help = "Example:\n  bellwire agent run --config /etc/bellwire/agent.toml")]
     Run {
-        /// Where its settings stand.
+        /// The agent's configuration.
         #[command(flatten)]
         config: AgentConfigArg,
     },
-    /// Report every fault of the configuration with its key, and say what each action would do.
+    /// Report every fault of the configuration with its key, and show what each action would do.
     #[command(after_help = "\
 Example:
   bellwire agent check --config agent.toml
 
 Exit codes: 0 it can be used, with or without warnings; 1 it cannot.")]
     Check {
-        /// Where its settings stand.
+        /// The agent's configuration.
         #[command(flatten)]
         config: AgentConfigArg,
     },
@@ -258,14 +256,14 @@ Examples:
   bellwire agent on ping -- /bin/echo pong
   bellwire agent on report --user kiosk --timeout 2m -- /usr/local/lib/kiosk/report.sh")]
     On(AgentOn),
-    /// Show how a running agent stands: connection, journal, last commands.
+    /// Show the state of a running agent: connection, journal, last commands.
     #[command(after_help = "Example:\n  sudo bellwire agent status")]
     Status {
-        /// Where its settings stand.
+        /// The agent's configuration.
         #[command(flatten)]
         config: AgentConfigArg,
     },
-    /// Look at the journal, or mend it.
+    /// Show the journal, or repair it.
     Journal {
         /// What to do with it.
         #[command(subcommand)]
@@ -276,18 +274,18 @@ Examples:
 /// `bellwire agent on`.
 #[derive(Debug, Args)]
 pub struct AgentOn {
-    /// What the appliance is asked to do.
+    /// The action.
     pub action: Action,
     /// The program (an absolute path, or a name in PATH) and its arguments, which are constant.
     #[arg(last = true, required = true, value_name = "ARGV")]
     pub argv: Vec<String>,
-    /// How long it may run; otherwise as long as the command says.
+    /// How long it may run; otherwise the command's own run timeout.
     #[arg(long, value_name = "DURATION")]
     pub timeout: Option<Seconds>,
-    /// What becomes of it when a restart cuts it off: fail, rerun or succeed.
+    /// What happens to a command that a restart interrupts: fail, rerun or succeed.
     #[arg(long, value_name = "WHAT", value_parser = ["fail", "rerun", "succeed"])]
     pub on_restart: Option<String>,
-    /// Who it runs as.
+    /// The account that it runs as.
     #[arg(long, value_name = "ACCOUNT")]
     pub user: Option<String>,
     /// Where to add it.
@@ -298,19 +296,19 @@ pub struct AgentOn {
 /// `bellwire agent journal`.
 #[derive(Debug, Subcommand)]
 pub enum JournalCommand {
-    /// Print what stands there, a JSON value a line; exit 1 if it is damaged. Changes nothing.
+    /// Print its records, a JSON value a line; exit 1 if it is damaged. Changes nothing.
     #[command(after_help = "Example:\n  sudo bellwire agent journal show | tail -20")]
     Show {
-        /// Where the agent's settings stand.
+        /// The agent's configuration.
         #[command(flatten)]
         config: AgentConfigArg,
     },
-    /// Write it anew without what is damaged and keep a copy. Only while no agent runs.
+    /// Rewrite it without the damaged lines and leave a copy. Only while no agent runs.
     #[command(
         after_help = "Example:\n  systemctl stop bellwire-agent && bellwire agent journal repair && systemctl start bellwire-agent"
     )]
     Repair {
-        /// Where the agent's settings stand.
+        /// The agent's configuration.
         #[command(flatten)]
         config: AgentConfigArg,
     },
@@ -327,31 +325,31 @@ Examples:
 pub struct Send {
     /// The appliance.
     pub device: DeviceId,
-    /// What it is asked to do.
+    /// The action.
     pub action: Action,
-    /// With what; `-` reads standard input.
+    /// The data; `-` reads standard input.
     #[arg(conflicts_with = "data_file", allow_hyphen_values = true)]
     pub data: Option<String>,
-    /// With what stands in this file.
+    /// The file that contains the data.
     #[arg(long, value_name = "FILE")]
     pub data_file: Option<PathBuf>,
     /// What the data is: JSON if it parses as such, always JSON, or always text.
     #[arg(long = "type", value_enum, default_value_t = DataType::Auto, value_name = "TYPE")]
     pub data_type: DataType,
-    /// Wait so long for the end (at most 5m), and show it.
+    /// Wait this long for the end (at most 5m), and show it.
     #[arg(long, value_name = "DURATION")]
     pub wait: Option<Seconds>,
     /// How long the appliance may take to accept it; 0: only if it is online.
     #[arg(long, value_name = "DURATION")]
     pub ttl: Option<Seconds>,
-    /// How long the appliance may be silent once it has accepted; and how long the command may run there, unless its
-    /// action has a timeout of its own.
+    /// How long the appliance may go without a report once it has accepted; and how long the command may run there,
+    /// unless its action has a timeout of its own.
     #[arg(long, value_name = "DURATION")]
     pub run_timeout: Option<Seconds>,
     /// The same key twice is one command, for 24 hours.
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
-    /// Which hub.
+    /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
 }
@@ -373,7 +371,7 @@ pub enum DataType {
 pub struct Status {
     /// The command.
     pub id: CommandId,
-    /// Which hub.
+    /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
 }
@@ -384,7 +382,7 @@ pub struct Status {
 pub struct Watch {
     /// The command.
     pub id: CommandId,
-    /// Which hub.
+    /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
 }
@@ -395,10 +393,10 @@ pub struct Watch {
 pub struct Cancel {
     /// The command.
     pub id: CommandId,
-    /// End it here and now, whatever the appliance says.
+    /// End it on the hub at once, without waiting for the appliance.
     #[arg(long)]
     pub force: bool,
-    /// Which hub.
+    /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
 }
@@ -420,7 +418,7 @@ pub struct Devices {
     /// Only those that are not.
     #[arg(long)]
     pub offline: bool,
-    /// Which hub.
+    /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
 }

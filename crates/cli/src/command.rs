@@ -1,11 +1,11 @@
-//! `bellwire status`, `watch` and `cancel`: what becomes of a command.
+//! `bellwire status`, `watch` and `cancel`: the state of a command.
 
 use std::collections::HashMap;
 use std::pin::pin;
 
 use bellwire_client::Controller;
 use bellwire_client::api::{CommandChange, DeliveryQuery};
-use bellwire_proto::{Counts, Delivery, State};
+use bellwire_proto::{Counts, Delivery, DeliveryState};
 use futures_util::TryStreamExt;
 
 use crate::args::{Cancel, HubArg, Status, Watch};
@@ -36,7 +36,7 @@ pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
         match (change?, form) {
             (CommandChange::Delivery(delivery), Form::Json) => out::json(&delivery)?,
             (CommandChange::Delivery(delivery), Form::Text) => {
-                // An appliance that says again and again that it runs says nothing new.
+                // A keepalive report changes nothing that is shown.
                 let Delivery { state, attempt, progress, .. } = *delivery;
                 let now = (state, attempt, progress);
                 if shown.insert(delivery.device.clone(), now) != Some(now) {
@@ -59,17 +59,17 @@ pub(crate) async fn cancel(args: Cancel, form: Form) -> anyhow::Result<u8> {
     }
     if !command.done && form == Form::Text {
         out::note(&format!(
-            "asked to stop; follow it with: bellwire watch {id}, or end it with: bellwire cancel {id} --force",
+            "cancel requested; follow it with: bellwire watch {id}, or end it with: bellwire cancel {id} --force",
             id = args.id
         ));
     }
     Ok(exit::OK)
 }
 
-/// The code for a command whose deliveries ended in different ways: that of the worst, a failure
-/// before a rejection before lateness.
+/// The code for a command whose deliveries ended differently: that of the worst, failure before
+/// rejection before timeout.
 fn worst(counts: &Counts) -> u8 {
-    let codes = counts.keys().map(|state: &State| exit::of_state(*state));
+    let codes = counts.keys().map(|state: &DeliveryState| exit::of_state(*state));
     codes.filter(|code| *code != exit::OK).min().unwrap_or(exit::OK)
 }
 
@@ -83,10 +83,13 @@ mod tests {
 
     #[test]
     fn the_worst_end_of_several_gives_the_code() {
-        let code = |states: &[State]| worst(&states.iter().map(|s| (*s, 1)).collect());
-        assert_eq!(code(&[State::Succeeded]), exit::OK);
-        assert_eq!(code(&[State::Succeeded, State::Expired]), exit::TOO_LATE);
-        assert_eq!(code(&[State::Expired, State::Rejected]), exit::REJECTED);
-        assert_eq!(code(&[State::Failed, State::Expired, State::Rejected]), exit::FAILED);
+        let code = |states: &[DeliveryState]| worst(&states.iter().map(|s| (*s, 1)).collect());
+        assert_eq!(code(&[DeliveryState::Succeeded]), exit::OK);
+        assert_eq!(code(&[DeliveryState::Succeeded, DeliveryState::Expired]), exit::TOO_LATE);
+        assert_eq!(code(&[DeliveryState::Expired, DeliveryState::Rejected]), exit::REJECTED);
+        assert_eq!(
+            code(&[DeliveryState::Failed, DeliveryState::Expired, DeliveryState::Rejected]),
+            exit::FAILED
+        );
     }
 }

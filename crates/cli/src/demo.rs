@@ -1,7 +1,7 @@
 //! `bellwire demo`: what a newcomer runs first. A real hub, a real appliance, real commands, and a
 //! `kill -9` in between; each step with the line that does the same by hand.
 //!
-//! Everything is on loopback and in a temporary folder, and gone afterwards.
+//! Everything is on loopback and in a temporary folder, and removed afterwards.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use bellwire_client::api::CommandChange;
 use bellwire_client::transport::HttpTransport;
 use bellwire_client::{Controller, SendOptions};
-use bellwire_proto::{CommandId, Delivery, DeviceId, State};
+use bellwire_proto::{CommandId, Delivery, DeliveryState, DeviceId};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,7 +40,7 @@ esac
 pub(crate) async fn run(args: Demo) -> anyhow::Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // Whatever comes, leaving this function ends the processes and removes the folder.
+    // However this function ends, the processes end and the folder is removed.
     tokio::select! {
         done = play(args.keep) => done.map(|()| exit::OK),
         _ = interrupt.recv() => Ok(exit::OK),
@@ -52,8 +52,8 @@ async fn play(keep: bool) -> anyhow::Result<()> {
     let start = Instant::now();
     let folder = tempfile::Builder::new().prefix("bellwire-demo-").tempdir()?;
     let bellwire = std::env::current_exe().context("where this program is")?;
-    let stage = Stage { bellwire, folder: folder.path().to_owned() };
-    stage.write_handler()?;
+    let setup = Setup { bellwire, folder: folder.path().to_owned() };
+    setup.write_handler()?;
     let device: DeviceId = KIOSK.parse()?;
     anstream::println!(
         "A hub, an appliance, three commands and a crash. All on this machine, in {}.",
@@ -61,24 +61,24 @@ async fn play(keep: bool) -> anyhow::Result<()> {
     );
 
     title("A hub starts");
-    let (mut hub, address) = stage.hub(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let (mut hub, address) = setup.hub(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let url = format!("http://{address}");
     by_hand(&format!(
         "bellwire serve --listen {address} --data-dir {}/hub",
         folder.path().display()
     ));
-    // Loopback is not for a proxy, whatever is set.
+    // Requests to loopback use no proxy, whatever is set.
     let direct = HttpTransport::builder().no_proxy().build()?;
     let api = Controller::builder(&url).transport(direct).build()?;
 
-    title("An appliance dials in, and keeps one HTTP response open");
+    title("An appliance connects, and holds one HTTP response open");
     by_hand(&format!(
         "bellwire listen {KIOSK} --hub {url} --exec {}/kiosk.sh",
         folder.path().display()
     ));
-    let mut appliance = stage.appliance(&url)?;
+    let mut appliance = setup.appliance(&url)?;
     until_online(&api, &device, true).await?;
-    said("online");
+    print("online");
 
     title("A command, and its answer");
     by_hand(&format!("curl -X POST '{url}/v1/send/{KIOSK}/ping?wait=10s'"));
@@ -95,26 +95,26 @@ async fn play(keep: bool) -> anyhow::Result<()> {
     shown(greet.state);
     follow(&api, greet.command).await?;
 
-    title("The appliance goes away; a command waits for it");
+    title("The appliance disconnects; a command waits for it");
     appliance.kill().await?;
     until_online(&api, &device, false).await?;
     by_hand(&format!("curl -H 'Content-Type: text/plain' -d again '{url}/v1/send/{KIOSK}/greet'"));
     let again = SendOptions::default().text("again");
     let waiting = api.send(&device, &"greet".parse()?, &again).await?;
-    said(&format!("{} (202: it is on disk)", waiting.state));
+    print(&format!("{} (202: it is on disk)", waiting.state));
 
     title("The hub is killed with SIGKILL, and started again");
     by_hand(&format!("kill -9 {}", hub.id().unwrap_or_default()));
     hub.kill().await?;
-    let (restarted, _) = stage.hub(address).await?;
+    let (restarted, _) = setup.hub(address).await?;
     hub = restarted;
     by_hand(&format!("curl '{url}/v1/commands/{}'", waiting.command));
     let command = api.command(waiting.command).await?;
     let states: Vec<&str> = command.counts.keys().map(|state| state.as_str()).collect();
-    said(&format!("still there: {}", states.join(", ")));
+    print(&format!("still there: {}", states.join(", ")));
 
-    title("The appliance comes back");
-    appliance = stage.appliance(&url)?;
+    title("The appliance reconnects");
+    appliance = setup.appliance(&url)?;
     follow(&api, waiting.command).await?;
 
     anstream::println!(
@@ -136,13 +136,13 @@ async fn play(keep: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the demo plays.
-struct Stage {
+/// The files and programs of the demo.
+struct Setup {
     bellwire: PathBuf,
     folder: PathBuf,
 }
 
-impl Stage {
+impl Setup {
     fn write_handler(&self) -> anyhow::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
         let mut options = std::fs::OpenOptions::new();
@@ -155,7 +155,7 @@ impl Stage {
         self.folder.join("kiosk.sh")
     }
 
-    /// Starts a hub and waits until it says where it listens.
+    /// Starts a hub and waits until it prints its address.
     async fn hub(&self, listen: SocketAddr) -> anyhow::Result<(Child, SocketAddr)> {
         let mut hub = self
             .program("hub.log")?
@@ -165,7 +165,7 @@ impl Stage {
             .spawn()?;
         let stdout = hub.stdout.take().context("the hub has no output")?;
         let mut lines = BufReader::new(stdout).lines();
-        let said = async {
+        let listening = async {
             while let Some(line) = lines.next_line().await? {
                 if let Some((_, address)) = line.split_once("listening on http://") {
                     return Ok(address.parse()?);
@@ -173,7 +173,7 @@ impl Stage {
             }
             bail!("the hub did not start: {}", log(&self.folder.join("hub.log")))
         };
-        let address = timeout(STEP, said).await.context("the hub did not start in time")??;
+        let address = timeout(STEP, listening).await.context("the hub did not start in time")??;
         Ok((hub, address))
     }
 
@@ -183,8 +183,8 @@ impl Stage {
         Ok(command.stdout(Stdio::null()).spawn()?)
     }
 
-    /// This program, with its standard error in a file of the folder, deaf to what the surroundings
-    /// set for a real hub.
+    /// This program, with its standard error in a file of the folder, without the environment's
+    /// settings for a real hub.
     fn program(&self, log: &str) -> anyhow::Result<Command> {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join(log))?;
@@ -205,7 +205,7 @@ fn log(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-/// Waits until the hub sees the appliance come or go.
+/// Waits until the hub reports the appliance online or offline.
 async fn until_online(api: &Controller, device: &DeviceId, online: bool) -> anyhow::Result<()> {
     let seen = async {
         loop {
@@ -218,11 +218,11 @@ async fn until_online(api: &Controller, device: &DeviceId, online: bool) -> anyh
     timeout(STEP, seen).await.context("the appliance was not seen in time")
 }
 
-/// Shows each state of a command as it comes, to its end.
+/// Shows each state of a command until its end.
 async fn follow(api: &Controller, id: CommandId) -> anyhow::Result<()> {
     let mut changes = api.watch(id)?;
     let mut last: Option<Box<Delivery>> = None;
-    let told = async {
+    let changes_shown = async {
         while let Some(change) = changes.next().await {
             match change? {
                 CommandChange::Delivery(delivery) => {
@@ -234,9 +234,9 @@ async fn follow(api: &Controller, id: CommandId) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     };
-    timeout(STEP, told).await.context("the command did not end in time")??;
+    timeout(STEP, changes_shown).await.context("the command did not end in time")??;
     match last {
-        Some(delivery) if delivery.state == State::Succeeded => {
+        Some(delivery) if delivery.state == DeliveryState::Succeeded => {
             let took = out::span(delivery.updated_at.since(delivery.created_at));
             let stdout = delivery.stdout.unwrap_or_default();
             anstream::println!("   {BOLD}{}{BOLD:#} {DIM}after {took}{DIM:#}", stdout.trim_end());
@@ -250,16 +250,16 @@ fn title(text: &str) {
     anstream::println!("\n{BOLD}{text}{BOLD:#}");
 }
 
-/// The line that does the same by hand.
+/// The command line with the same effect.
 fn by_hand(line: &str) {
     anstream::println!("   {DIM}$ {line}{DIM:#}");
 }
 
-fn shown(state: State) {
+fn shown(state: DeliveryState) {
     let style = out::style_of(state);
     anstream::println!("   {style}{state}{style:#}");
 }
 
-fn said(text: &str) {
+fn print(text: &str) {
     anstream::println!("   {text}");
 }

@@ -1,8 +1,8 @@
 //! What the program's exit codes mean. The list for people is in the help of `bellwire`.
 
-use bellwire_proto::{Code, Problem, State};
+use bellwire_proto::{Code, DeliveryState, Problem};
 
-/// Succeeded, or stored when nobody asked to wait.
+/// Succeeded, or stored without waiting.
 pub const OK: u8 = 0;
 /// Failed, cancelled, or refused for another reason.
 pub const FAILED: u8 = 1;
@@ -10,7 +10,7 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// The appliance rejected it.
 pub const REJECTED: u8 = 3;
-/// Expired, timed out or dead; or the wait was over first.
+/// Expired, timed out or dead; or the wait elapsed first.
 pub const TOO_LATE: u8 = 4;
 /// The appliance is offline.
 pub const OFFLINE: u8 = 5;
@@ -18,15 +18,17 @@ pub const OFFLINE: u8 = 5;
 pub const UNREACHABLE: u8 = 6;
 
 /// For a command that was waited for.
-pub const fn of_state(state: State) -> u8 {
+pub const fn of_state(state: DeliveryState) -> u8 {
     match state {
-        State::Succeeded | State::Delivered => OK,
-        State::Failed | State::Cancelled => FAILED,
-        State::Rejected => REJECTED,
-        State::Expired | State::TimedOut | State::Dead => TOO_LATE,
-        State::Queued | State::Sent | State::Accepted | State::Running | State::Cancelling => {
-            TOO_LATE
-        }
+        DeliveryState::Succeeded | DeliveryState::Delivered => OK,
+        DeliveryState::Failed | DeliveryState::Cancelled => FAILED,
+        DeliveryState::Rejected => REJECTED,
+        DeliveryState::Expired | DeliveryState::TimedOut | DeliveryState::Dead => TOO_LATE,
+        DeliveryState::Queued
+        | DeliveryState::Sent
+        | DeliveryState::Accepted
+        | DeliveryState::Running
+        | DeliveryState::Cancelling => TOO_LATE,
     }
 }
 
@@ -44,7 +46,7 @@ pub fn of_problem(problem: &Problem) -> u8 {
     }
 }
 
-/// A mistake in what the program was told, found after the command line was read.
+/// A mistake of the user, found after the command line was parsed.
 #[derive(Debug)]
 pub struct Usage(pub String);
 
@@ -61,8 +63,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_has_the_code_that_the_help_tells() {
-        let codes: Vec<u8> = State::ALL.into_iter().map(of_state).collect();
+    fn every_state_has_the_exit_code_of_the_help() {
+        let codes: Vec<u8> = DeliveryState::ALL.into_iter().map(of_state).collect();
         assert_eq!(codes, [4, 4, 4, 4, 4, 0, 1, 3, 4, 4, 4, 1, 0]);
     }
 

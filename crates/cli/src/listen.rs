@@ -1,8 +1,8 @@
 //! `bellwire listen`: an appliance in one line. Prints each command or runs a program for it, and
-//! answers; comes back for ever.
+//! reports the result; reconnects for ever.
 //!
-//! There is no journal here: a command that was answered is remembered while this runs, so that one
-//! that comes twice is answered twice and run once. Surviving power cuts is the agent's business.
+//! There is no journal here: an answered command is remembered while the program runs, so that one
+//! that is delivered twice is answered twice and run once. Only the agent survives power cuts.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
@@ -29,19 +29,12 @@ use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
 use crate::saved;
 
-/// Answers that are remembered: the hub keeps at most this many unanswered, and some to spare.
+/// Answers that are remembered: ten times the commands that wait at the hub by default.
 const REMEMBERED_MAX: usize = 10 * limits::QUEUE_MAX;
 /// Of these, how many with their output, which is up to 128 KiB each.
 const REMEMBERED_WITH_OUTPUT: usize = 16;
-/// How long an answer is tried before it is given up. The hub will by then have sent the command
-/// again, or ended it.
-const ANSWER_FOR: Duration = Duration::from_secs(3600);
-/// The longest pause between two tries of an answer, and between two signs that a program runs.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// The least time between two words about progress.
+/// The least time between two progress reports.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
-/// What running programs and open answers get when this is told to stop.
-const STOP_WITHIN: Duration = Duration::from_secs(8);
 
 pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     let hub = Controller::new(&args.hub.hub).map_err(|e| Usage(e.to_string()))?;
@@ -68,8 +61,8 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     };
     loop {
         tokio::select! {
-            told = signals.next() => match told {
-                Some(told) => appliance.told(told?)?,
+            signal = signals.next() => match signal {
+                Some(signal) => appliance.on_signal(signal?)?,
                 None => return Ok(exit::OK),
             },
             Some(done) = appliance.jobs.join_next() => appliance.done(done),
@@ -81,20 +74,20 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-/// The way to the hub, and what to run.
+/// The connection to the hub, and the program to run.
 struct Link {
     hub: Controller,
     device: DeviceId,
     program: Option<Program>,
     data_folder: Arc<DataFolder>,
-    /// Whether this is about to end: what ends now was interrupted, not cancelled.
+    /// Whether this program is ending: what ends now was interrupted, not cancelled.
     stopping: AtomicBool,
 }
 
 /// The program to run, with what `listen` itself has around it: environment, folder, umask.
 ///
 /// # Errors
-/// When there is no such program: better told now than by the first command.
+/// When there is no such program: reported now and not at the first command.
 fn program(argv: &[OsString]) -> Result<Option<Program>, Usage> {
     let Some((program, args)) = argv.split_first() else { return Ok(None) };
     if find(program, None).is_err() {
@@ -108,16 +101,16 @@ struct Appliance {
     form: Form,
     /// Where commands are written to.
     save_dir: Option<PathBuf>,
-    /// What runs, and how to stop it.
+    /// Running commands, and how to stop them.
     running: HashMap<CommandId, StopSender>,
-    /// What was answered, oldest first.
+    /// Answered commands, oldest first.
     answered: VecDeque<(CommandId, Report)>,
-    /// Programs and answers under way; each job ends with what it answered.
+    /// Running programs and open reports; each job ends with its report.
     jobs: JoinSet<(CommandId, Report)>,
 }
 
 impl Appliance {
-    fn told(&mut self, signal: Signal) -> anyhow::Result<()> {
+    fn on_signal(&mut self, signal: Signal) -> anyhow::Result<()> {
         match signal {
             Signal::Hello(hello) => {
                 out::note(&format!(
@@ -148,7 +141,7 @@ impl Appliance {
                     out::span(retry_in)
                 ));
             }
-            // Heartbeats, and what later versions tell.
+            // Heartbeats, and events of later versions.
             _ => {}
         }
         Ok(())
@@ -156,7 +149,7 @@ impl Appliance {
 
     fn command(&mut self, command: CommandEvent) -> anyhow::Result<()> {
         if self.running.contains_key(&command.id) {
-            return Ok(()); // It runs, and says so from time to time.
+            return Ok(()); // It runs, and its keepalive reports continue.
         }
         if let Some((id, report)) = self.answered.iter().find(|(id, _)| *id == command.id) {
             self.answer(*id, report.clone());
@@ -169,7 +162,7 @@ impl Appliance {
         if let Some(folder) = &self.save_dir
             && let Err(e) = saved::save(folder, &self.link.device, &command)
         {
-            // It must not be gone: the hub is asked to send it again, a little later each time.
+            // It must not be lost: a nack makes the hub send it again, with backoff.
             out::error(&format!("{} is not saved and not taken: {e:#}", command.id));
             self.answer(command.id, Report::of(ReportState::Nack));
             return Ok(());
@@ -183,7 +176,7 @@ impl Appliance {
         let link = Arc::clone(&self.link);
         self.jobs.spawn(async move {
             let mut report = link.run(&program, &command, stop).await;
-            // The hub did not ask for the end and would not take `cancelled`.
+            // The hub did not cancel it and would not accept `cancelled`.
             if report.state == ReportState::Cancelled && link.stopping.load(Ordering::Relaxed) {
                 report.state = ReportState::Failed;
                 report.error = Some(ErrorInfo::of(codes::INTERRUPTED));
@@ -231,7 +224,7 @@ impl Appliance {
             self.answered.pop_front();
         }
         self.answered.push_back((id, report));
-        // The hub has most of them by now; without their output the rest cost little.
+        // The hub has most of them by now; without output the others need little memory.
         let with_output = self.answered.len().saturating_sub(REMEMBERED_WITH_OUTPUT);
         if let Some((_, older)) =
             with_output.checked_sub(1).and_then(|at| self.answered.get_mut(at))
@@ -240,7 +233,7 @@ impl Appliance {
         }
     }
 
-    /// Ends what runs, and lets the answers out.
+    /// Stops running programs, and waits for the reports.
     async fn stop(mut self) {
         if !self.running.is_empty() {
             out::note(&format!(
@@ -251,15 +244,15 @@ impl Appliance {
         self.link.stopping.store(true, Ordering::Relaxed);
         self.running.values().for_each(|stop| stop.tell(Stop::Cancel));
         let all = async { while self.jobs.join_next().await.is_some() {} };
-        if timeout(STOP_WITHIN, all).await.is_err() {
+        if timeout(limits::LISTEN_STOP_TIMEOUT, all).await.is_err() {
             out::note("some answers did not reach the hub");
         }
     }
 }
 
 impl Link {
-    /// Runs the program, and tells meanwhile that it runs. It may take as long as it wants: only
-    /// the agent keeps to a limit.
+    /// Runs the program, and reports meanwhile that it runs. There is no time limit here: only the
+    /// agent has one.
     async fn run(&self, program: &Program, command: &CommandEvent, stop: StopReceiver) -> Report {
         let (progress_sender, progress) = progress();
         let job = Job {
@@ -271,25 +264,29 @@ impl Link {
             stop,
         };
         tokio::select! {
-            never = self.tell_running(command, progress) => never,
+            never = self.report_running(command, progress) => never,
             ended = program.start(job) => ended.into_outcome().into_report(),
         }
     }
 
-    /// Says `running` at once, with each progress, and again before the hub could lose its
-    /// patience. Never ends.
-    async fn tell_running(&self, command: &CommandEvent, mut progress: ProgressReceiver) -> Report {
-        let every =
-            Duration::from_millis(command.run_timeout_s.saturating_mul(1000) / 3).min(PAUSE_MAX);
+    /// Reports `running` at once, with each progress, and again before the run clock of the hub
+    /// expires. Never ends.
+    async fn report_running(
+        &self,
+        command: &CommandEvent,
+        mut progress: ProgressReceiver,
+    ) -> Report {
+        let every = Duration::from_millis(command.run_timeout_s.saturating_mul(1000) / 3)
+            .min(limits::LISTEN_PAUSE_MAX);
         loop {
             let report = Report {
                 attempt: Some(command.attempt),
                 progress: *progress.borrow_and_update(),
                 ..Report::of(ReportState::Running)
             };
-            // One that is lost is made good by the next.
+            // A lost report is made up for by the next.
             if let Err(e) = self.hub.report(&self.device, command.id, &report).await {
-                tracing::debug!("running was not told: {e}");
+                tracing::debug!("the running report was not delivered: {e}");
             }
             let pause = PROGRESS_EVERY.min(every);
             sleep(pause).await;
@@ -297,9 +294,9 @@ impl Link {
         }
     }
 
-    /// Tells the hub until it has heard.
+    /// Reports to the hub until it has answered.
     async fn answer(&self, id: CommandId, report: &Report) {
-        let until = Instant::now() + ANSWER_FOR;
+        let until = Instant::now() + limits::LISTEN_REPORT_RETRY;
         let mut pause = Duration::from_millis(200);
         loop {
             match self.hub.report(&self.device, id, report).await {
@@ -313,7 +310,7 @@ impl Link {
                 Err(e) => tracing::debug!("the answer to {id} is tried again: {e}"),
             }
             sleep_until(Instant::now() + pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            pause = (pause * 2).min(limits::LISTEN_PAUSE_MAX);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `bellwire`: the program. Reads the command line, does one thing, ends with a code that says how.
+//! `bellwire`: the program. Reads the command line, runs one command, ends with its exit code.
 //!
 //! Without the feature `hub` what remains is the small program for an appliance: this file is the only
-//! place that knows of the difference, besides the definitions in `args.rs`.
+//! place with the difference, besides the definitions in `args.rs`.
 
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
@@ -77,9 +77,9 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     }
 }
 
-/// Says what went wrong and gives the code for it.
+/// Prints an error and returns its exit code.
 fn explain(error: &anyhow::Error) -> u8 {
-    out::error(&told_once(error));
+    out::error(&error_chain(error));
     match error.downcast_ref::<Error>() {
         Some(Error::Refused { problem, .. }) => exit::of_problem(problem),
         Some(Error::Unreachable { .. } | Error::Foreign { .. }) => exit::UNREACHABLE,
@@ -89,25 +89,25 @@ fn explain(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// The error and its causes, save those whose words an error above has taken into its own.
-fn told_once(error: &anyhow::Error) -> String {
-    let mut told = String::new();
+/// The error and its causes, without those that the text before them contains.
+fn error_chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        if told.is_empty() {
-            told = cause;
-        } else if !told.contains(&cause) {
-            told = format!("{told}: {cause}");
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
         }
     }
-    told
+    text
 }
 
-/// Logs to standard error: warnings, or more when asked; `RUST_LOG` has the last word.
+/// Logs to standard error: warnings, or more with `-v`; `RUST_LOG` takes precedence.
 fn log_to_stderr(verbose: u8) {
     use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::util::SubscriberInitExt as _;
-    let asked = match verbose {
+    let default_levels = match verbose {
         0 => Targets::new()
             .with_default(LevelFilter::WARN)
             .with_target("bellwire", LevelFilter::INFO),
@@ -120,5 +120,5 @@ fn log_to_stderr(verbose: u8) {
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    tracing_subscriber::registry().with(levels.unwrap_or(asked)).with(lines).init();
+    tracing_subscriber::registry().with(levels.unwrap_or(default_levels)).with(lines).init();
 }

@@ -1,5 +1,5 @@
 //! `bellwire completions` and `bellwire man`: made from the definitions in `args.rs`, so that they
-//! cannot tell anything else.
+//! cannot contain anything else.
 
 use std::io::Write;
 
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_manual_on_disk_is_what_the_program_says() {
+    fn the_manual_on_disk_is_the_help_of_the_program() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md");
         let written = std::fs::read_to_string(path).unwrap_or_default();
         assert!(

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use bellwire_proto::{Command, Delivery, Device, State, Timestamp};
+use bellwire_proto::{Command, Delivery, DeliveryState, Device, Timestamp};
 use serde::Serialize;
 
 use crate::args::ColorChoice;
@@ -53,9 +53,9 @@ pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 const BUSY: Style = AnsiColor::Yellow.on_default();
 
 /// The colour of a state.
-pub(crate) fn style_of(state: State) -> Style {
+pub(crate) fn style_of(state: DeliveryState) -> Style {
     match state {
-        State::Succeeded | State::Delivered => GOOD,
+        DeliveryState::Succeeded | DeliveryState::Delivered => GOOD,
         state if state.is_terminal() => BAD,
         _ => BUSY,
     }
@@ -76,7 +76,7 @@ pub(crate) fn delivery(delivery: &Delivery) {
         about.push(format!("exit code {code}"));
     }
     if delivery.late {
-        about.push("told late".to_owned());
+        about.push("reported late".to_owned());
     }
     anstream::println!(
         "{style}{state}{style:#}  {BOLD}{device} {action}{BOLD:#}  {DIM}{}{DIM:#}",
@@ -140,7 +140,7 @@ pub(crate) fn device(device: &Device, now: Timestamp) {
     );
 }
 
-/// A span as a person says it: `12 ms`, `1.5 s`, `3 min`, `2 h`, `5 d`.
+/// A duration for people: `12 ms`, `1.5 s`, `3 min`, `2 h`, `5 d`.
 pub(crate) fn span(span: Duration) -> String {
     let ms = span.as_millis();
     match span.as_secs() {
@@ -165,12 +165,12 @@ mod tests {
 
     #[test]
     fn spans_read_as_people_say_them() {
-        let said = |ms| span(Duration::from_millis(ms));
-        assert_eq!(said(12), "12 ms");
-        assert_eq!(said(1549), "1.5 s");
-        assert_eq!(said(75_000), "75 s");
-        assert_eq!(said(3_600_000), "60 min");
-        assert_eq!(said(400_000_000), "4 d");
+        let shown = |ms| span(Duration::from_millis(ms));
+        assert_eq!(shown(12), "12 ms");
+        assert_eq!(shown(1549), "1.5 s");
+        assert_eq!(shown(75_000), "75 s");
+        assert_eq!(shown(3_600_000), "60 min");
+        assert_eq!(shown(400_000_000), "4 d");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `bellwire replay`: a saved command, given to a handler again. Nothing is told to a hub.
+//! `bellwire replay`: runs a handler again for a saved command. Nothing is reported to a hub.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,7 +7,7 @@ use bellwire_client::agent::forward::Forward;
 use bellwire_client::agent::handler::{DataFolder, Program};
 use bellwire_client::agent::run::{End, Ended, Job, Outcome, Run, Stop, progress, stop};
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{Delivery, DeviceId, ErrorInfo, State, Timestamp};
+use bellwire_proto::{Delivery, DeliveryState, DeviceId, ErrorInfo, Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::read_config;
@@ -25,7 +25,9 @@ pub(crate) async fn run(args: Replay, form: Form) -> anyhow::Result<u8> {
             let outcome = give(handler.as_ref(), &device, &command, limit).await?;
             (state_of(outcome.state), outcome)
         }
-        Err(error) => (State::Rejected, Outcome { error: Some(error), ..Outcome::of(End::Failed) }),
+        Err(error) => {
+            (DeliveryState::Rejected, Outcome { error: Some(error), ..Outcome::of(End::Failed) })
+        }
     };
     let delivery = delivery(device, command, state, outcome);
     match form {
@@ -37,14 +39,14 @@ pub(crate) async fn run(args: Replay, form: Form) -> anyhow::Result<u8> {
 }
 
 /// What it is given to and for how long, or why the list does not allow it.
-#[expect(clippy::type_complexity, reason = "said once")]
+#[expect(clippy::type_complexity, reason = "used once")]
 fn handler(
     args: &Replay,
     command: &CommandEvent,
 ) -> anyhow::Result<Result<(Arc<dyn Run>, Duration), ErrorInfo>> {
     let as_sent = Duration::from_secs(command.run_timeout_s);
     if let Some(url) = &args.to {
-        // Whoever names the URL here means it.
+        // A URL on the command line is used as given.
         let forward = Forward::new(url, true).map_err(|e| Usage(e.to_string()))?;
         return Ok(Ok((Arc::new(forward), as_sent)));
     }
@@ -89,16 +91,21 @@ fn now() -> Timestamp {
     Timestamp::from_unix_ms(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn state_of(end: End) -> State {
+fn state_of(end: End) -> DeliveryState {
     match end {
-        End::Succeeded => State::Succeeded,
-        End::Failed => State::Failed,
-        End::Cancelled => State::Cancelled,
+        End::Succeeded => DeliveryState::Succeeded,
+        End::Failed => DeliveryState::Failed,
+        End::Cancelled => DeliveryState::Cancelled,
     }
 }
 
-/// The outcome in the form in which the hub would tell it.
-fn delivery(device: DeviceId, command: CommandEvent, state: State, outcome: Outcome) -> Delivery {
+/// The outcome in the form of the hub's delivery object.
+fn delivery(
+    device: DeviceId,
+    command: CommandEvent,
+    state: DeliveryState,
+    outcome: Outcome,
+) -> Delivery {
     Delivery {
         command: command.id,
         seq: command.seq,

@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
     Ok(exit::of_state(delivery.state))
 }
 
-/// Sends, tells the id, and follows the command: a person who stops waiting must know what for.
+/// Sends, prints the id, and follows the command: a user who stops waiting needs the id.
 async fn send_and_follow(
     hub: &Controller,
     args: &Send,
@@ -64,7 +64,7 @@ async fn send_and_follow(
                 _ => {}
             }
         }
-        anyhow::bail!("the hub stopped telling before the command had ended")
+        anyhow::bail!("the hub ended its events before the command had ended")
     };
     if let Ok(end) = tokio::time::timeout(wait.duration(), end).await {
         return end;
@@ -73,13 +73,13 @@ async fn send_and_follow(
     Ok(page.items.into_iter().next().unwrap_or(sent))
 }
 
-/// Why it may take long, if the appliance is not there.
+/// Why it may take long, if the appliance is offline.
 fn absence(device: &Device) -> Option<String> {
-    let kept = "the command is kept for it until its time to live is over";
+    let retained = "the command waits for it until its time to live has passed";
     match device.last_seen_at {
         _ if device.online => None,
-        Some(seen_at) => Some(format!("{} is offline since {seen_at}; {kept}", device.id)),
-        None => Some(format!("{} has never been here, if that is its name; {kept}", device.id)),
+        Some(seen_at) => Some(format!("{} is offline since {seen_at}; {retained}", device.id)),
+        None => Some(format!("{} has never connected, if that is its name; {retained}", device.id)),
     }
 }
 
@@ -96,7 +96,7 @@ fn options(args: &Send) -> anyhow::Result<SendOptions> {
         options = options.ttl(ttl);
     }
     if let Some(wait) = args.wait {
-        // The hub would refuse it; say so before anything is sent.
+        // The hub would refuse it; report that before anything is sent.
         if !limits::WAIT_S.contains(wait.get()) {
             return Err(Usage("--wait is at most 5m".to_owned()).into());
         }
@@ -110,12 +110,12 @@ fn options(args: &Send) -> anyhow::Result<SendOptions> {
     Ok(options)
 }
 
-/// The data, wherever it stands.
+/// The data, from the argument, a file or standard input.
 fn data(args: &Send) -> anyhow::Result<Option<String>> {
     let bytes = match (&args.data, &args.data_file) {
         (Some(dash), _) if dash == "-" => {
             let mut bytes = Vec::new();
-            // One byte past the ceiling is enough to know that it is too much.
+            // One byte beyond the ceiling is enough to know that it is too long.
             let limit = u64::try_from(limits::DATA_BYTES_CEILING).unwrap_or(u64::MAX) + 1;
             std::io::stdin().take(limit).read_to_end(&mut bytes).context("standard input")?;
             bytes

@@ -73,7 +73,7 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
         Form::Json => anstream::println!("{{\"ok\":true}}"),
         Form::Text => {
             anstream::println!("{}ok{:#}", out::GOOD, out::GOOD);
-            for (key, value) in checked.in_force() {
+            for (key, value) in checked.effective() {
                 anstream::println!("{key} = {value}");
             }
         }

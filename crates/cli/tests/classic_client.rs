@@ -38,9 +38,9 @@ fn post(port: &str, args: &[&str]) {
 /// The next GET of the stand-in.
 fn next_get(server: &mut Process) -> Value {
     loop {
-        let told = server.json();
-        if told[1] == "GET" {
-            return told;
+        let message = server.json();
+        if message[1] == "GET" {
+            return message;
         }
     }
 }
@@ -55,11 +55,11 @@ fn received(event: &str) -> Option<String> {
 fn events_are_logged_on_one_line_each_and_the_end_is_not() {
     let (mut server, port) = classic_server(&["--id", "--keepalive", "20"]);
     let mut client = client(&["-P", &port, "tok"]);
-    let told = next_get(&mut server);
-    assert_eq!(told[2], "/poll/tok");
-    assert_eq!(told[3]["accept"], "text/event-stream");
-    assert_eq!(told[3].get("last-event-id"), None, "there is none yet");
-    assert_eq!(told[3].get("authorization"), None);
+    let message = next_get(&mut server);
+    assert_eq!(message[2], "/poll/tok");
+    assert_eq!(message[3]["accept"], "text/event-stream");
+    assert_eq!(message[3].get("last-event-id"), None, "there is none yet");
+    assert_eq!(message[3].get("authorization"), None);
     post(&port, &["tok", "ping", "hello"]);
     assert_eq!(client.err(), received("Event<0,ping,hello>"));
     post(&port, &["tok", "ping", "two\nlines é\n"]);
@@ -70,10 +70,10 @@ fn events_are_logged_on_one_line_each_and_the_end_is_not() {
     post(&port, &["tok", "ping", "x"]);
     assert_eq!(client.err(), received("Event<3,ping,x>"));
 
-    // An orderly end: it comes back by itself, and says where it was.
+    // An orderly end: it reconnects by itself, and sends its last event id.
     post(&port, &["tok", "close"]);
-    let told = next_get(&mut server);
-    assert_eq!(told[3]["last-event-id"], "3");
+    let message = next_get(&mut server);
+    assert_eq!(message[3]["last-event-id"], "3");
     post(&port, &["tok", "ping", "again"]);
     assert_eq!(client.err(), received("Event<4,ping,again>"));
 }
@@ -110,7 +110,7 @@ fn without_k_it_reconnects_after_an_orderly_end_and_stops_on_other_errors() {
     let (_server, port) =
         scripted(json!([{"body": event("1"), "end": "broken"}, {"body": event("2")}]));
     let log = self::log(&["-P", &port, "-r", "1", "tok"]);
-    assert_eq!(log.len(), 2, "a broken transfer is no orderly end, whatever -r says: {log:#?}");
+    assert_eq!(log.len(), 2, "a broken transfer is not an orderly end, with any -r: {log:#?}");
     assert_eq!(Some(log[0].clone()), received("Event<None,ping,1>"));
     assert!(log[1].starts_with("ERROR:eventsource.client:"), "{log:#?}");
 
@@ -143,7 +143,7 @@ fn with_k_it_reconnects_whatever_happens() {
 
 #[test]
 fn without_a_server_it_says_so_and_ends_with_0() {
-    // Bound and closed: a port on which nobody listens.
+    // Bound and closed: a port without a listener.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let log = log(&["-P", &port.to_string(), "tok"]);
     assert_eq!(log.len(), 1, "{log:#?}");
@@ -171,14 +171,14 @@ fn basic_authentication_and_a_prefix_go_with_every_request() {
     let (mut server, port) = scripted(json!([{}]));
     let _client = client(&["-P", &port, "-u", "user", "-p", "pass", "-x", "/front/", "tok"]);
     for _ in 0..2 {
-        let told = next_get(&mut server);
-        assert_eq!(told[2], "/front/poll/tok");
-        assert_eq!(told[3]["authorization"], "Basic dXNlcjpwYXNz");
+        let message = next_get(&mut server);
+        assert_eq!(message[2], "/front/poll/tok");
+        assert_eq!(message[3]["authorization"], "Basic dXNlcjpwYXNz");
     }
 }
 
 #[test]
-fn certificates_are_checked_when_asked_and_warned_of_when_not() {
+fn certificates_are_checked_with_the_flag_and_warned_about_without() {
     let (cert, key) = (tls_file("cert.pem"), tls_file("key.pem"));
     let (_server, port) = classic_server(&[
         "--cert",

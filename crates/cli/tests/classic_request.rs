@@ -24,7 +24,7 @@ fn lines(lines: &[&str]) -> Vec<String> {
     lines.iter().map(|&line| line.to_owned()).collect()
 }
 
-/// A listener of the stand-in, and its own request passed over.
+/// A listener of the stand-in, and its own request skipped.
 fn listener(server: &mut Process, port: &str, token: &str) -> Process {
     let mut listener =
         standin("classic_client.py", &[&format!("http://127.0.0.1:{port}/poll/{token}")]);
@@ -38,9 +38,9 @@ fn an_event_is_posted_and_the_empty_answer_printed() {
     let (mut server, port) = classic_server(&[]);
     let mut listener = listener(&mut server, &port, "tok");
     assert_eq!(request(&["-P", &port, "tok", "ping", "two\nlines é"]), (0, lines(&[""])));
-    let told = server.json();
+    let message = server.json();
     assert_eq!(
-        (&told[1], &told[2], &told[4]),
+        (&message[1], &message[2], &message[4]),
         (&json!("POST"), &json!("/ping/tok"), &json!("two\nlines é"))
     );
     assert_eq!(listener.json(), json!(["event", {"event": "ping", "data": "two\nlines é"}]));
@@ -49,8 +49,8 @@ fn an_event_is_posted_and_the_empty_answer_printed() {
         request(&["--host", "127.0.0.1", "--port", &port, "tok", "ping"]),
         (0, lines(&[""]))
     );
-    let told = server.json();
-    assert_eq!((&told[3]["content-length"], &told[4]), (&json!("0"), &json!("")));
+    let message = server.json();
+    assert_eq!((&message[3]["content-length"], &message[4]), (&json!("0"), &json!("")));
     assert_eq!(listener.json(), json!(["event", {"event": "ping", "data": ""}]));
 }
 
@@ -73,7 +73,7 @@ fn a_refusal_is_told_on_standard_output_with_exit_code_1() {
 
 #[test]
 fn without_a_server_the_reason_stands_in_the_brackets() {
-    // Bound and closed: a port on which nobody listens.
+    // Bound and closed: a port without a listener.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (code, out) = request(&["-P", &port.to_string(), "tok", "ping"]);
     assert_eq!((code, out.len()), (1, 1), "{out:?}");
@@ -91,10 +91,10 @@ fn json_is_checked_and_sent_as_python_prints_it() {
     let mut listener = listener(&mut server, &port, "tok");
     let data = "{\"b\" :[1E2,\"é</p>\"],\n\"a\":null}";
     assert_eq!(request(&["-P", &port, "-j", "tok", "ping", data]), (0, lines(&[""])));
-    let told = server.json();
-    assert_eq!(told[4], r#"{"b": [100.0, "\u00e9<\/p>"], "a": null}"#);
-    assert_eq!(told[3]["content-type"], "application/json");
-    assert_eq!(listener.json()[1]["data"], told[4]);
+    let message = server.json();
+    assert_eq!(message[4], r#"{"b": [100.0, "\u00e9<\/p>"], "a": null}"#);
+    assert_eq!(message[3]["content-type"], "application/json");
+    assert_eq!(listener.json()[1]["data"], message[4]);
 
     for (data, expected) in [
         (

@@ -56,7 +56,11 @@ fn refusals_come_in_the_contracts_order_with_the_originals_pages() {
     for (flags, accept) in [(&[][..], "text/plain"), (&["-j"], "application/json")] {
         let (_server, addr) = server(flags);
         let absent = page("404 Not Found", "Target is not connected");
-        assert_eq!(post(addr, "/what/tok", b"\xff"), absent, "who is not there comes first");
+        assert_eq!(
+            post(addr, "/what/tok", b"\xff"),
+            absent,
+            "404 for an absent listener is checked first"
+        );
         let _listener = listen(addr, "tok");
         let unknown = page("404 Not Found", "Unknown action requested");
         assert_eq!(post(addr, "/what/tok", b"\xff"), unknown, "then what is not known");
@@ -89,7 +93,7 @@ fn other_paths_and_methods_are_refused_as_the_original_refuses_them() {
 }
 
 #[test]
-fn a_token_has_one_listener_and_is_free_as_soon_as_that_is_gone() {
+fn a_token_has_one_listener_and_is_free_once_that_disconnects() {
     let (_server, addr) = server(&[]);
     let taken = || {
         let answer = request(addr, "GET", "/poll/tok", b"");
@@ -100,7 +104,7 @@ fn a_token_has_one_listener_and_is_free_as_soon_as_that_is_gone() {
     let _other = listen(addr, "tok2");
     posted(addr, "/ping/tok", "the first one is still there");
     drop(first);
-    // It hung up: whoever comes next is not told that it is there.
+    // It disconnected: the next listener is not refused.
     let second = listen(addr, "tok");
     posted(addr, "/close/tok", "");
     let mut third = listen(addr, "tok");
@@ -141,7 +145,7 @@ fn json_is_judged_and_written_anew() {
 }
 
 #[test]
-fn ids_count_for_the_whole_server_and_retry_goes_with_the_next_event() {
+fn ids_count_for_the_whole_server_and_retry_is_in_the_next_event() {
     let (_server, addr) = server(&["--id"]);
     let (mut a, mut b) = (listen(addr, "a"), listen(addr, "b"));
     for (path, body, frame) in [
@@ -164,7 +168,7 @@ fn ids_count_for_the_whole_server_and_retry_goes_with_the_next_event() {
 }
 
 #[test]
-fn what_came_after_the_last_event_id_is_replayed_then_it_goes_on() {
+fn events_after_the_last_event_id_are_replayed_before_new_ones() {
     let (_server, addr) = server(&["-i"]);
     let first = listen(addr, "tok");
     posted(addr, "/retry/tok", "9");
@@ -181,7 +185,10 @@ fn what_came_after_the_last_event_id_is_replayed_then_it_goes_on() {
     drop(again);
     let mut late = listen_after(addr, "tok", "Last-Event-ID: 0\r\n");
     let oldest = late.until("\r\n\r\n");
-    assert_eq!(oldest, "id: 21\r\nevent: ping\r\ndata: 21\r\n\r\n", "the last hundred are kept");
+    assert_eq!(
+        oldest, "id: 21\r\nevent: ping\r\ndata: 21\r\n\r\n",
+        "the last hundred are retained"
+    );
     drop(late);
     for fields in ["", "Last-Event-ID: what\r\n", "Last-Event-ID: 999\r\n"] {
         let mut new = listen_after(addr, "tok", fields);
@@ -206,7 +213,7 @@ fn keepalive_comments_have_two_decimals() {
 }
 
 #[test]
-fn a_body_past_a_mebibyte_is_refused_and_one_of_that_size_is_not() {
+fn a_body_over_a_mebibyte_is_refused_and_one_of_that_size_is_not() {
     let (_server, addr) = server(&[]);
     let too_large = page("413 Payload Too Large", "Payload Too Large");
     let body = vec![b'x'; 1024 * 1024 + 1];
@@ -259,11 +266,11 @@ fn strangers_that_follow_the_contract_get_along_with_it() {
     assert_eq!(stranger_posts(&origin, &["tok", "close", "0"]), ok);
     let (mut events, mut comments) = (vec![], 0);
     loop {
-        let told = client.json();
-        match told[0].as_str() {
-            Some("event") => events.push(told[1].clone()),
+        let message = client.json();
+        match message[0].as_str() {
+            Some("event") => events.push(message[1].clone()),
             Some("comment") => comments += 1,
-            _ => break assert_eq!(told, json!(["end"])),
+            _ => break assert_eq!(message, json!(["end"])),
         }
     }
     let expected = [
@@ -275,7 +282,8 @@ fn strangers_that_follow_the_contract_get_along_with_it() {
     assert_eq!(client.end().0, 0);
 
     let mut again = strict_client(&[&url, "--last-event-id", "0"]);
-    let event = std::iter::from_fn(|| Some(again.json())).find(|told| told[0] == "event").unwrap();
+    let event =
+        std::iter::from_fn(|| Some(again.json())).find(|message| message[0] == "event").unwrap();
     assert_eq!(event, json!(["event", {"id": "1", "event": "ping", "data": "1"}]));
     let (code, _, errors) = server.terminate();
     assert_eq!((code, errors), (0, vec![]), "SIGTERM is an orderly end");

@@ -19,13 +19,13 @@
 //!
 //! ```no_run
 //! use bellwire_client::{Controller, SendOptions};
-//! use bellwire_proto::{Seconds, State};
+//! use bellwire_proto::{Seconds, DeliveryState};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let hub = Controller::new("http://127.0.0.1:8888")?;
 //! let options = SendOptions::default().wait(Seconds::new(30));
 //! let delivery = hub.send(&"kiosk-7".parse()?, &"reboot".parse()?, &options).await?;
-//! assert_eq!(delivery.state, State::Succeeded);
+//! assert_eq!(delivery.state, DeliveryState::Succeeded);
 //! # Ok(())
 //! # }
 //! ```

@@ -11,7 +11,7 @@ use bellwire_client::api::{
     CommandQuery, DeliveryQuery, DeviceQuery, Error, NewCommand, PollOptions, Target,
 };
 use bellwire_client::{Controller, SendOptions};
-use bellwire_proto::{Code, Json, Report, ReportState, Seconds, Seq, State};
+use bellwire_proto::{Code, DeliveryState, Json, Report, ReportState, Seconds, Seq};
 use futures_util::StreamExt as _;
 use support::hub::{
     ID, JSON, command, command_event, delivery, device, exchange, hello, hub, id, kiosk, problem,
@@ -53,7 +53,7 @@ async fn send_is_one_post_whose_body_is_the_data() {
         assert_eq!((sent_line, sent.as_str()), (line, body));
         assert_eq!(sent_type.as_deref(), content_type);
         let made = made.unwrap();
-        assert_eq!((made.state, made.seq), (State::Succeeded, Seq::new(1042)));
+        assert_eq!((made.state, made.seq), (DeliveryState::Succeeded, Seq::new(1042)));
         assert_eq!(made.result.unwrap().as_str(), r#"{"b":1.50,"a":null}"#);
     }
 }
@@ -73,7 +73,7 @@ async fn a_key_and_a_token_are_headers_and_the_token_is_shown_nowhere() {
         assert_eq!(request.header("authorization"), Some("Bearer bw_1_secret"));
         request.answer(JSON, &delivery("queued")).await;
     });
-    assert_eq!(made.unwrap().state, State::Queued);
+    assert_eq!(made.unwrap().state, DeliveryState::Queued);
     let () = request;
 
     let bad = SendOptions::default().idempotency_key("a\nb");
@@ -138,7 +138,7 @@ async fn every_other_call_is_the_contracts_too() {
     report.result = Some(Json::parse("[1.0]").unwrap());
     let (made, line, sent, _) =
         exchange(&server, hub.report(&name, id(), &report), JSON, &delivery("succeeded")).await;
-    assert_eq!(made.unwrap().state, State::Succeeded);
+    assert_eq!(made.unwrap().state, DeliveryState::Succeeded);
     assert_eq!(line, format!("POST {base}/commands/{ID}/status"));
     assert_eq!(sent, r#"{"state":"succeeded","rev":4,"result":[1.0]}"#);
 
@@ -175,7 +175,7 @@ async fn a_batch_is_answered_item_by_item() {
     );
     assert_eq!(sent, expected);
     let made = made.unwrap();
-    assert_eq!(made[0].outcome.as_ref().unwrap().state, State::Running);
+    assert_eq!(made[0].outcome.as_ref().unwrap().state, DeliveryState::Running);
     assert_eq!(made[1].outcome.as_ref().unwrap_err().code, Code::UnknownCommand);
 
     let call = hub.report_batch(&name, &reports);
@@ -213,7 +213,7 @@ async fn lists_are_walked_page_by_page() {
 
     let query = CommandQuery {
         device: Some(kiosk()),
-        state: Some(State::TimedOut),
+        state: Some(DeliveryState::TimedOut),
         action: Some(reboot()),
         ..CommandQuery::default()
     };
@@ -223,7 +223,7 @@ async fn lists_are_walked_page_by_page() {
     assert!(made.is_empty());
     assert_eq!(line, "GET /v1/commands?device=kiosk%3A7%40lyon%7E2&state=timed_out&action=reboot");
 
-    let query = DeliveryQuery { state: Some(State::Failed), ..DeliveryQuery::default() };
+    let query = DeliveryQuery { state: Some(DeliveryState::Failed), ..DeliveryQuery::default() };
     let walk = hub.all_deliveries(id(), query).collect::<Vec<_>>();
     let not_found = "404 Not Found\ncontent-type: application/problem+json";
     let (made, line, ..) = exchange(&server, walk, not_found, &problem("unknown_command")).await;

@@ -13,7 +13,7 @@ use bellwire_client::api::{
 };
 use bellwire_client::event_source::{self, Loss};
 use bellwire_proto::stream::ByeReason;
-use bellwire_proto::{Code, DeviceChange, Seconds, Seq, State};
+use bellwire_proto::{Code, DeliveryState, DeviceChange, Seconds, Seq};
 use support::hub::{
     ID, command, command_event, delivery, device, exchange, hello, hub, id, kiosk, problem, reboot,
 };
@@ -205,8 +205,8 @@ async fn a_command_is_watched_to_its_end_across_a_lost_connection() {
         seen
     };
     let (seen, ()) = within("the end", async { tokio::join!(watch, side) }).await;
-    assert!(matches!(&seen[0], CommandChange::Delivery(d) if d.state == State::Queued));
-    assert!(matches!(&seen[1], CommandChange::Delivery(d) if d.state == State::Succeeded));
+    assert!(matches!(&seen[0], CommandChange::Delivery(d) if d.state == DeliveryState::Queued));
+    assert!(matches!(&seen[1], CommandChange::Delivery(d) if d.state == DeliveryState::Succeeded));
     assert!(matches!(&seen[2], CommandChange::Done(c) if c.done));
     assert_eq!(seen.len(), 3);
 }
@@ -251,7 +251,7 @@ async fn the_hubs_events_are_typed() {
     assert!(matches!(&seen[0], HubChange::Hub { state: HubState::Ready, .. }));
     assert!(matches!(&seen[1], HubChange::Device(d)
         if d.change == DeviceChange::Online && d.device.facts.as_str() == r#"{"os":"deb12"}"#));
-    assert!(matches!(&seen[2], HubChange::Delivery(d) if d.state == State::Running));
+    assert!(matches!(&seen[2], HubChange::Delivery(d) if d.state == DeliveryState::Running));
 }
 
 /// Whoever runs the client in tasks of their own needs this to compile.

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use bellwire_proto::limits::{BACKOFF_MAX, COUNTED_ATTEMPTS_MAX, SENDS_MAX};
-use bellwire_proto::{Code, ErrorInfo, Json, Problem, Report, ReportState, State, Timestamp};
+use bellwire_proto::{
+    Code, DeliveryState, ErrorInfo, Json, Problem, Report, ReportState, Timestamp,
+};
 
 use crate::io::RequestId;
 use crate::record::{DeliveryRecord, TxnId};
@@ -64,9 +66,9 @@ enum Effect {
     /// Nothing at all: not even the `rev` is taken.
     NoChange,
     /// It is taken, and the state becomes this.
-    To(State),
+    To(DeliveryState),
     /// It is taken as the truth after the hub had given up.
-    Late(State),
+    Late(DeliveryState),
     /// It is a failed attempt: queued again, or dead.
     Retry,
     /// The state does not allow it.
@@ -89,32 +91,34 @@ impl Live {
         }
     }
 
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> DeliveryState {
         self.record.state
     }
 
     /// Past `queued` and not ended; says nothing of the time that a cancelling one keeps its slot.
     pub(crate) fn in_flight(&self) -> bool {
-        !matches!(self.state(), State::Queued) && !self.state().is_terminal()
+        !matches!(self.state(), DeliveryState::Queued) && !self.state().is_terminal()
     }
 
     /// Goes to a state, and leaves behind what only mattered before.
-    pub(crate) fn go(&mut self, state: State, now: Timestamp) {
+    pub(crate) fn go(&mut self, state: DeliveryState, now: Timestamp) {
         let record = &mut self.record;
         record.state = state;
         record.retry_at = None;
         record.run_until = match state {
-            State::Accepted | State::Running => Some(now.after(record.head.run_timeout)),
+            DeliveryState::Accepted | DeliveryState::Running => {
+                Some(now.after(record.head.run_timeout))
+            }
             _ => None,
         };
         record.cancelling_since = match state {
-            State::Cancelling => record.cancelling_since.or(Some(now)),
+            DeliveryState::Cancelling => record.cancelling_since.or(Some(now)),
             _ => None,
         };
-        if !matches!(state, State::Queued | State::Sent) {
+        if !matches!(state, DeliveryState::Queued | DeliveryState::Sent) {
             self.data = None;
         }
-        if state != State::Sent {
+        if state != DeliveryState::Sent {
             self.carriers = Carriers::NONE;
         }
         self.touch(now);
@@ -127,7 +131,7 @@ impl Live {
     }
 
     /// Ends by the hub's decision; the error says which.
-    pub(crate) fn give_up(&mut self, state: State, now: Timestamp) {
+    pub(crate) fn give_up(&mut self, state: DeliveryState, now: Timestamp) {
         self.record.outcome.error = Some(ErrorInfo::of(state.as_str()));
         self.go(state, now);
     }
@@ -135,9 +139,9 @@ impl Live {
     /// A sending that nobody is to blame for has failed: queued again at once, or dead.
     pub(crate) fn requeue(&mut self, now: Timestamp) {
         if self.record.sends >= SENDS_MAX {
-            self.give_up(State::Dead, now);
+            self.give_up(DeliveryState::Dead, now);
         } else {
-            self.go(State::Queued, now);
+            self.go(DeliveryState::Queued, now);
         }
     }
 
@@ -145,11 +149,11 @@ impl Live {
     pub(crate) fn fail_attempt(&mut self, wait: Option<Duration>, now: Timestamp) {
         self.record.counted += 1;
         if self.record.counted >= COUNTED_ATTEMPTS_MAX {
-            self.give_up(State::Dead, now);
+            self.give_up(DeliveryState::Dead, now);
             return;
         }
         self.requeue(now);
-        if self.state() == State::Queued {
+        if self.state() == DeliveryState::Queued {
             let wait = wait.unwrap_or_else(|| backoff(self.record.counted));
             self.record.retry_at = Some(now.after(wait));
         }
@@ -164,14 +168,14 @@ impl Live {
             return Err(self.illegal("cancelled"));
         }
         let told = self.record.sends > 0;
-        self.tell_cancel |= told && (force || self.state() != State::Cancelling);
+        self.tell_cancel |= told && (force || self.state() != DeliveryState::Cancelling);
         if force {
             self.record.forced = true;
-            self.go(State::Cancelled, now);
-        } else if !told && self.state() == State::Queued {
-            self.go(State::Cancelled, now);
-        } else if self.state() != State::Cancelling {
-            self.go(State::Cancelling, now);
+            self.go(DeliveryState::Cancelled, now);
+        } else if !told && self.state() == DeliveryState::Queued {
+            self.go(DeliveryState::Cancelled, now);
+        } else if self.state() != DeliveryState::Cancelling {
+            self.go(DeliveryState::Cancelling, now);
         }
         Ok(())
     }
@@ -195,7 +199,7 @@ impl Live {
                 self.take(report);
             }
             Effect::Late(state) => {
-                if self.state() != State::Cancelled {
+                if self.state() != DeliveryState::Cancelled {
                     self.record.outcome.error = None;
                 }
                 self.record.late = true;
@@ -207,8 +211,8 @@ impl Live {
                 self.fail_attempt(report.retry_after_s.map(Duration::from_secs), now);
                 self.take(report);
                 // The time to live counts again, and may have passed during the run.
-                if self.state() == State::Queued && self.record.head.expires_at <= now {
-                    self.give_up(State::Expired, now);
+                if self.state() == DeliveryState::Queued && self.record.head.expires_at <= now {
+                    self.give_up(DeliveryState::Expired, now);
                 }
             }
             Effect::Illegal => return Err(self.illegal(report.state.as_str())),
@@ -224,8 +228,8 @@ impl Live {
 
     /// The table.
     fn effect(&self, report: ReportState) -> Effect {
+        use DeliveryState as S;
         use ReportState as R;
-        use State as S;
         let given_up = matches!(self.state(), S::TimedOut | S::Expired | S::Dead)
             || (self.state() == S::Cancelled && self.record.forced);
         match (self.state(), report) {
@@ -271,7 +275,7 @@ impl Live {
         set(&mut outcome.stderr, report.stderr);
         outcome.truncated = report.truncated.unwrap_or(outcome.truncated);
         // `dead` by a nack keeps the hub's word: the device did not know that it was the last.
-        if record.state != State::Dead {
+        if record.state != DeliveryState::Dead {
             set(&mut outcome.error, report.error);
         }
     }
@@ -291,7 +295,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
 
-    fn live(state: State, forced: bool) -> Live {
+    fn live(state: DeliveryState, forced: bool) -> Live {
         let head = CommandHead {
             id: CommandId::from_parts(1, [0; 10]),
             seq: Seq::new(1),
@@ -335,7 +339,8 @@ mod tests {
             let mut words = row.split_whitespace();
             let name = words.next().unwrap();
             let forced = name == "forced";
-            let state: State = if forced { State::Cancelled } else { name.parse().unwrap() };
+            let state: DeliveryState =
+                if forced { DeliveryState::Cancelled } else { name.parse().unwrap() };
             for (report, expected) in ReportState::ALL.into_iter().zip(words) {
                 let mut live = live(state, forced);
                 let outcome = live.report(Report::of(report), NOW);
@@ -359,12 +364,12 @@ mod tests {
 
     #[test]
     fn a_report_that_is_not_newer_changes_nothing_even_where_it_would_be_illegal() {
-        let mut live = live(State::Sent, false);
+        let mut live = live(DeliveryState::Sent, false);
         let with_rev = |state, rev| Report { rev: Some(rev), ..Report::of(state) };
         assert!(live.report(with_rev(ReportState::Running, 0), NOW).is_ok());
         assert_eq!(
             (live.state(), live.record.rev),
-            (State::Running, Some(0)),
+            (DeliveryState::Running, Some(0)),
             "the first rev counts"
         );
         live.dirty = false;
@@ -381,20 +386,23 @@ mod tests {
 
     #[test]
     fn a_nack_of_an_older_attempt_is_ignored_and_its_rev_is_not_taken() {
-        let mut live = live(State::Running, false);
+        let mut live = live(DeliveryState::Running, false);
         live.record.attempt = 3;
         let nack = Report { attempt: Some(2), rev: Some(9), ..Report::of(ReportState::Nack) };
         assert!(live.report(nack, NOW).is_ok());
-        assert_eq!((live.state(), live.record.rev, live.dirty), (State::Running, None, false));
+        assert_eq!(
+            (live.state(), live.record.rev, live.dirty),
+            (DeliveryState::Running, None, false)
+        );
         let report = Report { attempt: Some(2), ..Report::of(ReportState::Succeeded) };
         assert!(live.report(report, NOW).is_ok());
-        assert_eq!((live.state(), live.record.attempt), (State::Succeeded, 3));
+        assert_eq!((live.state(), live.record.attempt), (DeliveryState::Succeeded, 3));
     }
 
     #[test]
     fn late_truth_clears_the_error_that_the_hub_had_put() {
-        let mut live = live(State::Running, false);
-        live.give_up(State::TimedOut, NOW);
+        let mut live = live(DeliveryState::Running, false);
+        live.give_up(DeliveryState::TimedOut, NOW);
         assert_eq!(live.record.outcome.error, Some(ErrorInfo::of("timed_out")));
         assert!(live.report(Report::of(ReportState::Failed), NOW).is_ok());
         assert_eq!((live.record.late, live.record.outcome.error.clone()), (true, None));
@@ -403,20 +411,20 @@ mod tests {
 
     #[test]
     fn the_tenth_counted_attempt_and_the_hundredth_sending_are_the_last() {
-        let mut nacked = live(State::Queued, false);
+        let mut nacked = live(DeliveryState::Queued, false);
         for failures in 1..=10 {
-            assert_eq!(nacked.state(), State::Queued, "before failure {failures}");
-            nacked.go(State::Sent, NOW);
+            assert_eq!(nacked.state(), DeliveryState::Queued, "before failure {failures}");
+            nacked.go(DeliveryState::Sent, NOW);
             assert!(nacked.report(Report::of(ReportState::Nack), NOW).is_ok());
         }
-        assert_eq!(nacked.state(), State::Dead);
-        let mut lost = live(State::Sent, false);
+        assert_eq!(nacked.state(), DeliveryState::Dead);
+        let mut lost = live(DeliveryState::Sent, false);
         lost.record.sends = 99;
         lost.requeue(NOW);
-        assert_eq!(lost.state(), State::Queued);
+        assert_eq!(lost.state(), DeliveryState::Queued);
         lost.record.sends = 100;
         lost.requeue(NOW);
-        assert_eq!(lost.state(), State::Dead);
+        assert_eq!(lost.state(), DeliveryState::Dead);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bellwire_proto::limits::{CANCEL_SLOT, POLL_PRESENCE, SENDS_MAX};
 use bellwire_proto::stream::CancelEvent;
 use bellwire_proto::{
-    Code, CommandId, Delivery, DeviceChange, DeviceId, Json, Labels, Problem, Seq, State,
+    Code, CommandId, Delivery, DeliveryState, DeviceChange, DeviceId, Json, Labels, Problem, Seq,
     Timestamp, Transport,
 };
 
@@ -226,7 +226,7 @@ impl Device {
         }
         self.end_streams(bellwire_proto::stream::ByeReason::Revoked, work);
         for live in self.live.iter_mut().filter(|l| !l.state().is_terminal()) {
-            live.go(State::Cancelled, work.now);
+            live.go(DeliveryState::Cancelled, work.now);
         }
         self.known = false;
         self.flush_rows(work);
@@ -336,7 +336,7 @@ impl Device {
     pub(crate) fn forget_ended(&mut self, committed: TxnId) {
         for live in self.live.iter_mut().filter(|l| l.data_in_passing && l.txn <= committed) {
             live.data_in_passing = false;
-            if live.state() == State::Queued {
+            if live.state() == DeliveryState::Queued {
                 live.data = None;
             }
         }
@@ -373,9 +373,12 @@ impl Device {
             let cancelling = record.cancelling_since.map(|since| since.after(CANCEL_SLOT));
             [
                 record.due_at(),
-                (record.state == State::Sent).then_some(l.lease_until),
+                (record.state == DeliveryState::Sent).then_some(l.lease_until),
                 record.retry_at.filter(|_| listening),
-                record.head.not_before.filter(|_| listening && record.state == State::Queued),
+                record
+                    .head
+                    .not_before
+                    .filter(|_| listening && record.state == DeliveryState::Queued),
                 cancelling,
                 l.waits.iter().map(|(_, until)| *until).min(),
             ]
@@ -396,17 +399,23 @@ impl Device {
         for live in &mut self.live {
             let due = live.record.due_at().is_some_and(|at| at <= now);
             match live.state() {
-                State::Queued | State::Sent if due => live.give_up(State::Expired, now),
-                // A restart queues again what it finds sent, the hundredth time too.
-                State::Queued if live.record.sends >= SENDS_MAX => live.give_up(State::Dead, now),
-                State::Accepted | State::Running | State::Cancelling if due => {
-                    live.give_up(State::TimedOut, now);
+                DeliveryState::Queued | DeliveryState::Sent if due => {
+                    live.give_up(DeliveryState::Expired, now)
                 }
-                State::Sent if unanswered && live.carriers == Carriers::STREAM => {}
-                State::Sent if live.lease_until <= now && live_listener => {
+                // A restart queues again what it finds sent, the hundredth time too.
+                DeliveryState::Queued if live.record.sends >= SENDS_MAX => {
+                    live.give_up(DeliveryState::Dead, now)
+                }
+                DeliveryState::Accepted | DeliveryState::Running | DeliveryState::Cancelling
+                    if due =>
+                {
+                    live.give_up(DeliveryState::TimedOut, now);
+                }
+                DeliveryState::Sent if unanswered && live.carriers == Carriers::STREAM => {}
+                DeliveryState::Sent if live.lease_until <= now && live_listener => {
                     live.fail_attempt(None, now)
                 }
-                State::Sent if live.lease_until <= now => live.requeue(now),
+                DeliveryState::Sent if live.lease_until <= now => live.requeue(now),
                 _ => {}
             }
             if live.state().is_terminal() {
@@ -444,7 +453,7 @@ impl Device {
         self.data_again_at = data.is_empty().then(|| now.after(LOAD_AGAIN));
         for (seq, json) in data {
             let found = self.live.iter_mut().find(|l| l.record.head.seq == seq);
-            if let Some(live) = found.filter(|l| l.state() == State::Queued) {
+            if let Some(live) = found.filter(|l| l.state() == DeliveryState::Queued) {
                 live.data = Some(json);
             }
         }

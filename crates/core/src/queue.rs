@@ -5,7 +5,7 @@
 //! section 2, "Order".
 
 use bellwire_proto::limits::CANCEL_SLOT;
-use bellwire_proto::{State, Timestamp};
+use bellwire_proto::{DeliveryState, Timestamp};
 
 use crate::delivery::{Carriers, Live};
 use crate::device::Device;
@@ -47,7 +47,7 @@ impl Device {
     /// The oldest delivery that may be sent.
     fn next_turn(&self, now: Timestamp) -> Option<usize> {
         for (i, live) in self.live.iter().enumerate() {
-            if live.state() != State::Queued {
+            if live.state() != DeliveryState::Queued {
                 continue;
             }
             if live.record.retry_at.is_some_and(|at| at > now) {
@@ -66,8 +66,11 @@ impl Device {
             return;
         }
         self.loading_data = true;
-        let wanted =
-            self.live.iter().skip(turn).filter(|l| l.state() == State::Queued && l.data.is_none());
+        let wanted = self
+            .live
+            .iter()
+            .skip(turn)
+            .filter(|l| l.state() == DeliveryState::Queued && l.data.is_none());
         let seqs = wanted.take(work.config().max_in_flight).map(|l| l.record.head.seq).collect();
         work.load(Load::Data(self.id.clone(), seqs));
     }
@@ -81,7 +84,7 @@ impl Device {
         let record = &mut live.record;
         record.attempt = record.attempt.saturating_add(1);
         record.sends = record.sends.saturating_add(1);
-        live.go(State::Sent, now);
+        live.go(DeliveryState::Sent, now);
         live.lease_until = now.after(work.config().lease);
         let event = command_event(&live.record, live.data.clone().unwrap_or_default(), now);
         let streams =
@@ -104,7 +107,8 @@ impl Device {
     /// Nothing can be sent now. If nothing is held back either, streams are live from here on.
     fn caught_up(&mut self, now: Timestamp) {
         let held_back = |live: &Live| {
-            live.state() == State::Queued && live.record.head.not_before.is_none_or(|at| at <= now)
+            live.state() == DeliveryState::Queued
+                && live.record.head.not_before.is_none_or(|at| at <= now)
         };
         if self.live.iter().any(held_back) {
             return;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::{
-    Action, CommandId, Delivery, DeviceId, ErrorInfo, Json, Labels, Progress, Seq, State, Timestamp,
+    Action, CommandId, Delivery, DeliveryState, DeviceId, ErrorInfo, Json, Labels, Progress, Seq,
+    Timestamp,
 };
 
 /// A command without its data: what every delivery of it needs to know.
@@ -51,7 +52,7 @@ pub struct DeliveryRecord {
     /// The device.
     pub device: DeviceId,
     /// Where it is in its life. `Sent` on disk says that it may have been sent.
-    pub state: State,
+    pub state: DeliveryState,
     /// The number of the latest sending, as the device is told.
     pub attempt: u32,
     /// How often this hub sent it.
@@ -104,7 +105,7 @@ impl DeliveryRecord {
             updated_at: head.created_at,
             head,
             device,
-            state: State::Queued,
+            state: DeliveryState::Queued,
             attempt: 0,
             sends: 0,
             counted: 0,
@@ -149,9 +150,9 @@ impl DeliveryRecord {
     /// answers [`Load::Due`] by it.
     pub fn due_at(&self) -> Option<Timestamp> {
         match self.state {
-            State::Queued | State::Sent => Some(self.head.expires_at),
-            State::Accepted | State::Running => self.run_until,
-            State::Cancelling => self
+            DeliveryState::Queued | DeliveryState::Sent => Some(self.head.expires_at),
+            DeliveryState::Accepted | DeliveryState::Running => self.run_until,
+            DeliveryState::Cancelling => self
                 .cancelling_since
                 .map(|since| since.after(self.head.run_timeout.max(CANCEL_SLOT))),
             _ => None,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use bellwire_proto::limits::{IDEMPOTENCY_KEPT, RUN_TIMEOUT_S, TTL_IF_ONLINE_S, TTL_S};
-use bellwire_proto::{Code, CommandId, ErrorInfo, Problem, State};
+use bellwire_proto::limits::{IDEMPOTENCY_RETENTION, RUN_TIMEOUT_S, TTL_IF_ONLINE_S, TTL_S};
+use bellwire_proto::{Code, CommandId, DeliveryState, ErrorInfo, Problem};
 
 use crate::delivery::Live;
 use crate::device::Device;
@@ -34,11 +34,11 @@ impl Device {
         let mut live = self.store(&send, random, work);
         if full {
             live.record.outcome.error = Some(ErrorInfo::of(Code::QueueFull.as_str()));
-            live.go(State::Rejected, work.now);
+            live.go(DeliveryState::Rejected, work.now);
         }
         let id = live.record.head.id;
         if let Some((key, fingerprint)) = key {
-            let expires_at = work.now.after(IDEMPOTENCY_KEPT);
+            let expires_at = work.now.after(IDEMPOTENCY_RETENTION);
             let device = self.id.clone();
             work.change(Change::PutIdempotency(Box::new(IdempotencyRecord {
                 key: key.clone(),
@@ -82,7 +82,7 @@ impl Device {
     }
 
     fn queue_is_full(&self, work: &Work<'_>) -> bool {
-        let queued = self.live.iter().filter(|l| l.state() == State::Queued).count();
+        let queued = self.live.iter().filter(|l| l.state() == DeliveryState::Queued).count();
         queued >= work.config().queue_max
     }
 
@@ -115,7 +115,7 @@ impl Device {
         live.touch(now);
         // Stays in memory only if it may be sent soon: what waits behind others is in the store,
         // as soon as it is committed.
-        let alone = self.live.iter().all(|l| l.state() != State::Queued);
+        let alone = self.live.iter().all(|l| l.state() != DeliveryState::Queued);
         live.data = Some(send.data.clone());
         live.data_in_passing = !(alone && self.takes_commands());
         live

@@ -4,9 +4,9 @@
 //! out; a poll and a stream live side by side. When a listener goes, what it alone had carried is
 //! queued again at once. Contract, section 4.
 
-use bellwire_proto::limits::{CONFIRM_WITHIN, PACED_BYTES, QUEUE_MAX};
+use bellwire_proto::limits::{CONFIRM_TIMEOUT, PACED_BYTES, QUEUE_MAX};
 use bellwire_proto::stream::{Bye, ByeReason, CancelEvent, CommandEvent};
-use bellwire_proto::{Code, Json, Problem, Seq, State, Timestamp};
+use bellwire_proto::{Code, DeliveryState, Json, Problem, Seq, Timestamp};
 
 use crate::delivery::Carriers;
 use crate::device::Device;
@@ -111,7 +111,7 @@ impl Device {
             session,
             ack_none: listen.ack_none,
             stalled: false,
-            confirm_until: listen.confirm.then(|| work.now.after(CONFIRM_WITHIN)),
+            confirm_until: listen.confirm.then(|| work.now.after(CONFIRM_TIMEOUT)),
             catching_up: match listen.last_event_id {
                 Some(after) if listen.ack_none => CatchingUp::Loading(after),
                 _ => CatchingUp::Backlog,
@@ -150,8 +150,8 @@ impl Device {
     fn greet(&mut self, session: SessionId, work: &mut Work<'_>) {
         for live in self.live.iter_mut() {
             match live.state() {
-                State::Sent => live.requeue(work.now),
-                State::Cancelling => work.send(session, cancel_frame(&live.record)),
+                DeliveryState::Sent => live.requeue(work.now),
+                DeliveryState::Cancelling => work.send(session, cancel_frame(&live.record)),
                 _ => {}
             }
         }
@@ -203,7 +203,7 @@ impl Device {
 
     /// Queues again, uncounted, what was sent and is now carried by nobody.
     fn lost(&mut self, carrier: Carriers, now: Timestamp) {
-        for live in self.live.iter_mut().filter(|l| l.state() == State::Sent) {
+        for live in self.live.iter_mut().filter(|l| l.state() == DeliveryState::Sent) {
             live.carriers.remove(carrier);
             if live.carriers == Carriers::NONE {
                 live.requeue(now);
@@ -252,7 +252,7 @@ impl Device {
         }
         self.answer_poll(work);
         self.polled_at = None;
-        for live in self.live.iter_mut().filter(|l| l.state() == State::Sent) {
+        for live in self.live.iter_mut().filter(|l| l.state() == DeliveryState::Sent) {
             live.requeue(work.now);
         }
     }
@@ -273,7 +273,7 @@ impl Device {
         }
         let found = self.live.iter_mut().find(|l| l.record.head.seq == seq);
         if let Some(live) = found.filter(|l| l.carriers.has(Carriers::STREAM)) {
-            live.go(State::Delivered, work.now);
+            live.go(DeliveryState::Delivered, work.now);
         }
     }
 
@@ -364,7 +364,7 @@ impl Device {
         }
         self.answer_poll(work);
         let now = work.now;
-        for live in self.live.iter_mut().filter(|l| l.state() == State::Sent) {
+        for live in self.live.iter_mut().filter(|l| l.state() == DeliveryState::Sent) {
             let bearer_lost = poll.last_event_id.is_some_and(|id| live.record.head.seq > id);
             if bearer_lost || live.carriers == Carriers::UNCONFIRMED {
                 live.requeue(now);
@@ -372,7 +372,7 @@ impl Device {
         }
         let lease = work.config().lease;
         let mut cancels = std::mem::take(&mut self.cancels_for_poll);
-        for live in self.live.iter_mut().filter(|l| l.state() == State::Cancelling) {
+        for live in self.live.iter_mut().filter(|l| l.state() == DeliveryState::Cancelling) {
             if live.cancel_polled_at.is_none_or(|at| at.after(lease) <= now) {
                 live.cancel_polled_at = Some(now);
                 cancels.push(cancel_event(&live.record));

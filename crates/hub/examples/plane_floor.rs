@@ -1,4 +1,4 @@
-//! The plane alone: streams and events, nothing kept. What the hub costs beyond this is the price
+//! The plane alone: streams and events, nothing stored. What the hub costs beyond this is the price
 //! of its promises.
 //!
 //! ```text
@@ -19,7 +19,7 @@ use axum::response::Response;
 use axum::routing::get;
 use bellwire_hub::listen::{ListenConfig, Listener};
 use bellwire_hub::plane::{
-    Frame, Heartbeat, HeartbeatForm, Notify, Plane, PlaneConfig, StreamEvent, StreamEvents,
+    Frame, Heartbeat, HeartbeatForm, Plane, PlaneConfig, Receipt, StreamEvent, StreamEvents,
     StreamHead, StreamId, StreamOptions,
 };
 
@@ -35,7 +35,7 @@ type Shared = Arc<Mutex<Channels>>;
 struct Closing(Shared);
 
 impl StreamEvents for Closing {
-    fn happened(&self, batch: &mut Vec<StreamEvent>) {
+    fn on_events(&self, batch: &mut Vec<StreamEvent>) {
         let mut channels = self.0.lock().expect("nothing panics under this lock");
         for event in batch.drain(..) {
             let StreamEvent::Closed { stream, .. } = event else {
@@ -64,7 +64,7 @@ async fn listen(
         channels.channel_of.insert(id, channel);
         id
     };
-    plane.send(id, Frame::new(b"event: hello\ndata: {}\n\n"), Notify::None);
+    plane.send(id, Frame::new(b"event: hello\ndata: {}\n\n"), Receipt::None);
     plane.respond(&request.into_parts().0, id, StreamHead::event_stream()).await
 }
 

@@ -16,7 +16,7 @@ use bellwire_core::record::{
     Change, CommandHead, CommandRecord, Committed, DeliveryRecord, Loaded, Txn, TxnId,
 };
 use bellwire_hub::store::{Options, SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::{Action, CommandId, DeviceId, Json, Seq, State, Timestamp};
+use bellwire_proto::{Action, CommandId, DeliveryState, DeviceId, Json, Seq, Timestamp};
 
 struct Load {
     store: OnceLock<Weak<SqliteStore>>,
@@ -53,7 +53,7 @@ impl Load {
             not_before: None,
         };
         let row = DeliveryRecord::new(head, device.expect("the remainder is within the list"));
-        DeliveryRecord { state: State::Sent, attempt: 1, sends: 1, ..row }
+        DeliveryRecord { state: DeliveryState::Sent, attempt: 1, sends: 1, ..row }
     }
 
     /// Transactions of a send: `2 * seq` makes it, `2 * seq + 1` ends it.
@@ -73,7 +73,7 @@ impl Load {
 
     fn end(&self, store: &SqliteStore, seq: u64) {
         let mut row = self.delivery(seq);
-        row.state = State::Delivered;
+        row.state = DeliveryState::Delivered;
         row.version = 1;
         let changes = vec![Change::PutDelivery(Box::new(row))];
         store.submit(Txn::new(TxnId(2 * seq + 1), changes));

@@ -1,9 +1,9 @@
 //! The hub's settings, parsed once into validated types.
 //!
 //! They come in layers, each over the one before: a TOML file, `BELLWIRE_*` variables, flags. A
-//! value is the same text in each of them, and is judged by the same rule. Every fault is
-//! reported, each with its key; an unknown key is a fault. Reading the file, the environment and
-//! the command line is the program's business: here come texts in.
+//! value has the same text and the same rule in each of them. Every fault is reported with its key;
+//! an unknown key is a fault. The program reads the file, the environment and the command line;
+//! this module gets their texts.
 //!
 //! ```
 //! use bellwire_hub::config::Config;
@@ -30,16 +30,17 @@ mod settings;
 pub use fault::{ConfigErrors, Fault, Origin};
 use settings::{Draft, SETTINGS};
 
-/// What a variable's name begins with; the rest is the key in capitals.
+/// The prefix of a variable's name; the rest is the key in capitals.
 pub const VARIABLE_PREFIX: &str = "BELLWIRE_";
 
-/// What an operator can set, checked. Whoever sets a member by program answers for its range.
+/// The settings of a hub, checked. A program that sets members itself is responsible for their
+/// ranges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
     /// Where the hub listens; port 0 lets the kernel choose. Default `127.0.0.1:8888`.
     pub listen: Vec<SocketAddr>,
-    /// The folder where everything is kept. Default `bellwire-data` in the working directory.
+    /// The folder of the store. Default `bellwire-data` in the working directory.
     pub data_dir: PathBuf,
     /// Whether a hub without credentials may listen beyond loopback. Default false.
     pub open: bool,
@@ -50,32 +51,32 @@ pub struct Config {
     pub lease: Duration,
     /// Deliveries of one device in `queued`; one more is refused. Default 100, from 1 to 100,000.
     pub queue_max: usize,
-    /// Deliveries of one device past `queued` and not ended. Default 1, from 1 to 100.
+    /// Deliveries of one device in flight. Default 1, from 1 to 100.
     pub max_in_flight: usize,
     /// Bytes of a command's data. Default 64 KiB, from 1 to 1 MiB.
     pub data_bytes_max: usize,
-    /// How long commands are kept after they have ended. Default 30 days, from 1 to 3650
-    /// days: as long as an `Idempotency-Key` at least.
+    /// How long commands are retained after they have ended. Default 30 days, from 1 to 3650 days:
+    /// as long as an `Idempotency-Key` at least.
     pub history: Duration,
-    /// Time between heartbeats on the streams of those who ask for none. Default 15 s, from 5 s to
-    /// 10 min.
+    /// Time between heartbeats on streams that request none. Default 15 s, from 5 s to 10 min.
     pub heartbeat: Duration,
-    /// Connections at once; one more is closed as it comes. Default 200,000, from 1 to 10,000,000.
+    /// Connections at once; one more is closed when it is accepted. Default 200,000, from 1 to
+    /// 10,000,000.
     pub connections_max: usize,
-    /// Within which the head of a request must arrive. Default 10 s, from 1 s to 5 min.
+    /// Time within which the head of a request must arrive. Default 10 s, from 1 s to 5 min.
     pub header_timeout: Duration,
-    /// Within which the body of a request must arrive. Default 30 s, from 1 s to 1 h.
+    /// Time within which the body of a request must arrive. Default 30 s, from 1 s to 1 h.
     pub body_timeout: Duration,
-    /// How long a hub that is told to stop still takes reports and answers reads. Default 2 s, at
+    /// How long a draining hub still takes reports and answers reads. Default 2 s, at
     /// most 8 s.
     pub drain: Duration,
     /// Threads that hold streams; 0 is one per core. Default 0, at most 256.
     pub shards: usize,
-    /// Certificate and key; without them the hub speaks plain HTTP.
+    /// Certificate and key; without them the hub serves plain HTTP.
     pub tls: Option<TlsFiles>,
 }
 
-/// Where the certificate chain and its key lie, as PEM.
+/// The PEM files of the certificate chain and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The chain, leaf first.
@@ -115,10 +116,11 @@ impl Config {
         SETTINGS.iter().map(|setting| (setting.key, setting.allowed))
     }
 
-    /// Every setting that is set, as text that [`Config::read`] would take, in the same order.
-    pub fn in_force(&self) -> impl Iterator<Item = (&'static str, String)> {
-        let told = |setting: &'static settings::Setting| Some((setting.key, (setting.tell)(self)?));
-        SETTINGS.iter().filter_map(told)
+    /// Every setting that has a value, as text that [`Config::read`] accepts, in the same order.
+    pub fn effective(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let shown =
+            |setting: &'static settings::Setting| Some((setting.key, (setting.show)(self)?));
+        SETTINGS.iter().filter_map(shown)
     }
 
     /// The part of it that is the core's.
@@ -144,13 +146,13 @@ impl Default for Config {
             queue_max: limits::QUEUE_MAX,
             max_in_flight: limits::MAX_IN_FLIGHT,
             data_bytes_max: limits::DATA_BYTES_MAX,
-            history: Duration::from_secs(30 * 86_400),
+            history: Duration::from_secs(limits::HISTORY_S.default),
             heartbeat: Duration::from_secs(limits::HEARTBEAT_S.default),
-            connections_max: 200_000,
-            header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(30),
-            drain: Duration::from_secs(2),
-            shards: 0,
+            connections_max: limits::CONNECTIONS.default as usize,
+            header_timeout: Duration::from_secs(limits::HEADER_TIMEOUT_S.default),
+            body_timeout: Duration::from_secs(limits::BODY_TIMEOUT_S.default),
+            drain: Duration::from_secs(limits::DRAIN_S.default),
+            shards: limits::SHARDS.default as usize,
             tls: None,
         }
     }
@@ -184,8 +186,9 @@ impl Reading {
     }
 
     fn set(&mut self, origin: Origin, key: &str, value: &str) {
-        let taken = settings::find(key).and_then(|setting| (setting.take)(&mut self.draft, value));
-        if taken.is_none() {
+        let parsed =
+            settings::find(key).and_then(|setting| (setting.parse)(&mut self.draft, value));
+        if parsed.is_none() {
             self.fault(origin, key, value);
         }
     }
@@ -219,7 +222,7 @@ impl Reading {
     }
 }
 
-/// A value of the file as the text that it would be elsewhere.
+/// A value of the file as the text that the other layers would give.
 fn text_of(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
@@ -243,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_layer_that_says_something_wins() {
+    fn the_last_layer_with_a_value_wins() {
         let file = "lease = '10s'\nheartbeat = 20\nshards = 1\nlisten = ['[::1]:1', '127.0.0.1:2']";
         let environment = [("BELLWIRE_HEARTBEAT", "30s"), ("BELLWIRE_SHARDS", "2"), ("HOME", "/")];
         let config = Config::read(Some(file), environment, [("shards", "3")]).unwrap();
@@ -279,20 +282,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_toml_is_told_by_its_line_and_the_other_layers_are_still_judged() {
+    fn a_file_that_is_not_toml_is_reported_by_its_line_and_the_other_layers_are_still_checked() {
         let faults = faults("lease = '1s'\nlease = '2s'\n", &[], &[("lease", "x")]);
         assert_eq!(faults.len(), 2, "{faults:?}");
         assert!(faults[0].starts_with("line 2 "), "{faults:?}");
     }
 
     #[test]
-    fn what_is_in_force_is_told_as_it_would_be_taken() {
+    fn effective_settings_are_shown_as_text_that_parses() {
         let mut config = Config::default();
         config.listen.push("[::1]:0".parse().unwrap());
         config.tls = Some(TlsFiles { cert: "hub.pem".into(), key: "hub.key".into() });
         for config in [Config::default(), config] {
-            let told: Vec<_> = config.in_force().collect();
-            let flags = told.iter().map(|(key, value)| (*key, value.as_str()));
+            let shown: Vec<_> = config.effective().collect();
+            let flags = shown.iter().map(|(key, value)| (*key, value.as_str()));
             assert_eq!(Config::read(None, [], flags), Ok(config));
         }
     }

@@ -21,7 +21,7 @@ use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceEvent, Devic
 use tokio::sync::{Notify as Wake, mpsc};
 
 use crate::driver::{device_with, frames};
-use crate::plane::{CloseReason, Frame, Framing, Notify, Plane, StreamEvent, StreamId};
+use crate::plane::{CloseReason, Frame, Framing, Plane, Receipt, StreamEvent, StreamId};
 use crate::store::{Snapshot, Store, StoredDevice};
 
 /// Events that wait for the feed's task. A hub does some ten thousand changes a second at most: this is most
@@ -137,7 +137,7 @@ impl Feed {
         state.admit(stream, Role::Observer)?;
         state.observers.push(stream);
         // Under the lock, so that no event goes before it.
-        self.plane.send(stream, frames::hub(false), Notify::None);
+        self.plane.send(stream, frames::hub(false), Receipt::None);
         Ok(())
     }
 
@@ -276,7 +276,7 @@ impl Feed {
             let frame = frames::delivery(&delivery);
             unpaced_bytes += frame.len(Framing::Chunked);
             if unpaced_bytes < PACED_BYTES {
-                self.plane.send(mailbox.stream, frame, Notify::None);
+                self.plane.send(mailbox.stream, frame, Receipt::None);
             } else if self.send_and_wait(&mailbox, frame).await {
                 unpaced_bytes = 0;
             } else {
@@ -296,7 +296,7 @@ impl Feed {
             }
             live = live + usize::from(*ended) - usize::from(change.ended);
             (*version, *ended) = (change.version, change.ended);
-            self.plane.send(mailbox.stream, change.frame, Notify::None);
+            self.plane.send(mailbox.stream, change.frame, Receipt::None);
         }
         // As it stands now, and never before the last change of it.
         match self.store.command(command.id).await {
@@ -312,7 +312,7 @@ impl Feed {
 
     /// False when the stream is gone.
     async fn send_and_wait(&self, mailbox: &Mailbox, frame: Frame) -> bool {
-        self.plane.send(mailbox.stream, frame, Notify::Written(0));
+        self.plane.send(mailbox.stream, frame, Receipt::Written(0));
         mailbox.written.told.notified().await;
         !mailbox.written.gone.load(Ordering::Acquire)
     }
@@ -343,7 +343,7 @@ impl State {
 
     /// Whether this is about a stream of the feed.
     fn hear(&mut self, event: StreamEvent) -> bool {
-        let (StreamEvent::Taken { stream, .. }
+        let (StreamEvent::Buffered { stream, .. }
         | StreamEvent::Written { stream, .. }
         | StreamEvent::Closed { stream, .. }
         | StreamEvent::Stalled { stream }

@@ -1,13 +1,13 @@
-//! The API of the hub: which request goes to which handler, and what is checked before.
+//! The API of the hub: which handler serves which request, and what is checked before.
 //!
-//! Each path of the contract stands in `ROUTES` once, with its methods; what is not there is
-//! 404, what a path does not offer is 405 with `Allow`, `OPTIONS` is answered from the same table.
-//! Then the checks go on in the order that the contract demands (section 1): credentials here, and in
-//! each handler, read from top to bottom, names, query, size, media type, body, and what the
-//! [`Driver`] finds. No handler decides anything about deliveries; none knows a socket.
+//! Each path of the contract is in `ROUTES` once, with its methods; any other path is 404, any other
+//! method 405 with `Allow`, and `OPTIONS` is answered from the same table. Then the checks follow in
+//! the order of the contract (section 1): credentials here, and in each handler, from top to bottom,
+//! names, query, size, media type, body, and the checks of the [`Driver`]. No handler decides
+//! anything about deliveries; none knows a socket.
 //!
-//! The table is matched on the path as it came, before it is decoded: an empty name and one with
-//! `%2F` in it are bad names here (400) and no other routes.
+//! The table is matched on the path as it came, before it is decoded: an empty name and one that
+//! contains `%2F` are invalid names here (400) and not other routes.
 
 pub mod bodies;
 mod body;
@@ -42,7 +42,7 @@ use request::{Caller, Request};
 /// server: where the connection cannot be taken over, streams are ordinary response bodies.
 ///
 /// It answers below `/v1/`, `/healthz` and `/readyz`, and leaves every other path to the router
-/// that it is merged into; [`not_found`] is the fallback of a hub that stands alone.
+/// that it is merged into; [`not_found`] is the fallback of a hub by itself.
 pub fn router(driver: Driver) -> Router {
     let api = any(move |request| answer(driver.clone(), request));
     Router::new()
@@ -51,7 +51,7 @@ pub fn router(driver: Driver) -> Router {
         .route("/readyz", api)
 }
 
-/// The answer to a path that nobody serves.
+/// The answer to a path that is not served.
 pub async fn not_found() -> Response {
     problem::problem(&Problem::new(Code::NotFound, "nothing is served at this path"))
 }
@@ -59,7 +59,7 @@ pub async fn not_found() -> Response {
 /// A handler: everything after the credentials.
 type Handler = fn(Request) -> Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
 
-/// A path, its names in braces, and what it offers.
+/// A path, its names in braces, and its methods.
 struct Route {
     path: &'static str,
     methods: &'static [(Method, Handler)],
@@ -118,8 +118,9 @@ async fn answer(driver: Driver, request: axum::extract::Request) -> Response {
         let refusal = Problem::new(Code::MethodNotAllowed, format!("this path offers {allow}"));
         return problem::with(problem::problem(&refusal), header::ALLOW, &allow);
     };
-    // Here credentials are checked. This hub is open: everyone may do everything, and has no name.
-    let caller = Caller::anyone();
+    // Credentials are checked here. This hub is open: every caller is allowed everything, and has
+    // no name.
+    let caller = Caller::anonymous();
     let request = Request::new(driver, caller, route.path, head, body);
     match caught(handler(request)).await {
         Ok(response) => response,
@@ -134,7 +135,7 @@ impl Route {
             loop {
                 match (pattern.next(), path.next()) {
                     (None, None) => return true,
-                    (Some(wanted), Some(given)) if is_name(wanted) || wanted == given => {}
+                    (Some(expected), Some(given)) if is_name(expected) || expected == given => {}
                     _ => return false,
                 }
             }
@@ -159,12 +160,12 @@ impl Route {
     }
 }
 
-/// Whether a segment of a route's path stands for a name.
+/// Whether a segment of a route's path is the placeholder of a name.
 fn is_name(segment: &str) -> bool {
     segment.starts_with('{')
 }
 
-/// Which part of a list is asked for: `limit` and `after`.
+/// The page of a list that is requested: `limit` and `after`.
 fn page(query: &mut params::Query) -> Result<PageRequest, Problem> {
     let limit = query.number("limit", PAGE_ITEMS)?.unwrap_or(PAGE_ITEMS.default);
     Ok(PageRequest {
@@ -173,13 +174,13 @@ fn page(query: &mut params::Query) -> Result<PageRequest, Problem> {
     })
 }
 
-/// Runs a handler; one that panics is a fault of the hub and answered as such, instead of a
-/// connection that drops. (The panic itself is told by the panic hook.)
+/// Runs a handler; a panic is answered as a fault of the hub, instead of a closed connection. (The
+/// panic hook reports the panic itself.)
 async fn caught(
     mut handling: Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>,
 ) -> Result<Response, Problem> {
     poll_fn(move |context| {
-        // A handler that panicked is not polled again, and holds nothing that others see.
+        // A handler that panicked is not polled again, and shares no state.
         let polled = catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(context)));
         polled.unwrap_or_else(|_| Poll::Ready(Err(problem::internal())))
     })
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_path_offers_is_what_it_allows() {
+    fn allow_lists_the_methods_of_a_path() {
         let devices = Route::find("/v1/devices/d").unwrap();
         assert_eq!(devices.allow(), "GET, HEAD, PUT, DELETE, OPTIONS");
         assert!(devices.handler(&Method::HEAD).is_some());

@@ -1,19 +1,21 @@
 //! The Bellwire hub: durable commands to appliances over plain HTTP, as a library or a server.
 //!
 //! A whole server is [`app::Bound`]; a hub to be mounted in an axum server of your own is
-//! [`app::Hub`], whose page shows how. What both are set by is [`config::Config`].
+//! [`app::Hub`], whose page shows how. The settings of both are [`config::Config`]. "The contract"
+//! is `docs/protocol.md`.
 //!
 //! ```text
 //! bytes -> listen -> http -> driver -> core -> store -> driver -> frames -> plane -> socket
-//!                                        \-> feed (who watches) -----------/
+//!                                        \-> feed (observers) -----------/
 //! ```
 //!
 //! - [`listen`] accepts connections and lets them be taken over; it knows no route.
 //! - [`http`] is the API: requests in, problems out. It decides nothing about deliveries.
-//! - [`driver`] is where the decisions of `bellwire-core` meet tokio, the store and the plane.
-//! - [`store`] keeps what was promised: SQLite, and the trait that another backend would have.
+//! - [`driver`] connects `bellwire-core`, which decides, with tokio, the store and the plane.
+//! - [`store`] persists what was promised: SQLite, and the trait of another backend.
 //! - [`plane`] holds the streams and writes to them.
-//! - [`config`], [`tls`] and [`app`]: from settings to a hub that runs, and to its end.
+//! - [`config`], [`tls`] and [`app`]: settings, certificates, and the hub from its start to its
+//!   end.
 
 pub mod app;
 pub mod config;

@@ -1,15 +1,14 @@
-//! The way in: an accept loop, HTTP/1.1 and, over TLS, HTTP/2 by hyper, and connections that can be
-//! taken over.
+//! The accept loop: HTTP/1.1 and, over TLS, HTTP/2 by hyper, on connections that can be taken over.
 //!
-//! `axum::serve` sets no header timeout and no cap on connections, and would not let go of a
-//! socket; so the loop is our own. It serves an axum [`Router`] and puts [`ClientAddr`] and
-//! [`Takeover`](crate::plane::Takeover) into each request's extensions. It knows no route. The life of
-//! one connection stands in `listen/connection.rs`.
+//! `axum::serve` has no header timeout and no limit on connections, and does not release a socket; so
+//! the loop is our own. It serves an axum [`Router`] and puts [`ClientAddr`] and
+//! [`Takeover`](crate::plane::Takeover) into each request's extensions. It knows no route. One
+//! connection is served in `listen/connection.rs`.
 //!
 //! Bounds: a connection has [`ListenConfig::header_read_ms`] for each request's head and may stay
-//! idle for [`ListenConfig::idle_ms`]; past [`ListenConfig::connections_max`] a newcomer is accepted
-//! and closed at once, so that it learns of it and does not wait in the kernel's queue. How long a
-//! request's body may take is its handler's affair.
+//! idle for [`ListenConfig::idle_ms`]; beyond [`ListenConfig::connections_max`] a new connection is
+//! accepted and closed at once, so that the client does not wait in the kernel's queue. The handler
+//! decides how long a request's body may take.
 
 mod connection;
 mod http2;
@@ -21,41 +20,44 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
+use bellwire_proto::limits;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
-/// Bounds of a listener. `Default` is right for a hub that faces strangers.
+use crate::plane::ConnectionGuard;
+
+/// Bounds of a listener. `Default` is right for a hub on an open network.
 #[derive(Debug, Clone)]
 pub struct ListenConfig {
     /// For the head of a request, from its first byte on; for the first one, from the accept on.
-    /// Past it: 408 and the end. Default 10,000.
+    /// After it: 408 and the end. Default 10,000.
     pub header_read_ms: u64,
-    /// Between two requests on one connection. Past it: the end. Default 75,000.
+    /// Between two requests on one connection. After it: the end. Default 75,000.
     pub idle_ms: u64,
-    /// For a TLS handshake. Past it: the end. Default 10,000.
+    /// For a TLS handshake. After it: the end. Default 10,000.
     pub handshake_ms: u64,
     /// Fields in a request's head; more are answered 431. Default 100.
     pub headers_max: usize,
     /// A request's head in bytes, at least 8192; more are answered 431. Default 32 KiB.
     pub head_bytes_max: usize,
-    /// Open connections, those taken over included. Default 200,000; whoever starts the process
-    /// sees to it that it may have as many open files (RLIMIT_NOFILE).
+    /// Open connections, including those taken over. Default 200,000; the program has to raise its
+    /// limit of open files (RLIMIT_NOFILE) accordingly.
     pub connections_max: usize,
-    /// Connections that wait in the kernel for their accept. Default 4096.
+    /// Connections that wait in the kernel to be accepted. Default 4096.
     pub backlog: u32,
 }
 
 impl Default for ListenConfig {
     fn default() -> Self {
         Self {
-            header_read_ms: 10_000,
-            idle_ms: 75_000,
-            handshake_ms: 10_000,
-            headers_max: 100,
-            head_bytes_max: 32 * 1024,
-            connections_max: 200_000,
-            backlog: 4096,
+            header_read_ms: limits::HEADER_TIMEOUT_S.default * 1000,
+            idle_ms: limits::CONNECTION_IDLE.as_millis() as u64,
+            handshake_ms: limits::TLS_HANDSHAKE_TIMEOUT.as_millis() as u64,
+            headers_max: limits::HEAD_FIELDS_MAX,
+            head_bytes_max: limits::HEAD_BYTES_MAX,
+            connections_max: limits::CONNECTIONS.default as usize,
+            backlog: limits::ACCEPT_BACKLOG,
         }
     }
 }
@@ -64,7 +66,7 @@ impl Default for ListenConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddr(pub SocketAddr);
 
-/// Bound sockets that nobody serves yet.
+/// Bound sockets that are not served yet.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -103,9 +105,9 @@ impl Listener {
         Ok(Self { sockets, addrs, config, tls: None })
     }
 
-    /// Speaks TLS on every address, each connection with the configuration of its moment: send
-    /// another into the channel to renew certificates. A client that chooses `h2` among the
-    /// protocols it offers (ALPN) is served HTTP/2, everybody else HTTP/1.
+    /// Serves TLS on every address, each connection with the configuration at its accept: send
+    /// another into the channel to renew certificates. A connection that negotiates `h2` (ALPN) is
+    /// served HTTP/2, every other one HTTP/1.
     #[must_use]
     pub fn with_tls(mut self, tls: watch::Receiver<Arc<rustls::ServerConfig>>) -> Self {
         self.tls = Some(tls);
@@ -120,13 +122,13 @@ impl Listener {
     /// Serves until [`Server::shutdown`], or until the [`Server`] is dropped.
     pub fn serve(self, router: Router) -> Server {
         let tally = Arc::new(Tally::default());
-        let (stage, watching) = watch::channel(Stage::Serving);
+        let (stage, stage_receiver) = watch::channel(ServerStage::Serving);
         let config = Arc::new(self.config);
         for socket in self.sockets {
             let shared = connection::Shared {
                 config: config.clone(),
                 tally: tally.clone(),
-                stage: watching.clone(),
+                stage: stage_receiver.clone(),
                 tls: self.tls.clone(),
             };
             tokio::spawn(accept_all(socket, shared, router.clone()));
@@ -135,40 +137,38 @@ impl Listener {
     }
 }
 
-/// After how long without a byte the kernel asks the peer for a sign of life, and how often it asks
-/// again. When it gives up is `TCP_USER_TIMEOUT`'s to say, or nine probes.
-const PROBE_IDLE: Duration = Duration::from_secs(30);
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-
 fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A hub that restarts must not wait for the connections of its last life to time out.
+    // A restarted hub must not wait for the old connections of its address to time out.
     socket.set_reuseaddr(true)?;
     // Accepted sockets inherit it: one system call less for each.
     socket.set_nodelay(true)?;
-    // Inherited as well. It finds the peer that is gone where nothing is written to it: a classic
-    // listener without keepalive comments would hold its token for ever (PROTOCOL section 10).
-    let probes = TcpKeepalive::new().with_time(PROBE_IDLE).with_interval(PROBE_INTERVAL);
+    // Inherited as well. It detects a dead peer to which nothing is written: a classic listener
+    // without keepalive comments would hold its token for ever (contract, section 10). The kernel
+    // gives up after `TCP_USER_TIMEOUT`, or nine probes.
+    let probes = TcpKeepalive::new()
+        .with_time(limits::TCP_KEEPALIVE_IDLE)
+        .with_interval(limits::TCP_KEEPALIVE_INTERVAL);
     SockRef::from(&socket).set_tcp_keepalive(&probes)?;
     socket.bind(addr)?;
     socket.listen(backlog)
 }
 
-/// How far a server has come.
+/// The stage of a server's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum ServerStage {
     Serving,
-    /// Accepts nothing, finishes the requests in flight.
+    /// Accepts no connections and finishes the requests in flight.
     Draining,
-    /// Out of patience.
-    Gone,
+    /// Drops what is in flight.
+    Aborting,
 }
 
-/// A listener at work.
+/// A running server.
 #[derive(Debug)]
 pub struct Server {
     addrs: Vec<SocketAddr>,
-    stage: watch::Sender<Stage>,
+    stage: watch::Sender<ServerStage>,
     tally: Arc<Tally>,
 }
 
@@ -178,23 +178,24 @@ impl Server {
         &self.addrs
     }
 
-    /// What happened so far, for metrics.
+    /// Counters since the start, for metrics.
     pub fn counts(&self) -> ListenCounts {
         self.tally.snapshot()
     }
 
-    /// Stops accepting, lets the requests in flight end within `grace`, then drops what is left.
-    /// Connections taken over are not touched: they are the plane's.
+    /// Stops accepting, lets the requests in flight end within `grace`, then drops the others.
+    /// Connections that were taken over belong to the plane and are not touched.
     pub async fn shutdown(self, grace: Duration) {
-        self.stage.send_replace(Stage::Draining);
+        self.stage.send_replace(ServerStage::Draining);
         if tokio::time::timeout(grace, self.stage.closed()).await.is_err() {
-            self.stage.send_replace(Stage::Gone);
+            self.stage.send_replace(ServerStage::Aborting);
             self.stage.closed().await;
         }
     }
 }
 
-/// After an accept that failed for want of something, files as a rule, which time alone mends.
+/// The pause after an accept that failed for lack of a resource, usually open files, until some are
+/// free again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 async fn accept_all(socket: TcpListener, shared: connection::Shared, router: Router) {
@@ -202,13 +203,13 @@ async fn accept_all(socket: TcpListener, shared: connection::Shared, router: Rou
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
+            _ = stage.wait_for(|stage| *stage != ServerStage::Serving) => return,
         };
         match accepted {
             Ok((stream, addr)) => admit(stream, addr, &shared, &router),
             Err(error) => {
                 shared.tally.accept_errors.fetch_add(1, Relaxed);
-                if !is_of_one_connection(&error) {
+                if !concerns_one_connection(&error) {
                     tracing::warn!(%error, "cannot accept connections");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -218,7 +219,7 @@ async fn accept_all(socket: TcpListener, shared: connection::Shared, router: Rou
 }
 
 fn admit(stream: TcpStream, addr: SocketAddr, shared: &connection::Shared, router: &Router) {
-    let guard = ConnectionGuard::new(&shared.tally);
+    let guard = ConnectionGuard::new(&shared.tally.open);
     if shared.tally.open.load(Relaxed) > shared.config.connections_max {
         shared.tally.refused.fetch_add(1, Relaxed);
         return;
@@ -227,16 +228,16 @@ fn admit(stream: TcpStream, addr: SocketAddr, shared: &connection::Shared, route
     tokio::spawn(connection::serve(stream, addr, guard, shared.clone(), router.clone()));
 }
 
-/// Whether the failure concerns the connection that would have been accepted, not the loop.
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether the failure concerns only the connection that would have been accepted.
+fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// A snapshot of what a [`Server`] has seen.
+/// A snapshot of the counters of a [`Server`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenCounts {
-    /// Connections open now, those taken over included.
+    /// Connections open now, including those taken over.
     pub open: usize,
     /// Connections accepted and served.
     pub accepted: u64,
@@ -250,14 +251,14 @@ pub struct ListenCounts {
     pub header_timeouts: u64,
     /// Connections given to the plane.
     pub taken_over: u64,
-    /// Bytes that a client had sent behind a request whose connection was taken over; they are
+    /// Bytes that clients had sent behind a request whose connection was taken over; they are
     /// dropped.
     pub pipelined_bytes_dropped: u64,
 }
 
 #[derive(Debug, Default)]
 struct Tally {
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
     accepted: AtomicU64,
     refused: AtomicU64,
     accept_errors: AtomicU64,
@@ -278,30 +279,6 @@ impl Tally {
             header_timeouts: self.header_timeouts.load(Relaxed),
             taken_over: self.taken_over.load(Relaxed),
             pipelined_bytes_dropped: self.pipelined_bytes_dropped.load(Relaxed),
-        }
-    }
-}
-
-/// Counts one open connection for as long as it lives; it goes with the socket to the plane.
-#[derive(Debug)]
-pub struct ConnectionGuard(Option<Arc<Tally>>);
-
-impl ConnectionGuard {
-    /// For sockets that no [`Listener`] accepted.
-    pub fn none() -> Self {
-        Self(None)
-    }
-
-    fn new(tally: &Arc<Tally>) -> Self {
-        tally.open.fetch_add(1, Relaxed);
-        Self(Some(tally.clone()))
-    }
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        if let Some(tally) = &self.0 {
-            tally.open.fetch_sub(1, Relaxed);
         }
     }
 }

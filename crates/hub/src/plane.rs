@@ -1,22 +1,25 @@
 //! The streams of the hub: very many sockets that are nearly idle, written to at once.
 //!
-//! Shards are threads, one per core, each with an epoll, a table of streams and a timer wheel of its
-//! own; a stream lives and dies on one shard and costs it about a hundred bytes. Everyone else holds
-//! a [`Plane`] and [`StreamId`]s: commands go in without waiting, [`StreamEvent`]s come out.
+//! Shards are threads, one per core, each with its own epoll, table of streams and timer wheel; a
+//! stream stays on one shard and costs it about a hundred bytes. The rest of the hub holds a
+//! [`Plane`] and [`StreamId`]s: commands go in without blocking, [`StreamEvent`]s come out.
 //!
 //! ```text
 //! reserve ──> id ── frames may be sent from here on ──> attach(socket) ── send … send ──> close
 //! ```
 //!
-//! The plane decides nothing: what is sent to whom and when a device is replaced is `core`'s, what
-//! an event looks like is the codec's. It keeps the promises of a stream (PROTOCOL section 4): one
-//! event, one write; heartbeats; a bound on what a slow reader may leave unread; an orderly end.
+//! The plane decides nothing: `core` decides what is sent to which device and when a stream is
+//! replaced, the codec what an event looks like. The plane is responsible for the properties of a
+//! stream (contract, section 4): one event is one write; heartbeats; a bound on what a slow reader
+//! may leave unread; an orderly end.
 
 mod body;
 mod clock;
+mod config;
 mod counts;
 mod events;
 mod frame;
+mod guard;
 mod inbox;
 mod options;
 mod respond;
@@ -24,6 +27,7 @@ mod sequence;
 mod shard;
 mod sink;
 mod stream;
+mod stream_id;
 mod takeover;
 mod wheel;
 mod writing;
@@ -37,69 +41,43 @@ use bytes::Bytes;
 
 pub use body::StreamBody;
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use config::PlaneConfig;
 pub use counts::Counts;
-pub use events::{CloseReason, Notify, StreamEvent, StreamEvents};
+pub use events::{CloseReason, Receipt, StreamEvent, StreamEvents};
 pub use frame::{Frame, Framing};
-pub use inbox::StreamId;
+pub use guard::ConnectionGuard;
 pub use options::{Heartbeat, HeartbeatForm, StreamOptions};
 pub use respond::StreamHead;
 pub use sink::Sink;
+pub use stream_id::StreamId;
 pub use takeover::Takeover;
 
+use config::Limits;
 use counts::Counters;
-use inbox::{Command, Inbox, Key};
+use inbox::{Command, Inbox};
 use shard::Shard;
+use stream_id::Key;
 
-/// How a plane is built. `Default` is right for a hub of one's own.
-#[derive(Clone)]
-pub struct PlaneConfig {
-    /// Threads, each with its part of the streams; 0 means one per core, at most 64.
-    pub shards: usize,
-    /// A frame that finds more than this many bytes unsent ends its stream as
-    /// [`CloseReason::Overloaded`]. So a stream holds at most this and one frame, and what gathers
-    /// in one turn (64 KiB). Default 1 MiB (PROTOCOL section 4).
-    pub unsent_bytes_max: usize,
-    /// The last frame of a stream that ends as overloaded, behind what is unsent.
-    pub overloaded_last: Option<Frame>,
-    /// A reservation that has no sink after this time is closed as
-    /// [`CloseReason::NeverAttached`]. Default 10,000.
-    pub reservation_ms: u64,
-    /// How long a closed stream may take to get rid of what is unsent. Default 5,000.
-    pub linger_ms: u64,
-    /// How long a closed and written stream waits for the peer's FIN, so that no reset destroys the
-    /// last bytes on their way. Default 1,000.
-    pub drain_ms: u64,
-    /// The hub's clock.
-    pub clock: Arc<dyn Clock>,
-}
-
-impl Default for PlaneConfig {
-    fn default() -> Self {
-        Self {
-            shards: 0,
-            unsent_bytes_max: 1024 * 1024,
-            overloaded_last: None,
-            reservation_ms: 10_000,
-            linger_ms: 5_000,
-            drain_ms: 1_000,
-            clock: Arc::new(SystemClock::default()),
-        }
-    }
-}
-
-/// The part of [`PlaneConfig`] that every shard keeps.
-#[derive(Clone)]
-struct Limits {
-    unsent_bytes_max: usize,
-    overloaded_last: Option<Frame>,
-    reservation_ms: u64,
-    linger_ms: u64,
-    drain_ms: u64,
-    /// The comment that pushes an event out of a box which holds the last write back.
-    compat_frame: Frame,
-}
-
-/// A handle to the streams; clones are the same plane. When the last one goes, every stream ends.
+/// A handle to the streams; clones are the same plane. When the last one is dropped, every stream
+/// ends.
+///
+/// Four classes of methods, in the order in which a stream needs them. Only
+/// [`Self::shutdown`] blocks; the others may be called on any thread, also from
+/// [`StreamEvents::on_events`].
+///
+/// 1. **Begin**: [`Self::start`] once; [`Self::reserve`] for each stream, which returns its
+///    [`StreamId`].
+/// 2. **Attach**, at most once for each id: [`Self::respond`] in a handler, which takes the
+///    connection over where it can; [`Self::respond_with_body`] for a response body;
+///    [`Self::attach`] for any [`Sink`].
+/// 3. **Send**, any time between reserve and close, before attach too: [`Self::send`],
+///    [`Self::send_many`]. Frames leave in the order of the calls.
+/// 4. **End**: [`Self::close`] for one stream, [`Self::shutdown`] for all. A closed id is ignored
+///    by every method, so that a late call for an old stream cannot reach a new one.
+///
+/// Events go the other way, to [`StreamEvents`]: receipts of frames, `Stalled` and `Resumed`, and
+/// as the last event of each reservation `Closed`, exactly once. [`Self::counts`] is for metrics.
+/// `tests/plane_streams.rs` shows each class over real sockets.
 ///
 /// ```
 /// use std::sync::{Arc, mpsc};
@@ -107,7 +85,7 @@ struct Limits {
 ///
 /// struct Channel(mpsc::SyncSender<StreamEvent>);
 /// impl StreamEvents for Channel {
-///     fn happened(&self, batch: &mut Vec<StreamEvent>) {
+///     fn on_events(&self, batch: &mut Vec<StreamEvent>) {
 ///         batch.drain(..).for_each(|event| self.0.send(event).unwrap());
 ///     }
 /// }
@@ -117,8 +95,8 @@ struct Limits {
 /// let plane = Plane::start(config, Arc::new(Channel(sender)))?;
 ///
 /// let stream = plane.reserve(StreamOptions::default());
-/// plane.send(stream, Frame::new(b"event: hello\ndata: {}\n\n"), Notify::Taken(7));
-/// assert_eq!(events.recv().unwrap(), StreamEvent::Taken { stream, tag: 7 });
+/// plane.send(stream, Frame::new(b"event: hello\ndata: {}\n\n"), Receipt::Buffered(7));
+/// assert_eq!(events.recv().unwrap(), StreamEvent::Buffered { stream, tag: 7 });
 ///
 /// plane.close(stream, None, CloseReason::Replaced);
 /// let reason = CloseReason::Replaced;
@@ -150,14 +128,7 @@ impl Plane {
             // A stream's id has eight bits for its shard.
             count => count.min(256),
         };
-        let limits = Limits {
-            unsent_bytes_max: config.unsent_bytes_max,
-            overloaded_last: config.overloaded_last,
-            reservation_ms: config.reservation_ms,
-            linger_ms: config.linger_ms,
-            drain_ms: config.drain_ms,
-            compat_frame: Frame::new(b":\n\n"),
-        };
+        let limits = Limits::of(&config);
         let counters = Arc::new(Counters::default());
         let (mut inboxes, mut ready) = (Vec::new(), Vec::new());
         for number in 0..shards {
@@ -191,8 +162,8 @@ impl Plane {
         Ok(plane)
     }
 
-    /// A new stream, for which frames may be sent at once; they wait in its buffer for
-    /// [`Self::attach`]. If that never comes, [`PlaneConfig::reservation_ms`] closes it.
+    /// A new stream. Frames may be sent to it at once; they wait in its outbox for
+    /// [`Self::attach`]. Without one it is closed after [`PlaneConfig::reservation_ms`].
     pub fn reserve(&self, options: StreamOptions) -> StreamId {
         let inboxes = &self.inner.inboxes;
         let next = self.inner.next.fetch_add(1, Ordering::Relaxed) % inboxes.len();
@@ -200,20 +171,19 @@ impl Plane {
         inboxes[next].reserve(options)
     }
 
-    /// Gives a reserved stream its sink. `head` (the response head of a socket taken over, empty
-    /// for a body) and every frame that has gathered leave in one write.
+    /// Gives a reserved stream its sink. `head` (the response head of a socket that was taken over,
+    /// empty for a body) and every frame that has gathered leave in one write.
     ///
-    /// If the stream was closed meanwhile with a last frame, that is still written; if it is
-    /// forgotten, the sink is dropped.
+    /// If the stream was closed meanwhile with a last frame, that is still written; if it was
+    /// released, the sink is dropped.
     pub fn attach(&self, id: StreamId, sink: Sink, framing: Framing, head: Bytes) {
         self.push(id, Command::Attach { key: id.key(), sink, framing, head });
     }
 
-    /// Sends a frame, behind all that was sent before. A stream that is closed ignores it and
-    /// reports nothing.
-    pub fn send(&self, id: StreamId, frame: Frame, notify: Notify) {
+    /// Sends a frame, behind all that was sent before. For a closed stream there is no receipt.
+    pub fn send(&self, id: StreamId, frame: Frame, receipt: Receipt) {
         if let Some(inbox) = self.inbox(id) {
-            inbox.send(id.key(), frame, notify);
+            inbox.send(id.key(), frame, receipt);
         }
     }
 
@@ -233,26 +203,26 @@ impl Plane {
     }
 
     /// Ends a stream: `last`, the end of the body and FIN go out behind what is unsent, within
-    /// [`PlaneConfig::linger_ms`]. A stream that is closed already stays as it is.
+    /// [`PlaneConfig::linger_ms`]. A stream that is closed already does not change.
     pub fn close(&self, id: StreamId, last: Option<Frame>, reason: CloseReason) {
         self.push(id, Command::Close { key: id.key(), last, reason });
     }
 
-    /// What the plane has done so far.
+    /// Counters since the start, for metrics.
     pub fn counts(&self) -> Counts {
         self.inner.counters.snapshot()
     }
 
-    /// Has every shard look at the clock; only a clock that does not move by itself needs it.
-    pub fn look(&self) {
+    /// Has every shard read the clock; only a clock that does not move by itself needs it.
+    pub fn wake(&self) {
         for inbox in &self.inner.inboxes {
             inbox.wake();
         }
     }
 
     /// Ends every stream as [`CloseReason::Shutdown`], waits up to `grace_ms` for their last bytes,
-    /// and joins the shards. What is sent to the plane afterwards is dropped. It blocks: not to be
-    /// called on a thread that serves tasks, nor from [`StreamEvents::happened`].
+    /// and joins the shards. What is sent to the plane afterwards is dropped. It blocks: do not call
+    /// it on a thread that serves tasks, nor from [`StreamEvents::on_events`].
     pub fn shutdown(&self, grace_ms: u64) {
         for inbox in &self.inner.inboxes {
             inbox.push(Command::Stop { grace_ms });

@@ -14,7 +14,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, Txn};
-use bellwire_proto::{Action, Command, CommandId, Delivery, DeviceId, Page, Selector, State};
+use bellwire_proto::{
+    Action, Command, CommandId, Delivery, DeliveryState, DeviceId, Page, Selector,
+};
 
 mod cursor;
 #[cfg(feature = "fault")]
@@ -54,7 +56,7 @@ pub trait Store: Send + Sync + 'static {
     fn deliveries(
         &self,
         id: CommandId,
-        state: Option<State>,
+        state: Option<DeliveryState>,
         page: PageRequest,
     ) -> Reading<Option<Page<Delivery>>>;
 
@@ -100,7 +102,7 @@ pub struct CommandFilter {
     /// For this device.
     pub device: Option<DeviceId>,
     /// With a delivery in this state.
-    pub state: Option<State>,
+    pub state: Option<DeliveryState>,
     /// Of this action.
     pub action: Option<Action>,
 }

@@ -1,7 +1,7 @@
-//! Certificates: PEM files in, a rustls configuration out. Who listens with it is `app.rs`'s.
+//! Certificates: reads PEM files into a rustls configuration for `app.rs`.
 //!
-//! One provider of cryptography (ring), TLS 1.2 and 1.3, no client certificates. HTTP/2 is offered before
-//! HTTP/1 where a client knows both.
+//! One provider of cryptography (ring), TLS 1.2 and 1.3, no client certificates. HTTP/2 is preferred
+//! where a client offers both.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +12,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::TlsFiles;
 
-/// Why a certificate or its key is of no use. Each message names the file.
+/// Why a certificate or its key cannot be used: the operator's fault in each case. The message
+/// names the file.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TlsError {
-    /// The file cannot be read, or is no PEM of what it should hold.
+    /// The file cannot be read, or does not contain the PEM block that it should; check path,
+    /// permissions and content.
     #[error("cannot use {}: {source}", path.display())]
     File {
         /// Which.
@@ -23,13 +26,13 @@ pub enum TlsError {
         /// Why.
         source: pem::Error,
     },
-    /// There is no certificate in the file.
+    /// There is no certificate in the file; the two files may be interchanged.
     #[error("{} holds no certificate", path.display())]
     NoCertificate {
         /// Which.
         path: PathBuf,
     },
-    /// The two do not belong together, or are of a kind that is not known.
+    /// The key does not belong to the certificate, or its algorithm is not supported.
     #[error("cannot use {} with {}: {source}", cert.display(), key.display())]
     Pair {
         /// The chain.
@@ -76,7 +79,8 @@ pub fn load(files: &TlsFiles, protocols: Protocols) -> Result<Arc<ServerConfig>,
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret))
         .map_err(|source| TlsError::Pair { cert: cert.clone(), key: key.clone(), source })?;
-    // Whoever names protocols is refused when none of them is here, so HTTP/1.0 must be too.
+    // A client that offers only protocols that are not listed is refused, so HTTP/1.0 must be
+    // listed too.
     config.alpn_protocols = protocols.names();
     Ok(Arc::new(config))
 }
@@ -94,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_and_its_key_make_a_server_that_offers_the_protocols_asked_for() {
+    fn a_chain_and_its_key_make_a_server_that_offers_the_protocols_requested() {
         let files = TlsFiles { cert: fixture("cert.pem"), key: fixture("key.pem") };
         let offered = |protocols| load(&files, protocols).unwrap().alpn_protocols.clone();
         // A client that named http/1.0 alone, as `curl --http1.0` does, was refused in the handshake.
@@ -104,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_of_no_use_is_named() {
+    fn a_file_that_cannot_be_used_is_named() {
         let (cert, key) = (fixture("cert.pem"), fixture("key.pem"));
         for (cert, key, named) in [
             (fixture("missing.pem"), key.clone(), "missing.pem"),

@@ -1,4 +1,4 @@
-//! Promise: over TLS a client that knows HTTP/2 is served it, streams and requests on one connection.
+//! Over TLS a client that offers HTTP/2 is served HTTP/2, streams and requests on one connection.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::pem::PemObject;
 
-/// How long anything may take before the test says what it waited for.
+/// How long a test waits before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 type Client = SendRequest<Full<Bytes>>;
@@ -114,7 +114,7 @@ async fn a_device_listens_and_answers_on_one_connection() {
     let reported = ask(&mut client, Method::POST, &path, "{\"state\":\"succeeded\"}").await;
     assert_eq!(json(reported).await["state"], "succeeded");
 
-    // A stream that the client resets is over, though the connection lives on.
+    // A stream that the client resets ends, although the connection continues.
     drop(body);
     let gone = async {
         while json(ask(&mut client, Method::GET, "/v1/devices/k", "").await).await["online"] == true
@@ -127,7 +127,7 @@ async fn a_device_listens_and_answers_on_one_connection() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_hub_is_told_to_every_stream() {
+async fn every_stream_gets_bye_when_the_hub_drains() {
     let folder = tempfile::tempdir().unwrap();
     let hub = hub(folder.path()).await;
     let (mut client, _) = connect(&hub, b"h2").await;

@@ -1,4 +1,4 @@
-//! The promises of the listener, by raw bytes over real sockets.
+//! The properties of the listener, by raw bytes over real sockets.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the message")]
 
@@ -16,7 +16,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use bellwire_hub::listen::{ClientAddr, ListenConfig, ListenCounts, Listener, Server};
 use bellwire_hub::plane::{
-    CloseReason, Frame, Notify, Plane, StreamEvent, StreamHead, StreamId, StreamOptions,
+    CloseReason, Frame, Plane, Receipt, StreamEvent, StreamHead, StreamId, StreamOptions,
 };
 use plane_support::*;
 
@@ -39,7 +39,7 @@ struct Handles {
 
 async fn stream(State(handles): State<Handles>, request: Request) -> Response {
     let id = handles.plane.reserve(StreamOptions::default());
-    handles.plane.send(id, Frame::new(b"event: hello\n\n"), Notify::None);
+    handles.plane.send(id, Frame::new(b"event: hello\n\n"), Receipt::None);
     handles.opened.send(id).unwrap();
     handles.plane.respond(&request.into_parts().0, id, StreamHead::event_stream()).await
 }
@@ -112,7 +112,7 @@ impl Hub {
     }
 }
 
-/// Asks for what is counted until it is so.
+/// Polls the counters until the condition holds.
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !is_so() {
@@ -177,7 +177,7 @@ fn answers_before_the_stream_arrive_whole_when_all_is_pipelined() {
     assert!(read.contains(&format!("\r\n\r\n{body}HTTP/1.1 200 OK\r\n")), "the echo was cut");
     writing.join().unwrap();
     hub.opened();
-    // The second stream was asked for by a client that could not have read its answer.
+    // The second stream was requested by a client that could not have read its answer.
     assert_eq!(hub.world.plane.counts().open, 1);
 }
 
@@ -204,7 +204,7 @@ fn head_gets_the_head_and_no_stream() {
 }
 
 #[test]
-fn a_client_that_goes_away_ends_its_stream_and_its_count() {
+fn a_client_that_disconnects_ends_its_stream_and_its_count() {
     let hub = Hub::new();
     let mut client = hub.connect();
     write(&mut client, GET);
@@ -228,7 +228,7 @@ fn a_head_that_takes_too_long_is_answered_408() {
     let expected = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(read_to_end(&mut client), expected);
     assert_eq!(hub.counts().header_timeouts, 1);
-    // And one that says nothing at all is closed.
+    // A connection that sends nothing at all is closed too.
     assert_eq!(read_to_end(&mut hub.connect()), "");
 }
 
@@ -247,7 +247,7 @@ fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
 }
 
 #[test]
-fn past_the_cap_a_newcomer_is_closed_and_a_place_given_back_is_used() {
+fn beyond_the_limit_a_connection_is_closed_and_a_free_slot_is_reused() {
     let config = ListenConfig { connections_max: 1, ..ListenConfig::default() };
     let hub = Hub::with(config, None);
     let mut first = hub.connect();
@@ -256,14 +256,14 @@ fn past_the_cap_a_newcomer_is_closed_and_a_place_given_back_is_used() {
     assert_eq!(read_to_end(&mut hub.connect()), "");
     assert_eq!(hub.counts().refused, 1);
     drop(first);
-    eventually("the place is not given back", || hub.counts().open == 0);
+    eventually("the slot is not released", || hub.counts().open == 0);
     let mut second = hub.connect();
     write(&mut second, GET);
     read_until(&mut second, "event: hello\n\n\r\n");
 }
 
 #[test]
-fn a_client_that_has_said_all_is_still_answered() {
+fn a_half_closed_client_is_still_answered() {
     // `nc -N` once got no answer to a command that was stored: its FIN dropped the handler.
     let hub = Hub::new();
     let mut client = hub.connect();
@@ -271,7 +271,7 @@ fn a_client_that_has_said_all_is_still_answered() {
     client.shutdown(std::net::Shutdown::Write).unwrap();
     let answer = read_to_end(&mut client);
     assert!(answer.ends_with("\r\n\r\nlate"), "{answer:?}");
-    // One that is gone is not waited for.
+    // A client that has disconnected is not waited for.
     let mut client = hub.connect();
     write(&mut client, "GET /wait HTTP/1.1\r\nHost: hub\r\n\r\n");
     client.shutdown(std::net::Shutdown::Write).unwrap();
@@ -304,11 +304,11 @@ fn a_drain_finishes_what_is_in_flight_and_leaves_streams_to_the_plane() {
     read_until(&mut idle, &addr);
     let mut posting = hub.connect();
     write(&mut posting, "POST /echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
-    // The handler has begun when it asks for the body.
+    // The handler has begun when it reads the body.
     assert_eq!(read_until(&mut posting, "\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
     let addr = hub.addr;
     let finishing = std::thread::spawn(move || {
-        // The end of the idle connection says that the drain has begun.
+        // The end of the idle connection shows that the drain has begun.
         assert_eq!(read_to_end(&mut idle), "");
         write(&mut posting, "last");
         let answer = read_to_end(&mut posting);
@@ -316,8 +316,8 @@ fn a_drain_finishes_what_is_in_flight_and_leaves_streams_to_the_plane() {
     });
     hub.shut_down(PATIENCE);
     finishing.join().unwrap();
-    assert!(TcpStream::connect(addr).is_err(), "somebody still listens");
-    hub.world.plane.send(hub.opened(), Frame::new(b"data: on\n\n"), Notify::None);
+    assert!(TcpStream::connect(addr).is_err(), "the address is still bound");
+    hub.world.plane.send(hub.opened(), Frame::new(b"data: on\n\n"), Receipt::None);
     assert_eq!(read_until(&mut streaming, "on\n\n"), "a\r\ndata: on\n\n");
 }
 
@@ -329,7 +329,7 @@ fn a_request_that_never_ends_is_dropped_after_the_grace() {
     eventually("the connection is not accepted", || hub.counts().open == 1);
     hub.shut_down(Duration::from_millis(10));
     let mut rest = Vec::new();
-    // An end or a reset: the connection is gone.
+    // An end or a reset: the connection is closed.
     let _ = client.read_to_end(&mut rest);
     assert_eq!(rest, b"");
 }
@@ -339,7 +339,7 @@ fn a_request_that_never_ends_is_dropped_after_the_grace() {
 fn running_out_of_files_refuses_newcomers_and_never_ends_the_loop() {
     const NAME: &str = "running_out_of_files_refuses_newcomers_and_never_ends_the_loop";
     if std::env::var_os("FEW_FILES").is_none() {
-        // Its words are kept from the report of the tests: there it would be a run of its own.
+        // Its output is hidden from the report of the tests, which would count it as a run.
         let run = std::process::Command::new("sh")
             .args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\""])
             .arg(std::env::current_exe().unwrap())
@@ -374,7 +374,7 @@ fn a_router_mounted_in_another_server_streams_through_its_response_body() {
     let answer = read_until(&mut client, "event: hello\n\n\r\n");
     assert!(answer.contains("\r\ncontent-type: text/event-stream\r\n"), "{answer}");
     let id = opened.recv_timeout(PATIENCE).unwrap();
-    world.plane.send(id, Frame::new(b"data: 1\n\n"), Notify::Written(9));
+    world.plane.send(id, Frame::new(b"data: 1\n\n"), Receipt::Written(9));
     assert_eq!(read_until(&mut client, "1\n\n\r\n"), "9\r\ndata: 1\n\n\r\n");
     assert_eq!(world.event(), StreamEvent::Written { stream: id, tag: 9 });
     drop(client);
@@ -389,9 +389,9 @@ fn a_body_that_nobody_reads_is_bounded_like_a_socket() {
     let frame = Frame::new(&[b'x'; 64 * 1024]);
     let mut taken = 0;
     while world.plane.counts().closed_as(CloseReason::Overloaded) == 0 {
-        world.plane.send(id, frame.clone(), Notify::Taken(taken));
+        world.plane.send(id, frame.clone(), Receipt::Buffered(taken));
         match world.event() {
-            StreamEvent::Taken { .. } => taken += 1,
+            StreamEvent::Buffered { .. } => taken += 1,
             event => assert_eq!(event, closed(id, CloseReason::Overloaded)),
         }
     }
@@ -444,12 +444,12 @@ fn a_tls_connection_is_taken_over_with_its_session() {
     let id = hub.opened();
     // More than a record, more than a socket's buffer: the order and the bound hold here too.
     let body = vec![b'x'; 32 << 20];
-    hub.world.plane.send(id, Frame::new(&body), Notify::Written(1));
+    hub.world.plane.send(id, Frame::new(&body), Receipt::Written(1));
     hub.world.settle();
     assert_eq!(read_until(&mut client, "\r\n"), "2000000\r\n");
     assert!(read_exactly(&mut client, 32 << 20) == body, "the bytes were changed");
     assert_eq!(hub.world.event(), StreamEvent::Written { stream: id, tag: 1 });
-    hub.world.plane.send(id, Frame::new(b"data: after\n\n"), Notify::Written(2));
+    hub.world.plane.send(id, Frame::new(b"data: after\n\n"), Receipt::Written(2));
     assert_eq!(hub.world.event(), StreamEvent::Written { stream: id, tag: 2 });
     hub.world.plane.close(id, Some(Frame::new(b"bye\n\n")), CloseReason::Ended);
     let rest = "\r\nd\r\ndata: after\n\n\r\n5\r\nbye\n\n\r\n0\r\n\r\n";
@@ -457,7 +457,7 @@ fn a_tls_connection_is_taken_over_with_its_session() {
 }
 
 #[test]
-fn a_tls_client_that_says_goodbye_ends_its_stream() {
+fn a_tls_client_that_sends_close_notify_ends_its_stream() {
     let hub = Hub::with(ListenConfig::default(), Some(tls_server()));
     let mut client = tls_client(hub.connect());
     write(&mut client, GET);

@@ -1,4 +1,4 @@
-//! The promises of the plane, by raw bytes over real sockets; time is moved by hand.
+//! The properties of the plane, by raw bytes over real sockets; the clock is moved by the tests.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the message")]
 
@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::Shutdown;
 
 use bellwire_hub::plane::{
-    CloseReason, Frame, Framing, Heartbeat, HeartbeatForm, Notify, PlaneConfig, StreamEvent,
+    CloseReason, Frame, Framing, Heartbeat, HeartbeatForm, PlaneConfig, Receipt, StreamEvent,
     StreamId, StreamOptions,
 };
 use plane_support::*;
@@ -30,9 +30,9 @@ fn the_head_and_what_gathered_before_the_socket_came_leave_in_one_write() {
     let world = World::new();
     let (mut client, socket) = sockets();
     let id = world.plane.reserve(options());
-    world.plane.send(id, frame("data: a\n\n"), Notify::Taken(1));
-    world.plane.send(id, frame("data: b\n\n"), Notify::Written(2));
-    assert_eq!(world.event(), StreamEvent::Taken { stream: id, tag: 1 });
+    world.plane.send(id, frame("data: a\n\n"), Receipt::Buffered(1));
+    world.plane.send(id, frame("data: b\n\n"), Receipt::Written(2));
+    assert_eq!(world.event(), StreamEvent::Buffered { stream: id, tag: 1 });
     world.plane.attach(id, plain(socket), Framing::Chunked, "HEAD\r\n\r\n".into());
     assert_eq!(world.event(), StreamEvent::Written { stream: id, tag: 2 });
     let expected = b"HEAD\r\n\r\n9\r\ndata: a\n\n\r\n9\r\ndata: b\n\n\r\n";
@@ -45,7 +45,7 @@ fn each_event_is_one_write() {
     let world = World::new();
     let (id, mut client) = world.stream(options(), Framing::Chunked);
     for number in 0..10 {
-        world.plane.send(id, frame("data: x\n\n"), Notify::None);
+        world.plane.send(id, frame("data: x\n\n"), Receipt::None);
         assert_eq!(read_exactly(&mut client, 14), b"9\r\ndata: x\n\n\r\n");
         world.settle();
         assert_eq!(world.plane.counts().writes, 2 + number);
@@ -63,7 +63,7 @@ fn frames_that_gather_leave_as_one_buffer_for_every_stream() {
     let hold = world.hold();
     for number in 0..10 {
         world.plane.send_many(&ids, &frame(&format!("data: {number}\n\n")));
-        world.plane.send(ids[1], frame("data: own\n\n"), Notify::None);
+        world.plane.send(ids[1], frame("data: own\n\n"), Receipt::None);
     }
     drop(hold);
     for (number, (_, client)) in streams.iter_mut().enumerate() {
@@ -84,7 +84,7 @@ fn a_chunked_stream_ends_with_the_last_chunk_and_a_bare_one_with_the_connection(
         (Framing::UntilClose, "data: hi\n\nbye\n\n"),
     ] {
         let (id, mut client) = world.stream(options(), framing);
-        world.plane.send(id, frame("data: hi\n\n"), Notify::None);
+        world.plane.send(id, frame("data: hi\n\n"), Receipt::None);
         world.plane.close(id, Some(frame("bye\n\n")), CloseReason::Replaced);
         assert_eq!(world.event(), closed(id, CloseReason::Replaced));
         assert_eq!(read_to_end(&mut client), expected);
@@ -102,21 +102,21 @@ fn the_last_bytes_survive_a_client_that_still_talks() {
 }
 
 #[test]
-fn what_the_client_sends_is_dropped_and_the_stream_goes_on() {
+fn input_of_the_client_is_dropped_and_the_stream_continues() {
     let world = World::new();
     let (id, mut client) = world.stream(options(), Framing::UntilClose);
     client.write_all(&[b'x'; 4 << 20]).unwrap();
-    world.plane.send(id, frame("data: hi\n\n"), Notify::None);
+    world.plane.send(id, frame("data: hi\n\n"), Receipt::None);
     assert_eq!(read_exactly(&mut client, 10), b"data: hi\n\n");
 }
 
 #[test]
-fn a_fin_from_the_client_ends_the_stream_and_is_told_once() {
+fn a_fin_from_the_client_ends_the_stream_and_is_reported_once() {
     let world = World::new();
     let (id, client) = world.stream(options(), Framing::Chunked);
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(world.event(), closed(id, CloseReason::PeerClosed));
-    world.plane.send(id, frame("data: late\n\n"), Notify::Taken(1));
+    world.plane.send(id, frame("data: late\n\n"), Receipt::Buffered(1));
     world.plane.close(id, None, CloseReason::Replaced);
     world.settle();
     assert_eq!(world.plane.counts().closed_as(CloseReason::PeerClosed), 1);
@@ -124,7 +124,7 @@ fn a_fin_from_the_client_ends_the_stream_and_is_told_once() {
 }
 
 #[test]
-fn a_reset_is_told_as_one() {
+fn a_reset_is_reported_as_one() {
     let world = World::new();
     let (id, client) = world.stream(options(), Framing::Chunked);
     socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
@@ -133,7 +133,7 @@ fn a_reset_is_told_as_one() {
 }
 
 #[test]
-fn a_stale_id_does_nothing_to_the_stream_that_has_its_place() {
+fn a_stale_id_has_no_effect_on_the_stream_that_has_its_slot() {
     let world = World::new();
     let old = world.plane.reserve(options());
     world.plane.close(old, None, CloseReason::Ended);
@@ -142,15 +142,15 @@ fn a_stale_id_does_nothing_to_the_stream_that_has_its_place() {
     let slot = |id: StreamId| id.get() as u32;
     let mut streams = vec![world.stream(options(), Framing::UntilClose)];
     while streams.last().is_some_and(|(id, _)| slot(*id) != slot(old)) {
-        assert!(streams.len() < 100, "the place of a closed stream is never used again");
+        assert!(streams.len() < 100, "the slot of a closed stream is never reused");
         streams.push(world.stream(options(), Framing::UntilClose));
     }
     let (new, mut client) = streams.pop().unwrap();
     assert_ne!(old, new);
-    world.plane.send(old, frame("data: wrong\n\n"), Notify::Taken(1));
+    world.plane.send(old, frame("data: wrong\n\n"), Receipt::Buffered(1));
     world.plane.send_many(&[old], &frame("data: wrong\n\n"));
     world.plane.close(old, Some(frame("wrong\n\n")), CloseReason::Replaced);
-    world.plane.send(new, frame("data: right\n\n"), Notify::None);
+    world.plane.send(new, frame("data: right\n\n"), Receipt::None);
     assert_eq!(read_exactly(&mut client, 13), b"data: right\n\n");
     world.settle();
 }
@@ -168,14 +168,14 @@ fn a_reader_that_leaves_too_much_unread_is_ended_and_gets_all_that_was_taken() {
     let body = "x".repeat(64 * 1024);
     let mut taken = 0;
     loop {
-        world.plane.send(id, frame(&body), Notify::Taken(taken));
+        world.plane.send(id, frame(&body), Receipt::Buffered(taken));
         match world.event() {
-            StreamEvent::Taken { stream, tag } if (stream, tag) == (id, taken) => taken += 1,
+            StreamEvent::Buffered { stream, tag } if (stream, tag) == (id, taken) => taken += 1,
             event => break assert_eq!(event, closed(id, CloseReason::Overloaded)),
         }
         assert!(taken < 10_000, "640 MB were taken for a reader that reads nothing");
     }
-    world.plane.send(id, frame("late"), Notify::Taken(0));
+    world.plane.send(id, frame("late"), Receipt::Buffered(0));
     world.settle();
     let read = read_to_end(&mut client);
     assert_eq!(read.len(), taken as usize * body.len() + bye.len());
@@ -183,18 +183,18 @@ fn a_reader_that_leaves_too_much_unread_is_ended_and_gets_all_that_was_taken() {
 }
 
 #[test]
-fn a_shard_that_cannot_keep_up_ends_streams_and_keeps_its_memory() {
+fn a_shard_that_cannot_keep_up_ends_streams_and_its_memory_is_bounded() {
     let world = World::new();
     let ids: Vec<_> = (0..70).map(|_| world.plane.reserve(options())).collect();
     let megabyte = Frame::new(&[b'x'; 1 << 20]);
     let hold = world.hold();
     for &id in &ids {
-        world.plane.send(id, megabyte.clone(), Notify::Taken(0));
+        world.plane.send(id, megabyte.clone(), Receipt::Buffered(0));
     }
     drop(hold);
     for (number, &stream) in ids.iter().enumerate() {
         let expected = match number {
-            0..64 => StreamEvent::Taken { stream, tag: 0 },
+            0..64 => StreamEvent::Buffered { stream, tag: 0 },
             _ => closed(stream, CloseReason::Overloaded),
         };
         assert_eq!(world.event(), expected, "stream {number}, with 64 MiB waiting at most");
@@ -207,18 +207,18 @@ fn a_frame_of_any_size_is_taken_by_a_stream_that_is_not_behind() {
     let world = World::with(config);
     let (id, mut client) = world.stream(options(), Framing::Chunked);
     let body = "y".repeat(8 << 20);
-    world.plane.send(id, frame(&body), Notify::Taken(1));
-    assert_eq!(world.event(), StreamEvent::Taken { stream: id, tag: 1 });
+    world.plane.send(id, frame(&body), Receipt::Buffered(1));
+    assert_eq!(world.event(), StreamEvent::Buffered { stream: id, tag: 1 });
     assert_eq!(read_until(&mut client, "\r\n"), "800000\r\n");
     assert!(read_exactly(&mut client, 8 << 20).iter().all(|byte| *byte == b'y'));
 }
 
 #[test]
-fn written_is_told_when_the_reader_has_made_room_and_not_before() {
+fn written_is_reported_when_the_reader_has_read_and_not_before() {
     let world = World::with(PlaneConfig { unsent_bytes_max: 1 << 30, ..PlaneConfig::default() });
     let (id, mut client) = world.stream(options(), Framing::UntilClose);
-    world.plane.send(id, Frame::new(&vec![b'z'; LARGE_BYTES]), Notify::Written(1));
-    world.plane.send(id, frame("data: next\n\n"), Notify::Written(2));
+    world.plane.send(id, Frame::new(&vec![b'z'; LARGE_BYTES]), Receipt::Written(1));
+    world.plane.send(id, frame("data: next\n\n"), Receipt::Written(2));
     world.settle();
     read_exactly(&mut client, LARGE_BYTES);
     assert_eq!(world.event(), StreamEvent::Written { stream: id, tag: 1 });
@@ -235,8 +235,8 @@ fn the_order_of_sending_is_the_order_on_the_wire() {
         let text = format!("data: {number} {}\n\n", "p".repeat(number % 300));
         match number % 3 {
             0 => world.plane.send_many(&[id], &frame(&text)),
-            1 => world.plane.send(id, frame(&text), Notify::None),
-            _ => world.plane.send(id, frame(&text), Notify::Written(0)),
+            1 => world.plane.send(id, frame(&text), Receipt::None),
+            _ => world.plane.send(id, frame(&text), Receipt::Written(0)),
         }
         expected.push_str(&text);
     }
@@ -260,10 +260,10 @@ fn a_reservation_without_a_socket_is_closed_after_its_time() {
 }
 
 #[test]
-fn a_stream_closed_before_its_socket_came_still_says_goodbye() {
+fn a_stream_closed_before_its_sink_is_attached_still_sends_its_last_frame() {
     let world = World::new();
     let id = world.plane.reserve(options());
-    world.plane.send(id, frame("hello\n\n"), Notify::None);
+    world.plane.send(id, frame("hello\n\n"), Receipt::None);
     world.plane.close(id, Some(frame("bye\n\n")), CloseReason::Draining);
     assert_eq!(world.event(), closed(id, CloseReason::Draining));
     let (mut client, socket) = sockets();
@@ -273,7 +273,7 @@ fn a_stream_closed_before_its_socket_came_still_says_goodbye() {
 }
 
 #[test]
-fn heartbeats_tell_the_hubs_time_and_are_the_same_for_all() {
+fn heartbeats_contain_the_hubs_time_and_are_the_same_for_all() {
     let world = World::new();
     let mut clients: Vec<_> =
         (0..3).map(|_| world.stream(heartbeat(15_000), Framing::UntilClose).1).collect();
@@ -297,11 +297,11 @@ fn a_classic_heartbeat_has_its_own_form() {
 }
 
 #[test]
-fn compat_and_probes_come_over_the_wire() {
+fn compat_and_probes_are_written_to_the_socket() {
     let world = World::new();
     let options = StreamOptions { compat: true, probes: true, ..heartbeat(60_000) };
     let (id, mut client) = world.stream(options, Framing::UntilClose);
-    world.plane.send(id, frame("data: hi\n\n"), Notify::None);
+    world.plane.send(id, frame("data: hi\n\n"), Receipt::None);
     assert_eq!(read_until(&mut client, "hi\n\n"), "data: hi\n\n");
     world.advance(100);
     assert_eq!(read_until(&mut client, "\n\n"), ":\n\n");
@@ -311,8 +311,8 @@ fn compat_and_probes_come_over_the_wire() {
     assert_eq!(read_until(&mut client, "\n\n"), ":\n\n");
 }
 
-/// A box that holds the last write back held `hello`, which came alone, for a whole heartbeat: only
-/// what was sent after the head was followed by a comment.
+/// A proxy that holds the last write back held `hello`, which was written alone, for a whole
+/// heartbeat: only what was sent after the head was followed by a comment.
 #[test]
 fn compat_pushes_the_first_event_on_too() {
     let world = World::new();
@@ -328,7 +328,7 @@ fn compat_pushes_the_first_event_on_too() {
 fn a_silent_stream_stalls_and_any_byte_resumes_it() {
     let world = World::with(PlaneConfig { unsent_bytes_max: 1 << 30, ..PlaneConfig::default() });
     let (id, mut client) = world.stream(heartbeat(5_000), Framing::UntilClose);
-    world.plane.send(id, Frame::new(&vec![b'z'; LARGE_BYTES]), Notify::None);
+    world.plane.send(id, Frame::new(&vec![b'z'; LARGE_BYTES]), Receipt::None);
     world.settle();
     world.advance(19_999);
     world.settle();
@@ -344,15 +344,15 @@ fn a_silent_stream_stalls_and_any_byte_resumes_it() {
 fn a_reader_that_is_closed_and_never_reads_is_let_go() {
     let world = World::with(PlaneConfig { unsent_bytes_max: 1 << 30, ..PlaneConfig::default() });
     let (id, mut client) = world.stream(options(), Framing::UntilClose);
-    world.plane.send(id, Frame::new(&vec![b'z'; LARGE_BYTES]), Notify::None);
+    world.plane.send(id, Frame::new(&vec![b'z'; LARGE_BYTES]), Receipt::None);
     world.plane.close(id, None, CloseReason::Replaced);
     assert_eq!(world.event(), closed(id, CloseReason::Replaced));
     world.advance(5_050);
     world.settle();
     let mut read = Vec::new();
-    // An end or a reset, both will do: what matters is that it comes.
+    // An end or a reset; either is right.
     let _ = std::io::Read::read_to_end(&mut client, &mut read);
-    assert!(read.len() < LARGE_BYTES, "the stream lingered past its time");
+    assert!(read.len() < LARGE_BYTES, "the stream lingered too long");
 }
 
 #[test]
@@ -367,7 +367,7 @@ fn shutdown_ends_every_stream_and_returns() {
     events.sort_by_key(|event| *event != closed(id, CloseReason::Shutdown));
     let expected = [id, reserved].map(|id| closed(id, CloseReason::Shutdown));
     assert_eq!(events, expected);
-    world.plane.send(id, frame("late"), Notify::Taken(1));
+    world.plane.send(id, frame("late"), Receipt::Buffered(1));
     world.plane.close(world.plane.reserve(options()), None, CloseReason::Ended);
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bellwire_core::record::{Change, IdempotencyKey, IdempotencyRecord, Seen, Txn, TxnId};
 use bellwire_hub::store::fault::{Death, FaultyDisk};
 use bellwire_hub::store::{Options, SqliteStore, Store, StoreError};
-use bellwire_proto::{Labels, Seq, State, Timestamp};
+use bellwire_proto::{DeliveryState, Labels, Seq, Timestamp};
 use store_kit::model::Model;
 use store_kit::*;
 
@@ -45,7 +45,7 @@ fn send(seq: u64, name: &str) -> Vec<Change> {
     vec![put_command(seq), put(delivery(seq, name))]
 }
 
-fn become_(seq: u64, name: &str, state: State, ms: u64) -> Vec<Change> {
+fn become_(seq: u64, name: &str, state: DeliveryState, ms: u64) -> Vec<Change> {
     vec![put(delivery_in(seq, name, state, ms))]
 }
 
@@ -70,33 +70,43 @@ fn history() -> Vec<Step> {
     use Step::{Burst, Restart};
     let seen = Seen { at: at(5), address: Some("::1".into()), agent: None };
     let labels = Labels::from([("site".into(), "lyon".into())]);
-    let mut ended = delivery_in(2, "b", State::Failed, 20);
+    let mut ended = delivery_in(2, "b", DeliveryState::Failed, 20);
     ended.outcome.stdout = Some("y".repeat(9_000));
     let mut with_key = send(3, "a");
     with_key.extend([key("old", 3, at(3)), key("new", 3, today(1))]);
     vec![
         Burst(vec![vec![put_device("a")]]),
         Burst(vec![vec![put_device("b"), Change::PutLabels(device("b"), labels)], send(1, "a")]),
-        Burst(vec![become_(1, "a", State::Sent, 10), big(2, "b"), with_key]),
-        Burst(vec![become_(1, "a", State::Accepted, 11)]),
-        Burst(vec![become_(1, "a", State::Running, 12), become_(2, "b", State::Sent, 13)]),
-        Burst(vec![become_(1, "a", State::Succeeded, 14), vec![put(ended)]]),
-        Burst(vec![become_(3, "a", State::Running, 15), send(4, "a"), send(5, "b")]),
-        Burst(vec![become_(4, "a", State::Sent, 15), become_(5, "b", State::Delivered, 16)]),
+        Burst(vec![become_(1, "a", DeliveryState::Sent, 10), big(2, "b"), with_key]),
+        Burst(vec![become_(1, "a", DeliveryState::Accepted, 11)]),
+        Burst(vec![
+            become_(1, "a", DeliveryState::Running, 12),
+            become_(2, "b", DeliveryState::Sent, 13),
+        ]),
+        Burst(vec![become_(1, "a", DeliveryState::Succeeded, 14), vec![put(ended)]]),
+        Burst(vec![become_(3, "a", DeliveryState::Running, 15), send(4, "a"), send(5, "b")]),
+        Burst(vec![
+            become_(4, "a", DeliveryState::Sent, 15),
+            become_(5, "b", DeliveryState::Delivered, 16),
+        ]),
         Restart,
-        Burst(vec![become_(4, "a", State::Cancelling, TODAY_MS), send(6, "b")]),
+        Burst(vec![become_(4, "a", DeliveryState::Cancelling, TODAY_MS), send(6, "b")]),
         Burst(vec![
             vec![Change::PutSeen(device("a"), seen), Change::PutFacts(device("a"), json("[1]"))],
-            become_(6, "b", State::Dead, TODAY_MS),
-            become_(3, "a", State::TimedOut, TODAY_MS),
+            become_(6, "b", DeliveryState::Dead, TODAY_MS),
+            become_(3, "a", DeliveryState::TimedOut, TODAY_MS),
         ]),
-        Burst(vec![big(7, "c"), become_(7, "c", State::Rejected, TODAY_MS)]),
+        Burst(vec![big(7, "c"), become_(7, "c", DeliveryState::Rejected, TODAY_MS)]),
         Burst(vec![vec![Change::DeleteDevice(device("a"))], send(8, "a")]),
-        Burst(vec![become_(4, "a", State::Cancelled, TODAY_MS), send(9, "b"), send(10, "b")]),
-        Burst(vec![become_(9, "b", State::Expired, TODAY_MS)]),
+        Burst(vec![
+            become_(4, "a", DeliveryState::Cancelled, TODAY_MS),
+            send(9, "b"),
+            send(10, "b"),
+        ]),
+        Burst(vec![become_(9, "b", DeliveryState::Expired, TODAY_MS)]),
         Restart,
-        Burst(vec![become_(8, "a", State::Sent, TODAY_MS)]),
-        Burst(vec![become_(10, "b", State::Sent, TODAY_MS), big(11, "a")]),
+        Burst(vec![become_(8, "a", DeliveryState::Sent, TODAY_MS)]),
+        Burst(vec![become_(10, "b", DeliveryState::Sent, TODAY_MS), big(11, "a")]),
     ]
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bellwire_core::record::{Change, IdempotencyKey, IdempotencyRecord, Txn, TxnId};
 use bellwire_hub::store::{CommandFilter, OpenError, Options, PageRequest};
 use bellwire_hub::store::{SqliteStore, Store, StoreError};
-use bellwire_proto::{Seq, State};
+use bellwire_proto::{DeliveryState, Seq};
 use store_kit::model::Model;
 use store_kit::*;
 
@@ -80,14 +80,14 @@ fn nobody_else_can_read_the_folder_or_a_file_in_it() {
 fn a_restart_queues_again_what_was_sent_and_leaves_run_clocks_half_a_minute() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
-    let mut waits = delivery_in(1, "a", State::Sent, 1);
+    let mut waits = delivery_in(1, "a", DeliveryState::Sent, 1);
     waits.attempt = 3;
     waits.counted = 2;
-    let mut short = delivery_in(2, "a", State::Running, 2);
+    let mut short = delivery_in(2, "a", DeliveryState::Running, 2);
     short.run_until = Some(at(29_999));
-    let mut long = delivery_in(3, "a", State::Accepted, 3);
+    let mut long = delivery_in(3, "a", DeliveryState::Accepted, 3);
     long.run_until = Some(at(30_001));
-    let stops = delivery_in(4, "a", State::Cancelling, 4);
+    let stops = delivery_in(4, "a", DeliveryState::Cancelling, 4);
     let rows = [waits, short, long, stops];
     for row in &rows {
         kit.commit(vec![put_command(row.head.seq.get()), put(row.clone())]);
@@ -96,7 +96,7 @@ fn a_restart_queues_again_what_was_sent_and_leaves_run_clocks_half_a_minute() {
 
     let kit = Kit::open(dir.path());
     let [mut waits, mut short, long, stops] = rows;
-    waits.state = State::Queued;
+    waits.state = DeliveryState::Queued;
     waits.version += 1;
     waits.updated_at = at(0);
     short.run_until = Some(at(30_000));
@@ -150,9 +150,9 @@ fn history_is_purged_in_pieces_and_nothing_live_with_it() {
         changes.push(put_command(seq));
         changes.push(put(match seq % 50 {
             0 => delivery(seq, "a"),
-            1 => delivery_in(seq, "a", State::Cancelling, 1),
-            2 => delivery_in(seq, "a", State::Expired, 2 * DAY_MS),
-            _ => delivery_in(seq, "a", State::Succeeded, 1),
+            1 => delivery_in(seq, "a", DeliveryState::Cancelling, 1),
+            2 => delivery_in(seq, "a", DeliveryState::Expired, 2 * DAY_MS),
+            _ => delivery_in(seq, "a", DeliveryState::Succeeded, 1),
         }));
     }
     // One of two deliveries of this command is live, and keeps both.
@@ -177,7 +177,7 @@ fn history_is_purged_in_pieces_and_nothing_live_with_it() {
 fn a_number_is_never_given_out_again_even_when_all_history_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
-    kit.commit(vec![put_command(7), put(delivery_in(7, "a", State::Succeeded, 1))]);
+    kit.commit(vec![put_command(7), put(delivery_in(7, "a", DeliveryState::Succeeded, 1))]);
     kit.close();
     let kit = Kit::open_with(dir.path(), later());
     kit.commit(vec![]);

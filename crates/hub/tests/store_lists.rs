@@ -7,7 +7,7 @@ use bellwire_core::record::{IdempotencyKey, IdempotencyRecord};
 use bellwire_hub::store::{
     BadCursor, CommandFilter, Cursor, DeviceFilter, PageRequest, Store, StoreError,
 };
-use bellwire_proto::{ErrorInfo, Labels, Progress, Seq, State};
+use bellwire_proto::{DeliveryState, ErrorInfo, Labels, Progress, Seq};
 use store_kit::*;
 
 fn page(limit: u32) -> PageRequest {
@@ -37,7 +37,7 @@ fn walk(kit: &Kit, filter: &CommandFilter, limit: u32) -> Vec<u64> {
 #[test]
 fn every_member_of_a_delivery_survives() {
     let dir = tempfile::tempdir().unwrap();
-    let mut full = delivery_in(1, "a", State::Failed, 9);
+    let mut full = delivery_in(1, "a", DeliveryState::Failed, 9);
     full.head.not_before = Some(at(5));
     full.counted = 3;
     full.sends = 7;
@@ -80,7 +80,7 @@ fn a_device_is_loaded_with_what_is_live_in_order() {
         put_command(4),
         put(delivery(2, "a")),
         put(delivery(1, "a")),
-        put(delivery_in(3, "a", State::Succeeded, 3)),
+        put(delivery_in(3, "a", DeliveryState::Succeeded, 3)),
         put(delivery(4, "b")),
     ]);
     assert_eq!(
@@ -141,7 +141,7 @@ fn what_is_due_names_each_device_once_and_the_time_of_all_others() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     let due = |seq: u64, name: &str, ms: u64| {
-        let mut row = delivery_in(seq, name, State::Running, 0);
+        let mut row = delivery_in(seq, name, DeliveryState::Running, 0);
         row.run_until = Some(at(ms));
         vec![put_command(seq), put(row)]
     };
@@ -168,12 +168,13 @@ fn a_replay_follows_the_order_of_delivery() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     // Delivered in the order 2, 1, 4, 3 (the last two in the same millisecond as 5).
-    let row = |seq, ms| vec![put_command(seq), put(delivery_in(seq, "a", State::Delivered, ms))];
+    let row =
+        |seq, ms| vec![put_command(seq), put(delivery_in(seq, "a", DeliveryState::Delivered, ms))];
     for (seq, ms) in [(1, 20), (2, 10), (3, 40), (4, 30), (5, 40)] {
         kit.commit(row(seq, ms));
     }
-    kit.commit(vec![put_command(6), put(delivery_in(6, "b", State::Delivered, 15))]);
-    kit.commit(vec![put_command(7), put(delivery_in(7, "a", State::Succeeded, 15))]);
+    kit.commit(vec![put_command(6), put(delivery_in(6, "b", DeliveryState::Delivered, 15))]);
+    kit.commit(vec![put_command(7), put(delivery_in(7, "a", DeliveryState::Succeeded, 15))]);
     let replay = |after: u64, now_ms: u64, rows_max: usize, bytes_max: usize| {
         let loaded = kit.load(Load::Delivered {
             device: device("a"),
@@ -228,12 +229,12 @@ fn commands_are_filtered_by_a_delivery_that_fits_both_device_and_state() {
     // 1 has two deliveries; its queued one is not the one of device a.
     kit.commit(vec![
         put_command(1),
-        put(delivery_in(1, "a", State::Succeeded, 1)),
+        put(delivery_in(1, "a", DeliveryState::Succeeded, 1)),
         put(delivery(1, "b")),
         put_command(2),
         put(delivery(2, "a")),
         put_command(3),
-        put(delivery_in(3, "b", State::Succeeded, 3)),
+        put(delivery_in(3, "b", DeliveryState::Succeeded, 3)),
     ]);
     let mut other = command(4);
     other.head.action = "reboot".parse().unwrap();
@@ -249,7 +250,7 @@ fn commands_are_filtered_by_a_delivery_that_fits_both_device_and_state() {
         assert_eq!(by_one, walk(&kit, &filter, 100), "{filter:?}");
         by_one
     };
-    let (queued, succeeded) = (Some(State::Queued), Some(State::Succeeded));
+    let (queued, succeeded) = (Some(DeliveryState::Queued), Some(DeliveryState::Succeeded));
     assert_eq!(found(Some("a"), None, None), [4, 2, 1]);
     assert_eq!(found(Some("a"), queued, None), [4, 2]);
     assert_eq!(found(Some("a"), succeeded, None), [1]);
@@ -260,10 +261,10 @@ fn commands_are_filtered_by_a_delivery_that_fits_both_device_and_state() {
     assert_eq!(found(Some("nobody"), None, None), [0; 0]);
 
     let one = read(kit.store.command(id(1))).unwrap();
-    assert_eq!(one.counts, [(State::Queued, 1), (State::Succeeded, 1)].into());
+    assert_eq!(one.counts, [(DeliveryState::Queued, 1), (DeliveryState::Succeeded, 1)].into());
     assert!(!one.done);
     let three = read(kit.store.command(id(3))).unwrap();
-    assert_eq!(three.counts, [(State::Succeeded, 1)].into());
+    assert_eq!(three.counts, [(DeliveryState::Succeeded, 1)].into());
     assert!(three.done);
     assert_eq!(read(kit.store.command(id(9))), None);
 }
@@ -272,12 +273,12 @@ fn commands_are_filtered_by_a_delivery_that_fits_both_device_and_state() {
 fn a_search_through_many_rows_goes_on_behind_its_cursor() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
-    let mut changes = vec![put_command(1), put(delivery_in(1, "a", State::Dead, 1))];
+    let mut changes = vec![put_command(1), put(delivery_in(1, "a", DeliveryState::Dead, 1))];
     for seq in 2..=40_100 {
         changes.push(put_command(seq));
     }
     kit.commit(changes);
-    let filter = CommandFilter { state: Some(State::Dead), ..CommandFilter::default() };
+    let filter = CommandFilter { state: Some(DeliveryState::Dead), ..CommandFilter::default() };
     let first = read(kit.store.commands(filter.clone(), page(10)));
     assert!(first.items.is_empty(), "no page looks at every row");
     assert!(first.next.is_some());
@@ -291,7 +292,7 @@ fn the_deliveries_of_a_command_come_by_name() {
     kit.commit(vec![
         put_command(1),
         put(delivery(1, "c")),
-        put(delivery_in(1, "a", State::Running, 1)),
+        put(delivery_in(1, "a", DeliveryState::Running, 1)),
         put(delivery(1, "b")),
     ]);
     let listed = |state, request: PageRequest| {
@@ -302,7 +303,7 @@ fn the_deliveries_of_a_command_come_by_name() {
     let (names, cursor) = listed(None, page(2));
     assert_eq!(names, "a b");
     assert_eq!(listed(None, next(2, cursor).unwrap()), ("c".into(), None));
-    assert_eq!(listed(Some(State::Queued), page(2)), ("b c".into(), None));
+    assert_eq!(listed(Some(DeliveryState::Queued), page(2)), ("b c".into(), None));
     assert_eq!(read(kit.store.deliveries(id(2), None, page(2))), None);
 
     let (command, deliveries) = read(kit.store.snapshot(id(1))).unwrap();
@@ -330,7 +331,7 @@ fn devices_come_by_name_and_by_label_with_what_waits_for_them() {
         put_command(1),
         put(delivery(1, "a")),
         put_command(2),
-        put(delivery_in(2, "a", State::Sent, 1)),
+        put(delivery_in(2, "a", DeliveryState::Sent, 1)),
     ]);
     let a = read(kit.store.device(device("a"))).unwrap();
     assert_eq!(a.queued, 1, "what was sent does not wait");

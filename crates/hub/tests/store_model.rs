@@ -13,7 +13,7 @@ use bellwire_core::record::{
     Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, Outcome, Seen,
 };
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store};
-use bellwire_proto::{ErrorInfo, Labels, Progress, Selector, Seq, State};
+use bellwire_proto::{DeliveryState, ErrorInfo, Labels, Progress, Selector, Seq};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -35,7 +35,7 @@ fn name() -> impl Strategy<Value = &'static str> {
 }
 
 fn a_delivery() -> impl Strategy<Value = DeliveryRecord> {
-    let place = (1..=SEQS, name(), select(State::ALL.as_slice()), 0..6u64);
+    let place = (1..=SEQS, name(), select(DeliveryState::ALL.as_slice()), 0..6u64);
     let counts = (0..5u32, 0..5u32, option::of(0..9u64), any::<bool>(), any::<bool>());
     let times = (option::of(0..6u64), option::of(0..60_000u64));
     let outcome = (option::of(0.0..100.0), option::of(any::<i64>()), option::of(".{0,9}"));
@@ -117,7 +117,7 @@ fn a_load() -> impl Strategy<Value = Load> {
 }
 
 fn a_filter() -> impl Strategy<Value = CommandFilter> {
-    let state = option::of(select(State::ALL.as_slice()));
+    let state = option::of(select(DeliveryState::ALL.as_slice()));
     let action = option::of(select(vec!["ping", "reboot"]));
     (option::of(name()), state, action).prop_map(|(n, state, action)| CommandFilter {
         device: n.map(device),

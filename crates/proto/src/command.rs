@@ -4,34 +4,34 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::State;
+use crate::delivery::DeliveryState;
 use crate::id::{Action, CommandId, Seq};
 use crate::json::Json;
 use crate::time::Timestamp;
 
-/// How many deliveries of a command are in which state; states with none are left out.
-pub type Counts = BTreeMap<State, u64>;
+/// How many deliveries of a command are in each state; states with none are absent.
+pub type Counts = BTreeMap<DeliveryState, u64>;
 
 /// The command object of the API. All members are always written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Command {
     /// Its identity.
     pub id: CommandId,
-    /// Its place in the hub-wide order.
+    /// Its position in the hub-wide order.
     pub seq: Seq,
-    /// What the devices are asked to do.
+    /// What the devices are to do.
     pub action: Action,
-    /// With what.
+    /// The data of the action.
     pub data: Json,
     /// When it was stored.
     pub created_at: Timestamp,
-    /// Who sent it; `None` on an open hub.
+    /// The sender; `None` on an open hub.
     pub created_by: Option<String>,
-    /// Until when it must be accepted.
+    /// The time by which it must be accepted.
     pub expires_at: Timestamp,
     /// How many deliveries it has.
     pub total: u64,
-    /// How many of them are in which state.
+    /// How many of them are in each state.
     pub counts: Counts,
     /// Whether all of them have ended.
     pub done: bool,
@@ -40,7 +40,7 @@ pub struct Command {
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Page<T> {
-    /// What is on it.
+    /// Its items.
     pub items: Vec<T>,
     /// The opaque cursor of the next page, to be given as `after`; `None` on the last.
     pub next: Option<String>,

@@ -1,6 +1,7 @@
 //! One command at one device: its state, and the object that the API shows of it.
 //!
-//! What may follow what is decided in `bellwire-core`; here are the words (contract, section 2).
+//! Which state may follow which is decided in `bellwire-core`; here are their names (contract,
+//! section 2).
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,40 +12,40 @@ use crate::id::{Action, CommandId, DeviceId, Seq};
 use crate::json::Json;
 use crate::time::Timestamp;
 
-/// Where a delivery is in its life. Contract, section 2.
+/// The state of a delivery. Contract, section 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Waits for the device, or for its turn.
+pub enum DeliveryState {
+    /// Waits for the device, or for earlier deliveries.
     Queued,
-    /// Written to the device, which has not answered yet.
+    /// Sent to the device, which has not answered yet.
     Sent,
     /// The device has it and will run it.
     Accepted,
     /// The device runs it.
     Running,
-    /// Asked to stop; the device has not answered yet.
+    /// A cancel was sent; the device has not answered yet.
     Cancelling,
-    /// Ended well.
+    /// The device ran it with success.
     Succeeded,
-    /// Ended badly.
+    /// The device ran it, or tried to, without success.
     Failed,
     /// The device refused it.
     Rejected,
-    /// The device accepted it and was not heard of in time.
+    /// The device accepted it and did not report in time.
     TimedOut,
-    /// Its time to live was over before the device accepted it.
+    /// Its time to live passed before the device accepted it.
     Expired,
-    /// Sent too often without an answer.
+    /// It was sent too often without an answer.
     Dead,
-    /// Stopped before it ended.
+    /// It was cancelled before it ended.
     Cancelled,
-    /// Written to a device that does not answer (`ack=none`).
+    /// It was written to a stream that sends no reports (`ack=none`).
     Delivered,
 }
 
-impl State {
-    /// Every state, in the order of a life.
+impl DeliveryState {
+    /// Every state, in the order of a delivery's life.
     pub const ALL: [Self; 13] = [
         Self::Queued,
         Self::Sent,
@@ -61,7 +62,7 @@ impl State {
         Self::Delivered,
     ];
 
-    /// Whether the life has ended here.
+    /// Whether no state can follow, save by a late report.
     pub const fn is_terminal(self) -> bool {
         !matches!(
             self,
@@ -89,13 +90,13 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for DeliveryState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-/// Text that names no state.
+/// Text that is not the name of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a state is one of queued, sent, accepted, running, cancelling, succeeded, failed, rejected, \
@@ -103,7 +104,7 @@ impl fmt::Display for State {
 )]
 pub struct InvalidState;
 
-impl FromStr for State {
+impl FromStr for DeliveryState {
     type Err = InvalidState;
 
     fn from_str(text: &str) -> Result<Self, InvalidState> {
@@ -111,7 +112,7 @@ impl FromStr for State {
     }
 }
 
-/// How far a run is, in percent: from 0 to 100. A whole number is written as one.
+/// The progress of a run in percent, from 0 to 100. A whole number is written without a fraction.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
 #[serde(try_from = "f64")]
 pub struct Progress(f64);
@@ -148,10 +149,10 @@ impl Serialize for Progress {
     }
 }
 
-/// Why a delivery did not succeed, or what was amiss beside its state.
+/// Why a delivery did not succeed, or a fault beside its state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorInfo {
-    /// A stable word: the device's own, or the state as the hub's word.
+    /// A stable code: the device's own, or the name of the state when the hub set it.
     pub code: String,
     /// For a person.
     #[serde(default)]
@@ -159,7 +160,7 @@ pub struct ErrorInfo {
 }
 
 impl ErrorInfo {
-    /// An error of which nothing but the code is known.
+    /// An error with a code and no message.
     pub fn of(code: impl Into<String>) -> Self {
         Self { code: code.into(), message: None }
     }
@@ -170,29 +171,29 @@ impl ErrorInfo {
 pub struct Delivery {
     /// The command.
     pub command: CommandId,
-    /// Its place in the hub-wide order.
+    /// Its position in the hub-wide order.
     pub seq: Seq,
     /// The device.
     pub device: DeviceId,
-    /// What it is asked to do.
+    /// What the device is to do.
     pub action: Action,
-    /// Where it is in its life.
-    pub state: State,
+    /// Its state.
+    pub state: DeliveryState,
     /// How often it was sent.
     pub attempt: u32,
-    /// The `rev` of the last report that counted; 0 when none had one.
+    /// The `rev` of the last report that took effect; 0 when none had one.
     pub rev: u64,
     /// When the command was stored.
     pub created_at: Timestamp,
     /// When this object last changed.
     pub updated_at: Timestamp,
-    /// Until when it must be accepted.
+    /// The time by which it must be accepted.
     pub expires_at: Timestamp,
-    /// How far it is.
+    /// The progress of the run.
     pub progress: Option<Progress>,
     /// The handler's exit code; 128+n when signal n ended it.
     pub exit_code: Option<i64>,
-    /// What the device gave back.
+    /// The result that the device reported.
     pub result: Option<Json>,
     /// The end of what the handler wrote to standard output.
     pub stdout: Option<String>,
@@ -202,7 +203,7 @@ pub struct Delivery {
     pub truncated: bool,
     /// Why it did not succeed.
     pub error: Option<ErrorInfo>,
-    /// Whether the end was told after the hub had given up.
+    /// Whether the end was reported after the hub had given up.
     pub late: bool,
 }
 
@@ -212,11 +213,11 @@ mod tests {
 
     #[test]
     fn every_state_is_written_and_read_alike() {
-        for state in State::ALL {
+        for state in DeliveryState::ALL {
             assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{state}\""));
             assert_eq!(state.as_str().parse(), Ok(state));
         }
-        assert_eq!("Queued".parse::<State>(), Err(InvalidState));
+        assert_eq!("Queued".parse::<DeliveryState>(), Err(InvalidState));
     }
 
     #[test]

@@ -7,22 +7,20 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::id::DeviceId;
-use crate::json::{Json, Members};
+use crate::json::Json;
+use crate::labels::{Labels, is_label_key, is_label_value};
 use crate::limits::{FACTS_BYTES_MAX, FACTS_KEYS_MAX};
+use crate::members::Members;
 use crate::problem::{Code, Problem};
-use crate::selector::{is_label_key, is_label_value};
 use crate::time::Timestamp;
 
-/// Labels of a device: Kubernetes label syntax, keys in order.
-pub type Labels = BTreeMap<String, String>;
-
-/// How a device listens just now.
+/// How a device listens now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
     /// It holds a stream open.
     Stream,
-    /// It asks again and again.
+    /// It polls.
     Poll,
 }
 
@@ -31,19 +29,19 @@ pub enum Transport {
 pub struct Device {
     /// Its name.
     pub id: DeviceId,
-    /// What operators say of it.
+    /// What operators attached to it.
     pub labels: Labels,
-    /// What it says of itself: a JSON object.
+    /// What it reported about itself: a JSON object.
     pub facts: Json,
-    /// Whether it was heard of, or could be written to, within the last 2 heartbeats and 10 s.
+    /// Whether a byte came from it, or was accepted by it, within the last 2 heartbeats and 10 s.
     pub online: bool,
     /// Since when it is online; `None` while it is not.
     pub connected_at: Option<Timestamp>,
-    /// When it was last known to be there.
+    /// When it was last known to be online.
     pub last_seen_at: Option<Timestamp>,
-    /// From where it last connected, without the port.
+    /// The address from which it last connected, without the port.
     pub address: Option<String>,
-    /// Its `User-Agent` of then.
+    /// Its `User-Agent` at that time.
     pub agent: Option<String>,
     /// How it listens; `None` while it is offline.
     pub transport: Option<Transport>,
@@ -57,13 +55,13 @@ pub struct Device {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceChange {
-    /// It listens.
+    /// It connected.
     Online,
-    /// It no longer does.
+    /// It disconnected.
     Offline,
-    /// It is known from now on.
+    /// It was created.
     Created,
-    /// It is known no more.
+    /// It was removed.
     Removed,
 }
 
@@ -77,8 +75,8 @@ pub struct DeviceEvent {
     pub change: DeviceChange,
 }
 
-/// Read twice from its text: what serde's `flatten` buffers is no text any more, and [`Json`] keeps
-/// text.
+/// Deserialized twice from its text, because serde's `flatten` buffers values, and a [`Json`] needs
+/// their text.
 impl<'de> Deserialize<'de> for DeviceEvent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -121,7 +119,7 @@ pub fn parse_labels_body(body: &[u8]) -> Result<Labels, Problem> {
 /// Reads the body of `PUT /v1/devices/{device}/facts`: any JSON object within its limits.
 ///
 /// # Errors
-/// `bad_request` when it is no object, `payload_too_large` past 100 members or 16 KiB.
+/// `bad_request` when it is not an object, `payload_too_large` beyond 100 members or 16 KiB.
 pub fn parse_facts(body: &[u8]) -> Result<Json, Problem> {
     let text =
         std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
@@ -145,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_label_is_given_once() {
-        // Of a label that was given twice the last one was once taken, in silence.
+        // Of a label given twice, the last value once won without an error.
         let labels = |body: &str| parse_labels_body(body.as_bytes()).map_err(|p| p.code);
         assert_eq!(labels(r#"{"labels":{"a":"1","a":"2"}}"#), Err(Code::BadRequest));
         assert_eq!(labels(r#"{"labels":{"a":1}}"#), Err(Code::BadRequest));

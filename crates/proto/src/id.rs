@@ -1,7 +1,7 @@
 //! Names that are valid because they exist: devices, actions, commands, sequence numbers.
 //!
-//! Each is parsed once, at the border, and then travels as its type; nothing behind the border
-//! checks a name again. Syntax: contract section 1, "Names".
+//! Each is parsed once, where it enters the program, and then travels as its type; nothing checks a
+//! name again. Syntax: contract section 1, "Names".
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,27 +12,29 @@ use uuid::Uuid;
 
 use crate::limits::{ACTION_CHARS_MAX, DEVICE_CHARS_MAX};
 
-/// A name that breaks its rule. The message names the rule, and never repeats the input.
+/// A name that breaks its rule; the caller's fault. The message states the rule and never repeats
+/// the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidName {
-    /// Not a device name.
+    /// The text is not a device name.
     #[error("a device is named by 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - and is not . or ..")]
     Device,
-    /// Not an action name.
+    /// The text is not an action name.
     #[error("an action is named by 1 to 64 of A-Z a-z 0-9 . _ -")]
     Action,
-    /// Not a command id.
+    /// The text is not a command id.
     #[error("a command id is a UUIDv7 in lower case with hyphens")]
     Command,
-    /// Not a sequence number.
+    /// The text is not a sequence number.
     #[error("a sequence number is a whole number from 0 to 18446744073709551615")]
     Seq,
 }
 
 /// The name of an appliance: `[A-Za-z0-9._:@~-]{1,128}`, not `.` or `..`.
 ///
-/// Cloning shares the text, so that every session, delivery and event of a device names it for
-/// the price of a pointer.
+/// Cloning shares the text, so that a name costs each session, delivery and event of the device one
+/// pointer.
 ///
 /// ```
 /// use bellwire_proto::DeviceId;
@@ -44,18 +46,18 @@ pub enum InvalidName {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId(Arc<str>);
 
-/// The name of what an appliance is asked to do: `[A-Za-z0-9._-]{1,64}`.
+/// The name of an action that an appliance can run: `[A-Za-z0-9._-]{1,64}`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Action(Arc<str>);
 
 /// The identity of a command: a UUIDv7, written in lower case with hyphens.
 ///
-/// Version 7 begins with the time, so that ids made one after the other lie side by side in an
-/// index (RFC 9562, section 5.7).
+/// Version 7 begins with the time, so that ids made one after the other are adjacent in an index
+/// (RFC 9562, section 5.7).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CommandId(Uuid);
 
-/// The place of a command in the hub-wide order of commits; the SSE `id:` of its event.
+/// The position of a command in the hub-wide order of commits; the SSE `id:` of its event.
 ///
 /// 0 is before every command.
 #[derive(
@@ -106,13 +108,13 @@ impl FromStr for Action {
 }
 
 impl CommandId {
-    /// Makes an id from the Unix time in milliseconds and 74 random bits (of the 10 bytes given,
-    /// the rest is overwritten by version and variant): RFC 9562, section 5.7.
+    /// Makes an id from the Unix time in milliseconds and 74 random bits (version and variant
+    /// overwrite 6 of the 80 bits given): RFC 9562, section 5.7.
     pub fn from_parts(unix_ms: u64, random: [u8; 10]) -> Self {
         Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())
     }
 
-    /// The 16 bytes, as a store keeps them.
+    /// The 16 bytes, as a store holds them.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.into_bytes()
     }
@@ -184,7 +186,7 @@ impl fmt::Display for CommandId {
     }
 }
 
-/// Text in, text out: the same for each of the names.
+/// Formatting and serde of the names: each is read from and written as its text.
 macro_rules! as_text {
     ($($name:ident),*) => {$(
         impl fmt::Debug for $name {
@@ -227,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_name_is_what_the_contract_says_and_nothing_else() {
+    fn a_device_name_has_exactly_the_syntax_of_the_contract() {
         for good in ["a", "A-z.0_9:@~", &"d".repeat(128), "...", ".a"] {
             assert_eq!(good.parse::<DeviceId>().map(|d| d.to_string()), Ok(good.to_owned()));
         }
@@ -256,7 +258,7 @@ mod tests {
             format!("{{{text}}}"),
             format!("urn:uuid:{text}"),
             "67e55044-10b1-426f-9247-bb680e5fe0c8".to_owned(),
-            // One of another variant was once looked up, and told as an unknown command.
+            // An id of another variant was once looked up and answered with `unknown_command`.
             "01900000-0000-7000-c000-000000000000".to_owned(),
             String::new(),
         ] {

@@ -1,24 +1,21 @@
-//! JSON that came from outside: passed on as it came, or taken apart strictly.
+//! JSON that is passed on as it came: a command's data, a device's result.
 //!
-//! [`Json`] is a value that Bellwire carries and does not read: a command's data, a device's
-//! result. It was checked once, keeps its digits and the order of its members, and stands on one
-//! line, so that it can go into an event. [`Members`] is an object of the API: each member is
-//! known, given once and of its type, or the request is refused (contract, section 1).
+//! A [`Json`] was checked once, preserves digits and the order of members, and is on one line, so
+//! that it can be the data of an event. Objects that the API reads itself are
+//! [`Members`](crate::Members).
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::limits::JSON_DEPTH_MAX;
-use crate::problem::{Code, Problem};
 
-mod check;
+pub(crate) mod check;
 
-/// A JSON value, kept as text: any type, on one line, nested 128 deep at most, all of its text
+/// A JSON value, held as text: of any type, on one line, nested at most 128 deep, all of its text
 /// valid Unicode. Cloning shares the text.
 ///
 /// ```
@@ -32,22 +29,23 @@ mod check;
 #[derive(Clone)]
 pub struct Json(Arc<RawValue>);
 
-/// Why text is not JSON that can be passed on, and where (a byte offset).
+/// Why text is not JSON that can be passed on; the fault of its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidJson {
-    /// Not JSON (RFC 8259).
+    /// The text is not JSON (RFC 8259).
     #[error("not JSON: error at byte {at}")]
     Syntax {
         /// Bytes before the error.
         at: usize,
     },
-    /// An escape `\ud800` to `\udfff` that is half a pair.
+    /// An escape from `\ud800` to `\udfff` is only half of a pair.
     #[error("a lone surrogate at byte {at} is not text")]
     Surrogate {
         /// Bytes before the escape.
         at: usize,
     },
-    /// Arrays and objects more than 128 deep.
+    /// Arrays and objects are nested more than 128 deep.
     #[error("nested more than {JSON_DEPTH_MAX} deep at byte {at}")]
     Depth {
         /// Bytes before the bracket.
@@ -56,7 +54,7 @@ pub enum InvalidJson {
 }
 
 impl Json {
-    /// Checks `text` and keeps it, without line breaks and without the white space around it.
+    /// Checks `text` and holds it without line breaks.
     ///
     /// # Errors
     /// When it is not JSON, is nested too deep or holds half a surrogate pair.
@@ -80,7 +78,8 @@ impl Json {
         Self(Arc::from(RawValue::NULL.to_owned()))
     }
 
-    /// Takes text that [`Json`] once gave, as a store kept it. It is checked for syntax again.
+    /// Takes text that a store holds, once written from a [`Json`]. Only its syntax is checked
+    /// again.
     ///
     /// # Errors
     /// When it is not JSON.
@@ -141,224 +140,20 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// Levels of an object of the API: its own, and those of a value that it carries.
-const OBJECT_DEPTH_MAX: usize = JSON_DEPTH_MAX + 1;
-
-/// The members of a JSON object that the API takes, each to be taken once.
-///
-/// ```
-/// use bellwire_proto::{Members, Code};
-/// let mut members = Members::parse(br#"{"state":"running","progres":40}"#)?;
-/// assert_eq!(members.take::<String>("state")?, Some("running".into()));
-/// assert_eq!(members.take::<u64>("rev")?, None);
-/// let typo = members.finish().unwrap_err();
-/// assert_eq!(typo.code, Code::UnknownField);
-/// # Ok::<(), bellwire_proto::Problem>(())
-/// ```
-#[derive(Debug)]
-pub struct Members<'a> {
-    left: Vec<(std::borrow::Cow<'a, str>, &'a RawValue)>,
-}
-
-impl<'a> Members<'a> {
-    /// Takes the body of a request apart.
-    ///
-    /// # Errors
-    /// `bad_request` when it is not one JSON object in UTF-8, is nested too deep, or names a
-    /// member twice. What a member carries may be as deep as [`Json`] allows by itself.
-    pub fn parse(body: &'a [u8]) -> Result<Self, Problem> {
-        let text =
-            std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
-        check::check(text, OBJECT_DEPTH_MAX)
-            .map_err(|e| Problem::bad_request(format!("the body is {e}")))?;
-        Self::of_object(text, "the body")
-    }
-
-    /// Takes an object apart that was checked as part of a body.
-    fn of_object(text: &'a str, what: &str) -> Result<Self, Problem> {
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let left = deserializer
-            .deserialize_map(ObjectVisitor)
-            .map_err(|_| Problem::bad_request(format!("{what} is not a JSON object")))?;
-        let mut names: Vec<&str> = left.iter().map(|(name, _)| name.as_ref()).collect();
-        names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair.first() == pair.last()) {
-            let name = twice.first().copied().unwrap_or_default();
-            return Err(Problem::bad_request(format!("member {} is given twice", quoted(name))));
-        }
-        Ok(Self { left })
-    }
-
-    /// The text of a member, which is then no longer left; `null` is a value here.
-    pub fn take_raw(&mut self, name: &str) -> Option<&'a str> {
-        let at = self.left.iter().position(|(n, _)| n == name)?;
-        Some(self.left.swap_remove(at).1.get())
-    }
-
-    /// The text of a member that is not `null`.
-    fn take_told(&mut self, name: &str) -> Option<&'a str> {
-        self.take_raw(name).filter(|text| *text != "null")
-    }
-
-    /// A member as a type; absent and `null` are `None`.
-    ///
-    /// # Errors
-    /// `bad_request` when it is of another type.
-    pub fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Problem> {
-        let Some(text) = self.take_told(name) else {
-            return Ok(None);
-        };
-        read_member(name, text).map(Some)
-    }
-
-    /// A member that must be there.
-    ///
-    /// # Errors
-    /// `bad_request` when it is absent, `null` or of another type.
-    pub fn require<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, Problem> {
-        self.take(name)?
-            .ok_or_else(|| Problem::bad_request(format!("member {} is missing", quoted(name))))
-    }
-
-    /// A member that is passed on as it came; `null` is a value, absent is `None`.
-    pub fn take_json(&mut self, name: &str) -> Result<Option<Json>, Problem> {
-        let Some(text) = self.take_raw(name) else {
-            return Ok(None);
-        };
-        let json = Json::parse(text);
-        json.map(Some).map_err(|e| Problem::bad_request(format!("member {}: {e}", quoted(name))))
-    }
-
-    /// A member that is itself an object of the API.
-    ///
-    /// # Errors
-    /// `bad_request` when it is no object or names a member twice.
-    pub fn take_members(&mut self, name: &str) -> Result<Option<Members<'a>>, Problem> {
-        let Some(text) = self.take_told(name) else {
-            return Ok(None);
-        };
-        Members::of_object(text, &format!("member {}", quoted(name))).map(Some)
-    }
-
-    /// The name of a member that nobody took yet.
-    pub fn first_left(&self) -> Option<&str> {
-        self.left.first().map(|(name, _)| name.as_ref())
-    }
-
-    /// All members that are not `null`, as one type: for an object whose names are the client's.
-    ///
-    /// # Errors
-    /// `bad_request` when one is of another type.
-    pub fn take_all<T: DeserializeOwned>(self) -> Result<BTreeMap<String, T>, Problem> {
-        let told = self.left.into_iter().filter(|(_, value)| value.get() != "null");
-        told.map(|(name, value)| Ok((name.to_string(), read_member(&name, value.get())?))).collect()
-    }
-
-    /// Ends the taking: nothing may be left.
-    ///
-    /// # Errors
-    /// `unknown_field`, naming the first member that nobody took.
-    pub fn finish(self) -> Result<(), Problem> {
-        match self.left.first() {
-            None => Ok(()),
-            Some((name, _)) => Err(Problem::new(
-                Code::UnknownField,
-                format!("member {} is not known here", quoted(name)),
-            )),
-        }
-    }
-}
-
-fn read_member<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, Problem> {
-    serde_json::from_str(text).map_err(|e| {
-        let why = e.to_string();
-        let why = why.split(" at line ").next().unwrap_or_default();
-        Problem::bad_request(format!("member {}: {why}", quoted(name)))
-    })
-}
-
-/// A name from outside, shortened, as it may stand in a message.
-fn quoted(name: &str) -> String {
-    let short: String = name.chars().take(64).collect();
-    format!("{short:?}")
-}
-
-/// Collects the members in the order given, duplicates included.
-struct ObjectVisitor;
-
-impl<'de> Visitor<'de> for ObjectVisitor {
-    type Value = Vec<(std::borrow::Cow<'de, str>, &'de RawValue)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some(Name(name)) = map.next_key()? {
-            members.push((name, map.next_value()?));
-        }
-        Ok(members)
-    }
-}
-
-/// A member's name: borrowed where it has no escapes.
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] std::borrow::Cow<'a, str>);
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_value_keeps_its_digits_its_order_and_its_duplicates() {
+    fn a_value_preserves_its_digits_its_order_and_its_duplicates() {
         let text = r#"{"z":1.0000000000000000000001,"a":-0,"a":1E+2,"k":[ ]}"#;
         assert_eq!(Json::parse(text).map(|j| j.as_str().to_owned()), Ok(text.to_owned()));
         assert_eq!(serde_json::to_string(&Json::parse(text).unwrap()).unwrap(), text);
     }
 
     #[test]
-    fn a_value_stands_on_one_line() {
+    fn a_value_is_on_one_line() {
         let json = Json::parse("\r\n[1,\n\r2]\n").unwrap();
         assert_eq!(json.as_str(), "[1,2]");
-    }
-
-    #[test]
-    fn an_object_of_the_api_takes_each_member_once() {
-        for (body, code) in [
-            (r#"{"a":1,"a":2}"#, Code::BadRequest),
-            (r#"{"a":1,"\u0061":2}"#, Code::BadRequest),
-            (r#"[1]"#, Code::BadRequest),
-            (r#"{"a":1"#, Code::BadRequest),
-            ("", Code::BadRequest),
-            (r#"{"b":1}"#, Code::UnknownField),
-            (r#"{"a":"x"}"#, Code::BadRequest),
-        ] {
-            let refused = Members::parse(body.as_bytes()).and_then(|mut m| {
-                m.take::<u64>("a")?;
-                m.finish()
-            });
-            assert_eq!(refused.unwrap_err().code, code, "{body}");
-        }
-    }
-
-    #[test]
-    fn what_an_object_carries_may_be_as_deep_as_what_stands_alone() {
-        // A result of 128 levels was once refused for the object around it.
-        let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
-        for (levels, good) in [(JSON_DEPTH_MAX, true), (JSON_DEPTH_MAX + 1, false)] {
-            assert_eq!(Json::parse(&deep(levels)).is_ok(), good, "{levels} alone");
-            let body = format!(r#"{{"result":{}}}"#, deep(levels));
-            let taken = Members::parse(body.as_bytes()).and_then(|mut m| m.take_json("result"));
-            assert_eq!(taken.is_ok(), good, "{levels} in an object");
-        }
-    }
-
-    #[test]
-    fn null_is_as_absent_save_where_json_is_passed_on() {
-        let mut members = Members::parse(br#"{"rev":null,"result":null}"#).unwrap();
-        assert_eq!(members.take::<u64>("rev").unwrap(), None);
-        assert!(members.take_json("result").unwrap().is_some_and(|r| r.is_null()));
-        assert!(members.finish().is_ok());
     }
 }

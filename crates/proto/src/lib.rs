@@ -1,9 +1,9 @@
 //! What the two ends of Bellwire share: names, states, objects, limits and problems.
 //!
-//! This crate is the wire contract (`docs/protocol.md`) as types. A value that exists is valid: names are
-//! checked when they are made, JSON that came from outside is checked before it is kept, and an
-//! object that is written has all its members. It knows no HTTP, no clock and no disk; the hub's
-//! decisions are in `bellwire-core`, the event-stream framing in `bellwire-sse`.
+//! This crate is the wire contract (`docs/protocol.md`) as types. Every value is valid: names are checked
+//! when they are made, JSON from outside is checked when it is parsed, and an object is written with all
+//! its members. There is no HTTP, clock or disk here; the hub's decisions are in `bellwire-core`, the
+//! event-stream framing in `bellwire-sse`.
 //!
 //! ```
 //! use bellwire_proto::{Action, DeviceId, Seconds};
@@ -23,7 +23,9 @@ pub mod delivery;
 pub mod device;
 pub mod id;
 pub mod json;
+pub mod labels;
 pub mod limits;
+pub mod members;
 pub mod problem;
 pub mod python_json;
 pub mod report;
@@ -32,10 +34,12 @@ pub mod stream;
 pub mod time;
 
 pub use command::{Command, Counts, Page};
-pub use delivery::{Delivery, ErrorInfo, Progress, State};
-pub use device::{Device, DeviceChange, DeviceEvent, Labels, Transport};
+pub use delivery::{Delivery, DeliveryState, ErrorInfo, Progress};
+pub use device::{Device, DeviceChange, DeviceEvent, Transport};
 pub use id::{Action, CommandId, DeviceId, InvalidName, Seq};
-pub use json::{Json, Members};
+pub use json::Json;
+pub use labels::Labels;
+pub use members::Members;
 pub use problem::{Code, Problem};
 pub use report::{Report, ReportState};
 pub use selector::Selector;

@@ -1,7 +1,8 @@
-//! Every number that limits something, with where it comes from.
+//! The limits that are visible outside the program, each with its unit and its source: those of the
+//! contract, those of an operator's settings, and those that a peer or another implementation can
+//! observe.
 //!
-//! "Contract" is `docs/protocol.md`. What an operator may change is a setting of the hub whose
-//! default stands here; the ceilings of such settings stand here too.
+//! "Contract" is `docs/protocol.md`, "setting" `docs/config.md`; "our choice" means that neither requires the number. Bounds that only an implementation detail needs (a buffer, a batch) are beside their code. `bellwire-sse` knows nothing of Bellwire and documents its own.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ pub const ACTION_CHARS_MAX: usize = 64;
 /// Levels of nesting in any JSON that is passed on. Contract, section 1.
 pub const JSON_DEPTH_MAX: usize = 128;
 
-/// Bytes of a request's target, path and query: our choice. RFC 9110, section 4.1, asks for 8,000 at
-/// least; a selector or a cursor may be longer.
+/// Bytes of a request's path and query. Contract, section 1; RFC 9110, section 4.1, recommends at
+/// least 8,000.
 pub const URI_BYTES_MAX: usize = 16 * 1024;
 
 /// Bytes of a command's data, by default. Contract, section 3 (Azure's direct methods allow 128 KiB, its
@@ -25,9 +26,9 @@ pub const DATA_BYTES_CEILING: usize = 1024 * 1024;
 pub const ENVELOPE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a report's `result` as JSON. Contract, section 2.
 pub const RESULT_BYTES_MAX: usize = 64 * 1024;
-/// The code of an error as the agent tells it. The contract names none; its own codes are a third of this.
+/// Bytes of an error's code in the agent's reports: our choice, three times its longest code.
 pub const ERROR_CODE_BYTES_MAX: usize = 64;
-/// The message of an error as the agent tells it. The contract names none; this is a page of text.
+/// Bytes of an error's message in the agent's reports: our choice, a page of text.
 pub const ERROR_MESSAGE_BYTES_MAX: usize = 4096;
 /// Bytes of `stdout`, and of `stderr`, before JSON escaping. Contract, section 2.
 pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
@@ -41,38 +42,40 @@ pub const REPORT_BATCH_ITEMS_MAX: usize = 1000;
 pub const FACTS_BYTES_MAX: usize = 16 * 1024;
 /// Members of a device's facts. Contract, section 5.
 pub const FACTS_KEYS_MAX: usize = 100;
-/// Bytes of any other request body (labels, a confirmation): our choice, roomy for both.
+/// Bytes of any other request body (labels, a confirmation): our choice, ample for both.
 pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
-/// The greatest `rev` (2^53 - 1), which every JSON reader keeps exactly. Contract, section 5.
+/// The greatest `rev` (2^53 - 1), which every JSON parser represents exactly. Contract, section 5.
 pub const REV_MAX: u64 = (1 << 53) - 1;
 
-/// The greatest `attempt` that a report may name: our choice, so that the sendings that follow it
-/// can still rise.
+/// The greatest `attempt` that a report may name: our choice, so that later attempts can still
+/// rise.
 pub const ATTEMPT_MAX: u32 = i32::MAX.unsigned_abs();
 
 /// Deliveries of one device in `queued`, by default. Contract, section 3 (Azure: 50).
 pub const QUEUE_MAX: usize = 100;
-/// Deliveries of one device past `queued` and not terminal, by default. Contract, section 2.
+/// Deliveries of one device in flight (neither `queued` nor terminal), by default. Contract,
+/// section 2.
 pub const MAX_IN_FLIGHT: usize = 1;
 /// Failures counted before a delivery is `dead`. Contract, section 2.
 pub const COUNTED_ATTEMPTS_MAX: u32 = 10;
-/// Sendings before a delivery is `dead`. Contract, section 2.
+/// Attempts, counted or not, before a delivery is `dead`. Contract, section 2.
 pub const SENDS_MAX: u32 = 100;
 
 /// How long a command waits for `accepted` after it was sent, by default. Contract, section 2.
 pub const LEASE: Duration = Duration::from_secs(30);
-/// The longest wait between two counted attempts. Contract, section 2.
+/// The longest backoff between two counted attempts. Contract, section 2.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// How long a poll counts as a listener, and as presence. Contract, sections 2 and 6.
 pub const POLL_PRESENCE: Duration = Duration::from_secs(40);
-/// What a run clock has left at least after a restart of the hub. Contract, section 2.
+/// The least that remains on a run clock after a restart of the hub. Contract, section 2.
 pub const RUN_CLOCK_AFTER_RESTART: Duration = Duration::from_secs(30);
-/// How long a `cancelling` delivery keeps its slot, and lives at least. Contract, section 7.
+/// How long a `cancelling` delivery holds its slot, and the least time before it times out.
+/// Contract, section 7.
 pub const CANCEL_SLOT: Duration = Duration::from_secs(60);
-/// How long an unconfirmed stream lives. Contract, section 4.
-pub const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
-/// How long an `Idempotency-Key` is kept. Contract, section 3.
-pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long a stream may stay unconfirmed. Contract, section 4.
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an `Idempotency-Key` is retained. Contract, section 3.
+pub const IDEMPOTENCY_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Characters of an `Idempotency-Key`. Contract, section 3.
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
@@ -95,10 +98,10 @@ pub const PAGE_ITEMS: Range = Range { default: 100, min: 1, max: 1000 };
 
 /// Bytes of `prelude`: 0, or from 2 to this. Contract, section 4.
 pub const PRELUDE_BYTES_MAX: usize = 8192;
-/// Bytes of prelude towards a request that came through a proxy: more than the 4 KiB preview of a
+/// Bytes of prelude for a request that came through a proxy: more than the 4 KiB preview of a
 /// content scanner. Contract, section 4.
 pub const PRELUDE_BYTES_PROXIED: usize = 4300;
-/// Characters of a `User-Agent` that are kept: our choice, longer than any browser's.
+/// Characters of a `User-Agent` that are stored: our choice, longer than any browser's.
 pub const AGENT_CHARS_MAX: usize = 512;
 /// Characters of a `nonce`. Contract, section 4.
 pub const NONCE_CHARS_MAX: usize = 64;
@@ -106,18 +109,129 @@ pub const NONCE_CHARS_MAX: usize = 64;
 pub const HELLO_RETRY_MS: u64 = 2000;
 /// Bytes that a stream may have unsent before it ends as overloaded. Contract, section 4.
 pub const UNSENT_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of backlog, snapshot or replay under way to one reader before the rest waits for it: a
-/// quarter of [`UNSENT_BYTES_MAX`], so that what is live still fits beside it.
+/// Bytes of backlog, snapshot or replay in flight to one reader before the rest waits: a quarter of
+/// [`UNSENT_BYTES_MAX`], so that live events still fit beside it.
 pub const PACED_BYTES: usize = UNSENT_BYTES_MAX / 4;
+
+/// The pause before the comment of `compat=1`, in milliseconds. Contract, section 4.
+pub const COMPAT_DELAY_MS: u64 = 100;
+/// Heartbeats of `probes=1`, and milliseconds between them. Contract, section 4.
+pub const PROBES: u8 = 3;
+/// See [`PROBES`].
+pub const PROBE_INTERVAL_MS: u64 = 1000;
+/// A stream is online for two heartbeats and this many milliseconds after the last sign of the
+/// device. Contract, section 6.
+pub const PRESENCE_GRACE_MS: u32 = 10_000;
+/// Bytes of frames that may wait for one shard of the hub; beyond it, the streams written to end as
+/// overloaded. Our choice: reached only when the machine cannot keep up.
+pub const SHARD_INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of a request's head. Contract, section 1.
+pub const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Fields in a request's head. Contract, section 1.
+pub const HEAD_FIELDS_MAX: usize = 100;
+/// How long a request continues whose client has closed its half of the connection. Contract,
+/// section 1.
+pub const HALF_CLOSE_GRACE: Duration = Duration::from_millis(500);
+/// How long a connection may idle between two requests: our choice, as nginx.
+pub const CONNECTION_IDLE: Duration = Duration::from_secs(75);
+/// How long a TLS handshake may take: our choice, as a request's head.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that wait in the kernel to be accepted: our choice, the `net.core.somaxconn` of
+/// Linux since 5.4.
+pub const ACCEPT_BACKLOG: u32 = 4096;
+/// After how long without a byte the kernel probes the peer (TCP keepalive): our choice, below the
+/// idle timeouts of common NATs.
+pub const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// How often it probes again. Our choice.
+pub const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Requests at once on one HTTP/2 connection; one more waits. hyper's default, stated here because
+/// it bounds what a connection costs.
+pub const HTTP2_STREAMS_MAX: u32 = 200;
+/// How often the hub pings an HTTP/2 connection: our choice.
+pub const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the answer to such a ping may take: our choice.
+pub const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes that are read and dropped of a body that was refused, so that a client that writes all of
+/// it before it reads gets the answer and not a reset (RFC 9112, section 9.6): our choice.
+pub const REFUSED_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long that may take. Our choice.
+pub const REFUSED_BODY_TIMEOUT: Duration = Duration::from_secs(2);
+/// `Retry-After` of `queue_full` in seconds: our choice; a device that works takes a command from
+/// its queue in that time.
+pub const RETRY_AFTER_QUEUE_S: u64 = 5;
+/// `Retry-After` of `draining` in seconds: the hub ends within 10 s. Contract, section 9.
+pub const RETRY_AFTER_DRAINING_S: u64 = 10;
+/// `Retry-After` of `store_unavailable` in seconds: our choice; an operator has to act.
+pub const RETRY_AFTER_STORE_S: u64 = 30;
+
+/// The greatest [`LEASE`], in seconds. Setting `lease`.
+pub const LEASE_CEILING_S: u64 = 3600;
+/// The most that [`QUEUE_MAX`] may be set to. Setting `queue_max`.
+pub const QUEUE_CEILING: usize = 100_000;
+/// The most that [`MAX_IN_FLIGHT`] may be set to. Setting `max_in_flight`.
+pub const IN_FLIGHT_CEILING: usize = 100;
+/// How long commands are retained after their end, in seconds: at least as long as an
+/// [`IDEMPOTENCY_RETENTION`]. Setting `history`.
+pub const HISTORY_S: Range = Range { default: 30 * 86_400, min: 86_400, max: 3650 * 86_400 };
+/// Connections at once. Setting `connections_max`.
+pub const CONNECTIONS: Range = Range { default: 200_000, min: 1, max: 10_000_000 };
+/// How long the head of a request may take, in seconds. Setting `header_timeout`.
+pub const HEADER_TIMEOUT_S: Range = Range { default: 10, min: 1, max: 300 };
+/// How long the body of a request may take, in seconds. Setting `body_timeout`.
+pub const BODY_TIMEOUT_S: Range = Range { default: 30, min: 1, max: 3600 };
+/// How long a draining hub takes reports, in seconds; the rest of the 10 s is for streams.
+/// Contract, section 9, and setting `drain`.
+pub const DRAIN_S: Range = Range { default: 2, min: 0, max: 8 };
+/// Threads that hold streams; 0 is one per core. Setting `shards`.
+pub const SHARDS: Range = Range { default: 0, min: 0, max: 256 };
+
+/// Bytes of a body posted to a classic server: our choice; the original relies on Tornado's 100 MiB.
+pub const CLASSIC_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// How long such a body may take: our choice.
+pub const CLASSIC_BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that a classic stream may have unsent: two of the longest events, in which every line end
+/// became a `data` line.
+pub const CLASSIC_UNSENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Events retained for each token of a classic server with ids. Contract, section 10.
+pub const CLASSIC_HISTORY_EVENTS_MAX: usize = 100;
+/// Tokens that have a history: our choice.
+pub const CLASSIC_HISTORY_TOKENS_MAX: usize = 10_000;
+/// Bytes of all events retained: our choice.
+pub const CLASSIC_HISTORY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long a listener of a token in use waits before it is answered 423, so that a client that
+/// reconnects at once does not collide with its own closed connection: our choice.
+pub const CLASSIC_LOCKED_GRACE: Duration = Duration::from_millis(100);
+/// How long requests in flight and the last bytes of streams may take when `eventsource-server`
+/// ends: our choice.
+pub const CLASSIC_SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// The least time between two connections of `eventsource-client`. Contract, section 10.
+pub const CLASSIC_RECONNECT_MIN: Duration = Duration::from_millis(100);
+/// How long `eventsource-request` waits for the answer: our choice.
+pub const CLASSIC_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes that it reads of an answer: our choice.
+pub const CLASSIC_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Levels of nesting in JSON mode: our choice. The parser is recursive, and so many frames fit on
+/// any thread's stack; Python ends at about 990, depending on its call stack.
+pub const CLASSIC_JSON_DEPTH_MAX: usize = 900;
+
+/// How long `bellwire listen` retries a report before it gives up: our choice; the hub has by then
+/// sent the command again, or ended its delivery.
+pub const LISTEN_REPORT_RETRY: Duration = Duration::from_secs(3600);
+/// The longest pause between two tries of a report, and between two keepalive reports: our choice.
+pub const LISTEN_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long running programs and open reports may take once `bellwire listen` has to stop: our
+/// choice.
+pub const LISTEN_STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A number with a default and bounds, all inclusive. The unit is in the name of the constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
-    /// What it is when nothing was told.
+    /// The value when none is given.
     pub default: u64,
-    /// The least that is taken.
+    /// The least value that is accepted.
     pub min: u64,
-    /// The most that is taken.
+    /// The greatest value that is accepted.
     pub max: u64,
 }
 

@@ -1,7 +1,7 @@
-//! What went wrong, as the contract tells it: `application/problem+json` with a stable code.
+//! Errors of the API: `application/problem+json` with a stable code (contract, section 1).
 //!
 //! This is the one place that maps a code to its status and title. The detail is a sentence for
-//! the person who reads it and says what to do; internal text never gets here.
+//! people that states what to do; internal text never gets here.
 
 use std::fmt;
 
@@ -44,7 +44,7 @@ macro_rules! codes {
 codes! {
     /// The request cannot be understood.
     BadRequest = "bad_request", 400, "Bad request";
-    /// A member or parameter that is not known here.
+    /// The request has a member or parameter that is not known here.
     UnknownField = "unknown_field", 400, "Unknown field";
     /// No credentials, or wrong ones.
     Unauthenticated = "unauthenticated", 401, "Unauthenticated";
@@ -60,17 +60,17 @@ codes! {
     MethodNotAllowed = "method_not_allowed", 405, "Method not allowed";
     /// The request did not arrive in time.
     RequestTimeout = "request_timeout", 408, "Request timeout";
-    /// Something of this name is there already.
+    /// Something of this name exists already.
     Conflict = "conflict", 409, "Conflict";
-    /// The delivery cannot go from its state to the one asked for.
+    /// The delivery cannot change from its state to the one requested.
     IllegalTransition = "illegal_transition", 409, "Illegal transition";
-    /// The command was for a device that is online, and it is not.
+    /// The command was for an online device (`ttl=0`), and the device is offline.
     DeviceOffline = "device_offline", 409, "Device offline";
     /// The `Idempotency-Key` was used for another request.
     IdempotencyMismatch = "idempotency_mismatch", 409, "Idempotency mismatch";
-    /// It was there and is no more.
+    /// It existed once and does not any more.
     Gone = "gone", 410, "Gone";
-    /// The body, or a part of it, is past its limit.
+    /// The body, or a part of it, exceeds its limit.
     PayloadTooLarge = "payload_too_large", 413, "Payload too large";
     /// The request target is too long.
     UriTooLong = "uri_too_long", 414, "URI too long";
@@ -84,7 +84,7 @@ codes! {
     HeadersTooLarge = "headers_too_large", 431, "Headers too large";
     /// The hub's own fault.
     Internal = "internal", 500, "Internal error";
-    /// The hub is about to stop.
+    /// The hub is stopping and takes nothing new.
     Draining = "draining", 503, "Draining";
     /// The store cannot be written.
     StoreUnavailable = "store_unavailable", 503, "Store unavailable";
@@ -108,18 +108,18 @@ impl fmt::Display for Code {
 /// ```
 #[derive(Debug, Clone, Deserialize)]
 pub struct Problem {
-    /// Which kind.
+    /// The stable code, which also decides the status.
     pub code: Code,
     /// What happened and what to do, for a person.
     #[serde(default)]
     pub detail: String,
-    /// For `illegal_transition`: the delivery as it stands.
+    /// For `illegal_transition`: the delivery as it is now.
     #[serde(default)]
     pub delivery: Option<Box<Delivery>>,
 }
 
 impl Problem {
-    /// A problem of `code`; `detail` says what to do.
+    /// A problem of `code`; `detail` states what to do.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), delivery: None }
     }
@@ -129,7 +129,7 @@ impl Problem {
         Self::new(Code::BadRequest, detail)
     }
 
-    /// With the delivery that stood in the way.
+    /// Adds the delivery whose state does not allow the request.
     #[must_use]
     pub fn with_delivery(mut self, delivery: Delivery) -> Self {
         self.delivery = Some(Box::new(delivery));

@@ -1,22 +1,21 @@
 //! JSON as Python prints it: what the classic wire format writes into its events.
 //!
-//! `docs/protocol.md`, section 10: data in JSON mode is read and written anew the way that
-//! `json.dumps(json.loads(text))` of Python 3 does it. The hub does so with what is posted, the
-//! classic programs with what they send. Everything else in Bellwire passes JSON on as it came:
-//! that is [`Json`](crate::Json), and this module is not for it.
+//! `docs/protocol.md`, section 10: data in JSON mode is read and written as
+//! `json.dumps(json.loads(text))` of Python 3 does it. The hub does so with posted data, the
+//! classic programs with the data that they send. Everything else in Bellwire passes JSON on as it
+//! came, as a [`Json`](crate::Json).
 //!
-//! What Python takes is taken, what it refuses is refused with its words, and what it prints is
-//! printed, down to `NaN`, `Infinity` and half a surrogate pair. Two things differ: nesting ends at
-//! [`DEPTH_MAX`] levels, where Python ends at about 990, depending on who calls it; and whole
-//! numbers have no limit, where newer Pythons refuse 4301 digits.
+//! It accepts what Python accepts, refuses what Python refuses with the same message, and prints
+//! what Python prints, including `NaN`, `Infinity` and lone surrogates. Two things differ: nesting
+//! ends at [`CLASSIC_JSON_DEPTH_MAX`] levels, where Python ends at about 990, depending on its call stack; and
+//! whole numbers have no limit, where newer Pythons refuse 4301 digits.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 
-/// Levels of arrays and objects. The parser is recursive, and this much fits on any thread's stack.
-pub const DEPTH_MAX: usize = 900;
+use crate::limits::CLASSIC_JSON_DEPTH_MAX;
 
-/// Why a text is not JSON, in the words of Python's `JSONDecodeError`.
+/// Why a text is not JSON: the message of Python's `JSONDecodeError`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotJson {
     message: &'static str,
@@ -34,12 +33,12 @@ impl fmt::Display for NotJson {
 
 impl std::error::Error for NotJson {}
 
-/// Reads `text` and writes it anew on one line as Python does: `, ` and `: ` between, members in
-/// their order, a member given twice with its last value at its first place, all that is not ASCII
-/// as `\uXXXX`, and `</` as `<\/`.
+/// Reads `text` and writes it on one line as Python does: `, ` and `: ` as separators, members in
+/// their order, a member given twice with its last value at its first position, everything outside
+/// ASCII as `\uXXXX`, and `</` as `<\/`.
 ///
 /// # Errors
-/// When it is not JSON to Python, or nested deeper than [`DEPTH_MAX`].
+/// When Python would not parse it, or when it is nested deeper than [`CLASSIC_JSON_DEPTH_MAX`].
 ///
 /// ```
 /// use bellwire_proto::python_json::rewrite;
@@ -65,7 +64,8 @@ enum Value {
     /// As it is printed.
     Scalar(String),
     Array(Vec<Value>),
-    /// All members as they came; the names as they are printed, by which equal names are equal.
+    /// All members as they came; names are held as they are printed, so that equal names compare
+    /// equal.
     Object(Vec<(String, Value)>),
 }
 
@@ -89,7 +89,7 @@ impl Value {
                 line.push('{');
                 let mut separator = "";
                 for (name, _) in members {
-                    // Gone once it is printed, so that the first place is the only one.
+                    // Removed once printed, so that a duplicate prints at its first position only.
                     if let Some(value) = last.remove(name.as_str()) {
                         line.push_str(separator);
                         line.push_str(name);
@@ -151,12 +151,12 @@ impl Reader<'_> {
             Some(b'{') => self.nested(Self::object),
             Some(b'[') => self.nested(Self::array),
             Some(b'-' | b'0'..=b'9') => self.number(),
-            _ => self.word(&["null", "true", "false", "NaN", "Infinity"]),
+            _ => self.literal(&["null", "true", "false", "NaN", "Infinity"]),
         }
     }
 
     fn nested(&mut self, read: fn(&mut Self) -> Result<Value, Fault>) -> Result<Value, Fault> {
-        if self.depth == DEPTH_MAX {
+        if self.depth == CLASSIC_JSON_DEPTH_MAX {
             return self.fault("Nested too deep");
         }
         self.depth += 1;
@@ -215,11 +215,11 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn word(&mut self, words: &[&str]) -> Result<Value, Fault> {
-        for word in words {
-            if self.rest().starts_with(word) {
-                self.at += word.len();
-                return Ok(Value::Scalar((*word).to_owned()));
+    fn literal(&mut self, literals: &[&str]) -> Result<Value, Fault> {
+        for literal in literals {
+            if self.rest().starts_with(literal) {
+                self.at += literal.len();
+                return Ok(Value::Scalar((*literal).to_owned()));
             }
         }
         self.fault("Expecting value")
@@ -237,7 +237,7 @@ impl Reader<'_> {
         let sign = usize::from(bytes.first() == Some(&b'-'));
         let whole_end = if bytes.get(sign) == Some(&b'0') { Some(sign + 1) } else { digits(sign) };
         let Some(whole_end) = whole_end else {
-            return self.word(&["-Infinity"]);
+            return self.literal(&["-Infinity"]);
         };
         let mut end = whole_end;
         if bytes.get(end) == Some(&b'.') {
@@ -250,7 +250,7 @@ impl Reader<'_> {
         let printed = match rest.get(..end).unwrap_or_default() {
             "-0" => "0".to_owned(),
             whole if end == whole_end => whole.to_owned(),
-            // Every text that comes here is a number to Rust too, if only an infinite one.
+            // Every text that reaches this line is a number to Rust too, possibly an infinite one.
             float => print_float(float.parse().unwrap_or(f64::NAN)),
         };
         self.at += end;
@@ -299,7 +299,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// `\uXXXX`, half a surrogate pair included: printed, the halves stand alone again.
+    /// `\uXXXX`, lone surrogates included; each half of a pair is printed by itself.
     fn unicode_escape(&mut self, printed: &mut String) -> Result<(), Fault> {
         let digits = self.text.get(self.at + 2..self.at + 6);
         let unit = digits
@@ -389,8 +389,8 @@ fn print_float(float: f64) -> String {
     }
 }
 
-/// The fewest digits, in scientific notation. Of two that are as near to the number, as `.2` and `.3` are
-/// to a number that ends in .25, Rust takes the upper and Python the even one.
+/// The fewest digits, in scientific notation. When two candidates are equally near, as `.2` and `.3` are
+/// to a number that ends in .25, Rust takes the upper one and Python the even one.
 fn shortest(float: f64) -> String {
     let upper = format!("{float:e}");
     let mantissa = upper.split('e').next().unwrap_or_default();

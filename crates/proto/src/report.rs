@@ -1,20 +1,21 @@
-//! What a device tells of a delivery. Contract, section 5.
+//! What a device reports about a delivery. Contract, section 5.
 
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::{ErrorInfo, Progress};
 use crate::id::CommandId;
-use crate::json::{Json, Members};
+use crate::json::Json;
 use crate::limits::{ATTEMPT_MAX, OUTPUT_BYTES_MAX, RESULT_BYTES_MAX, RETRY_AFTER_S_MAX, REV_MAX};
+use crate::members::Members;
 use crate::problem::{Code, Problem};
 
-/// What a report says has come to pass.
+/// The state that a report announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportState {
     /// The device has it on disk and will run it.
     Accepted,
-    /// It runs; told again, it still runs.
+    /// It runs; reported again, it is still running.
     Running,
     /// It ended well.
     Succeeded,
@@ -22,7 +23,7 @@ pub enum ReportState {
     Failed,
     /// The device will not run it.
     Rejected,
-    /// It was stopped.
+    /// It was stopped by a cancel.
     Cancelled,
     /// Not now: send it again later.
     Nack,
@@ -53,14 +54,14 @@ impl ReportState {
         }
     }
 
-    /// Whether it tells that the command is over at the device, in which way ever.
-    pub const fn is_end(self) -> bool {
+    /// Whether the command has ended at the device, however it ended.
+    pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Rejected | Self::Cancelled)
     }
 }
 
-/// A report: the state, and what the device wants to tell with it. A member that is `None` was
-/// not told, and what was known of it stays.
+/// A report: the state and its details. A member that is `None` was absent, and the delivery's own
+/// member does not change.
 ///
 /// ```
 /// use bellwire_proto::{Report, ReportState};
@@ -71,12 +72,12 @@ impl ReportState {
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// What has come to pass.
+    /// The new state.
     pub state: ReportState,
     /// Grows with each report of one delivery, 0 to 2^53-1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rev: Option<u64>,
-    /// The sending that this answers.
+    /// The attempt that this report answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
     /// How far it is.
@@ -97,7 +98,7 @@ pub struct Report {
     /// Whether output was cut.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub truncated: Option<bool>,
-    /// Why.
+    /// Why it did not succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorInfo>,
     /// For a nack: when to send it again, in seconds.
@@ -106,7 +107,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report that tells a state and nothing else.
+    /// A report of a state without details.
     pub fn of(state: ReportState) -> Self {
         Self {
             state,
@@ -126,8 +127,8 @@ impl Report {
     /// Reads the body of a report.
     ///
     /// # Errors
-    /// `bad_request` and `unknown_field` as for every object of the API, `payload_too_large`
-    /// when a part is past its limit.
+    /// `bad_request` and `unknown_field` as for every object of the API, `payload_too_large` when a
+    /// part exceeds its limit.
     pub fn parse(body: &[u8]) -> Result<Self, Problem> {
         let mut members = Members::parse(body)?;
         let report = Self::take_from(&mut members)?;
@@ -138,7 +139,7 @@ impl Report {
     /// Reads an item of a batch: a report that also names its command.
     ///
     /// # Errors
-    /// As [`Report::parse`]; also when `command` is missing or no command id.
+    /// As [`Report::parse`]; also when `command` is missing or not a command id.
     pub fn parse_item(item: &[u8]) -> Result<(CommandId, Self), Problem> {
         let mut members = Members::parse(item)?;
         let command: String = members.require("command")?;
@@ -152,7 +153,7 @@ impl Report {
         let result = members.take_json("result")?;
         let (stdout, stderr): (Option<String>, Option<String>) =
             (members.take("stdout")?, members.take("stderr")?);
-        // Sizes before all else that a body can be refused for (contract, section 1).
+        // Size is checked before anything else in a body (contract, section 1).
         check_size("result", result.as_ref().map(Json::as_str), RESULT_BYTES_MAX)?;
         check_size("stdout", stdout.as_deref(), OUTPUT_BYTES_MAX)?;
         check_size("stderr", stderr.as_deref(), OUTPUT_BYTES_MAX)?;
@@ -241,8 +242,9 @@ mod tests {
     }
 
     #[test]
-    fn a_part_past_its_limit_is_told_before_what_else_is_wrong() {
-        // An unknown state once hid that the output was too long: 400 where the order says 413.
+    fn a_part_over_its_limit_is_reported_before_any_other_fault() {
+        // An unknown state once hid that the output was too long: 400 where the order of checks
+        // requires 413.
         let big = "x".repeat(OUTPUT_BYTES_MAX + 1);
         for body in [
             format!(r#"{{"state":"gone","stdout":"{big}"}}"#),

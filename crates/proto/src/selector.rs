@@ -1,12 +1,12 @@
 //! Label selectors as Kubernetes writes them: `site=lyon,os in (deb11,deb12),!spare`.
 //!
-//! Syntax and meaning: Kubernetes documentation, "Labels and Selectors". A requirement on a key
-//! that a device does not have is met by `!=` and `notin`, as there.
+//! Syntax and meaning: Kubernetes documentation, "Labels and Selectors". As there, a device without
+//! the key meets `!=` and `notin`.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::device::Labels;
+use crate::labels::{Labels, is_label_key, is_label_value};
 
 /// Requirements, all of which must be met. The empty selector is met by every device.
 ///
@@ -20,7 +20,7 @@ use crate::device::Labels;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selector(Vec<Requirement>);
 
-/// What is demanded of one key.
+/// The condition on one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Requirement {
     key: String,
@@ -35,7 +35,7 @@ enum Op {
     NotIn(Vec<String>),
 }
 
-/// Text that is no selector; the message says what was expected where.
+/// Text that is not a selector; its sender's fault. The message names what was expected, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a label selector: {why} at character {at}")]
 pub struct InvalidSelector {
@@ -127,7 +127,7 @@ impl<'a> Parser<'a> {
         here
     }
 
-    fn word(&mut self) -> &'a str {
+    fn token(&mut self) -> &'a str {
         let rest = self.rest();
         let end = rest
             .find(|c: char| !(c.is_ascii_alphanumeric() || "-_./".contains(c)))
@@ -138,7 +138,7 @@ impl<'a> Parser<'a> {
 
     fn key(&mut self) -> Result<String, InvalidSelector> {
         let start = self.at;
-        let key = self.word();
+        let key = self.token();
         if is_label_key(key) {
             return Ok(key.to_owned());
         }
@@ -148,7 +148,7 @@ impl<'a> Parser<'a> {
 
     fn value(&mut self) -> Result<String, InvalidSelector> {
         let start = self.at;
-        let value = self.word();
+        let value = self.token();
         if is_label_value(value) {
             return Ok(value.to_owned());
         }
@@ -171,7 +171,7 @@ impl<'a> Parser<'a> {
             Op::In(vec![self.value()?])
         } else {
             let start = self.at;
-            match self.word() {
+            match self.token() {
                 "in" => Op::In(self.values()?),
                 "notin" => Op::NotIn(self.values()?),
                 "" => Op::Exists,
@@ -202,36 +202,6 @@ impl<'a> Parser<'a> {
             }
         }
     }
-}
-
-/// Whether `key` is `[prefix/]name` in Kubernetes' syntax: a DNS subdomain of at most 253
-/// characters, and a name of 1 to 63.
-pub fn is_label_key(key: &str) -> bool {
-    let (prefix, name) = match key.split_once('/') {
-        Some((prefix, name)) => (Some(prefix), name),
-        None => (None, key),
-    };
-    !name.is_empty() && is_label_value(name) && prefix.is_none_or(is_dns_subdomain)
-}
-
-/// Whether `value` is empty or 1 to 63 of `[A-Za-z0-9._-]` with a letter or digit at both ends.
-pub fn is_label_value(value: &str) -> bool {
-    let ends = |b: Option<u8>| b.is_none_or(|b| b.is_ascii_alphanumeric());
-    value.len() <= 63
-        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-        && ends(value.bytes().next())
-        && ends(value.bytes().next_back())
-}
-
-fn is_dns_subdomain(prefix: &str) -> bool {
-    let label = |part: &str| {
-        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        !part.is_empty()
-            && part.bytes().all(legal)
-            && !part.starts_with('-')
-            && !part.ends_with('-')
-    };
-    prefix.len() <= 253 && prefix.split('.').all(label)
 }
 
 #[cfg(test)]
@@ -272,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_selector_is_refused_and_says_where() {
+    fn text_that_is_not_a_selector_is_refused_with_the_position() {
         for bad in [
             ",",
             "a,",

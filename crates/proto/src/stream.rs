@@ -1,5 +1,5 @@
-//! What a listening device is told: the events of its stream, and the answer to a poll. Contract,
-//! section 4. The framing as Server-Sent Events is `bellwire-sse`'s.
+//! What the hub sends to a listening device: the events of its stream, and the answer to a poll.
+//! Contract, section 4. Framing them as Server-Sent Events is the task of `bellwire-sse`.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,15 +12,15 @@ use crate::time::Timestamp;
 pub struct Hello {
     /// Program and version: `bellwire/0.1.0`.
     pub hub: String,
-    /// Who the hub thinks is listening.
+    /// The device that the hub takes the listener for.
     pub device: DeviceId,
     /// The name of this stream, for `confirm`.
     pub session: String,
     /// What the request gave as `nonce`.
     pub nonce: Option<String>,
-    /// Seconds after which something is written at the latest.
+    /// The longest time in seconds between two writes.
     pub heartbeat_s: u64,
-    /// How many deliveries may be under way at once.
+    /// How many deliveries may be in flight at once.
     pub max_in_flight: usize,
     /// The hub's clock in Unix milliseconds.
     pub time_ms: u64,
@@ -33,19 +33,19 @@ pub struct Hello {
 pub struct CommandEvent {
     /// The command.
     pub id: CommandId,
-    /// Its place in the hub-wide order; also the event's id.
+    /// Its position in the hub-wide order; also the event's id.
     pub seq: Seq,
     /// What to do.
     pub action: Action,
-    /// With what.
+    /// The data of the action.
     pub data: Json,
-    /// The how-manieth sending this is.
+    /// Which attempt this is, 1 for the first.
     pub attempt: u32,
     /// When the command was stored.
     pub created_at: Timestamp,
-    /// Until when it must be accepted.
+    /// The time by which it must be accepted.
     pub expires_at: Timestamp,
-    /// Seconds left until then, as the hub counts, rounded up.
+    /// Seconds that remain until then by the hub's clock, rounded up.
     pub ttl_s: u64,
     /// Seconds that may pass between two reports once it is accepted.
     pub run_timeout_s: u64,
@@ -56,7 +56,7 @@ pub struct CommandEvent {
 pub struct CancelEvent {
     /// The command.
     pub id: CommandId,
-    /// Its place in the hub-wide order.
+    /// Its position in the hub-wide order.
     pub seq: Seq,
 }
 
@@ -64,9 +64,9 @@ pub struct CancelEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ByeReason {
-    /// A newer stream of the same device took its place.
+    /// A newer stream of the same device replaced it.
     Replaced,
-    /// The hub is about to stop.
+    /// The hub is stopping.
     Draining,
     /// The device was deleted, or its credentials were.
     Revoked,
@@ -81,7 +81,7 @@ pub enum ByeReason {
 /// `bye`: the last event of a stream that the hub ends.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Bye {
-    /// Why.
+    /// Why the stream ends.
     pub reason: ByeReason,
     /// Seconds to wait before the next connection.
     pub reconnect_s: f64,
@@ -90,7 +90,7 @@ pub struct Bye {
 /// The answer to a long poll.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PollAnswer {
-    /// As at the beginning of a stream; its session cannot be confirmed.
+    /// As at the start of a stream; its session cannot be confirmed.
     pub hello: Hello,
     /// Commands to run, oldest first.
     pub commands: Vec<CommandEvent>,

@@ -1,4 +1,4 @@
-//! Points in time and spans, as the contract writes them. No clock: whoever has one hands it in.
+//! Timestamps and durations, as the contract writes them. There is no clock here.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,28 +18,28 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Timestamp(u64);
 
-/// The last moment that RFC 3339 can write in every time zone: two days before the year 10000.
+/// The last timestamp that RFC 3339 can write in every time zone: two days before the year 10000.
 const MAX_UNIX_MS: u64 = 253_402_207_200_000;
 
-/// Text that is no RFC 3339 time between 1970 and 9999.
+/// Text that is not an RFC 3339 time between 1970 and 9999; its sender's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a time is written as in 2026-01-31T12:00:00.000Z")]
 pub struct InvalidTimestamp;
 
-/// A whole number of seconds, as told in queries, headers, flags and settings: `90`, `90s`,
+/// A whole number of seconds, written in queries, headers, flags and settings as `90`, `90s`,
 /// `15m`, `24h` or `7d` (contract, section 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Seconds(u64);
 
-/// Text that is no duration.
+/// Text that is not a duration; its sender's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a duration is a whole number of seconds, or one with a unit: 90, 90s, 15m, 24h, 7d")]
 pub struct InvalidSeconds;
 
 impl Timestamp {
-    /// The time `ms` milliseconds after the epoch; what lies beyond the year 9999 is that year's
-    /// end, near enough.
+    /// The time `ms` milliseconds after the epoch; beyond the year 9999, the last timestamp of that
+    /// year.
     pub const fn from_unix_ms(ms: u64) -> Self {
         Self(if ms < MAX_UNIX_MS { ms } else { MAX_UNIX_MS })
     }
@@ -110,7 +110,7 @@ impl Seconds {
         self.0
     }
 
-    /// As a span.
+    /// As a `Duration`.
     pub const fn duration(self) -> Duration {
         Duration::from_secs(self.0)
     }

@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     answer_all(io::stdin().lock(), BufWriter::new(io::stdout().lock()))
 }
 
-/// Answers each line that is not blank, and before the next is read: who asks may keep the input open.
+/// Answers each line that is not blank before the next is read: the other side may hold the input
+/// open.
 pub(crate) fn answer_all(
     cases: impl BufRead,
     mut answers: impl Write,

@@ -1,8 +1,7 @@
-//! The block of lines that the decoder is in: the values stored of it, and those that still lie in
-//! the chunk at hand.
+//! The current block of lines: the values that are stored, and those that are still in the current
+//! chunk.
 //!
-//! `decode.rs` fills and empties it; lines are taken apart in `line.rs`. What a value means is not
-//! known here.
+//! `decode.rs` fills and clears it; lines are parsed in `line.rs`. Values are not interpreted here.
 
 use crate::{
     last_id::Id,
@@ -10,11 +9,11 @@ use crate::{
 };
 use alloc::string::String;
 
-/// A buffer that grew past this is given back after its event, not kept for the next.
-pub(crate) const KEPT_CAPACITY_BYTES: usize = 1 << 20;
+/// A buffer that grew beyond this is freed after its event, not reused for the next.
+pub(crate) const RETAINED_CAPACITY_BYTES: usize = 1 << 20;
 
-/// What is stored of the block that is being read. Values that still lie in the chunk are not here
-/// but in [`InChunk`], which is always the younger of the two.
+/// The stored values of the current block. Values that are still in the chunk are in [`InChunk`],
+/// which always holds the later ones.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Block {
     /// The data lines, joined by LF.
@@ -24,11 +23,12 @@ pub(crate) struct Block {
     pub(crate) name: String,
     pub(crate) id: String,
     pub(crate) has_id: bool,
-    /// The bytes of its values, counted as [`DecoderBuilder::limit_bytes`] says.
+    /// The bytes of its values, counted as for
+    /// [`DecoderBuilder::limit_bytes`](crate::DecoderBuilder::limit_bytes).
     pub(crate) len_bytes: usize,
-    /// It went past the limit: nothing of it counts, up to and with its blank line.
+    /// It exceeded the limit: all of it is ignored, up to and including its blank line.
     pub(crate) skipped: bool,
-    /// It has been handed out and is cleared at the next call.
+    /// It was dispatched and is cleared at the next call.
     pub(crate) dispatched: bool,
 }
 
@@ -50,7 +50,7 @@ impl Block {
         push_lossy(&mut self.data, value);
     }
 
-    /// Makes room for one more data line behind those that are stored.
+    /// Begins one more data line behind those that are stored.
     pub(crate) fn start_data_line(&mut self) {
         if self.has_data {
             self.data.push('\n');
@@ -58,7 +58,7 @@ impl Block {
         self.has_data = true;
     }
 
-    /// Moves what still lies in the chunk into the block.
+    /// Moves the values that are still in the chunk into the block.
     pub(crate) fn store(&mut self, held: InChunk<'_>) {
         if self.skipped {
             return;
@@ -78,7 +78,7 @@ impl Block {
     }
 }
 
-/// The values of the current block that lie in the chunk at hand.
+/// The values of the current block that are in the current chunk.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct InChunk<'a> {
     pub(crate) data: Option<&'a [u8]>,
@@ -86,14 +86,14 @@ pub(crate) struct InChunk<'a> {
     pub(crate) id: Option<Id<'a>>,
 }
 
-/// A text to hand out, and where it lies.
+/// A text to return, and where it is.
 pub(crate) enum Held<'a> {
     Chunk(&'a str),
     Buffer,
 }
 
 impl<'a> Held<'a> {
-    /// The text, if need be from the buffer that is for it.
+    /// The text, from `buffer` if it is not in the chunk.
     pub(crate) fn get(self, buffer: &'a str) -> &'a str {
         match self {
             Self::Chunk(text) => text,
@@ -102,7 +102,7 @@ impl<'a> Held<'a> {
     }
 }
 
-/// The text of a value: the chunk's own bytes if they are UTF-8, else repaired in `buffer`, which
+/// The text of a value: the bytes in the chunk if they are UTF-8, else repaired in `buffer`, which
 /// must be empty.
 pub(crate) fn held_text<'a>(value: &'a [u8], buffer: &mut String) -> Held<'a> {
     match from_utf8(value) {
@@ -114,9 +114,9 @@ pub(crate) fn held_text<'a>(value: &'a [u8], buffer: &mut String) -> Held<'a> {
     }
 }
 
-/// Empties a buffer, and gives it back if it is large.
+/// Clears a buffer, and frees it if it is large.
 pub(crate) fn clear(buffer: &mut String) {
-    if buffer.capacity() > KEPT_CAPACITY_BYTES {
+    if buffer.capacity() > RETAINED_CAPACITY_BYTES {
         *buffer = String::new();
     }
     buffer.clear();

@@ -1,20 +1,22 @@
-//! Bytes in, events out: the WHATWG event stream interpretation, sans-IO.
+//! The decoder: the WHATWG event stream interpretation, sans-IO.
 //!
-//! A value that lies within one chunk stays there until its event is out, and is handed on as a
-//! slice of the chunk. It moves into the decoder's own buffers only when the chunk ends first, when
-//! a second data line joins it, or when its UTF-8 must be repaired. Comments and unknown fields are
-//! never stored, so they cost no memory however long they are.
+//! A value within one chunk stays there until its event is dispatched, and is returned as a slice
+//! of the chunk. It moves into the decoder's own buffers only when the chunk ends first, when a
+//! second data line is joined to it, or when its UTF-8 must be repaired. Unknown fields, and
+//! comments unless they are requested, are never stored and cost no memory however long they are.
 //!
-//! Lines are taken apart in `line.rs`, values wait for the end of their block in `block.rs`, broken
-//! UTF-8 is repaired in `text.rs`, events are built in `event.rs`. When to reconnect is not decided
-//! here; see `reconnect.rs`.
+//! Lines are parsed in `line.rs`, those that a chunk cuts are continued in `decode/resume.rs`,
+//! values wait for the end of their block in `block.rs`, invalid UTF-8 is repaired in `text.rs`,
+//! events are defined in `event.rs`. When to reconnect is decided in `reconnect.rs`.
 
 mod builder;
+mod resume;
 
 pub use builder::DecoderBuilder;
+use resume::Resumed;
 
 use crate::{
-    block::{Block, Held, InChunk, KEPT_CAPACITY_BYTES, clear, held_text},
+    block::{Block, Held, InChunk, RETAINED_CAPACITY_BYTES, clear, held_text},
     event::{DEFAULT_NAME, Event, EventRef, Item, OwnedItem},
     last_id::{Id, LastId},
     line::{Digits, Field, NamePrefix, Value, split_line},
@@ -23,22 +25,20 @@ use alloc::{borrow::ToOwned, string::String};
 use core::{fmt, mem};
 use memchr::memchr2;
 
-/// How large an event may be unless [`DecoderBuilder::limit_bytes`] says otherwise: 32 MiB, since
-/// LaunchDarkly's contract tests send one of 14 MB and flag payloads of that size are real.
+/// The default of [`DecoderBuilder::limit_bytes`]: 32 MiB, because LaunchDarkly's contract tests
+/// send an event of 14 MB, and flag payloads of that size occur.
 pub const DEFAULT_LIMIT_BYTES: usize = 32 << 20;
 
-/// A long line is searched, checked and copied by so many bytes at a time: each step but the first
-/// finds them in the nearest cache.
+/// A long line is searched, checked and copied in windows of so many bytes, so that each step after
+/// the first finds them in the nearest cache.
 const WINDOW_BYTES: usize = 4096;
 
-const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
-
-/// Why an item could not be given.
+/// Why an item could not be decoded: the sender's fault, or a limit that is too low.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// An event, or a comment that was asked for, is longer than the limit. It is skipped to its
-    /// end, its id too; decoding goes on behind it.
+    /// An event, or a requested comment, is longer than the limit. All of it is skipped, including
+    /// its id; decoding continues behind it. Raise the limit if such events are expected.
     TooLarge {
         /// The limit in force.
         limit_bytes: usize,
@@ -57,7 +57,7 @@ impl fmt::Display for DecodeError {
 
 impl core::error::Error for DecodeError {}
 
-/// A decoder of event streams: hand it the chunks as they come, take the events out.
+/// A decoder of event streams: it takes chunks as they arrive and returns events.
 ///
 /// ```
 /// use bellwire_sse::{Decoder, OwnedItem};
@@ -70,9 +70,9 @@ impl core::error::Error for DecodeError {}
 /// # Ok::<(), bellwire_sse::DecodeError>(())
 /// ```
 ///
-/// The outcome does not depend on where chunks end. An event is out as soon as its blank line is,
-/// even when that is a lone CR which may turn out to be half of a CRLF. Invalid UTF-8 becomes
-/// U+FFFD. Nothing is dispatched at the end of a stream: what is unfinished then is dropped by
+/// The outcome does not depend on where chunks end. An event is returned as soon as its blank line
+/// is complete, even when that is a lone CR which may turn out to be half of a CRLF. Invalid UTF-8
+/// becomes U+FFFD. Nothing is dispatched at the end of a stream: an unfinished block is dropped by
 /// [`Decoder::reconnected`], or with the decoder.
 #[derive(Clone, Debug)]
 pub struct Decoder {
@@ -88,21 +88,21 @@ pub struct Decoder {
     retry_ms: Option<u64>,
 }
 
-/// Where in a line the last chunk ended.
+/// The position within a line at the end of the last chunk.
 #[derive(Clone, Copy, Debug)]
 enum Position {
     /// At the start of the stream, with so many bytes of a byte order mark seen.
     Bom(usize),
     LineStart,
-    /// In a line that may still turn out to have a known field's name.
+    /// In a line whose first bytes may still be those of a known field's name.
     Name(NamePrefix),
     /// In the value of a known field.
     Value(Value),
-    /// In a line that means nothing, or of a block that is skipped.
+    /// In a line that is ignored, or of a block that is skipped.
     Ignored,
 }
 
-/// Something to hand out, and where its text lies.
+/// An item to return, and where its text is.
 enum Ready<'a> {
     Event { name: Held<'a>, data: Held<'a> },
     Comment(Held<'a>),
@@ -120,19 +120,19 @@ impl Decoder {
         Self::builder().build()
     }
 
-    /// The settings of a decoder, to be changed and built.
+    /// The default settings of a decoder, to be changed and built.
     pub fn builder() -> DecoderBuilder {
         DecoderBuilder::default()
     }
 
-    /// Gives the next item and moves `chunk` past it; `None` when the chunk is used up.
+    /// Returns the next item and advances `chunk` behind it; `None` when the chunk is used up.
     ///
-    /// What is left of the chunk must be passed in again before the next one. An item borrows from
-    /// the chunk if it lies there in one piece, else from the decoder.
+    /// The rest of the chunk must be passed in again before the next chunk. An item borrows from
+    /// the chunk if it is there in one piece, else from the decoder.
     ///
     /// # Errors
-    /// [`DecodeError::TooLarge`] once for each event or comment past the limit. The decoder stays
-    /// usable: the next call goes on behind what was skipped.
+    /// [`DecodeError::TooLarge`] once for each event or comment beyond the limit. The decoder stays
+    /// usable: the next call continues behind what was skipped.
     pub fn decode<'a, 'c: 'a>(
         &'a mut self,
         chunk: &mut &'c [u8],
@@ -150,7 +150,7 @@ impl Decoder {
     pub fn decode_owned(&mut self, chunk: &mut &[u8]) -> Result<Option<OwnedItem>, DecodeError> {
         Ok(self.advance(chunk)?.map(|ready| match ready {
             Ready::Event { name, data: Held::Buffer }
-                if self.block.data.len() > KEPT_CAPACITY_BYTES =>
+                if self.block.data.len() > RETAINED_CAPACITY_BYTES =>
             {
                 let data = mem::take(&mut self.block.data);
                 let name = name.get(&self.block.name);
@@ -161,31 +161,31 @@ impl Decoder {
         }))
     }
 
-    /// Whether the event just given had an `id` field of its own; false after anything else.
+    /// Whether the event just returned had an `id` field of its own; false after anything else.
     pub fn event_has_id(&self) -> bool {
         self.block.dispatched && self.block.has_id
     }
 
-    /// The id of the last finished block that had one, or the one that the decoder began with.
+    /// The id of the last complete block that had one, or the initial one.
     pub fn last_event_id(&self) -> &str {
         self.last_id.as_str()
     }
 
-    /// What a reconnect should send as `Last-Event-ID`, if anything.
+    /// The `Last-Event-ID` that a reconnect should send, if any.
     ///
-    /// This is the last event id unless that is empty (then there is no header) or has a control
-    /// character, which no header can carry: then it is the last id before it that a header can.
-    /// To resume a little early repeats an event; to resume without an id may lose some.
+    /// This is the last event id, unless that is empty (then there is no header) or contains a
+    /// control character, which is not allowed in a header: then it is the last id before it that
+    /// is allowed. Resuming a little early repeats an event; resuming without an id may lose some.
     pub fn header_id(&self) -> Option<&str> {
         self.last_id.header()
     }
 
-    /// The last valid `retry` field, in milliseconds; one past `u64` counts as `u64::MAX`.
+    /// The last valid `retry` field, in milliseconds; one beyond `u64` is `u64::MAX`.
     pub fn retry_ms(&self) -> Option<u64> {
         self.retry_ms
     }
 
-    /// Starts over on a new connection: drops the unfinished block and expects a byte order mark
+    /// Prepares for a new connection: drops the unfinished block and expects a byte order mark
     /// again. The last event id and `retry` stay.
     pub fn reconnected(&mut self) {
         self.position = Position::Bom(0);
@@ -193,7 +193,7 @@ impl Decoder {
         self.block.clear();
     }
 
-    /// The event that has just been found.
+    /// The event that was just completed.
     fn event<'a>(&'a self, name: Held<'a>, data: Held<'a>) -> EventRef<'a> {
         let (name, data) = (name.get(&self.block.name), data.get(&self.block.data));
         EventRef::new(name, data, self.last_id.as_str())
@@ -247,7 +247,7 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Takes a line off the chunk, with its end, if that is among the first `within` bytes.
+    /// Removes a line with its end from the chunk, if the end is among the first `within` bytes.
     fn take_line<'a>(&mut self, chunk: &mut &'a [u8], within: usize) -> Option<&'a [u8]> {
         // Every event ends in an empty line, which needs no search.
         let end = match chunk.first()? {
@@ -267,7 +267,7 @@ impl Decoder {
         Some(line)
     }
 
-    /// Takes in a line that lies in the chunk from its first byte to its end.
+    /// Processes a line that is complete within the chunk.
     fn whole_line<'a>(
         &mut self,
         line: &'a [u8],
@@ -310,154 +310,6 @@ impl Decoder {
             }
         }
         Ok(None)
-    }
-
-    /// Goes on in a line of which the start came in an earlier chunk.
-    fn resume(&mut self, chunk: &mut &[u8]) -> Result<Resumed, DecodeError> {
-        if let Position::Bom(seen) = self.position {
-            return Ok(self.resume_bom(seen, chunk));
-        }
-        let line_end = self.take_line(chunk, WINDOW_BYTES);
-        let ended = line_end.is_some();
-        let piece = line_end.unwrap_or_else(|| take_first(chunk, WINDOW_BYTES));
-        let outcome = self.take_piece(piece);
-        let position = match (&outcome, ended) {
-            (_, true) => mem::replace(&mut self.position, Position::LineStart),
-            (Err(_), false) => mem::replace(&mut self.position, Position::Ignored),
-            (Ok(()), false) if chunk.is_empty() => return Ok(Resumed::NeedMore),
-            (Ok(()), false) => return Ok(Resumed::Line),
-        };
-        outcome?;
-        match position {
-            Position::Name(prefix) => match prefix.field() {
-                Some(field) => {
-                    self.start_value(field)?;
-                    Ok(self.finish_value(Value::new(field)))
-                }
-                None => Ok(Resumed::Line),
-            },
-            Position::Value(value) => Ok(self.finish_value(value)),
-            _ => Ok(Resumed::Line),
-        }
-    }
-
-    fn resume_bom(&mut self, mut seen: usize, chunk: &mut &[u8]) -> Resumed {
-        while let Some(&expected) = BOM.get(seen) {
-            match chunk.first() {
-                None => {
-                    self.position = Position::Bom(seen);
-                    return Resumed::NeedMore;
-                }
-                Some(&byte) if byte == expected => {
-                    take_first(chunk, 1);
-                    seen += 1;
-                }
-                // Half a mark is the start of a field name that nobody knows.
-                Some(_) if seen > 0 => {
-                    self.position = Position::Ignored;
-                    return Resumed::Line;
-                }
-                Some(_) => break,
-            }
-        }
-        self.position = Position::LineStart;
-        Resumed::Line
-    }
-
-    /// Takes in the next bytes of a line, without its end.
-    fn take_piece(&mut self, mut piece: &[u8]) -> Result<(), DecodeError> {
-        if self.block.skipped {
-            self.position = Position::Ignored;
-        }
-        if let Position::Name(mut prefix) = self.position {
-            self.position = loop {
-                let Some((&byte, rest)) = piece.split_first() else {
-                    break Position::Name(prefix);
-                };
-                piece = rest;
-                if byte == b':' {
-                    break match prefix.field() {
-                        Some(Field::Comment) if !self.comments => Position::Ignored,
-                        Some(field) => Position::Value(Value::new(field)),
-                        None => Position::Ignored,
-                    };
-                }
-                if !prefix.push(byte) {
-                    break Position::Ignored;
-                }
-            };
-            if let Position::Value(value) = self.position {
-                self.start_value(value.field)?;
-            }
-        }
-        let Position::Value(mut value) = self.position else {
-            return Ok(());
-        };
-        if value.at_start && !piece.is_empty() {
-            value.at_start = false;
-            if let (true, [b' ', rest @ ..]) = (value.field != Field::Comment, piece) {
-                piece = rest;
-            }
-        }
-        match value.field {
-            Field::Retry => value.digits = value.digits.and(piece),
-            Field::Data => {
-                self.count(piece.len())?;
-                value.pieces.push(&mut self.block.data, piece);
-            }
-            Field::Event | Field::Id => {
-                self.count(piece.len())?;
-                value.pieces.push(&mut self.line, piece);
-            }
-            Field::Comment => {
-                value.len_bytes += piece.len();
-                if value.len_bytes > self.limit_bytes {
-                    return Err(DecodeError::TooLarge { limit_bytes: self.limit_bytes });
-                }
-                value.pieces.push(&mut self.line, piece);
-            }
-        }
-        self.position = Position::Value(value);
-        Ok(())
-    }
-
-    fn start_value(&mut self, field: Field) -> Result<(), DecodeError> {
-        match field {
-            Field::Data => {
-                self.count(1)?;
-                self.block.start_data_line();
-            }
-            Field::Event | Field::Id => {
-                self.count(1)?;
-                clear(&mut self.line);
-            }
-            Field::Comment => clear(&mut self.line),
-            Field::Retry => {}
-        }
-        Ok(())
-    }
-
-    fn finish_value(&mut self, mut value: Value) -> Resumed {
-        match value.field {
-            Field::Data => value.pieces.finish(&mut self.block.data),
-            Field::Event => {
-                value.pieces.finish(&mut self.line);
-                mem::swap(&mut self.block.name, &mut self.line);
-            }
-            Field::Id => {
-                value.pieces.finish(&mut self.line);
-                if Id::check(self.line.as_bytes()).is_some() {
-                    mem::swap(&mut self.block.id, &mut self.line);
-                    self.block.has_id = true;
-                }
-            }
-            Field::Retry => self.set_retry(value.digits),
-            Field::Comment => {
-                value.pieces.finish(&mut self.line);
-                return Resumed::Comment;
-            }
-        }
-        Resumed::Line
     }
 
     /// Ends the block at its blank line; true if it is an event, and then it is to be dispatched.
@@ -506,7 +358,7 @@ impl Decoder {
         }
     }
 
-    /// Adds to the size of the block, and gives the block up when it is past the limit.
+    /// Adds to the size of the block, and skips the block when it exceeds the limit.
     fn count(&mut self, added_bytes: usize) -> Result<(), DecodeError> {
         self.block.len_bytes = self.block.len_bytes.saturating_add(added_bytes);
         if self.block.len_bytes <= self.limit_bytes {
@@ -518,17 +370,7 @@ impl Decoder {
     }
 }
 
-/// How far a line got that was begun in an earlier chunk.
-enum Resumed {
-    /// It is done; the next byte starts a line, or goes on in one that is ignored.
-    Line,
-    /// It is done and was a comment, which lies in `line`.
-    Comment,
-    /// The chunk is used up.
-    NeedMore,
-}
-
-/// Takes up to `len` bytes off the front.
+/// Removes up to `len` bytes from the front.
 fn take_first<'a>(chunk: &mut &'a [u8], len: usize) -> &'a [u8] {
     let (first, rest) = chunk.split_at_checked(len).unwrap_or((chunk, &[]));
     *chunk = rest;

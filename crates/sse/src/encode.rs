@@ -1,8 +1,8 @@
-//! Events in, bytes out, one field line at a time in the order in which they are asked for.
+//! Encodes events, one field line at a time in the order of the calls.
 //!
 //! No value can add a line or an event: ids and names were checked when they were made (`event.rs`),
-//! numbers have only digits, and data and comments are split at every line end. Nothing here
-//! buffers or sends; the bytes go behind what the caller's `Vec` already holds.
+//! numbers have only digits, and data and comments are split at every line end. Nothing here buffers
+//! or sends; the bytes are appended to the caller's `Vec`.
 
 use crate::event::{EventId, EventName};
 use alloc::vec::Vec;
@@ -57,7 +57,7 @@ impl<'a> Encoder<'a> {
         Self::with_line_end(out, LineEnd::Lf)
     }
 
-    /// An encoder that appends to `out`, lines ended as told.
+    /// An encoder that appends to `out`, lines ended by `line_end`.
     pub fn with_line_end(out: &'a mut Vec<u8>, line_end: LineEnd) -> Self {
         Self { out, line_end }
     }
@@ -76,13 +76,13 @@ impl<'a> Encoder<'a> {
     pub fn retry(&mut self, retry_ms: u64) -> &mut Self {
         // Twenty digits are the most that a u64 has.
         let mut digits = [0_u8; 20];
-        let mut left = retry_ms;
+        let mut rest = retry_ms;
         let mut from = digits.len();
         for digit in digits.iter_mut().rev() {
-            *digit = b'0' + (left % 10) as u8;
-            left /= 10;
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
             from -= 1;
-            if left == 0 {
+            if rest == 0 {
                 break;
             }
         }
@@ -90,14 +90,14 @@ impl<'a> Encoder<'a> {
     }
 
     /// Writes the data, one `data` line for each of its lines: CR, LF and CR LF each end one, so
-    /// empty data is one empty line and a trailing line end gives one more. The reader gets the
+    /// empty data is one empty line and a trailing line end gives one more. The reader receives the
     /// same text with every line end as LF.
     pub fn data(&mut self, data: &str) -> &mut Self {
         self.lines(b"data: ", data)
     }
 
-    /// Writes a comment, one line for each of its lines. Readers ignore it; a stream that would
-    /// otherwise be silent is kept open by it.
+    /// Writes a comment, one line for each of its lines. Readers ignore it; it prevents that an
+    /// idle stream is closed.
     pub fn comment(&mut self, text: &str) -> &mut Self {
         self.lines(b": ", text)
     }

@@ -1,4 +1,4 @@
-//! The values that travel: an event as it was received, and the checked id and name of one to send.
+//! The values of events: an event as it was received, and the checked id and name of one to send.
 //!
 //! The decoder makes [`EventRef`] and [`Event`]; the encoder takes [`EventId`] and [`EventName`].
 //! Nothing here knows how either is written on the wire.
@@ -6,7 +6,7 @@
 use alloc::{borrow::ToOwned, string::String};
 use core::{fmt, str::FromStr};
 
-/// The name of an event that gave none (HTML section 9.2.6).
+/// The name of an event without one (HTML section 9.2.6).
 pub(crate) const DEFAULT_NAME: &str = "message";
 
 /// An event as it was dispatched, borrowed from the decoder or from the chunk that it came in.
@@ -15,9 +15,9 @@ pub(crate) const DEFAULT_NAME: &str = "message";
 /// use bellwire_sse::EventRef;
 ///
 /// let event = EventRef::new("message", "hello", "");
-/// let kept = event.to_event();
-/// assert_eq!(kept.data(), "hello");
-/// assert_eq!(kept.as_event_ref(), event);
+/// let owned = event.to_event();
+/// assert_eq!(owned.data(), "hello");
+/// assert_eq!(owned.as_event_ref(), event);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventRef<'a> {
@@ -27,7 +27,7 @@ pub struct EventRef<'a> {
 }
 
 impl<'a> EventRef<'a> {
-    /// Puts an event together from its name, data and last event id. An empty name is `message`.
+    /// Makes an event from its name, data and last event id. An empty name is `message`.
     pub const fn new(name: &'a str, data: &'a str, id: &'a str) -> Self {
         let name = if name.is_empty() { DEFAULT_NAME } else { name };
         Self { name, data, id }
@@ -59,7 +59,7 @@ impl<'a> EventRef<'a> {
 
 /// An event as it was dispatched, owned.
 ///
-/// The three values share one allocation; [`Event::into_data`] gives the data away without a copy.
+/// The three values share one allocation; [`Event::into_data`] returns the data without a copy.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Event {
     /// The data, then the name unless it is `message`, then the id.
@@ -124,21 +124,23 @@ impl From<EventRef<'_>> for Event {
     }
 }
 
-/// What came out of a stream, borrowed from the decoder or from the chunk.
+/// An item of a stream, borrowed from the decoder or from the chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
     /// A dispatched event.
     Event(EventRef<'a>),
-    /// The text after the colon of a comment, as it came; only if [`crate::DecoderBuilder::comments`] asks.
+    /// The text after the colon of a comment, as it came; only if [`crate::DecoderBuilder::comments`] is
+    /// set.
     Comment(&'a str),
 }
 
-/// What came out of a stream, owned.
+/// An item of a stream, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnedItem {
     /// A dispatched event.
     Event(Event),
-    /// The text after the colon of a comment, as it came; only if [`crate::DecoderBuilder::comments`] asks.
+    /// The text after the colon of a comment, as it came; only if [`crate::DecoderBuilder::comments`] is
+    /// set.
     Comment(String),
 }
 
@@ -151,7 +153,7 @@ impl From<Item<'_>> for OwnedItem {
     }
 }
 
-/// Defines a checked string: what may not be in it is refused when it is made, so that writing it
+/// Defines a checked string: forbidden characters are refused when it is made, so that writing it
 /// can neither fail nor add a line.
 macro_rules! checked_string {
     ($(#[$doc:meta])* $name:ident, $forbidden:expr) => {
@@ -163,7 +165,7 @@ macro_rules! checked_string {
             /// Checks and takes the value.
             ///
             /// # Errors
-            /// [`InvalidValue`] tells the first character that may not be there.
+            /// [`InvalidValue`] contains the first character that is not allowed.
             pub fn new(value: impl Into<String>) -> Result<Self, InvalidValue> {
                 let value = value.into();
                 match value.char_indices().find(|(_, c)| $forbidden.contains(c)) {
@@ -238,7 +240,8 @@ impl From<u64> for EventId {
     }
 }
 
-/// A value that would have broken out of its line, or would have been ignored by the reader.
+/// A value that would break out of its line, or that the reader would ignore; the fault of the code
+/// that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidValue {
     character: char,

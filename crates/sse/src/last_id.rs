@@ -1,4 +1,4 @@
-//! The last event id: what an `id` line may set it to, and what of it a reconnect may send.
+//! The last event id: which values an `id` line can set, and which a reconnect can send.
 //!
 //! `decode.rs` commits an id when its block ends.
 
@@ -9,7 +9,7 @@ use alloc::string::String;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LastId {
     current: String,
-    /// Set while no header can carry `current`: the last id before it that one can.
+    /// Set while `current` is not a valid header value: the last id before it that is.
     sendable: Option<String>,
 }
 
@@ -18,7 +18,7 @@ impl LastId {
         &self.current
     }
 
-    /// What a `Last-Event-ID` header may say, which is nothing if it would be empty.
+    /// The value of a `Last-Event-ID` header; `None` if it would be empty.
     pub(crate) fn header(&self) -> Option<&str> {
         let id = self.sendable.as_ref().unwrap_or(&self.current);
         Some(id.as_str()).filter(|id| !id.is_empty())
@@ -40,15 +40,15 @@ impl LastId {
 #[derive(Clone, Copy)]
 pub(crate) struct Id<'a> {
     pub(crate) bytes: &'a [u8],
-    /// A header can carry it.
+    /// It is a valid header value.
     pub(crate) sendable: bool,
 }
 
 impl<'a> Id<'a> {
-    /// None if it has a NUL, for then the line is ignored.
+    /// `None` if it contains a NUL, because then the line is ignored.
     pub(crate) fn check(bytes: &'a [u8]) -> Option<Self> {
         let is_control = |byte: u8| byte < b' ' || byte == 0x7F;
-        // No early end: this is short, and most have none.
+        // No early exit: ids are short, and most have no control character.
         if !bytes.iter().fold(false, |any, &byte| any | is_control(byte)) {
             return Some(Self { bytes, sendable: true });
         }

@@ -9,20 +9,21 @@
 //!     let Item::Event(event) = item else { continue };
 //!     assert_eq!((event.name(), event.data(), event.id()), ("greeting", "hello", "7"));
 //! }
-//! // The rest of the second event comes with the next read.
+//! // The rest of the second event arrives with the next read.
 //! let mut chunk: &[u8] = b"ld\n\n";
 //! let Some(Item::Event(event)) = decoder.decode(&mut chunk)? else { unreachable!() };
 //! assert_eq!((event.name(), event.data(), event.id()), ("message", "world", "7"));
 //! # Ok::<(), bellwire_sse::DecodeError>(())
 //! ```
 //!
-//! - [`Decoder`]: bytes in, events out, by the letter of the [WHATWG algorithm], borrowed or owned.
-//! - [`Encoder`]: events in, bytes out; whatever the values are, they cannot add a line or an event.
-//! - [`Reconnect`]: when to come back after a stream has ended, and when a silent stream is dead.
+//! - [`Decoder`]: parses bytes into events exactly by the [WHATWG algorithm], borrowed or owned.
+//! - [`Encoder`]: writes events as bytes; no value can add a line or an event.
+//! - [`Reconnect`]: when to reconnect after a stream has ended, and when a silent stream is dead.
 //!
-//! Nothing here reads a socket, a clock or a source of randomness: bytes, `now` and random numbers
-//! are arguments. The crate is `no_std` and needs `alloc`. The feature `std`, on by default, only
-//! lets `memchr` and `simdutf8` use what the processor has; without it `memchr` is the one dependency.
+//! Nothing here reads a socket, a clock or a source of randomness: bytes, `now` and random numbers are
+//! arguments. The crate is `no_std` and needs `alloc`. The feature `std`, on by default, only lets
+//! `memchr` and `simdutf8` use the processor's vector instructions; without it `memchr` is the only
+//! dependency.
 //!
 //! [WHATWG algorithm]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 #![forbid(unsafe_code)]

@@ -1,10 +1,10 @@
-//! One line of a stream: its field and its value, in one piece or as the pieces come.
+//! One line of a stream: its field and its value, whole or in pieces.
 //!
-//! Lines are found and put to use by `decode.rs`; nothing here knows of blocks or events.
+//! `decode.rs` finds lines and uses their values; there are no blocks or events here.
 
 use crate::text::Pieces;
 
-/// What a line is, if it means anything.
+/// The field of a line that has a meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
     Data,
@@ -14,7 +14,7 @@ pub(crate) enum Field {
     Comment,
 }
 
-/// Takes a line apart: a known field and its value, less one leading space.
+/// Splits a line into a known field and its value, without one leading space.
 pub(crate) fn split_line(line: &[u8]) -> Option<(Field, &[u8])> {
     let (field, rest) = match line {
         [b'd', b'a', b't', b'a', rest @ ..] => (Field::Data, rest),
@@ -37,15 +37,15 @@ pub(crate) struct NamePrefix {
     len: usize,
 }
 
-/// A value of which the end is not there yet.
+/// A value whose end has not arrived yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Value {
     pub(crate) field: Field,
-    /// No byte of it was seen: one space would be dropped.
+    /// No byte of it has arrived: one space would be dropped.
     pub(crate) at_start: bool,
     pub(crate) pieces: Pieces,
     pub(crate) digits: Digits,
-    /// So far; kept for comments alone, the others count in their block.
+    /// So far; for comments only, the other fields count in their block.
     pub(crate) len_bytes: usize,
 }
 
@@ -94,7 +94,7 @@ impl Value {
 }
 
 impl Digits {
-    /// Reads on; anything but ASCII digits spoils the value.
+    /// Continues with a piece; anything but ASCII digits invalidates the value.
     pub(crate) fn and(self, piece: &[u8]) -> Self {
         piece.iter().fold(self, |so_far, byte| match (so_far, byte) {
             (Self::Invalid, _) => Self::Invalid,

@@ -1,9 +1,9 @@
-//! When to come back: the state of an EventSource between and during its connections.
+//! When to reconnect: the state of an EventSource between and during its connections.
 //!
-//! Pure data. The owner tells what happened and when (`handle_*`), with a number drawn at random
-//! where one is needed, and asks until when to wait ([`Reconnect::poll_timeout`]). `now` is the time
-//! since any fixed moment of the owner's choice, from a clock that never goes back. The last event
-//! id and `retry` are read off the stream by the decoder (`decode.rs`).
+//! Pure data. The owner reports each event with its time (`handle_*`), with a random number where
+//! one is needed, and polls for the next deadline ([`Reconnect::poll_timeout`]). `now` is the time
+//! since any fixed moment of the owner's choice, by a monotonic clock. The decoder (`decode.rs`)
+//! reads the last event id and `retry` from the stream.
 
 use core::time::Duration;
 
@@ -14,12 +14,12 @@ pub struct Policy {
     pub base: Duration,
     /// The longest wait of all, unless `base` or `retry` is longer. Default 60 s.
     pub cap: Duration,
-    /// How the wait is spread. Default: over all of it.
+    /// How the wait is randomized. Default: over all of it.
     pub jitter: Jitter,
-    /// For how long a stream must have been open to count as healthy: then its end starts the
-    /// backoff afresh. A server that accepts and closes at once gains nothing. Default 10 s.
+    /// How long a stream must have been open to count as healthy: then its end restarts the
+    /// backoff. A server that accepts and closes at once is backed off from. Default 10 s.
     pub healthy_after: Duration,
-    /// How long nothing at all may come before a stream counts as dead. Default: for ever.
+    /// How long a stream may be silent before it counts as dead. Default: for ever.
     pub silence_max: Option<Duration>,
 }
 
@@ -35,19 +35,19 @@ impl Default for Policy {
     }
 }
 
-/// How a wait is spread over its ceiling, which doubles with each failure.
+/// How a wait is drawn from its ceiling, which doubles with each failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Jitter {
-    /// Anything from nothing to the ceiling, equally likely: a crowd that lost its server at one
-    /// moment does not return at one moment. HTML would have each wait at least its reconnection
-    /// time; [`Jitter::None`] does.
+    /// Uniformly between zero and the ceiling (full jitter): clients that lost their server
+    /// together do not reconnect together. HTML requires each wait to last at least the
+    /// reconnection time; [`Jitter::None`] does.
     #[default]
     Full,
-    /// The ceiling itself.
+    /// Exactly the ceiling.
     None,
 }
 
-/// The states of HTML's EventSource, with the wait between two connections told apart.
+/// The states of HTML's EventSource, with the wait between two connections as a state of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadyState {
     /// A connection is being made.
@@ -59,21 +59,20 @@ pub enum ReadyState {
         /// When to connect.
         until: Duration,
     },
-    /// It is over for good.
+    /// Closed; it does not reconnect.
     Closed,
 }
 
-/// How a connection, or the try to make one, came to its end.
+/// How a connection, or the attempt to make one, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// The server ended the stream in good order.
+    /// The server ended the stream in order.
     Eof,
-    /// The network failed, or an answer asked for another try.
+    /// The network failed, or the answer calls for a retry.
     Failed,
-    /// Nothing came for as long as [`Policy::silence_max`].
+    /// The stream was silent for [`Policy::silence_max`].
     Silent,
-    /// The server said that there is nothing more to come (204), or what it said rules out another
-    /// try.
+    /// The server ended it for good (204), or its answer rules out a retry.
     Stopped,
 }
 
@@ -125,7 +124,7 @@ impl Reconnect {
         }
     }
 
-    /// Where it stands.
+    /// The current state.
     pub fn ready_state(&self) -> ReadyState {
         self.state
     }
@@ -142,7 +141,7 @@ impl Reconnect {
         }
     }
 
-    /// The stream is open: the answer's head came and is good.
+    /// The stream is open: a valid head of an answer arrived.
     pub fn handle_open(&mut self, now: Duration) {
         if self.state != ReadyState::Closed {
             self.state = ReadyState::Open;
@@ -151,23 +150,22 @@ impl Reconnect {
         }
     }
 
-    /// Bytes came, whatever they mean: the stream is alive.
+    /// Bytes of any kind arrived: the stream is not silent.
     pub fn handle_bytes(&mut self, now: Duration) {
         self.last_byte_at = now;
     }
 
-    /// From now on a stream counts as dead when nothing came for this long: for a stream that tells
-    /// how often it speaks.
+    /// Sets [`Policy::silence_max`] from now on: for a stream that announces its heartbeat.
     pub fn set_silence_max(&mut self, silence_max: Option<Duration>) {
         self.policy.silence_max = silence_max;
     }
 
-    /// The stream named a reconnection time. Zero is heeded too.
+    /// The stream set a reconnection time. Zero is valid too.
     pub fn handle_retry(&mut self, retry_ms: u64) {
         self.retry = Some(Duration::from_millis(retry_ms));
     }
 
-    /// The connection ended or could not be made. `random` is any number, drawn evenly from all.
+    /// The connection ended or could not be made. `random` is drawn uniformly from all `u64`.
     pub fn handle_end(&mut self, ended: Ended, now: Duration, random: u64) -> Next {
         if self.state == ReadyState::Closed || ended == Ended::Stopped {
             self.state = ReadyState::Closed;
@@ -192,8 +190,8 @@ impl Reconnect {
         self.state = ReadyState::Closed;
     }
 
-    /// When something is due without a byte coming: the next connection while waiting, the stream's
-    /// death while open (then it is to be dropped and ended as [`Ended::Silent`]).
+    /// The next deadline: the next connection while waiting, the end of a silent stream while open
+    /// (then it is to be dropped and ended as [`Ended::Silent`]).
     pub fn poll_timeout(&self) -> Option<Duration> {
         match self.state {
             ReadyState::Waiting { until } => Some(until),
@@ -202,7 +200,7 @@ impl Reconnect {
         }
     }
 
-    /// The longest that the next wait may be.
+    /// The longest that the next wait can be.
     fn ceiling(&self) -> Duration {
         let base = self.retry.unwrap_or(self.policy.base);
         let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
@@ -210,7 +208,7 @@ impl Reconnect {
     }
 }
 
-/// The share of `ceiling` that `random` is of all numbers.
+/// Scales `ceiling` by `random` / 2^64.
 fn scale(ceiling: Duration, random: u64) -> Duration {
     let nanos = u128::from(u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX));
     let share = (nanos * (u128::from(random) + 1)) >> 64;

@@ -1,16 +1,16 @@
-//! UTF-8 with replacement, in pieces: what a stream's bytes mean when a read may end anywhere.
+//! UTF-8 with replacement, in pieces, because a read may end within a character.
 //!
 //! The result is that of `String::from_utf8_lossy` on the whole: each maximal subpart of an invalid
-//! sequence becomes one U+FFFD (Unicode section 3.9, as the WHATWG decoder has it). Line ends, the
-//! colon and the space are ASCII and never lie inside such a subpart, so values may be decoded one
-//! by one.
+//! sequence becomes one U+FFFD (Unicode section 3.9, as in the WHATWG decoder). Line ends, the
+//! colon and the space are ASCII and never inside such a subpart, so values can be decoded one by
+//! one.
 
 use alloc::string::String;
 use core::str;
 
 /// The bytes as text, if they are UTF-8.
 pub(crate) fn from_utf8(bytes: &[u8]) -> Option<&str> {
-    // What is shorter fits no vector, and the standard library is quicker about it.
+    // Shorter input does not fill a vector, and the standard library is faster there.
     #[cfg(feature = "std")]
     if bytes.len() >= 64 {
         return simdutf8::basic::from_utf8(bytes).ok();
@@ -58,8 +58,8 @@ impl Pieces {
         while let Some(chunk) = chunks.next() {
             out.push_str(chunk.valid());
             let broken = chunk.invalid();
-            if chunks.peek().is_none() && may_go_on(broken) {
-                self.keep_open(broken);
+            if chunks.peek().is_none() && is_incomplete(broken) {
+                self.set_open(broken);
             } else if !broken.is_empty() {
                 out.push(char::REPLACEMENT_CHARACTER);
             }
@@ -74,8 +74,8 @@ impl Pieces {
         }
     }
 
-    /// Tries the open character with one more byte; false if the byte does not belong to it, and
-    /// then the open part has become U+FFFD.
+    /// Adds a byte to the open character; false if the byte does not belong to it, and then the
+    /// open part became U+FFFD.
     fn take(&mut self, out: &mut String, next: u8) -> bool {
         let [a, b, c] = self.open;
         let (bytes, len) = match self.open_len {
@@ -88,8 +88,8 @@ impl Pieces {
             out.push_str(text);
             self.open_len = 0;
             true
-        } else if may_go_on(bytes) {
-            self.keep_open(bytes);
+        } else if is_incomplete(bytes) {
+            self.set_open(bytes);
             true
         } else {
             self.finish(out);
@@ -97,7 +97,7 @@ impl Pieces {
         }
     }
 
-    fn keep_open(&mut self, bytes: &[u8]) {
+    fn set_open(&mut self, bytes: &[u8]) {
         self.open_len = 0;
         for (slot, &byte) in self.open.iter_mut().zip(bytes) {
             *slot = byte;
@@ -106,8 +106,8 @@ impl Pieces {
     }
 }
 
-/// Whether these bytes are the start of a character and want for the rest.
-fn may_go_on(bytes: &[u8]) -> bool {
+/// Whether these bytes are a proper prefix of a character.
+fn is_incomplete(bytes: &[u8]) -> bool {
     str::from_utf8(bytes)
         .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
 }

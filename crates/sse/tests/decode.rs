@@ -1,26 +1,26 @@
-//! What other decoders get wrong, each told in a line, cut at every place; and what the decoder
-//! promises beyond events: its limit, its memory, what to send on a reconnect.
+//! Cases that other decoders get wrong, each explained in a line and cut at every position; and
+//! what the decoder promises beyond events: its limit, its memory, what to send on a reconnect.
 
 mod support;
 
 use bellwire_sse::{DecodeError, Decoder, Item, OwnedItem};
-use support::{Heard, hear, hear_owned};
+use support::{Decoded, decode_all, decode_all_owned};
 
-/// Decodes a stream whole, bytewise and cut at every place, and returns what all agree on.
-fn heard_however_cut(stream: &[u8]) -> Heard {
+/// Decodes a stream whole, bytewise and cut at every position, and returns the common result.
+fn decode_however_cut(stream: &[u8]) -> Decoded {
     let decoder = || Decoder::builder().comments(true).build();
-    let whole = hear(decoder(), [stream]).untimed();
-    assert_eq!(hear_owned(decoder(), stream.chunks(1)).untimed(), whole, "bytewise, owned");
+    let whole = decode_all(decoder(), [stream]).untimed();
+    assert_eq!(decode_all_owned(decoder(), stream.chunks(1)).untimed(), whole, "bytewise, owned");
     for at in 0..=stream.len() {
         let (a, b) = stream.split_at(at);
-        assert_eq!(hear(decoder(), [a, b]).untimed(), whole, "cut at {at} of {stream:?}");
+        assert_eq!(decode_all(decoder(), [a, b]).untimed(), whole, "cut at {at} of {stream:?}");
     }
     whole
 }
 
 /// The data of each event, however the stream is cut.
 fn data_of(stream: &[u8]) -> Vec<String> {
-    heard_however_cut(stream).events.into_iter().map(|(_, data, _)| data).collect()
+    decode_however_cut(stream).events.into_iter().map(|(_, data, _)| data).collect()
 }
 
 #[test]
@@ -49,60 +49,61 @@ fn every_line_end_ends_a_line_also_when_mixed() {
 #[test]
 fn an_event_is_out_at_the_cr_of_its_blank_line() {
     for stream in [&b"data: a\r\r"[..], b"data: a\n\r", b"data: a\r\n\r"] {
-        let heard = hear(Decoder::new(), stream.chunks(1));
-        let after = heard.events_after_chunk;
+        let decoded = decode_all(Decoder::new(), stream.chunks(1));
+        let after = decoded.events_after_chunk;
         assert_eq!(after[after.len() - 2..], [0, 1], "{stream:?}");
     }
-    // The LF that comes late ends no line of its own.
+    // The LF that arrives later does not end a line of its own.
     assert_eq!(data_of(b"data: a\r\n\r\n\ndata: b\r\r\n"), ["a", "b"]);
 }
 
 #[test]
 fn a_comment_is_out_at_the_end_of_its_line_and_parts_no_block() {
-    let heard = heard_however_cut(b"id: 1\ndata: a\n:  c\xFF\r\ndata: b\nevent: e\n:\n\n");
-    assert_eq!(heard.comments, ["  c\u{FFFD}", ""]);
-    assert_eq!(heard.events, [("e".into(), "a\nb".into(), "1".into())]);
+    let decoded = decode_however_cut(b"id: 1\ndata: a\n:  c\xFF\r\ndata: b\nevent: e\n:\n\n");
+    assert_eq!(decoded.comments, ["  c\u{FFFD}", ""]);
+    assert_eq!(decoded.events, [("e".into(), "a\nb".into(), "1".into())]);
 }
 
 #[test]
 fn only_known_names_in_lower_case_are_fields() {
     let stream =
         b"Data: 1\ndata : 2\n data: 3\ndatum: 4\ndata\0: 5\ndat: 6\nDATA\nid2: x\nretry\0: 1\n\n";
-    assert_eq!(heard_however_cut(stream), Heard::default());
+    assert_eq!(decode_however_cut(stream), Decoded::default());
 }
 
 #[test]
 fn one_space_after_the_colon_is_dropped_and_no_more() {
-    let heard = heard_however_cut(b"data:a\ndata: b\ndata:  c\ndata:\td\ndata: \ndata:\ndata\n\n");
-    assert_eq!(heard.events[0].1, "a\nb\n c\n\td\n\n\n");
+    let decoded =
+        decode_however_cut(b"data:a\ndata: b\ndata:  c\ndata:\td\ndata: \ndata:\ndata\n\n");
+    assert_eq!(decoded.events[0].1, "a\nb\n c\n\td\n\n\n");
 }
 
 #[test]
 fn id_and_retry_count_in_blocks_without_data() {
-    let heard = heard_however_cut(b"id: 7\nretry: 10\n\ndata: a\n\nid: 8\n\n");
-    assert_eq!(heard.events, [("message".into(), "a".into(), "7".into())]);
-    assert_eq!((heard.last_event_id.as_str(), heard.retry_ms), ("8", Some(10)));
+    let decoded = decode_however_cut(b"id: 7\nretry: 10\n\ndata: a\n\nid: 8\n\n");
+    assert_eq!(decoded.events, [("message".into(), "a".into(), "7".into())]);
+    assert_eq!((decoded.last_event_id.as_str(), decoded.retry_ms), ("8", Some(10)));
     // A name alone is no event, and is forgotten.
-    assert_eq!(heard_however_cut(b"event: e\n\ndata: a\n\n").events[0].0, "message");
+    assert_eq!(decode_however_cut(b"event: e\n\ndata: a\n\n").events[0].0, "message");
 }
 
 #[test]
 fn the_last_name_of_a_block_counts_even_if_it_is_empty() {
-    assert_eq!(heard_however_cut(b"event: a\nevent: b\ndata\n\n").events[0].0, "b");
-    assert_eq!(heard_however_cut(b"event: a\nevent\ndata\n\n").events[0].0, "message");
+    assert_eq!(decode_however_cut(b"event: a\nevent: b\ndata\n\n").events[0].0, "b");
+    assert_eq!(decode_however_cut(b"event: a\nevent\ndata\n\n").events[0].0, "message");
 }
 
 #[test]
 fn an_id_counts_at_the_blank_line_and_not_before() {
-    let heard = heard_however_cut(b"id: 1\ndata: a\n\nid: 2\ndata: b\n");
-    assert_eq!(heard.last_event_id, "1");
+    let decoded = decode_however_cut(b"id: 1\ndata: a\n\nid: 2\ndata: b\n");
+    assert_eq!(decoded.last_event_id, "1");
 }
 
 #[test]
 fn an_id_with_nul_leaves_the_one_before_it() {
-    let heard = heard_however_cut(b"id: 1\nid: 2\0\ndata: a\n\nid: \0\ndata: b\n\n");
-    assert_eq!(heard.events[0].2, "1");
-    assert_eq!(heard.events[1].2, "1");
+    let decoded = decode_however_cut(b"id: 1\nid: 2\0\ndata: a\n\nid: \0\ndata: b\n\n");
+    assert_eq!(decoded.events[0].2, "1");
+    assert_eq!(decoded.events[1].2, "1");
 }
 
 #[test]
@@ -126,8 +127,8 @@ fn retry_is_digits_and_nothing_else() {
         ("retry:", None),
         ("retry", None),
     ] {
-        let heard = heard_however_cut(format!("{line}\n").as_bytes());
-        assert_eq!(heard.retry_ms, expected, "{line}");
+        let decoded = decode_however_cut(format!("{line}\n").as_bytes());
+        assert_eq!(decoded.retry_ms, expected, "{line}");
     }
 }
 
@@ -162,10 +163,10 @@ fn invalid_utf_8_is_repaired_as_a_whole_stream_would_be() {
             value,
             b"\n\n",
         ];
-        let heard = heard_however_cut(&stream.concat());
+        let decoded = decode_however_cut(&stream.concat());
         let data = format!("{text}\n{text}");
-        assert_eq!(heard.events, [(text.clone(), data, text.clone())], "{value:?}");
-        assert_eq!(heard.comments, [text]);
+        assert_eq!(decoded.events, [(text.clone(), data, text.clone())], "{value:?}");
+        assert_eq!(decoded.comments, [text]);
     }
 }
 
@@ -185,8 +186,8 @@ fn a_long_line_has_no_seams() {
             );
             let expected = naive_events(&text, len);
             for chunk_bytes in [1, 6, 4095, 4096, 4097, 8192, 1 << 20] {
-                let heard = hear(Decoder::new(), stream.as_bytes().chunks(chunk_bytes));
-                assert_eq!(heard.events, expected, "{len} and {line_end:?} by {chunk_bytes}");
+                let decoded = decode_all(Decoder::new(), stream.as_bytes().chunks(chunk_bytes));
+                assert_eq!(decoded.events, expected, "{len} and {line_end:?} by {chunk_bytes}");
             }
         }
     }
@@ -212,22 +213,22 @@ fn an_event_within_one_chunk_is_not_copied() {
 }
 
 #[test]
-fn an_event_over_the_limit_is_told_once_and_skipped_with_its_id() {
+fn an_event_over_the_limit_is_one_error_and_skipped_with_its_id() {
     // "id: 2" counts 2 bytes, each "data: xxxx" 5.
     let stream = b"id: 1\ndata: a\n\nid: 2\ndata: xxxx\ndata: xxxx\nretry: 5\n:c\n\ndata: b\n\n";
     for limit_bytes in [11, 10, 7, 6] {
         for chunk_bytes in 1..=stream.len() {
             let decoder = Decoder::builder().limit_bytes(limit_bytes).build();
-            let heard = hear(decoder, stream.chunks(chunk_bytes));
+            let decoded = decode_all(decoder, stream.chunks(chunk_bytes));
             let too_large = usize::from(limit_bytes < 12);
-            assert_eq!(heard.too_large, too_large, "limit {limit_bytes} by {chunk_bytes}");
+            assert_eq!(decoded.too_large, too_large, "limit {limit_bytes} by {chunk_bytes}");
             let events: Vec<_> =
-                heard.events.iter().map(|(_, data, id)| (&**data, &**id)).collect();
+                decoded.events.iter().map(|(_, data, id)| (&**data, &**id)).collect();
             assert_eq!(events, [("a", "1"), ("b", "1")], "limit {limit_bytes} by {chunk_bytes}");
         }
     }
-    let heard = hear(Decoder::builder().limit_bytes(12).build(), [&stream[..]]);
-    assert_eq!((heard.too_large, heard.events.len()), (0, 3), "at the limit all is well");
+    let decoded = decode_all(Decoder::builder().limit_bytes(12).build(), [&stream[..]]);
+    assert_eq!((decoded.too_large, decoded.events.len()), (0, 3), "at the limit all is well");
 }
 
 #[test]
@@ -246,24 +247,24 @@ fn what_means_nothing_has_no_limit() {
     let stream = format!(":{long}\n{long}\n{long}: y\nretry: {}\ndata: a\n\n", "0".repeat(10_000));
     for chunk_bytes in [1, 100, 100_000] {
         let decoder = Decoder::builder().limit_bytes(2).build();
-        let heard = hear(decoder, stream.as_bytes().chunks(chunk_bytes));
-        assert_eq!((heard.too_large, heard.events.len(), heard.retry_ms), (0, 1, Some(0)));
+        let decoded = decode_all(decoder, stream.as_bytes().chunks(chunk_bytes));
+        assert_eq!((decoded.too_large, decoded.events.len(), decoded.retry_ms), (0, 1, Some(0)));
     }
 }
 
 #[test]
-fn a_comment_over_the_limit_leaves_its_block_alone() {
+fn a_comment_over_the_limit_does_not_affect_its_block() {
     let stream = b"id: 1\n:12345\ndata: a\n\n";
     for chunk_bytes in 1..=stream.len() {
         let decoder = Decoder::builder().comments(true).limit_bytes(4).build();
-        let heard = hear(decoder, stream.chunks(chunk_bytes));
-        assert_eq!((heard.too_large, heard.comments.len()), (1, 0), "by {chunk_bytes}");
-        assert_eq!(heard.events, [("message".into(), "a".into(), "1".into())]);
+        let decoded = decode_all(decoder, stream.chunks(chunk_bytes));
+        assert_eq!((decoded.too_large, decoded.comments.len()), (1, 0), "by {chunk_bytes}");
+        assert_eq!(decoded.events, [("message".into(), "a".into(), "1".into())]);
     }
 }
 
 #[test]
-fn a_reconnect_drops_what_is_unfinished_and_keeps_id_and_retry() {
+fn a_reconnect_drops_the_unfinished_block_but_not_id_and_retry() {
     for unfinished in
         ["data: b", "data: b\n", "id: 2\n", "event: e\r", "dat", ":", "\u{FEFF}data: b\r"]
     {
@@ -272,9 +273,9 @@ fn a_reconnect_drops_what_is_unfinished_and_keeps_id_and_retry() {
         let mut chunk = stream.as_bytes();
         while decoder.decode(&mut chunk).unwrap().is_some() {}
         decoder.reconnected();
-        let heard = hear(decoder, [&b"\xEF\xBB\xBF\ndata: c\n\n"[..]]);
-        assert_eq!(heard.events, [("message".into(), "c".into(), "1".into())], "{unfinished:?}");
-        assert_eq!((&*heard.last_event_id, heard.retry_ms), ("1", Some(9)));
+        let decoded = decode_all(decoder, [&b"\xEF\xBB\xBF\ndata: c\n\n"[..]]);
+        assert_eq!(decoded.events, [("message".into(), "c".into(), "1".into())], "{unfinished:?}");
+        assert_eq!((&*decoded.last_event_id, decoded.retry_ms), ("1", Some(9)));
     }
 }
 
@@ -306,7 +307,7 @@ fn a_caller_may_stop_in_the_middle_of_a_chunk() {
         panic!("there is an event");
     };
     assert_eq!((event.data(), chunk), ("a", &b"data: b\n\ndata: c"[..]));
-    assert_eq!(hear(decoder, [chunk, b"\n\n"]).events_after_chunk, [1, 2]);
+    assert_eq!(decode_all(decoder, [chunk, b"\n\n"]).events_after_chunk, [1, 2]);
 }
 
 #[test]
@@ -314,14 +315,14 @@ fn a_large_event_is_given_away_whole() {
     let data = "0123456789abcdef".repeat(1 << 17);
     let stream = format!("id: 1\nevent: big\ndata: {data}\n\ndata: small\n\n");
     for chunk_bytes in [4096, 100_000, usize::MAX] {
-        let heard = hear_owned(Decoder::new(), stream.as_bytes().chunks(chunk_bytes));
-        assert!(heard.events[0] == ("big".into(), data.clone(), "1".into()), "by {chunk_bytes}");
-        assert_eq!(heard.events[1], ("message".into(), "small".into(), "1".into()));
+        let decoded = decode_all_owned(Decoder::new(), stream.as_bytes().chunks(chunk_bytes));
+        assert!(decoded.events[0] == ("big".into(), data.clone(), "1".into()), "by {chunk_bytes}");
+        assert_eq!(decoded.events[1], ("message".into(), "small".into(), "1".into()));
     }
 }
 
 #[test]
-fn an_event_tells_its_own_id_from_an_inherited_one_wherever_the_chunks_end() {
+fn an_own_id_is_distinguished_from_an_inherited_one_wherever_chunks_end() {
     let stream: &[u8] =
         b"id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\nid: x\0\ndata: d\n\nid: 2\n\ndata: e\n\n";
     let expected = [("a", true), ("b", false), ("c", true), ("d", false), ("e", false)];

@@ -58,7 +58,7 @@ fn retry_has_all_its_digits() {
 }
 
 #[test]
-fn what_is_refused_says_where() {
+fn a_refused_value_is_reported_with_the_position() {
     let error = EventId::new("a€\0").unwrap_err();
     assert_eq!(error.to_string(), r"character '\0' at byte 4 is not allowed here");
     assert_eq!("a b".parse::<EventName>().unwrap().to_string(), "a b");

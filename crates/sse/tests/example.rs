@@ -21,16 +21,16 @@ fn each_answer_is_what_the_case_expects() {
     let cases: Vec<Map<String, Value>> =
         serde_json::from_str(include_str!("vectors/sse-cases.json")).unwrap();
     // What is expected is not sent along, so that it cannot be echoed.
-    let asked: Vec<String> = cases
+    let requests: Vec<String> = cases
         .iter()
         .map(|case| {
-            let mut asked = case.clone();
-            asked.retain(|key, _| matches!(&**key, "name" | "chunks" | "initial_last_event_id"));
-            Value::Object(asked).to_string()
+            let mut requests = case.clone();
+            requests.retain(|key, _| matches!(&**key, "name" | "chunks" | "initial_last_event_id"));
+            Value::Object(requests).to_string()
         })
         .collect();
     let mut answers = Vec::new();
-    vectors::answer_all(asked.join("\n").as_bytes(), &mut answers).unwrap();
+    vectors::answer_all(requests.join("\n").as_bytes(), &mut answers).unwrap();
     let answers: Vec<Map<String, Value>> = answers
         .split_inclusive(|byte| *byte == b'\n')
         .map(|line| serde_json::from_slice(line).unwrap())
@@ -52,7 +52,7 @@ fn each_answer_is_what_the_case_expects() {
 }
 
 #[test]
-fn a_line_that_is_no_case_is_told_with_its_number() {
+fn a_line_that_is_not_a_case_is_reported_with_its_number() {
     let lines = "{\"name\":\"a\",\"chunks\":[]}\n{\"name\":\"b\",\"chunks\":[\"?\"]}\n";
     let error = vectors::answer_all(lines.as_bytes(), &mut Vec::new()).unwrap_err();
     assert!(error.to_string().starts_with("line 2: "), "{error}");
@@ -60,7 +60,8 @@ fn a_line_that_is_no_case_is_told_with_its_number() {
 
 #[test]
 fn an_answer_is_out_before_the_next_case_is_read() {
-    // Who wrote one case, kept the input open and waited for the answer waited for ever: it came at the end.
+    // A program that wrote one case, held the input open and waited for the answer waited for ever: it came
+    // at the end.
     let lines = "{\"name\":\"a\",\"chunks\":[]}\nno case\n";
     let mut answers = BufWriter::new(Vec::new());
     vectors::answer_all(lines.as_bytes(), &mut answers).unwrap_err();

@@ -1,5 +1,5 @@
-//! Promises of the codec on streams that nobody wrote: against the naive decoder, against itself
-//! in other chunks, and through the encoder and back.
+//! Properties of the codec on random streams: against the naive decoder, against itself in other
+//! chunks, and through the encoder and back.
 
 #[path = "support/naive.rs"]
 mod naive;
@@ -7,11 +7,11 @@ mod support;
 
 use bellwire_sse::{Decoder, Encoder, EventId, EventName, LineEnd};
 use proptest::{collection::vec, prelude::*, sample::select};
-use support::{hear, hear_owned};
+use support::{decode_all, decode_all_owned};
 
 /// Pieces of streams, likely to meet in ways that matter.
 fn fragment() -> impl Strategy<Value = Vec<u8>> {
-    let telling: Vec<&[u8]> = vec![
+    let significant: Vec<&[u8]> = vec![
         b"\n",
         b"\r",
         b"\r\n",
@@ -64,7 +64,7 @@ fn fragment() -> impl Strategy<Value = Vec<u8>> {
         b"retry: 99999999999999999999999",
     ];
     prop_oneof![
-        8 => select(telling).prop_map(<[u8]>::to_vec),
+        8 => select(significant).prop_map(<[u8]>::to_vec),
         1 => vec(any::<u8>(), 0..6),
         1 => "[a-z€豆]{0,80}".prop_map(String::into_bytes),
     ]
@@ -106,20 +106,20 @@ proptest! {
     ) {
         let expected = naive::interpret(&stream, &initial_id);
         let decoder = || Decoder::builder().comments(true).last_event_id(&*initial_id).build();
-        let whole = hear(decoder(), [&stream[..]]).untimed();
+        let whole = decode_all(decoder(), [&stream[..]]).untimed();
         prop_assert_eq!(&whole, &expected, "whole");
-        let pieces = hear(decoder(), cut(&stream, &lengths)).untimed();
+        let pieces = decode_all(decoder(), cut(&stream, &lengths)).untimed();
         prop_assert_eq!(&pieces, &expected, "cut by {:?}", lengths);
-        let bytewise = hear(decoder(), stream.chunks(1)).untimed();
+        let bytewise = decode_all(decoder(), stream.chunks(1)).untimed();
         prop_assert_eq!(&bytewise, &expected, "bytewise");
-        let owned = hear_owned(decoder(), cut(&stream, &lengths)).untimed();
+        let owned = decode_all_owned(decoder(), cut(&stream, &lengths)).untimed();
         prop_assert_eq!(&owned, &expected, "owned, cut by {:?}", lengths);
-        let mute = hear(Decoder::builder().last_event_id(&*initial_id).build(), cut(&stream, &lengths));
+        let mute = decode_all(Decoder::builder().last_event_id(&*initial_id).build(), cut(&stream, &lengths));
         prop_assert_eq!(&mute.events, &expected.events, "without comments");
         prop_assert!(mute.comments.is_empty());
     }
 
-    /// What is past the limit is the same, and is told as often, in whatever chunks.
+    /// What exceeds the limit does not depend on the chunks, and neither does the number of errors.
     #[test]
     fn the_limit_does_not_depend_on_chunks(
         stream in stream(),
@@ -127,16 +127,16 @@ proptest! {
         limit_bytes in 0_usize..40,
     ) {
         let decoder = || Decoder::builder().comments(true).limit_bytes(limit_bytes).build();
-        let whole = hear(decoder(), [&stream[..]]).untimed();
-        let pieces = hear(decoder(), cut(&stream, &lengths)).untimed();
+        let whole = decode_all(decoder(), [&stream[..]]).untimed();
+        let pieces = decode_all(decoder(), cut(&stream, &lengths)).untimed();
         prop_assert_eq!(&pieces, &whole, "limit {}, cut by {:?}", limit_bytes, lengths);
-        let bytewise = hear_owned(decoder(), stream.chunks(1)).untimed();
+        let bytewise = decode_all_owned(decoder(), stream.chunks(1)).untimed();
         prop_assert_eq!(&bytewise, &whole, "limit {}, bytewise", limit_bytes);
     }
 
-    /// The start of a stream never matters to what comes after a reconnect, the id excepted.
+    /// The start of a stream has no effect after a reconnect, except for the id.
     #[test]
-    fn a_reconnect_starts_over_with_the_id(before in stream(), after in stream()) {
+    fn a_reconnect_starts_again_with_the_id(before in stream(), after in stream()) {
         let mut decoder = Decoder::builder().comments(true).build();
         let mut chunk = &before[..];
         while decoder.decode(&mut chunk).unwrap().is_some() {}
@@ -145,7 +145,7 @@ proptest! {
         let retry_ms = decoder.retry_ms();
         let mut expected = naive::interpret(&after, &id);
         expected.retry_ms = expected.retry_ms.or(retry_ms);
-        prop_assert_eq!(hear(decoder, [&after[..]]).untimed(), expected);
+        prop_assert_eq!(decode_all(decoder, [&after[..]]).untimed(), expected);
     }
 
     /// Whatever is encoded arrives, as one event and nothing else: line ends become LF.
@@ -170,12 +170,12 @@ proptest! {
         }
         encoder.data(&data).end();
 
-        let heard = hear(Decoder::builder().comments(true).build(), cut(&out, &lengths));
+        let decoded = decode_all(Decoder::builder().comments(true).build(), cut(&out, &lengths));
         let name = if name.as_str().is_empty() { "message" } else { name.as_str() };
-        prop_assert_eq!(heard.events, [(name.to_owned(), as_lf(&data), id.to_string())]);
-        prop_assert_eq!(heard.retry_ms, retry_ms);
+        prop_assert_eq!(decoded.events, [(name.to_owned(), as_lf(&data), id.to_string())]);
+        prop_assert_eq!(decoded.retry_ms, retry_ms);
         let comments: Vec<String> = as_lf(&comment).split('\n').map(|l| format!(" {l}")).collect();
-        prop_assert_eq!(heard.comments, comments);
+        prop_assert_eq!(decoded.comments, comments);
     }
 
     /// A value that could break out of its line is refused, and no other.
@@ -189,12 +189,12 @@ proptest! {
 
 /// Text that tries to be more than text.
 fn hostile_text() -> impl Strategy<Value = String> {
-    let telling = [
+    let significant = [
         "\r", "\n", "\r\n", "\n\n", "data: x", "id: 1", "event: y", "retry: 1", ":", " ", "  ",
         "\0", "\u{FEFF}", "\u{FFFD}", "\u{2028}", "\u{85}", "€", "a",
     ];
     let fragment =
-        prop_oneof![4 => select(telling.to_vec()).prop_map(String::from), 1 => any::<String>()];
+        prop_oneof![4 => select(significant.to_vec()).prop_map(String::from), 1 => any::<String>()];
     vec(fragment, 0..8).prop_map(|fragments| fragments.concat())
 }
 

@@ -1,4 +1,4 @@
-//! When an event source comes back, by the table and by chance, in time that is handed in.
+//! When an event source reconnects, by a table and by random sequences, in virtual time.
 
 use bellwire_sse::{Ended, Jitter, Next, Policy, ReadyState, Reconnect};
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ fn a_try_that_never_opened_is_not_healthy_however_long_it_took() {
 }
 
 #[test]
-fn retry_is_the_new_base_and_may_be_past_the_cap() {
+fn retry_replaces_the_base_and_may_exceed_the_cap() {
     let mut source = steady();
     source.handle_retry(3_000);
     assert_eq!(wait_secs(source.handle_end(Ended::Eof, SECOND, 0)), 3);
@@ -99,7 +99,7 @@ fn any_byte_puts_off_the_death_of_a_silent_stream() {
 }
 
 #[test]
-fn a_stream_may_be_silent_for_ever_unless_told_otherwise() {
+fn a_stream_may_be_silent_for_ever_unless_a_bound_is_set() {
     let mut source = steady();
     source.handle_open(SECOND);
     assert_eq!(source.poll_timeout(), None);
@@ -121,7 +121,7 @@ fn full_jitter_reaches_from_nothing_to_the_ceiling() {
 }
 
 proptest! {
-    /// Whatever happens in whatever order, no wait is past its ceiling and nothing overflows.
+    /// In any sequence of events, no wait exceeds its ceiling and nothing overflows.
     #[test]
     fn a_wait_is_never_longer_than_its_ceiling(
         randoms in prop::collection::vec(any::<u64>(), 1..100),

@@ -6,9 +6,9 @@ mod support;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bellwire_sse::Decoder;
 use serde::Deserialize;
-use support::{Heard, hear, hear_owned};
+use support::{Decoded, decode_all, decode_all_owned};
 
-/// Streams up to this long are cut at every place, longer ones at about as many.
+/// Streams up to this long are cut at every position, longer ones at about as many.
 const ALL_SPLITS_BYTES_MAX: usize = 2_000;
 
 #[derive(Deserialize)]
@@ -46,8 +46,8 @@ impl Case {
         Decoder::builder().comments(true).last_event_id(&*self.initial_last_event_id).build()
     }
 
-    fn expected(&self, retry_ms: Option<u64>) -> Heard {
-        Heard {
+    fn expected(&self, retry_ms: Option<u64>) -> Decoded {
+        Decoded {
             events: self
                 .expected
                 .iter()
@@ -73,10 +73,10 @@ fn cases() -> Vec<Case> {
 fn every_case_decodes_as_expected_and_on_time() {
     for case in cases() {
         let chunks = case.bytes();
-        let heard = hear(case.decoder(), chunks.iter().map(Vec::as_slice));
-        assert_eq!(heard, case.expected(heard.retry_ms), "case {}", case.name);
-        let heard = hear_owned(case.decoder(), chunks.iter().map(Vec::as_slice));
-        assert_eq!(heard, case.expected(heard.retry_ms), "case {}, owned", case.name);
+        let decoded = decode_all(case.decoder(), chunks.iter().map(Vec::as_slice));
+        assert_eq!(decoded, case.expected(decoded.retry_ms), "case {}", case.name);
+        let decoded = decode_all_owned(case.decoder(), chunks.iter().map(Vec::as_slice));
+        assert_eq!(decoded, case.expected(decoded.retry_ms), "case {}, owned", case.name);
     }
 }
 
@@ -85,9 +85,9 @@ fn every_case_decodes_the_same_however_it_is_cut() {
     for case in cases() {
         let whole = case.bytes().concat();
         let check = |how: &str, chunks: &[&[u8]]| {
-            let heard = hear(case.decoder(), chunks.iter().copied());
-            let expected = case.expected(heard.retry_ms).untimed();
-            assert_eq!(heard.untimed(), expected, "case {}, {how}", case.name);
+            let decoded = decode_all(case.decoder(), chunks.iter().copied());
+            let expected = case.expected(decoded.retry_ms).untimed();
+            assert_eq!(decoded.untimed(), expected, "case {}, {how}", case.name);
         };
         check("whole", &[&whole]);
         check("bytewise", &whole.chunks(1).collect::<Vec<_>>());

@@ -1,8 +1,8 @@
 //! The client: one thread, one epoll, very many streams and a few senders.
 //!
-//! A stream is open when its first event has come. Each sender has one request in flight; the next
-//! goes out when the answer has come *and* the device has received the command. A command bears
-//! its number, so that what is lost, doubled or misled is noticed.
+//! A stream is open when its first event has arrived. Each sender has one request in flight; the
+//! next is sent when the answer has arrived *and* the device has received the command. A command
+//! contains its number, so that a lost, duplicated or misdirected one is detected.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -48,7 +48,7 @@ pub(crate) struct Sent {
 
 struct Stream {
     socket: TcpStream,
-    asked: bool,
+    requested: bool,
     open: bool,
     /// The beginning of an event whose end has yet to come.
     partial: Vec<u8>,
@@ -98,7 +98,7 @@ impl Client {
                 let device = event.token().0;
                 let Some(stream) = self.streams.get_mut(device) else { continue };
                 let was_open = stream.open;
-                if event.is_writable() && !std::mem::replace(&mut stream.asked, true) {
+                if event.is_writable() && !std::mem::replace(&mut stream.requested, true) {
                     let request = format!(
                         "GET /v1/devices/d{device}/stream?ack=none HTTP/1.1\r\nHost: hub\r\n\r\n"
                     );
@@ -187,7 +187,7 @@ impl Client {
         Ok(free)
     }
 
-    /// Sends the next command; the number tells whose it is.
+    /// Sends the next command; its number identifies the sender.
     fn next_request(&mut self, at: usize, window: usize) -> anyhow::Result<bool> {
         let device = self.random_device();
         let Some(sender) = self.senders.get_mut(at) else { return Ok(false) };
@@ -214,7 +214,7 @@ impl Client {
         let mut socket = self.connect()?;
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut socket, Token(self.streams.len()), both)?;
-        self.streams.push(Stream { socket, asked: false, open: false, partial: Vec::new() });
+        self.streams.push(Stream { socket, requested: false, open: false, partial: Vec::new() });
         Ok(())
     }
 
@@ -227,7 +227,7 @@ impl Client {
     }
 
     fn random_device(&mut self) -> usize {
-        // Xorshift: evenly spread is all that is asked of it.
+        // Xorshift: a uniform spread is enough.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -236,7 +236,7 @@ impl Client {
 }
 
 impl Stream {
-    /// Reads what there is; tells the number of each command.
+    /// Reads what has arrived; passes on the number of each command.
     fn read(&mut self, scratch: &mut [u8], mut command: impl FnMut(u64)) -> anyhow::Result<()> {
         loop {
             let (bytes, more) = match read_some(&mut self.socket, scratch)? {
@@ -310,7 +310,7 @@ impl Sender {
             return Ok(false);
         }
         ensure!(head.starts_with("HTTP/1.1 2"), "a command was answered: {head}");
-        ensure!(!self.answered, "an answer that nobody waits for");
+        ensure!(!self.answered, "an answer without a request");
         self.answer.clear();
         self.answered = true;
         Ok(true)
@@ -329,10 +329,10 @@ pub(crate) fn read_some<'a>(
     socket: &mut TcpStream,
     scratch: &'a mut [u8],
 ) -> anyhow::Result<Option<(&'a [u8], bool)>> {
-    let room = scratch.len();
+    let capacity = scratch.len();
     match socket.read(scratch) {
         Ok(0) => bail!("the other end closed the connection"),
-        Ok(read) => Ok(Some((scratch.get(..read).unwrap_or_default(), read == room))),
+        Ok(read) => Ok(Some((scratch.get(..read).unwrap_or_default(), read == capacity))),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
             Ok(None)
         }
@@ -342,9 +342,9 @@ pub(crate) fn read_some<'a>(
 
 /// Waits for events. That there always are some does not suffice: streams have heartbeats.
 fn wait(poll: &mut Poll, events: &mut Events, deadline: Instant) -> anyhow::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    ensure!(!left.is_zero(), "out of patience");
-    match poll.poll(events, Some(left)) {
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    ensure!(!remaining.is_zero(), "timed out");
+    match poll.poll(events, Some(remaining)) {
         Err(error) if error.kind() != ErrorKind::Interrupted => Err(error.into()),
         _ => Ok(()),
     }
@@ -387,14 +387,14 @@ mod tests {
         let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut far, _) = listener.accept().unwrap();
         let socket = TcpStream::from_std(near);
-        let mut stream = Stream { socket, asked: true, open: false, partial: Vec::new() };
+        let mut stream = Stream { socket, requested: true, open: false, partial: Vec::new() };
         let mut numbers = Vec::new();
         for piece in ["HTTP/1.1 200 OK\r\n\r\n10\r\ndata: {\"n\":", "1}\n", "\n\r\n"] {
             far.write_all(piece.as_bytes()).unwrap();
             // Blocking: it returns when the piece has come.
             stream.read(&mut [0; 64], |number| numbers.push(number)).unwrap();
         }
-        assert!(stream.open && stream.partial.is_empty(), "the end of a chunk is not kept");
+        assert!(stream.open && stream.partial.is_empty(), "the end of a chunk is not retained");
         assert_eq!(numbers, [1]);
     }
 }

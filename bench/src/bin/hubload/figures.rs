@@ -1,4 +1,4 @@
-//! What was measured, and how it is told: a table for people, JSON for programs.
+//! The figures and their output: a table for people, JSON for programs.
 
 use serde::Serialize;
 use serde_json::json;
@@ -107,7 +107,7 @@ impl Report {
 
     pub(crate) fn print_table(&self) {
         println!(
-            "{} streams; sends of {} bytes for {} s, {} in flight unless said otherwise; medians of \
+            "{} streams; sends of {} bytes for {} s, {} in flight unless stated otherwise; medians of \
              {} rounds\n",
             self.streams,
             self.size,
@@ -118,12 +118,12 @@ impl Report {
         println!("{:<34}{:>12}{:>12}{:>10}", "", "hub", "floor", "ratio");
         for Line(_, name, decimals, of) in LINES {
             let (hub, floor, ratio) = self.medians(of);
-            let told = |figure: Option<f64>, decimals: usize| match figure {
+            let shown = |figure: Option<f64>, decimals: usize| match figure {
                 Some(figure) => format!("{figure:.decimals$}"),
                 None => String::from("-"),
             };
-            let (hub, floor) = (told(hub, decimals), told(floor, decimals));
-            println!("{name:<34}{hub:>12}{floor:>12}{:>10}", told(ratio, 2));
+            let (hub, floor) = (shown(hub, decimals), shown(floor, decimals));
+            println!("{name:<34}{hub:>12}{floor:>12}{:>10}", shown(ratio, 2));
         }
     }
 
@@ -152,7 +152,7 @@ mod tests {
     fn a_median_is_the_one_in_the_middle_or_between_the_two() {
         assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
         assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), Some(2.5));
-        assert_eq!(median(std::iter::empty()), None, "a figure that was not measured is not told");
+        assert_eq!(median(std::iter::empty()), None, "a figure that was not measured is not shown");
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The floor: the least work with which a server can do what is measured.
+//! The floor: a server with the least work for the same load.
 //!
-//! One thread and one epoll; canned heads; no HTTP beyond the end of a head and a content length;
-//! one write per stream and message. A command is on disk before it is answered: all requests that
-//! one turn of the loop finds become one write to a plain file and one fsync. It knows no state, no
-//! retry and no time, and believes its client everything.
+//! One thread and one epoll; fixed heads; no HTTP parsing beyond the end of a head and a content
+//! length; one write per stream and message. A command is on disk before it is answered: all
+//! requests of one iteration of the loop become one write to a plain file and one fsync. It has no
+//! state, no retry and no time, and trusts its client.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -28,7 +28,8 @@ struct Floor {
     /// By the number in a device's name, its connection.
     devices: Vec<Option<usize>>,
     journal: File,
-    /// What this turn found: who waits for the answer, for which device, and the event.
+    /// The sends of this iteration: the connection that waits for the answer, the device, and the
+    /// event.
     gathered: Vec<(usize, usize, Vec<u8>)>,
     scratch: Box<[u8]>,
 }
@@ -65,7 +66,7 @@ pub(crate) fn run(folder: &Path) -> anyhow::Result<()> {
         for event in &events {
             match event.token() {
                 LISTENER => floor.accept()?,
-                Token(at) => floor.hear(at),
+                Token(at) => floor.on_readable(at),
             }
         }
         floor.store_and_tell()?;
@@ -85,18 +86,18 @@ impl Floor {
                 self.connections.len() - 1
             });
             self.poll.registry().register(&mut socket, Token(at), Interest::READABLE)?;
-            if let Some(place) = self.connections.get_mut(at) {
-                *place = Some(Connection { socket, partial: Vec::new() });
+            if let Some(slot) = self.connections.get_mut(at) {
+                *slot = Some(Connection { socket, partial: Vec::new() });
             }
         }
     }
 
     /// Reads requests; GET opens the stream of a device, POST sends to one.
-    fn hear(&mut self, at: usize) {
-        let Some(place) = self.connections.get_mut(at) else { return };
-        let Some(connection) = place else { return };
+    fn on_readable(&mut self, at: usize) {
+        let Some(slot) = self.connections.get_mut(at) else { return };
+        let Some(connection) = slot else { return };
         let Ok(read) = read_some(&mut connection.socket, &mut self.scratch) else {
-            *place = None;
+            *slot = None;
             self.free.push(at);
             return;
         };
@@ -108,8 +109,8 @@ impl Floor {
                 self.devices.resize(device + 1, None);
             }
             if head.starts_with("GET") {
-                if let Some(place) = self.devices.get_mut(device) {
-                    *place = Some(at);
+                if let Some(slot) = self.devices.get_mut(device) {
+                    *slot = Some(at);
                 }
                 connection.socket.write_all(HEAD).ok();
             } else {
@@ -134,8 +135,8 @@ impl Floor {
         for (sender, device, event) in std::mem::take(&mut self.gathered) {
             let stream = self.devices.get(device).copied().flatten();
             for (at, bytes) in [(Some(sender), STORED), (stream, &event)] {
-                let place = at.and_then(|at| self.connections.get_mut(at));
-                if let Some(Some(connection)) = place {
+                let slot = at.and_then(|at| self.connections.get_mut(at));
+                if let Some(Some(connection)) = slot {
                     connection.socket.write_all(bytes).ok();
                 }
             }

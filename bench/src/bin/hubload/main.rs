@@ -1,19 +1,19 @@
-//! What holding streams and sending durably costs: the real `bellwire serve` beside a floor, in one
-//! run.
+//! The cost of holding streams and of durable sends: the real `bellwire serve` beside a floor, in
+//! one run.
 //!
 //! ```text
 //! cargo build --release && cargo run --release -p bellwire-bench --bin hubload
 //! ```
 //!
 //! Each round starts a fresh hub and a fresh floor (`floor.rs`: the least work that the same answers
-//! need), one after the other and in changing order, and does the same to both: opens streams in
+//! need), one after the other and in varying order, and runs the same load on both: opens streams in
 //! two halves, sends with one request in flight, then with many. A figure is the median of the
 //! rounds, a ratio the median of the ratios in each round. `docs/performance.md` explains the
 //! figures.
 //!
-//! Servers are processes of their own (`server.rs`), so that their memory and CPU are theirs alone;
-//! the client is this one thread (`client.rs`). Every wait has an end, and a message that is lost,
-//! doubled or goes to the wrong stream stops the run.
+//! Servers are processes of their own (`server.rs`), so that their memory and CPU can be measured;
+//! the client is this one thread (`client.rs`). Every wait has a bound, and a message that is lost,
+//! duplicated or sent to the wrong stream stops the run.
 
 mod client;
 mod figures;

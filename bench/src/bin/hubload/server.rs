@@ -125,7 +125,7 @@ impl OtherLoad {
         Ok(Self { start: Instant::now(), busy_s: Self::busy_s(server)? })
     }
 
-    /// Cores that others kept busy since.
+    /// Cores that other processes used since.
     pub(crate) fn cores(&self, server: &Server) -> anyhow::Result<f64> {
         let busy_s = Self::busy_s(server)? - self.busy_s;
         Ok((busy_s / self.start.elapsed().as_secs_f64()).max(0.0))

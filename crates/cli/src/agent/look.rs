@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bellwire_client::agent::inspect::{self, Repaired, Seen};
 use bellwire_client::agent::status;
-use bellwire_proto::State;
+use bellwire_proto::DeliveryState;
 use serde::Serialize;
 
 use super::read_config;
@@ -70,7 +70,7 @@ fn print(status: &status::Status) {
         journal.under_way
     );
     for command in &status.commands {
-        let state = command.state.parse::<State>().ok();
+        let state = command.state.parse::<DeliveryState>().ok();
         let style = state.map_or(DIM, out::style_of);
         let action = command.action.as_ref().map_or("?", |action| action.as_str());
         let code = command
@@ -78,7 +78,7 @@ fn print(status: &status::Status) {
             .as_deref()
             .map(|code| format!(" {}", out::printable(code)))
             .unwrap_or_default();
-        let has_ended = state.is_some_and(State::is_terminal);
+        let has_ended = state.is_some_and(DeliveryState::is_terminal);
         let told = if has_ended && !command.told { ", not told yet" } else { "" };
         anstream::println!(
             "  {style}{:<10}{style:#}{code} {BOLD}{action}{BOLD:#} {DIM}{}{told}{DIM:#}",

@@ -1,4 +1,4 @@
-//! `eventsource-client`: listens to a token of a classic server and logs what comes.
+//! `eventsource-client`: listens to a token of a classic server and logs its events.
 //!
 //! The stream is `bellwire_client::EventSource`'s business; here is when to come back, which the
 //! original decides in its own way, and what is logged.
@@ -13,6 +13,7 @@ use bellwire::classic::address::{origin, path_part};
 use bellwire::classic::{log, logger::CLIENT};
 use bellwire_client::event_source::{Error, Event, EventSource, InvalidRequest, Item, Loss, Retry};
 use bellwire_client::transport::HttpTransport;
+use bellwire_proto::limits::CLASSIC_RECONNECT_MIN;
 use bellwire_sse::Jitter;
 use clap::{ArgAction, Parser};
 use tracing::{debug, error, info, warn};
@@ -23,10 +24,6 @@ Example:
       logs every event for kiosk-7 on standard error, and reconnects a second after any loss
 
 Exit codes: 0 the server refused, or the stream broke without -k; 2 usage.";
-
-/// The least between two connections: a server that ends every stream at once must not be asked
-/// as fast as the machine can.
-const DELAY_MIN: Duration = Duration::from_millis(100);
 
 /// Listens to a token and logs its events.
 #[derive(Parser)]
@@ -40,7 +37,7 @@ struct Args {
     /// Port of the server. Default: 80, or 443 with -S.
     #[arg(short = 'P', long)]
     port: Option<u16>,
-    /// Speak HTTPS.
+    /// Use HTTPS.
     #[arg(short = 'S', long)]
     ssl: bool,
     /// Check the server's certificate, which is not done otherwise.
@@ -49,7 +46,7 @@ struct Args {
     /// Log what happens in between as well.
     #[arg(short, long)]
     debug: bool,
-    /// Milliseconds between two connections, until the server says otherwise; at least 100.
+    /// Milliseconds between two connections, until the server sets another time; at least 100.
     #[arg(short, long, value_name = "MS", default_value_t = 0)]
     retry: u64,
     /// Reconnect whatever the reason.
@@ -58,7 +55,7 @@ struct Args {
     /// The action that listens.
     #[arg(short, long, default_value = "poll")]
     action: String,
-    /// What stands before the action in the path, as a proxy may want it.
+    /// A prefix of the path before the action, as a proxy may require.
     #[arg(short = 'x', long)]
     prefix: Option<String>,
     /// User for basic authentication.
@@ -94,7 +91,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Listens until it is over.
+/// Listens until the end.
 async fn listen(args: &Args) -> Result<(), InvalidRequest> {
     let transport = HttpTransport::builder()
         .user_agent(concat!("eventsource-client/", env!("CARGO_PKG_VERSION")))
@@ -106,7 +103,7 @@ async fn listen(args: &Args) -> Result<(), InvalidRequest> {
         debug!(target: CLIENT, "connecting to {}", args.url());
         while let Some(item) = source.next_item().await {
             match item {
-                Ok(item) => tell(&item),
+                Ok(item) => log_item(&item),
                 Err(error) => {
                     error!(target: CLIENT, "{}", reason(&error));
                     return Ok(());
@@ -119,7 +116,7 @@ async fn listen(args: &Args) -> Result<(), InvalidRequest> {
             return Ok(());
         }
         last_event_id = source.last_event_id().to_owned();
-        tokio::time::sleep(Duration::from_millis(args.retry).max(DELAY_MIN)).await;
+        tokio::time::sleep(Duration::from_millis(args.retry).max(CLASSIC_RECONNECT_MIN)).await;
     }
 }
 
@@ -128,7 +125,7 @@ fn source(
     transport: HttpTransport,
     last_event_id: String,
 ) -> Result<EventSource, InvalidRequest> {
-    let keeps = args.keep_reconnecting;
+    let always = args.keep_reconnecting;
     let mut source = EventSource::builder(args.url())
         .transport(transport)
         .last_event_id(last_event_id)
@@ -136,16 +133,16 @@ fn source(
         // The same delay every time: it neither grows nor is it spread.
         .reconnect_delay(Duration::from_millis(args.retry))
         .reconnect_delay_max(Duration::ZERO)
-        .reconnect_delay_min(DELAY_MIN)
+        .reconnect_delay_min(CLASSIC_RECONNECT_MIN)
         .jitter(Jitter::None)
-        .retry(Retry::when(move |loss| keeps || is_orderly(loss)));
+        .retry(Retry::when(move |loss| always || is_orderly(loss)));
     if let Some(user) = &args.user {
         source = source.basic_auth(user, &args.password);
     }
     source.build()
 }
 
-/// Whether the end is one after which the original comes back by itself.
+/// Whether the original reconnects by itself after such an end.
 fn is_orderly(loss: &Loss) -> bool {
     match loss {
         Loss::Ended => true,
@@ -156,7 +153,7 @@ fn is_orderly(loss: &Loss) -> bool {
     }
 }
 
-fn tell(item: &Item) {
+fn log_item(item: &Item) {
     match item {
         Item::Event(event) => info!(target: CLIENT, "received {}", shown(event)),
         Item::Comment(text) => debug!(target: CLIENT, "received comment: {}", text.trim_start()),

@@ -1,16 +1,16 @@
 //! `eventsource-request`: sends one event through a classic server.
 //!
-//! The original prints what comes of it on standard output, failures included, and so does this.
+//! The original prints the outcome on standard output, failures included, and so does this.
 
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use bellwire::classic::address::{origin, path_part};
 use bellwire_client::transport::{HttpTransport, Request, Transport as _};
+use bellwire_proto::limits::{CLASSIC_ANSWER_BYTES_MAX, CLASSIC_ANSWER_TIMEOUT};
 use bellwire_proto::python_json;
 use bytes::{Bytes, BytesMut};
 use clap::{ArgAction, Parser};
@@ -20,14 +20,9 @@ use http::{HeaderValue, Method, StatusCode, header};
 const EXAMPLE: &str = "\
 Example:
   eventsource-request -P 8888 kiosk-7 ping 'hello'
-      says hello to whoever listens as kiosk-7, and prints the (empty) answer
+      sends hello to the listener kiosk-7, and prints the (empty) answer
 
 Exit codes: 0 sent; 1 not sent, the reason is on standard output; 2 usage.";
-
-/// How long the server may take: it answers as soon as the listener's stream has the event.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// What is read of an answer.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Sends an event to the listener of a token.
 #[derive(Parser)]
@@ -54,23 +49,23 @@ struct Args {
     version: Option<bool>,
 }
 
-/// Why nothing was sent: what goes into the brackets, and what the server said of it.
+/// Why nothing was sent: the text in brackets, and the server's message.
 struct Failure {
     reason: String,
-    said: Option<String>,
+    message: Option<String>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let (line, code) = match send(&args) {
         Ok(answer) => (answer, ExitCode::SUCCESS),
-        Err(Failure { reason, said }) => {
-            let said = said.map(|said| format!(": {said}")).unwrap_or_default();
-            (format!("Unable to send request ({reason}){said}").into(), ExitCode::FAILURE)
+        Err(Failure { reason, message }) => {
+            let message = message.map(|message| format!(": {message}")).unwrap_or_default();
+            (format!("Unable to send request ({reason}){message}").into(), ExitCode::FAILURE)
         }
     };
     let mut out = std::io::stdout().lock();
-    // Nobody reads, nobody is to be told.
+    // If standard output is closed, nothing more can be reported.
     let _ = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
     code
 }
@@ -80,7 +75,7 @@ fn send(args: &Args) -> Result<Vec<u8>, Failure> {
     let runtime = runtime.map_err(failure)?;
     let request = request(args)?;
     runtime.block_on(async {
-        let exchange = tokio::time::timeout(ANSWER_TIMEOUT, exchange(request));
+        let exchange = tokio::time::timeout(CLASSIC_ANSWER_TIMEOUT, exchange(request));
         exchange.await.map_err(|_| failure("no answer: timed out"))?
     })
 }
@@ -100,7 +95,7 @@ fn request(args: &Args) -> Result<Request, Failure> {
     *request.uri_mut() = url.parse().map_err(|error| failure(format!("{url}: {error}")))?;
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     if is_empty {
-        // The transport takes it for no body at all, and older servers want a length.
+        // The transport treats it as no body at all, and older servers require a length.
         request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     Ok(request)
@@ -112,8 +107,10 @@ async fn exchange(request: Request) -> Result<Vec<u8>, Failure> {
     let mut answer = BytesMut::new();
     while let Some(chunk) = body.try_next().await.map_err(failure)? {
         answer.extend_from_slice(&chunk);
-        if answer.len() > ANSWER_BYTES_MAX {
-            return Err(failure(format!("the answer is longer than {ANSWER_BYTES_MAX} bytes")));
+        if answer.len() > CLASSIC_ANSWER_BYTES_MAX {
+            return Err(failure(format!(
+                "the answer is longer than {CLASSIC_ANSWER_BYTES_MAX} bytes"
+            )));
         }
     }
     if head.status.is_success() {
@@ -121,12 +118,12 @@ async fn exchange(request: Request) -> Result<Vec<u8>, Failure> {
     }
     Err(Failure {
         reason: format!("HTTP Error {}", named(head.status)),
-        said: Some(message(&String::from_utf8_lossy(&answer))),
+        message: Some(page_message(&String::from_utf8_lossy(&answer))),
     })
 }
 
-/// What a page of a classic server says; of any other, its first line.
-fn message(page: &str) -> String {
+/// The message of a classic server's page; of any other page, its first line.
+fn page_message(page: &str) -> String {
     let first_line = page.lines().next().unwrap_or_default();
     let body = page.rsplit_once("<body>").map_or(first_line, |(_, body)| body);
     body.split("</body>").next().unwrap_or_default().trim_end().to_owned()
@@ -138,7 +135,7 @@ fn named(status: StatusCode) -> String {
 }
 
 fn failure(reason: impl ToString) -> Failure {
-    Failure { reason: reason.to_string(), said: None }
+    Failure { reason: reason.to_string(), message: None }
 }
 
 #[cfg(test)]
@@ -149,8 +146,8 @@ mod tests {
     fn the_message_is_taken_out_of_the_page() {
         let page =
             "<html><title>404: Not Found</title><body>404: Target is not connected</body></html>\n";
-        assert_eq!(message(page), "404: Target is not connected");
-        assert_eq!(message("no upstream\nat all\n"), "no upstream");
-        assert_eq!(message(""), "");
+        assert_eq!(page_message(page), "404: Target is not connected");
+        assert_eq!(page_message("no upstream\nat all\n"), "no upstream");
+        assert_eq!(page_message(""), "");
     }
 }

@@ -9,7 +9,6 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use bellwire::classic::{address::origin, log, logger::LISTENER};
@@ -17,6 +16,7 @@ use bellwire_hub::config::TlsFiles;
 use bellwire_hub::http::classic::{Classic, ClassicConfig, Json, Text, WithIds};
 use bellwire_hub::listen::{ListenConfig, Listener};
 use bellwire_hub::tls::{self, Protocols};
+use bellwire_proto::limits::CLASSIC_SHUTDOWN_GRACE;
 use clap::{ArgAction, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -30,17 +30,14 @@ Example:
 
 Exit codes: 0 ended by SIGTERM or SIGINT; 1 cannot serve; 2 usage.";
 
-/// How long the last bytes of streams, and the requests in flight, may take at the end.
-const GRACE: Duration = Duration::from_secs(2);
-
-/// Serves tokens: one listener each (GET /poll/TOKEN), and whoever sends to it (POST /ACTION/TOKEN).
+/// Serves tokens: one listener each (GET /poll/TOKEN), and its senders (POST /ACTION/TOKEN).
 #[derive(Parser)]
 #[command(name = "eventsource-server", version, disable_version_flag = true, after_help = EXAMPLE)]
 struct Args {
     /// Host to bind on.
     #[arg(short = 'H', long, default_value = "0.0.0.0")]
     host: String,
-    /// Port to bind on; 0 lets the system choose, and the log tells which.
+    /// Port to bind on; 0 lets the system choose, and the log has the number.
     #[arg(short = 'P', long, default_value_t = 8888)]
     port: u16,
     /// Private key (PEM); with --certfile, HTTPS is spoken.
@@ -90,7 +87,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut listener = Listener::bind(&[address(&args.host, args.port)?], ListenConfig::default())
         .context("cannot listen")?;
     let mut scheme = "http";
-    // Kept for as long as the server runs: its receivers outlive it, but would warn.
+    // Held as long as the server runs: its receivers would log a warning without it.
     let _certificate = if let (Some(cert), Some(key)) = (args.certfile, args.keyfile) {
         let certificate = watch::Sender::new(tls::load(&TlsFiles { cert, key }, Protocols::Http1)?);
         listener = listener.with_tls(certificate.subscribe());
@@ -120,10 +117,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    let grace_ms = GRACE.as_millis() as u64;
+    let grace_ms = CLASSIC_SHUTDOWN_GRACE.as_millis() as u64;
     // Streams first: a request in flight may wait for one.
     tokio::task::spawn_blocking(move || classic.shutdown(grace_ms)).await?;
-    server.shutdown(GRACE).await;
+    server.shutdown(CLASSIC_SHUTDOWN_GRACE).await;
     Ok(())
 }
 

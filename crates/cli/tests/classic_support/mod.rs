@@ -23,7 +23,7 @@ pub struct Process {
     child: Child,
     stdout: Receiver<String>,
     stderr: Receiver<String>,
-    /// What was read and passed over, for messages.
+    /// Lines that were read and skipped, for messages.
     seen: Vec<String>,
 }
 
@@ -70,7 +70,7 @@ impl Process {
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"))
     }
 
-    /// Waits for the end: exit code, and what is left of both outputs.
+    /// Waits for the end: exit code, and the rest of both outputs.
     pub fn end(mut self) -> (i32, Vec<String>, Vec<String>) {
         let out = std::iter::from_fn(|| next(&self.stdout, &self.seen)).collect();
         let err = std::iter::from_fn(|| next(&self.stderr, &self.seen)).collect();

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{
-    Action, CommandId, ErrorInfo, Json, Progress, Report, ReportState, Seq, State,
+    Action, CommandId, DeliveryState, ErrorInfo, Json, Progress, Report, ReportState, Seq,
 };
 
 use super::journal::{BootId, Record, Reserve};
@@ -96,9 +96,9 @@ pub(crate) enum Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// 2xx, with the delivery of this command as it stands.
-    Delivery { state: State, rev: u64 },
+    Delivery { state: DeliveryState, rev: u64 },
     /// 409: it has ended otherwise, in this state if the hub says so.
-    Conflict { state: Option<State> },
+    Conflict { state: Option<DeliveryState> },
     /// 410: it is forgotten.
     Gone,
     /// 413.

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::json::Members;
+use bellwire_proto::Members;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Action, ErrorInfo, Json, codes};
 use regex::Regex;
@@ -255,7 +255,7 @@ impl Params {
                 }
             }
         }
-        match members.first_left() {
+        match members.first_untaken() {
             None => Ok(()),
             Some(name) => Err(Violation::Unknown(name.chars().take(64).collect())),
         }

@@ -1,7 +1,8 @@
 //! Sending commands, and what becomes of them. Contract, sections 3 and 7.
 
 use bellwire_proto::{
-    Action, Command, CommandId, Delivery, DeviceId, Json, Page, Seconds, Selector, State, Timestamp,
+    Action, Command, CommandId, Delivery, DeliveryState, DeviceId, Json, Page, Seconds, Selector,
+    Timestamp,
 };
 use futures_core::Stream;
 use http::{HeaderName, HeaderValue, Method};
@@ -192,7 +193,7 @@ pub struct CommandQuery {
     /// To this device.
     pub device: Option<DeviceId>,
     /// With a delivery in this state.
-    pub state: Option<State>,
+    pub state: Option<DeliveryState>,
     /// Of this action.
     pub action: Option<Action>,
     /// How many to a page: 1 to 1,000, the hub's default is 100.
@@ -205,7 +206,7 @@ pub struct CommandQuery {
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryQuery {
     /// In this state.
-    pub state: Option<State>,
+    pub state: Option<DeliveryState>,
     /// How many to a page: 1 to 1,000, the hub's default is 100.
     pub limit: Option<u32>,
     /// From this cursor on.

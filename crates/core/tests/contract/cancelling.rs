@@ -1,7 +1,7 @@
 //! Section 7: cancelling.
 
 use bellwire_proto::ReportState as R;
-use bellwire_proto::{Code, CommandId, Report, Seconds, State};
+use bellwire_proto::{Code, CommandId, DeliveryState, Report, Seconds};
 
 use crate::stage::Stage;
 
@@ -15,7 +15,7 @@ fn what_was_never_sent_is_cancelled_at_once_and_the_device_hears_nothing() {
     let waiting = stage.send("kiosk");
     stage.hears(stream);
     assert!(stage.cancel(waiting, false).unwrap(), "all has ended");
-    assert_eq!((stage.state(waiting), stage.hears(stream)), (State::Cancelled, vec![]));
+    assert_eq!((stage.state(waiting), stage.hears(stream)), (DeliveryState::Cancelled, vec![]));
 }
 
 #[test]
@@ -29,9 +29,9 @@ fn what_was_sent_is_cancelling_until_the_device_says_so() {
         }
         stage.hears(stream);
         assert!(!stage.cancel(command, false).unwrap());
-        assert_eq!(stage.state(command), State::Cancelling);
+        assert_eq!(stage.state(command), DeliveryState::Cancelling);
         assert_eq!(stage.hears(stream), ["cancel 1"]);
-        assert_eq!(stage.report("kiosk", command, R::Cancelled).state, State::Cancelled);
+        assert_eq!(stage.report("kiosk", command, R::Cancelled).state, DeliveryState::Cancelled);
     }
 }
 
@@ -41,9 +41,9 @@ fn what_was_sent_once_and_is_queued_again_is_cancelling_too() {
     let stream = stage.listen("kiosk");
     let command = stage.send("kiosk");
     stage.close(stream);
-    assert_eq!(stage.state(command), State::Queued);
+    assert_eq!(stage.state(command), DeliveryState::Queued);
     assert!(!stage.cancel(command, false).unwrap());
-    assert_eq!(stage.state(command), State::Cancelling);
+    assert_eq!(stage.state(command), DeliveryState::Cancelling);
     let stream = stage.listen("kiosk");
     assert_eq!(stage.hears(stream), ["cancel 1"], "it is repeated on connect, and not sent again");
 }
@@ -55,7 +55,7 @@ fn a_finished_result_wins_the_race() {
     let command = stage.send("kiosk");
     stage.cancel(command, false).unwrap();
     let answer = stage.report("kiosk", command, R::Succeeded);
-    assert_eq!((answer.state, answer.late), (State::Succeeded, false));
+    assert_eq!((answer.state, answer.late), (DeliveryState::Succeeded, false));
 }
 
 #[test]
@@ -64,12 +64,12 @@ fn while_cancelling_reports_of_the_run_change_no_state() {
     stage.listen("kiosk");
     let command = stage.send("kiosk");
     stage.cancel(command, false).unwrap();
-    assert_eq!(stage.report("kiosk", command, R::Accepted).state, State::Cancelling);
+    assert_eq!(stage.report("kiosk", command, R::Accepted).state, DeliveryState::Cancelling);
     let progress = Some(70.0.try_into().unwrap());
     let running = Report { progress, ..Report::of(R::Running) };
     let answer = stage.report_with("kiosk", command, running).unwrap();
-    assert_eq!((answer.state, answer.progress), (State::Cancelling, progress));
-    assert_eq!(stage.report("kiosk", command, R::Nack).state, State::Cancelled);
+    assert_eq!((answer.state, answer.progress), (DeliveryState::Cancelling, progress));
+    assert_eq!(stage.report("kiosk", command, R::Nack).state, DeliveryState::Cancelled);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn cancelling_keeps_its_slot_for_60_s() {
     assert_eq!(stage.hears(stream), NOTHING);
     stage.pass(0.1);
     assert_eq!(stage.hears(stream), ["command 2 #1"]);
-    assert_eq!(stage.state(command), State::Cancelling);
+    assert_eq!(stage.state(command), DeliveryState::Cancelling);
 }
 
 fn cancelling_with_run_timeout(stage: &mut Stage, seconds: u64) -> CommandId {
@@ -101,9 +101,9 @@ fn cancelling_ends_timed_out_after_the_greater_of_60_s_and_the_run_timeout() {
         let mut stage = Stage::new();
         let command = cancelling_with_run_timeout(&mut stage, run_timeout_s);
         stage.pass(ends_s - 0.001);
-        assert_eq!(stage.state(command), State::Cancelling);
+        assert_eq!(stage.state(command), DeliveryState::Cancelling);
         stage.pass(0.001);
-        assert_eq!(stage.state(command), State::TimedOut);
+        assert_eq!(stage.state(command), DeliveryState::TimedOut);
     }
 }
 
@@ -114,7 +114,7 @@ fn cancelling_ends_over_a_restart_as_well() {
     stage.pass(30.0);
     stage.restart();
     stage.pass(30.5);
-    assert_eq!(stage.state(command), State::TimedOut);
+    assert_eq!(stage.state(command), DeliveryState::TimedOut);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn by_force_it_is_cancelled_at_once_and_a_live_stream_is_still_told() {
     stage.send("kiosk");
     stage.hears(stream);
     assert!(stage.cancel(command, true).unwrap());
-    assert_eq!(stage.state(command), State::Cancelled);
+    assert_eq!(stage.state(command), DeliveryState::Cancelled);
     assert_eq!(stage.hears(stream), ["cancel 1", "command 2 #1"]);
 }
 
@@ -163,7 +163,7 @@ fn what_had_ended_before_is_refused_with_the_delivery() {
     for force in [false, true] {
         let problem = stage.cancel(command, force).unwrap_err();
         assert_eq!(problem.code, Code::IllegalTransition);
-        assert_eq!(problem.delivery.unwrap().state, State::Succeeded);
+        assert_eq!(problem.delivery.unwrap().state, DeliveryState::Succeeded);
     }
 }
 
@@ -180,5 +180,5 @@ fn a_sender_that_waits_hears_of_the_cancellation() {
     let request = stage.ask_to_send("kiosk", |send| send.wait = Seconds::new(60));
     let command = stage.store.disk.commands.first_key_value().unwrap().1.head.id;
     stage.cancel(command, false).unwrap();
-    assert_eq!(stage.delivery(request).unwrap().state, State::Cancelled);
+    assert_eq!(stage.delivery(request).unwrap().state, DeliveryState::Cancelled);
 }

@@ -6,7 +6,7 @@ use bellwire_core::record::{IdempotencyKey, Load};
 use bellwire_core::{Answer, Config, Footprint, Listen, Send};
 use bellwire_proto::ReportState as R;
 use bellwire_proto::limits::PACED_BYTES;
-use bellwire_proto::{Code, Json, Report, Seconds, State};
+use bellwire_proto::{Code, DeliveryState, Json, Report, Seconds};
 
 use crate::stage::{Stage, device};
 
@@ -71,7 +71,7 @@ fn what_is_due_ends_although_a_load_failed() {
         assert_eq!(stage.loads_waiting(), 0, "the store is left alone for a while");
         stage.loads_held = false;
         stage.pass(2.0);
-        assert_eq!(stage.state(command), State::Expired);
+        assert_eq!(stage.state(command), DeliveryState::Expired);
     }
 }
 
@@ -114,7 +114,10 @@ fn a_nack_after_the_time_to_live_ends_the_delivery() {
     stage.pass(10.0);
     let nack = Report { retry_after_s: Some(604_800), ..Report::of(R::Nack) };
     let answer = stage.report_with("kiosk", command, nack).unwrap();
-    assert_eq!((answer.state, answer.error.unwrap().code.as_str()), (State::Expired, "expired"));
+    assert_eq!(
+        (answer.state, answer.error.unwrap().code.as_str()),
+        (DeliveryState::Expired, "expired")
+    );
 }
 
 #[test]
@@ -241,7 +244,7 @@ fn a_restart_gives_the_hundredth_sending_no_successor() {
     stage.restart();
     let stream = stage.listen("kiosk");
     assert_eq!(stage.hears(stream), [""; 0]);
-    assert_eq!(stage.state(command), State::Dead);
+    assert_eq!(stage.state(command), DeliveryState::Dead);
 }
 
 #[test]

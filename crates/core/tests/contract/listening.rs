@@ -2,7 +2,7 @@
 
 use bellwire_core::{Config, HubEvent, Listen};
 use bellwire_proto::ReportState as R;
-use bellwire_proto::{Code, DeviceChange, Seconds, Seq, State, Transport};
+use bellwire_proto::{Code, DeliveryState, DeviceChange, Seconds, Seq, Transport};
 
 use crate::stage::{Stage, device};
 
@@ -163,7 +163,7 @@ fn a_stream_that_is_never_confirmed_leaves_the_older_alone() {
     stage.pass(10.0);
     assert_eq!(stage.hears(newer), ["command 1 #1", "bye unconfirmed"]);
     assert_eq!(stage.hears(older), ["command 1 #1"], "it carried the command too");
-    assert_eq!(stage.state(command), State::Sent);
+    assert_eq!(stage.state(command), DeliveryState::Sent);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn what_only_an_unconfirmed_stream_carried_is_queued_again_uncounted_when_it_end
         } else {
             stage.pass(10.0)
         }
-        assert_eq!((stage.state(command), stage.row(command).counted), (State::Queued, 0));
+        assert_eq!((stage.state(command), stage.row(command).counted), (DeliveryState::Queued, 0));
     }
 }
 
@@ -254,7 +254,10 @@ fn a_removed_device_hears_bye_revoked_and_its_live_deliveries_are_cancelled() {
     stage.delete("kiosk");
     assert_eq!(streams.map(|s| stage.hears(s)), [["bye revoked"], ["bye revoked"]]);
     let states = [ended, running, queued].map(|command| stage.state(command));
-    assert_eq!(states, [State::Succeeded, State::Cancelled, State::Cancelled]);
+    assert_eq!(
+        states,
+        [DeliveryState::Succeeded, DeliveryState::Cancelled, DeliveryState::Cancelled]
+    );
     for command in [ended, running, queued] {
         let problem = stage.try_report("kiosk", command, R::Succeeded).unwrap_err();
         assert_eq!(problem.code, Code::UnknownCommand, "later reports are 404");

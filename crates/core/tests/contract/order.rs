@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bellwire_core::Config;
 use bellwire_proto::ReportState as R;
-use bellwire_proto::{Report, Seconds, State};
+use bellwire_proto::{DeliveryState, Report, Seconds};
 
 use crate::stage::Stage;
 
@@ -57,7 +57,7 @@ fn one_that_waits_after_a_nack_holds_back_the_younger() {
     stage.send("kiosk");
     stage.hears(stream);
     let answer = stage.report_with("kiosk", first, nack(5)).unwrap();
-    assert_eq!((answer.state, answer.attempt), (State::Queued, 1));
+    assert_eq!((answer.state, answer.attempt), (DeliveryState::Queued, 1));
     stage.pass(4.9);
     assert_eq!(stage.hears(stream), NOTHING);
     stage.pass(0.1);
@@ -101,7 +101,10 @@ fn a_lease_that_is_over_on_a_live_stream_is_a_counted_attempt_with_a_doubling_wa
     for failures in 1..=9 {
         assert_eq!(stage.hears(stream), [format!("command 1 #{failures}")]);
         stage.pass(30.0);
-        assert_eq!((stage.state(command), stage.row(command).counted), (State::Queued, failures));
+        assert_eq!(
+            (stage.state(command), stage.row(command).counted),
+            (DeliveryState::Queued, failures)
+        );
         let wait_s = f64::from(2u32.pow(failures - 1).min(60));
         stage.pass(wait_s - 0.001);
         assert_eq!(stage.hears(stream), NOTHING, "{wait_s} s after failure {failures}");
@@ -110,7 +113,7 @@ fn a_lease_that_is_over_on_a_live_stream_is_a_counted_attempt_with_a_doubling_wa
     assert_eq!(stage.hears(stream), ["command 1 #10"]);
     stage.pass(30.0);
     let row = stage.row(command);
-    assert_eq!((row.state, row.attempt), (State::Dead, 10));
+    assert_eq!((row.state, row.attempt), (DeliveryState::Dead, 10));
     assert_eq!(row.outcome.error.as_ref().unwrap().code, "dead");
 }
 
@@ -142,7 +145,7 @@ fn the_lease_is_of_sent_alone_what_was_accepted_is_not_sent_again() {
     stage.pass(200.0);
     let newer = stage.listen("kiosk");
     assert_eq!(stage.hears(newer), NOTHING);
-    assert_eq!(stage.state(command), State::Accepted);
+    assert_eq!(stage.state(command), DeliveryState::Accepted);
 }
 
 #[test]
@@ -151,7 +154,7 @@ fn a_lost_stream_queues_again_at_once_and_uncounted() {
     let stream = stage.listen("kiosk");
     let command = stage.send("kiosk");
     stage.close(stream);
-    assert_eq!((stage.state(command), stage.row(command).counted), (State::Queued, 0));
+    assert_eq!((stage.state(command), stage.row(command).counted), (DeliveryState::Queued, 0));
     let newer = stage.listen("kiosk");
     assert_eq!(stage.hears(newer), ["command 1 #2"]);
 }
@@ -166,7 +169,7 @@ fn the_failure_of_the_hundredth_sending_makes_it_dead() {
         stage.close(stream);
     }
     let row = stage.row(command);
-    assert_eq!((row.state, row.attempt, row.counted), (State::Dead, 100, 0));
+    assert_eq!((row.state, row.attempt, row.counted), (DeliveryState::Dead, 100, 0));
     let stream = stage.listen("kiosk");
     assert_eq!(stage.hears(stream), NOTHING);
 }
@@ -189,7 +192,7 @@ fn a_lease_that_is_over_within_40_s_of_a_poll_is_counted() {
     let command = stage.send("kiosk");
     stage.poll("kiosk");
     stage.pass(30.0);
-    assert_eq!((stage.state(command), stage.row(command).counted), (State::Queued, 1));
+    assert_eq!((stage.state(command), stage.row(command).counted), (DeliveryState::Queued, 1));
 }
 
 #[test]
@@ -199,7 +202,7 @@ fn after_a_restart_sent_is_queued_again_uncounted() {
     let command = stage.send("kiosk");
     assert_eq!(stage.hears(stream), ["command 1 #1"]);
     stage.restart();
-    assert_eq!((stage.state(command), stage.row(command).counted), (State::Queued, 0));
+    assert_eq!((stage.state(command), stage.row(command).counted), (DeliveryState::Queued, 0));
     let stream = stage.listen("kiosk");
     assert_eq!(stage.hears(stream), ["command 1 #2"]);
 }

@@ -1,8 +1,8 @@
 //! Section 4, the long-poll form.
 
 use bellwire_core::Config;
+use bellwire_proto::DeliveryState;
 use bellwire_proto::ReportState as R;
-use bellwire_proto::State;
 
 use crate::stage::Stage;
 
@@ -82,7 +82,7 @@ fn what_a_poll_carried_too_is_not_queued_again_when_the_stream_is_lost() {
     stage.poll("kiosk");
     let command = stage.send("kiosk");
     stage.close(stream);
-    assert_eq!(stage.state(command), State::Sent);
+    assert_eq!(stage.state(command), DeliveryState::Sent);
 }
 
 #[test]

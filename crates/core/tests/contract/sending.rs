@@ -5,7 +5,7 @@ use std::time::Duration;
 use bellwire_core::record::IdempotencyKey;
 use bellwire_core::{Config, Send};
 use bellwire_proto::ReportState as R;
-use bellwire_proto::{Code, Seconds, State};
+use bellwire_proto::{Code, DeliveryState, Seconds};
 
 use crate::stage::Stage;
 
@@ -23,7 +23,7 @@ fn without_wait_the_answer_is_as_committed_queued_attempt_0() {
     let mut stage = Stage::new();
     let stream = stage.listen("kiosk");
     let answer = stage.try_send("kiosk", |_| {}).unwrap();
-    assert_eq!((answer.state, answer.attempt), (State::Queued, 0));
+    assert_eq!((answer.state, answer.attempt), (DeliveryState::Queued, 0));
     assert_eq!(stage.hears(stream), ["command 1 #1"]);
 }
 
@@ -46,7 +46,7 @@ fn with_wait_the_answer_comes_when_the_delivery_ends() {
     assert!(!stage.is_answered(request));
     let command = stage.store.disk.commands.first_key_value().unwrap().1.head.id;
     stage.report("kiosk", command, R::Succeeded);
-    assert_eq!(stage.delivery(request).unwrap().state, State::Succeeded);
+    assert_eq!(stage.delivery(request).unwrap().state, DeliveryState::Succeeded);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_draining_hub_answers_who_waits_and_takes_no_new_sends_but_reports() {
     stage.drain();
     let command = stage.delivery(request).unwrap().command;
     assert_eq!(stage.try_send("kiosk", |_| {}).unwrap_err().code, Code::Draining);
-    assert_eq!(stage.report("kiosk", command, R::Succeeded).state, State::Succeeded);
+    assert_eq!(stage.report("kiosk", command, R::Succeeded).state, DeliveryState::Succeeded);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn the_time_to_live_counts_from_not_before() {
     let answer = stage.try_send("kiosk", with).unwrap();
     assert_eq!(answer.expires_at, later.after(Duration::from_secs(5)));
     stage.pass(104.9);
-    assert_eq!(stage.state(answer.command), State::Queued);
+    assert_eq!(stage.state(answer.command), DeliveryState::Queued);
 }
 
 #[test]
@@ -133,10 +133,10 @@ fn the_same_key_and_request_is_answered_for_the_same_command_as_it_stands_now() 
     let first = stage.try_send("kiosk", keyed("a", 1)).unwrap();
     stage.report("kiosk", first.command, R::Running);
     let again = stage.try_send("kiosk", keyed("a", 1)).unwrap();
-    assert_eq!((again.command, again.state), (first.command, State::Running));
+    assert_eq!((again.command, again.state), (first.command, DeliveryState::Running));
     stage.report("kiosk", first.command, R::Failed);
     let again = stage.try_send("kiosk", keyed("a", 1)).unwrap();
-    assert_eq!((again.command, again.state), (first.command, State::Failed));
+    assert_eq!((again.command, again.state), (first.command, DeliveryState::Failed));
     stage.restart();
     let again = stage.try_send("kiosk", keyed("a", 1)).unwrap();
     assert_eq!(again.command, first.command);
@@ -155,7 +155,7 @@ fn the_same_key_and_request_waits_if_asked() {
     stage.pass(30.0);
     assert!(!stage.is_answered(request));
     stage.report("kiosk", first.command, R::Succeeded);
-    assert_eq!(stage.delivery(request).unwrap().state, State::Succeeded);
+    assert_eq!(stage.delivery(request).unwrap().state, DeliveryState::Succeeded);
     let request = stage.ask_to_send("kiosk", with);
     assert!(stage.is_answered(request), "what has ended is not waited for");
 }
@@ -238,7 +238,7 @@ fn a_command_that_may_be_for_many_is_stored_and_rejected_by_a_full_queue() {
     let mut stage = Stage::new();
     stage.send_many("kiosk", 100);
     let delivery = stage.try_send("kiosk", |send| send.reject_when_full = true).unwrap();
-    assert_eq!(delivery.state, State::Rejected);
+    assert_eq!(delivery.state, DeliveryState::Rejected);
     assert_eq!(delivery.error.map(|e| e.code).as_deref(), Some("queue_full"));
     let stream = stage.listen("kiosk");
     assert_eq!(stage.hears(stream), ["command 1 #1"], "and is never sent");

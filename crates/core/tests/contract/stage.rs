@@ -13,8 +13,8 @@ use bellwire_core::{
 };
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
 use bellwire_proto::{
-    CommandId, Delivery, DeviceId, Json, Labels, Problem, Report, ReportState, Seconds, Seq, State,
-    Timestamp,
+    CommandId, Delivery, DeliveryState, DeviceId, Json, Labels, Problem, Report, ReportState,
+    Seconds, Seq, Timestamp,
 };
 
 use crate::store::Store;
@@ -374,7 +374,7 @@ impl Stage {
         self.store.disk.delivery(command).unwrap()
     }
 
-    pub(crate) fn state(&self, command: CommandId) -> State {
+    pub(crate) fn state(&self, command: CommandId) -> DeliveryState {
         self.row(command).state
     }
 

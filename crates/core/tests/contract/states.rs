@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bellwire_core::HubEvent;
 use bellwire_proto::ReportState as R;
-use bellwire_proto::{Code, Report, Seconds, State};
+use bellwire_proto::{Code, DeliveryState, Report, Seconds};
 
 use crate::stage::Stage;
 
 const NOTHING: [&str; 0] = [];
 
-fn seen(stage: &mut Stage) -> Vec<State> {
+fn seen(stage: &mut Stage) -> Vec<DeliveryState> {
     let states = stage.events.drain(..).filter_map(|event| match event {
         HubEvent::Delivery { delivery, .. } => Some(delivery.state),
         HubEvent::Device { .. } => None,
@@ -32,14 +32,14 @@ fn every_transition_is_on_disk_before_an_answer_or_an_event_tells_of_it() {
     stage.settle();
     let command = stage.delivery(request).unwrap().command;
     assert_eq!(stage.hears(stream), ["command 1 #1"]);
-    assert_eq!(seen(&mut stage), [State::Sent]);
+    assert_eq!(seen(&mut stage), [DeliveryState::Sent]);
     stage.disk_held = true;
     assert!(stage.cancel_later(command));
     assert_eq!((stage.hears(stream), seen(&mut stage)), (vec![], vec![]));
     stage.disk_held = false;
     stage.settle();
     assert_eq!(stage.hears(stream), ["cancel 1"]);
-    assert_eq!(seen(&mut stage), [State::Cancelling]);
+    assert_eq!(seen(&mut stage), [DeliveryState::Cancelling]);
 }
 
 #[test]
@@ -50,10 +50,13 @@ fn it_expires_when_its_time_to_live_is_over_before_it_was_accepted() {
     let queued = stage.try_send("kiosk", ttl).unwrap().command;
     let sent = stage.try_send("till", ttl).unwrap().command;
     stage.pass(9.9);
-    assert_eq!((stage.state(queued), stage.state(sent)), (State::Queued, State::Sent));
+    assert_eq!(
+        (stage.state(queued), stage.state(sent)),
+        (DeliveryState::Queued, DeliveryState::Sent)
+    );
     stage.pass(0.1);
     for command in [queued, sent] {
-        assert_eq!(stage.state(command), State::Expired);
+        assert_eq!(stage.state(command), DeliveryState::Expired);
         assert_eq!(stage.row(command).outcome.error.as_ref().unwrap().code, "expired");
     }
 }
@@ -65,7 +68,7 @@ fn the_time_to_live_says_nothing_of_what_was_accepted() {
     let command = stage.try_send("kiosk", |s| s.ttl = Some(Seconds::new(10))).unwrap().command;
     stage.report("kiosk", command, R::Accepted);
     stage.pass(60.0);
-    assert_eq!(stage.state(command), State::Accepted);
+    assert_eq!(stage.state(command), DeliveryState::Accepted);
 }
 
 #[test]
@@ -82,9 +85,9 @@ fn it_times_out_when_the_run_clock_is_over() {
     stage.report("kiosk", command, R::Running);
     stage.pass(9.9);
     let answer = stage.report("kiosk", command, R::Accepted);
-    assert_eq!(answer.state, State::Running, "accepted changes nothing once it runs");
+    assert_eq!(answer.state, DeliveryState::Running, "accepted changes nothing once it runs");
     stage.pass(0.1);
-    assert_eq!(stage.state(command), State::TimedOut);
+    assert_eq!(stage.state(command), DeliveryState::TimedOut);
     assert_eq!(stage.row(command).outcome.error.as_ref().unwrap().code, "timed_out");
 }
 
@@ -100,7 +103,7 @@ fn what_was_nacked_after_it_was_accepted_is_sent_again_and_its_ttl_counts_again(
     stage.pass(1.0);
     assert_eq!(stage.hears(stream), ["command 1 #2"]);
     stage.pass(49.0);
-    assert_eq!(stage.state(command), State::Expired);
+    assert_eq!(stage.state(command), DeliveryState::Expired);
 }
 
 #[test]
@@ -114,9 +117,9 @@ fn a_result_told_after_the_hub_gave_up_overwrites_its_word_and_is_late() {
     stage.cancel(forced, true).unwrap();
     stage.pass(5.0);
     for (command, told, state) in [
-        (expired, R::Succeeded, State::Succeeded),
-        (timed_out, R::Failed, State::Failed),
-        (forced, R::Succeeded, State::Succeeded),
+        (expired, R::Succeeded, DeliveryState::Succeeded),
+        (timed_out, R::Failed, DeliveryState::Failed),
+        (forced, R::Succeeded, DeliveryState::Succeeded),
     ] {
         let answer = stage.report("kiosk", command, told);
         assert_eq!((answer.state, answer.late, answer.error), (state, true, None));
@@ -135,11 +138,14 @@ fn what_a_restart_leaves_a_run_clock_is_at_least_30_s() {
     stage.report("till", short, R::Running);
     stage.restart();
     stage.pass(29.9);
-    assert_eq!(stage.state(short), State::Running);
+    assert_eq!(stage.state(short), DeliveryState::Running);
     stage.pass(0.4);
-    assert_eq!((stage.state(short), stage.state(command)), (State::TimedOut, State::Running));
+    assert_eq!(
+        (stage.state(short), stage.state(command)),
+        (DeliveryState::TimedOut, DeliveryState::Running)
+    );
     stage.pass(30.0);
-    assert_eq!(stage.state(command), State::TimedOut);
+    assert_eq!(stage.state(command), DeliveryState::TimedOut);
 }
 
 #[test]
@@ -149,9 +155,9 @@ fn the_time_to_live_goes_on_over_a_restart() {
     stage.pass(10.0);
     stage.restart();
     stage.pass(9.9);
-    assert_eq!(stage.state(command), State::Queued);
+    assert_eq!(stage.state(command), DeliveryState::Queued);
     stage.pass(0.4);
-    assert_eq!(stage.state(command), State::Expired);
+    assert_eq!(stage.state(command), DeliveryState::Expired);
 }
 
 #[test]
@@ -217,7 +223,7 @@ fn a_command_of_another_device_is_unknown() {
     stage.listen("till");
     let problem = stage.try_report("till", command, R::Succeeded).unwrap_err();
     assert_eq!(problem.code, Code::UnknownCommand);
-    assert_eq!(stage.state(command), State::Queued);
+    assert_eq!(stage.state(command), DeliveryState::Queued);
 }
 
 #[test]
@@ -227,7 +233,7 @@ fn an_ended_delivery_is_answered_from_disk_long_after() {
     stage.report("kiosk", command, R::Succeeded);
     stage.pass(Duration::from_secs(86_400).as_secs_f64());
     assert_eq!(stage.hub.footprint(), bellwire_core::Footprint::default());
-    assert_eq!(stage.report("kiosk", command, R::Succeeded).state, State::Succeeded);
+    assert_eq!(stage.report("kiosk", command, R::Succeeded).state, DeliveryState::Succeeded);
     assert!(stage.try_report("kiosk", command, R::Failed).is_err());
     assert_eq!(stage.hub.footprint(), bellwire_core::Footprint::default());
 }

@@ -2,7 +2,7 @@
 
 use bellwire_core::{Listen, Wanted};
 use bellwire_proto::limits::PACED_BYTES;
-use bellwire_proto::{Json, Seconds, Seq, State};
+use bellwire_proto::{DeliveryState, Json, Seconds, Seq};
 
 use crate::stage::Stage;
 
@@ -15,10 +15,10 @@ fn a_command_is_delivered_once_it_was_taken() {
     stage.readers_held = true;
     let command = stage.send("sign");
     assert_eq!(stage.hears(stream), ["command 1 #1"]);
-    assert_eq!(stage.state(command), State::Sent);
+    assert_eq!(stage.state(command), DeliveryState::Sent);
     stage.readers_held = false;
     stage.settle();
-    assert_eq!(stage.state(command), State::Delivered);
+    assert_eq!(stage.state(command), DeliveryState::Delivered);
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_slow_reader_is_not_sent_a_second_copy_into_the_same_stream() {
     assert_eq!(stage.hears(stream), NOTHING, "no lease runs on what waits to be written");
     stage.readers_held = false;
     stage.settle();
-    assert_eq!(stage.state(command), State::Delivered);
+    assert_eq!(stage.state(command), DeliveryState::Delivered);
 }
 
 #[test]
@@ -159,5 +159,5 @@ fn a_word_about_a_frame_of_an_older_stream_delivers_nothing() {
     stage.listen_ack_none("sign", None);
     stage.hub.handle_taken(older, Seq::new(1), stage.now);
     stage.settle();
-    assert_eq!(stage.state(command), State::Sent);
+    assert_eq!(stage.state(command), DeliveryState::Sent);
 }

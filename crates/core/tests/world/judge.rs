@@ -12,7 +12,9 @@ use bellwire_core::record::{Change, DeliveryRecord, Txn, TxnId};
 use bellwire_core::{Answer, Frame, HubEvent, Output, RequestId, SessionId};
 use bellwire_proto::limits::{CANCEL_SLOT, COUNTED_ATTEMPTS_MAX, SENDS_MAX};
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceId, Seq, State, Timestamp};
+use bellwire_proto::{
+    Code, CommandId, Delivery, DeliveryState, DeviceChange, DeviceId, Seq, Timestamp,
+};
 
 use super::store::Disk;
 
@@ -165,12 +167,12 @@ impl Judge {
             let mut in_flight = 0;
             for row in disk.deliveries_of(device) {
                 let waits = row.head.not_before.is_some_and(|not_before| not_before > at);
-                if row.state == State::Queued && row.head.seq < *seq && !waits {
+                if row.state == DeliveryState::Queued && row.head.seq < *seq && !waits {
                     let older = row.head.seq;
                     return Err(format!("order: {device} is sent {seq} while {older} waits"));
                 }
                 let slot = row.cancelling_since.is_none_or(|since| at < since.after(CANCEL_SLOT));
-                let live = row.state != State::Queued && !row.state.is_terminal();
+                let live = row.state != DeliveryState::Queued && !row.state.is_terminal();
                 in_flight += usize::from(live && slot);
             }
             if in_flight > self.max_in_flight {
@@ -265,9 +267,9 @@ impl Judge {
             }
             (Asked::Cancel(command), Answer::Cancelled { done }) => {
                 let known = self.pictures.get(&command).into_iter().flatten();
-                let fits = |state: State| match done {
+                let fits = |state: DeliveryState| match done {
                     true => state.is_terminal(),
-                    false => state == State::Cancelling,
+                    false => state == DeliveryState::Cancelling,
                 };
                 match known.into_iter().any(|d| fits(d.state)) {
                     true => Ok(()),
@@ -328,7 +330,8 @@ impl Judge {
             at: now,
             ears: Vec::new(),
         });
-        let replay = ack_none && row.state == State::Delivered && event.attempt == row.attempt;
+        let replay =
+            ack_none && row.state == DeliveryState::Delivered && event.attempt == row.attempt;
         if event.attempt > told.attempt {
             *told = Told { attempt: event.attempt, at: now, ears: vec![ear] };
         } else if event.attempt == told.attempt && told.at == now && !told.ears.contains(&ear) {
@@ -342,7 +345,8 @@ impl Judge {
 
     fn cancel_told(&self, command: CommandId) -> Verdict {
         let mut known = self.pictures.get(&command).into_iter().flatten();
-        match known.any(|d| matches!(d.state, State::Cancelling | State::Cancelled)) {
+        match known.any(|d| matches!(d.state, DeliveryState::Cancelling | DeliveryState::Cancelled))
+        {
             true => Ok(()),
             false => Err(format!("a cancel of {command}, which is not cancelled on disk")),
         }
@@ -353,7 +357,7 @@ impl Judge {
     fn seen(&self, delivery: &Delivery, by: &str) -> Verdict {
         let known = self.pictures.get(&delivery.command).map(Vec::as_slice).unwrap_or_default();
         let passed = |on_disk: &Delivery| {
-            delivery.state == State::Queued && on_disk.attempt >= delivery.attempt
+            delivery.state == DeliveryState::Queued && on_disk.attempt >= delivery.attempt
         };
         match known.iter().rev().any(|on_disk| on_disk == delivery || passed(on_disk)) {
             true => Ok(()),
@@ -426,6 +430,6 @@ fn row_may_follow(old: Option<&DeliveryRecord>, new: &DeliveryRecord) -> Verdict
         let by = due_at.max(old.updated_at).after(SLACK);
         verdict(new.updated_at <= by, "it ended long after it was due")?;
     }
-    let told = new.late && matches!(new.state, State::Succeeded | State::Failed);
+    let told = new.late && matches!(new.state, DeliveryState::Succeeded | DeliveryState::Failed);
     verdict(!old.state.is_terminal() || told, "what had ended changed")
 }

@@ -10,7 +10,7 @@ use bellwire_core::record::{
     Loaded, Txn,
 };
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
-use bellwire_proto::{CommandId, DeviceId, Seq, State, Timestamp};
+use bellwire_proto::{CommandId, DeliveryState, DeviceId, Seq, Timestamp};
 
 /// What is on disk.
 #[derive(Default)]
@@ -66,8 +66,8 @@ impl Store {
     pub(crate) fn restart(&mut self, now: Timestamp) -> Recovered {
         self.pending.clear();
         for row in self.disk.deliveries.values_mut() {
-            if row.state == State::Sent {
-                row.state = State::Queued;
+            if row.state == DeliveryState::Sent {
+                row.state = DeliveryState::Queued;
                 row.version += 1;
             }
             row.run_until = row.run_until.map(|at| at.max(now.after(RUN_CLOCK_AFTER_RESTART)));
@@ -180,7 +180,7 @@ impl Disk {
         rows_max: usize,
         bytes_max: usize,
     ) -> Vec<(DeliveryRecord, bellwire_proto::Json)> {
-        let delivered = self.deliveries_of(device).filter(|r| r.state == State::Delivered);
+        let delivered = self.deliveries_of(device).filter(|r| r.state == DeliveryState::Delivered);
         let mut rows: Vec<&DeliveryRecord> = delivered.collect();
         rows.sort_by_key(|row| (row.updated_at, row.head.seq));
         match rows.iter().position(|row| row.head.seq == after) {

@@ -1,4 +1,4 @@
-//! What is wrong with settings, said so that it can be put right: where, which key, what it says
+//! Faults in settings, reported with all that is needed to fix them: the layer, the key, the value
 //! and what is allowed.
 
 use std::fmt;
@@ -7,7 +7,7 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<Fault>);
 
-/// From which layer a value came.
+/// The layer that a value came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// The file.
@@ -18,39 +18,40 @@ pub enum Origin {
     Flag,
 }
 
-/// One thing that is wrong.
+/// One fault of the operator's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
-    /// The file is not TOML; what comes after it was not looked at.
+    /// The file is not TOML; correct the line. Nothing of the file was read.
     Syntax {
-        /// Where, counted from 1.
+        /// The line, counted from 1.
         line: usize,
-        /// What the parser says.
+        /// The parser's message.
         message: String,
     },
-    /// No setting has this key.
+    /// No setting has this key; remove it or correct its spelling.
     UnknownKey {
-        /// Where it stands.
+        /// The layer.
         origin: Origin,
         /// The key, as in the file.
         key: String,
     },
-    /// A value that the setting cannot have.
+    /// The setting does not allow this value; use one of those allowed.
     Value {
-        /// Where it stands.
+        /// The layer.
         origin: Origin,
         /// The key, as in the file.
         key: String,
-        /// What it says.
+        /// The value as text.
         value: String,
-        /// What it may say.
+        /// The values that are allowed.
         allowed: &'static str,
     },
-    /// One setting makes no sense without another.
+    /// One setting requires another; set both or neither.
     Missing {
-        /// The one that is there.
+        /// The one that is set.
         given: &'static str,
-        /// The one that is not.
+        /// The one that is not set.
         missing: &'static str,
     },
 }
@@ -102,7 +103,7 @@ impl fmt::Display for Fault {
 }
 
 impl Origin {
-    /// A key as it is written there.
+    /// A key as it is written in this layer.
     fn name(self, key: &str) -> String {
         match self {
             Self::File => key.to_owned(),

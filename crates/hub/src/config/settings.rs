@@ -1,4 +1,4 @@
-//! Every setting: its key, what is allowed, how its text is taken and told again.
+//! Every setting: its key, what is allowed, how its text is parsed and shown.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use super::{Config, TlsFiles};
 pub(super) struct Setting {
     pub(super) key: &'static str,
     pub(super) allowed: &'static str,
-    /// Takes its text; `None` when that is not allowed.
-    pub(super) take: fn(&mut Draft, &str) -> Option<()>,
-    /// Tells the text that would be taken as what is set; `None` when nothing is.
-    pub(super) tell: fn(&Config) -> Option<String>,
+    /// Parses a text; `None` when it is not allowed.
+    pub(super) parse: fn(&mut Draft, &str) -> Option<()>,
+    /// The text that parses as the present value; `None` when there is none.
+    pub(super) show: fn(&Config) -> Option<String>,
 }
 
 /// A configuration that is being read.
@@ -32,8 +32,8 @@ macro_rules! flag {
         Setting {
             key: stringify!($member),
             allowed: "true or false",
-            take: |draft, text| text.parse().ok().map(|yes| draft.config.$member = yes),
-            tell: |config| Some(config.$member.to_string()),
+            parse: |draft, text| text.parse().ok().map(|yes| draft.config.$member = yes),
+            show: |config| Some(config.$member.to_string()),
         }
     };
 }
@@ -43,8 +43,8 @@ macro_rules! number {
         Setting {
             key: stringify!($member),
             allowed: $allowed,
-            take: |draft, text| number(text, $range).map(|n| draft.config.$member = n),
-            tell: |config| Some(config.$member.to_string()),
+            parse: |draft, text| number(text, $range).map(|n| draft.config.$member = n),
+            show: |config| Some(config.$member.to_string()),
         }
     };
 }
@@ -54,8 +54,8 @@ macro_rules! span {
         Setting {
             key: stringify!($member),
             allowed: $allowed,
-            take: |draft, text| span(text, $range_s).map(|span| draft.config.$member = span),
-            tell: |config| Some(Seconds::new(config.$member.as_secs()).to_string()),
+            parse: |draft, text| span(text, $range_s).map(|span| draft.config.$member = span),
+            show: |config| Some(Seconds::new(config.$member.as_secs()).to_string()),
         }
     };
 }
@@ -65,11 +65,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "listen",
         allowed: "one or more of address:port, as in 127.0.0.1:8888 or [::]:0",
-        take: |draft, text| {
+        parse: |draft, text| {
             let listen: Result<Vec<_>, _> = text.split(',').map(|one| one.trim().parse()).collect();
             listen.ok().map(|listen| draft.config.listen = listen)
         },
-        tell: |config| {
+        show: |config| {
             let texts: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
             Some(texts.join(","))
         },
@@ -77,39 +77,51 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "data_dir",
         allowed: "a folder",
-        take: |draft, text| path(text).map(|path| draft.config.data_dir = path),
-        tell: |config| Some(config.data_dir.display().to_string()),
+        parse: |draft, text| path(text).map(|path| draft.config.data_dir = path),
+        show: |config| Some(config.data_dir.display().to_string()),
     },
     flag!(open),
     flag!(classic),
-    span!(lease, 1..=3600, "from 1s to 1h"),
-    number!(queue_max, 1..=100_000, "a whole number from 1 to 100000"),
-    number!(max_in_flight, 1..=100, "a whole number from 1 to 100"),
+    span!(lease, 1..=limits::LEASE_CEILING_S, "from 1s to 1h"),
+    number!(queue_max, 1..=limits::QUEUE_CEILING, "a whole number from 1 to 100000"),
+    number!(max_in_flight, 1..=limits::IN_FLIGHT_CEILING, "a whole number from 1 to 100"),
     number!(data_bytes_max, 1..=limits::DATA_BYTES_CEILING, "a number of bytes from 1 to 1048576"),
-    span!(history, 86_400..=3650 * 86_400, "from 1d to 3650d"),
-    span!(heartbeat, limits::HEARTBEAT_S.min..=limits::HEARTBEAT_S.max, "from 5s to 10m"),
-    number!(connections_max, 1..=10_000_000, "a whole number from 1 to 10000000"),
-    span!(header_timeout, 1..=300, "from 1s to 5m"),
-    span!(body_timeout, 1..=3600, "from 1s to 1h"),
-    span!(drain, 0..=8, "from 0s to 8s"),
-    number!(shards, 0..=256, "a whole number from 0 (one per core) to 256"),
+    span!(history, within(limits::HISTORY_S), "from 1d to 3650d"),
+    span!(heartbeat, within(limits::HEARTBEAT_S), "from 5s to 10m"),
+    number!(
+        connections_max,
+        within_count(limits::CONNECTIONS),
+        "a whole number from 1 to 10000000"
+    ),
+    span!(header_timeout, within(limits::HEADER_TIMEOUT_S), "from 1s to 5m"),
+    span!(body_timeout, within(limits::BODY_TIMEOUT_S), "from 1s to 1h"),
+    span!(drain, within(limits::DRAIN_S), "from 0s to 8s"),
+    number!(shards, within_count(limits::SHARDS), "a whole number from 0 (one per core) to 256"),
     Setting {
         key: "tls_cert",
         allowed: "a PEM file with the certificate chain",
-        take: |draft, text| path(text).map(|path| draft.tls_cert = Some(path)),
-        tell: |config| file(config, |tls| &tls.cert),
+        parse: |draft, text| path(text).map(|path| draft.tls_cert = Some(path)),
+        show: |config| file(config, |tls| &tls.cert),
     },
     Setting {
         key: "tls_key",
         allowed: "a PEM file with the certificate's key",
-        take: |draft, text| path(text).map(|path| draft.tls_key = Some(path)),
-        tell: |config| file(config, |tls| &tls.key),
+        parse: |draft, text| path(text).map(|path| draft.tls_key = Some(path)),
+        show: |config| file(config, |tls| &tls.key),
     },
 ];
 
 /// The setting of this key.
 pub(super) fn find(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+fn within(range: limits::Range) -> RangeInclusive<u64> {
+    range.min..=range.max
+}
+
+fn within_count(range: limits::Range) -> RangeInclusive<usize> {
+    range.min as usize..=range.max as usize
 }
 
 fn span(text: &str, allowed_s: RangeInclusive<u64>) -> Option<Duration> {

@@ -20,7 +20,7 @@ use tokio::sync::{Notify as Wake, oneshot};
 use super::{Clock, frames};
 use crate::config::Config;
 use crate::feed::Feed;
-use crate::plane::{CloseReason, Notify, Plane, PlaneConfig, StreamEvent, StreamEvents, StreamId};
+use crate::plane::{CloseReason, Plane, PlaneConfig, Receipt, StreamEvent, StreamEvents, StreamId};
 use crate::store::{Store, StoreError, StoreEvents};
 
 /// What every handle of a hub shares.
@@ -301,7 +301,7 @@ impl StoreEvents for Events {
 }
 
 impl StreamEvents for Events {
-    fn happened(&self, batch: &mut Vec<StreamEvent>) {
+    fn on_events(&self, batch: &mut Vec<StreamEvent>) {
         let Some(hub) = self.hub() else { return };
         if hub.feed.take_its_own(batch) {
             hub.observers_changed();
@@ -319,7 +319,7 @@ impl StreamEvents for Events {
 
 fn hear(hub: &mut Hub, event: StreamEvent, now: Timestamp) {
     match event {
-        StreamEvent::Taken { stream, tag } | StreamEvent::Written { stream, tag } => {
+        StreamEvent::Buffered { stream, tag } | StreamEvent::Written { stream, tag } => {
             hub.handle_taken(SessionId(stream.get()), Seq::new(tag), now);
         }
         StreamEvent::Closed { stream, .. } => hub.handle_closed(SessionId(stream.get()), now),
@@ -333,11 +333,11 @@ fn stream_of(session: SessionId) -> Option<StreamId> {
     StreamId::from_number(session.0)
 }
 
-fn notify_of(wanted: Wanted) -> Notify {
+fn notify_of(wanted: Wanted) -> Receipt {
     match wanted {
-        Wanted::Nothing => Notify::None,
-        Wanted::Taken(seq) => Notify::Taken(seq.get()),
-        Wanted::Written(seq) => Notify::Written(seq.get()),
+        Wanted::Nothing => Receipt::None,
+        Wanted::Taken(seq) => Receipt::Buffered(seq.get()),
+        Wanted::Written(seq) => Receipt::Written(seq.get()),
     }
 }
 

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use bellwire_proto::{Json, Seq, State as DeliveryState, Timestamp};
+use bellwire_proto::{DeliveryState, Json, Seq, Timestamp};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
@@ -11,7 +11,7 @@ use crate::store::{Options, SqliteStore};
 struct Deaf;
 
 impl StreamEvents for Deaf {
-    fn happened(&self, _: &mut Vec<StreamEvent>) {}
+    fn on_events(&self, _: &mut Vec<StreamEvent>) {}
 }
 
 fn event(stdout: Option<String>) -> HubEvent {

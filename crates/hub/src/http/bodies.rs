@@ -1,8 +1,8 @@
-//! What request bodies say: a command's data, the envelope of `POST /v1/commands`, batches of
+//! Parses request bodies: a command's data, the envelope of `POST /v1/commands`, batches of
 //! reports, confirmations. Pure functions, so that they can be fuzzed.
 //!
 //! Bodies that are objects of the contract itself (a report, labels, facts) are parsed in
-//! `bellwire-proto`; how many bytes may come is `body.rs`'s business.
+//! `bellwire-proto`; `body.rs` bounds the number of bytes.
 
 use bellwire_proto::limits::{REPORT_BATCH_ITEMS_MAX, RUN_TIMEOUT_S, Range, TTL_S};
 use bellwire_proto::{
@@ -10,16 +10,16 @@ use bellwire_proto::{
 };
 use serde_json::value::RawValue;
 
-/// A time to live: as [`TTL_S`], and zero for "only if it is online".
+/// A time to live: as [`TTL_S`], or zero for "only if the device is online".
 pub(super) const TTL_OR_ZERO_S: Range = Range { min: 0, ..TTL_S };
 
-/// The data of a command from the body of `POST /v1/send`: JSON if the media type says so, any
-/// other text as a JSON string, `null` if there is nothing. Contract, section 3.
+/// The data of a command from the body of `POST /v1/send`: JSON if that is the media type, any
+/// other text as a JSON string, `null` if the body is empty. Contract, section 3.
 ///
-/// `media_type` as [`media_type`](super::params::media_type) gives it.
+/// `media_type` is the result of [`media_type`](super::params::media_type).
 ///
 /// # Errors
-/// `unsupported_media_type` when it is not UTF-8, `bad_request` when it is called JSON and is not.
+/// `unsupported_media_type` when it is not UTF-8, `bad_request` when it should be JSON and is not.
 ///
 /// ```
 /// use bellwire_hub::http::bodies::data;
@@ -47,17 +47,17 @@ pub fn data(media_type: &str, body: &[u8]) -> Result<Json, Problem> {
 /// The body of `POST /v1/commands`. Contract, section 3.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
-    /// What to do.
+    /// The action.
     pub action: Action,
-    /// With what; `null` when it was not told.
+    /// The data; `null` when absent.
     pub data: Json,
-    /// For whom.
+    /// The target.
     pub device: DeviceId,
-    /// Time to live; zero is "only if it is online".
+    /// The time to live; zero is "only if the device is online".
     pub ttl: Option<Seconds>,
     /// The run clock.
     pub run_timeout: Option<Seconds>,
-    /// Not to be sent before this.
+    /// The time before which it is not sent.
     pub not_before: Option<Timestamp>,
 }
 
@@ -65,12 +65,12 @@ impl Envelope {
     /// Reads the envelope.
     ///
     /// # Errors
-    /// `bad_request` and `unknown_field` as for every object of the API, also for a target
-    /// other than one device; `payload_too_large` when `data` is past `data_bytes_max`.
+    /// `bad_request` and `unknown_field` as for every object of the API, also for a target other
+    /// than one device; `payload_too_large` when `data` exceeds `data_bytes_max`.
     pub fn parse(body: &[u8], data_bytes_max: usize) -> Result<Self, Problem> {
         let mut members = Members::parse(body)?;
         let data = members.take_json("data")?.unwrap_or_default();
-        // Sizes before all else that a body can be refused for (contract, section 1).
+        // Size is checked before anything else in a body (contract, section 1).
         if data.as_str().len() > data_bytes_max {
             return Err(Problem::new(
                 Code::PayloadTooLarge,
@@ -85,7 +85,7 @@ impl Envelope {
             run_timeout: take_seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
             not_before: members.take("not_before")?,
         };
-        if members.take_raw("rollout").is_some_and(|told| told != "null") {
+        if members.take_raw("rollout").is_some_and(|text| text != "null") {
             return Err(Problem::bad_request(
                 "a rollout is for many devices, and this release takes single devices",
             ));
@@ -95,20 +95,20 @@ impl Envelope {
     }
 }
 
-/// One report of a batch, judged by itself.
+/// One report of a batch, parsed by itself.
 #[derive(Debug)]
 pub struct BatchItem {
-    /// The command as the item names it, if it names one at all.
+    /// The command as the item names it, if it names one.
     pub command: Option<String>,
-    /// What it reports, or why it is refused.
+    /// The report, or why it is refused.
     pub report: Result<(CommandId, Report), Problem>,
 }
 
 /// Reads the body of `POST /v1/devices/{device}/status`.
 ///
 /// # Errors
-/// `bad_request` when it is not a JSON array in UTF-8, `payload_too_large` past 1,000 items. What
-/// is wrong with an item is told of that item.
+/// `bad_request` when it is not a JSON array in UTF-8, `payload_too_large` beyond 1,000 items. A
+/// fault of one item is returned with that item.
 pub fn batch(body: &[u8]) -> Result<Vec<BatchItem>, Problem> {
     let text =
         std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
@@ -134,7 +134,7 @@ fn batch_item(item: &str) -> BatchItem {
     BatchItem { command, report }
 }
 
-/// Reads the body of `POST /v1/devices/{device}/confirm`: the name of the session.
+/// Reads the body of `POST /v1/devices/{device}/confirm`: the session.
 ///
 /// # Errors
 /// `bad_request` and `unknown_field` as for every object of the API.
@@ -145,7 +145,8 @@ pub fn confirmation(body: &[u8]) -> Result<String, Problem> {
     Ok(session)
 }
 
-/// The target: exactly one of the contract's kinds, and of those as yet the ones that name one device.
+/// Takes the target: exactly one of the contract's kinds, and in this release one that names a single
+/// device.
 fn take_target(members: &mut Members<'_>) -> Result<DeviceId, Problem> {
     let one_kind = || {
         Problem::bad_request(
@@ -203,7 +204,7 @@ mod tests {
     const ID: &str = "01900000-0000-7000-8000-000000000000";
 
     #[test]
-    fn data_is_json_if_it_is_called_so_and_text_otherwise() {
+    fn data_is_json_if_that_is_its_media_type_and_text_otherwise() {
         for (media_type, body, json) in [
             ("application/json", "{\"b\": 1.0,\n\"a\":1e2}", "{\"b\": 1.0,\"a\":1e2}"),
             ("application/json", "", "null"),
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_keeps_what_it_was_given() {
+    fn an_envelope_preserves_its_members() {
         let body = br#"{"action":"ping","data":{"n":1.50},"target":{"devices":["x","x"]},
             "ttl_s":0,"run_timeout_s":60,"not_before":"2030-01-01T00:00:00Z","rollout":null}"#;
         let envelope = Envelope::parse(body, 64).unwrap();
@@ -264,7 +265,8 @@ mod tests {
             (with(r#""rollout":{}"#), Code::BadRequest),
             (with(r#""ttl":1"#), Code::UnknownField),
             (with(r#""data":"0123456789abcdef""#), Code::PayloadTooLarge),
-            // A typo once hid that the data was too long: 400 where the order says 413.
+            // A typo once hid that the data was too long: 400 where the order of checks requires
+            // 413.
             (with(r#""ttl":1,"data":"0123456789abcdef""#), Code::PayloadTooLarge),
         ] {
             let refused = Envelope::parse(body.as_bytes(), 16).unwrap_err();
@@ -273,16 +275,16 @@ mod tests {
     }
 
     #[test]
-    fn each_item_of_a_batch_is_judged_by_itself() {
+    fn each_item_of_a_batch_is_parsed_by_itself() {
         let body = format!(
             r#"[{{"command":"{ID}","state":"running"}},{{"command":"{ID}","state":"gone"}},
                 {{"command":"x","state":"running"}},{{"state":"running"}},7]"#
         );
         let items = batch(body.as_bytes()).unwrap();
-        let told: Vec<_> =
+        let outcomes: Vec<_> =
             items.iter().map(|item| (item.command.as_deref(), item.report.is_ok())).collect();
         assert_eq!(
-            told,
+            outcomes,
             [(Some(ID), true), (Some(ID), false), (Some("x"), false), (None, false), (None, false)]
         );
     }
@@ -307,7 +309,7 @@ mod tests {
         }
 
         #[test]
-        fn text_comes_out_as_it_went_in(text in "\\PC+|[\\x00-\\x7f]+") {
+        fn text_survives_as_a_json_string(text in "\\PC+|[\\x00-\\x7f]+") {
             let json = data("text/plain", text.as_bytes()).unwrap();
             prop_assert_eq!(json.read::<String>().unwrap(), text);
         }

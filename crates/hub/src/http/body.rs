@@ -1,11 +1,12 @@
 //! Reading a request's body: bounded in bytes and in time.
 //!
-//! Order of checks (contract, section 1): size 413, then what it is encoded as 415. What the bytes
-//! mean is [`super::bodies`]' business.
+//! Order of checks (contract, section 1): size 413, then `Content-Encoding` 415. [`super::bodies`]
+//! parses the bytes.
 
 use std::time::Duration;
 
 use axum::body::Body;
+use bellwire_proto::limits::{REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIMEOUT};
 use bellwire_proto::{Code, Problem};
 use bytes::Bytes;
 use http::header::{self, HeaderMap};
@@ -14,18 +15,12 @@ use hyper::body::Body as _;
 
 use super::params;
 
-/// What is read and thrown away of a body that was refused, so that a client that writes all of it
-/// before it reads finds the answer and not a reset connection (RFC 9112, section 9.6).
-const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long that may take.
-const LINGER: Duration = Duration::from_secs(2);
-
 /// The whole body.
 ///
 /// # Errors
-/// `payload_too_large` past `bytes_max`, at once if the head says so and else when that many have
-/// come; `request_timeout` when it did not end `within`; `unsupported_media_type` when it is
-/// compressed; `bad_request` when it broke off.
+/// `payload_too_large` beyond `bytes_max`, at once if the head announces it and else when so many
+/// were read; `request_timeout` when it did not end `within`; `unsupported_media_type` when it is
+/// compressed; `bad_request` when the connection failed.
 pub(super) async fn read(
     headers: &HeaderMap,
     mut body: Body,
@@ -34,8 +29,8 @@ pub(super) async fn read(
 ) -> Result<Bytes, Problem> {
     let too_large =
         || Problem::new(Code::PayloadTooLarge, format!("the body is past {bytes_max} bytes"));
-    let told = body.size_hint().lower();
-    if usize::try_from(told).map_or(true, |told| told > bytes_max) {
+    let size = body.size_hint().lower();
+    if usize::try_from(size).map_or(true, |size| size > bytes_max) {
         linger(headers, body);
         return Err(too_large());
     }
@@ -62,9 +57,9 @@ pub(super) async fn read(
     }
 }
 
-/// Lets the rest of a refused body run dry while the answer goes out. Bounded in bytes and time, and one
-/// at most per connection, which takes no next request meanwhile. A client that waits for
-/// `100 Continue` has not begun to send, and must not be told to.
+/// Reads and drops the rest of a refused body while the answer is sent. Bounded in bytes and time, and
+/// one per connection, which takes no other request meanwhile. A client that waits for `100 Continue`
+/// has not begun to send, and reading would make it send.
 fn linger(headers: &HeaderMap, mut body: Body) {
     if headers.contains_key(header::EXPECT) {
         return;
@@ -73,10 +68,10 @@ fn linger(headers: &HeaderMap, mut body: Body) {
         let mut bytes = 0;
         while let Some(Ok(frame)) = body.frame().await {
             bytes += frame.data_ref().map_or(0, Bytes::len);
-            if bytes > LINGER_BYTES_MAX {
+            if bytes > REFUSED_BODY_BYTES_MAX {
                 break;
             }
         }
     };
-    tokio::spawn(tokio::time::timeout(LINGER, run_dry));
+    tokio::spawn(tokio::time::timeout(REFUSED_BODY_TIMEOUT, run_dry));
 }

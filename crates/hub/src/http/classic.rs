@@ -1,10 +1,10 @@
-//! The wire format of the Python library `eventsource` 1.1.1, for those who still speak it
+//! The wire format of the Python library `eventsource` 1.1.1, for its existing clients
 //! (`docs/protocol.md`, section 10): `GET /poll/{token}` listens, `POST /{action}/{token}` sends.
 //!
-//! It has nothing in common with the rest of the hub but the [`plane`](crate::plane) and the accept
-//! loop: a token is no device, nothing is stored on disk, and who is not connected misses what is
-//! sent. Who listens stands in `registry.rs`, what a body becomes in `format.rs`, what an event looks
-//! like in `event.rs`, what was sent lately in `history.rs`. Here requests are checked, in the order that the contract gives.
+//! It shares only the [`plane`](crate::plane) and the accept loop with the rest of the hub: a token is not a device, nothing
+//! is stored on disk, and events for a token that is not connected are lost. The listeners are in `registry.rs`, the
+//! conversion of bodies in `format.rs`, the encoding of events in `event.rs`, the events for replay in `history.rs`. Here
+//! requests are checked, in the order of the contract.
 
 mod body;
 mod event;
@@ -15,12 +15,12 @@ mod registry;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use bellwire_proto::limits::{CLASSIC_LOCKED_GRACE, CLASSIC_UNSENT_BYTES_MAX};
 use bellwire_sse::{EventName, InvalidValue};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -30,26 +30,19 @@ use crate::plane::{Heartbeat, HeartbeatForm, Plane, PlaneConfig, StreamHead, Str
 use body::BadBody;
 pub use format::{EventFormat, Json, Text, WithIds};
 use page::page;
-use registry::{Hand, Listen, Registry};
+use registry::{Listen, Posted, Registry};
 
-/// The action that listens. That it cannot be sent is only because no list has it.
+/// The action that listens. It cannot be sent only because it is in no list of actions.
 const LISTEN: &str = "poll";
-/// The actions that every server has. With ids there is `retry` beside them.
+/// The actions that every server has; with ids there is also `retry`.
 const PING: &str = "ping";
 const CLOSE: &str = "close";
 const RETRY: &str = "retry";
 
-/// Bytes that a stream may have unsent: two of the longest events, whose every line end became a
-/// line of its own.
-const UNSENT_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long a listener waits whose token is taken. One that has just hung up and comes back must
-/// not find itself there, though the two connections are not heard of in order.
-const TAKEN_GRACE: Duration = Duration::from_millis(100);
-
 /// How a classic server behaves. `Default` is a server without flags: text, no ids, no keepalive.
 #[derive(Debug, Clone)]
 pub struct ClassicConfig {
-    /// What bodies are, and whether events have ids.
+    /// The format of bodies, and whether events have ids.
     pub format: Arc<dyn EventFormat>,
     /// Milliseconds between keepalive comments; 0 for none.
     pub keepalive_ms: u32,
@@ -60,7 +53,7 @@ pub struct ClassicConfig {
 }
 
 impl ClassicConfig {
-    /// A server of this format; else as `Default`.
+    /// A server of this format, otherwise as `Default`.
     pub fn new(format: impl EventFormat) -> Self {
         Self { format: Arc::new(format), keepalive_ms: 0, actions: Vec::new(), shards: 0 }
     }
@@ -79,18 +72,20 @@ impl Default for ClassicConfig {
     }
 }
 
-/// Why there is no classic server.
+/// Why a classic server does not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClassicError {
-    /// An action that cannot be the name of an event.
+    /// The operator configured an action that cannot be the name of an event: it contains a line
+    /// break.
     #[error("the action {action:?} cannot be the name of an event: {source}")]
     Action {
-        /// Which.
+        /// The action.
         action: String,
-        /// Why.
+        /// The character that is not allowed.
         source: InvalidValue,
     },
-    /// The system refused a thread or an epoll.
+    /// The system refused a thread or an epoll; raise its limits.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -122,32 +117,35 @@ struct Shared {
     actions: Vec<Action>,
 }
 
-/// What can be posted.
+/// An action that can be posted.
 struct Action {
     name: EventName,
-    does: Does,
+    kind: ActionKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Does {
+enum ActionKind {
     Event,
     Close,
     Retry,
 }
 
 impl Classic {
-    /// Starts the streams of a classic server. They are its own, also in a hub that has others.
+    /// Starts the streams of a classic server, separate from those of a hub.
     ///
     /// # Errors
-    /// When an action is no name for an event, or the system refuses a thread.
+    /// When an action cannot be the name of an event, or the system refuses a thread.
     pub fn start(config: ClassicConfig) -> Result<Self, ClassicError> {
         let ClassicConfig { format, keepalive_ms, actions, shards } = config;
         let ids = format.ids();
         let known = [PING, CLOSE].into_iter().chain(ids.then_some(RETRY)).map(str::to_owned);
         let actions = known.chain(actions).map(Action::new).collect::<Result<_, _>>()?;
         let registry = Arc::new(Registry::new(ids));
-        let plane =
-            PlaneConfig { shards, unsent_bytes_max: UNSENT_BYTES_MAX, ..PlaneConfig::default() };
+        let plane = PlaneConfig {
+            shards,
+            unsent_bytes_max: CLASSIC_UNSENT_BYTES_MAX,
+            ..PlaneConfig::default()
+        };
         let keepalive = Heartbeat { every_ms: keepalive_ms, form: HeartbeatForm::Classic };
         let options = StreamOptions {
             heartbeat: (keepalive_ms > 0).then_some(keepalive),
@@ -157,14 +155,14 @@ impl Classic {
         Ok(Self { shared: Arc::new(Shared { plane, registry, options, format, actions }) })
     }
 
-    /// A server of its own: it answers every path.
+    /// The router of a separate server: it answers every path.
     pub fn router(&self) -> Router {
         let classic = self.clone();
         Router::new().fallback(move |request| classic.answer(request))
     }
 
-    /// Whether a path is one of the classic format in a hub that has others: two parts at least,
-    /// and not below `/v1`.
+    /// Whether a path of a hub belongs to the classic format: at least two segments, and not below
+    /// `/v1`.
     pub fn serves(path: &str) -> bool {
         !path.starts_with("/v1/") && Target::of(path).is_some()
     }
@@ -196,13 +194,13 @@ impl Classic {
             return response;
         }
         let last_id = last_event_id(head);
-        let mut listens = registry.listen(plane, *options, &target.token, last_id);
-        if let Listen::Taken(end) = listens {
-            // Whether it ended in that time is asked anew.
-            let _ = tokio::time::timeout(TAKEN_GRACE, end.reached()).await;
-            listens = registry.listen(plane, *options, &target.token, last_id);
+        let mut listening = registry.listen(plane, *options, &target.token, last_id);
+        if let Listen::InUse(end) = listening {
+            // Whether the listener has ended by then is checked again.
+            let _ = tokio::time::timeout(CLASSIC_LOCKED_GRACE, end.reached()).await;
+            listening = registry.listen(plane, *options, &target.token, last_id);
         }
-        let Listen::Reserved(stream) = listens else {
+        let Listen::Reserved(stream) = listening else {
             return page(StatusCode::LOCKED, Some("Target is already connected"));
         };
         tracing::debug!(token = %target, ?stream, "listening");
@@ -223,8 +221,8 @@ impl Classic {
 
     async fn send(&self, head: &Parts, target: &Target, body: Body) -> Result<(), Refusal> {
         let Shared { plane, registry, format, actions, .. } = &*self.shared;
-        // Before anything is judged: a client that still writes when the answer comes may be told
-        // of a reset and not of the answer.
+        // Before any check: a client that still writes when the answer comes may get a reset
+        // instead of it.
         let body = body::read(head, body).await;
         if !registry.is_connected(&target.token) {
             return Err(Refusal::NotConnected);
@@ -235,17 +233,17 @@ impl Classic {
             .ok_or(Refusal::UnknownAction)?;
         let data = format.data(&body?).map_err(Refusal::Malformed)?;
         tracing::debug!(token = %target, bytes = data.len(), "posted");
-        let hand = match (action.does, event::whole_number(&data)) {
-            (Does::Close, _) => registry.end(plane, &target.token),
-            (Does::Retry, Some(retry_ms)) => registry.set_retry(&target.token, retry_ms),
+        let posted = match (action.kind, event::whole_number(&data)) {
+            (ActionKind::Close, _) => registry.end(plane, &target.token),
+            (ActionKind::Retry, Some(retry_ms)) => registry.set_retry(&target.token, retry_ms),
             _ => registry.send(plane, &target.token, &action.name, &data),
         };
-        match hand {
-            Hand::Done => Ok(()),
-            Hand::Absent => Err(Refusal::NotConnected),
-            // The sender is dropped unheard when the stream ends before it takes the event.
-            Hand::Over(taken) => taken.await.map_err(|_| Refusal::NotConnected),
-            Hand::Ending(end) => {
+        match posted {
+            Posted::Done => Ok(()),
+            Posted::Absent => Err(Refusal::NotConnected),
+            // The sender is dropped when the stream ends before it buffers the event.
+            Posted::Enqueued(buffered) => buffered.await.map_err(|_| Refusal::NotConnected),
+            Posted::Ending(end) => {
                 end.reached().await;
                 Ok(())
             }
@@ -261,19 +259,19 @@ impl std::fmt::Debug for Classic {
 
 impl Action {
     fn new(action: String) -> Result<Self, ClassicError> {
-        let does = match action.as_str() {
-            CLOSE => Does::Close,
-            RETRY => Does::Retry,
-            _ => Does::Event,
+        let kind = match action.as_str() {
+            CLOSE => ActionKind::Close,
+            RETRY => ActionKind::Retry,
+            _ => ActionKind::Event,
         };
         match EventName::new(action.as_str()) {
-            Ok(name) => Ok(Self { name, does }),
+            Ok(name) => Ok(Self { name, kind }),
             Err(source) => Err(ClassicError::Action { action, source }),
         }
     }
 }
 
-/// Why nothing was sent.
+/// Why an event was not sent.
 enum Refusal {
     NotConnected,
     UnknownAction,
@@ -304,7 +302,8 @@ impl Refusal {
     }
 }
 
-/// What a path names: as in the original, the last slash divides it, and both parts are decoded.
+/// The action and the token of a path: as in the original, the last slash divides it, and both
+/// parts are decoded.
 struct Target {
     action: Vec<u8>,
     token: Arc<[u8]>,
@@ -324,7 +323,7 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// The number of the last event that the client has; what is none of ours is no event at all.
+/// The id of the last event that the client has; `None` when it is not an id of this server.
 fn last_event_id(head: &Parts) -> Option<u64> {
     head.headers.get("last-event-id")?.to_str().ok()?.trim().parse().ok()
 }
@@ -340,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_slash_divides_a_path_and_escapes_do_not() {
+    fn the_last_slash_divides_a_path_but_an_escaped_one_does_not() {
         for (path, expected) in [
             ("/poll/kiosk", Some(("poll", "kiosk"))),
             ("/poll/a%2Fb%20c%", Some(("poll", "a/b c%"))),

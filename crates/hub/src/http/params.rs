@@ -1,8 +1,7 @@
-//! What a request says outside its body: names in the path, query parameters, headers.
+//! The parameters of a request outside its body: names in the path, query parameters, headers.
 //!
-//! Pure functions from text to checked values, so that they can be fuzzed: nothing here knows a
-//! connection, a clock or the hub. The values of JSON bodies are [`super::bodies`]'. Rules:
-//! contract, section 1.
+//! Pure functions from text to checked values, so that they can be fuzzed: there is no connection,
+//! clock or hub here. Bodies are parsed in [`super::bodies`]. Rules: contract, section 1.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -11,8 +10,8 @@ use bellwire_proto::limits::{IDEMPOTENCY_KEY_CHARS_MAX, Range};
 use bellwire_proto::{Code, Problem, Seconds, Seq};
 use http::header::{self, HeaderMap};
 
-/// Decodes one segment of a path, strictly: `%` must begin two hexadecimal digits, and what comes out
-/// must be UTF-8 (RFC 3986, section 2.1).
+/// Decodes one segment of a path, strictly: `%` must be followed by two hexadecimal digits, and the
+/// result must be UTF-8 (RFC 3986, section 2.1).
 ///
 /// # Errors
 /// `bad_request`.
@@ -31,8 +30,8 @@ pub fn decode_segment(segment: &str) -> Result<String, Problem> {
 
 /// The parameters of a query, each to be taken once, as members of an object are.
 ///
-/// Written as HTML forms write them (`+` is a space). A name that begins with `_` is for caches and
-/// is dropped unread.
+/// Encoded as by HTML forms (`+` is a space). A name that begins with `_` is a cache-buster and is
+/// ignored.
 ///
 /// ```
 /// use bellwire_hub::http::params::Query;
@@ -45,30 +44,30 @@ pub fn decode_segment(segment: &str) -> Result<String, Problem> {
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
-    left: Vec<(String, String)>,
+    untaken: Vec<(String, String)>,
 }
 
 impl Query {
-    /// Takes the text after the `?` apart.
+    /// Parses the text after the `?`.
     ///
     /// # Errors
     /// `bad_request` when a parameter is given twice or cannot be decoded.
     pub fn parse(raw: &str) -> Result<Self, Problem> {
         let undecodable =
             || Problem::bad_request("the query has a % that begins no UTF-8 character (RFC 3986)");
-        let mut left: Vec<(String, String)> = Vec::new();
+        let mut untaken: Vec<(String, String)> = Vec::new();
         for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name, true).ok_or_else(undecodable)?;
             if name.starts_with('_') {
                 continue;
             }
-            left.push((name, decode(value, true).ok_or_else(undecodable)?));
+            untaken.push((name, decode(value, true).ok_or_else(undecodable)?));
         }
-        let mut names: Vec<&str> = left.iter().map(|(name, _)| name.as_str()).collect();
+        let mut names: Vec<&str> = untaken.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         match names.windows(2).find(|pair| pair.first() == pair.last()) {
-            None => Ok(Self { left }),
+            None => Ok(Self { untaken }),
             Some(twice) => Err(Problem::bad_request(format!(
                 "parameter {} is given twice",
                 quoted(twice.first().copied().unwrap_or_default())
@@ -76,16 +75,16 @@ impl Query {
         }
     }
 
-    /// A parameter as text, which is then no longer left.
+    /// Takes a parameter as text.
     pub fn text(&mut self, name: &str) -> Option<String> {
-        let at = self.left.iter().position(|(n, _)| n == name)?;
-        Some(self.left.swap_remove(at).1)
+        let at = self.untaken.iter().position(|(n, _)| n == name)?;
+        Some(self.untaken.swap_remove(at).1)
     }
 
-    /// A parameter as a type.
+    /// Takes a parameter as a type.
     ///
     /// # Errors
-    /// `bad_request` with the type's own words.
+    /// `bad_request` with the type's own message.
     pub fn value<T: FromStr<Err: Display>>(&mut self, name: &str) -> Result<Option<T>, Problem> {
         let Some(text) = self.text(name) else {
             return Ok(None);
@@ -94,10 +93,10 @@ impl Query {
         value.map(Some).map_err(|e| Problem::bad_request(format!("parameter {name}: {e}")))
     }
 
-    /// A duration within bounds.
+    /// Takes a duration within bounds.
     ///
     /// # Errors
-    /// `bad_request` when it is none or out of bounds: it is never clamped.
+    /// `bad_request` when it is not a duration or out of bounds: it is never clamped.
     pub fn seconds(&mut self, name: &str, range: Range) -> Result<Option<Seconds>, Problem> {
         match self.value::<Seconds>(name)? {
             Some(seconds) if !range.contains(seconds.get()) => Err(Problem::bad_request(format!(
@@ -108,10 +107,10 @@ impl Query {
         }
     }
 
-    /// A whole number within bounds.
+    /// Takes a whole number within bounds.
     ///
     /// # Errors
-    /// `bad_request` when it is none or out of bounds.
+    /// `bad_request` when it is not a number or out of bounds.
     pub fn number(&mut self, name: &str, range: Range) -> Result<Option<u64>, Problem> {
         let Some(text) = self.text(name) else {
             return Ok(None);
@@ -125,7 +124,7 @@ impl Query {
         }
     }
 
-    /// A switch: `1` or `true`, `0` or `false`.
+    /// Takes a switch: `1` or `true`, `0` or `false`.
     ///
     /// # Errors
     /// `bad_request` when it is anything else.
@@ -140,12 +139,12 @@ impl Query {
         }
     }
 
-    /// Ends the taking: nothing may be left.
+    /// Checks that every parameter was taken.
     ///
     /// # Errors
-    /// `unknown_field`, naming a parameter that nobody took.
+    /// `unknown_field`, naming a parameter that was not taken.
     pub fn finish(self) -> Result<(), Problem> {
-        match self.left.first() {
+        match self.untaken.first() {
             None => Ok(()),
             Some((name, _)) => Err(Problem::new(
                 Code::UnknownField,
@@ -154,15 +153,15 @@ impl Query {
         }
     }
 
-    /// What is left, by name: two queries that say the same give the same.
+    /// The parameters that were not taken, sorted, so that equivalent queries compare equal.
     pub fn into_sorted(mut self) -> Vec<(String, String)> {
-        self.left.sort_unstable();
-        self.left
+        self.untaken.sort_unstable();
+        self.untaken
     }
 }
 
-/// The `wait` of the `Prefer` headers of a request, at most `seconds_max`; one that is no duration is
-/// ignored, and of several the first counts (RFC 7240, section 2).
+/// The `wait` of the `Prefer` headers of a request, clamped to `seconds_max`; a value that is not a
+/// duration is ignored, and of several the first counts (RFC 7240, section 2).
 ///
 /// ```
 /// use bellwire_hub::http::params::prefer_wait;
@@ -177,13 +176,13 @@ pub fn prefer_wait<'a>(
 ) -> Option<Seconds> {
     let preferences = values.into_iter().flat_map(|value| split_unquoted(value, ','));
     let wait = preferences.filter_map(|preference| {
-        let told = split_unquoted(preference, ';').next().unwrap_or_default();
-        let (name, value) = told.split_once('=')?;
+        let parameter = split_unquoted(preference, ';').next().unwrap_or_default();
+        let (name, value) = parameter.split_once('=')?;
         name.trim().eq_ignore_ascii_case("wait").then(|| value.trim())
     });
-    let told = wait.take(1).next()?;
-    let bare = told.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
-    let seconds: Seconds = bare.unwrap_or(told).parse().ok()?;
+    let value = wait.take(1).next()?;
+    let bare = value.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
+    let seconds: Seconds = bare.unwrap_or(value).parse().ok()?;
     Some(Seconds::new(seconds.get().min(seconds_max)))
 }
 
@@ -212,27 +211,27 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-/// The last command that a device knows of: the `Last-Event-ID` header if it is a number, else the
-/// parameter `last_event_id`.
+/// The `seq` of the last command that a device received: the `Last-Event-ID` header if it is a
+/// number, else the parameter `last_event_id`.
 ///
 /// # Errors
-/// `bad_request` when the parameter is no number; a header that is none is ignored.
+/// `bad_request` when the parameter is not a number; a header that is not a number is ignored.
 pub fn last_event_id(headers: &HeaderMap, query: &mut Query) -> Result<Option<Seq>, Problem> {
-    let asked = query.value("last_event_id")?;
+    let parameter = query.value("last_event_id")?;
     let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let told = header.and_then(|id| id.trim().parse().ok());
-    Ok(told.or(asked))
+    let header = header.and_then(|id| id.trim().parse().ok());
+    Ok(header.or(parameter))
 }
 
-/// The media type of the body, in lower case and without parameters; empty when none is told.
+/// The media type of the body, in lower case and without parameters; empty when there is none.
 pub fn media_type(headers: &HeaderMap) -> String {
-    let told = headers.get(header::CONTENT_TYPE).map(|t| t.as_bytes());
-    let told = String::from_utf8_lossy(told.unwrap_or_default());
-    let essence = told.split(';').next().unwrap_or_default();
+    let value = headers.get(header::CONTENT_TYPE).map(|t| t.as_bytes());
+    let value = String::from_utf8_lossy(value.unwrap_or_default());
+    let essence = value.split(';').next().unwrap_or_default();
     essence.trim().to_ascii_lowercase()
 }
 
-/// Whether the body came as it is: no `Content-Encoding`, or none but `identity`.
+/// Whether the body is not encoded: no `Content-Encoding`, or only `identity`.
 pub fn is_plain(headers: &HeaderMap) -> bool {
     let codings = headers.get_all(header::CONTENT_ENCODING).iter();
     codings
@@ -241,7 +240,7 @@ pub fn is_plain(headers: &HeaderMap) -> bool {
         .all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// Undoes percent-encoding; `None` when it is not well-formed or not UTF-8.
+/// Decodes percent-encoding; `None` when it is malformed or not UTF-8.
 fn decode(text: &str, plus_is_space: bool) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -265,8 +264,7 @@ fn whole_number(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| digits)
 }
 
-/// The parts of a header between separators; one within a quoted string separates nothing (RFC 9110,
-/// section 5.6.4).
+/// The parts of a header between separators outside quoted strings (RFC 9110, section 5.6.4).
 fn split_unquoted(value: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     value.split(move |c| {
@@ -280,7 +278,7 @@ fn split_unquoted(value: &str, separator: char) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A name from outside, shortened, as it may stand in a message.
+/// A name from outside, shortened and escaped for a message.
 fn quoted(name: &str) -> String {
     let short: String = name.chars().take(64).collect();
     format!("{short:?}")
@@ -334,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn cache_busters_are_ignored_whatever_they_say() {
+    fn cache_busters_are_ignored_whatever_their_value() {
         for raw in ["_=1", "_=1&_=2", "_x", "_=%zz", "%5f=1"] {
             assert!(Query::parse(raw).and_then(Query::finish).is_ok(), "{raw}");
         }
@@ -362,10 +360,11 @@ mod tests {
             let mut query = Query::parse(&format!("limit={value}")).unwrap();
             assert_eq!(query.number("limit", limits::PAGE_ITEMS).is_ok(), good, "{value:?}");
         }
-        for (value, told) in [("1", Some(true)), ("false", Some(false)), ("yes", None), ("", None)]
+        for (value, expected) in
+            [("1", Some(true)), ("false", Some(false)), ("yes", None), ("", None)]
         {
             let mut query = Query::parse(&format!("force={value}")).unwrap();
-            assert_eq!(query.switch("force").ok().flatten(), told, "{value:?}");
+            assert_eq!(query.switch("force").ok().flatten(), expected, "{value:?}");
         }
     }
 
@@ -386,8 +385,8 @@ mod tests {
             (&["wait=\""], None),
             (&[""], None),
         ] {
-            let told = prefer_wait(values.iter().copied(), 300);
-            assert_eq!(told.map(Seconds::get), wait, "{values:?}");
+            let expected = prefer_wait(values.iter().copied(), 300);
+            assert_eq!(expected.map(Seconds::get), wait, "{values:?}");
         }
     }
 
@@ -404,7 +403,7 @@ mod tests {
 
     #[test]
     fn the_last_event_id_of_the_header_wins_if_it_is_one() {
-        for (header, raw, told) in [
+        for (header, raw, expected) in [
             (&["7"][..], "last_event_id=3", Some(Some(7))),
             (&["x"], "last_event_id=3", Some(Some(3))),
             (&[""], "", Some(None)),
@@ -414,12 +413,12 @@ mod tests {
         ] {
             let mut query = Query::parse(raw).unwrap();
             let taken = last_event_id(&headers("last-event-id", header), &mut query);
-            assert_eq!(taken.ok().map(|id| id.map(Seq::get)), told, "{header:?} {raw}");
+            assert_eq!(taken.ok().map(|id| id.map(Seq::get)), expected, "{header:?} {raw}");
         }
     }
 
     #[test]
-    fn a_media_type_is_judged_without_its_parameters() {
+    fn a_media_type_is_compared_without_its_parameters() {
         let of = |value| media_type(&headers("content-type", &[value]));
         assert_eq!(of("Application/JSON; charset=latin1"), "application/json");
         assert_eq!(of("application/problem+json"), "application/problem+json");
@@ -441,7 +440,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_form_encoder_wrote_is_read_back(
+        fn a_form_encoded_query_is_decoded_to_its_pairs(
             pairs in prop::collection::btree_map("[^_]\\PC{0,12}", any::<String>(), 0..6),
         ) {
             let encoded = |text: &str| -> String {

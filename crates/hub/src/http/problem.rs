@@ -1,26 +1,17 @@
-//! Answers: JSON, and the problems that stand in for it. The one place that turns either into
-//! an HTTP response.
+//! Answers: JSON values and problems. The one place that turns either into an HTTP response.
 //!
-//! What a problem's code means is said in `bellwire-proto`; what it is called on the wire too.
-//! Internal text never gets into one.
+//! The meaning and the wire name of a problem's code are in `bellwire-proto`. Internal text never
+//! gets into one.
 
 use axum::body::Body;
 use axum::response::Response;
+use bellwire_proto::limits::{RETRY_AFTER_DRAINING_S, RETRY_AFTER_QUEUE_S, RETRY_AFTER_STORE_S};
 use bellwire_proto::{Code, Problem};
 use http::header::{self, HeaderValue};
 use http::{HeaderName, StatusCode};
 use serde::Serialize;
 
-/// Seconds after which a client that was refused for a full queue may try again: a device that
-/// works takes a command from its queue in that time.
-const RETRY_QUEUE_S: u64 = 5;
-/// The same while the hub drains: it is gone within 10 s (contract, section 9), and a new one may
-/// be there by then.
-const RETRY_DRAINING_S: u64 = 10;
-/// The same while the store does not answer: somebody must mend it.
-const RETRY_STORE_S: u64 = 30;
-
-/// JSON with its length, not to be stored by caches: it is true now, and maybe not any more.
+/// JSON with its length, not to be stored by caches, because it changes.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     written(status, "application/json", value).unwrap_or_else(|| problem(&internal()))
 }
@@ -43,7 +34,7 @@ pub(super) fn problem(problem: &Problem) -> Response {
     response
 }
 
-/// The hub's own fault. What it was is in the log and not in the answer.
+/// The hub's own fault. The cause is in the log and not in the answer.
 pub(super) fn internal() -> Problem {
     Problem::new(Code::Internal, "the hub failed at this; its log says why")
 }
@@ -80,9 +71,9 @@ fn with_status(status: StatusCode, body: Body) -> Response {
 
 fn retry_after_s(code: Code) -> Option<u64> {
     match code {
-        Code::QueueFull | Code::RateLimited => Some(RETRY_QUEUE_S),
-        Code::Draining => Some(RETRY_DRAINING_S),
-        Code::StoreUnavailable => Some(RETRY_STORE_S),
+        Code::QueueFull | Code::RateLimited => Some(RETRY_AFTER_QUEUE_S),
+        Code::Draining => Some(RETRY_AFTER_DRAINING_S),
+        Code::StoreUnavailable => Some(RETRY_AFTER_STORE_S),
         _ => None,
     }
 }
@@ -92,13 +83,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_says_when_to_try_again_exactly_when_its_status_asks_for_it() {
+    fn a_problem_has_retry_after_exactly_when_its_status_requires_it() {
         for code in Code::ALL {
             let response = problem(&Problem::new(*code, "why"));
             assert_eq!(response.status().as_u16(), code.status(), "{code}");
-            let asked = matches!(code.status(), 429 | 503);
-            let told = response.headers().contains_key(header::RETRY_AFTER);
-            assert_eq!(told, asked, "{code}");
+            let requested = matches!(code.status(), 429 | 503);
+            let given = response.headers().contains_key(header::RETRY_AFTER);
+            assert_eq!(given, requested, "{code}");
         }
     }
 }

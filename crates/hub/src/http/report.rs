@@ -1,4 +1,4 @@
-//! What devices report: one delivery, or a batch. Contract, section 5.
+//! Reports of devices: about one delivery, or a batch. Contract, section 5.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -35,41 +35,42 @@ pub(super) async fn batch(mut request: Request) -> Result<Response, Problem> {
     let items = bodies::batch(&body)?;
 
     request.driver.device(device.clone()).await?.ok_or_else(device::unknown)?;
-    let told = items.into_iter().map(|item| tell(request.driver.clone(), device.clone(), item));
-    let outcomes = in_order(told.collect()).await;
+    let reports =
+        items.into_iter().map(|item| report_item(request.driver.clone(), device.clone(), item));
+    let outcomes = in_order(reports.collect()).await;
     Ok(problem::json(StatusCode::OK, &outcomes))
 }
 
-/// What became of one item of a batch.
+/// The result of one item of a batch.
 #[derive(Serialize)]
 struct Outcome {
     command: Option<String>,
     status: u16,
     #[serde(flatten)]
-    answer: Answer,
+    answer: ItemAnswer,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Answer {
+enum ItemAnswer {
     Delivery(Box<Delivery>),
     Problem(Problem),
 }
 
-async fn tell(driver: Driver, device: DeviceId, item: BatchItem) -> Outcome {
-    let told = match item.report {
+async fn report_item(driver: Driver, device: DeviceId, item: BatchItem) -> Outcome {
+    let outcome = match item.report {
         Ok((command, report)) => driver.report(device, command, report).await,
         Err(refusal) => Err(refusal),
     };
-    let (status, answer) = match told {
-        Ok(delivery) => (StatusCode::OK.as_u16(), Answer::Delivery(Box::new(delivery))),
-        Err(refusal) => (refusal.code.status(), Answer::Problem(refusal)),
+    let (status, answer) = match outcome {
+        Ok(delivery) => (StatusCode::OK.as_u16(), ItemAnswer::Delivery(Box::new(delivery))),
+        Err(refusal) => (refusal.code.status(), ItemAnswer::Problem(refusal)),
     };
     Outcome { command: item.command, status, answer }
 }
 
-/// Runs all at once, so that one commit can carry them, and yet begins them in their order: a report
-/// is told to the core when it is first polled, and two of one delivery must not change places.
+/// Runs all at once, so that one commit can contain them, and yet begins them in order: a report
+/// reaches the core when it is first polled, and two of one delivery must not be reordered.
 async fn in_order<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     enum Slot<F, T> {
         Running(Pin<Box<F>>),
@@ -108,7 +109,7 @@ mod tests {
             let begun = &begun;
             async move {
                 begun.lock().unwrap().push(n);
-                // The earlier ones end last.
+                // The first ones end last.
                 for _ in n..100 {
                     tokio::task::yield_now().await;
                 }

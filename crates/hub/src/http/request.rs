@@ -1,5 +1,5 @@
-//! A request as its handler sees it: names, query, headers, body, each to be asked for in the
-//! order of the checks.
+//! A request as its handler gets it: names, query, headers, body, each to be read in the order of
+//! the checks.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ use crate::listen::ClientAddr;
 pub(super) struct Request {
     /// The hub.
     pub(super) driver: Driver,
-    /// Who asks.
+    /// The caller.
     pub(super) caller: Caller,
     /// Everything but the body.
     pub(super) head: Parts,
@@ -32,15 +32,15 @@ pub(super) struct Request {
     body: Body,
 }
 
-/// Who asks. On an open hub nobody has a name.
+/// The caller of a request. On an open hub it has no name.
 pub(super) struct Caller {
-    /// What stands in `created_by`, and whose `Idempotency-Key` it is.
+    /// The value of `created_by`, and the owner of an `Idempotency-Key`.
     pub(super) name: Option<String>,
 }
 
 impl Caller {
-    /// Somebody.
-    pub(super) fn anyone() -> Self {
+    /// A caller without credentials.
+    pub(super) fn anonymous() -> Self {
         Self { name: None }
     }
 }
@@ -57,13 +57,13 @@ impl Request {
         Self { driver, caller, head, arrived, route, body }
     }
 
-    /// The name that stands in the path where the route has `{which}`.
+    /// The name in the path at the position of `{which}` in the route.
     ///
     /// # Errors
     /// `bad_request` when it breaks its rule.
     pub(super) fn name<T: FromStr<Err = InvalidName>>(&self, which: &str) -> Result<T, Problem> {
-        let wanted = self.route.split('/').zip(self.head.uri.path().split('/'));
-        let given = wanted
+        let segments = self.route.split('/').zip(self.head.uri.path().split('/'));
+        let given = segments
             .filter(|(pattern, _)| is_name(pattern))
             .find(|(pattern, _)| pattern.trim_matches(['{', '}']) == which)
             .map_or("", |(_, given)| given);
@@ -74,7 +74,7 @@ impl Request {
     /// The parameters of the query.
     ///
     /// # Errors
-    /// `bad_request` when it cannot be decoded or gives one twice.
+    /// `bad_request` when it cannot be decoded or has a parameter twice.
     pub(super) fn query(&self) -> Result<params::Query, Problem> {
         params::Query::parse(self.head.uri.query().unwrap_or_default())
     }
@@ -87,7 +87,7 @@ impl Request {
         self.query()?.finish()
     }
 
-    /// The whole body; to be asked for once.
+    /// The whole body; to be read once.
     ///
     /// # Errors
     /// `payload_too_large`, `request_timeout`, `unsupported_media_type`.
@@ -97,12 +97,13 @@ impl Request {
         body::read(&self.head.headers, body, bytes_max, within).await
     }
 
-    /// Whether only the head of the answer is wanted: then nothing may happen but looking.
+    /// Whether this is a HEAD request, which must not change anything.
     pub(super) fn is_head(&self) -> bool {
         self.head.method == Method::HEAD
     }
 
-    /// From where it comes: the other end of the connection, not what a header claims.
+    /// The address and agent of the client: the other end of the connection, not what a header
+    /// claims.
     pub(super) fn peer(&self) -> Peer {
         let addr = self.head.extensions.get::<ClientAddr>().map(|client| client.0);
         let agent = self.head.headers.get(header::USER_AGENT);

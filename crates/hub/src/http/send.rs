@@ -55,7 +55,8 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     let keyed = send.idempotency.is_some();
     let delivery = request.driver.send(send).await?;
     let command = only_one(&delivery, data, request.caller.name);
-    // What has ended already was rejected by a full queue, unless its key was used before.
+    // A delivery that has ended already was rejected by a full queue, unless its key was used
+    // before.
     let status = if keyed { status_of(&delivery) } else { StatusCode::ACCEPTED };
     Ok(located(status, &delivery, &command))
 }
@@ -65,7 +66,7 @@ fn status_of(delivery: &Delivery) -> StatusCode {
     if delivery.state.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED }
 }
 
-/// An answer that tells where the command can be looked at.
+/// An answer with the `Location` of the command.
 fn located(status: StatusCode, delivery: &Delivery, shown: &impl serde::Serialize) -> Response {
     let location = format!("/v1/commands/{}", delivery.command);
     problem::with(problem::json(status, shown), header::LOCATION, &location)
@@ -87,13 +88,13 @@ fn only_one(delivery: &Delivery, data: Json, created_by: Option<String>) -> Comm
     }
 }
 
-/// What `Prefer: wait=N` asks for.
+/// The value of `Prefer: wait=N`.
 fn preferred_wait(request: &Request) -> Option<Seconds> {
     let preferences = request.head.headers.get_all("prefer").iter();
     params::prefer_wait(preferences.filter_map(|value| value.to_str().ok()), WAIT_S.max)
 }
 
-/// Says who sends, and by which key the same request would be known again.
+/// Sets the sender, and the key by which a repeated request is recognized.
 fn identify(
     send: &mut Send,
     request: &Request,
@@ -109,7 +110,7 @@ fn identify(
 }
 
 /// SHA-256 over what makes two requests the same: method, path, query without `wait`, media type,
-/// body. Each part goes in behind its length, so that no two requests run together.
+/// body. Each part is preceded by its length, so that the parts of two requests cannot be confused.
 fn fingerprint(request: &Request, body: &[u8]) -> Result<[u8; 32], Problem> {
     let mut sha256 = digest::Context::new(&digest::SHA256);
     let mut part = |part: &[u8]| {

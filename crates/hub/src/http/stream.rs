@@ -1,4 +1,4 @@
-//! Listening: a device's stream, its long-poll form, and confirming. Contract, section 4.
+//! Listening: a device's stream, the long poll, and confirmation. Contract, section 4.
 
 use std::time::{Duration, Instant};
 
@@ -25,22 +25,22 @@ use crate::plane::{Frame, Heartbeat, HeartbeatForm, StreamHead, StreamOptions};
 /// `GET /v1/devices/{device}/stream`.
 pub(super) async fn stream(request: Request) -> Result<Response, Problem> {
     let device: DeviceId = request.name("device")?;
-    let asked = Asked::take(request.query()?, &request.head.headers)?;
+    let requested = StreamRequest::take(request.query()?, &request.head.headers)?;
 
     if request.is_head() {
         not_draining(&request.driver)?;
         return Ok(head_only());
     }
-    let heartbeat = asked.heartbeat.map(Seconds::duration);
+    let heartbeat = requested.heartbeat.map(Seconds::duration);
     let heartbeat = heartbeat.unwrap_or(request.driver.config().heartbeat);
     let options =
-        StreamOptions { probes: asked.probes, compat: asked.compat, ..options(heartbeat) };
-    let listen = Listen { peer: request.peer(), ..asked.listen };
+        StreamOptions { probes: requested.probes, compat: requested.compat, ..options(heartbeat) };
+    let listen = Listen { peer: request.peer(), ..requested.listen };
     let reserved = request.driver.listen(device.clone(), listen, options).await?;
 
     let session = reserved.session();
-    let hello = hello(&request, device, session, asked.nonce, heartbeat);
-    let mut first = prelude(asked.prelude_bytes);
+    let hello = hello(&request, device, session, requested.nonce, heartbeat);
+    let mut first = prelude(requested.prelude_bytes);
     first.extend_from_slice(&frames::hello(&hello));
     let head = StreamHead::event_stream().first(Frame::new(&first));
     Ok(respond(&request.driver, &request.head, reserved, head).await)
@@ -56,25 +56,25 @@ pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
     query.finish()?;
 
     if request.is_head() {
-        // A poll takes what waits; a look must not.
+        // A poll takes queued commands; HEAD must not.
         not_draining(&request.driver)?;
         return Ok(head_of("application/json", "no-store"));
     }
     let wait = wait.unwrap_or(Seconds::new(POLL_WAIT_S.default));
     let poll = Poll { wait, last_event_id, peer: request.peer() };
-    let told = request.driver.poll(device.clone(), poll).await?;
+    let polled = request.driver.poll(device.clone(), poll).await?;
 
     let session = request.driver.no_session();
     let heartbeat = request.driver.config().heartbeat;
     let answer = PollAnswer {
         hello: hello(&request, device, session, nonce, heartbeat),
-        commands: told.commands,
-        cancels: told.cancels,
+        commands: polled.commands,
+        cancels: polled.cancels,
     };
     Ok(problem::json(StatusCode::OK, &answer))
 }
 
-/// `POST /v1/devices/{device}/confirm`: the bytes of this session's stream do arrive.
+/// `POST /v1/devices/{device}/confirm`: the device receives the bytes of this session's stream.
 pub(super) async fn confirm(mut request: Request) -> Result<Response, Problem> {
     let device: DeviceId = request.name("device")?;
     request.no_query()?;
@@ -86,7 +86,7 @@ pub(super) async fn confirm(mut request: Request) -> Result<Response, Problem> {
     Ok(problem::empty())
 }
 
-/// Answers with a stream that has nothing to say before its frames.
+/// Answers with a stream that begins with its frames.
 pub(super) async fn answer(driver: &Driver, head: &Parts, reserved: Reserved) -> Response {
     respond(driver, head, reserved, StreamHead::event_stream()).await
 }
@@ -108,10 +108,10 @@ pub(super) fn head_only() -> Response {
     response
 }
 
-/// `nonce`: text to be told back.
+/// Takes `nonce`: text to be echoed.
 ///
 /// # Errors
-/// `bad_request` past 64 characters.
+/// `bad_request` beyond 64 characters.
 pub(super) fn take_nonce(query: &mut Query) -> Result<Option<String>, Problem> {
     match query.text("nonce") {
         Some(nonce) if nonce.chars().count() > NONCE_CHARS_MAX => Err(Problem::bad_request(
@@ -121,8 +121,8 @@ pub(super) fn take_nonce(query: &mut Query) -> Result<Option<String>, Problem> {
     }
 }
 
-/// What the request for a stream asks for.
-struct Asked {
+/// The parameters of a request for a stream.
+struct StreamRequest {
     listen: Listen,
     heartbeat: Option<Seconds>,
     probes: bool,
@@ -131,14 +131,14 @@ struct Asked {
     prelude_bytes: usize,
 }
 
-impl Asked {
+impl StreamRequest {
     fn take(mut query: Query, headers: &HeaderMap) -> Result<Self, Problem> {
         let ack_none = match query.text("ack").as_deref() {
             None => false,
             Some("none") => true,
             Some(_) => return Err(Problem::bad_request("parameter ack is none or absent")),
         };
-        let asked = Self {
+        let requested = Self {
             listen: Listen {
                 ack_none,
                 confirm: query.switch("confirm")?.unwrap_or(false),
@@ -152,11 +152,11 @@ impl Asked {
             prelude_bytes: prelude_bytes(&mut query, headers)?,
         };
         query.finish()?;
-        Ok(asked)
+        Ok(requested)
     }
 }
 
-/// How long the comment before hello is: as asked for, else enough to fill the preview of a content
+/// The length of the comment before hello: as requested, else enough to fill the preview of a content
 /// scanner when the request came through a proxy.
 fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Problem> {
     let range = Range { default: 0, min: 0, max: PRELUDE_BYTES_MAX as u64 };
@@ -171,7 +171,7 @@ fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Proble
     }
 }
 
-/// A comment line of so many bytes, colon and line feed included; of 0 bytes, nothing.
+/// A comment line of so many bytes, including colon and line feed; nothing for 0 bytes.
 fn prelude(bytes: usize) -> Vec<u8> {
     let mut comment = vec![b' '; bytes];
     if let [first, .., last] = comment.as_mut_slice() {
@@ -203,8 +203,8 @@ fn elapsed_ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Hands the stream over; the last thing that a handler does. On a connection that is taken over this
-/// future never comes back: it is dropped where it waits.
+/// Hands the stream over, as the last step of a handler. When the connection is taken over, this
+/// future never completes: it is dropped while it waits.
 async fn respond(
     driver: &Driver,
     request: &Parts,
@@ -216,7 +216,7 @@ async fn respond(
     driver.plane().respond(request, stream, head).await
 }
 
-/// What a stream or a poll would be refused for while the hub drains.
+/// Refuses streams and polls while the hub drains.
 fn not_draining(driver: &Driver) -> Result<(), Problem> {
     match driver.readiness() {
         Readiness::Draining => Err(Problem::new(Code::Draining, "the hub is about to stop")),
@@ -224,9 +224,9 @@ fn not_draining(driver: &Driver) -> Result<(), Problem> {
     }
 }
 
-/// The head of an answer whose length would only be known at its end.
+/// The head of an answer of unknown length.
 fn head_of(media_type: &'static str, cache_control: &'static str) -> Response {
-    // A mapped body is of unknown length, so that nobody tells the length of this one: none.
+    // A mapped body has no known length, so that hyper sends no `Content-Length: 0`.
     let mut response = Response::new(Body::new(Empty::new().map_frame(|frame| frame)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
@@ -238,16 +238,19 @@ fn head_of(media_type: &'static str, cache_control: &'static str) -> Response {
 mod tests {
     use super::*;
 
-    fn asked(raw: &str, headers: &[(&'static str, &'static str)]) -> Result<Asked, Problem> {
+    fn requested(
+        raw: &str,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<StreamRequest, Problem> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(*name, HeaderValue::from_static(value));
         }
-        Asked::take(Query::parse(raw)?, &map)
+        StreamRequest::take(Query::parse(raw)?, &map)
     }
 
     #[test]
-    fn a_prelude_is_a_comment_of_exactly_the_bytes_asked_for() {
+    fn a_prelude_is_a_comment_of_exactly_the_bytes_requested() {
         assert!(prelude(0).is_empty());
         assert_eq!(prelude(2), b":\n");
         let comment = prelude(PRELUDE_BYTES_PROXIED);
@@ -257,8 +260,8 @@ mod tests {
     }
 
     #[test]
-    fn a_request_through_a_proxy_gets_a_prelude_unless_it_says_otherwise() {
-        let bytes = |raw, headers| asked(raw, headers).map(|a| a.prelude_bytes).ok();
+    fn a_request_through_a_proxy_gets_a_prelude_unless_it_requests_none() {
+        let bytes = |raw, headers| requested(raw, headers).map(|a| a.prelude_bytes).ok();
         assert_eq!(bytes("", &[]), Some(0));
         assert_eq!(bytes("", &[("via", "1.1 squid")]), Some(PRELUDE_BYTES_PROXIED));
         assert_eq!(bytes("", &[("x-forwarded-for", "::1")]), Some(PRELUDE_BYTES_PROXIED));
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stream_does_not_know_it_refuses() {
+    fn invalid_and_unknown_parameters_of_a_stream_are_refused() {
         for (raw, code) in [
             ("heartbeat=4s", Code::BadRequest),
             ("heartbeat=11m", Code::BadRequest),
@@ -279,10 +282,10 @@ mod tests {
             ("last_event_id=x", Code::BadRequest),
             ("wait=1s", Code::UnknownField),
         ] {
-            assert_eq!(asked(raw, &[]).err().map(|p| p.code), Some(code), "{raw}");
+            assert_eq!(requested(raw, &[]).err().map(|p| p.code), Some(code), "{raw}");
         }
         let long = format!("nonce={}", "%C3%A9".repeat(65));
-        assert_eq!(asked(&long, &[]).err().map(|p| p.code), Some(Code::BadRequest));
-        assert!(asked(&long.replacen("%C3%A9", "", 1), &[]).is_ok());
+        assert_eq!(requested(&long, &[]).err().map(|p| p.code), Some(Code::BadRequest));
+        assert!(requested(&long.replacen("%C3%A9", "", 1), &[]).is_ok());
     }
 }

@@ -1,8 +1,9 @@
-//! One connection, from its accept to its end: closed, or taken over by the plane. What speaks HTTP/2
-//! goes on in `http2.rs`.
+//! One connection, from its accept until it is closed or taken over by the plane. HTTP/2 is served in
+//! `http2.rs`.
 //!
-//! hyper parses and answers; this file keeps the time, because hyper's one timeout does not tell a
-//! slow head from an idle connection, and takes the socket away when a handler asked for it.
+//! hyper parses and answers; this file has the timeouts, because hyper's one timeout does not
+//! distinguish a slow head from an idle connection, and takes the socket from hyper when a handler
+//! requests it.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -15,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use bellwire_proto::limits::HALF_CLOSE_GRACE;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -27,15 +29,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::{ClientAddr, ConnectionGuard, ListenConfig, Stage, Tally, http2};
-use crate::plane::{Sink, Takeover};
+use super::{ClientAddr, ListenConfig, ServerStage, Tally, http2};
+use crate::plane::{ConnectionGuard, Sink, Takeover};
 
 /// What every connection of a listener is given.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) config: Arc<ListenConfig>,
     pub(super) tally: Arc<Tally>,
-    pub(super) stage: watch::Receiver<Stage>,
+    pub(super) stage: watch::Receiver<ServerStage>,
     pub(super) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
 }
 
@@ -48,21 +50,21 @@ pub(super) async fn serve(
     router: Router,
 ) {
     let Some(tls) = &shared.tls else {
-        return speak(stream, addr, guard, shared, router).await;
+        return serve_http1(stream, addr, guard, shared, router).await;
     };
     let acceptor = tokio_rustls::TlsAcceptor::from(tls.borrow().clone());
     let limit = Duration::from_millis(shared.config.handshake_ms);
     let mut stage = shared.stage.clone();
     let handshake = tokio::select! {
         handshake = tokio::time::timeout(limit, Box::pin(acceptor.accept(stream))) => handshake,
-        _ = stage.wait_for(|stage| *stage == Stage::Gone) => return,
+        _ = stage.wait_for(|stage| *stage == ServerStage::Aborting) => return,
     };
     match handshake {
-        // Boxed, or every plain connection's task would have room for a TLS session.
+        // Boxed, or the task of every plain connection would be as large as a TLS session.
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) => {
-            Box::pin(http2::speak(stream, addr, guard, shared, router)).await
+            Box::pin(http2::serve(stream, addr, guard, shared, router)).await
         }
-        Ok(Ok(stream)) => Box::pin(speak(stream, addr, guard, shared, router)).await,
+        Ok(Ok(stream)) => Box::pin(serve_http1(stream, addr, guard, shared, router)).await,
         Ok(Err(_)) | Err(_) => {
             shared.tally.handshakes_failed.fetch_add(1, Relaxed);
         }
@@ -72,17 +74,17 @@ pub(super) async fn serve(
 /// HTTP/2 in ALPN (RFC 9113, section 3.1).
 const HTTP_2: &[u8] = b"h2";
 
-/// How a connection that hyper served came to its end.
+/// How hyper's part of a connection ended.
 enum End {
-    /// hyper is done with it, or it is worth nothing more.
+    /// hyper has finished, or the connection is idle or of no use.
     Done,
-    /// A handler wants it for a stream.
-    Ordered,
+    /// A handler requested it for a stream.
+    Takeover,
     /// A head took too long.
     HeadTimeout,
 }
 
-async fn speak<T: Transport>(
+async fn serve_http1<T: Transport>(
     transport: T,
     addr: SocketAddr,
     guard: ConnectionGuard,
@@ -90,22 +92,27 @@ async fn speak<T: Transport>(
     router: Router,
 ) {
     let Shared { config, tally, mut stage, .. } = shared;
-    let watch = Arc::new(Watch::new());
+    let activity = Arc::new(Activity::new());
     let takeover = Takeover::default();
     let _closing = CloseOnDrop(&takeover);
-    let requests = Requests { router, addr, takeover: takeover.clone(), watch: watch.clone() };
-    let io = TokioIo::new(Watched { transport, watch: watch.clone(), fin: None });
+    let requests =
+        Requests { router, addr, takeover: takeover.clone(), activity: activity.clone() };
+    let io = TokioIo::new(MonitoredTransport {
+        transport,
+        activity: activity.clone(),
+        half_closed: None,
+    });
     let mut connection = http1::Builder::new()
-        // Time is kept below.
+        // `Timer` has the timeouts.
         .header_read_timeout(None)
         .max_headers(config.headers_max)
         .max_buf_size(config.head_bytes_max.max(8192))
         .serve_connection(io, requests);
 
-    let mut gone = stage.clone();
+    let mut aborting = stage.clone();
     let life = async {
         let mut timer = Timer::new(&config);
-        let mut draining = pin!(stage.wait_for(|stage| *stage != Stage::Serving));
+        let mut draining = pin!(stage.wait_for(|stage| *stage != ServerStage::Serving));
         let mut drains = false;
         poll_fn(|context| {
             if !drains && draining.as_mut().poll(context).is_ready() {
@@ -115,20 +122,20 @@ async fn speak<T: Transport>(
             if Pin::new(&mut connection).poll(context).is_ready() {
                 return Poll::Ready(End::Done);
             }
-            if takeover.is_ordered(context.waker()) && watch.is_flushed() {
-                return Poll::Ready(End::Ordered);
+            if takeover.is_requested(context.waker()) && activity.is_flushed() {
+                return Poll::Ready(End::Takeover);
             }
-            timer.poll(context, watch.phase())
+            timer.poll(context, activity.phase())
         })
         .await
     };
     let end = tokio::select! {
         end = life => end,
-        _ = gone.wait_for(|stage| *stage == Stage::Gone) => End::Done,
+        _ = aborting.wait_for(|stage| *stage == ServerStage::Aborting) => End::Done,
     };
     match end {
         End::Done => (),
-        End::Ordered => hand_over(connection.into_parts(), &takeover, guard, &tally),
+        End::Takeover => hand_over(connection.into_parts(), &takeover, guard, &tally),
         End::HeadTimeout => {
             tally.header_timeouts.fetch_add(1, Relaxed);
             refuse(connection.into_parts().io.into_inner().transport).await;
@@ -136,20 +143,20 @@ async fn speak<T: Transport>(
     }
 }
 
-/// Gives the connection to the plane. The handler that asked for it is gone with hyper's part.
+/// Gives the connection to the plane. The handler that requested it is dropped with hyper's part.
 fn hand_over<T: Transport, S>(
-    parts: http1::Parts<TokioIo<Watched<T>>, S>,
+    parts: http1::Parts<TokioIo<MonitoredTransport<T>>, S>,
     takeover: &Takeover,
     guard: ConnectionGuard,
     tally: &Tally,
 ) {
-    let Some(order) = takeover.take() else { return };
-    // Nobody answers a request behind a stream that never ends.
+    let Some(request) = takeover.take() else { return };
+    // A pipelined request behind a stream that never ends cannot be answered.
     tally.pipelined_bytes_dropped.fetch_add(parts.read_buf.len() as u64, Relaxed);
     match parts.io.into_inner().transport.into_sink(guard) {
         Ok(sink) => {
             tally.taken_over.fetch_add(1, Relaxed);
-            order.carry_out(sink);
+            request.fulfil(sink);
         }
         Err(error) => tracing::warn!(%error, "a connection cannot be taken from the runtime"),
     }
@@ -158,17 +165,17 @@ fn hand_over<T: Transport, S>(
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
-/// Says why the connection ends, if the client takes it at once.
+/// Sends why the connection ends, if the client accepts it at once.
 async fn refuse<T: Transport>(mut transport: T) {
-    let farewell = async {
+    let response = async {
         transport.write_all(REQUEST_TIMEOUT).await?;
         transport.shutdown().await
     };
-    // Whatever comes of it, the connection ends here.
-    let _ = tokio::time::timeout(Duration::from_secs(1), farewell).await;
+    // With or without success, the connection ends here.
+    let _ = tokio::time::timeout(Duration::from_secs(1), response).await;
 }
 
-/// An order that is not carried out when its connection ends must not be left to wait.
+/// A takeover request must not wait for a connection that has ended.
 struct CloseOnDrop<'a>(&'a Takeover);
 
 impl Drop for CloseOnDrop<'_> {
@@ -195,31 +202,31 @@ impl Transport for TlsStream<TcpStream> {
     }
 }
 
-/// What the time of a connection is spent on.
+/// What a connection is doing, which decides its timeout.
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     /// Reading a head. The first counts from the accept, before any byte of it has come.
     Head { since: Instant, begun: bool },
-    /// Being answered; the handler keeps its own time.
+    /// A request is being answered; the handler has its own timeouts.
     Busy,
     /// Between two requests.
     Idle { since: Instant },
 }
 
-/// What the parts of a connection tell its task. All of them run within that task, so the lock is
-/// never waited for.
-struct Watch(Mutex<Seen>);
+/// What the parts of a connection report to its task. All of them run within that task, so the lock
+/// is never contended.
+struct Activity(Mutex<ActivityState>);
 
-struct Seen {
+struct ActivityState {
     phase: Phase,
     /// hyper wrote something that has not reached the socket.
     unflushed: bool,
 }
 
-impl Watch {
+impl Activity {
     fn new() -> Self {
         let phase = Phase::Head { since: Instant::now(), begun: false };
-        Self(Mutex::new(Seen { phase, unflushed: false }))
+        Self(Mutex::new(ActivityState { phase, unflushed: false }))
     }
 
     fn phase(&self) -> Phase {
@@ -230,7 +237,7 @@ impl Watch {
         !self.lock().unflushed
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
+    fn lock(&self) -> MutexGuard<'_, ActivityState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -264,50 +271,48 @@ impl Timer {
     }
 }
 
-/// How long a request goes on whose client has said FIN. One that has only said all that it had to
-/// say (`nc -N`) is still to be answered, and one that is gone must not be waited for: hyper takes
-/// every FIN for the latter, and would drop a handler between its commit and its answer.
-const HALF_CLOSED: Duration = Duration::from_millis(500);
-
-/// The transport as hyper sees it.
-struct Watched<T> {
+/// The transport as hyper uses it.
+struct MonitoredTransport<T> {
     transport: T,
-    watch: Arc<Watch>,
-    /// The client has said FIN; until when hyper is not told, as long as a request is answered.
-    fin: Option<Pin<Box<Sleep>>>,
+    activity: Arc<Activity>,
+    /// The client has sent FIN; hyper does not see it before this time while a request is answered.
+    /// A client that has only closed its half of the connection (`nc -N`) still gets its answer,
+    /// and one that has disconnected must not be waited for: hyper takes every FIN for the latter,
+    /// and would drop a handler between its commit and its answer.
+    half_closed: Option<Pin<Box<Sleep>>>,
 }
 
-impl<T> Watched<T> {
-    /// Tells the FIN when it is time.
-    fn poll_fin(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let (Some(fin), Phase::Busy) = (&mut self.fin, self.watch.phase()) {
-            ready!(fin.as_mut().poll(context));
+impl<T> MonitoredTransport<T> {
+    /// Reports the FIN to hyper when it is due.
+    fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let (Some(half_closed), Phase::Busy) = (&mut self.half_closed, self.activity.phase()) {
+            ready!(half_closed.as_mut().poll(context));
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<T: Transport> AsyncRead for Watched<T> {
+impl<T: Transport> AsyncRead for MonitoredTransport<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.fin.is_some() {
-            return self.poll_fin(context);
+        if self.half_closed.is_some() {
+            return self.poll_half_closed(context);
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.transport).poll_read(context, buffer))?;
         if buffer.filled().len() == before && buffer.remaining() > 0 {
-            self.fin = Some(Box::pin(tokio::time::sleep(HALF_CLOSED)));
-            return self.poll_fin(context);
+            self.half_closed = Some(Box::pin(tokio::time::sleep(HALF_CLOSE_GRACE)));
+            return self.poll_half_closed(context);
         }
         if buffer.filled().len() > before {
-            let mut seen = self.watch.lock();
-            match seen.phase {
-                Phase::Head { since, .. } => seen.phase = Phase::Head { since, begun: true },
+            let mut state = self.activity.lock();
+            match state.phase {
+                Phase::Head { since, .. } => state.phase = Phase::Head { since, begun: true },
                 Phase::Idle { .. } => {
-                    seen.phase = Phase::Head { since: Instant::now(), begun: true };
+                    state.phase = Phase::Head { since: Instant::now(), begun: true };
                 }
                 Phase::Busy => (),
             }
@@ -316,13 +321,13 @@ impl<T: Transport> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: Transport> AsyncWrite for Watched<T> {
+impl<T: Transport> AsyncWrite for MonitoredTransport<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.watch.lock().unflushed = true;
+        self.activity.lock().unflushed = true;
         Pin::new(&mut self.transport).poll_write(context, bytes)
     }
 
@@ -331,7 +336,7 @@ impl<T: Transport> AsyncWrite for Watched<T> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.watch.lock().unflushed = true;
+        self.activity.lock().unflushed = true;
         Pin::new(&mut self.transport).poll_write_vectored(context, slices)
     }
 
@@ -342,7 +347,7 @@ impl<T: Transport> AsyncWrite for Watched<T> {
     /// hyper flushes once it has written all that it had.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.transport).poll_flush(context))?;
-        self.watch.lock().unflushed = false;
+        self.activity.lock().unflushed = false;
         Poll::Ready(Ok(()))
     }
 
@@ -351,31 +356,31 @@ impl<T: Transport> AsyncWrite for Watched<T> {
     }
 }
 
-/// The router as hyper calls it.
+/// The router as a service of hyper.
 struct Requests {
     router: Router,
     addr: SocketAddr,
     takeover: Takeover,
-    watch: Arc<Watch>,
+    activity: Arc<Activity>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Requests {
-    type Response = Response<Answer<Busy>>;
+    type Response = Response<BusyBody<Busy>>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.watch.lock().phase = Phase::Busy;
-        let busy = Busy(self.watch.clone());
+        self.activity.lock().phase = Phase::Busy;
+        let busy = Busy(self.activity.clone());
         request.extensions_mut().insert(ClientAddr(self.addr));
         request.extensions_mut().insert(self.takeover.clone());
         let answer = tower::ServiceExt::oneshot(self.router.clone(), request);
-        Box::pin(async move { Ok(answer.await?.map(|body| Answer::new(body, busy))) })
+        Box::pin(async move { Ok(answer.await?.map(|body| BusyBody::new(body, busy))) })
     }
 }
 
 /// The connection is busy until this is dropped with the answer's body.
-struct Busy(Arc<Watch>);
+struct Busy(Arc<Activity>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -383,19 +388,19 @@ impl Drop for Busy {
     }
 }
 
-/// An answer's body, which keeps its connection busy.
-pub(super) struct Answer<B> {
+/// The body of an answer, which marks its connection as busy.
+pub(super) struct BusyBody<B> {
     body: axum::body::Body,
     _busy: B,
 }
 
-impl<B> Answer<B> {
+impl<B> BusyBody<B> {
     pub(super) fn new(body: axum::body::Body, busy: B) -> Self {
         Self { body, _busy: busy }
     }
 }
 
-impl<B: Unpin> Body for Answer<B> {
+impl<B: Unpin> Body for BusyBody<B> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,8 +1,8 @@
-//! One connection that speaks HTTP/2, from its handshake to its end.
+//! One HTTP/2 connection, from its handshake to its end.
 //!
 //! hyper serves it whole: many streams share the socket, so none of them can be taken over, and
-//! each is an ordinary response body of the plane. Only TLS connections come here; the client chose
-//! by ALPN. Pings are answered, and sent to find the peer that is gone.
+//! each is an ordinary response body of the plane. Only TLS connections are served here; the client
+//! chose by ALPN. Pings are answered, and sent to detect a dead peer.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
+use bellwire_proto::limits::{HTTP2_PING_INTERVAL, HTTP2_PING_TIMEOUT, HTTP2_STREAMS_MAX};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -20,18 +21,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::connection::{Answer, Shared};
-use super::{ClientAddr, ConnectionGuard, ListenConfig, Stage};
-
-/// Requests on one connection at once; one more waits. hyper's own default, told here because it
-/// bounds what a connection costs.
-const STREAMS_MAX: u32 = 200;
-/// How often a ping asks the peer for a sign of life, and how long the answer may take.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+use super::connection::{BusyBody, Shared};
+use super::{ClientAddr, ListenConfig, ServerStage};
+use crate::plane::ConnectionGuard;
 
 /// Serves a connection to its end.
-pub(super) async fn speak(
+pub(super) async fn serve(
     transport: TlsStream<TcpStream>,
     addr: SocketAddr,
     _guard: ConnectionGuard,
@@ -44,22 +39,22 @@ pub(super) async fn speak(
         let busy = Busy::new(&in_flight);
         request.extensions_mut().insert(ClientAddr(addr));
         let answer = tower::ServiceExt::oneshot(router.clone(), request);
-        async move { Ok::<Response<_>, Infallible>(answer.await?.map(|b| Answer::new(b, busy))) }
+        async move { Ok::<Response<_>, Infallible>(answer.await?.map(|b| BusyBody::new(b, busy))) }
     });
     let connection = builder(&config).serve_connection(TokioIo::new(transport), requests);
     let mut connection = pin!(connection);
-    let mut gone = stage.clone();
-    let mut draining = pin!(stage.wait_for(|stage| *stage != Stage::Serving));
+    let mut aborting = stage.clone();
+    let mut draining = pin!(stage.wait_for(|stage| *stage != ServerStage::Serving));
     let mut ends = false;
     loop {
         tokio::select! {
-            // Whatever it says, the connection is over.
+            // With or without an error, the connection has ended.
             _ = connection.as_mut() => return,
             _ = draining.as_mut(), if !ends => {}
             () = idle(&in_flight, &config), if !ends => {}
-            _ = gone.wait_for(|stage| *stage == Stage::Gone) => return,
+            _ = aborting.wait_for(|stage| *stage == ServerStage::Aborting) => return,
         }
-        // What is in flight is finished, and nothing more is taken.
+        // Requests in flight are finished, and no more are accepted.
         ends = true;
         connection.as_mut().graceful_shutdown();
     }
@@ -69,14 +64,14 @@ fn builder(config: &ListenConfig) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .max_header_list_size(u32::try_from(config.head_bytes_max).unwrap_or(u32::MAX))
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(HTTP2_PING_TIMEOUT);
     builder
 }
 
-/// Waits until nothing was in flight at two looks in a row, one idle time apart.
+/// Waits until nothing was in flight at two checks in a row, one idle timeout apart.
 async fn idle(in_flight: &AtomicUsize, config: &ListenConfig) {
     let time = Duration::from_millis(config.idle_ms);
     let mut was_idle = false;

@@ -1,8 +1,8 @@
-//! A stream inside an ordinary response body: for the Router mounted in somebody else's server, for
-//! HTTP/2, and wherever else the socket is not ours to take.
+//! A stream inside an ordinary response body: for a Router mounted in another server, for HTTP/2,
+//! and wherever else the socket cannot be taken over.
 //!
-//! The shard writes into a small buffer under a lock, the server's task reads from it and tells the
-//! shard when there is room again. Dropping the body is the client's going away.
+//! The shard writes into a small buffer under a lock; the server's task reads from it and wakes the
+//! shard when there is space again. A dropped body means that the client has disconnected.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,10 +12,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::inbox::{Command, Inbox, Key};
-
-/// What a body holds before the stream's own bounded buffer takes over.
-pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that a body holds; more wait in the stream's own bounded outbox.
+pub(crate) const BODY_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// The body of a response that carries a stream; its bytes come from a shard of the plane.
 ///
@@ -29,27 +27,23 @@ pub(crate) struct BodyWriter {
     shared: Arc<Shared>,
 }
 
-/// Which stream of which shard a body carries.
-pub(crate) struct Owner {
-    pub(crate) inbox: Arc<Inbox>,
-    pub(crate) key: Key,
-}
-
 #[derive(Default)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<BodyState>,
 }
 
 #[derive(Default)]
-struct State {
+struct BodyState {
     pieces: VecDeque<Bytes>,
     held: usize,
-    owner: Option<Owner>,
-    waker: Option<Waker>,
+    /// Called when the body was read until it is empty, and when it is dropped.
+    shard: Option<Waker>,
+    /// Called when there is something to read.
+    reader: Option<Waker>,
     /// The shard ended the stream.
     finished: bool,
-    /// The reader let go of the body.
-    gone: bool,
+    /// The reader dropped the body.
+    dropped: bool,
 }
 
 pub(crate) fn pair() -> (BodyWriter, StreamBody) {
@@ -58,30 +52,34 @@ pub(crate) fn pair() -> (BodyWriter, StreamBody) {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BodyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl BodyWriter {
-    pub(crate) fn belongs_to(&mut self, owner: Owner) {
+    pub(crate) fn notify(&mut self, shard: Waker) {
         let mut state = self.shared.lock();
-        if state.gone {
+        if state.dropped {
             drop(state);
-            owner.inbox.push(Command::BodyGone(owner.key));
+            shard.wake();
         } else {
-            state.owner = Some(owner);
+            state.shard = Some(shard);
         }
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.shared.lock().dropped
     }
 
     pub(crate) fn write(&mut self, pieces: &[Bytes]) -> io::Result<usize> {
         let mut state = self.shared.lock();
-        if state.gone {
+        if state.dropped {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let mut taken = 0;
         for piece in pieces {
-            let room = BODY_BYTES_MAX.saturating_sub(state.held);
+            let room = BODY_BUFFER_BYTES_MAX.saturating_sub(state.held);
             if room == 0 {
                 break;
             }
@@ -93,7 +91,7 @@ impl BodyWriter {
         if taken == 0 && pieces.iter().any(|piece| !piece.is_empty()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let waker = state.waker.take();
+        let waker = state.reader.take();
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
@@ -109,8 +107,8 @@ impl BodyWriter {
         let waker = {
             let mut state = self.shared.lock();
             state.finished = true;
-            state.owner = None;
-            state.waker.take()
+            state.shard = None;
+            state.reader.take()
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -137,16 +135,15 @@ impl http_body::Body for StreamBody {
             if state.finished {
                 return Poll::Ready(None);
             }
-            state.waker = Some(context.waker().clone());
+            state.reader = Some(context.waker().clone());
             return Poll::Pending;
         };
         state.held -= piece.len();
-        // The shard hears of it once, when the buffer is empty: then a whole one fits again.
-        let owner = state.owner.as_ref().filter(|_| state.pieces.is_empty());
-        let tell = owner.map(|owner| (owner.inbox.clone(), owner.key));
+        // The shard is woken once, when the buffer is empty: then a whole one fits again.
+        let shard = state.shard.as_ref().filter(|_| state.pieces.is_empty()).cloned();
         drop(state);
-        if let Some((inbox, key)) = tell {
-            inbox.push(Command::BodyRead(key));
+        if let Some(shard) = shard {
+            shard.wake();
         }
         Poll::Ready(Some(Ok(http_body::Frame::data(piece))))
     }
@@ -159,15 +156,15 @@ impl http_body::Body for StreamBody {
 
 impl Drop for StreamBody {
     fn drop(&mut self) {
-        let owner = {
+        let shard = {
             let mut state = self.shared.lock();
-            state.gone = true;
+            state.dropped = true;
             state.pieces.clear();
             state.held = 0;
-            state.owner.take()
+            state.shard.take()
         };
-        if let Some(owner) = owner {
-            owner.inbox.push(Command::BodyGone(owner.key));
+        if let Some(shard) = shard {
+            shard.wake();
         }
     }
 }

@@ -1,16 +1,15 @@
-//! The time that streams live by. The hub has one clock, handed to the plane when it starts; tests
-//! hand in one that they move themselves.
+//! The clock of the streams. The hub has one clock, given to the plane when it starts; tests give
+//! one that they move themselves.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Where the plane reads time. Asked about once per turn of a shard's loop.
+/// Where the plane reads time, about once per iteration of a shard's loop.
 pub trait Clock: Send + Sync + 'static {
-    /// The hub's Unix time in milliseconds: what heartbeats and `Date` tell. May jump.
+    /// The hub's Unix time in milliseconds, for heartbeats and `Date`. May jump.
     fn unix_ms(&self) -> u64;
 
-    /// Milliseconds since some fixed moment of this process: what deadlines are measured by. Never
-    /// goes back.
+    /// Milliseconds since a fixed moment of this process, for deadlines. Never decreases.
     fn up_ms(&self) -> u64;
 }
 
@@ -28,7 +27,7 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn unix_ms(&self) -> u64 {
-        // A clock before 1970 is told as 1970: heartbeats go on whatever the battery says.
+        // A clock before 1970 reads as 1970: heartbeats continue on a machine without a set clock.
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
     }
 
@@ -39,7 +38,7 @@ impl Clock for SystemClock {
 
 /// A clock that stands still until it is moved, for tests.
 ///
-/// A shard asleep does not notice that the clock moved: call [`Plane::look`](super::Plane::look).
+/// A shard asleep does not notice that the clock moved: call [`Plane::wake`](super::Plane::wake).
 #[derive(Debug)]
 pub struct ManualClock {
     start_unix_ms: u64,

@@ -1,87 +1,87 @@
-//! What the plane tells: of frames, of streams, and why a stream ended.
+//! What the plane reports to its owner: about frames, about streams, and why a stream ended.
 
 use std::io;
 
-use super::StreamId;
+use super::stream_id::StreamId;
 
-/// Whether the sender of a frame wants to hear of it, with a tag of its own.
+/// Which receipt the sender of a frame requests, with a tag of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notify {
-    /// No.
+pub enum Receipt {
+    /// None.
     None,
-    /// [`StreamEvent::Taken`], when the frame is in the stream's own buffer or written.
-    Taken(u64),
-    /// [`StreamEvent::Written`], when the frame's last byte went to the kernel (or out of the
-    /// response body).
+    /// [`StreamEvent::Buffered`], when the frame is in the stream's own buffer, or was written.
+    Buffered(u64),
+    /// [`StreamEvent::Written`], when the kernel (or the reader of the response body) has the
+    /// frame's last byte.
     Written(u64),
 }
 
-/// What happened to a stream.
+/// An event of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamEvent {
-    /// The frame sent with [`Notify::Taken`] will be written unless the stream breaks.
-    Taken {
+    /// The frame sent with [`Receipt::Buffered`] will be written unless the stream breaks.
+    Buffered {
         /// The stream.
         stream: StreamId,
         /// The sender's tag.
         tag: u64,
     },
-    /// The frame sent with [`Notify::Written`], and all before it, are with the kernel.
+    /// The kernel has the frame sent with [`Receipt::Written`], and all before it.
     Written {
         /// The stream.
         stream: StreamId,
         /// The sender's tag.
         tag: u64,
     },
-    /// The stream is closed. Comes exactly once for each reservation, whoever closed it, and
-    /// nothing comes after it; last bytes may still be on their way.
+    /// The stream is closed. Reported exactly once for each reservation and as its last event,
+    /// whichever side closed it; the last bytes may still be unsent.
     Closed {
         /// The stream.
         stream: StreamId,
         /// Why.
         reason: CloseReason,
     },
-    /// No byte came from the peer and none was taken for it for
+    /// The peer sent no byte and accepted none for
     /// [`StreamOptions::silence_ms`](super::StreamOptions::silence_ms): the device is no longer
-    /// online, though nobody has proven the stream broken.
+    /// online, although the connection has not failed.
     Stalled {
         /// The stream.
         stream: StreamId,
     },
-    /// A stalled stream showed life.
+    /// A stalled stream is active again.
     Resumed {
         /// The stream.
         stream: StreamId,
     },
 }
 
-/// Why a stream ended. The first group is what owners pass to [`Plane::close`](super::Plane::close), the second is what
-/// the plane finds out by itself.
+/// Why a stream ended. Owners pass those of the first group to [`Plane::close`](super::Plane::close), the plane detects
+/// those of the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloseReason {
-    /// A newer stream of the same device took its place.
+    /// A newer stream of the same device replaced it.
     Replaced,
-    /// The hub is going down.
+    /// The hub is stopping.
     Draining,
-    /// The device or its token is no longer welcome.
+    /// The device or its token was revoked.
     Revoked,
-    /// Nobody confirmed that its bytes arrive.
+    /// The device did not confirm it in time.
     Unconfirmed,
-    /// Its planned time is over.
+    /// It reached its planned lifetime.
     Rotate,
-    /// It told all there was to tell.
+    /// It is complete.
     Ended,
 
-    /// The reader left more unread than it may, or the hub could not keep up.
+    /// The reader is too slow, or the hub could not keep up.
     Overloaded,
     /// The client ended the connection (FIN, close_notify, the body dropped).
     PeerClosed,
-    /// The connection broke: a reset, a failed write, bad TLS.
+    /// The connection failed: a reset, a failed write, a TLS error.
     PeerReset,
     /// The peer acknowledged nothing for
     /// [`StreamOptions::silence_ms`](super::StreamOptions::silence_ms).
     TimedOut,
-    /// No socket came for the reservation.
+    /// The reservation got no sink in time.
     NeverAttached,
     /// The plane was shut down.
     Shutdown,
@@ -130,12 +130,12 @@ impl CloseReason {
     }
 }
 
-/// Who hears what happens to the streams.
+/// Receives the events of all streams.
 pub trait StreamEvents: Send + Sync + 'static {
-    /// Called on a shard's thread at the end of each turn in which something happened, with all of
-    /// it in order; what is left in `batch` is dropped. It may call the plane. While it runs no
-    /// stream of that shard is served: hand the batch on, do not wait.
-    fn happened(&self, batch: &mut Vec<StreamEvent>);
+    /// Called on a shard's thread at the end of each iteration that has events, with all of them in
+    /// order; what remains in `batch` is dropped. It may call the plane. While it runs no stream of
+    /// that shard is served: pass the batch on and do not block.
+    fn on_events(&self, batch: &mut Vec<StreamEvent>);
 }
 
 #[cfg(test)]

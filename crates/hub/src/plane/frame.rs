@@ -1,6 +1,6 @@
-//! What goes over a stream: bytes encoded once and shared by every stream that gets them.
+//! What is sent over a stream: bytes encoded once and shared by every stream that gets them.
 //!
-//! A frame knows nothing of events; `bellwire-sse` makes its text. It must stay cheap to clone: a
+//! A frame knows nothing of events; `bellwire-sse` makes its text. It must be cheap to clone: a
 //! fan-out clones it once for each shard.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -26,7 +26,7 @@ pub struct Frame {
     body_len: u32,
 }
 
-/// How the end of the body is told to the client (RFC 9112 section 6.3).
+/// How the client recognizes the end of the body (RFC 9112 section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// `Transfer-Encoding: chunked`, to HTTP/1.1 clients.

@@ -1,43 +1,47 @@
-//! How a stream behaves by itself: its heartbeats and its patience.
+//! How a stream behaves by itself: its heartbeats and its timeout.
+
+use bellwire_proto::limits::{HEARTBEAT_S, PRESENCE_GRACE_MS};
 
 /// How a stream behaves by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StreamOptions {
-    /// Comments that keep the stream alive; none without.
+    /// Comments that keep an idle connection open; `None` for none.
     pub heartbeat: Option<Heartbeat>,
-    /// Heartbeats also 1, 2 and 3 s after the socket came (`probes=1`).
+    /// Heartbeats also 1, 2 and 3 s after the stream began (`probes=1`).
     pub probes: bool,
     /// A comment `:` LF LF 100 ms after each event and heartbeat (`compat=1`).
     pub compat: bool,
     /// How long the peer may leave bytes unacknowledged, in milliseconds, before the stream counts
-    /// as stalled and the kernel gives it up (`TCP_USER_TIMEOUT`, RFC 5482). By default two
-    /// heartbeats and 10 s (PROTOCOL section 6); without a heartbeat, 40 s.
+    /// as stalled and the kernel ends the connection (`TCP_USER_TIMEOUT`, RFC 5482). By default two
+    /// heartbeats and 10 s (contract, section 6); without a heartbeat, 40 s.
     pub silence_ms: Option<u32>,
 }
 
 impl StreamOptions {
     pub(crate) fn silence_limit_ms(&self) -> u32 {
-        let every_ms = self.heartbeat.map_or(15_000, |heartbeat| heartbeat.every_ms);
-        self.silence_ms.unwrap_or(every_ms.saturating_mul(2).saturating_add(10_000))
+        let default_ms = HEARTBEAT_S.default as u32 * 1000;
+        let every_ms = self.heartbeat.map_or(default_ms, |heartbeat| heartbeat.every_ms);
+        self.silence_ms.unwrap_or(every_ms.saturating_mul(2).saturating_add(PRESENCE_GRACE_MS))
     }
 }
 
-/// When a stream's heartbeats come and what they say.
+/// The interval and the text of a stream's heartbeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Milliseconds between them; they come up to 50 ms late. 0 counts as 1.
+    /// Milliseconds between them; they are up to 50 ms late. 0 counts as 1.
     pub every_ms: u32,
-    /// What they say.
+    /// Their text.
     pub form: HeartbeatForm,
 }
 
-/// The text of a heartbeat, and its rhythm.
+/// The text of a heartbeat, and what its interval counts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeartbeatForm {
-    /// `: <hub Unix ms>` LF LF, when nothing else was written for the time (PROTOCOL section 4).
+    /// `: <hub Unix ms>` LF LF, when nothing else was written for the interval (contract, section
+    /// 4).
     V1,
-    /// `: keepalive <unix seconds with two decimals>` CRLF CRLF, at a steady beat whatever else is
-    /// written (PROTOCOL section 10).
+    /// `: keepalive <unix seconds with two decimals>` CRLF CRLF, at a fixed interval whatever else
+    /// is written (contract, section 10).
     Classic,
 }
 
@@ -58,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heartbeats_read_as_the_contract_says() {
+    fn heartbeats_have_the_text_of_the_contract() {
         assert_eq!(HeartbeatForm::V1.text(1_700_000_000_042), ": 1700000000042\n\n");
         let classic = HeartbeatForm::Classic.text(1_700_000_000_042);
         assert_eq!(classic, ": keepalive 1700000000.04\r\n\r\n");

@@ -1,17 +1,16 @@
-//! How a handler answers with a stream, whoever serves it: with the connection itself where it can
-//! be taken over, with an ordinary response body where it cannot.
+//! How a handler answers with a stream: with the connection itself where it can be taken over, with
+//! an ordinary response body where it cannot.
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
-use super::takeover::Order;
+use super::takeover::TakeoverRequest;
 use super::{CloseReason, Frame, Framing, Plane, Sink, StreamBody, StreamId, Takeover};
 
-/// The head of a 200 answer that is a stream: its header fields, in their order, and what goes out
-/// right behind them.
+/// The head of a 200 answer that is a stream: its header fields, in their order, and a first frame.
 ///
-/// `Date` and what frames the body are added; the caller gives everything else.
+/// `Date` and the field that frames the body are added; the caller gives everything else.
 #[derive(Debug, Clone, Default)]
 pub struct StreamHead {
     fields: Vec<(&'static str, HeaderValue)>,
@@ -24,7 +23,7 @@ impl StreamHead {
         Self::default()
     }
 
-    /// The head of an event stream (PROTOCOL section 4): `Content-Type`, `Cache-Control` and
+    /// The head of an event stream (contract, section 4): `Content-Type`, `Cache-Control` and
     /// `X-Accel-Buffering`.
     pub fn event_stream() -> Self {
         Self::new()
@@ -33,10 +32,10 @@ impl StreamHead {
             .field("X-Accel-Buffering", HeaderValue::from_static("no"))
     }
 
-    /// Adds a field. The name goes out as it is spelled here.
+    /// Adds a field. The name is sent as it is spelled here.
     ///
     /// # Panics
-    /// If `name` is no field name (RFC 9110 section 5.1): names come from the program's text alone.
+    /// If `name` is not a field name (RFC 9110 section 5.1): names are literals of the program.
     #[must_use]
     pub fn field(mut self, name: &'static str, value: HeaderValue) -> Self {
         assert!(HeaderName::from_bytes(name.as_bytes()).is_ok(), "{name:?} is no field name");
@@ -44,8 +43,8 @@ impl StreamHead {
         self
     }
 
-    /// Puts a frame before all that was sent to the stream while it was reserved: what can only be
-    /// said at the moment at which it begins.
+    /// Puts a frame before all that was sent to the stream while it was reserved: for data that is
+    /// only known when the stream begins.
     #[must_use]
     pub fn first(mut self, frame: Frame) -> Self {
         self.first = Some(frame);
@@ -106,11 +105,11 @@ impl Plane {
     /// Answers a request with the reserved stream `id`. The last thing that a handler does.
     ///
     /// Where the request came through a [`Listener`](crate::listen::Listener) as HTTP/1, the
-    /// connection is taken over: the head is written by hand, the socket becomes the plane's, and
-    /// this future is dropped where it waits. Elsewhere it returns an ordinary response whose body
-    /// is the stream. To a `HEAD` request it returns the head alone, and closes the stream.
+    /// connection is taken over: the plane writes the head and owns the socket, and this future is
+    /// dropped while it waits. Elsewhere it returns an ordinary response whose body is the stream.
+    /// To a `HEAD` request it returns the head alone, and closes the stream.
     ///
-    /// If the client goes away before the stream has its sink, the stream is closed.
+    /// If the client disconnects before the stream has its sink, the stream is closed.
     pub async fn respond(
         &self,
         request: &Parts,
@@ -125,7 +124,7 @@ impl Plane {
         if let Some(takeover) = takeover.filter(|_| request.version <= Version::HTTP_11) {
             let framing = Framing::of(request.version);
             let head = head.bytes(framing, self.inner.clock.unix_ms());
-            takeover.place(Order::new(self.clone(), id, framing, head));
+            takeover.request(TakeoverRequest::new(self.clone(), id, framing, head));
             return std::future::pending().await;
         }
         let (sink, body) = Sink::body();
@@ -146,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_head_is_exactly_what_the_contract_says() {
+    fn the_head_is_exactly_that_of_the_contract() {
         let head = StreamHead::event_stream();
         let expected = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
             Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\

@@ -1,9 +1,9 @@
-//! What gathers for the streams of a shard in one turn of its loop, and how it is joined.
+//! What gathers for the streams of a shard in one iteration of its loop, and how it is joined.
 //!
-//! Frames that go to the same streams in the same order form one sequence, however they were sent;
-//! a stream holds the number of its sequence and nothing else. Sequences share their beginnings: a
-//! sequence is a frame and the sequence before it. So ten frames to ten thousand streams are ten
-//! entries here, joined once, and ten thousand writes of the one joined buffer.
+//! Frames to the same streams in the same order form one sequence; a stream holds only the number
+//! of its sequence. Sequences share their prefixes: a sequence is a frame and the sequence before
+//! it. So ten frames to ten thousand streams are ten entries here, joined once, and ten thousand
+//! writes of the one joined buffer.
 
 use bytes::{Bytes, BytesMut};
 
@@ -30,7 +30,7 @@ pub(crate) struct Sequences {
 struct Entry {
     before: Sequence,
     frame: Frame,
-    /// The sequence made last from this one: a fan-out takes the same step for every stream.
+    /// The sequence made last from this one: a fan-out appends the same frame for every stream.
     then: Sequence,
     chunked_len: usize,
     bare_len: usize,
@@ -73,7 +73,7 @@ impl Sequences {
         }
     }
 
-    /// The whole sequence as one buffer, joined when it is first asked for.
+    /// The whole sequence as one buffer, joined at the first call.
     pub(crate) fn joined(&mut self, sequence: Sequence, framing: Framing) -> Bytes {
         let entry = self.entry(sequence);
         let known = match framing {
@@ -113,11 +113,11 @@ impl Sequences {
         frames
     }
 
-    /// Forgets every sequence; to be called when no stream holds one any more.
+    /// Drops every sequence; to be called when no stream holds one any more.
     pub(crate) fn clear(&mut self) {
         self.entries.truncate(1);
         self.entry_mut(Sequence::EMPTY).then = Sequence::EMPTY;
-        // One burst must not be paid for in memory for ever.
+        // The memory of one burst must not be held for ever.
         self.entries.shrink_to(1024);
     }
 
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_in_between_makes_another_sequence_and_keeps_the_order() {
+    fn a_frame_in_between_makes_another_sequence_in_order() {
         let mut sequences = Sequences::new();
         let [a, b, x] = [b"a", b"b", b"x"].map(|body| Frame::new(body));
         let mut one = sequences.append(Sequence::EMPTY, &a);

@@ -1,31 +1,34 @@
-//! The loop of one shard: an epoll, a table of streams, a timer wheel. A stream lives and dies on
-//! one shard, and everything here happens on that shard's thread.
+//! The loop of one shard: an epoll, a table of streams, a timer wheel. A stream stays on one shard,
+//! and everything here runs on that shard's thread.
 //!
-//! A turn: hear what the sockets say, take every command that has gathered, let the timers fire,
-//! then write to each stream that got something, once. Only then are the owner's events told. What
-//! is written and how a stream ends stands in `writing.rs`.
+//! One iteration: read from the sockets, apply every command that has gathered, run the timers that
+//! are due, then write once to each stream that got something. Only then the owner gets its events.
+//! Writing to a stream and ending it is in `writing.rs`.
 
 use std::sync::Arc;
+use std::task::Wake;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mio::{Events, Poll, Token};
 
 use super::clock::Clock;
+use super::config::Limits;
 use super::counts::Counters;
 use super::frame::{Frame, Framing};
-use super::inbox::{Command, Inbox, Key, StreamId};
+use super::inbox::{Command, Inbox};
 use super::sequence::Sequences;
-use super::sink::{Heard, Sink};
-use super::stream::{State, Stream};
+use super::sink::{ReadOutcome, Sink};
+use super::stream::{Stream, StreamState};
+use super::stream_id::{Key, StreamId};
 use super::wheel::Wheel;
-use super::{CloseReason, HeartbeatForm, Limits, Notify, StreamEvent, StreamEvents, StreamOptions};
+use super::{CloseReason, HeartbeatForm, Receipt, StreamEvent, StreamEvents, StreamOptions};
 
 /// The token of the waker; no slot reaches it.
 pub(crate) const WAKER: Token = Token(usize::MAX);
-/// Sockets heard in one turn before the commands have theirs.
-const EVENTS_PER_TURN: usize = 1024;
-/// Read at once from a socket, to be dropped.
+/// Sockets read in one iteration before the commands are applied.
+const EVENTS_PER_ITERATION: usize = 1024;
+/// Bytes read at once from a socket, to be dropped.
 const SCRATCH_BYTES: usize = 16 * 1024;
 
 pub(crate) struct Shard {
@@ -37,22 +40,34 @@ pub(crate) struct Shard {
     pub(crate) limits: Limits,
     pub(crate) streams: Vec<Stream>,
     /// Streams that are not free.
-    pub(crate) living: usize,
+    pub(crate) live: usize,
     pub(crate) wheel: Wheel,
     pub(crate) sequences: Sequences,
-    /// Slots to be written to at the end of the turn.
+    /// Slots to be flushed at the end of the iteration.
     pub(crate) dirty: Vec<u32>,
-    /// Slots whose sockets have more to read than one turn gives them.
-    pub(crate) again: Vec<u32>,
-    /// Slots to give back.
+    /// Slots whose sockets have more to read than one iteration reads.
+    pub(crate) unread: Vec<u32>,
+    /// Slots to return to the inbox.
     pub(crate) freed: Vec<Key>,
-    /// What to tell the owner of the plane.
+    /// Events for the owner of the plane.
     pub(crate) batch: Vec<StreamEvent>,
     pub(crate) scratch: Box<[u8]>,
     pub(crate) now_ms: u64,
-    /// The heartbeats of this turn, made when the first stream needs one.
+    /// The heartbeats of this iteration, made when the first stream needs one.
     heartbeats: [Option<Frame>; 2],
     stop_at: Option<Instant>,
+}
+
+/// Has the shard process a stream whose response body was emptied or dropped.
+struct BodyWaker {
+    inbox: Arc<Inbox>,
+    key: Key,
+}
+
+impl Wake for BodyWaker {
+    fn wake(self: Arc<Self>) {
+        self.inbox.push(Command::BodyReady(self.key));
+    }
 }
 
 impl Shard {
@@ -73,11 +88,11 @@ impl Shard {
             counters,
             limits,
             streams: Vec::new(),
-            living: 0,
+            live: 0,
             wheel: Wheel::new(now_ms),
             sequences: Sequences::new(),
             dirty: Vec::new(),
-            again: Vec::new(),
+            unread: Vec::new(),
             freed: Vec::new(),
             batch: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into(),
@@ -87,9 +102,9 @@ impl Shard {
         }
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until a `Command::Stop` has been applied.
     pub(crate) fn run(mut self) {
-        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        let mut events = Events::with_capacity(EVENTS_PER_ITERATION);
         let (mut commands, mut fired) = (Vec::new(), Vec::new());
         while !self.has_stopped() {
             let wait = self.wait();
@@ -101,28 +116,28 @@ impl Shard {
             self.now_ms = self.clock.up_ms();
             for event in &events {
                 if event.token() != WAKER {
-                    self.hear(event.token().0 as u32, event.is_writable());
+                    self.on_readable(event.token().0 as u32, event.is_writable());
                 }
             }
-            for slot in std::mem::take(&mut self.again) {
-                self.hear(slot, false);
+            for slot in std::mem::take(&mut self.unread) {
+                self.on_readable(slot, false);
             }
             self.inbox.take(&mut commands, &mut self.freed);
             for command in commands.drain(..) {
-                self.obey(command);
+                self.apply(command);
             }
-            // What a burst needed must not be kept for ever.
+            // The memory of one burst must not be held for ever.
             commands.shrink_to(1024);
             self.wheel.advance(self.now_ms, &mut fired);
             for slot in fired.drain(..) {
-                self.fire(slot);
+                self.on_timer(slot);
             }
-            self.end_of_turn();
+            self.end_iteration();
         }
         self.inbox.close();
     }
 
-    fn end_of_turn(&mut self) {
+    fn end_iteration(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             self.flush(slot);
@@ -132,15 +147,15 @@ impl Shard {
         self.sequences.clear();
         self.heartbeats = [None, None];
         if !self.batch.is_empty() {
-            self.events.happened(&mut self.batch);
+            self.events.on_events(&mut self.batch);
             self.batch.clear();
             self.batch.shrink_to(1024);
         }
     }
 
-    /// How long to sleep; `None` until something happens.
+    /// How long to sleep; `None` until there is an event.
     fn wait(&self) -> Option<Duration> {
-        if !self.again.is_empty() || !self.inbox.may_sleep() {
+        if !self.unread.is_empty() || !self.inbox.may_sleep() {
             return Some(Duration::ZERO);
         }
         let timer = self.wheel.wait_ms(self.clock.up_ms()).map(Duration::from_millis);
@@ -152,24 +167,24 @@ impl Shard {
     }
 
     fn has_stopped(&self) -> bool {
-        self.stop_at.is_some_and(|at| self.living == 0 || Instant::now() >= at)
+        self.stop_at.is_some_and(|at| self.live == 0 || Instant::now() >= at)
     }
 
-    /// The stream that is meant, if it is still there.
+    /// The stream of this key, unless it was released.
     fn find(&mut self, key: Key) -> Option<&mut Stream> {
-        self.streams
-            .get_mut(key.slot as usize)
-            .filter(|stream| stream.generation == key.generation && stream.state != State::Free)
+        self.streams.get_mut(key.slot as usize).filter(|stream| {
+            stream.generation == key.generation && stream.state != StreamState::Free
+        })
     }
 
-    fn obey(&mut self, command: Command) {
+    fn apply(&mut self, command: Command) {
         match command {
             Command::Reserve { key, options } => self.reserve(key, &options),
             Command::Attach { key, sink, framing, head } => self.attach(key, sink, framing, &head),
-            Command::Send { key, frame, notify } => self.send(key, &frame, notify),
+            Command::Send { key, frame, receipt } => self.send(key, &frame, receipt),
             Command::SendMany { keys, frame } => {
                 for &key in &keys {
-                    self.send(key, &frame, Notify::None);
+                    self.send(key, &frame, Receipt::None);
                 }
             }
             Command::Close { key, last, reason } => {
@@ -177,14 +192,9 @@ impl Shard {
                     self.end(key.slot, last, reason);
                 }
             }
-            Command::BodyRead(key) => {
+            Command::BodyReady(key) => {
                 if self.find(key).is_some() {
-                    self.hear(key.slot, true);
-                }
-            }
-            Command::BodyGone(key) => {
-                if self.find(key).is_some() {
-                    self.lose(key.slot, CloseReason::PeerClosed);
+                    self.on_readable(key.slot, true);
                 }
             }
             Command::Stop { grace_ms } => self.stop(grace_ms),
@@ -199,11 +209,11 @@ impl Shard {
         let deadline_ms = self.now_ms + self.limits.reservation_ms;
         if let Some(stream) = self.streams.get_mut(slot) {
             *stream = Stream::reserved(key.generation, options, deadline_ms);
-            self.living += 1;
+            self.live += 1;
             self.wheel.set(key.slot, deadline_ms);
         }
         if self.is_stopping() {
-            self.lose(key.slot, CloseReason::Shutdown);
+            self.abort(key.slot, CloseReason::Shutdown);
         }
     }
 
@@ -218,38 +228,38 @@ impl Shard {
             return;
         };
         match stream.state {
-            State::Reserved => {
-                stream.state = State::Open;
+            StreamState::Reserved => {
+                stream.state = StreamState::Open;
                 self.counters.attached();
             }
-            // Closed before its socket came: the client still gets what was meant for it.
-            State::Ending => stream.deadline_ms = now_ms + linger_ms,
-            State::Free | State::Open | State::Draining => return,
+            // Closed before its sink was attached: the client still gets what was enqueued.
+            StreamState::Ending => stream.deadline_ms = now_ms + linger_ms,
+            StreamState::Free | StreamState::Open | StreamState::Draining => return,
         }
         stream.framing = if sink.is_body() { Framing::UntilClose } else { framing };
         stream.attached(now_ms);
-        sink.belongs_to(|| super::body::Owner { inbox, key });
+        sink.notify(|| Arc::new(BodyWaker { inbox, key }).into());
         let user_timeout = Duration::from_millis(stream.silence_ms());
         let started =
             sink.start(self.poll.registry(), Token(key.slot as usize), Some(user_timeout));
         if sink.reads_ahead() {
-            self.again.push(key.slot);
+            self.unread.push(key.slot);
         }
         stream.sink = Some(sink);
         let framing = stream.framing;
         stream.outbox().start(head, framing);
         self.wheel.set(key.slot, stream.due_at_ms());
-        self.soil(key.slot);
+        self.mark_dirty(key.slot);
         if let Err(error) = started {
             tracing::warn!(%error, "a socket cannot be watched");
-            self.lose(key.slot, CloseReason::PeerReset);
+            self.abort(key.slot, CloseReason::PeerReset);
         }
     }
 
-    fn send(&mut self, key: Key, frame: &Frame, notify: Notify) {
+    fn send(&mut self, key: Key, frame: &Frame, receipt: Receipt) {
         let unsent_bytes_max = self.limits.unsent_bytes_max;
         let Some(stream) = self.find(key) else { return };
-        if !matches!(stream.state, State::Open | State::Reserved) {
+        if !matches!(stream.state, StreamState::Open | StreamState::Reserved) {
             return;
         }
         if stream.unsent() > unsent_bytes_max {
@@ -257,35 +267,35 @@ impl Shard {
             self.end(key.slot, last, CloseReason::Overloaded);
             return;
         }
-        self.give(key.slot, frame, notify);
+        self.enqueue(key.slot, frame, receipt);
         let now_ms = self.now_ms;
-        // A burst is written while it gathers, and that may have been the end of the stream.
+        // A burst is written while it gathers, and that may have ended the stream.
         let Some(stream) = self.find(key) else { return };
-        if stream.wrote(now_ms) && stream.state == State::Open {
+        if stream.wrote(now_ms) && stream.state == StreamState::Open {
             let due_at_ms = stream.due_at_ms();
             self.wheel.set(key.slot, due_at_ms);
         }
-        if let Notify::Taken(tag) = notify {
+        if let Receipt::Buffered(tag) = receipt {
             let stream = StreamId::new(self.inbox.shard(), key);
-            self.batch.push(StreamEvent::Taken { stream, tag });
+            self.batch.push(StreamEvent::Buffered { stream, tag });
         }
     }
 
-    /// A socket has something to tell, or room again.
-    fn hear(&mut self, slot: u32, writable: bool) {
+    /// A socket is readable or writable, or a response body was emptied or dropped.
+    fn on_readable(&mut self, slot: u32, writable: bool) {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
         let Some(sink) = &mut stream.sink else { return };
-        match sink.hear(&mut self.scratch) {
-            Ok(Heard::Nothing) => (),
-            Ok(Heard::Bytes) => self.alive(slot),
-            Ok(Heard::More) => {
-                self.again.push(slot);
-                self.alive(slot);
+        match sink.discard_input(&mut self.scratch) {
+            Ok(ReadOutcome::Nothing) => (),
+            Ok(ReadOutcome::Bytes) => self.on_activity(slot),
+            Ok(ReadOutcome::More) => {
+                self.unread.push(slot);
+                self.on_activity(slot);
             }
-            Ok(Heard::End) => return self.lose(slot, CloseReason::PeerClosed),
-            Err(error) => return self.lose(slot, CloseReason::of(&error)),
+            Ok(ReadOutcome::Eof) => return self.abort(slot, CloseReason::PeerClosed),
+            Err(error) => return self.abort(slot, CloseReason::of(&error)),
         }
         if let Some(stream) = self.streams.get_mut(slot as usize)
             && writable
@@ -297,29 +307,29 @@ impl Shard {
         }
     }
 
-    /// The peer is there: a byte came from it, or it made room for one.
-    pub(crate) fn alive(&mut self, slot: u32) {
+    /// The peer is active: it sent or accepted a byte.
+    pub(crate) fn on_activity(&mut self, slot: u32) {
         let now_ms = self.now_ms;
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
-        stream.life_ms = now_ms;
-        if stream.state == State::Open && std::mem::replace(&mut stream.stalled, false) {
+        stream.active_ms = now_ms;
+        if stream.state == StreamState::Open && std::mem::replace(&mut stream.stalled, false) {
             self.wheel.set(slot, stream.due_at_ms());
             let id = self.id(slot);
             self.batch.push(StreamEvent::Resumed { stream: id });
         }
     }
 
-    fn fire(&mut self, slot: u32) {
+    fn on_timer(&mut self, slot: u32) {
         let now_ms = self.now_ms;
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
         match stream.state {
-            State::Free => return,
-            State::Reserved => return self.lose(slot, CloseReason::NeverAttached),
-            State::Ending | State::Draining => {
+            StreamState::Free => return,
+            StreamState::Reserved => return self.abort(slot, CloseReason::NeverAttached),
+            StreamState::Ending | StreamState::Draining => {
                 if now_ms >= stream.deadline_ms {
                     self.release(slot);
                 } else {
@@ -327,19 +337,19 @@ impl Shard {
                 }
                 return;
             }
-            State::Open => (),
+            StreamState::Open => (),
         }
         let due = stream.due(now_ms);
-        // A reader that is behind has bytes enough; a heartbeat would only wait behind them.
+        // A slow reader has bytes to read; a heartbeat would only wait behind them.
         let (form, blocked) = (stream.form, stream.blocked);
         if due.heartbeat && !blocked {
             stream.wrote(now_ms);
             let frame = self.heartbeat(form);
-            self.give(slot, &frame, Notify::None);
+            self.enqueue(slot, &frame, Receipt::None);
         }
         if due.compat && !blocked {
             let frame = self.limits.compat_frame.clone();
-            self.give(slot, &frame, Notify::None);
+            self.enqueue(slot, &frame, Receipt::None);
         }
         if due.stalled {
             let id = self.id(slot);
@@ -350,7 +360,7 @@ impl Shard {
         }
     }
 
-    /// The heartbeat of this turn: all streams get the same bytes.
+    /// The heartbeat of this iteration: all streams get the same bytes.
     fn heartbeat(&mut self, form: HeartbeatForm) -> Frame {
         let [v1, classic] = &mut self.heartbeats;
         let made = match form {
@@ -366,7 +376,7 @@ impl Shard {
             self.end(slot, None, CloseReason::Shutdown);
             let stream = self.streams.get(slot as usize);
             if stream.is_some_and(|stream| stream.sink.is_none()) {
-                // Closed, and its socket will not come any more.
+                // Closed, and its sink will not be attached any more.
                 self.release(slot);
             }
         }

@@ -1,11 +1,12 @@
-//! Where the bytes of a stream go: a plain socket, a TLS socket, or a response body that somebody
-//! else's HTTP server writes. One interface for the three; the shard does not ask which it holds.
+//! Where the bytes of a stream go: a plain socket, a TLS socket, or a response body that an HTTP
+//! server writes. One interface for the three; the shard does not distinguish them.
 //!
-//! Nothing here blocks and nothing here queues beyond what the three cannot do without: a TLS sink
-//! holds at most one record that the kernel refused, a body at most [`BODY_BYTES_MAX`].
+//! Nothing here blocks, and nothing queues without a bound: a TLS sink holds at most one record
+//! that the kernel refused, a body at most `BODY_BUFFER_BYTES_MAX`.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use rustls::ServerConnection;
 use socket2::SockRef;
 
 use super::body::{BodyWriter, StreamBody};
-use crate::listen::ConnectionGuard;
+use super::guard::ConnectionGuard;
 
 /// Buffers handed to one `writev`; the kernel's own limit is 1024.
 const SLICES_MAX: usize = 32;
@@ -39,25 +40,25 @@ struct Tls {
     _guard: ConnectionGuard,
 }
 
-/// What one look at the peer's side told.
+/// What reading from the peer found.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum ReadOutcome {
     Nothing,
-    /// Bytes came; all that there were are read and dropped.
+    /// Bytes came; all of them were read and dropped.
     Bytes,
-    /// Bytes came and more are waiting; the turn of this stream is over.
+    /// Bytes came and more may wait; other streams are next.
     More,
     /// The peer will send no more.
-    End,
+    Eof,
 }
 
 impl Sink {
-    /// A socket taken over. It must be nonblocking, as those of tokio are.
+    /// A socket that was taken over. It must be nonblocking, as those of tokio are.
     pub fn plain(socket: std::net::TcpStream, guard: ConnectionGuard) -> Self {
         Self(Kind::Plain { socket: TcpStream::from_std(socket), _guard: guard })
     }
 
-    /// A socket taken over together with its TLS session, which has ended its handshake.
+    /// A socket that was taken over together with its TLS session, after the handshake.
     pub fn tls(
         socket: std::net::TcpStream,
         mut session: ServerConnection,
@@ -78,13 +79,13 @@ impl Sink {
         matches!(self.0, Kind::Body(_))
     }
 
-    /// Whether the peer's bytes, or its goodbye, may have been read already, so that epoll will not
-    /// tell of them.
+    /// Whether the peer's bytes, or its close_notify, may have been read already, so that epoll
+    /// will not report them.
     pub(crate) fn reads_ahead(&self) -> bool {
         matches!(self.0, Kind::Tls(_))
     }
 
-    /// Prepares a socket for its life on a shard.
+    /// Registers a socket with its shard.
     pub(crate) fn start(
         &mut self,
         registry: &Registry,
@@ -96,20 +97,20 @@ impl Sink {
             Kind::Tls(tls) => &mut tls.socket,
             Kind::Body(_) => return Ok(()),
         };
-        // A refusal here costs promptness alone: the stream's own deadlines remain.
+        // A refusal here only delays detection: the stream's own deadlines remain.
         let _ = SockRef::from(&*socket).set_tcp_user_timeout(user_timeout);
         registry.register(socket, token, Interest::READABLE | Interest::WRITABLE)
     }
 
-    /// Tells a body whom to notify.
-    pub(crate) fn belongs_to(&mut self, notify: impl FnOnce() -> super::body::Owner) {
+    /// Has a body wake `shard` when [`Self::discard_input`] or [`Self::write`] can make progress.
+    pub(crate) fn notify(&mut self, shard: impl FnOnce() -> Waker) {
         if let Kind::Body(body) = &mut self.0 {
-            body.belongs_to(notify());
+            body.notify(shard());
         }
     }
 
-    /// Writes from the front of `pieces` what is taken without waiting, and tells how many bytes
-    /// that were; `WouldBlock` when none.
+    /// Writes from the front of `pieces` without blocking and returns the number of bytes;
+    /// `WouldBlock` when none.
     pub(crate) fn write(&mut self, pieces: &[Bytes]) -> io::Result<usize> {
         match &mut self.0 {
             Kind::Plain { socket, .. } => write_plain(socket, pieces),
@@ -118,7 +119,8 @@ impl Sink {
         }
     }
 
-    /// Bytes that [`Self::write`] took and that have not gone on yet.
+    /// Bytes that [`Self::write`] accepted and that the kernel or the body's reader does not have
+    /// yet.
     pub(crate) fn held(&self) -> usize {
         match &self.0 {
             Kind::Plain { .. } => 0,
@@ -127,7 +129,7 @@ impl Sink {
         }
     }
 
-    /// Gives on what is held.
+    /// Writes what is held.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         match &mut self.0 {
             Kind::Tls(tls) => tls.flush(),
@@ -135,23 +137,24 @@ impl Sink {
         }
     }
 
-    /// Reads and drops what the peer sent, at most `scratch` a few times over.
-    pub(crate) fn hear(&mut self, scratch: &mut [u8]) -> io::Result<Heard> {
+    /// Reads and drops what the peer sent, [`READS_MAX`] times `scratch` at most.
+    pub(crate) fn discard_input(&mut self, scratch: &mut [u8]) -> io::Result<ReadOutcome> {
         match &mut self.0 {
-            Kind::Plain { socket, .. } => hear_plain(socket, scratch),
-            Kind::Tls(tls) => tls.hear(scratch),
-            Kind::Body(_) => Ok(Heard::Nothing),
+            Kind::Plain { socket, .. } => discard_plain(socket, scratch),
+            Kind::Tls(tls) => tls.discard_input(scratch),
+            Kind::Body(body) if body.is_dropped() => Ok(ReadOutcome::Eof),
+            Kind::Body(_) => Ok(ReadOutcome::Nothing),
         }
     }
 
-    /// Ends the writing side. True when the peer's answer to that is worth waiting for: a socket
-    /// closed while bytes of the peer are unread is reset, and a reset destroys what is on its way.
+    /// Shuts the writing side. True when the peer's FIN should be awaited: closing a socket with
+    /// unread bytes sends a reset, which destroys bytes in flight.
     pub(crate) fn finish(&mut self) -> bool {
         match &mut self.0 {
             Kind::Plain { socket, .. } => socket.shutdown(Shutdown::Write).is_ok(),
             Kind::Tls(tls) => {
                 tls.session.send_close_notify();
-                // Without room for the alert the FIN has to do.
+                // If the kernel has no space for the alert, the FIN has to suffice.
                 let _ = tls.flush();
                 tls.socket.shutdown(Shutdown::Write).is_ok()
             }
@@ -183,23 +186,23 @@ fn write_plain(socket: &mut TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
     }
 }
 
-/// How many times `scratch` is filled from one socket before the others have their turn.
+/// How many times `scratch` is filled from one socket before the other sockets are next.
 const READS_MAX: usize = 4;
 
-fn hear_plain(socket: &mut TcpStream, scratch: &mut [u8]) -> io::Result<Heard> {
-    let mut heard = Heard::Nothing;
+fn discard_plain(socket: &mut TcpStream, scratch: &mut [u8]) -> io::Result<ReadOutcome> {
+    let mut outcome = ReadOutcome::Nothing;
     for _ in 0..READS_MAX {
         match socket.read(scratch) {
-            Ok(0) => return Ok(Heard::End),
-            // An edge-triggered epoll tells again when more comes after a short read, but a FIN
+            Ok(0) => return Ok(ReadOutcome::Eof),
+            // An edge-triggered epoll reports again when more arrives after a short read, but a FIN
             // may have come with these bytes: read until the kernel has nothing.
-            Ok(_) => heard = Heard::Bytes,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
+            Ok(_) => outcome = ReadOutcome::Bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(outcome),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
             Err(error) => return Err(error),
         }
     }
-    Ok(Heard::More)
+    Ok(ReadOutcome::More)
 }
 
 impl Tls {
@@ -244,10 +247,11 @@ impl Tls {
         Ok(())
     }
 
-    fn hear(&mut self, scratch: &mut [u8]) -> io::Result<Heard> {
-        let mut heard = Heard::Nothing;
+    fn discard_input(&mut self, scratch: &mut [u8]) -> io::Result<ReadOutcome> {
+        let mut outcome = ReadOutcome::Nothing;
         for _ in 0..READS_MAX {
-            // First what the session has read already, be it before the takeover: no epoll tells.
+            // First what the session has read already, perhaps before the takeover: epoll does not
+            // report it.
             let state = self
                 .session
                 .process_new_packets()
@@ -255,16 +259,16 @@ impl Tls {
             let mut reader = self.session.reader();
             while matches!(reader.read(scratch), Ok(count) if count > 0) {}
             if state.peer_has_closed() {
-                return Ok(Heard::End);
+                return Ok(ReadOutcome::Eof);
             }
             match self.session.read_tls(&mut self.socket) {
-                Ok(0) => return Ok(Heard::End),
-                Ok(_) => heard = Heard::Bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
+                Ok(0) => return Ok(ReadOutcome::Eof),
+                Ok(_) => outcome = ReadOutcome::Bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(outcome),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
         }
-        Ok(Heard::More)
+        Ok(ReadOutcome::More)
     }
 }

@@ -1,8 +1,9 @@
-//! One stream as its shard keeps it, small because most of a hundred thousand do nothing: what is
-//! on its way lives in an [`Outbox`] that exists only while something is.
+//! One stream on its shard, small because most of a hundred thousand are idle: what is unsent is in
+//! an [`Outbox`] that exists only while something is.
 
 use std::collections::VecDeque;
 
+use bellwire_proto::limits::{COMPAT_DELAY_MS, PROBE_INTERVAL_MS, PROBES};
 use bytes::{Bytes, BytesMut};
 
 use super::frame::{Frame, Framing};
@@ -10,23 +11,17 @@ use super::sequence::Sequence;
 use super::sink::Sink;
 use super::{HeartbeatForm, StreamOptions};
 
-/// The pause after an event before `compat=1` pushes it on (PROTOCOL section 4).
-const COMPAT_AFTER_MS: u64 = 100;
-/// The probes come this far apart, and there are three (PROTOCOL section 4).
-const PROBE_EVERY_MS: u64 = 1000;
-const PROBES: u8 = 3;
-
 pub(crate) struct Stream {
     pub(crate) generation: u32,
-    pub(crate) state: State,
+    pub(crate) state: StreamState,
     pub(crate) framing: Framing,
     pub(crate) form: HeartbeatForm,
     probes_left: u8,
     compat: bool,
     pub(crate) stalled: bool,
-    /// The kernel refused bytes; it will tell when there is room.
+    /// The kernel refused bytes; epoll will report when the socket is writable.
     pub(crate) blocked: bool,
-    /// In the list of streams to be written to at the end of this turn.
+    /// In the list of streams to be flushed at the end of this iteration.
     pub(crate) dirty: bool,
     /// 0 for none.
     heartbeat_ms: u32,
@@ -39,25 +34,25 @@ pub(crate) struct Stream {
     compat_at_ms: u64,
     /// When an event or a heartbeat was last given to the stream.
     wrote_ms: u64,
-    /// When a byte last came from the peer or was taken on its behalf.
-    pub(crate) life_ms: u64,
-    /// When a stream that is not open is given up.
+    /// When the peer last sent or accepted a byte.
+    pub(crate) active_ms: u64,
+    /// When a stream that is not open is released.
     pub(crate) deadline_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum StreamState {
     Free,
-    /// Waits for its socket.
+    /// Waits for its sink.
     Reserved,
     Open,
-    /// `Closed` has been told; the last bytes, or even the socket, are still on their way.
+    /// `Closed` was reported; the last bytes are unsent, or the sink is not attached yet.
     Ending,
-    /// All is written and the writing side shut; waits for the peer's FIN.
+    /// Everything is written and the writing side shut; waits for the peer's FIN.
     Draining,
 }
 
-/// What the timers of an open stream ask for now.
+/// What is due now on an open stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Due {
     pub(crate) heartbeat: bool,
@@ -69,7 +64,7 @@ impl Stream {
     pub(crate) fn free(generation: u32) -> Self {
         Self {
             generation,
-            state: State::Free,
+            state: StreamState::Free,
             framing: Framing::Chunked,
             form: HeartbeatForm::V1,
             probes_left: 0,
@@ -85,14 +80,14 @@ impl Stream {
             attached_ms: 0,
             compat_at_ms: u64::MAX,
             wrote_ms: 0,
-            life_ms: 0,
+            active_ms: 0,
             deadline_ms: 0,
         }
     }
 
     pub(crate) fn reserved(generation: u32, options: &StreamOptions, deadline_ms: u64) -> Self {
         Self {
-            state: State::Reserved,
+            state: StreamState::Reserved,
             form: options.heartbeat.map_or(HeartbeatForm::V1, |heartbeat| heartbeat.form),
             probes_left: if options.probes { PROBES } else { 0 },
             compat: options.compat,
@@ -103,14 +98,14 @@ impl Stream {
         }
     }
 
-    /// The socket is there, and the first event leaves with the head.
+    /// The sink is attached, and the first event leaves with the head.
     pub(crate) fn attached(&mut self, now_ms: u64) {
         self.attached_ms = now_ms;
         self.wrote_ms = now_ms;
-        self.life_ms = now_ms;
+        self.active_ms = now_ms;
         if self.compat {
             // The first write is held back like any other.
-            self.compat_at_ms = now_ms + COMPAT_AFTER_MS;
+            self.compat_at_ms = now_ms + COMPAT_DELAY_MS;
         }
     }
 
@@ -118,13 +113,13 @@ impl Stream {
         u64::from(self.silence_ms)
     }
 
-    /// An event or a heartbeat was given to the stream. True if its timer is due sooner for it.
+    /// An event or a heartbeat was enqueued. True if that makes the timer due sooner.
     pub(crate) fn wrote(&mut self, now_ms: u64) -> bool {
         if self.form == HeartbeatForm::V1 {
             self.wrote_ms = now_ms;
         }
         if self.compat {
-            self.compat_at_ms = now_ms + COMPAT_AFTER_MS;
+            self.compat_at_ms = now_ms + COMPAT_DELAY_MS;
         }
         self.compat
     }
@@ -140,7 +135,7 @@ impl Stream {
             due.heartbeat = true;
             self.wrote_ms = match self.form {
                 HeartbeatForm::V1 => now_ms,
-                // The classic form keeps its own beat, whatever else is written.
+                // The classic form has a fixed interval, whatever else is written.
                 HeartbeatForm::Classic => now_ms - (now_ms - self.wrote_ms) % self.every_ms(),
             };
         }
@@ -155,9 +150,9 @@ impl Stream {
         due
     }
 
-    /// When this stream's timer must next be looked at.
+    /// When this stream's timer is next due.
     pub(crate) fn due_at_ms(&self) -> u64 {
-        if self.state != State::Open {
+        if self.state != StreamState::Open {
             return self.deadline_ms;
         }
         [
@@ -172,8 +167,8 @@ impl Stream {
         .unwrap_or(u64::MAX)
     }
 
-    /// Bytes given to the stream that the kernel or the body's reader does not have yet, without
-    /// what gathered in this turn.
+    /// Enqueued bytes that the kernel or the body's reader does not have yet, without what gathered
+    /// in this iteration.
     pub(crate) fn unsent(&self) -> usize {
         let held = self.sink.as_ref().map_or(0, Sink::held);
         held + self.outbox.as_ref().map_or(0, |outbox| outbox.queued + outbox.early_bytes)
@@ -197,26 +192,26 @@ impl Stream {
 
     fn probe_at(&self) -> u64 {
         let done = PROBES.saturating_sub(self.probes_left);
-        self.attached_ms + (u64::from(done) + 1) * PROBE_EVERY_MS
+        self.attached_ms + (u64::from(done) + 1) * PROBE_INTERVAL_MS
     }
 
     fn stalls_at(&self) -> u64 {
-        self.life_ms + self.silence_ms()
+        self.active_ms + self.silence_ms()
     }
 }
 
-/// What a stream was given and has not got rid of. Empty streams have none.
+/// What was enqueued for a stream and is unsent. Idle streams have none.
 #[derive(Default)]
 pub(crate) struct Outbox {
     queue: VecDeque<Bytes>,
     /// Bytes in `queue`.
     queued: usize,
-    /// Bytes ever put into this outbox, and those that the sink took.
+    /// Bytes ever put into this outbox, and those that the sink accepted.
     enqueued: u64,
     taken: u64,
-    /// Who wants to know when the sink has passed on everything up to a count of bytes.
+    /// Receipts to give when everything up to a count of bytes is written: (count, tag).
     tags: VecDeque<(u64, u64)>,
-    /// Frames from before there was a socket, with the tag to report when they are written.
+    /// Frames from before there was a sink, with the tag of their receipt.
     early: Vec<(Frame, Option<u64>)>,
     early_bytes: usize,
 }
@@ -236,18 +231,19 @@ impl Outbox {
         self.early.push((frame, written));
     }
 
-    /// Bytes that went to the sink without a stay in the queue.
+    /// Bytes that were written without passing through the queue.
     pub(crate) fn passed(&mut self, bytes: usize) {
         self.enqueued += bytes as u64;
         self.taken += bytes as u64;
     }
 
-    /// Asks for `tag` when everything in the outbox and `more` bytes behind it are written.
+    /// Requests a receipt with `tag` for when everything in the outbox and `more` bytes behind it
+    /// are written.
     pub(crate) fn tag(&mut self, tag: u64, more: usize) {
         self.tags.push_back((self.enqueued + more as u64, tag));
     }
 
-    /// The socket is there: puts `head` and the early frames into the queue as one buffer.
+    /// The sink is attached: puts `head` and the early frames into the queue as one buffer.
     pub(crate) fn start(&mut self, head: &[u8], framing: Framing) {
         let mut joined = BytesMut::with_capacity(head.len() + self.early_bytes);
         joined.extend_from_slice(head);
@@ -266,7 +262,7 @@ impl Outbox {
         self.queue.as_slices().0
     }
 
-    /// The sink took `bytes` from the front.
+    /// The sink accepted `bytes` from the front.
     pub(crate) fn advance(&mut self, mut bytes: usize) {
         self.taken += bytes as u64;
         self.queued = self.queued.saturating_sub(bytes);
@@ -280,7 +276,7 @@ impl Outbox {
         }
     }
 
-    /// The next tag whose bytes have all been passed on by a sink that still holds `held`.
+    /// The next tag whose bytes have all been written by a sink that still holds `held`.
     pub(crate) fn written(&mut self, held: usize) -> Option<u64> {
         let &(at, tag) = self.tags.front()?;
         if at > self.taken.saturating_sub(held as u64) {
@@ -297,7 +293,7 @@ impl Outbox {
         }
     }
 
-    /// Nothing is left and nobody waits.
+    /// Nothing is unsent and no receipt is due.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.tags.is_empty() && self.early.is_empty()
     }
@@ -310,7 +306,7 @@ mod tests {
 
     fn open(options: &StreamOptions) -> Stream {
         let mut stream = Stream::reserved(1, options, 10_000);
-        stream.state = State::Open;
+        stream.state = StreamState::Open;
         stream.attached(1_000);
         stream
     }
@@ -319,7 +315,7 @@ mod tests {
         StreamOptions { heartbeat: Some(Heartbeat { every_ms, form }), ..StreamOptions::default() }
     }
 
-    /// When heartbeats and compat comments come, `wrote` at the given moments.
+    /// When heartbeats and compat comments are due, with events written at the given moments.
     fn beats(stream: &mut Stream, events: &[u64], until_ms: u64) -> Vec<(u64, char)> {
         let mut beats = Vec::new();
         for now in 1_000..until_ms {
@@ -337,19 +333,19 @@ mod tests {
             if due.compat {
                 beats.push((now, 'c'));
             }
-            stream.life_ms = now;
+            stream.active_ms = now;
         }
         beats
     }
 
     #[test]
-    fn a_heartbeat_comes_when_nothing_else_was_written_for_its_time() {
+    fn a_heartbeat_is_due_when_nothing_else_was_written_for_its_interval() {
         let mut stream = open(&heartbeat(5_000, HeartbeatForm::V1));
         assert_eq!(beats(&mut stream, &[3_000], 14_000), [(8_000, 'h'), (13_000, 'h')]);
     }
 
     #[test]
-    fn classic_heartbeats_keep_their_beat_whatever_is_written() {
+    fn classic_heartbeats_have_a_fixed_interval_whatever_is_written() {
         let mut stream = open(&heartbeat(5_000, HeartbeatForm::Classic));
         assert_eq!(beats(&mut stream, &[3_000], 14_000), [(6_000, 'h'), (11_000, 'h')]);
     }
@@ -364,7 +360,8 @@ mod tests {
 
     #[test]
     fn compat_pushes_each_event_and_heartbeat_and_never_itself() {
-        // A box that holds the last write back once kept `hello`, which nothing pushed on.
+        // A proxy that holds the last write back once delayed `hello`, because no later write
+        // pushed it on.
         let mut stream =
             open(&StreamOptions { compat: true, ..heartbeat(5_000, HeartbeatForm::V1) });
         let expected = [(1_100, 'c'), (3_100, 'c'), (8_000, 'h'), (8_100, 'c'), (13_000, 'h')];
@@ -372,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_life_for_two_heartbeats_and_ten_seconds_stalls_once() {
+    fn a_stream_inactive_for_two_heartbeats_and_ten_seconds_stalls_once() {
         let mut stream = open(&heartbeat(5_000, HeartbeatForm::V1));
         assert!(!stream.due(20_999).stalled);
         assert!(stream.due(21_000).stalled);
@@ -380,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_does_nothing_is_small() {
+    fn an_idle_stream_is_small() {
         assert!(size_of::<Stream>() <= 112, "{} bytes", size_of::<Stream>());
     }
 }

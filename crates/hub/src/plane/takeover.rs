@@ -1,5 +1,5 @@
-//! The order to take a connection over: given by a handler, carried out by the connection's task
-//! in `listen`, the only one that can take the socket from under the HTTP server.
+//! The request to take a connection over: made by a handler, fulfilled by the connection's task in
+//! `listen`, the only one that can take the socket from the HTTP server.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -17,14 +17,14 @@ pub struct Takeover {
 
 #[derive(Default)]
 struct Slot {
-    order: Option<Order>,
+    request: Option<TakeoverRequest>,
     waker: Option<Waker>,
-    /// The connection is gone, and its task with it.
+    /// The connection and its task have ended.
     closed: bool,
 }
 
-/// A stream that waits for its connection. Dropped without one, it closes the stream.
-pub(crate) struct Order {
+/// A stream that waits for its connection. Dropped before it is fulfilled, it closes the stream.
+pub(crate) struct TakeoverRequest {
     plane: Plane,
     id: StreamId,
     framing: Framing,
@@ -32,18 +32,18 @@ pub(crate) struct Order {
     done: bool,
 }
 
-impl Order {
+impl TakeoverRequest {
     pub(crate) fn new(plane: Plane, id: StreamId, framing: Framing, head: Bytes) -> Self {
         Self { plane, id, framing, head, done: false }
     }
 
-    pub(crate) fn carry_out(mut self, sink: Sink) {
+    pub(crate) fn fulfil(mut self, sink: Sink) {
         self.done = true;
         self.plane.attach(self.id, sink, self.framing, std::mem::take(&mut self.head));
     }
 }
 
-impl Drop for Order {
+impl Drop for TakeoverRequest {
     fn drop(&mut self) {
         if !self.done {
             self.plane.close(self.id, None, CloseReason::PeerClosed);
@@ -52,47 +52,48 @@ impl Drop for Order {
 }
 
 impl Takeover {
-    /// Asks for the connection. The asker's future is dropped when it is taken.
-    pub(crate) fn place(&self, order: Order) {
+    /// Requests the connection. The future of the handler is dropped when it is taken over.
+    pub(crate) fn request(&self, request: TakeoverRequest) {
         let (waker, refused) = {
             let mut slot = self.lock();
             if slot.closed {
-                (None, Some(order))
+                (None, Some(request))
             } else {
-                let earlier = slot.order.replace(order);
+                let earlier = slot.request.replace(request);
                 (slot.waker.take(), earlier)
             }
         };
-        // Dropping an order closes its stream: not under the lock.
+        // Dropping a request closes its stream: not under the lock.
         drop(refused);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// Whether there is an order; if not, `waker` is called when there is.
-    pub(crate) fn is_ordered(&self, waker: &Waker) -> bool {
+    /// Whether there is a request; if not, `waker` is called when there is.
+    pub(crate) fn is_requested(&self, waker: &Waker) -> bool {
         let mut slot = self.lock();
-        if slot.order.is_none() && !slot.waker.as_ref().is_some_and(|known| known.will_wake(waker))
+        if slot.request.is_none()
+            && !slot.waker.as_ref().is_some_and(|known| known.will_wake(waker))
         {
             slot.waker = Some(waker.clone());
         }
-        slot.order.is_some()
+        slot.request.is_some()
     }
 
-    pub(crate) fn take(&self) -> Option<Order> {
-        self.lock().order.take()
+    pub(crate) fn take(&self) -> Option<TakeoverRequest> {
+        self.lock().request.take()
     }
 
-    /// The connection ends: an order that waits, and any that comes, closes its stream.
+    /// The connection ends: a request that waits, and any later one, closes its stream.
     pub(crate) fn close(&self) {
-        let order = {
+        let request = {
             let mut slot = self.lock();
             slot.closed = true;
             slot.waker = None;
-            slot.order.take()
+            slot.request.take()
         };
-        drop(order);
+        drop(request);
     }
 
     fn lock(&self) -> MutexGuard<'_, Slot> {

@@ -1,12 +1,12 @@
 //! One deadline per slot of a shard, in constant time: a hashed timer wheel whose lists run through
 //! a table beside the streams.
 //!
-//! A deadline beyond one turn of the wheel stays in its bucket and is looked at once per turn. The
-//! wheel knows slots and milliseconds, nothing of streams and no clock.
+//! A deadline beyond one revolution of the wheel stays in its bucket and is checked once per
+//! revolution. The wheel knows slots and milliseconds, but no streams and no clock.
 
-/// How late a deadline may fire. Two of them are the pause of `compat=1` (PROTOCOL section 4).
+/// How late a deadline may fire. Two of them are the pause of `compat=1` (contract, section 4).
 pub(crate) const TICK_MS: u64 = 50;
-/// One turn is 204.8 s: longer than all but the longest heartbeat.
+/// One revolution is 204.8 s: longer than most heartbeats.
 const BUCKETS: usize = 4096;
 const NONE: u32 = u32::MAX;
 
@@ -87,7 +87,7 @@ impl Wheel {
     /// Moves to `now_ms`; every slot that is due is pushed to `fired` and has no deadline any more.
     pub(crate) fn advance(&mut self, now_ms: u64, fired: &mut Vec<u32>) {
         let now = now_ms / TICK_MS;
-        // After a pause longer than a turn, one look at each bucket is enough.
+        // After a pause longer than a revolution, one check of each bucket is enough.
         let first = (self.done + 1).max(now.saturating_sub(BUCKETS as u64 - 1));
         for tick in first..=now {
             let mut slot = *self.bucket(bucket_of(tick));
@@ -103,7 +103,7 @@ impl Wheel {
         self.done = self.done.max(now);
     }
 
-    /// When to look again, in milliseconds from `now_ms`: never later than the nearest deadline,
+    /// When to advance again, in milliseconds from `now_ms`: never later than the nearest deadline,
     /// and `None` when there is none.
     pub(crate) fn wait_ms(&self, now_ms: u64) -> Option<u64> {
         let start = bucket_of(self.done + 1);
@@ -124,7 +124,7 @@ impl Wheel {
         None
     }
 
-    #[expect(clippy::indexing_slicing, reason = "a slot that is linked has its place in the table")]
+    #[expect(clippy::indexing_slicing, reason = "a linked slot is in the table")]
     fn link(&mut self, slot: u32) -> &mut Link {
         &mut self.links[slot as usize]
     }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_past_one_turn_of_the_wheel_waits_for_its_own() {
+    fn a_deadline_beyond_one_revolution_fires_in_its_own() {
         let mut wheel = Wheel::new(0);
         wheel.set(1, 600_000);
         wheel.set(2, 600_000 % (BUCKETS as u64 * TICK_MS));

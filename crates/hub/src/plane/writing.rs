@@ -1,31 +1,30 @@
 //! How a shard writes to its streams, and how it ends them.
 //!
-//! During a turn frames gather for a stream; at the turn's end they leave in one write. What the
-//! kernel refuses waits in the stream's outbox until epoll tells of room.
+//! During an iteration frames gather for a stream; at its end they leave in one write. What the
+//! kernel refuses waits in the stream's outbox until epoll reports the socket writable.
 
 use std::io;
 
 use super::frame::Frame;
-use super::inbox::Key;
 use super::sequence::Sequence;
 use super::shard::Shard;
-use super::stream::{State, Stream};
-use super::{CloseReason, Notify, StreamEvent};
+use super::stream::{Stream, StreamState};
+use super::stream_id::Key;
+use super::{CloseReason, Receipt, StreamEvent};
 
-/// What gathers for one stream before it is written within the turn, so that a burst to a fast
-/// reader never counts as unsent, and so that joining never copies more than this at once and a
-/// frame.
+/// Bytes that gather for one stream before they are written within the iteration, so that a burst
+/// to a fast reader never counts as unsent, and so that joining copies at most this and one frame.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
-    /// Gives the stream a frame, to leave at the end of this turn.
-    pub(crate) fn give(&mut self, slot: u32, frame: &Frame, notify: Notify) {
+    /// Enqueues a frame for the stream, to be written at the end of this iteration.
+    pub(crate) fn enqueue(&mut self, slot: u32, frame: &Frame, receipt: Receipt) {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
-        let written = match notify {
-            Notify::Written(tag) => Some(tag),
-            Notify::None | Notify::Taken(_) => None,
+        let written = match receipt {
+            Receipt::Written(tag) => Some(tag),
+            Receipt::None | Receipt::Buffered(_) => None,
         };
         if stream.sink.is_none() {
             stream.outbox().push_early(frame.clone(), written);
@@ -36,14 +35,14 @@ impl Shard {
         if let Some(tag) = written {
             stream.outbox().tag(tag, gathered);
         }
-        self.soil(slot);
+        self.mark_dirty(slot);
         if gathered >= GATHERED_BYTES_MAX {
             self.flush(slot);
         }
     }
 
-    /// Has the stream written to at the end of the turn.
-    pub(crate) fn soil(&mut self, slot: u32) {
+    /// Has the stream flushed at the end of the iteration.
+    pub(crate) fn mark_dirty(&mut self, slot: u32) {
         if let Some(stream) = self.streams.get_mut(slot as usize)
             && !std::mem::replace(&mut stream.dirty, true)
         {
@@ -77,23 +76,23 @@ impl Shard {
                     outbox.passed(count);
                 }
                 self.counters.wrote(count);
-                self.alive(slot);
-                self.settle(slot);
+                self.on_activity(slot);
+                self.after_write(slot);
             }
             Ok(count) => {
                 let outbox = stream.outbox();
-                // What the sink took is accounted for by the queue, as if it had waited there.
+                // The queue accounts for what the sink accepted, as if it had waited there.
                 outbox.push(bytes);
                 outbox.advance(count);
                 self.counters.wrote(count);
-                self.alive(slot);
+                self.on_activity(slot);
                 self.drain(slot);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 stream.blocked = true;
                 stream.outbox().push(bytes);
             }
-            Err(error) => self.lose(slot, CloseReason::of(&error)),
+            Err(error) => self.abort(slot, CloseReason::of(&error)),
         }
     }
 
@@ -107,15 +106,16 @@ impl Shard {
             Ok(0) => (),
             Ok(count) => {
                 self.counters.wrote(count);
-                self.alive(slot);
+                self.on_activity(slot);
             }
-            Err(error) => return self.lose(slot, CloseReason::of(&error)),
+            Err(error) => return self.abort(slot, CloseReason::of(&error)),
         }
-        self.settle(slot);
+        self.after_write(slot);
     }
 
-    /// Tells what is written, puts an empty outbox away, and takes an ending stream one step on.
-    fn settle(&mut self, slot: u32) {
+    /// Reports what was written, drops an empty outbox, and moves an ending stream to its next
+    /// state.
+    fn after_write(&mut self, slot: u32) {
         let id = self.id(slot);
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
@@ -132,11 +132,11 @@ impl Shard {
             stream.outbox = None;
         }
         let done = stream.gathered.is_empty() && (sink.is_body() || sink.held() == 0);
-        if stream.state != State::Ending || !done {
+        if stream.state != StreamState::Ending || !done {
             return;
         }
         if sink.finish() {
-            stream.state = State::Draining;
+            stream.state = StreamState::Draining;
             stream.deadline_ms = self.now_ms + self.limits.drain_ms;
             self.wheel.set(slot, stream.deadline_ms);
         } else {
@@ -144,65 +144,65 @@ impl Shard {
         }
     }
 
-    /// Ends a stream from this side: `last` and the end of the body go out behind what is unsent,
-    /// within the time to linger. The owner hears of it at once.
+    /// Ends a stream from this side: `last` and the end of the body follow what is unsent, within
+    /// `linger_ms`. The owner gets its event at once.
     pub(crate) fn end(&mut self, slot: u32, last: Option<Frame>, reason: CloseReason) {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
         match stream.state {
-            State::Open => stream.deadline_ms = self.now_ms + self.limits.linger_ms,
-            // The reservation's own deadline goes on: the socket may still come.
-            State::Reserved => (),
-            State::Free | State::Ending | State::Draining => return,
+            StreamState::Open => stream.deadline_ms = self.now_ms + self.limits.linger_ms,
+            // The reservation's own deadline continues: the sink may still be attached.
+            StreamState::Reserved => (),
+            StreamState::Free | StreamState::Ending | StreamState::Draining => return,
         }
         let was_attached = stream.sink.is_some();
-        stream.state = State::Ending;
+        stream.state = StreamState::Ending;
         self.wheel.set(slot, stream.deadline_ms);
         if let Some(outbox) = &mut stream.outbox {
             outbox.forget_tags();
         }
-        self.tell_closed(slot, reason, was_attached);
+        self.report_closed(slot, reason, was_attached);
         if let Some(last) = last {
-            self.give(slot, &last, Notify::None);
+            self.enqueue(slot, &last, Receipt::None);
         }
-        self.give(slot, &Frame::end(), Notify::None);
+        self.enqueue(slot, &Frame::end(), Receipt::None);
     }
 
-    /// The peer is gone, or never came: nothing more can be told to it.
-    pub(crate) fn lose(&mut self, slot: u32, reason: CloseReason) {
+    /// Ends a stream whose peer disconnected or never connected: nothing more can be sent.
+    pub(crate) fn abort(&mut self, slot: u32, reason: CloseReason) {
         let Some(stream) = self.streams.get(slot as usize) else {
             return;
         };
-        if matches!(stream.state, State::Open | State::Reserved) {
-            self.tell_closed(slot, reason, stream.sink.is_some());
+        if matches!(stream.state, StreamState::Open | StreamState::Reserved) {
+            self.report_closed(slot, reason, stream.sink.is_some());
         }
         self.release(slot);
     }
 
-    /// Forgets the stream; its slot may be used again from the next turn on.
+    /// Releases the stream; its slot may be reused from the next iteration on.
     pub(crate) fn release(&mut self, slot: u32) {
         let Some(stream) = self.streams.get_mut(slot as usize) else {
             return;
         };
-        if stream.state == State::Free {
+        if stream.state == StreamState::Free {
             return;
         }
         let key = Key { slot, generation: stream.generation };
         *stream = Stream::free(stream.generation);
-        self.living -= 1;
+        self.live -= 1;
         self.wheel.clear(slot);
         self.freed.push(key.next());
     }
 
-    fn tell_closed(&mut self, slot: u32, reason: CloseReason, was_attached: bool) {
+    fn report_closed(&mut self, slot: u32, reason: CloseReason, was_attached: bool) {
         let stream = self.id(slot);
         self.counters.closed(reason, was_attached);
         self.batch.push(StreamEvent::Closed { stream, reason });
     }
 }
 
-/// Writes what waits in the stream's outbox and what its sink holds; tells how much was taken.
+/// Writes what waits in the stream's outbox and what its sink holds; returns the bytes accepted.
 fn drain(stream: &mut Stream) -> io::Result<usize> {
     let Some(sink) = &mut stream.sink else {
         return Ok(0);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bellwire_core::Recovered;
 use bellwire_core::record::{Load, Txn};
-use bellwire_proto::{Command, CommandId, Delivery, DeviceId, Page, State};
+use bellwire_proto::{Command, CommandId, Delivery, DeliveryState, DeviceId, Page};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -219,7 +219,7 @@ impl Store for SqliteStore {
     fn deliveries(
         &self,
         id: CommandId,
-        state: Option<State>,
+        state: Option<DeliveryState>,
         page: PageRequest,
     ) -> Reading<Option<Page<Delivery>>> {
         match after_device(&page) {

@@ -1,6 +1,6 @@
 use bellwire_core::{Listen, Poll};
 use bellwire_hub::plane::StreamOptions;
-use bellwire_proto::{Code, ReportState, Seconds, State};
+use bellwire_proto::{Code, DeliveryState, ReportState, Seconds};
 use tokio::sync::oneshot;
 
 use crate::support::{Stream, hub, ping, report, soon};
@@ -10,7 +10,7 @@ async fn a_send_is_answered_with_what_a_read_then_finds() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver();
     let sent = soon("the answer", driver.send(ping("kiosk", 0))).await.unwrap();
-    assert_eq!((sent.state, sent.attempt), (State::Queued, 0));
+    assert_eq!((sent.state, sent.attempt), (DeliveryState::Queued, 0));
 
     let found = driver.store().command(sent.command).await.unwrap();
     assert_eq!(found.map(|command| command.seq), Some(sent.seq));
@@ -32,7 +32,7 @@ async fn one_who_waits_is_answered_when_the_device_has_ended_it() {
     let told = bellwire_proto::Report::of(ReportState::Succeeded);
     driver.report("kiosk".parse().unwrap(), id, told).await.unwrap();
     let answer = soon("the answer", waiting).await.unwrap().unwrap();
-    assert_eq!(answer.state, State::Succeeded);
+    assert_eq!(answer.state, DeliveryState::Succeeded);
     hub.close().await;
 }
 
@@ -45,7 +45,7 @@ async fn the_clock_ends_what_nobody_else_ends() {
     let mut send = ping("asleep", 300);
     send.ttl = Some(Seconds::new(1));
     let answer = soon("the end", driver.send(send)).await.unwrap();
-    assert_eq!(answer.state, State::Expired);
+    assert_eq!(answer.state, DeliveryState::Expired);
     hub.close().await;
 }
 
@@ -84,7 +84,11 @@ async fn a_poll_whose_client_is_gone_takes_no_command() {
     let sent = driver.send(ping("kiosk", 0)).await.unwrap();
     let stored = driver.store().deliveries(sent.command, None, crate::support::first_page());
     let delivery = stored.await.unwrap().unwrap().items.remove(0);
-    assert_eq!((delivery.state, delivery.attempt), (State::Queued, 0), "it was sent to nobody");
+    assert_eq!(
+        (delivery.state, delivery.attempt),
+        (DeliveryState::Queued, 0),
+        "it was sent to nobody"
+    );
     hub.close().await;
 }
 
@@ -136,7 +140,7 @@ async fn what_was_answered_is_there_after_a_restart() {
     let command = kiosk.expect("command").await;
     assert_eq!(command["id"], sent.command.to_string());
     let ended = report(hub.driver(), &sent, ReportState::Succeeded).await;
-    assert_eq!(ended.state, State::Succeeded);
+    assert_eq!(ended.state, DeliveryState::Succeeded);
     let next = hub.driver().send(ping("kiosk", 0)).await.unwrap();
     assert!(next.seq > sent.seq, "{:?} after {:?}", next.seq, sent.seq);
     hub.close().await;

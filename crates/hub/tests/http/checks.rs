@@ -72,7 +72,7 @@ fn what_is_not_served_is_not_found() {
 }
 
 #[test]
-fn a_path_says_what_it_offers() {
+fn a_path_answers_with_its_methods() {
     let hub = Hub::start();
     let allow = "GET, HEAD, PUT, DELETE, OPTIONS";
     let refused = hub.post("/v1/devices/d", "");
@@ -120,7 +120,7 @@ fn a_head_request_for_a_stream_or_a_poll_takes_nothing() {
 }
 
 #[test]
-fn every_answer_of_the_api_says_what_it_is() {
+fn every_answer_of_the_api_has_type_length_and_caching() {
     let hub = Hub::start();
     let answer = hub.get("/v1/devices");
     assert_eq!(answer.head.header("content-type"), Some("application/json"));
@@ -153,7 +153,7 @@ fn a_query_is_judged_strictly() {
 }
 
 #[test]
-fn a_target_past_its_limit_is_told_as_such() {
+fn a_target_over_its_limit_is_414() {
     // `uri_too_long` once stood in the contract and was never given: a long query was read whole.
     let hub = Hub::start();
     let of = |bytes: usize| format!("/v1/ping?_={}", "x".repeat(bytes - "/v1/ping?_=".len()));
@@ -163,13 +163,13 @@ fn a_target_past_its_limit_is_told_as_such() {
 }
 
 #[test]
-fn a_body_past_its_limit_is_refused_before_it_is_read() {
+fn a_body_over_its_limit_is_refused_before_it_is_read() {
     let hub = Hub::start();
-    // Told in the head: refused before a byte of it is sent.
+    // Announced in the head: refused before a byte of it is sent.
     let mut connection = hub.connect();
     connection.send("POST /v1/send/d/a HTTP/1.1\r\nHost: hub\r\nContent-Length: 65537\r\n\r\n");
     assert_eq!(connection.answer_to("POST").code(), "payload_too_large");
-    // Not told: refused when it has become too much, and not at its end.
+    // Not announced: refused as soon as it is too long, and not at its end.
     let mut connection = hub.connect();
     connection
         .send("POST /v1/send/d/a HTTP/1.1\r\nHost: hub\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -227,7 +227,7 @@ fn requests_follow_one_another_on_one_connection() {
 }
 
 #[test]
-fn a_ping_says_which_hub_answers() {
+fn a_ping_names_the_hub() {
     let hub = Hub::start();
     let answer = hub.get("/v1/ping?nonce=a%20b%22");
     let pong = answer.json();
@@ -239,7 +239,7 @@ fn a_ping_says_which_hub_answers() {
 }
 
 #[test]
-fn a_hub_says_that_it_lives_and_whether_it_takes_work() {
+fn a_hub_reports_that_it_is_alive_and_whether_it_is_ready() {
     let hub = Hub::start();
     assert_eq!(hub.get("/healthz").text(), r#"{"status":"ok"}"#);
     assert_eq!(hub.get("/readyz").status, 200);

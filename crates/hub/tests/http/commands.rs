@@ -79,7 +79,7 @@ fn the_events_of_a_command_go_to_its_end() {
     assert_eq!((&done["done"], &done["counts"]), (&json!(true), &json!({"succeeded": 1})));
     assert_eq!(events.block(), None);
 
-    // Whoever comes later sees how it ended, and the end.
+    // A later observer gets the final state, and the end.
     let mut late = hub.stream(&path);
     assert_eq!(late.expect("delivery")["state"], "succeeded");
     assert_eq!(late.expect("done"), done);
@@ -102,7 +102,7 @@ fn what_was_never_sent_is_cancelled_at_once() {
 }
 
 #[test]
-fn a_device_at_work_is_asked_to_stop_and_answers() {
+fn a_running_delivery_is_cancelled_at_its_device_and_answers() {
     let hub = Hub::start();
     let mut device = hub.stream("/v1/devices/d/stream");
     device.expect("hello");

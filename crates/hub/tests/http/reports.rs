@@ -19,10 +19,10 @@ fn a_report_moves_its_delivery() {
     let failed = failed.json();
     assert_eq!(failed["exit_code"], -1);
     assert_eq!(failed["stderr"], "a\nb");
-    assert_eq!(failed["progress"], 33.5, "what was not told stays");
+    assert_eq!(failed["progress"], 33.5, "an absent member does not change");
     assert_eq!(failed["error"], json!({"code": "exit_status", "message": null}));
 
-    // An older rev changes nothing, before it is asked whether the step is legal.
+    // An older rev changes nothing, and the transition is not even checked.
     let old = hub.report(&sent, r#"{"state":"accepted","rev":2}"#);
     assert_eq!((old.status, old.json()), (200, failed.clone()));
     let illegal = hub.report(&sent, r#"{"state":"accepted","rev":3}"#);
@@ -101,7 +101,7 @@ fn a_batch_is_answered_item_by_item_in_its_order() {
 }
 
 #[test]
-fn a_batch_keeps_the_order_of_one_delivery() {
+fn a_batch_preserves_the_order_of_one_delivery() {
     let hub = Hub::start();
     let sent = hub.command("d", "a");
     let item = |n: usize| json!({"command": sent["command"], "state": "running", "rev": n + 1, "progress": n % 100});
@@ -127,7 +127,7 @@ fn a_batch_that_is_none_is_refused() {
 }
 
 #[test]
-fn facts_are_what_a_known_device_tells_of_itself() {
+fn facts_are_reported_by_a_known_device() {
     let hub = Hub::start();
     let path = "/v1/devices/d/facts";
     assert_eq!(hub.put(path, r#"{"os":"deb12"}"#).code(), "unknown_device");

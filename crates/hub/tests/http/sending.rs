@@ -86,7 +86,7 @@ fn a_command_only_for_the_online_is_refused_when_nobody_listens() {
 }
 
 #[test]
-fn who_waits_is_told_the_end() {
+fn a_waiting_sender_receives_the_end() {
     let hub = Hub::start();
     let mut device = hub.stream("/v1/devices/d/stream");
     device.expect("hello");
@@ -107,7 +107,7 @@ fn who_waits_is_told_the_end() {
 }
 
 #[test]
-fn a_full_queue_is_told() {
+fn a_full_queue_is_429() {
     let hub = Hub::with(|config| config.queue_max = 2);
     hub.command("d", "a");
     hub.command("d", "a");
@@ -177,7 +177,7 @@ fn an_envelope_makes_a_command() {
 }
 
 #[test]
-fn an_envelope_for_many_is_refused_in_clear_words() {
+fn an_envelope_for_many_is_refused_with_a_clear_detail() {
     let hub = Hub::start();
     for target in [r#"{"all":true}"#, r#"{"select":"a=b"}"#, r#"{"devices":["a","b"]}"#] {
         let answer = hub.post("/v1/commands", &format!(r#"{{"action":"a","target":{target}}}"#));

@@ -10,10 +10,10 @@ use bellwire_hub::driver::Driver;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-/// The longest that anything here waits for a byte before it says that none came.
+/// How long a test waits for a byte before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A hub with a folder of its own. Dropped, it is stopped, and the folder is gone.
+/// A hub with a folder of its own. Dropped, it is stopped, and the folder is removed.
 pub(crate) struct Hub {
     pub(crate) driver: Driver,
     pub(crate) addr: SocketAddr,
@@ -82,7 +82,7 @@ impl Hub {
     }
 
     /// Serves a router as any program with axum would, for as long as the hub is there.
-    #[expect(clippy::disallowed_methods, reason = "somebody else's server is what is wanted here")]
+    #[expect(clippy::disallowed_methods, reason = "the test needs an ordinary axum server")]
     pub(crate) fn serve_by_axum(&self, router: axum::Router) -> SocketAddr {
         self.runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -99,11 +99,11 @@ impl Hub {
         answer.json()
     }
 
-    /// Asks again and again until it is so.
+    /// Polls until the condition holds.
     pub(crate) fn until(&self, so: impl Fn() -> bool) {
         let asked = Instant::now();
         while !so() {
-            assert!(asked.elapsed() < PATIENCE, "what was waited for never came to be");
+            assert!(asked.elapsed() < PATIENCE, "the condition never held");
             std::thread::yield_now();
         }
     }
@@ -149,7 +149,7 @@ impl Connection {
         self.send([head.as_bytes(), body].concat());
     }
 
-    /// Asks for a stream, which must be answered 200 and in chunks.
+    /// Requests a stream, which must be answered 200 and in chunks.
     pub(crate) fn into_stream(mut self, path: &str, headers: &str) -> Stream {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: hub\r\n{headers}\r\n"));
         let head = self.head();
@@ -190,7 +190,7 @@ impl Connection {
         matches!(self.reader.fill_buf(), Ok(&[]))
     }
 
-    /// All that comes until the other end ends the connection.
+    /// Everything that arrives until the other end closes the connection.
     pub(crate) fn rest(&mut self) -> String {
         let mut rest = String::new();
         self.reader.read_to_string(&mut rest).unwrap();
@@ -275,7 +275,7 @@ pub(crate) struct Block {
 }
 
 impl Stream {
-    /// The next block that is an event; heartbeats are passed over.
+    /// The next block that is an event; heartbeats are skipped.
     pub(crate) fn event(&mut self) -> Block {
         let asked = Instant::now();
         loop {

@@ -8,8 +8,8 @@ use bellwire_proto::limits::{DATA_BYTES_MAX, PAGE_ITEMS, TTL_S, WAIT_S};
 use bellwire_proto::{Action, CommandId, DeviceId, Json, Report};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Path segments, queries and headers: bounds are kept, and what was understood is understood
-/// again when it is written out.
+/// Path segments, queries and headers: bounds hold, and what was parsed is parsed again when it is
+/// written out.
 pub(crate) fn params(input: &[u8]) {
     headers(input);
     let Ok(text) = std::str::from_utf8(input) else { return };
@@ -39,7 +39,11 @@ pub(crate) fn params(input: &[u8]) {
     }
     let _ = query.switch("force");
     let left = query.clone().into_sorted().is_empty();
-    assert_eq!(query.finish().is_ok(), left, "nothing is left exactly when it ends well");
+    assert_eq!(
+        query.finish().is_ok(),
+        left,
+        "finish succeeds exactly when every parameter was taken"
+    );
 }
 
 fn headers(input: &[u8]) {

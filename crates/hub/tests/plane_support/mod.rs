@@ -10,9 +10,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bellwire_hub::listen::ConnectionGuard;
+use bellwire_hub::plane::ConnectionGuard;
 use bellwire_hub::plane::{
-    CloseReason, Frame, Heartbeat, HeartbeatForm, ManualClock, Notify, Plane, PlaneConfig, Sink,
+    CloseReason, Frame, Heartbeat, HeartbeatForm, ManualClock, Plane, PlaneConfig, Receipt, Sink,
     StreamEvent, StreamEvents, StreamId, StreamOptions,
 };
 
@@ -20,8 +20,8 @@ use bellwire_hub::plane::{
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const UNIX_MS: u64 = 1_700_000_000_000;
 
-/// Events go into a channel. After telling that the stream in `gate` is closed, the shard waits for
-/// the gate.
+/// Events go into a channel. After reporting that the stream in `gate` is closed, the shard waits
+/// for the gate.
 struct Hook {
     sender: SyncSender<StreamEvent>,
     gate: Arc<Gate>,
@@ -34,7 +34,7 @@ struct Gate {
 }
 
 impl StreamEvents for Hook {
-    fn happened(&self, batch: &mut Vec<StreamEvent>) {
+    fn on_events(&self, batch: &mut Vec<StreamEvent>) {
         let probe = *self.gate.closes_after.lock().unwrap();
         let stops = probe.is_some_and(|probe| batch.contains(&closed(probe, CloseReason::Ended)));
         for event in batch.drain(..) {
@@ -74,14 +74,14 @@ impl World {
         self.events.recv_timeout(PATIENCE).expect("an event should have come")
     }
 
-    /// Every event that the shard has told of up to now.
+    /// Every event that the shard has reported so far.
     pub fn events_so_far(&self) -> Vec<StreamEvent> {
         let probe = self.plane.reserve(StreamOptions::default());
-        self.plane.send(probe, Frame::new(b":"), Notify::Taken(u64::MAX));
+        self.plane.send(probe, Frame::new(b":"), Receipt::Buffered(u64::MAX));
         let mut events = Vec::new();
         loop {
             match self.event() {
-                StreamEvent::Taken { stream, .. } if stream == probe => break,
+                StreamEvent::Buffered { stream, .. } if stream == probe => break,
                 event => events.push(event),
             }
         }
@@ -95,13 +95,14 @@ impl World {
         assert_eq!(self.events_so_far(), []);
     }
 
-    /// Holds the shard, so that what is sent gathers for one turn.
+    /// Holds the shard, so that frames gather for one iteration.
     pub fn hold(&self) -> MutexGuard<'_, ()> {
         let hold = self.gate.held.lock().unwrap();
         let probe = self.plane.reserve(StreamOptions::default());
         *self.gate.closes_after.lock().unwrap() = Some(probe);
         self.plane.close(probe, None, CloseReason::Ended);
-        // The event is told before the gate is asked for, by a shard that then takes nothing more.
+        // The event is reported before the gate is taken, by a shard that then processes nothing
+        // more.
         assert_eq!(self.event(), closed(probe, CloseReason::Ended));
         hold
     }
@@ -109,7 +110,7 @@ impl World {
     /// Moves the clock and has the shard act on it.
     pub fn advance(&self, ms: u64) {
         self.clock.advance(ms);
-        self.plane.look();
+        self.plane.wake();
     }
 
     /// A stream with its client's end, the head already read.

@@ -22,7 +22,7 @@ use bellwire_core::record::{
     TxnId,
 };
 use bellwire_hub::store::{Options, Reading, SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::{CommandId, DeviceId, Json, Labels, Seq, State, Timestamp};
+use bellwire_proto::{CommandId, DeliveryState, DeviceId, Json, Labels, Seq, Timestamp};
 
 /// The time at which the tests play.
 pub const NOW_MS: u64 = 1_700_000_000_000;
@@ -69,15 +69,16 @@ pub fn delivery(seq: u64, name: &str) -> DeliveryRecord {
 }
 
 /// The same after some changes, at the time `ms`.
-pub fn delivery_in(seq: u64, name: &str, state: State, ms: u64) -> DeliveryRecord {
+pub fn delivery_in(seq: u64, name: &str, state: DeliveryState, ms: u64) -> DeliveryRecord {
     DeliveryRecord {
         state,
         version: 1,
         attempt: 1,
         sends: 1,
         updated_at: at(ms),
-        run_until: matches!(state, State::Accepted | State::Running).then(|| at(ms + 300_000)),
-        cancelling_since: (state == State::Cancelling).then(|| at(ms)),
+        run_until: matches!(state, DeliveryState::Accepted | DeliveryState::Running)
+            .then(|| at(ms + 300_000)),
+        cancelling_since: (state == DeliveryState::Cancelling).then(|| at(ms)),
         ..delivery(seq, name)
     }
 }

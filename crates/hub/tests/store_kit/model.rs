@@ -10,7 +10,7 @@ use bellwire_core::record::{
 };
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice};
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
-use bellwire_proto::{Command, Delivery, DeviceId, Json, Seq, State, Timestamp};
+use bellwire_proto::{Command, Delivery, DeliveryState, DeviceId, Json, Seq, Timestamp};
 
 use super::{Kit, read};
 
@@ -72,13 +72,13 @@ impl Model {
     pub fn recover(&mut self, now: Timestamp) {
         for row in self.deliveries.values_mut() {
             match row.state {
-                State::Sent => {
-                    row.state = State::Queued;
+                DeliveryState::Sent => {
+                    row.state = DeliveryState::Queued;
                     row.version += 1;
                     row.updated_at = now;
                     row.retry_at = None;
                 }
-                State::Accepted | State::Running => {
+                DeliveryState::Accepted | DeliveryState::Running => {
                     let least = now.after(RUN_CLOCK_AFTER_RESTART);
                     row.run_until = row.run_until.map(|until| until.max(least));
                 }
@@ -110,7 +110,8 @@ impl Model {
     }
 
     fn queued(&self, device: &DeviceId) -> u64 {
-        let waits = |row: &&DeliveryRecord| row.device == *device && row.state == State::Queued;
+        let waits =
+            |row: &&DeliveryRecord| row.device == *device && row.state == DeliveryState::Queued;
         self.deliveries.values().filter(waits).count() as u64
     }
 
@@ -126,7 +127,7 @@ impl Model {
             created_by: row.created_by.clone(),
             expires_at: row.head.expires_at,
             total: row.total,
-            done: counts.keys().all(|state: &State| state.is_terminal()),
+            done: counts.keys().all(|state: &DeliveryState| state.is_terminal()),
             counts,
         }
     }
@@ -180,7 +181,7 @@ impl Model {
             Load::Due(by, devices_max) => self.due(by, devices_max),
             Load::Delivered { device, after, now, rows_max, bytes_max } => {
                 let mut rows: Vec<_> =
-                    of_device(&device).filter(|d| d.state == State::Delivered).collect();
+                    of_device(&device).filter(|d| d.state == DeliveryState::Delivered).collect();
                 rows.sort_by_key(|row| (row.updated_at, row.head.seq));
                 match rows.iter().position(|row| row.head.seq == after) {
                     Some(at) => drop(rows.drain(..=at)),

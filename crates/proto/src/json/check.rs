@@ -1,15 +1,16 @@
-//! One pass over text: is it JSON that may be passed on? RFC 8259, plus a bound on the nesting and no
-//! half of a surrogate pair.
+//! Checks in one pass that text is JSON which may be passed on: RFC 8259, a bound on the nesting, and
+//! no lone surrogate.
 //!
-//! Own code because no parser at hand checks escapes in text that it does not decode, and the
-//! well-known one counts its depth differently from the contract.
+//! Own code because `serde_json` neither checks escapes in text that it does not decode, nor counts
+//! the depth as the contract does.
 
 use super::InvalidJson;
 
 /// Checks the whole of `text`: one value, white space around it.
-pub(super) fn check(text: &str, depth_max: usize) -> Result<(), InvalidJson> {
+pub(crate) fn check(text: &str, depth_max: usize) -> Result<(), InvalidJson> {
     let mut scan = Scan { bytes: text.as_bytes(), at: 0 };
-    // What is open, innermost last: `true` for an object. Never longer than `depth_max`.
+    // The open arrays and objects, innermost last: `true` for an object. Never longer than
+    // `depth_max`.
     let mut open: Vec<bool> = Vec::new();
     'value: loop {
         scan.space();
@@ -51,7 +52,7 @@ pub(super) fn check(text: &str, depth_max: usize) -> Result<(), InvalidJson> {
     }
 }
 
-/// A place in the text.
+/// A position in the text.
 struct Scan<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -98,15 +99,15 @@ impl Scan<'_> {
         match self.peek() {
             Some(b'"') => self.string(),
             Some(b'-' | b'0'..=b'9') => self.number(),
-            Some(b't') => self.word(b"true"),
-            Some(b'f') => self.word(b"false"),
-            Some(b'n') => self.word(b"null"),
+            Some(b't') => self.literal(b"true"),
+            Some(b'f') => self.literal(b"false"),
+            Some(b'n') => self.literal(b"null"),
             _ => self.fail(),
         }
     }
 
-    fn word(&mut self, word: &[u8]) -> Result<(), InvalidJson> {
-        word.iter().try_for_each(|b| if self.take(*b) { Ok(()) } else { self.fail() })
+    fn literal(&mut self, literal: &[u8]) -> Result<(), InvalidJson> {
+        literal.iter().try_for_each(|b| if self.take(*b) { Ok(()) } else { self.fail() })
     }
 
     fn digits(&mut self) -> Result<(), InvalidJson> {
@@ -248,7 +249,7 @@ mod tests {
     }
 
     proptest! {
-        /// The same verdict as a full parser on text that is nearly JSON, for the shallow and surrogate-free.
+        /// The same verdict as `serde_json`'s on text that is nearly JSON, apart from depth and surrogates.
         #[test]
         fn agrees_with_a_full_parser(text in r#"[\[\]{}:, \n"ab\\nu019eE+.tfrls-]{0,24}"#) {
             let parser = serde_json::from_str::<serde_json::Value>(&text);

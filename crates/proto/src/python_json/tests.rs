@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 proptest! {
     #[test]
-    fn whatever_comes_what_is_printed_is_one_line_of_ascii_and_stays_as_it_is(
+    fn any_json_prints_as_one_line_of_ascii_that_prints_as_itself(
         text in r#"([\[\]{}:,"\\ux0-9eE.+\-</é😀 \n]|true|null|NaN|"a"|\\ud83d|,\n)*"#
     ) {
         if let Ok(line) = rewrite(&text) {
@@ -58,14 +58,14 @@ fn strings_are_ascii_and_cannot_end_a_script() {
 }
 
 #[test]
-fn a_member_given_twice_has_its_last_value_at_its_first_place() {
+fn a_member_given_twice_has_its_last_value_at_its_first_position() {
     assert_eq!(printed(r#"{"a":1,"b":2,"\u0061":{"a":3,"a":4}}"#), r#"{"a": {"a": 4}, "b": 2}"#);
     assert_eq!(printed(" [ ] "), "[]");
     assert_eq!(printed("{\r\n\t}"), "{}");
 }
 
 #[test]
-fn what_is_wrong_is_said_in_pythons_words() {
+fn faults_have_the_messages_of_python() {
     for (text, expected) in [
         ("", "Expecting value: line 1 column 1 (char 0)"),
         ("nope", "Expecting value: line 1 column 1 (char 0)"),
@@ -96,7 +96,7 @@ fn what_is_wrong_is_said_in_pythons_words() {
 #[test]
 fn nesting_ends_before_the_stack_does() {
     let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-    assert_eq!(printed(&nested(DEPTH_MAX)), nested(DEPTH_MAX));
-    let error = rewrite(&nested(DEPTH_MAX + 1)).unwrap_err().to_string();
+    assert_eq!(printed(&nested(CLASSIC_JSON_DEPTH_MAX)), nested(CLASSIC_JSON_DEPTH_MAX));
+    let error = rewrite(&nested(CLASSIC_JSON_DEPTH_MAX + 1)).unwrap_err().to_string();
     assert_eq!(error, "Nested too deep: line 1 column 901 (char 900)");
 }

@@ -1,4 +1,4 @@
-//! The settings of a decoder, and how it begins.
+//! The settings and the initial state of a decoder.
 
 use alloc::string::String;
 
@@ -22,11 +22,12 @@ impl Default for DecoderBuilder {
 }
 
 impl DecoderBuilder {
-    /// The most bytes that the values of one event (its `data`, `event` and `id` lines, each with
-    /// one byte for its end) or one comment may have. Default: [`DEFAULT_LIMIT_BYTES`].
+    /// The most bytes of the values of one event (its `data`, `event` and `id` lines, each with one
+    /// byte for its end), or of one comment. Default: [`DEFAULT_LIMIT_BYTES`].
     ///
     /// What the decoder holds stays within a small multiple of this: a stray byte that is not UTF-8
-    /// becomes the three bytes of U+FFFD, buffers grow twofold, and ids are kept.
+    /// becomes the three bytes of U+FFFD, buffers double when they grow, and the last id is
+    /// retained.
     #[must_use]
     pub fn limit_bytes(mut self, limit_bytes: usize) -> Self {
         self.limit_bytes = limit_bytes;
@@ -40,8 +41,8 @@ impl DecoderBuilder {
         self
     }
 
-    /// The id that events without one of their own inherit, from an earlier life of the stream. One
-    /// with a NUL is ignored, as it is in a stream.
+    /// The last event id of an earlier connection, which events without an id of their own inherit.
+    /// One with a NUL is ignored, as in a stream.
     #[must_use]
     pub fn last_event_id(mut self, id: impl Into<String>) -> Self {
         self.last_event_id = id.into();

@@ -9,11 +9,11 @@ fn what_is_stored_stays_within_the_limit() {
         let chunk = endless.repeat(5_000);
         for start in ["data: ", "event: ", "id: ", "retry: ", ":", "other: ", ""] {
             let mut decoder = Decoder::builder().comments(true).limit_bytes(LIMIT_BYTES).build();
-            let mut told = 0;
+            let mut reported = 0;
             for chunk in [start, &chunk, &chunk, &chunk] {
                 let mut rest = chunk.as_bytes();
                 while !matches!(decoder.decode(&mut rest), Ok(None)) {
-                    told += 1;
+                    reported += 1;
                 }
             }
             let block = &decoder.block;
@@ -21,7 +21,7 @@ fn what_is_stored_stays_within_the_limit() {
                 let stored = buffer.capacity();
                 assert!(
                     stored <= 6 * LIMIT_BYTES,
-                    "{stored} for {start:?} {endless:?}, {told} told"
+                    "{stored} for {start:?} {endless:?}, {reported} reported"
                 );
             }
         }
@@ -31,7 +31,7 @@ fn what_is_stored_stays_within_the_limit() {
 #[test]
 fn a_large_buffer_is_given_back() {
     let mut decoder = Decoder::new();
-    let data = "x".repeat(2 * KEPT_CAPACITY_BYTES);
+    let data = "x".repeat(2 * RETAINED_CAPACITY_BYTES);
     for mut chunk in [b"data: ", data.as_bytes(), b"\n", b"\n", b":"] {
         while decoder.decode(&mut chunk).unwrap().is_some() {}
     }

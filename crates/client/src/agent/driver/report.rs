@@ -54,7 +54,7 @@ impl Driver {
         let offered = state == ReportState::Accepted;
         if offered {
             fault::at(Point::AcceptSent);
-        } else if state.is_end() {
+        } else if state.is_terminal() {
             fault::at(Point::ResultSent);
         }
         self.engine.handle_answer(now_ms, ticket, answer);
@@ -83,7 +83,7 @@ fn judge(
             409 => Answer::Conflict { state: problem.delivery.as_ref().map(|shown| shown.state) },
             410 => Answer::Gone,
             413 => Answer::TooLarge,
-            404 if problem.code == Code::NotFound && !told.is_end() => {
+            404 if problem.code == Code::NotFound && !told.is_terminal() => {
                 Answer::Failed { retry_after: *retry_after }
             }
             400 | 404 => Answer::Unfit,
@@ -91,7 +91,7 @@ fn judge(
         },
         Err(Error::Foreign { status, retry_after, .. }) => match status.map(|s| s.as_u16()) {
             Some(413) => Answer::TooLarge,
-            Some(400) if told.is_end() => Answer::Unfit,
+            Some(400) if told.is_terminal() => Answer::Unfit,
             _ => Answer::Failed { retry_after: *retry_after },
         },
         Err(Error::Unreachable { .. }) => Answer::Failed { retry_after: None },
@@ -114,7 +114,7 @@ fn explain(answer: &Result<Delivery, Error>) -> String {
 mod tests {
     use std::time::Duration;
 
-    use bellwire_proto::{Problem, State};
+    use bellwire_proto::{DeliveryState, Problem};
     use http::StatusCode;
 
     use super::*;
@@ -151,7 +151,7 @@ mod tests {
         let (device, command) = ("kiosk".parse().unwrap(), COMMAND.parse().unwrap());
         let later = Answer::Failed { retry_after: Some(Duration::from_secs(7)) };
         let nothing = Answer::Failed { retry_after: None };
-        let shown = Answer::Delivery { state: State::Running, rev: 9 };
+        let shown = Answer::Delivery { state: DeliveryState::Running, rev: 9 };
         let other = "01930000-0000-7000-8000-000000000002";
         for (what, answer, meaning) in [
             ("the delivery", delivery("kiosk", COMMAND), shown),

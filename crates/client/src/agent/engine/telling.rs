@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bellwire_proto::limits::REV_MAX;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, ReportState, State};
+use bellwire_proto::{CommandId, DeliveryState, ReportState};
 
 use super::entry::{Entry, Stage};
 use super::{Answer, DISK_RETRY_MS, Engine, Output, Purpose, restart};
@@ -243,13 +243,13 @@ impl Engine {
         let (stage, seq) = (entry.stage, entry.seq);
         let is_cancelled = match answer {
             // The event that says so may have been lost with its stream.
-            Answer::Delivery { state: State::Cancelling, .. } => {
+            Answer::Delivery { state: DeliveryState::Cancelling, .. } => {
                 entry.is_waiting() || entry.is_running()
             }
             // Somebody ended it by force, and no event will say so any more. What the hub has ended
             // for the want of a sign goes on: its result is still taken.
-            Answer::Delivery { state: State::Cancelled, .. }
-            | Answer::Conflict { state: Some(State::Cancelled) } => entry.is_running(),
+            Answer::Delivery { state: DeliveryState::Cancelled, .. }
+            | Answer::Conflict { state: Some(DeliveryState::Cancelled) } => entry.is_running(),
             _ => false,
         };
         if is_cancelled {
@@ -272,7 +272,9 @@ impl Engine {
 
     fn answered_offer(&mut self, now_ms: u64, id: CommandId, answer: Answer) {
         match answer {
-            Answer::Delivery { state: State::Accepted | State::Running, .. } => {
+            Answer::Delivery {
+                state: DeliveryState::Accepted | DeliveryState::Running, ..
+            } => {
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.stage = Stage::Ready;
                 }
@@ -280,7 +282,8 @@ impl Engine {
             }
             Answer::Failed { retry_after } => self.retry(now_ms, id, retry_after),
             // The hub did not count the report, or did not get it.
-            Answer::Delivery { state: State::Queued | State::Sent, .. } | Answer::TooLarge => {
+            Answer::Delivery { state: DeliveryState::Queued | DeliveryState::Sent, .. }
+            | Answer::TooLarge => {
                 self.retry(now_ms, id, None);
             }
             // It has ended there: it never runs here.
@@ -437,12 +440,12 @@ impl Entry {
 }
 
 /// Whether a delivery shows that the hub took a report.
-fn shows(state: State, told: ReportState) -> bool {
+fn shows(state: DeliveryState, told: ReportState) -> bool {
     match told {
-        ReportState::Succeeded => state == State::Succeeded,
-        ReportState::Failed => state == State::Failed,
-        ReportState::Rejected => state == State::Rejected,
-        ReportState::Cancelled => state == State::Cancelled,
+        ReportState::Succeeded => state == DeliveryState::Succeeded,
+        ReportState::Failed => state == DeliveryState::Failed,
+        ReportState::Rejected => state == DeliveryState::Rejected,
+        ReportState::Cancelled => state == DeliveryState::Cancelled,
         ReportState::Accepted | ReportState::Running | ReportState::Nack => false,
     }
 }

@@ -1,11 +1,11 @@
-//! What an event is on the wire: `id`, `retry`, `event`, `data`, each line ended by CRLF.
+//! Encodes events: `id`, `retry`, `event`, `data`, each line ended by CRLF.
 
 use bellwire_sse::{Encoder, EventId, EventName, LineEnd};
 
 use crate::plane::Frame;
 
-/// The number that is all of `data`, white space around it apart. One beyond `u64` is as good as
-/// the greatest: nobody waits that long.
+/// The whole number in `data`, if it contains nothing else but white space around it. A number
+/// beyond `u64` becomes `u64::MAX`: no client waits that long.
 pub(super) fn whole_number(data: &str) -> Option<u64> {
     let number = data.trim();
     let digits = number.strip_prefix('+').unwrap_or(number);
@@ -32,7 +32,7 @@ mod tests {
     use crate::plane::Framing;
 
     #[test]
-    fn a_frame_is_what_the_contract_says() {
+    fn a_frame_has_the_bytes_of_the_contract() {
         let name = EventName::new("ping").unwrap();
         for (id, retry_ms, data, expected) in [
             (None, None, "", "event: ping\r\ndata: \r\n\r\n"),
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_are_told_from_the_rest() {
+    fn only_whole_numbers_are_parsed() {
         for (data, expected) in [
             ("5000", Some(5000)),
             (" 5000\n", Some(5000)),

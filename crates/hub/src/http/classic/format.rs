@@ -1,5 +1,5 @@
-//! What a posted body becomes: the format of a classic server's events, and the place for one of
-//! your own.
+//! Converts a posted body into the data of an event: the formats of a classic server, and the trait
+//! for one of your own.
 
 use std::fmt;
 use std::str::Utf8Error;
@@ -9,8 +9,8 @@ use http::HeaderValue;
 
 /// How a body becomes the data of an event.
 ///
-/// [`Text`] and [`Json`] are the original's two formats, [`WithIds`] gives either of them, or one of
-/// your own, ids. A format of your own says what it takes and what goes out:
+/// [`Text`] and [`Json`] are the original's two formats, [`WithIds`] adds ids to either of them or
+/// to one of your own. A format of your own implements this trait:
 ///
 /// ```
 /// use bellwire_hub::http::classic::{Classic, ClassicConfig, EventFormat, WithIds};
@@ -38,13 +38,13 @@ use http::HeaderValue;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait EventFormat: fmt::Debug + Send + Sync + 'static {
-    /// What bodies are. Every answer to a POST names it in `Accept`.
+    /// The media type of bodies. Every answer to a POST names it in `Accept`.
     fn media_type(&self) -> HeaderValue;
 
-    /// The data of the event for a body. Line ends in it are fine: each line becomes one `data:`.
+    /// The data of the event for a body. It may have several lines: each becomes one `data:`.
     ///
     /// # Errors
-    /// Why the body is not of this format, for the sender: it goes into the 400.
+    /// Why the body does not have this format, as the 400 reports it to the sender.
     fn data(&self, body: &[u8]) -> Result<String, String>;
 
     /// Whether events have ids: then the last 100 of a token are replayed after `Last-Event-ID`,
@@ -58,7 +58,7 @@ pub trait EventFormat: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Text;
 
-/// The body as JSON, written anew on one line as Python's `json.dumps` writes it.
+/// The body as JSON, rewritten on one line as Python's `json.dumps` writes it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Json;
 
@@ -104,7 +104,7 @@ fn text(body: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(body).map_err(|error| not_utf8(body, error))
 }
 
-/// What Python's `UnicodeDecodeError` says.
+/// The message of Python's `UnicodeDecodeError`.
 fn not_utf8(body: &[u8], error: Utf8Error) -> String {
     let start = error.valid_up_to();
     let rest = body.get(start..).unwrap_or_default();
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_that_are_no_text_are_named_as_python_names_them() {
+    fn bytes_that_are_not_text_are_reported_as_python_reports_them() {
         for (body, expected) in [
             (
                 &b"a\xff"[..],

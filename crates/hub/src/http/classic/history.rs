@@ -1,31 +1,29 @@
-//! The last events of each token, for listeners that come back with `Last-Event-ID`.
+//! The last events of each token, for listeners that reconnect with `Last-Event-ID`.
 //!
 //! Bounded three ways: the last [`EVENTS_MAX`] events of a token, [`TOKENS_MAX`] tokens, and
-//! [`BYTES_MAX`] bytes in all. Past the last two, the token that was written to least recently is
-//! forgotten; a token alone past all the bytes loses its oldest events.
+//! [`BYTES_MAX`] bytes in all. Beyond the last two, the history of the token that was written to
+//! least recently is dropped; a single token beyond the bytes loses its oldest events.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::plane::{Frame, Framing};
+use bellwire_proto::limits::{
+    CLASSIC_HISTORY_BYTES_MAX as BYTES_MAX, CLASSIC_HISTORY_EVENTS_MAX as EVENTS_MAX,
+    CLASSIC_HISTORY_TOKENS_MAX as TOKENS_MAX,
+};
 
-/// Events that are kept of one token. Contract, section 10.
-const EVENTS_MAX: usize = 100;
-/// Tokens that have a history at all.
-const TOKENS_MAX: usize = 10_000;
-/// Bytes of all frames kept.
-const BYTES_MAX: usize = 64 * 1024 * 1024;
+use crate::plane::{Frame, Framing};
 
 #[derive(Default)]
 pub(super) struct History {
     tokens: HashMap<Arc<[u8]>, VecDeque<(u64, Frame)>>,
-    /// The tokens by the id of their last event, which no two of them share.
+    /// The tokens by the id of their last event, which is unique.
     by_age: BTreeMap<u64, Arc<[u8]>>,
     bytes: usize,
 }
 
 impl History {
-    /// Keeps an event. Ids rise within a token.
+    /// Stores an event. Ids rise within a token.
     pub(super) fn push(&mut self, token: &Arc<[u8]>, id: u64, frame: Frame) {
         let events = self.tokens.entry(token.clone()).or_default();
         if let Some((last_id, _)) = events.back() {
@@ -50,7 +48,7 @@ impl History {
         events.filter(move |(id, _)| *id > last_id).map(|(_, frame)| frame)
     }
 
-    /// Makes room: by the oldest token, or by the oldest event of the only one.
+    /// Drops the least recently written token, or the oldest event of the only one.
     fn forget(&mut self) {
         if self.by_age.len() > 1 {
             let oldest = self.by_age.pop_first();
@@ -76,27 +74,27 @@ mod tests {
         format!("kiosk-{number}").into_bytes().into()
     }
 
-    fn kept(history: &History, token: &[u8], last_id: u64) -> Vec<String> {
+    fn retained(history: &History, token: &[u8], last_id: u64) -> Vec<String> {
         let text =
             |frame: &Frame| String::from_utf8(frame.bytes(Framing::UntilClose).to_vec()).unwrap();
         history.after(token, last_id).map(text).collect()
     }
 
     #[test]
-    fn the_last_hundred_events_of_a_token_are_kept() {
+    fn the_last_hundred_events_of_a_token_are_retained() {
         let mut history = History::default();
         for id in 0..150 {
             history.push(&token(0), id, Frame::new(format!("{id}").as_bytes()));
         }
         let all: Vec<String> = (50..150).map(|id| id.to_string()).collect();
-        assert_eq!(kept(&history, &token(0), 3), all);
-        assert_eq!(kept(&history, &token(0), 147), ["148", "149"]);
-        assert!(kept(&history, &token(0), 149).is_empty());
-        assert!(kept(&history, &token(1), 0).is_empty());
+        assert_eq!(retained(&history, &token(0), 3), all);
+        assert_eq!(retained(&history, &token(0), 147), ["148", "149"]);
+        assert!(retained(&history, &token(0), 149).is_empty());
+        assert!(retained(&history, &token(1), 0).is_empty());
     }
 
     #[test]
-    fn past_its_bounds_the_least_recently_written_token_is_forgotten() {
+    fn beyond_its_bounds_the_least_recently_written_token_is_dropped() {
         let mut history = History::default();
         for number in 0..=TOKENS_MAX {
             history.push(&token(number), number as u64 + 1, Frame::new(b"x"));
@@ -107,13 +105,13 @@ mod tests {
             }
         }
         assert_eq!(history.tokens.len(), TOKENS_MAX);
-        assert_eq!(kept(&history, &token(0), 0), ["x", "y"]);
-        assert!(kept(&history, &token(1), 0).is_empty(), "the oldest is gone");
-        assert_eq!(kept(&history, &token(TOKENS_MAX), 0), ["x"]);
+        assert_eq!(retained(&history, &token(0), 0), ["x", "y"]);
+        assert!(retained(&history, &token(1), 0).is_empty(), "the oldest is gone");
+        assert_eq!(retained(&history, &token(TOKENS_MAX), 0), ["x"]);
     }
 
     #[test]
-    fn the_bytes_of_all_are_bounded() {
+    fn the_bytes_of_all_events_are_bounded() {
         let mut history = History::default();
         let big = Frame::new(&vec![b'x'; BYTES_MAX / 4]);
         for id in 0..10 {

@@ -1,4 +1,4 @@
-//! Answers without a stream: nothing, or a line of HTML, byte for byte as the original's.
+//! Answers that are not streams: empty, or a line of HTML, byte for byte as the original's.
 
 use axum::body::Body;
 use axum::response::Response;

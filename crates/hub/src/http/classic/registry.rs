@@ -1,8 +1,8 @@
-//! Which token has which stream: at most one, from its reservation until the plane says that it is
-//! closed. Finding, putting in and taking out are one step each, under one lock, and so is giving
-//! an event its number and handing it to the stream: numbers are in the order of writing.
+//! The stream of each token: at most one, from its reservation until the plane reports that it is
+//! closed. Lookup, insertion and removal are one step each, under one lock, and so is numbering an
+//! event and sending it: ids are in the order of writing.
 //!
-//! The lock is held for no longer than it takes to encode an event, also on the plane's threads.
+//! The lock is held at most as long as encoding an event takes, also on the plane's threads.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,18 +13,18 @@ use tokio::sync::{oneshot, watch};
 use super::event;
 use super::history::History;
 use crate::plane::{
-    CloseReason, Frame, Notify, Plane, StreamEvent, StreamEvents, StreamId, StreamOptions,
+    CloseReason, Frame, Plane, Receipt, StreamEvent, StreamEvents, StreamId, StreamOptions,
 };
 
 type Token = Arc<[u8]>;
 
 pub(super) struct Registry {
     ids: bool,
-    state: Mutex<State>,
+    state: Mutex<RegistryState>,
 }
 
 #[derive(Default)]
-struct State {
+struct RegistryState {
     listeners: HashMap<Token, Listener>,
     tokens: HashMap<StreamId, Token>,
     next_id: u64,
@@ -34,45 +34,45 @@ struct State {
 
 struct Listener {
     stream: StreamId,
-    /// For the next event.
+    /// The `retry` of the next event.
     retry_ms: Option<u64>,
-    /// Events that the stream has not taken yet, in order.
-    handed: VecDeque<Handed>,
-    /// It has been told to end: nothing is sent to it any more.
-    is_ending: bool,
-    /// Dropped with the listener, which is how those who wait for its end hear of it.
+    /// Events that the stream has not buffered yet, in order.
+    enqueued: VecDeque<Enqueued>,
+    /// Its end was requested: nothing more is sent to it.
+    ending: bool,
+    /// Dropped with the listener, which wakes those that wait for its end.
     end: watch::Sender<()>,
 }
 
-struct Handed {
+struct Enqueued {
     tag: u64,
-    taken: oneshot::Sender<()>,
-    /// What goes to the history when it is taken.
+    buffered: oneshot::Sender<()>,
+    /// What is added to the history when it is buffered.
     record: Option<(u64, Frame)>,
 }
 
 /// The end of a listener, to be waited for.
-pub(super) struct End(watch::Receiver<()>);
+pub(super) struct ListenerEnd(watch::Receiver<()>);
 
-impl End {
+impl ListenerEnd {
     pub(super) async fn reached(mut self) {
         while self.0.changed().await.is_ok() {}
     }
 }
 
-/// What came of a wish to listen.
+/// The outcome of a request to listen.
 pub(super) enum Listen {
     Reserved(StreamId),
-    Taken(End),
+    InUse(ListenerEnd),
 }
 
-/// What came of something for a listener.
-pub(super) enum Hand {
+/// The outcome of a post to a listener.
+pub(super) enum Posted {
     Absent,
     Done,
-    /// The receiver hears when the event is taken, and fails when the stream ends before.
-    Over(oneshot::Receiver<()>),
-    Ending(End),
+    /// The receiver completes when the event is buffered, and fails when the stream ends before.
+    Enqueued(oneshot::Receiver<()>),
+    Ending(ListenerEnd),
 }
 
 impl Registry {
@@ -80,7 +80,7 @@ impl Registry {
         Self { ids, state: Mutex::default() }
     }
 
-    /// Gives the token a stream of its own, with what is kept after `last_id` in it.
+    /// Reserves a stream for the token and replays what is retained after `last_id`.
     pub(super) fn listen(
         &self,
         plane: &Plane,
@@ -90,21 +90,21 @@ impl Registry {
     ) -> Listen {
         let mut state = self.lock();
         if let Some(listener) = state.listeners.get(token) {
-            return Listen::Taken(End(listener.end.subscribe()));
+            return Listen::InUse(ListenerEnd(listener.end.subscribe()));
         }
         let stream = plane.reserve(options);
         let listener = Listener {
             stream,
             retry_ms: None,
-            handed: VecDeque::new(),
-            is_ending: false,
+            enqueued: VecDeque::new(),
+            ending: false,
             end: watch::Sender::new(()),
         };
         state.listeners.insert(token.clone(), listener);
         state.tokens.insert(stream, token.clone());
         if let Some(last_id) = last_id {
             for frame in state.history.after(token, last_id) {
-                plane.send(stream, frame.clone(), Notify::None);
+                plane.send(stream, frame.clone(), Receipt::None);
             }
         }
         Listen::Reserved(stream)
@@ -115,71 +115,77 @@ impl Registry {
     }
 
     /// Sends an event.
-    pub(super) fn send(&self, plane: &Plane, token: &Token, name: &EventName, data: &str) -> Hand {
+    pub(super) fn send(
+        &self,
+        plane: &Plane,
+        token: &Token,
+        name: &EventName,
+        data: &str,
+    ) -> Posted {
         let mut state = self.lock();
         let (id, tag) = (state.next_id, state.next_tag);
-        let Some(listener) = state.find(token) else { return Hand::Absent };
+        let Some(listener) = state.find(token) else { return Posted::Absent };
         let id = self.ids.then_some(id);
         let retry_ms = listener.retry_ms.take();
         let frame = event::frame(id, retry_ms, name, data);
-        // What is replayed says nothing of a delay that was meant for its day.
+        // A replayed event has no `retry`: it was meant for the time of its sending.
         let record = id.map(|id| match retry_ms {
             None => (id, frame.clone()),
             Some(_) => (id, event::frame(Some(id), None, name, data)),
         });
-        let (taken, is_taken) = oneshot::channel();
-        listener.handed.push_back(Handed { tag, taken, record });
-        plane.send(listener.stream, frame, Notify::Taken(tag));
+        let (buffered, is_buffered) = oneshot::channel();
+        listener.enqueued.push_back(Enqueued { tag, buffered, record });
+        plane.send(listener.stream, frame, Receipt::Buffered(tag));
         state.next_tag += 1;
         state.next_id += 1;
-        Hand::Over(is_taken)
+        Posted::Enqueued(is_buffered)
     }
 
     /// Has the next event carry `retry`.
-    pub(super) fn set_retry(&self, token: &[u8], retry_ms: u64) -> Hand {
+    pub(super) fn set_retry(&self, token: &[u8], retry_ms: u64) -> Posted {
         match self.lock().find(token) {
             Some(listener) => {
                 listener.retry_ms = Some(retry_ms);
-                Hand::Done
+                Posted::Done
             }
-            None => Hand::Absent,
+            None => Posted::Absent,
         }
     }
 
-    /// Ends the stream behind what was sent.
-    pub(super) fn end(&self, plane: &Plane, token: &[u8]) -> Hand {
+    /// Ends the stream after what was sent.
+    pub(super) fn end(&self, plane: &Plane, token: &[u8]) -> Posted {
         match self.lock().find(token) {
             Some(listener) => {
-                listener.is_ending = true;
+                listener.ending = true;
                 plane.close(listener.stream, None, CloseReason::Ended);
-                Hand::Ending(End(listener.end.subscribe()))
+                Posted::Ending(ListenerEnd(listener.end.subscribe()))
             }
-            None => Hand::Absent,
+            None => Posted::Absent,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// The listener to whom something can still be sent.
+impl RegistryState {
+    /// The listener, unless its end was requested.
     fn find(&mut self, token: &[u8]) -> Option<&mut Listener> {
-        self.listeners.get_mut(token).filter(|listener| !listener.is_ending)
+        self.listeners.get_mut(token).filter(|listener| !listener.ending)
     }
 
-    fn taken(&mut self, stream: StreamId, tag: u64) {
+    fn buffered(&mut self, stream: StreamId, tag: u64) {
         let Some(token) = self.tokens.get(&stream) else { return };
         let Some(listener) = self.listeners.get_mut(token) else { return };
-        if listener.handed.front().is_some_and(|handed| handed.tag == tag)
-            && let Some(handed) = listener.handed.pop_front()
+        if listener.enqueued.front().is_some_and(|enqueued| enqueued.tag == tag)
+            && let Some(enqueued) = listener.enqueued.pop_front()
         {
-            if let Some((id, frame)) = handed.record {
+            if let Some((id, frame)) = enqueued.record {
                 self.history.push(token, id, frame);
             }
-            // Who posted it may have gone.
-            let _ = handed.taken.send(());
+            // The client that posted it may have disconnected.
+            let _ = enqueued.buffered.send(());
         }
     }
 
@@ -191,16 +197,16 @@ impl State {
 }
 
 impl StreamEvents for Registry {
-    fn happened(&self, batch: &mut Vec<StreamEvent>) {
+    fn on_events(&self, batch: &mut Vec<StreamEvent>) {
         let mut state = self.lock();
         for event in batch.drain(..) {
             match event {
-                StreamEvent::Taken { stream, tag } => state.taken(stream, tag),
+                StreamEvent::Buffered { stream, tag } => state.buffered(stream, tag),
                 StreamEvent::Closed { stream, reason } => {
                     tracing::debug!(?stream, reason = reason.as_str(), "closed");
                     state.closed(stream);
                 }
-                // A classic listener is there until its connection is gone.
+                // A classic listener is connected until its connection ends.
                 StreamEvent::Written { .. }
                 | StreamEvent::Stalled { .. }
                 | StreamEvent::Resumed { .. } => {}

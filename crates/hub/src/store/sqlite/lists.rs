@@ -4,7 +4,9 @@
 //! is short, or empty, with a cursor to go on from.
 
 use bellwire_core::record::CommandRecord;
-use bellwire_proto::{Action, Command, CommandId, Counts, Delivery, DeviceId, Page, Seq, State};
+use bellwire_proto::{
+    Action, Command, CommandId, Counts, Delivery, DeliveryState, DeviceId, Page, Seq,
+};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::rows::{self, command_columns, delivery_columns, device_columns, int, state_number};
@@ -43,7 +45,7 @@ pub(super) fn snapshot(connection: &Connection, id: CommandId) -> Result<Option<
 pub(super) fn deliveries(
     connection: &Connection,
     id: CommandId,
-    state: Option<State>,
+    state: Option<DeliveryState>,
     limit: u32,
     after: Option<&DeviceId>,
 ) -> Result<Option<Page<Delivery>>> {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use bellwire_core::record::{DeliveryRecord, Load, Loaded};
-use bellwire_proto::{DeviceId, Json, Seq, State, Timestamp};
+use bellwire_proto::{DeliveryState, DeviceId, Json, Seq, Timestamp};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Result, params};
 
 use super::rows::{self, DELIVERY_COLUMNS, delivery_columns, int, ms, state_number};
@@ -135,7 +135,7 @@ impl Delivered<'_> {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<(DeliveryRecord, Json)>> {
-        let delivered = state_number(State::Delivered);
+        let delivered = state_number(DeliveryState::Delivered);
         let after = int(self.after.get());
         let when: Option<i64> = connection
             .prepare_cached(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bellwire_proto::Timestamp;
-use bellwire_proto::limits::IDEMPOTENCY_KEPT;
+use bellwire_proto::limits::IDEMPOTENCY_RETENTION;
 
 use super::schema::{CHECKPOINT_PAGES, Place};
 
@@ -14,7 +14,7 @@ use super::schema::{CHECKPOINT_PAGES, Place};
 const HISTORY_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// The least time that history is kept: as long as an `Idempotency-Key`, so that what a key stands
 /// for outlives it.
-const HISTORY_KEPT_MIN: Duration = IDEMPOTENCY_KEPT;
+const HISTORY_KEPT_MIN: Duration = IDEMPOTENCY_RETENTION;
 
 /// Tells the time, of which the store needs little: for recovery, and to purge.
 pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;

@@ -12,7 +12,7 @@ use bellwire_core::record::{
     Outcome, Seen,
 };
 use bellwire_proto::{
-    CommandId, DeviceId, ErrorInfo, Json, Labels, Progress, Seq, State, Timestamp,
+    CommandId, DeliveryState, DeviceId, ErrorInfo, Json, Labels, Progress, Seq, Timestamp,
 };
 use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row, Statement, params};
@@ -56,21 +56,21 @@ const FORCED: i64 = 4;
 
 /// The number of a state on disk. Never to be changed; live states are those below 5, as the
 /// partial indexes say.
-pub(super) const fn state_number(state: State) -> i64 {
+pub(super) const fn state_number(state: DeliveryState) -> i64 {
     match state {
-        State::Queued => 0,
-        State::Sent => 1,
-        State::Accepted => 2,
-        State::Running => 3,
-        State::Cancelling => 4,
-        State::Succeeded => 5,
-        State::Failed => 6,
-        State::Rejected => 7,
-        State::TimedOut => 8,
-        State::Expired => 9,
-        State::Dead => 10,
-        State::Cancelled => 11,
-        State::Delivered => 12,
+        DeliveryState::Queued => 0,
+        DeliveryState::Sent => 1,
+        DeliveryState::Accepted => 2,
+        DeliveryState::Running => 3,
+        DeliveryState::Cancelling => 4,
+        DeliveryState::Succeeded => 5,
+        DeliveryState::Failed => 6,
+        DeliveryState::Rejected => 7,
+        DeliveryState::TimedOut => 8,
+        DeliveryState::Expired => 9,
+        DeliveryState::Dead => 10,
+        DeliveryState::Cancelled => 11,
+        DeliveryState::Delivered => 12,
     }
 }
 
@@ -247,9 +247,9 @@ pub(super) fn device_id(row: &Row<'_>, at: usize) -> Result<DeviceId> {
     text(row, at)
 }
 
-pub(super) fn state(row: &Row<'_>, at: usize) -> Result<State> {
+pub(super) fn state(row: &Row<'_>, at: usize) -> Result<DeliveryState> {
     let number: i64 = row.get(at)?;
-    State::ALL
+    DeliveryState::ALL
         .into_iter()
         .find(|state| state_number(*state) == number)
         .ok_or(Error::IntegralValueOutOfRange(at, number))

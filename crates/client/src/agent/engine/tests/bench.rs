@@ -134,7 +134,12 @@ impl Bench {
         report
     }
 
-    pub(super) fn shown(&mut self, id: CommandId, state: ReportState, delivery: State) -> Report {
+    pub(super) fn shown(
+        &mut self,
+        id: CommandId,
+        state: ReportState,
+        delivery: DeliveryState,
+    ) -> Report {
         let rev = self.posts.front().and_then(|(_, _, report)| report.rev).unwrap();
         self.answer(id, state, Answer::Delivery { state: delivery, rev })
     }
@@ -142,9 +147,9 @@ impl Bench {
     /// Up to a running handler.
     pub(super) fn running(&mut self, n: u64, action: &str) -> CommandId {
         let id = self.command(n, action);
-        self.shown(id, ReportState::Accepted, State::Accepted);
+        self.shown(id, ReportState::Accepted, DeliveryState::Accepted);
         assert_eq!(self.started.last(), Some(&id));
-        self.shown(id, ReportState::Running, State::Running);
+        self.shown(id, ReportState::Running, DeliveryState::Running);
         id
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
-use bellwire_proto::{CommandId, Json, Report, ReportState, Seq, State, Timestamp};
+use bellwire_proto::{CommandId, DeliveryState, Json, Report, ReportState, Seq, Timestamp};
 
 use super::Answer;
 
@@ -15,7 +15,7 @@ const CANCEL_MS: u64 = 60_000;
 #[derive(Debug, Clone)]
 pub(super) struct Delivery {
     pub(super) event: CommandEvent,
-    pub(super) state: State,
+    pub(super) state: DeliveryState,
     pub(super) error: Option<String>,
     /// Greater than any that a device with a new journal begins with, at times.
     pub(super) rev: u64,
@@ -62,7 +62,7 @@ impl Hub {
         };
         let delivery = Delivery {
             event,
-            state: State::Queued,
+            state: DeliveryState::Queued,
             error: None,
             rev,
             expires_ms,
@@ -77,8 +77,9 @@ impl Hub {
         if delivery.state.is_terminal() {
             return None;
         }
-        let silent = delivery.state == State::Queued && !delivery.ever_sent;
-        delivery.state = if silent || force { State::Cancelled } else { State::Cancelling };
+        let silent = delivery.state == DeliveryState::Queued && !delivery.ever_sent;
+        delivery.state =
+            if silent || force { DeliveryState::Cancelled } else { DeliveryState::Cancelling };
         (!silent).then_some(Frame::Cancel(CancelEvent { id, seq: delivery.event.seq }))
     }
 
@@ -87,8 +88,8 @@ impl Hub {
         let mut cancels = Vec::new();
         for delivery in self.deliveries.values_mut() {
             match delivery.state {
-                State::Sent => delivery.state = State::Queued,
-                State::Cancelling => {
+                DeliveryState::Sent => delivery.state = DeliveryState::Queued,
+                DeliveryState::Cancelling => {
                     let CommandEvent { id, seq, .. } = delivery.event;
                     cancels.push(Frame::Cancel(CancelEvent { id, seq }));
                 }
@@ -102,17 +103,19 @@ impl Hub {
     pub(super) fn tick(&mut self, now_ms: u64) {
         for delivery in self.deliveries.values_mut() {
             match delivery.state {
-                State::Queued | State::Sent if delivery.expires_ms <= now_ms => {
-                    delivery.state = State::Expired;
+                DeliveryState::Queued | DeliveryState::Sent if delivery.expires_ms <= now_ms => {
+                    delivery.state = DeliveryState::Expired;
                 }
-                State::Sent if delivery.due_ms <= now_ms => delivery.state = State::Queued,
-                State::Accepted | State::Running if delivery.due_ms <= now_ms => {
-                    delivery.state = State::TimedOut;
+                DeliveryState::Sent if delivery.due_ms <= now_ms => {
+                    delivery.state = DeliveryState::Queued
+                }
+                DeliveryState::Accepted | DeliveryState::Running if delivery.due_ms <= now_ms => {
+                    delivery.state = DeliveryState::TimedOut;
                     let CommandEvent { id, run_timeout_s, .. } = delivery.event;
                     self.timed_out.push((id, delivery.due_ms - run_timeout_s * 1000));
                 }
-                State::Cancelling if delivery.due_ms + CANCEL_MS <= now_ms => {
-                    delivery.state = State::TimedOut;
+                DeliveryState::Cancelling if delivery.due_ms + CANCEL_MS <= now_ms => {
+                    delivery.state = DeliveryState::TimedOut;
                 }
                 _ => {}
             }
@@ -122,10 +125,10 @@ impl Hub {
     /// When time does something next.
     pub(super) fn due_ms(&self) -> Option<u64> {
         let due = |delivery: &Delivery| match delivery.state {
-            State::Queued => Some(delivery.expires_ms),
-            State::Sent => Some(delivery.expires_ms.min(delivery.due_ms)),
-            State::Accepted | State::Running => Some(delivery.due_ms),
-            State::Cancelling => Some(delivery.due_ms + CANCEL_MS),
+            DeliveryState::Queued => Some(delivery.expires_ms),
+            DeliveryState::Sent => Some(delivery.expires_ms.min(delivery.due_ms)),
+            DeliveryState::Accepted | DeliveryState::Running => Some(delivery.due_ms),
+            DeliveryState::Cancelling => Some(delivery.due_ms + CANCEL_MS),
             _ => None,
         };
         self.deliveries.values().filter_map(due).min()
@@ -134,16 +137,16 @@ impl Hub {
     /// What may be sent now.
     pub(super) fn send(&mut self, now_ms: u64) -> Vec<Frame> {
         let mut frames = Vec::new();
-        let in_flight = |d: &&Delivery| d.state != State::Queued && !d.state.is_terminal();
+        let in_flight = |d: &&Delivery| d.state != DeliveryState::Queued && !d.state.is_terminal();
         let mut room =
             self.max_in_flight.saturating_sub(self.deliveries.values().filter(in_flight).count());
         // The ids are in the order of the commands here.
         for delivery in self.deliveries.values_mut() {
-            if delivery.state != State::Queued || room == 0 {
+            if delivery.state != DeliveryState::Queued || room == 0 {
                 continue;
             }
             room -= 1;
-            delivery.state = State::Sent;
+            delivery.state = DeliveryState::Sent;
             delivery.ever_sent = true;
             delivery.due_ms = now_ms + LEASE_MS;
             delivery.event.attempt += 1;
@@ -161,34 +164,44 @@ impl Hub {
             return Answer::Delivery { state: delivery.state, rev: delivery.rev };
         }
         let told = match report.state {
-            R::Accepted => State::Accepted,
-            R::Running => State::Running,
-            R::Succeeded => State::Succeeded,
-            R::Failed => State::Failed,
-            R::Rejected => State::Rejected,
-            R::Cancelled => State::Cancelled,
-            R::Nack => State::Queued,
+            R::Accepted => DeliveryState::Accepted,
+            R::Running => DeliveryState::Running,
+            R::Succeeded => DeliveryState::Succeeded,
+            R::Failed => DeliveryState::Failed,
+            R::Rejected => DeliveryState::Rejected,
+            R::Cancelled => DeliveryState::Cancelled,
+            R::Nack => DeliveryState::Queued,
         };
         let clock_ms = now_ms + delivery.event.run_timeout_s * 1000;
         match (delivery.state, report.state) {
             (from, _) if from.is_terminal() && from == told => {}
-            (State::Queued | State::Sent | State::Accepted, R::Accepted | R::Running)
-            | (State::Running, R::Running) => {
+            (
+                DeliveryState::Queued | DeliveryState::Sent | DeliveryState::Accepted,
+                R::Accepted | R::Running,
+            )
+            | (DeliveryState::Running, R::Running) => {
                 (delivery.state, delivery.due_ms) = (told, clock_ms);
             }
-            (State::Running, R::Accepted) | (State::Cancelling, R::Accepted | R::Running) => {}
-            (State::Queued | State::Sent | State::Accepted | State::Cancelling, R::Rejected)
-            | (State::Cancelling, R::Cancelled) => delivery.state = told,
+            (DeliveryState::Running, R::Accepted)
+            | (DeliveryState::Cancelling, R::Accepted | R::Running) => {}
             (
-                State::Queued
-                | State::Sent
-                | State::Accepted
-                | State::Running
-                | State::Cancelling
-                | State::TimedOut
-                | State::Expired
-                | State::Dead
-                | State::Cancelled,
+                DeliveryState::Queued
+                | DeliveryState::Sent
+                | DeliveryState::Accepted
+                | DeliveryState::Cancelling,
+                R::Rejected,
+            )
+            | (DeliveryState::Cancelling, R::Cancelled) => delivery.state = told,
+            (
+                DeliveryState::Queued
+                | DeliveryState::Sent
+                | DeliveryState::Accepted
+                | DeliveryState::Running
+                | DeliveryState::Cancelling
+                | DeliveryState::TimedOut
+                | DeliveryState::Expired
+                | DeliveryState::Dead
+                | DeliveryState::Cancelled,
                 R::Succeeded | R::Failed,
             ) => delivery.state = told,
             (from, _) => return Answer::Conflict { state: Some(from) },

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, State};
+use bellwire_proto::{CommandId, DeliveryState};
 
 use super::hub::EPOCH_MS;
 use super::world::World;
@@ -182,14 +182,14 @@ impl World {
                 "unlisted" => 0,
                 _ => 1,
             };
-            let interrupted = state == State::Failed && code == Some("interrupted");
+            let interrupted = state == DeliveryState::Failed && code == Some("interrupted");
             let by_reboot = action == "succeed" && story.finished == 0 && self.boots > 1;
             let holds = story.starts <= starts_max
                 && match state {
-                    State::Succeeded => story.finished > 0 || by_reboot,
+                    DeliveryState::Succeeded => story.finished > 0 || by_reboot,
                     // One that the hub had ended while its agent was dead, among others.
-                    State::Failed => interrupted && self.deaths > 0,
-                    State::Rejected => story.starts == 0,
+                    DeliveryState::Failed => interrupted && self.deaths > 0,
+                    DeliveryState::Rejected => story.starts == 0,
                     _ => true,
                 };
             if !holds {
@@ -198,10 +198,10 @@ impl World {
             told.starts += story.starts;
             told.reruns += story.starts.saturating_sub(1);
             told.interrupted += usize::from(interrupted);
-            told.timed_out += usize::from(state == State::TimedOut);
+            told.timed_out += usize::from(state == DeliveryState::TimedOut);
             told.full += usize::from(code == Some("journal_full"));
-            told.cancelled += usize::from(state == State::Cancelled && story.starts > 0);
-            told.succeeded_by_reboot += usize::from(state == State::Succeeded && by_reboot);
+            told.cancelled += usize::from(state == DeliveryState::Cancelled && story.starts > 0);
+            told.succeeded_by_reboot += usize::from(state == DeliveryState::Succeeded && by_reboot);
         }
         Ok(told)
     }

@@ -34,19 +34,19 @@ fn a_full_journal_refuses_what_is_new_and_writes_nothing_for_that() {
     let first = bench.running(1, "fail");
     let before = bench.disk.clone();
     let second = bench.command(2, "fail");
-    let report = bench.shown(second, ReportState::Rejected, State::Rejected);
+    let report = bench.shown(second, ReportState::Rejected, DeliveryState::Rejected);
     assert_eq!(code(&report), Some("journal_full"));
     // What is refused for another reason says that.
     bench.engine.bounds.journal_bytes = 200 << 10;
     let third = bench.command(3, "unlisted");
-    let report = bench.shown(third, ReportState::Rejected, State::Rejected);
+    let report = bench.shown(third, ReportState::Rejected, DeliveryState::Rejected);
     assert_eq!(code(&report), Some("unknown_action"));
     let fourth = bench.cancel(4);
-    bench.shown(fourth, ReportState::Cancelled, State::Cancelled);
+    bench.shown(fourth, ReportState::Cancelled, DeliveryState::Cancelled);
     assert_eq!(bench.disk, before, "what is told without a record is forgotten with it");
     assert_eq!(bench.engine.counts(), (1, 1));
     bench.succeeded(first);
-    bench.shown(first, ReportState::Succeeded, State::Succeeded);
+    bench.shown(first, ReportState::Succeeded, DeliveryState::Succeeded);
 }
 
 #[test]
@@ -80,16 +80,16 @@ fn a_full_disk_refuses_what_is_new_and_records_what_runs_once_there_is_room() {
     let first = bench.running(1, "fail");
     bench.disk_full = true;
     let third = bench.command(3, "fail");
-    let report = bench.shown(third, ReportState::Rejected, State::Rejected);
+    let report = bench.shown(third, ReportState::Rejected, DeliveryState::Rejected);
     assert_eq!(code(&report), Some("journal_full"));
     bench.succeeded(first);
     assert!(bench.posts.is_empty(), "what is not on disk is not told");
     // The hub is not left to think that nobody is there.
     bench.sleep(10_000);
-    bench.shown(first, ReportState::Running, State::Running);
+    bench.shown(first, ReportState::Running, DeliveryState::Running);
     bench.disk_full = false;
     bench.sleep(DISK_RETRY_MS);
-    bench.shown(first, ReportState::Succeeded, State::Succeeded);
+    bench.shown(first, ReportState::Succeeded, DeliveryState::Succeeded);
 }
 
 /// It was tried every other time that it was due.
@@ -98,7 +98,7 @@ fn a_start_that_found_no_room_is_tried_every_5_seconds() {
     let mut bench = Bench::connected();
     let id = bench.command(1, "fail");
     bench.disk_full = true;
-    bench.shown(id, ReportState::Accepted, State::Accepted);
+    bench.shown(id, ReportState::Accepted, DeliveryState::Accepted);
     bench.sleep(DISK_RETRY_MS);
     bench.disk_full = false;
     bench.sleep(DISK_RETRY_MS);
@@ -116,7 +116,7 @@ fn a_journal_is_not_full_because_many_commands_run() {
         if let Some((ticket, _, report)) = at.and_then(|at| bench.posts.remove(at)) {
             assert_eq!((report.state, code(&report)), (ReportState::Accepted, None), "{n}");
             let rev = report.rev.unwrap();
-            let shown = Answer::Delivery { state: State::Accepted, rev };
+            let shown = Answer::Delivery { state: DeliveryState::Accepted, rev };
             bench.engine.handle_answer(bench.now_ms, ticket, shown);
             bench.act();
         }
@@ -132,12 +132,12 @@ fn only_what_adds_a_result_asks_for_room_and_the_last_one_gives_it_back() {
     assert_eq!(bench.reserve, Reserve::of(result_bytes));
     let second = bench.command(2, "rerun");
     assert_eq!(bench.reserve, Reserve::of(2 * result_bytes));
-    bench.shown(first, ReportState::Accepted, State::Accepted);
+    bench.shown(first, ReportState::Accepted, DeliveryState::Accepted);
     let report_bytes = Bounds::AGENT.report_bytes;
     assert!(result_bytes - report_bytes > 4096, "what the start itself takes was kept for it, too");
     let for_one = Reserve { needed_bytes: report_bytes, kept_bytes: 2 * result_bytes };
     assert_eq!(bench.reserve, for_one, "a start needs its own: what waits keeps it from nobody");
-    bench.shown(second, ReportState::Accepted, State::Accepted);
+    bench.shown(second, ReportState::Accepted, DeliveryState::Accepted);
     bench.posts.clear();
     bench.succeeded(first);
     let as_it_is = Reserve { needed_bytes: 0, kept_bytes: 2 * result_bytes };
@@ -145,7 +145,7 @@ fn only_what_adds_a_result_asks_for_room_and_the_last_one_gives_it_back() {
     bench.succeeded(second);
     bench.posts.clear();
     let third = bench.cancel(3);
-    bench.shown(third, ReportState::Cancelled, State::Cancelled);
+    bench.shown(third, ReportState::Cancelled, DeliveryState::Cancelled);
     assert_eq!(bench.reserve, Reserve::default(), "nobody needs it any more");
     assert_eq!(Bench::after(bench.disk, "boot-2", 5).reserve, Reserve::default());
 }
@@ -167,7 +167,7 @@ fn a_start_on_a_full_disk_heals_by_itself() {
     assert!(bench.posts.is_empty(), "no number is used that is not on disk");
     bench.disk_full = false;
     bench.sleep(DISK_RETRY_MS);
-    let report = bench.shown(id, ReportState::Rejected, State::Rejected);
+    let report = bench.shown(id, ReportState::Rejected, DeliveryState::Rejected);
     assert_eq!(code(&report), Some("journal_full"));
 }
 
@@ -176,7 +176,7 @@ fn a_start_that_the_disk_put_off_and_a_shutdown_overtook_wakes_nobody() {
     let mut bench = Bench::connected();
     let id = bench.command(1, "fail");
     bench.disk_full = true;
-    bench.shown(id, ReportState::Accepted, State::Accepted);
+    bench.shown(id, ReportState::Accepted, DeliveryState::Accepted);
     bench.engine.handle_shutdown(bench.now_ms);
     bench.sleep(DISK_RETRY_MS);
     assert!(bench.started.is_empty());
@@ -190,10 +190,10 @@ fn what_is_older_than_the_longest_ttl_and_a_day_is_forgotten_and_nothing_younger
     let mut bench = Bench::connected();
     let old = bench.running(1, "fail");
     bench.succeeded(old);
-    bench.shown(old, ReportState::Succeeded, State::Succeeded);
+    bench.shown(old, ReportState::Succeeded, DeliveryState::Succeeded);
     bench.sleep(60_000);
     let young = bench.cancel(2);
-    bench.shown(young, ReportState::Cancelled, State::Cancelled);
+    bench.shown(young, ReportState::Cancelled, DeliveryState::Cancelled);
     let unheard = bench.cancel(3);
     bench.sleep(kept_ms - 59_000);
     // At the latest a day after the last look, which was with the first hello.
@@ -207,7 +207,7 @@ fn what_is_older_than_the_longest_ttl_and_a_day_is_forgotten_and_nothing_younger
     assert_eq!((known(old), known(young), known(unheard)), (false, false, true));
     let mut bench = Bench::connected();
     let young = bench.cancel(2);
-    bench.shown(young, ReportState::Cancelled, State::Cancelled);
+    bench.shown(young, ReportState::Cancelled, DeliveryState::Cancelled);
     bench.sleep(kept_ms);
     assert!(bench.engine.past.knows(young), "it is not older than that yet");
 }
@@ -218,7 +218,7 @@ fn a_device_that_is_started_each_day_forgets_what_is_old() {
     let mut bench = Bench::connected();
     let old = bench.running(1, "fail");
     bench.succeeded(old);
-    bench.shown(old, ReportState::Succeeded, State::Succeeded);
+    bench.shown(old, ReportState::Succeeded, DeliveryState::Succeeded);
     for day in 1..=12 {
         let boot = format!("boot-{day}");
         bench = Bench::with(List::default(), bench.disk, &boot, 1000, 40 * MIB);
@@ -251,9 +251,9 @@ fn an_old_journal_heals_with_the_first_hello_and_takes_what_came_meanwhile_in_or
     bench.bytes = 100;
     bench.engine.handle_compacted(1000, Some(100));
     bench.act();
-    bench.shown(ids[2], ReportState::Cancelled, State::Cancelled);
-    bench.shown(ids[0], ReportState::Accepted, State::Accepted);
-    bench.shown(ids[1], ReportState::Accepted, State::Accepted);
+    bench.shown(ids[2], ReportState::Cancelled, DeliveryState::Cancelled);
+    bench.shown(ids[0], ReportState::Accepted, DeliveryState::Accepted);
+    bench.shown(ids[1], ReportState::Accepted, DeliveryState::Accepted);
     assert_eq!(bench.started, [ids[0], ids[1]]);
     let offered = |(_, id, report): &(u64, CommandId, Report)| {
         *id == ids[2] && report.state == ReportState::Accepted
@@ -266,10 +266,10 @@ fn where_room_is_lacking_a_compaction_makes_it_before_a_command_is_refused() {
     let mut bench = narrow();
     bench.bytes = 200 << 10;
     let over = bench.cancel(1);
-    bench.shown(over, ReportState::Cancelled, State::Cancelled);
+    bench.shown(over, ReportState::Cancelled, DeliveryState::Cancelled);
     assert_eq!(bench.compactions, 0, "so short a journal is not worth one");
     let id = bench.command(2, "fail");
-    bench.shown(id, ReportState::Accepted, State::Accepted);
+    bench.shown(id, ReportState::Accepted, DeliveryState::Accepted);
     assert_eq!((bench.compactions, bench.started), (1, vec![id]));
 }
 
@@ -282,7 +282,7 @@ fn a_compaction_that_failed_refuses_what_it_was_to_make_room_for() {
     assert!(bench.posts.is_empty(), "it waits for the compaction");
     bench.engine.handle_compacted(1000, None);
     bench.act();
-    let report = bench.shown(id, ReportState::Rejected, State::Rejected);
+    let report = bench.shown(id, ReportState::Rejected, DeliveryState::Rejected);
     assert_eq!((code(&report), bench.compactions), (Some("journal_full"), 0));
 }
 
@@ -292,16 +292,16 @@ fn a_compaction_writes_no_more_than_it_replaced() {
     for n in 1..=20 {
         let id = bench.running(n, "fail");
         bench.succeeded(id);
-        bench.shown(id, ReportState::Succeeded, State::Succeeded);
+        bench.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
         let id = bench.cancel(100 + n);
-        bench.shown(id, ReportState::Cancelled, State::Cancelled);
+        bench.shown(id, ReportState::Cancelled, DeliveryState::Cancelled);
     }
     let waits = bench.running(50, "fail");
     let bytes = |records: &[Record]| serde_json::to_vec(records).unwrap().len();
     let before = bytes(&bench.disk);
     bench.bytes = 2 * MIB;
     bench.sleep(10_000);
-    bench.shown(waits, ReportState::Running, State::Running);
+    bench.shown(waits, ReportState::Running, DeliveryState::Running);
     bench.cancel(60);
     assert_eq!(bench.compactions, 1);
     // A start number, one record for each that is over, two for what runs, two for the cancel.
@@ -316,23 +316,23 @@ fn a_duplicate_soon_after_is_told_everything_and_a_late_one_how_it_ended() {
     let mut outcome = succeeded(&"x".repeat(1000));
     outcome.exit_code = Some(3);
     bench.ended(first, Ended::Finished(outcome));
-    let told = bench.shown(first, ReportState::Succeeded, State::Succeeded);
+    let told = bench.shown(first, ReportState::Succeeded, DeliveryState::Succeeded);
     for restart in [false, true] {
         if restart {
             bench = Bench::after(bench.disk, "boot-2", 5);
             bench.hello(HUB_MS, 1);
         }
         bench.command(1, "fail");
-        let again = bench.shown(first, ReportState::Succeeded, State::Succeeded);
+        let again = bench.shown(first, ReportState::Succeeded, DeliveryState::Succeeded);
         assert_eq!((again.stdout, again.exit_code), (told.stdout.clone(), Some(3)));
     }
     for n in 2..=10 {
         let id = bench.running(n, "fail");
         bench.ended(id, Ended::Finished(succeeded(&"x".repeat(60_000))));
-        bench.shown(id, ReportState::Succeeded, State::Succeeded);
+        bench.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
     }
     bench.command(1, "fail");
-    let late = bench.shown(first, ReportState::Succeeded, State::Succeeded);
+    let late = bench.shown(first, ReportState::Succeeded, DeliveryState::Succeeded);
     assert_eq!((late.stdout, late.exit_code), (None, Some(3)));
 }
 
@@ -345,7 +345,7 @@ fn a_compaction_waits_for_what_the_disk_may_refuse() {
     bench.bytes = Bounds::AGENT.compact_bytes + 1;
     let rev = bench.posts.front().and_then(|(_, _, report)| report.rev).unwrap();
     let (ticket, ..) = bench.posts.pop_front().unwrap();
-    let shown = Answer::Delivery { state: State::Accepted, rev };
+    let shown = Answer::Delivery { state: DeliveryState::Accepted, rev };
     bench.engine.handle_answer(bench.now_ms, ticket, shown);
     let start = match bench.engine.poll_output() {
         Some(Output::Write { ticket, .. }) => ticket,

@@ -17,13 +17,19 @@ fn nothing_runs_before_the_hub_has_answered_to_accepted() {
         assert!(bench.started.is_empty() && bench.posts.is_empty());
         bench.sleep(60_000);
     }
-    bench.shown(id, ReportState::Accepted, State::Accepted);
+    bench.shown(id, ReportState::Accepted, DeliveryState::Accepted);
     assert_eq!(bench.started, [id]);
 }
 
 #[test]
 fn what_the_hub_has_ended_never_runs() {
-    let ended = [State::Expired, State::TimedOut, State::Cancelled, State::Dead, State::Succeeded];
+    let ended = [
+        DeliveryState::Expired,
+        DeliveryState::TimedOut,
+        DeliveryState::Cancelled,
+        DeliveryState::Dead,
+        DeliveryState::Succeeded,
+    ];
     let shown = ended.map(|state| Answer::Delivery { state, rev: 0 });
     for (n, answer) in
         (1..).zip(shown.into_iter().chain([Answer::Conflict { state: None }, Answer::Gone]))
@@ -44,10 +50,10 @@ fn a_command_that_waits_past_its_time_is_stale() {
     let mut bench = Bench::connected();
     let first = bench.running(1, "fail");
     let second = bench.command(2, "fail");
-    bench.shown(second, ReportState::Accepted, State::Accepted);
+    bench.shown(second, ReportState::Accepted, DeliveryState::Accepted);
     bench.sleep(3_600_000);
-    bench.shown(first, ReportState::Running, State::Running);
-    let report = bench.shown(second, ReportState::Rejected, State::Rejected);
+    bench.shown(first, ReportState::Running, DeliveryState::Running);
+    let report = bench.shown(second, ReportState::Rejected, DeliveryState::Rejected);
     assert_eq!(code(&report), Some("stale"));
 }
 
@@ -58,8 +64,8 @@ fn commands_start_in_the_order_of_the_hub_and_none_overtakes() {
     let first = bench.running(1, "fail");
     // Another of the same action waits for it, and one of another action behind that too.
     let (second, third) = (bench.command(2, "fail"), bench.command(3, "rerun"));
-    bench.shown(second, ReportState::Accepted, State::Accepted);
-    bench.shown(third, ReportState::Accepted, State::Accepted);
+    bench.shown(second, ReportState::Accepted, DeliveryState::Accepted);
+    bench.shown(third, ReportState::Accepted, DeliveryState::Accepted);
     assert_eq!(bench.started, [first]);
     bench.succeeded(first);
     assert_eq!(bench.started, [first, second, third]);
@@ -69,11 +75,11 @@ fn commands_start_in_the_order_of_the_hub_and_none_overtakes() {
 fn a_cancel_for_an_unknown_command_is_recorded_and_that_command_never_runs() {
     let mut bench = Bench::connected();
     let id = bench.cancel(1);
-    bench.shown(id, ReportState::Cancelled, State::Cancelled);
+    bench.shown(id, ReportState::Cancelled, DeliveryState::Cancelled);
     let mut bench = Bench::after(bench.disk, "boot-1", 50_000);
     bench.hello(HUB_MS, 1);
     bench.command(1, "fail");
-    bench.shown(id, ReportState::Cancelled, State::Cancelled);
+    bench.shown(id, ReportState::Cancelled, DeliveryState::Cancelled);
     assert!(bench.started.is_empty());
 }
 
@@ -84,13 +90,13 @@ fn a_cancelled_handler_is_stopped_and_one_that_had_ended_keeps_its_result() {
     bench.cancel(1);
     assert_eq!(bench.stopped, [(id, Stop::Cancel)]);
     bench.ended(id, Ended::Stopped(cancelled("half")));
-    let report = bench.shown(id, ReportState::Cancelled, State::Cancelled);
+    let report = bench.shown(id, ReportState::Cancelled, DeliveryState::Cancelled);
     assert_eq!(report.stdout.as_deref(), Some("half"));
 
     let id = bench.running(2, "fail");
     bench.cancel(2);
     bench.succeeded(id);
-    bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    bench.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
 }
 
 #[test]
@@ -99,7 +105,7 @@ fn after_a_reboot_the_hubs_clock_is_waited_for() {
     let id = bench.command(1, "fail");
     // A clock that began anew says nothing of what came before.
     let mut bench = Bench::after(bench.disk, "boot-2", 5);
-    bench.shown(id, ReportState::Accepted, State::Accepted);
+    bench.shown(id, ReportState::Accepted, DeliveryState::Accepted);
     bench.sleep(100_000_000);
     assert!(bench.started.is_empty(), "the hub's clock is not known yet");
     bench.posts.clear();
@@ -108,7 +114,7 @@ fn after_a_reboot_the_hubs_clock_is_waited_for() {
     assert_eq!(bench.started, [id]);
     late.hello(HUB_MS + 3_600_000, 1);
     late.answer(id, ReportState::Accepted, FAILED);
-    let report = late.shown(id, ReportState::Rejected, State::Rejected);
+    let report = late.shown(id, ReportState::Rejected, DeliveryState::Rejected);
     assert_eq!(code(&report), Some("stale"));
 }
 
@@ -125,7 +131,7 @@ fn what_ran_when_the_agent_died_follows_on_restart() {
         let mut bench = Bench::after(bench.disk, boot, 5);
         assert_eq!(bench.sweeps.len(), usize::from(action == "fail"), "{action} {boot}");
         if action == "fail" {
-            bench.shown(id, ReportState::Running, State::Running);
+            bench.shown(id, ReportState::Running, DeliveryState::Running);
         }
         bench.swept(id);
         let (_, _, report) = bench.posts.pop_front().unwrap();
@@ -146,10 +152,10 @@ fn a_command_is_run_again_three_times_at_most_and_after_its_remains_are_dead() {
         assert_eq!(bench.started, [id]);
     }
     bench = Bench::after(bench.disk, "boot-1", 2000);
-    bench.shown(id, ReportState::Running, State::Running);
+    bench.shown(id, ReportState::Running, DeliveryState::Running);
     bench.swept(id);
     assert!(bench.started.is_empty());
-    let report = bench.shown(id, ReportState::Failed, State::Failed);
+    let report = bench.shown(id, ReportState::Failed, DeliveryState::Failed);
     assert_eq!(code(&report), Some("interrupted"));
 }
 
@@ -169,7 +175,7 @@ fn a_shutdown_takes_nothing_new_and_gives_handlers_half_a_minute() {
     bench.sleep(1);
     assert_eq!(bench.stopped.last(), Some(&(id, Stop::Kill)));
     bench.ended(id, Ended::Stopped(Outcome::failed("interrupted", "killed")));
-    let report = bench.shown(id, ReportState::Failed, State::Failed);
+    let report = bench.shown(id, ReportState::Failed, DeliveryState::Failed);
     assert_eq!(code(&report), Some("interrupted"));
     assert!(bench.engine.is_over(bench.now_ms));
 }
@@ -216,13 +222,13 @@ fn what_was_about_to_start_at_a_second_shutdown_does_not_and_is_told_as_interrup
     let mut bench = Bench::connected();
     let id = bench.command(1, "fail");
     let (ticket, _, report) = bench.posts.pop_front().unwrap();
-    let shown = Answer::Delivery { state: State::Accepted, rev: report.rev.unwrap() };
+    let shown = Answer::Delivery { state: DeliveryState::Accepted, rev: report.rev.unwrap() };
     bench.engine.handle_answer(bench.now_ms, ticket, shown);
     bench.engine.handle_shutdown(bench.now_ms);
     bench.engine.handle_shutdown(bench.now_ms);
     bench.act();
     assert!(bench.started.is_empty());
-    let report = bench.shown(id, ReportState::Failed, State::Failed);
+    let report = bench.shown(id, ReportState::Failed, DeliveryState::Failed);
     assert_eq!(code(&report), Some("interrupted"));
     assert!(bench.engine.is_over(bench.now_ms));
 }
@@ -237,13 +243,13 @@ fn an_agent_that_is_told_to_stop_offers_nothing_more() {
     bench.engine.handle_shutdown(bench.now_ms);
     bench.answer(offered, ReportState::Accepted, FAILED);
     bench.sleep(10_000);
-    bench.shown(running, ReportState::Running, State::Running);
+    bench.shown(running, ReportState::Running, DeliveryState::Running);
     assert!(bench.posts.is_empty(), "{:?}", bench.posts);
     bench.succeeded(running);
-    bench.shown(running, ReportState::Succeeded, State::Succeeded);
+    bench.shown(running, ReportState::Succeeded, DeliveryState::Succeeded);
     assert!(bench.engine.is_over(bench.now_ms));
     let mut next = Bench::after(bench.disk, "boot-1", 20_000);
-    next.shown(offered, ReportState::Accepted, State::Accepted);
+    next.shown(offered, ReportState::Accepted, DeliveryState::Accepted);
 }
 
 #[test]
@@ -254,7 +260,7 @@ fn a_handler_is_told_how_often_the_hub_has_sent_its_command() {
     let again = CommandEvent { attempt: 3, ..event(1, "fail") };
     bench.engine.handle_command(bench.now_ms, again);
     bench.act();
-    bench.shown(id, ReportState::Accepted, State::Accepted);
+    bench.shown(id, ReportState::Accepted, DeliveryState::Accepted);
     assert_eq!((&bench.started[..], &bench.attempts[..]), (&[id][..], &[3][..]));
 }
 
@@ -266,7 +272,7 @@ fn a_cancelled_handler_that_a_shutdown_ends_is_cancelled() {
     bench.engine.handle_shutdown(bench.now_ms);
     bench.act();
     bench.ended(id, killed());
-    let report = bench.shown(id, ReportState::Cancelled, State::Cancelled);
+    let report = bench.shown(id, ReportState::Cancelled, DeliveryState::Cancelled);
     assert_eq!(code(&report), None, "nothing has gone wrong");
 }
 
@@ -277,7 +283,7 @@ fn a_handler_that_says_it_was_stopped_when_nobody_stopped_it_has_ended() {
     let half = Progress::try_from(50.0).unwrap();
     bench.engine.handle_progress(bench.now_ms, id, half);
     bench.ended(id, killed());
-    let report = bench.shown(id, ReportState::Failed, State::Failed);
+    let report = bench.shown(id, ReportState::Failed, DeliveryState::Failed);
     assert_eq!(report.progress, Some(half));
 }
 
@@ -291,7 +297,7 @@ fn a_rerun_that_a_shutdown_ends_is_left_to_the_next_life() {
     assert!(bench.posts.is_empty() && bench.engine.is_over(bench.now_ms));
     let mut bench = Bench::after(bench.disk, "boot-1", 5000);
     bench.swept(id);
-    bench.shown(id, ReportState::Running, State::Running);
+    bench.shown(id, ReportState::Running, DeliveryState::Running);
     assert_eq!(bench.started, [id]);
 }
 
@@ -302,15 +308,15 @@ fn what_is_left_of_a_run_holds_up_what_is_younger_until_it_is_dead() {
     bench.hello(HUB_MS, 2);
     let first = bench.running(1, "rerun");
     let second = bench.command(2, "rerun");
-    bench.shown(second, ReportState::Accepted, State::Accepted);
+    bench.shown(second, ReportState::Accepted, DeliveryState::Accepted);
     assert_eq!(bench.started, [first], "one of an action at a time");
     let mut bench = Bench::after(bench.disk, "boot-1", 2000);
     bench.hello(HUB_MS, 2);
-    bench.shown(first, ReportState::Running, State::Running);
-    bench.shown(second, ReportState::Accepted, State::Accepted);
+    bench.shown(first, ReportState::Running, DeliveryState::Running);
+    bench.shown(second, ReportState::Accepted, DeliveryState::Accepted);
     assert_eq!((bench.sweeps.as_slice(), bench.started.len()), ([first].as_slice(), 0));
     bench.swept(first);
-    bench.shown(first, ReportState::Running, State::Running);
+    bench.shown(first, ReportState::Running, DeliveryState::Running);
     assert_eq!(bench.started, [first]);
 }
 
@@ -320,10 +326,10 @@ fn what_is_left_of_a_run_takes_a_place_until_it_is_dead() {
     let mut bench = Bench::connected();
     let younger = bench.running(2, "fail");
     let older = bench.command(1, "fail");
-    bench.shown(older, ReportState::Accepted, State::Accepted);
+    bench.shown(older, ReportState::Accepted, DeliveryState::Accepted);
     let mut bench = Bench::after(bench.disk, "boot-1", 2000);
     bench.hello(HUB_MS, 2);
-    bench.shown(older, ReportState::Accepted, State::Accepted);
+    bench.shown(older, ReportState::Accepted, DeliveryState::Accepted);
     assert!(bench.started.is_empty(), "the younger one's processes live");
     bench.swept(younger);
     assert_eq!(bench.started, [older]);
@@ -335,7 +341,7 @@ fn while_the_remains_of_a_run_are_being_killed_the_hub_hears_of_it() {
     let id = bench.running(1, "fail");
     let mut bench = Bench::after(bench.disk, "boot-1", 2000);
     for _ in 0..3 {
-        bench.shown(id, ReportState::Running, State::Running);
+        bench.shown(id, ReportState::Running, DeliveryState::Running);
         assert!(bench.posts.is_empty());
         bench.sleep(10_000);
     }
@@ -345,9 +351,9 @@ fn while_the_remains_of_a_run_are_being_killed_the_hub_hears_of_it() {
 /// work anew.
 #[test]
 fn a_rerun_asks_the_hub_first_and_does_not_run_if_that_has_ended_it() {
-    let ended = [State::Cancelled, State::TimedOut, State::Failed];
+    let ended = [DeliveryState::Cancelled, DeliveryState::TimedOut, DeliveryState::Failed];
     let shown = ended.map(|state| Answer::Delivery { state, rev: 0 });
-    let conflict = Answer::Conflict { state: Some(State::Cancelled) };
+    let conflict = Answer::Conflict { state: Some(DeliveryState::Cancelled) };
     let no = [conflict, Answer::Gone, Answer::Unfit];
     for (n, answer) in (1..).zip(shown.into_iter().chain(no)) {
         let mut bench = Bench::connected();
@@ -367,8 +373,8 @@ fn a_rerun_asks_the_hub_first_and_does_not_run_if_that_has_ended_it() {
     let disk = bench.disk;
     let mut bench = Bench::after(disk.clone(), "boot-1", 2000);
     bench.swept(id);
-    bench.shown(id, ReportState::Running, State::Cancelling);
-    bench.shown(id, ReportState::Cancelled, State::Cancelled);
+    bench.shown(id, ReportState::Running, DeliveryState::Cancelling);
+    bench.shown(id, ReportState::Cancelled, DeliveryState::Cancelled);
     assert!(bench.started.is_empty());
     let mut bench = Bench::after(disk, "boot-1", 2000);
     bench.swept(id);
@@ -380,10 +386,10 @@ fn a_rerun_asks_the_hub_first_and_does_not_run_if_that_has_ended_it() {
 #[test]
 fn what_an_operator_ended_by_force_is_stopped_and_what_only_timed_out_goes_on() {
     for (state, stops) in [
-        (State::Cancelled, true),
-        (State::TimedOut, false),
-        (State::Expired, false),
-        (State::Dead, false),
+        (DeliveryState::Cancelled, true),
+        (DeliveryState::TimedOut, false),
+        (DeliveryState::Expired, false),
+        (DeliveryState::Dead, false),
     ] {
         for answer in
             [Answer::Conflict { state: Some(state) }, Answer::Delivery { state, rev: 1 << 40 }]
@@ -412,7 +418,7 @@ fn a_boot_without_a_name_is_no_reboot() {
         bench.hello(HUB_MS, 1);
         let id = bench.running(1, "succeed");
         let mut bench = Bench::after(bench.disk, after, 2000);
-        let report = bench.shown(id, ReportState::Failed, State::Failed);
+        let report = bench.shown(id, ReportState::Failed, DeliveryState::Failed);
         assert_eq!(code(&report), Some("interrupted"), "{before} and {after}");
     }
 }
@@ -423,30 +429,30 @@ fn what_waits_is_judged_by_the_list_as_it_is_when_its_turn_comes() {
     let mut bench = Bench::connected();
     let ran = bench.running(1, "rerun");
     let waits = bench.command(2, "fail");
-    bench.shown(waits, ReportState::Accepted, State::Accepted);
+    bench.shown(waits, ReportState::Accepted, DeliveryState::Accepted);
     let mut bench = Bench::with(narrow, bench.disk, "boot-1", 2000, 0);
     bench.hello(HUB_MS, 2);
-    bench.shown(ran, ReportState::Running, State::Running);
-    bench.shown(waits, ReportState::Accepted, State::Accepted);
+    bench.shown(ran, ReportState::Running, DeliveryState::Running);
+    bench.shown(waits, ReportState::Accepted, DeliveryState::Accepted);
     bench.swept(ran);
-    bench.shown(ran, ReportState::Running, State::Running);
-    let report = bench.shown(ran, ReportState::Failed, State::Failed);
+    bench.shown(ran, ReportState::Running, DeliveryState::Running);
+    let report = bench.shown(ran, ReportState::Failed, DeliveryState::Failed);
     assert_eq!(code(&report), Some("interrupted"), "it may not run again with these data");
-    let report = bench.shown(waits, ReportState::Rejected, State::Rejected);
+    let report = bench.shown(waits, ReportState::Rejected, DeliveryState::Rejected);
     assert_eq!(code(&report), Some("invalid_params"));
     // What the list said of a run that was cut off holds, whatever it says of data now.
     let mut booted = Bench::connected();
     let id = booted.running(3, "succeed");
     let narrow = List { narrow: true, ..List::default() };
     let mut booted = Bench::with(narrow, booted.disk, "boot-2", 2000, 0);
-    booted.shown(id, ReportState::Succeeded, State::Succeeded);
+    booted.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
 
     let off = List { off: Some("fail"), ..List::default() };
     let mut other = Bench::connected();
     let id = other.command(4, "fail");
     let mut other = Bench::with(off, other.disk, "boot-1", 2000, 0);
-    other.shown(id, ReportState::Accepted, State::Accepted);
-    let report = other.shown(id, ReportState::Rejected, State::Rejected);
+    other.shown(id, ReportState::Accepted, DeliveryState::Accepted);
+    let report = other.shown(id, ReportState::Rejected, DeliveryState::Rejected);
     assert_eq!(code(&report), Some("unknown_action"));
     assert_eq!((bench.started.len(), booted.started.len(), other.started.len()), (0, 0, 0));
 }

@@ -13,11 +13,11 @@ fn signs_of_life_come_at_most_10_seconds_apart() {
     let mut bench = Bench::connected();
     let id = bench.running(1, "fail");
     let waiting = bench.command(2, "fail");
-    bench.shown(waiting, ReportState::Accepted, State::Accepted);
+    bench.shown(waiting, ReportState::Accepted, DeliveryState::Accepted);
     for _ in 0..20 {
         bench.sleep(10_000);
         bench.answer(id, ReportState::Running, FAILED);
-        bench.shown(waiting, ReportState::Accepted, State::Accepted);
+        bench.shown(waiting, ReportState::Accepted, DeliveryState::Accepted);
     }
 }
 
@@ -33,8 +33,8 @@ fn one_word_that_is_swallowed_leaves_a_silence_of_two_thirds_of_the_run_clock_at
             bench.act();
             let id = event(1, "fail").id;
             if state != ReportState::Accepted {
-                bench.shown(id, ReportState::Accepted, State::Accepted);
-                bench.shown(id, ReportState::Running, State::Running);
+                bench.shown(id, ReportState::Accepted, DeliveryState::Accepted);
+                bench.shown(id, ReportState::Running, DeliveryState::Running);
                 let sign_due_ms = bench.engine.poll_timeout().unwrap();
                 bench.sleep(sign_due_ms - bench.now_ms - 1);
                 match state {
@@ -141,7 +141,7 @@ fn results_that_come_to_nothing_hold_up_no_new_one_and_take_turns() {
     bench.posts.clear();
     let new = bench.running(21, "fail");
     bench.succeeded(new);
-    bench.shown(new, ReportState::Succeeded, State::Succeeded);
+    bench.shown(new, ReportState::Succeeded, DeliveryState::Succeeded);
 }
 
 /// Whoever reports for this device can have shown any number: signs went on below it, the hub ignored them all,
@@ -151,16 +151,16 @@ fn signs_pass_a_greater_rev_that_the_hub_shows() {
     let mut bench = Bench::connected();
     let id = bench.command(1, "fail");
     let seen = (1 << 40) + 12_345;
-    let shown = Answer::Delivery { state: State::Accepted, rev: seen };
+    let shown = Answer::Delivery { state: DeliveryState::Accepted, rev: seen };
     bench.answer(id, ReportState::Accepted, shown);
-    let report = bench.shown(id, ReportState::Running, State::Running);
+    let report = bench.shown(id, ReportState::Running, DeliveryState::Running);
     assert!(report.rev > Some(seen), "{:?}", report.rev);
     // What an answer shows of our own is nobody else's.
     let starts =
         |disk: &[Record]| disk.iter().filter(|r| matches!(r, Record::Begun { .. })).count();
     let before = starts(&bench.disk);
     bench.sleep(10_000);
-    bench.shown(id, ReportState::Running, State::Running);
+    bench.shown(id, ReportState::Running, DeliveryState::Running);
     assert_eq!(starts(&bench.disk), before);
 }
 
@@ -177,7 +177,7 @@ fn however_often_the_hub_asks_two_reports_of_a_command_are_under_way_at_most() {
     bench.act();
     assert_eq!(bench.posts.len(), 2, "the last word of the hub is answered when there is room");
     bench.posts.pop_front();
-    bench.shown(id, ReportState::Accepted, State::Accepted);
+    bench.shown(id, ReportState::Accepted, DeliveryState::Accepted);
     assert_eq!(bench.started, [id]);
 }
 
@@ -213,11 +213,11 @@ fn however_often_a_result_comes_to_nothing_there_is_a_pause() {
 fn a_cancel_that_was_lost_is_seen_in_the_hubs_answer() {
     let mut bench = Bench::connected();
     let waiting = bench.command(1, "fail");
-    bench.shown(waiting, ReportState::Accepted, State::Cancelling);
-    bench.shown(waiting, ReportState::Cancelled, State::Cancelled);
+    bench.shown(waiting, ReportState::Accepted, DeliveryState::Cancelling);
+    bench.shown(waiting, ReportState::Cancelled, DeliveryState::Cancelled);
     let id = bench.running(2, "fail");
     bench.sleep(10_000);
-    bench.shown(id, ReportState::Running, State::Cancelling);
+    bench.shown(id, ReportState::Running, DeliveryState::Cancelling);
     assert_eq!((bench.started, bench.stopped), (vec![id], vec![(id, Stop::Cancel)]));
 }
 
@@ -226,14 +226,14 @@ fn a_duplicate_is_told_again_with_a_new_rev_and_does_not_run_again() {
     let mut bench = Bench::connected();
     let id = bench.running(1, "fail");
     bench.succeeded(id);
-    let first = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    let first = bench.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
     bench.command(1, "fail");
-    let again = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    let again = bench.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
     assert!(again.rev > first.rev, "{:?} and {:?}", first.rev, again.rev);
     let mut bench = Bench::after(bench.disk, "boot-2", 50);
     bench.hello(HUB_MS, 1);
     bench.command(1, "fail");
-    let later = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    let later = bench.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
     assert!(later.rev > again.rev, "{:?} and {:?}", again.rev, later.rev);
     assert!(bench.started.is_empty());
 }
@@ -245,10 +245,13 @@ fn a_result_is_told_until_the_delivery_shows_it() {
     bench.succeeded(id);
     // A hub that has seen a greater rev ignores this one: the journal is younger than the hub.
     let rev = 1 << 40;
-    let first =
-        bench.answer(id, ReportState::Succeeded, Answer::Delivery { state: State::Running, rev });
+    let first = bench.answer(
+        id,
+        ReportState::Succeeded,
+        Answer::Delivery { state: DeliveryState::Running, rev },
+    );
     bench.sleep(60_000);
-    let second = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    let second = bench.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
     assert!(first.rev.unwrap() < rev && second.rev.unwrap() > rev, "{:?}", second.rev);
     bench.sleep(100_000);
     assert!(bench.posts.is_empty());
@@ -260,7 +263,7 @@ fn a_result_that_is_too_large_goes_once_more_without_output() {
     let id = bench.running(1, "fail");
     bench.succeeded(id);
     let whole = bench.answer(id, ReportState::Succeeded, Answer::TooLarge);
-    let thin = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    let thin = bench.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
     assert_eq!((whole.stdout.as_deref(), thin.stdout), (Some("out\n"), None));
     assert_eq!(thin.truncated, Some(true));
 }
@@ -273,7 +276,7 @@ fn a_refused_result_is_told_every_5_minutes_for_a_day_and_holds_up_no_other() {
     bench.answer(id, ReportState::Succeeded, Answer::Unfit);
     let other = bench.running(2, "fail");
     bench.succeeded(other);
-    bench.shown(other, ReportState::Succeeded, State::Succeeded);
+    bench.shown(other, ReportState::Succeeded, DeliveryState::Succeeded);
     let mut times = 1;
     for _ in 0..2000 {
         bench.sleep(60_000);
@@ -297,7 +300,7 @@ fn retry_after_is_heeded() {
     bench.sleep(6999);
     assert!(bench.posts.is_empty());
     bench.sleep(1);
-    bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    bench.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
 }
 
 fn full() -> Progress {
@@ -310,7 +313,7 @@ fn a_result_says_how_far_it_came() {
     let id = bench.running(1, "fail");
     bench.engine.handle_progress(bench.now_ms, id, full());
     bench.succeeded(id);
-    let report = bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    let report = bench.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
     assert_eq!(report.progress, Some(full()));
 }
 
@@ -324,7 +327,7 @@ fn progress_is_told_within_a_second_and_no_more_often_than_that() {
         bench.engine.handle_progress(bench.now_ms, id, progress);
         bench.sleep(100);
         if !bench.posts.is_empty() {
-            let report = bench.shown(id, ReportState::Running, State::Running);
+            let report = bench.shown(id, ReportState::Running, DeliveryState::Running);
             told.push((bench.now_ms - start_ms, report.progress.map(Progress::get)));
         }
     }
@@ -337,7 +340,7 @@ fn what_waits_gives_its_signs_though_posts_fail() {
         let mut bench = Bench::connected();
         bench.running(1, "fail");
         let waiting = bench.command(2, "fail");
-        bench.shown(waiting, ReportState::Accepted, State::Accepted);
+        bench.shown(waiting, ReportState::Accepted, DeliveryState::Accepted);
         let (mut last_ms, mut signs) = (bench.now_ms, 0);
         for _ in 0..3000 {
             bench.sleep(100);
@@ -406,7 +409,7 @@ fn a_hub_whose_clock_jumps_drops_no_refused_result() {
     bench.sleep(300_000);
     bench.answer(id, ReportState::Succeeded, Answer::Unfit);
     bench.sleep(300_000);
-    bench.shown(id, ReportState::Succeeded, State::Succeeded);
+    bench.shown(id, ReportState::Succeeded, DeliveryState::Succeeded);
 }
 
 /// Two answers showed greater numbers; when the first new start was on disk, the second was used,
@@ -438,7 +441,7 @@ fn no_rev_is_used_before_its_start_number_is_on_disk() {
     assert_eq!(posts.len(), 2);
     for rev in [1 << 40, 1 << 41] {
         let (ticket, _) = posts.pop_front().unwrap();
-        engine.handle_answer(1000, ticket, Answer::Delivery { state: State::Sent, rev });
+        engine.handle_answer(1000, ticket, Answer::Delivery { state: DeliveryState::Sent, rev });
         drain(&mut engine, &mut writes, &mut posts);
     }
     let (ticket, records) = writes.pop_front().unwrap();
@@ -462,11 +465,11 @@ fn the_greatest_rev_at_the_hub_spoils_no_other_command() {
     bench.hello(HUB_MS, 2);
     let id = bench.running(1, "fail");
     bench.succeeded(id);
-    let shown = Answer::Delivery { state: State::Running, rev: REV_MAX };
+    let shown = Answer::Delivery { state: DeliveryState::Running, rev: REV_MAX };
     bench.answer(id, ReportState::Succeeded, shown);
     let other = bench.running(2, "rerun");
     bench.succeeded(other);
-    let report = bench.shown(other, ReportState::Succeeded, State::Succeeded);
+    let report = bench.shown(other, ReportState::Succeeded, DeliveryState::Succeeded);
     assert!(report.rev.unwrap() < 1 << 40, "{:?}", report.rev);
     for _ in 0..25 * 60 {
         bench.sleep(60_000);
@@ -481,6 +484,6 @@ fn the_greatest_rev_at_the_hub_spoils_no_other_command() {
     let mut bench = Bench::after(bench.disk, "boot-2", 5);
     bench.hello(HUB_MS, 1);
     let id = bench.command(3, "fail");
-    let report = bench.shown(id, ReportState::Accepted, State::Accepted);
+    let report = bench.shown(id, ReportState::Accepted, DeliveryState::Accepted);
     assert!(report.rev.unwrap() < 1 << 40, "{:?}", report.rev);
 }

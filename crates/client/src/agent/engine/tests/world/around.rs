@@ -103,7 +103,7 @@ impl World {
     }
 
     pub(super) fn post(&mut self, ticket: u64, command: CommandId, report: Report) {
-        if report.state.is_end() {
+        if report.state.is_terminal() {
             self.order.settled(command);
         }
         let story = self.stories.entry(command).or_default();

@@ -1,0 +1,38 @@
+//! Labels of a device, in the syntax of Kubernetes (its documentation, "Labels and Selectors").
+//!
+//! What selects devices by them is in `selector.rs`.
+
+use std::collections::BTreeMap;
+
+/// Labels of a device: Kubernetes label syntax, keys in order.
+pub type Labels = BTreeMap<String, String>;
+
+/// Whether `key` is `[prefix/]name` in Kubernetes' syntax: a DNS subdomain of at most 253
+/// characters, and a name of 1 to 63.
+pub fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    !name.is_empty() && is_label_value(name) && prefix.is_none_or(is_dns_subdomain)
+}
+
+/// Whether `value` is empty or 1 to 63 of `[A-Za-z0-9._-]` with a letter or digit at both ends.
+pub fn is_label_value(value: &str) -> bool {
+    let ends = |b: Option<u8>| b.is_none_or(|b| b.is_ascii_alphanumeric());
+    value.len() <= 63
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && ends(value.bytes().next())
+        && ends(value.bytes().next_back())
+}
+
+fn is_dns_subdomain(prefix: &str) -> bool {
+    let label = |part: &str| {
+        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !part.is_empty()
+            && part.bytes().all(legal)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    prefix.len() <= 253 && prefix.split('.').all(label)
+}
