@@ -8,9 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_core::record::{Change, IdempotencyKey, IdempotencyRecord, Txn, TxnId};
+use bellwire_core::record::{
+    Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, Txn, TxnId,
+};
 use bellwire_hub::store::{CommandFilter, OpenError, Options, PageRequest};
-use bellwire_hub::store::{SqliteStore, Store, StoreError};
+use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
 use bellwire_proto::{Seq, State};
 use store_kit::model::Model;
 use store_kit::*;
@@ -217,4 +219,45 @@ fn closing_keeps_what_was_submitted_and_takes_nothing_more() {
         "one file is left, and needs no recovery"
     );
     assert_eq!(Kit::open(dir.path()).live("a").len(), 500);
+}
+
+/// Panics, on the store's own thread, when a transaction or the answer to a load is reported.
+struct Panicking(Arc<Told>);
+
+impl StoreEvents for Panicking {
+    fn committed(&self, _: Vec<Committed>) {
+        panic!("on purpose");
+    }
+
+    fn loaded(&self, _: Vec<Loaded>) {
+        panic!("on purpose");
+    }
+
+    fn failed(&self, error: StoreError) {
+        StoreEvents::failed(&*self.0, error);
+    }
+}
+
+#[test]
+fn a_store_thread_that_panics_fails_the_store_and_is_named_once() {
+    // It closed the queues and reported nothing: whoever waited for a commit waited for ever.
+    for thread in ["store-write", "store-load"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = SqliteStore::open(dir.path(), options()).unwrap();
+        let told = Arc::new(Told::default());
+        store.start(Arc::new(Panicking(Arc::clone(&told)))).unwrap();
+        match thread {
+            "store-write" => store.submit(Txn::new(TxnId(1), vec![])),
+            _ => store.load(Load::Device(device("a"))),
+        }
+        let error = told.wait_failed();
+        assert!(error.to_string().contains(thread), "{error}");
+        assert!(matches!(store.health(), Err(StoreError::Failed(_))));
+        store.submit(Txn::new(TxnId(2), vec![put_device("a")]));
+        assert_eq!(try_read(store.command(id(1))), Err(StoreError::Closed));
+        store.close();
+        assert_eq!(told.failed().len(), 1, "reported once");
+        drop(store);
+        assert!(Kit::open(dir.path()).live("a").is_empty(), "nothing was written afterwards");
+    }
 }

@@ -42,6 +42,8 @@ mod schema;
 mod threads;
 mod writer;
 
+/// The name of the thread that writes.
+const WRITER: &str = "store-write";
 /// Threads that answer the API's reads. Two, so that one long list does not hold up the rest.
 const READERS: usize = 2;
 /// Reads of the API that may wait; one more is [`StoreError::Busy`]. Some seconds of work at the
@@ -152,20 +154,21 @@ impl SqliteStore {
         let sqlite = |source| OpenError::sqlite(&place.path, source);
         let Some(connection) = lock(&self.writer).take() else { return Ok(()) };
         let mut threads = lock(&self.threads);
+        let spawn = |name, run: threads::Run| threads::spawn(name, &self.shared, &events, run);
         for _ in 0..READERS {
-            let connection = place.reader().map_err(sqlite)?;
-            let run = move |shared: &Shared| readers::run_jobs(shared, &connection);
-            threads.readers.push(threads::spawn("store-read", &self.shared, run)?);
+            let jobs = place.reader().map_err(sqlite)?;
+            let run = Box::new(move |shared: &_, _: &_| readers::run_jobs(shared, &jobs));
+            threads.readers.push(spawn("store-read", run)?);
         }
         let loads = place.reader().map_err(sqlite)?;
-        let of_loads = Arc::clone(&events);
-        let run = move |shared: &Shared| readers::run_loads(shared, &loads, &*of_loads);
-        threads.readers.push(threads::spawn("store-load", &self.shared, run)?);
+        let run =
+            Box::new(move |shared: &_, events: &_| readers::run_loads(shared, &loads, events));
+        threads.readers.push(spawn("store-load", run)?);
         let mover = place.mover().map_err(sqlite)?;
-        let run = move |shared: &Shared| checkpoint::run(shared, &mover);
-        threads.readers.push(threads::spawn("store-move", &self.shared, run)?);
-        let run = move |shared: &Shared| writer::run(shared, connection, &*events);
-        threads.writer = Some(threads::spawn("store-write", &self.shared, run)?);
+        let run = Box::new(move |shared: &_, _: &_| checkpoint::run(shared, &mover));
+        threads.readers.push(spawn("store-move", run)?);
+        let run = Box::new(move |shared: &_, events: &_| writer::run(shared, connection, events));
+        threads.writer = Some(spawn(WRITER, run)?);
         Ok(())
     }
 
@@ -272,18 +275,34 @@ impl Drop for SqliteStore {
 }
 
 impl Shared {
-    /// The disk failed: no more is written, and `events` hears of it, once.
+    /// The store failed: no more is written, and that is reported, once. For the writer alone, so
+    /// that whatever it has committed is reported before.
     fn fail(&self, error: &StoreError, events: &dyn StoreEvents) {
-        let _first = self.failed.set(error.clone());
-        drop(self.txns.close_and_clear());
-        events.failed(error.clone());
+        if self.failed.set(error.clone()).is_ok() {
+            drop(self.txns.close_and_clear());
+            events.failed(error.clone());
+        }
     }
 
-    /// A reader met an error of the disk. The writer tells of it, so that whatever it commits at
-    /// this moment is told before.
+    /// A reader met an error that ends the store. The writer reports it, see [`Shared::fail`].
     fn suspect(&self, error: StoreError) {
         let _first = self.suspected.set(error);
         self.txns.nudge();
+    }
+
+    /// A thread panicked, which is a fault of the program: the store has failed, and its reads,
+    /// which might wait for that thread, are refused too.
+    fn panicked(&self, thread: &'static str, events: &dyn StoreEvents) {
+        tracing::error!(thread, "a thread of the store panicked");
+        let error = StoreError::Failed(format!("the thread {thread} panicked").into());
+        drop(self.jobs.close_and_clear());
+        drop(self.loads.close_and_clear());
+        self.checkpoints.close();
+        if thread == WRITER {
+            self.fail(&error, events);
+        } else {
+            self.suspect(error);
+        }
     }
 
     fn suspicion(&self) -> Option<StoreError> {

@@ -1,12 +1,16 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bellwire_core::record::{Committed, Loaded};
 use bellwire_hub::app::{Bound, Hub, Running, StartError};
-use bellwire_hub::store::OpenError;
+use bellwire_hub::driver::{Clock, Driver, Readiness};
+use bellwire_hub::store::{OpenError, Options, SqliteStore, Store, StoreError, StoreEvents};
+use bellwire_proto::Code;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{config, soon};
+use crate::support::{config, ping, soon};
 
 /// One request on a connection of its own; the whole answer.
 async fn ask(addr: SocketAddr, request: &str) -> String {
@@ -156,4 +160,39 @@ async fn a_hub_that_is_told_to_stop_says_so_answers_what_waits_and_takes_reports
     let command = hub.driver().store().command(id.parse().unwrap()).await.unwrap().unwrap();
     assert!(command.done, "the report of the last moment is on disk");
     hub.close().await;
+}
+
+/// The driver's events, but the store's thread panics before it reports a commit.
+struct Panicking(Arc<dyn StoreEvents>);
+
+impl StoreEvents for Panicking {
+    fn committed(&self, _: Vec<Committed>) {
+        panic!("on purpose");
+    }
+
+    fn loaded(&self, loaded: Vec<Loaded>) {
+        self.0.loaded(loaded);
+    }
+
+    fn failed(&self, error: StoreError) {
+        self.0.failed(error);
+    }
+}
+
+#[tokio::test]
+async fn after_a_store_thread_panicked_every_write_is_refused_and_the_hub_is_not_ready() {
+    // The queues were closed and nobody was told: each send waited for ever, and /readyz said so.
+    let folder = tempfile::tempdir().unwrap();
+    let (store, recovered) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+    let store = Arc::new(store);
+    let config = Arc::new(config(&folder));
+    let driver = Driver::start(config, Clock::start(), store.clone(), recovered).unwrap();
+    store.start(Arc::new(Panicking(driver.store_events()))).unwrap();
+    assert_eq!(driver.readiness(), Readiness::Ready);
+    for waits_for in ["the commit that panics", "a store that has failed"] {
+        let refused = soon(waits_for, driver.send(ping("kiosk", 0))).await.unwrap_err();
+        assert_eq!(refused.code, Code::StoreUnavailable, "{waits_for}");
+    }
+    assert_eq!(driver.readiness(), Readiness::StoreFailed);
+    store.close();
 }
