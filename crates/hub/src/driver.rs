@@ -2,7 +2,7 @@
 //! the other.
 //!
 //! A [`Driver`] is what the HTTP handlers hold. Each request, and each word from the store, the
-//! plane or the clock, is one turn (`turns.rs`): lock the core, tell it what happened, and carry
+//! plane or the clock, is one turn (`runtime.rs`): lock the core, tell it what happened, and carry
 //! out every output before the lock is let go, so that outputs keep their order. Events for those
 //! who watch go to the feed (`feed.rs`).
 //!
@@ -24,10 +24,10 @@ use crate::store::{Store, StoreError, StoreEvents, StoredDevice};
 
 mod clock;
 pub mod frames;
-mod turns;
+mod runtime;
 
 pub use clock::Clock;
-use turns::Shared;
+use runtime::Runtime;
 
 /// The hub as its HTTP handlers see it. Cheap to clone.
 ///
@@ -35,7 +35,7 @@ use turns::Shared;
 /// nobody waits any more.
 #[derive(Clone)]
 pub struct Driver {
-    shared: Arc<Shared>,
+    runtime: Arc<Runtime>,
 }
 
 /// What a poll is answered.
@@ -62,7 +62,7 @@ pub enum Readiness {
 /// and whoever sends into it hears of that.
 #[must_use = "a stream that nobody attaches is closed"]
 pub struct Reserved {
-    shared: Arc<Shared>,
+    runtime: Arc<Runtime>,
     stream: StreamId,
     attached: bool,
 }
@@ -89,13 +89,13 @@ impl Driver {
         };
         let seed = u64::from_ne_bytes(entropy()?);
         let hub = Hub::new(config.core(), recovered, seed);
-        let shared = Shared::start(hub, config, store, plane, clock, seed)?;
-        Ok(Self { shared })
+        let runtime = Runtime::start(hub, config, store, plane, clock, seed)?;
+        Ok(Self { runtime })
     }
 
     /// Who is to hear of the store.
     pub fn store_events(&self) -> Arc<dyn StoreEvents> {
-        self.shared.events()
+        self.runtime.events()
     }
 
     // --- What senders ask ---
@@ -174,7 +174,7 @@ impl Driver {
     /// # Errors
     /// `gone` when no such session of this device is live.
     pub async fn confirm(&self, device: DeviceId, session: &str) -> Result<(), Problem> {
-        let Some(session) = self.shared.session_of(session) else {
+        let Some(session) = self.runtime.session_of(session) else {
             return Err(Problem::new(Code::Gone, "no stream of this name is live; open a new one"));
         };
         let asked = self.ask(|hub, request, now| hub.handle_confirm(request, device, session, now));
@@ -226,7 +226,7 @@ impl Driver {
     /// # Errors
     /// `unknown_device`, `store_unavailable`.
     pub async fn delete_device(&self, device: DeviceId) -> Result<(), Problem> {
-        let feed = &self.shared.feed;
+        let feed = &self.runtime.feed;
         if feed.is_observed()
             && let Some(row) = self.store().device(device.clone()).await?
         {
@@ -256,16 +256,16 @@ impl Driver {
         options: StreamOptions,
     ) -> Result<Reserved, Problem> {
         let reserved = self.reserve(options);
-        let mailbox = self.shared.feed.watch(reserved.stream, command)?;
+        let mailbox = self.runtime.feed.watch(reserved.stream, command)?;
         // From here on no change is missed; what the snapshot shows already is left out by its
         // version. What was decided before is told to nobody, so the snapshot must show it: it is
         // read when that is on disk.
-        let watching = self.shared.watch(command);
+        let watching = self.runtime.watch(command);
         self.done(self.ask(|hub, request, _| hub.handle_settle(request)).await?)?;
         let Some(snapshot) = self.store().snapshot(command).await? else {
             return Err(Problem::new(Code::UnknownCommand, "no command has this id"));
         };
-        let feed = self.shared.feed.clone();
+        let feed = self.runtime.feed.clone();
         tokio::spawn(async move {
             feed.follow(mailbox, snapshot).await;
             drop(watching);
@@ -279,8 +279,8 @@ impl Driver {
     /// `draining`, `rate_limited` when too many watch.
     pub fn observe(&self, options: StreamOptions) -> Result<Reserved, Problem> {
         let reserved = self.reserve(options);
-        self.shared.feed.observe(reserved.stream)?;
-        self.shared.observers_changed();
+        self.runtime.feed.observe(reserved.stream)?;
+        self.runtime.observers_changed();
         Ok(reserved)
     }
 
@@ -288,7 +288,7 @@ impl Driver {
 
     /// Whether a device is there, and how.
     pub fn presence(&self, device: &DeviceId) -> Presence {
-        let seen = self.shared.turn(|core, now| core.hub.presence(device, now));
+        let seen = self.runtime.with_core(|core, now| core.hub.presence(device, now));
         seen.unwrap_or_default()
     }
 
@@ -309,23 +309,23 @@ impl Driver {
 
     /// What an operator has set.
     pub fn config(&self) -> &Config {
-        &self.shared.config
+        &self.runtime.config
     }
 
     /// A name for a session that is none: the `session` in the `hello` of a poll, which cannot be
     /// confirmed.
     pub fn no_session(&self) -> String {
-        self.shared.session_name(0)
+        self.runtime.session_name(0)
     }
 
     /// The hub's clock.
     pub fn now(&self) -> Timestamp {
-        self.shared.clock.now()
+        self.runtime.clock.now()
     }
 
     /// Whether the hub can take work: `/readyz`.
     pub fn readiness(&self) -> Readiness {
-        if self.shared.is_draining() {
+        if self.runtime.is_draining() {
             Readiness::Draining
         } else if self.store().health().is_err() {
             Readiness::StoreFailed
@@ -336,12 +336,12 @@ impl Driver {
 
     /// Where commands, deliveries and devices are read.
     pub fn store(&self) -> &dyn Store {
-        &*self.shared.store
+        &*self.runtime.store
     }
 
     /// Where streams are attached.
     pub fn plane(&self) -> &Plane {
-        &self.shared.plane
+        &self.runtime.plane
     }
 
     // --- The end ---
@@ -349,7 +349,7 @@ impl Driver {
     /// Begins the end: waits and polls are answered, every stream gets its last event, and new
     /// sends, streams and polls are refused from now on. Reports and reads go on.
     pub fn drain(&self) {
-        self.shared.drain();
+        self.runtime.drain();
     }
 
     // --- How it is done ---
@@ -360,7 +360,7 @@ impl Driver {
         tell: impl FnOnce(&mut Hub, RequestId, Timestamp),
     ) -> Result<Answer, Problem> {
         let (reply, answer) = oneshot::channel();
-        let mut waiting = self.shared.request(reply, tell)?;
+        let mut waiting = self.runtime.request(reply, tell)?;
         let answer = answer.await;
         waiting.is_answered();
         match answer {
@@ -379,8 +379,8 @@ impl Driver {
 
     fn reserve(&self, options: StreamOptions) -> Reserved {
         Reserved {
-            shared: self.shared.clone(),
-            stream: self.shared.plane.reserve(options),
+            runtime: self.runtime.clone(),
+            stream: self.runtime.plane.reserve(options),
             attached: false,
         }
     }
@@ -400,7 +400,7 @@ impl Reserved {
 
     /// The name of the stream in `hello`, for `confirm`.
     pub fn session(&self) -> String {
-        self.shared.session_name(self.stream.get())
+        self.runtime.session_name(self.stream.get())
     }
 
     /// From now on the stream is the plane's, which closes it if it comes to nothing. To be called
@@ -415,7 +415,7 @@ impl Drop for Reserved {
     fn drop(&mut self) {
         if !self.attached {
             let reason = CloseReason::NeverAttached;
-            self.shared.plane.close(self.stream, None, reason);
+            self.runtime.plane.close(self.stream, None, reason);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::plane::{CloseReason, Notify, Plane, PlaneConfig, StreamEvent, StreamE
 use crate::store::{Store, StoreError, StoreEvents};
 
 /// What every handle of a hub shares.
-pub(super) struct Shared {
+pub(super) struct Runtime {
     core: Mutex<Core>,
     pub(super) config: Arc<Config>,
     pub(super) store: Arc<dyn Store>,
@@ -51,20 +51,20 @@ pub(super) struct Core {
 
 /// A request that waits for its reply. Dropped before that, it tells the core that nobody waits.
 pub(super) struct Waiting<'a> {
-    shared: &'a Shared,
+    shared: &'a Runtime,
     request: Option<RequestId>,
 }
 
 /// The wish to hear of a command's changes; it ends when this is dropped.
 pub(super) struct Watching {
-    shared: Arc<Shared>,
+    shared: Arc<Runtime>,
     command: CommandId,
 }
 
 /// The ear of the hub for its store and its plane, which must not keep it alive.
-struct Events(OnceLock<Weak<Shared>>);
+struct Events(OnceLock<Weak<Runtime>>);
 
-impl Shared {
+impl Runtime {
     pub(super) fn start(
         hub: Hub,
         config: Arc<Config>,
@@ -101,7 +101,7 @@ impl Shared {
 
     /// One turn. `None` if an earlier one panicked: then the core is in an unknown state, takes no
     /// more decisions, and whoever waits is told so.
-    pub(super) fn turn<T>(&self, act: impl FnOnce(&mut Core, Timestamp) -> T) -> Option<T> {
+    pub(super) fn with_core<T>(&self, act: impl FnOnce(&mut Core, Timestamp) -> T) -> Option<T> {
         let mut core = self.lock()?;
         let result = act(&mut core, self.clock.now());
         self.carry_out(&mut core);
@@ -119,7 +119,7 @@ impl Shared {
         reply: oneshot::Sender<Answer>,
         tell: impl FnOnce(&mut Hub, RequestId, Timestamp),
     ) -> Result<Waiting<'_>, Problem> {
-        let request = self.turn(|core, now| {
+        let request = self.with_core(|core, now| {
             core.last_request += 1;
             let request = RequestId(core.last_request);
             core.waiting.insert(request, reply);
@@ -133,21 +133,21 @@ impl Shared {
     }
 
     pub(super) fn watch(self: &Arc<Self>, command: CommandId) -> Watching {
-        self.turn(|core, _| core.hub.watch(command));
+        self.with_core(|core, _| core.hub.watch(command));
         Watching { shared: self.clone(), command }
     }
 
     /// The core tells of everything while there are observers. They are counted under its lock, so
     /// that one who comes as the last one goes is not left out.
     pub(super) fn observers_changed(&self) {
-        self.turn(|core, _| core.hub.observe_all(self.feed.is_observed()));
+        self.with_core(|core, _| core.hub.observe_all(self.feed.is_observed()));
     }
 
     pub(super) fn drain(&self) {
         if self.draining.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.turn(|core, now| core.hub.handle_drain(now));
+        self.with_core(|core, now| core.hub.handle_drain(now));
         self.feed.drain();
     }
 
@@ -205,7 +205,7 @@ impl Shared {
     }
 
     fn time_has_come(&self) {
-        self.turn(|core, now| core.hub.handle_timeout(now));
+        self.with_core(|core, now| core.hub.handle_timeout(now));
     }
 
     /// For when the timer is to be set now.
@@ -216,7 +216,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Runtime {
     fn drop(&mut self) {
         // The timer sees that the hub is gone.
         self.rearm.notify_one();
@@ -224,7 +224,7 @@ impl Drop for Shared {
 }
 
 /// Calls the core when it wants to be called, as long as the hub lives.
-async fn keep_time(shared: Weak<Shared>, rearm: Arc<Wake>, clock: Clock) {
+async fn keep_time(shared: Weak<Runtime>, rearm: Arc<Wake>, clock: Clock) {
     loop {
         let Some(armed) = shared.upgrade().map(|shared| shared.arm()) else {
             return;
@@ -254,7 +254,7 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(request) = self.request else { return };
-        self.shared.turn(|core, now| {
+        self.shared.with_core(|core, now| {
             if core.waiting.remove(&request).is_some() {
                 core.hub.handle_abandoned(request, now);
             }
@@ -264,12 +264,12 @@ impl Drop for Waiting<'_> {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.shared.turn(|core, _| core.hub.unwatch(self.command));
+        self.shared.with_core(|core, _| core.hub.unwatch(self.command));
     }
 }
 
 impl Events {
-    fn hub(&self) -> Option<Arc<Shared>> {
+    fn hub(&self) -> Option<Arc<Runtime>> {
         self.0.get().and_then(Weak::upgrade)
     }
 }
@@ -277,7 +277,7 @@ impl Events {
 impl StoreEvents for Events {
     fn committed(&self, committed: Vec<Committed>) {
         let Some(hub) = self.hub() else { return };
-        hub.turn(|core, now| {
+        hub.with_core(|core, now| {
             for committed in committed {
                 core.hub.handle_committed(committed, now);
             }
@@ -286,7 +286,7 @@ impl StoreEvents for Events {
 
     fn loaded(&self, loaded: Vec<Loaded>) {
         let Some(hub) = self.hub() else { return };
-        hub.turn(|core, now| {
+        hub.with_core(|core, now| {
             for loaded in loaded {
                 core.hub.handle_loaded(loaded, now);
             }
@@ -296,7 +296,7 @@ impl StoreEvents for Events {
     fn failed(&self, error: StoreError) {
         tracing::error!(%error, "the store failed: nothing more is promised until a restart");
         let Some(hub) = self.hub() else { return };
-        hub.turn(|core, now| core.hub.handle_store_failed(now));
+        hub.with_core(|core, now| core.hub.handle_store_failed(now));
     }
 }
 
@@ -309,7 +309,7 @@ impl StreamEvents for Events {
         if batch.is_empty() {
             return;
         }
-        hub.turn(|core, now| {
+        hub.with_core(|core, now| {
             for event in batch.drain(..) {
                 hear(&mut core.hub, event, now);
             }
