@@ -19,11 +19,11 @@ use bellwire_proto::{
 use tokio::sync::oneshot;
 
 use crate::config::Config;
+use crate::frames;
 use crate::plane::{CloseReason, Plane, PlaneConfig, StreamId, StreamOptions};
 use crate::store::{Store, StoreError, StoreEvents, StoredDevice};
 
 mod clock;
-pub mod frames;
 mod runtime;
 
 pub use clock::Clock;
@@ -304,7 +304,7 @@ impl Driver {
     /// Joins what the store knows of a device with where it is now.
     pub fn show(&self, stored: StoredDevice) -> Device {
         let presence = self.presence(&stored.record.id);
-        device_with(stored, presence)
+        stored.into_device(presence)
     }
 
     /// What an operator has set.
@@ -436,27 +436,6 @@ impl From<StoreError> for Problem {
                 Self::new(Code::StoreUnavailable, "the store cannot answer; try again later")
             }
         }
-    }
-}
-
-/// The device object: the row, and where the device is.
-pub(crate) fn device_with(stored: StoredDevice, presence: Presence) -> Device {
-    let StoredDevice { record, queued } = stored;
-    let seen = record.seen;
-    let seen_at = seen.as_ref().map(|seen| seen.at);
-    let (address, agent) = seen.map_or((None, None), |seen| (seen.address, seen.agent));
-    Device {
-        id: record.id,
-        labels: record.labels,
-        facts: record.facts,
-        online: presence.online(),
-        connected_at: presence.connected_at,
-        last_seen_at: presence.seen_at.max(seen_at),
-        address: presence.peer.address.or(address),
-        agent: presence.peer.agent.or(agent),
-        transport: presence.transport,
-        queued,
-        created_at: record.created_at,
     }
 }
 

@@ -20,7 +20,7 @@ use bellwire_proto::limits::PACED_BYTES;
 use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceEvent, DeviceId, Problem};
 use tokio::sync::{Notify as Wake, mpsc};
 
-use crate::driver::{device_with, frames};
+use crate::frames;
 use crate::plane::{CloseReason, Frame, Framing, Notify, Plane, StreamEvent, StreamId};
 use crate::store::{Snapshot, Store, StoredDevice};
 
@@ -245,7 +245,7 @@ impl Feed {
         };
         // It has been removed meanwhile, and that is told next.
         let Some(row) = row else { return };
-        let device = device_with(row, presence);
+        let device = row.into_device(presence);
         let frame = frames::device(&DeviceEvent { device, change });
         self.plane.send_many(&self.state().observers, &frame);
     }

@@ -19,6 +19,7 @@ pub mod app;
 pub mod config;
 pub mod driver;
 mod feed;
+pub mod frames;
 pub mod http;
 pub mod listen;
 pub mod plane;

@@ -13,8 +13,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bellwire_core::Presence;
 use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, Txn};
-use bellwire_proto::{Action, Command, CommandId, Delivery, DeviceId, Page, Selector, State};
+use bellwire_proto::{
+    Action, Command, CommandId, Delivery, Device, DeviceId, Page, Selector, State,
+};
 
 mod cursor;
 #[cfg(feature = "fault")]
@@ -131,6 +134,29 @@ pub struct StoredDevice {
     pub record: DeviceRecord,
     /// How many of its deliveries are `queued`.
     pub queued: u64,
+}
+
+impl StoredDevice {
+    /// The device as the API shows it: its row, and whether it is online.
+    pub fn into_device(self, presence: Presence) -> Device {
+        let Self { record, queued } = self;
+        let seen = record.seen;
+        let seen_at = seen.as_ref().map(|seen| seen.at);
+        let (address, agent) = seen.map_or((None, None), |seen| (seen.address, seen.agent));
+        Device {
+            id: record.id,
+            labels: record.labels,
+            facts: record.facts,
+            online: presence.online(),
+            connected_at: presence.connected_at,
+            last_seen_at: presence.seen_at.max(seen_at),
+            address: presence.peer.address.or(address),
+            agent: presence.peer.agent.or(agent),
+            transport: presence.transport,
+            queued,
+            created_at: record.created_at,
+        }
+    }
 }
 
 /// Why a store does not do what it was asked to.

@@ -17,9 +17,10 @@ use bellwire_proto::stream::ByeReason;
 use bellwire_proto::{CommandId, Problem, Seq, Timestamp};
 use tokio::sync::{Notify as Wake, oneshot};
 
-use super::{Clock, frames};
+use super::Clock;
 use crate::config::Config;
 use crate::feed::Feed;
+use crate::frames;
 use crate::plane::{CloseReason, Notify, Plane, PlaneConfig, StreamEvent, StreamEvents, StreamId};
 use crate::store::{Store, StoreError, StoreEvents};
 

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::request::Request;
 use super::{problem, stream};
-use crate::driver::{Readiness, frames};
+use crate::driver::Readiness;
+use crate::frames;
 
 /// `GET /v1/ping`: is that the hub, and is it near?
 pub(super) async fn ping(request: Request) -> Result<Response, Problem> {
