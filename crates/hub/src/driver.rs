@@ -24,6 +24,8 @@ use crate::plane::{CloseReason, Plane, PlaneConfig, StreamId, StreamOptions};
 use crate::store::{Store, StoreError, StoreEvents, StoredDevice};
 
 mod clock;
+mod effects;
+mod events;
 mod runtime;
 
 pub use clock::Clock;

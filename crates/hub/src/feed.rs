@@ -113,7 +113,7 @@ impl Feed {
     // --- Called under the core's lock: these only queue ---
 
     /// Something happened.
-    pub(crate) fn tell(&self, event: HubEvent) {
+    pub(crate) fn report(&self, event: HubEvent) {
         let bytes = weight(&event);
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
         if queued + bytes <= QUEUE_BYTES_MAX && self.queue.try_send(event).is_ok() {

@@ -1,69 +1,101 @@
-//! Turns: who speaks to the core, one at a time, and what the core then wants done.
+//! The runtime of the core: its lock, its panic policy, and how its decisions are carried out.
 //!
-//! A turn locks the core, tells it one thing, carries out every output, and lets go. Nothing under
-//! the lock waits: the store and the plane only queue, a reply is a oneshot, the feed is a bounded
-//! queue. The store's thread and the plane's shards take their turns on their own threads; neither
-//! may call back from within a call that is made to it. Locks are taken in the order core, feed,
-//! plane.
+//! [`Runtime::with_core`] is the only way to the core. It locks, lets the caller make its calls,
+//! moves the outputs to the queue of effects, unlocks, and carries out in the order of that queue
+//! (`effects.rs`). Nothing under the lock waits, encodes, or wakes anybody. The store's threads and
+//! the plane's shards call from their own threads (`events.rs`). Locks are taken in the order core,
+//! then effects or feed; effects are carried out with none of them held.
+//!
+//! A panic in a decision leaves the core in an unknown state, so it is the last one: whoever waits
+//! is answered `internal`, so is every later request, and `/healthz` fails.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use bellwire_core::record::{Committed, Loaded};
-use bellwire_core::{Answer, Hub, Output, RequestId, SessionId, Wanted};
-use bellwire_proto::stream::ByeReason;
-use bellwire_proto::{CommandId, Problem, Seq, Timestamp};
+use bellwire_core::record::{Load, Txn};
+use bellwire_core::{Answer, Frame, Hub, HubEvent, Output, RequestId, SessionId, Wanted};
+use bellwire_proto::stream::{Bye, ByeReason};
+use bellwire_proto::{CommandId, Problem, Timestamp};
 use tokio::sync::{Notify as Wake, oneshot};
 
 use super::Clock;
+use super::effects::Effects;
+use super::events::Events;
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::frames;
-use crate::plane::{CloseReason, Notify, Plane, PlaneConfig, StreamEvent, StreamEvents, StreamId};
-use crate::store::{Store, StoreError, StoreEvents};
+use crate::plane::{CloseReason, Notify, Plane, PlaneConfig, StreamId};
+use crate::store::{Store, StoreEvents};
+
+/// Reports that the core is called with under one lock. A commit reports hundreds at once, and each
+/// is a decision of some microseconds, for which everybody else would wait.
+const REPORTS_PER_LOCK: usize = 16;
 
 /// What every handle of a hub shares.
 pub(super) struct Runtime {
     core: Mutex<Core>,
+    effects: Effects<Effect>,
+    /// Something panicked that must not, see [`Runtime::with_core`].
+    panicked: AtomicBool,
     pub(super) config: Arc<Config>,
     pub(super) store: Arc<dyn Store>,
     pub(super) plane: Plane,
     pub(super) feed: Arc<Feed>,
     pub(super) clock: Clock,
     events: Arc<Events>,
-    /// Wakes the timer when the core wants to be called earlier than it had said.
+    /// Wakes the timer when the core's next deadline is earlier than the one it waits for.
     rearm: Arc<Wake>,
     draining: AtomicBool,
-    /// Tells the streams of this start of the hub from those of another.
+    /// Distinguishes the streams of this start of the hub from those of another.
     epoch: u32,
 }
 
-/// The core, and what is known about it here. What is behind the lock.
+/// The core, and what belongs to its requests. All of it is behind the lock.
 pub(super) struct Core {
     pub(super) hub: Hub,
-    /// Who waits for a reply.
+    /// The clients that wait for a reply.
     waiting: HashMap<RequestId, oneshot::Sender<Answer>>,
     last_request: u64,
-    /// For when the timer is set.
+    /// To be passed once everything that was decided before is carried out.
+    barriers: VecDeque<SyncSender<()>>,
+    /// The deadline that the timer waits for.
     armed: Option<Timestamp>,
 }
 
-/// A request that waits for its reply. Dropped before that, it tells the core that nobody waits.
+/// An output of the core that is yet to be carried out.
+enum Effect {
+    Persist(Txn),
+    Load(Load),
+    Send {
+        stream: StreamId,
+        frame: Frame,
+        notify: Notify,
+    },
+    Close {
+        stream: StreamId,
+        bye: Bye,
+    },
+    Reply(oneshot::Sender<Answer>, Answer),
+    Report(HubEvent),
+    /// Everything before it was carried out.
+    Barrier(SyncSender<()>),
+}
+
+/// A request that waits for its reply. Dropped before that, it lets the core know that nobody waits.
 pub(super) struct Waiting<'a> {
-    shared: &'a Runtime,
+    runtime: &'a Runtime,
     request: Option<RequestId>,
 }
 
-/// The wish to hear of a command's changes; it ends when this is dropped.
+/// A command whose changes the core reports; until this is dropped.
 pub(super) struct Watching {
-    shared: Arc<Runtime>,
+    runtime: Arc<Runtime>,
     command: CommandId,
 }
-
-/// The ear of the hub for its store and its plane, which must not keep it alive.
-struct Events(OnceLock<Weak<Runtime>>);
 
 impl Runtime {
     pub(super) fn start(
@@ -74,11 +106,19 @@ impl Runtime {
         clock: Clock,
         seed: u64,
     ) -> io::Result<Arc<Self>> {
-        let events = Arc::new(Events(OnceLock::new()));
+        let events = Arc::new(Events::default());
         let plane = Plane::start(plane, events.clone())?;
         let feed = Feed::start(store.clone(), plane.clone());
-        let shared = Arc::new(Self {
-            core: Mutex::new(Core { hub, waiting: HashMap::new(), last_request: 0, armed: None }),
+        let runtime = Arc::new(Self {
+            core: Mutex::new(Core {
+                hub,
+                waiting: HashMap::new(),
+                last_request: 0,
+                barriers: VecDeque::new(),
+                armed: None,
+            }),
+            effects: Effects::new(),
+            panicked: AtomicBool::new(false),
             config,
             store,
             plane,
@@ -87,68 +127,125 @@ impl Runtime {
             events,
             rearm: Arc::new(Wake::new()),
             draining: AtomicBool::new(false),
-            // Another number than the last start's is all that is asked of it.
+            // It must only differ from the last start's.
             epoch: (seed >> 32) as u32,
         });
-        // It is set here once, and nothing has happened before.
-        let _ = shared.events.0.set(Arc::downgrade(&shared));
-        tokio::spawn(keep_time(Arc::downgrade(&shared), shared.rearm.clone(), clock));
-        Ok(shared)
+        runtime.events.connect(&runtime);
+        tokio::spawn(keep_time(Arc::downgrade(&runtime), runtime.rearm.clone(), clock));
+        Ok(runtime)
     }
 
     pub(super) fn events(&self) -> Arc<dyn StoreEvents> {
         self.events.clone()
     }
 
-    /// One turn. `None` if an earlier one panicked: then the core is in an unknown state, takes no
-    /// more decisions, and whoever waits is told so.
+    /// Lets `act` call the core, and has its outputs carried out. `None` if this or an earlier call
+    /// panicked.
+    ///
+    /// When it returns, the outputs are carried out, or another thread is about to.
     pub(super) fn with_core<T>(&self, act: impl FnOnce(&mut Core, Timestamp) -> T) -> Option<T> {
-        let mut core = self.lock()?;
-        let result = act(&mut core, self.clock.now());
-        self.carry_out(&mut core);
-        let due = core.hub.poll_timeout();
-        if due.is_some_and(|due| core.armed.is_none_or(|armed| due < armed)) {
-            core.armed = due;
-            self.rearm.notify_one();
-        }
-        Some(result)
+        self.guarded(|| {
+            let (result, carries_out) = self.call(act)?;
+            if carries_out {
+                self.effects.carry_out(|effect| self.carry_out(effect));
+            }
+            Some(result)
+        })
     }
 
-    /// Tells the core of a request; the reply comes by `reply`.
+    /// Calls the core with each report, in their order, and has the outputs carried out.
+    pub(super) fn with_each<T>(
+        &self,
+        mut reports: impl ExactSizeIterator<Item = T>,
+        act: impl Fn(&mut Hub, T, Timestamp),
+    ) {
+        self.guarded(|| {
+            let mut carries_out = false;
+            while reports.len() > 0 {
+                let ((), first) = self.call(|core, now| {
+                    for report in reports.by_ref().take(REPORTS_PER_LOCK) {
+                        act(&mut core.hub, report, now);
+                    }
+                })?;
+                carries_out |= first;
+            }
+            // Once for all of them, so that a shard finds what it writes together.
+            if carries_out {
+                self.effects.carry_out(|effect| self.carry_out(effect));
+            }
+            Some(())
+        });
+    }
+
+    /// Runs what calls the core. A panic in it is the end of the core.
+    fn guarded<T>(&self, run: impl FnOnce() -> Option<T>) -> Option<T> {
+        // What a panic leaves half-changed is not used again: from now on every call is refused.
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            self.fail();
+            None
+        })
+    }
+
+    /// One call under the lock. True when the caller has to carry out.
+    fn call<T>(&self, act: impl FnOnce(&mut Core, Timestamp) -> T) -> Option<(T, bool)> {
+        let mut core = self.lock()?;
+        let result = act(&mut core, self.clock.now());
+        let carries_out = self.effects.append(std::iter::from_fn(|| core.next_effect()));
+        let due = core.hub.poll_timeout();
+        let rearm = due.is_some_and(|due| core.armed.is_none_or(|armed| due < armed));
+        if rearm {
+            core.armed = due;
+        }
+        drop(core);
+        if rearm {
+            self.rearm.notify_one();
+        }
+        Some((result, carries_out))
+    }
+
+    /// Passes a request to the core; the reply comes by `reply`.
     pub(super) fn request(
         &self,
         reply: oneshot::Sender<Answer>,
-        tell: impl FnOnce(&mut Hub, RequestId, Timestamp),
+        call: impl FnOnce(&mut Hub, RequestId, Timestamp),
     ) -> Result<Waiting<'_>, Problem> {
         let request = self.with_core(|core, now| {
             core.last_request += 1;
             let request = RequestId(core.last_request);
             core.waiting.insert(request, reply);
-            tell(&mut core.hub, request, now);
+            call(&mut core.hub, request, now);
             request
         });
         match request {
-            Some(request) => Ok(Waiting { shared: self, request: Some(request) }),
+            Some(request) => Ok(Waiting { runtime: self, request: Some(request) }),
             None => Err(super::internal()),
         }
     }
 
     pub(super) fn watch(self: &Arc<Self>, command: CommandId) -> Watching {
         self.with_core(|core, _| core.hub.watch(command));
-        Watching { shared: self.clone(), command }
+        Watching { runtime: self.clone(), command }
     }
 
-    /// The core tells of everything while there are observers. They are counted under its lock, so
-    /// that one who comes as the last one goes is not left out.
+    /// The core reports every change while there are observers. They are counted under its lock, so
+    /// that one who connects as the last one disconnects is not left out.
     pub(super) fn observers_changed(&self) {
         self.with_core(|core, _| core.hub.observe_all(self.feed.is_observed()));
     }
 
+    /// Begins the end. When it returns, every stream has its last event or is about to get it from
+    /// the plane.
     pub(super) fn drain(&self) {
         if self.draining.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.with_core(|core, now| core.hub.handle_drain(now));
+        let (passed, passes) = sync_channel(1);
+        self.with_core(|core, now| {
+            core.hub.handle_drain(now);
+            core.barriers.push_back(passed);
+        });
+        // Whoever carries out waits for nothing, so neither does this. An error: it panicked.
+        let _ = passes.recv();
         self.feed.drain();
     }
 
@@ -167,53 +264,75 @@ impl Runtime {
         ours.then_some(SessionId(session))
     }
 
+    /// `None` once something has panicked. The lock is poisoned by the panic itself, so that no
+    /// call gets in between it and [`Runtime::fail`].
     fn lock(&self) -> Option<MutexGuard<'_, Core>> {
-        match self.core.lock() {
-            Ok(core) => Some(core),
-            Err(poisoned) => {
-                poisoned.into_inner().waiting.clear();
-                None
+        let core = self.core.lock().ok()?;
+        (!self.panicked.load(Ordering::Acquire)).then_some(core)
+    }
+
+    /// A call or its effects panicked. (The panic hook has printed where.)
+    fn fail(&self) {
+        if self.panicked.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::error!("the hub failed at a decision and takes no more: restart it");
+        let waiting = {
+            // Waits for a call that got in before; later ones see `panicked`.
+            let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut core.waiting)
+        };
+        drop(waiting);
+        self.effects.discard();
+    }
+
+    fn carry_out(&self, effect: Effect) {
+        match effect {
+            Effect::Persist(txn) => self.store.submit(txn),
+            Effect::Load(load) => self.store.load(load),
+            Effect::Send { stream, frame, notify } => {
+                self.plane.send(stream, frames::frame(&frame), notify);
             }
+            Effect::Close { stream, bye } => {
+                self.plane.close(stream, Some(frames::bye(&bye)), reason_of(bye.reason));
+            }
+            // The client may be gone: then nobody needs the answer.
+            Effect::Reply(waiting, answer) => drop(waiting.send(answer)),
+            Effect::Report(event) => self.feed.report(event),
+            Effect::Barrier(passed) => drop(passed.send(())),
         }
     }
 
-    fn carry_out(&self, core: &mut Core) {
-        while let Some(output) = core.hub.poll_output() {
-            match output {
-                Output::Persist(txn) => self.store.submit(txn),
-                Output::Load(load) => self.store.load(load),
-                Output::Send { session, frame, wanted } => {
-                    if let Some(stream) = stream_of(session) {
-                        let frame = frames::frame(&frame);
-                        self.plane.send(stream, frame, notify_of(wanted));
-                    }
-                }
-                Output::Close { session, bye } => {
-                    if let Some(stream) = stream_of(session) {
-                        let reason = reason_of(bye.reason);
-                        self.plane.close(stream, Some(frames::bye(&bye)), reason);
-                    }
-                }
-                Output::Reply(request, answer) => {
-                    // Whoever waited may be gone: then nobody needs the answer.
-                    if let Some(waiting) = core.waiting.remove(&request) {
-                        let _ = waiting.send(answer);
-                    }
-                }
-                Output::Notify(event) => self.feed.tell(event),
-            }
-        }
-    }
-
-    fn time_has_come(&self) {
-        self.with_core(|core, now| core.hub.handle_timeout(now));
-    }
-
-    /// For when the timer is to be set now.
+    /// The next deadline, which the timer waits for from now on.
     fn arm(&self) -> Option<Timestamp> {
         let mut core = self.lock()?;
         core.armed = core.hub.poll_timeout();
         core.armed
+    }
+}
+
+impl Core {
+    fn next_effect(&mut self) -> Option<Effect> {
+        while let Some(output) = self.hub.poll_output() {
+            let effect = match output {
+                Output::Persist(txn) => Some(Effect::Persist(txn)),
+                Output::Load(load) => Some(Effect::Load(load)),
+                Output::Send { session, frame, wanted } => stream_of(session)
+                    .map(|stream| Effect::Send { stream, frame, notify: notify_of(wanted) }),
+                Output::Close { session, bye } => {
+                    stream_of(session).map(|stream| Effect::Close { stream, bye })
+                }
+                Output::Reply(request, answer) => {
+                    let waiting = self.waiting.remove(&request);
+                    waiting.map(|waiting| Effect::Reply(waiting, answer))
+                }
+                Output::Notify(event) => Some(Effect::Report(event)),
+            };
+            if effect.is_some() {
+                return effect;
+            }
+        }
+        self.barriers.pop_front().map(Effect::Barrier)
     }
 }
 
@@ -224,10 +343,10 @@ impl Drop for Runtime {
     }
 }
 
-/// Calls the core when it wants to be called, as long as the hub lives.
-async fn keep_time(shared: Weak<Runtime>, rearm: Arc<Wake>, clock: Clock) {
+/// Calls the core at its deadlines, as long as the hub lives.
+async fn keep_time(runtime: Weak<Runtime>, rearm: Arc<Wake>, clock: Clock) {
     loop {
-        let Some(armed) = shared.upgrade().map(|shared| shared.arm()) else {
+        let Some(armed) = runtime.upgrade().map(|runtime| runtime.arm()) else {
             return;
         };
         let Some(due) = armed else {
@@ -236,8 +355,8 @@ async fn keep_time(shared: Weak<Runtime>, rearm: Arc<Wake>, clock: Clock) {
         };
         tokio::select! {
             () = tokio::time::sleep_until(clock.instant(due)) => {
-                if let Some(shared) = shared.upgrade() {
-                    shared.time_has_come();
+                if let Some(runtime) = runtime.upgrade() {
+                    runtime.with_core(|core, now| core.hub.handle_timeout(now));
                 }
             }
             () = rearm.notified() => {}
@@ -246,7 +365,7 @@ async fn keep_time(shared: Weak<Runtime>, rearm: Arc<Wake>, clock: Clock) {
 }
 
 impl Waiting<'_> {
-    /// The reply has come.
+    /// The reply is here.
     pub(super) fn is_answered(&mut self) {
         self.request = None;
     }
@@ -255,7 +374,7 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(request) = self.request else { return };
-        self.shared.with_core(|core, now| {
+        self.runtime.with_core(|core, now| {
             if core.waiting.remove(&request).is_some() {
                 core.hub.handle_abandoned(request, now);
             }
@@ -265,67 +384,7 @@ impl Drop for Waiting<'_> {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.shared.with_core(|core, _| core.hub.unwatch(self.command));
-    }
-}
-
-impl Events {
-    fn hub(&self) -> Option<Arc<Runtime>> {
-        self.0.get().and_then(Weak::upgrade)
-    }
-}
-
-impl StoreEvents for Events {
-    fn committed(&self, committed: Vec<Committed>) {
-        let Some(hub) = self.hub() else { return };
-        hub.with_core(|core, now| {
-            for committed in committed {
-                core.hub.handle_committed(committed, now);
-            }
-        });
-    }
-
-    fn loaded(&self, loaded: Vec<Loaded>) {
-        let Some(hub) = self.hub() else { return };
-        hub.with_core(|core, now| {
-            for loaded in loaded {
-                core.hub.handle_loaded(loaded, now);
-            }
-        });
-    }
-
-    fn failed(&self, error: StoreError) {
-        tracing::error!(%error, "the store failed: nothing more is promised until a restart");
-        let Some(hub) = self.hub() else { return };
-        hub.with_core(|core, now| core.hub.handle_store_failed(now));
-    }
-}
-
-impl StreamEvents for Events {
-    fn happened(&self, batch: &mut Vec<StreamEvent>) {
-        let Some(hub) = self.hub() else { return };
-        if hub.feed.take_its_own(batch) {
-            hub.observers_changed();
-        }
-        if batch.is_empty() {
-            return;
-        }
-        hub.with_core(|core, now| {
-            for event in batch.drain(..) {
-                hear(&mut core.hub, event, now);
-            }
-        });
-    }
-}
-
-fn hear(hub: &mut Hub, event: StreamEvent, now: Timestamp) {
-    match event {
-        StreamEvent::Taken { stream, tag } | StreamEvent::Written { stream, tag } => {
-            hub.handle_taken(SessionId(stream.get()), Seq::new(tag), now);
-        }
-        StreamEvent::Closed { stream, .. } => hub.handle_closed(SessionId(stream.get()), now),
-        StreamEvent::Stalled { stream } => hub.handle_stalled(SessionId(stream.get()), now),
-        StreamEvent::Resumed { stream } => hub.handle_resumed(SessionId(stream.get()), now),
+        self.runtime.with_core(|core, _| core.hub.unwatch(self.command));
     }
 }
 

@@ -49,7 +49,7 @@ async fn cut_off_after(events: usize, stdout_bytes: usize) -> Option<usize> {
     let stream = plane.reserve(StreamOptions::default());
     feed.observe(stream).unwrap();
     for _ in 0..events {
-        feed.tell(event(Some("x".repeat(stdout_bytes))));
+        feed.report(event(Some("x".repeat(stdout_bytes))));
     }
     let mut body = plane.respond_with_body(stream);
     let mut text = String::new();
