@@ -288,25 +288,37 @@ impl Driver {
 
     // --- What can be seen ---
 
-    /// Whether a device is there, and how.
-    pub fn presence(&self, device: &DeviceId) -> Presence {
-        let seen = self.runtime.with_core(|core, now| core.hub.presence(device, now));
-        seen.unwrap_or_default()
+    /// Whether and how these devices are online, in their order, as of one moment. One question to
+    /// the core, however many they are: a page of a list asks once.
+    ///
+    /// # Errors
+    /// `internal` when the hub has failed.
+    pub fn presences<'a>(
+        &self,
+        devices: impl IntoIterator<Item = &'a DeviceId>,
+    ) -> Result<Vec<Presence>, Problem> {
+        let presences = self.runtime.with_core(|core, now| {
+            devices.into_iter().map(|device| core.hub.presence(device, now)).collect()
+        });
+        presences.ok_or_else(internal)
     }
 
     /// A device as the API shows it; `None` when it is not known.
     ///
     /// # Errors
-    /// `store_unavailable`.
+    /// `store_unavailable`, `internal` when the hub has failed.
     pub async fn device(&self, device: DeviceId) -> Result<Option<Device>, Problem> {
         let stored = self.store().device(device).await?;
-        Ok(stored.map(|stored| self.show(stored)))
+        Ok(self.show(stored.into_iter().collect())?.pop())
     }
 
-    /// Joins what the store knows of a device with where it is now.
-    pub fn show(&self, stored: StoredDevice) -> Device {
-        let presence = self.presence(&stored.record.id);
-        stored.into_device(presence)
+    /// Joins what the store knows of devices with whether they are online now.
+    ///
+    /// # Errors
+    /// `internal` when the hub has failed.
+    pub fn show(&self, stored: Vec<StoredDevice>) -> Result<Vec<Device>, Problem> {
+        let presences = self.presences(stored.iter().map(|device| &device.record.id))?;
+        Ok(stored.into_iter().zip(presences).map(|(device, now)| device.into_device(now)).collect())
     }
 
     /// What an operator has set.

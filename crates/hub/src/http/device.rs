@@ -86,8 +86,7 @@ async fn part(
     page: PageRequest,
 ) -> Result<Page<Device>, Problem> {
     let stored = driver.store().devices(filter, page).await?;
-    let devices = stored.items.into_iter().map(|device| driver.show(device));
-    Ok(Page { items: devices.collect(), next: stored.next })
+    Ok(Page { items: driver.show(stored.items)?, next: stored.next })
 }
 
 /// A page of those that are online, or of those that are not: only the hub's memory knows.

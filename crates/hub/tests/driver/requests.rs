@@ -97,13 +97,13 @@ async fn a_stream_that_nobody_attaches_is_closed_and_its_device_offline() {
     let kiosk: bellwire_proto::DeviceId = "kiosk".parse().unwrap();
     let reserved = driver.listen(kiosk.clone(), Listen::default(), StreamOptions::default());
     let reserved = soon("a stream", reserved).await.unwrap();
-    assert!(driver.presence(&kiosk).online());
+    assert!(driver.presences([&kiosk]).unwrap()[0].online());
 
     drop(reserved);
     for change in ["created", "online", "offline"] {
         assert_eq!(events.expect("device").await["change"], change);
     }
-    assert!(!driver.presence(&kiosk).online());
+    assert!(!driver.presences([&kiosk]).unwrap()[0].online());
     hub.close().await;
 }
 
