@@ -56,8 +56,11 @@ pub enum Readiness {
     Ready,
     /// It is about to stop.
     Draining,
-    /// The store has failed, and nothing more can be promised.
+    /// The store has failed, and nothing more can be promised. What is stored can still be read.
     StoreFailed,
+    /// The core or a shard of the plane has panicked: the process can no longer work, and only a
+    /// restart helps. `/healthz` fails too.
+    Failed,
 }
 
 /// A stream that is reserved in the plane and not yet handed to it. Dropped before, it is closed,
@@ -161,7 +164,7 @@ impl Driver {
         listen: Listen,
         options: StreamOptions,
     ) -> Result<Reserved, Problem> {
-        let reserved = self.reserve(options);
+        let reserved = self.reserve(options)?;
         let session = SessionId(reserved.stream.get());
         let asked =
             self.ask(|hub, request, now| hub.handle_listen(request, session, device, listen, now));
@@ -257,7 +260,7 @@ impl Driver {
         command: CommandId,
         options: StreamOptions,
     ) -> Result<Reserved, Problem> {
-        let reserved = self.reserve(options);
+        let reserved = self.reserve(options)?;
         let mailbox = self.runtime.feed.watch(reserved.stream, command)?;
         // From here on no change is missed; what the snapshot shows already is left out by its
         // version. What was decided before is told to nobody, so the snapshot must show it: it is
@@ -280,7 +283,7 @@ impl Driver {
     /// # Errors
     /// `draining`, `rate_limited` when too many watch.
     pub fn observe(&self, options: StreamOptions) -> Result<Reserved, Problem> {
-        let reserved = self.reserve(options);
+        let reserved = self.reserve(options)?;
         self.runtime.feed.observe(reserved.stream)?;
         self.runtime.observers_changed();
         Ok(reserved)
@@ -337,15 +340,9 @@ impl Driver {
         self.runtime.clock.now()
     }
 
-    /// Whether the hub can take work: `/readyz`.
+    /// Whether the hub can take work: `/readyz`, and `/healthz` when it has [failed](Readiness::Failed).
     pub fn readiness(&self) -> Readiness {
-        if self.runtime.is_draining() {
-            Readiness::Draining
-        } else if self.store().health().is_err() {
-            Readiness::StoreFailed
-        } else {
-            Readiness::Ready
-        }
+        self.runtime.readiness()
     }
 
     /// Where commands, deliveries and devices are read.
@@ -391,12 +388,15 @@ impl Driver {
         }
     }
 
-    fn reserve(&self, options: StreamOptions) -> Reserved {
-        Reserved {
-            runtime: self.runtime.clone(),
-            stream: self.runtime.plane.reserve(options),
-            attached: false,
+    /// # Errors
+    /// `internal` when the plane has failed: the stream could be one that no shard serves.
+    fn reserve(&self, options: StreamOptions) -> Result<Reserved, Problem> {
+        let runtime = self.runtime.clone();
+        if !runtime.plane.is_alive() {
+            return Err(internal());
         }
+        let stream = runtime.plane.reserve(options);
+        Ok(Reserved { runtime, stream, attached: false })
     }
 }
 
@@ -468,3 +468,6 @@ fn unexpected(answer: &Answer) -> Problem {
     tracing::error!(?answer, "the core gave an answer to another question");
     internal()
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ mod wheel;
 mod writing;
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -137,6 +137,8 @@ struct Inner {
     counters: Arc<Counters>,
     clock: Arc<dyn Clock>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Whether the shards were told to stop.
+    stopping: AtomicBool,
 }
 
 impl Plane {
@@ -180,6 +182,7 @@ impl Plane {
             counters,
             clock: config.clock,
             threads: Mutex::new(Vec::new()),
+            stopping: AtomicBool::new(false),
         };
         // From here on a failure drops `inner`, which stops the shards that run already.
         let plane = Self { inner: Arc::new(inner) };
@@ -243,6 +246,13 @@ impl Plane {
         self.inner.counters.snapshot()
     }
 
+    /// Whether every shard is at work. One that has panicked is gone with its streams, and whatever
+    /// is sent to it is dropped; nothing but a restart of the process brings it back.
+    pub fn is_alive(&self) -> bool {
+        self.inner.stopping.load(Ordering::Acquire)
+            || !self.threads().iter().any(JoinHandle::is_finished)
+    }
+
     /// Has every shard look at the clock; only a clock that does not move by itself needs it.
     pub fn look(&self) {
         for inbox in &self.inner.inboxes {
@@ -254,6 +264,7 @@ impl Plane {
     /// and joins the shards. What is sent to the plane afterwards is dropped. It blocks: not to be
     /// called on a thread that serves tasks, nor from [`StreamEvents::happened`].
     pub fn shutdown(&self, grace_ms: u64) {
+        self.inner.stopping.store(true, Ordering::Release);
         for inbox in &self.inner.inboxes {
             inbox.push(Command::Stop { grace_ms });
         }
@@ -261,6 +272,14 @@ impl Plane {
             if thread.join().is_err() {
                 tracing::error!("a shard of the plane had panicked");
             }
+        }
+    }
+
+    /// Has every shard panic.
+    #[cfg(test)]
+    pub(crate) fn panic(&self) {
+        for inbox in &self.inner.inboxes {
+            inbox.push(Command::Panic);
         }
     }
 

@@ -22,9 +22,9 @@ use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{CommandId, Problem, Timestamp};
 use tokio::sync::{Notify as Wake, oneshot};
 
-use super::Clock;
 use super::effects::Effects;
 use super::events::Events;
+use super::{Clock, Readiness};
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::frames;
@@ -249,8 +249,16 @@ impl Runtime {
         self.feed.drain();
     }
 
-    pub(super) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+    pub(super) fn readiness(&self) -> Readiness {
+        if self.panicked.load(Ordering::Acquire) || !self.plane.is_alive() {
+            Readiness::Failed
+        } else if self.draining.load(Ordering::Acquire) {
+            Readiness::Draining
+        } else if self.store.health().is_err() {
+            Readiness::StoreFailed
+        } else {
+            Readiness::Ready
+        }
     }
 
     pub(super) fn session_name(&self, session: u64) -> String {

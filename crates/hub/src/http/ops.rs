@@ -36,10 +36,14 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
     Ok(stream::answer(&request.driver, &request.head, reserved).await)
 }
 
-/// `GET /healthz`: the process is alive, also while it drains.
+/// `GET /healthz`: the process can work, also while it drains or when its store has failed. Once it
+/// cannot, 500, so that a supervisor restarts it.
 pub(super) async fn healthz(request: Request) -> Result<Response, Problem> {
     request.no_query()?;
-    Ok(status("ok"))
+    match request.driver.readiness() {
+        Readiness::Ready | Readiness::Draining | Readiness::StoreFailed => Ok(status("ok")),
+        Readiness::Failed => Err(Problem::new(Code::Internal, FAILED)),
+    }
 }
 
 /// `GET /readyz`: the hub can take work.
@@ -50,10 +54,15 @@ pub(super) async fn readyz(request: Request) -> Result<Response, Problem> {
         Readiness::Draining => Err(Problem::new(Code::Draining, "the hub is about to stop")),
         Readiness::StoreFailed => Err(Problem::new(
             Code::StoreUnavailable,
-            "the store failed; mend the disk and start the hub again",
+            "the store failed; repair the disk and start the hub again",
         )),
+        // 503 like every answer of a hub that is not ready (contract, section 9): it stores nothing.
+        Readiness::Failed => Err(Problem::new(Code::StoreUnavailable, FAILED)),
     }
 }
+
+/// What an operator reads of a hub in which something panicked.
+const FAILED: &str = "the hub failed and must be restarted; its log says why";
 
 fn status(status: &'static str) -> Response {
     #[derive(Serialize)]

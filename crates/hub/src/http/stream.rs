@@ -221,6 +221,7 @@ async fn respond(
 fn not_draining(driver: &Driver) -> Result<(), Problem> {
     match driver.readiness() {
         Readiness::Draining => Err(Problem::new(Code::Draining, "the hub is about to stop")),
+        Readiness::Failed => Err(problem::internal()),
         Readiness::Ready | Readiness::StoreFailed => Ok(()),
     }
 }

@@ -109,6 +109,8 @@ pub(crate) enum Command {
     Stop {
         grace_ms: u64,
     },
+    #[cfg(test)]
+    Panic,
 }
 
 /// What a shard and everyone who writes to it share.

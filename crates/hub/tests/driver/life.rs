@@ -194,5 +194,12 @@ async fn after_a_store_thread_panicked_every_write_is_refused_and_the_hub_is_not
         assert_eq!(refused.code, Code::StoreUnavailable, "{waits_for}");
     }
     assert_eq!(driver.readiness(), Readiness::StoreFailed);
+    // A restart does not repair a disk: for a supervisor the process is alive.
+    for (path, status) in [("/readyz", 503), ("/healthz", 200)] {
+        let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let router = bellwire_hub::http::router(driver.clone());
+        let answer = tower::ServiceExt::oneshot(router, request).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+    }
     store.close();
 }
