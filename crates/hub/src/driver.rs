@@ -231,21 +231,12 @@ impl Driver {
     /// # Errors
     /// `unknown_device`, `store_unavailable`.
     pub async fn delete_device(&self, device: DeviceId) -> Result<(), Problem> {
-        let feed = &self.runtime.feed;
-        if feed.is_observed()
-            && let Some(row) = self.store().device(device.clone()).await?
-        {
-            // Once it is removed, nobody could tell the observers what it was.
-            feed.remember(row);
-        }
-        let asked = self.ask(|hub, request, now| {
-            hub.handle_delete_device(request, device.clone(), now);
+        // Read always, since observers may connect while it is being removed.
+        let row = self.store().device(device.clone()).await?;
+        let answer = self.ask_with(row, |hub, request, now| {
+            hub.handle_delete_device(request, device, now);
         });
-        let answer = asked.await;
-        if answer.is_err() {
-            feed.forget(&device);
-        }
-        self.done(answer?)
+        self.done(answer.await?)
     }
 
     // --- Who watches ---
@@ -368,10 +359,19 @@ impl Driver {
     /// Tells the core of a request and waits for its one reply.
     async fn ask(
         &self,
-        tell: impl FnOnce(&mut Hub, RequestId, Timestamp),
+        call: impl FnOnce(&mut Hub, RequestId, Timestamp),
+    ) -> Result<Answer, Problem> {
+        self.ask_with(None, call).await
+    }
+
+    /// The same for a request that removes the device of this row, if there is one.
+    async fn ask_with(
+        &self,
+        removes: Option<StoredDevice>,
+        call: impl FnOnce(&mut Hub, RequestId, Timestamp),
     ) -> Result<Answer, Problem> {
         let (reply, answer) = oneshot::channel();
-        let mut waiting = self.runtime.request(reply, tell)?;
+        let mut waiting = self.runtime.request(reply, removes, call)?;
         let answer = answer.await;
         waiting.is_answered();
         match answer {

@@ -33,18 +33,23 @@ const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const MAILBOX_CHANGES_MAX: usize = 64;
 /// Streams that watch, of both kinds. Every change is sent to every observer.
 const WATCHERS_MAX: usize = 1000;
-/// Rows of devices that are being removed while somebody observes.
-const REMOVED_MAX: usize = 1000;
 
 /// Everyone who watches, and the way to them.
 pub(crate) struct Feed {
     store: Arc<dyn Store>,
     plane: Plane,
-    queue: mpsc::Sender<HubEvent>,
+    queue: mpsc::Sender<FeedEvent>,
     queued_bytes: AtomicUsize,
     /// The queue was full: who watches now has missed something.
     overflowed: AtomicBool,
     state: Mutex<State>,
+}
+
+/// What happened, with all that nobody could read any more when it is reported.
+pub(crate) struct FeedEvent {
+    pub(crate) event: HubEvent,
+    /// Of a device that was removed: its row as it was.
+    pub(crate) removed: Option<Box<StoredDevice>>,
 }
 
 #[derive(Default)]
@@ -53,8 +58,6 @@ struct State {
     watchers: HashMap<CommandId, Vec<Watcher>>,
     /// What each stream of the feed is for.
     streams: HashMap<StreamId, Role>,
-    /// Devices as they were before they were removed.
-    removed: HashMap<DeviceId, StoredDevice>,
     draining: bool,
 }
 
@@ -113,8 +116,8 @@ impl Feed {
     // --- Called under the core's lock: these only queue ---
 
     /// Something happened.
-    pub(crate) fn report(&self, event: HubEvent) {
-        let bytes = weight(&event);
+    pub(crate) fn report(&self, event: FeedEvent) {
+        let bytes = event.weight();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
         if queued + bytes <= QUEUE_BYTES_MAX && self.queue.try_send(event).is_ok() {
             return;
@@ -155,20 +158,6 @@ impl Feed {
         Ok(Mailbox { stream, changes, written })
     }
 
-    /// Keeps the row of a device that is about to be removed, for those who will be told.
-    pub(crate) fn remember(&self, row: StoredDevice) {
-        let mut state = self.state();
-        // Past the bound observers are not told of the removal: the row is all there is to tell.
-        if state.removed.len() < REMOVED_MAX {
-            state.removed.insert(row.record.id.clone(), row);
-        }
-    }
-
-    /// The device was not removed after all.
-    pub(crate) fn forget(&self, device: &DeviceId) {
-        self.state().removed.remove(device);
-    }
-
     // --- What happens to their streams ---
 
     /// Takes what is about the feed's own streams out of `batch`. True when there are fewer
@@ -191,12 +180,13 @@ impl Feed {
 
     // --- The feed's task ---
 
-    async fn pass_on(&self, event: HubEvent) {
-        self.queued_bytes.fetch_sub(weight(&event), Ordering::AcqRel);
+    async fn pass_on(&self, event: FeedEvent) {
+        self.queued_bytes.fetch_sub(event.weight(), Ordering::AcqRel);
+        let FeedEvent { event, removed } = event;
         match event {
             HubEvent::Delivery { delivery, version } => self.changed(&delivery, version),
             HubEvent::Device { device, change, presence } => {
-                self.device(device, change, presence).await
+                self.device(device, change, presence, removed).await
             }
         }
     }
@@ -225,26 +215,35 @@ impl Feed {
         });
     }
 
-    /// Tells observers of a device. Devices are read one by one, so that they are told of in the
+    /// Reports a device to observers. Devices are read one by one, so that they are reported in the
     /// order in which things happened.
-    async fn device(&self, device: DeviceId, change: DeviceChange, presence: Presence) {
+    async fn device(
+        &self,
+        device: DeviceId,
+        change: DeviceChange,
+        presence: Presence,
+        removed: Option<Box<StoredDevice>>,
+    ) {
         if !self.is_observed() {
             return;
         }
-        let row = if change == DeviceChange::Removed {
-            self.state().removed.remove(&device)
-        } else {
-            match self.store.device(device).await {
-                Ok(row) => row,
+        let row = match removed {
+            Some(row) => *row,
+            None if change == DeviceChange::Removed => {
+                // It was created while the request that removed it looked for its row.
+                tracing::warn!("observers are cut off: a device was removed before it was read");
+                return self.end_all(None, CloseReason::Overloaded);
+            }
+            None => match self.store.device(device).await {
+                Ok(Some(row)) => row,
+                // It has been removed meanwhile, and that is reported next.
+                Ok(None) => return,
                 Err(error) => {
                     tracing::warn!(%error, "observers are cut off: a device could not be read");
-                    self.end_all(None, CloseReason::Overloaded);
-                    return;
+                    return self.end_all(None, CloseReason::Overloaded);
                 }
-            }
+            },
         };
-        // It has been removed meanwhile, and that is told next.
-        let Some(row) = row else { return };
         let device = row.into_device(presence);
         let frame = frames::device(&DeviceEvent { device, change });
         self.plane.send_many(&self.state().observers, &frame);
@@ -323,6 +322,19 @@ impl Feed {
     }
 }
 
+impl FeedEvent {
+    /// About what it holds in memory, in bytes.
+    fn weight(&self) -> usize {
+        let row = self.removed.as_ref().map_or(0, |row| row.weight());
+        let HubEvent::Delivery { delivery, .. } = &self.event else {
+            return size_of::<Self>() + row;
+        };
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let result = delivery.result.as_ref().map_or(0, |json| json.as_str().len());
+        size_of::<Delivery>() + text(&delivery.stdout) + text(&delivery.stderr) + result
+    }
+}
+
 impl State {
     fn admit(&mut self, stream: StreamId, role: Role) -> Result<(), Problem> {
         if self.draining {
@@ -393,7 +405,7 @@ impl Drop for Watcher {
 }
 
 /// The feed's task: one event after the other, in their order.
-async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<HubEvent>) {
+async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<FeedEvent>) {
     while let Some(event) = events.recv().await {
         let Some(feed) = feed.upgrade() else { return };
         feed.pass_on(event).await;
@@ -402,16 +414,6 @@ async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<HubEvent>) {
             feed.end_all(None, CloseReason::Overloaded);
         }
     }
-}
-
-/// About what an event holds in memory.
-fn weight(event: &HubEvent) -> usize {
-    let HubEvent::Delivery { delivery, .. } = event else {
-        return size_of::<HubEvent>();
-    };
-    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let result = delivery.result.as_ref().map_or(0, |json| json.as_str().len());
-    size_of::<Delivery>() + text(&delivery.stdout) + text(&delivery.stderr) + result
 }
 
 #[cfg(test)]

@@ -137,6 +137,14 @@ pub struct StoredDevice {
 }
 
 impl StoredDevice {
+    /// About what it holds in memory, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        let DeviceRecord { labels, facts, seen, .. } = &self.record;
+        let labels = labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        let agent = seen.as_ref().and_then(|seen| seen.agent.as_ref()).map_or(0, String::len);
+        size_of::<Self>() + labels + facts.as_str().len() + agent
+    }
+
     /// The device as the API shows it: its row, and whether it is online.
     pub fn into_device(self, presence: Presence) -> Device {
         let Self { record, queued } = self;

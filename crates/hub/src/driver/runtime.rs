@@ -19,17 +19,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bellwire_core::record::{Load, Txn};
 use bellwire_core::{Answer, Frame, Hub, HubEvent, Output, RequestId, SessionId, Wanted};
 use bellwire_proto::stream::{Bye, ByeReason};
-use bellwire_proto::{CommandId, Problem, Timestamp};
+use bellwire_proto::{CommandId, DeviceChange, Problem, Timestamp};
 use tokio::sync::{Notify as Wake, oneshot};
 
 use super::effects::Effects;
 use super::events::Events;
 use super::{Clock, Readiness};
 use crate::config::Config;
-use crate::feed::Feed;
+use crate::feed::{Feed, FeedEvent};
 use crate::frames;
 use crate::plane::{CloseReason, Notify, Plane, PlaneConfig, StreamId};
-use crate::store::{Store, StoreEvents};
+use crate::store::{Store, StoreEvents, StoredDevice};
 
 /// Reports that the core is called with under one lock. A commit reports hundreds at once, and each
 /// is a decision of some microseconds, for which everybody else would wait.
@@ -59,6 +59,9 @@ pub(super) struct Core {
     pub(super) hub: Hub,
     /// The clients that wait for a reply.
     waiting: HashMap<RequestId, oneshot::Sender<Answer>>,
+    /// The rows of devices that requests are removing, for the event of the removal: afterwards
+    /// nobody could say what was removed. Each is dropped with the reply to its request.
+    pub(super) removing: HashMap<RequestId, Box<StoredDevice>>,
     last_request: u64,
     /// To be passed once everything that was decided before is carried out.
     barriers: VecDeque<SyncSender<()>>,
@@ -80,7 +83,7 @@ enum Effect {
         bye: Bye,
     },
     Reply(oneshot::Sender<Answer>, Answer),
-    Report(HubEvent),
+    Report(FeedEvent),
     /// Everything before it was carried out.
     Barrier(SyncSender<()>),
 }
@@ -113,6 +116,7 @@ impl Runtime {
             core: Mutex::new(Core {
                 hub,
                 waiting: HashMap::new(),
+                removing: HashMap::new(),
                 last_request: 0,
                 barriers: VecDeque::new(),
                 armed: None,
@@ -203,16 +207,19 @@ impl Runtime {
         Some((result, carries_out))
     }
 
-    /// Passes a request to the core; the reply comes by `reply`.
+    /// Passes a request to the core; the reply comes by `reply`. `removes` is the row of the device
+    /// that the request removes, if it does.
     pub(super) fn request(
         &self,
         reply: oneshot::Sender<Answer>,
+        removes: Option<StoredDevice>,
         call: impl FnOnce(&mut Hub, RequestId, Timestamp),
     ) -> Result<Waiting<'_>, Problem> {
         let request = self.with_core(|core, now| {
             core.last_request += 1;
             let request = RequestId(core.last_request);
             core.waiting.insert(request, reply);
+            core.removing.extend(removes.map(|row| (request, Box::new(row))));
             call(&mut core.hub, request, now);
             request
         });
@@ -331,16 +338,30 @@ impl Core {
                     stream_of(session).map(|stream| Effect::Close { stream, bye })
                 }
                 Output::Reply(request, answer) => {
+                    self.removing.remove(&request);
                     let waiting = self.waiting.remove(&request);
                     waiting.map(|waiting| Effect::Reply(waiting, answer))
                 }
-                Output::Notify(event) => Some(Effect::Report(event)),
+                Output::Notify(event) => {
+                    let removed = self.row_removed_by(&event);
+                    Some(Effect::Report(FeedEvent { event, removed }))
+                }
             };
             if effect.is_some() {
                 return effect;
             }
         }
         self.barriers.pop_front().map(Effect::Barrier)
+    }
+
+    /// The row of the device whose removal this reports. The reply to the removal comes after it.
+    fn row_removed_by(&mut self, event: &HubEvent) -> Option<Box<StoredDevice>> {
+        let HubEvent::Device { device, change: DeviceChange::Removed, .. } = event else {
+            return None;
+        };
+        let mut removing = self.removing.iter();
+        let request = *removing.find(|(_, row)| row.record.id == *device)?.0;
+        self.removing.remove(&request)
     }
 }
 

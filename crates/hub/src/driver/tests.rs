@@ -4,13 +4,15 @@ use std::time::Duration;
 use axum::body::Body;
 use bellwire_core::Recovered;
 use bellwire_core::{Peer, Poll};
-use bellwire_proto::{DeviceId, Json, Seconds};
+use bellwire_proto::{DeviceId, Json, Labels, Seconds};
+use futures_core::future::BoxFuture;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tempfile::TempDir;
 use tower::ServiceExt;
 
 use super::*;
+use crate::plane::StreamBody;
 use crate::store::{Options, SqliteStore};
 
 /// Longer than anything here takes on a machine that is busy with other things.
@@ -101,4 +103,49 @@ async fn a_hub_that_was_closed_has_not_failed() {
     driver.plane().shutdown(0);
     assert_eq!(get(&driver, "/healthz").await, (200, "ok".into()));
     assert_eq!(get(&driver, "/readyz").await, (503, "draining".into()));
+}
+
+fn observe(driver: &Driver) -> StreamBody {
+    let reserved = driver.observe(StreamOptions::default()).unwrap();
+    let stream = reserved.stream();
+    reserved.attached();
+    driver.plane().respond_with_body(stream)
+}
+
+#[tokio::test]
+async fn removals_are_reported_whatever_became_of_earlier_observers() {
+    // A row kept for observers that left meanwhile was never let go, and after 1,000 of them no
+    // removal was reported any more.
+    let (driver, _dir) = started();
+    for batch in 0..12 {
+        let observer = observe(&driver);
+        let mut removals: Vec<BoxFuture<'_, _>> = Vec::new();
+        for n in 0..100 {
+            let device: DeviceId = format!("kiosk-{batch}-{n}").parse().unwrap();
+            driver.put_device(device.clone(), Labels::new()).await.unwrap();
+            let mut removal: BoxFuture<'_, _> = Box::pin(driver.delete_device(device));
+            // The row is being read when the observer leaves.
+            let waker = std::task::Waker::noop();
+            assert!(removal.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+            removals.push(removal);
+        }
+        drop(observer);
+        until("the observer's end", || !driver.runtime.feed.is_observed()).await;
+        for removal in removals {
+            soon("a removal", removal).await.unwrap();
+        }
+    }
+
+    let held = driver.runtime.with_core(|core, _| core.removing.len());
+    assert_eq!(held, Some(0), "each row is dropped with the reply");
+    let mut observer = observe(&driver);
+    let device: DeviceId = "last".parse().unwrap();
+    driver.put_device(device.clone(), Labels::new()).await.unwrap();
+    driver.delete_device(device).await.unwrap();
+    let mut text = String::new();
+    let removed = |line: &str| line.contains("\"id\":\"last\"") && line.contains("\"removed\"");
+    while !text.lines().any(removed) {
+        let frame = soon("the removal's event", observer.frame()).await.unwrap().unwrap();
+        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
 }

@@ -14,7 +14,7 @@ impl StreamEvents for Deaf {
     fn happened(&self, _: &mut Vec<StreamEvent>) {}
 }
 
-fn event(stdout: Option<String>) -> HubEvent {
+fn event(stdout: Option<String>) -> FeedEvent {
     let delivery = Delivery {
         command: CommandId::from_parts(1, [0; 10]),
         seq: Seq::new(1),
@@ -35,7 +35,8 @@ fn event(stdout: Option<String>) -> HubEvent {
         error: None,
         late: false,
     };
-    HubEvent::Delivery { delivery: Box::new(delivery), version: 1 }
+    let event = HubEvent::Delivery { delivery: Box::new(delivery), version: 1 };
+    FeedEvent { event, removed: None }
 }
 
 /// How many of so many events an observer was told before it was cut off; `None` if it was told
