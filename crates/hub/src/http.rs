@@ -15,6 +15,7 @@ pub mod classic;
 mod command;
 mod device;
 mod ops;
+mod page;
 pub mod params;
 mod problem;
 mod report;
@@ -164,8 +165,8 @@ fn is_name(segment: &str) -> bool {
     segment.starts_with('{')
 }
 
-/// Which part of a list is asked for: `limit` and `after`.
-fn page(query: &mut params::Query) -> Result<PageRequest, Problem> {
+/// Which part of a list is requested: `limit` and `after`.
+fn page_request(query: &mut params::Query) -> Result<PageRequest, Problem> {
     let limit = query.number("limit", PAGE_ITEMS)?.unwrap_or(PAGE_ITEMS.default);
     Ok(PageRequest {
         limit: u32::try_from(limit).unwrap_or(u32::MAX),

@@ -117,8 +117,9 @@ pub struct DeviceFilter {
 
 /// Which part of a list is wanted.
 ///
-/// A page may hold fewer items than asked for and yet have a next one: a search through many rows
-/// that fit nothing is cut into pages too.
+/// A page may hold fewer items than requested and yet have a next one: a search through many rows
+/// that fit nothing is cut into pages too, and so is one whose items are long. Once they hold
+/// [`PAGE_BYTES_MAX`](bellwire_proto::limits::PAGE_BYTES_MAX) bytes no other is added.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRequest {
     /// Items at most.

@@ -2,7 +2,7 @@
 
 mod store_kit;
 
-use bellwire_core::record::{Change, Load, Loaded, Outcome, Seen};
+use bellwire_core::record::{Change, DeliveryRecord, Load, Loaded, Outcome, Seen};
 use bellwire_core::record::{IdempotencyKey, IdempotencyRecord};
 use bellwire_hub::store::{
     BadCursor, CommandFilter, Cursor, DeviceFilter, PageRequest, Store, StoreError,
@@ -366,4 +366,27 @@ fn a_cursor_of_another_list_is_refused() {
     assert_eq!(try_read(devices).unwrap_err(), bad);
     let deliveries = kit.store.deliveries(id(1), None, by_seq);
     assert_eq!(try_read(deliveries).unwrap_err(), bad);
+}
+
+#[test]
+fn a_page_of_long_deliveries_ends_early_and_goes_on_where_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let names: Vec<String> = (100..200).map(|n| format!("d{n}")).collect();
+    let mut changes = vec![put_command(1)];
+    changes.extend(names.iter().map(|name| {
+        let outcome = Outcome { stdout: Some("x".repeat(64 * 1024)), ..Outcome::default() };
+        put(DeliveryRecord { outcome, ..delivery_in(1, name, State::Succeeded, 1) })
+    }));
+    kit.commit(changes);
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let request = PageRequest { limit: 1000, after: after.take() };
+        let page = read(kit.store.deliveries(id(1), None, request)).unwrap();
+        assert!(page.items.len() <= 64, "4 MiB are 64 of these, and not {}", page.items.len());
+        listed.extend(page.items.iter().map(|delivery| delivery.device.to_string()));
+        let Some(next) = page.next else { break };
+        after = Some(next.parse().unwrap());
+    }
+    assert_eq!(listed, names);
 }

@@ -5,9 +5,9 @@ use bellwire_proto::{Code, CommandId, Problem};
 use http::StatusCode;
 
 use super::request::Request;
-use super::{problem, stream};
+use super::{page, problem, stream};
 use crate::driver::Driver;
-use crate::store::CommandFilter;
+use crate::store::{CommandFilter, Cursor};
 
 /// `GET /v1/commands`: newest first.
 pub(super) async fn list(request: Request) -> Result<Response, Problem> {
@@ -17,11 +17,11 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
         state: query.value("state")?,
         action: query.value("action")?,
     };
-    let page = super::page(&mut query)?;
+    let page = super::page_request(&mut query)?;
     query.finish()?;
 
     let commands = request.driver.store().commands(filter, page).await?;
-    Ok(problem::json(StatusCode::OK, &commands))
+    page::page(commands, |last| Cursor::after_seq(last.seq))
 }
 
 /// `GET /v1/commands/{command}`.
@@ -36,13 +36,13 @@ pub(super) async fn deliveries(request: Request) -> Result<Response, Problem> {
     let command: CommandId = request.name("command")?;
     let mut query = request.query()?;
     let state = query.value("state")?;
-    let page = super::page(&mut query)?;
+    let page = super::page_request(&mut query)?;
     query.finish()?;
 
     let store = request.driver.store();
     let deliveries = store.deliveries(command, state, page).await?;
     let deliveries = deliveries.ok_or_else(unknown)?;
-    Ok(problem::json(StatusCode::OK, &deliveries))
+    page::page(deliveries, |last| Cursor::after_device(last.device.clone()))
 }
 
 /// `GET /v1/commands/{command}/events`: every delivery as it is, each change, `done`, the end.

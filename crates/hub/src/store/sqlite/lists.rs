@@ -1,9 +1,11 @@
 //! What the API asks: commands, deliveries and devices, one or in pages.
 //!
-//! A page looks at [`SCAN_ROWS_MAX`] rows at most. A filter that fits few of them gives a page that
-//! is short, or empty, with a cursor to go on from.
+//! A page looks at [`SCAN_ROWS_MAX`] rows at most, and takes no item more once its items hold
+//! [`PAGE_BYTES_MAX`] bytes. A filter that fits few rows gives a page that is short, or empty, with a
+//! cursor to go on from.
 
 use bellwire_core::record::CommandRecord;
+use bellwire_proto::limits::PAGE_BYTES_MAX;
 use bellwire_proto::{Action, Command, CommandId, Counts, Delivery, DeviceId, Page, Seq, State};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
@@ -64,7 +66,10 @@ pub(super) fn deliveries(
         let is = rows::state(row, 8)?;
         let fits = state.is_none_or(|wanted| wanted == is);
         match page.look(rows::device_id(row, 7)?, fits) {
-            Look::Take => page.items.push(rows::delivery(row)?.to_delivery()),
+            Look::Take => {
+                let delivery = rows::delivery(row)?.to_delivery();
+                page.push(delivery_bytes(&delivery), delivery);
+            }
             Look::Pass => {}
             Look::Stop => break,
         }
@@ -105,7 +110,8 @@ pub(super) fn devices(
         match page.look(record.id.clone(), fits) {
             Look::Take => {
                 let queued = queued(connection, &record.id)?;
-                page.items.push(StoredDevice { record, queued });
+                let device = StoredDevice { record, queued };
+                page.push(device.weight(), device);
             }
             Look::Pass => {}
             Look::Stop => break,
@@ -181,7 +187,7 @@ pub(super) fn commands(
         match page.look(seq, fits) {
             Look::Take => {
                 let record = one.query_row([int(seq.get())], rows::command)?;
-                page.items.push(shown(connection, record)?);
+                page.push(record.data.as_str().len(), shown(connection, record)?);
             }
             Look::Pass => {}
             Look::Stop => break,
@@ -212,9 +218,18 @@ fn shown(connection: &Connection, record: CommandRecord) -> Result<Command> {
     })
 }
 
+/// The texts of a delivery, which may be long.
+fn delivery_bytes(delivery: &Delivery) -> usize {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let result = delivery.result.as_ref().map_or(0, |json| json.as_str().len());
+    text(&delivery.stdout) + text(&delivery.stderr) + result
+}
+
 /// A page that fills up, and how far the search for its items has come.
 struct Paging<T, P> {
     items: Vec<T>,
+    /// About what the items hold. What they are as JSON is longer, and bounded by whoever writes it.
+    bytes: usize,
     limit: usize,
     looked_at: u32,
     /// The last row that was looked at.
@@ -233,6 +248,7 @@ impl<T, P> Paging<T, P> {
     fn new(limit: u32) -> Self {
         Self {
             items: Vec::new(),
+            bytes: 0,
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             looked_at: 0,
             place: None,
@@ -243,14 +259,20 @@ impl<T, P> Paging<T, P> {
     /// Looks at the row at `place`. The search goes on past the last item, so that a page is
     /// followed by another only if that one has something on it, or was not looked for yet.
     fn look(&mut self, place: P, fits: bool) -> Look {
-        let full = fits && self.items.len() >= self.limit;
-        if full || self.looked_at >= SCAN_ROWS_MAX {
+        let full = self.items.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX;
+        if (fits && full) || self.looked_at >= SCAN_ROWS_MAX {
             self.more = true;
             return Look::Stop;
         }
         self.looked_at += 1;
         self.place = Some(place);
         if fits { Look::Take } else { Look::Pass }
+    }
+
+    /// Takes the row that was looked at last.
+    fn push(&mut self, bytes: usize, item: T) {
+        self.bytes += bytes;
+        self.items.push(item);
     }
 
     fn finish(self, cursor: impl FnOnce(P) -> Cursor) -> Page<T> {
