@@ -12,8 +12,6 @@ use crate::args::{ConfigCommand, Serve};
 use crate::exit::{self, Usage};
 use crate::out::{self, Form};
 
-/// Variables with the common prefix that are not settings of the hub.
-const NOT_SETTINGS: [&str; 6] = ["HUB", "COMMAND", "ACTION", "DEVICE", "ATTEMPT", "EXPIRES_AT"];
 /// Open files of a hub beside its connections: the store's, event queues, listening sockets, the
 /// logs, and some for the connection that is accepted only to be refused.
 const FILES_BESIDE: u64 = 100;
@@ -129,10 +127,6 @@ fn read(file: Option<&Path>, flags: &[(&str, String)]) -> anyhow::Result<Config>
     let text = file.map(read_file).transpose()?;
     let environment: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| {
-            let setting = name.strip_prefix("BELLWIRE_");
-            setting.is_some_and(|setting| !NOT_SETTINGS.contains(&setting))
-        })
         .collect();
     Config::read(
         text.as_deref(),
