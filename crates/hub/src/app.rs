@@ -103,6 +103,7 @@ struct Tls {
 
 /// Why a hub does not start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// Without credentials whoever reaches the hub commands every device.
     #[error(

@@ -9,6 +9,7 @@
 //! The rule that every store keeps: [`Txn::committed`] is called after the transaction is on
 //! disk, never before, and after the first error of the disk never again.
 
+use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -169,21 +170,24 @@ impl StoredDevice {
 }
 
 /// Why a store does not do what it was asked to.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
-    /// The disk failed; the hub must be restarted once it is mended.
+    /// The machine's fault, as a rule: the disk refused a write, is full or damaged. Nothing more is
+    /// stored until an operator has repaired it and restarted the hub.
     #[error("the store failed: {0}")]
-    Failed(Arc<str>),
-    /// This one question could not be answered.
+    Failed(#[source] Arc<dyn Error + Send + Sync>),
+    /// This one read failed. If the disk is to blame, [`StoreError::Failed`] follows.
     #[error("the store could not be read: {0}")]
-    Unreadable(Arc<str>),
-    /// Too many questions wait already.
+    Unreadable(#[source] Arc<dyn Error + Send + Sync>),
+    /// The hub's: too many reads wait already. Worth another try.
     #[error("too many reads are waiting")]
     Busy,
-    /// The store was closed.
+    /// The hub's: the store was closed, or no thread is left that could read. Worth another try only
+    /// after a restart.
     #[error("the store is closed")]
     Closed,
-    /// A cursor that no page of this list gave.
+    /// The client's: a cursor that no page of this list gave.
     #[error(transparent)]
     BadCursor(#[from] BadCursor),
 }

@@ -14,6 +14,7 @@ use crate::config::TlsFiles;
 
 /// Why a certificate or its key is of no use. Each message names the file.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TlsError {
     /// The file cannot be read, or is no PEM of what it should hold.
     #[error("cannot use {}: {source}", path.display())]

@@ -211,8 +211,8 @@ fn closing_keeps_what_was_submitted_and_takes_nothing_more() {
     store.close();
     assert_eq!(told.committed().len(), 500);
     store.submit(txn(501));
-    assert_eq!(try_read(store.command(id(1))), Err(StoreError::Closed));
-    assert_eq!(store.health(), Ok(()), "closed is not failed");
+    assert!(matches!(try_read(store.command(id(1))), Err(StoreError::Closed)));
+    assert!(store.health().is_ok(), "closed is not failed");
     drop(store);
     assert!(
         !dir.path().join("bellwire.db-wal").exists(),
@@ -254,7 +254,7 @@ fn a_store_thread_that_panics_fails_the_store_and_is_named_once() {
         assert!(error.to_string().contains(thread), "{error}");
         assert!(matches!(store.health(), Err(StoreError::Failed(_))));
         store.submit(Txn::new(TxnId(2), vec![put_device("a")]));
-        assert_eq!(try_read(store.command(id(1))), Err(StoreError::Closed));
+        assert!(matches!(try_read(store.command(id(1))), Err(StoreError::Closed)));
         store.close();
         assert_eq!(told.failed().len(), 1, "reported once");
         drop(store);

@@ -359,13 +359,13 @@ fn a_cursor_of_another_list_is_refused() {
     let with = |cursor| PageRequest { limit: 1, after: Some(cursor) };
     let by_name = with(Cursor::after_device(device("a")));
     let by_seq = with(Cursor::after_seq(Seq::new(1)));
-    let bad = StoreError::BadCursor(BadCursor);
+    let is_bad = |error| matches!(error, StoreError::BadCursor(BadCursor));
     let commands = kit.store.commands(CommandFilter::default(), by_name);
-    assert_eq!(try_read(commands).unwrap_err(), bad);
+    assert!(is_bad(try_read(commands).unwrap_err()));
     let devices = kit.store.devices(DeviceFilter::default(), by_seq.clone());
-    assert_eq!(try_read(devices).unwrap_err(), bad);
+    assert!(is_bad(try_read(devices).unwrap_err()));
     let deliveries = kit.store.deliveries(id(1), None, by_seq);
-    assert_eq!(try_read(deliveries).unwrap_err(), bad);
+    assert!(is_bad(try_read(deliveries).unwrap_err()));
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub enum Origin {
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// The file is not TOML; what comes after it was not looked at.
     Syntax {

@@ -81,6 +81,7 @@ impl Default for ClassicConfig {
 
 /// Why there is no classic server.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClassicError {
     /// An action that cannot be the name of an event.
     #[error("the action {action:?} cannot be the name of an event: {source}")]

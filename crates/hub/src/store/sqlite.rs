@@ -182,7 +182,7 @@ impl SqliteStore {
             // Whoever asked may have gone meanwhile.
             if !answer.is_closed() {
                 let read = readers::at_one_moment(connection, || read(connection));
-                let _gone = answer.send(read.map_err(|e| readers::unreadable(shared, &e)));
+                let _gone = answer.send(read.map_err(|e| readers::unreadable(shared, e)));
             }
         });
         let put = self.shared.jobs.put(job, READS_WAITING_MAX);
@@ -274,6 +274,13 @@ impl Drop for SqliteStore {
     }
 }
 
+/// What failed a store in which a thread panicked. The panic itself is printed by its thread.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread {thread} panicked")]
+struct Panicked {
+    thread: &'static str,
+}
+
 impl Shared {
     /// The store failed: no more is written, and that is reported, once. For the writer alone, so
     /// that whatever it has committed is reported before.
@@ -294,7 +301,7 @@ impl Shared {
     /// which might wait for that thread, are refused too.
     fn panicked(&self, thread: &'static str, events: &dyn StoreEvents) {
         tracing::error!(thread, "a thread of the store panicked");
-        let error = StoreError::Failed(format!("the thread {thread} panicked").into());
+        let error = StoreError::Failed(Arc::new(Panicked { thread }));
         drop(self.jobs.close_and_clear());
         drop(self.loads.close_and_clear());
         self.checkpoints.close();

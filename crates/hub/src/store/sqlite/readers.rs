@@ -4,6 +4,8 @@
 //! that cannot write. A reader that meets a damaged disk says so to the writer, which then stops
 //! too; it goes on answering what can still be read.
 
+use std::sync::Arc;
+
 use bellwire_core::record::{Load, Loaded};
 use rusqlite::{Connection, ErrorCode};
 
@@ -24,7 +26,7 @@ pub(super) fn run_loads(shared: &Shared, connection: &Connection, events: &dyn S
                 .map(|load| match loads::answer(connection, &load) {
                     Ok(loaded) => loaded,
                     Err(error) => {
-                        unreadable(shared, &error);
+                        unreadable(shared, error);
                         Loaded::Failed(load)
                     }
                 })
@@ -59,14 +61,14 @@ fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<usize> 
 }
 
 /// Turns an error of a read into the answer to it, and warns the writer if it is the disk's.
-pub(super) fn unreadable(shared: &Shared, error: &rusqlite::Error) -> StoreError {
-    let why: std::sync::Arc<str> = error.to_string().into();
+pub(super) fn unreadable(shared: &Shared, error: rusqlite::Error) -> StoreError {
     let of_the_disk = matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
     );
+    let source = Arc::new(error);
     if of_the_disk {
-        shared.suspect(StoreError::Failed(why.clone()));
+        shared.suspect(StoreError::Failed(source.clone()));
     }
-    StoreError::Unreadable(why)
+    StoreError::Unreadable(source)
 }
