@@ -1,5 +1,5 @@
-//! `bellwire serve` and `bellwire config check`: settings in, a hub that runs until it is told to
-//! stop.
+//! `bellwire serve` and `bellwire config check`: settings in, a hub that runs until a signal
+//! stops it.
 
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,7 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
         );
     }
     let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
-    tracing::info!("ready; everything is kept in {}", data_dir.display());
+    tracing::info!("ready; the data folder is {}", data_dir.display());
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -59,9 +59,9 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
     let ConfigCommand::Check { config } = command;
     let checked = match read(config.as_deref(), &[]) {
         Err(e) if form == Form::Json && e.is::<Usage>() => {
-            let told = e.to_string();
+            let faults = e.to_string();
             out::json(
-                &serde_json::json!({"ok": false, "faults": told.lines().collect::<Vec<_>>()}),
+                &serde_json::json!({"ok": false, "faults": faults.lines().collect::<Vec<_>>()}),
             )?;
             return Ok(exit::USAGE);
         }

@@ -1,13 +1,13 @@
-//! Who watches: `GET /v1/commands/{id}/events` and `GET /v1/events`.
+//! Observers and watchers: `GET /v1/events` and `GET /v1/commands/{id}/events`.
 //!
-//! The core tells of each change that is on disk, under its lock, into a bounded queue; one task
-//! takes the changes from there in their order, encodes each once and sends it to all who watch.
+//! The driver reports each change that is on disk to a bounded queue; one task takes the changes
+//! from there in their order, encodes each once and sends it to everyone who is to get it.
 //! **Observers** get every delivery and device. **Watchers** of one command get a snapshot first,
 //! then each change that is newer than it, then `done`, then the end.
 //!
-//! The core never waits for the feed. When the queue is full, everyone who watches is cut off:
-//! observers connect again and go on from there, watchers connect again and get a new snapshot.
-//! Nobody is left with a picture that silently lacks a change.
+//! The core never waits for the feed. When the queue is full, all of these streams are closed:
+//! observers reconnect and continue from there, watchers reconnect and get a new snapshot. No
+//! client holds a snapshot that silently lacks a change.
 //!
 //! The streams themselves are the plane's: heartbeats, slow readers, and their end.
 
@@ -31,21 +31,21 @@ const QUEUE_EVENTS_MAX: usize = 8192;
 const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Changes of one command that wait for a snapshot to be read, by the store or by the client.
 const MAILBOX_CHANGES_MAX: usize = 64;
-/// Streams that watch, of both kinds. Every change is sent to every observer.
+/// Streams of observers and watchers. Every change is sent to every observer.
 const WATCHERS_MAX: usize = 1000;
 
-/// Everyone who watches, and the way to them.
+/// All observers and watchers, and the queue to them.
 pub(crate) struct Feed {
     store: Arc<dyn Store>,
     plane: Plane,
     queue: mpsc::Sender<FeedEvent>,
     queued_bytes: AtomicUsize,
-    /// The queue was full: who watches now has missed something.
+    /// The queue was full: those who are connected now have missed something.
     overflowed: AtomicBool,
     state: Mutex<State>,
 }
 
-/// What happened, with all that nobody could read any more when it is reported.
+/// What happened, with what the store no longer has when it is sent on.
 pub(crate) struct FeedEvent {
     pub(crate) event: HubEvent,
     /// Of a device that was removed: its row as it was.
@@ -70,27 +70,27 @@ enum Role {
 /// The feed's end of a [`Mailbox`].
 struct Watcher {
     stream: StreamId,
-    changes: mpsc::Sender<Change>,
+    changes: mpsc::Sender<DeliveryChange>,
     written: Arc<Written>,
 }
 
-/// What one who watches a command is told, until the stream is gone.
+/// The changes for one watcher, until its stream is closed.
 pub(crate) struct Mailbox {
     stream: StreamId,
-    changes: mpsc::Receiver<Change>,
+    changes: mpsc::Receiver<DeliveryChange>,
     written: Arc<Written>,
 }
 
-/// What was sent with the wish to hear of it is written, or never will be.
+/// Whether the frame that was sent with [`Notify::Written`] is written, or never will be.
 #[derive(Default)]
 struct Written {
-    told: Wake,
-    gone: AtomicBool,
+    settled: Wake,
+    closed: AtomicBool,
 }
 
-/// A delivery that changed.
+/// A delivery that changed, encoded.
 #[derive(Debug, Clone)]
-struct Change {
+struct DeliveryChange {
     device: DeviceId,
     version: u64,
     ended: bool,
@@ -98,7 +98,7 @@ struct Change {
 }
 
 impl Feed {
-    /// A feed without anyone who watches, and its task, which ends with it.
+    /// A feed without observers and watchers, and its task, which ends with it.
     pub(crate) fn start(store: Arc<dyn Store>, plane: Plane) -> Arc<Self> {
         let (queue, events) = mpsc::channel(QUEUE_EVENTS_MAX);
         let feed = Arc::new(Self {
@@ -113,7 +113,7 @@ impl Feed {
         feed
     }
 
-    // --- Called under the core's lock: these only queue ---
+    // --- Called by the runtime: these only queue ---
 
     /// Something happened.
     pub(crate) fn report(&self, event: FeedEvent) {
@@ -131,20 +131,20 @@ impl Feed {
         !self.state().observers.is_empty()
     }
 
-    // --- Who comes ---
+    // --- New streams ---
 
-    /// Takes a stream as an observer's. It is told of the hub at once, and of all that happens
-    /// from the moment on from which the core tells of it.
+    /// Makes a stream an observer's. It gets the state of the hub at once, and then all that the
+    /// core reports.
     pub(crate) fn observe(&self, stream: StreamId) -> Result<(), Problem> {
         let mut state = self.state();
         state.admit(stream, Role::Observer)?;
         state.observers.push(stream);
-        // Under the lock, so that no event goes before it.
+        // Under the lock, so that no event is sent before it.
         self.plane.send(stream, frames::hub(false), Notify::None);
         Ok(())
     }
 
-    /// Takes a stream as one that watches a command. The mailbox is for [`Feed::follow`].
+    /// Makes a stream a watcher's of a command. The mailbox is for [`Feed::follow`].
     pub(crate) fn watch(&self, stream: StreamId, command: CommandId) -> Result<Mailbox, Problem> {
         let mut state = self.state();
         state.admit(stream, Role::Watcher(command))?;
@@ -162,17 +162,17 @@ impl Feed {
 
     /// Takes what is about the feed's own streams out of `batch`. True when there are fewer
     /// observers than before.
-    pub(crate) fn take_its_own(&self, batch: &mut Vec<StreamEvent>) -> bool {
+    pub(crate) fn take_own(&self, batch: &mut Vec<StreamEvent>) -> bool {
         let mut state = self.state();
         if state.streams.is_empty() {
             return false;
         }
         let observers = state.observers.len();
-        batch.retain(|event| !state.hear(*event));
+        batch.retain(|event| !state.stream_event(*event));
         state.observers.len() < observers
     }
 
-    /// The hub is about to stop: observers hear of it, and all streams end.
+    /// The hub is about to stop: observers are notified, and all streams end.
     pub(crate) fn drain(&self) {
         self.state().draining = true;
         self.end_all(Some(&frames::hub(true)), CloseReason::Draining);
@@ -180,7 +180,7 @@ impl Feed {
 
     // --- The feed's task ---
 
-    async fn pass_on(&self, event: FeedEvent) {
+    async fn send_on(&self, event: FeedEvent) {
         self.queued_bytes.fetch_sub(event.weight(), Ordering::AcqRel);
         let FeedEvent { event, removed } = event;
         match event {
@@ -193,7 +193,7 @@ impl Feed {
 
     fn changed(&self, delivery: &Delivery, version: u64) {
         let frame = frames::delivery(delivery);
-        let change = Change {
+        let change = DeliveryChange {
             device: delivery.device.clone(),
             version,
             ended: delivery.state.is_terminal(),
@@ -252,8 +252,8 @@ impl Feed {
     /// Ends every stream of the feed; `last` is for observers.
     fn end_all(&self, last: Option<&Frame>, reason: CloseReason) {
         let mut state = self.state();
-        // The observers stay in the list until the plane says that they are closed, so that the
-        // core hears of it.
+        // The observers stay in the list until the plane reports them closed, so that the core is
+        // notified then.
         for observer in &state.observers {
             self.plane.close(*observer, last.cloned(), reason);
         }
@@ -264,7 +264,7 @@ impl Feed {
 
     // --- The task of one watcher ---
 
-    /// Tells one who watches a command: the snapshot, every change that is newer, `done`, the end.
+    /// Sends a watcher the snapshot, every change that is newer, `done`, the end.
     /// Ends when the stream does.
     pub(crate) async fn follow(&self, mut mailbox: Mailbox, snapshot: Snapshot) {
         let (command, deliveries) = snapshot;
@@ -309,11 +309,11 @@ impl Feed {
         self.plane.close(mailbox.stream, None, CloseReason::Ended);
     }
 
-    /// False when the stream is gone.
+    /// False when the stream is closed.
     async fn send_and_wait(&self, mailbox: &Mailbox, frame: Frame) -> bool {
         self.plane.send(mailbox.stream, frame, Notify::Written(0));
-        mailbox.written.told.notified().await;
-        !mailbox.written.gone.load(Ordering::Acquire)
+        mailbox.written.settled.notified().await;
+        !mailbox.written.closed.load(Ordering::Acquire)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -346,7 +346,7 @@ impl State {
         if self.streams.len() >= WATCHERS_MAX {
             return Err(Problem::new(
                 Code::RateLimited,
-                "as many streams as the hub allows watch already; try again later",
+                "the hub has as many watchers as it allows; try again later",
             ));
         }
         self.streams.insert(stream, role);
@@ -354,7 +354,7 @@ impl State {
     }
 
     /// Whether this is about a stream of the feed.
-    fn hear(&mut self, event: StreamEvent) -> bool {
+    fn stream_event(&mut self, event: StreamEvent) -> bool {
         let (StreamEvent::Taken { stream, .. }
         | StreamEvent::Written { stream, .. }
         | StreamEvent::Closed { stream, .. }
@@ -372,7 +372,7 @@ impl State {
                 if let Role::Watcher(command) = role {
                     let mut watchers = self.watchers.get(&command).into_iter().flatten();
                     if let Some(watcher) = watchers.find(|watcher| watcher.stream == stream) {
-                        watcher.written.told.notify_one();
+                        watcher.written.settled.notify_one();
                     }
                 }
             }
@@ -399,8 +399,8 @@ impl State {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.written.gone.store(true, Ordering::Release);
-        self.written.told.notify_one();
+        self.written.closed.store(true, Ordering::Release);
+        self.written.settled.notify_one();
     }
 }
 
@@ -408,9 +408,11 @@ impl Drop for Watcher {
 async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<FeedEvent>) {
     while let Some(event) = events.recv().await {
         let Some(feed) = feed.upgrade() else { return };
-        feed.pass_on(event).await;
+        feed.send_on(event).await;
         if feed.overflowed.swap(false, Ordering::AcqRel) {
-            tracing::warn!("everyone who watches is cut off: more happens than can be told");
+            tracing::warn!(
+                "observers and watchers are cut off: changes come faster than they can be sent"
+            );
             feed.end_all(None, CloseReason::Overloaded);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Each path of the contract stands in `ROUTES` once, with its methods; what is not there is
 //! 404, what a path does not offer is 405 with `Allow`, `OPTIONS` is answered from the same table.
-//! Then the checks go on in the order that the contract demands (section 1): credentials here, and in
+//! Then the checks follow in the order that the contract demands (section 1): credentials here, and in
 //! each handler, read from top to bottom, names, query, size, media type, body, and what the
 //! [`Driver`] finds. No handler decides anything about deliveries; none knows a socket.
 //!
@@ -52,7 +52,7 @@ pub fn router(driver: Driver) -> Router {
         .route("/readyz", api)
 }
 
-/// The answer to a path that nobody serves.
+/// The answer to a path that is not served.
 pub async fn not_found() -> Response {
     problem::problem(&Problem::new(Code::NotFound, "nothing is served at this path"))
 }
@@ -135,7 +135,7 @@ impl Route {
             loop {
                 match (pattern.next(), path.next()) {
                     (None, None) => return true,
-                    (Some(wanted), Some(given)) if is_name(wanted) || wanted == given => {}
+                    (Some(ours), Some(theirs)) if is_name(ours) || ours == theirs => {}
                     _ => return false,
                 }
             }
@@ -175,7 +175,7 @@ fn page_request(query: &mut params::Query) -> Result<PageRequest, Problem> {
 }
 
 /// Runs a handler; one that panics is a fault of the hub and answered as such, instead of a
-/// connection that drops. (The panic itself is told by the panic hook.)
+/// connection that drops. (The panic hook prints the panic itself.)
 async fn caught(
     mut handling: Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>,
 ) -> Result<Response, Problem> {

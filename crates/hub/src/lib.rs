@@ -5,13 +5,13 @@
 //!
 //! ```text
 //! bytes -> listen -> http -> driver -> core -> store -> driver -> frames -> plane -> socket
-//!                                        \-> feed (who watches) -----------/
+//!                                        \-> feed (observers, watchers) -/
 //! ```
 //!
 //! - [`listen`] accepts connections and lets them be taken over; it knows no route.
 //! - [`http`] is the API: requests in, problems out. It decides nothing about deliveries.
 //! - [`driver`] is where the decisions of `bellwire-core` meet tokio, the store and the plane.
-//! - [`store`] keeps what was promised: SQLite, and the trait that another backend would have.
+//! - [`store`] puts on disk what was promised: SQLite, and the trait that another backend would have.
 //! - [`plane`] holds the streams and writes to them.
 //! - [`config`], [`tls`] and [`app`]: from settings to a hub that runs, and to its end.
 

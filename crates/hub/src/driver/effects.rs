@@ -1,18 +1,19 @@
-//! What the core has decided and nobody has carried out yet, in the order of the decisions.
+//! The outputs of the core that are yet to be carried out, in the order of the decisions.
 //!
 //! Effects are appended under the core's lock and carried out outside of it: to encode a frame or to
-//! wake a client, a shard or the store's writer takes longer than most decisions. Whoever appends
-//! carries out as well, unless another thread is at it; then that thread goes on with these. So
-//! effects leave one queue from its front, one thread at a time, and every stream, the store and the
-//! feed get theirs in the order in which the core decided, whichever threads called it.
+//! wake a client, a shard or the store's writer takes longer than most decisions. The thread that
+//! appends carries out as well, unless another thread is doing so; then that thread continues with
+//! these. So effects leave one queue from its front, one thread at a time, and every stream, the
+//! store and the feed get theirs in the order in which the core decided, whichever threads called.
 //!
 //! Bound: an effect belongs to a request in flight, to a delivery under way or to a stream that
 //! ends, and the core bounds all of these. An idle stream has none and costs nothing here.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Buffers that a burst has grown are cut back to this many effects.
-const BUFFER_EFFECTS_MAX: usize = 256;
+/// Buffers that a burst has grown are cut back to this many effects, of some 200 bytes each. Commits
+/// under load fill half of it, and would otherwise pay for growing it each time.
+const BUFFER_EFFECTS_MAX: usize = 4096;
 
 /// A queue whose items are carried out in the order in which they were appended.
 pub(super) struct Effects<T> {
@@ -34,7 +35,7 @@ impl<T> Effects<T> {
     }
 
     /// Appends effects. True when the caller has to call [`Effects::carry_out`].
-    #[must_use = "nobody else may carry these out"]
+    #[must_use = "no other thread carries these out"]
     pub(super) fn append(&self, effects: impl Iterator<Item = T>) -> bool {
         let mut state = self.lock();
         let before = state.waiting.len();
@@ -112,14 +113,14 @@ mod tests {
         effects.carry_out(|n| {
             order.push(n);
             if n == 1 {
-                assert!(!effects.append(std::iter::once(3)), "the outer call goes on with it");
+                assert!(!effects.append(std::iter::once(3)), "the outer call continues with it");
             }
         });
         assert_eq!(order, [1, 2, 3]);
     }
 
     #[test]
-    fn nothing_to_append_gives_nobody_anything_to_do() {
+    fn appending_nothing_needs_no_carrying_out_and_discarded_effects_are_dropped() {
         let effects = Effects::<u8>::new();
         assert!(!effects.append(std::iter::empty()));
         assert!(effects.append(std::iter::once(1)));

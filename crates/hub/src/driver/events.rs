@@ -15,7 +15,7 @@ use crate::store::{StoreError, StoreEvents};
 pub(super) struct Events(OnceLock<Weak<Runtime>>);
 
 impl Events {
-    /// From now on, reports go to this runtime.
+    /// From now on, reports are passed to this runtime.
     pub(super) fn connect(&self, runtime: &Arc<Runtime>) {
         // Connected once, before there is anything to report.
         let _ = self.0.set(Arc::downgrade(runtime));
@@ -47,7 +47,7 @@ impl StoreEvents for Events {
 impl StreamEvents for Events {
     fn happened(&self, batch: &mut Vec<StreamEvent>) {
         let Some(runtime) = self.runtime() else { return };
-        if runtime.feed.take_its_own(batch) {
+        if runtime.feed.take_own(batch) {
             runtime.observers_changed();
         }
         runtime.with_each(batch.drain(..), stream_event);

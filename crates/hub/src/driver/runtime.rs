@@ -2,12 +2,12 @@
 //!
 //! [`Runtime::with_core`] is the only way to the core. It locks, lets the caller make its calls,
 //! moves the outputs to the queue of effects, unlocks, and carries out in the order of that queue
-//! (`effects.rs`). Nothing under the lock waits, encodes, or wakes anybody. The store's threads and
+//! (`effects.rs`). Nothing under the lock waits, encodes, or wakes a thread. The store's threads and
 //! the plane's shards call from their own threads (`events.rs`). Locks are taken in the order core,
 //! then effects or feed; effects are carried out with none of them held.
 //!
-//! A panic in a decision leaves the core in an unknown state, so it is the last one: whoever waits
-//! is answered `internal`, so is every later request, and `/healthz` fails.
+//! A panic in a decision leaves the core in an unknown state, so it is the last one: requests that
+//! wait are answered `internal`, so is every later one, and `/healthz` fails.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -60,7 +60,7 @@ pub(super) struct Core {
     /// The clients that wait for a reply.
     waiting: HashMap<RequestId, oneshot::Sender<Answer>>,
     /// The rows of devices that requests are removing, for the event of the removal: afterwards
-    /// nobody could say what was removed. Each is dropped with the reply to its request.
+    /// the store has nothing to read of them. Each is dropped with the reply to its request.
     pub(super) removing: HashMap<RequestId, Box<StoredDevice>>,
     last_request: u64,
     /// To be passed once everything that was decided before is carried out.
@@ -88,7 +88,7 @@ enum Effect {
     Barrier(SyncSender<()>),
 }
 
-/// A request that waits for its reply. Dropped before that, it lets the core know that nobody waits.
+/// A request that waits for its reply. Dropped before that, it notifies the core that no client waits.
 pub(super) struct Waiting<'a> {
     runtime: &'a Runtime,
     request: Option<RequestId>,
@@ -173,7 +173,7 @@ impl Runtime {
                 })?;
                 carries_out |= first;
             }
-            // Once for all of them, so that a shard finds what it writes together.
+            // Once for all of them, so that a shard finds together what it writes.
             if carries_out {
                 self.effects.carry_out(|effect| self.carry_out(effect));
             }
@@ -207,7 +207,7 @@ impl Runtime {
         Some((result, carries_out))
     }
 
-    /// Passes a request to the core; the reply comes by `reply`. `removes` is the row of the device
+    /// Passes a request to the core; the reply is sent to `reply`. `removes` is the row of the device
     /// that the request removes, if it does.
     pub(super) fn request(
         &self,
@@ -251,7 +251,7 @@ impl Runtime {
             core.hub.handle_drain(now);
             core.barriers.push_back(passed);
         });
-        // Whoever carries out waits for nothing, so neither does this. An error: it panicked.
+        // The thread that carries out waits for nothing, so this is short. An error: it panicked.
         let _ = passes.recv();
         self.feed.drain();
     }
@@ -311,7 +311,7 @@ impl Runtime {
             Effect::Close { stream, bye } => {
                 self.plane.close(stream, Some(frames::bye(&bye)), reason_of(bye.reason));
             }
-            // The client may be gone: then nobody needs the answer.
+            // The client may have disconnected: then the answer is dropped.
             Effect::Reply(waiting, answer) => drop(waiting.send(answer)),
             Effect::Report(event) => self.feed.report(event),
             Effect::Barrier(passed) => drop(passed.send(())),
@@ -354,7 +354,7 @@ impl Core {
         self.barriers.pop_front().map(Effect::Barrier)
     }
 
-    /// The row of the device whose removal this reports. The reply to the removal comes after it.
+    /// The row of the device whose removal this reports. The core replies to the removal after it.
     fn row_removed_by(&mut self, event: &HubEvent) -> Option<Box<StoredDevice>> {
         let HubEvent::Device { device, change: DeviceChange::Removed, .. } = event else {
             return None;
@@ -367,7 +367,7 @@ impl Core {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        // The timer sees that the hub is gone.
+        // The timer finds that the hub was dropped.
         self.rearm.notify_one();
     }
 }

@@ -15,7 +15,7 @@ use super::*;
 use crate::plane::StreamBody;
 use crate::store::{Options, SqliteStore};
 
-/// Longer than anything here takes on a machine that is busy with other things.
+/// Longer than anything here takes on a busy machine.
 const WITHIN: Duration = Duration::from_secs(20);
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -23,7 +23,7 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     came.unwrap_or_else(|_| panic!("{what}: nothing within {WITHIN:?}"))
 }
 
-/// A driver over a store of its own, and the folder that it is in.
+/// A driver over a store of its own, and the store's folder.
 fn started() -> (Driver, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let (store, recovered): (_, Recovered) =
@@ -62,8 +62,8 @@ fn ping(device: &str) -> Send {
 }
 
 #[tokio::test]
-async fn a_hub_whose_core_panicked_is_not_healthy_and_leaves_nobody_waiting() {
-    // /readyz said ready and /healthz ok of a hub that refused everything, and no supervisor
+async fn a_hub_whose_core_panicked_is_not_healthy_and_leaves_no_request_waiting() {
+    // /readyz answered ready and /healthz ok for a hub that refused everything, so no supervisor
     // restarted it.
     let (driver, _dir) = started();
     assert_eq!(get(&driver, "/readyz").await, (200, "ready".into()));
@@ -86,7 +86,7 @@ async fn a_hub_whose_core_panicked_is_not_healthy_and_leaves_nobody_waiting() {
 
 #[tokio::test]
 async fn a_hub_with_a_dead_shard_is_not_healthy_and_opens_no_stream() {
-    // The streams of the shard were gone, new ones hung, and /readyz said ready.
+    // The streams of the shard were lost, new ones hung, and /readyz answered ready.
     let (driver, _dir) = started();
     driver.plane().panic();
     until("the shard's end", || !driver.plane().is_alive()).await;
@@ -114,8 +114,8 @@ fn observe(driver: &Driver) -> StreamBody {
 
 #[tokio::test]
 async fn removals_are_reported_whatever_became_of_earlier_observers() {
-    // A row kept for observers that left meanwhile was never let go, and after 1,000 of them no
-    // removal was reported any more.
+    // Rows that were held for observers who disconnected meanwhile were never released, and after
+    // 1,000 of them no removal was reported any more.
     let (driver, _dir) = started();
     for batch in 0..12 {
         let observer = observe(&driver);

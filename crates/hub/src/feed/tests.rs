@@ -8,9 +8,9 @@ use super::*;
 use crate::plane::{PlaneConfig, StreamEvents, StreamOptions};
 use crate::store::{Options, SqliteStore};
 
-struct Deaf;
+struct Ignore;
 
-impl StreamEvents for Deaf {
+impl StreamEvents for Ignore {
     fn happened(&self, _: &mut Vec<StreamEvent>) {}
 }
 
@@ -39,13 +39,12 @@ fn event(stdout: Option<String>) -> FeedEvent {
     FeedEvent { event, removed: None }
 }
 
-/// How many of so many events an observer was told before it was cut off; `None` if it was told
-/// all. On one thread the feed's task does not run while the queue is filled.
+/// How many of so many events an observer got before it was cut off; `None` if it got all. On one thread the feed's task does not run while the queue is filled.
 async fn cut_off_after(events: usize, stdout_bytes: usize) -> Option<usize> {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
     let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
-    let plane = Plane::start(config, Arc::new(Deaf)).unwrap();
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
     let feed = Feed::start(Arc::new(store), plane.clone());
     let stream = plane.reserve(StreamOptions::default());
     feed.observe(stream).unwrap();
@@ -83,11 +82,11 @@ async fn observers_are_cut_off_when_the_events_that_wait_hold_more_than_they_may
 }
 
 #[tokio::test]
-async fn no_more_watch_than_may_and_one_who_leaves_makes_room() {
+async fn watchers_are_bounded_and_one_that_disconnects_frees_its_slot() {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
     let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
-    let plane = Plane::start(config, Arc::new(Deaf)).unwrap();
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
     let feed = Feed::start(Arc::new(store), plane.clone());
     let command = CommandId::from_parts(1, [0; 10]);
     let reserve = || plane.reserve(StreamOptions::default());
@@ -98,8 +97,8 @@ async fn no_more_watch_than_may_and_one_who_leaves_makes_room() {
     assert_eq!(feed.observe(reserve()).unwrap_err().code, Code::RateLimited);
 
     let reason = CloseReason::PeerClosed;
-    let mut gone = vec![StreamEvent::Closed { stream: first, reason }];
-    assert!(feed.take_its_own(&mut gone), "there are fewer observers");
-    assert!(gone.is_empty() && !feed.is_observed());
+    let mut closed = vec![StreamEvent::Closed { stream: first, reason }];
+    assert!(feed.take_own(&mut closed), "there are fewer observers");
+    assert!(closed.is_empty() && !feed.is_observed());
     feed.observe(reserve()).unwrap();
 }

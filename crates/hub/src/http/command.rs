@@ -1,4 +1,4 @@
-//! Commands as their senders look at them, and cancelling. Contract, sections 3 and 7.
+//! Commands as their senders read them, and cancelling. Contract, sections 3 and 7.
 
 use axum::response::Response;
 use bellwire_proto::{Code, CommandId, Problem};
@@ -60,7 +60,7 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
     Ok(stream::answer(&request.driver, &request.head, reserved).await)
 }
 
-/// `DELETE /v1/commands/{command}`: 202 while a device must still answer, 200 when all is over.
+/// `DELETE /v1/commands/{command}`: 202 while a device must still answer, 200 when every delivery is terminal.
 pub(super) async fn cancel(request: Request) -> Result<Response, Problem> {
     let command: CommandId = request.name("command")?;
     let mut query = request.query()?;
@@ -83,5 +83,5 @@ async fn shown(
 }
 
 fn unknown() -> Problem {
-    Problem::new(Code::UnknownCommand, "no command has this id, or it is no longer kept")
+    Problem::new(Code::UnknownCommand, "no command has this id, or its retention has elapsed")
 }

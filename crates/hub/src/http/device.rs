@@ -1,4 +1,4 @@
-//! Devices: looking at them, registering, labelling, removing, and what they tell of themselves.
+//! Devices: reading them, registering, labelling, removing, and the facts that they report.
 //! Contract, sections 5 and 6.
 
 use axum::response::Response;
@@ -12,8 +12,8 @@ use super::{page, problem};
 use crate::driver::Driver;
 use crate::store::{Cursor, DeviceFilter, PageRequest};
 
-/// Devices that one request looks at in search of those that are online, or not. A list may go on
-/// after a page with fewer items than asked for.
+/// Devices that one request looks at in search of those that are online, or not. Another page may
+/// follow one with fewer items than requested.
 const SEARCHED_MAX: usize = 20 * PAGE_ITEMS.max as usize;
 
 /// `GET /v1/devices`: by name.
@@ -89,7 +89,7 @@ async fn part(
     Ok(Page { items: driver.show(stored.items)?, next: stored.next })
 }
 
-/// A page of those that are online, or of those that are not: only the hub's memory knows.
+/// A page of those that are online, or of those that are not: only the core knows.
 async fn search(
     driver: &Driver,
     filter: DeviceFilter,

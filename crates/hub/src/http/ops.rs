@@ -1,4 +1,4 @@
-//! Is it alive, is it ready, is it near, what happens on it. Contract, sections 4, 6 and 9.
+//! Health, readiness, ping, and the events of the hub. Contract, sections 4, 6 and 9.
 
 use axum::response::Response;
 use bellwire_proto::{Code, Problem};
@@ -10,7 +10,7 @@ use super::{problem, stream};
 use crate::driver::Readiness;
 use crate::frames;
 
-/// `GET /v1/ping`: is that the hub, and is it near?
+/// `GET /v1/ping`: whether this is the hub, and how near it is.
 pub(super) async fn ping(request: Request) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Pong {
@@ -62,7 +62,7 @@ pub(super) async fn readyz(request: Request) -> Result<Response, Problem> {
 }
 
 /// What an operator reads of a hub in which something panicked.
-const FAILED: &str = "the hub failed and must be restarted; its log says why";
+const FAILED: &str = "the hub failed and must be restarted; see its log";
 
 fn status(status: &'static str) -> Response {
     #[derive(Serialize)]

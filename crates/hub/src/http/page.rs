@@ -1,7 +1,7 @@
 //! Pages of lists as answers: bounded in bytes, and written item by item, so that no page is in
 //! memory a second time as JSON.
 //!
-//! The length is counted before, which costs a second serialisation and keeps `Content-Length`.
+//! The length is counted before, which costs a second serialisation and gives a `Content-Length`.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,9 +19,9 @@ use serde::Serialize;
 use super::problem;
 use crate::store::Cursor;
 
-/// Bytes of JSON that are handed on at once, and one item.
+/// Bytes of JSON in one piece of the body, not counting its last item.
 const CHUNK_BYTES: usize = 32 * 1024;
-/// What goes before the items.
+/// The JSON before the items.
 const BEFORE: &[u8] = b"{\"items\":[";
 
 /// 200 with the items of a page, or as many of them as fit into [`PAGE_BYTES_MAX`] bytes, and one at
@@ -90,7 +90,7 @@ struct PageBody<T> {
     items: std::vec::IntoIter<T>,
     /// Whether anything was written.
     begun: bool,
-    /// What goes behind the items; `None` once it is written.
+    /// The JSON after the items; `None` once it is written.
     after: Option<Vec<u8>>,
     unwritten: u64,
 }

@@ -1,7 +1,7 @@
 //! Answers: JSON, and the problems that stand in for it. The one place that turns either into
 //! an HTTP response.
 //!
-//! What a problem's code means is said in `bellwire-proto`; what it is called on the wire too.
+//! What a problem's code means, and its name on the wire, is in `bellwire-proto`.
 //! Internal text never gets into one.
 
 use axum::body::Body;
@@ -17,7 +17,7 @@ const RETRY_QUEUE_S: u64 = 5;
 /// The same while the hub drains: it is gone within 10 s (contract, section 9), and a new one may
 /// be there by then.
 const RETRY_DRAINING_S: u64 = 10;
-/// The same while the store does not answer: somebody must mend it.
+/// The same while the store does not answer: an operator must repair it.
 const RETRY_STORE_S: u64 = 30;
 
 /// JSON with its length, not to be stored by caches: it is true now, and maybe not any more.
@@ -50,7 +50,7 @@ pub(super) fn problem(problem: &Problem) -> Response {
 
 /// The hub's own fault. What it was is in the log and not in the answer.
 pub(super) fn internal() -> Problem {
-    Problem::new(Code::Internal, "the hub failed at this; its log says why")
+    Problem::new(Code::Internal, "the hub failed at this; see its log")
 }
 
 /// The response with one more header.
@@ -100,13 +100,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_says_when_to_try_again_exactly_when_its_status_asks_for_it() {
+    fn a_problem_has_retry_after_exactly_when_its_status_allows_it() {
         for code in Code::ALL {
             let response = problem(&Problem::new(*code, "why"));
             assert_eq!(response.status().as_u16(), code.status(), "{code}");
-            let asked = matches!(code.status(), 429 | 503);
-            let told = response.headers().contains_key(header::RETRY_AFTER);
-            assert_eq!(told, asked, "{code}");
+            let allowed = matches!(code.status(), 429 | 503);
+            let present = response.headers().contains_key(header::RETRY_AFTER);
+            assert_eq!(present, allowed, "{code}");
         }
     }
 }

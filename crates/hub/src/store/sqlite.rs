@@ -1,6 +1,6 @@
 //! The embedded store: one SQLite file, one thread that writes, a few that read.
 //!
-//! Here are the opening and closing and the way from the trait to the threads; beside it the file
+//! Here are opening and closing, and the way from the trait to the threads; beside it the file
 //! (`schema`), the rows (`rows`), the writer (`writer`, `purge`, `checkpoint`), the start
 //! (`recover`) and the reads (`readers`, `loads`, `lists`).
 //!
@@ -47,7 +47,7 @@ const WRITER: &str = "store-write";
 /// Threads that answer the API's reads. Two, so that one long list does not hold up the rest.
 const READERS: usize = 2;
 /// Reads of the API that may wait; one more is [`StoreError::Busy`]. Some seconds of work at the
-/// most for both threads, after which nobody would wait for the answer.
+/// most for both threads, after which no client would wait for the answer.
 const READS_WAITING_MAX: usize = 1024;
 /// How long [`Store::close`] waits for the threads.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -57,13 +57,13 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// ```
 /// use bellwire_hub::store::{CommandFilter, Options, PageRequest, SqliteStore, Store};
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// # struct Deaf;
-/// # impl bellwire_hub::store::StoreEvents for Deaf {
+/// # struct Ignore;
+/// # impl bellwire_hub::store::StoreEvents for Ignore {
 /// #     fn committed(&self, _: Vec<bellwire_core::record::Committed>) {}
 /// #     fn loaded(&self, _: Vec<bellwire_core::record::Loaded>) {}
 /// #     fn failed(&self, _: bellwire_hub::store::StoreError) {}
 /// # }
-/// # let (folder, events) = (tempfile::tempdir()?, std::sync::Arc::new(Deaf));
+/// # let (folder, events) = (tempfile::tempdir()?, std::sync::Arc::new(Ignore));
 /// let (store, recovered) = SqliteStore::open(folder.path(), Options::default())?;
 /// assert_eq!(recovered.last_seq.get(), 0, "a new folder");
 /// store.start(events)?;
@@ -79,8 +79,8 @@ pub struct SqliteStore {
     /// The writer's connection until it is started.
     writer: Mutex<Option<Connection>>,
     threads: Mutex<Threads>,
-    /// Held for as long as the store is there; the system lets go of it when the process dies,
-    /// however it dies.
+    /// Held as long as the store exists; the system releases it when the process dies, however it
+    /// dies.
     _lock: File,
 }
 
@@ -96,7 +96,7 @@ struct Shared {
     checkpoints: Queue<()>,
     /// The error that ended the writing.
     failed: OnceLock<StoreError>,
-    /// An error that a reader met and the writer has yet to act upon.
+    /// An error that a reader met and the writer has not reported yet.
     suspected: OnceLock<StoreError>,
 }
 
@@ -144,7 +144,7 @@ impl SqliteStore {
         Ok((store, recovered))
     }
 
-    /// Starts the threads; from now on outcomes are told to `events`. What was submitted before is
+    /// Starts the threads; from now on outcomes are reported to `events`. What was submitted before is
     /// taken first. Calling it again does nothing.
     ///
     /// # Errors
@@ -172,14 +172,14 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Asks a reader. The question is in the queue when this returns.
-    fn ask<T: Send + 'static>(
+    /// Has a reader run `read`. It is in the queue when this returns.
+    fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Reading<T> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |shared, connection| {
-            // Whoever asked may have gone meanwhile.
+            // The caller may have dropped the reading meanwhile.
             if !answer.is_closed() {
                 let read = readers::at_one_moment(connection, || read(connection));
                 let _gone = answer.send(read.map_err(|e| readers::unreadable(shared, e)));
@@ -198,7 +198,7 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn submit(&self, txn: Txn) {
-        // Refused once the store has failed or is closed, and then dropped, as the trait says.
+        // Refused once the store has failed or is closed, and then dropped, as documented at the trait.
         let _dropped = self.shared.txns.put(txn, usize::MAX);
     }
 
@@ -207,13 +207,13 @@ impl Store for SqliteStore {
     }
 
     fn command(&self, id: CommandId) -> Reading<Option<Command>> {
-        self.ask(move |connection| lists::command(connection, id))
+        self.read(move |connection| lists::command(connection, id))
     }
 
     fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>> {
         match page.after.map(|cursor| cursor.seq()).transpose() {
             Ok(after) => {
-                self.ask(move |connection| lists::commands(connection, &filter, page.limit, after))
+                self.read(move |connection| lists::commands(connection, &filter, page.limit, after))
             }
             Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
         }
@@ -226,7 +226,7 @@ impl Store for SqliteStore {
         page: PageRequest,
     ) -> Reading<Option<Page<Delivery>>> {
         match after_device(&page) {
-            Ok(after) => self.ask(move |connection| {
+            Ok(after) => self.read(move |connection| {
                 lists::deliveries(connection, id, state, page.limit, after.as_ref())
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
@@ -234,16 +234,16 @@ impl Store for SqliteStore {
     }
 
     fn snapshot(&self, id: CommandId) -> Reading<Option<Snapshot>> {
-        self.ask(move |connection| lists::snapshot(connection, id))
+        self.read(move |connection| lists::snapshot(connection, id))
     }
 
     fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>> {
-        self.ask(move |connection| lists::device(connection, &id))
+        self.read(move |connection| lists::device(connection, &id))
     }
 
     fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>> {
         match after_device(&page) {
-            Ok(after) => self.ask(move |connection| {
+            Ok(after) => self.read(move |connection| {
                 lists::devices(connection, &filter, page.limit, after.as_ref())
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
@@ -257,7 +257,7 @@ impl Store for SqliteStore {
     fn close(&self) {
         let until = Instant::now() + CLOSE_WITHIN;
         let threads = std::mem::take(&mut *lock(&self.threads));
-        // The readers first: what they tell may still lead to a transaction, and the last
+        // The readers first: what they report may still lead to a transaction, and the last
         // connection to close tidies the files, which only the writer's can.
         self.shared.jobs.close();
         self.shared.loads.close();

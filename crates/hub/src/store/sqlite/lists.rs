@@ -1,8 +1,8 @@
-//! What the API asks: commands, deliveries and devices, one or in pages.
+//! The reads of the API: commands, deliveries and devices, one or in pages.
 //!
 //! A page looks at [`SCAN_ROWS_MAX`] rows at most, and takes no item more once its items hold
 //! [`PAGE_BYTES_MAX`] bytes. A filter that fits few rows gives a page that is short, or empty, with a
-//! cursor to go on from.
+//! cursor to continue from.
 
 use bellwire_core::record::CommandRecord;
 use bellwire_proto::limits::PAGE_BYTES_MAX;
@@ -64,7 +64,7 @@ pub(super) fn deliveries(
     let mut page = Paging::new(limit);
     while let Some(row) = rows.next()? {
         let is = rows::state(row, 8)?;
-        let fits = state.is_none_or(|wanted| wanted == is);
+        let fits = state.is_none_or(|state| state == is);
         match page.look(rows::device_id(row, 7)?, fits) {
             Look::Take => {
                 let delivery = rows::delivery(row)?.to_delivery();
@@ -182,8 +182,8 @@ pub(super) fn commands(
     while let Some(row) = rows.next()? {
         let seq = rows::seq(row, 0)?;
         let action = row.get_ref(1)?.as_str()?;
-        let wanted = filter.action.as_ref().map(Action::as_str);
-        let fits = row.get(2)? && wanted.is_none_or(|wanted| wanted == action);
+        let only = filter.action.as_ref().map(Action::as_str);
+        let fits = row.get(2)? && only.is_none_or(|only| only == action);
         match page.look(seq, fits) {
             Look::Take => {
                 let record = one.query_row([int(seq.get())], rows::command)?;
@@ -228,12 +228,12 @@ fn delivery_bytes(delivery: &Delivery) -> usize {
 /// A page that fills up, and how far the search for its items has come.
 struct Paging<T, P> {
     items: Vec<T>,
-    /// About what the items hold. What they are as JSON is longer, and bounded by whoever writes it.
+    /// About what the items hold. What they are as JSON is longer, and bounded by the HTTP handler.
     bytes: usize,
     limit: usize,
     looked_at: u32,
     /// The last row that was looked at.
-    place: Option<P>,
+    position: Option<P>,
     more: bool,
 }
 
@@ -251,21 +251,21 @@ impl<T, P> Paging<T, P> {
             bytes: 0,
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             looked_at: 0,
-            place: None,
+            position: None,
             more: false,
         }
     }
 
-    /// Looks at the row at `place`. The search goes on past the last item, so that a page is
+    /// Looks at the row at `position`. The search goes on past the last item, so that a page is
     /// followed by another only if that one has something on it, or was not looked for yet.
-    fn look(&mut self, place: P, fits: bool) -> Look {
+    fn look(&mut self, position: P, fits: bool) -> Look {
         let full = self.items.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX;
         if (fits && full) || self.looked_at >= SCAN_ROWS_MAX {
             self.more = true;
             return Look::Stop;
         }
         self.looked_at += 1;
-        self.place = Some(place);
+        self.position = Some(position);
         if fits { Look::Take } else { Look::Pass }
     }
 
@@ -276,7 +276,7 @@ impl<T, P> Paging<T, P> {
     }
 
     fn finish(self, cursor: impl FnOnce(P) -> Cursor) -> Page<T> {
-        let next = self.place.filter(|_| self.more).map(cursor);
+        let next = self.position.filter(|_| self.more).map(cursor);
         Page { items: self.items, next: next.map(|cursor| cursor.to_string()) }
     }
 }

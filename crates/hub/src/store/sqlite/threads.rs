@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_panics_fails_the_store_and_no_read_waits_for_a_thread_that_is_gone() {
+    fn a_read_that_panics_fails_the_store_and_no_read_waits_for_the_thread_that_ended() {
         let dir = tempfile::tempdir().unwrap();
         let (store, failed) = started(dir.path());
-        let panics = store.ask::<()>(|_| panic!("on purpose"));
-        let behind: Vec<_> = (0..10).map(|_| store.ask(|_| Ok(()))).collect();
+        let panics = store.read::<()>(|_| panic!("on purpose"));
+        let behind: Vec<_> = (0..10).map(|_| store.read(|_| Ok(()))).collect();
         assert!(matches!(wait(panics), Err(StoreError::Closed)));
-        // Those behind it are answered by the other reader or refused; none is left waiting.
+        // Those behind it are answered by the other reader or refused; none waits for ever.
         for read in behind {
             assert!(matches!(wait(read), Ok(()) | Err(StoreError::Closed)));
         }
