@@ -24,7 +24,7 @@ fn refused(dir: &Path) -> OpenError {
 }
 
 #[test]
-fn a_second_hub_on_a_folder_is_refused_until_the_first_is_gone() {
+fn a_second_hub_on_a_folder_is_refused_until_the_first_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     let error = refused(dir.path());
@@ -49,7 +49,7 @@ fn a_file_of_a_newer_program_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_file_that_is_not_ours_is_left_alone() {
+fn a_file_of_another_program_is_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bellwire.db");
     let file = rusqlite::Connection::open(&path).unwrap();
@@ -64,7 +64,7 @@ fn a_file_that_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn nobody_else_can_read_the_folder_or_a_file_in_it() {
+fn no_other_user_can_read_the_folder_or_a_file_in_it() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("deep/data");
     let kit = Kit::open(&data);
@@ -176,7 +176,7 @@ fn history_is_purged_in_pieces_and_nothing_live_with_it() {
 }
 
 #[test]
-fn a_number_is_never_given_out_again_even_when_all_history_is_gone() {
+fn a_number_is_never_given_out_again_even_when_all_history_was_purged() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     kit.commit(vec![put_command(7), put(delivery_in(7, "a", State::Succeeded, 1))]);
@@ -190,7 +190,7 @@ fn a_number_is_never_given_out_again_even_when_all_history_is_gone() {
 }
 
 #[test]
-fn what_gathers_is_told_in_order_and_each_once() {
+fn what_gathers_is_reported_in_order_and_each_once() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     let submit = |seq| kit.submit(vec![put_command(seq), put(delivery(seq, "a"))]);
@@ -200,7 +200,7 @@ fn what_gathers_is_told_in_order_and_each_once() {
 }
 
 #[test]
-fn closing_keeps_what_was_submitted_and_takes_nothing_more() {
+fn closing_stores_what_was_submitted_and_takes_nothing_more() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = SqliteStore::open(dir.path(), options()).unwrap();
     let txn = |n| Txn::new(TxnId(n), vec![put_command(n), put(delivery(n, "a"))]);
@@ -240,7 +240,7 @@ impl StoreEvents for Panicking {
 
 #[test]
 fn a_store_thread_that_panics_fails_the_store_and_is_named_once() {
-    // It closed the queues and reported nothing: whoever waited for a commit waited for ever.
+    // It closed the queues and reported nothing: a request that waited for a commit waited for ever.
     for thread in ["store-write", "store-load"] {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = SqliteStore::open(dir.path(), options()).unwrap();

@@ -269,7 +269,7 @@ fn commands_are_filtered_by_a_delivery_that_fits_both_device_and_state() {
 }
 
 #[test]
-fn a_search_through_many_rows_goes_on_behind_its_cursor() {
+fn a_search_through_many_rows_continues_after_its_cursor() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     let mut changes = vec![put_command(1), put(delivery_in(1, "a", State::Dead, 1))];
@@ -369,7 +369,7 @@ fn a_cursor_of_another_list_is_refused() {
 }
 
 #[test]
-fn a_page_of_long_deliveries_ends_early_and_goes_on_where_it_ended() {
+fn a_page_of_long_deliveries_ends_early_and_the_next_continues_there() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     let names: Vec<String> = (100..200).map(|n| format!("d{n}")).collect();

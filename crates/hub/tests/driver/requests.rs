@@ -20,7 +20,7 @@ async fn a_send_is_answered_with_what_a_read_then_finds() {
 }
 
 #[tokio::test]
-async fn one_who_waits_is_answered_when_the_device_has_ended_it() {
+async fn a_sender_that_waits_is_answered_when_the_device_has_ended_the_command() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver().clone();
     let mut kiosk = Stream::listen(&driver, "kiosk").await;
@@ -29,15 +29,15 @@ async fn one_who_waits_is_answered_when_the_device_has_ended_it() {
 
     let command = kiosk.expect("command").await;
     let id = command["id"].as_str().unwrap().parse().unwrap();
-    let told = bellwire_proto::Report::of(ReportState::Succeeded);
-    driver.report("kiosk".parse().unwrap(), id, told).await.unwrap();
+    let report = bellwire_proto::Report::of(ReportState::Succeeded);
+    driver.report("kiosk".parse().unwrap(), id, report).await.unwrap();
     let answer = soon("the answer", waiting).await.unwrap().unwrap();
     assert_eq!(answer.state, State::Succeeded);
     hub.close().await;
 }
 
 #[tokio::test]
-async fn the_clock_ends_what_nobody_else_ends() {
+async fn a_ttl_that_elapses_ends_the_command_and_answers_its_sender() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver();
     // Its deadline is an hour away: the second one must set the timer earlier.
@@ -50,7 +50,7 @@ async fn the_clock_ends_what_nobody_else_ends() {
 }
 
 #[tokio::test]
-async fn a_poll_whose_client_is_gone_takes_no_command() {
+async fn a_poll_whose_client_has_disconnected_takes_no_command() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver().clone();
     let polling = driver.clone();
@@ -63,14 +63,14 @@ async fn a_poll_whose_client_is_gone_takes_no_command() {
         };
         let waiting = polling.poll("kiosk".parse().unwrap(), poll);
         tokio::pin!(waiting);
-        // Polled once, it has told the core; then it waits.
+        // Polled once, it has called the core; then it waits.
         let first = std::future::poll_fn(|context| {
             std::task::Poll::Ready(waiting.as_mut().poll(context).is_ready())
         });
         started.send(first.await).unwrap();
         waiting.await
     });
-    assert!(!has_started.await.unwrap(), "there was nothing to tell");
+    assert!(!has_started.await.unwrap(), "there was nothing to report");
     // The device exists once the poll was let in.
     soon("the device", async {
         while driver.device("kiosk".parse().unwrap()).await.unwrap().is_none() {
@@ -84,12 +84,12 @@ async fn a_poll_whose_client_is_gone_takes_no_command() {
     let sent = driver.send(ping("kiosk", 0)).await.unwrap();
     let stored = driver.store().deliveries(sent.command, None, crate::support::first_page());
     let delivery = stored.await.unwrap().unwrap().items.remove(0);
-    assert_eq!((delivery.state, delivery.attempt), (State::Queued, 0), "it was sent to nobody");
+    assert_eq!((delivery.state, delivery.attempt), (State::Queued, 0), "it was not sent");
     hub.close().await;
 }
 
 #[tokio::test]
-async fn a_stream_that_nobody_attaches_is_closed_and_its_device_offline() {
+async fn a_stream_that_is_never_attached_is_closed_and_its_device_offline() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver();
     let mut events = Stream::observe(driver);

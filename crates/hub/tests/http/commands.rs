@@ -107,7 +107,7 @@ fn the_events_of_a_command_go_to_its_end() {
     assert_eq!((&done["done"], &done["counts"]), (&json!(true), &json!({"succeeded": 1})));
     assert_eq!(events.block(), None);
 
-    // Whoever comes later sees how it ended, and the end.
+    // A later watcher gets how it ended, and the end.
     let mut late = hub.stream(&path);
     assert_eq!(late.expect("delivery")["state"], "succeeded");
     assert_eq!(late.expect("done"), done);
@@ -130,7 +130,7 @@ fn what_was_never_sent_is_cancelled_at_once() {
 }
 
 #[test]
-fn a_device_at_work_is_asked_to_stop_and_answers() {
+fn a_running_command_gets_a_cancel_event_and_the_device_answers() {
     let hub = Hub::start();
     let mut device = hub.stream("/v1/devices/d/stream");
     device.expect("hello");

@@ -113,7 +113,7 @@ fn a_device_that_listens_is_shown_where_it_is() {
 }
 
 #[test]
-fn who_observes_is_told_of_devices_and_deliveries() {
+fn an_observer_gets_the_events_of_devices_and_deliveries() {
     let hub = Hub::start();
     let mut events = hub.stream("/v1/events");
     let hello = events.expect("hub");

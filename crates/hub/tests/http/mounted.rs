@@ -1,4 +1,4 @@
-//! The router in somebody else's axum server: no connection can be taken over there.
+//! The router in another program's axum server: no connection can be taken over there.
 
 use axum::Router;
 use axum::routing::get;

@@ -19,10 +19,10 @@ fn a_report_moves_its_delivery() {
     let failed = failed.json();
     assert_eq!(failed["exit_code"], -1);
     assert_eq!(failed["stderr"], "a\nb");
-    assert_eq!(failed["progress"], 33.5, "what was not told stays");
+    assert_eq!(failed["progress"], 33.5, "what was not reported stays");
     assert_eq!(failed["error"], json!({"code": "exit_status", "message": null}));
 
-    // An older rev changes nothing, before it is asked whether the step is legal.
+    // An older rev changes nothing, before legality is judged.
     let old = hub.report(&sent, r#"{"state":"accepted","rev":2}"#);
     assert_eq!((old.status, old.json()), (200, failed.clone()));
     let illegal = hub.report(&sent, r#"{"state":"accepted","rev":3}"#);
@@ -72,7 +72,7 @@ fn a_batch_is_answered_item_by_item_in_its_order() {
     let answer = hub.post("/v1/devices/d/status", &items.to_string());
     assert_eq!(answer.status, 200, "{answer:?}");
     let outcomes = answer.json();
-    let told: Vec<_> = outcomes
+    let answered: Vec<_> = outcomes
         .as_array()
         .unwrap()
         .iter()
@@ -97,11 +97,11 @@ fn a_batch_is_answered_item_by_item_in_its_order() {
         (one, 409, "illegal_transition"),
         (Value::Null, 400, "bad_request"),
     ];
-    assert_eq!(told, expected.map(|(c, s, w)| (c, s, w.to_owned())));
+    assert_eq!(answered, expected.map(|(c, s, w)| (c, s, w.to_owned())));
 }
 
 #[test]
-fn a_batch_keeps_the_order_of_one_delivery() {
+fn reports_of_one_delivery_in_a_batch_are_taken_in_their_order() {
     let hub = Hub::start();
     let sent = hub.command("d", "a");
     let item = |n: usize| json!({"command": sent["command"], "state": "running", "rev": n + 1, "progress": n % 100});
@@ -127,7 +127,7 @@ fn a_batch_that_is_none_is_refused() {
 }
 
 #[test]
-fn facts_are_what_a_known_device_tells_of_itself() {
+fn facts_are_stored_for_a_known_device_alone() {
     let hub = Hub::start();
     let path = "/v1/devices/d/facts";
     assert_eq!(hub.put(path, r#"{"os":"deb12"}"#).code(), "unknown_device");

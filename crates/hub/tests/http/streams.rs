@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::{Hub, text};
 
 #[test]
-fn the_head_of_a_stream_is_exactly_what_the_contract_says() {
+fn the_head_of_a_stream_is_exactly_that_of_the_contract() {
     let hub = Hub::start();
     let stream = hub.stream("/v1/devices/d/stream");
     assert_eq!(stream.head.first, "HTTP/1.1 200 OK");
@@ -24,9 +24,9 @@ fn the_head_of_a_stream_is_exactly_what_the_contract_says() {
 }
 
 #[test]
-fn hello_comes_first_and_says_who_is_there() {
+fn hello_is_first_and_names_hub_and_device() {
     let hub = Hub::start();
-    // What waits must not come before it.
+    // What waits must not be sent before it.
     hub.command("d", "a");
     let mut stream = hub.stream("/v1/devices/d/stream?nonce=x%22y&heartbeat=1m");
     let hello = stream.event();
@@ -53,7 +53,7 @@ fn hello_comes_first_and_says_who_is_there() {
 }
 
 #[test]
-fn what_asks_for_a_prelude_gets_one_in_the_first_write() {
+fn a_stream_that_requests_a_prelude_gets_one_in_the_first_write() {
     let hub = Hub::start();
     for (query, headers, bytes) in [
         ("", "", 0),
@@ -116,7 +116,7 @@ fn the_newest_stream_of_a_device_is_the_one() {
 }
 
 #[test]
-fn a_stream_that_answers_nothing_is_told_what_came_after_its_last_event() {
+fn an_ack_none_stream_gets_what_was_delivered_after_its_last_event() {
     let hub = Hub::start();
     let mut stream = hub.stream("/v1/devices/d/stream?ack=none");
     stream.expect("hello");
@@ -144,10 +144,10 @@ fn a_stream_that_answers_nothing_is_told_what_came_after_its_last_event() {
     }
 }
 
-/// The page of a replay was once read before the end of what the last stream had been told was on
+/// The page of a replay was once read before the end of what the last stream had received was on
 /// disk: a client that reconnected within a commit missed a command for ever.
 #[test]
-fn a_stream_that_comes_back_at_once_misses_nothing() {
+fn a_stream_that_reconnects_at_once_misses_nothing() {
     let hub = Hub::start();
     let mut last = hub.command("d", "a")["seq"].clone();
     for _ in 0..20 {
@@ -235,7 +235,7 @@ fn a_newer_poll_ends_the_older_one() {
 }
 
 #[test]
-fn a_hub_that_drains_says_good_bye() {
+fn a_hub_that_drains_ends_streams_with_bye() {
     let hub = Hub::start();
     let mut stream = hub.stream("/v1/devices/d/stream");
     stream.expect("hello");
@@ -244,5 +244,5 @@ fn a_hub_that_drains_says_good_bye() {
     assert_eq!(bye["reason"], "draining");
     assert!(bye["reconnect_s"].as_f64().is_some_and(|s| (1.0..=10.0).contains(&s)), "{bye}");
     assert_eq!(stream.block(), None);
-    assert_eq!(stream.connection.rest(), "", "nothing comes behind the end");
+    assert_eq!(stream.connection.rest(), "", "nothing follows the end");
 }

@@ -10,10 +10,10 @@ use bellwire_hub::driver::Driver;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-/// The longest that anything here waits for a byte before it says that none came.
+/// The longest that anything here waits for a byte before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A hub with a folder of its own. Dropped, it is stopped, and the folder is gone.
+/// A hub with a folder of its own. Dropped, it is stopped, and the folder is removed.
 pub(crate) struct Hub {
     pub(crate) driver: Driver,
     pub(crate) addr: SocketAddr,
@@ -50,26 +50,26 @@ impl Hub {
     }
 
     /// One request on a connection of its own: a line as `POST /v1/send/d/a`, more header lines, a body.
-    pub(crate) fn ask(&self, line: &str, headers: &str, body: &[u8]) -> Answer {
+    pub(crate) fn request(&self, line: &str, headers: &str, body: &[u8]) -> Answer {
         let mut connection = self.connect();
         connection.request(line, headers, body);
         connection.answer_to(line)
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
-        self.ask(&format!("GET {path}"), "", b"")
+        self.request(&format!("GET {path}"), "", b"")
     }
 
     pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
-        self.ask(&format!("POST {path}"), "", body.as_bytes())
+        self.request(&format!("POST {path}"), "", body.as_bytes())
     }
 
     pub(crate) fn put(&self, path: &str, body: &str) -> Answer {
-        self.ask(&format!("PUT {path}"), "", body.as_bytes())
+        self.request(&format!("PUT {path}"), "", body.as_bytes())
     }
 
     pub(crate) fn delete(&self, path: &str) -> Answer {
-        self.ask(&format!("DELETE {path}"), "", b"")
+        self.request(&format!("DELETE {path}"), "", b"")
     }
 
     /// Opens a stream, which must be answered 200.
@@ -82,7 +82,10 @@ impl Hub {
     }
 
     /// Serves a router as any program with axum would, for as long as the hub is there.
-    #[expect(clippy::disallowed_methods, reason = "somebody else's server is what is wanted here")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a server other than the hub's own is what is tested"
+    )]
     pub(crate) fn serve_by_axum(&self, router: axum::Router) -> SocketAddr {
         self.runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -99,11 +102,11 @@ impl Hub {
         answer.json()
     }
 
-    /// Asks again and again until it is so.
+    /// Checks again and again until it is so.
     pub(crate) fn until(&self, so: impl Fn() -> bool) {
-        let asked = Instant::now();
+        let started = Instant::now();
         while !so() {
-            assert!(asked.elapsed() < PATIENCE, "what was waited for never came to be");
+            assert!(started.elapsed() < PATIENCE, "what was waited for did not happen");
             std::thread::yield_now();
         }
     }
@@ -149,7 +152,7 @@ impl Connection {
         self.send([head.as_bytes(), body].concat());
     }
 
-    /// Asks for a stream, which must be answered 200 and in chunks.
+    /// Requests a stream, which must be answered 200 and in chunks.
     pub(crate) fn into_stream(mut self, path: &str, headers: &str) -> Stream {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: hub\r\n{headers}\r\n"));
         let head = self.head();
@@ -190,7 +193,7 @@ impl Connection {
         matches!(self.reader.fill_buf(), Ok(&[]))
     }
 
-    /// All that comes until the other end ends the connection.
+    /// All bytes until the other end closes the connection.
     pub(crate) fn rest(&mut self) -> String {
         let mut rest = String::new();
         self.reader.read_to_string(&mut rest).unwrap();
@@ -264,7 +267,7 @@ impl Answer {
 pub(crate) struct Stream {
     pub(crate) connection: Connection,
     pub(crate) head: Head,
-    /// What has come and is not yet a whole block.
+    /// What was received and is not yet a whole block.
     text: String,
 }
 
@@ -275,13 +278,13 @@ pub(crate) struct Block {
 }
 
 impl Stream {
-    /// The next block that is an event; heartbeats are passed over.
+    /// The next block that is an event; heartbeats are skipped.
     pub(crate) fn event(&mut self) -> Block {
-        let asked = Instant::now();
+        let started = Instant::now();
         loop {
             let block = self.block().expect("an event before the end of the stream");
-            // Heartbeats come for ever: they must not hide that an event does not.
-            assert!(asked.elapsed() < PATIENCE, "no event came, only {block:?}");
+            // Heartbeats never end: they must not hide that an event is missing.
+            assert!(started.elapsed() < PATIENCE, "no event came, only {block:?}");
             if block.lines.iter().any(|line| !line.starts_with(':')) {
                 return block;
             }
