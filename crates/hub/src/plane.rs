@@ -141,7 +141,58 @@ struct Inner {
     stopping: AtomicBool,
 }
 
+/// Frames and ends of streams that are handed to the shards together. To wake a shard for each of
+/// them costs more than to write it.
+pub(crate) struct Batch {
+    by_shard: Vec<Vec<Command>>,
+}
+
+/// Of one shard in a [`Batch`]: enough to share a wake-up, and few enough that the first of them does
+/// not wait long for the last.
+const BATCH_COMMANDS_MAX: usize = 64;
+
 impl Plane {
+    /// An empty batch.
+    pub(crate) fn batch(&self) -> Batch {
+        Batch { by_shard: self.inner.inboxes.iter().map(|_| Vec::new()).collect() }
+    }
+
+    /// As [`Plane::send`], once the batch is [submitted](Plane::submit).
+    pub(crate) fn send_in(&self, batch: &mut Batch, id: StreamId, frame: Frame, notify: Notify) {
+        self.add(batch, id, Command::Send { key: id.key(), frame, notify });
+    }
+
+    /// As [`Plane::close`], once the batch is [submitted](Plane::submit).
+    pub(crate) fn close_in(
+        &self,
+        batch: &mut Batch,
+        id: StreamId,
+        last: Option<Frame>,
+        reason: CloseReason,
+    ) {
+        self.add(batch, id, Command::Close { key: id.key(), last, reason });
+    }
+
+    /// Hands a batch to the shards, each its part in the order in which it was added, and empties it.
+    pub(crate) fn submit(&self, batch: &mut Batch) {
+        for (inbox, commands) in self.inner.inboxes.iter().zip(&mut batch.by_shard) {
+            if !commands.is_empty() {
+                inbox.push_all(commands);
+            }
+        }
+    }
+
+    fn add(&self, batch: &mut Batch, id: StreamId, command: Command) {
+        if let Some(commands) = batch.by_shard.get_mut(id.shard())
+            && let Some(inbox) = self.inbox(id)
+        {
+            commands.push(command);
+            if commands.len() >= BATCH_COMMANDS_MAX {
+                inbox.push_all(commands);
+            }
+        }
+    }
+
     /// Starts the shards.
     ///
     /// # Errors

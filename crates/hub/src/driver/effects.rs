@@ -43,8 +43,9 @@ impl<T> Effects<T> {
         state.waiting.len() > before && !std::mem::replace(&mut state.busy, true)
     }
 
-    /// Carries out all that was appended, and what is appended meanwhile, with no lock held.
-    pub(super) fn carry_out(&self, mut one: impl FnMut(T)) {
+    /// Carries out all that was appended, and what is appended meanwhile, with no lock held. `one`
+    /// gets `None` whenever it has had all that was there.
+    pub(super) fn carry_out(&self, mut one: impl FnMut(Option<T>)) {
         let mut effects = std::mem::take(&mut self.lock().spare);
         loop {
             {
@@ -56,7 +57,8 @@ impl<T> Effects<T> {
                 }
                 std::mem::swap(&mut state.waiting, &mut effects);
             }
-            effects.drain(..).for_each(&mut one);
+            effects.drain(..).for_each(|effect| one(Some(effect)));
+            one(None);
             effects.shrink_to(BUFFER_EFFECTS_MAX);
         }
     }
@@ -95,7 +97,7 @@ mod tests {
                         };
                         if carries_out {
                             // `try_lock`: no other thread is carrying out.
-                            effects.carry_out(|n| carried_out.try_lock().unwrap().push(n));
+                            effects.carry_out(|n| carried_out.try_lock().unwrap().extend(n));
                         }
                     }
                 });
@@ -111,8 +113,8 @@ mod tests {
         let mut order = Vec::new();
         assert!(effects.append(1..=2));
         effects.carry_out(|n| {
-            order.push(n);
-            if n == 1 {
+            order.extend(n);
+            if n == Some(1) {
                 assert!(!effects.append(std::iter::once(3)), "the outer call continues with it");
             }
         });

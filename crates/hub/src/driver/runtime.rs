@@ -28,7 +28,7 @@ use super::{Clock, Readiness};
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
 use crate::frames;
-use crate::plane::{CloseReason, Notify, Plane, PlaneConfig, StreamId};
+use crate::plane::{Batch, CloseReason, Notify, Plane, PlaneConfig, StreamId};
 use crate::store::{Store, StoreEvents, StoredDevice};
 
 /// Reports that the core is called with under one lock. A commit reports hundreds at once, and each
@@ -151,7 +151,7 @@ impl Runtime {
         self.guarded(|| {
             let (result, carries_out) = self.call(act)?;
             if carries_out {
-                self.effects.carry_out(|effect| self.carry_out(effect));
+                self.carry_out();
             }
             Some(result)
         })
@@ -175,7 +175,7 @@ impl Runtime {
             }
             // Once for all of them, so that a shard finds together what it writes.
             if carries_out {
-                self.effects.carry_out(|effect| self.carry_out(effect));
+                self.carry_out();
             }
             Some(())
         });
@@ -301,20 +301,34 @@ impl Runtime {
         self.effects.discard();
     }
 
-    fn carry_out(&self, effect: Effect) {
+    fn carry_out(&self) {
+        // What is for the plane gathers, so that shards are not woken for each frame. Its own order
+        // is what counts: nothing else depends on when a frame is written.
+        let mut batch = self.plane.batch();
+        self.effects.carry_out(|effect| match effect {
+            Some(effect) => self.carry_out_one(effect, &mut batch),
+            None => self.plane.submit(&mut batch),
+        });
+    }
+
+    fn carry_out_one(&self, effect: Effect, batch: &mut Batch) {
         match effect {
             Effect::Persist(txn) => self.store.submit(txn),
             Effect::Load(load) => self.store.load(load),
             Effect::Send { stream, frame, notify } => {
-                self.plane.send(stream, frames::frame(&frame), notify);
+                self.plane.send_in(batch, stream, frames::frame(&frame), notify);
             }
             Effect::Close { stream, bye } => {
-                self.plane.close(stream, Some(frames::bye(&bye)), reason_of(bye.reason));
+                let (last, reason) = (frames::bye(&bye), reason_of(bye.reason));
+                self.plane.close_in(batch, stream, Some(last), reason);
             }
             // The client may have disconnected: then the answer is dropped.
             Effect::Reply(waiting, answer) => drop(waiting.send(answer)),
             Effect::Report(event) => self.feed.report(event),
-            Effect::Barrier(passed) => drop(passed.send(())),
+            Effect::Barrier(passed) => {
+                self.plane.submit(batch);
+                let _ = passed.send(());
+            }
         }
     }
 

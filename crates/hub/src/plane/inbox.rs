@@ -132,6 +132,18 @@ struct State {
     fresh: u32,
 }
 
+impl State {
+    fn send(&mut self, key: Key, frame: Frame, notify: Notify) {
+        if self.waiting_bytes > WAITING_BYTES_MAX {
+            let reason = CloseReason::Overloaded;
+            self.commands.push(Command::Close { key, last: None, reason });
+            return;
+        }
+        self.waiting_bytes += frame.len(Framing::Chunked);
+        self.commands.push(Command::Send { key, frame, notify });
+    }
+}
+
 impl Inbox {
     pub(crate) fn new(shard: u8, waker: mio::Waker) -> Self {
         let state = State {
@@ -162,14 +174,18 @@ impl Inbox {
     }
 
     pub(crate) fn send(&self, key: Key, frame: Frame, notify: Notify) {
+        self.with(|state| state.send(key, frame, notify));
+    }
+
+    /// Empties `commands` into the inbox, in their order, with one wake-up.
+    pub(crate) fn push_all(&self, commands: &mut Vec<Command>) {
         self.with(|state| {
-            if state.waiting_bytes > WAITING_BYTES_MAX {
-                let reason = CloseReason::Overloaded;
-                state.commands.push(Command::Close { key, last: None, reason });
-                return;
+            for command in commands.drain(..) {
+                match command {
+                    Command::Send { key, frame, notify } => state.send(key, frame, notify),
+                    command => state.commands.push(command),
+                }
             }
-            state.waiting_bytes += frame.len(Framing::Chunked);
-            state.commands.push(Command::Send { key, frame, notify });
         });
     }
 
