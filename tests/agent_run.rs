@@ -102,6 +102,18 @@ fn told(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
+
+#[test]
+fn a_hub_can_be_started_by_a_handler() {
+    // `bellwire serve` took BELLWIRE_DATA_FILE, which the agent sets, for a setting and refused.
+    let program = serde_json::to_string(BELLWIRE).unwrap();
+    let scene = Scene::new(&format!("[actions.check]\nrun = [{program}, \"config\", \"check\"]\n"));
+    let agent = scene.agent();
+    let check = scene.send("check", "");
+    assert_eq!(check["state"], "succeeded", "{check}");
+    assert!(agent.terminate().success());
+}
+
 #[test]
 fn the_list_is_the_boundary_and_status_tells_what_came() {
     let scene = Scene::new(

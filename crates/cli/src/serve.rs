@@ -1,5 +1,5 @@
-//! `bellwire serve` and `bellwire config check`: settings in, a hub that runs until it is told to
-//! stop.
+//! `bellwire serve` and `bellwire config check`: settings in, a hub that runs until a signal
+//! stops it.
 
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,6 @@ use crate::args::{ConfigCommand, Serve};
 use crate::exit::{self, Usage};
 use crate::out::{self, Form};
 
-/// Variables with the common prefix that are not settings of the hub.
-const NOT_SETTINGS: [&str; 6] = ["HUB", "COMMAND", "ACTION", "DEVICE", "ATTEMPT", "EXPIRES_AT"];
 /// Open files of a hub beside its connections: the store's, event queues, listening sockets, the
 /// logs, and some for the connection that is accepted only to be refused.
 const FILES_BESIDE: u64 = 100;
@@ -38,7 +36,7 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
         );
     }
     let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
-    tracing::info!("ready; everything is kept in {}", data_dir.display());
+    tracing::info!("ready; the data folder is {}", data_dir.display());
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -61,9 +59,9 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
     let ConfigCommand::Check { config } = command;
     let checked = match read(config.as_deref(), &[]) {
         Err(e) if form == Form::Json && e.is::<Usage>() => {
-            let told = e.to_string();
+            let faults = e.to_string();
             out::json(
-                &serde_json::json!({"ok": false, "faults": told.lines().collect::<Vec<_>>()}),
+                &serde_json::json!({"ok": false, "faults": faults.lines().collect::<Vec<_>>()}),
             )?;
             return Ok(exit::USAGE);
         }
@@ -129,10 +127,6 @@ fn read(file: Option<&Path>, flags: &[(&str, String)]) -> anyhow::Result<Config>
     let text = file.map(read_file).transpose()?;
     let environment: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| {
-            let setting = name.strip_prefix("BELLWIRE_");
-            setting.is_some_and(|setting| !NOT_SETTINGS.contains(&setting))
-        })
         .collect();
     Config::read(
         text.as_deref(),

@@ -1,7 +1,7 @@
 //! A hub from its settings to its end: open, bind, serve, drain.
 //!
 //! Nothing serves until everything is bound and recovered. [`Hub`] is the hub without a server, to
-//! be mounted in somebody else's; [`Bound`] and [`Running`] are a whole server of its own. Signals
+//! be mounted in another program's; [`Bound`] and [`Running`] are a whole server of its own. Signals
 //! are the program's business: it calls [`Running::shutdown`].
 
 use std::io;
@@ -22,12 +22,12 @@ use crate::listen::{ListenConfig, Listener, Server};
 use crate::store::{OpenError, Options, SqliteStore, Store};
 use crate::tls::{self, Protocols, TlsError};
 
-/// A hub has ended this long after it was told to (contract, section 9: within 10 s).
+/// A hub has ended this long after [`Running::shutdown`] was called (contract, section 9: within 10 s).
 const SHUTDOWN_WITHIN: Duration = Duration::from_millis(9_500);
-/// What requests in flight have left to end in, once nothing more is accepted. Waits and polls were
+/// How long requests in flight may take to end, once no connection is accepted any more. Waits and polls were
 /// answered before: what is in flight then is on its way in or out.
 const IN_FLIGHT_WITHIN: Duration = Duration::from_millis(1_500);
-/// What the last bytes of streams have left, after all of the above.
+/// How long the last bytes of streams may take, after all of the above.
 const STREAMS_WITHIN_MS: u64 = 1_000;
 
 /// A hub that is open and recovered, to be mounted in an axum server.
@@ -58,7 +58,7 @@ pub struct Hub {
     store: Arc<SqliteStore>,
 }
 
-/// A server that is bound and recovered, and serves nobody yet.
+/// A server that is bound and recovered, and does not serve yet.
 ///
 /// ```
 /// # tokio::runtime::Runtime::new()?.block_on(async {
@@ -85,7 +85,7 @@ pub struct Bound {
     tls: Option<Tls>,
 }
 
-/// A server at work. Dropped, it stops at once and says goodbye to nobody.
+/// A running server. Dropped, it stops at once, and streams end without a `bye`.
 #[derive(Debug)]
 pub struct Running {
     hub: Hub,
@@ -94,18 +94,18 @@ pub struct Running {
     tls: Option<Tls>,
 }
 
-/// Where certificates come from, and who is told of new ones.
+/// The certificate's files, and the sender of new configurations to the listener.
 #[derive(Debug)]
 struct Tls {
     files: TlsFiles,
     sender: watch::Sender<Arc<rustls::ServerConfig>>,
 }
 
-/// Why a hub does not start. Each message says what to do.
+/// Why a hub does not start. Each message names what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// Without credentials whoever reaches the hub commands every device.
+    /// The operator's: without credentials any client that reaches the hub commands every device.
     #[error(
         "this hub has no tokens, and {addr} is not loopback: whoever reaches it could command every \
          device. Listen on 127.0.0.1, or set `open` if that is meant"
@@ -114,25 +114,25 @@ pub enum StartError {
         /// Where it should have listened.
         addr: SocketAddr,
     },
-    /// An address cannot be bound.
+    /// The machine's or the operator's: an address cannot be bound.
     #[error("cannot listen on {0}")]
     Bind(#[source] io::Error),
-    /// The data folder cannot be opened.
+    /// The machine's or the operator's: the data folder cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// The certificate or its key is of no use.
+    /// The operator's: the certificate or its key is of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The classic streams do not start.
+    /// The machine's: the classic streams do not start.
     #[error("the classic format cannot be served: {0}")]
     Classic(#[from] ClassicError),
-    /// The system has no thread, event queue or entropy left.
+    /// The machine's: the system has no thread, event queue or entropy to give.
     #[error("the system refuses what a hub needs: {0}")]
     System(#[source] io::Error),
 }
 
 impl StartError {
-    /// Whether it is a mistake in what the hub was told, and not a state of the machine: the
+    /// Whether it is a mistake in the settings, and not a state of the machine: the
     /// difference between exit code 2 and 1.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Exposed { .. })
@@ -171,12 +171,12 @@ impl Hub {
         &self.driver
     }
 
-    /// Begins the end, see [`Driver::drain`]. The router goes on answering reports and reads.
+    /// Begins the end, see [`Driver::drain`]. The router still answers reports and reads.
     pub fn drain(&self) {
         self.driver.drain();
     }
 
-    /// Ends: drains if that was not done, writes out what streams still have to be told, and puts
+    /// Ends: drains if that was not done, writes out what streams have yet to send, and puts
     /// on disk what was taken. Within 10 s.
     pub async fn close(self) {
         self.close_until(Instant::now() + SHUTDOWN_WITHIN).await;
@@ -190,17 +190,17 @@ impl Hub {
             store.close();
         });
         if !matches!(timeout_at(until, closed).await, Ok(Ok(()))) {
-            tracing::error!("the hub was left before it was closed: the disk does not answer");
+            tracing::error!("the hub ends without being closed: the disk does not answer");
         }
     }
 }
 
 impl Bound {
-    /// Binds every address, opens the hub and recovers it; it serves nobody yet. To be called
+    /// Binds every address, opens the hub and recovers it; it does not serve yet. To be called
     /// inside a tokio runtime.
     ///
     /// # Errors
-    /// When the hub would be open to strangers unasked, an address is taken, the certificate is of
+    /// When the hub would be open to strangers although `open` is not set, an address is taken, the certificate is of
     /// no use, or [`Hub::open`] fails.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let reachable = |addr: &&SocketAddr| !addr.ip().to_canonical().is_loopback();
@@ -219,7 +219,7 @@ impl Bound {
         if let Some(tls) = &tls {
             listener = listener.with_tls(tls.sender.subscribe());
         }
-        // In text, without ids and without keepalives (contract, section 10).
+        // In text mode, without ids and without keepalives (contract, section 10).
         let classic = ClassicConfig { shards: config.shards, ..ClassicConfig::default() };
         let classic = config.classic.then(|| Classic::start(classic)).transpose()?;
         let hub = Hub::open(config).await?;
@@ -280,7 +280,7 @@ impl Running {
         Ok(())
     }
 
-    /// Ends in order: new work is refused and every stream told so at once; reports and reads are
+    /// Ends in order: new work is refused and every stream notified at once; reports and reads are
     /// served for the time set as `drain`; then requests in flight end, and the store is closed.
     /// Within 10 s.
     pub async fn shutdown(self) {
@@ -289,7 +289,7 @@ impl Running {
         sleep(self.hub.driver.config().drain).await;
         self.server.shutdown(IN_FLIGHT_WITHIN).await;
         if let Some(classic) = self.classic {
-            // These are told nothing: their format has no word for it.
+            // These end without notice: their format has no event for it.
             let ended = in_thread(move || classic.shutdown(STREAMS_WITHIN_MS));
             let _ = timeout_at(until, ended).await;
         }

@@ -32,6 +32,10 @@ use settings::{Draft, SETTINGS};
 
 /// The prefix of a variable's name; the rest is the key in capitals.
 pub const VARIABLE_PREFIX: &str = "BELLWIRE_";
+/// Variables with this prefix that are never settings of the hub: the address of a hub, which clients
+/// read, and what the agent sets for handlers, one of which may start a hub.
+const NOT_SETTINGS: [&str; 7] =
+    ["HUB", "COMMAND", "ACTION", "DEVICE", "ATTEMPT", "EXPIRES_AT", "DATA_FILE"];
 
 /// The settings of a hub, checked. A program that sets members itself is responsible for their
 /// ranges.
@@ -87,7 +91,8 @@ pub struct TlsFiles {
 
 impl Config {
     /// Reads the layers: the text of a TOML file, variables with their whole names, and flags by
-    /// key. Variables that do not begin with `BELLWIRE_` are left alone.
+    /// key. Variables that do not begin with `BELLWIRE_` are left alone, and so are those with which the
+    /// agent starts a handler, and `BELLWIRE_HUB`.
     ///
     /// # Errors
     /// All faults of all layers.
@@ -101,7 +106,9 @@ impl Config {
             reading.file(file);
         }
         for (name, value) in environment {
-            if let Some(key) = name.strip_prefix(VARIABLE_PREFIX) {
+            if let Some(key) = name.strip_prefix(VARIABLE_PREFIX)
+                && !NOT_SETTINGS.contains(&key)
+            {
                 reading.set(Origin::Environment, &key.to_ascii_lowercase(), value);
             }
         }
@@ -255,6 +262,15 @@ mod tests {
         assert_eq!(config.shards, 3);
         assert_eq!(config.listen.len(), 2);
         assert_eq!(Config::read(None, [], []), Ok(Config::default()));
+    }
+
+    #[test]
+    fn what_a_handler_finds_in_its_environment_sets_nothing() {
+        let environment = NOT_SETTINGS.map(|key| format!("{VARIABLE_PREFIX}{key}"));
+        let environment = environment.iter().map(|name| (name.as_str(), "x"));
+        assert_eq!(Config::read(None, environment, []), Ok(Config::default()));
+        // Only these: a typo is still found.
+        assert_eq!(faults("", &[("BELLWIRE_DATA", "x")], &[]).len(), 1);
     }
 
     #[test]

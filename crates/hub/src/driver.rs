@@ -1,10 +1,10 @@
 //! Where core meets tokio: requests, streams, the store and the clock on one side, decisions on
 //! the other.
 //!
-//! A [`Driver`] is what the HTTP handlers hold. Each request, and each word from the store, the
-//! plane or the clock, is one turn (`turns.rs`): lock the core, tell it what happened, and carry
-//! out every output before the lock is let go, so that outputs keep their order. Events for those
-//! who watch go to the feed (`feed.rs`).
+//! A [`Driver`] is what the HTTP handlers hold. Each request, and each report of the store, the
+//! plane or the clock, is a call of the core under its lock (`runtime.rs`, `events.rs`); the core's
+//! outputs are carried out in their order, outside of the lock (`effects.rs`). Events for observers
+//! and watchers go to the feed (`feed.rs`).
 //!
 //! Nothing is decided here, and no HTTP is known here.
 
@@ -19,28 +19,66 @@ use bellwire_proto::{
 use tokio::sync::oneshot;
 
 use crate::config::Config;
+use crate::frames;
 use crate::plane::{CloseReason, Plane, PlaneConfig, StreamId, StreamOptions};
 use crate::store::{Store, StoreError, StoreEvents, StoredDevice};
 
 mod clock;
-pub mod frames;
-mod turns;
+mod effects;
+mod events;
+mod runtime;
 
 pub use clock::Clock;
-use turns::Shared;
+use runtime::Runtime;
 
 /// The hub as its HTTP handlers see it. Cheap to clone.
 ///
-/// Every request has exactly one reply; a future that is dropped before it tells the core that
-/// nobody waits any more.
+/// - **Requests** of senders ([`send`](Self::send), [`cancel`](Self::cancel)), devices
+///   ([`report`](Self::report), [`poll`](Self::poll), [`confirm`](Self::confirm)) and operators
+///   ([`put_device`](Self::put_device), [`put_facts`](Self::put_facts),
+///   [`delete_device`](Self::delete_device)). Each has exactly one reply, after what it promises is
+///   on disk; dropping its future gives the reply up and takes nothing back.
+/// - **Streams**: [`listen`](Self::listen), [`watch`](Self::watch) and [`observe`](Self::observe)
+///   give a [`Reserved`], into which the hub sends at once. Then call [`Reserved::attached`], and
+///   have [`Driver::plane`] attach the connection or make a response body.
+/// - **Reads**: [`store`](Self::store) for what is on disk; [`presences`](Self::presences),
+///   [`device`](Self::device) and [`show`](Self::show) join it with who is online.
+/// - **Life**: [`start`](Self::start), then the store is started with
+///   [`store_events`](Self::store_events), and only then is anything answered;
+///   [`readiness`](Self::readiness) at any time; [`drain`](Self::drain) before the plane and the
+///   store are closed.
+///
+/// `tests/driver/requests.rs` and `tests/driver/watching.rs` show the calls, [`app`](crate::app) the
+/// life around them.
+///
+/// ```
+/// use bellwire_core::Send;
+/// use bellwire_hub::{app::Hub, config::Config};
+/// use bellwire_proto::{Json, Report, ReportState};
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// # let folder = tempfile::tempdir()?;
+/// let mut config = Config::default();
+/// config.data_dir = folder.path().join("hub");
+/// let hub = Hub::open(config).await?;
+/// let driver = hub.driver();
+///
+/// let send = Send::new("kiosk-7".parse()?, "ping".parse()?, Json::null());
+/// let queued = driver.send(send).await?;
+/// let report = Report::of(ReportState::Succeeded);
+/// let ended = driver.report(queued.device, queued.command, report).await?;
+/// assert!(ended.state.is_terminal());
+/// hub.close().await;
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Driver {
-    shared: Arc<Shared>,
+    runtime: Arc<Runtime>,
 }
 
-/// What a poll is answered.
+/// The answer to a poll.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Told {
+pub struct PollAnswer {
     /// Commands to run, oldest first.
     pub commands: Vec<CommandEvent>,
     /// Commands to stop.
@@ -54,22 +92,25 @@ pub enum Readiness {
     Ready,
     /// It is about to stop.
     Draining,
-    /// The store has failed, and nothing more can be promised.
+    /// The store has failed, and nothing more can be promised. What is stored can still be read.
     StoreFailed,
+    /// The core or a shard of the plane has panicked: the process can no longer work, and only a
+    /// restart helps. `/healthz` fails too.
+    Failed,
 }
 
-/// A stream that is reserved in the plane and not yet handed to it. Dropped before, it is closed,
-/// and whoever sends into it hears of that.
-#[must_use = "a stream that nobody attaches is closed"]
+/// A stream that is reserved in the plane and has no connection yet. Dropped before
+/// [`Reserved::attached`], it is closed, which is reported to whatever sends into it.
+#[must_use = "a stream that is not attached is closed"]
 pub struct Reserved {
-    shared: Arc<Shared>,
+    runtime: Arc<Runtime>,
     stream: StreamId,
     attached: bool,
 }
 
 impl Driver {
-    /// Starts a hub over a store that has recovered, its plane and its timer. The store is then
-    /// to be started with [`Driver::store_events`]; until that is done nothing is answered.
+    /// Starts a hub over a store that has recovered, with its plane and its timer. Start the store
+    /// with [`Driver::store_events`] then; until that is done nothing is answered.
     ///
     /// To be called inside a tokio runtime.
     ///
@@ -89,27 +130,27 @@ impl Driver {
         };
         let seed = u64::from_ne_bytes(entropy()?);
         let hub = Hub::new(config.core(), recovered, seed);
-        let shared = Shared::start(hub, config, store, plane, clock, seed)?;
-        Ok(Self { shared })
+        let runtime = Runtime::start(hub, config, store, plane, clock, seed)?;
+        Ok(Self { runtime })
     }
 
-    /// Who is to hear of the store.
+    /// The receiver of what the store reports.
     pub fn store_events(&self) -> Arc<dyn StoreEvents> {
-        self.shared.events()
+        self.runtime.events()
     }
 
-    // --- What senders ask ---
+    // --- Requests of senders ---
 
-    /// Stores a command; answers once it is on disk and, if asked to wait, has ended or the wait
-    /// is over.
+    /// Stores a command; answers once it is on disk and, if the send waits, once it has ended or the
+    /// wait has elapsed.
     ///
     /// # Errors
     /// `queue_full`, `device_offline`, `idempotency_mismatch`, `unknown_device`, `draining`,
     /// `store_unavailable`.
     pub async fn send(&self, send: Send) -> Result<Delivery, Problem> {
         let random = entropy().map_err(|_| internal())?;
-        let asked = self.ask(|hub, request, now| hub.handle_send(request, send, random, now));
-        match asked.await? {
+        let reply = self.request(|hub, request, now| hub.handle_send(request, send, random, now));
+        match reply.await? {
             Answer::Delivery(delivery) => Ok(*delivery),
             answer => Err(unexpected(&answer)),
         }
@@ -121,14 +162,15 @@ impl Driver {
     /// # Errors
     /// `unknown_command`, `illegal_transition` when all had ended before, `store_unavailable`.
     pub async fn cancel(&self, command: CommandId, force: bool) -> Result<bool, Problem> {
-        let asked = self.ask(|hub, request, now| hub.handle_cancel(request, command, force, now));
-        match asked.await? {
+        let reply =
+            self.request(|hub, request, now| hub.handle_cancel(request, command, force, now));
+        match reply.await? {
             Answer::Cancelled { done } => Ok(done),
             answer => Err(unexpected(&answer)),
         }
     }
 
-    // --- What devices tell ---
+    // --- Requests of devices ---
 
     /// Takes a report about a delivery; answers once it is on disk.
     ///
@@ -140,9 +182,9 @@ impl Driver {
         command: CommandId,
         report: Report,
     ) -> Result<Delivery, Problem> {
-        let asked =
-            self.ask(|hub, request, now| hub.handle_report(request, device, command, report, now));
-        match asked.await? {
+        let reply = self
+            .request(|hub, request, now| hub.handle_report(request, device, command, report, now));
+        match reply.await? {
             Answer::Delivery(delivery) => Ok(*delivery),
             answer => Err(unexpected(&answer)),
         }
@@ -159,41 +201,42 @@ impl Driver {
         listen: Listen,
         options: StreamOptions,
     ) -> Result<Reserved, Problem> {
-        let reserved = self.reserve(options);
+        let reserved = self.reserve(options)?;
         let session = SessionId(reserved.stream.get());
-        let asked =
-            self.ask(|hub, request, now| hub.handle_listen(request, session, device, listen, now));
-        match asked.await? {
+        let reply = self
+            .request(|hub, request, now| hub.handle_listen(request, session, device, listen, now));
+        match reply.await? {
             Answer::Listening => Ok(reserved),
             answer => Err(unexpected(&answer)),
         }
     }
 
-    /// Confirms a stream; `session` is what its `hello` told, see [`Reserved::session`].
+    /// Confirms a stream; `session` is as in its `hello`, see [`Reserved::session`].
     ///
     /// # Errors
     /// `gone` when no such session of this device is live.
     pub async fn confirm(&self, device: DeviceId, session: &str) -> Result<(), Problem> {
-        let Some(session) = self.shared.session_of(session) else {
+        let Some(session) = self.runtime.session_of(session) else {
             return Err(Problem::new(Code::Gone, "no stream of this name is live; open a new one"));
         };
-        let asked = self.ask(|hub, request, now| hub.handle_confirm(request, device, session, now));
-        self.done(asked.await?)
+        let reply =
+            self.request(|hub, request, now| hub.handle_confirm(request, device, session, now));
+        self.done(reply.await?)
     }
 
-    /// Answers as soon as there is something to tell the device, or when the wait is over.
+    /// Answers as soon as there is something for the device, or when the wait has elapsed.
     ///
     /// # Errors
     /// `unknown_device`, `draining`, `store_unavailable`.
-    pub async fn poll(&self, device: DeviceId, poll: Poll) -> Result<Told, Problem> {
-        let asked = self.ask(|hub, request, now| hub.handle_poll(request, device, poll, now));
-        match asked.await? {
-            Answer::Poll { commands, cancels } => Ok(Told { commands, cancels }),
+    pub async fn poll(&self, device: DeviceId, poll: Poll) -> Result<PollAnswer, Problem> {
+        let reply = self.request(|hub, request, now| hub.handle_poll(request, device, poll, now));
+        match reply.await? {
+            Answer::Poll { commands, cancels } => Ok(PollAnswer { commands, cancels }),
             answer => Err(unexpected(&answer)),
         }
     }
 
-    // --- What operators do to devices ---
+    // --- Requests of operators ---
 
     /// Registers a device, or replaces its labels. True when it was not known before; the device
     /// itself is read by [`Driver::device`].
@@ -201,21 +244,22 @@ impl Driver {
     /// # Errors
     /// `store_unavailable`.
     pub async fn put_device(&self, device: DeviceId, labels: Labels) -> Result<bool, Problem> {
-        let asked =
-            self.ask(|hub, request, now| hub.handle_put_device(request, device, labels, now));
-        match asked.await? {
+        let reply =
+            self.request(|hub, request, now| hub.handle_put_device(request, device, labels, now));
+        match reply.await? {
             Answer::Device { created } => Ok(created),
             answer => Err(unexpected(&answer)),
         }
     }
 
-    /// Keeps what a device tells of itself.
+    /// Stores the facts that a device reports of itself.
     ///
     /// # Errors
     /// `unknown_device`, `store_unavailable`.
     pub async fn put_facts(&self, device: DeviceId, facts: Json) -> Result<(), Problem> {
-        let asked = self.ask(|hub, request, now| hub.handle_put_facts(request, device, facts, now));
-        match asked.await? {
+        let reply =
+            self.request(|hub, request, now| hub.handle_put_facts(request, device, facts, now));
+        match reply.await? {
             Answer::Device { .. } => Ok(()),
             answer => Err(unexpected(&answer)),
         }
@@ -226,46 +270,37 @@ impl Driver {
     /// # Errors
     /// `unknown_device`, `store_unavailable`.
     pub async fn delete_device(&self, device: DeviceId) -> Result<(), Problem> {
-        let feed = &self.shared.feed;
-        if feed.is_observed()
-            && let Some(row) = self.store().device(device.clone()).await?
-        {
-            // Once it is removed, nobody could tell the observers what it was.
-            feed.remember(row);
-        }
-        let asked = self.ask(|hub, request, now| {
-            hub.handle_delete_device(request, device.clone(), now);
+        // Read always, since observers may connect while it is being removed.
+        let row = self.store().device(device.clone()).await?;
+        let answer = self.request_removing(row, |hub, request, now| {
+            hub.handle_delete_device(request, device, now);
         });
-        let answer = asked.await;
-        if answer.is_err() {
-            feed.forget(&device);
-        }
-        self.done(answer?)
+        self.done(answer.await?)
     }
 
-    // --- Who watches ---
+    // --- Observers and watchers ---
 
     /// Opens a stream of what happens to a command: every delivery as it is, each change, `done`,
     /// the end.
     ///
     /// # Errors
-    /// `unknown_command`, `draining`, `store_unavailable`, `rate_limited` when too many watch.
+    /// `unknown_command`, `draining`, `store_unavailable`, `rate_limited` when there are too many watchers.
     pub async fn watch(
         &self,
         command: CommandId,
         options: StreamOptions,
     ) -> Result<Reserved, Problem> {
-        let reserved = self.reserve(options);
-        let mailbox = self.shared.feed.watch(reserved.stream, command)?;
-        // From here on no change is missed; what the snapshot shows already is left out by its
-        // version. What was decided before is told to nobody, so the snapshot must show it: it is
-        // read when that is on disk.
-        let watching = self.shared.watch(command);
-        self.done(self.ask(|hub, request, _| hub.handle_settle(request)).await?)?;
+        let reserved = self.reserve(options)?;
+        let mailbox = self.runtime.feed.watch(reserved.stream, command)?;
+        // From here on no change is missed; what the snapshot shows already is recognised by its
+        // version. What was decided before is not reported, so the snapshot must show it: it is read
+        // when that is on disk.
+        let watching = self.runtime.watch(command);
+        self.done(self.request(|hub, request, _| hub.handle_settle(request)).await?)?;
         let Some(snapshot) = self.store().snapshot(command).await? else {
             return Err(Problem::new(Code::UnknownCommand, "no command has this id"));
         };
-        let feed = self.shared.feed.clone();
+        let feed = self.runtime.feed.clone();
         tokio::spawn(async move {
             feed.follow(mailbox, snapshot).await;
             drop(watching);
@@ -276,91 +311,106 @@ impl Driver {
     /// Opens a stream of what happens to all devices and deliveries.
     ///
     /// # Errors
-    /// `draining`, `rate_limited` when too many watch.
+    /// `draining`, `rate_limited` when there are too many watchers.
     pub fn observe(&self, options: StreamOptions) -> Result<Reserved, Problem> {
-        let reserved = self.reserve(options);
-        self.shared.feed.observe(reserved.stream)?;
-        self.shared.observers_changed();
+        let reserved = self.reserve(options)?;
+        self.runtime.feed.observe(reserved.stream)?;
+        self.runtime.observers_changed();
         Ok(reserved)
     }
 
-    // --- What can be seen ---
+    // --- Reads ---
 
-    /// Whether a device is there, and how.
-    pub fn presence(&self, device: &DeviceId) -> Presence {
-        let seen = self.shared.turn(|core, now| core.hub.presence(device, now));
-        seen.unwrap_or_default()
+    /// Whether and how these devices are online, in their order, as of one moment. One call of the
+    /// core, however many they are: a page of a list makes one call.
+    ///
+    /// # Errors
+    /// `internal` when the hub has failed.
+    pub fn presences<'a>(
+        &self,
+        devices: impl IntoIterator<Item = &'a DeviceId>,
+    ) -> Result<Vec<Presence>, Problem> {
+        let presences = self.runtime.with_core(|core, now| {
+            devices.into_iter().map(|device| core.hub.presence(device, now)).collect()
+        });
+        presences.ok_or_else(internal)
     }
 
     /// A device as the API shows it; `None` when it is not known.
     ///
     /// # Errors
-    /// `store_unavailable`.
+    /// `store_unavailable`, `internal` when the hub has failed.
     pub async fn device(&self, device: DeviceId) -> Result<Option<Device>, Problem> {
         let stored = self.store().device(device).await?;
-        Ok(stored.map(|stored| self.show(stored)))
+        Ok(self.show(stored.into_iter().collect())?.pop())
     }
 
-    /// Joins what the store knows of a device with where it is now.
-    pub fn show(&self, stored: StoredDevice) -> Device {
-        let presence = self.presence(&stored.record.id);
-        device_with(stored, presence)
+    /// Joins what the store knows of devices with whether they are online now.
+    ///
+    /// # Errors
+    /// `internal` when the hub has failed.
+    pub fn show(&self, stored: Vec<StoredDevice>) -> Result<Vec<Device>, Problem> {
+        let presences = self.presences(stored.iter().map(|device| &device.record.id))?;
+        Ok(stored.into_iter().zip(presences).map(|(device, now)| device.into_device(now)).collect())
     }
 
     /// What an operator has set.
     pub fn config(&self) -> &Config {
-        &self.shared.config
+        &self.runtime.config
     }
 
     /// A name for a session that is none: the `session` in the `hello` of a poll, which cannot be
     /// confirmed.
     pub fn no_session(&self) -> String {
-        self.shared.session_name(0)
+        self.runtime.session_name(0)
     }
 
     /// The hub's clock.
     pub fn now(&self) -> Timestamp {
-        self.shared.clock.now()
+        self.runtime.clock.now()
     }
 
-    /// Whether the hub can take work: `/readyz`.
+    /// Whether the hub can take work: `/readyz`, and `/healthz` when it has [failed](Readiness::Failed).
     pub fn readiness(&self) -> Readiness {
-        if self.shared.is_draining() {
-            Readiness::Draining
-        } else if self.store().health().is_err() {
-            Readiness::StoreFailed
-        } else {
-            Readiness::Ready
-        }
+        self.runtime.readiness()
     }
 
     /// Where commands, deliveries and devices are read.
     pub fn store(&self) -> &dyn Store {
-        &*self.shared.store
+        &*self.runtime.store
     }
 
     /// Where streams are attached.
     pub fn plane(&self) -> &Plane {
-        &self.shared.plane
+        &self.runtime.plane
     }
 
-    // --- The end ---
+    // --- Drain ---
 
     /// Begins the end: waits and polls are answered, every stream gets its last event, and new
-    /// sends, streams and polls are refused from now on. Reports and reads go on.
+    /// sends, streams and polls are refused from now on. Reports and reads are still served.
     pub fn drain(&self) {
-        self.shared.drain();
+        self.runtime.drain();
     }
 
     // --- How it is done ---
 
-    /// Tells the core of a request and waits for its one reply.
-    async fn ask(
+    /// Passes a request to the core and waits for its one reply.
+    async fn request(
         &self,
-        tell: impl FnOnce(&mut Hub, RequestId, Timestamp),
+        call: impl FnOnce(&mut Hub, RequestId, Timestamp),
+    ) -> Result<Answer, Problem> {
+        self.request_removing(None, call).await
+    }
+
+    /// The same for a request that removes the device of this row, if there is one.
+    async fn request_removing(
+        &self,
+        removes: Option<StoredDevice>,
+        call: impl FnOnce(&mut Hub, RequestId, Timestamp),
     ) -> Result<Answer, Problem> {
         let (reply, answer) = oneshot::channel();
-        let mut waiting = self.shared.request(reply, tell)?;
+        let mut waiting = self.runtime.request(reply, removes, call)?;
         let answer = answer.await;
         waiting.is_answered();
         match answer {
@@ -377,12 +427,15 @@ impl Driver {
         }
     }
 
-    fn reserve(&self, options: StreamOptions) -> Reserved {
-        Reserved {
-            shared: self.shared.clone(),
-            stream: self.shared.plane.reserve(options),
-            attached: false,
+    /// # Errors
+    /// `internal` when the plane has failed: the stream could be one that no shard serves.
+    fn reserve(&self, options: StreamOptions) -> Result<Reserved, Problem> {
+        let runtime = self.runtime.clone();
+        if !runtime.plane.is_alive() {
+            return Err(internal());
         }
+        let stream = runtime.plane.reserve(options);
+        Ok(Reserved { runtime, stream, attached: false })
     }
 }
 
@@ -398,14 +451,14 @@ impl Reserved {
         self.stream
     }
 
-    /// The name of the stream in `hello`, for `confirm`.
+    /// The name of the stream in `hello`, which `confirm` repeats.
     pub fn session(&self) -> String {
-        self.shared.session_name(self.stream.get())
+        self.runtime.session_name(self.stream.get())
     }
 
-    /// From now on the stream is the plane's, which closes it if it comes to nothing. To be called
-    /// right before [`Plane::respond`]: its future ends by being dropped when the connection is
-    /// taken over, and all that the handler holds with it.
+    /// From now on the stream is the plane's, which closes it if no connection is attached. Call it
+    /// right before [`Plane::respond`]: its future is dropped when the connection is taken over, and
+    /// all that the handler holds with it.
     pub fn attached(mut self) {
         self.attached = true;
     }
@@ -415,7 +468,7 @@ impl Drop for Reserved {
     fn drop(&mut self) {
         if !self.attached {
             let reason = CloseReason::NeverAttached;
-            self.shared.plane.close(self.stream, None, reason);
+            self.runtime.plane.close(self.stream, None, reason);
         }
     }
 }
@@ -426,37 +479,16 @@ impl std::fmt::Debug for Reserved {
     }
 }
 
-/// What a question to the store comes to when it is not answered.
+/// What a client is answered when the store does not answer a read.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::BadCursor(error) => Self::bad_request(error.to_string()),
             error => {
-                tracing::warn!(%error, "a question to the store was not answered");
+                tracing::warn!(%error, "a read of the store failed");
                 Self::new(Code::StoreUnavailable, "the store cannot answer; try again later")
             }
         }
-    }
-}
-
-/// The device object: the row, and where the device is.
-pub(crate) fn device_with(stored: StoredDevice, presence: Presence) -> Device {
-    let StoredDevice { record, queued } = stored;
-    let seen = record.seen;
-    let seen_at = seen.as_ref().map(|seen| seen.at);
-    let (address, agent) = seen.map_or((None, None), |seen| (seen.address, seen.agent));
-    Device {
-        id: record.id,
-        labels: record.labels,
-        facts: record.facts,
-        online: presence.online(),
-        connected_at: presence.connected_at,
-        last_seen_at: presence.seen_at.max(seen_at),
-        address: presence.peer.address.or(address),
-        agent: presence.peer.agent.or(agent),
-        transport: presence.transport,
-        queued,
-        created_at: record.created_at,
     }
 }
 
@@ -467,11 +499,14 @@ fn entropy<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 fn internal() -> Problem {
-    Problem::new(Code::Internal, "the hub could not answer; its log says why")
+    Problem::new(Code::Internal, "the hub could not answer; see its log")
 }
 
-/// An answer of another kind than the question's: a fault of the core, which its tests would show.
+/// An answer of another kind than the request's: a fault of the core, which its tests would show.
 fn unexpected(answer: &Answer) -> Problem {
-    tracing::error!(?answer, "the core gave an answer to another question");
+    tracing::error!(?answer, "the core gave an answer of another kind");
     internal()
 }
+
+#[cfg(test)]
+mod tests;

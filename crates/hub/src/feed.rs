@@ -1,13 +1,13 @@
-//! Who watches: `GET /v1/commands/{id}/events` and `GET /v1/events`.
+//! Observers and watchers: `GET /v1/events` and `GET /v1/commands/{id}/events`.
 //!
-//! The core tells of each change that is on disk, under its lock, into a bounded queue; one task
-//! takes the changes from there in their order, encodes each once and sends it to all who watch.
+//! The driver reports each change that is on disk to a bounded queue; one task takes the changes
+//! from there in their order, encodes each once and sends it to everyone who is to get it.
 //! **Observers** get every delivery and device. **Watchers** of one command get a snapshot first,
 //! then each change that is newer than it, then `done`, then the end.
 //!
-//! The core never waits for the feed. When the queue is full, everyone who watches is cut off:
-//! observers connect again and go on from there, watchers connect again and get a new snapshot.
-//! Nobody is left with a picture that silently lacks a change.
+//! The core never waits for the feed. When the queue is full, all of these streams are closed:
+//! observers reconnect and continue from there, watchers reconnect and get a new snapshot. No
+//! client holds a snapshot that silently lacks a change.
 //!
 //! The streams themselves are the plane's: heartbeats, slow readers, and their end.
 
@@ -20,7 +20,7 @@ use bellwire_proto::limits::PACED_BYTES;
 use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceEvent, DeviceId, Problem};
 use tokio::sync::{Notify as Wake, mpsc};
 
-use crate::driver::{device_with, frames};
+use crate::frames;
 use crate::plane::{CloseReason, Frame, Framing, Plane, Receipt, StreamEvent, StreamId};
 use crate::store::{Snapshot, Store, StoredDevice};
 
@@ -31,20 +31,25 @@ const QUEUE_EVENTS_MAX: usize = 8192;
 const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Changes of one command that wait for a snapshot to be read, by the store or by the client.
 const MAILBOX_CHANGES_MAX: usize = 64;
-/// Streams that watch, of both kinds. Every change is sent to every observer.
+/// Streams of observers and watchers. Every change is sent to every observer.
 const WATCHERS_MAX: usize = 1000;
-/// Rows of devices that are being removed while somebody observes.
-const REMOVED_MAX: usize = 1000;
 
-/// Everyone who watches, and the way to them.
+/// All observers and watchers, and the queue to them.
 pub(crate) struct Feed {
     store: Arc<dyn Store>,
     plane: Plane,
-    queue: mpsc::Sender<HubEvent>,
+    queue: mpsc::Sender<FeedEvent>,
     queued_bytes: AtomicUsize,
-    /// The queue was full: who watches now has missed something.
+    /// The queue was full: those who are connected now have missed something.
     overflowed: AtomicBool,
     state: Mutex<State>,
+}
+
+/// What happened, with what the store no longer has when it is sent on.
+pub(crate) struct FeedEvent {
+    pub(crate) event: HubEvent,
+    /// Of a device that was removed: its row as it was.
+    pub(crate) removed: Option<Box<StoredDevice>>,
 }
 
 #[derive(Default)]
@@ -53,8 +58,6 @@ struct State {
     watchers: HashMap<CommandId, Vec<Watcher>>,
     /// What each stream of the feed is for.
     streams: HashMap<StreamId, Role>,
-    /// Devices as they were before they were removed.
-    removed: HashMap<DeviceId, StoredDevice>,
     draining: bool,
 }
 
@@ -67,27 +70,27 @@ enum Role {
 /// The feed's end of a [`Mailbox`].
 struct Watcher {
     stream: StreamId,
-    changes: mpsc::Sender<Change>,
+    changes: mpsc::Sender<DeliveryChange>,
     written: Arc<Written>,
 }
 
-/// What one who watches a command is told, until the stream is gone.
+/// The changes for one watcher, until its stream is closed.
 pub(crate) struct Mailbox {
     stream: StreamId,
-    changes: mpsc::Receiver<Change>,
+    changes: mpsc::Receiver<DeliveryChange>,
     written: Arc<Written>,
 }
 
-/// What was sent with the wish to hear of it is written, or never will be.
+/// Whether the frame that was sent with [`Receipt::Written`] is written, or never will be.
 #[derive(Default)]
 struct Written {
-    told: Wake,
-    gone: AtomicBool,
+    settled: Wake,
+    closed: AtomicBool,
 }
 
-/// A delivery that changed.
+/// A delivery that changed, encoded.
 #[derive(Debug, Clone)]
-struct Change {
+struct DeliveryChange {
     device: DeviceId,
     version: u64,
     ended: bool,
@@ -95,7 +98,7 @@ struct Change {
 }
 
 impl Feed {
-    /// A feed without anyone who watches, and its task, which ends with it.
+    /// A feed without observers and watchers, and its task, which ends with it.
     pub(crate) fn start(store: Arc<dyn Store>, plane: Plane) -> Arc<Self> {
         let (queue, events) = mpsc::channel(QUEUE_EVENTS_MAX);
         let feed = Arc::new(Self {
@@ -110,11 +113,11 @@ impl Feed {
         feed
     }
 
-    // --- Called under the core's lock: these only queue ---
+    // --- Called by the runtime: these only queue ---
 
     /// Something happened.
-    pub(crate) fn tell(&self, event: HubEvent) {
-        let bytes = weight(&event);
+    pub(crate) fn report(&self, event: FeedEvent) {
+        let bytes = event.weight();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
         if queued + bytes <= QUEUE_BYTES_MAX && self.queue.try_send(event).is_ok() {
             return;
@@ -128,20 +131,20 @@ impl Feed {
         !self.state().observers.is_empty()
     }
 
-    // --- Who comes ---
+    // --- New streams ---
 
-    /// Takes a stream as an observer's. It is told of the hub at once, and of all that happens
-    /// from the moment on from which the core tells of it.
+    /// Makes a stream an observer's. It gets the state of the hub at once, and then all that the
+    /// core reports.
     pub(crate) fn observe(&self, stream: StreamId) -> Result<(), Problem> {
         let mut state = self.state();
         state.admit(stream, Role::Observer)?;
         state.observers.push(stream);
-        // Under the lock, so that no event goes before it.
+        // Under the lock, so that no event is sent before it.
         self.plane.send(stream, frames::hub(false), Receipt::None);
         Ok(())
     }
 
-    /// Takes a stream as one that watches a command. The mailbox is for [`Feed::follow`].
+    /// Makes a stream a watcher's of a command. The mailbox is for [`Feed::follow`].
     pub(crate) fn watch(&self, stream: StreamId, command: CommandId) -> Result<Mailbox, Problem> {
         let mut state = self.state();
         state.admit(stream, Role::Watcher(command))?;
@@ -155,35 +158,21 @@ impl Feed {
         Ok(Mailbox { stream, changes, written })
     }
 
-    /// Keeps the row of a device that is about to be removed, for those who will be told.
-    pub(crate) fn remember(&self, row: StoredDevice) {
-        let mut state = self.state();
-        // Past the bound observers are not told of the removal: the row is all there is to tell.
-        if state.removed.len() < REMOVED_MAX {
-            state.removed.insert(row.record.id.clone(), row);
-        }
-    }
-
-    /// The device was not removed after all.
-    pub(crate) fn forget(&self, device: &DeviceId) {
-        self.state().removed.remove(device);
-    }
-
     // --- What happens to their streams ---
 
     /// Takes what is about the feed's own streams out of `batch`. True when there are fewer
     /// observers than before.
-    pub(crate) fn take_its_own(&self, batch: &mut Vec<StreamEvent>) -> bool {
+    pub(crate) fn take_own(&self, batch: &mut Vec<StreamEvent>) -> bool {
         let mut state = self.state();
         if state.streams.is_empty() {
             return false;
         }
         let observers = state.observers.len();
-        batch.retain(|event| !state.hear(*event));
+        batch.retain(|event| !state.stream_event(*event));
         state.observers.len() < observers
     }
 
-    /// The hub is about to stop: observers hear of it, and all streams end.
+    /// The hub is about to stop: observers are notified, and all streams end.
     pub(crate) fn drain(&self) {
         self.state().draining = true;
         self.end_all(Some(&frames::hub(true)), CloseReason::Draining);
@@ -191,19 +180,20 @@ impl Feed {
 
     // --- The feed's task ---
 
-    async fn pass_on(&self, event: HubEvent) {
-        self.queued_bytes.fetch_sub(weight(&event), Ordering::AcqRel);
+    async fn send_on(&self, event: FeedEvent) {
+        self.queued_bytes.fetch_sub(event.weight(), Ordering::AcqRel);
+        let FeedEvent { event, removed } = event;
         match event {
             HubEvent::Delivery { delivery, version } => self.changed(&delivery, version),
             HubEvent::Device { device, change, presence } => {
-                self.device(device, change, presence).await
+                self.device(device, change, presence, removed).await
             }
         }
     }
 
     fn changed(&self, delivery: &Delivery, version: u64) {
         let frame = frames::delivery(delivery);
-        let change = Change {
+        let change = DeliveryChange {
             device: delivery.device.clone(),
             version,
             ended: delivery.state.is_terminal(),
@@ -225,27 +215,36 @@ impl Feed {
         });
     }
 
-    /// Tells observers of a device. Devices are read one by one, so that they are told of in the
+    /// Reports a device to observers. Devices are read one by one, so that they are reported in the
     /// order in which things happened.
-    async fn device(&self, device: DeviceId, change: DeviceChange, presence: Presence) {
+    async fn device(
+        &self,
+        device: DeviceId,
+        change: DeviceChange,
+        presence: Presence,
+        removed: Option<Box<StoredDevice>>,
+    ) {
         if !self.is_observed() {
             return;
         }
-        let row = if change == DeviceChange::Removed {
-            self.state().removed.remove(&device)
-        } else {
-            match self.store.device(device).await {
-                Ok(row) => row,
+        let row = match removed {
+            Some(row) => *row,
+            None if change == DeviceChange::Removed => {
+                // It was created while the request that removed it looked for its row.
+                tracing::warn!("observers are cut off: a device was removed before it was read");
+                return self.end_all(None, CloseReason::Overloaded);
+            }
+            None => match self.store.device(device).await {
+                Ok(Some(row)) => row,
+                // It has been removed meanwhile, and that is reported next.
+                Ok(None) => return,
                 Err(error) => {
                     tracing::warn!(%error, "observers are cut off: a device could not be read");
-                    self.end_all(None, CloseReason::Overloaded);
-                    return;
+                    return self.end_all(None, CloseReason::Overloaded);
                 }
-            }
+            },
         };
-        // It has been removed meanwhile, and that is told next.
-        let Some(row) = row else { return };
-        let device = device_with(row, presence);
+        let device = row.into_device(presence);
         let frame = frames::device(&DeviceEvent { device, change });
         self.plane.send_many(&self.state().observers, &frame);
     }
@@ -253,8 +252,8 @@ impl Feed {
     /// Ends every stream of the feed; `last` is for observers.
     fn end_all(&self, last: Option<&Frame>, reason: CloseReason) {
         let mut state = self.state();
-        // The observers stay in the list until the plane says that they are closed, so that the
-        // core hears of it.
+        // The observers stay in the list until the plane reports them closed, so that the core is
+        // notified then.
         for observer in &state.observers {
             self.plane.close(*observer, last.cloned(), reason);
         }
@@ -265,7 +264,7 @@ impl Feed {
 
     // --- The task of one watcher ---
 
-    /// Tells one who watches a command: the snapshot, every change that is newer, `done`, the end.
+    /// Sends a watcher the snapshot, every change that is newer, `done`, the end.
     /// Ends when the stream does.
     pub(crate) async fn follow(&self, mut mailbox: Mailbox, snapshot: Snapshot) {
         let (command, deliveries) = snapshot;
@@ -310,16 +309,29 @@ impl Feed {
         self.plane.close(mailbox.stream, None, CloseReason::Ended);
     }
 
-    /// False when the stream is gone.
+    /// False when the stream is closed.
     async fn send_and_wait(&self, mailbox: &Mailbox, frame: Frame) -> bool {
         self.plane.send(mailbox.stream, frame, Receipt::Written(0));
-        mailbox.written.told.notified().await;
-        !mailbox.written.gone.load(Ordering::Acquire)
+        mailbox.written.settled.notified().await;
+        !mailbox.written.closed.load(Ordering::Acquire)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held, and its lists are whole at any moment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FeedEvent {
+    /// About what it holds in memory, in bytes.
+    fn weight(&self) -> usize {
+        let row = self.removed.as_ref().map_or(0, |row| row.weight());
+        let HubEvent::Delivery { delivery, .. } = &self.event else {
+            return size_of::<Self>() + row;
+        };
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let result = delivery.result.as_ref().map_or(0, |json| json.as_str().len());
+        size_of::<Delivery>() + text(&delivery.stdout) + text(&delivery.stderr) + result
     }
 }
 
@@ -334,7 +346,7 @@ impl State {
         if self.streams.len() >= WATCHERS_MAX {
             return Err(Problem::new(
                 Code::RateLimited,
-                "as many streams as the hub allows watch already; try again later",
+                "the hub has as many watchers as it allows; try again later",
             ));
         }
         self.streams.insert(stream, role);
@@ -342,7 +354,7 @@ impl State {
     }
 
     /// Whether this is about a stream of the feed.
-    fn hear(&mut self, event: StreamEvent) -> bool {
+    fn stream_event(&mut self, event: StreamEvent) -> bool {
         let (StreamEvent::Buffered { stream, .. }
         | StreamEvent::Written { stream, .. }
         | StreamEvent::Closed { stream, .. }
@@ -360,7 +372,7 @@ impl State {
                 if let Role::Watcher(command) = role {
                     let mut watchers = self.watchers.get(&command).into_iter().flatten();
                     if let Some(watcher) = watchers.find(|watcher| watcher.stream == stream) {
-                        watcher.written.told.notify_one();
+                        watcher.written.settled.notify_one();
                     }
                 }
             }
@@ -387,31 +399,23 @@ impl State {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.written.gone.store(true, Ordering::Release);
-        self.written.told.notify_one();
+        self.written.closed.store(true, Ordering::Release);
+        self.written.settled.notify_one();
     }
 }
 
 /// The feed's task: one event after the other, in their order.
-async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<HubEvent>) {
+async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<FeedEvent>) {
     while let Some(event) = events.recv().await {
         let Some(feed) = feed.upgrade() else { return };
-        feed.pass_on(event).await;
+        feed.send_on(event).await;
         if feed.overflowed.swap(false, Ordering::AcqRel) {
-            tracing::warn!("everyone who watches is cut off: more happens than can be told");
+            tracing::warn!(
+                "observers and watchers are cut off: changes come faster than they can be sent"
+            );
             feed.end_all(None, CloseReason::Overloaded);
         }
     }
-}
-
-/// About what an event holds in memory.
-fn weight(event: &HubEvent) -> usize {
-    let HubEvent::Delivery { delivery, .. } = event else {
-        return size_of::<HubEvent>();
-    };
-    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let result = delivery.result.as_ref().map_or(0, |json| json.as_str().len());
-    size_of::<Delivery>() + text(&delivery.stdout) + text(&delivery.stderr) + result
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod classic;
 mod command;
 mod device;
 mod ops;
+mod page;
 pub mod params;
 mod problem;
 mod report;
@@ -166,7 +167,7 @@ fn is_name(segment: &str) -> bool {
 }
 
 /// The page of a list that is requested: `limit` and `after`.
-fn page(query: &mut params::Query) -> Result<PageRequest, Problem> {
+fn page_request(query: &mut params::Query) -> Result<PageRequest, Problem> {
     let limit = query.number("limit", PAGE_ITEMS)?.unwrap_or(PAGE_ITEMS.default);
     Ok(PageRequest {
         limit: u32::try_from(limit).unwrap_or(u32::MAX),

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! bytes -> listen -> http -> driver -> core -> store -> driver -> frames -> plane -> socket
-//!                                        \-> feed (observers) -----------/
+//!                                        \-> feed (observers, watchers) -/
 //! ```
 //!
 //! - [`listen`] accepts connections and lets them be taken over; it knows no route.
@@ -21,6 +21,7 @@ pub mod app;
 pub mod config;
 pub mod driver;
 mod feed;
+pub mod frames;
 pub mod http;
 pub mod listen;
 pub mod plane;

@@ -33,7 +33,7 @@ mod wheel;
 mod writing;
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -115,9 +115,62 @@ struct Inner {
     counters: Arc<Counters>,
     clock: Arc<dyn Clock>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Whether [`Plane::shutdown`] was called.
+    stopping: AtomicBool,
 }
 
+/// Frames and ends of streams that are handed to the shards together. To wake a shard for each of
+/// them costs more than to write it.
+pub(crate) struct Batch {
+    by_shard: Vec<Vec<Command>>,
+}
+
+/// Of one shard in a [`Batch`]: enough to share a wake-up, and few enough that the first of them does
+/// not wait long for the last.
+const BATCH_COMMANDS_MAX: usize = 64;
+
 impl Plane {
+    /// An empty batch.
+    pub(crate) fn batch(&self) -> Batch {
+        Batch { by_shard: self.inner.inboxes.iter().map(|_| Vec::new()).collect() }
+    }
+
+    /// As [`Plane::send`], once the batch is [submitted](Plane::submit).
+    pub(crate) fn send_in(&self, batch: &mut Batch, id: StreamId, frame: Frame, receipt: Receipt) {
+        self.add(batch, id, Command::Send { key: id.key(), frame, receipt });
+    }
+
+    /// As [`Plane::close`], once the batch is [submitted](Plane::submit).
+    pub(crate) fn close_in(
+        &self,
+        batch: &mut Batch,
+        id: StreamId,
+        last: Option<Frame>,
+        reason: CloseReason,
+    ) {
+        self.add(batch, id, Command::Close { key: id.key(), last, reason });
+    }
+
+    /// Hands a batch to the shards, each its part in the order in which it was added, and empties it.
+    pub(crate) fn submit(&self, batch: &mut Batch) {
+        for (inbox, commands) in self.inner.inboxes.iter().zip(&mut batch.by_shard) {
+            if !commands.is_empty() {
+                inbox.push_all(commands);
+            }
+        }
+    }
+
+    fn add(&self, batch: &mut Batch, id: StreamId, command: Command) {
+        if let Some(commands) = batch.by_shard.get_mut(id.shard())
+            && let Some(inbox) = self.inbox(id)
+        {
+            commands.push(command);
+            if commands.len() >= BATCH_COMMANDS_MAX {
+                inbox.push_all(commands);
+            }
+        }
+    }
+
     /// Starts the shards.
     ///
     /// # Errors
@@ -151,6 +204,7 @@ impl Plane {
             counters,
             clock: config.clock,
             threads: Mutex::new(Vec::new()),
+            stopping: AtomicBool::new(false),
         };
         // From here on a failure drops `inner`, which stops the shards that run already.
         let plane = Self { inner: Arc::new(inner) };
@@ -213,6 +267,13 @@ impl Plane {
         self.inner.counters.snapshot()
     }
 
+    /// Whether every shard is at work. One that has panicked is gone with its streams, and whatever
+    /// is sent to it is dropped; nothing but a restart of the process brings it back.
+    pub fn is_alive(&self) -> bool {
+        self.inner.stopping.load(Ordering::Acquire)
+            || !self.threads().iter().any(JoinHandle::is_finished)
+    }
+
     /// Has every shard read the clock; only a clock that does not move by itself needs it.
     pub fn wake(&self) {
         for inbox in &self.inner.inboxes {
@@ -224,6 +285,7 @@ impl Plane {
     /// and joins the shards. What is sent to the plane afterwards is dropped. It blocks: do not call
     /// it on a thread that serves tasks, nor from [`StreamEvents::on_events`].
     pub fn shutdown(&self, grace_ms: u64) {
+        self.inner.stopping.store(true, Ordering::Release);
         for inbox in &self.inner.inboxes {
             inbox.push(Command::Stop { grace_ms });
         }
@@ -231,6 +293,14 @@ impl Plane {
             if thread.join().is_err() {
                 tracing::error!("a shard of the plane had panicked");
             }
+        }
+    }
+
+    /// Has every shard panic.
+    #[cfg(test)]
+    pub(crate) fn panic(&self) {
+        for inbox in &self.inner.inboxes {
+            inbox.push(Command::Panic);
         }
     }
 

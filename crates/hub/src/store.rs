@@ -1,21 +1,23 @@
-//! What the hub keeps on disk: the one trait that stands for a backend.
+//! What the hub stores on disk: the one trait that stands for a backend.
 //!
 //! The driver hands transactions over with [`Store::submit`] and lookups with [`Store::load`];
-//! neither blocks, and the outcome comes back through [`StoreEvents`], always from a thread of the
-//! store. The API's own questions are [`Reading`]s, answered beside. A store decides nothing: what
-//! the rows mean is in `bellwire-core`. Tables, fsync points and what is assumed of the disk are
-//! told in `docs/store.md`.
+//! neither blocks, and the outcome is reported to [`StoreEvents`], always from a thread of the
+//! store. The API's own reads are [`Reading`]s, answered by other threads. A store decides nothing:
+//! what the rows mean is in `bellwire-core`. Tables, fsync points and what is assumed of the disk
+//! are described in `docs/store.md`.
 //!
-//! The rule that every store keeps: [`Txn::committed`] is called after the transaction is on
+//! The rule that every store follows: [`Txn::committed`] is called after the transaction is on
 //! disk, never before, and after the first error of the disk never again.
 
+use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bellwire_core::Presence;
 use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, Txn};
 use bellwire_proto::{
-    Action, Command, CommandId, Delivery, DeliveryState, DeviceId, Page, Selector,
+    Action, Command, CommandId, Delivery, DeliveryState, Device, DeviceId, Page, Selector,
 };
 
 mod cursor;
@@ -27,17 +29,17 @@ mod sqlite;
 pub use cursor::{BadCursor, Cursor};
 pub use sqlite::{OpenError, Options, SqliteStore};
 
-/// An answer that is on its way. The question is asked when it is made, not when it is polled.
+/// The pending result of a read. The read is queued when this is made, not when it is polled.
 pub type Reading<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
-/// A backend: it keeps transactions and answers questions about them.
+/// A backend: it stores transactions and reads what they stored.
 ///
-/// Every read sees each transaction whose [`Committed`] was reported before the read was asked for.
+/// Every read sees each transaction whose [`Committed`] was reported before the read was made.
 pub trait Store: Send + Sync + 'static {
     /// Puts a transaction on disk, in the order of the calls. Never blocks.
     ///
     /// What waits is bounded by the callers: each waiting transaction belongs to a request or to a
-    /// live delivery, and both are counted. After a failure it is dropped: the failure was told to
+    /// live delivery, and both are counted. After a failure it is dropped: the failure was reported to
     /// [`StoreEvents::failed`], which stands for every transaction that was not reported.
     fn submit(&self, txn: Txn);
 
@@ -76,11 +78,11 @@ pub trait Store: Send + Sync + 'static {
     fn health(&self) -> Result<(), StoreError>;
 
     /// Puts what was submitted on disk, tidies up and ends the threads of the store, within a
-    /// bounded time. What comes after it is dropped.
+    /// bounded time. What is submitted afterwards is dropped.
     fn close(&self);
 }
 
-/// Where a store tells what became of what it was given. Called from the threads of the store.
+/// Where a store reports the outcome of transactions and loads. Called from the threads of the store.
 pub trait StoreEvents: Send + Sync + 'static {
     /// These are on disk. In the order in which they were submitted, each once.
     fn committed(&self, committed: Vec<Committed>);
@@ -95,7 +97,7 @@ pub trait StoreEvents: Send + Sync + 'static {
 /// A command with all its deliveries, and the version of each.
 pub type Snapshot = (Command, Vec<(Delivery, u64)>);
 
-/// Which commands are wanted. With `device` and `state` both, a command must have one delivery that
+/// Which commands to list. With `device` and `state` both, a command must have one delivery that
 /// fits both.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandFilter {
@@ -107,17 +109,18 @@ pub struct CommandFilter {
     pub action: Option<Action>,
 }
 
-/// Which devices are wanted.
+/// Which devices to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeviceFilter {
     /// Those whose labels it matches; the default matches all.
     pub select: Selector,
 }
 
-/// Which part of a list is wanted.
+/// Which part of a list to read.
 ///
-/// A page may hold fewer items than asked for and yet have a next one: a search through many rows
-/// that fit nothing is cut into pages too.
+/// A page may hold fewer items than requested and yet have a next one: a search through many rows
+/// that fit nothing is cut into pages too, and so is one whose items are long. Once they hold
+/// [`PAGE_BYTES_MAX`](bellwire_proto::limits::PAGE_BYTES_MAX) bytes no other is added.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRequest {
     /// Items at most.
@@ -135,22 +138,56 @@ pub struct StoredDevice {
     pub queued: u64,
 }
 
-/// Why a store does not do what it was asked to.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+impl StoredDevice {
+    /// About what it holds in memory, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        let DeviceRecord { labels, facts, seen, .. } = &self.record;
+        let labels = labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        let agent = seen.as_ref().and_then(|seen| seen.agent.as_ref()).map_or(0, String::len);
+        size_of::<Self>() + labels + facts.as_str().len() + agent
+    }
+
+    /// The device as the API shows it: its row, and whether it is online.
+    pub fn into_device(self, presence: Presence) -> Device {
+        let Self { record, queued } = self;
+        let seen = record.seen;
+        let seen_at = seen.as_ref().map(|seen| seen.at);
+        let (address, agent) = seen.map_or((None, None), |seen| (seen.address, seen.agent));
+        Device {
+            id: record.id,
+            labels: record.labels,
+            facts: record.facts,
+            online: presence.online(),
+            connected_at: presence.connected_at,
+            last_seen_at: presence.seen_at.max(seen_at),
+            address: presence.peer.address.or(address),
+            agent: presence.peer.agent.or(agent),
+            transport: presence.transport,
+            queued,
+            created_at: record.created_at,
+        }
+    }
+}
+
+/// Why a store refuses a request, or has stopped.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
-    /// The disk failed; the hub must be restarted once it is mended.
+    /// The machine's fault, as a rule: the disk refused a write, is full or damaged. Nothing more is
+    /// stored until an operator has repaired it and restarted the hub.
     #[error("the store failed: {0}")]
-    Failed(Arc<str>),
-    /// This one question could not be answered.
+    Failed(#[source] Arc<dyn Error + Send + Sync>),
+    /// This one read failed. If the disk is to blame, [`StoreError::Failed`] follows.
     #[error("the store could not be read: {0}")]
-    Unreadable(Arc<str>),
-    /// Too many questions wait already.
+    Unreadable(#[source] Arc<dyn Error + Send + Sync>),
+    /// The hub's: too many reads wait already. Worth another try.
     #[error("too many reads are waiting")]
     Busy,
-    /// The store was closed.
+    /// The hub's: the store was closed, or no thread remains that could read. Worth another try only
+    /// after a restart.
     #[error("the store is closed")]
     Closed,
-    /// A cursor that no page of this list gave.
+    /// The client's: a cursor that no page of this list gave.
     #[error(transparent)]
     BadCursor(#[from] BadCursor),
 }

@@ -260,7 +260,10 @@ fn a_full_disk_ends_the_writing_and_not_the_reading() {
         kept = seq;
     }
     assert!(kept > 0, "the disk was full too early to show anything");
-    assert!(matches!(kit.told.wait_failed(), StoreError::Failed(_)));
+    let StoreError::Failed(source) = kit.told.wait_failed() else { panic!("another failure") };
+    let source = source.downcast_ref::<rusqlite::Error>();
+    let code = source.and_then(rusqlite::Error::sqlite_error_code);
+    assert_eq!(code, Some(rusqlite::ErrorCode::DiskFull), "the error says what the disk said");
     assert!(matches!(kit.store.health(), Err(StoreError::Failed(_))));
     let live = kit.live("a");
     assert_eq!(live.len() as u64, kept, "what is on disk can still be read, and nothing else");

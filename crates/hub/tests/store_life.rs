@@ -8,9 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_core::record::{Change, IdempotencyKey, IdempotencyRecord, Txn, TxnId};
+use bellwire_core::record::{
+    Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, Txn, TxnId,
+};
 use bellwire_hub::store::{CommandFilter, OpenError, Options, PageRequest};
-use bellwire_hub::store::{SqliteStore, Store, StoreError};
+use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
 use bellwire_proto::{DeliveryState, Seq};
 use store_kit::model::Model;
 use store_kit::*;
@@ -22,7 +24,7 @@ fn refused(dir: &Path) -> OpenError {
 }
 
 #[test]
-fn a_second_hub_on_a_folder_is_refused_until_the_first_is_gone() {
+fn a_second_hub_on_a_folder_is_refused_until_the_first_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     let error = refused(dir.path());
@@ -47,7 +49,7 @@ fn a_file_of_a_newer_program_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_file_that_is_not_ours_is_left_alone() {
+fn a_file_of_another_program_is_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bellwire.db");
     let file = rusqlite::Connection::open(&path).unwrap();
@@ -62,7 +64,7 @@ fn a_file_that_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn nobody_else_can_read_the_folder_or_a_file_in_it() {
+fn no_other_user_can_read_the_folder_or_a_file_in_it() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("deep/data");
     let kit = Kit::open(&data);
@@ -174,7 +176,7 @@ fn history_is_purged_in_pieces_and_nothing_live_with_it() {
 }
 
 #[test]
-fn a_number_is_never_given_out_again_even_when_all_history_is_gone() {
+fn a_number_is_never_given_out_again_even_when_all_history_was_purged() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     kit.commit(vec![put_command(7), put(delivery_in(7, "a", DeliveryState::Succeeded, 1))]);
@@ -188,7 +190,7 @@ fn a_number_is_never_given_out_again_even_when_all_history_is_gone() {
 }
 
 #[test]
-fn what_gathers_is_told_in_order_and_each_once() {
+fn what_gathers_is_reported_in_order_and_each_once() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     let submit = |seq| kit.submit(vec![put_command(seq), put(delivery(seq, "a"))]);
@@ -198,7 +200,7 @@ fn what_gathers_is_told_in_order_and_each_once() {
 }
 
 #[test]
-fn closing_keeps_what_was_submitted_and_takes_nothing_more() {
+fn closing_stores_what_was_submitted_and_takes_nothing_more() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = SqliteStore::open(dir.path(), options()).unwrap();
     let txn = |n| Txn::new(TxnId(n), vec![put_command(n), put(delivery(n, "a"))]);
@@ -209,12 +211,53 @@ fn closing_keeps_what_was_submitted_and_takes_nothing_more() {
     store.close();
     assert_eq!(told.committed().len(), 500);
     store.submit(txn(501));
-    assert_eq!(try_read(store.command(id(1))), Err(StoreError::Closed));
-    assert_eq!(store.health(), Ok(()), "closed is not failed");
+    assert!(matches!(try_read(store.command(id(1))), Err(StoreError::Closed)));
+    assert!(store.health().is_ok(), "closed is not failed");
     drop(store);
     assert!(
         !dir.path().join("bellwire.db-wal").exists(),
         "one file is left, and needs no recovery"
     );
     assert_eq!(Kit::open(dir.path()).live("a").len(), 500);
+}
+
+/// Panics, on the store's own thread, when a transaction or the answer to a load is reported.
+struct Panicking(Arc<Told>);
+
+impl StoreEvents for Panicking {
+    fn committed(&self, _: Vec<Committed>) {
+        panic!("on purpose");
+    }
+
+    fn loaded(&self, _: Vec<Loaded>) {
+        panic!("on purpose");
+    }
+
+    fn failed(&self, error: StoreError) {
+        StoreEvents::failed(&*self.0, error);
+    }
+}
+
+#[test]
+fn a_store_thread_that_panics_fails_the_store_and_is_named_once() {
+    // It closed the queues and reported nothing: a request that waited for a commit waited for ever.
+    for thread in ["store-write", "store-load"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = SqliteStore::open(dir.path(), options()).unwrap();
+        let told = Arc::new(Told::default());
+        store.start(Arc::new(Panicking(Arc::clone(&told)))).unwrap();
+        match thread {
+            "store-write" => store.submit(Txn::new(TxnId(1), vec![])),
+            _ => store.load(Load::Device(device("a"))),
+        }
+        let error = told.wait_failed();
+        assert!(error.to_string().contains(thread), "{error}");
+        assert!(matches!(store.health(), Err(StoreError::Failed(_))));
+        store.submit(Txn::new(TxnId(2), vec![put_device("a")]));
+        assert!(matches!(try_read(store.command(id(1))), Err(StoreError::Closed)));
+        store.close();
+        assert_eq!(told.failed().len(), 1, "reported once");
+        drop(store);
+        assert!(Kit::open(dir.path()).live("a").is_empty(), "nothing was written afterwards");
+    }
 }

@@ -2,7 +2,7 @@
 
 mod store_kit;
 
-use bellwire_core::record::{Change, Load, Loaded, Outcome, Seen};
+use bellwire_core::record::{Change, DeliveryRecord, Load, Loaded, Outcome, Seen};
 use bellwire_core::record::{IdempotencyKey, IdempotencyRecord};
 use bellwire_hub::store::{
     BadCursor, CommandFilter, Cursor, DeviceFilter, PageRequest, Store, StoreError,
@@ -270,7 +270,7 @@ fn commands_are_filtered_by_a_delivery_that_fits_both_device_and_state() {
 }
 
 #[test]
-fn a_search_through_many_rows_goes_on_behind_its_cursor() {
+fn a_search_through_many_rows_continues_after_its_cursor() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     let mut changes = vec![put_command(1), put(delivery_in(1, "a", DeliveryState::Dead, 1))];
@@ -360,11 +360,34 @@ fn a_cursor_of_another_list_is_refused() {
     let with = |cursor| PageRequest { limit: 1, after: Some(cursor) };
     let by_name = with(Cursor::after_device(device("a")));
     let by_seq = with(Cursor::after_seq(Seq::new(1)));
-    let bad = StoreError::BadCursor(BadCursor);
+    let is_bad = |error| matches!(error, StoreError::BadCursor(BadCursor));
     let commands = kit.store.commands(CommandFilter::default(), by_name);
-    assert_eq!(try_read(commands).unwrap_err(), bad);
+    assert!(is_bad(try_read(commands).unwrap_err()));
     let devices = kit.store.devices(DeviceFilter::default(), by_seq.clone());
-    assert_eq!(try_read(devices).unwrap_err(), bad);
+    assert!(is_bad(try_read(devices).unwrap_err()));
     let deliveries = kit.store.deliveries(id(1), None, by_seq);
-    assert_eq!(try_read(deliveries).unwrap_err(), bad);
+    assert!(is_bad(try_read(deliveries).unwrap_err()));
+}
+
+#[test]
+fn a_page_of_long_deliveries_ends_early_and_the_next_continues_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let names: Vec<String> = (100..200).map(|n| format!("d{n}")).collect();
+    let mut changes = vec![put_command(1)];
+    changes.extend(names.iter().map(|name| {
+        let outcome = Outcome { stdout: Some("x".repeat(64 * 1024)), ..Outcome::default() };
+        put(DeliveryRecord { outcome, ..delivery_in(1, name, DeliveryState::Succeeded, 1) })
+    }));
+    kit.commit(changes);
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let request = PageRequest { limit: 1000, after: after.take() };
+        let page = read(kit.store.deliveries(id(1), None, request)).unwrap();
+        assert!(page.items.len() <= 64, "4 MiB are 64 of these, and not {}", page.items.len());
+        listed.extend(page.items.iter().map(|delivery| delivery.device.to_string()));
+        let Some(next) = page.next else { break };
+        after = Some(next.parse().unwrap());
+    }
+    assert_eq!(listed, names);
 }

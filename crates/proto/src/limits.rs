@@ -95,6 +95,9 @@ pub const POLL_WAIT_S: Range = Range { default: 25, min: 0, max: 60 };
 pub const RETRY_AFTER_S_MAX: u64 = 7 * 86_400;
 /// Items on a page of a list. Contract, section 1.
 pub const PAGE_ITEMS: Range = Range { default: 100, min: 1, max: 1000 };
+/// Bytes of the items on a page of a list, as JSON; a page ends early where it would be longer, and holds
+/// one item at least. Contract, section 1.
+pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Bytes of `prelude`: 0, or from 2 to this. Contract, section 4.
 pub const PRELUDE_BYTES_MAX: usize = 8192;

@@ -1,7 +1,7 @@
-//! The hub's clock: the wall clock as it was at the start, and the time that has passed since.
+//! The hub's clock: the wall clock as it was at the start, and the time elapsed since.
 //!
-//! Everything that the hub tells or decides uses this one clock, so that a time once told is never
-//! taken back: setting the machine's clock moves no deadline. What it does not follow is the
+//! Everything that the hub reports or decides uses this one clock, so that no time that it gave is
+//! ever taken back: setting the machine's clock moves no deadline. What it does not follow is the
 //! correction of a clock that was wrong at the start; a restart does.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,9 +17,9 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that goes from now on.
+    /// A clock that starts now.
     pub fn start() -> Self {
-        // Before 1970 counts as 1970: a machine without a battery has to work too.
+        // Before 1970 counts as 1970: a machine without a battery-backed clock has to work too.
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         Self { start: Instant::now(), start_unix_ms: since_1970.map_or(0, millis) }
     }
@@ -29,10 +29,9 @@ impl Clock {
         Timestamp::from_unix_ms(self.start_unix_ms.saturating_add(millis(self.elapsed())))
     }
 
-    /// When on tokio's clock it will be `time`; what is past is the start.
+    /// When on tokio's clock it will be `time`; a time before the start is the start.
     ///
-    /// A clock that tells whole milliseconds would wake a sleeper up to one too early, hence one
-    /// is added.
+    /// A clock of whole milliseconds would wake a sleeper up to one too early, hence one is added.
     pub(crate) fn instant(&self, time: Timestamp) -> Instant {
         let ms = time.unix_ms().saturating_sub(self.start_unix_ms);
         self.start + Duration::from_millis(ms.saturating_add(1))
@@ -62,7 +61,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_sleeps_until_a_time_wakes_when_it_has_come() {
+    async fn a_sleep_until_a_time_ends_at_that_time_or_after() {
         let clock = Clock::start();
         let soon = clock.now().after(Duration::from_millis(1500));
         tokio::time::sleep_until(clock.instant(soon)).await;

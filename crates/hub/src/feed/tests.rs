@@ -8,13 +8,13 @@ use super::*;
 use crate::plane::{PlaneConfig, StreamEvents, StreamOptions};
 use crate::store::{Options, SqliteStore};
 
-struct Deaf;
+struct Ignore;
 
-impl StreamEvents for Deaf {
+impl StreamEvents for Ignore {
     fn on_events(&self, _: &mut Vec<StreamEvent>) {}
 }
 
-fn event(stdout: Option<String>) -> HubEvent {
+fn event(stdout: Option<String>) -> FeedEvent {
     let delivery = Delivery {
         command: CommandId::from_parts(1, [0; 10]),
         seq: Seq::new(1),
@@ -35,21 +35,21 @@ fn event(stdout: Option<String>) -> HubEvent {
         error: None,
         late: false,
     };
-    HubEvent::Delivery { delivery: Box::new(delivery), version: 1 }
+    let event = HubEvent::Delivery { delivery: Box::new(delivery), version: 1 };
+    FeedEvent { event, removed: None }
 }
 
-/// How many of so many events an observer was told before it was cut off; `None` if it was told
-/// all. On one thread the feed's task does not run while the queue is filled.
+/// How many of so many events an observer got before it was cut off; `None` if it got all. On one thread the feed's task does not run while the queue is filled.
 async fn cut_off_after(events: usize, stdout_bytes: usize) -> Option<usize> {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
     let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
-    let plane = Plane::start(config, Arc::new(Deaf)).unwrap();
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
     let feed = Feed::start(Arc::new(store), plane.clone());
     let stream = plane.reserve(StreamOptions::default());
     feed.observe(stream).unwrap();
     for _ in 0..events {
-        feed.tell(event(Some("x".repeat(stdout_bytes))));
+        feed.report(event(Some("x".repeat(stdout_bytes))));
     }
     let mut body = plane.respond_with_body(stream);
     let mut text = String::new();
@@ -82,11 +82,11 @@ async fn observers_are_cut_off_when_the_events_that_wait_hold_more_than_they_may
 }
 
 #[tokio::test]
-async fn no_more_watch_than_may_and_one_who_leaves_makes_room() {
+async fn watchers_are_bounded_and_one_that_disconnects_frees_its_slot() {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
     let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
-    let plane = Plane::start(config, Arc::new(Deaf)).unwrap();
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
     let feed = Feed::start(Arc::new(store), plane.clone());
     let command = CommandId::from_parts(1, [0; 10]);
     let reserve = || plane.reserve(StreamOptions::default());
@@ -97,8 +97,8 @@ async fn no_more_watch_than_may_and_one_who_leaves_makes_room() {
     assert_eq!(feed.observe(reserve()).unwrap_err().code, Code::RateLimited);
 
     let reason = CloseReason::PeerClosed;
-    let mut gone = vec![StreamEvent::Closed { stream: first, reason }];
-    assert!(feed.take_its_own(&mut gone), "there are fewer observers");
-    assert!(gone.is_empty() && !feed.is_observed());
+    let mut closed = vec![StreamEvent::Closed { stream: first, reason }];
+    assert!(feed.take_own(&mut closed), "there are fewer observers");
+    assert!(closed.is_empty() && !feed.is_observed());
     feed.observe(reserve()).unwrap();
 }

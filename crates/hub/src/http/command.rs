@@ -1,13 +1,13 @@
-//! Commands as their senders look at them, and cancelling. Contract, sections 3 and 7.
+//! Commands as their senders read them, and cancelling. Contract, sections 3 and 7.
 
 use axum::response::Response;
 use bellwire_proto::{Code, CommandId, Problem};
 use http::StatusCode;
 
 use super::request::Request;
-use super::{problem, stream};
+use super::{page, problem, stream};
 use crate::driver::Driver;
-use crate::store::CommandFilter;
+use crate::store::{CommandFilter, Cursor};
 
 /// `GET /v1/commands`: newest first.
 pub(super) async fn list(request: Request) -> Result<Response, Problem> {
@@ -17,11 +17,11 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
         state: query.value("state")?,
         action: query.value("action")?,
     };
-    let page = super::page(&mut query)?;
+    let page = super::page_request(&mut query)?;
     query.finish()?;
 
     let commands = request.driver.store().commands(filter, page).await?;
-    Ok(problem::json(StatusCode::OK, &commands))
+    page::page(commands, |last| Cursor::after_seq(last.seq))
 }
 
 /// `GET /v1/commands/{command}`.
@@ -36,13 +36,13 @@ pub(super) async fn deliveries(request: Request) -> Result<Response, Problem> {
     let command: CommandId = request.name("command")?;
     let mut query = request.query()?;
     let state = query.value("state")?;
-    let page = super::page(&mut query)?;
+    let page = super::page_request(&mut query)?;
     query.finish()?;
 
     let store = request.driver.store();
     let deliveries = store.deliveries(command, state, page).await?;
     let deliveries = deliveries.ok_or_else(unknown)?;
-    Ok(problem::json(StatusCode::OK, &deliveries))
+    page::page(deliveries, |last| Cursor::after_device(last.device.clone()))
 }
 
 /// `GET /v1/commands/{command}/events`: every delivery as it is, each change, `done`, the end.
@@ -60,7 +60,7 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
     Ok(stream::answer(&request.driver, &request.head, reserved).await)
 }
 
-/// `DELETE /v1/commands/{command}`: 202 while a device must still answer, 200 when all is over.
+/// `DELETE /v1/commands/{command}`: 202 while a device must still answer, 200 when every delivery is terminal.
 pub(super) async fn cancel(request: Request) -> Result<Response, Problem> {
     let command: CommandId = request.name("command")?;
     let mut query = request.query()?;
@@ -83,5 +83,5 @@ async fn shown(
 }
 
 fn unknown() -> Problem {
-    Problem::new(Code::UnknownCommand, "no command has this id, or it is no longer kept")
+    Problem::new(Code::UnknownCommand, "no command has this id, or its retention has elapsed")
 }

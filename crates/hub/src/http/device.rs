@@ -1,19 +1,19 @@
-//! Devices: looking at them, registering, labelling, removing, and what they tell of themselves.
+//! Devices: reading them, registering, labelling, removing, and the facts that they report.
 //! Contract, sections 5 and 6.
 
 use axum::response::Response;
 use bellwire_proto::device::{parse_facts, parse_labels_body};
-use bellwire_proto::limits::{FACTS_BYTES_MAX, PAGE_ITEMS, SMALL_BODY_BYTES_MAX};
+use bellwire_proto::limits::{FACTS_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS, SMALL_BODY_BYTES_MAX};
 use bellwire_proto::{Code, Device, DeviceId, Page, Problem};
 use http::StatusCode;
 
-use super::problem;
 use super::request::Request;
+use super::{page, problem};
 use crate::driver::Driver;
 use crate::store::{Cursor, DeviceFilter, PageRequest};
 
-/// Devices that one request looks at in search of those that are online, or not. A list may go on
-/// after a page with fewer items than asked for.
+/// Devices that one request looks at in search of those that are online, or not. Another page may
+/// follow one with fewer items than requested.
 const SEARCHED_MAX: usize = 20 * PAGE_ITEMS.max as usize;
 
 /// `GET /v1/devices`: by name.
@@ -21,14 +21,14 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let select = query.value("select")?.unwrap_or_default();
     let online = query.switch("online")?;
-    let page = super::page(&mut query)?;
+    let page = super::page_request(&mut query)?;
     query.finish()?;
 
     let devices = match online {
         None => part(&request.driver, DeviceFilter { select }, page).await?,
         Some(online) => search(&request.driver, DeviceFilter { select }, page, online).await?,
     };
-    Ok(problem::json(StatusCode::OK, &devices))
+    page::page(devices, |last| Cursor::after_device(last.id.clone()))
 }
 
 /// `GET /v1/devices/{device}`.
@@ -86,11 +86,10 @@ async fn part(
     page: PageRequest,
 ) -> Result<Page<Device>, Problem> {
     let stored = driver.store().devices(filter, page).await?;
-    let devices = stored.items.into_iter().map(|device| driver.show(device));
-    Ok(Page { items: devices.collect(), next: stored.next })
+    Ok(Page { items: driver.show(stored.items)?, next: stored.next })
 }
 
-/// A page of those that are online, or of those that are not: only the hub's memory knows.
+/// A page of those that are online, or of those that are not: only the core knows.
 async fn search(
     driver: &Driver,
     filter: DeviceFilter,
@@ -99,7 +98,7 @@ async fn search(
 ) -> Result<Page<Device>, Problem> {
     let items_max = page.limit as usize;
     let mut found: Page<Device> = Page { items: Vec::new(), next: None };
-    let mut searched = 0;
+    let (mut searched, mut bytes) = (0, 0);
     let mut after = page.after;
     while searched < SEARCHED_MAX {
         let limit = PAGE_ITEMS.max as u32;
@@ -109,7 +108,8 @@ async fn search(
             if device.online != online {
                 continue;
             }
-            if found.items.len() == items_max {
+            bytes += page::json_bytes(&device)?;
+            if found.items.len() == items_max || bytes > PAGE_BYTES_MAX && !found.items.is_empty() {
                 let last = found.items.last();
                 found.next = last.map(|last| Cursor::after_device(last.id.clone()).to_string());
                 return Ok(found);

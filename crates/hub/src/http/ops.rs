@@ -1,4 +1,4 @@
-//! Is it alive, is it ready, is it near, what happens on it. Contract, sections 4, 6 and 9.
+//! Health, readiness, ping, and the events of the hub. Contract, sections 4, 6 and 9.
 
 use axum::response::Response;
 use bellwire_proto::{Code, Problem};
@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use super::request::Request;
 use super::{problem, stream};
-use crate::driver::{Readiness, frames};
+use crate::driver::Readiness;
+use crate::frames;
 
-/// `GET /v1/ping`: is that the hub, and is it near?
+/// `GET /v1/ping`: whether this is the hub, and how near it is.
 pub(super) async fn ping(request: Request) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Pong {
@@ -35,10 +36,14 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
     Ok(stream::answer(&request.driver, &request.head, reserved).await)
 }
 
-/// `GET /healthz`: the process is alive, also while it drains.
+/// `GET /healthz`: the process can work, also while it drains or when its store has failed. Once it
+/// cannot, 500, so that a supervisor restarts it.
 pub(super) async fn healthz(request: Request) -> Result<Response, Problem> {
     request.no_query()?;
-    Ok(status("ok"))
+    match request.driver.readiness() {
+        Readiness::Ready | Readiness::Draining | Readiness::StoreFailed => Ok(status("ok")),
+        Readiness::Failed => Err(Problem::new(Code::Internal, FAILED)),
+    }
 }
 
 /// `GET /readyz`: the hub can take work.
@@ -49,10 +54,15 @@ pub(super) async fn readyz(request: Request) -> Result<Response, Problem> {
         Readiness::Draining => Err(Problem::new(Code::Draining, "the hub is about to stop")),
         Readiness::StoreFailed => Err(Problem::new(
             Code::StoreUnavailable,
-            "the store failed; mend the disk and start the hub again",
+            "the store failed; repair the disk and start the hub again",
         )),
+        // 503 like every answer of a hub that is not ready (contract, section 9): it stores nothing.
+        Readiness::Failed => Err(Problem::new(Code::StoreUnavailable, FAILED)),
     }
 }
+
+/// What an operator reads of a hub in which something panicked.
+const FAILED: &str = "the hub failed and must be restarted; see its log";
 
 fn status(status: &'static str) -> Response {
     #[derive(Serialize)]

@@ -16,6 +16,11 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     written(status, "application/json", value).unwrap_or_else(|| problem(&internal()))
 }
 
+/// The same of a body that is written piece by piece, of `length` bytes in all: 200.
+pub(super) fn json_body(length: u64, body: Body) -> Response {
+    with_length(StatusCode::OK, "application/json", length, body)
+}
+
 /// 204.
 pub(super) fn empty() -> Response {
     with_status(StatusCode::NO_CONTENT, Body::empty())
@@ -36,7 +41,7 @@ pub(super) fn problem(problem: &Problem) -> Response {
 
 /// The hub's own fault. The cause is in the log and not in the answer.
 pub(super) fn internal() -> Problem {
-    Problem::new(Code::Internal, "the hub failed at this; its log says why")
+    Problem::new(Code::Internal, "the hub failed at this; see its log")
 }
 
 /// The response with one more header.
@@ -53,12 +58,15 @@ fn written(
     value: &impl Serialize,
 ) -> Option<Response> {
     let body = serde_json::to_vec(value).ok()?;
-    let length = HeaderValue::from(body.len());
-    let mut response = with_status(status, Body::from(body));
+    Some(with_length(status, media_type, body.len() as u64, Body::from(body)))
+}
+
+fn with_length(status: StatusCode, media_type: &'static str, length: u64, body: Body) -> Response {
+    let mut response = with_status(status, body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(header::CONTENT_LENGTH, length);
-    Some(response)
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response
 }
 
 fn with_status(status: StatusCode, body: Body) -> Response {

@@ -19,7 +19,8 @@ use http_body_util::{BodyExt, Empty};
 use super::params::{Query, last_event_id};
 use super::request::Request;
 use super::{bodies, device, problem};
-use crate::driver::{Driver, Readiness, Reserved, frames};
+use crate::driver::{Driver, Readiness, Reserved};
+use crate::frames;
 use crate::plane::{Frame, Heartbeat, HeartbeatForm, StreamHead, StreamOptions};
 
 /// `GET /v1/devices/{device}/stream`.
@@ -220,6 +221,7 @@ async fn respond(
 fn not_draining(driver: &Driver) -> Result<(), Problem> {
     match driver.readiness() {
         Readiness::Draining => Err(Problem::new(Code::Draining, "the hub is about to stop")),
+        Readiness::Failed => Err(problem::internal()),
         Readiness::Ready | Readiness::StoreFailed => Ok(()),
     }
 }

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Stop {
         grace_ms: u64,
     },
+    #[cfg(test)]
+    Panic,
 }
 
 /// What a shard shares with the handles of its plane.
@@ -65,6 +67,18 @@ struct InboxState {
     /// idle as long as possible and its generations last.
     free: VecDeque<Key>,
     fresh: u32,
+}
+
+impl InboxState {
+    fn send(&mut self, key: Key, frame: Frame, receipt: Receipt) {
+        if self.waiting_bytes > SHARD_INBOX_BYTES_MAX {
+            let reason = CloseReason::Overloaded;
+            self.commands.push(Command::Close { key, last: None, reason });
+            return;
+        }
+        self.waiting_bytes += frame.len(Framing::Chunked);
+        self.commands.push(Command::Send { key, frame, receipt });
+    }
 }
 
 impl Inbox {
@@ -97,14 +111,18 @@ impl Inbox {
     }
 
     pub(crate) fn send(&self, key: Key, frame: Frame, receipt: Receipt) {
+        self.with(|state| state.send(key, frame, receipt));
+    }
+
+    /// Empties `commands` into the inbox, in their order, with one wake-up.
+    pub(crate) fn push_all(&self, commands: &mut Vec<Command>) {
         self.with(|state| {
-            if state.waiting_bytes > SHARD_INBOX_BYTES_MAX {
-                let reason = CloseReason::Overloaded;
-                state.commands.push(Command::Close { key, last: None, reason });
-                return;
+            for command in commands.drain(..) {
+                match command {
+                    Command::Send { key, frame, receipt } => state.send(key, frame, receipt),
+                    command => state.commands.push(command),
+                }
             }
-            state.waiting_bytes += frame.len(Framing::Chunked);
-            state.commands.push(Command::Send { key, frame, receipt });
         });
     }
 

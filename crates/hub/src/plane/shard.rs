@@ -134,7 +134,6 @@ impl Shard {
             }
             self.end_iteration();
         }
-        self.inbox.close();
     }
 
     fn end_iteration(&mut self) {
@@ -198,6 +197,8 @@ impl Shard {
                 }
             }
             Command::Stop { grace_ms } => self.stop(grace_ms),
+            #[cfg(test)]
+            Command::Panic => panic!("on purpose"),
         }
     }
 
@@ -389,5 +390,12 @@ impl Shard {
     pub(crate) fn id(&self, slot: u32) -> StreamId {
         let generation = self.streams.get(slot as usize).map_or(0, |stream| stream.generation);
         StreamId::new(self.inbox.shard(), Key { slot, generation })
+    }
+}
+
+impl Drop for Shard {
+    /// After a panic too: an inbox that nobody takes from would fill up, and hold sockets open.
+    fn drop(&mut self) {
+        self.inbox.close();
     }
 }

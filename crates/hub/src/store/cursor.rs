@@ -1,4 +1,4 @@
-//! Where the next page of a list begins, as text that means nothing to its bearer.
+//! Where the next page of a list begins, as text that is opaque to clients.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,10 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bellwire_proto::{DeviceId, Seq};
 
-/// The place after which a page begins.
+/// The position after which a page begins.
 ///
 /// It names the last row that was looked at, and not a number of rows: a page stays what it is
-/// when rows are added before it. Kept by a client for long it still works, or is refused.
+/// when rows are added before it. However long a client holds it, it still works or is refused.
 ///
 /// ```
 /// use bellwire_hub::store::Cursor;
@@ -20,10 +20,10 @@ use bellwire_proto::{DeviceId, Seq};
 /// # Ok::<(), bellwire_proto::InvalidName>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor(Place);
+pub struct Cursor(Position);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum Position {
     Seq(Seq),
     Device(DeviceId),
 }
@@ -40,12 +40,12 @@ const DEVICE_V1: u8 = 0x12;
 impl Cursor {
     /// In a list of commands: after this one.
     pub const fn after_seq(seq: Seq) -> Self {
-        Self(Place::Seq(seq))
+        Self(Position::Seq(seq))
     }
 
     /// In a list by device name: after this one.
     pub const fn after_device(device: DeviceId) -> Self {
-        Self(Place::Device(device))
+        Self(Position::Device(device))
     }
 
     /// The command, if this is a cursor of commands.
@@ -54,8 +54,8 @@ impl Cursor {
     /// When it is one of another list.
     pub const fn seq(&self) -> Result<Seq, BadCursor> {
         match &self.0 {
-            Place::Seq(seq) => Ok(*seq),
-            Place::Device(_) => Err(BadCursor),
+            Position::Seq(seq) => Ok(*seq),
+            Position::Device(_) => Err(BadCursor),
         }
     }
 
@@ -65,8 +65,8 @@ impl Cursor {
     /// When it is one of another list.
     pub const fn device(&self) -> Result<&DeviceId, BadCursor> {
         match &self.0 {
-            Place::Device(device) => Ok(device),
-            Place::Seq(_) => Err(BadCursor),
+            Position::Device(device) => Ok(device),
+            Position::Seq(_) => Err(BadCursor),
         }
     }
 }
@@ -74,8 +74,8 @@ impl Cursor {
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = match &self.0 {
-            Place::Seq(seq) => [&[SEQ_V1][..], &seq.get().to_be_bytes()].concat(),
-            Place::Device(device) => [&[DEVICE_V1][..], device.as_str().as_bytes()].concat(),
+            Position::Seq(seq) => [&[SEQ_V1][..], &seq.get().to_be_bytes()].concat(),
+            Position::Device(device) => [&[DEVICE_V1][..], device.as_str().as_bytes()].concat(),
         };
         f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
     }
@@ -86,18 +86,18 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, BadCursor> {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadCursor)?;
-        let place = match bytes.split_first() {
+        let position = match bytes.split_first() {
             Some((&SEQ_V1, rest)) => {
                 let seq = rest.try_into().map_err(|_| BadCursor)?;
-                Place::Seq(Seq::new(u64::from_be_bytes(seq)))
+                Position::Seq(Seq::new(u64::from_be_bytes(seq)))
             }
             Some((&DEVICE_V1, rest)) => {
                 let name = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
-                Place::Device(name.parse().map_err(|_| BadCursor)?)
+                Position::Device(name.parse().map_err(|_| BadCursor)?)
             }
             _ => return Err(BadCursor),
         };
-        Ok(Self(place))
+        Ok(Self(position))
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_is_taken_back_and_nothing_else_is() {
+    fn a_cursor_is_parsed_as_it_was_written_and_other_text_is_refused() {
         let device: DeviceId = "d".repeat(128).parse().unwrap();
         for cursor in [
             Cursor::after_seq(Seq::ZERO),

@@ -1,7 +1,7 @@
 //! A queue into a thread of the store: many put in, one or several take out.
 //!
 //! Putting in never waits for more than the short lock. The bound, where there is one, is given by
-//! whoever puts in; what happens when it is reached is theirs to say.
+//! the caller, who also handles a full queue.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,8 +18,8 @@ struct Inner<T> {
     items: VecDeque<T>,
     closed: bool,
     nudged: bool,
-    /// Threads that wait for an item. To notify costs a system call even when nobody does, and under
-    /// load nobody does.
+    /// Threads that wait for an item. To notify costs a system call even when none does, and
+    /// under load none does.
     waiting: usize,
 }
 
@@ -104,21 +104,21 @@ impl<T> Queue<T> {
         self.ready.notify_all();
     }
 
-    /// Nothing more goes in; what is in can still be taken.
+    /// Refuses items from now on; those that wait can still be taken.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.ready.notify_all();
     }
 
-    /// Nothing more goes in, and what is in is given back.
+    /// Refuses items from now on, and returns those that wait.
     pub(super) fn close_and_clear(&self) -> VecDeque<T> {
-        let left = {
+        let remaining = {
             let mut inner = self.lock();
             inner.closed = true;
             std::mem::take(&mut inner.items)
         };
         self.ready.notify_all();
-        left
+        remaining
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<T>> {
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_and_a_closed_one_refuse_and_say_which() {
+    fn a_full_queue_and_a_closed_one_refuse_with_different_errors() {
         let queue = Queue::<u32>::default();
         assert_eq!(queue.put(1, 2), Ok(()));
         assert_eq!(queue.put(2, 2), Ok(()));

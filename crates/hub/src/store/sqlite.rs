@@ -1,6 +1,6 @@
 //! The embedded store: one SQLite file, one thread that writes, a few that read.
 //!
-//! Here are the opening and closing and the way from the trait to the threads; beside it the file
+//! Here are opening and closing, and the way from the trait to the threads; beside it the file
 //! (`schema`), the rows (`rows`), the writer (`writer`, `purge`, `checkpoint`), the start
 //! (`recover`) and the reads (`readers`, `loads`, `lists`).
 //!
@@ -42,10 +42,12 @@ mod schema;
 mod threads;
 mod writer;
 
+/// The name of the thread that writes.
+const WRITER: &str = "store-write";
 /// Threads that answer the API's reads. Two, so that one long list does not hold up the rest.
 const READERS: usize = 2;
 /// Reads of the API that may wait; one more is [`StoreError::Busy`]. Some seconds of work at the
-/// most for both threads, after which nobody would wait for the answer.
+/// most for both threads, after which no client would wait for the answer.
 const READS_WAITING_MAX: usize = 1024;
 /// How long [`Store::close`] waits for the threads.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -55,13 +57,13 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// ```
 /// use bellwire_hub::store::{CommandFilter, Options, PageRequest, SqliteStore, Store};
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// # struct Deaf;
-/// # impl bellwire_hub::store::StoreEvents for Deaf {
+/// # struct Ignore;
+/// # impl bellwire_hub::store::StoreEvents for Ignore {
 /// #     fn committed(&self, _: Vec<bellwire_core::record::Committed>) {}
 /// #     fn loaded(&self, _: Vec<bellwire_core::record::Loaded>) {}
 /// #     fn failed(&self, _: bellwire_hub::store::StoreError) {}
 /// # }
-/// # let (folder, events) = (tempfile::tempdir()?, std::sync::Arc::new(Deaf));
+/// # let (folder, events) = (tempfile::tempdir()?, std::sync::Arc::new(Ignore));
 /// let (store, recovered) = SqliteStore::open(folder.path(), Options::default())?;
 /// assert_eq!(recovered.last_seq.get(), 0, "a new folder");
 /// store.start(events)?;
@@ -77,8 +79,8 @@ pub struct SqliteStore {
     /// The writer's connection until it is started.
     writer: Mutex<Option<Connection>>,
     threads: Mutex<Threads>,
-    /// Held for as long as the store is there; the system lets go of it when the process dies,
-    /// however it dies.
+    /// Held as long as the store exists; the system releases it when the process dies, however it
+    /// dies.
     _lock: File,
 }
 
@@ -94,7 +96,7 @@ struct Shared {
     checkpoints: Queue<()>,
     /// The error that ended the writing.
     failed: OnceLock<StoreError>,
-    /// An error that a reader met and the writer has yet to act upon.
+    /// An error that a reader met and the writer has not reported yet.
     suspected: OnceLock<StoreError>,
 }
 
@@ -142,7 +144,7 @@ impl SqliteStore {
         Ok((store, recovered))
     }
 
-    /// Starts the threads; from now on outcomes are told to `events`. What was submitted before is
+    /// Starts the threads; from now on outcomes are reported to `events`. What was submitted before is
     /// taken first. Calling it again does nothing.
     ///
     /// # Errors
@@ -152,34 +154,35 @@ impl SqliteStore {
         let sqlite = |source| OpenError::sqlite(&place.path, source);
         let Some(connection) = lock(&self.writer).take() else { return Ok(()) };
         let mut threads = lock(&self.threads);
+        let spawn = |name, run: threads::Run| threads::spawn(name, &self.shared, &events, run);
         for _ in 0..READERS {
-            let connection = place.reader().map_err(sqlite)?;
-            let run = move |shared: &Shared| readers::run_jobs(shared, &connection);
-            threads.readers.push(threads::spawn("store-read", &self.shared, run)?);
+            let jobs = place.reader().map_err(sqlite)?;
+            let run = Box::new(move |shared: &_, _: &_| readers::run_jobs(shared, &jobs));
+            threads.readers.push(spawn("store-read", run)?);
         }
         let loads = place.reader().map_err(sqlite)?;
-        let of_loads = Arc::clone(&events);
-        let run = move |shared: &Shared| readers::run_loads(shared, &loads, &*of_loads);
-        threads.readers.push(threads::spawn("store-load", &self.shared, run)?);
+        let run =
+            Box::new(move |shared: &_, events: &_| readers::run_loads(shared, &loads, events));
+        threads.readers.push(spawn("store-load", run)?);
         let mover = place.mover().map_err(sqlite)?;
-        let run = move |shared: &Shared| checkpoint::run(shared, &mover);
-        threads.readers.push(threads::spawn("store-move", &self.shared, run)?);
-        let run = move |shared: &Shared| writer::run(shared, connection, &*events);
-        threads.writer = Some(threads::spawn("store-write", &self.shared, run)?);
+        let run = Box::new(move |shared: &_, _: &_| checkpoint::run(shared, &mover));
+        threads.readers.push(spawn("store-move", run)?);
+        let run = Box::new(move |shared: &_, events: &_| writer::run(shared, connection, events));
+        threads.writer = Some(spawn(WRITER, run)?);
         Ok(())
     }
 
-    /// Asks a reader. The question is in the queue when this returns.
-    fn ask<T: Send + 'static>(
+    /// Has a reader run `read`. It is in the queue when this returns.
+    fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Reading<T> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |shared, connection| {
-            // Whoever asked may have gone meanwhile.
+            // The caller may have dropped the reading meanwhile.
             if !answer.is_closed() {
                 let read = readers::at_one_moment(connection, || read(connection));
-                let _gone = answer.send(read.map_err(|e| readers::unreadable(shared, &e)));
+                let _gone = answer.send(read.map_err(|e| readers::unreadable(shared, e)));
             }
         });
         let put = self.shared.jobs.put(job, READS_WAITING_MAX);
@@ -195,7 +198,7 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn submit(&self, txn: Txn) {
-        // Refused once the store has failed or is closed, and then dropped, as the trait says.
+        // Refused once the store has failed or is closed, and then dropped, as documented at the trait.
         let _dropped = self.shared.txns.put(txn, usize::MAX);
     }
 
@@ -204,13 +207,13 @@ impl Store for SqliteStore {
     }
 
     fn command(&self, id: CommandId) -> Reading<Option<Command>> {
-        self.ask(move |connection| lists::command(connection, id))
+        self.read(move |connection| lists::command(connection, id))
     }
 
     fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>> {
         match page.after.map(|cursor| cursor.seq()).transpose() {
             Ok(after) => {
-                self.ask(move |connection| lists::commands(connection, &filter, page.limit, after))
+                self.read(move |connection| lists::commands(connection, &filter, page.limit, after))
             }
             Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
         }
@@ -223,7 +226,7 @@ impl Store for SqliteStore {
         page: PageRequest,
     ) -> Reading<Option<Page<Delivery>>> {
         match after_device(&page) {
-            Ok(after) => self.ask(move |connection| {
+            Ok(after) => self.read(move |connection| {
                 lists::deliveries(connection, id, state, page.limit, after.as_ref())
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
@@ -231,16 +234,16 @@ impl Store for SqliteStore {
     }
 
     fn snapshot(&self, id: CommandId) -> Reading<Option<Snapshot>> {
-        self.ask(move |connection| lists::snapshot(connection, id))
+        self.read(move |connection| lists::snapshot(connection, id))
     }
 
     fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>> {
-        self.ask(move |connection| lists::device(connection, &id))
+        self.read(move |connection| lists::device(connection, &id))
     }
 
     fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>> {
         match after_device(&page) {
-            Ok(after) => self.ask(move |connection| {
+            Ok(after) => self.read(move |connection| {
                 lists::devices(connection, &filter, page.limit, after.as_ref())
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
@@ -254,7 +257,7 @@ impl Store for SqliteStore {
     fn close(&self) {
         let until = Instant::now() + CLOSE_WITHIN;
         let threads = std::mem::take(&mut *lock(&self.threads));
-        // The readers first: what they tell may still lead to a transaction, and the last
+        // The readers first: what they report may still lead to a transaction, and the last
         // connection to close tidies the files, which only the writer's can.
         self.shared.jobs.close();
         self.shared.loads.close();
@@ -271,19 +274,42 @@ impl Drop for SqliteStore {
     }
 }
 
+/// What failed a store in which a thread panicked. The panic itself is printed by its thread.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread {thread} panicked")]
+struct Panicked {
+    thread: &'static str,
+}
+
 impl Shared {
-    /// The disk failed: no more is written, and `events` hears of it, once.
+    /// The store failed: no more is written, and that is reported, once. For the writer alone, so
+    /// that whatever it has committed is reported before.
     fn fail(&self, error: &StoreError, events: &dyn StoreEvents) {
-        let _first = self.failed.set(error.clone());
-        drop(self.txns.close_and_clear());
-        events.failed(error.clone());
+        if self.failed.set(error.clone()).is_ok() {
+            drop(self.txns.close_and_clear());
+            events.failed(error.clone());
+        }
     }
 
-    /// A reader met an error of the disk. The writer tells of it, so that whatever it commits at
-    /// this moment is told before.
+    /// A reader met an error that ends the store. The writer reports it, see [`Shared::fail`].
     fn suspect(&self, error: StoreError) {
         let _first = self.suspected.set(error);
         self.txns.nudge();
+    }
+
+    /// A thread panicked, which is a fault of the program: the store has failed, and its reads,
+    /// which might wait for that thread, are refused too.
+    fn panicked(&self, thread: &'static str, events: &dyn StoreEvents) {
+        tracing::error!(thread, "a thread of the store panicked");
+        let error = StoreError::Failed(Arc::new(Panicked { thread }));
+        drop(self.jobs.close_and_clear());
+        drop(self.loads.close_and_clear());
+        self.checkpoints.close();
+        if thread == WRITER {
+            self.fail(&error, events);
+        } else {
+            self.suspect(error);
+        }
     }
 
     fn suspicion(&self) -> Option<StoreError> {

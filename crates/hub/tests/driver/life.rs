@@ -1,15 +1,19 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bellwire_core::record::{Committed, Loaded};
 use bellwire_hub::app::{Bound, Hub, Running, StartError};
-use bellwire_hub::store::OpenError;
+use bellwire_hub::driver::{Clock, Driver, Readiness};
+use bellwire_hub::store::{OpenError, Options, SqliteStore, Store, StoreError, StoreEvents};
+use bellwire_proto::Code;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{config, soon};
+use crate::support::{config, ping, soon};
 
 /// One request on a connection of its own; the whole answer.
-async fn ask(addr: SocketAddr, request: &str) -> String {
+async fn fetch(addr: SocketAddr, request: &str) -> String {
     let mut connection = TcpStream::connect(addr).await.unwrap();
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -38,7 +42,7 @@ async fn running(folder: &tempfile::TempDir, drain: Duration) -> (Running, Socke
 }
 
 #[tokio::test]
-async fn a_hub_without_credentials_listens_on_loopback_unless_told_to_be_open() {
+async fn a_hub_without_credentials_listens_on_loopback_unless_open_is_set() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(&folder);
     config.listen = vec!["127.0.0.1:0".parse().unwrap(), "0.0.0.0:0".parse().unwrap()];
@@ -80,9 +84,9 @@ async fn routes_of_others_stand_beside_the_hubs() {
     let mine = axum::Router::new().route("/mine", axum::routing::get(async || "my own page"));
     let server = Bound::bind(config(&folder)).await.unwrap().serve_with(mine);
     let addr = server.local_addrs()[0];
-    assert!(ask(addr, &get("/mine")).await.ends_with("my own page"));
-    assert!(ask(addr, &get("/healthz")).await.starts_with("HTTP/1.1 200 "));
-    let nowhere = ask(addr, &get("/elsewhere")).await;
+    assert!(fetch(addr, &get("/mine")).await.ends_with("my own page"));
+    assert!(fetch(addr, &get("/healthz")).await.starts_with("HTTP/1.1 200 "));
+    let nowhere = fetch(addr, &get("/elsewhere")).await;
     assert!(nowhere.starts_with("HTTP/1.1 404 ") && nowhere.contains("not_found"), "{nowhere}");
     server.shutdown().await;
 }
@@ -94,24 +98,24 @@ async fn the_classic_format_is_served_behind_the_api_if_that_is_set() {
     config.classic = true;
     let server = Bound::bind(config).await.unwrap().serve();
     let addr = server.local_addrs()[0];
-    let unheard = ask(addr, &post("/ping/token", "x")).await;
-    assert!(unheard.starts_with("HTTP/1.1 404 "), "{unheard}");
-    assert!(unheard.ends_with("Target is not connected</body></html>\n"), "{unheard}");
-    let api = ask(addr, &get("/v1/nowhere")).await;
+    let not_connected = fetch(addr, &post("/ping/token", "x")).await;
+    assert!(not_connected.starts_with("HTTP/1.1 404 "), "{not_connected}");
+    assert!(not_connected.ends_with("Target is not connected</body></html>\n"), "{not_connected}");
+    let api = fetch(addr, &get("/v1/nowhere")).await;
     assert!(api.contains("\"code\":\"not_found\""), "/v1 wins: {api}");
     server.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_hub_that_is_told_to_stop_says_so_answers_what_waits_and_takes_reports_to_the_end() {
+async fn a_hub_that_stops_sends_byes_answers_what_waits_and_takes_reports_to_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let (server, addr) = running(&folder, Duration::from_secs(2)).await;
-    let kiosk = tokio::spawn(async move { ask(addr, &get("/v1/devices/kiosk/stream")).await });
-    let idle = tokio::spawn(async move { ask(addr, &get("/v1/devices/idle/commands")).await });
+    let kiosk = tokio::spawn(async move { fetch(addr, &get("/v1/devices/kiosk/stream")).await });
+    let idle = tokio::spawn(async move { fetch(addr, &get("/v1/devices/idle/commands")).await });
     let mut events = TcpStream::connect(addr).await.unwrap();
     events.write_all(get("/v1/events").as_bytes()).await.unwrap();
     let waiting =
-        tokio::spawn(async move { ask(addr, &post("/v1/send/kiosk/ping?wait=300s", "")).await });
+        tokio::spawn(async move { fetch(addr, &post("/v1/send/kiosk/ping?wait=300s", "")).await });
     // Until an observer has seen the command on its way and the poll.
     let mut seen = String::new();
     soon("the observer", async {
@@ -139,16 +143,16 @@ async fn a_hub_that_is_told_to_stop_says_so_answers_what_waits_and_takes_reports
         get("/v1/devices/kiosk/commands"),
         get("/readyz"),
     ] {
-        let answer = ask(addr, &refused).await;
+        let answer = fetch(addr, &refused).await;
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("draining"), "{answer}");
     }
-    assert!(ask(addr, &get("/healthz")).await.starts_with("HTTP/1.1 200 "));
+    assert!(fetch(addr, &get("/healthz")).await.starts_with("HTTP/1.1 200 "));
     let path = format!("/v1/devices/kiosk/commands/{id}/status");
-    let report = ask(addr, &post(&path, "{\"state\":\"succeeded\"}")).await;
+    let report = fetch(addr, &post(&path, "{\"state\":\"succeeded\"}")).await;
     assert!(report.contains("\"state\":\"succeeded\""), "{report}");
 
     soon("the end", stopping).await.unwrap();
-    assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(addr).await.is_err(), "the port is closed");
     assert!(hub.store().health().is_ok());
     drop(hub);
 
@@ -156,4 +160,46 @@ async fn a_hub_that_is_told_to_stop_says_so_answers_what_waits_and_takes_reports
     let command = hub.driver().store().command(id.parse().unwrap()).await.unwrap().unwrap();
     assert!(command.done, "the report of the last moment is on disk");
     hub.close().await;
+}
+
+/// The driver's events, but the store's thread panics before it reports a commit.
+struct Panicking(Arc<dyn StoreEvents>);
+
+impl StoreEvents for Panicking {
+    fn committed(&self, _: Vec<Committed>) {
+        panic!("on purpose");
+    }
+
+    fn loaded(&self, loaded: Vec<Loaded>) {
+        self.0.loaded(loaded);
+    }
+
+    fn failed(&self, error: StoreError) {
+        self.0.failed(error);
+    }
+}
+
+#[tokio::test]
+async fn after_a_store_thread_panicked_every_write_is_refused_and_the_hub_is_not_ready() {
+    // The queues were closed and nothing was reported: each send waited for ever.
+    let folder = tempfile::tempdir().unwrap();
+    let (store, recovered) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+    let store = Arc::new(store);
+    let config = Arc::new(config(&folder));
+    let driver = Driver::start(config, Clock::start(), store.clone(), recovered).unwrap();
+    store.start(Arc::new(Panicking(driver.store_events()))).unwrap();
+    assert_eq!(driver.readiness(), Readiness::Ready);
+    for waits_for in ["the commit that panics", "a store that has failed"] {
+        let refused = soon(waits_for, driver.send(ping("kiosk", 0))).await.unwrap_err();
+        assert_eq!(refused.code, Code::StoreUnavailable, "{waits_for}");
+    }
+    assert_eq!(driver.readiness(), Readiness::StoreFailed);
+    // A restart alone does not repair a disk: for a supervisor the process is alive.
+    for (path, status) in [("/readyz", 503), ("/healthz", 200)] {
+        let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let router = bellwire_hub::http::router(driver.clone());
+        let answer = tower::ServiceExt::oneshot(router, request).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+    }
+    store.close();
 }

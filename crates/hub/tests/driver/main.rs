@@ -1,4 +1,4 @@
-//! The hub behind its HTTP: requests and their one reply, who watches, and its life from the first
+//! The hub behind its HTTP: requests and their one reply, watchers, and its life from the first
 //! bind to the last byte. Everything here is real: SQLite on a temporary folder, shards, sockets.
 
 #![expect(

@@ -20,7 +20,7 @@ async fn a_send_is_answered_with_what_a_read_then_finds() {
 }
 
 #[tokio::test]
-async fn one_who_waits_is_answered_when_the_device_has_ended_it() {
+async fn a_sender_that_waits_is_answered_when_the_device_has_ended_the_command() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver().clone();
     let mut kiosk = Stream::listen(&driver, "kiosk").await;
@@ -29,15 +29,15 @@ async fn one_who_waits_is_answered_when_the_device_has_ended_it() {
 
     let command = kiosk.expect("command").await;
     let id = command["id"].as_str().unwrap().parse().unwrap();
-    let told = bellwire_proto::Report::of(ReportState::Succeeded);
-    driver.report("kiosk".parse().unwrap(), id, told).await.unwrap();
+    let report = bellwire_proto::Report::of(ReportState::Succeeded);
+    driver.report("kiosk".parse().unwrap(), id, report).await.unwrap();
     let answer = soon("the answer", waiting).await.unwrap().unwrap();
     assert_eq!(answer.state, DeliveryState::Succeeded);
     hub.close().await;
 }
 
 #[tokio::test]
-async fn the_clock_ends_what_nobody_else_ends() {
+async fn a_ttl_that_elapses_ends_the_command_and_answers_its_sender() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver();
     // Its deadline is an hour away: the second one must set the timer earlier.
@@ -50,7 +50,7 @@ async fn the_clock_ends_what_nobody_else_ends() {
 }
 
 #[tokio::test]
-async fn a_poll_whose_client_is_gone_takes_no_command() {
+async fn a_poll_whose_client_has_disconnected_takes_no_command() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver().clone();
     let polling = driver.clone();
@@ -63,14 +63,14 @@ async fn a_poll_whose_client_is_gone_takes_no_command() {
         };
         let waiting = polling.poll("kiosk".parse().unwrap(), poll);
         tokio::pin!(waiting);
-        // Polled once, it has told the core; then it waits.
+        // Polled once, it has called the core; then it waits.
         let first = std::future::poll_fn(|context| {
             std::task::Poll::Ready(waiting.as_mut().poll(context).is_ready())
         });
         started.send(first.await).unwrap();
         waiting.await
     });
-    assert!(!has_started.await.unwrap(), "there was nothing to tell");
+    assert!(!has_started.await.unwrap(), "there was nothing to report");
     // The device exists once the poll was let in.
     soon("the device", async {
         while driver.device("kiosk".parse().unwrap()).await.unwrap().is_none() {
@@ -93,7 +93,7 @@ async fn a_poll_whose_client_is_gone_takes_no_command() {
 }
 
 #[tokio::test]
-async fn a_stream_that_nobody_attaches_is_closed_and_its_device_offline() {
+async fn a_stream_that_is_never_attached_is_closed_and_its_device_offline() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver();
     let mut events = Stream::observe(driver);
@@ -101,13 +101,13 @@ async fn a_stream_that_nobody_attaches_is_closed_and_its_device_offline() {
     let kiosk: bellwire_proto::DeviceId = "kiosk".parse().unwrap();
     let reserved = driver.listen(kiosk.clone(), Listen::default(), StreamOptions::default());
     let reserved = soon("a stream", reserved).await.unwrap();
-    assert!(driver.presence(&kiosk).online());
+    assert!(driver.presences([&kiosk]).unwrap()[0].online());
 
     drop(reserved);
     for change in ["created", "online", "offline"] {
         assert_eq!(events.expect("device").await["change"], change);
     }
-    assert!(!driver.presence(&kiosk).online());
+    assert!(!driver.presences([&kiosk]).unwrap()[0].online());
     hub.close().await;
 }
 

@@ -15,10 +15,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// Longer than anything here takes on a machine that is busy with other things.
+/// Longer than anything here takes on a busy machine.
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// Waits for what must come.
+/// Waits for what must happen.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     let came = timeout(WITHIN, future).await;
     came.unwrap_or_else(|_| panic!("{what}: nothing within {WITHIN:?}"))
@@ -40,14 +40,14 @@ pub(crate) async fn hub() -> (Hub, TempDir) {
     (hub, folder)
 }
 
-/// A command for a device, to be waited for as long as told.
+/// A command for a device, whose sender waits for so many seconds.
 pub(crate) fn ping(device: &str, wait_s: u64) -> Send {
     let mut send = Send::new(device.parse().unwrap(), "ping".parse().unwrap(), Json::null());
     send.wait = bellwire_proto::Seconds::new(wait_s);
     send
 }
 
-/// What a device says of a delivery.
+/// A device's report about a delivery.
 pub(crate) async fn report(driver: &Driver, delivery: &Delivery, state: ReportState) -> Delivery {
     let report = Report::of(state);
     let reported = driver.report(delivery.device.clone(), delivery.command, report);

@@ -4,7 +4,7 @@ use bellwire_proto::{Code, CommandId, Labels, ReportState};
 use crate::support::{Stream, hub, ping, report, soon};
 
 #[tokio::test]
-async fn a_command_is_told_as_it_is_then_each_change_then_done_then_the_end() {
+async fn a_watcher_gets_the_snapshot_then_each_change_then_done_then_the_end() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver();
     let sent = driver.send(ping("kiosk", 0)).await.unwrap();
@@ -26,7 +26,7 @@ async fn a_command_is_told_as_it_is_then_each_change_then_done_then_the_end() {
 }
 
 #[tokio::test]
-async fn a_command_that_has_ended_is_told_and_done() {
+async fn watching_a_command_that_has_ended_gives_its_deliveries_and_done() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver();
     let sent = driver.send(ping("kiosk", 0)).await.unwrap();
@@ -49,7 +49,7 @@ async fn a_command_that_is_not_known_has_no_events() {
 }
 
 #[tokio::test]
-async fn no_change_between_the_snapshot_and_the_stream_is_lost_or_told_twice() {
+async fn no_change_between_the_snapshot_and_the_stream_is_lost_or_sent_twice() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver();
     for round in 0..40 {
@@ -60,37 +60,40 @@ async fn no_change_between_the_snapshot_and_the_stream_is_lost_or_told_twice() {
             report(driver, &sent, ReportState::Succeeded).await;
         });
         let order = ["queued", "accepted", "running", "succeeded"];
-        let mut told = Vec::new();
+        let mut states = Vec::new();
         while let Some(event) = events.next().await {
             if event.name == "delivery" {
-                told.push(event.data["state"].as_str().unwrap().to_owned());
+                states.push(event.data["state"].as_str().unwrap().to_owned());
             }
         }
         // It begins somewhere, and from there on misses and repeats nothing.
-        let from = order.iter().position(|state| *state == told[0]).unwrap();
-        assert_eq!(told, &order[from..], "round {round}");
+        let from = order.iter().position(|state| *state == states[0]).unwrap();
+        assert_eq!(states, &order[from..], "round {round}");
     }
     hub.close().await;
 }
 
 #[tokio::test]
-async fn a_change_on_its_way_to_the_disk_is_told_to_who_comes_to_watch() {
-    // What was decided just before somebody watched was told to nobody, and the snapshot was read before it was
-    // on disk: `bellwire watch` showed `sent` for ever of a command that had succeeded.
+async fn a_change_on_its_way_to_the_disk_is_sent_to_a_new_watcher() {
+    // What was decided just before the watcher connected was not reported to it, and the snapshot was read
+    // before it was on disk: `bellwire watch` showed `sent` for ever of a command that had succeeded.
     let (hub, _folder) = hub().await;
     let driver = hub.driver();
     for round in 0..40 {
         let sent = driver.send(ping("kiosk", 0)).await.unwrap();
-        // Most often the report is with the core, and not yet on disk, when the watcher comes.
+        // Most often the report is with the core, and not yet on disk, when the watcher connects.
         let ((), mut events) = tokio::join!(
             async { drop(report(driver, &sent, ReportState::Succeeded).await) },
             Stream::watch(driver, sent.command)
         );
-        let mut told = Vec::new();
+        let mut states = Vec::new();
         while let Some(event) = events.next().await {
-            told.push(event.data["state"].as_str().unwrap_or("done").to_owned());
+            states.push(event.data["state"].as_str().unwrap_or("done").to_owned());
         }
-        assert!(told.ends_with(&["succeeded".into(), "done".into()]), "round {round}: {told:?}");
+        assert!(
+            states.ends_with(&["succeeded".into(), "done".into()]),
+            "round {round}: {states:?}"
+        );
     }
     hub.close().await;
 }
@@ -114,8 +117,8 @@ async fn an_observer_sees_the_hub_devices_with_their_rows_and_deliveries_in_orde
     assert_eq!(online["labels"]["site"], "lyon");
 
     let sent = driver.send(ping("kiosk", 0)).await.unwrap();
-    let told = events.expect("delivery").await;
-    assert_eq!(told["command"], sent.command.to_string());
+    let queued = events.expect("delivery").await;
+    assert_eq!(queued["command"], sent.command.to_string());
     drop(stream);
     loop {
         let event = events.next().await.unwrap();
@@ -130,7 +133,7 @@ async fn an_observer_sees_the_hub_devices_with_their_rows_and_deliveries_in_orde
         let event = events.next().await.unwrap();
         if event.name == "device" {
             assert_eq!(event.data["change"], "removed");
-            assert_eq!(event.data["labels"]["site"], "lyon", "told as it was");
+            assert_eq!(event.data["labels"]["site"], "lyon", "reported as it was");
             break;
         }
         assert_eq!(event.data["command"], sent.command.to_string());
@@ -139,7 +142,7 @@ async fn an_observer_sees_the_hub_devices_with_their_rows_and_deliveries_in_orde
 }
 
 #[tokio::test]
-async fn a_hub_that_drains_tells_observers_and_ends_every_stream() {
+async fn a_hub_that_drains_notifies_observers_and_ends_every_stream() {
     let (hub, _folder) = hub().await;
     let driver = hub.driver().clone();
     let sent = driver.send(ping("kiosk", 0)).await.unwrap();

@@ -21,7 +21,7 @@ fn the_checks_come_in_the_order_of_the_contract() {
         ("POST /v1/send/d/a", gzip, "{", 415, "unsupported_media_type"),
         ("POST /v1/send/d/a", "Content-Type: application/json\r\n", "{", 400, "bad_request"),
     ] {
-        let answer = hub.ask(line, headers, body.as_bytes());
+        let answer = hub.request(line, headers, body.as_bytes());
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{line}");
     }
     let unknown = format!("/v1/devices/d/commands/{ID}/status");
@@ -51,7 +51,7 @@ fn a_name_that_breaks_its_rule_is_refused_and_never_looked_up() {
         "GET /v1/commands/01900000-0000-7000-8000-00000000000A",
         "GET /v1/commands/01900000-0000-4000-8000-000000000000",
     ] {
-        let answer = hub.ask(line, "", b"");
+        let answer = hub.request(line, "", b"");
         assert_eq!((answer.status, answer.code().as_str()), (400, "bad_request"), "{line}");
     }
     let long = "d".repeat(129);
@@ -72,15 +72,18 @@ fn what_is_not_served_is_not_found() {
 }
 
 #[test]
-fn a_path_answers_with_its_methods() {
+fn options_and_405_name_the_methods_of_a_path() {
     let hub = Hub::start();
     let allow = "GET, HEAD, PUT, DELETE, OPTIONS";
     let refused = hub.post("/v1/devices/d", "");
     assert_eq!((refused.status, refused.code().as_str()), (405, "method_not_allowed"));
     assert_eq!(refused.head.header("allow"), Some(allow));
-    let asked = hub.ask("OPTIONS /v1/devices/d", "", b"");
+    let asked = hub.request("OPTIONS /v1/devices/d", "", b"");
     assert_eq!((asked.status, asked.head.header("allow")), (204, Some(allow)));
-    assert_eq!(hub.ask("HEAD /v1/send/d/a", "", b"").head.header("allow"), Some("POST, OPTIONS"));
+    assert_eq!(
+        hub.request("HEAD /v1/send/d/a", "", b"").head.header("allow"),
+        Some("POST, OPTIONS")
+    );
 }
 
 #[test]
@@ -88,7 +91,7 @@ fn head_is_get_without_the_body() {
     let hub = Hub::start();
     hub.put("/v1/devices/d", "{}");
     for path in ["/v1/devices/d", "/v1/devices", "/v1/commands", "/healthz", "/v1/devices/nobody"] {
-        let (get, head) = (hub.get(path), hub.ask(&format!("HEAD {path}"), "", b""));
+        let (get, head) = (hub.get(path), hub.request(&format!("HEAD {path}"), "", b""));
         assert_eq!(head.status, get.status, "{path}");
         for name in ["content-type", "content-length", "cache-control"] {
             assert_eq!(head.head.header(name), get.head.header(name), "{path} {name}");
@@ -107,12 +110,12 @@ fn a_head_request_for_a_stream_or_a_poll_takes_nothing() {
     let hub = Hub::start();
     let mut live = hub.stream("/v1/devices/d/stream");
     live.expect("hello");
-    let head = hub.ask("HEAD /v1/devices/d/stream", "", b"").head;
+    let head = hub.request("HEAD /v1/devices/d/stream", "", b"").head;
     assert_eq!(head.header("content-type"), Some("text/event-stream"));
     assert_eq!(head.header("cache-control"), Some("no-store, no-transform"));
     assert_eq!(head.header("x-accel-buffering"), Some("no"));
     assert_eq!(head.header("content-length"), None);
-    let head = hub.ask("HEAD /v1/devices/d/commands", "", b"").head;
+    let head = hub.request("HEAD /v1/devices/d/commands", "", b"").head;
     assert_eq!(head.header("content-type"), Some("application/json"));
     // The stream is still the device's.
     let sent = hub.command("d", "ping");
@@ -153,7 +156,7 @@ fn a_query_is_judged_strictly() {
 }
 
 #[test]
-fn a_target_over_its_limit_is_414() {
+fn a_target_longer_than_its_limit_is_414() {
     // `uri_too_long` once stood in the contract and was never given: a long query was read whole.
     let hub = Hub::start();
     let of = |bytes: usize| format!("/v1/ping?_={}", "x".repeat(bytes - "/v1/ping?_=".len()));
@@ -239,7 +242,7 @@ fn a_ping_names_the_hub() {
 }
 
 #[test]
-fn a_hub_reports_that_it_is_alive_and_whether_it_is_ready() {
+fn healthz_and_readyz_report_a_hub_that_is_ready_and_one_that_drains() {
     let hub = Hub::start();
     assert_eq!(hub.get("/healthz").text(), r#"{"status":"ok"}"#);
     assert_eq!(hub.get("/readyz").status, 200);
@@ -249,6 +252,6 @@ fn a_hub_reports_that_it_is_alive_and_whether_it_is_ready() {
     assert_eq!(hub.post("/v1/send/d/a", "").code(), "draining");
     assert_eq!(hub.get("/v1/devices/d/stream").code(), "draining");
     assert_eq!(hub.get("/v1/devices/d/commands").code(), "draining");
-    assert_eq!(hub.ask("HEAD /v1/devices/d/stream", "", b"").status, 503);
+    assert_eq!(hub.request("HEAD /v1/devices/d/stream", "", b"").status, 503);
     assert_eq!(hub.get("/v1/commands").status, 200);
 }

@@ -30,6 +30,34 @@ fn commands_are_listed_newest_first_and_page_by_page() {
 }
 
 #[test]
+fn a_page_of_commands_ends_early_where_its_items_would_be_longer_than_4_mib() {
+    // A page was bounded in items alone: 1,000 commands of 1 MiB were an answer of 1 GiB.
+    const MIB: usize = 1024 * 1024;
+    let hub = Hub::with(|config| config.data_bytes_max = MIB);
+    // Lengths that fill pages unevenly; one alone is always on some page.
+    for kib in [1000, 900, 1000, 1, 1, 800, 1000, 1000, 1000, 1000, 2, 700] {
+        let data = "x".repeat(kib * 1024);
+        assert_eq!(hub.post("/v1/send/d/a", &data).status, 202);
+    }
+    let (mut listed, mut pages, mut after) = (Vec::new(), 0, String::new());
+    loop {
+        let page = hub.get(&format!("/v1/commands?limit=1000{after}"));
+        assert!(page.body.len() <= 4 * MIB + 1024, "{} bytes", page.body.len());
+        let items = ids(&page, "id");
+        assert!(!items.is_empty(), "each page has an item");
+        listed.extend(items);
+        pages += 1;
+        let Some(next) = page.json()["next"].as_str().map(str::to_owned) else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(pages, 3, "as few as can be");
+    let mut each_once = listed.clone();
+    each_once.sort_unstable();
+    each_once.dedup();
+    assert_eq!((listed.len(), each_once.len()), (12, 12));
+}
+
+#[test]
 fn commands_are_found_by_what_one_delivery_of_them_is() {
     let hub = Hub::start();
     let ping = hub.command("d", "ping");

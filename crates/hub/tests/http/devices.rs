@@ -40,6 +40,31 @@ fn a_device_is_registered_labelled_and_removed() {
 }
 
 #[test]
+fn a_page_of_devices_ends_early_where_its_items_would_be_longer_than_4_mib() {
+    let hub = Hub::start();
+    let facts = format!(r#"{{"text":"{}"}}"#, "x".repeat(16_000));
+    for n in 100..380 {
+        let device = format!("/v1/devices/d{n}");
+        assert_eq!(hub.put(&device, r#"{"labels":{}}"#).status, 201);
+        assert_eq!(hub.put(&format!("{device}/facts"), &facts).status, 200);
+    }
+    for filter in ["", "&online=false"] {
+        let (mut listed, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = hub.get(&format!("/v1/devices?limit=1000{filter}{after}"));
+            assert!(page.body.len() <= 4 * 1024 * 1024 + 1024, "{} bytes", page.body.len());
+            let page = page.json();
+            let items = page["items"].as_array().unwrap().iter();
+            listed.extend(items.map(|device| text(&device["id"]).to_owned()));
+            let Some(next) = page["next"].as_str() else { break };
+            after = format!("&after={next}");
+        }
+        let all: Vec<String> = (100..380).map(|n| format!("d{n}")).collect();
+        assert_eq!(listed, all, "{filter}");
+    }
+}
+
+#[test]
 fn devices_are_listed_by_name_label_and_presence() {
     let hub = Hub::start();
     for (name, site) in [("c", "lyon"), ("a", "lyon"), ("b", "oslo"), ("e", "lyon"), ("d", "oslo")]

@@ -1,7 +1,7 @@
 //! The API by raw bytes over real sockets, against a whole hub: core, store on disk, plane, listener.
 //!
 //! Each module holds the promises of one part of the contract; `support` starts the hub and reads
-//! what comes back, with nothing of the hub's own code on the client's side.
+//! the answers, with nothing of the hub's own code on the client's side.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -72,7 +72,7 @@ fn a_batch_is_answered_item_by_item_in_its_order() {
     let answer = hub.post("/v1/devices/d/status", &items.to_string());
     assert_eq!(answer.status, 200, "{answer:?}");
     let outcomes = answer.json();
-    let told: Vec<_> = outcomes
+    let answered: Vec<_> = outcomes
         .as_array()
         .unwrap()
         .iter()
@@ -97,7 +97,7 @@ fn a_batch_is_answered_item_by_item_in_its_order() {
         (one, 409, "illegal_transition"),
         (Value::Null, 400, "bad_request"),
     ];
-    assert_eq!(told, expected.map(|(c, s, w)| (c, s, w.to_owned())));
+    assert_eq!(answered, expected.map(|(c, s, w)| (c, s, w.to_owned())));
 }
 
 #[test]

@@ -19,10 +19,10 @@ fn a_command_is_answered_once_it_is_stored() {
     assert_eq!(delivery["seq"], 1);
     let members = "command seq device action state attempt rev created_at updated_at expires_at \
                    progress exit_code result stdout stderr truncated error late";
-    let told: Vec<&String> = delivery.as_object().unwrap().keys().collect();
+    let found: Vec<&String> = delivery.as_object().unwrap().keys().collect();
     let mut expected: Vec<&str> = members.split_whitespace().collect();
     expected.sort_unstable();
-    assert_eq!(told, expected);
+    assert_eq!(found, expected);
     assert_eq!(hub.get(&format!("/v1/commands/{id}")).json()["data"], "hello");
     assert_eq!(hub.get("/v1/devices/kiosk-7").json()["queued"], 1);
 }
@@ -40,7 +40,7 @@ fn data_is_passed_on_as_it_came() {
         ("", "two\r\nlines é", "\"two\\r\\nlines é\""),
         ("Content-Type: application/ld+json\r\n", "{}", "\"{}\""),
     ] {
-        let answer = hub.ask("POST /v1/send/d/show", headers, body.as_bytes());
+        let answer = hub.request("POST /v1/send/d/show", headers, body.as_bytes());
         assert_eq!(answer.status, 202, "{answer:?}");
         let event = stream.event();
         let line = event.field("data").unwrap();
@@ -61,7 +61,7 @@ fn what_cannot_be_data_is_refused() {
         ("", b"\xff", 415),
         ("Content-Encoding: br\r\n", b"", 415),
     ] {
-        let answer = hub.ask("POST /v1/send/d/a", headers, body);
+        let answer = hub.request("POST /v1/send/d/a", headers, body);
         assert_eq!(answer.status, status, "{answer:?}");
         answer.code();
     }
@@ -77,7 +77,7 @@ fn what_cannot_be_data_is_refused() {
 }
 
 #[test]
-fn a_command_only_for_the_online_is_refused_when_nobody_listens() {
+fn a_command_with_ttl_0_is_refused_when_the_device_is_offline() {
     let hub = Hub::start();
     let answer = hub.post("/v1/send/d/a?ttl=0", "");
     assert_eq!((answer.status, answer.code().as_str()), (409, "device_offline"));
@@ -121,7 +121,7 @@ fn the_same_key_and_request_is_the_same_command() {
     let hub = Hub::start();
     let key = "Idempotency-Key: k-1\r\n";
     let json = "Idempotency-Key: k-1\r\nContent-Type: application/json\r\n";
-    let ask = |line: &str, headers: &str, body: &str| hub.ask(line, headers, body.as_bytes());
+    let ask = |line: &str, headers: &str, body: &str| hub.request(line, headers, body.as_bytes());
     let first = ask("POST /v1/send/d/a?ttl=1h", key, "x").json();
     for same in [
         "POST /v1/send/d/a?ttl=1h",
@@ -171,8 +171,8 @@ fn an_envelope_makes_a_command() {
     assert_eq!(hub.get(location).text(), answer.text());
 
     let key = "Idempotency-Key: k\r\n";
-    let first = hub.ask("POST /v1/commands", key, body.as_bytes()).json();
-    let again = hub.ask("POST /v1/commands", key, body.as_bytes());
+    let first = hub.request("POST /v1/commands", key, body.as_bytes()).json();
+    let again = hub.request("POST /v1/commands", key, body.as_bytes());
     assert_eq!((again.status, &again.json()["id"]), (202, &first["id"]));
 }
 

@@ -26,7 +26,7 @@ fn the_head_of_a_stream_is_exactly_that_of_the_contract() {
 #[test]
 fn hello_is_first_and_names_hub_and_device() {
     let hub = Hub::start();
-    // What waits must not come before it.
+    // What waits must not be sent before it.
     hub.command("d", "a");
     let mut stream = hub.stream("/v1/devices/d/stream?nonce=x%22y&heartbeat=1m");
     let hello = stream.event();

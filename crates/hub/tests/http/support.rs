@@ -50,26 +50,26 @@ impl Hub {
     }
 
     /// One request on a connection of its own: a line as `POST /v1/send/d/a`, more header lines, a body.
-    pub(crate) fn ask(&self, line: &str, headers: &str, body: &[u8]) -> Answer {
+    pub(crate) fn request(&self, line: &str, headers: &str, body: &[u8]) -> Answer {
         let mut connection = self.connect();
         connection.request(line, headers, body);
         connection.answer_to(line)
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
-        self.ask(&format!("GET {path}"), "", b"")
+        self.request(&format!("GET {path}"), "", b"")
     }
 
     pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
-        self.ask(&format!("POST {path}"), "", body.as_bytes())
+        self.request(&format!("POST {path}"), "", body.as_bytes())
     }
 
     pub(crate) fn put(&self, path: &str, body: &str) -> Answer {
-        self.ask(&format!("PUT {path}"), "", body.as_bytes())
+        self.request(&format!("PUT {path}"), "", body.as_bytes())
     }
 
     pub(crate) fn delete(&self, path: &str) -> Answer {
-        self.ask(&format!("DELETE {path}"), "", b"")
+        self.request(&format!("DELETE {path}"), "", b"")
     }
 
     /// Opens a stream, which must be answered 200.
@@ -101,9 +101,9 @@ impl Hub {
 
     /// Polls until the condition holds.
     pub(crate) fn until(&self, so: impl Fn() -> bool) {
-        let asked = Instant::now();
+        let started = Instant::now();
         while !so() {
-            assert!(asked.elapsed() < PATIENCE, "the condition never held");
+            assert!(started.elapsed() < PATIENCE, "the condition never held");
             std::thread::yield_now();
         }
     }
@@ -264,7 +264,7 @@ impl Answer {
 pub(crate) struct Stream {
     pub(crate) connection: Connection,
     pub(crate) head: Head,
-    /// What has come and is not yet a whole block.
+    /// What was received and is not yet a whole block.
     text: String,
 }
 
@@ -277,11 +277,11 @@ pub(crate) struct Block {
 impl Stream {
     /// The next block that is an event; heartbeats are skipped.
     pub(crate) fn event(&mut self) -> Block {
-        let asked = Instant::now();
+        let started = Instant::now();
         loop {
             let block = self.block().expect("an event before the end of the stream");
-            // Heartbeats come for ever: they must not hide that an event does not.
-            assert!(asked.elapsed() < PATIENCE, "no event came, only {block:?}");
+            // Heartbeats never end: they must not hide that an event is missing.
+            assert!(started.elapsed() < PATIENCE, "no event came, only {block:?}");
             if block.lines.iter().any(|line| !line.starts_with(':')) {
                 return block;
             }

@@ -56,7 +56,7 @@ pub(super) fn run(shared: &Shared, connection: &Connection) {
     while shared.checkpoints.take_all(&mut nothing, None) {
         let moved = connection.prepare_cached(PASSIVE).and_then(|mut s| log_after(&mut s));
         if let Err(error) = moved {
-            readers::unreadable(shared, &error);
+            readers::unreadable(shared, error);
         }
     }
 }

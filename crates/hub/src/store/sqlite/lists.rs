@@ -1,9 +1,11 @@
-//! What the API asks: commands, deliveries and devices, one or in pages.
+//! The reads of the API: commands, deliveries and devices, one or in pages.
 //!
-//! A page looks at [`SCAN_ROWS_MAX`] rows at most. A filter that fits few of them gives a page that
-//! is short, or empty, with a cursor to go on from.
+//! A page looks at [`SCAN_ROWS_MAX`] rows at most, and takes no item more once its items hold
+//! [`PAGE_BYTES_MAX`] bytes. A filter that fits few rows gives a page that is short, or empty, with a
+//! cursor to continue from.
 
 use bellwire_core::record::CommandRecord;
+use bellwire_proto::limits::PAGE_BYTES_MAX;
 use bellwire_proto::{
     Action, Command, CommandId, Counts, Delivery, DeliveryState, DeviceId, Page, Seq,
 };
@@ -64,9 +66,12 @@ pub(super) fn deliveries(
     let mut page = Paging::new(limit);
     while let Some(row) = rows.next()? {
         let is = rows::state(row, 8)?;
-        let fits = state.is_none_or(|wanted| wanted == is);
+        let fits = state.is_none_or(|state| state == is);
         match page.look(rows::device_id(row, 7)?, fits) {
-            Look::Take => page.items.push(rows::delivery(row)?.to_delivery()),
+            Look::Take => {
+                let delivery = rows::delivery(row)?.to_delivery();
+                page.push(delivery_bytes(&delivery), delivery);
+            }
             Look::Pass => {}
             Look::Stop => break,
         }
@@ -107,7 +112,8 @@ pub(super) fn devices(
         match page.look(record.id.clone(), fits) {
             Look::Take => {
                 let queued = queued(connection, &record.id)?;
-                page.items.push(StoredDevice { record, queued });
+                let device = StoredDevice { record, queued };
+                page.push(device.weight(), device);
             }
             Look::Pass => {}
             Look::Stop => break,
@@ -178,12 +184,12 @@ pub(super) fn commands(
     while let Some(row) = rows.next()? {
         let seq = rows::seq(row, 0)?;
         let action = row.get_ref(1)?.as_str()?;
-        let wanted = filter.action.as_ref().map(Action::as_str);
-        let fits = row.get(2)? && wanted.is_none_or(|wanted| wanted == action);
+        let only = filter.action.as_ref().map(Action::as_str);
+        let fits = row.get(2)? && only.is_none_or(|only| only == action);
         match page.look(seq, fits) {
             Look::Take => {
                 let record = one.query_row([int(seq.get())], rows::command)?;
-                page.items.push(shown(connection, record)?);
+                page.push(record.data.as_str().len(), shown(connection, record)?);
             }
             Look::Pass => {}
             Look::Stop => break,
@@ -214,13 +220,22 @@ fn shown(connection: &Connection, record: CommandRecord) -> Result<Command> {
     })
 }
 
+/// The texts of a delivery, which may be long.
+fn delivery_bytes(delivery: &Delivery) -> usize {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let result = delivery.result.as_ref().map_or(0, |json| json.as_str().len());
+    text(&delivery.stdout) + text(&delivery.stderr) + result
+}
+
 /// A page that fills up, and how far the search for its items has come.
 struct Paging<T, P> {
     items: Vec<T>,
+    /// About what the items hold. What they are as JSON is longer, and bounded by the HTTP handler.
+    bytes: usize,
     limit: usize,
     looked_at: u32,
     /// The last row that was looked at.
-    place: Option<P>,
+    position: Option<P>,
     more: bool,
 }
 
@@ -235,28 +250,35 @@ impl<T, P> Paging<T, P> {
     fn new(limit: u32) -> Self {
         Self {
             items: Vec::new(),
+            bytes: 0,
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             looked_at: 0,
-            place: None,
+            position: None,
             more: false,
         }
     }
 
-    /// Looks at the row at `place`. The search goes on past the last item, so that a page is
+    /// Looks at the row at `position`. The search goes on past the last item, so that a page is
     /// followed by another only if that one has something on it, or was not looked for yet.
-    fn look(&mut self, place: P, fits: bool) -> Look {
-        let full = fits && self.items.len() >= self.limit;
-        if full || self.looked_at >= SCAN_ROWS_MAX {
+    fn look(&mut self, position: P, fits: bool) -> Look {
+        let full = self.items.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX;
+        if (fits && full) || self.looked_at >= SCAN_ROWS_MAX {
             self.more = true;
             return Look::Stop;
         }
         self.looked_at += 1;
-        self.place = Some(place);
+        self.position = Some(position);
         if fits { Look::Take } else { Look::Pass }
     }
 
+    /// Takes the row that was looked at last.
+    fn push(&mut self, bytes: usize, item: T) {
+        self.bytes += bytes;
+        self.items.push(item);
+    }
+
     fn finish(self, cursor: impl FnOnce(P) -> Cursor) -> Page<T> {
-        let next = self.place.filter(|_| self.more).map(cursor);
+        let next = self.position.filter(|_| self.more).map(cursor);
         Page { items: self.items, next: next.map(|cursor| cursor.to_string()) }
     }
 }

@@ -82,6 +82,7 @@ impl Options {
 
 /// Why a store does not open. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// The folder or a file in it cannot be made or opened.
     #[error("cannot use {}: {source}", path.display())]

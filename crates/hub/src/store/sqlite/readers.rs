@@ -1,8 +1,10 @@
-//! The threads that read: one for the core's loads, some for the questions of the API.
+//! The threads that read: one for the core's loads, some for the reads of the API.
 //!
 //! They are apart so that a long list never holds back a send. Each has a connection of its own
-//! that cannot write. A reader that meets a damaged disk says so to the writer, which then stops
-//! too; it goes on answering what can still be read.
+//! that cannot write. A reader that meets a damaged disk reports that to the writer, which then
+//! stops too; the reader continues with what can still be read.
+
+use std::sync::Arc;
 
 use bellwire_core::record::{Load, Loaded};
 use rusqlite::{Connection, ErrorCode};
@@ -10,7 +12,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::{Shared, loads};
 use crate::store::{StoreError, StoreEvents};
 
-/// A question of the API, to be answered on some reader's connection.
+/// A read of the API, to be run on the connection of a reader.
 pub(super) type Job = Box<dyn FnOnce(&Shared, &Connection) + Send>;
 
 /// Answers the core's loads until the store is closed. What gathered meanwhile is answered
@@ -24,7 +26,7 @@ pub(super) fn run_loads(shared: &Shared, connection: &Connection, events: &dyn S
                 .map(|load| match loads::answer(connection, &load) {
                     Ok(loaded) => loaded,
                     Err(error) => {
-                        unreadable(shared, &error);
+                        unreadable(shared, error);
                         Loaded::Failed(load)
                     }
                 })
@@ -36,7 +38,7 @@ pub(super) fn run_loads(shared: &Shared, connection: &Connection, events: &dyn S
     }
 }
 
-/// Answers the API's questions until the store is closed.
+/// Runs the API's reads until the store is closed.
 pub(super) fn run_jobs(shared: &Shared, connection: &Connection) {
     while let Some(job) = shared.jobs.take() {
         job(shared, connection);
@@ -45,7 +47,7 @@ pub(super) fn run_jobs(shared: &Shared, connection: &Connection) {
 
 /// Runs reads that see the same state of the disk.
 pub(super) fn at_one_moment<T>(connection: &Connection, reads: impl FnOnce() -> T) -> T {
-    // If BEGIN fails, so does the first read, which has the error to tell.
+    // If BEGIN fails, so does the first read, which then returns the error.
     let begun = execute(connection, "BEGIN");
     let answer = reads();
     if begun.is_ok() {
@@ -58,15 +60,15 @@ fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<usize> 
     connection.prepare_cached(statement)?.execute([])
 }
 
-/// Turns an error of a read into the answer to it, and warns the writer if it is the disk's.
-pub(super) fn unreadable(shared: &Shared, error: &rusqlite::Error) -> StoreError {
-    let why: std::sync::Arc<str> = error.to_string().into();
+/// Makes the answer to a read from its error, and has the writer stop if the disk is to blame.
+pub(super) fn unreadable(shared: &Shared, error: rusqlite::Error) -> StoreError {
     let of_the_disk = matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
     );
+    let source = Arc::new(error);
     if of_the_disk {
-        shared.suspect(StoreError::Failed(why.clone()));
+        shared.suspect(StoreError::Failed(source.clone()));
     }
-    StoreError::Unreadable(why)
+    StoreError::Unreadable(source)
 }

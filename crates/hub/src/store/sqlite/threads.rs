@@ -1,13 +1,15 @@
-//! The threads of a store: started with a name, waited for with a bound, missed when they panic.
+//! The threads of a store: started with a name, waited for with a bound. One that panics fails the
+//! store.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::{OpenError, Shared};
-use crate::store::StoreError;
+use crate::store::StoreEvents;
 
-/// The threads at work.
+/// The running threads.
 #[derive(Debug, Default)]
 pub(super) struct Threads {
     /// All but the writer.
@@ -29,46 +31,85 @@ impl Running {
         if self.thread.thread().id() == thread::current().id() {
             return;
         }
-        let left = until.saturating_duration_since(Instant::now());
-        if self.ended.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Disconnected) {
+        let remaining = until.saturating_duration_since(Instant::now());
+        if self.ended.recv_timeout(remaining) == Err(mpsc::RecvTimeoutError::Disconnected) {
             // A panic was printed by its own thread already.
             let _panicked = self.thread.join();
         }
     }
 }
 
-/// Starts a thread.
+/// What a thread does until the store is closed.
+pub(super) type Run = Box<dyn FnOnce(&Shared, &dyn StoreEvents) + Send>;
+
+/// Starts a thread. If it panics, the store has failed: see [`Shared::panicked`].
 pub(super) fn spawn(
-    name: &str,
+    name: &'static str,
     shared: &Arc<Shared>,
-    run: impl FnOnce(&Shared) + Send + 'static,
+    events: &Arc<dyn StoreEvents>,
+    run: Run,
 ) -> Result<Running, OpenError> {
-    let theirs = Arc::clone(shared);
+    let (theirs, events) = (Arc::clone(shared), Arc::clone(events));
     // Nothing is ever sent: what is waited for is the hanging up.
     let (running, ended) = mpsc::sync_channel::<()>(0);
     let thread = thread::Builder::new()
         .name(name.into())
         .spawn(move || {
             let _running = running;
-            let _alarm = Alarm(&theirs);
-            run(&theirs);
+            // What the closure owns is dropped by the unwinding, and `Shared` has no state that a
+            // panic could leave half-changed: its queues run no code of others under their locks.
+            let run = AssertUnwindSafe(|| run(&theirs, &*events));
+            if catch_unwind(run).is_err() {
+                theirs.panicked(name, &*events);
+            }
         })
         .map_err(|e| OpenError::folder(&shared.place.path, e))?;
     Ok(Running { thread, ended })
 }
 
-/// Ends the writing when a thread panics: a store that nobody serves must not look sound.
-struct Alarm<'a>(&'a Shared);
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-impl Drop for Alarm<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let error = StoreError::Failed("a thread of the store panicked".into());
-            let _first = self.0.failed.set(error);
-            drop(self.0.txns.close_and_clear());
-            self.0.loads.close();
-            self.0.jobs.close();
-            self.0.checkpoints.close();
+    use bellwire_core::record::{Committed, Loaded};
+
+    use crate::store::{Options, Reading, SqliteStore, Store, StoreError, StoreEvents};
+
+    struct Failures(Mutex<SyncSender<StoreError>>);
+
+    impl StoreEvents for Failures {
+        fn committed(&self, _: Vec<Committed>) {}
+        fn loaded(&self, _: Vec<Loaded>) {}
+        fn failed(&self, error: StoreError) {
+            self.0.lock().unwrap().send(error).unwrap();
         }
+    }
+
+    fn started(dir: &std::path::Path) -> (SqliteStore, Receiver<StoreError>) {
+        let (failures, failed) = sync_channel(1);
+        let (store, _) = SqliteStore::open(dir, Options::default()).unwrap();
+        store.start(std::sync::Arc::new(Failures(Mutex::new(failures)))).unwrap();
+        (store, failed)
+    }
+
+    fn wait<T>(reading: Reading<T>) -> Result<T, StoreError> {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(reading)
+    }
+
+    #[test]
+    fn a_read_that_panics_fails_the_store_and_no_read_waits_for_the_thread_that_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, failed) = started(dir.path());
+        let panics = store.read::<()>(|_| panic!("on purpose"));
+        let behind: Vec<_> = (0..10).map(|_| store.read(|_| Ok(()))).collect();
+        assert!(matches!(wait(panics), Err(StoreError::Closed)));
+        // Those behind it are answered by the other reader or refused; none waits for ever.
+        for read in behind {
+            assert!(matches!(wait(read), Ok(()) | Err(StoreError::Closed)));
+        }
+        let error = failed.recv().unwrap();
+        assert!(error.to_string().contains("store-read"), "{error}");
+        assert!(store.health().is_err());
     }
 }

@@ -179,6 +179,6 @@ impl<'c> Statements<'c> {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Failed(error.to_string().into())
+        Self::Failed(std::sync::Arc::new(error))
     }
 }

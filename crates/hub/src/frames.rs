@@ -1,5 +1,5 @@
 //! The events of the hub's streams as bytes: `event`, `id`, `retry`, `data`, in this order, LF line
-//! ends, data on one line (contract, section 4). Each is encoded once, whoever gets it.
+//! ends, data on one line (contract, section 4). Each is encoded once for all its readers.
 
 use bellwire_core::Frame as CoreFrame;
 use bellwire_proto::stream::{Bye, ByeReason, Hello};
@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use crate::plane::Frame;
 
-/// The hub's name and version, as `hello`, `hub` events and `GET /v1/ping` tell it.
+/// The hub's name and version, as `hello`, `hub` events and `GET /v1/ping` report it.
 pub const HUB: &str = concat!("bellwire/", env!("CARGO_PKG_VERSION"));
 
-/// When one whose stream ended as overloaded comes back: late enough to have read what it was sent.
-/// Such ends come one by one, so they need no spread. From 0.5 to 5 (contract, section 4).
+/// When a client whose stream ended as overloaded reconnects: late enough to have read what it was
+/// sent. Such ends happen one by one, so they need no spread. From 0.5 to 5 (contract, section 4).
 const OVERLOADED_RECONNECT_S: f64 = 3.0;
 
 /// What the core sends to a device: `command` with its number as the id, or `cancel`.
@@ -40,7 +40,7 @@ pub fn hello(hello: &Hello) -> Vec<u8> {
     bytes("hello", None, Some(limits::HELLO_RETRY_MS), hello)
 }
 
-/// A delivery as it now is, to whoever watches.
+/// A delivery as it now is, for observers and watchers.
 pub fn delivery(delivery: &Delivery) -> Frame {
     encode("delivery", None, delivery)
 }
@@ -50,7 +50,7 @@ pub fn device(event: &DeviceEvent) -> Frame {
     encode("device", None, event)
 }
 
-/// The last event to those who watch a command: all of its deliveries have ended.
+/// The last event for the watchers of a command: all of its deliveries have ended.
 pub fn done(command: &Command) -> Frame {
     encode("done", None, command)
 }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_tells_the_reconnection_time_before_its_data() {
+    fn a_hello_has_the_reconnection_time_before_its_data() {
         let hello = hello(&Hello {
             hub: HUB.to_owned(),
             device: "kiosk-7".parse().unwrap(),

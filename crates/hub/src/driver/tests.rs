@@ -1,0 +1,151 @@
+use std::future::Future;
+use std::time::Duration;
+
+use axum::body::Body;
+use bellwire_core::Recovered;
+use bellwire_core::{Peer, Poll};
+use bellwire_proto::{DeviceId, Json, Labels, Seconds};
+use futures_core::future::BoxFuture;
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+use super::*;
+use crate::plane::StreamBody;
+use crate::store::{Options, SqliteStore};
+
+/// Longer than anything here takes on a busy machine.
+const WITHIN: Duration = Duration::from_secs(20);
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let came = tokio::time::timeout(WITHIN, future).await;
+    came.unwrap_or_else(|_| panic!("{what}: nothing within {WITHIN:?}"))
+}
+
+/// A driver over a store of its own, and the store's folder.
+fn started() -> (Driver, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, recovered): (_, Recovered) =
+        SqliteStore::open(dir.path(), Options::default()).unwrap();
+    let store = Arc::new(store);
+    let config = Config { shards: 1, ..Config::default() };
+    let driver = Driver::start(Arc::new(config), Clock::start(), store.clone(), recovered).unwrap();
+    store.start(driver.store_events()).unwrap();
+    (driver, dir)
+}
+
+async fn until(what: &str, so: impl Fn() -> bool) {
+    soon(what, async {
+        while !so() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// The status of a GET, and the code of its problem or the state that it reports.
+async fn get(driver: &Driver, path: &str) -> (u16, String) {
+    let request = http::Request::get(path).body(Body::empty()).unwrap();
+    let response = crate::http::router(driver.clone()).oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    let media_type = response.headers()[http::header::CONTENT_TYPE].to_str().unwrap().to_owned();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let member = if status == 200 { "status" } else { "code" };
+    assert_eq!(media_type.ends_with("problem+json"), status != 200, "{media_type}");
+    (status, body[member].as_str().unwrap().to_owned())
+}
+
+fn ping(device: &str) -> Send {
+    Send::new(device.parse().unwrap(), "ping".parse().unwrap(), Json::null())
+}
+
+#[tokio::test]
+async fn a_hub_whose_core_panicked_is_not_healthy_and_leaves_no_request_waiting() {
+    // /readyz answered ready and /healthz ok for a hub that refused everything, so no supervisor
+    // restarted it.
+    let (driver, _dir) = started();
+    assert_eq!(get(&driver, "/readyz").await, (200, "ready".into()));
+    let poll = Poll { wait: Seconds::new(60), last_event_id: None, peer: Peer::default() };
+    let poll = driver.poll("kiosk".parse().unwrap(), poll);
+    let (waits, ()) = tokio::join!(soon("the answer to a poll", poll), async {
+        let kiosk: DeviceId = "kiosk".parse().unwrap();
+        until("the poll", || driver.presences([&kiosk]).unwrap()[0].online()).await;
+        assert_eq!(driver.runtime.with_core(|_, _| panic!("on purpose")), None::<()>);
+    });
+    assert_eq!(waits.unwrap_err().code, Code::Internal);
+
+    assert_eq!(get(&driver, "/healthz").await, (500, "internal".into()));
+    assert_eq!(get(&driver, "/readyz").await, (503, "store_unavailable".into()));
+    let refused = soon("a send", driver.send(ping("kiosk"))).await.unwrap_err();
+    assert_eq!(refused.code, Code::Internal);
+    assert_eq!(get(&driver, "/v1/devices").await, (500, "internal".into()), "not all offline");
+    driver.drain();
+}
+
+#[tokio::test]
+async fn a_hub_with_a_dead_shard_is_not_healthy_and_opens_no_stream() {
+    // The streams of the shard were lost, new ones hung, and /readyz answered ready.
+    let (driver, _dir) = started();
+    driver.plane().panic();
+    until("the shard's end", || !driver.plane().is_alive()).await;
+    assert_eq!(get(&driver, "/healthz").await, (500, "internal".into()));
+    assert_eq!(get(&driver, "/readyz").await, (503, "store_unavailable".into()));
+    let stream = driver.observe(StreamOptions::default());
+    assert_eq!(stream.unwrap_err().code, Code::Internal);
+}
+
+#[tokio::test]
+async fn a_hub_that_was_closed_has_not_failed() {
+    let (driver, _dir) = started();
+    driver.drain();
+    driver.plane().shutdown(0);
+    assert_eq!(get(&driver, "/healthz").await, (200, "ok".into()));
+    assert_eq!(get(&driver, "/readyz").await, (503, "draining".into()));
+}
+
+fn observe(driver: &Driver) -> StreamBody {
+    let reserved = driver.observe(StreamOptions::default()).unwrap();
+    let stream = reserved.stream();
+    reserved.attached();
+    driver.plane().respond_with_body(stream)
+}
+
+#[tokio::test]
+async fn removals_are_reported_whatever_became_of_earlier_observers() {
+    // Rows that were held for observers who disconnected meanwhile were never released, and after
+    // 1,000 of them no removal was reported any more.
+    let (driver, _dir) = started();
+    for batch in 0..12 {
+        let observer = observe(&driver);
+        let mut removals: Vec<BoxFuture<'_, _>> = Vec::new();
+        for n in 0..100 {
+            let device: DeviceId = format!("kiosk-{batch}-{n}").parse().unwrap();
+            driver.put_device(device.clone(), Labels::new()).await.unwrap();
+            let mut removal: BoxFuture<'_, _> = Box::pin(driver.delete_device(device));
+            // The row is being read when the observer leaves.
+            let waker = std::task::Waker::noop();
+            assert!(removal.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+            removals.push(removal);
+        }
+        drop(observer);
+        until("the observer's end", || !driver.runtime.feed.is_observed()).await;
+        for removal in removals {
+            soon("a removal", removal).await.unwrap();
+        }
+    }
+
+    let held = driver.runtime.with_core(|core, _| core.removing.len());
+    assert_eq!(held, Some(0), "each row is dropped with the reply");
+    let mut observer = observe(&driver);
+    let device: DeviceId = "last".parse().unwrap();
+    driver.put_device(device.clone(), Labels::new()).await.unwrap();
+    driver.delete_device(device).await.unwrap();
+    let mut text = String::new();
+    let removed = |line: &str| line.contains("\"id\":\"last\"") && line.contains("\"removed\"");
+    while !text.lines().any(removed) {
+        let frame = soon("the removal's event", observer.frame()).await.unwrap().unwrap();
+        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+}
