@@ -81,7 +81,7 @@ fn an_empty_journal_stops_the_agent_until_it_is_repaired() {
 }
 
 #[test]
-fn a_damaged_journal_is_shown_as_json_place_by_place_and_repaired() {
+fn a_damaged_journal_is_shown_as_json_and_repaired() {
     let device = Device::new();
     let mut bytes = std::fs::read(device.journal()).unwrap();
     let head_bytes = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;

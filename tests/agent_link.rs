@@ -179,7 +179,7 @@ fn a_portal_that_answers_for_the_hub_costs_no_result() {
 }
 
 #[test]
-fn a_proxy_that_wants_a_password_is_told_as_that_and_asked_again_after_a_minute() {
+fn a_proxy_that_requires_a_password_is_named_in_the_log_and_retried_after_a_minute() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = format!("proxy = \"http://{}\"\n", listener.local_addr().unwrap());
     std::thread::spawn(move || {

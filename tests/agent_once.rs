@@ -95,7 +95,7 @@ fn each_handler_runs_once_whatever_dies() {
 }
 
 #[test]
-fn the_test_bites_when_the_start_record_is_left_out() {
+fn the_test_fails_without_start_records() {
     let folder = tempfile::tempdir().unwrap();
     let hub = HubUnderFire::start(folder.path());
     let caught = (0..20).find_map(|seed| live(seed, &hub, Journal::WithoutStarts).err());

@@ -223,7 +223,7 @@ mod tests {
     use bellwire_proto::Json;
 
     use super::*;
-    use crate::agent::engine::Judge as _;
+    use crate::agent::engine::Admission as _;
 
     fn builder() -> AgentBuilder {
         Agent::builder().hub("http://127.0.0.1:1").device("kiosk").state_dir("/nowhere")
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_configuration_does_not_say_stays_as_it_was_set() {
+    fn settings_absent_from_a_configuration_are_unchanged() {
         let text = "hub = 'http://hub.example.com'\ndevice = 'd'\n[facts]\nsite = 'lyon'\n\
             [actions.of-file]\nrun = ['/bin/true']\n";
         let config = config::AgentConfig::read(text).unwrap();
@@ -252,14 +252,14 @@ mod tests {
         let text = |_: Command, _: String| async {};
         let agent = builder().on_params("say", text).on("say", async |_: Command| ()).build();
         let say = "say".parse().unwrap();
-        assert!(agent.unwrap().list.judge(&say, &Json::null()).is_ok(), "any data");
+        assert!(agent.unwrap().list.admit(&say, &Json::null()).is_ok(), "any data");
         let agent = builder().on_params("say", text).build().unwrap();
-        let error = agent.list.judge(&say, &Json::null()).unwrap_err();
+        let error = agent.list.admit(&say, &Json::null()).unwrap_err();
         assert_eq!(error.code, codes::INVALID_PARAMS);
     }
 
     #[test]
-    fn what_cannot_be_meant_is_told_when_the_agent_is_built() {
+    fn invalid_settings_are_reported_when_the_agent_is_built() {
         let unknown = builder().rules("pnig", |rules| rules.concurrency = 2);
         assert!(problem(unknown).starts_with("action: pnig is not on the list"), "a typo");
         let name = builder().on("a b", async |_: Command| ());

@@ -34,18 +34,18 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use disk::{Disk, Written};
-use report::Posted;
+use disk::{Disk, DiskOutcome};
+use report::PostOutcome;
 
 /// The longest sleep: `CLOCK_BOOTTIME` goes on while the machine sleeps, and the runtime's clock does
 /// not, so what fell due meanwhile is seen within this.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// How long it may take to tell the facts.
-const FACTS_LIMIT: Duration = Duration::from_secs(10);
+const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the facts are looked at.
 const FACTS_EVERY: Duration = Duration::from_secs(300);
 /// When to try again to kill what is left of a handler.
-const SWEEP_RETRY: Duration = Duration::from_secs(5);
+const KILL_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs an agent: see [`Agent::run_until`].
 pub(super) async fn run(
@@ -54,40 +54,40 @@ pub(super) async fn run(
     at_once: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let mut driver = Driver::start(agent)?;
-    let mut words = std::pin::pin!(once(shutdown).chain(once(at_once)));
+    let mut shutdown_requests = std::pin::pin!(once(shutdown).chain(once(at_once)));
     loop {
         driver.act();
-        if driver.engine.is_over(clock::boot_ms()) && driver.disk.is_idle() {
+        if driver.engine.is_finished(clock::boot_ms()) && driver.disk.is_idle() {
             status::close(&driver.agent.state_dir);
             tracing::info!("stopped");
             return Ok(());
         }
-        let happened = tokio::select! {
+        let event = tokio::select! {
             biased;
-            Some(()) = words.next() => Happened::Shutdown,
-            happened = driver.next() => happened,
+            Some(()) = shutdown_requests.next() => DriverEvent::Shutdown,
+            event = driver.next() => event,
         };
-        driver.handle(happened)?;
+        driver.handle(event)?;
     }
 }
 
 /// What happened, as far as the loop is concerned.
-enum Happened {
+enum DriverEvent {
     /// The agent is told to stop, for the first or the second time.
     Shutdown,
     Signal(Signal),
     /// The stream is over for good; another is made.
-    StreamOver,
-    Disk(Written),
-    Answered(Posted),
+    StreamClosed,
+    Disk(DiskOutcome),
+    Answered(PostOutcome),
     Ended(CommandId, Ended),
-    Swept(CommandId),
+    OrphansKilled(CommandId),
     /// Some of what runs has told how far it is.
     Progress,
-    FactsTold(Result<Json, Option<Error>>),
+    FactsReported(Result<Json, Option<Error>>),
     FactsDue,
-    Reader(UnixStream),
-    Time,
+    StatusReader(UnixStream),
+    Timeout,
 }
 
 struct Driver {
@@ -102,10 +102,10 @@ struct Driver {
     relisten_at: Option<Instant>,
     running: HashMap<CommandId, Running>,
     jobs: JoinSet<(CommandId, Ended)>,
-    posts: JoinSet<Posted>,
+    posts: JoinSet<PostOutcome>,
     /// Reports come to nothing, and that is said.
     posts_fail: bool,
-    sweeps: JoinSet<CommandId>,
+    orphan_kills: JoinSet<CommandId>,
     progressed: Arc<Notify>,
     /// The facts as the hub has them.
     facts: Option<Json>,
@@ -127,7 +127,7 @@ struct Running {
     stop: StopSender,
     progress: ProgressReceiver,
     /// How far it was when the engine was told last.
-    told: Option<Progress>,
+    reported: Option<Progress>,
 }
 
 impl Driver {
@@ -180,7 +180,7 @@ impl Driver {
             jobs: JoinSet::new(),
             posts: JoinSet::new(),
             posts_fail: false,
-            sweeps: JoinSet::new(),
+            orphan_kills: JoinSet::new(),
             progressed: Arc::default(),
             facts: None,
             facts_refused: false,
@@ -195,41 +195,41 @@ impl Driver {
     }
 
     /// Waits for what happens next. To drop it loses nothing.
-    async fn next(&mut self) -> Happened {
+    async fn next(&mut self) -> DriverEvent {
         let timeout = self.engine.poll_timeout().map(|due_ms| {
-            let left = Duration::from_millis(due_ms.saturating_sub(clock::boot_ms()));
-            Instant::now() + left.min(SLEEP_MAX)
+            let remaining = Duration::from_millis(due_ms.saturating_sub(clock::boot_ms()));
+            Instant::now() + remaining.min(SLEEP_MAX)
         });
         let due = async |at: Option<Instant>| match at {
             Some(at) => sleep_until(at).await,
             None => std::future::pending().await,
         };
         tokio::select! {
-            written = self.disk.next() => Happened::Disk(written),
-            Some(Ok((id, ended))) = self.jobs.join_next() => Happened::Ended(id, ended),
-            Some(Ok(posted)) = self.posts.join_next() => Happened::Answered(posted),
-            Some(Ok(id)) = self.sweeps.join_next() => Happened::Swept(id),
-            () = self.progressed.notified() => Happened::Progress,
-            told = next_signal(&mut self.listener) => match told {
-                Some(Ok(signal)) => Happened::Signal(signal),
+            written = self.disk.next() => DriverEvent::Disk(written),
+            Some(Ok((id, ended))) = self.jobs.join_next() => DriverEvent::Ended(id, ended),
+            Some(Ok(posted)) = self.posts.join_next() => DriverEvent::Answered(posted),
+            Some(Ok(id)) = self.orphan_kills.join_next() => DriverEvent::OrphansKilled(id),
+            () = self.progressed.notified() => DriverEvent::Progress,
+            signal = next_signal(&mut self.listener) => match signal {
+                Some(Ok(signal)) => DriverEvent::Signal(signal),
                 Some(Err(error)) => {
                     tracing::warn!(%error, "the stream is over");
-                    Happened::StreamOver
+                    DriverEvent::StreamClosed
                 }
-                None => Happened::StreamOver,
+                None => DriverEvent::StreamClosed,
             },
-            () = due(self.relisten_at) => Happened::StreamOver,
-            Some(Ok(told)) = self.facts_task.join_next() => Happened::FactsTold(told),
-            () = sleep_until(self.facts_at) => Happened::FactsDue,
-            Some(reader) = next_reader(&mut self.readers) => Happened::Reader(reader),
-            () = due(timeout) => Happened::Time,
+            () = due(self.relisten_at) => DriverEvent::StreamClosed,
+            Some(Ok(result)) = self.facts_task.join_next() => DriverEvent::FactsReported(result),
+            () = sleep_until(self.facts_at) => DriverEvent::FactsDue,
+            Some(reader) = next_reader(&mut self.readers) => DriverEvent::StatusReader(reader),
+            () = due(timeout) => DriverEvent::Timeout,
         }
     }
 
-    fn handle(&mut self, happened: Happened) -> Result<(), AgentError> {
+    fn handle(&mut self, event: DriverEvent) -> Result<(), AgentError> {
         let now_ms = clock::boot_ms();
-        match happened {
-            Happened::Shutdown => {
+        match event {
+            DriverEvent::Shutdown => {
                 match self.engine.is_stopping() {
                     false => tracing::info!("stopping: no new command is taken"),
                     true => tracing::warn!("told to stop twice: not waiting for what runs"),
@@ -238,27 +238,29 @@ impl Driver {
                 (self.listener, self.relisten_at) = (None, None);
                 self.engine.handle_shutdown(now_ms);
             }
-            Happened::Signal(signal) => self.told(now_ms, signal),
-            Happened::StreamOver => self.listen_again(),
-            Happened::Disk(written) => self.written(now_ms, written)?,
-            Happened::Answered(posted) => self.answered(now_ms, posted),
-            Happened::Ended(id, ended) => {
+            DriverEvent::Signal(signal) => self.on_signal(now_ms, signal),
+            DriverEvent::StreamClosed => self.listen_again(),
+            DriverEvent::Disk(written) => self.on_disk_outcome(now_ms, written)?,
+            DriverEvent::Answered(posted) => self.on_report_answered(now_ms, posted),
+            DriverEvent::Ended(id, ended) => {
                 fault::at(Point::Exited);
-                self.tell_progress(now_ms);
+                self.report_progress(now_ms);
                 self.log_end(id, &ended);
                 self.engine.handle_ended(now_ms, id, ended);
             }
-            Happened::Swept(id) => self.engine.handle_swept(now_ms, id),
-            Happened::Progress => self.tell_progress(now_ms),
-            Happened::FactsTold(told) => self.facts_told(told),
-            Happened::FactsDue => {
+            DriverEvent::OrphansKilled(id) => self.engine.handle_orphans_killed(now_ms, id),
+            DriverEvent::Progress => self.report_progress(now_ms),
+            DriverEvent::FactsReported(result) => self.on_facts_reported(result),
+            DriverEvent::FactsDue => {
                 self.facts_at = Instant::now() + FACTS_EVERY;
                 if self.connection.connected {
-                    self.tell_facts(false);
+                    self.report_facts(false);
                 }
             }
-            Happened::Reader(reader) => drop(tokio::spawn(status::tell(reader, self.status()))),
-            Happened::Time => self.engine.handle_timeout(now_ms),
+            DriverEvent::StatusReader(reader) => {
+                drop(tokio::spawn(status::send(reader, self.status())))
+            }
+            DriverEvent::Timeout => self.engine.handle_timeout(now_ms),
         }
         Ok(())
     }
@@ -282,7 +284,9 @@ impl Driver {
                         running.stop.tell(stop);
                     }
                 }
-                Output::Sweep { command } => drop(self.sweeps.spawn(sweep(command))),
+                Output::KillOrphans { command } => {
+                    drop(self.orphan_kills.spawn(kill_orphans(command)))
+                }
             }
         }
         self.disk.start();
@@ -293,13 +297,13 @@ impl Driver {
         tracing::info!(action = %event.action, %id, "running");
         let (stop, stopped) = run::stop();
         let rules = self.agent.list.policy.rules(&event.action).cloned();
-        let (progress, mut told) = run::progress();
+        let (progress, mut progress_receiver) = run::progress();
         let running = Running {
             action: event.action.clone(),
             since: Instant::now(),
             stop,
-            progress: told.clone(),
-            told: None,
+            progress: progress_receiver.clone(),
+            reported: None,
         };
         self.running.insert(id, running);
         let job = Job {
@@ -319,12 +323,12 @@ impl Driver {
             };
             let panicked =
                 Ended::Finished(Outcome::failed(codes::INTERNAL, "the handler panicked"));
-            let handler = unless_it_panics(async { rules.run.start(job).await }, panicked);
+            let handler = catch_panic(async { rules.run.start(job).await }, panicked);
             let mut handler = std::pin::pin!(handler);
             loop {
                 tokio::select! {
                     ended = &mut handler => return (id, ended),
-                    Ok(()) = told.changed() => progressed.notify_one(),
+                    Ok(()) = progress_receiver.changed() => progressed.notify_one(),
                 }
             }
         });
@@ -332,11 +336,11 @@ impl Driver {
 
     /// Tells the engine how far what runs is, where that is news. Each handler has one place for it,
     /// where the newest word stands: none is lost but by a newer one.
-    fn tell_progress(&mut self, now_ms: u64) {
+    fn report_progress(&mut self, now_ms: u64) {
         for (id, running) in &mut self.running {
             let now = *running.progress.borrow_and_update();
-            if let Some(progress) = now.filter(|_| now != running.told) {
-                running.told = now;
+            if let Some(progress) = now.filter(|_| now != running.reported) {
+                running.reported = now;
                 self.engine.handle_progress(now_ms, *id, progress);
             }
         }
@@ -356,17 +360,17 @@ impl Driver {
         tracing::info!(%action, %id, state, code, seconds, "ended");
     }
 
-    fn written(&mut self, now_ms: u64, written: Written) -> Result<(), AgentError> {
+    fn on_disk_outcome(&mut self, now_ms: u64, written: DiskOutcome) -> Result<(), AgentError> {
         match written {
-            Written::Appended { tickets, points, bytes } => {
+            DiskOutcome::Appended { tickets, points, bytes } => {
                 points.into_iter().for_each(fault::at);
                 for ticket in tickets {
                     self.engine.handle_written(now_ms, ticket, bytes);
                 }
             }
-            Written::Full { ticket } => self.engine.handle_disk_full(now_ms, ticket),
-            Written::Compacted { bytes } => self.engine.handle_compacted(now_ms, bytes),
-            Written::Failed { reason } => {
+            DiskOutcome::Full { ticket } => self.engine.handle_disk_full(now_ms, ticket),
+            DiskOutcome::Compacted { bytes } => self.engine.handle_compacted(now_ms, bytes),
+            DiskOutcome::Failed { reason } => {
                 let folder = self.agent.state_dir.clone();
                 return Err(AgentError::Disk { folder, reason });
             }
@@ -376,7 +380,7 @@ impl Driver {
 
     // --- Facts and status ---
 
-    fn tell_facts(&mut self, always: bool) {
+    fn report_facts(&mut self, always: bool) {
         let now = facts::now(&self.agent.facts);
         if always {
             // What is told over the connection before may hang with it.
@@ -386,16 +390,16 @@ impl Driver {
         }
         let (hub, device) = (self.hub.clone(), self.agent.device.clone());
         self.facts_task.spawn(async move {
-            let told = async {
-                let told = timeout(FACTS_LIMIT, hub.put_facts(&device, &now)).await;
-                told.map_or(Err(None), |told| told.map(drop).map_err(Some))
+            let report = async {
+                let answer = timeout(FACTS_TIMEOUT, hub.put_facts(&device, &now)).await;
+                answer.map_or(Err(None), |answer| answer.map(drop).map_err(Some))
             };
-            unless_it_panics(told, Err(None)).await.map(|()| now)
+            catch_panic(report, Err(None)).await.map(|()| now)
         });
     }
 
-    fn facts_told(&mut self, told: Result<Json, Option<Error>>) {
-        match told {
+    fn on_facts_reported(&mut self, result: Result<Json, Option<Error>>) {
+        match result {
             Ok(facts) => (self.facts, self.facts_refused) = (Some(facts), false),
             Err(Some(error @ Error::Refused { .. }))
                 if !std::mem::replace(&mut self.facts_refused, true) =>
@@ -428,7 +432,7 @@ impl Driver {
                 commands,
                 under_way,
             },
-            commands: self.engine.latest(status::COMMANDS_MAX),
+            commands: self.engine.latest(status::STATUS_COMMANDS_MAX),
         }
     }
 }
@@ -449,7 +453,7 @@ async fn next_reader(readers: &mut Option<mpsc::Receiver<UnixStream>>) -> Option
 
 /// Does a task's work so that a panic in it is `panicked`, and not a task of which nothing is heard
 /// again, with all that it held: a place among the reports, or a command that runs for ever.
-async fn unless_it_panics<T>(work: impl Future<Output = T>, panicked: T) -> T {
+async fn catch_panic<T>(work: impl Future<Output = T>, panicked: T) -> T {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or(panicked)
 }
 
@@ -471,10 +475,10 @@ fn log_steps(records: &[Record]) {
 
 /// Kills what is left of a handler, and does not give up: to say that it is dead when it is not would
 /// run a command beside itself.
-async fn sweep(command: CommandId) -> CommandId {
+async fn kill_orphans(command: CommandId) -> CommandId {
     loop {
-        let swept = tokio::task::spawn_blocking(move || handler::leftover::kill_left(command));
-        match swept.await {
+        let result = tokio::task::spawn_blocking(move || handler::leftover::kill_left(command));
+        match result.await {
             Ok(Ok(killed)) => {
                 if killed > 0 {
                     tracing::warn!(%command, killed, "what was left of a handler is killed");
@@ -488,6 +492,6 @@ async fn sweep(command: CommandId) -> CommandId {
                 tracing::error!(%command, %error, "what is left of a handler is not known")
             }
         }
-        sleep(SWEEP_RETRY).await;
+        sleep(KILL_RETRY).await;
     }
 }

@@ -30,19 +30,19 @@ use super::run::{Ended, Stop};
 use super::status::CommandStatus;
 
 mod entry;
-mod keeping;
-mod life;
-mod past;
+mod history;
+mod lifecycle;
+mod reporting;
 mod restart;
-mod telling;
-mod turn;
+mod retention;
+mod scheduler;
 
 use entry::{Entry, Stage};
-use keeping::{Bounds, Keeping};
-use past::Past;
-pub(crate) use past::Snapshot;
-pub(crate) use telling::POST_MS_MAX;
-use telling::{Posted, Revs};
+use history::History;
+pub(crate) use history::Snapshot;
+pub(crate) use reporting::POST_MS_MAX;
+use reporting::{ReportInFlight, Revs};
+use retention::{Bounds, JournalState};
 
 /// How long the journal is allowed to get. Issue 4, section 3: "bounded (64 MiB)".
 pub(crate) const JOURNAL_BYTES_MAX: u64 = 64 << 20;
@@ -51,13 +51,13 @@ const DISK_RETRY_MS: u64 = 5000;
 /// What handlers get to end when the agent is told to stop.
 pub(crate) const SHUTDOWN_MS: u64 = 30_000;
 /// What the last words to the hub get after that.
-const LAST_WORDS_MS: u64 = 5000;
+const FINAL_REPORT_MS: u64 = 5000;
 /// What the end of what runs, and the last words, get together when it is told to stop twice.
-const AT_ONCE_MS: u64 = 2000;
+const FORCED_SHUTDOWN_MS: u64 = 2000;
 
 /// How the commands of an action are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Terms {
+pub(crate) struct RunSettings {
     pub(crate) on_restart: OnRestart,
     /// How many run at once.
     pub(crate) concurrency: usize,
@@ -66,13 +66,13 @@ pub(crate) struct Terms {
 }
 
 /// What may run here at all.
-pub(crate) trait Judge: Send + Sync {
+pub(crate) trait Admission: Send + Sync {
     /// Why a new command may not run with these data.
-    fn judge(&self, action: &Action, data: &Json) -> Result<(), ErrorInfo>;
+    fn admit(&self, action: &Action, data: &Json) -> Result<(), ErrorInfo>;
 
     /// The terms of an action, if it is on the list: all that is asked for what was taken already,
     /// even if its data would be refused today.
-    fn terms(&self, action: &Action) -> Option<Terms>;
+    fn run_settings(&self, action: &Action) -> Option<RunSettings>;
 }
 
 /// What is to be done.
@@ -89,12 +89,12 @@ pub(crate) enum Output {
     /// Tell a handler to stop.
     Stop { command: CommandId, stop: Stop },
     /// Kill what a life before this one left of a handler, and say when that is done.
-    Sweep { command: CommandId },
+    KillOrphans { command: CommandId },
 }
 
 /// What the hub answered to a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum ReportAnswer {
     /// 2xx, with the delivery of this command as it stands.
     Delivery { state: State, rev: u64 },
     /// 409: it has ended otherwise, in this state if the hub says so.
@@ -104,19 +104,19 @@ pub(crate) enum Answer {
     /// 413.
     TooLarge,
     /// 400 or 404, in the hub's own words.
-    Unfit,
+    PermanentRejection,
     /// No answer, one that is not the hub's, or one that asks for patience.
     Failed { retry_after: Option<Duration> },
 }
 
 /// What an append was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+enum WritePurpose {
     /// With this number.
-    Begin(u64),
-    Take(CommandId),
+    StartNumber(u64),
+    Command(CommandId),
     Start(CommandId),
-    End(CommandId),
+    Result(CommandId),
     /// Nothing waits for it.
     Note,
 }
@@ -132,20 +132,20 @@ struct Stopping {
 
 /// The core. See the head of this file.
 pub(crate) struct Engine {
-    judge: Arc<dyn Judge>,
+    admission: Arc<dyn Admission>,
     boot: BootId,
     bounds: Bounds,
     /// What is not over, or is told once more.
     entries: BTreeMap<CommandId, Entry>,
     /// Those of them with something to be done, in the order of the hub.
     live: BTreeSet<(Seq, CommandId)>,
-    past: Past,
+    history: History,
     /// Commands that wait for a compaction to be taken, with the time at which they came.
-    held: BTreeMap<(Seq, CommandId), (u64, CommandEvent)>,
+    deferred: BTreeMap<(Seq, CommandId), (u64, CommandEvent)>,
     out: VecDeque<Output>,
-    writes: HashMap<u64, Purpose>,
+    writes: HashMap<u64, WritePurpose>,
     /// Reports under way.
-    posts: HashMap<u64, Posted>,
+    posts: HashMap<u64, ReportInFlight>,
     tickets: u64,
     revs: Revs,
     random: u64,
@@ -153,22 +153,22 @@ pub(crate) struct Engine {
     hub_clock: Option<(u64, u64)>,
     max_in_flight: usize,
     stopping: Option<Stopping>,
-    keeping: Keeping,
+    journal: JournalState,
     /// For the proof that the tests would notice.
     pub(crate) no_start_record: bool,
 }
 
 impl Engine {
     /// A core with nothing in its memory yet: [`Engine::restore`] and [`Engine::begin`] come next.
-    pub(crate) fn new(judge: Arc<dyn Judge>, boot: BootId, random: u64) -> Self {
+    pub(crate) fn new(admission: Arc<dyn Admission>, boot: BootId, random: u64) -> Self {
         Self {
-            judge,
+            admission,
             boot,
             bounds: Bounds::AGENT,
             entries: BTreeMap::new(),
             live: BTreeSet::new(),
-            past: Past::default(),
-            held: BTreeMap::new(),
+            history: History::default(),
+            deferred: BTreeMap::new(),
             out: VecDeque::new(),
             writes: HashMap::new(),
             posts: HashMap::new(),
@@ -178,7 +178,7 @@ impl Engine {
             hub_clock: None,
             max_in_flight: 1,
             stopping: None,
-            keeping: Keeping::default(),
+            journal: JournalState::default(),
             no_start_record: false,
         }
     }
@@ -189,7 +189,7 @@ impl Engine {
     pub(crate) fn handle_hello(&mut self, now_ms: u64, hub_ms: u64, max_in_flight: usize) {
         self.hub_clock = Some((hub_ms, now_ms));
         self.max_in_flight = max_in_flight.max(1);
-        self.tell_at_once(now_ms);
+        self.retry_reports(now_ms);
         self.pump(now_ms);
     }
 
@@ -199,10 +199,10 @@ impl Engine {
         if self.stopping.is_some() {
             return;
         }
-        if self.entries.contains_key(&event.id) || self.past.knows(event.id) {
-            self.tell_again(now_ms, event.id, Some(event.attempt));
+        if self.entries.contains_key(&event.id) || self.history.contains(event.id) {
+            self.report_again(now_ms, event.id, Some(event.attempt));
         } else {
-            self.take(now_ms, now_ms, event);
+            self.receive(now_ms, now_ms, event);
         }
         self.pump(now_ms);
     }
@@ -215,13 +215,13 @@ impl Engine {
 
     /// An append is on disk, and the journal is this long now.
     pub(crate) fn handle_written(&mut self, now_ms: u64, ticket: u64, bytes: u64) {
-        self.keeping.bytes = bytes;
+        self.journal.bytes = bytes;
         match self.writes.remove(&ticket) {
-            Some(Purpose::Begin(start)) => self.begun(start),
-            Some(Purpose::Take(id)) => self.taken(now_ms, id),
-            Some(Purpose::Start(id)) => self.started(now_ms, id),
-            Some(Purpose::End(id)) => self.recorded(now_ms, id),
-            Some(Purpose::Note) | None => {}
+            Some(WritePurpose::StartNumber(start)) => self.on_start_number_stored(start),
+            Some(WritePurpose::Command(id)) => self.on_command_stored(now_ms, id),
+            Some(WritePurpose::Start(id)) => self.on_start_stored(now_ms, id),
+            Some(WritePurpose::Result(id)) => self.on_result_stored(now_ms, id),
+            Some(WritePurpose::Note) | None => {}
         }
         self.pump(now_ms);
     }
@@ -229,24 +229,24 @@ impl Engine {
     /// There was no room on the disk for an append.
     pub(crate) fn handle_disk_full(&mut self, now_ms: u64, ticket: u64) {
         match self.writes.remove(&ticket) {
-            Some(Purpose::Begin(start)) => self.begin_later(now_ms, start),
-            Some(Purpose::Take(id)) => self.refuse_unwritten(now_ms, id),
-            Some(Purpose::Start(id)) => self.unstart(now_ms, id),
-            Some(Purpose::End(id)) => self.record_later(now_ms, id),
-            Some(Purpose::Note) | None => {}
+            Some(WritePurpose::StartNumber(start)) => self.retry_start_number(now_ms, start),
+            Some(WritePurpose::Command(id)) => self.reject_unstored(now_ms, id),
+            Some(WritePurpose::Start(id)) => self.postpone_start(now_ms, id),
+            Some(WritePurpose::Result(id)) => self.postpone_result(now_ms, id),
+            Some(WritePurpose::Note) | None => {}
         }
         self.pump(now_ms);
     }
 
     /// A compaction is over; it was done if the new length is given.
     pub(crate) fn handle_compacted(&mut self, now_ms: u64, bytes: Option<u64>) {
-        self.compacted(now_ms, bytes);
+        self.on_compacted(now_ms, bytes);
         self.pump(now_ms);
     }
 
     /// The hub answered to a report, or nobody did.
-    pub(crate) fn handle_answer(&mut self, now_ms: u64, ticket: u64, answer: Answer) {
-        self.answered(now_ms, ticket, answer);
+    pub(crate) fn handle_answer(&mut self, now_ms: u64, ticket: u64, answer: ReportAnswer) {
+        self.on_answer(now_ms, ticket, answer);
         self.pump(now_ms);
     }
 
@@ -254,7 +254,7 @@ impl Engine {
     pub(crate) fn handle_progress(&mut self, now_ms: u64, id: CommandId, progress: Progress) {
         if let Some(entry) = self.entries.get_mut(&id).filter(|e| e.stage == Stage::Running) {
             entry.progress = Some(progress);
-            let soon_ms = now_ms + telling::PROGRESS_MS;
+            let soon_ms = now_ms + reporting::PROGRESS_MS;
             entry.post.due_ms = Some(entry.post.due_ms.map_or(soon_ms, |due| due.min(soon_ms)));
         }
     }
@@ -285,19 +285,22 @@ impl Engine {
     }
 
     /// What was left of a handler is dead.
-    pub(crate) fn handle_swept(&mut self, now_ms: u64, id: CommandId) {
-        self.swept(now_ms, id);
+    pub(crate) fn handle_orphans_killed(&mut self, now_ms: u64, id: CommandId) {
+        self.on_orphans_killed(now_ms, id);
         self.pump(now_ms);
     }
 
     /// The agent is to end: no new command is taken, and handlers get [`SHUTDOWN_MS`]. Told again, they
     /// are killed.
     pub(crate) fn handle_shutdown(&mut self, now_ms: u64) {
-        let at_once = self.stopping.is_some();
-        let (pause_ms, stop) =
-            if at_once { (AT_ONCE_MS, Stop::Kill) } else { (SHUTDOWN_MS, Stop::Shutdown) };
-        self.stopping = Some(Stopping { killed: at_once, due_ms: Some(now_ms + pause_ms) });
-        self.held.clear();
+        let is_forced = self.stopping.is_some();
+        let (pause_ms, stop) = if is_forced {
+            (FORCED_SHUTDOWN_MS, Stop::Kill)
+        } else {
+            (SHUTDOWN_MS, Stop::Shutdown)
+        };
+        self.stopping = Some(Stopping { killed: is_forced, due_ms: Some(now_ms + pause_ms) });
+        self.deferred.clear();
         self.stop_all(stop);
         self.pump(now_ms);
     }
@@ -308,7 +311,7 @@ impl Engine {
             && let Some(due_ms) = stopping.due_ms.filter(|due_ms| *due_ms <= now_ms)
         {
             let first = !std::mem::replace(&mut stopping.killed, true);
-            stopping.due_ms = first.then_some(due_ms + LAST_WORDS_MS);
+            stopping.due_ms = first.then_some(due_ms + FINAL_REPORT_MS);
             if first {
                 self.stop_all(Stop::Kill);
             }
@@ -325,21 +328,21 @@ impl Engine {
 
     /// When to call [`Engine::handle_timeout`].
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
-        let entries = self.live().flat_map(|entry| self.wakes(entry)).flatten();
+        let entries = self.live().flat_map(|entry| self.wake_times(entry)).flatten();
         let stopping = self.stopping.and_then(|stopping| stopping.due_ms);
-        let forget_ms = self.hub_clock.map(|_| self.keeping.forget_ms);
+        let forget_ms = self.hub_clock.map(|_| self.journal.forget_ms);
         entries.chain(stopping).chain(self.revs.retry_ms).chain(forget_ms).min()
     }
 
     /// Whether the agent can end: what was under way is over, and told where the hub listens.
-    pub(crate) fn is_over(&self, now_ms: u64) -> bool {
+    pub(crate) fn is_finished(&self, now_ms: u64) -> bool {
         let Some(stopping) = self.stopping else { return false };
         let busy = |e: &Entry| {
-            matches!(e.stage, Stage::Starting | Stage::Running | Stage::Recording)
-                || e.stage == Stage::Telling && e.post.failures == 0
+            matches!(e.stage, Stage::Starting | Stage::Running | Stage::StoringResult)
+                || e.stage == Stage::ReportingResult && e.post.failures == 0
         };
         let late = stopping.killed && stopping.due_ms.is_none_or(|due_ms| due_ms <= now_ms);
-        (late || !self.live().any(busy)) && !self.writes.values().any(|p| *p != Purpose::Note)
+        (late || !self.live().any(busy)) && !self.writes.values().any(|p| *p != WritePurpose::Note)
     }
 
     /// Whether it was told to stop.
@@ -350,13 +353,13 @@ impl Engine {
     /// How many commands are under way, and how many are remembered in all.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let known = self.entries.values().filter(|entry| !entry.acked).count();
-        (self.live.len(), known + self.past.len())
+        (self.live.len(), known + self.history.len())
     }
 
     /// The latest commands, newest first.
     pub(crate) fn latest(&self, count: usize) -> Vec<CommandStatus> {
         let known = self.entries.values().filter(|entry| !entry.acked).map(Entry::status);
-        let mut latest: Vec<_> = known.chain(self.past.latest(count)).collect();
+        let mut latest: Vec<_> = known.chain(self.history.latest(count)).collect();
         latest.sort_by_key(|command| std::cmp::Reverse(command.id));
         latest.truncate(count);
         latest
@@ -366,7 +369,7 @@ impl Engine {
 
     /// Everything that may follow from what has just happened.
     fn pump(&mut self, now_ms: u64) {
-        self.drop_stale(now_ms);
+        self.expire_due(now_ms);
         self.write_due(now_ms);
         self.start_due(now_ms);
         self.post_due(now_ms);

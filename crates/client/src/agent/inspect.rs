@@ -7,14 +7,14 @@ use std::path::Path;
 use bellwire_proto::DeviceId;
 
 use super::JournalError;
-use super::journal::{self, Part, Place};
+use super::journal::{self, JournalPart, JournalSpan};
 
 pub use super::journal::Repaired;
 
 /// Something that stands in a journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Seen {
+pub enum JournalItem {
     /// A record, as its JSON.
     Record(String),
     /// A whole line that a later version wrote, as its JSON: not all of it is known to this one.
@@ -50,15 +50,17 @@ pub enum Seen {
 pub fn show(
     folder: &Path,
     device: &DeviceId,
-    mut told: impl FnMut(Seen),
+    mut on_item: impl FnMut(JournalItem),
 ) -> Result<(), JournalError> {
-    journal::show(folder, device, |Place { at, bytes }, part| match part {
-        Part::Records(records) => records.iter().for_each(|record| {
-            told(Seen::Record(serde_json::to_string(record).unwrap_or_default()))
+    journal::show(folder, device, |JournalSpan { at, bytes }, part| match part {
+        JournalPart::Records(records) => records.iter().for_each(|record| {
+            on_item(JournalItem::Record(serde_json::to_string(record).unwrap_or_default()))
         }),
-        Part::Unknown { json, .. } => told(Seen::Unknown { at, json: json.to_owned() }),
-        Part::Damaged => told(Seen::Damaged { at, bytes }),
-        Part::Torn => told(Seen::Torn { at, bytes }),
+        JournalPart::Unknown { json, .. } => {
+            on_item(JournalItem::Unknown { at, json: json.to_owned() })
+        }
+        JournalPart::Damaged => on_item(JournalItem::Damaged { at, bytes }),
+        JournalPart::Torn => on_item(JournalItem::Torn { at, bytes }),
     })
 }
 

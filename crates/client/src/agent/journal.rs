@@ -26,19 +26,19 @@ use serde::{Deserialize, Serialize};
 mod draft;
 mod error;
 mod line;
-mod mend;
 mod read;
 mod record;
+mod repair;
 mod reserve;
 
 pub use error::JournalError;
-pub use mend::Repaired;
+pub use repair::Repaired;
 
 use draft::{DRAFT, Draft};
 pub(crate) use error::AppendError;
-pub(crate) use mend::{repair, show};
-pub(crate) use read::{Part, Place};
-pub(crate) use record::{BootId, Done, REPORT_BYTES_MAX, Received, Record, fit};
+pub(crate) use read::{JournalPart, JournalSpan};
+pub(crate) use record::{BootId, Done, Received, Record, STORED_REPORT_BYTES_MAX, fit};
+pub(crate) use repair::{repair, show};
 pub(crate) use reserve::Reserve;
 
 /// The format that is written here, and the newest that can be read.
@@ -47,7 +47,7 @@ const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
 /// All files in it are the agent's alone. Who runs a handler as another user passes through, to the
 /// file with that command's data, and cannot look around.
-const FOLDER_MODE: u32 = 0o711;
+const DIR_MODE: u32 = 0o711;
 /// How often, and after which time, a lock that is held is asked for again.
 const LOCK_TRIES: u32 = 5;
 const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -81,7 +81,7 @@ impl Journal {
     pub(crate) fn open(
         folder: &Path,
         device: &DeviceId,
-        mut told: impl FnMut(Record),
+        mut on_record: impl FnMut(Record),
     ) -> Result<Self, JournalError> {
         let lock = lock(folder)?;
         let path = folder.join(JOURNAL);
@@ -95,22 +95,23 @@ impl Journal {
             tracing::info!(path = %path.display(), "a new journal");
         }
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
-        let judgement = read::read(&path, &file, device, |_, part| {
-            if let Part::Records(records) = part {
-                records.into_iter().for_each(&mut told);
+        let scan = read::read(&path, &file, device, |_, part| {
+            if let JournalPart::Records(records) = part {
+                records.into_iter().for_each(&mut on_record);
             }
         })?;
-        if let Some(fault) = judgement.fault {
+        if let Some(fault) = scan.fault {
             return Err(fault);
         }
-        let bytes = judgement.good_bytes;
+        let bytes = scan.good_bytes;
         let torn_bytes = file.seek(SeekFrom::End(0)).map_err(io)? - bytes;
         if torn_bytes > 0 {
             tracing::warn!(torn_bytes, "the journal's torn end is cut off");
             // The cut takes the room behind the end with it, which others may have waited for.
-            let held_bytes = reserve::taken_bytes(&file).map_err(io)?.saturating_sub(bytes);
+            let allocated_bytes =
+                reserve::allocated_bytes_of(&file).map_err(io)?.saturating_sub(bytes);
             file.set_len(bytes).map_err(io)?;
-            reserve::take(&file, bytes, held_bytes).ok();
+            reserve::take(&file, bytes, allocated_bytes).ok();
             file.sync_all().map_err(io)?;
             file.seek(SeekFrom::End(0)).map_err(io)?;
         }
@@ -147,11 +148,11 @@ impl Journal {
         }
         self.file.sync_data()?;
         // What is to be kept and is not there any more, as after a torn end was cut off, is asked for again.
-        if reserve.kept_bytes > self.reserve_bytes.max(reserve.needed_bytes) {
-            reserve::take(&self.file, after, reserve.kept_bytes).ok();
+        if reserve.reserved_bytes > self.reserve_bytes.max(reserve.needed_bytes) {
+            reserve::take(&self.file, after, reserve.reserved_bytes).ok();
         }
-        (self.bytes, self.reserve_bytes) = (after, reserve.kept_bytes);
-        if let Err(error) = reserve::give_back(&self.file, after, reserve.kept_bytes) {
+        (self.bytes, self.reserve_bytes) = (after, reserve.reserved_bytes);
+        if let Err(error) = reserve::give_back(&self.file, after, reserve.reserved_bytes) {
             tracing::debug!(%error, "the room behind the journal is as it was");
         }
         Ok(())
@@ -208,7 +209,8 @@ impl Journal {
 fn lock(folder: &Path) -> Result<File, JournalError> {
     let path = folder.join(LOCK);
     let io = |source| JournalError::Io { path: path.clone(), source };
-    make(folder, FOLDER_MODE).map_err(|source| JournalError::Io { path: folder.into(), source })?;
+    create_dir(folder, DIR_MODE)
+        .map_err(|source| JournalError::Io { path: folder.into(), source })?;
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
     let file = options.open(&path).map_err(io)?;
@@ -228,12 +230,12 @@ fn lock(folder: &Path) -> Result<File, JournalError> {
 }
 
 /// Makes a folder that lasts, with those above it.
-fn make(folder: &Path, mode: u32) -> io::Result<()> {
+fn create_dir(folder: &Path, mode: u32) -> io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
         return Ok(());
     }
     let above = folder.parent().unwrap_or(Path::new(""));
-    make(above, 0o755)?;
+    create_dir(above, 0o755)?;
     match std::fs::DirBuilder::new().mode(mode).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         made => made.and_then(|()| sync_folder(above)),

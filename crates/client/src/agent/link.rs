@@ -40,15 +40,15 @@ pub(super) fn options(heartbeat: Option<Seconds>) -> ListenOptions {
 /// How long to stay away after a loss; `None` leaves it to the growing wait. Where asking again soon
 /// would help nobody, a shorter `Retry-After` does not make it sooner.
 fn pause_after(loss: &Loss) -> Option<Duration> {
-    let asked = loss.retry_after().map(|asked| asked.min(SERVER_WAIT_MAX));
-    let least = match loss {
+    let requested = loss.retry_after().map(|requested| requested.min(SERVER_WAIT_MAX));
+    let pause_min = match loss {
         Loss::Failed(Error::Refused(refusal)) => match refusal.status.as_u16() {
             401 | 403 | 404 | 407 => REFUSED_PAUSE,
             423 => Duration::from_secs(30),
             410 => Duration::from_secs(15 * 60),
             // Neither a stream nor a refusal: 202, or 300 without a place to go to.
             200..=399 | 511 => PORTAL_PAUSE,
-            _ => return asked,
+            _ => return requested,
         },
         Loss::Failed(Error::Transport(error)) if error.stage() == Stage::ProxyLogin => {
             REFUSED_PAUSE
@@ -65,13 +65,13 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
             return None;
         }
     };
-    Some(spread(least).max(asked.unwrap_or_default()))
+    Some(spread(pause_min).max(requested.unwrap_or_default()))
 }
 
 /// Up to a quarter more, so that what a crowd lost together it does not ask for together.
-pub(super) fn spread(least: Duration) -> Duration {
+pub(super) fn spread(pause_min: Duration) -> Duration {
     let share = (getrandom::u32().unwrap_or(u32::MAX) >> 16) as u16;
-    least + least / 4 * u32::from(share) / u32::from(u16::MAX)
+    pause_min + pause_min / 4 * u32::from(share) / u32::from(u16::MAX)
 }
 
 /// How long to stay away after a `bye`, where it is not the hub that says so.
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_portal_is_given_half_a_minute() {
+    fn a_portal_causes_a_pause_of_30_seconds() {
         let page = Error::NotAStream { content_type: Some("text/html".into()) };
         let reject = Error::Rejected { reason: "the hello is for another device".into() };
         let away = "http://portal.example/login".to_owned();
@@ -178,9 +178,9 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_asks_for_replaces_the_pause() {
-        let asked = Some(Duration::from_secs(7));
-        assert_eq!(pause_after(&refused(503, asked)), asked);
+    fn a_requested_pause_replaces_the_default() {
+        let requested = Some(Duration::from_secs(7));
+        assert_eq!(pause_after(&refused(503, requested)), requested);
         let hour = Some(Duration::from_secs(3600));
         assert_eq!(pause_after(&refused(401, hour)), hour);
     }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_asks_for_a_password_is_told_apart_from_one_that_opens_no_way() {
+    fn a_proxy_that_requires_a_password_is_distinguished_from_one_that_refuses_the_tunnel() {
         let of = |stage| Loss::Failed(TransportError::new(stage, "tunnel error: …").into());
         let (login, refused) = (of(Stage::ProxyLogin), of(Stage::ProxyRefused));
         assert!(pause_after(&login).unwrap() >= REFUSED_PAUSE);

@@ -17,13 +17,13 @@ use tokio::time::sleep;
 
 const SOCKET: &str = "agent.sock";
 /// How long a reader may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const READER_TIMEOUT: Duration = Duration::from_secs(5);
 /// When to accept again after that has failed, as it does without a free descriptor.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 /// The longest status that is read.
 const STATUS_BYTES_MAX: u64 = 1 << 20;
 /// How many commands are told.
-pub(super) const COMMANDS_MAX: usize = 20;
+pub(super) const STATUS_COMMANDS_MAX: usize = 20;
 
 /// The agent as it stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,7 +95,8 @@ pub struct CommandStatus {
     /// Why, where it did not succeed: the error's code.
     pub code: Option<String>,
     /// Whether the hub knows how it ended.
-    pub told: bool,
+    #[serde(rename = "told")]
+    pub reported: bool,
     /// How often it was started; not known any more of one that was over long ago.
     pub runs: Option<u32>,
 }
@@ -110,7 +111,7 @@ pub async fn read(folder: &Path) -> io::Result<Status> {
         let socket = UnixStream::connect(folder.join(SOCKET)).await?;
         socket.take(STATUS_BYTES_MAX).read_to_end(&mut text).await
     };
-    tokio::time::timeout(PATIENCE, ask).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    tokio::time::timeout(READER_TIMEOUT, ask).await.map_err(|_| io::ErrorKind::TimedOut)??;
     serde_json::from_slice(&text).map_err(io::Error::from)
 }
 
@@ -154,12 +155,12 @@ async fn accept_all<S>(accept: impl AsyncFn() -> io::Result<S>, sender: &mpsc::S
 }
 
 /// Tells one reader.
-pub(super) async fn tell(mut reader: UnixStream, status: Status) {
+pub(super) async fn send(mut reader: UnixStream, status: Status) {
     let mut line = serde_json::to_vec(&status).unwrap_or_default();
     line.push(b'\n');
     let write = async { reader.write_all(&line).await };
     // A reader that went away does not matter.
-    tokio::time::timeout(PATIENCE, write).await.ok();
+    tokio::time::timeout(READER_TIMEOUT, write).await.ok();
 }
 
 /// Takes the socket away.

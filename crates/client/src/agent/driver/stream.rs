@@ -12,7 +12,7 @@ use crate::api::Signal;
 use crate::event_source::{Error, Loss};
 
 impl Driver {
-    pub(super) fn told(&mut self, now_ms: u64, signal: Signal) {
+    pub(super) fn on_signal(&mut self, now_ms: u64, signal: Signal) {
         match signal {
             Signal::Hello(hello) => self.connected(now_ms, &hello),
             Signal::Command(event) => {
@@ -56,7 +56,7 @@ impl Driver {
         self.connection_since = Instant::now();
         self.retry_at = None;
         self.engine.handle_hello(now_ms, hello.time_ms, hello.max_in_flight);
-        self.tell_facts(true);
+        self.report_facts(true);
     }
 
     pub(super) fn disconnected(&mut self, meaning: String, retry_in: Duration) {

@@ -12,7 +12,7 @@ use crate::agent::status::CommandStatus;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Its record is on the way to the disk.
-    Taking,
+    StoringCommand,
     /// On disk; the hub is told `accepted` until it answers.
     Offering,
     /// The hub has answered; waits for its turn.
@@ -22,17 +22,17 @@ pub(super) enum Stage {
     /// Its handler runs.
     Running,
     /// A life before this one left it running: what is left of its handler is being killed.
-    Sweeping,
+    KillingOrphans,
     /// It may run again; the hub is told `running` first, since it may have ended it meanwhile.
-    Asking,
+    ConfirmingRerun,
     /// It is to run again.
-    Again,
+    ReadyToRerun,
     /// It was interrupted by the end of this process, and the next one is to say what follows.
-    Left,
+    Interrupted,
     /// It is over, and the record of that is on the way to the disk.
-    Recording,
+    StoringResult,
     /// The hub is told how it ended until it shows that it knows.
-    Telling,
+    ReportingResult,
 }
 
 /// What the agent knows of a command.
@@ -61,23 +61,23 @@ pub(super) struct Entry {
     /// It was over before, and is told once more.
     pub(super) acked: bool,
     /// There was no room for it: told, and forgotten.
-    pub(super) unwritten: bool,
+    pub(super) unstored: bool,
     /// The disk was full: when what was to be written, its start or its end, is tried again.
     pub(super) disk_retry_ms: Option<u64>,
     /// Its start found no room, and that was said.
-    pub(super) is_put_off: bool,
+    pub(super) is_start_postponed: bool,
     /// The hub's clock when it first refused the result for what it is.
-    pub(super) unfit_hub_ms: Option<u64>,
-    pub(super) post: Posting,
+    pub(super) rejected_hub_ms: Option<u64>,
+    pub(super) post: PostState,
 }
 
 /// How the telling of a command goes.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Posting {
+pub(super) struct PostState {
     /// The report under way that counts.
     pub(super) ticket: Option<u64>,
     /// When the last one left.
-    pub(super) left_ms: u64,
+    pub(super) sent_ms: u64,
     /// When the next one is due.
     pub(super) due_ms: Option<u64>,
     /// How many came to nothing since one was answered.
@@ -85,7 +85,7 @@ pub(super) struct Posting {
     /// Since when it is told how it ended.
     pub(super) since_ms: u64,
     /// Since when, in this life, the hub refuses the result for what it is, and for how long it did before.
-    pub(super) unfit_since_ms: Option<(u64, u64)>,
+    pub(super) rejected_since_ms: Option<(u64, u64)>,
     /// The hub found it too large: its output is left out.
     pub(super) thin: bool,
 }
@@ -107,11 +107,11 @@ impl Entry {
             report: None,
             ended: false,
             acked: false,
-            unwritten: false,
+            unstored: false,
             disk_retry_ms: None,
-            is_put_off: false,
-            unfit_hub_ms: None,
-            post: Posting::default(),
+            is_start_postponed: false,
+            rejected_hub_ms: None,
+            post: PostState::default(),
         }
     }
 
@@ -123,7 +123,7 @@ impl Entry {
             action: Some(received.event.action.clone()),
             hub_ms: received.hub_ms,
             received: Some(received),
-            ..Self::new(id, seq, 0, Stage::Taking)
+            ..Self::new(id, seq, 0, Stage::StoringCommand)
         }
     }
 
@@ -135,55 +135,64 @@ impl Entry {
     pub(super) fn is_waiting(&self) -> bool {
         matches!(
             self.stage,
-            Stage::Taking
+            Stage::StoringCommand
                 | Stage::Offering
                 | Stage::Ready
-                | Stage::Sweeping
-                | Stage::Asking
-                | Stage::Again
+                | Stage::KillingOrphans
+                | Stage::ConfirmingRerun
+                | Stage::ReadyToRerun
         )
     }
 
     /// Nothing but its turn keeps it from running.
     pub(super) fn is_ready(&self) -> bool {
-        matches!(self.stage, Stage::Ready | Stage::Again) && self.disk_retry_ms.is_none()
+        matches!(self.stage, Stage::Ready | Stage::ReadyToRerun) && self.disk_retry_ms.is_none()
     }
 
     /// Waits for what may come too late for it.
-    pub(super) fn can_be_stale(&self) -> bool {
-        matches!(self.stage, Stage::Offering | Stage::Ready | Stage::Asking | Stage::Again)
+    pub(super) fn can_expire(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Offering | Stage::Ready | Stage::ConfirmingRerun | Stage::ReadyToRerun
+        )
     }
 
     /// Takes one of the places that there are for running: also what is left of a run, until it is
     /// dead.
     pub(super) fn is_running(&self) -> bool {
-        matches!(self.stage, Stage::Starting | Stage::Running | Stage::Sweeping)
+        matches!(self.stage, Stage::Starting | Stage::Running | Stage::KillingOrphans)
     }
 
     /// Its result may still have to go to the disk.
-    pub(super) fn needs_room(&self) -> bool {
-        !self.ended || self.stage == Stage::Recording
+    pub(super) fn needs_reservation(&self) -> bool {
+        !self.ended || self.stage == Stage::StoringResult
     }
 
     /// From now on the hub is told how it ended.
-    pub(super) fn begin_telling(&mut self, now_ms: u64) {
-        self.stage = Stage::Telling;
-        self.post = Posting { since_ms: now_ms, due_ms: Some(now_ms), ..Posting::default() };
+    pub(super) fn begin_reporting(&mut self, now_ms: u64) {
+        self.stage = Stage::ReportingResult;
+        self.post = PostState { since_ms: now_ms, due_ms: Some(now_ms), ..PostState::default() };
     }
 
     /// What is told of it now, without `rev`. `None` when there is nothing to tell.
-    pub(super) fn told(&self) -> Option<Report> {
+    pub(super) fn next_report(&self) -> Option<Report> {
         let mut report = match self.stage {
             Stage::Offering | Stage::Ready => Report::of(ReportState::Accepted),
             // To the hub, what was left running and what is to run again runs.
-            Stage::Sweeping | Stage::Asking | Stage::Again => Report::of(ReportState::Running),
+            Stage::KillingOrphans | Stage::ConfirmingRerun | Stage::ReadyToRerun => {
+                Report::of(ReportState::Running)
+            }
             Stage::Running => {
                 Report { progress: self.progress, ..Report::of(ReportState::Running) }
             }
-            Stage::Telling => self.report.as_deref()?.clone(),
+            Stage::ReportingResult => self.report.as_deref()?.clone(),
             // How it ended is not told before it is on disk, and that is full.
-            Stage::Recording if self.disk_retry_ms.is_some() => Report::of(ReportState::Running),
-            Stage::Taking | Stage::Starting | Stage::Left | Stage::Recording => return None,
+            Stage::StoringResult if self.disk_retry_ms.is_some() => {
+                Report::of(ReportState::Running)
+            }
+            Stage::StoringCommand | Stage::Starting | Stage::Interrupted | Stage::StoringResult => {
+                return None;
+            }
         };
         if self.post.thin {
             thin(&mut report);
@@ -206,7 +215,7 @@ impl Entry {
             action: self.action.clone(),
             state: state.to_owned(),
             code: error.map(|error| error.code.clone()),
-            told: self.acked,
+            reported: self.acked,
             runs: Some(self.runs),
         }
     }
@@ -224,7 +233,8 @@ impl Entry {
         let boot = self.run_boot.clone();
         let started = boot.map(|boot| Record::Started { command, run: self.runs, boot });
         let ended = self.ended.then(|| Record::Ended { command, report: self.report.clone() });
-        let unfit = self.unfit_hub_ms.map(|hub_ms| Record::Unfit { command, hub_ms });
-        [received, cancelled, started, ended, unfit].into_iter().flatten().collect()
+        let rejection =
+            self.rejected_hub_ms.map(|hub_ms| Record::PermanentRejection { command, hub_ms });
+        [received, cancelled, started, ended, rejection].into_iter().flatten().collect()
     }
 }

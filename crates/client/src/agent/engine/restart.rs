@@ -17,14 +17,14 @@ impl Engine {
     pub(crate) fn restore(&mut self, record: Record) {
         match record {
             Record::Begun { start } => self.revs.restore(start),
-            Record::Received(received) if !self.past.knows(received.event.id) => {
+            Record::Received(received) if !self.history.contains(received.event.id) => {
                 let mut entry = Entry::of(received);
                 entry.attempt = None;
                 self.entries.entry(entry.id).or_insert(entry);
             }
-            Record::Cancelled { command, seq, hub_ms } if !self.past.knows(command) => {
+            Record::Cancelled { command, seq, hub_ms } if !self.history.contains(command) => {
                 let entry = self.entries.entry(command);
-                let fresh = || Entry::new(command, seq, hub_ms, Stage::Taking);
+                let fresh = || Entry::new(command, seq, hub_ms, Stage::StoringCommand);
                 entry.or_insert_with(fresh).cancelled = true;
             }
             Record::Received(_) | Record::Cancelled { .. } => {}
@@ -40,23 +40,23 @@ impl Engine {
                     entry.ended = true;
                 }
             }
-            Record::Unfit { command, hub_ms } => {
+            Record::PermanentRejection { command, hub_ms } => {
                 if let Some(entry) = self.entries.get_mut(&command) {
-                    entry.unfit_hub_ms = Some(hub_ms);
+                    entry.rejected_hub_ms = Some(hub_ms);
                 }
             }
             Record::Acked { command } => {
                 if let Some(entry) = self.entries.remove(&command) {
-                    self.past.add(entry);
+                    self.history.add(entry);
                 }
             }
-            Record::Done { command, done } => self.past.restore(command, done),
+            Record::Done { command, done } => self.history.restore(command, done),
         }
     }
 
     /// The whole journal was told, and is this long: goes on with what it left.
     pub(crate) fn begin(&mut self, now_ms: u64, bytes: u64) {
-        self.keeping.bytes = bytes;
+        self.journal.bytes = bytes;
         self.live = self.entries.values().map(|entry| (entry.seq, entry.id)).collect();
         self.renew_revs(0);
         let ids: Vec<CommandId> = self.live.iter().map(|(_, id)| *id).collect();
@@ -67,30 +67,30 @@ impl Engine {
     fn resume(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if entry.ended {
-            self.recorded(now_ms, id);
+            self.on_result_stored(now_ms, id);
         } else if entry.run_boot.is_none() {
-            self.taken(now_ms, id);
+            self.on_command_stored(now_ms, id);
         } else {
             let known = |boot: &BootId| boot.is_known() && self.boot.is_known();
             let rebooted = entry.run_boot.as_ref().is_some_and(|b| known(b) && *b != self.boot);
-            entry.stage = Stage::Sweeping;
+            entry.stage = Stage::KillingOrphans;
             // The hub has heard nothing for as long as nobody was here.
             entry.post.due_ms = Some(now_ms);
             match self.on_restart(id) {
                 OnRestart::Succeed if rebooted => {
                     self.end(id, Some(Report::of(ReportState::Succeeded)));
                 }
-                OnRestart::Succeed => self.swept(now_ms, id),
+                OnRestart::Succeed => self.on_orphans_killed(now_ms, id),
                 OnRestart::Fail | OnRestart::Rerun => {
-                    self.out.push_back(Output::Sweep { command: id });
+                    self.out.push_back(Output::KillOrphans { command: id });
                 }
             }
         }
     }
 
     /// Nothing is left of its handler.
-    pub(super) fn swept(&mut self, now_ms: u64, id: CommandId) {
-        let Some(entry) = self.entries.get(&id).filter(|e| e.stage == Stage::Sweeping) else {
+    pub(super) fn on_orphans_killed(&mut self, now_ms: u64, id: CommandId) {
+        let Some(entry) = self.entries.get(&id).filter(|e| e.stage == Stage::KillingOrphans) else {
             return;
         };
         let (cancelled, runs) = (entry.cancelled, entry.runs);
@@ -98,7 +98,7 @@ impl Engine {
             self.end(id, Some(Report::of(ReportState::Cancelled)));
         } else if self.on_restart(id) == OnRestart::Rerun && runs <= RERUNS_MAX {
             if let Some(entry) = self.entries.get_mut(&id) {
-                entry.stage = Stage::Asking;
+                entry.stage = Stage::ConfirmingRerun;
                 // The answer to a sign that is under way says as much.
                 entry.post.due_ms = entry.post.ticket.is_none().then_some(now_ms);
             }
@@ -113,7 +113,7 @@ impl Engine {
             return self.end(id, Some(interrupted_report(Some(report))));
         }
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.stage = Stage::Left;
+            entry.stage = Stage::Interrupted;
             self.live.remove(&(entry.seq, id));
         }
     }
@@ -121,7 +121,9 @@ impl Engine {
     /// What the list says now; what is not on it any more has failed.
     fn on_restart(&self, id: CommandId) -> OnRestart {
         let action = self.entries.get(&id).and_then(|entry| entry.action.as_ref());
-        action.and_then(|action| self.judge.terms(action)).map_or(OnRestart::Fail, |t| t.on_restart)
+        action
+            .and_then(|action| self.admission.run_settings(action))
+            .map_or(OnRestart::Fail, |t| t.on_restart)
     }
 }
 

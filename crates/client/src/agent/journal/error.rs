@@ -13,7 +13,7 @@ use super::FORMAT;
 #[non_exhaustive]
 pub enum JournalError {
     /// The folder or a file in it cannot be used.
-    #[error("{} cannot be used: {source}; {}", .path.display(), way_out(.source))]
+    #[error("{} cannot be used: {source}; {}", .path.display(), remedy(.source))]
     Io {
         /// Which.
         path: PathBuf,
@@ -88,7 +88,7 @@ pub enum JournalError {
 }
 
 /// What helps against it.
-fn way_out(error: &io::Error) -> &'static str {
+fn remedy(error: &io::Error) -> &'static str {
     use io::ErrorKind as Kind;
     match error.kind() {
         Kind::PermissionDenied => {

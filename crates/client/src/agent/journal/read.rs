@@ -15,7 +15,7 @@ use super::{FORMAT, Head, JournalError, LINE_BYTES_MAX, Record, line};
 
 /// A part of the file, mostly a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct JournalSpan {
     /// Where it begins.
     pub(crate) at: u64,
     /// How long it is.
@@ -24,7 +24,7 @@ pub(crate) struct Place {
 
 /// What stands there.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Part<'a> {
+pub(crate) enum JournalPart<'a> {
     /// What was appended in one go.
     Records(Vec<Record>),
     /// The same, and this version does not know all of it.
@@ -37,7 +37,7 @@ pub(crate) enum Part<'a> {
 
 /// How the whole stands.
 #[derive(Debug)]
-pub(super) struct Judgement {
+pub(super) struct ScanResult {
     /// To the end of the last line that is not torn.
     pub(super) good_bytes: u64,
     /// Why no agent may run on it.
@@ -52,51 +52,51 @@ pub(super) fn read(
     path: &Path,
     file: &File,
     device: &DeviceId,
-    told: impl FnMut(Place, Part<'_>),
-) -> Result<Judgement, JournalError> {
+    on_part: impl FnMut(JournalSpan, JournalPart<'_>),
+) -> Result<ScanResult, JournalError> {
     let io = |source| JournalError::Io { path: path.into(), source };
     let mut reader = BufReader::with_capacity(64 << 10, file);
     let mut line = Vec::new();
     let mut bytes = next_line(&mut reader, &mut line).map_err(io)?;
-    let mut judge = Judge { told, at: 0, bad: None, unknown_at: None, damaged_at: None };
+    let mut scanner = Scanner { on_part, at: 0, bad: None, unknown_at: None, damaged_at: None };
     let has_head = check_head(path, &line, device)?;
     if has_head {
-        judge.at = bytes;
+        scanner.at = bytes;
     } else if bytes > 0 {
-        judge.line(bytes, &line);
+        scanner.line(bytes, &line);
         // It came with the file's name, in one step: it is never torn.
-        judge.bad_is_damage();
+        scanner.bad_is_damage();
     }
     while bytes > 0 {
         bytes = next_line(&mut reader, &mut line).map_err(io)?;
         if bytes > 0 {
-            judge.line(bytes, &line);
+            scanner.line(bytes, &line);
         }
     }
-    let good_bytes = judge.finish();
+    let good_bytes = scanner.finish();
     let path = path.to_path_buf();
     // What is not known comes first: an update saves it, a repair drops it.
-    let fault = match (judge.unknown_at, judge.damaged_at) {
+    let fault = match (scanner.unknown_at, scanner.damaged_at) {
         (Some(at), _) => Some(JournalError::Unknown { path, at }),
         _ if !has_head => Some(JournalError::Headless { path, device: device.clone() }),
         (None, Some(at)) => Some(JournalError::Damaged { path, at }),
         (None, None) => None,
     };
-    Ok(Judgement { good_bytes, fault })
+    Ok(ScanResult { good_bytes, fault })
 }
 
 /// What is known so far of a file that is read from its beginning.
-struct Judge<F> {
-    told: F,
+struct Scanner<F> {
+    on_part: F,
     /// How far it is read.
     at: u64,
     /// The bad line that was read last, while none is behind it, and whether one is before it.
-    bad: Option<(Place, bool)>,
+    bad: Option<(JournalSpan, bool)>,
     unknown_at: Option<u64>,
     damaged_at: Option<u64>,
 }
 
-impl<F: FnMut(Place, Part<'_>)> Judge<F> {
+impl<F: FnMut(JournalSpan, JournalPart<'_>)> Scanner<F> {
     fn line(&mut self, bytes: u64, line: &[u8]) {
         if let Some(json) = line::decode(line) {
             return self.good(bytes, json);
@@ -113,23 +113,23 @@ impl<F: FnMut(Place, Part<'_>)> Judge<F> {
 
     fn good(&mut self, bytes: u64, json: &str) {
         self.bad_is_damage();
-        let place = self.next(bytes);
+        let span = self.next(bytes);
         if let Ok(records) = serde_json::from_str(json) {
-            return (self.told)(place, Part::Records(records));
+            return (self.on_part)(span, JournalPart::Records(records));
         }
         let records: Vec<&RawValue> = serde_json::from_str(json).unwrap_or_default();
         let known = |raw: &RawValue| serde_json::from_str(raw.get()).ok();
         let known = records.into_iter().filter_map(known).collect();
-        self.unknown_at = self.unknown_at.or(Some(place.at));
-        (self.told)(place, Part::Unknown { json, known });
+        self.unknown_at = self.unknown_at.or(Some(span.at));
+        (self.on_part)(span, JournalPart::Unknown { json, known });
     }
 
     /// The end of the file: one bad line is torn there. Gives where what is good ends.
     fn finish(&mut self) -> u64 {
         match self.bad {
-            Some((place, false)) => {
-                (self.told)(place, Part::Torn);
-                place.at
+            Some((span, false)) => {
+                (self.on_part)(span, JournalPart::Torn);
+                span.at
             }
             _ => {
                 self.bad_is_damage();
@@ -140,16 +140,16 @@ impl<F: FnMut(Place, Part<'_>)> Judge<F> {
 
     /// Gives whether there was one.
     fn bad_is_damage(&mut self) -> bool {
-        let Some((place, _)) = self.bad.take() else { return false };
-        self.damaged_at = self.damaged_at.or(Some(place.at));
-        (self.told)(place, Part::Damaged);
+        let Some((span, _)) = self.bad.take() else { return false };
+        self.damaged_at = self.damaged_at.or(Some(span.at));
+        (self.on_part)(span, JournalPart::Damaged);
         true
     }
 
-    fn next(&mut self, bytes: u64) -> Place {
+    fn next(&mut self, bytes: u64) -> JournalSpan {
         let at = self.at;
         self.at += bytes;
-        Place { at, bytes }
+        JournalSpan { at, bytes }
     }
 }
 

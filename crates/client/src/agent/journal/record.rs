@@ -16,7 +16,7 @@ use crate::agent::run::clamp;
 
 /// The longest text of a report in the journal. Within the contract's limits none is longer: a
 /// result of 64 KiB, two outputs of 64 KiB that take 4/3 of that, and a message.
-pub(crate) const REPORT_BYTES_MAX: usize = 248 << 10;
+pub(crate) const STORED_REPORT_BYTES_MAX: usize = 248 << 10;
 
 /// Which run of the kernel: a clock since boot means something only within it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -82,7 +82,8 @@ pub(crate) enum Record {
         report: Option<Box<Report>>,
     },
     /// The hub refuses the result for what it is.
-    Unfit {
+    #[serde(rename = "unfit")]
+    PermanentRejection {
         /// The command.
         command: CommandId,
         /// The hub's clock when it did so first, in Unix milliseconds.
@@ -139,8 +140,10 @@ pub(crate) struct Received {
 pub(crate) fn fit(report: &mut Report) {
     clamp(report);
     let text_bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let is_long = text_bytes(&report.stdout) + text_bytes(&report.stderr) > REPORT_BYTES_MAX / 2
-        && serde_json::to_vec(&Kept::of(report)).map_or(0, |json| json.len()) > REPORT_BYTES_MAX;
+    let is_long = text_bytes(&report.stdout) + text_bytes(&report.stderr)
+        > STORED_REPORT_BYTES_MAX / 2
+        && serde_json::to_vec(&StoredReport::of(report)).map_or(0, |json| json.len())
+            > STORED_REPORT_BYTES_MAX;
     if is_long {
         (report.stdout, report.stderr, report.truncated) = (None, None, Some(true));
     }
@@ -148,7 +151,7 @@ pub(crate) fn fit(report: &mut Report) {
 
 /// A report as it stands in the journal.
 #[derive(Serialize, Deserialize)]
-struct Kept<'a> {
+struct StoredReport<'a> {
     state: ReportState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     progress: Option<Progress>,
@@ -158,34 +161,34 @@ struct Kept<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exit_code: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    stdout: Option<Text<'a>>,
+    stdout: Option<StoredText<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    stderr: Option<Text<'a>>,
+    stderr: Option<StoredText<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     truncated: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    error: Option<KeptError<'a>>,
+    error: Option<StoredError<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct KeptError<'a> {
-    code: Text<'a>,
+struct StoredError<'a> {
+    code: StoredText<'a>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    message: Option<Text<'a>>,
+    message: Option<StoredText<'a>>,
 }
 
 /// Text as JSON writes it, or in base64 where that is shorter: a control character takes six bytes
 /// in JSON, and output may be full of them.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Text<'a> {
+enum StoredText<'a> {
     Plain(Cow<'a, str>),
     Base64 { base64: String },
 }
 
-impl<'a> Kept<'a> {
+impl<'a> StoredReport<'a> {
     fn of(report: &'a Report) -> Self {
-        let text = |text: &'a Option<String>| text.as_deref().map(Text::of);
+        let text = |text: &'a Option<String>| text.as_deref().map(StoredText::of);
         Self {
             state: report.state,
             progress: report.progress,
@@ -194,15 +197,15 @@ impl<'a> Kept<'a> {
             stdout: text(&report.stdout),
             stderr: text(&report.stderr),
             truncated: report.truncated,
-            error: report.error.as_ref().map(|error| KeptError {
-                code: Text::of(&error.code),
+            error: report.error.as_ref().map(|error| StoredError {
+                code: StoredText::of(&error.code),
                 message: text(&error.message),
             }),
         }
     }
 
     fn into_report(self) -> Result<Report, String> {
-        let text = |text: Option<Text<'_>>| text.map(Text::into_string).transpose();
+        let text = |text: Option<StoredText<'_>>| text.map(StoredText::into_string).transpose();
         let error = self.error.map(|error| {
             Ok::<_, String>(ErrorInfo {
                 code: error.code.into_string()?,
@@ -222,7 +225,7 @@ impl<'a> Kept<'a> {
     }
 }
 
-impl<'a> Text<'a> {
+impl<'a> StoredText<'a> {
     fn of(text: &'a str) -> Self {
         let escaped = |byte: u8| match byte {
             b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 2,
@@ -254,12 +257,12 @@ fn some<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Json>, D::Error> {
 
 #[expect(clippy::ref_option, reason = "serde gives it so")]
 fn write_report<S: Serializer>(report: &Option<Box<Report>>, to: S) -> Result<S::Ok, S::Error> {
-    report.as_deref().map(Kept::of).serialize(to)
+    report.as_deref().map(StoredReport::of).serialize(to)
 }
 
 fn read_report<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<Report>>, D::Error> {
-    let kept: Option<Kept<'static>> = Deserialize::deserialize(from)?;
-    let report = kept.map(Kept::into_report).transpose().map_err(D::Error::custom)?;
+    let stored: Option<StoredReport<'static>> = Deserialize::deserialize(from)?;
+    let report = stored.map(StoredReport::into_report).transpose().map_err(D::Error::custom)?;
     Ok(report.map(Box::new))
 }
 
@@ -299,7 +302,7 @@ mod tests {
             let whole = report.clone();
             fit(&mut report);
             assert_eq!(report, whole, "{filling:?}");
-            assert!(written(report).len() < REPORT_BYTES_MAX, "{filling:?}");
+            assert!(written(report).len() < STORED_REPORT_BYTES_MAX, "{filling:?}");
         }
     }
 
@@ -332,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_earlier_versions_wrote_is_still_read() {
+    fn records_of_earlier_versions_are_still_read() {
         let command = CommandId::from_parts(7, [7; 10]);
         let line = format!(
             r#"[{{"ended":{{"command":"{command}","report":{{"state":"failed","result":null,"exit_code":3,"stdout":"a\u0001","truncated":false,"error":{{"code":"exit_status","message":"exit status 3"}}}}}}}},{{"ended":{{"command":"{command}","report":null}}}}]"#
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_takes_one_short_line_and_little_memory() {
+    fn a_completed_command_takes_one_short_line_and_little_memory() {
         let done = Done {
             seq: "18446744073709551615".parse().unwrap(),
             hub_ms: 1_800_000_000_000,

@@ -36,12 +36,12 @@ fn written(folder: &Path, records: &[Record]) -> Vec<u64> {
 }
 
 #[test]
-fn what_was_appended_is_told_again_in_order() {
+fn appended_records_are_read_back_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let records: Vec<_> = (0..5).map(record).collect();
     written(folder.path(), &records);
-    let (mut journal, told) = open(folder.path()).unwrap();
-    assert_eq!(told, records);
+    let (mut journal, records_read) = open(folder.path()).unwrap();
+    assert_eq!(records_read, records);
     journal.append(&[&record(5), &record(6)], Reserve::default()).unwrap();
     drop(journal);
     assert_eq!(open(folder.path()).unwrap().1, (0..7).map(record).collect::<Vec<_>>());
@@ -54,8 +54,8 @@ fn a_journal_cut_anywhere_in_its_last_line_is_repaired_and_written_on() {
     let whole = std::fs::read(folder.path().join(JOURNAL)).unwrap();
     for cut in ends[1]..ends[2] {
         std::fs::write(folder.path().join(JOURNAL), &whole[..cut as usize]).unwrap();
-        let (mut journal, told) = open(folder.path()).unwrap();
-        assert_eq!(told, [record(0)], "cut at {cut}");
+        let (mut journal, records_read) = open(folder.path()).unwrap();
+        assert_eq!(records_read, [record(0)], "cut at {cut}");
         journal.append(&[&record(2)], Reserve::default()).unwrap();
         drop(journal);
         assert_eq!(open(folder.path()).unwrap().1, [record(0), record(2)], "cut at {cut}");
@@ -68,20 +68,20 @@ fn an_end_of_zeros_as_a_file_system_leaves_after_a_power_cut_is_cut_off() {
     let ends = written(folder.path(), &[record(0)]);
     let file = OpenOptions::new().write(true).open(folder.path().join(JOURNAL)).unwrap();
     file.set_len(ends[1] + 4096).unwrap();
-    let (journal, told) = open(folder.path()).unwrap();
-    assert_eq!((told, journal.bytes()), (vec![record(0)], ends[1]));
+    let (journal, records_read) = open(folder.path()).unwrap();
+    assert_eq!((records_read, journal.bytes()), (vec![record(0)], ends[1]));
 }
 
 /// The parts of a journal in a word each, and why it would be refused.
 fn shown(folder: &Path) -> (Vec<String>, String) {
     let mut parts = Vec::new();
-    let refused = show(folder, &device(), |place, part| {
-        let at = place.at;
+    let refused = show(folder, &device(), |span, part| {
+        let at = span.at;
         parts.push(match part {
-            Part::Records(records) => format!("{} records", records.len()),
-            Part::Unknown { known, .. } => format!("unknown at {at}, {} known", known.len()),
-            Part::Damaged => format!("{} bytes damaged at {at}", place.bytes),
-            Part::Torn => format!("{} bytes torn at {at}", place.bytes),
+            JournalPart::Records(records) => format!("{} records", records.len()),
+            JournalPart::Unknown { known, .. } => format!("unknown at {at}, {} known", known.len()),
+            JournalPart::Damaged => format!("{} bytes damaged at {at}", span.bytes),
+            JournalPart::Torn => format!("{} bytes torn at {at}", span.bytes),
         });
     });
     (parts, refused.err().map(|error| error.to_string()).unwrap_or_default())
@@ -130,24 +130,26 @@ fn a_byte_changed_anywhere_but_in_the_last_line_is_refused_and_a_repair_loses_on
                 bytes[at] ^= bit;
             });
             let line = ends.iter().filter(|end| **end <= at as u64).count();
-            let told = open(folder.path());
+            let records_read = open(folder.path());
             if line == records.len() {
                 // A line feed that came into being makes two bad lines of it, which is damage.
-                let told = told.map(|(_, told)| told).unwrap_or(records[..2].to_vec());
-                assert_eq!(told, records[..2], "byte {at} ^ {bit}");
+                let records_read = records_read
+                    .map(|(_, records_read)| records_read)
+                    .unwrap_or(records[..2].to_vec());
+                assert_eq!(records_read, records[..2], "byte {at} ^ {bit}");
                 continue;
             }
-            assert!(told.is_err(), "byte {at} ^ {bit} of line {line} is passed over");
+            assert!(records_read.is_err(), "byte {at} ^ {bit} of line {line} is passed over");
             // A repair waits for the disk many times.
             if whole[at] != b'\n' && at % 5 != 0 {
                 continue;
             }
             repair(folder.path(), &device()).unwrap();
-            let mut left = records.to_vec();
+            let mut remaining = records.to_vec();
             if line > 0 {
-                left.remove(line - 1);
+                remaining.remove(line - 1);
             }
-            assert_eq!(open(folder.path()).unwrap().1, left, "byte {at} ^ {bit}");
+            assert_eq!(open(folder.path()).unwrap().1, remaining, "byte {at} ^ {bit}");
         }
     }
 }
@@ -212,7 +214,7 @@ fn an_empty_journal_and_one_without_its_first_line_have_a_way_out_that_works() {
         ("cut away", |bytes, head| drop(bytes.drain(..head)), &records),
         ("without its feed", |bytes, head| bytes[head - 1] ^= 1, &records),
     ];
-    for (name, damage, left) in cases {
+    for (name, damage, remaining) in cases {
         let folder = tempfile::tempdir().unwrap();
         let ends = written(folder.path(), &records);
         let before = change(folder.path(), |bytes| damage(bytes, ends[0] as usize));
@@ -221,11 +223,15 @@ fn an_empty_journal_and_one_without_its_first_line_have_a_way_out_that_works() {
         assert!(refused.to_string().contains("bellwire agent journal repair"), "{refused}");
         let (parts, why) = shown(folder.path());
         assert_eq!(why, refused.to_string(), "{name}");
-        assert_eq!(parts.iter().filter(|part| *part == "1 records").count(), left.len(), "{name}");
+        assert_eq!(
+            parts.iter().filter(|part| *part == "1 records").count(),
+            remaining.len(),
+            "{name}"
+        );
         let repaired = repair(folder.path(), &device()).unwrap();
-        assert_eq!(repaired.records_kept, left.len(), "{name}");
+        assert_eq!(repaired.records_kept, remaining.len(), "{name}");
         assert_eq!(std::fs::read(repaired.copy.unwrap()).unwrap(), before, "{name}");
-        assert_eq!(open(folder.path()).unwrap().1, left, "{name}");
+        assert_eq!(open(folder.path()).unwrap().1, remaining, "{name}");
     }
 }
 
@@ -250,7 +256,7 @@ fn a_repair_never_writes_over_the_copy_of_an_earlier_one() {
 
 /// Root mended the journal of an agent that runs as an ordinary user, and that could not open it any more.
 #[test]
-fn a_mended_journal_and_its_copy_belong_to_whom_the_journal_did() {
+fn a_repaired_journal_and_its_copy_have_the_owner_of_the_journal() {
     let folder = tempfile::tempdir().unwrap();
     let ends = written(folder.path(), &[record(0), record(1)]);
     let path = folder.path().join(JOURNAL);
@@ -271,7 +277,7 @@ fn a_mended_journal_and_its_copy_belong_to_whom_the_journal_did() {
 }
 
 #[test]
-fn a_folder_without_a_journal_is_told_apart_from_a_bad_one() {
+fn a_missing_journal_is_distinguished_from_a_bad_one() {
     let folder = tempfile::tempdir().unwrap();
     let missing = repair(folder.path(), &device()).unwrap_err();
     assert!(matches!(missing, JournalError::Missing { .. }), "{missing}");
@@ -280,7 +286,7 @@ fn a_folder_without_a_journal_is_told_apart_from_a_bad_one() {
 }
 
 #[test]
-fn a_state_folder_is_made_with_those_above_it_and_what_is_in_it_is_its_owners_alone() {
+fn a_state_dir_is_created_with_its_parents_and_private_to_its_owner() {
     let above = tempfile::tempdir().unwrap();
     let folder = above.path().join("var/lib/bellwire");
     drop(open(&folder).unwrap());
@@ -303,7 +309,7 @@ fn another_devices_and_a_newer_journal_are_refused_with_the_way_out() {
 }
 
 #[test]
-fn a_second_agent_is_kept_out() {
+fn a_second_agent_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = open(folder.path()).unwrap();
     assert!(matches!(open(folder.path()), Err(JournalError::Locked { .. })));
@@ -312,7 +318,7 @@ fn a_second_agent_is_kept_out() {
 }
 
 #[test]
-fn a_compaction_keeps_what_it_is_given_and_goes_on() {
+fn a_compacted_journal_has_the_given_records_and_can_be_appended_to() {
     let folder = tempfile::tempdir().unwrap();
     written(folder.path(), &(0..9).map(record).collect::<Vec<_>>());
     let (mut journal, _) = open(folder.path()).unwrap();
@@ -328,7 +334,7 @@ fn a_compaction_keeps_what_it_is_given_and_goes_on() {
 }
 
 #[test]
-fn what_does_not_fit_with_its_reserve_is_refused_whole() {
+fn an_append_that_does_not_fit_with_its_reservation_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (mut journal, _) = open(folder.path()).unwrap();
     let before = journal.bytes();
@@ -343,7 +349,7 @@ fn what_does_not_fit_with_its_reserve_is_refused_whole() {
 
 /// What a journal had once kept for results stayed taken for ever, up to 64 MiB of a small disk.
 #[test]
-fn room_that_is_not_kept_any_more_is_given_back() {
+fn an_unused_reservation_is_released() {
     const MIB: u64 = 1 << 20;
     let folder = tempfile::tempdir().unwrap();
     let (mut journal, _) = open(folder.path()).unwrap();
@@ -358,15 +364,15 @@ fn room_that_is_not_kept_any_more_is_given_back() {
     assert_eq!(taken_after(0), 0);
     let most = taken_after(4);
     drop(journal);
-    let (mut journal, told) = open(folder.path()).unwrap();
-    assert_eq!((told.len(), taken() / MIB), (4, most), "what a life before kept");
+    let (mut journal, records_read) = open(folder.path()).unwrap();
+    assert_eq!((records_read.len(), taken() / MIB), (4, most), "what a life before kept");
     journal.append(&[&record(0)], Reserve::default()).unwrap();
     assert_eq!(taken() / MIB, 0);
 }
 
 /// The cut gave the room of an accepted command to whoever filled the disk, and the command was stale in the end.
 #[test]
-fn a_torn_end_does_not_take_the_room_behind_it() {
+fn a_torn_end_does_not_lose_the_reservation() {
     let folder = tempfile::tempdir().unwrap();
     let (mut journal, _) = open(folder.path()).unwrap();
     journal.append(&[&record(0)], Reserve::of(4 << 20)).unwrap();

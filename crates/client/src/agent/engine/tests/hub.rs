@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{CommandId, Json, Report, ReportState, Seq, State, Timestamp};
 
-use super::Answer;
+use super::ReportAnswer;
 
 /// The hub's clock is ahead of the world's by this, so that nothing can mistake one for the other.
 pub(super) const EPOCH_MS: u64 = 1_800_000_000_000;
@@ -135,14 +135,14 @@ impl Hub {
     pub(super) fn send(&mut self, now_ms: u64) -> Vec<Frame> {
         let mut frames = Vec::new();
         let in_flight = |d: &&Delivery| d.state != State::Queued && !d.state.is_terminal();
-        let mut room =
+        let mut slots =
             self.max_in_flight.saturating_sub(self.deliveries.values().filter(in_flight).count());
         // The ids are in the order of the commands here.
         for delivery in self.deliveries.values_mut() {
-            if delivery.state != State::Queued || room == 0 {
+            if delivery.state != State::Queued || slots == 0 {
                 continue;
             }
-            room -= 1;
+            slots -= 1;
             delivery.state = State::Sent;
             delivery.ever_sent = true;
             delivery.due_ms = now_ms + LEASE_MS;
@@ -153,14 +153,14 @@ impl Hub {
         frames
     }
 
-    pub(super) fn report(&mut self, now_ms: u64, id: CommandId, report: &Report) -> Answer {
+    pub(super) fn report(&mut self, now_ms: u64, id: CommandId, report: &Report) -> ReportAnswer {
         use ReportState as R;
         let delivery = self.deliveries.get_mut(&id).unwrap();
         let rev = report.rev.unwrap();
         if rev <= delivery.rev {
-            return Answer::Delivery { state: delivery.state, rev: delivery.rev };
+            return ReportAnswer::Delivery { state: delivery.state, rev: delivery.rev };
         }
-        let told = match report.state {
+        let reported = match report.state {
             R::Accepted => State::Accepted,
             R::Running => State::Running,
             R::Succeeded => State::Succeeded,
@@ -171,14 +171,14 @@ impl Hub {
         };
         let clock_ms = now_ms + delivery.event.run_timeout_s * 1000;
         match (delivery.state, report.state) {
-            (from, _) if from.is_terminal() && from == told => {}
+            (from, _) if from.is_terminal() && from == reported => {}
             (State::Queued | State::Sent | State::Accepted, R::Accepted | R::Running)
             | (State::Running, R::Running) => {
-                (delivery.state, delivery.due_ms) = (told, clock_ms);
+                (delivery.state, delivery.due_ms) = (reported, clock_ms);
             }
             (State::Running, R::Accepted) | (State::Cancelling, R::Accepted | R::Running) => {}
             (State::Queued | State::Sent | State::Accepted | State::Cancelling, R::Rejected)
-            | (State::Cancelling, R::Cancelled) => delivery.state = told,
+            | (State::Cancelling, R::Cancelled) => delivery.state = reported,
             (
                 State::Queued
                 | State::Sent
@@ -190,11 +190,11 @@ impl Hub {
                 | State::Dead
                 | State::Cancelled,
                 R::Succeeded | R::Failed,
-            ) => delivery.state = told,
-            (from, _) => return Answer::Conflict { state: Some(from) },
+            ) => delivery.state = reported,
+            (from, _) => return ReportAnswer::Conflict { state: Some(from) },
         }
         delivery.rev = rev;
         delivery.error = report.error.as_ref().map(|e| e.code.clone()).or(delivery.error.take());
-        Answer::Delivery { state: delivery.state, rev }
+        ReportAnswer::Delivery { state: delivery.state, rev }
     }
 }

@@ -12,7 +12,7 @@ use crate::agent::journal::Record;
 
 /// What happened, in numbers.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct RunReport {
     pub(super) starts: usize,
     pub(super) deaths: usize,
     pub(super) interrupted: usize,
@@ -26,7 +26,7 @@ pub(super) struct Told {
     pub(super) cancelled: usize,
 }
 
-impl Told {
+impl RunReport {
     pub(super) fn add(&mut self, other: &Self) {
         self.starts += other.starts;
         self.deaths += other.deaths;
@@ -42,17 +42,17 @@ impl Told {
 
 /// What became of a command at the device.
 #[derive(Default)]
-pub(super) struct Story {
+pub(super) struct CommandRuns {
     pub(super) starts: usize,
     pub(super) finished: usize,
     /// Deaths of the agent since its first start.
     pub(super) deaths: usize,
     pub(super) revs: BTreeSet<u64>,
-    pub(super) lost: Vec<Lost>,
+    pub(super) lost: Vec<LostReport>,
 }
 
 /// A report that was lost, or its answer was.
-pub(super) struct Lost {
+pub(super) struct LostReport {
     pub(super) at_ms: u64,
     /// How long nothing could be expected then: the hub had asked for that, or the network had swallowed it.
     pub(super) wait_ms: u64,
@@ -61,7 +61,7 @@ pub(super) struct Lost {
 
 /// What the disk and the agent say of the commands, for the order in which they start.
 #[derive(Default)]
-pub(super) struct Order {
+pub(super) struct StartOrder {
     /// Those on disk without an end.
     open: BTreeSet<CommandId>,
     /// In this life: those that were started, and those that were ended or refused.
@@ -69,7 +69,7 @@ pub(super) struct Order {
     settled: BTreeSet<CommandId>,
 }
 
-impl Order {
+impl StartOrder {
     pub(super) fn new_life(&mut self) {
         self.started.clear();
         self.settled.clear();
@@ -134,75 +134,78 @@ impl World {
 
     /// Only a dead agent or a dead link explains that no sign came for so long.
     pub(super) fn judge_timeouts(&mut self) -> Result<(), String> {
-        for (id, heard_ms) in std::mem::take(&mut self.hub.timed_out) {
+        for (id, last_report_ms) in std::mem::take(&mut self.hub.timed_out) {
             let run_timeout_ms = self.hub.deliveries[&id].event.run_timeout_s * 1000;
             // A sign is due after a third of it, and takes its time; so does the tick of this world.
-            let sign_ms = (run_timeout_ms / 3).min(10_000) + 5000;
+            let keepalive_ms = (run_timeout_ms / 3).min(10_000) + 5000;
             let within = |from_ms: u64, to_ms: u64| {
-                to_ms.min(self.now_ms).saturating_sub(from_ms.max(heard_ms))
+                to_ms.min(self.now_ms).saturating_sub(from_ms.max(last_report_ms))
             };
-            let mute = self.mute.iter().map(|(from, to)| within(*from, *to)).sum::<u64>()
-                + self.mute_since_ms.map_or(0, |from| within(from, self.now_ms));
-            let lost = self.stories.get(&id).into_iter().flat_map(|story| &story.lost);
-            let lost: Vec<_> = lost.filter(|lost| lost.at_ms + 5000 >= heard_ms).collect();
+            let silent = self.silent.iter().map(|(from, to)| within(*from, *to)).sum::<u64>()
+                + self.silent_since_ms.map_or(0, |from| within(from, self.now_ms));
+            let lost = self.command_runs.get(&id).into_iter().flat_map(|runs_of| &runs_of.lost);
+            let lost: Vec<_> = lost.filter(|lost| lost.at_ms + 5000 >= last_report_ms).collect();
             let lost_ms = match lost[..] {
                 // One alone is made good before the clock is over, however it was lost.
-                [Lost { asked: false, .. }] if mute == 0 => 0,
-                _ => lost.iter().map(|lost| lost.wait_ms + sign_ms).sum(),
+                [LostReport { asked: false, .. }] if silent == 0 => 0,
+                _ => lost.iter().map(|lost| lost.wait_ms + keepalive_ms).sum(),
             };
-            if mute + lost_ms + sign_ms < run_timeout_ms {
+            if silent + lost_ms + keepalive_ms < run_timeout_ms {
                 return Err(format!(
-                    "{id} is timed out after {run_timeout_ms} ms, since {heard_ms}, though its agent lived: mute for {mute} ms"
+                    "{id} is timed out after {run_timeout_ms} ms, since {last_report_ms}, though its agent lived: mute for {silent} ms"
                 ));
             }
         }
         Ok(())
     }
 
-    pub(super) fn judge(&mut self) -> Result<Told, String> {
+    pub(super) fn judge(&mut self) -> Result<RunReport, String> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
-        let mut told =
-            Told { deaths: self.deaths, compactions: self.compactions, ..Told::default() };
+        let mut report = RunReport {
+            deaths: self.deaths,
+            compactions: self.compactions,
+            ..RunReport::default()
+        };
         for (id, delivery) in &self.hub.deliveries {
-            let none = Story::default();
-            let story = self.stories.get(id).unwrap_or(&none);
+            let none = CommandRuns::default();
+            let runs_of = self.command_runs.get(id).unwrap_or(&none);
             let (state, action) = (delivery.state, delivery.event.action.as_str());
             let code = delivery.error.as_deref();
             let seen = format!(
                 "{id} ({action}) is {state} {code:?}; it was started {} times, finished {}, deaths {}, boots {}",
-                story.starts, story.finished, story.deaths, self.boots
+                runs_of.starts, runs_of.finished, runs_of.deaths, self.boots
             );
             if !state.is_terminal() {
                 return Err(format!("it never ends: {seen}"));
             }
             let starts_max = match action {
-                "rerun" => (story.deaths + 1).min(4),
+                "rerun" => (runs_of.deaths + 1).min(4),
                 "unlisted" => 0,
                 _ => 1,
             };
             let interrupted = state == State::Failed && code == Some("interrupted");
-            let by_reboot = action == "succeed" && story.finished == 0 && self.boots > 1;
-            let holds = story.starts <= starts_max
+            let by_reboot = action == "succeed" && runs_of.finished == 0 && self.boots > 1;
+            let holds = runs_of.starts <= starts_max
                 && match state {
-                    State::Succeeded => story.finished > 0 || by_reboot,
+                    State::Succeeded => runs_of.finished > 0 || by_reboot,
                     // One that the hub had ended while its agent was dead, among others.
                     State::Failed => interrupted && self.deaths > 0,
-                    State::Rejected => story.starts == 0,
+                    State::Rejected => runs_of.starts == 0,
                     _ => true,
                 };
             if !holds {
                 return Err(seen);
             }
-            told.starts += story.starts;
-            told.reruns += story.starts.saturating_sub(1);
-            told.interrupted += usize::from(interrupted);
-            told.timed_out += usize::from(state == State::TimedOut);
-            told.full += usize::from(code == Some("journal_full"));
-            told.cancelled += usize::from(state == State::Cancelled && story.starts > 0);
-            told.succeeded_by_reboot += usize::from(state == State::Succeeded && by_reboot);
+            report.starts += runs_of.starts;
+            report.reruns += runs_of.starts.saturating_sub(1);
+            report.interrupted += usize::from(interrupted);
+            report.timed_out += usize::from(state == State::TimedOut);
+            report.full += usize::from(code == Some("journal_full"));
+            report.cancelled += usize::from(state == State::Cancelled && runs_of.starts > 0);
+            report.succeeded_by_reboot += usize::from(state == State::Succeeded && by_reboot);
         }
-        Ok(told)
+        Ok(report)
     }
 }

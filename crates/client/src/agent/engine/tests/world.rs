@@ -10,11 +10,11 @@ use std::sync::Arc;
 use bellwire_proto::limits::REV_MAX;
 
 use super::hub::{EPOCH_MS, Frame, Hub};
-use super::judge::{Order, Story, Told};
+use super::judge::{CommandRuns, RunReport, StartOrder};
 use super::*;
 use bellwire_testkit::Random;
 
-mod around;
+mod environment;
 
 /// The world is calm from then on, and everything must come to an end.
 const CALM_MS: u64 = 900_000;
@@ -38,16 +38,16 @@ impl Default for List {
     }
 }
 
-impl Judge for List {
-    fn judge(&self, action: &Action, _: &Json) -> Result<(), ErrorInfo> {
-        self.terms(action).ok_or_else(|| ErrorInfo::of("unknown_action"))?;
+impl Admission for List {
+    fn admit(&self, action: &Action, _: &Json) -> Result<(), ErrorInfo> {
+        self.run_settings(action).ok_or_else(|| ErrorInfo::of("unknown_action"))?;
         if self.narrow { Err(ErrorInfo::of("invalid_params")) } else { Ok(()) }
     }
 
-    fn terms(&self, action: &Action) -> Option<Terms> {
+    fn run_settings(&self, action: &Action) -> Option<RunSettings> {
         let name = Some(action.as_str()).filter(|name| self.off != Some(*name))?;
         let on_restart = OnRestart::ALL.into_iter().find(|o| o.as_str() == name)?;
-        Some(Terms { on_restart, concurrency: self.concurrency, timeout: None })
+        Some(RunSettings { on_restart, concurrency: self.concurrency, timeout: None })
     }
 }
 
@@ -59,19 +59,19 @@ enum Event {
     Cut,
     HubRestarts,
     Dies { reboots: bool },
-    Born,
+    Starts,
     DiskFills,
     DiskEmpties,
     Tick,
     // Of one life of the agent:
-    Hears(u64, Box<CommandEvent>),
-    HearsCancel(u64, CancelEvent),
+    CommandArrives(u64, Box<CommandEvent>),
+    CancelArrives(u64, CancelEvent),
     Written(u64),
     Wake(u64),
-    Swept(u64, CommandId),
-    Arrives(u64, u64, CommandId, Box<Report>),
-    Answered(u64, u64, Answer),
-    HandlerEnds(u64),
+    OrphansKilled(u64, CommandId),
+    ReportArrives(u64, u64, CommandId, Box<Report>),
+    Answered(u64, u64, ReportAnswer),
+    HandlerExits(u64),
     ShutDown(u64),
 }
 
@@ -84,7 +84,7 @@ pub(super) struct Handler {
 }
 
 /// On the way to the disk.
-enum Work {
+enum DiskTask {
     Append(u64, Vec<Record>),
     Compact(Snapshot),
 }
@@ -106,15 +106,15 @@ pub(super) struct World {
     disk: Vec<Record>,
     disk_bytes: u64,
     disk_full: bool,
-    writing: VecDeque<Work>,
+    writing: VecDeque<DiskTask>,
     pub(super) compactions: usize,
-    pub(super) order: Order,
+    pub(super) order: StartOrder,
     pub(super) handlers: Vec<Handler>,
-    pub(super) stories: BTreeMap<CommandId, Story>,
+    pub(super) command_runs: BTreeMap<CommandId, CommandRuns>,
     pub(super) deaths: usize,
     /// When the agent could not tell anything, and since when it cannot.
-    pub(super) mute: Vec<(u64, u64)>,
-    pub(super) mute_since_ms: Option<u64>,
+    pub(super) silent: Vec<(u64, u64)>,
+    pub(super) silent_since_ms: Option<u64>,
     trace: Option<Vec<String>>,
     pub(super) fault: Option<String>,
     wake_ms: Option<u64>,
@@ -123,16 +123,16 @@ pub(super) struct World {
 
 impl World {
     /// Lives through the history of a seed, and judges it.
-    pub(super) fn run(seed: u64, no_start_record: bool) -> Result<Told, String> {
+    pub(super) fn run(seed: u64, no_start_record: bool) -> Result<RunReport, String> {
         let mut world = Self::new(seed, no_start_record, None);
-        world.live_through();
+        world.run_events();
         world.judge()
     }
 
     /// What happens in the history of a seed. It is told apart from the run, which it would slow down.
     pub(super) fn trace(seed: u64, no_start_record: bool) -> String {
         let mut world = Self::new(seed, no_start_record, Some(Vec::new()));
-        world.live_through();
+        world.run_events();
         world.trace.unwrap_or_default().join("\n")
     }
 
@@ -146,7 +146,7 @@ impl World {
             result_bytes: 6 << 10,
             report_bytes: 1 << 10,
             compact_bytes: random.pick(&[2 << 10, 8 << 10]),
-            kept_ms: random.pick(&[200_000, Bounds::AGENT.kept_ms]),
+            retain_ms: random.pick(&[200_000, Bounds::AGENT.retain_ms]),
         };
         let mut world = Self {
             hub: Hub { max_in_flight, ..Hub::default() },
@@ -167,12 +167,12 @@ impl World {
             disk_full: false,
             writing: VecDeque::new(),
             compactions: 0,
-            order: Order::default(),
+            order: StartOrder::default(),
             handlers: Vec::new(),
-            stories: BTreeMap::new(),
+            command_runs: BTreeMap::new(),
             deaths: 0,
-            mute: Vec::new(),
-            mute_since_ms: Some(0),
+            silent: Vec::new(),
+            silent_since_ms: Some(0),
             trace,
             fault: None,
             wake_ms: None,
@@ -182,19 +182,19 @@ impl World {
         world
     }
 
-    fn live_through(&mut self) {
+    fn run_events(&mut self) {
         while let Some(((at_ms, _), event)) = self.queue.pop_first() {
             self.now_ms = at_ms;
             // What happens within the agent changes nothing at the hub.
             let within = matches!(
                 event,
-                Event::Written(_) | Event::Wake(_) | Event::Answered(..) | Event::HandlerEnds(_)
+                Event::Written(_) | Event::Wake(_) | Event::Answered(..) | Event::HandlerExits(_)
             );
-            self.live(event);
+            self.apply(event);
             if !within {
                 self.tick();
             }
-            self.note_mute();
+            self.note_silence();
             if self.fault.is_some() {
                 return;
             }
@@ -220,21 +220,21 @@ impl World {
 
     /// Notes since when the agent cannot tell anything, or is about to end and leaves things to its
     /// next life. After a full disk it takes a while to see that there is room again.
-    fn note_mute(&mut self) {
+    fn note_silence(&mut self) {
         let ends = self.engine.as_ref().is_none_or(|engine| engine.stopping.is_some());
-        let mute = ends || !self.linked || self.disk_full;
-        match self.mute_since_ms {
-            None if mute => self.mute_since_ms = Some(self.now_ms),
-            Some(since_ms) if !mute => {
-                self.mute.push((since_ms, self.now_ms + DISK_RETRY_MS));
-                self.mute_since_ms = None;
+        let silent = ends || !self.linked || self.disk_full;
+        match self.silent_since_ms {
+            None if silent => self.silent_since_ms = Some(self.now_ms),
+            Some(since_ms) if !silent => {
+                self.silent.push((since_ms, self.now_ms + DISK_RETRY_MS));
+                self.silent_since_ms = None;
             }
             _ => {}
         }
     }
 
     fn plan(&mut self) {
-        self.after(0, Event::Born);
+        self.after(0, Event::Starts);
         let many = self.random.percent(5);
         for _ in 0..if many { 80 } else { self.random.from(3, 25) } {
             self.some_time(Event::Submit);
@@ -275,7 +275,7 @@ impl World {
         self.at(at_ms, event);
     }
 
-    fn tell(&mut self, text: impl FnOnce() -> String) {
+    fn log(&mut self, text: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{:>9} {}", self.now_ms, text()));
         }
@@ -287,10 +287,10 @@ impl World {
 
     // --- What happens ---
 
-    fn live(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         let noisy = matches!(event, Event::Tick | Event::Wake(_));
         if !noisy {
-            self.tell(|| format!("{event:?}"));
+            self.log(|| format!("{event:?}"));
         }
         match event {
             Event::Submit => {
@@ -326,7 +326,7 @@ impl World {
                 self.after(3000, Event::Connect);
             }
             Event::Dies { reboots } => self.die(reboots),
-            Event::Born => self.born(),
+            Event::Starts => self.start_agent(),
             Event::DiskFills => {
                 self.disk_full = true;
                 let pause_ms = self.random.from(1000, 60_000);
@@ -334,19 +334,19 @@ impl World {
             }
             Event::DiskEmpties => self.disk_full = false,
             Event::Tick => self.tick_ms = None,
-            Event::Arrives(life, ticket, id, report) => {
+            Event::ReportArrives(life, ticket, id, report) => {
                 let answer = self.hub.report(self.now_ms, id, &report);
                 let lost = !self.linked || !self.calm() && self.random.percent(10);
                 let answer = if lost { self.failed(id) } else { answer };
                 let latency_ms = self.latency_ms();
                 self.after(latency_ms, Event::Answered(life, ticket, answer));
             }
-            Event::HandlerEnds(number) => self.handler_ends(number),
-            of_life => self.engine_hears(of_life),
+            Event::HandlerExits(number) => self.handler_exits(number),
+            of_life => self.engine_event(of_life),
         }
     }
 
-    fn engine_hears(&mut self, event: Event) {
+    fn engine_event(&mut self, event: Event) {
         let (now_ms, current) = (self.boot_ms(), self.life);
         let written = match event {
             Event::Written(life) if life == current => Some(self.write_done()),
@@ -355,10 +355,10 @@ impl World {
         let bytes = self.disk_bytes;
         let Some(engine) = &mut self.engine else { return };
         match event {
-            Event::Hears(life, command) if life == current => {
+            Event::CommandArrives(life, command) if life == current => {
                 engine.handle_command(now_ms, *command);
             }
-            Event::HearsCancel(life, cancel) if life == current => {
+            Event::CancelArrives(life, cancel) if life == current => {
                 engine.handle_cancel(now_ms, cancel);
             }
             Event::Written(life) if life == current => match written.flatten() {
@@ -372,9 +372,9 @@ impl World {
                 self.wake_ms = None;
                 engine.handle_timeout(now_ms);
             }
-            Event::Swept(life, id) if life == current => {
+            Event::OrphansKilled(life, id) if life == current => {
                 self.handlers.retain(|handler| handler.command != id);
-                engine.handle_swept(now_ms, id);
+                engine.handle_orphans_killed(now_ms, id);
             }
             Event::Answered(life, ticket, answer) if life == current => {
                 engine.handle_answer(now_ms, ticket, answer);
@@ -392,7 +392,7 @@ impl World {
                 let reboots = self.random.percent(40);
                 return self.die(reboots);
             }
-            self.tell(|| format!("  {output:?}"));
+            self.log(|| format!("  {output:?}"));
             let life = self.life;
             match output {
                 Output::Write { ticket, records, .. } => {
@@ -401,27 +401,27 @@ impl World {
                             self.order.settled(*command);
                         }
                     }
-                    self.writing.push_back(Work::Append(ticket, records));
+                    self.writing.push_back(DiskTask::Append(ticket, records));
                     let ms = self.random.from(0, 200);
                     self.after(ms, Event::Written(life));
                 }
                 Output::Compact { snapshot, .. } => {
-                    self.writing.push_back(Work::Compact(snapshot));
+                    self.writing.push_back(DiskTask::Compact(snapshot));
                     let ms = self.random.pick(&[200, 3000]);
                     self.after(ms, Event::Written(life));
                 }
                 Output::Post { ticket, command, report } => self.post(ticket, command, report),
                 Output::Start { event, .. } => self.start(&event),
                 Output::Stop { command, stop } => self.stop(command, stop),
-                Output::Sweep { command } => {
+                Output::KillOrphans { command } => {
                     let ms = self.random.pick(&[50, 500, 15_000]);
-                    self.after(ms, Event::Swept(life, command));
+                    self.after(ms, Event::OrphansKilled(life, command));
                 }
             }
         }
         let Some(engine) = &self.engine else { return };
-        if engine.is_over(self.boot_ms()) {
-            self.tell(|| "the agent ends in good order".to_owned());
+        if engine.is_finished(self.boot_ms()) {
+            self.log(|| "the agent ends in good order".to_owned());
             return self.die(false);
         }
         let wake_ms = engine.poll_timeout();
@@ -437,7 +437,7 @@ impl World {
         }
     }
 
-    fn born(&mut self) {
+    fn start_agent(&mut self) {
         if self.engine.is_some() {
             return;
         }
@@ -469,10 +469,10 @@ impl World {
         if self.engine.take().is_none() {
             return;
         }
-        self.tell(|| format!("the agent dies{}", if reboots { " with its machine" } else { "" }));
+        self.log(|| format!("the agent dies{}", if reboots { " with its machine" } else { "" }));
         self.deaths += 1;
-        for story in self.stories.values_mut().filter(|story| story.starts > 0) {
-            story.deaths += 1;
+        for runs_of in self.command_runs.values_mut().filter(|runs_of| runs_of.starts > 0) {
+            runs_of.deaths += 1;
         }
         self.linked = false;
         // Of what is on the way to the disk, any beginning may have got there.
@@ -489,6 +489,6 @@ impl World {
             self.handlers.retain(|handler| handler.life != life);
         }
         let pause_ms = if self.calm() { 100 } else { self.random.from(10, 30_000) };
-        self.after(pause_ms, Event::Born);
+        self.after(pause_ms, Event::Starts);
     }
 }

@@ -3,31 +3,32 @@
 use bellwire_proto::{CommandId, ErrorInfo, Report, ReportState, codes};
 
 use super::entry::{Entry, Stage};
-use super::life::rejected;
-use super::{DISK_RETRY_MS, Engine, Output, Purpose, restart};
+use super::lifecycle::rejected;
+use super::{DISK_RETRY_MS, Engine, Output, WritePurpose, restart};
 use crate::agent::journal::Record;
 use crate::agent::policy::limit;
 use crate::agent::run::{Stop, error};
 
 /// How long a command may still be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    Some,
-    Over,
+enum TimeToLive {
+    Remaining,
+    Expired,
     /// The machine was booted since it came, and the hub has not told its clock yet.
     Unknown,
 }
 
 impl Engine {
     /// Gives up what is past its time to live, and was not to be told so by a start.
-    pub(super) fn drop_stale(&mut self, now_ms: u64) {
-        let over = |e: &&Entry| e.can_be_stale() && self.left(e, now_ms) == Left::Over;
-        let over: Vec<(CommandId, Stage)> =
-            self.live().filter(over).map(|entry| (entry.id, entry.stage)).collect();
-        for (id, stage) in over {
+    pub(super) fn expire_due(&mut self, now_ms: u64) {
+        let expired =
+            |e: &&Entry| e.can_expire() && self.time_to_live(e, now_ms) == TimeToLive::Expired;
+        let expired: Vec<(CommandId, Stage)> =
+            self.live().filter(expired).map(|entry| (entry.id, entry.stage)).collect();
+        for (id, stage) in expired {
             let report = match stage {
                 // To the hub it has run.
-                Stage::Asking | Stage::Again => restart::interrupted_report(None),
+                Stage::ConfirmingRerun | Stage::ReadyToRerun => restart::interrupted_report(None),
                 _ => {
                     rejected(error(codes::STALE, "its time to live was over before it could start"))
                 }
@@ -44,16 +45,20 @@ impl Engine {
         loop {
             let Some(first) = self.live().find(|entry| entry.is_waiting()) else { return };
             let (id, stage) = (first.id, first.stage);
-            let ready = first.is_ready() && self.left(first, now_ms) == Left::Some;
+            let ready =
+                first.is_ready() && self.time_to_live(first, now_ms) == TimeToLive::Remaining;
             let Some(event) = first.event().filter(|_| ready) else { return };
             let (action, data) = (event.action.clone(), event.data.clone());
             // The list may have changed since it was taken, and what it says now counts.
-            let terms = match (self.judge.judge(&action, &data), self.judge.terms(&action)) {
-                (Ok(()), Some(terms)) => terms,
+            let settings = match (
+                self.admission.admit(&action, &data),
+                self.admission.run_settings(&action),
+            ) {
+                (Ok(()), Some(settings)) => settings,
                 (verdict, _) => {
                     let gone = || ErrorInfo::of(codes::UNKNOWN_ACTION);
                     let report = match stage {
-                        Stage::Again => restart::interrupted_report(None),
+                        Stage::ReadyToRerun => restart::interrupted_report(None),
                         _ => rejected(verdict.err().unwrap_or_else(gone)),
                     };
                     self.end(id, Some(report));
@@ -64,7 +69,7 @@ impl Engine {
             let (all, same) = running.fold((0, 0), |(all, same), entry| {
                 (all + 1, same + usize::from(entry.action.as_ref() == Some(&action)))
             });
-            if all >= self.max_in_flight || same >= terms.concurrency.max(1) {
+            if all >= self.max_in_flight || same >= settings.concurrency.max(1) {
                 return;
             }
             self.start(now_ms, id);
@@ -80,13 +85,13 @@ impl Engine {
         entry.post.due_ms = None;
         let record = Record::Started { command: id, run: entry.runs, boot };
         if self.no_start_record {
-            return self.started(now_ms, id);
+            return self.on_start_stored(now_ms, id);
         }
-        self.write(Purpose::Start(id), vec![record]);
+        self.write(WritePurpose::Start(id), vec![record]);
     }
 
     /// The start is on disk.
-    pub(super) fn started(&mut self, now_ms: u64, id: CommandId) {
+    pub(super) fn on_start_stored(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if entry.cancelled {
             return self.end(id, Some(Report::of(ReportState::Cancelled)));
@@ -100,7 +105,8 @@ impl Engine {
         entry.stage = Stage::Running;
         entry.post.ticket = None;
         entry.post.due_ms = Some(now_ms);
-        let timeout = self.judge.terms(&event.action).and_then(|terms| terms.timeout);
+        let timeout =
+            self.admission.run_settings(&event.action).and_then(|settings| settings.timeout);
         let limit = limit(timeout, &event);
         self.out.push_back(Output::Start { event, limit });
         if self.stopping.is_some() {
@@ -109,13 +115,13 @@ impl Engine {
     }
 
     /// The start could not be written: it did not begin.
-    pub(super) fn unstart(&mut self, now_ms: u64, id: CommandId) {
+    pub(super) fn postpone_start(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        if !std::mem::replace(&mut entry.is_put_off, true) {
+        if !std::mem::replace(&mut entry.is_start_postponed, true) {
             tracing::warn!(%id, "the disk has no room for a result: the start waits until there is some");
         }
         entry.runs = entry.runs.saturating_sub(1);
-        entry.stage = if entry.runs == 0 { Stage::Ready } else { Stage::Again };
+        entry.stage = if entry.runs == 0 { Stage::Ready } else { Stage::ReadyToRerun };
         if entry.runs == 0 {
             entry.run_boot = None;
         }
@@ -126,11 +132,11 @@ impl Engine {
         }
     }
 
-    fn left(&self, entry: &Entry, now_ms: u64) -> Left {
+    fn time_to_live(&self, entry: &Entry, now_ms: u64) -> TimeToLive {
         match self.due_ms(entry) {
-            None => Left::Unknown,
-            Some(due_ms) if due_ms <= now_ms => Left::Over,
-            Some(_) => Left::Some,
+            None => TimeToLive::Unknown,
+            Some(due_ms) if due_ms <= now_ms => TimeToLive::Expired,
+            Some(_) => TimeToLive::Remaining,
         }
     }
 
@@ -145,8 +151,8 @@ impl Engine {
     }
 
     /// When something is due of an entry without anything happening.
-    pub(super) fn wakes(&self, entry: &Entry) -> [Option<u64>; 3] {
-        let stale_ms = self.due_ms(entry).filter(|_| entry.can_be_stale());
-        [stale_ms, entry.disk_retry_ms, self.post_wakes(entry)]
+    pub(super) fn wake_times(&self, entry: &Entry) -> [Option<u64>; 3] {
+        let expiry_ms = self.due_ms(entry).filter(|_| entry.can_expire());
+        [expiry_ms, entry.disk_retry_ms, self.post_wake_time(entry)]
     }
 }

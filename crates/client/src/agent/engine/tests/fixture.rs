@@ -9,7 +9,7 @@ use super::*;
 use crate::agent::run::{End, Outcome};
 
 /// An engine whose disk answers at once and whose hub says what the test says.
-pub(super) struct Bench {
+pub(super) struct Fixture {
     pub(super) engine: Engine,
     pub(super) now_ms: u64,
     /// How long the journal is said to be.
@@ -24,12 +24,12 @@ pub(super) struct Bench {
     /// What each of them was told of its sending.
     pub(super) attempts: Vec<u32>,
     pub(super) stopped: Vec<(CommandId, Stop)>,
-    pub(super) sweeps: Vec<CommandId>,
+    pub(super) orphan_kills: Vec<CommandId>,
 }
 
 pub(super) const HUB_MS: u64 = 1_800_000_000_000;
 
-impl Bench {
+impl Fixture {
     pub(super) fn new() -> Self {
         Self::after(Vec::new(), "boot-1", 1000)
     }
@@ -44,7 +44,7 @@ impl Bench {
         let mut engine = Engine::new(Arc::new(list), boot.into(), 7);
         disk.iter().for_each(|record| engine.restore(record.clone()));
         engine.begin(now_ms, bytes);
-        let mut bench = Self {
+        let mut fixture = Self {
             engine,
             now_ms,
             bytes,
@@ -56,16 +56,16 @@ impl Bench {
             started: Vec::new(),
             attempts: Vec::new(),
             stopped: Vec::new(),
-            sweeps: Vec::new(),
+            orphan_kills: Vec::new(),
         };
-        bench.act();
-        bench
+        fixture.act();
+        fixture
     }
 
     pub(super) fn connected() -> Self {
-        let mut bench = Self::new();
-        bench.hello(HUB_MS, 1);
-        bench
+        let mut fixture = Self::new();
+        fixture.hello(HUB_MS, 1);
+        fixture
     }
 
     pub(super) fn hello(&mut self, hub_ms: u64, max_in_flight: usize) {
@@ -98,7 +98,7 @@ impl Bench {
                     self.attempts.push(event.attempt);
                 }
                 Output::Stop { command, stop } => self.stopped.push((command, stop)),
-                Output::Sweep { command } => self.sweeps.push(command),
+                Output::KillOrphans { command } => self.orphan_kills.push(command),
             }
         }
     }
@@ -125,7 +125,12 @@ impl Bench {
     }
 
     /// The next report, which must be of this command and state, is answered so.
-    pub(super) fn answer(&mut self, id: CommandId, state: ReportState, answer: Answer) -> Report {
+    pub(super) fn answer(
+        &mut self,
+        id: CommandId,
+        state: ReportState,
+        answer: ReportAnswer,
+    ) -> Report {
         let next = self.posts.pop_front().expect("a report");
         let (ticket, command, report) = next;
         assert_eq!((command, report.state), (id, state), "{report:?}");
@@ -134,17 +139,22 @@ impl Bench {
         report
     }
 
-    pub(super) fn shown(&mut self, id: CommandId, state: ReportState, delivery: State) -> Report {
+    pub(super) fn confirmed(
+        &mut self,
+        id: CommandId,
+        state: ReportState,
+        delivery: State,
+    ) -> Report {
         let rev = self.posts.front().and_then(|(_, _, report)| report.rev).unwrap();
-        self.answer(id, state, Answer::Delivery { state: delivery, rev })
+        self.answer(id, state, ReportAnswer::Delivery { state: delivery, rev })
     }
 
     /// Up to a running handler.
     pub(super) fn running(&mut self, n: u64, action: &str) -> CommandId {
         let id = self.command(n, action);
-        self.shown(id, ReportState::Accepted, State::Accepted);
+        self.confirmed(id, ReportState::Accepted, State::Accepted);
         assert_eq!(self.started.last(), Some(&id));
-        self.shown(id, ReportState::Running, State::Running);
+        self.confirmed(id, ReportState::Running, State::Running);
         id
     }
 
@@ -157,8 +167,8 @@ impl Bench {
         self.ended(id, Ended::Finished(succeeded("out\n")));
     }
 
-    pub(super) fn swept(&mut self, id: CommandId) {
-        self.engine.handle_swept(self.now_ms, id);
+    pub(super) fn orphans_killed(&mut self, id: CommandId) {
+        self.engine.handle_orphans_killed(self.now_ms, id);
         self.act();
     }
 }
@@ -191,4 +201,4 @@ pub(super) fn cancelled(stdout: &str) -> Outcome {
     Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(End::Cancelled) }
 }
 
-pub(super) const FAILED: Answer = Answer::Failed { retry_after: None };
+pub(super) const FAILED: ReportAnswer = ReportAnswer::Failed { retry_after: None };

@@ -7,9 +7,9 @@
 use bellwire_proto::Report;
 
 use super::entry::{Entry, Stage};
-use super::past::Snapshot;
-use super::{Engine, JOURNAL_BYTES_MAX, Output, Purpose};
-use crate::agent::journal::{REPORT_BYTES_MAX, Record, Reserve};
+use super::history::Snapshot;
+use super::{Engine, JOURNAL_BYTES_MAX, Output, WritePurpose};
+use crate::agent::journal::{Record, Reserve, STORED_REPORT_BYTES_MAX};
 
 /// What the records of a command take beside its data and its result.
 pub(super) const NOTES_BYTES_MAX: u64 = 4 << 10;
@@ -29,25 +29,26 @@ pub(super) struct Bounds {
     /// From which length on a journal is worth a compaction.
     pub(super) compact_bytes: u64,
     /// How long what is over is kept.
-    pub(super) kept_ms: u64,
+    pub(super) retain_ms: u64,
 }
 
 impl Bounds {
     pub(super) const AGENT: Self = Self {
         journal_bytes: JOURNAL_BYTES_MAX,
         result_bytes: 256 << 10,
-        report_bytes: REPORT_BYTES_MAX as u64,
+        report_bytes: STORED_REPORT_BYTES_MAX as u64,
         compact_bytes: 1 << 20,
         // The longest time to live (7 days) and a day.
-        kept_ms: 8 * 86_400_000,
+        retain_ms: 8 * 86_400_000,
     };
 }
 
-const _: () = assert!(REPORT_BYTES_MAX as u64 + NOTES_BYTES_MAX <= Bounds::AGENT.result_bytes);
+const _: () =
+    assert!(STORED_REPORT_BYTES_MAX as u64 + NOTES_BYTES_MAX <= Bounds::AGENT.result_bytes);
 
 /// How the journal stands.
 #[derive(Debug, Default)]
-pub(super) struct Keeping {
+pub(super) struct JournalState {
     /// How long it is.
     pub(super) bytes: u64,
     compaction: Compaction,
@@ -63,25 +64,25 @@ enum Compaction {
     None,
     /// It waits for what the disk may still refuse: the picture must not say that it was taken or
     /// started.
-    Wanted,
-    UnderWay,
+    Requested,
+    Running,
 }
 
 impl Engine {
     /// Writes what must get to the disk for something to go on. Room for the results of all that is
     /// live is asked for where one is about to be added, and never by what would end one.
-    pub(super) fn write(&mut self, purpose: Purpose, records: Vec<Record>) {
+    pub(super) fn write(&mut self, purpose: WritePurpose, records: Vec<Record>) {
         let ticket = self.ticket();
         self.writes.insert(ticket, purpose);
-        let kept_bytes = self.reserve_bytes();
+        let reserved_bytes = self.reserve_bytes();
         let needed_bytes = match purpose {
-            Purpose::Take(_) => kept_bytes,
+            WritePurpose::Command(_) => reserved_bytes,
             // What waits was taken with its room, and does not keep what has its turn from it. Of its own room
             // the start itself takes some, and each start of the agent a little.
-            Purpose::Start(_) => self.running() * self.bounds.report_bytes,
+            WritePurpose::Start(_) => self.running() * self.bounds.report_bytes,
             _ => 0,
         };
-        let reserve = Reserve { needed_bytes, kept_bytes };
+        let reserve = Reserve { needed_bytes, reserved_bytes };
         self.out.push_back(Output::Write { ticket, records, reserve });
     }
 
@@ -91,21 +92,22 @@ impl Engine {
 
     /// The room that the results of what is under way may take.
     fn reserve_bytes(&self) -> u64 {
-        self.live().filter(|entry| entry.needs_room()).count() as u64 * self.bounds.result_bytes
+        self.live().filter(|entry| entry.needs_reservation()).count() as u64
+            * self.bounds.result_bytes
     }
 
     /// Whether so much more would be too much, with what is on its way to the disk and what may
     /// still have to be written.
     fn is_full(&self, bytes: u64) -> bool {
-        let taking = self.live().filter(|entry| entry.stage == Stage::Taking);
+        let taking = self.live().filter(|entry| entry.stage == Stage::StoringCommand);
         let taking_bytes: u64 = taking.map(bytes_max).sum();
-        self.keeping.bytes + taking_bytes + self.reserve_bytes() + bytes > self.bounds.journal_bytes
+        self.journal.bytes + taking_bytes + self.reserve_bytes() + bytes > self.bounds.journal_bytes
     }
 
     /// Whether there is room for so much more, at once or after a compaction.
-    pub(super) fn room(&mut self, now_ms: u64, bytes: u64) -> Room {
+    pub(super) fn capacity_for(&mut self, now_ms: u64, bytes: u64) -> Capacity {
         if !self.is_full(bytes) {
-            return Room::Here;
+            return Capacity::Available;
         }
         if self.can_compact(now_ms) {
             self.forget_old(now_ms);
@@ -114,89 +116,95 @@ impl Engine {
                 self.compact();
             }
         }
-        if self.keeping.compaction == Compaction::None { Room::Not } else { Room::Soon }
+        if self.journal.compaction == Compaction::None {
+            Capacity::Full
+        } else {
+            Capacity::AfterCompaction
+        }
     }
 
     /// Forgets what is old, and compacts where that halves the journal.
     pub(super) fn compact_if_worth(&mut self, now_ms: u64) {
-        if self.hub_clock.is_some() && self.keeping.forget_ms <= now_ms {
+        if self.hub_clock.is_some() && self.journal.forget_ms <= now_ms {
             self.forget_old(now_ms);
-            self.keeping.forget_ms = now_ms + FORGET_EVERY_MS;
+            self.journal.forget_ms = now_ms + FORGET_EVERY_MS;
         }
-        let bytes = self.keeping.bytes;
+        let bytes = self.journal.bytes;
         if bytes > self.bounds.compact_bytes
             && self.can_compact(now_ms)
             && self.compacted_bytes_max() < bytes / 2
         {
             self.compact();
         }
-        if self.keeping.compaction == Compaction::Wanted {
+        if self.journal.compaction == Compaction::Requested {
             self.compact();
         }
     }
 
     fn can_compact(&self, now_ms: u64) -> bool {
-        self.keeping.compaction == Compaction::None && self.keeping.compact_not_before_ms <= now_ms
+        self.journal.compaction == Compaction::None && self.journal.compact_not_before_ms <= now_ms
     }
 
     fn forget_old(&mut self, now_ms: u64) {
         if let Some(hub_ms) = self.hub_ms(now_ms) {
-            self.past.forget(hub_ms.saturating_sub(self.bounds.kept_ms));
+            self.history.forget(hub_ms.saturating_sub(self.bounds.retain_ms));
         }
     }
 
     /// Compacts, as soon as the disk has answered for what it may refuse.
     fn compact(&mut self) {
-        let may_fail = |purpose: &Purpose| matches!(purpose, Purpose::Take(_) | Purpose::Start(_));
-        if self.writes.values().any(may_fail) {
-            self.keeping.compaction = Compaction::Wanted;
+        let may_be_refused = |purpose: &WritePurpose| {
+            matches!(purpose, WritePurpose::Command(_) | WritePurpose::Start(_))
+        };
+        if self.writes.values().any(may_be_refused) {
+            self.journal.compaction = Compaction::Requested;
             return;
         }
-        self.keeping.compaction = Compaction::UnderWay;
+        self.journal.compaction = Compaction::Running;
         let snapshot = self.snapshot();
         let reserve_bytes = self.reserve_bytes();
         self.out.push_back(Output::Compact { snapshot, reserve_bytes });
     }
 
     /// A compaction is over; it was done if the new length is given.
-    pub(super) fn compacted(&mut self, now_ms: u64, bytes: Option<u64>) {
-        self.keeping.compaction = Compaction::None;
+    pub(super) fn on_compacted(&mut self, now_ms: u64, bytes: Option<u64>) {
+        self.journal.compaction = Compaction::None;
         match bytes {
-            Some(bytes) => self.keeping.bytes = bytes,
-            None => self.keeping.compact_not_before_ms = now_ms + COMPACT_RETRY_MS,
+            Some(bytes) => self.journal.bytes = bytes,
+            None => self.journal.compact_not_before_ms = now_ms + COMPACT_RETRY_MS,
         }
-        for (came_ms, event) in std::mem::take(&mut self.held).into_values() {
-            self.take(now_ms, came_ms, event);
+        for (received_ms, event) in std::mem::take(&mut self.deferred).into_values() {
+            self.receive(now_ms, received_ms, event);
         }
     }
 
     /// How long the journal would be after a compaction, at most.
     fn compacted_bytes_max(&self) -> u64 {
-        self.past.bytes_max() + self.on_disk().map(bytes_max).sum::<u64>() + NOTES_BYTES_MAX
+        self.history.bytes_max() + self.stored().map(bytes_max).sum::<u64>() + NOTES_BYTES_MAX
     }
 
     /// All that is known.
     fn snapshot(&self) -> Snapshot {
         Snapshot {
-            begun: Record::Begun { start: self.revs.start() },
-            done: self.past.share(),
-            live: self.on_disk().map(Entry::records).collect(),
+            start_number: Record::Begun { start: self.revs.start() },
+            done: self.history.shared(),
+            live: self.stored().map(Entry::records).collect(),
         }
     }
 
     /// What has records of its own, or is about to.
-    fn on_disk(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().filter(|entry| !entry.acked && !entry.unwritten)
+    fn stored(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| !entry.acked && !entry.unstored)
     }
 }
 
 /// Where the room for a command is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Room {
-    Here,
+pub(super) enum Capacity {
+    Available,
     /// A compaction makes it.
-    Soon,
-    Not,
+    AfterCompaction,
+    Full,
 }
 
 /// What the records of a command take at most.

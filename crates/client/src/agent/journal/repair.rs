@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use bellwire_proto::DeviceId;
 
 use super::draft::Draft;
-use super::read::{Part, Place, read};
+use super::read::{JournalPart, JournalSpan, read};
 use super::{JOURNAL, JournalError, lock, sync_folder};
 
 /// Where a repair keeps the file as it was; the next ones have a number behind the name.
@@ -33,27 +33,27 @@ pub struct Repaired {
 pub(crate) fn show(
     folder: &Path,
     device: &DeviceId,
-    told: impl FnMut(Place, Part<'_>),
+    on_part: impl FnMut(JournalSpan, JournalPart<'_>),
 ) -> Result<(), JournalError> {
-    let (path, file) = look(folder)?;
-    read(&path, &file, device, told)?.fault.map_or(Ok(()), Err)
+    let (path, file) = open_existing(folder)?;
+    read(&path, &file, device, on_part)?.fault.map_or(Ok(()), Err)
 }
 
 /// Writes the journal anew with everything in it that is good, and keeps a copy of it as it was. A
 /// command whose start record was dropped may run again: that is for a person to decide.
 pub(crate) fn repair(folder: &Path, device: &DeviceId) -> Result<Repaired, JournalError> {
-    look(folder)?;
+    open_existing(folder)?;
     let _lock = lock(folder)?;
-    let (path, file) = look(folder)?;
+    let (path, file) = open_existing(folder)?;
     let io = |source| JournalError::Io { path: path.clone(), source };
     let (mut records_kept, mut lines_dropped) = (0, 0);
     let before = read(&path, &file, device, |_, part| match part {
-        Part::Records(records) => records_kept += records.len(),
-        Part::Unknown { known, .. } => {
+        JournalPart::Records(records) => records_kept += records.len(),
+        JournalPart::Unknown { known, .. } => {
             records_kept += known.len();
             lines_dropped += 1;
         }
-        Part::Damaged | Part::Torn => lines_dropped += 1,
+        JournalPart::Damaged | JournalPart::Torn => lines_dropped += 1,
     })?;
     if before.fault.is_none() {
         return Ok(Repaired { records_kept, lines_dropped: 0, copy: None });
@@ -71,19 +71,21 @@ fn rewrite(folder: &Path, path: &Path, device: &DeviceId) -> Result<(), JournalE
     let mut draft = Draft::begin(folder, device).map_err(io)?;
     let mut pushed = Ok(());
     read(path, &file, device, |_, part| {
-        let (Part::Records(known) | Part::Unknown { known, .. }) = part else { return };
+        let (JournalPart::Records(known) | JournalPart::Unknown { known, .. }) = part else {
+            return;
+        };
         if pushed.is_ok() && !known.is_empty() {
             pushed = draft.push(&known);
         }
     })?;
     pushed.map_err(io)?;
-    let mended = draft.finish(0).map_err(|error| io(error.into_io()))?;
-    give(&mended, &file).map_err(io)?;
+    let repaired = draft.finish(0).map_err(|error| io(error.into_io()))?;
+    chown_like(&repaired, &file).map_err(io)?;
     sync_folder(folder).map_err(io)
 }
 
 /// Gives a file to the owner of another one: an agent that is not root must be able to use what root has mended.
-fn give(file: &File, as_of: &File) -> io::Result<()> {
+fn chown_like(file: &File, as_of: &File) -> io::Result<()> {
     let (own, of) = (file.metadata()?, as_of.metadata()?);
     if (own.uid(), own.gid()) == (of.uid(), of.gid()) {
         return Ok(());
@@ -91,7 +93,7 @@ fn give(file: &File, as_of: &File) -> io::Result<()> {
     fchown(file, Some(of.uid()), Some(of.gid()))
 }
 
-fn look(folder: &Path) -> Result<(PathBuf, File), JournalError> {
+fn open_existing(folder: &Path) -> Result<(PathBuf, File), JournalError> {
     let path = folder.join(JOURNAL);
     match File::open(&path) {
         Ok(file) => Ok((path, file)),
@@ -115,7 +117,7 @@ fn copy(folder: &Path, journal: &Path) -> io::Result<PathBuf> {
             Ok(mut copy) => {
                 let mut from = File::open(journal)?;
                 let copied = io::copy(&mut from, &mut copy)
-                    .and_then(|_| give(&copy, &from))
+                    .and_then(|_| chown_like(&copy, &from))
                     .and_then(|()| copy.sync_all())
                     .and_then(|()| sync_folder(folder));
                 // Half a copy would only take the room that is missing.

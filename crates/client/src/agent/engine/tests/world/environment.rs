@@ -1,7 +1,7 @@
 //! What is around the agent in its world: the disk, the link and the handlers.
 
-use super::super::bench::{cancelled, succeeded};
-use super::super::judge::Lost;
+use super::super::fixture::{cancelled, succeeded};
+use super::super::judge::LostReport;
 use super::*;
 use crate::agent::run::Outcome;
 
@@ -11,8 +11,8 @@ impl World {
         let work = self.writing.pop_front()?;
         let is_full = self.disk_full && !self.calm();
         match work {
-            Work::Compact(_) if is_full => Some((None, false)),
-            Work::Append(ticket, records) if is_full => {
+            DiskTask::Compact(_) if is_full => Some((None, false)),
+            DiskTask::Append(ticket, records) if is_full => {
                 for record in &records {
                     // It is refused, though a compaction may have written it down before.
                     if let Record::Received(received) = record {
@@ -21,7 +21,7 @@ impl World {
                 }
                 Some((Some(ticket), false))
             }
-            Work::Compact(snapshot) => {
+            DiskTask::Compact(snapshot) => {
                 self.compactions += 1;
                 let before_bytes = std::mem::take(&mut self.disk_bytes);
                 self.disk.clear();
@@ -33,7 +33,7 @@ impl World {
                 }
                 Some((None, true))
             }
-            Work::Append(ticket, records) => {
+            DiskTask::Append(ticket, records) => {
                 self.write_line(records);
                 Some((Some(ticket), true))
             }
@@ -50,15 +50,15 @@ impl World {
     }
 
     /// A report that came to nothing, for now or at the hub's wish.
-    pub(super) fn failed(&mut self, id: CommandId) -> Answer {
+    pub(super) fn failed(&mut self, id: CommandId) -> ReportAnswer {
         let after_s = self.random.pick(&[None, None, None, Some(0), Some(2), Some(30)]);
         self.note_lost(id, after_s.unwrap_or_default() * 1000, after_s.is_some());
-        Answer::Failed { retry_after: after_s.map(Duration::from_secs) }
+        ReportAnswer::Failed { retry_after: after_s.map(Duration::from_secs) }
     }
 
     fn note_lost(&mut self, id: CommandId, wait_ms: u64, asked: bool) {
-        let lost = Lost { at_ms: self.now_ms, wait_ms, asked };
-        self.stories.entry(id).or_default().lost.push(lost);
+        let lost = LostReport { at_ms: self.now_ms, wait_ms, asked };
+        self.command_runs.entry(id).or_default().lost.push(lost);
     }
 
     pub(super) fn latency_ms(&mut self) -> u64 {
@@ -92,10 +92,13 @@ impl World {
                 let (life, latency_ms) = (self.life, self.latency_ms());
                 match &frame {
                     Frame::Command(event) => {
-                        self.after(latency_ms, Event::Hears(life, Box::new(event.clone())));
+                        self.after(
+                            latency_ms,
+                            Event::CommandArrives(life, Box::new(event.clone())),
+                        );
                     }
                     Frame::Cancel(event) => {
-                        self.after(latency_ms, Event::HearsCancel(life, *event));
+                        self.after(latency_ms, Event::CancelArrives(life, *event));
                     }
                 }
             }
@@ -106,8 +109,8 @@ impl World {
         if report.state.is_end() {
             self.order.settled(command);
         }
-        let story = self.stories.entry(command).or_default();
-        if !story.revs.insert(report.rev.unwrap()) {
+        let runs_of = self.command_runs.entry(command).or_default();
+        if !runs_of.revs.insert(report.rev.unwrap()) {
             self.fault = Some(format!("rev {:?} of {command} is used twice", report.rev));
         }
         let (life, latency_ms) = (self.life, self.latency_ms());
@@ -117,7 +120,7 @@ impl World {
             let limit = self.engine.as_ref().map(|engine| engine.post_limit(command));
             let limit_ms = limit.map_or(0, |limit| limit.as_millis() as u64);
             self.note_lost(command, limit_ms, false);
-            let nothing = Answer::Failed { retry_after: None };
+            let nothing = ReportAnswer::Failed { retry_after: None };
             return self.after(limit_ms, Event::Answered(life, ticket, nothing));
         }
         if lost {
@@ -127,14 +130,14 @@ impl World {
         if self.random.percent(5) {
             // A doubled link: the copy comes whenever it comes, and nobody reads its answer.
             let late_ms = self.random.from(1, 20_000);
-            let copy = Event::Arrives(0, ticket, command, Box::new(report.clone()));
+            let copy = Event::ReportArrives(0, ticket, command, Box::new(report.clone()));
             self.after(late_ms, copy);
         }
-        self.after(latency_ms, Event::Arrives(life, ticket, command, Box::new(report)));
+        self.after(latency_ms, Event::ReportArrives(life, ticket, command, Box::new(report)));
     }
 
     pub(super) fn start(&mut self, event: &CommandEvent) {
-        self.stories.entry(event.id).or_default().starts += 1;
+        self.command_runs.entry(event.id).or_default().starts += 1;
         if let Err(fault) = self.judge_start(event) {
             self.fault.get_or_insert(fault);
         }
@@ -142,15 +145,15 @@ impl World {
         let number = self.number;
         self.handlers.push(Handler { command: event.id, number, life: self.life });
         let ms = self.random.pick(&[1, 50, 3000, 40_000]);
-        self.after(ms, Event::HandlerEnds(number));
+        self.after(ms, Event::HandlerExits(number));
     }
 
-    pub(super) fn handler_ends(&mut self, number: u64) {
+    pub(super) fn handler_exits(&mut self, number: u64) {
         let Some(at) = self.handlers.iter().position(|handler| handler.number == number) else {
             return;
         };
         let handler = self.handlers.remove(at);
-        self.stories.entry(handler.command).or_default().finished += 1;
+        self.command_runs.entry(handler.command).or_default().finished += 1;
         if handler.life == self.life && self.engine.is_some() {
             let outcome = succeeded("done\n");
             let now_ms = self.boot_ms();

@@ -7,7 +7,7 @@ use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, ReportState, State};
 
 use super::entry::{Entry, Stage};
-use super::{Answer, DISK_RETRY_MS, Engine, Output, Purpose, restart};
+use super::{DISK_RETRY_MS, Engine, Output, ReportAnswer, WritePurpose, restart};
 use crate::agent::journal::Record;
 
 /// Results under way at once that are told for the first time (or as many as the hub lets commands be under way),
@@ -15,17 +15,17 @@ use crate::agent::journal::Record;
 /// up nothing that it might let through.
 const RESULTS_MAX: usize = 8;
 /// Reports of one command under way at once: however often the hub asks, the next one waits.
-const OF_ONE_MAX: usize = 2;
+const PER_COMMAND_MAX: usize = 2;
 /// The first and the longest pause after a report that came to nothing.
 const RETRY_MS: u64 = 1000;
 const RETRY_MS_MAX: u64 = 60_000;
 /// How often a pause, or the time for a result, doubles at most.
 const DOUBLINGS_MAX: u32 = 6;
 /// The pause after one that the hub refuses for what it is, and for how long it is tried.
-const UNFIT_RETRY_MS: u64 = 5 * 60_000;
-const UNFIT_FOR_MS: u64 = 86_400_000;
+const REJECTED_RETRY_MS: u64 = 5 * 60_000;
+const REJECTED_FOR_MS: u64 = 86_400_000;
 /// Between two signs that a command is still under way, at most; else a third of its run clock.
-const SIGN_MS_MAX: u64 = 10_000;
+const KEEPALIVE_MS_MAX: u64 = 10_000;
 /// The shortest time that a report may take: below it, a slow network would let none through at all.
 const POST_MS_MIN: u64 = 1000;
 /// The longest: a result of 256 KiB needs so much at 1 KiB/s.
@@ -39,7 +39,7 @@ const REVS_OF_A_START: u64 = 1 << 25;
 const STARTS: u64 = (REV_MAX + 1) / REVS_OF_A_START;
 /// Start numbers that no `rev` at the hub can use up. Whoever reports for this device can show any
 /// `rev`, and its other commands must be told for as long as it lives.
-const STARTS_KEPT: u64 = 1 << 20;
+const STARTS_RESERVED: u64 = 1 << 20;
 
 /// Where each `rev` comes from: the number of the start, which is on disk before it is used, and a
 /// count. So none is used twice, though none is written down.
@@ -52,20 +52,20 @@ pub(super) struct Revs {
     /// The disk was full: when it is tried again.
     pub(super) retry_ms: Option<u64>,
     /// That was said.
-    told_full: bool,
+    full_logged: bool,
 }
 
 /// A report under way.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Posted {
+pub(super) struct ReportInFlight {
     id: CommandId,
     rev: u64,
-    place: Place,
+    slot: ReportSlot,
 }
 
 /// Which places a report takes one of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum ReportSlot {
     /// Its own.
     Own,
     FirstResult,
@@ -87,7 +87,7 @@ impl Revs {
 
     /// Whether there is a start number above a `rev` that the hub has shown.
     fn can_pass(seen: u64) -> bool {
-        seen / REVS_OF_A_START + 1 < STARTS - STARTS_KEPT
+        seen / REVS_OF_A_START + 1 < STARTS - STARTS_RESERVED
     }
 
     fn draw(&mut self) -> u64 {
@@ -114,21 +114,21 @@ impl Engine {
         self.revs.is_on_disk = false;
         self.revs.retry_ms = None;
         let start = self.revs.start;
-        self.write(Purpose::Begin(start), vec![Record::Begun { start }]);
+        self.write(WritePurpose::StartNumber(start), vec![Record::Begun { start }]);
     }
 
     /// A start number is on disk. Another may have been taken since.
-    pub(super) fn begun(&mut self, start: u64) {
+    pub(super) fn on_start_number_stored(&mut self, start: u64) {
         self.revs.is_on_disk |= start == self.revs.start && start < STARTS;
-        self.revs.told_full = false;
+        self.revs.full_logged = false;
     }
 
     /// There was no room for a start number.
-    pub(super) fn begin_later(&mut self, now_ms: u64, start: u64) {
+    pub(super) fn retry_start_number(&mut self, now_ms: u64, start: u64) {
         if start != self.revs.start {
             return;
         }
-        if !std::mem::replace(&mut self.revs.told_full, true) {
+        if !std::mem::replace(&mut self.revs.full_logged, true) {
             tracing::error!("the disk is full: nothing can be told to the hub until there is room");
         }
         self.revs.retry_ms = Some(now_ms + DISK_RETRY_MS);
@@ -141,10 +141,11 @@ impl Engine {
                 && e.post.ticket.is_none()
                 && e.post.due_ms.is_some_and(|at| at <= now_ms)
         };
-        let left_ms = |e: &Entry| if e.stage == Stage::Telling { e.post.left_ms } else { 0 };
+        let sent_ms =
+            |e: &Entry| if e.stage == Stage::ReportingResult { e.post.sent_ms } else { 0 };
         let mut due: Vec<(u64, CommandId)> =
-            self.live().filter(due).map(|entry| (left_ms(entry), entry.id)).collect();
-        due.sort_by_key(|(left_ms, _)| *left_ms);
+            self.live().filter(due).map(|entry| (sent_ms(entry), entry.id)).collect();
+        due.sort_by_key(|(sent_ms, _)| *sent_ms);
         for (_, id) in due {
             if self.revs.next + 1 >= REVS_OF_A_START {
                 self.renew_revs(0);
@@ -152,16 +153,16 @@ impl Engine {
             if !self.revs.is_on_disk {
                 return;
             }
-            let can = self.entries.get(&id).is_some_and(|entry| self.has_place(entry));
+            let can = self.entries.get(&id).is_some_and(|entry| self.has_slot(entry));
             let ticket = self.ticket();
             let Some(entry) = self.entries.get_mut(&id).filter(|_| can) else { continue };
             entry.post.due_ms = None;
-            let Some(mut report) = entry.told() else { continue };
+            let Some(mut report) = entry.next_report() else { continue };
             let rev = self.revs.draw();
             report.rev = Some(rev);
-            (entry.post.ticket, entry.post.left_ms) = (Some(ticket), now_ms);
-            let place = entry.place();
-            self.posts.insert(ticket, Posted { id, rev, place });
+            (entry.post.ticket, entry.post.sent_ms) = (Some(ticket), now_ms);
+            let slot = entry.slot();
+            self.posts.insert(ticket, ReportInFlight { id, rev, slot });
             self.out.push_back(Output::Post { ticket, command: id, report });
         }
     }
@@ -171,16 +172,16 @@ impl Engine {
         self.stopping.is_none() || entry.stage != Stage::Offering
     }
 
-    fn has_place(&self, entry: &Entry) -> bool {
-        let place = entry.place();
-        let most = match place {
-            Place::Own => usize::MAX,
-            Place::FirstResult => RESULTS_MAX.max(self.max_in_flight),
-            Place::LaterResult => RESULTS_MAX,
+    fn has_slot(&self, entry: &Entry) -> bool {
+        let slot = entry.slot();
+        let most = match slot {
+            ReportSlot::Own => usize::MAX,
+            ReportSlot::FirstResult => RESULTS_MAX.max(self.max_in_flight),
+            ReportSlot::LaterResult => RESULTS_MAX,
         };
         let posts = || self.posts.values();
-        posts().filter(|post| post.id == entry.id).count() < OF_ONE_MAX
-            && posts().filter(|post| post.place == place).count() < most
+        posts().filter(|post| post.id == entry.id).count() < PER_COMMAND_MAX
+            && posts().filter(|post| post.slot == slot).count() < most
     }
 
     /// How long one report may take. What a network swallows is told once more before the hub's run clock
@@ -188,25 +189,27 @@ impl Engine {
     /// that clock begins, two. A result that is long, and the network slow, gets more with each try.
     pub(crate) fn post_limit(&self, id: CommandId) -> Duration {
         let limit_ms = self.entries.get(&id).map_or(POST_MS_MIN, |entry| match entry.stage {
-            Stage::Offering => (2 * entry.sign_ms()).min(SIGN_MS_MAX),
-            Stage::Telling => entry.sign_ms() << entry.post.failures.min(DOUBLINGS_MAX),
-            _ => entry.sign_ms(),
+            Stage::Offering => (2 * entry.keepalive_ms()).min(KEEPALIVE_MS_MAX),
+            Stage::ReportingResult => {
+                entry.keepalive_ms() << entry.post.failures.min(DOUBLINGS_MAX)
+            }
+            _ => entry.keepalive_ms(),
         });
         Duration::from_millis(limit_ms.clamp(POST_MS_MIN, POST_MS_MAX))
     }
 
     /// When a report of an entry is due, unless it has to wait for others first.
-    pub(super) fn post_wakes(&self, entry: &Entry) -> Option<u64> {
+    pub(super) fn post_wake_time(&self, entry: &Entry) -> Option<u64> {
         let can = self.revs.is_on_disk && self.can_post(entry);
-        let has_place = can && entry.post.ticket.is_none() && self.has_place(entry);
-        entry.post.due_ms.filter(|_| has_place)
+        let has_slot = can && entry.post.ticket.is_none() && self.has_slot(entry);
+        entry.post.due_ms.filter(|_| has_slot)
     }
 
     /// The hub is there again: what came to nothing is tried at once.
-    pub(super) fn tell_at_once(&mut self, now_ms: u64) {
+    pub(super) fn retry_reports(&mut self, now_ms: u64) {
         for (_, id) in &self.live {
             let Some(entry) = self.entries.get_mut(id) else { continue };
-            if entry.post.failures > 0 && entry.post.unfit_since_ms.is_none() {
+            if entry.post.failures > 0 && entry.post.rejected_since_ms.is_none() {
                 entry.post.failures = 0;
                 entry.post.due_ms = Some(now_ms);
                 // What is under way has much time by then, and may hang with the connection before.
@@ -216,23 +219,23 @@ impl Engine {
     }
 
     /// The hub asks again: tells what is known, with a new `rev`.
-    pub(super) fn tell_again(&mut self, now_ms: u64, id: CommandId, attempt: Option<u32>) {
-        if let Some(entry) = self.past.revive(id).filter(|_| !self.entries.contains_key(&id)) {
+    pub(super) fn report_again(&mut self, now_ms: u64, id: CommandId, attempt: Option<u32>) {
+        if let Some(entry) = self.history.reopen(id).filter(|_| !self.entries.contains_key(&id)) {
             self.live.insert((entry.seq, id));
             self.entries.insert(id, entry);
         }
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.attempt = entry.attempt.max(attempt);
-        if entry.told().is_some() {
+        if entry.next_report().is_some() {
             // What is under way may never arrive.
             entry.post.ticket = None;
             entry.post.due_ms = Some(now_ms);
         }
     }
 
-    pub(super) fn answered(&mut self, now_ms: u64, ticket: u64, answer: Answer) {
-        let Some(Posted { id, rev, .. }) = self.posts.remove(&ticket) else { return };
-        if let Answer::Delivery { rev: seen, .. } = answer {
+    pub(super) fn on_answer(&mut self, now_ms: u64, ticket: u64, answer: ReportAnswer) {
+        let Some(ReportInFlight { id, rev, .. }) = self.posts.remove(&ticket) else { return };
+        if let ReportAnswer::Delivery { rev: seen, .. } = answer {
             self.pass(seen);
         }
         let Some(entry) = self.entries.get_mut(&id) else { return };
@@ -243,17 +246,17 @@ impl Engine {
         let (stage, seq) = (entry.stage, entry.seq);
         let is_cancelled = match answer {
             // The event that says so may have been lost with its stream.
-            Answer::Delivery { state: State::Cancelling, .. } => {
+            ReportAnswer::Delivery { state: State::Cancelling, .. } => {
                 entry.is_waiting() || entry.is_running()
             }
             // Somebody ended it by force, and no event will say so any more. What the hub has ended
             // for the want of a sign goes on: its result is still taken.
-            Answer::Delivery { state: State::Cancelled, .. }
-            | Answer::Conflict { state: Some(State::Cancelled) } => entry.is_running(),
+            ReportAnswer::Delivery { state: State::Cancelled, .. }
+            | ReportAnswer::Conflict { state: Some(State::Cancelled) } => entry.is_running(),
             _ => false,
         };
         if is_cancelled {
-            self.sign_later(now_ms, id);
+            self.schedule_keepalive(now_ms, id);
             return self.cancel(now_ms, id, seq);
         }
         if !is_latest {
@@ -261,30 +264,37 @@ impl Engine {
         }
         match stage {
             Stage::Offering | Stage::Ready => self.answered_offer(now_ms, id, answer),
-            Stage::Asking | Stage::Again => self.answered_rerun(now_ms, id, answer),
+            Stage::ConfirmingRerun | Stage::ReadyToRerun => self.answered_rerun(now_ms, id, answer),
             // Whatever was answered: its result is told in any case.
-            Stage::Running | Stage::Sweeping => self.sign_later(now_ms, id),
-            Stage::Telling => self.answered_result(now_ms, id, rev, answer),
-            Stage::Recording if entry.disk_retry_ms.is_some() => self.sign_later(now_ms, id),
-            Stage::Taking | Stage::Starting | Stage::Left | Stage::Recording => {}
+            Stage::Running | Stage::KillingOrphans => self.schedule_keepalive(now_ms, id),
+            Stage::ReportingResult => self.answered_result(now_ms, id, rev, answer),
+            Stage::StoringResult if entry.disk_retry_ms.is_some() => {
+                self.schedule_keepalive(now_ms, id)
+            }
+            Stage::StoringCommand | Stage::Starting | Stage::Interrupted | Stage::StoringResult => {
+            }
         }
     }
 
-    fn answered_offer(&mut self, now_ms: u64, id: CommandId, answer: Answer) {
+    fn answered_offer(&mut self, now_ms: u64, id: CommandId, answer: ReportAnswer) {
         match answer {
-            Answer::Delivery { state: State::Accepted | State::Running, .. } => {
+            ReportAnswer::Delivery { state: State::Accepted | State::Running, .. } => {
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.stage = Stage::Ready;
                 }
-                self.sign_later(now_ms, id);
+                self.schedule_keepalive(now_ms, id);
             }
-            Answer::Failed { retry_after } => self.retry(now_ms, id, retry_after),
+            ReportAnswer::Failed { retry_after } => self.retry(now_ms, id, retry_after),
             // The hub did not count the report, or did not get it.
-            Answer::Delivery { state: State::Queued | State::Sent, .. } | Answer::TooLarge => {
+            ReportAnswer::Delivery { state: State::Queued | State::Sent, .. }
+            | ReportAnswer::TooLarge => {
                 self.retry(now_ms, id, None);
             }
             // It has ended there: it never runs here.
-            Answer::Delivery { .. } | Answer::Conflict { .. } | Answer::Gone | Answer::Unfit => {
+            ReportAnswer::Delivery { .. }
+            | ReportAnswer::Conflict { .. }
+            | ReportAnswer::Gone
+            | ReportAnswer::PermanentRejection => {
                 tracing::info!(%id, ?answer, "the hub has ended a command before it was started");
                 self.end(id, None);
             }
@@ -293,68 +303,74 @@ impl Engine {
 
     /// One that is to run again does so unless the hub has ended it. Without an answer it runs too:
     /// the hub may be away, and to run it once more does no harm.
-    fn answered_rerun(&mut self, now_ms: u64, id: CommandId, answer: Answer) {
+    fn answered_rerun(&mut self, now_ms: u64, id: CommandId, answer: ReportAnswer) {
         let is_over = match answer {
-            Answer::Delivery { state, .. } => state.is_terminal(),
-            Answer::Conflict { .. } | Answer::Gone | Answer::Unfit => true,
-            Answer::TooLarge | Answer::Failed { .. } => false,
+            ReportAnswer::Delivery { state, .. } => state.is_terminal(),
+            ReportAnswer::Conflict { .. }
+            | ReportAnswer::Gone
+            | ReportAnswer::PermanentRejection => true,
+            ReportAnswer::TooLarge | ReportAnswer::Failed { .. } => false,
         };
         if is_over {
             tracing::info!(%id, ?answer, "the hub has ended a command before it could run again");
             return self.end(id, Some(restart::interrupted_report(None)));
         }
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.stage = Stage::Again;
+            entry.stage = Stage::ReadyToRerun;
         }
-        self.sign_later(now_ms, id);
+        self.schedule_keepalive(now_ms, id);
     }
 
-    fn answered_result(&mut self, now_ms: u64, id: CommandId, rev: u64, answer: Answer) {
+    fn answered_result(&mut self, now_ms: u64, id: CommandId, rev: u64, answer: ReportAnswer) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let told = entry.report.as_deref().map(|report| report.state);
+        let reported = entry.report.as_deref().map(|report| report.state);
         match answer {
-            Answer::Delivery { state, .. } if told.is_some_and(|told| shows(state, told)) => {
+            ReportAnswer::Delivery { state, .. }
+                if reported.is_some_and(|reported| confirms(state, reported)) =>
+            {
                 self.close(id);
             }
-            Answer::Conflict { .. } | Answer::Gone => self.close(id),
-            Answer::Delivery { rev: seen, .. } if seen < rev || Revs::can_pass(seen) => {
+            ReportAnswer::Conflict { .. } | ReportAnswer::Gone => self.close(id),
+            ReportAnswer::Delivery { rev: seen, .. } if seen < rev || Revs::can_pass(seen) => {
                 self.retry(now_ms, id, None);
             }
-            Answer::TooLarge if !entry.post.thin => {
+            ReportAnswer::TooLarge if !entry.post.thin => {
                 entry.post.thin = true;
                 entry.post.due_ms = Some(now_ms);
             }
-            Answer::TooLarge | Answer::Unfit | Answer::Delivery { .. } => {
+            ReportAnswer::TooLarge
+            | ReportAnswer::PermanentRejection
+            | ReportAnswer::Delivery { .. } => {
                 self.refused_result(now_ms, id, answer);
             }
-            Answer::Failed { retry_after } => self.retry(now_ms, id, retry_after),
+            ReportAnswer::Failed { retry_after } => self.retry(now_ms, id, retry_after),
         }
     }
 
     /// The hub refuses a result for what it is: told again for a day, restarts or not.
-    fn refused_result(&mut self, now_ms: u64, id: CommandId, answer: Answer) {
+    fn refused_result(&mut self, now_ms: u64, id: CommandId, answer: ReportAnswer) {
         let hub_ms = self.hub_ms(now_ms);
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let mut note = None;
-        if let (None, Some(hub_ms)) = (entry.unfit_hub_ms, hub_ms) {
-            entry.unfit_hub_ms = Some(hub_ms);
-            let is_kept = !entry.unwritten && !entry.acked;
-            note = is_kept.then_some(Record::Unfit { command: id, hub_ms });
+        if let (None, Some(hub_ms)) = (entry.rejected_hub_ms, hub_ms) {
+            entry.rejected_hub_ms = Some(hub_ms);
+            let is_stored = !entry.unstored && !entry.acked;
+            note = is_stored.then_some(Record::PermanentRejection { command: id, hub_ms });
         }
         // What passed before this life is counted by the hub's clock; since then by ours, which does not jump.
-        let (since_ms, before_ms) = *entry.post.unfit_since_ms.get_or_insert_with(|| {
-            let first_ms = entry.unfit_hub_ms.zip(hub_ms);
+        let (since_ms, before_ms) = *entry.post.rejected_since_ms.get_or_insert_with(|| {
+            let first_ms = entry.rejected_hub_ms.zip(hub_ms);
             (now_ms, first_ms.map_or(0, |(first_ms, hub_ms)| hub_ms.saturating_sub(first_ms)))
         });
-        if now_ms - since_ms + before_ms >= UNFIT_FOR_MS {
+        if now_ms - since_ms + before_ms >= REJECTED_FOR_MS {
             tracing::error!(%id, "the hub has refused a result for a day: it is given up");
             return self.close(id);
         }
         tracing::warn!(%id, ?answer, "the hub refuses a result; again in 5 minutes");
         entry.post.failures += 1;
-        entry.post.due_ms = Some(now_ms + UNFIT_RETRY_MS);
+        entry.post.due_ms = Some(now_ms + REJECTED_RETRY_MS);
         if let Some(note) = note {
-            self.write(Purpose::Note, vec![note]);
+            self.write(WritePurpose::Note, vec![note]);
         }
     }
 
@@ -365,21 +381,21 @@ impl Engine {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let longest_ms = (RETRY_MS << entry.post.failures.min(DOUBLINGS_MAX)).min(RETRY_MS_MAX);
         let drawn_ms = longest_ms / 2 + random % (longest_ms / 2 + 1);
-        let pause_ms = retry_after.map_or(drawn_ms, |asked| {
-            let asked_ms = u64::try_from(asked.as_millis()).unwrap_or(u64::MAX);
-            asked_ms.min(UNFIT_RETRY_MS).max(drawn_ms).max(RETRY_MS)
+        let pause_ms = retry_after.map_or(drawn_ms, |requested| {
+            let requested_ms = u64::try_from(requested.as_millis()).unwrap_or(u64::MAX);
+            requested_ms.min(REJECTED_RETRY_MS).max(drawn_ms).max(RETRY_MS)
         });
-        let is_timed = match entry.stage {
+        let is_urgent = match entry.stage {
             Stage::Ready => true,
             Stage::Offering => retry_after.is_none(),
-            _ => retry_after.is_none() && entry.is_on_the_clock(now_ms),
+            _ => retry_after.is_none() && entry.run_clock_may_run(now_ms),
         };
         // What is swallowed once is told again at once, and what comes to nothing again and again is not.
         let soonest_ms = if entry.post.failures == 0 { now_ms } else { now_ms + RETRY_MS };
-        let sign_due_ms =
-            if is_timed { entry.sign_due_ms(now_ms).max(soonest_ms) } else { u64::MAX };
+        let keepalive_due_ms =
+            if is_urgent { entry.keepalive_due_ms(now_ms).max(soonest_ms) } else { u64::MAX };
         entry.post.failures = entry.post.failures.saturating_add(1);
-        entry.post.due_ms = Some((now_ms + pause_ms).min(sign_due_ms));
+        entry.post.due_ms = Some((now_ms + pause_ms).min(keepalive_due_ms));
     }
 
     /// Takes a start number above a `rev` that the hub has shown, unless it is one of ours, or greater than any
@@ -391,10 +407,10 @@ impl Engine {
     }
 
     /// The next sign that it is under way.
-    pub(super) fn sign_later(&mut self, now_ms: u64, id: CommandId) {
+    pub(super) fn schedule_keepalive(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.post.failures = 0;
-        let due_ms = entry.sign_due_ms(now_ms);
+        let due_ms = entry.keepalive_due_ms(now_ms);
         // Progress may be due sooner.
         entry.post.due_ms = Some(entry.post.due_ms.map_or(due_ms, |at| at.min(due_ms)));
     }
@@ -410,35 +426,35 @@ impl Engine {
 
 impl Entry {
     /// How long after one sign that it is under way the next is due.
-    fn sign_ms(&self) -> u64 {
+    fn keepalive_ms(&self) -> u64 {
         let clock_ms = |event: &CommandEvent| event.run_timeout_s.max(1).saturating_mul(1000);
-        self.event().map_or(SIGN_MS_MAX, |event| (clock_ms(event) / 3).min(SIGN_MS_MAX))
+        self.event().map_or(KEEPALIVE_MS_MAX, |event| (clock_ms(event) / 3).min(KEEPALIVE_MS_MAX))
     }
 
     /// Whether the hub, to which it runs, may not have given it up yet.
-    fn is_on_the_clock(&self, now_ms: u64) -> bool {
-        let told_for_ms = now_ms.saturating_sub(self.post.since_ms);
-        self.event().is_some_and(|event| told_for_ms < event.run_timeout_s.saturating_mul(1000))
+    fn run_clock_may_run(&self, now_ms: u64) -> bool {
+        let reported_for_ms = now_ms.saturating_sub(self.post.since_ms);
+        self.event().is_some_and(|event| reported_for_ms < event.run_timeout_s.saturating_mul(1000))
     }
 
-    fn place(&self) -> Place {
+    fn slot(&self) -> ReportSlot {
         match (self.stage, self.post.failures) {
-            (Stage::Telling, 0) => Place::FirstResult,
-            (Stage::Telling, _) => Place::LaterResult,
-            _ => Place::Own,
+            (Stage::ReportingResult, 0) => ReportSlot::FirstResult,
+            (Stage::ReportingResult, _) => ReportSlot::LaterResult,
+            _ => ReportSlot::Own,
         }
     }
 
     /// When the next one is due: counted from when the last one left, since its answer may be long in
     /// coming, or lost.
-    fn sign_due_ms(&self, now_ms: u64) -> u64 {
-        now_ms.max(self.post.left_ms.saturating_add(self.sign_ms()))
+    fn keepalive_due_ms(&self, now_ms: u64) -> u64 {
+        now_ms.max(self.post.sent_ms.saturating_add(self.keepalive_ms()))
     }
 }
 
 /// Whether a delivery shows that the hub took a report.
-fn shows(state: State, told: ReportState) -> bool {
-    match told {
+fn confirms(state: State, reported: ReportState) -> bool {
+    match reported {
         ReportState::Succeeded => state == State::Succeeded,
         ReportState::Failed => state == State::Failed,
         ReportState::Rejected => state == State::Rejected,

@@ -9,28 +9,28 @@ use std::sync::Arc;
 use bellwire_proto::{Action, CommandId, ErrorInfo, Report, codes};
 
 use super::entry::{Entry, Stage};
-use super::life::rejected;
+use super::lifecycle::rejected;
 use crate::agent::journal::{Done, Record};
 use crate::agent::run::error;
 use crate::agent::status::CommandStatus;
 
 /// The whole reports that are kept, together.
-const RECENT_BYTES_MAX: usize = 256 << 10;
+const RECENT_REPORTS_BYTES_MAX: usize = 256 << 10;
 /// So many more are known by what they asked for.
-const RECENT_MAX: usize = 256;
+const RECENT_COMMANDS_MAX: usize = 256;
 /// What the line of a command that is over takes in the journal, with an error code of ordinary length.
 const LINE_BYTES_MAX: u64 = 200;
 
 #[derive(Default)]
-pub(super) struct Past {
+pub(super) struct History {
     /// Shared with a compaction, which reads it while the engine goes on.
     done: Arc<BTreeMap<CommandId, Done>>,
-    recent: VecDeque<Recent>,
+    recent: VecDeque<RecentCommand>,
     recent_bytes: usize,
 }
 
 /// One of the latest.
-struct Recent {
+struct RecentCommand {
     id: CommandId,
     action: Option<Action>,
     runs: u32,
@@ -40,7 +40,7 @@ struct Recent {
 /// All that is known at one moment, for a compaction.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Snapshot {
-    pub(crate) begun: Record,
+    pub(crate) start_number: Record,
     pub(crate) done: Arc<BTreeMap<CommandId, Done>>,
     /// What is not over, a command to a line.
     pub(crate) live: Vec<Vec<Record>>,
@@ -51,21 +51,23 @@ impl Snapshot {
     pub(crate) fn lines(&self) -> impl Iterator<Item = Vec<Record>> {
         let done = self.done.iter();
         let done = done.map(|(id, done)| vec![Record::Done { command: *id, done: done.clone() }]);
-        std::iter::once(vec![self.begun.clone()]).chain(done).chain(self.live.iter().cloned())
+        std::iter::once(vec![self.start_number.clone()])
+            .chain(done)
+            .chain(self.live.iter().cloned())
     }
 }
 
-impl Past {
+impl History {
     pub(super) fn len(&self) -> usize {
         self.done.len()
     }
 
-    pub(super) fn knows(&self, id: CommandId) -> bool {
+    pub(super) fn contains(&self, id: CommandId) -> bool {
         self.done.contains_key(&id)
     }
 
     /// What a compaction reads.
-    pub(super) fn share(&self) -> Arc<BTreeMap<CommandId, Done>> {
+    pub(super) fn shared(&self) -> Arc<BTreeMap<CommandId, Done>> {
         self.done.clone()
     }
 
@@ -87,14 +89,14 @@ impl Past {
         self.restore(entry.id, done);
         let Entry { id, action, runs, report, .. } = entry;
         self.recent_bytes += report.as_deref().map_or(0, texts_bytes);
-        self.recent.push_back(Recent { id, action, runs, report });
+        self.recent.push_back(RecentCommand { id, action, runs, report });
         let mut oldest = self.recent.iter_mut();
-        while self.recent_bytes > RECENT_BYTES_MAX
+        while self.recent_bytes > RECENT_REPORTS_BYTES_MAX
             && let Some(oldest) = oldest.next()
         {
             self.recent_bytes -= oldest.report.take().as_deref().map_or(0, texts_bytes);
         }
-        while self.recent.len() > RECENT_MAX
+        while self.recent.len() > RECENT_COMMANDS_MAX
             && let Some(oldest) = self.recent.pop_front()
         {
             self.recent_bytes -= oldest.report.as_deref().map_or(0, texts_bytes);
@@ -102,11 +104,11 @@ impl Past {
     }
 
     /// One that is to be told again: all of it where that is still known, else how it ended.
-    pub(super) fn revive(&self, id: CommandId) -> Option<Entry> {
+    pub(super) fn reopen(&self, id: CommandId) -> Option<Entry> {
         let done = self.done.get(&id)?;
         let whole = self.recent(id).and_then(|recent| recent.report.clone());
         let report = whole.unwrap_or_else(|| Box::new(report_of(done)));
-        let mut entry = Entry::new(id, done.seq, done.hub_ms, Stage::Telling);
+        let mut entry = Entry::new(id, done.seq, done.hub_ms, Stage::ReportingResult);
         (entry.report, entry.ended, entry.acked) = (Some(report), true, true);
         Some(entry)
     }
@@ -133,13 +135,13 @@ impl Past {
                 action: recent.and_then(|recent| recent.action.clone()),
                 state: done.state.map_or("dropped", |state| state.as_str()).to_owned(),
                 code: done.code.as_deref().map(str::to_owned),
-                told: true,
+                reported: true,
                 runs: recent.map(|recent| recent.runs),
             }
         })
     }
 
-    fn recent(&self, id: CommandId) -> Option<&Recent> {
+    fn recent(&self, id: CommandId) -> Option<&RecentCommand> {
         self.recent.iter().rev().find(|recent| recent.id == id)
     }
 }
