@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bellwire_proto::{Action, CommandId, ErrorInfo, Report, codes};
 
 use super::entry::{Entry, Stage};
-use super::lifecycle::rejected;
+use super::outcome::rejected;
 use crate::agent::journal::{Done, Record};
 use crate::agent::run::error;
 use crate::agent::status::CommandStatus;

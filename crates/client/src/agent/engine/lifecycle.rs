@@ -1,9 +1,10 @@
 //! How a command is taken, cancelled and ended, and that each of it is on disk before it counts.
 
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, ErrorInfo, Json, Report, ReportState, Seq, codes};
+use bellwire_proto::{CommandId, Json, Report, ReportState, Seq, codes};
 
 use super::entry::{Entry, PostState, Stage};
+use super::outcome::rejected;
 use super::retention::{Capacity, NOTES_BYTES_MAX};
 use super::{DISK_RETRY_MS, Engine, Output, WritePurpose};
 use crate::agent::journal::{Received, Record, fit};
@@ -216,8 +217,4 @@ impl Engine {
             self.write(WritePurpose::Note, vec![Record::Acked { command: id }]);
         }
     }
-}
-
-pub(super) fn rejected(error: ErrorInfo) -> Report {
-    Report { error: Some(error), ..Report::of(ReportState::Rejected) }
 }

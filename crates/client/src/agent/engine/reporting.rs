@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use bellwire_proto::limits::REV_MAX;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, ReportState, State};
 
 use super::entry::{Entry, Stage};
-use super::{DISK_RETRY_MS, Engine, Output, ReportAnswer, WritePurpose, restart};
+use super::outcome::interrupted_report;
+use super::rev::Revs;
+use super::{Engine, Output, ReportAnswer, WritePurpose};
 use crate::agent::journal::Record;
 
 /// Results under way at once that are told for the first time (or as many as the hub lets commands be under way),
@@ -32,29 +33,6 @@ const POST_MS_MIN: u64 = 1000;
 pub(crate) const POST_MS_MAX: u64 = 5 * 60_000;
 /// How long progress may wait, so that a handler that tells much does not post much.
 pub(super) const PROGRESS_MS: u64 = 1000;
-/// Reports of one start of the agent before the next start number is taken: both together stay
-/// below the contract's 2^53.
-const REVS_OF_A_START: u64 = 1 << 25;
-/// Start numbers that there are.
-const STARTS: u64 = (REV_MAX + 1) / REVS_OF_A_START;
-/// Start numbers that no `rev` at the hub can use up. Whoever reports for this device can show any
-/// `rev`, and its other commands must be told for as long as it lives.
-const STARTS_RESERVED: u64 = 1 << 20;
-
-/// Where each `rev` comes from: the number of the start, which is on disk before it is used, and a
-/// count. So none is used twice, though none is written down.
-#[derive(Debug, Default)]
-pub(super) struct Revs {
-    start: u64,
-    next: u64,
-    /// Nothing can be told until then.
-    pub(super) is_on_disk: bool,
-    /// The disk was full: when it is tried again.
-    pub(super) retry_ms: Option<u64>,
-    /// That was said.
-    full_logged: bool,
-}
-
 /// A report under way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReportInFlight {
@@ -72,68 +50,7 @@ enum ReportSlot {
     LaterResult,
 }
 
-impl Revs {
-    pub(super) fn start(&self) -> u64 {
-        self.start
-    }
-
-    /// A start that the journal tells of.
-    pub(super) fn restore(&mut self, start: u64) {
-        // None above could ever be used: an earlier version took what the hub had shown.
-        if start < STARTS {
-            self.start = self.start.max(start);
-        }
-    }
-
-    /// Whether there is a start number above a `rev` that the hub has shown.
-    fn can_pass(seen: u64) -> bool {
-        seen / REVS_OF_A_START + 1 < STARTS - STARTS_RESERVED
-    }
-
-    fn draw(&mut self) -> u64 {
-        self.next += 1;
-        self.latest()
-    }
-
-    /// The greatest that was drawn.
-    fn latest(&self) -> u64 {
-        self.start * REVS_OF_A_START + self.next
-    }
-}
-
 impl Engine {
-    /// Takes a new start number, which is above `seen` where the hub has shown a greater `rev` than
-    /// ours: then this journal is younger than what the hub knows.
-    pub(super) fn renew_revs(&mut self, seen: u64) {
-        self.revs.start = (self.revs.start + 1).max(seen / REVS_OF_A_START + 1);
-        self.revs.next = 0;
-        self.write_start_number();
-    }
-
-    pub(super) fn write_start_number(&mut self) {
-        self.revs.is_on_disk = false;
-        self.revs.retry_ms = None;
-        let start = self.revs.start;
-        self.write(WritePurpose::StartNumber(start), vec![Record::Begun { start }]);
-    }
-
-    /// A start number is on disk. Another may have been taken since.
-    pub(super) fn on_start_number_stored(&mut self, start: u64) {
-        self.revs.is_on_disk |= start == self.revs.start && start < STARTS;
-        self.revs.full_logged = false;
-    }
-
-    /// There was no room for a start number.
-    pub(super) fn retry_start_number(&mut self, now_ms: u64, start: u64) {
-        if start != self.revs.start {
-            return;
-        }
-        if !std::mem::replace(&mut self.revs.full_logged, true) {
-            tracing::error!("the disk is full: nothing can be told to the hub until there is room");
-        }
-        self.revs.retry_ms = Some(now_ms + DISK_RETRY_MS);
-    }
-
     /// Sends what is due: of results the one first that has waited longest.
     pub(super) fn post_due(&mut self, now_ms: u64) {
         let due = |e: &&Entry| {
@@ -147,7 +64,7 @@ impl Engine {
             self.live().filter(due).map(|entry| (sent_ms(entry), entry.id)).collect();
         due.sort_by_key(|(sent_ms, _)| *sent_ms);
         for (_, id) in due {
-            if self.revs.next + 1 >= REVS_OF_A_START {
+            if self.revs.is_used_up() {
                 self.renew_revs(0);
             }
             if !self.revs.is_on_disk {
@@ -236,7 +153,7 @@ impl Engine {
     pub(super) fn on_answer(&mut self, now_ms: u64, ticket: u64, answer: ReportAnswer) {
         let Some(ReportInFlight { id, rev, .. }) = self.posts.remove(&ticket) else { return };
         if let ReportAnswer::Delivery { rev: seen, .. } = answer {
-            self.pass(seen);
+            self.exceed_rev(seen);
         }
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let is_latest = entry.post.ticket == Some(ticket);
@@ -313,7 +230,7 @@ impl Engine {
         };
         if is_over {
             tracing::info!(%id, ?answer, "the hub has ended a command before it could run again");
-            return self.end(id, Some(restart::interrupted_report(None)));
+            return self.end(id, Some(interrupted_report(None)));
         }
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.stage = Stage::ReadyToRerun;
@@ -396,14 +313,6 @@ impl Engine {
             if is_urgent { entry.keepalive_due_ms(now_ms).max(soonest_ms) } else { u64::MAX };
         entry.post.failures = entry.post.failures.saturating_add(1);
         entry.post.due_ms = Some((now_ms + pause_ms).min(keepalive_due_ms));
-    }
-
-    /// Takes a start number above a `rev` that the hub has shown, unless it is one of ours, or greater than any
-    /// that could be passed.
-    fn pass(&mut self, seen: u64) {
-        if seen > self.revs.latest() && Revs::can_pass(seen) {
-            self.renew_revs(seen);
-        }
     }
 
     /// The next sign that it is under way.

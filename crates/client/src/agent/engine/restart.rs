@@ -1,13 +1,13 @@
 //! What follows the death of the process that ran a command: the journal is read, and each command
 //! goes on from what is on disk.
 
-use bellwire_proto::{CommandId, Report, ReportState, codes};
+use bellwire_proto::{CommandId, Report, ReportState};
 
 use super::entry::{Entry, Stage};
+use super::outcome::interrupted_report;
 use super::{Engine, Output};
 use crate::agent::journal::{BootId, Record};
 use crate::agent::policy::OnRestart;
-use crate::agent::run::error;
 
 /// How often a command is run again after a death. Issue 4, section 3: "3 times at most".
 const RERUNS_MAX: u32 = 3;
@@ -124,14 +124,5 @@ impl Engine {
         action
             .and_then(|action| self.admission.run_settings(action))
             .map_or(OnRestart::Fail, |t| t.on_restart)
-    }
-}
-
-/// `failed`, `interrupted`, with the output where there is some.
-pub(super) fn interrupted_report(output: Option<Report>) -> Report {
-    Report {
-        state: ReportState::Failed,
-        error: Some(error(codes::INTERRUPTED, "the agent ended before the handler did")),
-        ..output.unwrap_or_else(|| Report::of(ReportState::Failed))
     }
 }

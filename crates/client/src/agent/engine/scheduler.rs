@@ -3,8 +3,8 @@
 use bellwire_proto::{CommandId, ErrorInfo, Report, ReportState, codes};
 
 use super::entry::{Entry, Stage};
-use super::lifecycle::rejected;
-use super::{DISK_RETRY_MS, Engine, Output, WritePurpose, restart};
+use super::outcome::{interrupted_report, rejected};
+use super::{DISK_RETRY_MS, Engine, Output, WritePurpose};
 use crate::agent::journal::Record;
 use crate::agent::policy::limit;
 use crate::agent::run::{Stop, error};
@@ -28,7 +28,7 @@ impl Engine {
         for (id, stage) in expired {
             let report = match stage {
                 // To the hub it has run.
-                Stage::ConfirmingRerun | Stage::ReadyToRerun => restart::interrupted_report(None),
+                Stage::ConfirmingRerun | Stage::ReadyToRerun => interrupted_report(None),
                 _ => {
                     rejected(error(codes::STALE, "its time to live was over before it could start"))
                 }
@@ -58,7 +58,7 @@ impl Engine {
                 (verdict, _) => {
                     let gone = || ErrorInfo::of(codes::UNKNOWN_ACTION);
                     let report = match stage {
-                        Stage::ReadyToRerun => restart::interrupted_report(None),
+                        Stage::ReadyToRerun => interrupted_report(None),
                         _ => rejected(verdict.err().unwrap_or_else(gone)),
                     };
                     self.end(id, Some(report));

@@ -3,8 +3,13 @@
 //! `BELLWIRE_SEED=n cargo test -p bellwire-client --lib engine` runs that history alone, and
 //! `BELLWIRE_SEED=m..n` as many as are wanted; a failure names its seed and tells what happened.
 
+use std::time::Duration;
+
+use bellwire_proto::{Action, ErrorInfo, Json, State};
+
 use super::*;
-use crate::agent::journal::Done;
+use crate::agent::journal::{Done, Record, Reserve};
+use crate::agent::policy::OnRestart;
 
 mod fixture;
 mod hub;
