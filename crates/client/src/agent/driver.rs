@@ -228,6 +228,7 @@ impl Driver {
 
     fn handle(&mut self, event: DriverEvent) -> Result<(), AgentError> {
         let now_ms = clock::boot_ms();
+        self.engine.handle_device_clock(now_ms, clock::device_ms());
         match event {
             DriverEvent::Shutdown => {
                 match self.engine.is_stopping() {

@@ -35,6 +35,7 @@ mod restart;
 mod retention;
 mod rev;
 mod scheduler;
+mod time;
 
 use entry::{Entry, Stage};
 use history::History;
@@ -44,6 +45,7 @@ pub(crate) use reporting::POST_MS_MAX;
 use reporting::ReportInFlight;
 use retention::{Bounds, JournalState};
 use rev::Revs;
+use time::AgentTime;
 
 /// How long the journal is allowed to get. Issue 4, section 3: "bounded (64 MiB)".
 pub(crate) const JOURNAL_BYTES_MAX: u64 = 64 << 20;
@@ -64,6 +66,8 @@ enum WritePurpose {
     Command(CommandId),
     Start(CommandId),
     Result(CommandId),
+    /// What the clocks show.
+    Stamp,
     /// Nothing waits for it.
     Note,
 }
@@ -96,8 +100,7 @@ pub(crate) struct Engine {
     tickets: u64,
     revs: Revs,
     random: u64,
-    /// The hub's clock and ours, at one moment.
-    hub_clock: Option<(u64, u64)>,
+    time: AgentTime,
     max_in_flight: usize,
     stopping: Option<Stopping>,
     journal: JournalState,
@@ -110,6 +113,7 @@ impl Engine {
     pub(crate) fn new(admission: Arc<dyn Admission>, boot: BootId, random: u64) -> Self {
         Self {
             admission,
+            time: AgentTime::new(boot.clone()),
             boot,
             bounds: Bounds::AGENT,
             entries: BTreeMap::new(),
@@ -122,7 +126,6 @@ impl Engine {
             tickets: 0,
             revs: Revs::default(),
             random: random | 1,
-            hub_clock: None,
             max_in_flight: 1,
             stopping: None,
             journal: JournalState::default(),
@@ -132,12 +135,27 @@ impl Engine {
 
     // --- What comes in ---
 
-    /// A connection is there: what the hub's clock says, and how many commands may run at once.
-    pub(crate) fn handle_hello(&mut self, now_ms: u64, hub_ms: u64, max_in_flight: usize) {
-        self.hub_clock = Some((hub_ms, now_ms));
+    /// The stream is connected: what the hub's clock shows and the device's own, and how many commands may run
+    /// at once.
+    pub(crate) fn handle_hello(
+        &mut self,
+        now_ms: u64,
+        (hub_ms, device_ms): (u64, u64),
+        max_in_flight: usize,
+    ) {
+        if self.time.on_hello(now_ms, hub_ms, device_ms) {
+            self.journal.forget_ms = now_ms;
+        }
         self.max_in_flight = max_in_flight.max(1);
         self.retry_reports(now_ms);
         self.pump(now_ms);
+    }
+
+    /// What the device's own clock shows: called with every event, since nobody says when it is set.
+    pub(crate) fn handle_device_clock(&mut self, now_ms: u64, device_ms: u64) {
+        if self.time.on_device_clock(now_ms, device_ms) {
+            self.journal.forget_ms = now_ms;
+        }
     }
 
     /// A command came, for the first time or again.
@@ -168,7 +186,7 @@ impl Engine {
             Some(WritePurpose::Command(id)) => self.on_command_stored(now_ms, id),
             Some(WritePurpose::Start(id)) => self.on_start_stored(now_ms, id),
             Some(WritePurpose::Result(id)) => self.on_result_stored(now_ms, id),
-            Some(WritePurpose::Note) | None => {}
+            Some(WritePurpose::Stamp | WritePurpose::Note) | None => {}
         }
         self.pump(now_ms);
     }
@@ -180,6 +198,7 @@ impl Engine {
             Some(WritePurpose::Command(id)) => self.reject_unstored(now_ms, id),
             Some(WritePurpose::Start(id)) => self.postpone_start(now_ms, id),
             Some(WritePurpose::Result(id)) => self.postpone_result(now_ms, id),
+            Some(WritePurpose::Stamp) => self.time.on_stamp_refused(now_ms),
             Some(WritePurpose::Note) | None => {}
         }
         self.pump(now_ms);
@@ -277,8 +296,9 @@ impl Engine {
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
         let entries = self.live().flat_map(|entry| self.wake_times(entry)).flatten();
         let stopping = self.stopping.and_then(|stopping| stopping.due_ms);
-        let forget_ms = self.hub_clock.map(|_| self.journal.forget_ms);
-        entries.chain(stopping).chain(self.revs.retry_ms).chain(forget_ms).min()
+        let forget_ms = self.time.boot_ms_at(0).map(|_| self.journal.forget_ms);
+        let stamp_ms = self.time.stamp_due_ms().filter(|_| self.is_aging());
+        entries.chain(stopping).chain(self.revs.retry_ms).chain(forget_ms).chain(stamp_ms).min()
     }
 
     /// Whether the agent can end: what was under way is over, and told where the hub listens.
@@ -288,8 +308,9 @@ impl Engine {
             matches!(e.stage, Stage::Starting | Stage::Running | Stage::StoringResult)
                 || e.stage == Stage::ReportingResult && e.post.failures == 0
         };
+        let is_awaited = |p: &WritePurpose| !matches!(p, WritePurpose::Note | WritePurpose::Stamp);
         let late = stopping.killed && stopping.due_ms.is_none_or(|due_ms| due_ms <= now_ms);
-        (late || !self.live().any(busy)) && !self.writes.values().any(|p| *p != WritePurpose::Note)
+        (late || !self.live().any(busy)) && !self.writes.values().any(is_awaited)
     }
 
     /// Whether it was told to stop.
@@ -320,6 +341,7 @@ impl Engine {
         self.write_due(now_ms);
         self.start_due(now_ms);
         self.post_due(now_ms);
+        self.stamp_if_due(now_ms);
         self.compact_if_worth(now_ms);
     }
 
@@ -333,14 +355,15 @@ impl Engine {
         self.live.iter().filter_map(|(_, id)| self.entries.get(id))
     }
 
+    /// Whether anything is stored that the agent's time makes older.
+    fn is_aging(&self) -> bool {
+        !self.entries.is_empty() || self.history.len() > 0
+    }
+
     fn stop_all(&mut self, stop: Stop) {
         let running = |e: &&Entry| e.stage == Stage::Running;
         let ids: Vec<_> = self.live().filter(running).map(|entry| entry.id).collect();
         self.out.extend(ids.into_iter().map(|command| Output::Stop { command, stop }));
-    }
-
-    fn hub_ms(&self, now_ms: u64) -> Option<u64> {
-        self.hub_clock.map(|(hub_ms, at_ms)| hub_ms.saturating_add(now_ms.saturating_sub(at_ms)))
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::agent::fault::{self, Point};
-use crate::agent::link;
+use crate::agent::{clock, link};
 use crate::api::Signal;
 use crate::event_source::{Error, Loss};
 
@@ -55,7 +55,8 @@ impl Driver {
         self.connection.connected = true;
         self.connection_since = Instant::now();
         self.retry_at = None;
-        self.engine.handle_hello(now_ms, hello.time_ms, hello.max_in_flight);
+        let clocks = (hello.time_ms, clock::device_ms());
+        self.engine.handle_hello(now_ms, clocks, hello.max_in_flight);
         self.report_facts(true);
     }
 

@@ -45,8 +45,8 @@ pub(super) struct Entry {
     pub(super) received: Option<Box<Received>>,
     /// Not known of one that was cancelled before it came, or of long ago.
     pub(super) action: Option<Action>,
-    /// The hub's clock when it was first heard of.
-    pub(super) hub_ms: u64,
+    /// The agent's time when it first heard of it.
+    pub(super) first_seen_ms: u64,
     /// The latest sending that came, in this life of the agent.
     pub(super) attempt: Option<u32>,
     pub(super) cancelled: bool,
@@ -66,8 +66,8 @@ pub(super) struct Entry {
     pub(super) disk_retry_ms: Option<u64>,
     /// Its start found no room, and that was said.
     pub(super) is_start_postponed: bool,
-    /// The hub's clock when it first refused the result for what it is.
-    pub(super) rejected_hub_ms: Option<u64>,
+    /// The agent's time when the hub first rejected the result permanently.
+    pub(super) rejected_since_ms: Option<u64>,
     pub(super) post: PostState,
 }
 
@@ -84,21 +84,21 @@ pub(super) struct PostState {
     pub(super) failures: u32,
     /// Since when it is told how it ended.
     pub(super) since_ms: u64,
-    /// Since when, in this life, the hub refuses the result for what it is, and for how long it did before.
-    pub(super) rejected_since_ms: Option<(u64, u64)>,
+    /// The last answer rejected the result permanently.
+    pub(super) is_rejected: bool,
     /// The hub found it too large: its output is left out.
     pub(super) thin: bool,
 }
 
 impl Entry {
-    pub(super) fn new(id: CommandId, seq: Seq, hub_ms: u64, stage: Stage) -> Self {
+    pub(super) fn new(id: CommandId, seq: Seq, first_seen_ms: u64, stage: Stage) -> Self {
         Self {
             id,
             seq,
             stage,
             received: None,
             action: None,
-            hub_ms,
+            first_seen_ms,
             attempt: None,
             cancelled: false,
             runs: 0,
@@ -110,7 +110,7 @@ impl Entry {
             unstored: false,
             disk_retry_ms: None,
             is_start_postponed: false,
-            rejected_hub_ms: None,
+            rejected_since_ms: None,
             post: PostState::default(),
         }
     }
@@ -121,7 +121,7 @@ impl Entry {
         Self {
             attempt: Some(attempt),
             action: Some(received.event.action.clone()),
-            hub_ms: received.hub_ms,
+            first_seen_ms: received.first_seen_ms,
             received: Some(received),
             ..Self::new(id, seq, 0, Stage::StoringCommand)
         }
@@ -228,13 +228,13 @@ impl Entry {
         let cancelled = (self.cancelled || self.received.is_none()).then_some(Record::Cancelled {
             command,
             seq: self.seq,
-            hub_ms: self.hub_ms,
+            first_seen_ms: self.first_seen_ms,
         });
         let boot = self.run_boot.clone();
         let started = boot.map(|boot| Record::Started { command, run: self.runs, boot });
         let ended = self.ended.then(|| Record::Ended { command, report: self.report.clone() });
         let rejection =
-            self.rejected_hub_ms.map(|hub_ms| Record::PermanentRejection { command, hub_ms });
+            self.rejected_since_ms.map(|since_ms| Record::PermanentRejection { command, since_ms });
         [received, cancelled, started, ended, rejection].into_iter().flatten().collect()
     }
 }

@@ -66,6 +66,11 @@ impl History {
         self.done.contains_key(&id)
     }
 
+    #[cfg(test)]
+    pub(super) fn ids(&self) -> impl Iterator<Item = CommandId> {
+        self.done.keys().copied()
+    }
+
     /// What a compaction reads.
     pub(super) fn shared(&self) -> Arc<BTreeMap<CommandId, Done>> {
         self.done.clone()
@@ -81,7 +86,7 @@ impl History {
         let error = report.and_then(|report| report.error.as_ref());
         let done = Done {
             seq: entry.seq,
-            hub_ms: entry.hub_ms,
+            first_seen_ms: entry.first_seen_ms,
             state: report.map(|report| report.state),
             exit_code: report.and_then(|report| report.exit_code),
             code: error.map(|error| error.code.as_str().into()),
@@ -108,15 +113,15 @@ impl History {
         let done = self.done.get(&id)?;
         let whole = self.recent(id).and_then(|recent| recent.report.clone());
         let report = whole.unwrap_or_else(|| Box::new(report_of(done)));
-        let mut entry = Entry::new(id, done.seq, done.hub_ms, Stage::ReportingResult);
+        let mut entry = Entry::new(id, done.seq, done.first_seen_ms, Stage::ReportingResult);
         (entry.report, entry.ended, entry.acked) = (Some(report), true, true);
         Some(entry)
     }
 
-    /// Forgets what was first heard of before this moment of the hub's clock.
+    /// Forgets what was first heard of before this time of the agent.
     pub(super) fn forget(&mut self, before_ms: u64) {
-        if self.done.values().any(|done| done.hub_ms < before_ms) {
-            Arc::make_mut(&mut self.done).retain(|_, done| done.hub_ms >= before_ms);
+        if self.done.values().any(|done| done.first_seen_ms < before_ms) {
+            Arc::make_mut(&mut self.done).retain(|_, done| done.first_seen_ms >= before_ms);
         }
     }
 

@@ -38,7 +38,7 @@ impl Engine {
         let received = Box::new(Received {
             due_boot_ms: received_ms.saturating_add(event.ttl_s.saturating_mul(1000)),
             // A command comes over a connection that began with a hello.
-            hub_ms: self.hub_ms(received_ms).unwrap_or_default(),
+            first_seen_ms: self.time.settle(received_ms).unwrap_or_default(),
             boot: self.boot.clone(),
             event,
         });
@@ -110,7 +110,8 @@ impl Engine {
         if std::mem::replace(&mut entry.cancelled, true) {
             return;
         }
-        let note = Record::Cancelled { command: id, seq, hub_ms: entry.hub_ms };
+        let first_seen_ms = entry.first_seen_ms;
+        let note = Record::Cancelled { command: id, seq, first_seen_ms };
         match entry.stage {
             Stage::Offering | Stage::Ready | Stage::ConfirmingRerun | Stage::ReadyToRerun => {
                 self.end(id, Some(Report::of(ReportState::Cancelled)));
@@ -125,8 +126,8 @@ impl Engine {
     }
 
     fn cancel_unknown(&mut self, now_ms: u64, id: CommandId, seq: Seq) {
-        let hub_ms = self.hub_ms(now_ms).unwrap_or_default();
-        let mut entry = Entry::new(id, seq, hub_ms, Stage::StoringResult);
+        let first_seen_ms = self.time.settle(now_ms).unwrap_or_default();
+        let mut entry = Entry::new(id, seq, first_seen_ms, Stage::StoringResult);
         entry.cancelled = true;
         self.deferred.remove(&(seq, id));
         let capacity = self.capacity_for(now_ms, NOTES_BYTES_MAX);
@@ -164,7 +165,8 @@ impl Engine {
         entry.disk_retry_ms = None;
         let mut records = Vec::new();
         if entry.cancelled {
-            records.push(Record::Cancelled { command: id, seq: entry.seq, hub_ms: entry.hub_ms });
+            let (seq, first_seen_ms) = (entry.seq, entry.first_seen_ms);
+            records.push(Record::Cancelled { command: id, seq, first_seen_ms });
         }
         records.push(Record::Ended { command: id, report: entry.report.clone() });
         self.write(WritePurpose::Result(id), records);

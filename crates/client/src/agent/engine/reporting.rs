@@ -24,7 +24,6 @@ const RETRY_MS_MAX: u64 = 60_000;
 const DOUBLINGS_MAX: u32 = 6;
 /// The pause after one that the hub refuses for what it is, and for how long it is tried.
 const REJECTED_RETRY_MS: u64 = 5 * 60_000;
-const REJECTED_FOR_MS: u64 = 86_400_000;
 /// Between two signs that a command is still under way, at most; else a third of its run clock.
 const KEEPALIVE_MS_MAX: u64 = 10_000;
 /// The shortest time that a report may take: below it, a slow network would let none through at all.
@@ -126,7 +125,7 @@ impl Engine {
     pub(super) fn retry_reports(&mut self, now_ms: u64) {
         for (_, id) in &self.live {
             let Some(entry) = self.entries.get_mut(id) else { continue };
-            if entry.post.failures > 0 && entry.post.rejected_since_ms.is_none() {
+            if entry.post.failures > 0 && !entry.post.is_rejected {
                 entry.post.failures = 0;
                 entry.post.due_ms = Some(now_ms);
                 // What is under way has much time by then, and may hang with the connection before.
@@ -266,23 +265,22 @@ impl Engine {
 
     /// The hub refuses a result for what it is: told again for a day, restarts or not.
     fn refused_result(&mut self, now_ms: u64, id: CommandId, answer: ReportAnswer) {
-        let hub_ms = self.hub_ms(now_ms);
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let mut note = None;
-        if let (None, Some(hub_ms)) = (entry.rejected_hub_ms, hub_ms) {
-            entry.rejected_hub_ms = Some(hub_ms);
+        if entry.rejected_since_ms.is_none()
+            && let Some(since_ms) = self.time.settle_with_hub(now_ms)
+        {
+            entry.rejected_since_ms = Some(since_ms);
             let is_stored = !entry.unstored && !entry.acked;
-            note = is_stored.then_some(Record::PermanentRejection { command: id, hub_ms });
+            note = is_stored.then_some(Record::PermanentRejection { command: id, since_ms });
         }
-        // What passed before this life is counted by the hub's clock; since then by ours, which does not jump.
-        let (since_ms, before_ms) = *entry.post.rejected_since_ms.get_or_insert_with(|| {
-            let first_ms = entry.rejected_hub_ms.zip(hub_ms);
-            (now_ms, first_ms.map_or(0, |(first_ms, hub_ms)| hub_ms.saturating_sub(first_ms)))
-        });
-        if now_ms - since_ms + before_ms >= REJECTED_FOR_MS {
+        let times_ms = self.time.at(now_ms).zip(entry.rejected_since_ms);
+        if times_ms.is_some_and(|(now, since)| now.saturating_sub(since) >= self.bounds.rejected_ms)
+        {
             tracing::error!(%id, "the hub has refused a result for a day: it is given up");
             return self.close(id);
         }
+        entry.post.is_rejected = true;
         tracing::warn!(%id, ?answer, "the hub refuses a result; again in 5 minutes");
         entry.post.failures += 1;
         entry.post.due_ms = Some(now_ms + REJECTED_RETRY_MS);

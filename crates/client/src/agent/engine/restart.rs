@@ -15,16 +15,26 @@ const RERUNS_MAX: u32 = 3;
 impl Engine {
     /// A record of the journal, in the order of writing.
     pub(crate) fn restore(&mut self, record: Record) {
+        if let Some(agent_ms) = record.agent_ms() {
+            self.time.restore_record(agent_ms);
+        }
         match record {
-            Record::Begun { start } => self.revs.restore(start),
+            Record::Begun { start, clock } => {
+                self.revs.restore(start);
+                if let Some(stamp) = clock {
+                    self.time.restore(*stamp);
+                }
+            }
             Record::Received(received) if !self.history.contains(received.event.id) => {
                 let mut entry = Entry::of(received);
                 entry.attempt = None;
                 self.entries.entry(entry.id).or_insert(entry);
             }
-            Record::Cancelled { command, seq, hub_ms } if !self.history.contains(command) => {
+            Record::Cancelled { command, seq, first_seen_ms }
+                if !self.history.contains(command) =>
+            {
                 let entry = self.entries.entry(command);
-                let fresh = || Entry::new(command, seq, hub_ms, Stage::StoringCommand);
+                let fresh = || Entry::new(command, seq, first_seen_ms, Stage::StoringCommand);
                 entry.or_insert_with(fresh).cancelled = true;
             }
             Record::Received(_) | Record::Cancelled { .. } => {}
@@ -40,9 +50,9 @@ impl Engine {
                     entry.ended = true;
                 }
             }
-            Record::PermanentRejection { command, hub_ms } => {
+            Record::PermanentRejection { command, since_ms } => {
                 if let Some(entry) = self.entries.get_mut(&command) {
-                    entry.rejected_hub_ms = Some(hub_ms);
+                    entry.rejected_since_ms = Some(since_ms);
                 }
             }
             Record::Acked { command } => {
@@ -58,6 +68,7 @@ impl Engine {
     pub(crate) fn begin(&mut self, now_ms: u64, bytes: u64) {
         self.journal.bytes = bytes;
         self.live = self.entries.values().map(|entry| (entry.seq, entry.id)).collect();
+        self.time.begin(now_ms);
         self.renew_revs(0);
         let ids: Vec<CommandId> = self.live.iter().map(|(_, id)| *id).collect();
         ids.into_iter().for_each(|id| self.resume(now_ms, id));

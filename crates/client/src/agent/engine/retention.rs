@@ -13,8 +13,6 @@ use crate::agent::journal::{Record, Reserve, STORED_REPORT_BYTES_MAX};
 
 /// What the records of a command take beside its data and its result.
 pub(super) const NOTES_BYTES_MAX: u64 = 4 << 10;
-/// How often what is old is looked for.
-const FORGET_EVERY_MS: u64 = 86_400_000;
 /// When a compaction that had no room is tried again.
 const COMPACT_RETRY_MS: u64 = 5 * 60_000;
 
@@ -30,6 +28,10 @@ pub(super) struct Bounds {
     pub(super) compact_bytes: u64,
     /// How long what is over is kept.
     pub(super) retain_ms: u64,
+    /// How often old commands are looked for.
+    pub(super) forget_every_ms: u64,
+    /// How long a result that the hub rejects permanently is reported again.
+    pub(super) rejected_ms: u64,
 }
 
 impl Bounds {
@@ -40,6 +42,8 @@ impl Bounds {
         compact_bytes: 1 << 20,
         // The longest time to live (7 days) and a day.
         retain_ms: 8 * 86_400_000,
+        forget_every_ms: 86_400_000,
+        rejected_ms: 86_400_000,
     };
 }
 
@@ -125,9 +129,9 @@ impl Engine {
 
     /// Forgets what is old, and compacts where that halves the journal.
     pub(super) fn compact_if_worth(&mut self, now_ms: u64) {
-        if self.hub_clock.is_some() && self.journal.forget_ms <= now_ms {
+        if self.time.at(now_ms).is_some() && self.journal.forget_ms <= now_ms {
             self.forget_old(now_ms);
-            self.journal.forget_ms = now_ms + FORGET_EVERY_MS;
+            self.journal.forget_ms = now_ms + self.bounds.forget_every_ms;
         }
         let bytes = self.journal.bytes;
         if bytes > self.bounds.compact_bytes
@@ -141,13 +145,21 @@ impl Engine {
         }
     }
 
+    /// Stamps the journal with the clocks where that is due, and there is something to age.
+    pub(super) fn stamp_if_due(&mut self, now_ms: u64) {
+        if let Some(stamp) = self.time.next_stamp(now_ms) {
+            let record = Record::Begun { start: self.revs.start(), clock: Some(Box::new(stamp)) };
+            self.write(WritePurpose::Stamp, vec![record]);
+        }
+    }
+
     fn can_compact(&self, now_ms: u64) -> bool {
         self.journal.compaction == Compaction::None && self.journal.compact_not_before_ms <= now_ms
     }
 
     fn forget_old(&mut self, now_ms: u64) {
-        if let Some(hub_ms) = self.hub_ms(now_ms) {
-            self.history.forget(hub_ms.saturating_sub(self.bounds.retain_ms));
+        if let Some(agent_ms) = self.time.at(now_ms) {
+            self.history.forget(agent_ms.saturating_sub(self.bounds.retain_ms));
         }
     }
 
@@ -186,7 +198,10 @@ impl Engine {
     /// All that is known.
     fn snapshot(&self) -> Snapshot {
         Snapshot {
-            start_number: Record::Begun { start: self.revs.start() },
+            start_number: Record::Begun {
+                start: self.revs.start(),
+                clock: self.time.stamp().map(Box::new),
+            },
             done: self.history.shared(),
             live: self.stored().map(Entry::records).collect(),
         }

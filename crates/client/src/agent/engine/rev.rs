@@ -75,7 +75,7 @@ impl Engine {
         self.revs.is_on_disk = false;
         self.revs.retry_ms = None;
         let start = self.revs.start;
-        self.write(WritePurpose::StartNumber(start), vec![Record::Begun { start }]);
+        self.write(WritePurpose::StartNumber(start), vec![Record::Begun { start, clock: None }]);
     }
 
     /// A start number is on disk. Another may have been taken since.

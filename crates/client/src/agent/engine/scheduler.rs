@@ -133,26 +133,36 @@ impl Engine {
     }
 
     fn time_to_live(&self, entry: &Entry, now_ms: u64) -> TimeToLive {
-        match self.due_ms(entry) {
-            None => TimeToLive::Unknown,
-            Some(due_ms) if due_ms <= now_ms => TimeToLive::Expired,
-            Some(_) => TimeToLive::Remaining,
+        let expiries = self.expiries_ms(entry);
+        if expiries.into_iter().flatten().any(|expiry_ms| expiry_ms <= now_ms) {
+            TimeToLive::Expired
+        } else if let [Some(_), _] = expiries {
+            TimeToLive::Remaining
+        } else {
+            TimeToLive::Unknown
         }
     }
 
-    /// The moment from which on it may not be started, by our clock, if that can be told.
-    fn due_ms(&self, entry: &Entry) -> Option<u64> {
-        let received = entry.received.as_ref()?;
+    /// When its time to live ends, by our clock. After a reboot by the hub's clock, once that is known; and at
+    /// the latest when the agent's own time, which is never early, says so.
+    fn expiries_ms(&self, entry: &Entry) -> [Option<u64>; 2] {
+        let Some(received) = &entry.received else { return [None; 2] };
         if received.boot == self.boot {
-            return Some(received.due_boot_ms);
+            return [Some(received.due_boot_ms), None];
         }
-        let (hub_ms, at_ms) = self.hub_clock?;
-        Some(at_ms.saturating_add(received.event.expires_at.unix_ms().saturating_sub(hub_ms)))
+        let ttl_ms = received.event.ttl_s.saturating_mul(1000);
+        let ends_ms = received.first_seen_ms.saturating_add(ttl_ms);
+        let is_known = received.first_seen_ms > 0;
+        [
+            self.time.boot_ms_at_hub(received.event.expires_at.unix_ms()),
+            self.time.boot_ms_at(ends_ms).filter(|_| is_known),
+        ]
     }
 
     /// When something is due of an entry without anything happening.
     pub(super) fn wake_times(&self, entry: &Entry) -> [Option<u64>; 3] {
-        let expiry_ms = self.due_ms(entry).filter(|_| entry.can_expire());
+        let expiry_ms =
+            self.expiries_ms(entry).into_iter().flatten().min().filter(|_| entry.can_expire());
         [expiry_ms, entry.disk_retry_ms, self.post_wake_time(entry)]
     }
 }

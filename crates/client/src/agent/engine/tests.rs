@@ -17,9 +17,10 @@ mod judge;
 mod reporting;
 mod retention;
 mod rules;
+mod time;
 mod world;
 
-use world::World;
+use world::{InjectedBug, World};
 
 /// Histories of each share; the shares run side by side.
 const SEEDS: u64 = 1500;
@@ -37,9 +38,9 @@ fn run_seeds(share: u64) {
     };
     let mut report = judge::RunReport::default();
     for seed in seeds {
-        match World::run(seed, false) {
+        match World::run(seed, None) {
             Ok(of_seed) => report.add(&of_seed),
-            Err(fault) => panic!("{}\nBELLWIRE_SEED={seed}: {fault}", World::trace(seed, false)),
+            Err(fault) => panic!("{}\nBELLWIRE_SEED={seed}: {fault}", World::trace(seed, None)),
         }
     }
     println!("{report:?}");
@@ -52,6 +53,7 @@ fn run_seeds(share: u64) {
         assert!(report.reruns > 50 && report.succeeded_by_reboot > 15, "{report:?}");
         assert!(report.timed_out > 50 && report.full > 50 && report.compactions > 50, "{report:?}");
         assert!(report.cancelled > 20, "{report:?}");
+        assert!(report.forgotten > 1000 && report.dropped > 50, "{report:?}");
     }
 }
 
@@ -67,7 +69,19 @@ fn each_handler_runs_once_in_the_second_share_of_histories() {
 
 #[test]
 fn the_simulation_fails_without_start_records() {
-    let caught = (0..SEEDS).find_map(|seed| World::run(seed, true).err());
+    let caught =
+        (0..SEEDS).find_map(|seed| World::run(seed, Some(InjectedBug::NoStartRecord)).err());
     let fault = caught.expect("without start records some handler runs twice, and it is seen");
     assert!(fault.contains("was started") || fault.contains("beside"), "{fault}");
+}
+
+#[test]
+fn the_simulation_fails_when_the_hubs_clock_is_trusted() {
+    let bug = Some(InjectedBug::TrustsHubClock);
+    let mut faults = (0..SEEDS).filter_map(|seed| World::run(seed, bug).err());
+    let mut missing = vec!["is forgotten after", "is dropped after", "is still retained"];
+    while !missing.is_empty() {
+        let fault = faults.next().unwrap_or_else(|| panic!("{missing:?} are not noticed"));
+        missing.retain(|text| !fault.contains(text));
+    }
 }

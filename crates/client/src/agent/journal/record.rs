@@ -52,6 +52,9 @@ pub(crate) enum Record {
     Begun {
         /// One more than the one before.
         start: u64,
+        /// What the clocks showed then. Versions before it was written ignore it, and it is absent from theirs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clock: Option<Box<ClockStamp>>,
     },
     /// A command came.
     Received(Box<Received>),
@@ -61,8 +64,9 @@ pub(crate) enum Record {
         command: CommandId,
         /// Its place in the order.
         seq: Seq,
-        /// The hub's clock when this was told, in Unix milliseconds.
-        hub_ms: u64,
+        /// The agent's time when it first heard of the command, in Unix milliseconds.
+        #[serde(rename = "hub_ms")]
+        first_seen_ms: u64,
     },
     /// Its handler is about to be started.
     Started {
@@ -86,8 +90,9 @@ pub(crate) enum Record {
     PermanentRejection {
         /// The command.
         command: CommandId,
-        /// The hub's clock when it did so first, in Unix milliseconds.
-        hub_ms: u64,
+        /// The agent's time when it did so first, in Unix milliseconds.
+        #[serde(rename = "hub_ms")]
+        since_ms: u64,
     },
     /// The hub has shown that it knows, or will not be told any more.
     Acked {
@@ -104,13 +109,29 @@ pub(crate) enum Record {
     },
 }
 
+impl Record {
+    /// The agent's time that it names.
+    pub(crate) fn agent_ms(&self) -> Option<u64> {
+        match self {
+            Self::Received(received) => Some(received.first_seen_ms),
+            Self::Cancelled { first_seen_ms, .. } => Some(*first_seen_ms),
+            Self::PermanentRejection { since_ms, .. } => Some(*since_ms),
+            Self::Done { done, .. } => Some(done.first_seen_ms),
+            Self::Begun { .. } | Self::Started { .. } | Self::Ended { .. } | Self::Acked { .. } => {
+                None
+            }
+        }
+    }
+}
+
 /// What is kept of a command that is over. There may be a hundred thousand: each member counts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Done {
     /// Its place in the order.
     pub(crate) seq: Seq,
-    /// The hub's clock when it was first heard of, in Unix milliseconds.
-    pub(crate) hub_ms: u64,
+    /// The agent's time when it first heard of the command, in Unix milliseconds.
+    #[serde(rename = "hub_ms")]
+    pub(crate) first_seen_ms: u64,
     /// How it ended; `None` when the hub had ended it before it could start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<ReportState>,
@@ -122,6 +143,22 @@ pub(crate) struct Done {
     pub(crate) code: Option<Box<str>>,
 }
 
+/// What the clocks showed at one moment: from it a later life of the agent reckons what time it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClockStamp {
+    /// In which run of the kernel.
+    pub(crate) boot: BootId,
+    /// The clock since that boot.
+    pub(crate) boot_ms: u64,
+    /// The agent's own time.
+    pub(crate) agent_ms: u64,
+    /// The hub's clock, in Unix milliseconds.
+    pub(crate) hub_ms: u64,
+    /// The device's clock, in Unix milliseconds; `None` while it was evidently never set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) device_ms: Option<u64>,
+}
+
 /// A command as it came.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Received {
@@ -131,8 +168,9 @@ pub(crate) struct Received {
     pub(crate) boot: BootId,
     /// Until when it may be started, by the clock since that boot.
     pub(crate) due_boot_ms: u64,
-    /// The hub's clock when it came, in Unix milliseconds.
-    pub(crate) hub_ms: u64,
+    /// The agent's time when it came, in Unix milliseconds. (Versions that had no such time wrote the hub's.)
+    #[serde(rename = "hub_ms")]
+    pub(crate) first_seen_ms: u64,
 }
 
 /// Cuts a report down to the contract's limits, and to what there is room for: output and result are
@@ -353,11 +391,34 @@ mod tests {
         assert_eq!(read, [ended(report), Record::Ended { command, report: None }]);
     }
 
+    /// What a version without it must be able to read after a downgrade.
+    #[test]
+    fn a_stamp_of_the_clocks_is_ignored_by_versions_that_do_not_know_it() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Earlier {
+            Begun { start: u64 },
+        }
+        let clock = ClockStamp {
+            boot: BootId::from("boot-1"),
+            boot_ms: 5,
+            agent_ms: 1_800_000_000_000,
+            hub_ms: 1_800_000_000_000,
+            device_ms: None,
+        };
+        let record = Record::Begun { start: 7, clock: Some(Box::new(clock)) };
+        let json = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+        assert_eq!(serde_json::from_str::<Earlier>(&json).unwrap(), Earlier::Begun { start: 7 });
+        let earlier: Record = serde_json::from_str(r#"{"begun":{"start":7}}"#).unwrap();
+        assert_eq!(earlier, Record::Begun { start: 7, clock: None });
+    }
+
     #[test]
     fn a_completed_command_takes_one_short_line_and_little_memory() {
         let done = Done {
             seq: "18446744073709551615".parse().unwrap(),
-            hub_ms: 1_800_000_000_000,
+            first_seen_ms: 1_800_000_000_000,
             state: Some(ReportState::Succeeded),
             exit_code: Some(-1),
             code: None,

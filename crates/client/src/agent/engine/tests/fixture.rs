@@ -68,8 +68,14 @@ impl Fixture {
         fixture
     }
 
+    /// From a hub whose clock the device's agrees with.
     pub(super) fn hello(&mut self, hub_ms: u64, max_in_flight: usize) {
-        self.engine.handle_hello(self.now_ms, hub_ms, max_in_flight);
+        self.hello_with_clocks((hub_ms, hub_ms), max_in_flight);
+    }
+
+    /// What the hub's clock shows, and the device's own.
+    pub(super) fn hello_with_clocks(&mut self, clocks: (u64, u64), max_in_flight: usize) {
+        self.engine.handle_hello(self.now_ms, clocks, max_in_flight);
         self.act();
     }
 

@@ -19,7 +19,7 @@ pub(super) struct Delivery {
     pub(super) error: Option<String>,
     /// Greater than any that a device with a new journal begins with, at times.
     pub(super) rev: u64,
-    expires_ms: u64,
+    pub(super) expires_ms: u64,
     /// Of the lease, or of the run clock.
     due_ms: u64,
     ever_sent: bool,
@@ -27,6 +27,10 @@ pub(super) struct Delivery {
 
 #[derive(Default)]
 pub(super) struct Hub {
+    /// How far its clock was set from the right time, in milliseconds.
+    pub(super) clock_error_ms: i64,
+    /// Until when it rejects the result of a command permanently.
+    pub(super) rejects_until_ms: BTreeMap<CommandId, u64>,
     pub(super) deliveries: BTreeMap<CommandId, Delivery>,
     pub(super) max_in_flight: usize,
     /// What has ended for the want of a sign, and when the last one came.
@@ -39,13 +43,18 @@ pub(super) enum Frame {
 }
 
 impl Hub {
+    /// What its clock shows, or will show unless it is set.
+    pub(super) fn clock_ms(&self, at_ms: u64) -> u64 {
+        (EPOCH_MS + at_ms).saturating_add_signed(self.clock_error_ms)
+    }
+
     pub(super) fn submit(
         &mut self,
         now_ms: u64,
         action: &str,
         (ttl_s, run_timeout_s): (u64, u64),
         rev: u64,
-    ) {
+    ) -> CommandId {
         let n = self.deliveries.len() as u64 + 1;
         let id = CommandId::from_parts(n, [n as u8; 10]);
         let expires_ms = now_ms + ttl_s * 1000;
@@ -55,8 +64,8 @@ impl Hub {
             action: action.parse().unwrap(),
             data: Json::null(),
             attempt: 0,
-            created_at: Timestamp::from_unix_ms(EPOCH_MS + now_ms),
-            expires_at: Timestamp::from_unix_ms(EPOCH_MS + expires_ms),
+            created_at: Timestamp::from_unix_ms(self.clock_ms(now_ms)),
+            expires_at: Timestamp::from_unix_ms(self.clock_ms(expires_ms)),
             ttl_s,
             run_timeout_s,
         };
@@ -70,6 +79,7 @@ impl Hub {
             ever_sent: false,
         };
         self.deliveries.insert(id, delivery);
+        id
     }
 
     pub(super) fn cancel(&mut self, id: CommandId, force: bool) -> Option<Frame> {
@@ -157,6 +167,12 @@ impl Hub {
         use ReportState as R;
         let delivery = self.deliveries.get_mut(&id).unwrap();
         let rev = report.rev.unwrap();
+        let rejects = self.rejects_until_ms.get(&id).is_some_and(|until_ms| now_ms < *until_ms);
+        // Of a command that it has never seen accepted it sends again what is not settled, for ever here.
+        let is_sent_again = matches!(delivery.state, State::Queued | State::Sent);
+        if rejects && report.state.is_end() && !is_sent_again {
+            return ReportAnswer::PermanentRejection;
+        }
         if rev <= delivery.rev {
             return ReportAnswer::Delivery { state: delivery.state, rev: delivery.rev };
         }

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, State};
 
-use super::hub::EPOCH_MS;
 use super::world::World;
 use crate::agent::journal::Record;
 
@@ -24,6 +23,9 @@ pub(super) struct RunReport {
     pub(super) compactions: usize,
     /// Stopped since an operator had ended it by force.
     pub(super) cancelled: usize,
+    /// Forgotten for their age, or dropped after they were rejected for long.
+    pub(super) forgotten: usize,
+    pub(super) dropped: usize,
 }
 
 impl RunReport {
@@ -37,6 +39,8 @@ impl RunReport {
         self.full += other.full;
         self.compactions += other.compactions;
         self.cancelled += other.cancelled;
+        self.forgotten += other.forgotten;
+        self.dropped += other.dropped;
     }
 }
 
@@ -107,8 +111,11 @@ impl World {
     pub(super) fn judge_start(&mut self, event: &CommandEvent) -> Result<(), String> {
         let id = event.id;
         // The ttl is told in whole seconds, rounded up, and takes its time to arrive.
-        let late_ms = (EPOCH_MS + self.now_ms).saturating_sub(event.expires_at.unix_ms());
-        if late_ms > 4000 {
+        let expires_ms = self.hub.deliveries[&id].expires_ms;
+        // After a reboot the hub's clock decides, and whoever sets that back prolongs what it stamped before.
+        let back_ms = if self.boots > 1 { self.clocks.hub_backward_ms } else { 0 };
+        let late_ms = self.now_ms.saturating_sub(expires_ms);
+        if late_ms > 4000 + back_ms {
             return Err(format!("{id} is started {late_ms} ms after its time"));
         }
         if self.handlers.iter().any(|handler| handler.command == id) {
@@ -135,6 +142,9 @@ impl World {
     /// Only a dead agent or a dead link explains that no sign came for so long.
     pub(super) fn judge_timeouts(&mut self) -> Result<(), String> {
         for (id, last_report_ms) in std::mem::take(&mut self.hub.timed_out) {
+            if self.hub.rejects_until_ms.contains_key(&id) {
+                continue;
+            }
             let run_timeout_ms = self.hub.deliveries[&id].event.run_timeout_s * 1000;
             // A sign is due after a third of it, and takes its time; so does the tick of this world.
             let keepalive_ms = (run_timeout_ms / 3).min(10_000) + 5000;
@@ -163,9 +173,12 @@ impl World {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
+        self.judge_retention()?;
         let mut report = RunReport {
             deaths: self.deaths,
             compactions: self.compactions,
+            forgotten: self.clocks.forgotten,
+            dropped: self.clocks.dropped,
             ..RunReport::default()
         };
         for (id, delivery) in &self.hub.deliveries {

@@ -379,39 +379,6 @@ fn a_retry_after_of_zero_causes_no_busy_loop() {
     assert!(posts >= 4, "{posts} in a minute");
 }
 
-/// After a restart the day began anew, so a device that is started each morning never gave up.
-#[test]
-fn a_rejected_result_is_dropped_after_a_day_whatever_restarts() {
-    let mut fixture = Fixture::connected();
-    let id = fixture.running(1, "fail");
-    fixture.succeeded(id);
-    let mut hub_ms = HUB_MS;
-    for (life, reported) in [(1, true), (2, true), (3, false)] {
-        fixture.hello(hub_ms, 1);
-        assert!(!fixture.posts.is_empty(), "life {life}");
-        fixture.answer(id, ReportState::Succeeded, ReportAnswer::PermanentRejection);
-        fixture.sleep(300_000);
-        assert_eq!(!fixture.posts.is_empty(), reported, "life {life}");
-        hub_ms += 12 * 3_600_000;
-        fixture = Fixture::after(fixture.disk, &format!("boot-{}", life + 1), 5);
-    }
-    assert!(fixture.posts.is_empty(), "it is given up for good");
-}
-
-/// A hub that had begun in 1970 and learnt the time dropped what it had refused a minute before.
-#[test]
-fn a_step_of_the_hubs_clock_drops_no_rejected_result() {
-    let mut fixture = Fixture::connected();
-    let id = fixture.running(1, "fail");
-    fixture.succeeded(id);
-    fixture.answer(id, ReportState::Succeeded, ReportAnswer::PermanentRejection);
-    fixture.hello(HUB_MS + 2 * 86_400_000, 1);
-    fixture.sleep(300_000);
-    fixture.answer(id, ReportState::Succeeded, ReportAnswer::PermanentRejection);
-    fixture.sleep(300_000);
-    fixture.confirmed(id, ReportState::Succeeded, State::Succeeded);
-}
-
 /// Two answers showed greater numbers; when the first new start was on disk, the second was used,
 /// and used again after a power cut.
 #[test]
@@ -428,7 +395,7 @@ fn no_rev_is_used_before_its_start_number_is_on_disk() {
             }
         }
     };
-    engine.handle_hello(1000, HUB_MS, 3);
+    engine.handle_hello(1000, (HUB_MS, HUB_MS), 3);
     for n in 1..=2 {
         engine.handle_command(1000, event(n, "fail"));
     }
@@ -480,7 +447,7 @@ fn the_greatest_rev_at_the_hub_blocks_no_other_command() {
     }
     assert_eq!(fixture.engine.counts().0, 0, "what can never be told is given up after a day");
     // What an earlier version wrote of it is healed by a restart.
-    fixture.disk.push(Record::Begun { start: (REV_MAX + 1) >> 25 });
+    fixture.disk.push(Record::Begun { start: (REV_MAX + 1) >> 25, clock: None });
     let mut fixture = Fixture::after(fixture.disk, "boot-2", 5);
     fixture.hello(HUB_MS, 1);
     let id = fixture.command(3, "fail");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::fixture::{FAILED, Fixture, HUB_MS, code, event, succeeded};
+use super::fixture::{Fixture, HUB_MS, code, event, succeeded};
 use super::world::List;
 use super::*;
 
@@ -18,11 +18,11 @@ fn narrow() -> Fixture {
 }
 
 /// The records of so many commands that are over.
-fn done(count: u64, hub_ms: u64) -> impl Iterator<Item = Record> {
+fn done(count: u64, first_seen_ms: u64) -> impl Iterator<Item = Record> {
     (1..=count).map(move |n| {
         let CommandEvent { id, seq, .. } = event(n, "fail");
         let state = Some(ReportState::Succeeded);
-        let done = Done { seq, hub_ms, state, exit_code: Some(0), code: None };
+        let done = Done { seq, first_seen_ms, state, exit_code: Some(0), code: None };
         Record::Done { command: id, done }
     })
 }
@@ -188,49 +188,6 @@ fn a_postponed_start_overtaken_by_a_shutdown_causes_no_busy_loop() {
     assert!(wake_ms.is_none_or(|at| at > fixture.now_ms), "it would spin: {wake_ms:?}");
 }
 
-#[test]
-fn completed_commands_are_forgotten_after_8_days_and_not_before() {
-    let retain_ms = Bounds::AGENT.retain_ms;
-    let mut fixture = Fixture::connected();
-    let old = fixture.running(1, "fail");
-    fixture.succeeded(old);
-    fixture.confirmed(old, ReportState::Succeeded, State::Succeeded);
-    fixture.sleep(60_000);
-    let young = fixture.cancel(2);
-    fixture.confirmed(young, ReportState::Cancelled, State::Cancelled);
-    let unheard = fixture.cancel(3);
-    fixture.sleep(retain_ms - 59_000);
-    // At the latest a day after the last look, which was with the first hello.
-    fixture.sleep(DAY_MS);
-    fixture.bytes = 2 * MIB;
-    fixture.answer(unheard, ReportState::Cancelled, FAILED);
-    fixture.command(4, "unlisted");
-    assert_eq!(fixture.compactions, 1);
-    let retained = Fixture::after(fixture.disk, "boot-1", fixture.now_ms).engine;
-    let remembered = |id| retained.entries.contains_key(&id) || retained.history.contains(id);
-    assert_eq!((remembered(old), remembered(young), remembered(unheard)), (false, false, true));
-    let mut fixture = Fixture::connected();
-    let young = fixture.cancel(2);
-    fixture.confirmed(young, ReportState::Cancelled, State::Cancelled);
-    fixture.sleep(retain_ms);
-    assert!(fixture.engine.history.contains(young), "it is not older than that yet");
-}
-
-/// A device that is started each morning compacted before it knew the time, and never forgot.
-#[test]
-fn a_device_that_is_started_each_day_forgets_old_commands() {
-    let mut fixture = Fixture::connected();
-    let old = fixture.running(1, "fail");
-    fixture.succeeded(old);
-    fixture.confirmed(old, ReportState::Succeeded, State::Succeeded);
-    for day in 1..=12 {
-        let boot = format!("boot-{day}");
-        fixture = Fixture::with(List::default(), fixture.disk, &boot, 1000, 40 * MIB);
-        fixture.hello(HUB_MS + day * DAY_MS, 1);
-        assert_eq!(fixture.engine.history.contains(old), day <= 8, "on day {day}");
-    }
-}
-
 /// A journal at its bound, in which all was ten days old, rejected each command until it had grown.
 #[test]
 fn an_old_journal_is_compacted_at_the_first_hello_and_deferred_commands_keep_their_order() {
@@ -238,9 +195,11 @@ fn an_old_journal_is_compacted_at_the_first_hello_and_deferred_commands_keep_the
     let disk = done(300_000, HUB_MS - 10 * DAY_MS).collect();
     let mut fixture = Fixture::with(list, disk, "boot-1", 1000, JOURNAL_BYTES_MAX - MIB);
     assert_eq!(fixture.compactions, 0, "how old it is cannot be known yet");
-    fixture.engine.handle_hello(1000, HUB_MS, 3);
+    fixture.engine.handle_hello(1000, (HUB_MS, HUB_MS), 3);
     let lines: Vec<_> = std::iter::from_fn(|| fixture.engine.poll_output()).collect();
-    let [Output::Compact { snapshot, .. }] = &lines[..] else { panic!("{lines:?}") };
+    let [Output::Write { .. }, Output::Compact { snapshot, .. }] = &lines[..] else {
+        panic!("{lines:?}")
+    };
     assert_eq!(snapshot.lines().count(), 1, "nothing but the start number is young");
     // The compaction takes its time; the second command alone would fit, and does not overtake.
     let (mut first, second, third) =

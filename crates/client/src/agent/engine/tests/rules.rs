@@ -94,25 +94,6 @@ fn a_cancelled_handler_is_stopped_and_one_that_had_ended_keeps_its_result() {
 }
 
 #[test]
-fn after_a_reboot_the_hubs_clock_is_waited_for() {
-    let mut fixture = Fixture::connected();
-    let id = fixture.command(1, "fail");
-    // A clock that began anew says nothing of what came before.
-    let mut fixture = Fixture::after(fixture.disk, "boot-2", 5);
-    fixture.confirmed(id, ReportState::Accepted, State::Accepted);
-    fixture.sleep(100_000_000);
-    assert!(fixture.started.is_empty(), "the hub's clock is not known yet");
-    fixture.posts.clear();
-    let mut late = Fixture::after(fixture.disk.clone(), "boot-3", 5);
-    fixture.hello(HUB_MS + 3_599_999, 1);
-    assert_eq!(fixture.started, [id]);
-    late.hello(HUB_MS + 3_600_000, 1);
-    late.answer(id, ReportState::Accepted, FAILED);
-    let report = late.confirmed(id, ReportState::Rejected, State::Rejected);
-    assert_eq!(code(&report), Some("stale"));
-}
-
-#[test]
 fn a_run_cut_off_by_a_crash_follows_on_restart() {
     for (action, boot, reported, reason) in [
         ("fail", "boot-1", ReportState::Failed, Some("interrupted")),

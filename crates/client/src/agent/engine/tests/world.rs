@@ -9,12 +9,15 @@ use std::sync::Arc;
 
 use bellwire_proto::limits::REV_MAX;
 
-use super::hub::{EPOCH_MS, Frame, Hub};
+use super::hub::{Frame, Hub};
 use super::judge::{CommandRuns, RunReport, StartOrder};
 use super::*;
 use bellwire_testkit::Random;
 
+mod clocks;
 mod environment;
+
+pub(super) use clocks::Clocks;
 
 /// The world is calm from then on, and everything must come to an end.
 const CALM_MS: u64 = 900_000;
@@ -51,6 +54,13 @@ impl Admission for List {
     }
 }
 
+/// What is done wrong on purpose, to show that the judge notices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InjectedBug {
+    NoStartRecord,
+    TrustsHubClock,
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Submit,
@@ -62,6 +72,8 @@ enum Event {
     Starts,
     DiskFills,
     DiskEmpties,
+    HubClockIsSet,
+    DeviceClockIsSet,
     Tick,
     // Of one life of the agent:
     CommandArrives(u64, Box<CommandEvent>),
@@ -99,7 +111,7 @@ pub(super) struct World {
     pub(super) life: u64,
     pub(super) list: List,
     bounds: Bounds,
-    no_start_record: bool,
+    bug: Option<InjectedBug>,
     linked: bool,
     booted_ms: u64,
     pub(super) boots: u64,
@@ -116,6 +128,7 @@ pub(super) struct World {
     pub(super) silent: Vec<(u64, u64)>,
     pub(super) silent_since_ms: Option<u64>,
     trace: Option<Vec<String>>,
+    pub(super) clocks: Clocks,
     pub(super) fault: Option<String>,
     wake_ms: Option<u64>,
     tick_ms: Option<u64>,
@@ -123,20 +136,20 @@ pub(super) struct World {
 
 impl World {
     /// Lives through the history of a seed, and judges it.
-    pub(super) fn run(seed: u64, no_start_record: bool) -> Result<RunReport, String> {
-        let mut world = Self::new(seed, no_start_record, None);
+    pub(super) fn run(seed: u64, bug: Option<InjectedBug>) -> Result<RunReport, String> {
+        let mut world = Self::new(seed, bug, None);
         world.run_events();
         world.judge()
     }
 
     /// What happens in the history of a seed. It is told apart from the run, which it would slow down.
-    pub(super) fn trace(seed: u64, no_start_record: bool) -> String {
-        let mut world = Self::new(seed, no_start_record, Some(Vec::new()));
+    pub(super) fn trace(seed: u64, bug: Option<InjectedBug>) -> String {
+        let mut world = Self::new(seed, bug, Some(Vec::new()));
         world.run_events();
         world.trace.unwrap_or_default().join("\n")
     }
 
-    fn new(seed: u64, no_start_record: bool, trace: Option<Vec<String>>) -> Self {
+    fn new(seed: u64, bug: Option<InjectedBug>, trace: Option<Vec<String>>) -> Self {
         let mut random = Random::new(seed);
         let max_in_flight = random.pick(&[1, 1, 2, 3]);
         // At times a journal so small that two commands fill it, and so short a memory that what is
@@ -147,6 +160,8 @@ impl World {
             report_bytes: 1 << 10,
             compact_bytes: random.pick(&[2 << 10, 8 << 10]),
             retain_ms: random.pick(&[200_000, Bounds::AGENT.retain_ms]),
+            forget_every_ms: 300_000,
+            rejected_ms: 400_000,
         };
         let mut world = Self {
             hub: Hub { max_in_flight, ..Hub::default() },
@@ -158,7 +173,7 @@ impl World {
             life: 0,
             list: List::default(),
             bounds,
-            no_start_record,
+            bug,
             linked: false,
             booted_ms: 0,
             boots: 1,
@@ -174,6 +189,7 @@ impl World {
             silent: Vec::new(),
             silent_since_ms: Some(0),
             trace,
+            clocks: Clocks::default(),
             fault: None,
             wake_ms: None,
             tick_ms: None,
@@ -255,6 +271,7 @@ impl World {
         if self.random.percent(25) {
             self.some_time(Event::DiskFills);
         }
+        self.plan_clocks();
     }
 
     fn calm(&self) -> bool {
@@ -304,7 +321,11 @@ impl World {
                     2 => (5, REV_MAX),
                     _ => (ttl_s, 0),
                 };
-                self.hub.submit(self.now_ms, action, (ttl_s, run_timeout_s), rev);
+                let id = self.hub.submit(self.now_ms, action, (ttl_s, run_timeout_s), rev);
+                if self.random.percent(8) {
+                    let for_ms = self.random.pick(&[100_000, END_MS]);
+                    self.hub.rejects_until_ms.insert(id, self.now_ms + for_ms);
+                }
             }
             Event::Cancel => {
                 let ids: Vec<CommandId> = self.hub.deliveries.keys().copied().collect();
@@ -333,6 +354,8 @@ impl World {
                 self.after(pause_ms, Event::DiskEmpties);
             }
             Event::DiskEmpties => self.disk_full = false,
+            Event::HubClockIsSet => self.set_hub_clock(),
+            Event::DeviceClockIsSet => self.set_device_clock(),
             Event::Tick => self.tick_ms = None,
             Event::ReportArrives(life, ticket, id, report) => {
                 let answer = self.hub.report(self.now_ms, id, &report);
@@ -353,7 +376,10 @@ impl World {
             _ => None,
         };
         let bytes = self.disk_bytes;
+        let device_ms = self.device_ms();
+        self.note_arrival(&event);
         let Some(engine) = &mut self.engine else { return };
+        engine.handle_device_clock(now_ms, device_ms);
         match event {
             Event::CommandArrives(life, command) if life == current => {
                 engine.handle_command(now_ms, *command);
@@ -383,6 +409,7 @@ impl World {
             _ => return,
         }
         self.act();
+        self.note_forgotten();
     }
 
     /// Does what the engine wants done. The process may die between any two things.
@@ -399,6 +426,13 @@ impl World {
                     for record in &records {
                         if let Record::Ended { command, .. } | Record::Acked { command } = record {
                             self.order.settled(*command);
+                        }
+                        match record {
+                            Record::Acked { command } => self.note_acked(*command),
+                            Record::PermanentRejection { command, .. } => {
+                                self.note_rejected(*command);
+                            }
+                            _ => {}
                         }
                     }
                     self.writing.push_back(DiskTask::Append(ticket, records));
@@ -435,60 +469,5 @@ impl World {
                 self.at(at_ms, Event::Wake(self.life));
             }
         }
-    }
-
-    fn start_agent(&mut self) {
-        if self.engine.is_some() {
-            return;
-        }
-        self.life += 1;
-        let boot = BootId::from(format!("boot-{}", self.boots).as_str());
-        let list = List {
-            concurrency: self.random.pick(&[1, 1, 2]),
-            off: self.random.percent(5).then_some("rerun"),
-            narrow: !self.calm() && self.random.percent(5),
-        };
-        let mut engine = Engine::new(Arc::new(list), boot, self.random.next());
-        (engine.bounds, engine.no_start_record) = (self.bounds, self.no_start_record);
-        self.list = list;
-        self.order.new_life();
-        self.disk.iter().for_each(|record| engine.restore(record.clone()));
-        engine.begin(self.boot_ms(), self.disk_bytes);
-        self.engine = Some(engine);
-        self.wake_ms = None;
-        let pause_ms = self.random.from(10, 5000);
-        self.after(pause_ms, Event::Connect);
-        if !self.calm() && self.random.percent(20) {
-            let ms = self.random.from(1000, 100_000);
-            self.after(ms, Event::ShutDown(self.life));
-        }
-        self.act();
-    }
-
-    fn die(&mut self, reboots: bool) {
-        if self.engine.take().is_none() {
-            return;
-        }
-        self.log(|| format!("the agent dies{}", if reboots { " with its machine" } else { "" }));
-        self.deaths += 1;
-        for runs_of in self.command_runs.values_mut().filter(|runs_of| runs_of.starts > 0) {
-            runs_of.deaths += 1;
-        }
-        self.linked = false;
-        // Of what is on the way to the disk, any beginning may have got there.
-        for _ in 0..self.random.from(0, self.writing.len() as u64) {
-            self.write_done();
-        }
-        self.writing.clear();
-        if reboots {
-            self.boots += 1;
-            self.booted_ms = self.now_ms;
-            self.handlers.clear();
-        } else if self.random.percent(50) {
-            let life = self.life;
-            self.handlers.retain(|handler| handler.life != life);
-        }
-        let pause_ms = if self.calm() { 100 } else { self.random.from(10, 30_000) };
-        self.after(pause_ms, Event::Starts);
     }
 }

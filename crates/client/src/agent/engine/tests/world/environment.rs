@@ -66,11 +66,11 @@ impl World {
     }
 
     pub(super) fn connect(&mut self) {
-        let hub_ms = EPOCH_MS + self.now_ms;
+        let clocks = (self.hub.clock_ms(self.now_ms), self.device_ms());
         let (now_ms, max_in_flight) = (self.boot_ms(), self.hub.max_in_flight);
         let Some(engine) = &mut self.engine else { return };
         self.linked = true;
-        engine.handle_hello(now_ms, hub_ms, max_in_flight);
+        engine.handle_hello(now_ms, clocks, max_in_flight);
         self.hub.tick(self.now_ms);
         let cancels = self.hub.reconnect();
         let commands = self.hub.send(self.now_ms);
@@ -179,5 +179,64 @@ impl World {
         if let Some(engine) = &mut self.engine {
             engine.handle_ended(now_ms, command, Ended::Stopped(outcome));
         }
+    }
+
+    pub(super) fn start_agent(&mut self) {
+        if self.engine.is_some() {
+            return;
+        }
+        self.life += 1;
+        let boot = BootId::from(format!("boot-{}", self.boots).as_str());
+        let list = List {
+            concurrency: self.random.pick(&[1, 1, 2]),
+            off: self.random.percent(5).then_some("rerun"),
+            narrow: !self.calm() && self.random.percent(5),
+        };
+        let mut engine = Engine::new(Arc::new(list), boot, self.random.next());
+        (engine.bounds, engine.no_start_record) =
+            (self.bounds, self.bug == Some(InjectedBug::NoStartRecord));
+        engine.time.trusts_hub = self.bug == Some(InjectedBug::TrustsHubClock);
+        self.list = list;
+        self.order.new_life();
+        self.disk.iter().for_each(|record| engine.restore(record.clone()));
+        engine.begin(self.boot_ms(), self.disk_bytes);
+        self.engine = Some(engine);
+        self.clocks.new_life();
+        self.wake_ms = None;
+        let pause_ms = self.random.from(10, 5000);
+        self.after(pause_ms, Event::Connect);
+        if !self.calm() && self.random.percent(20) {
+            let ms = self.random.from(1000, 100_000);
+            self.after(ms, Event::ShutDown(self.life));
+        }
+        self.act();
+    }
+
+    pub(super) fn die(&mut self, reboots: bool) {
+        if self.engine.take().is_none() {
+            return;
+        }
+        self.log(|| format!("the agent dies{}", if reboots { " with its machine" } else { "" }));
+        self.deaths += 1;
+        for runs_of in self.command_runs.values_mut().filter(|runs_of| runs_of.starts > 0) {
+            runs_of.deaths += 1;
+        }
+        self.linked = false;
+        // Of what is on the way to the disk, any beginning may have got there.
+        for _ in 0..self.random.from(0, self.writing.len() as u64) {
+            self.write_done();
+        }
+        self.writing.clear();
+        if reboots {
+            self.boots += 1;
+            self.booted_ms = self.now_ms;
+            self.reset_device_clock();
+            self.handlers.clear();
+        } else if self.random.percent(50) {
+            let life = self.life;
+            self.handlers.retain(|handler| handler.life != life);
+        }
+        let pause_ms = if self.calm() { 100 } else { self.random.from(10, 30_000) };
+        self.after(pause_ms, Event::Starts);
     }
 }

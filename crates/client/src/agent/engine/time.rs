@@ -1,0 +1,204 @@
+//! The agent's own time, by which it retains commands and drops rejected results.
+//!
+//! It begins as the hub's clock (Unix milliseconds) and is never set after that: while the machine runs it
+//! advances with `CLOCK_BOOTTIME`, whether the agent runs or not. Over a reboot it advances by the smaller of
+//! two differences, the hub's clock and the device's own, and never goes back. So it is late at times (a
+//! device whose clock begins anew with each boot counts only the time that it is up), and it is early only if
+//! both clocks were set forward over the same reboot. `docs/agent.md`, "Time", is this rule for its users.
+
+use crate::agent::journal::{BootId, ClockStamp};
+
+/// A device's clock before 2025 was never set: such machines begin in 1970, or when their system was built.
+const DEVICE_CLOCK_MS_MIN: u64 = 1_735_689_600_000;
+/// How far a clock may be from where the last stamp places it before another is written. Clocks drift
+/// by some seconds a day at most (100 ppm are 8.6 s).
+const STEP_MS_MIN: u64 = 60_000;
+/// How often the journal is stamped: so much may be missing from the agent's time after a reboot without a
+/// usable clock.
+const STAMP_EVERY_MS: u64 = 3_600_000;
+/// When a stamp that the disk had no space for is tried again.
+const STAMP_RETRY_MS: u64 = 5 * 60_000;
+
+/// What a clock showed, and when by the clock since boot.
+type Reading = (u64, u64);
+
+/// See the head of this file. Without `agent_ms` it is not known yet: no journal has told it, and no hub.
+pub(super) struct AgentTime {
+    boot: BootId,
+    agent_ms: Option<Reading>,
+    hub_ms: Option<Reading>,
+    device_ms: Option<Reading>,
+    /// The latest time that any record of the journal names.
+    latest_record_ms: u64,
+    /// The last stamp in the journal, or on its way there.
+    stamp: Option<ClockStamp>,
+    /// The disk had no space for one: when the next is tried.
+    stamp_not_before_ms: u64,
+    /// The last stamp of another boot: what has passed since then is not known exactly.
+    before_boot: Option<ClockStamp>,
+    /// A bug that the simulation must notice: the hub's clock is taken for the agent's time.
+    #[cfg(test)]
+    pub(super) trusts_hub: bool,
+}
+
+impl AgentTime {
+    pub(super) fn new(boot: BootId) -> Self {
+        Self {
+            boot,
+            agent_ms: None,
+            hub_ms: None,
+            device_ms: None,
+            latest_record_ms: 0,
+            stamp: None,
+            stamp_not_before_ms: 0,
+            before_boot: None,
+            #[cfg(test)]
+            trusts_hub: false,
+        }
+    }
+
+    // --- From the journal ---
+
+    /// A stamp of the journal, in the order of writing.
+    pub(super) fn restore(&mut self, stamp: ClockStamp) {
+        self.stamp = Some(stamp);
+    }
+
+    /// The agent's time in another record of the journal.
+    pub(super) fn restore_record(&mut self, agent_ms: u64) {
+        self.latest_record_ms = self.latest_record_ms.max(agent_ms);
+    }
+
+    /// The whole journal was read.
+    pub(super) fn begin(&mut self, now_ms: u64) {
+        let Some(stamp) = &self.stamp else { return };
+        let is_same_boot = stamp.boot == self.boot;
+        let passed_ms = if is_same_boot { now_ms.saturating_sub(stamp.boot_ms) } else { 0 };
+        let agent_ms = stamp.agent_ms.saturating_add(passed_ms).max(self.latest_record_ms);
+        self.agent_ms = Some((agent_ms, now_ms));
+        self.before_boot = self.stamp.clone().filter(|_| !is_same_boot);
+    }
+
+    // --- From the clocks ---
+
+    /// A hello: what the hub's clock shows, and the device's own. Gives whether that set the agent's time.
+    pub(super) fn on_hello(&mut self, now_ms: u64, hub_ms: u64, device_ms: u64) -> bool {
+        let is_first = self.agent_ms.is_none();
+        self.hub_ms = Some((hub_ms, now_ms));
+        // The first hub that this journal knows sets it.
+        self.agent_ms.get_or_insert((hub_ms.max(self.latest_record_ms), now_ms));
+        #[cfg(test)]
+        if self.trusts_hub {
+            self.agent_ms = self.hub_ms;
+        }
+        self.on_device_clock(now_ms, device_ms) || is_first
+    }
+
+    /// What the device's clock shows: it may have been set since the hello. Gives whether that advanced the
+    /// agent's time.
+    pub(super) fn on_device_clock(&mut self, now_ms: u64, device_ms: u64) -> bool {
+        self.device_ms = Some((device_ms, now_ms)).filter(|_| device_ms >= DEVICE_CLOCK_MS_MIN);
+        let later_ms = self.after_reboot(now_ms).filter(|ms| Some(*ms) > self.at(now_ms));
+        if let Some(agent_ms) = later_ms {
+            self.agent_ms = Some((agent_ms, now_ms));
+        }
+        later_ms.is_some()
+    }
+
+    /// What time it is now at least, going by the last stamp before the boot and by both clocks.
+    fn after_reboot(&self, now_ms: u64) -> Option<u64> {
+        let before = self.before_boot.as_ref()?;
+        let by_hub_ms = self.hub(now_ms)?.saturating_sub(before.hub_ms);
+        let by_device_ms = at(self.device_ms?, now_ms).saturating_sub(before.device_ms?);
+        Some(before.agent_ms.saturating_add(by_hub_ms.min(by_device_ms)))
+    }
+
+    // --- For the engine ---
+
+    /// The time of what is recorded now. From then on the time of this boot is settled: what the clocks tell
+    /// later of the time before the boot must not make this older.
+    pub(super) fn settle(&mut self, now_ms: u64) -> Option<u64> {
+        self.before_boot = None;
+        self.at(now_ms)
+    }
+
+    /// As [`AgentTime::settle`], for what can wait until a hub has been connected since the boot.
+    pub(super) fn settle_with_hub(&mut self, now_ms: u64) -> Option<u64> {
+        let is_open = self.before_boot.is_some() && self.hub_ms.is_none();
+        if is_open { None } else { self.settle(now_ms) }
+    }
+
+    /// The agent's time, in Unix milliseconds of no particular clock.
+    pub(super) fn at(&self, now_ms: u64) -> Option<u64> {
+        self.agent_ms.map(|reading| at(reading, now_ms))
+    }
+
+    /// What the clock since boot shows at a time of the agent. Of an earlier one only that it is past is right.
+    pub(super) fn boot_ms_at(&self, agent_ms: u64) -> Option<u64> {
+        self.agent_ms.map(|reading| when(reading, agent_ms))
+    }
+
+    /// The same for a time of the hub's clock, going by its last hello.
+    pub(super) fn boot_ms_at_hub(&self, hub_ms: u64) -> Option<u64> {
+        self.hub_ms.map(|reading| when(reading, hub_ms))
+    }
+
+    fn hub(&self, now_ms: u64) -> Option<u64> {
+        self.hub_ms.map(|reading| at(reading, now_ms))
+    }
+
+    // --- To the journal ---
+
+    /// The stamp to be written now: the first one of this boot, one an hour, and one when a clock was set.
+    pub(super) fn next_stamp(&mut self, now_ms: u64) -> Option<ClockStamp> {
+        let next = ClockStamp {
+            boot: self.boot.clone(),
+            boot_ms: now_ms,
+            agent_ms: self.at(now_ms)?,
+            hub_ms: self.hub(now_ms)?,
+            device_ms: self.device_ms.map(|reading| at(reading, now_ms)),
+        };
+        let is_due = self.stamp.as_ref().is_none_or(|last| {
+            let passed_ms = now_ms.saturating_sub(last.boot_ms);
+            let is_set = |before_ms: u64, ms: u64| {
+                before_ms.saturating_add(passed_ms).abs_diff(ms) > STEP_MS_MIN
+            };
+            last.boot != self.boot
+                || passed_ms >= STAMP_EVERY_MS
+                || is_set(last.agent_ms, next.agent_ms)
+                || is_set(last.hub_ms, next.hub_ms)
+                || last.device_ms.is_some() != next.device_ms.is_some()
+                || last.device_ms.zip(next.device_ms).is_some_and(|(was, is)| is_set(was, is))
+        });
+        let can = self.stamp_not_before_ms <= now_ms;
+        (is_due && can).then(|| self.stamp.insert(next).clone())
+    }
+
+    /// When the next stamp is due if no clock is set.
+    pub(super) fn stamp_due_ms(&self) -> Option<u64> {
+        self.hub_ms?;
+        let stamp = self.stamp.as_ref().filter(|stamp| stamp.boot == self.boot)?;
+        Some(stamp.boot_ms.saturating_add(STAMP_EVERY_MS))
+    }
+
+    /// The disk had no space for a stamp.
+    pub(super) fn on_stamp_refused(&mut self, now_ms: u64) {
+        self.stamp = None;
+        self.stamp_not_before_ms = now_ms.saturating_add(STAMP_RETRY_MS);
+    }
+
+    /// The last stamp, for a journal that is written anew.
+    pub(super) fn stamp(&self) -> Option<ClockStamp> {
+        self.stamp.clone()
+    }
+}
+
+/// What a clock shows by now if nobody has set it.
+fn at((shown_ms, at_ms): Reading, now_ms: u64) -> u64 {
+    shown_ms.saturating_add(now_ms.saturating_sub(at_ms))
+}
+
+/// When it shows `ms`, by the clock since boot; at the reading or before it, at the reading.
+fn when((shown_ms, at_ms): Reading, ms: u64) -> u64 {
+    at_ms.saturating_add(ms.saturating_sub(shown_ms))
+}
