@@ -1,19 +1,13 @@
-//! The life of each command at the device, as a core without I/O: it decides, others act.
+//! The agent's state machine for commands, without I/O: it decides, `driver.rs` acts. See [`Engine`].
 //!
-//! Events come in by `handle_*`, with the time; what is to be done goes out by
-//! [`Engine::poll_output`], and [`Engine::poll_timeout`] tells when it wants to be woken. Time is
-//! milliseconds of a clock that counts from the boot, sleep included; the hub's clock is what its
-//! hello told, carried on by that one. The wall clock is never asked.
+//! Invariant: a command is on disk before `accepted` is reported, the hub has answered that report before the
+//! start is on disk, the start is on disk before the handler runs, and the result is on disk before it is
+//! reported. So whatever crashes at whatever point, a handler is started at most once, unless its action is `rerun`.
 //!
-//! The order that everything here serves: a command is on disk before `accepted` is told, the hub
-//! has answered to that before the start is on disk, the start is before the handler runs, the
-//! result is before it is told. Whatever dies where, a handler is then started at most once, unless
-//! its action says `rerun`.
-//!
-//! Neighbours: `driver.rs` acts, `journal.rs` keeps. Below this file: `entry.rs` is one command,
-//! `life.rs` takes and ends it, `turn.rs` says who runs next, `telling.rs` what the hub is told,
-//! `keeping.rs` what the journal is, `past.rs` what is left of a command that is over, `restart.rs`
-//! what follows a death.
+//! Below this file: `io.rs` has the types at the border; `entry.rs` is one command, `history.rs` the completed
+//! ones; `lifecycle.rs` receives, cancels and ends a command, `scheduler.rs` starts the next one, `reporting.rs`
+//! and `rev.rs` send reports, `restart.rs` continues after a crash, `retention.rs` and `time.rs` bound what is
+//! stored and for how long. The reports that no handler wrote are in `outcome.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -47,55 +41,66 @@ use retention::{Bounds, JournalState};
 use rev::Revs;
 use time::AgentTime;
 
-/// How long the journal is allowed to get. Issue 4, section 3: "bounded (64 MiB)".
+/// The journal's size limit. docs/agent.md, "The journal".
 pub(crate) const JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// When to try again what the disk had no room for.
+/// When a write that the disk had no space for is tried again.
 const DISK_RETRY_MS: u64 = 5000;
-/// What handlers get to end when the agent is told to stop.
+/// How long handlers may run on after a shutdown request. docs/agent.md, "What happens if it dies here".
 pub(crate) const SHUTDOWN_MS: u64 = 30_000;
-/// What the last words to the hub get after that.
+/// How long final reports may take after that.
 const FINAL_REPORT_MS: u64 = 5000;
-/// What the end of what runs, and the last words, get together when it is told to stop twice.
+/// How long handlers and final reports may take together after a second shutdown request.
 const FORCED_SHUTDOWN_MS: u64 = 2000;
 
-/// What an append was for.
+/// What a write to the journal is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WritePurpose {
-    /// With this number.
+    /// A start number of reports: this one.
     StartNumber(u64),
     Command(CommandId),
     Start(CommandId),
     Result(CommandId),
-    /// What the clocks show.
+    /// A stamp of the clocks.
     Stamp,
-    /// Nothing waits for it.
+    /// Nothing depends on it.
     Note,
 }
 
-/// The agent is about to end.
+/// A shutdown was requested.
 #[derive(Debug, Clone, Copy)]
 struct Stopping {
     killed: bool,
-    /// When handlers are killed, and after that, when the last words have had their time; `None`
-    /// once both are past.
+    /// When handlers are killed; after that, when the time for final reports ends; after that, `None`.
     due_ms: Option<u64>,
 }
 
-/// The core. See the head of this file.
+/// The agent's state machine. An embedder calls its methods in this order:
+///
+/// 1. **Start**: [`Engine::new`], [`Engine::restore`] with each record of the journal in the order of writing,
+///    [`Engine::begin`].
+/// 2. **Events**, in the order in which they happen: `handle_*`. Each takes `now_ms`, milliseconds of
+///    `CLOCK_BOOTTIME`. [`Engine::handle_device_clock`] comes before the others where the wall clock was read.
+///    Each [`Output`] that has a ticket is answered by the event that repeats the ticket.
+/// 3. **Outputs**: after each event, [`Engine::poll_output`] until it is `None`. The writes among them must reach
+///    the disk in their order.
+/// 4. **Time**: [`Engine::handle_timeout`] at [`Engine::poll_timeout`], which changes with each event.
+/// 5. **Shutdown**: [`Engine::handle_shutdown`], then as before until [`Engine::is_finished`].
+///
+/// `tests/fixture.rs` is the shortest embedder, `driver.rs` the real one.
 pub(crate) struct Engine {
     admission: Arc<dyn Admission>,
     boot: BootId,
     bounds: Bounds,
-    /// What is not over, or is told once more.
+    /// Commands that are not completed, or are reported once more.
     entries: BTreeMap<CommandId, Entry>,
-    /// Those of them with something to be done, in the order of the hub.
+    /// Those of them with something to do, in the order of the hub.
     live: BTreeSet<(Seq, CommandId)>,
     history: History,
-    /// Commands that wait for a compaction to be taken, with the time at which they came.
+    /// Commands that wait for a compaction before they are stored, with the time at which they arrived.
     deferred: BTreeMap<(Seq, CommandId), (u64, CommandEvent)>,
     out: VecDeque<Output>,
     writes: HashMap<u64, WritePurpose>,
-    /// Reports under way.
+    /// Reports that are not answered yet.
     posts: HashMap<u64, ReportInFlight>,
     tickets: u64,
     revs: Revs,
@@ -104,12 +109,12 @@ pub(crate) struct Engine {
     max_in_flight: usize,
     stopping: Option<Stopping>,
     journal: JournalState,
-    /// For the proof that the tests would notice.
+    /// A bug that the tests must notice: start records are left out.
     pub(crate) no_start_record: bool,
 }
 
 impl Engine {
-    /// A core with nothing in its memory yet: [`Engine::restore`] and [`Engine::begin`] come next.
+    /// Without anything restored. [`Engine::restore`] and [`Engine::begin`] come next.
     pub(crate) fn new(admission: Arc<dyn Admission>, boot: BootId, random: u64) -> Self {
         Self {
             admission,
@@ -133,9 +138,9 @@ impl Engine {
         }
     }
 
-    // --- What comes in ---
+    // --- Events ---
 
-    /// The stream is connected: what the hub's clock shows and the device's own, and how many commands may run
+    /// The stream is connected: what the hub's clock and the device's own show, and how many commands may run
     /// at once.
     pub(crate) fn handle_hello(
         &mut self,
@@ -151,16 +156,16 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    /// What the device's own clock shows: called with every event, since nobody says when it is set.
+    /// What the device's own clock shows. To be called with every event, since nobody announces when it is set.
     pub(crate) fn handle_device_clock(&mut self, now_ms: u64, device_ms: u64) {
         if self.time.on_device_clock(now_ms, device_ms) {
             self.journal.forget_ms = now_ms;
         }
     }
 
-    /// A command came, for the first time or again.
+    /// A command arrived, for the first time or again.
     pub(crate) fn handle_command(&mut self, now_ms: u64, event: CommandEvent) {
-        // The hub keeps what is not answered, and sends it to the next life of this agent.
+        // The hub keeps it queued and sends it after the restart.
         if self.stopping.is_some() {
             return;
         }
@@ -172,13 +177,13 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    /// A command is to be stopped, or never to run.
+    /// A command must be stopped, or must never run.
     pub(crate) fn handle_cancel(&mut self, now_ms: u64, cancel: CancelEvent) {
         self.cancel(now_ms, cancel.id, cancel.seq);
         self.pump(now_ms);
     }
 
-    /// An append is on disk, and the journal is this long now.
+    /// A write is on disk, and the journal has this length now.
     pub(crate) fn handle_written(&mut self, now_ms: u64, ticket: u64, bytes: u64) {
         self.journal.bytes = bytes;
         match self.writes.remove(&ticket) {
@@ -191,7 +196,7 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    /// There was no room on the disk for an append.
+    /// The disk had no space for a write.
     pub(crate) fn handle_disk_full(&mut self, now_ms: u64, ticket: u64) {
         match self.writes.remove(&ticket) {
             Some(WritePurpose::StartNumber(start)) => self.retry_start_number(now_ms, start),
@@ -204,19 +209,19 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    /// A compaction is over; it was done if the new length is given.
+    /// A compaction has ended. It succeeded if the new length is given.
     pub(crate) fn handle_compacted(&mut self, now_ms: u64, bytes: Option<u64>) {
         self.on_compacted(now_ms, bytes);
         self.pump(now_ms);
     }
 
-    /// The hub answered to a report, or nobody did.
+    /// A report was answered, or failed.
     pub(crate) fn handle_answer(&mut self, now_ms: u64, ticket: u64, answer: ReportAnswer) {
         self.on_answer(now_ms, ticket, answer);
         self.pump(now_ms);
     }
 
-    /// A handler tells how far it is.
+    /// A handler reports its progress.
     pub(crate) fn handle_progress(&mut self, now_ms: u64, id: CommandId, progress: Progress) {
         if let Some(entry) = self.entries.get_mut(&id).filter(|e| e.stage == Stage::Running) {
             entry.progress = Some(progress);
@@ -230,7 +235,7 @@ impl Engine {
         let Some(entry) = self.entries.get(&id).filter(|e| e.stage == Stage::Running) else {
             return;
         };
-        // What was told of it last may not have been posted yet.
+        // The last progress may not have been posted yet.
         let progress = entry.progress;
         match ended {
             Ended::Finished(outcome) => {
@@ -241,7 +246,7 @@ impl Engine {
                 report.state = ReportState::Cancelled;
                 self.end(id, Some(report));
             }
-            // Nobody had asked it to stop: a handler of somebody's own may say so all the same.
+            // Without a request to stop: a handler in an embedder's own code may return this all the same.
             Ended::Stopped(outcome) if self.stopping.is_none() => {
                 self.end(id, Some(Report { progress, ..outcome.into_report() }));
             }
@@ -250,14 +255,14 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    /// What was left of a handler is dead.
+    /// The orphan processes of an earlier run are dead.
     pub(crate) fn handle_orphans_killed(&mut self, now_ms: u64, id: CommandId) {
         self.on_orphans_killed(now_ms, id);
         self.pump(now_ms);
     }
 
-    /// The agent is to end: no new command is taken, and handlers get [`SHUTDOWN_MS`]. Told again, they
-    /// are killed.
+    /// A shutdown is requested: no new command is accepted, and handlers get [`SHUTDOWN_MS`]. A second request
+    /// kills them.
     pub(crate) fn handle_shutdown(&mut self, now_ms: u64) {
         let is_forced = self.stopping.is_some();
         let (pause_ms, stop) = if is_forced {
@@ -271,7 +276,7 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    /// The time that [`Engine::poll_timeout`] told is there.
+    /// The time of [`Engine::poll_timeout`] has come.
     pub(crate) fn handle_timeout(&mut self, now_ms: u64) {
         if let Some(stopping) = &mut self.stopping
             && let Some(due_ms) = stopping.due_ms.filter(|due_ms| *due_ms <= now_ms)
@@ -285,9 +290,9 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    // --- What goes out ---
+    // --- Outputs ---
 
-    /// The next thing to do.
+    /// What to do next.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.out.pop_front()
     }
@@ -301,7 +306,7 @@ impl Engine {
         entries.chain(stopping).chain(self.revs.retry_ms).chain(forget_ms).chain(stamp_ms).min()
     }
 
-    /// Whether the agent can end: what was under way is over, and told where the hub listens.
+    /// Whether the agent can exit: everything in progress has ended, and is reported if the hub is reachable.
     pub(crate) fn is_finished(&self, now_ms: u64) -> bool {
         let Some(stopping) = self.stopping else { return false };
         let busy = |e: &Entry| {
@@ -313,12 +318,12 @@ impl Engine {
         (late || !self.live().any(busy)) && !self.writes.values().any(is_awaited)
     }
 
-    /// Whether it was told to stop.
+    /// Whether a shutdown was requested.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }
 
-    /// How many commands are under way, and how many are remembered in all.
+    /// How many commands are in progress, and how many are stored in all.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let known = self.entries.values().filter(|entry| !entry.acked).count();
         (self.live.len(), known + self.history.len())
@@ -333,9 +338,9 @@ impl Engine {
         latest
     }
 
-    // --- Small ---
+    // --- Helpers ---
 
-    /// Everything that may follow from what has just happened.
+    /// Does everything that may follow from an event.
     fn pump(&mut self, now_ms: u64) {
         self.expire_due(now_ms);
         self.write_due(now_ms);
@@ -350,12 +355,12 @@ impl Engine {
         self.tickets
     }
 
-    /// What is not done, in the order of the hub.
+    /// Commands with something to do, in the order of the hub.
     fn live(&self) -> impl Iterator<Item = &Entry> {
         self.live.iter().filter_map(|(_, id)| self.entries.get(id))
     }
 
-    /// Whether anything is stored that the agent's time makes older.
+    /// Whether anything is stored that has an age.
     fn is_aging(&self) -> bool {
         !self.entries.is_empty() || self.history.len() > 0
     }

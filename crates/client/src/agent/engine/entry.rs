@@ -1,4 +1,4 @@
-//! What the agent knows of one command that is not over, and how the journal's records say it.
+//! One command that is not completed, and the journal records that describe it.
 
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Action, CommandId, Progress, Report, ReportState, Seq};
@@ -7,86 +7,85 @@ use crate::agent::journal::{BootId, Received, Record};
 use crate::agent::run::thin;
 use crate::agent::status::CommandStatus;
 
-/// Where a command is in its life at the device. One that has come to its end is no
-/// [`Entry`] any more: see `past.rs`.
+/// Where a command is in its life cycle at the device. Completed commands are in `history.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Its record is on the way to the disk.
+    /// Its record is being written.
     StoringCommand,
-    /// On disk; the hub is told `accepted` until it answers.
+    /// Stored; `accepted` is reported until the hub answers.
     Offering,
-    /// The hub has answered; waits for its turn.
+    /// The hub has answered; it waits to be scheduled.
     Ready,
-    /// Its start record is on the way to the disk.
+    /// Its start record is being written.
     Starting,
     /// Its handler runs.
     Running,
-    /// A life before this one left it running: what is left of its handler is being killed.
+    /// The agent crashed during its run; the orphan processes of that run are being killed.
     KillingOrphans,
-    /// It may run again; the hub is told `running` first, since it may have ended it meanwhile.
+    /// It may run again; `running` is reported first, since the hub may have ended it meanwhile.
     ConfirmingRerun,
-    /// It is to run again.
+    /// It waits to be scheduled again.
     ReadyToRerun,
-    /// It was interrupted by the end of this process, and the next one is to say what follows.
+    /// The shutdown interrupted its run; the next start of the agent decides by `on_restart`.
     Interrupted,
-    /// It is over, and the record of that is on the way to the disk.
+    /// It has ended, and its result is being written.
     StoringResult,
-    /// The hub is told how it ended until it shows that it knows.
+    /// The result is reported until the hub confirms it.
     ReportingResult,
 }
 
-/// What the agent knows of a command.
+/// A command, with all that its next step depends on.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) id: CommandId,
     pub(super) seq: Seq,
     pub(super) stage: Stage,
-    /// There is none when only a cancel came.
+    /// `None` if only a cancel arrived.
     pub(super) received: Option<Box<Received>>,
-    /// Not known of one that was cancelled before it came, or of long ago.
+    /// `None` if it was cancelled before it arrived, or completed long ago.
     pub(super) action: Option<Action>,
-    /// The agent's time when it first heard of it.
+    /// The agent's time when it arrived.
     pub(super) first_seen_ms: u64,
-    /// The latest sending that came, in this life of the agent.
+    /// The latest `attempt` that arrived since the agent started.
     pub(super) attempt: Option<u32>,
     pub(super) cancelled: bool,
     /// How often it was started.
     pub(super) runs: u32,
-    /// In which run of the kernel it was started last.
+    /// The boot in which it was started last.
     pub(super) run_boot: Option<BootId>,
     pub(super) progress: Option<Progress>,
-    /// How it ended, once it has; `None` then when the hub had ended it before it was started.
+    /// Its result once it has ended; `None` then if the hub had ended it before it was started.
     pub(super) report: Option<Box<Report>>,
     pub(super) ended: bool,
-    /// It was over before, and is told once more.
+    /// It was completed before, and is reported once more.
     pub(super) acked: bool,
-    /// There was no room for it: told, and forgotten.
+    /// There was no space for its record: it is reported, and then forgotten.
     pub(super) unstored: bool,
-    /// The disk was full: when what was to be written, its start or its end, is tried again.
+    /// The disk was full: when the write of its start or result is tried again.
     pub(super) disk_retry_ms: Option<u64>,
-    /// Its start found no room, and that was said.
+    /// Its start found no space, and the log says so.
     pub(super) is_start_postponed: bool,
     /// The agent's time when the hub first rejected the result permanently.
     pub(super) rejected_since_ms: Option<u64>,
     pub(super) post: PostState,
 }
 
-/// How the telling of a command goes.
+/// The state of reporting one command.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PostState {
-    /// The report under way that counts.
+    /// The report whose answer counts.
     pub(super) ticket: Option<u64>,
-    /// When the last one left.
+    /// When the last report was sent.
     pub(super) sent_ms: u64,
-    /// When the next one is due.
+    /// When the next report is due.
     pub(super) due_ms: Option<u64>,
-    /// How many came to nothing since one was answered.
+    /// Failed reports since the last one that was answered.
     pub(super) failures: u32,
-    /// Since when it is told how it ended.
+    /// Since when its result is reported.
     pub(super) since_ms: u64,
     /// The last answer rejected the result permanently.
     pub(super) is_rejected: bool,
-    /// The hub found it too large: its output is left out.
+    /// The hub found the result too large: its output is left out.
     pub(super) thin: bool,
 }
 
@@ -115,7 +114,7 @@ impl Entry {
         }
     }
 
-    /// An entry of a command that came.
+    /// A command that arrived.
     pub(super) fn of(received: Box<Received>) -> Self {
         let CommandEvent { id, seq, attempt, .. } = received.event;
         Self {
@@ -131,7 +130,7 @@ impl Entry {
         self.received.as_deref().map(|received| &received.event)
     }
 
-    /// Waits for its turn, or for what comes before.
+    /// Waits to be scheduled, or for a step before that.
     pub(super) fn is_waiting(&self) -> bool {
         matches!(
             self.stage,
@@ -144,12 +143,12 @@ impl Entry {
         )
     }
 
-    /// Nothing but its turn keeps it from running.
+    /// Can be started as soon as it is scheduled.
     pub(super) fn is_ready(&self) -> bool {
         matches!(self.stage, Stage::Ready | Stage::ReadyToRerun) && self.disk_retry_ms.is_none()
     }
 
-    /// Waits for what may come too late for it.
+    /// Its time to live may end before it is started.
     pub(super) fn can_expire(&self) -> bool {
         matches!(
             self.stage,
@@ -157,28 +156,27 @@ impl Entry {
         )
     }
 
-    /// Takes one of the places that there are for running: also what is left of a run, until it is
-    /// dead.
+    /// Occupies a slot for running commands: so do orphan processes until they are dead.
     pub(super) fn is_running(&self) -> bool {
         matches!(self.stage, Stage::Starting | Stage::Running | Stage::KillingOrphans)
     }
 
-    /// Its result may still have to go to the disk.
+    /// Its result may still have to be written.
     pub(super) fn needs_reservation(&self) -> bool {
         !self.ended || self.stage == Stage::StoringResult
     }
 
-    /// From now on the hub is told how it ended.
+    /// From now on its result is reported.
     pub(super) fn begin_reporting(&mut self, now_ms: u64) {
         self.stage = Stage::ReportingResult;
         self.post = PostState { since_ms: now_ms, due_ms: Some(now_ms), ..PostState::default() };
     }
 
-    /// What is told of it now, without `rev`. `None` when there is nothing to tell.
+    /// What to report now, without `rev`. `None` if there is nothing to report.
     pub(super) fn next_report(&self) -> Option<Report> {
         let mut report = match self.stage {
             Stage::Offering | Stage::Ready => Report::of(ReportState::Accepted),
-            // To the hub, what was left running and what is to run again runs.
+            // For the hub, a command that was running when the agent crashed still runs until its result is reported.
             Stage::KillingOrphans | Stage::ConfirmingRerun | Stage::ReadyToRerun => {
                 Report::of(ReportState::Running)
             }
@@ -186,7 +184,7 @@ impl Entry {
                 Report { progress: self.progress, ..Report::of(ReportState::Running) }
             }
             Stage::ReportingResult => self.report.as_deref()?.clone(),
-            // How it ended is not told before it is on disk, and that is full.
+            // A result is not reported before it is on disk, and the disk is full.
             Stage::StoringResult if self.disk_retry_ms.is_some() => {
                 Report::of(ReportState::Running)
             }
@@ -220,11 +218,11 @@ impl Entry {
         }
     }
 
-    /// The records that say what is on disk, or on the way there.
+    /// The records that describe what is on disk, or being written.
     pub(super) fn records(&self) -> Vec<Record> {
         let command = self.id;
         let received = self.received.clone().map(Record::Received);
-        // Without the command, a record of the cancel is what tells its place and time.
+        // Without the command itself, the record of the cancel has its order and time.
         let cancelled = (self.cancelled || self.received.is_none()).then_some(Record::Cancelled {
             command,
             seq: self.seq,

@@ -1,7 +1,7 @@
-//! What is remembered of commands that are over: little of each, so that many may be.
+//! Completed commands: little is stored of each, so that there can be many.
 //!
-//! Their ids are what keeps a command from running again when it is sent again. The whole reports
-//! of the latest are kept beside that, in memory alone: whoever asks again soon after is told all.
+//! Their ids prevent a second run when the hub sends a command again. The whole reports of the latest ones are
+//! held in memory: a hub that asks soon gets all of the report.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use crate::agent::journal::{Done, Record};
 use crate::agent::run::error;
 use crate::agent::status::CommandStatus;
 
-/// The whole reports that are kept, together.
+/// Bytes of the whole reports together.
 const RECENT_REPORTS_BYTES_MAX: usize = 256 << 10;
-/// So many more are known by what they asked for.
+/// Commands whose action is known, beyond those with whole reports.
 const RECENT_COMMANDS_MAX: usize = 256;
-/// What the line of a command that is over takes in the journal, with an error code of ordinary length.
+/// Bytes of a completed command's line in the journal, with an error code of ordinary length.
 const LINE_BYTES_MAX: u64 = 200;
 
 #[derive(Default)]
 pub(super) struct History {
-    /// Shared with a compaction, which reads it while the engine goes on.
+    /// Shared with a compaction, which reads it while the engine continues.
     done: Arc<BTreeMap<CommandId, Done>>,
     recent: VecDeque<RecentCommand>,
     recent_bytes: usize,
@@ -37,17 +37,17 @@ struct RecentCommand {
     report: Option<Box<Report>>,
 }
 
-/// All that is known at one moment, for a compaction.
+/// The whole state at one moment, for a compaction.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Snapshot {
     pub(crate) start_number: Record,
     pub(crate) done: Arc<BTreeMap<CommandId, Done>>,
-    /// What is not over, a command to a line.
+    /// The commands that are not completed, each as one line.
     pub(crate) live: Vec<Vec<Record>>,
 }
 
 impl Snapshot {
-    /// The lines of the new journal: the records of one command stand together.
+    /// The lines of the new journal. All records of a command are in one line.
     pub(crate) fn lines(&self) -> impl Iterator<Item = Vec<Record>> {
         let done = self.done.iter();
         let done = done.map(|(id, done)| vec![Record::Done { command: *id, done: done.clone() }]);
@@ -71,7 +71,7 @@ impl History {
         self.done.keys().copied()
     }
 
-    /// What a compaction reads.
+    /// For a compaction.
     pub(super) fn shared(&self) -> Arc<BTreeMap<CommandId, Done>> {
         self.done.clone()
     }
@@ -80,7 +80,7 @@ impl History {
         Arc::make_mut(&mut self.done).insert(id, done);
     }
 
-    /// A command is over.
+    /// Adds a command that is completed.
     pub(super) fn add(&mut self, entry: Entry) {
         let report = entry.report.as_deref();
         let error = report.and_then(|report| report.error.as_ref());
@@ -108,7 +108,7 @@ impl History {
         }
     }
 
-    /// One that is to be told again: all of it where that is still known, else how it ended.
+    /// A command that is to be reported again: its whole report if that is still in memory, else its outcome.
     pub(super) fn reopen(&self, id: CommandId) -> Option<Entry> {
         let done = self.done.get(&id)?;
         let whole = self.recent(id).and_then(|recent| recent.report.clone());
@@ -118,14 +118,14 @@ impl History {
         Some(entry)
     }
 
-    /// Forgets what was first heard of before this time of the agent.
+    /// Forgets commands that arrived before this time of the agent.
     pub(super) fn forget(&mut self, before_ms: u64) {
         if self.done.values().any(|done| done.first_seen_ms < before_ms) {
             Arc::make_mut(&mut self.done).retain(|_, done| done.first_seen_ms >= before_ms);
         }
     }
 
-    /// How long the journal's lines of all this are, about: error codes of a handler's own are longer.
+    /// Bytes of all this in the journal, approximately: a handler's own error codes may be longer.
     pub(super) fn bytes_max(&self) -> u64 {
         self.done.len() as u64 * LINE_BYTES_MAX
     }
@@ -151,10 +151,10 @@ impl History {
     }
 }
 
-/// What is left to tell of a command; what the hub was told before stays there.
+/// What can still be reported; members that are absent are unchanged at the hub.
 fn report_of(done: &Done) -> Report {
     let Some(state) = done.state else {
-        // The hub had ended it before it could start, and now sends it again.
+        // The hub had ended it before it was started, and sends it again nevertheless.
         return rejected(error(codes::STALE, "the hub had ended it before it could start"));
     };
     let error = done.code.as_deref().map(ErrorInfo::of);

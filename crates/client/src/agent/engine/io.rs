@@ -1,4 +1,4 @@
-//! What the engine is asked for and what it asks for: its outputs, the hub's answers, and the list of actions.
+//! The types at the engine's border: its outputs, the hub's answers, and the list of actions.
 
 use std::time::Duration;
 
@@ -16,50 +16,50 @@ pub(crate) struct RunSettings {
     pub(crate) on_restart: OnRestart,
     /// How many run at once.
     pub(crate) concurrency: usize,
-    /// How long one may run; without it, as long as the command says.
+    /// How long one may run; without it, the command's own limit.
     pub(crate) timeout: Option<Duration>,
 }
 
-/// What may run here at all.
+/// The list of actions, as the engine sees it.
 pub(crate) trait Admission: Send + Sync {
-    /// Why a new command may not run with these data.
+    /// Why a new command with these data may not run.
     fn admit(&self, action: &Action, data: &Json) -> Result<(), ErrorInfo>;
 
-    /// The terms of an action, if it is on the list: all that is asked for what was taken already,
-    /// even if its data would be refused today.
+    /// How to run an action on the list. For commands that were accepted before, this alone is required:
+    /// their data need not be valid any more.
     fn run_settings(&self, action: &Action) -> Option<RunSettings>;
 }
 
-/// What is to be done.
+/// Something to do for the engine.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Output {
-    /// Append to the journal, in this order, and say when it is on disk.
+    /// Append to the journal, in this order; then [`super::Engine::handle_written`].
     Write { ticket: u64, records: Vec<Record>, reserve: Reserve },
-    /// Replace the journal by this, after all that was to be written before.
+    /// Replace the journal, after all writes that came before; then [`super::Engine::handle_compacted`].
     Compact { snapshot: Snapshot, reserve_bytes: u64 },
-    /// Tell the hub, and say what it answered.
+    /// Send a report; then [`super::Engine::handle_answer`].
     Post { ticket: u64, command: CommandId, report: Report },
-    /// Run the handler, and say how it ended.
+    /// Start the handler; then [`super::Engine::handle_ended`].
     Start { event: CommandEvent, limit: Duration },
-    /// Tell a handler to stop.
+    /// Ask a handler to stop, or kill it.
     Stop { command: CommandId, stop: Stop },
-    /// Kill what a life before this one left of a handler, and say when that is done.
+    /// Kill the orphan processes of an earlier run; then [`super::Engine::handle_orphans_killed`].
     KillOrphans { command: CommandId },
 }
 
-/// What the hub answered to a report.
+/// The hub's answer to a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReportAnswer {
-    /// 2xx, with the delivery of this command as it stands.
+    /// 2xx, with the delivery as it is now. Contract, section 5.
     Delivery { state: State, rev: u64 },
-    /// 409: it has ended otherwise, in this state if the hub says so.
+    /// 409: it has ended differently, in this state if the hub names one.
     Conflict { state: Option<State> },
-    /// 410: it is forgotten.
+    /// 410: the hub has forgotten it.
     Gone,
-    /// 413.
+    /// 413: the report is too large.
     TooLarge,
-    /// 400 or 404, in the hub's own words.
+    /// 400 or 404 from the hub itself: the same report will be rejected again.
     PermanentRejection,
-    /// No answer, one that is not the hub's, or one that asks for patience.
+    /// No answer, one from something else than the hub, or a request to wait: try again.
     Failed { retry_after: Option<Duration> },
 }

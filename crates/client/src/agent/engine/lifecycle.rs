@@ -1,4 +1,4 @@
-//! How a command is taken, cancelled and ended, and that each of it is on disk before it counts.
+//! How a command is received, cancelled and ended. Each step is on disk before it takes effect.
 
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, Json, Report, ReportState, Seq, codes};
@@ -11,14 +11,14 @@ use crate::agent::journal::{Received, Record, fit};
 use crate::agent::run::{Stop, error};
 
 impl Engine {
-    /// Takes a command that came at this time for the first time, rejects it, or holds it back until
-    /// a compaction has made room: then in the order of the hub, since none may overtake.
+    /// Receives a command for the first time: stores it, rejects it, or defers it until a compaction has made
+    /// space. Deferred commands are received in the order of the hub, so that none overtakes another.
     pub(super) fn receive(&mut self, now_ms: u64, received_ms: u64, mut event: CommandEvent) {
         let (id, seq) = (event.id, event.seq);
         let verdict = self.admission.admit(&event.action, &event.data).err();
         let needed_bytes = match &verdict {
             None => event.data.as_str().len() as u64 + NOTES_BYTES_MAX + self.bounds.result_bytes,
-            // What never runs needs no data, and has no result.
+            // A rejected command needs no data and produces no result.
             Some(_) => {
                 event.data = Json::null();
                 NOTES_BYTES_MAX
@@ -29,7 +29,7 @@ impl Engine {
             capacity => capacity,
         };
         if capacity == Capacity::AfterCompaction {
-            // The hub sends again what is too much to hold.
+            // What is not deferred here, the hub sends again.
             if self.deferred.len() < self.max_in_flight {
                 self.deferred.insert((seq, id), (received_ms, event));
             }
@@ -37,13 +37,13 @@ impl Engine {
         }
         let received = Box::new(Received {
             due_boot_ms: received_ms.saturating_add(event.ttl_s.saturating_mul(1000)),
-            // A command comes over a connection that began with a hello.
+            // A stream begins with a hello, so the time is known before a command arrives.
             first_seen_ms: self.time.settle(received_ms).unwrap_or_default(),
             boot: self.boot.clone(),
             event,
         });
         let refusal = verdict.or_else(|| {
-            let full = || error(codes::JOURNAL_FULL, "the agent's journal has no room");
+            let full = || error(codes::JOURNAL_FULL, "the agent's journal is full");
             (capacity == Capacity::Full).then(full)
         });
         let mut records = vec![Record::Received(received.clone())];
@@ -78,7 +78,7 @@ impl Engine {
         }
     }
 
-    /// The disk has no room for a command.
+    /// The disk has no space for the command.
     pub(super) fn reject_unstored(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if !entry.ended {
@@ -89,8 +89,8 @@ impl Engine {
         self.report_unstored(now_ms, id);
     }
 
-    /// Without room for a command there is none for its refusal either: that is told, and forgotten
-    /// once the hub knows. It never ran, so to hear of it again does no harm.
+    /// A journal without space for a command has none for its rejection either: this is reported, and forgotten
+    /// after the hub has confirmed it. The command never ran, so it may arrive again.
     fn report_unstored(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         (entry.ended, entry.unstored) = (true, true);
@@ -120,7 +120,7 @@ impl Engine {
                 self.out.push_back(Output::Stop { command: id, stop: Stop::Cancel });
                 self.write(WritePurpose::Note, vec![note]);
             }
-            // What is on the way to the disk, or to its death, sees it when it arrives.
+            // A pending write or kill checks the flag when it completes.
             _ => self.write(WritePurpose::Note, vec![note]),
         }
     }
@@ -141,15 +141,15 @@ impl Engine {
         self.report_unstored(now_ms, id);
     }
 
-    /// It is over, and this is to be told of it; with `None`, nothing is.
+    /// Ends a command with this report; with `None`, nothing is reported.
     pub(super) fn end(&mut self, id: CommandId, mut report: Option<Report>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if let Some(Report { state: ReportState::Rejected, error: Some(error), .. }) = &report {
             tracing::warn!(%id, code = error.code, reason = error.message, "command rejected");
         } else if let (Some(report), true) = (&report, entry.stage != Stage::Running) {
-            // The end of a run is told by who ran it; this one has none now.
+            // The driver logs the end of a run; here nothing ran.
             let code = report.error.as_ref().map(|error| error.code.as_str());
-            tracing::info!(%id, state = report.state.as_str(), code, runs = entry.runs, "over");
+            tracing::info!(%id, state = report.state.as_str(), code, runs = entry.runs, "ended");
         }
         report.iter_mut().for_each(fit);
         entry.stage = Stage::StoringResult;
@@ -159,7 +159,7 @@ impl Engine {
         self.store_result(id);
     }
 
-    /// Writes down that it is over.
+    /// Writes the result to the journal.
     pub(super) fn store_result(&mut self, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.disk_retry_ms = None;
@@ -172,7 +172,7 @@ impl Engine {
         self.write(WritePurpose::Result(id), records);
     }
 
-    /// That it is over is on disk.
+    /// The result is on disk.
     pub(super) fn on_result_stored(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if entry.report.is_some() {
@@ -185,21 +185,21 @@ impl Engine {
     pub(super) fn postpone_result(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if entry.runs == 0 {
-            // It never ran, and would be found out again.
+            // Nothing ran, so a restart would find the same result again.
             return self.on_result_stored(now_ms, id);
         }
-        tracing::error!(%id, "the disk is full: a result cannot be recorded, and is kept in memory");
+        tracing::error!(%id, "the disk is full: a result cannot be stored, and is held in memory");
         entry.disk_retry_ms = Some(now_ms + DISK_RETRY_MS);
         self.schedule_keepalive(now_ms, id);
     }
 
-    /// Writes what the disk had no room for.
+    /// Repeats the writes that the disk had no space for.
     pub(super) fn write_due(&mut self, now_ms: u64) {
         let due = |e: &&Entry| e.disk_retry_ms.is_some_and(|at| at <= now_ms);
         let due: Vec<CommandId> = self.live().filter(due).map(|entry| entry.id).collect();
         for id in due {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
-            // What was to be started waits for its turn from here on, and for no time any more.
+            // A start is no longer delayed from here on: it only waits to be scheduled.
             entry.disk_retry_ms = None;
             if entry.stage == Stage::StoringResult {
                 self.store_result(id);
@@ -210,7 +210,7 @@ impl Engine {
         }
     }
 
-    /// Nothing is left to do for it.
+    /// Nothing remains to be done for it.
     pub(super) fn close(&mut self, id: CommandId) {
         let Some(entry) = self.entries.remove(&id) else { return };
         self.live.remove(&(entry.seq, id));

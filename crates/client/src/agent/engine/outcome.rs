@@ -1,4 +1,4 @@
-//! The reports that the agent writes itself, where no handler did.
+//! The reports that no handler wrote.
 
 use bellwire_proto::{ErrorInfo, Report, ReportState, codes};
 
@@ -9,7 +9,7 @@ pub(super) fn rejected(error: ErrorInfo) -> Report {
     Report { error: Some(error), ..Report::of(ReportState::Rejected) }
 }
 
-/// `failed`, `interrupted`, with the output where there is some.
+/// `failed` with code `interrupted`, and the handler's output if there is any.
 pub(super) fn interrupted_report(output: Option<Report>) -> Report {
     Report {
         state: ReportState::Failed,

@@ -1,4 +1,4 @@
-//! What the hub is told of each command, and how long: no report holds up another.
+//! When and how often each command is reported. No report blocks another.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use super::rev::Revs;
 use super::{Engine, Output, ReportAnswer, WritePurpose};
 use crate::agent::journal::Record;
 
-/// Results under way at once that are told for the first time (or as many as the hub lets commands be under way),
-/// and as many that are told again. Whatever else is told has a place of its own. So what a network swallows holds
-/// up nothing that it might let through.
+/// Results in flight that are sent for the first time (or as many as the hub's `max_in_flight`), and as many
+/// that are sent again. All other reports have a slot of their own. So reports that a network loses block none
+/// that could pass.
 const RESULTS_MAX: usize = 8;
-/// Reports of one command under way at once: however often the hub asks, the next one waits.
+/// Reports of one command in flight: however often the hub asks, the next one waits.
 const PER_COMMAND_MAX: usize = 2;
-/// The first and the longest pause after a report that came to nothing.
+/// The first and the longest pause after a failed report.
 const RETRY_MS: u64 = 1000;
 const RETRY_MS_MAX: u64 = 60_000;
-/// How often a pause, or the time for a result, doubles at most.
+/// How often a pause, or the time allowed for a result, doubles at most.
 const DOUBLINGS_MAX: u32 = 6;
-/// The pause after one that the hub refuses for what it is, and for how long it is tried.
+/// The pause after a permanent rejection.
 const REJECTED_RETRY_MS: u64 = 5 * 60_000;
-/// Between two signs that a command is still under way, at most; else a third of its run clock.
+/// The time between two keepalive reports of a command: at most this, else a third of its run clock.
 const KEEPALIVE_MS_MAX: u64 = 10_000;
-/// The shortest time that a report may take: below it, a slow network would let none through at all.
+/// The least time allowed for a report: with less, a slow network would let none through.
 const POST_MS_MIN: u64 = 1000;
-/// The longest: a result of 256 KiB needs so much at 1 KiB/s.
+/// The most: a result of 256 KiB takes as long at 1 KiB/s.
 pub(crate) const POST_MS_MAX: u64 = 5 * 60_000;
-/// How long progress may wait, so that a handler that tells much does not post much.
+/// How long progress waits, so that frequent updates cause few posts.
 pub(super) const PROGRESS_MS: u64 = 1000;
-/// A report under way.
+/// A report that is not answered yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReportInFlight {
     id: CommandId,
@@ -40,17 +40,17 @@ pub(super) struct ReportInFlight {
     slot: ReportSlot,
 }
 
-/// Which places a report takes one of.
+/// The kind of slot that a report occupies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReportSlot {
-    /// Its own.
+    /// Always free.
     Own,
     FirstResult,
     LaterResult,
 }
 
 impl Engine {
-    /// Sends what is due: of results the one first that has waited longest.
+    /// Sends the reports that are due; of the results, the one that has waited longest goes first.
     pub(super) fn post_due(&mut self, now_ms: u64) {
         let due = |e: &&Entry| {
             self.can_post(e)
@@ -83,7 +83,7 @@ impl Engine {
         }
     }
 
-    /// An agent that is told to stop offers to run nothing more: the hub keeps what it has not been answered for.
+    /// A stopping agent offers to run nothing more: the hub keeps queued what was not answered.
     fn can_post(&self, entry: &Entry) -> bool {
         self.stopping.is_none() || entry.stage != Stage::Offering
     }
@@ -100,9 +100,9 @@ impl Engine {
             && posts().filter(|post| post.slot == slot).count() < most
     }
 
-    /// How long one report may take. What a network swallows is told once more before the hub's run clock
-    /// is over, a third of which may have passed before it: within another third. For an offer, with which
-    /// that clock begins, two. A result that is long, and the network slow, gets more with each try.
+    /// How long a report may take. If the network loses one, the next must arrive before the hub's run clock ends,
+    /// a third of which may have passed before the first was sent: so it gets another third. An offer, which starts
+    /// that clock, gets two. A long result on a slow network gets more time with each try.
     pub(crate) fn post_limit(&self, id: CommandId) -> Duration {
         let limit_ms = self.entries.get(&id).map_or(POST_MS_MIN, |entry| match entry.stage {
             Stage::Offering => (2 * entry.keepalive_ms()).min(KEEPALIVE_MS_MAX),
@@ -114,27 +114,27 @@ impl Engine {
         Duration::from_millis(limit_ms.clamp(POST_MS_MIN, POST_MS_MAX))
     }
 
-    /// When a report of an entry is due, unless it has to wait for others first.
+    /// When a report is due, unless it waits for a slot.
     pub(super) fn post_wake_time(&self, entry: &Entry) -> Option<u64> {
         let can = self.revs.is_on_disk && self.can_post(entry);
         let has_slot = can && entry.post.ticket.is_none() && self.has_slot(entry);
         entry.post.due_ms.filter(|_| has_slot)
     }
 
-    /// The hub is there again: what came to nothing is tried at once.
+    /// The hub is connected again: failed reports are sent at once.
     pub(super) fn retry_reports(&mut self, now_ms: u64) {
         for (_, id) in &self.live {
             let Some(entry) = self.entries.get_mut(id) else { continue };
             if entry.post.failures > 0 && !entry.post.is_rejected {
                 entry.post.failures = 0;
                 entry.post.due_ms = Some(now_ms);
-                // What is under way has much time by then, and may hang with the connection before.
+                // A report in flight may have minutes left, and may hang in the old connection.
                 entry.post.ticket = None;
             }
         }
     }
 
-    /// The hub asks again: tells what is known, with a new `rev`.
+    /// The hub asks again: the last report is repeated with a new `rev`.
     pub(super) fn report_again(&mut self, now_ms: u64, id: CommandId, attempt: Option<u32>) {
         if let Some(entry) = self.history.reopen(id).filter(|_| !self.entries.contains_key(&id)) {
             self.live.insert((entry.seq, id));
@@ -143,7 +143,7 @@ impl Engine {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.attempt = entry.attempt.max(attempt);
         if entry.next_report().is_some() {
-            // What is under way may never arrive.
+            // The report in flight may never arrive.
             entry.post.ticket = None;
             entry.post.due_ms = Some(now_ms);
         }
@@ -161,12 +161,12 @@ impl Engine {
         }
         let (stage, seq) = (entry.stage, entry.seq);
         let is_cancelled = match answer {
-            // The event that says so may have been lost with its stream.
+            // The cancel event may have been lost with its stream.
             ReportAnswer::Delivery { state: State::Cancelling, .. } => {
                 entry.is_waiting() || entry.is_running()
             }
-            // Somebody ended it by force, and no event will say so any more. What the hub has ended
-            // for the want of a sign goes on: its result is still taken.
+            // A forced cancel: no event for it will arrive any more. A run that the hub has only timed out continues,
+            // since its result is still accepted (contract, section 2).
             ReportAnswer::Delivery { state: State::Cancelled, .. }
             | ReportAnswer::Conflict { state: Some(State::Cancelled) } => entry.is_running(),
             _ => false,
@@ -181,7 +181,7 @@ impl Engine {
         match stage {
             Stage::Offering | Stage::Ready => self.answered_offer(now_ms, id, answer),
             Stage::ConfirmingRerun | Stage::ReadyToRerun => self.answered_rerun(now_ms, id, answer),
-            // Whatever was answered: its result is told in any case.
+            // Whatever the answer: its result is reported in any case.
             Stage::Running | Stage::KillingOrphans => self.schedule_keepalive(now_ms, id),
             Stage::ReportingResult => self.answered_result(now_ms, id, rev, answer),
             Stage::StoringResult if entry.disk_retry_ms.is_some() => {
@@ -201,12 +201,12 @@ impl Engine {
                 self.schedule_keepalive(now_ms, id);
             }
             ReportAnswer::Failed { retry_after } => self.retry(now_ms, id, retry_after),
-            // The hub did not count the report, or did not get it.
+            // The hub ignored the report, or never received it.
             ReportAnswer::Delivery { state: State::Queued | State::Sent, .. }
             | ReportAnswer::TooLarge => {
                 self.retry(now_ms, id, None);
             }
-            // It has ended there: it never runs here.
+            // The hub has ended it: it never runs here.
             ReportAnswer::Delivery { .. }
             | ReportAnswer::Conflict { .. }
             | ReportAnswer::Gone
@@ -217,8 +217,8 @@ impl Engine {
         }
     }
 
-    /// One that is to run again does so unless the hub has ended it. Without an answer it runs too:
-    /// the hub may be away, and to run it once more does no harm.
+    /// A rerun starts unless the hub has ended the command. Without an answer it starts too: the hub may be away,
+    /// and `rerun` says that another run does no harm.
     fn answered_rerun(&mut self, now_ms: u64, id: CommandId, answer: ReportAnswer) {
         let is_over = match answer {
             ReportAnswer::Delivery { state, .. } => state.is_terminal(),
@@ -257,14 +257,14 @@ impl Engine {
             ReportAnswer::TooLarge
             | ReportAnswer::PermanentRejection
             | ReportAnswer::Delivery { .. } => {
-                self.refused_result(now_ms, id, answer);
+                self.on_permanent_rejection(now_ms, id, answer);
             }
             ReportAnswer::Failed { retry_after } => self.retry(now_ms, id, retry_after),
         }
     }
 
-    /// The hub refuses a result for what it is: told again for a day, restarts or not.
-    fn refused_result(&mut self, now_ms: u64, id: CommandId, answer: ReportAnswer) {
+    /// A permanent rejection: the result is reported again for a day, over restarts too.
+    fn on_permanent_rejection(&mut self, now_ms: u64, id: CommandId, answer: ReportAnswer) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let mut note = None;
         if entry.rejected_since_ms.is_none()
@@ -277,11 +277,11 @@ impl Engine {
         let times_ms = self.time.at(now_ms).zip(entry.rejected_since_ms);
         if times_ms.is_some_and(|(now, since)| now.saturating_sub(since) >= self.bounds.rejected_ms)
         {
-            tracing::error!(%id, "the hub has refused a result for a day: it is given up");
+            tracing::error!(%id, "the hub has rejected a result for a day: it is dropped");
             return self.close(id);
         }
         entry.post.is_rejected = true;
-        tracing::warn!(%id, ?answer, "the hub refuses a result; again in 5 minutes");
+        tracing::warn!(%id, ?answer, "the hub rejects a result; next try in 5 minutes");
         entry.post.failures += 1;
         entry.post.due_ms = Some(now_ms + REJECTED_RETRY_MS);
         if let Some(note) = note {
@@ -289,8 +289,8 @@ impl Engine {
         }
     }
 
-    /// Tries again after a pause that doubles, or a longer one that the hub asks for. As long as the hub's run
-    /// clock may be running, what came to nothing is told as often as a sign all the same.
+    /// Tries again after a pause that doubles, or after a longer one that the hub requests. While the hub's run clock
+    /// may run, a failed report is repeated as often as a keepalive all the same.
     fn retry(&mut self, now_ms: u64, id: CommandId, retry_after: Option<Duration>) {
         let random = self.draw_random();
         let Some(entry) = self.entries.get_mut(&id) else { return };
@@ -305,7 +305,7 @@ impl Engine {
             Stage::Offering => retry_after.is_none(),
             _ => retry_after.is_none() && entry.run_clock_may_run(now_ms),
         };
-        // What is swallowed once is told again at once, and what comes to nothing again and again is not.
+        // One lost report is repeated at once; if more fail, there is a pause.
         let soonest_ms = if entry.post.failures == 0 { now_ms } else { now_ms + RETRY_MS };
         let keepalive_due_ms =
             if is_urgent { entry.keepalive_due_ms(now_ms).max(soonest_ms) } else { u64::MAX };
@@ -313,7 +313,7 @@ impl Engine {
         entry.post.due_ms = Some((now_ms + pause_ms).min(keepalive_due_ms));
     }
 
-    /// The next sign that it is under way.
+    /// Schedules the next keepalive report.
     pub(super) fn schedule_keepalive(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.post.failures = 0;
@@ -322,7 +322,7 @@ impl Engine {
         entry.post.due_ms = Some(entry.post.due_ms.map_or(due_ms, |at| at.min(due_ms)));
     }
 
-    /// Xorshift64: spreads what many devices do at once, and nothing else depends on it.
+    /// Xorshift64: it spreads the load of many devices, and nothing else depends on it.
     fn draw_random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -332,13 +332,13 @@ impl Engine {
 }
 
 impl Entry {
-    /// How long after one sign that it is under way the next is due.
+    /// The time between two keepalive reports.
     fn keepalive_ms(&self) -> u64 {
         let clock_ms = |event: &CommandEvent| event.run_timeout_s.max(1).saturating_mul(1000);
         self.event().map_or(KEEPALIVE_MS_MAX, |event| (clock_ms(event) / 3).min(KEEPALIVE_MS_MAX))
     }
 
-    /// Whether the hub, to which it runs, may not have given it up yet.
+    /// Whether the hub may still wait for this result.
     fn run_clock_may_run(&self, now_ms: u64) -> bool {
         let reported_for_ms = now_ms.saturating_sub(self.post.since_ms);
         self.event().is_some_and(|event| reported_for_ms < event.run_timeout_s.saturating_mul(1000))
@@ -352,14 +352,13 @@ impl Entry {
         }
     }
 
-    /// When the next one is due: counted from when the last one left, since its answer may be long in
-    /// coming, or lost.
+    /// When the next one is due. It counts from when the last one was sent, since that may have been lost.
     fn keepalive_due_ms(&self, now_ms: u64) -> u64 {
         now_ms.max(self.post.sent_ms.saturating_add(self.keepalive_ms()))
     }
 }
 
-/// Whether a delivery shows that the hub took a report.
+/// Whether a delivery confirms that the hub has applied a report.
 fn confirms(state: State, reported: ReportState) -> bool {
     match reported {
         ReportState::Succeeded => state == State::Succeeded,

@@ -1,5 +1,4 @@
-//! What follows the death of the process that ran a command: the journal is read, and each command
-//! goes on from what is on disk.
+//! What happens after a restart: the journal is read, and each command continues from what is on disk.
 
 use bellwire_proto::{CommandId, Report, ReportState};
 
@@ -9,11 +8,11 @@ use super::{Engine, Output};
 use crate::agent::journal::{BootId, Record};
 use crate::agent::policy::OnRestart;
 
-/// How often a command is run again after a death. Issue 4, section 3: "3 times at most".
+/// How often a command is run again after crashes. docs/agent.md, "The journal".
 const RERUNS_MAX: u32 = 3;
 
 impl Engine {
-    /// A record of the journal, in the order of writing.
+    /// Applies a record of the journal. They come in the order of writing.
     pub(crate) fn restore(&mut self, record: Record) {
         if let Some(agent_ms) = record.agent_ms() {
             self.time.restore_record(agent_ms);
@@ -64,7 +63,7 @@ impl Engine {
         }
     }
 
-    /// The whole journal was told, and is this long: goes on with what it left.
+    /// The whole journal was restored, and has this length: continues all commands.
     pub(crate) fn begin(&mut self, now_ms: u64, bytes: u64) {
         self.journal.bytes = bytes;
         self.live = self.entries.values().map(|entry| (entry.seq, entry.id)).collect();
@@ -85,7 +84,7 @@ impl Engine {
             let known = |boot: &BootId| boot.is_known() && self.boot.is_known();
             let rebooted = entry.run_boot.as_ref().is_some_and(|b| known(b) && *b != self.boot);
             entry.stage = Stage::KillingOrphans;
-            // The hub has heard nothing for as long as nobody was here.
+            // The hub has received no keepalive while no agent ran.
             entry.post.due_ms = Some(now_ms);
             match self.on_restart(id) {
                 OnRestart::Succeed if rebooted => {
@@ -99,7 +98,7 @@ impl Engine {
         }
     }
 
-    /// Nothing is left of its handler.
+    /// The orphan processes are dead.
     pub(super) fn on_orphans_killed(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get(&id).filter(|e| e.stage == Stage::KillingOrphans) else {
             return;
@@ -110,7 +109,7 @@ impl Engine {
         } else if self.on_restart(id) == OnRestart::Rerun && runs <= RERUNS_MAX {
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.stage = Stage::ConfirmingRerun;
-                // The answer to a sign that is under way says as much.
+                // The answer to a keepalive in flight confirms the rerun just as well.
                 entry.post.due_ms = entry.post.ticket.is_none().then_some(now_ms);
             }
         } else {
@@ -118,7 +117,7 @@ impl Engine {
         }
     }
 
-    /// A handler did not end by itself, but because the agent ends.
+    /// A handler ended because the agent is stopping.
     pub(super) fn interrupted(&mut self, id: CommandId, report: Report) {
         if self.on_restart(id) == OnRestart::Fail {
             return self.end(id, Some(interrupted_report(Some(report))));
@@ -129,7 +128,7 @@ impl Engine {
         }
     }
 
-    /// What the list says now; what is not on it any more has failed.
+    /// What the list says now. A command whose action is no longer on it has failed.
     fn on_restart(&self, id: CommandId) -> OnRestart {
         let action = self.entries.get(&id).and_then(|entry| entry.action.as_ref());
         action

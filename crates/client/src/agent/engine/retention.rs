@@ -1,8 +1,8 @@
-//! What the journal is to hold, how much of it, and for how long.
+//! What the journal holds, how much of it, and for how long.
 //!
-//! The bound holds because room is asked for before something is taken: for the command, for its
-//! result, and for whatever else is still to be written of what is live. What is over shrinks to a
-//! short line by a compaction, and is forgotten with age, by the hub's clock.
+//! The size limit holds because space is reserved before a command is accepted: for the command, for its result,
+//! and for all further records of active commands. A compaction shortens a completed command to one short line,
+//! and it is forgotten at a certain age, by the agent's own time (`time.rs`).
 
 use bellwire_proto::Report;
 
@@ -11,22 +11,22 @@ use super::history::Snapshot;
 use super::{Engine, JOURNAL_BYTES_MAX, Output, WritePurpose};
 use crate::agent::journal::{Record, Reserve, STORED_REPORT_BYTES_MAX};
 
-/// What the records of a command take beside its data and its result.
+/// Bytes of a command's records besides its data and its result.
 pub(super) const NOTES_BYTES_MAX: u64 = 4 << 10;
-/// When a compaction that had no room is tried again.
+/// When a compaction that had no space is tried again.
 const COMPACT_RETRY_MS: u64 = 5 * 60_000;
 
-/// How much is kept, and for how long.
+/// How much is stored, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub(super) journal_bytes: u64,
-    /// What the longest result takes, with what else is still to be written of its command.
+    /// Bytes of the longest result, with all further records of its command.
     pub(super) result_bytes: u64,
-    /// What the longest result takes by itself.
+    /// Bytes of the longest result alone.
     pub(super) report_bytes: u64,
-    /// From which length on a journal is worth a compaction.
+    /// The journal length from which a compaction is worthwhile.
     pub(super) compact_bytes: u64,
-    /// How long what is over is kept.
+    /// How long completed commands are retained.
     pub(super) retain_ms: u64,
     /// How often old commands are looked for.
     pub(super) forget_every_ms: u64,
@@ -50,39 +50,39 @@ impl Bounds {
 const _: () =
     assert!(STORED_REPORT_BYTES_MAX as u64 + NOTES_BYTES_MAX <= Bounds::AGENT.result_bytes);
 
-/// How the journal stands.
+/// The state of the journal.
 #[derive(Debug, Default)]
 pub(super) struct JournalState {
-    /// How long it is.
+    /// Its length.
     pub(super) bytes: u64,
     compaction: Compaction,
     compact_not_before_ms: u64,
-    /// When to look for what is old.
+    /// When to look for old commands.
     pub(super) forget_ms: u64,
 }
 
-/// How far a compaction is.
+/// How far a compaction has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Compaction {
     #[default]
     None,
-    /// It waits for what the disk may still refuse: the picture must not say that it was taken or
-    /// started.
+    /// It waits for writes that may still fail: the snapshot must not contain a command or a start that is then
+    /// refused.
     Requested,
     Running,
 }
 
 impl Engine {
-    /// Writes what must get to the disk for something to go on. Room for the results of all that is
-    /// live is asked for where one is about to be added, and never by what would end one.
+    /// Writes records that some step waits for. The space for the results of all active commands is required where
+    /// a write adds one, and never by a write that ends one.
     pub(super) fn write(&mut self, purpose: WritePurpose, records: Vec<Record>) {
         let ticket = self.ticket();
         self.writes.insert(ticket, purpose);
         let reserved_bytes = self.reserve_bytes();
         let needed_bytes = match purpose {
             WritePurpose::Command(_) => reserved_bytes,
-            // What waits was taken with its room, and does not keep what has its turn from it. Of its own room
-            // the start itself takes some, and each start of the agent a little.
+            // A waiting command has its own reservation, and must not block the start of another. The start itself takes
+            // a little of its own reservation, and so does each start of the agent.
             WritePurpose::Start(_) => self.running() * self.bounds.report_bytes,
             _ => 0,
         };
@@ -94,21 +94,20 @@ impl Engine {
         self.live().filter(|entry| entry.is_running()).count() as u64
     }
 
-    /// The room that the results of what is under way may take.
+    /// The space that the results of active commands may need.
     fn reserve_bytes(&self) -> u64 {
         self.live().filter(|entry| entry.needs_reservation()).count() as u64
             * self.bounds.result_bytes
     }
 
-    /// Whether so much more would be too much, with what is on its way to the disk and what may
-    /// still have to be written.
+    /// Whether this many bytes would exceed the limit, together with pending writes and reservations.
     fn is_full(&self, bytes: u64) -> bool {
         let taking = self.live().filter(|entry| entry.stage == Stage::StoringCommand);
         let taking_bytes: u64 = taking.map(bytes_max).sum();
         self.journal.bytes + taking_bytes + self.reserve_bytes() + bytes > self.bounds.journal_bytes
     }
 
-    /// Whether there is room for so much more, at once or after a compaction.
+    /// Whether there is space for this many bytes, now or after a compaction.
     pub(super) fn capacity_for(&mut self, now_ms: u64, bytes: u64) -> Capacity {
         if !self.is_full(bytes) {
             return Capacity::Available;
@@ -127,7 +126,7 @@ impl Engine {
         }
     }
 
-    /// Forgets what is old, and compacts where that halves the journal.
+    /// Forgets old commands, and compacts if that halves the journal.
     pub(super) fn compact_if_worth(&mut self, now_ms: u64) {
         if self.time.at(now_ms).is_some() && self.journal.forget_ms <= now_ms {
             self.forget_old(now_ms);
@@ -145,7 +144,7 @@ impl Engine {
         }
     }
 
-    /// Stamps the journal with the clocks where that is due, and there is something to age.
+    /// Writes a stamp of the clocks if one is due.
     pub(super) fn stamp_if_due(&mut self, now_ms: u64) {
         if let Some(stamp) = self.time.next_stamp(now_ms) {
             let record = Record::Begun { start: self.revs.start(), clock: Some(Box::new(stamp)) };
@@ -163,7 +162,7 @@ impl Engine {
         }
     }
 
-    /// Compacts, as soon as the disk has answered for what it may refuse.
+    /// Compacts as soon as no pending write can fail any more.
     fn compact(&mut self) {
         let may_be_refused = |purpose: &WritePurpose| {
             matches!(purpose, WritePurpose::Command(_) | WritePurpose::Start(_))
@@ -178,7 +177,7 @@ impl Engine {
         self.out.push_back(Output::Compact { snapshot, reserve_bytes });
     }
 
-    /// A compaction is over; it was done if the new length is given.
+    /// A compaction has ended. It succeeded if the new length is given.
     pub(super) fn on_compacted(&mut self, now_ms: u64, bytes: Option<u64>) {
         self.journal.compaction = Compaction::None;
         match bytes {
@@ -190,12 +189,12 @@ impl Engine {
         }
     }
 
-    /// How long the journal would be after a compaction, at most.
+    /// The greatest length of the journal after a compaction.
     fn compacted_bytes_max(&self) -> u64 {
         self.history.bytes_max() + self.stored().map(bytes_max).sum::<u64>() + NOTES_BYTES_MAX
     }
 
-    /// All that is known.
+    /// The whole state.
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             start_number: Record::Begun {
@@ -207,22 +206,22 @@ impl Engine {
         }
     }
 
-    /// What has records of its own, or is about to.
+    /// Commands that have records of their own, or are about to.
     fn stored(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values().filter(|entry| !entry.acked && !entry.unstored)
     }
 }
 
-/// Where the room for a command is.
+/// Whether there is space for a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Capacity {
     Available,
-    /// A compaction makes it.
+    /// There will be after a compaction, which has been requested.
     AfterCompaction,
     Full,
 }
 
-/// What the records of a command take at most.
+/// Bytes of a command's records, at most.
 fn bytes_max(entry: &Entry) -> u64 {
     let data = entry.event().map_or(0, |event| event.data.as_str().len() as u64);
     let report = entry.report.as_deref().map_or(0, |report: &Report| {

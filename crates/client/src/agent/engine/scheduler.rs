@@ -1,4 +1,4 @@
-//! Who runs next: in the order of the hub, nobody overtaken, nobody past its time.
+//! Which command runs next: in the order of the hub, none overtaken, none after its time to live.
 
 use bellwire_proto::{CommandId, ErrorInfo, Report, ReportState, codes};
 
@@ -9,17 +9,17 @@ use crate::agent::journal::Record;
 use crate::agent::policy::limit;
 use crate::agent::run::{Stop, error};
 
-/// How long a command may still be started.
+/// Whether the time to live allows a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TimeToLive {
     Remaining,
     Expired,
-    /// The machine was booted since it came, and the hub has not told its clock yet.
+    /// The device has booted since the command arrived, and the hub's clock is not known yet.
     Unknown,
 }
 
 impl Engine {
-    /// Gives up what is past its time to live, and was not to be told so by a start.
+    /// Ends the commands whose time to live is over before they were started.
     pub(super) fn expire_due(&mut self, now_ms: u64) {
         let expired =
             |e: &&Entry| e.can_expire() && self.time_to_live(e, now_ms) == TimeToLive::Expired;
@@ -27,7 +27,7 @@ impl Engine {
             self.live().filter(expired).map(|entry| (entry.id, entry.stage)).collect();
         for (id, stage) in expired {
             let report = match stage {
-                // To the hub it has run.
+                // For the hub it has run.
                 Stage::ConfirmingRerun | Stage::ReadyToRerun => interrupted_report(None),
                 _ => {
                     rejected(error(codes::STALE, "its time to live was over before it could start"))
@@ -37,7 +37,7 @@ impl Engine {
         }
     }
 
-    /// Starts what may start.
+    /// Starts the commands that may start.
     pub(super) fn start_due(&mut self, now_ms: u64) {
         if self.stopping.is_some() {
             return;
@@ -49,7 +49,7 @@ impl Engine {
                 first.is_ready() && self.time_to_live(first, now_ms) == TimeToLive::Remaining;
             let Some(event) = first.event().filter(|_| ready) else { return };
             let (action, data) = (event.action.clone(), event.data.clone());
-            // The list may have changed since it was taken, and what it says now counts.
+            // The list may have changed since the command was accepted; the current one counts.
             let settings = match (
                 self.admission.admit(&action, &data),
                 self.admission.run_settings(&action),
@@ -114,11 +114,11 @@ impl Engine {
         }
     }
 
-    /// The start could not be written: it did not begin.
+    /// The start could not be written, so nothing was started.
     pub(super) fn postpone_start(&mut self, now_ms: u64, id: CommandId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if !std::mem::replace(&mut entry.is_start_postponed, true) {
-            tracing::warn!(%id, "the disk has no room for a result: the start waits until there is some");
+            tracing::warn!(%id, "the disk has no space for a result: the start waits until there is some");
         }
         entry.runs = entry.runs.saturating_sub(1);
         entry.stage = if entry.runs == 0 { Stage::Ready } else { Stage::ReadyToRerun };
@@ -143,8 +143,8 @@ impl Engine {
         }
     }
 
-    /// When its time to live ends, by our clock. After a reboot by the hub's clock, once that is known; and at
-    /// the latest when the agent's own time, which is never early, says so.
+    /// When its time to live ends, as `CLOCK_BOOTTIME`. After a reboot by the hub's clock, once that is known, and
+    /// at the latest by the agent's own time, which is never early.
     fn expiries_ms(&self, entry: &Entry) -> [Option<u64>; 2] {
         let Some(received) = &entry.received else { return [None; 2] };
         if received.boot == self.boot {
@@ -159,7 +159,7 @@ impl Engine {
         ]
     }
 
-    /// When something is due of an entry without anything happening.
+    /// When something becomes due for a command without an event.
     pub(super) fn wake_times(&self, entry: &Entry) -> [Option<u64>; 3] {
         let expiry_ms =
             self.expiries_ms(entry).into_iter().flatten().min().filter(|_| entry.can_expire());

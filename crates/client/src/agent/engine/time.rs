@@ -1,42 +1,41 @@
-//! The agent's own time, by which it retains commands and drops rejected results.
+//! The agent's own time, which decides how long commands are retained and rejected results are repeated.
 //!
-//! It begins as the hub's clock (Unix milliseconds) and is never set after that: while the machine runs it
-//! advances with `CLOCK_BOOTTIME`, whether the agent runs or not. Over a reboot it advances by the smaller of
-//! two differences, the hub's clock and the device's own, and never goes back. So it is late at times (a
-//! device whose clock begins anew with each boot counts only the time that it is up), and it is early only if
-//! both clocks were set forward over the same reboot. `docs/agent.md`, "Time", is this rule for its users.
+//! It begins as the hub's clock (Unix milliseconds) and is never set after that. While the machine is up it
+//! advances with `CLOCK_BOOTTIME`, whether the agent runs or not. Over a reboot it advances by the smaller of two
+//! differences, that of the hub's clock and that of the device's, and never goes back. So it may be late (a
+//! device whose clock restarts with each boot counts only the time that it is up), and it is early only if both
+//! clocks were set forward over the same reboot. `docs/agent.md`, "Time", describes this for operators.
 
 use crate::agent::journal::{BootId, ClockStamp};
 
-/// A device's clock before 2025 was never set: such machines begin in 1970, or when their system was built.
+/// A device clock before 2025 is not set yet: it begins in 1970, or when the system was built.
 const DEVICE_CLOCK_MS_MIN: u64 = 1_735_689_600_000;
-/// How far a clock may be from where the last stamp places it before another is written. Clocks drift
-/// by some seconds a day at most (100 ppm are 8.6 s).
+/// A clock that differs from the last stamp by more than this was set, and a new stamp is written. Drift is less:
+/// 100 ppm are 0.4 s in the hour between two stamps.
 const STEP_MS_MIN: u64 = 60_000;
-/// How often the journal is stamped: so much may be missing from the agent's time after a reboot without a
-/// usable clock.
+/// How often the journal is stamped. As much time up may be missing after a reboot without a usable clock.
 const STAMP_EVERY_MS: u64 = 3_600_000;
 /// When a stamp that the disk had no space for is tried again.
 const STAMP_RETRY_MS: u64 = 5 * 60_000;
 
-/// What a clock showed, and when by the clock since boot.
+/// What a clock showed, and `CLOCK_BOOTTIME` at that moment.
 type Reading = (u64, u64);
 
-/// See the head of this file. Without `agent_ms` it is not known yet: no journal has told it, and no hub.
+/// See the head of this file. `agent_ms` is `None` until a journal or a hub has set it.
 pub(super) struct AgentTime {
     boot: BootId,
     agent_ms: Option<Reading>,
     hub_ms: Option<Reading>,
     device_ms: Option<Reading>,
-    /// The latest time that any record of the journal names.
+    /// The latest time in any record of the journal.
     latest_record_ms: u64,
-    /// The last stamp in the journal, or on its way there.
+    /// The last stamp that is on disk, or being written.
     stamp: Option<ClockStamp>,
-    /// The disk had no space for one: when the next is tried.
+    /// The disk had no space for a stamp: when the next is tried.
     stamp_not_before_ms: u64,
-    /// The last stamp of another boot: what has passed since then is not known exactly.
+    /// The last stamp of an earlier boot, while the time off is not settled.
     before_boot: Option<ClockStamp>,
-    /// A bug that the simulation must notice: the hub's clock is taken for the agent's time.
+    /// A bug that the simulation must notice: the hub's clock is used as the agent's time.
     #[cfg(test)]
     pub(super) trusts_hub: bool,
 }
@@ -59,17 +58,17 @@ impl AgentTime {
 
     // --- From the journal ---
 
-    /// A stamp of the journal, in the order of writing.
+    /// Applies a stamp of the journal. They come in the order of writing.
     pub(super) fn restore(&mut self, stamp: ClockStamp) {
         self.stamp = Some(stamp);
     }
 
-    /// The agent's time in another record of the journal.
+    /// Applies the time in another record of the journal.
     pub(super) fn restore_record(&mut self, agent_ms: u64) {
         self.latest_record_ms = self.latest_record_ms.max(agent_ms);
     }
 
-    /// The whole journal was read.
+    /// The whole journal was restored.
     pub(super) fn begin(&mut self, now_ms: u64) {
         let Some(stamp) = &self.stamp else { return };
         let is_same_boot = stamp.boot == self.boot;
@@ -81,11 +80,11 @@ impl AgentTime {
 
     // --- From the clocks ---
 
-    /// A hello: what the hub's clock shows, and the device's own. Gives whether that set the agent's time.
+    /// A hello, with the hub's clock and the device's own. Returns whether the agent's time was set.
     pub(super) fn on_hello(&mut self, now_ms: u64, hub_ms: u64, device_ms: u64) -> bool {
         let is_first = self.agent_ms.is_none();
         self.hub_ms = Some((hub_ms, now_ms));
-        // The first hub that this journal knows sets it.
+        // The first hub that this journal knows sets the agent's time.
         self.agent_ms.get_or_insert((hub_ms.max(self.latest_record_ms), now_ms));
         #[cfg(test)]
         if self.trusts_hub {
@@ -94,8 +93,7 @@ impl AgentTime {
         self.on_device_clock(now_ms, device_ms) || is_first
     }
 
-    /// What the device's clock shows: it may have been set since the hello. Gives whether that advanced the
-    /// agent's time.
+    /// The device's clock, which may have been set since the hello. Returns whether the agent's time was advanced.
     pub(super) fn on_device_clock(&mut self, now_ms: u64, device_ms: u64) -> bool {
         self.device_ms = Some((device_ms, now_ms)).filter(|_| device_ms >= DEVICE_CLOCK_MS_MIN);
         let later_ms = self.after_reboot(now_ms).filter(|ms| Some(*ms) > self.at(now_ms));
@@ -105,7 +103,7 @@ impl AgentTime {
         later_ms.is_some()
     }
 
-    /// What time it is now at least, going by the last stamp before the boot and by both clocks.
+    /// The earliest possible time now, by the last stamp before the boot and both clocks.
     fn after_reboot(&self, now_ms: u64) -> Option<u64> {
         let before = self.before_boot.as_ref()?;
         let by_hub_ms = self.hub(now_ms)?.saturating_sub(before.hub_ms);
@@ -115,30 +113,30 @@ impl AgentTime {
 
     // --- For the engine ---
 
-    /// The time of what is recorded now. From then on the time of this boot is settled: what the clocks tell
-    /// later of the time before the boot must not make this older.
+    /// The time for a record that is written now. From then on the time off before this boot is settled: a clock
+    /// that is set later must not make this record older.
     pub(super) fn settle(&mut self, now_ms: u64) -> Option<u64> {
         self.before_boot = None;
         self.at(now_ms)
     }
 
-    /// As [`AgentTime::settle`], for what can wait until a hub has been connected since the boot.
+    /// As [`AgentTime::settle`], for a record that can wait until a hub is connected.
     pub(super) fn settle_with_hub(&mut self, now_ms: u64) -> Option<u64> {
         let is_open = self.before_boot.is_some() && self.hub_ms.is_none();
         if is_open { None } else { self.settle(now_ms) }
     }
 
-    /// The agent's time, in Unix milliseconds of no particular clock.
+    /// The agent's time.
     pub(super) fn at(&self, now_ms: u64) -> Option<u64> {
         self.agent_ms.map(|reading| at(reading, now_ms))
     }
 
-    /// What the clock since boot shows at a time of the agent. Of an earlier one only that it is past is right.
+    /// `CLOCK_BOOTTIME` at a time of the agent. For a past time, any past value.
     pub(super) fn boot_ms_at(&self, agent_ms: u64) -> Option<u64> {
         self.agent_ms.map(|reading| when(reading, agent_ms))
     }
 
-    /// The same for a time of the hub's clock, going by its last hello.
+    /// The same for a time of the hub's clock, by its last hello.
     pub(super) fn boot_ms_at_hub(&self, hub_ms: u64) -> Option<u64> {
         self.hub_ms.map(|reading| when(reading, hub_ms))
     }
@@ -149,7 +147,7 @@ impl AgentTime {
 
     // --- To the journal ---
 
-    /// The stamp to be written now: the first one of this boot, one an hour, and one when a clock was set.
+    /// The stamp to be written now: the first one of a boot, one an hour, and one when a clock was set.
     pub(super) fn next_stamp(&mut self, now_ms: u64) -> Option<ClockStamp> {
         let next = ClockStamp {
             boot: self.boot.clone(),
@@ -187,18 +185,18 @@ impl AgentTime {
         self.stamp_not_before_ms = now_ms.saturating_add(STAMP_RETRY_MS);
     }
 
-    /// The last stamp, for a journal that is written anew.
+    /// The last stamp, for a compaction.
     pub(super) fn stamp(&self) -> Option<ClockStamp> {
         self.stamp.clone()
     }
 }
 
-/// What a clock shows by now if nobody has set it.
+/// What a clock shows now, if it was not set.
 fn at((shown_ms, at_ms): Reading, now_ms: u64) -> u64 {
     shown_ms.saturating_add(now_ms.saturating_sub(at_ms))
 }
 
-/// When it shows `ms`, by the clock since boot; at the reading or before it, at the reading.
+/// `CLOCK_BOOTTIME` when the clock shows `ms`; of a past value, that of the reading.
 fn when((shown_ms, at_ms): Reading, ms: u64) -> u64 {
     at_ms.saturating_add(ms.saturating_sub(shown_ms))
 }
