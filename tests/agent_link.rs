@@ -163,13 +163,13 @@ fn a_portal_that_answers_for_the_hub_costs_no_result() {
     network.set_portal(None);
     agent.wait_for("http://portal.test/login");
     std::fs::write(&go, "").unwrap();
-    agent.wait_for("reports come to nothing");
+    agent.wait_for("reports fail");
     network.set_portal(Some(address));
     let ended = until(http, &id, "succeeded");
     assert_eq!(ended["stdout"], "done\n");
 
-    agent.wait_for("reports arrive again");
-    for step in ["taken", "running", "ended", "told"] {
+    agent.wait_for("reports succeed again");
+    for step in ["received", "running", "ended", "reported"] {
         let line = agent.wait_for(step);
         assert!(line.contains("INFO"), "{line}");
     }
@@ -192,7 +192,7 @@ fn a_proxy_that_requires_a_password_is_named_in_the_log_and_retried_after_a_minu
     let scene = Scene::new("https://hub.test", &proxy);
     let agent = scene.agent();
     let line = agent.wait_for("no connection to the hub");
-    assert!(line.contains("the proxy asks for a user and password"), "{line}");
+    assert!(line.contains("the proxy requires a user and password"), "{line}");
     let pause = line.split("retry_in=").nth(1).and_then(|rest| rest.split(['.', 's']).next());
     let pause_s: u64 = pause.unwrap().parse().unwrap_or_else(|e| panic!("{e} in {line}"));
     assert!((60..=75).contains(&pause_s), "{line}");
@@ -263,7 +263,7 @@ fn a_second_term_does_not_wait_for_what_runs() {
     });
     let term = Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().unwrap();
     assert!(term.success());
-    agent.wait_for("no new command is taken");
+    agent.wait_for("no new command is accepted");
     // Within the bound of this wait, which is less than the 30 s that the handler would have had.
     assert_eq!(agent.terminate().code(), Some(0));
     assert!(!runs(&pid), "the handler is gone with the agent");

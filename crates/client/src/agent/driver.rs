@@ -1,8 +1,8 @@
-//! The one loop that acts: the stream, the reports, the handlers and the journal, around the engine.
+//! The event loop of the agent: it connects the stream, the reports, the handlers and the journal with the engine.
 //!
-//! It decides nothing about a command. What it does: turns what happens into `handle_*`, does what
-//! `poll_output` says, and sleeps until `poll_timeout`. Nothing is awaited in the loop but the next
-//! event: reports, handlers, sweeps and disk are tasks of their own, each of which the engine bounds.
+//! It decides nothing about a command. It passes each event to a `handle_*`, carries out `poll_output`, and sleeps
+//! until `poll_timeout`. The loop awaits nothing but the next event: reports, handlers, kills and disk writes are
+//! tasks of their own, whose number the engine bounds.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -37,14 +37,14 @@ mod tests;
 use disk::{Disk, DiskOutcome};
 use report::PostOutcome;
 
-/// The longest sleep: `CLOCK_BOOTTIME` goes on while the machine sleeps, and the runtime's clock does
-/// not, so what fell due meanwhile is seen within this.
+/// The longest sleep. `CLOCK_BOOTTIME` includes suspend and the runtime's clock does not, so what became due during
+/// suspend is noticed within this time.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
-/// How long it may take to tell the facts.
+/// How long a report of the facts may take.
 const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the facts are looked at.
+/// How often the facts are compared with those that were reported.
 const FACTS_EVERY: Duration = Duration::from_secs(300);
-/// When to try again to kill what is left of a handler.
+/// When killing orphan processes is tried again after an error.
 const KILL_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs an agent: see [`Agent::run_until`].
@@ -71,18 +71,18 @@ pub(super) async fn run(
     }
 }
 
-/// What happened, as far as the loop is concerned.
+/// An event of the loop.
 enum DriverEvent {
-    /// The agent is told to stop, for the first or the second time.
+    /// A shutdown request, the first or the second one.
     Shutdown,
     Signal(Signal),
-    /// The stream is over for good; another is made.
+    /// The stream ended for good; another one must be made.
     StreamClosed,
     Disk(DiskOutcome),
     Answered(PostOutcome),
     Ended(CommandId, Ended),
     OrphansKilled(CommandId),
-    /// Some of what runs has told how far it is.
+    /// A handler has reported progress.
     Progress,
     FactsReported(Result<Json, Option<Error>>),
     FactsDue,
@@ -103,13 +103,13 @@ struct Driver {
     running: HashMap<CommandId, Running>,
     jobs: JoinSet<(CommandId, Ended)>,
     posts: JoinSet<PostOutcome>,
-    /// Reports come to nothing, and that is said.
+    /// Reports fail, and the log says so.
     posts_fail: bool,
     orphan_kills: JoinSet<CommandId>,
     progressed: Arc<Notify>,
-    /// The facts as the hub has them.
+    /// The facts that the hub has.
     facts: Option<Json>,
-    /// The hub refuses them, and that is said.
+    /// The hub refuses the facts, and the log says so.
     facts_refused: bool,
     facts_task: JoinSet<Result<Json, Option<Error>>>,
     facts_at: Instant,
@@ -120,13 +120,13 @@ struct Driver {
     retry_at: Option<Instant>,
 }
 
-/// What the loop knows of a handler that runs.
+/// A handler that runs.
 struct Running {
     action: Action,
     since: Instant,
     stop: StopSender,
     progress: ProgressReceiver,
-    /// How far it was when the engine was told last.
+    /// The last progress that the engine was given.
     reported: Option<Progress>,
 }
 
@@ -140,10 +140,10 @@ impl Driver {
         engine.begin(clock::boot_ms(), journal.bytes());
         let data_folder = Arc::new(DataFolder::of_agent(&agent.state_dir, &agent.device));
         let readers = status::open(&agent.state_dir)
-            .inspect_err(|error| tracing::warn!(%error, "there is no status socket"))
+            .inspect_err(|error| tracing::warn!(%error, "the status socket cannot be opened"))
             .map(status::readers)
             .ok();
-        // Each call has a limit of its own, none of which is longer.
+        // Each call has a timeout of its own, and none is longer than this.
         let mut builder = Controller::builder(agent.hub.with_credentials())
             .transport(agent.transport.clone())
             .answer_timeout(Duration::from_millis(POST_MS_MAX));
@@ -194,7 +194,7 @@ impl Driver {
         })
     }
 
-    /// Waits for what happens next. To drop it loses nothing.
+    /// Waits for the next event. Cancel-safe.
     async fn next(&mut self) -> DriverEvent {
         let timeout = self.engine.poll_timeout().map(|due_ms| {
             let remaining = Duration::from_millis(due_ms.saturating_sub(clock::boot_ms()));
@@ -213,7 +213,7 @@ impl Driver {
             signal = next_signal(&mut self.listener) => match signal {
                 Some(Ok(signal)) => DriverEvent::Signal(signal),
                 Some(Err(error)) => {
-                    tracing::warn!(%error, "the stream is over");
+                    tracing::warn!(%error, "the stream has ended");
                     DriverEvent::StreamClosed
                 }
                 None => DriverEvent::StreamClosed,
@@ -232,10 +232,10 @@ impl Driver {
         match event {
             DriverEvent::Shutdown => {
                 match self.engine.is_stopping() {
-                    false => tracing::info!("stopping: no new command is taken"),
-                    true => tracing::warn!("told to stop twice: not waiting for what runs"),
+                    false => tracing::info!("stopping: no new command is accepted"),
+                    true => tracing::warn!("second shutdown request: handlers are killed"),
                 }
-                // What the hub has not been answered for it keeps.
+                // The hub keeps what it has no answer for.
                 (self.listener, self.relisten_at) = (None, None);
                 self.engine.handle_shutdown(now_ms);
             }
@@ -266,7 +266,7 @@ impl Driver {
         Ok(())
     }
 
-    // --- What the engine wants done ---
+    // --- Outputs of the engine ---
 
     fn act(&mut self) {
         while let Some(output) = self.engine.poll_output() {
@@ -318,8 +318,7 @@ impl Driver {
         let progressed = Arc::clone(&self.progressed);
         self.jobs.spawn(async move {
             let Some(rules) = rules else {
-                let gone =
-                    Outcome::failed(codes::INTERNAL, "the action is not on the list any more");
+                let gone = Outcome::failed(codes::INTERNAL, "the action is no longer on the list");
                 return (id, Ended::Finished(gone));
             };
             let panicked =
@@ -335,8 +334,7 @@ impl Driver {
         });
     }
 
-    /// Tells the engine how far what runs is, where that is news. Each handler has one place for it,
-    /// where the newest word stands: none is lost but by a newer one.
+    /// Passes on progress that is new. Each handler has one slot with its latest progress: older values may be lost.
     fn report_progress(&mut self, now_ms: u64) {
         for (id, running) in &mut self.running {
             let now = *running.progress.borrow_and_update();
@@ -356,7 +354,7 @@ impl Driver {
         if matches!(ended, Ended::Stopped(_)) && self.engine.is_stopping() {
             let on_restart =
                 self.agent.list.policy.rules(&action).map(|rules| rules.on_restart.as_str());
-            return tracing::info!(%action, %id, seconds, on_restart, "cut off");
+            return tracing::info!(%action, %id, seconds, on_restart, "interrupted");
         }
         tracing::info!(%action, %id, state, code, seconds, "ended");
     }
@@ -384,7 +382,7 @@ impl Driver {
     fn report_facts(&mut self, always: bool) {
         let now = facts::now(&self.agent.facts);
         if always {
-            // What is told over the connection before may hang with it.
+            // A report over the previous connection may hang.
             self.facts_task.abort_all();
         } else if self.facts.as_ref() == Some(&now) || !self.facts_task.is_empty() {
             return;
@@ -405,10 +403,10 @@ impl Driver {
             Err(Some(error @ Error::Refused { .. }))
                 if !std::mem::replace(&mut self.facts_refused, true) =>
             {
-                tracing::warn!("the hub does not take this device's facts: {error}");
+                tracing::warn!("the hub refuses this device's facts: {error}");
             }
-            // The stream's loss says it, if it is the hub that is not there.
-            Err(error) => tracing::debug!(?error, "the facts were not told"),
+            // If the hub is unreachable, the loss of the stream says so.
+            Err(error) => tracing::debug!(?error, "the facts were not reported"),
         }
     }
 
@@ -452,45 +450,45 @@ async fn next_reader(readers: &mut Option<mpsc::Receiver<UnixStream>>) -> Option
     }
 }
 
-/// Does a task's work so that a panic in it is `panicked`, and not a task of which nothing is heard
-/// again, with all that it held: a place among the reports, or a command that runs for ever.
+/// Runs a task and returns `panicked` if it panics. Otherwise the task would vanish with all that depends on it: a
+/// slot for a report, or a command that would run for ever.
 async fn catch_panic<T>(work: impl Future<Output = T>, panicked: T) -> T {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or(panicked)
 }
 
-/// What an operator reads of a command's way, beside its run.
+/// What an operator reads about a command, besides its run.
 fn log_steps(records: &[Record]) {
     let is_end = |record: &Record| matches!(record, Record::Ended { .. });
     for record in records {
         match record {
-            // One that is refused at once is told as that.
+            // A command that is rejected at once has a line for that.
             Record::Received(received) if !records.iter().any(is_end) => {
                 let event = &received.event;
-                tracing::info!(action = %event.action, id = %event.id, "taken");
+                tracing::info!(action = %event.action, id = %event.id, "received");
             }
-            Record::Acked { command } => tracing::info!(id = %command, "told"),
+            Record::Acked { command } => tracing::info!(id = %command, "reported"),
             _ => {}
         }
     }
 }
 
-/// Kills what is left of a handler, and does not give up: to say that it is dead when it is not would
-/// run a command beside itself.
+/// Kills the orphan processes of a command, and does not give up: a command that is wrongly taken for dead would run
+/// beside itself.
 async fn kill_orphans(command: CommandId) -> CommandId {
     loop {
         let result = tokio::task::spawn_blocking(move || handler::leftover::kill_left(command));
         match result.await {
             Ok(Ok(killed)) => {
                 if killed > 0 {
-                    tracing::warn!(%command, killed, "what was left of a handler is killed");
+                    tracing::warn!(%command, killed, "orphan processes of a handler were killed");
                 }
                 return command;
             }
             Ok(Err(error)) => {
-                tracing::error!(%command, %error, "what is left of a handler lives on")
+                tracing::error!(%command, %error, "orphan processes of a handler cannot be killed")
             }
             Err(error) => {
-                tracing::error!(%command, %error, "what is left of a handler is not known")
+                tracing::error!(%command, %error, "orphan processes of a handler cannot be killed")
             }
         }
         sleep(KILL_RETRY).await;

@@ -1,8 +1,7 @@
-//! Staying connected: when to come back after which loss, and what a person is told of it.
+//! When to reconnect after which loss, and how the loss is explained to an operator.
 //!
-//! The growing wait itself is `bellwire_sse::Reconnect`'s. Here is what an appliance that nobody
-//! looks after adds: every loss is followed by another try, and some by a longer pause, since to ask
-//! again at once would help nobody.
+//! `bellwire_sse::Reconnect` implements the backoff. This file adds what an unattended appliance needs: it retries
+//! after every loss, and after some of them with a longer pause, where an early retry would be useless.
 
 use std::time::Duration;
 
@@ -13,18 +12,18 @@ use crate::api::ListenOptions;
 use crate::event_source::{Error, Loss, Retry, SERVER_WAIT_MAX};
 use crate::transport::Stage;
 
-/// How long a connection must last for the wait to begin afresh.
+/// How long a connection must last before the backoff starts again from its beginning.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// The longest wait while no connection is healthy.
+/// The longest delay of the backoff.
 const DELAY_MAX: Duration = Duration::from_secs(60);
-/// The pause after a refusal that somebody has to mend.
+/// The pause after a refusal that a person has to resolve.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
-/// The pause after an answer that says nothing better: a portal, or 204.
+/// The pause after an answer that names none: a captive portal, or 204.
 pub(super) const PORTAL_PAUSE: Duration = Duration::from_secs(30);
-/// The shortest and the longest pause after another agent of this name took the stream.
+/// The shortest and the longest pause after another agent with this name took over the stream.
 const REPLACED_PAUSE_MS: (u64, u64) = (5000, 30_000);
 
-/// How the agent listens.
+/// The agent's options for listening.
 pub(super) fn options(heartbeat: Option<Seconds>) -> ListenOptions {
     let options = ListenOptions::default()
         .retry(Retry::always().delays(pause_after))
@@ -37,8 +36,8 @@ pub(super) fn options(heartbeat: Option<Seconds>) -> ListenOptions {
     }
 }
 
-/// How long to stay away after a loss; `None` leaves it to the growing wait. Where asking again soon
-/// would help nobody, a shorter `Retry-After` does not make it sooner.
+/// The pause after a loss; `None` leaves it to the backoff. Where an early retry is useless, a shorter `Retry-After`
+/// does not shorten it.
 fn pause_after(loss: &Loss) -> Option<Duration> {
     let requested = loss.retry_after().map(|requested| requested.min(SERVER_WAIT_MAX));
     let pause_min = match loss {
@@ -46,7 +45,7 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
             401 | 403 | 404 | 407 => REFUSED_PAUSE,
             423 => Duration::from_secs(30),
             410 => Duration::from_secs(15 * 60),
-            // Neither a stream nor a refusal: 202, or 300 without a place to go to.
+            // Neither a stream nor a refusal: 202, or 300 without a location.
             200..=399 | 511 => PORTAL_PAUSE,
             _ => return requested,
         },
@@ -68,13 +67,13 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
     Some(spread(pause_min).max(requested.unwrap_or_default()))
 }
 
-/// Up to a quarter more, so that what a crowd lost together it does not ask for together.
+/// Adds up to a quarter, so that devices that lost their hub together do not reconnect together.
 pub(super) fn spread(pause_min: Duration) -> Duration {
     let share = (getrandom::u32().unwrap_or(u32::MAX) >> 16) as u16;
     pause_min + pause_min / 4 * u32::from(share) / u32::from(u16::MAX)
 }
 
-/// How long to stay away after a `bye`, where it is not the hub that says so.
+/// The pause after a `bye`, where the hub does not name it.
 pub(super) fn pause_after_bye(bye: &Bye) -> Option<Duration> {
     let (least_ms, most_ms) = REPLACED_PAUSE_MS;
     let random = getrandom::u64().unwrap_or(u64::MAX);
@@ -82,7 +81,7 @@ pub(super) fn pause_after_bye(bye: &Bye) -> Option<Duration> {
         .then(|| Duration::from_millis(least_ms + random % (most_ms - least_ms + 1)))
 }
 
-/// What a loss means, for the person who reads the log.
+/// What a loss means, for the log.
 pub(super) fn explain(loss: &Loss) -> String {
     let status = match loss {
         Loss::Failed(Error::Refused(refusal)) => refusal.status.as_u16(),
@@ -91,26 +90,25 @@ pub(super) fn explain(loss: &Loss) -> String {
             error @ (Error::NotAStream { .. } | Error::Redirect(_) | Error::Rejected { .. }),
         ) => {
             return format!(
-                "what answers is not the hub but a box on the way, such as the sign-in page of a \
-                 guest network ({error})"
+                "the answer comes from a middlebox and not from the hub, such as the sign-in page \
+                 of a guest network ({error})"
             );
         }
         Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => {
             return format!(
-                "what answers is not the hub but a box on the way, such as the sign-in page of a \
-                 guest network, or the hub's authority is not known here: set ca_file ({error})"
+                "the answer comes from a middlebox and not from the hub, such as the sign-in page \
+                 of a guest network, or the hub's authority is unknown here: set ca_file ({error})"
             );
         }
         Loss::Failed(error @ Error::Elsewhere { .. }) => {
             return format!(
-                "what answers leads elsewhere, as the sign-in page of a guest network does \
+                "the answer redirects to another server, as the sign-in page of a guest network does \
                  ({error}); if that is the hub, set it as hub"
             );
         }
         Loss::Failed(error @ Error::NotBegun { .. }) => {
             return format!(
-                "the stream is there but its hello is not: a box on the way may hold it back \
-                 ({error})"
+                "the stream is connected but sends no hello: a middlebox may buffer it ({error})"
             );
         }
         Loss::Ended | Loss::Failed(Error::Transport(_) | Error::Silent { .. }) => {
@@ -123,12 +121,12 @@ pub(super) fn explain(loss: &Loss) -> String {
         404 => {
             "the hub does not know this device, or the URL is not a hub's: enrol it, or check hub"
         }
-        407 => "the proxy asks for a user and password: set them in the proxy's URL",
+        407 => "the proxy requires a user and password: set them in the proxy's URL",
         410 => "this device was removed from the hub",
-        423 => "another listener holds this device's place",
-        429 => "the hub asks to come less often",
-        503 => "the hub is about to stop, or cannot write",
-        511 => "the network asks for a sign-in before it lets anything through",
+        423 => "another listener has this device's stream",
+        429 => "the hub requests fewer connections",
+        503 => "the hub is stopping, or cannot write",
+        511 => "the network requires a sign-in",
         _ => return loss.to_string(),
     };
     format!("{meaning} (status {status})")

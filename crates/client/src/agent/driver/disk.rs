@@ -1,4 +1,4 @@
-//! The journal's hands: one thing at a time on a blocking thread, what waits meanwhile in one append.
+//! Writes the journal on a blocking thread, one task at a time. Appends that wait meanwhile are joined into one.
 
 use std::collections::VecDeque;
 
@@ -8,19 +8,19 @@ use crate::agent::engine::Snapshot;
 use crate::agent::fault::Point;
 use crate::agent::journal::{AppendError, Journal, Record, Reserve};
 
-/// What came of it.
+/// What became of a task.
 pub(super) enum DiskOutcome {
-    /// These are on disk.
+    /// These writes are on disk.
     Appended { tickets: Vec<u64>, points: Vec<Point>, bytes: u64 },
-    /// There was no room for this one.
+    /// There was no space for this write.
     Full { ticket: u64 },
-    /// The journal was rewritten, if its new length is given.
+    /// A compaction has ended. It succeeded if the new length is given.
     Compacted { bytes: Option<u64> },
     /// The disk failed.
     Failed { reason: String },
 }
 
-/// Something to be done.
+/// A task for the disk.
 enum DiskTask {
     Append(Append),
     Compact { snapshot: Snapshot, reserve_bytes: u64 },
@@ -32,9 +32,9 @@ struct Append {
     reserve: Reserve,
 }
 
-/// The journal and what is to be done to it.
+/// The journal, and the tasks for it.
 pub(super) struct Disk {
-    /// Here while nothing is done to it.
+    /// `None` while a task is running.
     journal: Option<Journal>,
     bytes: u64,
     waiting: VecDeque<DiskTask>,
@@ -65,12 +65,12 @@ impl Disk {
         self.waiting.push_back(DiskTask::Append(Append { ticket, records, reserve }));
     }
 
-    /// Replaces the journal by what is in it; its lines are made where they are written.
+    /// Replaces the journal by the snapshot, whose lines are encoded as they are written.
     pub(super) fn compact(&mut self, snapshot: Snapshot, reserve_bytes: u64) {
         self.waiting.push_back(DiskTask::Compact { snapshot, reserve_bytes });
     }
 
-    /// Begins with what waits, if nothing is under way.
+    /// Starts the tasks that wait, if none is running.
     pub(super) fn start(&mut self) {
         if self.waiting.is_empty() {
             return;
@@ -81,7 +81,7 @@ impl Disk {
         }
     }
 
-    /// The next thing that came of it. To drop it loses nothing.
+    /// The next outcome. Cancel-safe.
     pub(super) async fn next(&mut self) -> DiskOutcome {
         loop {
             if let Some(written) = self.done.pop_front() {
@@ -102,7 +102,7 @@ impl Disk {
     }
 }
 
-/// Does it all, in order, and nothing more once the disk has failed.
+/// Runs all tasks in order, and none after the disk has failed.
 fn run_tasks(mut journal: Journal, mut tasks: VecDeque<DiskTask>) -> (Journal, Vec<DiskOutcome>) {
     let mut done = Vec::new();
     while let Some(next) = tasks.pop_front() {
@@ -134,7 +134,7 @@ fn compact(journal: &mut Journal, snapshot: &Snapshot, reserve_bytes: u64) -> Di
     }
 }
 
-/// Appends a batch in one go; without room for all of it, one after the other, in the same order.
+/// Appends a batch at once. If there is no space for all of it, each append is tried alone, in the same order.
 fn append(journal: &mut Journal, batch: &[Append], done: &mut Vec<DiskOutcome>) {
     let records: Vec<&Record> = batch.iter().flat_map(|append| &append.records).collect();
     let reserve = Reserve {
@@ -162,7 +162,7 @@ fn append(journal: &mut Journal, batch: &[Append], done: &mut Vec<DiskOutcome>) 
     }
 }
 
-/// At which point of a command's life a record is on disk.
+/// The fault point at which a record is on disk.
 fn point(record: &Record) -> Option<Point> {
     match record {
         Record::Received(_) => Some(Point::Journaled),

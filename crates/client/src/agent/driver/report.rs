@@ -1,5 +1,4 @@
-//! The driver's side of the reports: how one is sent, and what its answer means: to the engine, and to
-//! the person who reads the log.
+//! Sends reports, and translates their answers for the engine and for the log.
 
 use bellwire_proto::{Code, CommandId, Delivery, DeviceId, Report, ReportState};
 
@@ -8,12 +7,12 @@ use crate::agent::engine::ReportAnswer;
 use crate::agent::fault::{self, Point};
 use crate::api::Error;
 
-/// A report that was answered, or not.
+/// A report that was answered, or has failed.
 pub(super) struct PostOutcome {
     ticket: u64,
     state: ReportState,
     answer: ReportAnswer,
-    /// Why it came to nothing.
+    /// Why it failed.
     failure: Option<String>,
 }
 
@@ -45,10 +44,10 @@ impl Driver {
         let PostOutcome { ticket, state, answer, failure } = posted;
         match failure {
             Some(failure) if !std::mem::replace(&mut self.posts_fail, true) => {
-                tracing::warn!("reports come to nothing, and are tried again: {failure}");
+                tracing::warn!("reports fail, and are tried again: {failure}");
             }
-            Some(failure) => tracing::debug!("a report came to nothing: {failure}"),
-            None if std::mem::take(&mut self.posts_fail) => tracing::info!("reports arrive again"),
+            Some(failure) => tracing::debug!("a report failed: {failure}"),
+            None if std::mem::take(&mut self.posts_fail) => tracing::info!("reports succeed again"),
             None => {}
         }
         let offered = state == ReportState::Accepted;
@@ -64,10 +63,10 @@ impl Driver {
     }
 }
 
-/// Reads an answer. One that is not the hub's is none, whatever its status, but for two: a box on the
-/// way, or the parser before the hub, may refuse a body for its length (413) or a result for its form
-/// (400), in its own words or in none. An offer has no form to be wrong, and only the hub may end it,
-/// which knows the way that it came by: one that finds nothing there is a box too.
+/// Classifies an answer. One that is not the hub's counts as a failure, whatever its status, with two exceptions: a
+/// middlebox, or the HTTP parser in front of the hub, may refuse a body for its length (413) or a result for its
+/// form (400) with a body of its own or none. An offer is always well-formed, and only the hub may end it. The hub
+/// knows the path of a report, so a 404 of a path comes from a middlebox.
 fn classify(
     device: &DeviceId,
     command: CommandId,
@@ -100,7 +99,7 @@ fn classify(
     }
 }
 
-/// Why a report came to nothing, in words.
+/// Why a report failed, for the log.
 fn explain(answer: &Result<Delivery, Error>) -> String {
     match answer {
         Ok(_) => {

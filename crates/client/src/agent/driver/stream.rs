@@ -1,4 +1,4 @@
-//! The driver's side of the stream: what it tells, and how the next one is made.
+//! Handles the signals of the stream, and makes the next stream.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl Driver {
                 {
                     tracing::warn!(
                         device = %self.agent.device, ?pause,
-                        "another agent has this device's name and took its place"
+                        "another agent with this device's name took over its stream"
                     );
                     listener.set_next_delay(pause);
                 }
@@ -68,22 +68,25 @@ impl Driver {
         self.retry_at = Some(Instant::now() + retry_in);
     }
 
-    /// Makes a stream anew after the last one was over for good, which only a 204 does; after a pause,
-    /// since what says 204 to a hub's path is no hub.
+    /// Makes a new stream after the last one ended for good, which only a 204 causes. There is a pause before, since a
+    /// 204 for a hub's path does not come from a hub.
     pub(super) fn listen_again(&mut self) {
         if self.relisten_at.take().is_none() {
             let pause = link::spread(link::PORTAL_PAUSE);
-            tracing::warn!(?pause, "what answers says that there is nothing to come");
+            tracing::warn!(?pause, "a status 204 ends the stream; it does not come from the hub");
             self.listener = None;
             self.relisten_at = Some(Instant::now() + pause);
-            self.disconnected("what answers says that there is nothing to come".to_owned(), pause);
+            self.disconnected(
+                "a status 204 ended the stream; it did not come from the hub".to_owned(),
+                pause,
+            );
             return;
         }
         let listener = self.hub.listen(&self.agent.device, &link::options(self.agent.heartbeat));
         match listener {
             Ok(listener) => self.listener = Some(listener),
             Err(error) => {
-                tracing::error!(%error, "the hub cannot be asked");
+                tracing::error!(%error, "the request to the hub cannot be made");
                 self.relisten_at = Some(Instant::now() + link::PORTAL_PAUSE);
             }
         }

@@ -1,4 +1,4 @@
-//! A whole journal that is written beside the one in use, and takes its place in one step.
+//! A complete journal that is written beside the current one and replaces it in one step.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
@@ -9,10 +9,10 @@ use bellwire_proto::DeviceId;
 
 use super::{AppendError, FORMAT, Head, JOURNAL, Record, line, reserve};
 
-/// Its name until then; what a power cut leaves under it is worth nothing.
+/// Its name until then. After a crash the file under this name is worthless.
 pub(super) const DRAFT: &str = "journal.new";
 
-/// See the head of this file. Dropped, it never was.
+/// See the head of this file. Dropped before [`Draft::finish`], it leaves nothing.
 pub(super) struct Draft {
     folder: PathBuf,
     writer: BufWriter<File>,
@@ -31,19 +31,18 @@ impl Draft {
         Ok(draft)
     }
 
-    /// One line more.
+    /// Appends a line.
     pub(super) fn push(&mut self, records: &[Record]) -> io::Result<()> {
         self.line(&line::encode(&records)?)
     }
 
-    /// How long it is so far.
+    /// Its length so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Puts it in the place of the journal, if it fits with the room that is to be kept behind it. Until
-    /// then nothing has happened to the one in use, whatever the error. That the new name lasts is the
-    /// caller's to see to ([`super::sync_folder`]).
+    /// Replaces the current journal, if the reservation fits behind this one. Until the rename the current one is
+    /// unchanged, whatever the error. The caller makes the new name durable ([`super::sync_folder`]).
     pub(super) fn finish(mut self, reserve_bytes: u64) -> Result<File, AppendError> {
         self.writer.flush().map_err(AppendError::of_write)?;
         let file = self.writer.get_ref().try_clone()?;
@@ -51,7 +50,7 @@ impl Draft {
         file.sync_all().map_err(AppendError::of_write)?;
         std::fs::rename(self.folder.join(DRAFT), self.folder.join(JOURNAL))
             .map_err(AppendError::of_write)?;
-        // From here on the old one is gone, whatever is answered.
+        // From here on the old file is gone, whatever is returned.
         self.is_in_place = true;
         Ok(file)
     }

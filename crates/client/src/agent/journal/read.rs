@@ -1,7 +1,7 @@
-//! Reads a journal line by line, tells what each is, and judges the whole.
+//! Reads a journal line by line, classifies each line, and decides on the whole file.
 //!
-//! The judgement rests on what `journal.rs` assumes of the disk: of all appends only the last can be
-//! there in part. So one bad line at the very end is torn; every other bad line is damage.
+//! The decision follows from the assumptions in `journal.rs`: only the last append can be on disk in part. So a
+//! single bad line at the very end is torn, and every other bad line is damage.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
@@ -13,41 +13,41 @@ use serde_json::value::RawValue;
 
 use super::{FORMAT, Head, JournalError, LINE_BYTES_MAX, Record, line};
 
-/// A part of the file, mostly a line.
+/// A range of bytes in the file, usually a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct JournalSpan {
     /// Where it begins.
     pub(crate) at: u64,
-    /// How long it is.
+    /// Its length.
     pub(crate) bytes: u64,
 }
 
-/// What stands there.
+/// What a range contains.
 #[derive(Debug, PartialEq)]
 pub(crate) enum JournalPart<'a> {
-    /// What was appended in one go.
+    /// The records of one append.
     Records(Vec<Record>),
-    /// The same, and this version does not know all of it.
+    /// The same, with some that this version does not know.
     Unknown { json: &'a str, known: Vec<Record> },
-    /// Not what was written.
+    /// Something else than what was written.
     Damaged,
-    /// What was being written when the power failed, or is being written now.
+    /// An append that the power cut interrupted, or that is being written now.
     Torn,
 }
 
-/// How the whole stands.
+/// The state of the whole file.
 #[derive(Debug)]
 pub(super) struct ScanResult {
-    /// To the end of the last line that is not torn.
+    /// Up to the end of the last line that is not torn.
     pub(super) good_bytes: u64,
     /// Why no agent may run on it.
     pub(super) fault: Option<JournalError>,
 }
 
-/// Tells everything in `file` but the first line, in order. One line is in memory at a time.
+/// Passes on everything in `file` but the first line, in order. One line is in memory at a time.
 ///
 /// # Errors
-/// When it cannot be read, is of a newer format or another device's: then nothing is told.
+/// If the file cannot be read, or has a newer format or another device: then nothing is passed on.
 pub(super) fn read(
     path: &Path,
     file: &File,
@@ -64,7 +64,7 @@ pub(super) fn read(
         scanner.at = bytes;
     } else if bytes > 0 {
         scanner.line(bytes, &line);
-        // It came with the file's name, in one step: it is never torn.
+        // The first line came with the file's name, in one step: it is never torn.
         scanner.bad_is_damage();
     }
     while bytes > 0 {
@@ -75,7 +75,7 @@ pub(super) fn read(
     }
     let good_bytes = scanner.finish();
     let path = path.to_path_buf();
-    // What is not known comes first: an update saves it, a repair drops it.
+    // Unknown records come first: an update preserves them, a repair drops them.
     let fault = match (scanner.unknown_at, scanner.damaged_at) {
         (Some(at), _) => Some(JournalError::Unknown { path, at }),
         _ if !has_head => Some(JournalError::Headless { path, device: device.clone() }),
@@ -85,12 +85,12 @@ pub(super) fn read(
     Ok(ScanResult { good_bytes, fault })
 }
 
-/// What is known so far of a file that is read from its beginning.
+/// The state of reading a file from its beginning.
 struct Scanner<F> {
     on_part: F,
-    /// How far it is read.
+    /// How much was read.
     at: u64,
-    /// The bad line that was read last, while none is behind it, and whether one is before it.
+    /// The last line if it is bad and nothing follows it, and whether a bad one precedes it.
     bad: Option<(JournalSpan, bool)>,
     unknown_at: Option<u64>,
     damaged_at: Option<u64>,
@@ -101,7 +101,7 @@ impl<F: FnMut(JournalSpan, JournalPart<'_>)> Scanner<F> {
         if let Some(json) = line::decode(line) {
             return self.good(bytes, json);
         }
-        // A line that lost its feed has the next one in it.
+        // A line that lost its line feed contains the next one.
         let good_end = line::good_end(line).and_then(|at| line.split_at_checked(at));
         let bad_bytes = good_end.map_or(bytes, |(bad, _)| bad.len() as u64);
         let follows_bad = self.bad_is_damage();
@@ -124,7 +124,7 @@ impl<F: FnMut(JournalSpan, JournalPart<'_>)> Scanner<F> {
         (self.on_part)(span, JournalPart::Unknown { json, known });
     }
 
-    /// The end of the file: one bad line is torn there. Gives where what is good ends.
+    /// The end of the file: a single bad line is torn here. Returns where the good part ends.
     fn finish(&mut self) -> u64 {
         match self.bad {
             Some((span, false)) => {
@@ -138,7 +138,7 @@ impl<F: FnMut(JournalSpan, JournalPart<'_>)> Scanner<F> {
         }
     }
 
-    /// Gives whether there was one.
+    /// Returns whether there was one.
     fn bad_is_damage(&mut self) -> bool {
         let Some((span, _)) = self.bad.take() else { return false };
         self.damaged_at = self.damaged_at.or(Some(span.at));
@@ -153,7 +153,7 @@ impl<F: FnMut(JournalSpan, JournalPart<'_>)> Scanner<F> {
     }
 }
 
-/// Whether the first line is one of this format and device.
+/// Whether the first line has this format and device.
 fn check_head(path: &Path, line: &[u8], device: &DeviceId) -> Result<bool, JournalError> {
     #[derive(Deserialize)]
     struct Format {
@@ -173,8 +173,8 @@ fn check_head(path: &Path, line: &[u8], device: &DeviceId) -> Result<bool, Journ
     }
 }
 
-/// Reads to the next line feed and gives how long that was; nothing at the end of the file. A line
-/// that is longer than any that is written comes without its end, so it is a bad one.
+/// Reads up to the next line feed and returns the length, 0 at the end of the file. A line that is longer than
+/// any that is written is returned without its end, and so is a bad one.
 fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     line.clear();
     let bytes = reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', line)? as u64;

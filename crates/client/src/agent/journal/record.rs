@@ -1,7 +1,7 @@
-//! What the journal says: one record for each step that must outlive a power cut.
+//! The records of the journal: one for each step that must survive a power cut.
 //!
-//! A report is kept in a form of the journal's own: what the hub would refuse must still be read
-//! after a restart, and what a handler wrote must not take more room than was kept for it.
+//! A report has a form of its own here: what the hub would reject must be readable after a restart, and a handler's
+//! output must not take more space than was reserved for it.
 
 use std::borrow::Cow;
 
@@ -14,23 +14,23 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::agent::run::clamp;
 
-/// The longest text of a report in the journal. Within the contract's limits none is longer: a
-/// result of 64 KiB, two outputs of 64 KiB that take 4/3 of that, and a message.
+/// Bytes of the longest report in the journal. Reports within the contract's limits fit: a result of 64 KiB, two
+/// outputs of 64 KiB that take 4/3 of that, and a message.
 pub(crate) const STORED_REPORT_BYTES_MAX: usize = 248 << 10;
 
-/// Which run of the kernel: a clock since boot means something only within it.
+/// A boot of the kernel: clocks since boot are comparable only within one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct BootId(String);
 
 impl BootId {
-    /// What stands for a boot that has no name. The clock since boot may have begun anew, so no two
-    /// of them are the same; but they say nothing of a reboot either.
+    /// For a boot whose name cannot be read. Its clock may have restarted, so no two of them are equal; but they do
+    /// not prove a reboot either.
     pub(crate) fn unknown(random: u64) -> Self {
         Self(format!("{UNKNOWN_BOOT}{random:016x}"))
     }
 
-    /// Whether this is the kernel's own name for it.
+    /// Whether this is the kernel's own name.
     pub(crate) fn is_known(&self) -> bool {
         !self.0.starts_with(UNKNOWN_BOOT)
     }
@@ -44,40 +44,41 @@ impl From<&str> for BootId {
     }
 }
 
-/// A step in the life of the agent or of a command.
+/// A step in the life cycle of the agent or of a command. The names on disk are part of the format: an older version
+/// refuses a record that it does not know, and ignores a member that it does not know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Record {
-    /// The agent began, for the how-manieth time. The number is the upper part of every `rev`.
+    /// A start of the agent. The number is the upper part of every `rev`.
     Begun {
-        /// One more than the one before.
+        /// One more than the last.
         start: u64,
-        /// What the clocks showed then. Versions before it was written ignore it, and it is absent from theirs.
+        /// What the clocks showed. Absent until the hub is connected; records of earlier versions have none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         clock: Option<Box<ClockStamp>>,
     },
-    /// A command came.
+    /// A command arrived.
     Received(Box<Received>),
-    /// It is to be stopped, or never to run; it may not have come.
+    /// A command must be stopped or must never run. It may not have arrived yet.
     Cancelled {
         /// The command.
         command: CommandId,
-        /// Its place in the order.
+        /// Its position in the hub's order.
         seq: Seq,
-        /// The agent's time when it first heard of the command, in Unix milliseconds.
+        /// The agent's time when the command arrived, in Unix milliseconds.
         #[serde(rename = "hub_ms")]
         first_seen_ms: u64,
     },
-    /// Its handler is about to be started.
+    /// A handler is about to be started.
     Started {
         /// The command.
         command: CommandId,
-        /// The how-manieth run this is.
+        /// The number of this run, from 1.
         run: u32,
-        /// In which run of the kernel.
+        /// The boot in which it starts.
         boot: BootId,
     },
-    /// It is over, and this is to be told. Nothing is when it ended at the hub before it began here.
+    /// A command has ended with this report. `None` if the hub had ended it before it was started.
     Ended {
         /// The command.
         command: CommandId,
@@ -85,7 +86,7 @@ pub(crate) enum Record {
         #[serde(serialize_with = "write_report", deserialize_with = "read_report")]
         report: Option<Box<Report>>,
     },
-    /// The hub refuses the result for what it is.
+    /// The hub rejects the result permanently.
     #[serde(rename = "unfit")]
     PermanentRejection {
         /// The command.
@@ -94,23 +95,23 @@ pub(crate) enum Record {
         #[serde(rename = "hub_ms")]
         since_ms: u64,
     },
-    /// The hub has shown that it knows, or will not be told any more.
+    /// The hub has confirmed the result, or it will not be reported any more.
     Acked {
         /// The command.
         command: CommandId,
     },
-    /// All that is left of a command that is over: what a compaction writes for its other records.
+    /// A completed command: a compaction writes it instead of the other records.
     Done {
         /// The command.
         command: CommandId,
-        /// What is left.
+        /// What is stored of it.
         #[serde(flatten)]
         done: Done,
     },
 }
 
 impl Record {
-    /// The agent's time that it names.
+    /// The agent's time in this record.
     pub(crate) fn agent_ms(&self) -> Option<u64> {
         match self {
             Self::Received(received) => Some(received.first_seen_ms),
@@ -124,57 +125,57 @@ impl Record {
     }
 }
 
-/// What is kept of a command that is over. There may be a hundred thousand: each member counts.
+/// What is stored of a completed command. There may be a hundred thousand: each member counts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Done {
-    /// Its place in the order.
+    /// Its position in the hub's order.
     pub(crate) seq: Seq,
-    /// The agent's time when it first heard of the command, in Unix milliseconds.
+    /// The agent's time when the command arrived, in Unix milliseconds.
     #[serde(rename = "hub_ms")]
     pub(crate) first_seen_ms: u64,
-    /// How it ended; `None` when the hub had ended it before it could start.
+    /// How it ended; `None` if the hub had ended it before it was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<ReportState>,
-    /// The exit code that was told.
+    /// The exit code that was reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) exit_code: Option<i64>,
-    /// The error code that was told.
+    /// The error code that was reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) code: Option<Box<str>>,
 }
 
-/// What the clocks showed at one moment: from it a later life of the agent reckons what time it is.
+/// What the clocks showed at one moment. After a restart the agent's time is calculated from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClockStamp {
-    /// In which run of the kernel.
+    /// The boot.
     pub(crate) boot: BootId,
-    /// The clock since that boot.
+    /// `CLOCK_BOOTTIME`.
     pub(crate) boot_ms: u64,
     /// The agent's own time.
     pub(crate) agent_ms: u64,
     /// The hub's clock, in Unix milliseconds.
     pub(crate) hub_ms: u64,
-    /// The device's clock, in Unix milliseconds; `None` while it was evidently never set.
+    /// The device's clock, in Unix milliseconds; `None` if it was not set yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) device_ms: Option<u64>,
 }
 
-/// A command as it came.
+/// A command as it arrived.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Received {
-    /// What the hub said; without its data when it was rejected at once.
+    /// The hub's event; without its data if the command was rejected at once.
     pub(crate) event: CommandEvent,
-    /// In which run of the kernel it came.
+    /// The boot in which it arrived.
     pub(crate) boot: BootId,
-    /// Until when it may be started, by the clock since that boot.
+    /// `CLOCK_BOOTTIME` when its time to live ends.
     pub(crate) due_boot_ms: u64,
-    /// The agent's time when it came, in Unix milliseconds. (Versions that had no such time wrote the hub's.)
+    /// The agent's time when it arrived, in Unix milliseconds. (Earlier versions wrote the hub's clock.)
     #[serde(rename = "hub_ms")]
     pub(crate) first_seen_ms: u64,
 }
 
-/// Cuts a report down to the contract's limits, and to what there is room for: output and result are
-/// lost before the state is.
+/// Cuts a report to the contract's limits and to the space reserved for it: output and result are dropped before
+/// the state is.
 pub(crate) fn fit(report: &mut Report) {
     clamp(report);
     let text_bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
@@ -187,7 +188,7 @@ pub(crate) fn fit(report: &mut Report) {
     }
 }
 
-/// A report as it stands in the journal.
+/// A report in the journal's form.
 #[derive(Serialize, Deserialize)]
 struct StoredReport<'a> {
     state: ReportState,
@@ -215,8 +216,8 @@ struct StoredError<'a> {
     message: Option<StoredText<'a>>,
 }
 
-/// Text as JSON writes it, or in base64 where that is shorter: a control character takes six bytes
-/// in JSON, and output may be full of them.
+/// Text as JSON, or in base64 if that is shorter: a control character takes six bytes in JSON, and output may
+/// consist of them.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum StoredText<'a> {
@@ -344,8 +345,8 @@ mod tests {
         }
     }
 
-    /// A result past the API's limits was written, could not be read again, and was taken for a torn
-    /// end and cut off: the command then had never ended.
+    /// A result beyond the API's limits was written, could not be read again, and was cut off as a torn end: the
+    /// command then had never ended.
     #[test]
     fn a_report_past_the_limits_keeps_its_state_and_the_end_of_its_output() {
         let long = "é".repeat(200 << 10);
@@ -367,7 +368,7 @@ mod tests {
         };
         fit(&mut report);
         assert!(written(report).len() < 8192);
-        // What is only a little past the hub's limit is kept as it is.
+        // A text slightly beyond the hub's limit is stored unchanged.
         let stdout = Some("x".repeat((64 << 10) + 1));
         written(Report { stdout, ..Report::of(ReportState::Succeeded) });
     }
@@ -391,7 +392,7 @@ mod tests {
         assert_eq!(read, [ended(report), Record::Ended { command, report: None }]);
     }
 
-    /// What a version without it must be able to read after a downgrade.
+    /// After a downgrade the earlier version must be able to read the journal.
     #[test]
     fn a_stamp_of_the_clocks_is_ignored_by_versions_that_do_not_know_it() {
         #[derive(Debug, PartialEq, Deserialize)]

@@ -1,4 +1,4 @@
-//! Looks into a journal and mends it, on demand of a person.
+//! Inspects and repairs a journal, on a person's request.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,25 +11,25 @@ use super::draft::Draft;
 use super::read::{JournalPart, JournalSpan, read};
 use super::{JOURNAL, JournalError, lock, sync_folder};
 
-/// Where a repair keeps the file as it was; the next ones have a number behind the name.
+/// The copy that a repair makes of the file; further copies have a number appended.
 const COPY: &str = "journal.damaged";
 
 /// What a repair did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Repaired {
-    /// How many records the journal has now.
+    /// The number of records in the journal now.
     pub records_kept: usize,
-    /// How many lines went, in whole or in part.
+    /// The number of lines that were dropped, in whole or in part.
     pub lines_dropped: usize,
-    /// The file as it was; `None` when there was nothing to mend, and nothing was changed.
+    /// The copy of the original file; `None` if there was nothing to repair, and nothing was changed.
     pub copy: Option<PathBuf>,
 }
 
-/// Tells everything that stands in a journal, and changes nothing.
+/// Passes on everything in a journal, and changes nothing.
 ///
 /// # Errors
-/// What [`Journal::open`](super::Journal::open) would refuse it for, when all is told.
+/// Those of [`Journal::open`](super::Journal::open), after everything was passed on.
 pub(crate) fn show(
     folder: &Path,
     device: &DeviceId,
@@ -39,8 +39,8 @@ pub(crate) fn show(
     read(&path, &file, device, on_part)?.fault.map_or(Ok(()), Err)
 }
 
-/// Writes the journal anew with everything in it that is good, and keeps a copy of it as it was. A
-/// command whose start record was dropped may run again: that is for a person to decide.
+/// Writes the journal again with all good records, and preserves a copy of the original. A command whose start
+/// record was dropped may run again: that is a person's decision.
 pub(crate) fn repair(folder: &Path, device: &DeviceId) -> Result<Repaired, JournalError> {
     open_existing(folder)?;
     let _lock = lock(folder)?;
@@ -59,12 +59,12 @@ pub(crate) fn repair(folder: &Path, device: &DeviceId) -> Result<Repaired, Journ
         return Ok(Repaired { records_kept, lines_dropped: 0, copy: None });
     }
     let copy = copy(folder, &path).map_err(io)?;
-    // Without the mended journal the copy would only take the room that was missing.
+    // Without the repaired journal the copy would only take the space that was missing.
     rewrite(folder, &path, device).inspect_err(|_| drop(std::fs::remove_file(&copy)))?;
     Ok(Repaired { records_kept, lines_dropped, copy: Some(copy) })
 }
 
-/// Puts a journal of all that is good in one in its place.
+/// Replaces the journal by one with its good records.
 fn rewrite(folder: &Path, path: &Path, device: &DeviceId) -> Result<(), JournalError> {
     let io = |source| JournalError::Io { path: path.into(), source };
     let file = File::open(path).map_err(io)?;
@@ -84,7 +84,7 @@ fn rewrite(folder: &Path, path: &Path, device: &DeviceId) -> Result<(), JournalE
     sync_folder(folder).map_err(io)
 }
 
-/// Gives a file to the owner of another one: an agent that is not root must be able to use what root has mended.
+/// Gives a file the owner of another: an agent that is not root must be able to use a journal that root repaired.
 fn chown_like(file: &File, as_of: &File) -> io::Result<()> {
     let (own, of) = (file.metadata()?, as_of.metadata()?);
     if (own.uid(), own.gid()) == (of.uid(), of.gid()) {
@@ -104,7 +104,7 @@ fn open_existing(folder: &Path) -> Result<(PathBuf, File), JournalError> {
     }
 }
 
-/// Copies the journal to a name of its own, and returns when the copy is on disk.
+/// Copies the journal to an unused name, and returns when the copy is on disk.
 fn copy(folder: &Path, journal: &Path) -> io::Result<PathBuf> {
     let mut options = OpenOptions::new();
     options.create_new(true).write(true).mode(0o600);
@@ -120,7 +120,7 @@ fn copy(folder: &Path, journal: &Path) -> io::Result<PathBuf> {
                     .and_then(|_| chown_like(&copy, &from))
                     .and_then(|()| copy.sync_all())
                     .and_then(|()| sync_folder(folder));
-                // Half a copy would only take the room that is missing.
+                // An incomplete copy would only take the space that is missing.
                 return match copied {
                     Ok(()) => Ok(path),
                     Err(error) => {
