@@ -103,8 +103,8 @@ fn classify(
 fn explain(answer: &Result<Delivery, Error>) -> String {
     match answer {
         Ok(_) => {
-            "what answers is not the hub but a box on the way: it shows another delivery than \
-                  the one that was reported"
+            "the answer comes from a middlebox and not from the hub: it shows another delivery \
+             than the reported one"
                 .to_owned()
         }
         Err(error) => error.to_string(),
@@ -178,7 +178,7 @@ mod tests {
         for middlebox in [foreign(Some(400)), refused(Code::NotFound)] {
             for reported in [ReportState::Accepted, ReportState::Running] {
                 let meaning = classify(&device, command, reported, &middlebox);
-                assert_eq!(meaning, later, "no box may take a command away: {middlebox:?}");
+                assert_eq!(meaning, later, "no middlebox may end a command: {middlebox:?}");
             }
         }
         let forgotten = refused(Code::UnknownCommand);

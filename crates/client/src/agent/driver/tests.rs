@@ -1,6 +1,5 @@
-//! Promise: whatever answers in place of the hub, the agent does not hammer it, does not hang on it,
-//! and comes back. The answers are written here and come through a [`Transport`], mostly in virtual
-//! time.
+//! Promise: whatever answers instead of the hub, the agent does not flood it, does not hang on it, and reconnects.
+//! The answers are written here and come through a [`Transport`], mostly in virtual time.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -17,7 +16,7 @@ const STREAM: &str = "text/event-stream";
 const PAGE: &str = "text/html";
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What stands in for the hub: answers each request as its test says, and remembers it.
+/// A stub of the hub: it answers each request as its test says, and records it.
 struct StubHub {
     start: Instant,
     asked: Mutex<Vec<SeenRequest>>,
@@ -26,7 +25,7 @@ struct StubHub {
 
 #[derive(Debug, Clone)]
 struct SeenRequest {
-    /// The how-manieth of its kind.
+    /// Its number among the requests of its kind.
     nth: usize,
     at: Duration,
     /// `stream`, `facts` or `report`.
@@ -37,7 +36,7 @@ struct SeenRequest {
 }
 
 impl SeenRequest {
-    /// The state that a report tells.
+    /// The state in a report.
     fn state(&self) -> String {
         let report: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
         report["state"].as_str().unwrap().to_owned()
@@ -73,7 +72,7 @@ impl Transport for StubHub {
             token: token.unwrap_or_default().to_owned(),
             body: request.body().clone(),
         };
-        // Who hammers it is answered no more, so that the test ends and counts.
+        // A flood is not answered any more, so that the test ends and counts it.
         if asked.nth > 1000 {
             return Box::pin(std::future::pending());
         }
@@ -96,7 +95,7 @@ fn ends<const N: usize>(chunks: [String; N]) -> ByteStream {
     Box::pin(futures_util::stream::iter(chunks.map(|chunk| Ok(Bytes::from(chunk)))))
 }
 
-/// A body that stays open behind this.
+/// A body that stays open after this text.
 fn stays(text: String) -> ByteStream {
     Box::pin(ends([text]).chain(futures_util::stream::pending()))
 }
@@ -117,7 +116,7 @@ fn ping(run_timeout_s: u64) -> String {
     )
 }
 
-/// The hub's answer to a report: the delivery as it was told.
+/// The hub's answer to a report: the delivery as reported.
 fn delivery(asked: &SeenRequest) -> Response {
     let report: serde_json::Value = serde_json::from_slice(&asked.body).unwrap();
     let (state, rev) = (asked.state(), &report["rev"]);
@@ -148,15 +147,14 @@ fn agent(hub: &Arc<StubHub>, folder: &tempfile::TempDir) -> crate::agent::AgentB
         .on("ping", async |_: crate::agent::Command| "pong")
 }
 
-/// Lets an agent run for this long.
+/// Runs an agent for this long.
 async fn run_for(span: Duration, builder: crate::agent::AgentBuilder) {
     let run = builder.build().unwrap().run(std::future::pending());
     let ended = tokio::time::timeout(span, run).await;
     assert!(ended.is_err(), "an agent reconnects for ever: {ended:?}");
 }
 
-/// `retry: 0`, a `bye` with a pause of 0 and `Retry-After: 0` each made thousands of connections in
-/// half a minute.
+/// `retry: 0`, a `bye` with a pause of 0 and `Retry-After: 0` each caused thousands of connections in half a minute.
 #[tokio::test(start_paused = true)]
 async fn nothing_that_a_server_asks_for_makes_the_agent_hammer_it() {
     type Case = (&'static str, fn(&SeenRequest) -> Response);
@@ -193,7 +191,7 @@ async fn nothing_that_a_server_asks_for_makes_the_agent_hammer_it() {
         let folder = tempfile::tempdir().unwrap();
         let hub = StubHub::new(case);
         run_for(600 * SECOND, agent(&hub, &folder)).await;
-        // The growing wait is 30 s on average at its cap: 20 connections, and some before it is there.
+        // The backoff is 30 s on average at its cap: 20 connections, and some before it gets there.
         let asked = hub.asked("stream").len();
         assert!((4..100).contains(&asked), "{what}: {asked} connections in 10 minutes");
     }
@@ -217,7 +215,7 @@ async fn a_stream_without_a_hello_is_closed_after_10_seconds() {
     assert!((10 * SECOND..=12 * SECOND).contains(&apart), "10 s, and up to 1 s of wait: {apart:?}");
 }
 
-/// The file was read when a connection was lost, so that a new token waited one connection more.
+/// The file was read when a connection was lost, so that a new token waited for one more connection.
 #[tokio::test(start_paused = true)]
 async fn the_next_request_bears_the_token_as_it_is_then() {
     let folder = tempfile::tempdir().unwrap();
@@ -250,13 +248,13 @@ async fn a_missing_credential_is_looked_for_again_and_not_the_end() {
     assert!((5..=7).contains(&asked.len()), "one a minute or a little more: {asked:?}");
 }
 
-/// What comes between the agent and the hub in a hotel: its page for everything, and then nothing.
+/// A captive portal: its page for every request, and then nothing.
 #[tokio::test]
 async fn a_result_that_a_portal_has_answered_is_sent_to_the_hub_later() {
     let met = Mutex::new(std::collections::HashSet::new());
     let hub = StubHub::new(move |asked| match asked.kind {
         "stream" => answer(200, STREAM, stays(hello(asked) + &ping(300))),
-        // Each word meets the page once.
+        // The first report of each state gets the page.
         "report" if met.lock().unwrap().insert(asked.state()) => {
             answer(200, PAGE, ends(["<html>Welcome</html>".to_owned()]))
         }
@@ -268,7 +266,7 @@ async fn a_result_that_a_portal_has_answered_is_sent_to_the_hub_later() {
     assert_eq!(states(&reports), ["accepted", "accepted", "succeeded", "succeeded"]);
 }
 
-/// A panic in a post kept its place among the reports for ever, and its command untold.
+/// A panic in a post kept its slot for ever, and its command unreported.
 #[tokio::test]
 async fn a_report_whose_task_panics_is_sent_again() {
     let hub = StubHub::new(|asked| match (asked.kind, asked.nth) {
@@ -282,7 +280,7 @@ async fn a_report_whose_task_panics_is_sent_again() {
     assert_eq!(states(&reports), ["accepted", "accepted", "succeeded"]);
 }
 
-/// Lets an agent run until its hub was told the end of the command, and gives what it was told.
+/// Runs an agent until its hub has received a result, and returns all reports.
 async fn until_reported(
     hub: &Arc<StubHub>,
     builder: crate::agent::AgentBuilder,
@@ -295,16 +293,18 @@ async fn until_reported(
             driver.handle(event).unwrap();
         }
     };
-    tokio::time::timeout(60 * SECOND, reports).await.expect("the end is told within a minute");
+    tokio::time::timeout(60 * SECOND, reports)
+        .await
+        .expect("the result is reported within a minute");
     hub.asked("report")
 }
 
-/// The states that were told. Whether it is still seen running is a matter of a moment.
+/// The reported states. Whether one report says `running` depends on timing.
 fn states(reports: &[SeenRequest]) -> Vec<String> {
     reports.iter().map(SeenRequest::state).filter(|state| state != "running").collect()
 }
 
-/// A stream that says hello, and lives.
+/// A stream with a hello and heartbeats.
 fn lives(asked: &SeenRequest) -> Response {
     let beats = futures_util::stream::unfold((), async |()| {
         sleep(15 * SECOND).await;
@@ -343,7 +343,7 @@ async fn facts_are_sent_on_connect_and_again_when_they_change() {
     assert_eq!(reports.iter().map(site).collect::<Vec<_>>(), [false, true, false], "{reports:?}");
 }
 
-/// A task that told the facts and panicked, or hung, would have been the last one.
+/// A task that reported the facts and panicked, or hung, would have been the last one.
 #[tokio::test(start_paused = true)]
 async fn failed_facts_are_sent_again_and_only_until_they_arrive() {
     let hub = StubHub::new(|asked| match (asked.kind, asked.nth) {
@@ -357,8 +357,7 @@ async fn failed_facts_are_sent_again_and_only_until_they_arrive() {
     assert_eq!((hub.asked("stream").len(), hub.asked("facts").len()), (1, 3));
 }
 
-/// A time in `Retry-After` was ignored. Without a `Date` beside it, it counts by the clock that the
-/// hub's hello has shown.
+/// A time in `Retry-After` was ignored. Without a `Date` header it counts by the clock in the hub's hello.
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_that_is_a_time_counts_by_the_hubs_clock() {
     let hub = StubHub::new(|asked| match (asked.kind, asked.nth) {
@@ -379,15 +378,14 @@ async fn a_retry_after_that_is_a_time_counts_by_the_hubs_clock() {
     assert!((due..due + 2 * SECOND).contains(&asked[2].at), "{asked:?}");
 }
 
-/// A network that swallowed one sign that a command runs held up the next for 10 s, and the hub gave
-/// the command up.
+/// A lost keepalive delayed the next by 10 s, and the hub timed the command out.
 #[tokio::test]
 async fn a_lost_keepalive_does_not_delay_the_next() {
     let signed_again = Arc::new(Notify::new());
     let seen = signed_again.clone();
     let hub = StubHub::new(move |asked| match asked.kind {
         "stream" => answer(200, STREAM, stays(hello(asked) + &ping(3))),
-        // The head of an answer comes, and its body never does.
+        // The head of the answer arrives, and its body never does.
         "report" if asked.nth == 1 => answer(200, "application/json", stays(String::new())),
         "report" => {
             if asked.nth == 2 {
@@ -411,7 +409,7 @@ async fn a_lost_keepalive_does_not_delay_the_next() {
     assert!(apart < 8 * SECOND, "not the 10 s that any other call may take: {apart:?}");
 }
 
-/// The queue of progress could be full when the last word came.
+/// The queue of progress could be full when the last value came.
 #[tokio::test]
 async fn the_last_progress_is_reported_with_the_result() {
     let hub = StubHub::new(|asked| match asked.kind {

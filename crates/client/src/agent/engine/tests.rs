@@ -1,7 +1,7 @@
-//! The engine in a simulated world: whatever dies, no handler runs twice that must not.
+//! The engine in a simulated world: whatever crashes, no handler runs twice that must not.
 //!
-//! `BELLWIRE_SEED=n cargo test -p bellwire-client --lib engine` runs that history alone, and
-//! `BELLWIRE_SEED=m..n` as many as are wanted; a failure names its seed and tells what happened.
+//! `BELLWIRE_SEED=n cargo test -p bellwire-client --lib engine` runs one history, `BELLWIRE_SEED=m..n` a range of
+//! them. A failure prints its seed and a trace.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ mod world;
 
 use world::{InjectedBug, World};
 
-/// Histories of each share; the shares run side by side.
+/// Histories per share. The shares run in parallel.
 const SEEDS: u64 = 1500;
 
 fn run_seeds(share: u64) {
@@ -44,7 +44,7 @@ fn run_seeds(share: u64) {
         }
     }
     println!("{report:?}");
-    // A world in which nothing goes wrong proves nothing.
+    // A world without faults proves nothing.
     if requested.is_none() {
         assert!(
             report.starts > 5000 && report.deaths > 1500 && report.interrupted > 150,

@@ -1,4 +1,4 @@
-//! The journal on a real disk: torn, damaged, foreign, full, locked, compacted, mended.
+//! The journal on a real disk: torn, damaged, foreign, full, locked, compacted, repaired.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -24,7 +24,7 @@ fn open(folder: &Path) -> Result<(Journal, Vec<Record>), JournalError> {
     Ok((journal, records))
 }
 
-/// A journal with these records, one to a line, and where each line ends.
+/// Writes a journal with these records, one per line, and returns where each line ends.
 fn written(folder: &Path, records: &[Record]) -> Vec<u64> {
     let (mut journal, _) = open(folder).unwrap();
     let mut ends = vec![journal.bytes()];
@@ -72,7 +72,7 @@ fn an_end_of_zeros_as_a_file_system_leaves_after_a_power_cut_is_cut_off() {
     assert_eq!((records_read, journal.bytes()), (vec![record(0)], ends[1]));
 }
 
-/// The parts of a journal in a word each, and why it would be refused.
+/// The parts of a journal as short texts, and the error for which it would be refused.
 fn shown(folder: &Path) -> (Vec<String>, String) {
     let mut parts = Vec::new();
     let refused = show(folder, &device(), |span, part| {
@@ -122,7 +122,7 @@ fn a_byte_changed_anywhere_but_in_the_last_line_is_refused_and_a_repair_loses_on
     let ends = written(folder.path(), &records);
     let whole = change(folder.path(), |_| {});
     for at in 0..whole.len() {
-        // One bit of each byte, so that all of them are met; those of a line feed all.
+        // One bit of each byte, so that every bit position occurs; of a line feed all bits.
         let bits = if whole[at] == b'\n' { 0..8 } else { at % 8..at % 8 + 1 };
         for bit in bits.map(|n| 1_u8 << n) {
             change(folder.path(), |bytes| {
@@ -132,15 +132,15 @@ fn a_byte_changed_anywhere_but_in_the_last_line_is_refused_and_a_repair_loses_on
             let line = ends.iter().filter(|end| **end <= at as u64).count();
             let records_read = open(folder.path());
             if line == records.len() {
-                // A line feed that came into being makes two bad lines of it, which is damage.
+                // A line feed that the change creates makes two bad lines, which is damage.
                 let records_read = records_read
                     .map(|(_, records_read)| records_read)
                     .unwrap_or(records[..2].to_vec());
                 assert_eq!(records_read, records[..2], "byte {at} ^ {bit}");
                 continue;
             }
-            assert!(records_read.is_err(), "byte {at} ^ {bit} of line {line} is passed over");
-            // A repair waits for the disk many times.
+            assert!(records_read.is_err(), "byte {at} ^ {bit} of line {line} is not noticed");
+            // A repair syncs many times.
             if whole[at] != b'\n' && at % 5 != 0 {
                 continue;
             }
@@ -154,7 +154,7 @@ fn a_byte_changed_anywhere_but_in_the_last_line_is_refused_and_a_repair_loses_on
     }
 }
 
-/// A last but one line that lost its feed made one bad line of two, which was taken for a torn end:
+/// A last but one line without its line feed formed one bad line with the last, which was taken for a torn end:
 /// two records that had been on disk were cut off.
 #[test]
 fn a_good_line_behind_one_that_lost_its_feed_is_not_cut_off_with_it() {
@@ -168,8 +168,8 @@ fn a_good_line_behind_one_that_lost_its_feed_is_not_cut_off_with_it() {
     assert_eq!(open(folder.path()).unwrap().1, [record(0), record(2)]);
 }
 
-/// An append is on disk before the next begins, so two bad lines cannot both be torn; they were cut
-/// off as if they were.
+/// An append is on disk before the next begins, so two bad lines cannot both be torn; they were cut off as if they
+/// were.
 #[test]
 fn two_bad_lines_at_the_end_are_damage_and_not_torn() {
     let folder = tempfile::tempdir().unwrap();
@@ -184,7 +184,7 @@ fn two_bad_lines_at_the_end_are_damage_and_not_torn() {
     assert_eq!(open(folder.path()).unwrap().1, [record(0)]);
 }
 
-/// A record of a kind that a later version wrote was cut off as a torn end.
+/// A record of an unknown kind, from a later version, was cut off as a torn end.
 #[test]
 fn a_whole_line_that_this_version_does_not_know_is_refused_and_never_cut() {
     let folder = tempfile::tempdir().unwrap();
@@ -199,10 +199,14 @@ fn a_whole_line_that_this_version_does_not_know_is_refused_and_never_cut() {
     assert_eq!(shown(folder.path()), (vec!["1 records".into(), unknown], refused.to_string()));
     let repaired = repair(folder.path(), &device()).unwrap();
     assert_eq!(std::fs::read(repaired.copy.unwrap()).unwrap(), before);
-    assert_eq!(open(folder.path()).unwrap().1, [record(0), record(1)], "what is known is kept");
+    assert_eq!(
+        open(folder.path()).unwrap().1,
+        [record(0), record(1)],
+        "known records are preserved"
+    );
 }
 
-/// `run`, `journal show` and `journal repair` all refused such a file with the advice to use the other.
+/// `run`, `journal show` and `journal repair` all refused such a file, each with the advice to use another one.
 #[test]
 fn an_empty_journal_and_one_without_its_first_line_have_a_way_out_that_works() {
     let records = [record(0), record(1)];
@@ -254,7 +258,7 @@ fn a_repair_never_writes_over_the_copy_of_an_earlier_one() {
     assert_eq!(nothing, Repaired { records_kept: 1, lines_dropped: 0, copy: None });
 }
 
-/// Root mended the journal of an agent that runs as an ordinary user, and that could not open it any more.
+/// Root repaired the journal of an agent that runs as an ordinary user, which could not open it any more.
 #[test]
 fn a_repaired_journal_and_its_copy_have_the_owner_of_the_journal() {
     let folder = tempfile::tempdir().unwrap();
@@ -327,7 +331,7 @@ fn a_compacted_journal_has_the_given_records_and_can_be_appended_to() {
     assert!(journal.bytes() < before / 2);
     journal.append(&[&record(9)], Reserve::default()).unwrap();
     drop(journal);
-    // One that a power cut left half done is worth nothing, and takes no room for long.
+    // An unfinished compaction of before a crash is worthless, and is removed.
     std::fs::write(folder.path().join(DRAFT), b"half").unwrap();
     assert_eq!(open(folder.path()).unwrap().1, [record(8), record(9)]);
     assert!(!folder.path().join(DRAFT).exists());
@@ -347,14 +351,14 @@ fn an_append_that_does_not_fit_with_its_reservation_writes_nothing() {
     assert_eq!(open(folder.path()).unwrap().1, [record(1)]);
 }
 
-/// What a journal had once kept for results stayed taken for ever, up to 64 MiB of a small disk.
+/// Space that was once reserved for results was never released, up to 64 MiB of a small disk.
 #[test]
 fn an_unused_reservation_is_released() {
     const MIB: u64 = 1 << 20;
     let folder = tempfile::tempdir().unwrap();
     let (mut journal, _) = open(folder.path()).unwrap();
     let taken = || std::fs::metadata(folder.path().join(JOURNAL)).unwrap().blocks() * 512;
-    // Where no room can be kept, none is taken, and there is less than this throughout.
+    // Where the file system cannot reserve space, less than this is allocated throughout.
     let mut taken_after = |mib: u64| {
         journal.append(&[&record(0)], Reserve::of(mib * MIB)).unwrap();
         taken() / MIB
@@ -365,12 +369,16 @@ fn an_unused_reservation_is_released() {
     let most = taken_after(4);
     drop(journal);
     let (mut journal, records_read) = open(folder.path()).unwrap();
-    assert_eq!((records_read.len(), taken() / MIB), (4, most), "what a life before kept");
+    assert_eq!(
+        (records_read.len(), taken() / MIB),
+        (4, most),
+        "what was reserved before the restart"
+    );
     journal.append(&[&record(0)], Reserve::default()).unwrap();
     assert_eq!(taken() / MIB, 0);
 }
 
-/// The cut gave the room of an accepted command to whoever filled the disk, and the command was stale in the end.
+/// The cut released the reservation of an accepted command to other programs, and the command became stale.
 #[test]
 fn a_torn_end_does_not_lose_the_reservation() {
     let folder = tempfile::tempdir().unwrap();

@@ -73,13 +73,13 @@ fn without_space_for_all_each_is_tried_alone_in_order() {
     assert_eq!(journal(folder.path()).1, [record(1, 9), record(3, 9), record(5, 9)]);
 }
 
-/// After a failure the next append was tried all the same, on a disk of which nothing was known.
+/// After a failure the next append was tried all the same, on a disk whose content was unknown.
 #[test]
 fn after_a_failure_nothing_more_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let (mut journal_, _) = journal(folder.path());
     journal_.break_disk();
-    // Together they are refused for want of room, so that each is tried alone; the first one fails.
+    // Together they lack space, so that each is tried alone; the first one fails.
     let tasks = [append_of(1, 9, 0), append_of(2, 9, TOO_MUCH), append_of(3, 9, 0)];
     let (_, done) = run_tasks(journal_, tasks.into());
     assert_eq!(outcomes(&done), ["failed"]);
@@ -94,7 +94,7 @@ fn a_full_disk_takes_what_fits_and_later_appends_once_there_is_space() {
     let tasks = [append_of(1, 9, 0), append_of(2, 300 << 10, 0), append_of(3, 9, 0)];
     let (journal_, done) = run_tasks(journal_, tasks.into());
     assert_eq!(outcomes(&done), ["appended [1]", "full 2", "appended [3]"]);
-    // What a compaction has no room for leaves everything as it was.
+    // A compaction without space changes nothing.
     let filler = folder.join("filler");
     std::fs::write(&filler, vec![7; 1 << 20]).unwrap_err();
     let (journal_, done) = run_tasks(journal_, [compact_to(record(3, 9))].into());
@@ -108,8 +108,8 @@ fn a_full_disk_takes_what_fits_and_later_appends_once_there_is_space() {
     assert_eq!(journal(&folder).1, [record(1, 9), record(3, 9), record(5, 9 << 10)]);
 }
 
-/// The start of the only command under way asked for the whole of a room of which it took some itself: the
-/// command waited for a disk that others had filled, and was stale in the end.
+/// The start of the only command in progress required the whole of a reservation of which it used some itself: the
+/// command waited for a disk that other programs had filled, and became stale.
 #[test]
 fn a_stored_command_can_start_and_end_on_a_disk_filled_since() {
     let name =

@@ -1,4 +1,4 @@
-//! An engine on a bench: what a single rule needs, with the disk and the hub in the test's hand.
+//! An engine for tests of a single rule, with the disk and the hub controlled by the test.
 
 use std::sync::Arc;
 
@@ -8,20 +8,20 @@ use super::world::List;
 use super::*;
 use crate::agent::run::{End, Outcome};
 
-/// An engine whose disk answers at once and whose hub says what the test says.
+/// An engine whose disk answers at once and whose hub answers as the test says.
 pub(super) struct Fixture {
     pub(super) engine: Engine,
     pub(super) now_ms: u64,
-    /// How long the journal is said to be.
+    /// The length of the journal that the engine is given.
     pub(super) bytes: u64,
     pub(super) disk: Vec<Record>,
     pub(super) disk_full: bool,
-    /// What the last append was to leave free.
+    /// The reservation of the last append.
     pub(super) reserve: Reserve,
     pub(super) compactions: usize,
     pub(super) posts: VecDeque<(u64, CommandId, Report)>,
     pub(super) started: Vec<CommandId>,
-    /// What each of them was told of its sending.
+    /// The `attempt` that each of them received.
     pub(super) attempts: Vec<u32>,
     pub(super) stopped: Vec<(CommandId, Stop)>,
     pub(super) orphan_kills: Vec<CommandId>,
@@ -34,12 +34,12 @@ impl Fixture {
         Self::after(Vec::new(), "boot-1", 1000)
     }
 
-    /// On what a life before left on the disk.
+    /// After a restart on this disk.
     pub(super) fn after(disk: Vec<Record>, boot: &str, now_ms: u64) -> Self {
         Self::with(List::default(), disk, boot, now_ms, 0)
     }
 
-    /// Under another list of actions, on a journal of another length.
+    /// With another list of actions, and another length of the journal.
     pub(super) fn with(list: List, disk: Vec<Record>, boot: &str, now_ms: u64, bytes: u64) -> Self {
         let mut engine = Engine::new(Arc::new(list), boot.into(), 7);
         disk.iter().for_each(|record| engine.restore(record.clone()));
@@ -68,12 +68,12 @@ impl Fixture {
         fixture
     }
 
-    /// From a hub whose clock the device's agrees with.
+    /// From a hub whose clock agrees with the device's.
     pub(super) fn hello(&mut self, hub_ms: u64, max_in_flight: usize) {
         self.hello_with_clocks((hub_ms, hub_ms), max_in_flight);
     }
 
-    /// What the hub's clock shows, and the device's own.
+    /// With what the hub's clock shows and the device's own.
     pub(super) fn hello_with_clocks(&mut self, clocks: (u64, u64), max_in_flight: usize) {
         self.engine.handle_hello(self.now_ms, clocks, max_in_flight);
         self.act();
@@ -130,7 +130,7 @@ impl Fixture {
         id
     }
 
-    /// The next report, which must be of this command and state, is answered so.
+    /// Answers the next report, which must have this command and state.
     pub(super) fn answer(
         &mut self,
         id: CommandId,
@@ -155,7 +155,7 @@ impl Fixture {
         self.answer(id, state, ReportAnswer::Delivery { state: delivery, rev })
     }
 
-    /// Up to a running handler.
+    /// Brings a command up to a running handler.
     pub(super) fn running(&mut self, n: u64, action: &str) -> CommandId {
         let id = self.command(n, action);
         self.confirmed(id, ReportState::Accepted, State::Accepted);
@@ -197,12 +197,12 @@ pub(super) fn code(report: &Report) -> Option<&str> {
     report.error.as_ref().map(|error| error.code.as_str())
 }
 
-/// How a handler ends that says this.
+/// The outcome of a handler with this output.
 pub(super) fn succeeded(stdout: &str) -> Outcome {
     Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(End::Succeeded) }
 }
 
-/// How one ends that was stopped by a cancel.
+/// The outcome of a handler that a cancel stopped.
 pub(super) fn cancelled(stdout: &str) -> Outcome {
     Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(End::Cancelled) }
 }

@@ -1,4 +1,4 @@
-//! A model of the hub: the table of the contract, section 2, for one device.
+//! A model of the hub for one device: the table in section 2 of the contract.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use bellwire_proto::{CommandId, Json, Report, ReportState, Seq, State, Timestamp
 
 use super::ReportAnswer;
 
-/// The hub's clock is ahead of the world's by this, so that nothing can mistake one for the other.
+/// How far the hub's clock is ahead of the world's, so that the two cannot be confused.
 pub(super) const EPOCH_MS: u64 = 1_800_000_000_000;
 const LEASE_MS: u64 = 30_000;
 const CANCEL_MS: u64 = 60_000;
@@ -17,23 +17,23 @@ pub(super) struct Delivery {
     pub(super) event: CommandEvent,
     pub(super) state: State,
     pub(super) error: Option<String>,
-    /// Greater than any that a device with a new journal begins with, at times.
+    /// At times greater than the first one of a device with a new journal.
     pub(super) rev: u64,
     pub(super) expires_ms: u64,
-    /// Of the lease, or of the run clock.
+    /// The end of the lease or of the run clock.
     due_ms: u64,
     ever_sent: bool,
 }
 
 #[derive(Default)]
 pub(super) struct Hub {
-    /// How far its clock was set from the right time, in milliseconds.
+    /// How far its clock is from the right time, in milliseconds.
     pub(super) clock_error_ms: i64,
     /// Until when it rejects the result of a command permanently.
     pub(super) rejects_until_ms: BTreeMap<CommandId, u64>,
     pub(super) deliveries: BTreeMap<CommandId, Delivery>,
     pub(super) max_in_flight: usize,
-    /// What has ended for the want of a sign, and when the last one came.
+    /// Commands that have timed out, and when the last report of each arrived.
     pub(super) timed_out: Vec<(CommandId, u64)>,
 }
 
@@ -43,7 +43,7 @@ pub(super) enum Frame {
 }
 
 impl Hub {
-    /// What its clock shows, or will show unless it is set.
+    /// What its clock shows at this time, unless it is set before.
     pub(super) fn clock_ms(&self, at_ms: u64) -> u64 {
         (EPOCH_MS + at_ms).saturating_add_signed(self.clock_error_ms)
     }
@@ -92,7 +92,7 @@ impl Hub {
         (!silent).then_some(Frame::Cancel(CancelEvent { id, seq: delivery.event.seq }))
     }
 
-    /// A new connection, or a restart of the hub: what was sent and not answered is queued again.
+    /// A new connection or a restart of the hub: what was sent and not answered is queued again.
     pub(super) fn reconnect(&mut self) -> Vec<Frame> {
         let mut cancels = Vec::new();
         for delivery in self.deliveries.values_mut() {
@@ -108,7 +108,7 @@ impl Hub {
         cancels
     }
 
-    /// What time does.
+    /// Applies the timeouts.
     pub(super) fn tick(&mut self, now_ms: u64) {
         for delivery in self.deliveries.values_mut() {
             match delivery.state {
@@ -129,7 +129,7 @@ impl Hub {
         }
     }
 
-    /// When time does something next.
+    /// The next timeout.
     pub(super) fn due_ms(&self) -> Option<u64> {
         let due = |delivery: &Delivery| match delivery.state {
             State::Queued => Some(delivery.expires_ms),
@@ -141,13 +141,13 @@ impl Hub {
         self.deliveries.values().filter_map(due).min()
     }
 
-    /// What may be sent now.
+    /// Sends what may be sent now.
     pub(super) fn send(&mut self, now_ms: u64) -> Vec<Frame> {
         let mut frames = Vec::new();
         let in_flight = |d: &&Delivery| d.state != State::Queued && !d.state.is_terminal();
         let mut slots =
             self.max_in_flight.saturating_sub(self.deliveries.values().filter(in_flight).count());
-        // The ids are in the order of the commands here.
+        // Here the ids have the order of the commands.
         for delivery in self.deliveries.values_mut() {
             if delivery.state != State::Queued || slots == 0 {
                 continue;
@@ -168,7 +168,7 @@ impl Hub {
         let delivery = self.deliveries.get_mut(&id).unwrap();
         let rev = report.rev.unwrap();
         let rejects = self.rejects_until_ms.get(&id).is_some_and(|until_ms| now_ms < *until_ms);
-        // Of a command that it has never seen accepted it sends again what is not settled, for ever here.
+        // It would send such a command again for ever, since here nothing is dead after 100 attempts.
         let is_sent_again = matches!(delivery.state, State::Queued | State::Sent);
         if rejects && report.state.is_end() && !is_sent_again {
             return ReportAnswer::PermanentRejection;

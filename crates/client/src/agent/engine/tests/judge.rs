@@ -1,5 +1,5 @@
-//! The verdict on a history: what the hub shows must be what happened at the device, in the order of
-//! the hub, no more at once than may be, and in a journal that keeps its bound.
+//! The verdict on a history: the hub's states match what happened at the device, commands ran in the order of the
+//! hub and within the concurrency limits, and the journal stayed within its limit.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use bellwire_proto::{CommandId, State};
 use super::world::World;
 use crate::agent::journal::Record;
 
-/// What happened, in numbers.
+/// Counts of what happened.
 #[derive(Debug, Default)]
 pub(super) struct RunReport {
     pub(super) starts: usize,
@@ -18,12 +18,12 @@ pub(super) struct RunReport {
     pub(super) reruns: usize,
     pub(super) succeeded_by_reboot: usize,
     pub(super) timed_out: usize,
-    /// Rejected since the journal or the disk was full.
+    /// Rejected because the journal or the disk was full.
     pub(super) full: usize,
     pub(super) compactions: usize,
-    /// Stopped since an operator had ended it by force.
+    /// Stopped by a forced cancel.
     pub(super) cancelled: usize,
-    /// Forgotten for their age, or dropped after they were rejected for long.
+    /// Forgotten because of their age, and dropped because they were rejected for long.
     pub(super) forgotten: usize,
     pub(super) dropped: usize,
 }
@@ -44,31 +44,31 @@ impl RunReport {
     }
 }
 
-/// What became of a command at the device.
+/// What happened to a command at the device.
 #[derive(Default)]
 pub(super) struct CommandRuns {
     pub(super) starts: usize,
     pub(super) finished: usize,
-    /// Deaths of the agent since its first start.
+    /// Crashes of the agent since its first start.
     pub(super) deaths: usize,
     pub(super) revs: BTreeSet<u64>,
     pub(super) lost: Vec<LostReport>,
 }
 
-/// A report that was lost, or its answer was.
+/// A report that was lost, or whose answer was.
 pub(super) struct LostReport {
     pub(super) at_ms: u64,
-    /// How long nothing could be expected then: the hub had asked for that, or the network had swallowed it.
+    /// How long no other could be expected: the hub had requested the wait, or the network had dropped the report.
     pub(super) wait_ms: u64,
     pub(super) asked: bool,
 }
 
-/// What the disk and the agent say of the commands, for the order in which they start.
+/// What is known from the disk and the agent about the order in which commands may start.
 #[derive(Default)]
 pub(super) struct StartOrder {
-    /// Those on disk without an end.
+    /// Commands on disk without an end.
     open: BTreeSet<CommandId>,
-    /// In this life: those that were started, and those that were ended or refused.
+    /// Since the agent started: commands that were started, and commands that have ended or were refused.
     started: BTreeSet<CommandId>,
     settled: BTreeSet<CommandId>,
 }
@@ -79,7 +79,7 @@ impl StartOrder {
         self.settled.clear();
     }
 
-    /// A compaction begins: what is not in it is forgotten.
+    /// A compaction begins: what it does not contain is forgotten.
     pub(super) fn forget_all(&mut self) {
         self.open.clear();
     }
@@ -94,12 +94,12 @@ impl StartOrder {
         }
     }
 
-    /// It is over as far as the agent is concerned, be that on disk or not.
+    /// For the agent it has ended, on disk or not.
     pub(super) fn settled(&mut self, id: CommandId) {
         self.settled.insert(id);
     }
 
-    /// The one that is overtaken if this starts now. The ids are in the order of the hub here.
+    /// The command that is overtaken if this one starts now. Here the ids have the order of the hub.
     fn overtaken(&self, id: CommandId) -> Option<&CommandId> {
         let mut before = self.open.range(..id);
         before.find(|id| !self.started.contains(*id) && !self.settled.contains(*id))
@@ -110,9 +110,9 @@ impl World {
     /// Whether a handler may start now.
     pub(super) fn judge_start(&mut self, event: &CommandEvent) -> Result<(), String> {
         let id = event.id;
-        // The ttl is told in whole seconds, rounded up, and takes its time to arrive.
+        // `ttl_s` is in whole seconds, rounded up, and takes its time to arrive.
         let expires_ms = self.hub.deliveries[&id].expires_ms;
-        // After a reboot the hub's clock decides, and whoever sets that back prolongs what it stamped before.
+        // After a reboot the hub's clock decides, and setting it back prolongs what it stamped before.
         let back_ms = if self.boots > 1 { self.clocks.hub_backward_ms } else { 0 };
         let late_ms = self.now_ms.saturating_sub(expires_ms);
         if late_ms > 4000 + back_ms {
@@ -129,7 +129,7 @@ impl World {
         if mine >= self.hub.max_in_flight {
             return Err(format!("{id} is one more than may run at once"));
         }
-        // What a `succeed` left behind is not killed.
+        // The orphan processes of a `succeed` are not killed.
         let counts = |life| life == self.life || event.action.as_str() != "succeed";
         let same = |id: &CommandId| self.hub.deliveries[id].event.action == event.action;
         let beside = self.handlers.iter().filter(|h| same(&h.command) && counts(h.life)).count();
@@ -139,14 +139,14 @@ impl World {
         Ok(())
     }
 
-    /// Only a dead agent or a dead link explains that no sign came for so long.
+    /// Only a dead agent or a dead link may explain that no report arrived for so long.
     pub(super) fn judge_timeouts(&mut self) -> Result<(), String> {
         for (id, last_report_ms) in std::mem::take(&mut self.hub.timed_out) {
             if self.hub.rejects_until_ms.contains_key(&id) {
                 continue;
             }
             let run_timeout_ms = self.hub.deliveries[&id].event.run_timeout_s * 1000;
-            // A sign is due after a third of it, and takes its time; so does the tick of this world.
+            // A keepalive is due after a third of it, and takes its time; so does the tick of this world.
             let keepalive_ms = (run_timeout_ms / 3).min(10_000) + 5000;
             let within = |from_ms: u64, to_ms: u64| {
                 to_ms.min(self.now_ms).saturating_sub(from_ms.max(last_report_ms))
@@ -156,7 +156,7 @@ impl World {
             let lost = self.command_runs.get(&id).into_iter().flat_map(|runs_of| &runs_of.lost);
             let lost: Vec<_> = lost.filter(|lost| lost.at_ms + 5000 >= last_report_ms).collect();
             let lost_ms = match lost[..] {
-                // One alone is made good before the clock is over, however it was lost.
+                // A single lost report is repeated before the run clock ends, however it was lost.
                 [LostReport { asked: false, .. }] if silent == 0 => 0,
                 _ => lost.iter().map(|lost| lost.wait_ms + keepalive_ms).sum(),
             };
@@ -203,7 +203,7 @@ impl World {
             let holds = runs_of.starts <= starts_max
                 && match state {
                     State::Succeeded => runs_of.finished > 0 || by_reboot,
-                    // One that the hub had ended while its agent was dead, among others.
+                    // Or the hub had ended it while the agent was dead.
                     State::Failed => interrupted && self.deaths > 0,
                     State::Rejected => runs_of.starts == 0,
                     _ => true,

@@ -1,4 +1,4 @@
-//! The rules of telling, one by one: signs of life, results, and the numbers that order them.
+//! The rules of reporting, one by one: keepalives, results, and the numbers that order them.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ fn keepalive_reports_are_at_most_10_seconds_apart() {
     }
 }
 
-/// One sign that a network swallowed left a silence as long as the run clock, and the hub gave up a
-/// command that ran. An offer of 6 s was given 10, and so was a result.
+/// One lost keepalive left a gap as long as the run clock, and the hub timed out a command that ran. An offer of
+/// 6 s was given 10 s, and so was a result.
 #[test]
 fn one_lost_report_leaves_a_gap_of_two_thirds_of_the_run_clock_at_most() {
     for run_timeout_s in [3, 6, 12, 30, 300] {
@@ -38,7 +38,7 @@ fn one_lost_report_leaves_a_gap_of_two_thirds_of_the_run_clock_at_most() {
                 let keepalive_due_ms = fixture.engine.poll_timeout().unwrap();
                 fixture.sleep(keepalive_due_ms - fixture.now_ms - 1);
                 match state {
-                    // The next sign was about to leave.
+                    // The next keepalive was about to be sent.
                     ReportState::Succeeded => fixture.succeeded(id),
                     _ => fixture.sleep(1),
                 }
@@ -56,7 +56,7 @@ fn one_lost_report_leaves_a_gap_of_two_thirds_of_the_run_clock_at_most() {
     }
 }
 
-/// A result that a network took longer than 10 s for was told for ever, and never arrived.
+/// A result that took longer than 10 s on a slow network was sent for ever, and never arrived.
 #[test]
 fn a_result_gets_more_time_with_each_try_and_a_keepalive_does_not() {
     let mut fixture = Fixture::connected();
@@ -76,7 +76,7 @@ fn a_result_gets_more_time_with_each_try_and_a_keepalive_does_not() {
     assert_eq!(limits, [10, 10, 10, 10, 20, 40, 80, 160, 300, 300, 300]);
 }
 
-/// While the network lost one result after the other the pause grew to a minute, and the hub gave up a command
+/// While the network lost one result after the other the pause grew to a minute, and the hub timed out a command
 /// that had long ended.
 #[test]
 fn a_result_is_reported_as_often_as_a_keepalive_while_the_run_clock_may_run() {
@@ -98,7 +98,7 @@ fn a_result_is_reported_as_often_as_a_keepalive_while_the_run_clock_may_run() {
     assert!(free.iter().all(|ms| (30_000..=60_000).contains(ms)), "{free:?}");
 }
 
-/// Eight results that a network swallowed held all places, and a sign waited for them, and an offer.
+/// Eight lost results occupied all slots, and a keepalive and an offer waited for them.
 #[test]
 fn lost_results_block_no_other_report() {
     let mut fixture = Fixture::connected();
@@ -113,12 +113,12 @@ fn lost_results_block_no_other_report() {
     let beside = fixture.posts.iter().skip(8).map(|(_, id, report)| (*id, report.state));
     let expected = [(running, ReportState::Running), (offered, ReportState::Accepted)];
     assert_eq!(beside.collect::<Vec<_>>(), expected);
-    // Where the hub lets more be under way, more results may hang.
+    // A greater `max_in_flight` of the hub allows more results in flight.
     fixture.hello(HUB_MS, 20);
     assert_eq!(fixture.posts.len(), 19 + 2);
 }
 
-/// Eight results that came to nothing again and again kept their places, and the ninth was told two hours later.
+/// Eight results that failed again and again kept their slots, and the ninth was reported two hours later.
 #[test]
 fn failing_results_block_no_new_one_and_alternate() {
     let mut fixture = Fixture::connected();
@@ -136,7 +136,7 @@ fn failing_results_block_no_new_one_and_alternate() {
     let times = |id: &CommandId| reported.iter().filter(|reported| *reported == id).count();
     let (least, most) = (old.iter().map(times).min(), old.iter().map(times).max());
     assert!(most <= least.map(|least| 2 * least), "from {least:?} to {most:?} times");
-    // None of them is answered any more, and still a new one is told.
+    // None of them is answered any more, and a new one is reported nevertheless.
     fixture.sleep(60_000);
     fixture.posts.clear();
     let new = fixture.running(21, "fail");
@@ -144,8 +144,8 @@ fn failing_results_block_no_new_one_and_alternate() {
     fixture.confirmed(new, ReportState::Succeeded, State::Succeeded);
 }
 
-/// Whoever reports for this device can have shown any number: signs went on below it, the hub ignored them all,
-/// and gave the command up.
+/// Any client that may report for this device can set any number: keepalives continued below it, the hub ignored
+/// them all and timed the command out.
 #[test]
 fn keepalives_exceed_a_greater_rev_that_the_hub_shows() {
     let mut fixture = Fixture::connected();
@@ -155,7 +155,7 @@ fn keepalives_exceed_a_greater_rev_that_the_hub_shows() {
     fixture.answer(id, ReportState::Accepted, confirmed);
     let report = fixture.confirmed(id, ReportState::Running, State::Running);
     assert!(report.rev > Some(seen), "{:?}", report.rev);
-    // What an answer shows of our own is nobody else's.
+    // A `rev` of our own in an answer is not exceeded.
     let starts =
         |disk: &[Record]| disk.iter().filter(|r| matches!(r, Record::Begun { .. })).count();
     let before = starts(&fixture.disk);
@@ -175,13 +175,13 @@ fn however_often_the_hub_asks_two_reports_of_a_command_are_under_way_at_most() {
     let (ticket, ..) = fixture.posts.pop_front().unwrap();
     fixture.engine.handle_answer(fixture.now_ms, ticket, FAILED);
     fixture.act();
-    assert_eq!(fixture.posts.len(), 2, "the last word of the hub is answered when there is room");
+    assert_eq!(fixture.posts.len(), 2, "the hub's last request is answered when a slot is free");
     fixture.posts.pop_front();
     fixture.confirmed(id, ReportState::Accepted, State::Accepted);
     assert_eq!(fixture.started, [id]);
 }
 
-/// An offer whose answer was lost was told again ever more seldom, while the hub's run clock ran.
+/// An offer whose answer was lost was repeated ever more seldom, while the hub's run clock ran.
 #[test]
 fn an_offer_whose_answer_is_lost_is_repeated_as_often_as_a_keepalive() {
     let mut fixture = Fixture::connected();
@@ -196,7 +196,7 @@ fn an_offer_whose_answer_is_lost_is_repeated_as_often_as_a_keepalive() {
     }
 }
 
-/// The pause doubled until it was shifted out of its number, and was none at all.
+/// The pause doubled until the shift overflowed, and became zero.
 #[test]
 fn however_often_a_result_fails_there_is_a_pause() {
     let mut fixture = Fixture::connected();
@@ -243,7 +243,7 @@ fn a_result_is_reported_until_the_delivery_shows_it() {
     let mut fixture = Fixture::connected();
     let id = fixture.running(1, "fail");
     fixture.succeeded(id);
-    // A hub that has seen a greater rev ignores this one: the journal is younger than the hub.
+    // A hub with a greater rev ignores this one: the journal is younger than the hub's state.
     let rev = 1 << 40;
     let first = fixture.answer(
         id,
@@ -341,24 +341,24 @@ fn waiting_commands_send_keepalives_though_posts_fail() {
         fixture.running(1, "fail");
         let waiting = fixture.command(2, "fail");
         fixture.confirmed(waiting, ReportState::Accepted, State::Accepted);
-        let (mut last_ms, mut signs) = (fixture.now_ms, 0);
+        let (mut last_ms, mut reports) = (fixture.now_ms, 0);
         for _ in 0..3000 {
             fixture.sleep(100);
             while let Some((ticket, command, _)) = fixture.posts.pop_front() {
                 if command == waiting {
                     assert!(fixture.now_ms - last_ms <= 10_000, "{busy:?}");
-                    (last_ms, signs) = (fixture.now_ms, signs + 1);
+                    (last_ms, reports) = (fixture.now_ms, reports + 1);
                 }
                 let failed = ReportAnswer::Failed { retry_after: busy };
                 fixture.engine.handle_answer(fixture.now_ms, ticket, failed);
                 fixture.act();
             }
         }
-        assert!(signs >= 30, "{signs} signs in 300 s");
+        assert!(reports >= 30, "{reports} reports in 300 s");
     }
 }
 
-/// A hub that answered 503 with `Retry-After: 0` was asked two thousand times a second.
+/// A hub that answered 503 with `Retry-After: 0` received two thousand requests a second.
 #[test]
 fn a_retry_after_of_zero_causes_no_busy_loop() {
     let mut fixture = Fixture::connected();
@@ -379,8 +379,8 @@ fn a_retry_after_of_zero_causes_no_busy_loop() {
     assert!(posts >= 4, "{posts} in a minute");
 }
 
-/// Two answers showed greater numbers; when the first new start was on disk, the second was used,
-/// and used again after a power cut.
+/// Two answers showed greater numbers; when the first new start number was on disk, the second one was used, and
+/// used again after a power cut.
 #[test]
 fn no_rev_is_used_before_its_start_number_is_on_disk() {
     let mut engine = Engine::new(Arc::new(List::default()), "boot-1".into(), 7);
@@ -424,8 +424,8 @@ fn no_rev_is_used_before_its_start_number_is_on_disk() {
     assert!(posts.iter().all(|(_, report)| report.rev.unwrap() > 1 << 41) && posts.len() == 2);
 }
 
-/// One delivery that showed the greatest number there is made every later report of every command
-/// one that the hub refuses, over restarts too.
+/// One delivery with the greatest number made the hub reject every later report of every command, over restarts
+/// too.
 #[test]
 fn the_greatest_rev_at_the_hub_blocks_no_other_command() {
     let mut fixture = Fixture::connected();
@@ -445,8 +445,8 @@ fn the_greatest_rev_at_the_hub_blocks_no_other_command() {
             assert!(report.rev.unwrap() <= REV_MAX);
         }
     }
-    assert_eq!(fixture.engine.counts().0, 0, "what can never be told is given up after a day");
-    // What an earlier version wrote of it is healed by a restart.
+    assert_eq!(fixture.engine.counts().0, 0, "what can never be reported is dropped after a day");
+    // What an earlier version wrote is corrected by a restart.
     fixture.disk.push(Record::Begun { start: (REV_MAX + 1) >> 25, clock: None });
     let mut fixture = Fixture::after(fixture.disk, "boot-2", 5);
     fixture.hello(HUB_MS, 1);

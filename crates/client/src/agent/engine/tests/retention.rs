@@ -1,4 +1,4 @@
-//! The rules of the journal, one by one: its bound, what is forgotten, and a disk that is full.
+//! The rules of retention, one by one: the journal's limit, reservations, compactions, and a full disk.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::*;
 const DAY_MS: u64 = 86_400_000;
 const MIB: u64 = 1 << 20;
 
-/// A journal with room for one command and its result, and hardly more.
+/// A journal with space for one command and its result, and little more.
 fn narrow() -> Fixture {
     let mut fixture = Fixture::connected();
     fixture.hello(HUB_MS, 5);
@@ -17,7 +17,7 @@ fn narrow() -> Fixture {
     fixture
 }
 
-/// The records of so many commands that are over.
+/// The records of this many completed commands.
 fn done(count: u64, first_seen_ms: u64) -> impl Iterator<Item = Record> {
     (1..=count).map(move |n| {
         let CommandEvent { id, seq, .. } = event(n, "fail");
@@ -27,7 +27,7 @@ fn done(count: u64, first_seen_ms: u64) -> impl Iterator<Item = Record> {
     })
 }
 
-/// Each refusal was journaled with the command's data, and the file grew past its bound.
+/// Each rejection was journaled with the command's data, and the file grew beyond its limit.
 #[test]
 fn a_full_journal_rejects_new_commands_without_a_record() {
     let mut fixture = narrow();
@@ -36,14 +36,14 @@ fn a_full_journal_rejects_new_commands_without_a_record() {
     let second = fixture.command(2, "fail");
     let report = fixture.confirmed(second, ReportState::Rejected, State::Rejected);
     assert_eq!(code(&report), Some("journal_full"));
-    // What is refused for another reason says that.
+    // A rejection for another reason names that reason.
     fixture.engine.bounds.journal_bytes = 200 << 10;
     let third = fixture.command(3, "unlisted");
     let report = fixture.confirmed(third, ReportState::Rejected, State::Rejected);
     assert_eq!(code(&report), Some("unknown_action"));
     let fourth = fixture.cancel(4);
     fixture.confirmed(fourth, ReportState::Cancelled, State::Cancelled);
-    assert_eq!(fixture.disk, before, "what is told without a record is forgotten with it");
+    assert_eq!(fixture.disk, before, "a report without a record is forgotten");
     assert_eq!(fixture.engine.counts(), (1, 1));
     fixture.succeeded(first);
     fixture.confirmed(first, ReportState::Succeeded, State::Succeeded);
@@ -55,7 +55,7 @@ fn pending_writes_count_against_the_bound() {
     fixture.engine.bounds.journal_bytes = 700 << 10;
     for n in 1..=2 {
         let data = Json::text(&"x".repeat(100 << 10));
-        // The disk has not answered for the first when the second comes.
+        // The disk has not confirmed the first write when the second command arrives.
         fixture.engine.handle_command(fixture.now_ms, CommandEvent { data, ..event(n, "fail") });
     }
     fixture.act();
@@ -87,8 +87,8 @@ fn a_full_disk_rejects_new_commands_and_stores_results_once_there_is_space() {
     let report = fixture.confirmed(third, ReportState::Rejected, State::Rejected);
     assert_eq!(code(&report), Some("journal_full"));
     fixture.succeeded(first);
-    assert!(fixture.posts.is_empty(), "what is not on disk is not told");
-    // The hub is not left to think that nobody is there.
+    assert!(fixture.posts.is_empty(), "a result that is not on disk is not reported");
+    // The hub still receives keepalives.
     fixture.sleep(10_000);
     fixture.confirmed(first, ReportState::Running, State::Running);
     fixture.disk_full = false;
@@ -96,7 +96,7 @@ fn a_full_disk_rejects_new_commands_and_stores_results_once_there_is_space() {
     fixture.confirmed(first, ReportState::Succeeded, State::Succeeded);
 }
 
-/// It was tried every other time that it was due.
+/// It was tried only every other time.
 #[test]
 fn a_start_without_disk_space_is_retried_every_5_seconds() {
     let mut fixture = Fixture::connected();
@@ -138,23 +138,26 @@ fn only_new_commands_and_starts_need_a_reservation_and_the_last_one_releases_it(
     assert_eq!(fixture.reserve, Reserve::of(2 * result_bytes));
     fixture.confirmed(first, ReportState::Accepted, State::Accepted);
     let report_bytes = Bounds::AGENT.report_bytes;
-    assert!(result_bytes - report_bytes > 4096, "what the start itself takes was kept for it, too");
+    assert!(result_bytes - report_bytes > 4096, "the reservation includes the start record");
     let for_one = Reserve { needed_bytes: report_bytes, reserved_bytes: 2 * result_bytes };
-    assert_eq!(fixture.reserve, for_one, "a start needs its own: what waits keeps it from nobody");
+    assert_eq!(
+        fixture.reserve, for_one,
+        "a start needs its own reservation, and waiting commands do not block it"
+    );
     fixture.confirmed(second, ReportState::Accepted, State::Accepted);
     fixture.posts.clear();
     fixture.succeeded(first);
     let as_it_is = Reserve { needed_bytes: 0, reserved_bytes: 2 * result_bytes };
-    assert_eq!(fixture.reserve, as_it_is, "what is kept for the other one stays");
+    assert_eq!(fixture.reserve, as_it_is, "the reservation of the other one stays");
     fixture.succeeded(second);
     fixture.posts.clear();
     let third = fixture.cancel(3);
     fixture.confirmed(third, ReportState::Cancelled, State::Cancelled);
-    assert_eq!(fixture.reserve, Reserve::default(), "nobody needs it any more");
+    assert_eq!(fixture.reserve, Reserve::default(), "no reservation is needed any more");
     assert_eq!(Fixture::after(fixture.disk, "boot-2", 5).reserve, Reserve::default());
 }
 
-/// Started on a full disk, the agent took commands and told nothing at all.
+/// An agent that was started on a full disk accepted commands and reported nothing at all.
 #[test]
 fn an_agent_started_on_a_full_disk_recovers_by_itself() {
     let mut fixture = Fixture::new();
@@ -188,7 +191,7 @@ fn a_postponed_start_overtaken_by_a_shutdown_causes_no_busy_loop() {
     assert!(wake_ms.is_none_or(|at| at > fixture.now_ms), "it would spin: {wake_ms:?}");
 }
 
-/// A journal at its bound, in which all was ten days old, rejected each command until it had grown.
+/// A journal at its limit, in which every command was ten days old, rejected each new command until it had grown.
 #[test]
 fn an_old_journal_is_compacted_at_the_first_hello_and_deferred_commands_keep_their_order() {
     let list = List { concurrency: 1, ..List::default() };
@@ -201,7 +204,7 @@ fn an_old_journal_is_compacted_at_the_first_hello_and_deferred_commands_keep_the
         panic!("{lines:?}")
     };
     assert_eq!(snapshot.lines().count(), 1, "nothing but the start number is young");
-    // The compaction takes its time; the second command alone would fit, and does not overtake.
+    // The compaction takes time; the second command alone would fit, and does not overtake.
     let (mut first, second, third) =
         (event(500_001, "fail"), event(500_002, "rerun"), event(500_003, "fail"));
     first.data = Json::text(&"x".repeat(900_000));
@@ -269,7 +272,7 @@ fn a_compaction_writes_no_more_than_it_replaced() {
     fixture.confirmed(waits, ReportState::Running, State::Running);
     fixture.cancel(60);
     assert_eq!(fixture.compactions, 1);
-    // A start number, one record for each that is over, two for what runs, two for the cancel.
+    // A start number, one record for each completed command, two for the running one, two for the cancelled one.
     assert_eq!(fixture.disk.len(), 1 + 40 + 2 + 2, "{:?}", fixture.disk);
     assert!(bytes(&fixture.disk) < before / 2, "{} of {before}", bytes(&fixture.disk));
 }
@@ -301,8 +304,8 @@ fn an_early_duplicate_gets_the_whole_report_and_a_late_one_the_outcome() {
     assert_eq!((late.stdout, late.exit_code), (None, Some(3)));
 }
 
-/// The picture that a compaction wrote said that a command was started whose start had found no room: a
-/// reboot later it had `succeeded` without having run.
+/// A compaction's snapshot contained a start that the disk then refused: after a reboot the command had `succeeded`
+/// without a run.
 #[test]
 fn a_compaction_waits_for_writes_that_may_fail() {
     let mut fixture = Fixture::connected();

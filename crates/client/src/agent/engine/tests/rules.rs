@@ -1,5 +1,4 @@
-//! The rules that a simulation does not single out, one by one: what runs, when, and what a death
-//! makes of it.
+//! The rules of a command's life cycle, one by one: what runs, when, and what follows from a crash.
 
 use std::sync::Arc;
 
@@ -56,7 +55,7 @@ fn commands_start_in_the_order_of_the_hub_and_none_overtakes() {
     let mut fixture = Fixture::connected();
     fixture.hello(HUB_MS, 3);
     let first = fixture.running(1, "fail");
-    // Another of the same action waits for it, and one of another action behind that too.
+    // Another one of the same action waits for it, and one of another action waits behind that.
     let (second, third) = (fixture.command(2, "fail"), fixture.command(3, "rerun"));
     fixture.confirmed(second, ReportState::Accepted, State::Accepted);
     fixture.confirmed(third, ReportState::Accepted, State::Accepted);
@@ -143,7 +142,7 @@ fn a_shutdown_accepts_nothing_new_and_gives_handlers_30_seconds() {
     assert_eq!(fixture.stopped, [(id, Stop::Shutdown)]);
     let written = fixture.disk.len();
     fixture.command(2, "fail");
-    assert_eq!((fixture.disk.len(), fixture.posts.len()), (written, 0), "the hub keeps it");
+    assert_eq!((fixture.disk.len(), fixture.posts.len()), (written, 0), "it stays at the hub");
     fixture.sleep(29_999);
     assert!(!fixture.engine.is_finished(fixture.now_ms) && fixture.stopped.len() == 1);
     fixture.posts.clear();
@@ -155,7 +154,7 @@ fn a_shutdown_accepts_nothing_new_and_gives_handlers_30_seconds() {
     assert!(fixture.engine.is_finished(fixture.now_ms));
 }
 
-/// What a handler that is killed says of it.
+/// The outcome of a handler that was killed.
 fn killed() -> Ended {
     Ended::Stopped(Outcome::failed("interrupted", "killed"))
 }
@@ -171,7 +170,7 @@ fn final_reports_have_5_seconds_and_a_forced_shutdown_2_in_all() {
     fixture.sleep(4999);
     assert!(!fixture.engine.is_finished(fixture.now_ms), "the hub has not answered yet");
     fixture.sleep(1);
-    assert!(fixture.engine.is_finished(fixture.now_ms), "the next life tells it");
+    assert!(fixture.engine.is_finished(fixture.now_ms), "it is reported after the restart");
 
     let mut fixture = Fixture::connected();
     let id = fixture.running(2, "fail");
@@ -191,7 +190,7 @@ fn final_reports_have_5_seconds_and_a_forced_shutdown_2_in_all() {
     assert!(fixture.engine.is_finished(fixture.now_ms));
 }
 
-/// Told twice to stop while a start was on its way to the disk, it let the handler run for 30 s.
+/// After two shutdown requests during the write of a start, the handler still ran for 30 s.
 #[test]
 fn a_start_in_progress_at_a_forced_shutdown_is_reported_as_interrupted() {
     let mut fixture = Fixture::connected();
@@ -208,7 +207,7 @@ fn a_start_in_progress_at_a_forced_shutdown_is_reported_as_interrupted() {
     assert!(fixture.engine.is_finished(fixture.now_ms));
 }
 
-/// What the hub would have kept for its time to live was accepted by an agent that was about to end.
+/// A stopping agent accepted a command that the hub would otherwise have held for its time to live.
 #[test]
 fn a_stopping_agent_offers_nothing_more() {
     let mut fixture = Fixture::connected();
@@ -276,7 +275,7 @@ fn a_rerun_interrupted_by_a_shutdown_continues_after_the_restart() {
     assert_eq!(fixture.started, [id]);
 }
 
-/// After a restart a younger command overtook a rerun, and ran beside what was left of it.
+/// After a restart a younger command overtook a rerun, and ran beside the orphans of the first run.
 #[test]
 fn orphans_of_a_run_block_younger_commands_until_they_are_dead() {
     let mut fixture = Fixture::connected();
@@ -295,7 +294,7 @@ fn orphans_of_a_run_block_younger_commands_until_they_are_dead() {
     assert_eq!(fixture.started, [first]);
 }
 
-/// What was left of a younger run did not count: an older command of the action was started beside it.
+/// The orphans of a younger run did not count: an older command of the action was started beside them.
 #[test]
 fn orphans_of_a_run_occupy_a_slot_until_they_are_dead() {
     let mut fixture = Fixture::connected();
@@ -322,8 +321,7 @@ fn keepalives_are_sent_while_orphans_are_being_killed() {
     }
 }
 
-/// An operator ended a command by force while its agent was dead; the agent came back and began the
-/// work anew.
+/// A forced cancel came while the agent was dead; the agent was started again and repeated the work.
 #[test]
 fn a_rerun_confirms_with_the_hub_first_and_does_not_run_if_that_has_ended_it() {
     let ended = [State::Cancelled, State::TimedOut, State::Failed];
@@ -342,7 +340,7 @@ fn a_rerun_confirms_with_the_hub_first_and_does_not_run_if_that_has_ended_it() {
         fixture.sleep(100_000);
         assert!(fixture.posts.is_empty(), "{answer:?}");
     }
-    // A hub that asks for its end is told `cancelled`; one that is away does not hold it up.
+    // A hub that is cancelling is sent `cancelled`; a hub that is away delays nothing.
     let mut fixture = Fixture::connected();
     let id = fixture.running(9, "rerun");
     let disk = fixture.disk;
@@ -377,12 +375,12 @@ fn a_forced_cancel_stops_the_handler_and_a_timeout_at_the_hub_does_not() {
             assert_eq!(fixture.stopped.len(), usize::from(stops), "{answer:?}");
             fixture.sleep(10_000);
             fixture.answer(id, ReportState::Running, answer);
-            assert_eq!(fixture.stopped.len(), usize::from(stops), "{answer:?}, told again");
+            assert_eq!(fixture.stopped.len(), usize::from(stops), "{answer:?}, again");
         }
     }
 }
 
-/// Where the kernel's name of the boot could not be read, each crash of the agent was a reboot.
+/// Where the kernel's name of the boot could not be read, each crash of the agent counted as a reboot.
 #[test]
 fn a_boot_without_a_name_is_no_reboot() {
     let unnamed = |n| Fixture::after(Vec::new(), &format!("start-{n:016x}"), 1000);
@@ -416,7 +414,7 @@ fn a_waiting_command_is_checked_against_the_current_list() {
     assert_eq!(code(&report), Some("interrupted"), "it may not run again with these data");
     let report = fixture.confirmed(waits, ReportState::Rejected, State::Rejected);
     assert_eq!(code(&report), Some("invalid_params"));
-    // What the list said of a run that was cut off holds, whatever it says of data now.
+    // The list's rule for an interrupted run applies, whatever the list says about its data now.
     let mut booted = Fixture::connected();
     let id = booted.running(3, "succeed");
     let narrow = List { narrow: true, ..List::default() };
@@ -433,7 +431,7 @@ fn a_waiting_command_is_checked_against_the_current_list() {
     assert_eq!((fixture.started.len(), booted.started.len(), other.started.len()), (0, 0, 0));
 }
 
-/// With a write that hung, the agent took a whole core until systemd killed it.
+/// During a write that hung, the agent used a whole core until systemd killed it.
 #[test]
 fn a_late_shutdown_causes_no_busy_loop() {
     let mut engine = Engine::new(Arc::new(List::default()), "boot-1".into(), 7);

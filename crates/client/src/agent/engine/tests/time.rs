@@ -1,4 +1,4 @@
-//! The rules of time, one by one: what clocks that are set do to commands and results over restarts and reboots.
+//! The rules of time, one by one: what setting a clock does to commands and results over restarts and reboots.
 
 use super::fixture::{FAILED, Fixture, HUB_MS, code};
 use super::world::List;
@@ -7,7 +7,7 @@ use super::*;
 const DAY_MS: u64 = 86_400_000;
 const MIB: u64 = 1 << 20;
 
-/// After a restart the day began anew, so a device that is started each morning never gave up.
+/// After a restart the day began again, so a device that is started each morning never dropped the result.
 #[test]
 fn a_rejected_result_is_dropped_after_a_day_whatever_restarts() {
     let mut fixture = Fixture::connected();
@@ -26,7 +26,7 @@ fn a_rejected_result_is_dropped_after_a_day_whatever_restarts() {
     assert!(fixture.posts.is_empty(), "it is given up for good");
 }
 
-/// A hub that had begun in 1970 and learnt the time dropped what it had refused a minute before.
+/// A hub that had started in 1970 and was then set dropped a result that it had rejected a minute before.
 #[test]
 fn a_step_of_the_hubs_clock_drops_no_rejected_result() {
     let mut fixture = Fixture::connected();
@@ -40,8 +40,8 @@ fn a_step_of_the_hubs_clock_drops_no_rejected_result() {
     fixture.confirmed(id, ReportState::Succeeded, State::Succeeded);
 }
 
-/// A hub that had begun in 1970 learnt the time while the agent restarted: what it had rejected a minute
-/// before was dropped at once.
+/// A hub that had started in 1970 was set while the agent restarted: a result that it had rejected a minute before
+/// was dropped at once.
 #[test]
 fn a_step_of_the_hubs_clock_over_a_restart_drops_no_rejected_result() {
     let mut fixture = Fixture::connected();
@@ -55,8 +55,8 @@ fn a_step_of_the_hubs_clock_over_a_restart_drops_no_rejected_result() {
     fixture.confirmed(id, ReportState::Succeeded, State::Succeeded);
 }
 
-/// After a reboot two clocks must agree on how long the machine was off: a hub set right meanwhile, or a device
-/// whose clock begins in 1970, drops nothing.
+/// After a reboot two clocks must agree on the time off: a hub that was set meanwhile, or a device whose clock
+/// starts in 1970, drops nothing.
 #[test]
 fn a_step_of_one_clock_over_a_reboot_drops_no_rejected_result() {
     let (hour_ms, days_ms) = (3_600_000, 3 * 86_400_000);
@@ -74,7 +74,7 @@ fn a_step_of_one_clock_over_a_reboot_drops_no_rejected_result() {
         let mut fixture = Fixture::after(fixture.disk, "boot-2", 1000);
         fixture.hello_with_clocks((hub_ms, device_ms), 1);
         fixture.answer(id, ReportState::Succeeded, ReportAnswer::PermanentRejection);
-        // All the same it is dropped in the end: the time that the machine is up counts in any case.
+        // It is dropped in the end all the same, since the time up always counts.
         let mut tries = 1;
         while fixture.engine.counts().0 > 0 {
             fixture.sleep(300_000);
@@ -97,7 +97,7 @@ fn completed_commands_are_forgotten_after_8_days_and_not_before() {
     fixture.confirmed(young, ReportState::Cancelled, State::Cancelled);
     let unheard = fixture.cancel(3);
     fixture.sleep(retain_ms - 59_000);
-    // At the latest a day after the last look, which was with the first hello.
+    // At the latest a day after the last look, which was at the first hello.
     fixture.sleep(DAY_MS);
     fixture.bytes = 2 * MIB;
     fixture.answer(unheard, ReportState::Cancelled, FAILED);
@@ -128,7 +128,7 @@ fn a_device_that_is_started_each_day_forgets_old_commands() {
     }
 }
 
-/// A hub whose clock was set right by nine days while the agent restarted made it forget the commands of today.
+/// A hub's clock was set forward by nine days while the agent restarted, and the agent forgot the commands of that day.
 #[test]
 fn a_step_of_the_hubs_clock_over_a_restart_forgets_nothing_early_and_nothing_is_retained_forever() {
     for step_ms in [9 * DAY_MS as i64, -1500 * DAY_MS as i64] {
@@ -145,8 +145,8 @@ fn a_step_of_the_hubs_clock_over_a_restart_forgets_nothing_early_and_nothing_is_
     }
 }
 
-/// A clock that the network set right an hour after the boot, with the hub's, told how long the machine had been
-/// off: as much older were the commands that had come in that hour.
+/// A device clock that was set an hour after the boot showed how long the machine had been off, and the commands
+/// that had arrived in that hour became older by as much.
 #[test]
 fn a_clock_that_is_set_late_after_a_reboot_ages_no_command_that_came_since() {
     for comes_first in [false, true] {
@@ -172,7 +172,7 @@ fn a_clock_that_is_set_late_after_a_reboot_ages_no_command_that_came_since() {
 fn after_a_reboot_the_hubs_clock_is_waited_for() {
     let mut fixture = Fixture::connected();
     let id = fixture.command(1, "fail");
-    // A clock that began anew says nothing of what came before.
+    // A clock that started again says nothing about the time before.
     let mut fixture = Fixture::after(fixture.disk, "boot-2", 5);
     fixture.confirmed(id, ReportState::Accepted, State::Accepted);
     fixture.sleep(3_000_000);
@@ -187,7 +187,7 @@ fn after_a_reboot_the_hubs_clock_is_waited_for() {
     assert_eq!(code(&report), Some("stale"));
 }
 
-/// A hub that was set back a day while the machine booted let a command of an hour run a day later.
+/// A hub that was set back by a day while the machine booted let a command of an hour run a day later.
 #[test]
 fn a_hub_that_is_set_back_over_a_reboot_prolongs_no_command_by_more_than_the_time_off() {
     let mut fixture = Fixture::connected();

@@ -1,8 +1,7 @@
-//! One device, its hub, and everything between them that can go wrong, in virtual time.
+//! One device, its hub, and every fault that can occur between them, in virtual time.
 //!
-//! The disk keeps what it was asked for in order; what it has not answered for when the process
-//! dies is there or not, by chance. A handler that its agent leaves behind lives on until it ends,
-//! is killed, or the machine goes down.
+//! The disk applies writes in order. If the process dies, those that the disk has not confirmed are there or not,
+//! by chance. A handler whose agent dies continues until it ends, is killed, or the machine goes down.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,19 +18,18 @@ mod environment;
 
 pub(super) use clocks::Clocks;
 
-/// The world is calm from then on, and everything must come to an end.
+/// From then on there are no more faults, and every command must end.
 const CALM_MS: u64 = 900_000;
 const END_MS: u64 = 4 * 3_600_000;
 const ACTIONS: [&str; 5] = ["fail", "fail", "rerun", "succeed", "unlisted"];
 
-/// What the list of actions says: the action's name is its `on_restart`. A life of the agent may
-/// begin with another list than the one before had.
+/// The list of actions, where an action's name is its `on_restart`. It may change when the agent restarts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct List {
     pub(super) concurrency: usize,
-    /// This one is not on it any more.
+    /// This action was removed from it.
     pub(super) off: Option<&'static str>,
-    /// No data is right any more.
+    /// It accepts no data any more.
     pub(super) narrow: bool,
 }
 
@@ -54,7 +52,7 @@ impl Admission for List {
     }
 }
 
-/// What is done wrong on purpose, to show that the judge notices.
+/// A bug that is injected, to show that the judge notices it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InjectedBug {
     NoStartRecord,
@@ -91,11 +89,11 @@ enum Event {
 pub(super) struct Handler {
     pub(super) command: CommandId,
     number: u64,
-    /// Of which life of the agent.
+    /// The life of the agent that started it.
     pub(super) life: u64,
 }
 
-/// On the way to the disk.
+/// A pending write.
 enum DiskTask {
     Append(u64, Vec<Record>),
     Compact(Snapshot),
@@ -124,7 +122,7 @@ pub(super) struct World {
     pub(super) handlers: Vec<Handler>,
     pub(super) command_runs: BTreeMap<CommandId, CommandRuns>,
     pub(super) deaths: usize,
-    /// When the agent could not tell anything, and since when it cannot.
+    /// The times in which the agent could report nothing, and since when it cannot.
     pub(super) silent: Vec<(u64, u64)>,
     pub(super) silent_since_ms: Option<u64>,
     trace: Option<Vec<String>>,
@@ -135,14 +133,14 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Lives through the history of a seed, and judges it.
+    /// Runs the history of a seed, and judges it.
     pub(super) fn run(seed: u64, bug: Option<InjectedBug>) -> Result<RunReport, String> {
         let mut world = Self::new(seed, bug, None);
         world.run_events();
         world.judge()
     }
 
-    /// What happens in the history of a seed. It is told apart from the run, which it would slow down.
+    /// The events in the history of a seed. It is not recorded in each run, since it would slow that down.
     pub(super) fn trace(seed: u64, bug: Option<InjectedBug>) -> String {
         let mut world = Self::new(seed, bug, Some(Vec::new()));
         world.run_events();
@@ -152,8 +150,8 @@ impl World {
     fn new(seed: u64, bug: Option<InjectedBug>, trace: Option<Vec<String>>) -> Self {
         let mut random = Random::new(seed);
         let max_in_flight = random.pick(&[1, 1, 2, 3]);
-        // At times a journal so small that two commands fill it, and so short a memory that what is
-        // over is forgotten within the history.
+        // Some journals are so small that two commands fill them, and some retention periods so short that completed
+        // commands are forgotten within the history.
         let bounds = Bounds {
             journal_bytes: random.pick(&[24 << 10, 48 << 10, JOURNAL_BYTES_MAX]),
             result_bytes: 6 << 10,
@@ -201,7 +199,7 @@ impl World {
     fn run_events(&mut self) {
         while let Some(((at_ms, _), event)) = self.queue.pop_first() {
             self.now_ms = at_ms;
-            // What happens within the agent changes nothing at the hub.
+            // Events inside of the agent do not change the hub.
             let within = matches!(
                 event,
                 Event::Written(_) | Event::Wake(_) | Event::Answered(..) | Event::HandlerExits(_)
@@ -217,7 +215,7 @@ impl World {
         }
     }
 
-    /// What the hub does by itself, now and when it is due next.
+    /// What the hub does by itself, now and at its next timeout.
     fn tick(&mut self) {
         self.hub.tick(self.now_ms);
         if let Err(fault) = self.judge_timeouts() {
@@ -234,8 +232,8 @@ impl World {
         }
     }
 
-    /// Notes since when the agent cannot tell anything, or is about to end and leaves things to its
-    /// next life. After a full disk it takes a while to see that there is room again.
+    /// Notes since when the agent can report nothing, or is stopping and leaves work to its next life. It notices
+    /// free space on the disk with a delay.
     fn note_silence(&mut self) {
         let ends = self.engine.as_ref().is_none_or(|engine| engine.stopping.is_some());
         let silent = ends || !self.linked || self.disk_full;
@@ -302,7 +300,7 @@ impl World {
         self.now_ms - self.booted_ms
     }
 
-    // --- What happens ---
+    // --- Events ---
 
     fn apply(&mut self, event: Event) {
         let noisy = matches!(event, Event::Tick | Event::Wake(_));
@@ -317,7 +315,7 @@ impl World {
                 let (ttl_s, rev) = match self.random.from(0, 19) {
                     0 => (ttl_s, 1 << 30),
                     1 => (ttl_s, 1 << 45),
-                    // Nothing can be told of it: its time must be over within the history.
+                    // Nothing can be reported of it: its time to live must end within the history.
                     2 => (5, REV_MAX),
                     _ => (ttl_s, 0),
                 };
@@ -412,7 +410,7 @@ impl World {
         self.note_forgotten();
     }
 
-    /// Does what the engine wants done. The process may die between any two things.
+    /// Carries out the outputs of the engine. The process may die between any two of them.
     fn act(&mut self) {
         while let Some(output) = self.engine.as_mut().and_then(Engine::poll_output) {
             if !self.calm() && self.random.percent(1) && self.random.percent(60) {
@@ -460,7 +458,7 @@ impl World {
         }
         let wake_ms = engine.poll_timeout();
         if wake_ms.is_some_and(|at_ms| at_ms <= self.boot_ms()) {
-            self.fault = Some(format!("the engine spins: it asks to be woken at {wake_ms:?}"));
+            self.fault = Some(format!("the engine busy-loops: its next timeout is {wake_ms:?}"));
         }
         if let Some(at_ms) = wake_ms {
             let at_ms = (self.booted_ms + at_ms).max(self.now_ms + 1);

@@ -1,5 +1,5 @@
-//! The clocks of the world, which are set at any time and by any amount, and what the agent must not make
-//! of that: it forgets no command early and none too late, and drops no rejected result early.
+//! The clocks of the world, which are set at any time and by any amount. The agent must forget no command early,
+//! drop no rejected result early, and retain nothing for ever.
 
 use std::collections::BTreeMap;
 
@@ -9,42 +9,42 @@ use super::super::hub::EPOCH_MS;
 use super::*;
 
 const STEPS_MS: [i64; 4] = [90_000, 3_600_000, 3 * 86_400_000, 400 * 86_400_000];
-/// By so much the agent's time may be late: what it counts before a reboot and has not stamped yet. All
-/// reboots are before the world is calm.
+/// How late the agent's time may be: what was not stamped before a reboot is missing. All reboots are before the
+/// calm.
 const LATE_MS_MAX: u64 = CALM_MS;
 
 /// How the device's clock behaves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum DeviceClock {
-    /// It goes on while the machine is off.
+    /// It continues while the machine is off.
     #[default]
     Battery,
-    /// It begins in 1970 with each boot, until it is set.
+    /// It starts in 1970 with each boot, until it is set.
     Unset,
-    /// It goes on with each boot from where it stopped, until it is set.
+    /// It continues with each boot where it stopped, until it is set.
     Saved,
 }
 
-/// How the clocks stand, and what they were used for.
+/// The clocks, and what the agent has done by them.
 #[derive(Default)]
 pub(in super::super) struct Clocks {
     device: DeviceClock,
     steps_device: bool,
-    /// How far the device's clock is from the right time; `None` while it is unset.
+    /// How far the device's clock is from the right time; `None` while it is not set.
     device_error_ms: Option<i64>,
-    /// How far it was before the boot that unset it.
+    /// The same before the boot that has reset it.
     last_error_ms: i64,
-    /// By how much each was set forward and backward in all.
+    /// By how much the clocks were set forward and back in all.
     hub_forward_ms: u64,
     pub(in super::super) hub_backward_ms: u64,
     device_forward_ms: u64,
-    /// When each command came to the agent for the first time, as far as it can know.
+    /// When each command first arrived, as far as the agent can know.
     first_arrivals: BTreeMap<CommandId, u64>,
-    /// When the agent first wrote that a result is rejected permanently.
+    /// When the agent first recorded that a result is rejected permanently.
     rejected_since: BTreeMap<CommandId, u64>,
-    /// The event under way is an answer that rejects a result.
+    /// The current event is an answer that rejects a result.
     is_rejection: bool,
-    /// The completed commands that it retains in this life.
+    /// The completed commands that the agent retains since it started.
     retained: BTreeSet<CommandId>,
     pub(in super::super) forgotten: usize,
     pub(in super::super) dropped: usize,
@@ -55,7 +55,7 @@ impl Clocks {
         self.retained.clear();
     }
 
-    /// By so much the agent's time may be early: both clocks were set forward.
+    /// How early the agent's time may be: by as much as both clocks were set forward.
     fn early_ms_max(&self) -> u64 {
         self.hub_forward_ms.min(self.device_forward_ms)
     }
@@ -77,7 +77,7 @@ impl World {
         }
     }
 
-    /// Either clock is set wrong or, if it was wrong, right.
+    /// A clock that is right is set wrong; one that is wrong mostly right.
     fn step_ms(&mut self, error_ms: i64) -> i64 {
         let by_ms = self.random.pick(&STEPS_MS);
         let by_ms = if self.random.percent(50) { by_ms } else { -by_ms };
@@ -96,7 +96,7 @@ impl World {
         let error_ms = self.clocks.device_error_ms;
         let by_ms = match error_ms {
             Some(error_ms) if self.clocks.steps_device => self.step_ms(error_ms),
-            // By the network's time, which is right.
+            // From the network's time, which is right.
             _ => -error_ms.unwrap_or(self.clocks.last_error_ms),
         };
         self.clocks.device_forward_ms += by_ms.max(0).unsigned_abs();
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    // --- What the agent makes of them ---
+    // --- Checks ---
 
     pub(super) fn note_arrival(&mut self, event: &Event) {
         let current = self.life;
@@ -152,7 +152,7 @@ impl World {
         }
     }
 
-    /// After each event: what was retained and is not any more must be old enough.
+    /// After each event: a command that is not retained any more must be old enough.
     pub(super) fn note_forgotten(&mut self) {
         let Some(engine) = &self.engine else { return };
         if engine.history.len() == self.clocks.retained.len() {
@@ -175,9 +175,9 @@ impl World {
         self.clocks.rejected_since.entry(id).or_insert(self.now_ms);
     }
 
-    /// A result that the hub rejects is dropped in the end, and not before its time.
+    /// A result that the hub rejects is dropped, and not too early.
     pub(super) fn note_acked(&mut self, id: CommandId) {
-        // What another answer closed is settled, and not dropped.
+        // Another answer settles the command, which is no drop.
         let since_ms = self.clocks.rejected_since.get(&id).filter(|_| self.clocks.is_rejection);
         let Some(since_ms) = since_ms else { return };
         let age_ms = self.now_ms - since_ms;
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    /// At the end of the world nothing is retained that is much too old.
+    /// At the end nothing much too old is retained.
     pub(in super::super) fn judge_retention(&self) -> Result<(), String> {
         let Some(engine) = &self.engine else { return Ok(()) };
         let margin_ms = LATE_MS_MAX + 2 * self.bounds.forget_every_ms;

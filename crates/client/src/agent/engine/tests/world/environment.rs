@@ -1,4 +1,4 @@
-//! What is around the agent in its world: the disk, the link and the handlers.
+//! The disk, the link, the handlers and the life of the agent in the simulated world.
 
 use super::super::fixture::{cancelled, succeeded};
 use super::super::judge::LostReport;
@@ -6,7 +6,7 @@ use super::*;
 use crate::agent::run::Outcome;
 
 impl World {
-    /// The oldest of what is on the way gets to the disk, unless that is full.
+    /// Applies the oldest pending write, unless the disk is full.
     pub(super) fn write_done(&mut self) -> Option<(Option<u64>, bool)> {
         let work = self.writing.pop_front()?;
         let is_full = self.disk_full && !self.calm();
@@ -14,7 +14,7 @@ impl World {
             DiskTask::Compact(_) if is_full => Some((None, false)),
             DiskTask::Append(ticket, records) if is_full => {
                 for record in &records {
-                    // It is refused, though a compaction may have written it down before.
+                    // The write is refused, though a compaction may have contained the record before.
                     if let Record::Received(received) = record {
                         self.order.settled(received.event.id);
                     }
@@ -49,7 +49,7 @@ impl World {
         }
     }
 
-    /// A report that came to nothing, for now or at the hub's wish.
+    /// A failed report, for an unknown time or for as long as the hub requests.
     pub(super) fn failed(&mut self, id: CommandId) -> ReportAnswer {
         let after_s = self.random.pick(&[None, None, None, Some(0), Some(2), Some(30)]);
         self.note_lost(id, after_s.unwrap_or_default() * 1000, after_s.is_some());
@@ -79,7 +79,7 @@ impl World {
         self.act();
     }
 
-    /// Frames may come twice, as over a link that is doubled, or not at all.
+    /// A frame may be doubled or lost.
     pub(super) fn write_frames(&mut self, frames: Vec<Frame>) {
         for frame in frames {
             let copies = match self.random.from(0, 9) {
@@ -116,7 +116,7 @@ impl World {
         let (life, latency_ms) = (self.life, self.latency_ms());
         let lost = !self.linked || !self.calm() && self.random.percent(10);
         if lost && self.random.percent(40) {
-            // Swallowed: nothing is heard of it until its time is over.
+            // Dropped silently: the report fails when its timeout ends.
             let limit = self.engine.as_ref().map(|engine| engine.post_limit(command));
             let limit_ms = limit.map_or(0, |limit| limit.as_millis() as u64);
             self.note_lost(command, limit_ms, false);
@@ -128,7 +128,7 @@ impl World {
             return self.after(latency_ms, Event::Answered(life, ticket, failed));
         }
         if self.random.percent(5) {
-            // A doubled link: the copy comes whenever it comes, and nobody reads its answer.
+            // A doubled request: the copy arrives at any time, and its answer is not read.
             let late_ms = self.random.from(1, 20_000);
             let copy = Event::ReportArrives(0, ticket, command, Box::new(report.clone()));
             self.after(late_ms, copy);
@@ -222,7 +222,7 @@ impl World {
             runs_of.deaths += 1;
         }
         self.linked = false;
-        // Of what is on the way to the disk, any beginning may have got there.
+        // Of the pending writes, any first part may be on disk.
         for _ in 0..self.random.from(0, self.writing.len() as u64) {
             self.write_done();
         }
