@@ -10,6 +10,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bellwire_proto::limits::{
+    AGENT_FACTS_EVERY, AGENT_JOURNAL_BYTES_MAX, AGENT_REPORT_TIMEOUT_MAX, AGENT_STATUS_COMMANDS_MAX,
+};
 use bellwire_proto::{Action, CommandId, Json, Progress, ReportState, codes};
 use futures_util::stream::once;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -19,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::credential::CredentialFile;
-use super::engine::{Engine, JOURNAL_BYTES_MAX, Output, POST_MS_MAX};
+use super::engine::{Engine, Output};
 use super::fault::{self, Point};
 use super::handler::DataFolder;
 use super::journal::{Journal, Record};
@@ -42,8 +45,6 @@ use report::PostOutcome;
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// How long a report of the facts may take.
 const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the facts are compared with those that were reported.
-const FACTS_EVERY: Duration = Duration::from_secs(300);
 /// When killing orphan processes is tried again after an error.
 const KILL_RETRY: Duration = Duration::from_secs(5);
 
@@ -146,7 +147,7 @@ impl Driver {
         // Each call has a timeout of its own, and none is longer than this.
         let mut builder = Controller::builder(agent.hub.with_credentials())
             .transport(agent.transport.clone())
-            .answer_timeout(Duration::from_millis(POST_MS_MAX));
+            .answer_timeout(AGENT_REPORT_TIMEOUT_MAX);
         let mut credential = None;
         match &agent.credential {
             Credential::None => {}
@@ -185,7 +186,7 @@ impl Driver {
             facts: None,
             facts_refused: false,
             facts_task: JoinSet::new(),
-            facts_at: now + FACTS_EVERY,
+            facts_at: now + AGENT_FACTS_EVERY,
             readers,
             started_at: now,
             connection,
@@ -253,7 +254,7 @@ impl Driver {
             DriverEvent::Progress => self.report_progress(now_ms),
             DriverEvent::FactsReported(result) => self.on_facts_reported(result),
             DriverEvent::FactsDue => {
-                self.facts_at = Instant::now() + FACTS_EVERY;
+                self.facts_at = Instant::now() + AGENT_FACTS_EVERY;
                 if self.connection.connected {
                     self.report_facts(false);
                 }
@@ -427,11 +428,11 @@ impl Driver {
             journal: JournalStatus {
                 folder: self.agent.state_dir.clone(),
                 bytes: self.disk.bytes(),
-                bytes_max: JOURNAL_BYTES_MAX,
+                bytes_max: AGENT_JOURNAL_BYTES_MAX,
                 commands,
                 under_way,
             },
-            commands: self.engine.latest(status::STATUS_COMMANDS_MAX),
+            commands: self.engine.latest(AGENT_STATUS_COMMANDS_MAX),
         }
     }
 }

@@ -11,7 +11,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
+use bellwire_proto::limits::{
+    AGENT_FINAL_REPORT, AGENT_FORCED_SHUTDOWN, AGENT_PROGRESS, AGENT_SHUTDOWN,
+};
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{CommandId, Progress, Report, ReportState, Seq};
 
@@ -35,22 +39,13 @@ use entry::{Entry, Stage};
 use history::History;
 pub(crate) use history::Snapshot;
 pub(crate) use io::{Admission, Output, ReportAnswer, RunSettings};
-pub(crate) use reporting::POST_MS_MAX;
 use reporting::ReportInFlight;
 use retention::{Bounds, JournalState};
 use rev::Revs;
 use time::AgentTime;
 
-/// The journal's size limit. docs/agent.md, "The journal".
-pub(crate) const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// When a write that the disk had no space for is tried again.
 const DISK_RETRY_MS: u64 = 5000;
-/// How long handlers may run on after a shutdown request. docs/agent.md, "What happens if it dies here".
-pub(crate) const SHUTDOWN_MS: u64 = 30_000;
-/// How long final reports may take after that.
-const FINAL_REPORT_MS: u64 = 5000;
-/// How long handlers and final reports may take together after a second shutdown request.
-const FORCED_SHUTDOWN_MS: u64 = 2000;
 
 /// What a write to the journal is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,7 +220,7 @@ impl Engine {
     pub(crate) fn handle_progress(&mut self, now_ms: u64, id: CommandId, progress: Progress) {
         if let Some(entry) = self.entries.get_mut(&id).filter(|e| e.stage == Stage::Running) {
             entry.progress = Some(progress);
-            let soon_ms = now_ms + reporting::PROGRESS_MS;
+            let soon_ms = now_ms + ms(AGENT_PROGRESS);
             entry.post.due_ms = Some(entry.post.due_ms.map_or(soon_ms, |due| due.min(soon_ms)));
         }
     }
@@ -261,14 +256,14 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    /// A shutdown is requested: no new command is accepted, and handlers get [`SHUTDOWN_MS`]. A second request
+    /// A shutdown is requested: no new command is accepted, and handlers get [`AGENT_SHUTDOWN`]. A second request
     /// kills them.
     pub(crate) fn handle_shutdown(&mut self, now_ms: u64) {
         let is_forced = self.stopping.is_some();
         let (pause_ms, stop) = if is_forced {
-            (FORCED_SHUTDOWN_MS, Stop::Kill)
+            (ms(AGENT_FORCED_SHUTDOWN), Stop::Kill)
         } else {
-            (SHUTDOWN_MS, Stop::Shutdown)
+            (ms(AGENT_SHUTDOWN), Stop::Shutdown)
         };
         self.stopping = Some(Stopping { killed: is_forced, due_ms: Some(now_ms + pause_ms) });
         self.deferred.clear();
@@ -282,7 +277,7 @@ impl Engine {
             && let Some(due_ms) = stopping.due_ms.filter(|due_ms| *due_ms <= now_ms)
         {
             let first = !std::mem::replace(&mut stopping.killed, true);
-            stopping.due_ms = first.then_some(due_ms + FINAL_REPORT_MS);
+            stopping.due_ms = first.then_some(due_ms + ms(AGENT_FINAL_REPORT));
             if first {
                 self.stop_all(Stop::Kill);
             }
@@ -370,6 +365,11 @@ impl Engine {
         let ids: Vec<_> = self.live().filter(running).map(|entry| entry.id).collect();
         self.out.extend(ids.into_iter().map(|command| Output::Stop { command, stop }));
     }
+}
+
+/// A limit in milliseconds; all are whole seconds.
+const fn ms(limit: Duration) -> u64 {
+    limit.as_secs() * 1000
 }
 
 #[cfg(test)]

@@ -6,30 +6,23 @@
 use std::time::Duration;
 
 use bellwire_proto::Seconds;
+use bellwire_proto::limits::{
+    AGENT_HEALTHY_AFTER, AGENT_LOCKED_PAUSE, AGENT_PORTAL_PAUSE, AGENT_RECONNECT_MAX,
+    AGENT_REFUSED_PAUSE, AGENT_REMOVED_PAUSE, AGENT_REPLACED_PAUSE_MS,
+};
 use bellwire_proto::stream::{Bye, ByeReason};
 
 use crate::api::ListenOptions;
 use crate::event_source::{Error, Loss, Retry, SERVER_WAIT_MAX};
 use crate::transport::Stage;
 
-/// How long a connection must last before the backoff starts again from its beginning.
-const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// The longest delay of the backoff.
-const DELAY_MAX: Duration = Duration::from_secs(60);
-/// The pause after a refusal that a person has to resolve.
-const REFUSED_PAUSE: Duration = Duration::from_secs(60);
-/// The pause after an answer that names none: a captive portal, or 204.
-pub(super) const PORTAL_PAUSE: Duration = Duration::from_secs(30);
-/// The shortest and the longest pause after another agent with this name took over the stream.
-const REPLACED_PAUSE_MS: (u64, u64) = (5000, 30_000);
-
 /// The agent's options for listening.
 pub(super) fn options(heartbeat: Option<Seconds>) -> ListenOptions {
     let options = ListenOptions::default()
         .retry(Retry::always().delays(pause_after))
-        .healthy_after(HEALTHY_AFTER)
+        .healthy_after(AGENT_HEALTHY_AFTER)
         .same_origin(true)
-        .reconnect_delay_max(DELAY_MAX);
+        .reconnect_delay_max(AGENT_RECONNECT_MAX);
     match heartbeat {
         Some(heartbeat) => options.heartbeat(heartbeat),
         None => options,
@@ -42,23 +35,25 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
     let requested = loss.retry_after().map(|requested| requested.min(SERVER_WAIT_MAX));
     let pause_min = match loss {
         Loss::Failed(Error::Refused(refusal)) => match refusal.status.as_u16() {
-            401 | 403 | 404 | 407 => REFUSED_PAUSE,
-            423 => Duration::from_secs(30),
-            410 => Duration::from_secs(15 * 60),
+            401 | 403 | 404 | 407 => AGENT_REFUSED_PAUSE,
+            423 => AGENT_LOCKED_PAUSE,
+            410 => AGENT_REMOVED_PAUSE,
             // Neither a stream nor a refusal: 202, or 300 without a location.
-            200..=399 | 511 => PORTAL_PAUSE,
+            200..=399 | 511 => AGENT_PORTAL_PAUSE,
             _ => return requested,
         },
         Loss::Failed(Error::Transport(error)) if error.stage() == Stage::ProxyLogin => {
-            REFUSED_PAUSE
+            AGENT_REFUSED_PAUSE
         }
-        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => PORTAL_PAUSE,
+        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => {
+            AGENT_PORTAL_PAUSE
+        }
         Loss::Failed(
             Error::NotAStream { .. }
             | Error::Elsewhere { .. }
             | Error::Redirect(_)
             | Error::Rejected { .. },
-        ) => PORTAL_PAUSE,
+        ) => AGENT_PORTAL_PAUSE,
         Loss::Ended
         | Loss::Failed(Error::Transport(_) | Error::Silent { .. } | Error::NotBegun { .. }) => {
             return None;
@@ -75,7 +70,7 @@ pub(super) fn spread(pause_min: Duration) -> Duration {
 
 /// The pause after a `bye`, where the hub does not name it.
 pub(super) fn pause_after_bye(bye: &Bye) -> Option<Duration> {
-    let (least_ms, most_ms) = REPLACED_PAUSE_MS;
+    let (least_ms, most_ms) = AGENT_REPLACED_PAUSE_MS;
     let random = getrandom::u64().unwrap_or(u64::MAX);
     (bye.reason == ByeReason::Replaced)
         .then(|| Duration::from_millis(least_ms + random % (most_ms - least_ms + 1)))
@@ -170,7 +165,10 @@ mod tests {
         for error in [untrusted, page, reject, away, RedirectFault::TooMany.into()] {
             let loss = Loss::Failed(error);
             let pause = pause_after(&loss).unwrap();
-            assert!(PORTAL_PAUSE <= pause && pause <= PORTAL_PAUSE + PORTAL_PAUSE / 4, "{pause:?}");
+            assert!(
+                AGENT_PORTAL_PAUSE <= pause && pause <= AGENT_PORTAL_PAUSE + AGENT_PORTAL_PAUSE / 4,
+                "{pause:?}"
+            );
             assert!(explain(&loss).contains("sign-in page"), "{}", explain(&loss));
         }
     }
@@ -196,7 +194,7 @@ mod tests {
     fn a_proxy_that_requires_a_password_is_distinguished_from_one_that_refuses_the_tunnel() {
         let of = |stage| Loss::Failed(TransportError::new(stage, "tunnel error: …").into());
         let (login, refused) = (of(Stage::ProxyLogin), of(Stage::ProxyRefused));
-        assert!(pause_after(&login).unwrap() >= REFUSED_PAUSE);
+        assert!(pause_after(&login).unwrap() >= AGENT_REFUSED_PAUSE);
         assert!(explain(&login).contains("user and password"), "{}", explain(&login));
         assert_eq!(pause_after(&refused), None, "the growing wait stands");
         assert!(explain(&refused).contains("opens no way"), "{}", explain(&refused));

@@ -22,8 +22,6 @@ const READER_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 /// The longest status that is read.
 const STATUS_BYTES_MAX: u64 = 1 << 20;
-/// How many commands are listed.
-pub(super) const STATUS_COMMANDS_MAX: usize = 20;
 
 /// The state of an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

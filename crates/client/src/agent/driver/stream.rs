@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bellwire_proto::limits::AGENT_PORTAL_PAUSE;
 use bellwire_proto::stream::Hello;
 use tokio::time::Instant;
 
@@ -72,7 +73,7 @@ impl Driver {
     /// 204 for a hub's path does not come from a hub.
     pub(super) fn listen_again(&mut self) {
         if self.relisten_at.take().is_none() {
-            let pause = link::spread(link::PORTAL_PAUSE);
+            let pause = link::spread(AGENT_PORTAL_PAUSE);
             tracing::warn!(?pause, "a status 204 ends the stream; it does not come from the hub");
             self.listener = None;
             self.relisten_at = Some(Instant::now() + pause);
@@ -87,7 +88,7 @@ impl Driver {
             Ok(listener) => self.listener = Some(listener),
             Err(error) => {
                 tracing::error!(%error, "the request to the hub cannot be made");
-                self.relisten_at = Some(Instant::now() + link::PORTAL_PAUSE);
+                self.relisten_at = Some(Instant::now() + AGENT_PORTAL_PAUSE);
             }
         }
     }

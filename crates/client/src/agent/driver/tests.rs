@@ -324,7 +324,7 @@ async fn facts_are_sent_on_connect_and_again_when_they_change() {
     let mut driver = Driver::start(builder.build().unwrap()).unwrap();
     let mut sites = VecDeque::from(["lyon", "oslo"]);
     let start = Instant::now();
-    while start.elapsed() < 3 * FACTS_EVERY {
+    while start.elapsed() < 3 * AGENT_FACTS_EVERY {
         driver.act();
         let event = driver.next().await;
         if matches!(event, DriverEvent::FactsDue) {
@@ -353,7 +353,7 @@ async fn failed_facts_are_sent_again_and_only_until_they_arrive() {
         _ => device(),
     });
     let folder = tempfile::tempdir().unwrap();
-    run_for(6 * FACTS_EVERY, agent(&hub, &folder)).await;
+    run_for(6 * AGENT_FACTS_EVERY, agent(&hub, &folder)).await;
     assert_eq!((hub.asked("stream").len(), hub.asked("facts").len()), (1, 3));
 }
 

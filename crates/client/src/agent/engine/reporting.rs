@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use bellwire_proto::limits::{
+    AGENT_KEEPALIVE, AGENT_REJECTED_RETRY, AGENT_REPORT_RETRY_MAX, AGENT_REPORT_TIMEOUT_MAX,
+};
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, ReportState, State};
 
 use super::entry::{Entry, Stage};
 use super::outcome::interrupted_report;
 use super::rev::Revs;
-use super::{Engine, Output, ReportAnswer, WritePurpose};
+use super::{Engine, Output, ReportAnswer, WritePurpose, ms};
 use crate::agent::journal::Record;
 
 /// Results in flight that are sent for the first time (or as many as the hub's `max_in_flight`), and as many
@@ -17,21 +20,12 @@ use crate::agent::journal::Record;
 const RESULTS_MAX: usize = 8;
 /// Reports of one command in flight: however often the hub asks, the next one waits.
 const PER_COMMAND_MAX: usize = 2;
-/// The first and the longest pause after a failed report.
+/// The first pause after a failed report.
 const RETRY_MS: u64 = 1000;
-const RETRY_MS_MAX: u64 = 60_000;
 /// How often a pause, or the time allowed for a result, doubles at most.
 const DOUBLINGS_MAX: u32 = 6;
-/// The pause after a permanent rejection.
-const REJECTED_RETRY_MS: u64 = 5 * 60_000;
-/// The time between two keepalive reports of a command: at most this, else a third of its run clock.
-const KEEPALIVE_MS_MAX: u64 = 10_000;
 /// The least time allowed for a report: with less, a slow network would let none through.
 const POST_MS_MIN: u64 = 1000;
-/// The most: a result of 256 KiB takes as long at 1 KiB/s.
-pub(crate) const POST_MS_MAX: u64 = 5 * 60_000;
-/// How long progress waits, so that frequent updates cause few posts.
-pub(super) const PROGRESS_MS: u64 = 1000;
 /// A report that is not answered yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReportInFlight {
@@ -105,13 +99,13 @@ impl Engine {
     /// that clock, gets two. A long result on a slow network gets more time with each try.
     pub(crate) fn post_limit(&self, id: CommandId) -> Duration {
         let limit_ms = self.entries.get(&id).map_or(POST_MS_MIN, |entry| match entry.stage {
-            Stage::Offering => (2 * entry.keepalive_ms()).min(KEEPALIVE_MS_MAX),
+            Stage::Offering => (2 * entry.keepalive_ms()).min(ms(AGENT_KEEPALIVE)),
             Stage::ReportingResult => {
                 entry.keepalive_ms() << entry.post.failures.min(DOUBLINGS_MAX)
             }
             _ => entry.keepalive_ms(),
         });
-        Duration::from_millis(limit_ms.clamp(POST_MS_MIN, POST_MS_MAX))
+        Duration::from_millis(limit_ms.clamp(POST_MS_MIN, ms(AGENT_REPORT_TIMEOUT_MAX)))
     }
 
     /// When a report is due, unless it waits for a slot.
@@ -283,7 +277,7 @@ impl Engine {
         entry.post.is_rejected = true;
         tracing::warn!(%id, ?answer, "the hub rejects a result; next try in 5 minutes");
         entry.post.failures += 1;
-        entry.post.due_ms = Some(now_ms + REJECTED_RETRY_MS);
+        entry.post.due_ms = Some(now_ms + ms(AGENT_REJECTED_RETRY));
         if let Some(note) = note {
             self.write(WritePurpose::Note, vec![note]);
         }
@@ -294,11 +288,12 @@ impl Engine {
     fn retry(&mut self, now_ms: u64, id: CommandId, retry_after: Option<Duration>) {
         let random = self.draw_random();
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let longest_ms = (RETRY_MS << entry.post.failures.min(DOUBLINGS_MAX)).min(RETRY_MS_MAX);
+        let longest_ms =
+            (RETRY_MS << entry.post.failures.min(DOUBLINGS_MAX)).min(ms(AGENT_REPORT_RETRY_MAX));
         let drawn_ms = longest_ms / 2 + random % (longest_ms / 2 + 1);
         let pause_ms = retry_after.map_or(drawn_ms, |requested| {
             let requested_ms = u64::try_from(requested.as_millis()).unwrap_or(u64::MAX);
-            requested_ms.min(REJECTED_RETRY_MS).max(drawn_ms).max(RETRY_MS)
+            requested_ms.min(ms(AGENT_REJECTED_RETRY)).max(drawn_ms).max(RETRY_MS)
         });
         let is_urgent = match entry.stage {
             Stage::Ready => true,
@@ -335,7 +330,8 @@ impl Entry {
     /// The time between two keepalive reports.
     fn keepalive_ms(&self) -> u64 {
         let clock_ms = |event: &CommandEvent| event.run_timeout_s.max(1).saturating_mul(1000);
-        self.event().map_or(KEEPALIVE_MS_MAX, |event| (clock_ms(event) / 3).min(KEEPALIVE_MS_MAX))
+        self.event()
+            .map_or(ms(AGENT_KEEPALIVE), |event| (clock_ms(event) / 3).min(ms(AGENT_KEEPALIVE)))
     }
 
     /// Whether the hub may still wait for this result.

@@ -1,5 +1,6 @@
 //! What happens after a restart: the journal is read, and each command continues from what is on disk.
 
+use bellwire_proto::limits::AGENT_RERUNS_MAX;
 use bellwire_proto::{CommandId, Report, ReportState};
 
 use super::entry::{Entry, Stage};
@@ -7,9 +8,6 @@ use super::outcome::interrupted_report;
 use super::{Engine, Output};
 use crate::agent::journal::{BootId, Record};
 use crate::agent::policy::OnRestart;
-
-/// How often a command is run again after crashes. docs/agent.md, "The journal".
-const RERUNS_MAX: u32 = 3;
 
 impl Engine {
     /// Applies a record of the journal. They come in the order of writing.
@@ -106,7 +104,7 @@ impl Engine {
         let (cancelled, runs) = (entry.cancelled, entry.runs);
         if cancelled {
             self.end(id, Some(Report::of(ReportState::Cancelled)));
-        } else if self.on_restart(id) == OnRestart::Rerun && runs <= RERUNS_MAX {
+        } else if self.on_restart(id) == OnRestart::Rerun && runs <= AGENT_RERUNS_MAX {
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.stage = Stage::ConfirmingRerun;
                 // The answer to a keepalive in flight confirms the rerun just as well.

@@ -5,10 +5,13 @@
 //! and it is forgotten at a certain age, by the agent's own time (`time.rs`).
 
 use bellwire_proto::Report;
+use bellwire_proto::limits::{
+    AGENT_JOURNAL_BYTES_MAX, AGENT_REJECTED_FOR, AGENT_RESULT_BYTES_MAX, AGENT_RETENTION,
+};
 
 use super::entry::{Entry, Stage};
 use super::history::Snapshot;
-use super::{Engine, JOURNAL_BYTES_MAX, Output, WritePurpose};
+use super::{Engine, Output, WritePurpose, ms};
 use crate::agent::journal::{Record, Reserve, STORED_REPORT_BYTES_MAX};
 
 /// Bytes of a command's records besides its data and its result.
@@ -36,14 +39,13 @@ pub(super) struct Bounds {
 
 impl Bounds {
     pub(super) const AGENT: Self = Self {
-        journal_bytes: JOURNAL_BYTES_MAX,
-        result_bytes: 256 << 10,
+        journal_bytes: AGENT_JOURNAL_BYTES_MAX,
+        result_bytes: AGENT_RESULT_BYTES_MAX,
         report_bytes: STORED_REPORT_BYTES_MAX as u64,
         compact_bytes: 1 << 20,
-        // The longest time to live (7 days) and a day.
-        retain_ms: 8 * 86_400_000,
+        retain_ms: ms(AGENT_RETENTION),
         forget_every_ms: 86_400_000,
-        rejected_ms: 86_400_000,
+        rejected_ms: ms(AGENT_REJECTED_FOR),
     };
 }
 

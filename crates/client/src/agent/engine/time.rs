@@ -6,15 +6,14 @@
 //! device whose clock restarts with each boot counts only the time that it is up), and it is early only if both
 //! clocks were set forward over the same reboot. `docs/agent.md`, "Time", describes this for operators.
 
+use bellwire_proto::limits::{AGENT_DEVICE_CLOCK_MS_MIN, AGENT_STAMP_EVERY};
+
+use super::ms;
 use crate::agent::journal::{BootId, ClockStamp};
 
-/// A device clock before 2025 is not set yet: it begins in 1970, or when the system was built.
-const DEVICE_CLOCK_MS_MIN: u64 = 1_735_689_600_000;
 /// A clock that differs from the last stamp by more than this was set, and a new stamp is written. Drift is less:
 /// 100 ppm are 0.4 s in the hour between two stamps.
 const STEP_MS_MIN: u64 = 60_000;
-/// How often the journal is stamped. As much time up may be missing after a reboot without a usable clock.
-const STAMP_EVERY_MS: u64 = 3_600_000;
 /// When a stamp that the disk had no space for is tried again.
 const STAMP_RETRY_MS: u64 = 5 * 60_000;
 
@@ -95,7 +94,8 @@ impl AgentTime {
 
     /// The device's clock, which may have been set since the hello. Returns whether the agent's time was advanced.
     pub(super) fn on_device_clock(&mut self, now_ms: u64, device_ms: u64) -> bool {
-        self.device_ms = Some((device_ms, now_ms)).filter(|_| device_ms >= DEVICE_CLOCK_MS_MIN);
+        self.device_ms =
+            Some((device_ms, now_ms)).filter(|_| device_ms >= AGENT_DEVICE_CLOCK_MS_MIN);
         let later_ms = self.after_reboot(now_ms).filter(|ms| Some(*ms) > self.at(now_ms));
         if let Some(agent_ms) = later_ms {
             self.agent_ms = Some((agent_ms, now_ms));
@@ -162,7 +162,7 @@ impl AgentTime {
                 before_ms.saturating_add(passed_ms).abs_diff(ms) > STEP_MS_MIN
             };
             last.boot != self.boot
-                || passed_ms >= STAMP_EVERY_MS
+                || passed_ms >= ms(AGENT_STAMP_EVERY)
                 || is_set(last.agent_ms, next.agent_ms)
                 || is_set(last.hub_ms, next.hub_ms)
                 || last.device_ms.is_some() != next.device_ms.is_some()
@@ -176,7 +176,7 @@ impl AgentTime {
     pub(super) fn stamp_due_ms(&self) -> Option<u64> {
         self.hub_ms?;
         let stamp = self.stamp.as_ref().filter(|stamp| stamp.boot == self.boot)?;
-        Some(stamp.boot_ms.saturating_add(STAMP_EVERY_MS))
+        Some(stamp.boot_ms.saturating_add(ms(AGENT_STAMP_EVERY)))
     }
 
     /// The disk had no space for a stamp.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bellwire_proto::limits::AGENT_JOURNAL_BYTES_MAX;
+
 use super::fixture::{Fixture, HUB_MS, code, event, succeeded};
 use super::world::List;
 use super::*;
@@ -196,7 +198,7 @@ fn a_postponed_start_overtaken_by_a_shutdown_causes_no_busy_loop() {
 fn an_old_journal_is_compacted_at_the_first_hello_and_deferred_commands_keep_their_order() {
     let list = List { concurrency: 1, ..List::default() };
     let disk = done(300_000, HUB_MS - 10 * DAY_MS).collect();
-    let mut fixture = Fixture::with(list, disk, "boot-1", 1000, JOURNAL_BYTES_MAX - MIB);
+    let mut fixture = Fixture::with(list, disk, "boot-1", 1000, AGENT_JOURNAL_BYTES_MAX - MIB);
     assert_eq!(fixture.compactions, 0, "how old it is cannot be known yet");
     fixture.engine.handle_hello(1000, (HUB_MS, HUB_MS), 3);
     let lines: Vec<_> = std::iter::from_fn(|| fixture.engine.poll_output()).collect();
@@ -242,7 +244,7 @@ fn a_compaction_is_tried_before_a_command_is_rejected_for_space() {
 #[test]
 fn a_failed_compaction_rejects_the_commands_that_waited_for_it() {
     let mut fixture = Fixture::connected();
-    fixture.engine.handle_written(1000, 0, JOURNAL_BYTES_MAX);
+    fixture.engine.handle_written(1000, 0, AGENT_JOURNAL_BYTES_MAX);
     let Some(Output::Compact { .. }) = fixture.engine.poll_output() else {
         panic!("no compaction")
     };
@@ -336,7 +338,7 @@ fn a_compaction_waits_for_writes_that_may_fail() {
 #[test]
 fn deferred_commands_stay_at_the_hub_on_shutdown() {
     let mut fixture = Fixture::connected();
-    fixture.engine.handle_written(1000, 0, JOURNAL_BYTES_MAX);
+    fixture.engine.handle_written(1000, 0, AGENT_JOURNAL_BYTES_MAX);
     let Some(Output::Compact { .. }) = fixture.engine.poll_output() else {
         panic!("no compaction")
     };

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bellwire_proto::limits::REV_MAX;
+use bellwire_proto::limits::{AGENT_JOURNAL_BYTES_MAX, REV_MAX};
 
 use super::hub::{Frame, Hub};
 use super::judge::{CommandRuns, RunReport, StartOrder};
@@ -153,7 +153,7 @@ impl World {
         // Some journals are so small that two commands fill them, and some retention periods so short that completed
         // commands are forgotten within the history.
         let bounds = Bounds {
-            journal_bytes: random.pick(&[24 << 10, 48 << 10, JOURNAL_BYTES_MAX]),
+            journal_bytes: random.pick(&[24 << 10, 48 << 10, AGENT_JOURNAL_BYTES_MAX]),
             result_bytes: 6 << 10,
             report_bytes: 1 << 10,
             compact_bytes: random.pick(&[2 << 10, 8 << 10]),
