@@ -103,11 +103,11 @@ pub enum AgentError {
     /// The disk failed while the agent ran. Everything that was reported is on disk: check the disk, and start the
     /// agent again.
     #[error(
-        "the journal in {} cannot be written any more: {reason}; check the kernel's messages about its disk, then start the agent again", .folder.display()
+        "the journal in {} cannot be written any more: {reason}; check the kernel's messages about its disk, then start the agent again", .dir.display()
     )]
     Disk {
         /// The state directory.
-        folder: PathBuf,
+        dir: PathBuf,
         /// What failed.
         reason: String,
     },

@@ -63,7 +63,7 @@ fn print(status: &status::Status) {
     );
     anstream::println!(
         "  {DIM}journal in {}: {} KiB of {} KiB, {} commands, {} under way{DIM:#}",
-        journal.folder.display(),
+        journal.dir.display(),
         journal.bytes.div_ceil(1024),
         journal.bytes_max / 1024,
         journal.commands,

@@ -371,8 +371,8 @@ impl Driver {
             DiskOutcome::Full { ticket } => self.engine.handle_disk_full(now_ms, ticket),
             DiskOutcome::Compacted { bytes } => self.engine.handle_compacted(now_ms, bytes),
             DiskOutcome::Failed { reason } => {
-                let folder = self.agent.state_dir.clone();
-                return Err(AgentError::Disk { folder, reason });
+                let dir = self.agent.state_dir.clone();
+                return Err(AgentError::Disk { dir, reason });
             }
         }
         Ok(())
@@ -426,7 +426,7 @@ impl Driver {
                 ..self.connection.clone()
             },
             journal: JournalStatus {
-                folder: self.agent.state_dir.clone(),
+                dir: self.agent.state_dir.clone(),
                 bytes: self.disk.bytes(),
                 bytes_max: AGENT_JOURNAL_BYTES_MAX,
                 commands,

@@ -47,11 +47,11 @@ pub enum JournalItem {
 /// Those for which an agent would refuse the journal, after every readable item was passed on. If there is no
 /// journal, or it has another device or a newer format, nothing is passed on.
 pub fn show(
-    folder: &Path,
+    dir: &Path,
     device: &DeviceId,
     mut on_item: impl FnMut(JournalItem),
 ) -> Result<(), JournalError> {
-    journal::show(folder, device, |JournalSpan { at, bytes }, part| match part {
+    journal::show(dir, device, |JournalSpan { at, bytes }, part| match part {
         JournalPart::Records(records) => records.iter().for_each(|record| {
             on_item(JournalItem::Record(serde_json::to_string(record).unwrap_or_default()))
         }),
@@ -69,6 +69,6 @@ pub fn show(
 /// # Errors
 /// If there is no journal, it has another device or a newer format, there is no space for the copy, or an agent runs
 /// on the directory.
-pub fn repair(folder: &Path, device: &DeviceId) -> Result<Repaired, JournalError> {
-    journal::repair(folder, device)
+pub fn repair(dir: &Path, device: &DeviceId) -> Result<Repaired, JournalError> {
+    journal::repair(dir, device)
 }

@@ -65,7 +65,7 @@ struct Head {
 /// A journal that is open and locked.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    folder: PathBuf,
+    dir: PathBuf,
     device: DeviceId,
     file: File,
     bytes: u64,
@@ -76,22 +76,22 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal of `device` in `folder`, or creates one, and passes on every record in the order of
+    /// Opens the journal of `device` in `dir`, or creates one, and passes on every record in the order of
     /// writing. A torn end is cut off.
     pub(crate) fn open(
-        folder: &Path,
+        dir: &Path,
         device: &DeviceId,
         mut on_record: impl FnMut(Record),
     ) -> Result<Self, JournalError> {
-        let lock = lock(folder)?;
-        let path = folder.join(JOURNAL);
+        let lock = lock(dir)?;
+        let path = dir.join(JOURNAL);
         let io = |source| JournalError::Io { path: path.clone(), source };
         // An unfinished compaction of before a crash only takes space.
-        std::fs::remove_file(folder.join(DRAFT)).ok();
+        std::fs::remove_file(dir.join(DRAFT)).ok();
         if !path.try_exists().map_err(io)? {
-            let draft = Draft::begin(folder, device).map_err(io)?;
+            let draft = Draft::begin(dir, device).map_err(io)?;
             draft.finish(0).map_err(|error| io(error.into_io()))?;
-            sync_folder(folder).map_err(io)?;
+            sync_dir(dir).map_err(io)?;
             tracing::info!(path = %path.display(), "journal created");
         }
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
@@ -115,8 +115,8 @@ impl Journal {
             file.sync_all().map_err(io)?;
             file.seek(SeekFrom::End(0)).map_err(io)?;
         }
-        let (folder, device) = (folder.into(), device.clone());
-        Ok(Self { folder, device, file, bytes, reserve_bytes: 0, _lock: lock })
+        let (dir, device) = (dir.into(), device.clone());
+        Ok(Self { dir, device, file, bytes, reserve_bytes: 0, _lock: lock })
     }
 
     /// The length of the file.
@@ -169,7 +169,7 @@ impl Journal {
             Ok(Some((file, bytes))) => {
                 // From here on the old file is gone.
                 (self.file, self.bytes, self.reserve_bytes) = (file, bytes, reserve_bytes);
-                sync_folder(&self.folder)?;
+                sync_dir(&self.dir)?;
                 Ok(true)
             }
             Ok(None) => Ok(false),
@@ -185,7 +185,7 @@ impl Journal {
         batches: impl Iterator<Item = Vec<Record>>,
         reserve_bytes: u64,
     ) -> Result<Option<(File, u64)>, AppendError> {
-        let mut draft = Draft::begin(&self.folder, &self.device)?;
+        let mut draft = Draft::begin(&self.dir, &self.device)?;
         for records in batches {
             draft.push(&records)?;
             if draft.bytes() >= self.bytes {
@@ -201,16 +201,15 @@ impl Journal {
 impl Journal {
     /// From now on each write fails.
     pub(crate) fn break_disk(&mut self) {
-        self.file = File::open(self.folder.join(JOURNAL)).unwrap();
+        self.file = File::open(self.dir.join(JOURNAL)).unwrap();
     }
 }
 
 /// Locks the directory for this process; creates it if necessary.
-fn lock(folder: &Path) -> Result<File, JournalError> {
-    let path = folder.join(LOCK);
+fn lock(dir: &Path) -> Result<File, JournalError> {
+    let path = dir.join(LOCK);
     let io = |source| JournalError::Io { path: path.clone(), source };
-    create_dir(folder, DIR_MODE)
-        .map_err(|source| JournalError::Io { path: folder.into(), source })?;
+    create_dir(dir, DIR_MODE).map_err(|source| JournalError::Io { path: dir.into(), source })?;
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
     let file = options.open(&path).map_err(io)?;
@@ -223,29 +222,29 @@ fn lock(folder: &Path) -> Result<File, JournalError> {
                 tries += 1;
                 std::thread::sleep(LOCK_AGAIN_AFTER);
             }
-            Err(Errno::WOULDBLOCK) => return Err(JournalError::Locked { folder: folder.into() }),
+            Err(Errno::WOULDBLOCK) => return Err(JournalError::Locked { dir: dir.into() }),
             Err(errno) => return Err(io(errno.into())),
         }
     }
 }
 
 /// Creates a directory, durably, with its parents.
-fn create_dir(folder: &Path, mode: u32) -> io::Result<()> {
-    if folder.as_os_str().is_empty() || folder.is_dir() {
+fn create_dir(dir: &Path, mode: u32) -> io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
         return Ok(());
     }
-    let above = folder.parent().unwrap_or(Path::new(""));
+    let above = dir.parent().unwrap_or(Path::new(""));
     create_dir(above, 0o755)?;
-    match std::fs::DirBuilder::new().mode(mode).create(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-        made => made.and_then(|()| sync_folder(above)),
+    match std::fs::DirBuilder::new().mode(mode).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        made => made.and_then(|()| sync_dir(above)),
     }
 }
 
 /// Makes a new name in the directory durable.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    let here = folder.as_os_str().is_empty();
-    File::open(if here { Path::new(".") } else { folder })?.sync_all()
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    let here = dir.as_os_str().is_empty();
+    File::open(if here { Path::new(".") } else { dir })?.sync_all()
 }
 
 #[cfg(test)]

@@ -149,8 +149,8 @@ mod tests {
                 assert!(least <= pause && pause <= least + least / 4, "{status}: {pause:?}");
             }
         }
-        assert_eq!(pause_after(&refused(500, None)), None, "the growing wait stands");
-        assert_eq!(pause_after(&Loss::Ended), None, "the growing wait stands");
+        assert_eq!(pause_after(&refused(500, None)), None, "the backoff applies");
+        assert_eq!(pause_after(&Loss::Ended), None, "the backoff applies");
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(pause_after(&refused(401, hour)), hour);
     }
 
-    /// A hub that refused a credential with `Retry-After: 0` was asked thousands of times a second.
+    /// A hub that refused a credential with `Retry-After: 0` received thousands of requests a second.
     #[test]
     fn a_shorter_retry_after_does_not_shorten_the_pause_after_a_refusal() {
         for status in [401, 403, 404, 407, 410, 423, 511] {
@@ -196,7 +196,7 @@ mod tests {
         let (login, refused) = (of(Stage::ProxyLogin), of(Stage::ProxyRefused));
         assert!(pause_after(&login).unwrap() >= AGENT_REFUSED_PAUSE);
         assert!(explain(&login).contains("user and password"), "{}", explain(&login));
-        assert_eq!(pause_after(&refused), None, "the growing wait stands");
+        assert_eq!(pause_after(&refused), None, "the backoff applies");
         assert!(explain(&refused).contains("opens no way"), "{}", explain(&refused));
     }
 

@@ -66,7 +66,8 @@ pub struct Connection {
 #[non_exhaustive]
 pub struct JournalStatus {
     /// The state directory.
-    pub folder: PathBuf,
+    #[serde(rename = "folder")]
+    pub dir: PathBuf,
     /// The length of the file, in bytes.
     pub bytes: u64,
     /// Its greatest length.
@@ -102,10 +103,10 @@ pub struct CommandStatus {
 ///
 /// # Errors
 /// `NotFound` or `ConnectionRefused` if no agent runs there; `InvalidData` if the answer is not a status.
-pub async fn read(folder: &Path) -> io::Result<Status> {
+pub async fn read(dir: &Path) -> io::Result<Status> {
     let mut text = Vec::new();
     let ask = async {
-        let socket = UnixStream::connect(folder.join(SOCKET)).await?;
+        let socket = UnixStream::connect(dir.join(SOCKET)).await?;
         socket.take(STATUS_BYTES_MAX).read_to_end(&mut text).await
     };
     tokio::time::timeout(READER_TIMEOUT, ask).await.map_err(|_| io::ErrorKind::TimedOut)??;
@@ -114,8 +115,8 @@ pub async fn read(folder: &Path) -> io::Result<Status> {
 
 /// Opens the socket, and replaces that of an agent that crashed. The caller holds the journal's lock, so no running
 /// agent loses its socket.
-pub(super) fn open(folder: &Path) -> io::Result<UnixListener> {
-    let path = folder.join(SOCKET);
+pub(super) fn open(dir: &Path) -> io::Result<UnixListener> {
+    let path = dir.join(SOCKET);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -161,8 +162,8 @@ pub(super) async fn send(mut reader: UnixStream, status: Status) {
 }
 
 /// Removes the socket.
-pub(super) fn close(folder: &Path) {
-    std::fs::remove_file(folder.join(SOCKET)).ok();
+pub(super) fn close(dir: &Path) {
+    std::fs::remove_file(dir.join(SOCKET)).ok();
 }
 
 #[cfg(test)]
@@ -187,9 +188,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_socket_is_the_agents_own_users_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let _socket = open(folder.path()).unwrap();
-        let mode = std::fs::metadata(folder.path().join(SOCKET)).unwrap().permissions().mode();
+        let dir = tempfile::tempdir().unwrap();
+        let _socket = open(dir.path()).unwrap();
+        let mode = std::fs::metadata(dir.path().join(SOCKET)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

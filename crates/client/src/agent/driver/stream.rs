@@ -40,7 +40,7 @@ impl Driver {
                     (Loss::Failed(Error::Refused(refusal)), Some(fault))
                         if refusal.status == http::StatusCode::UNAUTHORIZED =>
                     {
-                        format!("the hub asks for a credential, and credential_file {fault}")
+                        format!("the hub requires a credential, and credential_file {fault}")
                     }
                     _ => link::explain(&loss),
                 };

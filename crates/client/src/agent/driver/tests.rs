@@ -138,11 +138,11 @@ fn device() -> Response {
     answer(200, "application/json", ends([body.to_owned()]))
 }
 
-fn agent(hub: &Arc<StubHub>, folder: &tempfile::TempDir) -> crate::agent::AgentBuilder {
+fn agent(hub: &Arc<StubHub>, dir: &tempfile::TempDir) -> crate::agent::AgentBuilder {
     Agent::builder()
         .hub("http://kiosk:s3cret@hub.test")
         .device("kiosk")
-        .state_dir(folder.path().join("state"))
+        .state_dir(dir.path().join("state"))
         .transport(hub.clone())
         .on("ping", async |_: crate::agent::Command| "pong")
 }
@@ -188,9 +188,9 @@ async fn nothing_that_a_server_asks_for_makes_the_agent_hammer_it() {
         }),
     ];
     for (what, case) in cases {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let hub = StubHub::new(case);
-        run_for(600 * SECOND, agent(&hub, &folder)).await;
+        run_for(600 * SECOND, agent(&hub, &dir)).await;
         // The backoff is 30 s on average at its cap: 20 connections, and some before it gets there.
         let asked = hub.asked("stream").len();
         assert!((4..100).contains(&asked), "{what}: {asked} connections in 10 minutes");
@@ -207,8 +207,8 @@ async fn a_stream_without_a_hello_is_closed_after_10_seconds() {
         });
         answer(200, STREAM, Box::pin(ticks))
     });
-    let folder = tempfile::tempdir().unwrap();
-    run_for(300 * SECOND, agent(&hub, &folder)).await;
+    let dir = tempfile::tempdir().unwrap();
+    run_for(300 * SECOND, agent(&hub, &dir)).await;
     let asked = hub.asked("stream");
     assert!(asked.len() >= 4, "{} connections in 5 minutes", asked.len());
     let apart = asked[1].at - asked[0].at;
@@ -218,8 +218,8 @@ async fn a_stream_without_a_hello_is_closed_after_10_seconds() {
 /// The file was read when a connection was lost, so that a new token waited for one more connection.
 #[tokio::test(start_paused = true)]
 async fn the_next_request_bears_the_token_as_it_is_then() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("credential");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("credential");
     std::fs::write(&path, "bw_one").unwrap();
     let hub = StubHub::new(|asked| match asked.token.as_str() {
         "Bearer bw_two" if asked.kind == "stream" => answer(200, STREAM, stays(hello(asked))),
@@ -230,7 +230,7 @@ async fn the_next_request_bears_the_token_as_it_is_then() {
         sleep_until(replaced_at).await;
         std::fs::write(file, "bw_two").unwrap();
     };
-    let builder = agent(&hub, &folder).credential_file(&path);
+    let builder = agent(&hub, &dir).credential_file(&path);
     tokio::join!(run_for(200 * SECOND, builder), replace);
     let tokens: Vec<String> = hub.asked("stream").into_iter().map(|asked| asked.token).collect();
     assert!(tokens.starts_with(&["Bearer bw_one".into(), "Bearer bw_two".into()]), "{tokens:?}");
@@ -239,10 +239,10 @@ async fn the_next_request_bears_the_token_as_it_is_then() {
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_credential_is_looked_for_again_and_not_the_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("credential");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("credential");
     let hub = StubHub::new(|_| answer(401, PAGE, ends([])));
-    let builder = agent(&hub, &folder).credential_file(&path);
+    let builder = agent(&hub, &dir).credential_file(&path);
     run_for(400 * SECOND, builder).await;
     let asked = hub.asked("stream");
     assert!((5..=7).contains(&asked.len()), "one a minute or a little more: {asked:?}");
@@ -261,8 +261,8 @@ async fn a_result_that_a_portal_has_answered_is_sent_to_the_hub_later() {
         "report" => delivery(asked),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let reports = until_reported(&hub, agent(&hub, &folder)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let reports = until_reported(&hub, agent(&hub, &dir)).await;
     assert_eq!(states(&reports), ["accepted", "accepted", "succeeded", "succeeded"]);
 }
 
@@ -275,8 +275,8 @@ async fn a_report_whose_task_panics_is_sent_again() {
         ("report", _) => delivery(asked),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let reports = until_reported(&hub, agent(&hub, &folder)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let reports = until_reported(&hub, agent(&hub, &dir)).await;
     assert_eq!(states(&reports), ["accepted", "accepted", "succeeded"]);
 }
 
@@ -319,8 +319,8 @@ async fn facts_are_sent_on_connect_and_again_when_they_change() {
         "stream" => lives(asked),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let builder = agent(&hub, &folder).fact("site", "lyon");
+    let dir = tempfile::tempdir().unwrap();
+    let builder = agent(&hub, &dir).fact("site", "lyon");
     let mut driver = Driver::start(builder.build().unwrap()).unwrap();
     let mut sites = VecDeque::from(["lyon", "oslo"]);
     let start = Instant::now();
@@ -352,8 +352,8 @@ async fn failed_facts_are_sent_again_and_only_until_they_arrive() {
         (_, 1) => answer(200, "application/json", stays(String::new())),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    run_for(6 * AGENT_FACTS_EVERY, agent(&hub, &folder)).await;
+    let dir = tempfile::tempdir().unwrap();
+    run_for(6 * AGENT_FACTS_EVERY, agent(&hub, &dir)).await;
     assert_eq!((hub.asked("stream").len(), hub.asked("facts").len()), (1, 3));
 }
 
@@ -371,8 +371,8 @@ async fn a_retry_after_that_is_a_time_counts_by_the_hubs_clock() {
         ("stream", _) => answer(200, STREAM, ends([hello(asked)])),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    run_for(180 * SECOND, agent(&hub, &folder)).await;
+    let dir = tempfile::tempdir().unwrap();
+    run_for(180 * SECOND, agent(&hub, &dir)).await;
     let asked = hub.asked("stream");
     let due = asked[0].at + 120 * SECOND;
     assert!((due..due + 2 * SECOND).contains(&asked[2].at), "{asked:?}");
@@ -395,8 +395,8 @@ async fn a_lost_keepalive_does_not_delay_the_next() {
         }
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let builder = agent(&hub, &folder)
+    let dir = tempfile::tempdir().unwrap();
+    let builder = agent(&hub, &dir)
         .on("ping", move |_: crate::agent::Command| {
             let signed_again = signed_again.clone();
             async move { signed_again.notified().await }
@@ -417,8 +417,8 @@ async fn the_last_progress_is_reported_with_the_result() {
         "report" => delivery(asked),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let builder = agent(&hub, &folder).on("ping", async |command: crate::agent::Command| {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = agent(&hub, &dir).on("ping", async |command: crate::agent::Command| {
         for n in 0..=1000_u16 {
             command.progress(f64::from(n) / 10.0);
         }
@@ -435,8 +435,8 @@ async fn a_closure_that_panics_has_failed_and_the_agent_goes_on() {
         "report" => delivery(asked),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let builder = agent(&hub, &folder)
+    let dir = tempfile::tempdir().unwrap();
+    let builder = agent(&hub, &dir)
         .on("ping", async |_: crate::agent::Command| -> () { panic!("as the test wants") });
     let reports = until_reported(&hub, builder).await;
     let last: serde_json::Value = serde_json::from_slice(&reports.last().unwrap().body).unwrap();

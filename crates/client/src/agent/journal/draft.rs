@@ -14,18 +14,18 @@ pub(super) const DRAFT: &str = "journal.new";
 
 /// See the head of this file. Dropped before [`Draft::finish`], it leaves nothing.
 pub(super) struct Draft {
-    folder: PathBuf,
+    dir: PathBuf,
     writer: BufWriter<File>,
     bytes: u64,
     is_in_place: bool,
 }
 
 impl Draft {
-    pub(super) fn begin(folder: &Path, device: &DeviceId) -> io::Result<Self> {
+    pub(super) fn begin(dir: &Path, device: &DeviceId) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(true).read(true).write(true).mode(0o600);
-        let writer = BufWriter::new(options.open(folder.join(DRAFT))?);
-        let mut draft = Self { folder: folder.into(), writer, bytes: 0, is_in_place: false };
+        let writer = BufWriter::new(options.open(dir.join(DRAFT))?);
+        let mut draft = Self { dir: dir.into(), writer, bytes: 0, is_in_place: false };
         let head = Head { bellwire_journal: FORMAT, device: device.clone() };
         draft.line(&line::encode(&head)?)?;
         Ok(draft)
@@ -42,13 +42,13 @@ impl Draft {
     }
 
     /// Replaces the current journal, if the reservation fits behind this one. Until the rename the current one is
-    /// unchanged, whatever the error. The caller makes the new name durable ([`super::sync_folder`]).
+    /// unchanged, whatever the error. The caller makes the new name durable ([`super::sync_dir`]).
     pub(super) fn finish(mut self, reserve_bytes: u64) -> Result<File, AppendError> {
         self.writer.flush().map_err(AppendError::of_write)?;
         let file = self.writer.get_ref().try_clone()?;
         reserve::take(&file, self.bytes, reserve_bytes)?;
         file.sync_all().map_err(AppendError::of_write)?;
-        std::fs::rename(self.folder.join(DRAFT), self.folder.join(JOURNAL))
+        std::fs::rename(self.dir.join(DRAFT), self.dir.join(JOURNAL))
             .map_err(AppendError::of_write)?;
         // From here on the old file is gone, whatever is returned.
         self.is_in_place = true;
@@ -64,7 +64,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.is_in_place {
-            std::fs::remove_file(self.folder.join(DRAFT)).ok();
+            std::fs::remove_file(self.dir.join(DRAFT)).ok();
         }
     }
 }

@@ -21,16 +21,16 @@ pub enum JournalError {
         source: io::Error,
     },
     /// There is no journal to inspect. The caller named another directory, or no agent has run yet.
-    #[error("there is no journal in {}: no agent has run with this state_dir yet", .folder.display())]
+    #[error("there is no journal in {}: no agent has run with this state_dir yet", .dir.display())]
     Missing {
         /// The state directory.
-        folder: PathBuf,
+        dir: PathBuf,
     },
     /// Another agent runs on the same directory: stop it, or use another directory.
-    #[error("another agent runs with the state folder {}: stop it, or set another state_dir", .folder.display())]
+    #[error("another agent runs with the state folder {}: stop it, or set another state_dir", .dir.display())]
     Locked {
         /// The state directory.
-        folder: PathBuf,
+        dir: PathBuf,
     },
     /// A later version wrote this format: install that version again.
     #[error(

@@ -52,7 +52,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 static CRC_OF_BYTE: [u32; 256] = crc_of_byte();
 
-#[expect(clippy::indexing_slicing, reason = "computed by the compiler, which would tell")]
+#[expect(clippy::indexing_slicing, reason = "computed by the compiler, which would fail")]
 const fn crc_of_byte() -> [u32; 256] {
     const POLYNOMIAL: u32 = 0x82F6_3B78;
     let mut table = [0; 256];
