@@ -103,13 +103,13 @@ pub enum AgentError {
     /// The disk failed while the agent ran. Everything that was reported is on disk: check the disk, and start the
     /// agent again.
     #[error(
-        "the journal in {} cannot be written any more: {reason}; check the kernel's messages about its disk, then start the agent again", .dir.display()
+        "the journal in {} cannot be written any more: {source}; check the kernel's messages about its disk, then start the agent again", .dir.display()
     )]
     Disk {
         /// The state directory.
         dir: PathBuf,
         /// What failed.
-        reason: String,
+        source: std::io::Error,
     },
     /// The URL of the hub or the credential cannot be used in a request: correct the setting.
     #[error(transparent)]

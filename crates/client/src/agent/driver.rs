@@ -370,9 +370,9 @@ impl Driver {
             }
             DiskOutcome::Full { ticket } => self.engine.handle_disk_full(now_ms, ticket),
             DiskOutcome::Compacted { bytes } => self.engine.handle_compacted(now_ms, bytes),
-            DiskOutcome::Failed { reason } => {
+            DiskOutcome::Failed { error: source } => {
                 let dir = self.agent.state_dir.clone();
-                return Err(AgentError::Disk { dir, reason });
+                return Err(AgentError::Disk { dir, source });
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Writes the journal on a blocking thread, one task at a time. Appends that wait meanwhile are joined into one.
 
 use std::collections::VecDeque;
+use std::io;
 
 use tokio::task::JoinHandle;
 
@@ -17,7 +18,7 @@ pub(super) enum DiskOutcome {
     /// A compaction has ended. It succeeded if the new length is given.
     Compacted { bytes: Option<u64> },
     /// The disk failed.
-    Failed { reason: String },
+    Failed { error: io::Error },
 }
 
 /// A task for the disk.
@@ -96,7 +97,7 @@ impl Disk {
                     self.journal = Some(journal);
                     self.done.extend(done);
                 }
-                Err(error) => return DiskOutcome::Failed { reason: error.to_string() },
+                Err(error) => return DiskOutcome::Failed { error: io::Error::other(error) },
             }
         }
     }
@@ -130,7 +131,7 @@ fn run_tasks(mut journal: Journal, mut tasks: VecDeque<DiskTask>) -> (Journal, V
 fn compact(journal: &mut Journal, snapshot: &Snapshot, reserve_bytes: u64) -> DiskOutcome {
     match journal.compact(snapshot.lines(), reserve_bytes) {
         Ok(done) => DiskOutcome::Compacted { bytes: done.then(|| journal.bytes()) },
-        Err(error) => DiskOutcome::Failed { reason: error.to_string() },
+        Err(error) => DiskOutcome::Failed { error },
     }
 }
 
@@ -148,7 +149,7 @@ fn append(journal: &mut Journal, batch: &[Append], done: &mut Vec<DiskOutcome>) 
             bytes: journal.bytes(),
         }),
         (Err(AppendError::Failed(error)), _) => {
-            done.push(DiskOutcome::Failed { reason: error.to_string() });
+            done.push(DiskOutcome::Failed { error });
         }
         (Err(AppendError::Full), [alone]) => done.push(DiskOutcome::Full { ticket: alone.ticket }),
         (Err(AppendError::Full), _) => {
