@@ -9,7 +9,7 @@
 //! and `rev.rs` send reports, `restart.rs` continues after a crash, `retention.rs` and `time.rs` bound what is
 //! stored and for how long. The reports that no handler wrote are in `outcome.rs`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,8 +55,6 @@ enum WritePurpose {
     Command(CommandId),
     Start(CommandId),
     Result(CommandId),
-    /// A stamp of the clocks.
-    Stamp,
     /// Nothing depends on it.
     Note,
 }
@@ -95,6 +93,8 @@ pub(crate) struct Engine {
     deferred: BTreeMap<(Seq, CommandId), (u64, CommandEvent)>,
     out: VecDeque<Output>,
     writes: HashMap<u64, WritePurpose>,
+    /// Pending writes with a stamp of the clocks.
+    stamp_tickets: HashSet<u64>,
     /// Reports that are not answered yet.
     posts: HashMap<u64, ReportInFlight>,
     tickets: u64,
@@ -122,6 +122,7 @@ impl Engine {
             deferred: BTreeMap::new(),
             out: VecDeque::new(),
             writes: HashMap::new(),
+            stamp_tickets: HashSet::new(),
             posts: HashMap::new(),
             tickets: 0,
             revs: Revs::default(),
@@ -155,6 +156,7 @@ impl Engine {
     pub(crate) fn handle_device_clock(&mut self, now_ms: u64, device_ms: u64) {
         if self.time.on_device_clock(now_ms, device_ms) {
             self.journal.forget_ms = now_ms;
+            self.pump(now_ms);
         }
     }
 
@@ -181,24 +183,29 @@ impl Engine {
     /// A write is on disk, and the journal has this length now.
     pub(crate) fn handle_written(&mut self, now_ms: u64, ticket: u64, bytes: u64) {
         self.journal.bytes = bytes;
+        if self.stamp_tickets.remove(&ticket) {
+            self.time.on_stamp_stored();
+        }
         match self.writes.remove(&ticket) {
             Some(WritePurpose::StartNumber(start)) => self.on_start_number_stored(start),
             Some(WritePurpose::Command(id)) => self.on_command_stored(now_ms, id),
             Some(WritePurpose::Start(id)) => self.on_start_stored(now_ms, id),
             Some(WritePurpose::Result(id)) => self.on_result_stored(now_ms, id),
-            Some(WritePurpose::Stamp | WritePurpose::Note) | None => {}
+            Some(WritePurpose::Note) | None => {}
         }
         self.pump(now_ms);
     }
 
     /// The disk had no space for a write.
     pub(crate) fn handle_disk_full(&mut self, now_ms: u64, ticket: u64) {
+        if self.stamp_tickets.remove(&ticket) {
+            self.time.on_stamp_refused(now_ms);
+        }
         match self.writes.remove(&ticket) {
             Some(WritePurpose::StartNumber(start)) => self.retry_start_number(now_ms, start),
             Some(WritePurpose::Command(id)) => self.reject_unstored(now_ms, id),
             Some(WritePurpose::Start(id)) => self.postpone_start(now_ms, id),
             Some(WritePurpose::Result(id)) => self.postpone_result(now_ms, id),
-            Some(WritePurpose::Stamp) => self.time.on_stamp_refused(now_ms),
             Some(WritePurpose::Note) | None => {}
         }
         self.pump(now_ms);
@@ -308,9 +315,8 @@ impl Engine {
             matches!(e.stage, Stage::Starting | Stage::Running | Stage::StoringResult)
                 || e.stage == Stage::ReportingResult && e.post.failures == 0
         };
-        let is_awaited = |p: &WritePurpose| !matches!(p, WritePurpose::Note | WritePurpose::Stamp);
         let late = stopping.killed && stopping.due_ms.is_none_or(|due_ms| due_ms <= now_ms);
-        (late || !self.live().any(busy)) && !self.writes.values().any(is_awaited)
+        (late || !self.live().any(busy)) && !self.writes.values().any(|p| *p != WritePurpose::Note)
     }
 
     /// Whether a shutdown was requested.

@@ -378,6 +378,29 @@ async fn a_retry_after_that_is_a_time_counts_by_the_hubs_clock() {
     assert!((due..due + 2 * SECOND).contains(&asked[2].at), "{asked:?}");
 }
 
+#[tokio::test]
+async fn the_journal_is_stamped_with_the_clocks_when_the_hub_is_connected() {
+    let hub = StubHub::new(|asked| match asked.kind {
+        "stream" => answer(200, STREAM, stays(hello(asked) + &ping(300))),
+        "report" => delivery(asked),
+        _ => device(),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let before_ms = clock::boot_ms();
+    until_reported(&hub, agent(&hub, &dir)).await;
+    let mut stamps = Vec::new();
+    Journal::open(&dir.path().join("state"), &"kiosk".parse().unwrap(), |record| {
+        if let Record::Begun { clock: Some(clock), .. } = record {
+            stamps.push(clock);
+        }
+    })
+    .unwrap();
+    let stamp = stamps.first().expect("a stamp");
+    assert_eq!((&stamp.boot, stamp.hub_ms), (&clock::boot_id(), 1000), "the hello's clock");
+    assert!((before_ms..=clock::boot_ms()).contains(&stamp.boot_ms), "{stamp:?}");
+    assert!(stamp.device_ms.is_some_and(|ms| ms <= clock::device_ms()), "{stamp:?}");
+}
+
 /// A lost keepalive delayed the next by 10 s, and the hub timed the command out.
 #[tokio::test]
 async fn a_lost_keepalive_does_not_delay_the_next() {

@@ -12,7 +12,7 @@ use bellwire_proto::limits::{
 use super::entry::{Entry, Stage};
 use super::history::Snapshot;
 use super::{Engine, Output, WritePurpose, ms};
-use crate::agent::journal::{Record, Reserve, STORED_REPORT_BYTES_MAX};
+use crate::agent::journal::{ClockStamp, Record, Reserve, STORED_REPORT_BYTES_MAX};
 
 /// Bytes of a command's records besides its data and its result.
 pub(super) const NOTES_BYTES_MAX: u64 = 4 << 10;
@@ -59,6 +59,8 @@ pub(super) struct JournalState {
     pub(super) bytes: u64,
     compaction: Compaction,
     compact_not_before_ms: u64,
+    /// The compaction that runs writes the first stamp of this boot.
+    stamps_boot: bool,
     /// When to look for old commands.
     pub(super) forget_ms: u64,
 }
@@ -77,8 +79,14 @@ enum Compaction {
 impl Engine {
     /// Writes records that some step waits for. The space for the results of all active commands is required where
     /// a write adds one, and never by a write that ends one.
-    pub(super) fn write(&mut self, purpose: WritePurpose, records: Vec<Record>) {
+    pub(super) fn write(&mut self, purpose: WritePurpose, mut records: Vec<Record>) {
         let ticket = self.ticket();
+        if records.iter().any(|record| record.agent_ms().is_some())
+            && let Some(stamp) = self.time.unconfirmed_stamp()
+        {
+            records.insert(0, self.stamp_record(stamp));
+            self.stamp_tickets.insert(ticket);
+        }
         self.writes.insert(ticket, purpose);
         let reserved_bytes = self.reserve_bytes();
         let needed_bytes = match purpose {
@@ -149,9 +157,14 @@ impl Engine {
     /// Writes a stamp of the clocks if one is due.
     pub(super) fn stamp_if_due(&mut self, now_ms: u64) {
         if let Some(stamp) = self.time.next_stamp(now_ms) {
-            let record = Record::Begun { start: self.revs.start(), clock: Some(Box::new(stamp)) };
-            self.write(WritePurpose::Stamp, vec![record]);
+            let record = self.stamp_record(stamp);
+            self.write(WritePurpose::Note, vec![record]);
+            self.stamp_tickets.insert(self.tickets);
         }
+    }
+
+    fn stamp_record(&self, stamp: ClockStamp) -> Record {
+        Record::Begun { start: self.revs.start(), clock: Some(Box::new(stamp)) }
     }
 
     fn can_compact(&self, now_ms: u64) -> bool {
@@ -175,6 +188,7 @@ impl Engine {
         }
         self.journal.compaction = Compaction::Running;
         let snapshot = self.snapshot();
+        self.journal.stamps_boot = self.time.unconfirmed_stamp().is_some();
         let reserve_bytes = self.reserve_bytes();
         self.out.push_back(Output::Compact { snapshot, reserve_bytes });
     }
@@ -183,7 +197,12 @@ impl Engine {
     pub(super) fn on_compacted(&mut self, now_ms: u64, bytes: Option<u64>) {
         self.journal.compaction = Compaction::None;
         match bytes {
-            Some(bytes) => self.journal.bytes = bytes,
+            Some(bytes) => {
+                self.journal.bytes = bytes;
+                if std::mem::take(&mut self.journal.stamps_boot) {
+                    self.time.on_stamp_stored();
+                }
+            }
             None => self.journal.compact_not_before_ms = now_ms + COMPACT_RETRY_MS,
         }
         for (received_ms, event) in std::mem::take(&mut self.deferred).into_values() {

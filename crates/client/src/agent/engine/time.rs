@@ -28,8 +28,13 @@ pub(super) struct AgentTime {
     device_ms: Option<Reading>,
     /// The latest time in any record of the journal.
     latest_record_ms: u64,
-    /// The last stamp that is on disk, or being written.
+    /// The last stamp, from the journal or for it.
     stamp: Option<ClockStamp>,
+    /// A stamp of this boot is on disk. Until then each record with a time is written together with one: without
+    /// it, a restart would take the time of this boot for time off.
+    is_boot_stamped: bool,
+    /// The disk had no space for the last stamp.
+    is_refused: bool,
     /// The disk had no space for a stamp: when the next is tried.
     stamp_not_before_ms: u64,
     /// The last stamp of an earlier boot, while the time off is not settled.
@@ -48,6 +53,8 @@ impl AgentTime {
             device_ms: None,
             latest_record_ms: 0,
             stamp: None,
+            is_boot_stamped: false,
+            is_refused: false,
             stamp_not_before_ms: 0,
             before_boot: None,
             #[cfg(test)]
@@ -75,6 +82,7 @@ impl AgentTime {
         let agent_ms = stamp.agent_ms.saturating_add(passed_ms).max(self.latest_record_ms);
         self.agent_ms = Some((agent_ms, now_ms));
         self.before_boot = self.stamp.clone().filter(|_| !is_same_boot);
+        self.is_boot_stamped = is_same_boot;
     }
 
     // --- From the clocks ---
@@ -162,6 +170,7 @@ impl AgentTime {
                 before_ms.saturating_add(passed_ms).abs_diff(ms) > STEP_MS_MIN
             };
             last.boot != self.boot
+                || self.is_refused
                 || passed_ms >= ms(AGENT_STAMP_EVERY)
                 || is_set(last.agent_ms, next.agent_ms)
                 || is_set(last.hub_ms, next.hub_ms)
@@ -169,19 +178,33 @@ impl AgentTime {
                 || last.device_ms.zip(next.device_ms).is_some_and(|(was, is)| is_set(was, is))
         });
         let can = self.stamp_not_before_ms <= now_ms;
-        (is_due && can).then(|| self.stamp.insert(next).clone())
+        (is_due && can).then(|| {
+            self.is_refused = false;
+            self.stamp.insert(next).clone()
+        })
     }
 
     /// When the next stamp is due if no clock is set.
     pub(super) fn stamp_due_ms(&self) -> Option<u64> {
         self.hub_ms?;
         let stamp = self.stamp.as_ref().filter(|stamp| stamp.boot == self.boot)?;
-        Some(stamp.boot_ms.saturating_add(ms(AGENT_STAMP_EVERY)))
+        let due_ms = if self.is_refused { 0 } else { stamp.boot_ms + ms(AGENT_STAMP_EVERY) };
+        Some(due_ms.max(self.stamp_not_before_ms))
+    }
+
+    /// The stamp to be written together with a record, as long as none of this boot is on disk.
+    pub(super) fn unconfirmed_stamp(&self) -> Option<ClockStamp> {
+        self.stamp.clone().filter(|stamp| !self.is_boot_stamped && stamp.boot == self.boot)
+    }
+
+    /// A stamp of this boot is on disk.
+    pub(super) fn on_stamp_stored(&mut self) {
+        self.is_boot_stamped = true;
     }
 
     /// The disk had no space for a stamp.
     pub(super) fn on_stamp_refused(&mut self, now_ms: u64) {
-        self.stamp = None;
+        self.is_refused = true;
         self.stamp_not_before_ms = now_ms.saturating_add(STAMP_RETRY_MS);
     }
 

@@ -168,6 +168,25 @@ fn a_clock_that_is_set_late_after_a_reboot_ages_no_command_that_came_since() {
     }
 }
 
+/// The first stamp of a boot found a full disk. After a restart the agent took the time of that boot for time off,
+/// and forgot a command that had arrived a minute before.
+#[test]
+fn a_stamp_that_found_no_space_is_written_with_the_next_command() {
+    let mut fixture = Fixture::connected();
+    let old = fixture.cancel(1);
+    fixture.confirmed(old, ReportState::Cancelled, State::Cancelled);
+    let mut fixture = Fixture::after(fixture.disk, "boot-2", 1000);
+    fixture.disk_full = true;
+    let later_ms = HUB_MS + 30 * DAY_MS;
+    fixture.hello_with_clocks((later_ms, 1000), 1);
+    fixture.disk_full = false;
+    let young = fixture.cancel(2);
+    fixture.confirmed(young, ReportState::Cancelled, State::Cancelled);
+    let mut fixture = Fixture::after(fixture.disk, "boot-2", 61_000);
+    fixture.hello(later_ms + 60_000, 1);
+    assert!(fixture.engine.history.contains(young));
+}
+
 #[test]
 fn after_a_reboot_the_hubs_clock_is_waited_for() {
     let mut fixture = Fixture::connected();

@@ -329,7 +329,7 @@ impl World {
                 let ids: Vec<CommandId> = self.hub.deliveries.keys().copied().collect();
                 if !ids.is_empty() {
                     let (id, force) = (self.random.pick(&ids), self.random.percent(30));
-                    let frame = self.hub.cancel(id, force);
+                    let frame = self.hub.cancel(id, force).filter(|_| self.linked);
                     self.write_frames(frame.into_iter().collect());
                 }
             }
