@@ -1,6 +1,6 @@
-//! Promise: `bellwire agent run` gets through bad company. A portal that answers for the hub costs no
-//! result, a proxy that wants a password is told as that, the log says what became of each command
-//! and never a password, and who stops the agent twice does not wait.
+//! Promise: `bellwire agent run` survives bad networks. A captive portal that answers for the hub costs no result, a
+//! proxy that requires a password is named as such, the log shows what became of each command and never a password,
+//! and a second shutdown request does not wait.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 
-/// The network of a hotel: it lets everything through to the hub, or answers for it.
+/// A guest network: it forwards everything to the hub, or a captive portal answers.
 struct Network {
     address: SocketAddr,
     shared: Arc<Mutex<Shared>>,
@@ -26,7 +26,7 @@ struct Network {
 
 struct Shared {
     hub: Option<SocketAddr>,
-    /// What is under way, to be cut when the portal closes.
+    /// Open connections, to be cut when the portal closes.
     open: Vec<TcpStream>,
 }
 
@@ -51,7 +51,7 @@ impl Network {
         network
     }
 
-    /// From now on a sign-in page answers for everybody, or nobody does any more.
+    /// From now on a sign-in page answers every request, or none any more.
     fn set_portal(&self, hub: Option<SocketAddr>) {
         let mut shared = self.shared.lock().unwrap();
         shared.hub = hub;
@@ -61,7 +61,7 @@ impl Network {
     }
 }
 
-/// Carries bytes both ways until one side ends.
+/// Copies bytes in both directions until one side closes.
 fn join(client: TcpStream, hub: TcpStream) {
     for (mut from, mut to) in
         [(client.try_clone().unwrap(), hub.try_clone().unwrap()), (hub, client)]
@@ -74,7 +74,7 @@ fn join(client: TcpStream, hub: TcpStream) {
     }
 }
 
-/// A page is asked for with GET and is elsewhere; for anything else there is a page at once.
+/// A GET is redirected to the sign-in page; every other request gets a page at once.
 fn answer_as_portal(mut client: TcpStream) {
     let request = read_head(&mut client);
     let answer = match request.starts_with("GET ") {
@@ -94,7 +94,7 @@ fn read_head(client: &mut TcpStream) -> String {
     head
 }
 
-/// The configuration of an agent, in a folder of its own.
+/// The configuration of an agent, in a directory of its own.
 struct Scene {
     folder: tempfile::TempDir,
 }
@@ -163,13 +163,13 @@ fn a_portal_that_answers_for_the_hub_costs_no_result() {
     network.set_portal(None);
     agent.wait_for("http://portal.test/login");
     std::fs::write(&go, "").unwrap();
-    agent.wait_for("reports come to nothing");
+    agent.wait_for("reports fail");
     network.set_portal(Some(address));
     let ended = until(http, &id, "succeeded");
     assert_eq!(ended["stdout"], "done\n");
 
-    agent.wait_for("reports arrive again");
-    for step in ["taken", "running", "ended", "told"] {
+    agent.wait_for("reports succeed again");
+    for step in ["received", "running", "ended", "reported"] {
         let line = agent.wait_for(step);
         assert!(line.contains("INFO"), "{line}");
     }
@@ -179,7 +179,7 @@ fn a_portal_that_answers_for_the_hub_costs_no_result() {
 }
 
 #[test]
-fn a_proxy_that_wants_a_password_is_told_as_that_and_asked_again_after_a_minute() {
+fn a_proxy_that_requires_a_password_is_named_in_the_log_and_retried_after_a_minute() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = format!("proxy = \"http://{}\"\n", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -192,14 +192,14 @@ fn a_proxy_that_wants_a_password_is_told_as_that_and_asked_again_after_a_minute(
     let scene = Scene::new("https://hub.test", &proxy);
     let agent = scene.agent();
     let line = agent.wait_for("no connection to the hub");
-    assert!(line.contains("the proxy asks for a user and password"), "{line}");
+    assert!(line.contains("the proxy requires a user and password"), "{line}");
     let pause = line.split("retry_in=").nth(1).and_then(|rest| rest.split(['.', 's']).next());
     let pause_s: u64 = pause.unwrap().parse().unwrap_or_else(|e| panic!("{e} in {line}"));
     assert!((60..=75).contains(&pause_s), "{line}");
 }
 
-/// Over HTTP/2 all of an agent shared one connection: the network swallowed it, and no report arrived any more
-/// until the operating system gave it up.
+/// Over HTTP/2 all requests of an agent shared one connection: the network dropped it silently, and no report
+/// arrived any more until the operating system closed it.
 #[test]
 fn over_tls_too_reports_do_not_share_the_streams_connection() {
     let data = tempfile::tempdir().unwrap();
@@ -235,7 +235,7 @@ fn over_tls_too_reports_do_not_share_the_streams_connection() {
     let scene = Scene::new("https://hub.test", &rest);
     let agent = scene.agent();
     agent.wait_for("connected");
-    // The stream is one, and the facts come beside it.
+    // The stream is one connection, and the facts need another.
     wait_until("a second way through the proxy", || {
         let ways = ways.lock().unwrap();
         if ways.len() >= 2 { Ok(()) } else { Err(format!("{ways:?}\n{}", agent.output())) }
@@ -249,7 +249,7 @@ fn a_second_term_does_not_wait_for_what_runs() {
     let http = Http(address);
     let marks = tempfile::tempdir().unwrap();
     let pid = marks.path().join("pid");
-    // It does not care for TERM, so only KILL ends it.
+    // It ignores TERM, so only KILL ends it.
     let script = format!("trap '' TERM; echo $$ > {}; while :; do sleep 1; done", pid.display());
     let actions = format!("[actions.long]\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n");
     let scene = Scene::new(&format!("http://{address}"), &actions);
@@ -263,10 +263,10 @@ fn a_second_term_does_not_wait_for_what_runs() {
     });
     let term = Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().unwrap();
     assert!(term.success());
-    agent.wait_for("no new command is taken");
-    // Within the bound of this wait, which is less than the 30 s that the handler would have had.
+    agent.wait_for("no new command is accepted");
+    // Within the limit of this wait, which is less than the 30 s that the handler would have had.
     assert_eq!(agent.terminate().code(), Some(0));
     assert!(!runs(&pid), "the handler is gone with the agent");
-    let told = until(http, &id, "failed");
-    assert_eq!(told["error"]["code"], "interrupted", "the hub is not left to wonder: {told}");
+    let ended = until(http, &id, "failed");
+    assert_eq!(ended["error"]["code"], "interrupted", "the hub is informed: {ended}");
 }

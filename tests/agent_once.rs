@@ -1,21 +1,18 @@
-//! Promise: a handler runs once, whatever dies.
+//! Promise: a handler runs once, whatever crashes.
 //!
-//! Real agents, each behind a bad link of its own, at one real hub. Each agent is killed with SIGKILL
-//! at the points of a command's life that its seed names, and started again on the same journal; the
-//! hub is killed now and then; links lose requests, lose answers, break streams, and repeat requests
-//! at once and late. Some commands are cancelled on the way. The handlers append to a file. At the
-//! end that file and the hub must agree: each command ran exactly once, or at most once and is
-//! `failed` with code `interrupted` or `cancelled`.
+//! Real agents, each behind a bad link of its own, at one real hub. Each agent is killed with SIGKILL at the points
+//! of a command's life cycle that its seed names, and started again on the same journal; the hub is killed now and
+//! then; links lose requests, lose answers, break streams, and repeat requests at once and late. Some commands are
+//! cancelled. The handlers append to a file. At the end that file and the hub must agree: each command ran exactly
+//! once, or at most once and is `failed` with code `interrupted` or `cancelled`.
 //!
-//! A machine cannot be booted anew in a test: some of the deaths count as the machine's, since the
-//! next life of the agent is told another boot id (`BELLWIRE_FAULT_BOOT_ID`). That is what
-//! `on_restart = "succeed"` goes by, and the time to live; what a handler left running lives on here,
-//! as it would not after a boot. More than one command at a time and a full disk do not occur here:
-//! the simulation of the engine has them.
+//! A machine cannot be rebooted in a test: some of the crashes count as reboots, since the agent is then started with
+//! another boot id (`BELLWIRE_FAULT_BOOT_ID`), which decides `on_restart = "succeed"` and the time to live. Orphan
+//! processes survive here, as they would not over a reboot. More than one command at a time and a full disk are left
+//! to the simulation of the engine.
 //!
-//! `AGENT_ONCE_SEED=n` lives through one history alone, `AGENT_ONCE_SEED=m..n` through as many as are
-//! wanted. `BELLWIRE_FAULT_NO_START_RECORD` leaves the
-//! start record out of the journal, and then a command must be found that ran twice.
+//! `AGENT_ONCE_SEED=n` runs one history, `AGENT_ONCE_SEED=m..n` a range of them. `BELLWIRE_FAULT_NO_START_RECORD`
+//! leaves the start record out of the journal, and then a command must be found that ran twice.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is the message")]
 
@@ -34,9 +31,9 @@ use link::Link;
 mod link;
 
 const HISTORIES: u64 = 200;
-/// Histories that go on side by side.
+/// Histories that run in parallel.
 const WORKERS: usize = 12;
-/// The hub is killed each time that so many histories have ended.
+/// The hub is killed each time that this many histories have ended.
 const HISTORIES_PER_HUB: usize = 25;
 const POINTS: [&str; 10] = [
     "received",
@@ -54,12 +51,12 @@ const ACTIONS: [&str; 4] = ["once", "once", "again", "boot"];
 
 #[test]
 fn each_handler_runs_once_whatever_dies() {
-    let asked = std::env::var("AGENT_ONCE_SEED").ok().map(|text| {
+    let requested = std::env::var("AGENT_ONCE_SEED").ok().map(|text| {
         let (first, end) = text.split_once("..").unwrap_or((&text, ""));
         let first: u64 = first.parse().unwrap();
         first..end.parse().unwrap_or(first + 1)
     });
-    let seeds = asked.clone().unwrap_or(0..HISTORIES);
+    let seeds = requested.clone().unwrap_or(0..HISTORIES);
     let folder = tempfile::tempdir().unwrap();
     let hub = HubUnderFire::start(folder.path());
     let (next, ended) = (AtomicU64::new(seeds.start), AtomicUsize::new(0));
@@ -74,9 +71,9 @@ fn each_handler_runs_once_whatever_dies() {
                     if seed >= seeds.end || broken.load(Ordering::SeqCst) {
                         return;
                     }
-                    let told = live(seed, &hub, Journal::Whole)
+                    let of_history = run_history(seed, &hub, Journal::Whole)
                         .unwrap_or_else(|fault| panic!("AGENT_ONCE_SEED={seed}: {fault}"));
-                    sums.lock().unwrap().add(&told);
+                    sums.lock().unwrap().add(&of_history);
                     if (ended.fetch_add(1, Ordering::SeqCst) + 1) % HISTORIES_PER_HUB == 0 {
                         hub.kill_and_start();
                     }
@@ -86,8 +83,8 @@ fn each_handler_runs_once_whatever_dies() {
     });
     let sums = sums.into_inner().unwrap();
     println!("{sums:?}");
-    // A world in which nothing goes wrong proves nothing.
-    if asked.is_none() {
+    // A world without faults proves nothing.
+    if requested.is_none() {
         assert!(sums.deaths.iter().all(|(_, deaths)| *deaths > 0), "each point kills: {sums:?}");
         assert!(sums.interrupted > 0 && sums.reruns > 0, "some die in the middle: {sums:?}");
         assert!(sums.succeeded_by_boot > 0 && sums.cancelled > 0, "{sums:?}");
@@ -95,24 +92,24 @@ fn each_handler_runs_once_whatever_dies() {
 }
 
 #[test]
-fn the_test_bites_when_the_start_record_is_left_out() {
+fn the_test_fails_without_start_records() {
     let folder = tempfile::tempdir().unwrap();
     let hub = HubUnderFire::start(folder.path());
-    let caught = (0..20).find_map(|seed| live(seed, &hub, Journal::WithoutStarts).err());
+    let caught = (0..20).find_map(|seed| run_history(seed, &hub, Journal::WithoutStarts).err());
     let fault = caught.expect("without start records some handler runs twice, and it is seen");
     assert!(fault.contains("started 2 times"), "{fault}");
 }
 
-/// What the histories saw.
+/// What happened in the histories.
 #[derive(Debug)]
 struct Sums {
     commands: usize,
     succeeded: usize,
     interrupted: usize,
     reruns: usize,
-    /// Of the deaths, how many were the machine's.
+    /// How many of the crashes counted as reboots.
     boots: usize,
-    /// Told by the agent after one, and not by the handler.
+    /// Reported by the agent after a reboot, and not by the handler.
     succeeded_by_boot: usize,
     cancelled: usize,
     deaths: Vec<(&'static str, usize)>,
@@ -160,7 +157,7 @@ impl Drop for OnPanic<'_> {
     }
 }
 
-/// The hub, which is killed and comes back at the same address.
+/// The hub, which is killed and started again at the same address.
 struct HubUnderFire {
     program: Mutex<Option<Program>>,
     address: SocketAddr,
@@ -189,12 +186,12 @@ enum Journal {
     WithoutStarts,
 }
 
-/// One agent's history: its commands, its deaths, and what the file and the hub say at the end.
-fn live(seed: u64, hub: &HubUnderFire, journal: Journal) -> Result<Sums, String> {
+/// One agent's history: its commands, its crashes, and what the file and the hub show at the end.
+fn run_history(seed: u64, hub: &HubUnderFire, journal: Journal) -> Result<Sums, String> {
     let mut random = Random::new(seed);
     let folder = tempfile::tempdir().unwrap();
     let whole = journal == Journal::Whole;
-    let device = format!("{}-{seed}", if whole { "once" } else { "bites" });
+    let device = format!("{}-{seed}", if whole { "once" } else { "injected" });
     let link = Link::start(hub.address, if whole { seed } else { 0 });
     let config = write_config(folder.path(), &device, link.address());
     let http = Http(hub.address);
@@ -209,7 +206,7 @@ fn live(seed: u64, hub: &HubUnderFire, journal: Journal) -> Result<Sums, String>
     sums.commands = commands.len();
 
     // What is cancelled, if anything, and in which life.
-    let asked_to_end = (whole && random.percent(20)).then(|| &commands[0].0);
+    let cancelled_command = (whole && random.percent(20)).then(|| &commands[0].0);
     let when = random.from(0, 1);
     for round in 0..random.from(1, 3) {
         let points = if whole { &POINTS[..] } else { &["spawned", "exited"] };
@@ -217,7 +214,7 @@ fn live(seed: u64, hub: &HubUnderFire, journal: Journal) -> Result<Sums, String>
         let nth = random.from(1, commands.len() as u64);
         let fault = Some(format!("{point}:{nth}"));
         let mut agent = start_agent(&config, fault, sums.boots, journal);
-        if let Some(id) = asked_to_end.filter(|_| when == round) {
+        if let Some(id) = cancelled_command.filter(|_| when == round) {
             http.request("DELETE", &format!("/v1/commands/{id}"), &[], b"").ok();
         }
         let died = until_it_dies_or_all_ended(&mut agent, http, &commands);
@@ -231,24 +228,24 @@ fn live(seed: u64, hub: &HubUnderFire, journal: Journal) -> Result<Sums, String>
     if until_it_dies_or_all_ended(&mut agent, http, &commands) {
         return Err(format!("the agent ended by itself:\n{}", agent.output()));
     }
-    // What came to an end before this life began says nothing of it.
+    // The commands may have ended before this life of the agent began.
     let socket = folder.path().join("state/agent.sock");
     wait_until("the agent to be up", || UnixStream::connect(&socket).map(drop));
     let log = agent.output();
     let code = agent.terminate().code();
     if code != Some(0) {
-        return Err(format!("an agent that is told to end exits 0, this one {code:?}:\n{log}"));
+        return Err(format!("a terminated agent exits 0, this one {code:?}:\n{log}"));
     }
     let runs = std::fs::read_to_string(folder.path().join("runs")).unwrap_or_default();
     for (id, action) in &commands {
-        let cancelled = asked_to_end == Some(id);
+        let cancelled = cancelled_command == Some(id);
         judge(id, action, cancelled, &delivery(http, &device, id), &runs, &mut sums)
             .map_err(|fault| format!("{fault}\n{runs}\n{log}"))?;
     }
     Ok(sums)
 }
 
-/// What the hub says of a command must be what the file says.
+/// The hub's state of a command must match the file.
 fn judge(
     id: &str,
     action: &str,
@@ -257,12 +254,12 @@ fn judge(
     runs: &str,
     sums: &mut Sums,
 ) -> Result<(), String> {
-    let lines = |word: &str| runs.lines().filter(|line| *line == format!("{word} {id}")).count();
+    let lines = |step: &str| runs.lines().filter(|line| *line == format!("{step} {id}")).count();
     let (starts, ends) = (lines("start"), lines("end"));
     let deaths: usize = sums.deaths.iter().map(|(_, deaths)| deaths).sum();
     let interrupted = delivery["state"] == "failed" && delivery["error"]["code"] == "interrupted";
     let starts_max = if action == "again" { deaths + 1 } else { 1 };
-    // What the handler told has an exit code.
+    // A handler's own report has an exit code.
     let by_boot = delivery["state"] == "succeeded" && delivery["exit_code"].is_null();
     let holds = starts <= starts_max
         && match delivery["state"].as_str() {
@@ -285,28 +282,28 @@ fn judge(
     ))
 }
 
-/// Waits for one of the two; true when the agent is dead.
+/// Waits for one of the two; true if the agent is dead.
 fn until_it_dies_or_all_ended(
     agent: &mut Program,
     http: Http,
     commands: &[(String, &str)],
 ) -> bool {
-    let mut asked = 0;
+    let mut rounds = 0;
     wait_until("the agent to die, or its commands to end", || {
         if agent.ended().is_some() {
             return Ok(true);
         }
-        asked += 1;
-        // To ask the hub costs it more than to look at a process.
-        if asked % 8 != 0 {
+        rounds += 1;
+        // A request costs the hub more than a look at a process.
+        if rounds % 8 != 0 {
             return Err(agent.output());
         }
-        let over = commands.iter().all(|(id, _)| {
-            // A hub that is being killed has not answered, and nothing has ended.
+        let all_ended = commands.iter().all(|(id, _)| {
+            // A hub that is being killed does not answer, and nothing has ended.
             http.get(&format!("/v1/commands/{id}"))
                 .is_ok_and(|answer| answer.json()["done"] == true)
         });
-        if over { Ok(false) } else { Err(agent.output()) }
+        if all_ended { Ok(false) } else { Err(agent.output()) }
     })
 }
 

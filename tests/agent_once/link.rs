@@ -1,8 +1,8 @@
-//! A bad link: a TCP relay that loses requests and answers, breaks streams, and says things twice.
+//! A bad link: a TCP relay that loses requests and answers, breaks streams, and repeats requests.
 //!
-//! It decides by its seed, chunk by chunk. A report fits into one chunk, so a chunk that begins with
-//! `POST` is a request: it may be dropped with its connection, forwarded with the answer lost, or
-//! repeated over another connection, at once or when another follows.
+//! Its seed decides, chunk by chunk. A report fits into one chunk, so a chunk that begins with `POST` is a request: it
+//! may be dropped with its connection, forwarded with the answer lost, or repeated over another connection, at once
+//! or after the next one.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -25,8 +25,8 @@ struct Shared {
 }
 
 impl Link {
-    /// A link to `hub`, as bad as the seed has it; seed 0 is a good one. It lives as long as the
-    /// process: a thread that waits for nobody does no harm.
+    /// A link to `hub`, as bad as its seed decides; seed 0 is a good one. It lives as long as the process: its waiting
+    /// threads do no harm.
     pub(crate) fn start(hub: SocketAddr, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -51,7 +51,7 @@ impl Link {
 impl Shared {
     /// One connection, until either end closes it or the link breaks it.
     fn carry(self: &Arc<Self>, client: TcpStream) {
-        // A hub that is dead is an end at once, as a refused connection would be.
+        // A dead hub ends the connection at once, as a refusal would.
         let Ok(hub) = TcpStream::connect(self.hub) else { return };
         let (Ok(from_hub), Ok(to_client)) = (hub.try_clone(), client.try_clone()) else { return };
         let back = Arc::clone(self);
@@ -70,7 +70,7 @@ impl Shared {
             match self.roll() {
                 Some(0) if is_report => return,
                 Some(1) if is_report => {
-                    // The hub has it, and the answer is lost.
+                    // The hub has the request, and the answer is lost.
                     self.repeat(chunk);
                     return;
                 }
@@ -93,7 +93,7 @@ impl Shared {
     fn carry_answers(&self, mut hub: TcpStream, mut client: TcpStream) {
         let mut chunk = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = hub.read(&mut chunk) {
-            // The half-open kind of break is the watchdog's; it would take half a minute here.
+            // The half-open kind of break is left to the watchdog's test; it would take half a minute here.
             if self.roll() == Some(0) || client.write_all(&chunk[..length]).is_err() {
                 break;
             }
@@ -102,17 +102,17 @@ impl Shared {
         hub.shutdown(Shutdown::Both).ok();
     }
 
-    /// Says it again, over a connection of its own.
+    /// Repeats a request over a connection of its own.
     fn repeat(&self, request: &[u8]) {
         let Ok(mut hub) = TcpStream::connect(self.hub) else { return };
         let mut begun = [0; 1];
         if hub.write_all(request).is_ok() {
-            // Where the answer has begun the hub has taken the report.
+            // When the answer has begun, the hub has accepted the report.
             hub.read_exact(&mut begun).ok();
         }
     }
 
-    /// Which fault a chunk meets, if it meets one.
+    /// The fault that a chunk meets, if any.
     fn roll(&self) -> Option<u64> {
         let mut random = self.random.lock().unwrap();
         random.percent(self.badness).then(|| random.from(0, 5))

@@ -25,16 +25,16 @@
 //! # }
 //! ```
 //!
-//! What the agent has to say it says by `tracing`: set up a subscriber, or it is mute. A service is
-//! stopped by TERM, not by Ctrl-C: `examples/agent.rs` heeds both.
+//! The agent logs with `tracing`: without a subscriber, nothing is shown. A service is stopped by TERM, not by
+//! Ctrl-C: `examples/agent.rs` handles both.
 //!
-//! A closure runs at most once for a command, whatever dies in between: each step is on disk before
-//! the next ([`Agent::run`] tells how). Programs and local web services are handlers too:
-//! [`config`] reads a list of them from `agent.toml`, which is what `bellwire agent run` does.
+//! A closure runs at most once for a command, whatever crashes: each step is on disk before the next
+//! ([`Agent::run`] explains how). Programs and local web services are handlers too: [`config`] reads a list of
+//! them from `agent.toml`, which is what `bellwire agent run` does.
 //!
-//! - `engine`: what is to happen to a command, decided without I/O.
-//! - `journal`: what must be known after a power cut; [`inspect`] looks into it and mends it.
-//! - `driver`: the one loop that acts; `link`, `credential`, `clock`, `facts` and [`status`] are its hands.
+//! - `engine`: the state machine of the commands, without I/O.
+//! - `journal`: what must survive a power cut; [`inspect`] shows and repairs it.
+//! - `driver`: the event loop; it uses `link`, `credential`, `clock`, `facts` and [`status`].
 //! - [`policy`] and `list`: what may run; [`run`], [`handler`], [`forward`], `closure`: what runs.
 
 use std::collections::BTreeMap;
@@ -85,41 +85,41 @@ pub struct Agent {
     transport: Arc<dyn Transport>,
 }
 
-/// Why there is no agent, or no more of it.
+/// Why an agent cannot be built, or has ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
-    /// A setting that cannot be used.
+    /// A setting is missing or invalid: correct it.
     #[error("{setting}: {reason}")]
     Setting {
-        /// Which.
+        /// The name of the setting.
         setting: &'static str,
-        /// Why.
+        /// What is wrong with it.
         reason: String,
     },
-    /// The journal cannot be opened; the message names the way out.
+    /// The journal cannot be opened; the message names the remedy.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The disk failed while the agent ran. What was done is on disk as far as it was told; start
-    /// it again.
+    /// The disk failed while the agent ran. Everything that was reported is on disk: check the disk, and start the
+    /// agent again.
     #[error(
-        "the journal in {} cannot be written any more: {reason}; see what the kernel says of its disk, then start the agent again", .folder.display()
+        "the journal in {} cannot be written any more: {source}; check the kernel's messages about its disk, then start the agent again", .dir.display()
     )]
     Disk {
-        /// The state folder.
-        folder: PathBuf,
+        /// The state directory.
+        dir: PathBuf,
         /// What failed.
-        reason: String,
+        source: std::io::Error,
     },
-    /// The hub cannot be asked at all: its URL or the credential is none.
+    /// The URL of the hub or the credential cannot be used in a request: correct the setting.
     #[error(transparent)]
     Request(#[from] InvalidRequest),
-    /// The transport cannot be set up.
+    /// The transport cannot be built: correct its setting.
     #[error(transparent)]
     Transport(#[from] InvalidSetting),
 }
 
-/// Where the token comes from.
+/// The source of the token.
 #[derive(Default, Clone)]
 enum Credential {
     #[default]
@@ -135,29 +135,28 @@ impl Agent {
         AgentBuilder::default()
     }
 
-    /// Who it is.
+    /// The device.
     pub fn device(&self) -> &DeviceId {
         &self.device
     }
 
-    /// Runs for ever, or until `shutdown` is ready: then no new command is taken, what runs gets 30 s
-    /// to end, and what was done is told where the hub listens. To drop the future is to be killed:
-    /// the next run goes on from the journal.
+    /// Runs for ever, or until `shutdown` is ready. Then no new command is accepted, running handlers get 30 s to end,
+    /// and results are reported if the hub is reachable. To drop the future has the effect of a crash: the next run
+    /// continues from the journal.
     ///
-    /// Each command is on disk before the hub is told `accepted`; the hub has answered to that before
-    /// its start is on disk; then it runs; its result is on disk before it is told, and told until the
-    /// hub shows that it knows. Between those steps the agent, the hub, the machine and the network
-    /// may die as they like: a handler is started at most once, or as often as
-    /// [`OnRestart::Rerun`](policy::OnRestart::Rerun) allows.
+    /// A command is on disk before `accepted` is reported; the hub has answered that before the start is on disk; then
+    /// the handler runs; its result is on disk before it is reported, and reported until the hub confirms it. The
+    /// agent, the hub, the machine and the network may fail between any two of these steps: a handler is started at
+    /// most once, or as often as [`OnRestart::Rerun`](policy::OnRestart::Rerun) allows.
     ///
     /// # Errors
-    /// At the start, when the journal cannot be used; later, when the disk fails.
+    /// At the start, if the journal cannot be used; later, if the disk fails.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         self.run_until(shutdown, std::future::pending()).await
     }
 
-    /// As [`Agent::run`], with a second word: when `at_once` is ready too, what runs is killed instead
-    /// of waited for. What follows is still written down, and has 2 s to be told.
+    /// As [`Agent::run`], with a second request: when `at_once` is ready too, running handlers are killed. What follows
+    /// is still stored, and has 2 s to be reported.
     ///
     /// # Errors
     /// As [`Agent::run`].

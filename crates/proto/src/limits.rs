@@ -249,3 +249,60 @@ impl Range {
         self.min <= n && n <= self.max
     }
 }
+
+// --- The agent ---
+// Sections of docs/agent.md are named by their titles. Numbers without a source are our choice, with the reason.
+
+/// Bytes of the agent's journal. docs/agent.md, "The journal".
+pub const AGENT_JOURNAL_BYTES_MAX: u64 = 64 << 20;
+/// Bytes that the agent reserves on the disk for the result of a command in progress. docs/agent.md, "The journal":
+/// the longest report of section 5 of the contract takes 248 KiB, its other records less than 4.
+pub const AGENT_RESULT_BYTES_MAX: u64 = 256 << 10;
+/// How long the agent retains a completed command. docs/agent.md, "The journal": the longest time to live and a day,
+/// within which no command is sent again.
+pub const AGENT_RETENTION: Duration = Duration::from_secs(TTL_S.max + 86_400);
+/// How long the agent repeats a result that the hub rejects permanently. docs/agent.md, "Time": a day, for an
+/// operator to correct the hub or a proxy before it.
+pub const AGENT_REJECTED_FOR: Duration = Duration::from_secs(86_400);
+/// The pause before it repeats such a result.
+pub const AGENT_REJECTED_RETRY: Duration = Duration::from_secs(5 * 60);
+/// How often the agent stamps its journal with the clocks. docs/agent.md, "Time".
+pub const AGENT_STAMP_EVERY: Duration = Duration::from_secs(3600);
+/// A device clock before this is not set yet, in Unix milliseconds: 2025-01-01. docs/agent.md, "Time".
+pub const AGENT_DEVICE_CLOCK_MS_MIN: u64 = 1_735_689_600_000;
+/// How often a `rerun` is run again after crashes. docs/agent.md, "The journal".
+pub const AGENT_RERUNS_MAX: u32 = 3;
+/// How long handlers may run on after a shutdown request. docs/agent.md, "What happens if it dies here".
+pub const AGENT_SHUTDOWN: Duration = Duration::from_secs(30);
+/// How long final reports may take after that. With [`AGENT_SHUTDOWN`] it is less than the 45 s of the recipes.
+pub const AGENT_FINAL_REPORT: Duration = Duration::from_secs(5);
+/// How long both may take together after a second shutdown request: a person is waiting.
+pub const AGENT_FORCED_SHUTDOWN: Duration = Duration::from_secs(2);
+/// The time between two keepalive reports of a command; less where a third of its run clock is less. Our choice: a
+/// third of [`LEASE`].
+pub const AGENT_KEEPALIVE: Duration = Duration::from_secs(10);
+/// The time between two reports of progress: a person sees no more.
+pub const AGENT_PROGRESS: Duration = Duration::from_secs(1);
+/// The longest pause after a report that failed.
+pub const AGENT_REPORT_RETRY_MAX: Duration = Duration::from_secs(60);
+/// The longest time that a report may take. docs/agent.md, "What happens if it dies here": a result of 256 KiB needs as
+/// long at 1 KiB/s.
+pub const AGENT_REPORT_TIMEOUT_MAX: Duration = Duration::from_secs(5 * 60);
+/// How often the agent compares its facts with those that it has reported.
+pub const AGENT_FACTS_EVERY: Duration = Duration::from_secs(300);
+/// How long a connection must last before the agent's backoff starts again. docs/agent.md, "Connection".
+pub const AGENT_HEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// The longest delay of the agent's backoff. docs/agent.md, "Connection".
+pub const AGENT_RECONNECT_MAX: Duration = Duration::from_secs(60);
+/// The agent's pause after 401, 403, 404 and 407. docs/agent.md, "Connection".
+pub const AGENT_REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// The agent's pause after 423. docs/agent.md, "Connection".
+pub const AGENT_LOCKED_PAUSE: Duration = Duration::from_secs(30);
+/// The agent's pause after 410. docs/agent.md, "Connection".
+pub const AGENT_REMOVED_PAUSE: Duration = Duration::from_secs(15 * 60);
+/// The agent's pause after an answer of a captive portal. docs/agent.md, "Connection".
+pub const AGENT_PORTAL_PAUSE: Duration = Duration::from_secs(30);
+/// The agent's shortest and longest pause after a `bye` `replaced`, in milliseconds. docs/agent.md, "Connection".
+pub const AGENT_REPLACED_PAUSE_MS: (u64, u64) = (5000, 30_000);
+/// Commands in the agent's status. docs/agent.md, "Looking at it".
+pub const AGENT_STATUS_COMMANDS_MAX: usize = 20;

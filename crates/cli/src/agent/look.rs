@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use bellwire_client::agent::inspect::{self, Repaired, Seen};
+use bellwire_client::agent::inspect::{self, JournalItem, Repaired};
 use bellwire_client::agent::status;
 use bellwire_proto::DeliveryState;
 use serde::Serialize;
@@ -63,7 +63,7 @@ fn print(status: &status::Status) {
     );
     anstream::println!(
         "  {DIM}journal in {}: {} KiB of {} KiB, {} commands, {} under way{DIM:#}",
-        journal.folder.display(),
+        journal.dir.display(),
         journal.bytes.div_ceil(1024),
         journal.bytes_max / 1024,
         journal.commands,
@@ -79,7 +79,7 @@ fn print(status: &status::Status) {
             .map(|code| format!(" {}", out::printable(code)))
             .unwrap_or_default();
         let has_ended = state.is_some_and(DeliveryState::is_terminal);
-        let told = if has_ended && !command.told { ", not told yet" } else { "" };
+        let told = if has_ended && !command.reported { ", not told yet" } else { "" };
         anstream::println!(
             "  {style}{:<10}{style:#}{code} {BOLD}{action}{BOLD:#} {DIM}{}{told}{DIM:#}",
             command.state,
@@ -94,15 +94,15 @@ pub(crate) fn journal(command: &JournalCommand, form: Form) -> anyhow::Result<u8
             let config = read_config(&config.config)?;
             // Each is JSON as it stands; what is no record is told in its place.
             inspect::show(&config.state_dir, &config.device, |seen| match seen {
-                Seen::Record(json) => anstream::println!("{}", escaped(&json)),
-                Seen::Unknown { at, json } => {
+                JournalItem::Record(json) => anstream::println!("{}", escaped(&json)),
+                JournalItem::Unknown { at, json } => {
                     let line = escaped(&json);
                     anstream::println!(r#"{{"unknown":{{"at":{at},"line":{line}}}}}"#);
                 }
-                Seen::Damaged { at, bytes } => {
+                JournalItem::Damaged { at, bytes } => {
                     anstream::println!(r#"{{"damaged":{{"at":{at},"bytes":{bytes}}}}}"#);
                 }
-                Seen::Torn { at, bytes } => {
+                JournalItem::Torn { at, bytes } => {
                     anstream::println!(r#"{{"torn":{{"at":{at},"bytes":{bytes}}}}}"#);
                 }
                 _ => {}

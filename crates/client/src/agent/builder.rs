@@ -1,4 +1,4 @@
-//! The settings of an agent: what a program says of it, and what its file says.
+//! The settings of an agent, from code and from its file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ use super::{Agent, AgentError, Credential, config};
 use crate::address::Address;
 use crate::transport::{HttpTransport, HttpTransportBuilder, InvalidSetting, Transport};
 
-/// Under which name the agent asks.
+/// The agent's `User-Agent`.
 const USER_AGENT: &str = concat!("bellwire-agent/", env!("CARGO_PKG_VERSION"));
 
 /// The settings of an [`Agent`].
@@ -32,7 +32,7 @@ pub struct AgentBuilder {
     facts: BTreeMap<String, serde_json::Value>,
     list: List,
     transport: Option<Arc<dyn Transport>>,
-    /// The first thing that was wrong with an action: a builder tells of it at the end.
+    /// The first error in an action, which [`AgentBuilder::build`] returns.
     bad_action: Option<String>,
 }
 
@@ -49,32 +49,31 @@ impl AgentBuilder {
         self
     }
 
-    /// The token that is shown to the hub. Default: none, for an open hub.
+    /// The token for the hub. Default: none, for an open hub.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.credential = Credential::Token(token.into());
         self
     }
 
-    /// A file with the token and nothing else; it is read for each request, so that a token
-    /// can be replaced.
+    /// A file with the token and nothing else. It is read for each request, so that the token can be replaced.
     pub fn credential_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.credential = Credential::File(path.into());
         self
     }
 
-    /// The folder of the journal; it is made if need be. One agent at a time.
+    /// The directory of the journal, which is created if necessary. Only one agent may run on it.
     pub fn state_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(folder.into());
         self
     }
 
-    /// After how long the hub writes something at the latest; its default is 15 s.
+    /// The longest pause between two writes of the hub; its default is 15 s.
     pub fn heartbeat(mut self, heartbeat: Seconds) -> Self {
         self.heartbeat = Some(heartbeat);
         self
     }
 
-    /// A fact that is told beside those that the agent knows by itself.
+    /// A fact that is reported besides those that the agent collects itself.
     pub fn fact(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
         self.facts.insert(name.into(), value.into());
         self
@@ -87,11 +86,11 @@ impl AgentBuilder {
         self
     }
 
-    /// What stands in a configuration: hub, device, state folder, actions and the rest. What was set
-    /// before and does not stand there stays, actions and facts included.
+    /// Takes over a configuration: hub, device, state directory, actions and the rest. Settings that it does not contain
+    /// are unchanged, actions and facts included.
     ///
     /// # Errors
-    /// When its `ca_file` or `proxy` cannot be used.
+    /// If its `ca_file` or `proxy` cannot be used.
     pub fn config(mut self, config: &config::AgentConfig) -> Result<Self, InvalidSetting> {
         self.hub = config.hub.with_credentials().to_owned();
         self.device = config.device.to_string();
@@ -118,8 +117,8 @@ impl AgentBuilder {
         Ok(self)
     }
 
-    /// Runs a closure for the commands of an action: one at a time, and after a death in the middle
-    /// the command has failed as `interrupted`, unless [`AgentBuilder::rules`] says otherwise.
+    /// Runs a closure for the commands of an action: one at a time, and a command during which the agent crashed has
+    /// failed as `interrupted`, unless [`AgentBuilder::rules`] sets something else.
     pub fn on<F, Fut>(mut self, action: &str, closure: F) -> Self
     where
         F: Fn(Command) -> Fut + Send + Sync + 'static,
@@ -131,8 +130,8 @@ impl AgentBuilder {
         self
     }
 
-    /// As [`AgentBuilder::on`], with the data as a type. A command whose data are of another shape is
-    /// rejected as `invalid_params` and never runs.
+    /// As [`AgentBuilder::on`], with the data as a type. A command whose data do not match the type is rejected as
+    /// `invalid_params` and never runs.
     pub fn on_params<P, F, Fut>(mut self, action: &str, closure: F) -> Self
     where
         P: DeserializeOwned + Send + 'static,
@@ -175,10 +174,10 @@ impl AgentBuilder {
         self.bad_action.get_or_insert(fault);
     }
 
-    /// The agent.
+    /// Builds the agent.
     ///
     /// # Errors
-    /// [`AgentError`] names the setting that is missing or wrong.
+    /// [`AgentError`] names the setting that is missing or invalid.
     pub fn build(self) -> Result<Agent, AgentError> {
         let fault = |setting, reason: &dyn fmt::Display| AgentError::Setting {
             setting,
@@ -207,7 +206,7 @@ impl AgentBuilder {
     }
 }
 
-/// The way to the hub: a stream that is dead must not take the reports with it.
+/// The transport to the hub: a dead stream must not take the reports with it, so each has a connection of its own.
 fn transport() -> HttpTransportBuilder {
     HttpTransport::builder().user_agent(USER_AGENT).http1(true)
 }
@@ -223,7 +222,7 @@ mod tests {
     use bellwire_proto::Json;
 
     use super::*;
-    use crate::agent::engine::Judge as _;
+    use crate::agent::engine::Admission as _;
 
     fn builder() -> AgentBuilder {
         Agent::builder().hub("http://127.0.0.1:1").device("kiosk").state_dir("/nowhere")
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_configuration_does_not_say_stays_as_it_was_set() {
+    fn settings_absent_from_a_configuration_are_unchanged() {
         let text = "hub = 'http://hub.example.com'\ndevice = 'd'\n[facts]\nsite = 'lyon'\n\
             [actions.of-file]\nrun = ['/bin/true']\n";
         let config = config::AgentConfig::read(text).unwrap();
@@ -252,14 +251,14 @@ mod tests {
         let text = |_: Command, _: String| async {};
         let agent = builder().on_params("say", text).on("say", async |_: Command| ()).build();
         let say = "say".parse().unwrap();
-        assert!(agent.unwrap().list.judge(&say, &Json::null()).is_ok(), "any data");
+        assert!(agent.unwrap().list.admit(&say, &Json::null()).is_ok(), "any data");
         let agent = builder().on_params("say", text).build().unwrap();
-        let error = agent.list.judge(&say, &Json::null()).unwrap_err();
+        let error = agent.list.admit(&say, &Json::null()).unwrap_err();
         assert_eq!(error.code, codes::INVALID_PARAMS);
     }
 
     #[test]
-    fn what_cannot_be_meant_is_told_when_the_agent_is_built() {
+    fn invalid_settings_are_reported_when_the_agent_is_built() {
         let unknown = builder().rules("pnig", |rules| rules.concurrency = 2);
         assert!(problem(unknown).starts_with("action: pnig is not on the list"), "a typo");
         let name = builder().on("a b", async |_: Command| ());

@@ -1,6 +1,6 @@
-//! The clock of the agent: since the boot, sleep included, and which boot that was.
-//!
-//! The wall clock of an appliance may be wrong by decades and jump; it is asked for nothing here.
+//! The clocks of the agent: since the boot, sleep included, and which boot that was; and the wall clock.
+
+use std::time::SystemTime;
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -13,6 +13,13 @@ pub(super) fn boot_ms() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     seconds * 1000 + u64::try_from(time.tv_nsec).unwrap_or_default() / 1_000_000
+}
+
+/// The wall clock of the device, in Unix milliseconds: 0 before 1970. It may be wrong by decades and be set at
+/// any time, so it only counts beside another clock.
+pub(super) fn device_ms() -> u64 {
+    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The kernel's name for this boot. Without one each start of the agent counts as a boot for the

@@ -1,8 +1,8 @@
-//! The one loop that acts: the stream, the reports, the handlers and the journal, around the engine.
+//! The event loop of the agent: it connects the stream, the reports, the handlers and the journal with the engine.
 //!
-//! It decides nothing about a command. What it does: turns what happens into `handle_*`, does what
-//! `poll_output` says, and sleeps until `poll_timeout`. Nothing is awaited in the loop but the next
-//! event: reports, handlers, sweeps and disk are tasks of their own, each of which the engine bounds.
+//! It decides nothing about a command. It passes each event to a `handle_*`, carries out `poll_output`, and sleeps
+//! until `poll_timeout`. The loop awaits nothing but the next event: reports, handlers, kills and disk writes are
+//! tasks of their own, whose number the engine bounds.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -10,6 +10,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bellwire_proto::limits::{
+    AGENT_FACTS_EVERY, AGENT_JOURNAL_BYTES_MAX, AGENT_REPORT_TIMEOUT_MAX, AGENT_STATUS_COMMANDS_MAX,
+};
 use bellwire_proto::{Action, CommandId, Json, Progress, ReportState, codes};
 use futures_util::stream::once;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -19,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::credential::CredentialFile;
-use super::engine::{Engine, JOURNAL_BYTES_MAX, Output, POST_MS_MAX};
+use super::engine::{Engine, Output};
 use super::fault::{self, Point};
 use super::handler::DataFolder;
 use super::journal::{Journal, Record};
@@ -34,18 +37,16 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use disk::{Disk, Written};
-use report::Posted;
+use disk::{Disk, DiskOutcome};
+use report::PostOutcome;
 
-/// The longest sleep: `CLOCK_BOOTTIME` goes on while the machine sleeps, and the runtime's clock does
-/// not, so what fell due meanwhile is seen within this.
+/// The longest sleep. `CLOCK_BOOTTIME` includes suspend and the runtime's clock does not, so what became due during
+/// suspend is noticed within this time.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
-/// How long it may take to tell the facts.
-const FACTS_LIMIT: Duration = Duration::from_secs(10);
-/// How often the facts are looked at.
-const FACTS_EVERY: Duration = Duration::from_secs(300);
-/// When to try again to kill what is left of a handler.
-const SWEEP_RETRY: Duration = Duration::from_secs(5);
+/// How long a report of the facts may take.
+const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
+/// When killing orphan processes is tried again after an error.
+const KILL_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs an agent: see [`Agent::run_until`].
 pub(super) async fn run(
@@ -54,40 +55,40 @@ pub(super) async fn run(
     at_once: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let mut driver = Driver::start(agent)?;
-    let mut words = std::pin::pin!(once(shutdown).chain(once(at_once)));
+    let mut shutdown_requests = std::pin::pin!(once(shutdown).chain(once(at_once)));
     loop {
         driver.act();
-        if driver.engine.is_over(clock::boot_ms()) && driver.disk.is_idle() {
+        if driver.engine.is_finished(clock::boot_ms()) && driver.disk.is_idle() {
             status::close(&driver.agent.state_dir);
             tracing::info!("stopped");
             return Ok(());
         }
-        let happened = tokio::select! {
+        let event = tokio::select! {
             biased;
-            Some(()) = words.next() => Happened::Shutdown,
-            happened = driver.next() => happened,
+            Some(()) = shutdown_requests.next() => DriverEvent::Shutdown,
+            event = driver.next() => event,
         };
-        driver.handle(happened)?;
+        driver.handle(event)?;
     }
 }
 
-/// What happened, as far as the loop is concerned.
-enum Happened {
-    /// The agent is told to stop, for the first or the second time.
+/// An event of the loop.
+enum DriverEvent {
+    /// A shutdown request, the first or the second one.
     Shutdown,
     Signal(Signal),
-    /// The stream is over for good; another is made.
-    StreamOver,
-    Disk(Written),
-    Answered(Posted),
+    /// The stream ended for good; another one must be made.
+    StreamClosed,
+    Disk(DiskOutcome),
+    Answered(PostOutcome),
     Ended(CommandId, Ended),
-    Swept(CommandId),
-    /// Some of what runs has told how far it is.
+    OrphansKilled(CommandId),
+    /// A handler has reported progress.
     Progress,
-    FactsTold(Result<Json, Option<Error>>),
+    FactsReported(Result<Json, Option<Error>>),
     FactsDue,
-    Reader(UnixStream),
-    Time,
+    StatusReader(UnixStream),
+    Timeout,
 }
 
 struct Driver {
@@ -102,14 +103,14 @@ struct Driver {
     relisten_at: Option<Instant>,
     running: HashMap<CommandId, Running>,
     jobs: JoinSet<(CommandId, Ended)>,
-    posts: JoinSet<Posted>,
-    /// Reports come to nothing, and that is said.
+    posts: JoinSet<PostOutcome>,
+    /// Reports fail, and the log says so.
     posts_fail: bool,
-    sweeps: JoinSet<CommandId>,
+    orphan_kills: JoinSet<CommandId>,
     progressed: Arc<Notify>,
-    /// The facts as the hub has them.
+    /// The facts that the hub has.
     facts: Option<Json>,
-    /// The hub refuses them, and that is said.
+    /// The hub refuses the facts, and the log says so.
     facts_refused: bool,
     facts_task: JoinSet<Result<Json, Option<Error>>>,
     facts_at: Instant,
@@ -120,14 +121,14 @@ struct Driver {
     retry_at: Option<Instant>,
 }
 
-/// What the loop knows of a handler that runs.
+/// A handler that runs.
 struct Running {
     action: Action,
     since: Instant,
     stop: StopSender,
     progress: ProgressReceiver,
-    /// How far it was when the engine was told last.
-    told: Option<Progress>,
+    /// The last progress that the engine was given.
+    reported: Option<Progress>,
 }
 
 impl Driver {
@@ -140,13 +141,13 @@ impl Driver {
         engine.begin(clock::boot_ms(), journal.bytes());
         let data_folder = Arc::new(DataFolder::of_agent(&agent.state_dir, &agent.device));
         let readers = status::open(&agent.state_dir)
-            .inspect_err(|error| tracing::warn!(%error, "there is no status socket"))
+            .inspect_err(|error| tracing::warn!(%error, "the status socket cannot be opened"))
             .map(status::readers)
             .ok();
-        // Each call has a limit of its own, none of which is longer.
+        // Each call has a timeout of its own, and none is longer than this.
         let mut builder = Controller::builder(agent.hub.with_credentials())
             .transport(agent.transport.clone())
-            .answer_timeout(Duration::from_millis(POST_MS_MAX));
+            .answer_timeout(AGENT_REPORT_TIMEOUT_MAX);
         let mut credential = None;
         match &agent.credential {
             Credential::None => {}
@@ -180,12 +181,12 @@ impl Driver {
             jobs: JoinSet::new(),
             posts: JoinSet::new(),
             posts_fail: false,
-            sweeps: JoinSet::new(),
+            orphan_kills: JoinSet::new(),
             progressed: Arc::default(),
             facts: None,
             facts_refused: false,
             facts_task: JoinSet::new(),
-            facts_at: now + FACTS_EVERY,
+            facts_at: now + AGENT_FACTS_EVERY,
             readers,
             started_at: now,
             connection,
@@ -194,76 +195,79 @@ impl Driver {
         })
     }
 
-    /// Waits for what happens next. To drop it loses nothing.
-    async fn next(&mut self) -> Happened {
+    /// Waits for the next event. Cancel-safe.
+    async fn next(&mut self) -> DriverEvent {
         let timeout = self.engine.poll_timeout().map(|due_ms| {
-            let left = Duration::from_millis(due_ms.saturating_sub(clock::boot_ms()));
-            Instant::now() + left.min(SLEEP_MAX)
+            let remaining = Duration::from_millis(due_ms.saturating_sub(clock::boot_ms()));
+            Instant::now() + remaining.min(SLEEP_MAX)
         });
         let due = async |at: Option<Instant>| match at {
             Some(at) => sleep_until(at).await,
             None => std::future::pending().await,
         };
         tokio::select! {
-            written = self.disk.next() => Happened::Disk(written),
-            Some(Ok((id, ended))) = self.jobs.join_next() => Happened::Ended(id, ended),
-            Some(Ok(posted)) = self.posts.join_next() => Happened::Answered(posted),
-            Some(Ok(id)) = self.sweeps.join_next() => Happened::Swept(id),
-            () = self.progressed.notified() => Happened::Progress,
-            told = next_signal(&mut self.listener) => match told {
-                Some(Ok(signal)) => Happened::Signal(signal),
+            written = self.disk.next() => DriverEvent::Disk(written),
+            Some(Ok((id, ended))) = self.jobs.join_next() => DriverEvent::Ended(id, ended),
+            Some(Ok(posted)) = self.posts.join_next() => DriverEvent::Answered(posted),
+            Some(Ok(id)) = self.orphan_kills.join_next() => DriverEvent::OrphansKilled(id),
+            () = self.progressed.notified() => DriverEvent::Progress,
+            signal = next_signal(&mut self.listener) => match signal {
+                Some(Ok(signal)) => DriverEvent::Signal(signal),
                 Some(Err(error)) => {
-                    tracing::warn!(%error, "the stream is over");
-                    Happened::StreamOver
+                    tracing::warn!(%error, "the stream has ended");
+                    DriverEvent::StreamClosed
                 }
-                None => Happened::StreamOver,
+                None => DriverEvent::StreamClosed,
             },
-            () = due(self.relisten_at) => Happened::StreamOver,
-            Some(Ok(told)) = self.facts_task.join_next() => Happened::FactsTold(told),
-            () = sleep_until(self.facts_at) => Happened::FactsDue,
-            Some(reader) = next_reader(&mut self.readers) => Happened::Reader(reader),
-            () = due(timeout) => Happened::Time,
+            () = due(self.relisten_at) => DriverEvent::StreamClosed,
+            Some(Ok(result)) = self.facts_task.join_next() => DriverEvent::FactsReported(result),
+            () = sleep_until(self.facts_at) => DriverEvent::FactsDue,
+            Some(reader) = next_reader(&mut self.readers) => DriverEvent::StatusReader(reader),
+            () = due(timeout) => DriverEvent::Timeout,
         }
     }
 
-    fn handle(&mut self, happened: Happened) -> Result<(), AgentError> {
+    fn handle(&mut self, event: DriverEvent) -> Result<(), AgentError> {
         let now_ms = clock::boot_ms();
-        match happened {
-            Happened::Shutdown => {
+        self.engine.handle_device_clock(now_ms, clock::device_ms());
+        match event {
+            DriverEvent::Shutdown => {
                 match self.engine.is_stopping() {
-                    false => tracing::info!("stopping: no new command is taken"),
-                    true => tracing::warn!("told to stop twice: not waiting for what runs"),
+                    false => tracing::info!("stopping: no new command is accepted"),
+                    true => tracing::warn!("second shutdown request: handlers are killed"),
                 }
-                // What the hub has not been answered for it keeps.
+                // The hub keeps what it has no answer for.
                 (self.listener, self.relisten_at) = (None, None);
                 self.engine.handle_shutdown(now_ms);
             }
-            Happened::Signal(signal) => self.told(now_ms, signal),
-            Happened::StreamOver => self.listen_again(),
-            Happened::Disk(written) => self.written(now_ms, written)?,
-            Happened::Answered(posted) => self.answered(now_ms, posted),
-            Happened::Ended(id, ended) => {
+            DriverEvent::Signal(signal) => self.on_signal(now_ms, signal),
+            DriverEvent::StreamClosed => self.listen_again(),
+            DriverEvent::Disk(written) => self.on_disk_outcome(now_ms, written)?,
+            DriverEvent::Answered(posted) => self.on_report_answered(now_ms, posted),
+            DriverEvent::Ended(id, ended) => {
                 fault::at(Point::Exited);
-                self.tell_progress(now_ms);
+                self.report_progress(now_ms);
                 self.log_end(id, &ended);
                 self.engine.handle_ended(now_ms, id, ended);
             }
-            Happened::Swept(id) => self.engine.handle_swept(now_ms, id),
-            Happened::Progress => self.tell_progress(now_ms),
-            Happened::FactsTold(told) => self.facts_told(told),
-            Happened::FactsDue => {
-                self.facts_at = Instant::now() + FACTS_EVERY;
+            DriverEvent::OrphansKilled(id) => self.engine.handle_orphans_killed(now_ms, id),
+            DriverEvent::Progress => self.report_progress(now_ms),
+            DriverEvent::FactsReported(result) => self.on_facts_reported(result),
+            DriverEvent::FactsDue => {
+                self.facts_at = Instant::now() + AGENT_FACTS_EVERY;
                 if self.connection.connected {
-                    self.tell_facts(false);
+                    self.report_facts(false);
                 }
             }
-            Happened::Reader(reader) => drop(tokio::spawn(status::tell(reader, self.status()))),
-            Happened::Time => self.engine.handle_timeout(now_ms),
+            DriverEvent::StatusReader(reader) => {
+                drop(tokio::spawn(status::send(reader, self.status())))
+            }
+            DriverEvent::Timeout => self.engine.handle_timeout(now_ms),
         }
         Ok(())
     }
 
-    // --- What the engine wants done ---
+    // --- Outputs of the engine ---
 
     fn act(&mut self) {
         while let Some(output) = self.engine.poll_output() {
@@ -282,7 +286,9 @@ impl Driver {
                         running.stop.tell(stop);
                     }
                 }
-                Output::Sweep { command } => drop(self.sweeps.spawn(sweep(command))),
+                Output::KillOrphans { command } => {
+                    drop(self.orphan_kills.spawn(kill_orphans(command)))
+                }
             }
         }
         self.disk.start();
@@ -293,13 +299,13 @@ impl Driver {
         tracing::info!(action = %event.action, %id, "running");
         let (stop, stopped) = run::stop();
         let rules = self.agent.list.policy.rules(&event.action).cloned();
-        let (progress, mut told) = run::progress();
+        let (progress, mut progress_receiver) = run::progress();
         let running = Running {
             action: event.action.clone(),
             since: Instant::now(),
             stop,
-            progress: told.clone(),
-            told: None,
+            progress: progress_receiver.clone(),
+            reported: None,
         };
         self.running.insert(id, running);
         let job = Job {
@@ -313,30 +319,28 @@ impl Driver {
         let progressed = Arc::clone(&self.progressed);
         self.jobs.spawn(async move {
             let Some(rules) = rules else {
-                let gone =
-                    Outcome::failed(codes::INTERNAL, "the action is not on the list any more");
+                let gone = Outcome::failed(codes::INTERNAL, "the action is no longer on the list");
                 return (id, Ended::Finished(gone));
             };
             let panicked =
                 Ended::Finished(Outcome::failed(codes::INTERNAL, "the handler panicked"));
-            let handler = unless_it_panics(async { rules.run.start(job).await }, panicked);
+            let handler = catch_panic(async { rules.run.start(job).await }, panicked);
             let mut handler = std::pin::pin!(handler);
             loop {
                 tokio::select! {
                     ended = &mut handler => return (id, ended),
-                    Ok(()) = told.changed() => progressed.notify_one(),
+                    Ok(()) = progress_receiver.changed() => progressed.notify_one(),
                 }
             }
         });
     }
 
-    /// Tells the engine how far what runs is, where that is news. Each handler has one place for it,
-    /// where the newest word stands: none is lost but by a newer one.
-    fn tell_progress(&mut self, now_ms: u64) {
+    /// Passes on progress that is new. Each handler has one slot with its latest progress: older values may be lost.
+    fn report_progress(&mut self, now_ms: u64) {
         for (id, running) in &mut self.running {
             let now = *running.progress.borrow_and_update();
-            if let Some(progress) = now.filter(|_| now != running.told) {
-                running.told = now;
+            if let Some(progress) = now.filter(|_| now != running.reported) {
+                running.reported = now;
                 self.engine.handle_progress(now_ms, *id, progress);
             }
         }
@@ -351,24 +355,24 @@ impl Driver {
         if matches!(ended, Ended::Stopped(_)) && self.engine.is_stopping() {
             let on_restart =
                 self.agent.list.policy.rules(&action).map(|rules| rules.on_restart.as_str());
-            return tracing::info!(%action, %id, seconds, on_restart, "cut off");
+            return tracing::info!(%action, %id, seconds, on_restart, "interrupted");
         }
         tracing::info!(%action, %id, state, code, seconds, "ended");
     }
 
-    fn written(&mut self, now_ms: u64, written: Written) -> Result<(), AgentError> {
+    fn on_disk_outcome(&mut self, now_ms: u64, written: DiskOutcome) -> Result<(), AgentError> {
         match written {
-            Written::Appended { tickets, points, bytes } => {
+            DiskOutcome::Appended { tickets, points, bytes } => {
                 points.into_iter().for_each(fault::at);
                 for ticket in tickets {
                     self.engine.handle_written(now_ms, ticket, bytes);
                 }
             }
-            Written::Full { ticket } => self.engine.handle_disk_full(now_ms, ticket),
-            Written::Compacted { bytes } => self.engine.handle_compacted(now_ms, bytes),
-            Written::Failed { reason } => {
-                let folder = self.agent.state_dir.clone();
-                return Err(AgentError::Disk { folder, reason });
+            DiskOutcome::Full { ticket } => self.engine.handle_disk_full(now_ms, ticket),
+            DiskOutcome::Compacted { bytes } => self.engine.handle_compacted(now_ms, bytes),
+            DiskOutcome::Failed { error: source } => {
+                let dir = self.agent.state_dir.clone();
+                return Err(AgentError::Disk { dir, source });
             }
         }
         Ok(())
@@ -376,34 +380,34 @@ impl Driver {
 
     // --- Facts and status ---
 
-    fn tell_facts(&mut self, always: bool) {
+    fn report_facts(&mut self, always: bool) {
         let now = facts::now(&self.agent.facts);
         if always {
-            // What is told over the connection before may hang with it.
+            // A report over the previous connection may hang.
             self.facts_task.abort_all();
         } else if self.facts.as_ref() == Some(&now) || !self.facts_task.is_empty() {
             return;
         }
         let (hub, device) = (self.hub.clone(), self.agent.device.clone());
         self.facts_task.spawn(async move {
-            let told = async {
-                let told = timeout(FACTS_LIMIT, hub.put_facts(&device, &now)).await;
-                told.map_or(Err(None), |told| told.map(drop).map_err(Some))
+            let report = async {
+                let answer = timeout(FACTS_TIMEOUT, hub.put_facts(&device, &now)).await;
+                answer.map_or(Err(None), |answer| answer.map(drop).map_err(Some))
             };
-            unless_it_panics(told, Err(None)).await.map(|()| now)
+            catch_panic(report, Err(None)).await.map(|()| now)
         });
     }
 
-    fn facts_told(&mut self, told: Result<Json, Option<Error>>) {
-        match told {
+    fn on_facts_reported(&mut self, result: Result<Json, Option<Error>>) {
+        match result {
             Ok(facts) => (self.facts, self.facts_refused) = (Some(facts), false),
             Err(Some(error @ Error::Refused { .. }))
                 if !std::mem::replace(&mut self.facts_refused, true) =>
             {
-                tracing::warn!("the hub does not take this device's facts: {error}");
+                tracing::warn!("the hub refuses this device's facts: {error}");
             }
-            // The stream's loss says it, if it is the hub that is not there.
-            Err(error) => tracing::debug!(?error, "the facts were not told"),
+            // If the hub is unreachable, the loss of the stream says so.
+            Err(error) => tracing::debug!(?error, "the facts were not reported"),
         }
     }
 
@@ -422,13 +426,13 @@ impl Driver {
                 ..self.connection.clone()
             },
             journal: JournalStatus {
-                folder: self.agent.state_dir.clone(),
+                dir: self.agent.state_dir.clone(),
                 bytes: self.disk.bytes(),
-                bytes_max: JOURNAL_BYTES_MAX,
+                bytes_max: AGENT_JOURNAL_BYTES_MAX,
                 commands,
                 under_way,
             },
-            commands: self.engine.latest(status::COMMANDS_MAX),
+            commands: self.engine.latest(AGENT_STATUS_COMMANDS_MAX),
         }
     }
 }
@@ -447,47 +451,47 @@ async fn next_reader(readers: &mut Option<mpsc::Receiver<UnixStream>>) -> Option
     }
 }
 
-/// Does a task's work so that a panic in it is `panicked`, and not a task of which nothing is heard
-/// again, with all that it held: a place among the reports, or a command that runs for ever.
-async fn unless_it_panics<T>(work: impl Future<Output = T>, panicked: T) -> T {
+/// Runs a task and returns `panicked` if it panics. Otherwise the task would vanish with all that depends on it: a
+/// slot for a report, or a command that would run for ever.
+async fn catch_panic<T>(work: impl Future<Output = T>, panicked: T) -> T {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or(panicked)
 }
 
-/// What an operator reads of a command's way, beside its run.
+/// What an operator reads about a command, besides its run.
 fn log_steps(records: &[Record]) {
     let is_end = |record: &Record| matches!(record, Record::Ended { .. });
     for record in records {
         match record {
-            // One that is refused at once is told as that.
+            // A command that is rejected at once has a line for that.
             Record::Received(received) if !records.iter().any(is_end) => {
                 let event = &received.event;
-                tracing::info!(action = %event.action, id = %event.id, "taken");
+                tracing::info!(action = %event.action, id = %event.id, "received");
             }
-            Record::Acked { command } => tracing::info!(id = %command, "told"),
+            Record::Acked { command } => tracing::info!(id = %command, "reported"),
             _ => {}
         }
     }
 }
 
-/// Kills what is left of a handler, and does not give up: to say that it is dead when it is not would
-/// run a command beside itself.
-async fn sweep(command: CommandId) -> CommandId {
+/// Kills the orphan processes of a command, and does not give up: a command that is wrongly taken for dead would run
+/// beside itself.
+async fn kill_orphans(command: CommandId) -> CommandId {
     loop {
-        let swept = tokio::task::spawn_blocking(move || handler::leftover::kill_left(command));
-        match swept.await {
+        let result = tokio::task::spawn_blocking(move || handler::leftover::kill_left(command));
+        match result.await {
             Ok(Ok(killed)) => {
                 if killed > 0 {
-                    tracing::warn!(%command, killed, "what was left of a handler is killed");
+                    tracing::warn!(%command, killed, "orphan processes of a handler were killed");
                 }
                 return command;
             }
             Ok(Err(error)) => {
-                tracing::error!(%command, %error, "what is left of a handler lives on")
+                tracing::error!(%command, %error, "orphan processes of a handler cannot be killed")
             }
             Err(error) => {
-                tracing::error!(%command, %error, "what is left of a handler is not known")
+                tracing::error!(%command, %error, "orphan processes of a handler cannot be killed")
             }
         }
-        sleep(SWEEP_RETRY).await;
+        sleep(KILL_RETRY).await;
     }
 }

@@ -1,260 +1,233 @@
-//! The life of each command at the device, as a core without I/O: it decides, others act.
+//! The agent's state machine for commands, without I/O: it decides, `driver.rs` acts. See [`Engine`].
 //!
-//! Events come in by `handle_*`, with the time; what is to be done goes out by
-//! [`Engine::poll_output`], and [`Engine::poll_timeout`] tells when it wants to be woken. Time is
-//! milliseconds of a clock that counts from the boot, sleep included; the hub's clock is what its
-//! hello told, carried on by that one. The wall clock is never asked.
+//! Invariant: a command is on disk before `accepted` is reported, the hub has answered that report before the
+//! start is on disk, the start is on disk before the handler runs, and the result is on disk before it is
+//! reported. So whatever crashes at whatever point, a handler is started at most once, unless its action is `rerun`.
 //!
-//! The order that everything here serves: a command is on disk before `accepted` is told, the hub
-//! has answered to that before the start is on disk, the start is before the handler runs, the
-//! result is before it is told. Whatever dies where, a handler is then started at most once, unless
-//! its action says `rerun`.
-//!
-//! Neighbours: `driver.rs` acts, `journal.rs` keeps. Below this file: `entry.rs` is one command,
-//! `life.rs` takes and ends it, `turn.rs` says who runs next, `telling.rs` what the hub is told,
-//! `keeping.rs` what the journal is, `past.rs` what is left of a command that is over, `restart.rs`
-//! what follows a death.
+//! Below this file: `io.rs` has the types at the border; `entry.rs` is one command, `history.rs` the completed
+//! ones; `lifecycle.rs` receives, cancels and ends a command, `scheduler.rs` starts the next one, `reporting.rs`
+//! and `rev.rs` send reports, `restart.rs` continues after a crash, `retention.rs` and `time.rs` bound what is
+//! stored and for how long. The reports that no handler wrote are in `outcome.rs`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::stream::{CancelEvent, CommandEvent};
-use bellwire_proto::{
-    Action, CommandId, DeliveryState, ErrorInfo, Json, Progress, Report, ReportState, Seq,
+use bellwire_proto::limits::{
+    AGENT_FINAL_REPORT, AGENT_FORCED_SHUTDOWN, AGENT_PROGRESS, AGENT_SHUTDOWN,
 };
+use bellwire_proto::stream::{CancelEvent, CommandEvent};
+use bellwire_proto::{CommandId, Progress, Report, ReportState, Seq};
 
-use super::journal::{BootId, Record, Reserve};
-use super::policy::OnRestart;
+use super::journal::BootId;
 use super::run::{Ended, Stop};
 use super::status::CommandStatus;
 
 mod entry;
-mod keeping;
-mod life;
-mod past;
+mod history;
+mod io;
+mod lifecycle;
+mod outcome;
+mod reporting;
 mod restart;
-mod telling;
-mod turn;
+mod retention;
+mod rev;
+mod scheduler;
+mod time;
 
 use entry::{Entry, Stage};
-use keeping::{Bounds, Keeping};
-use past::Past;
-pub(crate) use past::Snapshot;
-pub(crate) use telling::POST_MS_MAX;
-use telling::{Posted, Revs};
+use history::History;
+pub(crate) use history::Snapshot;
+pub(crate) use io::{Admission, Output, ReportAnswer, RunSettings};
+use reporting::ReportInFlight;
+use retention::{Bounds, JournalState};
+use rev::Revs;
+use time::AgentTime;
 
-/// How long the journal is allowed to get. Issue 4, section 3: "bounded (64 MiB)".
-pub(crate) const JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// When to try again what the disk had no room for.
+/// When a write that the disk had no space for is tried again.
 const DISK_RETRY_MS: u64 = 5000;
-/// What handlers get to end when the agent is told to stop.
-pub(crate) const SHUTDOWN_MS: u64 = 30_000;
-/// What the last words to the hub get after that.
-const LAST_WORDS_MS: u64 = 5000;
-/// What the end of what runs, and the last words, get together when it is told to stop twice.
-const AT_ONCE_MS: u64 = 2000;
 
-/// How the commands of an action are run.
+/// What a write to the journal is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Terms {
-    pub(crate) on_restart: OnRestart,
-    /// How many run at once.
-    pub(crate) concurrency: usize,
-    /// How long one may run; without it, as long as the command says.
-    pub(crate) timeout: Option<Duration>,
-}
-
-/// What may run here at all.
-pub(crate) trait Judge: Send + Sync {
-    /// Why a new command may not run with these data.
-    fn judge(&self, action: &Action, data: &Json) -> Result<(), ErrorInfo>;
-
-    /// The terms of an action, if it is on the list: all that is asked for what was taken already,
-    /// even if its data would be refused today.
-    fn terms(&self, action: &Action) -> Option<Terms>;
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Output {
-    /// Append to the journal, in this order, and say when it is on disk.
-    Write { ticket: u64, records: Vec<Record>, reserve: Reserve },
-    /// Replace the journal by this, after all that was to be written before.
-    Compact { snapshot: Snapshot, reserve_bytes: u64 },
-    /// Tell the hub, and say what it answered.
-    Post { ticket: u64, command: CommandId, report: Report },
-    /// Run the handler, and say how it ended.
-    Start { event: CommandEvent, limit: Duration },
-    /// Tell a handler to stop.
-    Stop { command: CommandId, stop: Stop },
-    /// Kill what a life before this one left of a handler, and say when that is done.
-    Sweep { command: CommandId },
-}
-
-/// What the hub answered to a report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// 2xx, with the delivery of this command as it stands.
-    Delivery { state: DeliveryState, rev: u64 },
-    /// 409: it has ended otherwise, in this state if the hub says so.
-    Conflict { state: Option<DeliveryState> },
-    /// 410: it is forgotten.
-    Gone,
-    /// 413.
-    TooLarge,
-    /// 400 or 404, in the hub's own words.
-    Unfit,
-    /// No answer, one that is not the hub's, or one that asks for patience.
-    Failed { retry_after: Option<Duration> },
-}
-
-/// What an append was for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// With this number.
-    Begin(u64),
-    Take(CommandId),
+enum WritePurpose {
+    /// A start number of reports: this one.
+    StartNumber(u64),
+    Command(CommandId),
     Start(CommandId),
-    End(CommandId),
-    /// Nothing waits for it.
+    Result(CommandId),
+    /// Nothing depends on it.
     Note,
 }
 
-/// The agent is about to end.
+/// A shutdown was requested.
 #[derive(Debug, Clone, Copy)]
 struct Stopping {
     killed: bool,
-    /// When handlers are killed, and after that, when the last words have had their time; `None`
-    /// once both are past.
+    /// When handlers are killed; after that, when the time for final reports ends; after that, `None`.
     due_ms: Option<u64>,
 }
 
-/// The core. See the head of this file.
+/// The agent's state machine. An embedder calls its methods in this order:
+///
+/// 1. **Start**: [`Engine::new`], [`Engine::restore`] with each record of the journal in the order of writing,
+///    [`Engine::begin`].
+/// 2. **Events**, in the order in which they happen: `handle_*`. Each takes `now_ms`, milliseconds of
+///    `CLOCK_BOOTTIME`. [`Engine::handle_device_clock`] comes before the others where the wall clock was read.
+///    Each [`Output`] that has a ticket is answered by the event that repeats the ticket.
+/// 3. **Outputs**: after each event, [`Engine::poll_output`] until it is `None`. The writes among them must reach
+///    the disk in their order.
+/// 4. **Time**: [`Engine::handle_timeout`] at [`Engine::poll_timeout`], which changes with each event.
+/// 5. **Shutdown**: [`Engine::handle_shutdown`], then as before until [`Engine::is_finished`].
+///
+/// `tests/fixture.rs` is the shortest embedder, `driver.rs` the real one.
 pub(crate) struct Engine {
-    judge: Arc<dyn Judge>,
+    admission: Arc<dyn Admission>,
     boot: BootId,
     bounds: Bounds,
-    /// What is not over, or is told once more.
+    /// Commands that are not completed, or are reported once more.
     entries: BTreeMap<CommandId, Entry>,
-    /// Those of them with something to be done, in the order of the hub.
+    /// Those of them with something to do, in the order of the hub.
     live: BTreeSet<(Seq, CommandId)>,
-    past: Past,
-    /// Commands that wait for a compaction to be taken, with the time at which they came.
-    held: BTreeMap<(Seq, CommandId), (u64, CommandEvent)>,
+    history: History,
+    /// Commands that wait for a compaction before they are stored, with the time at which they arrived.
+    deferred: BTreeMap<(Seq, CommandId), (u64, CommandEvent)>,
     out: VecDeque<Output>,
-    writes: HashMap<u64, Purpose>,
-    /// Reports under way.
-    posts: HashMap<u64, Posted>,
+    writes: HashMap<u64, WritePurpose>,
+    /// Pending writes with a stamp of the clocks.
+    stamp_tickets: HashSet<u64>,
+    /// Reports that are not answered yet.
+    posts: HashMap<u64, ReportInFlight>,
     tickets: u64,
     revs: Revs,
     random: u64,
-    /// The hub's clock and ours, at one moment.
-    hub_clock: Option<(u64, u64)>,
+    time: AgentTime,
     max_in_flight: usize,
     stopping: Option<Stopping>,
-    keeping: Keeping,
-    /// For the proof that the tests would notice.
+    journal: JournalState,
+    /// A bug that the tests must notice: start records are left out.
     pub(crate) no_start_record: bool,
 }
 
 impl Engine {
-    /// A core with nothing in its memory yet: [`Engine::restore`] and [`Engine::begin`] come next.
-    pub(crate) fn new(judge: Arc<dyn Judge>, boot: BootId, random: u64) -> Self {
+    /// Without anything restored. [`Engine::restore`] and [`Engine::begin`] come next.
+    pub(crate) fn new(admission: Arc<dyn Admission>, boot: BootId, random: u64) -> Self {
         Self {
-            judge,
+            admission,
+            time: AgentTime::new(boot.clone()),
             boot,
             bounds: Bounds::AGENT,
             entries: BTreeMap::new(),
             live: BTreeSet::new(),
-            past: Past::default(),
-            held: BTreeMap::new(),
+            history: History::default(),
+            deferred: BTreeMap::new(),
             out: VecDeque::new(),
             writes: HashMap::new(),
+            stamp_tickets: HashSet::new(),
             posts: HashMap::new(),
             tickets: 0,
             revs: Revs::default(),
             random: random | 1,
-            hub_clock: None,
             max_in_flight: 1,
             stopping: None,
-            keeping: Keeping::default(),
+            journal: JournalState::default(),
             no_start_record: false,
         }
     }
 
-    // --- What comes in ---
+    // --- Events ---
 
-    /// A connection is there: what the hub's clock says, and how many commands may run at once.
-    pub(crate) fn handle_hello(&mut self, now_ms: u64, hub_ms: u64, max_in_flight: usize) {
-        self.hub_clock = Some((hub_ms, now_ms));
+    /// The stream is connected: what the hub's clock and the device's own show, and how many commands may run
+    /// at once.
+    pub(crate) fn handle_hello(
+        &mut self,
+        now_ms: u64,
+        (hub_ms, device_ms): (u64, u64),
+        max_in_flight: usize,
+    ) {
+        if self.time.on_hello(now_ms, hub_ms, device_ms) {
+            self.journal.forget_ms = now_ms;
+        }
         self.max_in_flight = max_in_flight.max(1);
-        self.tell_at_once(now_ms);
+        self.retry_reports(now_ms);
         self.pump(now_ms);
     }
 
-    /// A command came, for the first time or again.
+    /// What the device's own clock shows. To be called with every event, since nobody announces when it is set.
+    pub(crate) fn handle_device_clock(&mut self, now_ms: u64, device_ms: u64) {
+        if self.time.on_device_clock(now_ms, device_ms) {
+            self.journal.forget_ms = now_ms;
+            self.pump(now_ms);
+        }
+    }
+
+    /// A command arrived, for the first time or again.
     pub(crate) fn handle_command(&mut self, now_ms: u64, event: CommandEvent) {
-        // The hub keeps what is not answered, and sends it to the next life of this agent.
+        // The hub keeps it queued and sends it after the restart.
         if self.stopping.is_some() {
             return;
         }
-        if self.entries.contains_key(&event.id) || self.past.knows(event.id) {
-            self.tell_again(now_ms, event.id, Some(event.attempt));
+        if self.entries.contains_key(&event.id) || self.history.contains(event.id) {
+            self.report_again(now_ms, event.id, Some(event.attempt));
         } else {
-            self.take(now_ms, now_ms, event);
+            self.receive(now_ms, now_ms, event);
         }
         self.pump(now_ms);
     }
 
-    /// A command is to be stopped, or never to run.
+    /// A command must be stopped, or must never run.
     pub(crate) fn handle_cancel(&mut self, now_ms: u64, cancel: CancelEvent) {
         self.cancel(now_ms, cancel.id, cancel.seq);
         self.pump(now_ms);
     }
 
-    /// An append is on disk, and the journal is this long now.
+    /// A write is on disk, and the journal has this length now.
     pub(crate) fn handle_written(&mut self, now_ms: u64, ticket: u64, bytes: u64) {
-        self.keeping.bytes = bytes;
+        self.journal.bytes = bytes;
+        if self.stamp_tickets.remove(&ticket) {
+            self.time.on_stamp_stored();
+        }
         match self.writes.remove(&ticket) {
-            Some(Purpose::Begin(start)) => self.begun(start),
-            Some(Purpose::Take(id)) => self.taken(now_ms, id),
-            Some(Purpose::Start(id)) => self.started(now_ms, id),
-            Some(Purpose::End(id)) => self.recorded(now_ms, id),
-            Some(Purpose::Note) | None => {}
+            Some(WritePurpose::StartNumber(start)) => self.on_start_number_stored(start),
+            Some(WritePurpose::Command(id)) => self.on_command_stored(now_ms, id),
+            Some(WritePurpose::Start(id)) => self.on_start_stored(now_ms, id),
+            Some(WritePurpose::Result(id)) => self.on_result_stored(now_ms, id),
+            Some(WritePurpose::Note) | None => {}
         }
         self.pump(now_ms);
     }
 
-    /// There was no room on the disk for an append.
+    /// The disk had no space for a write.
     pub(crate) fn handle_disk_full(&mut self, now_ms: u64, ticket: u64) {
+        if self.stamp_tickets.remove(&ticket) {
+            self.time.on_stamp_refused(now_ms);
+        }
         match self.writes.remove(&ticket) {
-            Some(Purpose::Begin(start)) => self.begin_later(now_ms, start),
-            Some(Purpose::Take(id)) => self.refuse_unwritten(now_ms, id),
-            Some(Purpose::Start(id)) => self.unstart(now_ms, id),
-            Some(Purpose::End(id)) => self.record_later(now_ms, id),
-            Some(Purpose::Note) | None => {}
+            Some(WritePurpose::StartNumber(start)) => self.retry_start_number(now_ms, start),
+            Some(WritePurpose::Command(id)) => self.reject_unstored(now_ms, id),
+            Some(WritePurpose::Start(id)) => self.postpone_start(now_ms, id),
+            Some(WritePurpose::Result(id)) => self.postpone_result(now_ms, id),
+            Some(WritePurpose::Note) | None => {}
         }
         self.pump(now_ms);
     }
 
-    /// A compaction is over; it was done if the new length is given.
+    /// A compaction has ended. It succeeded if the new length is given.
     pub(crate) fn handle_compacted(&mut self, now_ms: u64, bytes: Option<u64>) {
-        self.compacted(now_ms, bytes);
+        self.on_compacted(now_ms, bytes);
         self.pump(now_ms);
     }
 
-    /// The hub answered to a report, or nobody did.
-    pub(crate) fn handle_answer(&mut self, now_ms: u64, ticket: u64, answer: Answer) {
-        self.answered(now_ms, ticket, answer);
+    /// A report was answered, or failed.
+    pub(crate) fn handle_answer(&mut self, now_ms: u64, ticket: u64, answer: ReportAnswer) {
+        self.on_answer(now_ms, ticket, answer);
         self.pump(now_ms);
     }
 
-    /// A handler tells how far it is.
+    /// A handler reports its progress.
     pub(crate) fn handle_progress(&mut self, now_ms: u64, id: CommandId, progress: Progress) {
         if let Some(entry) = self.entries.get_mut(&id).filter(|e| e.stage == Stage::Running) {
             entry.progress = Some(progress);
-            let soon_ms = now_ms + telling::PROGRESS_MS;
+            let soon_ms = now_ms + ms(AGENT_PROGRESS);
             entry.post.due_ms = Some(entry.post.due_ms.map_or(soon_ms, |due| due.min(soon_ms)));
         }
     }
@@ -264,7 +237,7 @@ impl Engine {
         let Some(entry) = self.entries.get(&id).filter(|e| e.stage == Stage::Running) else {
             return;
         };
-        // What was told of it last may not have been posted yet.
+        // The last progress may not have been posted yet.
         let progress = entry.progress;
         match ended {
             Ended::Finished(outcome) => {
@@ -275,7 +248,7 @@ impl Engine {
                 report.state = ReportState::Cancelled;
                 self.end(id, Some(report));
             }
-            // Nobody had asked it to stop: a handler of somebody's own may say so all the same.
+            // Without a request to stop: a handler in an embedder's own code may return this all the same.
             Ended::Stopped(outcome) if self.stopping.is_none() => {
                 self.end(id, Some(Report { progress, ..outcome.into_report() }));
             }
@@ -284,31 +257,34 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    /// What was left of a handler is dead.
-    pub(crate) fn handle_swept(&mut self, now_ms: u64, id: CommandId) {
-        self.swept(now_ms, id);
+    /// The orphan processes of an earlier run are dead.
+    pub(crate) fn handle_orphans_killed(&mut self, now_ms: u64, id: CommandId) {
+        self.on_orphans_killed(now_ms, id);
         self.pump(now_ms);
     }
 
-    /// The agent is to end: no new command is taken, and handlers get [`SHUTDOWN_MS`]. Told again, they
-    /// are killed.
+    /// A shutdown is requested: no new command is accepted, and handlers get [`AGENT_SHUTDOWN`]. A second request
+    /// kills them.
     pub(crate) fn handle_shutdown(&mut self, now_ms: u64) {
-        let at_once = self.stopping.is_some();
-        let (pause_ms, stop) =
-            if at_once { (AT_ONCE_MS, Stop::Kill) } else { (SHUTDOWN_MS, Stop::Shutdown) };
-        self.stopping = Some(Stopping { killed: at_once, due_ms: Some(now_ms + pause_ms) });
-        self.held.clear();
+        let is_forced = self.stopping.is_some();
+        let (pause_ms, stop) = if is_forced {
+            (ms(AGENT_FORCED_SHUTDOWN), Stop::Kill)
+        } else {
+            (ms(AGENT_SHUTDOWN), Stop::Shutdown)
+        };
+        self.stopping = Some(Stopping { killed: is_forced, due_ms: Some(now_ms + pause_ms) });
+        self.deferred.clear();
         self.stop_all(stop);
         self.pump(now_ms);
     }
 
-    /// The time that [`Engine::poll_timeout`] told is there.
+    /// The time of [`Engine::poll_timeout`] has come.
     pub(crate) fn handle_timeout(&mut self, now_ms: u64) {
         if let Some(stopping) = &mut self.stopping
             && let Some(due_ms) = stopping.due_ms.filter(|due_ms| *due_ms <= now_ms)
         {
             let first = !std::mem::replace(&mut stopping.killed, true);
-            stopping.due_ms = first.then_some(due_ms + LAST_WORDS_MS);
+            stopping.due_ms = first.then_some(due_ms + ms(AGENT_FINAL_REPORT));
             if first {
                 self.stop_all(Stop::Kill);
             }
@@ -316,60 +292,62 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    // --- What goes out ---
+    // --- Outputs ---
 
-    /// The next thing to do.
+    /// What to do next.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.out.pop_front()
     }
 
     /// When to call [`Engine::handle_timeout`].
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
-        let entries = self.live().flat_map(|entry| self.wakes(entry)).flatten();
+        let entries = self.live().flat_map(|entry| self.wake_times(entry)).flatten();
         let stopping = self.stopping.and_then(|stopping| stopping.due_ms);
-        let forget_ms = self.hub_clock.map(|_| self.keeping.forget_ms);
-        entries.chain(stopping).chain(self.revs.retry_ms).chain(forget_ms).min()
+        let forget_ms = self.time.boot_ms_at(0).map(|_| self.journal.forget_ms);
+        let stamp_ms = self.time.stamp_due_ms().filter(|_| self.is_aging());
+        entries.chain(stopping).chain(self.revs.retry_ms).chain(forget_ms).chain(stamp_ms).min()
     }
 
-    /// Whether the agent can end: what was under way is over, and told where the hub listens.
-    pub(crate) fn is_over(&self, now_ms: u64) -> bool {
+    /// Whether the agent can exit: everything in progress has ended, and is reported if the hub is reachable.
+    pub(crate) fn is_finished(&self, now_ms: u64) -> bool {
         let Some(stopping) = self.stopping else { return false };
         let busy = |e: &Entry| {
-            matches!(e.stage, Stage::Starting | Stage::Running | Stage::Recording)
-                || e.stage == Stage::Telling && e.post.failures == 0
+            matches!(e.stage, Stage::Starting | Stage::Running | Stage::StoringResult)
+                || e.stage == Stage::ReportingResult && e.post.failures == 0
         };
         let late = stopping.killed && stopping.due_ms.is_none_or(|due_ms| due_ms <= now_ms);
-        (late || !self.live().any(busy)) && !self.writes.values().any(|p| *p != Purpose::Note)
+        (late || !self.live().any(busy)) && !self.writes.values().any(|p| *p != WritePurpose::Note)
     }
 
-    /// Whether it was told to stop.
+    /// Whether a shutdown was requested.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }
 
-    /// How many commands are under way, and how many are remembered in all.
+    /// How many commands are in progress, and how many are stored in all.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let known = self.entries.values().filter(|entry| !entry.acked).count();
-        (self.live.len(), known + self.past.len())
+        (self.live.len(), known + self.history.len())
     }
 
     /// The latest commands, newest first.
     pub(crate) fn latest(&self, count: usize) -> Vec<CommandStatus> {
         let known = self.entries.values().filter(|entry| !entry.acked).map(Entry::status);
-        let mut latest: Vec<_> = known.chain(self.past.latest(count)).collect();
+        let mut latest: Vec<_> = known.chain(self.history.latest(count)).collect();
         latest.sort_by_key(|command| std::cmp::Reverse(command.id));
         latest.truncate(count);
         latest
     }
 
-    // --- Small ---
+    // --- Helpers ---
 
-    /// Everything that may follow from what has just happened.
+    /// Does everything that may follow from an event.
     fn pump(&mut self, now_ms: u64) {
-        self.drop_stale(now_ms);
+        self.expire_due(now_ms);
         self.write_due(now_ms);
         self.start_due(now_ms);
         self.post_due(now_ms);
+        self.stamp_if_due(now_ms);
         self.compact_if_worth(now_ms);
     }
 
@@ -378,9 +356,14 @@ impl Engine {
         self.tickets
     }
 
-    /// What is not done, in the order of the hub.
+    /// Commands with something to do, in the order of the hub.
     fn live(&self) -> impl Iterator<Item = &Entry> {
         self.live.iter().filter_map(|(_, id)| self.entries.get(id))
+    }
+
+    /// Whether anything is stored that has an age.
+    fn is_aging(&self) -> bool {
+        !self.entries.is_empty() || self.history.len() > 0
     }
 
     fn stop_all(&mut self, stop: Stop) {
@@ -388,10 +371,11 @@ impl Engine {
         let ids: Vec<_> = self.live().filter(running).map(|entry| entry.id).collect();
         self.out.extend(ids.into_iter().map(|command| Output::Stop { command, stop }));
     }
+}
 
-    fn hub_ms(&self, now_ms: u64) -> Option<u64> {
-        self.hub_clock.map(|(hub_ms, at_ms)| hub_ms.saturating_add(now_ms.saturating_sub(at_ms)))
-    }
+/// A limit in milliseconds; all are whole seconds.
+const fn ms(limit: Duration) -> u64 {
+    limit.as_secs() * 1000
 }
 
 #[cfg(test)]

@@ -1,74 +1,74 @@
-//! What `bellwire agent journal` does: looks into a journal and mends it, without an agent.
+//! What `bellwire agent journal` does: inspects and repairs a journal, without an agent.
 //!
-//! The public face of `journal`. It starts nothing, and tells no hub.
+//! The public interface of `journal`. It starts no handler, and reports nothing to a hub.
 
 use std::path::Path;
 
 use bellwire_proto::DeviceId;
 
 use super::JournalError;
-use super::journal::{self, Part, Place};
+use super::journal::{self, JournalPart, JournalSpan};
 
 pub use super::journal::Repaired;
 
-/// Something that stands in a journal.
+/// An item of a journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Seen {
+pub enum JournalItem {
     /// A record, as its JSON.
     Record(String),
-    /// A whole line that a later version wrote, as its JSON: not all of it is known to this one.
+    /// A whole line of a later version, as its JSON. This version does not know all of it.
     Unknown {
-        /// At which byte it begins.
+        /// The byte at which it begins.
         at: u64,
-        /// What it says.
+        /// Its content.
         json: String,
     },
-    /// What stands here is not what was written.
+    /// The disk damaged what was written here.
     Damaged {
-        /// At which byte it begins.
+        /// The byte at which it begins.
         at: u64,
-        /// How long it is.
+        /// Its length.
         bytes: u64,
     },
-    /// The end was being written when the power failed, and the next start cuts it off; or it is being
-    /// written now.
+    /// The end of the file, where a power cut interrupted a write, or where the agent is writing now. The next start
+    /// cuts it off.
     Torn {
-        /// At which byte it begins.
+        /// The byte at which it begins.
         at: u64,
-        /// How long it is.
+        /// Its length.
         bytes: u64,
     },
 }
 
-/// Tells everything that stands in the journal, in order. Changes nothing, and may look while an
-/// agent runs.
+/// Passes on every item of the journal, in order. It changes nothing, and may be called while an agent runs.
 ///
 /// # Errors
-/// What an agent would refuse the journal for; what can be read was told before. Nothing is told
-/// when there is no journal, or it is another device's or of a newer format.
+/// Those for which an agent would refuse the journal, after every readable item was passed on. If there is no
+/// journal, or it has another device or a newer format, nothing is passed on.
 pub fn show(
-    folder: &Path,
+    dir: &Path,
     device: &DeviceId,
-    mut told: impl FnMut(Seen),
+    mut on_item: impl FnMut(JournalItem),
 ) -> Result<(), JournalError> {
-    journal::show(folder, device, |Place { at, bytes }, part| match part {
-        Part::Records(records) => records.iter().for_each(|record| {
-            told(Seen::Record(serde_json::to_string(record).unwrap_or_default()))
+    journal::show(dir, device, |JournalSpan { at, bytes }, part| match part {
+        JournalPart::Records(records) => records.iter().for_each(|record| {
+            on_item(JournalItem::Record(serde_json::to_string(record).unwrap_or_default()))
         }),
-        Part::Unknown { json, .. } => told(Seen::Unknown { at, json: json.to_owned() }),
-        Part::Damaged => told(Seen::Damaged { at, bytes }),
-        Part::Torn => told(Seen::Torn { at, bytes }),
+        JournalPart::Unknown { json, .. } => {
+            on_item(JournalItem::Unknown { at, json: json.to_owned() })
+        }
+        JournalPart::Damaged => on_item(JournalItem::Damaged { at, bytes }),
+        JournalPart::Torn => on_item(JournalItem::Torn { at, bytes }),
     })
 }
 
-/// Writes the journal anew with everything in it that can be read, and keeps a copy of the file as
-/// it was. A journal that an agent would run on is left as it is. A command whose start record was
-/// lost may run again: look first.
+/// Writes the journal again with all readable records, and preserves a copy of the original file. A journal that an
+/// agent would accept is unchanged. A command whose start record was lost may run again: inspect the journal first.
 ///
 /// # Errors
-/// When there is no journal, it is another device's or of a newer format, there is no room for the
-/// copy, or an agent runs on the folder.
-pub fn repair(folder: &Path, device: &DeviceId) -> Result<Repaired, JournalError> {
-    journal::repair(folder, device)
+/// If there is no journal, it has another device or a newer format, there is no space for the copy, or an agent runs
+/// on the directory.
+pub fn repair(dir: &Path, device: &DeviceId) -> Result<Repaired, JournalError> {
+    journal::repair(dir, device)
 }

@@ -1,16 +1,16 @@
-//! The agent's memory: what must be known after a power cut, in one append-only file.
+//! The agent's journal: what must survive a power cut, in one append-only file.
 //!
-//! `journal` in the state folder. Each append is one line of checked records ([`line`]) and is on
-//! disk when [`Journal::append`] returns. `lock` beside it keeps a second agent out. What the
-//! records mean is `engine.rs`'s to say; here they are only kept.
+//! It is `journal` in the state directory. Each append is one line of checksummed records ([`mod@line`]) and is
+//! on disk when [`Journal::append`] returns. `lock` beside it excludes a second agent. What the records mean is
+//! decided in `engine.rs`; here they are only stored.
 //!
-//! What is assumed of the disk: what `fsync` was answered for stays as it is, and what it was not
-//! answered for may be there in part, in whole or not at all, in blocks of any order, with zeros
-//! between. An append is one line, and the next begins when it is on disk. So one bad line at the very
-//! end is torn, was never answered for, and is cut off. Everything else that is not as it was written
-//! is damage ([`read`]), and is refused rather than guessed at: a start record that is lost would run a
-//! command twice. A whole line of a right checksum is never torn, whether its words are known or not.
-//! (A last line that was on disk and rots there looks like a torn one. Nobody can tell them apart.)
+//! Assumptions about the disk: data that `fsync` has confirmed is durable; data that it has not confirmed may be
+//! there in whole, in part or not at all, as blocks in any order with zeros between. An append is one line, and
+//! the next one begins after it is on disk. So a single bad line at the very end is torn, was never confirmed,
+//! and is cut off. Everything else that differs from what was written is damage ([`read`]) and is refused rather
+//! than guessed at: a lost start record would run a command twice. A whole line with a correct checksum is never
+//! torn, whether this version knows its records or not. (A last line that was on disk and decays there looks like
+//! a torn one. Nothing can distinguish the two.)
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
@@ -26,33 +26,33 @@ use serde::{Deserialize, Serialize};
 mod draft;
 mod error;
 mod line;
-mod mend;
 mod read;
 mod record;
+mod repair;
 mod reserve;
 
 pub use error::JournalError;
-pub use mend::Repaired;
+pub use repair::Repaired;
 
 use draft::{DRAFT, Draft};
 pub(crate) use error::AppendError;
-pub(crate) use mend::{repair, show};
-pub(crate) use read::{Part, Place};
-pub(crate) use record::{BootId, Done, REPORT_BYTES_MAX, Received, Record, fit};
+pub(crate) use read::{JournalPart, JournalSpan};
+pub(crate) use record::{BootId, ClockStamp, Done, Received, Record, STORED_REPORT_BYTES_MAX, fit};
+pub(crate) use repair::{repair, show};
 pub(crate) use reserve::Reserve;
 
-/// The format that is written here, and the newest that can be read.
+/// The format that is written, and the newest that can be read.
 const FORMAT: u32 = 1;
 const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
-/// All files in it are the agent's alone. Who runs a handler as another user passes through, to the
-/// file with that command's data, and cannot look around.
-const FOLDER_MODE: u32 = 0o711;
-/// How often, and after which time, a lock that is held is asked for again.
+/// All files in it are private to the agent. A handler that runs as another user can reach the file with its
+/// command's data, and cannot list the directory.
+const DIR_MODE: u32 = 0o711;
+/// How often, and after which pause, a lock that is held is requested again.
 const LOCK_TRIES: u32 = 5;
 const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(50);
-/// The longest line that is written, and read back: so much memory a damaged file can take. A command
-/// with its data and its result has some 2 MiB.
+/// The longest line that is written and read: it bounds the memory that a damaged file can take. A command with
+/// its data and its result has about 2 MiB.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// The first line.
@@ -65,100 +65,101 @@ struct Head {
 /// A journal that is open and locked.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    folder: PathBuf,
+    dir: PathBuf,
     device: DeviceId,
     file: File,
     bytes: u64,
-    /// The room that is kept behind the end.
+    /// The space that is reserved behind the end.
     reserve_bytes: u64,
     /// Held until the journal is dropped.
     _lock: File,
 }
 
 impl Journal {
-    /// Opens the journal of `device` in `folder`, or begins one, and tells every record in the order
-    /// of writing. A torn end is cut off.
+    /// Opens the journal of `device` in `dir`, or creates one, and passes on every record in the order of
+    /// writing. A torn end is cut off.
     pub(crate) fn open(
-        folder: &Path,
+        dir: &Path,
         device: &DeviceId,
-        mut told: impl FnMut(Record),
+        mut on_record: impl FnMut(Record),
     ) -> Result<Self, JournalError> {
-        let lock = lock(folder)?;
-        let path = folder.join(JOURNAL);
+        let lock = lock(dir)?;
+        let path = dir.join(JOURNAL);
         let io = |source| JournalError::Io { path: path.clone(), source };
-        // What a compaction left when the power failed only takes room.
-        std::fs::remove_file(folder.join(DRAFT)).ok();
+        // An unfinished compaction of before a crash only takes space.
+        std::fs::remove_file(dir.join(DRAFT)).ok();
         if !path.try_exists().map_err(io)? {
-            let draft = Draft::begin(folder, device).map_err(io)?;
+            let draft = Draft::begin(dir, device).map_err(io)?;
             draft.finish(0).map_err(|error| io(error.into_io()))?;
-            sync_folder(folder).map_err(io)?;
-            tracing::info!(path = %path.display(), "a new journal");
+            sync_dir(dir).map_err(io)?;
+            tracing::info!(path = %path.display(), "journal created");
         }
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
-        let judgement = read::read(&path, &file, device, |_, part| {
-            if let Part::Records(records) = part {
-                records.into_iter().for_each(&mut told);
+        let scan = read::read(&path, &file, device, |_, part| {
+            if let JournalPart::Records(records) = part {
+                records.into_iter().for_each(&mut on_record);
             }
         })?;
-        if let Some(fault) = judgement.fault {
+        if let Some(fault) = scan.fault {
             return Err(fault);
         }
-        let bytes = judgement.good_bytes;
+        let bytes = scan.good_bytes;
         let torn_bytes = file.seek(SeekFrom::End(0)).map_err(io)? - bytes;
         if torn_bytes > 0 {
             tracing::warn!(torn_bytes, "the journal's torn end is cut off");
-            // The cut takes the room behind the end with it, which others may have waited for.
-            let held_bytes = reserve::taken_bytes(&file).map_err(io)?.saturating_sub(bytes);
+            // The cut releases the reservation, and handlers in progress may depend on it.
+            let allocated_bytes =
+                reserve::allocated_bytes_of(&file).map_err(io)?.saturating_sub(bytes);
             file.set_len(bytes).map_err(io)?;
-            reserve::take(&file, bytes, held_bytes).ok();
+            reserve::take(&file, bytes, allocated_bytes).ok();
             file.sync_all().map_err(io)?;
             file.seek(SeekFrom::End(0)).map_err(io)?;
         }
-        let (folder, device) = (folder.into(), device.clone());
-        Ok(Self { folder, device, file, bytes, reserve_bytes: 0, _lock: lock })
+        let (dir, device) = (dir.into(), device.clone());
+        Ok(Self { dir, device, file, bytes, reserve_bytes: 0, _lock: lock })
     }
 
-    /// How long the file is.
+    /// The length of the file.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Keeps `records`, in one piece: all of them are on disk when this returns, or none will be
-    /// read. With room behind them, for what comes later.
+    /// Appends `records` as one unit: all of them are on disk when this returns, or none will be read. The
+    /// reservation behind them is for later appends.
     pub(crate) fn append(
         &mut self,
         records: &[&Record],
         reserve: Reserve,
     ) -> Result<(), AppendError> {
         let line = line::encode(&records).map_err(io::Error::from)?;
-        // What is too long to be read again is not written.
+        // A line that is too long to be read again is not written.
         if line.len() as u64 > LINE_BYTES_MAX {
             return Err(AppendError::Full);
         }
         let after = self.bytes + line.len() as u64;
         reserve::take(&self.file, after, reserve.needed_bytes)?;
         if let Err(error) = self.file.write_all(&line) {
-            // What was written of it has no line end, so it must not stay in front of the next.
+            // The part that was written has no line end, so it must not remain before the next line.
             self.file.set_len(self.bytes)?;
             self.file.seek(SeekFrom::Start(self.bytes))?;
-            // The cut took the room behind the end as well.
+            // The cut has released the reservation as well.
             reserve::take(&self.file, self.bytes, self.reserve_bytes).ok();
             return Err(AppendError::of_write(error));
         }
         self.file.sync_data()?;
-        // What is to be kept and is not there any more, as after a torn end was cut off, is asked for again.
-        if reserve.kept_bytes > self.reserve_bytes.max(reserve.needed_bytes) {
-            reserve::take(&self.file, after, reserve.kept_bytes).ok();
+        // A reservation that was lost, as when a torn end was cut off, is requested again.
+        if reserve.reserved_bytes > self.reserve_bytes.max(reserve.needed_bytes) {
+            reserve::take(&self.file, after, reserve.reserved_bytes).ok();
         }
-        (self.bytes, self.reserve_bytes) = (after, reserve.kept_bytes);
-        if let Err(error) = reserve::give_back(&self.file, after, reserve.kept_bytes) {
-            tracing::debug!(%error, "the room behind the journal is as it was");
+        (self.bytes, self.reserve_bytes) = (after, reserve.reserved_bytes);
+        if let Err(error) = reserve::give_back(&self.file, after, reserve.reserved_bytes) {
+            tracing::debug!(%error, "the space behind the journal was not released");
         }
         Ok(())
     }
 
-    /// Replaces everything by `batches`, a line each, and gives whether it did: one that would not be
-    /// shorter leaves the journal as it is. So does one that cannot be written, for whatever reason.
+    /// Replaces all records by `batches`, one line each, and returns whether it did. A journal that would not become
+    /// shorter is unchanged, and so is one whose replacement cannot be written.
     pub(crate) fn compact(
         &mut self,
         batches: impl Iterator<Item = Vec<Record>>,
@@ -166,14 +167,14 @@ impl Journal {
     ) -> io::Result<bool> {
         match self.redraft(batches, reserve_bytes) {
             Ok(Some((file, bytes))) => {
-                // From here on the old one is gone.
+                // From here on the old file is gone.
                 (self.file, self.bytes, self.reserve_bytes) = (file, bytes, reserve_bytes);
-                sync_folder(&self.folder)?;
+                sync_dir(&self.dir)?;
                 Ok(true)
             }
             Ok(None) => Ok(false),
             Err(error) => {
-                tracing::warn!(%error, "the journal was not compacted, and is as it was");
+                tracing::warn!(%error, "the journal was not compacted and is unchanged");
                 Ok(false)
             }
         }
@@ -184,7 +185,7 @@ impl Journal {
         batches: impl Iterator<Item = Vec<Record>>,
         reserve_bytes: u64,
     ) -> Result<Option<(File, u64)>, AppendError> {
-        let mut draft = Draft::begin(&self.folder, &self.device)?;
+        let mut draft = Draft::begin(&self.dir, &self.device)?;
         for records in batches {
             draft.push(&records)?;
             if draft.bytes() >= self.bytes {
@@ -200,15 +201,15 @@ impl Journal {
 impl Journal {
     /// From now on each write fails.
     pub(crate) fn break_disk(&mut self) {
-        self.file = File::open(self.folder.join(JOURNAL)).unwrap();
+        self.file = File::open(self.dir.join(JOURNAL)).unwrap();
     }
 }
 
-/// Takes the folder for this process, and makes it first if need be.
-fn lock(folder: &Path) -> Result<File, JournalError> {
-    let path = folder.join(LOCK);
+/// Locks the directory for this process; creates it if necessary.
+fn lock(dir: &Path) -> Result<File, JournalError> {
+    let path = dir.join(LOCK);
     let io = |source| JournalError::Io { path: path.clone(), source };
-    make(folder, FOLDER_MODE).map_err(|source| JournalError::Io { path: folder.into(), source })?;
+    create_dir(dir, DIR_MODE).map_err(|source| JournalError::Io { path: dir.into(), source })?;
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
     let file = options.open(&path).map_err(io)?;
@@ -216,34 +217,34 @@ fn lock(folder: &Path) -> Result<File, JournalError> {
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
-            // An agent that was killed while it started a handler holds it by that until the handler runs.
+            // An agent that was killed while it started a handler leaves the lock to the child until that executes.
             Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => {
                 tries += 1;
                 std::thread::sleep(LOCK_AGAIN_AFTER);
             }
-            Err(Errno::WOULDBLOCK) => return Err(JournalError::Locked { folder: folder.into() }),
+            Err(Errno::WOULDBLOCK) => return Err(JournalError::Locked { dir: dir.into() }),
             Err(errno) => return Err(io(errno.into())),
         }
     }
 }
 
-/// Makes a folder that lasts, with those above it.
-fn make(folder: &Path, mode: u32) -> io::Result<()> {
-    if folder.as_os_str().is_empty() || folder.is_dir() {
+/// Creates a directory, durably, with its parents.
+fn create_dir(dir: &Path, mode: u32) -> io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
         return Ok(());
     }
-    let above = folder.parent().unwrap_or(Path::new(""));
-    make(above, 0o755)?;
-    match std::fs::DirBuilder::new().mode(mode).create(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-        made => made.and_then(|()| sync_folder(above)),
+    let above = dir.parent().unwrap_or(Path::new(""));
+    create_dir(above, 0o755)?;
+    match std::fs::DirBuilder::new().mode(mode).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        made => made.and_then(|()| sync_dir(above)),
     }
 }
 
-/// Makes a new name in the folder last.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    let here = folder.as_os_str().is_empty();
-    File::open(if here { Path::new(".") } else { folder })?.sync_all()
+/// Makes a new name in the directory durable.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    let here = dir.as_os_str().is_empty();
+    File::open(if here { Path::new(".") } else { dir })?.sync_all()
 }
 
 #[cfg(test)]

@@ -1,88 +1,82 @@
-//! Staying connected: when to come back after which loss, and what a person is told of it.
+//! When to reconnect after which loss, and how the loss is explained to an operator.
 //!
-//! The growing wait itself is `bellwire_sse::Reconnect`'s. Here is what an appliance that nobody
-//! looks after adds: every loss is followed by another try, and some by a longer pause, since to ask
-//! again at once would help nobody.
+//! `bellwire_sse::Reconnect` implements the backoff. This file adds what an unattended appliance needs: it retries
+//! after every loss, and after some of them with a longer pause, where an early retry would be useless.
 
 use std::time::Duration;
 
 use bellwire_proto::Seconds;
+use bellwire_proto::limits::{
+    AGENT_HEALTHY_AFTER, AGENT_LOCKED_PAUSE, AGENT_PORTAL_PAUSE, AGENT_RECONNECT_MAX,
+    AGENT_REFUSED_PAUSE, AGENT_REMOVED_PAUSE, AGENT_REPLACED_PAUSE_MS,
+};
 use bellwire_proto::stream::{Bye, ByeReason};
 
 use crate::api::ListenOptions;
 use crate::event_source::{Error, Loss, Retry, SERVER_WAIT_MAX};
 use crate::transport::Stage;
 
-/// How long a connection must last for the wait to begin afresh.
-const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// The longest wait while no connection is healthy.
-const DELAY_MAX: Duration = Duration::from_secs(60);
-/// The pause after a refusal that somebody has to mend.
-const REFUSED_PAUSE: Duration = Duration::from_secs(60);
-/// The pause after an answer that says nothing better: a portal, or 204.
-pub(super) const PORTAL_PAUSE: Duration = Duration::from_secs(30);
-/// The shortest and the longest pause after another agent of this name took the stream.
-const REPLACED_PAUSE_MS: (u64, u64) = (5000, 30_000);
-
-/// How the agent listens.
+/// The agent's options for listening.
 pub(super) fn options(heartbeat: Option<Seconds>) -> ListenOptions {
     let options = ListenOptions::default()
         .retry(Retry::always().delays(pause_after))
-        .healthy_after(HEALTHY_AFTER)
+        .healthy_after(AGENT_HEALTHY_AFTER)
         .same_origin(true)
-        .reconnect_delay_max(DELAY_MAX);
+        .reconnect_delay_max(AGENT_RECONNECT_MAX);
     match heartbeat {
         Some(heartbeat) => options.heartbeat(heartbeat),
         None => options,
     }
 }
 
-/// How long to stay away after a loss; `None` leaves it to the growing wait. Where asking again soon
-/// would help nobody, a shorter `Retry-After` does not make it sooner.
+/// The pause after a loss; `None` leaves it to the backoff. Where an early retry is useless, a shorter `Retry-After`
+/// does not shorten it.
 fn pause_after(loss: &Loss) -> Option<Duration> {
-    let asked = loss.retry_after().map(|asked| asked.min(SERVER_WAIT_MAX));
-    let least = match loss {
+    let requested = loss.retry_after().map(|requested| requested.min(SERVER_WAIT_MAX));
+    let pause_min = match loss {
         Loss::Failed(Error::Refused(refusal)) => match refusal.status.as_u16() {
-            401 | 403 | 404 | 407 => REFUSED_PAUSE,
-            423 => Duration::from_secs(30),
-            410 => Duration::from_secs(15 * 60),
-            // Neither a stream nor a refusal: 202, or 300 without a place to go to.
-            200..=399 | 511 => PORTAL_PAUSE,
-            _ => return asked,
+            401 | 403 | 404 | 407 => AGENT_REFUSED_PAUSE,
+            423 => AGENT_LOCKED_PAUSE,
+            410 => AGENT_REMOVED_PAUSE,
+            // Neither a stream nor a refusal: 202, or 300 without a location.
+            200..=399 | 511 => AGENT_PORTAL_PAUSE,
+            _ => return requested,
         },
         Loss::Failed(Error::Transport(error)) if error.stage() == Stage::ProxyLogin => {
-            REFUSED_PAUSE
+            AGENT_REFUSED_PAUSE
         }
-        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => PORTAL_PAUSE,
+        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => {
+            AGENT_PORTAL_PAUSE
+        }
         Loss::Failed(
             Error::NotAStream { .. }
             | Error::Elsewhere { .. }
             | Error::Redirect(_)
             | Error::Rejected { .. },
-        ) => PORTAL_PAUSE,
+        ) => AGENT_PORTAL_PAUSE,
         Loss::Ended
         | Loss::Failed(Error::Transport(_) | Error::Silent { .. } | Error::NotBegun { .. }) => {
             return None;
         }
     };
-    Some(spread(least).max(asked.unwrap_or_default()))
+    Some(spread(pause_min).max(requested.unwrap_or_default()))
 }
 
-/// Up to a quarter more, so that what a crowd lost together it does not ask for together.
-pub(super) fn spread(least: Duration) -> Duration {
+/// Adds up to a quarter, so that devices that lost their hub together do not reconnect together.
+pub(super) fn spread(pause_min: Duration) -> Duration {
     let share = (getrandom::u32().unwrap_or(u32::MAX) >> 16) as u16;
-    least + least / 4 * u32::from(share) / u32::from(u16::MAX)
+    pause_min + pause_min / 4 * u32::from(share) / u32::from(u16::MAX)
 }
 
-/// How long to stay away after a `bye`, where it is not the hub that says so.
+/// The pause after a `bye`, where the hub does not name it.
 pub(super) fn pause_after_bye(bye: &Bye) -> Option<Duration> {
-    let (least_ms, most_ms) = REPLACED_PAUSE_MS;
+    let (least_ms, most_ms) = AGENT_REPLACED_PAUSE_MS;
     let random = getrandom::u64().unwrap_or(u64::MAX);
     (bye.reason == ByeReason::Replaced)
         .then(|| Duration::from_millis(least_ms + random % (most_ms - least_ms + 1)))
 }
 
-/// What a loss means, for the person who reads the log.
+/// What a loss means, for the log.
 pub(super) fn explain(loss: &Loss) -> String {
     let status = match loss {
         Loss::Failed(Error::Refused(refusal)) => refusal.status.as_u16(),
@@ -91,26 +85,25 @@ pub(super) fn explain(loss: &Loss) -> String {
             error @ (Error::NotAStream { .. } | Error::Redirect(_) | Error::Rejected { .. }),
         ) => {
             return format!(
-                "what answers is not the hub but a box on the way, such as the sign-in page of a \
-                 guest network ({error})"
+                "the answer comes from a middlebox and not from the hub, such as the sign-in page \
+                 of a guest network ({error})"
             );
         }
         Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => {
             return format!(
-                "what answers is not the hub but a box on the way, such as the sign-in page of a \
-                 guest network, or the hub's authority is not known here: set ca_file ({error})"
+                "the answer comes from a middlebox and not from the hub, such as the sign-in page \
+                 of a guest network, or the hub's authority is unknown here: set ca_file ({error})"
             );
         }
         Loss::Failed(error @ Error::Elsewhere { .. }) => {
             return format!(
-                "what answers leads elsewhere, as the sign-in page of a guest network does \
+                "the answer redirects to another server, as the sign-in page of a guest network does \
                  ({error}); if that is the hub, set it as hub"
             );
         }
         Loss::Failed(error @ Error::NotBegun { .. }) => {
             return format!(
-                "the stream is there but its hello is not: a box on the way may hold it back \
-                 ({error})"
+                "the stream is connected but sends no hello: a middlebox may buffer it ({error})"
             );
         }
         Loss::Ended | Loss::Failed(Error::Transport(_) | Error::Silent { .. }) => {
@@ -123,12 +116,12 @@ pub(super) fn explain(loss: &Loss) -> String {
         404 => {
             "the hub does not know this device, or the URL is not a hub's: enrol it, or check hub"
         }
-        407 => "the proxy asks for a user and password: set them in the proxy's URL",
+        407 => "the proxy requires a user and password: set them in the proxy's URL",
         410 => "this device was removed from the hub",
-        423 => "another listener holds this device's place",
-        429 => "the hub asks to come less often",
-        503 => "the hub is about to stop, or cannot write",
-        511 => "the network asks for a sign-in before it lets anything through",
+        423 => "another listener has this device's stream",
+        429 => "the hub requests fewer connections",
+        503 => "the hub is stopping, or cannot write",
+        511 => "the network requires a sign-in",
         _ => return loss.to_string(),
     };
     format!("{meaning} (status {status})")
@@ -156,12 +149,12 @@ mod tests {
                 assert!(least <= pause && pause <= least + least / 4, "{status}: {pause:?}");
             }
         }
-        assert_eq!(pause_after(&refused(500, None)), None, "the growing wait stands");
-        assert_eq!(pause_after(&Loss::Ended), None, "the growing wait stands");
+        assert_eq!(pause_after(&refused(500, None)), None, "the backoff applies");
+        assert_eq!(pause_after(&Loss::Ended), None, "the backoff applies");
     }
 
     #[test]
-    fn a_portal_is_given_half_a_minute() {
+    fn a_portal_causes_a_pause_of_30_seconds() {
         let page = Error::NotAStream { content_type: Some("text/html".into()) };
         let reject = Error::Rejected { reason: "the hello is for another device".into() };
         let away = "http://portal.example/login".to_owned();
@@ -172,20 +165,23 @@ mod tests {
         for error in [untrusted, page, reject, away, RedirectFault::TooMany.into()] {
             let loss = Loss::Failed(error);
             let pause = pause_after(&loss).unwrap();
-            assert!(PORTAL_PAUSE <= pause && pause <= PORTAL_PAUSE + PORTAL_PAUSE / 4, "{pause:?}");
+            assert!(
+                AGENT_PORTAL_PAUSE <= pause && pause <= AGENT_PORTAL_PAUSE + AGENT_PORTAL_PAUSE / 4,
+                "{pause:?}"
+            );
             assert!(explain(&loss).contains("sign-in page"), "{}", explain(&loss));
         }
     }
 
     #[test]
-    fn what_the_server_asks_for_replaces_the_pause() {
-        let asked = Some(Duration::from_secs(7));
-        assert_eq!(pause_after(&refused(503, asked)), asked);
+    fn a_requested_pause_replaces_the_default() {
+        let requested = Some(Duration::from_secs(7));
+        assert_eq!(pause_after(&refused(503, requested)), requested);
         let hour = Some(Duration::from_secs(3600));
         assert_eq!(pause_after(&refused(401, hour)), hour);
     }
 
-    /// A hub that refused a credential with `Retry-After: 0` was asked thousands of times a second.
+    /// A hub that refused a credential with `Retry-After: 0` received thousands of requests a second.
     #[test]
     fn a_shorter_retry_after_does_not_shorten_the_pause_after_a_refusal() {
         for status in [401, 403, 404, 407, 410, 423, 511] {
@@ -195,12 +191,12 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_asks_for_a_password_is_told_apart_from_one_that_opens_no_way() {
+    fn a_proxy_that_requires_a_password_is_distinguished_from_one_that_refuses_the_tunnel() {
         let of = |stage| Loss::Failed(TransportError::new(stage, "tunnel error: …").into());
         let (login, refused) = (of(Stage::ProxyLogin), of(Stage::ProxyRefused));
-        assert!(pause_after(&login).unwrap() >= REFUSED_PAUSE);
+        assert!(pause_after(&login).unwrap() >= AGENT_REFUSED_PAUSE);
         assert!(explain(&login).contains("user and password"), "{}", explain(&login));
-        assert_eq!(pause_after(&refused), None, "the growing wait stands");
+        assert_eq!(pause_after(&refused), None, "the backoff applies");
         assert!(explain(&refused).contains("opens no way"), "{}", explain(&refused));
     }
 

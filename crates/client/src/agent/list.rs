@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bellwire_proto::{Action, ErrorInfo, Json, codes};
 use serde::de::DeserializeOwned;
 
-use super::engine::{Judge, Terms};
+use super::engine::{Admission, RunSettings};
 use super::policy::{Policy, Rules};
 use super::run::error;
 
@@ -35,15 +35,15 @@ impl List {
     }
 }
 
-impl Judge for List {
-    fn judge(&self, action: &Action, data: &Json) -> Result<(), ErrorInfo> {
+impl Admission for List {
+    fn admit(&self, action: &Action, data: &Json) -> Result<(), ErrorInfo> {
         self.policy.judge(action, data)?;
         self.checks.get(action).map_or(Ok(()), |check| check(data))
     }
 
-    fn terms(&self, action: &Action) -> Option<Terms> {
+    fn run_settings(&self, action: &Action) -> Option<RunSettings> {
         let rules = self.policy.rules(action)?;
         let Rules { on_restart, concurrency, timeout, .. } = **rules;
-        Some(Terms { on_restart, concurrency, timeout })
+        Some(RunSettings { on_restart, concurrency, timeout })
     }
 }

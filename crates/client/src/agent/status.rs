@@ -1,7 +1,7 @@
-//! What the agent tells of itself on its own machine: one JSON object over a local socket.
+//! The agent's status on its own machine: one JSON object over a local socket.
 //!
-//! `agent.sock` in the state folder, open to the agent's own user. Whoever connects gets a
-//! [`Status`] on one line, and the end. `bellwire agent status` reads it by [`read`].
+//! `agent.sock` in the state directory is private to the agent's user. A client that connects receives a
+//! [`Status`] as one line, and the end of the stream. `bellwire agent status` reads it with [`read`].
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,16 +16,14 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 const SOCKET: &str = "agent.sock";
-/// How long a reader may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// When to accept again after that has failed, as it does without a free descriptor.
+/// How long a client may take.
+const READER_TIMEOUT: Duration = Duration::from_secs(5);
+/// When to accept again after an error, such as the lack of a file descriptor.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 /// The longest status that is read.
 const STATUS_BYTES_MAX: u64 = 1 << 20;
-/// How many commands are told.
-pub(super) const COMMANDS_MAX: usize = 20;
 
-/// The agent as it stands.
+/// The state of an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -33,13 +31,13 @@ pub struct Status {
     pub version: String,
     /// Its process id.
     pub pid: u32,
-    /// Who it is.
+    /// Its device.
     pub device: DeviceId,
     /// For how long it has run, in seconds.
     pub up_s: u64,
-    /// How it stands with the hub.
+    /// The connection to the hub.
     pub connection: Connection,
-    /// How it stands with its memory.
+    /// The journal.
     pub journal: JournalStatus,
     /// The latest commands, newest first: 20 at most.
     pub commands: Vec<CommandStatus>,
@@ -51,15 +49,15 @@ pub struct Status {
 pub struct Connection {
     /// The URL of the hub, without credentials.
     pub hub: String,
-    /// Whether it listens now.
+    /// Whether the stream is connected.
     pub connected: bool,
-    /// Since when that is so, in seconds.
+    /// For how long, in seconds.
     pub since_s: u64,
-    /// Program and version of the hub, once it has said hello.
+    /// Program and version of the hub, from its last hello.
     pub hub_version: Option<String>,
-    /// Why the last connection was lost, or could not be made.
+    /// Why the last connection was lost or could not be made.
     pub last_loss: Option<String>,
-    /// When the next one is tried, in seconds from now.
+    /// When the next attempt begins, in seconds from now.
     pub retry_in_s: Option<u64>,
 }
 
@@ -67,57 +65,58 @@ pub struct Connection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct JournalStatus {
-    /// The state folder.
-    pub folder: PathBuf,
-    /// How long the file is, in bytes.
+    /// The state directory.
+    #[serde(rename = "folder")]
+    pub dir: PathBuf,
+    /// The length of the file, in bytes.
     pub bytes: u64,
-    /// How long it may get.
+    /// Its greatest length.
     pub bytes_max: u64,
-    /// How many commands it remembers.
+    /// The number of commands in it.
     pub commands: usize,
-    /// How many of them are not done: waiting, running, or with a result to be told.
+    /// How many of them are not completed: waiting, running, or with a result that the hub has not confirmed.
     pub under_way: usize,
 }
 
-/// A command as the device sees it.
+/// A command at the device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CommandStatus {
     /// The command.
     pub id: CommandId,
-    /// Its place in the hub's order.
+    /// Its position in the hub's order.
     pub seq: Seq,
-    /// What it asks for; not known of one that was cancelled before it came, or was over long ago.
+    /// Its action; `None` if it was cancelled before it arrived, or completed long ago.
     pub action: Option<Action>,
-    /// Where it is: `waiting`, `running`, or how it ended; `dropped` when the hub had ended it before
-    /// it was started.
+    /// `waiting`, `running`, or how it ended; `dropped` if the hub had ended it before it was started.
     pub state: String,
-    /// Why, where it did not succeed: the error's code.
+    /// The error code, if it did not succeed.
     pub code: Option<String>,
-    /// Whether the hub knows how it ended.
-    pub told: bool,
-    /// How often it was started; not known any more of one that was over long ago.
+    /// Whether the hub has confirmed its result.
+    #[serde(rename = "told")]
+    pub reported: bool,
+    /// How often it was started; `None` if it was completed long ago.
     pub runs: Option<u32>,
 }
 
-/// Asks the agent that runs on this state folder.
+/// Reads the status of the agent that runs on this state directory.
 ///
 /// # Errors
-/// `NotFound` or `ConnectionRefused` when none runs there; `InvalidData` when what answers is none.
-pub async fn read(folder: &Path) -> io::Result<Status> {
+/// `NotFound` or `ConnectionRefused` if no agent runs there; `InvalidData` if the answer is not a status.
+pub async fn read(dir: &Path) -> io::Result<Status> {
     let mut text = Vec::new();
     let ask = async {
-        let socket = UnixStream::connect(folder.join(SOCKET)).await?;
+        let socket = UnixStream::connect(dir.join(SOCKET)).await?;
         socket.take(STATUS_BYTES_MAX).read_to_end(&mut text).await
     };
-    tokio::time::timeout(PATIENCE, ask).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    tokio::time::timeout(READER_TIMEOUT, ask).await.map_err(|_| io::ErrorKind::TimedOut)??;
     serde_json::from_slice(&text).map_err(io::Error::from)
 }
 
-/// Opens the socket, in place of one that a dead agent left. The journal's lock is held by then, so
-/// no living one is robbed of it.
-pub(super) fn open(folder: &Path) -> io::Result<UnixListener> {
-    let path = folder.join(SOCKET);
+/// Opens the socket, and replaces that of an agent that crashed. The caller holds the journal's lock, so no running
+/// agent loses its socket.
+pub(super) fn open(dir: &Path) -> io::Result<UnixListener> {
+    let path = dir.join(SOCKET);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -127,7 +126,7 @@ pub(super) fn open(folder: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Gives those who come to read, one after the other, until nobody asks for them any more.
+/// Accepts clients one after the other, until the receiver is dropped.
 pub(super) fn readers(socket: UnixListener) -> mpsc::Receiver<UnixStream> {
     let accept = async move || socket.accept().await.map(|(reader, _)| reader);
     let (sender, readers) = mpsc::channel(1);
@@ -140,31 +139,31 @@ pub(super) fn readers(socket: UnixListener) -> mpsc::Receiver<UnixStream> {
     readers
 }
 
-/// Accepts for ever: what fails now, for want of a descriptor, may not fail later.
+/// Accepts for ever: an error, such as the lack of a file descriptor, may be temporary.
 async fn accept_all<S>(accept: impl AsyncFn() -> io::Result<S>, sender: &mpsc::Sender<S>) {
     loop {
         match accept().await {
             Ok(reader) => drop(sender.send(reader).await),
             Err(error) => {
-                tracing::warn!(%error, "a reader of the status was not accepted");
+                tracing::warn!(%error, "a client of the status socket was not accepted");
                 sleep(ACCEPT_RETRY).await;
             }
         }
     }
 }
 
-/// Tells one reader.
-pub(super) async fn tell(mut reader: UnixStream, status: Status) {
+/// Sends the status to one client.
+pub(super) async fn send(mut reader: UnixStream, status: Status) {
     let mut line = serde_json::to_vec(&status).unwrap_or_default();
     line.push(b'\n');
     let write = async { reader.write_all(&line).await };
-    // A reader that went away does not matter.
-    tokio::time::timeout(PATIENCE, write).await.ok();
+    // A client that disconnected does not matter.
+    tokio::time::timeout(READER_TIMEOUT, write).await.ok();
 }
 
-/// Takes the socket away.
-pub(super) fn close(folder: &Path) {
-    std::fs::remove_file(folder.join(SOCKET)).ok();
+/// Removes the socket.
+pub(super) fn close(dir: &Path) {
+    std::fs::remove_file(dir.join(SOCKET)).ok();
 }
 
 #[cfg(test)]
@@ -189,9 +188,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_socket_is_the_agents_own_users_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let _socket = open(folder.path()).unwrap();
-        let mode = std::fs::metadata(folder.path().join(SOCKET)).unwrap().permissions().mode();
+        let dir = tempfile::tempdir().unwrap();
+        let _socket = open(dir.path()).unwrap();
+        let mode = std::fs::metadata(dir.path().join(SOCKET)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

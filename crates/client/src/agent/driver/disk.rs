@@ -1,6 +1,7 @@
-//! The journal's hands: one thing at a time on a blocking thread, what waits meanwhile in one append.
+//! Writes the journal on a blocking thread, one task at a time. Appends that wait meanwhile are joined into one.
 
 use std::collections::VecDeque;
+use std::io;
 
 use tokio::task::JoinHandle;
 
@@ -8,20 +9,20 @@ use crate::agent::engine::Snapshot;
 use crate::agent::fault::Point;
 use crate::agent::journal::{AppendError, Journal, Record, Reserve};
 
-/// What came of it.
-pub(super) enum Written {
-    /// These are on disk.
+/// What became of a task.
+pub(super) enum DiskOutcome {
+    /// These writes are on disk.
     Appended { tickets: Vec<u64>, points: Vec<Point>, bytes: u64 },
-    /// There was no room for this one.
+    /// There was no space for this write.
     Full { ticket: u64 },
-    /// The journal was rewritten, if its new length is given.
+    /// A compaction has ended. It succeeded if the new length is given.
     Compacted { bytes: Option<u64> },
     /// The disk failed.
-    Failed { reason: String },
+    Failed { error: io::Error },
 }
 
-/// Something to be done.
-enum Work {
+/// A task for the disk.
+enum DiskTask {
     Append(Append),
     Compact { snapshot: Snapshot, reserve_bytes: u64 },
 }
@@ -32,14 +33,14 @@ struct Append {
     reserve: Reserve,
 }
 
-/// The journal and what is to be done to it.
+/// The journal, and the tasks for it.
 pub(super) struct Disk {
-    /// Here while nothing is done to it.
+    /// `None` while a task is running.
     journal: Option<Journal>,
     bytes: u64,
-    waiting: VecDeque<Work>,
-    busy: Option<JoinHandle<(Journal, Vec<Written>)>>,
-    done: VecDeque<Written>,
+    waiting: VecDeque<DiskTask>,
+    busy: Option<JoinHandle<(Journal, Vec<DiskOutcome>)>>,
+    done: VecDeque<DiskOutcome>,
 }
 
 impl Disk {
@@ -62,27 +63,27 @@ impl Disk {
     }
 
     pub(super) fn write(&mut self, ticket: u64, records: Vec<Record>, reserve: Reserve) {
-        self.waiting.push_back(Work::Append(Append { ticket, records, reserve }));
+        self.waiting.push_back(DiskTask::Append(Append { ticket, records, reserve }));
     }
 
-    /// Replaces the journal by what is in it; its lines are made where they are written.
+    /// Replaces the journal by the snapshot, whose lines are encoded as they are written.
     pub(super) fn compact(&mut self, snapshot: Snapshot, reserve_bytes: u64) {
-        self.waiting.push_back(Work::Compact { snapshot, reserve_bytes });
+        self.waiting.push_back(DiskTask::Compact { snapshot, reserve_bytes });
     }
 
-    /// Begins with what waits, if nothing is under way.
+    /// Starts the tasks that wait, if none is running.
     pub(super) fn start(&mut self) {
         if self.waiting.is_empty() {
             return;
         }
         if let Some(journal) = self.journal.take() {
-            let work = std::mem::take(&mut self.waiting);
-            self.busy = Some(tokio::task::spawn_blocking(move || perform(journal, work)));
+            let tasks = std::mem::take(&mut self.waiting);
+            self.busy = Some(tokio::task::spawn_blocking(move || run_tasks(journal, tasks)));
         }
     }
 
-    /// The next thing that came of it. To drop it loses nothing.
-    pub(super) async fn next(&mut self) -> Written {
+    /// The next outcome. Cancel-safe.
+    pub(super) async fn next(&mut self) -> DiskOutcome {
         loop {
             if let Some(written) = self.done.pop_front() {
                 return written;
@@ -96,65 +97,65 @@ impl Disk {
                     self.journal = Some(journal);
                     self.done.extend(done);
                 }
-                Err(error) => return Written::Failed { reason: error.to_string() },
+                Err(error) => return DiskOutcome::Failed { error: io::Error::other(error) },
             }
         }
     }
 }
 
-/// Does it all, in order, and nothing more once the disk has failed.
-fn perform(mut journal: Journal, mut work: VecDeque<Work>) -> (Journal, Vec<Written>) {
+/// Runs all tasks in order, and none after the disk has failed.
+fn run_tasks(mut journal: Journal, mut tasks: VecDeque<DiskTask>) -> (Journal, Vec<DiskOutcome>) {
     let mut done = Vec::new();
-    while let Some(next) = work.pop_front() {
+    while let Some(next) = tasks.pop_front() {
         match next {
-            Work::Compact { snapshot, reserve_bytes } => {
+            DiskTask::Compact { snapshot, reserve_bytes } => {
                 done.push(compact(&mut journal, &snapshot, reserve_bytes));
             }
-            Work::Append(first) => {
+            DiskTask::Append(first) => {
                 let mut batch = vec![first];
-                while let Some(Work::Append(next)) =
-                    work.pop_front_if(|work| matches!(work, Work::Append(_)))
+                while let Some(DiskTask::Append(next)) =
+                    tasks.pop_front_if(|tasks| matches!(tasks, DiskTask::Append(_)))
                 {
                     batch.push(next);
                 }
                 append(&mut journal, &batch, &mut done);
             }
         }
-        if matches!(done.last(), Some(Written::Failed { .. })) {
+        if matches!(done.last(), Some(DiskOutcome::Failed { .. })) {
             break;
         }
     }
     (journal, done)
 }
 
-fn compact(journal: &mut Journal, snapshot: &Snapshot, reserve_bytes: u64) -> Written {
+fn compact(journal: &mut Journal, snapshot: &Snapshot, reserve_bytes: u64) -> DiskOutcome {
     match journal.compact(snapshot.lines(), reserve_bytes) {
-        Ok(done) => Written::Compacted { bytes: done.then(|| journal.bytes()) },
-        Err(error) => Written::Failed { reason: error.to_string() },
+        Ok(done) => DiskOutcome::Compacted { bytes: done.then(|| journal.bytes()) },
+        Err(error) => DiskOutcome::Failed { error },
     }
 }
 
-/// Appends a batch in one go; without room for all of it, one after the other, in the same order.
-fn append(journal: &mut Journal, batch: &[Append], done: &mut Vec<Written>) {
+/// Appends a batch at once. If there is no space for all of it, each append is tried alone, in the same order.
+fn append(journal: &mut Journal, batch: &[Append], done: &mut Vec<DiskOutcome>) {
     let records: Vec<&Record> = batch.iter().flat_map(|append| &append.records).collect();
     let reserve = Reserve {
         needed_bytes: batch.iter().map(|append| append.reserve.needed_bytes).max().unwrap_or(0),
-        kept_bytes: batch.last().map_or(0, |append| append.reserve.kept_bytes),
+        reserved_bytes: batch.last().map_or(0, |append| append.reserve.reserved_bytes),
     };
     match (journal.append(&records, reserve), batch) {
-        (Ok(()), _) => done.push(Written::Appended {
+        (Ok(()), _) => done.push(DiskOutcome::Appended {
             tickets: batch.iter().map(|append| append.ticket).collect(),
             points: records.into_iter().filter_map(point).collect(),
             bytes: journal.bytes(),
         }),
         (Err(AppendError::Failed(error)), _) => {
-            done.push(Written::Failed { reason: error.to_string() });
+            done.push(DiskOutcome::Failed { error });
         }
-        (Err(AppendError::Full), [alone]) => done.push(Written::Full { ticket: alone.ticket }),
+        (Err(AppendError::Full), [alone]) => done.push(DiskOutcome::Full { ticket: alone.ticket }),
         (Err(AppendError::Full), _) => {
             for alone in batch.chunks(1) {
                 append(journal, alone, done);
-                if matches!(done.last(), Some(Written::Failed { .. })) {
+                if matches!(done.last(), Some(DiskOutcome::Failed { .. })) {
                     return;
                 }
             }
@@ -162,7 +163,7 @@ fn append(journal: &mut Journal, batch: &[Append], done: &mut Vec<Written>) {
     }
 }
 
-/// At which point of a command's life a record is on disk.
+/// The fault point at which a record is on disk.
 fn point(record: &Record) -> Option<Point> {
     match record {
         Record::Received(_) => Some(Point::Journaled),
@@ -171,7 +172,7 @@ fn point(record: &Record) -> Option<Point> {
         Record::Acked { .. } => Some(Point::Acked),
         Record::Begun { .. }
         | Record::Cancelled { .. }
-        | Record::Unfit { .. }
+        | Record::PermanentRejection { .. }
         | Record::Done { .. } => None,
     }
 }

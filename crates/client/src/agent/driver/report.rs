@@ -1,20 +1,19 @@
-//! The driver's side of the reports: how one is sent, and what its answer means: to the engine, and to
-//! the person who reads the log.
+//! Sends reports, and translates their answers for the engine and for the log.
 
 use bellwire_proto::{Code, CommandId, Delivery, DeviceId, Report, ReportState};
 
-use super::{Driver, unless_it_panics};
-use crate::agent::engine::Answer;
+use super::{Driver, catch_panic};
+use crate::agent::engine::ReportAnswer;
 use crate::agent::fault::{self, Point};
 use crate::api::Error;
 
-/// A report that was answered, or not.
-pub(super) struct Posted {
+/// A report that was answered, or has failed.
+pub(super) struct PostOutcome {
     ticket: u64,
     state: ReportState,
-    answer: Answer,
-    /// Why it came to nothing.
-    trouble: Option<String>,
+    answer: ReportAnswer,
+    /// Why it failed.
+    failure: Option<String>,
 }
 
 impl Driver {
@@ -22,33 +21,33 @@ impl Driver {
         let (hub, device) = (self.hub.clone(), self.agent.device.clone());
         let limit = self.engine.post_limit(command);
         let state = report.state;
-        let nothing = move |trouble: String| Posted {
+        let failed = move |failure: String| PostOutcome {
             ticket,
             state,
-            answer: Answer::Failed { retry_after: None },
-            trouble: Some(trouble),
+            answer: ReportAnswer::Failed { retry_after: None },
+            failure: Some(failure),
         };
-        let panicked = nothing("the agent's own code panicked".to_owned());
+        let panicked = failed("the agent's own code panicked".to_owned());
         let post = async move {
-            let told = hub.report(&device, command, &report);
-            let Ok(told) = tokio::time::timeout(limit, told).await else {
-                return nothing(format!("no answer within {} ms", limit.as_millis()));
+            let answer = hub.report(&device, command, &report);
+            let Ok(result) = tokio::time::timeout(limit, answer).await else {
+                return failed(format!("no answer within {} ms", limit.as_millis()));
             };
-            let answer = judge(&device, command, state, &told);
-            let failed = matches!(answer, Answer::Failed { .. });
-            Posted { ticket, state, answer, trouble: failed.then(|| explain(&told)) }
+            let answer = classify(&device, command, state, &result);
+            let is_failed = matches!(answer, ReportAnswer::Failed { .. });
+            PostOutcome { ticket, state, answer, failure: is_failed.then(|| explain(&result)) }
         };
-        self.posts.spawn(unless_it_panics(post, panicked));
+        self.posts.spawn(catch_panic(post, panicked));
     }
 
-    pub(super) fn answered(&mut self, now_ms: u64, posted: Posted) {
-        let Posted { ticket, state, answer, trouble } = posted;
-        match trouble {
-            Some(trouble) if !std::mem::replace(&mut self.posts_fail, true) => {
-                tracing::warn!("reports come to nothing, and are tried again: {trouble}");
+    pub(super) fn on_report_answered(&mut self, now_ms: u64, posted: PostOutcome) {
+        let PostOutcome { ticket, state, answer, failure } = posted;
+        match failure {
+            Some(failure) if !std::mem::replace(&mut self.posts_fail, true) => {
+                tracing::warn!("reports fail, and are tried again: {failure}");
             }
-            Some(trouble) => tracing::debug!("a report came to nothing: {trouble}"),
-            None if std::mem::take(&mut self.posts_fail) => tracing::info!("reports arrive again"),
+            Some(failure) => tracing::debug!("a report failed: {failure}"),
+            None if std::mem::take(&mut self.posts_fail) => tracing::info!("reports succeed again"),
             None => {}
         }
         let offered = state == ReportState::Accepted;
@@ -64,46 +63,48 @@ impl Driver {
     }
 }
 
-/// Reads an answer. One that is not the hub's is none, whatever its status, but for two: a box on the
-/// way, or the parser before the hub, may refuse a body for its length (413) or a result for its form
-/// (400), in its own words or in none. An offer has no form to be wrong, and only the hub may end it,
-/// which knows the way that it came by: one that finds nothing there is a box too.
-fn judge(
+/// Classifies an answer. One that is not the hub's counts as a failure, whatever its status, with two exceptions: a
+/// middlebox, or the HTTP parser in front of the hub, may refuse a body for its length (413) or a result for its
+/// form (400) with a body of its own or none. An offer is always well-formed, and only the hub may end it. The hub
+/// knows the path of a report, so a 404 of a path comes from a middlebox.
+fn classify(
     device: &DeviceId,
     command: CommandId,
-    told: ReportState,
+    reported: ReportState,
     answer: &Result<Delivery, Error>,
-) -> Answer {
+) -> ReportAnswer {
     match answer {
         Ok(delivery) if delivery.command == command && delivery.device == *device => {
-            Answer::Delivery { state: delivery.state, rev: delivery.rev }
+            ReportAnswer::Delivery { state: delivery.state, rev: delivery.rev }
         }
-        Ok(_) => Answer::Failed { retry_after: None },
+        Ok(_) => ReportAnswer::Failed { retry_after: None },
         Err(Error::Refused { problem, retry_after }) => match problem.code.status() {
-            409 => Answer::Conflict { state: problem.delivery.as_ref().map(|shown| shown.state) },
-            410 => Answer::Gone,
-            413 => Answer::TooLarge,
-            404 if problem.code == Code::NotFound && !told.is_terminal() => {
-                Answer::Failed { retry_after: *retry_after }
+            409 => {
+                ReportAnswer::Conflict { state: problem.delivery.as_ref().map(|shown| shown.state) }
             }
-            400 | 404 => Answer::Unfit,
-            _ => Answer::Failed { retry_after: *retry_after },
+            410 => ReportAnswer::Gone,
+            413 => ReportAnswer::TooLarge,
+            404 if problem.code == Code::NotFound && !reported.is_terminal() => {
+                ReportAnswer::Failed { retry_after: *retry_after }
+            }
+            400 | 404 => ReportAnswer::PermanentRejection,
+            _ => ReportAnswer::Failed { retry_after: *retry_after },
         },
         Err(Error::Foreign { status, retry_after, .. }) => match status.map(|s| s.as_u16()) {
-            Some(413) => Answer::TooLarge,
-            Some(400) if told.is_terminal() => Answer::Unfit,
-            _ => Answer::Failed { retry_after: *retry_after },
+            Some(413) => ReportAnswer::TooLarge,
+            Some(400) if reported.is_terminal() => ReportAnswer::PermanentRejection,
+            _ => ReportAnswer::Failed { retry_after: *retry_after },
         },
-        Err(Error::Unreachable { .. }) => Answer::Failed { retry_after: None },
+        Err(Error::Unreachable { .. }) => ReportAnswer::Failed { retry_after: None },
     }
 }
 
-/// Why a report came to nothing, in words.
+/// Why a report failed, for the log.
 fn explain(answer: &Result<Delivery, Error>) -> String {
     match answer {
         Ok(_) => {
-            "what answers is not the hub but a box on the way: it shows another delivery than \
-                  the one that was told"
+            "the answer comes from a middlebox and not from the hub: it shows another delivery \
+             than the reported one"
                 .to_owned()
         }
         Err(error) => error.to_string(),
@@ -149,39 +150,39 @@ mod tests {
     #[test]
     fn an_answer_counts_only_if_it_is_the_hubs_or_a_refusal_for_length_or_form() {
         let (device, command) = ("kiosk".parse().unwrap(), COMMAND.parse().unwrap());
-        let later = Answer::Failed { retry_after: Some(Duration::from_secs(7)) };
-        let nothing = Answer::Failed { retry_after: None };
-        let shown = Answer::Delivery { state: DeliveryState::Running, rev: 9 };
+        let later = ReportAnswer::Failed { retry_after: Some(Duration::from_secs(7)) };
+        let nothing = ReportAnswer::Failed { retry_after: None };
+        let shown = ReportAnswer::Delivery { state: DeliveryState::Running, rev: 9 };
         let other = "01930000-0000-7000-8000-000000000002";
         for (what, answer, meaning) in [
             ("the delivery", delivery("kiosk", COMMAND), shown),
             ("another command's", delivery("kiosk", other), nothing),
             ("another device's", delivery("kiosk-2", COMMAND), nothing),
-            ("409", refused(Code::Conflict), Answer::Conflict { state: None }),
-            ("410", refused(Code::Gone), Answer::Gone),
-            ("413", refused(Code::PayloadTooLarge), Answer::TooLarge),
-            ("400", refused(Code::BadRequest), Answer::Unfit),
-            ("404", refused(Code::NotFound), Answer::Unfit),
+            ("409", refused(Code::Conflict), ReportAnswer::Conflict { state: None }),
+            ("410", refused(Code::Gone), ReportAnswer::Gone),
+            ("413", refused(Code::PayloadTooLarge), ReportAnswer::TooLarge),
+            ("400", refused(Code::BadRequest), ReportAnswer::PermanentRejection),
+            ("404", refused(Code::NotFound), ReportAnswer::PermanentRejection),
             ("401", refused(Code::Unauthenticated), later),
             ("503", refused(Code::StoreUnavailable), later),
             ("a page with 200", foreign(None), later),
-            ("a proxy's 413", foreign(Some(413)), Answer::TooLarge),
-            ("a parser's 400", foreign(Some(400)), Answer::Unfit),
+            ("a proxy's 413", foreign(Some(413)), ReportAnswer::TooLarge),
+            ("a parser's 400", foreign(Some(400)), ReportAnswer::PermanentRejection),
             ("a page with 404", foreign(Some(404)), later),
             ("a page with 409", foreign(Some(409)), later),
             ("a page with 410", foreign(Some(410)), later),
             ("a gateway's 502", foreign(Some(502)), later),
         ] {
-            assert_eq!(judge(&device, command, ReportState::Failed, &answer), meaning, "{what}");
+            assert_eq!(classify(&device, command, ReportState::Failed, &answer), meaning, "{what}");
         }
-        for box_on_the_way in [foreign(Some(400)), refused(Code::NotFound)] {
-            for told in [ReportState::Accepted, ReportState::Running] {
-                let meaning = judge(&device, command, told, &box_on_the_way);
-                assert_eq!(meaning, later, "no box may take a command away: {box_on_the_way:?}");
+        for middlebox in [foreign(Some(400)), refused(Code::NotFound)] {
+            for reported in [ReportState::Accepted, ReportState::Running] {
+                let meaning = classify(&device, command, reported, &middlebox);
+                assert_eq!(meaning, later, "no middlebox may end a command: {middlebox:?}");
             }
         }
         let forgotten = refused(Code::UnknownCommand);
-        let meaning = judge(&device, command, ReportState::Accepted, &forgotten);
-        assert_eq!(meaning, Answer::Unfit, "the hub may");
+        let meaning = classify(&device, command, ReportState::Accepted, &forgotten);
+        assert_eq!(meaning, ReportAnswer::PermanentRejection, "the hub may");
     }
 }

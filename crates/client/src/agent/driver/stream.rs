@@ -1,18 +1,19 @@
-//! The driver's side of the stream: what it tells, and how the next one is made.
+//! Handles the signals of the stream, and makes the next stream.
 
 use std::time::Duration;
 
+use bellwire_proto::limits::AGENT_PORTAL_PAUSE;
 use bellwire_proto::stream::Hello;
 use tokio::time::Instant;
 
 use super::Driver;
 use crate::agent::fault::{self, Point};
-use crate::agent::link;
+use crate::agent::{clock, link};
 use crate::api::Signal;
 use crate::event_source::{Error, Loss};
 
 impl Driver {
-    pub(super) fn told(&mut self, now_ms: u64, signal: Signal) {
+    pub(super) fn on_signal(&mut self, now_ms: u64, signal: Signal) {
         match signal {
             Signal::Hello(hello) => self.connected(now_ms, &hello),
             Signal::Command(event) => {
@@ -27,7 +28,7 @@ impl Driver {
                 {
                     tracing::warn!(
                         device = %self.agent.device, ?pause,
-                        "another agent has this device's name and took its place"
+                        "another agent with this device's name took over its stream"
                     );
                     listener.set_next_delay(pause);
                 }
@@ -39,7 +40,7 @@ impl Driver {
                     (Loss::Failed(Error::Refused(refusal)), Some(fault))
                         if refusal.status == http::StatusCode::UNAUTHORIZED =>
                     {
-                        format!("the hub asks for a credential, and credential_file {fault}")
+                        format!("the hub requires a credential, and credential_file {fault}")
                     }
                     _ => link::explain(&loss),
                 };
@@ -55,8 +56,9 @@ impl Driver {
         self.connection.connected = true;
         self.connection_since = Instant::now();
         self.retry_at = None;
-        self.engine.handle_hello(now_ms, hello.time_ms, hello.max_in_flight);
-        self.tell_facts(true);
+        let clocks = (hello.time_ms, clock::device_ms());
+        self.engine.handle_hello(now_ms, clocks, hello.max_in_flight);
+        self.report_facts(true);
     }
 
     pub(super) fn disconnected(&mut self, meaning: String, retry_in: Duration) {
@@ -67,23 +69,26 @@ impl Driver {
         self.retry_at = Some(Instant::now() + retry_in);
     }
 
-    /// Makes a stream anew after the last one was over for good, which only a 204 does; after a pause,
-    /// since what says 204 to a hub's path is no hub.
+    /// Makes a new stream after the last one ended for good, which only a 204 causes. There is a pause before, since a
+    /// 204 for a hub's path does not come from a hub.
     pub(super) fn listen_again(&mut self) {
         if self.relisten_at.take().is_none() {
-            let pause = link::spread(link::PORTAL_PAUSE);
-            tracing::warn!(?pause, "what answers says that there is nothing to come");
+            let pause = link::spread(AGENT_PORTAL_PAUSE);
+            tracing::warn!(?pause, "a status 204 ends the stream; it does not come from the hub");
             self.listener = None;
             self.relisten_at = Some(Instant::now() + pause);
-            self.disconnected("what answers says that there is nothing to come".to_owned(), pause);
+            self.disconnected(
+                "a status 204 ended the stream; it did not come from the hub".to_owned(),
+                pause,
+            );
             return;
         }
         let listener = self.hub.listen(&self.agent.device, &link::options(self.agent.heartbeat));
         match listener {
             Ok(listener) => self.listener = Some(listener),
             Err(error) => {
-                tracing::error!(%error, "the hub cannot be asked");
-                self.relisten_at = Some(Instant::now() + link::PORTAL_PAUSE);
+                tracing::error!(%error, "the request to the hub cannot be made");
+                self.relisten_at = Some(Instant::now() + AGENT_PORTAL_PAUSE);
             }
         }
     }

@@ -1,6 +1,5 @@
-//! Promise: whatever answers in place of the hub, the agent does not hammer it, does not hang on it,
-//! and comes back. The answers are written here and come through a [`Transport`], mostly in virtual
-//! time.
+//! Promise: whatever answers instead of the hub, the agent does not flood it, does not hang on it, and reconnects.
+//! The answers are written here and come through a [`Transport`], mostly in virtual time.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -17,16 +16,16 @@ const STREAM: &str = "text/event-stream";
 const PAGE: &str = "text/html";
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What stands in for the hub: answers each request as its test says, and remembers it.
-struct Stand {
+/// A stub of the hub: it answers each request as its test says, and records it.
+struct StubHub {
     start: Instant,
-    asked: Mutex<Vec<Asked>>,
-    answer: Box<dyn Fn(&Asked) -> Response + Send + Sync>,
+    asked: Mutex<Vec<SeenRequest>>,
+    answer: Box<dyn Fn(&SeenRequest) -> Response + Send + Sync>,
 }
 
 #[derive(Debug, Clone)]
-struct Asked {
-    /// The how-manieth of its kind.
+struct SeenRequest {
+    /// Its number among the requests of its kind.
     nth: usize,
     at: Duration,
     /// `stream`, `facts` or `report`.
@@ -36,26 +35,26 @@ struct Asked {
     body: Bytes,
 }
 
-impl Asked {
-    /// The state that a report tells.
+impl SeenRequest {
+    /// The state in a report.
     fn state(&self) -> String {
         let report: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
         report["state"].as_str().unwrap().to_owned()
     }
 }
 
-impl Stand {
-    fn new(answer: impl Fn(&Asked) -> Response + Send + Sync + 'static) -> Arc<Self> {
+impl StubHub {
+    fn new(answer: impl Fn(&SeenRequest) -> Response + Send + Sync + 'static) -> Arc<Self> {
         let (start, asked) = (Instant::now(), Mutex::default());
         Arc::new(Self { start, asked, answer: Box::new(answer) })
     }
 
-    fn asked(&self, kind: &str) -> Vec<Asked> {
+    fn asked(&self, kind: &str) -> Vec<SeenRequest> {
         self.asked.lock().unwrap().iter().filter(|asked| asked.kind == kind).cloned().collect()
     }
 }
 
-impl Transport for Stand {
+impl Transport for StubHub {
     fn send(&self, request: Request) -> ResponseFuture {
         let path = request.uri().path();
         let kind = match path.rsplit('/').next() {
@@ -65,7 +64,7 @@ impl Transport for Stand {
         };
         let nonce = request.uri().query().and_then(|query| query.rsplit("nonce=").next());
         let token = request.headers().get(AUTHORIZATION).map(|value| value.to_str().unwrap());
-        let asked = Asked {
+        let asked = SeenRequest {
             nth: self.asked(kind).len(),
             at: self.start.elapsed(),
             kind,
@@ -73,7 +72,7 @@ impl Transport for Stand {
             token: token.unwrap_or_default().to_owned(),
             body: request.body().clone(),
         };
-        // Who hammers it is answered no more, so that the test ends and counts.
+        // A flood is not answered any more, so that the test ends and counts it.
         if asked.nth > 1000 {
             return Box::pin(std::future::pending());
         }
@@ -96,12 +95,12 @@ fn ends<const N: usize>(chunks: [String; N]) -> ByteStream {
     Box::pin(futures_util::stream::iter(chunks.map(|chunk| Ok(Bytes::from(chunk)))))
 }
 
-/// A body that stays open behind this.
+/// A body that stays open after this text.
 fn stays(text: String) -> ByteStream {
     Box::pin(ends([text]).chain(futures_util::stream::pending()))
 }
 
-fn hello(asked: &Asked) -> String {
+fn hello(asked: &SeenRequest) -> String {
     format!(
         "event: hello\ndata: {{\"hub\":\"bellwire/0.1.0\",\"device\":\"kiosk\",\"session\":\"s\",\
          \"nonce\":\"{}\",\"heartbeat_s\":15,\"max_in_flight\":1,\"time_ms\":1000,\"up_ms\":0}}\n\n",
@@ -117,8 +116,8 @@ fn ping(run_timeout_s: u64) -> String {
     )
 }
 
-/// The hub's answer to a report: the delivery as it was told.
-fn delivery(asked: &Asked) -> Response {
+/// The hub's answer to a report: the delivery as reported.
+fn delivery(asked: &SeenRequest) -> Response {
     let report: serde_json::Value = serde_json::from_slice(&asked.body).unwrap();
     let (state, rev) = (asked.state(), &report["rev"]);
     let body = format!(
@@ -139,27 +138,26 @@ fn device() -> Response {
     answer(200, "application/json", ends([body.to_owned()]))
 }
 
-fn agent(stand: &Arc<Stand>, folder: &tempfile::TempDir) -> crate::agent::AgentBuilder {
+fn agent(hub: &Arc<StubHub>, dir: &tempfile::TempDir) -> crate::agent::AgentBuilder {
     Agent::builder()
         .hub("http://kiosk:s3cret@hub.test")
         .device("kiosk")
-        .state_dir(folder.path().join("state"))
-        .transport(stand.clone())
+        .state_dir(dir.path().join("state"))
+        .transport(hub.clone())
         .on("ping", async |_: crate::agent::Command| "pong")
 }
 
-/// Lets an agent run for this long.
+/// Runs an agent for this long.
 async fn run_for(span: Duration, builder: crate::agent::AgentBuilder) {
     let run = builder.build().unwrap().run(std::future::pending());
     let ended = tokio::time::timeout(span, run).await;
     assert!(ended.is_err(), "an agent reconnects for ever: {ended:?}");
 }
 
-/// `retry: 0`, a `bye` with a pause of 0 and `Retry-After: 0` each made thousands of connections in
-/// half a minute.
+/// `retry: 0`, a `bye` with a pause of 0 and `Retry-After: 0` each caused thousands of connections in half a minute.
 #[tokio::test(start_paused = true)]
 async fn nothing_that_a_server_asks_for_makes_the_agent_hammer_it() {
-    type Case = (&'static str, fn(&Asked) -> Response);
+    type Case = (&'static str, fn(&SeenRequest) -> Response);
     let cases: [Case; 8] = [
         ("an end at once", |_| answer(200, STREAM, ends([]))),
         ("retry: 0", |asked| answer(200, STREAM, ends(["retry: 0\n".to_owned(), hello(asked)]))),
@@ -190,119 +188,124 @@ async fn nothing_that_a_server_asks_for_makes_the_agent_hammer_it() {
         }),
     ];
     for (what, case) in cases {
-        let folder = tempfile::tempdir().unwrap();
-        let stand = Stand::new(case);
-        run_for(600 * SECOND, agent(&stand, &folder)).await;
-        // The growing wait is 30 s on average at its cap: 20 connections, and some before it is there.
-        let asked = stand.asked("stream").len();
+        let dir = tempfile::tempdir().unwrap();
+        let hub = StubHub::new(case);
+        run_for(600 * SECOND, agent(&hub, &dir)).await;
+        // The backoff is 30 s on average at its cap: 20 connections, and some before it gets there.
+        let asked = hub.asked("stream").len();
         assert!((4..100).contains(&asked), "{what}: {asked} connections in 10 minutes");
     }
 }
 
 /// A stream of comments alone held the agent for ever.
 #[tokio::test(start_paused = true)]
-async fn a_stream_without_a_hello_is_left_after_10_seconds_whatever_comes() {
-    let stand = Stand::new(|_| {
+async fn a_stream_without_a_hello_is_closed_after_10_seconds() {
+    let hub = StubHub::new(|_| {
         let ticks = futures_util::stream::unfold((), async |()| {
             sleep(SECOND).await;
             Some((Ok(Bytes::from_static(b": still here\n\n")), ()))
         });
         answer(200, STREAM, Box::pin(ticks))
     });
-    let folder = tempfile::tempdir().unwrap();
-    run_for(300 * SECOND, agent(&stand, &folder)).await;
-    let asked = stand.asked("stream");
+    let dir = tempfile::tempdir().unwrap();
+    run_for(300 * SECOND, agent(&hub, &dir)).await;
+    let asked = hub.asked("stream");
     assert!(asked.len() >= 4, "{} connections in 5 minutes", asked.len());
     let apart = asked[1].at - asked[0].at;
     assert!((10 * SECOND..=12 * SECOND).contains(&apart), "10 s, and up to 1 s of wait: {apart:?}");
 }
 
-/// The file was read when a connection was lost, so that a new token waited one connection more.
+/// The file was read when a connection was lost, so that a new token waited for one more connection.
 #[tokio::test(start_paused = true)]
 async fn the_next_request_bears_the_token_as_it_is_then() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("credential");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("credential");
     std::fs::write(&path, "bw_one").unwrap();
-    let stand = Stand::new(|asked| match asked.token.as_str() {
+    let hub = StubHub::new(|asked| match asked.token.as_str() {
         "Bearer bw_two" if asked.kind == "stream" => answer(200, STREAM, stays(hello(asked))),
         _ => answer(401, PAGE, ends([])),
     });
-    let (file, replaced_at) = (path.clone(), stand.start + 5 * SECOND);
+    let (file, replaced_at) = (path.clone(), hub.start + 5 * SECOND);
     let replace = async move {
         sleep_until(replaced_at).await;
         std::fs::write(file, "bw_two").unwrap();
     };
-    let builder = agent(&stand, &folder).credential_file(&path);
+    let builder = agent(&hub, &dir).credential_file(&path);
     tokio::join!(run_for(200 * SECOND, builder), replace);
-    let tokens: Vec<String> = stand.asked("stream").into_iter().map(|asked| asked.token).collect();
+    let tokens: Vec<String> = hub.asked("stream").into_iter().map(|asked| asked.token).collect();
     assert!(tokens.starts_with(&["Bearer bw_one".into(), "Bearer bw_two".into()]), "{tokens:?}");
-    assert!(stand.asked("facts").iter().all(|asked| asked.token == "Bearer bw_two"));
+    assert!(hub.asked("facts").iter().all(|asked| asked.token == "Bearer bw_two"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_credential_is_looked_for_again_and_not_the_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("credential");
-    let stand = Stand::new(|_| answer(401, PAGE, ends([])));
-    let builder = agent(&stand, &folder).credential_file(&path);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("credential");
+    let hub = StubHub::new(|_| answer(401, PAGE, ends([])));
+    let builder = agent(&hub, &dir).credential_file(&path);
     run_for(400 * SECOND, builder).await;
-    let asked = stand.asked("stream");
+    let asked = hub.asked("stream");
     assert!((5..=7).contains(&asked.len()), "one a minute or a little more: {asked:?}");
 }
 
-/// What comes between the agent and the hub in a hotel: its page for everything, and then nothing.
+/// A captive portal: its page for every request, and then nothing.
 #[tokio::test]
-async fn a_result_that_a_portal_has_answered_is_told_to_the_hub_behind_it() {
+async fn a_result_that_a_portal_has_answered_is_sent_to_the_hub_later() {
     let met = Mutex::new(std::collections::HashSet::new());
-    let stand = Stand::new(move |asked| match asked.kind {
+    let hub = StubHub::new(move |asked| match asked.kind {
         "stream" => answer(200, STREAM, stays(hello(asked) + &ping(300))),
-        // Each word meets the page once.
+        // The first report of each state gets the page.
         "report" if met.lock().unwrap().insert(asked.state()) => {
             answer(200, PAGE, ends(["<html>Welcome</html>".to_owned()]))
         }
         "report" => delivery(asked),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let told = until_told(&stand, agent(&stand, &folder)).await;
-    assert_eq!(states(&told), ["accepted", "accepted", "succeeded", "succeeded"]);
+    let dir = tempfile::tempdir().unwrap();
+    let reports = until_reported(&hub, agent(&hub, &dir)).await;
+    assert_eq!(states(&reports), ["accepted", "accepted", "succeeded", "succeeded"]);
 }
 
-/// A panic in a post kept its place among the reports for ever, and its command untold.
+/// A panic in a post kept its slot for ever, and its command unreported.
 #[tokio::test]
-async fn a_report_whose_task_panics_is_told_again() {
-    let stand = Stand::new(|asked| match (asked.kind, asked.nth) {
+async fn a_report_whose_task_panics_is_sent_again() {
+    let hub = StubHub::new(|asked| match (asked.kind, asked.nth) {
         ("stream", _) => answer(200, STREAM, stays(hello(asked) + &ping(300))),
         ("report", 0) => panic!("this is the test's own"),
         ("report", _) => delivery(asked),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let told = until_told(&stand, agent(&stand, &folder)).await;
-    assert_eq!(states(&told), ["accepted", "accepted", "succeeded"]);
+    let dir = tempfile::tempdir().unwrap();
+    let reports = until_reported(&hub, agent(&hub, &dir)).await;
+    assert_eq!(states(&reports), ["accepted", "accepted", "succeeded"]);
 }
 
-/// Lets an agent run until its hub was told the end of the command, and gives what it was told.
-async fn until_told(stand: &Arc<Stand>, builder: crate::agent::AgentBuilder) -> Vec<Asked> {
+/// Runs an agent until its hub has received a result, and returns all reports.
+async fn until_reported(
+    hub: &Arc<StubHub>,
+    builder: crate::agent::AgentBuilder,
+) -> Vec<SeenRequest> {
     let mut driver = Driver::start(builder.build().unwrap()).unwrap();
-    let told = async {
-        while !driver.engine.latest(1).iter().any(|command| command.told) {
+    let reports = async {
+        while !driver.engine.latest(1).iter().any(|command| command.reported) {
             driver.act();
-            let happened = driver.next().await;
-            driver.handle(happened).unwrap();
+            let event = driver.next().await;
+            driver.handle(event).unwrap();
         }
     };
-    tokio::time::timeout(60 * SECOND, told).await.expect("the end is told within a minute");
-    stand.asked("report")
+    tokio::time::timeout(60 * SECOND, reports)
+        .await
+        .expect("the result is reported within a minute");
+    hub.asked("report")
 }
 
-/// The states that were told. Whether it is still seen running is a matter of a moment.
-fn states(told: &[Asked]) -> Vec<String> {
-    told.iter().map(Asked::state).filter(|state| state != "running").collect()
+/// The reported states. Whether one report says `running` depends on timing.
+fn states(reports: &[SeenRequest]) -> Vec<String> {
+    reports.iter().map(SeenRequest::state).filter(|state| state != "running").collect()
 }
 
-/// A stream that says hello, and lives.
-fn lives(asked: &Asked) -> Response {
+/// A stream with a hello and heartbeats.
+fn lives(asked: &SeenRequest) -> Response {
     let beats = futures_util::stream::unfold((), async |()| {
         sleep(15 * SECOND).await;
         Some((Ok(Bytes::from_static(b": 2000\n\n")), ()))
@@ -311,54 +314,53 @@ fn lives(asked: &Asked) -> Response {
 }
 
 #[tokio::test(start_paused = true)]
-async fn facts_are_told_on_connect_and_again_when_they_change() {
-    let stand = Stand::new(|asked| match asked.kind {
+async fn facts_are_sent_on_connect_and_again_when_they_change() {
+    let hub = StubHub::new(|asked| match asked.kind {
         "stream" => lives(asked),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let builder = agent(&stand, &folder).fact("site", "lyon");
+    let dir = tempfile::tempdir().unwrap();
+    let builder = agent(&hub, &dir).fact("site", "lyon");
     let mut driver = Driver::start(builder.build().unwrap()).unwrap();
     let mut sites = VecDeque::from(["lyon", "oslo"]);
     let start = Instant::now();
-    while start.elapsed() < 3 * FACTS_EVERY {
+    while start.elapsed() < 3 * AGENT_FACTS_EVERY {
         driver.act();
-        let happened = driver.next().await;
-        if matches!(happened, Happened::FactsDue) {
+        let event = driver.next().await;
+        if matches!(event, DriverEvent::FactsDue) {
             let site = sites.pop_back().unwrap_or("oslo");
             driver.agent.facts.insert("site".to_owned(), site.into());
         }
-        driver.handle(happened).unwrap();
+        driver.handle(event).unwrap();
     }
-    assert_eq!(stand.asked("stream").len(), 1);
-    let told: Vec<Json> = stand
+    assert_eq!(hub.asked("stream").len(), 1);
+    let reports: Vec<Json> = hub
         .asked("facts")
         .iter()
         .map(|asked| serde_json::from_slice(&asked.body).unwrap())
         .collect();
     let site = |facts: &Json| facts.as_str().contains("\"site\":\"oslo\"");
-    assert_eq!(told.iter().map(site).collect::<Vec<_>>(), [false, true, false], "{told:?}");
+    assert_eq!(reports.iter().map(site).collect::<Vec<_>>(), [false, true, false], "{reports:?}");
 }
 
-/// A task that told the facts and panicked, or hung, would have been the last one.
+/// A task that reported the facts and panicked, or hung, would have been the last one.
 #[tokio::test(start_paused = true)]
-async fn facts_that_came_to_nothing_are_told_again_and_only_until_they_arrive() {
-    let stand = Stand::new(|asked| match (asked.kind, asked.nth) {
+async fn failed_facts_are_sent_again_and_only_until_they_arrive() {
+    let hub = StubHub::new(|asked| match (asked.kind, asked.nth) {
         ("stream", _) => lives(asked),
         (_, 0) => panic!("this is the test's own"),
         (_, 1) => answer(200, "application/json", stays(String::new())),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    run_for(6 * FACTS_EVERY, agent(&stand, &folder)).await;
-    assert_eq!((stand.asked("stream").len(), stand.asked("facts").len()), (1, 3));
+    let dir = tempfile::tempdir().unwrap();
+    run_for(6 * AGENT_FACTS_EVERY, agent(&hub, &dir)).await;
+    assert_eq!((hub.asked("stream").len(), hub.asked("facts").len()), (1, 3));
 }
 
-/// A time in `Retry-After` was ignored. Without a `Date` beside it, it counts by the clock that the
-/// hub's hello has shown.
+/// A time in `Retry-After` was ignored. Without a `Date` header it counts by the clock in the hub's hello.
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_that_is_a_time_counts_by_the_hubs_clock() {
-    let stand = Stand::new(|asked| match (asked.kind, asked.nth) {
+    let hub = StubHub::new(|asked| match (asked.kind, asked.nth) {
         ("stream", 1) => {
             let mut refusal = answer(503, PAGE, ends([]));
             let time = http::HeaderValue::from_static("Thu, 01 Jan 1970 00:02:01 GMT");
@@ -369,22 +371,44 @@ async fn a_retry_after_that_is_a_time_counts_by_the_hubs_clock() {
         ("stream", _) => answer(200, STREAM, ends([hello(asked)])),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    run_for(180 * SECOND, agent(&stand, &folder)).await;
-    let asked = stand.asked("stream");
+    let dir = tempfile::tempdir().unwrap();
+    run_for(180 * SECOND, agent(&hub, &dir)).await;
+    let asked = hub.asked("stream");
     let due = asked[0].at + 120 * SECOND;
     assert!((due..due + 2 * SECOND).contains(&asked[2].at), "{asked:?}");
 }
 
-/// A network that swallowed one sign that a command runs held up the next for 10 s, and the hub gave
-/// the command up.
 #[tokio::test]
-async fn a_sign_that_is_swallowed_does_not_hold_up_the_next() {
+async fn the_journal_is_stamped_with_the_clocks_when_the_hub_is_connected() {
+    let hub = StubHub::new(|asked| match asked.kind {
+        "stream" => answer(200, STREAM, stays(hello(asked) + &ping(300))),
+        "report" => delivery(asked),
+        _ => device(),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let before_ms = clock::boot_ms();
+    until_reported(&hub, agent(&hub, &dir)).await;
+    let mut stamps = Vec::new();
+    Journal::open(&dir.path().join("state"), &"kiosk".parse().unwrap(), |record| {
+        if let Record::Begun { clock: Some(clock), .. } = record {
+            stamps.push(clock);
+        }
+    })
+    .unwrap();
+    let stamp = stamps.first().expect("a stamp");
+    assert_eq!((&stamp.boot, stamp.hub_ms), (&clock::boot_id(), 1000), "the hello's clock");
+    assert!((before_ms..=clock::boot_ms()).contains(&stamp.boot_ms), "{stamp:?}");
+    assert!(stamp.device_ms.is_some_and(|ms| ms <= clock::device_ms()), "{stamp:?}");
+}
+
+/// A lost keepalive delayed the next by 10 s, and the hub timed the command out.
+#[tokio::test]
+async fn a_lost_keepalive_does_not_delay_the_next() {
     let signed_again = Arc::new(Notify::new());
     let seen = signed_again.clone();
-    let stand = Stand::new(move |asked| match asked.kind {
+    let hub = StubHub::new(move |asked| match asked.kind {
         "stream" => answer(200, STREAM, stays(hello(asked) + &ping(3))),
-        // The head of an answer comes, and its body never does.
+        // The head of the answer arrives, and its body never does.
         "report" if asked.nth == 1 => answer(200, "application/json", stays(String::new())),
         "report" => {
             if asked.nth == 2 {
@@ -394,50 +418,50 @@ async fn a_sign_that_is_swallowed_does_not_hold_up_the_next() {
         }
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let builder = agent(&stand, &folder)
+    let dir = tempfile::tempdir().unwrap();
+    let builder = agent(&hub, &dir)
         .on("ping", move |_: crate::agent::Command| {
             let signed_again = signed_again.clone();
             async move { signed_again.notified().await }
         })
         .rules("ping", |rules| rules.timeout = Some(60 * SECOND));
-    let told = until_told(&stand, builder).await;
-    let states: Vec<_> = told.iter().take(3).map(Asked::state).collect();
+    let reports = until_reported(&hub, builder).await;
+    let states: Vec<_> = reports.iter().take(3).map(SeenRequest::state).collect();
     assert_eq!(states, ["accepted", "running", "running"]);
-    let apart = told[2].at - told[1].at;
+    let apart = reports[2].at - reports[1].at;
     assert!(apart < 8 * SECOND, "not the 10 s that any other call may take: {apart:?}");
 }
 
-/// The queue of progress could be full when the last word came.
+/// The queue of progress could be full when the last value came.
 #[tokio::test]
-async fn the_last_word_of_progress_is_told_with_the_end() {
-    let stand = Stand::new(|asked| match asked.kind {
+async fn the_last_progress_is_reported_with_the_result() {
+    let hub = StubHub::new(|asked| match asked.kind {
         "stream" => answer(200, STREAM, stays(hello(asked) + &ping(300))),
         "report" => delivery(asked),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let builder = agent(&stand, &folder).on("ping", async |command: crate::agent::Command| {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = agent(&hub, &dir).on("ping", async |command: crate::agent::Command| {
         for n in 0..=1000_u16 {
             command.progress(f64::from(n) / 10.0);
         }
     });
-    let told = until_told(&stand, builder).await;
-    let last: serde_json::Value = serde_json::from_slice(&told.last().unwrap().body).unwrap();
+    let reports = until_reported(&hub, builder).await;
+    let last: serde_json::Value = serde_json::from_slice(&reports.last().unwrap().body).unwrap();
     assert_eq!((&last["state"], &last["progress"]), (&"succeeded".into(), &100.into()), "{last}");
 }
 
 #[tokio::test]
 async fn a_closure_that_panics_has_failed_and_the_agent_goes_on() {
-    let stand = Stand::new(|asked| match asked.kind {
+    let hub = StubHub::new(|asked| match asked.kind {
         "stream" => answer(200, STREAM, stays(hello(asked) + &ping(300))),
         "report" => delivery(asked),
         _ => device(),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let builder = agent(&stand, &folder)
+    let dir = tempfile::tempdir().unwrap();
+    let builder = agent(&hub, &dir)
         .on("ping", async |_: crate::agent::Command| -> () { panic!("as the test wants") });
-    let told = until_told(&stand, builder).await;
-    let last: serde_json::Value = serde_json::from_slice(&told.last().unwrap().body).unwrap();
+    let reports = until_reported(&hub, builder).await;
+    let last: serde_json::Value = serde_json::from_slice(&reports.last().unwrap().body).unwrap();
     assert_eq!((&last["state"], &last["error"]["code"]), (&"failed".into(), &"internal".into()));
 }

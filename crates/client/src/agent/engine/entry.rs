@@ -1,4 +1,4 @@
-//! What the agent knows of one command that is not over, and how the journal's records say it.
+//! One command that is not completed, and the journal records that describe it.
 
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Action, CommandId, Progress, Report, ReportState, Seq};
@@ -7,98 +7,97 @@ use crate::agent::journal::{BootId, Received, Record};
 use crate::agent::run::thin;
 use crate::agent::status::CommandStatus;
 
-/// Where a command is in its life at the device. One that has come to its end is no
-/// [`Entry`] any more: see `past.rs`.
+/// Where a command is in its life cycle at the device. Completed commands are in `history.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Its record is on the way to the disk.
-    Taking,
-    /// On disk; the hub is told `accepted` until it answers.
+    /// Its record is being written.
+    StoringCommand,
+    /// Stored; `accepted` is reported until the hub answers.
     Offering,
-    /// The hub has answered; waits for its turn.
+    /// The hub has answered; it waits to be scheduled.
     Ready,
-    /// Its start record is on the way to the disk.
+    /// Its start record is being written.
     Starting,
     /// Its handler runs.
     Running,
-    /// A life before this one left it running: what is left of its handler is being killed.
-    Sweeping,
-    /// It may run again; the hub is told `running` first, since it may have ended it meanwhile.
-    Asking,
-    /// It is to run again.
-    Again,
-    /// It was interrupted by the end of this process, and the next one is to say what follows.
-    Left,
-    /// It is over, and the record of that is on the way to the disk.
-    Recording,
-    /// The hub is told how it ended until it shows that it knows.
-    Telling,
+    /// The agent crashed during its run; the orphan processes of that run are being killed.
+    KillingOrphans,
+    /// It may run again; `running` is reported first, since the hub may have ended it meanwhile.
+    ConfirmingRerun,
+    /// It waits to be scheduled again.
+    ReadyToRerun,
+    /// The shutdown interrupted its run; the next start of the agent decides by `on_restart`.
+    Interrupted,
+    /// It has ended, and its result is being written.
+    StoringResult,
+    /// The result is reported until the hub confirms it.
+    ReportingResult,
 }
 
-/// What the agent knows of a command.
+/// A command, with all that its next step depends on.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) id: CommandId,
     pub(super) seq: Seq,
     pub(super) stage: Stage,
-    /// There is none when only a cancel came.
+    /// `None` if only a cancel arrived.
     pub(super) received: Option<Box<Received>>,
-    /// Not known of one that was cancelled before it came, or of long ago.
+    /// `None` if it was cancelled before it arrived, or completed long ago.
     pub(super) action: Option<Action>,
-    /// The hub's clock when it was first heard of.
-    pub(super) hub_ms: u64,
-    /// The latest sending that came, in this life of the agent.
+    /// The agent's time when it arrived.
+    pub(super) first_seen_ms: u64,
+    /// The latest `attempt` that arrived since the agent started.
     pub(super) attempt: Option<u32>,
     pub(super) cancelled: bool,
     /// How often it was started.
     pub(super) runs: u32,
-    /// In which run of the kernel it was started last.
+    /// The boot in which it was started last.
     pub(super) run_boot: Option<BootId>,
     pub(super) progress: Option<Progress>,
-    /// How it ended, once it has; `None` then when the hub had ended it before it was started.
+    /// Its result once it has ended; `None` then if the hub had ended it before it was started.
     pub(super) report: Option<Box<Report>>,
     pub(super) ended: bool,
-    /// It was over before, and is told once more.
+    /// It was completed before, and is reported once more.
     pub(super) acked: bool,
-    /// There was no room for it: told, and forgotten.
-    pub(super) unwritten: bool,
-    /// The disk was full: when what was to be written, its start or its end, is tried again.
+    /// There was no space for its record: it is reported, and then forgotten.
+    pub(super) unstored: bool,
+    /// The disk was full: when the write of its start or result is tried again.
     pub(super) disk_retry_ms: Option<u64>,
-    /// Its start found no room, and that was said.
-    pub(super) is_put_off: bool,
-    /// The hub's clock when it first refused the result for what it is.
-    pub(super) unfit_hub_ms: Option<u64>,
-    pub(super) post: Posting,
+    /// Its start found no space, and the log says so.
+    pub(super) is_start_postponed: bool,
+    /// The agent's time when the hub first rejected the result permanently.
+    pub(super) rejected_since_ms: Option<u64>,
+    pub(super) post: PostState,
 }
 
-/// How the telling of a command goes.
+/// The state of reporting one command.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Posting {
-    /// The report under way that counts.
+pub(super) struct PostState {
+    /// The report whose answer counts.
     pub(super) ticket: Option<u64>,
-    /// When the last one left.
-    pub(super) left_ms: u64,
-    /// When the next one is due.
+    /// When the last report was sent.
+    pub(super) sent_ms: u64,
+    /// When the next report is due.
     pub(super) due_ms: Option<u64>,
-    /// How many came to nothing since one was answered.
+    /// Failed reports since the last one that was answered.
     pub(super) failures: u32,
-    /// Since when it is told how it ended.
+    /// Since when its result is reported.
     pub(super) since_ms: u64,
-    /// Since when, in this life, the hub refuses the result for what it is, and for how long it did before.
-    pub(super) unfit_since_ms: Option<(u64, u64)>,
-    /// The hub found it too large: its output is left out.
+    /// The last answer rejected the result permanently.
+    pub(super) is_rejected: bool,
+    /// The hub found the result too large: its output is left out.
     pub(super) thin: bool,
 }
 
 impl Entry {
-    pub(super) fn new(id: CommandId, seq: Seq, hub_ms: u64, stage: Stage) -> Self {
+    pub(super) fn new(id: CommandId, seq: Seq, first_seen_ms: u64, stage: Stage) -> Self {
         Self {
             id,
             seq,
             stage,
             received: None,
             action: None,
-            hub_ms,
+            first_seen_ms,
             attempt: None,
             cancelled: false,
             runs: 0,
@@ -107,23 +106,23 @@ impl Entry {
             report: None,
             ended: false,
             acked: false,
-            unwritten: false,
+            unstored: false,
             disk_retry_ms: None,
-            is_put_off: false,
-            unfit_hub_ms: None,
-            post: Posting::default(),
+            is_start_postponed: false,
+            rejected_since_ms: None,
+            post: PostState::default(),
         }
     }
 
-    /// An entry of a command that came.
+    /// A command that arrived.
     pub(super) fn of(received: Box<Received>) -> Self {
         let CommandEvent { id, seq, attempt, .. } = received.event;
         Self {
             attempt: Some(attempt),
             action: Some(received.event.action.clone()),
-            hub_ms: received.hub_ms,
+            first_seen_ms: received.first_seen_ms,
             received: Some(received),
-            ..Self::new(id, seq, 0, Stage::Taking)
+            ..Self::new(id, seq, 0, Stage::StoringCommand)
         }
     }
 
@@ -131,59 +130,67 @@ impl Entry {
         self.received.as_deref().map(|received| &received.event)
     }
 
-    /// Waits for its turn, or for what comes before.
+    /// Waits to be scheduled, or for a step before that.
     pub(super) fn is_waiting(&self) -> bool {
         matches!(
             self.stage,
-            Stage::Taking
+            Stage::StoringCommand
                 | Stage::Offering
                 | Stage::Ready
-                | Stage::Sweeping
-                | Stage::Asking
-                | Stage::Again
+                | Stage::KillingOrphans
+                | Stage::ConfirmingRerun
+                | Stage::ReadyToRerun
         )
     }
 
-    /// Nothing but its turn keeps it from running.
+    /// Can be started as soon as it is scheduled.
     pub(super) fn is_ready(&self) -> bool {
-        matches!(self.stage, Stage::Ready | Stage::Again) && self.disk_retry_ms.is_none()
+        matches!(self.stage, Stage::Ready | Stage::ReadyToRerun) && self.disk_retry_ms.is_none()
     }
 
-    /// Waits for what may come too late for it.
-    pub(super) fn can_be_stale(&self) -> bool {
-        matches!(self.stage, Stage::Offering | Stage::Ready | Stage::Asking | Stage::Again)
+    /// Its time to live may end before it is started.
+    pub(super) fn can_expire(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Offering | Stage::Ready | Stage::ConfirmingRerun | Stage::ReadyToRerun
+        )
     }
 
-    /// Takes one of the places that there are for running: also what is left of a run, until it is
-    /// dead.
+    /// Occupies a slot for running commands: so do orphan processes until they are dead.
     pub(super) fn is_running(&self) -> bool {
-        matches!(self.stage, Stage::Starting | Stage::Running | Stage::Sweeping)
+        matches!(self.stage, Stage::Starting | Stage::Running | Stage::KillingOrphans)
     }
 
-    /// Its result may still have to go to the disk.
-    pub(super) fn needs_room(&self) -> bool {
-        !self.ended || self.stage == Stage::Recording
+    /// Its result may still have to be written.
+    pub(super) fn needs_reservation(&self) -> bool {
+        !self.ended || self.stage == Stage::StoringResult
     }
 
-    /// From now on the hub is told how it ended.
-    pub(super) fn begin_telling(&mut self, now_ms: u64) {
-        self.stage = Stage::Telling;
-        self.post = Posting { since_ms: now_ms, due_ms: Some(now_ms), ..Posting::default() };
+    /// From now on its result is reported.
+    pub(super) fn begin_reporting(&mut self, now_ms: u64) {
+        self.stage = Stage::ReportingResult;
+        self.post = PostState { since_ms: now_ms, due_ms: Some(now_ms), ..PostState::default() };
     }
 
-    /// What is told of it now, without `rev`. `None` when there is nothing to tell.
-    pub(super) fn told(&self) -> Option<Report> {
+    /// What to report now, without `rev`. `None` if there is nothing to report.
+    pub(super) fn next_report(&self) -> Option<Report> {
         let mut report = match self.stage {
             Stage::Offering | Stage::Ready => Report::of(ReportState::Accepted),
-            // To the hub, what was left running and what is to run again runs.
-            Stage::Sweeping | Stage::Asking | Stage::Again => Report::of(ReportState::Running),
+            // For the hub, a command that was running when the agent crashed still runs until its result is reported.
+            Stage::KillingOrphans | Stage::ConfirmingRerun | Stage::ReadyToRerun => {
+                Report::of(ReportState::Running)
+            }
             Stage::Running => {
                 Report { progress: self.progress, ..Report::of(ReportState::Running) }
             }
-            Stage::Telling => self.report.as_deref()?.clone(),
-            // How it ended is not told before it is on disk, and that is full.
-            Stage::Recording if self.disk_retry_ms.is_some() => Report::of(ReportState::Running),
-            Stage::Taking | Stage::Starting | Stage::Left | Stage::Recording => return None,
+            Stage::ReportingResult => self.report.as_deref()?.clone(),
+            // A result is not reported before it is on disk, and the disk is full.
+            Stage::StoringResult if self.disk_retry_ms.is_some() => {
+                Report::of(ReportState::Running)
+            }
+            Stage::StoringCommand | Stage::Starting | Stage::Interrupted | Stage::StoringResult => {
+                return None;
+            }
         };
         if self.post.thin {
             thin(&mut report);
@@ -206,25 +213,26 @@ impl Entry {
             action: self.action.clone(),
             state: state.to_owned(),
             code: error.map(|error| error.code.clone()),
-            told: self.acked,
+            reported: self.acked,
             runs: Some(self.runs),
         }
     }
 
-    /// The records that say what is on disk, or on the way there.
+    /// The records that describe what is on disk, or being written.
     pub(super) fn records(&self) -> Vec<Record> {
         let command = self.id;
         let received = self.received.clone().map(Record::Received);
-        // Without the command, a record of the cancel is what tells its place and time.
+        // Without the command itself, the record of the cancel has its order and time.
         let cancelled = (self.cancelled || self.received.is_none()).then_some(Record::Cancelled {
             command,
             seq: self.seq,
-            hub_ms: self.hub_ms,
+            first_seen_ms: self.first_seen_ms,
         });
         let boot = self.run_boot.clone();
         let started = boot.map(|boot| Record::Started { command, run: self.runs, boot });
         let ended = self.ended.then(|| Record::Ended { command, report: self.report.clone() });
-        let unfit = self.unfit_hub_ms.map(|hub_ms| Record::Unfit { command, hub_ms });
-        [received, cancelled, started, ended, unfit].into_iter().flatten().collect()
+        let rejection =
+            self.rejected_since_ms.map(|since_ms| Record::PermanentRejection { command, since_ms });
+        [received, cancelled, started, ended, rejection].into_iter().flatten().collect()
     }
 }

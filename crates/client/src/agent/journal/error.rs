@@ -1,5 +1,5 @@
-//! Why a journal cannot be opened or written. Each message names the file, what is wrong and what to
-//! do next: who reads it stands before a machine that does not serve.
+//! Why a journal cannot be opened or written. Each message names the file, what is wrong, and what to do next,
+//! for a reader whose machine is out of service.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,33 +8,33 @@ use bellwire_proto::DeviceId;
 
 use super::FORMAT;
 
-/// Why a journal cannot be opened. Each message names the way out.
+/// Why a journal cannot be opened. Each message names the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// The folder or a file in it cannot be used.
-    #[error("{} cannot be used: {source}; {}", .path.display(), way_out(.source))]
+    /// The operating system refuses the directory or a file in it. The message says what to do for each cause.
+    #[error("{} cannot be used: {source}; {}", .path.display(), remedy(.source))]
     Io {
-        /// Which.
+        /// The directory or file.
         path: PathBuf,
-        /// Why.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// There is none to look into.
-    #[error("there is no journal in {}: no agent has run with this state_dir yet", .folder.display())]
+    /// There is no journal to inspect. The caller named another directory, or no agent has run yet.
+    #[error("there is no journal in {}: no agent has run with this state_dir yet", .dir.display())]
     Missing {
-        /// The state folder.
-        folder: PathBuf,
+        /// The state directory.
+        dir: PathBuf,
     },
-    /// Another agent runs on the same folder.
-    #[error("another agent runs with the state folder {}: stop it, or set another state_dir", .folder.display())]
+    /// Another agent runs on the same directory: stop it, or use another directory.
+    #[error("another agent runs with the state folder {}: stop it, or set another state_dir", .dir.display())]
     Locked {
-        /// The state folder.
-        folder: PathBuf,
+        /// The state directory.
+        dir: PathBuf,
     },
-    /// A later version wrote it.
+    /// A later version wrote this format: install that version again.
     #[error(
-        "{} has format {format}, and this version reads up to {FORMAT}: install the newer version again, or move the file away and lose what it knows", .path.display()
+        "{} has format {format}, and this version reads up to {FORMAT}: install the newer version again, or move the file away and lose its content", .path.display()
     )]
     Newer {
         /// The file.
@@ -42,81 +42,81 @@ pub enum JournalError {
         /// Its format.
         format: u32,
     },
-    /// A line that is whole, of the same format, and says what this version does not know: a later
-    /// one wrote it.
+    /// A later version wrote a record of this format that is unknown here: install that version again, or drop the
+    /// record by a repair.
     #[error(
         "{} has a record at byte {at} that this version does not know: install the newer version again, or drop the record with `bellwire agent journal repair`, which keeps a copy of the file", .path.display()
     )]
     Unknown {
         /// The file.
         path: PathBuf,
-        /// Where the line begins.
+        /// The byte at which the line begins.
         at: u64,
     },
-    /// It belongs to a device of another name.
+    /// The configuration names another device than the journal: correct one of the two settings.
     #[error(
         "{} is the journal of {found}, and this agent is {expected}: set device = \"{found}\", or another state_dir for {expected}", .path.display()
     )]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// Whose it is.
+        /// The journal's device.
         found: DeviceId,
-        /// Who asks.
+        /// The configured device.
         expected: DeviceId,
     },
-    /// It does not begin as a journal does.
+    /// The disk lost or damaged the first line: repair the journal.
     #[error(
-        "{} has lost its first line (it is empty or damaged): `bellwire agent journal show` tells what can be read, `bellwire agent journal repair` writes that line anew for {device}, keeps what can be read, and a copy of the file", .path.display()
+        "{} has lost its first line (it is empty or damaged): `bellwire agent journal show` shows what can be read, `bellwire agent journal repair` writes that line again for {device}, preserves what can be read, and a copy of the file", .path.display()
     )]
     Headless {
         /// The file.
         path: PathBuf,
-        /// Who asks.
+        /// The configured device.
         device: DeviceId,
     },
-    /// A line in its middle is not what was written.
+    /// The disk damaged a line that was written before others: repair the journal.
     #[error(
-        "{} is damaged at byte {at}: `bellwire agent journal show` tells what can be read, `bellwire agent journal repair` drops the damaged lines, keeps all others, and a copy of the file", .path.display()
+        "{} is damaged at byte {at}: `bellwire agent journal show` shows what can be read, `bellwire agent journal repair` drops the damaged lines, keeps all others, and a copy of the file", .path.display()
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where the first bad line begins.
+        /// The byte at which the first bad line begins.
         at: u64,
     },
 }
 
-/// What helps against it.
-fn way_out(error: &io::Error) -> &'static str {
+/// What to do about it.
+fn remedy(error: &io::Error) -> &'static str {
     use io::ErrorKind as Kind;
     match error.kind() {
         Kind::PermissionDenied => {
             "run this as the agent's own user, and let that user own what is in its state_dir"
         }
         Kind::ReadOnlyFilesystem => "set state_dir to a folder that can be written",
-        Kind::StorageFull | Kind::QuotaExceeded => "make room on its disk and try again",
+        Kind::StorageFull | Kind::QuotaExceeded => "free space on its disk and try again",
         Kind::NotADirectory | Kind::IsADirectory | Kind::AlreadyExists => {
-            "move away what stands there, or set another state_dir"
+            "move that file away, or set another state_dir"
         }
         _ => "see what the kernel says of its disk, or set another state_dir",
     }
 }
 
-/// Why records could not be kept.
+/// Why records were not appended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AppendError {
-    /// There is no room. Nothing was written.
+    /// There is no space. Nothing was written; try again later.
     #[error("the disk is full")]
     Full,
-    /// The disk failed, and what it holds is not known any more: the journal must be opened anew.
+    /// The disk failed, and its content is unknown: the journal must be opened again.
     #[error("the journal cannot be written: {0}")]
     Failed(#[from] io::Error),
 }
 
 impl AppendError {
-    /// What a write or a new file was refused for. (Of a sync or a cut it says nothing good that the
-    /// disk is full: what was written before is not known to be there then.)
+    /// Classifies the error of a write or of a new file. (A sync or a cut that reports a full disk is a failure:
+    /// data that was written before may be lost.)
     pub(super) fn of_write(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
@@ -124,7 +124,7 @@ impl AppendError {
         }
     }
 
-    /// In the words of the system.
+    /// As an error of the operating system.
     pub(super) fn into_io(self) -> io::Error {
         match self {
             Self::Full => io::ErrorKind::StorageFull.into(),

@@ -1,17 +1,17 @@
 //! A line of the journal: a checksum, a space, JSON, a line feed.
 //!
-//! Lines, so that a person can read the file with what is on every appliance. JSON never has a raw
-//! line feed in it, so one that was torn off cannot swallow its neighbour.
+//! It is text, so that a person can read the file with the tools of any appliance. JSON never contains a raw line
+//! feed, so a torn line cannot extend over the next one.
 
 use serde::Serialize;
 
-/// Characters of the checksum and the space behind it.
+/// Characters of the checksum and the space after it.
 const PREFIX_BYTES: usize = 9;
-/// In how many places of a bad line the start of another is looked for. A line that lost its feed has
-/// one or two; data that only look like starts must not cost a pass each.
+/// How many positions of a bad line are tried as the start of a good one. A line without its line feed has one or
+/// two; data that resemble a start must not cost a pass each.
 const STARTS_MAX: usize = 64;
 
-/// The line that says `value`.
+/// `value` as a line.
 pub(super) fn encode(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut line = vec![b' '; PREFIX_BYTES];
     serde_json::to_writer(&mut line, value)?;
@@ -22,14 +22,14 @@ pub(super) fn encode(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// The JSON of a whole line; `None` when it is torn or damaged.
+/// The JSON of a whole line; `None` if it is torn or damaged.
 pub(super) fn decode(line: &[u8]) -> Option<&str> {
     let (sum, json) = line.strip_suffix(b"\n")?.split_at_checked(PREFIX_BYTES)?;
     let is_right = sum == format!("{:08x} ", crc32c(json)).as_bytes();
     is_right.then(|| std::str::from_utf8(json).ok()).flatten()
 }
 
-/// Where in a bad line a good one begins: the line feed between the two is what was lost.
+/// Where in a bad line a good one begins, because the line feed between the two was lost.
 pub(super) fn good_end(line: &[u8]) -> Option<usize> {
     let is_start = |window: &[u8]| {
         window.strip_suffix(b" [").is_some_and(|sum| sum.iter().all(u8::is_ascii_hexdigit))
@@ -39,8 +39,8 @@ pub(super) fn good_end(line: &[u8]) -> Option<usize> {
     starts.by_ref().take(STARTS_MAX).find(|at| line.get(*at..).and_then(decode).is_some())
 }
 
-/// CRC-32C (Castagnoli), a byte at a time. A table of 1 KiB keeps up with the JSON that is read
-/// beside it; faster ways take a crate with code for each processor.
+/// CRC-32C (Castagnoli), one byte at a time. With a table of 1 KiB it is as fast as the JSON parser; faster
+/// methods need a dependency with code for each processor.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc: u32, byte| {
         let [low, ..] = crc.to_le_bytes();
@@ -52,7 +52,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 static CRC_OF_BYTE: [u32; 256] = crc_of_byte();
 
-#[expect(clippy::indexing_slicing, reason = "computed by the compiler, which would tell")]
+#[expect(clippy::indexing_slicing, reason = "computed by the compiler, which would fail")]
 const fn crc_of_byte() -> [u32; 256] {
     const POLYNOMIAL: u32 = 0x82F6_3B78;
     let mut table = [0; 256];

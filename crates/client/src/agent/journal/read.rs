@@ -1,7 +1,7 @@
-//! Reads a journal line by line, tells what each is, and judges the whole.
+//! Reads a journal line by line, classifies each line, and decides on the whole file.
 //!
-//! The judgement rests on what `journal.rs` assumes of the disk: of all appends only the last can be
-//! there in part. So one bad line at the very end is torn; every other bad line is damage.
+//! The decision follows from the assumptions in `journal.rs`: only the last append can be on disk in part. So a
+//! single bad line at the very end is torn, and every other bad line is damage.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
@@ -13,95 +13,95 @@ use serde_json::value::RawValue;
 
 use super::{FORMAT, Head, JournalError, LINE_BYTES_MAX, Record, line};
 
-/// A part of the file, mostly a line.
+/// A range of bytes in the file, usually a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct JournalSpan {
     /// Where it begins.
     pub(crate) at: u64,
-    /// How long it is.
+    /// Its length.
     pub(crate) bytes: u64,
 }
 
-/// What stands there.
+/// What a range contains.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Part<'a> {
-    /// What was appended in one go.
+pub(crate) enum JournalPart<'a> {
+    /// The records of one append.
     Records(Vec<Record>),
-    /// The same, and this version does not know all of it.
+    /// The same, with some that this version does not know.
     Unknown { json: &'a str, known: Vec<Record> },
-    /// Not what was written.
+    /// Something else than what was written.
     Damaged,
-    /// What was being written when the power failed, or is being written now.
+    /// An append that the power cut interrupted, or that is being written now.
     Torn,
 }
 
-/// How the whole stands.
+/// The state of the whole file.
 #[derive(Debug)]
-pub(super) struct Judgement {
-    /// To the end of the last line that is not torn.
+pub(super) struct ScanResult {
+    /// Up to the end of the last line that is not torn.
     pub(super) good_bytes: u64,
     /// Why no agent may run on it.
     pub(super) fault: Option<JournalError>,
 }
 
-/// Tells everything in `file` but the first line, in order. One line is in memory at a time.
+/// Passes on everything in `file` but the first line, in order. One line is in memory at a time.
 ///
 /// # Errors
-/// When it cannot be read, is of a newer format or another device's: then nothing is told.
+/// If the file cannot be read, or has a newer format or another device: then nothing is passed on.
 pub(super) fn read(
     path: &Path,
     file: &File,
     device: &DeviceId,
-    told: impl FnMut(Place, Part<'_>),
-) -> Result<Judgement, JournalError> {
+    on_part: impl FnMut(JournalSpan, JournalPart<'_>),
+) -> Result<ScanResult, JournalError> {
     let io = |source| JournalError::Io { path: path.into(), source };
     let mut reader = BufReader::with_capacity(64 << 10, file);
     let mut line = Vec::new();
     let mut bytes = next_line(&mut reader, &mut line).map_err(io)?;
-    let mut judge = Judge { told, at: 0, bad: None, unknown_at: None, damaged_at: None };
+    let mut scanner = Scanner { on_part, at: 0, bad: None, unknown_at: None, damaged_at: None };
     let has_head = check_head(path, &line, device)?;
     if has_head {
-        judge.at = bytes;
+        scanner.at = bytes;
     } else if bytes > 0 {
-        judge.line(bytes, &line);
-        // It came with the file's name, in one step: it is never torn.
-        judge.bad_is_damage();
+        scanner.line(bytes, &line);
+        // The first line came with the file's name, in one step: it is never torn.
+        scanner.bad_is_damage();
     }
     while bytes > 0 {
         bytes = next_line(&mut reader, &mut line).map_err(io)?;
         if bytes > 0 {
-            judge.line(bytes, &line);
+            scanner.line(bytes, &line);
         }
     }
-    let good_bytes = judge.finish();
+    let good_bytes = scanner.finish();
     let path = path.to_path_buf();
-    // What is not known comes first: an update saves it, a repair drops it.
-    let fault = match (judge.unknown_at, judge.damaged_at) {
+    // Unknown records come first: an update preserves them, a repair drops them.
+    let fault = match (scanner.unknown_at, scanner.damaged_at) {
         (Some(at), _) => Some(JournalError::Unknown { path, at }),
         _ if !has_head => Some(JournalError::Headless { path, device: device.clone() }),
         (None, Some(at)) => Some(JournalError::Damaged { path, at }),
         (None, None) => None,
     };
-    Ok(Judgement { good_bytes, fault })
+    Ok(ScanResult { good_bytes, fault })
 }
 
-/// What is known so far of a file that is read from its beginning.
-struct Judge<F> {
-    told: F,
-    /// How far it is read.
+/// The state of reading a file from its beginning.
+struct Scanner<F> {
+    on_part: F,
+    /// How much was read.
     at: u64,
-    /// The bad line that was read last, while none is behind it, and whether one is before it.
-    bad: Option<(Place, bool)>,
+    /// The last line if it is bad and nothing follows it, and whether a bad one precedes it.
+    bad: Option<(JournalSpan, bool)>,
     unknown_at: Option<u64>,
     damaged_at: Option<u64>,
 }
 
-impl<F: FnMut(Place, Part<'_>)> Judge<F> {
+impl<F: FnMut(JournalSpan, JournalPart<'_>)> Scanner<F> {
     fn line(&mut self, bytes: u64, line: &[u8]) {
         if let Some(json) = line::decode(line) {
             return self.good(bytes, json);
         }
-        // A line that lost its feed has the next one in it.
+        // A line that lost its line feed contains the next one.
         let good_end = line::good_end(line).and_then(|at| line.split_at_checked(at));
         let bad_bytes = good_end.map_or(bytes, |(bad, _)| bad.len() as u64);
         let follows_bad = self.bad_is_damage();
@@ -113,23 +113,23 @@ impl<F: FnMut(Place, Part<'_>)> Judge<F> {
 
     fn good(&mut self, bytes: u64, json: &str) {
         self.bad_is_damage();
-        let place = self.next(bytes);
+        let span = self.next(bytes);
         if let Ok(records) = serde_json::from_str(json) {
-            return (self.told)(place, Part::Records(records));
+            return (self.on_part)(span, JournalPart::Records(records));
         }
         let records: Vec<&RawValue> = serde_json::from_str(json).unwrap_or_default();
         let known = |raw: &RawValue| serde_json::from_str(raw.get()).ok();
         let known = records.into_iter().filter_map(known).collect();
-        self.unknown_at = self.unknown_at.or(Some(place.at));
-        (self.told)(place, Part::Unknown { json, known });
+        self.unknown_at = self.unknown_at.or(Some(span.at));
+        (self.on_part)(span, JournalPart::Unknown { json, known });
     }
 
-    /// The end of the file: one bad line is torn there. Gives where what is good ends.
+    /// The end of the file: a single bad line is torn here. Returns where the good part ends.
     fn finish(&mut self) -> u64 {
         match self.bad {
-            Some((place, false)) => {
-                (self.told)(place, Part::Torn);
-                place.at
+            Some((span, false)) => {
+                (self.on_part)(span, JournalPart::Torn);
+                span.at
             }
             _ => {
                 self.bad_is_damage();
@@ -138,22 +138,22 @@ impl<F: FnMut(Place, Part<'_>)> Judge<F> {
         }
     }
 
-    /// Gives whether there was one.
+    /// Returns whether there was one.
     fn bad_is_damage(&mut self) -> bool {
-        let Some((place, _)) = self.bad.take() else { return false };
-        self.damaged_at = self.damaged_at.or(Some(place.at));
-        (self.told)(place, Part::Damaged);
+        let Some((span, _)) = self.bad.take() else { return false };
+        self.damaged_at = self.damaged_at.or(Some(span.at));
+        (self.on_part)(span, JournalPart::Damaged);
         true
     }
 
-    fn next(&mut self, bytes: u64) -> Place {
+    fn next(&mut self, bytes: u64) -> JournalSpan {
         let at = self.at;
         self.at += bytes;
-        Place { at, bytes }
+        JournalSpan { at, bytes }
     }
 }
 
-/// Whether the first line is one of this format and device.
+/// Whether the first line has this format and device.
 fn check_head(path: &Path, line: &[u8], device: &DeviceId) -> Result<bool, JournalError> {
     #[derive(Deserialize)]
     struct Format {
@@ -173,8 +173,8 @@ fn check_head(path: &Path, line: &[u8], device: &DeviceId) -> Result<bool, Journ
     }
 }
 
-/// Reads to the next line feed and gives how long that was; nothing at the end of the file. A line
-/// that is longer than any that is written comes without its end, so it is a bad one.
+/// Reads up to the next line feed and returns the length, 0 at the end of the file. A line that is longer than
+/// any that is written is returned without its end, and so is a bad one.
 fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     line.clear();
     let bytes = reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', line)? as u64;

@@ -1,7 +1,7 @@
-//! What the journal says: one record for each step that must outlive a power cut.
+//! The records of the journal: one for each step that must survive a power cut.
 //!
-//! A report is kept in a form of the journal's own: what the hub would refuse must still be read
-//! after a restart, and what a handler wrote must not take more room than was kept for it.
+//! A report has a form of its own here: what the hub would reject must be readable after a restart, and a handler's
+//! output must not take more space than was reserved for it.
 
 use std::borrow::Cow;
 
@@ -14,23 +14,23 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::agent::run::clamp;
 
-/// The longest text of a report in the journal. Within the contract's limits none is longer: a
-/// result of 64 KiB, two outputs of 64 KiB that take 4/3 of that, and a message.
-pub(crate) const REPORT_BYTES_MAX: usize = 248 << 10;
+/// Bytes of the longest report in the journal. Reports within the contract's limits fit: a result of 64 KiB, two
+/// outputs of 64 KiB that take 4/3 of that, and a message.
+pub(crate) const STORED_REPORT_BYTES_MAX: usize = 248 << 10;
 
-/// Which run of the kernel: a clock since boot means something only within it.
+/// A boot of the kernel: clocks since boot are comparable only within one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct BootId(String);
 
 impl BootId {
-    /// What stands for a boot that has no name. The clock since boot may have begun anew, so no two
-    /// of them are the same; but they say nothing of a reboot either.
+    /// For a boot whose name cannot be read. Its clock may have restarted, so no two of them are equal; but they do
+    /// not prove a reboot either.
     pub(crate) fn unknown(random: u64) -> Self {
         Self(format!("{UNKNOWN_BOOT}{random:016x}"))
     }
 
-    /// Whether this is the kernel's own name for it.
+    /// Whether this is the kernel's own name.
     pub(crate) fn is_known(&self) -> bool {
         !self.0.starts_with(UNKNOWN_BOOT)
     }
@@ -44,36 +44,41 @@ impl From<&str> for BootId {
     }
 }
 
-/// A step in the life of the agent or of a command.
+/// A step in the life cycle of the agent or of a command. The names on disk are part of the format: an older version
+/// refuses a record that it does not know, and ignores a member that it does not know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Record {
-    /// The agent began, for the how-manieth time. The number is the upper part of every `rev`.
+    /// A start of the agent. The number is the upper part of every `rev`.
     Begun {
-        /// One more than the one before.
+        /// One more than the last.
         start: u64,
+        /// What the clocks showed. Absent until the hub is connected; records of earlier versions have none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clock: Option<Box<ClockStamp>>,
     },
-    /// A command came.
+    /// A command arrived.
     Received(Box<Received>),
-    /// It is to be stopped, or never to run; it may not have come.
+    /// A command must be stopped or must never run. It may not have arrived yet.
     Cancelled {
         /// The command.
         command: CommandId,
-        /// Its place in the order.
+        /// Its position in the hub's order.
         seq: Seq,
-        /// The hub's clock when this was told, in Unix milliseconds.
-        hub_ms: u64,
+        /// The agent's time when the command arrived, in Unix milliseconds.
+        #[serde(rename = "hub_ms")]
+        first_seen_ms: u64,
     },
-    /// Its handler is about to be started.
+    /// A handler is about to be started.
     Started {
         /// The command.
         command: CommandId,
-        /// The how-manieth run this is.
+        /// The number of this run, from 1.
         run: u32,
-        /// In which run of the kernel.
+        /// The boot in which it starts.
         boot: BootId,
     },
-    /// It is over, and this is to be told. Nothing is when it ended at the hub before it began here.
+    /// A command has ended with this report. `None` if the hub had ended it before it was started.
     Ended {
         /// The command.
         command: CommandId,
@@ -81,74 +86,111 @@ pub(crate) enum Record {
         #[serde(serialize_with = "write_report", deserialize_with = "read_report")]
         report: Option<Box<Report>>,
     },
-    /// The hub refuses the result for what it is.
-    Unfit {
+    /// The hub rejects the result permanently.
+    #[serde(rename = "unfit")]
+    PermanentRejection {
         /// The command.
         command: CommandId,
-        /// The hub's clock when it did so first, in Unix milliseconds.
-        hub_ms: u64,
+        /// The agent's time when it did so first, in Unix milliseconds.
+        #[serde(rename = "hub_ms")]
+        since_ms: u64,
     },
-    /// The hub has shown that it knows, or will not be told any more.
+    /// The hub has confirmed the result, or it will not be reported any more.
     Acked {
         /// The command.
         command: CommandId,
     },
-    /// All that is left of a command that is over: what a compaction writes for its other records.
+    /// A completed command: a compaction writes it instead of the other records.
     Done {
         /// The command.
         command: CommandId,
-        /// What is left.
+        /// What is stored of it.
         #[serde(flatten)]
         done: Done,
     },
 }
 
-/// What is kept of a command that is over. There may be a hundred thousand: each member counts.
+impl Record {
+    /// The agent's time in this record.
+    pub(crate) fn agent_ms(&self) -> Option<u64> {
+        match self {
+            Self::Received(received) => Some(received.first_seen_ms),
+            Self::Cancelled { first_seen_ms, .. } => Some(*first_seen_ms),
+            Self::PermanentRejection { since_ms, .. } => Some(*since_ms),
+            Self::Done { done, .. } => Some(done.first_seen_ms),
+            Self::Begun { .. } | Self::Started { .. } | Self::Ended { .. } | Self::Acked { .. } => {
+                None
+            }
+        }
+    }
+}
+
+/// What is stored of a completed command. There may be a hundred thousand: each member counts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Done {
-    /// Its place in the order.
+    /// Its position in the hub's order.
     pub(crate) seq: Seq,
-    /// The hub's clock when it was first heard of, in Unix milliseconds.
-    pub(crate) hub_ms: u64,
-    /// How it ended; `None` when the hub had ended it before it could start.
+    /// The agent's time when the command arrived, in Unix milliseconds.
+    #[serde(rename = "hub_ms")]
+    pub(crate) first_seen_ms: u64,
+    /// How it ended; `None` if the hub had ended it before it was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<ReportState>,
-    /// The exit code that was told.
+    /// The exit code that was reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) exit_code: Option<i64>,
-    /// The error code that was told.
+    /// The error code that was reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) code: Option<Box<str>>,
 }
 
-/// A command as it came.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Received {
-    /// What the hub said; without its data when it was rejected at once.
-    pub(crate) event: CommandEvent,
-    /// In which run of the kernel it came.
+/// What the clocks showed at one moment. After a restart the agent's time is calculated from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClockStamp {
+    /// The boot.
     pub(crate) boot: BootId,
-    /// Until when it may be started, by the clock since that boot.
-    pub(crate) due_boot_ms: u64,
-    /// The hub's clock when it came, in Unix milliseconds.
+    /// `CLOCK_BOOTTIME`.
+    pub(crate) boot_ms: u64,
+    /// The agent's own time.
+    pub(crate) agent_ms: u64,
+    /// The hub's clock, in Unix milliseconds.
     pub(crate) hub_ms: u64,
+    /// The device's clock, in Unix milliseconds; `None` if it was not set yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) device_ms: Option<u64>,
 }
 
-/// Cuts a report down to the contract's limits, and to what there is room for: output and result are
-/// lost before the state is.
+/// A command as it arrived.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Received {
+    /// The hub's event; without its data if the command was rejected at once.
+    pub(crate) event: CommandEvent,
+    /// The boot in which it arrived.
+    pub(crate) boot: BootId,
+    /// `CLOCK_BOOTTIME` when its time to live ends.
+    pub(crate) due_boot_ms: u64,
+    /// The agent's time when it arrived, in Unix milliseconds. (Earlier versions wrote the hub's clock.)
+    #[serde(rename = "hub_ms")]
+    pub(crate) first_seen_ms: u64,
+}
+
+/// Cuts a report to the contract's limits and to the space reserved for it: output and result are dropped before
+/// the state is.
 pub(crate) fn fit(report: &mut Report) {
     clamp(report);
     let text_bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let is_long = text_bytes(&report.stdout) + text_bytes(&report.stderr) > REPORT_BYTES_MAX / 2
-        && serde_json::to_vec(&Kept::of(report)).map_or(0, |json| json.len()) > REPORT_BYTES_MAX;
+    let is_long = text_bytes(&report.stdout) + text_bytes(&report.stderr)
+        > STORED_REPORT_BYTES_MAX / 2
+        && serde_json::to_vec(&StoredReport::of(report)).map_or(0, |json| json.len())
+            > STORED_REPORT_BYTES_MAX;
     if is_long {
         (report.stdout, report.stderr, report.truncated) = (None, None, Some(true));
     }
 }
 
-/// A report as it stands in the journal.
+/// A report in the journal's form.
 #[derive(Serialize, Deserialize)]
-struct Kept<'a> {
+struct StoredReport<'a> {
     state: ReportState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     progress: Option<Progress>,
@@ -158,34 +200,34 @@ struct Kept<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exit_code: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    stdout: Option<Text<'a>>,
+    stdout: Option<StoredText<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    stderr: Option<Text<'a>>,
+    stderr: Option<StoredText<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     truncated: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    error: Option<KeptError<'a>>,
+    error: Option<StoredError<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct KeptError<'a> {
-    code: Text<'a>,
+struct StoredError<'a> {
+    code: StoredText<'a>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    message: Option<Text<'a>>,
+    message: Option<StoredText<'a>>,
 }
 
-/// Text as JSON writes it, or in base64 where that is shorter: a control character takes six bytes
-/// in JSON, and output may be full of them.
+/// Text as JSON, or in base64 if that is shorter: a control character takes six bytes in JSON, and output may
+/// consist of them.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Text<'a> {
+enum StoredText<'a> {
     Plain(Cow<'a, str>),
     Base64 { base64: String },
 }
 
-impl<'a> Kept<'a> {
+impl<'a> StoredReport<'a> {
     fn of(report: &'a Report) -> Self {
-        let text = |text: &'a Option<String>| text.as_deref().map(Text::of);
+        let text = |text: &'a Option<String>| text.as_deref().map(StoredText::of);
         Self {
             state: report.state,
             progress: report.progress,
@@ -194,15 +236,15 @@ impl<'a> Kept<'a> {
             stdout: text(&report.stdout),
             stderr: text(&report.stderr),
             truncated: report.truncated,
-            error: report.error.as_ref().map(|error| KeptError {
-                code: Text::of(&error.code),
+            error: report.error.as_ref().map(|error| StoredError {
+                code: StoredText::of(&error.code),
                 message: text(&error.message),
             }),
         }
     }
 
     fn into_report(self) -> Result<Report, String> {
-        let text = |text: Option<Text<'_>>| text.map(Text::into_string).transpose();
+        let text = |text: Option<StoredText<'_>>| text.map(StoredText::into_string).transpose();
         let error = self.error.map(|error| {
             Ok::<_, String>(ErrorInfo {
                 code: error.code.into_string()?,
@@ -222,7 +264,7 @@ impl<'a> Kept<'a> {
     }
 }
 
-impl<'a> Text<'a> {
+impl<'a> StoredText<'a> {
     fn of(text: &'a str) -> Self {
         let escaped = |byte: u8| match byte {
             b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 2,
@@ -254,12 +296,12 @@ fn some<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Json>, D::Error> {
 
 #[expect(clippy::ref_option, reason = "serde gives it so")]
 fn write_report<S: Serializer>(report: &Option<Box<Report>>, to: S) -> Result<S::Ok, S::Error> {
-    report.as_deref().map(Kept::of).serialize(to)
+    report.as_deref().map(StoredReport::of).serialize(to)
 }
 
 fn read_report<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<Report>>, D::Error> {
-    let kept: Option<Kept<'static>> = Deserialize::deserialize(from)?;
-    let report = kept.map(Kept::into_report).transpose().map_err(D::Error::custom)?;
+    let stored: Option<StoredReport<'static>> = Deserialize::deserialize(from)?;
+    let report = stored.map(StoredReport::into_report).transpose().map_err(D::Error::custom)?;
     Ok(report.map(Box::new))
 }
 
@@ -299,12 +341,12 @@ mod tests {
             let whole = report.clone();
             fit(&mut report);
             assert_eq!(report, whole, "{filling:?}");
-            assert!(written(report).len() < REPORT_BYTES_MAX, "{filling:?}");
+            assert!(written(report).len() < STORED_REPORT_BYTES_MAX, "{filling:?}");
         }
     }
 
-    /// A result past the API's limits was written, could not be read again, and was taken for a torn
-    /// end and cut off: the command then had never ended.
+    /// A result beyond the API's limits was written, could not be read again, and was cut off as a torn end: the
+    /// command then had never ended.
     #[test]
     fn a_report_past_the_limits_keeps_its_state_and_the_end_of_its_output() {
         let long = "é".repeat(200 << 10);
@@ -326,13 +368,13 @@ mod tests {
         };
         fit(&mut report);
         assert!(written(report).len() < 8192);
-        // What is only a little past the hub's limit is kept as it is.
+        // A text slightly beyond the hub's limit is stored unchanged.
         let stdout = Some("x".repeat((64 << 10) + 1));
         written(Report { stdout, ..Report::of(ReportState::Succeeded) });
     }
 
     #[test]
-    fn what_earlier_versions_wrote_is_still_read() {
+    fn records_of_earlier_versions_are_still_read() {
         let command = CommandId::from_parts(7, [7; 10]);
         let line = format!(
             r#"[{{"ended":{{"command":"{command}","report":{{"state":"failed","result":null,"exit_code":3,"stdout":"a\u0001","truncated":false,"error":{{"code":"exit_status","message":"exit status 3"}}}}}}}},{{"ended":{{"command":"{command}","report":null}}}}]"#
@@ -350,11 +392,34 @@ mod tests {
         assert_eq!(read, [ended(report), Record::Ended { command, report: None }]);
     }
 
+    /// After a downgrade the earlier version must be able to read the journal.
     #[test]
-    fn what_is_done_takes_one_short_line_and_little_memory() {
+    fn a_stamp_of_the_clocks_is_ignored_by_versions_that_do_not_know_it() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Earlier {
+            Begun { start: u64 },
+        }
+        let clock = ClockStamp {
+            boot: BootId::from("boot-1"),
+            boot_ms: 5,
+            agent_ms: 1_800_000_000_000,
+            hub_ms: 1_800_000_000_000,
+            device_ms: None,
+        };
+        let record = Record::Begun { start: 7, clock: Some(Box::new(clock)) };
+        let json = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+        assert_eq!(serde_json::from_str::<Earlier>(&json).unwrap(), Earlier::Begun { start: 7 });
+        let earlier: Record = serde_json::from_str(r#"{"begun":{"start":7}}"#).unwrap();
+        assert_eq!(earlier, Record::Begun { start: 7, clock: None });
+    }
+
+    #[test]
+    fn a_completed_command_takes_one_short_line_and_little_memory() {
         let done = Done {
             seq: "18446744073709551615".parse().unwrap(),
-            hub_ms: 1_800_000_000_000,
+            first_seen_ms: 1_800_000_000_000,
             state: Some(ReportState::Succeeded),
             exit_code: Some(-1),
             code: None,

@@ -1,13 +1,13 @@
-//! A model of the hub: the table of the contract, section 2, for one device.
+//! A model of the hub for one device: the table in section 2 of the contract.
 
 use std::collections::BTreeMap;
 
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{CommandId, DeliveryState, Json, Report, ReportState, Seq, Timestamp};
 
-use super::Answer;
+use super::ReportAnswer;
 
-/// The hub's clock is ahead of the world's by this, so that nothing can mistake one for the other.
+/// How far the hub's clock is ahead of the world's, so that the two cannot be confused.
 pub(super) const EPOCH_MS: u64 = 1_800_000_000_000;
 const LEASE_MS: u64 = 30_000;
 const CANCEL_MS: u64 = 60_000;
@@ -17,19 +17,23 @@ pub(super) struct Delivery {
     pub(super) event: CommandEvent,
     pub(super) state: DeliveryState,
     pub(super) error: Option<String>,
-    /// Greater than any that a device with a new journal begins with, at times.
+    /// At times greater than the first one of a device with a new journal.
     pub(super) rev: u64,
-    expires_ms: u64,
-    /// Of the lease, or of the run clock.
+    pub(super) expires_ms: u64,
+    /// The end of the lease or of the run clock.
     due_ms: u64,
     ever_sent: bool,
 }
 
 #[derive(Default)]
 pub(super) struct Hub {
+    /// How far its clock is from the right time, in milliseconds.
+    pub(super) clock_error_ms: i64,
+    /// Until when it rejects the result of a command permanently.
+    pub(super) rejects_until_ms: BTreeMap<CommandId, u64>,
     pub(super) deliveries: BTreeMap<CommandId, Delivery>,
     pub(super) max_in_flight: usize,
-    /// What has ended for the want of a sign, and when the last one came.
+    /// Commands that have timed out, and when the last report of each arrived.
     pub(super) timed_out: Vec<(CommandId, u64)>,
 }
 
@@ -39,13 +43,18 @@ pub(super) enum Frame {
 }
 
 impl Hub {
+    /// What its clock shows at this time, unless it is set before.
+    pub(super) fn clock_ms(&self, at_ms: u64) -> u64 {
+        (EPOCH_MS + at_ms).saturating_add_signed(self.clock_error_ms)
+    }
+
     pub(super) fn submit(
         &mut self,
         now_ms: u64,
         action: &str,
         (ttl_s, run_timeout_s): (u64, u64),
         rev: u64,
-    ) {
+    ) -> CommandId {
         let n = self.deliveries.len() as u64 + 1;
         let id = CommandId::from_parts(n, [n as u8; 10]);
         let expires_ms = now_ms + ttl_s * 1000;
@@ -55,8 +64,8 @@ impl Hub {
             action: action.parse().unwrap(),
             data: Json::null(),
             attempt: 0,
-            created_at: Timestamp::from_unix_ms(EPOCH_MS + now_ms),
-            expires_at: Timestamp::from_unix_ms(EPOCH_MS + expires_ms),
+            created_at: Timestamp::from_unix_ms(self.clock_ms(now_ms)),
+            expires_at: Timestamp::from_unix_ms(self.clock_ms(expires_ms)),
             ttl_s,
             run_timeout_s,
         };
@@ -70,6 +79,7 @@ impl Hub {
             ever_sent: false,
         };
         self.deliveries.insert(id, delivery);
+        id
     }
 
     pub(super) fn cancel(&mut self, id: CommandId, force: bool) -> Option<Frame> {
@@ -83,7 +93,7 @@ impl Hub {
         (!silent).then_some(Frame::Cancel(CancelEvent { id, seq: delivery.event.seq }))
     }
 
-    /// A new connection, or a restart of the hub: what was sent and not answered is queued again.
+    /// A new connection or a restart of the hub: what was sent and not answered is queued again.
     pub(super) fn reconnect(&mut self) -> Vec<Frame> {
         let mut cancels = Vec::new();
         for delivery in self.deliveries.values_mut() {
@@ -99,7 +109,7 @@ impl Hub {
         cancels
     }
 
-    /// What time does.
+    /// Applies the timeouts.
     pub(super) fn tick(&mut self, now_ms: u64) {
         for delivery in self.deliveries.values_mut() {
             match delivery.state {
@@ -122,7 +132,7 @@ impl Hub {
         }
     }
 
-    /// When time does something next.
+    /// The next timeout.
     pub(super) fn due_ms(&self) -> Option<u64> {
         let due = |delivery: &Delivery| match delivery.state {
             DeliveryState::Queued => Some(delivery.expires_ms),
@@ -134,18 +144,18 @@ impl Hub {
         self.deliveries.values().filter_map(due).min()
     }
 
-    /// What may be sent now.
+    /// Sends what may be sent now.
     pub(super) fn send(&mut self, now_ms: u64) -> Vec<Frame> {
         let mut frames = Vec::new();
         let in_flight = |d: &&Delivery| d.state != DeliveryState::Queued && !d.state.is_terminal();
-        let mut room =
+        let mut slots =
             self.max_in_flight.saturating_sub(self.deliveries.values().filter(in_flight).count());
-        // The ids are in the order of the commands here.
+        // Here the ids have the order of the commands.
         for delivery in self.deliveries.values_mut() {
-            if delivery.state != DeliveryState::Queued || room == 0 {
+            if delivery.state != DeliveryState::Queued || slots == 0 {
                 continue;
             }
-            room -= 1;
+            slots -= 1;
             delivery.state = DeliveryState::Sent;
             delivery.ever_sent = true;
             delivery.due_ms = now_ms + LEASE_MS;
@@ -156,14 +166,20 @@ impl Hub {
         frames
     }
 
-    pub(super) fn report(&mut self, now_ms: u64, id: CommandId, report: &Report) -> Answer {
+    pub(super) fn report(&mut self, now_ms: u64, id: CommandId, report: &Report) -> ReportAnswer {
         use ReportState as R;
         let delivery = self.deliveries.get_mut(&id).unwrap();
         let rev = report.rev.unwrap();
-        if rev <= delivery.rev {
-            return Answer::Delivery { state: delivery.state, rev: delivery.rev };
+        let rejects = self.rejects_until_ms.get(&id).is_some_and(|until_ms| now_ms < *until_ms);
+        // It would send such a command again for ever, since here nothing is dead after 100 attempts.
+        let is_sent_again = matches!(delivery.state, DeliveryState::Queued | DeliveryState::Sent);
+        if rejects && report.state.is_terminal() && !is_sent_again {
+            return ReportAnswer::PermanentRejection;
         }
-        let told = match report.state {
+        if rev <= delivery.rev {
+            return ReportAnswer::Delivery { state: delivery.state, rev: delivery.rev };
+        }
+        let reported = match report.state {
             R::Accepted => DeliveryState::Accepted,
             R::Running => DeliveryState::Running,
             R::Succeeded => DeliveryState::Succeeded,
@@ -174,13 +190,13 @@ impl Hub {
         };
         let clock_ms = now_ms + delivery.event.run_timeout_s * 1000;
         match (delivery.state, report.state) {
-            (from, _) if from.is_terminal() && from == told => {}
+            (from, _) if from.is_terminal() && from == reported => {}
             (
                 DeliveryState::Queued | DeliveryState::Sent | DeliveryState::Accepted,
                 R::Accepted | R::Running,
             )
             | (DeliveryState::Running, R::Running) => {
-                (delivery.state, delivery.due_ms) = (told, clock_ms);
+                (delivery.state, delivery.due_ms) = (reported, clock_ms);
             }
             (DeliveryState::Running, R::Accepted)
             | (DeliveryState::Cancelling, R::Accepted | R::Running) => {}
@@ -191,7 +207,7 @@ impl Hub {
                 | DeliveryState::Cancelling,
                 R::Rejected,
             )
-            | (DeliveryState::Cancelling, R::Cancelled) => delivery.state = told,
+            | (DeliveryState::Cancelling, R::Cancelled) => delivery.state = reported,
             (
                 DeliveryState::Queued
                 | DeliveryState::Sent
@@ -203,11 +219,11 @@ impl Hub {
                 | DeliveryState::Dead
                 | DeliveryState::Cancelled,
                 R::Succeeded | R::Failed,
-            ) => delivery.state = told,
-            (from, _) => return Answer::Conflict { state: Some(from) },
+            ) => delivery.state = reported,
+            (from, _) => return ReportAnswer::Conflict { state: Some(from) },
         }
         delivery.rev = rev;
         delivery.error = report.error.as_ref().map(|e| e.code.clone()).or(delivery.error.take());
-        Answer::Delivery { state: delivery.state, rev }
+        ReportAnswer::Delivery { state: delivery.state, rev }
     }
 }

@@ -1,32 +1,34 @@
-//! The verdict on a history: what the hub shows must be what happened at the device, in the order of
-//! the hub, no more at once than may be, and in a journal that keeps its bound.
+//! The verdict on a history: the hub's states match what happened at the device, commands ran in the order of the
+//! hub and within the concurrency limits, and the journal stayed within its limit.
 
 use std::collections::BTreeSet;
 
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, DeliveryState};
 
-use super::hub::EPOCH_MS;
 use super::world::World;
 use crate::agent::journal::Record;
 
-/// What happened, in numbers.
+/// Counts of what happened.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct RunReport {
     pub(super) starts: usize,
     pub(super) deaths: usize,
     pub(super) interrupted: usize,
     pub(super) reruns: usize,
     pub(super) succeeded_by_reboot: usize,
     pub(super) timed_out: usize,
-    /// Rejected since the journal or the disk was full.
+    /// Rejected because the journal or the disk was full.
     pub(super) full: usize,
     pub(super) compactions: usize,
-    /// Stopped since an operator had ended it by force.
+    /// Stopped by a forced cancel.
     pub(super) cancelled: usize,
+    /// Forgotten because of their age, and dropped because they were rejected for long.
+    pub(super) forgotten: usize,
+    pub(super) dropped: usize,
 }
 
-impl Told {
+impl RunReport {
     pub(super) fn add(&mut self, other: &Self) {
         self.starts += other.starts;
         self.deaths += other.deaths;
@@ -37,45 +39,47 @@ impl Told {
         self.full += other.full;
         self.compactions += other.compactions;
         self.cancelled += other.cancelled;
+        self.forgotten += other.forgotten;
+        self.dropped += other.dropped;
     }
 }
 
-/// What became of a command at the device.
+/// What happened to a command at the device.
 #[derive(Default)]
-pub(super) struct Story {
+pub(super) struct CommandRuns {
     pub(super) starts: usize,
     pub(super) finished: usize,
-    /// Deaths of the agent since its first start.
+    /// Crashes of the agent since its first start.
     pub(super) deaths: usize,
     pub(super) revs: BTreeSet<u64>,
-    pub(super) lost: Vec<Lost>,
+    pub(super) lost: Vec<LostReport>,
 }
 
-/// A report that was lost, or its answer was.
-pub(super) struct Lost {
+/// A report that was lost, or whose answer was.
+pub(super) struct LostReport {
     pub(super) at_ms: u64,
-    /// How long nothing could be expected then: the hub had asked for that, or the network had swallowed it.
+    /// How long no other could be expected: the hub had requested the wait, or the network had dropped the report.
     pub(super) wait_ms: u64,
     pub(super) asked: bool,
 }
 
-/// What the disk and the agent say of the commands, for the order in which they start.
+/// What is known from the disk and the agent about the order in which commands may start.
 #[derive(Default)]
-pub(super) struct Order {
-    /// Those on disk without an end.
+pub(super) struct StartOrder {
+    /// Commands on disk without an end.
     open: BTreeSet<CommandId>,
-    /// In this life: those that were started, and those that were ended or refused.
+    /// Since the agent started: commands that were started, and commands that have ended or were refused.
     started: BTreeSet<CommandId>,
     settled: BTreeSet<CommandId>,
 }
 
-impl Order {
+impl StartOrder {
     pub(super) fn new_life(&mut self) {
         self.started.clear();
         self.settled.clear();
     }
 
-    /// A compaction begins: what is not in it is forgotten.
+    /// A compaction begins: what it does not contain is forgotten.
     pub(super) fn forget_all(&mut self) {
         self.open.clear();
     }
@@ -90,12 +94,12 @@ impl Order {
         }
     }
 
-    /// It is over as far as the agent is concerned, be that on disk or not.
+    /// For the agent it has ended, on disk or not.
     pub(super) fn settled(&mut self, id: CommandId) {
         self.settled.insert(id);
     }
 
-    /// The one that is overtaken if this starts now. The ids are in the order of the hub here.
+    /// The command that is overtaken if this one starts now. Here the ids have the order of the hub.
     fn overtaken(&self, id: CommandId) -> Option<&CommandId> {
         let mut before = self.open.range(..id);
         before.find(|id| !self.started.contains(*id) && !self.settled.contains(*id))
@@ -106,9 +110,12 @@ impl World {
     /// Whether a handler may start now.
     pub(super) fn judge_start(&mut self, event: &CommandEvent) -> Result<(), String> {
         let id = event.id;
-        // The ttl is told in whole seconds, rounded up, and takes its time to arrive.
-        let late_ms = (EPOCH_MS + self.now_ms).saturating_sub(event.expires_at.unix_ms());
-        if late_ms > 4000 {
+        // `ttl_s` is in whole seconds, rounded up, and takes its time to arrive.
+        let expires_ms = self.hub.deliveries[&id].expires_ms;
+        // After a reboot the hub's clock decides, and setting it back prolongs what it stamped before.
+        let back_ms = if self.boots > 1 { self.clocks.hub_backward_ms } else { 0 };
+        let late_ms = self.now_ms.saturating_sub(expires_ms);
+        if late_ms > 4000 + back_ms {
             return Err(format!("{id} is started {late_ms} ms after its time"));
         }
         if self.handlers.iter().any(|handler| handler.command == id) {
@@ -122,7 +129,7 @@ impl World {
         if mine >= self.hub.max_in_flight {
             return Err(format!("{id} is one more than may run at once"));
         }
-        // What a `succeed` left behind is not killed.
+        // The orphan processes of a `succeed` are not killed.
         let counts = |life| life == self.life || event.action.as_str() != "succeed";
         let same = |id: &CommandId| self.hub.deliveries[id].event.action == event.action;
         let beside = self.handlers.iter().filter(|h| same(&h.command) && counts(h.life)).count();
@@ -132,77 +139,88 @@ impl World {
         Ok(())
     }
 
-    /// Only a dead agent or a dead link explains that no sign came for so long.
+    /// Only a dead agent or a dead link may explain that no report arrived for so long.
     pub(super) fn judge_timeouts(&mut self) -> Result<(), String> {
-        for (id, heard_ms) in std::mem::take(&mut self.hub.timed_out) {
+        for (id, last_report_ms) in std::mem::take(&mut self.hub.timed_out) {
+            if self.hub.rejects_until_ms.contains_key(&id) {
+                continue;
+            }
             let run_timeout_ms = self.hub.deliveries[&id].event.run_timeout_s * 1000;
-            // A sign is due after a third of it, and takes its time; so does the tick of this world.
-            let sign_ms = (run_timeout_ms / 3).min(10_000) + 5000;
+            // A keepalive is due after a third of it, and takes its time; so does the tick of this world.
+            let keepalive_ms = (run_timeout_ms / 3).min(10_000) + 5000;
             let within = |from_ms: u64, to_ms: u64| {
-                to_ms.min(self.now_ms).saturating_sub(from_ms.max(heard_ms))
+                to_ms.min(self.now_ms).saturating_sub(from_ms.max(last_report_ms))
             };
-            let mute = self.mute.iter().map(|(from, to)| within(*from, *to)).sum::<u64>()
-                + self.mute_since_ms.map_or(0, |from| within(from, self.now_ms));
-            let lost = self.stories.get(&id).into_iter().flat_map(|story| &story.lost);
-            let lost: Vec<_> = lost.filter(|lost| lost.at_ms + 5000 >= heard_ms).collect();
+            let silent = self.silent.iter().map(|(from, to)| within(*from, *to)).sum::<u64>()
+                + self.silent_since_ms.map_or(0, |from| within(from, self.now_ms));
+            let lost = self.command_runs.get(&id).into_iter().flat_map(|runs_of| &runs_of.lost);
+            let lost: Vec<_> = lost.filter(|lost| lost.at_ms + 5000 >= last_report_ms).collect();
             let lost_ms = match lost[..] {
-                // One alone is made good before the clock is over, however it was lost.
-                [Lost { asked: false, .. }] if mute == 0 => 0,
-                _ => lost.iter().map(|lost| lost.wait_ms + sign_ms).sum(),
+                // A single lost report is repeated before the run clock ends, however it was lost.
+                [LostReport { asked: false, .. }] if silent == 0 => 0,
+                _ => lost.iter().map(|lost| lost.wait_ms + keepalive_ms).sum(),
             };
-            if mute + lost_ms + sign_ms < run_timeout_ms {
+            if silent + lost_ms + keepalive_ms < run_timeout_ms {
                 return Err(format!(
-                    "{id} is timed out after {run_timeout_ms} ms, since {heard_ms}, though its agent lived: mute for {mute} ms"
+                    "{id} is timed out after {run_timeout_ms} ms, since {last_report_ms}, though its agent lived: mute for {silent} ms"
                 ));
             }
         }
         Ok(())
     }
 
-    pub(super) fn judge(&mut self) -> Result<Told, String> {
+    pub(super) fn judge(&mut self) -> Result<RunReport, String> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
-        let mut told =
-            Told { deaths: self.deaths, compactions: self.compactions, ..Told::default() };
+        self.judge_retention()?;
+        let mut report = RunReport {
+            deaths: self.deaths,
+            compactions: self.compactions,
+            forgotten: self.clocks.forgotten,
+            dropped: self.clocks.dropped,
+            ..RunReport::default()
+        };
         for (id, delivery) in &self.hub.deliveries {
-            let none = Story::default();
-            let story = self.stories.get(id).unwrap_or(&none);
+            let none = CommandRuns::default();
+            let runs_of = self.command_runs.get(id).unwrap_or(&none);
             let (state, action) = (delivery.state, delivery.event.action.as_str());
             let code = delivery.error.as_deref();
             let seen = format!(
                 "{id} ({action}) is {state} {code:?}; it was started {} times, finished {}, deaths {}, boots {}",
-                story.starts, story.finished, story.deaths, self.boots
+                runs_of.starts, runs_of.finished, runs_of.deaths, self.boots
             );
             if !state.is_terminal() {
                 return Err(format!("it never ends: {seen}"));
             }
             let starts_max = match action {
-                "rerun" => (story.deaths + 1).min(4),
+                "rerun" => (runs_of.deaths + 1).min(4),
                 "unlisted" => 0,
                 _ => 1,
             };
             let interrupted = state == DeliveryState::Failed && code == Some("interrupted");
-            let by_reboot = action == "succeed" && story.finished == 0 && self.boots > 1;
-            let holds = story.starts <= starts_max
+            let by_reboot = action == "succeed" && runs_of.finished == 0 && self.boots > 1;
+            let holds = runs_of.starts <= starts_max
                 && match state {
-                    DeliveryState::Succeeded => story.finished > 0 || by_reboot,
-                    // One that the hub had ended while its agent was dead, among others.
+                    DeliveryState::Succeeded => runs_of.finished > 0 || by_reboot,
+                    // Or the hub had ended it while the agent was dead.
                     DeliveryState::Failed => interrupted && self.deaths > 0,
-                    DeliveryState::Rejected => story.starts == 0,
+                    DeliveryState::Rejected => runs_of.starts == 0,
                     _ => true,
                 };
             if !holds {
                 return Err(seen);
             }
-            told.starts += story.starts;
-            told.reruns += story.starts.saturating_sub(1);
-            told.interrupted += usize::from(interrupted);
-            told.timed_out += usize::from(state == DeliveryState::TimedOut);
-            told.full += usize::from(code == Some("journal_full"));
-            told.cancelled += usize::from(state == DeliveryState::Cancelled && story.starts > 0);
-            told.succeeded_by_reboot += usize::from(state == DeliveryState::Succeeded && by_reboot);
+            report.starts += runs_of.starts;
+            report.reruns += runs_of.starts.saturating_sub(1);
+            report.interrupted += usize::from(interrupted);
+            report.timed_out += usize::from(state == DeliveryState::TimedOut);
+            report.full += usize::from(code == Some("journal_full"));
+            report.cancelled +=
+                usize::from(state == DeliveryState::Cancelled && runs_of.starts > 0);
+            report.succeeded_by_reboot +=
+                usize::from(state == DeliveryState::Succeeded && by_reboot);
         }
-        Ok(told)
+        Ok(report)
     }
 }

@@ -1,34 +1,35 @@
-//! One device, its hub, and everything between them that can go wrong, in virtual time.
+//! One device, its hub, and every fault that can occur between them, in virtual time.
 //!
-//! The disk keeps what it was asked for in order; what it has not answered for when the process
-//! dies is there or not, by chance. A handler that its agent leaves behind lives on until it ends,
-//! is killed, or the machine goes down.
+//! The disk applies writes in order. If the process dies, those that the disk has not confirmed are there or not,
+//! by chance. A handler whose agent dies continues until it ends, is killed, or the machine goes down.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bellwire_proto::limits::REV_MAX;
+use bellwire_proto::limits::{AGENT_JOURNAL_BYTES_MAX, REV_MAX};
 
-use super::hub::{EPOCH_MS, Frame, Hub};
-use super::judge::{Order, Story, Told};
+use super::hub::{Frame, Hub};
+use super::judge::{CommandRuns, RunReport, StartOrder};
 use super::*;
 use bellwire_testkit::Random;
 
-mod around;
+mod clocks;
+mod environment;
 
-/// The world is calm from then on, and everything must come to an end.
+pub(super) use clocks::Clocks;
+
+/// From then on there are no more faults, and every command must end.
 const CALM_MS: u64 = 900_000;
 const END_MS: u64 = 4 * 3_600_000;
 const ACTIONS: [&str; 5] = ["fail", "fail", "rerun", "succeed", "unlisted"];
 
-/// What the list of actions says: the action's name is its `on_restart`. A life of the agent may
-/// begin with another list than the one before had.
+/// The list of actions, where an action's name is its `on_restart`. It may change when the agent restarts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct List {
     pub(super) concurrency: usize,
-    /// This one is not on it any more.
+    /// This action was removed from it.
     pub(super) off: Option<&'static str>,
-    /// No data is right any more.
+    /// It accepts no data any more.
     pub(super) narrow: bool,
 }
 
@@ -38,17 +39,24 @@ impl Default for List {
     }
 }
 
-impl Judge for List {
-    fn judge(&self, action: &Action, _: &Json) -> Result<(), ErrorInfo> {
-        self.terms(action).ok_or_else(|| ErrorInfo::of("unknown_action"))?;
+impl Admission for List {
+    fn admit(&self, action: &Action, _: &Json) -> Result<(), ErrorInfo> {
+        self.run_settings(action).ok_or_else(|| ErrorInfo::of("unknown_action"))?;
         if self.narrow { Err(ErrorInfo::of("invalid_params")) } else { Ok(()) }
     }
 
-    fn terms(&self, action: &Action) -> Option<Terms> {
+    fn run_settings(&self, action: &Action) -> Option<RunSettings> {
         let name = Some(action.as_str()).filter(|name| self.off != Some(*name))?;
         let on_restart = OnRestart::ALL.into_iter().find(|o| o.as_str() == name)?;
-        Some(Terms { on_restart, concurrency: self.concurrency, timeout: None })
+        Some(RunSettings { on_restart, concurrency: self.concurrency, timeout: None })
     }
+}
+
+/// A bug that is injected, to show that the judge notices it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InjectedBug {
+    NoStartRecord,
+    TrustsHubClock,
 }
 
 #[derive(Debug, Clone)]
@@ -59,19 +67,21 @@ enum Event {
     Cut,
     HubRestarts,
     Dies { reboots: bool },
-    Born,
+    Starts,
     DiskFills,
     DiskEmpties,
+    HubClockIsSet,
+    DeviceClockIsSet,
     Tick,
     // Of one life of the agent:
-    Hears(u64, Box<CommandEvent>),
-    HearsCancel(u64, CancelEvent),
+    CommandArrives(u64, Box<CommandEvent>),
+    CancelArrives(u64, CancelEvent),
     Written(u64),
     Wake(u64),
-    Swept(u64, CommandId),
-    Arrives(u64, u64, CommandId, Box<Report>),
-    Answered(u64, u64, Answer),
-    HandlerEnds(u64),
+    OrphansKilled(u64, CommandId),
+    ReportArrives(u64, u64, CommandId, Box<Report>),
+    Answered(u64, u64, ReportAnswer),
+    HandlerExits(u64),
     ShutDown(u64),
 }
 
@@ -79,12 +89,12 @@ enum Event {
 pub(super) struct Handler {
     pub(super) command: CommandId,
     number: u64,
-    /// Of which life of the agent.
+    /// The life of the agent that started it.
     pub(super) life: u64,
 }
 
-/// On the way to the disk.
-enum Work {
+/// A pending write.
+enum DiskTask {
     Append(u64, Vec<Record>),
     Compact(Snapshot),
 }
@@ -99,54 +109,57 @@ pub(super) struct World {
     pub(super) life: u64,
     pub(super) list: List,
     bounds: Bounds,
-    no_start_record: bool,
+    bug: Option<InjectedBug>,
     linked: bool,
     booted_ms: u64,
     pub(super) boots: u64,
     disk: Vec<Record>,
     disk_bytes: u64,
     disk_full: bool,
-    writing: VecDeque<Work>,
+    writing: VecDeque<DiskTask>,
     pub(super) compactions: usize,
-    pub(super) order: Order,
+    pub(super) order: StartOrder,
     pub(super) handlers: Vec<Handler>,
-    pub(super) stories: BTreeMap<CommandId, Story>,
+    pub(super) command_runs: BTreeMap<CommandId, CommandRuns>,
     pub(super) deaths: usize,
-    /// When the agent could not tell anything, and since when it cannot.
-    pub(super) mute: Vec<(u64, u64)>,
-    pub(super) mute_since_ms: Option<u64>,
+    /// The times in which the agent could report nothing, and since when it cannot.
+    pub(super) silent: Vec<(u64, u64)>,
+    pub(super) silent_since_ms: Option<u64>,
     trace: Option<Vec<String>>,
+    pub(super) clocks: Clocks,
     pub(super) fault: Option<String>,
     wake_ms: Option<u64>,
     tick_ms: Option<u64>,
 }
 
 impl World {
-    /// Lives through the history of a seed, and judges it.
-    pub(super) fn run(seed: u64, no_start_record: bool) -> Result<Told, String> {
-        let mut world = Self::new(seed, no_start_record, None);
-        world.live_through();
+    /// Runs the history of a seed, and judges it.
+    pub(super) fn run(seed: u64, bug: Option<InjectedBug>) -> Result<RunReport, String> {
+        let mut world = Self::new(seed, bug, None);
+        world.run_events();
         world.judge()
     }
 
-    /// What happens in the history of a seed. It is told apart from the run, which it would slow down.
-    pub(super) fn trace(seed: u64, no_start_record: bool) -> String {
-        let mut world = Self::new(seed, no_start_record, Some(Vec::new()));
-        world.live_through();
+    /// The events in the history of a seed. It is not recorded in each run, since it would slow that down.
+    pub(super) fn trace(seed: u64, bug: Option<InjectedBug>) -> String {
+        let mut world = Self::new(seed, bug, Some(Vec::new()));
+        world.run_events();
         world.trace.unwrap_or_default().join("\n")
     }
 
-    fn new(seed: u64, no_start_record: bool, trace: Option<Vec<String>>) -> Self {
+    fn new(seed: u64, bug: Option<InjectedBug>, trace: Option<Vec<String>>) -> Self {
         let mut random = Random::new(seed);
         let max_in_flight = random.pick(&[1, 1, 2, 3]);
-        // At times a journal so small that two commands fill it, and so short a memory that what is
-        // over is forgotten within the history.
+        // Some journals are so small that two commands fill them, and some retention periods so short that completed
+        // commands are forgotten within the history.
         let bounds = Bounds {
-            journal_bytes: random.pick(&[24 << 10, 48 << 10, JOURNAL_BYTES_MAX]),
+            journal_bytes: random.pick(&[24 << 10, 48 << 10, AGENT_JOURNAL_BYTES_MAX]),
             result_bytes: 6 << 10,
             report_bytes: 1 << 10,
             compact_bytes: random.pick(&[2 << 10, 8 << 10]),
-            kept_ms: random.pick(&[200_000, Bounds::AGENT.kept_ms]),
+            retain_ms: random.pick(&[200_000, Bounds::AGENT.retain_ms]),
+            forget_every_ms: 300_000,
+            rejected_ms: 400_000,
         };
         let mut world = Self {
             hub: Hub { max_in_flight, ..Hub::default() },
@@ -158,7 +171,7 @@ impl World {
             life: 0,
             list: List::default(),
             bounds,
-            no_start_record,
+            bug,
             linked: false,
             booted_ms: 0,
             boots: 1,
@@ -167,13 +180,14 @@ impl World {
             disk_full: false,
             writing: VecDeque::new(),
             compactions: 0,
-            order: Order::default(),
+            order: StartOrder::default(),
             handlers: Vec::new(),
-            stories: BTreeMap::new(),
+            command_runs: BTreeMap::new(),
             deaths: 0,
-            mute: Vec::new(),
-            mute_since_ms: Some(0),
+            silent: Vec::new(),
+            silent_since_ms: Some(0),
             trace,
+            clocks: Clocks::default(),
             fault: None,
             wake_ms: None,
             tick_ms: None,
@@ -182,26 +196,26 @@ impl World {
         world
     }
 
-    fn live_through(&mut self) {
+    fn run_events(&mut self) {
         while let Some(((at_ms, _), event)) = self.queue.pop_first() {
             self.now_ms = at_ms;
-            // What happens within the agent changes nothing at the hub.
+            // Events inside of the agent do not change the hub.
             let within = matches!(
                 event,
-                Event::Written(_) | Event::Wake(_) | Event::Answered(..) | Event::HandlerEnds(_)
+                Event::Written(_) | Event::Wake(_) | Event::Answered(..) | Event::HandlerExits(_)
             );
-            self.live(event);
+            self.apply(event);
             if !within {
                 self.tick();
             }
-            self.note_mute();
+            self.note_silence();
             if self.fault.is_some() {
                 return;
             }
         }
     }
 
-    /// What the hub does by itself, now and when it is due next.
+    /// What the hub does by itself, now and at its next timeout.
     fn tick(&mut self) {
         self.hub.tick(self.now_ms);
         if let Err(fault) = self.judge_timeouts() {
@@ -218,23 +232,23 @@ impl World {
         }
     }
 
-    /// Notes since when the agent cannot tell anything, or is about to end and leaves things to its
-    /// next life. After a full disk it takes a while to see that there is room again.
-    fn note_mute(&mut self) {
+    /// Notes since when the agent can report nothing, or is stopping and leaves work to its next life. It notices
+    /// free space on the disk with a delay.
+    fn note_silence(&mut self) {
         let ends = self.engine.as_ref().is_none_or(|engine| engine.stopping.is_some());
-        let mute = ends || !self.linked || self.disk_full;
-        match self.mute_since_ms {
-            None if mute => self.mute_since_ms = Some(self.now_ms),
-            Some(since_ms) if !mute => {
-                self.mute.push((since_ms, self.now_ms + DISK_RETRY_MS));
-                self.mute_since_ms = None;
+        let silent = ends || !self.linked || self.disk_full;
+        match self.silent_since_ms {
+            None if silent => self.silent_since_ms = Some(self.now_ms),
+            Some(since_ms) if !silent => {
+                self.silent.push((since_ms, self.now_ms + DISK_RETRY_MS));
+                self.silent_since_ms = None;
             }
             _ => {}
         }
     }
 
     fn plan(&mut self) {
-        self.after(0, Event::Born);
+        self.after(0, Event::Starts);
         let many = self.random.percent(5);
         for _ in 0..if many { 80 } else { self.random.from(3, 25) } {
             self.some_time(Event::Submit);
@@ -255,6 +269,7 @@ impl World {
         if self.random.percent(25) {
             self.some_time(Event::DiskFills);
         }
+        self.plan_clocks();
     }
 
     fn calm(&self) -> bool {
@@ -275,7 +290,7 @@ impl World {
         self.at(at_ms, event);
     }
 
-    fn tell(&mut self, text: impl FnOnce() -> String) {
+    fn log(&mut self, text: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{:>9} {}", self.now_ms, text()));
         }
@@ -285,12 +300,12 @@ impl World {
         self.now_ms - self.booted_ms
     }
 
-    // --- What happens ---
+    // --- Events ---
 
-    fn live(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         let noisy = matches!(event, Event::Tick | Event::Wake(_));
         if !noisy {
-            self.tell(|| format!("{event:?}"));
+            self.log(|| format!("{event:?}"));
         }
         match event {
             Event::Submit => {
@@ -300,17 +315,21 @@ impl World {
                 let (ttl_s, rev) = match self.random.from(0, 19) {
                     0 => (ttl_s, 1 << 30),
                     1 => (ttl_s, 1 << 45),
-                    // Nothing can be told of it: its time must be over within the history.
+                    // Nothing can be reported of it: its time to live must end within the history.
                     2 => (5, REV_MAX),
                     _ => (ttl_s, 0),
                 };
-                self.hub.submit(self.now_ms, action, (ttl_s, run_timeout_s), rev);
+                let id = self.hub.submit(self.now_ms, action, (ttl_s, run_timeout_s), rev);
+                if self.random.percent(8) {
+                    let for_ms = self.random.pick(&[100_000, END_MS]);
+                    self.hub.rejects_until_ms.insert(id, self.now_ms + for_ms);
+                }
             }
             Event::Cancel => {
                 let ids: Vec<CommandId> = self.hub.deliveries.keys().copied().collect();
                 if !ids.is_empty() {
                     let (id, force) = (self.random.pick(&ids), self.random.percent(30));
-                    let frame = self.hub.cancel(id, force);
+                    let frame = self.hub.cancel(id, force).filter(|_| self.linked);
                     self.write_frames(frame.into_iter().collect());
                 }
             }
@@ -326,39 +345,44 @@ impl World {
                 self.after(3000, Event::Connect);
             }
             Event::Dies { reboots } => self.die(reboots),
-            Event::Born => self.born(),
+            Event::Starts => self.start_agent(),
             Event::DiskFills => {
                 self.disk_full = true;
                 let pause_ms = self.random.from(1000, 60_000);
                 self.after(pause_ms, Event::DiskEmpties);
             }
             Event::DiskEmpties => self.disk_full = false,
+            Event::HubClockIsSet => self.set_hub_clock(),
+            Event::DeviceClockIsSet => self.set_device_clock(),
             Event::Tick => self.tick_ms = None,
-            Event::Arrives(life, ticket, id, report) => {
+            Event::ReportArrives(life, ticket, id, report) => {
                 let answer = self.hub.report(self.now_ms, id, &report);
                 let lost = !self.linked || !self.calm() && self.random.percent(10);
                 let answer = if lost { self.failed(id) } else { answer };
                 let latency_ms = self.latency_ms();
                 self.after(latency_ms, Event::Answered(life, ticket, answer));
             }
-            Event::HandlerEnds(number) => self.handler_ends(number),
-            of_life => self.engine_hears(of_life),
+            Event::HandlerExits(number) => self.handler_exits(number),
+            of_life => self.engine_event(of_life),
         }
     }
 
-    fn engine_hears(&mut self, event: Event) {
+    fn engine_event(&mut self, event: Event) {
         let (now_ms, current) = (self.boot_ms(), self.life);
         let written = match event {
             Event::Written(life) if life == current => Some(self.write_done()),
             _ => None,
         };
         let bytes = self.disk_bytes;
+        let device_ms = self.device_ms();
+        self.note_arrival(&event);
         let Some(engine) = &mut self.engine else { return };
+        engine.handle_device_clock(now_ms, device_ms);
         match event {
-            Event::Hears(life, command) if life == current => {
+            Event::CommandArrives(life, command) if life == current => {
                 engine.handle_command(now_ms, *command);
             }
-            Event::HearsCancel(life, cancel) if life == current => {
+            Event::CancelArrives(life, cancel) if life == current => {
                 engine.handle_cancel(now_ms, cancel);
             }
             Event::Written(life) if life == current => match written.flatten() {
@@ -372,9 +396,9 @@ impl World {
                 self.wake_ms = None;
                 engine.handle_timeout(now_ms);
             }
-            Event::Swept(life, id) if life == current => {
+            Event::OrphansKilled(life, id) if life == current => {
                 self.handlers.retain(|handler| handler.command != id);
-                engine.handle_swept(now_ms, id);
+                engine.handle_orphans_killed(now_ms, id);
             }
             Event::Answered(life, ticket, answer) if life == current => {
                 engine.handle_answer(now_ms, ticket, answer);
@@ -383,16 +407,17 @@ impl World {
             _ => return,
         }
         self.act();
+        self.note_forgotten();
     }
 
-    /// Does what the engine wants done. The process may die between any two things.
+    /// Carries out the outputs of the engine. The process may die between any two of them.
     fn act(&mut self) {
         while let Some(output) = self.engine.as_mut().and_then(Engine::poll_output) {
             if !self.calm() && self.random.percent(1) && self.random.percent(60) {
                 let reboots = self.random.percent(40);
                 return self.die(reboots);
             }
-            self.tell(|| format!("  {output:?}"));
+            self.log(|| format!("  {output:?}"));
             let life = self.life;
             match output {
                 Output::Write { ticket, records, .. } => {
@@ -400,33 +425,40 @@ impl World {
                         if let Record::Ended { command, .. } | Record::Acked { command } = record {
                             self.order.settled(*command);
                         }
+                        match record {
+                            Record::Acked { command } => self.note_acked(*command),
+                            Record::PermanentRejection { command, .. } => {
+                                self.note_rejected(*command);
+                            }
+                            _ => {}
+                        }
                     }
-                    self.writing.push_back(Work::Append(ticket, records));
+                    self.writing.push_back(DiskTask::Append(ticket, records));
                     let ms = self.random.from(0, 200);
                     self.after(ms, Event::Written(life));
                 }
                 Output::Compact { snapshot, .. } => {
-                    self.writing.push_back(Work::Compact(snapshot));
+                    self.writing.push_back(DiskTask::Compact(snapshot));
                     let ms = self.random.pick(&[200, 3000]);
                     self.after(ms, Event::Written(life));
                 }
                 Output::Post { ticket, command, report } => self.post(ticket, command, report),
                 Output::Start { event, .. } => self.start(&event),
                 Output::Stop { command, stop } => self.stop(command, stop),
-                Output::Sweep { command } => {
+                Output::KillOrphans { command } => {
                     let ms = self.random.pick(&[50, 500, 15_000]);
-                    self.after(ms, Event::Swept(life, command));
+                    self.after(ms, Event::OrphansKilled(life, command));
                 }
             }
         }
         let Some(engine) = &self.engine else { return };
-        if engine.is_over(self.boot_ms()) {
-            self.tell(|| "the agent ends in good order".to_owned());
+        if engine.is_finished(self.boot_ms()) {
+            self.log(|| "the agent ends in good order".to_owned());
             return self.die(false);
         }
         let wake_ms = engine.poll_timeout();
         if wake_ms.is_some_and(|at_ms| at_ms <= self.boot_ms()) {
-            self.fault = Some(format!("the engine spins: it asks to be woken at {wake_ms:?}"));
+            self.fault = Some(format!("the engine busy-loops: its next timeout is {wake_ms:?}"));
         }
         if let Some(at_ms) = wake_ms {
             let at_ms = (self.booted_ms + at_ms).max(self.now_ms + 1);
@@ -435,60 +467,5 @@ impl World {
                 self.at(at_ms, Event::Wake(self.life));
             }
         }
-    }
-
-    fn born(&mut self) {
-        if self.engine.is_some() {
-            return;
-        }
-        self.life += 1;
-        let boot = BootId::from(format!("boot-{}", self.boots).as_str());
-        let list = List {
-            concurrency: self.random.pick(&[1, 1, 2]),
-            off: self.random.percent(5).then_some("rerun"),
-            narrow: !self.calm() && self.random.percent(5),
-        };
-        let mut engine = Engine::new(Arc::new(list), boot, self.random.next());
-        (engine.bounds, engine.no_start_record) = (self.bounds, self.no_start_record);
-        self.list = list;
-        self.order.new_life();
-        self.disk.iter().for_each(|record| engine.restore(record.clone()));
-        engine.begin(self.boot_ms(), self.disk_bytes);
-        self.engine = Some(engine);
-        self.wake_ms = None;
-        let pause_ms = self.random.from(10, 5000);
-        self.after(pause_ms, Event::Connect);
-        if !self.calm() && self.random.percent(20) {
-            let ms = self.random.from(1000, 100_000);
-            self.after(ms, Event::ShutDown(self.life));
-        }
-        self.act();
-    }
-
-    fn die(&mut self, reboots: bool) {
-        if self.engine.take().is_none() {
-            return;
-        }
-        self.tell(|| format!("the agent dies{}", if reboots { " with its machine" } else { "" }));
-        self.deaths += 1;
-        for story in self.stories.values_mut().filter(|story| story.starts > 0) {
-            story.deaths += 1;
-        }
-        self.linked = false;
-        // Of what is on the way to the disk, any beginning may have got there.
-        for _ in 0..self.random.from(0, self.writing.len() as u64) {
-            self.write_done();
-        }
-        self.writing.clear();
-        if reboots {
-            self.boots += 1;
-            self.booted_ms = self.now_ms;
-            self.handlers.clear();
-        } else if self.random.percent(50) {
-            let life = self.life;
-            self.handlers.retain(|handler| handler.life != life);
-        }
-        let pause_ms = if self.calm() { 100 } else { self.random.from(10, 30_000) };
-        self.after(pause_ms, Event::Born);
     }
 }

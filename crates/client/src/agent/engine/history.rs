@@ -1,7 +1,7 @@
-//! What is remembered of commands that are over: little of each, so that many may be.
+//! Completed commands: little is stored of each, so that there can be many.
 //!
-//! Their ids are what keeps a command from running again when it is sent again. The whole reports
-//! of the latest are kept beside that, in memory alone: whoever asks again soon after is told all.
+//! Their ids prevent a second run when the hub sends a command again. The whole reports of the latest ones are
+//! held in memory: a hub that asks soon gets all of the report.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,63 +9,70 @@ use std::sync::Arc;
 use bellwire_proto::{Action, CommandId, ErrorInfo, Report, codes};
 
 use super::entry::{Entry, Stage};
-use super::life::rejected;
+use super::outcome::rejected;
 use crate::agent::journal::{Done, Record};
 use crate::agent::run::error;
 use crate::agent::status::CommandStatus;
 
-/// The whole reports that are kept, together.
-const RECENT_BYTES_MAX: usize = 256 << 10;
-/// So many more are known by what they asked for.
-const RECENT_MAX: usize = 256;
-/// What the line of a command that is over takes in the journal, with an error code of ordinary length.
+/// Bytes of the whole reports together.
+const RECENT_REPORTS_BYTES_MAX: usize = 256 << 10;
+/// Commands whose action is known, beyond those with whole reports.
+const RECENT_COMMANDS_MAX: usize = 256;
+/// Bytes of a completed command's line in the journal, with an error code of ordinary length.
 const LINE_BYTES_MAX: u64 = 200;
 
 #[derive(Default)]
-pub(super) struct Past {
-    /// Shared with a compaction, which reads it while the engine goes on.
+pub(super) struct History {
+    /// Shared with a compaction, which reads it while the engine continues.
     done: Arc<BTreeMap<CommandId, Done>>,
-    recent: VecDeque<Recent>,
+    recent: VecDeque<RecentCommand>,
     recent_bytes: usize,
 }
 
 /// One of the latest.
-struct Recent {
+struct RecentCommand {
     id: CommandId,
     action: Option<Action>,
     runs: u32,
     report: Option<Box<Report>>,
 }
 
-/// All that is known at one moment, for a compaction.
+/// The whole state at one moment, for a compaction.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Snapshot {
-    pub(crate) begun: Record,
+    pub(crate) start_number: Record,
     pub(crate) done: Arc<BTreeMap<CommandId, Done>>,
-    /// What is not over, a command to a line.
+    /// The commands that are not completed, each as one line.
     pub(crate) live: Vec<Vec<Record>>,
 }
 
 impl Snapshot {
-    /// The lines of the new journal: the records of one command stand together.
+    /// The lines of the new journal. All records of a command are in one line.
     pub(crate) fn lines(&self) -> impl Iterator<Item = Vec<Record>> {
         let done = self.done.iter();
         let done = done.map(|(id, done)| vec![Record::Done { command: *id, done: done.clone() }]);
-        std::iter::once(vec![self.begun.clone()]).chain(done).chain(self.live.iter().cloned())
+        std::iter::once(vec![self.start_number.clone()])
+            .chain(done)
+            .chain(self.live.iter().cloned())
     }
 }
 
-impl Past {
+impl History {
     pub(super) fn len(&self) -> usize {
         self.done.len()
     }
 
-    pub(super) fn knows(&self, id: CommandId) -> bool {
+    pub(super) fn contains(&self, id: CommandId) -> bool {
         self.done.contains_key(&id)
     }
 
-    /// What a compaction reads.
-    pub(super) fn share(&self) -> Arc<BTreeMap<CommandId, Done>> {
+    #[cfg(test)]
+    pub(super) fn ids(&self) -> impl Iterator<Item = CommandId> {
+        self.done.keys().copied()
+    }
+
+    /// For a compaction.
+    pub(super) fn shared(&self) -> Arc<BTreeMap<CommandId, Done>> {
         self.done.clone()
     }
 
@@ -73,13 +80,13 @@ impl Past {
         Arc::make_mut(&mut self.done).insert(id, done);
     }
 
-    /// A command is over.
+    /// Adds a command that is completed.
     pub(super) fn add(&mut self, entry: Entry) {
         let report = entry.report.as_deref();
         let error = report.and_then(|report| report.error.as_ref());
         let done = Done {
             seq: entry.seq,
-            hub_ms: entry.hub_ms,
+            first_seen_ms: entry.first_seen_ms,
             state: report.map(|report| report.state),
             exit_code: report.and_then(|report| report.exit_code),
             code: error.map(|error| error.code.as_str().into()),
@@ -87,38 +94,38 @@ impl Past {
         self.restore(entry.id, done);
         let Entry { id, action, runs, report, .. } = entry;
         self.recent_bytes += report.as_deref().map_or(0, texts_bytes);
-        self.recent.push_back(Recent { id, action, runs, report });
+        self.recent.push_back(RecentCommand { id, action, runs, report });
         let mut oldest = self.recent.iter_mut();
-        while self.recent_bytes > RECENT_BYTES_MAX
+        while self.recent_bytes > RECENT_REPORTS_BYTES_MAX
             && let Some(oldest) = oldest.next()
         {
             self.recent_bytes -= oldest.report.take().as_deref().map_or(0, texts_bytes);
         }
-        while self.recent.len() > RECENT_MAX
+        while self.recent.len() > RECENT_COMMANDS_MAX
             && let Some(oldest) = self.recent.pop_front()
         {
             self.recent_bytes -= oldest.report.as_deref().map_or(0, texts_bytes);
         }
     }
 
-    /// One that is to be told again: all of it where that is still known, else how it ended.
-    pub(super) fn revive(&self, id: CommandId) -> Option<Entry> {
+    /// A command that is to be reported again: its whole report if that is still in memory, else its outcome.
+    pub(super) fn reopen(&self, id: CommandId) -> Option<Entry> {
         let done = self.done.get(&id)?;
         let whole = self.recent(id).and_then(|recent| recent.report.clone());
         let report = whole.unwrap_or_else(|| Box::new(report_of(done)));
-        let mut entry = Entry::new(id, done.seq, done.hub_ms, Stage::Telling);
+        let mut entry = Entry::new(id, done.seq, done.first_seen_ms, Stage::ReportingResult);
         (entry.report, entry.ended, entry.acked) = (Some(report), true, true);
         Some(entry)
     }
 
-    /// Forgets what was first heard of before this moment of the hub's clock.
+    /// Forgets commands that arrived before this time of the agent.
     pub(super) fn forget(&mut self, before_ms: u64) {
-        if self.done.values().any(|done| done.hub_ms < before_ms) {
-            Arc::make_mut(&mut self.done).retain(|_, done| done.hub_ms >= before_ms);
+        if self.done.values().any(|done| done.first_seen_ms < before_ms) {
+            Arc::make_mut(&mut self.done).retain(|_, done| done.first_seen_ms >= before_ms);
         }
     }
 
-    /// How long the journal's lines of all this are, about: error codes of a handler's own are longer.
+    /// Bytes of all this in the journal, approximately: a handler's own error codes may be longer.
     pub(super) fn bytes_max(&self) -> u64 {
         self.done.len() as u64 * LINE_BYTES_MAX
     }
@@ -133,21 +140,21 @@ impl Past {
                 action: recent.and_then(|recent| recent.action.clone()),
                 state: done.state.map_or("dropped", |state| state.as_str()).to_owned(),
                 code: done.code.as_deref().map(str::to_owned),
-                told: true,
+                reported: true,
                 runs: recent.map(|recent| recent.runs),
             }
         })
     }
 
-    fn recent(&self, id: CommandId) -> Option<&Recent> {
+    fn recent(&self, id: CommandId) -> Option<&RecentCommand> {
         self.recent.iter().rev().find(|recent| recent.id == id)
     }
 }
 
-/// What is left to tell of a command; what the hub was told before stays there.
+/// What can still be reported; members that are absent are unchanged at the hub.
 fn report_of(done: &Done) -> Report {
     let Some(state) = done.state else {
-        // The hub had ended it before it could start, and now sends it again.
+        // The hub had ended it before it was started, and sends it again nevertheless.
         return rejected(error(codes::STALE, "the hub had ended it before it could start"));
     };
     let error = done.code.as_deref().map(ErrorInfo::of);

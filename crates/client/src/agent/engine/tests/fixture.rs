@@ -1,4 +1,4 @@
-//! An engine on a bench: what a single rule needs, with the disk and the hub in the test's hand.
+//! An engine for tests of a single rule, with the disk and the hub controlled by the test.
 
 use std::sync::Arc;
 
@@ -8,43 +8,43 @@ use super::world::List;
 use super::*;
 use crate::agent::run::{End, Outcome};
 
-/// An engine whose disk answers at once and whose hub says what the test says.
-pub(super) struct Bench {
+/// An engine whose disk answers at once and whose hub answers as the test says.
+pub(super) struct Fixture {
     pub(super) engine: Engine,
     pub(super) now_ms: u64,
-    /// How long the journal is said to be.
+    /// The length of the journal that the engine is given.
     pub(super) bytes: u64,
     pub(super) disk: Vec<Record>,
     pub(super) disk_full: bool,
-    /// What the last append was to leave free.
+    /// The reservation of the last append.
     pub(super) reserve: Reserve,
     pub(super) compactions: usize,
     pub(super) posts: VecDeque<(u64, CommandId, Report)>,
     pub(super) started: Vec<CommandId>,
-    /// What each of them was told of its sending.
+    /// The `attempt` that each of them received.
     pub(super) attempts: Vec<u32>,
     pub(super) stopped: Vec<(CommandId, Stop)>,
-    pub(super) sweeps: Vec<CommandId>,
+    pub(super) orphan_kills: Vec<CommandId>,
 }
 
 pub(super) const HUB_MS: u64 = 1_800_000_000_000;
 
-impl Bench {
+impl Fixture {
     pub(super) fn new() -> Self {
         Self::after(Vec::new(), "boot-1", 1000)
     }
 
-    /// On what a life before left on the disk.
+    /// After a restart on this disk.
     pub(super) fn after(disk: Vec<Record>, boot: &str, now_ms: u64) -> Self {
         Self::with(List::default(), disk, boot, now_ms, 0)
     }
 
-    /// Under another list of actions, on a journal of another length.
+    /// With another list of actions, and another length of the journal.
     pub(super) fn with(list: List, disk: Vec<Record>, boot: &str, now_ms: u64, bytes: u64) -> Self {
         let mut engine = Engine::new(Arc::new(list), boot.into(), 7);
         disk.iter().for_each(|record| engine.restore(record.clone()));
         engine.begin(now_ms, bytes);
-        let mut bench = Self {
+        let mut fixture = Self {
             engine,
             now_ms,
             bytes,
@@ -56,20 +56,26 @@ impl Bench {
             started: Vec::new(),
             attempts: Vec::new(),
             stopped: Vec::new(),
-            sweeps: Vec::new(),
+            orphan_kills: Vec::new(),
         };
-        bench.act();
-        bench
+        fixture.act();
+        fixture
     }
 
     pub(super) fn connected() -> Self {
-        let mut bench = Self::new();
-        bench.hello(HUB_MS, 1);
-        bench
+        let mut fixture = Self::new();
+        fixture.hello(HUB_MS, 1);
+        fixture
     }
 
+    /// From a hub whose clock agrees with the device's.
     pub(super) fn hello(&mut self, hub_ms: u64, max_in_flight: usize) {
-        self.engine.handle_hello(self.now_ms, hub_ms, max_in_flight);
+        self.hello_with_clocks((hub_ms, hub_ms), max_in_flight);
+    }
+
+    /// With what the hub's clock shows and the device's own.
+    pub(super) fn hello_with_clocks(&mut self, clocks: (u64, u64), max_in_flight: usize) {
+        self.engine.handle_hello(self.now_ms, clocks, max_in_flight);
         self.act();
     }
 
@@ -98,7 +104,7 @@ impl Bench {
                     self.attempts.push(event.attempt);
                 }
                 Output::Stop { command, stop } => self.stopped.push((command, stop)),
-                Output::Sweep { command } => self.sweeps.push(command),
+                Output::KillOrphans { command } => self.orphan_kills.push(command),
             }
         }
     }
@@ -124,8 +130,13 @@ impl Bench {
         id
     }
 
-    /// The next report, which must be of this command and state, is answered so.
-    pub(super) fn answer(&mut self, id: CommandId, state: ReportState, answer: Answer) -> Report {
+    /// Answers the next report, which must have this command and state.
+    pub(super) fn answer(
+        &mut self,
+        id: CommandId,
+        state: ReportState,
+        answer: ReportAnswer,
+    ) -> Report {
         let next = self.posts.pop_front().expect("a report");
         let (ticket, command, report) = next;
         assert_eq!((command, report.state), (id, state), "{report:?}");
@@ -134,22 +145,22 @@ impl Bench {
         report
     }
 
-    pub(super) fn shown(
+    pub(super) fn confirmed(
         &mut self,
         id: CommandId,
         state: ReportState,
         delivery: DeliveryState,
     ) -> Report {
         let rev = self.posts.front().and_then(|(_, _, report)| report.rev).unwrap();
-        self.answer(id, state, Answer::Delivery { state: delivery, rev })
+        self.answer(id, state, ReportAnswer::Delivery { state: delivery, rev })
     }
 
-    /// Up to a running handler.
+    /// Brings a command up to a running handler.
     pub(super) fn running(&mut self, n: u64, action: &str) -> CommandId {
         let id = self.command(n, action);
-        self.shown(id, ReportState::Accepted, DeliveryState::Accepted);
+        self.confirmed(id, ReportState::Accepted, DeliveryState::Accepted);
         assert_eq!(self.started.last(), Some(&id));
-        self.shown(id, ReportState::Running, DeliveryState::Running);
+        self.confirmed(id, ReportState::Running, DeliveryState::Running);
         id
     }
 
@@ -162,8 +173,8 @@ impl Bench {
         self.ended(id, Ended::Finished(succeeded("out\n")));
     }
 
-    pub(super) fn swept(&mut self, id: CommandId) {
-        self.engine.handle_swept(self.now_ms, id);
+    pub(super) fn orphans_killed(&mut self, id: CommandId) {
+        self.engine.handle_orphans_killed(self.now_ms, id);
         self.act();
     }
 }
@@ -186,14 +197,14 @@ pub(super) fn code(report: &Report) -> Option<&str> {
     report.error.as_ref().map(|error| error.code.as_str())
 }
 
-/// How a handler ends that says this.
+/// The outcome of a handler with this output.
 pub(super) fn succeeded(stdout: &str) -> Outcome {
     Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(End::Succeeded) }
 }
 
-/// How one ends that was stopped by a cancel.
+/// The outcome of a handler that a cancel stopped.
 pub(super) fn cancelled(stdout: &str) -> Outcome {
     Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(End::Cancelled) }
 }
 
-pub(super) const FAILED: Answer = Answer::Failed { retry_after: None };
+pub(super) const FAILED: ReportAnswer = ReportAnswer::Failed { retry_after: None };

@@ -1,27 +1,27 @@
-//! What is around the agent in its world: the disk, the link and the handlers.
+//! The disk, the link, the handlers and the life of the agent in the simulated world.
 
-use super::super::bench::{cancelled, succeeded};
-use super::super::judge::Lost;
+use super::super::fixture::{cancelled, succeeded};
+use super::super::judge::LostReport;
 use super::*;
 use crate::agent::run::Outcome;
 
 impl World {
-    /// The oldest of what is on the way gets to the disk, unless that is full.
+    /// Applies the oldest pending write, unless the disk is full.
     pub(super) fn write_done(&mut self) -> Option<(Option<u64>, bool)> {
         let work = self.writing.pop_front()?;
         let is_full = self.disk_full && !self.calm();
         match work {
-            Work::Compact(_) if is_full => Some((None, false)),
-            Work::Append(ticket, records) if is_full => {
+            DiskTask::Compact(_) if is_full => Some((None, false)),
+            DiskTask::Append(ticket, records) if is_full => {
                 for record in &records {
-                    // It is refused, though a compaction may have written it down before.
+                    // The write is refused, though a compaction may have contained the record before.
                     if let Record::Received(received) = record {
                         self.order.settled(received.event.id);
                     }
                 }
                 Some((Some(ticket), false))
             }
-            Work::Compact(snapshot) => {
+            DiskTask::Compact(snapshot) => {
                 self.compactions += 1;
                 let before_bytes = std::mem::take(&mut self.disk_bytes);
                 self.disk.clear();
@@ -33,7 +33,7 @@ impl World {
                 }
                 Some((None, true))
             }
-            Work::Append(ticket, records) => {
+            DiskTask::Append(ticket, records) => {
                 self.write_line(records);
                 Some((Some(ticket), true))
             }
@@ -49,16 +49,16 @@ impl World {
         }
     }
 
-    /// A report that came to nothing, for now or at the hub's wish.
-    pub(super) fn failed(&mut self, id: CommandId) -> Answer {
+    /// A failed report, for an unknown time or for as long as the hub requests.
+    pub(super) fn failed(&mut self, id: CommandId) -> ReportAnswer {
         let after_s = self.random.pick(&[None, None, None, Some(0), Some(2), Some(30)]);
         self.note_lost(id, after_s.unwrap_or_default() * 1000, after_s.is_some());
-        Answer::Failed { retry_after: after_s.map(Duration::from_secs) }
+        ReportAnswer::Failed { retry_after: after_s.map(Duration::from_secs) }
     }
 
     fn note_lost(&mut self, id: CommandId, wait_ms: u64, asked: bool) {
-        let lost = Lost { at_ms: self.now_ms, wait_ms, asked };
-        self.stories.entry(id).or_default().lost.push(lost);
+        let lost = LostReport { at_ms: self.now_ms, wait_ms, asked };
+        self.command_runs.entry(id).or_default().lost.push(lost);
     }
 
     pub(super) fn latency_ms(&mut self) -> u64 {
@@ -66,11 +66,11 @@ impl World {
     }
 
     pub(super) fn connect(&mut self) {
-        let hub_ms = EPOCH_MS + self.now_ms;
+        let clocks = (self.hub.clock_ms(self.now_ms), self.device_ms());
         let (now_ms, max_in_flight) = (self.boot_ms(), self.hub.max_in_flight);
         let Some(engine) = &mut self.engine else { return };
         self.linked = true;
-        engine.handle_hello(now_ms, hub_ms, max_in_flight);
+        engine.handle_hello(now_ms, clocks, max_in_flight);
         self.hub.tick(self.now_ms);
         let cancels = self.hub.reconnect();
         let commands = self.hub.send(self.now_ms);
@@ -79,7 +79,7 @@ impl World {
         self.act();
     }
 
-    /// Frames may come twice, as over a link that is doubled, or not at all.
+    /// A frame may be doubled or lost.
     pub(super) fn write_frames(&mut self, frames: Vec<Frame>) {
         for frame in frames {
             let copies = match self.random.from(0, 9) {
@@ -92,10 +92,13 @@ impl World {
                 let (life, latency_ms) = (self.life, self.latency_ms());
                 match &frame {
                     Frame::Command(event) => {
-                        self.after(latency_ms, Event::Hears(life, Box::new(event.clone())));
+                        self.after(
+                            latency_ms,
+                            Event::CommandArrives(life, Box::new(event.clone())),
+                        );
                     }
                     Frame::Cancel(event) => {
-                        self.after(latency_ms, Event::HearsCancel(life, *event));
+                        self.after(latency_ms, Event::CancelArrives(life, *event));
                     }
                 }
             }
@@ -106,18 +109,18 @@ impl World {
         if report.state.is_terminal() {
             self.order.settled(command);
         }
-        let story = self.stories.entry(command).or_default();
-        if !story.revs.insert(report.rev.unwrap()) {
+        let runs_of = self.command_runs.entry(command).or_default();
+        if !runs_of.revs.insert(report.rev.unwrap()) {
             self.fault = Some(format!("rev {:?} of {command} is used twice", report.rev));
         }
         let (life, latency_ms) = (self.life, self.latency_ms());
         let lost = !self.linked || !self.calm() && self.random.percent(10);
         if lost && self.random.percent(40) {
-            // Swallowed: nothing is heard of it until its time is over.
+            // Dropped silently: the report fails when its timeout ends.
             let limit = self.engine.as_ref().map(|engine| engine.post_limit(command));
             let limit_ms = limit.map_or(0, |limit| limit.as_millis() as u64);
             self.note_lost(command, limit_ms, false);
-            let nothing = Answer::Failed { retry_after: None };
+            let nothing = ReportAnswer::Failed { retry_after: None };
             return self.after(limit_ms, Event::Answered(life, ticket, nothing));
         }
         if lost {
@@ -125,16 +128,16 @@ impl World {
             return self.after(latency_ms, Event::Answered(life, ticket, failed));
         }
         if self.random.percent(5) {
-            // A doubled link: the copy comes whenever it comes, and nobody reads its answer.
+            // A doubled request: the copy arrives at any time, and its answer is not read.
             let late_ms = self.random.from(1, 20_000);
-            let copy = Event::Arrives(0, ticket, command, Box::new(report.clone()));
+            let copy = Event::ReportArrives(0, ticket, command, Box::new(report.clone()));
             self.after(late_ms, copy);
         }
-        self.after(latency_ms, Event::Arrives(life, ticket, command, Box::new(report)));
+        self.after(latency_ms, Event::ReportArrives(life, ticket, command, Box::new(report)));
     }
 
     pub(super) fn start(&mut self, event: &CommandEvent) {
-        self.stories.entry(event.id).or_default().starts += 1;
+        self.command_runs.entry(event.id).or_default().starts += 1;
         if let Err(fault) = self.judge_start(event) {
             self.fault.get_or_insert(fault);
         }
@@ -142,15 +145,15 @@ impl World {
         let number = self.number;
         self.handlers.push(Handler { command: event.id, number, life: self.life });
         let ms = self.random.pick(&[1, 50, 3000, 40_000]);
-        self.after(ms, Event::HandlerEnds(number));
+        self.after(ms, Event::HandlerExits(number));
     }
 
-    pub(super) fn handler_ends(&mut self, number: u64) {
+    pub(super) fn handler_exits(&mut self, number: u64) {
         let Some(at) = self.handlers.iter().position(|handler| handler.number == number) else {
             return;
         };
         let handler = self.handlers.remove(at);
-        self.stories.entry(handler.command).or_default().finished += 1;
+        self.command_runs.entry(handler.command).or_default().finished += 1;
         if handler.life == self.life && self.engine.is_some() {
             let outcome = succeeded("done\n");
             let now_ms = self.boot_ms();
@@ -176,5 +179,64 @@ impl World {
         if let Some(engine) = &mut self.engine {
             engine.handle_ended(now_ms, command, Ended::Stopped(outcome));
         }
+    }
+
+    pub(super) fn start_agent(&mut self) {
+        if self.engine.is_some() {
+            return;
+        }
+        self.life += 1;
+        let boot = BootId::from(format!("boot-{}", self.boots).as_str());
+        let list = List {
+            concurrency: self.random.pick(&[1, 1, 2]),
+            off: self.random.percent(5).then_some("rerun"),
+            narrow: !self.calm() && self.random.percent(5),
+        };
+        let mut engine = Engine::new(Arc::new(list), boot, self.random.next());
+        (engine.bounds, engine.no_start_record) =
+            (self.bounds, self.bug == Some(InjectedBug::NoStartRecord));
+        engine.time.trusts_hub = self.bug == Some(InjectedBug::TrustsHubClock);
+        self.list = list;
+        self.order.new_life();
+        self.disk.iter().for_each(|record| engine.restore(record.clone()));
+        engine.begin(self.boot_ms(), self.disk_bytes);
+        self.engine = Some(engine);
+        self.clocks.new_life();
+        self.wake_ms = None;
+        let pause_ms = self.random.from(10, 5000);
+        self.after(pause_ms, Event::Connect);
+        if !self.calm() && self.random.percent(20) {
+            let ms = self.random.from(1000, 100_000);
+            self.after(ms, Event::ShutDown(self.life));
+        }
+        self.act();
+    }
+
+    pub(super) fn die(&mut self, reboots: bool) {
+        if self.engine.take().is_none() {
+            return;
+        }
+        self.log(|| format!("the agent dies{}", if reboots { " with its machine" } else { "" }));
+        self.deaths += 1;
+        for runs_of in self.command_runs.values_mut().filter(|runs_of| runs_of.starts > 0) {
+            runs_of.deaths += 1;
+        }
+        self.linked = false;
+        // Of the pending writes, any first part may be on disk.
+        for _ in 0..self.random.from(0, self.writing.len() as u64) {
+            self.write_done();
+        }
+        self.writing.clear();
+        if reboots {
+            self.boots += 1;
+            self.booted_ms = self.now_ms;
+            self.reset_device_clock();
+            self.handlers.clear();
+        } else if self.random.percent(50) {
+            let life = self.life;
+            self.handlers.retain(|handler| handler.life != life);
+        }
+        let pause_ms = if self.calm() { 100 } else { self.random.from(10, 30_000) };
+        self.after(pause_ms, Event::Starts);
     }
 }
