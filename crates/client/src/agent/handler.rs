@@ -73,12 +73,22 @@ pub struct Program {
 }
 
 /// What a program finds in its environment beside the `BELLWIRE_` variables.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Environment {
     /// What this process has.
     Inherited,
     /// `PATH`, `HOME` and these.
     Cleared(Vec<(OsString, OsString)>),
+}
+
+/// Names alone: values may be secret.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Cleared(variables) = self else { return f.write_str("Inherited") };
+        let names = variables.iter().map(|(name, _)| (name, format_args!("***")));
+        f.write_str("Cleared")?;
+        f.debug_map().entries(names).finish()
+    }
 }
 
 impl Program {

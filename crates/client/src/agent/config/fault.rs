@@ -6,6 +6,9 @@ use toml::{Table, Value};
 
 use crate::address::Address;
 
+/// The key whose value no message shows.
+const SECRET: &str = "env";
+
 /// Every fault of a file, in the order in which the keys are read. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFaults(Vec<Fault>);
@@ -111,7 +114,8 @@ impl<'a> Section<'a> {
         let value = self.table.remove(key)?;
         let read = read(&value);
         if read.is_none() {
-            self.fault_of(key, format!("is {}, but it is {allowed}", short(&value)));
+            let value = if key == SECRET { "***".to_owned() } else { short(&value) };
+            self.fault_of(key, format!("is {value}, but it is {allowed}"));
         }
         read
     }

@@ -32,6 +32,8 @@ kill_after = 10
 concurrency = 2
 "#;
 
+const HEAD: &str = "hub = 'http://127.0.0.1:1'\ndevice = 'kiosk'\n";
+
 fn faults(text: &str) -> Vec<String> {
     AgentConfig::read(text).unwrap_err().iter().map(Fault::to_string).collect()
 }
@@ -271,4 +273,23 @@ fn a_state_folder_that_an_actions_user_cannot_pass_is_a_warning() {
     };
     assert_eq!(warnings(0o700), [1, 1], "closed to others");
     assert_eq!(warnings(0o711), [0, 0], "others may pass");
+}
+
+/// `{:?}` of a configuration, as a program logs it, showed the token that `env` gives to a handler; so did the
+/// fault of an `env` at the wrong place.
+#[test]
+fn debug_and_faults_name_variables_and_never_show_their_values() {
+    let actions = "[actions.a]\nrun = ['/bin/true']\nenv = { TOKEN = 's3cret' }\n";
+    let config = AgentConfig::read(&format!("{HEAD}{actions}")).unwrap();
+    let shown = format!("{config:?}");
+    assert!(shown.contains("\"TOKEN\": ***") && !shown.contains("s3cret"), "{shown}");
+    for wrong in [
+        "run = ['/bin/true']\nenv = 'TOKEN=s3cret'",
+        "run = ['/bin/true']\nenv = ['s3cret']",
+        "forward = 'http://127.0.0.1/'\nenv = { TOKEN = 's3cret' }",
+    ] {
+        let faults = AgentConfig::read(&format!("{HEAD}[actions.a]\n{wrong}")).unwrap_err();
+        let shown = format!("{faults} {faults:?}");
+        assert!(shown.contains("actions.a.env is") && !shown.contains("s3cret"), "{shown}");
+    }
 }
