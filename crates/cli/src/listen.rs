@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bellwire_client::Controller;
-use bellwire_client::agent::handler::{DataFolder, Program, find};
+use bellwire_client::agent::handler::{DataFolder, Program};
 use bellwire_client::agent::run::{
     Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress, stop,
 };
@@ -97,10 +97,11 @@ struct Link {
 /// When there is no such program: better told now than by the first command.
 fn program(argv: &[OsString]) -> Result<Option<Program>, Usage> {
     let Some((program, args)) = argv.split_first() else { return Ok(None) };
-    if find(program, None).is_err() {
+    let run = Program::new(program, args);
+    if run.file().is_err() {
         return Err(Usage(format!("cannot run {}: no such program", program.display())));
     }
-    Ok(Some(Program::new(program, args)))
+    Ok(Some(run))
 }
 
 struct Appliance {

@@ -218,6 +218,36 @@ async fn folder_and_umask_are_as_configured() {
     assert_eq!(stdout(&finish(&program, "null").await), "0027\n");
 }
 
+/// A relative program was looked for in the folder of the agent and executed in `cwd`: what was there was not found,
+/// and a program of the same name beside the agent was checked in its place.
+#[tokio::test]
+async fn a_relative_program_is_the_one_in_the_folder_that_it_starts_in() {
+    // Relative to this process, so that no path in it is absolute.
+    let folder = tempfile::tempdir_in(".").unwrap();
+    let folder = Path::new(folder.path().file_name().unwrap());
+    std::fs::create_dir(folder.join("bin")).unwrap();
+    for (name, answer) in [("tool", "in the folder"), ("bin/tool", "in bin")] {
+        std::fs::write(folder.join(name), format!("#!/bin/sh\necho {answer}; pwd\n")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.join(name), mode).unwrap();
+    }
+    let pwd = folder.canonicalize().unwrap();
+    for (program, answer) in
+        [("./tool", "in the folder"), ("bin/tool", "in bin"), ("tool", "in bin")]
+    {
+        let program = Program::new(program, [""; 0])
+            .environment(Environment::Cleared(vec![("PATH".into(), "bin:/bin".into())]))
+            .cwd(folder);
+        let outcome = finish(&program, "null").await;
+        assert_eq!(code(&outcome), None, "{program}: {outcome:?}");
+        assert_eq!(stdout(&outcome), format!("{answer}\n{}\n", pwd.display()), "{program}");
+    }
+    // One that only this process has in its folder is none.
+    let outcome = finish(&Program::new("./Cargo.toml", [""; 0]).cwd("/"), "null").await;
+    let message = outcome.error.unwrap().message.unwrap();
+    assert!(message.contains("No such file"), "{message}");
+}
+
 #[tokio::test]
 async fn descriptors_0_to_3_are_all_that_it_gets_whatever_the_agent_has_open() {
     // As one that whoever started the agent has left open: it does not close at exec by itself.

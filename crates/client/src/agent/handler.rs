@@ -39,8 +39,8 @@ mod spawn;
 use account::Account;
 pub(super) use data::runtime_folder;
 pub use data::{DataFolder, input_of};
+pub use find::NoProgram;
 pub(super) use find::is_nameless_script;
-pub use find::{NoProgram, find};
 use output::Streams;
 
 /// How long a program that is told to stop may take before it is killed, unless told otherwise.
@@ -92,8 +92,7 @@ impl fmt::Debug for Environment {
 }
 
 impl Program {
-    /// A program that inherits environment, folder and umask. A name without a slash is looked for
-    /// in `PATH`.
+    /// A program that inherits environment, folder and umask. [`Program::file`] says which file that is.
     pub fn new<A: Into<OsString>>(
         program: impl Into<OsString>,
         args: impl IntoIterator<Item = A>,
@@ -115,7 +114,7 @@ impl Program {
         self
     }
 
-    /// The folder that it starts in.
+    /// The folder that it starts in, and in which a relative program is looked for.
     pub fn cwd(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cwd = Some(folder.into());
         self

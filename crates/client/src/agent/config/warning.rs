@@ -1,14 +1,13 @@
 //! What is legal in a configuration and may still not be meant, or will not work on this machine
 //! as it stands. Looks at files; changes nothing.
 
-use std::ffi::OsStr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use bellwire_proto::Action;
 
 use super::super::handler::account::Account;
-use super::super::handler::{Program, find, is_nameless_script, runtime_folder};
+use super::super::handler::{Program, is_nameless_script, runtime_folder};
 use super::fault::{Fault, written};
 use super::{AgentConfig, Handler, default_state_dir, read_credential};
 
@@ -106,8 +105,8 @@ fn of_credential(path: &Path) -> Option<String> {
 }
 
 fn of_program(program: &Program) -> Option<String> {
-    let (file, _) = match find(program.argv().next()?, program.variable(OsStr::new("PATH"))) {
-        Ok(found) => found,
+    let file = match program.file() {
+        Ok(file) => file,
         Err(error) => return Some(error.to_string()),
     };
     if is_nameless_script(&file) {

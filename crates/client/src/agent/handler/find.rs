@@ -1,12 +1,13 @@
 //! Where a program is: the search that the system makes when it starts one.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::Metadata;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+
+use super::Program;
 
 /// Where a program is looked for when nobody says where.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -36,30 +37,35 @@ pub(super) fn own_path() -> OsString {
     std::env::var_os("PATH").unwrap_or_else(|| PATH.into())
 }
 
-/// The file of a program: the name itself if there is a slash in it, else the first in `path` that
-/// can be run. `path` is `PATH` as the program gets it; by default that of this process.
-///
-/// # Errors
-/// When there is none, or none that can be run.
-pub fn find(program: &OsStr, path: Option<&OsStr>) -> Result<(PathBuf, Metadata), NoProgram> {
-    let name = Path::new(program);
-    let candidates: Vec<PathBuf> = if program.as_encoded_bytes().contains(&b'/') {
-        vec![name.to_owned()]
-    } else {
-        let path = path.map_or_else(own_path, OsStr::to_owned);
-        std::env::split_paths(&path).map(|folder| folder.join(name)).collect()
-    };
-    let mut unfit = None;
-    for path in candidates {
-        match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 => {
-                return Ok((path, metadata));
+impl Program {
+    /// The absolute path of the file that is executed: the name itself if there is a slash in it, else the first
+    /// in `PATH`, as the program gets it, that can be run. What is relative, in the name or in `PATH`, is relative to
+    /// the folder that the program starts in, as for execvp(3) after chdir(2).
+    ///
+    /// # Errors
+    /// When there is none, or none that can be run.
+    pub fn file(&self) -> Result<PathBuf, NoProgram> {
+        let name = Path::new(&self.program);
+        let candidates: Vec<PathBuf> = if self.program.as_encoded_bytes().contains(&b'/') {
+            vec![name.to_owned()]
+        } else {
+            let path = self.variable(OsStr::new("PATH")).map_or_else(own_path, OsStr::to_owned);
+            std::env::split_paths(&path).map(|folder| folder.join(name)).collect()
+        };
+        let mut unfit = None;
+        for candidate in candidates {
+            let in_cwd = self.cwd.as_ref().map_or(candidate.clone(), |cwd| cwd.join(&candidate));
+            let Ok(path) = std::path::absolute(in_cwd) else { continue };
+            match std::fs::metadata(&path) {
+                Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => {
+                    return Ok(path);
+                }
+                Ok(_) => unfit = unfit.or(Some(path)),
+                Err(_) => {}
             }
-            Ok(_) => unfit = unfit.or(Some(path)),
-            Err(_) => {}
         }
+        Err(unfit.map_or_else(|| NoProgram::Absent(name.to_owned()), NoProgram::Unfit))
     }
-    Err(unfit.map_or_else(|| NoProgram::Absent(name.to_owned()), NoProgram::Unfit))
 }
 
 /// Whether the system itself would refuse it, and some C libraries hand it to a shell: a text that does not
@@ -73,6 +79,7 @@ pub(crate) fn is_nameless_script(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Environment;
     use super::*;
 
     #[test]
@@ -85,14 +92,18 @@ mod tests {
             std::fs::write(&file, "echo\n").unwrap();
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         }
-        let path = std::env::join_paths([&first, &second]).unwrap();
-        let found = find(OsStr::new("tool"), Some(&path)).unwrap().0;
+        let both = std::env::join_paths([&first, &second]).unwrap();
+        let file = |program: &OsStr, path: &OsStr| {
+            let variables = vec![("PATH".into(), path.to_owned())];
+            Program::new(program, [""; 0]).environment(Environment::Cleared(variables)).file()
+        };
+        let found = file("tool".as_ref(), &both).unwrap();
         assert_eq!(found, second.join("tool"), "what cannot be run is passed over");
         assert!(is_nameless_script(&found) && !is_nameless_script(Path::new("/bin/sh")));
-        let only = find(OsStr::new("tool"), Some(first.as_os_str()));
+        let only = file("tool".as_ref(), first.as_os_str());
         assert_eq!(only.unwrap_err(), NoProgram::Unfit(first.join("tool")));
-        let none = find(OsStr::new("no-such"), Some(&path));
+        let none = file("no-such".as_ref(), &both);
         assert_eq!(none.unwrap_err(), NoProgram::Absent("no-such".into()));
-        assert!(find(second.as_os_str(), None).is_err(), "a folder is none");
+        assert!(file(second.as_os_str(), &both).is_err(), "a folder is none");
     }
 }

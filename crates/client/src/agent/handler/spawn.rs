@@ -21,7 +21,7 @@ use tokio::process::{Child, Command};
 use super::super::fault;
 use super::account::{self, Account};
 use super::data::{DataFile, DataFolder, input_of};
-use super::find::{find, own_path};
+use super::find::own_path;
 use super::output::Pipes;
 use super::{Environment, Program};
 
@@ -48,8 +48,7 @@ impl Program {
         {
             return Err(format!("only an agent that runs as root can become {}", account.name));
         }
-        let path = self.variable(OsStr::new("PATH"));
-        let (file, _) = find(&self.program, path).map_err(|error| self.explain(&error.into()))?;
+        let file = self.file().map_err(|error| self.explain(&error.into()))?;
         let data = input_of(&command.data);
         let data_file = data_folder
             .file(command.id, &data, self.user.as_ref())
