@@ -11,7 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use bellwire_testkit::{Http, Program, runs, wait_until};
+use bellwire_testkit::{Http, Program, as_process_1, runs, wait_until};
 use serde_json::{Value, json};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
@@ -234,4 +234,49 @@ fn what_a_killed_agent_left_is_ended_and_its_command_has_failed_as_interrupted()
     let ended = scene.until(&id, "the end of the interrupted", |d| d["state"] == "failed");
     assert_eq!(ended["error"]["code"], "interrupted");
     assert!(!pids.split_whitespace().any(runs), "{pids}");
+}
+
+/// In a container without an init the agent is process 1: what its handlers had left behind stayed as dead processes for as
+/// long as it ran.
+#[test]
+fn as_process_1_the_agent_collects_what_handlers_leave_and_no_handler_loses_its_exit_code() {
+    let Some(mut command) = as_process_1() else { return };
+    // The child prints its id, is orphaned when its parent exits, and dies after that.
+    let leave = "(read line; exit 0) < \"$0\" & echo $!; exit 7";
+    let gone = "read -r pid; while [ -e /proc/$pid ]; do :; done; echo gone";
+    let scene = Scene::new("");
+    let fifo = scene.path("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+    let config = std::fs::read_to_string(scene.path("agent.toml")).unwrap();
+    let actions = format!(
+        "[actions.leave]\nrun = [\"/bin/sh\", \"-c\", {leave:?}, {fifo:?}]\nconcurrency = 10\n\
+         [actions.gone]\nrun = [\"/bin/sh\", \"-c\", {gone:?}]\n\
+         [actions.who]\nrun = [\"/bin/cat\", \"/proc/1/comm\"]\n"
+    );
+    std::fs::write(scene.path("agent.toml"), config + &actions).unwrap();
+    command.arg(BELLWIRE).args(["agent", "run", "--config"]).arg(scene.path("agent.toml"));
+    let mut agent = Program::start(command.env("NO_PROXY", "127.0.0.1"));
+    scene.until_online();
+    assert_eq!(scene.send("who", "")["stdout"], "bellwire\n");
+    let ids: Vec<String> = (0..10).map(|_| scene.begin("leave")).collect();
+    let pids = ids.iter().map(|id| {
+        let ended = scene.until(id, "the exit code", |d| d["exit_code"].is_number());
+        assert_eq!(ended["exit_code"], 7, "{ended}");
+        ended["stdout"].as_str().unwrap().trim().to_owned()
+    });
+    let pids: Vec<String> = pids.collect();
+    // Nobody writes into it: each of those that read it reads its end.
+    drop(std::fs::File::options().write(true).open(&fifo).unwrap());
+    for pid in pids {
+        assert_eq!(scene.send("gone", &pid)["stdout"], "gone\n", "{}", agent.output());
+    }
+    // What is sent to process 1 reaches the agent, once.
+    let id = agent.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let process_1 = rustix::process::Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(process_1, rustix::process::Signal::TERM).unwrap();
+    let status = wait_until("the agent to end", || agent.ended().ok_or("it runs"));
+    assert_eq!(status.code(), Some(0), "{}", agent.output());
+    assert!(agent.output().contains("stopping"), "{}", agent.output());
+    assert!(!agent.output().contains("twice"), "{}", agent.output());
 }

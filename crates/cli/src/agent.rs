@@ -14,6 +14,7 @@ use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
 
 mod add;
+mod init;
 mod look;
 mod notify;
 mod serve;

@@ -23,7 +23,7 @@ use bellwire_client::agent::run::{
 use bellwire_proto::limits::{OUTPUT_BYTES_MAX, RESULT_BYTES_MAX};
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, Json, Progress, Seq, Timestamp};
-use bellwire_testkit::{runs, under_umask_077};
+use bellwire_testkit::{is_process_1, runs, under_umask_077};
 
 /// Long enough for a machine that does ten other things.
 const HANG: Duration = Duration::from_secs(60);
@@ -395,6 +395,22 @@ async fn a_grandchild_has_its_time_too_when_the_leader_heeds_at_once() {
     begun.stop.tell(Stop::Cancel);
     let outcome = begun.end().await.into_outcome();
     assert!(stdout(&outcome).ends_with("cleaned\n"), "{outcome:?}");
+}
+
+/// In a container without an init nobody collects the grandchildren: a group whose members were all dead counted as alive
+/// until `kill_after`.
+#[tokio::test]
+async fn a_group_of_dead_processes_that_nobody_collects_has_ended() {
+    if !is_process_1("a_group_of_dead_processes_that_nobody_collects_has_ended") {
+        return;
+    }
+    let script = "sleep 1000 & echo child $!; echo BELLWIRE_PROGRESS=1; wait";
+    let begun = begin(&sh(script).kill_after(LONG), command("null"), LONG).at(1.0).await;
+    begun.stop.tell(Stop::Cancel);
+    let ended = begun.end().await;
+    let Ended::Stopped(outcome) = &ended else { panic!("it was stopped: {ended:?}") };
+    let child = said(outcome, "child ");
+    assert!(Path::new("/proc").join(child).exists() && !runs(child), "it was collected: {child}");
 }
 
 #[tokio::test]

@@ -4,12 +4,16 @@ use bellwire_client::agent::Agent;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::init;
 use super::notify::Notify;
 use super::read_config;
 use crate::args::AgentConfigArg;
 use crate::exit;
 
 pub(crate) async fn run(args: &AgentConfigArg) -> anyhow::Result<u8> {
+    if init::is_process_1() {
+        return init::run().await;
+    }
     let config = read_config(&args.config)?;
     for warning in config.warnings_here() {
         tracing::warn!("{warning}");

@@ -9,6 +9,7 @@
 //! - `data.rs`: the command's data, as it reads them.
 //! - `find.rs`: where a name without a slash is looked for.
 //! - `output.rs`: what it says: tails, result, progress.
+//! - `group.rs`: how its process group is ended.
 //! - [`leftover`]: what an agent that died left running.
 //! - [`account`]: who it runs as.
 
@@ -23,15 +24,15 @@ use std::time::Duration;
 
 use bellwire_proto::codes;
 use futures_core::future::BoxFuture;
-use rustix::process::{Pid, Signal};
 use tokio::process::Child;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::run::{self, Ended, Job, Outcome, Run, Stop, StopReceiver};
 
 pub mod account;
 mod data;
 mod find;
+mod group;
 pub mod leftover;
 mod output;
 mod spawn;
@@ -41,6 +42,7 @@ pub(super) use data::runtime_folder;
 pub use data::{DataFolder, input_of};
 pub use find::NoProgram;
 pub(super) use find::is_nameless_script;
+use group::Group;
 use output::Streams;
 
 /// How long a program that is told to stop may take before it is killed, unless told otherwise.
@@ -48,9 +50,6 @@ pub const KILL_AFTER: Duration = Duration::from_secs(5);
 /// How long output is still read after the program has ended: what it left running may hold the
 /// pipe open for ever.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How often it is asked whether a group that was told to stop has. Only the wait for members
-/// other than the leader, whose end nobody else tells.
-const GROUP_ASK_EVERY: Duration = Duration::from_millis(20);
 
 /// A program with its constant arguments and surroundings.
 ///
@@ -302,63 +301,6 @@ fn error_of(
         }
         (_, Some(n)) => Some((codes::SIGNAL, format!("signal {n} ended it"))),
         (code, None) => Some((codes::EXIT_STATUS, format!("exit status {}", code.unwrap_or(-1)))),
-    }
-}
-
-/// The process group of a program. Killed when dropped, unless disarmed.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(group) = self.0 {
-            // None left is as good as hit.
-            rustix::process::kill_process_group(group, signal).ok();
-        }
-    }
-
-    /// The group is left alone from now on.
-    fn disarm(&mut self) {
-        self.0 = None;
-    }
-
-    /// TERM; when that was not enough in time, or somebody says [`Stop::Kill`], KILL. Afterwards
-    /// none of the group is left.
-    async fn end(
-        &self,
-        child: &mut Child,
-        kill_after: Duration,
-        stop: &mut StopReceiver,
-    ) -> Option<ExitStatus> {
-        if stop.told() < Some(Stop::Kill) {
-            self.signal(Signal::TERM);
-            tokio::select! {
-                // Its number may be another's from here on.
-                () = self.gone(child) => return child.wait().await.ok(),
-                () = sleep(kill_after) => {}
-                _ = stop.wait_for(Stop::Kill) => {}
-            }
-        }
-        self.signal(Signal::KILL);
-        child.wait().await.ok()
-    }
-
-    /// Waits until leader and members have ended.
-    async fn gone(&self, child: &mut Child) {
-        child.wait().await.ok();
-        let Some(group) = self.0 else { return };
-        while rustix::process::test_kill_process_group(group).is_ok() {
-            sleep(GROUP_ASK_EVERY).await;
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
     }
 }
 
