@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bellwire_client::Controller;
-use bellwire_client::agent::handler::{DataFolder, Program};
+use bellwire_client::agent::handler::Program;
 use bellwire_client::agent::run::{
-    Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress, stop,
+    DataFolder, Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress, stop,
 };
 use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_client::event_source::Retry;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bellwire_client::agent::forward::Forward;
-use bellwire_client::agent::handler::{DataFolder, Program};
-use bellwire_client::agent::run::{End, Ended, Job, Outcome, Run, Stop, progress, stop};
+use bellwire_client::agent::handler::Program;
+use bellwire_client::agent::run::{
+    DataFolder, End, Ended, Job, Outcome, Run, Stop, progress, stop,
+};
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Delivery, DeviceId, ErrorInfo, State, Timestamp};
 use tokio::signal::unix::{SignalKind, signal};

@@ -13,9 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_client::agent::forward::Forward;
-use bellwire_client::agent::handler::DataFolder;
 use bellwire_client::agent::run::{
-    End, Ended, Job, Outcome, Run as _, Stop, StopSender, progress, stop,
+    DataFolder, End, Ended, Job, Outcome, Run as _, Stop, StopSender, progress, stop,
 };
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, Json, Seq, Timestamp};

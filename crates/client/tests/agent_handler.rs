@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_client::agent::handler::account::{self, Account};
-use bellwire_client::agent::handler::{DataFolder, Environment, Program, leftover};
+use bellwire_client::agent::handler::{Environment, Program, leftover};
 use bellwire_client::agent::run::{
-    End, Ended, Job, Outcome, ProgressReceiver, Run as _, Stop, StopSender, progress, stop,
+    DataFolder, End, Ended, Job, Outcome, ProgressReceiver, Run as _, Stop, StopSender, progress,
+    stop,
 };
 use bellwire_proto::limits::{OUTPUT_BYTES_MAX, RESULT_BYTES_MAX};
 use bellwire_proto::stream::CommandEvent;

@@ -192,8 +192,7 @@ async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::handler::DataFolder;
-    use crate::agent::run;
+    use crate::agent::run::{self, DataFolder};
 
     fn job(data: &str, limit: Duration) -> (Job, run::StopSender, run::ProgressReceiver) {
         let event = serde_json::json!({

@@ -34,7 +34,7 @@ use futures_core::future::BoxFuture;
 use super::forward::Forward;
 use super::handler::Program;
 use super::policy::{OnRestart, Params, Policy, Rules};
-use super::run::{Ended, Job, Run};
+use super::run::{Ended, Job, Run, of_systemd};
 use crate::address::Address;
 
 mod action;
@@ -300,13 +300,6 @@ fn default_state_dir() -> PathBuf {
         .or_else(|| set("HOME").map(|home| home.join(".local/state")))
         .unwrap_or_else(std::env::temp_dir)
         .join("bellwire")
-}
-
-/// A folder that systemd has made for the service, as it tells it (systemd.exec(5)). Several are
-/// written with colons between them.
-pub(super) fn of_systemd(variable: &str) -> Option<PathBuf> {
-    let all = std::env::var_os(variable)?;
-    std::env::split_paths(&all).next().filter(|folder| folder.is_absolute())
 }
 
 /// Reads the token that stands in a file: one line, nothing else.

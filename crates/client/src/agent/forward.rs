@@ -19,8 +19,7 @@ use http::{HeaderValue, Method, StatusCode};
 use reqwest::Url;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::handler::{input_of, until_stopped};
-use super::run::{End, Ended, Job, Outcome, Run, Stop, error};
+use super::run::{End, Ended, Job, Outcome, Run, Stop, error, input_of, until_stopped};
 use crate::address::Address;
 use crate::transport::{
     ByteStream, HttpTransport, InvalidSetting, Request, Stage, Transport as _, TransportError,

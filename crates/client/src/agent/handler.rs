@@ -6,7 +6,6 @@
 //! behind lives on. What an exit means is judged here, what follows from it is not.
 //!
 //! - `spawn.rs`: from a command to a process; the one place with unsafe code.
-//! - `data.rs`: the command's data, as it reads them.
 //! - `find.rs`: where a name without a slash is looked for.
 //! - `output.rs`: what it says: tails, result, progress.
 //! - `group.rs`: how its process group is ended.
@@ -15,7 +14,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::future::Future;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -30,7 +28,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::run::{self, Ended, Job, Outcome, Run, Stop, StopReceiver};
 
 pub mod account;
-mod data;
 mod find;
 mod group;
 pub mod leftover;
@@ -38,8 +35,6 @@ mod output;
 mod spawn;
 
 use account::Account;
-pub(super) use data::runtime_folder;
-pub use data::{DataFolder, input_of};
 pub use find::NoProgram;
 pub(super) use find::is_nameless_script;
 use group::Group;
@@ -301,17 +296,5 @@ fn error_of(
         }
         (_, Some(n)) => Some((codes::SIGNAL, format!("signal {n} ended it"))),
         (code, None) => Some((codes::EXIT_STATUS, format!("exit status {}", code.unwrap_or(-1)))),
-    }
-}
-
-/// Runs `future` to its end unless told to stop. For what is no process and can be dropped.
-pub(super) async fn until_stopped<T>(
-    stop: &mut StopReceiver,
-    future: impl Future<Output = T>,
-) -> Result<T, Stop> {
-    tokio::select! {
-        biased;
-        value = future => Ok(value),
-        stop = stop.wait_for(Stop::Cancel) => Err(stop),
     }
 }

@@ -4,6 +4,7 @@
 //! ([`forward`](super::forward)) and a Rust closure. Whether a command may run, when, and what is
 //! told to the hub is decided elsewhere; nothing here knows of the journal or the network.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,10 @@ use futures_core::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::handler::DataFolder;
+mod data;
+
+pub(super) use data::{DataFile, of_systemd, runtime_folder};
+pub use data::{DataFolder, input_of};
 
 /// The longest message towards a hub, or a box before it, that found the report too large.
 const THIN_MESSAGE_BYTES_MAX: usize = 1024;
@@ -256,6 +260,18 @@ impl StopReceiver {
             Ok(told) => told.unwrap_or(at_least),
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+/// Runs `future` to its end unless told to stop. For what is no process and can be dropped.
+pub(super) async fn until_stopped<T>(
+    stop: &mut StopReceiver,
+    future: impl Future<Output = T>,
+) -> Result<T, Stop> {
+    tokio::select! {
+        biased;
+        value = future => Ok(value),
+        stop = stop.wait_for(Stop::Cancel) => Err(stop),
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::Path;
 use bellwire_proto::Action;
 
 use super::super::handler::account::Account;
-use super::super::handler::{Program, is_nameless_script, runtime_folder};
+use super::super::handler::{Program, is_nameless_script};
+use super::super::run::runtime_folder;
 use super::fault::{Fault, written};
 use super::{AgentConfig, Handler, default_state_dir, read_credential};
 

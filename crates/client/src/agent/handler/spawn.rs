@@ -19,8 +19,8 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use super::super::fault;
+use super::super::run::{DataFile, DataFolder, input_of};
 use super::account::{self, Account};
-use super::data::{DataFile, DataFolder, input_of};
 use super::find::own_path;
 use super::output::Pipes;
 use super::{Environment, Program};
@@ -50,8 +50,10 @@ impl Program {
         }
         let file = self.file().map_err(|error| self.explain(&error.into()))?;
         let data = input_of(&command.data);
+        let other = self.user.as_ref().filter(|account| !account.is_process());
+        let owner = other.map(|account| (account.uid, account.gid));
         let data_file = data_folder
-            .file(command.id, &data, self.user.as_ref())
+            .file(command.id, &data, owner)
             .map_err(|e| format!("the file for the data cannot be made: {e}"))?;
         let mut process = self.process(command, device, &data_file);
         let (result, result_of_child) =

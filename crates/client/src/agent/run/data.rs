@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use bellwire_proto::{CommandId, DeviceId, Json};
 
-use super::account::Account;
-use crate::agent::config::of_systemd;
-
 /// Others may pass through, to a file of theirs whose name they were told, and not look around.
 const FOLDER_MODE: u32 = 0o711;
 /// Where files go for which the disk has no room.
 const IN_MEMORY: &str = "/dev/shm";
+
+/// The user and the group that a file is given to, if they are not those of this process.
+type Owner = Option<(u32, u32)>;
 
 /// A folder for the data of commands that run, in which one process alone makes files. It is there
 /// while there is a file in it: who is killed while nothing runs leaves nothing behind.
@@ -52,11 +52,11 @@ impl DataFolder {
     }
 
     /// A file that its owner can read and nobody else.
-    pub(super) fn file(
+    pub(in crate::agent) fn file(
         &self,
         command: CommandId,
         data: &[u8],
-        owner: Option<&Account>,
+        owner: Owner,
     ) -> io::Result<DataFile> {
         let name = command.to_string();
         let is_full = |error: &io::Error| {
@@ -78,6 +78,13 @@ impl DataFolder {
 /// lies in the state folder.
 pub(in crate::agent) fn runtime_folder() -> Option<PathBuf> {
     of_systemd("RUNTIME_DIRECTORY").filter(|folder| folder.is_dir())
+}
+
+/// A folder that systemd has made for the service, as it tells it (systemd.exec(5)). Several are
+/// written with colons between them.
+pub(in crate::agent) fn of_systemd(variable: &str) -> Option<PathBuf> {
+    let all = std::env::var_os(variable)?;
+    std::env::split_paths(&all).next().filter(|folder| folder.is_absolute())
 }
 
 fn remove(path: &Path) {
@@ -109,10 +116,10 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// The data of a command. Deleted when dropped, and with the last one the folder.
-pub(super) struct DataFile(PathBuf);
+pub(in crate::agent) struct DataFile(PathBuf);
 
 impl DataFile {
-    fn make(folder: &Path, name: &str, data: &[u8], owner: Option<&Account>) -> io::Result<Self> {
+    fn make(folder: &Path, name: &str, data: &[u8], owner: Owner) -> io::Result<Self> {
         let path = folder.join(name);
         let open = || {
             make_folder(folder)?;
@@ -125,13 +132,13 @@ impl DataFile {
         };
         let this = Self(path);
         file.write_all(data)?;
-        if let Some(account) = owner.filter(|account| !account.is_process()) {
-            fchown(&file, Some(account.uid), Some(account.gid))?;
+        if let Some((uid, gid)) = owner {
+            fchown(&file, Some(uid), Some(gid))?;
         }
         Ok(this)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::agent) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -146,7 +153,7 @@ impl Drop for DataFile {
 /// What a program reads: a JSON string as its text, `null` as nothing, the rest as compact JSON.
 ///
 /// ```
-/// use bellwire_client::agent::handler::input_of;
+/// use bellwire_client::agent::run::input_of;
 /// use bellwire_proto::Json;
 /// assert_eq!(input_of(&Json::parse(r#"{ "a": [1.50, "x y"] }"#)?), br#"{"a":[1.50,"x y"]}"#);
 /// assert_eq!(input_of(&Json::parse(r#""two\nlines""#)?), b"two\nlines");
@@ -200,7 +207,7 @@ mod tests {
     /// What was accepted failed without having run, since its data found no room.
     #[test]
     fn on_a_full_disk_data_lies_in_memory_and_what_a_killed_agent_left_there_is_gone() {
-        let name = "agent::handler::data::tests::on_a_full_disk_data_lies_in_memory_and_what_a_killed_agent_left_there_is_gone";
+        let name = "agent::run::data::tests::on_a_full_disk_data_lies_in_memory_and_what_a_killed_agent_left_there_is_gone";
         let Some(disk) = bellwire_testkit::on_small_disk(name, 64) else { return };
         let (state_dir, device) = (disk.join("state"), "kiosk".parse().unwrap());
         std::fs::create_dir(&state_dir).unwrap();
