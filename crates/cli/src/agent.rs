@@ -6,7 +6,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use bellwire_client::agent::config::{AgentConfig, ConfigFaults, Fault, changeable};
+use bellwire_client::agent::config::{AgentConfig, ConfigFaults, Fault, writable_by};
 use serde::Serialize;
 
 use crate::args::AgentCommand;
@@ -15,7 +15,8 @@ use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
 
 mod add;
 mod init;
-mod look;
+mod inspect;
+
 mod notify;
 mod serve;
 
@@ -24,8 +25,8 @@ pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8>
         AgentCommand::Check { config } => check(&config.config, form),
         AgentCommand::On(args) => add::run(&args, form),
         AgentCommand::Run { config } => serve::run(&config).await,
-        AgentCommand::Status { config } => look::status(&config, form).await,
-        AgentCommand::Journal { command } => look::journal(&command, form),
+        AgentCommand::Status { config } => inspect::status(&config, form).await,
+        AgentCommand::Journal { command } => inspect::journal(&command, form),
     }
 }
 
@@ -132,7 +133,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
 
 /// A warning when others may change the file: they would be the ones who say what this device does.
 fn of_file(path: &Path) -> Option<Fault> {
-    let problem = changeable(&path.canonicalize().ok()?, None)?;
+    let problem = writable_by(&path.canonicalize().ok()?, None)?;
     Some(Fault { key: "the file".to_owned(), problem: format!("is one that {problem}") })
 }
 

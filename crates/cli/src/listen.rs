@@ -14,7 +14,8 @@ use std::time::Duration;
 use bellwire_client::Controller;
 use bellwire_client::agent::handler::Program;
 use bellwire_client::agent::run::{
-    DataFolder, Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress, stop,
+    DataDir, Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress_channel,
+    stop_channel,
 };
 use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_client::event_source::Retry;
@@ -57,7 +58,7 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
             hub,
             device: args.device,
             program,
-            data_folder: Arc::new(DataFolder::temporary()?),
+            data_dir: Arc::new(DataDir::temporary()?),
             stopping: AtomicBool::new(false),
         }),
         form,
@@ -86,7 +87,7 @@ struct Link {
     hub: Controller,
     device: DeviceId,
     program: Option<Program>,
-    data_folder: Arc<DataFolder>,
+    data_dir: Arc<DataDir>,
     /// Whether this is about to end: what ends now was interrupted, not cancelled.
     stopping: AtomicBool,
 }
@@ -179,7 +180,7 @@ impl Appliance {
             self.answer(command.id, Report::of(ReportState::Succeeded));
             return Ok(());
         };
-        let (stop_sender, stop) = stop();
+        let (stop_sender, stop) = stop_channel();
         self.running.insert(command.id, stop_sender);
         let link = Arc::clone(&self.link);
         self.jobs.spawn(async move {
@@ -198,7 +199,7 @@ impl Appliance {
     fn cancel(&mut self, id: CommandId) {
         if let Some(stop) = self.running.get(&id) {
             out::note(&format!("cancelling {id}"));
-            stop.tell(Stop::Cancel);
+            stop.send(Stop::Cancel);
         } else if let Some((_, report)) = self.answered.iter().find(|(known, _)| *known == id) {
             self.answer(id, report.clone());
         } else {
@@ -250,7 +251,7 @@ impl Appliance {
             ));
         }
         self.link.stopping.store(true, Ordering::Relaxed);
-        self.running.values().for_each(|stop| stop.tell(Stop::Cancel));
+        self.running.values().for_each(|stop| stop.send(Stop::Cancel));
         let all = async { while self.jobs.join_next().await.is_some() {} };
         if timeout(STOP_WITHIN, all).await.is_err() {
             out::note("some answers did not reach the hub");
@@ -262,11 +263,11 @@ impl Link {
     /// Runs the program, and tells meanwhile that it runs. It may take as long as it wants: only
     /// the agent keeps to a limit.
     async fn run(&self, program: &Program, command: &CommandEvent, stop: StopReceiver) -> Report {
-        let (progress_sender, progress) = progress();
+        let (progress_sender, progress) = progress_channel();
         let job = Job {
             command: command.clone(),
             device: self.device.clone(),
-            data_folder: Arc::clone(&self.data_folder),
+            data_dir: Arc::clone(&self.data_dir),
             limit: Duration::MAX,
             progress: progress_sender,
             stop,

@@ -11,15 +11,15 @@ use reqwest::Url;
 
 /// Text that is no absolute `http` or `https` URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{shown:?} is not an http or https URL, as in http://127.0.0.1:8888")]
+#[error("{redacted:?} is not an http or https URL, as in http://127.0.0.1:8888")]
 pub struct InvalidUrl {
-    shown: String,
+    redacted: String,
 }
 
 impl InvalidUrl {
     /// What was given, without what may be a password.
-    pub fn shown(&self) -> &str {
-        &self.shown
+    pub fn redacted(&self) -> &str {
+        &self.redacted
     }
 }
 
@@ -31,7 +31,7 @@ impl InvalidUrl {
 /// let hub: Address = "https://kiosk:s3cret@hub.example.com".parse()?;
 /// assert_eq!(hub.to_string(), "https://hub.example.com/");
 /// let typo = "htps://kiosk:s3cret@hub.example.com".parse::<Address>().unwrap_err();
-/// assert_eq!(typo.shown(), "hub.example.com");
+/// assert_eq!(typo.redacted(), "hub.example.com");
 /// # Ok::<(), bellwire_client::InvalidUrl>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Address {
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidUrl> {
         let invalid = || InvalidUrl {
             // What stands before an @ may be a password.
-            shown: text.rsplit('@').next().unwrap_or_default().to_owned(),
+            redacted: text.rsplit('@').next().unwrap_or_default().to_owned(),
         };
         let mut url = Url::parse(text).map_err(|_| invalid())?;
         if !matches!(url.scheme(), "http" | "https") {

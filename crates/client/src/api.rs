@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::address::{self, Address, Authorize};
 use crate::event_source::InvalidRequest;
 use crate::retry_after::retry_after;
-use crate::transport::{HttpTransport, Stage, Transport, TransportError, read_body};
+use crate::transport::{HttpTransport, Transport, TransportError, TransportStage, read_body};
 
 mod command;
 mod device;
@@ -279,7 +279,7 @@ impl<'a> Call<'a> {
                 .method(self.method)
                 .uri(self.url.as_str())
                 .body(self.body)
-                .map_err(|error| TransportError::new(Stage::Connect, error))?;
+                .map_err(|error| TransportError::new(TransportStage::Connect, error))?;
             *request.headers_mut() = self.headers;
             let (head, body) = shared.transport.send(request).await?.into_parts();
             Ok((head, read_body(body, ANSWER_BYTES_MAX).await?))
@@ -288,7 +288,7 @@ impl<'a> Call<'a> {
             .await
             .unwrap_or_else(|_| {
                 let within = format!("nothing came within {} ms", time_max.as_millis());
-                Err(TransportError::new(Stage::Answer, within))
+                Err(TransportError::new(TransportStage::Answer, within))
             })
             .map_err(|source| Error::Unreachable { hub: hub.url().to_owned(), source })
     }

@@ -69,11 +69,11 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
 /// At which point a transfer failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Stage {
+pub enum TransportStage {
     /// No connection: name not found, refused, TLS failed, or too slow.
     Connect,
     /// The proxy asks for a user and password before it opens a way to the server.
-    ProxyLogin,
+    ProxyAuthentication,
     /// The proxy does not open a way to the server.
     ProxyRefused,
     /// What answers shows a certificate that is not trusted, or speaks no TLS.
@@ -89,18 +89,18 @@ pub enum Stage {
 /// Its text is one line with every cause that is known.
 #[derive(Debug, Clone)]
 pub struct TransportError {
-    stage: Stage,
+    stage: TransportStage,
     source: Arc<dyn StdError + Send + Sync>,
 }
 
 impl TransportError {
     /// An error at `stage`, with its cause.
-    pub fn new(stage: Stage, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub fn new(stage: TransportStage, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self { stage, source: Arc::from(source.into()) }
     }
 
     /// At which point it failed.
-    pub fn stage(&self) -> Stage {
+    pub fn stage(&self) -> TransportStage {
         self.stage
     }
 }
@@ -108,12 +108,12 @@ impl TransportError {
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.stage {
-            Stage::Connect => "cannot connect",
-            Stage::Untrusted => "cannot connect safely",
-            Stage::ProxyLogin => "the proxy asks for a user and password",
-            Stage::ProxyRefused => "the proxy opens no way to the server",
-            Stage::Answer => "no answer",
-            Stage::Body => "the answer broke off",
+            TransportStage::Connect => "cannot connect",
+            TransportStage::Untrusted => "cannot connect safely",
+            TransportStage::ProxyAuthentication => "the proxy asks for a user and password",
+            TransportStage::ProxyRefused => "the proxy opens no way to the server",
+            TransportStage::Answer => "no answer",
+            TransportStage::Body => "the answer broke off",
         })?;
         // The outer errors of a chain often repeat the inner ones, or say nothing: the innermost
         // is what a person can act on, so only what adds to the line before it is shown.
@@ -153,7 +153,7 @@ pub(crate) async fn read_body(
     while let Some(chunk) = body.next().await {
         let chunk = chunk?;
         if whole.len() + chunk.len() > bytes_max {
-            return Err(TransportError::new(Stage::Body, TooLong { bytes_max }));
+            return Err(TransportError::new(TransportStage::Body, TooLong { bytes_max }));
         }
         whole.extend_from_slice(&chunk);
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bellwire_client::agent::forward::Forward;
 use bellwire_client::agent::run::{
-    DataFolder, End, Ended, Job, Outcome, Run as _, Stop, StopSender, progress, stop,
+    DataDir, End, Ended, Job, Outcome, Run as _, Stop, StopSender, progress_channel, stop_channel,
 };
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, Json, Seq, Timestamp};
@@ -42,13 +42,13 @@ struct Begun {
 }
 
 fn begin(url: &str, data: &str, limit: Duration) -> Begun {
-    let (stop_sender, stop) = stop();
+    let (stop_sender, stop) = stop_channel();
     let job = Job {
         command: command(data),
         device: "kiosk".parse().unwrap(),
-        data_folder: Arc::new(DataFolder::temporary().unwrap()),
+        data_dir: Arc::new(DataDir::temporary().unwrap()),
         limit,
-        progress: progress().0,
+        progress: progress_channel().0,
         stop,
     };
     let forward = Forward::new(url, false).unwrap();
@@ -205,7 +205,7 @@ async fn a_cancelled_forward_lets_go_of_the_service() {
     for (word, state) in [(Stop::Cancel, End::Cancelled), (Stop::Kill, End::Failed)] {
         let begun = begin(&server.url("/"), "1", LONG);
         let request = server.request().await;
-        begun.stop.tell(word);
+        begun.stop.send(word);
         let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
         assert_eq!(outcome.state, state);
         request.dropped().await;

@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_client::agent::handler::account::{self, Account};
-use bellwire_client::agent::handler::{Environment, Program, leftover};
+use bellwire_client::agent::handler::{Environment, Program, orphans};
 use bellwire_client::agent::run::{
-    DataFolder, End, Ended, Job, Outcome, ProgressReceiver, Run as _, Stop, StopSender, progress,
-    stop,
+    DataDir, End, Ended, Job, Outcome, ProgressReceiver, Run as _, Stop, StopSender,
+    progress_channel, stop_channel,
 };
 use bellwire_proto::limits::{OUTPUT_BYTES_MAX, RESULT_BYTES_MAX};
 use bellwire_proto::stream::CommandEvent;
@@ -62,12 +62,12 @@ struct Begun {
 }
 
 fn begin(program: &Program, command: CommandEvent, limit: Duration) -> Begun {
-    let (progress_sender, progress) = progress();
-    let (stop_sender, stop_receiver) = stop();
+    let (progress_sender, progress) = progress_channel();
+    let (stop_sender, stop_receiver) = stop_channel();
     let job = Job {
         command,
         device: "kiosk".parse().unwrap(),
-        data_folder: Arc::new(DataFolder::temporary().unwrap()),
+        data_dir: Arc::new(DataDir::temporary().unwrap()),
         limit,
         progress: progress_sender,
         stop: stop_receiver,
@@ -371,7 +371,7 @@ async fn a_cancelled_program_is_asked_first_and_its_output_is_kept() {
         LONG,
     );
     let begun = begun.at(1.0).await;
-    begun.stop.tell(Stop::Cancel);
+    begun.stop.send(Stop::Cancel);
     let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
     assert_eq!((outcome.state, code(&outcome)), (End::Cancelled, None));
     assert!(stdout(&outcome).ends_with("asked\n"), "{outcome:?}");
@@ -383,7 +383,7 @@ async fn one_that_does_not_heed_is_killed_with_its_grandchildren() {
         while :; do sleep 1000; done";
     let program = sh(script).kill_after(Duration::from_millis(100));
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
-    begun.stop.tell(Stop::Cancel);
+    begun.stop.send(Stop::Cancel);
     let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
     assert_eq!((outcome.state, outcome.exit_code), (End::Cancelled, Some(137)));
     assert!(!runs(said(&outcome, "child ")), "the grandchild was left behind");
@@ -393,7 +393,7 @@ async fn one_that_does_not_heed_is_killed_with_its_grandchildren() {
 async fn a_grandchild_has_its_time_too_when_the_leader_heeds_at_once() {
     let script = "sh -c 'trap \"echo cleaned; exit\" TERM; echo BELLWIRE_PROGRESS=1; sleep 1000 & wait' & wait";
     let begun = begin(&sh(script), command("null"), LONG).at(1.0).await;
-    begun.stop.tell(Stop::Cancel);
+    begun.stop.send(Stop::Cancel);
     let outcome = begun.end().await.into_outcome();
     assert!(stdout(&outcome).ends_with("cleaned\n"), "{outcome:?}");
 }
@@ -407,7 +407,7 @@ async fn a_group_of_dead_processes_that_nobody_collects_has_ended() {
     }
     let script = "sleep 1000 & echo child $!; echo BELLWIRE_PROGRESS=1; wait";
     let begun = begin(&sh(script).kill_after(LONG), command("null"), LONG).at(1.0).await;
-    begun.stop.tell(Stop::Cancel);
+    begun.stop.send(Stop::Cancel);
     let ended = begun.end().await;
     let Ended::Stopped(outcome) = &ended else { panic!("it was stopped: {ended:?}") };
     let child = said(outcome, "child ");
@@ -433,7 +433,7 @@ async fn an_end_by_a_signal_while_the_agent_stops_is_no_failure_of_its_own() {
     for (last, stopped) in [("kill -9 $$", true), ("exit 0", false), ("exit 3", false)] {
         let script = format!("echo BELLWIRE_PROGRESS=1; read line < {}; {last}", path.display());
         let begun = begin(&sh(&script), command("null"), LONG).at(1.0).await;
-        begun.stop.tell(Stop::Shutdown);
+        begun.stop.send(Stop::Shutdown);
         let go = path.clone();
         tokio::task::spawn_blocking(move || std::fs::write(go, "go\n").unwrap()).await.unwrap();
         match begun.end().await {
@@ -465,7 +465,7 @@ async fn a_death_of_its_own_before_the_shutdown_stays_its_own() {
         }
     };
     within("the leader to be dead", collected).await;
-    begun.stop.tell(Stop::Shutdown);
+    begun.stop.send(Stop::Shutdown);
     let ended = begun.end().await;
     let Ended::Finished(outcome) = &ended else { panic!("by itself: {ended:?}") };
     let child = rustix::process::Pid::from_raw(said(outcome, "child ").parse().unwrap()).unwrap();
@@ -478,13 +478,13 @@ async fn one_that_has_had_its_time_is_killed_at_once() {
     let program =
         sh("trap '' TERM; echo BELLWIRE_PROGRESS=1; while :; do sleep 1000; done").kill_after(LONG);
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
-    begun.stop.tell(Stop::Kill);
+    begun.stop.send(Stop::Kill);
     let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
     assert_eq!((code(&outcome), outcome.exit_code), (Some("interrupted"), Some(137)));
     // Also while it is already being asked for another reason, which stays the reason.
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
-    begun.stop.tell(Stop::Cancel);
-    begun.stop.tell(Stop::Kill);
+    begun.stop.send(Stop::Cancel);
+    begun.stop.send(Stop::Kill);
     let ended = begun.end().await;
     assert!(matches!(ended, Ended::Stopped(_)), "{ended:?}");
 }
@@ -538,10 +538,10 @@ async fn what_a_dead_agent_left_running_is_found_and_killed() {
     let id = command.id;
     let program = sh("sh -c 'exec sleep 1000' & echo BELLWIRE_PROGRESS=1; wait");
     let begun = begin(&program, command, LONG).at(1.0).await;
-    let killed = tokio::task::spawn_blocking(move || leftover::kill_left(id)).await.unwrap();
+    let killed = tokio::task::spawn_blocking(move || orphans::kill_orphans(id)).await.unwrap();
     assert_eq!(killed.unwrap(), 2, "the leader and its child");
     let outcome = begun.end().await.into_outcome();
     assert_eq!((code(&outcome), outcome.exit_code), (Some("signal"), Some(137)));
-    let none = tokio::task::spawn_blocking(move || leftover::kill_left(id)).await.unwrap();
+    let none = tokio::task::spawn_blocking(move || orphans::kill_orphans(id)).await.unwrap();
     assert_eq!(none.unwrap(), 0);
 }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use bellwire_client::event_source::{Builder, Error, Retry};
-use bellwire_client::transport::{HttpTransport, HttpTransportBuilder, Stage};
+use bellwire_client::transport::{HttpTransport, HttpTransportBuilder, TransportStage};
 use bellwire_client::{Controller, EventSource};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -131,7 +131,10 @@ async fn the_platforms_authorities_judge_and_a_file_adds_one() {
 
     let mut tail = Tail::start(source(&url, direct()));
     let error = tail.gave_up().await;
-    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Untrusted), "{error}");
+    assert!(
+        matches!(&error, Error::Transport(e) if e.stage() == TransportStage::Untrusted),
+        "{error}"
+    );
     assert!(error.to_string().contains("certificate"), "the cause is told: {error}");
 
     let mut tail = Tail::start(source(&url, direct().ca_file(fixture("ca.pem"))));
@@ -149,7 +152,10 @@ async fn what_speaks_no_tls_where_tls_should_be_is_told_as_that() {
     let mut tail = Tail::start(source(url, HttpTransport::builder().no_proxy()));
     server.greet(b"HTTP/1.1 200 OK\r\n\r\n<html>Welcome</html>").await;
     let error = tail.gave_up().await;
-    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Untrusted), "{error}");
+    assert!(
+        matches!(&error, Error::Transport(e) if e.stage() == TransportStage::Untrusted),
+        "{error}"
+    );
 }
 
 /// Over one connection that all requests shared, a dead stream took every later report with it.
@@ -235,11 +241,14 @@ async fn hosts_can_be_excepted_from_a_proxy_that_is_set() {
 #[tokio::test]
 async fn what_a_proxy_answers_to_connect_is_told_apart() {
     for (answer, stage) in [
-        ("407 Proxy Authentication Required\nproxy-authenticate: Basic", Stage::ProxyLogin),
-        ("403 Forbidden", Stage::ProxyRefused),
-        ("302 Found\nlocation: http://portal.test/", Stage::ProxyRefused),
-        ("502 Bad Gateway", Stage::ProxyRefused),
-        ("503 Service Unavailable", Stage::ProxyRefused),
+        (
+            "407 Proxy Authentication Required\nproxy-authenticate: Basic",
+            TransportStage::ProxyAuthentication,
+        ),
+        ("403 Forbidden", TransportStage::ProxyRefused),
+        ("302 Found\nlocation: http://portal.test/", TransportStage::ProxyRefused),
+        ("502 Bad Gateway", TransportStage::ProxyRefused),
+        ("503 Service Unavailable", TransportStage::ProxyRefused),
     ] {
         let proxy = Server::start().await;
         let transport = HttpTransport::builder().proxy(proxy.url(""));
@@ -253,7 +262,10 @@ async fn what_a_proxy_answers_to_connect_is_told_apart() {
     let gone = Server::start().await.url("");
     let transport = HttpTransport::builder().proxy(gone);
     let error = Tail::start(source("https://hub.test/", transport)).gave_up().await;
-    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Connect), "{error}");
+    assert!(
+        matches!(&error, Error::Transport(e) if e.stage() == TransportStage::Connect),
+        "{error}"
+    );
 }
 
 /// Not a test by itself: run again by the tests below with the environment that they are about,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bellwire_client::EventSource;
 use bellwire_client::event_source::{Builder, Error, Item, Loss, Retry, SERVER_WAIT_MAX};
 use bellwire_client::transport::{
-    ByteStream, Request, ResponseFuture, Stage, Transport, TransportError,
+    ByteStream, Request, ResponseFuture, Transport, TransportError, TransportStage,
 };
 use bellwire_sse::{Jitter, ReadyState};
 use bytes::Bytes;
@@ -75,7 +75,7 @@ impl Transport for Script {
                     let head = head.status(status).header("retry-after", retry_after);
                     Ok(head.body(body(Vec::new())).unwrap())
                 }
-                Answer::Refused => Err(TransportError::new(Stage::Connect, "refused")),
+                Answer::Refused => Err(TransportError::new(TransportStage::Connect, "refused")),
                 Answer::Never => std::future::pending().await,
             }
         })
@@ -88,7 +88,7 @@ fn body(parts: Vec<Part>) -> ByteStream {
         loop {
             let chunk = match parts.pop_front()? {
                 Text(text) => Ok(Bytes::from_static(text.as_bytes())),
-                Break => Err(TransportError::new(Stage::Body, "reset")),
+                Break => Err(TransportError::new(TransportStage::Body, "reset")),
                 Pause(pause) => {
                     sleep(pause).await;
                     continue;

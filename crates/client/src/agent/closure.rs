@@ -55,13 +55,13 @@ impl Command {
     /// Tells the sender how far it is, in percent; what is not from 0 to 100 is not told.
     pub fn progress(&self, percent: f64) {
         if let Ok(progress) = Progress::try_from(percent) {
-            self.progress.tell(progress);
+            self.progress.send(progress);
         }
     }
 
     /// Whether nobody wants it any more.
     pub fn is_cancelled(&self) -> bool {
-        let cancelled = self.stop.told() >= Some(Stop::Cancel);
+        let cancelled = self.stop.requested() >= Some(Stop::Cancel);
         self.heeded.fetch_or(cancelled, Ordering::Relaxed);
         cancelled
     }
@@ -192,7 +192,7 @@ async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::run::{self, DataFolder};
+    use crate::agent::run::{self, DataDir};
 
     fn job(data: &str, limit: Duration) -> (Job, run::StopSender, run::ProgressReceiver) {
         let event = serde_json::json!({
@@ -201,12 +201,12 @@ mod tests {
             "created_at": "2026-01-01T00:00:00.000Z", "expires_at": "2026-01-01T01:00:00.000Z",
             "ttl_s": 3600, "run_timeout_s": 300
         });
-        let (sender, stop) = run::stop();
-        let (progress, told) = run::progress();
+        let (sender, stop) = run::stop_channel();
+        let (progress, told) = run::progress_channel();
         let command = serde_json::from_str(&event.to_string()).unwrap();
         let device = "kiosk-7".parse().unwrap();
-        let data_folder = Arc::new(DataFolder::temporary().unwrap());
-        (Job { command, device, data_folder, limit, progress, stop }, sender, told)
+        let data_dir = Arc::new(DataDir::temporary().unwrap());
+        (Job { command, device, data_dir, limit, progress, stop }, sender, told)
     }
 
     const LONG: Duration = Duration::from_secs(300);
@@ -250,7 +250,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_cancelled_closure_may_tidy_up_and_one_that_does_not_heed_it_is_dropped() {
         let (work, stop, _told) = job("null", LONG);
-        stop.tell(Stop::Cancel);
+        stop.send(Stop::Cancel);
         let heeds = Closure(async |command: Command| {
             command.cancelled().await;
             "tidied up"
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(outcome.result.unwrap().as_str(), "\"tidied up\"");
 
         let (work, stop, _told) = job("null", LONG);
-        stop.tell(Stop::Cancel);
+        stop.send(Stop::Cancel);
         let ended =
             Closure(async |_: Command| std::future::pending::<()>().await).start(work).await;
         assert_eq!(ended, Ended::Stopped(Outcome::of(End::Cancelled)));
@@ -269,11 +269,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_shutdown_lets_a_closure_go_on_until_it_is_killed() {
         let (work, stop, _told) = job("null", LONG);
-        stop.tell(Stop::Shutdown);
+        stop.send(Stop::Shutdown);
         let slow = Closure(async |_: Command| tokio::time::sleep(Duration::from_secs(20)).await);
         assert!(matches!(slow.start(work).await, Ended::Finished(o) if o.state == End::Succeeded));
         let (work, stop, _told) = job("null", LONG);
-        stop.tell(Stop::Kill);
+        stop.send(Stop::Kill);
         let Ended::Stopped(outcome) = slow.start(work).await else { panic!("it was killed") };
         assert_eq!(outcome.error.unwrap().code, "interrupted");
     }

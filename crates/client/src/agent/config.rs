@@ -34,7 +34,7 @@ use futures_core::future::BoxFuture;
 use super::forward::Forward;
 use super::handler::Program;
 use super::policy::{OnRestart, Params, Policy, Rules};
-use super::run::{Ended, Job, Run, of_systemd};
+use super::run::{Ended, Job, Run, systemd_dir};
 use crate::address::Address;
 
 mod action;
@@ -44,7 +44,7 @@ mod warning;
 
 pub use fault::{ConfigFaults, Fault};
 use fault::{Section, boolean, text};
-pub use warning::changeable;
+pub use warning::writable_by;
 
 /// Where the configuration stands unless told otherwise.
 pub const CONFIG_FILE: &str = "/etc/bellwire/agent.toml";
@@ -289,7 +289,7 @@ fn json(value: &toml::Value) -> Option<serde_json::Value> {
 
 /// The one that systemd made for the service, root's, or the XDG state folder.
 fn default_state_dir() -> PathBuf {
-    if let Some(folder) = of_systemd("STATE_DIRECTORY") {
+    if let Some(folder) = systemd_dir("STATE_DIRECTORY") {
         return folder;
     }
     if rustix::process::geteuid().is_root() {

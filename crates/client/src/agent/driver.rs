@@ -22,7 +22,7 @@ use super::credential::CredentialFile;
 use super::engine::{Engine, JOURNAL_BYTES_MAX, Output, POST_MS_MAX};
 use super::fault::{self, Point};
 use super::journal::{Journal, Record};
-use super::run::{self, DataFolder, Ended, Job, Outcome, ProgressReceiver, StopSender};
+use super::run::{self, DataDir, Ended, Job, Outcome, ProgressReceiver, StopSender};
 use super::status::{self, Connection, JournalStatus, Status};
 use super::{Agent, AgentError, Credential, clock, facts, handler, link};
 use crate::api::{Controller, Error, Listener, Signal};
@@ -93,7 +93,7 @@ struct Driver {
     agent: Agent,
     engine: Engine,
     disk: Disk,
-    data_folder: Arc<DataFolder>,
+    data_dir: Arc<DataDir>,
     hub: Controller,
     credential: Option<Arc<CredentialFile>>,
     listener: Option<Listener>,
@@ -137,7 +137,7 @@ impl Driver {
         let journal =
             Journal::open(&agent.state_dir, &agent.device, |record| engine.restore(record))?;
         engine.begin(clock::boot_ms(), journal.bytes());
-        let data_folder = Arc::new(DataFolder::of_agent(&agent.state_dir, &agent.device));
+        let data_dir = Arc::new(DataDir::of_agent(&agent.state_dir, &agent.device));
         let readers = status::open(&agent.state_dir)
             .inspect_err(|error| tracing::warn!(%error, "there is no status socket"))
             .map(status::readers)
@@ -171,7 +171,7 @@ impl Driver {
             agent,
             engine,
             disk: Disk::new(journal),
-            data_folder,
+            data_dir,
             hub,
             credential,
             relisten_at: None,
@@ -278,7 +278,7 @@ impl Driver {
                 Output::Start { event, limit } => self.start_job(event, limit),
                 Output::Stop { command, stop } => {
                     if let Some(running) = self.running.get(&command) {
-                        running.stop.tell(stop);
+                        running.stop.send(stop);
                     }
                 }
                 Output::Sweep { command } => drop(self.sweeps.spawn(sweep(command))),
@@ -290,9 +290,9 @@ impl Driver {
     fn start_job(&mut self, event: bellwire_proto::stream::CommandEvent, limit: Duration) {
         let id = event.id;
         tracing::info!(action = %event.action, %id, "running");
-        let (stop, stopped) = run::stop();
+        let (stop, stopped) = run::stop_channel();
         let rules = self.agent.list.policy.rules(&event.action).cloned();
-        let (progress, mut told) = run::progress();
+        let (progress, mut told) = run::progress_channel();
         let running = Running {
             action: event.action.clone(),
             since: Instant::now(),
@@ -304,7 +304,7 @@ impl Driver {
         let job = Job {
             command: event,
             device: self.agent.device.clone(),
-            data_folder: Arc::clone(&self.data_folder),
+            data_dir: Arc::clone(&self.data_dir),
             limit,
             progress,
             stop: stopped,
@@ -472,7 +472,7 @@ fn log_steps(records: &[Record]) {
 /// run a command beside itself.
 async fn sweep(command: CommandId) -> CommandId {
     loop {
-        let swept = tokio::task::spawn_blocking(move || handler::leftover::kill_left(command));
+        let swept = tokio::task::spawn_blocking(move || handler::orphans::kill_orphans(command));
         match swept.await {
             Ok(Ok(killed)) => {
                 if killed > 0 {

@@ -22,7 +22,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::run::{End, Ended, Job, Outcome, Run, Stop, error, input_of, until_stopped};
 use crate::address::Address;
 use crate::transport::{
-    ByteStream, HttpTransport, InvalidSetting, Request, Stage, Transport as _, TransportError,
+    ByteStream, HttpTransport, InvalidSetting, Request, Transport as _, TransportError,
+    TransportStage,
 };
 
 /// How often a service that refuses connections is tried.
@@ -213,7 +214,7 @@ fn is_refusal(error: &TransportError) -> bool {
 
 fn forward_failed(error: &TransportError) -> Outcome {
     let message = match error.stage() {
-        Stage::Connect => error.to_string(),
+        TransportStage::Connect => error.to_string(),
         _ => format!("{error}; whether the service acted on it is not known"),
     };
     Outcome::failed(codes::FORWARD_FAILED, message)

@@ -9,7 +9,7 @@
 //! - `find.rs`: where a name without a slash is looked for.
 //! - `output.rs`: what it says: tails, result, progress.
 //! - `group.rs`: how its process group is ended.
-//! - [`leftover`]: what an agent that died left running.
+//! - [`orphans`]: what an agent that died left running.
 //! - [`account`]: who it runs as.
 
 use std::ffi::{OsStr, OsString};
@@ -30,12 +30,12 @@ use super::run::{self, Ended, Job, Outcome, Run, Stop, StopReceiver};
 pub mod account;
 mod find;
 mod group;
-pub mod leftover;
+pub mod orphans;
 mod output;
 mod spawn;
 
 use account::Account;
-pub use find::NoProgram;
+pub use find::ProgramError;
 pub(super) use find::is_nameless_script;
 use group::Group;
 use output::Streams;
@@ -138,7 +138,7 @@ impl Program {
     }
 
     /// The folder that it starts in, unless that is this process's own.
-    pub fn folder(&self) -> Option<&Path> {
+    pub fn working_dir(&self) -> Option<&Path> {
         self.cwd.as_deref()
     }
 
@@ -155,8 +155,8 @@ impl Program {
 
     async fn run(self, job: Job) -> Ended {
         let until = job.until();
-        let Job { command, device, data_folder, limit, progress, mut stop } = job;
-        let spawned = match self.spawn(&command, &device, &data_folder) {
+        let Job { command, device, data_dir, limit, progress, mut stop } = job;
+        let spawned = match self.spawn(&command, &device, &data_dir) {
             Ok(spawned) => spawned,
             Err(message) => return Ended::Finished(Outcome::failed(codes::SPAWN_FAILED, message)),
         };
@@ -165,7 +165,7 @@ impl Program {
         let mut streams = Streams::new(streams, progress);
         let end = streams.beside(end_of(&mut child, until, &mut stop)).await;
         // Before its output is read to the end: what is told meanwhile has not ended it.
-        let stopping = stop.told() == Some(Stop::Shutdown);
+        let stopping = stop.requested() == Some(Stop::Shutdown);
         let status = match &end {
             End::Itself(status) => status.as_ref().ok().copied(),
             End::Limit | End::Told(_) => {

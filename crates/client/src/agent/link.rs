@@ -11,7 +11,7 @@ use bellwire_proto::stream::{Bye, ByeReason};
 
 use crate::api::ListenOptions;
 use crate::event_source::{Error, Loss, Retry, SERVER_WAIT_MAX};
-use crate::transport::Stage;
+use crate::transport::TransportStage;
 
 /// How long a connection must last for the wait to begin afresh.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
@@ -50,10 +50,14 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
             200..=399 | 511 => PORTAL_PAUSE,
             _ => return asked,
         },
-        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::ProxyLogin => {
+        Loss::Failed(Error::Transport(error))
+            if error.stage() == TransportStage::ProxyAuthentication =>
+        {
             REFUSED_PAUSE
         }
-        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => PORTAL_PAUSE,
+        Loss::Failed(Error::Transport(error)) if error.stage() == TransportStage::Untrusted => {
+            PORTAL_PAUSE
+        }
         Loss::Failed(
             Error::NotAStream { .. }
             | Error::Elsewhere { .. }
@@ -86,7 +90,11 @@ pub(super) fn pause_after_bye(bye: &Bye) -> Option<Duration> {
 pub(super) fn explain(loss: &Loss) -> String {
     let status = match loss {
         Loss::Failed(Error::Refused(refusal)) => refusal.status.as_u16(),
-        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::ProxyLogin => 407,
+        Loss::Failed(Error::Transport(error))
+            if error.stage() == TransportStage::ProxyAuthentication =>
+        {
+            407
+        }
         Loss::Failed(
             error @ (Error::NotAStream { .. } | Error::Redirect(_) | Error::Rejected { .. }),
         ) => {
@@ -95,7 +103,7 @@ pub(super) fn explain(loss: &Loss) -> String {
                  guest network ({error})"
             );
         }
-        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => {
+        Loss::Failed(Error::Transport(error)) if error.stage() == TransportStage::Untrusted => {
             return format!(
                 "what answers is not the hub but a box on the way, such as the sign-in page of a \
                  guest network, or the hub's authority is not known here: set ca_file ({error})"
@@ -166,7 +174,7 @@ mod tests {
         let reject = Error::Rejected { reason: "the hello is for another device".into() };
         let away = "http://portal.example/login".to_owned();
         let away = Error::Elsewhere { to: away, reason: "that is another server".to_owned() };
-        let untrusted = TransportError::new(Stage::Untrusted, "invalid peer certificate");
+        let untrusted = TransportError::new(TransportStage::Untrusted, "invalid peer certificate");
         let untrusted = Error::Transport(untrusted);
         assert!(explain(&Loss::Failed(away.clone())).contains("http://portal.example/login"));
         for error in [untrusted, page, reject, away, RedirectFault::TooMany.into()] {
@@ -197,7 +205,8 @@ mod tests {
     #[test]
     fn a_proxy_that_asks_for_a_password_is_told_apart_from_one_that_opens_no_way() {
         let of = |stage| Loss::Failed(TransportError::new(stage, "tunnel error: …").into());
-        let (login, refused) = (of(Stage::ProxyLogin), of(Stage::ProxyRefused));
+        let (login, refused) =
+            (of(TransportStage::ProxyAuthentication), of(TransportStage::ProxyRefused));
         assert!(pause_after(&login).unwrap() >= REFUSED_PAUSE);
         assert!(explain(&login).contains("user and password"), "{}", explain(&login));
         assert_eq!(pause_after(&refused), None, "the growing wait stands");

@@ -204,10 +204,11 @@ impl Pattern {
 
 /// What is wrong with data. The text names the member.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Violation {
     /// The data is no object.
     #[error("the data must be a JSON object")]
-    NoObject,
+    NotAnObject,
     /// The data is a text, as what is not sent as JSON becomes.
     #[error(
         "the data must be a JSON object, and came as a text: send JSON, with Content-Type: application/json"
@@ -215,7 +216,7 @@ pub enum Violation {
     Text,
     /// A member that stands there twice.
     #[error("{0}")]
-    Twice(String),
+    Duplicate(String),
     /// A member that must be there is not.
     #[error("member {0:?} is missing")]
     Missing(String),
@@ -224,7 +225,7 @@ pub enum Violation {
     Unknown(String),
     /// A member that is not what it must be.
     #[error("member {member:?} is not {expected}")]
-    Value {
+    Invalid {
         /// Which one.
         member: String,
         /// What it must be.
@@ -240,9 +241,9 @@ impl Params {
     pub fn check(&self, data: &str) -> Result<(), Violation> {
         let mut members = match (Members::parse(data.as_bytes()), data.as_bytes().first()) {
             (Ok(members), _) => members,
-            (Err(problem), Some(b'{')) => return Err(Violation::Twice(problem.detail)),
+            (Err(problem), Some(b'{')) => return Err(Violation::Duplicate(problem.detail)),
             (Err(_), Some(b'"')) => return Err(Violation::Text),
-            (Err(_), _) => return Err(Violation::NoObject),
+            (Err(_), _) => return Err(Violation::NotAnObject),
         };
         for (name, param) in &self.0 {
             match members.take_raw(name) {
@@ -251,7 +252,7 @@ impl Params {
                 Some(text) if param.admits(text) => {}
                 Some(_) => {
                     let (member, expected) = (name.clone(), param.to_string());
-                    return Err(Violation::Value { member, expected });
+                    return Err(Violation::Invalid { member, expected });
                 }
             }
         }

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 
 mod data;
 
-pub(super) use data::{DataFile, of_systemd, runtime_folder};
-pub use data::{DataFolder, input_of};
+pub use data::{DataDir, input_of};
+pub(super) use data::{DataFile, runtime_dir, systemd_dir};
 
 /// The longest message towards a hub, or a box before it, that found the report too large.
 const THIN_MESSAGE_BYTES_MAX: usize = 1024;
@@ -42,7 +42,7 @@ pub struct Job {
     /// Whose command it is.
     pub device: DeviceId,
     /// Where its data lie while it runs.
-    pub data_folder: Arc<DataFolder>,
+    pub data_dir: Arc<DataDir>,
     /// How long it may run. Past it, it is ended and has failed with code `timeout`.
     pub limit: Duration,
     /// Where progress is told.
@@ -229,14 +229,14 @@ pub struct StopSender(watch::Sender<Option<Stop>>);
 pub struct StopReceiver(watch::Receiver<Option<Stop>>);
 
 /// Makes the two ends.
-pub fn stop() -> (StopSender, StopReceiver) {
+pub fn stop_channel() -> (StopSender, StopReceiver) {
     let (sender, receiver) = watch::channel(None);
     (StopSender(sender), StopReceiver(receiver))
 }
 
 impl StopSender {
     /// Tells it. What was told before and outranks this stays.
-    pub fn tell(&self, stop: Stop) {
+    pub fn send(&self, stop: Stop) {
         self.0.send_if_modified(|told| {
             let outranks = Some(stop) > *told;
             if outranks {
@@ -249,7 +249,7 @@ impl StopSender {
 
 impl StopReceiver {
     /// What was told so far.
-    pub fn told(&self) -> Option<Stop> {
+    pub fn requested(&self) -> Option<Stop> {
         *self.0.borrow()
     }
 
@@ -283,14 +283,14 @@ pub struct ProgressSender(watch::Sender<Option<Progress>>);
 pub type ProgressReceiver = watch::Receiver<Option<Progress>>;
 
 /// Makes the two ends. Nothing is told yet.
-pub fn progress() -> (ProgressSender, ProgressReceiver) {
+pub fn progress_channel() -> (ProgressSender, ProgressReceiver) {
     let (sender, receiver) = watch::channel(None);
     (ProgressSender(sender), receiver)
 }
 
 impl ProgressSender {
     /// Tells it.
-    pub fn tell(&self, progress: Progress) {
+    pub fn send(&self, progress: Progress) {
         self.0.send_replace(Some(progress));
     }
 }

@@ -20,7 +20,7 @@ use reqwest::Url;
 use super::error::{Error, RedirectFault, Refusal};
 use crate::address::Authorize;
 use crate::retry_after::retry_after;
-use crate::transport::{ByteStream, Request, Response, Stage, Transport, TransportError};
+use crate::transport::{ByteStream, Request, Response, Transport, TransportError, TransportStage};
 
 /// Redirects that are followed in a row (Fetch, section 4.4: HTTP-redirect fetch, step 6).
 const REDIRECTS_MAX: usize = 20;
@@ -113,7 +113,7 @@ impl Plan {
             .method(self.method.clone())
             .uri(self.url.as_str())
             .body(self.body.clone())
-            .map_err(|error| TransportError::new(Stage::Connect, error))?;
+            .map_err(|error| TransportError::new(TransportStage::Connect, error))?;
         *request.headers_mut() = self.headers.clone();
         Ok(request)
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use http::HeaderValue;
 
-use super::{ByteStream, Request, ResponseFuture, Stage, Transport, TransportError};
+use super::{ByteStream, Request, ResponseFuture, Transport, TransportError, TransportStage};
 
 /// How long a connection may take to be made, name lookup, proxy and TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -260,8 +260,9 @@ impl Transport for HttpTransport {
     fn send(&self, request: Request) -> ResponseFuture {
         let client = self.client.clone();
         Box::pin(async move {
-            let mut request = reqwest::Request::try_from(request)
-                .map_err(|error| TransportError::new(Stage::Connect, error.without_url()))?;
+            let mut request = reqwest::Request::try_from(request).map_err(|error| {
+                TransportError::new(TransportStage::Connect, error.without_url())
+            })?;
             // An empty body is none: a GET then says nothing of a body.
             if request.body().and_then(reqwest::Body::as_bytes) == Some(&[]) {
                 *request.body_mut() = None;
@@ -274,7 +275,7 @@ impl Transport for HttpTransport {
             Ok(answer.map(|body| -> ByteStream {
                 let chunks = http_body_util::BodyDataStream::new(body);
                 Box::pin(chunks.map_err(|error: reqwest::Error| {
-                    TransportError::new(Stage::Body, error.without_url())
+                    TransportError::new(TransportStage::Body, error.without_url())
                 }))
             }))
         })
@@ -282,26 +283,30 @@ impl Transport for HttpTransport {
 }
 
 /// At which point a request failed.
-fn stage(error: &reqwest::Error) -> Stage {
+fn stage(error: &reqwest::Error) -> TransportStage {
     if !error.is_connect() {
-        return Stage::Answer;
+        return TransportStage::Answer;
     }
     // What a proxy answers to CONNECT is an error of hyper-util's whose type has no public name: its
     // text is all there is, and the test over a real proxy holds it to that.
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if is_untrusted(error) {
-            return Stage::Untrusted;
+            return TransportStage::Untrusted;
         }
         match error.to_string().as_str() {
-            "tunnel error: proxy authorization required" => return Stage::ProxyLogin,
+            "tunnel error: proxy authorization required" => {
+                return TransportStage::ProxyAuthentication;
+            }
             "tunnel error: unsuccessful"
             | "tunnel error: unexpected end of file"
-            | "tunnel error: proxy response headers too long" => return Stage::ProxyRefused,
+            | "tunnel error: proxy response headers too long" => {
+                return TransportStage::ProxyRefused;
+            }
             _ => cause = error.source(),
         }
     }
-    Stage::Connect
+    TransportStage::Connect
 }
 
 /// Whether TLS found what it cannot trust. Its error lies in one of I/O, or in one within one: these do

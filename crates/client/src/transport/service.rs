@@ -6,7 +6,7 @@ use http_body::Body;
 use http_body_util::{BodyDataStream, Full};
 use tower::ServiceExt as _;
 
-use super::{ByteStream, Request, ResponseFuture, Stage, Transport, TransportError};
+use super::{ByteStream, Request, ResponseFuture, Transport, TransportError, TransportStage};
 
 /// Hands each request to a service: an axum `Router`, a hyper client, a layer around either.
 ///
@@ -60,10 +60,11 @@ where
     fn send(&self, request: Request) -> ResponseFuture {
         let answer = self.service.clone().oneshot(request.map(Full::new));
         Box::pin(async move {
-            let answer = answer.await.map_err(|error| TransportError::new(Stage::Answer, error))?;
+            let answer =
+                answer.await.map_err(|error| TransportError::new(TransportStage::Answer, error))?;
             Ok(answer.map(|body| -> ByteStream {
                 let chunks = BodyDataStream::new(body);
-                Box::pin(chunks.map_err(|error| TransportError::new(Stage::Body, error)))
+                Box::pin(chunks.map_err(|error| TransportError::new(TransportStage::Body, error)))
             }))
         })
     }

@@ -139,7 +139,7 @@ impl<'a> Section<'a> {
         match text.parse::<Address>() {
             Ok(address) => Some(address),
             Err(invalid) => {
-                self.fault_of(key, format!("is {:?}, but it is {allowed}", invalid.shown()));
+                self.fault_of(key, format!("is {:?}, but it is {allowed}", invalid.redacted()));
                 None
             }
         }

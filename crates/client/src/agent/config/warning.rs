@@ -8,7 +8,7 @@ use bellwire_proto::Action;
 
 use super::super::handler::account::Account;
 use super::super::handler::{Program, is_nameless_script};
-use super::super::run::runtime_folder;
+use super::super::run::runtime_dir;
 use super::fault::{Fault, written};
 use super::{AgentConfig, Handler, default_state_dir, read_credential};
 
@@ -60,7 +60,7 @@ pub(super) fn of_action(config: &AgentConfig, action: &Action) -> Vec<Fault> {
         return Vec::new();
     };
     let account = other_user(program).filter(|_| !rustix::process::geteuid().is_root());
-    let folder = program.folder().filter(|folder| !folder.is_dir());
+    let folder = program.working_dir().filter(|folder| !folder.is_dir());
     let warnings = [
         ("run", of_program(program)),
         ("cwd", folder.map(|folder| format!("is not there: {}", folder.display()))),
@@ -75,7 +75,7 @@ pub(super) fn of_action(config: &AgentConfig, action: &Action) -> Vec<Fault> {
 /// asks it to. That unit sets no `state_dir`: one that is written down may be meant without it.
 fn of_data_files(config: &AgentConfig, here: bool) -> Option<String> {
     let folder = &config.state_dir;
-    if runtime_folder().is_some() || (!here && *folder == default_state_dir()) {
+    if runtime_dir().is_some() || (!here && *folder == default_state_dir()) {
         return None;
     }
     let user = config.actions.values().find_map(|action| match &action.handler {
@@ -115,12 +115,12 @@ fn of_program(program: &Program) -> Option<String> {
     }
     // Its own user may change what runs as that user.
     let own = program.account().map(|account| account.uid);
-    changeable(&file, own).map(|who| format!("names a program that {who}"))
+    writable_by(&file, own).map(|who| format!("names a program that {who}"))
 }
 
 /// Who may change a file besides root and whoever this process runs as, as the end of a sentence.
 /// The folder that it is in counts: who may write there may put another in its place.
-pub fn changeable(file: &Path, also: Option<u32>) -> Option<String> {
+pub fn writable_by(file: &Path, also: Option<u32>) -> Option<String> {
     let own = [Some(0), Some(rustix::process::geteuid().as_raw()), also];
     let groups = [0, rustix::process::getegid().as_raw()];
     let of = |path: &Path| {

@@ -14,20 +14,21 @@ pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 
 /// Why a program would not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoProgram {
+#[non_exhaustive]
+pub enum ProgramError {
     /// There is nothing of that name.
     #[error("names a program that is not there: {0}")]
-    Absent(PathBuf),
+    NotFound(PathBuf),
     /// There is something, and it cannot be run.
     #[error("names what is no program: {0}")]
-    Unfit(PathBuf),
+    NotExecutable(PathBuf),
 }
 
-impl From<NoProgram> for io::Error {
-    fn from(error: NoProgram) -> Self {
+impl From<ProgramError> for io::Error {
+    fn from(error: ProgramError) -> Self {
         match error {
-            NoProgram::Absent(_) => Errno::NOENT.into(),
-            NoProgram::Unfit(_) => Errno::ACCESS.into(),
+            ProgramError::NotFound(_) => Errno::NOENT.into(),
+            ProgramError::NotExecutable(_) => Errno::ACCESS.into(),
         }
     }
 }
@@ -44,7 +45,7 @@ impl Program {
     ///
     /// # Errors
     /// When there is none, or none that can be run.
-    pub fn file(&self) -> Result<PathBuf, NoProgram> {
+    pub fn file(&self) -> Result<PathBuf, ProgramError> {
         let name = Path::new(&self.program);
         let candidates: Vec<PathBuf> = if self.program.as_encoded_bytes().contains(&b'/') {
             vec![name.to_owned()]
@@ -52,7 +53,7 @@ impl Program {
             let path = self.variable(OsStr::new("PATH")).map_or_else(own_path, OsStr::to_owned);
             std::env::split_paths(&path).map(|folder| folder.join(name)).collect()
         };
-        let mut unfit = None;
+        let mut not_executable = None;
         for candidate in candidates {
             let in_cwd = self.cwd.as_ref().map_or(candidate.clone(), |cwd| cwd.join(&candidate));
             let Ok(path) = std::path::absolute(in_cwd) else { continue };
@@ -60,11 +61,12 @@ impl Program {
                 Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => {
                     return Ok(path);
                 }
-                Ok(_) => unfit = unfit.or(Some(path)),
+                Ok(_) => not_executable = not_executable.or(Some(path)),
                 Err(_) => {}
             }
         }
-        Err(unfit.map_or_else(|| NoProgram::Absent(name.to_owned()), NoProgram::Unfit))
+        Err(not_executable
+            .map_or_else(|| ProgramError::NotFound(name.to_owned()), ProgramError::NotExecutable))
     }
 }
 
@@ -101,9 +103,9 @@ mod tests {
         assert_eq!(found, second.join("tool"), "what cannot be run is passed over");
         assert!(is_nameless_script(&found) && !is_nameless_script(Path::new("/bin/sh")));
         let only = file("tool".as_ref(), first.as_os_str());
-        assert_eq!(only.unwrap_err(), NoProgram::Unfit(first.join("tool")));
+        assert_eq!(only.unwrap_err(), ProgramError::NotExecutable(first.join("tool")));
         let none = file("no-such".as_ref(), &both);
-        assert_eq!(none.unwrap_err(), NoProgram::Absent("no-such".into()));
+        assert_eq!(none.unwrap_err(), ProgramError::NotFound("no-such".into()));
         assert!(file(second.as_os_str(), &both).is_err(), "a folder is none");
     }
 }

@@ -44,7 +44,7 @@ impl Group {
         kill_after: Duration,
         stop: &mut StopReceiver,
     ) -> Option<std::process::ExitStatus> {
-        if stop.told() < Some(Stop::Kill) {
+        if stop.requested() < Some(Stop::Kill) {
             self.signal(Signal::TERM);
             tokio::select! {
                 // Another group may have its number from here on.

@@ -271,7 +271,7 @@ impl Markers {
         } else if let Some(percent) = line.strip_prefix(PROGRESS_MARKER) {
             let percent = std::str::from_utf8(percent).ok().and_then(|p| p.trim().parse().ok());
             match percent.map(|p: f64| Progress::try_from(p)) {
-                Some(Ok(progress)) => self.progress.tell(progress),
+                Some(Ok(progress)) => self.progress.send(progress),
                 _ => tracing::debug!("a progress line has no number from 0 to 100"),
             }
         }
@@ -314,7 +314,7 @@ mod tests {
         let text = b"noise BELLWIRE_RESULT=0\nBELLWIRE_PROGRESS=40\r\nBELLWIRE_RESULT=1\n\
             BELLWIRE_RESULT={\"a\":2}\nBELLWIRE_OTHER\nBELL";
         for size in 1..text.len() {
-            let (sender, progress) = run::progress();
+            let (sender, progress) = run::progress_channel();
             let mut markers = Markers::new(sender);
             text.chunks(size).for_each(|chunk| markers.take(chunk));
             markers.end_line();
@@ -330,7 +330,7 @@ mod tests {
         let over = format!("\"{}\"", "x".repeat(RESULT_BYTES_MAX - 1));
         let huge = format!("\"{}\"", "x".repeat(3 * RESULT_BYTES_MAX));
         for (text, good) in [(fits, true), (over, false), (huge, false)] {
-            let mut markers = Markers::new(run::progress().0);
+            let mut markers = Markers::new(run::progress_channel().0);
             markers.take(format!("BELLWIRE_RESULT={text}\n").as_bytes());
             let read = markers.result.unwrap().read();
             assert_eq!(read.is_ok(), good, "{} bytes", text.len());

@@ -19,7 +19,7 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use super::super::fault;
-use super::super::run::{DataFile, DataFolder, input_of};
+use super::super::run::{DataDir, DataFile, input_of};
 use super::account::{self, Account};
 use super::find::own_path;
 use super::output::Pipes;
@@ -41,7 +41,7 @@ impl Program {
         &self,
         command: &CommandEvent,
         device: &DeviceId,
-        data_folder: &DataFolder,
+        data_dir: &DataDir,
     ) -> Result<Spawned, String> {
         if let Some(account) = self.user.as_ref().filter(|account| !account.is_process())
             && !rustix::process::geteuid().is_root()
@@ -52,7 +52,7 @@ impl Program {
         let data = input_of(&command.data);
         let other = self.user.as_ref().filter(|account| !account.is_process());
         let owner = other.map(|account| (account.uid, account.gid));
-        let data_file = data_folder
+        let data_file = data_dir
             .file(command.id, &data, owner)
             .map_err(|e| format!("the file for the data cannot be made: {e}"))?;
         let mut process = self.process(command, device, &data_file);

@@ -20,18 +20,18 @@ type Owner = Option<(u32, u32)>;
 /// A folder for the data of commands that run, in which one process alone makes files. It is there
 /// while there is a file in it: who is killed while nothing runs leaves nothing behind.
 #[derive(Debug)]
-pub struct DataFolder {
+pub struct DataDir {
     path: PathBuf,
     /// In its place while its disk is full: a command that was taken can run all the same.
     spare: Option<PathBuf>,
 }
 
-impl DataFolder {
+impl DataDir {
     /// That of the agent with this state folder, whose lock the caller holds: see
-    /// [`runtime_folder`]. What an
+    /// [`runtime_dir`]. What an
     /// agent that was killed has left in it is deleted.
     pub(crate) fn of_agent(state_dir: &Path, device: &DeviceId) -> Self {
-        let folder = runtime_folder().unwrap_or_else(|| state_dir.to_owned());
+        let folder = runtime_dir().unwrap_or_else(|| state_dir.to_owned());
         // Only one agent has this state folder, and the spare place is one for all of them.
         let id = std::fs::metadata(state_dir).ok().map(|found| (found.dev(), found.ino()));
         let spare = |(dev, ino)| Path::new(IN_MEMORY).join(format!("bellwire-{dev:x}-{ino:x}"));
@@ -76,13 +76,13 @@ impl DataFolder {
 
 /// Where data lies under systemd (in memory, and open to handlers with a user of their own). Else it
 /// lies in the state folder.
-pub(in crate::agent) fn runtime_folder() -> Option<PathBuf> {
-    of_systemd("RUNTIME_DIRECTORY").filter(|folder| folder.is_dir())
+pub(in crate::agent) fn runtime_dir() -> Option<PathBuf> {
+    systemd_dir("RUNTIME_DIRECTORY").filter(|folder| folder.is_dir())
 }
 
 /// A folder that systemd has made for the service, as it tells it (systemd.exec(5)). Several are
 /// written with colons between them.
-pub(in crate::agent) fn of_systemd(variable: &str) -> Option<PathBuf> {
+pub(in crate::agent) fn systemd_dir(variable: &str) -> Option<PathBuf> {
     let all = std::env::var_os(variable)?;
     std::env::split_paths(&all).next().filter(|folder| folder.is_absolute())
 }
@@ -194,10 +194,10 @@ mod tests {
         let device = "kiosk".parse().unwrap();
         let id = "01890000-0000-7000-8000-000000000001".parse().unwrap();
         let other = "01890000-0000-7000-8000-000000000002".parse().unwrap();
-        let killed = DataFolder::of_agent(state_dir.path(), &device);
+        let killed = DataDir::of_agent(state_dir.path(), &device);
         let file = std::mem::ManuallyDrop::new(killed.file(id, b"secret", None).unwrap());
         assert!(file.path().exists());
-        let next = DataFolder::of_agent(state_dir.path(), &device);
+        let next = DataDir::of_agent(state_dir.path(), &device);
         assert!(!file.path().exists(), "the old data are still there");
         let again = next.file(id, b"again", None).unwrap();
         drop((next.file(other, b"beside", None).unwrap(), again));
@@ -214,10 +214,10 @@ mod tests {
         std::fs::write(disk.join("filler"), vec![7; 1 << 20]).unwrap_err();
         let id = "01890000-0000-7000-8000-000000000001".parse().unwrap();
         let data = vec![b'x'; 4096];
-        let killed = DataFolder::of_agent(&state_dir, &device);
+        let killed = DataDir::of_agent(&state_dir, &device);
         let file = std::mem::ManuallyDrop::new(killed.file(id, &data, None).unwrap());
         assert!(file.path().starts_with(IN_MEMORY), "{:?}", file.path());
-        let next = DataFolder::of_agent(&state_dir, &device);
+        let next = DataDir::of_agent(&state_dir, &device);
         assert!(!file.path().exists(), "the old data are still there");
         let again = next.file(id, &data, None).unwrap();
         assert_eq!(std::fs::read(again.path()).unwrap(), data);

@@ -36,7 +36,7 @@ struct Left {
 ///
 /// # Errors
 /// When some did not end in 10 s, or the processes of this machine cannot be listed.
-pub fn kill_left(command: CommandId) -> io::Result<usize> {
+pub fn kill_orphans(command: CommandId) -> io::Result<usize> {
     kill(command, |pid| pidfd_open(pid, PidfdFlags::empty()))
 }
 
