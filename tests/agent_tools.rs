@@ -66,7 +66,7 @@ fn check_says_what_each_action_would_do_and_warns_of_what_is_missing() {
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("greet runs /bin/sh -c "), "{stdout}");
     assert!(
-        stderr.contains("actions.gone.run names a program that is not there: /no/such"),
+        stderr.contains("actions.gone.run names a program that does not exist: /no/such"),
         "{stderr}"
     );
 }
@@ -139,7 +139,10 @@ fn on_warns_of_the_action_that_it_added_and_of_no_other() {
     let config = written(&folder, "agent.toml", CONFIG);
     let add = |args: &[&str]| output(&[&["agent", "on", "--config", &config], args].concat());
     let (_, _, stderr) = add(&["a.bc", "--", "/no/such"]);
-    assert!(stderr.contains("actions.\"a.bc\".run names a program that is not there"), "{stderr}");
+    assert!(
+        stderr.contains("actions.\"a.bc\".run names a program that does not exist"),
+        "{stderr}"
+    );
     let (_, _, stderr) = add(&["a", "--", "/bin/sh"]);
     assert!(!stderr.contains("warning"), "{stderr}");
     let (code, stdout, _) = add(&["a.b", "--json", "--", "/no/such"]);
@@ -233,7 +236,10 @@ fn status_shows_what_the_hub_said_without_what_could_steer_the_terminal() {
     for word in ["hub h\u{fffd}]0;owned", "  l\u{fffd}]0;owned", " c\u{fffd}]0;owned"] {
         assert!(stdout.contains(word), "{word:?} in {stdout:?}");
     }
-    assert!(!stdout.contains("not told yet"), "what runs has no result to tell: {stdout}");
+    assert!(
+        !stdout.contains("not reported yet"),
+        "a running command has no result to report: {stdout}"
+    );
 }
 
 #[test]

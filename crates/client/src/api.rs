@@ -203,7 +203,7 @@ struct Call<'a> {
 }
 
 /// An answer with a status of success.
-struct Answer<'a> {
+struct Success<'a> {
     hub: &'a Controller,
     body: Bytes,
 }
@@ -254,11 +254,11 @@ impl<'a> Call<'a> {
     }
 
     /// Sends it. An answer that tells of no success is an error.
-    async fn send(self) -> Result<Answer<'a>, Error> {
+    async fn send(self) -> Result<Success<'a>, Error> {
         let hub = self.hub;
         let (head, body) = self.exchange().await?;
         if head.status.is_success() {
-            return Ok(Answer { hub, body });
+            return Ok(Success { hub, body });
         }
         if let (true, Some(location)) = (head.status.is_redirection(), head.headers.get(LOCATION)) {
             let location = String::from_utf8_lossy(location.as_bytes());
@@ -299,7 +299,7 @@ impl<'a> Call<'a> {
     }
 }
 
-impl Answer<'_> {
+impl Success<'_> {
     fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
         serde_json::from_slice(&self.body)
             .map_err(|error| self.hub.foreign(format!("its answer cannot be read: {error}")))

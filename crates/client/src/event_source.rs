@@ -32,7 +32,7 @@ pub use error::{Error, Loss, RedirectFault, Refusal};
 pub use item::{Event, Item};
 pub use retry::Retry;
 
-use connect::{Answer, Connecting, Plan};
+use connect::{ConnectOutcome, Connecting, Plan};
 
 /// The longest wait that a server can ask for, by `retry` or by `Retry-After`: past it, one bad
 /// byte could silence a client for good.
@@ -91,7 +91,7 @@ pub struct EventSource {
     retry_max: Duration,
     /// Replaces the next wait.
     next_delay: Option<Duration>,
-    link: Link,
+    connection: ConnectionState,
     /// When the try or the stream at hand began.
     connecting_at: Instant,
     begin_within: Option<Duration>,
@@ -102,11 +102,11 @@ pub struct EventSource {
     /// What `Reconnect`'s times count from.
     epoch: Instant,
     /// Due at the end of a wait, or when silence may have lasted too long.
-    alarm: Option<Pin<Box<Sleep>>>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Where the source stands, with what it holds there.
-enum Link {
+enum ConnectionState {
     /// The next poll connects.
     Due,
     Connecting(Connecting),
@@ -115,7 +115,7 @@ enum Link {
         /// What is read and not yet decoded.
         chunk: Bytes,
     },
-    /// The alarm ends it.
+    /// The timer ends it.
     Waiting,
     Closed,
 }
@@ -175,8 +175,8 @@ impl EventSource {
     /// Drops the connection if there is one and makes a new one at once, with the last event id.
     /// Nothing is told of it but [`Item::Open`]. A closed source stays closed.
     pub fn restart(&mut self) {
-        if !matches!(self.link, Link::Closed) {
-            self.link = Link::Due;
+        if !matches!(self.connection, ConnectionState::Closed) {
+            self.connection = ConnectionState::Due;
         }
     }
 
@@ -191,7 +191,7 @@ impl EventSource {
     pub fn set_read_timeout(&mut self, timeout: Duration) {
         self.silence_max = Some(timeout);
         self.reconnect.set_silence_max(Some(timeout));
-        if matches!(self.link, Link::Open { .. }) {
+        if matches!(self.connection, ConnectionState::Open { .. }) {
             self.set_watchdog();
         }
     }
@@ -200,9 +200,9 @@ impl EventSource {
     /// answer is the item that tells of it, as the stream would have; [`Retry`] has its say.
     pub fn reject(&mut self, reason: impl Into<String>) -> Result<Item, Error> {
         let error = Error::Rejected { reason: reason.into() };
-        match self.link {
-            Link::Closed => Err(error),
-            _ => self.lose(Loss::Failed(error.clone())).unwrap_or(Err(error)),
+        match self.connection {
+            ConnectionState::Closed => Err(error),
+            _ => self.handle_loss(Loss::Failed(error.clone())).unwrap_or(Err(error)),
         }
     }
 
@@ -231,20 +231,20 @@ impl EventSource {
     /// Drops the connection and makes no more. The stream ends.
     pub fn close(&mut self) {
         self.reconnect.handle_close();
-        self.link = Link::Closed;
+        self.connection = ConnectionState::Closed;
     }
 
-    /// Moves the alarm. The first time makes it, so that a source can be built outside a runtime.
-    fn set_alarm(&mut self, at: Instant) {
-        match &mut self.alarm {
-            Some(alarm) => alarm.as_mut().reset(at),
-            None => self.alarm = Some(Box::pin(tokio::time::sleep_until(at))),
+    /// Moves the timer. The first time makes it, so that a source can be built outside a runtime.
+    fn set_timer(&mut self, at: Instant) {
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().reset(at),
+            None => self.timer = Some(Box::pin(tokio::time::sleep_until(at))),
         }
     }
 
-    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.alarm {
-            Some(alarm) => alarm.as_mut().poll(cx),
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
             None => Poll::Pending,
         }
     }
@@ -261,14 +261,15 @@ impl EventSource {
         let id = id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
         let clock = self.server_clock.and_then(|(shown, at)| shown.checked_add(at.elapsed()));
         let (transport, request) = (self.transport.clone(), self.plan.clone());
-        self.link = Link::Connecting(connect::start(transport, request, id, clock));
+        self.connection =
+            ConnectionState::Connecting(connect::start(transport, request, id, clock));
         self.connecting_at = Instant::now();
         self.begin_by = self.begin_within.map(|within| self.connecting_at + within);
         self.set_watchdog();
     }
 
     fn poll_connecting(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Error>>> {
-        let Link::Connecting(connecting) = &mut self.link else {
+        let ConnectionState::Connecting(connecting) = &mut self.connection else {
             return Poll::Ready(None);
         };
         let answer = match connecting.as_mut().poll(cx) {
@@ -276,17 +277,17 @@ impl EventSource {
             Poll::Pending => Err(ready!(self.poll_watchdog(cx))),
         };
         Poll::Ready(match answer {
-            Ok(Answer::Stream(body)) => {
+            Ok(ConnectOutcome::Stream(body)) => {
                 self.reconnect.handle_open(self.now());
-                self.link = Link::Open { body, chunk: Bytes::new() };
+                self.connection = ConnectionState::Open { body, chunk: Bytes::new() };
                 self.set_watchdog();
                 Some(Ok(Item::Open))
             }
-            Ok(Answer::NoMore) => {
+            Ok(ConnectOutcome::NoContent) => {
                 self.close();
                 None
             }
-            Err(error) => self.lose(Loss::Failed(error)),
+            Err(error) => self.handle_loss(Loss::Failed(error)),
         })
     }
 
@@ -295,7 +296,7 @@ impl EventSource {
             if let Some(item) = self.decode() {
                 return Poll::Ready(Some(Ok(item)));
             }
-            let Link::Open { body, chunk } = &mut self.link else {
+            let ConnectionState::Open { body, chunk } = &mut self.connection else {
                 return Poll::Ready(None);
             };
             let loss = match body.as_mut().poll_next(cx) {
@@ -308,13 +309,13 @@ impl EventSource {
                 Poll::Ready(None) => Loss::Ended,
                 Poll::Pending => Loss::Failed(ready!(self.poll_watchdog(cx))),
             };
-            return Poll::Ready(self.lose(loss));
+            return Poll::Ready(self.handle_loss(loss));
         }
     }
 
     /// The next item of what was read.
     fn decode(&mut self) -> Option<Item> {
-        let Link::Open { chunk, .. } = &mut self.link else {
+        let ConnectionState::Open { chunk, .. } = &mut self.connection else {
             return None;
         };
         let mut rest: &[u8] = chunk;
@@ -332,28 +333,28 @@ impl EventSource {
         item
     }
 
-    /// Ready when the connection is dead. The alarm is moved only when it goes off, not with each
+    /// Ready when the connection is dead. The timer is moved only when it goes off, not with each
     /// byte that puts it off.
     fn poll_watchdog(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        while let Some((dead_at, why)) = self.death() {
-            ready!(self.poll_alarm(cx));
+        while let Some((dead_at, why)) = self.dead_at() {
+            ready!(self.poll_timer(cx));
             if dead_at <= Instant::now() {
                 return Poll::Ready(why);
             }
-            self.set_alarm(dead_at);
+            self.set_timer(dead_at);
         }
         Poll::Pending
     }
 
     fn set_watchdog(&mut self) {
-        if let Some((dead_at, _)) = self.death() {
-            self.set_alarm(dead_at);
+        if let Some((dead_at, _)) = self.dead_at() {
+            self.set_timer(dead_at);
         }
     }
 
     /// When the connection at hand is dead if nothing more comes, and of what.
-    fn death(&self) -> Option<(Instant, Error)> {
-        let is_open = matches!(self.link, Link::Open { .. });
+    fn dead_at(&self) -> Option<(Instant, Error)> {
+        let is_open = matches!(self.connection, ConnectionState::Open { .. });
         let silent = self.silence_max.and_then(|after| {
             let at = match is_open {
                 true => self.epoch + self.reconnect.poll_timeout()?,
@@ -369,7 +370,7 @@ impl EventSource {
     }
 
     /// The connection is lost: waits for the next, or gives up.
-    fn lose(&mut self, loss: Loss) -> Option<Result<Item, Error>> {
+    fn handle_loss(&mut self, loss: Loss) -> Option<Result<Item, Error>> {
         if let Some(retry_ms) = self.decoder.retry_ms() {
             let ms = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
             let (least_ms, most_ms) = (ms(self.server_delay_min), ms(self.retry_max));
@@ -395,8 +396,8 @@ impl EventSource {
                     Some(told) if again && told < self.server_delay_min => told.max(drawn),
                     told => told.unwrap_or(drawn),
                 };
-                self.set_alarm(Instant::now() + retry_in);
-                self.link = Link::Waiting;
+                self.set_timer(Instant::now() + retry_in);
+                self.connection = ConnectionState::Waiting;
                 Some(Ok(Item::Lost { loss, retry_in }))
             }
             (Next::Stop, Loss::Ended) => {
@@ -416,15 +417,15 @@ impl Stream for EventSource {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match &self.link {
-                Link::Due => self.connect(),
-                Link::Connecting(_) => return self.poll_connecting(cx),
-                Link::Open { .. } => return self.poll_open(cx),
-                Link::Waiting => {
-                    ready!(self.poll_alarm(cx));
-                    self.link = Link::Due;
+            match &self.connection {
+                ConnectionState::Due => self.connect(),
+                ConnectionState::Connecting(_) => return self.poll_connecting(cx),
+                ConnectionState::Open { .. } => return self.poll_open(cx),
+                ConnectionState::Waiting => {
+                    ready!(self.poll_timer(cx));
+                    self.connection = ConnectionState::Due;
                 }
-                Link::Closed => return Poll::Ready(None),
+                ConnectionState::Closed => return Poll::Ready(None),
             }
         }
     }

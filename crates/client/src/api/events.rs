@@ -130,7 +130,7 @@ impl<T> Events<T> {
     }
 
     /// What an item of the source means here; `None` when it is nothing to tell.
-    fn tell(&mut self, item: Item) -> Option<Result<T, Error>> {
+    fn interpret(&mut self, item: Item) -> Option<Result<T, Error>> {
         match item {
             Item::Open => {
                 self.reached = true;
@@ -172,7 +172,7 @@ impl<T> Stream for Events<T> {
         while !self.ended {
             let told = match ready!(Pin::new(&mut self.source).poll_next(cx)) {
                 None => break,
-                Some(Ok(item)) => self.tell(item),
+                Some(Ok(item)) => self.interpret(item),
                 Some(Err(error)) => Some(Err(Error::of_stream(self.hub.url(), error))),
             };
             if told.is_some() {

@@ -194,9 +194,9 @@ pub struct Listener {
     url: Url,
     nonce: String,
     /// This connection has said hello.
-    greeted: bool,
+    hello_received: bool,
     /// It has said bye: what comes after is its end, in good order or not.
-    parted: bool,
+    bye_received: bool,
 }
 
 impl Controller {
@@ -258,10 +258,10 @@ impl Controller {
             source: builder.build()?,
             url,
             nonce: String::new(),
-            greeted: false,
-            parted: false,
+            hello_received: false,
+            bye_received: false,
         };
-        listener.renew();
+        listener.prepare_connection();
         Ok(listener)
     }
 
@@ -282,7 +282,7 @@ impl Listener {
 
     /// Drops the stream and opens a new one at once.
     pub fn restart(&mut self) {
-        self.renew();
+        self.prepare_connection();
         self.source.restart();
     }
 
@@ -297,8 +297,8 @@ impl Listener {
     }
 
     /// Gets ready for the next connection, whose nonce no cache has seen.
-    fn renew(&mut self) {
-        (self.greeted, self.parted) = (false, false);
+    fn prepare_connection(&mut self) {
+        (self.hello_received, self.bye_received) = (false, false);
         self.source.set_read_timeout(HELLO_WITHIN);
         self.nonce = nonce();
         let mut url = self.url.clone();
@@ -307,16 +307,16 @@ impl Listener {
     }
 
     /// What an item of the source means here; `None` when it is nothing to tell.
-    fn tell(&mut self, item: Item) -> Option<Result<Signal, Error>> {
+    fn interpret(&mut self, item: Item) -> Option<Result<Signal, Error>> {
         let reason = match item {
             Item::Open => return None,
             Item::Comment(text) => {
                 let time_ms = text.trim().parse().ok();
-                return self.greeted.then_some(Ok(Signal::Heartbeat { time_ms }));
+                return self.hello_received.then_some(Ok(Signal::Heartbeat { time_ms }));
             }
             Item::Lost { loss, retry_in } => {
-                let loss = if self.parted { Loss::Ended } else { loss };
-                self.renew();
+                let loss = if self.bye_received { Loss::Ended } else { loss };
+                self.prepare_connection();
                 return Some(Ok(Signal::Lost { loss, retry_in }));
             }
             Item::Event(event) => match self.read(&event) {
@@ -328,7 +328,7 @@ impl Listener {
             }
         };
         match self.source.reject(reason) {
-            Ok(lost) => self.tell(lost),
+            Ok(lost) => self.interpret(lost),
             Err(error) => Some(Err(Error::of_stream(self.hub.url(), error))),
         }
     }
@@ -344,7 +344,7 @@ impl Listener {
             if hello.device != self.device {
                 return Err("the hello is for another device".to_owned());
             }
-            self.greeted = true;
+            self.hello_received = true;
             let heartbeat_s = hello.heartbeat_s.clamp(HEARTBEAT_S.min, HEARTBEAT_S.max);
             let silence_max = Duration::from_millis(heartbeat_s * 100 * HEARTBEATS_MISSED_TENTHS);
             self.source.set_read_timeout(silence_max);
@@ -352,10 +352,10 @@ impl Listener {
             self.source.set_server_clock(hello.time_ms);
             return Ok(Some(Signal::Hello(hello)));
         }
-        if !self.greeted {
+        if !self.hello_received {
             return Err("it does not begin with a hello".to_owned());
         }
-        if self.parted {
+        if self.bye_received {
             return Ok(None);
         }
         Ok(Some(match event.name() {
@@ -369,7 +369,7 @@ impl Listener {
                     self.source.set_next_delay(pause.min(BYE_PAUSE_MAX));
                 }
                 self.source.end_within(END_WITHIN);
-                self.parted = true;
+                self.bye_received = true;
                 match parse(event) {
                     Ok(bye) => Signal::Bye(bye),
                     Err(_) => return Ok(None),
@@ -385,13 +385,13 @@ impl Stream for Listener {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let told = match ready!(Pin::new(&mut self.source).poll_next(cx)) {
+            let signal = match ready!(Pin::new(&mut self.source).poll_next(cx)) {
                 None => return Poll::Ready(None),
-                Some(Ok(item)) => self.tell(item),
+                Some(Ok(item)) => self.interpret(item),
                 Some(Err(error)) => Some(Err(Error::of_stream(self.hub.url(), error))),
             };
-            if told.is_some() {
-                return Poll::Ready(told);
+            if signal.is_some() {
+                return Poll::Ready(signal);
             }
         }
     }

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tokio::time::Instant;
 
 use super::connect::Plan;
-use super::{EventSource, Link, Retry, SERVER_WAIT_MAX};
+use super::{ConnectionState, EventSource, Retry, SERVER_WAIT_MAX};
 use crate::address::{self, Address, Authorize, InvalidUrl};
 use crate::transport::{HttpTransport, InvalidSetting, Transport};
 
@@ -303,9 +303,9 @@ impl Builder {
             connecting_at: now,
             server_clock: None,
             next_delay: None,
-            link: Link::Due,
+            connection: ConnectionState::Due,
             epoch: now,
-            alarm: None,
+            timer: None,
         })
     }
 

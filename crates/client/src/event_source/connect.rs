@@ -56,15 +56,15 @@ impl fmt::Debug for Plan {
 }
 
 /// A good answer.
-pub(super) enum Answer {
+pub(super) enum ConnectOutcome {
     /// An event stream.
     Stream(ByteStream),
     /// 204: the server asks not to come back.
-    NoMore,
+    NoContent,
 }
 
 /// A try under way.
-pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<ConnectOutcome, Error>> + Send>>;
 
 /// Starts a try. `clock` is the server's, if it is known: for an answer without a `Date`.
 pub(super) fn start(
@@ -165,10 +165,10 @@ fn elsewhere(to: &Url, reason: impl fmt::Display) -> Error {
 }
 
 /// Tells an event stream from everything else: HTML, section 9.2.3.
-async fn judge(response: Response, clock: Option<SystemTime>) -> Result<Answer, Error> {
+async fn judge(response: Response, clock: Option<SystemTime>) -> Result<ConnectOutcome, Error> {
     let (head, body) = response.into_parts();
     if head.status == StatusCode::NO_CONTENT {
-        return Ok(Answer::NoMore);
+        return Ok(ConnectOutcome::NoContent);
     }
     if head.status != StatusCode::OK {
         return Err(Error::Refused(Box::new(Refusal {
@@ -179,7 +179,7 @@ async fn judge(response: Response, clock: Option<SystemTime>) -> Result<Answer, 
     }
     let content_type = head.headers.get_all(CONTENT_TYPE).iter().next_back();
     if content_type.is_some_and(is_event_stream) {
-        return Ok(Answer::Stream(body));
+        return Ok(ConnectOutcome::Stream(body));
     }
     let content_type = content_type.map(|t| String::from_utf8_lossy(t.as_bytes()).into_owned());
     Err(Error::NotAStream { content_type })

@@ -1,4 +1,4 @@
-//! `[actions.NAME]`: from a table to what is run and under which rules.
+//! Parses `[actions.NAME]`: the handler of an action, and its rules.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ const UMASK_MAX: u32 = 0o777;
 
 const ARGV: &str = "a list of the program and its arguments, as in [\"/bin/echo\", \"pong\"]; the \
     program is an absolute path, or a name that is looked for in PATH";
-/// What only a program can have.
+/// Keys that only a program may have.
 const OF_PROGRAMS: [&str; 6] = ["env", "pass_env", "user", "cwd", "umask", "kill_after"];
 
 impl ActionConfig {
@@ -35,7 +35,7 @@ impl ActionConfig {
             (run, _) => {
                 let both = if run { "both run and" } else { "neither run nor" };
                 section.fault(&format!("has {both} forward; it must have one of them"));
-                // What only one of them has cannot be judged.
+                // Keys that only one of them may have cannot be checked.
                 for key in OF_PROGRAMS.into_iter().chain(["run", "forward", "remote"]) {
                     section.pass(key);
                 }
@@ -101,7 +101,7 @@ fn program(section: &mut Section<'_>) -> Option<Program> {
     })
 }
 
-/// What it gets of the agent's own environment, as it is when the file is read.
+/// The variables that a program gets from the agent's own environment, as that is when the file is read.
 fn pass_env(section: &mut Section<'_>) -> Vec<(OsString, OsString)> {
     let names = section.take("pass_env", "a list of names of variables", |v| {
         v.as_array()?.iter().map(text).collect::<Option<Vec<_>>>()
@@ -130,16 +130,16 @@ fn env(section: &mut Section<'_>) -> Vec<(OsString, OsString)> {
     variables
 }
 
-/// Why a program cannot be given a variable of this name.
+/// Why a program cannot get a variable of this name.
 fn no_variable(name: &str) -> Option<String> {
     if name.starts_with("BELLWIRE_") {
-        return Some(format!("names {name}, but BELLWIRE_ is the agent's own prefix"));
+        return Some(format!("names {name}, but the prefix BELLWIRE_ is reserved for the agent"));
     }
     let named = !name.is_empty() && !name.contains(['=', '\0']);
-    (!named).then(|| format!("names {name:?}, which no variable can be called"))
+    (!named).then(|| format!("names {name:?}, which is not a valid name of a variable"))
 }
 
-/// As text alone: of a number nobody could tell whether 22 was meant to be octal.
+/// Only as text: of the number 22 it would not be clear whether it is octal.
 fn umask(value: &toml::Value) -> Option<u32> {
     let digits = value.as_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     u32::from_str_radix(digits, 8).ok().filter(|mask| *mask <= UMASK_MAX)
@@ -155,7 +155,7 @@ fn forward(section: &mut Section<'_>) -> Option<Forward> {
         Ok(forward) => Some(forward),
         Err(InvalidForward::Remote { host }) => {
             let problem = format!(
-                "leads to {host}, which is not this machine; if that is meant, set remote = true"
+                "has the host {host}, which is another machine; if that is intended, set remote = true"
             );
             section.fault_of("forward", problem);
             None

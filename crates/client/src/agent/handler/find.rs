@@ -1,4 +1,4 @@
-//! Where a program is: the search that the system makes when it starts one.
+//! Which file a program is: the search that the system makes when it starts one.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
@@ -9,18 +9,18 @@ use rustix::io::Errno;
 
 use super::Program;
 
-/// Where a program is looked for when nobody says where.
+/// The search path of a process that has no `PATH`.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Why a program would not start.
+/// Why a program cannot be started: the caller, or the configuration, names the wrong file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProgramError {
-    /// There is nothing of that name.
-    #[error("names a program that is not there: {0}")]
+    /// There is no such file. Holds the name as it was given.
+    #[error("there is no such program: {0}")]
     NotFound(PathBuf),
-    /// There is something, and it cannot be run.
-    #[error("names what is no program: {0}")]
+    /// The file is no regular file with an execute permission. Holds its path.
+    #[error("it cannot be executed: {0}")]
     NotExecutable(PathBuf),
 }
 
@@ -70,8 +70,7 @@ impl Program {
     }
 }
 
-/// Whether the system itself would refuse it, and some C libraries hand it to a shell: a text that does not
-/// say by what it is run.
+/// Whether it is a text without `#!`: the kernel refuses it, and some C libraries hand it to a shell.
 pub(crate) fn is_nameless_script(path: &Path) -> bool {
     let mut start = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(4).read_to_end(&mut start));
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_found_as_the_system_finds_it() {
+    fn a_program_is_found_as_execvp_finds_it() {
         let folder = tempfile::tempdir().unwrap();
         let (first, second) = (folder.path().join("1"), folder.path().join("2"));
         for (folder, mode) in [(&first, 0o644), (&second, 0o755)] {
@@ -100,12 +99,12 @@ mod tests {
             Program::new(program, [""; 0]).environment(Environment::Cleared(variables)).file()
         };
         let found = file("tool".as_ref(), &both).unwrap();
-        assert_eq!(found, second.join("tool"), "what cannot be run is passed over");
+        assert_eq!(found, second.join("tool"), "what cannot be executed is passed over");
         assert!(is_nameless_script(&found) && !is_nameless_script(Path::new("/bin/sh")));
         let only = file("tool".as_ref(), first.as_os_str());
         assert_eq!(only.unwrap_err(), ProgramError::NotExecutable(first.join("tool")));
         let none = file("no-such".as_ref(), &both);
         assert_eq!(none.unwrap_err(), ProgramError::NotFound("no-such".into()));
-        assert!(file(second.as_os_str(), &both).is_err(), "a folder is none");
+        assert!(file(second.as_os_str(), &both).is_err(), "a folder is no program");
     }
 }
