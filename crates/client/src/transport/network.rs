@@ -64,23 +64,26 @@ pub struct HttpTransportBuilder {
 #[non_exhaustive]
 pub enum InvalidSetting {
     /// The file with certificate authorities cannot be read, or is none.
-    #[error("the CA file {} cannot be used: {reason}", .path.display())]
+    #[error("the CA file {} cannot be used: {source}", .path.display())]
     CaFile {
-        /// Which file.
+        /// Its path.
         path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
+        /// Why it cannot be read or parsed.
+        source: Cause,
     },
-    /// The proxy's URL is none.
+    /// The URL of the proxy is invalid.
     #[error("the proxy cannot be used: {0}")]
-    Proxy(String),
+    Proxy(#[source] Cause),
     /// The name of the program cannot be a header.
     #[error("the user agent has characters that no header can carry")]
     UserAgent,
     /// TLS could not be set up.
     #[error("TLS cannot be set up: {0}")]
-    Tls(String),
+    Tls(#[source] Cause),
 }
+
+/// The error of a library below.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Clone)]
 enum ProxyChoice {
@@ -204,7 +207,7 @@ impl HttpTransportBuilder {
                 .client()?
                 .tls_certs_only(authorities)
                 .build()
-                .map_err(|error| InvalidSetting::Tls(error.to_string()))?,
+                .map_err(|error| InvalidSetting::Tls(error.into()))?,
         };
         Ok(HttpTransport { client })
     }
@@ -234,7 +237,7 @@ impl HttpTransportBuilder {
             ProxyChoice::Direct => client.no_proxy(),
             ProxyChoice::Url { url, except } => {
                 let proxy = reqwest::Proxy::all(url.as_str())
-                    .map_err(|error| InvalidSetting::Proxy(error.without_url().to_string()))?
+                    .map_err(|error| InvalidSetting::Proxy(error.without_url().into()))?
                     .no_proxy(reqwest::NoProxy::from_string(except));
                 client.no_proxy().proxy(proxy)
             }
@@ -245,12 +248,12 @@ impl HttpTransportBuilder {
         let Some(path) = &self.ca_file else {
             return Ok(Vec::new());
         };
-        let unusable = |reason: String| InvalidSetting::CaFile { path: path.clone(), reason };
-        let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-            .map_err(|error| unusable(error.to_string()))?;
+        let unusable = |source: Cause| InvalidSetting::CaFile { path: path.clone(), source };
+        let pem = std::fs::read(path).map_err(|error| unusable(error.into()))?;
+        let certificates =
+            reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.into()))?;
         if certificates.is_empty() {
-            return Err(unusable("it has no certificate in PEM form".to_owned()));
+            return Err(unusable("it has no certificate in PEM form".into()));
         }
         Ok(certificates)
     }
@@ -334,4 +337,21 @@ fn install_crypto() {
         // The only error is that there is one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn an_invalid_setting_has_its_cause_as_its_source() {
+        let missing = HttpTransport::builder().ca_file("/no/such/ca.pem").build().unwrap_err();
+        let cause = missing.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        assert_eq!(cause.map(std::io::Error::kind), Some(std::io::ErrorKind::NotFound));
+        assert!(missing.to_string().contains("/no/such/ca.pem cannot be used: No such file"));
+        let proxy = HttpTransport::builder().proxy("http://kiosk:s3cret@").build().unwrap_err();
+        assert!(proxy.source().is_some() && !format!("{proxy} {proxy:?}").contains("s3cret"));
+    }
 }
