@@ -1,19 +1,19 @@
-//! `Retry-After`, as any answer may bear it: RFC 9110, section 10.2.3.
+//! The header `Retry-After` of any response: RFC 9110, section 10.2.3.
 
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use http::header::{DATE, RETRY_AFTER};
 
-/// How long an answer asks to stay away. A time counts from the answer's own `Date`, or else from
-/// `clock`, which is the server's; an appliance's own may be years off, and is never asked.
+/// How long the server asks the client to wait. A date counts from the response's own `Date`, or else from `clock`, the
+/// server's; the clock of an appliance may be years off, and is never used.
 pub(crate) fn retry_after(headers: &HeaderMap, clock: Option<SystemTime>) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
-    let told = text(RETRY_AFTER)?;
-    if let Ok(seconds) = told.parse() {
+    let value = text(RETRY_AFTER)?;
+    if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let until = http_date(told)?;
+    let until = http_date(value)?;
     let date = text(DATE).and_then(http_date);
     Some(until.duration_since(date.or(clock)?).unwrap_or_default())
 }
@@ -41,15 +41,15 @@ mod tests {
 
     const UNTIL: &str = "Sun, 06 Nov 1994 08:51:07 GMT";
 
-    fn read(told: &str, date: Option<&str>, clock: Option<SystemTime>) -> Option<u64> {
+    fn read(value: &str, date: Option<&str>, clock: Option<SystemTime>) -> Option<u64> {
         let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, told.parse().unwrap());
+        headers.insert(RETRY_AFTER, value.parse().unwrap());
         headers.extend(date.map(|date| (DATE, date.parse().unwrap())));
         retry_after(&headers, clock).map(|span| span.as_secs())
     }
 
     #[test]
-    fn a_time_counts_from_the_answers_date_or_the_servers_clock_and_never_from_our_own() {
+    fn a_date_counts_from_the_responses_date_or_the_servers_clock_and_never_from_our_own() {
         let clock = http_date("Sun, 06 Nov 1994 08:51:00 GMT");
         assert_eq!(read("7", None, None), Some(7));
         assert_eq!(read(UNTIL, Some("Sun, 06 Nov 1994 08:49:37 GMT"), clock), Some(90));

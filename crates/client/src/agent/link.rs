@@ -210,7 +210,7 @@ mod tests {
         assert!(pause_after(&login).unwrap() >= REFUSED_PAUSE);
         assert!(explain(&login).contains("user and password"), "{}", explain(&login));
         assert_eq!(pause_after(&refused), None, "the growing wait stands");
-        assert!(explain(&refused).contains("opens no way"), "{}", explain(&refused));
+        assert!(explain(&refused).contains("refuses to connect"), "{}", explain(&refused));
     }
 
     #[test]
