@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bellwire_proto::limits::{RESPONSE_BYTES_MAX, RESPONSE_TIMEOUT};
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -30,15 +31,6 @@ pub use device::{BatchAnswer, DeviceQuery, PollOptions, Pong};
 pub use error::Error;
 pub use events::{CommandChange, Events, HubChange, HubState};
 pub use listen::{ListenOptions, Listener, Signal};
-
-/// How long a call may take beyond the time that the hub is requested to wait, by default: our choice.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a response that are read: a page of 1,000 deliveries with ordinary output. A longer one is an error; request
-/// smaller pages.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// Bytes of an event that are read from the hub. A command's data may be set to 1 MiB, a delivery has three parts of 64 KiB,
-/// each up to six times that when JSON escapes it.
-const EVENT_BYTES_MAX: usize = 8 << 20;
 
 /// A client of a hub's API.
 ///
@@ -99,7 +91,7 @@ impl Controller {
             token: None,
             authorize: None,
             transport: None,
-            answer_timeout: ANSWER_TIMEOUT,
+            answer_timeout: RESPONSE_TIMEOUT,
         }
     }
 
@@ -282,7 +274,7 @@ impl<'a> Call<'a> {
                 .map_err(|error| TransportError::new(TransportStage::Connect, error))?;
             *request.headers_mut() = self.headers;
             let (head, body) = shared.transport.send(request).await?.into_parts();
-            Ok((head, read_body(body, ANSWER_BYTES_MAX).await?))
+            Ok((head, read_body(body, RESPONSE_BYTES_MAX).await?))
         };
         tokio::time::timeout(time_max, exchange)
             .await

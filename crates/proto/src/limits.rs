@@ -110,6 +110,28 @@ pub const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 /// quarter of [`UNSENT_BYTES_MAX`], so that what is live still fits beside it.
 pub const PACED_BYTES: usize = UNSENT_BYTES_MAX / 4;
 
+// The agent and the client. "Manual" is `docs/agent.md`.
+
+/// The greatest `timeout` of an action, in seconds: the longest time to live. Manual, section Configuration.
+pub const ACTION_TIMEOUT_S_MAX: u64 = TTL_S.max;
+/// `kill_after` of an action, in seconds: the time between TERM and KILL. Manual, section Configuration.
+pub const KILL_AFTER_S: Range = Range { default: 5, min: 1, max: 600 };
+/// `concurrency` of an action. Its maximum is the greatest `max_in_flight` of a hub. Manual, section Configuration.
+pub const CONCURRENCY: Range = Range { default: 1, min: 1, max: 100 };
+/// Members of [`FACTS_KEYS_MAX`] that are reserved for the agent's own facts: our choice.
+pub const AGENT_FACTS_KEYS_MAX: usize = 20;
+/// Bytes of [`FACTS_BYTES_MAX`] that are reserved for the agent's own facts, at most 32 addresses among them: our choice.
+pub const AGENT_FACTS_BYTES_MAX: usize = 4096;
+/// Bytes of a credential file: our choice, more than any token has and less than a header may have.
+pub const CREDENTIAL_BYTES_MAX: u64 = 8 * 1024;
+/// How long a client waits for a hub's response beyond the time that it requested the hub to wait: our choice.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a hub's response that a client reads: our choice, a page of 1,000 deliveries with ordinary output.
+pub const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of a hub's event that a client reads: our choice, above a command with [`DATA_BYTES_CEILING`] and a delivery with
+/// three parts of 64 KiB, each of which JSON may make six times as long.
+pub const EVENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// A number with a default and bounds, all inclusive. The unit is in the name of the constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {

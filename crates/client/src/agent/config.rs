@@ -26,7 +26,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::limits::{FACTS_BYTES_MAX, FACTS_KEYS_MAX, HEARTBEAT_S};
+use bellwire_proto::limits::{
+    AGENT_FACTS_BYTES_MAX, AGENT_FACTS_KEYS_MAX, CREDENTIAL_BYTES_MAX, FACTS_BYTES_MAX,
+    FACTS_KEYS_MAX, HEARTBEAT_S,
+};
 use bellwire_proto::{Action, DeviceId, Seconds};
 use futures_core::future::BoxFuture;
 
@@ -47,14 +50,8 @@ pub use warning::writable_by;
 
 /// The default path of the configuration.
 pub const CONFIG_FILE: &str = "/etc/bellwire/agent.toml";
-/// Bytes of a credential file: more than any token has, and less than a header may have. Our choice.
-const CREDENTIAL_BYTES_MAX: u64 = 8 << 10;
 /// The default state folder of an agent that runs as root.
 const STATE_DIR_OF_ROOT: &str = "/var/lib/bellwire";
-/// Members and bytes that are reserved for the facts that the agent adds: at most 32 addresses, and some names and
-/// times.
-const OWN_FACTS_MAX: usize = 20;
-const OWN_FACTS_BYTES_MAX: usize = 4096;
 
 /// The settings of `agent.toml`, checked.
 ///
@@ -268,8 +265,8 @@ fn facts(value: &toml::Value) -> Option<BTreeMap<String, serde_json::Value>> {
         .map(|(name, value)| Some((name.clone(), json(value)?)))
         .collect::<Option<_>>()?;
     let bytes = serde_json::to_vec(&facts).ok()?.len();
-    let fits = facts.len() <= FACTS_KEYS_MAX - OWN_FACTS_MAX
-        && bytes <= FACTS_BYTES_MAX - OWN_FACTS_BYTES_MAX;
+    let fits = facts.len() <= FACTS_KEYS_MAX - AGENT_FACTS_KEYS_MAX
+        && bytes <= FACTS_BYTES_MAX - AGENT_FACTS_BYTES_MAX;
     fits.then_some(facts)
 }
 

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_proto::codes;
+use bellwire_proto::limits::KILL_AFTER_S;
 use futures_core::future::BoxFuture;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -44,7 +45,7 @@ use group::Group;
 use output::Streams;
 
 /// Time between TERM and KILL by default.
-pub const KILL_AFTER: Duration = Duration::from_secs(5);
+pub const KILL_AFTER: Duration = Duration::from_secs(KILL_AFTER_S.default);
 /// How long output is read after the program has exited: an orphan of it may hold the pipe open for ever.
 const DRAIN: Duration = Duration::from_secs(1);
 

@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bellwire_proto::limits::EVENT_BYTES_MAX;
 use bellwire_proto::{Command, CommandId, Delivery, DeviceEvent};
 use futures_core::Stream;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Controller, EVENT_BYTES_MAX, Error};
+use super::{Controller, Error};
 use crate::event_source::{Event, EventSource, InvalidRequest, Item, Loss, Retry};
 
 /// How long the hub may be silent: four times its heartbeat.

@@ -8,17 +8,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bellwire_proto::limits::HEARTBEAT_S;
+use bellwire_proto::limits::{EVENT_BYTES_MAX, HEARTBEAT_S};
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent, Hello};
 use bellwire_proto::{DeviceId, Seconds, Seq};
 use futures_core::Stream;
 use reqwest::Url;
 use serde::de::DeserializeOwned;
 
-use super::{Controller, EVENT_BYTES_MAX, Error, add_query, nonce};
+use super::{Controller, Error, add_query, nonce};
 use crate::event_source::{Builder, Event, EventSource, InvalidRequest, Item, Loss, Retry};
 
-/// Heartbeats that may be missing before a stream is dead, in tenths: two and a half. Contract, section 4.
+/// Heartbeats that may be missing before a stream is dead, in tenths: two and a half (docs/agent.md, section Configuration).
 const HEARTBEATS_MISSED_TENTHS: u64 = 25;
 /// How long a connection may take until its hello, which the hub sends at once. Comments do not extend it.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);

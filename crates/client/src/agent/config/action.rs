@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bellwire_proto::limits::{ACTION_TIMEOUT_S_MAX, CONCURRENCY, KILL_AFTER_S};
+
 use super::super::forward::{Forward, InvalidForward};
 use super::super::handler::account::Account;
 use super::super::handler::{Environment, KILL_AFTER, Program};
@@ -13,12 +15,6 @@ use super::{
     ABSOLUTE, ActionConfig, DURATION, Handler, Section, absolute, boolean, params, seconds, text,
 };
 
-/// The longest run that can be asked for: the longest time to live of a command.
-const TIMEOUT_S_MAX: u64 = 7 * 86_400;
-/// The longest patience with a program that was told to end.
-const KILL_AFTER_S_MAX: u64 = 600;
-/// As many as a hub lets be under way at one device.
-const CONCURRENCY_MAX: i64 = 100;
 const UMASK: u32 = 0o077;
 const UMASK_MAX: u32 = 0o777;
 
@@ -43,21 +39,23 @@ impl ActionConfig {
             }
         };
         let timeout = section.take("timeout", &format!("{DURATION}; from 1s to 7d"), |v| {
-            seconds(v).filter(|s| (1..=TIMEOUT_S_MAX).contains(&s.get())).map(|s| s.duration())
+            seconds(v)
+                .filter(|s| (1..=ACTION_TIMEOUT_S_MAX).contains(&s.get()))
+                .map(|s| s.duration())
         });
         let on_restart = section.take("on_restart", "fail, rerun or succeed", |v| {
             let word = text(v)?;
             OnRestart::ALL.into_iter().find(|on_restart| on_restart.as_str() == word)
         });
         let concurrency = section.take("concurrency", "a whole number from 1 to 100", |v| {
-            v.as_integer().filter(|n| (1..=CONCURRENCY_MAX).contains(n))
+            u64::try_from(v.as_integer()?).ok().filter(|n| CONCURRENCY.contains(*n))
         });
         let params = params::take(section);
         Some(Self {
             handler: handler?,
             timeout,
             on_restart: on_restart.unwrap_or_default(),
-            concurrency: concurrency.and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
+            concurrency: usize::try_from(concurrency.unwrap_or(CONCURRENCY.default)).unwrap_or(1),
             params,
         })
     }
@@ -83,7 +81,7 @@ fn program(section: &mut Section<'_>) -> Option<Program> {
     let cwd = section.take("cwd", ABSOLUTE, absolute);
     let umask = section.take("umask", "octal digits in quotes, as in \"027\"", umask);
     let kill_after = section.take("kill_after", &format!("{DURATION}; from 1s to 10m"), |v| {
-        seconds(v).filter(|s| (1..=KILL_AFTER_S_MAX).contains(&s.get())).map(|s| s.duration())
+        seconds(v).filter(|s| KILL_AFTER_S.contains(s.get())).map(|s| s.duration())
     });
     if section.has("remote") {
         section.take::<()>("remote", "only for forward", |_| None);
