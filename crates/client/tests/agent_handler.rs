@@ -1,7 +1,6 @@
-//! What a handler can count on, with real programs: what it is given, how it is ended, what is
-//! told of it.
+//! What a handler can rely on, with real programs: its environment, how it is ended, what is reported.
 //!
-//! A program says that it is up by a progress line, so that no test waits by the clock.
+//! A program reports by a progress line that it runs, so that no test waits by the clock.
 #![cfg(feature = "agent")]
 #![allow(
     clippy::unwrap_used,
@@ -37,7 +36,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// A command with an id of its own, so that tests side by side do not meet.
+/// A command with a unique id, so that parallel tests do not interfere.
 fn command(data: &str) -> CommandEvent {
     let mut random = [0; 10];
     let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -76,10 +75,10 @@ fn begin(program: &Program, command: CommandEvent, limit: Duration) -> Begun {
 }
 
 impl Begun {
-    /// Waits until it has told this progress.
+    /// Waits until it has reported this progress.
     async fn at(mut self, percent: f64) -> Self {
         let there = |p: &Option<Progress>| p.is_some_and(|p| p.get() >= percent);
-        within("the program to be up", self.progress.wait_for(there)).await.unwrap();
+        within("the program to run", self.progress.wait_for(there)).await.unwrap();
         self
     }
 
@@ -95,7 +94,7 @@ fn sh(script: &str) -> Program {
 async fn finish(program: &Program, data: &str) -> Outcome {
     match begin(program, command(data), LONG).end().await {
         Ended::Finished(outcome) => outcome,
-        Ended::Stopped(outcome) => panic!("nobody stopped it: {outcome:?}"),
+        Ended::Stopped(outcome) => panic!("it was stopped: {outcome:?}"),
     }
 }
 
@@ -110,8 +109,8 @@ fn stdout(outcome: &Outcome) -> &str {
 fn code(outcome: &Outcome) -> Option<&str> {
     outcome.error.as_ref().map(|error| error.code.as_str())
 }
-/// The line that a program said before its end.
-fn said<'a>(outcome: &'a Outcome, key: &str) -> &'a str {
+/// The rest of the line that begins with `key` in its output.
+fn line<'a>(outcome: &'a Outcome, key: &str) -> &'a str {
     let mut lines = stdout(outcome).lines();
     let found = lines.find_map(|line| line.strip_prefix(key));
     found.unwrap_or_else(|| panic!("no {key:?} in {outcome:?}"))
@@ -132,18 +131,18 @@ async fn data_comes_on_standard_input_as_text_nothing_or_compact_json() {
 }
 
 #[tokio::test]
-async fn the_data_file_is_for_its_user_alone_and_gone_at_the_end() {
+async fn only_its_user_can_read_the_data_file_and_it_is_deleted_at_the_end() {
     let outcome =
         finish(&sh("stat -c %a \"$BELLWIRE_DATA_FILE\"; echo \"file $BELLWIRE_DATA_FILE\""), "1")
             .await;
     assert!(stdout(&outcome).starts_with("600\n"), "{outcome:?}");
-    assert!(!Path::new(said(&outcome, "file ")).exists());
+    assert!(!Path::new(line(&outcome, "file ")).exists());
 }
 
 #[tokio::test]
-async fn another_user_can_reach_his_data_file_whatever_the_umask_and_nobody_can_list_the_folder() {
+async fn another_user_can_read_its_data_file_whatever_the_umask_and_not_list_the_folder() {
     if !under_umask_077(
-        "another_user_can_reach_his_data_file_whatever_the_umask_and_nobody_can_list_the_folder",
+        "another_user_can_read_its_data_file_whatever_the_umask_and_not_list_the_folder",
     ) {
         return;
     }
@@ -177,14 +176,14 @@ async fn the_environment_is_cleared_but_for_what_is_promised() {
         "PATH",
     ];
     assert_eq!(names, promised.into());
-    assert_eq!(said(&outcome, "BELLWIRE_ACTION="), "greet");
-    assert_eq!(said(&outcome, "BELLWIRE_DEVICE="), "kiosk");
-    assert_eq!(said(&outcome, "BELLWIRE_ATTEMPT="), "2");
-    assert_eq!(said(&outcome, "BELLWIRE_EXPIRES_AT="), "2023-11-14T22:13:20.000Z");
+    assert_eq!(line(&outcome, "BELLWIRE_ACTION="), "greet");
+    assert_eq!(line(&outcome, "BELLWIRE_DEVICE="), "kiosk");
+    assert_eq!(line(&outcome, "BELLWIRE_ATTEMPT="), "2");
+    assert_eq!(line(&outcome, "BELLWIRE_EXPIRES_AT="), "2023-11-14T22:13:20.000Z");
 }
 
 #[tokio::test]
-async fn no_shell_sees_the_arguments_and_no_data_reaches_them() {
+async fn arguments_reach_no_shell_and_data_become_no_argument() {
     let program = Program::new("/bin/echo", ["$HOME", "`id`", "; ls", "*"]);
     let outcome = finish(&program, "\"data\"").await;
     assert_eq!(stdout(&outcome), "$HOME `id` ; ls *\n");
@@ -219,10 +218,10 @@ async fn folder_and_umask_are_as_configured() {
     assert_eq!(stdout(&finish(&program, "null").await), "0027\n");
 }
 
-/// A relative program was looked for in the folder of the agent and executed in `cwd`: what was there was not found,
-/// and a program of the same name beside the agent was checked in its place.
+/// A relative program was checked in the folder of the agent and executed in `cwd`: a program in `cwd` was not found, and
+/// one of the same name in the agent's folder was checked in its place.
 #[tokio::test]
-async fn a_relative_program_is_the_one_in_the_folder_that_it_starts_in() {
+async fn a_relative_program_is_resolved_in_the_folder_that_it_starts_in() {
     // Relative to this process, so that no path in it is absolute.
     let folder = tempfile::tempdir_in(".").unwrap();
     let folder = Path::new(folder.path().file_name().unwrap());
@@ -243,15 +242,15 @@ async fn a_relative_program_is_the_one_in_the_folder_that_it_starts_in() {
         assert_eq!(code(&outcome), None, "{program}: {outcome:?}");
         assert_eq!(stdout(&outcome), format!("{answer}\n{}\n", pwd.display()), "{program}");
     }
-    // One that only this process has in its folder is none.
+    // A file that is only in the folder of this process is not found.
     let outcome = finish(&Program::new("./Cargo.toml", [""; 0]).cwd("/"), "null").await;
     let message = outcome.error.unwrap().message.unwrap();
     assert!(message.contains("No such file"), "{message}");
 }
 
 #[tokio::test]
-async fn descriptors_0_to_3_are_all_that_it_gets_whatever_the_agent_has_open() {
-    // As one that whoever started the agent has left open: it does not close at exec by itself.
+async fn a_program_gets_descriptors_0_to_3_whatever_the_agent_has_open() {
+    // As one that the agent's parent has left open: it does not close at exec by itself.
     let file = std::fs::File::open("/etc/passwd").unwrap();
     rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
     let outcome = finish(&Program::new("ls", ["/proc/self/fd"]), "null").await;
@@ -268,7 +267,7 @@ async fn it_leads_a_process_group_of_its_own() {
 }
 
 #[tokio::test]
-async fn exits_and_signals_are_told_apart() {
+async fn exit_codes_and_signals_are_distinguished() {
     let outcome = outcome_of("echo fine").await;
     assert_eq!((outcome.state, outcome.exit_code, code(&outcome)), (End::Succeeded, Some(0), None));
     let outcome = outcome_of("echo oops >&2; exit 3").await;
@@ -312,7 +311,7 @@ async fn a_program_need_not_read_its_input_and_may_read_a_lot() {
 }
 
 #[tokio::test]
-async fn the_last_64_kib_are_kept_and_cut_on_a_character() {
+async fn the_last_64_kib_are_reported_and_cut_between_characters() {
     let outcome = outcome_of("yes é€ | head -c 300000; printf 'end\\377'").await;
     let text = stdout(&outcome);
     assert!(outcome.truncated && text.ends_with("end\u{fffd}"));
@@ -339,7 +338,7 @@ async fn a_result_comes_on_descriptor_3_or_in_the_last_marker_line() {
 }
 
 #[tokio::test]
-async fn a_result_that_is_none_leaves_the_state_and_says_so() {
+async fn an_invalid_result_is_an_error_and_leaves_the_state() {
     let large = format!("head -c {RESULT_BYTES_MAX} /dev/zero | tr '\\0' 1 >&3; echo 1 >&3");
     let huge = "yes 11111111 | tr -d '\\n' | head -c 1000000 >&3".to_owned();
     for script in ["echo nope >&3".to_owned(), "echo BELLWIRE_RESULT={".to_owned(), large, huge] {
@@ -352,7 +351,7 @@ async fn a_result_that_is_none_leaves_the_state_and_says_so() {
 }
 
 #[tokio::test]
-async fn past_its_limit_it_has_failed_with_all_that_it_started() {
+async fn a_timeout_ends_the_program_and_its_children() {
     let program = sh("sleep 1000 & echo child $!; wait");
     let outcome = match begin(&program, command("null"), Duration::from_secs(2)).end().await {
         Ended::Finished(outcome) => outcome,
@@ -360,11 +359,11 @@ async fn past_its_limit_it_has_failed_with_all_that_it_started() {
     };
     assert_eq!((outcome.state, code(&outcome)), (End::Failed, Some("timeout")));
     assert_eq!(outcome.exit_code, Some(128 + 15));
-    assert!(!runs(said(&outcome, "child ")), "the grandchild was left behind");
+    assert!(!runs(line(&outcome, "child ")), "the grandchild runs on");
 }
 
 #[tokio::test]
-async fn a_cancelled_program_is_asked_first_and_its_output_is_kept() {
+async fn a_cancelled_program_gets_term_first_and_its_output_is_reported() {
     let begun = begin(
         &sh("trap 'echo asked; exit 0' TERM; echo BELLWIRE_PROGRESS=1; sleep 1000 & wait"),
         command("null"),
@@ -378,7 +377,7 @@ async fn a_cancelled_program_is_asked_first_and_its_output_is_kept() {
 }
 
 #[tokio::test]
-async fn one_that_does_not_heed_is_killed_with_its_grandchildren() {
+async fn a_program_that_ignores_term_is_killed_with_its_grandchildren() {
     let script = "trap '' TERM; sh -c 'sleep 1000 & echo child $!; echo BELLWIRE_PROGRESS=1; wait' & \
         while :; do sleep 1000; done";
     let program = sh(script).kill_after(Duration::from_millis(100));
@@ -386,11 +385,11 @@ async fn one_that_does_not_heed_is_killed_with_its_grandchildren() {
     begun.stop.send(Stop::Cancel);
     let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
     assert_eq!((outcome.state, outcome.exit_code), (End::Cancelled, Some(137)));
-    assert!(!runs(said(&outcome, "child ")), "the grandchild was left behind");
+    assert!(!runs(line(&outcome, "child ")), "the grandchild runs on");
 }
 
 #[tokio::test]
-async fn a_grandchild_has_its_time_too_when_the_leader_heeds_at_once() {
+async fn a_grandchild_gets_kill_after_too_when_the_leader_exits_at_once() {
     let script = "sh -c 'trap \"echo cleaned; exit\" TERM; echo BELLWIRE_PROGRESS=1; sleep 1000 & wait' & wait";
     let begun = begin(&sh(script), command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Cancel);
@@ -398,11 +397,11 @@ async fn a_grandchild_has_its_time_too_when_the_leader_heeds_at_once() {
     assert!(stdout(&outcome).ends_with("cleaned\n"), "{outcome:?}");
 }
 
-/// In a container without an init nobody collects the grandchildren: a group whose members were all dead counted as alive
-/// until `kill_after`.
+/// In a container without an init the exit status of orphans is not collected: a group whose members were all dead counted
+/// as alive until `kill_after`.
 #[tokio::test]
-async fn a_group_of_dead_processes_that_nobody_collects_has_ended() {
-    if !is_process_1("a_group_of_dead_processes_that_nobody_collects_has_ended") {
+async fn a_group_of_dead_processes_has_ended_before_they_are_collected() {
+    if !is_process_1("a_group_of_dead_processes_has_ended_before_they_are_collected") {
         return;
     }
     let script = "sleep 1000 & echo child $!; echo BELLWIRE_PROGRESS=1; wait";
@@ -410,14 +409,14 @@ async fn a_group_of_dead_processes_that_nobody_collects_has_ended() {
     begun.stop.send(Stop::Cancel);
     let ended = begun.end().await;
     let Ended::Stopped(outcome) = &ended else { panic!("it was stopped: {ended:?}") };
-    let child = said(outcome, "child ");
+    let child = line(outcome, "child ");
     assert!(Path::new("/proc").join(child).exists() && !runs(child), "it was collected: {child}");
 }
 
 #[tokio::test]
-async fn when_the_leader_ends_by_itself_its_children_live_on() {
+async fn when_the_leader_exits_by_itself_its_children_run_on() {
     let outcome = outcome_of("sleep 1000 & echo child $!").await;
-    let child = said(&outcome, "child ");
+    let child = line(&outcome, "child ");
     let alive = runs(child);
     let pid = rustix::process::Pid::from_raw(child.parse().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
@@ -426,7 +425,7 @@ async fn when_the_leader_ends_by_itself_its_children_live_on() {
 }
 
 #[tokio::test]
-async fn an_end_by_a_signal_while_the_agent_stops_is_no_failure_of_its_own() {
+async fn an_end_by_a_signal_while_the_agent_stops_is_interrupted() {
     let fifo = tempfile::tempdir().unwrap();
     let path = fifo.path().join("go");
     rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
@@ -447,9 +446,9 @@ async fn an_end_by_a_signal_while_the_agent_stops_is_no_failure_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_death_of_its_own_before_the_shutdown_stays_its_own() {
+async fn a_crash_before_the_shutdown_is_not_interrupted() {
     // A crash within the second in which its output was still read, and then a TERM to the agent:
-    // told as interrupted, and with on_restart = "rerun" run again.
+    // reported as interrupted, and with on_restart = "rerun" run again.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
     let script =
@@ -458,7 +457,7 @@ async fn a_death_of_its_own_before_the_shutdown_stays_its_own() {
     let begun = begin(&sh(script).environment(environment), command("null"), LONG).at(1.0).await;
     let leader = std::fs::read_to_string(file).unwrap();
     let process = Path::new("/proc").join(leader.trim());
-    // Collected, that is: its end was seen.
+    // Its exit status is collected, so the agent knows its end.
     let collected = async {
         while process.exists() {
             tokio::task::yield_now().await
@@ -468,20 +467,20 @@ async fn a_death_of_its_own_before_the_shutdown_stays_its_own() {
     begun.stop.send(Stop::Shutdown);
     let ended = begun.end().await;
     let Ended::Finished(outcome) = &ended else { panic!("by itself: {ended:?}") };
-    let child = rustix::process::Pid::from_raw(said(outcome, "child ").parse().unwrap()).unwrap();
+    let child = rustix::process::Pid::from_raw(line(outcome, "child ").parse().unwrap()).unwrap();
     rustix::process::kill_process(child, rustix::process::Signal::KILL).ok();
     assert_eq!(code(outcome), Some("signal"));
 }
 
 #[tokio::test]
-async fn one_that_has_had_its_time_is_killed_at_once() {
+async fn a_kill_request_kills_at_once() {
     let program =
         sh("trap '' TERM; echo BELLWIRE_PROGRESS=1; while :; do sleep 1000; done").kill_after(LONG);
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Kill);
     let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
     assert_eq!((code(&outcome), outcome.exit_code), (Some("interrupted"), Some(137)));
-    // Also while it is already being asked for another reason, which stays the reason.
+    // Also after a cancel, which remains the reason.
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Cancel);
     begun.stop.send(Stop::Kill);
@@ -490,7 +489,7 @@ async fn one_that_has_had_its_time_is_killed_at_once() {
 }
 
 #[tokio::test]
-async fn to_drop_a_run_is_to_kill_all_of_it() {
+async fn dropping_a_run_kills_its_process_group() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
     let script =
@@ -508,7 +507,7 @@ async fn to_drop_a_run_is_to_kill_all_of_it() {
 }
 
 #[tokio::test]
-async fn progress_is_told_as_it_comes_and_nonsense_is_passed_over() {
+async fn progress_is_reported_and_an_invalid_value_is_ignored() {
     let script = "echo BELLWIRE_PROGRESS=40; echo BELLWIRE_PROGRESS=200; echo BELLWIRE_PROGRESS=x; \
         printf 'BELLWIRE_PROG'; printf 'RESS=55.5\\n'";
     let begun = begin(&sh(script), command("null"), LONG).at(55.5).await;
@@ -516,9 +515,9 @@ async fn progress_is_told_as_it_comes_and_nonsense_is_passed_over() {
 }
 
 #[tokio::test]
-async fn another_user_is_entirely_that_user() {
+async fn a_program_with_a_user_has_its_ids_and_home() {
     let Some(own) = account::of_process() else { return };
-    // Everybody may name himself.
+    // Every user may run a program as itself.
     let outcome = finish(&sh("id -u; echo $HOME").user(own.clone()), "null").await;
     assert_eq!(stdout(&outcome), format!("{}\n{}\n", own.uid, own.home.display()));
     let other = if own.name == "nobody" { "daemon" } else { "nobody" };
@@ -533,7 +532,7 @@ async fn another_user_is_entirely_that_user() {
 }
 
 #[tokio::test]
-async fn what_a_dead_agent_left_running_is_found_and_killed() {
+async fn orphans_of_a_dead_agent_are_found_and_killed() {
     let command = command("null");
     let id = command.id;
     let program = sh("sh -c 'exec sleep 1000' & echo BELLWIRE_PROGRESS=1; wait");

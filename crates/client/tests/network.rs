@@ -1,6 +1,5 @@
-//! The network as it is: TLS, and proxies by the environment and by setting. The origin and the
-//! proxy are real; names such as `hub.test` exist at the proxy alone, so that a client which looks
-//! one up, or goes around the proxy, fails.
+//! The real network: TLS, and proxies by the environment and by setting. Names such as `hub.test` exist at the proxy alone, so
+//! that a client which resolves one, or bypasses the proxy, fails.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the failure message")]
 
 mod support;
@@ -26,7 +25,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// A proxy in front of one origin: whatever host it is asked for, it connects there.
+/// A proxy in front of one origin, to which it connects for every host.
 struct Proxy {
     address: std::net::SocketAddr,
     asked: Asked,
@@ -67,7 +66,7 @@ impl Proxy {
             drop(request);
             upstream.write_all((head + "\r\n").as_bytes()).await.unwrap();
         }
-        // Whoever leaves first ends it.
+        // Either side ends it.
         let _ = copy_bidirectional(&mut socket, &mut upstream).await;
     }
 
@@ -85,7 +84,7 @@ async fn start_tls_origin() -> std::net::SocketAddr {
     start_tls_origin_of(&[]).await
 }
 
-/// As [`start_tls_origin`], with these protocols to choose from. It speaks HTTP/1.1 whatever was chosen.
+/// As [`start_tls_origin`], with these protocols to choose from. It uses HTTP/1.1 whatever was chosen.
 async fn start_tls_origin_of(protocols: &[&str]) -> std::net::SocketAddr {
     let certificates = CertificateDer::pem_file_iter(fixture("hub.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(fixture("hub.key")).unwrap();
@@ -105,7 +104,7 @@ async fn start_tls_origin_of(protocols: &[&str]) -> std::net::SocketAddr {
             let (socket, _) = listener.accept().await.unwrap();
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                // A client that does not trust us leaves in the handshake.
+                // A client that does not trust the certificate ends the handshake.
                 let Ok(socket) = acceptor.accept(socket).await else {
                     return;
                 };
@@ -124,7 +123,7 @@ fn source(url: impl AsRef<str>, transport: HttpTransportBuilder) -> Builder {
 }
 
 #[tokio::test]
-async fn the_platforms_authorities_judge_and_a_file_adds_one() {
+async fn the_platforms_authorities_are_trusted_and_a_file_adds_one() {
     let origin = start_tls_origin().await;
     let url = format!("https://{origin}/");
     let direct = || HttpTransport::builder().no_proxy();
@@ -144,9 +143,9 @@ async fn the_platforms_authorities_judge_and_a_file_adds_one() {
     assert_eq!(tail.data().await, "over TLS");
 }
 
-/// What a guest network does to port 443.
+/// As a captive portal on port 443.
 #[tokio::test]
-async fn what_speaks_no_tls_where_tls_should_be_is_told_as_that() {
+async fn a_server_without_tls_on_an_https_port_is_untrusted() {
     let server = Server::start().await;
     let url = server.url("/").replace("http://", "https://");
     let mut tail = Tail::start(source(url, HttpTransport::builder().no_proxy()));
@@ -158,9 +157,9 @@ async fn what_speaks_no_tls_where_tls_should_be_is_told_as_that() {
     );
 }
 
-/// Over one connection that all requests shared, a dead stream took every later report with it.
+/// On one connection that all requests shared, a dead stream blocked every later report.
 #[tokio::test]
-async fn with_http_1_alone_each_request_under_way_has_a_connection_of_its_own() {
+async fn with_http_1_alone_each_request_in_flight_has_a_connection_of_its_own() {
     let origin = start_tls_origin_of(&["h2", "http/1.1"]).await;
     let proxy = Proxy::start(origin).await;
     let transport = HttpTransport::builder().proxy(proxy.url()).ca_file(fixture("ca.pem"));
@@ -184,7 +183,7 @@ async fn a_certificate_for_another_name_is_refused() {
 }
 
 #[tokio::test]
-async fn a_file_that_holds_no_certificate_is_named() {
+async fn a_file_without_a_certificate_is_named() {
     for file in ["hub.key", "missing.pem"] {
         let error = HttpTransport::builder().ca_file(fixture(file)).build().unwrap_err();
         assert!(error.to_string().contains(file), "{error}");
@@ -207,7 +206,7 @@ async fn a_proxy_that_is_set_carries_plain_http_with_its_password() {
     // "user:secret" in Base64.
     let expected = ("GET http://hub.test/events".into(), Some("Basic dXNlcjpzZWNyZXQ=".into()));
     assert_eq!(*proxy.asked.lock().unwrap(), [expected]);
-    // What comes later is not held back either.
+    // What is sent later is not buffered either.
     request.send("data: b\n\n").await;
     assert_eq!(tail.data().await, "b");
     tail.drop_source();
@@ -237,9 +236,9 @@ async fn hosts_can_be_excepted_from_a_proxy_that_is_set() {
     assert!(proxy.asked().is_empty(), "{:?}", proxy.asked());
 }
 
-/// A proxy that asked for a password was told as a hub that cannot be reached.
+/// A proxy that required a password was reported as a hub that cannot be reached.
 #[tokio::test]
-async fn what_a_proxy_answers_to_connect_is_told_apart() {
+async fn answers_of_a_proxy_to_connect_are_distinguished() {
     for (answer, stage) in [
         (
             "407 Proxy Authentication Required\nproxy-authenticate: Basic",
@@ -268,9 +267,8 @@ async fn what_a_proxy_answers_to_connect_is_told_apart() {
     );
 }
 
-/// Not a test by itself: run again by the tests below with the environment that they are about,
-/// since that of this process belongs to all of its tests. Prints the first event of a stream and
-/// the hub that answers a ping, both with the settings that a user has who sets none.
+/// Not a test by itself: the tests below run it in a process of its own with another environment. Prints the first event of a
+/// stream and the hub that answers a ping, both with default settings.
 #[tokio::test]
 async fn child() {
     let Ok(url) = std::env::var("BELLWIRE_TEST_URL") else {
@@ -288,7 +286,7 @@ async fn child() {
     }
 }
 
-/// Runs `child` with no environment but this; gives its output.
+/// Runs `child` with this environment alone; returns its output.
 async fn run_child(variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["child", "--exact", "--nocapture"]);
@@ -301,7 +299,7 @@ async fn run_child(variables: &[(&str, &str)]) -> String {
     text(&output.stdout)
 }
 
-/// Answers as a hub would: a stream's request with an event, a ping with its nonce.
+/// Answers as a hub: a stream's request with an event, a ping with its nonce.
 async fn serve_as_hub(server: &Server) {
     let mut stream = server.request().await;
     assert_eq!(stream.target, "/events");
@@ -366,10 +364,10 @@ async fn no_proxy_of_the_environment_goes_straight() {
     }
 }
 
-/// A small appliance without a single authority must still reach a hub behind plain HTTP, and one
-/// whose authority it was given: the platform verifier alone refuses to be set up there.
+/// A small appliance without a single authority must still reach a hub over plain HTTP, and one whose authority is configured:
+/// the platform verifier alone cannot be set up there.
 #[tokio::test]
-async fn a_machine_without_authorities_has_a_client_all_the_same() {
+async fn a_machine_without_authorities_can_build_a_client() {
     let empty = tempfile::NamedTempFile::new().unwrap();
     let none = empty.path().to_str().unwrap();
     let server = Server::start().await;
