@@ -1,4 +1,4 @@
-//! Promise: the tools of the agent work as their help says: the configuration is checked and extended, `listen` saves commands
+//! Promise: the tools of the agent work as documented: the configuration is checked and extended, `listen` saves commands
 //! and `replay` runs them again.
 #![allow(
     clippy::unwrap_used,
@@ -162,8 +162,8 @@ fn on_preserves_owner_group_and_mode_of_the_file() {
     std::os::unix::fs::chown(&config, Some(65_534), Some(65_534)).ok();
     let before = std::fs::metadata(&config).unwrap();
     let script = "umask 077; exec \"$0\" agent on --config \"$1\" new -- /bin/true";
-    let told = Command::new("sh").args(["-c", script, BELLWIRE, &config]).output().unwrap();
-    assert!(told.status.success(), "{told:?}");
+    let result = Command::new("sh").args(["-c", script, BELLWIRE, &config]).output().unwrap();
+    assert!(result.status.success(), "{result:?}");
     let after = std::fs::metadata(&config).unwrap();
     assert_ne!(before.len(), after.len(), "it was changed");
     assert_eq!(
@@ -218,7 +218,7 @@ fn status_shows_text_of_the_hub_without_control_characters() {
     let text = format!("state_dir = {:?}\n{CONFIG}", state.display().to_string());
     let config = written(&folder, "agent.toml", &text);
     let escape = "\\u001b]0;owned\\u0007";
-    let told = format!(
+    let result = format!(
         r#"{{"version":"1","pid":1,"device":"kiosk","up_s":1,"connection":{{"hub":"http://h{escape}",
         "connected":false,"since_s":1,"hub_version":"h{escape}","last_loss":"l{escape}",
         "retry_in_s":1}},"journal":{{"folder":"/","bytes":1,"bytes_max":1,"commands":1,
@@ -227,14 +227,14 @@ fn status_shows_text_of_the_hub_without_control_characters() {
     );
     let agent = std::os::unix::net::UnixListener::bind(state.join("agent.sock")).unwrap();
     let agent = std::thread::spawn(move || {
-        agent.accept().unwrap().0.write_all(told.replace('\n', "").as_bytes()).unwrap();
+        agent.accept().unwrap().0.write_all(result.replace('\n', "").as_bytes()).unwrap();
     });
     let (code, stdout, stderr) = output(&["agent", "status", "--config", &config]);
     agent.join().unwrap();
     assert_eq!(code, 0, "{stderr}");
     assert!(!stdout.contains(['\u{1b}', '\u{7}']), "{stdout:?}");
-    for word in ["hub h\u{fffd}]0;owned", "  l\u{fffd}]0;owned", " c\u{fffd}]0;owned"] {
-        assert!(stdout.contains(word), "{word:?} in {stdout:?}");
+    for text in ["hub h\u{fffd}]0;owned", "  l\u{fffd}]0;owned", " c\u{fffd}]0;owned"] {
+        assert!(stdout.contains(text), "{text:?} in {stdout:?}");
     }
     assert!(
         !stdout.contains("not reported yet"),
@@ -252,15 +252,15 @@ fn a_handler_inherits_neither_descriptors_nor_ignored_signals() {
         "trap '' HUP USR1 PIPE; exec 7</etc/passwd 9</etc/passwd; \
          exec \"$0\" replay \"$1\" --json --exec /bin/sh -c \"{look}\""
     );
-    let told = Command::new("sh").args(["-c", &script, BELLWIRE, &file]).output().unwrap();
-    let delivery: Value = serde_json::from_slice(&told.stdout).unwrap();
-    let said = delivery["stdout"].as_str().unwrap();
-    assert!(said.starts_with("0\n1\n2\n3\n4\nSig"), "4 is the folder that ls reads: {said}");
+    let result = Command::new("sh").args(["-c", &script, BELLWIRE, &file]).output().unwrap();
+    let delivery: Value = serde_json::from_slice(&result.stdout).unwrap();
+    let stdout = delivery["stdout"].as_str().unwrap();
+    assert!(stdout.starts_with("0\n1\n2\n3\n4\nSig"), "4 is the folder that ls reads: {stdout}");
     for name in ["SigBlk:\t", "SigIgn:\t"] {
-        let mask = said.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let mask = stdout.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         let mask = u64::from_str_radix(mask, 16).unwrap();
         // 32 and 33 are the C library's own.
-        assert_eq!(mask & !(0b11 << 31), 0, "{said}");
+        assert_eq!(mask & !(0b11 << 31), 0, "{stdout}");
     }
 }
 
@@ -305,12 +305,12 @@ fn a_handler_of_the_list_starts_in_the_root_folder_with_a_closed_umask_and_a_cle
             serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stderr}"));
         delivery["stdout"].as_str().unwrap().to_owned()
     };
-    let said = look("look");
-    assert!(said.starts_with("/\n0077\n"), "{said}");
+    let stdout = look("look");
+    assert!(stdout.starts_with("/\n0077\n"), "{stdout}");
     for (line, there) in [("LANG=C", true), ("PASSED=on", true), ("SECRET=x", false)] {
-        assert_eq!(said.lines().any(|l| l == line), there, "{line} in {said}");
+        assert_eq!(stdout.lines().any(|l| l == line), there, "{line} in {stdout}");
     }
-    assert!(!said.contains("ABSENT"), "{said}");
+    assert!(!stdout.contains("ABSENT"), "{stdout}");
     assert!(look("elsewhere").starts_with("/tmp\n0027\n"));
 }
 

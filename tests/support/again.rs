@@ -12,8 +12,8 @@ const AGAIN: &str = "BELLWIRE_TEST_AGAIN";
 /// alone sees it. `None` in the first one, once that is done.
 ///
 /// # Panics
-/// When the test fails there, and in CI when nobody may mount a disk: elsewhere that is said, and the test
-/// has shown nothing.
+/// When the test fails there, and in CI without the rights to mount a disk: elsewhere a line on standard error says so, and
+/// the test has proved nothing.
 pub fn on_small_disk(test: &str, kib: u32) -> Option<PathBuf> {
     if let Some(folder) = std::env::var_os(AGAIN) {
         return Some(folder.into());
@@ -47,11 +47,11 @@ pub fn under_umask_077(test: &str) -> bool {
     false
 }
 
-/// A command line whose first program is process 1 of a pid namespace, with a `/proc` of its own. `None` where nobody
-/// may make one, which is said: the test has shown nothing.
+/// A command line whose first program is process 1 of a pid namespace, with a `/proc` of its own. `None` without
+/// the rights to make one: a line on standard error says so, and the test has proved nothing.
 ///
 /// # Panics
-/// In CI when nobody may make one.
+/// In CI without the rights to make one.
 pub fn as_process_1() -> Option<Command> {
     let namespace = ["--pid", "--fork", "--kill-child", "--mount-proc"];
     for rights in [&[][..], &["--user", "--map-root-user"]] {
@@ -71,7 +71,7 @@ pub fn as_process_1() -> Option<Command> {
 /// Whether this process is process 1 of a pid namespace. If not, the test of this name runs again in one that is.
 ///
 /// # Panics
-/// When the test fails there, and in CI when nobody may make such a namespace.
+/// When the test fails there, and in CI without the rights to make such a namespace.
 pub fn is_process_1(test: &str) -> bool {
     if std::env::var_os(AGAIN).is_some() {
         return true;

@@ -201,10 +201,10 @@ async fn a_service_that_broke_off_is_not_sent_the_request_again() {
 #[tokio::test]
 async fn a_cancelled_forward_closes_its_connection() {
     let server = Server::start().await;
-    for (word, state) in [(Stop::Cancel, End::Cancelled), (Stop::Kill, End::Failed)] {
+    for (how, state) in [(Stop::Cancel, End::Cancelled), (Stop::Kill, End::Failed)] {
         let begun = begin(&server.url("/"), "1", LONG);
         let request = server.request().await;
-        begun.stop.send(word);
+        begun.stop.send(how);
         let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
         assert_eq!(outcome.state, state);
         request.dropped().await;

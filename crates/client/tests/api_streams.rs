@@ -22,7 +22,7 @@ use support::{Exchange, Server, within};
 fn nonce_of(request: &Exchange) -> String {
     let (_, query) = request.path_and_query();
     let nonce = query.split('&').find_map(|pair| pair.strip_prefix("nonce="));
-    nonce.expect("every stream is asked for with a nonce").to_owned()
+    nonce.expect("every stream is requested with a nonce").to_owned()
 }
 
 #[tokio::test]
@@ -41,12 +41,12 @@ async fn a_listener_yields_each_signal_and_reconnects_when_requested() {
         let mut request = server.request().await;
         let (path, query) = request.path_and_query();
         assert_eq!(path, format!("/v1/devices/{name}/stream"));
-        let asked = "heartbeat=5s&prelude=0&probes=1&confirm=1&compat=1&nonce=";
-        assert!(query.starts_with(asked), "{query}");
+        let expected = "heartbeat=5s&prelude=0&probes=1&confirm=1&compat=1&nonce=";
+        assert!(query.starts_with(expected), "{query}");
         assert_eq!(request.header("last-event-id"), Some("3"));
         let hello = hello(name.as_str(), &nonce_of(&request));
         request.open_stream().await;
-        // The prelude is no heartbeat: it comes before the hello.
+        // The prelude is no heartbeat: it precedes the hello.
         request.send(format!(": prelude\n\nevent: hello\nretry: 2000\ndata: {hello}\n\n")).await;
         request
     });

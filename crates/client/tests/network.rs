@@ -28,31 +28,31 @@ fn fixture(name: &str) -> PathBuf {
 /// A proxy in front of one origin, to which it connects for every host.
 struct Proxy {
     address: std::net::SocketAddr,
-    asked: Asked,
+    requests: Requests,
 }
 
 /// The first line of each request, and its `Proxy-Authorization`.
-type Asked = Arc<Mutex<Vec<(String, Option<String>)>>>;
+type Requests = Arc<Mutex<Vec<(String, Option<String>)>>>;
 
 impl Proxy {
     async fn start(origin: std::net::SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Self { address: listener.local_addr().unwrap(), asked: Arc::default() };
-        let asked = proxy.asked.clone();
+        let proxy = Self { address: listener.local_addr().unwrap(), requests: Arc::default() };
+        let requests = proxy.requests.clone();
         tokio::spawn(async move {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
-                tokio::spawn(Self::serve(socket, origin, asked.clone()));
+                tokio::spawn(Self::serve(socket, origin, requests.clone()));
             }
         });
         proxy
     }
 
-    async fn serve(mut socket: TcpStream, origin: std::net::SocketAddr, asked: Asked) {
+    async fn serve(mut socket: TcpStream, origin: std::net::SocketAddr, requests: Requests) {
         let request = Exchange::read(&mut socket).await;
         let authorization = request.header("proxy-authorization").map(str::to_owned);
         let line = format!("{} {}", request.method, request.target);
-        asked.lock().unwrap().push((line, authorization));
+        requests.lock().unwrap().push((line, authorization));
         let mut upstream = TcpStream::connect(origin).await.unwrap();
         if request.method == "CONNECT" {
             drop(request);
@@ -74,8 +74,8 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
     }
 }
 
@@ -149,7 +149,7 @@ async fn a_server_without_tls_on_an_https_port_is_untrusted() {
     let server = Server::start().await;
     let url = server.url("/").replace("http://", "https://");
     let mut tail = Tail::start(source(url, HttpTransport::builder().no_proxy()));
-    server.greet(b"HTTP/1.1 200 OK\r\n\r\n<html>Welcome</html>").await;
+    server.accept_and_send(b"HTTP/1.1 200 OK\r\n\r\n<html>Welcome</html>").await;
     let error = tail.gave_up().await;
     assert!(
         matches!(&error, Error::Transport(e) if e.stage() == TransportStage::Untrusted),
@@ -170,7 +170,7 @@ async fn with_http_1_alone_each_request_in_flight_has_a_connection_of_its_own() 
     };
     let (mut stream, mut beside) = (tail("stream"), tail("beside"));
     assert_eq!((stream.data().await, beside.data().await), ("over TLS".into(), "over TLS".into()));
-    assert_eq!(proxy.asked(), ["CONNECT hub.test:443"; 2]);
+    assert_eq!(proxy.requests(), ["CONNECT hub.test:443"; 2]);
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn a_proxy_that_is_set_carries_plain_http_with_its_password() {
     assert_eq!(tail.data().await, "a");
     // "user:secret" in Base64.
     let expected = ("GET http://hub.test/events".into(), Some("Basic dXNlcjpzZWNyZXQ=".into()));
-    assert_eq!(*proxy.asked.lock().unwrap(), [expected]);
+    assert_eq!(*proxy.requests.lock().unwrap(), [expected]);
     // What is sent later is not buffered either.
     request.send("data: b\n\n").await;
     assert_eq!(tail.data().await, "b");
@@ -220,7 +220,7 @@ async fn a_proxy_that_is_set_tunnels_https() {
     let transport = HttpTransport::builder().proxy(proxy.url()).ca_file(fixture("ca.pem"));
     let mut tail = Tail::start(source("https://hub.test/events", transport));
     assert_eq!(tail.data().await, "over TLS");
-    assert_eq!(proxy.asked(), ["CONNECT hub.test:443"]);
+    assert_eq!(proxy.requests(), ["CONNECT hub.test:443"]);
 }
 
 #[tokio::test]
@@ -233,7 +233,7 @@ async fn hosts_can_be_excepted_from_a_proxy_that_is_set() {
     request.open_stream().await;
     request.send("data: a\n\n").await;
     assert_eq!(tail.data().await, "a");
-    assert!(proxy.asked().is_empty(), "{:?}", proxy.asked());
+    assert!(proxy.requests().is_empty(), "{:?}", proxy.requests());
 }
 
 /// A proxy that required a password was reported as a hub that cannot be reached.
@@ -322,10 +322,10 @@ async fn http_proxy_of_the_environment_is_used_in_either_case() {
         let (output, ()) = tokio::join!(run_child(&variables), serve_as_hub(&server));
         assert!(output.contains("first event: here I am"), "{variable}: {output}");
         assert!(output.contains("answered by: bellwire/test"), "{variable}: {output}");
-        let asked = proxy.asked();
-        assert_eq!(asked.len(), 2, "{variable}: {asked:?}");
-        assert_eq!(asked[0], "GET http://hub.test/events", "{variable}");
-        assert!(asked[1].starts_with("GET http://hub.test/v1/ping?nonce="), "{asked:?}");
+        let requests = proxy.requests();
+        assert_eq!(requests.len(), 2, "{variable}: {requests:?}");
+        assert_eq!(requests[0], "GET http://hub.test/events", "{variable}");
+        assert!(requests[1].starts_with("GET http://hub.test/v1/ping?nonce="), "{requests:?}");
     }
 }
 
@@ -343,7 +343,7 @@ async fn https_proxy_of_the_environment_is_used_in_either_case() {
         ])
         .await;
         assert!(output.contains("first event: over TLS"), "{variable}: {output}");
-        assert_eq!(proxy.asked(), ["CONNECT hub.test:443"], "{variable}");
+        assert_eq!(proxy.requests(), ["CONNECT hub.test:443"], "{variable}");
     }
 }
 
@@ -360,7 +360,7 @@ async fn no_proxy_of_the_environment_goes_straight() {
         ];
         let (output, ()) = tokio::join!(run_child(&variables), serve_as_hub(&server));
         assert!(output.contains("first event: here I am"), "{variable}: {output}");
-        assert!(proxy.asked().is_empty(), "{variable}: {:?}", proxy.asked());
+        assert!(proxy.requests().is_empty(), "{variable}: {:?}", proxy.requests());
     }
 }
 

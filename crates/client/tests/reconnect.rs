@@ -40,7 +40,7 @@ enum Answer {
 #[derive(Clone)]
 struct Script {
     answers: Arc<Mutex<VecDeque<Answer>>>,
-    asked: Arc<Mutex<Vec<Duration>>>,
+    requested_at: Arc<Mutex<Vec<Duration>>>,
     start: Instant,
 }
 
@@ -48,7 +48,7 @@ impl Script {
     fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
         Self {
             answers: Arc::new(Mutex::new(answers.into_iter().collect())),
-            asked: Arc::default(),
+            requested_at: Arc::default(),
             start: Instant::now(),
         }
     }
@@ -58,14 +58,14 @@ impl Script {
     }
 
     /// When the requests arrived, since the start.
-    fn asked(&self) -> Vec<Duration> {
-        self.asked.lock().unwrap().clone()
+    fn requested_at(&self) -> Vec<Duration> {
+        self.requested_at.lock().unwrap().clone()
     }
 }
 
 impl Transport for Script {
     fn send(&self, _request: Request) -> ResponseFuture {
-        self.asked.lock().unwrap().push(self.start.elapsed());
+        self.requested_at.lock().unwrap().push(self.start.elapsed());
         let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Answer::Refused);
         Box::pin(async move {
             let head = http::Response::builder().header("content-type", "text/event-stream");
@@ -117,13 +117,18 @@ async fn waits(source: &mut EventSource, n: usize) -> Vec<Duration> {
 async fn waits_double_up_to_the_cap_and_are_exact() {
     let script = Script::new([]);
     let mut source = script.source().reconnect_delay_max(SECOND * 10).build().unwrap();
-    let told = waits(&mut source, 6).await;
-    assert_eq!(told, [1, 2, 4, 8, 10, 10].map(Duration::from_secs));
+    let reported = waits(&mut source, 6).await;
+    assert_eq!(reported, [1, 2, 4, 8, 10, 10].map(Duration::from_secs));
     // The clock of tokio has a resolution of a millisecond, and a sleep never ends early.
     let mut due = Duration::ZERO;
-    for (asked, wait) in script.asked().into_iter().zip([&[Duration::ZERO], &told[..]].concat()) {
+    for (requested_at, wait) in
+        script.requested_at().into_iter().zip([&[Duration::ZERO], &reported[..]].concat())
+    {
         due += wait;
-        assert!(asked >= due && asked <= due + 10 * MS, "asked at {asked:?}, due at {due:?}");
+        assert!(
+            requested_at >= due && requested_at <= due + 10 * MS,
+            "requested_at at {requested_at:?}, due at {due:?}"
+        );
     }
 }
 
@@ -281,7 +286,7 @@ async fn without_a_read_timeout_a_stream_may_be_silent_for_a_day() {
     let script = Script::new([Answer::Stream(vec![Pause(day), Text("data: a\n\n"), Silence])]);
     let mut source = script.source().build().unwrap();
     assert_eq!(source.next_event().await.unwrap().unwrap().data(), "a");
-    assert_eq!(script.asked().len(), 1);
+    assert_eq!(script.requested_at().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -182,7 +182,7 @@ async fn same_origin_reports_where_a_redirect_leads() {
     let error = tail.gave_up().await;
     assert!(
         matches!(&error, Error::Elsewhere { to, .. } if to == "http://portal.test/login?back=1"),
-        "not asked, and its password not shown: {error}"
+        "not requested, and its password not shown: {error}"
     );
 
     let mut tail = Tail::start(same_origin(&server));

@@ -190,7 +190,7 @@ fn transport() -> Result<Arc<HttpTransport>, InvalidSetting> {
     Ok(Arc::clone(SHARED.get_or_init(|| made)))
 }
 
-/// Whether a host, as it stands in a URL, is this machine.
+/// Whether the host of a URL is this machine.
 pub(super) fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     match address.parse::<std::net::IpAddr>() {

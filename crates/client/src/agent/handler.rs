@@ -8,7 +8,7 @@
 //! A process that runs handlers as process 1 must collect orphans, as every process 1: `bellwire agent run` does, and
 //! a program of your own needs an init there (`docker run --init`).
 //!
-//! - `spawn.rs`: from a command to a process; the one place with unsafe code.
+//! - `spawn.rs`: starts the process; the only file with unsafe code.
 //! - `find.rs`: which file a program is.
 //! - `output.rs`: what it writes: tails, result, progress.
 //! - `group.rs`: how its process group is ended.

@@ -1,4 +1,4 @@
-//! The interface of everything that runs a command: a [`Job`] goes in, an [`Ended`] comes out.
+//! The interface of everything that runs a command: its input is a [`Job`], its output an [`Ended`].
 //!
 //! Three things are a [`Run`]: a program ([`handler`](super::handler)), a request to a local server
 //! ([`forward`](super::forward)) and a Rust closure. Whether a command may run, when, and what is reported to

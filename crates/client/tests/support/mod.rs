@@ -49,7 +49,7 @@ impl Server {
     }
 
     /// Accepts a connection and sends this, whatever it receives.
-    pub async fn greet(&self, bytes: &[u8]) {
+    pub async fn accept_and_send(&self, bytes: &[u8]) {
         let (mut socket, _) = within("a connection", self.listener.accept()).await.unwrap();
         socket.write_all(bytes).await.unwrap();
         // Until the peer closes: closing at once could discard what was sent.
@@ -164,10 +164,10 @@ impl Tail {
     }
 
     pub fn of(mut source: EventSource) -> Self {
-        let (told, items) = mpsc::channel(1);
+        let (sender, items) = mpsc::channel(1);
         let task = tokio::spawn(async move {
             while let Some(item) = source.next_item().await {
-                if told.send(item).await.is_err() {
+                if sender.send(item).await.is_err() {
                     return;
                 }
             }

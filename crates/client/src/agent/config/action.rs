@@ -44,8 +44,8 @@ impl ActionConfig {
                 .map(|s| s.duration())
         });
         let on_restart = section.take("on_restart", "fail, rerun or succeed", |v| {
-            let word = text(v)?;
-            OnRestart::ALL.into_iter().find(|on_restart| on_restart.as_str() == word)
+            let name = text(v)?;
+            OnRestart::ALL.into_iter().find(|on_restart| on_restart.as_str() == name)
         });
         let concurrency = section.take("concurrency", "a whole number from 1 to 100", |v| {
             u64::try_from(v.as_integer()?).ok().filter(|n| CONCURRENCY.contains(*n))

@@ -44,9 +44,9 @@ fn the_file_of_the_manual_is_read() {
     assert_eq!(config.device.as_str(), "kiosk-042");
     assert_eq!(config.state_dir, Path::new("/var/lib/bellwire"));
     assert_eq!(config.facts["floors"].to_string(), "[1,2]");
-    let said: Vec<String> = config.actions.iter().map(|(a, c)| format!("{a} {c}")).collect();
+    let shown: Vec<String> = config.actions.iter().map(|(a, c)| format!("{a} {c}")).collect();
     assert_eq!(
-        said,
+        shown,
         [
             "deploy posts to http://127.0.0.1:9000/deploy; at most 600 s; one at a time; data with force \
              (optional): true or false, version: a string that matches ^[0-9.]{1,16}$ as a whole; \
@@ -170,8 +170,8 @@ fn no_password_in_a_url_is_shown() {
         [actions.a]\nforward = 'http://u:s3cret@127.0.0.1:9/x'\n";
     let config = AgentConfig::read(text).unwrap();
     let policy = config.policy();
-    let said = format!("{config:?} {} {:?} {policy:?}", config.hub, config.warnings());
-    assert!(said.contains("hub.example.com") && !said.contains("s3cret"), "{said}");
+    let shown = format!("{config:?} {} {:?} {policy:?}", config.hub, config.warnings());
+    assert!(shown.contains("hub.example.com") && !shown.contains("s3cret"), "{shown}");
     assert!(config.hub.with_credentials().contains("s3cret"), "the hub must still hear it");
     for (from, to) in [("http:", "htps:"), ("http://", "://"), ("example.com", "exa mple.com")] {
         let found = faults(&text.replace(from, to)).join("\n");
@@ -213,7 +213,7 @@ fn a_program_that_others_may_change_is_a_warning() {
         "another can take its place"
     );
     assert_eq!(warnings(0o755, 0o1777), "", "not in a folder like /tmp");
-    std::fs::write(&program, "echo no shell is asked\n").unwrap();
+    std::fs::write(&program, "echo no shell reads this\n").unwrap();
     assert!(warnings(0o755, 0o755).contains("without #! in its first line"));
 }
 

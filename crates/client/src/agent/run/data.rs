@@ -27,7 +27,7 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// That of the agent with this state folder, whose lock the caller holds: see [`runtime_dir`]. The files of an
+    /// That of the agent with this state folder, whose lock the caller has: see [`runtime_dir`]. The files of an
     /// agent that was killed are deleted.
     pub(crate) fn of_agent(state_dir: &Path, device: &DeviceId) -> Self {
         let folder = runtime_dir().unwrap_or_else(|| state_dir.to_owned());
@@ -50,7 +50,7 @@ impl DataDir {
         Ok(Self { path, spare: None })
     }
 
-    /// A file that its owner can read and nobody else.
+    /// A file that only its owner can read.
     pub(in crate::agent) fn file(
         &self,
         command: CommandId,
@@ -171,12 +171,12 @@ pub fn input_of(data: &Json) -> Vec<u8> {
 fn compact(json: &str) -> String {
     let (mut in_string, mut escaped) = (false, false);
     let compacted = json.chars().filter(|c| {
-        let keep = in_string || !c.is_ascii_whitespace();
+        let significant = in_string || !c.is_ascii_whitespace();
         if *c == '"' && !escaped {
             in_string = !in_string;
         }
         escaped = in_string && *c == '\\' && !escaped;
-        keep
+        significant
     });
     compacted.collect()
 }
