@@ -127,7 +127,7 @@ async fn waits_double_up_to_the_cap_and_are_exact() {
         due += wait;
         assert!(
             requested_at >= due && requested_at <= due + 10 * MS,
-            "requested_at at {requested_at:?}, due at {due:?}"
+            "requested at {requested_at:?}, due at {due:?}"
         );
     }
 }
