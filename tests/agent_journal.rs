@@ -104,5 +104,5 @@ fn a_damaged_journal_is_shown_as_json_and_repaired() {
     assert_eq!(code, 0, "{parts}");
     let (code, nothing, _) = device.run_command(&["agent", "journal", "repair"]);
     assert_eq!(code, 0);
-    assert!(nothing.starts_with("nothing to mend"), "{nothing}");
+    assert!(nothing.starts_with("nothing to repair"), "{nothing}");
 }

@@ -1,5 +1,5 @@
-//! Promise: `bellwire agent run` does the work of its list against a real hub, as a service does: it
-//! says when it is ready, rejects what is not listed, ends in order, and leaves nothing running.
+//! Promise: `bellwire agent run` runs the actions of its list for a real hub, as a service does: it notifies when it is ready,
+//! rejects other actions, stops in order, and leaves no process behind.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -11,7 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use bellwire_testkit::{Http, Program, runs, wait_until};
+use bellwire_testkit::{Http, Program, as_process_1, runs, wait_until};
 use serde_json::{Value, json};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
@@ -55,7 +55,7 @@ impl Scene {
         command
     }
 
-    /// Starts the agent and waits until the hub hears it.
+    /// Starts the agent and waits until it is online.
     fn agent(&self) -> Program {
         let agent = Program::start(&mut self.bellwire(&["agent", "run"]));
         self.until_online();
@@ -79,7 +79,7 @@ impl Scene {
         self.post(&format!("/v1/send/kiosk/{action}?wait=60s"), data)
     }
 
-    /// Sends a command and gives its id.
+    /// Sends a command and returns its id.
     fn begin(&self, action: &str) -> String {
         let delivery = self.post(&format!("/v1/send/kiosk/{action}"), "");
         delivery["command"].as_str().unwrap_or_else(|| panic!("{delivery}")).to_owned()
@@ -98,7 +98,7 @@ impl Scene {
     }
 }
 
-fn told(output: &Output) -> (i32, String, String) {
+fn text_of(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
@@ -115,7 +115,7 @@ fn a_hub_can_be_started_by_a_handler() {
 }
 
 #[test]
-fn the_list_is_the_boundary_and_status_tells_what_came() {
+fn only_listed_actions_run_and_status_shows_the_commands() {
     let scene = Scene::new(
         "[facts]\nsite = \"lyon\"\n[actions.ping]\nrun = [\"/bin/echo\", \"pong\"]\n\
          [actions.deploy]\nrun = [\"/bin/sh\", \"-c\", \"cat >&3\"]\nparams = { version = '^[0-9.]+$' }\n",
@@ -142,14 +142,15 @@ fn the_list_is_the_boundary_and_status_tells_what_came() {
     );
 
     let (code, stdout, stderr) =
-        told(&scene.bellwire(&["agent", "status", "--json"]).output().unwrap());
+        text_of(&scene.bellwire(&["agent", "status", "--json"]).output().unwrap());
     assert_eq!(code, 0, "{stderr}");
     let status: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(status["connection"]["connected"], true);
     let states: Vec<&Value> =
         status["commands"].as_array().unwrap().iter().map(|command| &command["state"]).collect();
     assert_eq!(states, ["succeeded", "rejected", "rejected", "succeeded"]);
-    let (code, stdout, _) = told(&scene.bellwire(&["agent", "journal", "show"]).output().unwrap());
+    let (code, stdout, _) =
+        text_of(&scene.bellwire(&["agent", "journal", "show"]).output().unwrap());
     assert_eq!(code, 0);
     assert!(stdout.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{stdout}");
     let device = scene.http.get("/v1/devices/kiosk").unwrap().json();
@@ -157,30 +158,30 @@ fn the_list_is_the_boundary_and_status_tells_what_came() {
 }
 
 #[test]
-fn systemd_hears_ready_alive_and_stopping_and_the_end_is_0() {
+fn systemd_is_notified_of_ready_watchdog_and_stopping_and_the_exit_code_is_0() {
     let scene = Scene::new("[actions.ping]\nrun = [\"/bin/echo\"]\n");
     let path = scene.path("notify");
     let listener = UnixDatagram::bind(&path).unwrap();
     listener.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
-    let hear = || {
-        let mut word = [0; 256];
-        let length = listener.recv(&mut word).expect("a word within 60 s");
-        String::from_utf8(word[..length].to_vec()).unwrap()
+    let receive = || {
+        let mut notification = [0; 256];
+        let length = listener.recv(&mut notification).expect("a notification within 60 s");
+        String::from_utf8(notification[..length].to_vec()).unwrap()
     };
     let mut command = scene.bellwire(&["agent", "run"]);
     let agent = Program::start(command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000"));
-    assert_eq!(hear(), "READY=1");
-    assert_eq!(hear(), "WATCHDOG=1");
-    assert_eq!(hear(), "WATCHDOG=1");
+    assert_eq!(receive(), "READY=1");
+    assert_eq!(receive(), "WATCHDOG=1");
+    assert_eq!(receive(), "WATCHDOG=1");
     // The folder is locked by then: a second agent is refused.
-    let (code, _, stderr) = told(&scene.bellwire(&["agent", "run"]).output().unwrap());
+    let (code, _, stderr) = text_of(&scene.bellwire(&["agent", "run"]).output().unwrap());
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("another agent runs"), "{stderr}");
     assert_eq!(agent.terminate().code(), Some(0));
-    let words: Vec<String> =
-        std::iter::from_fn(|| Some(hear())).take_while(|w| w != "STOPPING=1").collect();
-    assert!(words.iter().all(|word| word == "WATCHDOG=1"), "{words:?}");
-    let (code, _, stderr) = told(&scene.bellwire(&["agent", "status"]).output().unwrap());
+    let received: Vec<String> =
+        std::iter::from_fn(|| Some(receive())).take_while(|n| n != "STOPPING=1").collect();
+    assert!(received.iter().all(|n| n == "WATCHDOG=1"), "{received:?}");
+    let (code, _, stderr) = text_of(&scene.bellwire(&["agent", "status"]).output().unwrap());
     assert_eq!(code, 1);
     assert!(stderr.contains("no agent runs"), "{stderr}");
 }
@@ -190,7 +191,7 @@ fn one_action_runs_one_at_a_time_and_as_many_as_its_concurrency_says() {
     let scene = Scene::new("");
     let (lock, both) = (scene.path("lock"), scene.path("both"));
     let one = format!("mkdir {0} || exit 9; sleep 0.05; rmdir {0}", lock.display());
-    // Each of two waits for the other: they end only if they run side by side.
+    // Each of two waits for the other: they end only if they run at the same time.
     let two =
         format!("echo >> {0}; until [ $(wc -l < {0}) -ge 2 ]; do sleep 0.02; done", both.display());
     let config = std::fs::read_to_string(scene.path("agent.toml")).unwrap();
@@ -228,7 +229,7 @@ fn a_cancelled_handler_ends_with_its_output_and_its_children() {
 }
 
 #[test]
-fn what_a_killed_agent_left_is_ended_and_its_command_has_failed_as_interrupted() {
+fn orphans_of_a_killed_agent_are_killed_and_their_command_has_failed_as_interrupted() {
     let scene = Scene::new("");
     let pids = scene.path("pids");
     let script =
@@ -246,4 +247,48 @@ fn what_a_killed_agent_left_is_ended_and_its_command_has_failed_as_interrupted()
     let ended = scene.until(&id, "the end of the interrupted", |d| d["state"] == "failed");
     assert_eq!(ended["error"]["code"], "interrupted");
     assert!(!pids.split_whitespace().any(runs), "{pids}");
+}
+
+/// In a container without an init the agent is process 1: dead orphans of its handlers were never collected.
+#[test]
+fn as_process_1_the_agent_collects_orphans_and_no_handler_loses_its_exit_code() {
+    let Some(mut command) = as_process_1() else { return };
+    // The child prints its id, is orphaned when its parent exits, and dies after that.
+    let leave = "(read line; exit 0) < \"$0\" & echo $!; exit 7";
+    let gone = "read -r pid; while [ -e /proc/$pid ]; do :; done; echo gone";
+    let scene = Scene::new("");
+    let fifo = scene.path("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+    let config = std::fs::read_to_string(scene.path("agent.toml")).unwrap();
+    let actions = format!(
+        "[actions.leave]\nrun = [\"/bin/sh\", \"-c\", {leave:?}, {fifo:?}]\nconcurrency = 10\n\
+         [actions.gone]\nrun = [\"/bin/sh\", \"-c\", {gone:?}]\n\
+         [actions.who]\nrun = [\"/bin/cat\", \"/proc/1/comm\"]\n"
+    );
+    std::fs::write(scene.path("agent.toml"), config + &actions).unwrap();
+    command.arg(BELLWIRE).args(["agent", "run", "--config"]).arg(scene.path("agent.toml"));
+    let mut agent = Program::start(command.env("NO_PROXY", "127.0.0.1"));
+    scene.until_online();
+    assert_eq!(scene.send("who", "")["stdout"], "bellwire\n");
+    let ids: Vec<String> = (0..10).map(|_| scene.begin("leave")).collect();
+    let pids = ids.iter().map(|id| {
+        let ended = scene.until(id, "the exit code", |d| d["exit_code"].is_number());
+        assert_eq!(ended["exit_code"], 7, "{ended}");
+        ended["stdout"].as_str().unwrap().trim().to_owned()
+    });
+    let pids: Vec<String> = pids.collect();
+    // Opened and closed without writing: each reader reads the end of the file.
+    drop(std::fs::File::options().write(true).open(&fifo).unwrap());
+    for pid in pids {
+        assert_eq!(scene.send("gone", &pid)["stdout"], "gone\n", "{}", agent.output());
+    }
+    // A signal to process 1 reaches the agent once.
+    let id = agent.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let process_1 = rustix::process::Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(process_1, rustix::process::Signal::TERM).unwrap();
+    let status = wait_until("the agent to end", || agent.ended().ok_or("it runs"));
+    assert_eq!(status.code(), Some(0), "{}", agent.output());
+    assert!(agent.output().contains("stopping"), "{}", agent.output());
+    assert!(!agent.output().contains("twice"), "{}", agent.output());
 }

@@ -1,5 +1,5 @@
-//! Promise: what stands around the agent does what its help says: the configuration is checked and
-//! extended, commands are saved by `listen` and given to a handler again by `replay`.
+//! Promise: the tools of the agent work as documented: the configuration is checked and extended, `listen` saves commands
+//! and `replay` runs them again.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -32,11 +32,11 @@ fn bellwire(args: &[&str]) -> Command {
 }
 
 fn output(args: &[&str]) -> (i32, String, String) {
-    told(&bellwire(args).output().unwrap())
+    text_of(&bellwire(args).output().unwrap())
 }
 
 /// Exit code, standard output, standard error.
-fn told(output: &Output) -> (i32, String, String) {
+fn text_of(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
@@ -58,7 +58,7 @@ fn saved(folder: &tempfile::TempDir, action: &str, data: &str) -> String {
 }
 
 #[test]
-fn check_says_what_each_action_would_do_and_warns_of_what_is_missing() {
+fn check_describes_each_action_and_warns_of_missing_files() {
     let folder = tempfile::tempdir().unwrap();
     let config =
         written(&folder, "agent.toml", &format!("{CONFIG}[actions.gone]\nrun = [\"/no/such\"]\n"));
@@ -66,7 +66,7 @@ fn check_says_what_each_action_would_do_and_warns_of_what_is_missing() {
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("greet runs /bin/sh -c "), "{stdout}");
     assert!(
-        stderr.contains("actions.gone.run names a program that is not there: /no/such"),
+        stderr.contains("actions.gone.run names a program that does not exist: /no/such"),
         "{stderr}"
     );
 }
@@ -100,7 +100,7 @@ fn check_reports_every_fault_with_its_key_and_exits_1() {
 }
 
 #[test]
-fn on_adds_an_action_and_leaves_the_rest_as_it_was() {
+fn on_adds_an_action_and_leaves_the_rest_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let config = written(&folder, "agent.toml", CONFIG);
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o640)).unwrap();
@@ -125,7 +125,7 @@ fn on_adds_an_action_and_leaves_the_rest_as_it_was() {
     assert!(text.starts_with(CONFIG), "{text}");
     assert_eq!(std::fs::metadata(&config).unwrap().permissions().mode() & 0o777, 0o640);
     assert_eq!(output(&["agent", "check", "--config", &config]).0, 0);
-    // What is there already, or would not be read, is refused and changes nothing.
+    // An action that exists, or that would not be valid, is refused and changes nothing.
     for args in [&["greet", "--", "/bin/true"][..], &["new", "--", "./relative"]] {
         let (code, _, stderr) = add(args);
         assert_eq!(code, 2, "{stderr}");
@@ -139,7 +139,10 @@ fn on_warns_of_the_action_that_it_added_and_of_no_other() {
     let config = written(&folder, "agent.toml", CONFIG);
     let add = |args: &[&str]| output(&[&["agent", "on", "--config", &config], args].concat());
     let (_, _, stderr) = add(&["a.bc", "--", "/no/such"]);
-    assert!(stderr.contains("actions.\"a.bc\".run names a program that is not there"), "{stderr}");
+    assert!(
+        stderr.contains("actions.\"a.bc\".run names a program that does not exist"),
+        "{stderr}"
+    );
     let (_, _, stderr) = add(&["a", "--", "/bin/sh"]);
     assert!(!stderr.contains("warning"), "{stderr}");
     let (code, stdout, _) = add(&["a.b", "--json", "--", "/no/such"]);
@@ -150,17 +153,17 @@ fn on_warns_of_the_action_that_it_added_and_of_no_other() {
 }
 
 #[test]
-fn on_leaves_the_file_to_those_who_could_read_it() {
-    // `sudo bellwire agent on …` took the file away from an agent that is in its group.
+fn on_preserves_owner_group_and_mode_of_the_file() {
+    // After `sudo bellwire agent on …` an agent in the file's group could not read it any more.
     let folder = tempfile::tempdir().unwrap();
     let config = written(&folder, "agent.toml", CONFIG);
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o664)).unwrap();
-    // Only root can give it away; everybody can see the permissions survive a closed umask.
+    // Only root can change the owner; every user can check that the mode survives a umask of 077.
     std::os::unix::fs::chown(&config, Some(65_534), Some(65_534)).ok();
     let before = std::fs::metadata(&config).unwrap();
     let script = "umask 077; exec \"$0\" agent on --config \"$1\" new -- /bin/true";
-    let told = Command::new("sh").args(["-c", script, BELLWIRE, &config]).output().unwrap();
-    assert!(told.status.success(), "{told:?}");
+    let result = Command::new("sh").args(["-c", script, BELLWIRE, &config]).output().unwrap();
+    assert!(result.status.success(), "{result:?}");
     let after = std::fs::metadata(&config).unwrap();
     assert_ne!(before.len(), after.len(), "it was changed");
     assert_eq!(
@@ -172,19 +175,19 @@ fn on_leaves_the_file_to_those_who_could_read_it() {
 }
 
 #[test]
-fn two_that_add_at_once_do_not_lose_the_action_of_one() {
+fn two_processes_that_add_at_once_do_not_lose_an_action() {
     let folder = tempfile::tempdir().unwrap();
     let config = written(&folder, "agent.toml", CONFIG);
-    let draft = written(&folder, "agent.toml.new", "of somebody who is at it");
+    let draft = written(&folder, "agent.toml.new", "of another process");
     let (code, _, stderr) = output(&["agent", "on", "--config", &config, "new", "--", "/bin/true"]);
     assert_eq!(code, 1);
     assert!(stderr.contains(&format!("remove {draft}")), "{stderr}");
     assert_eq!(std::fs::read_to_string(&config).unwrap(), CONFIG);
-    assert!(Path::new(&draft).exists(), "it is not ours to take away");
+    assert!(Path::new(&draft).exists(), "it belongs to the other process");
 }
 
 #[test]
-fn neither_check_nor_a_fault_tells_a_password() {
+fn neither_check_nor_a_fault_shows_a_password() {
     let folder = tempfile::tempdir().unwrap();
     for scheme in ["http", "htps"] {
         let text = CONFIG.replace("http://", &format!("{scheme}://kiosk:s3cret@"));
@@ -198,7 +201,7 @@ fn neither_check_nor_a_fault_tells_a_password() {
 }
 
 #[test]
-fn check_warns_when_others_may_say_what_the_device_does() {
+fn check_warns_when_others_may_change_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let config = written(&folder, "agent.toml", CONFIG);
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
@@ -208,14 +211,14 @@ fn check_warns_when_others_may_say_what_the_device_does() {
 }
 
 #[test]
-fn status_shows_what_the_hub_said_without_what_could_steer_the_terminal() {
+fn status_shows_text_of_the_hub_without_control_characters() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     std::fs::create_dir(&state).unwrap();
     let text = format!("state_dir = {:?}\n{CONFIG}", state.display().to_string());
     let config = written(&folder, "agent.toml", &text);
     let escape = "\\u001b]0;owned\\u0007";
-    let told = format!(
+    let result = format!(
         r#"{{"version":"1","pid":1,"device":"kiosk","up_s":1,"connection":{{"hub":"http://h{escape}",
         "connected":false,"since_s":1,"hub_version":"h{escape}","last_loss":"l{escape}",
         "retry_in_s":1}},"journal":{{"folder":"/","bytes":1,"bytes_max":1,"commands":1,
@@ -224,16 +227,19 @@ fn status_shows_what_the_hub_said_without_what_could_steer_the_terminal() {
     );
     let agent = std::os::unix::net::UnixListener::bind(state.join("agent.sock")).unwrap();
     let agent = std::thread::spawn(move || {
-        agent.accept().unwrap().0.write_all(told.replace('\n', "").as_bytes()).unwrap();
+        agent.accept().unwrap().0.write_all(result.replace('\n', "").as_bytes()).unwrap();
     });
     let (code, stdout, stderr) = output(&["agent", "status", "--config", &config]);
     agent.join().unwrap();
     assert_eq!(code, 0, "{stderr}");
     assert!(!stdout.contains(['\u{1b}', '\u{7}']), "{stdout:?}");
-    for word in ["hub h\u{fffd}]0;owned", "  l\u{fffd}]0;owned", " c\u{fffd}]0;owned"] {
-        assert!(stdout.contains(word), "{word:?} in {stdout:?}");
+    for text in ["hub h\u{fffd}]0;owned", "  l\u{fffd}]0;owned", " c\u{fffd}]0;owned"] {
+        assert!(stdout.contains(text), "{text:?} in {stdout:?}");
     }
-    assert!(!stdout.contains("not told yet"), "what runs has no result to tell: {stdout}");
+    assert!(
+        !stdout.contains("not reported yet"),
+        "a running command has no result to report: {stdout}"
+    );
 }
 
 #[test]
@@ -241,25 +247,25 @@ fn a_handler_inherits_neither_descriptors_nor_ignored_signals() {
     let folder = tempfile::tempdir().unwrap();
     let file = saved(&folder, "look", "null");
     let look = "ls /proc/self/fd; grep -E '^Sig(Ign|Blk)' /proc/self/status";
-    // As a supervisor that knows no better may start it.
+    // As a careless supervisor may start it.
     let script = format!(
         "trap '' HUP USR1 PIPE; exec 7</etc/passwd 9</etc/passwd; \
          exec \"$0\" replay \"$1\" --json --exec /bin/sh -c \"{look}\""
     );
-    let told = Command::new("sh").args(["-c", &script, BELLWIRE, &file]).output().unwrap();
-    let delivery: Value = serde_json::from_slice(&told.stdout).unwrap();
-    let said = delivery["stdout"].as_str().unwrap();
-    assert!(said.starts_with("0\n1\n2\n3\n4\nSig"), "4 is the folder that ls reads: {said}");
+    let result = Command::new("sh").args(["-c", &script, BELLWIRE, &file]).output().unwrap();
+    let delivery: Value = serde_json::from_slice(&result.stdout).unwrap();
+    let stdout = delivery["stdout"].as_str().unwrap();
+    assert!(stdout.starts_with("0\n1\n2\n3\n4\nSig"), "4 is the folder that ls reads: {stdout}");
     for name in ["SigBlk:\t", "SigIgn:\t"] {
-        let mask = said.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let mask = stdout.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         let mask = u64::from_str_radix(mask, 16).unwrap();
         // 32 and 33 are the C library's own.
-        assert_eq!(mask & !(0b11 << 31), 0, "{said}");
+        assert_eq!(mask & !(0b11 << 31), 0, "{stdout}");
     }
 }
 
 #[test]
-fn replay_gives_a_saved_command_to_the_handler_of_its_action() {
+fn replay_runs_a_saved_command_with_the_handler_of_its_action() {
     let folder = tempfile::tempdir().unwrap();
     let config = written(&folder, "agent.toml", CONFIG);
     let replay = |action: &str, data: &str| {
@@ -294,17 +300,17 @@ fn a_handler_of_the_list_starts_in_the_root_folder_with_a_closed_umask_and_a_cle
         let file = saved(&folder, action, "null");
         let mut command = bellwire(&["replay", &file, "--json", "--config", &config]);
         let (_, stdout, stderr) =
-            told(&command.env("PASSED", "on").env("SECRET", "x").output().unwrap());
+            text_of(&command.env("PASSED", "on").env("SECRET", "x").output().unwrap());
         let delivery: Value =
             serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stderr}"));
         delivery["stdout"].as_str().unwrap().to_owned()
     };
-    let said = look("look");
-    assert!(said.starts_with("/\n0077\n"), "{said}");
+    let stdout = look("look");
+    assert!(stdout.starts_with("/\n0077\n"), "{stdout}");
     for (line, there) in [("LANG=C", true), ("PASSED=on", true), ("SECRET=x", false)] {
-        assert_eq!(said.lines().any(|l| l == line), there, "{line} in {said}");
+        assert_eq!(stdout.lines().any(|l| l == line), there, "{line} in {stdout}");
     }
-    assert!(!said.contains("ABSENT"), "{said}");
+    assert!(!stdout.contains("ABSENT"), "{stdout}");
     assert!(look("elsewhere").starts_with("/tmp\n0027\n"));
 }
 
@@ -329,12 +335,12 @@ fn replay_runs_a_program_or_posts_to_a_url_past_every_proxy() {
         socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n[42]").unwrap();
         String::from_utf8(request).unwrap()
     });
-    // Nobody listens there: a proxy that was asked would fail it.
+    // Nothing listens there: using a proxy would fail.
     let mut command = bellwire(&["replay", &file, "--json", "--to", &url]);
     for proxy in ["http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"] {
         command.env(proxy, "http://127.0.0.1:1");
     }
-    let (code, stdout, stderr) = told(&command.output().unwrap());
+    let (code, stdout, stderr) = text_of(&command.output().unwrap());
     assert_eq!(code, 0, "{stdout} {stderr}");
     let delivery: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(delivery["result"]["body"], serde_json::json!([42]));
@@ -344,7 +350,7 @@ fn replay_runs_a_program_or_posts_to_a_url_past_every_proxy() {
 }
 
 #[test]
-fn a_file_that_is_no_command_is_a_mistake_of_the_caller() {
+fn a_file_without_a_command_is_a_usage_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = written(&folder, "x.json", "{}");
     let (code, _, stderr) = output(&["replay", &file, "--to", "http://127.0.0.1:1"]);
@@ -393,8 +399,8 @@ fn listen_saves_each_command_for_replay_and_runs_its_program_once() {
 }
 
 #[test]
-fn listen_takes_no_command_that_it_cannot_save() {
-    // It said so on standard error and answered succeeded: the command was gone.
+fn listen_accepts_no_command_that_it_cannot_save() {
+    // It printed the failure and answered succeeded: the command was lost.
     let folder = tempfile::tempdir().unwrap();
     let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
     let (_hub, address) = Program::serve(BELLWIRE, &folder.path().join("hub"), any_port);
@@ -406,7 +412,7 @@ fn listen_takes_no_command_that_it_cannot_save() {
     let sent = Http(address).request("POST", "/v1/send/kiosk/greet", &[], b"").unwrap().json();
     listener.wait_for("is not saved and not taken");
     let path = format!("/v1/commands/{}/deliveries", sent["command"].as_str().unwrap());
-    wait_until("the hub to keep it", || {
+    wait_until("the hub to have it", || {
         let page = Http(address).request("GET", &path, &[], b"").map_err(|e| e.to_string())?;
         let state = page.json()["items"][0]["state"].clone();
         if state == "queued" { Ok(()) } else { Err(format!("{state}")) }
@@ -414,7 +420,7 @@ fn listen_takes_no_command_that_it_cannot_save() {
     listener.terminate();
 }
 
-/// Those in a folder, once there is one.
+/// The files in a folder, once there is one.
 fn files(folder: &Path) -> Vec<PathBuf> {
     wait_until("the first file", || {
         let read = std::fs::read_dir(folder).map_err(|e| e.to_string())?;

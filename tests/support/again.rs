@@ -47,6 +47,41 @@ pub fn under_umask_077(test: &str) -> bool {
     false
 }
 
+/// A command line whose first program is process 1 of a pid namespace, with a `/proc` of its own. `None` without
+/// the rights to make one: a line on standard error says so, and the test has proved nothing.
+///
+/// # Panics
+/// In CI without the rights to make one.
+pub fn as_process_1() -> Option<Command> {
+    let namespace = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+    for rights in [&[][..], &["--user", "--map-root-user"]] {
+        let mut unshare = Command::new("unshare");
+        unshare.args(rights).args(namespace);
+        let mut works = Command::new("unshare");
+        works.args(rights).args(namespace).arg("true");
+        if works.output().is_ok_and(|output| output.status.success()) {
+            return Some(unshare);
+        }
+    }
+    assert!(std::env::var_os("CI").is_none(), "no pid namespace may be made here: run it as root");
+    eprintln!("no pid namespace may be made here: nothing was shown");
+    None
+}
+
+/// Whether this process is process 1 of a pid namespace. If not, the test of this name runs again in one that is.
+///
+/// # Panics
+/// When the test fails there, and in CI without the rights to make such a namespace.
+pub fn is_process_1(test: &str) -> bool {
+    if std::env::var_os(AGAIN).is_some() {
+        return true;
+    }
+    if let Some(mut unshare) = as_process_1() {
+        assert!(run(unshare.env(AGAIN, "process 1"), test), "a test does not run by itself");
+    }
+    false
+}
+
 /// Runs this program with one test alone; returns whether the test ran.
 fn run(command: &mut Command, test: &str) -> bool {
     command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);

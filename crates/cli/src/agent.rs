@@ -1,12 +1,12 @@
-//! `bellwire agent`: runs it, and looks after what it needs: configuration, list, journal.
+//! `bellwire agent`: runs the agent, and checks, extends and shows its configuration, status and journal.
 //!
-//! The agent itself is `bellwire_client::agent`; here are its command line, its signals and its
-//! place under systemd.
+//! The agent itself is `bellwire_client::agent`; here are its command line, its signals, its notifications to systemd, and
+//! what it does as process 1.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
-use bellwire_client::agent::config::{AgentConfig, ConfigFaults, Fault, changeable};
+use bellwire_client::agent::config::{AgentConfig, ConfigFaults, Fault, writable_by};
 use serde::Serialize;
 
 use crate::args::AgentCommand;
@@ -14,7 +14,9 @@ use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
 
 mod add;
-mod look;
+mod init;
+mod inspect;
+
 mod notify;
 mod serve;
 
@@ -23,8 +25,8 @@ pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8>
         AgentCommand::Check { config } => check(&config.config, form),
         AgentCommand::On(args) => add::run(&args, form),
         AgentCommand::Run { config } => serve::run(&config).await,
-        AgentCommand::Status { config } => look::status(&config, form).await,
-        AgentCommand::Journal { command } => look::journal(&command, form),
+        AgentCommand::Status { config } => inspect::status(&config, form).await,
+        AgentCommand::Journal { command } => inspect::journal(&command, form),
     }
 }
 
@@ -57,26 +59,26 @@ fn in_file(path: &Path, faults: &ConfigFaults) -> String {
 #[derive(Serialize)]
 struct Checked {
     ok: bool,
-    faults: Vec<Told>,
-    warnings: Vec<Told>,
-    actions: Vec<ToldAction>,
+    faults: Vec<Finding>,
+    warnings: Vec<Finding>,
+    actions: Vec<ActionSummary>,
 }
 
 impl Checked {
-    /// Of a file that cannot be read.
-    fn unread(problem: String) -> Self {
-        let faults = vec![Told { key: "the file".to_owned(), problem }];
+    /// For a file that cannot be read.
+    fn unreadable(problem: String) -> Self {
+        let faults = vec![Finding { key: "the file".to_owned(), problem }];
         Self { ok: false, faults, warnings: Vec::new(), actions: Vec::new() }
     }
 }
 
 #[derive(Serialize)]
-struct Told {
+struct Finding {
     key: String,
     problem: String,
 }
 
-impl Told {
+impl Finding {
     fn of(fault: Fault) -> Self {
         let Fault { key, problem } = fault;
         Self { key, problem }
@@ -84,7 +86,7 @@ impl Told {
 }
 
 #[derive(Serialize)]
-struct ToldAction {
+struct ActionSummary {
     action: String,
     does: String,
 }
@@ -95,7 +97,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
         Err(Usage(message)) => {
             match form {
                 Form::Text => out::error(&message),
-                Form::Json => out::json(&Checked::unread(message))?,
+                Form::Json => out::json(&Checked::unreadable(message))?,
             }
             return Ok(exit::FAILED);
         }
@@ -105,11 +107,11 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
         Ok(config) => Checked {
             ok: true,
             faults: Vec::new(),
-            warnings: of_file(path).into_iter().chain(config.warnings()).map(Told::of).collect(),
+            warnings: of_file(path).into_iter().chain(config.warnings()).map(Finding::of).collect(),
             actions: config
                 .actions
                 .iter()
-                .map(|(action, does)| ToldAction {
+                .map(|(action, does)| ActionSummary {
                     action: action.to_string(),
                     does: does.to_string(),
                 })
@@ -117,7 +119,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
         },
         Err(faults) => Checked {
             ok: false,
-            faults: faults.iter().cloned().map(Told::of).collect(),
+            faults: faults.iter().cloned().map(Finding::of).collect(),
             warnings: Vec::new(),
             actions: Vec::new(),
         },
@@ -129,30 +131,30 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
     Ok(if checked.ok { exit::OK } else { exit::FAILED })
 }
 
-/// A warning when others may change the file: they would be the ones who say what this device does.
+/// A warning when other users may change the file, and with it what this device runs.
 fn of_file(path: &Path) -> Option<Fault> {
-    let problem = changeable(&path.canonicalize().ok()?, None)?;
+    let problem = writable_by(&path.canonicalize().ok()?, None)?;
     Some(Fault { key: "the file".to_owned(), problem: format!("is one that {problem}") })
 }
 
 fn print(path: &Path, checked: &Checked, config: Option<&AgentConfig>) {
-    for Told { key, problem } in &checked.faults {
+    for Finding { key, problem } in &checked.faults {
         anstream::eprintln!("{BAD}fault:{BAD:#} {key} {problem}");
     }
-    for Told { key, problem } in &checked.warnings {
+    for Finding { key, problem } in &checked.warnings {
         anstream::eprintln!("{BOLD}warning:{BOLD:#} {key} {problem}");
     }
     let Some(config) = config else {
         let count = checked.faults.len();
         let s = if count == 1 { "" } else { "s" };
         return anstream::eprintln!(
-            "{}: {count} fault{s}; no agent would run with it",
+            "{}: {count} fault{s}; no agent starts with it",
             path.display()
         );
     };
     anstream::println!("{GOOD}ok{GOOD:#}  {BOLD}{}{BOLD:#} at {}", config.device, config.hub);
     anstream::println!("  {DIM}state in {}{DIM:#}", config.state_dir.display());
-    for ToldAction { action, does } in &checked.actions {
+    for ActionSummary { action, does } in &checked.actions {
         anstream::println!("  {BOLD}{action}{BOLD:#} {does}");
     }
 }

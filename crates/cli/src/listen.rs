@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bellwire_client::Controller;
-use bellwire_client::agent::handler::{DataFolder, Program, find};
+use bellwire_client::agent::handler::Program;
 use bellwire_client::agent::run::{
-    Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress, stop,
+    DataDir, Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress_channel,
+    stop_channel,
 };
 use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_client::event_source::Retry;
@@ -50,7 +51,7 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
             hub,
             device: args.device,
             program,
-            data_folder: Arc::new(DataFolder::temporary()?),
+            data_dir: Arc::new(DataDir::temporary()?),
             stopping: AtomicBool::new(false),
         }),
         form,
@@ -79,7 +80,7 @@ struct Link {
     hub: Controller,
     device: DeviceId,
     program: Option<Program>,
-    data_folder: Arc<DataFolder>,
+    data_dir: Arc<DataDir>,
     /// Whether this program is ending: what ends now was interrupted, not cancelled.
     stopping: AtomicBool,
 }
@@ -90,10 +91,11 @@ struct Link {
 /// When there is no such program: reported now and not at the first command.
 fn program(argv: &[OsString]) -> Result<Option<Program>, Usage> {
     let Some((program, args)) = argv.split_first() else { return Ok(None) };
-    if find(program, None).is_err() {
+    let run = Program::new(program, args);
+    if run.file().is_err() {
         return Err(Usage(format!("cannot run {}: no such program", program.display())));
     }
-    Ok(Some(Program::new(program, args)))
+    Ok(Some(run))
 }
 
 struct Appliance {
@@ -171,7 +173,7 @@ impl Appliance {
             self.answer(command.id, Report::of(ReportState::Succeeded));
             return Ok(());
         };
-        let (stop_sender, stop) = stop();
+        let (stop_sender, stop) = stop_channel();
         self.running.insert(command.id, stop_sender);
         let link = Arc::clone(&self.link);
         self.jobs.spawn(async move {
@@ -190,7 +192,7 @@ impl Appliance {
     fn cancel(&mut self, id: CommandId) {
         if let Some(stop) = self.running.get(&id) {
             out::note(&format!("cancelling {id}"));
-            stop.tell(Stop::Cancel);
+            stop.send(Stop::Cancel);
         } else if let Some((_, report)) = self.answered.iter().find(|(known, _)| *known == id) {
             self.answer(id, report.clone());
         } else {
@@ -242,7 +244,7 @@ impl Appliance {
             ));
         }
         self.link.stopping.store(true, Ordering::Relaxed);
-        self.running.values().for_each(|stop| stop.tell(Stop::Cancel));
+        self.running.values().for_each(|stop| stop.send(Stop::Cancel));
         let all = async { while self.jobs.join_next().await.is_some() {} };
         if timeout(limits::LISTEN_STOP_TIMEOUT, all).await.is_err() {
             out::note("some answers did not reach the hub");
@@ -254,11 +256,11 @@ impl Link {
     /// Runs the program, and reports meanwhile that it runs. There is no time limit here: only the
     /// agent has one.
     async fn run(&self, program: &Program, command: &CommandEvent, stop: StopReceiver) -> Report {
-        let (progress_sender, progress) = progress();
+        let (progress_sender, progress) = progress_channel();
         let job = Job {
             command: command.clone(),
             device: self.device.clone(),
-            data_folder: Arc::clone(&self.data_folder),
+            data_dir: Arc::clone(&self.data_dir),
             limit: Duration::MAX,
             progress: progress_sender,
             stop,

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bellwire_client::agent::forward::Forward;
-use bellwire_client::agent::handler::{DataFolder, Program};
-use bellwire_client::agent::run::{End, Ended, Job, Outcome, Run, Stop, progress, stop};
+use bellwire_client::agent::handler::Program;
+use bellwire_client::agent::run::{
+    DataDir, End, Ended, Job, Outcome, Run, Stop, progress_channel, stop_channel,
+};
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Delivery, DeliveryState, DeviceId, ErrorInfo, Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
@@ -65,14 +67,14 @@ async fn give(
     command: &CommandEvent,
     limit: Duration,
 ) -> anyhow::Result<Outcome> {
-    let (stop_sender, stop) = stop();
+    let (stop_sender, stop) = stop_channel();
     let job = Job {
         command: command.clone(),
         device: device.clone(),
         // Of its own: an agent beside this one may run the same command.
-        data_folder: Arc::new(DataFolder::temporary()?),
+        data_dir: Arc::new(DataDir::temporary()?),
         limit,
-        progress: progress().0,
+        progress: progress_channel().0,
         stop,
     };
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -80,8 +82,8 @@ async fn give(
     let mut running = handler.start(job);
     let ended: Ended = tokio::select! {
         ended = &mut running => ended,
-        _ = interrupt.recv() => { stop_sender.tell(Stop::Cancel); running.await }
-        _ = terminate.recv() => { stop_sender.tell(Stop::Cancel); running.await }
+        _ = interrupt.recv() => { stop_sender.send(Stop::Cancel); running.await }
+        _ = terminate.recv() => { stop_sender.send(Stop::Cancel); running.await }
     };
     Ok(ended.into_outcome())
 }

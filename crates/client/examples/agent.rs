@@ -1,4 +1,4 @@
-//! An appliance in Rust: two actions, each run once whatever dies.
+//! An appliance in Rust: two actions, each command of which runs once, whatever crashes.
 //!
 //! `cargo run -p bellwire-client --example agent -- http://127.0.0.1:8888 kiosk-7 /tmp/kiosk-7`, and
 //! then `bellwire send kiosk-7 count '{"to": 5}' --wait 30s`.
@@ -16,7 +16,7 @@ struct Count {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // What the agent has to say, it says by `tracing`: without a subscriber nobody hears it.
+    // The agent logs by `tracing`: without a subscriber nothing is printed.
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let mut args = std::env::args().skip(1);
     let (Some(hub), Some(device), Some(folder)) = (args.next(), args.next(), args.next()) else {
@@ -29,10 +29,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .on("ping", async |_: Command| "pong")
         .on_params("count", count)
         .build()?;
-    agent.run(told_to_stop()).await.map_err(explain)
+    agent.run(stop_requested()).await.map_err(explain)
 }
 
-/// Counts, tells how far it is, and stops when nobody wants it any more.
+/// Counts, reports progress, and stops when it is cancelled.
 async fn count(command: Command, params: Count) -> Result<u32, Error> {
     for n in 1..=params.to {
         tokio::select! {
@@ -44,8 +44,8 @@ async fn count(command: Command, params: Count) -> Result<u32, Error> {
     Ok(params.to)
 }
 
-/// TERM, by which services are stopped, or INT, which is Ctrl-C: what runs then gets 30 s.
-async fn told_to_stop() {
+/// TERM, by which services are stopped, or INT, which is Ctrl-C: running closures then get 30 s.
+async fn stop_requested() {
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
     tokio::select! {
         _ = terminate.recv() => {}

@@ -5,8 +5,8 @@
 //! sse-contract-tests -url http://127.0.0.1:8000
 //! ```
 //!
-//! The harness (github.com/launchdarkly/sse-contract-tests) tells this service to open streams to
-//! itself and checks what the service reports of them. All of its capabilities are claimed.
+//! The harness (github.com/launchdarkly/sse-contract-tests) requests this service to open streams to it, and checks what the
+//! service reports. The service claims all capabilities.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,7 +86,7 @@ struct Stream {
     task: AbortHandle,
 }
 
-/// What the harness asks for.
+/// A request of the harness.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct StreamOptions {
@@ -135,7 +135,7 @@ async fn command(
         return StatusCode::NOT_FOUND;
     };
     match serde_json::from_slice::<Command>(&body) {
-        // One restart that waits is as good as two.
+        // One pending restart is enough.
         Ok(Command { command }) if command == "restart" => {
             let _ = stream.restarts.try_send(());
             StatusCode::ACCEPTED
@@ -146,7 +146,7 @@ async fn command(
     }
 }
 
-/// Drops the source, and with it the connection.
+/// Drops the source, which closes the connection.
 async fn remove(State(service): State<Arc<Service>>, Path(id): Path<u64>) -> StatusCode {
     let stream = service.streams.lock().expect("no holder panics").remove(&id);
     match stream {
@@ -193,7 +193,7 @@ fn open(
     Ok((builder.build()?, callbacks))
 }
 
-/// Reports what the source tells, until it tells no more.
+/// Reports the items of the source until the last one.
 async fn run(mut source: EventSource, mut callbacks: Callbacks, mut restarts: mpsc::Receiver<()>) {
     loop {
         let item = tokio::select! {
@@ -219,7 +219,7 @@ async fn run(mut source: EventSource, mut callbacks: Callbacks, mut restarts: mp
     }
 }
 
-/// Where reports go: one after the other, numbered from 1.
+/// Sends the reports one after the other, numbered from 1.
 struct Callbacks {
     transport: HttpTransport,
     url: String,
@@ -232,7 +232,7 @@ impl Callbacks {
         let request = Request::post(format!("{}/{}", self.url, self.sent))
             .header(header::CONTENT_TYPE, "application/json")
             .body(report.to_string().into());
-        // The harness answers 404 once its test is over; there is nobody to tell then.
+        // The harness answers 404 once its test has ended; the report is not needed then.
         match request {
             Ok(request) => drop(self.transport.send(request).await),
             Err(error) => eprintln!("the callback URL is none: {error}"),

@@ -1,4 +1,4 @@
-//! URLs as users give them: of HTTP, without a fragment, their credentials turned into a header.
+//! URLs of users: http or https, without a fragment, their credentials as a header.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,29 +9,28 @@ use http::HeaderValue;
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 
-/// Text that is no absolute `http` or `https` URL.
+/// The text is not an absolute `http` or `https` URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{shown:?} is not an http or https URL, as in http://127.0.0.1:8888")]
+#[error("{redacted:?} is not an http or https URL, as in http://127.0.0.1:8888")]
 pub struct InvalidUrl {
-    shown: String,
+    redacted: String,
 }
 
 impl InvalidUrl {
-    /// What was given, without what may be a password.
-    pub fn shown(&self) -> &str {
-        &self.shown
+    /// The text, without what may be a password.
+    pub fn redacted(&self) -> &str {
+        &self.redacted
     }
 }
 
-/// A URL of HTTP, with the user and password that may stand in it. Neither `Display` nor `Debug` show
-/// those.
+/// An http or https URL with its user and password, which neither `Display` nor `Debug` shows.
 ///
 /// ```
 /// use bellwire_client::Address;
 /// let hub: Address = "https://kiosk:s3cret@hub.example.com".parse()?;
 /// assert_eq!(hub.to_string(), "https://hub.example.com/");
 /// let typo = "htps://kiosk:s3cret@hub.example.com".parse::<Address>().unwrap_err();
-/// assert_eq!(typo.shown(), "hub.example.com");
+/// assert_eq!(typo.redacted(), "hub.example.com");
 /// # Ok::<(), bellwire_client::InvalidUrl>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
@@ -42,15 +41,15 @@ pub struct Address {
 }
 
 impl Address {
-    /// As it was given, for those who connect: with user and password.
+    /// The whole URL, with user and password, for connecting.
     pub(crate) fn with_credentials(&self) -> &str {
         &self.written
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidUrl> {
         let invalid = || InvalidUrl {
-            // What stands before an @ may be a password.
-            shown: text.rsplit('@').next().unwrap_or_default().to_owned(),
+            // The text before an @ may be a password.
+            redacted: text.rsplit('@').next().unwrap_or_default().to_owned(),
         };
         let mut url = Url::parse(text).map_err(|_| invalid())?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -90,10 +89,10 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Gives the value of `Authorization` for the next request; `None` sends what was set once.
+/// Returns the value of `Authorization` for the next request; `None` for the one that was configured.
 pub(crate) type Authorize = std::sync::Arc<dyn Fn() -> Option<HeaderValue> + Send + Sync>;
 
-/// The value of `Authorization: Basic` (RFC 7617), kept out of `Debug`.
+/// The value of `Authorization: Basic` (RFC 7617), hidden in `Debug`.
 pub(crate) fn basic(user: &[u8], password: &[u8]) -> HeaderValue {
     let encoded = BASE64.encode([user, b":", password].concat());
     let value = HeaderValue::from_str(&format!("Basic {encoded}"));
@@ -102,8 +101,8 @@ pub(crate) fn basic(user: &[u8], password: &[u8]) -> HeaderValue {
     value
 }
 
-/// The value of `Authorization: Bearer` (RFC 6750), kept out of `Debug`; `None` when no header can
-/// carry the token.
+/// The value of `Authorization: Bearer` (RFC 6750), hidden in `Debug`; `None` when the token has characters that a header
+/// may not have.
 pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
     value.set_sensitive(true);

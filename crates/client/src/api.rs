@@ -1,13 +1,13 @@
-//! The hub's API as typed calls: for those who send commands, and for the devices that get them.
+//! The hub's API as typed calls, for the senders of commands and for devices.
 //!
-//! [`Controller`] builds requests and reads answers; the meaning of every member is in
-//! `bellwire_proto`, the streams are [`EventSource`](crate::EventSource)s with a typed face. Every
-//! call is one request: nothing here is retried but a stream's connection.
+//! [`Controller`] builds requests and reads responses; the meaning of every member is in `bellwire_proto`, the streams are
+//! typed [`EventSource`](crate::EventSource)s. Every call is one request: only the connection of a stream is retried.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bellwire_proto::limits::{RESPONSE_BYTES_MAX, RESPONSE_TIMEOUT};
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::address::{self, Address, Authorize};
 use crate::event_source::InvalidRequest;
 use crate::retry_after::retry_after;
-use crate::transport::{HttpTransport, Stage, Transport, TransportError, read_body};
+use crate::transport::{HttpTransport, Transport, TransportError, TransportStage, read_body};
 
 mod command;
 mod device;
@@ -32,18 +32,11 @@ pub use error::Error;
 pub use events::{CommandChange, Events, HubChange, HubState};
 pub use listen::{ListenOptions, Listener, Signal};
 
-/// How long a call may take beyond the time that it asks the hub to wait.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest answer that is read: a page of 1,000 deliveries with ordinary output. One that is
-/// longer is an error; ask for smaller pages.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// The longest event that is read from the hub. A command's data may be set to 1 MiB, a delivery
-/// has three parts of 64 KiB, each up to six times that when JSON escapes it.
-const EVENT_BYTES_MAX: usize = 8 << 20;
-
-/// A hub, as its API.
+/// A client of a hub's API.
 ///
-/// Cloning shares the connections.
+/// Senders call `send` or `send_command`, then `watch`, `command`, `deliveries` and `cancel`; devices call `listen` or `poll`,
+/// then `report` and `put_facts`; operators call `devices`, `put_labels`, `delete_device` and `events`. Cloning shares the
+/// connections.
 ///
 /// ```no_run
 /// use bellwire_client::{Controller, SendOptions};
@@ -66,7 +59,7 @@ struct Shared {
     transport: Arc<dyn Transport>,
     url: Url,
     headers: HeaderMap,
-    /// Who asks, where that is asked for at each request.
+    /// Returns the credentials of each request, if they may change.
     authorize: Option<Authorize>,
     answer_timeout: Duration,
 }
@@ -85,20 +78,20 @@ impl Controller {
     /// The hub at `url`, without credentials.
     ///
     /// # Errors
-    /// When the URL is none, or TLS cannot be set up. Nothing is sent yet.
+    /// When the URL is invalid, or TLS cannot be set up. Nothing is sent yet.
     pub fn new(url: impl AsRef<str>) -> Result<Self, InvalidRequest> {
         Self::builder(url).build()
     }
 
-    /// The settings, to be changed and built. The URL may have a path, where the hub is mounted
-    /// below one, and a user and password.
+    /// The settings, to be changed and built. The URL may have a path, below which the hub is mounted, and a user and
+    /// password.
     pub fn builder(url: impl AsRef<str>) -> ControllerBuilder {
         ControllerBuilder {
             url: url.as_ref().to_owned(),
             token: None,
             authorize: None,
             transport: None,
-            answer_timeout: ANSWER_TIMEOUT,
+            answer_timeout: RESPONSE_TIMEOUT,
         }
     }
 
@@ -128,15 +121,14 @@ impl fmt::Debug for Controller {
 }
 
 impl ControllerBuilder {
-    /// The token that is shown to the hub as `Authorization: Bearer`, and to nobody else.
+    /// The token, which is sent as `Authorization: Bearer` to the hub alone.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// Asks for the token just before each request, that of a stream's each connection included: for
-    /// one that is replaced while the program runs. `None`, or what no header can carry, leaves it
-    /// to [`ControllerBuilder::token`].
+    /// Calls this for the token before each request, also that of each connection of a stream: for a token that may be replaced
+    /// while the program runs. For `None`, and for a token that a header may not have, [`ControllerBuilder::token`] is used.
     pub fn token_from(
         mut self,
         token: impl Fn() -> Option<String> + Send + Sync + 'static,
@@ -145,23 +137,22 @@ impl ControllerBuilder {
         self
     }
 
-    /// What the requests go through. Default: an [`HttpTransport`] of its own, with proxies from
-    /// the environment.
+    /// The transport of the requests. Default: an [`HttpTransport`] of its own, with proxies from the environment.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
         self
     }
 
-    /// How long a call may take beyond what it asks the hub to wait. Default: 10 s.
+    /// How long a call may take beyond the time that the hub is requested to wait. Default: 10 s.
     pub fn answer_timeout(mut self, timeout: Duration) -> Self {
         self.answer_timeout = timeout;
         self
     }
 
-    /// The hub's API.
+    /// The client.
     ///
     /// # Errors
-    /// [`InvalidRequest`] names the setting that is wrong.
+    /// [`InvalidRequest`] names the invalid setting.
     pub fn build(self) -> Result<Controller, InvalidRequest> {
         let Address { url, authorization, .. } = Address::parse(&self.url)?;
         let authorization = match &self.token {
@@ -192,7 +183,7 @@ impl fmt::Debug for ControllerBuilder {
     }
 }
 
-/// One request to the hub, put together and then sent.
+/// One request to the hub, built and then sent.
 struct Call<'a> {
     hub: &'a Controller,
     method: Method,
@@ -202,8 +193,8 @@ struct Call<'a> {
     wait: Duration,
 }
 
-/// An answer with a status of success.
-struct Answer<'a> {
+/// A response with a status of success.
+struct Success<'a> {
     hub: &'a Controller,
     body: Bytes,
 }
@@ -242,34 +233,35 @@ impl<'a> Call<'a> {
     }
 
     fn json(self, body: &impl serde::Serialize) -> Self {
-        // What is sent are plain structures of the contract, none of which can fail.
+        // Only plain structures of the contract are sent, and writing them cannot fail.
         let body = serde_json::to_vec(body).unwrap_or_default();
         self.body("application/json", body)
     }
 
-    /// Lets the answer take this much longer.
+    /// Lets the response take this much longer.
     fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self
     }
 
-    /// Sends it. An answer that tells of no success is an error.
-    async fn send(self) -> Result<Answer<'a>, Error> {
+    /// Sends it. A response without a status of success is an error.
+    async fn send(self) -> Result<Success<'a>, Error> {
         let hub = self.hub;
         let (head, body) = self.exchange().await?;
         if head.status.is_success() {
-            return Ok(Answer { hub, body });
+            return Ok(Success { hub, body });
         }
         if let (true, Some(location)) = (head.status.is_redirection(), head.headers.get(LOCATION)) {
             let location = String::from_utf8_lossy(location.as_bytes());
-            return Err(hub
-                .foreign(format!("it redirects to {location}; if that is the hub, give its URL")));
+            return Err(
+                hub.foreign(format!("it redirects to {location}; if that is the hub, use its URL"))
+            );
         }
         let retry_after = retry_after(&head.headers, None);
         Err(Error::of_answer(hub.url(), head.status, retry_after, &body))
     }
 
-    /// Sends it, and takes any answer that comes in time.
+    /// Sends it, and returns any response that arrives in time.
     async fn exchange(self) -> Result<(http::response::Parts, Bytes), Error> {
         let Self { hub, wait, .. } = self;
         let shared = &hub.shared;
@@ -279,34 +271,34 @@ impl<'a> Call<'a> {
                 .method(self.method)
                 .uri(self.url.as_str())
                 .body(self.body)
-                .map_err(|error| TransportError::new(Stage::Connect, error))?;
+                .map_err(|error| TransportError::new(TransportStage::Connect, error))?;
             *request.headers_mut() = self.headers;
             let (head, body) = shared.transport.send(request).await?.into_parts();
-            Ok((head, read_body(body, ANSWER_BYTES_MAX).await?))
+            Ok((head, read_body(body, RESPONSE_BYTES_MAX).await?))
         };
         tokio::time::timeout(time_max, exchange)
             .await
             .unwrap_or_else(|_| {
-                let within = format!("nothing came within {} ms", time_max.as_millis());
-                Err(TransportError::new(Stage::Answer, within))
+                let within = format!("no response within {} ms", time_max.as_millis());
+                Err(TransportError::new(TransportStage::Response, within))
             })
             .map_err(|source| Error::Unreachable { hub: hub.url().to_owned(), source })
     }
 
-    /// Sends it, and reads the answer.
+    /// Sends it, and parses the response.
     async fn fetch<T: DeserializeOwned>(self) -> Result<T, Error> {
         self.send().await?.read()
     }
 }
 
-impl Answer<'_> {
+impl Success<'_> {
     fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
         serde_json::from_slice(&self.body)
-            .map_err(|error| self.hub.foreign(format!("its answer cannot be read: {error}")))
+            .map_err(|error| self.hub.foreign(format!("its response cannot be parsed: {error}")))
     }
 }
 
-/// The header that shows a token.
+/// The header with a token.
 fn bearer(token: &str) -> Result<HeaderValue, InvalidRequest> {
     let invalid = || InvalidRequest::Header { name: AUTHORIZATION.to_string() };
     address::bearer(token).ok_or_else(invalid)
@@ -319,17 +311,16 @@ fn add_query(url: &mut Url, name: &str, value: Option<impl fmt::Display>) {
     }
 }
 
-/// A word that no other request has, for an answer to repeat: what comes from a cache, or from
-/// somebody else, does not have it.
+/// A nonce, which the response must repeat: one from a cache, or from another server, does not.
 fn nonce() -> String {
-    // Without randomness there is none, which finds out less but hinders nothing.
+    // Without randomness it is always the same, which finds less and prevents nothing.
     let random = getrandom::u64().unwrap_or_default();
     format!("{random:016x}")
 }
 
 /// Whether the process is alive, by `GET /healthz` and `/readyz`.
 impl Controller {
-    /// Whether the hub is alive, even when it is about to stop.
+    /// Succeeds when the hub is alive, even while it is draining.
     ///
     /// # Errors
     /// When it is not.
@@ -337,10 +328,10 @@ impl Controller {
         self.call(Method::GET, ["healthz"]).send().await.map(drop)
     }
 
-    /// Whether the hub takes commands: its store can be written, and it is not about to stop.
+    /// Whether the hub accepts commands: its store can be written, and it is not draining.
     ///
     /// # Errors
-    /// When it cannot be asked.
+    /// When it does not respond, or with another status.
     pub async fn ready(&self) -> Result<bool, Error> {
         let (head, body) = self.call(Method::GET, ["readyz"]).exchange().await?;
         match head.status {

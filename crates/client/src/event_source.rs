@@ -1,10 +1,9 @@
-//! The client side of Server-Sent Events: a stream of events that mends itself.
+//! The client side of Server-Sent Events: a stream of events that reconnects by itself.
 //!
-//! [`EventSource`] keeps one connection open at a time and does what HTML's section 9.2 says when
-//! it ends. The work is divided: one try to connect, with its redirects, is `connect.rs`; whether a
-//! loss is final is decided in `retry.rs` and nowhere else; how long to wait, and when silence is
-//! death, is `bellwire_sse::Reconnect`; bytes become events in `bellwire_sse::Decoder`. Here they
-//! are only put together, and no step of [`EventSource::poll_next`] does more than one of them.
+//! [`EventSource`] has one connection at a time and does what HTML, section 9.2, says when it ends. `connect.rs` is one
+//! attempt to connect, with its redirects; `retry.rs` alone decides whether a loss is final; `bellwire_sse::Reconnect` decides
+//! how long to wait and when a silent connection is dead; `bellwire_sse::Decoder` turns bytes into events. This file joins
+//! them, and each step of [`EventSource::poll_next`] does one of these things.
 
 use std::fmt;
 use std::future::{Future as _, poll_fn};
@@ -32,10 +31,10 @@ pub use error::{Error, Loss, RedirectFault, Refusal};
 pub use item::{Event, Item};
 pub use retry::Retry;
 
-use connect::{Answer, Connecting, Plan};
+use connect::{ConnectOutcome, Connecting, Plan};
 
-/// The longest wait that a server can ask for, by `retry` or by `Retry-After`: past it, one bad
-/// byte could silence a client for good.
+/// The longest wait that a server can request, by `retry` or by `Retry-After`: our choice. Without it one wrong byte could
+/// silence a client for ever.
 pub const SERVER_WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// A stream of server-sent events that reconnects by itself.
@@ -54,7 +53,7 @@ pub const SERVER_WAIT_MAX: Duration = Duration::from_secs(3600);
 /// let mut source = EventSource::builder(url).retry(Retry::never()).build()?;
 /// let event = source.next_event().await?.expect("the server sends one");
 /// assert_eq!((event.name(), event.data(), event.id()), ("message", "hello", "1"));
-/// assert!(source.next_event().await?.is_none(), "it ended, and we do not come back");
+/// assert!(source.next_event().await?.is_none(), "it ended, and does not reconnect");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -62,21 +61,19 @@ pub const SERVER_WAIT_MAX: Duration = Duration::from_secs(3600);
 ///
 /// # What it yields
 ///
-/// As a [`Stream`] it tells everything as an [`Item`]; [`EventSource::next_event`] tells events
-/// alone. In both, an `Err` is the last thing said: the source has given up, and is closed. A
-/// connection that is lost and will be made anew is one [`Item::Lost`]. `None` is an orderly end:
-/// the server answered 204, the source was closed, or the stream ended and [`Retry`] has no more.
+/// As a [`Stream`] it yields every [`Item`]; [`EventSource::next_event`] returns events alone. In both, an `Err` is the last
+/// item: the loss is final and the source closed. A lost connection that will be replaced is one [`Item::Lost`]. `None` is
+/// an orderly end: the server answered 204, the source was closed, or the stream ended and [`Retry`] does not reconnect.
 ///
-/// # What the standard says, and what it leaves open
+/// # How it follows the standard, and what that leaves open
 ///
-/// The URL asked is always the one given; redirects are followed each time. `Last-Event-ID` is
-/// sent when there is a last event id and a header can carry it. A server's `retry` replaces the
-/// delay; every wait in a row without a healthy stream doubles it, up to a cap, and the wait itself
-/// is drawn at random from zero to that, so that a crowd does not come back at one moment. What a
-/// loss means for the next try is [`Retry`]'s to say.
+/// Each connection requests the URL that was given, and follows redirects anew. `Last-Event-ID` is sent when there is a last
+/// event id that a header may have. A server's `retry` replaces the delay; each wait in a row without a healthy stream
+/// doubles it, up to a cap, and the wait is drawn at random between zero and that (full jitter), so that many clients do not
+/// reconnect at one moment. [`Retry`] decides which losses are final.
 ///
-/// Nothing is read ahead of who asks: a reader that does not poll holds the server back by TCP.
-/// To drop the source, or to close it, drops the connection.
+/// Nothing is read ahead of the caller: one that does not poll slows the server down by TCP. Dropping or closing the source
+/// closes the connection.
 ///
 /// It needs a tokio runtime with its clock and network enabled.
 pub struct EventSource {
@@ -89,33 +86,33 @@ pub struct EventSource {
     delay_min: Duration,
     server_delay_min: Duration,
     retry_max: Duration,
-    /// Replaces the next wait.
+    /// Replaces the next wait, once.
     next_delay: Option<Duration>,
-    link: Link,
-    /// When the try or the stream at hand began.
+    connection: ConnectionState,
+    /// When the current attempt or stream began.
     connecting_at: Instant,
     begin_within: Option<Duration>,
-    /// The stream is dead then, unless it has begun as it should.
+    /// When the stream is dead unless the reader has accepted its beginning.
     begin_by: Option<Instant>,
-    /// What the server's clock showed, and when.
+    /// A time of the server's clock, and when it was received.
     server_clock: Option<(SystemTime, Instant)>,
-    /// What `Reconnect`'s times count from.
+    /// The zero of the times of `Reconnect`.
     epoch: Instant,
-    /// Due at the end of a wait, or when silence may have lasted too long.
-    alarm: Option<Pin<Box<Sleep>>>,
+    /// Fires at the end of a wait, or when the connection may be dead.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// Where the source stands, with what it holds there.
-enum Link {
+/// The state of the source.
+enum ConnectionState {
     /// The next poll connects.
     Due,
     Connecting(Connecting),
     Open {
         body: ByteStream,
-        /// What is read and not yet decoded.
+        /// Bytes that are read and not yet decoded.
         chunk: Bytes,
     },
-    /// The alarm ends it.
+    /// The timer ends it.
     Waiting,
     Closed,
 }
@@ -124,7 +121,7 @@ impl EventSource {
     /// A source of the events at `url`, by GET and with the settings of the standard.
     ///
     /// # Errors
-    /// When the URL is none, or TLS cannot be set up. Nothing is sent yet: the first poll connects.
+    /// When the URL is invalid, or TLS cannot be set up. Nothing is sent yet: the first poll connects.
     pub fn get(url: impl AsRef<str>) -> Result<Self, InvalidRequest> {
         Self::builder(url).build()
     }
@@ -134,13 +131,13 @@ impl EventSource {
         Builder::new(url.as_ref())
     }
 
-    /// The next event; `None` after an orderly end. Everything else is passed over, save that a
-    /// lost connection and a dropped event are told to [`tracing`].
+    /// The next event; `None` after an orderly end. Other items are skipped; a lost connection and a dropped event are
+    /// logged by [`tracing`].
     ///
-    /// It may be cancelled without losing an event.
+    /// Cancel safe: no event is lost.
     ///
     /// # Errors
-    /// Why the source has given up. What comes after is `None`.
+    /// A final loss. The next call returns `None`.
     pub async fn next_event(&mut self) -> Result<Option<Event>, Error> {
         loop {
             match self.next_item().await.transpose()? {
@@ -157,94 +154,93 @@ impl EventSource {
         }
     }
 
-    /// The next item: what `StreamExt::next` would give, without the import.
+    /// The next item: `StreamExt::next` without the import.
     pub async fn next_item(&mut self) -> Option<Result<Item, Error>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// Where it stands.
+    /// The state by the standard.
     pub fn ready_state(&self) -> ReadyState {
         self.reconnect.ready_state()
     }
 
-    /// The last event id: what the next event without an id of its own inherits.
+    /// The last event id, which the next event without an id inherits.
     pub fn last_event_id(&self) -> &str {
         self.decoder.last_event_id()
     }
 
-    /// Drops the connection if there is one and makes a new one at once, with the last event id.
-    /// Nothing is told of it but [`Item::Open`]. A closed source stays closed.
+    /// Closes the connection, if there is one, and connects again at once, with the last event id. [`Item::Open`] is the only
+    /// item about it. A closed source remains closed.
     pub fn restart(&mut self) {
-        if !matches!(self.link, Link::Closed) {
-            self.link = Link::Due;
+        if !matches!(self.connection, ConnectionState::Closed) {
+            self.connection = ConnectionState::Due;
         }
     }
 
-    /// Waits this long after the connection at hand is lost, whatever was told before: for a
-    /// server that names the time of its return in an event.
+    /// Waits this long after the current connection is lost, in place of every other delay: for a server that announces the
+    /// time of its return in an event.
     pub fn set_next_delay(&mut self, delay: Duration) {
         self.next_delay = Some(delay);
     }
 
-    /// From now on a connection is dead when nothing comes over it for this long, in place of
-    /// [`Builder::read_timeout`]: for a stream that tells how often it speaks.
+    /// Replaces [`Builder::read_timeout`] from now on: for a stream that announces its heartbeat.
     pub fn set_read_timeout(&mut self, timeout: Duration) {
         self.silence_max = Some(timeout);
         self.reconnect.set_silence_max(Some(timeout));
-        if matches!(self.link, Link::Open { .. }) {
+        if matches!(self.connection, ConnectionState::Open { .. }) {
             self.set_watchdog();
         }
     }
 
-    /// Drops the connection as one that failed: what came over it is not what it should be. The
-    /// answer is the item that tells of it, as the stream would have; [`Retry`] has its say.
+    /// Treats the connection as failed, because the reader cannot use what it received. Returns what the stream would have
+    /// yielded for this loss; [`Retry`] decides whether it is final.
     pub fn reject(&mut self, reason: impl Into<String>) -> Result<Item, Error> {
         let error = Error::Rejected { reason: reason.into() };
-        match self.link {
-            Link::Closed => Err(error),
-            _ => self.lose(Loss::Failed(error.clone())).unwrap_or(Err(error)),
+        match self.connection {
+            ConnectionState::Closed => Err(error),
+            _ => self.handle_loss(Loss::Failed(error.clone())).unwrap_or(Err(error)),
         }
     }
 
-    /// Sends the next connection's request to this URL: for a parameter that is new each time.
+    /// Sets the URL of the next connection: for a parameter that is new each time.
     pub(crate) fn set_url(&mut self, url: reqwest::Url) {
         Arc::make_mut(&mut self.plan).url = url;
     }
 
-    /// The stream at hand is what it should be: see [`Builder::begin_within`].
+    /// Accepts the beginning of the current stream: see [`Builder::begin_within`].
     pub(crate) fn set_begun(&mut self) {
         self.begin_by = None;
     }
 
-    /// The stream at hand is over after this time, whatever still comes over it.
+    /// Ends the current stream after this time, whatever it still sends.
     pub(crate) fn end_within(&mut self, within: Duration) {
         self.begin_by = Some(Instant::now() + within);
         self.set_watchdog();
     }
 
-    /// What the server's clock shows now: a `Retry-After` may count on it.
+    /// Sets the current time of the server's clock, for a `Retry-After` without a `Date`.
     pub(crate) fn set_server_clock(&mut self, unix_ms: u64) {
         let shown = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms));
         self.server_clock = shown.map(|shown| (shown, Instant::now()));
     }
 
-    /// Drops the connection and makes no more. The stream ends.
+    /// Closes the connection and does not reconnect. The stream ends.
     pub fn close(&mut self) {
         self.reconnect.handle_close();
-        self.link = Link::Closed;
+        self.connection = ConnectionState::Closed;
     }
 
-    /// Moves the alarm. The first time makes it, so that a source can be built outside a runtime.
-    fn set_alarm(&mut self, at: Instant) {
-        match &mut self.alarm {
-            Some(alarm) => alarm.as_mut().reset(at),
-            None => self.alarm = Some(Box::pin(tokio::time::sleep_until(at))),
+    /// Sets the timer. The first call creates it, so that a source can be built outside a runtime.
+    fn set_timer(&mut self, at: Instant) {
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().reset(at),
+            None => self.timer = Some(Box::pin(tokio::time::sleep_until(at))),
         }
     }
 
-    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.alarm {
-            Some(alarm) => alarm.as_mut().poll(cx),
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
             None => Poll::Pending,
         }
     }
@@ -253,7 +249,7 @@ impl EventSource {
         self.epoch.elapsed()
     }
 
-    /// Starts a try to connect.
+    /// Starts an attempt to connect.
     fn connect(&mut self) {
         self.decoder.reconnected();
         self.reconnect.handle_connecting();
@@ -261,14 +257,15 @@ impl EventSource {
         let id = id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
         let clock = self.server_clock.and_then(|(shown, at)| shown.checked_add(at.elapsed()));
         let (transport, request) = (self.transport.clone(), self.plan.clone());
-        self.link = Link::Connecting(connect::start(transport, request, id, clock));
+        self.connection =
+            ConnectionState::Connecting(connect::start(transport, request, id, clock));
         self.connecting_at = Instant::now();
         self.begin_by = self.begin_within.map(|within| self.connecting_at + within);
         self.set_watchdog();
     }
 
     fn poll_connecting(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Error>>> {
-        let Link::Connecting(connecting) = &mut self.link else {
+        let ConnectionState::Connecting(connecting) = &mut self.connection else {
             return Poll::Ready(None);
         };
         let answer = match connecting.as_mut().poll(cx) {
@@ -276,17 +273,17 @@ impl EventSource {
             Poll::Pending => Err(ready!(self.poll_watchdog(cx))),
         };
         Poll::Ready(match answer {
-            Ok(Answer::Stream(body)) => {
+            Ok(ConnectOutcome::Stream(body)) => {
                 self.reconnect.handle_open(self.now());
-                self.link = Link::Open { body, chunk: Bytes::new() };
+                self.connection = ConnectionState::Open { body, chunk: Bytes::new() };
                 self.set_watchdog();
                 Some(Ok(Item::Open))
             }
-            Ok(Answer::NoMore) => {
+            Ok(ConnectOutcome::NoContent) => {
                 self.close();
                 None
             }
-            Err(error) => self.lose(Loss::Failed(error)),
+            Err(error) => self.handle_loss(Loss::Failed(error)),
         })
     }
 
@@ -295,7 +292,7 @@ impl EventSource {
             if let Some(item) = self.decode() {
                 return Poll::Ready(Some(Ok(item)));
             }
-            let Link::Open { body, chunk } = &mut self.link else {
+            let ConnectionState::Open { body, chunk } = &mut self.connection else {
                 return Poll::Ready(None);
             };
             let loss = match body.as_mut().poll_next(cx) {
@@ -308,13 +305,13 @@ impl EventSource {
                 Poll::Ready(None) => Loss::Ended,
                 Poll::Pending => Loss::Failed(ready!(self.poll_watchdog(cx))),
             };
-            return Poll::Ready(self.lose(loss));
+            return Poll::Ready(self.handle_loss(loss));
         }
     }
 
-    /// The next item of what was read.
+    /// The next item of the bytes that were read.
     fn decode(&mut self) -> Option<Item> {
-        let Link::Open { chunk, .. } = &mut self.link else {
+        let ConnectionState::Open { chunk, .. } = &mut self.connection else {
             return None;
         };
         let mut rest: &[u8] = chunk;
@@ -332,28 +329,27 @@ impl EventSource {
         item
     }
 
-    /// Ready when the connection is dead. The alarm is moved only when it goes off, not with each
-    /// byte that puts it off.
+    /// Ready when the connection is dead. The timer is set again when it fires, not with each byte that arrives.
     fn poll_watchdog(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        while let Some((dead_at, why)) = self.death() {
-            ready!(self.poll_alarm(cx));
+        while let Some((dead_at, why)) = self.dead_at() {
+            ready!(self.poll_timer(cx));
             if dead_at <= Instant::now() {
                 return Poll::Ready(why);
             }
-            self.set_alarm(dead_at);
+            self.set_timer(dead_at);
         }
         Poll::Pending
     }
 
     fn set_watchdog(&mut self) {
-        if let Some((dead_at, _)) = self.death() {
-            self.set_alarm(dead_at);
+        if let Some((dead_at, _)) = self.dead_at() {
+            self.set_timer(dead_at);
         }
     }
 
-    /// When the connection at hand is dead if nothing more comes, and of what.
-    fn death(&self) -> Option<(Instant, Error)> {
-        let is_open = matches!(self.link, Link::Open { .. });
+    /// When the current connection is dead if nothing more arrives, and the reason.
+    fn dead_at(&self) -> Option<(Instant, Error)> {
+        let is_open = matches!(self.connection, ConnectionState::Open { .. });
         let silent = self.silence_max.and_then(|after| {
             let at = match is_open {
                 true => self.epoch + self.reconnect.poll_timeout()?,
@@ -368,8 +364,8 @@ impl EventSource {
         silent.into_iter().chain(not_begun).min_by_key(|(at, _)| *at)
     }
 
-    /// The connection is lost: waits for the next, or gives up.
-    fn lose(&mut self, loss: Loss) -> Option<Result<Item, Error>> {
+    /// The connection is lost: starts the wait for the next one, or closes the source.
+    fn handle_loss(&mut self, loss: Loss) -> Option<Result<Item, Error>> {
         if let Some(retry_ms) = self.decoder.retry_ms() {
             let ms = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
             let (least_ms, most_ms) = (ms(self.server_delay_min), ms(self.retry_max));
@@ -381,22 +377,21 @@ impl EventSource {
             Loss::Failed(Error::Silent { .. }) => Ended::Silent,
             Loss::Failed(_) => Ended::Failed,
         };
-        // Without randomness the wait is the longest one: late, and still spread by nothing worse
-        // than the losses themselves.
+        // Without randomness the wait is the longest one.
         let random = getrandom::u64().unwrap_or(u64::MAX);
         match (self.reconnect.handle_end(ended, self.now(), random), loss) {
             (Next::Wait(wait), loss) => {
-                let asked = loss.retry_after().unwrap_or_default().min(SERVER_WAIT_MAX);
-                let drawn = wait.max(asked).max(self.delay_min);
-                let told = self.next_delay.take().or_else(|| self.retry.delay_after(&loss));
-                // Who asks for next to nothing again and again would be asked without a pause.
+                let retry_after = loss.retry_after().unwrap_or_default().min(SERVER_WAIT_MAX);
+                let drawn = wait.max(retry_after).max(self.delay_min);
+                let fixed = self.next_delay.take().or_else(|| self.retry.delay_after(&loss));
+                // A server that requests almost no delay each time must not be tried without a pause.
                 let again = self.reconnect.failures() > 1;
-                let retry_in = match told {
-                    Some(told) if again && told < self.server_delay_min => told.max(drawn),
-                    told => told.unwrap_or(drawn),
+                let retry_in = match fixed {
+                    Some(delay) if again && delay < self.server_delay_min => delay.max(drawn),
+                    fixed => fixed.unwrap_or(drawn),
                 };
-                self.set_alarm(Instant::now() + retry_in);
-                self.link = Link::Waiting;
+                self.set_timer(Instant::now() + retry_in);
+                self.connection = ConnectionState::Waiting;
                 Some(Ok(Item::Lost { loss, retry_in }))
             }
             (Next::Stop, Loss::Ended) => {
@@ -416,15 +411,15 @@ impl Stream for EventSource {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match &self.link {
-                Link::Due => self.connect(),
-                Link::Connecting(_) => return self.poll_connecting(cx),
-                Link::Open { .. } => return self.poll_open(cx),
-                Link::Waiting => {
-                    ready!(self.poll_alarm(cx));
-                    self.link = Link::Due;
+            match &self.connection {
+                ConnectionState::Due => self.connect(),
+                ConnectionState::Connecting(_) => return self.poll_connecting(cx),
+                ConnectionState::Open { .. } => return self.poll_open(cx),
+                ConnectionState::Waiting => {
+                    ready!(self.poll_timer(cx));
+                    self.connection = ConnectionState::Due;
                 }
-                Link::Closed => return Poll::Ready(None),
+                ConnectionState::Closed => return Poll::Ready(None),
             }
         }
     }

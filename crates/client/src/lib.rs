@@ -1,7 +1,6 @@
 //! An EventSource client for any stream, and the typed API of a Bellwire hub.
 //!
-//! Reading a stream of events, whoever serves it. It reconnects by itself; only what is final is
-//! an error:
+//! Reading a stream of events from any server. It reconnects by itself; only a final loss is an error:
 //!
 //! ```no_run
 //! use bellwire_client::EventSource;
@@ -15,7 +14,7 @@
 //! # }
 //! ```
 //!
-//! Sending a command through a hub, and waiting for how it ends:
+//! Sending a command through a hub, and waiting for its result:
 //!
 //! ```no_run
 //! use bellwire_client::{Controller, SendOptions};
@@ -32,8 +31,8 @@
 //!
 //! - [`EventSource`]: the client side of Server-Sent Events, by the letter of the standard.
 //! - [`Controller`]: the hub's API, for senders and for devices.
-//! - [`agent`]: what runs on an appliance: each command once, and only what a list allows.
-//! - [`transport`]: what all send their requests through.
+//! - [`agent`]: the agent of an appliance: runs each command once, and only what its allow-list names.
+//! - [`transport`]: how all of them send requests.
 
 mod address;
 #[cfg(feature = "agent")]

@@ -1,9 +1,9 @@
-//! How a request gets to its server: one trait, and the ways that it is really used.
+//! Sends a request to its server: one trait, and its two implementations.
 //!
 //! [`HttpTransport`] goes over the network: TLS, proxies, connection reuse.
 //! [`ServiceTransport`] hands requests to a [`tower`] service in the same process: a mounted hub, a
-//! test in virtual time. `event_source` and `api` see only [`Transport`]. Redirects, retries and
-//! the meaning of an answer are theirs; nothing here looks past one request and its answer.
+//! test in virtual time. `event_source` and `api` know [`Transport`] alone. Redirects, retries and the meaning of a
+//! response belong to them; everything here is about one request and its response.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -24,19 +24,19 @@ pub use service::ServiceTransport;
 /// A request with its whole body. The URI is absolute.
 pub type Request = http::Request<Bytes>;
 
-/// An answer whose head is there and whose body comes as it comes.
+/// A response: its head, and its body as a stream.
 pub type Response = http::Response<ByteStream>;
 
-/// The body of an answer. To drop it is to give up the transfer, and over HTTP/1.1 the connection.
+/// The body of a response. Dropping it aborts the transfer, and over HTTP/1.1 closes the connection.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>>;
 
-/// An answer on its way.
+/// A response to come.
 pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response, TransportError>> + Send>>;
 
-/// One request, one answer.
+/// Sends one request and returns its response.
 ///
-/// An implementation follows no redirects, sets no limit on the time that a body takes, and
-/// neither caches nor decompresses: its users do that, or must not have it.
+/// An implementation follows no redirects, limits only the time to connect, and neither caches nor decompresses: its users
+/// do that themselves, or rely on its absence.
 ///
 /// ```
 /// use bellwire_client::transport::{ByteStream, Request, ResponseFuture, Transport};
@@ -56,7 +56,7 @@ pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response, Transport
 /// # let _: Box<dyn Transport> = Box::new(Canned("data: hello\n\n"));
 /// ```
 pub trait Transport: Send + Sync + 'static {
-    /// Sends the request. The future ends when the head of the answer is there.
+    /// Sends the request. The future resolves with the head of the response.
     fn send(&self, request: Request) -> ResponseFuture;
 }
 
@@ -66,41 +66,40 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
     }
 }
 
-/// At which point a transfer failed.
+/// The point at which a transfer failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Stage {
-    /// No connection: name not found, refused, TLS failed, or too slow.
+pub enum TransportStage {
+    /// Connecting: the name was not found, the connection refused or too slow, or TLS failed. The server has received
+    /// nothing.
     Connect,
-    /// The proxy asks for a user and password before it opens a way to the server.
-    ProxyLogin,
-    /// The proxy does not open a way to the server.
+    /// The proxy requires a user and password (407). The server has received nothing.
+    ProxyAuthentication,
+    /// The proxy refused the tunnel to the server, which has received nothing.
     ProxyRefused,
-    /// What answers shows a certificate that is not trusted, or speaks no TLS.
+    /// The certificate is not trusted, or the peer does not speak TLS. The server has received nothing.
     Untrusted,
-    /// There was a connection, but no answer.
-    Answer,
-    /// The answer broke off.
+    /// Connected, but no response came. The server may have acted on the request.
+    Response,
+    /// The response broke off. The server may have acted on the request.
     Body,
 }
 
-/// Why there is no answer, or no more of it.
-///
-/// Its text is one line with every cause that is known.
+/// Why there is no response, or not all of it. Its text is one line with every known cause.
 #[derive(Debug, Clone)]
 pub struct TransportError {
-    stage: Stage,
+    stage: TransportStage,
     source: Arc<dyn StdError + Send + Sync>,
 }
 
 impl TransportError {
     /// An error at `stage`, with its cause.
-    pub fn new(stage: Stage, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub fn new(stage: TransportStage, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self { stage, source: Arc::from(source.into()) }
     }
 
     /// At which point it failed.
-    pub fn stage(&self) -> Stage {
+    pub fn stage(&self) -> TransportStage {
         self.stage
     }
 }
@@ -108,15 +107,14 @@ impl TransportError {
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.stage {
-            Stage::Connect => "cannot connect",
-            Stage::Untrusted => "cannot connect safely",
-            Stage::ProxyLogin => "the proxy asks for a user and password",
-            Stage::ProxyRefused => "the proxy opens no way to the server",
-            Stage::Answer => "no answer",
-            Stage::Body => "the answer broke off",
+            TransportStage::Connect => "cannot connect",
+            TransportStage::Untrusted => "cannot connect securely",
+            TransportStage::ProxyAuthentication => "the proxy requires a user and password",
+            TransportStage::ProxyRefused => "the proxy refuses to connect to the server",
+            TransportStage::Response => "no response",
+            TransportStage::Body => "the response broke off",
         })?;
-        // The outer errors of a chain often repeat the inner ones, or say nothing: the innermost
-        // is what a person can act on, so only what adds to the line before it is shown.
+        // The outer errors of a chain often repeat the inner ones: a cause is shown only if it adds to the line.
         let mut shown = String::new();
         let mut cause: Option<&(dyn StdError + 'static)> = Some(&*self.source);
         while let Some(error) = cause {
@@ -137,9 +135,9 @@ impl StdError for TransportError {
     }
 }
 
-/// A body that is longer than it may be.
+/// A body exceeds its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the answer is longer than {bytes_max} bytes")]
+#[error("the response is longer than {bytes_max} bytes")]
 pub(crate) struct TooLong {
     bytes_max: usize,
 }
@@ -153,7 +151,7 @@ pub(crate) async fn read_body(
     while let Some(chunk) = body.next().await {
         let chunk = chunk?;
         if whole.len() + chunk.len() > bytes_max {
-            return Err(TransportError::new(Stage::Body, TooLong { bytes_max }));
+            return Err(TransportError::new(TransportStage::Body, TooLong { bytes_max }));
         }
         whole.extend_from_slice(&chunk);
     }

@@ -1,5 +1,4 @@
-//! What a command becomes at a local web service, and what its answer becomes at the hub: with real
-//! sockets.
+//! The request that a command becomes at a local web service, and the outcome of the response, over real sockets.
 #![cfg(feature = "agent")]
 #![allow(
     clippy::unwrap_used,
@@ -13,9 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_client::agent::forward::Forward;
-use bellwire_client::agent::handler::DataFolder;
 use bellwire_client::agent::run::{
-    End, Ended, Job, Outcome, Run as _, Stop, StopSender, progress, stop,
+    DataDir, End, Ended, Job, Outcome, Run as _, Stop, StopSender, progress_channel, stop_channel,
 };
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, Json, Seq, Timestamp};
@@ -43,13 +41,13 @@ struct Begun {
 }
 
 fn begin(url: &str, data: &str, limit: Duration) -> Begun {
-    let (stop_sender, stop) = stop();
+    let (stop_sender, stop) = stop_channel();
     let job = Job {
         command: command(data),
         device: "kiosk".parse().unwrap(),
-        data_folder: Arc::new(DataFolder::temporary().unwrap()),
+        data_dir: Arc::new(DataDir::temporary().unwrap()),
         limit,
-        progress: progress().0,
+        progress: progress_channel().0,
         stop,
     };
     let forward = Forward::new(url, false).unwrap();
@@ -64,7 +62,7 @@ impl Begun {
     async fn outcome(self) -> Outcome {
         match self.end().await {
             Ended::Finished(outcome) => outcome,
-            stopped => panic!("nobody stopped it: {stopped:?}"),
+            stopped => panic!("it was stopped: {stopped:?}"),
         }
     }
 }
@@ -91,7 +89,7 @@ async fn the_data_is_the_body_and_the_rest_are_headers() {
         assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/deploy?x=1"));
         assert_eq!(String::from_utf8_lossy(&request.body), body);
         assert_eq!(request.header("content-type"), content_type, "{data}");
-        // Without one, a POST with nothing in it was answered 411 by services that go by it.
+        // Without the header, services that require it answered an empty POST with 411.
         assert_eq!(request.header("content-length"), Some(&*body.len().to_string()), "{data}");
         assert_eq!(request.header("bellwire-command"), Some(&*command("1").id.to_string()));
         assert_eq!(request.header("bellwire-action"), Some("deploy"));
@@ -128,7 +126,7 @@ async fn the_status_decides_and_a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn of_a_long_body_the_head_is_told() {
+async fn the_beginning_of_a_long_body_is_reported() {
     let server = Server::start().await;
     let begun = begin(&server.url("/"), "1", LONG);
     let body = format!("start {}", "x".repeat(200_000));
@@ -141,12 +139,12 @@ async fn of_a_long_body_the_head_is_told() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_up_yet_is_waited_for() {
+async fn a_refused_connection_is_tried_again() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}/", socket.local_addr().unwrap());
     let mut begun = begin(&url, "1", LONG);
-    // Bound and not listening: the first try is refused.
+    // Bound and not listening: the first attempt is refused.
     let early = tokio::time::timeout(Duration::from_millis(200), &mut begun.ended).await;
     assert!(early.is_err(), "it gave up: {early:?}");
     let listener = socket.listen(1).unwrap();
@@ -155,9 +153,9 @@ async fn a_service_that_is_not_up_yet_is_waited_for() {
     assert_eq!(begun.outcome().await.state, End::Succeeded);
 }
 
-/// A service that came up in the last second of the limit was not asked any more.
+/// A service that started in the last second of the limit was not tried any more.
 #[tokio::test]
-async fn a_service_that_comes_up_shortly_before_the_limit_is_still_asked() {
+async fn a_service_that_starts_shortly_before_the_limit_is_still_tried() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}/", socket.local_addr().unwrap());
@@ -190,7 +188,7 @@ async fn refused_until_the_limit_is_forward_failed_and_unanswered_is_timeout() {
 }
 
 #[tokio::test]
-async fn one_that_took_the_request_and_broke_off_is_not_asked_again() {
+async fn a_service_that_broke_off_is_not_sent_the_request_again() {
     let server = Server::start().await;
     let begun = begin(&server.url("/"), "1", LONG);
     server.request().await.end().await;
@@ -201,12 +199,12 @@ async fn one_that_took_the_request_and_broke_off_is_not_asked_again() {
 }
 
 #[tokio::test]
-async fn a_cancelled_forward_lets_go_of_the_service() {
+async fn a_cancelled_forward_closes_its_connection() {
     let server = Server::start().await;
-    for (word, state) in [(Stop::Cancel, End::Cancelled), (Stop::Kill, End::Failed)] {
+    for (how, state) in [(Stop::Cancel, End::Cancelled), (Stop::Kill, End::Failed)] {
         let begun = begin(&server.url("/"), "1", LONG);
         let request = server.request().await;
-        begun.stop.tell(word);
+        begun.stop.send(how);
         let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
         assert_eq!(outcome.state, state);
         request.dropped().await;

@@ -1,5 +1,5 @@
-//! The typed calls against a server of raw bytes: what is sent is the contract's, what comes back
-//! is read, and what went wrong is told apart.
+//! The typed calls against a server of raw bytes: requests are as in the contract, responses are parsed, errors are
+//! distinguished.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the failure message")]
 
 mod support;
@@ -43,7 +43,7 @@ async fn send_is_one_post_whose_body_is_the_data() {
             "now",
             Some("text/plain; charset=utf-8"),
         ),
-        // An empty body would be null to the device.
+        // The device would receive null for an empty body.
         (SendOptions::default().text(""), path.to_owned(), r#""""#, json),
     ] {
         let (device, action) = (kiosk(), reboot());
@@ -59,7 +59,7 @@ async fn send_is_one_post_whose_body_is_the_data() {
 }
 
 #[tokio::test]
-async fn a_key_and_a_token_are_headers_and_the_token_is_shown_nowhere() {
+async fn a_key_and_a_token_are_headers_and_the_token_is_never_shown() {
     let server = Server::start().await;
     let hub =
         Controller::builder(server.url("/mounted/here/")).token("bw_1_secret").build().unwrap();
@@ -82,7 +82,7 @@ async fn a_key_and_a_token_are_headers_and_the_token_is_shown_nowhere() {
 }
 
 #[tokio::test]
-async fn every_other_call_is_the_contracts_too() {
+async fn every_other_call_is_as_in_the_contract() {
     let server = Server::start().await;
     let hub = hub(&server);
     let name = kiosk();
@@ -184,7 +184,7 @@ async fn a_batch_is_answered_item_by_item() {
 }
 
 #[tokio::test]
-async fn lists_are_walked_page_by_page() {
+async fn lists_are_fetched_page_by_page() {
     let server = Server::start().await;
     let hub = hub(&server);
     let query = DeviceQuery {
@@ -233,7 +233,7 @@ async fn lists_are_walked_page_by_page() {
 }
 
 #[tokio::test]
-async fn what_went_wrong_is_told_apart() {
+async fn errors_are_distinguished() {
     let server = Server::start().await;
     let hub = hub(&server);
     let full = "429 Too Many\ncontent-type: application/problem+json\nretry-after: 3";
@@ -244,7 +244,7 @@ async fn what_went_wrong_is_told_apart() {
         matches!(&error, Error::Refused { retry_after: Some(t), .. } if *t == Duration::from_secs(3))
     );
 
-    // What the HTTP parser refuses has no body.
+    // A refusal of the HTTP parser has no body.
     let (made, ..) = exchange(&server, hub.command(id()), "431 Too Large", "").await;
     assert_eq!(made.unwrap_err().code(), Some(Code::HeadersTooLarge));
 
@@ -254,7 +254,7 @@ async fn what_went_wrong_is_told_apart() {
         ("302 Found\nlocation: http://portal/", ""),
         ("502 Bad Gateway", "<html>upstream</html>"),
         ("404 Not Found", ""),
-        // A box on the way that says nothing took a command away, and so did one with codes of its own.
+        // A proxy that answers without a body, or with codes of its own, lost a command.
         ("400 Bad Request", ""),
         ("502 Bad Gateway", r#"{"code":"not_found"}"#),
         (JSON, r#"{"id":1}"#),
@@ -273,7 +273,7 @@ async fn what_went_wrong_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_hub_that_does_not_answer_is_unreachable_in_the_end() {
+async fn a_hub_that_does_not_answer_is_unreachable_after_the_timeout() {
     let server = Server::start().await;
     let hub = Controller::builder(server.url(""))
         .answer_timeout(Duration::from_millis(50))
@@ -284,7 +284,7 @@ async fn a_hub_that_does_not_answer_is_unreachable_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_poll_is_for_us_and_for_now() {
+async fn a_poll_rejects_a_response_for_another_device_or_request() {
     let server = Server::start().await;
     let hub = hub(&server);
     let name = kiosk();

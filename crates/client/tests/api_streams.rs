@@ -1,5 +1,5 @@
 //! The typed streams against a server of raw bytes: a device's signals, a command's changes, the hub's
-//! events; and how each comes back, or does not.
+//! events; and when each reconnects.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the failure message")]
 
 mod support;
@@ -22,11 +22,11 @@ use support::{Exchange, Server, within};
 fn nonce_of(request: &Exchange) -> String {
     let (_, query) = request.path_and_query();
     let nonce = query.split('&').find_map(|pair| pair.strip_prefix("nonce="));
-    nonce.expect("every stream is asked for with a nonce").to_owned()
+    nonce.expect("every stream is requested with a nonce").to_owned()
 }
 
 #[tokio::test]
-async fn a_listener_tells_each_signal_and_comes_back_when_it_was_told_to() {
+async fn a_listener_yields_each_signal_and_reconnects_when_requested() {
     let server = Server::start().await;
     let name = kiosk();
     let options = ListenOptions::default()
@@ -41,12 +41,12 @@ async fn a_listener_tells_each_signal_and_comes_back_when_it_was_told_to() {
         let mut request = server.request().await;
         let (path, query) = request.path_and_query();
         assert_eq!(path, format!("/v1/devices/{name}/stream"));
-        let asked = "heartbeat=5s&prelude=0&probes=1&confirm=1&compat=1&nonce=";
-        assert!(query.starts_with(asked), "{query}");
+        let expected = "heartbeat=5s&prelude=0&probes=1&confirm=1&compat=1&nonce=";
+        assert!(query.starts_with(expected), "{query}");
         assert_eq!(request.header("last-event-id"), Some("3"));
         let hello = hello(name.as_str(), &nonce_of(&request));
         request.open_stream().await;
-        // The prelude is no heartbeat: it comes before the hello.
+        // The prelude is no heartbeat: it precedes the hello.
         request.send(format!(": prelude\n\nevent: hello\nretry: 2000\ndata: {hello}\n\n")).await;
         request
     });
@@ -87,8 +87,8 @@ async fn a_listener_tells_each_signal_and_comes_back_when_it_was_told_to() {
     assert!(matches!(signal, Some(Ok(Signal::Hello(_)))), "{signal:?}");
 }
 
-/// The hub's side of a stream that has said hello, and then this `bye`.
-async fn greeted(server: &Server, listener: &mut Listener, bye: &str) -> Exchange {
+/// The hub's side of a stream that has sent a hello, and then this `bye`.
+async fn after_hello(server: &Server, listener: &mut Listener, bye: &str) -> Exchange {
     let (signal, request) = tokio::join!(listener.next(), async {
         let mut request = server.request().await;
         let hello = hello(kiosk().as_str(), &nonce_of(&request));
@@ -100,12 +100,13 @@ async fn greeted(server: &Server, listener: &mut Listener, bye: &str) -> Exchang
     request
 }
 
-/// A `bye` for a reason of a later version was taken for the page of a guest network.
+/// A `bye` with a reason of a later version was taken for the page of a captive portal.
 #[tokio::test]
-async fn a_bye_for_a_reason_of_a_later_version_has_its_pause_too() {
+async fn a_bye_with_an_unknown_reason_has_its_pause_too() {
     let server = Server::start().await;
     let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
-    let request = greeted(&server, &mut listener, r#"{"reason":"sunset","reconnect_s":4.2}"#).await;
+    let request =
+        after_hello(&server, &mut listener, r#"{"reason":"sunset","reconnect_s":4.2}"#).await;
     request.end().await;
     let signal = within("the end", listener.next()).await;
     assert!(
@@ -115,13 +116,13 @@ async fn a_bye_for_a_reason_of_a_later_version_has_its_pause_too() {
     );
 }
 
-/// A hub that said `bye` and then hung kept its device until the watchdog, and that was told as a dead stream.
+/// A hub that sent `bye` and then hung held its device until the watchdog, and that was reported as a dead stream.
 #[tokio::test]
-async fn after_a_bye_the_stream_is_over_even_if_it_stays_open() {
+async fn after_a_bye_the_stream_ends_even_if_the_connection_stays_open() {
     let server = Server::start().await;
     let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
-    let mut request = greeted(&server, &mut listener, "{}").await;
-    // What still comes over it, a command too, is for the next stream.
+    let mut request = after_hello(&server, &mut listener, "{}").await;
+    // What still arrives on it, also a command, is ignored: the next stream has it.
     let goes_on = async {
         loop {
             request.send(format!("event: command\nid: 9\ndata: {}\n\n", command_event())).await;
@@ -137,7 +138,7 @@ async fn after_a_bye_the_stream_is_over_even_if_it_stays_open() {
 }
 
 #[tokio::test]
-async fn a_listener_takes_no_stream_that_is_not_its_own() {
+async fn a_listener_rejects_a_stream_for_another_device_or_request() {
     for (device, nonce, first) in [
         ("kiosk:7@lyon~2", "of another", "hello"),
         ("another", "", "hello"),
@@ -167,7 +168,7 @@ async fn a_listener_takes_no_stream_that_is_not_its_own() {
 }
 
 #[tokio::test]
-async fn a_listener_that_the_hub_refuses_is_told_why() {
+async fn a_listener_that_the_hub_refuses_gets_the_reason() {
     let server = Server::start().await;
     let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
     let not_found = "404 Not Found\ncontent-type: application/problem+json";
@@ -179,7 +180,7 @@ async fn a_listener_that_the_hub_refuses_is_told_why() {
 }
 
 #[tokio::test]
-async fn a_command_is_watched_to_its_end_across_a_lost_connection() {
+async fn a_command_is_watched_until_its_end_across_a_lost_connection() {
     let server = Server::start().await;
     let mut changes = hub(&server).watch(id()).unwrap();
     let side = async {
@@ -212,7 +213,7 @@ async fn a_command_is_watched_to_its_end_across_a_lost_connection() {
 }
 
 #[tokio::test]
-async fn a_hub_that_was_never_there_is_not_watched_for_ever() {
+async fn a_hub_that_was_never_reached_is_an_error() {
     let server = Server::start().await;
     let hub = hub(&server);
     drop(server);
@@ -254,7 +255,7 @@ async fn the_hubs_events_are_typed() {
     assert!(matches!(&seen[2], HubChange::Delivery(d) if d.state == DeliveryState::Running));
 }
 
-/// Whoever runs the client in tasks of their own needs this to compile.
+/// A program that runs the client in tasks of its own needs this to compile.
 #[tokio::test]
 async fn calls_and_streams_can_move_between_threads() {
     fn moves<T: Send>(value: T) -> T {

@@ -1,6 +1,5 @@
-//! The network as it is: TLS, and proxies by the environment and by setting. The origin and the
-//! proxy are real; names such as `hub.test` exist at the proxy alone, so that a client which looks
-//! one up, or goes around the proxy, fails.
+//! The real network: TLS, and proxies by the environment and by setting. Names such as `hub.test` exist at the proxy alone, so
+//! that a client which resolves one, or bypasses the proxy, fails.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the failure message")]
 
 mod support;
@@ -10,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use bellwire_client::event_source::{Builder, Error, Retry};
-use bellwire_client::transport::{HttpTransport, HttpTransportBuilder, Stage};
+use bellwire_client::transport::{HttpTransport, HttpTransportBuilder, TransportStage};
 use bellwire_client::{Controller, EventSource};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -26,34 +25,34 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// A proxy in front of one origin: whatever host it is asked for, it connects there.
+/// A proxy in front of one origin, to which it connects for every host.
 struct Proxy {
     address: std::net::SocketAddr,
-    asked: Asked,
+    requests: Requests,
 }
 
 /// The first line of each request, and its `Proxy-Authorization`.
-type Asked = Arc<Mutex<Vec<(String, Option<String>)>>>;
+type Requests = Arc<Mutex<Vec<(String, Option<String>)>>>;
 
 impl Proxy {
     async fn start(origin: std::net::SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Self { address: listener.local_addr().unwrap(), asked: Arc::default() };
-        let asked = proxy.asked.clone();
+        let proxy = Self { address: listener.local_addr().unwrap(), requests: Arc::default() };
+        let requests = proxy.requests.clone();
         tokio::spawn(async move {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
-                tokio::spawn(Self::serve(socket, origin, asked.clone()));
+                tokio::spawn(Self::serve(socket, origin, requests.clone()));
             }
         });
         proxy
     }
 
-    async fn serve(mut socket: TcpStream, origin: std::net::SocketAddr, asked: Asked) {
+    async fn serve(mut socket: TcpStream, origin: std::net::SocketAddr, requests: Requests) {
         let request = Exchange::read(&mut socket).await;
         let authorization = request.header("proxy-authorization").map(str::to_owned);
         let line = format!("{} {}", request.method, request.target);
-        asked.lock().unwrap().push((line, authorization));
+        requests.lock().unwrap().push((line, authorization));
         let mut upstream = TcpStream::connect(origin).await.unwrap();
         if request.method == "CONNECT" {
             drop(request);
@@ -67,7 +66,7 @@ impl Proxy {
             drop(request);
             upstream.write_all((head + "\r\n").as_bytes()).await.unwrap();
         }
-        // Whoever leaves first ends it.
+        // Either side ends it.
         let _ = copy_bidirectional(&mut socket, &mut upstream).await;
     }
 
@@ -75,8 +74,8 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
     }
 }
 
@@ -85,7 +84,7 @@ async fn start_tls_origin() -> std::net::SocketAddr {
     start_tls_origin_of(&[]).await
 }
 
-/// As [`start_tls_origin`], with these protocols to choose from. It speaks HTTP/1.1 whatever was chosen.
+/// As [`start_tls_origin`], with these protocols to choose from. It uses HTTP/1.1 whatever was chosen.
 async fn start_tls_origin_of(protocols: &[&str]) -> std::net::SocketAddr {
     let certificates = CertificateDer::pem_file_iter(fixture("hub.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(fixture("hub.key")).unwrap();
@@ -105,7 +104,7 @@ async fn start_tls_origin_of(protocols: &[&str]) -> std::net::SocketAddr {
             let (socket, _) = listener.accept().await.unwrap();
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                // A client that does not trust us leaves in the handshake.
+                // A client that does not trust the certificate ends the handshake.
                 let Ok(socket) = acceptor.accept(socket).await else {
                     return;
                 };
@@ -124,14 +123,17 @@ fn source(url: impl AsRef<str>, transport: HttpTransportBuilder) -> Builder {
 }
 
 #[tokio::test]
-async fn the_platforms_authorities_judge_and_a_file_adds_one() {
+async fn the_platforms_authorities_are_trusted_and_a_file_adds_one() {
     let origin = start_tls_origin().await;
     let url = format!("https://{origin}/");
     let direct = || HttpTransport::builder().no_proxy();
 
     let mut tail = Tail::start(source(&url, direct()));
     let error = tail.gave_up().await;
-    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Untrusted), "{error}");
+    assert!(
+        matches!(&error, Error::Transport(e) if e.stage() == TransportStage::Untrusted),
+        "{error}"
+    );
     assert!(error.to_string().contains("certificate"), "the cause is told: {error}");
 
     let mut tail = Tail::start(source(&url, direct().ca_file(fixture("ca.pem"))));
@@ -141,20 +143,23 @@ async fn the_platforms_authorities_judge_and_a_file_adds_one() {
     assert_eq!(tail.data().await, "over TLS");
 }
 
-/// What a guest network does to port 443.
+/// As a captive portal on port 443.
 #[tokio::test]
-async fn what_speaks_no_tls_where_tls_should_be_is_told_as_that() {
+async fn a_server_without_tls_on_an_https_port_is_untrusted() {
     let server = Server::start().await;
     let url = server.url("/").replace("http://", "https://");
     let mut tail = Tail::start(source(url, HttpTransport::builder().no_proxy()));
-    server.greet(b"HTTP/1.1 200 OK\r\n\r\n<html>Welcome</html>").await;
+    server.accept_and_send(b"HTTP/1.1 200 OK\r\n\r\n<html>Welcome</html>").await;
     let error = tail.gave_up().await;
-    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Untrusted), "{error}");
+    assert!(
+        matches!(&error, Error::Transport(e) if e.stage() == TransportStage::Untrusted),
+        "{error}"
+    );
 }
 
-/// Over one connection that all requests shared, a dead stream took every later report with it.
+/// On one connection that all requests shared, a dead stream blocked every later report.
 #[tokio::test]
-async fn with_http_1_alone_each_request_under_way_has_a_connection_of_its_own() {
+async fn with_http_1_alone_each_request_in_flight_has_a_connection_of_its_own() {
     let origin = start_tls_origin_of(&["h2", "http/1.1"]).await;
     let proxy = Proxy::start(origin).await;
     let transport = HttpTransport::builder().proxy(proxy.url()).ca_file(fixture("ca.pem"));
@@ -165,7 +170,7 @@ async fn with_http_1_alone_each_request_under_way_has_a_connection_of_its_own() 
     };
     let (mut stream, mut beside) = (tail("stream"), tail("beside"));
     assert_eq!((stream.data().await, beside.data().await), ("over TLS".into(), "over TLS".into()));
-    assert_eq!(proxy.asked(), ["CONNECT hub.test:443"; 2]);
+    assert_eq!(proxy.requests(), ["CONNECT hub.test:443"; 2]);
 }
 
 #[tokio::test]
@@ -178,7 +183,7 @@ async fn a_certificate_for_another_name_is_refused() {
 }
 
 #[tokio::test]
-async fn a_file_that_holds_no_certificate_is_named() {
+async fn a_file_without_a_certificate_is_named() {
     for file in ["hub.key", "missing.pem"] {
         let error = HttpTransport::builder().ca_file(fixture(file)).build().unwrap_err();
         assert!(error.to_string().contains(file), "{error}");
@@ -200,8 +205,8 @@ async fn a_proxy_that_is_set_carries_plain_http_with_its_password() {
     assert_eq!(tail.data().await, "a");
     // "user:secret" in Base64.
     let expected = ("GET http://hub.test/events".into(), Some("Basic dXNlcjpzZWNyZXQ=".into()));
-    assert_eq!(*proxy.asked.lock().unwrap(), [expected]);
-    // What comes later is not held back either.
+    assert_eq!(*proxy.requests.lock().unwrap(), [expected]);
+    // What is sent later is not buffered either.
     request.send("data: b\n\n").await;
     assert_eq!(tail.data().await, "b");
     tail.drop_source();
@@ -215,7 +220,7 @@ async fn a_proxy_that_is_set_tunnels_https() {
     let transport = HttpTransport::builder().proxy(proxy.url()).ca_file(fixture("ca.pem"));
     let mut tail = Tail::start(source("https://hub.test/events", transport));
     assert_eq!(tail.data().await, "over TLS");
-    assert_eq!(proxy.asked(), ["CONNECT hub.test:443"]);
+    assert_eq!(proxy.requests(), ["CONNECT hub.test:443"]);
 }
 
 #[tokio::test]
@@ -228,18 +233,21 @@ async fn hosts_can_be_excepted_from_a_proxy_that_is_set() {
     request.open_stream().await;
     request.send("data: a\n\n").await;
     assert_eq!(tail.data().await, "a");
-    assert!(proxy.asked().is_empty(), "{:?}", proxy.asked());
+    assert!(proxy.requests().is_empty(), "{:?}", proxy.requests());
 }
 
-/// A proxy that asked for a password was told as a hub that cannot be reached.
+/// A proxy that required a password was reported as a hub that cannot be reached.
 #[tokio::test]
-async fn what_a_proxy_answers_to_connect_is_told_apart() {
+async fn answers_of_a_proxy_to_connect_are_distinguished() {
     for (answer, stage) in [
-        ("407 Proxy Authentication Required\nproxy-authenticate: Basic", Stage::ProxyLogin),
-        ("403 Forbidden", Stage::ProxyRefused),
-        ("302 Found\nlocation: http://portal.test/", Stage::ProxyRefused),
-        ("502 Bad Gateway", Stage::ProxyRefused),
-        ("503 Service Unavailable", Stage::ProxyRefused),
+        (
+            "407 Proxy Authentication Required\nproxy-authenticate: Basic",
+            TransportStage::ProxyAuthentication,
+        ),
+        ("403 Forbidden", TransportStage::ProxyRefused),
+        ("302 Found\nlocation: http://portal.test/", TransportStage::ProxyRefused),
+        ("502 Bad Gateway", TransportStage::ProxyRefused),
+        ("503 Service Unavailable", TransportStage::ProxyRefused),
     ] {
         let proxy = Server::start().await;
         let transport = HttpTransport::builder().proxy(proxy.url(""));
@@ -253,12 +261,14 @@ async fn what_a_proxy_answers_to_connect_is_told_apart() {
     let gone = Server::start().await.url("");
     let transport = HttpTransport::builder().proxy(gone);
     let error = Tail::start(source("https://hub.test/", transport)).gave_up().await;
-    assert!(matches!(&error, Error::Transport(e) if e.stage() == Stage::Connect), "{error}");
+    assert!(
+        matches!(&error, Error::Transport(e) if e.stage() == TransportStage::Connect),
+        "{error}"
+    );
 }
 
-/// Not a test by itself: run again by the tests below with the environment that they are about,
-/// since that of this process belongs to all of its tests. Prints the first event of a stream and
-/// the hub that answers a ping, both with the settings that a user has who sets none.
+/// Not a test by itself: the tests below run it in a process of its own with another environment. Prints the first event of a
+/// stream and the hub that answers a ping, both with default settings.
 #[tokio::test]
 async fn child() {
     let Ok(url) = std::env::var("BELLWIRE_TEST_URL") else {
@@ -276,7 +286,7 @@ async fn child() {
     }
 }
 
-/// Runs `child` with no environment but this; gives its output.
+/// Runs `child` with this environment alone; returns its output.
 async fn run_child(variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["child", "--exact", "--nocapture"]);
@@ -289,7 +299,7 @@ async fn run_child(variables: &[(&str, &str)]) -> String {
     text(&output.stdout)
 }
 
-/// Answers as a hub would: a stream's request with an event, a ping with its nonce.
+/// Answers as a hub: a stream's request with an event, a ping with its nonce.
 async fn serve_as_hub(server: &Server) {
     let mut stream = server.request().await;
     assert_eq!(stream.target, "/events");
@@ -312,10 +322,10 @@ async fn http_proxy_of_the_environment_is_used_in_either_case() {
         let (output, ()) = tokio::join!(run_child(&variables), serve_as_hub(&server));
         assert!(output.contains("first event: here I am"), "{variable}: {output}");
         assert!(output.contains("answered by: bellwire/test"), "{variable}: {output}");
-        let asked = proxy.asked();
-        assert_eq!(asked.len(), 2, "{variable}: {asked:?}");
-        assert_eq!(asked[0], "GET http://hub.test/events", "{variable}");
-        assert!(asked[1].starts_with("GET http://hub.test/v1/ping?nonce="), "{asked:?}");
+        let requests = proxy.requests();
+        assert_eq!(requests.len(), 2, "{variable}: {requests:?}");
+        assert_eq!(requests[0], "GET http://hub.test/events", "{variable}");
+        assert!(requests[1].starts_with("GET http://hub.test/v1/ping?nonce="), "{requests:?}");
     }
 }
 
@@ -333,7 +343,7 @@ async fn https_proxy_of_the_environment_is_used_in_either_case() {
         ])
         .await;
         assert!(output.contains("first event: over TLS"), "{variable}: {output}");
-        assert_eq!(proxy.asked(), ["CONNECT hub.test:443"], "{variable}");
+        assert_eq!(proxy.requests(), ["CONNECT hub.test:443"], "{variable}");
     }
 }
 
@@ -350,14 +360,14 @@ async fn no_proxy_of_the_environment_goes_straight() {
         ];
         let (output, ()) = tokio::join!(run_child(&variables), serve_as_hub(&server));
         assert!(output.contains("first event: here I am"), "{variable}: {output}");
-        assert!(proxy.asked().is_empty(), "{variable}: {:?}", proxy.asked());
+        assert!(proxy.requests().is_empty(), "{variable}: {:?}", proxy.requests());
     }
 }
 
-/// A small appliance without a single authority must still reach a hub behind plain HTTP, and one
-/// whose authority it was given: the platform verifier alone refuses to be set up there.
+/// A small appliance without a single authority must still reach a hub over plain HTTP, and one whose authority is configured:
+/// the platform verifier alone cannot be set up there.
 #[tokio::test]
-async fn a_machine_without_authorities_has_a_client_all_the_same() {
+async fn a_machine_without_authorities_can_build_a_client() {
     let empty = tempfile::NamedTempFile::new().unwrap();
     let none = empty.path().to_str().unwrap();
     let server = Server::start().await;

@@ -1,7 +1,7 @@
-//! When a source comes back, in virtual time: hours pass in no time, and each wait is exact.
+//! When a source reconnects, in virtual time: hours pass at once, and each wait is exact.
 //!
-//! The answers are written in the test and come through a [`Transport`] of its own, since a real
-//! socket would let the paused clock run ahead while it waits for the kernel.
+//! The responses are written in the test and returned by a [`Transport`] of its own, since with a real socket the paused clock
+//! would advance while it waits for the kernel.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the failure message")]
 
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use bellwire_client::EventSource;
 use bellwire_client::event_source::{Builder, Error, Item, Loss, Retry, SERVER_WAIT_MAX};
 use bellwire_client::transport::{
-    ByteStream, Request, ResponseFuture, Stage, Transport, TransportError,
+    ByteStream, Request, ResponseFuture, Transport, TransportError, TransportStage,
 };
 use bellwire_sse::{Jitter, ReadyState};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A part of an answer's body.
+/// A part of a response's body.
 enum Part {
     Bytes(&'static str),
     Pause(Duration),
@@ -36,11 +36,11 @@ enum Answer {
     Never,
 }
 
-/// Gives the answers in their order; behind the last, the connection is refused.
+/// Returns the responses in order; after the last, the connection is refused.
 #[derive(Clone)]
 struct Script {
     answers: Arc<Mutex<VecDeque<Answer>>>,
-    asked: Arc<Mutex<Vec<Duration>>>,
+    requested_at: Arc<Mutex<Vec<Duration>>>,
     start: Instant,
 }
 
@@ -48,7 +48,7 @@ impl Script {
     fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
         Self {
             answers: Arc::new(Mutex::new(answers.into_iter().collect())),
-            asked: Arc::default(),
+            requested_at: Arc::default(),
             start: Instant::now(),
         }
     }
@@ -57,15 +57,15 @@ impl Script {
         EventSource::builder("http://in-a-test/").transport(self.clone()).jitter(Jitter::None)
     }
 
-    /// When the requests came, in time since the start.
-    fn asked(&self) -> Vec<Duration> {
-        self.asked.lock().unwrap().clone()
+    /// When the requests arrived, since the start.
+    fn requested_at(&self) -> Vec<Duration> {
+        self.requested_at.lock().unwrap().clone()
     }
 }
 
 impl Transport for Script {
     fn send(&self, _request: Request) -> ResponseFuture {
-        self.asked.lock().unwrap().push(self.start.elapsed());
+        self.requested_at.lock().unwrap().push(self.start.elapsed());
         let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Answer::Refused);
         Box::pin(async move {
             let head = http::Response::builder().header("content-type", "text/event-stream");
@@ -75,7 +75,7 @@ impl Transport for Script {
                     let head = head.status(status).header("retry-after", retry_after);
                     Ok(head.body(body(Vec::new())).unwrap())
                 }
-                Answer::Refused => Err(TransportError::new(Stage::Connect, "refused")),
+                Answer::Refused => Err(TransportError::new(TransportStage::Connect, "refused")),
                 Answer::Never => std::future::pending().await,
             }
         })
@@ -88,7 +88,7 @@ fn body(parts: Vec<Part>) -> ByteStream {
         loop {
             let chunk = match parts.pop_front()? {
                 Text(text) => Ok(Bytes::from_static(text.as_bytes())),
-                Break => Err(TransportError::new(Stage::Body, "reset")),
+                Break => Err(TransportError::new(TransportStage::Body, "reset")),
                 Pause(pause) => {
                     sleep(pause).await;
                     continue;
@@ -100,47 +100,52 @@ fn body(parts: Vec<Part>) -> ByteStream {
     }))
 }
 
-/// Runs the source until it has asked `n` times; gives the waits that it told of.
+/// Runs the source until it has sent `n` requests; returns the waits that it reported.
 async fn waits(source: &mut EventSource, n: usize) -> Vec<Duration> {
     let mut waits = Vec::new();
     while waits.len() < n {
         match source.next_item().await {
             Some(Ok(Item::Lost { retry_in, .. })) => waits.push(retry_in),
             Some(Ok(_)) => {}
-            other => panic!("it gave up after {waits:?}: {other:?}"),
+            other => panic!("it stopped after {waits:?}: {other:?}"),
         }
     }
     waits
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_double_up_to_the_cap_and_are_kept() {
+async fn waits_double_up_to_the_cap_and_are_exact() {
     let script = Script::new([]);
     let mut source = script.source().reconnect_delay_max(SECOND * 10).build().unwrap();
-    let told = waits(&mut source, 6).await;
-    assert_eq!(told, [1, 2, 4, 8, 10, 10].map(Duration::from_secs));
-    // The clock of tokio has a grain of a millisecond, and a sleep is never short of its time.
+    let reported = waits(&mut source, 6).await;
+    assert_eq!(reported, [1, 2, 4, 8, 10, 10].map(Duration::from_secs));
+    // The clock of tokio has a resolution of a millisecond, and a sleep never ends early.
     let mut due = Duration::ZERO;
-    for (asked, wait) in script.asked().into_iter().zip([&[Duration::ZERO], &told[..]].concat()) {
+    for (requested_at, wait) in
+        script.requested_at().into_iter().zip([&[Duration::ZERO], &reported[..]].concat())
+    {
         due += wait;
-        assert!(asked >= due && asked <= due + 10 * MS, "asked at {asked:?}, due at {due:?}");
+        assert!(
+            requested_at >= due && requested_at <= due + 10 * MS,
+            "requested at {requested_at:?}, due at {due:?}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_jitter_a_wait_is_anything_up_to_its_ceiling() {
+async fn with_jitter_a_wait_is_random_up_to_its_ceiling() {
     let mut first_waits = Vec::new();
     for _ in 0..64 {
         let mut source = Script::new([]).source().jitter(Jitter::Full).build().unwrap();
         first_waits.extend(waits(&mut source, 1).await);
     }
     assert!(first_waits.iter().all(|&wait| wait <= SECOND));
-    // Each half has the odds of a coin: all 64 on one side is once in 2^63 runs.
+    // Each half has a probability of 1/2: all 64 on one side is once in 2^63 runs.
     assert!(first_waits.iter().any(|&wait| wait < SECOND / 2), "{first_waits:?}");
     assert!(first_waits.iter().any(|&wait| wait > SECOND / 2), "{first_waits:?}");
 }
 
-/// reqwest-eventsource asked ten times a second where a server accepted and closed at once.
+/// reqwest-eventsource connected ten times a second where a server accepted and closed at once.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_accepts_and_closes_at_once_is_backed_off_from() {
     let closing = || Answer::Stream(vec![Text("data: a\n\n")]);
@@ -150,7 +155,7 @@ async fn a_server_that_accepts_and_closes_at_once_is_backed_off_from() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_healthy_stream_starts_the_backoff_afresh() {
+async fn a_healthy_stream_resets_the_backoff() {
     let healthy = Answer::Stream(vec![Pause(SECOND * 11), Break]);
     let script = Script::new([Answer::Refused, Answer::Refused, healthy, Answer::Refused]);
     let mut source = script.source().build().unwrap();
@@ -169,10 +174,9 @@ async fn a_servers_retry_replaces_the_delay_with_data_or_without() {
     assert_eq!(waits(&mut source, 4).await, [5000, 70, 70, 0].map(Duration::from_millis));
 }
 
-/// A server that asked for no pause, and ended each stream at once, was asked thousands of times in
-/// half a minute.
+/// A server that requested no pause, and ended each stream at once, was tried thousands of times in half a minute.
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_next_to_nothing_is_kept_once_and_then_grows() {
+async fn a_tiny_pause_is_used_once_and_then_grows() {
     let ending = || Answer::Stream(vec![Text("retry: 0\n\n")]);
     let script = Script::new([ending(), ending(), Answer::Stream(vec![Pause(SECOND * 11), Break])]);
     let mut source = script.source().server_delay_min(SECOND).build().unwrap();
@@ -186,14 +190,14 @@ async fn a_pause_of_next_to_nothing_is_kept_once_and_then_grows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_retry_silences_a_client_for_good() {
+async fn no_retry_silences_a_client_for_ever() {
     let script = Script::new([Answer::Stream(vec![Text("retry: 18446744073709551616\n\n")])]);
     let mut source = script.source().build().unwrap();
     assert_eq!(waits(&mut source, 1).await, [SERVER_WAIT_MAX]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_is_waited_for_and_bounded() {
+async fn retry_after_is_respected_and_bounded() {
     let script = Script::new([
         Answer::Status(503, "30"),
         Answer::Status(429, "99999999"),
@@ -206,14 +210,14 @@ async fn retry_after_is_waited_for_and_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_wait_is_shorter_than_the_least() {
+async fn no_wait_is_shorter_than_the_minimum() {
     let script = Script::new([Answer::Stream(vec![Text("retry: 0\n\n")])]);
     let mut source = script.source().reconnect_delay_min(100 * MS).build().unwrap();
     assert_eq!(waits(&mut source, 1).await, [100 * MS]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delay_set_by_the_reader_counts_once() {
+async fn a_delay_set_by_the_reader_is_used_once() {
     let script = Script::new([]);
     let mut source = script.source().build().unwrap();
     source.set_next_delay(4200 * MS);
@@ -250,7 +254,7 @@ async fn a_silent_stream_is_dead_and_any_byte_keeps_it_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_never_answers_is_dead_too() {
+async fn a_server_that_never_answers_is_silent() {
     let script = Script::new([Answer::Never]);
     let mut source = script.source().read_timeout(SECOND).build().unwrap();
     let lost = source.next_item().await;
@@ -282,7 +286,7 @@ async fn without_a_read_timeout_a_stream_may_be_silent_for_a_day() {
     let script = Script::new([Answer::Stream(vec![Pause(day), Text("data: a\n\n"), Silence])]);
     let mut source = script.source().build().unwrap();
     assert_eq!(source.next_event().await.unwrap().unwrap().data(), "a");
-    assert_eq!(script.asked().len(), 1);
+    assert_eq!(script.requested_at().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,7 +303,7 @@ async fn an_unfinished_event_is_dropped_with_its_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_ready_state_follows() {
+async fn the_ready_state_follows_the_connection() {
     let script = Script::new([Answer::Stream(vec![])]);
     let mut source = script.source().build().unwrap();
     assert_eq!(source.ready_state(), ReadyState::Connecting);
@@ -312,7 +316,7 @@ async fn the_ready_state_follows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_rejected_counts_as_lost() {
+async fn a_rejected_stream_counts_as_lost() {
     let script = Script::new([Answer::Stream(vec![Silence]), Answer::Stream(vec![Silence])]);
     let mut source = script.source().retry(Retry::resilient()).build().unwrap();
     assert!(matches!(source.next_item().await, Some(Ok(Item::Open))));

@@ -1,5 +1,4 @@
-//! EventSource against a server of raw bytes: what HTML's section 9.2 says, as far as
-//! LaunchDarkly's contract tests leave it out.
+//! EventSource against a server of raw bytes: the rules of HTML, section 9.2, that LaunchDarkly's contract tests do not cover.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is the failure message")]
 
 mod support;
@@ -15,7 +14,7 @@ fn builder(server: &Server) -> Builder {
 }
 
 #[tokio::test]
-async fn the_request_is_the_standards() {
+async fn the_request_is_as_in_the_standard() {
     let server = Server::start().await;
     let mut tail = Tail::start(builder(&server).header("x-own", "1"));
     let mut request = server.request().await;
@@ -32,7 +31,7 @@ async fn the_request_is_the_standards() {
 }
 
 #[tokio::test]
-async fn a_content_type_may_have_parameters_and_capitals_but_must_be_there() {
+async fn a_content_type_may_have_parameters_and_capitals_but_is_required() {
     for good in ["text/event-stream", "Text/Event-Stream", "text/event-stream ; charset=UTF-8"] {
         let server = Server::start().await;
         let mut tail = Tail::start(builder(&server));
@@ -57,7 +56,7 @@ async fn a_content_type_may_have_parameters_and_capitals_but_must_be_there() {
 }
 
 #[tokio::test]
-async fn a_status_that_is_not_200_is_final_and_tells_its_body() {
+async fn a_status_other_than_200_is_final_and_has_its_body() {
     for status in [201, 206, 300, 304, 400, 401, 403, 404, 410, 429, 500, 503] {
         let server = Server::start().await;
         let mut tail = Tail::start(builder(&server));
@@ -75,7 +74,7 @@ async fn a_status_that_is_not_200_is_final_and_tells_its_body() {
 }
 
 #[tokio::test]
-async fn a_204_is_the_end_whatever_is_tried_again() {
+async fn a_204_is_the_end_under_every_retry_rule() {
     for retry in [Retry::standard(), Retry::resilient(), Retry::always(), Retry::never()] {
         let server = Server::start().await;
         let mut tail = Tail::start(builder(&server).retry(retry));
@@ -85,7 +84,7 @@ async fn a_204_is_the_end_whatever_is_tried_again() {
 }
 
 #[tokio::test]
-async fn the_resilient_come_back_to_a_server_in_trouble_but_not_to_one_that_refuses() {
+async fn resilient_retry_reconnects_after_server_errors_and_not_after_refusals() {
     let server = Server::start().await;
     let mut tail = Tail::start(builder(&server).retry(Retry::resilient()));
     for status in [500, 502, 503, 504, 408, 425, 429] {
@@ -99,7 +98,7 @@ async fn the_resilient_come_back_to_a_server_in_trouble_but_not_to_one_that_refu
 }
 
 #[tokio::test]
-async fn redirects_lead_on_and_the_next_connection_begins_at_the_first_url() {
+async fn redirects_are_followed_and_the_next_connection_requests_the_first_url() {
     for status in [301, 302, 303, 307, 308] {
         let server = Server::start().await;
         let mut tail = Tail::start(builder(&server));
@@ -141,7 +140,7 @@ async fn a_redirected_post_becomes_a_get_where_fetch_says_so() {
 }
 
 #[tokio::test]
-async fn credentials_stay_with_their_server() {
+async fn credentials_are_sent_to_their_server_alone() {
     let (server, other) = (Server::start().await, Server::start().await);
     let _tail = Tail::start(builder(&server).bearer_auth("secret").header("x-own", "1"));
     let request = server.request().await;
@@ -156,7 +155,7 @@ async fn credentials_stay_with_their_server() {
 }
 
 #[tokio::test]
-async fn a_redirect_that_leads_nowhere_is_an_error() {
+async fn an_invalid_redirect_is_an_error() {
     for (location, fault) in [
         ("", RedirectFault::NoLocation),
         ("\nlocation: ", RedirectFault::NoLocation),
@@ -172,10 +171,9 @@ async fn a_redirect_that_leads_nowhere_is_an_error() {
     }
 }
 
-/// A device whose guest network led it to a sign-in page was told of the page alone, or of a server
-/// that could not be reached.
+/// A device that a captive portal redirected to its page reported the page alone, or a server that could not be reached.
 #[tokio::test]
-async fn a_reader_that_stays_with_its_server_is_told_where_a_redirect_led() {
+async fn same_origin_reports_where_a_redirect_leads() {
     let same_origin = |server: &Server| builder(server).same_origin(true);
     let server = Server::start().await;
     let mut tail = Tail::start(same_origin(&server));
@@ -184,7 +182,7 @@ async fn a_reader_that_stays_with_its_server_is_told_where_a_redirect_led() {
     let error = tail.gave_up().await;
     assert!(
         matches!(&error, Error::Elsewhere { to, .. } if to == "http://portal.test/login?back=1"),
-        "not asked, and its password not shown: {error}"
+        "not requested, and its password not shown: {error}"
     );
 
     let mut tail = Tail::start(same_origin(&server));
@@ -226,7 +224,7 @@ async fn invalid_utf8_is_replaced_and_breaks_nothing() {
 }
 
 #[tokio::test]
-async fn an_id_alone_counts_and_outlives_a_connection_without_ids() {
+async fn an_id_without_data_counts_and_survives_a_connection_without_ids() {
     let server = Server::start().await;
     let mut tail = Tail::start(builder(&server));
     let mut request = server.request().await;
@@ -247,7 +245,7 @@ async fn an_id_alone_counts_and_outlives_a_connection_without_ids() {
 }
 
 #[tokio::test]
-async fn an_event_tells_its_own_id_from_an_inherited_one() {
+async fn an_event_distinguishes_its_own_id_from_an_inherited_one() {
     let server = Server::start().await;
     let mut tail = Tail::start(builder(&server).last_event_id("before"));
     let mut request = server.request().await;
@@ -268,10 +266,9 @@ async fn an_event_tells_its_own_id_from_an_inherited_one() {
     );
 }
 
-/// A client that put such an id into the header died of it at the next reconnect (undici,
-/// GHSA-q9qx-47rg-rhc7).
+/// A client that put such an id into the header crashed at the next reconnect (undici, GHSA-q9qx-47rg-rhc7).
 #[tokio::test]
-async fn an_id_that_no_header_can_carry_is_not_sent_and_kills_nothing() {
+async fn an_id_that_is_no_valid_header_is_not_sent() {
     let server = Server::start().await;
     let mut tail = Tail::start(builder(&server));
     let mut request = server.request().await;
@@ -303,7 +300,7 @@ async fn an_event_over_the_limit_is_dropped_and_the_stream_goes_on() {
 }
 
 #[tokio::test]
-async fn a_broken_transfer_is_told_once_and_an_orderly_end_is_no_error() {
+async fn a_broken_transfer_is_one_loss_and_an_orderly_end_is_no_error() {
     let server = Server::start().await;
     let mut tail = Tail::start(builder(&server));
     let chunked = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
@@ -324,7 +321,7 @@ async fn a_broken_transfer_is_told_once_and_an_orderly_end_is_no_error() {
 }
 
 #[tokio::test]
-async fn to_drop_close_or_restart_a_source_drops_its_connection() {
+async fn dropping_closing_or_restarting_a_source_closes_its_connection() {
     let server = Server::start().await;
     let tail = Tail::start(builder(&server));
     let mut request = server.request().await;
@@ -355,7 +352,7 @@ async fn to_drop_close_or_restart_a_source_drops_its_connection() {
 }
 
 #[tokio::test]
-async fn user_and_password_in_the_url_become_a_header_and_are_shown_nowhere() {
+async fn user_and_password_in_the_url_become_a_header_and_are_never_shown() {
     let server = Server::start().await;
     let url = server.url("/events").replace("http://", "http://us%40r:p%3Ass@");
     let source = EventSource::get(url).unwrap();
@@ -368,7 +365,7 @@ async fn user_and_password_in_the_url_become_a_header_and_are_shown_nowhere() {
 }
 
 #[tokio::test]
-async fn a_wrong_setting_is_named_when_the_source_is_built() {
+async fn an_invalid_setting_is_named_when_the_source_is_built() {
     for url in ["", "hub", "/events", "ftp://hub/", "http://", "file:///etc/passwd"] {
         let error = EventSource::get(url).unwrap_err();
         assert!(error.to_string().contains("not an http or https URL"), "{url}: {error}");
@@ -382,7 +379,7 @@ async fn a_wrong_setting_is_named_when_the_source_is_built() {
 }
 
 #[tokio::test]
-async fn what_failed_stands_in_one_line() {
+async fn a_failure_is_one_line() {
     let server = Server::start().await;
     let url = server.url("/");
     drop(server);

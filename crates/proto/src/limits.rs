@@ -227,32 +227,28 @@ pub const LISTEN_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// choice.
 pub const LISTEN_STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// A number with a default and bounds, all inclusive. The unit is in the name of the constant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
-    /// The value when none is given.
-    pub default: u64,
-    /// The least value that is accepted.
-    pub min: u64,
-    /// The greatest value that is accepted.
-    pub max: u64,
-}
+/// How long a client waits for a hub's response beyond the time that it requested the hub to wait: our choice.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a hub's response that a client reads: our choice, a page of 1,000 deliveries with ordinary output.
+pub const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of a hub's event that a client reads: our choice, above a command with [`DATA_BYTES_CEILING`] and a delivery with
+/// three parts of 64 KiB, each of which JSON may make six times as long.
+pub const EVENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-impl Range {
-    /// Whether `n` is within the bounds.
-    ///
-    /// ```
-    /// use bellwire_proto::limits::TTL_S;
-    /// assert!(TTL_S.contains(3600) && !TTL_S.contains(0));
-    /// ```
-    pub const fn contains(self, n: u64) -> bool {
-        self.min <= n && n <= self.max
-    }
-}
+// The agent. Sections of docs/agent.md are named by their titles.
 
-// --- The agent ---
-// Sections of docs/agent.md are named by their titles. Numbers without a source are our choice, with the reason.
-
+/// The greatest `timeout` of an action, in seconds: the longest time to live. docs/agent.md, "Configuration".
+pub const ACTION_TIMEOUT_S_MAX: u64 = TTL_S.max;
+/// `kill_after` of an action, in seconds: the time between TERM and KILL. docs/agent.md, "Configuration".
+pub const KILL_AFTER_S: Range = Range { default: 5, min: 1, max: 600 };
+/// `concurrency` of an action. Its maximum is the greatest `max_in_flight` of a hub. docs/agent.md, "Configuration".
+pub const CONCURRENCY: Range = Range { default: 1, min: 1, max: 100 };
+/// Bytes of a credential file: our choice, more than any token has and less than a header may have.
+pub const CREDENTIAL_BYTES_MAX: u64 = 8 * 1024;
+/// Members of [`FACTS_KEYS_MAX`] that are reserved for the agent's own facts: our choice.
+pub const AGENT_FACTS_KEYS_MAX: usize = 20;
+/// Bytes of [`FACTS_BYTES_MAX`] that are reserved for the agent's own facts, at most 32 addresses among them: our choice.
+pub const AGENT_FACTS_BYTES_MAX: usize = 4096;
 /// Bytes of the agent's journal. docs/agent.md, "The journal".
 pub const AGENT_JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Bytes that the agent reserves on the disk for the result of a command in progress. docs/agent.md, "The journal":
@@ -304,5 +300,28 @@ pub const AGENT_REMOVED_PAUSE: Duration = Duration::from_secs(15 * 60);
 pub const AGENT_PORTAL_PAUSE: Duration = Duration::from_secs(30);
 /// The agent's shortest and longest pause after a `bye` `replaced`, in milliseconds. docs/agent.md, "Connection".
 pub const AGENT_REPLACED_PAUSE_MS: (u64, u64) = (5000, 30_000);
-/// Commands in the agent's status. docs/agent.md, "Looking at it".
+/// Commands in the agent's status. docs/agent.md, "Status and logs".
 pub const AGENT_STATUS_COMMANDS_MAX: usize = 20;
+
+/// A number with a default and bounds, all inclusive. The unit is in the name of the constant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// The value when none is given.
+    pub default: u64,
+    /// The least value that is accepted.
+    pub min: u64,
+    /// The greatest value that is accepted.
+    pub max: u64,
+}
+
+impl Range {
+    /// Whether `n` is within the bounds.
+    ///
+    /// ```
+    /// use bellwire_proto::limits::TTL_S;
+    /// assert!(TTL_S.contains(3600) && !TTL_S.contains(0));
+    /// ```
+    pub const fn contains(self, n: u64) -> bool {
+        self.min <= n && n <= self.max
+    }
+}

@@ -1,5 +1,5 @@
-//! `bellwire agent on`: an action more in the agent's configuration. What stands there stays as it
-//! is, comments included: the new table goes to the end.
+//! `bellwire agent on`: adds an action to the agent's configuration, as a table at the end of the file. The rest of the file,
+//! comments included, is unchanged.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
@@ -11,7 +11,7 @@ use bellwire_client::agent::config::AgentConfig;
 use serde::Serialize;
 use toml::Value;
 
-use super::{Told, ToldAction, in_file, read_config, read_text};
+use super::{ActionSummary, Finding, in_file, read_config, read_text};
 use crate::args::AgentOn;
 use crate::exit::{self, Usage};
 use crate::out::{self, Form};
@@ -23,19 +23,19 @@ pub(crate) fn run(args: &AgentOn, form: Form) -> anyhow::Result<u8> {
     let config = add(path, draft, args)?;
     let warnings = config.warnings_of(&args.action);
     let Some(does) = config.actions.get(&args.action).map(ToString::to_string) else {
-        anyhow::bail!("{} has it and does not show it", path.display());
+        anyhow::bail!("{} does not contain the action after it was added", path.display());
     };
     match form {
         Form::Json => out::json(&Added {
-            action: ToldAction { action: args.action.to_string(), does },
-            warnings: warnings.into_iter().map(Told::of).collect(),
+            action: ActionSummary { action: args.action.to_string(), does },
+            warnings: warnings.into_iter().map(Finding::of).collect(),
         })?,
         Form::Text => {
             for warning in warnings {
                 out::note(&format!("warning: {warning}"));
             }
             anstream::println!("{} {does}", args.action);
-            out::note("a running agent takes it when it is started again");
+            out::note("a running agent reads the file when it is restarted");
         }
     }
     Ok(exit::OK)
@@ -45,17 +45,17 @@ pub(crate) fn run(args: &AgentOn, form: Form) -> anyhow::Result<u8> {
 #[derive(Serialize)]
 struct Added {
     #[serde(flatten)]
-    action: ToldAction,
-    warnings: Vec<Told>,
+    action: ActionSummary,
+    warnings: Vec<Finding>,
 }
 
-/// Adds the action; gives the configuration as it then is.
+/// Adds the action; returns the configuration with it.
 fn add(path: &Path, draft: Draft, args: &AgentOn) -> anyhow::Result<AgentConfig> {
-    // Read with the draft in hand: nobody else adds anything meanwhile.
+    // Read while the draft exists: no other process adds an action meanwhile.
     let before = read_text(path)?;
     let config = AgentConfig::read(&before).map_err(|faults| Usage(in_file(path, &faults)))?;
     if config.actions.contains_key(&args.action) {
-        let message = format!("{} has {} already: edit it there", path.display(), args.action);
+        let message = format!("{} already has {}: edit it there", path.display(), args.action);
         return Err(Usage(message).into());
     }
     let table = table(args);
@@ -63,7 +63,7 @@ fn add(path: &Path, draft: Draft, args: &AgentOn) -> anyhow::Result<AgentConfig>
     let after = format!("{before}{line_end}{table}");
     let config = AgentConfig::read(&after).map_err(|faults| {
         let faults: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
-        Usage(format!("{} does not take this at its end:\n{table}\n{faults}", path.display()))
+        Usage(format!("{} is not valid with this at its end:\n{table}\n{faults}", path.display()))
     })?;
     draft.replace(&after).with_context(|| path.display().to_string())?;
     Ok(config)
@@ -77,7 +77,7 @@ fn table(args: &AgentOn) -> String {
     settings.extend(args.on_restart.as_deref().map(|what| ("on_restart", text(what))));
     settings.extend(args.user.as_deref().map(|user| ("user", text(user))));
     let lines: String = settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-    // The name in quotes: a point in it would begin another table.
+    // In quotes if needed: a point in a bare name would begin another table.
     let name = if args.action.as_str().contains('.') {
         text(args.action.as_str())
     } else {
@@ -86,12 +86,12 @@ fn table(args: &AgentOn) -> String {
     format!("\n[actions.{name}]\n{lines}")
 }
 
-/// The next text of a file, beside it. As long as there is one nobody else makes another.
+/// The next content of a file, in a file beside it. While it exists no other process creates one.
 struct Draft {
     path: PathBuf,
     draft: PathBuf,
     file: File,
-    /// It is in the file's place, and a file of its name is somebody else's.
+    /// It has replaced the file, and a file of its name belongs to another process.
     placed: bool,
 }
 
@@ -103,7 +103,7 @@ impl Draft {
         let file = options.write(true).create_new(true).mode(0o600).open(&draft);
         let file = file.map_err(|e| match e.kind() {
             ErrorKind::AlreadyExists => anyhow::anyhow!(
-                "somebody else is changing it; if not, one was killed while it did: remove {}",
+                "another process is changing it; if not, one was killed while it did: remove {}",
                 draft.display()
             ),
             _ => e.into(),
@@ -111,7 +111,7 @@ impl Draft {
         Ok(Self { path, draft, file, placed: false })
     }
 
-    /// Puts the text in the file's place in one step, with its owner, group and permissions.
+    /// Replaces the file in one step, with its owner, group and permissions.
     fn replace(mut self, text: &str) -> std::io::Result<()> {
         let before = std::fs::metadata(&self.path)?;
         self.file.write_all(text.as_bytes())?;
@@ -119,7 +119,7 @@ impl Draft {
         if (own.uid(), own.gid()) != (before.uid(), before.gid()) {
             fchown(&self.file, Some(before.uid()), Some(before.gid()))?;
         }
-        // After the owner: to change him takes some of them away.
+        // After the owner: changing it clears some of them.
         self.file.set_permissions(before.permissions())?;
         self.file.sync_all()?;
         std::fs::rename(&self.draft, &self.path)?;

@@ -1,4 +1,7 @@
-//! What systemd is told (sd_notify(3)): ready, alive, stopping. Where nobody asks, nothing is said.
+//! Notifications to systemd (sd_notify(3)): ready, watchdog, stopping. Without a service manager nothing is sent.
+//!
+//! Not the crate sd-notify: as of 0.5 it supports no abstract socket names, which older systemd sets (CentOS 7), and its
+//! send blocks when the service manager does not read.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -7,14 +10,14 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-/// The way to the service manager, if there is one.
-pub(super) struct Notify {
+/// The service manager, if there is one.
+pub(super) struct ServiceManager {
     socket: Option<UnixDatagram>,
     watchdog: Option<Duration>,
 }
 
-impl Notify {
-    /// As `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` say.
+impl ServiceManager {
+    /// From `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`.
     pub(super) fn from_environment() -> Self {
         let variable = |name| std::env::var(name).ok();
         let pid = variable("WATCHDOG_PID").and_then(|pid| pid.parse().ok());
@@ -26,24 +29,24 @@ impl Notify {
         }
     }
 
-    /// Says it. Nothing depends on whether it was heard.
-    pub(super) fn tell(&self, state: &str) {
+    /// Sends a notification. Nothing depends on whether it arrives.
+    pub(super) fn send(&self, state: &str) {
         if let Some(socket) = &self.socket {
             socket.send(state.as_bytes()).ok();
         }
     }
 
-    /// Says that it is alive, twice in the time that it may be silent. Never ends. To be polled by
-    /// the task whose life it stands for.
-    pub(super) async fn stay_alive(&self) -> std::convert::Infallible {
-        let Some(silence_max) = self.watchdog else {
+    /// Sends a keepalive twice per watchdog interval. Never resolves. The agent's own task must poll it, so that it stops
+    /// when that task hangs.
+    pub(super) async fn keep_alive(&self) -> std::convert::Infallible {
+        let Some(watchdog) = self.watchdog else {
             return std::future::pending().await;
         };
-        let mut ticks = interval((silence_max / 2).max(Duration::from_millis(1)));
+        let mut ticks = interval((watchdog / 2).max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.tell("WATCHDOG=1");
+            self.send("WATCHDOG=1");
         }
     }
 }
@@ -56,7 +59,7 @@ fn connect(name: &[u8]) -> Option<UnixDatagram> {
     };
     let socket = UnixDatagram::unbound().ok()?;
     socket.connect_addr(&address).ok()?;
-    // A manager that does not read must not hold up the agent.
+    // A service manager that does not read must not block the agent.
     socket.set_nonblocking(true).ok()?;
     Some(socket)
 }
@@ -66,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_arrives_at_a_path_and_at_an_abstract_name() {
+    fn notifications_arrive_at_a_path_and_at_an_abstract_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let at_path = UnixDatagram::bind(&path).unwrap();
@@ -77,8 +80,8 @@ mod tests {
             (at_path, path.as_os_str().as_bytes().to_vec()),
             (at_name, format!("@{name}").into_bytes()),
         ] {
-            let notify = Notify { socket: connect(&name), watchdog: None };
-            notify.tell("READY=1");
+            let manager = ServiceManager { socket: connect(&name), watchdog: None };
+            manager.send("READY=1");
             let mut read = [0; 64];
             let length = listener.recv(&mut read).unwrap();
             assert_eq!(&read[..length], b"READY=1");

@@ -1,4 +1,4 @@
-//! Rust closures as handlers: what they are given, what they give back, how they are stopped.
+//! Rust closures as handlers: their argument, their result, how they are stopped.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,32 +13,32 @@ use serde::de::DeserializeOwned;
 
 use super::run::{End, Ended, Job, Outcome, ProgressSender, Run, Stop, StopReceiver, bad_result};
 
-/// How long a closure may go on after it was told to stop, before it is dropped.
+/// How long a closure may go on after it was requested to stop, before it is dropped.
 const STOP_AFTER: Duration = Duration::from_secs(5);
 
-/// A command, as a closure gets it.
+/// A command: the argument of a closure.
 #[derive(Debug, Clone)]
 pub struct Command {
     event: CommandEvent,
     progress: ProgressSender,
     stop: StopReceiver,
-    /// The closure was told that nobody wants it any more: what it gives back is then what is left of
-    /// it, and else its result.
-    heeded: Arc<AtomicBool>,
+    /// The closure has observed the cancel: what it returns is the outcome of the cancelled command, and otherwise its
+    /// result.
+    saw_cancel: Arc<AtomicBool>,
 }
 
 impl Command {
-    /// Its identity.
+    /// Its id.
     pub fn id(&self) -> CommandId {
         self.event.id
     }
 
-    /// Everything that the hub said of it.
+    /// The whole command, as the hub sent it.
     pub fn event(&self) -> &CommandEvent {
         &self.event
     }
 
-    /// Its data, as they came.
+    /// Its data, as they were sent.
     pub fn data(&self) -> &Json {
         &self.event.data
     }
@@ -47,39 +47,37 @@ impl Command {
     /// [`AgentBuilder::on_params`](super::AgentBuilder::on_params) instead.
     ///
     /// # Errors
-    /// When they are of another shape.
+    /// When the data do not have this type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         self.event.data.read()
     }
 
-    /// Tells the sender how far it is, in percent; what is not from 0 to 100 is not told.
+    /// Reports progress in percent; a value outside of 0 to 100 is not reported.
     pub fn progress(&self, percent: f64) {
         if let Ok(progress) = Progress::try_from(percent) {
-            self.progress.tell(progress);
+            self.progress.send(progress);
         }
     }
 
-    /// Whether nobody wants it any more.
+    /// Whether it was cancelled.
     pub fn is_cancelled(&self) -> bool {
-        let cancelled = self.stop.told() >= Some(Stop::Cancel);
-        self.heeded.fetch_or(cancelled, Ordering::Relaxed);
+        let cancelled = self.stop.requested() >= Some(Stop::Cancel);
+        self.saw_cancel.fetch_or(cancelled, Ordering::Relaxed);
         cancelled
     }
 
-    /// Waits until nobody wants it any more. A closure that does not heed this is dropped 5 s later,
-    /// at its next await.
+    /// Waits until it is cancelled. A closure that still runs 5 s after a cancel is dropped at its next await.
     pub async fn cancelled(&self) {
         self.stop.clone().wait_for(Stop::Cancel).await;
-        self.heeded.store(true, Ordering::Relaxed);
+        self.saw_cancel.store(true, Ordering::Relaxed);
     }
 }
 
-/// What a closure gives back.
+/// What a closure may return: nothing, text, an [`Outcome`], or a [`Result`].
 ///
-/// Nothing, text, or a [`Result`]: an `Ok` is `succeeded` with the value as JSON in `result`, an
-/// `Err` is `failed` with its text as the message.
+/// `Ok` is `succeeded` with the value as JSON in `result`, `Err` is `failed` with its text as the message.
 pub trait IntoOutcome {
-    /// What is told to the hub.
+    /// What is reported to the hub.
     fn into_outcome(self) -> Outcome;
 }
 
@@ -111,7 +109,7 @@ impl<T: Serialize, E: std::fmt::Display> IntoOutcome for Result<T, E> {
     fn into_outcome(self) -> Outcome {
         match self {
             Ok(value) => succeeded(&value),
-            // In alternate form, errors with a chain of causes tell all of it.
+            // The alternate form of errors with sources, as anyhow's, contains all of them.
             Err(error) => Outcome::failed(codes::INTERNAL, format!("{error:#}")),
         }
     }
@@ -125,7 +123,7 @@ fn succeeded(value: &impl Serialize) -> Outcome {
             ..Outcome::of(End::Succeeded)
         },
         Err(problem) => Outcome {
-            error: Some(bad_result(&format!("the result is no JSON: {problem}"), None)),
+            error: Some(bad_result(&format!("the result is not JSON: {problem}"), None)),
             ..Outcome::of(End::Succeeded)
         },
     }
@@ -141,18 +139,22 @@ where
 {
     fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
         let Job { command, limit, progress, stop, .. } = job;
-        let heeded = Arc::default();
-        let command =
-            Command { event: command, progress, stop: stop.clone(), heeded: Arc::clone(&heeded) };
+        let saw_cancel = Arc::default();
+        let command = Command {
+            event: command,
+            progress,
+            stop: stop.clone(),
+            saw_cancel: Arc::clone(&saw_cancel),
+        };
         let closure = (self.0)(command);
         Box::pin(async move {
             let ended = run(closure, limit, stop).await;
             match ended {
-                Ended::Finished(outcome) if heeded.load(Ordering::Relaxed) => {
+                Ended::Finished(outcome) if saw_cancel.load(Ordering::Relaxed) => {
                     let state = End::Cancelled;
                     Ended::Stopped(Outcome { state, error: None, ..outcome })
                 }
-                // No hub takes that word for what nobody had cancelled.
+                // The hub refuses `cancelled` for a command that was not cancelled.
                 Ended::Finished(outcome) if outcome.state == End::Cancelled => {
                     Ended::Finished(Outcome { state: End::Failed, ..outcome })
                 }
@@ -170,7 +172,7 @@ async fn run(
     let mut closure = std::pin::pin!(closure);
     tokio::select! {
         biased;
-        given = &mut closure => return Ended::Finished(given.into_outcome()),
+        returned = &mut closure => return Ended::Finished(returned.into_outcome()),
         () = tokio::time::sleep(limit) => {
             let message = format!("it did not end within {} s", limit.as_secs());
             return Ended::Finished(Outcome::failed(codes::TIMEOUT, message));
@@ -179,7 +181,7 @@ async fn run(
     }
     tokio::select! {
         biased;
-        given = &mut closure => Ended::Finished(given.into_outcome()),
+        returned = &mut closure => Ended::Finished(returned.into_outcome()),
         _ = stop.wait_for(Stop::Kill) => {
             Ended::Stopped(Outcome::failed(codes::INTERRUPTED, "the agent ended"))
         }
@@ -192,8 +194,7 @@ async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::handler::DataFolder;
-    use crate::agent::run;
+    use crate::agent::run::{self, DataDir};
 
     fn job(data: &str, limit: Duration) -> (Job, run::StopSender, run::ProgressReceiver) {
         let event = serde_json::json!({
@@ -202,80 +203,84 @@ mod tests {
             "created_at": "2026-01-01T00:00:00.000Z", "expires_at": "2026-01-01T01:00:00.000Z",
             "ttl_s": 3600, "run_timeout_s": 300
         });
-        let (sender, stop) = run::stop();
-        let (progress, told) = run::progress();
+        let (sender, stop) = run::stop_channel();
+        let (progress, progress_receiver) = run::progress_channel();
         let command = serde_json::from_str(&event.to_string()).unwrap();
         let device = "kiosk-7".parse().unwrap();
-        let data_folder = Arc::new(DataFolder::temporary().unwrap());
-        (Job { command, device, data_folder, limit, progress, stop }, sender, told)
+        let data_dir = Arc::new(DataDir::temporary().unwrap());
+        (Job { command, device, data_dir, limit, progress, stop }, sender, progress_receiver)
     }
 
     const LONG: Duration = Duration::from_secs(300);
 
     #[tokio::test]
-    async fn what_a_closure_gives_back_is_the_result() {
-        let (work, _stop, told) = job("20", LONG);
+    async fn the_value_that_a_closure_returns_is_the_result() {
+        let (job_to_run, _stop, progress_receiver) = job("20", LONG);
         let double = Closure(async |command: Command| {
             command.progress(50.0);
             command.progress(101.0);
             command.parse::<u32>().map(|n| n * 2)
         });
-        let Ended::Finished(outcome) = double.start(work).await else {
+        let Ended::Finished(outcome) = double.start(job_to_run).await else {
             panic!("it ended by itself")
         };
         assert_eq!(outcome.state, End::Succeeded);
         assert_eq!(outcome.result.unwrap().as_str(), "40");
-        assert_eq!(told.borrow().unwrap().get(), 50.0, "what is no percentage is not told");
+        assert_eq!(progress_receiver.borrow().unwrap().get(), 50.0, "101 % is not reported");
 
-        let (work, _stop, _told) = job("\"no number\"", LONG);
-        let outcome = double.start(work).await.into_outcome();
+        let (job_to_run, _stop, _progress) = job("\"no number\"", LONG);
+        let outcome = double.start(job_to_run).await.into_outcome();
         assert_eq!(outcome.error.unwrap().code, "internal");
     }
 
     #[tokio::test]
-    async fn only_what_was_cancelled_ends_as_cancelled() {
-        let (work, _stop, _told) = job("null", LONG);
-        let ended = Closure(async |_: Command| Outcome::of(End::Cancelled)).start(work).await;
+    async fn only_a_cancelled_command_ends_as_cancelled() {
+        let (job_to_run, _stop, _progress) = job("null", LONG);
+        let ended = Closure(async |_: Command| Outcome::of(End::Cancelled)).start(job_to_run).await;
         assert_eq!(ended, Ended::Finished(Outcome::of(End::Failed)), "the hub would refuse it");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_closure_past_its_limit_has_failed_with_timeout() {
-        let (work, _stop, _told) = job("null", Duration::from_secs(3));
+    async fn a_closure_over_its_limit_has_failed_with_timeout() {
+        let (job_to_run, _stop, _progress) = job("null", Duration::from_secs(3));
         let ended =
-            Closure(async |_: Command| std::future::pending::<()>().await).start(work).await;
+            Closure(async |_: Command| std::future::pending::<()>().await).start(job_to_run).await;
         let Ended::Finished(outcome) = ended else { panic!("the limit is an end by itself") };
         assert_eq!((outcome.state, outcome.error.unwrap().code.as_str()), (End::Failed, "timeout"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cancelled_closure_may_tidy_up_and_one_that_does_not_heed_it_is_dropped() {
-        let (work, stop, _told) = job("null", LONG);
-        stop.tell(Stop::Cancel);
-        let heeds = Closure(async |command: Command| {
+    async fn a_cancelled_closure_may_clean_up_and_one_that_ignores_it_is_dropped() {
+        let (job_to_run, stop, _progress) = job("null", LONG);
+        stop.send(Stop::Cancel);
+        let cleans_up = Closure(async |command: Command| {
             command.cancelled().await;
-            "tidied up"
+            "cleaned up"
         });
-        let Ended::Stopped(outcome) = heeds.start(work).await else { panic!("it was stopped") };
+        let Ended::Stopped(outcome) = cleans_up.start(job_to_run).await else {
+            panic!("it was stopped")
+        };
         assert_eq!(outcome.state, End::Cancelled);
-        assert_eq!(outcome.result.unwrap().as_str(), "\"tidied up\"");
+        assert_eq!(outcome.result.unwrap().as_str(), "\"cleaned up\"");
 
-        let (work, stop, _told) = job("null", LONG);
-        stop.tell(Stop::Cancel);
+        let (job_to_run, stop, _progress) = job("null", LONG);
+        stop.send(Stop::Cancel);
         let ended =
-            Closure(async |_: Command| std::future::pending::<()>().await).start(work).await;
+            Closure(async |_: Command| std::future::pending::<()>().await).start(job_to_run).await;
         assert_eq!(ended, Ended::Stopped(Outcome::of(End::Cancelled)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_shutdown_lets_a_closure_go_on_until_it_is_killed() {
-        let (work, stop, _told) = job("null", LONG);
-        stop.tell(Stop::Shutdown);
+        let (job_to_run, stop, _progress) = job("null", LONG);
+        stop.send(Stop::Shutdown);
         let slow = Closure(async |_: Command| tokio::time::sleep(Duration::from_secs(20)).await);
-        assert!(matches!(slow.start(work).await, Ended::Finished(o) if o.state == End::Succeeded));
-        let (work, stop, _told) = job("null", LONG);
-        stop.tell(Stop::Kill);
-        let Ended::Stopped(outcome) = slow.start(work).await else { panic!("it was killed") };
+        assert!(
+            matches!(slow.start(job_to_run).await, Ended::Finished(o) if o.state == End::Succeeded)
+        );
+        let (job_to_run, stop, _progress) = job("null", LONG);
+        stop.send(Stop::Kill);
+        let Ended::Stopped(outcome) = slow.start(job_to_run).await else { panic!("it was killed") };
         assert_eq!(outcome.error.unwrap().code, "interrupted");
     }
 }

@@ -1,8 +1,7 @@
 //! `agent.toml`: the agent's settings, parsed once into validated types.
 //!
-//! Every fault is reported with its key, an unknown key is a fault. Reading the file is the
-//! program's business: here comes its text. What an action does becomes a [`Handler`], its rules
-//! part of the [`Policy`].
+//! Every fault is reported with its key; an unknown key is a fault. The caller reads the file and passes its text. The
+//! program or web service of an action becomes a [`Handler`], its rules a part of the [`Policy`].
 //!
 //! ```
 //! use bellwire_client::agent::config::AgentConfig;
@@ -27,14 +26,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::limits::{FACTS_BYTES_MAX, FACTS_KEYS_MAX, HEARTBEAT_S};
+use bellwire_proto::limits::{
+    AGENT_FACTS_BYTES_MAX, AGENT_FACTS_KEYS_MAX, CREDENTIAL_BYTES_MAX, FACTS_BYTES_MAX,
+    FACTS_KEYS_MAX, HEARTBEAT_S,
+};
 use bellwire_proto::{Action, DeviceId, Seconds};
 use futures_core::future::BoxFuture;
 
 use super::forward::Forward;
 use super::handler::Program;
 use super::policy::{OnRestart, Params, Policy, Rules};
-use super::run::{Ended, Job, Run};
+use super::run::{Ended, Job, Run, systemd_dir};
 use crate::address::Address;
 
 mod action;
@@ -44,60 +46,57 @@ mod warning;
 
 pub use fault::{ConfigFaults, Fault};
 use fault::{Section, boolean, text};
-pub use warning::changeable;
+pub use warning::writable_by;
 
-/// Where the configuration stands unless told otherwise.
+/// The default path of the configuration.
 pub const CONFIG_FILE: &str = "/etc/bellwire/agent.toml";
-/// More than any token takes, and less than a header may have.
-const CREDENTIAL_BYTES_MAX: u64 = 8 << 10;
-/// Where root's agent keeps its journal unless told otherwise.
+/// The default state folder of an agent that runs as root.
 const STATE_DIR_OF_ROOT: &str = "/var/lib/bellwire";
-/// What the agent tells by itself, for which there must be room beside the configured facts: at most
-/// 32 addresses, and some names and times.
-const OWN_FACTS_MAX: usize = 20;
-const OWN_FACTS_BYTES_MAX: usize = 4096;
 
-/// What stands in `agent.toml`, checked.
+/// The settings of `agent.toml`, checked.
+///
+/// [`AgentConfig::read`] parses them; [`AgentBuilder::config`](super::AgentBuilder::config) takes them.
+/// [`AgentConfig::warnings`] checks them against this machine.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AgentConfig {
-    /// Where the hub is.
+    /// The URL of the hub.
     pub hub: Address,
-    /// Who this is.
+    /// The name of this device.
     pub device: DeviceId,
-    /// The file with the token, read for each request. None: an open hub.
+    /// The file with the token, read for each request. `None` for a hub that asks for none.
     pub credential_file: Option<PathBuf>,
-    /// Where the journal lies.
+    /// The folder of the journal.
     pub state_dir: PathBuf,
     /// A PEM file with authorities to trust beside the platform's.
     pub ca_file: Option<PathBuf>,
-    /// The proxy to go through, whatever the environment says.
+    /// The proxy to the hub, in place of the environment's.
     pub proxy: Option<Address>,
-    /// What is asked of the hub; its default otherwise.
+    /// The heartbeat requested from the hub; `None` for its default.
     pub heartbeat: Option<Seconds>,
-    /// What is told of this device beside what the agent knows by itself.
+    /// Facts of this device beside those that the agent adds.
     pub facts: BTreeMap<String, serde_json::Value>,
-    /// What it does.
+    /// The allowed actions.
     pub actions: BTreeMap<Action, ActionConfig>,
 }
 
-/// What stands under `[actions.NAME]`, checked.
+/// The settings of `[actions.NAME]`, checked.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ActionConfig {
-    /// What is run.
+    /// Runs its commands.
     pub handler: Handler,
-    /// How long it may run; the command's `run_timeout_s` otherwise.
+    /// How long a run may take; `None` for the command's `run_timeout_s`.
     pub timeout: Option<Duration>,
-    /// What becomes of a run that was cut off.
+    /// What happens to an interrupted run.
     pub on_restart: OnRestart,
-    /// How many at once.
+    /// How many of its commands may run at once.
     pub concurrency: usize,
-    /// What the data must be.
+    /// What its data must be; `None` for any data.
     pub params: Option<Params>,
 }
 
-/// What runs an action of the file.
+/// The handler of an action in the file.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Handler {
@@ -170,7 +169,7 @@ impl AgentConfig {
         })
     }
 
-    /// The list of what is allowed.
+    /// The allow-list.
     pub fn policy(&self) -> Policy {
         let mut policy = Policy::default();
         for (action, config) in &self.actions {
@@ -179,18 +178,18 @@ impl AgentConfig {
         policy
     }
 
-    /// What is legal and may still not be meant, or will not work as things stand on this machine. What the
-    /// shipped unit for systemd sees to is taken for granted.
+    /// What is valid and may still be a mistake, or does not work on this machine. Assumes what the shipped unit for
+    /// systemd sets up.
     pub fn warnings(&self) -> Vec<Fault> {
         warning::of(self, false)
     }
 
-    /// The same for this process, which is about to run the agent.
+    /// The same for this process, which is about to run the agent: assumes nothing.
     pub fn warnings_here(&self) -> Vec<Fault> {
         warning::of(self, true)
     }
 
-    /// Those of them that are about one action.
+    /// The warnings about one action.
     pub fn warnings_of(&self, action: &Action) -> Vec<Fault> {
         warning::of_action(self, action)
     }
@@ -209,7 +208,7 @@ impl ActionConfig {
     }
 }
 
-/// What it does, for a person: one sentence.
+/// What it does, in one sentence for people.
 impl fmt::Display for ActionConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.handler {
@@ -238,7 +237,7 @@ impl fmt::Display for ActionConfig {
                 write!(f, "; data with {}", members.join(", "))?;
             }
         }
-        write!(f, "; cut off by a restart: {}", self.on_restart.as_str())
+        write!(f, "; when interrupted: {}", self.on_restart.as_str())
     }
 }
 
@@ -266,12 +265,12 @@ fn facts(value: &toml::Value) -> Option<BTreeMap<String, serde_json::Value>> {
         .map(|(name, value)| Some((name.clone(), json(value)?)))
         .collect::<Option<_>>()?;
     let bytes = serde_json::to_vec(&facts).ok()?.len();
-    let fits = facts.len() <= FACTS_KEYS_MAX - OWN_FACTS_MAX
-        && bytes <= FACTS_BYTES_MAX - OWN_FACTS_BYTES_MAX;
+    let fits = facts.len() <= FACTS_KEYS_MAX - AGENT_FACTS_KEYS_MAX
+        && bytes <= FACTS_BYTES_MAX - AGENT_FACTS_BYTES_MAX;
     fits.then_some(facts)
 }
 
-/// A value of TOML as JSON; a time becomes its text. `None` for infinity and what is no number.
+/// A TOML value as JSON; a time becomes its text. `None` for infinity and NaN.
 fn json(value: &toml::Value) -> Option<serde_json::Value> {
     Some(match value {
         toml::Value::String(text) => text.as_str().into(),
@@ -287,9 +286,9 @@ fn json(value: &toml::Value) -> Option<serde_json::Value> {
     })
 }
 
-/// The one that systemd made for the service, root's, or the XDG state folder.
+/// The folder that systemd has made for the service, or root's, or the XDG state folder.
 fn default_state_dir() -> PathBuf {
-    if let Some(folder) = of_systemd("STATE_DIRECTORY") {
+    if let Some(folder) = systemd_dir("STATE_DIRECTORY") {
         return folder;
     }
     if rustix::process::geteuid().is_root() {
@@ -302,31 +301,24 @@ fn default_state_dir() -> PathBuf {
         .join("bellwire")
 }
 
-/// A folder that systemd has made for the service, as it tells it (systemd.exec(5)). Several are
-/// written with colons between them.
-pub(super) fn of_systemd(variable: &str) -> Option<PathBuf> {
-    let all = std::env::var_os(variable)?;
-    std::env::split_paths(&all).next().filter(|folder| folder.is_absolute())
-}
-
-/// Reads the token that stands in a file: one line, nothing else.
+/// Reads a token from a file that contains nothing else.
 ///
 /// # Errors
-/// When it cannot be read, or holds no token.
+/// When it cannot be read, or contains no token.
 pub fn read_credential(path: &Path) -> std::io::Result<String> {
     let fault = |why| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
-    // Anything else could keep the reader waiting for ever.
+    // Reading anything else could block for ever.
     if !std::fs::metadata(path)?.is_file() {
-        return Err(fault("it is no plain file"));
+        return Err(fault("it is not a regular file"));
     }
     let mut text = String::new();
     std::fs::File::open(path)?.take(CREDENTIAL_BYTES_MAX + 1).read_to_string(&mut text)?;
     let token = text.trim();
     if text.len() as u64 > CREDENTIAL_BYTES_MAX {
-        return Err(fault("it is longer than any token"));
+        return Err(fault("it is too long for a token"));
     }
     if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(fault("it must hold one bare token and nothing else"));
+        return Err(fault("it must contain one token and nothing else"));
     }
     Ok(token.to_owned())
 }

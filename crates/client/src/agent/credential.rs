@@ -88,6 +88,6 @@ mod tests {
         assert!(made.success());
         let file = CredentialFile::new(pipe);
         assert_eq!(file.token(), None);
-        assert!(file.fault().unwrap().contains("no plain file"), "{:?}", file.fault());
+        assert!(file.fault().unwrap().contains("not a regular file"), "{:?}", file.fault());
     }
 }

@@ -24,9 +24,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::credential::CredentialFile;
 use super::engine::{Engine, Output};
 use super::fault::{self, Point};
-use super::handler::DataFolder;
 use super::journal::{Journal, Record};
-use super::run::{self, Ended, Job, Outcome, ProgressReceiver, StopSender};
+use super::run::{self, DataDir, Ended, Job, Outcome, ProgressReceiver, StopSender};
 use super::status::{self, Connection, JournalStatus, Status};
 use super::{Agent, AgentError, Credential, clock, facts, handler, link};
 use crate::api::{Controller, Error, Listener, Signal};
@@ -95,7 +94,7 @@ struct Driver {
     agent: Agent,
     engine: Engine,
     disk: Disk,
-    data_folder: Arc<DataFolder>,
+    data_dir: Arc<DataDir>,
     hub: Controller,
     credential: Option<Arc<CredentialFile>>,
     listener: Option<Listener>,
@@ -139,7 +138,7 @@ impl Driver {
         let journal =
             Journal::open(&agent.state_dir, &agent.device, |record| engine.restore(record))?;
         engine.begin(clock::boot_ms(), journal.bytes());
-        let data_folder = Arc::new(DataFolder::of_agent(&agent.state_dir, &agent.device));
+        let data_dir = Arc::new(DataDir::of_agent(&agent.state_dir, &agent.device));
         let readers = status::open(&agent.state_dir)
             .inspect_err(|error| tracing::warn!(%error, "the status socket cannot be opened"))
             .map(status::readers)
@@ -173,7 +172,7 @@ impl Driver {
             agent,
             engine,
             disk: Disk::new(journal),
-            data_folder,
+            data_dir,
             hub,
             credential,
             relisten_at: None,
@@ -283,7 +282,7 @@ impl Driver {
                 Output::Start { event, limit } => self.start_job(event, limit),
                 Output::Stop { command, stop } => {
                     if let Some(running) = self.running.get(&command) {
-                        running.stop.tell(stop);
+                        running.stop.send(stop);
                     }
                 }
                 Output::KillOrphans { command } => {
@@ -297,9 +296,9 @@ impl Driver {
     fn start_job(&mut self, event: bellwire_proto::stream::CommandEvent, limit: Duration) {
         let id = event.id;
         tracing::info!(action = %event.action, %id, "running");
-        let (stop, stopped) = run::stop();
+        let (stop, stopped) = run::stop_channel();
         let rules = self.agent.list.policy.rules(&event.action).cloned();
-        let (progress, mut progress_receiver) = run::progress();
+        let (progress, mut progress_receiver) = run::progress_channel();
         let running = Running {
             action: event.action.clone(),
             since: Instant::now(),
@@ -311,7 +310,7 @@ impl Driver {
         let job = Job {
             command: event,
             device: self.agent.device.clone(),
-            data_folder: Arc::clone(&self.data_folder),
+            data_dir: Arc::clone(&self.data_dir),
             limit,
             progress,
             stop: stopped,
@@ -477,7 +476,7 @@ fn log_steps(records: &[Record]) {
 /// beside itself.
 async fn kill_orphans(command: CommandId) -> CommandId {
     loop {
-        let result = tokio::task::spawn_blocking(move || handler::leftover::kill_left(command));
+        let result = tokio::task::spawn_blocking(move || handler::orphans::kill_orphans(command));
         match result.await {
             Ok(Ok(killed)) => {
                 if killed > 0 {

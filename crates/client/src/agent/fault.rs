@@ -1,20 +1,20 @@
 //! Named points at which a test kills the agent: only in builds with the feature `fault`.
 //!
-//! `BELLWIRE_FAULT=point:nth` ends the process with SIGKILL when it comes to that point for the nth
-//! time. `BELLWIRE_FAULT_NO_START_RECORD=1` leaves the start record out of the journal: what shows
-//! that the test of `tests/agent_once.rs` would notice. `BELLWIRE_FAULT_BOOT_ID` is the name of this
-//! boot: another one is a reboot that no test machine has to go through.
+//! `BELLWIRE_FAULT=point:nth` ends the process with SIGKILL when it reaches that point for the nth time.
+//! `BELLWIRE_FAULT_NO_START_RECORD=1` omits the start record from the journal: an injected bug that
+//! `tests/agent_once.rs` must find. `BELLWIRE_FAULT_BOOT_ID` replaces the kernel's boot id: a test changes it in place of a
+//! reboot.
 
 /// A point in the life of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Point {
-    /// The command came, and nothing is on disk yet.
+    /// The command was received, and nothing is on disk yet.
     Received,
     /// It is on disk.
     Journaled,
-    /// The hub has answered to `accepted`, and the agent has not read it.
+    /// The hub has answered `accepted`, and the agent has not read the answer.
     AcceptSent,
-    /// The agent knows the answer.
+    /// The agent has read that answer.
     Accepted,
     /// The start is on disk.
     Started,
@@ -24,25 +24,25 @@ pub(crate) enum Point {
     Exited,
     /// How it ended is on disk.
     Recorded,
-    /// The hub has answered to the result, and the agent has not read it.
+    /// The hub has answered the result, and the agent has not read the answer.
     ResultSent,
-    /// That it was answered is on disk.
+    /// The answer to the result is on disk.
     Acked,
 }
 
-/// The agent is at this point.
+/// Ends the process here, if the test asks for it.
 #[cfg(not(feature = "fault"))]
 #[inline]
 pub(crate) fn at(_point: Point) {}
 
-/// Whether start records are left out.
+/// Whether start records are omitted.
 #[cfg(not(feature = "fault"))]
 #[inline]
 pub(crate) fn no_start_record() -> bool {
     false
 }
 
-/// What stands for the kernel's name of this boot.
+/// Replaces the kernel's boot id.
 #[cfg(not(feature = "fault"))]
 #[inline]
 pub(crate) fn boot_id() -> Option<String> {
@@ -59,7 +59,7 @@ mod armed {
 
     use super::Point;
 
-    /// Where to end, and how often it is to be passed before.
+    /// The point, and how often it must be reached.
     static FAULT: LazyLock<Option<(String, AtomicU64)>> = LazyLock::new(|| {
         let text = std::env::var("BELLWIRE_FAULT").ok()?;
         let (point, nth) = text.split_once(':')?;
@@ -67,11 +67,11 @@ mod armed {
     });
 
     pub(crate) fn at(point: Point) {
-        let Some((name, left)) = &*FAULT else { return };
-        if *name == point.name() && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+        let Some((name, remaining)) = &*FAULT else { return };
+        if *name == point.name() && remaining.fetch_sub(1, Ordering::SeqCst) == 1 {
             let me = rustix::process::getpid();
             rustix::process::kill_process(me, rustix::process::Signal::KILL).ok();
-            // The signal may take a moment, in which nothing more must happen.
+            // Until the signal arrives nothing more must happen.
             loop {
                 std::thread::park();
             }

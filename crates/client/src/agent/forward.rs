@@ -1,7 +1,7 @@
-//! Hands a command to a web service on this machine: one POST, its answer is the outcome.
+//! Forwards a command to a web service on this machine: one POST, whose response is the outcome.
 //!
-//! No proxy, no redirects, a connection for each request. A service that is not up yet is waited
-//! for; one that took the request is never asked twice.
+//! No proxy, no redirects, a connection for each request. A refused connection is tried again until the limit; a request
+//! that may have arrived is never sent twice.
 
 use std::error::Error as StdError;
 use std::io;
@@ -19,48 +19,48 @@ use http::{HeaderValue, Method, StatusCode};
 use reqwest::Url;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::handler::{input_of, until_stopped};
-use super::run::{End, Ended, Job, Outcome, Run, Stop, error};
+use super::run::{End, Ended, Job, Outcome, Run, Stop, error, input_of, until_stopped};
 use crate::address::Address;
 use crate::transport::{
-    ByteStream, HttpTransport, InvalidSetting, Request, Stage, Transport as _, TransportError,
+    ByteStream, HttpTransport, InvalidSetting, Request, Transport as _, TransportError,
+    TransportStage,
 };
 
-/// How often a service that refuses connections is tried.
-const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// The shortest pause, which ever shorter ones come to before the limit.
-const REFUSED_AGAIN_SOONEST: Duration = Duration::from_millis(100);
-/// What a result needs beside the body: `{"status":…,"body":…,"time_ms":…}` with the longest numbers.
+/// The longest pause before a refused connection is tried again.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
+/// The shortest one: pauses become shorter towards the limit.
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Bytes of a result beside the body: `{"status":…,"body":…,"time_ms":…}` with the longest numbers.
 const RESULT_FRAME_BYTES: usize = 64;
 
-/// Where commands are handed to.
+/// A web service that commands are forwarded to.
 #[derive(Clone)]
 pub struct Forward {
     url: Url,
     authorization: Option<HeaderValue>,
 }
 
-/// Why commands cannot be handed to a URL.
+/// Why commands cannot be forwarded to a URL.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidForward {
-    /// It is no URL of HTTP.
+    /// It is no http or https URL.
     #[error(transparent)]
     Url(#[from] crate::InvalidUrl),
-    /// It leads to another machine, and nobody said that it may.
-    #[error("{host} is not this machine; if that is meant, set remote = true")]
+    /// Its host is another machine, which only `remote` allows.
+    #[error("{host} is another machine; if that is intended, set remote = true")]
     Remote {
-        /// Which host it names.
+        /// The host of the URL.
         host: String,
     },
 }
 
 impl Forward {
-    /// Hands commands to `url`: `http` or `https`, on this machine unless `remote`. A user and
-    /// password in it become a header.
+    /// Forwards to `url`: `http` or `https`, on this machine unless `remote`. A user and password in it are sent as
+    /// `Authorization`.
     ///
     /// # Errors
-    /// [`InvalidForward`] names what is wrong.
+    /// [`InvalidForward`] says what is wrong with the URL.
     pub fn new(url: &str, remote: bool) -> Result<Self, InvalidForward> {
         let Address { url, authorization, .. } = Address::parse(url)?;
         let host = url.host_str().unwrap_or_default();
@@ -70,7 +70,7 @@ impl Forward {
         Ok(Self { url, authorization })
     }
 
-    /// Where to, without credentials.
+    /// The URL, without credentials.
     pub fn url(&self) -> &str {
         self.url.as_str()
     }
@@ -83,7 +83,7 @@ impl Forward {
             Err(Stop::Cancel) => Ended::Stopped(Outcome::of(End::Cancelled)),
             Err(Stop::Shutdown | Stop::Kill) => Ended::Stopped(Outcome::failed(
                 codes::INTERRUPTED,
-                "the agent stopped before the service had answered",
+                "the agent stopped before the service responded",
             )),
         }
     }
@@ -94,31 +94,31 @@ impl Forward {
             Err(error) => return Outcome::failed(codes::INTERNAL, error.to_string()),
         };
         let mut was_refused = false;
-        let (started, answer) = loop {
+        let (started, response) = loop {
             let started = Instant::now();
             match timeout_at(until, transport.send(self.request(command))).await {
-                Ok(Ok(answer)) => break (started, answer),
+                Ok(Ok(response)) => break (started, response),
                 Ok(Err(error)) if is_refusal(&error) => {
                     if !std::mem::replace(&mut was_refused, true) {
                         let CommandEvent { action, id, .. } = command;
                         let url = self.url();
-                        tracing::warn!(%action, %id, url, "nobody listens there: tried until the limit: {error}");
+                        tracing::warn!(%action, %id, url, "connection refused; tried again until the limit: {error}");
                     }
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left <= REFUSED_AGAIN_SOONEST {
+                    let remaining = until.saturating_duration_since(Instant::now());
+                    if remaining <= RETRY_DELAY_MIN {
                         sleep_until(until).await;
                         let message = format!("it was tried for {limit:?}: {error}");
                         return Outcome::failed(codes::FORWARD_FAILED, message);
                     }
-                    // Sooner towards the end, so that what has just come up has time to answer.
-                    let pause = (left / 2).clamp(REFUSED_AGAIN_SOONEST, REFUSED_AGAIN_AFTER);
+                    // Shorter towards the limit, so that a service that has just started has time to respond.
+                    let pause = (remaining / 2).clamp(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
                     sleep_until(Instant::now() + pause).await;
                 }
                 Ok(Err(error)) => return forward_failed(&error),
                 Err(_) => return timed_out(limit),
             }
         };
-        let (head, body) = answer.into_parts();
+        let (head, body) = response.into_parts();
         let body = match timeout_at(until, read_head(body)).await {
             Ok(Ok(body)) => body,
             Ok(Err(error)) => return forward_failed(&error),
@@ -136,8 +136,8 @@ impl Forward {
             *request.uri_mut() = uri;
         }
         let headers = request.headers_mut();
-        // A kept connection may be closed by the service just when the next command uses it, and
-        // then nobody knows whether it was taken.
+        // The service may close an idle connection just when the next command uses it, and then it is not known
+        // whether that command was received.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         // For an empty body too, which the library sends without (RFC 9110, section 8.6).
         headers.insert(CONTENT_LENGTH, body_bytes);
@@ -153,7 +153,7 @@ impl Forward {
             ("bellwire-action", command.action.to_string()),
             ("bellwire-attempt", command.attempt.to_string()),
         ] {
-            // Names of the contract: all of them are legal in a header.
+            // Names by the contract's section 1: all of them are legal in a header.
             headers.extend(
                 HeaderValue::try_from(value)
                     .ok()
@@ -177,8 +177,8 @@ impl std::fmt::Debug for Forward {
     }
 }
 
-/// What all forwards go through, made when the first is needed: the trusted authorities of a
-/// machine are large, and most appliances forward nothing.
+/// The transport of all forwards, created for the first one: the trusted authorities of a machine take much memory, and
+/// most appliances forward nothing.
 fn transport() -> Result<Arc<HttpTransport>, InvalidSetting> {
     static SHARED: OnceLock<Arc<HttpTransport>> = OnceLock::new();
     if let Some(shared) = SHARED.get() {
@@ -190,7 +190,7 @@ fn transport() -> Result<Arc<HttpTransport>, InvalidSetting> {
     Ok(Arc::clone(SHARED.get_or_init(|| made)))
 }
 
-/// Whether a host, as it stands in a URL, is this machine.
+/// Whether the host of a URL is this machine.
 pub(super) fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     match address.parse::<std::net::IpAddr>() {
@@ -199,7 +199,7 @@ pub(super) fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// Whether nobody listened there: the one failure after which the service surely knows nothing.
+/// Whether the connection was refused: the one failure after which the service has surely received nothing.
 fn is_refusal(error: &TransportError) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {
@@ -214,7 +214,7 @@ fn is_refusal(error: &TransportError) -> bool {
 
 fn forward_failed(error: &TransportError) -> Outcome {
     let message = match error.stage() {
-        Stage::Connect => error.to_string(),
+        TransportStage::Connect => error.to_string(),
         _ => format!("{error}; whether the service acted on it is not known"),
     };
     Outcome::failed(codes::FORWARD_FAILED, message)
@@ -236,7 +236,7 @@ async fn read_head(mut body: ByteStream) -> Result<Bytes, TransportError> {
     Ok(head.freeze())
 }
 
-/// What an answer means.
+/// The outcome for a response.
 fn outcome(status: StatusCode, body: &[u8], time: Duration) -> Outcome {
     let (body, truncated) = body_as_json(body);
     let result = format!(
@@ -246,7 +246,7 @@ fn outcome(status: StatusCode, body: &[u8], time: Duration) -> Outcome {
         time.as_millis()
     );
     let good = status.is_success();
-    let error = error(codes::HTTP_STATUS, format!("the service answered {status}"));
+    let error = error(codes::HTTP_STATUS, format!("the service responded with {status}"));
     Outcome {
         result: Json::from_checked(result).ok(),
         truncated,
@@ -255,35 +255,36 @@ fn outcome(status: StatusCode, body: &[u8], time: Duration) -> Outcome {
     }
 }
 
-/// A body as it stands in a result, and whether it was cut: what is JSON and fits stays JSON, an
-/// empty one is `null`, and of everything else the head is told as text.
+/// A body as part of a result, and whether it was cut: JSON that fits stays JSON, an empty body is `null`, and of everything
+/// else the beginning becomes a JSON string.
 fn body_as_json(body: &[u8]) -> (Json, bool) {
-    const ROOM: usize = RESULT_BYTES_MAX - RESULT_FRAME_BYTES;
+    const BODY_BYTES_MAX: usize = RESULT_BYTES_MAX - RESULT_FRAME_BYTES;
     if body.is_empty() {
         return (Json::null(), false);
     }
     let parsed = std::str::from_utf8(body).ok().and_then(|text| Json::parse(text).ok());
     // The result adds a level of nesting to it.
     let fits = |json: &Json| {
-        json.as_str().len() <= ROOM && Json::parse(&format!("[{}]", json.as_str())).is_ok()
+        json.as_str().len() <= BODY_BYTES_MAX
+            && Json::parse(&format!("[{}]", json.as_str())).is_ok()
     };
     if let Some(json) = parsed.filter(fits) {
         return (json, false);
     }
     let text = String::from_utf8_lossy(body);
     let whole = Json::text(&text);
-    if whole.as_str().len() <= ROOM {
+    if whole.as_str().len() <= BODY_BYTES_MAX {
         return (whole, false);
     }
-    // What escapes make of a character is asked of the writer of JSON itself, one by one.
-    let mut room = ROOM - 2;
+    // The length of each character with its escape comes from the writer of JSON itself.
+    let mut capacity = BODY_BYTES_MAX - 2;
     let mut end = 0;
     for c in text.chars() {
         let escaped_bytes = Json::text(c.encode_utf8(&mut [0; 4])).as_str().len() - 2;
-        if escaped_bytes > room {
+        if escaped_bytes > capacity {
             break;
         }
-        room -= escaped_bytes;
+        capacity -= escaped_bytes;
         end += c.len_utf8();
     }
     (Json::text(text.get(..end).unwrap_or_default()), true)
@@ -294,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_needs_no_leave() {
+    fn another_machine_needs_remote() {
         for here in [
             "http://localhost:1/x",
             "http://127.9.9.9",
@@ -333,7 +334,7 @@ mod tests {
             let result = outcome.result.unwrap();
             assert!(outcome.truncated);
             let spare = RESULT_BYTES_MAX - result.as_str().len();
-            assert!(spare < RESULT_FRAME_BYTES, "{spare} bytes were not used");
+            assert!(spare < RESULT_FRAME_BYTES, "{spare} bytes are unused");
         }
     }
 }

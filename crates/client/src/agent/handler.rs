@@ -1,20 +1,22 @@
-//! Runs a program for a command: no shell, a constant argument list, the data on standard input and
-//! in a file, the end of its output kept.
+//! Runs a program for a command: no shell, a constant argument list, the data on standard input and in a file, the tail
+//! of its output in the outcome.
 //!
-//! The program leads a process group of its own. Ended from outside (limit, cancel, kill), the
-//! whole group ends with it; when the leader ends by itself that is the end, and what it left
-//! behind lives on. What an exit means is judged here, what follows from it is not.
+//! The program leads a process group of its own. A limit, a cancel or a kill ends the whole group. When the leader
+//! exits by itself, the run has ended, and its children run on as orphans. What an exit means is decided here; what
+//! follows from it is not.
 //!
-//! - `spawn.rs`: from a command to a process; the one place with unsafe code.
-//! - `data.rs`: the command's data, as it reads them.
-//! - `find.rs`: where a name without a slash is looked for.
-//! - `output.rs`: what it says: tails, result, progress.
-//! - [`leftover`]: what an agent that died left running.
-//! - [`account`]: who it runs as.
+//! A process that runs handlers as process 1 must collect orphans, as every process 1: `bellwire agent run` does, and
+//! a program of your own needs an init there (`docker run --init`).
+//!
+//! - `spawn.rs`: starts the process; the only file with unsafe code.
+//! - `find.rs`: which file a program is.
+//! - `output.rs`: what it writes: tails, result, progress.
+//! - `group.rs`: how its process group is ended.
+//! - [`orphans`]: the processes of an agent that was killed.
+//! - [`account`]: the user that it runs as.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::future::Future;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -22,37 +24,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_proto::codes;
+use bellwire_proto::limits::KILL_AFTER_S;
 use futures_core::future::BoxFuture;
-use rustix::process::{Pid, Signal};
 use tokio::process::Child;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::run::{self, Ended, Job, Outcome, Run, Stop, StopReceiver};
 
 pub mod account;
-mod data;
 mod find;
-pub mod leftover;
+mod group;
+pub mod orphans;
 mod output;
 mod spawn;
 
 use account::Account;
-pub(super) use data::runtime_folder;
-pub use data::{DataFolder, input_of};
+pub use find::ProgramError;
 pub(super) use find::is_nameless_script;
-pub use find::{NoProgram, find};
+use group::Group;
 use output::Streams;
 
-/// How long a program that is told to stop may take before it is killed, unless told otherwise.
-pub const KILL_AFTER: Duration = Duration::from_secs(5);
-/// How long output is still read after the program has ended: what it left running may hold the
-/// pipe open for ever.
+/// Time between TERM and KILL by default.
+pub const KILL_AFTER: Duration = Duration::from_secs(KILL_AFTER_S.default);
+/// How long output is read after the program has exited: an orphan of it may hold the pipe open for ever.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How often it is asked whether a group that was told to stop has. Only the wait for members
-/// other than the leader, whose end nobody else tells.
-const GROUP_ASK_EVERY: Duration = Duration::from_millis(20);
 
-/// A program with its constant arguments and surroundings.
+/// A program with its constant arguments, environment, folder and user.
+///
+/// Built with [`Program::new`] and the setters; run as a [`Run`]. `agent.toml` describes the same by `run` and the keys
+/// beside it (docs/agent.md).
 ///
 /// ```
 /// use bellwire_client::agent::handler::Program;
@@ -72,18 +72,27 @@ pub struct Program {
     kill_after: Duration,
 }
 
-/// What a program finds in its environment beside the `BELLWIRE_` variables.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The environment of a program, beside the `BELLWIRE_` variables.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Environment {
-    /// What this process has.
+    /// That of this process.
     Inherited,
-    /// `PATH`, `HOME` and these.
+    /// `PATH`, `HOME` and these variables.
     Cleared(Vec<(OsString, OsString)>),
 }
 
+/// Names alone: values may be secret.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Cleared(variables) = self else { return f.write_str("Inherited") };
+        let names = variables.iter().map(|(name, _)| (name, format_args!("***")));
+        f.write_str("Cleared")?;
+        f.debug_map().entries(names).finish()
+    }
+}
+
 impl Program {
-    /// A program that inherits environment, folder and umask. A name without a slash is looked for
-    /// in `PATH`.
+    /// A program that inherits environment, folder and umask. [`Program::file`] says which file that is.
     pub fn new<A: Into<OsString>>(
         program: impl Into<OsString>,
         args: impl IntoIterator<Item = A>,
@@ -99,61 +108,61 @@ impl Program {
         }
     }
 
-    /// What it finds in its environment.
+    /// Its environment. Default: [`Environment::Inherited`].
     pub fn environment(mut self, environment: Environment) -> Self {
         self.environment = environment;
         self
     }
 
-    /// The folder that it starts in.
+    /// The folder that it starts in, and in which a relative program is looked for.
     pub fn cwd(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cwd = Some(folder.into());
         self
     }
 
-    /// Who it runs as: the account's group is its only one.
+    /// The user that it runs as; the account's group is its only group.
     pub fn user(mut self, account: Account) -> Self {
         self.user = Some(account);
         self
     }
 
-    /// Which permissions its files do not get.
+    /// Its umask: the permissions that its files do not get.
     pub fn umask(mut self, mask: u32) -> Self {
         self.umask = Some(mask);
         self
     }
 
-    /// How long it may take to end after TERM. Default: [`KILL_AFTER`].
-    pub fn kill_after(mut self, patience: Duration) -> Self {
-        self.kill_after = patience;
+    /// Time between TERM and KILL. Default: [`KILL_AFTER`].
+    pub fn kill_after(mut self, kill_after: Duration) -> Self {
+        self.kill_after = kill_after;
         self
     }
 
-    /// The program and its arguments, for a person.
+    /// The program as it was given, and its arguments.
     pub fn argv(&self) -> impl Iterator<Item = &OsStr> {
         std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str))
     }
 
-    /// The folder that it starts in, unless that is this process's own.
-    pub fn folder(&self) -> Option<&Path> {
+    /// The folder that it starts in; `None` for that of this process.
+    pub fn working_dir(&self) -> Option<&Path> {
         self.cwd.as_deref()
     }
 
-    /// A variable that it gets beside `PATH`, `HOME` and the agent's own, or in their place.
+    /// The value of a variable in [`Environment::Cleared`].
     pub fn variable(&self, name: &OsStr) -> Option<&OsStr> {
         let Environment::Cleared(more) = &self.environment else { return None };
         more.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
     }
 
-    /// Who it runs as, unless that is who this process runs as.
+    /// The user that it runs as; `None` for that of this process.
     pub fn account(&self) -> Option<&Account> {
         self.user.as_ref()
     }
 
     async fn run(self, job: Job) -> Ended {
         let until = job.until();
-        let Job { command, device, data_folder, limit, progress, mut stop } = job;
-        let spawned = match self.spawn(&command, &device, &data_folder) {
+        let Job { command, device, data_dir, limit, progress, mut stop } = job;
+        let spawned = match self.spawn(&command, &device, &data_dir) {
             Ok(spawned) => spawned,
             Err(message) => return Ended::Finished(Outcome::failed(codes::SPAWN_FAILED, message)),
         };
@@ -161,16 +170,16 @@ impl Program {
         let mut group = Group::of(&child);
         let mut streams = Streams::new(streams, progress);
         let end = streams.beside(end_of(&mut child, until, &mut stop)).await;
-        // Before its output is read to the end: what is told meanwhile has not ended it.
-        let stopping = stop.told() == Some(Stop::Shutdown);
+        // Before its output is read to the end: a request that arrives meanwhile has not ended it.
+        let stopping = stop.requested() == Some(Stop::Shutdown);
         let status = match &end {
             End::Itself(status) => status.as_ref().ok().copied(),
-            End::Limit | End::Told(_) => {
+            End::Limit | End::Stopped(_) => {
                 streams.beside(group.end(&mut child, self.kill_after, &mut stop)).await
             }
         };
         group.disarm();
-        // What its children still say in that time is part of it; they themselves may live on.
+        // Output of its children in that time is part of the outcome; they themselves may run on.
         timeout(DRAIN, streams.drain()).await.ok();
         drop(data_file);
         ended(end, status, limit, stopping, streams)
@@ -189,8 +198,7 @@ impl Run for Arc<Program> {
     }
 }
 
-/// As a person would read it: arguments with spaces in quotes, who and where, and the names of the
-/// variables that it is given.
+/// For people: arguments with spaces in quotes, user and folder, and the names of its variables.
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, arg) in self.argv().map(OsStr::to_string_lossy).enumerate() {
@@ -216,22 +224,24 @@ impl fmt::Display for Program {
 
 /// What ended the run.
 enum End {
+    /// The program has exited by itself.
     Itself(std::io::Result<ExitStatus>),
+    /// The limit has elapsed.
     Limit,
-    Told(Stop),
+    Stopped(Stop),
 }
 
-/// Waits for the first end. One that had ended by itself when it was told to stop keeps its result.
+/// Waits for the first of them. A program that had exited when the request arrived has its own result.
 async fn end_of(child: &mut Child, until: Instant, stop: &mut StopReceiver) -> End {
     tokio::select! {
         biased;
         status = child.wait() => End::Itself(status),
         () = sleep_until(until) => End::Limit,
-        stop = stop.wait_for(Stop::Cancel) => End::Told(stop),
+        stop = stop.wait_for(Stop::Cancel) => End::Stopped(stop),
     }
 }
 
-/// Puts the outcome together.
+/// How the run ended, from all that is known of it.
 fn ended(
     end: End,
     status: Option<ExitStatus>,
@@ -240,51 +250,51 @@ fn ended(
     streams: Streams,
 ) -> Ended {
     let signal = status.and_then(|status| status.signal());
-    let said = streams.finish();
+    let captured = streams.finish();
     let mut outcome = Outcome {
         exit_code: status.and_then(|s| s.code()).or(signal.map(|n| 128 + n)).map(i64::from),
-        stdout: Some(said.stdout),
-        stderr: Some(said.stderr),
-        truncated: said.truncated,
+        stdout: Some(captured.stdout),
+        stderr: Some(captured.stderr),
+        truncated: captured.truncated,
         ..Outcome::of(run::End::Failed)
     };
     let by_shutdown = signal.is_some() && stopping;
-    let (broken_off, error) = match &end {
+    let (cut_off, error) = match &end {
         End::Limit => (true, Some((codes::TIMEOUT, format!("it ran longer than {limit:?}")))),
-        End::Told(Stop::Cancel) => {
+        End::Stopped(Stop::Cancel) => {
             outcome.state = run::End::Cancelled;
             (true, None)
         }
-        End::Told(_) => {
-            (true, Some((codes::INTERRUPTED, "the agent stopped and ended it".to_owned())))
+        End::Stopped(_) => {
+            (true, Some((codes::INTERRUPTED, "the agent stopped and killed it".to_owned())))
         }
         End::Itself(status) => (by_shutdown, error_of(status, by_shutdown)),
     };
-    if error.is_none() && !broken_off {
+    if error.is_none() && !cut_off {
         outcome.state = run::End::Succeeded;
     }
     outcome.error = error.map(|(code, message)| run::error(code, message));
-    match said.result {
+    match captured.result {
         Ok(result) => outcome.result = result,
-        // What was broken off may have been about to write the rest of it.
-        Err(_) if broken_off => {}
+        // A program that was cut off may have written a part of its result.
+        Err(_) if cut_off => {}
         Err(bad) => outcome.error = Some(run::bad_result(&bad.to_string(), outcome.error)),
     }
     match end {
-        End::Told(_) => Ended::Stopped(outcome),
+        End::Stopped(_) => Ended::Stopped(outcome),
         End::Itself(_) if by_shutdown => Ended::Stopped(outcome),
         End::Itself(_) | End::Limit => Ended::Finished(outcome),
     }
 }
 
-/// Code and message for an exit by itself; `None` for a good one.
+/// Code and message for an exit of its own; `None` for exit code 0.
 fn error_of(
     status: &std::io::Result<ExitStatus>,
     by_shutdown: bool,
 ) -> Option<(&'static str, String)> {
     let status = match status {
         Ok(status) => status,
-        Err(e) => return Some((codes::INTERNAL, format!("its end could not be learnt: {e}"))),
+        Err(e) => return Some((codes::INTERNAL, format!("its exit status is not known: {e}"))),
     };
     match (status.code(), status.signal()) {
         (Some(0), _) => None,
@@ -293,74 +303,5 @@ fn error_of(
         }
         (_, Some(n)) => Some((codes::SIGNAL, format!("signal {n} ended it"))),
         (code, None) => Some((codes::EXIT_STATUS, format!("exit status {}", code.unwrap_or(-1)))),
-    }
-}
-
-/// The process group of a program. Killed when dropped, unless disarmed.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(group) = self.0 {
-            // None left is as good as hit.
-            rustix::process::kill_process_group(group, signal).ok();
-        }
-    }
-
-    /// The group is left alone from now on.
-    fn disarm(&mut self) {
-        self.0 = None;
-    }
-
-    /// TERM; when that was not enough in time, or somebody says [`Stop::Kill`], KILL. Afterwards
-    /// none of the group is left.
-    async fn end(
-        &self,
-        child: &mut Child,
-        kill_after: Duration,
-        stop: &mut StopReceiver,
-    ) -> Option<ExitStatus> {
-        if stop.told() < Some(Stop::Kill) {
-            self.signal(Signal::TERM);
-            tokio::select! {
-                // Its number may be another's from here on.
-                () = self.gone(child) => return child.wait().await.ok(),
-                () = sleep(kill_after) => {}
-                _ = stop.wait_for(Stop::Kill) => {}
-            }
-        }
-        self.signal(Signal::KILL);
-        child.wait().await.ok()
-    }
-
-    /// Waits until leader and members have ended.
-    async fn gone(&self, child: &mut Child) {
-        child.wait().await.ok();
-        let Some(group) = self.0 else { return };
-        while rustix::process::test_kill_process_group(group).is_ok() {
-            sleep(GROUP_ASK_EVERY).await;
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-    }
-}
-
-/// Runs `future` to its end unless told to stop. For what is no process and can be dropped.
-pub(super) async fn until_stopped<T>(
-    stop: &mut StopReceiver,
-    future: impl Future<Output = T>,
-) -> Result<T, Stop> {
-    tokio::select! {
-        biased;
-        value = future => Ok(value),
-        stop = stop.wait_for(Stop::Cancel) => Err(stop),
     }
 }

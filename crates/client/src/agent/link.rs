@@ -14,7 +14,7 @@ use bellwire_proto::stream::{Bye, ByeReason};
 
 use crate::api::ListenOptions;
 use crate::event_source::{Error, Loss, Retry, SERVER_WAIT_MAX};
-use crate::transport::Stage;
+use crate::transport::TransportStage;
 
 /// The agent's options for listening.
 pub(super) fn options(heartbeat: Option<Seconds>) -> ListenOptions {
@@ -42,10 +42,12 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
             200..=399 | 511 => AGENT_PORTAL_PAUSE,
             _ => return requested,
         },
-        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::ProxyLogin => {
+        Loss::Failed(Error::Transport(error))
+            if error.stage() == TransportStage::ProxyAuthentication =>
+        {
             AGENT_REFUSED_PAUSE
         }
-        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => {
+        Loss::Failed(Error::Transport(error)) if error.stage() == TransportStage::Untrusted => {
             AGENT_PORTAL_PAUSE
         }
         Loss::Failed(
@@ -80,7 +82,11 @@ pub(super) fn pause_after_bye(bye: &Bye) -> Option<Duration> {
 pub(super) fn explain(loss: &Loss) -> String {
     let status = match loss {
         Loss::Failed(Error::Refused(refusal)) => refusal.status.as_u16(),
-        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::ProxyLogin => 407,
+        Loss::Failed(Error::Transport(error))
+            if error.stage() == TransportStage::ProxyAuthentication =>
+        {
+            407
+        }
         Loss::Failed(
             error @ (Error::NotAStream { .. } | Error::Redirect(_) | Error::Rejected { .. }),
         ) => {
@@ -89,7 +95,7 @@ pub(super) fn explain(loss: &Loss) -> String {
                  of a guest network ({error})"
             );
         }
-        Loss::Failed(Error::Transport(error)) if error.stage() == Stage::Untrusted => {
+        Loss::Failed(Error::Transport(error)) if error.stage() == TransportStage::Untrusted => {
             return format!(
                 "the answer comes from a middlebox and not from the hub, such as the sign-in page \
                  of a guest network, or the hub's authority is unknown here: set ca_file ({error})"
@@ -159,7 +165,7 @@ mod tests {
         let reject = Error::Rejected { reason: "the hello is for another device".into() };
         let away = "http://portal.example/login".to_owned();
         let away = Error::Elsewhere { to: away, reason: "that is another server".to_owned() };
-        let untrusted = TransportError::new(Stage::Untrusted, "invalid peer certificate");
+        let untrusted = TransportError::new(TransportStage::Untrusted, "invalid peer certificate");
         let untrusted = Error::Transport(untrusted);
         assert!(explain(&Loss::Failed(away.clone())).contains("http://portal.example/login"));
         for error in [untrusted, page, reject, away, RedirectFault::TooMany.into()] {
@@ -193,11 +199,12 @@ mod tests {
     #[test]
     fn a_proxy_that_requires_a_password_is_distinguished_from_one_that_refuses_the_tunnel() {
         let of = |stage| Loss::Failed(TransportError::new(stage, "tunnel error: …").into());
-        let (login, refused) = (of(Stage::ProxyLogin), of(Stage::ProxyRefused));
+        let (login, refused) =
+            (of(TransportStage::ProxyAuthentication), of(TransportStage::ProxyRefused));
         assert!(pause_after(&login).unwrap() >= AGENT_REFUSED_PAUSE);
         assert!(explain(&login).contains("user and password"), "{}", explain(&login));
         assert_eq!(pause_after(&refused), None, "the backoff applies");
-        assert!(explain(&refused).contains("opens no way"), "{}", explain(&refused));
+        assert!(explain(&refused).contains("refuses to connect"), "{}", explain(&refused));
     }
 
     #[test]

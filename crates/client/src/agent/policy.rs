@@ -1,8 +1,7 @@
-//! What an appliance does at all: the list of actions, and what their data may be.
+//! The allow-list of an appliance: its actions, their rules, and what their data may be.
 //!
-//! Made by [`config`](super::config) from the file, or by a program. A command that is not allowed
-//! is rejected with a code and a sentence for its sender; what may be said there is what the sender
-//! said, and never what the list holds beside it.
+//! [`config`](super::config) builds it from the file. A command that is not allowed is rejected with a code and a message
+//! for its sender, which may repeat what the sender sent and what the data must be, and nothing else of the list.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,24 +16,23 @@ use serde_json::Value;
 
 use super::run::{Run, error};
 
-/// What becomes of a command whose run was cut off by the end of the agent.
+/// What happens to a command whose run was interrupted by the end of the agent or the machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnRestart {
-    /// It has failed, code `interrupted`.
+    /// It has failed with code `interrupted`.
     #[default]
     Fail,
     /// It runs again, within its time to live, three times at most.
     Rerun,
-    /// If the machine was started anew since, it has succeeded (a reboot does that); else as
-    /// `Fail`.
+    /// If the machine has booted since, it has succeeded (for actions that reboot it); otherwise as `Fail`.
     Succeed,
 }
 
 impl OnRestart {
-    /// Every one.
+    /// All of them.
     pub const ALL: [Self; 3] = [Self::Fail, Self::Rerun, Self::Succeed];
 
-    /// As it stands in the configuration.
+    /// Its name in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Fail => "fail",
@@ -44,23 +42,23 @@ impl OnRestart {
     }
 }
 
-/// An action that is allowed: what runs it, and under which rules.
+/// The rules of an allowed action.
 #[derive(Clone)]
 pub struct Rules {
-    /// What runs it.
+    /// Runs its commands.
     pub run: Arc<dyn Run>,
-    /// How long a run may take; `None`: as long as the command's `run_timeout_s`.
+    /// How long a run may take; `None` for the command's `run_timeout_s`.
     pub timeout: Option<Duration>,
-    /// What becomes of a run that was cut off.
+    /// What happens to an interrupted run.
     pub on_restart: OnRestart,
     /// How many of its commands may run at once.
     pub concurrency: usize,
-    /// What its data must be; `None`: anything.
+    /// What its data must be; `None` for any data.
     pub params: Option<Params>,
 }
 
 impl Rules {
-    /// The rules that stand when nothing is said: one at a time, any data, `on_restart` fail.
+    /// The default rules: one command at a time, any data, [`OnRestart::Fail`].
     pub fn new(run: impl Run + 'static) -> Self {
         Self {
             run: Arc::new(run),
@@ -77,7 +75,7 @@ impl Rules {
     }
 }
 
-/// How long a command may run: as its action says, else as it says itself.
+/// How long a command may run: the action's timeout, or else the command's own.
 pub(super) fn limit(timeout: Option<Duration>, command: &CommandEvent) -> Duration {
     timeout.unwrap_or(Duration::from_secs(command.run_timeout_s))
 }
@@ -93,17 +91,19 @@ impl fmt::Debug for Rules {
     }
 }
 
-/// The list: what is not on it is rejected.
+/// The allow-list. Actions that are not on it are rejected.
+///
+/// [`Policy::allow`] fills it; the agent calls [`Policy::judge`] for each command.
 #[derive(Debug, Clone, Default)]
 pub struct Policy(BTreeMap<Action, Arc<Rules>>);
 
 impl Policy {
-    /// Puts an action on the list, in place of what stood there.
+    /// Allows an action, or replaces its rules.
     pub fn allow(&mut self, action: Action, rules: Rules) {
         self.0.insert(action, Arc::new(rules));
     }
 
-    /// The rules of an action that is on the list, whatever its data.
+    /// The rules of an allowed action, whatever its data.
     pub fn rules(&self, action: &Action) -> Option<&Arc<Rules>> {
         self.0.get(action)
     }
@@ -112,15 +112,15 @@ impl Policy {
         self.0.get_mut(action).map(Arc::make_mut)
     }
 
-    /// The actions on the list, by name.
+    /// The allowed actions, by name.
     pub fn actions(&self) -> impl Iterator<Item = (&Action, &Arc<Rules>)> {
         self.0.iter()
     }
 
-    /// Whether an action may run with these data, and by which rules.
+    /// The rules of an action if it may run with these data.
     ///
     /// # Errors
-    /// What to reject it with: `unknown_action`, or `invalid_params` with the member's name.
+    /// The error to reject it with: `unknown_action`, or `invalid_params` with the member's name.
     pub fn judge(&self, action: &Action, data: &Json) -> Result<&Arc<Rules>, ErrorInfo> {
         let rules = self.rules(action).ok_or_else(|| {
             error(codes::UNKNOWN_ACTION, format!("{action} is not on this appliance's list"))
@@ -134,7 +134,7 @@ impl Policy {
     }
 }
 
-/// What the data of an action must be: an object with exactly these members, none of them nested.
+/// What the data of an action must be: a JSON object with exactly these members, none of them nested.
 #[derive(Debug, Clone, Default)]
 pub struct Params(pub BTreeMap<String, Param>);
 
@@ -143,13 +143,13 @@ pub struct Params(pub BTreeMap<String, Param>);
 pub struct Param {
     /// Its type.
     pub kind: Kind,
-    /// It must be one of these, if there are any.
+    /// The values that it may have; empty for every value of its type.
     pub one_of: Vec<Value>,
-    /// It may be absent.
+    /// Whether it may be absent.
     pub optional: bool,
 }
 
-/// The type of a member, with what only that type has.
+/// The type of a member, with the constraints of that type.
 #[derive(Debug, Clone)]
 pub enum Kind {
     /// A string that the pattern matches as a whole.
@@ -157,18 +157,18 @@ pub enum Kind {
         /// The pattern, if any.
         pattern: Option<Pattern>,
     },
-    /// A number without point and exponent.
+    /// A number without fraction and exponent, in 64 bits.
     Integer {
-        /// The least that is taken.
+        /// The least value.
         min: Option<i64>,
-        /// The most that is taken.
+        /// The greatest value.
         max: Option<i64>,
     },
     /// Any number.
     Number {
-        /// The least that is taken.
+        /// The least value.
         min: Option<f64>,
-        /// The most that is taken.
+        /// The greatest value.
         max: Option<f64>,
     },
     /// `true` or `false`.
@@ -183,14 +183,14 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Compiles it.
+    /// Compiles a pattern.
     ///
     /// # Errors
-    /// When it is no regular expression.
+    /// When it is not a regular expression.
     pub fn new(text: &str) -> Result<Self, regex::Error> {
-        // By itself first: "a)|(b" is no pattern, though it would be one between brackets.
+        // By itself first: "a)|(b" is invalid, though it would be valid inside a group.
         Regex::new(text)?;
-        // The line break ends a comment that the flag x may have begun.
+        // The line break ends a comment, which the flag x allows.
         let whole = Regex::new(&format!(r"\A(?:{text})\z"))
             .or_else(|_| Regex::new(&format!("\\A(?:{text}\n)\\z")))?;
         Ok(Self { text: text.to_owned(), whole })
@@ -202,30 +202,31 @@ impl Pattern {
     }
 }
 
-/// What is wrong with data. The text names the member.
+/// Why data are rejected: the sender's fault. The text names the member.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Violation {
-    /// The data is no object.
+    /// The data are not an object.
     #[error("the data must be a JSON object")]
-    NoObject,
-    /// The data is a text, as what is not sent as JSON becomes.
+    NotAnObject,
+    /// The data are a string, which the hub makes of a body that is not sent as JSON.
     #[error(
-        "the data must be a JSON object, and came as a text: send JSON, with Content-Type: application/json"
+        "the data must be a JSON object, and are a string: send JSON, with Content-Type: application/json"
     )]
     Text,
-    /// A member that stands there twice.
+    /// A member is given twice.
     #[error("{0}")]
-    Twice(String),
-    /// A member that must be there is not.
+    Duplicate(String),
+    /// A required member is missing.
     #[error("member {0:?} is missing")]
     Missing(String),
-    /// A member that nobody knows.
-    #[error("member {0:?} is not known here")]
+    /// A member is not among the parameters.
+    #[error("member {0:?} is not a parameter of this action")]
     Unknown(String),
-    /// A member that is not what it must be.
+    /// A member has a value that it may not have.
     #[error("member {member:?} is not {expected}")]
-    Value {
-        /// Which one.
+    Invalid {
+        /// Its name.
         member: String,
         /// What it must be.
         expected: String,
@@ -233,16 +234,16 @@ pub enum Violation {
 }
 
 impl Params {
-    /// Whether `data`, as JSON, is what it must be.
+    /// Checks data, which are JSON text.
     ///
     /// # Errors
     /// The first violation.
     pub fn check(&self, data: &str) -> Result<(), Violation> {
         let mut members = match (Members::parse(data.as_bytes()), data.as_bytes().first()) {
             (Ok(members), _) => members,
-            (Err(problem), Some(b'{')) => return Err(Violation::Twice(problem.detail)),
+            (Err(problem), Some(b'{')) => return Err(Violation::Duplicate(problem.detail)),
             (Err(_), Some(b'"')) => return Err(Violation::Text),
-            (Err(_), _) => return Err(Violation::NoObject),
+            (Err(_), _) => return Err(Violation::NotAnObject),
         };
         for (name, param) in &self.0 {
             match members.take_raw(name) {
@@ -251,7 +252,7 @@ impl Params {
                 Some(text) if param.admits(text) => {}
                 Some(_) => {
                     let (member, expected) = (name.clone(), param.to_string());
-                    return Err(Violation::Value { member, expected });
+                    return Err(Violation::Invalid { member, expected });
                 }
             }
         }
@@ -263,7 +264,7 @@ impl Params {
 }
 
 impl Param {
-    /// A member of this type that must be there.
+    /// A required member of this type.
     pub const fn of(kind: Kind) -> Self {
         Self { kind, one_of: Vec::new(), optional: false }
     }
@@ -275,7 +276,7 @@ impl Param {
     }
 }
 
-/// What it must be. Values that are listed say more than the type that they have.
+/// What it must be: the listed values, or else the type.
 impl fmt::Display for Param {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.one_of.is_empty() {
@@ -300,7 +301,7 @@ impl Kind {
             Self::String { pattern } => value
                 .as_str()
                 .is_some_and(|text| pattern.as_ref().is_none_or(|pattern| pattern.matches(text))),
-            // What does not fit in 64 bits with a sign is no number that a program can count on.
+            // A greater one is not read exactly by every program.
             Self::Integer { min, max } => value
                 .as_i64()
                 .is_some_and(|n| min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)),
@@ -378,7 +379,7 @@ mod tests {
             (r#"{"version":"1.4"}"#, ""),
             (r#"{"force":true,"version":"1"}"#, ""),
             (r#"{"force":true}"#, "member \"version\" is missing"),
-            (r#"{"version":"1","extra":0}"#, "member \"extra\" is not known here"),
+            (r#"{"version":"1","extra":0}"#, "member \"extra\" is not a parameter of this action"),
             (
                 r#"{"version":1}"#,
                 "member \"version\" is not a string that matches [0-9.]{1,16} as a whole",
@@ -390,8 +391,8 @@ mod tests {
             (r#"{"version":"1","force":null}"#, "member \"force\" is not true or false"),
             (r#"{"version":"1","force":"true"}"#, "member \"force\" is not true or false"),
         ] {
-            let told = params.check(data).map_or_else(|v| v.to_string(), |()| String::new());
-            assert_eq!(told, wrong, "{data}");
+            let problem = params.check(data).map_or_else(|v| v.to_string(), |()| String::new());
+            assert_eq!(problem, wrong, "{data}");
         }
         for (data, wrong) in [
             ("null", "the data must be a JSON object"),

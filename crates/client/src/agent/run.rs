@@ -1,9 +1,10 @@
-//! What runs a command, as the rest of the agent sees it: a [`Job`] goes in, an [`Ended`] comes out.
+//! The interface of everything that runs a command: its input is a [`Job`], its output an [`Ended`].
 //!
 //! Three things are a [`Run`]: a program ([`handler`](super::handler)), a request to a local server
-//! ([`forward`](super::forward)) and a Rust closure. Whether a command may run, when, and what is
-//! told to the hub is decided elsewhere; nothing here knows of the journal or the network.
+//! ([`forward`](super::forward)) and a Rust closure. Whether a command may run, when, and what is reported to
+//! the hub is decided elsewhere; nothing here knows of the journal or the network.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,39 +17,45 @@ use futures_core::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::handler::DataFolder;
+mod data;
 
-/// The longest message towards a hub, or a box before it, that found the report too large.
+pub use data::{DataDir, input_of};
+pub(super) use data::{DataFile, runtime_dir, systemd_dir};
+
+/// Bytes of an error's message in a report that the hub, or a proxy before it, has refused as too large: our choice.
 const THIN_MESSAGE_BYTES_MAX: usize = 1024;
 
-/// What runs the commands of one action.
+/// Runs the commands of one action.
+///
+/// [`Program`](super::handler::Program) and [`Forward`](super::forward::Forward) are two; a third is a closure, which
+/// [`AgentBuilder::on`](super::AgentBuilder::on) takes.
 pub trait Run: Send + Sync {
-    /// Begins to run, and tells how it ended. Nothing happens before the future is polled; to drop
-    /// it is to kill what runs.
+    /// Runs the command; the future resolves to how it ended. Nothing happens before it is polled, and dropping
+    /// it kills the run.
     ///
-    /// The future keeps to [`Job::limit`] and heeds [`Job::stop`] by itself.
+    /// The future itself must observe [`Job::limit`] and [`Job::stop`].
     fn start(&self, job: Job) -> BoxFuture<'static, Ended>;
 }
 
 /// One command, to be run once.
 #[derive(Debug)]
 pub struct Job {
-    /// The command as it came.
+    /// The command as the hub sent it.
     pub command: CommandEvent,
-    /// Whose command it is.
+    /// The device that it was sent to.
     pub device: DeviceId,
-    /// Where its data lie while it runs.
-    pub data_folder: Arc<DataFolder>,
-    /// How long it may run. Past it, it is ended and has failed with code `timeout`.
+    /// Holds the file with its data while it runs.
+    pub data_dir: Arc<DataDir>,
+    /// How long it may run. A run that takes longer is ended, and has failed with code `timeout`.
     pub limit: Duration,
-    /// Where progress is told.
+    /// Takes its progress.
     pub progress: ProgressSender,
-    /// By which it is told to stop.
+    /// Receives the request to stop.
     pub stop: StopReceiver,
 }
 
 impl Job {
-    /// When its limit is over. One that no clock can count to is as good as none.
+    /// When its limit has elapsed. A limit too large for the clock counts as none.
     pub(super) fn until(&self) -> Instant {
         const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
         Instant::now() + self.limit.min(NEVER)
@@ -58,16 +65,16 @@ impl Job {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Ended {
-    /// By itself, or at its limit. This is the result.
+    /// By itself, or at its limit. The outcome is the result.
     Finished(Outcome),
-    /// By a signal while it was being stopped. After [`Stop::Cancel`] the outcome is `cancelled`,
-    /// and it is the result. After [`Stop::Shutdown`] or [`Stop::Kill`] it is `failed` with code
-    /// `interrupted`, and what follows is for `on_restart` to say.
+    /// Because it was stopped. After [`Stop::Cancel`] the outcome is `cancelled`, and it is the result.
+    /// After [`Stop::Shutdown`] or [`Stop::Kill`] it is `failed` with code `interrupted`, and `on_restart`
+    /// decides what follows.
     Stopped(Outcome),
 }
 
 impl Ended {
-    /// What to tell of it, however it ended.
+    /// The outcome, however the run ended.
     pub fn into_outcome(self) -> Outcome {
         match self {
             Self::Finished(outcome) | Self::Stopped(outcome) => outcome,
@@ -75,14 +82,14 @@ impl Ended {
     }
 }
 
-/// How what has run can have ended. A run that was begun is never `rejected`.
+/// The terminal states of a run. A run that was started is never `rejected`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Well.
+    /// It did what it was for.
     Succeeded,
-    /// Badly.
+    /// It did not; [`Outcome::error`] has the reason.
     Failed,
-    /// Stopped, since nobody wanted it any more.
+    /// It was stopped by a cancel.
     Cancelled,
 }
 
@@ -96,28 +103,28 @@ impl From<End> for ReportState {
     }
 }
 
-/// What is to be told of a run. What is past a limit of the contract, section 2, is cut when it
-/// becomes a report: [`Outcome::into_report`].
+/// What is reported about a run. What exceeds a limit of the contract (docs/protocol.md, section 2) is cut by
+/// [`Outcome::into_report`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// How it ended.
     pub state: End,
-    /// The exit code; 128+n when signal n ended it. `None` for what is no program.
+    /// The exit code; 128 + n when signal n ended it. `None` when no program ran.
     pub exit_code: Option<i64>,
-    /// What it gave back.
+    /// Its result.
     pub result: Option<Json>,
     /// The end of standard output.
     pub stdout: Option<String>,
     /// The end of standard error.
     pub stderr: Option<String>,
-    /// Whether output, or the body of an answer, was cut.
+    /// Whether output, or the body of a response, was cut.
     pub truncated: bool,
-    /// What went wrong.
+    /// Why it failed.
     pub error: Option<ErrorInfo>,
 }
 
 impl Outcome {
-    /// An outcome of which nothing but the end is known.
+    /// An outcome with this state and nothing else.
     pub const fn of(state: End) -> Self {
         Self {
             state,
@@ -130,13 +137,13 @@ impl Outcome {
         }
     }
 
-    /// `failed`, and why.
+    /// A failed outcome, with code and message.
     pub fn failed(code: &str, message: impl Into<String>) -> Self {
         Self { error: Some(error(code, message)), ..Self::of(End::Failed) }
     }
 
-    /// As a report, without `rev` and `attempt`, that every hub takes and every journal reads again:
-    /// of output the last 64 KiB, of a message the first 4; a result past 64 KiB is `bad_result`.
+    /// As a report without `rev` and `attempt`, within the limits of every hub and journal: the last 64 KiB of each
+    /// output, the first 4 KiB of a message. A result longer than 64 KiB becomes the error `bad_result`.
     pub fn into_report(self) -> Report {
         let mut report = Report {
             result: self.result,
@@ -152,10 +159,10 @@ impl Outcome {
     }
 }
 
-/// Cuts what is past a limit: see [`Outcome::into_report`].
+/// Cuts what exceeds a limit: see [`Outcome::into_report`].
 pub(super) fn clamp(report: &mut Report) {
     for output in [&mut report.stdout, &mut report.stderr] {
-        if output.as_mut().is_some_and(keep_tail) {
+        if output.as_mut().is_some_and(truncate_to_tail) {
             report.truncated = Some(true);
         }
     }
@@ -170,7 +177,7 @@ pub(super) fn clamp(report: &mut Report) {
     }
 }
 
-/// Leaves out of a report what can be done without: output, and most of a long message.
+/// Drops what is not essential in a report: output, and most of a long message.
 pub(super) fn thin(report: &mut Report) {
     if report.stdout.take().is_some() | report.stderr.take().is_some() {
         report.truncated = Some(true);
@@ -184,14 +191,14 @@ pub(super) fn error(code: &str, message: impl Into<String>) -> ErrorInfo {
     ErrorInfo { code: code.to_owned(), message: Some(message.into()) }
 }
 
-/// `bad_result`, with what else went wrong in its message.
+/// The error `bad_result`; its message ends with that of the error it replaces.
 pub(super) fn bad_result(problem: &str, beside: Option<ErrorInfo>) -> ErrorInfo {
     let beside = beside.and_then(|e| e.message).map(|m| format!("; {m}")).unwrap_or_default();
     error(codes::BAD_RESULT, format!("{problem}{beside}"))
 }
 
-/// Keeps the last [`OUTPUT_BYTES_MAX`] of a text, cut between characters; says whether it was longer.
-pub(super) fn keep_tail(text: &mut String) -> bool {
+/// Cuts a text to its last [`OUTPUT_BYTES_MAX`] bytes, between characters; returns whether it was longer.
+pub(super) fn truncate_to_tail(text: &mut String) -> bool {
     let from = text.ceil_char_boundary(text.len().saturating_sub(OUTPUT_BYTES_MAX));
     text.drain(..from);
     from > 0
@@ -203,40 +210,40 @@ fn shorten(error: &mut ErrorInfo, bytes_max: usize) {
     }
 }
 
-/// In which way a run is to stop. A later word outranks an earlier one in this order; one that is
-/// told after it has ended changes nothing.
+/// How a run is to stop. A greater request, in this order, replaces a smaller one. A request after the end of the run
+/// has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
-    /// The agent is about to stop: it may go on, but if a signal ends it from now on, that was
-    /// the shutdown and no failure of its own.
+    /// The agent is stopping: the run may go on, but if a signal ends it from now on, the shutdown is the cause and
+    /// not a failure of the run.
     Shutdown,
-    /// Nobody wants it any more: it is asked to end (TERM), and made to a little later (KILL).
+    /// The command was cancelled: TERM now, KILL after a grace period.
     Cancel,
-    /// It has had its time: it is ended at once (KILL).
+    /// The grace period has elapsed: KILL at once.
     Kill,
 }
 
-/// Tells a run to stop. To drop it tells nothing.
+/// Requests a run to stop. Dropping it requests nothing.
 #[derive(Debug)]
 pub struct StopSender(watch::Sender<Option<Stop>>);
 
-/// Hears when to stop.
+/// Receives requests to stop.
 #[derive(Debug, Clone)]
 pub struct StopReceiver(watch::Receiver<Option<Stop>>);
 
-/// Makes the two ends.
-pub fn stop() -> (StopSender, StopReceiver) {
+/// A channel for requests to stop.
+pub fn stop_channel() -> (StopSender, StopReceiver) {
     let (sender, receiver) = watch::channel(None);
     (StopSender(sender), StopReceiver(receiver))
 }
 
 impl StopSender {
-    /// Tells it. What was told before and outranks this stays.
-    pub fn tell(&self, stop: Stop) {
-        self.0.send_if_modified(|told| {
-            let outranks = Some(stop) > *told;
+    /// Sends a request, unless a greater one was sent before.
+    pub fn send(&self, stop: Stop) {
+        self.0.send_if_modified(|requested| {
+            let outranks = Some(stop) > *requested;
             if outranks {
-                *told = Some(stop);
+                *requested = Some(stop);
             }
             outranks
         });
@@ -244,37 +251,49 @@ impl StopSender {
 }
 
 impl StopReceiver {
-    /// What was told so far.
-    pub fn told(&self) -> Option<Stop> {
+    /// The greatest request so far.
+    pub fn requested(&self) -> Option<Stop> {
         *self.0.borrow()
     }
 
-    /// Waits until `at_least` was told, or what outranks it. For ever, if nobody can tell any more.
+    /// Waits for this request or a greater one. Never resolves once the sender is dropped without it.
     pub async fn wait_for(&mut self, at_least: Stop) -> Stop {
-        let told = self.0.wait_for(|told| *told >= Some(at_least)).await.map(|told| *told);
-        match told {
-            Ok(told) => told.unwrap_or(at_least),
+        let requested = self.0.wait_for(|request| *request >= Some(at_least)).await;
+        match requested.map(|request| *request) {
+            Ok(requested) => requested.unwrap_or(at_least),
             Err(_) => std::future::pending().await,
         }
     }
 }
 
-/// Tells how far a run is. Only the newest word is kept.
+/// Runs a future to its end, or drops it at [`Stop::Cancel`] or a greater request.
+pub(super) async fn until_stopped<T>(
+    stop: &mut StopReceiver,
+    future: impl Future<Output = T>,
+) -> Result<T, Stop> {
+    tokio::select! {
+        biased;
+        value = future => Ok(value),
+        stop = stop.wait_for(Stop::Cancel) => Err(stop),
+    }
+}
+
+/// Sends the progress of a run. Only the newest value is stored.
 #[derive(Debug, Clone)]
 pub struct ProgressSender(watch::Sender<Option<Progress>>);
 
-/// Hears how far a run is.
+/// Receives the progress of a run.
 pub type ProgressReceiver = watch::Receiver<Option<Progress>>;
 
-/// Makes the two ends. Nothing is told yet.
-pub fn progress() -> (ProgressSender, ProgressReceiver) {
+/// A channel for progress, empty at first.
+pub fn progress_channel() -> (ProgressSender, ProgressReceiver) {
     let (sender, receiver) = watch::channel(None);
     (ProgressSender(sender), receiver)
 }
 
 impl ProgressSender {
-    /// Tells it.
-    pub fn tell(&self, progress: Progress) {
+    /// Sends it, in place of what was sent before.
+    pub fn send(&self, progress: Progress) {
         self.0.send_replace(Some(progress));
     }
 }
@@ -284,9 +303,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_a_handler_gives_back_is_a_report_that_can_be_read_again() {
-        // The outcome of a closure with 64 KiB and a byte of output was journaled and told, refused
-        // by the hub, and at the next start taken for a torn line: the result was gone.
+    fn any_outcome_becomes_a_report_that_can_be_read_again() {
+        // The outcome of a closure with 64 KiB and a byte of output was journaled and reported, refused by the hub, and at
+        // the next start taken for a torn line: the result was lost.
         let outcome = Outcome {
             result: Json::parse(&format!("\"{}\"", "x".repeat(RESULT_BYTES_MAX))).ok(),
             stdout: Some(format!("é{}", "x".repeat(OUTPUT_BYTES_MAX - 1))),

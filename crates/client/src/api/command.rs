@@ -1,4 +1,4 @@
-//! Sending commands, and what becomes of them. Contract, sections 3 and 7.
+//! Sending commands, and their deliveries. Contract, sections 3 and 7.
 
 use bellwire_proto::{
     Action, Command, CommandId, Delivery, DeliveryState, DeviceId, Json, Page, Seconds, Selector,
@@ -12,7 +12,7 @@ use super::{Call, Controller, Error, page};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// How a command is sent to one device, and with what.
+/// The options of a command to one device.
 ///
 /// ```
 /// use bellwire_client::SendOptions;
@@ -45,13 +45,13 @@ enum Data {
 }
 
 impl SendOptions {
-    /// With this JSON as data. Default: none, which the device sees as `null`.
+    /// This JSON as data. Default: none, which the device receives as `null`.
     pub fn json(mut self, data: Json) -> Self {
         self.data = Data::Json(data);
         self
     }
 
-    /// With this text as data; the device sees a JSON string.
+    /// This text as data; the device receives a JSON string.
     pub fn text(mut self, data: impl Into<String>) -> Self {
         self.data = Data::Text(data.into());
         self
@@ -64,13 +64,13 @@ impl SendOptions {
         self
     }
 
-    /// How long the hub waits for the end before it answers: at most 300 s, default 0.
+    /// How long the hub waits for a terminal state before it responds: at most 300 s, default 0.
     pub fn wait(mut self, wait: Seconds) -> Self {
         self.wait = Some(wait);
         self
     }
 
-    /// How long the device may be silent once it has accepted: 1 s to 24 h, default 5 min.
+    /// How long the device may report nothing once it has accepted: 1 s to 24 h, default 5 min.
     pub fn run_timeout(mut self, run_timeout: Seconds) -> Self {
         self.run_timeout = Some(run_timeout);
         self
@@ -115,16 +115,16 @@ pub struct NewCommand {
     idempotency_key: Option<String>,
 }
 
-/// To whom a command goes.
+/// The devices that a command is sent to.
 #[derive(Debug, Clone)]
 pub enum Target {
     /// One device.
     Device(DeviceId),
-    /// Those listed; one that is listed twice gets it once.
+    /// The listed ones; one that is listed twice receives it once.
     Devices(Vec<DeviceId>),
-    /// Those whose labels fit.
+    /// Those whose labels match.
     Select(Selector),
-    /// All that the hub knows.
+    /// All that are registered.
     All,
 }
 
@@ -186,8 +186,7 @@ impl Serialize for Target {
     }
 }
 
-/// Which commands a list has. A command fits when it has one delivery that fits both `device` and
-/// `state`.
+/// A filter of commands. A command matches when one of its deliveries matches both `device` and `state`.
 #[derive(Debug, Clone, Default)]
 pub struct CommandQuery {
     /// To this device.
@@ -196,29 +195,29 @@ pub struct CommandQuery {
     pub state: Option<DeliveryState>,
     /// Of this action.
     pub action: Option<Action>,
-    /// How many to a page: 1 to 1,000, the hub's default is 100.
+    /// Items per page: 1 to 1,000, the hub's default is 100.
     pub limit: Option<u32>,
     /// From this cursor on.
     pub after: Option<String>,
 }
 
-/// Which deliveries a list has.
+/// A filter of deliveries.
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryQuery {
     /// In this state.
     pub state: Option<DeliveryState>,
-    /// How many to a page: 1 to 1,000, the hub's default is 100.
+    /// Items per page: 1 to 1,000, the hub's default is 100.
     pub limit: Option<u32>,
     /// From this cursor on.
     pub after: Option<String>,
 }
 
-/// Sending. All calls fail as [`Error`] tells.
+/// Sending commands.
 impl Controller {
     /// Sends a command to a device: `POST /v1/send/{device}/{action}`.
     ///
-    /// The delivery is on the hub's disk. It has ended if its state is terminal; without
-    /// [`SendOptions::wait`] it is `queued`, and after a wait that ran out it is whatever it is.
+    /// The delivery is on the hub's disk. Without [`SendOptions::wait`] it is usually `queued`; with it, it is terminal unless
+    /// the wait has elapsed.
     ///
     /// # Errors
     /// Refused as `queue_full`, `device_offline` (with a ttl of 0), `idempotency_mismatch`,
@@ -259,7 +258,7 @@ impl Controller {
             .await
     }
 
-    /// The command as it stands.
+    /// The current state of a command.
     ///
     /// # Errors
     /// Refused as `unknown_command`, among others.
@@ -270,7 +269,7 @@ impl Controller {
     /// A page of commands, newest first.
     ///
     /// # Errors
-    /// Refused as `bad_request` when the limit or the cursor is none.
+    /// Refused as `bad_request` when the limit or the cursor is invalid.
     pub async fn commands(&self, query: &CommandQuery) -> Result<Page<Command>, Error> {
         self.call(Method::GET, ["v1", "commands"])
             .query("device", query.device.as_ref())
@@ -282,7 +281,7 @@ impl Controller {
             .await
     }
 
-    /// All commands that fit, newest first, fetched page by page. After an error there is no more.
+    /// All matching commands, newest first, fetched page by page. An error is the last item.
     pub fn all_commands(
         &self,
         query: CommandQuery,
@@ -311,8 +310,7 @@ impl Controller {
             .await
     }
 
-    /// All deliveries of a command that fit, by device name, fetched page by page. After an error
-    /// there is no more.
+    /// All matching deliveries of a command, by device name, fetched page by page. An error is the last item.
     pub fn all_deliveries(
         &self,
         id: CommandId,
@@ -325,11 +323,11 @@ impl Controller {
         })
     }
 
-    /// Cancels what of a command has not ended. By `force` it ends at once on the hub's side,
-    /// whatever the devices do.
+    /// Cancels the deliveries of a command that are not terminal. With `force` they end at once at the hub, whatever the
+    /// devices do.
     ///
     /// # Errors
-    /// Refused as `illegal_transition`, with a delivery, when all had ended before.
+    /// Refused as `illegal_transition`, with a delivery, when all were terminal before.
     pub async fn cancel(&self, id: CommandId, force: bool) -> Result<Command, Error> {
         self.call(Method::DELETE, ["v1", "commands", &id.to_string()])
             .query("force", force.then_some(true))

@@ -1,4 +1,4 @@
-//! Devices: as their operators see them, and what they say themselves. Contract, sections 4 to 6.
+//! Devices: the calls of their operators, and their own. Contract, sections 4 to 6.
 
 use bellwire_proto::limits::POLL_WAIT_S;
 use bellwire_proto::stream::PollAnswer;
@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Controller, Error, nonce, page};
 
-/// Which devices a list has.
+/// A filter of devices.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceQuery {
-    /// Whose labels fit.
+    /// Their labels match.
     pub select: Option<Selector>,
-    /// That are online, or are not.
+    /// They are online, or are not.
     pub online: Option<bool>,
-    /// How many to a page: 1 to 1,000, the hub's default is 100.
+    /// Items per page: 1 to 1,000, the hub's default is 100.
     pub limit: Option<u32>,
     /// From this cursor on.
     pub after: Option<String>,
@@ -28,9 +28,9 @@ pub struct DeviceQuery {
 /// How a device polls.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PollOptions {
-    /// How long the hub holds the request while it has nothing: at most 60 s, its default is 25 s.
+    /// How long the hub holds the request while there is no command: at most 60 s, its default is 25 s.
     pub wait: Option<Seconds>,
-    /// The last command that arrived: what was sent after it comes again at once.
+    /// The last command that arrived: the hub sends again at once what it sent after that.
     pub last_event_id: Option<Seq>,
 }
 
@@ -39,20 +39,20 @@ pub struct PollOptions {
 pub struct Pong {
     /// Program and version of the hub.
     pub hub: String,
-    /// What the request gave.
+    /// The nonce of the request.
     pub nonce: Option<String>,
     /// The hub's clock in Unix milliseconds.
     pub time_ms: u64,
 }
 
-/// What became of one report of a batch.
+/// The result of one report of a batch.
 #[derive(Debug, Clone)]
 pub struct BatchAnswer {
-    /// Of this command.
+    /// The command.
     pub command: CommandId,
-    /// The status that the report would have got by itself.
+    /// The status that the hub would have answered to the report alone.
     pub status: u16,
-    /// The delivery as it stands, or why the report was refused.
+    /// The delivery after it, or why the report was refused.
     pub outcome: Result<Delivery, Problem>,
 }
 
@@ -61,7 +61,7 @@ impl Controller {
     /// A page of devices, by name.
     ///
     /// # Errors
-    /// Refused as `bad_request` when the limit or the cursor is none.
+    /// Refused as `bad_request` when the limit or the cursor is invalid.
     pub async fn devices(&self, query: &DeviceQuery) -> Result<Page<Device>, Error> {
         self.call(Method::GET, ["v1", "devices"])
             .query("select", query.select.as_ref())
@@ -72,7 +72,7 @@ impl Controller {
             .await
     }
 
-    /// All devices that fit, by name, fetched page by page. After an error there is no more.
+    /// All matching devices, by name, fetched page by page. An error is the last item.
     pub fn all_devices(
         &self,
         query: DeviceQuery,
@@ -84,7 +84,7 @@ impl Controller {
         })
     }
 
-    /// The device as it stands.
+    /// The current state of a device.
     ///
     /// # Errors
     /// Refused as `unknown_device`, among others.
@@ -107,7 +107,7 @@ impl Controller {
             .await
     }
 
-    /// Forgets a device: its streams end, and what waits for it is cancelled.
+    /// Removes a device: its streams end, and its queued commands are cancelled.
     ///
     /// # Errors
     /// Refused as `unknown_device`, among others.
@@ -115,11 +115,10 @@ impl Controller {
         self.call(Method::DELETE, ["v1", "devices", device.as_str()]).send().await.map(drop)
     }
 
-    /// Asks whether it is the hub that answers, and what time it has. The answer was not taken
-    /// from a cache.
+    /// Checks that the hub itself responds, and not a cache; returns its time.
     ///
     /// # Errors
-    /// [`Error::Foreign`] when it answers another's request.
+    /// [`Error::Foreign`] when the response belongs to another request.
     pub async fn ping(&self) -> Result<Pong, Error> {
         let nonce = nonce();
         let pong: Pong =
@@ -132,18 +131,18 @@ impl Controller {
         if got == Some(nonce) {
             Ok(())
         } else {
-            Err(self.foreign("it answers another request than ours, as a cache would"))
+            Err(self.foreign("its response belongs to another request, as from a cache"))
         }
     }
 }
 
-/// What a device asks and tells. The stream is [`Controller::listen`].
+/// The calls of a device. Its stream is [`Controller::listen`].
 impl Controller {
-    /// Asks for commands, and waits for them: the form for networks that hold streams back.
+    /// Requests commands and waits for them (long poll): for networks that buffer streams.
     ///
     /// # Errors
     /// Refused as `draining` or, on a closed hub, `unknown_device`, among others;
-    /// [`Error::Foreign`] when the answer is not for this request and device.
+    /// [`Error::Foreign`] when the response is not for this request and device.
     pub async fn poll(&self, device: &DeviceId, options: PollOptions) -> Result<PollAnswer, Error> {
         let nonce = nonce();
         let wait = options.wait.unwrap_or(Seconds::new(POLL_WAIT_S.default));
@@ -157,16 +156,16 @@ impl Controller {
             .await?;
         self.expect_nonce(answer.hello.nonce.as_deref(), &nonce)?;
         if answer.hello.device != *device {
-            return Err(self.foreign("it takes us for another device"));
+            return Err(self.foreign("its response is for another device"));
         }
         Ok(answer)
     }
 
-    /// Tells that a stream opened with [`ListenOptions::confirm`](super::ListenOptions::confirm)
-    /// has arrived. The session stands in its hello.
+    /// Confirms that a stream with [`ListenOptions::confirm`](super::ListenOptions::confirm) has arrived. The session is in its
+    /// hello.
     ///
     /// # Errors
-    /// Refused as `gone` when that stream is no more.
+    /// Refused as `gone` when that stream has ended.
     pub async fn confirm(&self, device: &DeviceId, session: &str) -> Result<(), Error> {
         #[derive(Serialize)]
         struct Body<'a> {
@@ -179,11 +178,11 @@ impl Controller {
             .map(drop)
     }
 
-    /// Tells what has come of a command. A report with a `rev` can be sent again until it is
-    /// answered: what was told already changes nothing.
+    /// Reports the state of a command. A report with a `rev` can be repeated until it is answered: repeating it changes
+    /// nothing.
     ///
     /// # Errors
-    /// Refused as `illegal_transition`, with the delivery as it stands, or as `unknown_command`,
+    /// Refused as `illegal_transition`, with the current delivery, or as `unknown_command`,
     /// among others.
     pub async fn report(
         &self,
@@ -196,8 +195,7 @@ impl Controller {
         self.call(Method::POST, path).json(report).fetch().await
     }
 
-    /// Sends up to 1,000 reports at once, 4 MiB together. Each is judged by itself and answered in
-    /// its place.
+    /// Sends up to 1,000 reports at once, 4 MiB together. Each is handled by itself; the results are in the same order.
     ///
     /// # Errors
     /// When the batch as a whole is refused.
@@ -234,7 +232,7 @@ impl Controller {
                 (Some(delivery), None) => Ok(delivery),
                 (_, Some(problem)) => Err(problem),
                 (None, None) => {
-                    return Err(self.foreign("a report of the batch has no answer"));
+                    return Err(self.foreign("a report of the batch has no result"));
                 }
             };
             Ok(BatchAnswer { command: wire.command, status: wire.status, outcome })
@@ -242,10 +240,10 @@ impl Controller {
         answers.into_iter().map(answer).collect()
     }
 
-    /// Tells what the device knows of itself: a JSON object of at most 100 members and 16 KiB.
+    /// Reports the device's facts: a JSON object of at most 100 members and 16 KiB.
     ///
     /// # Errors
-    /// Refused as `unknown_device`: facts do not make a device known.
+    /// Refused as `unknown_device`: facts do not register a device.
     pub async fn put_facts(&self, device: &DeviceId, facts: &Json) -> Result<Device, Error> {
         self.call(Method::PUT, ["v1", "devices", device.as_str(), "facts"])
             .json(facts)

@@ -1,4 +1,4 @@
-//! Why a call did not do what it was for, told apart by what the caller can do about it.
+//! Why a call failed, by what the caller can do about it.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::transport::TransportError;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no hub to be reached. Whether it took the request is not known unless the
-    /// transport failed to connect; a call with an idempotency key can just be made again.
+    /// The network failed, or the hub is down. Whether it received the request is not known, unless the transport failed to
+    /// connect; a call with an idempotency key can be repeated.
     #[error("the hub at {hub} cannot be reached: {source}; is it running, and is the URL right?")]
     Unreachable {
         /// The URL of the hub.
@@ -21,31 +21,31 @@ pub enum Error {
         /// What failed.
         source: TransportError,
     },
-    /// The hub says no, and why.
+    /// The hub refused the request: change it, or wait for `retry_after`.
     #[error("{problem}")]
     Refused {
-        /// Its own words. The code is stable.
+        /// The hub's reason. Its code is stable.
         problem: Box<Problem>,
-        /// When to come back, where it told so.
+        /// The header `Retry-After`, if there was one.
         retry_after: Option<Duration>,
     },
-    /// What answers is no hub, or none of this version: a wrong URL, or a box on the way that
-    /// answers for it, such as the sign-in page of a guest network.
-    #[error("what answers at {hub} does not speak as a hub does: {reason}")]
+    /// The response is not one of a hub, or of a hub of this version: the URL is wrong, or a proxy or captive portal answers
+    /// for the hub.
+    #[error("what answers at {hub} is not a hub: {reason}")]
     Foreign {
         /// The URL of the hub.
         hub: String,
-        /// What was odd.
+        /// What was unexpected.
         reason: String,
-        /// The status of the answer, where that was odd.
+        /// The status, if that was unexpected.
         status: Option<StatusCode>,
-        /// When to come back, where it told so.
+        /// The header `Retry-After`, if there was one.
         retry_after: Option<Duration>,
     },
 }
 
 impl Error {
-    /// The hub's code, if it was the hub that refused.
+    /// The hub's code, if the hub refused the request.
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Refused { problem, .. } => Some(problem.code),
@@ -53,7 +53,7 @@ impl Error {
         }
     }
 
-    /// The meaning of an answer with a status other than those of success.
+    /// The error for a response without a status of success.
     pub(super) fn of_answer(
         hub: &str,
         status: StatusCode,
@@ -62,26 +62,26 @@ impl Error {
     ) -> Self {
         let problem = serde_json::from_slice(body)
             .ok()
-            // A gateway has codes of its own that sound alike, and another status with them.
+            // A gateway may have codes with the same names, and another status.
             .filter(|problem: &Problem| problem.code.status() == status.as_u16())
             .or_else(|| body.is_empty().then(|| of_parser(status)).flatten());
         match problem {
             Some(problem) => Self::Refused { problem: Box::new(problem), retry_after },
             None => Self::Foreign {
                 hub: hub.to_owned(),
-                reason: format!("it answered {status}, and not with a problem of the API"),
+                reason: format!("it answered {status} without a problem of the API"),
                 status: Some(status),
                 retry_after,
             },
         }
     }
 
-    /// What answers is no hub.
+    /// The error for a response that is not one of a hub.
     pub(super) fn foreign(hub: &str, reason: String) -> Self {
         Self::Foreign { hub: hub.to_owned(), reason, status: None, retry_after: None }
     }
 
-    /// Why a stream of the hub's has ended.
+    /// The error for a stream that has ended.
     pub(super) fn of_stream(hub: &str, error: event_source::Error) -> Self {
         match error {
             event_source::Error::Transport(source) => {
@@ -95,8 +95,8 @@ impl Error {
     }
 }
 
-/// What an HTTP parser refuses comes without a body (contract, section 1). A 400 is not among it: any box on
-/// the way may say that.
+/// The problem of a request that the hub's HTTP parser refused, without a body (contract, section 1). A 400 is not among them:
+/// any proxy may answer that.
 fn of_parser(status: StatusCode) -> Option<Problem> {
     let code = match status.as_u16() {
         408 => Code::RequestTimeout,

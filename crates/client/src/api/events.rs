@@ -1,55 +1,55 @@
-//! What happens at the hub, as it happens: to one command, or to everything. Contract, sections 3
-//! and 6.
+//! Streams of changes at the hub: of one command, or of all devices and deliveries. Contract, sections 3 and 6.
 
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bellwire_proto::limits::EVENT_BYTES_MAX;
 use bellwire_proto::{Command, CommandId, Delivery, DeviceEvent};
 use futures_core::Stream;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Controller, EVENT_BYTES_MAX, Error};
+use super::{Controller, Error};
 use crate::event_source::{Event, EventSource, InvalidRequest, Item, Loss, Retry};
 
 /// How long the hub may be silent: four times its heartbeat.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// What becomes of a command.
+/// A change of a command.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum CommandChange {
-    /// A delivery as it is: first each of them, then each that changes.
+    /// The state of a delivery: first of each one, then of each one that changes.
     Delivery(Box<Delivery>),
-    /// All have ended. Nothing comes after.
+    /// All deliveries are terminal. This is the last item.
     Done(Box<Command>),
 }
 
-/// What happens at the hub.
+/// A change at the hub.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum HubChange {
-    /// The hub itself; also the first thing told on each connection.
+    /// The state of the hub; also the first item of each connection.
     Hub {
         /// Program and version.
         hub: String,
-        /// What it does.
+        /// Its state.
         state: HubState,
     },
-    /// A device came, went, was registered or was removed.
+    /// A device connected, disconnected, was registered or was removed.
     Device(Box<DeviceEvent>),
     /// A delivery changed.
     Delivery(Box<Delivery>),
 }
 
-/// What a hub does.
+/// The state of a hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum HubState {
-    /// It takes commands.
+    /// It accepts commands.
     Ready,
     /// It is about to stop.
     Draining,
@@ -57,15 +57,15 @@ pub enum HubState {
 
 /// Typed events of the hub, as a [`Stream`].
 ///
-/// An `Err` is the last item. A connection that is lost is made anew, and what is told then begins
-/// again with how things stand; only a hub that cannot be reached in the first place is an error.
+/// An `Err` is the last item. A lost connection is replaced, and then the items begin again with the current state; only a
+/// failure of the first connection is an error.
 pub struct Events<T> {
     hub: Controller,
     source: EventSource,
     read: Read<T>,
-    /// What ends the stream when it was told.
+    /// Whether an item is the last one.
     is_last: fn(&T) -> bool,
-    /// There was a connection.
+    /// There was a connection before.
     reached: bool,
     ended: bool,
 }
@@ -92,7 +92,7 @@ impl Controller {
     /// ```
     ///
     /// # Errors
-    /// When TLS cannot be set up; what the hub says comes through the stream.
+    /// When TLS cannot be set up; a refusal of the hub is an item of the stream.
     pub fn watch(&self, id: CommandId) -> Result<Events<CommandChange>, InvalidRequest> {
         let id = id.to_string();
         let is_last = |change: &CommandChange| matches!(change, CommandChange::Done(_));
@@ -129,8 +129,8 @@ impl<T> Events<T> {
         futures_util::StreamExt::next(self).await
     }
 
-    /// What an item of the source means here; `None` when it is nothing to tell.
-    fn tell(&mut self, item: Item) -> Option<Result<T, Error>> {
+    /// The change in an item of the source; `None` when it is none.
+    fn interpret(&mut self, item: Item) -> Option<Result<T, Error>> {
         match item {
             Item::Open => {
                 self.reached = true;
@@ -144,7 +144,9 @@ impl<T> Events<T> {
                 Err(error) => {
                     self.ended = true;
                     let name = event.name();
-                    Some(Err(self.hub.foreign(format!("its {name} event cannot be read: {error}"))))
+                    Some(Err(self
+                        .hub
+                        .foreign(format!("its {name} event cannot be parsed: {error}"))))
                 }
             },
             Item::Lost { loss: Loss::Failed(error), .. } if !self.reached => {
@@ -170,13 +172,13 @@ impl<T> Stream for Events<T> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         while !self.ended {
-            let told = match ready!(Pin::new(&mut self.source).poll_next(cx)) {
+            let change = match ready!(Pin::new(&mut self.source).poll_next(cx)) {
                 None => break,
-                Some(Ok(item)) => self.tell(item),
+                Some(Ok(item)) => self.interpret(item),
                 Some(Err(error)) => Some(Err(Error::of_stream(self.hub.url(), error))),
             };
-            if told.is_some() {
-                return Poll::Ready(told);
+            if change.is_some() {
+                return Poll::Ready(change);
             }
         }
         self.source.close();

@@ -1,39 +1,38 @@
-//! A device's stream: what the hub tells it, as typed signals. Contract, section 4.
+//! A device's stream: the hub's events as typed signals. Contract, section 4.
 //!
-//! The connection and its mending are [`EventSource`]'s. What is added: the typed events, a new
-//! nonce for each connection and the check that the hello bears it, and the pause that a `bye`
-//! asks for. What to do with a command is the caller's.
+//! [`EventSource`] connects and reconnects. Added here: the typed events, a new nonce for each connection and the check that
+//! the hello repeats it, and the pause that a `bye` requests. The caller handles the commands.
 
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bellwire_proto::limits::HEARTBEAT_S;
+use bellwire_proto::limits::{EVENT_BYTES_MAX, HEARTBEAT_S};
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent, Hello};
 use bellwire_proto::{DeviceId, Seconds, Seq};
 use futures_core::Stream;
 use reqwest::Url;
 use serde::de::DeserializeOwned;
 
-use super::{Controller, EVENT_BYTES_MAX, Error, add_query, nonce};
+use super::{Controller, Error, add_query, nonce};
 use crate::event_source::{Builder, Event, EventSource, InvalidRequest, Item, Loss, Retry};
 
-/// Heartbeats that may be missing before a stream is dead, in tenths: two and a half.
+/// Heartbeats that may be missing before a stream is dead, in tenths: two and a half (docs/agent.md, section Configuration).
 const HEARTBEATS_MISSED_TENTHS: u64 = 25;
-/// How long a connection may take to its hello, which comes at once; comments do not put it off.
+/// How long a connection may take until its hello, which the hub sends at once. Comments do not extend it.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// What the hub can ask for at the least: below it, one that ends each stream at once would be asked
-/// without a pause.
+/// The least delay that the hub can request: with a smaller one, a hub that ends each stream at once would be tried without a
+/// pause.
 const HUB_DELAY_MIN: Duration = Duration::from_secs(1);
-/// What its `retry` counts as at the most: the longest wait that there is.
+/// The most that its `retry` counts as: the cap of the backoff.
 const HUB_RETRY_MAX: Duration = Duration::from_secs(60);
-/// How long the end of the stream may take after a `bye`, which is the last that comes over it.
+/// How long the end of the stream may take after a `bye`, its last event.
 const END_WITHIN: Duration = Duration::from_secs(1);
-/// The longest pause that a `bye` can ask for. The contract's longest is 10 s.
+/// The longest pause that a `bye` can request. The contract's longest is 10 s.
 const BYE_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// How a device listens.
+/// The options of a device's stream.
 ///
 /// ```
 /// use bellwire_client::api::ListenOptions;
@@ -77,52 +76,51 @@ impl Default for ListenOptions {
 }
 
 impl ListenOptions {
-    /// After how long the hub writes something at the latest: 5 s to 10 min, default 15 s. A stream
-    /// that is silent for two and a half times what the hub's hello says is dead, and made anew; so
-    /// is one whose hello is not there 10 s after its start.
+    /// The hub's heartbeat: 5 s to 10 min, default 15 s. A stream that is silent for two and a half times the heartbeat in the
+    /// hub's hello is dead and replaced; so is one without a hello 10 s after its start.
     pub fn heartbeat(mut self, heartbeat: Seconds) -> Self {
         self.heartbeat = Some(heartbeat);
         self
     }
 
-    /// Commands are over when they are written, and nobody asks what became of them (`ack=none`).
+    /// A command is completed once it is written, and no report is expected (`ack=none`).
     pub fn no_ack(mut self, no_ack: bool) -> Self {
         self.no_ack = no_ack;
         self
     }
 
-    /// With [`ListenOptions::no_ack`]: tells again what came after this.
+    /// With [`ListenOptions::no_ack`]: the hub replays the commands after this one.
     pub fn last_event_id(mut self, seq: Seq) -> Self {
         self.last_event_id = Some(seq);
         self
     }
 
-    /// How many bytes of comment come first, 0 or 2 to 8,192: they fill the preview of a scanner on
-    /// the way. By default the hub judges whether that is needed.
+    /// Bytes of a comment at the beginning, 0 or 2 to 8,192, which fill the preview of a content scanner. By default the hub
+    /// decides.
     pub fn prelude_bytes(mut self, bytes: u32) -> Self {
         self.prelude_bytes = Some(bytes);
         self
     }
 
-    /// Heartbeats also at 1, 2 and 3 s, which show early whether the network holds a stream back.
+    /// Additional heartbeats at 1, 2 and 3 s, which show early whether the network buffers the stream.
     pub fn probes(mut self, probes: bool) -> Self {
         self.probes = probes;
         self
     }
 
-    /// The hub ends the stream after 10 s unless [`Controller::confirm`] tells that it arrived.
+    /// The hub ends the stream after 10 s unless [`Controller::confirm`] is called.
     pub fn confirm(mut self, confirm: bool) -> Self {
         self.confirm = confirm;
         self
     }
 
-    /// A comment follows each event, for boxes that hold the last write back.
+    /// A comment follows each event, for proxies that hold the last write back.
     pub fn compat(mut self, compat: bool) -> Self {
         self.compat = compat;
         self
     }
 
-    /// Whether a redirect to another server is a loss that names it, and is not followed; see
+    /// Whether a redirect to another server is a loss, and not followed; see
     /// [`Builder::same_origin`]. Default: no.
     pub fn same_origin(mut self, same_origin: bool) -> Self {
         self.same_origin = same_origin;
@@ -135,13 +133,13 @@ impl ListenOptions {
         self
     }
 
-    /// Up to what the wait grows while no connection is healthy. Default: 60 s.
+    /// The cap of the growing wait while no connection is healthy. Default: 60 s.
     pub fn reconnect_delay_max(mut self, delay_max: Duration) -> Self {
         self.reconnect_delay_max = Some(delay_max);
         self
     }
 
-    /// For how long a connection must have lasted for the wait to begin afresh. Default: 10 s.
+    /// How long a connection must have lasted for its end to reset the backoff. Default: 10 s.
     pub fn healthy_after(mut self, healthy_after: Duration) -> Self {
         self.healthy_after = Some(healthy_after);
         self
@@ -157,35 +155,33 @@ impl ListenOptions {
     }
 }
 
-/// What a listening device is told. A device should have an answer to each, so a match may name
-/// them all.
+/// A signal of the hub to a listening device. It is exhaustive on purpose: a device should handle each of them.
 #[derive(Debug, Clone)]
 pub enum Signal {
-    /// The stream is there, and it is ours. The first signal of each connection.
+    /// Connected, and the stream is for this device and request. The first signal of each connection.
     Hello(Hello),
     /// A command to run.
     Command(CommandEvent),
-    /// A command to stop, or never to run.
+    /// A command to stop, or not to run.
     Cancel(CancelEvent),
-    /// The hub is about to end the stream. It is made anew by itself, after the pause that is
-    /// asked for.
+    /// The hub is about to end the stream. The listener connects again by itself, after the requested pause.
     Bye(Bye),
-    /// A sign of life, with the hub's clock where it told.
+    /// A keepalive, with the hub's clock if it was sent.
     Heartbeat {
         /// In Unix milliseconds.
         time_ms: Option<u64>,
     },
-    /// The stream is gone, or could not be made; the next one is made by itself.
+    /// The stream is lost, or could not be made; the listener connects again by itself.
     Lost {
-        /// How it was lost.
+        /// Why it was lost.
         loss: Loss,
-        /// After how long the next one is tried.
+        /// Time until the next attempt.
         retry_in: Duration,
     },
 }
 
-/// The signals for a device, as a [`Stream`]. An `Err` is the last item, and [`ListenOptions::retry`]
-/// says what comes to that.
+/// The signals for a device, as a [`Stream`]. An `Err` is the last item; [`ListenOptions::retry`] decides which losses are
+/// final.
 pub struct Listener {
     hub: Controller,
     device: DeviceId,
@@ -193,10 +189,10 @@ pub struct Listener {
     /// The stream's URL without the nonce.
     url: Url,
     nonce: String,
-    /// This connection has said hello.
-    greeted: bool,
-    /// It has said bye: what comes after is its end, in good order or not.
-    parted: bool,
+    /// Of the current connection.
+    hello_received: bool,
+    /// Of the current connection: what follows is its orderly end, whatever it looks like.
+    bye_received: bool,
 }
 
 impl Controller {
@@ -220,12 +216,11 @@ impl Controller {
     /// # }
     /// ```
     ///
-    /// A command can come twice: once more with a greater `attempt` when the hub does not know that
-    /// it arrived. Two listeners of one device take the stream from each other for as long as both
-    /// run.
+    /// A command can arrive twice: again with a greater `attempt` when the hub does not know that it arrived. Two listeners of
+    /// one device replace each other's stream for as long as both run.
     ///
     /// # Errors
-    /// When TLS cannot be set up; what the hub says comes through the stream.
+    /// When TLS cannot be set up; a refusal of the hub is an item of the stream.
     pub fn listen(
         &self,
         device: &DeviceId,
@@ -258,10 +253,10 @@ impl Controller {
             source: builder.build()?,
             url,
             nonce: String::new(),
-            greeted: false,
-            parted: false,
+            hello_received: false,
+            bye_received: false,
         };
-        listener.renew();
+        listener.prepare_connection();
         Ok(listener)
     }
 
@@ -280,25 +275,25 @@ impl Listener {
         futures_util::StreamExt::next(self).await
     }
 
-    /// Drops the stream and opens a new one at once.
+    /// Closes the stream and opens a new one at once.
     pub fn restart(&mut self) {
-        self.renew();
+        self.prepare_connection();
         self.source.restart();
     }
 
-    /// Drops the stream for good.
+    /// Closes the stream and does not reconnect.
     pub fn close(&mut self) {
         self.source.close();
     }
 
-    /// Waits this long after the connection at hand is lost, whatever the hub asked for.
+    /// Waits this long after the current connection is lost, whatever the hub requested.
     pub fn set_next_delay(&mut self, delay: Duration) {
         self.source.set_next_delay(delay);
     }
 
-    /// Gets ready for the next connection, whose nonce no cache has seen.
-    fn renew(&mut self) {
-        (self.greeted, self.parted) = (false, false);
+    /// Prepares the next connection, with a nonce of its own.
+    fn prepare_connection(&mut self) {
+        (self.hello_received, self.bye_received) = (false, false);
         self.source.set_read_timeout(HELLO_WITHIN);
         self.nonce = nonce();
         let mut url = self.url.clone();
@@ -306,17 +301,17 @@ impl Listener {
         self.source.set_url(url);
     }
 
-    /// What an item of the source means here; `None` when it is nothing to tell.
-    fn tell(&mut self, item: Item) -> Option<Result<Signal, Error>> {
+    /// The signal in an item of the source; `None` when it is none.
+    fn interpret(&mut self, item: Item) -> Option<Result<Signal, Error>> {
         let reason = match item {
             Item::Open => return None,
             Item::Comment(text) => {
                 let time_ms = text.trim().parse().ok();
-                return self.greeted.then_some(Ok(Signal::Heartbeat { time_ms }));
+                return self.hello_received.then_some(Ok(Signal::Heartbeat { time_ms }));
             }
             Item::Lost { loss, retry_in } => {
-                let loss = if self.parted { Loss::Ended } else { loss };
-                self.renew();
+                let loss = if self.bye_received { Loss::Ended } else { loss };
+                self.prepare_connection();
                 return Some(Ok(Signal::Lost { loss, retry_in }));
             }
             Item::Event(event) => match self.read(&event) {
@@ -328,23 +323,22 @@ impl Listener {
             }
         };
         match self.source.reject(reason) {
-            Ok(lost) => self.tell(lost),
+            Ok(lost) => self.interpret(lost),
             Err(error) => Some(Err(Error::of_stream(self.hub.url(), error))),
         }
     }
 
-    /// Reads an event. One that this version does not know is passed over; one that is not what it
-    /// should be is a reason to reject the stream.
+    /// Parses an event. An unknown one is skipped; an invalid one is a reason to reject the stream.
     fn read(&mut self, event: &Event) -> Result<Option<Signal>, String> {
         if event.name() == "hello" {
             let hello: Hello = parse(event)?;
             if hello.nonce.as_deref() != Some(&self.nonce) {
-                return Err("the hello answers another request, as a cache would".to_owned());
+                return Err("the hello belongs to another request, as from a cache".to_owned());
             }
             if hello.device != self.device {
                 return Err("the hello is for another device".to_owned());
             }
-            self.greeted = true;
+            self.hello_received = true;
             let heartbeat_s = hello.heartbeat_s.clamp(HEARTBEAT_S.min, HEARTBEAT_S.max);
             let silence_max = Duration::from_millis(heartbeat_s * 100 * HEARTBEATS_MISSED_TENTHS);
             self.source.set_read_timeout(silence_max);
@@ -352,24 +346,24 @@ impl Listener {
             self.source.set_server_clock(hello.time_ms);
             return Ok(Some(Signal::Hello(hello)));
         }
-        if !self.greeted {
+        if !self.hello_received {
             return Err("it does not begin with a hello".to_owned());
         }
-        if self.parted {
+        if self.bye_received {
             return Ok(None);
         }
         Ok(Some(match event.name() {
             "command" => Signal::Command(parse(event)?),
             "cancel" => Signal::Cancel(parse(event)?),
             "bye" => {
-                // A later hub may have other reasons; the pause stands whatever they are.
+                // A later hub may have other reasons; the pause is valid whatever they are.
                 let AnyBye { reconnect_s } = parse(event)?;
                 let pause = reconnect_s.and_then(|s| Duration::try_from_secs_f64(s).ok());
                 if let Some(pause) = pause {
                     self.source.set_next_delay(pause.min(BYE_PAUSE_MAX));
                 }
                 self.source.end_within(END_WITHIN);
-                self.parted = true;
+                self.bye_received = true;
                 match parse(event) {
                     Ok(bye) => Signal::Bye(bye),
                     Err(_) => return Ok(None),
@@ -385,13 +379,13 @@ impl Stream for Listener {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let told = match ready!(Pin::new(&mut self.source).poll_next(cx)) {
+            let signal = match ready!(Pin::new(&mut self.source).poll_next(cx)) {
                 None => return Poll::Ready(None),
-                Some(Ok(item)) => self.tell(item),
+                Some(Ok(item)) => self.interpret(item),
                 Some(Err(error)) => Some(Err(Error::of_stream(self.hub.url(), error))),
             };
-            if told.is_some() {
-                return Poll::Ready(told);
+            if signal.is_some() {
+                return Poll::Ready(signal);
             }
         }
     }
@@ -411,5 +405,5 @@ struct AnyBye {
 
 fn parse<T: DeserializeOwned>(event: &Event) -> Result<T, String> {
     serde_json::from_str(event.data())
-        .map_err(|error| format!("its {} event cannot be read: {error}", event.name()))
+        .map_err(|error| format!("its {} event cannot be parsed: {error}", event.name()))
 }

@@ -1,4 +1,4 @@
-//! Lists that come in pages, as one stream.
+//! Paginated lists as one stream.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -9,15 +9,15 @@ use futures_util::stream::try_unfold;
 
 use super::Error;
 
-/// Where a walk through the pages stands.
+/// The position in the pages.
 struct Walk<T, F> {
     fetch: F,
     here: VecDeque<T>,
-    /// The next page: its cursor, none for the first. `None` behind the last.
+    /// The cursor of the next page, `Some(None)` for the first. `None` after the last.
     next: Option<Option<String>>,
 }
 
-/// All items from `first` on; a page is fetched when the one before it is used up.
+/// All items from `first` on. A page is fetched once all items of the one before were yielded.
 pub(super) fn items<T, F, A>(
     first: Option<String>,
     fetch: F,

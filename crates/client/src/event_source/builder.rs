@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tokio::time::Instant;
 
 use super::connect::Plan;
-use super::{EventSource, Link, Retry, SERVER_WAIT_MAX};
+use super::{ConnectionState, EventSource, Retry, SERVER_WAIT_MAX};
 use crate::address::{self, Address, Authorize, InvalidUrl};
 use crate::transport::{HttpTransport, InvalidSetting, Transport};
 
@@ -49,19 +49,21 @@ pub struct Builder {
     same_origin: bool,
     retry: Retry,
     transport: Option<Arc<dyn Transport>>,
-    /// The first setting that was wrong: a builder tells of it at the end.
+    /// The first invalid setting, which `build` reports.
     fault: Option<InvalidRequest>,
 }
 
-/// A request that cannot be sent.
+/// A setting of a request is invalid: the caller's fault.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidRequest {
-    /// Not an absolute URL of HTTP.
+    /// It is not an absolute http or https URL.
     #[error(transparent)]
     Url(#[from] InvalidUrl),
-    /// A header that cannot be one.
-    #[error("header {name:?} cannot be sent: its name or value has characters that none may have")]
+    /// A header has an invalid name or value.
+    #[error(
+        "header {name:?} cannot be sent: its name or value has characters that a header may not have"
+    )]
     Header {
         /// Its name.
         name: String,
@@ -76,7 +78,7 @@ impl Builder {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        // Boxes on the way that compress also hold events back until they have enough of them.
+        // Proxies that compress also hold events back until they have enough of them.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         Self {
             url: url.to_owned(),
@@ -111,7 +113,7 @@ impl Builder {
         self
     }
 
-    /// A header of every request, in place of one of that name that was there.
+    /// A header of every request, in place of one with the same name.
     pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
         let name = name.as_ref();
         let parsed = HeaderName::from_bytes(name.as_bytes());
@@ -124,7 +126,7 @@ impl Builder {
         self
     }
 
-    /// As [`Builder::header`], for many that are known to be legal.
+    /// As [`Builder::header`], for several that are valid.
     pub(crate) fn headers(mut self, headers: &HeaderMap) -> Self {
         self.headers.extend(headers.clone());
         self
@@ -142,103 +144,100 @@ impl Builder {
         self
     }
 
-    /// `Authorization: Basic` with this user and password. The user has no colon. Also taken from
-    /// a URL that has them. Not shown and not passed on, as a token is not.
+    /// `Authorization: Basic` with this user, which has no colon, and password. A URL may contain both as well. Not shown and
+    /// not sent to another server, as a token is not.
     pub fn basic_auth(mut self, user: &str, password: &str) -> Self {
         let value = address::basic(user.as_bytes(), password.as_bytes());
         self.headers.insert(AUTHORIZATION, value);
         self
     }
 
-    /// What the first request resumes after. Default: nothing.
+    /// The last event id of the first request. Default: none.
     pub fn last_event_id(mut self, id: impl Into<String>) -> Self {
         self.last_event_id = id.into();
         self
     }
 
-    /// Whether comments are told. Default: no.
+    /// Whether comments are items. Default: no.
     pub fn comments(mut self, comments: bool) -> Self {
         self.comments = comments;
         self
     }
 
-    /// The most bytes that an event may have: one past it is dropped, and told as
-    /// [`Item::Skipped`](super::Item::Skipped). Default: 32 MiB.
+    /// The most bytes of an event: a longer one is dropped, and is an [`Item::Skipped`](super::Item::Skipped). Default: 32 MiB.
     pub fn event_bytes_max(mut self, bytes_max: usize) -> Self {
         self.event_bytes_max = bytes_max;
         self
     }
 
     /// The longest first wait before a new connection, until the server's `retry` replaces it.
-    /// Default: 1 s. Zero is allowed, and then the server alone can ask for a pause.
+    /// Default: 1 s. With zero, only the server can request a pause.
     pub fn reconnect_delay(mut self, delay: Duration) -> Self {
         self.policy.base = delay;
         self
     }
 
-    /// Up to what the wait grows while no connection is healthy. Default: 60 s.
+    /// The cap of the growing wait while no connection is healthy. Default: 60 s.
     pub fn reconnect_delay_max(mut self, delay_max: Duration) -> Self {
         self.policy.cap = delay_max;
         self
     }
 
-    /// The least that any wait lasts, a server's `retry: 0` included. Default: nothing.
+    /// The least duration of every wait, also with a server's `retry: 0`. Default: zero.
     pub fn reconnect_delay_min(mut self, delay_min: Duration) -> Self {
         self.delay_min = delay_min;
         self
     }
 
-    /// What a server can ask for at the least. A `retry` below it counts as this. A shorter pause
-    /// told by `Retry-After` or by the reader is kept once; told again before a stream was healthy,
-    /// it gives way to the growing wait where that is longer. Default: nothing, as in the standard.
+    /// The least wait that a server can request. A smaller `retry` counts as this. A shorter pause from `Retry-After` or from
+    /// the reader is used once; requested again before a stream was healthy, the growing wait is used where that is longer.
+    /// Default: zero, as in the standard.
     pub fn server_delay_min(mut self, delay_min: Duration) -> Self {
         self.server_delay_min = delay_min;
         self
     }
 
-    /// What a `retry` counts as at the most: the wait is not to begin above where it ends.
+    /// The most that a `retry` counts as: the first wait must not be longer than the cap.
     pub(crate) fn retry_max(mut self, retry_max: Duration) -> Self {
         self.retry_max = retry_max;
         self
     }
 
-    /// How waits are spread: at random from zero up, or not. Default: [`Jitter::Full`].
+    /// The jitter of waits. Default: [`Jitter::Full`], at random from zero up.
     pub fn jitter(mut self, jitter: Jitter) -> Self {
         self.policy.jitter = jitter;
         self
     }
 
-    /// For how long a stream must have been open for its end to start the backoff afresh.
-    /// Default: 10 s.
+    /// How long a stream must have been open for its end to reset the backoff. Default: 10 s.
     pub fn healthy_after(mut self, healthy_after: Duration) -> Self {
         self.policy.healthy_after = healthy_after;
         self
     }
 
-    /// How long nothing may come before a connection counts as dead: no answer, or no byte of the
-    /// stream. Any byte counts, a comment's too. Default: for ever, as in the standard; set it
-    /// wherever the server sends heartbeats, since a network can go without a sign.
+    /// How long a connection may be silent, without a response or a byte of the stream, before it counts as dead. A comment's
+    /// bytes count. Default: for ever, as in the standard; set it wherever the server sends heartbeats, since a connection can
+    /// be lost without notice.
     pub fn read_timeout(mut self, timeout: Duration) -> Self {
         self.policy.silence_max = Some(timeout);
         self
     }
 
-    /// Each connection is dead unless the reader finds within this time from its start that the
-    /// stream has begun as it should ([`EventSource::set_begun`]), whatever comes over it.
+    /// A connection is dead unless the reader accepts the beginning of its stream within this time
+    /// ([`EventSource::set_begun`]), whatever else arrives.
     pub(crate) fn begin_within(mut self, within: Duration) -> Self {
         self.begin_within = Some(within);
         self
     }
 
-    /// Asks for the value of `Authorization` just before each connection's request.
+    /// Calls this for the value of `Authorization` before each connection's request.
     pub(crate) fn authorize(mut self, authorize: Option<Authorize>) -> Self {
         self.authorize = authorize;
         self
     }
 
-    /// Whether redirects are followed on the same server alone: one to another, or to what is no
-    /// event stream there, is [`Error::Elsewhere`](super::Error::Elsewhere). Default: no, they are
-    /// followed as the standard says.
+    /// Whether redirects are followed only on the same server: one to another server, or to anything but an event stream, is
+    /// [`Error::Elsewhere`](super::Error::Elsewhere). Default: no, redirects are followed as in the standard.
     pub fn same_origin(mut self, same_origin: bool) -> Self {
         self.same_origin = same_origin;
         self
@@ -250,8 +249,7 @@ impl Builder {
         self
     }
 
-    /// What the requests go through. Default: an [`HttpTransport`] of its own, with proxies from
-    /// the environment.
+    /// The transport of the requests. Default: an [`HttpTransport`] of its own, with proxies from the environment.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
         self
@@ -260,7 +258,7 @@ impl Builder {
     /// The source. Nothing is sent yet: the first poll connects.
     ///
     /// # Errors
-    /// [`InvalidRequest`] names the setting that is wrong.
+    /// [`InvalidRequest`] names the invalid setting.
     pub fn build(mut self) -> Result<EventSource, InvalidRequest> {
         let address = Address::parse(&self.url)?;
         if let Some(fault) = self.fault {
@@ -303,9 +301,9 @@ impl Builder {
             connecting_at: now,
             server_clock: None,
             next_delay: None,
-            link: Link::Due,
+            connection: ConnectionState::Due,
             epoch: now,
-            alarm: None,
+            timer: None,
         })
     }
 

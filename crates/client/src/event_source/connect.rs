@@ -1,6 +1,6 @@
-//! One try to connect: the request, its redirects, and whether the answer is an event stream.
+//! One attempt to connect: the request, its redirects, and whether the response is an event stream.
 //!
-//! No waiting and no second try here; what an error means is `retry.rs`'s to say.
+//! No delay and no second attempt here; `retry.rs` decides what an error means.
 
 use std::fmt;
 use std::future::Future;
@@ -20,31 +20,31 @@ use reqwest::Url;
 use super::error::{Error, RedirectFault, Refusal};
 use crate::address::Authorize;
 use crate::retry_after::retry_after;
-use crate::transport::{ByteStream, Request, Response, Stage, Transport, TransportError};
+use crate::transport::{ByteStream, Request, Response, Transport, TransportError, TransportStage};
 
 /// Redirects that are followed in a row (Fetch, section 4.4: HTTP-redirect fetch, step 6).
 const REDIRECTS_MAX: usize = 20;
-/// How much of a refusal's body is kept, and for how long it is waited for.
+/// Bytes of a refusal's body that are read, and how long that may take: our choice.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(5);
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// What tells who asks, and is not for the eyes of another server.
+/// Headers with credentials, which are not sent to another server.
 const CREDENTIALS: [HeaderName; 3] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
-/// What describes a body, and goes with it (Fetch, "request-body-header name").
+/// Headers that describe a body, and are removed with it (Fetch, "request-body-header name").
 const OF_BODY: [HeaderName; 5] =
     [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, CONTENT_TYPE, CONTENT_LENGTH];
 
-/// The request that every connection begins with.
+/// The first request of every connection.
 #[derive(Clone)]
 pub(super) struct Plan {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// Who asks, where that is asked for each time.
+    /// Returns the credentials of each request, if they may change.
     pub(super) authorize: Option<Authorize>,
-    /// Whether to be led to another server is a loss.
+    /// Whether a redirect to another server is a loss.
     pub(super) same_origin: bool,
 }
 
@@ -55,18 +55,18 @@ impl fmt::Debug for Plan {
     }
 }
 
-/// A good answer.
-pub(super) enum Answer {
+/// The result of a successful attempt.
+pub(super) enum ConnectOutcome {
     /// An event stream.
     Stream(ByteStream),
-    /// 204: the server asks not to come back.
-    NoMore,
+    /// 204: the server asks the client not to reconnect.
+    NoContent,
 }
 
-/// A try under way.
-pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+/// An attempt in progress.
+pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<ConnectOutcome, Error>> + Send>>;
 
-/// Starts a try. `clock` is the server's, if it is known: for an answer without a `Date`.
+/// Starts an attempt. `clock` is the server's, if it is known: for a response without a `Date`.
 pub(super) fn start(
     transport: Arc<dyn Transport>,
     plan: Arc<Plan>,
@@ -81,21 +81,21 @@ pub(super) fn start(
         if let Some(value) = plan.authorize.as_ref().and_then(|authorize| authorize()) {
             plan.headers.insert(AUTHORIZATION, value);
         }
-        let asked = plan.url.clone();
-        let answer = match follow(&*transport, &mut plan).await {
-            Ok(response) => judge(response, clock).await,
+        let requested = plan.url.clone();
+        let outcome = match follow(&*transport, &mut plan).await {
+            Ok(response) => classify(response, clock).await,
             Err(error) => Err(error),
         };
-        answer.map_err(|error| match error {
+        outcome.map_err(|error| match error {
             Error::Refused(_) | Error::Elsewhere { .. } => error,
-            // That it led away says more than what was found there.
-            other if plan.same_origin && plan.url != asked => elsewhere(&plan.url, other),
+            // The redirect is the cause, whatever was found at its end.
+            other if plan.same_origin && plan.url != requested => elsewhere(&plan.url, other),
             other => other,
         })
     })
 }
 
-/// Sends the request, and again to wherever it is redirected.
+/// Sends the request and follows its redirects.
 async fn follow(transport: &dyn Transport, plan: &mut Plan) -> Result<Response, Error> {
     for _ in 0..=REDIRECTS_MAX {
         let response = transport.send(plan.request()?).await?;
@@ -113,12 +113,12 @@ impl Plan {
             .method(self.method.clone())
             .uri(self.url.as_str())
             .body(self.body.clone())
-            .map_err(|error| TransportError::new(Stage::Connect, error))?;
+            .map_err(|error| TransportError::new(TransportStage::Connect, error))?;
         *request.headers_mut() = self.headers.clone();
         Ok(request)
     }
 
-    /// Turns to where a redirect points: Fetch, section 4.4, "HTTP-redirect fetch".
+    /// Changes the request as a redirect says: Fetch, section 4.4, "HTTP-redirect fetch".
     fn redirect(&mut self, status: StatusCode, headers: &HeaderMap) -> Result<(), Error> {
         let location = headers
             .get(LOCATION)
@@ -156,19 +156,19 @@ impl Plan {
     }
 }
 
-/// A loss by a redirect that leads to no stream of ours.
+/// A loss by a redirect.
 fn elsewhere(to: &Url, reason: impl fmt::Display) -> Error {
     let mut to = to.clone();
-    // A URL that can have no user has none to be shown.
+    // Fails for a URL that cannot have a user, and then there is none to remove.
     let _ = (to.set_username(""), to.set_password(None));
     Error::Elsewhere { to: to.into(), reason: reason.to_string() }
 }
 
-/// Tells an event stream from everything else: HTML, section 9.2.3.
-async fn judge(response: Response, clock: Option<SystemTime>) -> Result<Answer, Error> {
+/// Whether a response is an event stream: HTML, section 9.2.3.
+async fn classify(response: Response, clock: Option<SystemTime>) -> Result<ConnectOutcome, Error> {
     let (head, body) = response.into_parts();
     if head.status == StatusCode::NO_CONTENT {
-        return Ok(Answer::NoMore);
+        return Ok(ConnectOutcome::NoContent);
     }
     if head.status != StatusCode::OK {
         return Err(Error::Refused(Box::new(Refusal {
@@ -179,7 +179,7 @@ async fn judge(response: Response, clock: Option<SystemTime>) -> Result<Answer, 
     }
     let content_type = head.headers.get_all(CONTENT_TYPE).iter().next_back();
     if content_type.is_some_and(is_event_stream) {
-        return Ok(Answer::Stream(body));
+        return Ok(ConnectOutcome::Stream(body));
     }
     let content_type = content_type.map(|t| String::from_utf8_lossy(t.as_bytes()).into_owned());
     Err(Error::NotAStream { content_type })
@@ -191,19 +191,19 @@ fn is_event_stream(content_type: &HeaderValue) -> bool {
     essence.is_some_and(|e| e.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// What a refusal says, as far as it comes soon.
+/// The beginning of a refusal's body, as far as it arrives in time.
 async fn beginning(mut body: ByteStream) -> Bytes {
-    let mut kept = BytesMut::new();
+    let mut start = BytesMut::new();
     let read = async {
         while let Some(Ok(chunk)) = body.next().await {
-            let room_bytes = REFUSAL_BYTES_MAX - kept.len();
-            kept.extend_from_slice(chunk.get(..room_bytes).unwrap_or(&chunk));
-            if kept.len() == REFUSAL_BYTES_MAX {
+            let free_bytes = REFUSAL_BYTES_MAX - start.len();
+            start.extend_from_slice(chunk.get(..free_bytes).unwrap_or(&chunk));
+            if start.len() == REFUSAL_BYTES_MAX {
                 break;
             }
         }
     };
-    // What came until then is kept.
+    // After the timeout what has arrived is used.
     let _ = tokio::time::timeout(REFUSAL_WAIT_MAX, read).await;
-    kept.freeze()
+    start.freeze()
 }

@@ -1,4 +1,4 @@
-//! How a connection is lost, and what is told of it.
+//! Why a connection is lost.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use http::StatusCode;
 
 use crate::transport::TransportError;
 
-/// How a connection was lost.
+/// Why a connection was lost.
 #[derive(Debug, Clone)]
 pub enum Loss {
     /// The server ended the stream in good order.
     Ended,
-    /// It broke, or could not be made.
+    /// It failed, or could not be made.
     Failed(Error),
 }
 
 impl Loss {
-    /// How long the server asked to stay away.
+    /// How long the server asked the client to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Failed(Error::Refused(refusal)) => refusal.retry_after,
@@ -40,43 +40,43 @@ impl fmt::Display for Loss {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The network, TLS or a proxy: no connection, no answer, or a stream that broke off.
+    /// The network, TLS or a proxy failed: no connection, no response, or a stream that broke off.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// Nothing came for as long as [`Builder::read_timeout`](super::Builder::read_timeout) says.
-    #[error("nothing came for {} ms: the stream is dead", .after.as_millis())]
+    /// Nothing arrived within [`Builder::read_timeout`](super::Builder::read_timeout).
+    #[error("nothing arrived for {} ms: the stream is dead", .after.as_millis())]
     Silent {
-        /// For how long.
+        /// The timeout.
         after: Duration,
     },
-    /// Bytes came, but not what the stream must begin with.
-    #[error("the stream did not begin as it must within {} ms", .within.as_millis())]
+    /// Bytes arrived, but the reader did not accept the beginning of the stream in time.
+    #[error("the stream did not begin as expected within {} ms", .within.as_millis())]
     NotBegun {
-        /// In which time it should have.
+        /// The timeout.
         within: Duration,
     },
-    /// A status that is neither 200 nor 204 nor a redirect.
+    /// The server answered with a status other than 200, 204 or a redirect.
     #[error(transparent)]
     Refused(Box<Refusal>),
-    /// A body that is no event stream: a wrong URL, or a box on the way that answers for the server.
-    #[error("the answer is not an event stream but {}", .content_type.as_deref().unwrap_or("of no type"))]
+    /// The response is not an event stream: the URL is wrong, or a proxy or captive portal answers for the server.
+    #[error("the response is not an event stream but {}", .content_type.as_deref().unwrap_or("of no type"))]
     NotAStream {
-        /// The `Content-Type` that came.
+        /// The `Content-Type` of the response.
         content_type: Option<String>,
     },
-    /// What came is not what the reader expects: [`EventSource::reject`](super::EventSource::reject).
+    /// The reader cannot use what it received: [`EventSource::reject`](super::EventSource::reject).
     #[error("the stream was rejected: {reason}")]
     Rejected {
-        /// The reader's own words.
+        /// The reader's reason.
         reason: String,
     },
-    /// A redirect to another server, or to what is no event stream there:
+    /// The server redirects to another server, or to anything but an event stream:
     /// [`Builder::same_origin`](super::Builder::same_origin).
     #[error("it redirects to {to}: {reason}")]
     Elsewhere {
-        /// Where it leads, without credentials.
+        /// The URL that it leads to, without credentials.
         to: String,
-        /// Why that is no stream of ours.
+        /// Why it was not followed or used.
         reason: String,
     },
     /// A redirect that cannot be followed.
@@ -84,15 +84,15 @@ pub enum Error {
     Redirect(#[from] RedirectFault),
 }
 
-/// An answer with a status that is not for streams.
+/// A response with a status other than those of a stream.
 #[derive(Clone, thiserror::Error)]
 #[error("the server answered {status}")]
 pub struct Refusal {
     /// The status.
     pub status: StatusCode,
-    /// `Retry-After`: in seconds, or a time that the answer's own `Date` makes a span.
+    /// The header `Retry-After`; a date in it counts from the response's own `Date`.
     pub retry_after: Option<Duration>,
-    /// What the server said of it: the first 64 KiB at most, empty when it did not come in time.
+    /// The body: at most its first 64 KiB, as far as they arrived in time.
     pub body: Bytes,
 }
 
@@ -110,13 +110,13 @@ impl fmt::Debug for Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedirectFault {
-    /// It does not say where to.
+    /// It has no `Location`, or an empty one.
     #[error("the redirect has no Location, or an empty one")]
     NoLocation,
-    /// Where to is no URL, or not one of HTTP.
+    /// Its `Location` is not an http or https URL.
     #[error("the redirect's Location is not an http or https URL")]
     InvalidLocation,
     /// It is the twenty-first in a row (Fetch, section 4.4).
-    #[error("the redirects do not end")]
+    #[error("there are more than 20 redirects in a row")]
     TooMany,
 }

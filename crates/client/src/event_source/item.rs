@@ -1,30 +1,30 @@
-//! What a source tells.
+//! What an event source yields.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::Loss;
 
-/// What a source tells.
+/// An item of an event source.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Item {
-    /// A connection is there, and what comes is an event stream.
+    /// Connected, and the response is an event stream.
     Open,
     /// An event.
     Event(Event),
-    /// The text of a comment after the colon, as it came; only if [`Builder::comments`](super::Builder::comments) asks.
+    /// The text of a comment after the colon; only with [`Builder::comments`](super::Builder::comments).
     Comment(String),
-    /// An event over [`Builder::event_bytes_max`](super::Builder::event_bytes_max) was dropped; the stream goes on behind it.
+    /// An event longer than [`Builder::event_bytes_max`](super::Builder::event_bytes_max) was dropped; the stream continues.
     Skipped {
-        /// The limit in force.
+        /// The limit.
         limit_bytes: usize,
     },
-    /// The connection is gone, or could not be made; the next one is made by itself.
+    /// The connection is lost, or could not be made; the source connects again by itself.
     Lost {
-        /// How it was lost.
+        /// Why it was lost.
         loss: Loss,
-        /// After how long the next one is tried.
+        /// Time until the next attempt.
         retry_in: Duration,
     },
 }
@@ -41,7 +41,7 @@ impl Event {
         Self { event, has_id }
     }
 
-    /// Its name (the DOM calls it type): `message` when the stream gave none.
+    /// Its name, which the DOM calls type: `message` by default.
     pub fn name(&self) -> &str {
         self.event.name()
     }
@@ -56,7 +56,7 @@ impl Event {
         self.event.id()
     }
 
-    /// The id that this very event had, if it had one.
+    /// Its own id, if it had one.
     pub fn own_id(&self) -> Option<&str> {
         self.has_id.then(|| self.event.id())
     }

@@ -1,4 +1,4 @@
-//! Whether to come back after a loss, and when if it says so itself: the one place that decides it.
+//! Whether to reconnect after a loss, and after which delay: decided here and nowhere else.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,10 +17,9 @@ use super::error::{Error, Loss};
 /// | any other status | error | error | again | error |
 /// | status 204 | end | end | end | end |
 ///
-/// The standard's column is HTML's: what a server says is final, what the network does is not.
-/// The resilient one is for an appliance that nobody looks after: a restart of the server, an
-/// overloaded gateway and the sign-in page of a hotel all pass, but 401 and 404 are an answer.
-/// `Retry-After` is waited for where the next try comes at all.
+/// The column of the standard is HTML's: a server's answer is final, a failure of the network is not. The resilient one is
+/// for an unattended appliance: a restart of the server, an overloaded gateway and a captive portal are temporary, but 401
+/// and 404 are final. `Retry-After` is respected wherever there is a next attempt.
 #[derive(Clone)]
 pub struct Retry {
     rule: Rule,
@@ -39,12 +38,12 @@ enum Rule {
 }
 
 impl Retry {
-    /// As HTML says. The default of [`EventSource`](super::EventSource).
+    /// By HTML. The default of [`EventSource`](super::EventSource).
     pub const fn standard() -> Self {
         Self::of(Rule::Standard)
     }
 
-    /// As an appliance should. The default of
+    /// For an unattended appliance. The default of
     /// [`Controller::listen`](crate::Controller::listen).
     pub const fn resilient() -> Self {
         Self::of(Rule::Resilient)
@@ -55,12 +54,12 @@ impl Retry {
         Self::of(Rule::Always)
     }
 
-    /// One connection and no more: for an answer that happens to be written as events.
+    /// Never: one connection, for a response that happens to be an event stream.
     pub const fn never() -> Self {
         Self::of(Rule::Never)
     }
 
-    /// When `again` says so. It is not asked after a 204.
+    /// When `again` returns true. It is not called after a 204.
     ///
     /// ```
     /// use bellwire_client::event_source::{Error, Loss, Retry};
@@ -76,14 +75,14 @@ impl Retry {
         Self::of(Rule::When(Arc::new(again)))
     }
 
-    /// Waits as long as `delay` says after a loss, in place of the growing wait and of
-    /// `Retry-After`; where it says nothing, those stand.
+    /// Waits for `delay` after a loss, in place of the growing wait and of `Retry-After`; where it returns `None`, those
+    /// apply.
     ///
     /// ```
     /// use std::time::Duration;
     /// use bellwire_client::event_source::{Error, Loss, Retry};
     ///
-    /// // A server that does not know us yet may do so in a minute.
+    /// // The device may be registered within a minute.
     /// let retry = Retry::always().delays(|loss| match loss {
     ///     Loss::Failed(Error::Refused(refusal)) if refusal.status == 401 => {
     ///         Some(Duration::from_secs(60))

@@ -1,7 +1,7 @@
-//! Requests over the network: reqwest, with what Bellwire asks of it decided in one place.
+//! Requests over the network: reqwest, and every setting that Bellwire makes of it.
 //!
-//! TLS is rustls with ring, the roots are the platform's. Proxies are taken from the environment
-//! unless told otherwise. This is the only file that names reqwest's client.
+//! TLS is rustls with ring, the roots are the platform's. Proxies come from the environment by default. No other file
+//! names reqwest's client.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,25 +11,25 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use http::HeaderValue;
 
-use super::{ByteStream, Request, ResponseFuture, Stage, Transport, TransportError};
+use super::{ByteStream, Request, ResponseFuture, Transport, TransportError, TransportStage};
 
-/// How long a connection may take to be made, name lookup, proxy and TLS included.
+/// How long connecting may take, with name lookup, proxy and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an unused connection is kept: shorter than servers and the boxes between keep theirs,
-/// so that a request seldom meets one that is about to close.
+/// How long an idle connection stays in the pool: shorter than in servers and middleboxes, so that a request seldom uses one
+/// that is about to close.
 const POOL_IDLE: Duration = Duration::from_secs(15);
-/// How often a connection that many requests share is asked whether it lives, and how long it may take to say so:
-/// what the network has swallowed takes all of them with it, and those that come after.
+/// Interval and timeout of pings on a connection that many requests share: one that is silently dropped blocks all of them,
+/// and those that follow.
 #[cfg(feature = "http2")]
-const SHARED_ASK_EVERY: Duration = Duration::from_secs(10);
+const SHARED_PING_EVERY: Duration = Duration::from_secs(10);
 #[cfg(feature = "http2")]
-const SHARED_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const SHARED_PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The network, by HTTP/1.1 or HTTP/2, with or without TLS, through a proxy where one is set.
 ///
 /// `HTTP_PROXY` (lower case: also under CGI), `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are
 /// honoured in either case; a proxy's user and password stand in its URL. There is no limit on
-/// the time that an answer takes, since a stream has no end: who asks sets that.
+/// the time that a response takes, since a stream has no end: the caller sets that.
 ///
 /// ```
 /// use bellwire_client::{EventSource, transport::HttpTransport};
@@ -63,24 +63,27 @@ pub struct HttpTransportBuilder {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSetting {
-    /// The file with certificate authorities cannot be read, or is none.
-    #[error("the CA file {} cannot be used: {reason}", .path.display())]
+    /// The file with certificate authorities cannot be read, or contains none.
+    #[error("the CA file {} cannot be used: {source}", .path.display())]
     CaFile {
-        /// Which file.
+        /// Its path.
         path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
+        /// Why it cannot be read or parsed.
+        source: Cause,
     },
-    /// The proxy's URL is none.
+    /// The URL of the proxy is invalid.
     #[error("the proxy cannot be used: {0}")]
-    Proxy(String),
-    /// The name of the program cannot be a header.
-    #[error("the user agent has characters that no header can carry")]
+    Proxy(#[source] Cause),
+    /// The user agent is not a valid header value.
+    #[error("the user agent has characters that a header may not have")]
     UserAgent,
     /// TLS could not be set up.
     #[error("TLS cannot be set up: {0}")]
-    Tls(String),
+    Tls(#[source] Cause),
 }
+
+/// The error of a library below.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Clone)]
 enum ProxyChoice {
@@ -129,60 +132,59 @@ impl fmt::Debug for HttpTransport {
 }
 
 impl HttpTransportBuilder {
-    /// How long a connection may take to be made. Default: 10 s.
+    /// How long connecting may take. Default: 10 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// What is sent as `User-Agent`. Default: `bellwire-client/` and the version.
+    /// The header `User-Agent`. Default: `bellwire-client/` and the version.
     #[must_use]
     pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
         self.user_agent = user_agent.into();
         self
     }
 
-    /// Goes through this proxy whatever the environment says: `http://[user:password@]host:port`.
+    /// Uses this proxy in place of the environment's: `http://[user:password@]host:port`.
     #[must_use]
     pub fn proxy(mut self, url: impl Into<String>) -> Self {
         self.proxy = ProxyChoice::Url { url: url.into(), except: String::new() };
         self
     }
 
-    /// As [`HttpTransportBuilder::proxy`], but not to the hosts of `except`, written as `NO_PROXY`
-    /// is: hosts, domains, addresses and networks with commas between them.
+    /// As [`HttpTransportBuilder::proxy`], except for the hosts in `except`, in the syntax of `NO_PROXY`: hosts, domains,
+    /// addresses and networks, separated by commas.
     #[must_use]
     pub fn proxy_except(mut self, url: impl Into<String>, except: impl Into<String>) -> Self {
         self.proxy = ProxyChoice::Url { url: url.into(), except: except.into() };
         self
     }
 
-    /// Goes through no proxy whatever the environment says.
+    /// Uses no proxy, whatever the environment sets.
     #[must_use]
     pub fn no_proxy(mut self) -> Self {
         self.proxy = ProxyChoice::Direct;
         self
     }
 
-    /// Trusts the authorities in this PEM file beside the platform's.
+    /// Also trusts the authorities in this PEM file, beside the platform's.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(path.into());
         self
     }
 
-    /// Whether any certificate at all is taken, which leaves the connection open to whoever sits
-    /// on the way: say so to the user. Default: no.
+    /// Whether any certificate is accepted. Everyone on the network path can then read and change what is sent: warn the
+    /// user. Default: no.
     #[must_use]
     pub fn danger_accept_invalid_certs(mut self, accept: bool) -> Self {
         self.accept_invalid_certs = accept;
         self
     }
 
-    /// Whether to speak HTTP/1.1 alone. Each request under way then has a connection of its own, and one
-    /// that the network swallows takes no other with it; one unused connection is kept at most. For who must get a
-    /// word through. Default: no.
+    /// Whether to use HTTP/1.1 alone. Each request in flight then has a connection of its own, and one that is silently
+    /// dropped blocks no other; at most one idle connection stays in the pool. Default: no.
     #[must_use]
     pub fn http1(mut self, http1: bool) -> Self {
         self.http1 = http1;
@@ -198,13 +200,13 @@ impl HttpTransportBuilder {
         let authorities = self.authorities()?;
         let client = match self.client()?.tls_certs_merge(authorities.iter().cloned()).build() {
             Ok(client) => client,
-            // A small appliance may have no authorities of its own at all. That must not keep it
-            // from a hub behind plain HTTP, or behind a certificate of the authority just given.
+            // A small appliance may have no authorities of its own. It must still reach a hub over plain HTTP, or one with
+            // a certificate of the authority in `ca_file`.
             Err(_) => self
                 .client()?
                 .tls_certs_only(authorities)
                 .build()
-                .map_err(|error| InvalidSetting::Tls(error.to_string()))?,
+                .map_err(|error| InvalidSetting::Tls(error.into()))?,
         };
         Ok(HttpTransport { client })
     }
@@ -221,8 +223,8 @@ impl HttpTransportBuilder {
             .tls_danger_accept_invalid_certs(self.accept_invalid_certs);
         #[cfg(feature = "http2")]
         let client = client
-            .http2_keep_alive_interval(SHARED_ASK_EVERY)
-            .http2_keep_alive_timeout(SHARED_ANSWER_WITHIN)
+            .http2_keep_alive_interval(SHARED_PING_EVERY)
+            .http2_keep_alive_timeout(SHARED_PING_TIMEOUT)
             .http2_keep_alive_while_idle(true);
         let client = match self.http1 {
             true => client.http1_only().pool_max_idle_per_host(1),
@@ -234,7 +236,7 @@ impl HttpTransportBuilder {
             ProxyChoice::Direct => client.no_proxy(),
             ProxyChoice::Url { url, except } => {
                 let proxy = reqwest::Proxy::all(url.as_str())
-                    .map_err(|error| InvalidSetting::Proxy(error.without_url().to_string()))?
+                    .map_err(|error| InvalidSetting::Proxy(error.without_url().into()))?
                     .no_proxy(reqwest::NoProxy::from_string(except));
                 client.no_proxy().proxy(proxy)
             }
@@ -245,12 +247,12 @@ impl HttpTransportBuilder {
         let Some(path) = &self.ca_file else {
             return Ok(Vec::new());
         };
-        let unusable = |reason: String| InvalidSetting::CaFile { path: path.clone(), reason };
-        let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-            .map_err(|error| unusable(error.to_string()))?;
+        let unusable = |source: Cause| InvalidSetting::CaFile { path: path.clone(), source };
+        let pem = std::fs::read(path).map_err(|error| unusable(error.into()))?;
+        let certificates =
+            reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.into()))?;
         if certificates.is_empty() {
-            return Err(unusable("it has no certificate in PEM form".to_owned()));
+            return Err(unusable("it has no certificate in PEM form".into()));
         }
         Ok(certificates)
     }
@@ -260,55 +262,60 @@ impl Transport for HttpTransport {
     fn send(&self, request: Request) -> ResponseFuture {
         let client = self.client.clone();
         Box::pin(async move {
-            let mut request = reqwest::Request::try_from(request)
-                .map_err(|error| TransportError::new(Stage::Connect, error.without_url()))?;
-            // An empty body is none: a GET then says nothing of a body.
+            let mut request = reqwest::Request::try_from(request).map_err(|error| {
+                TransportError::new(TransportStage::Connect, error.without_url())
+            })?;
+            // Without a body, so that a GET has no `Content-Length`.
             if request.body().and_then(reqwest::Body::as_bytes) == Some(&[]) {
                 *request.body_mut() = None;
             }
-            let answer: http::Response<reqwest::Body> = client
+            let response: http::Response<reqwest::Body> = client
                 .execute(request)
                 .await
                 .map_err(|error| TransportError::new(stage(&error), error.without_url()))?
                 .into();
-            Ok(answer.map(|body| -> ByteStream {
+            Ok(response.map(|body| -> ByteStream {
                 let chunks = http_body_util::BodyDataStream::new(body);
                 Box::pin(chunks.map_err(|error: reqwest::Error| {
-                    TransportError::new(Stage::Body, error.without_url())
+                    TransportError::new(TransportStage::Body, error.without_url())
                 }))
             }))
         })
     }
 }
 
-/// At which point a request failed.
-fn stage(error: &reqwest::Error) -> Stage {
+/// The point at which a request failed.
+fn stage(error: &reqwest::Error) -> TransportStage {
     if !error.is_connect() {
-        return Stage::Answer;
+        return TransportStage::Response;
     }
-    // What a proxy answers to CONNECT is an error of hyper-util's whose type has no public name: its
-    // text is all there is, and the test over a real proxy holds it to that.
+    // hyper-util's error for a proxy's answer to CONNECT has no public type: only its text can be compared, and a test with a
+    // real proxy notices when that changes.
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if is_untrusted(error) {
-            return Stage::Untrusted;
+            return TransportStage::Untrusted;
         }
         match error.to_string().as_str() {
-            "tunnel error: proxy authorization required" => return Stage::ProxyLogin,
+            "tunnel error: proxy authorization required" => {
+                return TransportStage::ProxyAuthentication;
+            }
             "tunnel error: unsuccessful"
             | "tunnel error: unexpected end of file"
-            | "tunnel error: proxy response headers too long" => return Stage::ProxyRefused,
+            | "tunnel error: proxy response headers too long" => {
+                return TransportStage::ProxyRefused;
+            }
             _ => cause = error.source(),
         }
     }
-    Stage::Connect
+    TransportStage::Connect
 }
 
-/// Whether TLS found what it cannot trust. Its error lies in one of I/O, or in one within one: these do
-/// not tell it as their source, but as what they hold.
+/// Whether TLS refused the peer. Its error is inside an I/O error, or inside one nested in that, which return it by `get_ref`
+/// and not by `source`.
 fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
-    if let Some(held) = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()) {
-        return is_untrusted(held);
+    if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()) {
+        return is_untrusted(inner);
     }
     matches!(
         error.downcast_ref(),
@@ -316,17 +323,34 @@ fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
     )
 }
 
-/// Whether `NO_PROXY` is the one star that excepts every host, which reqwest takes for a name.
+/// Whether `NO_PROXY` is `*`, which excepts every host; reqwest takes it for a name.
 fn environment_excepts_all() -> bool {
     let set = ["NO_PROXY", "no_proxy"].into_iter().find_map(|name| std::env::var(name).ok());
     set.is_some_and(|hosts| hosts.trim() == "*")
 }
 
-/// Makes ring the provider of this process, unless the program has chosen one itself.
+/// Makes ring the TLS provider of this process, unless the program has installed one.
 fn install_crypto() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // The only error is that there is one already, which is as good.
+        // It fails only when there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn an_invalid_setting_has_its_cause_as_its_source() {
+        let missing = HttpTransport::builder().ca_file("/no/such/ca.pem").build().unwrap_err();
+        let cause = missing.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        assert_eq!(cause.map(std::io::Error::kind), Some(std::io::ErrorKind::NotFound));
+        assert!(missing.to_string().contains("/no/such/ca.pem cannot be used: No such file"));
+        let proxy = HttpTransport::builder().proxy("http://kiosk:s3cret@").build().unwrap_err();
+        assert!(proxy.source().is_some() && !format!("{proxy} {proxy:?}").contains("s3cret"));
+    }
 }

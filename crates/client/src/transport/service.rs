@@ -6,13 +6,12 @@ use http_body::Body;
 use http_body_util::{BodyDataStream, Full};
 use tower::ServiceExt as _;
 
-use super::{ByteStream, Request, ResponseFuture, Stage, Transport, TransportError};
+use super::{ByteStream, Request, ResponseFuture, Transport, TransportError, TransportStage};
 
-/// Hands each request to a service: an axum `Router`, a hyper client, a layer around either.
+/// Passes each request to a service: an axum `Router`, a hyper client, a layer around either.
 ///
-/// With it an [`EventSource`](crate::EventSource) listens to a hub that lives in the same process
-/// without a socket, and a test runs hours of reconnecting in no time, since no real socket keeps
-/// tokio's clock from being paused.
+/// With it an [`EventSource`](crate::EventSource) listens to a hub in the same process without a socket, and a test runs
+/// hours of reconnecting at once, since no socket prevents tokio from advancing its paused clock.
 ///
 /// ```
 /// use bellwire_client::{EventSource, transport::ServiceTransport};
@@ -58,12 +57,14 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     fn send(&self, request: Request) -> ResponseFuture {
-        let answer = self.service.clone().oneshot(request.map(Full::new));
+        let response = self.service.clone().oneshot(request.map(Full::new));
         Box::pin(async move {
-            let answer = answer.await.map_err(|error| TransportError::new(Stage::Answer, error))?;
-            Ok(answer.map(|body| -> ByteStream {
+            let response = response
+                .await
+                .map_err(|error| TransportError::new(TransportStage::Response, error))?;
+            Ok(response.map(|body| -> ByteStream {
                 let chunks = BodyDataStream::new(body);
-                Box::pin(chunks.map_err(|error| TransportError::new(Stage::Body, error)))
+                Box::pin(chunks.map_err(|error| TransportError::new(TransportStage::Body, error)))
             }))
         })
     }

@@ -1,4 +1,4 @@
-//! Answers of a hub, as the contract has them.
+//! Responses of a hub, as in the contract.
 
 use bellwire_client::Controller;
 use bellwire_proto::{Action, CommandId, DeviceId};
@@ -71,7 +71,7 @@ pub fn command_event() -> String {
     )
 }
 
-/// A call, and the server's side of it: gives the request and what the call made of the answer.
+/// A call, and the server's side of it: returns the request and the result of the call.
 pub async fn exchange<T>(
     server: &Server,
     call: impl Future<Output = T>,

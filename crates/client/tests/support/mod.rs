@@ -1,5 +1,4 @@
-//! What the tests of this crate share: a server that is written byte by byte in the test, and a
-//! source that runs beside it.
+//! Shared by the tests of this crate: a server whose bytes the test writes, and a source that runs beside it.
 //!
 //! Every wait is for the event itself; [`within`] only bounds how long a broken test hangs.
 #![allow(
@@ -22,7 +21,7 @@ use tokio::task::JoinHandle;
 /// Long enough for a machine that does ten other things.
 const HANG: Duration = Duration::from_secs(30);
 
-/// The result of what should happen soon.
+/// The result of something that must happen soon.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(HANG, future).await {
         Ok(value) => value,
@@ -30,7 +29,7 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// A server on a port of the kernel's choice.
+/// A server on a port that the kernel chooses.
 pub struct Server {
     listener: TcpListener,
 }
@@ -49,11 +48,11 @@ impl Server {
         self.listener.local_addr().unwrap()
     }
 
-    /// Takes a connection and says this, whatever comes.
-    pub async fn greet(&self, bytes: &[u8]) {
+    /// Accepts a connection and sends this, whatever it receives.
+    pub async fn accept_and_send(&self, bytes: &[u8]) {
         let (mut socket, _) = within("a connection", self.listener.accept()).await.unwrap();
         socket.write_all(bytes).await.unwrap();
-        // Until the other side goes: to close at once could take back what was said.
+        // Until the peer closes: closing at once could discard what was sent.
         socket.read_to_end(&mut Vec::new()).await.ok();
     }
 
@@ -121,7 +120,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Exchange<S> {
         self.socket.write_all(bytes.as_ref()).await.unwrap();
     }
 
-    /// Begins an event stream that lasts until the connection ends.
+    /// Starts an event stream that lasts until the connection ends.
     pub async fn open_stream(&mut self) {
         self.send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").await;
     }
@@ -139,11 +138,11 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Exchange<S> {
 
     /// Ends the connection in good order.
     pub async fn end(mut self) {
-        // A client that has gone already is fine.
+        // The client may have disconnected already.
         let _ = self.socket.shutdown().await;
     }
 
-    /// Waits until the client has dropped the connection.
+    /// Waits until the client has closed the connection.
     pub async fn dropped(mut self) {
         let mut rest = [0; 64];
         within("the client to drop the connection", async {
@@ -153,7 +152,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Exchange<S> {
     }
 }
 
-/// A source that runs in a task of its own, and what it tells.
+/// A source that runs in a task of its own, and its items.
 pub struct Tail {
     items: mpsc::Receiver<Result<Item, Error>>,
     task: JoinHandle<()>,
@@ -165,10 +164,10 @@ impl Tail {
     }
 
     pub fn of(mut source: EventSource) -> Self {
-        let (told, items) = mpsc::channel(1);
+        let (sender, items) = mpsc::channel(1);
         let task = tokio::spawn(async move {
             while let Some(item) = source.next_item().await {
-                if told.send(item).await.is_err() {
+                if sender.send(item).await.is_err() {
                     return;
                 }
             }
@@ -189,7 +188,7 @@ impl Tail {
     pub async fn event(&mut self) -> Event {
         match self.item().await {
             Some(Ok(Item::Event(event))) => event,
-            other => panic!("an event was due, not {other:?}"),
+            other => panic!("expected an event, not {other:?}"),
         }
     }
 
@@ -200,18 +199,18 @@ impl Tail {
     pub async fn lost(&mut self) -> Loss {
         match self.item().await {
             Some(Ok(Item::Lost { loss, .. })) => loss,
-            other => panic!("a loss was due, not {other:?}"),
+            other => panic!("expected a loss, not {other:?}"),
         }
     }
 
-    /// The final error, with nothing behind it.
+    /// The final error, the last item.
     pub async fn gave_up(&mut self) -> Error {
         match self.item().await {
             Some(Err(error)) => {
                 self.ended().await;
                 error
             }
-            other => panic!("a final error was due, not {other:?}"),
+            other => panic!("expected a final error, not {other:?}"),
         }
     }
 

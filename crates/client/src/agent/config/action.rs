@@ -1,8 +1,10 @@
-//! `[actions.NAME]`: from a table to what is run and under which rules.
+//! Parses `[actions.NAME]`: the handler of an action, and its rules.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use bellwire_proto::limits::{ACTION_TIMEOUT_S_MAX, CONCURRENCY, KILL_AFTER_S};
 
 use super::super::forward::{Forward, InvalidForward};
 use super::super::handler::account::Account;
@@ -13,18 +15,12 @@ use super::{
     ABSOLUTE, ActionConfig, DURATION, Handler, Section, absolute, boolean, params, seconds, text,
 };
 
-/// The longest run that can be asked for: the longest time to live of a command.
-const TIMEOUT_S_MAX: u64 = 7 * 86_400;
-/// The longest patience with a program that was told to end.
-const KILL_AFTER_S_MAX: u64 = 600;
-/// As many as a hub lets be under way at one device.
-const CONCURRENCY_MAX: i64 = 100;
 const UMASK: u32 = 0o077;
 const UMASK_MAX: u32 = 0o777;
 
 const ARGV: &str = "a list of the program and its arguments, as in [\"/bin/echo\", \"pong\"]; the \
     program is an absolute path, or a name that is looked for in PATH";
-/// What only a program can have.
+/// Keys that only a program may have.
 const OF_PROGRAMS: [&str; 6] = ["env", "pass_env", "user", "cwd", "umask", "kill_after"];
 
 impl ActionConfig {
@@ -35,7 +31,7 @@ impl ActionConfig {
             (run, _) => {
                 let both = if run { "both run and" } else { "neither run nor" };
                 section.fault(&format!("has {both} forward; it must have one of them"));
-                // What only one of them has cannot be judged.
+                // Keys that only one of them may have cannot be checked.
                 for key in OF_PROGRAMS.into_iter().chain(["run", "forward", "remote"]) {
                     section.pass(key);
                 }
@@ -43,21 +39,23 @@ impl ActionConfig {
             }
         };
         let timeout = section.take("timeout", &format!("{DURATION}; from 1s to 7d"), |v| {
-            seconds(v).filter(|s| (1..=TIMEOUT_S_MAX).contains(&s.get())).map(|s| s.duration())
+            seconds(v)
+                .filter(|s| (1..=ACTION_TIMEOUT_S_MAX).contains(&s.get()))
+                .map(|s| s.duration())
         });
         let on_restart = section.take("on_restart", "fail, rerun or succeed", |v| {
-            let word = text(v)?;
-            OnRestart::ALL.into_iter().find(|on_restart| on_restart.as_str() == word)
+            let name = text(v)?;
+            OnRestart::ALL.into_iter().find(|on_restart| on_restart.as_str() == name)
         });
         let concurrency = section.take("concurrency", "a whole number from 1 to 100", |v| {
-            v.as_integer().filter(|n| (1..=CONCURRENCY_MAX).contains(n))
+            u64::try_from(v.as_integer()?).ok().filter(|n| CONCURRENCY.contains(*n))
         });
         let params = params::take(section);
         Some(Self {
             handler: handler?,
             timeout,
             on_restart: on_restart.unwrap_or_default(),
-            concurrency: concurrency.and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
+            concurrency: usize::try_from(concurrency.unwrap_or(CONCURRENCY.default)).unwrap_or(1),
             params,
         })
     }
@@ -83,7 +81,7 @@ fn program(section: &mut Section<'_>) -> Option<Program> {
     let cwd = section.take("cwd", ABSOLUTE, absolute);
     let umask = section.take("umask", "octal digits in quotes, as in \"027\"", umask);
     let kill_after = section.take("kill_after", &format!("{DURATION}; from 1s to 10m"), |v| {
-        seconds(v).filter(|s| (1..=KILL_AFTER_S_MAX).contains(&s.get())).map(|s| s.duration())
+        seconds(v).filter(|s| KILL_AFTER_S.contains(s.get())).map(|s| s.duration())
     });
     if section.has("remote") {
         section.take::<()>("remote", "only for forward", |_| None);
@@ -101,7 +99,7 @@ fn program(section: &mut Section<'_>) -> Option<Program> {
     })
 }
 
-/// What it gets of the agent's own environment, as it is when the file is read.
+/// The variables that a program gets from the agent's own environment, as that is when the file is read.
 fn pass_env(section: &mut Section<'_>) -> Vec<(OsString, OsString)> {
     let names = section.take("pass_env", "a list of names of variables", |v| {
         v.as_array()?.iter().map(text).collect::<Option<Vec<_>>>()
@@ -130,16 +128,16 @@ fn env(section: &mut Section<'_>) -> Vec<(OsString, OsString)> {
     variables
 }
 
-/// Why a program cannot be given a variable of this name.
+/// Why a program cannot get a variable of this name.
 fn no_variable(name: &str) -> Option<String> {
     if name.starts_with("BELLWIRE_") {
-        return Some(format!("names {name}, but BELLWIRE_ is the agent's own prefix"));
+        return Some(format!("names {name}, but the prefix BELLWIRE_ is reserved for the agent"));
     }
     let named = !name.is_empty() && !name.contains(['=', '\0']);
-    (!named).then(|| format!("names {name:?}, which no variable can be called"))
+    (!named).then(|| format!("names {name:?}, which is not a valid name of a variable"))
 }
 
-/// As text alone: of a number nobody could tell whether 22 was meant to be octal.
+/// Only as text: of the number 22 it would not be clear whether it is octal.
 fn umask(value: &toml::Value) -> Option<u32> {
     let digits = value.as_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     u32::from_str_radix(digits, 8).ok().filter(|mask| *mask <= UMASK_MAX)
@@ -155,7 +153,7 @@ fn forward(section: &mut Section<'_>) -> Option<Forward> {
         Ok(forward) => Some(forward),
         Err(InvalidForward::Remote { host }) => {
             let problem = format!(
-                "leads to {host}, which is not this machine; if that is meant, set remote = true"
+                "has the host {host}, which is another machine; if that is intended, set remote = true"
             );
             section.fault_of("forward", problem);
             None

@@ -1,4 +1,4 @@
-//! Taking a TOML table apart key by key, so that every fault is found and told with its key.
+//! Reads a TOML table key by key, so that every fault is found and reported with its key.
 
 use std::fmt;
 
@@ -6,16 +6,19 @@ use toml::{Table, Value};
 
 use crate::address::Address;
 
+/// The key whose value no message contains: it may hold secrets.
+const SECRET: &str = "env";
+
 /// Every fault of a file, in the order in which the keys are read. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFaults(Vec<Fault>);
 
-/// One thing that is wrong.
+/// One fault, or one warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The key, with the tables around it: `actions.ping.run`. For a file that is no TOML, the line.
+    /// The key, with the tables around it: `actions.ping.run`. The line, when the file is not TOML.
     pub key: String,
-    /// What is wrong with it, as the rest of a sentence that begins with the key.
+    /// What is wrong, as the rest of a sentence that begins with the key.
     pub problem: String,
 }
 
@@ -61,9 +64,9 @@ pub(super) fn parse(text: &str) -> Result<Table, ConfigFaults> {
     })
 }
 
-/// A table whose keys are taken one by one; what is left at the end is unknown.
+/// A table whose keys are taken one by one; those that remain at the end are unknown.
 pub(super) struct Section<'a> {
-    /// With a point at its end, or empty.
+    /// Ends with a point, or is empty.
     path: String,
     table: Table,
     faults: &'a mut Vec<Fault>,
@@ -74,24 +77,24 @@ impl<'a> Section<'a> {
         Self { path: path.to_owned(), table, faults }
     }
 
-    /// A fault of the whole table.
+    /// Adds a fault of the whole table.
     pub(super) fn fault(&mut self, problem: &str) {
         let key = self.path.trim_end_matches('.').to_owned();
         self.faults.push(Fault { key, problem: problem.to_owned() });
     }
 
-    /// A fault of one key.
+    /// Adds a fault of one key.
     pub(super) fn fault_of(&mut self, key: &str, problem: impl Into<String>) {
         let key = format!("{}{}", self.path, written(key));
         self.faults.push(Fault { key, problem: problem.into() });
     }
 
-    /// A fault of a key in a table of this one, as it would stand in the file.
+    /// Adds a fault of a key in a nested table, written as in the file.
     pub(super) fn fault_at(&mut self, key: &str, problem: String) {
         self.faults.push(Fault { key: format!("{}{key}", self.path), problem });
     }
 
-    /// Passes over a key that cannot be judged.
+    /// Removes a key that cannot be checked.
     pub(super) fn pass(&mut self, key: &str) {
         self.table.remove(key);
     }
@@ -100,8 +103,7 @@ impl<'a> Section<'a> {
         self.table.contains_key(key)
     }
 
-    /// The value of a key if it is there and `read` can make something of it. `allowed` says what
-    /// it may be.
+    /// The value of a key, if it is set and `read` accepts it. `allowed` describes the values that it accepts.
     pub(super) fn take<T>(
         &mut self,
         key: &str,
@@ -111,12 +113,13 @@ impl<'a> Section<'a> {
         let value = self.table.remove(key)?;
         let read = read(&value);
         if read.is_none() {
-            self.fault_of(key, format!("is {}, but it is {allowed}", short(&value)));
+            let value = if key == SECRET { "***".to_owned() } else { short(&value) };
+            self.fault_of(key, format!("is {value}, but it is {allowed}"));
         }
         read
     }
 
-    /// As [`Section::take`]; to be absent is a fault.
+    /// As [`Section::take`]; a missing key is a fault.
     pub(super) fn require<T>(
         &mut self,
         key: &str,
@@ -129,19 +132,19 @@ impl<'a> Section<'a> {
         self.take(key, allowed, read)
     }
 
-    /// As [`Section::take`], for a URL. What may be a password in it is not told.
+    /// As [`Section::take`], for a URL. A fault does not contain what may be a password.
     pub(super) fn take_url(&mut self, key: &str, allowed: &str) -> Option<Address> {
         let text = self.take(key, allowed, text)?;
         match text.parse::<Address>() {
             Ok(address) => Some(address),
             Err(invalid) => {
-                self.fault_of(key, format!("is {:?}, but it is {allowed}", invalid.shown()));
+                self.fault_of(key, format!("is {:?}, but it is {allowed}", invalid.redacted()));
                 None
             }
         }
     }
 
-    /// As [`Section::take_url`]; to be absent is a fault.
+    /// As [`Section::take_url`]; a missing key is a fault.
     pub(super) fn require_url(&mut self, key: &str, allowed: &str) -> Option<Address> {
         if !self.has(key) {
             self.fault_of(key, format!("is missing: {allowed}"));
@@ -149,7 +152,7 @@ impl<'a> Section<'a> {
         self.take_url(key, allowed)
     }
 
-    /// The tables in a table, each read by its name.
+    /// The tables in a table, each parsed by `read`.
     pub(super) fn tables<T>(
         &mut self,
         key: &str,
@@ -181,12 +184,12 @@ impl<'a> Section<'a> {
         &self.path
     }
 
-    /// What nobody took is unknown.
+    /// Adds a fault for each key that was not taken.
     pub(super) fn finish(self) {
         for (key, value) in self.table {
             // `[actions.a.b]` is a table in one for the action `a`.
             let hint = if value.is_table() && self.path.starts_with("actions.") {
-                "; a name with a point in it stands in quotes, as in [actions.\"a.b\"]"
+                "; a name with a point must be in quotes, as in [actions.\"a.b\"]"
             } else {
                 ""
             };
@@ -204,13 +207,13 @@ pub(super) fn boolean(value: &Value) -> Option<bool> {
     value.as_bool()
 }
 
-/// A key as it would stand in the file.
+/// A key as it is written in the file.
 pub(super) fn written(key: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { format!("{key:?}") }
 }
 
-/// A value for a message: what is long does not help.
+/// A value for a message, cut to 60 characters.
 fn short(value: &Value) -> String {
     const CHARS_MAX: usize = 60;
     let text = value.to_string().replace('\n', " ");

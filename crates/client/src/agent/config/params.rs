@@ -1,4 +1,4 @@
-//! `params`: from a table of TOML to what data must be.
+//! Parses `params`: what the data of an action must be.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::fault::{Fault, Section, boolean, text, written};
 
 const ALLOWED: &str = "a pattern, or a table with type";
 
-/// Takes `params`, if it is there.
+/// Takes `params`, if it is set.
 pub(super) fn take(section: &mut Section<'_>) -> Option<Params> {
     let members = section.take("params", "a table", |v| v.as_table().cloned())?;
     let path = format!("{}params.", section.path());
@@ -48,20 +48,20 @@ fn bare(pattern: &str, key: &str, faults: &mut Vec<Fault>) -> Option<Param> {
 fn of_table(member: &mut Section<'_>) -> Option<Param> {
     let optional = member.take("optional", "true or false", boolean).unwrap_or(false);
     // Only a string can have a pattern, with or without a table around it.
-    let word = if member.has("pattern") && !member.has("type") {
+    let kind_name = if member.has("pattern") && !member.has("type") {
         Some("string")
     } else {
         member.require("type", "string, integer, number or boolean", |v| {
-            let word = text(v)?;
-            ["string", "integer", "number", "boolean"].into_iter().find(|known| *known == word)
+            let kind_name = text(v)?;
+            ["string", "integer", "number", "boolean"].into_iter().find(|known| *known == kind_name)
         })
     };
-    let Some(word) = word else {
-        // Without a type nothing else can be judged, but for keys that nobody knows.
+    let Some(kind_name) = kind_name else {
+        // Without a type only unknown keys can be found.
         ["pattern", "min", "max", "enum"].into_iter().for_each(|key| member.pass(key));
         return None;
     };
-    let kind = match word {
+    let kind = match kind_name {
         "string" => Kind::String { pattern: pattern(member)? },
         "integer" => {
             let (min, max) = bounds(member, "a whole number", Value::as_integer);
@@ -93,7 +93,7 @@ fn of_table(member: &mut Section<'_>) -> Option<Param> {
     Some(Param { kind, one_of: one_of.unwrap_or_default(), optional })
 }
 
-/// `None` is a fault that was told; `Some(None)` is no pattern.
+/// `None` after a fault; `Some(None)` when no pattern is set.
 #[expect(clippy::option_option, reason = "absent and wrong are different here")]
 fn pattern(member: &mut Section<'_>) -> Option<Option<Pattern>> {
     if !member.has("pattern") {
@@ -117,12 +117,12 @@ fn bounds<T: PartialOrd + Copy>(
     let min = member.take("min", allowed, &read);
     let max = member.take("max", allowed, &read);
     if min.zip(max).is_some_and(|(min, max)| min > max) {
-        member.fault("has a min that is greater than its max: nothing would fit");
+        member.fault("has a min that is greater than its max: no value is possible");
     }
     (min, max)
 }
 
-/// The last line of what the library says names the mistake; the lines before draw it.
+/// The last line of the library's message names the mistake; the lines before show its position.
 fn no_pattern(error: &regex::Error) -> String {
     let text = error.to_string();
     let line = text.lines().last().unwrap_or_default().trim_start_matches("error: ");

@@ -1,4 +1,4 @@
-//! The file of the manual, and every way in which a file can be wrong.
+//! The example of the manual, and every fault that a file can have.
 
 use super::*;
 use crate::agent::policy::Violation;
@@ -32,6 +32,8 @@ kill_after = 10
 concurrency = 2
 "#;
 
+const HEAD: &str = "hub = 'http://127.0.0.1:1'\ndevice = 'kiosk'\n";
+
 fn faults(text: &str) -> Vec<String> {
     AgentConfig::read(text).unwrap_err().iter().map(Fault::to_string).collect()
 }
@@ -42,19 +44,19 @@ fn the_file_of_the_manual_is_read() {
     assert_eq!(config.device.as_str(), "kiosk-042");
     assert_eq!(config.state_dir, Path::new("/var/lib/bellwire"));
     assert_eq!(config.facts["floors"].to_string(), "[1,2]");
-    let said: Vec<String> = config.actions.iter().map(|(a, c)| format!("{a} {c}")).collect();
+    let shown: Vec<String> = config.actions.iter().map(|(a, c)| format!("{a} {c}")).collect();
     assert_eq!(
-        said,
+        shown,
         [
             "deploy posts to http://127.0.0.1:9000/deploy; at most 600 s; one at a time; data with force \
              (optional): true or false, version: a string that matches ^[0-9.]{1,16}$ as a whole; \
-             cut off by a restart: fail",
+             when interrupted: fail",
             "ping runs /bin/echo pong in /; at most the command's run_timeout_s; one at a time; any data; \
-             cut off by a restart: fail",
+             when interrupted: fail",
             "reboot runs /sbin/reboot in /; at most the command's run_timeout_s; one at a time; any data; \
-             cut off by a restart: succeed",
+             when interrupted: succeed",
             "unpack.v2 runs tar x as root in /srv with LANG; at most the command's run_timeout_s; 2 at a time; \
-             any data; cut off by a restart: fail",
+             any data; when interrupted: fail",
         ]
     );
     let params = config.actions[&"deploy".parse().unwrap()].params.as_ref().unwrap();
@@ -63,7 +65,7 @@ fn the_file_of_the_manual_is_read() {
 }
 
 #[test]
-fn every_fault_is_told_with_its_key() {
+fn every_fault_is_reported_with_its_key() {
     let text = r#"
 hub = "hub.example.com"
 credential_file = "credential"
@@ -126,7 +128,7 @@ flat = 1
         "actions.relative.on_restart is \"maybe\", but it is fail, rerun or succeed",
         "actions.relative.concurrency is 0, but",
         "actions.relative.umask is \"999\", but it is octal digits in quotes",
-        "actions.relative.env.BELLWIRE_COMMAND names BELLWIRE_COMMAND, but BELLWIRE_ is",
+        "actions.relative.env.BELLWIRE_COMMAND names BELLWIRE_COMMAND, but the prefix BELLWIRE_ is",
         "actions.relative.env.LANG is not a text",
         "actions.relative.pass_env is ",
         "actions.relative.kill_after is ",
@@ -137,10 +139,10 @@ flat = 1
         "actions.neither has neither run nor forward",
         "actions.both has both run and forward",
         "actions.both.timeout is \"x\"",
-        "actions.pass.pass_env names BELLWIRE_X, but BELLWIRE_ is the agent's own prefix",
-        "actions.pass.pass_env names \"A=B\", which no variable can be called",
+        "actions.pass.pass_env names BELLWIRE_X, but the prefix BELLWIRE_ is reserved for the agent",
+        "actions.pass.pass_env names \"A=B\", which is not a valid name of a variable",
         "actions.pass.umask is 22, but it is octal digits in quotes",
-        "actions.far.forward leads to 10.1.2.3",
+        "actions.far.forward has the host 10.1.2.3, which is another machine",
         "actions.far.user is \"root\", but it is only for run",
         "actions.\"a b\" is not an action name",
         "actions.params.params.a is not a regular expression: unclosed group",
@@ -161,15 +163,15 @@ flat = 1
 }
 
 #[test]
-fn no_password_of_a_url_is_told() {
-    // It stood in the first line of the log, in `agent check` and in the fault of a typo.
+fn no_password_in_a_url_is_shown() {
+    // It was in the first line of the log, in `agent check` and in the fault of a mistyped URL.
     let text = "device = 'd'\nproxy = 'http://u:s3cret@proxy.example.com:3128'\n\
         hub = 'http://kiosk:s3cret@hub.example.com'\n\
         [actions.a]\nforward = 'http://u:s3cret@127.0.0.1:9/x'\n";
     let config = AgentConfig::read(text).unwrap();
     let policy = config.policy();
-    let said = format!("{config:?} {} {:?} {policy:?}", config.hub, config.warnings());
-    assert!(said.contains("hub.example.com") && !said.contains("s3cret"), "{said}");
+    let shown = format!("{config:?} {} {:?} {policy:?}", config.hub, config.warnings());
+    assert!(shown.contains("hub.example.com") && !shown.contains("s3cret"), "{shown}");
     assert!(config.hub.with_credentials().contains("s3cret"), "the hub must still hear it");
     for (from, to) in [("http:", "htps:"), ("http://", "://"), ("example.com", "exa mple.com")] {
         let found = faults(&text.replace(from, to)).join("\n");
@@ -178,7 +180,7 @@ fn no_password_of_a_url_is_told() {
 }
 
 #[test]
-fn facts_leave_room_for_those_that_the_agent_adds() {
+fn facts_leave_space_for_those_that_the_agent_adds() {
     let text =
         |bytes| format!("hub = 'http://h'\ndevice = 'd'\nfacts.x = '{}'\n", "x".repeat(bytes));
     assert!(AgentConfig::read(&text(12 * 1024 - 8)).is_ok());
@@ -211,7 +213,7 @@ fn a_program_that_others_may_change_is_a_warning() {
         "another can take its place"
     );
     assert_eq!(warnings(0o755, 0o1777), "", "not in a folder like /tmp");
-    std::fs::write(&program, "echo no shell is asked\n").unwrap();
+    std::fs::write(&program, "echo no shell reads this\n").unwrap();
     assert!(warnings(0o755, 0o755).contains("without #! in its first line"));
 }
 
@@ -221,13 +223,13 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_told_by_its_line() {
+fn the_fault_of_a_file_that_is_not_toml_names_the_line() {
     let found = faults("hub = 'x'\nhub = 'y'\n");
     assert!(found[0].starts_with("line 2 is not TOML: "), "{found:?}");
 }
 
 #[test]
-fn a_credential_is_one_bare_token() {
+fn a_credential_file_contains_one_token_alone() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("credential");
     for (text, token) in [("bw_1_x\n", Some("bw_1_x")), ("", None), ("a b", None), ("a\nb", None)] {
@@ -237,7 +239,7 @@ fn a_credential_is_one_bare_token() {
 }
 
 #[test]
-fn what_is_not_there_is_a_warning_and_no_fault() {
+fn a_missing_file_or_folder_is_a_warning_and_no_fault() {
     let config = AgentConfig::read(
         "hub = 'http://hub.example.com'\ndevice = 'd'\ncredential_file = '/no/credential'\n\
          [actions.a]\nrun = ['/no/such/program']\ncwd = '/no/folder'\n\
@@ -251,9 +253,9 @@ fn what_is_not_there_is_a_warning_and_no_fault() {
     );
 }
 
-/// Such a program could read its data from standard input alone, and nothing said why.
+/// Such a program could read its data only from standard input, and nothing reported why.
 #[test]
-fn a_state_folder_that_an_actions_user_cannot_pass_is_a_warning() {
+fn a_state_folder_that_an_actions_user_cannot_traverse_is_a_warning() {
     let state_dir = tempfile::tempdir().unwrap();
     let warnings = |mode| {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
@@ -271,4 +273,23 @@ fn a_state_folder_that_an_actions_user_cannot_pass_is_a_warning() {
     };
     assert_eq!(warnings(0o700), [1, 1], "closed to others");
     assert_eq!(warnings(0o711), [0, 0], "others may pass");
+}
+
+/// `{:?}` of a configuration, as a program logs it, showed the token that `env` gives to a handler; so did the
+/// fault of an `env` at the wrong place.
+#[test]
+fn debug_and_faults_name_variables_and_never_show_their_values() {
+    let actions = "[actions.a]\nrun = ['/bin/true']\nenv = { TOKEN = 's3cret' }\n";
+    let config = AgentConfig::read(&format!("{HEAD}{actions}")).unwrap();
+    let shown = format!("{config:?}");
+    assert!(shown.contains("\"TOKEN\": ***") && !shown.contains("s3cret"), "{shown}");
+    for wrong in [
+        "run = ['/bin/true']\nenv = 'TOKEN=s3cret'",
+        "run = ['/bin/true']\nenv = ['s3cret']",
+        "forward = 'http://127.0.0.1/'\nenv = { TOKEN = 's3cret' }",
+    ] {
+        let faults = AgentConfig::read(&format!("{HEAD}[actions.a]\n{wrong}")).unwrap_err();
+        let shown = format!("{faults} {faults:?}");
+        assert!(shown.contains("actions.a.env is") && !shown.contains("s3cret"), "{shown}");
+    }
 }

@@ -1,8 +1,7 @@
-//! Who a program runs as: a line of `/etc/passwd`.
+//! The user that a program runs as: a line of `/etc/passwd`.
 //!
-//! The file is read and not the system's name service, which a static program does not have:
-//! accounts of a directory server are not known here, but can be named by a number that the file
-//! lists.
+//! The file is read and not the system's name service (NSS), which a static program does not have: accounts of a directory
+//! server are not known here.
 
 use std::path::PathBuf;
 
@@ -11,29 +10,29 @@ use std::path::PathBuf;
 pub struct Account {
     /// Its name.
     pub name: String,
-    /// Its number.
+    /// Its user id.
     pub uid: u32,
-    /// The number of its group.
+    /// Its group id.
     pub gid: u32,
-    /// Its folder.
+    /// Its home folder.
     pub home: PathBuf,
 }
 
 impl Account {
-    /// The account with this name, or this number.
+    /// The account with this name, or this user id.
     pub fn find(name_or_uid: &str) -> Option<Self> {
         let number: Option<u32> = name_or_uid.parse().ok();
         find_in(&passwd(), |account| account.name == name_or_uid)
             .or_else(|| find_in(&passwd(), |account| Some(account.uid) == number))
     }
 
-    /// Whether this process runs as it already.
+    /// Whether this process runs as it.
     pub fn is_process(&self) -> bool {
         rustix::process::geteuid().as_raw() == self.uid
     }
 }
 
-/// The account that this process runs as, if it has one.
+/// The account that this process runs as, if the file lists it.
 pub fn of_process() -> Option<Account> {
     find_in(&passwd(), Account::is_process)
 }
@@ -43,8 +42,8 @@ fn passwd() -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn find_in(passwd: &str, fits: impl Fn(&Account) -> bool) -> Option<Account> {
-    passwd.lines().filter_map(parse).find(fits)
+fn find_in(passwd: &str, matches: impl Fn(&Account) -> bool) -> Option<Account> {
+    passwd.lines().filter_map(parse).find(matches)
 }
 
 /// A line of passwd(5): `name:password:uid:gid:comment:home:shell`.

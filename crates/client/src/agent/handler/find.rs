@@ -1,32 +1,34 @@
-//! Where a program is: the search that the system makes when it starts one.
+//! Which file a program is: the search that the system makes when it starts one.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::Metadata;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-/// Where a program is looked for when nobody says where.
+use super::Program;
+
+/// The search path of a process that has no `PATH`.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Why a program would not start.
+/// Why a program cannot be started: the caller, or the configuration, names the wrong file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoProgram {
-    /// There is nothing of that name.
-    #[error("names a program that is not there: {0}")]
-    Absent(PathBuf),
-    /// There is something, and it cannot be run.
-    #[error("names what is no program: {0}")]
-    Unfit(PathBuf),
+#[non_exhaustive]
+pub enum ProgramError {
+    /// There is no such file. Holds the name as it was given.
+    #[error("there is no such program: {0}")]
+    NotFound(PathBuf),
+    /// The file is no regular file with an execute permission. Holds its path.
+    #[error("it cannot be executed: {0}")]
+    NotExecutable(PathBuf),
 }
 
-impl From<NoProgram> for io::Error {
-    fn from(error: NoProgram) -> Self {
+impl From<ProgramError> for io::Error {
+    fn from(error: ProgramError) -> Self {
         match error {
-            NoProgram::Absent(_) => Errno::NOENT.into(),
-            NoProgram::Unfit(_) => Errno::ACCESS.into(),
+            ProgramError::NotFound(_) => Errno::NOENT.into(),
+            ProgramError::NotExecutable(_) => Errno::ACCESS.into(),
         }
     }
 }
@@ -36,34 +38,39 @@ pub(super) fn own_path() -> OsString {
     std::env::var_os("PATH").unwrap_or_else(|| PATH.into())
 }
 
-/// The file of a program: the name itself if there is a slash in it, else the first in `path` that
-/// can be run. `path` is `PATH` as the program gets it; by default that of this process.
-///
-/// # Errors
-/// When there is none, or none that can be run.
-pub fn find(program: &OsStr, path: Option<&OsStr>) -> Result<(PathBuf, Metadata), NoProgram> {
-    let name = Path::new(program);
-    let candidates: Vec<PathBuf> = if program.as_encoded_bytes().contains(&b'/') {
-        vec![name.to_owned()]
-    } else {
-        let path = path.map_or_else(own_path, OsStr::to_owned);
-        std::env::split_paths(&path).map(|folder| folder.join(name)).collect()
-    };
-    let mut unfit = None;
-    for path in candidates {
-        match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 => {
-                return Ok((path, metadata));
+impl Program {
+    /// The absolute path of the file that is executed: the name itself if there is a slash in it, else the first
+    /// in `PATH`, as the program gets it, that can be run. What is relative, in the name or in `PATH`, is relative to
+    /// the folder that the program starts in, as for execvp(3) after chdir(2).
+    ///
+    /// # Errors
+    /// When there is none, or none that can be run.
+    pub fn file(&self) -> Result<PathBuf, ProgramError> {
+        let name = Path::new(&self.program);
+        let candidates: Vec<PathBuf> = if self.program.as_encoded_bytes().contains(&b'/') {
+            vec![name.to_owned()]
+        } else {
+            let path = self.variable(OsStr::new("PATH")).map_or_else(own_path, OsStr::to_owned);
+            std::env::split_paths(&path).map(|folder| folder.join(name)).collect()
+        };
+        let mut not_executable = None;
+        for candidate in candidates {
+            let in_cwd = self.cwd.as_ref().map_or(candidate.clone(), |cwd| cwd.join(&candidate));
+            let Ok(path) = std::path::absolute(in_cwd) else { continue };
+            match std::fs::metadata(&path) {
+                Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => {
+                    return Ok(path);
+                }
+                Ok(_) => not_executable = not_executable.or(Some(path)),
+                Err(_) => {}
             }
-            Ok(_) => unfit = unfit.or(Some(path)),
-            Err(_) => {}
         }
+        Err(not_executable
+            .map_or_else(|| ProgramError::NotFound(name.to_owned()), ProgramError::NotExecutable))
     }
-    Err(unfit.map_or_else(|| NoProgram::Absent(name.to_owned()), NoProgram::Unfit))
 }
 
-/// Whether the system itself would refuse it, and some C libraries hand it to a shell: a text that does not
-/// say by what it is run.
+/// Whether it is a text without `#!`: the kernel refuses it, and some C libraries hand it to a shell.
 pub(crate) fn is_nameless_script(path: &Path) -> bool {
     let mut start = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(4).read_to_end(&mut start));
@@ -73,10 +80,11 @@ pub(crate) fn is_nameless_script(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Environment;
     use super::*;
 
     #[test]
-    fn a_program_is_found_as_the_system_finds_it() {
+    fn a_program_is_found_as_execvp_finds_it() {
         let folder = tempfile::tempdir().unwrap();
         let (first, second) = (folder.path().join("1"), folder.path().join("2"));
         for (folder, mode) in [(&first, 0o644), (&second, 0o755)] {
@@ -85,14 +93,18 @@ mod tests {
             std::fs::write(&file, "echo\n").unwrap();
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         }
-        let path = std::env::join_paths([&first, &second]).unwrap();
-        let found = find(OsStr::new("tool"), Some(&path)).unwrap().0;
-        assert_eq!(found, second.join("tool"), "what cannot be run is passed over");
+        let both = std::env::join_paths([&first, &second]).unwrap();
+        let file = |program: &OsStr, path: &OsStr| {
+            let variables = vec![("PATH".into(), path.to_owned())];
+            Program::new(program, [""; 0]).environment(Environment::Cleared(variables)).file()
+        };
+        let found = file("tool".as_ref(), &both).unwrap();
+        assert_eq!(found, second.join("tool"), "what cannot be executed is passed over");
         assert!(is_nameless_script(&found) && !is_nameless_script(Path::new("/bin/sh")));
-        let only = find(OsStr::new("tool"), Some(first.as_os_str()));
-        assert_eq!(only.unwrap_err(), NoProgram::Unfit(first.join("tool")));
-        let none = find(OsStr::new("no-such"), Some(&path));
-        assert_eq!(none.unwrap_err(), NoProgram::Absent("no-such".into()));
-        assert!(find(second.as_os_str(), None).is_err(), "a folder is none");
+        let only = file("tool".as_ref(), first.as_os_str());
+        assert_eq!(only.unwrap_err(), ProgramError::NotExecutable(first.join("tool")));
+        let none = file("no-such".as_ref(), &both);
+        assert_eq!(none.unwrap_err(), ProgramError::NotFound("no-such".into()));
+        assert!(file(second.as_os_str(), &both).is_err(), "a folder is no program");
     }
 }

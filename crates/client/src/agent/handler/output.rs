@@ -1,8 +1,7 @@
-//! What a program says: the tails of its two outputs, its result, its progress; and what it is
-//! told on standard input.
+//! The pipes of a program: the tails of its two outputs, its result, its progress, and the data on its standard input.
 //!
-//! All pipes are served by the task that waits for the program, in [`Streams::beside`], so that
-//! there is nothing to be joined or aborted. Memory is bounded whatever the program writes.
+//! The task that waits for the program serves all of them, in [`Streams::beside`]: no other task has to be joined or
+//! aborted. Memory is bounded whatever the program writes.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,18 +12,18 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 
-use crate::agent::run::{ProgressSender, keep_tail};
+use crate::agent::run::{ProgressSender, truncate_to_tail};
 
 const MARKER: &[u8] = b"BELLWIRE_";
 const RESULT_MARKER: &[u8] = b"BELLWIRE_RESULT=";
 const PROGRESS_MARKER: &[u8] = b"BELLWIRE_PROGRESS=";
-/// A result with the white space around it, which does not count.
+/// Bytes that are read of a result: white space around it does not count.
 const RESULT_BYTES_READ_MAX: usize = RESULT_BYTES_MAX + 1024;
-/// A UTF-8 character is so long at most, less one: so much more is kept than is told, so that the
-/// cut always falls on a character.
+/// The longest UTF-8 character less one: so many more bytes are stored than are reported, so that the cut always falls
+/// between characters.
 const CHARACTER_BYTES: usize = 3;
 
-/// The pipes of a program as they were made.
+/// The pipes of a program that was just started.
 pub(super) struct Pipes {
     pub(super) stdin: Option<ChildStdin>,
     pub(super) data: Vec<u8>,
@@ -33,45 +32,45 @@ pub(super) struct Pipes {
     pub(super) result: pipe::Receiver,
 }
 
-/// The pipes of a program, and what came through them.
+/// The pipes of a program, and what was read from them.
 pub(super) struct Streams {
-    feed: Feed,
-    stdout: Reader<ChildStdout, Said>,
+    feed: StdinFeed,
+    stdout: Reader<ChildStdout, StdoutSink>,
     stderr: Reader<ChildStderr, Tail>,
     result: Reader<pipe::Receiver, Head>,
 }
 
-/// What a program said, ready to be told.
-pub(super) struct Spoken {
+/// What a program wrote, ready for its outcome.
+pub(super) struct Captured {
     pub(super) stdout: String,
     pub(super) stderr: String,
     pub(super) truncated: bool,
     pub(super) result: Result<Option<Json>, BadResult>,
 }
 
-/// Why a result cannot be told.
+/// Why a result cannot be reported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadResult {
     #[error("the result is longer than {RESULT_BYTES_MAX} bytes")]
     TooLarge,
     #[error("the result is not UTF-8")]
     Encoding,
-    #[error("the result cannot be told: {0}")]
+    #[error("the result cannot be reported: {0}")]
     Json(#[from] bellwire_proto::json::InvalidJson),
 }
 
 impl Streams {
     pub(super) fn new(pipes: Pipes, progress: ProgressSender) -> Self {
-        let said = Said { tail: Tail::default(), markers: Markers::new(progress) };
+        let sink = StdoutSink { tail: Tail::default(), markers: Markers::new(progress) };
         Self {
-            feed: Feed { pipe: pipes.stdin, data: pipes.data, written_bytes: 0 },
-            stdout: Reader { pipe: pipes.stdout, sink: said },
+            feed: StdinFeed { pipe: pipes.stdin, data: pipes.data, written_bytes: 0 },
+            stdout: Reader { pipe: pipes.stdout, sink },
             stderr: Reader { pipe: pipes.stderr, sink: Tail::default() },
             result: Reader { pipe: Some(pipes.result), sink: Head::default() },
         }
     }
 
-    /// Serves the pipes while `other` goes on, and ends with it. Nothing is lost by that.
+    /// Serves the pipes until `other` resolves. Nothing that was read is lost.
     pub(super) async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
         let Self { feed, stdout, stderr, result } = self;
         let serve = async {
@@ -85,13 +84,13 @@ impl Streams {
         }
     }
 
-    /// Reads until everybody who could write is gone.
+    /// Reads until every writer has closed its end.
     pub(super) async fn drain(&mut self) {
         tokio::join!(self.stdout.run(), self.stderr.run(), self.result.run());
     }
 
-    pub(super) fn finish(self) -> Spoken {
-        let Said { tail, mut markers } = self.stdout.sink;
+    pub(super) fn finish(self) -> Captured {
+        let StdoutSink { tail, mut markers } = self.stdout.sink;
         markers.end_line();
         let (stdout, stdout_cut) = tail.finish();
         let (stderr, stderr_cut) = self.stderr.sink.finish();
@@ -99,7 +98,7 @@ impl Streams {
             Head { bytes, .. } if bytes.iter().all(u8::is_ascii_whitespace) => markers.result,
             head => Some(head),
         };
-        Spoken {
+        Captured {
             stdout,
             stderr,
             truncated: stdout_cut || stderr_cut,
@@ -108,14 +107,14 @@ impl Streams {
     }
 }
 
-/// What goes to standard input. A program that does not read it, or not all, is no failure.
-struct Feed {
+/// The data for standard input. A program need not read them.
+struct StdinFeed {
     pipe: Option<ChildStdin>,
     data: Vec<u8>,
     written_bytes: usize,
 }
 
-impl Feed {
+impl StdinFeed {
     async fn run(&mut self) {
         while let (Some(pipe), Some(rest @ [_, ..])) =
             (&mut self.pipe, self.data.get(self.written_bytes..))
@@ -133,7 +132,7 @@ trait Sink {
     fn take(&mut self, chunk: &[u8]);
 }
 
-/// A pipe, read to its end into a sink. To drop [`Reader::run`] loses nothing.
+/// A pipe, read to its end into a sink. Dropping [`Reader::run`] loses nothing.
 struct Reader<P, S> {
     pipe: Option<P>,
     sink: S,
@@ -160,24 +159,24 @@ struct Tail {
 
 impl Sink for Tail {
     fn take(&mut self, chunk: &[u8]) {
-        const KEPT: usize = OUTPUT_BYTES_MAX + CHARACTER_BYTES;
+        const RETAINED: usize = OUTPUT_BYTES_MAX + CHARACTER_BYTES;
         self.bytes.extend_from_slice(chunk);
-        // In large steps, so that a chatty program does not move the rest each time.
-        if self.bytes.len() > 2 * KEPT {
-            self.bytes.drain(..self.bytes.len() - KEPT);
+        // In large steps, so that not every read moves the rest.
+        if self.bytes.len() > 2 * RETAINED {
+            self.bytes.drain(..self.bytes.len() - RETAINED);
             self.cut = true;
         }
     }
 }
 
 impl Tail {
-    /// As text of at most [`OUTPUT_BYTES_MAX`], and whether that is less than was said.
+    /// The last [`OUTPUT_BYTES_MAX`] as text, and whether there was more.
     fn finish(self) -> (String, bool) {
-        let kept = self.bytes.len().saturating_sub(OUTPUT_BYTES_MAX + CHARACTER_BYTES);
-        let end = self.bytes.get(kept..).unwrap_or_default();
+        let start = self.bytes.len().saturating_sub(OUTPUT_BYTES_MAX + CHARACTER_BYTES);
+        let end = self.bytes.get(start..).unwrap_or_default();
         let mut text = String::from_utf8_lossy(end).into_owned();
-        let cut = keep_tail(&mut text);
-        (text, self.cut || kept > 0 || cut)
+        let cut = truncate_to_tail(&mut text);
+        (text, self.cut || start > 0 || cut)
     }
 }
 
@@ -190,9 +189,9 @@ struct Head {
 
 impl Sink for Head {
     fn take(&mut self, chunk: &[u8]) {
-        let room = RESULT_BYTES_READ_MAX - self.bytes.len();
-        self.too_large |= chunk.len() > room;
-        self.bytes.extend_from_slice(chunk.get(..room).unwrap_or(chunk));
+        let capacity = RESULT_BYTES_READ_MAX - self.bytes.len();
+        self.too_large |= chunk.len() > capacity;
+        self.bytes.extend_from_slice(chunk.get(..capacity).unwrap_or(chunk));
     }
 }
 
@@ -207,32 +206,32 @@ impl Head {
     }
 }
 
-/// Standard output: its tail, and the lines in it that mean something.
-struct Said {
+/// Standard output: its tail, and the marker lines in it.
+struct StdoutSink {
     tail: Tail,
     markers: Markers,
 }
 
-impl Sink for Said {
+impl Sink for StdoutSink {
     fn take(&mut self, chunk: &[u8]) {
         self.tail.take(chunk);
         self.markers.take(chunk);
     }
 }
 
-/// Finds the lines that begin with `BELLWIRE_`, wherever they stand. Of other lines nothing is kept.
+/// Finds the lines that begin with `BELLWIRE_`. Nothing is stored of other lines.
 struct Markers {
-    /// What may still become a marker line.
+    /// The beginning of a line that may be a marker line.
     line: Vec<u8>,
-    /// The rest of this line does not matter.
-    passing: bool,
+    /// This line is no marker line.
+    ignoring_line: bool,
     result: Option<Head>,
     progress: ProgressSender,
 }
 
 impl Markers {
     fn new(progress: ProgressSender) -> Self {
-        Self { line: Vec::new(), passing: false, result: None, progress }
+        Self { line: Vec::new(), ignoring_line: false, result: None, progress }
     }
 
     fn take(&mut self, chunk: &[u8]) {
@@ -247,23 +246,23 @@ impl Markers {
     }
 
     fn more_of_line(&mut self, text: &[u8]) {
-        if self.passing {
+        if self.ignoring_line {
             return;
         }
-        // What is longer than any result may be is kept just long enough to show that.
-        let room =
+        // Of a line longer than any result, one byte more is stored than a result may have.
+        let capacity =
             (RESULT_MARKER.len() + RESULT_BYTES_READ_MAX + 1).saturating_sub(self.line.len());
-        self.line.extend_from_slice(text.get(..room).unwrap_or(text));
-        let alike = self.line.iter().zip(MARKER).all(|(a, b)| a == b);
-        if !alike {
+        self.line.extend_from_slice(text.get(..capacity).unwrap_or(text));
+        let may_match = self.line.iter().zip(MARKER).all(|(a, b)| a == b);
+        if !may_match {
             self.line.clear();
-            self.passing = true;
+            self.ignoring_line = true;
         }
     }
 
     fn end_line(&mut self) {
         let line = std::mem::take(&mut self.line);
-        self.passing = false;
+        self.ignoring_line = false;
         if let Some(result) = line.strip_prefix(RESULT_MARKER) {
             let mut head = Head::default();
             head.take(result);
@@ -271,7 +270,7 @@ impl Markers {
         } else if let Some(percent) = line.strip_prefix(PROGRESS_MARKER) {
             let percent = std::str::from_utf8(percent).ok().and_then(|p| p.trim().parse().ok());
             match percent.map(|p: f64| Progress::try_from(p)) {
-                Some(Ok(progress)) => self.progress.tell(progress),
+                Some(Ok(progress)) => self.progress.send(progress),
                 _ => tracing::debug!("a progress line has no number from 0 to 100"),
             }
         }
@@ -314,7 +313,7 @@ mod tests {
         let text = b"noise BELLWIRE_RESULT=0\nBELLWIRE_PROGRESS=40\r\nBELLWIRE_RESULT=1\n\
             BELLWIRE_RESULT={\"a\":2}\nBELLWIRE_OTHER\nBELL";
         for size in 1..text.len() {
-            let (sender, progress) = run::progress();
+            let (sender, progress) = run::progress_channel();
             let mut markers = Markers::new(sender);
             text.chunks(size).for_each(|chunk| markers.take(chunk));
             markers.end_line();
@@ -330,7 +329,7 @@ mod tests {
         let over = format!("\"{}\"", "x".repeat(RESULT_BYTES_MAX - 1));
         let huge = format!("\"{}\"", "x".repeat(3 * RESULT_BYTES_MAX));
         for (text, good) in [(fits, true), (over, false), (huge, false)] {
-            let mut markers = Markers::new(run::progress().0);
+            let mut markers = Markers::new(run::progress_channel().0);
             markers.take(format!("BELLWIRE_RESULT={text}\n").as_bytes());
             let read = markers.result.unwrap().read();
             assert_eq!(read.is_ok(), good, "{} bytes", text.len());

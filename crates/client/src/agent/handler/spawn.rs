@@ -1,8 +1,8 @@
-//! From a command to a process: environment, pipes, group, umask, user.
+//! Starts the process of a program: environment, pipes, group, umask, user.
 //!
-//! A program gets descriptors 0 to 3 and default signals, whatever the agent was started with, and is run by
-//! the kernel or not at all. That and the umask have no safe way in the standard library: [`prepare_child`],
-//! and the [`Image`] that it becomes, are the only unsafe code of this crate.
+//! A program gets descriptors 0 to 3 and default signals, whatever the agent was started with, and the kernel runs it,
+//! never a shell. For this and the umask the standard library has no safe interface: [`prepare_child`], and the
+//! [`Image`] that it executes, are the only unsafe code of this crate.
 #![expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 
 use std::collections::BTreeMap;
@@ -19,16 +19,16 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use super::super::fault;
+use super::super::run::{DataDir, DataFile, input_of};
 use super::account::{self, Account};
-use super::data::{DataFile, DataFolder, input_of};
-use super::find::{find, own_path};
+use super::find::own_path;
 use super::output::Pipes;
 use super::{Environment, Program};
 
 /// The descriptor on which a program may write its result.
 const RESULT_FD: RawFd = 3;
 
-/// A process that runs.
+/// A process that was started, with what belongs to it.
 pub(super) struct Spawned {
     pub(super) child: Child,
     pub(super) streams: Pipes,
@@ -36,31 +36,32 @@ pub(super) struct Spawned {
 }
 
 impl Program {
-    /// Starts the program for a command. The error is for a person.
+    /// Starts the program for a command. The error is the message of the outcome.
     pub(super) fn spawn(
         &self,
         command: &CommandEvent,
         device: &DeviceId,
-        data_folder: &DataFolder,
+        data_dir: &DataDir,
     ) -> Result<Spawned, String> {
         if let Some(account) = self.user.as_ref().filter(|account| !account.is_process())
             && !rustix::process::geteuid().is_root()
         {
             return Err(format!("only an agent that runs as root can become {}", account.name));
         }
-        let path = self.variable(OsStr::new("PATH"));
-        let (file, _) = find(&self.program, path).map_err(|error| self.explain(&error.into()))?;
+        let file = self.file().map_err(|error| self.explain(&error.into()))?;
         let data = input_of(&command.data);
-        let data_file = data_folder
-            .file(command.id, &data, self.user.as_ref())
-            .map_err(|e| format!("the file for the data cannot be made: {e}"))?;
+        let other = self.user.as_ref().filter(|account| !account.is_process());
+        let owner = other.map(|account| (account.uid, account.gid));
+        let data_file = data_dir
+            .file(command.id, &data, owner)
+            .map_err(|e| format!("the file for the data cannot be written: {e}"))?;
         let mut process = self.process(command, device, &data_file);
         let (result, result_of_child) =
-            io::pipe().map_err(|e| format!("no pipe can be made: {e}"))?;
+            io::pipe().map_err(|e| format!("no pipe can be created: {e}"))?;
         let image = self.image(&file, &process).map_err(|e| self.explain(&e))?;
         prepare_child(&mut process, self.umask, result_of_child.into(), image);
         let spawned = process.spawn().map_err(|e| self.explain(&e));
-        // With it the child's end of the pipe is closed here, so that its end is seen.
+        // Closes the child's end of the pipe in this process, so that reading it ends when the child closes it.
         drop(process);
         let mut child = spawned?;
         fault::at(fault::Point::Spawned);
@@ -105,7 +106,7 @@ impl Program {
         process
     }
 
-    /// What the kernel is to run, and what that finds.
+    /// What is executed, with arguments and environment.
     fn image(&self, file: &Path, process: &Command) -> io::Result<Image> {
         let mut variables: BTreeMap<OsString, OsString> = match &self.environment {
             Environment::Inherited => std::env::vars_os().collect(),
@@ -122,8 +123,8 @@ impl Program {
         });
         Ok(Image {
             file: CString::new(file.as_os_str().as_bytes())?,
-            argv: Texts::of(self.argv().map(OsStr::to_owned))?,
-            environment: Texts::of(variables)?,
+            argv: CStrings::of(self.argv().map(OsStr::to_owned))?,
+            environment: CStrings::of(variables)?,
         })
     }
 
@@ -137,7 +138,7 @@ impl Program {
         )
     }
 
-    /// Why it could not be started: the system's word says neither what was missing nor for whom.
+    /// Why it could not be started: the system's error names neither the folder nor the user.
     fn explain(&self, error: &io::Error) -> String {
         let program = self.program.display();
         match (&self.cwd, &self.user) {
@@ -148,73 +149,72 @@ impl Program {
                 format!("{program} cannot be started as {}: {error}", account.name)
             }
             _ if error.raw_os_error() == Some(libc::ENOEXEC) => format!(
-                "{program} cannot be started: it is no program of this machine, nor a script that begins with #!"
+                "{program} cannot be started: it is neither a program for this machine nor a script that begins with #!"
             ),
             _ => format!("{program} cannot be started: {error}"),
         }
     }
 }
 
-/// What the kernel is to run. The standard library asks `execvp` for that, which in some C libraries hands what
-/// the kernel refuses to a shell: a file of zeros, as a power cut may leave one, then ends well.
+/// The arguments of execve(2). The standard library calls `execvp` instead, which in some C libraries hands what the
+/// kernel refuses to a shell: a file of zeros, as a power cut may leave one, then succeeds.
 struct Image {
     file: CString,
-    argv: Texts,
-    environment: Texts,
+    argv: CStrings,
+    environment: CStrings,
 }
 
 impl Image {
-    /// Becomes it. It returns only when the kernel refuses, and says why. To be called between fork and exec.
+    /// Executes it; returns only when the kernel refuses. To be called between fork and exec.
     fn run(&self) -> io::Error {
         let (argv, environment) = (&self.argv.pointers, &self.environment.pointers);
-        // SAFETY: async-signal-safe (POSIX, 2.4.3), and all that it reads was made before the fork and ends
-        // with a null.
+        // SAFETY: async-signal-safe (POSIX, 2.4.3); all that it reads was allocated before the fork and ends with a
+        // null.
         unsafe { libc::execve(self.file.as_ptr(), argv.as_ptr(), environment.as_ptr()) };
         io::Error::last_os_error()
     }
 }
 
-/// Texts, and pointers to them with a null at their end.
-struct Texts {
-    _texts: Vec<CString>,
+/// C strings, and an array of pointers to them that ends with a null.
+struct CStrings {
+    _strings: Vec<CString>,
     pointers: Vec<*const libc::c_char>,
 }
 
-// SAFETY: the pointers lead to what it owns itself, on the heap, which nobody changes.
-unsafe impl Send for Texts {}
-// SAFETY: see there.
-unsafe impl Sync for Texts {}
+// SAFETY: the pointers lead to strings that it owns itself, on the heap, and never changes.
+unsafe impl Send for CStrings {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for CStrings {}
 
-impl Texts {
+impl CStrings {
     fn of(texts: impl IntoIterator<Item = OsString>) -> io::Result<Self> {
-        let texts: Vec<CString> = texts
+        let strings: Vec<CString> = texts
             .into_iter()
             .map(|text| CString::new(text.into_vec()))
             .collect::<Result<_, _>>()?;
-        let pointers = texts.iter().map(|text| text.as_ptr());
+        let pointers = strings.iter().map(|text| text.as_ptr());
         let pointers = pointers.chain([std::ptr::null()]).collect();
-        Ok(Self { _texts: texts, pointers })
+        Ok(Self { _strings: strings, pointers })
     }
 }
 
-/// Sets what can only be set in the child itself, between fork and exec, and has the kernel run it.
+/// Sets what can only be set in the child itself, between fork and exec, and executes the program.
 fn prepare_child(process: &mut Command, umask: Option<u32>, result: OwnedFd, image: Image) {
-    let descriptors = descriptors_past(RESULT_FD);
+    let descriptors = descriptors_above(RESULT_FD);
     let prepare = move || {
-        // SAFETY: all of these are async-signal-safe (POSIX, 2.4.3), take plain numbers, and answer
-        // with an error where a number is none; nothing here allocates or locks. What the parent had
-        // as descriptor 3 is replaced in this process alone, where it is of no use. In particular it
-        // is not the pipe by which the standard library tells that exec failed: the result's pipe was
-        // made before that one, and has the lowest free numbers.
+        // SAFETY: all of these are async-signal-safe (POSIX, 2.4.3), take plain numbers, and return an error for an
+        // invalid one; nothing here allocates or locks. The parent's descriptor 3 is replaced in this process alone,
+        // which does not use it. It is not the pipe by which the standard library reports that exec failed: the
+        // result's pipe was created before that one, and has the lowest free numbers.
         let set = unsafe {
             if let Some(mask) = umask {
                 libc::umask(mask);
             }
-            // What the agent ignores, or whoever started it did, a program does not expect to.
+            // A program does not expect the signals to be ignored that the agent, or its parent, ignores.
             for signal in 1..=libc::SIGRTMAX() {
                 libc::signal(signal, libc::SIG_DFL);
             }
-            // Ours end with exec in any case; these are the ones that the agent was started with.
+            // The agent's own close at exec in any case; these are the ones that it was started with.
             for descriptor in &descriptors {
                 libc::fcntl(*descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
             }
@@ -229,12 +229,12 @@ fn prepare_child(process: &mut Command, umask: Option<u32>, result: OwnedFd, ima
         }
         Err(image.run())
     };
-    // SAFETY: see there.
+    // SAFETY: the closure does only what its own comment allows.
     unsafe { process.pre_exec(prepare) };
 }
 
-/// What this process has open past a descriptor.
-fn descriptors_past(first: RawFd) -> Vec<RawFd> {
+/// The open descriptors of this process above `first`.
+fn descriptors_above(first: RawFd) -> Vec<RawFd> {
     let names = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     names
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())

@@ -1,4 +1,4 @@
-//! `bellwire agent status` and `agent journal`: how an agent stands, and what it remembers.
+//! `bellwire agent status` and `agent journal`: the state of a running agent, and its journal.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(crate) async fn status(args: &AgentConfigArg, form: Form) -> anyhow::Result<
         }
         Err(e) if e.kind() == ErrorKind::PermissionDenied => {
             let message =
-                format!("{}: only the agent's own user and root may ask it", folder.display());
+                format!("{}: only the agent's own user and root may ask for it", folder.display());
             return Err(Usage(message).into());
         }
         Err(e) => anyhow::bail!("the agent in {} does not answer: {e}", folder.display()),
@@ -39,10 +39,10 @@ pub(crate) async fn status(args: &AgentConfigArg, form: Form) -> anyhow::Result<
 fn print(status: &status::Status) {
     let span = |seconds| out::span(Duration::from_secs(seconds));
     let status::Status { connection, journal, .. } = status;
-    let (style, word) =
+    let (style, label) =
         if connection.connected { (GOOD, "connected") } else { (BAD, "not connected") };
     anstream::println!(
-        "{style}{word}{style:#}  {BOLD}{}{BOLD:#} at {} {DIM}for {}{DIM:#}",
+        "{style}{label}{style:#}  {BOLD}{}{BOLD:#} at {} {DIM}for {}{DIM:#}",
         status.device,
         out::printable(&connection.hub),
         span(connection.since_s)
@@ -53,8 +53,8 @@ fn print(status: &status::Status) {
     if let Some(retry_in_s) = connection.retry_in_s {
         anstream::println!("  next try in {}", span(retry_in_s));
     }
-    // What came from the hub, or from a box on the way, is foreign text.
-    let hub = out::printable(connection.hub_version.as_deref().unwrap_or("not heard of yet"));
+    // Text from the hub, or from a proxy, may contain control characters.
+    let hub = out::printable(connection.hub_version.as_deref().unwrap_or("not known yet"));
     anstream::println!(
         "  {DIM}agent {} (process {}) up for {}, hub {hub}{DIM:#}",
         status.version,
@@ -79,9 +79,9 @@ fn print(status: &status::Status) {
             .map(|code| format!(" {}", out::printable(code)))
             .unwrap_or_default();
         let has_ended = state.is_some_and(DeliveryState::is_terminal);
-        let told = if has_ended && !command.reported { ", not told yet" } else { "" };
+        let reported = if has_ended && !command.reported { ", not reported yet" } else { "" };
         anstream::println!(
-            "  {style}{:<10}{style:#}{code} {BOLD}{action}{BOLD:#} {DIM}{}{told}{DIM:#}",
+            "  {style}{:<10}{style:#}{code} {BOLD}{action}{BOLD:#} {DIM}{}{reported}{DIM:#}",
             command.state,
             command.id
         );
@@ -92,7 +92,7 @@ pub(crate) fn journal(command: &JournalCommand, form: Form) -> anyhow::Result<u8
     match command {
         JournalCommand::Show { config } => {
             let config = read_config(&config.config)?;
-            // Each is JSON as it stands; what is no record is told in its place.
+            // Each record is JSON as it is stored; what is no record is shown at its position.
             inspect::show(&config.state_dir, &config.device, |seen| match seen {
                 JournalItem::Record(json) => anstream::println!("{}", escaped(&json)),
                 JournalItem::Unknown { at, json } => {
@@ -112,7 +112,7 @@ pub(crate) fn journal(command: &JournalCommand, form: Form) -> anyhow::Result<u8
             let config = read_config(&config.config)?;
             let repaired = inspect::repair(&config.state_dir, &config.device)?;
             match form {
-                Form::Json => out::json(&ToldRepair::from(&repaired))?,
+                Form::Json => out::json(&RepairReport::from(&repaired))?,
                 Form::Text => print_repair(&repaired),
             }
         }
@@ -120,8 +120,8 @@ pub(crate) fn journal(command: &JournalCommand, form: Form) -> anyhow::Result<u8
     Ok(exit::OK)
 }
 
-/// The same JSON without a character that steers a terminal: it says what the hub and the handlers
-/// said. (Those below U+0020 JSON escapes by itself, or they are its white space.)
+/// The same JSON without the characters that control a terminal: the text comes from the hub and from handlers. (Those
+/// below U+0020 JSON escapes by itself, or they are its white space.)
 fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -135,13 +135,13 @@ fn escaped(json: &str) -> String {
 
 /// What `agent journal repair --json` prints.
 #[derive(Serialize)]
-struct ToldRepair<'a> {
+struct RepairReport<'a> {
     records_kept: usize,
     lines_dropped: usize,
     copy: Option<&'a Path>,
 }
 
-impl<'a> From<&'a Repaired> for ToldRepair<'a> {
+impl<'a> From<&'a Repaired> for RepairReport<'a> {
     fn from(repaired: &'a Repaired) -> Self {
         let Repaired { records_kept, lines_dropped, copy, .. } = repaired;
         Self { records_kept: *records_kept, lines_dropped: *lines_dropped, copy: copy.as_deref() }
@@ -152,11 +152,11 @@ fn print_repair(repaired: &Repaired) {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let records = count(repaired.records_kept, "record");
     let Some(copy) = &repaired.copy else {
-        return anstream::println!("nothing to mend: {records}");
+        return anstream::println!("nothing to repair: {records}");
     };
     anstream::println!("{records} kept, {} dropped", count(repaired.lines_dropped, "line"));
     out::note(&format!(
-        "what it was is in {}; a command whose start was lost may run again",
+        "the original is in {}; a command whose start was lost may run again",
         copy.display()
     ));
 }
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_cannot_steer_the_terminal_and_says_the_same() {
+    fn a_record_cannot_control_the_terminal_and_is_the_same_json() {
         let json = "[\"\u{9b}2J\u{7f}\u{e9}\"]";
         assert_eq!(escaped(json), r#"["\u009b2J\u007fé"]"#);
         let same = |json: &str| serde_json::from_str::<Vec<String>>(json).unwrap();

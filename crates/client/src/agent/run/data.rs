@@ -1,4 +1,4 @@
-//! What a program is told: a command's data, as what it reads and as a file while it runs.
+//! A command's data as a handler reads them: the bytes for standard input, and a file that exists while it runs.
 
 use std::fs::Permissions;
 use std::io::{self, Write as _};
@@ -9,30 +9,29 @@ use std::path::{Path, PathBuf};
 
 use bellwire_proto::{CommandId, DeviceId, Json};
 
-use super::account::Account;
-use crate::agent::config::of_systemd;
-
-/// Others may pass through, to a file of theirs whose name they were told, and not look around.
+/// Other users may open a file of theirs whose name they know, and not list the folder.
 const FOLDER_MODE: u32 = 0o711;
-/// Where files go for which the disk has no room.
+/// Where files go while the disk is full.
 const IN_MEMORY: &str = "/dev/shm";
 
-/// A folder for the data of commands that run, in which one process alone makes files. It is there
-/// while there is a file in it: who is killed while nothing runs leaves nothing behind.
+/// The user and the group that a file is given to, if they are not those of this process.
+type Owner = Option<(u32, u32)>;
+
+/// A folder for the data of running commands. One process alone creates files in it. It exists while there is a file in
+/// it, so that a process killed while nothing runs leaves nothing behind.
 #[derive(Debug)]
-pub struct DataFolder {
+pub struct DataDir {
     path: PathBuf,
-    /// In its place while its disk is full: a command that was taken can run all the same.
+    /// Used while the disk is full, so that an accepted command can still run.
     spare: Option<PathBuf>,
 }
 
-impl DataFolder {
-    /// That of the agent with this state folder, whose lock the caller holds: see
-    /// [`runtime_folder`]. What an
-    /// agent that was killed has left in it is deleted.
+impl DataDir {
+    /// That of the agent with this state folder, whose lock the caller has: see [`runtime_dir`]. The files of an
+    /// agent that was killed are deleted.
     pub(crate) fn of_agent(state_dir: &Path, device: &DeviceId) -> Self {
-        let folder = runtime_folder().unwrap_or_else(|| state_dir.to_owned());
-        // Only one agent has this state folder, and the spare place is one for all of them.
+        let folder = runtime_dir().unwrap_or_else(|| state_dir.to_owned());
+        // Only one agent has this state folder; the folder in memory is shared by all agents.
         let id = std::fs::metadata(state_dir).ok().map(|found| (found.dev(), found.ino()));
         let spare = |(dev, ino)| Path::new(IN_MEMORY).join(format!("bellwire-{dev:x}-{ino:x}"));
         let this = Self { path: folder.join(format!("data-{device}")), spare: id.map(spare) };
@@ -41,7 +40,7 @@ impl DataFolder {
         this
     }
 
-    /// One of a name that nobody can guess, below the folder for temporary files.
+    /// A folder with a random name, below the one for temporary files.
     ///
     /// # Errors
     /// When the system has no randomness.
@@ -51,12 +50,12 @@ impl DataFolder {
         Ok(Self { path, spare: None })
     }
 
-    /// A file that its owner can read and nobody else.
-    pub(super) fn file(
+    /// A file that only its owner can read.
+    pub(in crate::agent) fn file(
         &self,
         command: CommandId,
         data: &[u8],
-        owner: Option<&Account>,
+        owner: Owner,
     ) -> io::Result<DataFile> {
         let name = command.to_string();
         let is_full = |error: &io::Error| {
@@ -65,7 +64,7 @@ impl DataFolder {
         match (DataFile::make(&self.path, &name, data, owner), &self.spare) {
             (Err(error), Some(spare)) if is_full(&error) => {
                 tracing::warn!(
-                    %command, folder = %self.path.display(), "no room for a command's data: it lies in memory"
+                    %command, folder = %self.path.display(), "the disk is full: the data of a command are stored in memory"
                 );
                 DataFile::make(spare, &name, data, owner)
             }
@@ -74,10 +73,16 @@ impl DataFolder {
     }
 }
 
-/// Where data lies under systemd (in memory, and open to handlers with a user of their own). Else it
-/// lies in the state folder.
-pub(in crate::agent) fn runtime_folder() -> Option<PathBuf> {
-    of_systemd("RUNTIME_DIRECTORY").filter(|folder| folder.is_dir())
+/// The folder for data under systemd: in memory, and open to handlers with a user of their own. Without it, data go into
+/// the state folder.
+pub(in crate::agent) fn runtime_dir() -> Option<PathBuf> {
+    systemd_dir("RUNTIME_DIRECTORY").filter(|folder| folder.is_dir())
+}
+
+/// The first folder in a variable by which systemd names those it has made for the service (systemd.exec(5)).
+pub(in crate::agent) fn systemd_dir(variable: &str) -> Option<PathBuf> {
+    let all = std::env::var_os(variable)?;
+    std::env::split_paths(&all).next().filter(|folder| folder.is_absolute())
 }
 
 fn remove(path: &Path) {
@@ -87,13 +92,13 @@ fn remove(path: &Path) {
     };
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "old data files stay");
+            tracing::warn!(path = %path.display(), %error, "old data files cannot be deleted");
         }
         _ => {}
     }
 }
 
-/// Whether it is a folder of this process's user, and not one that somebody has put there.
+/// Whether it is a folder of this process's user, not one that another user has put there.
 fn is_own(folder: &Path) -> bool {
     let own = rustix::process::geteuid().as_raw();
     std::fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == own)
@@ -102,36 +107,36 @@ fn is_own(folder: &Path) -> bool {
 fn make_folder(folder: &Path) -> io::Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_own(folder) => Ok(()),
-        // Not by the mode that it is made with: the service's umask would take from it.
+        // Not by the mode at creation: the service's umask would remove bits from it.
         made => made
             .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))),
     }
 }
 
-/// The data of a command. Deleted when dropped, and with the last one the folder.
-pub(super) struct DataFile(PathBuf);
+/// The file with the data of a command. Deleted when dropped, and the folder with the last file.
+pub(in crate::agent) struct DataFile(PathBuf);
 
 impl DataFile {
-    fn make(folder: &Path, name: &str, data: &[u8], owner: Option<&Account>) -> io::Result<Self> {
+    fn make(folder: &Path, name: &str, data: &[u8], owner: Owner) -> io::Result<Self> {
         let path = folder.join(name);
         let open = || {
             make_folder(folder)?;
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)
         };
         let mut file = match open() {
-            // The end of another has just taken the folder with it.
+            // The end of another command has just removed the folder.
             Err(error) if error.kind() == io::ErrorKind::NotFound => open()?,
             opened => opened?,
         };
         let this = Self(path);
         file.write_all(data)?;
-        if let Some(account) = owner.filter(|account| !account.is_process()) {
-            fchown(&file, Some(account.uid), Some(account.gid))?;
+        if let Some((uid, gid)) = owner {
+            fchown(&file, Some(uid), Some(gid))?;
         }
         Ok(this)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::agent) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -143,10 +148,10 @@ impl Drop for DataFile {
     }
 }
 
-/// What a program reads: a JSON string as its text, `null` as nothing, the rest as compact JSON.
+/// The data as a handler reads them: a JSON string as its text, `null` as nothing, the rest as compact JSON.
 ///
 /// ```
-/// use bellwire_client::agent::handler::input_of;
+/// use bellwire_client::agent::run::input_of;
 /// use bellwire_proto::Json;
 /// assert_eq!(input_of(&Json::parse(r#"{ "a": [1.50, "x y"] }"#)?), br#"{"a":[1.50,"x y"]}"#);
 /// assert_eq!(input_of(&Json::parse(r#""two\nlines""#)?), b"two\nlines");
@@ -162,18 +167,18 @@ pub fn input_of(data: &Json) -> Vec<u8> {
     }
 }
 
-/// JSON without the white space between its tokens; digits and order stay.
+/// JSON without the white space between its tokens; numbers and member order are unchanged.
 fn compact(json: &str) -> String {
-    let (mut in_text, mut escaped) = (false, false);
-    let kept = json.chars().filter(|c| {
-        let keep = in_text || !c.is_ascii_whitespace();
+    let (mut in_string, mut escaped) = (false, false);
+    let compacted = json.chars().filter(|c| {
+        let significant = in_string || !c.is_ascii_whitespace();
         if *c == '"' && !escaped {
-            in_text = !in_text;
+            in_string = !in_string;
         }
-        escaped = in_text && *c == '\\' && !escaped;
-        keep
+        escaped = in_string && *c == '\\' && !escaped;
+        significant
     });
-    kept.collect()
+    compacted.collect()
 }
 
 #[cfg(test)]
@@ -181,40 +186,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_agent_has_left_is_gone_when_it_starts_again() {
-        // One file was left behind for each agent that was killed.
+    fn the_files_of_a_killed_agent_are_deleted_at_the_next_start() {
+        // Each agent that was killed left one file behind.
         let state_dir = tempfile::tempdir().unwrap();
         let device = "kiosk".parse().unwrap();
         let id = "01890000-0000-7000-8000-000000000001".parse().unwrap();
         let other = "01890000-0000-7000-8000-000000000002".parse().unwrap();
-        let killed = DataFolder::of_agent(state_dir.path(), &device);
+        let killed = DataDir::of_agent(state_dir.path(), &device);
         let file = std::mem::ManuallyDrop::new(killed.file(id, b"secret", None).unwrap());
         assert!(file.path().exists());
-        let next = DataFolder::of_agent(state_dir.path(), &device);
+        let next = DataDir::of_agent(state_dir.path(), &device);
         assert!(!file.path().exists(), "the old data are still there");
         let again = next.file(id, b"again", None).unwrap();
         drop((next.file(other, b"beside", None).unwrap(), again));
-        assert_eq!(std::fs::read_dir(state_dir.path()).unwrap().count(), 0, "nothing stays");
+        assert_eq!(std::fs::read_dir(state_dir.path()).unwrap().count(), 0, "nothing remains");
     }
 
-    /// What was accepted failed without having run, since its data found no room.
+    /// On a full disk an accepted command failed without having run, since its data could not be written.
     #[test]
-    fn on_a_full_disk_data_lies_in_memory_and_what_a_killed_agent_left_there_is_gone() {
-        let name = "agent::handler::data::tests::on_a_full_disk_data_lies_in_memory_and_what_a_killed_agent_left_there_is_gone";
+    fn on_a_full_disk_data_are_stored_in_memory_and_deleted_there_at_the_next_start() {
+        let name = "agent::run::data::tests::on_a_full_disk_data_are_stored_in_memory_and_deleted_there_at_the_next_start";
         let Some(disk) = bellwire_testkit::on_small_disk(name, 64) else { return };
         let (state_dir, device) = (disk.join("state"), "kiosk".parse().unwrap());
         std::fs::create_dir(&state_dir).unwrap();
         std::fs::write(disk.join("filler"), vec![7; 1 << 20]).unwrap_err();
         let id = "01890000-0000-7000-8000-000000000001".parse().unwrap();
         let data = vec![b'x'; 4096];
-        let killed = DataFolder::of_agent(&state_dir, &device);
+        let killed = DataDir::of_agent(&state_dir, &device);
         let file = std::mem::ManuallyDrop::new(killed.file(id, &data, None).unwrap());
         assert!(file.path().starts_with(IN_MEMORY), "{:?}", file.path());
-        let next = DataFolder::of_agent(&state_dir, &device);
+        let next = DataDir::of_agent(&state_dir, &device);
         assert!(!file.path().exists(), "the old data are still there");
         let again = next.file(id, &data, None).unwrap();
         assert_eq!(std::fs::read(again.path()).unwrap(), data);
-        // What somebody else has put there is nobody's.
+        // A link that another user has put there is not followed.
         let folder = again.path().parent().unwrap().to_owned();
         drop(again);
         std::os::unix::fs::symlink("/tmp", &folder).unwrap();
@@ -224,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn compact_json_keeps_what_is_in_quotes() {
+    fn compact_json_leaves_strings_unchanged() {
         let json = r#"{ "a b" : "\\\" c" , "d" : [ 1.0 , "\\" ] }"#;
         assert_eq!(compact(json), r#"{"a b":"\\\" c","d":[1.0,"\\"]}"#);
     }
