@@ -119,7 +119,7 @@ struct Inner {
     stopping: AtomicBool,
 }
 
-/// Frames and ends of streams that are handed to the shards together. To wake a shard for each of
+/// Frames and ends of streams that are passed to the shards together. To wake a shard for each of
 /// them costs more than to write it.
 pub(crate) struct Batch {
     by_shard: Vec<Vec<Command>>,
@@ -151,7 +151,7 @@ impl Plane {
         self.add(batch, id, Command::Close { key: id.key(), last, reason });
     }
 
-    /// Hands a batch to the shards, each its part in the order in which it was added, and empties it.
+    /// Passes a batch to the shards, each its part in the order in which it was added, and empties it.
     pub(crate) fn submit(&self, batch: &mut Batch) {
         for (inbox, commands) in self.inner.inboxes.iter().zip(&mut batch.by_shard) {
             if !commands.is_empty() {
@@ -267,8 +267,8 @@ impl Plane {
         self.inner.counters.snapshot()
     }
 
-    /// Whether every shard is at work. One that has panicked is gone with its streams, and whatever
-    /// is sent to it is dropped; nothing but a restart of the process brings it back.
+    /// Whether every shard runs. One that has panicked ended with its streams, and what is sent to it
+    /// is dropped; only a restart of the process repairs that.
     pub fn is_alive(&self) -> bool {
         self.inner.stopping.load(Ordering::Acquire)
             || !self.threads().iter().any(JoinHandle::is_finished)

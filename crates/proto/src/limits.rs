@@ -2,7 +2,10 @@
 //! contract, those of an operator's settings, and those that a peer or another implementation can
 //! observe.
 //!
-//! "Contract" is `docs/protocol.md`, "setting" `docs/config.md`; "our choice" means that neither requires the number. Bounds that only an implementation detail needs (a buffer, a batch) are beside their code. `bellwire-sse` knows nothing of Bellwire and documents its own.
+//! "Contract" is `docs/protocol.md`, "setting" `docs/config.md`, a title of the agent's manual follows
+//! `docs/agent.md`; "our choice" means that none of them requires the number. Bounds that only an
+//! implementation needs (a buffer, a batch) are beside their code. `bellwire-sse` knows nothing of
+//! Bellwire and documents its own.
 
 use std::time::Duration;
 
@@ -235,40 +238,38 @@ pub const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// three parts of 64 KiB, each of which JSON may make six times as long.
 pub const EVENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-// The agent. Sections of docs/agent.md are named by their titles.
-
-/// The greatest `timeout` of an action, in seconds: the longest time to live. docs/agent.md, "Configuration".
+/// The greatest `timeout` of an action, in seconds: the longest time to live. `docs/agent.md`, "Configuration".
 pub const ACTION_TIMEOUT_S_MAX: u64 = TTL_S.max;
-/// `kill_after` of an action, in seconds: the time between TERM and KILL. docs/agent.md, "Configuration".
+/// `kill_after` of an action, in seconds: the time between TERM and KILL. `docs/agent.md`, "Configuration".
 pub const KILL_AFTER_S: Range = Range { default: 5, min: 1, max: 600 };
-/// `concurrency` of an action. Its maximum is the greatest `max_in_flight` of a hub. docs/agent.md, "Configuration".
-pub const CONCURRENCY: Range = Range { default: 1, min: 1, max: 100 };
+/// `concurrency` of an action: no hub sends more at once than [`IN_FLIGHT_CEILING`]. `docs/agent.md`, "Configuration".
+pub const CONCURRENCY: Range = Range { default: 1, min: 1, max: IN_FLIGHT_CEILING as u64 };
 /// Bytes of a credential file: our choice, more than any token has and less than a header may have.
 pub const CREDENTIAL_BYTES_MAX: u64 = 8 * 1024;
 /// Members of [`FACTS_KEYS_MAX`] that are reserved for the agent's own facts: our choice.
 pub const AGENT_FACTS_KEYS_MAX: usize = 20;
 /// Bytes of [`FACTS_BYTES_MAX`] that are reserved for the agent's own facts, at most 32 addresses among them: our choice.
 pub const AGENT_FACTS_BYTES_MAX: usize = 4096;
-/// Bytes of the agent's journal. docs/agent.md, "The journal".
+/// Bytes of the agent's journal. `docs/agent.md`, "The journal".
 pub const AGENT_JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// Bytes that the agent reserves on the disk for the result of a command in progress. docs/agent.md, "The journal":
+/// Bytes that the agent reserves on the disk for the result of a command in progress. `docs/agent.md`, "The journal":
 /// the longest report of section 5 of the contract takes 248 KiB, its other records less than 4.
 pub const AGENT_RESULT_BYTES_MAX: u64 = 256 << 10;
-/// How long the agent retains a completed command. docs/agent.md, "The journal": the longest time to live and a day,
+/// How long the agent retains a completed command. `docs/agent.md`, "The journal": the longest time to live and a day,
 /// within which no command is sent again.
 pub const AGENT_RETENTION: Duration = Duration::from_secs(TTL_S.max + 86_400);
-/// How long the agent repeats a result that the hub rejects permanently. docs/agent.md, "Time": a day, for an
+/// How long the agent repeats a result that the hub rejects permanently. `docs/agent.md`, "Time": a day, for an
 /// operator to correct the hub or a proxy before it.
 pub const AGENT_REJECTED_FOR: Duration = Duration::from_secs(86_400);
 /// The pause before it repeats such a result.
 pub const AGENT_REJECTED_RETRY: Duration = Duration::from_secs(5 * 60);
-/// How often the agent stamps its journal with the clocks. docs/agent.md, "Time".
+/// How often the agent stamps its journal with the clocks. `docs/agent.md`, "Time".
 pub const AGENT_STAMP_EVERY: Duration = Duration::from_secs(3600);
-/// A device clock before this is not set yet, in Unix milliseconds: 2025-01-01. docs/agent.md, "Time".
+/// A device clock before this is not set yet, in Unix milliseconds: 2025-01-01. `docs/agent.md`, "Time".
 pub const AGENT_DEVICE_CLOCK_MS_MIN: u64 = 1_735_689_600_000;
-/// How often a `rerun` is run again after crashes. docs/agent.md, "The journal".
+/// How often a `rerun` is run again after crashes. `docs/agent.md`, "The journal".
 pub const AGENT_RERUNS_MAX: u32 = 3;
-/// How long handlers may run on after a shutdown request. docs/agent.md, "What happens if it dies here".
+/// How long handlers may run on after a shutdown request. `docs/agent.md`, "What happens if it dies here".
 pub const AGENT_SHUTDOWN: Duration = Duration::from_secs(30);
 /// How long final reports may take after that. With [`AGENT_SHUTDOWN`] it is less than the 45 s of the recipes.
 pub const AGENT_FINAL_REPORT: Duration = Duration::from_secs(5);
@@ -281,26 +282,26 @@ pub const AGENT_KEEPALIVE: Duration = Duration::from_secs(10);
 pub const AGENT_PROGRESS: Duration = Duration::from_secs(1);
 /// The longest pause after a report that failed.
 pub const AGENT_REPORT_RETRY_MAX: Duration = Duration::from_secs(60);
-/// The longest time that a report may take. docs/agent.md, "What happens if it dies here": a result of 256 KiB needs as
+/// The longest time that a report may take. `docs/agent.md`, "What happens if it dies here": a result of 256 KiB needs as
 /// long at 1 KiB/s.
 pub const AGENT_REPORT_TIMEOUT_MAX: Duration = Duration::from_secs(5 * 60);
 /// How often the agent compares its facts with those that it has reported.
 pub const AGENT_FACTS_EVERY: Duration = Duration::from_secs(300);
-/// How long a connection must last before the agent's backoff starts again. docs/agent.md, "Connection".
+/// How long a connection must last before the agent's backoff starts again. `docs/agent.md`, "Connection".
 pub const AGENT_HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// The longest delay of the agent's backoff. docs/agent.md, "Connection".
+/// The longest delay of the agent's backoff. `docs/agent.md`, "Connection".
 pub const AGENT_RECONNECT_MAX: Duration = Duration::from_secs(60);
-/// The agent's pause after 401, 403, 404 and 407. docs/agent.md, "Connection".
+/// The agent's pause after 401, 403, 404 and 407. `docs/agent.md`, "Connection".
 pub const AGENT_REFUSED_PAUSE: Duration = Duration::from_secs(60);
-/// The agent's pause after 423. docs/agent.md, "Connection".
+/// The agent's pause after 423. `docs/agent.md`, "Connection".
 pub const AGENT_LOCKED_PAUSE: Duration = Duration::from_secs(30);
-/// The agent's pause after 410. docs/agent.md, "Connection".
+/// The agent's pause after 410. `docs/agent.md`, "Connection".
 pub const AGENT_REMOVED_PAUSE: Duration = Duration::from_secs(15 * 60);
-/// The agent's pause after an answer of a captive portal. docs/agent.md, "Connection".
+/// The agent's pause after an answer of a captive portal. `docs/agent.md`, "Connection".
 pub const AGENT_PORTAL_PAUSE: Duration = Duration::from_secs(30);
-/// The agent's shortest and longest pause after a `bye` `replaced`, in milliseconds. docs/agent.md, "Connection".
+/// The agent's shortest and longest pause after a `bye` `replaced`, in milliseconds. `docs/agent.md`, "Connection".
 pub const AGENT_REPLACED_PAUSE_MS: (u64, u64) = (5000, 30_000);
-/// Commands in the agent's status. docs/agent.md, "Status and logs".
+/// Commands in the agent's status. `docs/agent.md`, "Status and logs".
 pub const AGENT_STATUS_COMMANDS_MAX: usize = 20;
 
 /// A number with a default and bounds, all inclusive. The unit is in the name of the constant.
