@@ -85,6 +85,54 @@ fn what_was_answered_survives_fifty_kills_under_load() {
     }
 }
 
+#[test]
+fn a_command_to_many_reaches_every_device_over_kills_while_it_is_expanded() {
+    let bellwire = env!("CARGO_BIN_EXE_bellwire");
+    let folder = tempfile::tempdir().unwrap();
+    let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let (mut hub, address) = Program::serve(bellwire, folder.path(), any_port);
+    let http = Http(address);
+    let devices: Vec<String> = (0..5000).map(|n| format!("many-{n}")).collect();
+    let body = serde_json::json!({"action": "work", "target": {"devices": devices}}).to_string();
+    let answer = http.post_json("/v1/commands", &body).unwrap();
+    assert_eq!(answer.status, 202, "{}", answer.json());
+    let id = answer.json()["id"].as_str().unwrap().to_owned();
+    let counted = || {
+        let answer = http.get(&format!("/v1/commands/{id}")).map_err(|e| e.to_string())?;
+        assert_eq!(answer.status, 200, "it was answered 2xx and is lost: {}", answer.json());
+        Ok::<u64, String>(answer.json()["counts"]["queued"].as_u64().unwrap_or(0))
+    };
+    for kill in 1..=5 {
+        // In the middle of it, further on each time.
+        let before = counted().unwrap();
+        wait_until(&format!("progress before kill {kill}"), || {
+            let now = counted()?;
+            if now > before || now == 5000 { Ok(()) } else { Err(format!("{now} of 5000")) }
+        });
+        hub.kill();
+        (hub, _) = Program::serve(bellwire, folder.path(), address);
+    }
+    wait_until("all deliveries", || match counted()? {
+        5000 => Ok(()),
+        now => Err(format!("{now} of 5000")),
+    });
+    let mut after = String::new();
+    let mut found = std::collections::BTreeSet::new();
+    loop {
+        let page = http.get(&format!("/v1/commands/{id}/deliveries?limit=1000{after}")).unwrap();
+        let page = page.json();
+        for delivery in page["items"].as_array().unwrap() {
+            found.insert(delivery["device"].as_str().unwrap().to_owned());
+        }
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert!(devices.iter().all(|device| found.contains(device)), "{} of 5000", found.len());
+    assert_eq!(hub.terminate().code(), Some(0));
+}
+
 fn spawn(
     shared: &Arc<Shared>,
     work: impl FnOnce(&Shared) + Send + 'static,

@@ -1,9 +1,12 @@
-//! What an operator sets of the core's rules, and what a store tells at the start.
+//! What an operator sets of the core's rules, and what a store reports at the start.
 
 use std::time::Duration;
 
 use bellwire_proto::limits;
 use bellwire_proto::{Seq, Timestamp};
+
+use crate::record::JobRecord;
+use crate::time::Instant;
 
 /// The rules that can be set. The defaults are the contract's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +15,7 @@ pub struct Config {
     pub lease: Duration,
     /// Deliveries of one device in `queued`; one more is refused.
     pub queue_max: usize,
-    /// Deliveries of one device past `queued` and not ended.
+    /// Deliveries of one device past `queued` and not terminal.
     pub max_in_flight: usize,
     /// Whether an unknown device is created when it first listens or a command for it is stored.
     pub create_on_sight: bool,
@@ -29,12 +32,47 @@ impl Default for Config {
     }
 }
 
-/// What the store knows when the hub starts. The store has by then put every `sent` back to `queued`,
-/// and given every run clock the time that a restart leaves it at least (contract, section 2).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Where the numbers of commands come from: strictly rising, each given out once.
+///
+/// The core is handed one and never makes a number by itself, so that the source can be another
+/// where several hubs share a fleet.
+///
+/// ```
+/// use bellwire_core::SeqSource;
+/// use bellwire_proto::Seq;
+/// let mut seqs = SeqSource::after(Seq::new(41));
+/// assert_eq!(seqs.next(), Seq::new(42));
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeqSource {
+    last: Seq,
+}
+
+impl SeqSource {
+    /// A source whose first number is the one after `last`.
+    pub const fn after(last: Seq) -> Self {
+        Self { last }
+    }
+
+    /// The next number.
+    #[expect(clippy::should_implement_trait, reason = "it never ends, so it is no iterator")]
+    pub fn next(&mut self) -> Seq {
+        self.last = self.last.next();
+        self.last
+    }
+}
+
+/// What the store knows when the hub starts. The store has by then put every `sent` back to
+/// `queued`, and given every run clock the time that a restart leaves it at least (contract,
+/// section 2).
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recovered {
-    /// The greatest sequence number given out.
-    pub last_seq: Seq,
-    /// When the earliest live delivery is due.
-    pub next_due: Option<Timestamp>,
+    /// The source of the next command's number.
+    pub seqs: SeqSource,
+    /// When the earliest live delivery is due, by the monotonic clock.
+    pub next_due: Option<Instant>,
+    /// When the earliest scheduled delivery may be sent, by the wall clock.
+    pub next_scheduled: Option<Timestamp>,
+    /// Commands to many whose expansion or cancellation is unfinished.
+    pub jobs: Vec<JobRecord>,
 }

@@ -1,36 +1,36 @@
 //! One delivery in memory, and what a report does to it: the table of the contract, section 2.
 //!
-//! Here is only what concerns the delivery itself. Whose turn it is stands in `queue.rs`, who hears
-//! of it in `session.rs`.
+//! Here is only what concerns the delivery itself. Which one is sent next is decided in
+//! `device/scheduler.rs`, who receives it in `device/listeners.rs`, and `device/deliveries.rs`
+//! holds them and indexes them.
 
 use std::time::Duration;
 
-use bellwire_proto::limits::{BACKOFF_MAX, COUNTED_ATTEMPTS_MAX, SENDS_MAX};
-use bellwire_proto::{
-    Code, DeliveryState, ErrorInfo, Json, Problem, Report, ReportState, Timestamp,
-};
+use bellwire_proto::limits::{BACKOFF_MAX, CANCEL_SLOT, COUNTED_ATTEMPTS_MAX, SENDS_MAX};
+use bellwire_proto::{Code, DeliveryState, ErrorInfo, Json, Problem, Report, ReportState};
 
-use crate::io::RequestId;
+use crate::ids::RequestId;
 use crate::record::{DeliveryRecord, TxnId};
+use crate::time::{Instant, Now, earliest};
 
-/// A delivery that is being worked on: its row, and what is not worth a row.
+/// A delivery in memory: its row, and what is not worth a row.
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) record: DeliveryRecord,
     /// The command's data, while it may have to be sent. `None` when it must be loaded first.
     pub(crate) data: Option<Json>,
-    /// Whether the data is only kept until it is on disk, where it can be loaded from.
-    pub(crate) data_in_passing: bool,
     /// Sent: until when `accepted` is awaited.
-    pub(crate) lease_until: Timestamp,
+    pub(crate) lease_until: Instant,
     /// Sent: which listeners carried this sending.
     pub(crate) carriers: Carriers,
-    /// Cancelling: when a poll last told the device so.
-    pub(crate) cancel_polled_at: Option<Timestamp>,
-    /// Whether listeners have yet to be told to stop it.
-    pub(crate) tell_cancel: bool,
-    /// Senders that wait for the end, each with its patience.
-    pub(crate) waits: Vec<(RequestId, Timestamp)>,
+    /// Cancelling: when a poll last carried the cancellation.
+    pub(crate) cancel_polled_at: Option<Instant>,
+    /// Whether listeners have yet to be sent the cancellation.
+    pub(crate) cancel_unsent: bool,
+    /// Cancelling for so long that it no longer counts in the window.
+    pub(crate) slot_released: bool,
+    /// Senders that wait for the end, each until its deadline.
+    pub(crate) waits: Vec<(RequestId, Instant)>,
     /// Whether the row has changed since it was last put into a transaction.
     pub(crate) dirty: bool,
     /// The transaction that holds its latest change.
@@ -78,13 +78,13 @@ enum Effect {
 impl Live {
     pub(crate) fn new(record: DeliveryRecord, data: Option<Json>) -> Self {
         Self {
-            lease_until: record.updated_at,
+            lease_until: record.updated,
             record,
             data,
-            data_in_passing: false,
             carriers: Carriers::NONE,
             cancel_polled_at: None,
-            tell_cancel: false,
+            cancel_unsent: false,
+            slot_released: false,
             waits: Vec::new(),
             dirty: false,
             txn: TxnId::default(),
@@ -95,26 +95,49 @@ impl Live {
         self.record.state
     }
 
-    /// Past `queued` and not ended; says nothing of the time that a cancelling one keeps its slot.
-    pub(crate) fn in_flight(&self) -> bool {
-        !matches!(self.state(), DeliveryState::Queued) && !self.state().is_terminal()
+    /// Whether it takes one of the `max_in_flight` slots of its device.
+    pub(crate) fn takes_slot(&self) -> bool {
+        let in_flight = self.state() != DeliveryState::Queued && !self.state().is_terminal();
+        in_flight && !self.slot_released
     }
 
-    /// Goes to a state, and leaves behind what only mattered before.
-    pub(crate) fn go(&mut self, state: DeliveryState, now: Timestamp) {
+    /// Whether it has been cancelling for so long that its slot is free.
+    pub(crate) fn slot_is_over(&self, now: Instant) -> bool {
+        self.record.cancelling_since.is_some_and(|since| since.after(CANCEL_SLOT) <= now)
+    }
+
+    /// When the hub must act on it next; of a queued one that waits after a lease or a nack, and
+    /// of a scheduled one, others know.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.state().is_terminal() {
+            return None;
+        }
+        let lease = (self.state() == DeliveryState::Sent).then_some(self.lease_until);
+        let since = self.record.cancelling_since.filter(|_| !self.slot_released);
+        let slot = since.map(|since| since.after(CANCEL_SLOT));
+        let wait = self.waits.iter().map(|(_, until)| *until).min();
+        [lease, slot, wait].into_iter().fold(self.record.due_at(), earliest)
+    }
+
+    /// Goes to a state, and drops what only mattered before.
+    pub(crate) fn go(&mut self, state: DeliveryState, now: Now) {
         let record = &mut self.record;
         record.state = state;
+        record.scheduled_at = None;
         record.retry_at = None;
         record.run_until = match state {
             DeliveryState::Accepted | DeliveryState::Running => {
-                Some(now.after(record.head.run_timeout))
+                Some(now.instant.after(record.head.run_timeout))
             }
             _ => None,
         };
         record.cancelling_since = match state {
-            DeliveryState::Cancelling => record.cancelling_since.or(Some(now)),
+            DeliveryState::Cancelling => record.cancelling_since.or(Some(now.instant)),
             _ => None,
         };
+        if state != DeliveryState::Cancelling {
+            self.slot_released = false;
+        }
         if !matches!(state, DeliveryState::Queued | DeliveryState::Sent) {
             self.data = None;
         }
@@ -125,19 +148,27 @@ impl Live {
     }
 
     /// The row has changed.
-    pub(crate) fn touch(&mut self, now: Timestamp) {
-        self.record.updated_at = now;
+    pub(crate) fn touch(&mut self, now: Now) {
+        self.record.updated_at = now.wall;
+        self.record.updated = now.instant;
         self.dirty = true;
     }
 
+    /// Its `not_before` has come: from now on it waits in the queue, and its time to live counts.
+    pub(crate) fn become_ready(&mut self, now: Now) {
+        self.record.scheduled_at = None;
+        self.record.expires = self.record.head.expires(now);
+        self.touch(now);
+    }
+
     /// Ends by the hub's decision; the error says which.
-    pub(crate) fn give_up(&mut self, state: DeliveryState, now: Timestamp) {
+    pub(crate) fn give_up(&mut self, state: DeliveryState, now: Now) {
         self.record.outcome.error = Some(ErrorInfo::of(state.as_str()));
         self.go(state, now);
     }
 
     /// A sending that nobody is to blame for has failed: queued again at once, or dead.
-    pub(crate) fn requeue(&mut self, now: Timestamp) {
+    pub(crate) fn requeue(&mut self, now: Now) {
         if self.record.sends >= SENDS_MAX {
             self.give_up(DeliveryState::Dead, now);
         } else {
@@ -146,7 +177,7 @@ impl Live {
     }
 
     /// An attempt that counts has failed: queued again after `wait` (by default the backoff), or dead.
-    pub(crate) fn fail_attempt(&mut self, wait: Option<Duration>, now: Timestamp) {
+    pub(crate) fn fail_attempt(&mut self, wait: Option<Duration>, now: Now) {
         self.record.counted += 1;
         if self.record.counted >= COUNTED_ATTEMPTS_MAX {
             self.give_up(DeliveryState::Dead, now);
@@ -155,24 +186,25 @@ impl Live {
         self.requeue(now);
         if self.state() == DeliveryState::Queued {
             let wait = wait.unwrap_or_else(|| backoff(self.record.counted));
-            self.record.retry_at = Some(now.after(wait));
+            self.record.retry_at = Some(now.instant.after(wait));
         }
     }
 
-    /// Stops it: at once if the device never heard of it or `force` is given, else as soon as the device says so.
+    /// Stops it: at once if it was never sent or `force` is given, else as soon as the device
+    /// reports that it has stopped.
     ///
     /// # Errors
     /// `illegal_transition` when it had ended before.
-    pub(crate) fn cancel(&mut self, force: bool, now: Timestamp) -> Result<(), Problem> {
+    pub(crate) fn cancel(&mut self, force: bool, now: Now) -> Result<(), Problem> {
         if self.state().is_terminal() {
             return Err(self.illegal("cancelled"));
         }
-        let told = self.record.sends > 0;
-        self.tell_cancel |= told && (force || self.state() != DeliveryState::Cancelling);
+        let was_sent = self.record.sends > 0;
+        self.cancel_unsent |= was_sent && (force || self.state() != DeliveryState::Cancelling);
         if force {
             self.record.forced = true;
             self.go(DeliveryState::Cancelled, now);
-        } else if !told && self.state() == DeliveryState::Queued {
+        } else if !was_sent && self.state() == DeliveryState::Queued {
             self.go(DeliveryState::Cancelled, now);
         } else if self.state() != DeliveryState::Cancelling {
             self.go(DeliveryState::Cancelling, now);
@@ -180,11 +212,11 @@ impl Live {
         Ok(())
     }
 
-    /// What the device tells. On `Ok` the answer is 200 with the delivery as it then stands.
+    /// Applies a report of the device. On `Ok` the answer is 200 with the delivery as it then is.
     ///
     /// # Errors
     /// `illegal_transition`, with the delivery as it stands.
-    pub(crate) fn report(&mut self, report: Report, now: Timestamp) -> Result<(), Problem> {
+    pub(crate) fn report(&mut self, report: Report, now: Now) -> Result<(), Problem> {
         let nack = report.state == ReportState::Nack;
         if nack && report.attempt.is_some_and(|attempt| attempt < self.record.attempt) {
             return Ok(());
@@ -211,7 +243,7 @@ impl Live {
                 self.fail_attempt(report.retry_after_s.map(Duration::from_secs), now);
                 self.take(report);
                 // The time to live counts again, and may have passed during the run.
-                if self.state() == DeliveryState::Queued && self.record.head.expires_at <= now {
+                if self.state() == DeliveryState::Queued && self.record.expires <= now.instant {
                     self.give_up(DeliveryState::Expired, now);
                 }
             }
@@ -221,8 +253,8 @@ impl Live {
     }
 
     /// The refusal of what the state does not allow.
-    pub(crate) fn illegal(&self, wish: &str) -> Problem {
-        let detail = format!("the delivery is {}; it cannot become {wish}", self.state());
+    pub(crate) fn illegal(&self, target: &str) -> Problem {
+        let detail = format!("the delivery is {}; it cannot become {target}", self.state());
         Problem::new(Code::IllegalTransition, detail).with_delivery(self.record.to_delivery())
     }
 
@@ -257,11 +289,11 @@ impl Live {
         }
     }
 
-    /// Takes the members that were given; the others stay.
+    /// Stores the members that were given; the others stay.
     fn take(&mut self, report: Report) {
-        fn set<T>(known: &mut Option<T>, told: Option<T>) {
-            if told.is_some() {
-                *known = told;
+        fn set<T>(known: &mut Option<T>, reported: Option<T>) {
+            if reported.is_some() {
+                *known = reported;
             }
         }
         let record = &mut self.record;
@@ -274,7 +306,7 @@ impl Live {
         set(&mut outcome.stdout, report.stdout);
         set(&mut outcome.stderr, report.stderr);
         outcome.truncated = report.truncated.unwrap_or(outcome.truncated);
-        // `dead` by a nack keeps the hub's word: the device did not know that it was the last.
+        // `dead` by a nack keeps the hub's error: the device did not know that it was the last.
         if record.state != DeliveryState::Dead {
             set(&mut outcome.error, report.error);
         }
@@ -291,21 +323,24 @@ fn backoff(counted: u32) -> Duration {
 mod tests {
     use super::*;
     use crate::record::CommandHead;
-    use bellwire_proto::{CommandId, Seq};
+    use bellwire_proto::{CommandId, Seq, Timestamp};
 
-    const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+    const NOW: Now =
+        Now { instant: Instant::from_ms(500_000), wall: Timestamp::from_unix_ms(1_000_000) };
 
     fn live(state: DeliveryState, forced: bool) -> Live {
         let head = CommandHead {
             id: CommandId::from_parts(1, [0; 10]),
             seq: Seq::new(1),
+            total: 1,
             action: "ping".parse().unwrap(),
-            created_at: NOW,
-            expires_at: NOW.after(Duration::from_secs(60)),
+            created_at: NOW.wall,
+            created: NOW.instant,
+            expires_at: NOW.wall.after(Duration::from_secs(60)),
             run_timeout: Duration::from_secs(5),
             not_before: None,
         };
-        let mut live = Live::new(DeliveryRecord::new(head, "d".parse().unwrap()), None);
+        let mut live = Live::new(DeliveryRecord::new(head, "d".parse().unwrap(), NOW), None);
         live.record.forced = forced;
         live.go(state, NOW);
         live.dirty = false;

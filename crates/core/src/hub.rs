@@ -1,126 +1,125 @@
-//! The hub: what may happen to it, and what it wants done.
+//! The hub: what may happen to it, and what is to be done.
 //!
-//! Here is the interface: what senders ask, devices tell, streams do, operators do, the store says,
-//! and time. How a device comes into memory and leaves it is in `hub/memory.rs`, how the same
-//! request twice becomes one command in `hub/keys.rs`; the decisions themselves are in `device.rs`
-//! and its neighbours.
+//! **How it is driven.** Call a `handle_*` method for whatever happened, with both clocks; then
+//! take outputs from [`Hub::poll_output`] until there are none and carry them out in their order;
+//! then call [`Hub::handle_timeout`] at [`Hub::poll_timeout`], if nothing happens before, and
+//! within a second after the wall clock was set. The methods, in the order of this file:
 //!
-//! Bounds: every entry of `loading`, `lookups`, `waits` and `keys` belongs to an open request or
-//! stream, so their number is bounded by the connections that the driver admits; a device has at
-//! most `queue_max` deliveries queued and its window under way; `withheld` has an entry for each
-//! transaction that the store has not committed yet, each of which belongs to one of those.
+//! 1. what senders request: [`handle_send`](Hub::handle_send), `handle_cancel`, `handle_abandoned`;
+//! 2. what devices do: [`handle_listen`](Hub::handle_listen), `handle_confirm`, `handle_poll`,
+//!    `handle_report`;
+//! 3. what happens to streams: [`handle_taken`](Hub::handle_taken), `handle_stalled`,
+//!    `handle_resumed`, `handle_closed`;
+//! 4. what operators do to devices: `handle_put_device`, `handle_put_facts`,
+//!    `handle_delete_device`;
+//! 5. what the store reports: [`handle_committed`](Hub::handle_committed),
+//!    [`handle_loaded`](Hub::handle_loaded), `handle_store_failed`;
+//! 6. time and the end: [`handle_timeout`](Hub::handle_timeout), `handle_drain`;
+//! 7. outputs: [`poll_output`](Hub::poll_output), [`poll_timeout`](Hub::poll_timeout);
+//! 8. what can be seen, and by whom: `presence`, `online`, `watch` and their kind.
+//!
+//! A whole run, with a store and devices, is `tests/contract/stage.rs`.
+//!
+//! Here is the interface alone. How a device comes into memory and leaves it is in
+//! `hub/memory.rs`, a send in `hub/sends.rs`, what is done for commands to many in `hub/jobs.rs`; the decisions themselves are in `device.rs` and its
+//! submodules.
+//!
+//! **Bounds.** Every entry of `devices`, `cancels` and `keys` belongs to an open request, a stream
+//! or a step, so their number is bounded by the connections that the driver admits and by
+//! [`JOBS_MAX`](crate::command::JOBS_MAX); a device has its window and what is under way in memory;
+//! a pending transaction belongs to one of those.
 
-mod keys;
+mod jobs;
 mod memory;
+mod sends;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bellwire_proto::stream::ByeReason;
-use bellwire_proto::{Code, CommandId, DeviceId, Json, Labels, Problem, Report, Seq, Timestamp};
+use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Seq};
 
+use crate::command::Commands;
 use crate::config::{Config, Recovered};
-use crate::device::Device;
-use crate::io::{Answer, Footprint, Listen, Output, Poll, Presence, RequestId, Send, SessionId};
-use crate::op::Op;
-use crate::record::{Committed, IdempotencyKey, Load, Loaded, TxnId};
-use crate::session;
-use crate::work::{Desk, SplitMix, Withheld};
+use crate::context::{Context, DueTimes, SplitMix, store_unavailable};
+use crate::device::{DeliveryOp, Device, Op, session_gone};
+use crate::idempotency::Keys;
+use crate::ids::{RequestId, SessionId};
+use crate::io::{Answer, Footprint, Listen, Output, Poll, Presence, Send, Target};
 
-pub(crate) use keys::Decided;
-use keys::KeyInUse;
+use crate::record::{Committed, Load, Loaded};
+use crate::time::{Instant, Now, earliest};
+use crate::txn::{TxnQueue, bye};
 
-/// Devices that are looked up at once because something of theirs is due.
-const DUE_DEVICES_MAX: usize = 256;
-/// How long to leave the store alone when it still shows what is just being dealt with.
-const DUE_AGAIN_MS: u64 = 200;
-
-/// Every decision of a hub. See the crate's page for how it is driven.
+/// Deliveries that are looked up at once because they are due.
+const DUE_ROWS_MAX: usize = 512;
+/// Every decision of a hub. The head of this file tells how it is driven.
 #[derive(Debug)]
 pub struct Hub {
-    desk: Desk,
+    ctx: Context,
+    txns: TxnQueue,
     devices: HashMap<DeviceId, Box<Device>>,
-    /// When which device wants to be looked at.
-    timers: BTreeSet<(Timestamp, DeviceId)>,
-    /// When something is due of a device that is in the store alone.
-    next_due: Option<Timestamp>,
+    /// When which device is to be looked at.
+    timers: BTreeSet<(Instant, DeviceId)>,
+    /// Whether due deliveries are being looked up.
     due_loading: bool,
-    /// Keys that are being looked up, decided on, or written.
-    keys: HashMap<IdempotencyKey, KeyInUse>,
-    /// Keys whose first send was decided on, and those who wait for it not told yet.
-    decided: VecDeque<Decided>,
-    /// Cancellations that wait to learn whose command it is.
+    keys: Keys,
+    /// Cancellations that wait for their command to be looked up.
     cancels: HashMap<CommandId, Vec<(RequestId, bool)>>,
-    /// What each transaction under way holds back, oldest first.
-    withheld: VecDeque<Withheld>,
-    committed: TxnId,
+    /// Commands to several devices that wait for a look whether all are known.
+    unchecked: HashMap<RequestId, (Box<Send>, [u8; 10])>,
+    /// The latest reading of the clocks, if there was one.
+    now: Option<Now>,
     failed: bool,
 }
 
 impl Hub {
     /// A hub over a store that has recovered. `seed` feeds the spread of reconnections.
     pub fn new(config: Config, recovered: Recovered, seed: u64) -> Self {
+        let due = DueTimes { deadline: recovered.next_due, scheduled: recovered.next_scheduled };
         Self {
-            desk: Desk {
+            ctx: Context {
                 config,
                 outputs: VecDeque::new(),
                 sessions: HashMap::new(),
                 waiting: HashMap::new(),
-                last_seq: recovered.last_seq,
-                last_txn: TxnId::default(),
+                seqs: recovered.seqs,
                 random: SplitMix(seed),
                 draining: false,
                 observed: false,
                 watched: HashMap::new(),
+                due,
+                key_decisions: VecDeque::new(),
+                commands: Commands::recovered(recovered.jobs),
             },
+            txns: TxnQueue::default(),
             devices: HashMap::new(),
             timers: BTreeSet::new(),
-            next_due: recovered.next_due,
             due_loading: false,
-            keys: HashMap::new(),
-            decided: VecDeque::new(),
+            keys: Keys::default(),
             cancels: HashMap::new(),
-            withheld: VecDeque::new(),
-            committed: TxnId::default(),
+            unchecked: HashMap::new(),
+            now: None,
             failed: false,
         }
     }
 
-    // --- What senders ask ---
+    // --- What senders request ---
 
-    /// Stores a command and sends it when its turn comes. `random` makes the command's id.
+    /// Stores a command and sends it as soon as it may be. `random` makes the command's id.
     ///
-    /// Replies [`Answer::Delivery`] once it is on disk and, if asked to wait, has ended or the wait is
-    /// over.
-    pub fn handle_send(
-        &mut self,
-        request: RequestId,
-        send: Send,
-        random: [u8; 10],
-        now: Timestamp,
-    ) {
+    /// To one device, it replies [`Answer::Delivery`] once it is on disk and, if the sender waits,
+    /// has ended or the wait is over; to several, [`Answer::Command`] once it is on disk.
+    pub fn handle_send(&mut self, request: RequestId, send: Send, random: [u8; 10], now: Now) {
         if self.refused(request) {
             return;
         }
-        if send.wait.get() > 0 {
-            self.desk.waiting.insert(request, send.device.clone());
+        if let Target::Device(device) = &send.target
+            && send.wait.get() > 0
+        {
+            self.ctx.waiting.insert(request, device.clone());
         }
-        let Some((key, fingerprint)) = send.idempotency.clone() else {
-            return self.send_now((request, Box::new(send), random), now);
-        };
-        match self.keys.get_mut(&key) {
-            None => {
-                let first = VecDeque::from([(request, Box::new(send), random)]);
-                self.keys.insert(key.clone(), KeyInUse::Undecided(first));
-                self.desk.outputs.push_back(Output::Load(Load::Idempotency(key)));
-            }
-            Some(KeyInUse::Undecided(waiting)) => {
-                waiting.push_back((request, Box::new(send), random));
-            }
-            Some(KeyInUse::Made { fingerprint: made, command, device }) => {
-                let made = (*made == fingerprint).then(|| (*command, device.clone()));
-                self.send_again(request, send.wait, made, now);
-            }
-        }
+        self.send_by_key((request, Box::new(send), random), now);
+        self.finish_call(now);
     }
 
     /// Cancels a command. Replies [`Answer::Cancelled`].
@@ -129,7 +128,7 @@ impl Hub {
         request: RequestId,
         command: CommandId,
         force: bool,
-        _now: Timestamp,
+        _now: Now,
     ) {
         if self.refused(request) {
             return;
@@ -137,32 +136,19 @@ impl Hub {
         let waiting = self.cancels.entry(command).or_default();
         waiting.push((request, force));
         if waiting.len() == 1 {
-            self.desk.outputs.push_back(Output::Load(Load::Targets(command)));
+            self.ctx.outputs.push_back(Output::Load(Load::Command(command)));
         }
     }
 
-    /// The client of a waiting request has gone: nothing needs to be replied to it.
-    pub fn handle_abandoned(&mut self, request: RequestId, now: Timestamp) {
-        let Some(id) = self.desk.waiting.remove(&request) else {
-            return;
-        };
-        self.with_device(&id, now, |device, _| device.abandoned(request));
+    /// The client of a waiting request has gone: it needs no reply.
+    pub fn handle_abandoned(&mut self, request: RequestId, now: Now) {
+        if let Some(id) = self.ctx.waiting.remove(&request) {
+            self.with_device(&id, now, |device, _| device.abandoned(request));
+            self.finish_call(now);
+        }
     }
 
-    // --- What devices tell ---
-
-    /// A report about a delivery. Replies [`Answer::Delivery`].
-    pub fn handle_report(
-        &mut self,
-        request: RequestId,
-        device: DeviceId,
-        command: CommandId,
-        report: Report,
-        now: Timestamp,
-    ) {
-        let report = Box::new(report);
-        self.request_at(device, Op::Report { request, command, report }, now);
-    }
+    // --- What devices do ---
 
     /// A device opens a stream. Replies [`Answer::Listening`]; from then on frames are sent to
     /// `session`, some maybe before the driver could attach it.
@@ -172,14 +158,14 @@ impl Hub {
         session: SessionId,
         device: DeviceId,
         listen: Listen,
-        now: Timestamp,
+        now: Now,
     ) {
         if self.refused(request) {
             return;
         }
-        self.desk.sessions.insert(session, device.clone());
-        let listen = Box::new(listen);
-        self.request_at(device, Op::Listen { request, session, listen }, now);
+        self.ctx.sessions.insert(session, device.clone());
+        let op = Op::Listen { request, session, listen: Box::new(listen) };
+        self.call_device(device, op, now);
     }
 
     /// A device confirms a stream. Replies [`Answer::Done`].
@@ -188,64 +174,72 @@ impl Hub {
         request: RequestId,
         device: DeviceId,
         session: SessionId,
-        now: Timestamp,
+        now: Now,
     ) {
         if self.refused(request) {
             return;
         }
-        let mut outcome = Err(Problem::new(
-            Code::Gone,
-            "this stream has ended; open a new one and confirm the session of its hello",
-        ));
-        self.with_device(&device, now, |device, work| outcome = device.confirm(session, work));
-        let answer = match outcome {
-            Ok(()) => Answer::Done,
-            Err(problem) => Answer::Problem(Box::new(problem)),
-        };
-        self.desk.outputs.push_back(Output::Reply(request, answer));
+        let mut outcome = Err(session_gone());
+        self.with_device(&device, now, |device, txn| outcome = device.confirm(session, txn));
+        match outcome {
+            Ok(()) => self.ctx.outputs.push_back(Output::Reply(request, Answer::Done)),
+            Err(problem) => self.ctx.refuse(request, problem),
+        }
+        self.finish_call(now);
     }
 
     /// A device polls. Replies [`Answer::Poll`].
-    pub fn handle_poll(
+    pub fn handle_poll(&mut self, request: RequestId, device: DeviceId, poll: Poll, now: Now) {
+        if self.refused(request) {
+            return;
+        }
+        self.ctx.waiting.insert(request, device.clone());
+        self.call_device(device, Op::Poll { request, poll: Box::new(poll) }, now);
+    }
+
+    /// A report about a delivery. Replies [`Answer::Delivery`].
+    pub fn handle_report(
         &mut self,
         request: RequestId,
         device: DeviceId,
-        poll: Poll,
-        now: Timestamp,
+        command: CommandId,
+        report: Report,
+        now: Now,
     ) {
         if self.refused(request) {
             return;
         }
-        self.desk.waiting.insert(request, device.clone());
-        self.request_at(device, Op::Poll { request, poll: Box::new(poll) }, now);
+        let op = DeliveryOp::Report { request, report: Box::new(report) };
+        self.call_device(device, Op::Delivery { command, op }, now);
     }
 
     // --- What happens to streams ---
 
-    /// A frame that was sent with the wish to hear of it was taken or written.
-    pub fn handle_taken(&mut self, session: SessionId, seq: Seq, now: Timestamp) {
-        self.with_session(session, now, |device, work| device.taken(session, seq, work));
+    /// A frame that was sent with a [`NotifyOn`](crate::NotifyOn) was taken or written.
+    pub fn handle_taken(&mut self, session: SessionId, seq: Seq, now: Now) {
+        self.with_session(session, now, |device, txn| device.taken(session, seq, txn));
     }
 
     /// No byte from or to the device for too long: it no longer counts as online.
-    pub fn handle_stalled(&mut self, session: SessionId, now: Timestamp) {
+    pub fn handle_stalled(&mut self, session: SessionId, now: Now) {
         self.with_session(session, now, |device, _| device.set_stalled(session, true, now));
     }
 
-    /// There is life again on a stream that had stalled.
-    pub fn handle_resumed(&mut self, session: SessionId, now: Timestamp) {
-        self.with_session(session, now, |device, work| {
-            device.heard(work.now);
+    /// Bytes pass again on a stream that had stalled.
+    pub fn handle_resumed(&mut self, session: SessionId, now: Now) {
+        self.with_session(session, now, |device, _| {
+            device.seen(now);
             device.set_stalled(session, false, now);
         });
     }
 
     /// A stream has ended, whoever ended it.
-    pub fn handle_closed(&mut self, session: SessionId, now: Timestamp) {
-        let Some(id) = self.desk.sessions.remove(&session) else {
+    pub fn handle_closed(&mut self, session: SessionId, now: Now) {
+        let Some(id) = self.ctx.sessions.remove(&session) else {
             return;
         };
-        self.with_device(&id, now, |device, work| device.closed(session, work));
+        self.with_device(&id, now, |device, txn| device.closed(session, txn));
+        self.finish_call(now);
     }
 
     // --- What operators do to devices ---
@@ -256,263 +250,251 @@ impl Hub {
         request: RequestId,
         device: DeviceId,
         labels: Labels,
-        now: Timestamp,
+        now: Now,
     ) {
-        self.request_at(device, Op::PutDevice { request, labels }, now);
+        if !self.refused(request) {
+            self.call_device(device, Op::PutLabels { request, labels }, now);
+        }
     }
 
-    /// Keeps what a device tells of itself. Replies [`Answer::Device`].
+    /// Stores what a device says of itself. Replies [`Answer::Device`].
     pub fn handle_put_facts(
         &mut self,
         request: RequestId,
         device: DeviceId,
         facts: Json,
-        now: Timestamp,
+        now: Now,
     ) {
-        self.request_at(device, Op::PutFacts { request, facts }, now);
+        if !self.refused(request) {
+            self.call_device(device, Op::PutFacts { request, facts }, now);
+        }
     }
 
     /// Removes a device: its streams end, its live deliveries are cancelled. Replies
     /// [`Answer::Done`].
-    pub fn handle_delete_device(&mut self, request: RequestId, device: DeviceId, now: Timestamp) {
-        self.request_at(device, Op::Delete { request }, now);
+    pub fn handle_delete_device(&mut self, request: RequestId, device: DeviceId, now: Now) {
+        if !self.refused(request) {
+            self.call_device(device, Op::Delete { request }, now);
+        }
     }
 
-    // --- What the store says ---
+    // --- What the store reports ---
 
-    /// A transaction is on disk: what it held back may go.
-    pub fn handle_committed(&mut self, committed: Committed, now: Timestamp) {
+    /// A transaction is on disk: what it withheld is released.
+    pub fn handle_committed(&mut self, committed: Committed, now: Now) {
         if self.failed {
             return;
         }
-        self.committed = self.committed.max(committed.0);
-        while self.withheld.front().is_some_and(|w| w.txn <= self.committed) {
-            let Some(Withheld { device, outputs, key, .. }) = self.withheld.pop_front() else {
-                break;
-            };
-            self.desk.outputs.extend(outputs);
-            if let Some(key) = key {
-                self.keys.remove(&key);
+        self.txns.commit(committed.0);
+        while let Some(pending) = self.txns.release(&mut self.ctx) {
+            if let Some(key) = &pending.key {
+                self.keys.committed(key);
             }
-            let committed = self.committed;
-            if let Some(device) = self.devices.get_mut(&device) {
-                device.forget_ended(committed);
+            for device in pending.devices.iter() {
+                self.device_committed(device, now);
             }
-            self.forget_if_idle(&device, now);
         }
+        self.finish_call(now);
     }
 
     /// The answer to a [`Output::Load`].
-    pub fn handle_loaded(&mut self, loaded: Loaded, now: Timestamp) {
+    pub fn handle_loaded(&mut self, loaded: Loaded, now: Now) {
         if self.failed {
             return;
         }
         match loaded {
-            Loaded::Device { device, known, live } => self.device_loaded(&device, known, live, now),
-            Loaded::Data(device, data) => {
-                self.with_device(&device, now, |device, _| device.data_loaded(data, now));
+            Loaded::Device(loaded) => self.device_loaded(*loaded, now),
+            Loaded::Queue(device, page) => {
+                self.with_device(&device, now, |device, _| device.queue_loaded(Some(page), now));
+            }
+            Loaded::Deliveries(device, rows) => {
+                self.with_device(&device, now, |device, txn| device.due_loaded(Some(rows), txn));
+            }
+            Loaded::Live(device, rows) => {
+                self.with_device(&device, now, |device, txn| device.live_loaded(Some(rows), txn));
+            }
+            Loaded::Data(device, seq, data) => {
+                self.with_device(&device, now, |device, _| device.data_loaded(seq, data, now));
             }
             Loaded::Delivery(device, command, found) => {
                 let found = found.map(|record| *record);
-                self.with_device(&device, now, |d, work| d.looked_up(command, found, work));
+                self.with_device(&device, now, |d, txn| d.looked_up(command, found, txn));
             }
-            Loaded::Targets(command, devices) => self.targets_loaded(command, &devices, now),
+            Loaded::Command(command, found) => self.command_loaded(command, found, now),
+            Loaded::Targets(command, first, found) => {
+                self.targets_loaded(command, first, found, now);
+            }
+            Loaded::LiveOf(command, devices) => self.live_of_loaded(command, devices, now),
+            Loaded::Unknown(request, unknown) => self.unknown_loaded(request, unknown, now),
             Loaded::Idempotency(key, found) => self.key_loaded(&key, found, now),
-            Loaded::Due(devices, next) => {
-                self.due_loading = false;
-                let again = Timestamp::from_unix_ms(now.unix_ms().saturating_add(DUE_AGAIN_MS));
-                self.next_due = earliest(self.next_due, next.map(|at| at.max(again)));
-                for device in devices {
-                    self.at_device(device, Op::Tick, now);
-                }
+            Loaded::Due { rows, next, next_scheduled } => {
+                self.due_loaded(rows, next, next_scheduled, now);
             }
             Loaded::Delivered(device, page) => {
-                self.with_device(&device, now, |device, work| device.replay(page, work));
+                self.with_device(&device, now, |device, txn| device.replay(page, txn));
             }
             Loaded::Failed(load) => self.load_failed(load, now),
         }
+        self.finish_call(now);
     }
 
-    /// The store will commit nothing more: what waits for it, and whatever else would, is refused with
-    /// `store_unavailable`.
-    pub fn handle_store_failed(&mut self, _now: Timestamp) {
+    /// The store will commit nothing more: what waits for it, and every later request, is refused
+    /// with `store_unavailable`.
+    pub fn handle_store_failed(&mut self, now: Now) {
         self.failed = true;
-        let waiting: Vec<RequestId> =
-            self.desk.waiting.drain().map(|(request, _)| request).collect();
-        let withheld = std::mem::take(&mut self.withheld);
-        let mut replies = Vec::new();
-        for output in withheld.into_iter().flat_map(|w| w.outputs) {
+        self.abandon_devices(now);
+        let mut refused: BTreeSet<RequestId> =
+            self.ctx.waiting.drain().map(|(request, _)| request).collect();
+        for output in self.txns.abandon() {
             match output {
-                Output::Reply(request, _) => replies.push(request),
+                Output::Reply(request, _) => drop(refused.insert(request)),
                 // These streams are forgotten already; nobody else would end them.
-                Output::Close { .. } => self.desk.outputs.push_back(output),
+                Output::Close { .. } => self.ctx.outputs.push_back(output),
                 _ => {}
             }
         }
-        let loading = self.devices.values().filter_map(|d| d.loading.as_ref());
-        let lookups = self.devices.values().flat_map(|d| d.lookups.iter().map(|(_, ops)| ops));
-        let ops = loading.chain(lookups).flatten().filter_map(Op::request);
-        let keys = self.keys.values().flat_map(|key| match key {
-            KeyInUse::Undecided(sends) => sends.iter().map(|(request, ..)| *request).collect(),
-            KeyInUse::Made { .. } => Vec::new(),
-        });
-        let cancels = self.cancels.values().flatten().map(|(request, _)| *request);
-        let refused: BTreeSet<RequestId> =
-            waiting.into_iter().chain(replies).chain(ops).chain(keys).chain(cancels).collect();
-        for request in refused {
-            self.desk.refuse(request, store_unavailable());
-        }
-        self.keys.clear();
-        self.cancels.clear();
+        refused.extend(self.keys.abandon());
+        refused.extend(self.cancels.drain().flat_map(|(_, waiting)| waiting).map(|(r, _)| r));
+        refused.extend(self.unchecked.drain().map(|(request, _)| request));
+        refused.extend(self.ctx.commands.abandon());
+        refused.into_iter().for_each(|request| self.ctx.refuse(request, store_unavailable()));
         self.timers.clear();
-        self.devices.clear();
-        let sessions: BTreeSet<SessionId> = self.desk.sessions.drain().map(|(id, _)| id).collect();
+        let sessions: BTreeSet<SessionId> = self.ctx.sessions.drain().map(|(id, _)| id).collect();
         for session in sessions {
-            let bye = session::bye(ByeReason::Rotate, self.desk.random.next_unit());
-            self.desk.outputs.push_back(Output::Close { session, bye });
+            let bye = bye(ByeReason::Rotate, self.ctx.random.next_unit());
+            self.ctx.outputs.push_back(Output::Close { session, bye });
         }
     }
 
     // --- Time and the end ---
 
-    /// The time that [`Hub::poll_timeout`] asked for has come.
-    pub fn handle_timeout(&mut self, now: Timestamp) {
+    /// The time that [`Hub::poll_timeout`] named has come, or the wall clock was set.
+    pub fn handle_timeout(&mut self, now: Now) {
         if self.failed {
             return;
         }
-        while let Some((at, _)) = self.timers.first()
-            && *at <= now
+        self.now = Some(now);
+        while let Some((_, id)) = self.timers.first().filter(|(at, _)| *at <= now.instant).cloned()
         {
-            let Some((_, id)) = self.timers.pop_first() else {
-                break;
-            };
+            self.timers.pop_first();
             if let Some(device) = self.devices.get_mut(&id) {
                 device.wake_at = None;
             }
             self.with_device(&id, now, |_, _| {});
         }
-        if !self.due_loading && self.next_due.is_some_and(|at| at <= now) {
+        let due = &mut self.ctx.due;
+        let passed = due.deadline.is_some_and(|at| at <= now.instant)
+            || due.scheduled.is_some_and(|at| at <= now.wall);
+        if passed && !self.due_loading {
             self.due_loading = true;
-            self.next_due = None;
-            self.desk.outputs.push_back(Output::Load(Load::Due(now, DUE_DEVICES_MAX)));
+            *due = DueTimes::default();
+            self.ctx.outputs.push_back(Output::Load(Load::Due(now, DUE_ROWS_MAX)));
         }
+        self.finish_call(now);
     }
 
     /// The hub is about to stop: waits and polls are answered, streams get their `bye`, and new
     /// sends, streams and polls are refused. Reports are still taken.
-    pub fn handle_drain(&mut self, now: Timestamp) {
-        self.desk.draining = true;
-        // In the order of names, so that a seed tells the whole story.
+    pub fn handle_drain(&mut self, now: Now) {
+        self.ctx.draining = true;
+        // In the order of names, so that a seed decides the whole run.
         let devices: BTreeSet<DeviceId> = self.devices.keys().cloned().collect();
         for id in devices {
-            self.with_device(&id, now, |device, work| {
-                device.end_streams(ByeReason::Draining, work);
-                device.answer_waits(work);
+            self.with_device(&id, now, |device, txn| {
+                device.end_streams(ByeReason::Draining, txn);
+                device.answer_all_waits(txn);
             });
         }
+        self.finish_call(now);
     }
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.desk.outputs.pop_front()
+        self.ctx.outputs.pop_front()
     }
 
-    /// When [`Hub::handle_timeout`] wants to be called, if nothing happens before.
-    pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let due = self.next_due.filter(|_| !self.due_loading && !self.failed);
-        earliest(self.timers.first().map(|(at, _)| *at), due)
+    /// When [`Hub::handle_timeout`] is to be called, if nothing happens before.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.failed {
+            return None;
+        }
+        let due = &self.ctx.due;
+        // Without a reading of the clocks: as soon as there is one.
+        let instant_of = |at| self.now.map_or(Instant::default(), |now| now.instant_of(at));
+        let scheduled = due.scheduled.map(instant_of);
+        let due = earliest(due.deadline, scheduled).filter(|_| !self.due_loading);
+        let timer = self.timers.first().map(|(at, _)| *at);
+        [due, self.ctx.commands.retry_at()].into_iter().fold(timer, earliest)
     }
 
     // --- What can be seen ---
 
-    /// Whether a device is there, and how.
-    pub fn presence(&self, device: &DeviceId, now: Timestamp) -> Presence {
+    /// Whether a device is online, and how.
+    pub fn presence(&self, device: &DeviceId, now: Now) -> Presence {
         self.devices.get(device).map(|device| device.presence(now)).unwrap_or_default()
     }
 
     /// The devices that are online, in no order.
     pub fn online(&self) -> impl Iterator<Item = &DeviceId> {
-        self.devices.values().filter(|d| d.online_since.is_some()).map(|d| &d.id)
+        self.devices.iter().filter(|(_, device)| device.is_online()).map(|(id, _)| id)
     }
 
     /// How much is held in memory.
     pub fn footprint(&self) -> Footprint {
         Footprint {
             devices: self.devices.len(),
-            sessions: self.desk.sessions.len(),
-            waiting: self.desk.waiting.len(),
+            sessions: self.ctx.sessions.len(),
+            waiting: self.ctx.waiting.len(),
             timers: self.timers.len(),
-            transactions: self.withheld.len(),
-            lookups: self.keys.len() + self.cancels.len(),
+            transactions: self.txns.len(),
+            lookups: self.keys.len() + self.cancels.len() + self.unchecked.len(),
+            jobs: self.ctx.commands.len(),
         }
     }
 
     /// From now on every change is notified (`true`), or only those of watched commands.
     pub fn observe_all(&mut self, all: bool) {
-        self.desk.observed = all;
+        self.ctx.observed = all;
     }
 
     /// From now on the changes of this command are notified; counted, one [`Hub::unwatch`] for each.
     pub fn watch(&mut self, command: CommandId) {
-        *self.desk.watched.entry(command).or_default() += 1;
+        *self.ctx.watched.entry(command).or_default() += 1;
+    }
+
+    /// The end of one [`Hub::watch`].
+    pub fn unwatch(&mut self, command: CommandId) {
+        if let Some(count) = self.ctx.watched.get_mut(&command) {
+            *count -= 1;
+            if *count == 0 {
+                self.ctx.watched.remove(&command);
+            }
+        }
     }
 
     /// Replies [`Answer::Done`] once all that was decided until now is on disk. What is read of a
     /// watched command then lacks nothing that was decided while nobody watched it.
     pub fn handle_settle(&mut self, request: RequestId) {
-        let reply = Output::Reply(request, Answer::Done);
-        match self.withheld.back_mut() {
-            Some(last) => last.outputs.push(reply),
-            None => self.desk.outputs.push_back(reply),
-        }
-    }
-
-    /// The end of one [`Hub::watch`].
-    pub fn unwatch(&mut self, command: CommandId) {
-        if let Some(count) = self.desk.watched.get_mut(&command) {
-            *count -= 1;
-            if *count == 0 {
-                self.desk.watched.remove(&command);
-            }
-        }
-    }
-
-    // --- Cancellations ---
-
-    fn targets_loaded(&mut self, command: CommandId, devices: &[DeviceId], now: Timestamp) {
-        let waiting = self.cancels.remove(&command).unwrap_or_default();
-        for (request, force) in waiting {
-            match devices.first() {
-                Some(device) => {
-                    self.at_device(device.clone(), Op::Cancel { request, command, force }, now);
-                }
-                None => {
-                    let detail = format!("no command has the id {command}");
-                    self.desk.refuse(request, Problem::new(Code::UnknownCommand, detail));
-                }
-            }
-        }
+        self.txns.output_after_all(Output::Reply(request, Answer::Done), &mut self.ctx);
     }
 
     /// Whether the request was refused because nothing can be promised any more.
     fn refused(&mut self, request: RequestId) -> bool {
         if self.failed {
-            self.desk.refuse(request, store_unavailable());
+            self.ctx.refuse(request, store_unavailable());
         }
         self.failed
     }
-}
 
-fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
+    /// What follows from a call beyond the devices that it touched.
+    fn finish_call(&mut self, now: Now) {
+        self.now = Some(now);
+        loop {
+            if let Some(decision) = self.ctx.key_decisions.pop_front() {
+                self.key_decided(decision, now);
+            } else if !self.go_on_with_jobs(now) {
+                return;
+            }
+        }
     }
-}
-
-fn store_unavailable() -> Problem {
-    Problem::new(
-        Code::StoreUnavailable,
-        "the hub cannot write its store; nothing was stored, and an operator must restart it",
-    )
 }

@@ -6,22 +6,44 @@ use bellwire_proto::{
     Transport, limits,
 };
 
+use crate::ids::{RequestId, SessionId};
 use crate::record::{IdempotencyKey, Load, Txn};
 
-/// A request that waits for its one [`Output::Reply`]. Given by the driver, never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
+/// For whom a command is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// One device.
+    Device(DeviceId),
+    /// Several devices, rising by name, without duplicates; never empty.
+    Devices(Vec<DeviceId>),
+}
 
-/// A stream. Given by the driver, never used twice: a late word about an old stream can never hit
-/// a newer one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionId(pub u64);
+impl Target {
+    /// These devices, in any order; what is named twice counts once. `None` when there are none.
+    ///
+    /// ```
+    /// use bellwire_core::Target;
+    /// let target = Target::of(vec!["b".parse()?, "a".parse()?, "b".parse()?]);
+    /// assert_eq!(target, Some(Target::Devices(vec!["a".parse()?, "b".parse()?])));
+    /// assert_eq!(Target::of(vec!["a".parse()?]), Some(Target::Device("a".parse()?)));
+    /// assert_eq!(Target::of(vec![]), None);
+    /// # Ok::<(), bellwire_proto::InvalidName>(())
+    /// ```
+    pub fn of(mut devices: Vec<DeviceId>) -> Option<Self> {
+        devices.sort_unstable();
+        devices.dedup();
+        match devices.len() {
+            0 | 1 => devices.pop().map(Self::Device),
+            _ => Some(Self::Devices(devices)),
+        }
+    }
+}
 
-/// A command to be stored: one device, one action.
+/// A command to be stored.
 #[derive(Debug, Clone)]
 pub struct Send {
     /// For whom.
-    pub device: DeviceId,
+    pub target: Target,
     /// What to do.
     pub action: Action,
     /// With what.
@@ -30,12 +52,12 @@ pub struct Send {
     pub ttl: Option<Seconds>,
     /// The run clock; `None` is the default.
     pub run_timeout: Option<Seconds>,
-    /// How long the sender waits for the end.
+    /// How long the sender waits for the end. Of a command to one device alone.
     pub wait: Seconds,
-    /// Not to be sent before this; the time to live counts from then.
+    /// Not to be sent before this time of the wall clock; the time to live counts from then.
     pub not_before: Option<Timestamp>,
     /// What a full queue does: the command is stored all the same and its delivery `rejected`
-    /// (`true`, as a command for many must), or the request is refused.
+    /// (`true`, and always so for several devices), or the request is refused.
     pub reject_when_full: bool,
     /// Who sends it.
     pub created_by: Option<String>,
@@ -44,10 +66,15 @@ pub struct Send {
 }
 
 impl Send {
-    /// A command with the defaults of the contract.
+    /// A command to one device with the defaults of the contract.
     pub fn new(device: DeviceId, action: Action, data: Json) -> Self {
+        Self::to(Target::Device(device), action, data)
+    }
+
+    /// A command with the defaults of the contract.
+    pub fn to(target: Target, action: Action, data: Json) -> Self {
         Self {
-            device,
+            target,
             action,
             data,
             ttl: None,
@@ -107,8 +134,8 @@ pub enum Output {
         session: SessionId,
         /// What to write.
         frame: Frame,
-        /// Which word about it the core wants to hear, with the number of the frame's command.
-        wanted: Wanted,
+        /// Which progress of the frame is to be reported, with the number of its command.
+        notify_on: NotifyOn,
     },
     /// End a stream; then call [`Hub::handle_closed`](crate::Hub::handle_closed) or not, as it
     /// comes.
@@ -120,7 +147,7 @@ pub enum Output {
     },
     /// Answer a request.
     Reply(RequestId, Answer),
-    /// Tell whoever watches. Only what is on disk is told (`sent` and presence excepted).
+    /// Report this to observers and watchers. It is on disk (`sent` and presence excepted).
     Notify(HubEvent),
 }
 
@@ -133,27 +160,28 @@ pub enum Frame {
     Cancel(CancelEvent),
 }
 
-/// What the core wants to hear of a frame that it sent.
+/// Which progress of a frame the core wants to be notified of, by
+/// [`Hub::handle_taken`](crate::Hub::handle_taken).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// Nothing.
+pub enum NotifyOn {
+    /// None.
     Nothing,
-    /// That the stream's buffer or the kernel has taken it:
-    /// [`Hub::handle_taken`](crate::Hub::handle_taken).
+    /// The stream's buffer or the kernel has taken it.
     Taken(Seq),
-    /// That its last byte went to the kernel:
-    /// [`Hub::handle_taken`](crate::Hub::handle_taken) too, but only then.
+    /// Its last byte went to the kernel.
     Written(Seq),
 }
 
 /// The answer to a request.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// To a send or a report: the delivery as it stands.
+    /// To a send to one device, or a report: the delivery as it stands.
     Delivery(Box<Delivery>),
+    /// To a send to several devices: it is on disk, and is to be read from the store.
+    Command(CommandId),
     /// To a listen: the stream may begin.
     Listening,
-    /// To a poll: what there is to tell.
+    /// To a poll: what there is to run and to stop.
     Poll {
         /// Commands to run, oldest first.
         commands: Vec<CommandEvent>,
@@ -165,11 +193,8 @@ pub enum Answer {
         /// It was not known before.
         created: bool,
     },
-    /// To a cancellation: whether every delivery of the command has ended.
-    Cancelled {
-        /// Nothing is left that a device must answer.
-        done: bool,
-    },
+    /// To a cancellation: it is on disk. The command is to be read from the store.
+    Cancelled,
     /// To a confirmation, a removal, or the question whether all is on disk.
     Done,
     /// A refusal.
@@ -230,16 +255,18 @@ impl Presence {
 /// How much a hub holds in memory, in entries. All zero when nobody listens, asks or waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// Devices that listen or are being worked on.
+    /// Devices that listen, or that a call is under way for.
     pub devices: usize,
     /// Streams.
     pub sessions: usize,
     /// Polls, and senders that wait for an end.
     pub waiting: usize,
-    /// Times at which something is to be done.
+    /// Deadlines of devices.
     pub timers: usize,
     /// Transactions that the store has not committed.
     pub transactions: usize,
     /// Idempotency keys and cancellations that are being looked up or written.
     pub lookups: usize,
+    /// Commands to many that are being expanded or cancelled, and their steps under way.
+    pub jobs: usize,
 }

@@ -1,8 +1,12 @@
-//! What the core asks of a store: the rows, the changes to them, and what to load.
+//! What the core requests of a store: the rows, the changes to them, and the lookups.
 //!
-//! The core decides, a store keeps. A [`Txn`] is a set of changes that are on disk together or not
-//! at all; a [`Committed`] is the proof that it is, and can be made only by consuming the
+//! The core decides, a store retains. A [`Txn`] is a set of changes that are on disk together or
+//! not at all; a [`Committed`] is the proof that it is, and can be made only by consuming the
 //! transaction. Stores commit transactions in the order in which they were given.
+//!
+//! A **command** is stored once; each of its targets has a **delivery**. The deliveries of a
+//! command to many come into being step by step: until then its targets wait in
+//! [`TargetChunk`]s, which are stored with the command.
 
 use std::time::Duration;
 
@@ -12,23 +16,51 @@ use bellwire_proto::{
     Timestamp,
 };
 
+use crate::ids::RequestId;
+use crate::time::{Instant, Now};
+
 /// A command without its data: what every delivery of it needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandHead {
     /// Its identity.
     pub id: CommandId,
-    /// Its place in the hub-wide order.
+    /// Its position in the hub-wide order.
     pub seq: Seq,
-    /// What the device is asked to do.
+    /// How many deliveries it has, or will have when it is expanded.
+    pub total: u64,
+    /// What the device is requested to do.
     pub action: Action,
-    /// When it was stored.
+    /// When it was stored, by the wall clock.
     pub created_at: Timestamp,
-    /// Until when it must be accepted.
+    /// When it was stored, by the monotonic clock.
+    pub created: Instant,
+    /// Until when it must be accepted, as the wall clock showed when it was stored.
     pub expires_at: Timestamp,
     /// The run clock: how long a device may be silent once it has accepted.
     pub run_timeout: Duration,
-    /// Not to be sent before this.
+    /// Not to be sent before this, by the wall clock.
     pub not_before: Option<Timestamp>,
+}
+
+impl CommandHead {
+    /// The time to live, which counts from when it may first be sent.
+    pub fn ttl(&self) -> Duration {
+        self.expires_at.since(self.not_before.unwrap_or(self.created_at))
+    }
+
+    /// Until when a delivery of it must be accepted, as seen from `now`. Time counts from when it
+    /// was stored, or, by the wall clock, from `not_before`.
+    pub fn expires(&self, now: Now) -> Instant {
+        match self.not_before {
+            None => self.created.after(self.ttl()),
+            Some(at) => now.instant_of(at).before(now.wall.since(at)).after(self.ttl()),
+        }
+    }
+
+    /// Whether it has several targets.
+    pub fn is_to_many(&self) -> bool {
+        self.total > 1
+    }
 }
 
 /// A command as it is stored, once, when it is accepted from its sender.
@@ -36,12 +68,41 @@ pub struct CommandHead {
 pub struct CommandRecord {
     /// Everything but the data.
     pub head: CommandHead,
-    /// What goes with it, as it came.
+    /// What goes with it, as it was sent.
     pub data: Json,
     /// Who sent it.
     pub created_by: Option<String>,
-    /// How many deliveries it has.
-    pub total: u64,
+    /// Only for devices that are online (`ttl=0`): what is offline expires at once.
+    pub online_only: bool,
+}
+
+/// A part of the targets of a command to many that has no deliveries yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetChunk {
+    /// Device names, rising; never empty.
+    pub devices: Vec<DeviceId>,
+}
+
+/// The first and the last name of a [`TargetChunk`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkRange {
+    /// The first; names the chunk.
+    pub first: DeviceId,
+    /// The last.
+    pub last: DeviceId,
+}
+
+/// A command to many that was not expanded, or not cancelled, to its end when the hub stopped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRecord {
+    /// The command.
+    pub head: CommandHead,
+    /// As in [`CommandRecord::online_only`].
+    pub online_only: bool,
+    /// The targets that have no delivery yet, rising.
+    pub chunks: Vec<ChunkRange>,
+    /// It is being cancelled; by force or not.
+    pub cancel: Option<bool>,
 }
 
 /// A delivery as it is stored: everything that must survive.
@@ -53,7 +114,7 @@ pub struct DeliveryRecord {
     pub device: DeviceId,
     /// Where it is in its life. `Sent` on disk says that it may have been sent.
     pub state: DeliveryState,
-    /// The number of the latest sending, as the device is told.
+    /// The number of the latest sending, as the device sees it.
     pub attempt: u32,
     /// How often this hub sent it.
     pub sends: u32,
@@ -61,32 +122,39 @@ pub struct DeliveryRecord {
     pub counted: u32,
     /// The `rev` of the last report that had one and counted.
     pub rev: Option<u64>,
-    /// Rises with each change; tells an older picture from a newer one.
+    /// Rises with each change; tells an older snapshot from a newer one.
     pub version: u64,
-    /// When it last changed.
+    /// When it last changed, by the wall clock.
     pub updated_at: Timestamp,
-    /// What the device told of the run.
+    /// When it last changed, by the monotonic clock: the order of deliveries in a replay, and the
+    /// age of history.
+    pub updated: Instant,
+    /// Until when it must be accepted.
+    pub expires: Instant,
+    /// What the device reported of the run.
     pub outcome: Outcome,
-    /// Whether its end was told after the hub had given up.
+    /// Whether its end was reported after the hub had given up.
     pub late: bool,
-    /// Whether `cancelled` was the hub's word alone, which a late result may overwrite.
+    /// Whether the hub alone decided on `cancelled`, which a late result may overwrite.
     pub forced: bool,
+    /// Queued, and not to be sent before this time of the wall clock, which has not come yet.
+    pub scheduled_at: Option<Timestamp>,
     /// Queued, and not to be sent again before this: a lease or a nack came before.
-    pub retry_at: Option<Timestamp>,
-    /// Accepted or running: when the run clock is over.
-    pub run_until: Option<Timestamp>,
+    pub retry_at: Option<Instant>,
+    /// Accepted or running: the end of the run clock.
+    pub run_until: Option<Instant>,
     /// Cancelling: since when.
-    pub cancelling_since: Option<Timestamp>,
+    pub cancelling_since: Option<Instant>,
 }
 
-/// What a device told of a run.
+/// What a device reported of a run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
     /// How far it is.
     pub progress: Option<Progress>,
     /// The handler's exit code.
     pub exit_code: Option<i64>,
-    /// What the handler gave back.
+    /// What the handler returned.
     pub result: Option<Json>,
     /// The end of standard output.
     pub stdout: Option<String>,
@@ -99,10 +167,14 @@ pub struct Outcome {
 }
 
 impl DeliveryRecord {
-    /// A delivery that has just come to be.
-    pub fn new(head: CommandHead, device: DeviceId) -> Self {
+    /// A delivery that has just come into being. `expires` counts anew when a scheduled one
+    /// becomes ready.
+    pub fn new(head: CommandHead, device: DeviceId, now: Now) -> Self {
         Self {
-            updated_at: head.created_at,
+            updated_at: now.wall,
+            updated: now.instant,
+            expires: head.expires(now),
+            scheduled_at: head.not_before.filter(|at| *at > now.wall),
             head,
             device,
             state: DeliveryState::Queued,
@@ -146,17 +218,24 @@ impl DeliveryRecord {
     }
 
     /// When the hub must act on it even if nobody listens: its time to live, its run clock, or the
-    /// end of its cancelling. `None` once it has ended. A store keeps this beside the row and
-    /// answers [`Load::Due`] by it.
-    pub fn due_at(&self) -> Option<Timestamp> {
+    /// end of its cancelling. `None` once it is terminal, and while it is scheduled: that is a
+    /// matter of the wall clock. A store retains this beside the row and answers [`Load::Due`] by
+    /// it.
+    pub fn due_at(&self) -> Option<Instant> {
         match self.state {
-            DeliveryState::Queued | DeliveryState::Sent => Some(self.head.expires_at),
+            DeliveryState::Queued if self.scheduled_at.is_some() => None,
+            DeliveryState::Queued | DeliveryState::Sent => Some(self.expires),
             DeliveryState::Accepted | DeliveryState::Running => self.run_until,
             DeliveryState::Cancelling => self
                 .cancelling_since
                 .map(|since| since.after(self.head.run_timeout.max(CANCEL_SLOT))),
             _ => None,
         }
+    }
+
+    /// Whether it waits in the queue and no `not_before` stands against sending it.
+    pub fn is_ready(&self) -> bool {
+        self.state == DeliveryState::Queued && self.scheduled_at.is_none()
     }
 }
 
@@ -178,7 +257,7 @@ pub struct DeviceRecord {
 /// A contact with a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// When.
+    /// When, by the wall clock.
     pub at: Timestamp,
     /// From where, without the port.
     pub address: Option<String>,
@@ -195,10 +274,10 @@ pub struct IdempotencyRecord {
     pub fingerprint: [u8; 32],
     /// The command that the request made.
     pub command: CommandId,
-    /// The device that the command is for.
-    pub device: DeviceId,
-    /// Until when the key is kept.
-    pub expires_at: Timestamp,
+    /// The device that the command is for; `None` when it is a command to many.
+    pub device: Option<DeviceId>,
+    /// Until when the key is retained.
+    pub expires: Instant,
 }
 
 /// Whose key, and the key: keys of different callers never meet.
@@ -206,24 +285,38 @@ pub struct IdempotencyRecord {
 pub struct IdempotencyKey {
     /// The caller; empty on an open hub.
     pub caller: String,
-    /// What the header said.
+    /// The value of the header.
     pub key: String,
 }
 
 /// One change to the store. All of them can be applied again without harm.
+///
+/// Beside the rows a store retains, for each command to many, **how many of its deliveries are in
+/// which state**. These counters are a function of the rows: [`Change::PutDelivery`] of such a
+/// command moves one from the state of the row that it replaces to the new one.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// A new command.
     PutCommand(Box<CommandRecord>),
+    /// Targets of a command to many that have no delivery yet.
+    PutTargets(Seq, TargetChunk),
+    /// The targets of the chunk with this first name have their deliveries.
+    DeleteTargets(Seq, DeviceId),
+    /// A command to many is being cancelled, by force or not.
+    PutCancel(Seq, bool),
+    /// The cancellation of a command to many has reached every delivery.
+    DeleteCancel(Seq),
     /// A delivery, new or changed: the whole row.
     PutDelivery(Box<DeliveryRecord>),
+    /// How many deliveries of a device are `queued`.
+    PutQueued(DeviceId, u64),
     /// A new device.
     PutDevice(Box<DeviceRecord>),
     /// A device's labels.
     PutLabels(DeviceId, Labels),
     /// A device's facts.
     PutFacts(DeviceId, Json),
-    /// A device was there. Nothing is promised by it: it may be lost in a crash.
+    /// A contact with a device. Nothing is promised by it: it may be lost in a crash.
     PutSeen(DeviceId, Seen),
     /// A device is known no more. Its deliveries stay.
     DeleteDevice(DeviceId),
@@ -277,61 +370,134 @@ impl Committed {
     }
 }
 
-/// What the core wants to know from the store. Reads see every transaction that was committed
-/// before they were asked for.
+/// What the core looks up in the store. Reads see every transaction that was committed before they
+/// were requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Load {
-    /// A device and its live deliveries.
-    Device(DeviceId),
-    /// The data of commands; those that are not there are left out.
-    Data(DeviceId, Vec<Seq>),
-    /// The delivery of a command at a device, live or ended.
+    /// A device: whether it is known, its deliveries past `queued`, and the first page of its
+    /// queue.
+    Device(DeviceId, PageMax),
+    /// The next page of a device's queue: ready deliveries with a greater number than this.
+    Queue(DeviceId, Seq, PageMax),
+    /// These deliveries of a device, live or terminal; those that are not there are left out.
+    Deliveries(DeviceId, Vec<Seq>),
+    /// Any live deliveries of a device, at most this many.
+    Live(DeviceId, usize),
+    /// The data of one command.
+    Data(DeviceId, Seq),
+    /// The delivery of a command at a device, live or terminal.
     Delivery(DeviceId, CommandId),
-    /// The devices of a command: at most one as long as commands are for single devices.
-    Targets(CommandId),
+    /// A command, to cancel it.
+    Command(CommandId),
+    /// The names of a [`TargetChunk`] by its command and first name, and the command's data.
+    Targets(Seq, DeviceId),
+    /// Devices that have a live delivery of this command, by name after the given one, at most
+    /// this many.
+    LiveOf(Seq, Option<DeviceId>, usize),
+    /// The first of these devices that is not known.
+    Unknown(RequestId, Vec<DeviceId>),
     /// What a key was used for.
     Idempotency(IdempotencyKey),
-    /// Devices that have a live delivery which is due by then, at most this many.
-    Due(Timestamp, usize),
+    /// Deliveries that are due by then, at most this many: past [`due_at`] of the monotonic clock,
+    /// or scheduled for a time that the wall clock has reached.
+    ///
+    /// [`due_at`]: DeliveryRecord::due_at
+    Due(Now, usize),
     /// What was delivered (state `delivered`) to a device after the command `after`, in the order
-    /// of delivery, not expired at `now`: by time of delivery, then by number. When `after` was
-    /// not delivered or is no longer kept, all with a greater number.
+    /// of delivery, not expired: by time of delivery, then by number. When `after` was not
+    /// delivered or is no longer retained, all with a greater number.
     Delivered {
         /// The device.
         device: DeviceId,
         /// The last command that the device knows of.
         after: Seq,
         /// Commands that expired before this are left out.
-        now: Timestamp,
-        /// Rows at most.
-        rows_max: usize,
-        /// No further row once the data of those before adds up to this many bytes.
-        bytes_max: usize,
+        now: Instant,
+        /// How much at most.
+        page_max: PageMax,
     },
+}
+
+/// The bounds of a page that is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageMax {
+    /// Rows at most.
+    pub rows: usize,
+    /// No further row once the data of those before adds up to this many bytes.
+    pub bytes: usize,
+}
+
+/// A page of a device's queue, by number, with the data of each.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QueuePage {
+    /// Ready deliveries, rising.
+    pub rows: Vec<(DeliveryRecord, Json)>,
+    /// Whether there are more behind it.
+    pub more: bool,
+}
+
+/// What a store knows of a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadedDevice {
+    /// The device that was looked up.
+    pub device: DeviceId,
+    /// Whether it is known.
+    pub known: bool,
+    /// How many of its deliveries are `queued`, scheduled ones included.
+    pub queued: u64,
+    /// Its deliveries past `queued` and not terminal, by number.
+    pub active: Vec<DeliveryRecord>,
+    /// The first page of its queue; empty when none is counted as `queued`.
+    pub queue: QueuePage,
+}
+
+/// What a store knows of a command that is to be cancelled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadedCommand {
+    /// The command.
+    pub head: CommandHead,
+    /// As in [`CommandRecord::online_only`].
+    pub online_only: bool,
+    /// The device of its first delivery by name, if there is one.
+    pub first: Option<Box<DeliveryRecord>>,
+    /// How many of its deliveries are terminal.
+    pub terminal: u64,
 }
 
 /// The answer to a [`Load`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Loaded {
     /// To [`Load::Device`].
-    Device {
-        /// The device asked for.
-        device: DeviceId,
-        /// Whether it is known.
-        known: bool,
-        /// Its deliveries that have not ended, by number.
-        live: Vec<DeliveryRecord>,
-    },
-    /// To [`Load::Data`].
-    Data(DeviceId, Vec<(Seq, Json)>),
+    Device(Box<LoadedDevice>),
+    /// To [`Load::Queue`].
+    Queue(DeviceId, QueuePage),
+    /// To [`Load::Deliveries`].
+    Deliveries(DeviceId, Vec<DeliveryRecord>),
+    /// To [`Load::Live`].
+    Live(DeviceId, Vec<DeliveryRecord>),
+    /// To [`Load::Data`]; `None` when there is no such command.
+    Data(DeviceId, Seq, Option<Json>),
     /// To [`Load::Delivery`].
     Delivery(DeviceId, CommandId, Option<Box<DeliveryRecord>>),
-    /// To [`Load::Targets`].
-    Targets(CommandId, Vec<DeviceId>),
+    /// To [`Load::Command`].
+    Command(CommandId, Option<Box<LoadedCommand>>),
+    /// To [`Load::Targets`]; `None` when there is no such chunk.
+    Targets(Seq, DeviceId, Option<(TargetChunk, Json)>),
+    /// To [`Load::LiveOf`], rising.
+    LiveOf(Seq, Vec<DeviceId>),
+    /// To [`Load::Unknown`].
+    Unknown(RequestId, Option<DeviceId>),
     /// To [`Load::Idempotency`]; a key past its time may be given or left out.
     Idempotency(IdempotencyKey, Option<Box<IdempotencyRecord>>),
-    /// To [`Load::Due`]: the devices, and when the earliest delivery of all others is due.
-    Due(Vec<DeviceId>, Option<Timestamp>),
+    /// To [`Load::Due`].
+    Due {
+        /// Those that are due, earliest first.
+        rows: Vec<(DeviceId, Seq)>,
+        /// When the earliest of all others is due, by the monotonic clock.
+        next: Option<Instant>,
+        /// For when the earliest of all others is scheduled, by the wall clock.
+        next_scheduled: Option<Timestamp>,
+    },
     /// To [`Load::Delivered`]: oldest first; empty when there are no more.
     Delivered(DeviceId, Vec<(DeliveryRecord, Json)>),
     /// The store could not answer.

@@ -2,13 +2,13 @@
 //!
 //! Each run is decided by its seed. `BELLWIRE_SEED=n cargo test -p bellwire-core --test simulation`
 //! runs that one alone; a failure names its seed and tells the last events. That the judge would see a
-//! broken promise is shown too, by worlds in which the store or the driver is wrong on purpose.
+//! broken promise is shown too, by worlds in which the store or the driver is bug on purpose.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is the message")]
 
 mod world;
 
-use world::{World, Wrong};
+use world::{InjectedBug, World};
 
 /// Seeds of each of the tests below, which run side by side.
 const SEEDS: u64 = 750;
@@ -22,20 +22,20 @@ fn run_seeds(share: u64) {
     };
     let mut commands = 0;
     for seed in seeds {
-        let story = World::run(seed, None, false);
-        if story.verdict.is_err() {
+        let report = World::run(seed, None, false);
+        if report.verdict.is_err() {
             tell(seed);
         }
-        commands += story.commands;
+        commands += report.commands;
     }
     println!("{commands} commands");
 }
 
 /// Lives through a failure again, and tells what came before.
 fn tell(seed: u64) -> ! {
-    let story = World::run(seed, None, true);
-    let events: Vec<String> = story.trace.into_iter().collect();
-    panic!("{}\nBELLWIRE_SEED={seed}: {:?}", events.join("\n"), story.verdict);
+    let report = World::run(seed, None, true);
+    let events: Vec<String> = report.trace.into_iter().collect();
+    panic!("{}\nBELLWIRE_SEED={seed}: {:?}", events.join("\n"), report.verdict);
 }
 
 #[test]
@@ -67,45 +67,45 @@ fn the_same_seed_tells_the_same_story() {
     }
 }
 
-/// In some world with this wrong in it a promise is broken, and the judge says which.
-fn is_seen(wrong: Wrong, expected: &str) {
+/// In some world with this bug in it a promise is broken, and the judge says which.
+fn is_seen(bug: InjectedBug, expected: &str) {
     let verdicts: Vec<String> =
-        (0..40).filter_map(|seed| World::run(seed, Some(wrong), false).verdict.err()).collect();
+        (0..40).filter_map(|seed| World::run(seed, Some(bug), false).verdict.err()).collect();
     let seen = verdicts.iter().any(|verdict| verdict.contains(expected));
-    assert!(seen, "{wrong:?} is not seen as \"{expected}\" but as {verdicts:#?}");
+    assert!(seen, "{bug:?} is not seen as \"{expected}\" but as {verdicts:#?}");
 }
 
 #[test]
 fn a_store_that_loses_what_it_said_was_on_disk_is_seen() {
-    is_seen(Wrong::StoreLies, "tells what is not on disk");
+    is_seen(InjectedBug::StoreLies, "tells what is not on disk");
 }
 
 #[test]
 fn a_store_that_finds_nothing_due_is_seen() {
-    is_seen(Wrong::StoreForgetsWhatIsDue, "it never ended");
+    is_seen(InjectedBug::StoreForgetsWhatIsDue, "it never ended");
 }
 
 #[test]
 fn a_store_that_counts_sendings_anew_after_a_restart_is_seen() {
-    is_seen(Wrong::StoreForgetsAttempts, "was told of attempt");
+    is_seen(InjectedBug::StoreForgetsAttempts, "was sent of attempt");
 }
 
 #[test]
 fn a_driver_that_writes_twice_is_seen() {
-    is_seen(Wrong::DriverWritesTwice, "was told of attempt");
+    is_seen(InjectedBug::DriverWritesTwice, "was sent of attempt");
 }
 
 #[test]
 fn a_driver_that_loses_answers_is_seen() {
-    is_seen(Wrong::DriverLosesAnswers, "was never answered");
+    is_seen(InjectedBug::DriverLosesAnswers, "was never answered");
 }
 
 #[test]
 fn a_driver_that_does_not_wait_for_the_store_is_seen() {
-    is_seen(Wrong::DriverDoesNotWait, "not on disk");
+    is_seen(InjectedBug::DriverDoesNotWait, "not on disk");
 }
 
 #[test]
 fn a_driver_that_writes_after_the_bye_is_seen() {
-    is_seen(Wrong::DriverWritesAfterBye, "after its bye");
+    is_seen(InjectedBug::DriverWritesAfterBye, "after its bye");
 }

@@ -10,11 +10,12 @@ use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bellwire_core::record::{
     Change, CommandHead, CommandRecord, Committed, DeliveryRecord, Loaded, Txn, TxnId,
 };
+use bellwire_core::{Instant, Now};
 use bellwire_hub::store::{Options, SqliteStore, Store, StoreError, StoreEvents};
 use bellwire_proto::{Action, CommandId, DeliveryState, DeviceId, Json, Seq, Timestamp};
 
@@ -23,7 +24,7 @@ struct Load {
     devices: Vec<DeviceId>,
     action: Action,
     data: Json,
-    started: Instant,
+    started: std::time::Instant,
     next_seq: AtomicU64,
     sends: AtomicU64,
     groups: AtomicU64,
@@ -32,8 +33,9 @@ struct Load {
 }
 
 impl Load {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_unix_ms(1_700_000_000_000).after(self.started.elapsed())
+    fn now(&self) -> Now {
+        let wall = Timestamp::from_unix_ms(1_700_000_000_000).after(self.started.elapsed());
+        Now { instant: Instant::from_ms(wall.unix_ms()), wall }
     }
 
     fn delivery(&self, seq: u64) -> DeliveryRecord {
@@ -44,15 +46,17 @@ impl Load {
         let mut random = [0; 10];
         random[2..].copy_from_slice(&seq.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
         let head = CommandHead {
-            id: CommandId::from_parts(now.unix_ms(), random),
+            id: CommandId::from_parts(now.wall.unix_ms(), random),
             seq: Seq::new(seq),
             action: self.action.clone(),
-            created_at: now,
-            expires_at: now.after(Duration::from_secs(3600)),
+            total: 1,
+            created_at: now.wall,
+            created: now.instant,
+            expires_at: now.wall.after(Duration::from_secs(3600)),
             run_timeout: Duration::from_secs(300),
             not_before: None,
         };
-        let row = DeliveryRecord::new(head, device.expect("the remainder is within the list"));
+        let row = DeliveryRecord::new(head, device.expect("the remainder is within the list"), now);
         DeliveryRecord { state: DeliveryState::Sent, attempt: 1, sends: 1, ..row }
     }
 
@@ -64,7 +68,7 @@ impl Load {
             head: delivery.head.clone(),
             data: self.data.clone(),
             created_by: None,
-            total: 1,
+            online_only: false,
         };
         let changes =
             vec![Change::PutCommand(Box::new(command)), Change::PutDelivery(Box::new(delivery))];
@@ -127,7 +131,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         devices: names.collect::<Result<_, _>>()?,
         action: "x".parse()?,
         data: Json::text(&"x".repeat(100)),
-        started: Instant::now(),
+        started: std::time::Instant::now(),
         next_seq: AtomicU64::new(1),
         sends: AtomicU64::new(0),
         groups: AtomicU64::new(0),

@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::{Config, TlsFiles};
-use crate::driver::{Clock, Driver};
+use crate::driver::Driver;
 use crate::http;
 use crate::http::classic::{Classic, ClassicConfig, ClassicError};
 use crate::listen::{ListenConfig, Listener, Server};
@@ -145,11 +145,11 @@ impl Hub {
     /// # Errors
     /// When the folder is in use or cannot be read, or the system refuses threads.
     pub async fn open(config: Config) -> Result<Self, StartError> {
-        let clock = Clock::start();
-        let options = Options::default().history_kept(config.history).clock(move || clock.now());
+        let options = Options::default().history_kept(config.history);
         let data_dir = config.data_dir.clone();
         let opened = in_thread(move || SqliteStore::open(&data_dir, options));
         let (store, recovered) = opened.await.map_err(StartError::System)??;
+        let clock = store.clock();
         let store = Arc::new(store);
         let driver = Driver::start(Arc::new(config), clock, store.clone(), recovered);
         let driver = driver.map_err(StartError::System)?;

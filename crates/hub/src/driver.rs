@@ -11,24 +11,25 @@
 use std::io;
 use std::sync::Arc;
 
-use bellwire_core::{Answer, Hub, Listen, Poll, Presence, Recovered, RequestId, Send, SessionId};
+use bellwire_core::{
+    Answer, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, Send, SessionId,
+};
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{
-    Code, CommandId, Delivery, Device, DeviceId, Json, Labels, Problem, Report, Timestamp,
+    Code, Command, CommandId, Delivery, Device, DeviceId, Json, Labels, Problem, Report, Timestamp,
 };
 use tokio::sync::oneshot;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::frames;
 use crate::plane::{CloseReason, Plane, PlaneConfig, StreamId, StreamOptions};
 use crate::store::{Store, StoreError, StoreEvents, StoredDevice};
 
-mod clock;
 mod effects;
 mod events;
 mod runtime;
 
-pub use clock::Clock;
 use runtime::Runtime;
 
 /// The hub as its HTTP handlers see it. Cheap to clone.
@@ -125,7 +126,7 @@ impl Driver {
         let plane = PlaneConfig {
             shards: config.shards,
             overloaded_last: Some(frames::overloaded()),
-            clock: Arc::new(clock),
+            clock: Arc::new(clock.clone()),
             ..PlaneConfig::default()
         };
         let seed = u64::from_ne_bytes(entropy()?);
@@ -141,33 +142,56 @@ impl Driver {
 
     // --- Requests of senders ---
 
-    /// Stores a command; answers once it is on disk and, if the send waits, once it has ended or the
-    /// wait has elapsed.
+    /// Stores a command to one device; answers once it is on disk and, if the send waits, once it has
+    /// ended or the wait has elapsed.
     ///
     /// # Errors
     /// `queue_full`, `device_offline`, `idempotency_mismatch`, `unknown_device`, `draining`,
     /// `store_unavailable`.
     pub async fn send(&self, send: Send) -> Result<Delivery, Problem> {
-        let random = entropy().map_err(|_| internal())?;
-        let reply = self.request(|hub, request, now| hub.handle_send(request, send, random, now));
-        match reply.await? {
+        match self.request_send(send).await? {
             Answer::Delivery(delivery) => Ok(*delivery),
             answer => Err(unexpected(&answer)),
         }
     }
 
-    /// Cancels a command. True when every delivery of it has ended; the command itself is to be
-    /// read from the store.
+    /// Stores a command to several devices; answers once it is on disk, with all that it promises.
+    ///
+    /// # Errors
+    /// `idempotency_mismatch`, `unknown_device`, `rate_limited`, `draining`, `store_unavailable`.
+    pub async fn send_to_many(&self, send: Send) -> Result<Command, Problem> {
+        match self.request_send(send).await? {
+            Answer::Command(command) => self.command(command).await,
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    async fn request_send(&self, send: Send) -> Result<Answer, Problem> {
+        let random = entropy().map_err(|_| internal())?;
+        self.request(|hub, request, now| hub.handle_send(request, send, random, now)).await
+    }
+
+    /// Cancels a command, and shows it as it then is: some of its devices may still have to answer.
     ///
     /// # Errors
     /// `unknown_command`, `illegal_transition` when all had ended before, `store_unavailable`.
-    pub async fn cancel(&self, command: CommandId, force: bool) -> Result<bool, Problem> {
+    pub async fn cancel(&self, command: CommandId, force: bool) -> Result<Command, Problem> {
         let reply =
             self.request(|hub, request, now| hub.handle_cancel(request, command, force, now));
         match reply.await? {
-            Answer::Cancelled { done } => Ok(done),
+            Answer::Cancelled => self.command(command).await,
             answer => Err(unexpected(&answer)),
         }
+    }
+
+    /// A command as it is on disk.
+    ///
+    /// # Errors
+    /// `unknown_command`, `store_unavailable`.
+    pub async fn command(&self, command: CommandId) -> Result<Command, Problem> {
+        let found = self.store().command(command).await?;
+        let detail = "no command has this id, or it is no longer retained";
+        found.ok_or_else(|| Problem::new(Code::UnknownCommand, detail))
     }
 
     // --- Requests of devices ---
@@ -365,9 +389,9 @@ impl Driver {
         self.runtime.session_name(0)
     }
 
-    /// The hub's clock.
+    /// The wall clock.
     pub fn now(&self) -> Timestamp {
-        self.runtime.clock.now()
+        self.runtime.clock.now().wall
     }
 
     /// Whether the hub can take work: `/readyz`, and `/healthz` when it has [failed](Readiness::Failed).
@@ -398,7 +422,7 @@ impl Driver {
     /// Passes a request to the core and waits for its one reply.
     async fn request(
         &self,
-        call: impl FnOnce(&mut Hub, RequestId, Timestamp),
+        call: impl FnOnce(&mut Hub, RequestId, Now),
     ) -> Result<Answer, Problem> {
         self.request_removing(None, call).await
     }
@@ -407,7 +431,7 @@ impl Driver {
     async fn request_removing(
         &self,
         removes: Option<StoredDevice>,
-        call: impl FnOnce(&mut Hub, RequestId, Timestamp),
+        call: impl FnOnce(&mut Hub, RequestId, Now),
     ) -> Result<Answer, Problem> {
         let (reply, answer) = oneshot::channel();
         let mut waiting = self.runtime.request(reply, removes, call)?;

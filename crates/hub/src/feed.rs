@@ -30,7 +30,7 @@ const QUEUE_EVENTS_MAX: usize = 8192;
 /// Bytes of output and results in the events that wait.
 const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Changes of one command that wait for a snapshot to be read, by the store or by the client.
-const MAILBOX_CHANGES_MAX: usize = 64;
+const MAILBOX_CHANGES_MAX: usize = 512;
 /// Streams of observers and watchers. Every change is sent to every observer.
 const WATCHERS_MAX: usize = 1000;
 
@@ -269,7 +269,8 @@ impl Feed {
     pub(crate) async fn follow(&self, mut mailbox: Mailbox, snapshot: Snapshot) {
         let (command, deliveries) = snapshot;
         let mut known = HashMap::with_capacity(deliveries.len());
-        let mut live = 0_usize;
+        // Deliveries of a command to many may have yet to come into being.
+        let mut ended_count = 0_u64;
         let mut unpaced_bytes = 0;
         for (delivery, version) in deliveries {
             let frame = frames::delivery(&delivery);
@@ -282,18 +283,18 @@ impl Feed {
                 return;
             }
             let ended = delivery.state.is_terminal();
-            live += usize::from(!ended);
+            ended_count += u64::from(ended);
             known.insert(delivery.device, (version, ended));
         }
-        while live > 0 {
+        while ended_count < command.total {
             let Some(change) = mailbox.changes.recv().await else {
                 return;
             };
-            let (version, ended) = known.entry(change.device).or_insert((0, true));
+            let (version, ended) = known.entry(change.device).or_insert((0, false));
             if change.version <= *version {
                 continue;
             }
-            live = live + usize::from(*ended) - usize::from(change.ended);
+            ended_count = ended_count + u64::from(change.ended) - u64::from(*ended);
             (*version, *ended) = (change.version, change.ended);
             self.plane.send(mailbox.stream, change.frame, Receipt::None);
         }

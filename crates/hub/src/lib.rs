@@ -18,6 +18,7 @@
 //!   end.
 
 pub mod app;
+mod clock;
 pub mod config;
 pub mod driver;
 mod feed;
@@ -27,3 +28,5 @@ pub mod listen;
 pub mod plane;
 pub mod store;
 pub mod tls;
+
+pub use clock::{Anchor, Clock};

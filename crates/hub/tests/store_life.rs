@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bellwire_core::SeqSource;
 use bellwire_core::record::{
-    Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, Txn, TxnId,
+    Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax, Txn, TxnId,
 };
 use bellwire_hub::store::{CommandFilter, OpenError, Options, PageRequest};
 use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::{DeliveryState, Seq};
+use bellwire_proto::{DeliveryState, Seq, Timestamp};
 use store_kit::model::Model;
 use store_kit::*;
 
@@ -86,9 +87,9 @@ fn a_restart_queues_again_what_was_sent_and_leaves_run_clocks_half_a_minute() {
     waits.attempt = 3;
     waits.counted = 2;
     let mut short = delivery_in(2, "a", DeliveryState::Running, 2);
-    short.run_until = Some(at(29_999));
+    short.run_until = Some(instant(29_999));
     let mut long = delivery_in(3, "a", DeliveryState::Accepted, 3);
-    long.run_until = Some(at(30_001));
+    long.run_until = Some(instant(30_001));
     let stops = delivery_in(4, "a", DeliveryState::Cancelling, 4);
     let rows = [waits, short, long, stops];
     for row in &rows {
@@ -100,11 +101,11 @@ fn a_restart_queues_again_what_was_sent_and_leaves_run_clocks_half_a_minute() {
     let [mut waits, mut short, long, stops] = rows;
     waits.state = DeliveryState::Queued;
     waits.version += 1;
-    waits.updated_at = at(0);
-    short.run_until = Some(at(30_000));
+    (waits.updated_at, waits.updated) = (at(0), instant(0));
+    short.run_until = Some(instant(30_000));
     assert_eq!(kit.live("a"), [waits, short, long, stops]);
-    assert_eq!(kit.recovered.last_seq, Seq::new(4));
-    assert_eq!(kit.recovered.next_due, Some(at(30_000)));
+    assert_eq!(kit.recovered.seqs, SeqSource::after(Seq::new(4)));
+    assert_eq!(kit.recovered.next_due, Some(instant(30_000)));
 }
 
 #[test]
@@ -125,12 +126,12 @@ fn a_backup_taken_while_the_hub_runs_opens_in_a_new_folder() {
     kit.commit(vec![put_command(2), put(delivery(2, "a"))]);
     let restored = Kit::open(other.path());
     assert_eq!(restored.live("a"), [delivery(1, "a")]);
-    assert_eq!(restored.recovered.last_seq, Seq::new(1));
+    assert_eq!(restored.recovered.seqs, SeqSource::after(Seq::new(1)));
 }
 
 /// A store that keeps history for two days, three days after the tests' beginning.
 fn later() -> Options {
-    options().clock(|| at(3 * DAY_MS)).history_kept(Duration::from_millis(2 * DAY_MS))
+    options_at(3 * DAY_MS).history_kept(Duration::from_millis(2 * DAY_MS))
 }
 
 #[test]
@@ -138,35 +139,39 @@ fn history_is_purged_in_pieces_and_nothing_live_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     let mut model = Model::default();
-    let key = |key: &str, expires_at| {
+    let key = |key: &str, expires| {
         Change::PutIdempotency(Box::new(IdempotencyRecord {
             key: IdempotencyKey { caller: String::new(), key: key.into() },
             fingerprint: [0; 32],
             command: id(1),
-            device: device("a"),
-            expires_at,
+            device: Some(device("a")),
+            expires,
         }))
     };
-    let mut changes = vec![key("old", at(DAY_MS)), key("new", at(4 * DAY_MS))];
+    let mut changes = vec![key("old", instant(DAY_MS)), key("new", instant(4 * DAY_MS))];
     for seq in 1..=500 {
-        changes.push(put_command(seq));
-        changes.push(put(match seq % 50 {
-            0 => delivery(seq, "a"),
-            1 => delivery_in(seq, "a", DeliveryState::Cancelling, 1),
-            2 => delivery_in(seq, "a", DeliveryState::Expired, 2 * DAY_MS),
-            _ => delivery_in(seq, "a", DeliveryState::Succeeded, 1),
-        }));
+        let total = if seq == 3 { 2 } else { 1 };
+        changes.push(put_command_to_many(seq, total));
+        changes.push(put(of_many(
+            total,
+            match seq % 50 {
+                0 => delivery(seq, "a"),
+                1 => delivery_in(seq, "a", DeliveryState::Cancelling, 1),
+                2 => delivery_in(seq, "a", DeliveryState::Expired, 2 * DAY_MS),
+                _ => delivery_in(seq, "a", DeliveryState::Succeeded, 1),
+            },
+        )));
     }
     // One of two deliveries of this command is live, and keeps both.
-    changes.push(put(delivery(3, "b")));
+    changes.push(put(of_many(2, delivery(3, "b"))));
     changes.iter().for_each(|change| model.apply(change));
     kit.commit(changes);
     kit.close();
 
     let universe = model.clone();
-    model.recover(at(3 * DAY_MS));
-    model.purge(at(DAY_MS), at(3 * DAY_MS));
-    assert_eq!(model.commands.len(), 31, "the model has purged too");
+    model.recover(now_at(3 * DAY_MS));
+    model.purge(instant(DAY_MS), instant(3 * DAY_MS));
+    assert_eq!(model.commands().count(), 31, "the model has purged too");
     let kit = Kit::open_with(dir.path(), later());
     // Each commit takes a step of at least 64 commands with it.
     for _ in 0..10 {
@@ -186,7 +191,7 @@ fn a_number_is_never_given_out_again_even_when_all_history_was_purged() {
     let first = PageRequest { limit: 10, after: None };
     assert!(read(kit.store.commands(CommandFilter::default(), first)).items.is_empty());
     kit.close();
-    assert_eq!(Kit::open(dir.path()).recovered.last_seq, Seq::new(7));
+    assert_eq!(Kit::open(dir.path()).recovered.seqs, SeqSource::after(Seq::new(7)));
 }
 
 #[test]
@@ -248,7 +253,7 @@ fn a_store_thread_that_panics_fails_the_store_and_is_named_once() {
         store.start(Arc::new(Panicking(Arc::clone(&told)))).unwrap();
         match thread {
             "store-write" => store.submit(Txn::new(TxnId(1), vec![])),
-            _ => store.load(Load::Device(device("a"))),
+            _ => store.load(Load::Live(device("a"), 1)),
         }
         let error = told.wait_failed();
         assert!(error.to_string().contains(thread), "{error}");
@@ -260,4 +265,90 @@ fn a_store_thread_that_panics_fails_the_store_and_is_named_once() {
         drop(store);
         assert!(Kit::open(dir.path()).live("a").is_empty(), "nothing was written afterwards");
     }
+}
+
+#[test]
+fn a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = rusqlite::Connection::open(dir.path().join("bellwire.db")).unwrap();
+    file.execute_batch(include_str!("../src/store/sqlite/migrations/v1.sql")).unwrap();
+    file.execute_batch("PRAGMA application_id = 0x62776972; PRAGMA user_version = 1").unwrap();
+    // One that is queued, one that is scheduled, one that runs, one that has ended.
+    let ms = |at: Timestamp| i64::try_from(at.unix_ms()).unwrap();
+    let rows = [(1, 0, None), (2, 0, Some(at(60_000))), (3, 3, None), (4, 5, None)];
+    for (seq, state, not_before) in rows {
+        let (made, expires) = (ms(at(seq)), ms(at(seq + 3_600_000)));
+        let not_before = not_before.map(ms);
+        let seq_column = i64::try_from(seq).unwrap();
+        let (command, data) = (id(seq).to_bytes(), format!("{{\"n\":{seq}}}"));
+        file.execute(
+            "INSERT INTO commands VALUES (?1, ?2, 'ping', ?3, ?4, 300000, ?5, NULL, 1, ?6)",
+            rusqlite::params![seq_column, command, made, expires, not_before, data],
+        )
+        .unwrap();
+        let run_until = (state == 3).then_some(expires);
+        let due = (state < 5).then_some(expires);
+        file.execute(
+            "INSERT INTO deliveries (seq, device, state, attempt, sends, counted, version,
+                                     updated_at, flags, run_until, due_at)
+             VALUES (?1, 'a', ?2, 0, 0, 0, 0, ?3, 0, ?4, ?5)",
+            rusqlite::params![seq_column, state, made, run_until, due],
+        )
+        .unwrap();
+    }
+    file.execute(
+        "INSERT INTO idempotency VALUES ('', 'k', zeroblob(32), ?1, 'a', ?2)",
+        [
+            rusqlite::types::Value::Blob(id(1).to_bytes().to_vec()),
+            rusqlite::types::Value::Integer(ms(at(1000))),
+        ],
+    )
+    .unwrap();
+    drop(file);
+
+    let kit = Kit::open(dir.path());
+    let mut scheduled = delivery(2, "a");
+    scheduled.head.not_before = Some(at(60_000));
+    scheduled.scheduled_at = Some(at(60_000));
+    let mut running = delivery(3, "a");
+    running.state = DeliveryState::Running;
+    running.run_until = Some(instant(3 + 3_600_000));
+    assert_eq!(kit.live("a"), [delivery(1, "a"), scheduled, running]);
+    assert_eq!(kit.delivery(4, "a").unwrap().state, DeliveryState::Succeeded);
+    assert_eq!(kit.recovered.next_scheduled, Some(at(60_000)));
+    assert_eq!(kit.recovered.next_due, Some(instant(1 + 3_600_000)));
+    let page_max = PageMax { rows: 9, bytes: 999 };
+    let Loaded::Device(loaded) = kit.load(Load::Device(device("a"), page_max)) else { panic!() };
+    assert_eq!((loaded.queued, loaded.queue.rows.len(), loaded.active.len()), (2, 1, 1));
+    let key = IdempotencyKey { caller: String::new(), key: "k".into() };
+    let Loaded::Idempotency(_, Some(found)) = kit.load(Load::Idempotency(key)) else { panic!() };
+    assert_eq!((found.device, found.expires), (Some(device("a")), instant(1000)));
+}
+
+#[test]
+fn the_monotonic_clock_goes_on_over_a_restart() {
+    // It was the wall clock of the start: a hub that came up in 1970 expired nothing for years.
+    let dir = tempfile::tempdir().unwrap();
+    let run = || {
+        let (store, _) = SqliteStore::open(dir.path(), Options::default()).unwrap();
+        let told = Arc::new(Told::default());
+        store.start(Arc::clone(&told) as _).unwrap();
+        store.submit(Txn::new(TxnId(1), vec![put_device("a")]));
+        assert!(told.wait_committed(TxnId(1)));
+        let now = store.clock().now();
+        store.close();
+        now
+    };
+    let first = run();
+    let second = run();
+    assert!(second.instant >= first.instant, "it went back: {first:?}, {second:?}");
+    // The machine's wall clock was days ahead when the hub last ran on this boot.
+    let file = rusqlite::Connection::open(dir.path().join("bellwire.db")).unwrap();
+    let days = "UPDATE meta SET value = value + 259200000 WHERE key = 'clock_wall_ms'";
+    file.execute(days, []).unwrap();
+    drop(file);
+    let third = run();
+    let passed = third.instant.since(second.instant);
+    assert!(passed < Duration::from_secs(3600), "the wall clock moved it by {passed:?}");
+    assert!(third.instant >= second.instant, "it went back: {second:?}, {third:?}");
 }

@@ -2,12 +2,15 @@
 
 mod store_kit;
 
-use bellwire_core::record::{Change, DeliveryRecord, Load, Loaded, Outcome, Seen};
+use bellwire_core::record::{
+    Change, ChunkRange, DeliveryRecord, Load, Loaded, Outcome, PageMax, QueuePage, Seen,
+    TargetChunk,
+};
 use bellwire_core::record::{IdempotencyKey, IdempotencyRecord};
 use bellwire_hub::store::{
     BadCursor, CommandFilter, Cursor, DeviceFilter, PageRequest, Store, StoreError,
 };
-use bellwire_proto::{DeliveryState, ErrorInfo, Labels, Progress, Seq};
+use bellwire_proto::{Counts, DeliveryState, ErrorInfo, Labels, Progress, Seq};
 use store_kit::*;
 
 fn page(limit: u32) -> PageRequest {
@@ -44,9 +47,9 @@ fn every_member_of_a_delivery_survives() {
     full.rev = Some((1 << 53) - 1);
     full.late = true;
     full.forced = true;
-    full.retry_at = Some(at(1));
-    full.run_until = Some(at(2));
-    full.cancelling_since = Some(at(3));
+    full.retry_at = Some(instant(1));
+    full.run_until = Some(instant(2));
+    full.cancelling_since = Some(instant(3));
     full.outcome = Outcome {
         progress: Some(Progress::try_from(33.5).unwrap()),
         exit_code: Some(-1),
@@ -83,26 +86,32 @@ fn a_device_is_loaded_with_what_is_live_in_order() {
         put(delivery_in(3, "a", DeliveryState::Succeeded, 3)),
         put(delivery(4, "b")),
     ]);
-    assert_eq!(
-        kit.load(Load::Device(device("a"))),
-        Loaded::Device {
-            device: device("a"),
-            known: true,
-            live: vec![delivery(1, "a"), delivery(2, "a")],
-        }
-    );
-    let stranger = kit.load(Load::Device(device("c")));
-    assert!(matches!(stranger, Loaded::Device { known: false, live, .. } if live.is_empty()));
+    kit.commit(vec![put_queued("a", 2), put(delivery_in(4, "a", DeliveryState::Running, 4))]);
+    let load = |name: &str, rows: usize| match kit
+        .load(Load::Device(device(name), PageMax { rows, bytes: 1000 }))
+    {
+        Loaded::Device(loaded) => *loaded,
+        other => panic!("not a device: {other:?}"),
+    };
+    let data = |seq: u64| json(&format!("{{\"n\":{seq}}}"));
+    let loaded = load("a", 1);
+    assert_eq!((loaded.known, loaded.queued), (true, 2));
+    assert_eq!(loaded.active, [delivery_in(4, "a", DeliveryState::Running, 4)]);
+    assert_eq!(loaded.queue.rows, [(delivery(1, "a"), data(1))]);
+    assert!(loaded.queue.more, "there is another behind it");
+    let next = Load::Queue(device("a"), Seq::new(1), PageMax { rows: 1, bytes: 1000 });
+    let page = QueuePage { rows: vec![(delivery(2, "a"), data(2))], more: false };
+    assert_eq!(kit.load(next), Loaded::Queue(device("a"), page));
+    let stranger = load("c", 9);
+    assert!(!stranger.known && stranger.queued == 0 && stranger.queue.rows.is_empty());
     kit.commit(vec![Change::DeleteDevice(device("a"))]);
-    let removed = kit.load(Load::Device(device("a")));
-    assert!(
-        matches!(removed, Loaded::Device { known: false, live, .. } if live.len() == 2),
-        "the deliveries of a device that was removed stay"
-    );
+    let removed = load("a", 9);
+    assert!(!removed.known);
+    assert_eq!(removed.queue.rows.len(), 2, "the deliveries of a removed device stay");
 }
 
 #[test]
-fn loads_find_data_targets_and_keys() {
+fn loads_find_data_and_keys() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     let key = |key: &str| IdempotencyKey { caller: "ops".into(), key: key.into() };
@@ -110,8 +119,8 @@ fn loads_find_data_targets_and_keys() {
         key: key("k"),
         fingerprint: [7; 32],
         command: id(1),
-        device: device("a"),
-        expires_at: at(1000),
+        device: None,
+        expires: instant(1000),
     };
     kit.commit(vec![
         put_command(1),
@@ -119,16 +128,10 @@ fn loads_find_data_targets_and_keys() {
         put(delivery(1, "a")),
         Change::PutIdempotency(Box::new(record.clone())),
     ]);
-    let asked = vec![Seq::new(9), Seq::new(1)];
-    assert_eq!(
-        kit.load(Load::Data(device("a"), asked)),
-        Loaded::Data(device("a"), vec![(Seq::new(1), json("{\"n\":1}"))])
-    );
-    assert_eq!(
-        kit.load(Load::Targets(id(1))),
-        Loaded::Targets(id(1), vec![device("a"), device("b")])
-    );
-    assert_eq!(kit.load(Load::Targets(id(2))), Loaded::Targets(id(2), vec![]));
+    let data = |seq: u64| kit.load(Load::Data(device("a"), Seq::new(seq)));
+    let found = Some(json("{\"n\":1}"));
+    assert_eq!(data(1), Loaded::Data(device("a"), Seq::new(1), found));
+    assert_eq!(data(9), Loaded::Data(device("a"), Seq::new(9), None));
     assert_eq!(
         kit.load(Load::Idempotency(key("k"))),
         Loaded::Idempotency(key("k"), Some(Box::new(record)))
@@ -137,30 +140,81 @@ fn loads_find_data_targets_and_keys() {
 }
 
 #[test]
-fn what_is_due_names_each_device_once_and_the_time_of_all_others() {
+fn a_command_to_many_is_found_with_its_targets_and_what_is_live_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let chunk = |names: &[&str]| TargetChunk { devices: names.iter().map(|n| device(n)).collect() };
+    kit.commit(vec![
+        put_command_to_many(1, 4),
+        Change::PutTargets(Seq::new(1), chunk(&["a", "b"])),
+        Change::PutTargets(Seq::new(1), chunk(&["c", "d"])),
+    ]);
+    let targets = |first: &str| kit.load(Load::Targets(Seq::new(1), device(first)));
+    let data = json("{\"n\":1}");
+    let found = Some((chunk(&["c", "d"]), data));
+    assert_eq!(targets("c"), Loaded::Targets(Seq::new(1), device("c"), found));
+    assert_eq!(targets("b"), Loaded::Targets(Seq::new(1), device("b"), None));
+
+    let in_state = |name: &str, state| put(of_many(4, delivery_in(1, name, state, 1)));
+    kit.commit(vec![
+        in_state("a", DeliveryState::Succeeded),
+        in_state("b", DeliveryState::Running),
+        Change::DeleteTargets(Seq::new(1), device("a")),
+        Change::PutCancel(Seq::new(1), true),
+    ]);
+    let Loaded::Command(_, Some(found)) = kit.load(Load::Command(id(1))) else { panic!() };
+    assert_eq!((found.head.total, found.terminal), (4, 1));
+    assert_eq!(found.first.unwrap().device, device("a"));
+    let live = |after: Option<&str>| kit.load(Load::LiveOf(Seq::new(1), after.map(device), 10));
+    assert_eq!(live(None), Loaded::LiveOf(Seq::new(1), vec![device("b")]));
+    assert_eq!(live(Some("b")), Loaded::LiveOf(Seq::new(1), vec![]));
+    kit.close();
+
+    let kit = Kit::open(dir.path());
+    let [job] = &kit.recovered.jobs[..] else { panic!("{:?}", kit.recovered) };
+    let range = ChunkRange { first: device("c"), last: device("d") };
+    assert_eq!(
+        (&job.chunks[..], job.cancel, job.head.seq),
+        (&[range][..], Some(true), Seq::new(1))
+    );
+    // A counter moves with the row, however often that is written.
+    for _ in 0..2 {
+        kit.commit(vec![put(of_many(4, delivery_in(1, "b", DeliveryState::Failed, 2)))]);
+    }
+    let command = read(kit.store.command(id(1))).unwrap();
+    let counts = Counts::from([(DeliveryState::Succeeded, 1), (DeliveryState::Failed, 1)]);
+    assert_eq!((command.counts, command.total, command.done), (counts, 4, false));
+}
+
+#[test]
+fn what_is_due_is_named_with_the_time_of_all_others() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
     let due = |seq: u64, name: &str, ms: u64| {
         let mut row = delivery_in(seq, name, DeliveryState::Running, 0);
-        row.run_until = Some(at(ms));
+        row.run_until = Some(instant(ms));
         vec![put_command(seq), put(row)]
     };
     kit.commit(due(1, "a", 10));
     kit.commit(due(2, "b", 20));
     kit.commit(due(3, "a", 15));
     kit.commit(due(4, "c", 30));
-    let load = |ms, max| match kit.load(Load::Due(at(ms), max)) {
-        Loaded::Due(devices, next) => {
-            let names: Vec<_> = devices.iter().map(ToString::to_string).collect();
-            (names.join(" "), next)
+    let mut scheduled = delivery(5, "d");
+    scheduled.scheduled_at = Some(at(25));
+    kit.commit(vec![put_command(5), put(scheduled)]);
+    let load = |ms, max| match kit.load(Load::Due(now_at(ms), max)) {
+        Loaded::Due { rows, next, next_scheduled } => {
+            let rows: Vec<_> = rows.iter().map(|(device, seq)| format!("{device}{seq}")).collect();
+            (rows.join(" "), next, next_scheduled)
         }
         other => panic!("{other:?}"),
     };
-    assert_eq!(load(9, 10), (String::new(), Some(at(10))));
-    assert_eq!(load(10, 10), ("a".into(), Some(at(20))));
-    assert_eq!(load(20, 1), ("a".into(), Some(at(20))));
-    assert_eq!(load(20, 10), ("a b".into(), Some(at(30))));
-    assert_eq!(load(30, 10), ("a b c".into(), None));
+    let (soon, later) = (Some(at(25)), |ms| Some(instant(ms)));
+    assert_eq!(load(9, 10), (String::new(), later(10), soon));
+    assert_eq!(load(10, 10), ("a1".into(), later(15), soon));
+    assert_eq!(load(20, 2), ("a1 a3".into(), later(20), soon));
+    assert_eq!(load(20, 10), ("a1 a3 b2".into(), later(30), soon));
+    assert_eq!(load(30, 10), ("a1 a3 b2 c4 d5".into(), None, None));
 }
 
 #[test]
@@ -179,9 +233,8 @@ fn a_replay_follows_the_order_of_delivery() {
         let loaded = kit.load(Load::Delivered {
             device: device("a"),
             after: Seq::new(after),
-            now: at(now_ms),
-            rows_max,
-            bytes_max,
+            now: instant(now_ms),
+            page_max: PageMax { rows: rows_max, bytes: bytes_max },
         });
         let Loaded::Delivered(_, rows) = loaded else { panic!("{loaded:?}") };
         for (row, data) in &rows {
@@ -228,9 +281,9 @@ fn commands_are_filtered_by_a_delivery_that_fits_both_device_and_state() {
     let kit = Kit::open(dir.path());
     // 1 has two deliveries; its queued one is not the one of device a.
     kit.commit(vec![
-        put_command(1),
-        put(delivery_in(1, "a", DeliveryState::Succeeded, 1)),
-        put(delivery(1, "b")),
+        put_command_to_many(1, 2),
+        put(of_many(2, delivery_in(1, "a", DeliveryState::Succeeded, 1))),
+        put(of_many(2, delivery(1, "b"))),
         put_command(2),
         put(delivery(2, "a")),
         put_command(3),
@@ -332,6 +385,7 @@ fn devices_come_by_name_and_by_label_with_what_waits_for_them() {
         put(delivery(1, "a")),
         put_command(2),
         put(delivery_in(2, "a", DeliveryState::Sent, 1)),
+        put_queued("a", 1),
     ]);
     let a = read(kit.store.device(device("a"))).unwrap();
     assert_eq!(a.queued, 1, "what was sent does not wait");

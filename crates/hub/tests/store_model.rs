@@ -10,7 +10,8 @@ mod store_kit;
 use std::time::Duration;
 
 use bellwire_core::record::{
-    Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, Outcome, Seen,
+    Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, Outcome, PageMax, Seen,
+    TargetChunk,
 };
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store};
 use bellwire_proto::{DeliveryState, ErrorInfo, Labels, Progress, Selector, Seq};
@@ -37,14 +38,15 @@ fn name() -> impl Strategy<Value = &'static str> {
 fn a_delivery() -> impl Strategy<Value = DeliveryRecord> {
     let place = (1..=SEQS, name(), select(DeliveryState::ALL.as_slice()), 0..6u64);
     let counts = (0..5u32, 0..5u32, option::of(0..9u64), any::<bool>(), any::<bool>());
-    let times = (option::of(0..6u64), option::of(0..60_000u64));
+    let times = (option::of(0..6u64), option::of(0..60_000u64), option::of(0..90_000u64));
     let outcome = (option::of(0.0..100.0), option::of(any::<i64>()), option::of(".{0,9}"));
     (place, counts, times, outcome).prop_map(|(place, counts, times, outcome)| {
         let (seq, name, state, ms) = place;
-        let mut row = delivery_in(seq, name, state, ms);
+        let mut row = of_many(DEVICES.len() as u64, delivery_in(seq, name, state, ms));
+        row.scheduled_at = times.2.filter(|_| state == DeliveryState::Queued).map(at);
         (row.attempt, row.counted, row.rev, row.late, row.forced) = counts;
-        row.retry_at = times.0.map(at);
-        row.run_until = row.run_until.and(times.1).map(at);
+        row.retry_at = times.0.map(instant);
+        row.run_until = row.run_until.and(times.1).map(instant);
         row.outcome = Outcome {
             progress: outcome.0.and_then(|p: f64| Progress::try_from(p).ok()),
             exit_code: outcome.1,
@@ -73,13 +75,20 @@ fn a_change() -> impl Strategy<Value = Change> {
             Change::PutSeen(device(n), Seen { at: at(ms), address: None, agent: Some(n.into()) })
         }),
         1 => name().prop_map(|n| Change::DeleteDevice(device(n))),
+        1 => (name(), 0..3u64).prop_map(|(n, queued)| put_queued(n, queued)),
+        1 => (1..=SEQS, any::<bool>()).prop_map(|(seq, force)| Change::PutCancel(Seq::new(seq), force)),
+        1 => (1..=SEQS).prop_map(|seq| Change::DeleteCancel(Seq::new(seq))),
+        1 => (1..=SEQS, name()).prop_map(|(seq, n)| {
+            Change::PutTargets(Seq::new(seq), TargetChunk { devices: vec![device(n), device("z")] })
+        }),
+        1 => (1..=SEQS, name()).prop_map(|(seq, n)| Change::DeleteTargets(Seq::new(seq), device(n))),
         1 => key.prop_map(|(caller, key, seq, byte)| {
             Change::PutIdempotency(Box::new(IdempotencyRecord {
                 key: IdempotencyKey { caller: caller.into(), key: key.into() },
                 fingerprint: [byte; 32],
                 command: id(seq),
-                device: device("a"),
-                expires_at: at(1_000_000),
+                device: Some(device("a")).filter(|_| byte % 2 == 0),
+                expires: instant(1_000_000),
             }))
         }),
     ]
@@ -92,25 +101,41 @@ fn a_history() -> impl Strategy<Value = Vec<Step>> {
     )
 }
 
+fn a_page() -> impl Strategy<Value = PageMax> {
+    (0..6usize, 0..40usize).prop_map(|(rows, bytes)| PageMax { rows, bytes })
+}
+
 fn a_load() -> impl Strategy<Value = Load> {
     let key = (select(vec!["", "ops"]), select(vec!["k", "l", "m"]));
     prop_oneof![
-        name().prop_map(|n| Load::Device(device(n))),
-        vec(0..SEQS + 3, 0..4)
-            .prop_map(|seqs| Load::Data(device("a"), seqs.into_iter().map(Seq::new).collect())),
+        (name(), a_page()).prop_map(|(n, page_max)| Load::Device(device(n), page_max)),
+        (name(), 0..SEQS, a_page()).prop_map(|(n, after, page_max)| Load::Queue(
+            device(n),
+            Seq::new(after),
+            page_max
+        )),
+        (name(), vec(0..SEQS + 3, 0..4)).prop_map(|(n, seqs)| {
+            Load::Deliveries(device(n), seqs.into_iter().map(Seq::new).collect())
+        }),
+        (1..=SEQS).prop_map(|seq| Load::Command(id(seq))),
+        (1..=SEQS, name()).prop_map(|(seq, n)| Load::Targets(Seq::new(seq), device(n))),
+        (1..=SEQS, option::of(name()), 0..5usize).prop_map(|(seq, after, max)| Load::LiveOf(
+            Seq::new(seq),
+            after.map(device),
+            max
+        )),
+        (0..SEQS + 3).prop_map(|seq| Load::Data(device("a"), Seq::new(seq))),
         (name(), 1..=SEQS).prop_map(|(n, seq)| Load::Delivery(device(n), id(seq))),
-        (1..=SEQS).prop_map(|seq| Load::Targets(id(seq))),
         key.prop_map(|(caller, key)| {
             Load::Idempotency(IdempotencyKey { caller: caller.into(), key: key.into() })
         }),
-        (0..90_000u64, 0..4usize).prop_map(|(ms, max)| Load::Due(at(ms), max)),
-        (name(), 0..SEQS + 2, 3_600_000..3_600_012u64, 0..6usize, 0..40usize).prop_map(
-            |(n, after, now_ms, rows_max, bytes_max)| Load::Delivered {
+        (0..90_000u64, 0..4usize).prop_map(|(ms, max)| Load::Due(now_at(ms), max)),
+        (name(), 0..SEQS + 2, 3_600_000..3_600_012u64, a_page()).prop_map(
+            |(n, after, now_ms, page_max)| Load::Delivered {
                 device: device(n),
                 after: Seq::new(after),
-                now: at(now_ms),
-                rows_max,
-                bytes_max,
+                now: instant(now_ms),
+                page_max,
             }
         ),
     ]
@@ -149,8 +174,7 @@ fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32
         };
         let any = filter.device.is_none() && filter.state.is_none();
         let expected: Vec<_> = model
-            .commands
-            .values()
+            .commands()
             .rev()
             .filter(|c| filter.action.as_ref().is_none_or(|action| c.head.action == *action))
             .filter(|c| any || model.of(c.head.seq).any(|row| fits(&row)))
@@ -159,7 +183,7 @@ fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32
         let listed = paged(limit, |page| read(kit.store.commands(filter.clone(), page)));
         assert_eq!(listed, expected, "{filter:?} in pages of {limit}");
 
-        for command in model.commands.values() {
+        for command in model.commands() {
             let (seq, id) = (command.head.seq, command.head.id);
             let in_state = |row: &&DeliveryRecord| filter.state.is_none_or(|s| row.state == s);
             let expected: Vec<_> =
@@ -171,7 +195,7 @@ fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32
     for select in ["", "site=lyon", "!site"] {
         let selector: Selector = select.parse().unwrap();
         let expected: Vec<_> =
-            model.devices.values().filter(|row| selector.matches(&row.labels)).cloned().collect();
+            model.devices().filter(|row| selector.matches(&row.labels)).cloned().collect();
         let filter = DeviceFilter { select: selector };
         let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
         let listed: Vec<_> = listed.into_iter().map(|stored| stored.record).collect();
@@ -199,6 +223,7 @@ proptest! {
             let mut row = command(seq);
             row.head.action = if seq % 3 == 0 { "reboot" } else { "ping" }.parse().unwrap();
             row.head.run_timeout = Duration::from_secs(seq * 10);
+            row.head.total = DEVICES.len() as u64;
             commands.push(row);
         }
         let first = commands.iter().cloned().map(|row| Change::PutCommand(Box::new(row))).collect();
@@ -215,10 +240,9 @@ proptest! {
                 }
                 Step::Restart => {
                     kit.close();
-                    model.recover(at(0));
+                    let recovered = model.recover(now_at(0));
                     kit = Kit::open(dir.path());
-                    prop_assert_eq!(kit.recovered.next_due, model.next_due());
-                    prop_assert_eq!(kit.recovered.last_seq, model.last_seq);
+                    prop_assert_eq!(&kit.recovered, &recovered);
                 }
             }
         }

@@ -1,187 +1,217 @@
-//! How a device comes into memory, is acted on, and leaves it again.
+//! How a device comes into memory, is acted upon, and leaves it again.
 //!
 //! Whatever concerns a device waits until it is loaded; then it is done, and everything that follows
-//! from it; what was decided becomes one transaction. A device that neither listens nor waits for
-//! anything is forgotten: it is in the store. So memory grows with live streams, not with the fleet.
+//! from it; the changes become one transaction. A device that neither listens nor waits for anything
+//! is forgotten: it is in the store. So memory grows with live streams, not with the fleet.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use bellwire_proto::{CommandId, DeviceId, Timestamp};
+use bellwire_proto::{DeviceId, Seq, Timestamp};
 
-use super::keys::KeyInUse;
-use super::{Hub, earliest, store_unavailable};
-use crate::device::Device;
-use crate::io::{Output, SessionId};
-use crate::op::Op;
-use crate::record::{DeliveryRecord, Load, Txn, TxnId};
-use crate::work::{LOAD_AGAIN, Withheld, Work};
+use super::{DUE_ROWS_MAX, Hub};
+use crate::context::{LOAD_RETRY, store_unavailable};
+use crate::device::{DeliveryOp, Device, Op, PAGE_MAX};
+use crate::ids::SessionId;
+use crate::io::Output;
+use crate::record::{Load, LoadedDevice};
+use crate::time::{Instant, Now};
+use crate::txn::{CallOutcome, TxnBuilder};
+
+/// How long to leave the store alone when it still shows what is being dealt with.
+const DUE_RETRY: Duration = Duration::from_millis(200);
+/// The same when there is more to be dealt with.
+const DUE_NEXT_PAGE: Duration = Duration::from_millis(50);
 
 impl Hub {
-    /// A request that concerns a device.
-    pub(super) fn request_at(&mut self, device: DeviceId, op: Op, now: Timestamp) {
-        if !op.request().is_some_and(|request| self.refused(request)) {
-            self.at_device(device, op, now);
-        }
+    /// A whole call that concerns a device.
+    pub(super) fn call_device(&mut self, device: DeviceId, op: Op, now: Now) {
+        self.at_device(device, op, now);
+        self.finish_call(now);
     }
 
     /// Does something at a device, which is loaded first if need be.
-    pub(super) fn at_device(&mut self, id: DeviceId, op: Op, now: Timestamp) {
-        match self.devices.get_mut(&id) {
-            None => {
-                self.desk.outputs.push_back(Output::Load(Load::Device(id.clone())));
-                self.devices.insert(id.clone(), Box::new(Device::loading(id, op)));
-            }
-            Some(device) => match &mut device.loading {
-                Some(waiting) => waiting.push(op),
-                None => self.with_device(&id, now, |device, work| device.apply(op, work)),
-            },
+    pub(super) fn at_device(&mut self, id: DeviceId, op: Op, now: Now) {
+        let device = self.in_memory(&id);
+        if device.is_ready() {
+            self.with_device(&id, now, |device, txn| op.apply(device, txn));
+        } else {
+            device.wait(op);
         }
     }
 
-    pub(super) fn device_loaded(
-        &mut self,
-        id: &DeviceId,
-        known: bool,
-        live: Vec<DeliveryRecord>,
-        now: Timestamp,
-    ) {
-        let Some(device) = self.devices.get_mut(id) else {
+    /// The device, which is being loaded if it was not in memory.
+    pub(super) fn in_memory(&mut self, id: &DeviceId) -> &mut Device {
+        let Self { devices, ctx, .. } = self;
+        devices.entry(id.clone()).or_insert_with(|| {
+            ctx.outputs.push_back(Output::Load(Load::Device(id.clone(), PAGE_MAX)));
+            Box::new(Device::loading(id.clone()))
+        })
+    }
+
+    pub(super) fn device_loaded(&mut self, loaded: LoadedDevice, now: Now) {
+        let id = loaded.device.clone();
+        let Some(device) = self.devices.get_mut(&id).filter(|device| device.is_loading()) else {
             return;
         };
-        if device.loading.is_none() {
-            return;
-        }
-        // Nothing else is done before the first of them: a device for which nothing is to be done
-        // would be forgotten, and loaded again for ever. Each may let it go for the next.
-        for op in device.loaded(known, live, self.desk.config.lease) {
+        device.loaded(loaded, self.ctx.config.lease);
+        self.device_is_ready(&id, now);
+    }
+
+    /// What waited for a device to be ready follows. Nothing else is done to it before: a device
+    /// for which nothing is to be done would be forgotten, and loaded again for ever.
+    fn device_is_ready(&mut self, id: &DeviceId, now: Now) {
+        let Some(device) = self.devices.get_mut(id) else { return };
+        let steps = device.steps().to_vec();
+        self.do_waiting(id, now);
+        steps.into_iter().for_each(|step| self.step_device_ready(step, now));
+        // Whatever it was loaded for may have been given up meanwhile.
+        self.forget_if_idle(id, now);
+    }
+
+    /// Does what has waited for a device, if it is ready. Each may let it go, or wait again.
+    pub(super) fn do_waiting(&mut self, id: &DeviceId, now: Now) {
+        let device = self.devices.get_mut(id).filter(|device| device.is_ready());
+        let waiting = device.map(|device| device.take_waiting());
+        for op in waiting.unwrap_or_default() {
             self.at_device(id.clone(), op, now);
         }
     }
 
-    pub(super) fn load_failed(&mut self, load: Load, now: Timestamp) {
-        let ops: Vec<Op> = match load {
-            Load::Device(id) => {
-                self.devices.remove(&id).and_then(|d| d.loading).unwrap_or_default()
-            }
-            Load::Delivery(id, command) => {
-                let device = self.devices.get_mut(&id);
-                let lookups = device.map(|d| std::mem::take(&mut d.lookups)).unwrap_or_default();
-                let (failed, others) = lookups.into_iter().partition(|(c, _)| *c == command);
-                if let Some(device) = self.devices.get_mut(&id) {
-                    device.lookups = others;
+    pub(super) fn load_failed(&mut self, load: Load, now: Now) {
+        let retry_at = now.instant.after(LOAD_RETRY);
+        match load {
+            Load::Device(id, _) => self.device_not_loaded(&id, now),
+            Load::Delivery(id, command) => self.with_device(&id, now, |device, txn| {
+                for op in device.end_lookup(command) {
+                    op.refuse(store_unavailable(), txn.ctx);
                 }
-                self.forget_if_idle(&id, now);
-                let failed: Vec<(CommandId, Vec<Op>)> = failed;
-                failed.into_iter().flat_map(|(_, ops)| ops).collect()
+            }),
+            Load::Queue(id, ..) => {
+                self.with_device(&id, now, |device, _| device.queue_loaded(None, now));
             }
-            Load::Data(id, _) => {
-                return self.with_device(&id, now, |device, _| device.data_loaded(Vec::new(), now));
+            Load::Data(id, seq) => {
+                self.with_device(&id, now, |device, _| device.data_loaded(seq, None, now));
+            }
+            Load::Deliveries(id, _) => {
+                self.with_device(&id, now, |device, txn| device.due_loaded(None, txn));
+            }
+            Load::Live(id, _) => {
+                self.with_device(&id, now, |device, txn| device.live_loaded(None, txn));
             }
             Load::Delivered { device, .. } => {
-                return self.with_device(&device, now, |device, work| device.replay_failed(work));
+                self.with_device(&device, now, |device, txn| device.replay_failed(txn));
             }
-            Load::Targets(command) => {
+            Load::Command(command) => {
                 for (request, _) in self.cancels.remove(&command).unwrap_or_default() {
-                    self.desk.refuse(request, store_unavailable());
+                    self.ctx.refuse(request, store_unavailable());
                 }
-                return;
             }
-            Load::Idempotency(key) => {
-                if let Some(KeyInUse::Undecided(waiting)) = self.keys.remove(&key) {
-                    for (request, ..) in waiting {
-                        self.desk.waiting.remove(&request);
-                        self.desk.refuse(request, store_unavailable());
-                    }
-                }
-                return;
+            Load::Targets(command, first) => {
+                self.ctx.commands.chunk_failed(command, &first, retry_at);
             }
+            Load::LiveOf(command, ..) => self.ctx.commands.cancel_page_failed(command, retry_at),
+            Load::Unknown(request, _) => self.check_failed(request),
+            Load::Idempotency(key) => self.key_not_loaded(&key),
             Load::Due(..) => {
                 self.due_loading = false;
-                self.next_due = earliest(self.next_due, Some(now.after(LOAD_AGAIN)));
-                return;
+                self.ctx.due.add_deadline(Some(retry_at));
             }
-        };
-        for op in ops {
-            if let Op::Listen { session, .. } = &op {
-                self.desk.sessions.remove(session);
-            }
-            if let Some(request) = op.request() {
-                self.desk.waiting.remove(&request);
-                self.desk.refuse(request, store_unavailable());
-            }
-            match op {
-                Op::Send { send, .. } => {
-                    let Some((key, _)) = send.idempotency else { continue };
-                    self.decided.push_back((key, send.device, None));
-                    self.settle_keys(now);
-                }
-                // What is due is due still.
-                Op::Tick => self.next_due = earliest(self.next_due, Some(now.after(LOAD_AGAIN))),
-                _ => {}
-            }
+        }
+    }
+
+    /// The store could not look up a device: what waits for it is refused, save for steps that are
+    /// promised.
+    fn device_not_loaded(&mut self, id: &DeviceId, now: Now) {
+        let Some(device) = self.devices.get_mut(id) else { return };
+        let (ops, steps) = (device.take_waiting(), device.steps().to_vec());
+        ops.into_iter().for_each(|op| op.refuse(store_unavailable(), &mut self.ctx, now));
+        steps.into_iter().for_each(|step| self.step_failed(step, now));
+        if self.devices.get(id).is_some_and(|device| device.steps().is_empty()) {
+            self.devices.remove(id);
+        } else {
+            self.ctx.commands.reload(id.clone(), now.instant.after(LOAD_RETRY));
+        }
+    }
+
+    /// What is due of deliveries that are in the store alone, and when to look again.
+    pub(super) fn due_loaded(
+        &mut self,
+        rows: Vec<(DeviceId, Seq)>,
+        next: Option<Instant>,
+        next_scheduled: Option<Timestamp>,
+        now: Now,
+    ) {
+        self.due_loading = false;
+        let more = rows.len() >= DUE_ROWS_MAX;
+        let retry_at = now.instant.after(if more { DUE_NEXT_PAGE } else { DUE_RETRY });
+        self.ctx.due.add_deadline(next.map(|at| at.max(retry_at)));
+        match next_scheduled {
+            Some(at) if at <= now.wall => self.ctx.due.add_deadline(Some(retry_at)),
+            next => self.ctx.due.add_scheduled(next),
+        }
+        let mut by_device: BTreeMap<DeviceId, Vec<Seq>> = BTreeMap::new();
+        for (device, seq) in rows {
+            by_device.entry(device).or_default().push(seq);
+        }
+        for (device, seqs) in by_device {
+            self.at_device(device, Op::Due { seqs }, now);
         }
     }
 
     pub(super) fn with_session(
         &mut self,
         session: SessionId,
-        now: Timestamp,
-        act: impl FnOnce(&mut Device, &mut Work<'_>),
+        now: Now,
+        act: impl FnOnce(&mut Device, &mut TxnBuilder<'_>),
     ) {
-        if let Some(id) = self.desk.sessions.get(&session).cloned() {
+        if let Some(id) = self.ctx.sessions.get(&session).cloned() {
             self.with_device(&id, now, act);
+            self.finish_call(now);
         }
     }
 
-    /// Acts on a device that is in memory, and then on everything that follows from it: time,
-    /// cancellations, whose turn it is, polls, presence. What was decided becomes one transaction.
+    /// Acts on a device that is in memory. What was decided becomes one transaction.
     pub(super) fn with_device(
         &mut self,
         id: &DeviceId,
-        now: Timestamp,
-        act: impl FnOnce(&mut Device, &mut Work<'_>),
+        now: Now,
+        act: impl FnOnce(&mut Device, &mut TxnBuilder<'_>),
     ) {
-        let Some(device) = self.devices.get_mut(id).filter(|d| d.loading.is_none()) else {
+        let Some(device) = self.devices.get_mut(id).filter(|device| !device.is_loading()) else {
             return;
         };
-        let mut work = Work {
-            now,
-            desk: &mut self.desk,
-            changes: Vec::new(),
-            outputs: Vec::new(),
-            decided: Vec::new(),
-        };
-        device.tick(&mut work);
-        act(device, &mut work);
-        device.tell_cancels(&mut work);
-        device.pump(&mut work);
-        device.settle_poll(&mut work);
-        device.update_presence(&mut work);
-        device.flush_rows(&mut work);
-        device.forget_ended(self.committed);
-        let Work { changes, outputs, decided, .. } = work;
-        let key = decided.iter().find(|(_, _, made)| made.is_some()).map(|(key, ..)| key.clone());
-        if !changes.is_empty() {
-            self.desk.last_txn = TxnId(self.desk.last_txn.0 + 1);
-            device.txn = self.desk.last_txn;
-            self.desk.outputs.push_back(Output::Persist(Txn::new(device.txn, changes)));
-            let (txn, device) = (device.txn, id.clone());
-            self.withheld.push_back(Withheld { txn, device, outputs, key });
-        } else if let Some(withheld) = pending(&mut self.withheld, device.txn) {
-            // What is told rests on rows that are still on their way.
-            withheld.outputs.extend(outputs);
-        } else {
-            self.desk.outputs.extend(outputs);
-        }
-        self.set_timer(id, now);
-        self.forget_if_idle(id, now);
-        for decision in decided {
-            self.decided.push_back(decision);
-            self.settle_keys(now);
+        let removing = device.is_removing();
+        let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
+        device.call(&mut txn, self.txns.committed(), act);
+        let removed = removing && device.is_ready();
+        let outcome = txn.finish(&mut self.txns);
+        self.end_call(outcome, now);
+        if removed {
+            self.device_is_ready(id, now);
         }
     }
 
-    fn set_timer(&mut self, id: &DeviceId, now: Timestamp) {
+    /// Sets the timers of the devices that a call touched, and forgets those that are idle.
+    pub(super) fn end_call(&mut self, outcome: CallOutcome, now: Now) {
+        self.ctx.key_decisions.extend(outcome.decisions);
+        for id in outcome.devices.iter() {
+            self.set_timer(id, now);
+            self.forget_if_idle(id, now);
+        }
+    }
+
+    /// A transaction with a row of the device is on disk.
+    pub(super) fn device_committed(&mut self, id: &DeviceId, now: Now) {
+        let Some(device) = self.devices.get_mut(id) else { return };
+        if device.is_removing() {
+            return self.with_device(id, now, |_, _| {});
+        }
+        device.settle(self.txns.committed(), &mut self.ctx);
+        self.forget_if_idle(id, now);
+    }
+
+    fn set_timer(&mut self, id: &DeviceId, now: Now) {
         let Some(device) = self.devices.get_mut(id) else {
             return;
         };
@@ -198,24 +228,34 @@ impl Hub {
         }
     }
 
-    pub(super) fn forget_if_idle(&mut self, id: &DeviceId, now: Timestamp) {
+    pub(super) fn forget_if_idle(&mut self, id: &DeviceId, now: Now) {
         let Some(device) = self.devices.get(id) else {
             return;
         };
-        if !device.idle(self.committed, now) {
+        if !device.is_idle(self.txns.committed(), now) {
             return;
         }
-        self.next_due = earliest(self.next_due, device.due_at());
+        device.deliveries.add_due(&mut self.ctx.due);
         if let Some(at) = device.wake_at {
             self.timers.remove(&(at, id.clone()));
         }
         self.devices.remove(id);
     }
-}
 
-/// The transaction `txn` while it is under way. Numbers rise by one, so its place is known.
-fn pending(withheld: &mut VecDeque<Withheld>, txn: TxnId) -> Option<&mut Withheld> {
-    let first = withheld.front()?.txn;
-    let at = usize::try_from(txn.0.checked_sub(first.0)?).ok()?;
-    withheld.get_mut(at)
+    /// Refuses everything that waits at devices, and forgets them: the store has failed.
+    pub(super) fn abandon_devices(&mut self, now: Now) {
+        // In the order of names, so that a seed decides the whole run.
+        let mut devices: Vec<_> = self.devices.drain().collect();
+        devices.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        for (_, device) in devices {
+            let (ops, lookups, removal) = device.abandon();
+            ops.into_iter().for_each(|op| op.refuse(store_unavailable(), &mut self.ctx, now));
+            let refuse = |op: DeliveryOp| op.refuse(store_unavailable(), &mut self.ctx);
+            lookups.into_iter().for_each(refuse);
+            if let Some(request) = removal {
+                self.ctx.refuse(request, store_unavailable());
+            }
+        }
+        self.ctx.key_decisions.clear();
+    }
 }

@@ -1,4 +1,4 @@
-//! Devices: how they listen, and a small agent with a journal that runs what it is told.
+//! Devices: how they listen, and a small agent with a journal that runs what it is sent.
 //!
 //! An agent runs a command once: what it has done it reports again, until it is answered. Now and
 //! then it is silent, busy, or gone in the middle of a run.
@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bellwire_core::{Answer, Frame, Listen, Peer, Poll, RequestId, SessionId};
+use bellwire_core::{Answer, Frame, Instant, Listen, Peer, Poll, RequestId, SessionId};
 use bellwire_proto::stream::{Bye, CommandEvent};
-use bellwire_proto::{CommandId, DeviceId, Report, ReportState, Seconds, Seq, Timestamp};
+use bellwire_proto::{CommandId, DeviceId, Report, ReportState, Seconds, Seq};
 
 use super::judge::Asked;
 use super::random::Random;
@@ -28,7 +28,7 @@ struct Ways {
 struct Line {
     session: SessionId,
     /// When the latest of its frames arrives: they never overtake each other.
-    arrives: Timestamp,
+    arrives: Instant,
     /// What is written from now on is lost; neither end knows.
     cut: bool,
 }
@@ -52,8 +52,8 @@ pub(crate) struct Appliance {
     /// Reports that were not answered yet, with the request that last carried each.
     outbox: BTreeMap<CommandId, (Report, RequestId)>,
     counts_revs: bool,
-    /// It listens, and answers nothing while there is trouble.
-    deaf: bool,
+    /// It listens, and answers nothing while there is fault.
+    silent: bool,
     rev: u64,
 }
 
@@ -91,7 +91,7 @@ impl Appliance {
             journal: BTreeMap::new(),
             outbox: BTreeMap::new(),
             counts_revs: random.percent(50),
-            deaf: random.percent(8),
+            silent: random.percent(8),
             rev: 0,
         }
     }
@@ -206,7 +206,7 @@ impl World {
         }
         // A stream that never came to be, or ended without a word, is found out in the end.
         self.after_ms(60_000, 120_000, Event::Device(index, Wake::FindOut(session)));
-        if self.random.percent(self.climate.link_cut) {
+        if self.random.percent(self.profile.link_cut) {
             self.after_ms(10, 60_000, Event::Device(index, Wake::Cut(session)));
         }
     }
@@ -228,7 +228,7 @@ impl World {
     }
 
     /// When the latest frame of a stream arrives.
-    pub(super) fn arrival(&self, session: SessionId) -> Timestamp {
+    pub(super) fn arrival(&self, session: SessionId) -> Instant {
         let device = self.sessions.get(&session).and_then(|index| self.devices.get(*index));
         let line = device.and_then(|d| d.line).filter(|line| line.session == session);
         line.map(|line| line.arrives).unwrap_or_default()
@@ -249,14 +249,14 @@ impl World {
         self.at(at, Event::Frame(session, frame));
     }
 
-    pub(super) fn device_hears(&mut self, session: SessionId, frame: &Frame) {
+    pub(super) fn device_receives(&mut self, session: SessionId, frame: &Frame) {
         let Some(index) = self.sessions.get(&session).copied() else { return };
         if self.devices[index].line.is_none_or(|line| line.session != session || line.cut) {
             return;
         }
         match frame {
-            Frame::Command(event) => self.hears_command(index, event),
-            Frame::Cancel(event) => self.hears_cancel(index, event.id),
+            Frame::Command(event) => self.receives_command(index, event),
+            Frame::Cancel(event) => self.receives_cancel(index, event.id),
         }
     }
 
@@ -275,8 +275,8 @@ impl World {
         if self.devices[index].poll == Some(request) {
             self.devices[index].poll = None;
             if let Answer::Poll { commands, cancels } = answer {
-                commands.iter().for_each(|event| self.hears_command(index, event));
-                cancels.iter().for_each(|event| self.hears_cancel(index, event.id));
+                commands.iter().for_each(|event| self.receives_command(index, event));
+                cancels.iter().for_each(|event| self.receives_cancel(index, event.id));
             }
             self.after_ms(0, 6000, Event::Device(index, Wake::Poll));
         } else if let Some(command) = self.carried(index, request) {
@@ -296,7 +296,7 @@ impl World {
 
     // --- Running ---
 
-    fn hears_command(&mut self, index: usize, event: &CommandEvent) {
+    fn receives_command(&mut self, index: usize, event: &CommandEvent) {
         let device = &mut self.devices[index];
         device.last_event_id = device.last_event_id.max(Some(event.seq));
         if device.ways.ack_none {
@@ -313,7 +313,7 @@ impl World {
         use ReportState as R;
         let (id, run_ms) = (event.id, event.run_timeout_s * 1000);
         let dice = if self.calm { 99 } else { self.random.from(0, 99) };
-        if dice < 10 || (self.devices[index].deaf && !self.calm) {
+        if dice < 10 || (self.devices[index].silent && !self.calm) {
             self.devices[index].journal.insert(id, Job::PutOff);
             return;
         }
@@ -350,7 +350,7 @@ impl World {
         self.report(index, command, state);
     }
 
-    fn hears_cancel(&mut self, index: usize, command: CommandId) {
+    fn receives_cancel(&mut self, index: usize, command: CommandId) {
         let ended = match self.devices[index].journal.get(&command) {
             Some(Job::Ended(state)) => *state,
             _ if self.calm || self.random.percent(70) => ReportState::Cancelled,
@@ -393,7 +393,7 @@ impl World {
                 Input::Report(request, device, command, report)
             })
         };
-        if self.random.percent(self.climate.request_doubled) && !self.calm {
+        if self.random.percent(self.profile.request_doubled) && !self.calm {
             send(self);
         }
         let request = send(self);

@@ -1,17 +1,18 @@
 //! A world around one hub, in virtual time, from a seed: devices, links that delay, cut, double and
-//! reorder, people who send and cancel, operators, a store that crashes and fails, restarts.
+//! reorder, clients who send and cancel, operators, a store that crashes and fails, restarts.
 //!
 //! [`World::run`] jumps from deadline to deadline, and hands all that happens to the
 //! [`Judge`](judge::Judge). Everything is decided by the seed, so that a failure can be seen again.
-//! What devices do is in `appliance.rs`, what people do in `people.rs`, what goes wrong in
-//! `trouble.rs`, the disk in `store.rs`.
+//! What devices do is in `appliance.rs`, what clients do in `clients.rs`, what goes wrong in
+//! `faults.rs`, the disk in `store.rs`.
 
 pub(crate) mod appliance;
+mod clients;
+mod faults;
 pub(crate) mod judge;
-mod people;
 pub(crate) mod random;
+#[allow(dead_code, reason = "the store's own tests use what is not used here")]
 pub(crate) mod store;
-mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,24 +20,27 @@ use std::time::Duration;
 
 use bellwire_core::record::{Committed, Load, Loaded};
 use bellwire_core::{
-    Answer, Footprint, Frame, Hub, Listen, Output, Poll, RequestId, Send, SessionId, Wanted,
+    Answer, Footprint, Frame, Hub, Instant, Listen, NotifyOn, Now, Output, Poll, RequestId, Send,
+    SessionId,
 };
 use bellwire_proto::stream::Bye;
 use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Seq, Timestamp};
 
 use appliance::Appliance;
+use clients::Client;
+use faults::{Fault, FaultProfile};
 use judge::{Asked, Judge, Verdict};
-use people::Person;
 use random::Random;
 use store::Store;
-use trouble::{Climate, Trouble};
 
-const START: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
+const START: Instant = Instant::from_ms(5_000_000);
+/// What the wall clock shows at [`START`], as long as nobody sets it.
+const WALL_START_MS: u64 = 1_700_000_000_000;
 /// Steps after which a run is taken to turn in a circle.
 const STEPS_MAX: u32 = 60_000;
-/// Something wrong with the world on purpose, to show that the judge sees it.
+/// Something bug with the world on purpose, to show that the judge sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wrong {
+pub(crate) enum InjectedBug {
     /// The store says that a transaction is on disk, and loses it.
     StoreLies,
     /// The store finds nothing that is due.
@@ -67,8 +71,10 @@ enum Event {
     Frame(SessionId, Frame),
     Ended(SessionId, Bye),
     Device(usize, appliance::Wake),
-    Person(usize),
-    Trouble(Trouble),
+    /// The driver notices that the wall clock was set.
+    ClockNoticed(u32),
+    Client(usize),
+    Fault(Fault),
 }
 
 /// A request, or word of a stream, on its way to the hub.
@@ -94,15 +100,17 @@ enum Input {
 #[derive(Debug, Clone, Copy)]
 enum Owner {
     Device(usize),
-    Person(usize),
+    Client(usize),
 }
 
 pub(crate) struct World {
     random: Random,
-    climate: Climate,
-    wrong: Option<Wrong>,
-    now: Timestamp,
-    events: BTreeMap<(Timestamp, u64), Event>,
+    profile: FaultProfile,
+    bug: Option<InjectedBug>,
+    now: Instant,
+    /// By how much the wall clock was set forwards, or back.
+    wall_step_ms: i64,
+    events: BTreeMap<(Instant, u64), Event>,
     next_number: u64,
     hub: Hub,
     /// Which process of the hub this is; what belongs to an older one goes nowhere.
@@ -114,23 +122,23 @@ pub(crate) struct World {
     commit_planned: bool,
     judge: Judge,
     devices: Vec<Appliance>,
-    people: Vec<Person>,
+    clients: Vec<Client>,
     owners: BTreeMap<RequestId, Owner>,
     sessions: BTreeMap<SessionId, usize>,
     /// Streams that have ended; what asked for one may arrive after its end.
     closed: BTreeSet<SessionId>,
     calm: bool,
     alone: bool,
-    /// Frames that a wrong driver keeps back.
+    /// Frames that a bug driver keeps back.
     late_frames: Vec<Output>,
     /// All outputs, folded into one number.
     digest: u64,
-    /// The last events, told when a run is seen again.
+    /// The last events, sent when a run is seen again.
     trace: Option<VecDeque<String>>,
 }
 
 /// What a run comes to.
-pub(crate) struct Story {
+pub(crate) struct RunReport {
     pub(crate) verdict: Verdict,
     pub(crate) digest: u64,
     pub(crate) commands: usize,
@@ -138,14 +146,14 @@ pub(crate) struct Story {
 }
 
 impl World {
-    /// Lives through the story of a seed. With `traced`, keeps its last events and a digest of all
+    /// Lives through the report of a seed. With `traced`, keeps its last events and a digest of all
     /// outputs; that costs time.
-    pub(crate) fn run(seed: u64, wrong: Option<Wrong>, traced: bool) -> Story {
-        let mut world = Self::new(seed, wrong);
+    pub(crate) fn run(seed: u64, bug: Option<InjectedBug>, traced: bool) -> RunReport {
+        let mut world = Self::new(seed, bug);
         world.trace = traced.then(VecDeque::new);
         let verdict = catch_unwind(AssertUnwindSafe(|| world.live()))
             .unwrap_or_else(|_| Err("a panic; its message stands above".to_owned()));
-        Story {
+        RunReport {
             verdict,
             digest: world.digest,
             commands: world.store.disk.commands.len(),
@@ -153,21 +161,22 @@ impl World {
         }
     }
 
-    fn new(seed: u64, wrong: Option<Wrong>) -> Self {
+    fn new(seed: u64, bug: Option<InjectedBug>) -> Self {
         let mut random = Random::new(seed);
         let r = &mut random;
-        let climate = Climate::drawn(r);
+        let profile = FaultProfile::drawn(r);
         let devices = r.from(1, 4) as usize;
-        let people = r.from(1, 3) as usize;
+        let clients = r.from(1, 3) as usize;
         let life_seed = r.next();
         let mut store = Store::default();
-        let hub = Hub::new(climate.config(), store.restart(START), life_seed);
+        let hub = Hub::new(profile.config(), store.restart(clock(START, 0)), life_seed);
         let mut world = Self {
-            judge: Judge::new(climate.max_in_flight),
+            judge: Judge::new(profile.max_in_flight),
             random,
-            climate,
-            wrong,
+            profile,
+            bug,
             now: START,
+            wall_step_ms: 0,
             events: BTreeMap::new(),
             next_number: 0,
             hub,
@@ -177,7 +186,7 @@ impl World {
             store,
             commit_planned: false,
             devices: Vec::new(),
-            people: Vec::new(),
+            clients: Vec::new(),
             owners: BTreeMap::new(),
             sessions: BTreeMap::new(),
             closed: BTreeSet::new(),
@@ -187,28 +196,31 @@ impl World {
             digest: 0xCBF2_9CE4_8422_2325,
             trace: None,
         };
-        world.settle(devices, people);
+        world.settle(devices, clients);
         world
     }
 
-    fn settle(&mut self, devices: usize, people: usize) {
+    fn settle(&mut self, devices: usize, clients: usize) {
         self.hub.observe_all(true);
         for index in 0..devices {
             let device = Appliance::new(index, &mut self.random);
             self.devices.push(device);
             self.begin_listening(index);
         }
-        for index in 0..people {
-            self.people.push(Person::default());
-            self.after_ms(1, 3000, Event::Person(index));
+        for index in 0..clients {
+            self.clients.push(Client::default());
+            self.after_ms(1, 3000, Event::Client(index));
         }
-        let active_ms = self.climate.active.as_millis() as u64;
-        for _ in 0..self.climate.crashes {
-            let trouble = self.random.pick(&[Trouble::Crash, Trouble::StoreFails, Trouble::Drain]);
-            self.after_ms(1, active_ms, Event::Trouble(trouble));
+        let active_ms = self.profile.active.as_millis() as u64;
+        for _ in 0..self.profile.crashes {
+            let fault = self.random.pick(&[Fault::Crash, Fault::StoreFails, Fault::Drain]);
+            self.after_ms(1, active_ms, Event::Fault(fault));
         }
-        let end = if self.climate.calm_first { Trouble::Calm } else { Trouble::Alone };
-        self.at(START.after(self.climate.active), Event::Trouble(end));
+        for _ in 0..self.profile.clock_steps {
+            self.after_ms(1, active_ms, Event::Fault(Fault::ClockStep));
+        }
+        let end = if self.profile.calm_first { Fault::Calm } else { Fault::Alone };
+        self.at(START.after(self.profile.active), Event::Fault(end));
     }
 
     fn live(&mut self) -> Verdict {
@@ -218,7 +230,7 @@ impl World {
             match (deadline, event) {
                 (Some(deadline), event) if event.is_none_or(|at| deadline <= at) => {
                     self.now = self.now.max(deadline);
-                    self.hub.handle_timeout(self.now);
+                    self.hub.handle_timeout(self.clock());
                 }
                 (_, Some(_)) => {
                     let Some(((at, _), event)) = self.events.pop_first() else { continue };
@@ -259,33 +271,39 @@ impl World {
             }
             Event::Committed(life, committed) if life == self.life => {
                 if self.up {
+                    let clock = self.clock();
                     for committed in committed {
-                        self.hub.handle_committed(committed, self.now);
+                        self.hub.handle_committed(committed, clock);
                     }
                 }
                 self.plan_commit();
             }
             Event::Loaded(life, load, found) if life == self.life && self.up => {
                 let loaded = found.unwrap_or_else(|| self.load(&load));
-                self.hub.handle_loaded(loaded, self.now);
+                self.hub.handle_loaded(loaded, self.clock());
             }
             Event::Hub(..) | Event::Commit(_) | Event::Committed(..) | Event::Loaded(..) => {}
             Event::Answered(request, answer) => match self.owners.remove(&request) {
                 Some(Owner::Device(index)) => self.device_answered(index, request, &answer),
-                Some(Owner::Person(index)) => self.person_answered(index, request, answer),
+                Some(Owner::Client(index)) => self.client_answered(index, request, answer),
                 None => {}
             },
-            Event::Frame(session, frame) => self.device_hears(session, &frame),
+            Event::Frame(session, frame) => self.device_receives(session, &frame),
             Event::Ended(session, bye) => self.stream_ended(session, bye),
             Event::Device(index, wake) => self.device_wakes(index, wake),
-            Event::Person(index) => self.person_acts(index),
-            Event::Trouble(trouble) => self.trouble(trouble)?,
+            Event::ClockNoticed(life) => {
+                if life == self.life && self.up {
+                    self.hub.handle_timeout(self.clock());
+                }
+            }
+            Event::Client(index) => self.client_acts(index),
+            Event::Fault(fault) => self.fault(fault)?,
         }
         Ok(())
     }
 
     fn reach_hub(&mut self, input: Input) {
-        let now = self.now;
+        let now = self.clock();
         match input {
             Input::Send(request, send, random) => self.hub.handle_send(request, *send, random, now),
             Input::Cancel(request, id, force) => self.hub.handle_cancel(request, id, force, now),
@@ -331,7 +349,7 @@ impl World {
         while let Some(output) = self.hub.poll_output() {
             self.note_output(&output);
             let is_frame = matches!(output, Output::Send { .. });
-            if self.wrong == Some(Wrong::DriverWritesAfterBye) && is_frame {
+            if self.bug == Some(InjectedBug::DriverWritesAfterBye) && is_frame {
                 late.push(output);
                 continue;
             }
@@ -343,15 +361,15 @@ impl World {
 
     fn carry_out_one(&mut self, output: Output) -> Verdict {
         let is_reply = matches!(output, Output::Reply(..));
-        if self.wrong == Some(Wrong::DriverLosesAnswers) && is_reply && self.random.percent(2) {
+        if self.bug == Some(InjectedBug::DriverLosesAnswers) && is_reply && self.random.percent(2) {
             return Ok(());
         }
         self.judge.output(&output, &self.store.disk, self.now)?;
         match output {
             Output::Persist(txn) => {
-                self.judge.decided(txn.id(), self.now);
+                self.judge.decided(txn.id(), clock(self.now, self.wall_step_ms));
                 self.store.submit(txn);
-                if self.wrong == Some(Wrong::DriverDoesNotWait) {
+                if self.bug == Some(InjectedBug::DriverDoesNotWait) {
                     let committed = self.store.lose_one();
                     self.after_ms(
                         0,
@@ -363,15 +381,15 @@ impl World {
             }
             Output::Load(load) => {
                 let early = self.random.percent(50).then(|| self.load(&load));
-                let most = self.climate.commit_ms_max;
+                let most = self.profile.commit_ms_max;
                 self.after_ms(0, most, Event::Loaded(self.life, load, early));
             }
-            Output::Send { session, frame, wanted } => {
-                if self.wrong == Some(Wrong::DriverWritesTwice) {
-                    let again = Output::Send { session, frame: frame.clone(), wanted };
+            Output::Send { session, frame, notify_on } => {
+                if self.bug == Some(InjectedBug::DriverWritesTwice) {
+                    let again = Output::Send { session, frame: frame.clone(), notify_on };
                     self.judge.output(&again, &self.store.disk, self.now)?;
                 }
-                if let Wanted::Taken(seq) | Wanted::Written(seq) = wanted {
+                if let NotifyOn::Taken(seq) | NotifyOn::Written(seq) = notify_on {
                     self.reaches(Input::Taken(session, seq));
                 }
                 self.write(session, frame);
@@ -381,7 +399,7 @@ impl World {
                 self.at(at.max(self.arrival(session)), Event::Ended(session, bye));
             }
             Output::Reply(request, answer) => {
-                let lost = self.random.percent(self.climate.request_lost) && !self.calm;
+                let lost = self.random.percent(self.profile.request_lost) && !self.calm;
                 if !lost {
                     let latency_ms = self.latency_ms();
                     self.after_ms(latency_ms, latency_ms, Event::Answered(request, answer));
@@ -397,7 +415,7 @@ impl World {
     fn plan_commit(&mut self) {
         if !self.commit_planned && self.store.pending() > 0 {
             self.commit_planned = true;
-            self.after_ms(0, self.climate.commit_ms_max, Event::Commit(self.life));
+            self.after_ms(0, self.profile.commit_ms_max, Event::Commit(self.life));
         }
     }
 
@@ -405,7 +423,7 @@ impl World {
         let mut all = Vec::new();
         for _ in 0..count {
             let Some(txn) = self.store.first_pending() else { break };
-            if self.wrong == Some(Wrong::StoreLies) && self.random.percent(5) {
+            if self.bug == Some(InjectedBug::StoreLies) && self.random.percent(5) {
                 all.extend(self.store.lose_one());
                 continue;
             }
@@ -418,18 +436,22 @@ impl World {
     }
 
     fn load(&mut self, load: &Load) -> Loaded {
-        if !self.calm && self.random.percent(self.climate.load_fails) {
+        if !self.calm && self.random.percent(self.profile.load_fails) {
             return Loaded::Failed(load.clone());
         }
-        if self.wrong == Some(Wrong::StoreForgetsWhatIsDue) && matches!(load, Load::Due(..)) {
-            return Loaded::Due(Vec::new(), None);
+        if self.bug == Some(InjectedBug::StoreForgetsWhatIsDue) && matches!(load, Load::Due(..)) {
+            return Loaded::Due { rows: Vec::new(), next: None, next_scheduled: None };
         }
         self.store.disk.load(load)
     }
 
     // --- Time and chance ---
 
-    fn at(&mut self, at: Timestamp, event: Event) {
+    fn clock(&self) -> Now {
+        clock(self.now, self.wall_step_ms)
+    }
+
+    fn at(&mut self, at: Instant, event: Event) {
         self.next_number += 1;
         self.events.insert((at, self.next_number), event);
     }
@@ -445,7 +467,7 @@ impl World {
     }
 
     fn latency_ms(&mut self) -> u64 {
-        let most = if self.calm { 5 } else { self.climate.latency_ms_max };
+        let most = if self.calm { 5 } else { self.profile.latency_ms_max };
         self.random.from(0, most)
     }
 
@@ -465,7 +487,7 @@ impl World {
         let request = RequestId(self.number());
         let input = make(request);
         self.owners.insert(request, owner);
-        if !self.up || (!self.calm && self.random.percent(self.climate.request_lost)) {
+        if !self.up || (!self.calm && self.random.percent(self.profile.request_lost)) {
             return request;
         }
         self.judge.asked(request, asked);
@@ -492,4 +514,10 @@ impl World {
             self.note(|| text);
         }
     }
+}
+
+/// Both clocks, `step_ms` after somebody set the wall clock.
+fn clock(instant: Instant, step_ms: i64) -> Now {
+    let wall_ms = WALL_START_MS + instant.since(START).as_millis() as u64;
+    Now { instant, wall: Timestamp::from_unix_ms(wall_ms.saturating_add_signed(step_ms)) }
 }

@@ -1,25 +1,34 @@
 //! A store in memory that keeps the promises of `record.rs` and no more: transactions are on disk in
-//! order and when it says so; a read sees what was committed when it was asked, maybe more; a crash
-//! loses the rest. It decides nothing and knows no time: whoever owns it says when to commit.
+//! order and when it says so; a read sees what was committed when it was requested, maybe more; a
+//! crash loses the rest. It decides nothing and knows no time: its owner says when to commit.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bellwire_core::Recovered;
 use bellwire_core::record::{
-    Change, CommandRecord, Committed, DeliveryRecord, DeviceRecord, IdempotencyRecord, Load,
-    Loaded, Txn,
+    Change, ChunkRange, CommandRecord, Committed, DeliveryRecord, DeviceRecord, IdempotencyRecord,
+    JobRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, TargetChunk, Txn,
 };
+use bellwire_core::{Instant, Now, Recovered, SeqSource};
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
-use bellwire_proto::{CommandId, DeliveryState, DeviceId, Seq, Timestamp};
+use bellwire_proto::{CommandId, Counts, DeliveryState, DeviceId, Json, Seq};
 
 /// What is on disk.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Disk {
+    /// The greatest number ever given out.
+    pub(crate) last_seq: Seq,
     pub(crate) commands: BTreeMap<Seq, CommandRecord>,
     pub(crate) deliveries: BTreeMap<(DeviceId, Seq), DeliveryRecord>,
     pub(crate) devices: BTreeMap<DeviceId, DeviceRecord>,
     pub(crate) keys: BTreeMap<(String, String), IdempotencyRecord>,
-    by_id: BTreeMap<CommandId, (DeviceId, Seq)>,
+    pub(crate) targets: BTreeMap<(Seq, DeviceId), TargetChunk>,
+    pub(crate) cancels: BTreeMap<Seq, bool>,
+    pub(crate) queued: BTreeMap<DeviceId, u64>,
+    /// Counters of commands to many.
+    pub(crate) counts: BTreeMap<Seq, Counts>,
+    by_id: BTreeMap<CommandId, Seq>,
+    /// The deliveries of a command, for reads by command.
+    by_command: BTreeSet<(Seq, DeviceId)>,
 }
 
 /// The disk, and what is on its way there.
@@ -63,32 +72,56 @@ impl Store {
     }
 
     /// The process ends, and a new one opens the store: what was not committed is gone.
-    pub(crate) fn restart(&mut self, now: Timestamp) -> Recovered {
+    pub(crate) fn restart(&mut self, now: Now) -> Recovered {
         self.pending.clear();
-        for row in self.disk.deliveries.values_mut() {
-            if row.state == DeliveryState::Sent {
-                row.state = DeliveryState::Queued;
-                row.version += 1;
-            }
-            row.run_until = row.run_until.map(|at| at.max(now.after(RUN_CLOCK_AFTER_RESTART)));
-        }
-        Recovered {
-            last_seq: self.disk.commands.last_key_value().map(|(seq, _)| *seq).unwrap_or_default(),
-            next_due: self.disk.deliveries.values().filter_map(DeliveryRecord::due_at).min(),
-        }
+        self.disk.recover(now)
     }
 }
 
 impl Disk {
+    /// What a start makes of it: contract, section 2, "Restart of the hub".
+    pub(crate) fn recover(&mut self, now: Now) -> Recovered {
+        let rows: Vec<DeliveryRecord> = self.deliveries.values().cloned().collect();
+        for mut row in rows {
+            if row.state == DeliveryState::Sent {
+                row.state = DeliveryState::Queued;
+                row.version += 1;
+                row.retry_at = None;
+                (row.updated_at, row.updated) = (now.wall, now.instant);
+                *self.queued.entry(row.device.clone()).or_default() += 1;
+            }
+            let least = now.instant.after(RUN_CLOCK_AFTER_RESTART);
+            row.run_until = row.run_until.map(|at| at.max(least));
+            self.put_delivery(&row);
+        }
+        let rows = || self.deliveries.values();
+        Recovered {
+            seqs: SeqSource::after(self.last_seq),
+            next_due: rows().filter_map(DeliveryRecord::due_at).min(),
+            next_scheduled: rows().filter_map(|row| row.scheduled_at).min(),
+            jobs: self.jobs(),
+        }
+    }
+
     pub(crate) fn apply(&mut self, change: &Change) {
         match change {
             Change::PutCommand(command) => {
+                self.last_seq = self.last_seq.max(command.head.seq);
+                self.by_id.insert(command.head.id, command.head.seq);
                 self.commands.insert(command.head.seq, (**command).clone());
             }
-            Change::PutDelivery(row) => {
-                let place = (row.device.clone(), row.head.seq);
-                self.by_id.insert(row.head.id, place.clone());
-                self.deliveries.insert(place, (**row).clone());
+            Change::PutTargets(command, chunk) => {
+                self.targets.insert((*command, chunk.devices[0].clone()), chunk.clone());
+            }
+            Change::DeleteTargets(command, first) => {
+                self.targets.remove(&(*command, first.clone()));
+            }
+            Change::PutCancel(command, force) => drop(self.cancels.insert(*command, *force)),
+            Change::DeleteCancel(command) => drop(self.cancels.remove(command)),
+            Change::PutDelivery(row) => self.put_delivery(row),
+            Change::PutQueued(device, 0) => drop(self.queued.remove(device)),
+            Change::PutQueued(device, queued) => {
+                self.queued.insert(device.clone(), *queued);
             }
             Change::PutDevice(device) => {
                 self.devices.insert(device.id.clone(), (**device).clone());
@@ -118,8 +151,60 @@ impl Disk {
         }
     }
 
-    pub(crate) fn delivery(&self, command: CommandId) -> Option<&DeliveryRecord> {
-        self.by_id.get(&command).and_then(|place| self.deliveries.get(place))
+    fn put_delivery(&mut self, row: &DeliveryRecord) {
+        let (seq, device) = (row.head.seq, row.device.clone());
+        self.by_command.insert((seq, device.clone()));
+        let old = self.deliveries.insert((device, seq), row.clone());
+        if row.head.is_to_many() {
+            let counts = self.counts.entry(seq).or_default();
+            if let Some(old) = old {
+                let count = counts.entry(old.state).or_default();
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&old.state);
+                }
+            }
+            *counts.entry(row.state).or_default() += 1;
+        }
+    }
+
+    fn jobs(&self) -> Vec<JobRecord> {
+        let seqs: BTreeSet<Seq> =
+            self.targets.keys().map(|(seq, _)| *seq).chain(self.cancels.keys().copied()).collect();
+        let job = |seq: Seq| {
+            let command = &self.commands[&seq];
+            let chunks = self.targets.range((seq, first_name())..);
+            let chunks = chunks.take_while(|((s, _), _)| *s == seq).map(|(_, chunk)| ChunkRange {
+                first: chunk.devices[0].clone(),
+                last: chunk.devices[chunk.devices.len() - 1].clone(),
+            });
+            JobRecord {
+                head: command.head.clone(),
+                online_only: command.online_only,
+                chunks: chunks.collect(),
+                cancel: self.cancels.get(&seq).copied(),
+            }
+        };
+        seqs.into_iter().map(job).collect()
+    }
+
+    /// Forgets a command with all that belongs to it.
+    pub(crate) fn forget(&mut self, seq: Seq) {
+        if let Some(command) = self.commands.remove(&seq) {
+            self.by_id.remove(&command.head.id);
+        }
+        self.deliveries.retain(|(_, of), _| *of != seq);
+        self.by_command.retain(|(of, _)| *of != seq);
+        self.counts.remove(&seq);
+    }
+
+    pub(crate) fn delivery(&self, device: &DeviceId, seq: Seq) -> Option<&DeliveryRecord> {
+        self.deliveries.get(&(device.clone(), seq))
+    }
+
+    /// The first delivery of a command by device name.
+    pub(crate) fn first_of(&self, command: CommandId) -> Option<&DeliveryRecord> {
+        self.deliveries_of_command(*self.by_id.get(&command)?).next()
     }
 
     /// Every delivery of a device, by number.
@@ -128,70 +213,144 @@ impl Disk {
         self.deliveries.range(first..).map(|(_, row)| row).take_while(move |row| row.device == *id)
     }
 
+    /// Every delivery of a command, by device name.
+    pub(crate) fn deliveries_of_command(&self, seq: Seq) -> impl Iterator<Item = &DeliveryRecord> {
+        let of = self.by_command.range((seq, first_name())..).take_while(move |(s, _)| *s == seq);
+        of.map(|(seq, device)| &self.deliveries[&(device.clone(), *seq)])
+    }
+
     pub(crate) fn load(&self, load: &Load) -> Loaded {
         match load {
-            Load::Device(id) => Loaded::Device {
-                device: id.clone(),
-                known: self.devices.contains_key(id),
-                live: self.deliveries_of(id).filter(|r| !r.state.is_terminal()).cloned().collect(),
-            },
-            Load::Data(id, seqs) => {
-                let found = seqs.iter().filter_map(|seq| self.commands.get(seq));
-                Loaded::Data(id.clone(), found.map(|c| (c.head.seq, c.data.clone())).collect())
+            Load::Device(id, page_max) => {
+                let live = || self.deliveries_of(id).filter(|row| !row.state.is_terminal());
+                let queued = self.queued.get(id);
+                let queue = queued.map(|_| self.queue(id, Seq::ZERO, *page_max));
+                Loaded::Device(Box::new(LoadedDevice {
+                    device: id.clone(),
+                    known: self.devices.contains_key(id),
+                    queued: queued.copied().unwrap_or_default(),
+                    active: live()
+                        .filter(|row| row.state != DeliveryState::Queued)
+                        .cloned()
+                        .collect(),
+                    queue: queue.unwrap_or_default(),
+                }))
+            }
+            Load::Queue(id, after, page_max) => {
+                Loaded::Queue(id.clone(), self.queue(id, *after, *page_max))
+            }
+            Load::Deliveries(id, seqs) => {
+                let found = seqs.iter().filter_map(|seq| self.delivery(id, *seq));
+                Loaded::Deliveries(id.clone(), found.cloned().collect())
+            }
+            Load::Live(id, max) => {
+                let live = self.deliveries_of(id).filter(|row| !row.state.is_terminal());
+                Loaded::Live(id.clone(), live.take(*max).cloned().collect())
+            }
+            Load::Data(id, seq) => {
+                let data = self.commands.get(seq).map(|command| command.data.clone());
+                Loaded::Data(id.clone(), *seq, data)
             }
             Load::Delivery(id, command) => {
-                let found = self.delivery(*command).filter(|row| row.device == *id);
+                let seq = self.by_id.get(command);
+                let found = seq.and_then(|seq| self.delivery(id, *seq));
                 Loaded::Delivery(id.clone(), *command, found.cloned().map(Box::new))
             }
-            Load::Targets(command) => {
-                let device = self.by_id.get(command).map(|(device, _)| device.clone());
-                Loaded::Targets(*command, device.into_iter().collect())
+            Load::Command(id) => {
+                let command = self.by_id.get(id).map(|seq| &self.commands[seq]);
+                Loaded::Command(*id, command.map(|command| Box::new(self.to_cancel(command))))
+            }
+            Load::Targets(seq, first) => {
+                let chunk = self.targets.get(&(*seq, first.clone()));
+                let data = self.commands.get(seq).map(|command| command.data.clone());
+                Loaded::Targets(*seq, first.clone(), chunk.cloned().zip(data))
+            }
+            Load::LiveOf(seq, after, max) => {
+                let behind = |row: &&DeliveryRecord| {
+                    !row.state.is_terminal() && after.as_ref().is_none_or(|a| row.device > *a)
+                };
+                let live = self.deliveries_of_command(*seq).filter(behind);
+                Loaded::LiveOf(*seq, live.take(*max).map(|row| row.device.clone()).collect())
+            }
+            Load::Unknown(request, devices) => {
+                let unknown = devices.iter().find(|device| !self.devices.contains_key(device));
+                Loaded::Unknown(*request, unknown.cloned())
             }
             Load::Idempotency(key) => {
                 let found = self.keys.get(&(key.caller.clone(), key.key.clone()));
                 Loaded::Idempotency(key.clone(), found.cloned().map(Box::new))
             }
-            Load::Due(by, devices_max) => self.load_due(*by, *devices_max),
-            Load::Delivered { device, after, now, rows_max, bytes_max } => {
-                let page = self.delivered(device, *after, *now, *rows_max, *bytes_max);
+            Load::Due(now, max) => self.load_due(*now, *max),
+            Load::Delivered { device, after, now, page_max } => {
+                let page = self.delivered(device, *after, *now, *page_max);
                 Loaded::Delivered(device.clone(), page)
             }
         }
     }
 
-    fn load_due(&self, by: Timestamp, devices_max: usize) -> Loaded {
-        let mut due: Vec<DeviceId> = Vec::new();
-        let rows = || self.deliveries.values().filter_map(|row| Some((row, row.due_at()?)));
-        for (row, at) in rows() {
-            if at <= by && due.len() < devices_max && !due.contains(&row.device) {
-                due.push(row.device.clone());
+    fn queue(&self, id: &DeviceId, after: Seq, max: PageMax) -> QueuePage {
+        let ready = self.deliveries_of(id).filter(|row| row.is_ready() && row.head.seq > after);
+        let mut page = QueuePage::default();
+        let mut bytes = 0;
+        for row in ready {
+            if page.rows.len() >= max.rows || bytes >= max.bytes {
+                page.more = true;
+                break;
             }
+            let data = self.commands[&row.head.seq].data.clone();
+            bytes += data.as_str().len();
+            page.rows.push((row.clone(), data));
         }
-        let others = rows().filter(|(row, _)| !due.contains(&row.device));
-        let next = others.map(|(_, at)| at).min();
-        Loaded::Due(due, next)
+        page
+    }
+
+    fn to_cancel(&self, command: &CommandRecord) -> LoadedCommand {
+        let deliveries = || self.deliveries_of_command(command.head.seq);
+        LoadedCommand {
+            head: command.head.clone(),
+            online_only: command.online_only,
+            first: deliveries().next().cloned().map(Box::new),
+            terminal: deliveries().filter(|row| row.state.is_terminal()).count() as u64,
+        }
+    }
+
+    fn load_due(&self, now: Now, max: usize) -> Loaded {
+        let all = || self.deliveries.values();
+        let mut due: Vec<_> = all().filter(|row| is_due(row, now)).collect();
+        due.sort_by_key(|row| {
+            let scheduled = row.scheduled_at.is_some();
+            (scheduled, row.due_at(), row.scheduled_at, row.device.clone(), row.head.seq)
+        });
+        due.truncate(max);
+        let listed = |row: &DeliveryRecord| due.iter().any(|listed| std::ptr::eq(*listed, row));
+        let others = || all().filter(|row| !listed(row));
+        let (next, next_scheduled) = (
+            others().filter_map(DeliveryRecord::due_at).min(),
+            others().filter_map(|row| row.scheduled_at).min(),
+        );
+        let rows = due.iter().map(|row| (row.device.clone(), row.head.seq)).collect();
+        Loaded::Due { rows, next, next_scheduled }
     }
 
     fn delivered(
         &self,
         device: &DeviceId,
         after: Seq,
-        now: Timestamp,
-        rows_max: usize,
-        bytes_max: usize,
-    ) -> Vec<(DeliveryRecord, bellwire_proto::Json)> {
+        now: Instant,
+        max: PageMax,
+    ) -> Vec<(DeliveryRecord, Json)> {
         let delivered = self.deliveries_of(device).filter(|r| r.state == DeliveryState::Delivered);
         let mut rows: Vec<&DeliveryRecord> = delivered.collect();
-        rows.sort_by_key(|row| (row.updated_at, row.head.seq));
+        rows.sort_by_key(|row| (row.updated, row.head.seq));
         match rows.iter().position(|row| row.head.seq == after) {
             Some(at) => drop(rows.drain(..=at)),
             None => rows.retain(|row| row.head.seq > after),
         }
         let mut bytes = 0;
         let mut page = Vec::new();
-        for row in rows.into_iter().filter(|row| row.head.expires_at > now).take(rows_max) {
+        for row in rows.into_iter().filter(|row| row.expires > now).take(max.rows) {
             let Some(command) = self.commands.get(&row.head.seq) else { continue };
-            if bytes >= bytes_max {
+            if bytes >= max.bytes {
                 break;
             }
             bytes += command.data.as_str().len();
@@ -199,4 +358,14 @@ impl Disk {
         }
         page
     }
+}
+
+fn is_due(row: &DeliveryRecord, now: Now) -> bool {
+    row.due_at().is_some_and(|at| at <= now.instant)
+        || row.scheduled_at.is_some_and(|at| at <= now.wall)
+}
+
+/// A name before all others: `-` sorts first among the characters of a name.
+fn first_name() -> DeviceId {
+    "-".parse().unwrap()
 }

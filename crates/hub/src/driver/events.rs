@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use bellwire_core::record::{Committed, Loaded};
-use bellwire_core::{Hub, SessionId};
-use bellwire_proto::{Seq, Timestamp};
+use bellwire_core::{Hub, Now, SessionId};
+use bellwire_proto::Seq;
 
 use super::runtime::Runtime;
 use crate::plane::{StreamEvent, StreamEvents};
@@ -54,7 +54,7 @@ impl StreamEvents for Events {
     }
 }
 
-fn stream_event(hub: &mut Hub, event: StreamEvent, now: Timestamp) {
+fn stream_event(hub: &mut Hub, event: StreamEvent, now: Now) {
     match event {
         StreamEvent::Buffered { stream, tag } | StreamEvent::Written { stream, tag } => {
             hub.handle_taken(SessionId(stream.get()), Seq::new(tag), now);

@@ -15,16 +15,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bellwire_core::record::{Load, Txn};
-use bellwire_core::{Answer, Frame, Hub, HubEvent, Output, RequestId, SessionId, Wanted};
+use bellwire_core::{
+    Answer, Frame, Hub, HubEvent, Instant, NotifyOn, Now, Output, RequestId, SessionId,
+};
 use bellwire_proto::stream::{Bye, ByeReason};
-use bellwire_proto::{CommandId, DeviceChange, Problem, Timestamp};
+use bellwire_proto::{CommandId, DeviceChange, Problem};
 use tokio::sync::{Notify as Wake, oneshot};
 
+use super::Readiness;
 use super::effects::Effects;
 use super::events::Events;
-use super::{Clock, Readiness};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
 use crate::frames;
@@ -34,6 +38,10 @@ use crate::store::{Store, StoreEvents, StoredDevice};
 /// Reports that the core is called with under one lock. A commit reports hundreds at once, and each
 /// is a decision of some microseconds, for which everybody else would wait.
 const REPORTS_PER_LOCK: usize = 16;
+
+/// How often the core looks at the clocks while it waits for a deadline: a step of the wall clock, and
+/// the end of a suspension, are noticed that late at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What every handle of a hub shares.
 pub(super) struct Runtime {
@@ -66,7 +74,7 @@ pub(super) struct Core {
     /// To be passed once everything that was decided before is carried out.
     barriers: VecDeque<SyncSender<()>>,
     /// The deadline that the timer waits for.
-    armed: Option<Timestamp>,
+    armed: Option<Instant>,
 }
 
 /// An output of the core that is yet to be carried out.
@@ -135,7 +143,11 @@ impl Runtime {
             epoch: (seed >> 32) as u32,
         });
         runtime.events.connect(&runtime);
-        tokio::spawn(keep_time(Arc::downgrade(&runtime), runtime.rearm.clone(), clock));
+        tokio::spawn(keep_time(
+            Arc::downgrade(&runtime),
+            runtime.rearm.clone(),
+            runtime.clock.clone(),
+        ));
         Ok(runtime)
     }
 
@@ -147,7 +159,7 @@ impl Runtime {
     /// panicked.
     ///
     /// When it returns, the outputs are carried out, or another thread is about to.
-    pub(super) fn with_core<T>(&self, act: impl FnOnce(&mut Core, Timestamp) -> T) -> Option<T> {
+    pub(super) fn with_core<T>(&self, act: impl FnOnce(&mut Core, Now) -> T) -> Option<T> {
         self.guarded(|| {
             let (result, carries_out) = self.call(act)?;
             if carries_out {
@@ -161,7 +173,7 @@ impl Runtime {
     pub(super) fn with_each<T>(
         &self,
         mut reports: impl ExactSizeIterator<Item = T>,
-        act: impl Fn(&mut Hub, T, Timestamp),
+        act: impl Fn(&mut Hub, T, Now),
     ) {
         self.guarded(|| {
             let mut carries_out = false;
@@ -191,7 +203,7 @@ impl Runtime {
     }
 
     /// One call under the lock. True when the caller has to carry out.
-    fn call<T>(&self, act: impl FnOnce(&mut Core, Timestamp) -> T) -> Option<(T, bool)> {
+    fn call<T>(&self, act: impl FnOnce(&mut Core, Now) -> T) -> Option<(T, bool)> {
         let mut core = self.lock()?;
         let result = act(&mut core, self.clock.now());
         let carries_out = self.effects.append(std::iter::from_fn(|| core.next_effect()));
@@ -213,7 +225,7 @@ impl Runtime {
         &self,
         reply: oneshot::Sender<Answer>,
         removes: Option<StoredDevice>,
-        call: impl FnOnce(&mut Hub, RequestId, Timestamp),
+        call: impl FnOnce(&mut Hub, RequestId, Now),
     ) -> Result<Waiting<'_>, Problem> {
         let request = self.with_core(|core, now| {
             core.last_request += 1;
@@ -333,7 +345,7 @@ impl Runtime {
     }
 
     /// The next deadline, which the timer waits for from now on.
-    fn arm(&self) -> Option<Timestamp> {
+    fn arm(&self) -> Option<Instant> {
         let mut core = self.lock()?;
         core.armed = core.hub.poll_timeout();
         core.armed
@@ -346,8 +358,8 @@ impl Core {
             let effect = match output {
                 Output::Persist(txn) => Some(Effect::Persist(txn)),
                 Output::Load(load) => Some(Effect::Load(load)),
-                Output::Send { session, frame, wanted } => stream_of(session)
-                    .map(|stream| Effect::Send { stream, frame, receipt: receipt_of(wanted) }),
+                Output::Send { session, frame, notify_on } => stream_of(session)
+                    .map(|stream| Effect::Send { stream, frame, receipt: receipt_of(notify_on) }),
                 Output::Close { session, bye } => {
                     stream_of(session).map(|stream| Effect::Close { stream, bye })
                 }
@@ -396,8 +408,11 @@ async fn keep_time(runtime: Weak<Runtime>, rearm: Arc<Wake>, clock: Clock) {
             rearm.notified().await;
             continue;
         };
+        // Tokio's clock stands still while the machine is suspended, and nobody reports that the wall
+        // clock was set: both are noticed by looking.
+        let look_at = tokio::time::Instant::now() + LOOK_EVERY;
         tokio::select! {
-            () = tokio::time::sleep_until(clock.instant(due)) => {
+            () = tokio::time::sleep_until(clock.tokio_instant(due).min(look_at)) => {
                 if let Some(runtime) = runtime.upgrade() {
                     runtime.with_core(|core, now| core.hub.handle_timeout(now));
                 }
@@ -436,11 +451,11 @@ fn stream_of(session: SessionId) -> Option<StreamId> {
     StreamId::from_number(session.0)
 }
 
-fn receipt_of(wanted: Wanted) -> Receipt {
-    match wanted {
-        Wanted::Nothing => Receipt::None,
-        Wanted::Taken(seq) => Receipt::Buffered(seq.get()),
-        Wanted::Written(seq) => Receipt::Written(seq.get()),
+fn receipt_of(notify_on: NotifyOn) -> Receipt {
+    match notify_on {
+        NotifyOn::Nothing => Receipt::None,
+        NotifyOn::Taken(seq) => Receipt::Buffered(seq.get()),
+        NotifyOn::Written(seq) => Receipt::Written(seq.get()),
     }
 }
 

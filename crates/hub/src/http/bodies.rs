@@ -4,6 +4,7 @@
 //! Bodies that are objects of the contract itself (a report, labels, facts) are parsed in
 //! `bellwire-proto`; `body.rs` bounds the number of bytes.
 
+use bellwire_core::Target;
 use bellwire_proto::limits::{REPORT_BATCH_ITEMS_MAX, RUN_TIMEOUT_S, Range, TTL_S};
 use bellwire_proto::{
     Action, Code, CommandId, DeviceId, Json, Members, Problem, Report, Seconds, Timestamp,
@@ -52,7 +53,7 @@ pub struct Envelope {
     /// The data; `null` when absent.
     pub data: Json,
     /// The target.
-    pub device: DeviceId,
+    pub target: Target,
     /// The time to live; zero is "only if the device is online".
     pub ttl: Option<Seconds>,
     /// The run clock.
@@ -80,14 +81,14 @@ impl Envelope {
         let envelope = Self {
             action: members.require("action")?,
             data,
-            device: take_target(&mut members)?,
+            target: take_target(&mut members)?,
             ttl: take_seconds(&mut members, "ttl_s", TTL_OR_ZERO_S)?,
             run_timeout: take_seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
             not_before: members.take("not_before")?,
         };
         if members.take_raw("rollout").is_some_and(|text| text != "null") {
             return Err(Problem::bad_request(
-                "a rollout is for many devices, and this release takes single devices",
+                "this release has no rollouts; send to the first devices, then to the others",
             ));
         }
         members.finish()?;
@@ -145,17 +146,16 @@ pub fn confirmation(body: &[u8]) -> Result<String, Problem> {
     Ok(session)
 }
 
-/// Takes the target: exactly one of the contract's kinds, and in this release one that names a single
-/// device.
-fn take_target(members: &mut Members<'_>) -> Result<DeviceId, Problem> {
+/// Takes the target: exactly one of the contract's kinds, and in this release one that names devices.
+fn take_target(members: &mut Members<'_>) -> Result<Target, Problem> {
     let one_kind = || {
         Problem::bad_request(
             "target is exactly one of {\"device\"}, {\"devices\"}, {\"select\"}, {\"all\"}",
         )
     };
-    let single = || {
+    let by_name = || {
         Problem::bad_request(
-            "this release takes single devices: target is {\"device\":\"x\"} or {\"devices\":[\"x\"]}",
+            "this release takes devices by name: target is {\"device\":\"x\"} or {\"devices\":[\"x\",\"y\"]}",
         )
     };
     let mut target = members
@@ -167,17 +167,10 @@ fn take_target(members: &mut Members<'_>) -> Result<DeviceId, Problem> {
     let all: Option<bool> = target.take("all")?;
     target.finish()?;
     match (device, devices, select, all) {
-        (Some(device), None, None, None) => Ok(device),
-        (None, Some(mut devices), None, None) => {
-            devices.sort_unstable();
-            devices.dedup();
-            match (devices.pop(), devices.is_empty()) {
-                (None, _) => Err(Problem::bad_request("target has an empty list of devices")),
-                (Some(device), true) => Ok(device),
-                (Some(_), false) => Err(single()),
-            }
-        }
-        (None, None, Some(_), None) | (None, None, None, Some(_)) => Err(single()),
+        (Some(device), None, None, None) => Ok(Target::Device(device)),
+        (None, Some(devices), None, None) => Target::of(devices)
+            .ok_or_else(|| Problem::bad_request("target has an empty list of devices")),
+        (None, None, Some(_), None) | (None, None, None, Some(_)) => Err(by_name()),
         _ => Err(one_kind()),
     }
 }
@@ -234,7 +227,7 @@ mod tests {
             "ttl_s":0,"run_timeout_s":60,"not_before":"2030-01-01T00:00:00Z","rollout":null}"#;
         let envelope = Envelope::parse(body, 64).unwrap();
         assert_eq!(envelope.data.as_str(), r#"{"n":1.50}"#);
-        assert_eq!(envelope.device.as_str(), "x");
+        assert_eq!(envelope.target, Target::Device("x".parse().unwrap()), "duplicates count once");
         assert_eq!(envelope.ttl, Some(Seconds::new(0)));
         assert_eq!(envelope.run_timeout, Some(Seconds::new(60)));
         let at = envelope.not_before.map(|at| at.to_string());
@@ -253,7 +246,8 @@ mod tests {
             (target(r#""x""#), Code::BadRequest),
             (target(r#"{"device":""}"#), Code::BadRequest),
             (target(r#"{"devices":[]}"#), Code::BadRequest),
-            (target(r#"{"devices":["x","y"]}"#), Code::BadRequest),
+            (target(r#"{"devices":["x",""]}"#), Code::BadRequest),
+            (target(r#"{"device":"x","devices":["y"]}"#), Code::BadRequest),
             (target(r#"{"device":"x","all":true}"#), Code::BadRequest),
             (target(r#"{"all":true}"#), Code::BadRequest),
             (target(r#"{"select":"a=b"}"#), Code::BadRequest),

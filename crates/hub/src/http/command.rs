@@ -67,9 +67,9 @@ pub(super) async fn cancel(request: Request) -> Result<Response, Problem> {
     let force = query.switch("force")?.unwrap_or(false);
     query.finish()?;
 
-    let done = request.driver.cancel(command, force).await?;
-    let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
-    shown(&request.driver, command, status).await
+    let command = request.driver.cancel(command, force).await?;
+    let status = if command.done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(problem::json(status, &command))
 }
 
 async fn shown(

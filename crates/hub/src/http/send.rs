@@ -1,10 +1,12 @@
 //! Sending: `POST /v1/send/{device}/{action}` and `POST /v1/commands`. Contract, section 3.
 
 use axum::response::Response;
-use bellwire_core::Send;
 use bellwire_core::record::IdempotencyKey;
+use bellwire_core::{Send, Target};
 use bellwire_proto::limits::{ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, WAIT_S};
-use bellwire_proto::{Action, Command, Counts, Delivery, DeviceId, Json, Problem, Seconds};
+use bellwire_proto::{
+    Action, Command, CommandId, Counts, Delivery, DeviceId, Json, Problem, Seconds,
+};
 use http::{StatusCode, header};
 use ring::digest;
 
@@ -34,7 +36,7 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     send.wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
     identify(&mut send, &request, key, &body)?;
     let delivery = request.driver.send(send).await?;
-    Ok(located(status_of(&delivery), &delivery, &delivery))
+    Ok(located(status_of(&delivery), delivery.command, &delivery))
 }
 
 /// `POST /v1/commands`: the body is an envelope.
@@ -45,20 +47,23 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     let body = request.body(ENVELOPE_BYTES_MAX).await?;
     let envelope = Envelope::parse(&body, request.driver.config().data_bytes_max)?;
 
+    let to_many = matches!(envelope.target, Target::Devices(_));
     let data = envelope.data.clone();
-    let mut send = Send::new(envelope.device, envelope.action, envelope.data);
+    let mut send = Send::to(envelope.target, envelope.action, envelope.data);
     send.ttl = envelope.ttl;
     send.run_timeout = envelope.run_timeout;
     send.not_before = envelope.not_before;
     send.reject_when_full = true;
     identify(&mut send, &request, key, &body)?;
     let keyed = send.idempotency.is_some();
-    let delivery = request.driver.send(send).await?;
-    let command = only_one(&delivery, data, request.caller.name);
-    // A delivery that has ended already was rejected by a full queue, unless its key was used
-    // before.
-    let status = if keyed { status_of(&delivery) } else { StatusCode::ACCEPTED };
-    Ok(located(status, &delivery, &command))
+    let command = if to_many {
+        request.driver.send_to_many(send).await?
+    } else {
+        only_one(&request.driver.send(send).await?, data, request.caller.name)
+    };
+    // What has ended already was rejected by a full queue, unless its key was used before.
+    let status = if keyed && command.done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(located(status, command.id, &command))
 }
 
 /// 200 when the delivery has ended, 202 when it has not.
@@ -67,8 +72,8 @@ fn status_of(delivery: &Delivery) -> StatusCode {
 }
 
 /// An answer with the `Location` of the command.
-fn located(status: StatusCode, delivery: &Delivery, shown: &impl serde::Serialize) -> Response {
-    let location = format!("/v1/commands/{}", delivery.command);
+fn located(status: StatusCode, command: CommandId, shown: &impl serde::Serialize) -> Response {
+    let location = format!("/v1/commands/{command}");
     problem::with(problem::json(status, shown), header::LOCATION, &location)
 }
 

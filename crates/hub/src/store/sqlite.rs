@@ -23,12 +23,13 @@ use super::{
     CommandFilter, DeviceFilter, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents,
     StoredDevice,
 };
-use options::Clock;
+use crate::clock::Clock;
 pub use options::{OpenError, Options};
 use readers::Job;
 use schema::Place;
 use threads::Threads;
 
+mod anchor;
 mod checkpoint;
 mod folder;
 mod lists;
@@ -65,7 +66,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// # }
 /// # let (folder, events) = (tempfile::tempdir()?, std::sync::Arc::new(Ignore));
 /// let (store, recovered) = SqliteStore::open(folder.path(), Options::default())?;
-/// assert_eq!(recovered.last_seq.get(), 0, "a new folder");
+/// assert_eq!(recovered, bellwire_core::Recovered::default(), "a new folder");
 /// store.start(events)?;
 /// let first = PageRequest { limit: 100, after: None };
 /// assert!(store.commands(CommandFilter::default(), first).await?.items.is_empty());
@@ -123,11 +124,14 @@ impl SqliteStore {
         let sqlite = |source| OpenError::sqlite(&path, source);
         let mut writer = place.writer().map_err(sqlite)?;
         schema::migrate(&mut writer, &path)?;
-        let recovered = recover::recover(&mut writer, (options.clock)()).map_err(sqlite)?;
+        let anchor = anchor::read(&writer).map_err(sqlite)?;
+        let resumed = || anchor.map_or_else(Clock::start, Clock::resume);
+        let clock = options.clock.unwrap_or_else(resumed);
+        let recovered = recover::recover(&mut writer, clock.now()).map_err(sqlite)?;
         let shared = Shared {
             place,
             history_kept: options.history_kept,
-            clock: options.clock,
+            clock,
             txns: Queue::default(),
             loads: Queue::default(),
             jobs: Queue::default(),
@@ -142,6 +146,11 @@ impl SqliteStore {
             _lock: lock,
         };
         Ok((store, recovered))
+    }
+
+    /// The hub's clocks: they go on from where the last run of the hub stopped.
+    pub fn clock(&self) -> Clock {
+        self.shared.clock.clone()
     }
 
     /// Starts the threads; from now on outcomes are reported to `events`. What was submitted before is

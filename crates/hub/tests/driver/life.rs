@@ -3,8 +3,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_core::record::{Committed, Loaded};
+use bellwire_hub::Clock;
 use bellwire_hub::app::{Bound, Hub, Running, StartError};
-use bellwire_hub::driver::{Clock, Driver, Readiness};
+use bellwire_hub::driver::{Driver, Readiness};
 use bellwire_hub::store::{OpenError, Options, SqliteStore, Store, StoreError, StoreEvents};
 use bellwire_proto::Code;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

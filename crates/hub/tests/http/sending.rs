@@ -176,13 +176,88 @@ fn an_envelope_makes_a_command() {
     assert_eq!((again.status, &again.json()["id"]), (202, &first["id"]));
 }
 
+/// Names of so many devices, as a JSON list.
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("d{n:03}")).collect()
+}
+
+fn envelope(devices: &[String], rest: &str) -> String {
+    let devices = serde_json::to_string(devices).unwrap();
+    format!(r#"{{"action":"ping","target":{{"devices":{devices}}}{rest}}}"#)
+}
+
+/// Reads the events of a command until `done`: how many deliveries there were, and the command.
+fn watch(hub: &Hub, id: &str) -> (usize, Value) {
+    let mut events = hub.stream(&format!("/v1/commands/{id}/events"));
+    let mut deliveries = std::collections::BTreeSet::new();
+    loop {
+        let event = events.event();
+        let data: Value = serde_json::from_str(event.field("data").unwrap()).unwrap();
+        if event.field("event") == Some("done") {
+            return (deliveries.len(), data);
+        }
+        deliveries.insert(text(&data["device"]).to_owned());
+    }
+}
+
 #[test]
-fn an_envelope_for_many_is_refused_with_a_clear_detail() {
+fn a_command_goes_to_several_devices_and_counts_what_becomes_of_each() {
     let hub = Hub::start();
-    for target in [r#"{"all":true}"#, r#"{"select":"a=b"}"#, r#"{"devices":["a","b"]}"#] {
+    let mut stream = hub.stream("/v1/devices/d001/stream");
+    stream.expect("hello");
+    let answer = hub.post("/v1/commands", &envelope(&names(3), r#","data":{"n":1}"#));
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let command = answer.json();
+    assert_eq!(command["total"], 3);
+    assert_eq!(command["counts"], serde_json::json!({"queued": 2, "sent": 1}));
+    let id = text(&command["id"]).to_owned();
+    assert_eq!(answer.head.header("location"), Some(format!("/v1/commands/{id}").as_str()));
+    let event = stream.expect("command");
+    assert_eq!((&event["id"], &event["data"]["n"]), (&command["id"], &serde_json::json!(1)));
+
+    for name in ["d001", "d000"] {
+        let path = format!("/v1/devices/{name}/commands/{id}/status");
+        assert_eq!(hub.post(&path, r#"{"state":"succeeded"}"#).status, 200);
+    }
+    let shown = hub.get(&format!("/v1/commands/{id}")).json();
+    assert_eq!(shown["counts"], serde_json::json!({"queued": 1, "succeeded": 2}));
+    assert_eq!(shown["done"], false);
+
+    let cancelled = hub.request(&format!("DELETE /v1/commands/{id}"), "", b"");
+    assert_eq!(cancelled.status, 200, "all have ended: {cancelled:?}");
+    let counts = serde_json::json!({"cancelled": 1, "succeeded": 2});
+    assert_eq!(cancelled.json()["counts"], counts);
+    let again = hub.request(&format!("DELETE /v1/commands/{id}"), "", b"");
+    assert_eq!((again.status, again.code().as_str()), (409, "illegal_transition"));
+    assert_eq!(again.json()["delivery"]["device"], "d000", "of several the first");
+    assert_eq!(watch(&hub, &id), (3, hub.get(&format!("/v1/commands/{id}")).json()));
+}
+
+#[test]
+fn a_command_to_many_devices_reaches_every_one_and_a_key_covers_it_as_a_whole() {
+    let hub = Hub::start();
+    let body = envelope(&names(400), r#","ttl_s":0"#);
+    let key = "Idempotency-Key: k\r\n";
+    let answer = hub.request("POST /v1/commands", key, body.as_bytes());
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let command = answer.json();
+    let id = text(&command["id"]).to_owned();
+    let (deliveries, done) = watch(&hub, &id);
+    assert_eq!((deliveries, &done["total"]), (400, &serde_json::json!(400)));
+    assert_eq!(done["counts"], serde_json::json!({"expired": 400}), "none is online");
+    let again = hub.request("POST /v1/commands", key, body.as_bytes());
+    assert_eq!((again.status, &again.json()), (200, &done), "it has ended");
+    let page = hub.get(&format!("/v1/commands/{id}/deliveries?limit=1000")).json();
+    assert_eq!(page["items"].as_array().unwrap().len(), 400);
+}
+
+#[test]
+fn an_envelope_without_names_is_refused_with_a_clear_detail() {
+    let hub = Hub::start();
+    for target in [r#"{"all":true}"#, r#"{"select":"a=b"}"#] {
         let answer = hub.post("/v1/commands", &format!(r#"{{"action":"a","target":{target}}}"#));
         assert_eq!((answer.status, answer.code().as_str()), (400, "bad_request"), "{target}");
-        assert!(text(&answer.json()["detail"]).contains("single devices"), "{target}");
+        assert!(text(&answer.json()["detail"]).contains("devices by name"), "{target}");
     }
     let big =
         format!(r#"{{"action":"a","target":{{"device":"d"}},"data":"{}"}}"#, "x".repeat(65536));

@@ -16,11 +16,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use bellwire_core::Recovered;
 use bellwire_core::record::{
     Change, CommandHead, CommandRecord, Committed, DeliveryRecord, DeviceRecord, Load, Loaded, Txn,
     TxnId,
 };
+use bellwire_core::{Instant, Now, Recovered};
+use bellwire_hub::Clock;
 use bellwire_hub::store::{Options, Reading, SqliteStore, Store, StoreError, StoreEvents};
 use bellwire_proto::{CommandId, DeliveryState, DeviceId, Json, Labels, Seq, Timestamp};
 
@@ -29,6 +30,15 @@ pub const NOW_MS: u64 = 1_700_000_000_000;
 
 pub fn at(ms: u64) -> Timestamp {
     Timestamp::from_unix_ms(NOW_MS + ms)
+}
+
+/// The same moment on the monotonic clock, which these tests let show what the wall clock shows.
+pub fn instant(ms: u64) -> Instant {
+    Instant::from_ms(NOW_MS + ms)
+}
+
+pub fn now_at(ms: u64) -> Now {
+    Now { instant: instant(ms), wall: at(ms) }
 }
 
 pub fn device(name: &str) -> DeviceId {
@@ -52,20 +62,22 @@ pub fn command(seq: u64) -> CommandRecord {
             id: id(seq),
             seq: Seq::new(seq),
             action: "ping".parse().unwrap(),
+            total: 1,
             created_at: at(seq),
+            created: instant(seq),
             expires_at: at(seq + 3_600_000),
             run_timeout: Duration::from_secs(300),
             not_before: None,
         },
         data: json(&format!("{{\"n\":{seq}}}")),
         created_by: None,
-        total: 1,
+        online_only: false,
     }
 }
 
 /// Its delivery to a device, as it is queued.
 pub fn delivery(seq: u64, name: &str) -> DeliveryRecord {
-    DeliveryRecord::new(command(seq).head, device(name))
+    DeliveryRecord::new(command(seq).head, device(name), now_at(seq))
 }
 
 /// The same after some changes, at the time `ms`.
@@ -76,9 +88,10 @@ pub fn delivery_in(seq: u64, name: &str, state: DeliveryState, ms: u64) -> Deliv
         attempt: 1,
         sends: 1,
         updated_at: at(ms),
+        updated: instant(ms),
         run_until: matches!(state, DeliveryState::Accepted | DeliveryState::Running)
-            .then(|| at(ms + 300_000)),
-        cancelling_since: (state == DeliveryState::Cancelling).then(|| at(ms)),
+            .then(|| instant(ms + 300_000)),
+        cancelling_since: (state == DeliveryState::Cancelling).then(|| instant(ms)),
         ..delivery(seq, name)
     }
 }
@@ -95,6 +108,23 @@ pub fn device_record(name: &str) -> DeviceRecord {
 
 pub fn put_command(seq: u64) -> Change {
     Change::PutCommand(Box::new(command(seq)))
+}
+
+/// The same command for `total` devices.
+pub fn put_command_to_many(seq: u64, total: u64) -> Change {
+    let mut record = command(seq);
+    record.head.total = total;
+    Change::PutCommand(Box::new(record))
+}
+
+/// A delivery of such a command.
+pub fn of_many(total: u64, mut delivery: DeliveryRecord) -> DeliveryRecord {
+    delivery.head.total = total;
+    delivery
+}
+
+pub fn put_queued(name: &str, queued: u64) -> Change {
+    Change::PutQueued(device(name), queued)
 }
 
 pub fn put(delivery: DeliveryRecord) -> Change {
@@ -219,10 +249,14 @@ impl Kit {
         self.told.wait_loaded()
     }
 
+    /// The live deliveries of a device, by number.
     pub fn live(&self, name: &str) -> Vec<DeliveryRecord> {
-        match self.load(Load::Device(device(name))) {
-            Loaded::Device { live, .. } => live,
-            other => panic!("not a device: {other:?}"),
+        match self.load(Load::Live(device(name), 10_000)) {
+            Loaded::Live(_, mut rows) => {
+                rows.sort_by_key(|row| row.head.seq);
+                rows
+            }
+            other => panic!("not live deliveries: {other:?}"),
         }
     }
 
@@ -238,8 +272,13 @@ impl Kit {
     }
 }
 
+/// A store whose clocks stand still at this moment.
+pub fn options_at(ms: u64) -> Options {
+    Options::default().clock(Clock::given(move || now_at(ms)))
+}
+
 pub fn options() -> Options {
-    Options::default().clock(|| at(0))
+    options_at(0)
 }
 
 /// Waits for an answer of the store, outside of any runtime.

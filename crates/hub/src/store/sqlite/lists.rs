@@ -65,9 +65,9 @@ pub(super) fn deliveries(
     let mut rows = statement.query(params![seq, after.map_or("", DeviceId::as_str)])?;
     let mut page = Paging::new(limit);
     while let Some(row) = rows.next()? {
-        let is = rows::state(row, 8)?;
+        let is = rows::state(row, rows::STATE)?;
         let fits = state.is_none_or(|state| state == is);
-        match page.look(rows::device_id(row, 7)?, fits) {
+        match page.look(rows::device_id(row, rows::DEVICE)?, fits) {
             Look::Take => {
                 let delivery = rows::delivery(row)?.to_delivery();
                 page.push(delivery_bytes(&delivery), delivery);
@@ -123,12 +123,11 @@ pub(super) fn devices(
 }
 
 fn queued(connection: &Connection, device: &DeviceId) -> Result<u64> {
-    connection
-        .prepare_cached(
-            "SELECT count(*) FROM deliveries INDEXED BY deliveries_live
-             WHERE device = ?1 AND state < 5 AND state = 0",
-        )?
+    let queued = connection
+        .prepare_cached("SELECT queued FROM queues WHERE device = ?1")?
         .query_row([device.as_str()], |row| rows::uint(row, 0))
+        .optional()?;
+    Ok(queued.unwrap_or_default())
 }
 
 /// Commands with a delivery in state `?2`, or all of them.
@@ -140,15 +139,28 @@ const BY_COMMAND: &str = "
 /// The same for a live state, of which there are few.
 const BY_LIVE: &str = "
     SELECT c.seq, c.action, TRUE FROM (
-        SELECT DISTINCT seq FROM deliveries INDEXED BY deliveries_live
-        WHERE state < 5 AND state = ?2 AND seq < ?1 ORDER BY seq DESC LIMIT ?4
+        SELECT seq FROM deliveries INDEXED BY deliveries_active
+        WHERE state BETWEEN 1 AND 4 AND state = ?2 AND seq < ?1
+        UNION
+        SELECT seq FROM deliveries INDEXED BY deliveries_ready
+        WHERE state = 0 AND scheduled_at IS NULL AND ?2 = 0 AND seq < ?1
+        UNION
+        SELECT seq FROM deliveries INDEXED BY deliveries_scheduled
+        WHERE scheduled_at IS NOT NULL AND ?2 = 0 AND seq < ?1
+        ORDER BY seq DESC LIMIT ?4
     ) d CROSS JOIN commands c ON c.seq = d.seq";
 
 /// Commands with a delivery for device `?3`.
 const BY_DEVICE: &str = "
     SELECT c.seq, c.action, ?2 IS NULL OR d.state = ?2 FROM (
-        SELECT seq, state FROM deliveries INDEXED BY deliveries_live
-        WHERE device = ?3 AND state < 5 AND seq < ?1
+        SELECT seq, state FROM deliveries INDEXED BY deliveries_active
+        WHERE device = ?3 AND state BETWEEN 1 AND 4 AND seq < ?1
+        UNION ALL
+        SELECT seq, state FROM deliveries INDEXED BY deliveries_ready
+        WHERE device = ?3 AND state = 0 AND scheduled_at IS NULL AND seq < ?1
+        UNION ALL
+        SELECT seq, 0 FROM deliveries INDEXED BY deliveries_scheduled
+        WHERE device = ?3 AND scheduled_at IS NOT NULL AND seq < ?1
         UNION ALL
         SELECT seq, state FROM deliveries INDEXED BY deliveries_ended
         WHERE device = ?3 AND state >= 5 AND seq < ?1
@@ -200,12 +212,17 @@ pub(super) fn commands(
 
 /// The command as the API shows it.
 fn shown(connection: &Connection, record: CommandRecord) -> Result<Command> {
-    let mut statement = connection
-        .prepare_cached("SELECT state, count(*) FROM deliveries WHERE seq = ?1 GROUP BY state")?;
+    // One delivery is looked at; of many, the counters.
+    let mut statement = connection.prepare_cached(if record.head.is_to_many() {
+        "SELECT state, deliveries FROM counts WHERE seq = ?1 AND deliveries > 0"
+    } else {
+        "SELECT state, 1 FROM deliveries WHERE seq = ?1"
+    })?;
     let seq = int(record.head.seq.get());
     let counts =
         statement.query_map([seq], |row| Ok((rows::state(row, 0)?, rows::uint(row, 1)?)))?;
     let counts: Counts = counts.collect::<Result<_>>()?;
+    let terminal = counts.iter().filter(|(state, _)| state.is_terminal());
     Ok(Command {
         id: record.head.id,
         seq: record.head.seq,
@@ -214,8 +231,8 @@ fn shown(connection: &Connection, record: CommandRecord) -> Result<Command> {
         created_at: record.head.created_at,
         created_by: record.created_by,
         expires_at: record.head.expires_at,
-        total: record.total,
-        done: counts.keys().all(|state| state.is_terminal()),
+        total: record.head.total,
+        done: terminal.map(|(_, count)| count).sum::<u64>() >= record.head.total,
         counts,
     })
 }

@@ -1,22 +1,32 @@
 //! What the core looks up. Each function answers one kind of [`Load`].
 
-use std::collections::HashSet;
-
-use bellwire_core::record::{DeliveryRecord, Load, Loaded};
-use bellwire_proto::{DeliveryState, DeviceId, Json, Seq, Timestamp};
+use bellwire_core::record::{
+    DeliveryRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, TargetChunk,
+};
+use bellwire_core::{Instant, Now};
+use bellwire_proto::{CommandId, DeliveryState, DeviceId, Json, Seq};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Result, params};
 
-use super::rows::{self, DELIVERY_COLUMNS, delivery_columns, int, ms, state_number};
+use super::rows::{
+    self, DELIVERY_COLUMNS, command_columns, delivery_columns, instant_ms, int, state_number,
+};
 
 /// Answers a load, as of the transaction that is open.
 pub(super) fn answer(connection: &Connection, load: &Load) -> Result<Loaded> {
     Ok(match load {
-        Load::Device(device) => Loaded::Device {
-            device: device.clone(),
-            known: known(connection, device)?,
-            live: live(connection, device)?,
-        },
-        Load::Data(device, seqs) => Loaded::Data(device.clone(), data(connection, seqs)?),
+        Load::Device(device, page_max) => {
+            Loaded::Device(Box::new(self::device(connection, device, *page_max)?))
+        }
+        Load::Queue(device, after, page_max) => {
+            Loaded::Queue(device.clone(), queue(connection, device, *after, *page_max)?)
+        }
+        Load::Deliveries(device, seqs) => {
+            Loaded::Deliveries(device.clone(), deliveries(connection, device, seqs)?)
+        }
+        Load::Live(device, rows_max) => {
+            Loaded::Live(device.clone(), live(connection, device, *rows_max)?)
+        }
+        Load::Data(device, seq) => Loaded::Data(device.clone(), *seq, data(connection, *seq)?),
         Load::Delivery(device, id) => {
             let mut statement = connection.prepare_cached(concat!(
                 "SELECT ",
@@ -29,17 +39,39 @@ pub(super) fn answer(connection: &Connection, load: &Load) -> Result<Loaded> {
                 .optional()?;
             Loaded::Delivery(device.clone(), *id, row.map(Box::new))
         }
-        Load::Targets(id) => {
+        Load::Command(id) => Loaded::Command(*id, command(connection, *id)?.map(Box::new)),
+        Load::Targets(seq, first) => {
+            let mut statement = connection
+                .prepare_cached("SELECT devices FROM targets WHERE seq = ?1 AND first = ?2")?;
+            let chunk = statement
+                .query_row(params![int(seq.get()), first.as_str()], |row| rows::devices(row, 0))
+                .optional()?;
+            let chunk = chunk.map(|devices| TargetChunk { devices });
+            Loaded::Targets(*seq, first.clone(), chunk.zip(data(connection, *seq)?))
+        }
+        Load::LiveOf(seq, after, devices_max) => {
             let mut statement = connection.prepare_cached(
-                "SELECT d.device FROM commands c JOIN deliveries d ON d.seq = c.seq
-                 WHERE c.id = ?1 ORDER BY d.device",
+                "SELECT device FROM deliveries WHERE seq = ?1 AND device > ?2 AND state < 5
+                 ORDER BY device LIMIT ?3",
             )?;
-            let devices = statement.query_map([id.to_bytes()], |row| rows::device_id(row, 0))?;
-            Loaded::Targets(*id, devices.collect::<Result<_>>()?)
+            let after = after.as_ref().map_or("", DeviceId::as_str);
+            let params = params![int(seq.get()), after, limit(*devices_max)];
+            let devices = statement.query_map(params, |row| rows::device_id(row, 0))?;
+            Loaded::LiveOf(*seq, devices.collect::<Result<_>>()?)
+        }
+        Load::Unknown(request, devices) => {
+            let mut unknown = None;
+            for device in devices {
+                if !known(connection, device)? {
+                    unknown = Some(device.clone());
+                    break;
+                }
+            }
+            Loaded::Unknown(*request, unknown)
         }
         Load::Idempotency(key) => {
             let mut statement = connection.prepare_cached(
-                "SELECT fingerprint, command, device, expires_at FROM idempotency
+                "SELECT fingerprint, command, device, expires FROM idempotency
                  WHERE caller = ?1 AND key = ?2",
             )?;
             let row = statement
@@ -47,70 +79,197 @@ pub(super) fn answer(connection: &Connection, load: &Load) -> Result<Loaded> {
                 .optional()?;
             Loaded::Idempotency(key.clone(), row.map(Box::new))
         }
-        Load::Due(by, devices_max) => due(connection, *by, *devices_max)?,
-        Load::Delivered { device, after, now, rows_max, bytes_max } => {
+        Load::Due(now, rows_max) => due(connection, *now, *rows_max)?,
+        Load::Delivered { device, after, now, page_max } => {
             let from = Delivered { device, after: *after, now: *now };
-            let rows = from.read(connection, *rows_max, *bytes_max)?;
-            Loaded::Delivered(device.clone(), rows)
+            Loaded::Delivered(device.clone(), from.read(connection, *page_max)?)
         }
     })
+}
+
+fn limit(max: usize) -> i64 {
+    i64::try_from(max).unwrap_or(i64::MAX)
 }
 
 fn known(connection: &Connection, device: &DeviceId) -> Result<bool> {
     connection.prepare_cached("SELECT 1 FROM devices WHERE device = ?1")?.exists([device.as_str()])
 }
 
-fn live(connection: &Connection, device: &DeviceId) -> Result<Vec<DeliveryRecord>> {
+fn device(connection: &Connection, id: &DeviceId, page_max: PageMax) -> Result<LoadedDevice> {
+    let queued = connection
+        .prepare_cached("SELECT queued FROM queues WHERE device = ?1")?
+        .query_row([id.as_str()], |row| rows::uint(row, 0))
+        .optional()?;
     let mut statement = connection.prepare_cached(concat!(
         "SELECT ",
         delivery_columns!(),
-        " FROM deliveries d INDEXED BY deliveries_live CROSS JOIN commands c ON c.seq = d.seq
-         WHERE d.device = ?1 AND d.state < 5 ORDER BY d.seq"
+        " FROM deliveries d INDEXED BY deliveries_active CROSS JOIN commands c ON c.seq = d.seq
+         WHERE d.device = ?1 AND d.state BETWEEN 1 AND 4 ORDER BY d.seq"
     ))?;
-    let rows = statement.query_map([device.as_str()], rows::delivery)?;
-    rows.collect()
+    let active = statement.query_map([id.as_str()], rows::delivery)?;
+    Ok(LoadedDevice {
+        device: id.clone(),
+        known: known(connection, id)?,
+        queued: queued.unwrap_or_default(),
+        active: active.collect::<Result<_>>()?,
+        // Without a count there is nothing to look for.
+        queue: match queued {
+            Some(_) => queue(connection, id, Seq::ZERO, page_max)?,
+            None => QueuePage::default(),
+        },
+    })
 }
 
-fn data(connection: &Connection, seqs: &[Seq]) -> Result<Vec<(Seq, Json)>> {
-    let mut statement = connection.prepare_cached("SELECT data FROM commands WHERE seq = ?1")?;
+fn queue(
+    connection: &Connection,
+    device: &DeviceId,
+    after: Seq,
+    page_max: PageMax,
+) -> Result<QueuePage> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        delivery_columns!(),
+        ", c.data
+         FROM deliveries d INDEXED BY deliveries_ready CROSS JOIN commands c ON c.seq = d.seq
+         WHERE d.device = ?1 AND d.state = 0 AND d.scheduled_at IS NULL AND d.seq > ?2
+         ORDER BY d.seq"
+    ))?;
+    let mut rows = statement.query(params![device.as_str(), int(after.get())])?;
+    let mut page = QueuePage::default();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        if page.rows.len() >= page_max.rows || bytes >= page_max.bytes {
+            page.more = true;
+            break;
+        }
+        let data = rows::json(row, DELIVERY_COLUMNS)?;
+        bytes += data.as_str().len();
+        page.rows.push((rows::delivery(row)?, data));
+    }
+    Ok(page)
+}
+
+fn deliveries(
+    connection: &Connection,
+    device: &DeviceId,
+    seqs: &[Seq],
+) -> Result<Vec<DeliveryRecord>> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        delivery_columns!(),
+        " FROM deliveries d CROSS JOIN commands c ON c.seq = d.seq
+         WHERE d.seq = ?1 AND d.device = ?2"
+    ))?;
     let mut found = Vec::with_capacity(seqs.len());
     for seq in seqs {
-        let data = statement.query_row([int(seq.get())], |row| rows::json(row, 0)).optional()?;
-        found.extend(data.map(|data| (*seq, data)));
+        let params = params![int(seq.get()), device.as_str()];
+        found.extend(statement.query_row(params, rows::delivery).optional()?);
     }
     Ok(found)
 }
 
-/// The devices that are due, earliest first, and the earliest time of all others. Rows of a device
-/// that is already on the list are passed over; a device has few that are live.
-fn due(connection: &Connection, by: Timestamp, devices_max: usize) -> Result<Loaded> {
+/// Any live deliveries of a device. What is scheduled is found by a walk over all that is: a device
+/// is removed seldom.
+fn live(
+    connection: &Connection,
+    device: &DeviceId,
+    rows_max: usize,
+) -> Result<Vec<DeliveryRecord>> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        delivery_columns!(),
+        " FROM (
+             SELECT seq FROM deliveries INDEXED BY deliveries_active
+             WHERE device = ?1 AND state BETWEEN 1 AND 4
+             UNION ALL
+             SELECT seq FROM deliveries INDEXED BY deliveries_ready
+             WHERE device = ?1 AND state = 0 AND scheduled_at IS NULL
+             UNION ALL
+             SELECT seq FROM deliveries INDEXED BY deliveries_scheduled
+             WHERE scheduled_at IS NOT NULL AND device = ?1
+             LIMIT ?2
+         ) l CROSS JOIN deliveries d ON d.seq = l.seq AND d.device = ?1
+         CROSS JOIN commands c ON c.seq = l.seq"
+    ))?;
+    let rows = statement.query_map(params![device.as_str(), limit(rows_max)], rows::delivery)?;
+    rows.collect()
+}
+
+fn data(connection: &Connection, seq: Seq) -> Result<Option<Json>> {
+    let mut statement = connection.prepare_cached("SELECT data FROM commands WHERE seq = ?1")?;
+    statement.query_row([int(seq.get())], |row| rows::json(row, 0)).optional()
+}
+
+fn command(connection: &Connection, id: CommandId) -> Result<Option<LoadedCommand>> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        command_columns!(),
+        " FROM commands c WHERE c.id = ?1"
+    ))?;
+    let Some(record) = statement.query_row([id.to_bytes()], rows::command).optional()? else {
+        return Ok(None);
+    };
+    let seq = int(record.head.seq.get());
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        delivery_columns!(),
+        " FROM commands c CROSS JOIN deliveries d ON d.seq = c.seq
+         WHERE c.seq = ?1 ORDER BY d.device LIMIT 1"
+    ))?;
+    let first = statement.query_row([seq], rows::delivery).optional()?;
+    let terminal = if record.head.is_to_many() {
+        connection
+            .prepare_cached(
+                "SELECT ifnull(sum(deliveries), 0) FROM counts WHERE seq = ?1 AND state >= 5",
+            )?
+            .query_row([seq], |row| rows::uint(row, 0))?
+    } else {
+        u64::from(first.as_ref().is_some_and(|row| row.state.is_terminal()))
+    };
+    let online_only = record.online_only;
+    let first = first.map(Box::new);
+    Ok(Some(LoadedCommand { head: record.head, online_only, first, terminal }))
+}
+
+/// The deliveries that are due, earliest first, and when the earliest of all others is.
+fn due(connection: &Connection, now: Now, rows_max: usize) -> Result<Loaded> {
+    let mut found = Vec::new();
     let mut statement = connection.prepare_cached(
-        "SELECT due_at, device FROM deliveries INDEXED BY deliveries_due
+        "SELECT due_at, device, seq FROM deliveries INDEXED BY deliveries_due
          WHERE due_at IS NOT NULL ORDER BY due_at, device",
     )?;
     let mut rows = statement.query([])?;
-    let mut listed: HashSet<DeviceId> = HashSet::new();
-    let mut devices = Vec::new();
+    let mut next = None;
     while let Some(row) = rows.next()? {
-        let due_at = rows::time(row, 0)?;
-        let device = rows::device_id(row, 1)?;
-        if listed.contains(&device) {
-            continue;
+        let at = rows::instant(row, 0)?;
+        if at > now.instant || found.len() >= rows_max {
+            next = Some(at);
+            break;
         }
-        if due_at > by || devices.len() >= devices_max {
-            return Ok(Loaded::Due(devices, Some(due_at)));
-        }
-        listed.insert(device.clone());
-        devices.push(device);
+        found.push((rows::device_id(row, 1)?, rows::seq(row, 2)?));
     }
-    Ok(Loaded::Due(devices, None))
+    let mut statement = connection.prepare_cached(
+        "SELECT scheduled_at, device, seq FROM deliveries INDEXED BY deliveries_scheduled
+         WHERE scheduled_at IS NOT NULL ORDER BY scheduled_at, device",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut next_scheduled = None;
+    while let Some(row) = rows.next()? {
+        let at = rows::time(row, 0)?;
+        if at > now.wall || found.len() >= rows_max {
+            next_scheduled = Some(at);
+            break;
+        }
+        found.push((rows::device_id(row, 1)?, rows::seq(row, 2)?));
+    }
+    Ok(Loaded::Due { rows: found, next, next_scheduled })
 }
 
 /// A replay: what was delivered to a device after a command.
 struct Delivered<'a> {
     device: &'a DeviceId,
     after: Seq,
-    now: Timestamp,
+    now: Instant,
 }
 
 /// What every replay selects and how it is ordered; between them, where it begins.
@@ -121,9 +280,9 @@ macro_rules! delivered {
             delivery_columns!(),
             ", c.data
              FROM deliveries d INDEXED BY deliveries_ended CROSS JOIN commands c ON c.seq = d.seq
-             WHERE d.device = ?1 AND d.state >= 5 AND d.state = ?2 AND c.expires_at > ?3 AND ",
+             WHERE d.device = ?1 AND d.state >= 5 AND d.state = ?2 AND d.expires > ?3 AND ",
             $from,
-            " ORDER BY d.updated_at, d.seq"
+            " ORDER BY d.updated, d.seq"
         )
     };
 }
@@ -132,29 +291,26 @@ impl Delivered<'_> {
     fn read(
         &self,
         connection: &Connection,
-        rows_max: usize,
-        bytes_max: usize,
+        page_max: PageMax,
     ) -> Result<Vec<(DeliveryRecord, Json)>> {
         let delivered = state_number(DeliveryState::Delivered);
         let after = int(self.after.get());
         let when: Option<i64> = connection
             .prepare_cached(
-                "SELECT updated_at FROM deliveries WHERE seq = ?1 AND device = ?2 AND state = ?3",
+                "SELECT updated FROM deliveries WHERE seq = ?1 AND device = ?2 AND state = ?3",
             )?
             .query_row(params![after, self.device.as_str(), delivered], |row| row.get(0))
             .optional()?;
-        let (device, now) = (self.device.as_str(), ms(self.now));
+        let (device, now) = (self.device.as_str(), instant_ms(self.now));
         match when {
             Some(when) => {
-                let sql = delivered!("(d.updated_at, d.seq) > (?4, ?5)");
+                let sql = delivered!("(d.updated, d.seq) > (?4, ?5)");
                 let statement = connection.prepare_cached(sql)?;
-                let params = params![device, delivered, now, when, after];
-                collect(statement, params, rows_max, bytes_max)
+                collect(statement, params![device, delivered, now, when, after], page_max)
             }
             None => {
                 let statement = connection.prepare_cached(delivered!("d.seq > ?4"))?;
-                let params = params![device, delivered, now, after];
-                collect(statement, params, rows_max, bytes_max)
+                collect(statement, params![device, delivered, now, after], page_max)
             }
         }
     }
@@ -163,13 +319,12 @@ impl Delivered<'_> {
 fn collect(
     mut statement: CachedStatement<'_>,
     params: &[&dyn rusqlite::ToSql],
-    rows_max: usize,
-    bytes_max: usize,
+    page_max: PageMax,
 ) -> Result<Vec<(DeliveryRecord, Json)>> {
     let mut rows = statement.query(params)?;
     let mut found = Vec::new();
     let mut bytes = 0;
-    while found.len() < rows_max && bytes < bytes_max {
+    while found.len() < page_max.rows && bytes < page_max.bytes {
         let Some(row) = rows.next()? else { break };
         let data = rows::json(row, DELIVERY_COLUMNS)?;
         bytes += data.as_str().len();

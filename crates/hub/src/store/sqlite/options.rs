@@ -2,13 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bellwire_proto::Timestamp;
 use bellwire_proto::limits::IDEMPOTENCY_RETENTION;
 
 use super::schema::{CHECKPOINT_PAGES, Place};
+use crate::clock::Clock;
 
 /// How long history is kept by default.
 const HISTORY_KEPT: Duration = Duration::from_secs(30 * 86_400);
@@ -16,24 +15,22 @@ const HISTORY_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// for outlives it.
 const HISTORY_KEPT_MIN: Duration = IDEMPOTENCY_RETENTION;
 
-/// Tells the time, of which the store needs little: for recovery, and to purge.
-pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
 /// How a store is to be opened.
 #[derive(Clone)]
 pub struct Options {
     pub(super) history_kept: Duration,
-    pub(super) clock: Clock,
+    /// Given clocks, or `None`: those of the machine, which go on from the last run.
+    pub(super) clock: Option<Clock>,
     vfs: Option<String>,
     checkpoint_pages: u32,
 }
 
 impl Default for Options {
-    /// History for 30 days, the system's clock and the system's files.
+    /// History for 30 days, the machine's clocks and the system's files.
     fn default() -> Self {
         Self {
             history_kept: HISTORY_KEPT,
-            clock: Arc::new(system_time),
+            clock: None,
             vfs: None,
             checkpoint_pages: CHECKPOINT_PAGES,
         }
@@ -57,10 +54,10 @@ impl Options {
         Self { history_kept: history_kept.max(HISTORY_KEPT_MIN), ..self }
     }
 
-    /// Takes the time from here.
+    /// Runs on these clocks instead of the machine's.
     #[must_use]
-    pub fn clock(self, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self { clock: Arc::new(clock), ..self }
+    pub fn clock(self, clock: Clock) -> Self {
+        Self { clock: Some(clock), ..self }
     }
 
     /// Where the database of a folder is.
@@ -142,10 +139,4 @@ impl OpenError {
         let path = path.into();
         Self::Sqlite { path, source }
     }
-}
-
-fn system_time() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let ms = since_epoch.unwrap_or_default().as_millis();
-    Timestamp::from_unix_ms(u64::try_from(ms).unwrap_or(u64::MAX))
 }

@@ -6,16 +6,17 @@
 
 use std::time::{Duration, Instant};
 
-use bellwire_proto::Timestamp;
 use rusqlite::{Connection, Result, Statement, params};
 
 use super::Shared;
-use super::options::Clock;
-use super::rows::ms;
+use super::rows::instant_ms;
+use crate::clock::Clock;
 
 /// Commands looked at in one step at least; as many as a commit has transactions if those are
 /// more, so that purging keeps up with whatever rate of sending.
 const STEP_COMMANDS_MIN: usize = 64;
+/// Deliveries that one step deletes.
+const STEP_DELIVERIES_MAX: i64 = 2000;
 /// Time between two walks from the beginning.
 const WALK_EVERY: Duration = Duration::from_secs(60);
 /// Time between two steps of a walk while nobody writes.
@@ -30,6 +31,7 @@ pub(super) struct Purge<'c> {
     candidates: Statement<'c>,
     keep_last_seq: Statement<'c>,
     deliveries: Statement<'c>,
+    counts: Statement<'c>,
     commands: Statement<'c>,
     keys: Statement<'c>,
 }
@@ -43,19 +45,24 @@ impl<'c> Purge<'c> {
             at: 0,
             // `old` ends the walk, `over` is whether the command may go.
             candidates: connection.prepare(
-                "SELECT c.seq, c.created_at < ?2 AS old, NOT EXISTS (
+                "SELECT c.seq, c.created < ?2 AS old, NOT EXISTS (
                      SELECT 1 FROM deliveries d
-                     WHERE d.seq = c.seq AND (d.state < 5 OR d.updated_at >= ?2)) AS over
+                     WHERE d.seq = c.seq AND (d.state < 5 OR d.updated >= ?2))
+                     AND NOT EXISTS (SELECT 1 FROM targets t WHERE t.seq = c.seq) AS over
                  FROM commands c WHERE c.seq > ?1 ORDER BY c.seq LIMIT ?3",
             )?,
             keep_last_seq: connection
                 .prepare("UPDATE meta SET value = max(value, ?1) WHERE key = 'last_seq'")?,
-            deliveries: connection.prepare("DELETE FROM deliveries WHERE seq = ?1")?,
+            deliveries: connection.prepare(
+                "DELETE FROM deliveries WHERE (seq, device) IN (
+                     SELECT seq, device FROM deliveries WHERE seq = ?1 LIMIT ?2)",
+            )?,
+            counts: connection.prepare("DELETE FROM counts WHERE seq = ?1")?,
             commands: connection.prepare("DELETE FROM commands WHERE seq = ?1")?,
             keys: connection.prepare(
                 "DELETE FROM idempotency WHERE (caller, key) IN (
                      SELECT caller, key FROM idempotency INDEXED BY idempotency_expiry
-                     WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)",
+                     WHERE expires < ?1 ORDER BY expires LIMIT ?2)",
             )?,
         })
     }
@@ -77,8 +84,8 @@ impl<'c> Purge<'c> {
             return Ok(());
         }
         let limit = i64::try_from(txns.max(STEP_COMMANDS_MIN)).unwrap_or(i64::MAX);
-        let now = (self.clock)();
-        let keys = self.keys.execute(params![ms(now), limit])?;
+        let now = self.clock.now().instant;
+        let keys = self.keys.execute(params![instant_ms(now), limit])?;
         let looked_at = self.step_commands(now, limit)?;
         let more = looked_at == limit || i64::try_from(keys) == Ok(limit);
         if !more {
@@ -88,8 +95,9 @@ impl<'c> Purge<'c> {
         Ok(())
     }
 
-    fn step_commands(&mut self, now: Timestamp, limit: i64) -> Result<i64> {
-        let before_ms = before_ms(now, self.kept);
+    /// How many commands were looked at; `limit` too when one has too many deliveries for one step.
+    fn step_commands(&mut self, now: bellwire_core::Instant, limit: i64) -> Result<i64> {
+        let before_ms = instant_ms(now.before(self.kept));
         let mut looked_at = 0;
         let mut over: Vec<i64> = Vec::new();
         let mut rows = self.candidates.query(params![self.at, before_ms, limit])?;
@@ -98,25 +106,25 @@ impl<'c> Purge<'c> {
                 break;
             }
             looked_at += 1;
-            self.at = row.get(0)?;
+            let seq = row.get(0)?;
             if row.get(2)? {
-                over.push(self.at);
+                over.push(seq);
             }
+            self.at = seq;
         }
         drop(rows);
+        let mut budget = STEP_DELIVERIES_MAX;
         for seq in &over {
-            self.deliveries.execute([seq])?;
+            budget -= i64::try_from(self.deliveries.execute([*seq, budget])?).unwrap_or(budget);
+            if budget <= 0 {
+                // The rest of it, and those behind it, come with the next step.
+                self.at = *seq - 1;
+                return Ok(limit);
+            }
+            self.counts.execute([seq])?;
             self.commands.execute([seq])?;
-        }
-        if let Some(last) = over.last() {
-            self.keep_last_seq.execute([last])?;
+            self.keep_last_seq.execute([seq])?;
         }
         Ok(looked_at)
     }
-}
-
-/// What is older than this may go.
-fn before_ms(now: Timestamp, kept: Duration) -> i64 {
-    let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
-    ms(now).saturating_sub(kept)
 }

@@ -1,38 +1,103 @@
 //! What a start finds on disk and makes of it: the hub that was is gone, and with it every stream.
 
-use bellwire_core::Recovered;
+use std::collections::BTreeMap;
+
+use bellwire_core::record::{ChunkRange, JobRecord};
+use bellwire_core::{Now, Recovered, SeqSource};
+use bellwire_proto::Seq;
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
-use bellwire_proto::{Seq, Timestamp};
 use rusqlite::{Connection, Result, TransactionBehavior};
 
-use super::rows::{maybe_time, ms, seq};
+use super::rows::{self, command_columns, instant_ms, ms, seq};
 
 /// Contract, section 2, "Restart of the hub": what may have been sent is queued again, uncounted;
-/// run clocks have some time left at least; the ttl goes on.
-pub(super) fn recover(connection: &mut Connection, now: Timestamp) -> Result<Recovered> {
+/// run clocks have some time remaining at least; the ttl goes on.
+pub(super) fn recover(connection: &mut Connection, now: Now) -> Result<Recovered> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Counters go with the rows: of the queues, and of commands to many.
     transaction.execute(
-        "UPDATE deliveries INDEXED BY deliveries_live
-         SET state = 0, version = version + 1, updated_at = ?1, retry_at = NULL
-         WHERE state < 5 AND state = 1",
-        [ms(now)],
+        "INSERT INTO queues
+             SELECT device, count(*) FROM deliveries INDEXED BY deliveries_active
+             WHERE state BETWEEN 1 AND 4 AND state = 1 GROUP BY device
+         ON CONFLICT (device) DO UPDATE SET queued = queued + excluded.queued",
+        [],
+    )?;
+    for (state, change) in [(0, "+"), (1, "-")] {
+        transaction.execute(
+            &format!(
+                "INSERT INTO counts
+                     SELECT d.seq, ?1, {change}count(*)
+                     FROM deliveries d INDEXED BY deliveries_active
+                     CROSS JOIN commands c ON c.seq = d.seq
+                     WHERE d.state BETWEEN 1 AND 4 AND d.state = 1 AND c.total > 1 GROUP BY d.seq
+                 ON CONFLICT (seq, state) DO UPDATE
+                     SET deliveries = deliveries + excluded.deliveries"
+            ),
+            [state],
+        )?;
+    }
+    transaction.execute("DELETE FROM counts WHERE state = 1 AND deliveries = 0", [])?;
+    transaction.execute(
+        "UPDATE deliveries INDEXED BY deliveries_active
+         SET state = 0, version = version + 1, updated_at = ?1, updated = ?2, retry_at = NULL,
+             due_at = expires
+         WHERE state BETWEEN 1 AND 4 AND state = 1",
+        [ms(now.wall), instant_ms(now.instant)],
     )?;
     transaction.execute(
-        "UPDATE deliveries INDEXED BY deliveries_live
+        "UPDATE deliveries INDEXED BY deliveries_active
          SET run_until = ?1, due_at = ?1
-         WHERE state < 5 AND state IN (2, 3) AND run_until < ?1",
-        [ms(now.after(RUN_CLOCK_AFTER_RESTART))],
+         WHERE state BETWEEN 1 AND 4 AND state IN (2, 3) AND run_until < ?1",
+        [instant_ms(now.instant.after(RUN_CLOCK_AFTER_RESTART))],
     )?;
     let recovered = Recovered {
-        last_seq: last_seq(&transaction)?,
+        seqs: SeqSource::after(last_seq(&transaction)?),
         next_due: transaction.query_row(
             "SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL",
             [],
-            |row| maybe_time(row, 0),
+            |row| rows::maybe_instant(row, 0),
         )?,
+        next_scheduled: transaction.query_row(
+            "SELECT min(scheduled_at) FROM deliveries WHERE scheduled_at IS NOT NULL",
+            [],
+            |row| rows::maybe_time(row, 0),
+        )?,
+        jobs: jobs(&transaction)?,
     };
     transaction.commit()?;
     Ok(recovered)
+}
+
+/// Commands to many whose expansion or cancellation is unfinished.
+fn jobs(connection: &Connection) -> Result<Vec<JobRecord>> {
+    let mut jobs: BTreeMap<Seq, JobRecord> = BTreeMap::new();
+    let mut statement = connection.prepare(concat!(
+        "SELECT ",
+        command_columns!(),
+        ", x.force FROM commands c LEFT JOIN cancels x ON x.seq = c.seq
+         WHERE c.seq IN (SELECT seq FROM cancels UNION SELECT seq FROM targets)"
+    ))?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let command = rows::command(row)?;
+        let job = JobRecord {
+            head: command.head,
+            online_only: command.online_only,
+            chunks: Vec::new(),
+            cancel: row.get(rows::COMMAND_COLUMNS)?,
+        };
+        jobs.insert(job.head.seq, job);
+    }
+    let mut statement =
+        connection.prepare("SELECT seq, first, last FROM targets ORDER BY seq, first")?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let (first, last) = (rows::device_id(row, 1)?, rows::device_id(row, 2)?);
+        if let Some(job) = jobs.get_mut(&seq(row, 0)?) {
+            job.chunks.push(ChunkRange { first, last });
+        }
+    }
+    Ok(jobs.into_values().collect())
 }
 
 /// The greatest number ever given out. What is purged leaves it in `meta`.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use bellwire_core::Instant;
 use bellwire_core::record::{
     CommandHead, CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord,
     Outcome, Seen,
@@ -22,21 +23,30 @@ use rusqlite::{Error, Result, Row, Statement, params};
 macro_rules! delivery_columns {
     () => {
         "c.seq, c.id, c.action, c.created_at, c.expires_at, c.run_timeout_ms, c.not_before, \
-         d.device, d.state, d.attempt, d.sends, d.counted, d.rev, d.version, d.updated_at, d.flags, \
-         d.retry_at, d.run_until, d.cancelling_since, d.progress, d.exit_code, d.error_code, \
-         d.error_message, d.result, d.stdout, d.stderr"
+         c.created, c.total, d.device, d.state, d.attempt, d.sends, d.counted, d.rev, d.version, \
+         d.updated_at, d.updated, d.expires, d.flags, d.scheduled_at, d.retry_at, d.run_until, \
+         d.cancelling_since, d.progress, d.exit_code, d.error_code, d.error_message, d.result, \
+         d.stdout, d.stderr"
     };
 }
 /// How many columns that is: what is selected after them has this index.
-pub(super) const DELIVERY_COLUMNS: usize = 26;
+pub(super) const DELIVERY_COLUMNS: usize = 31;
+
+/// Where [`delivery_columns`] has the device.
+pub(super) const DEVICE: usize = 9;
+/// Where [`delivery_columns`] has the state.
+pub(super) const STATE: usize = 10;
 
 /// A command in the order in which [`command`] reads it. The table is `c`.
 macro_rules! command_columns {
     () => {
         "c.seq, c.id, c.action, c.created_at, c.expires_at, c.run_timeout_ms, c.not_before, \
-         c.created_by, c.total, c.data"
+         c.created, c.total, c.online_only, c.created_by, c.data"
     };
 }
+
+/// How many columns that is: what is selected after them has this index.
+pub(super) const COMMAND_COLUMNS: usize = 12;
 
 /// A device in the order in which [`device`] reads it.
 macro_rules! device_columns {
@@ -86,6 +96,11 @@ pub(super) fn ms(time: Timestamp) -> i64 {
     int(time.unix_ms())
 }
 
+/// A point of the monotonic clock as it is stored: milliseconds since its origin.
+pub(super) fn instant_ms(instant: Instant) -> i64 {
+    int(instant.ms())
+}
+
 /// Writes a command. The statement is `writer::PUT_COMMAND`.
 pub(super) fn put_command(statement: &mut Statement<'_>, command: &CommandRecord) -> Result<usize> {
     let head = &command.head;
@@ -97,8 +112,10 @@ pub(super) fn put_command(statement: &mut Statement<'_>, command: &CommandRecord
         ms(head.expires_at),
         span(head.run_timeout),
         head.not_before.map(ms),
+        instant_ms(head.created),
+        int(head.total),
+        command.online_only,
         command.created_by,
-        int(command.total),
         command.data.as_str(),
     ])
 }
@@ -117,11 +134,14 @@ pub(super) fn put_delivery(statement: &mut Statement<'_>, row: &DeliveryRecord) 
         row.rev.map(int),
         int(row.version),
         ms(row.updated_at),
+        instant_ms(row.updated),
+        instant_ms(row.expires),
         flag(outcome.truncated, TRUNCATED) | flag(row.late, LATE) | flag(row.forced, FORCED),
-        row.retry_at.map(ms),
-        row.run_until.map(ms),
-        row.cancelling_since.map(ms),
-        row.due_at().map(ms),
+        row.scheduled_at.map(ms),
+        row.retry_at.map(instant_ms),
+        row.run_until.map(instant_ms),
+        row.cancelling_since.map(instant_ms),
+        row.due_at().map(instant_ms),
         outcome.progress.map(Progress::get),
         outcome.exit_code,
         outcome.error.as_ref().map(|e| e.code.as_str()),
@@ -136,43 +156,46 @@ pub(super) fn put_delivery(statement: &mut Statement<'_>, row: &DeliveryRecord) 
 pub(super) fn command(row: &Row<'_>) -> Result<CommandRecord> {
     Ok(CommandRecord {
         head: head(row)?,
-        created_by: row.get(7)?,
-        total: uint(row, 8)?,
-        data: json(row, 9)?,
+        online_only: row.get(9)?,
+        created_by: row.get(10)?,
+        data: json(row, 11)?,
     })
 }
 
 /// Reads a delivery: [`delivery_columns`].
 pub(super) fn delivery(row: &Row<'_>) -> Result<DeliveryRecord> {
-    let flags: i64 = row.get(15)?;
-    let error = match row.get(21)? {
+    let flags: i64 = row.get(19)?;
+    let error = match row.get(26)? {
         None => None,
-        Some(code) => Some(ErrorInfo { code, message: row.get(22)? }),
+        Some(code) => Some(ErrorInfo { code, message: row.get(27)? }),
     };
     Ok(DeliveryRecord {
         head: head(row)?,
-        device: text(row, 7)?,
-        state: state(row, 8)?,
-        attempt: row.get(9)?,
-        sends: row.get(10)?,
-        counted: row.get(11)?,
-        rev: maybe_uint(row, 12)?,
-        version: uint(row, 13)?,
-        updated_at: time(row, 14)?,
+        device: text(row, DEVICE)?,
+        state: state(row, STATE)?,
+        attempt: row.get(11)?,
+        sends: row.get(12)?,
+        counted: row.get(13)?,
+        rev: maybe_uint(row, 14)?,
+        version: uint(row, 15)?,
+        updated_at: time(row, 16)?,
+        updated: instant(row, 17)?,
+        expires: instant(row, 18)?,
         outcome: Outcome {
-            progress: progress(row, 19)?,
-            exit_code: row.get(20)?,
-            result: maybe_json(row, 23)?,
-            stdout: row.get(24)?,
-            stderr: row.get(25)?,
+            progress: progress(row, 24)?,
+            exit_code: row.get(25)?,
+            result: maybe_json(row, 28)?,
+            stdout: row.get(29)?,
+            stderr: row.get(30)?,
             truncated: flags & TRUNCATED != 0,
             error,
         },
         late: flags & LATE != 0,
         forced: flags & FORCED != 0,
-        retry_at: maybe_time(row, 16)?,
-        run_until: maybe_time(row, 17)?,
-        cancelling_since: maybe_time(row, 18)?,
+        scheduled_at: maybe_time(row, 20)?,
+        retry_at: maybe_instant(row, 21)?,
+        run_until: maybe_instant(row, 22)?,
+        cancelling_since: maybe_instant(row, 23)?,
     })
 }
 
@@ -197,19 +220,19 @@ pub(super) fn labels_text(labels: &Labels) -> Result<String> {
     serde_json::to_string(labels).map_err(|e| Error::ToSqlConversionFailure(e.into()))
 }
 
-/// Reads what a key was used for: `fingerprint, command, device, expires_at`.
+/// Reads what a key was used for: `fingerprint, command, device, expires`.
 pub(super) fn idempotency(row: &Row<'_>, key: IdempotencyKey) -> Result<IdempotencyRecord> {
     Ok(IdempotencyRecord {
         key,
         fingerprint: row.get(0)?,
         command: id(row, 1)?,
-        device: text(row, 2)?,
-        expires_at: time(row, 3)?,
+        device: maybe_text(row, 2)?,
+        expires: instant(row, 3)?,
     })
 }
 
-/// The first seven of both a command and a delivery.
-fn head(row: &Row<'_>) -> Result<CommandHead> {
+/// The first nine of both a command and a delivery: what [`command_columns`] begins with.
+pub(super) fn head(row: &Row<'_>) -> Result<CommandHead> {
     Ok(CommandHead {
         seq: seq(row, 0)?,
         id: id(row, 1)?,
@@ -218,6 +241,8 @@ fn head(row: &Row<'_>) -> Result<CommandHead> {
         expires_at: time(row, 4)?,
         run_timeout: Duration::from_millis(uint(row, 5)?),
         not_before: maybe_time(row, 6)?,
+        created: instant(row, 7)?,
+        total: uint(row, 8)?,
     })
 }
 
@@ -259,6 +284,14 @@ pub(super) fn time(row: &Row<'_>, at: usize) -> Result<Timestamp> {
     uint(row, at).map(Timestamp::from_unix_ms)
 }
 
+pub(super) fn instant(row: &Row<'_>, at: usize) -> Result<Instant> {
+    uint(row, at).map(Instant::from_ms)
+}
+
+pub(super) fn maybe_instant(row: &Row<'_>, at: usize) -> Result<Option<Instant>> {
+    Ok(maybe_uint(row, at)?.map(Instant::from_ms))
+}
+
 pub(super) fn maybe_time(row: &Row<'_>, at: usize) -> Result<Option<Timestamp>> {
     Ok(maybe_uint(row, at)?.map(Timestamp::from_unix_ms))
 }
@@ -287,6 +320,20 @@ where
 {
     let text = row.get_ref(at)?.as_str()?;
     text.parse().map_err(|e| damaged(at, e))
+}
+
+fn maybe_text<T: FromStr>(row: &Row<'_>, at: usize) -> Result<Option<T>>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text = row.get_ref(at)?.as_str_or_null()?;
+    text.map(|text| text.parse().map_err(|e| damaged(at, e))).transpose()
+}
+
+/// Reads the names of a chunk: one to a line.
+pub(super) fn devices(row: &Row<'_>, at: usize) -> Result<Vec<DeviceId>> {
+    let names = row.get_ref(at)?.as_str()?.lines();
+    names.map(|name| name.parse().map_err(|e| damaged(at, e))).collect()
 }
 
 fn damaged<E>(at: usize, why: E) -> Error

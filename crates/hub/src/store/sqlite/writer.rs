@@ -5,30 +5,34 @@
 //! first error nothing is committed or reported any more: a COMMIT that failed may or may not be on
 //! disk, and only a restart can tell.
 
-use bellwire_core::record::{Change, Committed, Txn};
-use rusqlite::{Connection, Result, Statement, params};
+use bellwire_core::record::{Change, Committed, DeliveryRecord, TargetChunk, Txn};
+use bellwire_proto::{DeviceId, Seq};
+use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 
 use super::Shared;
+use super::anchor::{self, AnchorWriter};
 use super::checkpoint::Checkpoint;
 use super::purge::Purge;
-use super::rows::{self, ms};
+use super::rows::{self, instant_ms, int, ms};
 use crate::store::{StoreError, StoreEvents};
 
 const PUT_COMMAND: &str = "
-    INSERT INTO commands VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+    INSERT INTO commands VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
     ON CONFLICT (seq) DO UPDATE SET
         id = ?2, action = ?3, created_at = ?4, expires_at = ?5, run_timeout_ms = ?6,
-        not_before = ?7, created_by = ?8, total = ?9, data = ?10";
+        not_before = ?7, created = ?8, total = ?9, online_only = ?10, created_by = ?11,
+        data = ?12";
 
 const PUT_DELIVERY: &str = "
     INSERT INTO deliveries VALUES
         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
-         ?21)
+         ?21, ?22, ?23, ?24)
     ON CONFLICT (seq, device) DO UPDATE SET
         state = ?3, attempt = ?4, sends = ?5, counted = ?6, rev = ?7, version = ?8,
-        updated_at = ?9, flags = ?10, retry_at = ?11, run_until = ?12, cancelling_since = ?13,
-        due_at = ?14, progress = ?15, exit_code = ?16, error_code = ?17, error_message = ?18,
-        result = ?19, stdout = ?20, stderr = ?21";
+        updated_at = ?9, updated = ?10, expires = ?11, flags = ?12, scheduled_at = ?13,
+        retry_at = ?14, run_until = ?15, cancelling_since = ?16, due_at = ?17, progress = ?18,
+        exit_code = ?19, error_code = ?20, error_message = ?21, result = ?22, stdout = ?23,
+        stderr = ?24";
 
 const PUT_DEVICE: &str = "
     INSERT OR REPLACE INTO devices
@@ -36,7 +40,7 @@ const PUT_DEVICE: &str = "
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
 const PUT_IDEMPOTENCY: &str = "
-    INSERT OR REPLACE INTO idempotency (caller, key, fingerprint, command, device, expires_at)
+    INSERT OR REPLACE INTO idempotency (caller, key, fingerprint, command, device, expires)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
 /// Runs until the store is closed or the disk fails.
@@ -55,16 +59,17 @@ fn write(
 ) -> Result<(), StoreError> {
     let mut statements = Statements::prepare(connection)?;
     let mut purge = Purge::new(connection, shared)?;
+    let mut anchor = AnchorWriter::new(connection, shared.clock.clone())?;
     let mut checkpoint = Checkpoint::new(connection, shared)?;
     let mut group: Vec<Txn> = Vec::new();
-    while shared.txns.take_all(&mut group, Some(purge.wait())) {
+    while shared.txns.take_all(&mut group, Some(purge.wait().min(anchor::LOOK_EVERY))) {
         if let Some(error) = shared.suspicion() {
             return Err(error);
         }
-        if group.is_empty() && !purge.is_due() {
+        if group.is_empty() && !purge.is_due() && !anchor.is_due() {
             continue;
         }
-        statements.commit(&group, &mut purge)?;
+        statements.commit(&group, &mut purge, &mut anchor)?;
         let committed: Vec<Committed> = group.drain(..).map(Txn::committed).collect();
         if !committed.is_empty() {
             events.committed(committed);
@@ -86,7 +91,15 @@ struct Statements<'c> {
     commit: Statement<'c>,
     rollback: Statement<'c>,
     put_command: Statement<'c>,
+    put_targets: Statement<'c>,
+    delete_targets: Statement<'c>,
+    put_cancel: Statement<'c>,
+    delete_cancel: Statement<'c>,
+    old_state: Statement<'c>,
+    count: Statement<'c>,
     put_delivery: Statement<'c>,
+    put_queued: Statement<'c>,
+    delete_queued: Statement<'c>,
     put_device: Statement<'c>,
     put_labels: Statement<'c>,
     put_facts: Statement<'c>,
@@ -102,7 +115,21 @@ impl<'c> Statements<'c> {
             commit: connection.prepare("COMMIT")?,
             rollback: connection.prepare("ROLLBACK")?,
             put_command: connection.prepare(PUT_COMMAND)?,
+            put_targets: connection
+                .prepare("INSERT OR REPLACE INTO targets VALUES (?1, ?2, ?3, ?4)")?,
+            delete_targets: connection
+                .prepare("DELETE FROM targets WHERE seq = ?1 AND first = ?2")?,
+            put_cancel: connection.prepare("INSERT OR REPLACE INTO cancels VALUES (?1, ?2)")?,
+            delete_cancel: connection.prepare("DELETE FROM cancels WHERE seq = ?1")?,
+            old_state: connection
+                .prepare("SELECT state FROM deliveries WHERE seq = ?1 AND device = ?2")?,
+            count: connection.prepare(
+                "INSERT INTO counts VALUES (?1, ?2, ?3)
+                 ON CONFLICT (seq, state) DO UPDATE SET deliveries = deliveries + ?3",
+            )?,
             put_delivery: connection.prepare(PUT_DELIVERY)?,
+            put_queued: connection.prepare("INSERT OR REPLACE INTO queues VALUES (?1, ?2)")?,
+            delete_queued: connection.prepare("DELETE FROM queues WHERE device = ?1")?,
             put_device: connection.prepare(PUT_DEVICE)?,
             put_labels: connection.prepare("UPDATE devices SET labels = ?2 WHERE device = ?1")?,
             put_facts: connection.prepare("UPDATE devices SET facts = ?2 WHERE device = ?1")?,
@@ -115,14 +142,20 @@ impl<'c> Statements<'c> {
         })
     }
 
-    /// Puts all of `group` on disk, or nothing of it, and some purging with it.
-    fn commit(&mut self, group: &[Txn], purge: &mut Purge<'_>) -> Result<()> {
+    /// Puts all of `group` on disk, or nothing of it, and some purging and a note of the clocks with it.
+    fn commit(
+        &mut self,
+        group: &[Txn],
+        purge: &mut Purge<'_>,
+        anchor: &mut AnchorWriter<'_>,
+    ) -> Result<()> {
         self.begin.execute([])?;
         let applied = group
             .iter()
             .flat_map(Txn::changes)
             .try_for_each(|change| self.apply(change))
             .and_then(|()| purge.step(group.len()))
+            .and_then(|()| anchor.step())
             .and_then(|()| self.commit.execute([]));
         match applied {
             Ok(_) => Ok(()),
@@ -138,7 +171,24 @@ impl<'c> Statements<'c> {
     fn apply(&mut self, change: &Change) -> Result<()> {
         match change {
             Change::PutCommand(command) => rows::put_command(&mut self.put_command, command),
-            Change::PutDelivery(delivery) => rows::put_delivery(&mut self.put_delivery, delivery),
+            Change::PutTargets(seq, chunk) => self.put_targets(*seq, chunk),
+            Change::DeleteTargets(seq, first) => {
+                self.delete_targets.execute(params![int(seq.get()), first.as_str()])
+            }
+            Change::PutCancel(seq, force) => {
+                self.put_cancel.execute(params![int(seq.get()), force])
+            }
+            Change::DeleteCancel(seq) => self.delete_cancel.execute([int(seq.get())]),
+            Change::PutDelivery(delivery) => {
+                if delivery.head.is_to_many() {
+                    self.count(delivery)?;
+                }
+                rows::put_delivery(&mut self.put_delivery, delivery)
+            }
+            Change::PutQueued(device, 0) => self.delete_queued.execute([device.as_str()]),
+            Change::PutQueued(device, queued) => {
+                self.put_queued.execute(params![device.as_str(), int(*queued)])
+            }
             Change::PutDevice(device) => {
                 let seen = device.seen.as_ref();
                 self.put_device.execute(params![
@@ -169,11 +219,38 @@ impl<'c> Statements<'c> {
                 record.key.key,
                 record.fingerprint,
                 record.command.to_bytes(),
-                record.device.as_str(),
-                ms(record.expires_at),
+                record.device.as_ref().map(DeviceId::as_str),
+                instant_ms(record.expires),
             ]),
         }
         .map(drop)
+    }
+}
+
+impl Statements<'_> {
+    /// Moves a delivery of a command to many from the counter of its old state to that of the new.
+    fn count(&mut self, row: &DeliveryRecord) -> Result<()> {
+        let (seq, new) = (int(row.head.seq.get()), rows::state_number(row.state));
+        let old: Option<i64> = self
+            .old_state
+            .query_row(params![seq, row.device.as_str()], |row| row.get(0))
+            .optional()?;
+        if old == Some(new) {
+            return Ok(());
+        }
+        if let Some(old) = old {
+            self.count.execute(params![seq, old, -1])?;
+        }
+        self.count.execute(params![seq, new, 1]).map(drop)
+    }
+
+    fn put_targets(&mut self, seq: Seq, chunk: &TargetChunk) -> Result<usize> {
+        let (Some(first), Some(last)) = (chunk.devices.first(), chunk.devices.last()) else {
+            return Ok(0);
+        };
+        let names: Vec<&str> = chunk.devices.iter().map(DeviceId::as_str).collect();
+        let params = params![int(seq.get()), first.as_str(), last.as_str(), names.join("\n")];
+        self.put_targets.execute(params)
     }
 }
 

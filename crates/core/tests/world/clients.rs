@@ -4,26 +4,26 @@
 use std::time::Duration;
 
 use bellwire_core::record::IdempotencyKey;
-use bellwire_core::{Answer, RequestId, Send};
+use bellwire_core::{Answer, RequestId, Send, Target};
 use bellwire_proto::{CommandId, DeviceId, Json, Labels, Seconds};
 
 use super::judge::Asked;
 use super::{Event, Input, Owner, World};
 
 #[derive(Default)]
-pub(crate) struct Person {
-    /// Commands that it was told of.
+pub(crate) struct Client {
+    /// Commands that it was sent of.
     commands: Vec<CommandId>,
     /// Requests that it made with a key, to be made again.
     keyed: Vec<Send>,
 }
 
 impl World {
-    pub(super) fn person_acts(&mut self, index: usize) {
-        if self.calm || index >= self.people.len() {
+    pub(super) fn client_acts(&mut self, index: usize) {
+        if self.calm || index >= self.clients.len() {
             return;
         }
-        self.after_ms(50, self.climate.pace_ms_max, Event::Person(index));
+        self.after_ms(50, self.profile.pace_ms_max, Event::Client(index));
         if !self.up {
             return;
         }
@@ -36,9 +36,11 @@ impl World {
         }
     }
 
-    pub(super) fn person_answered(&mut self, index: usize, _request: RequestId, answer: Answer) {
-        if let Answer::Delivery(delivery) = answer {
-            self.people[index].commands.push(delivery.command);
+    pub(super) fn client_answered(&mut self, index: usize, _request: RequestId, answer: Answer) {
+        match answer {
+            Answer::Delivery(delivery) => self.clients[index].commands.push(delivery.command),
+            Answer::Command(command) => self.clients[index].commands.push(command),
+            _ => {}
         }
     }
 
@@ -47,10 +49,25 @@ impl World {
         self.devices[index].id.clone()
     }
 
+    /// Some of the devices, and maybe some that never listen: now and then more than one step of
+    /// an expansion takes.
+    fn several_devices(&mut self) -> Target {
+        let mut devices: Vec<DeviceId> = self.devices.iter().map(|d| d.id.clone()).collect();
+        devices.retain(|_| self.random.percent(80));
+        let phantoms = self.random.pick(&[0, 1, 4, 4, 12, 12, 150, 300]);
+        let names = (0..phantoms).map(|n| format!("device-{}-{n}", n % 5).parse().unwrap());
+        devices.extend(names);
+        Target::of(devices).unwrap_or_else(|| Target::Device(self.any_device()))
+    }
+
     fn sends(&mut self, index: usize) {
-        let device = self.any_device();
+        let target = if self.random.percent(self.profile.to_many) {
+            self.several_devices()
+        } else {
+            Target::Device(self.any_device())
+        };
         let data = Json::text(&format!("command {}", self.number()));
-        let mut send = Send::new(device, "run".parse().unwrap(), data);
+        let mut send = Send::to(target, "run".parse().unwrap(), data);
         send.ttl = self
             .random
             .pick(&[None, None, Some(0), Some(1), Some(5), Some(40), Some(600)])
@@ -59,7 +76,7 @@ impl World {
         send.wait = Seconds::new(self.random.pick(&[0, 0, 1, 20, 300]));
         if self.random.percent(10) {
             let ms = self.random.from(1, 60_000);
-            send.not_before = Some(self.now.after(Duration::from_millis(ms)));
+            send.not_before = Some(self.clock().wall.after(Duration::from_millis(ms)));
         }
         if self.random.percent(25) {
             // Few keys for all, so that they are used twice for different requests too.
@@ -68,7 +85,7 @@ impl World {
             let mut digest = [0; 32];
             digest[..8].copy_from_slice(&self.random.next().to_le_bytes());
             send.idempotency = Some((key, digest));
-            self.people[index].keyed.push(send.clone());
+            self.clients[index].keyed.push(send.clone());
         }
         let copies = if send.idempotency.is_some() { self.random.from(1, 3) } else { 1 };
         for _ in 0..copies {
@@ -77,10 +94,10 @@ impl World {
     }
 
     fn sends_again(&mut self, index: usize) {
-        let keyed = self.people[index].keyed.len();
+        let keyed = self.clients[index].keyed.len();
         if keyed > 0 {
             let again = self.random.index(keyed);
-            let send = self.people[index].keyed[again].clone();
+            let send = self.clients[index].keyed[again].clone();
             self.ask_to_send(index, send);
         }
     }
@@ -89,7 +106,8 @@ impl World {
         let waits_s = send.wait.get();
         let key = send.idempotency.clone().map(|(key, digest)| (key.key, digest));
         let random = self.random.bytes();
-        let request = self.ask(Owner::Person(index), Asked::Send(key), |request| {
+        let asked = Asked::Send(key, send.target.clone());
+        let request = self.ask(Owner::Client(index), asked, |request| {
             Input::Send(request, Box::new(send), random)
         });
         if waits_s > 0 && self.random.percent(20) {
@@ -99,15 +117,15 @@ impl World {
     }
 
     fn cancels(&mut self, index: usize) {
-        let known = self.people[index].commands.len();
+        let known = self.clients[index].commands.len();
         if known == 0 {
             return;
         }
         // Rather the latest: the others have ended.
         let back = self.random.index(known.min(4));
-        let command = self.people[index].commands[known - 1 - back];
+        let command = self.clients[index].commands[known - 1 - back];
         let force = self.random.percent(25);
-        self.ask(Owner::Person(index), Asked::Cancel(command), |request| {
+        self.ask(Owner::Client(index), Asked::Cancel(command), |request| {
             Input::Cancel(request, command, force)
         });
     }
@@ -117,13 +135,13 @@ impl World {
         if self.random.percent(50) {
             let labels = Labels::from([("number".to_owned(), number.to_string())]);
             let asked = Asked::Put(device.clone(), format!("{labels:?}"));
-            self.ask(Owner::Person(index), asked, |request| {
+            self.ask(Owner::Client(index), asked, |request| {
                 Input::PutDevice(request, device, labels)
             });
         } else {
             let facts = Json::parse(&format!("{{\"number\":{number}}}")).unwrap();
             let asked = Asked::Put(device.clone(), facts.as_str().to_owned());
-            self.ask(Owner::Person(index), asked, |request| {
+            self.ask(Owner::Client(index), asked, |request| {
                 Input::PutFacts(request, device, facts)
             });
         }
@@ -134,7 +152,7 @@ impl World {
             return;
         }
         let device = self.any_device();
-        self.ask(Owner::Person(index), Asked::Delete(device.clone()), |request| {
+        self.ask(Owner::Client(index), Asked::Delete(device.clone()), |request| {
             Input::Delete(request, device)
         });
     }

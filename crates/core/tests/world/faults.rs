@@ -1,5 +1,5 @@
-//! What a world is like, and what goes wrong in it: crashes, a failing disk, drains, and how it is
-//! left alone in the end.
+//! What a world is like, and what goes wrong in it: crashes, a failing disk, drains, a wall clock
+//! that is set, and how it is left alone in the end.
 
 use std::time::Duration;
 
@@ -7,17 +7,18 @@ use bellwire_core::{Config, Hub};
 
 use super::judge::Verdict;
 use super::random::Random;
-use super::{Event, START, World, Wrong};
+use super::{Event, InjectedBug, START, World};
 
 /// How long the world is left alone with its devices: longer than any wait that it has asked for,
 /// except the times to live.
 const CALM: Duration = Duration::from_secs(30 * 60);
-/// How long it is left alone without devices: longer than any time to live and run clock.
-const ALONE: Duration = Duration::from_secs(3 * 3600);
+/// How long it is left alone without devices: longer than any time to live, any run clock, and any
+/// step of the wall clock, after which something scheduled may be days away.
+const ALONE: Duration = Duration::from_secs(10 * 86_400);
 
 /// What a run is like; drawn from the seed.
 #[derive(Debug)]
-pub(super) struct Climate {
+pub(super) struct FaultProfile {
     pub(super) active: Duration,
     pub(super) pace_ms_max: u64,
     pub(super) max_in_flight: usize,
@@ -30,10 +31,14 @@ pub(super) struct Climate {
     pub(super) latency_ms_max: u64,
     pub(super) commit_ms_max: u64,
     pub(super) crashes: u64,
+    /// How often the wall clock is set.
+    pub(super) clock_steps: u64,
+    /// Chance in percent that a command is for several devices.
+    pub(super) to_many: u64,
     pub(super) calm_first: bool,
 }
 
-impl Climate {
+impl FaultProfile {
     pub(super) fn drawn(r: &mut Random) -> Self {
         // Some worlds are busy, in others long silences tell what nobody has looked after.
         let leisure = r.pick(&[1, 1, 2, 15]);
@@ -49,6 +54,8 @@ impl Climate {
             latency_ms_max: r.pick(&[5, 200, 3000]),
             commit_ms_max: r.pick(&[1, 20, 1500]),
             crashes: r.pick(&[0, 0, 1, 3]),
+            clock_steps: r.pick(&[0, 0, 1, 4]),
+            to_many: r.pick(&[0, 10, 40]),
             calm_first: r.percent(60),
         }
     }
@@ -64,52 +71,59 @@ impl Climate {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Trouble {
+pub(super) enum Fault {
     Crash,
     StoreFails,
     Drain,
+    /// Somebody, or NTP, sets the wall clock.
+    ClockStep,
     Start,
-    /// No more trouble; devices go on.
+    /// No more fault; devices go on.
     Calm,
     /// Everybody goes.
     Alone,
 }
 
 impl World {
-    pub(super) fn trouble(&mut self, trouble: Trouble) -> Verdict {
-        match trouble {
-            Trouble::Crash if self.up && (self.ailing || !self.alone) => self.stop()?,
-            Trouble::StoreFails if self.up && !self.alone => {
-                self.hub.handle_store_failed(self.now);
+    pub(super) fn fault(&mut self, fault: Fault) -> Verdict {
+        match fault {
+            Fault::Crash if self.up && (self.ailing || !self.alone) => self.stop()?,
+            Fault::StoreFails if self.up && !self.alone => {
+                self.hub.handle_store_failed(self.clock());
                 self.store.abandon();
                 self.ailing = true;
-                self.after_ms(100, 5000, Event::Trouble(Trouble::Crash));
+                self.after_ms(100, 5000, Event::Fault(Fault::Crash));
             }
-            Trouble::Drain if self.up && !self.alone => {
-                self.hub.handle_drain(self.now);
+            Fault::Drain if self.up && !self.alone => {
+                self.hub.handle_drain(self.clock());
                 self.ailing = true;
-                self.after_ms(100, 9000, Event::Trouble(Trouble::Crash));
+                self.after_ms(100, 9000, Event::Fault(Fault::Crash));
             }
-            Trouble::Crash | Trouble::StoreFails | Trouble::Drain => {}
-            Trouble::Start => {
+            Fault::ClockStep if !self.calm => {
+                let hours = self.random.pick(&[-72, -8, -1, 1, 8, 72]);
+                self.wall_step_ms += hours * 3_600_000 + self.random.from(0, 5000) as i64;
+                self.after_ms(0, 1000, Event::ClockNoticed(self.life));
+            }
+            Fault::Crash | Fault::StoreFails | Fault::Drain | Fault::ClockStep => {}
+            Fault::Start => {
                 (self.up, self.ailing) = (true, false);
-                let recovered = self.store.restart(self.now);
+                let recovered = self.store.restart(self.clock());
                 let seed = self.random.next();
-                self.hub = Hub::new(self.climate.config(), recovered, seed);
+                self.hub = Hub::new(self.profile.config(), recovered, seed);
                 self.hub.observe_all(true);
                 (0..self.devices.len()).for_each(|index| self.begin_listening(index));
             }
-            Trouble::Calm => {
+            Fault::Calm => {
                 self.calm = true;
-                self.at(self.now.after(CALM), Event::Trouble(Trouble::Alone));
+                self.at(self.now.after(CALM), Event::Fault(Fault::Alone));
             }
-            Trouble::Alone => {
+            Fault::Alone => {
                 (self.calm, self.alone) = (true, true);
-                if self.climate.calm_first {
+                if self.profile.calm_first {
                     self.all_but_the_patient_have_ended()?;
                 }
                 self.everybody_goes();
-                self.at(self.now.after(ALONE), Event::Person(usize::MAX));
+                self.at(self.now.after(ALONE), Event::Client(usize::MAX));
             }
         }
         Ok(())
@@ -125,22 +139,25 @@ impl World {
         self.commit_planned = false;
         self.judge.restarted();
         self.forget_sessions();
-        if self.wrong == Some(Wrong::StoreForgetsAttempts) {
+        if self.bug == Some(InjectedBug::StoreForgetsAttempts) {
             for row in self.store.disk.deliveries.values_mut() {
                 row.attempt = 0;
             }
         }
-        self.after_ms(10, 3000, Event::Trouble(Trouble::Start));
+        self.after_ms(10, 3000, Event::Fault(Fault::Start));
         Ok(())
     }
 
-    /// Devices have listened and answered for a long time without any trouble: what could be done
+    /// Devices have listened and answered for a long time without any fault: what could be done
     /// is done.
     fn all_but_the_patient_have_ended(&self) -> Verdict {
-        let calm_since = START.after(self.climate.active);
+        let calm_since = START.after(self.profile.active);
+        // One that waits for the wall clock may wait for days, if that was set back.
         let waiting = self.store.disk.deliveries.values().find(|row| {
-            let begun = row.head.created_at.max(row.head.not_before.unwrap_or_default());
-            !row.state.is_terminal() && begun < calm_since.after(Duration::from_secs(120))
+            let of_ours = self.devices.iter().any(|device| device.id == row.device);
+            let begun = if row.head.not_before.is_some() { row.updated } else { row.head.created };
+            let early = begun < calm_since.after(Duration::from_secs(120));
+            of_ours && !row.state.is_terminal() && row.scheduled_at.is_none() && early
         });
         match waiting {
             Some(row) => Err(format!("its device listens and answers, yet it waits: {row:?}")),

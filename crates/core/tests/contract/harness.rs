@@ -1,6 +1,6 @@
-//! A hub, a store that commits at once (unless it is held), and time that passes when it is told to.
+//! A hub, a store that commits at once (unless it is held), and time that passes when a test says so.
 //!
-//! What a listener hears is written down in a few words: `command 1 #2` is the second sending of the
+//! What a listener received is written down in a few words: `command 1 #2` is the second sending of the
 //! command with the number 1, `cancel 1` its cancellation, `bye replaced` the end.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bellwire_core::record::{DeliveryRecord, Load, Loaded};
 use bellwire_core::{
-    Answer, Config, Frame, Hub, HubEvent, Listen, Output, Peer, Poll, RequestId, Send, SessionId,
-    Wanted,
+    Answer, Config, Frame, Hub, HubEvent, Instant, Listen, NotifyOn, Now, Output, Peer, Poll,
+    RequestId, Send, SessionId, Target,
 };
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
 use bellwire_proto::{
@@ -19,10 +19,10 @@ use bellwire_proto::{
 
 use crate::store::Store;
 
-pub(crate) struct Stage {
+pub(crate) struct Harness {
     pub(crate) hub: Hub,
     pub(crate) store: Store,
-    pub(crate) now: Timestamp,
+    pub(crate) now: Now,
     /// While this is set nothing gets to disk.
     pub(crate) disk_held: bool,
     /// While this is set no load is answered.
@@ -32,10 +32,10 @@ pub(crate) struct Stage {
     pub(crate) events: Vec<HubEvent>,
     pub(crate) frames: Vec<CommandEvent>,
     pub(crate) byes: Vec<Bye>,
-    pub(crate) wanted: VecDeque<(SessionId, Wanted)>,
+    pub(crate) notify_on: VecDeque<(SessionId, NotifyOn)>,
     loads: VecDeque<Load>,
     answers: BTreeMap<RequestId, Answer>,
-    heard: BTreeMap<SessionId, Vec<String>>,
+    received: BTreeMap<SessionId, Vec<String>>,
     number: u64,
 }
 
@@ -43,13 +43,14 @@ pub(crate) fn device(name: &str) -> DeviceId {
     name.parse().unwrap()
 }
 
-impl Stage {
+impl Harness {
     pub(crate) fn new() -> Self {
         Self::with(Config::default())
     }
 
     pub(crate) fn with(config: Config) -> Self {
-        let now = Timestamp::from_unix_ms(1_700_000_000_000);
+        let wall = Timestamp::from_unix_ms(1_700_000_000_000);
+        let now = Now { instant: Instant::from_ms(5_000_000), wall };
         let mut store = Store::default();
         let mut hub = Hub::new(config, store.restart(now), 1);
         hub.observe_all(true);
@@ -63,10 +64,10 @@ impl Stage {
             events: Vec::new(),
             frames: Vec::new(),
             byes: Vec::new(),
-            wanted: VecDeque::new(),
+            notify_on: VecDeque::new(),
             loads: VecDeque::new(),
             answers: BTreeMap::new(),
-            heard: BTreeMap::new(),
+            received: BTreeMap::new(),
             number: 0,
         }
     }
@@ -75,13 +76,32 @@ impl Stage {
 
     /// Lets seconds pass, with all that is due in them.
     pub(crate) fn pass(&mut self, seconds: f64) {
-        let end = self.now.after(Duration::from_millis((seconds * 1000.0) as u64));
+        let end = self.now.instant.after(Duration::from_millis((seconds * 1000.0) as u64));
         while let Some(at) = self.hub.poll_timeout().filter(|at| *at <= end) {
-            self.now = self.now.max(at);
+            self.advance_to(at);
             self.hub.handle_timeout(self.now);
             self.settle();
         }
-        self.now = end;
+        self.advance_to(end);
+    }
+
+    /// Time passes, and the hub is not called.
+    pub(crate) fn let_pass_unnoticed(&mut self, span: Duration) {
+        self.advance_to(self.now.instant.after(span));
+    }
+
+    fn advance_to(&mut self, at: Instant) {
+        let passed = at.since(self.now.instant);
+        self.now =
+            Now { instant: self.now.instant.after(passed), wall: self.now.wall.after(passed) };
+    }
+
+    /// Somebody sets the wall clock, by so many seconds; the driver notices at once.
+    pub(crate) fn step_wall_clock(&mut self, seconds: i64) {
+        let wall_ms = self.now.wall.unix_ms().saturating_add_signed(seconds * 1000);
+        self.now.wall = Timestamp::from_unix_ms(wall_ms);
+        self.hub.handle_timeout(self.now);
+        self.settle();
     }
 
     /// Does what the hub wants done, until there is nothing more to do.
@@ -99,9 +119,9 @@ impl Stage {
             {
                 self.hub.handle_loaded(self.store.disk.load(&load), self.now);
             } else if !self.readers_held
-                && let Some((session, wanted)) = self.wanted.pop_front()
+                && let Some((session, notify_on)) = self.notify_on.pop_front()
             {
-                if let Wanted::Taken(seq) | Wanted::Written(seq) = wanted {
+                if let NotifyOn::Taken(seq) | NotifyOn::Written(seq) = notify_on {
                     self.hub.handle_taken(session, seq, self.now);
                 }
             } else {
@@ -114,19 +134,19 @@ impl Stage {
         match output {
             Output::Persist(txn) => self.store.submit(txn),
             Output::Load(load) => self.loads.push_back(load),
-            Output::Send { session, frame, wanted } => {
-                if wanted != Wanted::Nothing {
-                    self.wanted.push_back((session, wanted));
+            Output::Send { session, frame, notify_on } => {
+                if notify_on != NotifyOn::Nothing {
+                    self.notify_on.push_back((session, notify_on));
                 }
-                self.heard.entry(session).or_default().push(words(&frame));
+                self.received.entry(session).or_default().push(words(&frame));
                 if let Frame::Command(event) = frame {
                     self.frames.push(event);
                 }
             }
             Output::Close { session, bye } => {
                 let reason = serde_json::to_value(bye.reason).unwrap();
-                let heard = self.heard.entry(session).or_default();
-                heard.push(format!("bye {}", reason.as_str().unwrap()));
+                let received = self.received.entry(session).or_default();
+                received.push(format!("bye {}", reason.as_str().unwrap()));
                 self.byes.push(bye);
             }
             Output::Reply(request, answer) => {
@@ -158,11 +178,23 @@ impl Stage {
         }
     }
 
+    /// One transaction gets to disk although the disk is held, with all that follows from it.
+    pub(crate) fn commit_one(&mut self) {
+        if let Some(committed) = self.store.commit_one() {
+            self.hub.handle_committed(committed, self.now);
+        }
+        self.settle();
+    }
+
     /// The hub dies and comes back; what was not on disk is lost.
     pub(crate) fn restart(&mut self) {
+        self.restart_with(Config::default());
+    }
+
+    pub(crate) fn restart_with(&mut self, config: Config) {
         self.loads.clear();
-        self.wanted.clear();
-        self.hub = Hub::new(Config::default(), self.store.restart(self.now), 1);
+        self.notify_on.clear();
+        self.hub = Hub::new(config, self.store.restart(self.now), 1);
         self.hub.observe_all(true);
     }
 
@@ -206,13 +238,38 @@ impl Stage {
         }
     }
 
-    /// Cancels: whether all has ended, or the refusal.
+    /// Sends to several devices, and gives the command once it is promised.
+    pub(crate) fn send_to(&mut self, devices: &[&str], with: impl FnOnce(&mut Send)) -> CommandId {
+        let request = self.ask_to_send_to(devices, with);
+        match self.answer(request) {
+            Answer::Command(command) => command,
+            answer => panic!("{request:?} is answered by {answer:?}"),
+        }
+    }
+
+    pub(crate) fn ask_to_send_to(
+        &mut self,
+        devices: &[&str],
+        with: impl FnOnce(&mut Send),
+    ) -> RequestId {
+        let target = Target::of(devices.iter().map(|name| device(name)).collect()).unwrap();
+        self.ask_to_send("any", |send| {
+            send.target = target;
+            with(send);
+        })
+    }
+
+    /// Cancels: whether every delivery has ended, or the refusal.
     pub(crate) fn cancel(&mut self, command: CommandId, force: bool) -> Result<bool, Problem> {
         let request = self.request();
         self.hub.handle_cancel(request, command, force, self.now);
         self.settle();
         match self.answer(request) {
-            Answer::Cancelled { done } => Ok(done),
+            Answer::Cancelled => {
+                let seq = self.store.disk.first_of(command).unwrap().head.seq;
+                let mut rows = self.store.disk.deliveries_of_command(seq);
+                Ok(rows.all(|row| row.state.is_terminal()))
+            }
             Answer::Problem(problem) => Err(*problem),
             answer => panic!("a cancellation is answered by {answer:?}"),
         }
@@ -244,7 +301,7 @@ impl Stage {
         }
     }
 
-    /// What a poll was told.
+    /// What a poll was sent.
     pub(crate) fn polled(&mut self, request: RequestId) -> Vec<String> {
         match self.answer(request) {
             Answer::Poll { commands, cancels } => {
@@ -312,9 +369,9 @@ impl Stage {
         self.poll_with(who, 25, None)
     }
 
-    /// What a stream heard since it was last asked.
-    pub(crate) fn hears(&mut self, session: SessionId) -> Vec<String> {
-        self.heard.remove(&session).unwrap_or_default()
+    /// What a stream received since it was last asked.
+    pub(crate) fn received(&mut self, session: SessionId) -> Vec<String> {
+        self.received.remove(&session).unwrap_or_default()
     }
 
     pub(crate) fn report_with(
@@ -371,7 +428,7 @@ impl Stage {
     // --- What can be seen ---
 
     pub(crate) fn row(&self, command: CommandId) -> &DeliveryRecord {
-        self.store.disk.delivery(command).unwrap()
+        self.store.disk.first_of(command).unwrap()
     }
 
     pub(crate) fn state(&self, command: CommandId) -> DeliveryState {

@@ -1,0 +1,473 @@
+//! What remains to be done of commands to many.
+//!
+//! A command to one device, or to few, is stored together with its deliveries. One to many is
+//! stored with its targets, in chunks; that is what the sender is answered for. A **job** then
+//! expands it: chunk by chunk its deliveries come into being, each chunk in one transaction that
+//! also removes the chunk, so that whatever crashes, a target has its delivery or is still in a
+//! chunk. A cancellation of a command to many is a job too: it is stored first, and reaches the
+//! deliveries page by page.
+//!
+//! **Order.** A delivery that is about to come into being holds back the younger at its device
+//! ([`Commands::hold_back`]); the chunk that covers the device is then expanded next.
+//!
+//! Here is the state of the jobs. What they do to devices is in `hub/jobs.rs`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bellwire_proto::{CommandId, DeviceId, Json, Seq};
+
+use crate::ids::RequestId;
+use crate::io::Send;
+use crate::record::{CommandHead, JobRecord, TargetChunk, TxnId};
+use crate::time::Instant;
+
+/// Devices that one step gives their deliveries, in one transaction. More would hold up other
+/// requests for longer; fewer would commit more often.
+pub(crate) const STEP_DEVICES_MAX: usize = 128;
+/// Steps under way at once: one is prepared while the other is written.
+const STEPS_MAX: usize = 2;
+/// Commands to many that may be expanded or cancelled at once.
+pub(crate) const JOBS_MAX: usize = 256;
+
+/// A step of a command to many, while it is prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct StepId(u64);
+
+/// Commands to many that have something to be done.
+#[derive(Debug, Default)]
+pub(crate) struct Commands {
+    jobs: BTreeMap<Seq, Job>,
+    steps: BTreeMap<StepId, Step>,
+    last_step: u64,
+    /// Chunks that a step is under way for.
+    busy: usize,
+    /// Devices that wait for a chunk to be expanded.
+    held_back: BTreeSet<DeviceId>,
+    /// Devices of steps that could not be loaded.
+    reloads: Vec<DeviceId>,
+    /// No lookup before this: the store could not answer the last.
+    retry_at: Option<Instant>,
+}
+
+/// A command to many that is being expanded or cancelled.
+#[derive(Debug)]
+struct Job {
+    head: CommandHead,
+    online_only: bool,
+    /// Targets without a delivery, by the first name of their chunk.
+    chunks: BTreeMap<DeviceId, Chunk>,
+    /// Chunks that somebody waits for.
+    urgent: VecDeque<DeviceId>,
+    cancel: Option<Cancel>,
+    /// The latest transaction with a row of the command itself.
+    txn: TxnId,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    last: DeviceId,
+    /// A step for it is under way.
+    busy: bool,
+    urgent: bool,
+}
+
+#[derive(Debug)]
+struct Cancel {
+    force: bool,
+    pass: Pass,
+    /// It was requested again while the pass was under way: another follows.
+    again: bool,
+    /// Requests that are answered at its end.
+    requests: Vec<RequestId>,
+}
+
+/// How far a cancellation has come through the deliveries, by device name.
+#[derive(Debug)]
+enum Pass {
+    /// The next page is after this device.
+    After(Option<DeviceId>),
+    Loading(Option<DeviceId>),
+    /// So many of a page have yet to be decided.
+    Deciding {
+        from: Option<DeviceId>,
+        last: DeviceId,
+        remaining: usize,
+        failed: bool,
+    },
+}
+
+/// A step that waits for its devices to be in memory.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) kind: StepKind,
+    pub(crate) devices: Vec<DeviceId>,
+    /// How many of the devices are not in memory yet.
+    awaited: usize,
+}
+
+#[derive(Debug)]
+pub(crate) enum StepKind {
+    /// A command to few is stored, with all its deliveries.
+    Store { request: RequestId, send: Box<Send>, random: [u8; 10] },
+    /// A chunk of a command to many gets its deliveries.
+    Expand { command: Seq, data: Json },
+}
+
+/// What is to be looked up next for the jobs.
+#[derive(Debug)]
+pub(crate) enum JobLookup {
+    /// The chunk with this first name.
+    Targets(Seq, DeviceId),
+    /// Live deliveries after this device.
+    Live(Seq, Option<DeviceId>),
+    /// A device again.
+    Device(DeviceId),
+}
+
+/// What an expansion needs to know of its command.
+#[derive(Debug)]
+pub(crate) struct Expansion {
+    pub(crate) head: CommandHead,
+    pub(crate) online_only: bool,
+    pub(crate) cancel: Option<bool>,
+}
+
+impl Job {
+    fn is_done(&self) -> bool {
+        self.chunks.is_empty() && self.cancel.is_none()
+    }
+
+    /// The chunk that may hold a device.
+    fn covering(&mut self, device: &DeviceId) -> Option<(&DeviceId, &mut Chunk)> {
+        let (first, chunk) = self.chunks.range_mut(..=device.clone()).next_back()?;
+        (*device <= chunk.last).then_some((first, chunk))
+    }
+
+    fn hurry(&mut self, device: &DeviceId) -> bool {
+        let Some((first, chunk)) = self.covering(device) else { return false };
+        if !std::mem::replace(&mut chunk.urgent, true) {
+            let first = first.clone();
+            self.urgent.push_back(first);
+        }
+        true
+    }
+
+    /// The chunk to expand next.
+    fn next_chunk(&mut self) -> Option<DeviceId> {
+        while let Some(first) = self.urgent.pop_front() {
+            if self.chunks.get(&first).is_some_and(|chunk| !chunk.busy) {
+                return Some(first);
+            }
+        }
+        self.chunks.iter().find(|(_, chunk)| !chunk.busy).map(|(first, _)| first.clone())
+    }
+}
+
+impl Commands {
+    /// The jobs that a hub found unfinished when it started.
+    pub(crate) fn recovered(records: Vec<JobRecord>) -> Self {
+        let job = |record: JobRecord| {
+            let chunk = |last| Chunk { last, busy: false, urgent: false };
+            let job = Job {
+                online_only: record.online_only,
+                chunks: record.chunks.into_iter().map(|c| (c.first, chunk(c.last))).collect(),
+                urgent: VecDeque::new(),
+                cancel: record.cancel.map(Cancel::new),
+                txn: TxnId::default(),
+                head: record.head,
+            };
+            (job.head.seq, job)
+        };
+        let jobs: BTreeMap<Seq, Job> = records.into_iter().map(job).collect();
+        // Nothing else may happen for long: they go on as soon as the hub is called.
+        let retry_at = (!jobs.is_empty()).then(Instant::default);
+        Self { jobs, retry_at, ..Self::default() }
+    }
+
+    /// How much is held, in entries.
+    pub(crate) fn len(&self) -> usize {
+        self.jobs.len() + self.steps.len() + self.held_back.len()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.jobs.len() >= JOBS_MAX
+    }
+
+    // --- Expansion ---
+
+    /// A command to many has been stored with its targets, which its job expands from now on.
+    pub(crate) fn expand(
+        &mut self,
+        head: CommandHead,
+        online_only: bool,
+        chunks: &[TargetChunk],
+        txn: TxnId,
+    ) {
+        let ends = |chunk: &TargetChunk| {
+            let (first, last) = (chunk.devices.first()?.clone(), chunk.devices.last()?.clone());
+            Some((first, Chunk { last, busy: false, urgent: false }))
+        };
+        let seq = head.seq;
+        let chunks = chunks.iter().filter_map(ends).collect();
+        let job = Job { head, online_only, chunks, urgent: VecDeque::new(), cancel: None, txn };
+        self.jobs.insert(seq, job);
+    }
+
+    /// Whether a delivery with the number `seq` has to wait at a device for an older one that is
+    /// about to come into being. If so, that comes next, and the device is looked at again then.
+    pub(crate) fn hold_back(&mut self, device: &DeviceId, seq: Seq) -> bool {
+        let mut held = false;
+        for (_, job) in self.jobs.range_mut(..seq) {
+            held |= job.hurry(device);
+        }
+        if held {
+            self.held_back.insert(device.clone());
+        }
+        held
+    }
+
+    /// Whether any delivery is about to come into being at a device. If so, that comes next, and
+    /// the device is looked at again then.
+    pub(crate) fn delay_until_expanded(&mut self, device: &DeviceId) -> bool {
+        self.hold_back(device, Seq::new(u64::MAX))
+    }
+
+    /// The next lookup, if there may be one now.
+    pub(crate) fn next_lookup(&mut self, committed: TxnId, now: Instant) -> Option<JobLookup> {
+        if self.jobs.is_empty() || self.retry_at.is_some_and(|at| at > now) {
+            return None;
+        }
+        self.retry_at = None;
+        if let Some(device) = self.reloads.pop() {
+            return Some(JobLookup::Device(device));
+        }
+        for (seq, job) in &mut self.jobs {
+            // What is read must be on disk.
+            if job.txn > committed {
+                continue;
+            }
+            if let Some(first) = job.next_chunk() {
+                if self.busy >= STEPS_MAX {
+                    job.urgent.push_front(first);
+                    continue;
+                }
+                if let Some(chunk) = job.chunks.get_mut(&first) {
+                    chunk.busy = true;
+                    self.busy += 1;
+                }
+                return Some(JobLookup::Targets(*seq, first));
+            }
+            if !job.chunks.is_empty() {
+                continue;
+            }
+            if let Some(Cancel { pass, .. }) = &mut job.cancel
+                && let Pass::After(after) = pass
+            {
+                let after = after.take();
+                *pass = Pass::Loading(after.clone());
+                return Some(JobLookup::Live(*seq, after));
+            }
+        }
+        None
+    }
+
+    /// When [`Commands::next_lookup`] is to be called again after a failed lookup.
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at.filter(|_| !self.jobs.is_empty())
+    }
+
+    /// The chunk could not be looked up.
+    pub(crate) fn chunk_failed(&mut self, command: Seq, first: &DeviceId, retry_at: Instant) {
+        self.retry_at = Some(retry_at);
+        let job = self.jobs.get_mut(&command);
+        if let Some(chunk) = job.and_then(|job| job.chunks.get_mut(first)) {
+            (chunk.busy, chunk.urgent) = (false, false);
+            self.busy -= 1;
+        }
+    }
+
+    /// The chunk is being expanded in the transaction `txn`: it is gone from now on.
+    pub(crate) fn chunk_expanded(
+        &mut self,
+        command: Seq,
+        first: &DeviceId,
+        txn: TxnId,
+    ) -> Option<Expansion> {
+        let job = self.jobs.get_mut(&command)?;
+        job.chunks.remove(first)?;
+        self.busy -= 1;
+        job.txn = txn;
+        let expansion = Expansion {
+            head: job.head.clone(),
+            online_only: job.online_only,
+            cancel: job.cancel.as_ref().map(|cancel| cancel.force),
+        };
+        if job.is_done() {
+            self.jobs.remove(&command);
+        }
+        Some(expansion)
+    }
+
+    /// Devices from `first` to `last` that waited for their chunk.
+    pub(crate) fn take_held_back(&mut self, first: &DeviceId, last: &DeviceId) -> Vec<DeviceId> {
+        let held: Vec<DeviceId> =
+            self.held_back.range(first.clone()..=last.clone()).cloned().collect();
+        self.held_back.retain(|device| !(first..=last).contains(&device));
+        held
+    }
+
+    // --- Steps ---
+
+    /// A step that needs these devices, of which `awaited` are not in memory yet.
+    pub(crate) fn next_step_id(&mut self) -> StepId {
+        self.last_step += 1;
+        StepId(self.last_step)
+    }
+
+    pub(crate) fn begin_step(
+        &mut self,
+        id: StepId,
+        kind: StepKind,
+        devices: Vec<DeviceId>,
+        awaited: usize,
+    ) {
+        self.steps.insert(id, Step { kind, devices, awaited });
+    }
+
+    /// One more device of a step is in memory; true when all are.
+    pub(crate) fn device_ready(&mut self, id: StepId) -> bool {
+        let Some(step) = self.steps.get_mut(&id) else { return false };
+        step.awaited = step.awaited.saturating_sub(1);
+        step.awaited == 0
+    }
+
+    /// A device of an expansion could not be loaded: it is looked up again.
+    pub(crate) fn reload(&mut self, device: DeviceId, retry_at: Instant) {
+        self.retry_at = Some(retry_at);
+        self.reloads.push(device);
+    }
+
+    /// Whether the step stores a command, whose sender waits for it.
+    pub(crate) fn is_store(&self, id: StepId) -> bool {
+        let kind = self.steps.get(&id).map(|step| &step.kind);
+        matches!(kind, Some(StepKind::Store { .. }))
+    }
+
+    pub(crate) fn take_step(&mut self, id: StepId) -> Option<Step> {
+        self.steps.remove(&id)
+    }
+
+    // --- Cancellation ---
+
+    pub(crate) fn has_job(&self, command: Seq) -> bool {
+        self.jobs.contains_key(&command)
+    }
+
+    /// A command to many is to be cancelled. A request that is given is answered at the end.
+    pub(crate) fn cancel(
+        &mut self,
+        head: &CommandHead,
+        online_only: bool,
+        force: bool,
+        request: Option<RequestId>,
+        txn: TxnId,
+    ) -> bool {
+        let job = self.jobs.entry(head.seq).or_insert_with(|| Job {
+            head: head.clone(),
+            online_only,
+            chunks: BTreeMap::new(),
+            urgent: VecDeque::new(),
+            cancel: None,
+            txn,
+        });
+        job.txn = txn;
+        let requested_before = job.cancel.is_some();
+        let cancel = job.cancel.get_or_insert_with(|| Cancel::new(force));
+        cancel.force |= force;
+        cancel.again |= requested_before;
+        cancel.requests.extend(request);
+        cancel.force
+    }
+
+    /// A page of live deliveries of a command that is being cancelled has come. Returns the command
+    /// and whether they are to be cancelled by force; `None` when there are no more.
+    pub(crate) fn cancel_page(
+        &mut self,
+        command: Seq,
+        devices: &[DeviceId],
+    ) -> Option<(CommandId, bool)> {
+        let job = self.jobs.get_mut(&command)?;
+        let (id, cancel) = (job.head.id, job.cancel.as_mut()?);
+        let Pass::Loading(from) = &mut cancel.pass else { return None };
+        let from = from.take();
+        match devices.last() {
+            Some(last) => {
+                let (last, remaining) = (last.clone(), devices.len());
+                cancel.pass = Pass::Deciding { from, last, remaining, failed: false };
+                Some((id, cancel.force))
+            }
+            None => {
+                cancel.pass = Pass::After(None);
+                None
+            }
+        }
+    }
+
+    /// The page could not be looked up.
+    pub(crate) fn cancel_page_failed(&mut self, command: Seq, retry_at: Instant) {
+        self.retry_at = Some(retry_at);
+        let job = self.jobs.get_mut(&command);
+        if let Some(cancel) = job.and_then(|job| job.cancel.as_mut())
+            && let Pass::Loading(from) = &mut cancel.pass
+        {
+            cancel.pass = Pass::After(from.take());
+        }
+    }
+
+    /// One delivery of a page has been decided on, or could not be looked up.
+    pub(crate) fn cancel_decided(&mut self, command: Seq, failed: bool) {
+        let job = self.jobs.get_mut(&command);
+        let Some(cancel) = job.and_then(|job| job.cancel.as_mut()) else { return };
+        let Pass::Deciding { from, last, remaining, failed: any } = &mut cancel.pass else {
+            return;
+        };
+        *remaining = remaining.saturating_sub(1);
+        *any |= failed;
+        if *remaining == 0 {
+            // The page again, if not all of it could be done.
+            let next = if *any { from.take() } else { Some(last.clone()) };
+            cancel.pass = Pass::After(next);
+        }
+    }
+
+    /// The last page has come: the cancellation is over, unless it was requested again meanwhile.
+    pub(crate) fn cancel_over(&mut self, command: Seq) -> Option<Vec<RequestId>> {
+        let job = self.jobs.get_mut(&command)?;
+        let cancel = job.cancel.as_mut()?;
+        if std::mem::take(&mut cancel.again) {
+            return None;
+        }
+        let requests = job.cancel.take().map(|cancel| cancel.requests);
+        if job.is_done() {
+            self.jobs.remove(&command);
+        }
+        requests
+    }
+
+    /// Requests that wait for steps and cancellations, when nothing will be done any more.
+    pub(crate) fn abandon(&mut self) -> Vec<RequestId> {
+        let Self { jobs, steps, .. } = std::mem::take(self);
+        let stored = steps.into_values().filter_map(|step| match step.kind {
+            StepKind::Store { request, .. } => Some(request),
+            StepKind::Expand { .. } => None,
+        });
+        let cancels = jobs.into_values().filter_map(|job| job.cancel);
+        stored.chain(cancels.flat_map(|cancel| cancel.requests)).collect()
+    }
+}
+
+impl Cancel {
+    fn new(force: bool) -> Self {
+        Self { force, pass: Pass::After(None), again: false, requests: Vec::new() }
+    }
+}

@@ -1,0 +1,117 @@
+//! What all entities share: the settings, the clock's latest reading, who is connected, and the
+//! outputs on their way out of the core.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use bellwire_proto::{Code, CommandId, DeviceId, Problem, Timestamp};
+
+use crate::command::Commands;
+use crate::config::{Config, SeqSource};
+use crate::ids::{RequestId, SessionId};
+use crate::io::{Answer, Output};
+use crate::record::IdempotencyKey;
+use crate::time::{Instant, earliest};
+
+/// How long to leave a store alone that could not answer.
+pub(crate) const LOAD_RETRY: Duration = Duration::from_secs(1);
+
+/// What all entities share.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) outputs: VecDeque<Output>,
+    /// Streams that are open, as far as is known.
+    pub(crate) sessions: HashMap<SessionId, DeviceId>,
+    /// Requests that wait: polls, and senders that wait for an end.
+    pub(crate) waiting: HashMap<RequestId, DeviceId>,
+    pub(crate) seqs: SeqSource,
+    pub(crate) random: SplitMix,
+    pub(crate) draining: bool,
+    pub(crate) observed: bool,
+    pub(crate) watched: HashMap<CommandId, usize>,
+    pub(crate) due: DueTimes,
+    /// Keys whose first send was decided on, and whose other requests have yet to be answered.
+    pub(crate) key_decisions: VecDeque<KeyDecision>,
+    /// Commands to many that have work under way.
+    pub(crate) commands: Commands,
+}
+
+/// The outcome of the first send with an idempotency key.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyDecision {
+    pub(crate) key: IdempotencyKey,
+    /// The device of a command to one.
+    pub(crate) device: Option<DeviceId>,
+    /// The digest of the request and the command that it made; `None` when it was refused.
+    pub(crate) stored: Option<([u8; 32], CommandId)>,
+}
+
+/// When something is due of a delivery that is in the store alone.
+#[derive(Debug, Default)]
+pub(crate) struct DueTimes {
+    /// By the monotonic clock: a time to live, a run clock, the end of a cancellation.
+    pub(crate) deadline: Option<Instant>,
+    /// By the wall clock: a `not_before`.
+    pub(crate) scheduled: Option<Timestamp>,
+}
+
+impl DueTimes {
+    pub(crate) fn add_deadline(&mut self, at: Option<Instant>) {
+        self.deadline = earliest(self.deadline, at);
+    }
+
+    pub(crate) fn add_scheduled(&mut self, at: Option<Timestamp>) {
+        self.scheduled = earliest(self.scheduled, at);
+    }
+}
+
+impl Context {
+    /// Refuses a request at once: nothing that it asked for has been decided.
+    pub(crate) fn refuse(&mut self, request: RequestId, problem: Problem) {
+        self.waiting.remove(&request);
+        self.outputs.push_back(Output::Reply(request, Answer::Problem(Box::new(problem))));
+    }
+
+    /// Whether anybody watches this command.
+    pub(crate) fn watches(&self, command: CommandId) -> bool {
+        self.observed || self.watched.contains_key(&command)
+    }
+}
+
+/// Numbers to spread reconnections with. Steele, Lea and Flood, "Fast splittable pseudorandom
+/// number generators", 2014. Not for secrets.
+#[derive(Debug)]
+pub(crate) struct SplitMix(pub(crate) u64);
+
+impl SplitMix {
+    /// From 0 up to, and without, 1.
+    pub(crate) fn next_unit(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        // The upper 32 bits: exact in an f64.
+        f64::from(u32::try_from(z >> 32).unwrap_or(u32::MAX)) / 4_294_967_296.0
+    }
+}
+
+/// The refusal of a hub that is about to stop.
+pub(crate) fn draining() -> Problem {
+    Problem::new(Code::Draining, "the hub is about to stop; try again in a few seconds")
+}
+
+/// The refusal of a hub whose store takes nothing more.
+pub(crate) fn store_unavailable() -> Problem {
+    Problem::new(
+        Code::StoreUnavailable,
+        "the hub cannot write its store; nothing was stored, and an operator must restart it",
+    )
+}
+
+/// The refusal of a name that no device bears, where devices must be registered first.
+pub(crate) fn unknown_device(device: &DeviceId) -> Problem {
+    let detail = format!("no device is named {device}; register it first");
+    Problem::new(Code::UnknownDevice, detail)
+}

@@ -1,0 +1,101 @@
+//! A device leaves the hub: its streams end, its live deliveries are cancelled, then its row goes.
+//!
+//! A long queue is cancelled in bounded steps, each a transaction; requests for the device wait
+//! meanwhile. Nothing is promised before the last of them: a removal that is interrupted by a crash
+//! was not answered, and is simply requested again.
+
+use bellwire_proto::stream::ByeReason;
+use bellwire_proto::{DeliveryState, DeviceChange};
+
+use crate::context::{store_unavailable, unknown_device};
+use crate::device::op::Op;
+use crate::device::{Device, Phase};
+use crate::ids::RequestId;
+use crate::io::Answer;
+use crate::record::{Change, DeliveryRecord, Load, TxnId};
+use crate::txn::TxnBuilder;
+
+/// Deliveries that one step cancels.
+const STEP_ROWS_MAX: usize = 256;
+
+/// A removal under way.
+#[derive(Debug)]
+pub(super) struct Removal {
+    request: RequestId,
+    loading: bool,
+}
+
+impl Removal {
+    pub(super) fn request(&self) -> RequestId {
+        self.request
+    }
+}
+
+impl Device {
+    /// Begins to remove the device. A command to several devices that came before goes first.
+    pub(crate) fn delete(&mut self, request: RequestId, txn: &mut TxnBuilder<'_>) {
+        if txn.ctx.commands.delay_until_expanded(&self.id) || !self.steps.is_empty() {
+            return self.wait(Op::Delete { request });
+        }
+        if !self.known {
+            return txn.refuse(request, unknown_device(&self.id));
+        }
+        self.end_streams(ByeReason::Revoked, txn);
+        self.phase = Phase::Removing(Box::new(Removal { request, loading: false }));
+    }
+
+    /// Goes on with a removal as far as a call may.
+    pub(super) fn go_on_removing(&mut self, txn: &mut TxnBuilder<'_>, committed: TxnId) {
+        let Phase::Removing(removal) = &mut self.phase else { return };
+        if removal.loading {
+            return;
+        }
+        let step = self.deliveries.not_terminal(STEP_ROWS_MAX);
+        for seq in &step {
+            self.deliveries.with(*seq, |live| live.go(DeliveryState::Cancelled, txn.now));
+        }
+        if step.len() == STEP_ROWS_MAX {
+            return; // The next step follows when this one is on disk.
+        }
+        if self.deliveries.queued_in_store() > 0 {
+            // Rows that are on their way to the disk would be found again as they were.
+            if step.is_empty() && self.txn <= committed {
+                removal.loading = true;
+                self.deliveries.hold();
+                txn.load(Load::Live(self.id.clone(), STEP_ROWS_MAX));
+            }
+            return;
+        }
+        let request = removal.request;
+        self.phase = Phase::Ready;
+        self.known = false;
+        self.flush_rows(txn);
+        txn.change(Change::DeleteDevice(self.id.clone()));
+        self.notify(DeviceChange::Removed, txn);
+        txn.reply(request, Answer::Done);
+    }
+
+    /// Live deliveries that were in the store alone have come; `None` when it could not answer.
+    pub(crate) fn live_loaded(
+        &mut self,
+        rows: Option<Vec<DeliveryRecord>>,
+        txn: &mut TxnBuilder<'_>,
+    ) {
+        let Phase::Removing(removal) = &mut self.phase else { return };
+        removal.loading = false;
+        let request = removal.request;
+        self.deliveries.release();
+        match rows {
+            // The count of the queue said that there are some: the store contradicts itself.
+            Some(rows) if !rows.is_empty() => {
+                for record in rows {
+                    self.deliveries.adopt(record);
+                }
+            }
+            _ => {
+                self.phase = Phase::Ready;
+                txn.refuse(request, store_unavailable());
+            }
+        }
+    }
+}

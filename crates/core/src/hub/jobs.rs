@@ -1,0 +1,288 @@
+//! What is done for commands to several devices: storing, expanding, cancelling. The state of it is
+//! in `command.rs`.
+
+use bellwire_proto::limits::IDEMPOTENCY_RETENTION;
+use bellwire_proto::{Code, CommandId, DeviceId, Json, Problem, Seq};
+
+use super::Hub;
+use crate::command::{JobLookup, STEP_DEVICES_MAX, StepId, StepKind};
+use crate::context::KeyDecision;
+use crate::context::{LOAD_RETRY, draining, store_unavailable, unknown_device};
+use crate::device::{
+    CancelOrigin, DeliveryOp, DeliveryRule, Op, PAGE_MAX, is_online_only, store_command,
+};
+use crate::idempotency::NewSend;
+use crate::ids::RequestId;
+use crate::io::{Answer, Output, Send, Target};
+use crate::record::{Change, CommandHead, IdempotencyRecord, Load, LoadedCommand, TargetChunk};
+use crate::time::Now;
+use crate::txn::TxnBuilder;
+
+/// Deliveries that a cancellation looks up at once.
+const CANCEL_PAGE_MAX: usize = 128;
+
+impl Hub {
+    // --- Storing ---
+
+    /// A command to several devices comes in. Where devices must be registered, all of them are
+    /// looked up first.
+    pub(super) fn send_to_devices(&mut self, send: NewSend, devices: Vec<DeviceId>, now: Now) {
+        if self.ctx.config.create_on_sight {
+            return self.store_for(send, devices, now);
+        }
+        let (request, send, random) = send;
+        self.unchecked.insert(request, (send, random));
+        self.ctx.outputs.push_back(Output::Load(Load::Unknown(request, devices)));
+    }
+
+    /// The store has looked whether all devices of a command are known.
+    pub(super) fn unknown_loaded(
+        &mut self,
+        request: RequestId,
+        unknown: Option<DeviceId>,
+        now: Now,
+    ) {
+        let Some((send, random)) = self.unchecked.remove(&request) else { return };
+        match (unknown, &send.target) {
+            (Some(device), _) => self.refuse_send(request, &send, unknown_device(&device)),
+            (None, Target::Devices(devices)) => {
+                let devices = devices.clone();
+                self.store_for((request, send, random), devices, now);
+            }
+            // Nothing has to be checked for one.
+            (None, Target::Device(_)) => self.send_by_key((request, send, random), now),
+        }
+    }
+
+    pub(super) fn check_failed(&mut self, request: RequestId) {
+        if let Some((send, _)) = self.unchecked.remove(&request) {
+            self.refuse_send(request, &send, store_unavailable());
+        }
+    }
+
+    fn store_for(&mut self, (request, send, random): NewSend, devices: Vec<DeviceId>, now: Now) {
+        if self.ctx.draining {
+            return self.refuse_send(request, &send, draining());
+        }
+        if devices.len() <= STEP_DEVICES_MAX {
+            return self.begin_step(StepKind::Store { request, send, random }, devices, now);
+        }
+        if self.ctx.commands.is_full() {
+            let detail = "too many commands to many devices are under way; try again later";
+            return self.refuse_send(request, &send, Problem::new(Code::RateLimited, detail));
+        }
+        let total = devices.len() as u64;
+        let chunks: Vec<TargetChunk> = devices
+            .chunks(STEP_DEVICES_MAX)
+            .map(|devices| TargetChunk { devices: devices.to_vec() })
+            .collect();
+        let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
+        let head = store_command(&send, total, random, &mut txn);
+        let (id, online_only) = (txn.id(), is_online_only(&send));
+        txn.ctx.commands.expand(head.clone(), online_only, &chunks, id);
+        chunks.into_iter().for_each(|chunk| txn.change(Change::PutTargets(head.seq, chunk)));
+        put_key(&send, &head, &mut txn);
+        txn.reply(request, Answer::Command(head.id));
+        let outcome = txn.finish(&mut self.txns);
+        self.end_call(outcome, now);
+    }
+
+    fn refuse_send(&mut self, request: RequestId, send: &Send, problem: Problem) {
+        self.ctx.refuse(request, problem);
+        if let Some((key, _)) = send.idempotency.clone() {
+            self.ctx.key_decisions.push_back(KeyDecision { key, device: None, stored: None });
+        }
+    }
+
+    // --- Steps ---
+
+    /// Begins a step: its devices come into memory, and stay there until it is done.
+    fn begin_step(&mut self, kind: StepKind, devices: Vec<DeviceId>, now: Now) {
+        let id = self.ctx.commands.next_step_id();
+        let mut awaited = 0;
+        for device in &devices {
+            let device = self.in_memory(device);
+            device.pin(id);
+            awaited += usize::from(!device.is_ready());
+        }
+        self.ctx.commands.begin_step(id, kind, devices, awaited);
+        if awaited == 0 {
+            self.run_step(id, now);
+        }
+    }
+
+    pub(super) fn step_device_ready(&mut self, step: StepId, now: Now) {
+        if self.ctx.commands.device_ready(step) {
+            self.run_step(step, now);
+        }
+    }
+
+    /// All devices of a step are in memory: their deliveries come into being, in one transaction.
+    fn run_step(&mut self, id: StepId, now: Now) {
+        let Some(step) = self.ctx.commands.take_step(id) else { return };
+        let ranges = step.devices.first().cloned().zip(step.devices.last().cloned());
+        let Some((first, last)) = ranges else { return };
+        let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
+        let (head, data, rule) = match step.kind {
+            StepKind::Store { request, send, random } => {
+                let head = store_command(&send, step.devices.len() as u64, random, &mut txn);
+                put_key(&send, &head, &mut txn);
+                txn.reply(request, Answer::Command(head.id));
+                let rule = DeliveryRule { online_only: is_online_only(&send), cancel: None };
+                (head, send.data, rule)
+            }
+            StepKind::Expand { command, data } => {
+                let number = txn.id();
+                let found = txn.ctx.commands.chunk_expanded(command, &first, number);
+                let Some(expansion) = found else { return };
+                txn.change(Change::DeleteTargets(command, first.clone()));
+                let (online_only, cancel) = (expansion.online_only, expansion.cancel);
+                (expansion.head, data, DeliveryRule { online_only, cancel })
+            }
+        };
+        let committed = self.txns.committed();
+        for device in &step.devices {
+            if let Some(device) = self.devices.get_mut(device) {
+                device.unpin(id);
+                device.call(&mut txn, committed, |device, txn| {
+                    device.deliver(&head, &data, rule, txn);
+                });
+            }
+        }
+        let outcome = txn.finish(&mut self.txns);
+        self.end_call(outcome, now);
+        step.devices.iter().for_each(|device| self.do_waiting(device, now));
+        for device in self.ctx.commands.take_held_back(&first, &last) {
+            self.with_device(&device, now, |_, _| {});
+            self.do_waiting(&device, now);
+        }
+    }
+
+    /// A device of a step cannot be loaded. A command that is being stored is refused; an expansion
+    /// is promised, and goes on when the device has been loaded.
+    pub(super) fn step_failed(&mut self, id: StepId, now: Now) {
+        if !self.ctx.commands.is_store(id) {
+            return;
+        }
+        let Some(step) = self.ctx.commands.take_step(id) else { return };
+        for device in &step.devices {
+            if let Some(device) = self.devices.get_mut(device) {
+                device.unpin(id);
+            }
+            self.do_waiting(device, now);
+            self.forget_if_idle(device, now);
+        }
+        if let StepKind::Store { request, send, .. } = step.kind {
+            self.refuse_send(request, &send, store_unavailable());
+        }
+    }
+
+    // --- Expanding ---
+
+    /// Looks up what is to be done next for the jobs; false when that is nothing.
+    pub(super) fn go_on_with_jobs(&mut self, now: Now) -> bool {
+        let lookup = self.ctx.commands.next_lookup(self.txns.committed(), now.instant);
+        let load = match lookup {
+            None => return false,
+            Some(JobLookup::Targets(command, first)) => Load::Targets(command, first),
+            Some(JobLookup::Live(command, after)) => Load::LiveOf(command, after, CANCEL_PAGE_MAX),
+            Some(JobLookup::Device(device)) => Load::Device(device, PAGE_MAX),
+        };
+        self.ctx.outputs.push_back(Output::Load(load));
+        true
+    }
+
+    pub(super) fn targets_loaded(
+        &mut self,
+        command: Seq,
+        first: DeviceId,
+        found: Option<(TargetChunk, Json)>,
+        now: Now,
+    ) {
+        match found.filter(|(chunk, _)| chunk.devices.first() == Some(&first)) {
+            Some((chunk, data)) => {
+                self.begin_step(StepKind::Expand { command, data }, chunk.devices, now);
+            }
+            // The store contradicts itself; it is read again, and says so in its log.
+            None => {
+                let retry_at = now.instant.after(LOAD_RETRY);
+                self.ctx.commands.chunk_failed(command, &first, retry_at);
+            }
+        }
+    }
+
+    // --- Cancelling ---
+
+    /// The command of a cancellation has been looked up.
+    pub(super) fn command_loaded(
+        &mut self,
+        command: CommandId,
+        found: Option<Box<LoadedCommand>>,
+        now: Now,
+    ) {
+        let waiting = self.cancels.remove(&command).unwrap_or_default();
+        for (request, force) in waiting {
+            let Some(found) = &found else {
+                let detail = format!("no command has the id {command}");
+                self.ctx.refuse(request, Problem::new(Code::UnknownCommand, detail));
+                continue;
+            };
+            if found.head.is_to_many() {
+                self.cancel_many(request, found, force, now);
+            } else if let Some(delivery) = &found.first {
+                let op = DeliveryOp::Cancel { origin: CancelOrigin::Request(request), force };
+                self.at_device(delivery.device.clone(), Op::Delivery { command, op }, now);
+            }
+        }
+    }
+
+    fn cancel_many(&mut self, request: RequestId, found: &LoadedCommand, force: bool, now: Now) {
+        let head = &found.head;
+        let over = found.terminal >= head.total && !self.ctx.commands.has_job(head.seq);
+        if let Some(first) = found.first.as_ref().filter(|_| over) {
+            let detail = "every delivery of the command has ended; none can become cancelled";
+            let problem = Problem::new(Code::IllegalTransition, detail);
+            return self.ctx.refuse(request, problem.with_delivery(first.to_delivery()));
+        }
+        // Of few the answer can say what became of them; of many, that it will be done.
+        let answered_at_end = head.total <= STEP_DEVICES_MAX as u64;
+        let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
+        let (id, at_end) = (txn.id(), answered_at_end.then_some(request));
+        let force = txn.ctx.commands.cancel(head, found.online_only, force, at_end, id);
+        txn.change(Change::PutCancel(head.seq, force));
+        if !answered_at_end {
+            txn.reply(request, Answer::Cancelled);
+        }
+        let outcome = txn.finish(&mut self.txns);
+        self.end_call(outcome, now);
+    }
+
+    /// A page of the live deliveries of a command that is being cancelled.
+    pub(super) fn live_of_loaded(&mut self, seq: Seq, devices: Vec<DeviceId>, now: Now) {
+        if let Some((command, force)) = self.ctx.commands.cancel_page(seq, &devices) {
+            for device in devices {
+                let op = DeliveryOp::Cancel { origin: CancelOrigin::Job(seq), force };
+                self.at_device(device, Op::Delivery { command, op }, now);
+            }
+        } else if let Some(requests) = self.ctx.commands.cancel_over(seq) {
+            let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
+            txn.change(Change::DeleteCancel(seq));
+            requests.into_iter().for_each(|request| txn.reply(request, Answer::Cancelled));
+            let outcome = txn.finish(&mut self.txns);
+            self.end_call(outcome, now);
+        }
+    }
+}
+
+/// Stores the key of a command to several devices.
+fn put_key(send: &Send, head: &CommandHead, txn: &mut TxnBuilder<'_>) {
+    let Some((key, fingerprint)) = send.idempotency.clone() else { return };
+    txn.decide_key(key.clone(), None, Some((fingerprint, head.id)));
+    txn.change(Change::PutIdempotency(Box::new(IdempotencyRecord {
+        key,
+        fingerprint,
+        command: head.id,
+        device: None,
+        expires: txn.now.instant.after(IDEMPOTENCY_RETENTION),
+    })));
+}

@@ -1,0 +1,87 @@
+//! The two clocks that the core is handed with every call.
+//!
+//! **Durations** (times to live, leases, run clocks, waits, retention) are measured on a monotonic
+//! clock, [`Instant`]: it counts the time that the machine was suspended, it never goes back, and
+//! it goes on over a restart of the hub by the time that has passed in between. **Stamps** that
+//! people read (`created_at`, `updated_at`, `expires_at`), and times that people give
+//! (`not_before`), are of the wall clock, [`Timestamp`], which may be set forwards and back at any
+//! time. The two types cannot be mixed up, so a step of the wall clock moves no deadline.
+//! `docs/store.md`, "Time", says how a store carries the monotonic clock over a restart.
+
+use std::fmt;
+use std::time::Duration;
+
+use bellwire_proto::Timestamp;
+
+/// A point on the hub's monotonic clock, in milliseconds since an arbitrary origin.
+///
+/// ```
+/// use bellwire_core::Instant;
+/// use std::time::Duration;
+/// let start = Instant::from_ms(1_000);
+/// let end = start.after(Duration::from_secs(2));
+/// assert_eq!(end.since(start), Duration::from_secs(2));
+/// assert_eq!(start.since(end), Duration::ZERO);
+/// ```
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Instant(u64);
+
+/// What both clocks show at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// The monotonic clock: decides every deadline.
+    pub instant: Instant,
+    /// The wall clock: for stamps, and for times that a sender named.
+    pub wall: Timestamp,
+}
+
+impl Instant {
+    /// The point `ms` milliseconds after the origin.
+    pub const fn from_ms(ms: u64) -> Self {
+        Self(ms)
+    }
+
+    /// Milliseconds since the origin.
+    pub const fn ms(self) -> u64 {
+        self.0
+    }
+
+    /// This much later; saturates.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// This much earlier; saturates.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// From `earlier` to this, or zero when it is not earlier.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl fmt::Debug for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms", self.0)
+    }
+}
+
+impl Now {
+    /// When the monotonic clock will show that the wall clock has reached `wall`, if nobody sets
+    /// the wall clock before; now, when it has passed.
+    pub fn instant_of(&self, wall: Timestamp) -> Instant {
+        self.instant.after(wall.since(self.wall))
+    }
+}
+
+/// The earlier of two deadlines, either of which may be missing.
+pub(crate) fn earliest<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,252 @@
+//! The hub's two clocks, and how the monotonic one goes on over a restart.
+//!
+//! **Durations** are measured by `CLOCK_BOOTTIME`, which counts the time that the machine was
+//! suspended and which nobody can set. **Stamps** are of the wall clock as it is at the moment: if
+//! it is set right, stamps are right from then on, and no deadline moves.
+//!
+//! A store writes an [`Anchor`] now and then: what both clocks showed at one moment. A later start
+//! counts the time since: on the same boot of the machine by `CLOCK_BOOTTIME`, else by the wall
+//! clock, and never less than nothing.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bellwire_core::{Instant, Now};
+use bellwire_proto::Timestamp;
+
+/// What both clocks show. Cheap to clone.
+///
+/// ```
+/// use bellwire_hub::Clock;
+/// let clock = Clock::start();
+/// let (earlier, later) = (clock.now(), clock.now());
+/// assert!(earlier.instant <= later.instant);
+/// ```
+#[derive(Clone)]
+pub struct Clock(Source);
+
+#[derive(Clone)]
+enum Source {
+    System(System),
+    Given(Arc<dyn Fn() -> Now + Send + Sync>),
+}
+
+/// Both clocks of the machine.
+#[derive(Clone, Copy)]
+struct System {
+    /// What the hub's monotonic clock showed at `started`.
+    origin_ms: u64,
+    /// Tokio's clock, so that a test that pauses it pauses this one too.
+    started: tokio::time::Instant,
+    /// How long the machine had been suspended by then.
+    suspended_ms: u64,
+}
+
+/// What the clocks showed at one moment, as a store retains it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchor {
+    /// The hub's monotonic clock.
+    pub instant: Instant,
+    /// The wall clock.
+    pub wall: Timestamp,
+    /// `CLOCK_BOOTTIME`, in milliseconds.
+    pub boottime_ms: u64,
+    /// Tells one boot of the machine from another; 0 where that is not known.
+    pub boot: i64,
+}
+
+/// By how much the wall clock may drift from the anchor before that is taken for a step: more than
+/// any slewing does in the time between two anchors.
+pub(crate) const STEP_MIN: Duration = Duration::from_secs(1);
+
+impl Clock {
+    /// The machine's clocks, from now on: the monotonic one begins at the time of the wall clock.
+    pub fn start() -> Self {
+        Self::starting_at(Instant::from_ms(wall().unix_ms()))
+    }
+
+    /// The machine's clocks, with a monotonic one that goes on from an anchor.
+    pub fn resume(anchor: Anchor) -> Self {
+        Self::starting_at(resumed(anchor, wall(), boottime_ms(), boot()))
+    }
+
+    /// Clocks that show what `now` returns, for tests.
+    pub fn given(now: impl Fn() -> Now + Send + Sync + 'static) -> Self {
+        Self(Source::Given(Arc::new(now)))
+    }
+
+    fn starting_at(origin: Instant) -> Self {
+        let started = tokio::time::Instant::now();
+        Self(Source::System(System {
+            origin_ms: origin.ms(),
+            started,
+            suspended_ms: suspended_ms(),
+        }))
+    }
+
+    /// What both clocks show.
+    pub fn now(&self) -> Now {
+        match &self.0 {
+            Source::System(system) => Now { instant: system.instant(), wall: wall() },
+            Source::Given(now) => now(),
+        }
+    }
+
+    /// What is to be retained of this moment.
+    pub fn anchor(&self) -> Anchor {
+        let Now { instant, wall } = self.now();
+        Anchor { instant, wall, boottime_ms: boottime_ms(), boot: boot() }
+    }
+
+    /// When on tokio's clock it will be `at`, if the machine is not suspended before; now, when it
+    /// has passed. A clock of whole milliseconds would wake a sleeper up to one too early, hence
+    /// one is added.
+    pub(crate) fn tokio_instant(&self, at: Instant) -> tokio::time::Instant {
+        let wait = at.since(self.now().instant);
+        let wait = if wait.is_zero() { wait } else { wait + Duration::from_millis(1) };
+        tokio::time::Instant::now() + wait
+    }
+}
+
+impl System {
+    fn instant(&self) -> Instant {
+        // Two clocks are read one after the other: less than this is no suspension.
+        const SUSPENSION_MIN_MS: u64 = 100;
+        let suspended = suspended_ms().saturating_sub(self.suspended_ms);
+        let suspended = if suspended < SUSPENSION_MIN_MS { 0 } else { suspended };
+        let awake = millis(self.started.elapsed());
+        Instant::from_ms(self.origin_ms.saturating_add(awake).saturating_add(suspended))
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Clock").field(&self.now()).finish()
+    }
+}
+
+impl crate::plane::Clock for Clock {
+    fn unix_ms(&self) -> u64 {
+        self.now().wall.unix_ms()
+    }
+
+    /// Without suspension: a stream that slept with the machine is not taken for dead.
+    fn up_ms(&self) -> u64 {
+        match &self.0 {
+            Source::System(system) => millis(system.started.elapsed()),
+            Source::Given(now) => now().instant.ms(),
+        }
+    }
+}
+
+/// Whether the wall clock was set since the anchor was taken.
+pub(crate) fn was_set(anchor: Anchor, now: Now) -> bool {
+    let passed = now.instant.since(anchor.instant);
+    let expected = anchor.wall.after(passed);
+    expected.since(now.wall).max(now.wall.since(expected)) > STEP_MIN
+}
+
+/// What the monotonic clock shows at a start, given the last anchor of the one before.
+fn resumed(anchor: Anchor, wall: Timestamp, boottime_ms: u64, boot: i64) -> Instant {
+    let same_boot = boot != 0 && anchor.boot == boot && boottime_ms >= anchor.boottime_ms;
+    let passed = if same_boot {
+        Duration::from_millis(boottime_ms - anchor.boottime_ms)
+    } else {
+        wall.since(anchor.wall)
+    };
+    anchor.instant.after(passed)
+}
+
+fn wall() -> Timestamp {
+    // Before 1970 counts as 1970: a machine without a battery has to work too.
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    Timestamp::from_unix_ms(since_1970.map_or(0, millis))
+}
+
+/// How long the machine has been suspended since it was booted.
+fn suspended_ms() -> u64 {
+    boottime_ms().saturating_sub(clock_ms(rustix::time::ClockId::Monotonic))
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn boottime_ms() -> u64 {
+    clock_ms(rustix::time::ClockId::Boottime)
+}
+
+/// Elsewhere the monotonic clock is the best there is; on macOS it counts suspension too.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn boottime_ms() -> u64 {
+    clock_ms(rustix::time::ClockId::Monotonic)
+}
+
+fn clock_ms(clock: rustix::time::ClockId) -> u64 {
+    let time = rustix::time::clock_gettime(clock);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    seconds.unwrap_or(0).saturating_mul(1000).saturating_add(nanos.unwrap_or(0) / 1_000_000)
+}
+
+/// A number of this boot of the machine, from the kernel's random id of it.
+fn boot() -> i64 {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(15).collect();
+    i64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_MS: u64 = 3_600_000;
+
+    fn anchor() -> Anchor {
+        let wall = Timestamp::from_unix_ms(1_700_000_000_000);
+        Anchor { instant: Instant::from_ms(5 * HOUR_MS), wall, boottime_ms: HOUR_MS, boot: 7 }
+    }
+
+    fn hours_after(anchor: Anchor, wall_ms: u64, boottime_ms: u64, boot: i64) -> u64 {
+        let passed = resumed(anchor, Timestamp::from_unix_ms(wall_ms), boottime_ms, boot);
+        passed.since(anchor.instant).as_secs() / 3600
+    }
+
+    #[test]
+    fn a_restart_on_the_same_boot_counts_by_boottime_whatever_the_wall_clock_shows() {
+        let unix_ms = anchor().wall.unix_ms();
+        assert_eq!(hours_after(anchor(), unix_ms + 72 * HOUR_MS, 3 * HOUR_MS, 7), 2);
+        assert_eq!(hours_after(anchor(), unix_ms - 72 * HOUR_MS, 3 * HOUR_MS, 7), 2);
+    }
+
+    #[test]
+    fn a_restart_after_a_boot_counts_by_the_wall_clock_and_never_less_than_nothing() {
+        let unix_ms = anchor().wall.unix_ms();
+        assert_eq!(hours_after(anchor(), unix_ms + 8 * HOUR_MS, 60_000, 8), 8);
+        assert_eq!(hours_after(anchor(), 0, 60_000, 8), 0, "a clock without a battery");
+        assert_eq!(hours_after(anchor(), unix_ms + 8 * HOUR_MS, 60_000, 0), 8, "boot unknown");
+    }
+
+    #[test]
+    fn a_wall_clock_that_was_set_is_told_from_one_that_drifts() {
+        let later = |step_ms: i64| Now {
+            instant: anchor().instant.after(Duration::from_secs(60)),
+            wall: Timestamp::from_unix_ms(
+                (anchor().wall.unix_ms() + 60_000).saturating_add_signed(step_ms),
+            ),
+        };
+        assert!(!was_set(anchor(), later(0)) && !was_set(anchor(), later(-900)));
+        assert!(was_set(anchor(), later(1100)) && was_set(anchor(), later(-3_600_000)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_sleeps_until_an_instant_wakes_when_it_has_come() {
+        let clock = Clock::start();
+        let soon = clock.now().instant.after(Duration::from_millis(1500));
+        tokio::time::sleep_until(clock.tokio_instant(soon)).await;
+        let now = clock.now().instant;
+        assert!(now >= soon, "{now:?} is before {soon:?}");
+        assert!(now.since(soon) <= Duration::from_millis(2));
+    }
+}
