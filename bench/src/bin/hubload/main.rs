@@ -18,9 +18,10 @@
 mod client;
 mod figures;
 mod floor;
+mod queue;
 mod server;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,9 @@ struct Args {
     /// The hub alone, without the floor, for profiling.
     #[arg(long)]
     hub_only: bool,
+    /// Measures instead what a queue of so many commands costs, beside one of ten.
+    #[arg(long, value_name = "COMMANDS")]
+    queue: Option<usize>,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -99,6 +103,9 @@ fn measure(args: &Args) -> anyhow::Result<()> {
         Some(path) => path.clone(),
         None => server::beside_this("bellwire")?,
     };
+    if let Some(queued) = args.queue {
+        return measure_queue(args, &bellwire, queued);
+    }
     let mut report = Report::new(args.streams, args.window, args.size, args.seconds);
     for round in 0..args.rounds {
         let mut kinds = vec![Kind::Hub];
@@ -108,7 +115,7 @@ fn measure(args: &Args) -> anyhow::Result<()> {
         for kind in kinds {
             eprintln!("round {} of {}: {kind}", round + 1, args.rounds);
             let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
-            let server = Server::start(kind, &bellwire, &parent)?;
+            let server = Server::start(kind, &bellwire, &parent, &[])?;
             let figures = one_round(args, &server).with_context(|| server.last_words(kind))?;
             report.add(kind, figures);
         }
@@ -117,6 +124,38 @@ fn measure(args: &Args) -> anyhow::Result<()> {
         report.print_json()
     } else {
         report.print_table()
+    }
+    Ok(())
+}
+
+/// What a long queue costs, in the median of the rounds.
+fn measure_queue(args: &Args, bellwire: &Path, queued: usize) -> anyhow::Result<()> {
+    ensure!(queued >= 100, "a long queue has 100 commands at least");
+    let (mut send_ratios, mut report_ratios, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..args.rounds {
+        eprintln!("round {} of {}", round + 1, args.rounds);
+        let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
+        let queue_max = queued.max(queue::EXCHANGES + queue::SHORT).to_string();
+        let settings = [("BELLWIRE_QUEUE_MAX", queue_max.as_str())];
+        let server = Server::start(Kind::Hub, bellwire, &parent, &settings)?;
+        let measured = queue::measure(server.address(), queued)
+            .with_context(|| server.last_words(Kind::Hub))?;
+        let [sends, reports] = measured.ratios();
+        send_ratios.push(sends);
+        report_ratios.push(reports);
+        rates.push(measured);
+    }
+    for (name, rate, ratios) in [
+        ("sends/s", rates.iter().map(|r| r.sends).collect::<Vec<_>>(), &mut send_ratios),
+        ("reports/s", rates.iter().map(|r| r.reports).collect(), &mut report_ratios),
+    ] {
+        let figure = |figures: Option<f64>| figures.unwrap_or(f64::NAN);
+        let long = figure(figures::median(rate.iter().map(|[long, _]| *long)));
+        let short = figure(figures::median(rate.iter().map(|[_, short]| *short)));
+        let ratio = figure(figures::median(ratios.drain(..)));
+        println!(
+            "{name:<10} {long:>9.0} with {queued} queued, {short:>9.0} with few: ratio {ratio:.2}"
+        );
     }
     Ok(())
 }

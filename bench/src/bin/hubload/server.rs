@@ -28,8 +28,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a fresh one in a new folder below `parent`.
-    pub(crate) fn start(kind: Kind, bellwire: &Path, parent: &Path) -> anyhow::Result<Self> {
+    /// Starts a fresh one in a new folder below `parent`, with these variables set.
+    pub(crate) fn start(
+        kind: Kind,
+        bellwire: &Path,
+        parent: &Path,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("hubload-").tempdir_in(parent)?;
         let mut command = match kind {
             Kind::Hub => {
@@ -46,6 +51,7 @@ impl Server {
         };
         let log = fs::File::create(folder.path().join("log"))?;
         let mut child = command
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
