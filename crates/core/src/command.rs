@@ -56,7 +56,7 @@ struct Job {
     online_only: bool,
     /// Targets without a delivery, by the first name of their chunk.
     chunks: BTreeMap<DeviceId, Chunk>,
-    /// Chunks that somebody waits for.
+    /// Chunks that a device waits for.
     urgent: VecDeque<DeviceId>,
     cancel: Option<Cancel>,
     /// The latest transaction with a row of the command itself.
@@ -286,7 +286,7 @@ impl Commands {
         }
     }
 
-    /// The chunk is being expanded in the transaction `txn`: it is gone from now on.
+    /// The chunk is being expanded in the transaction `txn`: it no longer counts.
     pub(crate) fn chunk_expanded(
         &mut self,
         command: Seq,
@@ -440,8 +440,8 @@ impl Commands {
         }
     }
 
-    /// The last page has come: the cancellation is over, unless it was requested again meanwhile.
-    pub(crate) fn cancel_over(&mut self, command: Seq) -> Option<Vec<RequestId>> {
+    /// The last page has come: the cancellation is complete, unless it was requested again meanwhile.
+    pub(crate) fn cancel_completed(&mut self, command: Seq) -> Option<Vec<RequestId>> {
         let job = self.jobs.get_mut(&command)?;
         let cancel = job.cancel.as_mut()?;
         if std::mem::take(&mut cancel.again) {

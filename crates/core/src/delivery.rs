@@ -306,7 +306,7 @@ impl Live {
         set(&mut outcome.stdout, report.stdout);
         set(&mut outcome.stderr, report.stderr);
         outcome.truncated = report.truncated.unwrap_or(outcome.truncated);
-        // `dead` by a nack keeps the hub's error: the device did not know that it was the last.
+        // `dead` by a nack retains the hub's error: the device did not know that it was the last.
         if record.state != DeliveryState::Dead {
             set(&mut outcome.error, report.error);
         }

@@ -1,4 +1,4 @@
-//! A device in memory, composed of parts that each keep their state private: its contacts
+//! A device in memory, composed of parts that each have private state: its contacts
 //! (`presence.rs`), who listens for it (`listeners.rs`), its deliveries (`deliveries.rs`), and
 //! which of them is sent next (`scheduler.rs`). Commands come in by `intake.rs`, and it leaves the
 //! hub by `removal.rs`.
@@ -408,7 +408,7 @@ impl Device {
         }
     }
 
-    /// The client of a waiting request has gone.
+    /// The client of a waiting request has disconnected.
     pub(crate) fn abandoned(&mut self, request: RequestId) {
         self.listeners.abandon_poll(request);
         self.deliveries.abandon_wait(request);

@@ -52,7 +52,7 @@ use crate::txn::{TxnQueue, bye};
 
 /// Deliveries that are looked up at once because they are due.
 const DUE_ROWS_MAX: usize = 512;
-/// Every decision of a hub. The head of this file tells how it is driven.
+/// Every decision of a hub. The head of this file says how it is driven.
 #[derive(Debug)]
 pub struct Hub {
     ctx: Context,
@@ -108,7 +108,7 @@ impl Hub {
     /// Stores a command and sends it as soon as it may be. `random` makes the command's id.
     ///
     /// To one device, it replies [`Answer::Delivery`] once it is on disk and, if the sender waits,
-    /// has ended or the wait is over; to several, [`Answer::Command`] once it is on disk.
+    /// has ended or the wait has elapsed; to several, [`Answer::Command`] once it is on disk.
     pub fn handle_send(&mut self, request: RequestId, send: Send, random: [u8; 10], now: Now) {
         if self.refused(request) {
             return;
@@ -140,7 +140,7 @@ impl Hub {
         }
     }
 
-    /// The client of a waiting request has gone: it needs no reply.
+    /// The client of a waiting request has disconnected: it needs no reply.
     pub fn handle_abandoned(&mut self, request: RequestId, now: Now) {
         if let Some(id) = self.ctx.waiting.remove(&request) {
             self.with_device(&id, now, |device, _| device.abandoned(request));
@@ -233,7 +233,7 @@ impl Hub {
         });
     }
 
-    /// A stream has ended, whoever ended it.
+    /// A stream has ended, on either side.
     pub fn handle_closed(&mut self, session: SessionId, now: Now) {
         let Some(id) = self.ctx.sessions.remove(&session) else {
             return;

@@ -113,7 +113,7 @@ pub struct Listen {
 /// How a device wants to listen by a long poll.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poll {
-    /// How long the answer may wait for something to tell.
+    /// How long the answer may wait for a command.
     pub wait: Seconds,
     /// The last command that the device knows of: what was sent with a greater number was lost.
     pub last_event_id: Option<Seq>,
@@ -128,7 +128,7 @@ pub enum Output {
     Persist(Txn),
     /// Look this up; then call [`Hub::handle_loaded`](crate::Hub::handle_loaded).
     Load(Load),
-    /// Write this into a stream. A stream that is gone swallows it.
+    /// Write this into a stream. If the stream has ended, it is dropped.
     Send {
         /// The stream.
         session: SessionId,
@@ -201,7 +201,7 @@ pub enum Answer {
     Problem(Box<Problem>),
 }
 
-/// Something that happened, for whoever watches.
+/// Something that happened, for observers and watchers.
 #[derive(Debug, Clone)]
 pub enum HubEvent {
     /// A delivery changed; it is as it is on disk.

@@ -2,7 +2,7 @@
 //!
 //! A [`Hub`] is notified of what happened by `handle_*`, with the time handed in, and says what is
 //! to be done by [`Hub::poll_output`]; [`Hub::poll_timeout`] says when it is to be called again.
-//! Whoever drives it (in the hub crate, `driver.rs`; in the tests, a simulated world) must carry the
+//! The driver (in the hub crate, `driver.rs`; in the tests, a simulated world) must carry the
 //! outputs out in their order.
 //!
 //! **Entities over one queue of transactions.** A call changes one entity or several: devices,

@@ -1,7 +1,7 @@
 //! Transactions: what one call changes, and what waits until that is on disk.
 //!
 //! No entity changes a row or reports anything to anybody except through a [`TxnBuilder`]. A call
-//! may touch one entity or several; when it is over, its changes are one [`Txn`], whatever they
+//! may touch one entity or several; when it ends, its changes are one [`Txn`], whatever they
 //! concern, and all that rests on them waits in the [`TxnQueue`] under the transaction's number.
 //! Lookups alone go out at once: a read promises nothing (the pages of a replay excepted, see
 //! `listeners.rs`).
@@ -52,7 +52,7 @@ pub(crate) struct TxnQueue {
     committed: TxnId,
 }
 
-/// What remains to be done when a call is over.
+/// What remains to be done when a call ends.
 #[derive(Debug)]
 pub(crate) struct CallOutcome {
     pub(crate) devices: Touched,

@@ -149,8 +149,8 @@ impl Life {
         let mut steps = history().into_iter().peekable();
         while steps.peek().is_some() {
             let Ok((store, _)) = SqliteStore::open(dir, options.clone()) else { return false };
-            let told = Arc::new(Told::default());
-            if store.start(Arc::clone(&told) as _).is_err() {
+            let reports = Arc::new(StoreReports::default());
+            if store.start(Arc::clone(&reports) as _).is_err() {
                 return false;
             }
             self.after(|model| drop(model.recover(now())));
@@ -164,13 +164,13 @@ impl Life {
                     self.after(|model| model.apply_all(&txn));
                     store.submit(txn);
                 }
-                if !told.wait_committed(TxnId(self.next_txn - 1)) {
+                if !reports.wait_committed(TxnId(self.next_txn - 1)) {
                     let first = self.next_txn - (self.states.len() - 1 - before) as u64;
-                    let kept = told.committed().iter().filter(|txn| txn.0 >= first).count();
+                    let kept = reports.committed().iter().filter(|txn| txn.0 >= first).count();
                     if kept > 0 {
                         self.survives = before + kept;
                     }
-                    assert_eq!(told.failed().len(), 1, "a failure is told once");
+                    assert_eq!(reports.failed().len(), 1, "a failure is reported once");
                     assert!(store.health().is_err());
                     return false;
                 }
@@ -183,7 +183,7 @@ impl Life {
 }
 
 fn options() -> Options {
-    Options::default().clock(Clock::given(now)).history_kept(KEPT)
+    Options::default().clock(Clock::given(now)).history_retention(KEPT)
 }
 
 /// A folder in memory where there is one: what is durable is decided by the faulty disk, and an
@@ -199,7 +199,8 @@ fn dies_at(n: u64, death: Death, seed: u64) -> bool {
     let dir = folder();
     let disk = FaultyDisk::new(n, death, seed.wrapping_mul(1_000_003) + n);
     let mut life = Life { states: vec![Model::default()], survives: 0, next_txn: 1 };
-    let whole = life.live(dir.path(), &disk.options().clock(Clock::given(now)).history_kept(KEPT));
+    let whole =
+        life.live(dir.path(), &disk.options().clock(Clock::given(now)).history_retention(KEPT));
     let died = disk.is_dead();
     assert!(whole || died, "{case}: the store failed on a disk that works");
     disk.bury().unwrap();
@@ -211,7 +212,7 @@ fn dies_at(n: u64, death: Death, seed: u64) -> bool {
         }
     }
     // No purge runs beside the comparison, but for keys past their time.
-    let kit = Kit::open_with(dir.path(), options().history_kept(Duration::MAX));
+    let kit = Kit::open_with(dir.path(), options().history_retention(Duration::MAX));
     let direct = rusqlite::Connection::open(dir.path().join("bellwire.db")).unwrap();
     let sound: String = direct.query_row("PRAGMA integrity_check", [], |r| r.get(0)).unwrap();
     assert_eq!(sound, "ok", "{case}");
@@ -271,13 +272,13 @@ fn a_full_disk_ends_the_writing_and_not_the_reading() {
     let mut kept = 0;
     for seq in 1.. {
         let txn = kit.submit(send(seq, "a"));
-        if !kit.told.wait_committed(txn) {
+        if !kit.reports.wait_committed(txn) {
             break;
         }
         kept = seq;
     }
     assert!(kept > 0, "the disk was full too early to show anything");
-    let StoreError::Failed(source) = kit.told.wait_failed() else { panic!("another failure") };
+    let StoreError::Failed(source) = kit.reports.wait_failed() else { panic!("another failure") };
     let source = source.downcast_ref::<rusqlite::Error>();
     let code = source.and_then(rusqlite::Error::sqlite_error_code);
     assert_eq!(code, Some(rusqlite::ErrorCode::DiskFull), "the error says what the disk said");
@@ -286,15 +287,15 @@ fn a_full_disk_ends_the_writing_and_not_the_reading() {
     assert_eq!(live.len() as u64, kept, "what is on disk can still be read, and nothing else");
 
     kit.submit(send(999, "a"));
-    let told = Arc::clone(&kit.told);
+    let reports = Arc::clone(&kit.reports);
     kit.close();
-    assert_eq!(told.failed().len(), 1, "a failure is told once");
-    assert_eq!(told.committed().len() as u64, kept, "after it, nothing is told to be on disk");
+    assert_eq!(reports.failed().len(), 1, "a failure is reported once");
+    assert_eq!(reports.committed().len() as u64, kept, "after it, nothing is reported as on disk");
 
     let kit = Kit::open(dir.path());
     assert!(
         kit.live("a").len() as u64 >= kept,
-        "with room again, a restart finds all that was told"
+        "with room again, a restart finds all that was reported"
     );
     kit.commit(send(1000, "a"));
 }

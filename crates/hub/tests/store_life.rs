@@ -131,7 +131,7 @@ fn a_backup_taken_while_the_hub_runs_opens_in_a_new_folder() {
 
 /// A store that keeps history for two days, three days after the tests' beginning.
 fn later() -> Options {
-    options_at(3 * DAY_MS).history_kept(Duration::from_millis(2 * DAY_MS))
+    options_at(3 * DAY_MS).history_retention(Duration::from_millis(2 * DAY_MS))
 }
 
 #[test]
@@ -200,8 +200,8 @@ fn what_gathers_is_reported_in_order_and_each_once() {
     let kit = Kit::open(dir.path());
     let submit = |seq| kit.submit(vec![put_command(seq), put(delivery(seq, "a"))]);
     let submitted: Vec<TxnId> = (1..=2000).map(submit).collect();
-    assert!(kit.told.wait_committed(submitted[1999]));
-    assert_eq!(kit.told.committed(), submitted);
+    assert!(kit.reports.wait_committed(submitted[1999]));
+    assert_eq!(kit.reports.committed(), submitted);
 }
 
 #[test]
@@ -210,11 +210,11 @@ fn closing_stores_what_was_submitted_and_takes_nothing_more() {
     let (store, _) = SqliteStore::open(dir.path(), options()).unwrap();
     let txn = |n| Txn::new(TxnId(n), vec![put_command(n), put(delivery(n, "a"))]);
     store.submit(txn(1));
-    let told = Arc::new(Told::default());
-    store.start(Arc::clone(&told) as _).unwrap();
+    let reports = Arc::new(StoreReports::default());
+    store.start(Arc::clone(&reports) as _).unwrap();
     (2..=500).for_each(|n| store.submit(txn(n)));
     store.close();
-    assert_eq!(told.committed().len(), 500);
+    assert_eq!(reports.committed().len(), 500);
     store.submit(txn(501));
     assert!(matches!(try_read(store.command(id(1))), Err(StoreError::Closed)));
     assert!(store.health().is_ok(), "closed is not failed");
@@ -227,7 +227,7 @@ fn closing_stores_what_was_submitted_and_takes_nothing_more() {
 }
 
 /// Panics, on the store's own thread, when a transaction or the answer to a load is reported.
-struct Panicking(Arc<Told>);
+struct Panicking(Arc<StoreReports>);
 
 impl StoreEvents for Panicking {
     fn committed(&self, _: Vec<Committed>) {
@@ -249,19 +249,19 @@ fn a_store_thread_that_panics_fails_the_store_and_is_named_once() {
     for thread in ["store-write", "store-load"] {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = SqliteStore::open(dir.path(), options()).unwrap();
-        let told = Arc::new(Told::default());
-        store.start(Arc::new(Panicking(Arc::clone(&told)))).unwrap();
+        let reports = Arc::new(StoreReports::default());
+        store.start(Arc::new(Panicking(Arc::clone(&reports)))).unwrap();
         match thread {
             "store-write" => store.submit(Txn::new(TxnId(1), vec![])),
             _ => store.load(Load::Live(device("a"), 1)),
         }
-        let error = told.wait_failed();
+        let error = reports.wait_failed();
         assert!(error.to_string().contains(thread), "{error}");
         assert!(matches!(store.health(), Err(StoreError::Failed(_))));
         store.submit(Txn::new(TxnId(2), vec![put_device("a")]));
         assert!(matches!(try_read(store.command(id(1))), Err(StoreError::Closed)));
         store.close();
-        assert_eq!(told.failed().len(), 1, "reported once");
+        assert_eq!(reports.failed().len(), 1, "reported once");
         drop(store);
         assert!(Kit::open(dir.path()).live("a").is_empty(), "nothing was written afterwards");
     }
@@ -331,10 +331,10 @@ fn the_monotonic_clock_goes_on_over_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let run = || {
         let (store, _) = SqliteStore::open(dir.path(), Options::default()).unwrap();
-        let told = Arc::new(Told::default());
-        store.start(Arc::clone(&told) as _).unwrap();
+        let reports = Arc::new(StoreReports::default());
+        store.start(Arc::clone(&reports) as _).unwrap();
         store.submit(Txn::new(TxnId(1), vec![put_device("a")]));
-        assert!(told.wait_committed(TxnId(1)));
+        assert!(reports.wait_committed(TxnId(1)));
         let now = store.clock().now();
         store.close();
         now

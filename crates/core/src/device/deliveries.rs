@@ -1,14 +1,14 @@
 //! The deliveries of one device that are in memory, and the indexes over them.
 //!
 //! In memory are those past `queued` and not terminal, a **window** of the queue's first, and those
-//! that a call is under way for (not on disk yet, or somebody waits for their end). All others are
+//! that a call is under way for (not on disk yet, or a sender waits for their end). All others are
 //! in the store alone: a device with 100,000 queued commands holds a handful of them.
 //!
 //! The window is a prefix of the queue: every ready delivery with a number up to `loaded_to` is in
 //! memory. Some behind it may be in memory too; they are not sent before the page that they belong
 //! to has been loaded.
 //!
-//! Every change of a delivery goes through [`Deliveries::with`], which keeps the indexes true, so
+//! Every change of a delivery goes through [`Deliveries::with`], which updates the indexes, so
 //! that no event costs more than the logarithm of how many deliveries there are. While a lookup of
 //! this device is under way (`holds`), nothing leaves memory: a row that the store read a moment
 //! ago and that is not in memory is then known to be current.
@@ -284,14 +284,14 @@ impl Deliveries {
         }
     }
 
-    /// Ends the waits of a delivery for which `over` holds.
+    /// Ends the waits of a delivery for which `ends` holds.
     pub(crate) fn end_waits(
         &mut self,
         seq: Seq,
-        mut over: impl FnMut(RequestId, Instant) -> bool,
+        mut ends: impl FnMut(RequestId, Instant) -> bool,
     ) -> Vec<RequestId> {
         let ended = self.with(seq, |live| -> Vec<RequestId> {
-            let ended = live.waits.extract_if(.., |(request, until)| over(*request, *until));
+            let ended = live.waits.extract_if(.., |(request, until)| ends(*request, *until));
             ended.map(|(request, _)| request).collect()
         });
         let ended = ended.unwrap_or_default();
@@ -304,19 +304,19 @@ impl Deliveries {
         ended
     }
 
-    /// The client of a waiting request has gone.
+    /// The client of a waiting request has disconnected.
     pub(crate) fn abandon_wait(&mut self, request: RequestId) {
         if let Some(seq) = self.0.as_ref().and_then(|index| index.waits.get(&request)).copied() {
             self.end_waits(seq, |waiting, _| waiting == request);
         }
     }
 
-    /// Whether somebody waits for an end.
+    /// Whether a sender waits for an end.
     pub(crate) fn has_waits(&self) -> bool {
         self.0.as_ref().is_some_and(|index| !index.waits.is_empty())
     }
 
-    /// Deliveries whose end somebody waits for.
+    /// Deliveries whose end a sender waits for.
     pub(crate) fn waited_for(&self) -> BTreeSet<Seq> {
         self.0.iter().flat_map(|index| index.waits.values()).copied().collect()
     }

@@ -146,7 +146,7 @@ impl Listeners {
         self.polled_at.map(|at| at.after(POLL_PRESENCE))
     }
 
-    /// Whether a sending without an answer is the device's fault: somebody listens who could answer.
+    /// What the end of a lease means: whether a listener could have answered.
     pub(crate) fn could_answer(&self, carriers: Carriers, now: Instant) -> LeaseRule {
         // What an `ack=none` stream still has to write is delivered when it has: no lease runs.
         let ack_none = self.stream.as_ref().is_some_and(|stream| stream.ack_none);
@@ -202,7 +202,7 @@ impl Listeners {
         earliest(poll, self.unconfirmed.as_ref().and_then(|stream| stream.confirm_until))
     }
 
-    /// The client of a poll has gone.
+    /// The client of a poll has disconnected.
     pub(crate) fn abandon_poll(&mut self, request: RequestId) {
         self.poll.take_if(|poll| poll.request == request);
     }

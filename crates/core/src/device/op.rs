@@ -1,6 +1,6 @@
 //! What is to be done at a device: what the hub makes of a request, and what waits while the
-//! device, or one delivery of it, is being loaded. This is the one place that tells one from the
-//! other; how each is done is in `device.rs` and its submodules.
+//! device, or one delivery of it, is being loaded. This is the one place that distinguishes
+//! them; how each is done is in `device.rs` and its submodules.
 
 use bellwire_proto::{Code, CommandId, Json, Labels, Problem, Report, Seconds, Seq};
 

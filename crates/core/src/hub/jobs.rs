@@ -238,8 +238,8 @@ impl Hub {
 
     fn cancel_many(&mut self, request: RequestId, found: &LoadedCommand, force: bool, now: Now) {
         let head = &found.head;
-        let over = found.terminal >= head.total && !self.ctx.commands.has_job(head.seq);
-        if let Some(first) = found.first.as_ref().filter(|_| over) {
+        let completed = found.terminal >= head.total && !self.ctx.commands.has_job(head.seq);
+        if let Some(first) = found.first.as_ref().filter(|_| completed) {
             let detail = "every delivery of the command has ended; none can become cancelled";
             let problem = Problem::new(Code::IllegalTransition, detail);
             return self.ctx.refuse(request, problem.with_delivery(first.to_delivery()));
@@ -264,7 +264,7 @@ impl Hub {
                 let op = DeliveryOp::Cancel { origin: CancelOrigin::Job(seq), force };
                 self.at_device(device, Op::Delivery { command, op }, now);
             }
-        } else if let Some(requests) = self.ctx.commands.cancel_over(seq) {
+        } else if let Some(requests) = self.ctx.commands.cancel_completed(seq) {
             let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
             txn.change(Change::DeleteCancel(seq));
             requests.into_iter().for_each(|request| txn.reply(request, Answer::Cancelled));

@@ -26,7 +26,7 @@ use super::{
 use crate::clock::Clock;
 pub use options::{OpenError, Options};
 use readers::Job;
-use schema::Place;
+use schema::StoreFile;
 use threads::Threads;
 
 mod anchor;
@@ -87,8 +87,8 @@ pub struct SqliteStore {
 
 /// What the threads and the handle share.
 struct Shared {
-    place: Place,
-    history_kept: Duration,
+    file: StoreFile,
+    history_retention: Duration,
     clock: Clock,
     txns: Queue<Txn>,
     loads: Queue<Load>,
@@ -104,7 +104,7 @@ struct Shared {
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared")
-            .field("place", &self.place)
+            .field("file", &self.file)
             .field("failed", &self.failed)
             .finish_non_exhaustive()
     }
@@ -118,19 +118,19 @@ impl SqliteStore {
     /// When the folder is in use, the file is of a newer program or no file of ours, or the disk fails.
     pub fn open(data_dir: &Path, options: Options) -> Result<(Self, Recovered), OpenError> {
         let lock = folder::lock(data_dir)?;
-        let place = options.place(data_dir);
-        let path = place.path.clone();
+        let file = options.file(data_dir);
+        let path = file.path.clone();
         folder::create_private(&path)?;
         let sqlite = |source| OpenError::sqlite(&path, source);
-        let mut writer = place.writer().map_err(sqlite)?;
+        let mut writer = file.writer().map_err(sqlite)?;
         schema::migrate(&mut writer, &path)?;
         let anchor = anchor::read(&writer).map_err(sqlite)?;
         let resumed = || anchor.map_or_else(Clock::start, Clock::resume);
         let clock = options.clock.unwrap_or_else(resumed);
         let recovered = recover::recover(&mut writer, clock.now()).map_err(sqlite)?;
         let shared = Shared {
-            place,
-            history_kept: options.history_kept,
+            file,
+            history_retention: options.history_retention,
             clock,
             txns: Queue::default(),
             loads: Queue::default(),
@@ -159,21 +159,21 @@ impl SqliteStore {
     /// # Errors
     /// When a connection or a thread cannot be made.
     pub fn start(&self, events: Arc<dyn StoreEvents>) -> Result<(), OpenError> {
-        let place = &self.shared.place;
-        let sqlite = |source| OpenError::sqlite(&place.path, source);
+        let file = &self.shared.file;
+        let sqlite = |source| OpenError::sqlite(&file.path, source);
         let Some(connection) = lock(&self.writer).take() else { return Ok(()) };
         let mut threads = lock(&self.threads);
         let spawn = |name, run: threads::Run| threads::spawn(name, &self.shared, &events, run);
         for _ in 0..READERS {
-            let jobs = place.reader().map_err(sqlite)?;
+            let jobs = file.reader().map_err(sqlite)?;
             let run = Box::new(move |shared: &_, _: &_| readers::run_jobs(shared, &jobs));
             threads.readers.push(spawn("store-read", run)?);
         }
-        let loads = place.reader().map_err(sqlite)?;
+        let loads = file.reader().map_err(sqlite)?;
         let run =
             Box::new(move |shared: &_, events: &_| readers::run_loads(shared, &loads, events));
         threads.readers.push(spawn("store-load", run)?);
-        let mover = place.mover().map_err(sqlite)?;
+        let mover = file.mover().map_err(sqlite)?;
         let run = Box::new(move |shared: &_, _: &_| checkpoint::run(shared, &mover));
         threads.readers.push(spawn("store-move", run)?);
         let run = Box::new(move |shared: &_, events: &_| writer::run(shared, connection, events));

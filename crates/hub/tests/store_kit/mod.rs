@@ -135,9 +135,9 @@ pub fn put_device(name: &str) -> Change {
     Change::PutDevice(Box::new(device_record(name)))
 }
 
-/// What a store told.
+/// What a store reports.
 #[derive(Default)]
-pub struct Told {
+pub struct StoreReports {
     seen: Mutex<Seen>,
     news: Condvar,
 }
@@ -149,7 +149,7 @@ struct Seen {
     failed: Vec<StoreError>,
 }
 
-impl StoreEvents for Told {
+impl StoreEvents for StoreReports {
     fn committed(&self, committed: Vec<Committed>) {
         let ids = committed.iter().map(Committed::id);
         self.seen.lock().unwrap().committed.extend(ids);
@@ -167,7 +167,7 @@ impl StoreEvents for Told {
     }
 }
 
-impl Told {
+impl StoreReports {
     pub fn committed(&self) -> Vec<TxnId> {
         self.seen.lock().unwrap().committed.clone()
     }
@@ -185,7 +185,7 @@ impl Told {
             }
             let bound = Duration::from_secs(60);
             let (guard, timeout) = self.news.wait_timeout(seen, bound).unwrap();
-            assert!(!timeout.timed_out(), "the store never told {what}");
+            assert!(!timeout.timed_out(), "the store never reported {what}");
             seen = guard;
         }
     }
@@ -213,7 +213,7 @@ impl Told {
 /// A started store, and what it tells.
 pub struct Kit {
     pub store: Arc<SqliteStore>,
-    pub told: Arc<Told>,
+    pub reports: Arc<StoreReports>,
     pub recovered: Recovered,
     next: AtomicU64,
 }
@@ -226,9 +226,9 @@ impl Kit {
 
     pub fn open_with(dir: &Path, options: Options) -> Self {
         let (store, recovered) = SqliteStore::open(dir, options).unwrap();
-        let told = Arc::new(Told::default());
-        store.start(Arc::clone(&told) as _).unwrap();
-        Self { store: Arc::new(store), told, recovered, next: AtomicU64::new(1) }
+        let reports = Arc::new(StoreReports::default());
+        store.start(Arc::clone(&reports) as _).unwrap();
+        Self { store: Arc::new(store), reports, recovered, next: AtomicU64::new(1) }
     }
 
     /// Submits a transaction and does not wait.
@@ -241,12 +241,12 @@ impl Kit {
     /// Submits a transaction and waits until it is on disk.
     pub fn commit(&self, changes: Vec<Change>) {
         let txn = self.submit(changes);
-        assert!(self.told.wait_committed(txn), "{:?}", self.told.failed());
+        assert!(self.reports.wait_committed(txn), "{:?}", self.reports.failed());
     }
 
     pub fn load(&self, load: Load) -> Loaded {
         self.store.load(load);
-        self.told.wait_loaded()
+        self.reports.wait_loaded()
     }
 
     /// The live deliveries of a device, by number.

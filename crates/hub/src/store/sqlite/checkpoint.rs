@@ -1,4 +1,4 @@
-//! Moving the log into the database, without holding up whoever writes.
+//! Moving the log into the database, without holding up the writer.
 //!
 //! SQLite's own way checkpoints within the commit that made the log long, before it is reported.
 //! Here the bulk is moved by a thread beside, while commits go on; the writer moves the little that
@@ -25,7 +25,7 @@ struct Log {
 impl<'c> Checkpoint<'c> {
     pub(super) fn new(connection: &'c Connection, shared: &Shared) -> Result<Self> {
         Ok(Self {
-            pages: i64::from(shared.place.checkpoint_pages),
+            pages: i64::from(shared.file.checkpoint_pages),
             measure: connection.prepare("PRAGMA wal_checkpoint(NOOP)")?,
             passive: connection.prepare(PASSIVE)?,
         })

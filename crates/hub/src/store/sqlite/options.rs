@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use bellwire_proto::limits::IDEMPOTENCY_RETENTION;
 
-use super::schema::{CHECKPOINT_PAGES, Place};
+use super::schema::{CHECKPOINT_PAGES, StoreFile};
 use crate::clock::Clock;
 
-/// How long history is kept by default.
-const HISTORY_KEPT: Duration = Duration::from_secs(30 * 86_400);
-/// The least time that history is kept: as long as an `Idempotency-Key`, so that what a key stands
+/// How long history is retained by default.
+const HISTORY_RETENTION: Duration = Duration::from_secs(30 * 86_400);
+/// The least time that history is retained: as long as an `Idempotency-Key`, so that what a key stands
 /// for outlives it.
-const HISTORY_KEPT_MIN: Duration = IDEMPOTENCY_RETENTION;
+const HISTORY_RETENTION_MIN: Duration = IDEMPOTENCY_RETENTION;
 
 /// How a store is to be opened.
 #[derive(Clone)]
 pub struct Options {
-    pub(super) history_kept: Duration,
+    pub(super) history_retention: Duration,
     /// Given clocks, or `None`: those of the machine, which go on from the last run.
     pub(super) clock: Option<Clock>,
     vfs: Option<String>,
@@ -29,7 +29,7 @@ impl Default for Options {
     /// History for 30 days, the machine's clocks and the system's files.
     fn default() -> Self {
         Self {
-            history_kept: HISTORY_KEPT,
+            history_retention: HISTORY_RETENTION,
             clock: None,
             vfs: None,
             checkpoint_pages: CHECKPOINT_PAGES,
@@ -39,19 +39,19 @@ impl Default for Options {
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { history_kept, vfs, .. } = self;
+        let Self { history_retention, vfs, .. } = self;
         f.debug_struct("Options")
-            .field("history_kept", history_kept)
+            .field("history_retention", history_retention)
             .field("vfs", vfs)
             .finish_non_exhaustive()
     }
 }
 
 impl Options {
-    /// Keeps what has ended for this long, a day at least.
+    /// Retains what has ended for this long, a day at least.
     #[must_use]
-    pub fn history_kept(self, history_kept: Duration) -> Self {
-        Self { history_kept: history_kept.max(HISTORY_KEPT_MIN), ..self }
+    pub fn history_retention(self, history_retention: Duration) -> Self {
+        Self { history_retention: history_retention.max(HISTORY_RETENTION_MIN), ..self }
     }
 
     /// Runs on these clocks instead of the machine's.
@@ -61,8 +61,8 @@ impl Options {
     }
 
     /// Where the database of a folder is.
-    pub(super) fn place(&self, data_dir: &Path) -> Place {
-        Place {
+    pub(super) fn file(&self, data_dir: &Path) -> StoreFile {
+        StoreFile {
             path: data_dir.join("bellwire.db"),
             vfs: self.vfs.clone(),
             checkpoint_pages: self.checkpoint_pages,

@@ -1,7 +1,7 @@
 //! Retention: what ended long ago is deleted, in small pieces that ride along with commits.
 //!
-//! A command goes with all its deliveries at once, when the last of them has been over for the time
-//! that history is kept; what is live is never touched. Commands are walked through in the order in
+//! A command goes with all its deliveries at once, when the last of them has been terminal for the
+//! retention time; what is live is never touched. Commands are walked through in the order in
 //! which they came, so no index is needed for it.
 
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ const WALK_EVERY: Duration = Duration::from_secs(60);
 const STEP_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) struct Purge<'c> {
-    kept: Duration,
+    retention: Duration,
     clock: Clock,
     next_step: Instant,
     /// The last command that this walk has looked at.
@@ -39,16 +39,16 @@ pub(super) struct Purge<'c> {
 impl<'c> Purge<'c> {
     pub(super) fn new(connection: &'c Connection, shared: &Shared) -> Result<Self> {
         Ok(Self {
-            kept: shared.history_kept,
+            retention: shared.history_retention,
             clock: shared.clock.clone(),
             next_step: Instant::now(),
             at: 0,
-            // `old` ends the walk, `over` is whether the command may go.
+            // `is_old` ends the walk.
             candidates: connection.prepare(
-                "SELECT c.seq, c.created < ?2 AS old, NOT EXISTS (
+                "SELECT c.seq, c.created < ?2 AS is_old, NOT EXISTS (
                      SELECT 1 FROM deliveries d
                      WHERE d.seq = c.seq AND (d.state < 5 OR d.updated >= ?2))
-                     AND NOT EXISTS (SELECT 1 FROM targets t WHERE t.seq = c.seq) AS over
+                     AND NOT EXISTS (SELECT 1 FROM targets t WHERE t.seq = c.seq) AS may_go
                  FROM commands c WHERE c.seq > ?1 ORDER BY c.seq LIMIT ?3",
             )?,
             keep_last_seq: connection
@@ -97,9 +97,9 @@ impl<'c> Purge<'c> {
 
     /// How many commands were looked at; `limit` too when one has too many deliveries for one step.
     fn step_commands(&mut self, now: bellwire_core::Instant, limit: i64) -> Result<i64> {
-        let before_ms = instant_ms(now.before(self.kept));
+        let before_ms = instant_ms(now.before(self.retention));
         let mut looked_at = 0;
-        let mut over: Vec<i64> = Vec::new();
+        let mut expired: Vec<i64> = Vec::new();
         let mut rows = self.candidates.query(params![self.at, before_ms, limit])?;
         while let Some(row) = rows.next()? {
             if !row.get(1)? {
@@ -108,13 +108,13 @@ impl<'c> Purge<'c> {
             looked_at += 1;
             let seq = row.get(0)?;
             if row.get(2)? {
-                over.push(seq);
+                expired.push(seq);
             }
             self.at = seq;
         }
         drop(rows);
         let mut budget = STEP_DELIVERIES_MAX;
-        for seq in &over {
+        for seq in &expired {
             budget -= i64::try_from(self.deliveries.execute([*seq, budget])?).unwrap_or(budget);
             if budget <= 0 {
                 // The rest of it, and those behind it, come with the next step.

@@ -1,4 +1,4 @@
-//! What a start finds on disk and makes of it: the hub that was is gone, and with it every stream.
+//! What a start makes of what is on disk: the process that wrote it has ended, and with it every stream.
 
 use std::collections::BTreeMap;
 

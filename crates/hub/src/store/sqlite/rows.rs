@@ -1,7 +1,7 @@
 //! How rows are written and read: states and times as numbers, names and JSON as text.
 //!
 //! What is read was checked when it was written. A row that does not parse all the same is damage,
-//! and an error of the read; nothing here panics over it.
+//! and an error of the read; nothing here panics because of it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -59,9 +59,9 @@ pub(super) use {command_columns, delivery_columns, device_columns};
 
 /// Whether output was cut, in `flags`.
 const TRUNCATED: i64 = 1;
-/// Whether the end was told late, in `flags`.
+/// Whether the end was reported late, in `flags`.
 const LATE: i64 = 2;
-/// Whether `cancelled` was the hub's word alone, in `flags`.
+/// Whether the hub alone decided on `cancelled`, in `flags`.
 const FORCED: i64 = 4;
 
 /// The number of a state on disk. Never to be changed; live states are those below 5, as the
@@ -84,14 +84,14 @@ pub(super) const fn state_number(state: DeliveryState) -> i64 {
     }
 }
 
-/// A number as SQLite keeps it, which has 63 bits for it. The times, lengths and counts of the
+/// A number as SQLite stores it, which has 63 bits for it. The times, lengths and counts of the
 /// contract are far below; a sequence number that a client made up may not be, and then is past
 /// every row.
 pub(super) fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// A time as it is kept: milliseconds since the epoch.
+/// A time as it is stored: milliseconds since the epoch.
 pub(super) fn ms(time: Timestamp) -> i64 {
     int(time.unix_ms())
 }
@@ -215,7 +215,7 @@ pub(super) fn device(row: &Row<'_>) -> Result<DeviceRecord> {
     })
 }
 
-/// Labels as they are kept: a JSON object.
+/// Labels as they are stored: a JSON object.
 pub(super) fn labels_text(labels: &Labels) -> Result<String> {
     serde_json::to_string(labels).map_err(|e| Error::ToSqlConversionFailure(e.into()))
 }
@@ -246,7 +246,7 @@ pub(super) fn head(row: &Row<'_>) -> Result<CommandHead> {
     })
 }
 
-/// A span as it is kept: milliseconds.
+/// A span as it is stored: milliseconds.
 fn span(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }

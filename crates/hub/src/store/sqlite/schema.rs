@@ -24,14 +24,14 @@ const V2: &str = include_str!("migrations/v2.sql");
 
 /// Where the file is, and through which of SQLite's file systems it is reached.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct StoreFile {
     pub(super) path: PathBuf,
     pub(super) vfs: Option<String>,
     /// Pages in the log before it is checkpointed: [`CHECKPOINT_PAGES`].
     pub(super) checkpoint_pages: u32,
 }
 
-impl Place {
+impl StoreFile {
     fn connect(&self, flags: OpenFlags) -> rusqlite::Result<Connection> {
         // Each connection belongs to one thread, so SQLite need not lock it.
         let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -57,7 +57,7 @@ impl Place {
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
              PRAGMA wal_autocheckpoint = 0;
-             PRAGMA journal_size_limit = {WAL_KEPT_BYTES};
+             PRAGMA journal_size_limit = {WAL_RETAINED_BYTES};
              PRAGMA cache_size = -{WRITER_CACHE_KIB};
              PRAGMA temp_store = MEMORY;
              PRAGMA foreign_keys = OFF;"
@@ -91,11 +91,11 @@ impl Place {
 const PAGE_BYTES: u32 = 4096;
 /// Pages in the log before it is checkpointed: 16 MiB.
 pub(super) const CHECKPOINT_PAGES: u32 = 4000;
-/// Bytes of the log's file that are kept for reuse when it starts anew.
-const WAL_KEPT_BYTES: u32 = 64 * 1024 * 1024;
-/// KiB of pages that the writer keeps: the ends of the tables, and the inner pages of the indexes.
+/// Bytes of the log's file that are retained for reuse when it starts anew.
+const WAL_RETAINED_BYTES: u32 = 64 * 1024 * 1024;
+/// KiB of pages that the writer caches: the ends of the tables, and the inner pages of the indexes.
 const WRITER_CACHE_KIB: u32 = 32 * 1024;
-/// KiB of pages that each reader keeps.
+/// KiB of pages that each reader caches.
 const READER_CACHE_KIB: u32 = 8 * 1024;
 
 /// Brings the file to [`VERSION`], creating the tables in an empty one.

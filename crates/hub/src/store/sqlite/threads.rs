@@ -63,7 +63,7 @@ pub(super) fn spawn(
                 theirs.panicked(name, &*events);
             }
         })
-        .map_err(|e| OpenError::folder(&shared.place.path, e))?;
+        .map_err(|e| OpenError::folder(&shared.file.path, e))?;
     Ok(Running { thread, ended })
 }
 

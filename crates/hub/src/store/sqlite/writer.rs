@@ -3,7 +3,7 @@
 //! All that is taken at once becomes one transaction of SQLite, and is reported in one call after
 //! its COMMIT returned, which with `synchronous=FULL` is after the fsync of the log. After the
 //! first error nothing is committed or reported any more: a COMMIT that failed may or may not be on
-//! disk, and only a restart can tell.
+//! disk, and only a restart can find out.
 
 use bellwire_core::record::{Change, Committed, DeliveryRecord, TargetChunk, Txn};
 use bellwire_proto::{DeviceId, Seq};
