@@ -23,13 +23,15 @@ use tokio::sync::oneshot;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::frames;
-use crate::plane::{CloseReason, Plane, PlaneConfig, StreamId, StreamOptions};
+use crate::plane::{Plane, PlaneConfig, StreamOptions};
 use crate::store::{Store, StoreError, StoreEvents, StoredDevice};
 
 mod effects;
 mod events;
+mod reserved;
 mod runtime;
 
+pub use reserved::Reserved;
 use runtime::Runtime;
 
 /// The hub as its HTTP handlers see it. Cheap to clone.
@@ -98,15 +100,6 @@ pub enum Readiness {
     /// The core or a shard of the plane has panicked: the process can no longer work, and only a
     /// restart helps. `/healthz` fails too.
     Failed,
-}
-
-/// A stream that is reserved in the plane and has no connection yet. Dropped before
-/// [`Reserved::attached`], it is closed, which is reported to whatever sends into it.
-#[must_use = "a stream that is not attached is closed"]
-pub struct Reserved {
-    runtime: Arc<Runtime>,
-    stream: StreamId,
-    attached: bool,
 }
 
 impl Driver {
@@ -466,40 +459,6 @@ impl Driver {
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Driver").finish_non_exhaustive()
-    }
-}
-
-impl Reserved {
-    /// The stream, to send into or to look at.
-    pub fn stream(&self) -> StreamId {
-        self.stream
-    }
-
-    /// The name of the stream in `hello`, which `confirm` repeats.
-    pub fn session(&self) -> String {
-        self.runtime.session_name(self.stream.get())
-    }
-
-    /// From now on the stream is the plane's, which closes it if no connection is attached. Call it
-    /// right before [`Plane::respond`]: its future is dropped when the connection is taken over, and
-    /// all that the handler holds with it.
-    pub fn attached(mut self) {
-        self.attached = true;
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        if !self.attached {
-            let reason = CloseReason::NeverAttached;
-            self.runtime.plane.close(self.stream, None, reason);
-        }
-    }
-}
-
-impl std::fmt::Debug for Reserved {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Reserved").field(&self.stream).finish()
     }
 }
 
