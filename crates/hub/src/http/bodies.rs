@@ -150,7 +150,7 @@ pub fn confirmation(body: &[u8]) -> Result<String, Problem> {
 fn take_target(members: &mut Members<'_>) -> Result<Target, Problem> {
     let one_kind = || {
         Problem::bad_request(
-            "target is exactly one of {\"device\"}, {\"devices\"}, {\"select\"}, {\"all\"}",
+            "target is exactly one of {\"device\"} and {\"devices\"}; this release knows no {\"select\"} and {\"all\"}",
         )
     };
     let by_name = || {
