@@ -14,20 +14,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bellwire_proto::limits::COMMANDS_TO_MANY_MAX;
 use bellwire_proto::{CommandId, DeviceId, Json, Seq};
 
 use crate::ids::RequestId;
 use crate::io::Send;
 use crate::record::{CommandHead, JobRecord, TargetChunk, TxnId};
-use crate::time::Instant;
+use crate::time::{Instant, LOAD_RETRY, earliest};
 
-/// Devices that one step gives their deliveries, in one transaction. More would hold up other
-/// requests for longer; fewer would commit more often.
-pub(crate) const STEP_DEVICES_MAX: usize = 128;
 /// Steps under way at once: one is prepared while the other is written.
 const STEPS_MAX: usize = 2;
-/// Commands to many that may be expanded or cancelled at once.
-pub(crate) const JOBS_MAX: usize = 256;
+/// Steps that wait for a device which the store cannot read, beside those: they hold up nothing.
+const STALLED_STEPS_MAX: usize = 64;
 
 /// A step of a command to many, while it is prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,10 +41,17 @@ pub(crate) struct Commands {
     busy: usize,
     /// Devices that wait for a chunk to be expanded.
     held_back: BTreeSet<DeviceId>,
-    /// Devices of steps that could not be loaded.
+    /// Transactions of expanded chunks that may not be on disk yet, oldest first.
+    writing: VecDeque<TxnId>,
+    /// Steps that wait for a device which could not be loaded.
+    stalled: usize,
+    /// Devices of steps that could not be loaded, and not to be looked up again before this.
     reloads: Vec<DeviceId>,
+    reload_at: Option<Instant>,
     /// No lookup before this: the store could not answer the last.
     retry_at: Option<Instant>,
+    /// A delivery could not be looked up since [`Commands::next_lookup`] was last called.
+    lookup_failed: bool,
 }
 
 /// A command to many that is being expanded or cancelled.
@@ -59,7 +64,10 @@ struct Job {
     /// Chunks that a device waits for.
     urgent: VecDeque<DeviceId>,
     cancel: Option<Cancel>,
-    /// The latest transaction with a row of the command itself.
+    /// The transaction that stored the command: chunks are read when it is on disk.
+    stored: TxnId,
+    /// The latest transaction with a row of the command or its deliveries: a cancellation looks for
+    /// live deliveries when it is on disk.
     txn: TxnId,
 }
 
@@ -103,6 +111,8 @@ pub(crate) struct Step {
     pub(crate) devices: Vec<DeviceId>,
     /// How many of the devices are not in memory yet.
     awaited: usize,
+    /// One of them could not be loaded.
+    stalled: bool,
 }
 
 #[derive(Debug)]
@@ -152,13 +162,18 @@ impl Job {
         true
     }
 
-    /// The chunk to expand next.
-    fn next_chunk(&mut self) -> Option<DeviceId> {
+    /// A chunk that a device waits for.
+    fn urgent_chunk(&mut self) -> Option<DeviceId> {
         while let Some(first) = self.urgent.pop_front() {
             if self.chunks.get(&first).is_some_and(|chunk| !chunk.busy) {
                 return Some(first);
             }
         }
+        None
+    }
+
+    /// Any chunk that no step is under way for.
+    fn any_chunk(&self) -> Option<DeviceId> {
         self.chunks.iter().find(|(_, chunk)| !chunk.busy).map(|(first, _)| first.clone())
     }
 }
@@ -173,6 +188,7 @@ impl Commands {
                 chunks: record.chunks.into_iter().map(|c| (c.first, chunk(c.last))).collect(),
                 urgent: VecDeque::new(),
                 cancel: record.cancel.map(Cancel::new),
+                stored: TxnId::default(),
                 txn: TxnId::default(),
                 head: record.head,
             };
@@ -190,7 +206,7 @@ impl Commands {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.jobs.len() >= JOBS_MAX
+        self.jobs.len() >= COMMANDS_TO_MANY_MAX
     }
 
     // --- Expansion ---
@@ -209,7 +225,8 @@ impl Commands {
         };
         let seq = head.seq;
         let chunks = chunks.iter().filter_map(ends).collect();
-        let job = Job { head, online_only, chunks, urgent: VecDeque::new(), cancel: None, txn };
+        let urgent = VecDeque::new();
+        let job = Job { head, online_only, chunks, urgent, cancel: None, stored: txn, txn };
         self.jobs.insert(seq, job);
     }
 
@@ -234,32 +251,44 @@ impl Commands {
 
     /// The next lookup, if there may be one now.
     pub(crate) fn next_lookup(&mut self, committed: TxnId, now: Instant) -> Option<JobLookup> {
+        if std::mem::take(&mut self.lookup_failed) {
+            self.retry_at = Some(now.after(LOAD_RETRY));
+        }
+        if self.reload_at.is_none_or(|at| at <= now)
+            && let Some(device) = self.reloads.pop()
+        {
+            return Some(JobLookup::Device(device));
+        }
+        self.reload_at = self.reload_at.filter(|_| !self.reloads.is_empty());
         if self.jobs.is_empty() || self.retry_at.is_some_and(|at| at > now) {
             return None;
         }
         self.retry_at = None;
-        if let Some(device) = self.reloads.pop() {
-            return Some(JobLookup::Device(device));
+        self.next_chunk(committed).or_else(|| self.next_page(committed))
+    }
+
+    /// A chunk that somebody waits for comes first, of whichever command.
+    fn next_chunk(&mut self, committed: TxnId) -> Option<JobLookup> {
+        while self.writing.pop_front_if(|txn| *txn <= committed).is_some() {}
+        let preparing = self.busy - self.stalled.min(STALLED_STEPS_MAX);
+        if preparing + self.writing.len() >= STEPS_MAX {
+            return None;
         }
-        for (seq, job) in &mut self.jobs {
-            // What is read must be on disk.
-            if job.txn > committed {
-                continue;
-            }
-            if let Some(first) = job.next_chunk() {
-                if self.busy >= STEPS_MAX {
-                    job.urgent.push_front(first);
-                    continue;
-                }
-                if let Some(chunk) = job.chunks.get_mut(&first) {
-                    chunk.busy = true;
-                    self.busy += 1;
-                }
-                return Some(JobLookup::Targets(*seq, first));
-            }
-            if !job.chunks.is_empty() {
-                continue;
-            }
+        let mut stored = self.jobs.iter_mut().filter(|(_, job)| job.stored <= committed);
+        let urgent = stored.find_map(|(seq, job)| Some((*seq, job.urgent_chunk()?)));
+        let mut stored = self.jobs.iter().filter(|(_, job)| job.stored <= committed);
+        let any = || stored.find_map(|(seq, job)| Some((*seq, job.any_chunk()?)));
+        let (seq, first) = urgent.or_else(any)?;
+        let chunk = self.jobs.get_mut(&seq).and_then(|job| job.chunks.get_mut(&first))?;
+        chunk.busy = true;
+        self.busy += 1;
+        Some(JobLookup::Targets(seq, first))
+    }
+
+    /// The next page of a cancellation: when the command is expanded, and that is on disk.
+    fn next_page(&mut self, committed: TxnId) -> Option<JobLookup> {
+        let ready = |job: &Job| job.chunks.is_empty() && job.txn <= committed;
+        for (seq, job) in self.jobs.iter_mut().filter(|(_, job)| ready(job)) {
             if let Some(Cancel { pass, .. }) = &mut job.cancel
                 && let Pass::After(after) = pass
             {
@@ -273,7 +302,7 @@ impl Commands {
 
     /// When [`Commands::next_lookup`] is to be called again after a failed lookup.
     pub(crate) fn retry_at(&self) -> Option<Instant> {
-        self.retry_at.filter(|_| !self.jobs.is_empty())
+        earliest(self.retry_at.filter(|_| !self.jobs.is_empty()), self.reload_at)
     }
 
     /// The chunk could not be looked up.
@@ -296,6 +325,7 @@ impl Commands {
         let job = self.jobs.get_mut(&command)?;
         job.chunks.remove(first)?;
         self.busy -= 1;
+        self.writing.push_back(txn);
         job.txn = txn;
         let expansion = Expansion {
             head: job.head.clone(),
@@ -312,18 +342,20 @@ impl Commands {
     pub(crate) fn take_held_back(&mut self, first: &DeviceId, last: &DeviceId) -> Vec<DeviceId> {
         let held: Vec<DeviceId> =
             self.held_back.range(first.clone()..=last.clone()).cloned().collect();
-        self.held_back.retain(|device| !(first..=last).contains(&device));
+        for device in &held {
+            self.held_back.remove(device);
+        }
         held
     }
 
     // --- Steps ---
 
-    /// A step that needs these devices, of which `awaited` are not in memory yet.
     pub(crate) fn next_step_id(&mut self) -> StepId {
         self.last_step += 1;
         StepId(self.last_step)
     }
 
+    /// A step that needs these devices, of which `awaited` are not in memory yet.
     pub(crate) fn begin_step(
         &mut self,
         id: StepId,
@@ -331,7 +363,7 @@ impl Commands {
         devices: Vec<DeviceId>,
         awaited: usize,
     ) {
-        self.steps.insert(id, Step { kind, devices, awaited });
+        self.steps.insert(id, Step { kind, devices, awaited, stalled: false });
     }
 
     /// One more device of a step is in memory; true when all are.
@@ -342,8 +374,14 @@ impl Commands {
     }
 
     /// A device of an expansion could not be loaded: it is looked up again.
-    pub(crate) fn reload(&mut self, device: DeviceId, retry_at: Instant) {
-        self.retry_at = Some(retry_at);
+    pub(crate) fn reload(&mut self, device: DeviceId, steps: &[StepId], reload_at: Instant) {
+        for id in steps {
+            if let Some(step) = self.steps.get_mut(id).filter(|step| !step.stalled) {
+                step.stalled = true;
+                self.stalled += 1;
+            }
+        }
+        self.reload_at = Some(reload_at);
         self.reloads.push(device);
     }
 
@@ -354,7 +392,9 @@ impl Commands {
     }
 
     pub(crate) fn take_step(&mut self, id: StepId) -> Option<Step> {
-        self.steps.remove(&id)
+        let step = self.steps.remove(&id)?;
+        self.stalled -= usize::from(step.stalled);
+        Some(step)
     }
 
     // --- Cancellation ---
@@ -378,6 +418,7 @@ impl Commands {
             chunks: BTreeMap::new(),
             urgent: VecDeque::new(),
             cancel: None,
+            stored: txn,
             txn,
         });
         job.txn = txn;
@@ -433,6 +474,7 @@ impl Commands {
         };
         *remaining = remaining.saturating_sub(1);
         *any |= failed;
+        self.lookup_failed |= failed;
         if *remaining == 0 {
             // The page again, if not all of it could be done.
             let next = if *any { from.take() } else { Some(last.clone()) };

@@ -1,8 +1,7 @@
-//! What all entities share: the settings, the clock's latest reading, who is connected, and the
-//! outputs on their way out of the core.
+//! What all entities share: the settings, the open streams and requests, and the outputs on their way
+//! out of the core.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
 
 use bellwire_proto::{Code, CommandId, DeviceId, Problem, Timestamp};
 
@@ -12,9 +11,6 @@ use crate::ids::{RequestId, SessionId};
 use crate::io::{Answer, Output};
 use crate::record::IdempotencyKey;
 use crate::time::{Instant, earliest};
-
-/// How long to leave a store alone that could not answer.
-pub(crate) const LOAD_RETRY: Duration = Duration::from_secs(1);
 
 /// What all entities share.
 #[derive(Debug)]

@@ -138,6 +138,8 @@ impl Device {
         let changes = txn.changes_len();
         self.tick(txn);
         act(self, txn);
+        // What it brought into memory may be due already: nothing that has expired is sent.
+        self.tick(txn);
         self.go_on_removing(txn, committed);
         self.send_cancels(txn);
         self.pump(txn);
@@ -195,6 +197,7 @@ impl Device {
             return waiting.into_iter().for_each(|op| op.refuse(unknown.clone(), txn.ctx));
         };
         let seq = self.deliveries.adopt(record);
+        self.tick(txn);
         waiting.into_iter().for_each(|op| op.apply(self, seq, txn));
     }
 
@@ -378,26 +381,22 @@ impl Device {
     ) {
         self.deliveries.release();
         let Some(rows) = rows else {
-            let again = txn.now.instant.after(crate::context::LOAD_RETRY);
+            let again = txn.now.instant.after(crate::time::LOAD_RETRY);
             return txn.ctx.due.add_deadline(Some(again));
         };
         for record in rows {
             self.deliveries.adopt(record);
         }
-        self.tick(txn);
     }
 
     /// When it must be looked at again while it is in memory.
     pub(crate) fn next_deadline(&self, now: Now) -> Option<Instant> {
         let later = |at: &Instant| *at > now.instant;
         let scheduled = self.deliveries.next_scheduled().map(|at| now.instant_of(at));
-        let deadlines = [
-            self.deliveries.next_deadline(),
-            scheduled,
-            self.next_attempt(now),
-            self.listeners.next_deadline(),
-        ];
-        deadlines.into_iter().map(|at| at.filter(later)).fold(None, earliest)
+        let deadlines = [self.deliveries.next_deadline(), scheduled, self.next_attempt(now)];
+        let deadlines = deadlines.into_iter().chain(self.listeners.deadlines());
+        // Each by itself: one that has elapsed must not hide a later one.
+        deadlines.map(|at| at.filter(later)).fold(None, earliest)
     }
 
     /// Senders that wait get an answer now: the hub is about to stop.

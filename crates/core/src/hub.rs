@@ -18,7 +18,7 @@
 //! 7. outputs: [`poll_output`](Hub::poll_output), [`poll_timeout`](Hub::poll_timeout);
 //! 8. what can be seen, and by whom: `presence`, `online`, `watch` and their kind.
 //!
-//! A whole run, with a store and devices, is `tests/contract/stage.rs`.
+//! A whole run, with a store and devices, is `tests/contract/harness.rs`.
 //!
 //! Here is the interface alone. How a device comes into memory and leaves it is in
 //! `hub/memory.rs`, a send in `hub/sends.rs`, what is done for commands to many in `hub/jobs.rs`; the decisions themselves are in `device.rs` and its
@@ -26,7 +26,7 @@
 //!
 //! **Bounds.** Every entry of `devices`, `cancels` and `keys` belongs to an open request, a stream
 //! or a step, so their number is bounded by the connections that the driver admits and by
-//! [`JOBS_MAX`](crate::command::JOBS_MAX); a device has its window and what is under way in memory;
+//! [`COMMANDS_TO_MANY_MAX`](bellwire_proto::limits::COMMANDS_TO_MANY_MAX); a device has its window and what is under way in memory;
 //! a pending transaction belongs to one of those.
 
 mod jobs;
@@ -52,6 +52,8 @@ use crate::txn::{TxnQueue, bye};
 
 /// Deliveries that are looked up at once because they are due.
 const DUE_ROWS_MAX: usize = 512;
+/// Devices whose deadlines one call acts upon.
+const TIMERS_AT_ONCE: usize = 256;
 /// Every decision of a hub. The head of this file says how it is driven.
 #[derive(Debug)]
 pub struct Hub {
@@ -374,8 +376,12 @@ impl Hub {
             return;
         }
         self.now = Some(now);
-        while let Some((_, id)) = self.timers.first().filter(|(at, _)| *at <= now.instant).cloned()
-        {
+        // The others follow when the driver calls again, at once: other callers come in between.
+        for _ in 0..TIMERS_AT_ONCE {
+            let Some((_, id)) = self.timers.first().filter(|(at, _)| *at <= now.instant).cloned()
+            else {
+                break;
+            };
             self.timers.pop_first();
             if let Some(device) = self.devices.get_mut(&id) {
                 device.wake_at = None;
@@ -475,6 +481,9 @@ impl Hub {
     /// Replies [`Answer::Done`] once all that was decided until now is on disk. What is read of a
     /// watched command then lacks nothing that was decided while nobody watched it.
     pub fn handle_settle(&mut self, request: RequestId) {
+        if self.refused(request) {
+            return;
+        }
         self.txns.output_after_all(Output::Reply(request, Answer::Done), &mut self.ctx);
     }
 

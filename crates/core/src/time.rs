@@ -78,6 +78,9 @@ impl Now {
     }
 }
 
+/// How long to leave a store alone that could not answer.
+pub(crate) const LOAD_RETRY: Duration = Duration::from_secs(1);
+
 /// The earlier of two deadlines, either of which may be missing.
 pub(crate) fn earliest<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
     match (a, b) {

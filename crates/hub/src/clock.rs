@@ -37,10 +37,10 @@ enum Source {
 struct System {
     /// What the hub's monotonic clock showed at `started`.
     origin_ms: u64,
-    /// Tokio's clock, so that a test that pauses it pauses this one too.
+    /// `CLOCK_BOOTTIME` then.
+    booted: Duration,
+    /// Tokio's clock then: a test that pauses it moves it on by itself, and this clock with it.
     started: tokio::time::Instant,
-    /// How long the machine had been suspended by then.
-    suspended_ms: u64,
 }
 
 /// What the clocks showed at one moment, as a store retains it.
@@ -77,11 +77,10 @@ impl Clock {
     }
 
     fn starting_at(origin: Instant) -> Self {
-        let started = tokio::time::Instant::now();
         Self(Source::System(System {
             origin_ms: origin.ms(),
-            started,
-            suspended_ms: suspended_ms(),
+            booted: boottime(),
+            started: tokio::time::Instant::now(),
         }))
     }
 
@@ -111,12 +110,8 @@ impl Clock {
 
 impl System {
     fn instant(&self) -> Instant {
-        // Two clocks are read one after the other: less than this is no suspension.
-        const SUSPENSION_MIN_MS: u64 = 100;
-        let suspended = suspended_ms().saturating_sub(self.suspended_ms);
-        let suspended = if suspended < SUSPENSION_MIN_MS { 0 } else { suspended };
-        let awake = millis(self.started.elapsed());
-        Instant::from_ms(self.origin_ms.saturating_add(awake).saturating_add(suspended))
+        let passed = boottime().saturating_sub(self.booted).max(self.started.elapsed());
+        Instant::from_ms(self.origin_ms.saturating_add(millis(passed)))
     }
 }
 
@@ -164,26 +159,25 @@ fn wall() -> Timestamp {
     Timestamp::from_unix_ms(since_1970.map_or(0, millis))
 }
 
-/// How long the machine has been suspended since it was booted.
-fn suspended_ms() -> u64 {
-    boottime_ms().saturating_sub(clock_ms(rustix::time::ClockId::Monotonic))
+fn boottime_ms() -> u64 {
+    millis(boottime())
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn boottime_ms() -> u64 {
-    clock_ms(rustix::time::ClockId::Boottime)
+fn boottime() -> Duration {
+    read(rustix::time::ClockId::Boottime)
 }
 
 /// Elsewhere the monotonic clock is the best there is; on macOS it counts suspension too.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn boottime_ms() -> u64 {
-    clock_ms(rustix::time::ClockId::Monotonic)
+fn boottime() -> Duration {
+    read(rustix::time::ClockId::Monotonic)
 }
 
-fn clock_ms(clock: rustix::time::ClockId) -> u64 {
+fn read(clock: rustix::time::ClockId) -> Duration {
     let time = rustix::time::clock_gettime(clock);
-    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
-    seconds.unwrap_or(0).saturating_mul(1000).saturating_add(nanos.unwrap_or(0) / 1_000_000)
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos)
 }
 
 /// A number of this boot of the machine, from the kernel's random id of it.

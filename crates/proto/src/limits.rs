@@ -64,6 +64,13 @@ pub const COUNTED_ATTEMPTS_MAX: u32 = 10;
 /// Attempts, counted or not, before a delivery is `dead`. Contract, section 2.
 pub const SENDS_MAX: u32 = 100;
 
+/// Devices of a command whose deliveries all come into being with its answer; with more, they follow in
+/// steps of this size: our choice, a step of under a millisecond. docs/protocol.md, section 3.
+pub const COMMAND_DEVICES_AT_ONCE: usize = 128;
+/// Commands to more devices than that which may be under way at once, in expansion or cancellation: our
+/// choice; each waits for the others. docs/protocol.md, section 3.
+pub const COMMANDS_TO_MANY_MAX: usize = 256;
+
 /// How long a command waits for `accepted` after it was sent, by default. Contract, section 2.
 pub const LEASE: Duration = Duration::from_secs(30);
 /// The longest backoff between two counted attempts. Contract, section 2.

@@ -183,7 +183,7 @@ impl Deliveries {
         }
         index.reindex(seq, Some(before), Some(after));
         match (before.queued, after.queued) {
-            (true, false) => index.queued -= 1,
+            (true, false) => index.queued = index.queued.saturating_sub(1),
             (false, true) => index.queued += 1,
             _ => {}
         }

@@ -18,7 +18,7 @@ use crate::device::Device;
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Answer, Frame, Listen, NotifyOn, Output};
 use crate::record::DeliveryRecord;
-use crate::time::{Instant, Now, earliest};
+use crate::time::{Instant, Now};
 use crate::txn::TxnBuilder;
 
 /// Everything that listens for a device.
@@ -196,10 +196,10 @@ impl Listeners {
         }
     }
 
-    /// The next deadline of a poll or an unconfirmed stream.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    /// The deadlines of a poll and of an unconfirmed stream; they may have elapsed.
+    pub(crate) fn deadlines(&self) -> [Option<Instant>; 2] {
         let poll = self.poll.as_ref().map(|poll| poll.until).or(self.poll_counts_until());
-        earliest(poll, self.unconfirmed.as_ref().and_then(|stream| stream.confirm_until))
+        [poll, self.unconfirmed.as_ref().and_then(|stream| stream.confirm_until)]
     }
 
     /// The client of a poll has disconnected.

@@ -4,11 +4,11 @@
 
 use bellwire_proto::{Code, CommandId, Json, Labels, Problem, Report, Seconds, Seq};
 
-use crate::context::{Context, KeyDecision, LOAD_RETRY};
+use crate::context::{Context, KeyDecision};
 use crate::device::Device;
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Answer, Listen, Poll, Send};
-use crate::time::Now;
+use crate::time::{LOAD_RETRY, Now};
 use crate::txn::TxnBuilder;
 
 /// Something to do at a device, once it is in memory.

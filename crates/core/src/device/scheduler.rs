@@ -8,11 +8,11 @@
 use bellwire_proto::DeliveryState;
 use bellwire_proto::{Json, Seq};
 
-use crate::context::LOAD_RETRY;
 use crate::device::Device;
 use crate::device::deliveries::{Head, PAGE_MAX};
 use crate::device::listeners::command_event;
 use crate::record::{Load, QueuePage};
+use crate::time::LOAD_RETRY;
 use crate::time::{Instant, Now};
 use crate::txn::TxnBuilder;
 

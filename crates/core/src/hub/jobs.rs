@@ -1,13 +1,13 @@
 //! What is done for commands to several devices: storing, expanding, cancelling. The state of it is
 //! in `command.rs`.
 
-use bellwire_proto::limits::IDEMPOTENCY_RETENTION;
+use bellwire_proto::limits::{COMMAND_DEVICES_AT_ONCE, IDEMPOTENCY_RETENTION};
 use bellwire_proto::{Code, CommandId, DeviceId, Json, Problem, Seq};
 
 use super::Hub;
-use crate::command::{JobLookup, STEP_DEVICES_MAX, StepId, StepKind};
+use crate::command::{JobLookup, StepId, StepKind};
 use crate::context::KeyDecision;
-use crate::context::{LOAD_RETRY, draining, store_unavailable, unknown_device};
+use crate::context::{draining, store_unavailable, unknown_device};
 use crate::device::{
     CancelOrigin, DeliveryOp, DeliveryRule, Op, PAGE_MAX, is_online_only, store_command,
 };
@@ -15,7 +15,7 @@ use crate::idempotency::NewSend;
 use crate::ids::RequestId;
 use crate::io::{Answer, Output, Send, Target};
 use crate::record::{Change, CommandHead, IdempotencyRecord, Load, LoadedCommand, TargetChunk};
-use crate::time::Now;
+use crate::time::{LOAD_RETRY, Now};
 use crate::txn::TxnBuilder;
 
 /// Deliveries that a cancellation looks up at once.
@@ -64,16 +64,15 @@ impl Hub {
         if self.ctx.draining {
             return self.refuse_send(request, &send, draining());
         }
-        if devices.len() <= STEP_DEVICES_MAX {
+        if devices.len() <= COMMAND_DEVICES_AT_ONCE {
             return self.begin_step(StepKind::Store { request, send, random }, devices, now);
         }
         if self.ctx.commands.is_full() {
-            let detail = "too many commands to many devices are under way; try again later";
-            return self.refuse_send(request, &send, Problem::new(Code::RateLimited, detail));
+            return self.refuse_send(request, &send, too_many());
         }
         let total = devices.len() as u64;
         let chunks: Vec<TargetChunk> = devices
-            .chunks(STEP_DEVICES_MAX)
+            .chunks(COMMAND_DEVICES_AT_ONCE)
             .map(|devices| TargetChunk { devices: devices.to_vec() })
             .collect();
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
@@ -134,7 +133,9 @@ impl Hub {
             StepKind::Expand { command, data } => {
                 let number = txn.id();
                 let found = txn.ctx.commands.chunk_expanded(command, &first, number);
-                let Some(expansion) = found else { return };
+                let Some(expansion) = found else {
+                    return self.unpin(id, &step.devices, now);
+                };
                 txn.change(Change::DeleteTargets(command, first.clone()));
                 let (online_only, cancel) = (expansion.online_only, expansion.cancel);
                 (expansion.head, data, DeliveryRule { online_only, cancel })
@@ -165,15 +166,20 @@ impl Hub {
             return;
         }
         let Some(step) = self.ctx.commands.take_step(id) else { return };
-        for device in &step.devices {
+        self.unpin(id, &step.devices, now);
+        if let StepKind::Store { request, send, .. } = step.kind {
+            self.refuse_send(request, &send, store_unavailable());
+        }
+    }
+
+    /// The devices of a step are no longer needed.
+    fn unpin(&mut self, id: StepId, devices: &[DeviceId], now: Now) {
+        for device in devices {
             if let Some(device) = self.devices.get_mut(device) {
                 device.unpin(id);
             }
             self.do_waiting(device, now);
             self.forget_if_idle(device, now);
-        }
-        if let StepKind::Store { request, send, .. } = step.kind {
-            self.refuse_send(request, &send, store_unavailable());
         }
     }
 
@@ -203,7 +209,7 @@ impl Hub {
             Some((chunk, data)) => {
                 self.begin_step(StepKind::Expand { command, data }, chunk.devices, now);
             }
-            // The store contradicts itself; it is read again, and says so in its log.
+            // The store contradicts itself: it is read again, later.
             None => {
                 let retry_at = now.instant.after(LOAD_RETRY);
                 self.ctx.commands.chunk_failed(command, &first, retry_at);
@@ -244,8 +250,11 @@ impl Hub {
             let problem = Problem::new(Code::IllegalTransition, detail);
             return self.ctx.refuse(request, problem.with_delivery(first.to_delivery()));
         }
+        if self.ctx.commands.is_full() && !self.ctx.commands.has_job(head.seq) {
+            return self.ctx.refuse(request, too_many());
+        }
         // Of few the answer can say what became of them; of many, that it will be done.
-        let answered_at_end = head.total <= STEP_DEVICES_MAX as u64;
+        let answered_at_end = head.total <= COMMAND_DEVICES_AT_ONCE as u64;
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
         let (id, at_end) = (txn.id(), answered_at_end.then_some(request));
         let force = txn.ctx.commands.cancel(head, found.online_only, force, at_end, id);
@@ -272,6 +281,11 @@ impl Hub {
             self.end_call(outcome, now);
         }
     }
+}
+
+fn too_many() -> Problem {
+    let detail = "too many commands to many devices are under way; try again later";
+    Problem::new(Code::RateLimited, detail)
 }
 
 /// Stores the key of a command to several devices.

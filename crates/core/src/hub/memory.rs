@@ -10,12 +10,12 @@ use std::time::Duration;
 use bellwire_proto::{DeviceId, Seq, Timestamp};
 
 use super::{DUE_ROWS_MAX, Hub};
-use crate::context::{LOAD_RETRY, store_unavailable};
+use crate::context::store_unavailable;
 use crate::device::{DeliveryOp, Device, Op, PAGE_MAX};
 use crate::ids::SessionId;
 use crate::io::Output;
 use crate::record::{Load, LoadedDevice};
-use crate::time::{Instant, Now};
+use crate::time::{Instant, LOAD_RETRY, Now};
 use crate::txn::{CallOutcome, TxnBuilder};
 
 /// How long to leave the store alone when it still shows what is being dealt with.
@@ -130,7 +130,9 @@ impl Hub {
         if self.devices.get(id).is_some_and(|device| device.steps().is_empty()) {
             self.devices.remove(id);
         } else {
-            self.ctx.commands.reload(id.clone(), now.instant.after(LOAD_RETRY));
+            let steps = self.devices.get(id).map(|device| device.steps().to_vec());
+            let reload_at = now.instant.after(LOAD_RETRY);
+            self.ctx.commands.reload(id.clone(), &steps.unwrap_or_default(), reload_at);
         }
     }
 
@@ -215,6 +217,8 @@ impl Hub {
         let Some(device) = self.devices.get_mut(id) else {
             return;
         };
+        // The wall clock may be set before the timer runs out.
+        self.ctx.due.add_scheduled(device.deliveries.next_scheduled());
         let deadline = device.next_deadline(now);
         if device.wake_at == deadline {
             return;

@@ -162,6 +162,11 @@ impl Harness {
         self.loads.len()
     }
 
+    /// The oldest load that waits.
+    pub(crate) fn next_load(&self) -> Option<&Load> {
+        self.loads.front()
+    }
+
     /// The store could not answer the oldest load.
     pub(crate) fn fail_load(&mut self) -> Load {
         let load = self.loads.pop_front().unwrap();

@@ -15,6 +15,7 @@ mod many;
 mod order;
 mod polling;
 mod queue;
+mod review;
 mod sending;
 mod states;
 mod unanswered;

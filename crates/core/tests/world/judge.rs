@@ -168,7 +168,10 @@ impl Judge {
         let Some(at) = self.decided_at.remove(&id) else {
             return Err(format!("{id:?} was committed twice"));
         };
-        for Sending { device, seq, not_before, retry_at } in sent {
+        for Sending { device, seq, not_before, retry_at, expires } in sent {
+            if *expires <= at.instant {
+                return Err(format!("time: {device} is sent {seq} at {at:?}, after {expires:?}"));
+            }
             if not_before.is_some_and(|not_before| not_before > at.wall)
                 || retry_at.is_some_and(|retry_at| retry_at > at.instant)
             {
@@ -464,6 +467,8 @@ pub(crate) struct Sending {
     not_before: Option<Timestamp>,
     /// A failure before asked for patience until then.
     retry_at: Option<Instant>,
+    /// After this it must not be sent.
+    expires: Instant,
 }
 
 /// The deliveries that a transaction, which is not on disk yet, says were sent.
@@ -479,8 +484,8 @@ pub(crate) fn sendings(txn: &Txn, disk: &Disk) -> Vec<Sending> {
         // The wall clock may have been set back since it had become ready.
         let ready = old.is_some_and(|old| old.scheduled_at.is_none());
         let not_before = row.head.not_before.filter(|_| !ready);
-        let sending =
-            Sending { device: row.device.clone(), seq: row.head.seq, not_before, retry_at };
+        let (device, seq, expires) = (row.device.clone(), row.head.seq, row.expires);
+        let sending = Sending { device, seq, not_before, retry_at, expires };
         (row.sends > old.map_or(0, |old| old.sends)).then_some(sending)
     };
     rows.filter_map(sending).collect()

@@ -3,11 +3,14 @@
 //! is what the API reads, and retention.
 
 use bellwire_core::record::{Change, Load, Loaded, Txn};
+use std::time::Duration;
+
 use bellwire_core::record::{
     CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord,
 };
 use bellwire_core::{Instant, Now, Recovered};
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice};
+use bellwire_proto::limits::{RUN_TIMEOUT_S, TTL_S};
 use bellwire_proto::{Command, Counts, Delivery, DeviceId, Seq};
 
 use super::{Kit, read};
@@ -48,9 +51,18 @@ impl Model {
 
     /// What retention takes: commands that ended before `before`, and keys past `now`.
     pub fn purge(&mut self, before: Instant, now: Instant) {
+        // Of a command to many it is looked at only whether all have ended.
+        let before_many = before.before(Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max));
         let ended = |row: &CommandRecord| {
-            let mut rows = self.disk.deliveries_of_command(row.head.seq);
-            row.head.created < before && rows.all(|d| d.state.is_terminal() && d.updated < before)
+            let all: Vec<_> = self.of(row.head.seq).collect();
+            let terminal = all.iter().all(|d| d.state.is_terminal());
+            if row.head.is_to_many() {
+                let complete = all.len() as u64 >= row.head.total;
+                terminal && complete && row.head.created < before_many
+            } else {
+                let old = row.head.created < before && all.iter().all(|d| d.updated < before);
+                terminal && old
+            }
         };
         let commands = self.disk.commands.values();
         let purged: Vec<Seq> = commands.filter(|row| ended(row)).map(|row| row.head.seq).collect();

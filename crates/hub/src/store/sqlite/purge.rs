@@ -1,11 +1,12 @@
 //! Retention: what ended long ago is deleted, in small pieces that ride along with commits.
 //!
-//! A command goes with all its deliveries at once, when the last of them has been terminal for the
-//! retention time; what is live is never touched. Commands are walked through in the order in
+//! A command goes with all its deliveries when the last of them has been terminal for the retention
+//! time; one to many goes piece by piece. What is live is never touched. Commands are walked through in the order in
 //! which they came, so no index is needed for it.
 
 use std::time::{Duration, Instant};
 
+use bellwire_proto::limits::{RUN_TIMEOUT_S, TTL_S};
 use rusqlite::{Connection, Result, Statement, params};
 
 use super::Shared;
@@ -17,6 +18,9 @@ use crate::clock::Clock;
 const STEP_COMMANDS_MIN: usize = 64;
 /// Deliveries that one step deletes.
 const STEP_DELIVERIES_MAX: i64 = 2000;
+/// The longest that a delivery lives, ttl and run clock together. Of a command to many it is not
+/// looked at when each of its deliveries ended, only that all have: it goes this much later.
+const LONGEST_LIFE: Duration = Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max);
 /// Time between two walks from the beginning.
 const WALK_EVERY: Duration = Duration::from_secs(60);
 /// Time between two steps of a walk while nobody writes.
@@ -45,10 +49,13 @@ impl<'c> Purge<'c> {
             at: 0,
             // `is_old` ends the walk.
             candidates: connection.prepare(
-                "SELECT c.seq, c.created < ?2 AS is_old, NOT EXISTS (
-                     SELECT 1 FROM deliveries d
-                     WHERE d.seq = c.seq AND (d.state < 5 OR d.updated >= ?2))
-                     AND NOT EXISTS (SELECT 1 FROM targets t WHERE t.seq = c.seq) AS may_go
+                "SELECT c.seq, c.created < ?2 AS is_old, iif(c.total > 1,
+                     c.created < ?4
+                     AND (SELECT ifnull(sum(deliveries), 0) FROM counts n
+                          WHERE n.seq = c.seq AND n.state >= 5) >= c.total,
+                     NOT EXISTS (
+                         SELECT 1 FROM deliveries d
+                         WHERE d.seq = c.seq AND (d.state < 5 OR d.updated >= ?2))) AS may_go
                  FROM commands c WHERE c.seq > ?1 ORDER BY c.seq LIMIT ?3",
             )?,
             keep_last_seq: connection
@@ -98,9 +105,10 @@ impl<'c> Purge<'c> {
     /// How many commands were looked at; `limit` too when one has too many deliveries for one step.
     fn step_commands(&mut self, now: bellwire_core::Instant, limit: i64) -> Result<i64> {
         let before_ms = instant_ms(now.before(self.retention));
+        let many_before_ms = instant_ms(now.before(self.retention + LONGEST_LIFE));
         let mut looked_at = 0;
         let mut expired: Vec<i64> = Vec::new();
-        let mut rows = self.candidates.query(params![self.at, before_ms, limit])?;
+        let mut rows = self.candidates.query(params![self.at, before_ms, limit, many_before_ms])?;
         while let Some(row) = rows.next()? {
             if !row.get(1)? {
                 break;
