@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bellwire_core::{Instant, Now};
 use bellwire_proto::Timestamp;
+use bellwire_proto::limits::{RUN_TIMEOUT_S, TTL_S};
 
 /// What both clocks show. Cheap to clone.
 ///
@@ -59,6 +60,11 @@ pub struct Anchor {
 /// By how much the wall clock may drift from the anchor before that is taken for a step: more than
 /// any slewing does in the time between two anchors.
 pub(crate) const STEP_MIN: Duration = Duration::from_secs(1);
+
+/// How much of the time between two boots counts at most: longer than any time to live and run clock.
+/// A wall clock that was wrong before the boot and is right after it looks like a machine that was off;
+/// it shall not take the history too.
+const OFF_COUNTS_MAX: Duration = Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max);
 
 impl Clock {
     /// The machine's clocks, from now on: the monotonic one begins at the time of the wall clock.
@@ -148,7 +154,7 @@ fn resumed(anchor: Anchor, wall: Timestamp, boottime_ms: u64, boot: i64) -> Inst
     let passed = if same_boot {
         Duration::from_millis(boottime_ms - anchor.boottime_ms)
     } else {
-        wall.since(anchor.wall)
+        wall.since(anchor.wall).min(OFF_COUNTS_MAX)
     };
     anchor.instant.after(passed)
 }
@@ -219,6 +225,8 @@ mod tests {
         let unix_ms = anchor().wall.unix_ms();
         assert_eq!(hours_after(anchor(), unix_ms + 8 * HOUR_MS, 60_000, 8), 8);
         assert_eq!(hours_after(anchor(), 0, 60_000, 8), 0, "a clock without a battery");
+        let years = unix_ms + 9000 * HOUR_MS;
+        assert_eq!(hours_after(anchor(), years, 60_000, 8), 8 * 24, "no history is lost by it");
         assert_eq!(hours_after(anchor(), unix_ms + 8 * HOUR_MS, 60_000, 0), 8, "boot unknown");
     }
 

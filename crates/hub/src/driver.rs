@@ -314,7 +314,7 @@ impl Driver {
         // when that is on disk.
         let watching = self.runtime.watch(command);
         self.done(self.request(|hub, request, _| hub.handle_settle(request)).await?)?;
-        let Some(snapshot) = self.store().snapshot(command).await? else {
+        let Some(snapshot) = self.store().snapshot(command, None).await? else {
             return Err(Problem::new(Code::UnknownCommand, "no command has this id"));
         };
         let feed = self.runtime.feed.clone();

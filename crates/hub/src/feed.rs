@@ -26,7 +26,7 @@ use crate::store::{Snapshot, Store, StoredDevice};
 
 /// Events that wait for the feed's task. A hub does some ten thousand changes a second at most: this is most
 /// of a second of them, and the task needs some microseconds for each.
-const QUEUE_EVENTS_MAX: usize = 8192;
+const QUEUE_EVENTS_MAX: usize = 32_768;
 /// Bytes of output and results in the events that wait.
 const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Changes of one command that wait for a snapshot to be read, by the store or by the client.
@@ -86,6 +86,8 @@ pub(crate) struct Mailbox {
 struct Written {
     settled: Wake,
     closed: AtomicBool,
+    /// The mailbox was full: changes are missing in it.
+    missed: AtomicBool,
 }
 
 /// A delivery that changed, encoded.
@@ -205,13 +207,15 @@ impl Feed {
             return;
         };
         watchers.retain(|watcher| {
-            let taken = watcher.changes.try_send(change.clone());
-            if matches!(taken, Err(mpsc::error::TrySendError::Full(_))) {
-                // It would miss this change: the next stream begins with a snapshot.
-                let reason = CloseReason::Overloaded;
-                self.plane.close(watcher.stream, None, reason);
+            match watcher.changes.try_send(change.clone()) {
+                Ok(()) => true,
+                // It reads the deliveries again once it has sent those that wait.
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    watcher.written.missed.store(true, Ordering::Release);
+                    true
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => false,
             }
-            taken.is_ok()
         });
     }
 
@@ -264,41 +268,25 @@ impl Feed {
 
     // --- The task of one watcher ---
 
-    /// Sends a watcher the snapshot, every change that is newer, `done`, the end.
-    /// Ends when the stream does.
-    pub(crate) async fn follow(&self, mut mailbox: Mailbox, snapshot: Snapshot) {
-        let (command, deliveries) = snapshot;
-        let mut known = HashMap::with_capacity(deliveries.len());
-        // Deliveries of a command to many may have yet to come into being.
-        let mut ended_count = 0_u64;
-        let mut unpaced_bytes = 0;
-        for (delivery, version) in deliveries {
-            let frame = frames::delivery(&delivery);
-            unpaced_bytes += frame.len(Framing::Chunked);
-            if unpaced_bytes < PACED_BYTES {
-                self.plane.send(mailbox.stream, frame, Receipt::None);
-            } else if self.send_and_wait(&mailbox, frame).await {
-                unpaced_bytes = 0;
-            } else {
+    /// Sends a watcher the deliveries of its command, every change that is newer, `done`, the end;
+    /// all at the pace of its reader. Returns when the stream has ended.
+    pub(crate) async fn follow(&self, mut mailbox: Mailbox, first: Snapshot) {
+        let command = first.command.clone();
+        let mut progress = Progress::default();
+        let mut first = Some(first);
+        // Again when so much changed meanwhile that the mailbox overflowed.
+        loop {
+            mailbox.written.missed.store(false, Ordering::Release);
+            if !self.send_snapshot(&mailbox, &mut progress, command.id, first.take()).await {
                 return;
             }
-            let ended = delivery.state.is_terminal();
-            ended_count += u64::from(ended);
-            known.insert(delivery.device, (version, ended));
-        }
-        while ended_count < command.total {
-            let Some(change) = mailbox.changes.recv().await else {
-                return;
-            };
-            let (version, ended) = known.entry(change.device).or_insert((0, false));
-            if change.version <= *version {
-                continue;
+            match self.send_changes(&mut mailbox, &mut progress, command.total).await {
+                Some(true) => break,
+                Some(false) => {}
+                None => return,
             }
-            ended_count = ended_count + u64::from(change.ended) - u64::from(*ended);
-            (*version, *ended) = (change.version, change.ended);
-            self.plane.send(mailbox.stream, change.frame, Receipt::None);
         }
-        // As it stands now, and never before the last change of it.
+        // Its present state, and never before its last change.
         match self.store.command(command.id).await {
             Ok(now) => {
                 let last = frames::done(&now.unwrap_or(command));
@@ -308,6 +296,81 @@ impl Feed {
             Err(error) => tracing::warn!(%error, "a command's events end without its last one"),
         }
         self.plane.close(mailbox.stream, None, CloseReason::Ended);
+    }
+
+    /// Sends what is newer than what was sent, page by page. False when the stream has ended.
+    async fn send_snapshot(
+        &self,
+        mailbox: &Mailbox,
+        progress: &mut Progress,
+        command: CommandId,
+        mut page: Option<Snapshot>,
+    ) -> bool {
+        let mut after = None;
+        loop {
+            let snapshot = match page.take() {
+                Some(snapshot) => Ok(Some(snapshot)),
+                None => self.store.snapshot(command, after.take()).await,
+            };
+            let Ok(Some(snapshot)) = snapshot else {
+                tracing::warn!(%command, "a command's events end: its deliveries cannot be read");
+                self.plane.close(mailbox.stream, None, CloseReason::Overloaded);
+                return false;
+            };
+            for (delivery, version) in snapshot.deliveries {
+                let ended = delivery.state.is_terminal();
+                after = Some(delivery.device.clone());
+                if progress.take(&delivery.device, version, ended) {
+                    let frame = frames::delivery(&delivery);
+                    if !self.send_paced(mailbox, progress, frame).await {
+                        return false;
+                    }
+                }
+            }
+            if !snapshot.more {
+                return true;
+            }
+        }
+    }
+
+    /// Sends changes as they come: true when all deliveries have ended, false when some are missing,
+    /// `None` when the stream has ended.
+    async fn send_changes(
+        &self,
+        mailbox: &mut Mailbox,
+        progress: &mut Progress,
+        total: u64,
+    ) -> Option<bool> {
+        while progress.ended < total {
+            let change = match mailbox.changes.try_recv() {
+                Ok(change) => change,
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    if mailbox.written.missed.load(Ordering::Acquire) {
+                        return Some(false);
+                    }
+                    mailbox.changes.recv().await?
+                }
+                Err(mpsc::error::TryRecvError::Disconnected) => return None,
+            };
+            if progress.take(&change.device, change.version, change.ended)
+                && !self.send_paced(mailbox, progress, change.frame).await
+            {
+                return None;
+            }
+        }
+        Some(true)
+    }
+
+    /// Sends a frame, and waits for the reader once so much is under way. False when the stream has
+    /// ended.
+    async fn send_paced(&self, mailbox: &Mailbox, progress: &mut Progress, frame: Frame) -> bool {
+        progress.unpaced_bytes += frame.len(Framing::Chunked);
+        if progress.unpaced_bytes < PACED_BYTES {
+            self.plane.send(mailbox.stream, frame, Receipt::None);
+            return true;
+        }
+        progress.unpaced_bytes = 0;
+        self.send_and_wait(mailbox, frame).await
     }
 
     /// False when the stream is closed.
@@ -333,6 +396,37 @@ impl FeedEvent {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let result = delivery.result.as_ref().map_or(0, |json| json.as_str().len());
         size_of::<Delivery>() + text(&delivery.stdout) + text(&delivery.stderr) + result
+    }
+}
+
+/// What a watcher has been sent.
+#[derive(Default)]
+struct Progress {
+    /// By device: the version, and whether the delivery had ended.
+    known: HashMap<DeviceId, (u64, bool)>,
+    ended: u64,
+    /// Bytes sent since its reader was last waited for.
+    unpaced_bytes: usize,
+}
+
+impl Progress {
+    /// Notes a delivery; false when it is not newer than what was sent.
+    fn take(&mut self, device: &DeviceId, version: u64, ended: bool) -> bool {
+        let newer = match self.known.get(device) {
+            Some((known, _)) if version <= *known => false,
+            Some((_, before)) => {
+                self.ended = self.ended + u64::from(ended) - u64::from(*before);
+                true
+            }
+            None => {
+                self.ended += u64::from(ended);
+                true
+            }
+        };
+        if newer {
+            self.known.insert(device.clone(), (version, ended));
+        }
+        newer
     }
 }
 

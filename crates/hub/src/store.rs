@@ -62,8 +62,8 @@ pub trait Store: Send + Sync + 'static {
         page: PageRequest,
     ) -> Reading<Option<Page<Delivery>>>;
 
-    /// A command and all its deliveries as of one moment, each with its version.
-    fn snapshot(&self, id: CommandId) -> Reading<Option<Snapshot>>;
+    /// A command, and a page of its deliveries by device name, after the given one, as of one moment.
+    fn snapshot(&self, id: CommandId, after: Option<DeviceId>) -> Reading<Option<Snapshot>>;
 
     /// A device by its name.
     fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>>;
@@ -94,8 +94,16 @@ pub trait StoreEvents: Send + Sync + 'static {
     fn failed(&self, error: StoreError);
 }
 
-/// A command with all its deliveries, and the version of each.
-pub type Snapshot = (Command, Vec<(Delivery, u64)>);
+/// A command, and a page of its deliveries.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// The command.
+    pub command: Command,
+    /// Deliveries by device name, each with its version. A page is bounded in bytes.
+    pub deliveries: Vec<(Delivery, u64)>,
+    /// Whether there are more after the last.
+    pub more: bool,
+}
 
 /// Which commands to list. With `device` and `state` both, a command must have one delivery that
 /// fits both.

@@ -359,11 +359,12 @@ fn the_deliveries_of_a_command_come_by_name() {
     assert_eq!(listed(Some(DeliveryState::Queued), page(2)), ("b c".into(), None));
     assert_eq!(read(kit.store.deliveries(id(2), None, page(2))), None);
 
-    let (command, deliveries) = read(kit.store.snapshot(id(1))).unwrap();
-    assert_eq!(command.seq, Seq::new(1));
+    let snapshot = read(kit.store.snapshot(id(1), None)).unwrap();
+    assert_eq!((snapshot.command.seq, snapshot.more), (Seq::new(1), false));
+    let deliveries = snapshot.deliveries;
     let versions: Vec<_> = deliveries.iter().map(|(d, v)| (d.device.to_string(), *v)).collect();
     assert_eq!(versions, [("a".into(), 1), ("b".into(), 0), ("c".into(), 0)]);
-    assert_eq!(read(kit.store.snapshot(id(2))), None);
+    assert_eq!(read(kit.store.snapshot(id(2), None)), None);
 }
 
 #[test]

@@ -242,8 +242,8 @@ impl Store for SqliteStore {
         }
     }
 
-    fn snapshot(&self, id: CommandId) -> Reading<Option<Snapshot>> {
-        self.read(move |connection| lists::snapshot(connection, id))
+    fn snapshot(&self, id: CommandId, after: Option<DeviceId>) -> Reading<Option<Snapshot>> {
+        self.read(move |connection| lists::snapshot(connection, id, after.as_ref()))
     }
 
     fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>> {

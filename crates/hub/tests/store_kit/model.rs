@@ -129,7 +129,10 @@ impl Kit {
     pub fn view(&self, universe: &Model) -> View {
         let all = PageRequest { limit: 1_000_000, after: None };
         let commands = read(self.store.commands(CommandFilter::default(), all.clone())).items;
-        let shown = commands.iter().map(|c| read(self.store.snapshot(c.id)).unwrap().1).collect();
+        let shown = commands
+            .iter()
+            .map(|c| read(self.store.snapshot(c.id, None)).unwrap().deliveries)
+            .collect();
         let one = |(device, seq): &(DeviceId, Seq)| self.delivery(seq.get(), device.as_str());
         let key = |(caller, key): &(String, String)| {
             let key = IdempotencyKey { caller: caller.clone(), key: key.clone() };

@@ -5,7 +5,7 @@
 //! cursor to continue from.
 
 use bellwire_core::record::CommandRecord;
-use bellwire_proto::limits::PAGE_BYTES_MAX;
+use bellwire_proto::limits::{PACED_BYTES, PAGE_BYTES_MAX};
 use bellwire_proto::{
     Action, Command, CommandId, Counts, Delivery, DeliveryState, DeviceId, Page, Seq,
 };
@@ -14,6 +14,8 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use super::rows::{self, command_columns, delivery_columns, device_columns, int, state_number};
 use crate::store::{CommandFilter, Cursor, DeviceFilter, Snapshot, StoredDevice};
 
+/// Deliveries on a page of a snapshot.
+const SNAPSHOT_ROWS_MAX: usize = 1000;
 /// Rows that one page may look at: some milliseconds of work.
 const SCAN_ROWS_MAX: u32 = 20_000;
 
@@ -27,21 +29,35 @@ pub(super) fn command(connection: &Connection, id: CommandId) -> Result<Option<C
     record.map(|record| shown(connection, record)).transpose()
 }
 
-pub(super) fn snapshot(connection: &Connection, id: CommandId) -> Result<Option<Snapshot>> {
+pub(super) fn snapshot(
+    connection: &Connection,
+    id: CommandId,
+    after: Option<&DeviceId>,
+) -> Result<Option<Snapshot>> {
     let Some(command) = command(connection, id)? else {
         return Ok(None);
     };
     let mut statement = connection.prepare_cached(concat!(
         "SELECT ",
         delivery_columns!(),
-        " FROM commands c JOIN deliveries d ON d.seq = c.seq WHERE c.seq = ?1 ORDER BY d.device"
+        " FROM commands c CROSS JOIN deliveries d ON d.seq = c.seq
+         WHERE c.seq = ?1 AND d.device > ?2 ORDER BY d.device"
     ))?;
-    let deliveries = statement.query_map([int(command.seq.get())], |row| {
+    let after = after.map_or("", DeviceId::as_str);
+    let mut rows = statement.query(params![int(command.seq.get()), after])?;
+    let mut snapshot = Snapshot { command, deliveries: Vec::new(), more: false };
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        if bytes >= PACED_BYTES || snapshot.deliveries.len() >= SNAPSHOT_ROWS_MAX {
+            snapshot.more = true;
+            break;
+        }
         let record = rows::delivery(row)?;
-        Ok((record.to_delivery(), record.version))
-    })?;
-    let deliveries = deliveries.collect::<Result<_>>()?;
-    Ok(Some((command, deliveries)))
+        let delivery = record.to_delivery();
+        bytes += delivery_bytes(&delivery);
+        snapshot.deliveries.push((delivery, record.version));
+    }
+    Ok(Some(snapshot))
 }
 
 pub(super) fn deliveries(

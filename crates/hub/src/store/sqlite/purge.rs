@@ -105,7 +105,7 @@ impl<'c> Purge<'c> {
     /// How many commands were looked at; `limit` too when one has too many deliveries for one step.
     fn step_commands(&mut self, now: bellwire_core::Instant, limit: i64) -> Result<i64> {
         let before_ms = instant_ms(now.before(self.retention));
-        let many_before_ms = instant_ms(now.before(self.retention + LONGEST_LIFE));
+        let many_before_ms = instant_ms(now.before(self.retention.saturating_add(LONGEST_LIFE)));
         let mut looked_at = 0;
         let mut expired: Vec<i64> = Vec::new();
         let mut rows = self.candidates.query(params![self.at, before_ms, limit, many_before_ms])?;
