@@ -11,8 +11,9 @@ use http::{StatusCode, header};
 use ring::digest;
 
 use super::bodies::{self, Envelope, TTL_OR_ZERO_S};
+use super::params::{self, Query};
+use super::problem;
 use super::request::Request;
-use super::{params, problem};
 
 /// `POST /v1/send/{device}/{action}`: the body is the data.
 pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
@@ -20,6 +21,7 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     let action: Action = request.name("action")?;
 
     let mut query = request.query()?;
+    let whole_query = query.clone();
     let ttl = query.seconds("ttl", TTL_OR_ZERO_S)?;
     let run_timeout = query.seconds("run_timeout", RUN_TIMEOUT_S)?;
     let wait = query.seconds("wait", WAIT_S)?;
@@ -34,7 +36,7 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     send.ttl = ttl;
     send.run_timeout = run_timeout;
     send.wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
-    identify(&mut send, &request, key, &body)?;
+    identify(&mut send, &request, key, whole_query, &media_type, &body);
     let delivery = request.driver.send(send).await?;
     Ok(located(status_of(&delivery), delivery.command, &delivery))
 }
@@ -54,7 +56,8 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     send.run_timeout = envelope.run_timeout;
     send.not_before = envelope.not_before;
     send.reject_when_full = true;
-    identify(&mut send, &request, key, &body)?;
+    let media_type = params::media_type(&request.head.headers);
+    identify(&mut send, &request, key, Query::default(), &media_type, &body);
     let keyed = send.idempotency.is_some();
     let command = if to_many {
         request.driver.send_to_many(send).await?
@@ -104,19 +107,21 @@ fn identify(
     send: &mut Send,
     request: &Request,
     key: Option<String>,
+    query: Query,
+    media_type: &str,
     body: &[u8],
-) -> Result<(), Problem> {
+) {
     send.created_by.clone_from(&request.caller.name);
     if let Some(key) = key {
         let caller = request.caller.name.clone().unwrap_or_default();
-        send.idempotency = Some((IdempotencyKey { caller, key }, fingerprint(request, body)?));
+        let fingerprint = fingerprint(request, query, media_type, body);
+        send.idempotency = Some((IdempotencyKey { caller, key }, fingerprint));
     }
-    Ok(())
 }
 
 /// SHA-256 over what makes two requests the same: method, path, query without `wait`, media type,
 /// body. Each part is preceded by its length, so that the parts of two requests cannot be confused.
-fn fingerprint(request: &Request, body: &[u8]) -> Result<[u8; 32], Problem> {
+fn fingerprint(request: &Request, query: Query, media_type: &str, body: &[u8]) -> [u8; 32] {
     let mut sha256 = digest::Context::new(&digest::SHA256);
     let mut part = |part: &[u8]| {
         sha256.update(&(part.len() as u64).to_be_bytes());
@@ -124,15 +129,15 @@ fn fingerprint(request: &Request, body: &[u8]) -> Result<[u8; 32], Problem> {
     };
     part(request.head.method.as_str().as_bytes());
     part(request.head.uri.path().as_bytes());
-    for (name, value) in request.query()?.into_sorted() {
+    for (name, value) in query.into_sorted() {
         if name != "wait" {
             part(name.as_bytes());
             part(value.as_bytes());
         }
     }
-    part(params::media_type(&request.head.headers).as_bytes());
+    part(media_type.as_bytes());
     part(body);
     let mut fingerprint = [0; 32];
     fingerprint.copy_from_slice(sha256.finish().as_ref());
-    Ok(fingerprint)
+    fingerprint
 }
