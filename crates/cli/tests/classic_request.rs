@@ -55,7 +55,7 @@ fn an_event_is_posted_and_the_empty_answer_printed() {
 }
 
 #[test]
-fn a_refusal_is_told_on_standard_output_with_exit_code_1() {
+fn a_refusal_is_written_to_standard_output_with_exit_code_1() {
     let (mut server, port) = classic_server(&["--json"]);
     let refused =
         "Unable to send request (HTTP Error 404: Not Found): 404: Target is not connected";

@@ -107,7 +107,7 @@ async fn the_data_is_the_body_and_the_rest_are_headers() {
 #[tokio::test]
 async fn the_status_decides_and_a_redirect_is_not_followed() {
     let server = Server::start().await;
-    for (head, body, state, told) in [
+    for (head, body, state, reported) in [
         ("200 OK", "{\"a\": 1.0}", End::Succeeded, "{\"a\":1.0}"),
         ("201 Created", "done", End::Succeeded, "\"done\""),
         ("302 Found\nlocation: /elsewhere", "", End::Failed, "null"),
@@ -120,7 +120,7 @@ async fn the_status_decides_and_a_redirect_is_not_followed() {
         let expected = (state == End::Failed).then_some("http_status");
         assert_eq!((outcome.state, code(&outcome)), (state, expected), "{head}");
         assert_eq!(member(&outcome, "status"), head[..3], "{head}");
-        assert_eq!(member(&outcome, "body"), told, "{head}");
+        assert_eq!(member(&outcome, "body"), reported, "{head}");
         assert!(member(&outcome, "time_ms").parse::<u64>().is_ok());
     }
 }

@@ -134,7 +134,7 @@ async fn the_platforms_authorities_are_trusted_and_a_file_adds_one() {
         matches!(&error, Error::Transport(e) if e.stage() == TransportStage::Untrusted),
         "{error}"
     );
-    assert!(error.to_string().contains("certificate"), "the cause is told: {error}");
+    assert!(error.to_string().contains("certificate"), "the cause is reported: {error}");
 
     let mut tail = Tail::start(source(&url, direct().ca_file(fixture("ca.pem"))));
     assert_eq!(tail.data().await, "over TLS");

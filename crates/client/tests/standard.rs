@@ -342,7 +342,7 @@ async fn dropping_closing_or_restarting_a_source_closes_its_connection() {
         again.open_stream().await;
         again
     });
-    assert!(matches!(item, Some(Ok(Item::Open))), "no word of the restart, but {item:?}");
+    assert!(matches!(item, Some(Ok(Item::Open))), "no report of the restart, but {item:?}");
     request.dropped().await;
     source.close();
     again.dropped().await;
@@ -386,6 +386,6 @@ async fn a_failure_is_one_line() {
     let mut tail = Tail::start(EventSource::builder(url).retry(Retry::never()));
     let error = tail.gave_up().await.to_string();
     assert!(error.starts_with("cannot connect: "), "{error}");
-    assert!(error.contains("refused"), "the cause is told: {error}");
+    assert!(error.contains("refused"), "the cause is reported: {error}");
     assert!(!error.contains('\n'), "{error}");
 }

@@ -267,7 +267,7 @@ impl Commands {
         self.next_chunk(committed).or_else(|| self.next_page(committed))
     }
 
-    /// A chunk that somebody waits for comes first, of whichever command.
+    /// A chunk with an urgent target comes first, of whichever command.
     fn next_chunk(&mut self, committed: TxnId) -> Option<JobLookup> {
         while self.writing.pop_front_if(|txn| *txn <= committed).is_some() {}
         let preparing = self.busy - self.stalled.min(STALLED_STEPS_MAX);

@@ -122,7 +122,7 @@ pub struct DeliveryRecord {
     pub counted: u32,
     /// The `rev` of the last report that had one and counted.
     pub rev: Option<u64>,
-    /// Rises with each change; tells an older snapshot from a newer one.
+    /// Rises with each change; of two snapshots the greater is the newer one.
     pub version: u64,
     /// When it last changed, by the wall clock.
     pub updated_at: Timestamp,

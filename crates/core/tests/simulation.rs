@@ -1,8 +1,8 @@
 //! The core in a simulated world: whatever happens, the promises of the contract hold.
 //!
 //! Each run is decided by its seed. `BELLWIRE_SEED=n cargo test -p bellwire-core --test simulation`
-//! runs that one alone; a failure names its seed and tells the last events. That the judge would see a
-//! broken promise is shown too, by worlds in which the store or the driver is bug on purpose.
+//! runs that one alone; a failure names its seed and prints the last events. That the judge would see a
+//! broken promise is shown too, by worlds in which the store or the driver has a bug on purpose.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is the message")]
 
@@ -24,15 +24,15 @@ fn run_seeds(share: u64) {
     for seed in seeds {
         let report = World::run(seed, None, false);
         if report.verdict.is_err() {
-            tell(seed);
+            replay(seed);
         }
         commands += report.commands;
     }
     println!("{commands} commands");
 }
 
-/// Lives through a failure again, and tells what came before.
-fn tell(seed: u64) -> ! {
+/// Repeats a failure, and prints what came before it.
+fn replay(seed: u64) -> ! {
     let report = World::run(seed, None, true);
     let events: Vec<String> = report.trace.into_iter().collect();
     panic!("{}\nBELLWIRE_SEED={seed}: {:?}", events.join("\n"), report.verdict);
@@ -77,7 +77,7 @@ fn is_seen(bug: InjectedBug, expected: &str) {
 
 #[test]
 fn a_store_that_loses_what_it_said_was_on_disk_is_seen() {
-    is_seen(InjectedBug::StoreLies, "tells what is not on disk");
+    is_seen(InjectedBug::StoreLies, "shows what is not on disk");
 }
 
 #[test]

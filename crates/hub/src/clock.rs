@@ -53,7 +53,7 @@ pub struct Anchor {
     pub wall: Timestamp,
     /// `CLOCK_BOOTTIME`, in milliseconds.
     pub boottime_ms: u64,
-    /// Tells one boot of the machine from another; 0 where that is not known.
+    /// Identifies a boot of the machine; 0 where that is not known.
     pub boot: i64,
 }
 
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_was_set_is_told_from_one_that_drifts() {
+    fn a_wall_clock_that_was_set_is_distinguished_from_one_that_drifts() {
         let later = |step_ms: i64| Now {
             instant: anchor().instant.after(Duration::from_secs(60)),
             wall: Timestamp::from_unix_ms(

@@ -75,13 +75,13 @@ mod tests {
         for bad in ["", "two words", "a\u{7}bell", &long] {
             std::fs::write(&path, bad).unwrap();
             assert_eq!(file.token().as_deref(), Some("bw_two"), "while it holds {bad:.9?}");
-            assert!(file.fault().is_some(), "{bad:.9?} is told");
+            assert!(file.fault().is_some(), "{bad:.9?} is reported");
         }
     }
 
-    /// One that was a pipe kept the agent waiting for ever, before its first word.
+    /// One that was a pipe kept the agent waiting for ever, before its first log line.
     #[test]
-    fn what_is_no_plain_file_is_told_and_not_waited_for() {
+    fn what_is_no_plain_file_is_reported_and_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();

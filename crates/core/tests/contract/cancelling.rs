@@ -125,7 +125,7 @@ fn cancelling_ends_over_a_restart_as_well() {
 }
 
 #[test]
-fn by_force_it_is_cancelled_at_once_and_a_live_stream_is_still_told() {
+fn by_force_it_is_cancelled_at_once_and_a_live_stream_still_receives_the_cancel() {
     let mut harness = Harness::new();
     let stream = harness.listen("kiosk");
     let command = harness.send("kiosk");
@@ -147,7 +147,7 @@ fn by_force_what_is_cancelling_already_is_cancelled() {
 }
 
 #[test]
-fn by_force_a_waiting_poll_is_told_and_else_the_next_one() {
+fn by_force_a_waiting_poll_receives_the_cancel_and_else_the_next_one() {
     let mut harness = Harness::new();
     let [first, second] = [(); 2].map(|()| harness.send("kiosk"));
     let poll = harness.poll("kiosk");

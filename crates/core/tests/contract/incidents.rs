@@ -1,4 +1,4 @@
-//! What went bug once. The first line of each test tells the incident.
+//! What once failed. The first line of each test states the incident.
 
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ fn a_nack_after_the_time_to_live_ends_the_delivery() {
 }
 
 #[test]
-fn a_device_is_told_to_be_offline_before_it_is_forgotten() {
+fn a_device_is_reported_offline_before_it_is_removed() {
     // A commit in the millisecond in which a poll's presence ended made the device vanish unseen.
     let mut harness = Harness::new();
     harness.poll_with("kiosk", 0, None);

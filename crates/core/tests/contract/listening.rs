@@ -151,7 +151,7 @@ fn with_confirm_the_older_stream_is_replaced_only_once_it_is_confirmed() {
     let older = harness.listen("kiosk");
     let newer = harness.listen_unconfirmed("kiosk");
     harness.send("kiosk");
-    assert_eq!(harness.received(older), ["command 1 #1"], "both hear, with the same attempt");
+    assert_eq!(harness.received(older), ["command 1 #1"], "both receive it, with the same attempt");
     assert_eq!(harness.received(newer), ["command 1 #1"]);
     harness.confirm("kiosk", newer).unwrap();
     assert_eq!(

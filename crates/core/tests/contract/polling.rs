@@ -34,7 +34,7 @@ fn a_poll_is_answered_with_empty_lists_after_its_wait_and_at_once_if_that_is_0()
 }
 
 #[test]
-fn a_poll_without_wait_is_told_what_is_queued() {
+fn a_poll_without_wait_receives_what_is_queued() {
     let mut harness = Harness::with(Config { max_in_flight: 2, ..Config::default() });
     harness.send_many("kiosk", 3);
     let poll = harness.poll_with("kiosk", 0, None);

@@ -107,7 +107,7 @@ fn what_was_nacked_after_it_was_accepted_is_sent_again_and_its_ttl_counts_again(
 }
 
 #[test]
-fn a_result_told_after_the_hub_gave_up_overwrites_its_word_and_is_late() {
+fn a_result_reported_after_the_hub_gave_up_replaces_the_state_and_is_late() {
     let mut harness = Harness::new();
     let expired = harness.try_send("kiosk", |s| s.ttl = Some(Seconds::new(1))).unwrap().command;
     let timed_out =
@@ -176,7 +176,7 @@ fn a_report_is_legal_from_queued_and_it_is_then_not_sent_again() {
 }
 
 #[test]
-fn told_its_own_state_again_nothing_changes() {
+fn a_report_of_the_state_it_has_changes_nothing() {
     let mut harness = Harness::new();
     let command = harness.send("kiosk");
     let ended = Report { rev: Some(3), exit_code: Some(0), ..Report::of(R::Succeeded) };

@@ -36,7 +36,7 @@ struct Line {
 /// What the agent knows of a command.
 #[derive(Debug, Clone)]
 enum Job {
-    /// Heard of, and put off.
+    /// Received, and postponed.
     PutOff,
     Running,
     Ended(ReportState),
@@ -63,7 +63,7 @@ pub(crate) enum Wake {
     Connect,
     Poll,
     Confirm(SessionId),
-    /// The link fails without a word.
+    /// The link fails silently.
     Cut(SessionId),
     /// The device finds out.
     FindOut(SessionId),
@@ -204,7 +204,7 @@ impl World {
             let patience_ms = if self.calm { 100 } else { 12_000 };
             self.after_ms(50, patience_ms, Event::Device(index, Wake::Confirm(session)));
         }
-        // A stream that never came to be, or ended without a word, is found out in the end.
+        // A stream that never came to be, or ended silently, is detected in the end.
         self.after_ms(60_000, 120_000, Event::Device(index, Wake::FindOut(session)));
         if self.random.percent(self.profile.link_cut) {
             self.after_ms(10, 60_000, Event::Device(index, Wake::Cut(session)));
@@ -280,7 +280,7 @@ impl World {
             }
             self.after_ms(0, 6000, Event::Device(index, Wake::Poll));
         } else if let Some(command) = self.carried(index, request) {
-            // Answered is answered: with a refusal too there is nothing more to tell, unless the
+            // Answered is answered: with a refusal too there is nothing more to report, unless the
             // hub could not take it.
             match answer {
                 Answer::Problem(problem) if problem.code.status() >= 500 => {}

@@ -40,7 +40,7 @@ pub(super) struct FaultProfile {
 
 impl FaultProfile {
     pub(super) fn drawn(r: &mut Random) -> Self {
-        // Some worlds are busy, in others long silences tell what nobody has looked after.
+        // Some worlds are busy, in others long silences show which timer was forgotten.
         let leisure = r.pick(&[1, 1, 2, 15]);
         Self {
             active: Duration::from_secs(r.from(20, 60) * leisure),

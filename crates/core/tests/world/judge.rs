@@ -103,7 +103,7 @@ impl Judge {
         self.streams.insert(session, Stream { device, ack_none, ended: false });
     }
 
-    /// Word that a stream has ended reaches the hub: who asked for it has gone.
+    /// The hub is notified that a stream has ended: its requester has gone.
     pub(crate) fn closed(&mut self, session: SessionId) {
         let asked = |asked: &Asked| matches!(asked, Asked::Listen(s) if *s == session);
         let request = self.open.iter().find(|(_, a)| asked(a)).map(|(request, _)| *request);
@@ -397,7 +397,7 @@ impl Judge {
         }
     }
 
-    /// Somebody sees a delivery: it was so on disk. `queued` may have been passed through on the way
+    /// A delivery became visible: it was so on disk. `queued` may have been passed through on the way
     /// to `sent` within one transaction.
     fn seen(&self, delivery: &Delivery, by: &str) -> Verdict {
         let known = self.snapshots.get(&delivery.command).map(Vec::as_slice).unwrap_or_default();
@@ -406,7 +406,7 @@ impl Judge {
         };
         match known.iter().rev().any(|on_disk| on_disk == delivery || passed(on_disk)) {
             true => Ok(()),
-            false => Err(format!("{by} tells what is not on disk: {delivery:?}")),
+            false => Err(format!("{by} shows what is not on disk: {delivery:?}")),
         }
     }
 
@@ -433,7 +433,7 @@ impl Judge {
         self.all_targets_have_their_delivery(disk)
     }
 
-    /// Whoever was promised a command has one delivery, and the counters are right.
+    /// Each target of an acknowledged command has one delivery, and the counters are right.
     fn all_targets_have_their_delivery(&self, disk: &Disk) -> Verdict {
         for command in disk.commands.values() {
             let head = &command.head;

@@ -38,7 +38,7 @@ const START: Instant = Instant::from_ms(5_000_000);
 const WALL_START_MS: u64 = 1_700_000_000_000;
 /// Steps after which a run is taken to turn in a circle.
 const STEPS_MAX: u32 = 60_000;
-/// Something bug with the world on purpose, to show that the judge sees it.
+/// A bug injected on purpose, to show that the judge sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InjectedBug {
     /// The store says that a transaction is on disk, and loses it.
@@ -77,7 +77,7 @@ enum Event {
     Fault(Fault),
 }
 
-/// A request, or word of a stream, on its way to the hub.
+/// A request, or the end of a stream, on its way to the hub.
 #[derive(Debug, Clone)]
 enum Input {
     Send(RequestId, Box<Send>, [u8; 10]),
@@ -129,7 +129,7 @@ pub(crate) struct World {
     closed: BTreeSet<SessionId>,
     calm: bool,
     alone: bool,
-    /// Frames that a bug driver keeps back.
+    /// Frames that a faulty driver holds back.
     late_frames: Vec<Output>,
     /// All outputs, folded into one number.
     digest: u64,
@@ -516,7 +516,7 @@ impl World {
     }
 }
 
-/// Both clocks, `step_ms` after somebody set the wall clock.
+/// Both clocks, `step_ms` after the wall clock was set.
 fn clock(instant: Instant, step_ms: i64) -> Now {
     let wall_ms = WALL_START_MS + instant.since(START).as_millis() as u64;
     Now { instant, wall: Timestamp::from_unix_ms(wall_ms.saturating_add_signed(step_ms)) }

@@ -176,7 +176,7 @@ impl StoreReports {
         self.seen.lock().unwrap().failed.clone()
     }
 
-    /// Waits for the store to tell what `find` looks for. The bound is far past any honest wait.
+    /// Waits for the store to report what `find` looks for. The bound is far past any honest wait.
     fn wait<T>(&self, what: &str, mut find: impl FnMut(&mut Seen) -> Option<T>) -> T {
         let mut seen = self.seen.lock().unwrap();
         loop {
@@ -210,7 +210,7 @@ impl StoreReports {
     }
 }
 
-/// A started store, and what it tells.
+/// A started store, and what it reports.
 pub struct Kit {
     pub store: Arc<SqliteStore>,
     pub reports: Arc<StoreReports>,

@@ -172,7 +172,7 @@ fn no_password_in_a_url_is_shown() {
     let policy = config.policy();
     let shown = format!("{config:?} {} {:?} {policy:?}", config.hub, config.warnings());
     assert!(shown.contains("hub.example.com") && !shown.contains("s3cret"), "{shown}");
-    assert!(config.hub.with_credentials().contains("s3cret"), "the hub must still hear it");
+    assert!(config.hub.with_credentials().contains("s3cret"), "the hub must still receive it");
     for (from, to) in [("http:", "htps:"), ("http://", "://"), ("example.com", "exa mple.com")] {
         let found = faults(&text.replace(from, to)).join("\n");
         assert!(found.contains("hub is ") && !found.contains("s3cret"), "{found}");
