@@ -27,12 +27,20 @@ const PUT_DELIVERY: &str = "
     INSERT INTO deliveries VALUES
         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
          ?21, ?22, ?23, ?24)
-    ON CONFLICT (seq, device) DO UPDATE SET
+    ON CONFLICT (seq, device) DO UPDATE SET";
+
+/// An upsert computes the entries of every index twice when the row exists, so a row that should
+/// exist is updated first.
+const UPDATE_DELIVERY: &str = "UPDATE deliveries SET";
+
+const DELIVERY_VALUES: &str = "
         state = ?3, attempt = ?4, sends = ?5, counted = ?6, rev = ?7, version = ?8,
         updated_at = ?9, updated = ?10, expires = ?11, flags = ?12, scheduled_at = ?13,
         retry_at = ?14, run_until = ?15, cancelling_since = ?16, due_at = ?17, progress = ?18,
         exit_code = ?19, error_code = ?20, error_message = ?21, result = ?22, stdout = ?23,
         stderr = ?24";
+
+const OF_DELIVERY: &str = " WHERE seq = ?1 AND device = ?2";
 
 const PUT_DEVICE: &str = "
     INSERT OR REPLACE INTO devices
@@ -98,6 +106,7 @@ struct Statements<'c> {
     old_state: Statement<'c>,
     count: Statement<'c>,
     put_delivery: Statement<'c>,
+    update_delivery: Statement<'c>,
     put_queued: Statement<'c>,
     delete_queued: Statement<'c>,
     put_device: Statement<'c>,
@@ -127,7 +136,9 @@ impl<'c> Statements<'c> {
                 "INSERT INTO counts VALUES (?1, ?2, ?3)
                  ON CONFLICT (seq, state) DO UPDATE SET deliveries = deliveries + ?3",
             )?,
-            put_delivery: connection.prepare(PUT_DELIVERY)?,
+            put_delivery: connection.prepare(&[PUT_DELIVERY, DELIVERY_VALUES].concat())?,
+            update_delivery: connection
+                .prepare(&[UPDATE_DELIVERY, DELIVERY_VALUES, OF_DELIVERY].concat())?,
             put_queued: connection.prepare("INSERT OR REPLACE INTO queues VALUES (?1, ?2)")?,
             delete_queued: connection.prepare("DELETE FROM queues WHERE device = ?1")?,
             put_device: connection.prepare(PUT_DEVICE)?,
@@ -183,7 +194,7 @@ impl<'c> Statements<'c> {
                 if delivery.head.is_to_many() {
                     self.count(delivery)?;
                 }
-                rows::put_delivery(&mut self.put_delivery, delivery)
+                self.put_delivery(delivery)
             }
             Change::PutQueued(device, 0) => self.delete_queued.execute([device.as_str()]),
             Change::PutQueued(device, queued) => {
@@ -228,6 +239,14 @@ impl<'c> Statements<'c> {
 }
 
 impl Statements<'_> {
+    fn put_delivery(&mut self, row: &DeliveryRecord) -> Result<usize> {
+        let is_new = row.version <= 1;
+        if !is_new && rows::put_delivery(&mut self.update_delivery, row)? > 0 {
+            return Ok(1);
+        }
+        rows::put_delivery(&mut self.put_delivery, row)
+    }
+
     /// Moves a delivery of a command to many from the counter of its old state to that of the new.
     fn count(&mut self, row: &DeliveryRecord) -> Result<()> {
         let (seq, new) = (int(row.head.seq.get()), rows::state_number(row.state));
