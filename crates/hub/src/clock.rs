@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_sleeps_until_an_instant_wakes_when_it_has_come() {
+    async fn a_sleep_until_an_instant_ends_when_it_has_come() {
         let clock = Clock::start();
         let soon = clock.now().instant.after(Duration::from_millis(1500));
         tokio::time::sleep_until(clock.tokio_instant(soon)).await;

@@ -72,7 +72,7 @@ pub(super) struct Core {
     pub(super) removing: HashMap<RequestId, Box<StoredDevice>>,
     last_request: u64,
     /// To be passed once everything that was decided before is carried out.
-    barriers: VecDeque<SyncSender<()>>,
+    pub(super) barriers: VecDeque<SyncSender<()>>,
     /// The deadline that the timer waits for.
     armed: Option<Instant>,
 }
@@ -307,8 +307,9 @@ impl Runtime {
         let waiting = {
             // Waits for a call that got in before; later ones see `panicked`.
             let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut core.waiting)
+            (std::mem::take(&mut core.waiting), std::mem::take(&mut core.barriers))
         };
+        // Wakes the clients and a drain that wait: not under the lock.
         drop(waiting);
         self.effects.discard();
     }

@@ -85,6 +85,18 @@ async fn a_hub_whose_core_panicked_is_not_healthy_and_leaves_no_request_waiting(
 }
 
 #[tokio::test]
+async fn a_drain_does_not_wait_for_a_core_that_panicked_meanwhile() {
+    // Its barrier stayed with the core, and the drain waited for ever.
+    let (driver, _dir) = started();
+    let (passed, passes) = std::sync::mpsc::sync_channel(1);
+    driver.runtime.with_core(|core, _| {
+        core.barriers.push_back(passed);
+        panic!("on purpose");
+    });
+    assert_eq!(passes.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
+}
+
+#[tokio::test]
 async fn a_hub_with_a_dead_shard_is_not_healthy_and_opens_no_stream() {
     // The streams of the shard were lost, new ones hung, and /readyz answered ready.
     let (driver, _dir) = started();

@@ -137,8 +137,8 @@ unsafe extern "C" fn open(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    // SAFETY: SQLite gives `szOsFile` bytes at `file`; that `pMethods` is null tells it, when the
-    // open fails, that there is nothing to close.
+    // SAFETY: SQLite gives `szOsFile` bytes at `file`. When the open fails, it sees by `pMethods`,
+    // which is null, that there is nothing to close.
     unsafe { (*file).pMethods = ptr::null() };
     if name.is_null() {
         // A temporary file. The store keeps those in memory.
