@@ -94,7 +94,11 @@ pub(super) const CHECKPOINT_PAGES: u32 = 4000;
 /// Bytes of the log's file that are retained for reuse when it starts anew.
 const WAL_RETAINED_BYTES: u32 = 64 * 1024 * 1024;
 /// KiB of pages that the writer caches: the ends of the tables, and the inner pages of the indexes.
-const WRITER_CACHE_KIB: u32 = 32 * 1024;
+/// More costs more than it saves: when a tree was balanced, SQLite walks through the whole cache at
+/// COMMIT (its page cache takes the temporary number of a page that was moved for one past the end
+/// of the file). At 32 MiB that was a fifth of this thread's CPU; what is missing comes from the
+/// kernel's cache.
+const WRITER_CACHE_KIB: u32 = 4 * 1024;
 /// KiB of pages that each reader caches.
 const READER_CACHE_KIB: u32 = 8 * 1024;
 
