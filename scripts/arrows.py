@@ -59,6 +59,7 @@ PURE = {
     "serde_core",
     "serde_json",
     "simdutf8",
+    "thin-vec",
     "thiserror",
     "uuid",  # as a parser; its generators are behind features
     "zmij",

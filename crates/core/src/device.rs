@@ -22,6 +22,7 @@ use bellwire_proto::limits::SENDS_MAX;
 use bellwire_proto::{
     Code, CommandId, DeliveryState, DeviceChange, DeviceId, Json, Labels, Problem, Seconds, Seq,
 };
+use thin_vec::ThinVec;
 
 use crate::command::StepId;
 use crate::context::{Context, unknown_device};
@@ -41,6 +42,8 @@ use presence::Contacts;
 use removal::Removal;
 use scheduler::Scheduler;
 
+/// What is empty while it only listens is a [`ThinVec`], one word each: a hub holds very many idle
+/// devices.
 #[derive(Debug)]
 pub(crate) struct Device {
     id: DeviceId,
@@ -48,15 +51,15 @@ pub(crate) struct Device {
     known: bool,
     phase: Phase,
     /// What waits for it to be loaded, or removed. One entry for each open request at most.
-    waiting: Vec<Op>,
+    waiting: ThinVec<Op>,
     /// Steps of commands to many that need it: it stays in memory for them.
-    steps: Vec<StepId>,
+    steps: ThinVec<StepId>,
     contacts: Contacts,
     listeners: Listeners,
     pub(crate) deliveries: Deliveries,
     scheduler: Scheduler,
     /// What waits for a delivery to be looked up.
-    lookups: Vec<(CommandId, Vec<DeliveryOp>)>,
+    lookups: ThinVec<(CommandId, Vec<DeliveryOp>)>,
     /// The latest transaction with a row of this device.
     txn: TxnId,
     /// The time at which the hub will look at it again.
@@ -77,13 +80,13 @@ impl Device {
             id,
             known: false,
             phase: Phase::Loading,
-            waiting: Vec::new(),
-            steps: Vec::new(),
+            waiting: ThinVec::new(),
+            steps: ThinVec::new(),
             contacts: Contacts::default(),
             listeners: Listeners::default(),
             deliveries: Deliveries::default(),
             scheduler: Scheduler::default(),
-            lookups: Vec::new(),
+            lookups: ThinVec::new(),
             txn: TxnId::default(),
             wake_at: None,
         }
@@ -111,7 +114,7 @@ impl Device {
     }
 
     /// What has waited for it to be ready.
-    pub(crate) fn take_waiting(&mut self) -> Vec<Op> {
+    pub(crate) fn take_waiting(&mut self) -> ThinVec<Op> {
         std::mem::take(&mut self.waiting)
     }
 
@@ -211,7 +214,7 @@ impl Device {
     }
 
     /// Everything that waits, when nothing will be answered any more.
-    pub(crate) fn abandon(self) -> (Vec<Op>, Vec<DeliveryOp>, Option<RequestId>) {
+    pub(crate) fn abandon(self) -> (ThinVec<Op>, Vec<DeliveryOp>, Option<RequestId>) {
         let removal = match self.phase {
             Phase::Removing(removal) => Some(removal.request()),
             Phase::Loading | Phase::Ready => None,

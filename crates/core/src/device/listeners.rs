@@ -11,6 +11,7 @@ mod replay;
 use bellwire_proto::limits::{CONFIRM_TIMEOUT, PACED_BYTES, POLL_PRESENCE};
 use bellwire_proto::stream::{ByeReason, CancelEvent, CommandEvent};
 use bellwire_proto::{Code, DeliveryState, Json, Problem, Seq, Transport};
+use thin_vec::ThinVec;
 
 use crate::context::{draining, unknown_device};
 use crate::delivery::Carriers;
@@ -31,7 +32,7 @@ pub(crate) struct Listeners {
     /// The poll that waits for commands.
     poll: Option<Box<WaitingPoll>>,
     /// Cancellations for the next poll: of commands that have ended by force.
-    cancels_for_poll: Vec<CancelEvent>,
+    cancels_for_poll: ThinVec<CancelEvent>,
     /// When the latest poll began or was answered.
     polled_at: Option<Instant>,
     /// The page of a replay that is being loaded: for which stream, and after which command.

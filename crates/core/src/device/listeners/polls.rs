@@ -1,6 +1,7 @@
 //! Long polls, and cancellations, which a poll carries as a stream does. Contract, section 4.
 
 use bellwire_proto::limits::QUEUE_MAX;
+use thin_vec::ThinVec;
 
 use super::{Listeners, WaitingPoll, cancel_event};
 use crate::delivery::Carriers;
@@ -37,7 +38,7 @@ impl Device {
         }
         let now = txn.now.instant;
         let lease = txn.ctx.config.lease;
-        let mut cancels = std::mem::take(&mut self.listeners.cancels_for_poll);
+        let mut cancels = Vec::from_iter(std::mem::take(&mut self.listeners.cancels_for_poll));
         for seq in self.deliveries.cancelling() {
             let event = self.deliveries.with(seq, |live| {
                 let again = live.cancel_polled_at.is_none_or(|at| at.after(lease) <= now);
@@ -81,7 +82,7 @@ impl Device {
         // A live listener is a poll of the last 40 s: the next one carries it.
         let polls = self.listeners.polls(txn.now.instant);
         if !polls {
-            self.listeners.cancels_for_poll = Vec::new();
+            self.listeners.cancels_for_poll = ThinVec::new();
         }
         for seq in self.deliveries.take_cancels_unsent() {
             let Some(live) = self.deliveries.get(seq) else { continue };

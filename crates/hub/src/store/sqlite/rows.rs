@@ -120,7 +120,8 @@ pub(super) fn put_command(statement: &mut Statement<'_>, command: &CommandRecord
     ])
 }
 
-/// Writes a delivery. The statement has the parameters of `writer::PUT_DELIVERY`.
+/// Writes a delivery, and gives the number of rows written. The statement has the parameters of
+/// `writer::INSERT_DELIVERY`.
 pub(super) fn put_delivery(statement: &mut Statement<'_>, row: &DeliveryRecord) -> Result<usize> {
     let flag = |set: bool, bit: i64| if set { bit } else { 0 };
     let outcome = &row.outcome;

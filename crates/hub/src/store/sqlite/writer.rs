@@ -18,29 +18,23 @@ use crate::store::{StoreError, StoreEvents};
 
 const PUT_COMMAND: &str = "
     INSERT INTO commands VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
-    ON CONFLICT (seq) DO UPDATE SET
-        id = ?2, action = ?3, created_at = ?4, expires_at = ?5, run_timeout_ms = ?6,
-        not_before = ?7, created = ?8, total = ?9, online_only = ?10, created_by = ?11,
-        data = ?12";
+    ON CONFLICT (seq) DO NOTHING";
 
-const PUT_DELIVERY: &str = "
+/// An upsert would compute the entries of every index twice, so these are two statements.
+const INSERT_DELIVERY: &str = "
     INSERT INTO deliveries VALUES
         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
          ?21, ?22, ?23, ?24)
-    ON CONFLICT (seq, device) DO UPDATE SET";
+    ON CONFLICT (seq, device) DO NOTHING";
 
-/// An upsert computes the entries of every index twice when the row exists, so a row that should
-/// exist is updated first.
-const UPDATE_DELIVERY: &str = "UPDATE deliveries SET";
-
-const DELIVERY_VALUES: &str = "
+const UPDATE_DELIVERY: &str = "
+    UPDATE deliveries SET
         state = ?3, attempt = ?4, sends = ?5, counted = ?6, rev = ?7, version = ?8,
         updated_at = ?9, updated = ?10, expires = ?11, flags = ?12, scheduled_at = ?13,
         retry_at = ?14, run_until = ?15, cancelling_since = ?16, due_at = ?17, progress = ?18,
         exit_code = ?19, error_code = ?20, error_message = ?21, result = ?22, stdout = ?23,
-        stderr = ?24";
-
-const OF_DELIVERY: &str = " WHERE seq = ?1 AND device = ?2";
+        stderr = ?24
+    WHERE seq = ?1 AND device = ?2";
 
 const PUT_DEVICE: &str = "
     INSERT OR REPLACE INTO devices
@@ -105,7 +99,7 @@ struct Statements<'c> {
     delete_cancel: Statement<'c>,
     old_state: Statement<'c>,
     count: Statement<'c>,
-    put_delivery: Statement<'c>,
+    insert_delivery: Statement<'c>,
     update_delivery: Statement<'c>,
     put_queued: Statement<'c>,
     delete_queued: Statement<'c>,
@@ -136,9 +130,8 @@ impl<'c> Statements<'c> {
                 "INSERT INTO counts VALUES (?1, ?2, ?3)
                  ON CONFLICT (seq, state) DO UPDATE SET deliveries = deliveries + ?3",
             )?,
-            put_delivery: connection.prepare(&[PUT_DELIVERY, DELIVERY_VALUES].concat())?,
-            update_delivery: connection
-                .prepare(&[UPDATE_DELIVERY, DELIVERY_VALUES, OF_DELIVERY].concat())?,
+            insert_delivery: connection.prepare(INSERT_DELIVERY)?,
+            update_delivery: connection.prepare(UPDATE_DELIVERY)?,
             put_queued: connection.prepare("INSERT OR REPLACE INTO queues VALUES (?1, ?2)")?,
             delete_queued: connection.prepare("DELETE FROM queues WHERE device = ?1")?,
             put_device: connection.prepare(PUT_DEVICE)?,
@@ -239,12 +232,16 @@ impl<'c> Statements<'c> {
 }
 
 impl Statements<'_> {
+    /// Inserts the row, or updates it; first what its version makes likely.
     fn put_delivery(&mut self, row: &DeliveryRecord) -> Result<usize> {
-        let is_new = row.version <= 1;
-        if !is_new && rows::put_delivery(&mut self.update_delivery, row)? > 0 {
-            return Ok(1);
+        let (insert, update) = (&mut self.insert_delivery, &mut self.update_delivery);
+        let likely_first = if row.version <= 1 { [insert, update] } else { [update, insert] };
+        for statement in likely_first {
+            if rows::put_delivery(statement, row)? > 0 {
+                break;
+            }
         }
-        rows::put_delivery(&mut self.put_delivery, row)
+        Ok(1)
     }
 
     /// Moves a delivery of a command to many from the counter of its old state to that of the new.
