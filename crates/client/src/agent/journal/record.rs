@@ -392,6 +392,23 @@ mod tests {
         assert_eq!(read, [ended(report), Record::Ended { command, report: None }]);
     }
 
+    /// The bytes of every version so far: a journal is read by later versions, and after a downgrade by earlier ones.
+    #[test]
+    fn a_report_in_the_journal_has_the_same_bytes_as_ever() {
+        let id = "01890000-0000-7000-8000-000000000001";
+        for report in [
+            r#"{"state":"failed","progress":33.5,"result":{"b": 1.50,"a":null},"exit_code":143,"stdout":"a\nb","stderr":{"base64":"AQEBAQEBAQE"},"truncated":true,"error":{"code":"signal","message":"signal 15 ended it"}}"#,
+            r#"{"state":"rejected","error":{"code":"stale"}}"#,
+            r#"{"state":"succeeded","result":null,"truncated":false}"#,
+            r#"{"state":"cancelled"}"#,
+            "null",
+        ] {
+            let line = format!(r#"{{"ended":{{"command":"{id}","report":{report}}}}}"#);
+            let record: Record = serde_json::from_str(&line).unwrap();
+            assert_eq!(serde_json::to_string(&record).unwrap(), line);
+        }
+    }
+
     /// After a downgrade the earlier version must be able to read the journal.
     #[test]
     fn a_stamp_of_the_clocks_is_ignored_by_versions_that_do_not_know_it() {
