@@ -53,7 +53,7 @@ fn a_delivery_is_read_whatever_the_order_of_its_members_and_however_it_is_read()
 }
 
 #[test]
-fn a_delivery_without_a_member_that_always_stands_is_none() {
+fn a_delivery_that_lacks_a_required_member_or_has_a_bad_one_is_refused() {
     for name in ["command", "state", "rev", "late", "truncated"] {
         let renamed = DELIVERY_MINIMAL.replace(&format!("\"{name}\""), "\"x\"");
         let error = serde_json::from_str::<Delivery>(&renamed).unwrap_err().to_string();
