@@ -5,7 +5,7 @@ use std::pin::pin;
 
 use bellwire_client::Controller;
 use bellwire_client::api::{CommandChange, DeliveryQuery};
-use bellwire_proto::{Counts, Delivery, DeliveryState};
+use bellwire_proto::{Counts, DeliveryState};
 use futures_util::TryStreamExt;
 
 use crate::args::{Cancel, HubArg, Status, Watch};
@@ -37,8 +37,7 @@ pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
             (CommandChange::Delivery(delivery), Form::Json) => out::json(&delivery)?,
             (CommandChange::Delivery(delivery), Form::Text) => {
                 // A keepalive report changes nothing that is shown.
-                let Delivery { state, attempt, progress, .. } = *delivery;
-                let now = (state, attempt, progress);
+                let now = (delivery.state, delivery.attempt, delivery.outcome.progress);
                 if shown.insert(delivery.device.clone(), now) != Some(now) {
                     out::delivery(&delivery);
                 }

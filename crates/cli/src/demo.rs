@@ -238,11 +238,13 @@ async fn follow(api: &Controller, id: CommandId) -> anyhow::Result<()> {
     match last {
         Some(delivery) if delivery.state == DeliveryState::Succeeded => {
             let took = out::span(delivery.updated_at.since(delivery.created_at));
-            let stdout = delivery.stdout.unwrap_or_default();
+            let stdout = delivery.outcome.stdout.unwrap_or_default();
             anstream::println!("   {BOLD}{}{BOLD:#} {DIM}after {took}{DIM:#}", stdout.trim_end());
             Ok(())
         }
-        other => bail!("the command did not succeed: {:?}", other.map(|d| (d.state, d.error))),
+        other => {
+            bail!("the command did not succeed: {:?}", other.map(|d| (d.state, d.outcome.error)))
+        }
     }
 }
 

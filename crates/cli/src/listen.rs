@@ -20,7 +20,7 @@ use bellwire_client::agent::run::{
 use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_client::event_source::Retry;
 use bellwire_proto::stream::{ByeReason, CommandEvent};
-use bellwire_proto::{CommandId, DeviceId, ErrorInfo, Report, ReportState, codes, limits};
+use bellwire_proto::{CommandId, DeviceId, ErrorInfo, Outcome, Report, ReportState, codes, limits};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -181,7 +181,7 @@ impl Appliance {
             // The hub did not cancel it and would not accept `cancelled`.
             if report.state == ReportState::Cancelled && link.stopping.load(Ordering::Relaxed) {
                 report.state = ReportState::Failed;
-                report.error = Some(ErrorInfo::of(codes::INTERRUPTED));
+                report.outcome.error = Some(ErrorInfo::of(codes::INTERRUPTED));
             }
             link.answer(command.id, &report).await;
             (command.id, report)
@@ -231,7 +231,7 @@ impl Appliance {
         if let Some((_, older)) =
             with_output.checked_sub(1).and_then(|at| self.answered.get_mut(at))
         {
-            (older.stdout, older.stderr, older.truncated) = (None, None, Some(true));
+            older.outcome.drop_output();
         }
     }
 
@@ -267,7 +267,7 @@ impl Link {
         };
         tokio::select! {
             never = self.report_running(command, progress) => never,
-            ended = program.start(job) => ended.into_outcome().into_report(),
+            ended = program.start(job) => ended.into_completion().into_report(),
         }
     }
 
@@ -281,11 +281,10 @@ impl Link {
         let every = Duration::from_millis(command.run_timeout_s.saturating_mul(1000) / 3)
             .min(limits::LISTEN_PAUSE_MAX);
         loop {
-            let report = Report {
-                attempt: Some(command.attempt),
-                progress: *progress.borrow_and_update(),
-                ..Report::of(ReportState::Running)
-            };
+            let progress_now = *progress.borrow_and_update();
+            let outcome = Outcome { progress: progress_now, ..Outcome::default() };
+            let attempt = Some(command.attempt);
+            let report = Report { attempt, ..Report::new(ReportState::Running, outcome) };
             // A lost report is made up for by the next.
             if let Err(e) = self.hub.report(&self.device, command.id, &report).await {
                 tracing::debug!("the running report was not delivered: {e}");
@@ -330,6 +329,7 @@ fn show(command: &CommandEvent) {
 
 fn show_end(report: &Report) {
     let style = if report.state == ReportState::Succeeded { GOOD } else { BAD };
-    let code = report.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
+    let code =
+        report.outcome.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
     anstream::println!("  {style}{}{style:#}{code}", report.state.as_str());
 }

@@ -63,16 +63,16 @@ pub(crate) fn style_of(state: DeliveryState) -> Style {
 
 /// A delivery: how it stands, and what came of it.
 pub(crate) fn delivery(delivery: &Delivery) {
-    let Delivery { device, action, state, command, .. } = delivery;
+    let Delivery { device, action, state, command, outcome, .. } = delivery;
     let style = style_of(*state);
     let mut about = vec![format!("attempt {}", delivery.attempt)];
     if state.is_terminal() {
         about.push(format!("after {}", span(delivery.updated_at.since(delivery.created_at))));
     }
-    if let Some(progress) = delivery.progress {
+    if let Some(progress) = outcome.progress {
         about.push(format!("{} %", (progress.get() * 10.0).round() / 10.0));
     }
-    if let Some(code) = delivery.exit_code {
+    if let Some(code) = outcome.exit_code {
         about.push(format!("exit code {code}"));
     }
     if delivery.late {
@@ -83,17 +83,17 @@ pub(crate) fn delivery(delivery: &Delivery) {
         about.join(", ")
     );
     anstream::println!("  {DIM}{command}{DIM:#}");
-    if let Some(error) = &delivery.error {
+    if let Some(error) = &outcome.error {
         let message = error.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
         anstream::println!("  {BAD}{}{BAD:#}{}", printable(&error.code), printable(&message));
     }
-    if let Some(result) = delivery.result.as_ref().filter(|r| !r.is_null()) {
+    if let Some(result) = outcome.result.as_ref().filter(|r| !r.is_null()) {
         anstream::println!("  result {}", printable(result.as_str()));
     }
-    if delivery.truncated {
+    if outcome.is_truncated() {
         anstream::println!("  {DIM}(the beginning of the output was cut){DIM:#}");
     }
-    for (name, text) in [("stdout", &delivery.stdout), ("stderr", &delivery.stderr)] {
+    for (name, text) in [("stdout", &outcome.stdout), ("stderr", &outcome.stderr)] {
         for line in text.iter().flat_map(|text| text.lines()) {
             anstream::println!("  {DIM}{name}{DIM:#} {}", printable(line));
         }

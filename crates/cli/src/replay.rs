@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bellwire_client::agent::forward::Forward;
 use bellwire_client::agent::handler::Program;
 use bellwire_client::agent::run::{
-    DataDir, End, Ended, Job, Outcome, Run, Stop, progress_channel, stop_channel,
+    Completion, DataDir, End, Ended, Job, Run, Stop, progress_channel, stop_channel,
 };
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{Delivery, DeliveryState, DeviceId, ErrorInfo, Timestamp};
+use bellwire_proto::{Delivery, DeliveryState, DeviceId, ErrorInfo, Outcome, Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::read_config;
@@ -24,11 +24,11 @@ pub(crate) async fn run(args: Replay, form: Form) -> anyhow::Result<u8> {
     let started = now();
     let (state, outcome) = match handler(&args, &command)? {
         Ok((handler, limit)) => {
-            let outcome = give(handler.as_ref(), &device, &command, limit).await?;
-            (state_of(outcome.state), outcome)
+            let completion = give(handler.as_ref(), &device, &command, limit).await?;
+            (state_of(completion.state), completion.outcome)
         }
         Err(error) => {
-            (DeliveryState::Rejected, Outcome { error: Some(error), ..Outcome::of(End::Failed) })
+            (DeliveryState::Rejected, Outcome { error: Some(error), ..Outcome::default() })
         }
     };
     let delivery = delivery(device, command, state, outcome);
@@ -66,7 +66,7 @@ async fn give(
     device: &DeviceId,
     command: &CommandEvent,
     limit: Duration,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<Completion> {
     let (stop_sender, stop) = stop_channel();
     let job = Job {
         command: command.clone(),
@@ -85,7 +85,7 @@ async fn give(
         _ = interrupt.recv() => { stop_sender.send(Stop::Cancel); running.await }
         _ = terminate.recv() => { stop_sender.send(Stop::Cancel); running.await }
     };
-    Ok(ended.into_outcome())
+    Ok(ended.into_completion())
 }
 
 fn now() -> Timestamp {
@@ -119,13 +119,7 @@ fn delivery(
         created_at: command.created_at,
         updated_at: now(),
         expires_at: command.expires_at,
-        progress: None,
-        exit_code: outcome.exit_code,
-        result: outcome.result,
-        stdout: outcome.stdout,
-        stderr: outcome.stderr,
-        truncated: outcome.truncated,
-        error: outcome.error,
+        outcome,
         late: false,
     }
 }

@@ -68,7 +68,7 @@ pub mod run;
 pub mod status;
 
 pub use builder::AgentBuilder;
-pub use closure::{Command, IntoOutcome};
+pub use closure::{Command, IntoCompletion};
 pub use journal::JournalError;
 
 use list::List;

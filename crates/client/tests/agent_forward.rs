@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use bellwire_client::agent::forward::Forward;
 use bellwire_client::agent::run::{
-    DataDir, End, Ended, Job, Outcome, Run as _, Stop, StopSender, progress_channel, stop_channel,
+    Completion, DataDir, End, Ended, Job, Run as _, Stop, StopSender, progress_channel,
+    stop_channel,
 };
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, Json, Seq, Timestamp};
@@ -59,20 +60,20 @@ impl Begun {
         within("the forward to end", self.ended).await.unwrap()
     }
 
-    async fn outcome(self) -> Outcome {
+    async fn completion(self) -> Completion {
         match self.end().await {
-            Ended::Finished(outcome) => outcome,
+            Ended::Finished(completion) => completion,
             stopped => panic!("it was stopped: {stopped:?}"),
         }
     }
 }
 
-fn code(outcome: &Outcome) -> Option<&str> {
-    outcome.error.as_ref().map(|error| error.code.as_str())
+fn code(completion: &Completion) -> Option<&str> {
+    completion.outcome.error.as_ref().map(|error| error.code.as_str())
 }
 
-fn member(outcome: &Outcome, name: &str) -> String {
-    let result: serde_json::Value = outcome.result.as_ref().unwrap().read().unwrap();
+fn member(completion: &Completion, name: &str) -> String {
+    let result: serde_json::Value = completion.outcome.result.as_ref().unwrap().read().unwrap();
     result[name].to_string()
 }
 
@@ -95,10 +96,10 @@ async fn the_data_is_the_body_and_the_rest_are_headers() {
         assert_eq!(request.header("bellwire-action"), Some("deploy"));
         assert_eq!(request.header("bellwire-attempt"), Some("2"));
         request.answer("204 No Content", "").await;
-        let outcome = begun.outcome().await;
-        assert_eq!((outcome.state, code(&outcome)), (End::Succeeded, None));
+        let completion = begun.completion().await;
+        assert_eq!((completion.state, code(&completion)), (End::Succeeded, None));
         assert_eq!(
-            (member(&outcome, "status"), member(&outcome, "body")),
+            (member(&completion, "status"), member(&completion, "body")),
             ("204".into(), "null".into())
         );
     }
@@ -116,12 +117,12 @@ async fn the_status_decides_and_a_redirect_is_not_followed() {
     ] {
         let begun = begin(&server.url("/"), "1", LONG);
         server.request().await.answer(head, body).await;
-        let outcome = begun.outcome().await;
+        let completion = begun.completion().await;
         let expected = (state == End::Failed).then_some("http_status");
-        assert_eq!((outcome.state, code(&outcome)), (state, expected), "{head}");
-        assert_eq!(member(&outcome, "status"), head[..3], "{head}");
-        assert_eq!(member(&outcome, "body"), reported, "{head}");
-        assert!(member(&outcome, "time_ms").parse::<u64>().is_ok());
+        assert_eq!((completion.state, code(&completion)), (state, expected), "{head}");
+        assert_eq!(member(&completion, "status"), head[..3], "{head}");
+        assert_eq!(member(&completion, "body"), reported, "{head}");
+        assert!(member(&completion, "time_ms").parse::<u64>().is_ok());
     }
 }
 
@@ -131,9 +132,9 @@ async fn the_beginning_of_a_long_body_is_reported() {
     let begun = begin(&server.url("/"), "1", LONG);
     let body = format!("start {}", "x".repeat(200_000));
     server.request().await.answer("200 OK", &body).await;
-    let outcome = begun.outcome().await;
-    assert!(outcome.truncated);
-    let result = outcome.result.unwrap();
+    let completion = begun.completion().await;
+    assert!(completion.outcome.is_truncated());
+    let result = completion.outcome.result.unwrap();
     assert!(result.as_str().len() <= 64 * 1024, "{} bytes", result.as_str().len());
     assert!(result.as_str().starts_with("{\"status\":200,\"body\":\"start xxx"));
 }
@@ -150,7 +151,7 @@ async fn a_refused_connection_is_tried_again() {
     let listener = socket.listen(1).unwrap();
     let (connection, _) = within("the next try", listener.accept()).await.unwrap();
     Exchange::read(connection).await.answer("200 OK", "1").await;
-    assert_eq!(begun.outcome().await.state, End::Succeeded);
+    assert_eq!(begun.completion().await.state, End::Succeeded);
 }
 
 /// A service that started in the last second of the limit was not tried any more.
@@ -165,7 +166,7 @@ async fn a_service_that_starts_shortly_before_the_limit_is_still_tried() {
     let listener = socket.listen(1).unwrap();
     let (connection, _) = within("the last tries", listener.accept()).await.unwrap();
     Exchange::read(connection).await.answer("200 OK", "1").await;
-    assert_eq!(begun.outcome().await.state, End::Succeeded);
+    assert_eq!(begun.completion().await.state, End::Succeeded);
 }
 
 #[tokio::test]
@@ -175,15 +176,15 @@ async fn refused_until_the_limit_is_forward_failed_and_unanswered_is_timeout() {
     let url = format!("http://{}/", socket.local_addr().unwrap());
     let started = std::time::Instant::now();
     let limit = Duration::from_millis(1200);
-    let outcome = begin(&url, "1", limit).outcome().await;
+    let completion = begin(&url, "1", limit).completion().await;
     assert!(started.elapsed() >= limit, "a service may still come up: {:?}", started.elapsed());
-    assert_eq!((outcome.state, code(&outcome)), (End::Failed, Some("forward_failed")));
+    assert_eq!((completion.state, code(&completion)), (End::Failed, Some("forward_failed")));
 
     let server = Server::start().await;
     let begun = begin(&server.url("/"), "1", Duration::from_secs(2));
     let request = server.request().await;
-    let outcome = begun.outcome().await;
-    assert_eq!((outcome.state, code(&outcome)), (End::Failed, Some("timeout")));
+    let completion = begun.completion().await;
+    assert_eq!((completion.state, code(&completion)), (End::Failed, Some("timeout")));
     request.dropped().await;
 }
 
@@ -192,9 +193,9 @@ async fn a_service_that_broke_off_is_not_sent_the_request_again() {
     let server = Server::start().await;
     let begun = begin(&server.url("/"), "1", LONG);
     server.request().await.end().await;
-    let outcome = begun.outcome().await;
-    assert_eq!(code(&outcome), Some("forward_failed"));
-    let message = outcome.error.unwrap().message.unwrap();
+    let completion = begun.completion().await;
+    assert_eq!(code(&completion), Some("forward_failed"));
+    let message = completion.outcome.error.unwrap().message.unwrap();
     assert!(message.contains("whether the service acted on it is not known"), "{message}");
 }
 
@@ -205,8 +206,8 @@ async fn a_cancelled_forward_closes_its_connection() {
         let begun = begin(&server.url("/"), "1", LONG);
         let request = server.request().await;
         begun.stop.send(how);
-        let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
-        assert_eq!(outcome.state, state);
+        let Ended::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
+        assert_eq!(completion.state, state);
         request.dropped().await;
     }
 }

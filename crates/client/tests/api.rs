@@ -54,7 +54,7 @@ async fn send_is_one_post_whose_body_is_the_data() {
         assert_eq!(sent_type.as_deref(), content_type);
         let made = made.unwrap();
         assert_eq!((made.state, made.seq), (DeliveryState::Succeeded, Seq::new(1042)));
-        assert_eq!(made.result.unwrap().as_str(), r#"{"b":1.50,"a":null}"#);
+        assert_eq!(made.outcome.result.unwrap().as_str(), r#"{"b":1.50,"a":null}"#);
     }
 }
 
@@ -135,7 +135,7 @@ async fn every_other_call_is_as_in_the_contract() {
 
     let mut report = Report::of(ReportState::Succeeded);
     report.rev = Some(4);
-    report.result = Some(Json::parse("[1.0]").unwrap());
+    report.outcome.result = Some(Json::parse("[1.0]").unwrap());
     let (made, line, sent, _) =
         exchange(&server, hub.report(&name, id(), &report), JSON, &delivery("succeeded")).await;
     assert_eq!(made.unwrap().state, DeliveryState::Succeeded);
@@ -159,7 +159,7 @@ async fn a_batch_is_answered_item_by_item() {
     let hub = hub(&server);
     let name = kiosk();
     let mut running = Report::of(ReportState::Running);
-    running.result = Some(Json::parse("1.50").unwrap());
+    running.outcome.result = Some(Json::parse("1.50").unwrap());
     let reports = [(id(), running), (id(), Report::of(ReportState::Nack))];
     let body = format!(
         r#"[{{"command":"{ID}","status":200,"delivery":{}}},

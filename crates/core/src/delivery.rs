@@ -289,27 +289,16 @@ impl Live {
         }
     }
 
-    /// Stores the members that were given; the others stay.
-    fn take(&mut self, report: Report) {
-        fn set<T>(known: &mut Option<T>, reported: Option<T>) {
-            if reported.is_some() {
-                *known = reported;
-            }
-        }
+    /// Stores the members that were reported; the others do not change.
+    fn take(&mut self, mut report: Report) {
         let record = &mut self.record;
-        set(&mut record.rev, report.rev);
+        record.rev = report.rev.or(record.rev);
         record.attempt = record.attempt.max(report.attempt.unwrap_or(0));
-        let outcome = &mut record.outcome;
-        set(&mut outcome.progress, report.progress);
-        set(&mut outcome.result, report.result);
-        set(&mut outcome.exit_code, report.exit_code);
-        set(&mut outcome.stdout, report.stdout);
-        set(&mut outcome.stderr, report.stderr);
-        outcome.truncated = report.truncated.unwrap_or(outcome.truncated);
         // `dead` by a nack retains the hub's error: the device did not know that it was the last.
-        if record.state != DeliveryState::Dead {
-            set(&mut outcome.error, report.error);
+        if record.state == DeliveryState::Dead {
+            report.outcome.error = None;
         }
+        record.outcome.update(report.outcome);
     }
 }
 

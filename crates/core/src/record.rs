@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::{
-    Action, CommandId, Delivery, DeliveryState, DeviceId, ErrorInfo, Json, Labels, Progress, Seq,
-    Timestamp,
+    Action, CommandId, Delivery, DeliveryState, DeviceId, Json, Labels, Outcome, Seq, Timestamp,
 };
 
 use crate::ids::RequestId;
@@ -131,7 +130,7 @@ pub struct DeliveryRecord {
     pub updated: Instant,
     /// Until when it must be accepted.
     pub expires: Instant,
-    /// What the device reported of the run.
+    /// What the device reported of the run, and the hub's error if it gave up.
     pub outcome: Outcome,
     /// Whether its end was reported after the hub had given up.
     pub late: bool,
@@ -145,25 +144,6 @@ pub struct DeliveryRecord {
     pub run_until: Option<Instant>,
     /// Cancelling: since when.
     pub cancelling_since: Option<Instant>,
-}
-
-/// What a device reported of a run.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Outcome {
-    /// How far it is.
-    pub progress: Option<Progress>,
-    /// The handler's exit code.
-    pub exit_code: Option<i64>,
-    /// What the handler returned.
-    pub result: Option<Json>,
-    /// The end of standard output.
-    pub stdout: Option<String>,
-    /// The end of standard error.
-    pub stderr: Option<String>,
-    /// Whether output was cut.
-    pub truncated: bool,
-    /// Why it did not succeed.
-    pub error: Option<ErrorInfo>,
 }
 
 impl DeliveryRecord {
@@ -194,7 +174,6 @@ impl DeliveryRecord {
 
     /// The object that the API shows of it.
     pub fn to_delivery(&self) -> Delivery {
-        let outcome = self.outcome.clone();
         Delivery {
             command: self.head.id,
             seq: self.head.seq,
@@ -206,13 +185,7 @@ impl DeliveryRecord {
             created_at: self.head.created_at,
             updated_at: self.updated_at,
             expires_at: self.head.expires_at,
-            progress: outcome.progress,
-            exit_code: outcome.exit_code,
-            result: outcome.result,
-            stdout: outcome.stdout,
-            stderr: outcome.stderr,
-            truncated: outcome.truncated,
-            error: outcome.error,
+            outcome: self.outcome.clone(),
             late: self.late,
         }
     }

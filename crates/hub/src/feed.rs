@@ -393,9 +393,7 @@ impl FeedEvent {
         let HubEvent::Delivery { delivery, .. } = &self.event else {
             return size_of::<Self>() + row;
         };
-        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        let result = delivery.result.as_ref().map_or(0, |json| json.as_str().len());
-        size_of::<Delivery>() + text(&delivery.stdout) + text(&delivery.stderr) + result
+        size_of::<Delivery>() + delivery.outcome.text_bytes()
     }
 }
 

@@ -3,14 +3,13 @@
 mod store_kit;
 
 use bellwire_core::record::{
-    Change, ChunkRange, DeliveryRecord, Load, Loaded, Outcome, PageMax, QueuePage, Seen,
-    TargetChunk,
+    Change, ChunkRange, DeliveryRecord, Load, Loaded, PageMax, QueuePage, Seen, TargetChunk,
 };
 use bellwire_core::record::{IdempotencyKey, IdempotencyRecord};
 use bellwire_hub::store::{
     BadCursor, CommandFilter, Cursor, DeviceFilter, PageRequest, Store, StoreError,
 };
-use bellwire_proto::{Counts, DeliveryState, ErrorInfo, Labels, Progress, Seq};
+use bellwire_proto::{Counts, DeliveryState, ErrorInfo, Labels, Outcome, Progress, Seq};
 use store_kit::*;
 
 fn page(limit: u32) -> PageRequest {
@@ -56,7 +55,7 @@ fn every_member_of_a_delivery_survives() {
         result: Some(json("{\"z\":1.50,\"a\":null}")),
         stdout: Some("tail\0\n".into()),
         stderr: Some(String::new()),
-        truncated: true,
+        truncated: Some(true),
         error: Some(ErrorInfo { code: "signal".into(), message: Some("é".into()) }),
     };
     let mut command = command(1);

@@ -10,11 +10,10 @@ mod store_kit;
 use std::time::Duration;
 
 use bellwire_core::record::{
-    Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, Outcome, PageMax, Seen,
-    TargetChunk,
+    Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, Seen, TargetChunk,
 };
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store};
-use bellwire_proto::{DeliveryState, ErrorInfo, Labels, Progress, Selector, Seq};
+use bellwire_proto::{DeliveryState, ErrorInfo, Labels, Outcome, Progress, Selector, Seq};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -53,7 +52,7 @@ fn a_delivery() -> impl Strategy<Value = DeliveryRecord> {
             result: outcome.2.as_deref().map(bellwire_proto::Json::text),
             stdout: outcome.2.clone(),
             stderr: None,
-            truncated: row.late,
+            truncated: row.late.then_some(true),
             error: outcome.2.map(ErrorInfo::of),
         };
         row

@@ -6,10 +6,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::id::{Action, CommandId, DeviceId, Seq};
-use crate::json::Json;
+use crate::outcome::{Outcome, OutcomeReader};
 use crate::time::Timestamp;
 
 /// The state of a delivery. Contract, section 2.
@@ -112,62 +114,20 @@ impl FromStr for DeliveryState {
     }
 }
 
-/// The progress of a run in percent, from 0 to 100. A whole number is written without a fraction.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
-#[serde(try_from = "f64")]
-pub struct Progress(f64);
-
-/// A progress outside 0 to 100.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("progress is a number from 0 to 100")]
-pub struct InvalidProgress;
-
-impl Progress {
-    /// In percent.
-    pub const fn get(self) -> f64 {
-        self.0
-    }
-}
-
-impl TryFrom<f64> for Progress {
-    type Error = InvalidProgress;
-
-    fn try_from(percent: f64) -> Result<Self, InvalidProgress> {
-        if (0.0..=100.0).contains(&percent) { Ok(Self(percent)) } else { Err(InvalidProgress) }
-    }
-}
-
-impl Serialize for Progress {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // From 0 to 100, so the cast is exact for whole numbers.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
-        if self.0.fract() == 0.0 {
-            serializer.serialize_u8(self.0 as u8)
-        } else {
-            serializer.serialize_f64(self.0)
-        }
-    }
-}
-
-/// Why a delivery did not succeed, or a fault beside its state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorInfo {
-    /// A stable code: the device's own, or the name of the state when the hub set it.
-    pub code: String,
-    /// For a person.
-    #[serde(default)]
-    pub message: Option<String>,
-}
-
-impl ErrorInfo {
-    /// An error with a code and no message.
-    pub fn of(code: impl Into<String>) -> Self {
-        Self { code: code.into(), message: None }
-    }
-}
-
 /// The delivery object of the API. Contract, section 2. All members are always written.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+///
+/// ```
+/// use bellwire_proto::Delivery;
+/// # let text = r#"{"command":"01890000-0000-7000-8000-000000000001","seq":1,"device":"kiosk-7","action":"ping",
+/// #     "state":"succeeded","attempt":1,"rev":3,"created_at":"2026-01-01T00:00:00.000Z",
+/// #     "updated_at":"2026-01-01T00:00:01.000Z","expires_at":"2026-01-01T00:01:00.000Z","progress":null,
+/// #     "exit_code":0,"result":null,"stdout":"pong\n","stderr":"","truncated":false,"error":null,"late":false}"#;
+/// let delivery: Delivery = serde_json::from_str(text)?; // an answer of the hub
+/// assert!(delivery.state.is_terminal());
+/// assert_eq!(delivery.outcome.stdout.as_deref(), Some("pong\n"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Delivery {
     /// The command.
     pub command: CommandId,
@@ -189,27 +149,58 @@ pub struct Delivery {
     pub updated_at: Timestamp,
     /// The time by which it must be accepted.
     pub expires_at: Timestamp,
-    /// The progress of the run.
-    pub progress: Option<Progress>,
-    /// The handler's exit code; 128+n when signal n ended it.
-    pub exit_code: Option<i64>,
-    /// The result that the device reported.
-    pub result: Option<Json>,
-    /// The end of what the handler wrote to standard output.
-    pub stdout: Option<String>,
-    /// The end of what the handler wrote to standard error.
-    pub stderr: Option<String>,
-    /// Whether the device cut the output.
-    pub truncated: bool,
-    /// Why it did not succeed.
-    pub error: Option<ErrorInfo>,
+    /// What the device reported of the run; its error may be the hub's. Its members stand among the others.
+    #[serde(flatten, serialize_with = "Outcome::serialize_all")]
+    pub outcome: Outcome,
     /// Whether the end was reported after the hub had given up.
     pub late: bool,
+}
+
+impl<'de> Deserialize<'de> for Delivery {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(DeliveryVisitor)
+    }
+}
+
+struct DeliveryVisitor;
+
+impl<'de> Visitor<'de> for DeliveryVisitor {
+    type Value = Delivery;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a delivery")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Delivery, A::Error> {
+        let mut reader = OutcomeReader::new(object);
+        let delivery = OwnMembers::deserialize(MapAccessDeserializer::new(&mut reader))?;
+        Ok(Delivery { outcome: reader.finish()?, ..delivery })
+    }
+}
+
+/// Reads the members of a [`Delivery`] that are not of its outcome; the compiler compares the fields.
+#[derive(Deserialize)]
+#[serde(remote = "Delivery")]
+struct OwnMembers {
+    command: CommandId,
+    seq: Seq,
+    device: DeviceId,
+    action: Action,
+    state: DeliveryState,
+    attempt: u32,
+    rev: u64,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    expires_at: Timestamp,
+    #[serde(skip)]
+    outcome: Outcome,
+    late: bool,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::Json;
 
     #[test]
     fn every_state_is_written_and_read_alike() {
@@ -221,14 +212,16 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_progress_is_written_without_a_point() {
-        let shown = |p: f64| serde_json::to_string(&Progress::try_from(p).unwrap()).unwrap();
-        assert_eq!(
-            (shown(40.0), shown(33.5), shown(100.0)),
-            ("40".into(), "33.5".into(), "100".into())
-        );
-        for bad in [-0.1, 100.1, f64::NAN, f64::INFINITY] {
-            assert_eq!(Progress::try_from(bad), Err(InvalidProgress));
-        }
+    fn a_null_result_is_written_like_an_absent_one() {
+        let text = r#"{"command":"01890000-0000-7000-8000-000000000001","seq":1,"device":"d",
+            "action":"ping","state":"succeeded","attempt":1,"rev":0,"truncated":false,"late":false,
+            "created_at":"2026-01-01T00:00:00.000Z","updated_at":"2026-01-01T00:00:00.000Z",
+            "expires_at":"2026-01-01T00:01:00.000Z"}"#;
+        let without: Delivery = serde_json::from_str(text).unwrap();
+        let mut with = without.clone();
+        with.outcome.result = Some(Json::null());
+        let written = serde_json::to_string(&with).unwrap();
+        assert_eq!(written, serde_json::to_string(&without).unwrap());
+        assert_eq!(serde_json::from_str::<Delivery>(&written).unwrap(), without);
     }
 }

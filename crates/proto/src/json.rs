@@ -4,6 +4,7 @@
 //! that it can be the data of an event. Objects that the API reads itself are
 //! [`Members`](crate::Members).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -139,6 +140,10 @@ impl<'de> Deserialize<'de> for Json {
         Self::parse(raw.get()).map_err(serde::de::Error::custom)
     }
 }
+
+/// The name of an object's member: borrowed where it has no escapes.
+#[derive(Deserialize)]
+pub(crate) struct Name<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {

@@ -7,11 +7,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::json::{Json, check::check};
+use crate::json::{Json, Name, check::check};
 use crate::limits::JSON_DEPTH_MAX;
 use crate::problem::{Code, Problem};
 
@@ -178,10 +177,6 @@ impl<'de> Visitor<'de> for ObjectVisitor {
         Ok(members)
     }
 }
-
-/// A member's name: borrowed where it has no escapes.
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {

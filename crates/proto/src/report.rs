@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::{ErrorInfo, Progress};
 use crate::id::CommandId;
 use crate::json::Json;
 use crate::limits::{ATTEMPT_MAX, OUTPUT_BYTES_MAX, RESULT_BYTES_MAX, RETRY_AFTER_S_MAX, REV_MAX};
 use crate::members::Members;
+use crate::outcome::{ErrorInfo, Outcome};
 use crate::problem::{Code, Problem};
 
 /// The state that a report announces.
@@ -60,14 +60,14 @@ impl ReportState {
     }
 }
 
-/// A report: the state and its details. A member that is `None` was absent, and the delivery's own
-/// member does not change.
+/// A report: the state and what is known of the run. A member that is `None` is absent, and the
+/// delivery's own member does not change.
 ///
 /// ```
 /// use bellwire_proto::{Report, ReportState};
 /// let report = Report::parse(br#"{"state":"succeeded","exit_code":0,"stdout":"pong\n"}"#)?;
 /// assert_eq!(report.state, ReportState::Succeeded);
-/// assert_eq!(report.stdout.as_deref(), Some("pong\n"));
+/// assert_eq!(report.outcome.stdout.as_deref(), Some("pong\n"));
 /// # Ok::<(), bellwire_proto::Problem>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -80,27 +80,9 @@ pub struct Report {
     /// The attempt that this report answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
-    /// How far it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub progress: Option<Progress>,
-    /// Any JSON value; `null` is a value here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub result: Option<Json>,
-    /// The handler's exit code.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i64>,
-    /// The end of standard output.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stdout: Option<String>,
-    /// The end of standard error.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stderr: Option<String>,
-    /// Whether output was cut.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub truncated: Option<bool>,
-    /// Why it did not succeed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<ErrorInfo>,
+    /// The details of the run. Its members stand among the others.
+    #[serde(flatten, serialize_with = "Outcome::serialize_present")]
+    pub outcome: Outcome,
     /// For a nack: when to send it again, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_s: Option<u64>,
@@ -109,19 +91,12 @@ pub struct Report {
 impl Report {
     /// A report of a state without details.
     pub fn of(state: ReportState) -> Self {
-        Self {
-            state,
-            rev: None,
-            attempt: None,
-            progress: None,
-            result: None,
-            exit_code: None,
-            stdout: None,
-            stderr: None,
-            truncated: None,
-            error: None,
-            retry_after_s: None,
-        }
+        Self::new(state, Outcome::default())
+    }
+
+    /// A report of a state and an outcome.
+    pub fn new(state: ReportState, outcome: Outcome) -> Self {
+        Self { state, rev: None, attempt: None, outcome, retry_after_s: None }
     }
 
     /// Reads the body of a report.
@@ -161,13 +136,15 @@ impl Report {
             state: members.require("state")?,
             rev: members.take("rev")?,
             attempt: members.take("attempt")?,
-            progress: members.take("progress")?,
-            result,
-            exit_code: members.take("exit_code")?,
-            stdout,
-            stderr,
-            truncated: members.take("truncated")?,
-            error: take_error(members)?,
+            outcome: Outcome {
+                progress: members.take("progress")?,
+                exit_code: members.take("exit_code")?,
+                result,
+                stdout,
+                stderr,
+                truncated: members.take("truncated")?,
+                error: take_error(members)?,
+            },
             retry_after_s: members.take("retry_after_s")?,
         };
         report.check()?;
@@ -265,9 +242,9 @@ mod tests {
     fn what_is_written_is_read_back() {
         let mut report = Report::of(ReportState::Failed);
         report.rev = Some(3);
-        report.result = Some(Json::null());
-        report.error = Some(ErrorInfo::of("exit_status"));
+        report.outcome.result = Some(Json::null());
+        report.outcome.error = Some(ErrorInfo::of("exit_status"));
         let body = serde_json::to_vec(&report).unwrap();
-        assert_eq!(Report::parse(&body).unwrap(), report);
+        assert_eq!(Report::parse(&body).unwrap(), report, "a null result is not an absent one");
     }
 }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use bellwire_proto::{Action, Seconds, codes};
 use serde::de::DeserializeOwned;
 
-use super::closure::{Closure, Command, IntoOutcome};
+use super::closure::{Closure, Command, IntoCompletion};
 use super::list::List;
 use super::policy::Rules;
-use super::run::Outcome;
+use super::run::Completion;
 use super::{Agent, AgentError, Credential, config};
 use crate::address::Address;
 use crate::transport::{HttpTransport, HttpTransportBuilder, InvalidSetting, Transport};
@@ -122,7 +122,7 @@ impl AgentBuilder {
     pub fn on<F, Fut>(mut self, action: &str, closure: F) -> Self
     where
         F: Fn(Command) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output: IntoOutcome> + Send + 'static,
+        Fut: Future<Output: IntoCompletion> + Send + 'static,
     {
         if let Some(action) = self.action(action) {
             self.list.allow(action, Rules::new(Closure(closure)));
@@ -136,15 +136,15 @@ impl AgentBuilder {
     where
         P: DeserializeOwned + Send + 'static,
         F: Fn(Command, P) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output: IntoOutcome> + Send + 'static,
+        Fut: Future<Output: IntoCompletion> + Send + 'static,
     {
         let Some(action) = self.action(action) else { return self };
         let typed = move |command: Command| {
             let closure = closure.clone();
             async move {
                 match command.parse() {
-                    Ok(params) => closure(command, params).await.into_outcome(),
-                    Err(error) => Outcome::failed(codes::INTERNAL, error.to_string()),
+                    Ok(params) => closure(command, params).await.into_completion(),
+                    Err(error) => Completion::failed(codes::INTERNAL, error.to_string()),
                 }
             }
         };

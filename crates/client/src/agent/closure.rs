@@ -11,7 +11,9 @@ use futures_core::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::run::{End, Ended, Job, Outcome, ProgressSender, Run, Stop, StopReceiver, bad_result};
+use super::run::{
+    Completion, End, Ended, Job, ProgressSender, Run, Stop, StopReceiver, bad_result,
+};
 
 /// How long a closure may go on after it was requested to stop, before it is dropped.
 const STOP_AFTER: Duration = Duration::from_secs(5);
@@ -73,60 +75,61 @@ impl Command {
     }
 }
 
-/// What a closure may return: nothing, text, an [`Outcome`], or a [`Result`].
+/// What a closure may return: nothing, text, a [`Completion`], or a [`Result`].
 ///
 /// `Ok` is `succeeded` with the value as JSON in `result`, `Err` is `failed` with its text as the message.
-pub trait IntoOutcome {
+pub trait IntoCompletion {
     /// What is reported to the hub.
-    fn into_outcome(self) -> Outcome;
+    fn into_completion(self) -> Completion;
 }
 
-impl IntoOutcome for () {
-    fn into_outcome(self) -> Outcome {
-        Outcome::of(End::Succeeded)
+impl IntoCompletion for () {
+    fn into_completion(self) -> Completion {
+        Completion::of(End::Succeeded)
     }
 }
 
-impl IntoOutcome for &str {
-    fn into_outcome(self) -> Outcome {
+impl IntoCompletion for &str {
+    fn into_completion(self) -> Completion {
         succeeded(&self)
     }
 }
 
-impl IntoOutcome for String {
-    fn into_outcome(self) -> Outcome {
+impl IntoCompletion for String {
+    fn into_completion(self) -> Completion {
         succeeded(&self)
     }
 }
 
-impl IntoOutcome for Outcome {
-    fn into_outcome(self) -> Outcome {
+impl IntoCompletion for Completion {
+    fn into_completion(self) -> Completion {
         self
     }
 }
 
-impl<T: Serialize, E: std::fmt::Display> IntoOutcome for Result<T, E> {
-    fn into_outcome(self) -> Outcome {
+impl<T: Serialize, E: std::fmt::Display> IntoCompletion for Result<T, E> {
+    fn into_completion(self) -> Completion {
         match self {
             Ok(value) => succeeded(&value),
             // The alternate form of errors with sources, as anyhow's, contains all of them.
-            Err(error) => Outcome::failed(codes::INTERNAL, format!("{error:#}")),
+            Err(error) => Completion::failed(codes::INTERNAL, format!("{error:#}")),
         }
     }
 }
 
-fn succeeded(value: &impl Serialize) -> Outcome {
+fn succeeded(value: &impl Serialize) -> Completion {
     let json = serde_json::to_string(value).map_err(|error| error.to_string());
+    let mut completion = Completion::of(End::Succeeded);
     match json.and_then(|text| Json::parse(&text).map_err(|error| error.to_string())) {
-        Ok(result) => Outcome {
-            result: Some(result).filter(|result| !result.is_null()),
-            ..Outcome::of(End::Succeeded)
-        },
-        Err(problem) => Outcome {
-            error: Some(bad_result(&format!("the result is not JSON: {problem}"), None)),
-            ..Outcome::of(End::Succeeded)
-        },
+        Ok(result) => {
+            completion.outcome.result = Some(result).filter(|result| !result.is_null());
+        }
+        Err(problem) => {
+            let problem = format!("the result is not JSON: {problem}");
+            completion.outcome.error = Some(bad_result(&problem, None));
+        }
     }
+    completion
 }
 
 /// A closure as a [`Run`].
@@ -135,7 +138,7 @@ pub(super) struct Closure<F>(pub(super) F);
 impl<F, Fut> Run for Closure<F>
 where
     F: Fn(Command) -> Fut + Send + Sync,
-    Fut: Future<Output: IntoOutcome> + Send + 'static,
+    Fut: Future<Output: IntoCompletion> + Send + 'static,
 {
     fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
         let Job { command, limit, progress, stop, .. } = job;
@@ -150,13 +153,14 @@ where
         Box::pin(async move {
             let ended = run(closure, limit, stop).await;
             match ended {
-                Ended::Finished(outcome) if saw_cancel.load(Ordering::Relaxed) => {
-                    let state = End::Cancelled;
-                    Ended::Stopped(Outcome { state, error: None, ..outcome })
+                Ended::Finished(mut completion) if saw_cancel.load(Ordering::Relaxed) => {
+                    completion.state = End::Cancelled;
+                    completion.outcome.error = None;
+                    Ended::Stopped(completion)
                 }
                 // The hub refuses `cancelled` for a command that was not cancelled.
-                Ended::Finished(outcome) if outcome.state == End::Cancelled => {
-                    Ended::Finished(Outcome { state: End::Failed, ..outcome })
+                Ended::Finished(Completion { state: End::Cancelled, outcome }) => {
+                    Ended::Finished(Completion { state: End::Failed, outcome })
                 }
                 ended => ended,
             }
@@ -165,28 +169,28 @@ where
 }
 
 async fn run(
-    closure: impl Future<Output: IntoOutcome> + Send,
+    closure: impl Future<Output: IntoCompletion> + Send,
     limit: Duration,
     mut stop: StopReceiver,
 ) -> Ended {
     let mut closure = std::pin::pin!(closure);
     tokio::select! {
         biased;
-        returned = &mut closure => return Ended::Finished(returned.into_outcome()),
+        returned = &mut closure => return Ended::Finished(returned.into_completion()),
         () = tokio::time::sleep(limit) => {
             let message = format!("it did not end within {} s", limit.as_secs());
-            return Ended::Finished(Outcome::failed(codes::TIMEOUT, message));
+            return Ended::Finished(Completion::failed(codes::TIMEOUT, message));
         }
         _ = stop.wait_for(Stop::Cancel) => {}
     }
     tokio::select! {
         biased;
-        returned = &mut closure => Ended::Finished(returned.into_outcome()),
+        returned = &mut closure => Ended::Finished(returned.into_completion()),
         _ = stop.wait_for(Stop::Kill) => {
-            Ended::Stopped(Outcome::failed(codes::INTERRUPTED, "the agent ended"))
+            Ended::Stopped(Completion::failed(codes::INTERRUPTED, "the agent ended"))
         }
         () = tokio::time::sleep(STOP_AFTER) => {
-            Ended::Stopped(Outcome::of(End::Cancelled))
+            Ended::Stopped(Completion::of(End::Cancelled))
         }
     }
 }
@@ -221,23 +225,24 @@ mod tests {
             command.progress(101.0);
             command.parse::<u32>().map(|n| n * 2)
         });
-        let Ended::Finished(outcome) = double.start(job_to_run).await else {
+        let Ended::Finished(completion) = double.start(job_to_run).await else {
             panic!("it ended by itself")
         };
-        assert_eq!(outcome.state, End::Succeeded);
-        assert_eq!(outcome.result.unwrap().as_str(), "40");
+        assert_eq!(completion.state, End::Succeeded);
+        assert_eq!(completion.outcome.result.unwrap().as_str(), "40");
         assert_eq!(progress_receiver.borrow().unwrap().get(), 50.0, "101 % is not reported");
 
         let (job_to_run, _stop, _progress) = job("\"no number\"", LONG);
-        let outcome = double.start(job_to_run).await.into_outcome();
-        assert_eq!(outcome.error.unwrap().code, "internal");
+        let completion = double.start(job_to_run).await.into_completion();
+        assert_eq!(completion.outcome.error.unwrap().code, "internal");
     }
 
     #[tokio::test]
     async fn only_a_cancelled_command_ends_as_cancelled() {
         let (job_to_run, _stop, _progress) = job("null", LONG);
-        let ended = Closure(async |_: Command| Outcome::of(End::Cancelled)).start(job_to_run).await;
-        assert_eq!(ended, Ended::Finished(Outcome::of(End::Failed)), "the hub would refuse it");
+        let ended =
+            Closure(async |_: Command| Completion::of(End::Cancelled)).start(job_to_run).await;
+        assert_eq!(ended, Ended::Finished(Completion::of(End::Failed)), "the hub would refuse it");
     }
 
     #[tokio::test(start_paused = true)]
@@ -245,8 +250,11 @@ mod tests {
         let (job_to_run, _stop, _progress) = job("null", Duration::from_secs(3));
         let ended =
             Closure(async |_: Command| std::future::pending::<()>().await).start(job_to_run).await;
-        let Ended::Finished(outcome) = ended else { panic!("the limit is an end by itself") };
-        assert_eq!((outcome.state, outcome.error.unwrap().code.as_str()), (End::Failed, "timeout"));
+        let Ended::Finished(completion) = ended else { panic!("the limit is an end by itself") };
+        assert_eq!(
+            (completion.state, completion.outcome.error.unwrap().code.as_str()),
+            (End::Failed, "timeout")
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -257,17 +265,17 @@ mod tests {
             command.cancelled().await;
             "cleaned up"
         });
-        let Ended::Stopped(outcome) = cleans_up.start(job_to_run).await else {
+        let Ended::Stopped(completion) = cleans_up.start(job_to_run).await else {
             panic!("it was stopped")
         };
-        assert_eq!(outcome.state, End::Cancelled);
-        assert_eq!(outcome.result.unwrap().as_str(), "\"cleaned up\"");
+        assert_eq!(completion.state, End::Cancelled);
+        assert_eq!(completion.outcome.result.unwrap().as_str(), "\"cleaned up\"");
 
         let (job_to_run, stop, _progress) = job("null", LONG);
         stop.send(Stop::Cancel);
         let ended =
             Closure(async |_: Command| std::future::pending::<()>().await).start(job_to_run).await;
-        assert_eq!(ended, Ended::Stopped(Outcome::of(End::Cancelled)));
+        assert_eq!(ended, Ended::Stopped(Completion::of(End::Cancelled)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -280,7 +288,9 @@ mod tests {
         );
         let (job_to_run, stop, _progress) = job("null", LONG);
         stop.send(Stop::Kill);
-        let Ended::Stopped(outcome) = slow.start(job_to_run).await else { panic!("it was killed") };
-        assert_eq!(outcome.error.unwrap().code, "interrupted");
+        let Ended::Stopped(completion) = slow.start(job_to_run).await else {
+            panic!("it was killed")
+        };
+        assert_eq!(completion.outcome.error.unwrap().code, "interrupted");
     }
 }

@@ -25,7 +25,7 @@ use super::credential::CredentialFile;
 use super::engine::{Engine, Output};
 use super::fault::{self, Point};
 use super::journal::{Journal, Record};
-use super::run::{self, DataDir, Ended, Job, Outcome, ProgressReceiver, StopSender};
+use super::run::{self, Completion, DataDir, Ended, Job, ProgressReceiver, StopSender};
 use super::status::{self, Connection, JournalStatus, Status};
 use super::{Agent, AgentError, Credential, clock, facts, handler, link};
 use crate::api::{Controller, Error, Listener, Signal};
@@ -318,11 +318,12 @@ impl Driver {
         let progressed = Arc::clone(&self.progressed);
         self.jobs.spawn(async move {
             let Some(rules) = rules else {
-                let gone = Outcome::failed(codes::INTERNAL, "the action is no longer on the list");
+                let gone =
+                    Completion::failed(codes::INTERNAL, "the action is no longer on the list");
                 return (id, Ended::Finished(gone));
             };
             let panicked =
-                Ended::Finished(Outcome::failed(codes::INTERNAL, "the handler panicked"));
+                Ended::Finished(Completion::failed(codes::INTERNAL, "the handler panicked"));
             let handler = catch_panic(async { rules.run.start(job).await }, panicked);
             let mut handler = std::pin::pin!(handler);
             loop {
@@ -347,9 +348,9 @@ impl Driver {
 
     fn log_end(&mut self, id: CommandId, ended: &Ended) {
         let Some(Running { action, since, .. }) = self.running.remove(&id) else { return };
-        let (Ended::Finished(outcome) | Ended::Stopped(outcome)) = ended;
-        let code = outcome.error.as_ref().map(|error| error.code.as_str());
-        let state = ReportState::from(outcome.state).as_str();
+        let (Ended::Finished(completion) | Ended::Stopped(completion)) = ended;
+        let code = completion.outcome.error.as_ref().map(|error| error.code.as_str());
+        let state = ReportState::from(completion.state).as_str();
         let seconds = (since.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
         if matches!(ended, Ended::Stopped(_)) && self.engine.is_stopping() {
             let on_restart =

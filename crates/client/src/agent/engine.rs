@@ -20,7 +20,7 @@ use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{CommandId, Progress, Report, ReportState, Seq};
 
 use super::journal::BootId;
-use super::run::{Ended, Stop};
+use super::run::{Completion, Ended, Stop};
 use super::status::CommandStatus;
 
 mod entry;
@@ -239,20 +239,24 @@ impl Engine {
         };
         // The last progress may not have been posted yet.
         let progress = entry.progress;
+        let whole = |completion: Completion| -> Report {
+            let mut report = completion.into_report();
+            report.outcome.progress = report.outcome.progress.or(progress);
+            report
+        };
         match ended {
-            Ended::Finished(outcome) => {
-                self.end(id, Some(Report { progress, ..outcome.into_report() }));
-            }
-            Ended::Stopped(outcome) if entry.cancelled => {
-                let mut report = Report { error: None, ..outcome.into_report() };
+            Ended::Finished(completion) => self.end(id, Some(whole(completion))),
+            Ended::Stopped(completion) if entry.cancelled => {
+                let mut report = completion.into_report();
                 report.state = ReportState::Cancelled;
+                report.outcome.error = None;
                 self.end(id, Some(report));
             }
             // Without a request to stop: a handler in an embedder's own code may return this all the same.
-            Ended::Stopped(outcome) if self.stopping.is_none() => {
-                self.end(id, Some(Report { progress, ..outcome.into_report() }));
+            Ended::Stopped(completion) if self.stopping.is_none() => {
+                self.end(id, Some(whole(completion)));
             }
-            Ended::Stopped(outcome) => self.interrupted(id, outcome.into_report()),
+            Ended::Stopped(completion) => self.interrupted(id, completion.into_report()),
         }
         self.pump(now_ms);
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bellwire_proto::limits::RESULT_BYTES_MAX;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{Json, codes};
+use bellwire_proto::{Json, Outcome, codes};
 use bytes::{Bytes, BytesMut};
 use futures_core::future::BoxFuture;
 use futures_util::StreamExt as _;
@@ -19,7 +19,7 @@ use http::{HeaderValue, Method, StatusCode};
 use reqwest::Url;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::run::{End, Ended, Job, Outcome, Run, Stop, error, input_of, until_stopped};
+use super::run::{Completion, End, Ended, Job, Run, Stop, error, input_of, until_stopped};
 use crate::address::Address;
 use crate::transport::{
     ByteStream, HttpTransport, InvalidSetting, Request, Transport as _, TransportError,
@@ -80,18 +80,23 @@ impl Forward {
         let Job { command, limit, mut stop, .. } = job;
         match until_stopped(&mut stop, self.exchange(&command, until, limit)).await {
             Ok(outcome) => Ended::Finished(outcome),
-            Err(Stop::Cancel) => Ended::Stopped(Outcome::of(End::Cancelled)),
-            Err(Stop::Shutdown | Stop::Kill) => Ended::Stopped(Outcome::failed(
+            Err(Stop::Cancel) => Ended::Stopped(Completion::of(End::Cancelled)),
+            Err(Stop::Shutdown | Stop::Kill) => Ended::Stopped(Completion::failed(
                 codes::INTERRUPTED,
                 "the agent stopped before the service responded",
             )),
         }
     }
 
-    async fn exchange(&self, command: &CommandEvent, until: Instant, limit: Duration) -> Outcome {
+    async fn exchange(
+        &self,
+        command: &CommandEvent,
+        until: Instant,
+        limit: Duration,
+    ) -> Completion {
         let transport = match transport() {
             Ok(transport) => transport,
-            Err(error) => return Outcome::failed(codes::INTERNAL, error.to_string()),
+            Err(error) => return Completion::failed(codes::INTERNAL, error.to_string()),
         };
         let mut was_refused = false;
         let (started, response) = loop {
@@ -108,7 +113,7 @@ impl Forward {
                     if remaining <= RETRY_DELAY_MIN {
                         sleep_until(until).await;
                         let message = format!("it was tried for {limit:?}: {error}");
-                        return Outcome::failed(codes::FORWARD_FAILED, message);
+                        return Completion::failed(codes::FORWARD_FAILED, message);
                     }
                     // Shorter towards the limit, so that a service that has just started has time to respond.
                     let pause = (remaining / 2).clamp(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
@@ -124,7 +129,7 @@ impl Forward {
             Ok(Err(error)) => return forward_failed(&error),
             Err(_) => return timed_out(limit),
         };
-        outcome(head.status, &body, started.elapsed())
+        completion(head.status, &body, started.elapsed())
     }
 
     fn request(&self, command: &CommandEvent) -> Request {
@@ -212,16 +217,16 @@ fn is_refusal(error: &TransportError) -> bool {
     false
 }
 
-fn forward_failed(error: &TransportError) -> Outcome {
+fn forward_failed(error: &TransportError) -> Completion {
     let message = match error.stage() {
         TransportStage::Connect => error.to_string(),
         _ => format!("{error}; whether the service acted on it is not known"),
     };
-    Outcome::failed(codes::FORWARD_FAILED, message)
+    Completion::failed(codes::FORWARD_FAILED, message)
 }
 
-fn timed_out(limit: Duration) -> Outcome {
-    Outcome::failed(codes::TIMEOUT, format!("the service took longer than {limit:?}"))
+fn timed_out(limit: Duration) -> Completion {
+    Completion::failed(codes::TIMEOUT, format!("the service took longer than {limit:?}"))
 }
 
 /// The beginning of a body: enough to fill a result and to show that there was more.
@@ -236,8 +241,8 @@ async fn read_head(mut body: ByteStream) -> Result<Bytes, TransportError> {
     Ok(head.freeze())
 }
 
-/// The outcome for a response.
-fn outcome(status: StatusCode, body: &[u8], time: Duration) -> Outcome {
+/// The completion for a response.
+fn completion(status: StatusCode, body: &[u8], time: Duration) -> Completion {
     let (body, truncated) = body_as_json(body);
     let result = format!(
         r#"{{"status":{},"body":{},"time_ms":{}}}"#,
@@ -247,12 +252,13 @@ fn outcome(status: StatusCode, body: &[u8], time: Duration) -> Outcome {
     );
     let good = status.is_success();
     let error = error(codes::HTTP_STATUS, format!("the service responded with {status}"));
-    Outcome {
+    let outcome = Outcome {
         result: Json::from_checked(result).ok(),
-        truncated,
+        truncated: Some(truncated),
         error: (!good).then_some(error),
-        ..Outcome::of(if good { End::Succeeded } else { End::Failed })
-    }
+        ..Outcome::default()
+    };
+    Completion { state: if good { End::Succeeded } else { End::Failed }, outcome }
 }
 
 /// A body as part of a result, and whether it was cut: JSON that fits stays JSON, an empty body is `null`, and of everything
@@ -330,9 +336,10 @@ mod tests {
             "é".repeat(40_000),
             format!("\"{}\"", "y".repeat(70_000)),
         ] {
-            let outcome = outcome(StatusCode::OK, long.as_bytes(), Duration::MAX);
+            let Completion { outcome, .. } =
+                completion(StatusCode::OK, long.as_bytes(), Duration::MAX);
             let result = outcome.result.unwrap();
-            assert!(outcome.truncated);
+            assert_eq!(outcome.truncated, Some(true));
             let spare = RESULT_BYTES_MAX - result.as_str().len();
             assert!(spare < RESULT_FRAME_BYTES, "{spare} bytes are unused");
         }

@@ -23,13 +23,13 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::codes;
 use bellwire_proto::limits::KILL_AFTER_S;
+use bellwire_proto::{Outcome, codes};
 use futures_core::future::BoxFuture;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::run::{self, Ended, Job, Outcome, Run, Stop, StopReceiver};
+use super::run::{self, Completion, Ended, Job, Run, Stop, StopReceiver};
 
 pub mod account;
 mod find;
@@ -164,7 +164,9 @@ impl Program {
         let Job { command, device, data_dir, limit, progress, mut stop } = job;
         let spawned = match self.spawn(&command, &device, &data_dir) {
             Ok(spawned) => spawned,
-            Err(message) => return Ended::Finished(Outcome::failed(codes::SPAWN_FAILED, message)),
+            Err(message) => {
+                return Ended::Finished(Completion::failed(codes::SPAWN_FAILED, message));
+            }
         };
         let spawn::Spawned { mut child, streams, data_file } = spawned;
         let mut group = Group::of(&child);
@@ -255,24 +257,23 @@ fn ended(
         exit_code: status.and_then(|s| s.code()).or(signal.map(|n| 128 + n)).map(i64::from),
         stdout: Some(captured.stdout),
         stderr: Some(captured.stderr),
-        truncated: captured.truncated,
-        ..Outcome::of(run::End::Failed)
+        truncated: Some(captured.truncated),
+        ..Outcome::default()
     };
     let by_shutdown = signal.is_some() && stopping;
     let (cut_off, error) = match &end {
         End::Limit => (true, Some((codes::TIMEOUT, format!("it ran longer than {limit:?}")))),
-        End::Stopped(Stop::Cancel) => {
-            outcome.state = run::End::Cancelled;
-            (true, None)
-        }
+        End::Stopped(Stop::Cancel) => (true, None),
         End::Stopped(_) => {
             (true, Some((codes::INTERRUPTED, "the agent stopped and killed it".to_owned())))
         }
         End::Itself(status) => (by_shutdown, error_of(status, by_shutdown)),
     };
-    if error.is_none() && !cut_off {
-        outcome.state = run::End::Succeeded;
-    }
+    let state = match &end {
+        End::Stopped(Stop::Cancel) => run::End::Cancelled,
+        _ if error.is_none() && !cut_off => run::End::Succeeded,
+        _ => run::End::Failed,
+    };
     outcome.error = error.map(|(code, message)| run::error(code, message));
     match captured.result {
         Ok(result) => outcome.result = result,
@@ -280,10 +281,11 @@ fn ended(
         Err(_) if cut_off => {}
         Err(bad) => outcome.error = Some(run::bad_result(&bad.to_string(), outcome.error)),
     }
+    let completion = Completion { state, outcome };
     match end {
-        End::Stopped(_) => Ended::Stopped(outcome),
-        End::Itself(_) if by_shutdown => Ended::Stopped(outcome),
-        End::Itself(_) | End::Limit => Ended::Finished(outcome),
+        End::Stopped(_) => Ended::Stopped(completion),
+        End::Itself(_) if by_shutdown => Ended::Stopped(completion),
+        End::Itself(_) | End::Limit => Ended::Finished(completion),
     }
 }
 

@@ -12,7 +12,7 @@ use bellwire_proto::limits::{
     ERROR_CODE_BYTES_MAX, ERROR_MESSAGE_BYTES_MAX, OUTPUT_BYTES_MAX, RESULT_BYTES_MAX,
 };
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{DeviceId, ErrorInfo, Json, Progress, Report, ReportState, codes};
+use bellwire_proto::{DeviceId, ErrorInfo, Outcome, Progress, Report, ReportState, codes};
 use futures_core::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -65,19 +65,19 @@ impl Job {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Ended {
-    /// By itself, or at its limit. The outcome is the result.
-    Finished(Outcome),
-    /// Because it was stopped. After [`Stop::Cancel`] the outcome is `cancelled`, and it is the result.
+    /// By itself, or at its limit. The completion is the result.
+    Finished(Completion),
+    /// Because it was stopped. After [`Stop::Cancel`] the completion is `cancelled`, and it is the result.
     /// After [`Stop::Shutdown`] or [`Stop::Kill`] it is `failed` with code `interrupted`, and `on_restart`
     /// decides what follows.
-    Stopped(Outcome),
+    Stopped(Completion),
 }
 
 impl Ended {
-    /// The outcome, however the run ended.
-    pub fn into_outcome(self) -> Outcome {
+    /// The completion, however the run ended.
+    pub fn into_completion(self) -> Completion {
         match self {
-            Self::Finished(outcome) | Self::Stopped(outcome) => outcome,
+            Self::Finished(completion) | Self::Stopped(completion) => completion,
         }
     }
 }
@@ -87,7 +87,7 @@ impl Ended {
 pub enum End {
     /// It did what it was for.
     Succeeded,
-    /// It did not; [`Outcome::error`] has the reason.
+    /// It did not; [`Outcome::error`] is the reason.
     Failed,
     /// It was stopped by a cancel.
     Cancelled,
@@ -103,75 +103,62 @@ impl From<End> for ReportState {
     }
 }
 
-/// What is reported about a run. What exceeds a limit of the contract (docs/protocol.md, section 2) is cut by
-/// [`Outcome::into_report`].
+/// What is reported about a run that has ended: its state and its outcome. What exceeds a limit of the contract
+/// (docs/protocol.md, section 2) is cut by [`Completion::into_report`].
+///
+/// ```
+/// use bellwire_client::agent::run::{Completion, End};
+/// use bellwire_proto::Outcome;
+/// let printed = Outcome { stdout: Some("3 pages\n".into()), ..Outcome::default() };
+/// let printed = Completion { state: End::Succeeded, outcome: printed };
+/// assert_eq!(printed.into_report().outcome.stdout.as_deref(), Some("3 pages\n"));
+/// let failed = Completion::failed("no_paper", "the tray is empty");
+/// assert_eq!(failed.outcome.error.unwrap().code, "no_paper");
+/// ```
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct Completion {
     /// How it ended.
     pub state: End,
-    /// The exit code; 128 + n when signal n ended it. `None` when no program ran.
-    pub exit_code: Option<i64>,
-    /// Its result.
-    pub result: Option<Json>,
-    /// The end of standard output.
-    pub stdout: Option<String>,
-    /// The end of standard error.
-    pub stderr: Option<String>,
-    /// Whether output, or the body of a response, was cut.
-    pub truncated: bool,
-    /// Why it failed.
-    pub error: Option<ErrorInfo>,
+    /// Its results. `progress` may be absent: the last value of [`Job::progress`] is reported then.
+    pub outcome: Outcome,
 }
 
-impl Outcome {
-    /// An outcome with this state and nothing else.
-    pub const fn of(state: End) -> Self {
-        Self {
-            state,
-            exit_code: None,
-            result: None,
-            stdout: None,
-            stderr: None,
-            truncated: false,
-            error: None,
-        }
+impl Completion {
+    /// A completion with this state and nothing else.
+    pub fn of(state: End) -> Self {
+        Self { state, outcome: Outcome::default() }
     }
 
-    /// A failed outcome, with code and message.
+    /// A failed completion, with code and message.
     pub fn failed(code: &str, message: impl Into<String>) -> Self {
-        Self { error: Some(error(code, message)), ..Self::of(End::Failed) }
+        let error = Some(error(code, message));
+        Self { state: End::Failed, outcome: Outcome { error, ..Outcome::default() } }
     }
 
     /// As a report without `rev` and `attempt`, within the limits of every hub and journal: the last 64 KiB of each
     /// output, the first 4 KiB of a message. A result longer than 64 KiB becomes the error `bad_result`.
     pub fn into_report(self) -> Report {
-        let mut report = Report {
-            result: self.result,
-            exit_code: self.exit_code,
-            stdout: self.stdout,
-            stderr: self.stderr,
-            truncated: Some(self.truncated),
-            error: self.error,
-            ..Report::of(self.state.into())
-        };
-        clamp(&mut report);
+        let mut report = Report::new(self.state.into(), self.outcome);
+        // A final report always has it, so that no report of an earlier attempt remains.
+        report.outcome.truncated.get_or_insert(false);
+        clamp(&mut report.outcome);
         report
     }
 }
 
-/// Cuts what exceeds a limit: see [`Outcome::into_report`].
-pub(super) fn clamp(report: &mut Report) {
-    for output in [&mut report.stdout, &mut report.stderr] {
+/// Cuts what exceeds a limit: see [`Completion::into_report`].
+pub(super) fn clamp(outcome: &mut Outcome) {
+    for output in [&mut outcome.stdout, &mut outcome.stderr] {
         if output.as_mut().is_some_and(truncate_to_tail) {
-            report.truncated = Some(true);
+            outcome.truncated = Some(true);
         }
     }
-    if report.result.as_ref().is_some_and(|result| result.as_str().len() > RESULT_BYTES_MAX) {
-        report.result = None;
+    if outcome.result.as_ref().is_some_and(|result| result.as_str().len() > RESULT_BYTES_MAX) {
+        outcome.result = None;
         let problem = format!("the result is longer than {RESULT_BYTES_MAX} bytes");
-        report.error = Some(bad_result(&problem, report.error.take()));
+        outcome.error = Some(bad_result(&problem, outcome.error.take()));
     }
-    if let Some(error) = &mut report.error {
+    if let Some(error) = &mut outcome.error {
         error.code.truncate(error.code.floor_char_boundary(ERROR_CODE_BYTES_MAX));
         shorten(error, ERROR_MESSAGE_BYTES_MAX);
     }
@@ -179,10 +166,8 @@ pub(super) fn clamp(report: &mut Report) {
 
 /// Drops what is not essential in a report: output, and most of a long message.
 pub(super) fn thin(report: &mut Report) {
-    if report.stdout.take().is_some() | report.stderr.take().is_some() {
-        report.truncated = Some(true);
-    }
-    if let Some(error) = &mut report.error {
+    report.outcome.drop_output();
+    if let Some(error) = &mut report.outcome.error {
         shorten(error, THIN_MESSAGE_BYTES_MAX);
     }
 }
@@ -300,6 +285,8 @@ impl ProgressSender {
 
 #[cfg(test)]
 mod tests {
+    use bellwire_proto::Json;
+
     use super::*;
 
     #[test]
@@ -311,29 +298,29 @@ mod tests {
             stdout: Some(format!("é{}", "x".repeat(OUTPUT_BYTES_MAX - 1))),
             stderr: Some("x".repeat(OUTPUT_BYTES_MAX)),
             error: Some(error(&"c".repeat(1000), "é".repeat(1 << 20))),
-            ..Outcome::of(End::Failed)
+            ..Outcome::default()
         };
-        let report = outcome.into_report();
+        let report = Completion { state: End::Failed, outcome }.into_report();
         let text = serde_json::to_vec(&report).unwrap();
         assert_eq!(Report::parse(&text).unwrap(), report);
-        assert_eq!((report.result, report.truncated), (None, Some(true)));
-        assert_eq!(report.stdout.unwrap(), "x".repeat(OUTPUT_BYTES_MAX - 1), "on a character");
-        assert_eq!(report.stderr.unwrap().len(), OUTPUT_BYTES_MAX);
-        let error = report.error.unwrap();
+        let outcome = report.outcome;
+        assert_eq!((outcome.result, outcome.truncated), (None, Some(true)));
+        assert_eq!(outcome.stdout.unwrap(), "x".repeat(OUTPUT_BYTES_MAX - 1), "on a character");
+        assert_eq!(outcome.stderr.unwrap().len(), OUTPUT_BYTES_MAX);
+        let error = outcome.error.unwrap();
         let message_bytes = error.message.unwrap().len();
         assert_eq!((error.code.as_str(), message_bytes.div_ceil(2)), ("bad_result", 2048));
     }
 
     #[test]
     fn a_thin_report_has_no_output_and_a_short_message() {
-        let long = Outcome {
-            stderr: Some(String::new()),
-            ..Outcome::failed(codes::INTERNAL, "€".repeat(4096))
-        };
+        let mut long = Completion::failed(codes::INTERNAL, "€".repeat(4096));
+        long.outcome.stderr = Some(String::new());
         let mut report = long.into_report();
         thin(&mut report);
-        assert_eq!((report.stdout, report.stderr, report.truncated), (None, None, Some(true)));
-        let message = report.error.unwrap().message.unwrap();
+        let outcome = report.outcome;
+        assert_eq!((outcome.stdout, outcome.stderr, outcome.truncated), (None, None, Some(true)));
+        let message = outcome.error.unwrap().message.unwrap();
         assert_eq!(message, "€".repeat(341), "1 KiB, on a character");
     }
 }

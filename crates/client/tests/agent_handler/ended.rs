@@ -12,13 +12,13 @@ use crate::support::*;
 #[tokio::test]
 async fn a_timeout_ends_the_program_and_its_children() {
     let program = sh("sleep 1000 & echo child $!; wait");
-    let outcome = match begin(&program, command("null"), Duration::from_secs(2)).end().await {
-        Ended::Finished(outcome) => outcome,
+    let completion = match begin(&program, command("null"), Duration::from_secs(2)).end().await {
+        Ended::Finished(completion) => completion,
         stopped => panic!("{stopped:?}"),
     };
-    assert_eq!((outcome.state, code(&outcome)), (End::Failed, Some("timeout")));
-    assert_eq!(outcome.exit_code, Some(128 + 15));
-    assert!(!runs(line(&outcome, "child ")), "the grandchild runs on");
+    assert_eq!((completion.state, code(&completion)), (End::Failed, Some("timeout")));
+    assert_eq!(completion.outcome.exit_code, Some(128 + 15));
+    assert!(!runs(line(&completion, "child ")), "the grandchild runs on");
 }
 
 #[tokio::test]
@@ -30,9 +30,9 @@ async fn a_cancelled_program_gets_term_first_and_its_output_is_reported() {
     );
     let begun = begun.at(1.0).await;
     begun.stop.send(Stop::Cancel);
-    let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
-    assert_eq!((outcome.state, code(&outcome)), (End::Cancelled, None));
-    assert!(stdout(&outcome).ends_with("asked\n"), "{outcome:?}");
+    let Ended::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
+    assert_eq!((completion.state, code(&completion)), (End::Cancelled, None));
+    assert!(stdout(&completion).ends_with("asked\n"), "{completion:?}");
 }
 
 #[tokio::test]
@@ -42,9 +42,9 @@ async fn a_program_that_ignores_term_is_killed_with_its_grandchildren() {
     let program = sh(script).kill_after(Duration::from_millis(100));
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Cancel);
-    let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
-    assert_eq!((outcome.state, outcome.exit_code), (End::Cancelled, Some(137)));
-    assert!(!runs(line(&outcome, "child ")), "the grandchild runs on");
+    let Ended::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
+    assert_eq!((completion.state, completion.outcome.exit_code), (End::Cancelled, Some(137)));
+    assert!(!runs(line(&completion, "child ")), "the grandchild runs on");
 }
 
 #[tokio::test]
@@ -52,8 +52,8 @@ async fn a_grandchild_gets_kill_after_too_when_the_leader_exits_at_once() {
     let script = "sh -c 'trap \"echo cleaned; exit\" TERM; echo BELLWIRE_PROGRESS=1; sleep 1000 & wait' & wait";
     let begun = begin(&sh(script), command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Cancel);
-    let outcome = begun.end().await.into_outcome();
-    assert!(stdout(&outcome).ends_with("cleaned\n"), "{outcome:?}");
+    let completion = begun.end().await.into_completion();
+    assert!(stdout(&completion).ends_with("cleaned\n"), "{completion:?}");
 }
 
 /// In a container without an init the exit status of orphans is not collected: a group whose members were all dead counted
@@ -67,20 +67,20 @@ async fn a_group_of_dead_processes_has_ended_before_they_are_collected() {
     let begun = begin(&sh(script).kill_after(LONG), command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Cancel);
     let ended = begun.end().await;
-    let Ended::Stopped(outcome) = &ended else { panic!("it was stopped: {ended:?}") };
-    let child = line(outcome, "child ");
+    let Ended::Stopped(completion) = &ended else { panic!("it was stopped: {ended:?}") };
+    let child = line(completion, "child ");
     assert!(Path::new("/proc").join(child).exists() && !runs(child), "it was collected: {child}");
 }
 
 #[tokio::test]
 async fn when_the_leader_exits_by_itself_its_children_run_on() {
-    let outcome = outcome_of("sleep 1000 & echo child $!").await;
-    let child = line(&outcome, "child ");
+    let completion = completion_of("sleep 1000 & echo child $!").await;
+    let child = line(&completion, "child ");
     let alive = runs(child);
     let pid = rustix::process::Pid::from_raw(child.parse().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
-    assert!(alive, "{outcome:?}");
-    assert_eq!(outcome.state, End::Succeeded);
+    assert!(alive, "{completion:?}");
+    assert_eq!(completion.state, End::Succeeded);
 }
 
 #[tokio::test]
@@ -95,9 +95,9 @@ async fn an_end_by_a_signal_while_the_agent_stops_is_interrupted() {
         let go = path.clone();
         tokio::task::spawn_blocking(move || std::fs::write(go, "go\n").unwrap()).await.unwrap();
         match begun.end().await {
-            Ended::Stopped(outcome) => {
+            Ended::Stopped(completion) => {
                 assert!(stopped, "{last}");
-                assert_eq!(code(&outcome), Some("interrupted"));
+                assert_eq!(code(&completion), Some("interrupted"));
             }
             Ended::Finished(_) => assert!(!stopped, "{last}"),
         }
@@ -125,10 +125,11 @@ async fn a_crash_before_the_shutdown_is_not_interrupted() {
     within("the leader to be dead", collected).await;
     begun.stop.send(Stop::Shutdown);
     let ended = begun.end().await;
-    let Ended::Finished(outcome) = &ended else { panic!("by itself: {ended:?}") };
-    let child = rustix::process::Pid::from_raw(line(outcome, "child ").parse().unwrap()).unwrap();
+    let Ended::Finished(completion) = &ended else { panic!("by itself: {ended:?}") };
+    let child =
+        rustix::process::Pid::from_raw(line(completion, "child ").parse().unwrap()).unwrap();
     rustix::process::kill_process(child, rustix::process::Signal::KILL).ok();
-    assert_eq!(code(outcome), Some("signal"));
+    assert_eq!(code(completion), Some("signal"));
 }
 
 #[tokio::test]
@@ -137,8 +138,8 @@ async fn a_kill_request_kills_at_once() {
         sh("trap '' TERM; echo BELLWIRE_PROGRESS=1; while :; do sleep 1000; done").kill_after(LONG);
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Kill);
-    let Ended::Stopped(outcome) = begun.end().await else { panic!("it was stopped") };
-    assert_eq!((code(&outcome), outcome.exit_code), (Some("interrupted"), Some(137)));
+    let Ended::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
+    assert_eq!((code(&completion), completion.outcome.exit_code), (Some("interrupted"), Some(137)));
     // Also after a cancel, which remains the reason.
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Cancel);
@@ -173,8 +174,8 @@ async fn orphans_of_a_dead_agent_are_found_and_killed() {
     let begun = begin(&program, command, LONG).at(1.0).await;
     let killed = tokio::task::spawn_blocking(move || orphans::kill_orphans(id)).await.unwrap();
     assert_eq!(killed.unwrap(), 2, "the leader and its child");
-    let outcome = begun.end().await.into_outcome();
-    assert_eq!((code(&outcome), outcome.exit_code), (Some("signal"), Some(137)));
+    let completion = begun.end().await.into_completion();
+    assert_eq!((code(&completion), completion.outcome.exit_code), (Some("signal"), Some(137)));
     let none = tokio::task::spawn_blocking(move || orphans::kill_orphans(id)).await.unwrap();
     assert_eq!(none.unwrap(), 0);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bellwire_client::agent::handler::{Environment, Program};
 use bellwire_client::agent::run::{
-    DataDir, Ended, Job, Outcome, ProgressReceiver, Run as _, StopSender, progress_channel,
+    Completion, DataDir, Ended, Job, ProgressReceiver, Run as _, StopSender, progress_channel,
     stop_channel,
 };
 use bellwire_proto::stream::CommandEvent;
@@ -78,27 +78,27 @@ pub(crate) fn sh(script: &str) -> Program {
     Program::new("/bin/sh", ["-c", script]).environment(Environment::Cleared(Vec::new()))
 }
 
-pub(crate) async fn finish(program: &Program, data: &str) -> Outcome {
+pub(crate) async fn finish(program: &Program, data: &str) -> Completion {
     match begin(program, command(data), LONG).end().await {
-        Ended::Finished(outcome) => outcome,
-        Ended::Stopped(outcome) => panic!("it was stopped: {outcome:?}"),
+        Ended::Finished(completion) => completion,
+        Ended::Stopped(completion) => panic!("it was stopped: {completion:?}"),
     }
 }
 
-pub(crate) async fn outcome_of(script: &str) -> Outcome {
+pub(crate) async fn completion_of(script: &str) -> Completion {
     finish(&sh(script), "null").await
 }
 
-pub(crate) fn stdout(outcome: &Outcome) -> &str {
-    outcome.stdout.as_deref().unwrap()
+pub(crate) fn stdout(completion: &Completion) -> &str {
+    completion.outcome.stdout.as_deref().unwrap()
 }
 
-pub(crate) fn code(outcome: &Outcome) -> Option<&str> {
-    outcome.error.as_ref().map(|error| error.code.as_str())
+pub(crate) fn code(completion: &Completion) -> Option<&str> {
+    completion.outcome.error.as_ref().map(|error| error.code.as_str())
 }
 /// The rest of the line that begins with `key` in its output.
-pub(crate) fn line<'a>(outcome: &'a Outcome, key: &str) -> &'a str {
-    let mut lines = stdout(outcome).lines();
+pub(crate) fn line<'a>(completion: &'a Completion, key: &str) -> &'a str {
+    let mut lines = stdout(completion).lines();
     let found = lines.find_map(|line| line.strip_prefix(key));
-    found.unwrap_or_else(|| panic!("no {key:?} in {outcome:?}"))
+    found.unwrap_or_else(|| panic!("no {key:?} in {completion:?}"))
 }

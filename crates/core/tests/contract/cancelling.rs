@@ -1,7 +1,7 @@
 //! Section 7: cancelling.
 
 use bellwire_proto::ReportState as R;
-use bellwire_proto::{Code, CommandId, DeliveryState, Report, Seconds};
+use bellwire_proto::{Code, CommandId, DeliveryState, Outcome, Report, Seconds};
 
 use crate::harness::Harness;
 
@@ -73,9 +73,9 @@ fn while_cancelling_reports_of_the_run_change_no_state() {
     harness.cancel(command, false).unwrap();
     assert_eq!(harness.report("kiosk", command, R::Accepted).state, DeliveryState::Cancelling);
     let progress = Some(70.0.try_into().unwrap());
-    let running = Report { progress, ..Report::of(R::Running) };
+    let running = Report::new(R::Running, Outcome { progress, ..Outcome::default() });
     let answer = harness.report_with("kiosk", command, running).unwrap();
-    assert_eq!((answer.state, answer.progress), (DeliveryState::Cancelling, progress));
+    assert_eq!((answer.state, answer.outcome.progress), (DeliveryState::Cancelling, progress));
     assert_eq!(harness.report("kiosk", command, R::Nack).state, DeliveryState::Cancelled);
 }
 

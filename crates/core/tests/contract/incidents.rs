@@ -115,7 +115,7 @@ fn a_nack_after_the_time_to_live_ends_the_delivery() {
     let nack = Report { retry_after_s: Some(604_800), ..Report::of(R::Nack) };
     let answer = harness.report_with("kiosk", command, nack).unwrap();
     assert_eq!(
-        (answer.state, answer.error.unwrap().code.as_str()),
+        (answer.state, answer.outcome.error.unwrap().code.as_str()),
         (DeliveryState::Expired, "expired")
     );
 }

@@ -239,7 +239,7 @@ fn a_command_that_may_be_for_many_is_stored_and_rejected_by_a_full_queue() {
     harness.send_many("kiosk", 100);
     let delivery = harness.try_send("kiosk", |send| send.reject_when_full = true).unwrap();
     assert_eq!(delivery.state, DeliveryState::Rejected);
-    assert_eq!(delivery.error.map(|e| e.code).as_deref(), Some("queue_full"));
+    assert_eq!(delivery.outcome.error.map(|e| e.code).as_deref(), Some("queue_full"));
     let stream = harness.listen("kiosk");
     assert_eq!(harness.received(stream), ["command 1 #1"], "and is never sent");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bellwire_core::HubEvent;
 use bellwire_proto::ReportState as R;
-use bellwire_proto::{Code, DeliveryState, Report, Seconds};
+use bellwire_proto::{Code, DeliveryState, Outcome, Report, Seconds};
 
 use crate::harness::Harness;
 
@@ -122,7 +122,7 @@ fn a_result_reported_after_the_hub_gave_up_replaces_the_state_and_is_late() {
         (forced, R::Succeeded, DeliveryState::Succeeded),
     ] {
         let answer = harness.report("kiosk", command, sent);
-        assert_eq!((answer.state, answer.late, answer.error), (state, true, None));
+        assert_eq!((answer.state, answer.late, answer.outcome.error), (state, true, None));
         let problem = harness.try_report("kiosk", command, R::Running).unwrap_err();
         assert_eq!(problem.code, Code::IllegalTransition);
     }
@@ -179,10 +179,11 @@ fn a_report_is_legal_from_queued_and_it_is_then_not_sent_again() {
 fn a_report_of_the_state_it_has_changes_nothing() {
     let mut harness = Harness::new();
     let command = harness.send("kiosk");
-    let ended = Report { rev: Some(3), exit_code: Some(0), ..Report::of(R::Succeeded) };
+    let exited = |exit_code| Outcome { exit_code: Some(exit_code), ..Outcome::default() };
+    let ended = Report { rev: Some(3), ..Report::new(R::Succeeded, exited(0)) };
     let answer = harness.report_with("kiosk", command, ended).unwrap();
     harness.pass(10.0);
-    let again = Report { rev: Some(4), exit_code: Some(1), ..Report::of(R::Succeeded) };
+    let again = Report { rev: Some(4), ..Report::new(R::Succeeded, exited(1)) };
     assert_eq!(harness.report_with("kiosk", command, again).unwrap(), answer);
     assert_eq!(harness.row(command).to_delivery(), answer);
 }
@@ -204,17 +205,17 @@ fn given_members_replace_and_the_others_stay() {
     let mut harness = Harness::new();
     let command = harness.send("kiosk");
     let progress = |p: f64| Some(p.try_into().unwrap());
-    let running = Report {
+    let half = Outcome {
         progress: progress(40.0),
         stdout: Some("half".into()),
         stderr: Some("hm".into()),
-        ..Report::of(R::Running)
+        ..Outcome::default()
     };
+    let running = Report::new(R::Running, half.clone());
     harness.report_with("kiosk", command, running).unwrap();
-    let ended = Report { stdout: Some("whole".into()), ..Report::of(R::Succeeded) };
-    let answer = harness.report_with("kiosk", command, ended).unwrap();
-    assert_eq!(answer.progress, progress(40.0));
-    assert_eq!((answer.stdout.as_deref(), answer.stderr.as_deref()), (Some("whole"), Some("hm")));
+    let whole = Outcome { stdout: Some("whole".into()), ..Outcome::default() };
+    let answer = harness.report_with("kiosk", command, Report::new(R::Succeeded, whole)).unwrap();
+    assert_eq!(answer.outcome, Outcome { stdout: Some("whole".into()), ..half });
 }
 
 #[test]

@@ -377,7 +377,7 @@ impl World {
                 Input::Report(request, device, unknown, report)
             });
         }
-        report.progress = (40.0).try_into().ok().filter(|_| state == ReportState::Running);
+        report.outcome.progress = (40.0).try_into().ok().filter(|_| state == ReportState::Running);
         self.post(index, command, report);
     }
 

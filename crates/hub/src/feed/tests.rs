@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use bellwire_proto::{DeliveryState, Json, Seq, Timestamp};
+use bellwire_proto::{DeliveryState, Json, Outcome, Seq, Timestamp};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
@@ -26,13 +26,7 @@ fn event(stdout: Option<String>) -> FeedEvent {
         created_at: Timestamp::default(),
         updated_at: Timestamp::default(),
         expires_at: Timestamp::default(),
-        progress: None,
-        exit_code: None,
-        result: Some(Json::null()),
-        stdout,
-        stderr: None,
-        truncated: false,
-        error: None,
+        outcome: Outcome { result: Some(Json::null()), stdout, ..Outcome::default() },
         late: false,
     };
     let event = HubEvent::Delivery { delivery: Box::new(delivery), version: 1 };

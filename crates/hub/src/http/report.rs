@@ -37,13 +37,13 @@ pub(super) async fn batch(mut request: Request) -> Result<Response, Problem> {
     request.driver.device(device.clone()).await?.ok_or_else(device::unknown)?;
     let reports =
         items.into_iter().map(|item| report_item(request.driver.clone(), device.clone(), item));
-    let outcomes = in_order(reports.collect()).await;
-    Ok(problem::json(StatusCode::OK, &outcomes))
+    let results = in_order(reports.collect()).await;
+    Ok(problem::json(StatusCode::OK, &results))
 }
 
 /// The result of one item of a batch.
 #[derive(Serialize)]
-struct Outcome {
+struct ItemResult {
     command: Option<String>,
     status: u16,
     #[serde(flatten)]
@@ -57,16 +57,16 @@ enum ItemAnswer {
     Problem(Problem),
 }
 
-async fn report_item(driver: Driver, device: DeviceId, item: BatchItem) -> Outcome {
-    let outcome = match item.report {
+async fn report_item(driver: Driver, device: DeviceId, item: BatchItem) -> ItemResult {
+    let answered = match item.report {
         Ok((command, report)) => driver.report(device, command, report).await,
         Err(refusal) => Err(refusal),
     };
-    let (status, answer) = match outcome {
+    let (status, answer) = match answered {
         Ok(delivery) => (StatusCode::OK.as_u16(), ItemAnswer::Delivery(Box::new(delivery))),
         Err(refusal) => (refusal.code.status(), ItemAnswer::Problem(refusal)),
     };
-    Outcome { command: item.command, status, answer }
+    ItemResult { command: item.command, status, answer }
 }
 
 /// Runs all at once, so that one commit can contain them, and yet begins them in order: a report

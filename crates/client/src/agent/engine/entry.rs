@@ -1,7 +1,7 @@
 //! One command that is not completed, and the journal records that describe it.
 
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{Action, CommandId, Progress, Report, ReportState, Seq};
+use bellwire_proto::{Action, CommandId, Outcome, Progress, Report, ReportState, Seq};
 
 use crate::agent::journal::{BootId, Received, Record};
 use crate::agent::run::thin;
@@ -181,7 +181,8 @@ impl Entry {
                 Report::of(ReportState::Running)
             }
             Stage::Running => {
-                Report { progress: self.progress, ..Report::of(ReportState::Running) }
+                let progress = self.progress;
+                Report::new(ReportState::Running, Outcome { progress, ..Outcome::default() })
             }
             Stage::ReportingResult => self.report.as_deref()?.clone(),
             // A result is not reported before it is on disk, and the disk is full.
@@ -200,7 +201,7 @@ impl Entry {
     }
 
     pub(super) fn status(&self) -> CommandStatus {
-        let error = self.report.as_ref().and_then(|report| report.error.as_ref());
+        let error = self.report.as_ref().and_then(|report| report.outcome.error.as_ref());
         let state = match (&self.report, self.stage) {
             (Some(report), _) => report.state.as_str(),
             (None, _) if self.ended => "dropped",

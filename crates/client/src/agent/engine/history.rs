@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bellwire_proto::{Action, CommandId, ErrorInfo, Report, codes};
+use bellwire_proto::{Action, CommandId, ErrorInfo, Outcome, Report, codes};
 
 use super::entry::{Entry, Stage};
 use super::outcome::rejected;
@@ -83,28 +83,29 @@ impl History {
     /// Adds a command that is completed.
     pub(super) fn add(&mut self, entry: Entry) {
         let report = entry.report.as_deref();
-        let error = report.and_then(|report| report.error.as_ref());
+        let outcome = report.map(|report| &report.outcome);
+        let error = outcome.and_then(|outcome| outcome.error.as_ref());
         let done = Done {
             seq: entry.seq,
             first_seen_ms: entry.first_seen_ms,
             state: report.map(|report| report.state),
-            exit_code: report.and_then(|report| report.exit_code),
+            exit_code: outcome.and_then(|outcome| outcome.exit_code),
             code: error.map(|error| error.code.as_str().into()),
         };
         self.restore(entry.id, done);
         let Entry { id, action, runs, report, .. } = entry;
-        self.recent_bytes += report.as_deref().map_or(0, texts_bytes);
+        self.recent_bytes += report.as_deref().map_or(0, text_bytes);
         self.recent.push_back(RecentCommand { id, action, runs, report });
         let mut oldest = self.recent.iter_mut();
         while self.recent_bytes > RECENT_REPORTS_BYTES_MAX
             && let Some(oldest) = oldest.next()
         {
-            self.recent_bytes -= oldest.report.take().as_deref().map_or(0, texts_bytes);
+            self.recent_bytes -= oldest.report.take().as_deref().map_or(0, text_bytes);
         }
         while self.recent.len() > RECENT_COMMANDS_MAX
             && let Some(oldest) = self.recent.pop_front()
         {
-            self.recent_bytes -= oldest.report.as_deref().map_or(0, texts_bytes);
+            self.recent_bytes -= oldest.report.as_deref().map_or(0, text_bytes);
         }
     }
 
@@ -158,12 +159,10 @@ fn report_of(done: &Done) -> Report {
         return rejected(error(codes::STALE, "the hub had ended it before it could start"));
     };
     let error = done.code.as_deref().map(ErrorInfo::of);
-    Report { exit_code: done.exit_code, error, ..Report::of(state) }
+    let exit_code = done.exit_code;
+    Report::new(state, Outcome { exit_code, error, ..Outcome::default() })
 }
 
-fn texts_bytes(report: &Report) -> usize {
-    let message = report.error.as_ref().and_then(|error| error.message.as_deref());
-    let result = report.result.as_ref().map(|result| result.as_str());
-    let texts = [report.stdout.as_deref(), report.stderr.as_deref(), message, result];
-    texts.into_iter().flatten().map(str::len).sum()
+fn text_bytes(report: &Report) -> usize {
+    report.outcome.text_bytes()
 }

@@ -144,11 +144,12 @@ impl Engine {
     /// Ends a command with this report; with `None`, nothing is reported.
     pub(super) fn end(&mut self, id: CommandId, mut report: Option<Report>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        if let Some(Report { state: ReportState::Rejected, error: Some(error), .. }) = &report {
+        let error = report.as_ref().and_then(|report| report.outcome.error.as_ref());
+        if let (Some(Report { state: ReportState::Rejected, .. }), Some(error)) = (&report, error) {
             tracing::warn!(%id, code = error.code, reason = error.message, "command rejected");
         } else if let (Some(report), true) = (&report, entry.stage != Stage::Running) {
             // The driver logs the end of a run; here nothing ran.
-            let code = report.error.as_ref().map(|error| error.code.as_str());
+            let code = error.map(|error| error.code.as_str());
             tracing::info!(%id, state = report.state.as_str(), code, runs = entry.runs, "ended");
         }
         report.iter_mut().for_each(fit);

@@ -246,10 +246,11 @@ pub(super) enum Capacity {
 fn bytes_max(entry: &Entry) -> u64 {
     let data = entry.event().map_or(0, |event| event.data.as_str().len() as u64);
     let report = entry.report.as_deref().map_or(0, |report: &Report| {
-        let message = report.error.as_ref().and_then(|error| error.message.as_deref());
-        let texts = [report.stdout.as_deref(), report.stderr.as_deref(), message];
+        let outcome = &report.outcome;
+        let message = outcome.error.as_ref().and_then(|error| error.message.as_deref());
+        let texts = [outcome.stdout.as_deref(), outcome.stderr.as_deref(), message];
         let texts: usize = texts.into_iter().flatten().map(|text| text.len() * 4 / 3).sum();
-        (texts + report.result.as_ref().map_or(0, |result| result.as_str().len())) as u64
+        (texts + outcome.result.as_ref().map_or(0, |result| result.as_str().len())) as u64
     });
     data + report + NOTES_BYTES_MAX / 2
 }

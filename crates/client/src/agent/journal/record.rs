@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{CommandId, ErrorInfo, Json, Progress, Report, ReportState, Seq};
+use bellwire_proto::{CommandId, ErrorInfo, Json, Outcome, Progress, Report, ReportState, Seq};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -177,18 +177,20 @@ pub(crate) struct Received {
 /// Cuts a report to the contract's limits and to the space reserved for it: output and result are dropped before
 /// the state is.
 pub(crate) fn fit(report: &mut Report) {
-    clamp(report);
+    clamp(&mut report.outcome);
     let text_bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let is_long = text_bytes(&report.stdout) + text_bytes(&report.stderr)
+    let is_long = text_bytes(&report.outcome.stdout) + text_bytes(&report.outcome.stderr)
         > STORED_REPORT_BYTES_MAX / 2
         && serde_json::to_vec(&StoredReport::of(report)).map_or(0, |json| json.len())
             > STORED_REPORT_BYTES_MAX;
     if is_long {
-        (report.stdout, report.stderr, report.truncated) = (None, None, Some(true));
+        report.outcome.drop_output();
     }
 }
 
-/// A report in the journal's form.
+/// A report in the journal's form: the names are those of the wire, but text is a [`StoredText`], and what is on a
+/// disk stays readable if the wire changes. The two conversions name every member of an [`Outcome`], so that a new one
+/// is not forgotten here.
 #[derive(Serialize, Deserialize)]
 struct StoredReport<'a> {
     state: ReportState,
@@ -228,15 +230,17 @@ enum StoredText<'a> {
 impl<'a> StoredReport<'a> {
     fn of(report: &'a Report) -> Self {
         let text = |text: &'a Option<String>| text.as_deref().map(StoredText::of);
+        let Outcome { progress, exit_code, result, stdout, stderr, truncated, error } =
+            &report.outcome;
         Self {
             state: report.state,
-            progress: report.progress,
-            result: report.result.clone(),
-            exit_code: report.exit_code,
-            stdout: text(&report.stdout),
-            stderr: text(&report.stderr),
-            truncated: report.truncated,
-            error: report.error.as_ref().map(|error| StoredError {
+            progress: *progress,
+            result: result.clone(),
+            exit_code: *exit_code,
+            stdout: text(stdout),
+            stderr: text(stderr),
+            truncated: *truncated,
+            error: error.as_ref().map(|error| StoredError {
                 code: StoredText::of(&error.code),
                 message: text(&error.message),
             }),
@@ -251,16 +255,16 @@ impl<'a> StoredReport<'a> {
                 message: text(error.message)?,
             })
         });
-        Ok(Report {
+        let outcome = Outcome {
             progress: self.progress,
-            result: self.result,
             exit_code: self.exit_code,
+            result: self.result,
             stdout: text(self.stdout)?,
             stderr: text(self.stderr)?,
             truncated: self.truncated,
             error: error.transpose()?,
-            ..Report::of(self.state)
-        })
+        };
+        Ok(Report::new(self.state, outcome))
     }
 }
 
@@ -326,7 +330,7 @@ mod tests {
     fn the_longest_report_of_the_contract_fits_whole_whatever_bytes_it_has() {
         for filling in ['\u{1}', '"', '\u{7f}', 'a', '\n'] {
             let text: String = std::iter::repeat_n(filling, 64 << 10).collect();
-            let mut report = Report {
+            let outcome = Outcome {
                 result: Some(Json::parse(&format!("\"{}\"", "x".repeat((64 << 10) - 2))).unwrap()),
                 stdout: Some(text.clone()),
                 stderr: Some(text.clone()),
@@ -336,8 +340,9 @@ mod tests {
                     code: "c".repeat(ERROR_CODE_BYTES_MAX),
                     message: Some(text[..ERROR_MESSAGE_BYTES_MAX].to_owned()),
                 }),
-                ..Report::of(ReportState::Succeeded)
+                ..Outcome::default()
             };
+            let mut report = Report::new(ReportState::Succeeded, outcome);
             let whole = report.clone();
             fit(&mut report);
             assert_eq!(report, whole, "{filling:?}");
@@ -350,27 +355,27 @@ mod tests {
     #[test]
     fn a_report_past_the_limits_keeps_its_state_and_the_end_of_its_output() {
         let long = "é".repeat(200 << 10);
-        let mut report = Report {
+        let outcome = Outcome {
             result: Some(Json::text(&long)),
             stdout: Some(long.clone()),
             stderr: Some(long.clone()),
-            ..Report::of(ReportState::Succeeded)
+            ..Outcome::default()
         };
+        let mut report = Report::new(ReportState::Succeeded, outcome);
         fit(&mut report);
         let tail = Some(&long[long.len() - OUTPUT_BYTES_MAX..]);
-        assert_eq!((report.stdout.as_deref(), report.stderr.as_deref()), (tail, tail));
-        assert_eq!((report.truncated, &report.result), (Some(true), &None));
-        assert_eq!(report.error.as_ref().map(|error| error.code.as_str()), Some("bad_result"));
+        let outcome = &report.outcome;
+        assert_eq!((outcome.stdout.as_deref(), outcome.stderr.as_deref()), (tail, tail));
+        assert_eq!((outcome.truncated, &outcome.result), (Some(true), &None));
+        assert_eq!(outcome.error.as_ref().map(|error| error.code.as_str()), Some("bad_result"));
         written(report);
-        let mut report = Report {
-            error: Some(ErrorInfo { code: long.clone(), message: Some(long) }),
-            ..Report::of(ReportState::Failed)
-        };
+        let error = Some(ErrorInfo { code: long.clone(), message: Some(long) });
+        let mut report = Report::new(ReportState::Failed, Outcome { error, ..Outcome::default() });
         fit(&mut report);
         assert!(written(report).len() < 8192);
         // A text slightly beyond the hub's limit is stored unchanged.
         let stdout = Some("x".repeat((64 << 10) + 1));
-        written(Report { stdout, ..Report::of(ReportState::Succeeded) });
+        written(Report::new(ReportState::Succeeded, Outcome { stdout, ..Outcome::default() }));
     }
 
     #[test]
@@ -381,15 +386,33 @@ mod tests {
         );
         let read: Vec<Record> = serde_json::from_str(&line).unwrap();
         let message = Some("exit status 3".to_owned());
-        let report = Report {
+        let outcome = Outcome {
             result: Some(Json::null()),
             exit_code: Some(3),
             stdout: Some("a\u{1}".to_owned()),
             truncated: Some(false),
             error: Some(ErrorInfo { code: "exit_status".to_owned(), message }),
-            ..Report::of(ReportState::Failed)
+            ..Outcome::default()
         };
+        let report = Report::new(ReportState::Failed, outcome);
         assert_eq!(read, [ended(report), Record::Ended { command, report: None }]);
+    }
+
+    /// The bytes of every version so far: a journal is read by later versions, and after a downgrade by earlier ones.
+    #[test]
+    fn a_report_in_the_journal_has_the_same_bytes_as_ever() {
+        let id = "01890000-0000-7000-8000-000000000001";
+        for report in [
+            r#"{"state":"failed","progress":33.5,"result":{"b": 1.50,"a":null},"exit_code":143,"stdout":"a\nb","stderr":{"base64":"AQEBAQEBAQE"},"truncated":true,"error":{"code":"signal","message":"signal 15 ended it"}}"#,
+            r#"{"state":"rejected","error":{"code":"stale"}}"#,
+            r#"{"state":"succeeded","result":null,"truncated":false}"#,
+            r#"{"state":"cancelled"}"#,
+            "null",
+        ] {
+            let line = format!(r#"{{"ended":{{"command":"{id}","report":{report}}}}}"#);
+            let record: Record = serde_json::from_str(&line).unwrap();
+            assert_eq!(serde_json::to_string(&record).unwrap(), line);
+        }
     }
 
     /// After a downgrade the earlier version must be able to read the journal.

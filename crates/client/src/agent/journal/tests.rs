@@ -13,8 +13,8 @@ fn device() -> DeviceId {
 fn record(n: u8) -> Record {
     let command = bellwire_proto::CommandId::from_parts(u64::from(n), [n; 10]);
     let mut report = Report::of(ReportState::Succeeded);
-    report.stdout = Some(format!("line\n{n}"));
-    report.result = Some(bellwire_proto::Json::null());
+    report.outcome.stdout = Some(format!("line\n{n}"));
+    report.outcome.result = Some(bellwire_proto::Json::null());
     Record::Ended { command, report: Some(Box::new(report)) }
 }
 

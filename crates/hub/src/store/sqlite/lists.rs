@@ -54,7 +54,7 @@ pub(super) fn snapshot(
         }
         let record = rows::delivery(row)?;
         let delivery = record.to_delivery();
-        bytes += delivery_bytes(&delivery);
+        bytes += delivery.outcome.text_bytes();
         snapshot.deliveries.push((delivery, record.version));
     }
     Ok(Some(snapshot))
@@ -86,7 +86,7 @@ pub(super) fn deliveries(
         match page.look(rows::device_id(row, rows::DEVICE)?, fits) {
             Look::Take => {
                 let delivery = rows::delivery(row)?.to_delivery();
-                page.push(delivery_bytes(&delivery), delivery);
+                page.push(delivery.outcome.text_bytes(), delivery);
             }
             Look::Pass => {}
             Look::Stop => break,
@@ -251,13 +251,6 @@ fn shown(connection: &Connection, record: CommandRecord) -> Result<Command> {
         done: terminal.map(|(_, count)| count).sum::<u64>() >= record.head.total,
         counts,
     })
-}
-
-/// The texts of a delivery, which may be long.
-fn delivery_bytes(delivery: &Delivery) -> usize {
-    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let result = delivery.result.as_ref().map_or(0, |json| json.as_str().len());
-    text(&delivery.stdout) + text(&delivery.stderr) + result
 }
 
 /// A page that fills up, and how far the search for its items has come.

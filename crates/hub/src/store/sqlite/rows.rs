@@ -10,10 +10,10 @@ use std::time::Duration;
 use bellwire_core::Instant;
 use bellwire_core::record::{
     CommandHead, CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord,
-    Outcome, Seen,
+    Seen,
 };
 use bellwire_proto::{
-    CommandId, DeliveryState, DeviceId, ErrorInfo, Json, Labels, Progress, Seq, Timestamp,
+    CommandId, DeliveryState, DeviceId, ErrorInfo, Json, Labels, Outcome, Progress, Seq, Timestamp,
 };
 use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row, Statement, params};
@@ -125,6 +125,7 @@ pub(super) fn put_command(statement: &mut Statement<'_>, command: &CommandRecord
 pub(super) fn put_delivery(statement: &mut Statement<'_>, row: &DeliveryRecord) -> Result<usize> {
     let flag = |set: bool, bit: i64| if set { bit } else { 0 };
     let outcome = &row.outcome;
+    let Outcome { progress, exit_code, result, stdout, stderr, truncated: _, error } = outcome;
     statement.execute(params![
         int(row.head.seq.get()),
         row.device.as_str(),
@@ -137,19 +138,19 @@ pub(super) fn put_delivery(statement: &mut Statement<'_>, row: &DeliveryRecord) 
         ms(row.updated_at),
         instant_ms(row.updated),
         instant_ms(row.expires),
-        flag(outcome.truncated, TRUNCATED) | flag(row.late, LATE) | flag(row.forced, FORCED),
+        flag(outcome.is_truncated(), TRUNCATED) | flag(row.late, LATE) | flag(row.forced, FORCED),
         row.scheduled_at.map(ms),
         row.retry_at.map(instant_ms),
         row.run_until.map(instant_ms),
         row.cancelling_since.map(instant_ms),
         row.due_at().map(instant_ms),
-        outcome.progress.map(Progress::get),
-        outcome.exit_code,
-        outcome.error.as_ref().map(|e| e.code.as_str()),
-        outcome.error.as_ref().and_then(|e| e.message.as_deref()),
-        outcome.result.as_ref().map(Json::as_str),
-        outcome.stdout,
-        outcome.stderr,
+        progress.map(Progress::get),
+        exit_code,
+        error.as_ref().map(|e| e.code.as_str()),
+        error.as_ref().and_then(|e| e.message.as_deref()),
+        result.as_ref().map(Json::as_str),
+        stdout,
+        stderr,
     ])
 }
 
@@ -188,7 +189,7 @@ pub(super) fn delivery(row: &Row<'_>) -> Result<DeliveryRecord> {
             result: maybe_json(row, 28)?,
             stdout: row.get(29)?,
             stderr: row.get(30)?,
-            truncated: flags & TRUNCATED != 0,
+            truncated: (flags & TRUNCATED != 0).then_some(true),
             error,
         },
         late: flags & LATE != 0,

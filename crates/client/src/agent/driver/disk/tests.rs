@@ -19,7 +19,7 @@ fn journal(dir: &Path) -> (Journal, Vec<Record>) {
 
 fn record(n: u64, stdout_bytes: usize) -> Record {
     let mut report = Report::of(ReportState::Succeeded);
-    report.stdout = Some("x".repeat(stdout_bytes));
+    report.outcome.stdout = Some("x".repeat(stdout_bytes));
     Record::Ended { command: CommandId::from_parts(n, [7; 10]), report: Some(Box::new(report)) }
 }
 

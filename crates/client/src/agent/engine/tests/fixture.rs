@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use bellwire_proto::{Seq, Timestamp};
+use bellwire_proto::{Outcome, Seq, Timestamp};
 
 use super::world::List;
 use super::*;
-use crate::agent::run::{End, Outcome};
+use crate::agent::run::{Completion, End};
 
 /// An engine whose disk answers at once and whose hub answers as the test says.
 pub(super) struct Fixture {
@@ -194,17 +194,21 @@ pub(super) fn event(n: u64, action: &str) -> CommandEvent {
 }
 
 pub(super) fn code(report: &Report) -> Option<&str> {
-    report.error.as_ref().map(|error| error.code.as_str())
+    report.outcome.error.as_ref().map(|error| error.code.as_str())
 }
 
-/// The outcome of a handler with this output.
-pub(super) fn succeeded(stdout: &str) -> Outcome {
-    Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(End::Succeeded) }
+/// The completion of a handler with this output.
+pub(super) fn succeeded(stdout: &str) -> Completion {
+    Completion { state: End::Succeeded, outcome: output(stdout) }
 }
 
-/// The outcome of a handler that a cancel stopped.
-pub(super) fn cancelled(stdout: &str) -> Outcome {
-    Outcome { stdout: Some(stdout.to_owned()), ..Outcome::of(End::Cancelled) }
+/// The completion of a handler that a cancel stopped.
+pub(super) fn cancelled(stdout: &str) -> Completion {
+    Completion { state: End::Cancelled, outcome: output(stdout) }
+}
+
+fn output(stdout: &str) -> Outcome {
+    Outcome { stdout: Some(stdout.to_owned()), ..Outcome::default() }
 }
 
 pub(super) const FAILED: ReportAnswer = ReportAnswer::Failed { retry_after: None };

@@ -223,7 +223,8 @@ impl Hub {
             (from, _) => return ReportAnswer::Conflict { state: Some(from) },
         }
         delivery.rev = rev;
-        delivery.error = report.error.as_ref().map(|e| e.code.clone()).or(delivery.error.take());
+        delivery.error =
+            report.outcome.error.as_ref().map(|e| e.code.clone()).or(delivery.error.take());
         ReportAnswer::Delivery { state: delivery.state, rev }
     }
 }

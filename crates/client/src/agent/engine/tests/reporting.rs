@@ -264,8 +264,8 @@ fn a_result_that_is_too_large_goes_once_more_without_output() {
     fixture.succeeded(id);
     let whole = fixture.answer(id, ReportState::Succeeded, ReportAnswer::TooLarge);
     let thin = fixture.confirmed(id, ReportState::Succeeded, DeliveryState::Succeeded);
-    assert_eq!((whole.stdout.as_deref(), thin.stdout), (Some("out\n"), None));
-    assert_eq!(thin.truncated, Some(true));
+    assert_eq!((whole.outcome.stdout.as_deref(), thin.outcome.stdout), (Some("out\n"), None));
+    assert_eq!(thin.outcome.truncated, Some(true));
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn a_result_says_how_far_it_came() {
     fixture.engine.handle_progress(fixture.now_ms, id, full());
     fixture.succeeded(id);
     let report = fixture.confirmed(id, ReportState::Succeeded, DeliveryState::Succeeded);
-    assert_eq!(report.progress, Some(full()));
+    assert_eq!(report.outcome.progress, Some(full()));
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn progress_is_reported_within_a_second_and_no_more_often_than_that() {
         fixture.sleep(100);
         if !fixture.posts.is_empty() {
             let report = fixture.confirmed(id, ReportState::Running, DeliveryState::Running);
-            reported.push((fixture.now_ms - start_ms, report.progress.map(Progress::get)));
+            reported.push((fixture.now_ms - start_ms, report.outcome.progress.map(Progress::get)));
         }
     }
     assert_eq!(reported, [(1000, Some(9.0)), (2000, Some(19.0))]);

@@ -283,9 +283,9 @@ fn a_compaction_writes_no_more_than_it_replaced() {
 fn an_early_duplicate_gets_the_whole_report_and_a_late_one_the_outcome() {
     let mut fixture = Fixture::connected();
     let first = fixture.running(1, "fail");
-    let mut outcome = succeeded(&"x".repeat(1000));
-    outcome.exit_code = Some(3);
-    fixture.ended(first, Ended::Finished(outcome));
+    let mut completion = succeeded(&"x".repeat(1000));
+    completion.outcome.exit_code = Some(3);
+    fixture.ended(first, Ended::Finished(completion));
     let reported = fixture.confirmed(first, ReportState::Succeeded, DeliveryState::Succeeded);
     for restart in [false, true] {
         if restart {
@@ -294,7 +294,10 @@ fn an_early_duplicate_gets_the_whole_report_and_a_late_one_the_outcome() {
         }
         fixture.command(1, "fail");
         let again = fixture.confirmed(first, ReportState::Succeeded, DeliveryState::Succeeded);
-        assert_eq!((again.stdout, again.exit_code), (reported.stdout.clone(), Some(3)));
+        assert_eq!(
+            (again.outcome.stdout, again.outcome.exit_code),
+            (reported.outcome.stdout.clone(), Some(3))
+        );
     }
     for n in 2..=10 {
         let id = fixture.running(n, "fail");
@@ -303,7 +306,7 @@ fn an_early_duplicate_gets_the_whole_report_and_a_late_one_the_outcome() {
     }
     fixture.command(1, "fail");
     let late = fixture.confirmed(first, ReportState::Succeeded, DeliveryState::Succeeded);
-    assert_eq!((late.stdout, late.exit_code), (None, Some(3)));
+    assert_eq!((late.outcome.stdout, late.outcome.exit_code), (None, Some(3)));
 }
 
 /// A compaction's snapshot contained a start that the disk then refused: after a reboot the command had `succeeded`

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fixture::{FAILED, Fixture, HUB_MS, cancelled, code, event};
 use super::world::List;
 use super::*;
-use crate::agent::run::Outcome;
+use crate::agent::run::Completion;
 
 #[test]
 fn nothing_runs_before_the_hub_has_answered_to_accepted() {
@@ -90,7 +90,7 @@ fn a_cancelled_handler_is_stopped_and_one_that_had_ended_keeps_its_result() {
     assert_eq!(fixture.stopped, [(id, Stop::Cancel)]);
     fixture.ended(id, Ended::Stopped(cancelled("half")));
     let report = fixture.confirmed(id, ReportState::Cancelled, DeliveryState::Cancelled);
-    assert_eq!(report.stdout.as_deref(), Some("half"));
+    assert_eq!(report.outcome.stdout.as_deref(), Some("half"));
 
     let id = fixture.running(2, "fail");
     fixture.cancel(2);
@@ -154,15 +154,15 @@ fn a_shutdown_accepts_nothing_new_and_gives_handlers_30_seconds() {
     fixture.posts.clear();
     fixture.sleep(1);
     assert_eq!(fixture.stopped.last(), Some(&(id, Stop::Kill)));
-    fixture.ended(id, Ended::Stopped(Outcome::failed("interrupted", "killed")));
+    fixture.ended(id, Ended::Stopped(Completion::failed("interrupted", "killed")));
     let report = fixture.confirmed(id, ReportState::Failed, DeliveryState::Failed);
     assert_eq!(code(&report), Some("interrupted"));
     assert!(fixture.engine.is_finished(fixture.now_ms));
 }
 
-/// The outcome of a handler that was killed.
+/// The end of a handler that was killed.
 fn killed() -> Ended {
-    Ended::Stopped(Outcome::failed("interrupted", "killed"))
+    Ended::Stopped(Completion::failed("interrupted", "killed"))
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_handler_that_reports_a_stop_without_a_request_has_ended() {
     fixture.engine.handle_progress(fixture.now_ms, id, half);
     fixture.ended(id, killed());
     let report = fixture.confirmed(id, ReportState::Failed, DeliveryState::Failed);
-    assert_eq!(report.progress, Some(half));
+    assert_eq!(report.outcome.progress, Some(half));
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn a_rerun_interrupted_by_a_shutdown_continues_after_the_restart() {
     let id = fixture.running(1, "rerun");
     fixture.engine.handle_shutdown(fixture.now_ms);
     fixture.act();
-    fixture.ended(id, Ended::Stopped(Outcome::failed("interrupted", "signal 15 ended it")));
+    fixture.ended(id, Ended::Stopped(Completion::failed("interrupted", "signal 15 ended it")));
     assert!(fixture.posts.is_empty() && fixture.engine.is_finished(fixture.now_ms));
     let mut fixture = Fixture::after(fixture.disk, "boot-1", 5000);
     fixture.orphans_killed(id);

@@ -3,7 +3,7 @@
 use super::super::fixture::{cancelled, succeeded};
 use super::super::judge::LostReport;
 use super::*;
-use crate::agent::run::Outcome;
+use crate::agent::run::Completion;
 
 impl World {
     /// Applies the oldest pending write, unless the disk is full.
@@ -155,10 +155,10 @@ impl World {
         let handler = self.handlers.remove(at);
         self.command_runs.entry(handler.command).or_default().finished += 1;
         if handler.life == self.life && self.engine.is_some() {
-            let outcome = succeeded("done\n");
+            let completion = succeeded("done\n");
             let now_ms = self.boot_ms();
             if let Some(engine) = &mut self.engine {
-                engine.handle_ended(now_ms, handler.command, Ended::Finished(outcome));
+                engine.handle_ended(now_ms, handler.command, Ended::Finished(completion));
             }
             self.act();
         }
@@ -171,13 +171,13 @@ impl World {
             return;
         }
         self.handlers.retain(|handler| !found(handler));
-        let outcome = match stop {
+        let completion = match stop {
             Stop::Cancel => cancelled(""),
-            Stop::Shutdown | Stop::Kill => Outcome::failed("interrupted", "shutdown"),
+            Stop::Shutdown | Stop::Kill => Completion::failed("interrupted", "shutdown"),
         };
         let now_ms = self.boot_ms();
         if let Some(engine) = &mut self.engine {
-            engine.handle_ended(now_ms, command, Ended::Stopped(outcome));
+            engine.handle_ended(now_ms, command, Ended::Stopped(completion));
         }
     }
 
