@@ -128,8 +128,6 @@ impl SqliteStore {
         let resumed = || anchor.map_or_else(Clock::start, Clock::resume);
         let clock = options.clock.unwrap_or_else(resumed);
         let recovered = recover::recover(&mut writer, clock.now()).map_err(sqlite)?;
-        // What a migration or a long recovery has cached is not what the writer will need.
-        writer.execute_batch("PRAGMA shrink_memory").map_err(sqlite)?;
         let shared = Shared {
             file,
             history_retention: options.history_retention,
