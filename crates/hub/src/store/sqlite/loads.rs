@@ -96,10 +96,12 @@ fn known(connection: &Connection, device: &DeviceId) -> Result<bool> {
 }
 
 fn device(connection: &Connection, id: &DeviceId, page_max: PageMax) -> Result<LoadedDevice> {
-    let queued = connection
-        .prepare_cached("SELECT queued FROM queues WHERE device = ?1")?
-        .query_row([id.as_str()], |row| rows::uint(row, 0))
-        .optional()?;
+    let (known, queued) = connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM devices WHERE device = ?1),
+                    ifnull((SELECT queued FROM queues WHERE device = ?1), 0)",
+        )?
+        .query_row([id.as_str()], |row| Ok((row.get(0)?, rows::uint(row, 1)?)))?;
     let mut statement = connection.prepare_cached(concat!(
         "SELECT ",
         delivery_columns!(),
@@ -109,13 +111,13 @@ fn device(connection: &Connection, id: &DeviceId, page_max: PageMax) -> Result<L
     let active = statement.query_map([id.as_str()], rows::delivery)?;
     Ok(LoadedDevice {
         device: id.clone(),
-        known: known(connection, id)?,
-        queued: queued.unwrap_or_default(),
+        known,
+        queued,
         active: active.collect::<Result<_>>()?,
         // Without a count there is nothing to look for.
         queue: match queued {
-            Some(_) => queue(connection, id, Seq::ZERO, page_max)?,
-            None => QueuePage::default(),
+            0 => QueuePage::default(),
+            _ => queue(connection, id, Seq::ZERO, page_max)?,
         },
     })
 }
