@@ -41,6 +41,10 @@ build:
 test:
     @bash .ci/run test
 
+# The classic programs beside the original, which needs Python 2.7.
+original:
+    @bash .ci/run original
+
 # The README's demo command.
 demo:
     @bash .ci/run demo
