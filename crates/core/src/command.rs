@@ -24,6 +24,9 @@ use crate::time::{Instant, LOAD_RETRY, earliest};
 
 /// Steps under way at once: one is prepared while the other is written.
 const STEPS_MAX: usize = 2;
+/// Pages of cancellations under way at once, of all commands: one is decided while the other is
+/// written.
+const PAGES_MAX: usize = 2;
 /// Steps that wait for a device which the store cannot read, beside those: they hold up nothing.
 const STALLED_STEPS_MAX: usize = 64;
 
@@ -43,6 +46,12 @@ pub(crate) struct Commands {
     held_back: BTreeSet<DeviceId>,
     /// Transactions of expanded chunks that may not be on disk yet, oldest first.
     writing: VecDeque<TxnId>,
+    /// Pages of cancellations that are being looked up or decided.
+    pages: usize,
+    /// Pages that have been decided since [`Commands::next_lookup`] was last called.
+    pages_decided: usize,
+    /// The latest transaction of each decided page that may not be on disk yet, oldest first.
+    pages_writing: VecDeque<TxnId>,
     /// Steps that wait for a device which could not be loaded.
     stalled: usize,
     /// Devices of steps that could not be loaded, and not to be looked up again before this.
@@ -249,8 +258,17 @@ impl Commands {
         self.hold_back(device, Seq::new(u64::MAX))
     }
 
-    /// The next lookup, if there may be one now.
-    pub(crate) fn next_lookup(&mut self, committed: TxnId, now: Instant) -> Option<JobLookup> {
+    /// The next lookup, if there may be one now. `last` is the latest transaction, `committed` the
+    /// latest one that is on disk.
+    pub(crate) fn next_lookup(
+        &mut self,
+        last: TxnId,
+        committed: TxnId,
+        now: Instant,
+    ) -> Option<JobLookup> {
+        // What a page has decided is in transactions up to `last`.
+        self.pages_writing.extend(std::iter::repeat_n(last, self.pages_decided));
+        self.pages_decided = 0;
         if std::mem::take(&mut self.lookup_failed) {
             self.retry_at = Some(now.after(LOAD_RETRY));
         }
@@ -285,8 +303,13 @@ impl Commands {
         Some(JobLookup::Targets(seq, first))
     }
 
-    /// The next page of a cancellation: when the command is expanded, and that is on disk.
+    /// The next page of a cancellation: when the command is expanded, and that is on disk. Each
+    /// delivery of it is a transaction, so pages wait for those that were decided before.
     fn next_page(&mut self, committed: TxnId) -> Option<JobLookup> {
+        while self.pages_writing.pop_front_if(|txn| *txn <= committed).is_some() {}
+        if self.pages + self.pages_writing.len() >= PAGES_MAX {
+            return None;
+        }
         let ready = |job: &Job| job.chunks.is_empty() && job.txn <= committed;
         for (seq, job) in self.jobs.iter_mut().filter(|(_, job)| ready(job)) {
             if let Some(Cancel { pass, .. }) = &mut job.cancel
@@ -294,6 +317,7 @@ impl Commands {
             {
                 let after = after.take();
                 *pass = Pass::Loading(after.clone());
+                self.pages += 1;
                 return Some(JobLookup::Live(*seq, after));
             }
         }
@@ -449,6 +473,7 @@ impl Commands {
             }
             None => {
                 cancel.pass = Pass::After(None);
+                self.pages -= 1;
                 None
             }
         }
@@ -462,6 +487,7 @@ impl Commands {
             && let Pass::Loading(from) = &mut cancel.pass
         {
             cancel.pass = Pass::After(from.take());
+            self.pages -= 1;
         }
     }
 
@@ -479,6 +505,8 @@ impl Commands {
             // The page again, if not all of it could be done.
             let next = if *any { from.take() } else { Some(last.clone()) };
             cancel.pass = Pass::After(next);
+            self.pages -= 1;
+            self.pages_decided += 1;
         }
     }
 

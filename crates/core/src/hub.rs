@@ -42,7 +42,7 @@ use crate::command::Commands;
 use crate::config::{Config, Recovered};
 use crate::context::{Context, DueTimes, SplitMix, store_unavailable};
 use crate::device::{DeliveryOp, Device, Op, session_gone};
-use crate::idempotency::Keys;
+use crate::idempotency::{Keys, NewSend};
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Answer, Footprint, Listen, Output, Poll, Presence, Send, Target};
 
@@ -68,7 +68,7 @@ pub struct Hub {
     /// Cancellations that wait for their command to be looked up.
     cancels: HashMap<CommandId, Vec<(RequestId, bool)>>,
     /// Commands to several devices that wait for a look whether all are known.
-    unchecked: HashMap<RequestId, (Box<Send>, [u8; 10])>,
+    unchecked: HashMap<RequestId, (NewSend, Vec<DeviceId>)>,
     /// The latest reading of the clocks, if there was one.
     now: Option<Now>,
     failed: bool,

@@ -175,6 +175,11 @@ impl TxnQueue {
         self.pending.len()
     }
 
+    /// The latest transaction.
+    pub(crate) fn last(&self) -> TxnId {
+        self.last
+    }
+
     /// The latest transaction that is on disk.
     pub(crate) fn committed(&self) -> TxnId {
         self.committed

@@ -4,7 +4,7 @@
 
 use bellwire_proto::{Code, CommandId, Json, Labels, Problem, Report, Seconds, Seq};
 
-use crate::context::{Context, KeyDecision};
+use crate::context::{Context, KeyDecision, store_unavailable};
 use crate::device::Device;
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Answer, Listen, Poll, Send};
@@ -122,12 +122,12 @@ impl DeliveryOp {
             Self::Cancel { origin, force } => {
                 let now = txn.now;
                 let outcome = device.deliveries.with(seq, |live| live.cancel(force, now));
-                origin.decided(outcome.unwrap_or(Ok(())), txn);
+                origin.decided(outcome.unwrap_or_else(not_in_memory), txn);
             }
             Self::Report { request, report } => {
                 let now = txn.now;
                 let outcome = device.deliveries.with(seq, |live| live.report(*report, now));
-                match outcome.unwrap_or(Ok(())) {
+                match outcome.unwrap_or_else(not_in_memory) {
                     Ok(()) => device.reply_delivery(request, seq, txn),
                     Err(problem) => txn.refuse(request, problem),
                 }
@@ -158,7 +158,15 @@ impl CancelOrigin {
             (Self::Request(request), Ok(())) => txn.reply(request, Answer::Cancelled),
             (Self::Request(request), Err(problem)) => txn.refuse(request, problem),
             // What had ended before is as it should be.
-            (Self::Job(command), _) => txn.ctx.commands.cancel_decided(command, false),
+            (Self::Job(command), outcome) => {
+                let failed = outcome.is_err_and(|problem| problem.code == Code::StoreUnavailable);
+                txn.ctx.commands.cancel_decided(command, failed);
+            }
         }
     }
+}
+
+/// A delivery was looked up and is not in memory: nothing was done, and the caller must know.
+fn not_in_memory() -> Result<(), Problem> {
+    Err(store_unavailable())
 }

@@ -13,7 +13,7 @@ use crate::device::{
 };
 use crate::idempotency::NewSend;
 use crate::ids::RequestId;
-use crate::io::{Answer, Output, Send, Target};
+use crate::io::{Answer, Output, Send};
 use crate::record::{Change, CommandHead, IdempotencyRecord, Load, LoadedCommand, TargetChunk};
 use crate::time::{LOAD_RETRY, Now};
 use crate::txn::TxnBuilder;
@@ -30,8 +30,8 @@ impl Hub {
         if self.ctx.config.create_on_sight {
             return self.store_for(send, devices, now);
         }
-        let (request, send, random) = send;
-        self.unchecked.insert(request, (send, random));
+        let request = send.0;
+        self.unchecked.insert(request, (send, devices.clone()));
         self.ctx.outputs.push_back(Output::Load(Load::Unknown(request, devices)));
     }
 
@@ -42,20 +42,15 @@ impl Hub {
         unknown: Option<DeviceId>,
         now: Now,
     ) {
-        let Some((send, random)) = self.unchecked.remove(&request) else { return };
-        match (unknown, &send.target) {
-            (Some(device), _) => self.refuse_send(request, &send, unknown_device(&device)),
-            (None, Target::Devices(devices)) => {
-                let devices = devices.clone();
-                self.store_for((request, send, random), devices, now);
-            }
-            // Nothing has to be checked for one.
-            (None, Target::Device(_)) => self.send_by_key((request, send, random), now),
+        let Some((send, devices)) = self.unchecked.remove(&request) else { return };
+        match unknown {
+            Some(device) => self.refuse_send(request, &send.1, unknown_device(&device)),
+            None => self.store_for(send, devices, now),
         }
     }
 
     pub(super) fn check_failed(&mut self, request: RequestId) {
-        if let Some((send, _)) = self.unchecked.remove(&request) {
+        if let Some(((_, send, _), _)) = self.unchecked.remove(&request) {
             self.refuse_send(request, &send, store_unavailable());
         }
     }
@@ -119,6 +114,10 @@ impl Hub {
     /// All devices of a step are in memory: their deliveries come into being, in one transaction.
     fn run_step(&mut self, id: StepId, now: Now) {
         let Some(step) = self.ctx.commands.take_step(id) else { return };
+        // They are pinned. If one were missing, its delivery would be lost with the chunk.
+        if step.devices.iter().any(|device| !self.devices.contains_key(device)) {
+            return self.begin_step(step.kind, step.devices, now);
+        }
         let ranges = step.devices.first().cloned().zip(step.devices.last().cloned());
         let Some((first, last)) = ranges else { return };
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
@@ -187,7 +186,8 @@ impl Hub {
 
     /// Looks up what is to be done next for the jobs; false when that is nothing.
     pub(super) fn go_on_with_jobs(&mut self, now: Now) -> bool {
-        let lookup = self.ctx.commands.next_lookup(self.txns.committed(), now.instant);
+        let (last, committed) = (self.txns.last(), self.txns.committed());
+        let lookup = self.ctx.commands.next_lookup(last, committed, now.instant);
         let load = match lookup {
             None => return false,
             Some(JobLookup::Targets(command, first)) => Load::Targets(command, first),

@@ -255,6 +255,29 @@ fn a_cancellation_of_many_is_promised_and_goes_on_after_a_crash() {
     }
 }
 
+/// Ten cancelled commands to 100,000 devices each once held up every other write for ten seconds.
+#[test]
+fn cancellations_of_many_wait_for_the_disk_together() {
+    let names = names(MANY);
+    let mut harness = Harness::new();
+    let commands: Vec<CommandId> = (0..6).map(|_| harness.send_to(&refs(&names), |_| {})).collect();
+    harness.disk_held = true;
+    for command in &commands {
+        harness.cancel_later(*command);
+    }
+    let mut waiting_max = 0;
+    while harness.store.pending() > 0 {
+        waiting_max = waiting_max.max(harness.store.pending());
+        harness.commit_one();
+    }
+    // Two pages of 128 deliveries, and what each command stores for itself.
+    assert!(waiting_max <= 2 * 128 + 2 * commands.len(), "{waiting_max} transactions waited");
+    for command in commands {
+        assert_eq!(count(&harness, command, DeliveryState::Cancelled), MANY);
+    }
+    assert!(harness.store.disk.cancels.is_empty());
+}
+
 #[test]
 fn a_device_that_is_removed_after_it_was_promised_a_command_has_it_cancelled() {
     let names = names(MANY);
