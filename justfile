@@ -45,6 +45,10 @@ test:
 original:
     @bash .ci/run original
 
+# The stanzas of docs/operations.md, behind nginx and Caddy.
+proxies:
+    @bash .ci/run proxies
+
 # The README's demo command.
 demo:
     @bash .ci/run demo
