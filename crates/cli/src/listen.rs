@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bellwire::output::consumed_line;
 use bellwire_client::Controller;
 use bellwire_client::agent::handler::Program;
 use bellwire_client::agent::run::{
@@ -27,7 +28,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::args::Listen;
 use crate::exit::{self, Usage};
-use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
+use crate::out::{self, BAD, BOLD, DIM, Form, GOOD, StdoutError};
 use crate::saved;
 
 /// Answers that are remembered: ten times the commands that wait at the hub by default.
@@ -63,7 +64,7 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Some(signal) => appliance.on_signal(signal?)?,
+                Some(signal) => appliance.on_signal(signal?),
                 None => return Ok(exit::OK),
             },
             Some(done) = appliance.jobs.join_next() => appliance.done(done),
@@ -112,7 +113,7 @@ struct Appliance {
 }
 
 impl Appliance {
-    fn on_signal(&mut self, signal: Signal) -> anyhow::Result<()> {
+    fn on_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Hello(hello) => {
                 out::note(&format!(
@@ -122,7 +123,7 @@ impl Appliance {
                     hello.hub
                 ));
             }
-            Signal::Command(command) => self.command(command)?,
+            Signal::Command(command) => self.command(command),
             Signal::Cancel(cancel) => self.cancel(cancel.id),
             Signal::Bye(bye) => out::note(match bye.reason {
                 ByeReason::Replaced => {
@@ -146,20 +147,19 @@ impl Appliance {
             // Heartbeats, and events of later versions.
             _ => {}
         }
-        Ok(())
     }
 
-    fn command(&mut self, command: CommandEvent) -> anyhow::Result<()> {
+    fn command(&mut self, command: CommandEvent) {
         if self.running.contains_key(&command.id) {
-            return Ok(()); // It runs, and its keepalive reports continue.
+            return; // It runs, and its keepalive reports continue.
         }
         if let Some((id, report)) = self.answered.iter().find(|(id, _)| *id == command.id) {
             self.answer(*id, report.clone());
-            return Ok(());
+            return;
         }
-        match self.form {
-            Form::Json => out::json(&command)?,
-            Form::Text => show(&command),
+        let shown = show(&command, self.form);
+        if let Err(e) = &shown {
+            tracing::warn!("{} is not shown: {e}", command.id);
         }
         if let Some(folder) = &self.save_dir
             && let Err(e) = saved::save(folder, &self.link.device, &command)
@@ -167,11 +167,16 @@ impl Appliance {
             // It must not be lost: a nack makes the hub send it again, with backoff.
             out::error(&format!("{} is not saved and not taken: {e:#}", command.id));
             self.answer(command.id, Report::of(ReportState::Nack));
-            return Ok(());
+            return;
         }
         let Some(program) = self.link.program.clone() else {
+            // To print it is all that is done with it, so it must not be answered as done.
+            if shown.is_err() && self.save_dir.is_none() {
+                self.answer(command.id, Report::of(ReportState::Nack));
+                return;
+            }
             self.answer(command.id, Report::of(ReportState::Succeeded));
-            return Ok(());
+            return;
         };
         let (stop_sender, stop) = stop_channel();
         self.running.insert(command.id, stop_sender);
@@ -186,7 +191,6 @@ impl Appliance {
             link.answer(command.id, &report).await;
             (command.id, report)
         });
-        Ok(())
     }
 
     fn cancel(&mut self, id: CommandId) {
@@ -211,8 +215,11 @@ impl Appliance {
 
     fn done(&mut self, job: Result<(CommandId, Report), tokio::task::JoinError>) {
         let Ok((id, report)) = job else { return };
-        if self.running.remove(&id).is_some() && self.form == Form::Text {
-            show_end(&report);
+        if self.running.remove(&id).is_some()
+            && self.form == Form::Text
+            && let Err(e) = show_end(&report)
+        {
+            tracing::warn!("the end of {id} is not shown: {e}");
         }
         self.remember(id, report);
     }
@@ -316,20 +323,22 @@ impl Link {
     }
 }
 
-fn show(command: &CommandEvent) {
-    let again =
-        if command.attempt > 1 { format!(" (attempt {})", command.attempt) } else { String::new() };
-    anstream::println!(
-        "{BOLD}{}{BOLD:#} {} {DIM}{}{again}{DIM:#}",
-        command.action,
-        out::printable(command.data.as_str()),
-        command.id
-    );
+fn show(command: &CommandEvent, form: Form) -> anyhow::Result<()> {
+    let CommandEvent { id, action, data, attempt, .. } = command;
+    let line = match form {
+        Form::Json => serde_json::to_string(command)?,
+        Form::Text => {
+            let again = if *attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
+            let data = out::printable(data.as_str());
+            format!("{BOLD}{action}{BOLD:#} {data} {DIM}{id}{again}{DIM:#}")
+        }
+    };
+    Ok(consumed_line(line)?)
 }
 
-fn show_end(report: &Report) {
+fn show_end(report: &Report) -> Result<(), StdoutError> {
     let style = if report.state == ReportState::Succeeded { GOOD } else { BAD };
     let code =
         report.outcome.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
-    anstream::println!("  {style}{}{style:#}{code}", report.state.as_str());
+    out::line(format_args!("  {style}{}{style:#}{code}", report.state.as_str()))
 }

@@ -4,6 +4,7 @@
 //! place with the difference, besides the definitions in `args.rs`.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
 mod agent;
@@ -119,6 +120,8 @@ fn log_to_stderr(verbose: u8) {
     let levels = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        // That a line was not written would itself be written to standard error, with a panic if that fails.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     tracing_subscriber::registry().with(levels.unwrap_or(default_levels)).with(lines).init();
 }

@@ -35,7 +35,7 @@ pub(crate) async fn run(args: Replay, form: Form) -> anyhow::Result<u8> {
     match form {
         Form::Json => out::json(&delivery)?,
         // How long it took here, not how old it is.
-        Form::Text => out::delivery(&Delivery { created_at: started, ..delivery }),
+        Form::Text => out::delivery(&Delivery { created_at: started, ..delivery })?,
     }
     Ok(exit::of_state(state))
 }

@@ -24,7 +24,7 @@ pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
     };
     match form {
         Form::Json => out::json(&delivery)?,
-        Form::Text => out::delivery(&delivery),
+        Form::Text => out::delivery(&delivery)?,
     }
     if wait.is_none() {
         if form == Form::Text {

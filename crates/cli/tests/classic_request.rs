@@ -108,6 +108,18 @@ fn json_is_checked_and_sent_as_python_prints_it() {
     }
 }
 
+/// What it printed was lost on a full disk, with exit code 0.
+#[test]
+fn an_answer_that_cannot_be_printed_is_an_error() {
+    let (mut server, port) = classic_server(&[]);
+    let _listener = listener(&mut server, &port, "tok");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_eventsource-request"));
+    let output = command.args(["-P", &port, "tok", "ping"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("No space left"));
+}
+
 #[test]
 fn what_it_asks_is_escaped_and_usage_is_2() {
     let (mut server, port) = classic_server(&[]);

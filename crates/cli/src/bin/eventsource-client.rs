@@ -4,6 +4,7 @@
 //! original decides in its own way, and what is logged.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
 use std::process::ExitCode;

@@ -3,6 +3,7 @@
 //! What is served is `bellwire_hub::http::classic`'s; here are flags, a socket and signals.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
