@@ -140,12 +140,23 @@ fn tools_print_an_error_and_exit_1() {
         &["demo"],
         &["completions", "bash"],
         &["man"],
+        &["--help"],
+        &["--version"],
+        &["help", "send"],
     ] {
         let mut command = bellwire(args);
         let output = command.env("BELLWIRE_HUB", &url).stdout(full()).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
         assert!(stderr.contains("No space left"), "{args:?}: {stderr}");
+    }
+    for program in [
+        env!("CARGO_BIN_EXE_eventsource-server"),
+        env!("CARGO_BIN_EXE_eventsource-client"),
+        env!("CARGO_BIN_EXE_eventsource-request"),
+    ] {
+        let output = Command::new(program).arg("--help").stdout(full()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{program}: {output:?}");
     }
 }
 

@@ -27,12 +27,15 @@ mod serve;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
+use bellwire::argv;
 use bellwire_client::api::Error;
-use clap::Parser;
 use out::Form;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = match argv::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     out::set_color(cli.color);
     log_to_stderr(cli.verbose);
     let mut builder = match &cli.command {

@@ -59,6 +59,18 @@ pub fn stderr_line(text: impl Display) {
     anstream::stderr().lock().write_all(text.as_bytes()).ok();
 }
 
+/// Prints what clap has to say: help and version on standard output, a mistake on standard error. Gives the exit code.
+pub(crate) fn of_clap(error: &clap::Error) -> u8 {
+    let printed = error.print().map_err(StdoutError);
+    match unless_pipe_is_closed(printed) {
+        Err(e) if !error.use_stderr() => {
+            stderr_line(format_args!("error: {e}"));
+            1
+        }
+        _ => u8::try_from(error.exit_code()).unwrap_or(1),
+    }
+}
+
 fn unless_pipe_is_closed(written: Result<(), StdoutError>) -> Result<(), StdoutError> {
     match written {
         Err(StdoutError(e)) if e.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -9,7 +9,7 @@
 use std::process::ExitCode;
 
 use bellwire::classic::address::{origin, path_part};
-use bellwire::output;
+use bellwire::{argv, output};
 use bellwire_client::transport::{HttpTransport, Request, Transport as _};
 use bellwire_proto::limits::{CLASSIC_ANSWER_BYTES_MAX, CLASSIC_ANSWER_TIMEOUT};
 use bellwire_proto::python_json;
@@ -57,7 +57,10 @@ struct Failure {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args: Args = match argv::parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
     let (mut line, code) = match send(&args) {
         Ok(answer) => (answer, ExitCode::SUCCESS),
         Err(Failure { reason, message }) => {
