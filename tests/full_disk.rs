@@ -149,6 +149,7 @@ fn tools_print_an_error_and_exit_1() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
         assert!(stderr.contains("No space left"), "{args:?}: {stderr}");
+        assert!(args[0] != "send" || stderr.contains("the command 0"), "the id stays: {stderr}");
     }
     for program in [
         env!("CARGO_BIN_EXE_eventsource-server"),
@@ -182,6 +183,9 @@ fn standard_error_on_a_full_disk_ends_nothing() {
     for (args, code) in [
         (&["send", "k", "p"][..], 0),
         (&["devices"], 0),
+        (&["send", "k", "p", "--known"], 1),
+        (&["send", "k", "p", "{"], 2),
+        (&["send", "k", "p", "--dry-run"], 2),
     ] {
         let mut command = bellwire(args);
         let output = command.env("BELLWIRE_HUB", url).stderr(full()).output().unwrap();

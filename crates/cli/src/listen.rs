@@ -44,6 +44,9 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     if program.is_none() && form == Form::Text {
         out::note("no --exec: each command is printed, and answered succeeded");
     }
+    if let Some(folder) = &args.save_dir {
+        saved::prepare(folder).map_err(|e| Usage(format!("--save-dir cannot be used: {e:#}")))?;
+    }
     let mut signals = hub.listen(&args.device, &ListenOptions::default().retry(Retry::always()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -90,8 +93,14 @@ struct Link {
 ///
 /// # Errors
 /// When there is no such program: reported now and not at the first command.
-fn program(argv: &[OsString]) -> Result<Option<Program>, Usage> {
+pub(crate) fn program(argv: &[OsString]) -> Result<Option<Program>, Usage> {
     let Some((program, args)) = argv.split_first() else { return Ok(None) };
+    if program.as_encoded_bytes().starts_with(b"-") {
+        return Err(Usage(format!(
+            "--exec is followed by a program, and {} looks like an option: what belongs to bellwire goes before --exec",
+            program.display()
+        )));
+    }
     let run = Program::new(program, args);
     if run.file().is_err() {
         return Err(Usage(format!("cannot run {}: no such program", program.display())));
@@ -260,15 +269,15 @@ impl Appliance {
 }
 
 impl Link {
-    /// Runs the program, and reports meanwhile that it runs. There is no time limit here: only the
-    /// agent has one.
+    /// Runs the program as long as its sender allows, and reports meanwhile that it runs: the run clock of the hub alone
+    /// would never end it.
     async fn run(&self, program: &Program, command: &CommandEvent, stop: StopReceiver) -> Report {
         let (progress_sender, progress) = progress_channel();
         let job = Job {
             command: command.clone(),
             device: self.device.clone(),
             data_dir: Arc::clone(&self.data_dir),
-            limit: Duration::MAX,
+            limit: Duration::from_secs(command.run_timeout_s),
             progress: progress_sender,
             stop,
         };
