@@ -404,11 +404,14 @@ fn listen_accepts_no_command_that_it_cannot_save() {
     let folder = tempfile::tempdir().unwrap();
     let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
     let (_hub, address) = Program::serve(BELLWIRE, &folder.path().join("hub"), any_port);
-    let no_folder = written(&folder, "commands", "a file is no folder");
+    let commands = folder.path().join("commands");
     let url = format!("http://{address}");
-    let mut command = bellwire(&["listen", "kiosk", "--hub", &url, "--save-dir", &no_folder]);
-    let listener = Program::start(command.env("NO_PROXY", "127.0.0.1"));
+    let mut command = bellwire(&["listen", "kiosk", "--hub", &url, "--save-dir"]);
+    let listener = Program::start(command.arg(&commands).env("NO_PROXY", "127.0.0.1"));
     listener.wait_for("listening as kiosk");
+    // It could be used when the listener started.
+    std::fs::remove_dir(&commands).unwrap();
+    written(&folder, "commands", "a file is no folder");
     let sent = Http(address).request("POST", "/v1/send/kiosk/greet", &[], b"").unwrap().json();
     listener.wait_for("is not saved and not taken");
     let path = format!("/v1/commands/{}/deliveries", sent["command"].as_str().unwrap());

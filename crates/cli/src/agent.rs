@@ -6,12 +6,13 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use bellwire::output::stderr_line;
 use bellwire_client::agent::config::{AgentConfig, ConfigFaults, Fault, writable_by};
 use serde::Serialize;
 
 use crate::args::AgentCommand;
 use crate::exit::{self, Usage};
-use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
+use crate::out::{self, BAD, BOLD, DIM, Form, GOOD, StdoutError};
 
 mod add;
 mod init;
@@ -126,7 +127,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
     };
     match form {
         Form::Json => out::json(&checked)?,
-        Form::Text => print(path, &checked, read.as_ref().ok()),
+        Form::Text => print(path, &checked, read.as_ref().ok())?,
     }
     Ok(if checked.ok { exit::OK } else { exit::FAILED })
 }
@@ -137,24 +138,23 @@ fn of_file(path: &Path) -> Option<Fault> {
     Some(Fault { key: "the file".to_owned(), problem: format!("is one that {problem}") })
 }
 
-fn print(path: &Path, checked: &Checked, config: Option<&AgentConfig>) {
+fn print(path: &Path, checked: &Checked, config: Option<&AgentConfig>) -> Result<(), StdoutError> {
     for Finding { key, problem } in &checked.faults {
-        anstream::eprintln!("{BAD}fault:{BAD:#} {key} {problem}");
+        stderr_line(format_args!("{BAD}fault:{BAD:#} {key} {problem}"));
     }
     for Finding { key, problem } in &checked.warnings {
-        anstream::eprintln!("{BOLD}warning:{BOLD:#} {key} {problem}");
+        stderr_line(format_args!("{BOLD}warning:{BOLD:#} {key} {problem}"));
     }
     let Some(config) = config else {
         let count = checked.faults.len();
         let s = if count == 1 { "" } else { "s" };
-        return anstream::eprintln!(
-            "{}: {count} fault{s}; no agent starts with it",
-            path.display()
-        );
+        stderr_line(format_args!("{}: {count} fault{s}; no agent starts with it", path.display()));
+        return Ok(());
     };
-    anstream::println!("{GOOD}ok{GOOD:#}  {BOLD}{}{BOLD:#} at {}", config.device, config.hub);
-    anstream::println!("  {DIM}state in {}{DIM:#}", config.state_dir.display());
+    out::line(format_args!("{GOOD}ok{GOOD:#}  {BOLD}{}{BOLD:#} at {}", config.device, config.hub))?;
+    out::line(format_args!("  {DIM}state in {}{DIM:#}", config.state_dir.display()))?;
     for ActionSummary { action, does } in &checked.actions {
-        anstream::println!("  {BOLD}{action}{BOLD:#} {does}");
+        out::line(format_args!("  {BOLD}{action}{BOLD:#} {does}"))?;
     }
+    Ok(())
 }

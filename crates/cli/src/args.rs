@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  succeeded (or stored, without --wait)
-  1  failed, cancelled, or refused for another reason
+  1  failed, cancelled, or refused for another reason (an unknown appliance with --known)
   2  usage: the command line, the configuration or the request is wrong
   3  rejected by the appliance
   4  expired, timed out or dead; or --wait elapsed first
@@ -177,6 +177,7 @@ Without --exec each command is printed and answered succeeded.
 The program gets the data on its standard input (text as it is, the rest as compact JSON) and in
 the file BELLWIRE_DATA_FILE; its environment has BELLWIRE_COMMAND, _ACTION, _DEVICE, _ATTEMPT and _EXPIRES_AT. No shell is involved. Its exit code and the last 64 KiB of its output are the
 answer; what it writes on descriptor 3, or after BELLWIRE_RESULT= on a line of its own, is the result, and BELLWIRE_PROGRESS=40 reports its progress in percent.
+When the command's run timeout has elapsed, the program and all that it started are ended, and the command has failed.
 
 Examples:
   bellwire listen kiosk-7
@@ -189,7 +190,7 @@ pub struct Listen {
     /// Run this for each command, with these arguments; all that follows belongs to it.
     #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS")]
     pub exec: Vec<OsString>,
-    /// Also write each command as a file into this folder.
+    /// Also write each command as a file into this folder, as SEQ-ACTION-ID.json.
     #[arg(long, value_name = "DIR")]
     pub save_dir: Option<PathBuf>,
     /// The hub.
@@ -200,15 +201,15 @@ pub struct Listen {
 /// `bellwire replay`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --to and --exec it is given to the handler that the agent's configuration has for its action,
-if that allows it. The exit code is that of a command that was waited for.
+Without --to and --exec the command goes to the handler that the agent's configuration has for its
+action, if that allows it. The exit code is that of a command that was waited for.
 
 Examples:
-  bellwire replay commands/1042-deploy.json --to http://127.0.0.1:9000/deploy
-  bellwire replay commands/1042-deploy.json --exec ./handle.sh
-  bellwire replay commands/1042-deploy.json --config agent.toml")]
+  bellwire replay commands/1042-deploy-*.json --to http://127.0.0.1:9000/deploy
+  bellwire replay commands/1042-deploy-*.json --exec ./handle.sh
+  bellwire replay commands/1042-deploy-*.json --config agent.toml")]
 pub struct Replay {
-    /// What `listen --save-dir` wrote.
+    /// A file that `listen --save-dir` wrote; its name is SEQ-ACTION-ID.json.
     pub file: PathBuf,
     /// Post it to this URL.
     #[arg(long, value_name = "URL", conflicts_with = "exec")]
@@ -216,7 +217,7 @@ pub struct Replay {
     /// Run this with it; all that follows belongs to it.
     #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS")]
     pub exec: Vec<OsString>,
-    /// Where the handlers stand.
+    /// Where the handlers are configured.
     #[command(flatten)]
     pub config: AgentConfigArg,
 }
@@ -321,19 +322,24 @@ Examples:
   bellwire send kiosk-7 ping
   bellwire send kiosk-7 greet world --wait 30s
   bellwire send kiosk-7 deploy '{\"version\":\"1.4\"}' --wait 5m --ttl 1d
-  tar c site | base64 | bellwire send kiosk-7 unpack -")]
+  tar c site | base64 | bellwire send kiosk-7 unpack -
+  bellwire send kiosk-7 note -- --verbose         # data that looks like an option goes behind --
+
+If the appliance has never connected to the hub, standard error says so, and how to cancel the command.")]
 pub struct Send {
     /// The appliance.
     pub device: DeviceId,
     /// The action.
     pub action: Action,
-    /// The data; `-` reads standard input.
-    #[arg(conflicts_with = "data_file", allow_hyphen_values = true)]
+    /// The data; `-` reads standard input. A negative number and a text with a blank may begin with a minus sign;
+    /// anything else that does is an option, unless it is behind `--`.
+    #[arg(conflicts_with = "data_file")]
     pub data: Option<String>,
     /// The file that contains the data.
     #[arg(long, value_name = "FILE")]
     pub data_file: Option<PathBuf>,
-    /// What the data is: JSON if it parses as such, always JSON, or always text.
+    /// What the data is: JSON if it is JSON, and else text; always JSON; or always text. Data that begins like JSON ({, [ or ")
+    /// and is not is a mistake, unless it is sent as text.
     #[arg(long = "type", value_enum, default_value_t = DataType::Auto, value_name = "TYPE")]
     pub data_type: DataType,
     /// Wait this long for the end (at most 5m), and show it.
@@ -346,6 +352,9 @@ pub struct Send {
     /// unless its action has a timeout of its own.
     #[arg(long, value_name = "DURATION")]
     pub run_timeout: Option<Seconds>,
+    /// Send it only if the appliance has connected to the hub before; otherwise nothing is sent, and the exit code is 1.
+    #[arg(long)]
+    pub known: bool,
     /// The same key twice is one command, for 24 hours.
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
@@ -357,7 +366,7 @@ pub struct Send {
 /// What data is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DataType {
-    /// JSON if it parses as such, else text.
+    /// JSON if it is JSON, else text.
     Auto,
     /// JSON; anything else is a mistake.
     Json,

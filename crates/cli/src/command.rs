@@ -17,13 +17,13 @@ pub(crate) async fn status(args: Status, form: Form) -> anyhow::Result<u8> {
     let command = hub.command(args.id).await?;
     match form {
         Form::Json => out::json(&command)?,
-        Form::Text => out::command(&command),
+        Form::Text => out::command(&command)?,
     }
     let mut deliveries = pin!(hub.all_deliveries(args.id, DeliveryQuery::default()));
     while let Some(delivery) = deliveries.try_next().await? {
         match form {
             Form::Json => out::json(&delivery)?,
-            Form::Text => out::delivery(&delivery),
+            Form::Text => out::delivery(&delivery)?,
         }
     }
     Ok(exit::OK)
@@ -39,7 +39,7 @@ pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
                 // A keepalive report changes nothing that is shown.
                 let now = (delivery.state, delivery.attempt, delivery.outcome.progress);
                 if shown.insert(delivery.device.clone(), now) != Some(now) {
-                    out::delivery(&delivery);
+                    out::delivery(&delivery)?;
                 }
             }
             (CommandChange::Done(command), _) => return Ok(worst(&command.counts)),
@@ -54,7 +54,7 @@ pub(crate) async fn cancel(args: Cancel, form: Form) -> anyhow::Result<u8> {
     let command = hub.cancel(args.id, args.force).await?;
     match form {
         Form::Json => out::json(&command)?,
-        Form::Text => out::command(&command),
+        Form::Text => out::command(&command)?,
     }
     if !command.done && form == Form::Text {
         out::note(&format!(

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::args::Demo;
 use crate::exit;
-use crate::out::{self, BOLD, DIM, GOOD};
+use crate::out::{self, BOLD, DIM, GOOD, StdoutError};
 
 /// The appliance's name.
 const KIOSK: &str = "kiosk-7";
@@ -55,77 +55,77 @@ async fn play(keep: bool) -> anyhow::Result<()> {
     let setup = Setup { bellwire, folder: folder.path().to_owned() };
     setup.write_handler()?;
     let device: DeviceId = KIOSK.parse()?;
-    anstream::println!(
+    out::line(format_args!(
         "A hub, an appliance, three commands and a crash. All on this machine, in {}.",
         folder.path().display()
-    );
+    ))?;
 
-    title("A hub starts");
+    title("A hub starts")?;
     let (mut hub, address) = setup.hub(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let url = format!("http://{address}");
     by_hand(&format!(
         "bellwire serve --listen {address} --data-dir {}/hub",
         folder.path().display()
-    ));
+    ))?;
     // Requests to loopback use no proxy, whatever is set.
     let direct = HttpTransport::builder().no_proxy().build()?;
     let api = Controller::builder(&url).transport(direct).build()?;
 
-    title("An appliance connects, and holds one HTTP response open");
+    title("An appliance connects, and holds one HTTP response open")?;
     by_hand(&format!(
         "bellwire listen {KIOSK} --hub {url} --exec {}/kiosk.sh",
         folder.path().display()
-    ));
+    ))?;
     let mut appliance = setup.appliance(&url)?;
     until_online(&api, &device, true).await?;
-    print("online");
+    print("online")?;
 
-    title("A command, and its answer");
-    by_hand(&format!("curl -X POST '{url}/v1/send/{KIOSK}/ping?wait=10s'"));
+    title("A command, and its answer")?;
+    by_hand(&format!("curl -X POST '{url}/v1/send/{KIOSK}/ping?wait=10s'"))?;
     let ping = api.send(&device, &"ping".parse()?, &SendOptions::default()).await?;
-    shown(ping.state);
+    shown(ping.state)?;
     follow(&api, ping.command).await?;
 
-    title("One with data");
+    title("One with data")?;
     by_hand(&format!(
         "curl -H 'Content-Type: text/plain' -d world '{url}/v1/send/{KIOSK}/greet?wait=10s'"
-    ));
+    ))?;
     let greet = SendOptions::default().text("world");
     let greet = api.send(&device, &"greet".parse()?, &greet).await?;
-    shown(greet.state);
+    shown(greet.state)?;
     follow(&api, greet.command).await?;
 
-    title("The appliance disconnects; a command waits for it");
+    title("The appliance disconnects; a command waits for it")?;
     appliance.kill().await?;
     until_online(&api, &device, false).await?;
-    by_hand(&format!("curl -H 'Content-Type: text/plain' -d again '{url}/v1/send/{KIOSK}/greet'"));
+    by_hand(&format!("curl -H 'Content-Type: text/plain' -d again '{url}/v1/send/{KIOSK}/greet'"))?;
     let again = SendOptions::default().text("again");
     let waiting = api.send(&device, &"greet".parse()?, &again).await?;
-    print(&format!("{} (202: it is on disk)", waiting.state));
+    print(&format!("{} (202: it is on disk)", waiting.state))?;
 
-    title("The hub is killed with SIGKILL, and started again");
-    by_hand(&format!("kill -9 {}", hub.id().unwrap_or_default()));
+    title("The hub is killed with SIGKILL, and started again")?;
+    by_hand(&format!("kill -9 {}", hub.id().unwrap_or_default()))?;
     hub.kill().await?;
     let (restarted, _) = setup.hub(address).await?;
     hub = restarted;
-    by_hand(&format!("curl '{url}/v1/commands/{}'", waiting.command));
+    by_hand(&format!("curl '{url}/v1/commands/{}'", waiting.command))?;
     let command = api.command(waiting.command).await?;
     let states: Vec<&str> = command.counts.keys().map(|state| state.as_str()).collect();
-    print(&format!("still there: {}", states.join(", ")));
+    print(&format!("still there: {}", states.join(", ")))?;
 
-    title("The appliance reconnects");
+    title("The appliance reconnects")?;
     appliance = setup.appliance(&url)?;
     follow(&api, waiting.command).await?;
 
-    anstream::println!(
+    out::line(format_args!(
         "\n{GOOD}Nothing was lost.{GOOD:#} {DIM}{}{DIM:#}",
         out::span(start.elapsed())
-    );
+    ))?;
     if keep {
-        anstream::println!(
+        out::line(format_args!(
             "\nHub and appliance stay up until Ctrl-C:\n  bellwire send {KIOSK} ping --wait 10s --hub {url}\n  \
              bellwire devices --hub {url}\n  curl -N '{url}/v1/events'"
-        );
+        ))?;
         tokio::select! {
             ended = hub.wait() => bail!("the hub ended: {}", ended?),
             ended = appliance.wait() => bail!("the appliance ended: {}", ended?),
@@ -226,7 +226,7 @@ async fn follow(api: &Controller, id: CommandId) -> anyhow::Result<()> {
         while let Some(change) = changes.next().await {
             match change? {
                 CommandChange::Delivery(delivery) => {
-                    shown(delivery.state);
+                    shown(delivery.state)?;
                     last = Some(delivery);
                 }
                 _ => break,
@@ -239,7 +239,10 @@ async fn follow(api: &Controller, id: CommandId) -> anyhow::Result<()> {
         Some(delivery) if delivery.state == DeliveryState::Succeeded => {
             let took = out::span(delivery.updated_at.since(delivery.created_at));
             let stdout = delivery.outcome.stdout.unwrap_or_default();
-            anstream::println!("   {BOLD}{}{BOLD:#} {DIM}after {took}{DIM:#}", stdout.trim_end());
+            out::line(format_args!(
+                "   {BOLD}{}{BOLD:#} {DIM}after {took}{DIM:#}",
+                stdout.trim_end()
+            ))?;
             Ok(())
         }
         other => {
@@ -248,20 +251,20 @@ async fn follow(api: &Controller, id: CommandId) -> anyhow::Result<()> {
     }
 }
 
-fn title(text: &str) {
-    anstream::println!("\n{BOLD}{text}{BOLD:#}");
+fn title(text: &str) -> Result<(), StdoutError> {
+    out::line(format_args!("\n{BOLD}{text}{BOLD:#}"))
 }
 
 /// The command line with the same effect.
-fn by_hand(line: &str) {
-    anstream::println!("   {DIM}$ {line}{DIM:#}");
+fn by_hand(line: &str) -> Result<(), StdoutError> {
+    out::line(format_args!("   {DIM}$ {line}{DIM:#}"))
 }
 
-fn shown(state: DeliveryState) {
+fn shown(state: DeliveryState) -> Result<(), StdoutError> {
     let style = out::style_of(state);
-    anstream::println!("   {style}{state}{style:#}");
+    out::line(format_args!("   {style}{state}{style:#}"))
 }
 
-fn print(text: &str) {
-    anstream::println!("   {text}");
+fn print(text: &str) -> Result<(), StdoutError> {
+    out::line(format_args!("   {text}"))
 }

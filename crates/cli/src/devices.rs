@@ -29,9 +29,9 @@ pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
             Form::Json => out::json(&device)?,
             Form::Text => {
                 if !any {
-                    out::device_heading();
+                    out::device_heading()?;
                 }
-                out::device(&device, now);
+                out::device(&device, now)?;
             }
         }
         any = true;

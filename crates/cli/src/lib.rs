@@ -1,5 +1,8 @@
-//! What the three classic programs share. The program `bellwire` is `main.rs` and its modules, and
-//! has no part in this.
+//! What the programs share: how a command line is read and how standard output is written (all four), and what the three
+//! classic ones need besides. The rest of `bellwire` is `main.rs` and its modules.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod argv;
 pub mod classic;
+pub mod output;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bellwire::output::consumed_line;
 use bellwire_client::Controller;
 use bellwire_client::agent::handler::Program;
 use bellwire_client::agent::run::{
@@ -27,7 +28,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::args::Listen;
 use crate::exit::{self, Usage};
-use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
+use crate::out::{self, BAD, BOLD, DIM, Form, GOOD, StdoutError};
 use crate::saved;
 
 /// Answers that are remembered: ten times the commands that wait at the hub by default.
@@ -42,6 +43,9 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     let program = program(&args.exec)?;
     if program.is_none() && form == Form::Text {
         out::note("no --exec: each command is printed, and answered succeeded");
+    }
+    if let Some(folder) = &args.save_dir {
+        saved::prepare(folder).map_err(|e| Usage(format!("--save-dir cannot be used: {e:#}")))?;
     }
     let mut signals = hub.listen(&args.device, &ListenOptions::default().retry(Retry::always()))?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -63,7 +67,7 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Some(signal) => appliance.on_signal(signal?)?,
+                Some(signal) => appliance.on_signal(signal?),
                 None => return Ok(exit::OK),
             },
             Some(done) = appliance.jobs.join_next() => appliance.done(done),
@@ -89,8 +93,14 @@ struct Link {
 ///
 /// # Errors
 /// When there is no such program: reported now and not at the first command.
-fn program(argv: &[OsString]) -> Result<Option<Program>, Usage> {
+pub(crate) fn program(argv: &[OsString]) -> Result<Option<Program>, Usage> {
     let Some((program, args)) = argv.split_first() else { return Ok(None) };
+    if program.as_encoded_bytes().starts_with(b"-") {
+        return Err(Usage(format!(
+            "--exec is followed by a program, and {} looks like an option: what belongs to bellwire goes before --exec",
+            program.display()
+        )));
+    }
     let run = Program::new(program, args);
     if run.file().is_err() {
         return Err(Usage(format!("cannot run {}: no such program", program.display())));
@@ -112,7 +122,7 @@ struct Appliance {
 }
 
 impl Appliance {
-    fn on_signal(&mut self, signal: Signal) -> anyhow::Result<()> {
+    fn on_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Hello(hello) => {
                 out::note(&format!(
@@ -122,7 +132,7 @@ impl Appliance {
                     hello.hub
                 ));
             }
-            Signal::Command(command) => self.command(command)?,
+            Signal::Command(command) => self.command(command),
             Signal::Cancel(cancel) => self.cancel(cancel.id),
             Signal::Bye(bye) => out::note(match bye.reason {
                 ByeReason::Replaced => {
@@ -146,20 +156,19 @@ impl Appliance {
             // Heartbeats, and events of later versions.
             _ => {}
         }
-        Ok(())
     }
 
-    fn command(&mut self, command: CommandEvent) -> anyhow::Result<()> {
+    fn command(&mut self, command: CommandEvent) {
         if self.running.contains_key(&command.id) {
-            return Ok(()); // It runs, and its keepalive reports continue.
+            return; // It runs, and its keepalive reports continue.
         }
         if let Some((id, report)) = self.answered.iter().find(|(id, _)| *id == command.id) {
             self.answer(*id, report.clone());
-            return Ok(());
+            return;
         }
-        match self.form {
-            Form::Json => out::json(&command)?,
-            Form::Text => show(&command),
+        let shown = show(&command, self.form);
+        if let Err(e) = &shown {
+            tracing::warn!("{} is not shown: {e}", command.id);
         }
         if let Some(folder) = &self.save_dir
             && let Err(e) = saved::save(folder, &self.link.device, &command)
@@ -167,11 +176,16 @@ impl Appliance {
             // It must not be lost: a nack makes the hub send it again, with backoff.
             out::error(&format!("{} is not saved and not taken: {e:#}", command.id));
             self.answer(command.id, Report::of(ReportState::Nack));
-            return Ok(());
+            return;
         }
         let Some(program) = self.link.program.clone() else {
+            // To print it is all that is done with it, so it must not be answered as done.
+            if shown.is_err() && self.save_dir.is_none() {
+                self.answer(command.id, Report::of(ReportState::Nack));
+                return;
+            }
             self.answer(command.id, Report::of(ReportState::Succeeded));
-            return Ok(());
+            return;
         };
         let (stop_sender, stop) = stop_channel();
         self.running.insert(command.id, stop_sender);
@@ -186,7 +200,6 @@ impl Appliance {
             link.answer(command.id, &report).await;
             (command.id, report)
         });
-        Ok(())
     }
 
     fn cancel(&mut self, id: CommandId) {
@@ -211,8 +224,11 @@ impl Appliance {
 
     fn done(&mut self, job: Result<(CommandId, Report), tokio::task::JoinError>) {
         let Ok((id, report)) = job else { return };
-        if self.running.remove(&id).is_some() && self.form == Form::Text {
-            show_end(&report);
+        if self.running.remove(&id).is_some()
+            && self.form == Form::Text
+            && let Err(e) = show_end(&report)
+        {
+            tracing::warn!("the end of {id} is not shown: {e}");
         }
         self.remember(id, report);
     }
@@ -253,15 +269,15 @@ impl Appliance {
 }
 
 impl Link {
-    /// Runs the program, and reports meanwhile that it runs. There is no time limit here: only the
-    /// agent has one.
+    /// Runs the program as long as its sender allows, and reports meanwhile that it runs: the run clock of the hub alone
+    /// would never end it.
     async fn run(&self, program: &Program, command: &CommandEvent, stop: StopReceiver) -> Report {
         let (progress_sender, progress) = progress_channel();
         let job = Job {
             command: command.clone(),
             device: self.device.clone(),
             data_dir: Arc::clone(&self.data_dir),
-            limit: Duration::MAX,
+            limit: Duration::from_secs(command.run_timeout_s),
             progress: progress_sender,
             stop,
         };
@@ -316,20 +332,22 @@ impl Link {
     }
 }
 
-fn show(command: &CommandEvent) {
-    let again =
-        if command.attempt > 1 { format!(" (attempt {})", command.attempt) } else { String::new() };
-    anstream::println!(
-        "{BOLD}{}{BOLD:#} {} {DIM}{}{again}{DIM:#}",
-        command.action,
-        out::printable(command.data.as_str()),
-        command.id
-    );
+fn show(command: &CommandEvent, form: Form) -> anyhow::Result<()> {
+    let CommandEvent { id, action, data, attempt, .. } = command;
+    let line = match form {
+        Form::Json => serde_json::to_string(command)?,
+        Form::Text => {
+            let again = if *attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
+            let data = out::printable(data.as_str());
+            format!("{BOLD}{action}{BOLD:#} {data} {DIM}{id}{again}{DIM:#}")
+        }
+    };
+    Ok(consumed_line(line)?)
 }
 
-fn show_end(report: &Report) {
+fn show_end(report: &Report) -> Result<(), StdoutError> {
     let style = if report.state == ReportState::Succeeded { GOOD } else { BAD };
     let code =
         report.outcome.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
-    anstream::println!("  {style}{}{style:#}{code}", report.state.as_str());
+    out::line(format_args!("  {style}{}{style:#}{code}", report.state.as_str()))
 }

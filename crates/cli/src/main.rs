@@ -4,6 +4,7 @@
 //! place with the difference, besides the definitions in `args.rs`.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
 mod agent;
@@ -26,12 +27,15 @@ mod serve;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
+use bellwire::argv;
 use bellwire_client::api::Error;
-use clap::Parser;
 use out::Form;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = match argv::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     out::set_color(cli.color);
     log_to_stderr(cli.verbose);
     let mut builder = match &cli.command {
@@ -119,6 +123,8 @@ fn log_to_stderr(verbose: u8) {
     let levels = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        // That a line was not written would itself be written to standard error, with a panic if that fails.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     tracing_subscriber::registry().with(levels.unwrap_or(default_levels)).with(lines).init();
 }

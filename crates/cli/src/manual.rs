@@ -1,8 +1,7 @@
 //! `bellwire completions` and `bellwire man`: made from the definitions in `args.rs`, so that they
 //! cannot contain anything else.
 
-use std::io::Write;
-
+use bellwire::output;
 use clap::{Command, CommandFactory};
 
 use crate::args::Cli;
@@ -11,13 +10,13 @@ use crate::exit;
 pub(crate) fn completions(shell: clap_complete::Shell) -> anyhow::Result<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "bellwire", &mut script);
-    std::io::stdout().write_all(&script)?;
+    output::bytes(&script)?;
     Ok(exit::OK)
 }
 
 pub(crate) fn print(markdown: bool) -> anyhow::Result<u8> {
     let page = if markdown { self::markdown().into_bytes() } else { man()? };
-    std::io::stdout().write_all(&page)?;
+    output::bytes(&page)?;
     Ok(exit::OK)
 }
 

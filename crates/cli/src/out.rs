@@ -1,11 +1,13 @@
 //! What the program prints: lines for people, or one JSON value a line for machines.
 //!
-//! Answers go to standard output, everything else (progress, warnings, errors) to standard error.
-//! Colours come and go in `anstream`, which knows terminals, pipes and NO_COLOR.
+//! Answers go to standard output, everything else (progress, warnings, errors) to standard error, both through
+//! `bellwire::output`. Colours come and go in `anstream`, which knows terminals, pipes and NO_COLOR.
 
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
+use bellwire::output::stderr_line;
+pub(crate) use bellwire::output::{StdoutError, line};
 use bellwire_proto::{Command, Delivery, DeliveryState, Device, Timestamp};
 use serde::Serialize;
 
@@ -32,18 +34,17 @@ pub(crate) fn set_color(choice: ColorChoice) {
 
 /// One JSON value on a line of its own.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    anstream::println!("{}", serde_json::to_string(value)?);
-    Ok(())
+    Ok(line(serde_json::to_string(value)?)?)
 }
 
 /// What is going on, for a person who waits.
 pub(crate) fn note(text: &str) {
-    anstream::eprintln!("{DIM}{text}{DIM:#}");
+    stderr_line(format_args!("{DIM}{text}{DIM:#}"));
 }
 
 /// What went wrong.
 pub(crate) fn error(text: &str) {
-    anstream::eprintln!("{BAD}error:{BAD:#} {text}");
+    stderr_line(format_args!("{BAD}error:{BAD:#} {text}"));
 }
 
 pub(crate) const BOLD: Style = Style::new().bold();
@@ -62,7 +63,7 @@ pub(crate) fn style_of(state: DeliveryState) -> Style {
 }
 
 /// A delivery: how it stands, and what came of it.
-pub(crate) fn delivery(delivery: &Delivery) {
+pub(crate) fn delivery(delivery: &Delivery) -> Result<(), StdoutError> {
     let Delivery { device, action, state, command, outcome, .. } = delivery;
     let style = style_of(*state);
     let mut about = vec![format!("attempt {}", delivery.attempt)];
@@ -78,53 +79,52 @@ pub(crate) fn delivery(delivery: &Delivery) {
     if delivery.late {
         about.push("reported late".to_owned());
     }
-    anstream::println!(
+    line(format_args!(
         "{style}{state}{style:#}  {BOLD}{device} {action}{BOLD:#}  {DIM}{}{DIM:#}",
         about.join(", ")
-    );
-    anstream::println!("  {DIM}{command}{DIM:#}");
+    ))?;
+    line(format_args!("  {DIM}{command}{DIM:#}"))?;
     if let Some(error) = &outcome.error {
         let message = error.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
-        anstream::println!("  {BAD}{}{BAD:#}{}", printable(&error.code), printable(&message));
+        line(format_args!("  {BAD}{}{BAD:#}{}", printable(&error.code), printable(&message)))?;
     }
     if let Some(result) = outcome.result.as_ref().filter(|r| !r.is_null()) {
-        anstream::println!("  result {}", printable(result.as_str()));
+        line(format_args!("  result {}", printable(result.as_str())))?;
     }
     if outcome.is_truncated() {
-        anstream::println!("  {DIM}(the beginning of the output was cut){DIM:#}");
+        line(format_args!("  {DIM}(the beginning of the output was cut){DIM:#}"))?;
     }
     for (name, text) in [("stdout", &outcome.stdout), ("stderr", &outcome.stderr)] {
         for line in text.iter().flat_map(|text| text.lines()) {
-            anstream::println!("  {DIM}{name}{DIM:#} {}", printable(line));
+            self::line(format_args!("  {DIM}{name}{DIM:#} {}", printable(line)))?;
         }
     }
+    Ok(())
 }
 
 /// A command: what it was, and how its deliveries stand.
-pub(crate) fn command(command: &Command) {
+pub(crate) fn command(command: &Command) -> Result<(), StdoutError> {
     let counts: Vec<String> =
         command.counts.iter().map(|(state, n)| format!("{n} {state}")).collect();
     let whole = if command.done { "done" } else { "under way" };
-    anstream::println!("{BOLD}{}{BOLD:#}  {whole}: {}", command.action, counts.join(", "));
-    anstream::println!("  {DIM}{}, created {}{DIM:#}", command.id, command.created_at);
+    line(format_args!("{BOLD}{}{BOLD:#}  {whole}: {}", command.action, counts.join(", ")))?;
+    line(format_args!("  {DIM}{}, created {}{DIM:#}", command.id, command.created_at))?;
     if !command.data.is_null() {
-        anstream::println!("  data {}", printable(command.data.as_str()));
+        line(format_args!("  data {}", printable(command.data.as_str())))?;
     }
+    Ok(())
 }
 
 /// The heading of [`device`].
-pub(crate) fn device_heading() {
-    anstream::println!(
+pub(crate) fn device_heading() -> Result<(), StdoutError> {
+    line(format_args!(
         "{DIM}{:<24} {:<8} {:>6}  {:<20} labels{DIM:#}",
-        "device",
-        "state",
-        "queued",
-        "last seen"
-    );
+        "device", "state", "queued", "last seen"
+    ))
 }
 
 /// A device on a line.
-pub(crate) fn device(device: &Device, now: Timestamp) {
+pub(crate) fn device(device: &Device, now: Timestamp) -> Result<(), StdoutError> {
     let (style, state) = if device.online { (GOOD, "online") } else { (DIM, "offline") };
     let seen = match (device.online, device.last_seen_at) {
         (true, _) => "now".to_owned(),
@@ -132,12 +132,12 @@ pub(crate) fn device(device: &Device, now: Timestamp) {
         (false, None) => "never".to_owned(),
     };
     let labels: Vec<String> = device.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    anstream::println!(
+    line(format_args!(
         "{BOLD}{:<24}{BOLD:#} {style}{state:<8}{style:#} {:>6}  {seen:<20} {}",
         device.id.as_str(),
         device.queued,
         labels.join(",")
-    );
+    ))
 }
 
 /// A duration for people: `12 ms`, `1.5 s`, `3 min`, `2 h`, `5 d`.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bellwire_client::agent::forward::Forward;
-use bellwire_client::agent::handler::Program;
 use bellwire_client::agent::run::{
     Completion, DataDir, End, Ended, Job, Run, Stop, progress_channel, stop_channel,
 };
@@ -15,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::agent::read_config;
 use crate::args::Replay;
 use crate::exit::{self, Usage};
+use crate::listen::program;
 use crate::out::{self, Form};
 use crate::saved::{self, Saved};
 
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: Replay, form: Form) -> anyhow::Result<u8> {
     match form {
         Form::Json => out::json(&delivery)?,
         // How long it took here, not how old it is.
-        Form::Text => out::delivery(&Delivery { created_at: started, ..delivery }),
+        Form::Text => out::delivery(&Delivery { created_at: started, ..delivery })?,
     }
     Ok(exit::of_state(state))
 }
@@ -52,8 +52,8 @@ fn handler(
         let forward = Forward::new(url, true).map_err(|e| Usage(e.to_string()))?;
         return Ok(Ok((Arc::new(forward), as_sent)));
     }
-    if let Some((program, args)) = args.exec.split_first() {
-        return Ok(Ok((Arc::new(Program::new(program, args)), as_sent)));
+    if let Some(program) = program(&args.exec)? {
+        return Ok(Ok((Arc::new(program), as_sent)));
     }
     let policy = read_config(&args.config.config)?.policy();
     let judged = policy.judge(&command.action, &command.data);

@@ -1,6 +1,7 @@
 //! Commands as files: what `listen --save-dir` writes and `replay` reads. The event as it came, on
 //! lines for people, and whose it was.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,20 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Saved {
     pub(crate) device: DeviceId,
     pub(crate) command: CommandEvent,
+}
+
+/// Makes the folder if need be, and a file in it for a moment: that it cannot be used is known before a command arrives.
+pub(crate) fn prepare(folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let probe = folder.join(format!(".{}.new", std::process::id()));
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&probe)
+        .and_then(|_| std::fs::remove_file(&probe))
+        .with_context(|| folder.display().to_string())
 }
 
 /// Writes a command into a folder, which is made if need be; gives the file. It is whole or not
@@ -32,7 +47,7 @@ pub(crate) fn save(
     text.push(b'\n');
     let draft = path.with_extension("new");
     let written = (|| {
-        let mut options = std::fs::OpenOptions::new();
+        let mut options = File::options();
         // Data may be secret.
         options.write(true).create(true).truncate(true).mode(0o600);
         options.open(&draft)?.write_all(&text)?;

@@ -1,58 +1,85 @@
 //! `bellwire send`: one command to one appliance.
 
+use std::fs::File;
 use std::io::Read;
+use std::time::Duration;
 
 use anyhow::Context;
-use bellwire_client::api::{CommandChange, DeliveryQuery};
+use bellwire_client::api::{CommandChange, DeliveryQuery, Error};
 use bellwire_client::{Controller, SendOptions};
-use bellwire_proto::{Delivery, Device, Json, Seconds, limits};
+use bellwire_proto::json::InvalidJson;
+use bellwire_proto::{Code, Delivery, Device, DeviceId, Json, Seconds, limits};
 
 use crate::args::{DataType, Send};
 use crate::exit::{self, Usage};
 use crate::out::{self, Form};
 
+/// How long the hub may take to tell whether it has ever seen the device. Only a hint depends on it.
+const HINT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A byte order mark, as some editors write it at the start of a file.
+const BOM: char = '\u{feff}';
+
 pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
     let options = options(&args)?;
     let hub = Controller::new(&args.hub.hub).map_err(|e| Usage(e.to_string()))?;
-    let wait = args.wait.filter(|wait| wait.get() > 0);
-    let delivery = match (wait, form) {
-        (Some(wait), Form::Text) => send_and_follow(&hub, &args, &options, wait).await?,
-        (Some(wait), Form::Json) => {
-            hub.send(&args.device, &args.action, &options.wait(wait)).await?
+    if args.known && !lookup(&hub, &args.device).await?.is_some_and(|device| is_seen(&device)) {
+        anyhow::bail!(
+            "{} has never connected to this hub, and with --known nothing is sent to it; the names of those that have: \
+             bellwire devices",
+            args.device
+        );
+    }
+    // Beside the command, so that it takes no time of its own.
+    let presence = tokio::spawn({
+        let (hub, device) = (hub.clone(), args.device.clone());
+        async move { lookup(&hub, &device).await }
+    });
+    let sent = hub.send(&args.device, &args.action, &options).await?;
+    let hint = async {
+        match tokio::time::timeout(HINT_TIMEOUT, presence).await {
+            Ok(Ok(Ok(device))) => hint(device.as_ref(), &sent),
+            _ => None,
         }
-        (None, _) => hub.send(&args.device, &args.action, &options).await?,
     };
-    match form {
-        Form::Json => out::json(&delivery)?,
-        Form::Text => out::delivery(&delivery),
-    }
-    if wait.is_none() {
+    let Some(wait) = args.wait.filter(|wait| wait.get() > 0) else {
+        print(&sent, form)?;
         if form == Form::Text {
-            out::note(&format!("follow it with: bellwire watch {}", delivery.command));
+            out::note(&format!("follow it with: bellwire watch {}", sent.command));
         }
+        hint.await.filter(|hint| hint.is_urgent).inspect(|hint| out::note(&hint.text));
         return Ok(exit::OK);
+    };
+    if form == Form::Text {
+        // A user who stops waiting needs the id.
+        out::note(&format!(
+            "waiting for {} (Ctrl-C ends the waiting, not the command: bellwire watch {})",
+            args.device, sent.command
+        ));
     }
+    hint.await
+        .filter(|hint| hint.is_urgent || form == Form::Text)
+        .inspect(|hint| out::note(&hint.text));
+    let delivery = follow(&hub, sent, wait).await?;
+    print(&delivery, form)?;
     if !delivery.state.is_terminal() && form == Form::Text {
         out::note(&format!("not ended yet; follow it with: bellwire watch {}", delivery.command));
     }
     Ok(exit::of_state(delivery.state))
 }
 
-/// Sends, prints the id, and follows the command: a user who stops waiting needs the id.
-async fn send_and_follow(
-    hub: &Controller,
-    args: &Send,
-    options: &SendOptions,
-    wait: Seconds,
-) -> anyhow::Result<Delivery> {
-    let sent = hub.send(&args.device, &args.action, options).await?;
-    out::note(&format!(
-        "waiting for {} (Ctrl-C ends the waiting, not the command: bellwire watch {})",
-        args.device, sent.command
-    ));
-    // Only a hint: without it the command is waited for all the same.
-    if let Ok(device) = hub.device(&args.device).await {
-        absence(&device).inspect(|absence| out::note(absence));
+/// The answer. Where it cannot be printed, the id must not be lost with it.
+fn print(delivery: &Delivery, form: Form) -> anyhow::Result<()> {
+    let printed = match form {
+        Form::Json => out::json(delivery),
+        Form::Text => out::delivery(delivery).map_err(Into::into),
+    };
+    printed.with_context(|| format!("the command {} was sent", delivery.command))
+}
+
+/// Follows the command to its end, or until the wait has elapsed.
+async fn follow(hub: &Controller, sent: Delivery, wait: Seconds) -> anyhow::Result<Delivery> {
+    if sent.state.is_terminal() {
+        return Ok(sent);
     }
     let end = async {
         let mut changes = hub.watch(sent.command)?;
@@ -73,23 +100,65 @@ async fn send_and_follow(
     Ok(page.items.into_iter().next().unwrap_or(sent))
 }
 
-/// Why it may take long, if the appliance is offline.
-fn absence(device: &Device) -> Option<String> {
+/// The device as the hub knows it; `None` if it does not. Asking does not create it.
+async fn lookup(hub: &Controller, device: &DeviceId) -> Result<Option<Device>, Error> {
+    match hub.device(device).await {
+        Err(e) if e.code() == Some(Code::UnknownDevice) => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// Whether it has ever connected. A device that exists may have been created by a command alone.
+fn is_seen(device: &Device) -> bool {
+    device.online || device.last_seen_at.is_some()
+}
+
+/// What the sender should know about the device.
+struct Hint {
+    text: String,
+    /// Whether the command itself may be a mistake.
+    is_urgent: bool,
+}
+
+/// Why it may take long, if the appliance is offline. `device` is `None` for one that the command has created.
+fn hint(device: Option<&Device>, sent: &Delivery) -> Option<Hint> {
     let retained = "the command waits for it until its time to live has passed";
-    match device.last_seen_at {
-        _ if device.online => None,
-        Some(seen_at) => Some(format!("{} is offline since {seen_at}; {retained}", device.id)),
-        None => Some(format!("{} has never connected, if that is its name; {retained}", device.id)),
+    let Delivery { device: name, command, .. } = sent;
+    match device {
+        _ if sent.state.is_terminal() => None,
+        Some(device) if is_seen(device) => {
+            let seen_at = device.last_seen_at.filter(|_| !device.online)?;
+            let text = format!("{name} is offline since {seen_at}; {retained}");
+            Some(Hint { text, is_urgent: false })
+        }
+        _ => {
+            let text = format!(
+                "{name} has never connected to this hub; {retained}. If the name is a slip, undo it with: \
+                 bellwire cancel {command}"
+            );
+            Some(Hint { text, is_urgent: true })
+        }
     }
 }
 
 fn options(args: &Send) -> anyhow::Result<SendOptions> {
     let mut options = SendOptions::default();
     if let Some(text) = data(args)? {
-        options = match (args.data_type, Json::parse(&text)) {
-            (DataType::Json | DataType::Auto, Ok(json)) => options.json(json),
-            (DataType::Json, Err(e)) => return Err(Usage(format!("the data is {e}")).into()),
-            (DataType::Auto | DataType::Text, _) => options.text(text),
+        options = match args.data_type {
+            DataType::Text => options.text(text),
+            DataType::Auto | DataType::Json => match (json(&text), args.data_type) {
+                (Ok(json), _) => options.json(json),
+                (Err(e), DataType::Json) => {
+                    return Err(Usage(format!("the data is {e}")).into());
+                }
+                (Err(e), _) if begins_like_json(&text) => {
+                    return Err(Usage(format!(
+                        "the data begins like JSON and is {e}; if it is meant as text, add --type text"
+                    ))
+                    .into());
+                }
+                (Err(_), _) => options.text(text),
+            },
         };
     }
     if let Some(ttl) = args.ttl {
@@ -110,20 +179,29 @@ fn options(args: &Send) -> anyhow::Result<SendOptions> {
     Ok(options)
 }
 
+/// The text as JSON, without a byte order mark before it, which JSON has not (RFC 8259, section 8.1).
+fn json(text: &str) -> Result<Json, InvalidJson> {
+    let Some(without) = text.strip_prefix(BOM) else { return Json::parse(text) };
+    Json::parse(without).inspect(|_| {
+        out::note("the byte order mark before the JSON is not part of it, and not sent")
+    })
+}
+
+/// Whether the sender of this will have meant JSON: no usual text begins so.
+fn begins_like_json(text: &str) -> bool {
+    text.trim_start_matches(BOM).trim_start().starts_with(['{', '[', '"'])
+}
+
 /// The data, from the argument, a file or standard input.
 fn data(args: &Send) -> anyhow::Result<Option<String>> {
     let bytes = match (&args.data, &args.data_file) {
         (Some(dash), _) if dash == "-" => {
-            let mut bytes = Vec::new();
-            // One byte beyond the ceiling is enough to know that it is too long.
-            let limit = u64::try_from(limits::DATA_BYTES_CEILING).unwrap_or(u64::MAX) + 1;
-            std::io::stdin().take(limit).read_to_end(&mut bytes).context("standard input")?;
-            bytes
+            read_bounded(std::io::stdin()).context("standard input")?
         }
         (Some(text), _) => return Ok(Some(text.clone())),
-        (None, Some(file)) => {
-            std::fs::read(file).map_err(|e| Usage(format!("{}: {e}", file.display())))?
-        }
+        (None, Some(file)) => File::open(file)
+            .and_then(read_bounded)
+            .map_err(|e| Usage(format!("{}: {e}", file.display())))?,
         (None, None) => return Ok(None),
     };
     let text = String::from_utf8(bytes);
@@ -131,4 +209,12 @@ fn data(args: &Send) -> anyhow::Result<Option<String>> {
         Usage("the data is not UTF-8; encode it, for example with base64".to_owned())
     })?;
     Ok(Some(text))
+}
+
+/// All of it, or what is too long for every hub by a byte.
+fn read_bounded(from: impl Read) -> std::io::Result<Vec<u8>> {
+    let limit = u64::try_from(limits::DATA_BYTES_CEILING).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    from.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

@@ -30,10 +30,12 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     };
     let hub = bound.serve();
     for address in hub.local_addrs() {
-        anstream::println!(
-            "bellwire {} listening on {scheme}://{address}",
-            env!("CARGO_PKG_VERSION")
-        );
+        let version = env!("CARGO_PKG_VERSION");
+        let banner = format!("bellwire {version} listening on {scheme}://{address}");
+        // A full disk is no reason not to serve.
+        if let Err(e) = out::line(&banner) {
+            tracing::warn!("{banner}; {e}");
+        }
     }
     let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
     tracing::info!("ready; the data folder is {}", data_dir.display());
@@ -68,11 +70,11 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
         checked => checked?,
     };
     match form {
-        Form::Json => anstream::println!("{{\"ok\":true}}"),
+        Form::Json => out::line("{\"ok\":true}")?,
         Form::Text => {
-            anstream::println!("{}ok{:#}", out::GOOD, out::GOOD);
+            out::line(format_args!("{}ok{:#}", out::GOOD, out::GOOD))?;
             for (key, value) in checked.effective() {
-                anstream::println!("{key} = {value}");
+                out::line(format_args!("{key} = {value}"))?;
             }
         }
     }

@@ -121,6 +121,20 @@ fn without_k_it_reconnects_after_an_orderly_end_and_stops_on_other_errors() {
     );
 }
 
+/// `-r -1` was a usage error; the original reads it as a number, and does not reconnect.
+#[test]
+fn with_a_delay_of_minus_one_it_does_not_reconnect() {
+    let body = "event: ping\r\ndata: x\r\n\r\n";
+    for extra in [&["-r", "-1"][..], &["-k", "--retry", "-1"], &["-r-1"]] {
+        let (mut server, port) = scripted(json!([{"body": body}, {"body": body}, {"status": 404}]));
+        let lines = log(&[&["-P", &port, "tok"], extra].concat());
+        let events = lines.iter().filter(|line| line.starts_with(RECEIVED)).count();
+        assert_eq!(events, 1, "{extra:?}: {lines:#?}");
+        assert_eq!(next_get(&mut server)[2], "/poll/tok");
+    }
+    assert_eq!(client(&["-r", "-2", "tok"]).end().0, 2);
+}
+
 #[test]
 fn with_k_it_reconnects_whatever_happens() {
     let event = |data: &str| format!("id: {data}\r\nevent: ping\r\ndata: {data}\r\n\r\n");

@@ -108,6 +108,40 @@ fn json_is_checked_and_sent_as_python_prints_it() {
     }
 }
 
+/// A negative number and a text such as a line of a list were usage errors; argparse takes them for data.
+#[test]
+fn data_that_begins_with_a_minus_sign_is_read_as_by_argparse() {
+    let (mut server, port) = classic_server(&[]);
+    let mut listener = listener(&mut server, &port, "tok");
+    for data in ["-5", "-0.5", "-.5", "-5 dB", "- milk", "-", "-P is a port"] {
+        let expected = if data.starts_with("-P") { (2, vec![]) } else { (0, lines(&[""])) };
+        let before = request(&["tok", "ping", data, "-P", &port]);
+        assert_eq!(before, expected, "{data}, the options behind it");
+        let after = request(&["-P", &port, "tok", "ping", data]);
+        assert_eq!(after, expected, "{data}, the options before it");
+        for _ in 0..if expected.0 == 0 { 2 } else { 0 } {
+            assert_eq!(listener.json(), json!(["event", {"event": "ping", "data": data}]));
+        }
+    }
+    for data in ["-n", "--dry-run", "--wat=30s", "-5dB"] {
+        assert_eq!(request(&["-P", &port, "tok", "ping", data]), (2, vec![]), "{data}");
+        assert_eq!(request(&["-P", &port, "--", "tok", "ping", data]).0, 0, "{data}");
+        assert_eq!(listener.json(), json!(["event", {"event": "ping", "data": data}]));
+    }
+}
+
+/// What it printed was lost on a full disk, with exit code 0.
+#[test]
+fn an_answer_that_cannot_be_printed_is_an_error() {
+    let (mut server, port) = classic_server(&[]);
+    let _listener = listener(&mut server, &port, "tok");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_eventsource-request"));
+    let output = command.args(["-P", &port, "tok", "ping"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("No space left"));
+}
+
 #[test]
 fn what_it_asks_is_escaped_and_usage_is_2() {
     let (mut server, port) = classic_server(&[]);

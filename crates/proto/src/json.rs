@@ -30,7 +30,7 @@ pub(crate) mod check;
 #[derive(Clone)]
 pub struct Json(Arc<RawValue>);
 
-/// Why text is not JSON that can be passed on; the fault of its sender.
+/// Why text is not JSON that can be passed on; the fault of its sender. Each message continues "the body is".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidJson {
@@ -41,7 +41,7 @@ pub enum InvalidJson {
         at: usize,
     },
     /// An escape from `\ud800` to `\udfff` is only half of a pair.
-    #[error("a lone surrogate at byte {at} is not text")]
+    #[error("not JSON: a lone surrogate at byte {at}")]
     Surrogate {
         /// Bytes before the escape.
         at: usize,

@@ -27,14 +27,14 @@ const MAX_UNIX_MS: u64 = 253_402_207_200_000;
 pub struct InvalidTimestamp;
 
 /// A whole number of seconds, written in queries, headers, flags and settings as `90`, `90s`,
-/// `15m`, `24h` or `7d` (contract, section 1).
+/// `15m`, `24h` or `7d`, or with several units, the greatest first: `1h30m` (contract, section 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Seconds(u64);
 
 /// Text that is not a duration; its sender's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a duration is a whole number of seconds, or one with a unit: 90, 90s, 15m, 24h, 7d")]
+#[error("a duration is a whole number of seconds, or one with units: 90, 90s, 15m, 24h, 7d, 1h30m")]
 pub struct InvalidSeconds;
 
 impl Timestamp {
@@ -116,25 +116,36 @@ impl Seconds {
     }
 }
 
+/// The units of a duration in seconds, in the order in which they may follow one another.
+const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
+
 impl FromStr for Seconds {
     type Err = InvalidSeconds;
 
     fn from_str(text: &str) -> Result<Self, InvalidSeconds> {
-        let (digits, unit) = match text.as_bytes().last() {
-            Some(b's') => (text.trim_end_matches('s'), 1),
-            Some(b'm') => (text.trim_end_matches('m'), 60),
-            Some(b'h') => (text.trim_end_matches('h'), 3600),
-            Some(b'd') => (text.trim_end_matches('d'), 86_400),
-            _ => (text, 1),
-        };
-        let one_unit = text.len() - digits.len() <= 1;
-        let number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        let n: Option<u64> = digits.parse().ok();
-        match n.and_then(|n| n.checked_mul(unit)) {
-            Some(n) if one_unit && number => Ok(Self(n)),
-            _ => Err(InvalidSeconds),
+        if let Some(seconds) = number(text) {
+            return Ok(Self(seconds));
         }
+        let (mut total, mut rest) = (0u64, text);
+        // Each unit once at most, the greatest first: what is left of the iterator may still follow.
+        let mut units = UNITS.iter();
+        while let Some(end) = rest.find(|c: char| !c.is_ascii_digit()) {
+            let (digits, from_unit) = rest.split_at(end);
+            let (unit, seconds) =
+                units.find(|(unit, _)| from_unit.starts_with(*unit)).ok_or(InvalidSeconds)?;
+            rest = from_unit.strip_prefix(*unit).unwrap_or_default();
+            total = number(digits)
+                .and_then(|n| n.checked_mul(*seconds))
+                .and_then(|n| total.checked_add(n))
+                .ok_or(InvalidSeconds)?;
+        }
+        if rest.is_empty() && !text.is_empty() { Ok(Self(total)) } else { Err(InvalidSeconds) }
     }
+}
+
+/// A number of digits alone: no sign.
+fn number(digits: &str) -> Option<u64> {
+    digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 impl fmt::Display for Seconds {
@@ -165,10 +176,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_whole_seconds_with_at_most_one_unit() {
-        for (text, seconds) in
-            [("0", 0), ("90", 90), ("90s", 90), ("15m", 900), ("24h", 86_400), ("7d", 604_800)]
-        {
+    fn a_duration_is_whole_seconds_or_numbers_with_units_the_greatest_first() {
+        for (text, seconds) in [
+            ("0", 0),
+            ("90", 90),
+            ("90s", 90),
+            ("15m", 900),
+            ("24h", 86_400),
+            ("7d", 604_800),
+            ("1h30m", 5400),
+            ("1d12h", 129_600),
+            ("1d0h1m1s", 86_461),
+        ] {
             assert_eq!(text.parse(), Ok(Seconds(seconds)), "{text}");
         }
         for bad in [
@@ -179,7 +198,16 @@ mod tests {
             "+1",
             "1 s",
             "1ss",
-            "1h30m",
+            "1h30",
+            "30m1h",
+            "1h1h",
+            "1h 30m",
+            "h30m",
+            "1h-30m",
+            "9999999999999999999s9999999999999999999s",
+            "18446744073709551615s1",
+            "213503982334601d7h30m15s1s",
+            "213503982334601d9h",
             "1w",
             "30S",
             "99999999999999999999",

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &AgentOn, form: Form) -> anyhow::Result<u8> {
             for warning in warnings {
                 out::note(&format!("warning: {warning}"));
             }
-            anstream::println!("{} {does}", args.action);
+            out::line(format_args!("{} {does}", args.action))?;
             out::note("a running agent reads the file when it is restarted");
         }
     }

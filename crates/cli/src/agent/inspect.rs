@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::read_config;
 use crate::args::{AgentConfigArg, JournalCommand};
 use crate::exit::{self, Usage};
-use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
+use crate::out::{self, BAD, BOLD, DIM, Form, GOOD, StdoutError};
 
 pub(crate) async fn status(args: &AgentConfigArg, form: Form) -> anyhow::Result<u8> {
     let folder = read_config(&args.config)?.state_dir;
@@ -31,44 +31,44 @@ pub(crate) async fn status(args: &AgentConfigArg, form: Form) -> anyhow::Result<
     };
     match form {
         Form::Json => out::json(&status)?,
-        Form::Text => print(&status),
+        Form::Text => print(&status)?,
     }
     Ok(exit::OK)
 }
 
-fn print(status: &status::Status) {
+fn print(status: &status::Status) -> Result<(), StdoutError> {
     let span = |seconds| out::span(Duration::from_secs(seconds));
     let status::Status { connection, journal, .. } = status;
     let (style, label) =
         if connection.connected { (GOOD, "connected") } else { (BAD, "not connected") };
-    anstream::println!(
+    out::line(format_args!(
         "{style}{label}{style:#}  {BOLD}{}{BOLD:#} at {} {DIM}for {}{DIM:#}",
         status.device,
         out::printable(&connection.hub),
         span(connection.since_s)
-    );
+    ))?;
     if let (false, Some(loss)) = (connection.connected, &connection.last_loss) {
-        anstream::println!("  {}", out::printable(loss));
+        out::line(format_args!("  {}", out::printable(loss)))?;
     }
     if let Some(retry_in_s) = connection.retry_in_s {
-        anstream::println!("  next try in {}", span(retry_in_s));
+        out::line(format_args!("  next try in {}", span(retry_in_s)))?;
     }
     // Text from the hub, or from a proxy, may contain control characters.
     let hub = out::printable(connection.hub_version.as_deref().unwrap_or("not known yet"));
-    anstream::println!(
+    out::line(format_args!(
         "  {DIM}agent {} (process {}) up for {}, hub {hub}{DIM:#}",
         status.version,
         status.pid,
         span(status.up_s)
-    );
-    anstream::println!(
+    ))?;
+    out::line(format_args!(
         "  {DIM}journal in {}: {} KiB of {} KiB, {} commands, {} under way{DIM:#}",
         journal.dir.display(),
         journal.bytes.div_ceil(1024),
         journal.bytes_max / 1024,
         journal.commands,
         journal.under_way
-    );
+    ))?;
     for command in &status.commands {
         let state = command.state.parse::<DeliveryState>().ok();
         let style = state.map_or(DIM, out::style_of);
@@ -80,12 +80,12 @@ fn print(status: &status::Status) {
             .unwrap_or_default();
         let has_ended = state.is_some_and(DeliveryState::is_terminal);
         let reported = if has_ended && !command.reported { ", not reported yet" } else { "" };
-        anstream::println!(
+        out::line(format_args!(
             "  {style}{:<10}{style:#}{code} {BOLD}{action}{BOLD:#} {DIM}{}{reported}{DIM:#}",
-            command.state,
-            command.id
-        );
+            command.state, command.id
+        ))?;
     }
+    Ok(())
 }
 
 pub(crate) fn journal(command: &JournalCommand, form: Form) -> anyhow::Result<u8> {
@@ -93,31 +93,41 @@ pub(crate) fn journal(command: &JournalCommand, form: Form) -> anyhow::Result<u8
         JournalCommand::Show { config } => {
             let config = read_config(&config.config)?;
             // Each record is JSON as it is stored; what is no record is shown at its position.
-            inspect::show(&config.state_dir, &config.device, |seen| match seen {
-                JournalItem::Record(json) => anstream::println!("{}", escaped(&json)),
-                JournalItem::Unknown { at, json } => {
-                    let line = escaped(&json);
-                    anstream::println!(r#"{{"unknown":{{"at":{at},"line":{line}}}}}"#);
+            let mut printed = Ok(());
+            inspect::show(&config.state_dir, &config.device, |seen| {
+                if printed.is_ok() {
+                    printed = print_item(seen);
                 }
-                JournalItem::Damaged { at, bytes } => {
-                    anstream::println!(r#"{{"damaged":{{"at":{at},"bytes":{bytes}}}}}"#);
-                }
-                JournalItem::Torn { at, bytes } => {
-                    anstream::println!(r#"{{"torn":{{"at":{at},"bytes":{bytes}}}}}"#);
-                }
-                _ => {}
             })?;
+            printed?;
         }
         JournalCommand::Repair { config } => {
             let config = read_config(&config.config)?;
             let repaired = inspect::repair(&config.state_dir, &config.device)?;
             match form {
                 Form::Json => out::json(&RepairReport::from(&repaired))?,
-                Form::Text => print_repair(&repaired),
+                Form::Text => print_repair(&repaired)?,
             }
         }
     }
     Ok(exit::OK)
+}
+
+fn print_item(item: JournalItem) -> Result<(), StdoutError> {
+    match item {
+        JournalItem::Record(json) => out::line(escaped(&json)),
+        JournalItem::Unknown { at, json } => {
+            let line = escaped(&json);
+            out::line(format_args!(r#"{{"unknown":{{"at":{at},"line":{line}}}}}"#))
+        }
+        JournalItem::Damaged { at, bytes } => {
+            out::line(format_args!(r#"{{"damaged":{{"at":{at},"bytes":{bytes}}}}}"#))
+        }
+        JournalItem::Torn { at, bytes } => {
+            out::line(format_args!(r#"{{"torn":{{"at":{at},"bytes":{bytes}}}}}"#))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The same JSON without the characters that control a terminal: the text comes from the hub and from handlers. (Those
@@ -148,17 +158,18 @@ impl<'a> From<&'a Repaired> for RepairReport<'a> {
     }
 }
 
-fn print_repair(repaired: &Repaired) {
+fn print_repair(repaired: &Repaired) -> Result<(), StdoutError> {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let records = count(repaired.records_kept, "record");
     let Some(copy) = &repaired.copy else {
-        return anstream::println!("nothing to repair: {records}");
+        return out::line(format_args!("nothing to repair: {records}"));
     };
-    anstream::println!("{records} kept, {} dropped", count(repaired.lines_dropped, "line"));
+    out::line(format_args!("{records} kept, {} dropped", count(repaired.lines_dropped, "line")))?;
     out::note(&format!(
         "the original is in {}; a command whose start was lost may run again",
         copy.display()
     ));
+    Ok(())
 }
 
 #[cfg(test)]

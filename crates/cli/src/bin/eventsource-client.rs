@@ -4,11 +4,13 @@
 //! original decides in its own way, and what is logged.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bellwire::argv;
 use bellwire::classic::address::{origin, path_part};
 use bellwire::classic::{log, logger::CLIENT};
 use bellwire_client::event_source::{Error, Event, EventSource, InvalidRequest, Item, Loss, Retry};
@@ -46,9 +48,9 @@ struct Args {
     /// Log what happens in between as well.
     #[arg(short, long)]
     debug: bool,
-    /// Milliseconds between two connections, until the server sets another time; at least 100.
-    #[arg(short, long, value_name = "MS", default_value_t = 0)]
-    retry: u64,
+    /// Milliseconds between two connections, until the server sets another time; at least 100. -1: do not reconnect.
+    #[arg(short, long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(i64).range(-1..))]
+    retry: i64,
     /// Reconnect whatever the reason.
     #[arg(short, long)]
     keep_reconnecting: bool,
@@ -70,7 +72,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args: Args = match argv::parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
     log::init(args.debug);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -111,12 +116,13 @@ async fn listen(args: &Args) -> Result<(), InvalidRequest> {
             }
         }
         // The server answered 204, after which an `EventSource` does not come back by itself.
-        if !args.keep_reconnecting {
+        if !args.keep_reconnecting || args.retry_delay().is_none() {
             info!(target: CLIENT, "disconnection requested");
             return Ok(());
         }
         last_event_id = source.last_event_id().to_owned();
-        tokio::time::sleep(Duration::from_millis(args.retry).max(CLASSIC_RECONNECT_MIN)).await;
+        let delay = args.retry_delay().unwrap_or_default();
+        tokio::time::sleep(delay.max(CLASSIC_RECONNECT_MIN)).await;
     }
 }
 
@@ -125,17 +131,17 @@ fn source(
     transport: HttpTransport,
     last_event_id: String,
 ) -> Result<EventSource, InvalidRequest> {
-    let always = args.keep_reconnecting;
+    let (always, never) = (args.keep_reconnecting, args.retry_delay().is_none());
     let mut source = EventSource::builder(args.url())
         .transport(transport)
         .last_event_id(last_event_id)
         .comments(args.debug)
         // The same delay every time: it neither grows nor is it spread.
-        .reconnect_delay(Duration::from_millis(args.retry))
+        .reconnect_delay(args.retry_delay().unwrap_or_default())
         .reconnect_delay_max(Duration::ZERO)
         .reconnect_delay_min(CLASSIC_RECONNECT_MIN)
         .jitter(Jitter::None)
-        .retry(Retry::when(move |loss| always || is_orderly(loss)));
+        .retry(Retry::when(move |loss| !never && (always || is_orderly(loss))));
     if let Some(user) = &args.user {
         source = source.basic_auth(user, &args.password);
     }
@@ -187,6 +193,11 @@ fn reason(error: &Error) -> String {
 }
 
 impl Args {
+    /// The time between two connections; `None` if there is to be one only.
+    fn retry_delay(&self) -> Option<Duration> {
+        u64::try_from(self.retry).ok().map(Duration::from_millis)
+    }
+
     fn url(&self) -> String {
         let (scheme, port) = if self.ssl { ("https", 443) } else { ("http", 80) };
         let mut url = origin(scheme, &self.host, self.port.unwrap_or(port));

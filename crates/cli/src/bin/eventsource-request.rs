@@ -3,12 +3,13 @@
 //! The original prints the outcome on standard output, failures included, and so does this.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use bellwire::classic::address::{origin, path_part};
+use bellwire::{argv, output};
 use bellwire_client::transport::{HttpTransport, Request, Transport as _};
 use bellwire_proto::limits::{CLASSIC_ANSWER_BYTES_MAX, CLASSIC_ANSWER_TIMEOUT};
 use bellwire_proto::python_json;
@@ -56,17 +57,22 @@ struct Failure {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let (line, code) = match send(&args) {
+    let args: Args = match argv::parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    let (mut line, code) = match send(&args) {
         Ok(answer) => (answer, ExitCode::SUCCESS),
         Err(Failure { reason, message }) => {
             let message = message.map(|message| format!(": {message}")).unwrap_or_default();
             (format!("Unable to send request ({reason}){message}").into(), ExitCode::FAILURE)
         }
     };
-    let mut out = std::io::stdout().lock();
-    // If standard output is closed, nothing more can be reported.
-    let _ = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
+    line.push(b'\n');
+    if let Err(error) = output::bytes(&line) {
+        output::stderr_line(format_args!("eventsource-request: {error}"));
+        return ExitCode::FAILURE;
+    }
     code
 }
 

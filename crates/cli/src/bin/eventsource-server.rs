@@ -3,6 +3,7 @@
 //! What is served is `bellwire_hub::http::classic`'s; here are flags, a socket and signals.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use bellwire::argv;
 use bellwire::classic::{address::origin, log, logger::LISTENER};
 use bellwire_hub::config::TlsFiles;
 use bellwire_hub::http::classic::{Classic, ClassicConfig, Json, Text, WithIds};
@@ -67,7 +69,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args: Args = match argv::parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
     log::init(args.debug);
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,

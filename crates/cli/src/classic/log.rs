@@ -24,7 +24,11 @@ pub fn init(debug: bool) {
         .with_target("eventsource", ours)
         .with_target("bellwire", if debug { ours } else { libraries })
         .with_default(libraries);
-    let lines = tracing_subscriber::fmt::layer().event_format(Line).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .event_format(Line)
+        .with_writer(std::io::stderr)
+        // That a line was not written would itself be written to standard error, with a panic if that fails.
+        .log_internal_errors(false);
     // Not by `init`, which would bring the lines that libraries write for themselves (crate `log`).
     let subscriber = tracing_subscriber::registry().with(levels).with(lines);
     // It fails only where there is one already.

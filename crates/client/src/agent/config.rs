@@ -241,7 +241,7 @@ impl fmt::Display for ActionConfig {
     }
 }
 
-const DURATION: &str = "a duration: seconds, or as in \"90s\", \"15m\", \"24h\", \"7d\"";
+const DURATION: &str = "a duration: seconds, or as in \"90s\", \"15m\", \"24h\", \"7d\", \"1h30m\"";
 const ABSOLUTE: &str = "an absolute path";
 const FACTS: &str = "a table of at most 80 facts and 12 KiB as JSON";
 
@@ -249,7 +249,7 @@ fn absolute(value: &toml::Value) -> Option<PathBuf> {
     text(value).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-/// A duration: `90`, `"90s"`, `"15m"`, `"24h"`, `"7d"`.
+/// A duration: `90`, `"90s"`, `"15m"`, `"24h"`, `"7d"`, `"1h30m"`.
 fn seconds(value: &toml::Value) -> Option<Seconds> {
     match value {
         toml::Value::Integer(n) => u64::try_from(*n).ok().map(Seconds::new),
