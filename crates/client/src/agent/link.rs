@@ -47,7 +47,9 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
         {
             AGENT_REFUSED_PAUSE
         }
-        Loss::Failed(Error::Transport(error)) if error.stage() == TransportStage::Untrusted => {
+        Loss::Failed(Error::Transport(error))
+            if matches!(error.stage(), TransportStage::Untrusted | TransportStage::Encoding) =>
+        {
             AGENT_PORTAL_PAUSE
         }
         Loss::Failed(
@@ -95,12 +97,6 @@ pub(super) fn explain(loss: &Loss) -> String {
                  of a guest network ({error})"
             );
         }
-        Loss::Failed(Error::Transport(error)) if error.stage() == TransportStage::Untrusted => {
-            return format!(
-                "the answer comes from a middlebox and not from the hub, such as the sign-in page \
-                 of a guest network, or the hub's authority is unknown here: set ca_file ({error})"
-            );
-        }
         Loss::Failed(error @ Error::Elsewhere { .. }) => {
             return format!(
                 "the answer redirects to another server, as the sign-in page of a guest network does \
@@ -112,9 +108,13 @@ pub(super) fn explain(loss: &Loss) -> String {
                 "the stream is connected but sends no hello: a middlebox may buffer it ({error})"
             );
         }
-        Loss::Ended | Loss::Failed(Error::Transport(_) | Error::Silent { .. }) => {
-            return loss.to_string();
+        Loss::Failed(Error::Transport(error)) => {
+            return match error.advice() {
+                Some(advice) => format!("{error}; {advice}"),
+                None => error.to_string(),
+            };
         }
+        Loss::Ended | Loss::Failed(Error::Silent { .. }) => return loss.to_string(),
     };
     let meaning = match status {
         401 => "the hub does not know this credential: check credential_file",
