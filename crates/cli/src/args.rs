@@ -239,12 +239,13 @@ pub enum AgentCommand {
         #[command(flatten)]
         config: AgentConfigArg,
     },
-    /// Report every fault of the configuration with its key, and show what each action would do.
+    /// Report every fault of the configuration and of what it names, and show what each action would do.
     #[command(after_help = "\
 Example:
   bellwire agent check --config agent.toml
 
-Exit codes: 0 it can be used, with or without warnings; 1 it cannot.")]
+Exit codes: 0 an agent can run with it on this machine, with or without warnings; 1 it cannot, or
+a part of it cannot work, such as an action whose program is missing.")]
     Check {
         /// The agent's configuration.
         #[command(flatten)]

@@ -1,6 +1,7 @@
 //! `eventsource-request`: sends one event through a classic server.
 //!
-//! The original prints the outcome on standard output, failures included, and so does this.
+//! The original prints the outcome on standard output, failures included, and so does this. Standard error has what it waits
+//! for.
 
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
@@ -9,6 +10,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use bellwire::classic::address::{origin, path_part};
+use bellwire::classic::log;
 use bellwire_client::transport::{HttpTransport, Request, Transport as _};
 use bellwire_proto::limits::{CLASSIC_ANSWER_BYTES_MAX, CLASSIC_ANSWER_TIMEOUT};
 use bellwire_proto::python_json;
@@ -57,6 +59,7 @@ struct Failure {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    log::init(false);
     let (line, code) = match send(&args) {
         Ok(answer) => (answer, ExitCode::SUCCESS),
         Err(Failure { reason, message }) => {

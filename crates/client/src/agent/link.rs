@@ -108,13 +108,12 @@ pub(super) fn explain(loss: &Loss) -> String {
                 "the stream is connected but sends no hello: a middlebox may buffer it ({error})"
             );
         }
-        Loss::Failed(Error::Transport(error)) => {
-            return match error.advice() {
-                Some(advice) => format!("{error}; {advice}"),
-                None => error.to_string(),
+        Loss::Ended | Loss::Failed(Error::Transport(_) | Error::Silent { .. }) => {
+            return match loss.advice() {
+                Some(advice) => format!("{loss}; {advice}"),
+                None => loss.to_string(),
             };
         }
-        Loss::Ended | Loss::Failed(Error::Silent { .. }) => return loss.to_string(),
     };
     let meaning = match status {
         401 => "the hub does not know this credential: check credential_file",

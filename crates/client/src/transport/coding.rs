@@ -2,8 +2,8 @@
 //! everything.
 //!
 //! Every request says `Accept-Encoding: identity`, unless its caller says otherwise. gzip and deflate come all the same and
-//! are decoded chunk by chunk, so that an event is not held back. Brotli and Zstandard are not: their decoders would be a
-//! tenth of the small program.
+//! are decoded chunk by chunk, so that an event is not held back: 47 KiB of the small program. Brotli (175 KiB) and Zstandard
+//! (90 KiB) would exceed its target, and are an error that names them.
 
 use std::io::{self, Write};
 
