@@ -14,6 +14,7 @@ use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
 
 mod add;
+mod create;
 mod init;
 mod inspect;
 
@@ -23,6 +24,7 @@ mod serve;
 pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8> {
     match command {
         AgentCommand::Check { config } => check(&config.config, form),
+        AgentCommand::Init(args) => create::run(&args, form),
         AgentCommand::On(args) => add::run(&args, form),
         AgentCommand::Run { config } => serve::run(&config).await,
         AgentCommand::Status { config } => inspect::status(&config, form).await,

@@ -251,6 +251,14 @@ a part of it cannot work, such as an action whose program is missing.")]
         #[command(flatten)]
         config: AgentConfigArg,
     },
+    /// Write its first configuration, with an action ping to try.
+    #[command(after_help = "\
+Examples:
+  sudo bellwire agent init https://hub.example.com kiosk-7
+  bellwire agent init http://127.0.0.1:8888 kiosk-7 --config agent.toml
+
+It replaces no file: exit code 2 if there is one.")]
+    Init(AgentInit),
     /// Add an action that runs a program.
     #[command(after_help = "\
 Examples:
@@ -270,6 +278,25 @@ Examples:
         #[command(subcommand)]
         command: JournalCommand,
     },
+}
+
+/// `bellwire agent init`.
+#[derive(Debug, Args)]
+pub struct AgentInit {
+    /// The URL of the hub.
+    #[arg(value_name = "HUB")]
+    pub hub: String,
+    /// The name of this device.
+    pub device: DeviceId,
+    /// A file with the token for the hub, if it asks for one.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A file with authorities (PEM) to trust beside the platform's.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Where to write it.
+    #[command(flatten)]
+    pub config: AgentConfigArg,
 }
 
 /// `bellwire agent on`.
