@@ -79,7 +79,7 @@ fn member(completion: &Completion, name: &str) -> String {
 
 /// A service that compressed its answer had it reported as garbage.
 #[tokio::test]
-async fn a_forward_asks_for_no_coding_and_decodes_one_that_comes_all_the_same() {
+async fn a_forward_requests_no_coding_and_decodes_one_that_was_applied_all_the_same() {
     let server = Server::start().await;
     let begun = begin(&server.url("/"), "null", LONG);
     let mut request = server.request().await;

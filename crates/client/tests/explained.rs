@@ -135,7 +135,7 @@ fn a_proxy_that_is_set_and_cannot_be_used_is_refused() {
 
 /// The source showed nothing, and said nothing.
 #[tokio::test]
-async fn a_stream_that_is_compressed_though_nobody_asked_is_decoded_event_by_event() {
+async fn a_stream_that_is_compressed_without_a_request_is_decoded_event_by_event() {
     let server = Server::start().await;
     let mut tail = Tail::start(source(server.url("/"), HttpTransport::builder().no_proxy()));
     let mut request = server.request().await;

@@ -1,8 +1,8 @@
 //! The coding of a response's body, where it has one though none was requested: a middlebox, or a server that compresses
 //! everything.
 //!
-//! Every request says `Accept-Encoding: identity`, unless its caller says otherwise. gzip and deflate come all the same and
-//! are decoded chunk by chunk, so that an event is not held back: 47 KiB of the small program. Brotli (175 KiB) and Zstandard
+//! Every request has `Accept-Encoding: identity`, unless its caller sets another. gzip and deflate that are applied all the
+//! same are decoded chunk by chunk, so that an event is not held back: 47 KiB of the small program. Brotli (175 KiB) and Zstandard
 //! (90 KiB) would exceed its target, and are an error that names them.
 
 use std::io::{self, Write};
@@ -61,7 +61,7 @@ fn codings(headers: &HeaderMap) -> Vec<String> {
 
 /// A coding that this program has no decoder for.
 #[derive(Debug, thiserror::Error)]
-#[error("Content-Encoding: {coding}, though the request asks for identity")]
+#[error("Content-Encoding: {coding}, though the request has Accept-Encoding: identity")]
 struct Unsupported {
     coding: String,
 }

@@ -1,7 +1,7 @@
 //! Names to addresses, by the system's resolver, within a time that is less than that for connecting.
 //!
 //! `getaddrinfo` blocks for as long as the system's resolver likes: half a minute where the DNS server is silent. Each call
-//! has a thread of its own that nobody waits for, neither after the limit nor when the process ends; a runtime waits for
+//! has a thread of its own, which is not waited for, neither after the limit nor when the process ends; a runtime waits for
 //! its blocking threads, and its pool is shared. The number of such threads is bounded.
 
 use std::io;
@@ -88,7 +88,7 @@ fn start(
     let name = name.to_owned();
     std::thread::Builder::new().name("lookup".to_owned()).spawn(move || {
         let _slot = slot;
-        // The receiver may have given up.
+        // The receiver may have been dropped.
         sender.send(lookup(&name)).ok();
     })?;
     Ok(addresses)
@@ -124,7 +124,7 @@ mod tests {
 
     /// A silent DNS server held `eventsource-request` for 45 s, and the end of the process for 35 s more.
     #[tokio::test(start_paused = true)]
-    async fn a_lookup_that_nobody_answers_ends_within_its_limit_and_is_not_waited_for() {
+    async fn a_lookup_without_an_answer_ends_within_its_limit_and_is_not_waited_for() {
         let (release, wait) = mpsc::sync_channel::<()>(1);
         let wait = std::sync::Mutex::new(wait);
         let silent = Resolver {

@@ -71,7 +71,7 @@ fn only(
 /// A verifier whose refusals say why.
 #[derive(Debug)]
 struct Explained {
-    /// `None` trusts nobody.
+    /// `None` trusts no server.
     verifier: Option<Arc<dyn ServerCertVerifier>>,
     provider: Arc<CryptoProvider>,
 }
