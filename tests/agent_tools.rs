@@ -58,13 +58,16 @@ fn saved(folder: &tempfile::TempDir, action: &str, data: &str) -> String {
 }
 
 #[test]
-fn check_describes_each_action_and_warns_of_missing_files() {
+fn check_describes_each_action_and_reports_missing_files() {
     let folder = tempfile::tempdir().unwrap();
-    let config =
-        written(&folder, "agent.toml", &format!("{CONFIG}[actions.gone]\nrun = [\"/no/such\"]\n"));
+    let config = written(&folder, "good.toml", CONFIG);
     let (code, stdout, stderr) = output(&["agent", "check", "--config", &config]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("greet runs /bin/sh -c "), "{stdout}");
+    let config =
+        written(&folder, "agent.toml", &format!("{CONFIG}[actions.gone]\nrun = [\"/no/such\"]\n"));
+    let (code, _, stderr) = output(&["agent", "check", "--config", &config]);
+    assert_eq!(code, 1, "{stderr}");
     assert!(
         stderr.contains("actions.gone.run names a program that does not exist: /no/such"),
         "{stderr}"

@@ -82,6 +82,34 @@ pub fn is_process_1(test: &str) -> bool {
     false
 }
 
+/// Whether this process is in a network of its own whose name server, at port 53 of 127.0.0.1, is the test's. If not, the test
+/// of this name runs again in one that is.
+///
+/// # Panics
+/// When the test fails there, and in CI without the rights to make such a network.
+pub fn has_own_name_server(test: &str) -> bool {
+    if std::env::var_os(AGAIN).is_some() {
+        return true;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let conf = folder.path().join("resolv.conf");
+    std::fs::write(&conf, "nameserver 127.0.0.1\n").unwrap();
+    let script = "ip link set lo up && mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    for rights in [&["--mount"][..], &["--user", "--map-root-user", "--mount"]] {
+        let mut unshare = Command::new("unshare");
+        unshare.args(rights).args(["--net", "sh", "-c", script]).arg(&conf);
+        if run(unshare.env(AGAIN, "name server"), test) {
+            return false;
+        }
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "no network can be made here: run it as root, with iproute2"
+    );
+    eprintln!("no network can be made here: nothing was tested");
+    false
+}
+
 /// Runs this program with one test alone; returns whether the test ran.
 fn run(command: &mut Command, test: &str) -> bool {
     command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);

@@ -1,4 +1,4 @@
-//! `bellwire agent`: runs the agent, and checks, extends and shows its configuration, status and journal.
+//! `bellwire agent`: runs the agent, and creates, checks, extends and shows its configuration, status and journal.
 //!
 //! The agent itself is `bellwire_client::agent`; here are its command line, its signals, its notifications to systemd, and
 //! what it does as process 1.
@@ -15,6 +15,7 @@ use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD, StdoutError};
 
 mod add;
+mod create;
 mod init;
 mod inspect;
 
@@ -24,6 +25,7 @@ mod serve;
 pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8> {
     match command {
         AgentCommand::Check { config } => check(&config.config, form),
+        AgentCommand::Init(args) => create::run(&args, form),
         AgentCommand::On(args) => add::run(&args, form),
         AgentCommand::Run { config } => serve::run(&config).await,
         AgentCommand::Status { config } => inspect::status(&config, form).await,
@@ -40,8 +42,7 @@ pub(crate) fn read_config(path: &Path) -> anyhow::Result<AgentConfig> {
 fn read_text(path: &Path) -> Result<String, Usage> {
     std::fs::read_to_string(path).map_err(|e| {
         let hint = if e.kind() == ErrorKind::NotFound {
-            "\n  write one (hub = \"http://127.0.0.1:8888\" and device = \"NAME\" are enough to begin with), \
-             or name another by --config"
+            "\n  write one by `bellwire agent init HUB DEVICE`, or name another by --config"
         } else {
             ""
         };
@@ -105,19 +106,24 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
     };
     let read = AgentConfig::read(&text);
     let checked = match &read {
-        Ok(config) => Checked {
-            ok: true,
-            faults: Vec::new(),
-            warnings: of_file(path).into_iter().chain(config.warnings()).map(Finding::of).collect(),
-            actions: config
-                .actions
-                .iter()
-                .map(|(action, does)| ActionSummary {
-                    action: action.to_string(),
-                    does: does.to_string(),
-                })
-                .collect(),
-        },
+        Ok(config) => {
+            let found = config.readiness();
+            let (ok, warnings) =
+                (found.is_ready(), of_file(path).into_iter().chain(found.warnings));
+            Checked {
+                ok,
+                faults: found.faults.into_iter().chain(found.errors).map(Finding::of).collect(),
+                warnings: warnings.map(Finding::of).collect(),
+                actions: config
+                    .actions
+                    .iter()
+                    .map(|(action, does)| ActionSummary {
+                        action: action.to_string(),
+                        does: does.to_string(),
+                    })
+                    .collect(),
+            }
+        }
         Err(faults) => Checked {
             ok: false,
             faults: faults.iter().cloned().map(Finding::of).collect(),
@@ -145,10 +151,13 @@ fn print(path: &Path, checked: &Checked, config: Option<&AgentConfig>) -> Result
     for Finding { key, problem } in &checked.warnings {
         stderr_line(format_args!("{BOLD}warning:{BOLD:#} {key} {problem}"));
     }
-    let Some(config) = config else {
+    let Some(config) = config.filter(|_| checked.ok) else {
         let count = checked.faults.len();
         let s = if count == 1 { "" } else { "s" };
-        stderr_line(format_args!("{}: {count} fault{s}; no agent starts with it", path.display()));
+        stderr_line(format_args!(
+            "{}: {count} fault{s}; no agent works with it on this machine",
+            path.display()
+        ));
         return Ok(());
     };
     out::line(format_args!("{GOOD}ok{GOOD:#}  {BOLD}{}{BOLD:#} at {}", config.device, config.hub))?;

@@ -240,17 +240,26 @@ pub enum AgentCommand {
         #[command(flatten)]
         config: AgentConfigArg,
     },
-    /// Report every fault of the configuration with its key, and show what each action would do.
+    /// Report every fault of the configuration and of what it names, and show what each action would do.
     #[command(after_help = "\
 Example:
   bellwire agent check --config agent.toml
 
-Exit codes: 0 it can be used, with or without warnings; 1 it cannot.")]
+Exit codes: 0 an agent can run with it on this machine, with or without warnings; 1 it cannot, or
+a part of it cannot work, such as an action whose program is missing.")]
     Check {
         /// The agent's configuration.
         #[command(flatten)]
         config: AgentConfigArg,
     },
+    /// Write its first configuration, with an action ping to try.
+    #[command(after_help = "\
+Examples:
+  sudo bellwire agent init https://hub.example.com kiosk-7
+  bellwire agent init http://127.0.0.1:8888 kiosk-7 --config agent.toml
+
+It replaces no file: exit code 2 if there is one.")]
+    Init(AgentInit),
     /// Add an action that runs a program.
     #[command(after_help = "\
 Examples:
@@ -270,6 +279,25 @@ Examples:
         #[command(subcommand)]
         command: JournalCommand,
     },
+}
+
+/// `bellwire agent init`.
+#[derive(Debug, Args)]
+pub struct AgentInit {
+    /// The URL of the hub.
+    #[arg(value_name = "HUB")]
+    pub hub: String,
+    /// The name of this device.
+    pub device: DeviceId,
+    /// A file with the token for the hub, if it asks for one.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A file with authorities (PEM) to trust beside the platform's.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Where to write it.
+    #[command(flatten)]
+    pub config: AgentConfigArg,
 }
 
 /// `bellwire agent on`.

@@ -147,8 +147,9 @@ impl Appliance {
                 }
             }),
             Signal::Lost { loss, retry_in } => {
+                let advice = loss.advice().map(|advice| format!(" ({advice})")).unwrap_or_default();
                 out::note(&format!(
-                    "{}: {loss}; again in {}",
+                    "{}: {loss}{advice}; again in {}",
                     self.link.hub.url(),
                     out::span(retry_in)
                 ));

@@ -155,6 +155,9 @@ impl ControllerBuilder {
     /// [`InvalidRequest`] names the invalid setting.
     pub fn build(self) -> Result<Controller, InvalidRequest> {
         let Address { url, authorization, .. } = Address::parse(&self.url)?;
+        if url.query().is_some() {
+            return Err(InvalidRequest::Query { url: url.into() });
+        }
         let authorization = match &self.token {
             None => authorization,
             Some(token) => Some(bearer(token)?),

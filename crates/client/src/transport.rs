@@ -15,11 +15,16 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use futures_util::StreamExt as _;
 
+mod coding;
 mod network;
+mod proxy;
+mod resolve;
 mod service;
+mod trust;
 
 pub use network::{HttpTransport, HttpTransportBuilder, InvalidSetting};
 pub use service::ServiceTransport;
+pub use trust::CertificateFault;
 
 /// A request with its whole body. The URI is absolute.
 pub type Request = http::Request<Bytes>;
@@ -35,8 +40,8 @@ pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response, Transport
 
 /// Sends one request and returns its response.
 ///
-/// An implementation follows no redirects, limits only the time to connect, and neither caches nor decompresses: its users
-/// do that themselves, or rely on its absence.
+/// An implementation follows no redirects, limits only the time to connect, and does not cache: its users do that themselves,
+/// or rely on its absence. The body that it returns has no content coding any more.
 ///
 /// ```
 /// use bellwire_client::transport::{ByteStream, Request, ResponseFuture, Transport};
@@ -79,6 +84,9 @@ pub enum TransportStage {
     ProxyRefused,
     /// The certificate is not trusted, or the peer does not speak TLS. The server has received nothing.
     Untrusted,
+    /// The response has a content coding that was not requested and cannot be decoded: a middlebox compresses it. The server may
+    /// have acted on the request.
+    Encoding,
     /// Connected, but no response came. The server may have acted on the request.
     Response,
     /// The response broke off. The server may have acted on the request.
@@ -98,6 +106,35 @@ impl TransportError {
         Self { stage, source: Arc::from(source.into()) }
     }
 
+    /// What is wrong with the server's certificate, if that is the reason.
+    pub fn certificate_fault(&self) -> Option<&CertificateFault> {
+        CertificateFault::in_chain(&*self.source)
+    }
+
+    /// What to do about it, where the error itself says enough to know: the rest of a sentence.
+    pub fn advice(&self) -> Option<String> {
+        if let Some(fault) = self.certificate_fault() {
+            return Some(fault.advice());
+        }
+        match self.stage {
+            TransportStage::Untrusted => Some(
+                "a middlebox answers in place of the server, such as the sign-in page of a guest network, or the server \
+                 has no TLS on this port"
+                    .to_owned(),
+            ),
+            TransportStage::Encoding => Some(
+                "a middlebox compresses it: exempt this server there, or use https".to_owned(),
+            ),
+            _ => self.source.downcast_ref::<proxy::ProxyFault>()?.advice(),
+        }
+    }
+
+    /// Whether the proxy is what cannot be reached, so that nothing is known of the server behind it.
+    pub fn is_of_proxy(&self) -> bool {
+        let proxy = self.source.downcast_ref::<proxy::ProxyFault>();
+        proxy.is_some_and(|proxy| proxy.advice().is_some())
+    }
+
     /// At which point it failed.
     pub fn stage(&self) -> TransportStage {
         self.stage
@@ -109,11 +146,16 @@ impl fmt::Display for TransportError {
         f.write_str(match self.stage {
             TransportStage::Connect => "cannot connect",
             TransportStage::Untrusted => "cannot connect securely",
+            TransportStage::Encoding => "the response cannot be decoded",
             TransportStage::ProxyAuthentication => "the proxy requires a user and password",
             TransportStage::ProxyRefused => "the proxy refuses to connect to the server",
             TransportStage::Response => "no response",
             TransportStage::Body => "the response broke off",
         })?;
+        // The errors around it say less, and in the words of the libraries.
+        if let Some(fault) = self.certificate_fault() {
+            return write!(f, ": {fault}");
+        }
         // The outer errors of a chain often repeat the inner ones: a cause is shown only if it adds to the line.
         let mut shown = String::new();
         let mut cause: Option<&(dyn StdError + 'static)> = Some(&*self.source);

@@ -77,6 +77,24 @@ fn member(completion: &Completion, name: &str) -> String {
     result[name].to_string()
 }
 
+/// A service that compressed its answer had it reported as garbage.
+#[tokio::test]
+async fn a_forward_requests_no_coding_and_decodes_one_that_was_applied_all_the_same() {
+    let server = Server::start().await;
+    let begun = begin(&server.url("/"), "null", LONG);
+    let mut request = server.request().await;
+    assert_eq!(request.header("accept-encoding"), Some("identity"));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gzip, b"[1]").unwrap();
+    let body = gzip.finish().unwrap();
+    request.send("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n").await;
+    request.send(body).await;
+    request.end().await;
+    let completion = begun.end().await.into_completion();
+    let result = completion.outcome.result.unwrap();
+    assert!(result.as_str().contains(r#""body":[1]"#), "{}", result.as_str());
+}
+
 #[tokio::test]
 async fn the_data_is_the_body_and_the_rest_are_headers() {
     let server = Server::start().await;

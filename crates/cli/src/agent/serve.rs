@@ -15,8 +15,17 @@ pub(crate) async fn run(args: &AgentConfigArg) -> anyhow::Result<u8> {
         return init::run().await;
     }
     let config = read_config(&args.config)?;
-    for warning in config.warnings_here() {
+    let found = config.readiness_here();
+    for warning in &found.warnings {
         tracing::warn!("{warning}");
+    }
+    // The rest works, and may be what this is repaired by.
+    for error in &found.errors {
+        tracing::error!("{error}");
+    }
+    if !found.faults.is_empty() {
+        let faults: String = found.faults.iter().map(|fault| format!("\n  {fault}")).collect();
+        anyhow::bail!("the agent cannot run with {}:{faults}", args.config.display());
     }
     let [first, second, third] = stop_signals()?;
     let agent = Agent::builder().config(&config)?.build()?;

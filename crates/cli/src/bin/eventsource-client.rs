@@ -188,7 +188,10 @@ fn reason(error: &Error) -> String {
             let name = refusal.status.canonical_reason().unwrap_or_default();
             format!("HTTP {}: {name}", refusal.status.as_u16())
         }
-        error => error.to_string(),
+        error => match error.advice() {
+            Some(advice) => format!("{error}; {advice}"),
+            None => error.to_string(),
+        },
     }
 }
 

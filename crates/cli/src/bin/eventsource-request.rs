@@ -1,6 +1,7 @@
 //! `eventsource-request`: sends one event through a classic server.
 //!
-//! The original prints the outcome on standard output, failures included, and so does this.
+//! The original prints the outcome on standard output, failures included, and so does this. Standard error has what it waits
+//! for.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -9,6 +10,7 @@
 use std::process::ExitCode;
 
 use bellwire::classic::address::{origin, path_part};
+use bellwire::classic::log;
 use bellwire::{argv, output};
 use bellwire_client::transport::{HttpTransport, Request, Transport as _};
 use bellwire_proto::limits::{CLASSIC_ANSWER_BYTES_MAX, CLASSIC_ANSWER_TIMEOUT};
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
+    log::init(false);
     let (mut line, code) = match send(&args) {
         Ok(answer) => (answer, ExitCode::SUCCESS),
         Err(Failure { reason, message }) => {

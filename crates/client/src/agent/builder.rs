@@ -15,10 +15,7 @@ use super::policy::Rules;
 use super::run::Completion;
 use super::{Agent, AgentError, Credential, config};
 use crate::address::Address;
-use crate::transport::{HttpTransport, HttpTransportBuilder, InvalidSetting, Transport};
-
-/// The agent's `User-Agent`.
-const USER_AGENT: &str = concat!("bellwire-agent/", env!("CARGO_PKG_VERSION"));
+use crate::transport::{InvalidSetting, Transport};
 
 /// The settings of an [`Agent`].
 #[must_use]
@@ -79,7 +76,7 @@ impl AgentBuilder {
         self
     }
 
-    /// What the requests go through. Default: an [`HttpTransport`] that names itself
+    /// What the requests go through. Default: an [`HttpTransport`](crate::transport::HttpTransport) that names itself
     /// `bellwire-agent` and speaks [HTTP/1.1 alone](crate::transport::HttpTransportBuilder::http1).
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
@@ -103,17 +100,9 @@ impl AgentBuilder {
         for (action, config) in &config.actions {
             self.list.allow(action.clone(), config.rules());
         }
-        if config.ca_file.is_none() && config.proxy.is_none() {
-            return Ok(self);
+        if let Some(transport) = config.transport()? {
+            self.transport = Some(Arc::new(transport));
         }
-        let mut transport = transport();
-        if let Some(path) = &config.ca_file {
-            transport = transport.ca_file(path);
-        }
-        if let Some(proxy) = &config.proxy {
-            transport = transport.proxy(proxy.with_credentials());
-        }
-        self.transport = Some(Arc::new(transport.build()?));
         Ok(self)
     }
 
@@ -187,11 +176,14 @@ impl AgentBuilder {
             return Err(fault("action", problem));
         }
         let hub = Address::parse(&self.hub).map_err(|error| fault("hub", &error))?;
+        if hub.url.query().is_some() {
+            return Err(crate::event_source::InvalidRequest::Query { url: hub.to_string() }.into());
+        }
         let device = self.device.parse().map_err(|error| fault("device", &error))?;
         let state_dir = self.state_dir.ok_or_else(|| fault("state_dir", &"it is not set"))?;
         let transport = match self.transport {
             Some(transport) => transport,
-            None => Arc::new(transport().build()?),
+            None => Arc::new(config::transport().build()?),
         };
         Ok(Agent {
             hub,
@@ -204,11 +196,6 @@ impl AgentBuilder {
             transport,
         })
     }
-}
-
-/// The transport to the hub: a dead stream must not take the reports with it, so each has a connection of its own.
-fn transport() -> HttpTransportBuilder {
-    HttpTransport::builder().user_agent(USER_AGENT).http1(true)
 }
 
 impl fmt::Debug for AgentBuilder {

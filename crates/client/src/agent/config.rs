@@ -34,29 +34,32 @@ use bellwire_proto::{Action, DeviceId, Seconds};
 use futures_core::future::BoxFuture;
 
 use super::forward::Forward;
-use super::handler::Program;
+use super::handler::{Program, account};
 use super::policy::{OnRestart, Params, Policy, Rules};
 use super::run::{Ended, Job, Run, systemd_dir};
 use crate::address::Address;
+use crate::transport::{HttpTransport, HttpTransportBuilder, InvalidSetting};
 
 mod action;
 mod fault;
 mod params;
-mod warning;
+mod readiness;
 
 pub use fault::{ConfigFaults, Fault};
 use fault::{Section, boolean, text};
-pub use warning::writable_by;
+pub use readiness::{Readiness, writable_by};
 
 /// The default path of the configuration.
 pub const CONFIG_FILE: &str = "/etc/bellwire/agent.toml";
+/// The agent's `User-Agent`.
+const USER_AGENT: &str = concat!("bellwire-agent/", env!("CARGO_PKG_VERSION"));
 /// The default state folder of an agent that runs as root.
 const STATE_DIR_OF_ROOT: &str = "/var/lib/bellwire";
 
 /// The settings of `agent.toml`, checked.
 ///
 /// [`AgentConfig::read`] parses them; [`AgentBuilder::config`](super::AgentBuilder::config) takes them.
-/// [`AgentConfig::warnings`] checks them against this machine.
+/// [`AgentConfig::readiness`] checks them against this machine.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AgentConfig {
@@ -135,12 +138,26 @@ impl AgentConfig {
     fn take(section: &mut Section<'_>) -> Option<Self> {
         let hub =
             section.require_url("hub", "an http or https URL, as in \"https://hub.example.com\"");
+        if let Some(hub) = hub.as_ref().filter(|hub| hub.url.query().is_some()) {
+            let problem = format!(
+                "is \"{hub}\", but the URL of a hub has no query: remove what begins with ?"
+            );
+            section.fault_of("hub", problem);
+        }
         let device =
             section.require("device", "a device name: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -", |v| {
                 text(v)?.parse().ok()
             });
         let credential_file = section.take("credential_file", ABSOLUTE, absolute);
-        let state_dir = section.take("state_dir", ABSOLUTE, absolute);
+        let state_dir = if section.has("state_dir") {
+            section.take("state_dir", ABSOLUTE, absolute)
+        } else {
+            let folder = default_state_dir();
+            if folder.is_none() {
+                section.fault_of("state_dir", NO_STATE_DIR);
+            }
+            folder
+        };
         let ca_file = section.take("ca_file", ABSOLUTE, absolute);
         let proxy = section.take_url("proxy", "a URL, as in \"http://proxy.example.com:3128\"");
         let heartbeat = section.take("heartbeat", &format!("{DURATION}; from 5s to 10m"), |v| {
@@ -160,7 +177,7 @@ impl AgentConfig {
             hub: hub?,
             device: device?,
             credential_file,
-            state_dir: state_dir.unwrap_or_else(default_state_dir),
+            state_dir: state_dir?,
             ca_file,
             proxy,
             heartbeat,
@@ -178,20 +195,36 @@ impl AgentConfig {
         policy
     }
 
-    /// What is valid and may still be a mistake, or does not work on this machine. Assumes what the shipped unit for
-    /// systemd sets up.
-    pub fn warnings(&self) -> Vec<Fault> {
-        warning::of(self, false)
+    /// The transport to the hub; `None` for the default one.
+    pub(super) fn transport(&self) -> Result<Option<HttpTransport>, InvalidSetting> {
+        if self.ca_file.is_none() && self.proxy.is_none() {
+            return Ok(None);
+        }
+        let mut transport = transport();
+        if let Some(path) = &self.ca_file {
+            transport = transport.ca_file(path);
+        }
+        if let Some(proxy) = &self.proxy {
+            transport = transport.proxy(proxy.with_credentials());
+        }
+        transport.build().map(Some)
+    }
+
+    /// Whether an agent can run with it on this machine. Assumes what the shipped unit for systemd sets up.
+    pub fn readiness(&self) -> Readiness {
+        readiness::of(self, false)
     }
 
     /// The same for this process, which is about to run the agent: assumes nothing.
-    pub fn warnings_here(&self) -> Vec<Fault> {
-        warning::of(self, true)
+    pub fn readiness_here(&self) -> Readiness {
+        readiness::of(self, true)
     }
 
-    /// The warnings about one action.
+    /// What is wrong with one action, or may be.
     pub fn warnings_of(&self, action: &Action) -> Vec<Fault> {
-        warning::of_action(self, action)
+        let mut found = Readiness::default();
+        readiness::of_action(self, action, &mut found);
+        found.errors.into_iter().chain(found.warnings).collect()
     }
 }
 
@@ -206,6 +239,11 @@ impl ActionConfig {
             ..Rules::new(self.handler.clone())
         }
     }
+}
+
+/// The transport to the hub: a dead stream must not take the reports with it, so each has a connection of its own.
+pub(super) fn transport() -> HttpTransportBuilder {
+    HttpTransport::builder().user_agent(USER_AGENT).http1(true)
 }
 
 /// What it does, in one sentence for people.
@@ -286,19 +324,22 @@ fn json(value: &toml::Value) -> Option<serde_json::Value> {
     })
 }
 
-/// The folder that systemd has made for the service, or root's, or the XDG state folder.
-fn default_state_dir() -> PathBuf {
+const NO_STATE_DIR: &str = "is not set, and this user has no home folder for it: set state_dir to a folder that belongs to the agent's user";
+
+/// The folder that systemd has made for the service, or root's, or the XDG state folder of this process or its account.
+/// `None` without any: a folder that all users share, as `/tmp`, may hold one that another user has made.
+fn default_state_dir() -> Option<PathBuf> {
     if let Some(folder) = systemd_dir("STATE_DIRECTORY") {
-        return folder;
+        return Some(folder);
     }
     if rustix::process::geteuid().is_root() {
-        return STATE_DIR_OF_ROOT.into();
+        return Some(STATE_DIR_OF_ROOT.into());
     }
     let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    set("XDG_STATE_HOME")
-        .or_else(|| set("HOME").map(|home| home.join(".local/state")))
-        .unwrap_or_else(std::env::temp_dir)
-        .join("bellwire")
+    let home =
+        || set("HOME").or_else(|| account::of_process().and_then(|account| account.own_home()));
+    let folder = set("XDG_STATE_HOME").or_else(|| Some(home()?.join(".local/state")))?;
+    Some(folder.join("bellwire"))
 }
 
 /// Reads a token from a file that contains nothing else.
@@ -317,8 +358,8 @@ pub fn read_credential(path: &Path) -> std::io::Result<String> {
     if text.len() as u64 > CREDENTIAL_BYTES_MAX {
         return Err(fault("it is too long for a token"));
     }
-    if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(fault("it must contain one token and nothing else"));
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(fault("it must contain one token, of printable ASCII, and nothing else"));
     }
     Ok(token.to_owned())
 }

@@ -9,7 +9,7 @@
 //! a program of your own needs an init there (`docker run --init`).
 //!
 //! - `spawn.rs`: starts the process; the only file with unsafe code.
-//! - `find.rs`: which file a program is.
+//! - `find.rs`: which file a program is; `interpreter.rs`: whether what a script needs is there.
 //! - `output.rs`: what it writes: tails, result, progress.
 //! - `group.rs`: how its process group is ended.
 //! - [`orphans`]: the processes of an agent that was killed.
@@ -34,6 +34,7 @@ use super::run::{self, Completion, Ended, Job, Run, Stop, StopReceiver};
 pub mod account;
 mod find;
 mod group;
+mod interpreter;
 pub mod orphans;
 mod output;
 mod spawn;

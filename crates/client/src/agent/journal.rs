@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 mod draft;
 mod error;
 mod line;
+mod owner;
 mod read;
 mod record;
 mod repair;
@@ -36,6 +37,7 @@ pub use repair::Repaired;
 
 use draft::{DRAFT, Draft};
 pub(crate) use error::AppendError;
+pub(crate) use owner::check_before;
 pub(crate) use read::{JournalPart, JournalSpan};
 pub(crate) use record::{BootId, ClockStamp, Done, Received, Record, STORED_REPORT_BYTES_MAX, fit};
 pub(crate) use repair::{repair, show};
@@ -210,6 +212,7 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
     let path = dir.join(LOCK);
     let io = |source| JournalError::Io { path: path.clone(), source };
     create_dir(dir, DIR_MODE).map_err(|source| JournalError::Io { path: dir.into(), source })?;
+    owner::check(dir)?;
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
     let file = options.open(&path).map_err(io)?;

@@ -47,7 +47,9 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
         {
             AGENT_REFUSED_PAUSE
         }
-        Loss::Failed(Error::Transport(error)) if error.stage() == TransportStage::Untrusted => {
+        Loss::Failed(Error::Transport(error))
+            if matches!(error.stage(), TransportStage::Untrusted | TransportStage::Encoding) =>
+        {
             AGENT_PORTAL_PAUSE
         }
         Loss::Failed(
@@ -95,12 +97,6 @@ pub(super) fn explain(loss: &Loss) -> String {
                  of a guest network ({error})"
             );
         }
-        Loss::Failed(Error::Transport(error)) if error.stage() == TransportStage::Untrusted => {
-            return format!(
-                "the answer comes from a middlebox and not from the hub, such as the sign-in page \
-                 of a guest network, or the hub's authority is unknown here: set ca_file ({error})"
-            );
-        }
         Loss::Failed(error @ Error::Elsewhere { .. }) => {
             return format!(
                 "the answer redirects to another server, as the sign-in page of a guest network does \
@@ -113,7 +109,10 @@ pub(super) fn explain(loss: &Loss) -> String {
             );
         }
         Loss::Ended | Loss::Failed(Error::Transport(_) | Error::Silent { .. }) => {
-            return loss.to_string();
+            return match loss.advice() {
+                Some(advice) => format!("{loss}; {advice}"),
+                None => loss.to_string(),
+            };
         }
     };
     let meaning = match status {

@@ -14,7 +14,7 @@ use crate::transport::TransportError;
 pub enum Error {
     /// The network failed, or the hub is down. Whether it received the request is not known, unless the transport failed to
     /// connect; a call with an idempotency key can be repeated.
-    #[error("the hub at {hub} cannot be reached: {source}; is it running, and is the URL right?")]
+    #[error("{}", unreachable(.hub, .source))]
     Unreachable {
         /// The URL of the hub.
         hub: String,
@@ -92,6 +92,17 @@ impl Error {
             }
             other => Self::foreign(hub, other.to_string()),
         }
+    }
+}
+
+/// The text of [`Error::Unreachable`]: a proxy that cannot be reached says nothing of the hub.
+fn unreachable(hub: &str, source: &TransportError) -> String {
+    match source.advice() {
+        Some(advice) if source.is_of_proxy() => format!("{source}; {advice}"),
+        Some(advice) => format!("the hub at {hub} cannot be reached: {source}; {advice}"),
+        None => format!(
+            "the hub at {hub} cannot be reached: {source}; is it running, and is the URL right?"
+        ),
     }
 }
 

@@ -60,6 +60,12 @@ pub enum InvalidRequest {
     /// It is not an absolute http or https URL.
     #[error(transparent)]
     Url(#[from] InvalidUrl),
+    /// The URL of a hub has a query: the paths of its API would come after it.
+    #[error("{url:?} has a query, and the URL of a hub has none: remove what begins with ?")]
+    Query {
+        /// The URL, without credentials.
+        url: String,
+    },
     /// A header has an invalid name or value.
     #[error(
         "header {name:?} cannot be sent: its name or value has characters that a header may not have"

@@ -25,6 +25,14 @@ impl Loss {
             _ => None,
         }
     }
+
+    /// What to do about it, where the loss itself says enough to know: the rest of a sentence.
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            Self::Failed(error) => error.advice(),
+            Self::Ended => None,
+        }
+    }
 }
 
 impl fmt::Display for Loss {
@@ -82,6 +90,16 @@ pub enum Error {
     /// A redirect that cannot be followed.
     #[error(transparent)]
     Redirect(#[from] RedirectFault),
+}
+
+impl Error {
+    /// What to do about it, where the error itself says enough to know: the rest of a sentence.
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            Self::Transport(error) => error.advice(),
+            _ => None,
+        }
+    }
 }
 
 /// A response with a status other than those of a stream.

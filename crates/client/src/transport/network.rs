@@ -1,17 +1,22 @@
 //! Requests over the network: reqwest, and every setting that Bellwire makes of it.
 //!
-//! TLS is rustls with ring, the roots are the platform's. Proxies come from the environment by default. No other file
-//! names reqwest's client.
+//! TLS is rustls with ring, the roots are the platform's ([`trust`](super::trust)). Proxies come from the environment by
+//! default ([`proxy`](super::proxy)). No other file names reqwest's client.
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use http::HeaderValue;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
+use super::proxy::{self, Proxies};
+use super::resolve::Resolver;
 use super::{ByteStream, Request, ResponseFuture, Transport, TransportError, TransportStage};
+use super::{coding, trust};
 
 /// How long connecting may take, with name lookup, proxy and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,6 +51,7 @@ const SHARED_PING_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct HttpTransport {
     client: reqwest::Client,
+    proxies: Arc<Proxies>,
 }
 
 /// The settings of an [`HttpTransport`].
@@ -83,7 +89,7 @@ pub enum InvalidSetting {
 }
 
 /// The error of a library below.
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Clone)]
 enum ProxyChoice {
@@ -198,17 +204,33 @@ impl HttpTransportBuilder {
     pub fn build(self) -> Result<HttpTransport, InvalidSetting> {
         install_crypto();
         let authorities = self.authorities()?;
-        let client = match self.client()?.tls_certs_merge(authorities.iter().cloned()).build() {
-            Ok(client) => client,
-            // A small appliance may have no authorities of its own. It must still reach a hub over plain HTTP, or one with
-            // a certificate of the authority in `ca_file`.
-            Err(_) => self
-                .client()?
-                .tls_certs_only(authorities)
-                .build()
-                .map_err(|error| InvalidSetting::Tls(error.into()))?,
-        };
-        Ok(HttpTransport { client })
+        let proxies = self.proxies()?;
+        let mut client = self.client()?;
+        if !self.accept_invalid_certs {
+            let protocols: &[&str] = match self.http1 || cfg!(not(feature = "http2")) {
+                true => &["http/1.1"],
+                false => &["h2", "http/1.1"],
+            };
+            let tls = trust::config(authorities, protocols).map_err(InvalidSetting::Tls)?;
+            client = client.tls_backend_preconfigured(tls);
+        }
+        let client = client.build().map_err(|error| InvalidSetting::Tls(error.into()))?;
+        Ok(HttpTransport { client, proxies: Arc::new(proxies) })
+    }
+
+    /// The same proxies as [`HttpTransportBuilder::client`] sets, to be named in errors.
+    fn proxies(&self) -> Result<Proxies, InvalidSetting> {
+        Ok(match &self.proxy {
+            ProxyChoice::Environment if environment_excepts_all() => Proxies::none(),
+            ProxyChoice::Environment => Proxies::of_environment(),
+            ProxyChoice::Direct => Proxies::none(),
+            ProxyChoice::Url { url, except } => {
+                if let Some(problem) = proxy::problem_of(url) {
+                    return Err(InvalidSetting::Proxy(format!("it {problem}").into()));
+                }
+                Proxies::of_setting(url, except)
+            }
+        })
     }
 
     fn client(&self) -> Result<reqwest::ClientBuilder, InvalidSetting> {
@@ -220,6 +242,7 @@ impl HttpTransportBuilder {
             .pool_idle_timeout(POOL_IDLE)
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
+            .dns_resolver(Resolver::of_system())
             .tls_danger_accept_invalid_certs(self.accept_invalid_certs);
         #[cfg(feature = "http2")]
         let client = client
@@ -243,25 +266,29 @@ impl HttpTransportBuilder {
         })
     }
 
-    fn authorities(&self) -> Result<Vec<reqwest::Certificate>, InvalidSetting> {
+    fn authorities(&self) -> Result<Vec<CertificateDer<'static>>, InvalidSetting> {
         let Some(path) = &self.ca_file else {
             return Ok(Vec::new());
         };
         let unusable = |source: Cause| InvalidSetting::CaFile { path: path.clone(), source };
         let pem = std::fs::read(path).map_err(|error| unusable(error.into()))?;
-        let certificates =
-            reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.into()))?;
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<_, _>>()
+            .map_err(|error| unusable(error.into()))?;
         if certificates.is_empty() {
             return Err(unusable("it has no certificate in PEM form".into()));
         }
+        trust::check(&certificates).map_err(unusable)?;
         Ok(certificates)
     }
 }
 
 impl Transport for HttpTransport {
-    fn send(&self, request: Request) -> ResponseFuture {
-        let client = self.client.clone();
+    fn send(&self, mut request: Request) -> ResponseFuture {
+        let Self { client, proxies } = self.clone();
+        coding::request_identity(request.headers_mut());
         Box::pin(async move {
+            let uri = request.uri().clone();
             let mut request = reqwest::Request::try_from(request).map_err(|error| {
                 TransportError::new(TransportStage::Connect, error.without_url())
             })?;
@@ -272,9 +299,15 @@ impl Transport for HttpTransport {
             let response: http::Response<reqwest::Body> = client
                 .execute(request)
                 .await
-                .map_err(|error| TransportError::new(stage(&error), error.without_url()))?
+                .map_err(|error| {
+                    let stage = stage(&error);
+                    let unreachable = stage == TransportStage::Connect
+                        && (proxies.forwards(&uri) || is_without_connection(&error));
+                    let cause = error.without_url().into();
+                    TransportError::new(stage, proxies.explain(&uri, unreachable, cause))
+                })?
                 .into();
-            Ok(response.map(|body| -> ByteStream {
+            coding::decoded(response.map(|body| -> ByteStream {
                 let chunks = http_body_util::BodyDataStream::new(body);
                 Box::pin(chunks.map_err(|error: reqwest::Error| {
                     TransportError::new(TransportStage::Body, error.without_url())
@@ -282,6 +315,20 @@ impl Transport for HttpTransport {
             }))
         })
     }
+}
+
+/// Whether there was no connection to the first machine on the way, its name not found or its port refused: hyper-util's
+/// errors of that have no public type, and a test with a dead proxy notices when their text changes.
+fn is_without_connection(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if text.starts_with("tcp connect error") || text.starts_with("dns error") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The point at which a request failed.

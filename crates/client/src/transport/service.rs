@@ -6,6 +6,7 @@ use http_body::Body;
 use http_body_util::{BodyDataStream, Full};
 use tower::ServiceExt as _;
 
+use super::coding;
 use super::{ByteStream, Request, ResponseFuture, Transport, TransportError, TransportStage};
 
 /// Passes each request to a service: an axum `Router`, a hyper client, a layer around either.
@@ -62,7 +63,7 @@ where
             let response = response
                 .await
                 .map_err(|error| TransportError::new(TransportStage::Response, error))?;
-            Ok(response.map(|body| -> ByteStream {
+            coding::decoded(response.map(|body| -> ByteStream {
                 let chunks = BodyDataStream::new(body);
                 Box::pin(chunks.map_err(|error| TransportError::new(TransportStage::Body, error)))
             }))

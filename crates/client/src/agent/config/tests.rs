@@ -170,7 +170,7 @@ fn no_password_in_a_url_is_shown() {
         [actions.a]\nforward = 'http://u:s3cret@127.0.0.1:9/x'\n";
     let config = AgentConfig::read(text).unwrap();
     let policy = config.policy();
-    let shown = format!("{config:?} {} {:?} {policy:?}", config.hub, config.warnings());
+    let shown = format!("{config:?} {} {:?} {policy:?}", config.hub, config.readiness());
     assert!(shown.contains("hub.example.com") && !shown.contains("s3cret"), "{shown}");
     assert!(config.hub.with_credentials().contains("s3cret"), "the hub must still receive it");
     for (from, to) in [("http:", "htps:"), ("http://", "://"), ("example.com", "exa mple.com")] {
@@ -232,25 +232,69 @@ fn the_fault_of_a_file_that_is_not_toml_names_the_line() {
 fn a_credential_file_contains_one_token_alone() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("credential");
-    for (text, token) in [("bw_1_x\n", Some("bw_1_x")), ("", None), ("a b", None), ("a\nb", None)] {
+    for (text, token) in
+        [("bw_1_x\n", Some("bw_1_x")), ("", None), ("a b", None), ("a\nb", None), ("tökén", None)]
+    {
         std::fs::write(&file, text).unwrap();
         assert_eq!(read_credential(&file).ok().as_deref(), token, "{text:?}");
     }
 }
 
+fn keys(faults: &[Fault]) -> Vec<&str> {
+    faults.iter().map(|fault| fault.key.as_str()).collect()
+}
+
+/// They were warnings, and `agent check` said 0 of an appliance that could do nothing.
 #[test]
-fn a_missing_file_or_folder_is_a_warning_and_no_fault() {
-    let config = AgentConfig::read(
+fn what_cannot_work_is_an_error_and_an_agent_starts_all_the_same() {
+    let state_dir = tempfile::tempdir().unwrap();
+    let config = AgentConfig::read(&format!(
         "hub = 'http://hub.example.com'\ndevice = 'd'\ncredential_file = '/no/credential'\n\
+         state_dir = '{}'\n\
          [actions.a]\nrun = ['/no/such/program']\ncwd = '/no/folder'\n\
          [actions.b]\nrun = ['no-such-program-anywhere']\n[actions.c]\nrun = ['/bin/sh']\n",
-    )
+        state_dir.path().display()
+    ))
     .unwrap();
-    let warnings: Vec<String> = config.warnings().into_iter().map(|w| w.key).collect();
-    assert_eq!(
-        warnings,
-        ["credential_file", "hub", "actions.a.run", "actions.a.cwd", "actions.b.run"]
-    );
+    for found in [config.readiness(), config.readiness_here()] {
+        assert_eq!(keys(&found.faults), [""; 0], "{found:?}");
+        assert_eq!(
+            keys(&found.errors),
+            ["credential_file", "actions.a.run", "actions.a.cwd", "actions.b.run"]
+        );
+        assert!(!found.is_ready());
+    }
+}
+
+/// `agent check` said 0 where `agent run` ended 1.
+#[test]
+fn what_no_agent_starts_with_is_a_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(at("garbage"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        .unwrap();
+    std::fs::write(at("empty"), "").unwrap();
+    std::fs::create_dir(at("open")).unwrap();
+    set_mode(Path::new(&at("open")), 0o777);
+    for (key, value) in [
+        ("ca_file", at("garbage")),
+        ("ca_file", at("empty")),
+        ("ca_file", at("missing")),
+        ("state_dir", at("empty")),
+        ("state_dir", at("empty/below")),
+        ("state_dir", at("open")),
+    ] {
+        let own =
+            if key == "state_dir" { String::new() } else { format!("state_dir = '{}'\n", at("s")) };
+        let text = format!("hub = 'http://h'\ndevice = 'd'\n{own}{key} = '{value}'\n");
+        let config = AgentConfig::read(&text).unwrap();
+        for found in [config.readiness(), config.readiness_here()] {
+            assert_eq!(keys(&found.faults), [key], "{value}: {found:?}");
+        }
+    }
+    let query = "hub = 'http://u:s3cret@h/?a=b'\ndevice = 'd'\n";
+    let found = faults(query).join("\n");
+    assert!(found.contains("has no query") && !found.contains("s3cret"), "{found}");
 }
 
 /// Such a program could read its data only from standard input, and nothing reported why.
@@ -268,7 +312,7 @@ fn a_state_folder_that_an_actions_user_cannot_traverse_is_a_warning() {
         ))
         .unwrap();
         let way_out = format!("chmod o+x {}", state_dir.path().display());
-        [config.warnings(), config.warnings_here()]
+        [config.readiness().warnings, config.readiness_here().warnings]
             .map(|all| all.iter().filter(|warning| warning.problem.ends_with(&way_out)).count())
     };
     assert_eq!(warnings(0o700), [1, 1], "closed to others");

@@ -3,6 +3,7 @@
 //! The file is read and not the system's name service (NSS), which a static program does not have: accounts of a directory
 //! server are not known here.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 /// An account of this machine.
@@ -24,6 +25,13 @@ impl Account {
         let number: Option<u32> = name_or_uid.parse().ok();
         find_in(&passwd(), |account| account.name == name_or_uid)
             .or_else(|| find_in(&passwd(), |account| Some(account.uid) == number))
+    }
+
+    /// Its home folder, if there is one and it is the account's: system accounts name `/` or `/nonexistent`.
+    pub fn own_home(&self) -> Option<PathBuf> {
+        let found = std::fs::metadata(&self.home).ok()?;
+        (self.home.is_absolute() && found.is_dir() && found.uid() == self.uid)
+            .then(|| self.home.clone())
     }
 
     /// Whether this process runs as it.
@@ -67,5 +75,21 @@ mod tests {
         assert_eq!((kiosk.uid, kiosk.gid, kiosk.home), (1000, 100, "/home/kiosk".into()));
         assert!(find_in(passwd, |a| a.name == "nobody").is_none());
         assert_eq!(Account::find("0").map(|a| a.name), Some("root".to_owned()));
+    }
+
+    /// An account with the home `/nonexistent`, or `/tmp`, has no place that is its own.
+    #[test]
+    fn a_home_counts_only_if_it_is_the_accounts() {
+        let home = tempfile::tempdir().unwrap();
+        let uid = rustix::process::geteuid().as_raw();
+        let account = |uid, home: &std::path::Path| Account {
+            name: "kiosk".into(),
+            uid,
+            gid: 0,
+            home: home.into(),
+        };
+        assert_eq!(account(uid, home.path()).own_home().as_deref(), Some(home.path()));
+        assert_eq!(account(uid + 1, home.path()).own_home(), None);
+        assert_eq!(account(uid, "/nonexistent".as_ref()).own_home(), None);
     }
 }

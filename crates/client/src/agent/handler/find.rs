@@ -22,12 +22,27 @@ pub enum ProgramError {
     /// The file is no regular file with an execute permission. Holds its path.
     #[error("it cannot be executed: {0}")]
     NotExecutable(PathBuf),
+    /// It is a script, and the interpreter in its first line is not on this machine.
+    #[error("the script {} needs {}, which is not there: install it, or correct its first line", .script.display(), .interpreter.display())]
+    Interpreter {
+        /// The script's path.
+        script: PathBuf,
+        /// The interpreter, as the first line names it.
+        interpreter: PathBuf,
+    },
+    /// It is a script whose first line ends with CR LF, as Windows writes it, so that no interpreter is found. Holds its path.
+    #[error(
+        "the script {} has lines that end with CR LF, as Windows writes them, and the kernel looks for an interpreter with the CR in its name: sed -i 's/\\r$//' {}", .0.display(), .0.display()
+    )]
+    CarriageReturn(PathBuf),
 }
 
 impl From<ProgramError> for io::Error {
     fn from(error: ProgramError) -> Self {
         match error {
-            ProgramError::NotFound(_) => Errno::NOENT.into(),
+            ProgramError::NotFound(_)
+            | ProgramError::Interpreter { .. }
+            | ProgramError::CarriageReturn(_) => Errno::NOENT.into(),
             ProgramError::NotExecutable(_) => Errno::ACCESS.into(),
         }
     }

@@ -21,7 +21,7 @@ use tokio::process::{Child, Command};
 use super::super::fault;
 use super::super::run::{DataDir, DataFile, input_of};
 use super::account::{self, Account};
-use super::find::own_path;
+use super::find::{ProgramError, own_path};
 use super::output::Pipes;
 use super::{Environment, Program};
 
@@ -48,7 +48,12 @@ impl Program {
         {
             return Err(format!("only an agent that runs as root can become {}", account.name));
         }
-        let file = self.file().map_err(|error| self.explain(&error.into()))?;
+        let file = self.executable().map_err(|error| match error {
+            ProgramError::Interpreter { .. } | ProgramError::CarriageReturn(_) => {
+                format!("{} cannot be started: {error}", self.program.display())
+            }
+            _ => self.explain(&error.into()),
+        })?;
         let data = input_of(&command.data);
         let other = self.user.as_ref().filter(|account| !account.is_process());
         let owner = other.map(|account| (account.uid, account.gid));
@@ -144,6 +149,12 @@ impl Program {
         match (&self.cwd, &self.user) {
             (Some(folder), _) if !folder.is_dir() => {
                 format!("{program} cannot be started in {}: no such folder", folder.display())
+            }
+            // The file is there: the kernel misses the loader that it names.
+            _ if error.raw_os_error() == Some(libc::ENOENT) && self.executable().is_ok() => {
+                format!(
+                    "{program} cannot be started: the loader that it needs is not there; it was built for another C library (see: file {program})"
+                )
             }
             (_, Some(account)) => {
                 format!("{program} cannot be started as {}: {error}", account.name)

@@ -20,6 +20,15 @@ pub enum JournalError {
         /// The operating system's error.
         source: io::Error,
     },
+    /// The state directory belongs to another user, or others may write to it: they could change what this device runs. The
+    /// message says what to do.
+    #[error("the state folder {} {problem}", .dir.display())]
+    NotOurs {
+        /// The state directory.
+        dir: PathBuf,
+        /// What is wrong with it, and the remedy.
+        problem: String,
+    },
     /// There is no journal to inspect. The caller named another directory, or no agent has run yet.
     #[error("there is no journal in {}: no agent has run with this state_dir yet", .dir.display())]
     Missing {

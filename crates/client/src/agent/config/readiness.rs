@@ -1,0 +1,216 @@
+//! Whether an agent can run with a configuration on this machine: the one answer of `agent check` and `agent run`. Reads the
+//! file system and changes nothing.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use bellwire_proto::Action;
+
+use super::super::handler::account::Account;
+use super::super::handler::{Program, ProgramError, is_nameless_script};
+use super::super::journal::{self, JournalError};
+use super::super::run::runtime_dir;
+use super::fault::{Fault, written};
+use super::{AgentConfig, Handler, default_state_dir, read_credential};
+use crate::transport::InvalidSetting;
+
+/// Mode bit: others may write.
+const WRITE_BY_OTHERS: u32 = 0o002;
+const WRITE_BY_GROUP: u32 = 0o020;
+/// Mode bit: others may traverse a folder.
+const PASS_BY_OTHERS: u32 = 0o001;
+/// Mode bit: in such a folder all users may create files, and delete only their own.
+const STICKY: u32 = 0o1000;
+
+/// What was found, by its consequence.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Readiness {
+    /// No agent starts with these.
+    pub faults: Vec<Fault>,
+    /// An agent starts, and a part of it does not work: it could not be repaired from afar if it did not start.
+    pub errors: Vec<Fault>,
+    /// What may be a mistake.
+    pub warnings: Vec<Fault>,
+}
+
+impl Readiness {
+    /// Whether everything works, as far as that can be seen.
+    pub fn is_ready(&self) -> bool {
+        self.faults.is_empty() && self.errors.is_empty()
+    }
+}
+
+/// `here`: for this process, which is about to run the agent. Otherwise another user may run it, with what the shipped unit sets
+/// up.
+pub(super) fn of(config: &AgentConfig, here: bool) -> Readiness {
+    let mut found = Readiness::default();
+    of_link(config, &mut found);
+    of_state_dir(config, here, &mut found);
+    if config.actions.is_empty() {
+        found.warnings.push(fault("actions", "is empty: every command is rejected"));
+    }
+    for action in config.actions.keys() {
+        of_action(config, action, &mut found);
+    }
+    found
+}
+
+fn fault(key: impl Into<String>, problem: impl Into<String>) -> Fault {
+    Fault { key: key.into(), problem: problem.into() }
+}
+
+/// What the connection to the hub needs.
+fn of_link(config: &AgentConfig, found: &mut Readiness) {
+    match config.transport() {
+        Ok(_) => {}
+        Err(InvalidSetting::CaFile { path, source }) => {
+            let problem = format!("cannot be used: {}: {source}", path.display());
+            found.faults.push(fault("ca_file", problem));
+        }
+        Err(InvalidSetting::Proxy(cause)) => found.faults.push(fault("proxy", cause.to_string())),
+        Err(other) => found.faults.push(fault("hub", other.to_string())),
+    }
+    let Some(path) = &config.credential_file else { return };
+    match read_credential(path) {
+        Err(error) => {
+            let problem = format!("cannot be used: {}: {error}", path.display());
+            found.errors.push(fault("credential_file", problem));
+        }
+        Ok(_) if is_open(path) => {
+            let problem = format!("can be read by others: chmod 600 {}", path.display());
+            found.warnings.push(fault("credential_file", problem));
+        }
+        Ok(_) => {}
+    }
+    let url = &config.hub.url;
+    let is_here = url.host_str().is_some_and(super::super::forward::is_loopback);
+    if url.scheme() == "http" && !is_here {
+        let problem = "is not https: everyone on the network path can read the token";
+        found.warnings.push(fault("hub", problem));
+    }
+}
+
+fn of_state_dir(config: &AgentConfig, here: bool, found: &mut Readiness) {
+    let folder = &config.state_dir;
+    let usable = journal::check_before(folder).and_then(|()| match here {
+        // The agent opens it in a moment.
+        true => Ok(()),
+        false => journal::show(folder, &config.device, |_, _| {}),
+    });
+    match usable {
+        Ok(()) | Err(JournalError::Missing { .. }) => {}
+        // This user may not be the agent's.
+        Err(JournalError::Io { source, .. })
+            if !here && source.kind() == ErrorKind::PermissionDenied =>
+        {
+            let problem = "cannot be checked by this user: check it as the agent's";
+            found.warnings.push(fault("state_dir", problem));
+        }
+        Err(error) => found.faults.push(fault("state_dir", format!("cannot be used: {error}"))),
+    }
+    let socket_bytes = folder.join("agent.sock").as_os_str().len();
+    if socket_bytes > SOCKET_BYTES_MAX {
+        let problem = "is too long for a socket in it: agent status does not work";
+        found.warnings.push(fault("state_dir", problem));
+    }
+    if let Some(problem) = of_data_files(config, here) {
+        found.warnings.push(fault("state_dir", problem));
+    }
+}
+
+/// Bytes of a path in sockaddr_un without the zero at its end (unix(7)).
+const SOCKET_BYTES_MAX: usize = 107;
+
+pub(super) fn of_action(config: &AgentConfig, action: &Action, found: &mut Readiness) {
+    let Some(Handler::Program(program)) = config.actions.get(action).map(|a| &a.handler) else {
+        return;
+    };
+    let key = |key| format!("actions.{}.{key}", written(action.as_str()));
+    let folder = program.working_dir().filter(|folder| !folder.is_dir());
+    match startable(program) {
+        Err(problem) => found.errors.push(fault(key("run"), problem)),
+        Ok(file) => {
+            // The user that a program runs as may change it.
+            let own = program.account().map(|account| account.uid);
+            if let Some(who) = writable_by(&file, own) {
+                found.warnings.push(fault(key("run"), format!("names a program that {who}")));
+            }
+        }
+    }
+    if let Some(folder) = folder {
+        found.errors.push(fault(key("cwd"), format!("does not exist: {}", folder.display())));
+    }
+    if let Some(account) = other_user(program).filter(|_| !rustix::process::geteuid().is_root()) {
+        let problem = format!("needs an agent that runs as root, to change to {}", account.name);
+        found.warnings.push(fault(key("user"), problem));
+    }
+}
+
+/// Data files go into the state folder, unless systemd has made a folder for them as the shipped unit requests. With that
+/// unit no `state_dir` is set: one that is set may belong to another unit.
+fn of_data_files(config: &AgentConfig, here: bool) -> Option<String> {
+    let folder = &config.state_dir;
+    if runtime_dir().is_some() || (!here && Some(folder) == default_state_dir().as_ref()) {
+        return None;
+    }
+    let user = config.actions.values().find_map(|action| match &action.handler {
+        Handler::Program(program) => other_user(program),
+        Handler::Forward(_) => None,
+    })?;
+    let closed = folder.ancestors().find(|above| {
+        std::fs::metadata(above).is_ok_and(|found| found.mode() & PASS_BY_OTHERS == 0)
+    })?;
+    Some(format!(
+        "is in a folder where {} cannot open its data file: chmod o+x {}",
+        user.name,
+        closed.display()
+    ))
+}
+
+/// The user that the program runs as, if the agent runs as another.
+fn other_user(program: &Program) -> Option<&Account> {
+    program.account().filter(|account| !account.is_process())
+}
+
+/// Whether others may read the file.
+fn is_open(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o077 != 0)
+}
+
+/// The file of a program, if the kernel would execute it.
+fn startable(program: &Program) -> Result<PathBuf, String> {
+    let file = program.executable().map_err(|error| match error {
+        ProgramError::NotFound(name) => {
+            format!("names a program that does not exist: {}", name.display())
+        }
+        error => format!("cannot be started: {error}"),
+    })?;
+    match is_nameless_script(&file) {
+        true => Err(format!("names a script without #! in its first line: {}", file.display())),
+        false => Ok(file),
+    }
+}
+
+/// Who may change a file, besides root, the user of this process and `also`: the end of a sentence, as in "everybody may
+/// change: /srv/x". Whoever may write to its folder may replace it.
+pub fn writable_by(file: &Path, also: Option<u32>) -> Option<String> {
+    let own = [Some(0), Some(rustix::process::geteuid().as_raw()), also];
+    let groups = [0, rustix::process::getegid().as_raw()];
+    let of = |path: &Path| {
+        let found = std::fs::metadata(path).ok()?;
+        let (mode, sticky) = (found.mode(), found.is_dir() && found.mode() & STICKY != 0);
+        let who = if mode & WRITE_BY_OTHERS != 0 && !sticky {
+            "everybody"
+        } else if mode & WRITE_BY_GROUP != 0 && !sticky && !groups.contains(&found.gid()) {
+            "its group"
+        } else if !own.contains(&Some(found.uid())) {
+            "its owner, who is not root,"
+        } else {
+            return None;
+        };
+        Some(format!("{who} may change: {}", path.display()))
+    };
+    of(file).or_else(|| of(file.parent()?))
+}

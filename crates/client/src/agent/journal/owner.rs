@@ -1,0 +1,80 @@
+//! Whether a state directory is the agent's: whoever may write to it can make the agent run a command again, or never.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use super::JournalError;
+
+/// Mode bit: others may write.
+const WRITE_BY_OTHERS: u32 = 0o002;
+
+/// Refuses an existing directory of another user than this process's and root, and one that everybody may write to.
+pub(super) fn check(dir: &Path) -> Result<(), JournalError> {
+    let path = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    let found =
+        std::fs::metadata(path).map_err(|source| JournalError::Io { path: dir.into(), source })?;
+    let own = rustix::process::geteuid().as_raw();
+    let problem = if found.uid() != own && found.uid() != 0 {
+        format!(
+            "belongs to user {}, and this agent is user {own}: set state_dir to a folder of its own, or chown {own} {}",
+            found.uid(),
+            dir.display()
+        )
+    } else if found.mode() & WRITE_BY_OTHERS != 0 {
+        format!(
+            "can be written by everybody: chmod o-w {}, or set another state_dir",
+            dir.display()
+        )
+    } else {
+        return Ok(());
+    };
+    Err(JournalError::NotOurs { dir: dir.into(), problem })
+}
+
+/// The same before an agent has run: what would stop it, as far as that shows without a change to the disk.
+pub(crate) fn check_before(dir: &Path) -> Result<(), JournalError> {
+    for folder in dir.ancestors() {
+        match std::fs::metadata(folder) {
+            Ok(found) if !found.is_dir() => {
+                let source = io::ErrorKind::NotADirectory.into();
+                return Err(JournalError::Io { path: folder.into(), source });
+            }
+            Ok(_) if folder == dir => return check(dir),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(JournalError::Io { path: folder.into(), source }),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    use super::*;
+
+    /// Without a home the journal was in `/tmp/bellwire`, even in one that another user had made with mode 0777.
+    #[test]
+    fn a_folder_that_others_may_write_to_or_own_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("state");
+        assert!(check_before(&dir).is_ok(), "it will be created");
+        std::fs::create_dir(&dir).unwrap();
+        let set = |mode| std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode));
+        for mode in [0o777, 0o1777, 0o702] {
+            set(mode).unwrap();
+            let error = check_before(&dir).unwrap_err().to_string();
+            assert!(error.contains("chmod o-w"), "{mode:o}: {error}");
+        }
+        set(0o711).unwrap();
+        assert!(check_before(&dir).is_ok());
+        // Only root can give a folder away.
+        if chown(&dir, Some(4711), None).is_ok() {
+            let error = check_before(&dir).unwrap_err().to_string();
+            assert!(error.contains("belongs to user 4711"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Names to addresses, by the system's resolver, within a time that is less than that for connecting.
+//!
+//! `getaddrinfo` blocks for as long as the system's resolver likes: half a minute where the DNS server is silent. Each call
+//! has a thread of its own, which is not waited for, neither after the limit nor when the process ends; a runtime waits for
+//! its blocking threads, and its pool is shared. The number of such threads is bounded.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+/// How long a lookup may take: our choice, above the 5 s after which resolvers ask their second server, and below the time for
+/// connecting, so that the error is of the name and not of the server.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
+/// When a lookup that lasts is reported: our choice.
+const LOOKUP_NOTICE: Duration = Duration::from_secs(3);
+/// Lookups at a time in this process: our choice. Each holds a thread while the system's resolver waits.
+const LOOKUPS_MAX: usize = 32;
+
+/// The lookups under way.
+static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+
+/// Finds the addresses of a name; blocks.
+type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+
+/// The resolver of a transport.
+#[derive(Clone)]
+pub(super) struct Resolver {
+    lookup: Arc<Lookup>,
+}
+
+impl Resolver {
+    pub(super) fn of_system() -> Self {
+        // The port is replaced by that of the URL.
+        Self { lookup: Arc::new(|name| Ok((name, 0).to_socket_addrs()?.collect())) }
+    }
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let lookup = Arc::clone(&self.lookup);
+        Box::pin(async move {
+            let name = name.as_str();
+            let addresses = start(name, lookup)?;
+            let answered = async {
+                tokio::pin!(addresses);
+                tokio::select! {
+                    addresses = &mut addresses => return addresses,
+                    () = sleep(LOOKUP_NOTICE) => {}
+                }
+                tracing::warn!("waiting for the DNS server, which has not answered for {name} yet");
+                addresses.await
+            };
+            match timeout(LOOKUP_TIMEOUT, answered).await {
+                Ok(Ok(addresses)) => Ok(Box::new(addresses?.into_iter()) as Addrs),
+                Ok(Err(_)) => Err("the thread of the lookup has ended".into()),
+                Err(_) => Err(Silent { name: name.to_owned() }.into()),
+            }
+        })
+    }
+}
+
+/// The DNS server did not answer in time.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the DNS server did not answer for {name} within {} s: check the network and the name servers in /etc/resolv.conf",
+    LOOKUP_TIMEOUT.as_secs()
+)]
+struct Silent {
+    name: String,
+}
+
+/// Starts a lookup in a thread of its own.
+fn start(
+    name: &str,
+    lookup: Arc<Lookup>,
+) -> io::Result<oneshot::Receiver<io::Result<Vec<SocketAddr>>>> {
+    let Some(slot) = Slot::take() else {
+        let message = format!("{LOOKUPS_MAX} other names wait for the DNS server already");
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+    };
+    let (sender, addresses) = oneshot::channel();
+    let name = name.to_owned();
+    std::thread::Builder::new().name("lookup".to_owned()).spawn(move || {
+        let _slot = slot;
+        // The receiver may have been dropped.
+        sender.send(lookup(&name)).ok();
+    })?;
+    Ok(addresses)
+}
+
+/// One of [`LOOKUPS_MAX`].
+struct Slot;
+
+impl Slot {
+    fn take() -> Option<Self> {
+        let taken = LOOKUPS.fetch_update(Ordering::AcqRel, Ordering::Acquire, |lookups| {
+            (lookups < LOOKUPS_MAX).then_some(lookups + 1)
+        });
+        taken.ok().map(|_| Self)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        LOOKUPS.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn name() -> Name {
+        "hub.test".parse().unwrap()
+    }
+
+    /// A silent DNS server held `eventsource-request` for 45 s, and the end of the process for 35 s more.
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_without_an_answer_ends_within_its_limit_and_is_not_waited_for() {
+        let (release, wait) = mpsc::sync_channel::<()>(1);
+        let wait = std::sync::Mutex::new(wait);
+        let silent = Resolver {
+            lookup: Arc::new(move |_| {
+                wait.lock().unwrap().recv().ok();
+                Ok(Vec::new())
+            }),
+        };
+        let error = silent.resolve(name()).await.err().unwrap().to_string();
+        assert!(error.contains("DNS server did not answer for hub.test within 8 s"), "{error}");
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn addresses_and_errors_are_those_of_the_lookup() {
+        let found = "127.0.0.1:0".parse().unwrap();
+        let one = Resolver { lookup: Arc::new(move |_| Ok(vec![found])) };
+        assert_eq!(one.resolve(name()).await.ok().unwrap().collect::<Vec<_>>(), [found]);
+        let none = Resolver { lookup: Arc::new(|_| Err(io::Error::other("no such name"))) };
+        assert_eq!(none.resolve(name()).await.err().unwrap().to_string(), "no such name");
+    }
+}

@@ -1,0 +1,380 @@
+//! Whom TLS trusts, and why it did not trust a server: dates with this machine's clock, names, the issuer.
+//!
+//! The platform's verifier decides; [`Explained`] adds to its refusals what only the certificate can say. [`CertificateFault`]
+//! is that reason, and what to do about it.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bellwire_proto::Timestamp;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
+    SignatureScheme,
+};
+use rustls_platform_verifier::Verifier;
+
+use super::network::Cause;
+
+/// Before this program was written: 2026-01-01.
+const CLOCK_MIN: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_767_225_600));
+/// Names of a certificate that are shown.
+const NAMES_MAX: usize = 8;
+
+/// TLS with the platform's authorities and these. A machine may have none of its own, a small appliance for example: then it
+/// trusts these alone.
+pub(super) fn config(
+    authorities: Vec<CertificateDer<'static>>,
+    protocols: &[&str],
+) -> Result<ClientConfig, Cause> {
+    let provider = CryptoProvider::get_default().ok_or("no provider of cryptography")?.clone();
+    let platform = Verifier::new_with_extra_roots(authorities.clone(), Arc::clone(&provider));
+    let verifier: Option<Arc<dyn ServerCertVerifier>> = match platform {
+        Ok(platform) => Some(Arc::new(platform)),
+        Err(_) if authorities.is_empty() => None,
+        Err(_) => Some(only(authorities, Arc::clone(&provider))?),
+    };
+    let verifier = Explained { verifier, provider: Arc::clone(&provider) };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Ok(config)
+}
+
+/// Whether all of these can be authorities.
+pub(super) fn check(authorities: &[CertificateDer<'static>]) -> Result<(), Cause> {
+    let mut store = RootCertStore::empty();
+    for authority in authorities {
+        store.add(authority.clone())?;
+    }
+    Ok(())
+}
+
+fn only(
+    authorities: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, Cause> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(authorities);
+    let verifier =
+        rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider);
+    Ok(verifier.build()?)
+}
+
+/// A verifier whose refusals say why.
+#[derive(Debug)]
+struct Explained {
+    /// `None` trusts no server.
+    verifier: Option<Arc<dyn ServerCertVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Explained {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = match &self.verifier {
+            None => Err(CertificateError::UnknownIssuer.into()),
+            Some(verifier) => verifier.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                now,
+            ),
+        };
+        verified.map_err(|error| match &error {
+            rustls::Error::InvalidCertificate(reason) => {
+                let fault = CertificateFault::of(reason, end_entity, now);
+                CertificateError::Other(OtherError(Arc::new(fault))).into()
+            }
+            _ => error,
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Why a server's certificate is not trusted. Its text is what was found; [`CertificateFault::advice`] is what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CertificateFault {
+    /// It is no longer valid, by this machine's clock.
+    Expired {
+        /// Its last moment.
+        not_after: Timestamp,
+        /// This machine's clock.
+        now: Timestamp,
+    },
+    /// It is not valid yet, by this machine's clock.
+    NotYetValid {
+        /// Its first moment.
+        not_before: Timestamp,
+        /// This machine's clock.
+        now: Timestamp,
+    },
+    /// It is for other names.
+    OtherName {
+        /// The name in the URL.
+        expected: String,
+        /// The certificate's names: the first ones.
+        names: Vec<String>,
+    },
+    /// No authority that is trusted here has issued it.
+    UnknownIssuer {
+        /// Its issuer, as far as that has a name.
+        issuer: Option<String>,
+        /// Whether it is its own issuer.
+        self_signed: bool,
+    },
+    /// It is the certificate of an authority, which no server may use, as `openssl req -x509` makes one.
+    AuthorityAsServer {
+        /// Its name.
+        subject: Option<String>,
+    },
+    /// Another reason.
+    Other {
+        /// The reason of the TLS library.
+        reason: String,
+    },
+}
+
+impl CertificateFault {
+    fn of(reason: &CertificateError, certificate: &CertificateDer<'_>, now: UnixTime) -> Self {
+        let parsed = webpki::EndEntityCert::try_from(certificate).ok();
+        match reason {
+            CertificateError::ExpiredContext { time, not_after } => {
+                Self::Expired { not_after: stamp(*not_after), now: stamp(*time) }
+            }
+            CertificateError::NotValidYetContext { time, not_before } => {
+                Self::NotYetValid { not_before: stamp(*not_before), now: stamp(*time) }
+            }
+            CertificateError::NotValidForNameContext { expected, presented } => Self::OtherName {
+                expected: expected.to_str().into_owned(),
+                names: presented.iter().take(NAMES_MAX).map(|name| plain(name)).collect(),
+            },
+            CertificateError::UnknownIssuer => Self::UnknownIssuer {
+                issuer: parsed.as_ref().and_then(|parsed| name_in(parsed.issuer())),
+                self_signed: parsed.as_ref().is_some_and(|p| p.issuer() == p.subject()),
+            },
+            CertificateError::Other(other) if is_authority(other) => Self::AuthorityAsServer {
+                subject: parsed.as_ref().and_then(|parsed| name_in(parsed.subject())),
+            },
+            // Before 1970 there is no certificate: the clock is what is wrong.
+            _ if now < CLOCK_MIN => {
+                Self::NotYetValid { not_before: stamp(CLOCK_MIN), now: stamp(now) }
+            }
+            other => Self::Other { reason: other.to_string() },
+        }
+    }
+
+    /// The reason in an error's chain.
+    pub(super) fn in_chain<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        // An I/O error returns what it contains by `get_ref` and not by `source`.
+        if let Some(io) = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()) {
+            return Self::in_chain(io);
+        }
+        if let Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(fault)))) =
+            error.downcast_ref()
+        {
+            return fault.downcast_ref();
+        }
+        Self::in_chain(error.source()?)
+    }
+
+    /// What to do about it.
+    pub fn advice(&self) -> String {
+        const PORTAL: &str = "a middlebox answers in place of the server, such as the sign-in page of a guest network";
+        match self {
+            Self::Expired { now, .. } | Self::NotYetValid { now, .. } if *now < stamp(CLOCK_MIN) => {
+                "this machine's clock is wrong: set it (date, or a time service such as chrony)".to_owned()
+            }
+            Self::Expired { .. } => {
+                "if this machine's clock is right, renew the server's certificate; else set the clock".to_owned()
+            }
+            Self::NotYetValid { .. } => {
+                "if the server's certificate is right, set this machine's clock".to_owned()
+            }
+            Self::OtherName { expected, .. } => format!(
+                "use one of its names in the URL, or a certificate with subjectAltName {expected}; if it is not the server's, {PORTAL}"
+            ),
+            Self::UnknownIssuer { self_signed: true, .. } => format!(
+                "if it is the server's own, set ca_file to a file with it (PEM); if not, {PORTAL}"
+            ),
+            Self::UnknownIssuer { .. } => format!(
+                "if that authority is yours, set ca_file to a file with its certificate (PEM); if not, {PORTAL}"
+            ),
+            Self::AuthorityAsServer { .. } => {
+                "give the server a certificate of its own that this authority has issued, or one made by \
+                 openssl req -x509 … -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:NAME"
+                    .to_owned()
+            }
+            Self::Other { .. } => format!("give the server another certificate; if it is not the server's, {PORTAL}"),
+        }
+    }
+}
+
+impl fmt::Display for CertificateFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = |name: &Option<String>| match name {
+            Some(name) => format!("{name:?}"),
+            None => "an authority without a name".to_owned(),
+        };
+        match self {
+            Self::Expired { not_after, now } => {
+                write!(
+                    f,
+                    "the certificate expired at {not_after}, and this machine's clock says {now}"
+                )
+            }
+            Self::NotYetValid { not_before, now } => write!(
+                f,
+                "the certificate is valid from {not_before} on, and this machine's clock says {now}"
+            ),
+            Self::OtherName { expected, names } if names.is_empty() => {
+                write!(f, "the certificate has no names, and the URL has {expected}")
+            }
+            Self::OtherName { expected, names } => {
+                write!(f, "the certificate is for {}, and not for {expected}", names.join(", "))
+            }
+            Self::UnknownIssuer { issuer, self_signed: true } => {
+                write!(f, "the certificate is self-signed, by {}", named(issuer))
+            }
+            Self::UnknownIssuer { issuer, .. } => write!(
+                f,
+                "the certificate was issued by {}, an authority that is not trusted here",
+                named(issuer)
+            ),
+            Self::AuthorityAsServer { subject } => write!(
+                f,
+                "the certificate is that of the authority {} (CA:TRUE), which no server may use",
+                named(subject)
+            ),
+            Self::Other { reason } => write!(f, "the certificate is not accepted: {reason}"),
+        }
+    }
+}
+
+impl StdError for CertificateFault {}
+
+fn is_authority(error: &OtherError) -> bool {
+    matches!(error.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+fn stamp(time: UnixTime) -> Timestamp {
+    Timestamp::from_unix_ms(time.as_secs().saturating_mul(1000))
+}
+
+/// Foreign text for one line of a message.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
+/// The common name in a distinguished name (RFC 5280, section 4.1.2.4), or else its last value that is text.
+fn name_in(name: &[u8]) -> Option<String> {
+    const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+    const TEXTS: [u8; 4] = [0x0c, 0x13, 0x14, 0x16];
+    // webpki gives it without the outermost SEQUENCE.
+    let mut found = None;
+    for set in Elements(name).take(32) {
+        for attribute in Elements(set.1).take(8) {
+            let mut parts = Elements(attribute.1);
+            let (Some((_, kind)), Some((tag, value))) = (parts.next(), parts.next()) else {
+                continue;
+            };
+            let Some(text) = std::str::from_utf8(value).ok().filter(|_| TEXTS.contains(&tag))
+            else {
+                continue;
+            };
+            found = Some(plain(text));
+            if kind == COMMON_NAME {
+                return found;
+            }
+        }
+    }
+    found
+}
+
+/// The DER elements in these bytes, tag and content, up to the first that is none.
+struct Elements<'a>(&'a [u8]);
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (&[tag, first], rest) = self.0.split_first_chunk::<2>()?;
+        let (length, rest) = match first {
+            0..=0x7f => (usize::from(first), rest),
+            0x81 => (usize::from(*rest.first()?), rest.get(1..)?),
+            0x82 => {
+                let (&bytes, rest) = rest.split_first_chunk::<2>()?;
+                (usize::from(u16::from_be_bytes(bytes)), rest)
+            }
+            _ => return None,
+        };
+        let (content, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        Some((tag, content))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_common_name_is_found_and_broken_bytes_are_no_name() {
+        // SET { SEQUENCE { OID 2.5.4.10, UTF8String "Ltd" } }, SET { SEQUENCE { OID 2.5.4.3, PrintableString "hub" } }
+        let name = b"\x31\x0c\x30\x0a\x06\x03\x55\x04\x0a\x0c\x03Ltd\x31\x0c\x30\x0a\x06\x03\x55\x04\x03\x13\x03hub";
+        assert_eq!(name_in(name).as_deref(), Some("hub"));
+        assert_eq!(name_in(&name[..14]).as_deref(), Some("Ltd"), "without a common name");
+        for length in 0..14 {
+            assert_eq!(name_in(&name[..length]), None);
+        }
+        assert_eq!(name_in(b"\x31\x84\xff\xff\xff\xff\x30"), None);
+    }
+
+    #[test]
+    fn a_clock_of_1970_is_what_is_wrong_whatever_the_certificate_says() {
+        let fault = CertificateFault::NotYetValid {
+            not_before: stamp(CLOCK_MIN),
+            now: stamp(UnixTime::since_unix_epoch(Duration::from_secs(5))),
+        };
+        assert!(fault.to_string().contains("1970-01-01T00:00:05"), "{fault}");
+        assert!(fault.advice().contains("this machine's clock is wrong"), "{}", fault.advice());
+    }
+}
