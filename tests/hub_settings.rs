@@ -148,6 +148,9 @@ fn foreign_variables_are_named_in_a_warning_and_a_misspelt_setting_is_found_by_s
     let lenient = check(&["config", "check", "--json"]);
     let printed: Value = serde_json::from_slice(&lenient.stdout).unwrap();
     assert!(printed["warnings"][0].as_str().unwrap().contains("BELLWIRE_LAESE"), "{printed}");
+    let settings = &printed["settings"];
+    assert_eq!((&settings["queue_max"], &settings["lease"]), (&100.into(), &"30s".into()));
+    assert_eq!(settings["listen"][0], "127.0.0.1:8888");
     let strict = check(&["config", "check", "--strict"]);
     assert_eq!(code(&strict), 2, "{strict:?}");
     assert!(text(&strict.stderr).contains("BELLWIRE_LAESE is not a setting"), "{strict:?}");

@@ -171,12 +171,12 @@ pub struct HubSettings {
 pub enum ConfigCommand {
     /// Report everything for which `serve` would refuse to start, or print the effective settings as a file.
     #[command(after_help = "\
-It reads the same file, variables and flags as `serve`, and the TLS files, and binds and changes nothing. What it prints
-is TOML that `serve --config` accepts.
+It reads the file, the variables, the flags and the TLS files as `serve` does, and changes nothing.
+What it prints is TOML that `serve --config` accepts.
 
 Examples:
   bellwire config check --config /etc/bellwire/hub.toml
-  bellwire config check --strict                  # a BELLWIRE_ variable that is no setting is a fault
+  bellwire config check --strict        # a BELLWIRE_ variable that is no setting is a fault
   bellwire config check --open --listen 0.0.0.0:8888 > hub.toml
 
 Exit codes: 0 `serve` accepts these settings; 2 it does not, or --strict found an unknown variable.")]

@@ -53,11 +53,7 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
     let warning = unknown_variables(&loaded);
     match form {
         Form::Json => {
-            let settings: serde_json::Map<_, _> = loaded
-                .config
-                .effective()
-                .map(|(key, value)| (key.to_owned(), value.into()))
-                .collect();
+            let settings: toml::Table = loaded.config.to_toml().parse()?;
             let warnings: Vec<_> = warning.into_iter().collect();
             out::json(
                 &serde_json::json!({"ok": true, "settings": settings, "warnings": warnings}),

@@ -40,8 +40,8 @@ pub enum TlsError {
     },
     /// The key needs a passphrase, and a service has no one to ask for it.
     #[error(
-        "the key in {path} is encrypted, and the hub cannot ask for its passphrase. Decrypt it into a file that only the \
-         hub may read: (umask 077; openssl pkey -in {path} -out decrypted.key)",
+        "the key in {path} is encrypted, and a server cannot ask for its passphrase. Decrypt it into a file that only \
+         the server may read: (umask 077; openssl pkey -in {path} -out decrypted.key)",
         path = path.display()
     )]
     EncryptedKey {
