@@ -5,7 +5,7 @@
 //! credentials are checked, by the API and by the classic format, and looks at the head of a request alone.
 //!
 //! - `Origin` and `Sec-Fetch-Site` are set by the browser, and no page can change them. A request without them is not of
-//!   a browser, or is one that a page could not have caused with an effect ([`Effect`]).
+//!   a browser, or is one that a page could not have caused with an effect (`Effect`).
 //! - `Host` is what protects against DNS rebinding: a name of the attacker's that resolves to a loopback address makes a
 //!   page of the attacker's the hub's own origin.
 
