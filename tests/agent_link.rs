@@ -211,6 +211,7 @@ fn over_tls_too_reports_do_not_share_the_streams_connection() {
     std::fs::write(&config, format!("tls_cert = {cert:?}\ntls_key = {key:?}\n")).unwrap();
     let mut serve = Command::new(BELLWIRE);
     serve.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&config);
+    serve.env("BELLWIRE_ALLOWED_HOSTS", "hub.test");
     let hub = Program::start(serve.arg("--data-dir").arg(data.path().join("hub")));
     let line = hub.wait_for("listening on https://");
     let address = line.split("https://").nth(1).unwrap().split_whitespace().next().unwrap();

@@ -327,6 +327,7 @@ fn a_hub_raises_its_limit_of_open_files_and_warns_when_that_is_low() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -Sn 60 && ulimit -Hn 160 && exec \"$@\"", "sh", BELLWIRE]);
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path());
+    command.env("BELLWIRE_CONNECTIONS_MAX", "200000");
     let hub = Program::start(&mut command);
     hub.wait_for("60 connections at once");
     let line = hub.wait_for("listening on http://");

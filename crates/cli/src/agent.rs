@@ -19,7 +19,6 @@ mod create;
 mod init;
 mod inspect;
 
-mod notify;
 mod serve;
 
 pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8> {

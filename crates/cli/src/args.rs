@@ -139,6 +139,15 @@ Examples:
   bellwire serve --listen 0.0.0.0:8888 --open     # every client that reaches it may send
   bellwire serve --classic                        # also the Python library's /poll and /ping")]
 pub struct Serve {
+    /// The settings.
+    #[command(flatten)]
+    pub settings: HubSettings,
+}
+
+/// The settings of the hub that are flags, for everything that reads them.
+#[cfg(feature = "hub")]
+#[derive(Debug, Args)]
+pub struct HubSettings {
     /// Where to listen; may be given several times. Port 0 lets the kernel choose.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
@@ -160,12 +169,24 @@ pub struct Serve {
 #[cfg(feature = "hub")]
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Report every fault with its key, or print the effective settings.
-    #[command(after_help = "Example:\n  bellwire config check --config /etc/bellwire/hub.toml")]
+    /// Report everything for which `serve` would refuse to start, or print the effective settings as a file.
+    #[command(after_help = "\
+It reads the file, the variables, the flags and the TLS files as `serve` does, and changes nothing.
+What it prints is TOML that `serve --config` accepts.
+
+Examples:
+  bellwire config check --config /etc/bellwire/hub.toml
+  bellwire config check --strict        # a BELLWIRE_ variable that is no setting is a fault
+  bellwire config check --open --listen 0.0.0.0:8888 > hub.toml
+
+Exit codes: 0 `serve` accepts these settings; 2 it does not, or --strict found an unknown variable.")]
     Check {
-        /// The configuration file (TOML).
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
+        /// The settings.
+        #[command(flatten)]
+        settings: HubSettings,
+        /// Refuse BELLWIRE_ variables that are no settings, as misspelt ones are; otherwise they are a warning.
+        #[arg(long)]
+        strict: bool,
     },
 }
 

@@ -23,6 +23,9 @@ mod saved;
 mod send;
 #[cfg(feature = "hub")]
 mod serve;
+mod service_manager;
+#[cfg(feature = "hub")]
+mod settings;
 
 use std::process::ExitCode;
 
@@ -65,7 +68,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         #[cfg(feature = "hub")]
         Command::Serve(serve) => serve::run(serve).await,
         #[cfg(feature = "hub")]
-        Command::Config { command } => serve::config(command, form),
+        Command::Config { command } => settings::config(command, form),
         Command::Listen(listen) => listen::run(listen, form).await,
         Command::Agent { command } => agent::run(command, form).await,
         Command::Replay(replay) => replay::run(replay, form).await,

@@ -17,9 +17,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::config::{Config, TlsFiles};
 use crate::driver::Driver;
 use crate::http;
+use crate::http::browsers::Browsers;
 use crate::http::classic::{Classic, ClassicConfig, ClassicError};
 use crate::listen::{ListenConfig, Listener, Server};
-use crate::store::{OpenError, Options, SqliteStore, Store};
+use crate::store::{self, OpenError, Options, SqliteStore, Store};
 use crate::tls::{self, Protocols, TlsError};
 
 /// A hub has ended this long after [`Running::shutdown`] was called (contract, section 9: within 10 s).
@@ -135,7 +136,7 @@ impl StartError {
     /// Whether it is a mistake in the settings, and not a state of the machine: the
     /// difference between exit code 2 and 1.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Exposed { .. })
+        matches!(self, Self::Exposed { .. } | Self::Tls(_))
     }
 }
 
@@ -162,6 +163,10 @@ impl Hub {
     ///
     /// Behind a server that is not Bellwire's own, streams are ordinary response bodies: everything
     /// works, at more memory for each stream.
+    ///
+    /// The rule for web pages (contract, section 6) holds there too. It needs to know where that server listens, and by
+    /// which names it is reached: set `Config::listen` and `Config::allowed_hosts` accordingly. By default `listen` is a
+    /// loopback address, where only `localhost` and IP addresses are accepted as `Host`.
     pub fn router(&self) -> Router {
         http::router(self.driver.clone())
     }
@@ -203,11 +208,8 @@ impl Bound {
     /// When the hub would be open to strangers although `open` is not set, an address is taken, the certificate is of
     /// no use, or [`Hub::open`] fails.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        let reachable = |addr: &&SocketAddr| !addr.ip().to_canonical().is_loopback();
-        if let Some(&addr) = config.listen.iter().find(reachable)
-            && !config.open
-        {
-            return Err(StartError::Exposed { addr });
+        if let Some(fault) = faults(&config).into_iter().next() {
+            return Err(fault);
         }
         let tls = config.tls.clone().map(Tls::load).transpose()?;
         let bounds = ListenConfig {
@@ -241,7 +243,8 @@ impl Bound {
     pub fn serve_with(self, others: Router) -> Running {
         let Self { hub, classic, listener, tls } = self;
         let router = hub.router().merge(others);
-        let behind = classic.clone();
+        let browsers = Browsers::new(hub.driver.config());
+        let behind = classic.clone().map(|classic| classic.for_browsers(browsers));
         let router = router.fallback(async |request: Request| {
             match behind.filter(|_| Classic::serves(request.uri().path())) {
                 Some(classic) => classic.answer(request).await,
@@ -250,6 +253,18 @@ impl Bound {
         });
         Running { server: listener.serve(router), hub, classic, tls }
     }
+}
+
+/// Everything for which [`Bound::bind`] would refuse these settings before it binds: it reads the files that they name,
+/// and changes nothing.
+pub fn faults(config: &Config) -> Vec<StartError> {
+    let reachable = |addr: &&SocketAddr| !addr.ip().to_canonical().is_loopback();
+    let exposed = config.listen.iter().find(reachable).filter(|_| !config.open);
+    let exposed = exposed.map(|&addr| StartError::Exposed { addr });
+    let tls = config.tls.as_ref().map(|files| tls::load(files, Protocols::Http2AndHttp1));
+    let tls = tls.and_then(Result::err).map(StartError::Tls);
+    let folder = store::check_folder(&config.data_dir).err().map(StartError::Store);
+    [exposed, tls, folder].into_iter().flatten().collect()
 }
 
 impl Running {

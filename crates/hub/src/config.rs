@@ -18,6 +18,7 @@
 //! # Ok::<(), bellwire_hub::config::ConfigErrors>(())
 //! ```
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,24 +26,38 @@ use std::time::Duration;
 use bellwire_proto::limits;
 
 mod fault;
+mod origin;
 mod settings;
 
 pub use fault::{ConfigErrors, Fault, Origin};
-use settings::{Draft, SETTINGS};
+pub use origin::{InvalidOrigin, PageOrigin};
+use settings::{Draft, SETTINGS, Shape};
 
 /// The prefix of a variable's name; the rest is the key in capitals.
 pub const VARIABLE_PREFIX: &str = "BELLWIRE_";
-/// Variables with this prefix that are never settings of the hub: the address of a hub, which clients
+/// Variables with this prefix that are never settings of the hub: the address of a hub and others that clients
 /// read, and what the agent sets for handlers, one of which may start a hub.
-const NOT_SETTINGS: [&str; 7] =
-    ["HUB", "COMMAND", "ACTION", "DEVICE", "ATTEMPT", "EXPIRES_AT", "DATA_FILE"];
+const NOT_SETTINGS: [&str; 11] = [
+    "HUB",
+    "CONTEXT",
+    "TOKEN",
+    "TOKEN_FILE",
+    "CA_FILE",
+    "COMMAND",
+    "ACTION",
+    "DEVICE",
+    "ATTEMPT",
+    "EXPIRES_AT",
+    "DATA_FILE",
+];
 
 /// The settings of a hub, checked. A program that sets members itself is responsible for their
 /// ranges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where the hub listens; port 0 lets the kernel choose. Default `127.0.0.1:8888`.
+    /// Where the hub listens; port 0 lets the kernel choose. Default `127.0.0.1:8888`. Of a hub that is mounted in another
+    /// program's server: where that listens, because on a loopback address the `Host` of requests is checked.
     pub listen: Vec<SocketAddr>,
     /// The folder of the store. Default `bellwire-data` in the working directory.
     pub data_dir: PathBuf,
@@ -51,6 +66,11 @@ pub struct Config {
     /// Whether the wire format of the classic Python library is served too (contract, section 10).
     /// Default false.
     pub classic: bool,
+    /// Origins of web pages, beside the hub's own, that may send, listen and read (contract, section 6). Default none.
+    pub cors_origins: Vec<PageOrigin>,
+    /// Names, beside `localhost`, by which an open hub is reached on a loopback address: what a reverse proxy before it
+    /// sends as `Host`. Default none.
+    pub allowed_hosts: Vec<String>,
     /// How long a command waits for `accepted` after it was sent. Default 30 s, from 1 s to 1 h.
     pub lease: Duration,
     /// Deliveries of one device in `queued`; one more is refused. Default 100, from 1 to 100,000.
@@ -80,6 +100,25 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
 }
 
+/// What was read of all layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// Variables that begin as settings do and are none, by their whole names. They are foreign as a rule: a Service of
+    /// Kubernetes puts variables with its name into every pod. Or a setting is misspelt.
+    pub unknown_variables: Vec<String>,
+    given: BTreeSet<&'static str>,
+}
+
+impl Loaded {
+    /// Whether any layer has a value for this key.
+    pub fn is_given(&self, key: &str) -> bool {
+        self.given.contains(key)
+    }
+}
+
 /// The PEM files of the certificate chain and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -91,8 +130,7 @@ pub struct TlsFiles {
 
 impl Config {
     /// Reads the layers: the text of a TOML file, variables with their whole names, and flags by
-    /// key. Variables that do not begin with `BELLWIRE_` are left alone, and so are those with which the
-    /// agent starts a handler, and `BELLWIRE_HUB`.
+    /// key. Variables that are no settings are ignored; [`Config::load`] lists them.
     ///
     /// # Errors
     /// All faults of all layers.
@@ -101,6 +139,19 @@ impl Config {
         environment: impl IntoIterator<Item = (&'a str, &'a str)>,
         flags: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, ConfigErrors> {
+        Self::load(file, environment, flags).map(|loaded| loaded.config)
+    }
+
+    /// As [`Config::read`], with what is of interest beside the values. Variables that do not begin with `BELLWIRE_`
+    /// are left alone, and so are those with which the agent starts a handler, and those of clients.
+    ///
+    /// # Errors
+    /// All faults of all layers.
+    pub fn load<'a>(
+        file: Option<&str>,
+        environment: impl IntoIterator<Item = (&'a str, &'a str)>,
+        flags: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Loaded, ConfigErrors> {
         let mut reading = Reading::default();
         if let Some(file) = file {
             reading.file(file);
@@ -109,7 +160,11 @@ impl Config {
             if let Some(key) = name.strip_prefix(VARIABLE_PREFIX)
                 && !NOT_SETTINGS.contains(&key)
             {
-                reading.set(Origin::Environment, &key.to_ascii_lowercase(), value);
+                let key = key.to_ascii_lowercase();
+                match settings::find(&key) {
+                    Some(_) => reading.set(Origin::Environment, &key, value),
+                    None => reading.unknown_variables.push(name.to_owned()),
+                }
             }
         }
         for (key, value) in flags {
@@ -128,6 +183,24 @@ impl Config {
         let shown =
             |setting: &'static settings::Setting| Some((setting.key, (setting.show)(self)?));
         SETTINGS.iter().filter_map(shown)
+    }
+
+    /// The same as a TOML file.
+    pub fn to_toml(&self) -> String {
+        let mut file = String::new();
+        for setting in SETTINGS {
+            let Some(text) = (setting.show)(self) else { continue };
+            let value = match setting.shape {
+                Shape::Bare => text,
+                Shape::Text => toml::Value::String(text).to_string(),
+                Shape::List => {
+                    let texts = text.split(',').map(|text| toml::Value::String(text.to_owned()));
+                    toml::Value::Array(texts.collect()).to_string()
+                }
+            };
+            file.push_str(&format!("{} = {value}\n", setting.key));
+        }
+        file
     }
 
     /// The part of it that is the core's.
@@ -149,6 +222,8 @@ impl Default for Config {
             data_dir: PathBuf::from("bellwire-data"),
             open: false,
             classic: false,
+            cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
             lease: limits::LEASE,
             queue_max: limits::QUEUE_MAX,
             max_in_flight: limits::MAX_IN_FLIGHT,
@@ -169,6 +244,8 @@ impl Default for Config {
 struct Reading {
     draft: Draft,
     faults: Vec<Fault>,
+    given: BTreeSet<&'static str>,
+    unknown_variables: Vec<String>,
 }
 
 impl Reading {
@@ -193,10 +270,10 @@ impl Reading {
     }
 
     fn set(&mut self, origin: Origin, key: &str, value: &str) {
-        let parsed =
-            settings::find(key).and_then(|setting| (setting.parse)(&mut self.draft, value));
-        if parsed.is_none() {
-            self.fault(origin, key, value);
+        let setting = settings::find(key);
+        match setting.and_then(|setting| (setting.parse)(&mut self.draft, value)) {
+            Some(()) => self.given.extend(setting.map(|setting| setting.key)),
+            None => self.fault(origin, key, value),
         }
     }
 
@@ -211,7 +288,7 @@ impl Reading {
         });
     }
 
-    fn finish(mut self) -> Result<Config, ConfigErrors> {
+    fn finish(mut self) -> Result<Loaded, ConfigErrors> {
         let mut config = self.draft.config;
         config.tls = match (self.draft.tls_cert, self.draft.tls_key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
@@ -225,7 +302,12 @@ impl Reading {
                 None
             }
         };
-        if self.faults.is_empty() { Ok(config) } else { Err(ConfigErrors::new(self.faults)) }
+        if !self.faults.is_empty() {
+            return Err(ConfigErrors::new(self.faults));
+        }
+        self.unknown_variables.sort_unstable();
+        let Self { unknown_variables, given, .. } = self;
+        Ok(Loaded { config, unknown_variables, given })
     }
 }
 
@@ -244,75 +326,4 @@ fn text_of(value: &toml::Value) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn faults(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Vec<String> {
-        let read = Config::read(Some(file), environment.iter().copied(), flags.iter().copied());
-        read.unwrap_err().iter().map(Fault::to_string).collect()
-    }
-
-    #[test]
-    fn the_last_layer_with_a_value_wins() {
-        let file = "lease = '10s'\nheartbeat = 20\nshards = 1\nlisten = ['[::1]:1', '127.0.0.1:2']";
-        let environment = [("BELLWIRE_HEARTBEAT", "30s"), ("BELLWIRE_SHARDS", "2"), ("HOME", "/")];
-        let config = Config::read(Some(file), environment, [("shards", "3")]).unwrap();
-        assert_eq!(config.lease, Duration::from_secs(10));
-        assert_eq!(config.heartbeat, Duration::from_secs(30));
-        assert_eq!(config.shards, 3);
-        assert_eq!(config.listen.len(), 2);
-        assert_eq!(Config::read(None, [], []), Ok(Config::default()));
-    }
-
-    #[test]
-    fn what_a_handler_finds_in_its_environment_sets_nothing() {
-        let environment = NOT_SETTINGS.map(|key| format!("{VARIABLE_PREFIX}{key}"));
-        let environment = environment.iter().map(|name| (name.as_str(), "x"));
-        assert_eq!(Config::read(None, environment, []), Ok(Config::default()));
-        // Only these: a typo is still found.
-        assert_eq!(faults("", &[("BELLWIRE_DATA", "x")], &[]).len(), 1);
-    }
-
-    #[test]
-    fn every_fault_of_every_layer_is_reported_with_its_key() {
-        let file = "lease = 'soon'\nqueue_max = 0\ncolour = 'red'\nopen = 'yes'\nheartbeat = 1.5\n\
-            tls_cert = 'hub.pem'\n[tls]\ncert = 'x'\n";
-        let faults =
-            faults(file, &[("BELLWIRE_DATA_BYTES_MAX", "1048577")], &[("listen", "localhost")]);
-        let expected = [
-            "lease is \"soon\", but it is from 1s to 1h",
-            "queue_max is \"0\", but it is a whole number from 1 to 100000",
-            "colour is not a setting",
-            "open is \"yes\", but it is true or false",
-            "heartbeat is \"1.5\", but it is from 5s to 10m",
-            "tls is not a setting",
-            "BELLWIRE_DATA_BYTES_MAX is \"1048577\", but it is a number of bytes from 1 to 1048576",
-            "--listen is \"localhost\", but it is one or more of address:port, as in \
-             127.0.0.1:8888 or [::]:0",
-            "tls_cert is set without tls_key",
-        ];
-        for line in expected {
-            assert!(faults.iter().any(|fault| fault == line), "{line}\nnot in {faults:#?}");
-        }
-        assert_eq!(faults.len(), expected.len(), "{faults:#?}");
-    }
-
-    #[test]
-    fn a_file_that_is_not_toml_is_reported_by_its_line_and_the_other_layers_are_still_checked() {
-        let faults = faults("lease = '1s'\nlease = '2s'\n", &[], &[("lease", "x")]);
-        assert_eq!(faults.len(), 2, "{faults:?}");
-        assert!(faults[0].starts_with("line 2 "), "{faults:?}");
-    }
-
-    #[test]
-    fn effective_settings_are_shown_as_text_that_parses() {
-        let mut config = Config::default();
-        config.listen.push("[::1]:0".parse().unwrap());
-        config.tls = Some(TlsFiles { cert: "hub.pem".into(), key: "hub.key".into() });
-        for config in [Config::default(), config] {
-            let shown: Vec<_> = config.effective().collect();
-            let flags = shown.iter().map(|(key, value)| (*key, value.as_str()));
-            assert_eq!(Config::read(None, [], flags), Ok(config));
-        }
-    }
-}
+mod tests;

@@ -2,8 +2,8 @@
 //!
 //! Each path of the contract is in `ROUTES` once, with its methods; any other path is 404, any other
 //! method 405 with `Allow`, and `OPTIONS` is answered from the same table. Then the checks follow in
-//! the order of the contract (section 1): credentials here, and in each handler, from top to bottom,
-//! names, query, size, media type, body, and the checks of the [`Driver`]. No handler decides
+//! the order of the contract (section 1): the page of a browser ([`browsers`]) and credentials here, and
+//! in each handler, from top to bottom, names, query, size, media type, body, and the checks of the [`Driver`]. No handler decides
 //! anything about deliveries; none knows a socket.
 //!
 //! The table is matched on the path as it came, before it is decoded: an empty name and one that
@@ -11,6 +11,7 @@
 
 pub mod bodies;
 mod body;
+pub mod browsers;
 pub mod classic;
 mod command;
 mod device;
@@ -26,17 +27,21 @@ mod stream;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use axum::Router;
+use axum::body::Body;
 use axum::response::Response;
 use axum::routing::any;
 use bellwire_proto::limits::{PAGE_ITEMS, URI_BYTES_MAX};
 use bellwire_proto::{Code, Problem};
+use http::request::Parts;
 use http::{Method, header};
 
 use crate::driver::Driver;
 use crate::store::{Cursor, PageRequest};
+use browsers::{Browsers, Effect};
 use request::{Caller, Request};
 
 /// The API over a hub, to be served by the hub's own [`listen`](crate::listen) or by any axum
@@ -45,7 +50,8 @@ use request::{Caller, Request};
 /// It answers below `/v1/`, `/healthz` and `/readyz`, and leaves every other path to the router
 /// that it is merged into; [`not_found`] is the fallback of a hub by itself.
 pub fn router(driver: Driver) -> Router {
-    let api = any(move |request| answer(driver.clone(), request));
+    let browsers = Arc::new(Browsers::new(driver.config()));
+    let api = any(move |request| shared_answer(driver.clone(), browsers.clone(), request));
     Router::new()
         .route("/v1/{*path}", api.clone())
         .route("/healthz", api.clone())
@@ -63,47 +69,88 @@ type Handler = fn(Request) -> Pin<Box<dyn Future<Output = Result<Response, Probl
 /// A path, its names in braces, and its methods.
 struct Route {
     path: &'static str,
-    methods: &'static [(Method, Handler)],
+    methods: &'static [Served],
+}
+
+/// A method of a route. Whether it has an effect decides which web pages may cause it.
+struct Served {
+    method: Method,
+    effect: Effect,
+    handler: Handler,
 }
 
 macro_rules! on {
-    ($method:ident, $handler:path) => {
-        (Method::$method, |request| Box::pin($handler(request)))
+    // Only a GET can be without an effect.
+    (GET reads $handler:path) => {
+        on!(GET, Effect::None, $handler)
+    };
+    ($method:ident acts $handler:path) => {
+        on!($method, Effect::Acts, $handler)
+    };
+    ($method:ident, $effect:expr, $handler:path) => {
+        Served {
+            method: Method::$method,
+            effect: $effect,
+            handler: |request| Box::pin($handler(request)),
+        }
     };
 }
 
 static ROUTES: &[Route] = &[
-    Route { path: "/v1/send/{device}/{action}", methods: &[on!(POST, send::send)] },
-    Route { path: "/v1/commands", methods: &[on!(GET, command::list), on!(POST, send::command)] },
+    Route { path: "/v1/send/{device}/{action}", methods: &[on!(POST acts send::send)] },
+    Route {
+        path: "/v1/commands",
+        methods: &[on!(GET reads command::list), on!(POST acts send::command)],
+    },
     Route {
         path: "/v1/commands/{command}",
-        methods: &[on!(GET, command::show), on!(DELETE, command::cancel)],
+        methods: &[on!(GET reads command::show), on!(DELETE acts command::cancel)],
     },
-    Route { path: "/v1/commands/{command}/deliveries", methods: &[on!(GET, command::deliveries)] },
-    Route { path: "/v1/commands/{command}/events", methods: &[on!(GET, command::events)] },
-    Route { path: "/v1/devices", methods: &[on!(GET, device::list)] },
+    Route {
+        path: "/v1/commands/{command}/deliveries",
+        methods: &[on!(GET reads command::deliveries)],
+    },
+    Route { path: "/v1/commands/{command}/events", methods: &[on!(GET reads command::events)] },
+    Route { path: "/v1/devices", methods: &[on!(GET reads device::list)] },
     Route {
         path: "/v1/devices/{device}",
-        methods: &[on!(GET, device::show), on!(PUT, device::put), on!(DELETE, device::delete)],
+        methods: &[
+            on!(GET reads device::show),
+            on!(PUT acts device::put),
+            on!(DELETE acts device::delete),
+        ],
     },
-    Route { path: "/v1/devices/{device}/facts", methods: &[on!(PUT, device::put_facts)] },
-    Route { path: "/v1/devices/{device}/stream", methods: &[on!(GET, stream::stream)] },
-    Route { path: "/v1/devices/{device}/confirm", methods: &[on!(POST, stream::confirm)] },
-    Route { path: "/v1/devices/{device}/commands", methods: &[on!(GET, stream::poll)] },
+    Route { path: "/v1/devices/{device}/facts", methods: &[on!(PUT acts device::put_facts)] },
+    Route { path: "/v1/devices/{device}/stream", methods: &[on!(GET acts stream::stream)] },
+    Route { path: "/v1/devices/{device}/confirm", methods: &[on!(POST acts stream::confirm)] },
+    Route { path: "/v1/devices/{device}/commands", methods: &[on!(GET acts stream::poll)] },
     Route {
         path: "/v1/devices/{device}/commands/{command}/status",
-        methods: &[on!(POST, report::one)],
+        methods: &[on!(POST acts report::one)],
     },
-    Route { path: "/v1/devices/{device}/status", methods: &[on!(POST, report::batch)] },
-    Route { path: "/v1/events", methods: &[on!(GET, ops::events)] },
-    Route { path: "/v1/ping", methods: &[on!(GET, ops::ping)] },
-    Route { path: "/healthz", methods: &[on!(GET, ops::healthz)] },
-    Route { path: "/readyz", methods: &[on!(GET, ops::readyz)] },
+    Route { path: "/v1/devices/{device}/status", methods: &[on!(POST acts report::batch)] },
+    Route { path: "/v1/events", methods: &[on!(GET reads ops::events)] },
+    Route { path: "/v1/ping", methods: &[on!(GET reads ops::ping)] },
+    Route { path: "/healthz", methods: &[on!(GET reads ops::healthz)] },
+    Route { path: "/readyz", methods: &[on!(GET reads ops::readyz)] },
 ];
 
-/// The first checks of every request: its length, then route, method, credentials.
-async fn answer(driver: Driver, request: axum::extract::Request) -> Response {
-    let (head, body) = request.into_parts();
+/// The answer, with what a browser needs to let a page of a listed origin read it.
+async fn shared_answer(
+    driver: Driver,
+    browsers: Arc<Browsers>,
+    request: axum::extract::Request,
+) -> Response {
+    let (mut head, body) = request.into_parts();
+    browsers.note(&mut head);
+    let origin = browsers::listed_origin(&head);
+    let mut response = answer(driver, &browsers, head, body).await;
+    browsers.share(origin, &mut response);
+    response
+}
+
+/// The first checks of every request: its length, then route, method, page, credentials.
+async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) -> Response {
     if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > URI_BYTES_MAX) {
         let detail = format!("path and query are at most {URI_BYTES_MAX} bytes");
         return problem::problem(&Problem::new(Code::UriTooLong, detail));
@@ -112,19 +159,37 @@ async fn answer(driver: Driver, request: axum::extract::Request) -> Response {
         return not_found().await;
     };
     if head.method == Method::OPTIONS {
-        return problem::with(problem::empty(), header::ALLOW, &route.allow());
+        return options(browsers, route, &head);
     }
-    let Some(handler) = route.handler(&head.method) else {
+    let Some(served) = route.served(&head.method) else {
         let allow = route.allow();
         let refusal = Problem::new(Code::MethodNotAllowed, format!("this path offers {allow}"));
         return problem::with(problem::problem(&refusal), header::ALLOW, &allow);
     };
+    if let Err(refusal) = browsers.check(&head, served.effect) {
+        return problem::problem(&refusal);
+    }
     // Credentials are checked here. This hub is open: every caller is allowed everything, and has
     // no name.
     let caller = Caller::anonymous();
     let request = Request::new(driver, caller, route.path, head, body);
-    match caught(handler(request)).await {
+    match caught((served.handler)(request)).await {
         Ok(response) => response,
+        Err(refusal) => problem::problem(&refusal),
+    }
+}
+
+/// The answer to `OPTIONS`: the methods, or the leave for a page of a listed origin to use them.
+fn options(browsers: &Browsers, route: &Route, head: &Parts) -> Response {
+    let allow = route.allow();
+    let checked = match browsers.check_host(head) {
+        Ok(()) if browsers::listed_origin(head).is_some() => Ok(()),
+        Ok(()) => browsers.check(head, route.effect_of_get()),
+        refused => refused,
+    };
+    match checked {
+        Ok(()) => browsers::preflight(head, &allow)
+            .unwrap_or_else(|| problem::with(problem::empty(), header::ALLOW, &allow)),
         Err(refusal) => problem::problem(&refusal),
     }
 }
@@ -144,15 +209,18 @@ impl Route {
     }
 
     /// HEAD is GET without the body, which the server leaves out.
-    fn handler(&self, method: &Method) -> Option<Handler> {
+    fn served(&self, method: &Method) -> Option<&Served> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
-        let mut offered = self.methods.iter();
-        offered.find(|(offered, _)| offered == method).map(|(_, handler)| *handler)
+        self.methods.iter().find(|served| served.method == method)
+    }
+
+    fn effect_of_get(&self) -> Effect {
+        self.served(&Method::GET).map_or(Effect::None, |served| served.effect)
     }
 
     fn allow(&self) -> String {
         let mut allow = String::new();
-        for (method, _) in self.methods {
+        for Served { method, .. } in self.methods {
             allow.push_str(method.as_str());
             allow.push_str(if *method == Method::GET { ", HEAD, " } else { ", " });
         }
@@ -217,9 +285,9 @@ mod tests {
     fn allow_lists_the_methods_of_a_path() {
         let devices = Route::find("/v1/devices/d").unwrap();
         assert_eq!(devices.allow(), "GET, HEAD, PUT, DELETE, OPTIONS");
-        assert!(devices.handler(&Method::HEAD).is_some());
-        assert!(devices.handler(&Method::POST).is_none());
-        assert!(Route::find("/v1/send/d/a").unwrap().handler(&Method::HEAD).is_none());
+        assert!(devices.served(&Method::HEAD).is_some());
+        assert!(devices.served(&Method::POST).is_none());
+        assert!(Route::find("/v1/send/d/a").unwrap().served(&Method::HEAD).is_none());
     }
 
     #[test]
@@ -227,6 +295,18 @@ mod tests {
         for route in ROUTES {
             let found = Route::find(route.path).map(|r| r.path);
             assert_eq!(found, Some(route.path));
+        }
+    }
+
+    /// Each entry states its effect, or the table does not compile. Here is what the contract says of them.
+    #[test]
+    fn a_get_reads_save_where_it_listens_as_a_device_and_all_else_has_an_effect() {
+        let listens = ["/v1/devices/{device}/stream", "/v1/devices/{device}/commands"];
+        for route in ROUTES {
+            for Served { method, effect, .. } in route.methods {
+                let acts = *method != Method::GET || listens.contains(&route.path);
+                assert_eq!(*effect == Effect::Acts, acts, "{method} {}", route.path);
+            }
         }
     }
 

@@ -11,13 +11,15 @@
 //! decides how long a request's body may take.
 
 mod connection;
+mod head;
 mod http2;
+mod paced;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use bellwire_proto::limits;
@@ -26,6 +28,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use crate::plane::ConnectionGuard;
+use paced::Paced;
 
 /// Bounds of a listener. `Default` is right for a hub on an open network.
 #[derive(Debug, Clone)]
@@ -210,7 +213,13 @@ async fn accept_all(socket: TcpListener, shared: connection::Shared, router: Rou
             Err(error) => {
                 shared.tally.accept_errors.fetch_add(1, Relaxed);
                 if !concerns_one_connection(&error) {
-                    tracing::warn!(%error, "cannot accept connections");
+                    if let Some(failed) = shared.tally.unaccepted.occurred(Instant::now()) {
+                        tracing::warn!(
+                            %error, failed,
+                            "cannot accept connections; each is tried again. If files are short: raise their limit \
+                             (ulimit -n, LimitNOFILE=)"
+                        );
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -220,12 +229,30 @@ async fn accept_all(socket: TcpListener, shared: connection::Shared, router: Rou
 
 fn admit(stream: TcpStream, addr: SocketAddr, shared: &connection::Shared, router: &Router) {
     let guard = ConnectionGuard::new(&shared.tally.open);
-    if shared.tally.open.load(Relaxed) > shared.config.connections_max {
+    let (open, connections_max) = (shared.tally.open.load(Relaxed), shared.config.connections_max);
+    if open > connections_max {
         shared.tally.refused.fetch_add(1, Relaxed);
+    }
+    if is_near(open, connections_max) && shared.tally.crowded.occurred(Instant::now()).is_some() {
+        let refused = shared.tally.refused.load(Relaxed);
+        tracing::warn!(
+            open,
+            connections_max,
+            refused,
+            "few connections more can be accepted: raise connections_max, or the limit of open files if that is lower \
+             (ulimit -Hn, LimitNOFILE=)"
+        );
+    }
+    if open > connections_max {
         return;
     }
     shared.tally.accepted.fetch_add(1, Relaxed);
     tokio::spawn(connection::serve(stream, addr, guard, shared.clone(), router.clone()));
+}
+
+/// Nine of ten connections that are allowed are open.
+fn is_near(open: usize, connections_max: usize) -> bool {
+    open >= connections_max - connections_max / 10
 }
 
 /// Whether the failure concerns only the connection that would have been accepted.
@@ -266,6 +293,9 @@ struct Tally {
     header_timeouts: AtomicU64,
     taken_over: AtomicU64,
     pipelined_bytes_dropped: AtomicU64,
+    /// Lines of the log.
+    unaccepted: Paced,
+    crowded: Paced,
 }
 
 impl Tally {

@@ -27,7 +27,7 @@ mod queue;
 mod sqlite;
 
 pub use cursor::{BadCursor, Cursor};
-pub use sqlite::{OpenError, Options, SqliteStore};
+pub use sqlite::{OpenError, Options, SqliteStore, check_folder};
 
 /// The pending result of a read. The read is queued when this is made, not when it is polled.
 pub type Reading<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;

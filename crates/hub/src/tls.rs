@@ -32,6 +32,22 @@ pub enum TlsError {
         /// Which.
         path: PathBuf,
     },
+    /// There is no key in the file; the two files may be interchanged.
+    #[error("{} holds no private key", path.display())]
+    NoKey {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The key needs a passphrase, and a service has no one to ask for it.
+    #[error(
+        "the key in {path} is encrypted, and a server cannot ask for its passphrase. Decrypt it into a file that only \
+         the server may read: (umask 077; openssl pkey -in {path} -out decrypted.key)",
+        path = path.display()
+    )]
+    EncryptedKey {
+        /// Which.
+        path: PathBuf,
+    },
     /// The key does not belong to the certificate, or its algorithm is not supported.
     #[error("cannot use {} with {}: {source}", cert.display(), key.display())]
     Pair {
@@ -73,7 +89,7 @@ pub fn load(files: &TlsFiles, protocols: Protocols) -> Result<Arc<ServerConfig>,
     if chain.is_empty() {
         return Err(TlsError::NoCertificate { path: cert.clone() });
     }
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|source| file(key, source))?;
+    let secret = private_key(key)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -83,6 +99,29 @@ pub fn load(files: &TlsFiles, protocols: Protocols) -> Result<Arc<ServerConfig>,
     // listed too.
     config.alpn_protocols = protocols.names();
     Ok(Arc::new(config))
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    // Read once: it may be a pipe.
+    let text = std::fs::read(path).map_err(|source| file(path, pem::Error::Io(source)))?;
+    let read = PrivateKeyDer::from_pem_slice(&text);
+    read.map_err(|source| match source {
+        // Checked only now: a readable key may stand beside an encrypted one.
+        _ if is_encrypted(&text) => TlsError::EncryptedKey { path: path.into() },
+        pem::Error::NoItemsFound => TlsError::NoKey { path: path.into() },
+        source => file(path, source),
+    })
+}
+
+/// Whether a PEM text has a key with a passphrase: of PKCS #8 (RFC 7468, section 11), or of the older form with a header
+/// (RFC 1421, section 4.6.1.1).
+fn is_encrypted(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines().map(str::trim);
+    lines.any(|line| {
+        line == "-----BEGIN ENCRYPTED PRIVATE KEY-----"
+            || line.strip_prefix("Proc-Type:").is_some_and(|kind| kind.contains("ENCRYPTED"))
+    })
 }
 
 fn file(path: &Path, source: pem::Error) -> TlsError {
@@ -117,6 +156,31 @@ mod tests {
         ] {
             let refused = load(&TlsFiles { cert, key }, Protocols::Http1).unwrap_err().to_string();
             assert!(refused.contains(named), "{refused}");
+        }
+    }
+
+    /// It was refused with "no items found in PEM".
+    #[test]
+    fn a_key_with_a_passphrase_is_said_to_have_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("hub.key");
+        let cert = fixture("cert.pem");
+        for (pem, expected) in [
+            (
+                "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n",
+                "openssl pkey -in",
+            ),
+            (
+                "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n\
+                 MIIB\n-----END RSA PRIVATE KEY-----\n",
+                "is encrypted",
+            ),
+            ("nothing\n", "holds no private key"),
+        ] {
+            std::fs::write(&key, pem).unwrap();
+            let files = TlsFiles { cert: cert.clone(), key: key.clone() };
+            let refused = load(&files, Protocols::Http1).unwrap_err().to_string();
+            assert!(refused.contains(expected) && refused.contains("hub.key"), "{refused}");
         }
     }
 }

@@ -127,6 +127,46 @@ async fn a_device_listens_and_answers_on_one_connection() {
 }
 
 #[tokio::test]
+async fn a_head_beyond_32_kib_is_answered_431_and_the_connection_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut client, _) = connect(&hub, b"h2").await;
+    for (bytes, status) in [(40_000, 431), (33_000, 431), (30_000, 200)] {
+        let request = Request::builder()
+            .uri("https://localhost/v1/ping")
+            .header("a", "b".repeat(bytes))
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        let answer = tokio::time::timeout(PATIENCE, client.send_request(request)).await;
+        assert_eq!(answer.expect("an answer").unwrap().status(), status, "{bytes}");
+    }
+    hub.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_may_not_send_and_another_name_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut client, _) = connect(&hub, b"h2").await;
+    for (uri, origin, status) in [
+        ("https://localhost/v1/send/d/a", "https://evil.example", 403),
+        ("https://localhost/v1/send/d/a", "http://localhost", 403),
+        ("https://evil.example/v1/send/d/a", "https://evil.example", 403),
+        ("https://localhost/v1/send/d/a", "https://localhost", 202),
+    ] {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(uri)
+            .header("Origin", origin)
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        let answer = tokio::time::timeout(PATIENCE, client.send_request(request)).await;
+        assert_eq!(answer.expect("an answer").unwrap().status(), status, "{uri} of {origin}");
+    }
+    hub.shutdown().await;
+}
+
+#[tokio::test]
 async fn every_stream_gets_bye_when_the_hub_drains() {
     let folder = tempfile::tempdir().unwrap();
     let hub = hub(folder.path()).await;

@@ -100,7 +100,7 @@ impl Client {
                 let was_open = stream.open;
                 if event.is_writable() && !std::mem::replace(&mut stream.requested, true) {
                     let request = format!(
-                        "GET /v1/devices/d{device}/stream?ack=none HTTP/1.1\r\nHost: hub\r\n\r\n"
+                        "GET /v1/devices/d{device}/stream?ack=none HTTP/1.1\r\nHost: localhost\r\n\r\n"
                     );
                     stream.socket.write_all(request.as_bytes())?;
                 }
@@ -197,7 +197,7 @@ impl Client {
         let fill = ".".repeat(self.size.saturating_sub(start.len() + 2));
         let body = format!("{start}{fill}\"}}");
         let request = format!(
-            "POST /v1/send/d{device}/x HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\n\
+            "POST /v1/send/d{device}/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n{body}",
             body.len(),
         );

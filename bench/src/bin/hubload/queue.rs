@@ -105,7 +105,8 @@ impl Connection {
 
     fn request(&mut self, what: &str, body: &str) -> anyhow::Result<()> {
         let length = body.len();
-        let head = format!("{what} HTTP/1.1\r\nHost: hub\r\nContent-Length: {length}\r\n\r\n");
+        let head =
+            format!("{what} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
         Ok(self.0.get_mut().write_all(format!("{head}{body}").as_bytes())?)
     }
 

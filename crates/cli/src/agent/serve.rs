@@ -5,10 +5,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::init;
-use super::notify::ServiceManager;
 use super::read_config;
 use crate::args::AgentConfigArg;
 use crate::exit;
+use crate::service_manager::ServiceManager;
 
 pub(crate) async fn run(args: &AgentConfigArg) -> anyhow::Result<u8> {
     if init::is_process_1() {

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use bellwire::argv;
 use bellwire::classic::{address::origin, log, logger::LISTENER};
 use bellwire_hub::config::TlsFiles;
+use bellwire_hub::http::browsers::Browsers;
 use bellwire_hub::http::classic::{Classic, ClassicConfig, Json, Text, WithIds};
 use bellwire_hub::listen::{ListenConfig, Listener};
 use bellwire_hub::tls::{self, Protocols};
@@ -112,7 +113,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
         actions: args.actions,
         shards: 0,
     })?);
-    let server = listener.serve(classic.router());
+    let pages = Browsers::own_pages(scheme == "https");
+    let server = listener.serve(Classic::clone(&classic).for_browsers(pages).router());
     for bound in server.local_addrs() {
         let url = origin(scheme, &bound.ip().to_string(), bound.port());
         info!(target: LISTENER, "listening on {url}");

@@ -117,7 +117,10 @@ pub(super) fn explain(loss: &Loss) -> String {
     };
     let meaning = match status {
         401 => "the hub does not know this credential: check credential_file",
-        403 => "the credential is not for this device: check device and credential_file",
+        403 => {
+            "the credential is not for this device (check device and credential_file), or the hub does not know the host \
+             in its URL (list it in the hub's setting allowed_hosts)"
+        }
         404 => {
             "the hub does not know this device, or the URL is not a hub's: enrol it, or check hub"
         }

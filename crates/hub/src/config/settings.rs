@@ -17,6 +17,17 @@ pub(super) struct Setting {
     pub(super) parse: fn(&mut Draft, &str) -> Option<()>,
     /// The text that parses as the present value; `None` when there is none.
     pub(super) show: fn(&Config) -> Option<String>,
+    pub(super) shape: Shape,
+}
+
+/// What a value is in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// A number, true or false: as it stands.
+    Bare,
+    Text,
+    /// Texts, with commas between where they are one text.
+    List,
 }
 
 /// A configuration that is being read.
@@ -34,6 +45,7 @@ macro_rules! flag {
             allowed: "true or false",
             parse: |draft, text| text.parse().ok().map(|yes| draft.config.$member = yes),
             show: |config| Some(config.$member.to_string()),
+            shape: Shape::Bare,
         }
     };
 }
@@ -45,6 +57,7 @@ macro_rules! number {
             allowed: $allowed,
             parse: |draft, text| number(text, $range).map(|n| draft.config.$member = n),
             show: |config| Some(config.$member.to_string()),
+            shape: Shape::Bare,
         }
     };
 }
@@ -56,6 +69,7 @@ macro_rules! span {
             allowed: $allowed,
             parse: |draft, text| span(text, $range_s).map(|span| draft.config.$member = span),
             show: |config| Some(Seconds::new(config.$member.as_secs()).to_string()),
+            shape: Shape::Text,
         }
     };
 }
@@ -73,15 +87,37 @@ pub(super) const SETTINGS: &[Setting] = &[
             let texts: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
             Some(texts.join(","))
         },
+        shape: Shape::List,
     },
     Setting {
         key: "data_dir",
         allowed: "a folder",
         parse: |draft, text| path(text).map(|path| draft.config.data_dir = path),
         show: |config| Some(config.data_dir.display().to_string()),
+        shape: Shape::Text,
     },
     flag!(open),
     flag!(classic),
+    Setting {
+        key: "cors_origins",
+        allowed: "origins of web pages, scheme://host[:port] each, as in https://ops.example.com",
+        parse: |draft, text| {
+            let origins: Result<_, _> = texts(text).map(str::parse).collect();
+            origins.ok().map(|origins| draft.config.cors_origins = origins)
+        },
+        show: |config| list(config.cors_origins.iter().map(ToString::to_string)),
+        shape: Shape::List,
+    },
+    Setting {
+        key: "allowed_hosts",
+        allowed: "host names without ports, as in hub.example.com",
+        parse: |draft, text| {
+            let hosts: Option<_> = texts(text).map(host_name).collect();
+            hosts.map(|hosts| draft.config.allowed_hosts = hosts)
+        },
+        show: |config| list(config.allowed_hosts.iter().cloned()),
+        shape: Shape::List,
+    },
     span!(lease, 1..=limits::LEASE_CEILING_S, "from 1s to 1h"),
     number!(queue_max, 1..=limits::QUEUE_CEILING, "a whole number from 1 to 100000"),
     number!(max_in_flight, 1..=limits::IN_FLIGHT_CEILING, "a whole number from 1 to 100"),
@@ -102,12 +138,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         allowed: "a PEM file with the certificate chain",
         parse: |draft, text| path(text).map(|path| draft.tls_cert = Some(path)),
         show: |config| file(config, |tls| &tls.cert),
+        shape: Shape::Text,
     },
     Setting {
         key: "tls_key",
         allowed: "a PEM file with the certificate's key",
         parse: |draft, text| path(text).map(|path| draft.tls_key = Some(path)),
         show: |config| file(config, |tls| &tls.key),
+        shape: Shape::Text,
     },
 ];
 
@@ -131,6 +169,23 @@ fn span(text: &str, allowed_s: RangeInclusive<u64>) -> Option<Duration> {
 
 fn number(text: &str, allowed: RangeInclusive<usize>) -> Option<usize> {
     text.parse().ok().filter(|number| allowed.contains(number))
+}
+
+/// The parts of a list that is one text.
+fn texts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|text| !text.is_empty())
+}
+
+fn list(texts: impl Iterator<Item = String>) -> Option<String> {
+    let texts: Vec<_> = texts.collect();
+    (!texts.is_empty()).then(|| texts.join(","))
+}
+
+/// A host name in lower case, without the final dot.
+fn host_name(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    (!name.is_empty() && name.chars().all(of_name)).then(|| name.to_ascii_lowercase())
 }
 
 fn path(text: &str) -> Option<PathBuf> {

@@ -26,6 +26,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
 use percent_encoding::percent_decode_str;
 
+use super::browsers::{self, Browsers, Effect};
 use crate::plane::{Heartbeat, HeartbeatForm, Plane, PlaneConfig, StreamHead, StreamOptions};
 use body::BadBody;
 pub use format::{EventFormat, Json, Text, WithIds};
@@ -107,6 +108,7 @@ pub enum ClassicError {
 #[derive(Clone)]
 pub struct Classic {
     shared: Arc<Shared>,
+    browsers: Option<Arc<Browsers>>,
 }
 
 struct Shared {
@@ -152,7 +154,14 @@ impl Classic {
             ..StreamOptions::default()
         };
         let plane = Plane::start(plane, registry.clone())?;
-        Ok(Self { shared: Arc::new(Shared { plane, registry, options, format, actions }) })
+        let shared = Arc::new(Shared { plane, registry, options, format, actions });
+        Ok(Self { shared, browsers: None })
+    }
+
+    /// Checks which web pages may use it (contract, section 6). Without this every page may.
+    #[must_use]
+    pub fn for_browsers(self, browsers: Browsers) -> Self {
+        Self { browsers: Some(Arc::new(browsers)), ..self }
     }
 
     /// The router of a separate server: it answers every path.
@@ -174,16 +183,45 @@ impl Classic {
 
     /// The answer to any request.
     pub async fn answer(self, request: Request) -> Response {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let Some(browsers) = self.browsers.clone() else {
+            return self.checked_answer(head, body).await;
+        };
+        browsers.note(&mut head);
+        let origin = browsers::listed_origin(&head);
+        let mut response = self.checked_answer(head, body).await;
+        browsers.share(origin, &mut response);
+        response
+    }
+
+    async fn checked_answer(self, head: Parts, body: Body) -> Response {
         let Some(target) = Target::of(head.uri.path()) else {
             return page(StatusCode::NOT_FOUND, None);
         };
+        if let Some(refused) = self.refused(&head, &target) {
+            return refused;
+        }
         match head.method {
             Method::GET | Method::HEAD => self.listen(&head, &target).await,
             Method::POST => self.post(&head, &target, body).await,
-            Method::OPTIONS => allow(page::empty(StatusCode::NO_CONTENT)),
+            Method::OPTIONS => browsers::preflight(&head, METHODS)
+                .unwrap_or_else(|| allow(page::empty(StatusCode::NO_CONTENT))),
             _ => allow(page(StatusCode::METHOD_NOT_ALLOWED, None)),
         }
+    }
+
+    /// The page of a request that a web page may not cause. Listening has an effect: it takes the token.
+    fn refused(&self, head: &Parts, target: &Target) -> Option<Response> {
+        let browsers = self.browsers.as_ref()?;
+        let listens = target.action == LISTEN.as_bytes();
+        let effect = match head.method {
+            Method::OPTIONS if browsers::listed_origin(head).is_some() => Effect::None,
+            Method::GET | Method::HEAD | Method::OPTIONS if !listens => Effect::None,
+            _ => Effect::Acts,
+        };
+        let refusal = browsers.check(head, effect).err()?;
+        let detail = page::escaped(&refusal.detail);
+        Some(page(StatusCode::FORBIDDEN, Some(&detail)))
     }
 
     async fn listen(&self, head: &Parts, target: &Target) -> Response {
@@ -207,7 +245,7 @@ impl Classic {
         let fields = StreamHead::new()
             .field("Content-Type", HeaderValue::from_static("text/event-stream"))
             .field("Cache-Control", HeaderValue::from_static("no-cache"));
-        plane.respond(head, stream, fields).await
+        plane.respond(head, stream, browsers::shared_stream(head, fields)).await
     }
 
     async fn post(&self, head: &Parts, target: &Target, body: Body) -> Response {
@@ -328,8 +366,11 @@ fn last_event_id(head: &Parts) -> Option<u64> {
     head.headers.get("last-event-id")?.to_str().ok()?.trim().parse().ok()
 }
 
+/// The methods of every path.
+const METHODS: &str = "GET, HEAD, OPTIONS, POST";
+
 fn allow(mut response: Response) -> Response {
-    let methods = HeaderValue::from_static("GET, HEAD, OPTIONS, POST");
+    let methods = HeaderValue::from_static(METHODS);
     response.headers_mut().insert(header::ALLOW, methods);
     response
 }

@@ -54,7 +54,7 @@ pub(super) async fn readyz(request: Request) -> Result<Response, Problem> {
         Readiness::Draining => Err(Problem::new(Code::Draining, "the hub is about to stop")),
         Readiness::StoreFailed => Err(Problem::new(
             Code::StoreUnavailable,
-            "the store failed; repair the disk and start the hub again",
+            "the store failed: see the hub's log, repair the data folder or its disk, and start the hub again",
         )),
         // 503 like every answer of a hub that is not ready (contract, section 9): it stores nothing.
         Readiness::Failed => Err(Problem::new(Code::StoreUnavailable, FAILED)),

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use axum::body::Body;
+use axum::extract::OriginalUri;
 use bellwire_core::Peer;
 use bellwire_proto::limits::AGENT_CHARS_MAX;
 use bellwire_proto::{InvalidName, Problem};
@@ -69,6 +70,14 @@ impl Request {
             .map_or("", |(_, given)| given);
         let name = params::decode_segment(given)?;
         name.parse().map_err(|e: InvalidName| Problem::bad_request(e.to_string()))
+    }
+
+    /// A path of the API as the client reaches it: where the router is nested in another program's, below that
+    /// program's prefix.
+    pub(super) fn location(&self, path: &str) -> String {
+        let original = self.head.extensions.get::<OriginalUri>().map(|uri| uri.0.path());
+        let prefix = original.and_then(|whole| whole.strip_suffix(self.head.uri.path()));
+        format!("{}{path}", prefix.unwrap_or_default())
     }
 
     /// The parameters of the query.

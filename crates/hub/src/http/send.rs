@@ -38,7 +38,7 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     send.wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
     identify(&mut send, &request, key, whole_query, &media_type, &body);
     let delivery = request.driver.send(send).await?;
-    Ok(located(status_of(&delivery), delivery.command, &delivery))
+    Ok(located(&request, status_of(&delivery), delivery.command, &delivery))
 }
 
 /// `POST /v1/commands`: the body is an envelope.
@@ -62,11 +62,11 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     let command = if to_many {
         request.driver.send_to_many(send).await?
     } else {
-        only_one(&request.driver.send(send).await?, data, request.caller.name)
+        only_one(&request.driver.send(send).await?, data, request.caller.name.clone())
     };
     // What has ended already was rejected by a full queue, unless its key was used before.
     let status = if keyed && command.done { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok(located(status, command.id, &command))
+    Ok(located(&request, status, command.id, &command))
 }
 
 /// 200 when the delivery has ended, 202 when it has not.
@@ -75,8 +75,13 @@ fn status_of(delivery: &Delivery) -> StatusCode {
 }
 
 /// An answer with the `Location` of the command.
-fn located(status: StatusCode, command: CommandId, shown: &impl serde::Serialize) -> Response {
-    let location = format!("/v1/commands/{command}");
+fn located(
+    request: &Request,
+    status: StatusCode,
+    command: CommandId,
+    shown: &impl serde::Serialize,
+) -> Response {
+    let location = request.location(&format!("/v1/commands/{command}"));
     problem::with(problem::json(status, shown), header::LOCATION, &location)
 }
 

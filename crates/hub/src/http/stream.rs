@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, Empty};
 
 use super::params::{Query, last_event_id};
 use super::request::Request;
-use super::{bodies, device, problem};
+use super::{bodies, browsers, device, problem};
 use crate::driver::{Driver, Readiness, Reserved};
 use crate::frames;
 use crate::plane::{Frame, Heartbeat, HeartbeatForm, StreamHead, StreamOptions};
@@ -214,6 +214,7 @@ async fn respond(
 ) -> Response {
     let stream = reserved.stream();
     reserved.attached();
+    let head = browsers::shared_stream(request, head);
     driver.plane().respond(request, stream, head).await
 }
 

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::{ClientAddr, ListenConfig, ServerStage, Tally, http2};
+use super::{ClientAddr, ListenConfig, ServerStage, Tally, head, http2};
 use crate::plane::{ConnectionGuard, Sink, Takeover};
 
 /// What every connection of a listener is given.
@@ -95,8 +95,14 @@ async fn serve_http1<T: Transport>(
     let activity = Arc::new(Activity::new());
     let takeover = Takeover::default();
     let _closing = CloseOnDrop(&takeover);
-    let requests =
-        Requests { router, addr, takeover: takeover.clone(), activity: activity.clone() };
+    let head_bytes_max = config.head_bytes_max.max(8192);
+    let requests = Requests {
+        router,
+        addr,
+        takeover: takeover.clone(),
+        activity: activity.clone(),
+        head_bytes_max,
+    };
     let io = TokioIo::new(MonitoredTransport {
         transport,
         activity: activity.clone(),
@@ -106,7 +112,7 @@ async fn serve_http1<T: Transport>(
         // `Timer` has the timeouts.
         .header_read_timeout(None)
         .max_headers(config.headers_max)
-        .max_buf_size(config.head_bytes_max.max(8192))
+        .max_buf_size(head_bytes_max)
         .serve_connection(io, requests);
 
     let mut aborting = stage.clone();
@@ -362,6 +368,7 @@ struct Requests {
     addr: SocketAddr,
     takeover: Takeover,
     activity: Arc<Activity>,
+    head_bytes_max: usize,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Requests {
@@ -374,6 +381,9 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
         let busy = Busy(self.activity.clone());
         request.extensions_mut().insert(ClientAddr(self.addr));
         request.extensions_mut().insert(self.takeover.clone());
+        if let Some(refused) = head::too_large(&request, self.head_bytes_max) {
+            return Box::pin(async move { Ok(refused.map(|body| BusyBody::new(body, busy))) });
+        }
         let answer = tower::ServiceExt::oneshot(self.router.clone(), request);
         Box::pin(async move { Ok(answer.await?.map(|body| BusyBody::new(body, busy))) })
     }

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::{BusyBody, Shared};
-use super::{ClientAddr, ListenConfig, ServerStage};
+use super::{ClientAddr, ListenConfig, ServerStage, head};
 use crate::plane::ConnectionGuard;
 
 /// Serves a connection to its end.
@@ -38,8 +38,15 @@ pub(super) async fn serve(
     let requests = service_fn(|mut request: Request<Incoming>| {
         let busy = Busy::new(&in_flight);
         request.extensions_mut().insert(ClientAddr(addr));
+        let refused = head::too_large(&request, config.head_bytes_max);
         let answer = tower::ServiceExt::oneshot(router.clone(), request);
-        async move { Ok::<Response<_>, Infallible>(answer.await?.map(|b| BusyBody::new(b, busy))) }
+        async move {
+            let answer = match refused {
+                Some(refused) => refused,
+                None => answer.await?,
+            };
+            Ok::<Response<_>, Infallible>(answer.map(|body| BusyBody::new(body, busy)))
+        }
     });
     let connection = builder(&config).serve_connection(TokioIo::new(transport), requests);
     let mut connection = pin!(connection);

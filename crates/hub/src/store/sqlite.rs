@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ use super::{
     StoredDevice,
 };
 use crate::clock::Clock;
+pub use folder::check as check_folder;
+use in_use::FilesInUse;
 pub use options::{OpenError, Options};
 use readers::Job;
 use schema::StoreFile;
@@ -32,6 +35,7 @@ use threads::Threads;
 mod anchor;
 mod checkpoint;
 mod folder;
+mod in_use;
 mod lists;
 mod loads;
 mod options;
@@ -80,6 +84,7 @@ pub struct SqliteStore {
     /// The writer's connection until it is started.
     writer: Mutex<Option<Connection>>,
     threads: Mutex<Threads>,
+    closed: AtomicBool,
     /// Held as long as the store exists; the system releases it when the process dies, however it
     /// dies.
     _lock: File,
@@ -88,6 +93,7 @@ pub struct SqliteStore {
 /// What the threads and the handle share.
 struct Shared {
     file: StoreFile,
+    in_use: FilesInUse,
     history_retention: Duration,
     clock: Clock,
     txns: Queue<Txn>,
@@ -128,8 +134,10 @@ impl SqliteStore {
         let resumed = || anchor.map_or_else(Clock::start, Clock::resume);
         let clock = options.clock.unwrap_or_else(resumed);
         let recovered = recover::recover(&mut writer, clock.now()).map_err(sqlite)?;
+        let in_use = FilesInUse::of(&path);
         let shared = Shared {
             file,
+            in_use,
             history_retention: options.history_retention,
             clock,
             txns: Queue::default(),
@@ -143,6 +151,7 @@ impl SqliteStore {
             shared: Arc::new(shared),
             writer: Mutex::new(Some(writer)),
             threads: Mutex::default(),
+            closed: AtomicBool::new(false),
             _lock: lock,
         };
         Ok((store, recovered))
@@ -260,10 +269,19 @@ impl Store for SqliteStore {
     }
 
     fn health(&self) -> Result<(), StoreError> {
-        self.shared.failed.get().cloned().map_or(Ok(()), Err)
+        if let Some(error) = self.shared.failed.get() {
+            return Err(error.clone());
+        }
+        // The last connection to close removes the log.
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let in_use = self.shared.in_use.check().map_err(StoreError::from);
+        in_use.inspect_err(|error| self.shared.suspect(error.clone()))
     }
 
     fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         let until = Instant::now() + CLOSE_WITHIN;
         let threads = std::mem::take(&mut *lock(&self.threads));
         // The readers first: what they report may still lead to a transaction, and the last

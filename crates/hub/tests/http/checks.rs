@@ -100,7 +100,7 @@ fn head_is_get_without_the_body() {
     // Two on one connection: the first had no body that would be taken for the second's head.
     let mut connection = hub.connect();
     for _ in 0..2 {
-        connection.send("HEAD /v1/devices/nobody HTTP/1.1\r\nHost: hub\r\n\r\n");
+        connection.send("HEAD /v1/devices/nobody HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_eq!(connection.answer_to("HEAD ").status, 404);
     }
 }
@@ -170,12 +170,14 @@ fn a_body_over_its_limit_is_refused_before_it_is_read() {
     let hub = Hub::start();
     // Announced in the head: refused before a byte of it is sent.
     let mut connection = hub.connect();
-    connection.send("POST /v1/send/d/a HTTP/1.1\r\nHost: hub\r\nContent-Length: 65537\r\n\r\n");
+    connection
+        .send("POST /v1/send/d/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65537\r\n\r\n");
     assert_eq!(connection.answer_to("POST").code(), "payload_too_large");
     // Not announced: refused as soon as it is too long, and not at its end.
     let mut connection = hub.connect();
-    connection
-        .send("POST /v1/send/d/a HTTP/1.1\r\nHost: hub\r\nTransfer-Encoding: chunked\r\n\r\n");
+    connection.send(
+        "POST /v1/send/d/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
     connection.send(format!("10001\r\n{}", "x".repeat(0x10001)));
     assert_eq!(connection.answer_to("POST").code(), "payload_too_large");
     // At the limit it is taken.
@@ -192,7 +194,8 @@ fn a_client_that_writes_all_before_it_reads_finds_the_refusal() {
 #[test]
 fn a_client_that_waits_for_leave_to_send_gets_it_or_a_refusal() {
     let hub = Hub::start();
-    let head = "POST /v1/send/d/a HTTP/1.1\r\nHost: hub\r\nExpect: 100-continue\r\nContent-Length:";
+    let head =
+        "POST /v1/send/d/a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length:";
     let mut connection = hub.connect();
     connection.send(format!("{head} 2\r\n\r\n"));
     assert_eq!(connection.answer_to("POST").status, 100);
@@ -208,7 +211,7 @@ fn a_client_that_waits_for_leave_to_send_gets_it_or_a_refusal() {
 fn a_body_that_does_not_arrive_is_not_waited_for() {
     let hub = Hub::with(|config| config.body_timeout = Duration::from_secs(1));
     let mut connection = hub.connect();
-    connection.send("POST /v1/send/d/a HTTP/1.1\r\nHost: hub\r\nContent-Length: 5\r\n\r\nhi");
+    connection.send("POST /v1/send/d/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhi");
     let answer = connection.answer_to("POST");
     assert_eq!((answer.status, answer.code().as_str()), (408, "request_timeout"));
     assert!(connection.ends(), "the rest of the body must not be taken for a request");
@@ -220,9 +223,9 @@ fn requests_follow_one_another_on_one_connection() {
     let hub = Hub::start();
     let mut connection = Connection::to(hub.addr);
     connection.send(
-        "GET /v1/ping?nonce=1 HTTP/1.1\r\nHost: hub\r\n\r\n\
-         GET /v1/nothing HTTP/1.1\r\nHost: hub\r\n\r\n\
-         GET /v1/ping?nonce=2 HTTP/1.1\r\nHost: hub\r\n\r\n",
+        "GET /v1/ping?nonce=1 HTTP/1.1\r\nHost: localhost\r\n\r\n\
+         GET /v1/nothing HTTP/1.1\r\nHost: localhost\r\n\r\n\
+         GET /v1/ping?nonce=2 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     );
     assert_eq!(connection.answer_to("GET").json()["nonce"], "1");
     assert_eq!(connection.answer_to("GET").status, 404);

@@ -8,6 +8,7 @@
     reason = "a panic is the failure message, in helpers too"
 )]
 
+mod browsers;
 mod checks;
 mod commands;
 mod devices;

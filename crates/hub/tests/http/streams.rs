@@ -65,7 +65,7 @@ fn a_requested_prelude_is_in_the_first_write() {
     ] {
         let mut connection = hub.connect();
         let path = format!("/v1/devices/d/stream{query}");
-        connection.send(format!("GET {path} HTTP/1.1\r\nHost: hub\r\n{headers}\r\n"));
+        connection.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"));
         connection.head();
         let first = connection.chunk();
         let first = std::str::from_utf8(&first).unwrap();

@@ -144,14 +144,15 @@ impl Connection {
 
     pub(crate) fn request(&mut self, line: &str, headers: &str, body: &[u8]) {
         let length = body.len();
-        let head =
-            format!("{line} HTTP/1.1\r\nHost: hub\r\nContent-Length: {length}\r\n{headers}\r\n");
+        let head = format!(
+            "{line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{headers}\r\n"
+        );
         self.send([head.as_bytes(), body].concat());
     }
 
     /// Requests a stream, which must be answered 200 and in chunks.
     pub(crate) fn into_stream(mut self, path: &str, headers: &str) -> Stream {
-        self.send(format!("GET {path} HTTP/1.1\r\nHost: hub\r\n{headers}\r\n"));
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"));
         let head = self.head();
         assert_eq!(head.status, 200, "{path}: {head:?}");
         assert_eq!(head.header("transfer-encoding"), Some("chunked"), "{head:?}");

@@ -1,11 +1,30 @@
 //! The data folder: private to the hub, and to one hub at a time.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use super::OpenError;
+
+/// Every file that a hub has in its folder.
+const FILES: [&str; 4] = ["lock", "bellwire.db", "bellwire.db-wal", "bellwire.db-shm"];
+/// The sticky bit: of a folder that several accounts share, as `/tmp` is.
+const STICKY: u32 = 0o1000;
+
+/// Whether a folder could hold the data of a hub, as far as can be seen without making it.
+///
+/// # Errors
+/// When it, or what it would be made in, is no folder.
+pub fn check(data_dir: &Path) -> Result<(), OpenError> {
+    let existing = data_dir.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
+    match existing {
+        Some((path, found)) if !found.is_dir() => {
+            Err(OpenError::folder(path, io::ErrorKind::NotADirectory.into()))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Makes the folder and takes the lock on it.
 pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
@@ -13,7 +32,10 @@ pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
     let path = data_dir.join("lock");
     let file = create_private(&path)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            make_private(data_dir);
+            Ok(file)
+        }
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: data_dir.into() }),
         Err(TryLockError::Error(e)) => Err(OpenError::folder(&path, e)),
     }
@@ -38,4 +60,108 @@ pub(super) fn create_private(path: &Path) -> Result<File, OpenError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).mode(0o600);
     options.open(path).map_err(|e| OpenError::folder(path, e))
+}
+
+/// Takes the rights of others from the folder and its files, and reports that: a copy, as `VACUUM INTO` or `cp` makes it,
+/// has the modes of the copying account's umask. To be called before SQLite has opened the database.
+fn make_private(data_dir: &Path) {
+    if holds_only_data(data_dir) {
+        restrict(data_dir, 0o700);
+    } else if others_may(data_dir).is_some() {
+        tracing::warn!(
+            "other accounts may enter the data folder {}, which holds more than the data of a hub: its mode is left as it \
+             is; give the hub a folder of its own",
+            data_dir.display()
+        );
+    }
+    for file in FILES {
+        restrict(&data_dir.join(file), 0o600);
+    }
+}
+
+/// Whether the folder is the hub's alone, so that no other program needs its mode.
+fn holds_only_data(data_dir: &Path) -> bool {
+    let shared = fs::metadata(data_dir).map_or(0, |dir| dir.mode()) & STICKY != 0;
+    let Ok(mut entries) = fs::read_dir(data_dir) else { return false };
+    !shared
+        && entries.all(|entry| {
+            entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(|n| FILES.contains(&n)))
+        })
+}
+
+/// The owner and the mode of a file or folder on which other accounts have rights.
+fn others_may(path: &Path) -> Option<(u32, u32)> {
+    let found = fs::metadata(path).ok()?;
+    let mode = found.mode() & 0o7777;
+    (mode & 0o077 != 0).then_some((found.uid(), mode))
+}
+
+fn restrict(path: &Path, private: u32) {
+    let Some((owner, mode)) = others_may(path) else { return };
+    let shown = path.display();
+    if owner != rustix::process::geteuid().as_raw() {
+        tracing::warn!(
+            "other accounts may use {shown} (mode {mode:04o}), and it belongs to account {owner}: make it this hub's own \
+             (chown), with mode {private:04o}"
+        );
+        return;
+    }
+    match fs::set_permissions(path, Permissions::from_mode(private)) {
+        Ok(()) => tracing::warn!(
+            "other accounts could use {shown} (mode {mode:04o}): its mode is now {private:04o}"
+        ),
+        Err(e) => tracing::warn!(
+            "other accounts may use {shown} (mode {mode:04o}), which cannot be changed: {e}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn open_to_all(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// The modes of a restored backup were left as they were: other accounts could read every command.
+    #[test]
+    fn what_others_may_read_is_made_private_and_nothing_else_is_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("hub");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("bellwire.db"), "").unwrap();
+        open_to_all(&dir, 0o755);
+        open_to_all(&dir.join("bellwire.db"), 0o644);
+        drop(lock(&dir).unwrap());
+        assert_eq!((mode(&dir), mode(&dir.join("bellwire.db"))), (0o700, 0o600));
+
+        // A folder with more in it, or one that is shared, may be another program's too.
+        for (dir_mode, other) in [(0o755, true), (0o1777, false)] {
+            open_to_all(&dir, dir_mode);
+            open_to_all(&dir.join("bellwire.db"), 0o640);
+            if other {
+                fs::write(dir.join("index.html"), "").unwrap();
+            } else {
+                fs::remove_file(dir.join("index.html")).unwrap();
+            }
+            drop(lock(&dir).unwrap());
+            assert_eq!((mode(&dir), mode(&dir.join("bellwire.db"))), (dir_mode, 0o600));
+        }
+    }
+
+    #[test]
+    fn a_data_folder_that_is_a_file_or_in_one_is_a_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(check(folder.path()).is_ok() && check(&folder.path().join("new/hub")).is_ok());
+        assert!(check(&file).is_err() && check(&file.join("hub")).is_err());
+        assert!(check(Path::new("bellwire-data-of-no-one")).is_ok());
+        assert!(!folder.path().join("new").exists(), "nothing is made");
+    }
 }

@@ -69,9 +69,12 @@ fn write(
             return Err(error);
         }
         if group.is_empty() && !purge.is_due() && !anchor.is_due() {
+            shared.in_use.check()?;
             continue;
         }
         statements.commit(&group, &mut purge, &mut anchor)?;
+        // After it: what was committed to a file that no path leads to any more is lost with this process.
+        shared.in_use.check()?;
         let committed: Vec<Committed> = group.drain(..).map(Txn::committed).collect();
         if !committed.is_empty() {
             events.committed(committed);

@@ -11,14 +11,14 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// The service manager, if there is one.
-pub(super) struct ServiceManager {
+pub(crate) struct ServiceManager {
     socket: Option<UnixDatagram>,
     watchdog: Option<Duration>,
 }
 
 impl ServiceManager {
     /// From `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`.
-    pub(super) fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let variable = |name| std::env::var(name).ok();
         let pid = variable("WATCHDOG_PID").and_then(|pid| pid.parse().ok());
         let for_us = pid.is_none_or(|pid: u32| pid == std::process::id());
@@ -30,15 +30,15 @@ impl ServiceManager {
     }
 
     /// Sends a notification. Nothing depends on whether it arrives.
-    pub(super) fn send(&self, state: &str) {
+    pub(crate) fn send(&self, state: &str) {
         if let Some(socket) = &self.socket {
             socket.send(state.as_bytes()).ok();
         }
     }
 
-    /// Sends a keepalive twice per watchdog interval. Never resolves. The agent's own task must poll it, so that it stops
-    /// when that task hangs.
-    pub(super) async fn keep_alive(&self) -> std::convert::Infallible {
+    /// Sends a keepalive twice per watchdog interval. Never resolves. The task that does the work must poll it, so that
+    /// it stops when that task hangs.
+    pub(crate) async fn keep_alive(&self) -> std::convert::Infallible {
         let Some(watchdog) = self.watchdog else {
             return std::future::pending().await;
         };

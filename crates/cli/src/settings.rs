@@ -1,0 +1,118 @@
+//! The hub's settings as the program reads them, for `serve`, and `bellwire config check`, which shows them.
+
+use std::path::{Path, PathBuf};
+
+use bellwire_hub::app;
+use bellwire_hub::config::{Config, Loaded, VARIABLE_PREFIX};
+
+use crate::args::{ConfigCommand, HubSettings};
+use crate::exit::{self, Usage};
+use crate::out::{self, Form};
+
+/// Reads all layers: the file, then the environment, then the flags.
+pub(crate) fn read(settings: &HubSettings) -> anyhow::Result<Loaded> {
+    let text = settings.config.as_deref().map(read_file).transpose()?;
+    let environment = environment()?;
+    let flags = flags(settings);
+    Config::load(
+        text.as_deref(),
+        environment.iter().map(|(name, value)| (name.as_str(), value.as_str())),
+        flags.iter().map(|(key, value)| (*key, value.as_str())),
+    )
+    .map_err(|faults| Usage(faults.to_string()).into())
+}
+
+/// What to say of variables that look like settings and are none; `None` without any.
+pub(crate) fn unknown_variables(loaded: &Loaded) -> Option<String> {
+    let names = loaded.unknown_variables.join(", ");
+    (!names.is_empty()).then(|| {
+        format!(
+            "ignored, because they are no settings of the hub: {names}. A Kubernetes Service named bellwire makes such \
+             variables (enableServiceLinks: false omits them); `bellwire config check --strict` refuses misspelt ones"
+        )
+    })
+}
+
+/// `bellwire config`.
+pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
+    let ConfigCommand::Check { settings, strict } = command;
+    let loaded = match read(&settings) {
+        Ok(loaded) => loaded,
+        Err(e) if e.is::<Usage>() => {
+            return refuse(&e.to_string().lines().map(str::to_owned).collect::<Vec<_>>(), form);
+        }
+        Err(e) => return Err(e),
+    };
+    let unknown = loaded.unknown_variables.iter().filter(|_| strict);
+    let unknown = unknown.map(|name| format!("{name} is not a setting"));
+    let refused = app::faults(&loaded.config).into_iter().map(|fault| fault.to_string());
+    let faults: Vec<String> = unknown.chain(refused).collect();
+    if !faults.is_empty() {
+        return refuse(&faults, form);
+    }
+    let warning = unknown_variables(&loaded);
+    match form {
+        Form::Json => {
+            let settings: toml::Table = loaded.config.to_toml().parse()?;
+            let warnings: Vec<_> = warning.into_iter().collect();
+            out::json(
+                &serde_json::json!({"ok": true, "settings": settings, "warnings": warnings}),
+            )?;
+        }
+        Form::Text => {
+            if let Some(warning) = warning {
+                out::note(&format!("warning: {warning}"));
+            }
+            let toml = loaded.config.to_toml();
+            out::line(format_args!(
+                "# ok: `bellwire serve` accepts these settings\n{}",
+                toml.trim_end()
+            ))?;
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn refuse(faults: &[String], form: Form) -> anyhow::Result<u8> {
+    match form {
+        Form::Json => out::json(&serde_json::json!({"ok": false, "faults": faults}))?,
+        Form::Text => out::error(&faults.join("\n")),
+    }
+    Ok(exit::USAGE)
+}
+
+/// The variables that may be settings.
+fn environment() -> anyhow::Result<Vec<(String, String)>> {
+    let ours = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX));
+    ours.map(|(name, value)| match value.into_string() {
+        Ok(value) => Ok((name, value)),
+        Err(_) => Err(Usage(format!("the value of {name} is not UTF-8")).into()),
+    })
+    .collect()
+}
+
+/// The flags that were given, by the keys of the settings.
+fn flags(settings: &HubSettings) -> Vec<(&'static str, String)> {
+    let mut flags = Vec::new();
+    if !settings.listen.is_empty() {
+        flags.push(("listen", settings.listen.join(",")));
+    }
+    if let Some(dir) = &settings.data_dir {
+        flags.push(("data_dir", dir.display().to_string()));
+    }
+    for (key, given) in [("open", settings.open), ("classic", settings.classic)] {
+        if given {
+            flags.push((key, "true".to_owned()));
+        }
+    }
+    flags
+}
+
+fn read_file(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).map_err(|e| {
+        let path: PathBuf = path.to_owned();
+        Usage(format!("the configuration file {} cannot be read: {e}", path.display())).into()
+    })
+}

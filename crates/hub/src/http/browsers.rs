@@ -1,0 +1,350 @@
+//! What a web page may make a browser send. Contract, section 6, "Browsers".
+//!
+//! A browser sends requests for any page that its user opens, with the user's place in the network: a hub that checks no
+//! credentials would obey every page. This is the one place that decides which pages count. It is called where
+//! credentials are checked, by the API and by the classic format, and looks at the head of a request alone.
+//!
+//! - `Origin` and `Sec-Fetch-Site` are set by the browser, and no page can change them. A request without them is not of
+//!   a browser, or is one that a page could not have caused with an effect (`Effect`).
+//! - `Host` is what protects against DNS rebinding: a name of the attacker's that resolves to a loopback address makes a
+//!   page of the attacker's the hub's own origin.
+
+use std::net::IpAddr;
+
+use axum::response::Response;
+use bellwire_proto::{Code, Problem};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::Authority;
+
+use super::problem;
+use crate::config::{Config, PageOrigin};
+use crate::listen::ClientAddr;
+use crate::plane::StreamHead;
+
+/// What a request does beside being answered. Every entry of a route states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Nothing: it reads.
+    None,
+    /// Something changes, as with every method but GET; and a GET that listens as a device takes that device's stream or
+    /// commands.
+    Acts,
+}
+
+/// The pages and the hosts that a hub accepts requests for.
+#[derive(Debug, Clone)]
+pub struct Browsers {
+    cors_origins: Vec<PageOrigin>,
+    allowed_hosts: Vec<String>,
+    /// Whether the hub is open and listens on a loopback address.
+    checks_host: bool,
+    /// The scheme of the hub's own listener.
+    scheme: &'static str,
+}
+
+/// The listed origin of a request's page, in the request's extensions, for the head of a stream.
+#[derive(Debug, Clone)]
+struct ListedOrigin(HeaderValue);
+
+/// What a page of a listed origin may send and read, beside what the Fetch standard always allows.
+const REQUEST_HEADERS: &str =
+    "Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, Prefer";
+const RESPONSE_HEADERS: &str = "Allow, ETag, Location, Retry-After";
+/// For how long a browser may remember the answer to a preflight, in seconds.
+const PREFLIGHT_MAX_AGE_S: &str = "600";
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+impl Browsers {
+    /// The rule of a hub with these settings.
+    pub fn new(config: &Config) -> Self {
+        let loopback = config.listen.iter().any(|addr| addr.ip().to_canonical().is_loopback());
+        Self {
+            cors_origins: config.cors_origins.clone(),
+            allowed_hosts: config.allowed_hosts.clone(),
+            // Until there are credentials every hub is open.
+            checks_host: loopback,
+            scheme: if config.tls.is_some() { "https" } else { "http" },
+        }
+    }
+
+    /// The rule of a classic server by itself: pages of its own origin alone, by any name of the host.
+    pub fn own_pages(tls: bool) -> Self {
+        let scheme = if tls { "https" } else { "http" };
+        Self { cors_origins: Vec::new(), allowed_hosts: Vec::new(), checks_host: false, scheme }
+    }
+
+    /// Checks a request that has a route and a method.
+    ///
+    /// # Errors
+    /// `forbidden`, naming the setting that would allow it.
+    pub(super) fn check(&self, head: &Parts, effect: Effect) -> Result<(), Problem> {
+        self.check_host(head)?;
+        match effect {
+            Effect::None => Ok(()),
+            Effect::Acts => self.check_page(head),
+        }
+    }
+
+    /// Checks the host alone: for `OPTIONS`.
+    ///
+    /// # Errors
+    /// `forbidden`, naming the setting.
+    pub(super) fn check_host(&self, head: &Parts) -> Result<(), Problem> {
+        // A connection from elsewhere came to an address that is not loopback. In another program's server the address
+        // is unknown.
+        let elsewhere = head.extensions.get::<ClientAddr>();
+        let elsewhere = elsewhere.is_some_and(|client| !client.0.ip().to_canonical().is_loopback());
+        if !self.checks_host || elsewhere {
+            return Ok(());
+        }
+        match hosts(head).find(|host| !self.is_allowed(host)) {
+            None => Ok(()),
+            Some(host) => Err(forbidden(format!(
+                "the host {} is not known here: add its name to the setting allowed_hosts, or let the reverse proxy \
+                 send the hub's own address as Host",
+                shown(host)
+            ))),
+        }
+    }
+
+    fn check_page(&self, head: &Parts) -> Result<(), Problem> {
+        let sites = head.headers.get_all(SEC_FETCH_SITE).iter();
+        if sites.map(HeaderValue::as_bytes).any(|site| site.eq_ignore_ascii_case(b"cross-site")) {
+            return Err(forbidden(String::from(
+                "a web page of another site made a browser send this (Sec-Fetch-Site: cross-site); such a page may only \
+                 read, and the setting cors_origins allows only other origins of the same site more",
+            )));
+        }
+        let mut origins = head.headers.get_all(header::ORIGIN).iter();
+        match origins.find(|origin| !self.is_own(head, origin) && self.listed(origin).is_none()) {
+            None => Ok(()),
+            Some(origin) => Err(forbidden(format!(
+                "a web page at {} may not do this: its origin is neither the hub's own nor in the setting cors_origins",
+                shown(origin.as_bytes())
+            ))),
+        }
+    }
+
+    /// Whether a `Host` names this machine, or a listed host. Of an IP address no name was resolved.
+    fn is_allowed(&self, host: &[u8]) -> bool {
+        let Some(host) = authority(host) else { return false };
+        let name = host.host().trim_end_matches('.');
+        name.eq_ignore_ascii_case("localhost")
+            || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+            || self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether it is the origin of the hub's own pages: scheme and `Host`.
+    fn is_own(&self, head: &Parts, origin: &HeaderValue) -> bool {
+        let Some(origin) = origin.to_str().ok().and_then(|text| text.parse::<PageOrigin>().ok())
+        else {
+            return false;
+        };
+        // In another program's server the scheme may be unknown: that of the page counts then.
+        let scheme = match head.extensions.get::<ClientAddr>() {
+            Some(_) => self.scheme,
+            None => head.uri.scheme_str().unwrap_or_else(|| origin.scheme()),
+        };
+        let mut own = hosts(head).filter_map(|host| std::str::from_utf8(host).ok());
+        let is_origin = |host: &str| {
+            format!("{scheme}://{host}").parse::<PageOrigin>().is_ok_and(|own| own == origin)
+        };
+        own.next().is_some_and(is_origin) && own.all(is_origin)
+    }
+
+    fn listed(&self, origin: &HeaderValue) -> Option<()> {
+        let origin: PageOrigin = origin.to_str().ok()?.parse().ok()?;
+        self.cors_origins.contains(&origin).then_some(())
+    }
+
+    /// Notes in a request whether the origin of its page is listed: for the answer, also where that is the head of a
+    /// stream.
+    pub(super) fn note(&self, head: &mut Parts) {
+        let mut origins = head.headers.get_all(header::ORIGIN).iter();
+        if let (Some(origin), None) = (origins.next(), origins.next())
+            && self.listed(origin).is_some()
+        {
+            let listed = ListedOrigin(origin.clone());
+            head.extensions.insert(listed);
+        }
+    }
+
+    /// Adds what a browser needs to let the page of the request read the answer, if its origin is listed.
+    pub(super) fn share(&self, origin: Option<HeaderValue>, response: &mut Response) {
+        if !self.cors_origins.is_empty() {
+            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
+        }
+        if let Some(origin) = origin {
+            share(origin, response.headers_mut());
+        }
+    }
+}
+
+/// The answer to a preflight of a listed origin: 204. `None` when the request is none.
+pub(super) fn preflight(head: &Parts, allow: &str) -> Option<Response> {
+    listed_origin(head)?;
+    head.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    let response = problem::with(problem::empty(), header::ALLOW, allow);
+    let response = problem::with(response, header::ACCESS_CONTROL_ALLOW_METHODS, allow);
+    let response = problem::with(response, header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS);
+    Some(problem::with(response, header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_MAX_AGE_S))
+}
+
+/// The origin of the page, if it is listed.
+pub(super) fn listed_origin(head: &Parts) -> Option<HeaderValue> {
+    head.extensions.get::<ListedOrigin>().map(|listed| listed.0.clone())
+}
+
+/// The head of a stream that the page of this request may read: it is not always an ordinary answer.
+pub(super) fn shared_stream(request: &Parts, head: StreamHead) -> StreamHead {
+    match listed_origin(request) {
+        None => head,
+        Some(origin) => head
+            .field("Access-Control-Allow-Origin", origin)
+            .field("Vary", HeaderValue::from_static("Origin")),
+    }
+}
+
+fn share(origin: HeaderValue, headers: &mut HeaderMap) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    let exposed = HeaderValue::from_static(RESPONSE_HEADERS);
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+}
+
+/// What the request names as the host: in its target, as HTTP/2 does, and in `Host`.
+fn hosts(head: &Parts) -> impl Iterator<Item = &[u8]> {
+    let target = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let fields = head.headers.get_all(header::HOST).iter().map(HeaderValue::as_bytes);
+    target.into_iter().chain(fields)
+}
+
+/// A host with or without a port, and nothing else.
+fn authority(host: &[u8]) -> Option<Authority> {
+    let authority = Authority::try_from(host).ok()?;
+    (!authority.as_str().contains('@')).then_some(authority)
+}
+
+fn forbidden(detail: String) -> Problem {
+    Problem::new(Code::Forbidden, detail)
+}
+
+/// A value of the client's as a part of a text: visible, and short.
+fn shown(value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    format!("{:?}", text.chars().take(200).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(fields: &[(&str, &str)]) -> Parts {
+        let mut request = http::Request::builder().uri("/v1/ping");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn rule(set: impl FnOnce(&mut Config)) -> Browsers {
+        let mut config = Config::default();
+        set(&mut config);
+        Browsers::new(&config)
+    }
+
+    #[test]
+    fn a_host_is_this_machine_an_address_or_listed() {
+        let browsers = rule(|config| config.allowed_hosts = vec!["hub.example.com".to_owned()]);
+        let allowed = |host| browsers.check(&head(&[("host", host)]), Effect::None).is_ok();
+        for host in ["localhost", "LOCALHOST:8888", "localhost.:1", "127.0.0.1", "127.0.0.1:8888"] {
+            assert!(allowed(host), "{host}");
+        }
+        for host in ["[::1]:8888", "192.0.2.7", "[2001:db8::1]:80", "Hub.Example.com:8888"] {
+            assert!(allowed(host), "{host}");
+        }
+        for host in
+            ["evil.example", "evil.example:8888", "localhost.evil.example", "", "::1", "a b"]
+        {
+            assert!(!allowed(host), "{host}");
+        }
+        for host in ["localhost@evil.example", "evil@localhost", "127.1", "xhub.example.com"] {
+            assert!(!allowed(host), "{host}");
+        }
+        assert!(browsers.check(&head(&[]), Effect::None).is_ok(), "HTTP/1.0 needs no Host");
+        let two = head(&[("host", "localhost"), ("host", "evil.example")]);
+        assert!(browsers.check(&two, Effect::None).is_err());
+    }
+
+    #[test]
+    fn the_host_is_checked_where_a_hub_listens_on_loopback() {
+        let evil = head(&[("host", "evil.example")]);
+        for (listen, checked) in [
+            ("127.0.0.1:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("192.0.2.1:1", false),
+            ("0.0.0.0:1", false),
+        ] {
+            let browsers = rule(|config| config.listen = vec![listen.parse().unwrap()]);
+            assert_eq!(browsers.check(&evil, Effect::None).is_err(), checked, "{listen}");
+        }
+        // Of several addresses, those connections that came to a loopback one.
+        let both = rule(|config| config.listen.push("192.0.2.1:1".parse().unwrap()));
+        for (client, checked) in [("127.0.0.1:5", true), ("192.0.2.9:5", false)] {
+            let mut evil = evil.clone();
+            evil.extensions.insert(ClientAddr(client.parse().unwrap()));
+            assert_eq!(both.check(&evil, Effect::None).is_err(), checked, "{client}");
+        }
+    }
+
+    #[test]
+    fn a_page_is_the_hubs_own_by_scheme_and_host() {
+        let mut browsers = rule(|_| {});
+        let ok = |browsers: &Browsers, host, origin| {
+            let mut head = head(&[("host", host), ("origin", origin)]);
+            head.extensions.insert(ClientAddr("127.0.0.1:5".parse().unwrap()));
+            browsers.check(&head, Effect::Acts).is_ok()
+        };
+        assert!(ok(&browsers, "localhost:8888", "http://localhost:8888"));
+        assert!(ok(&browsers, "LOCALHOST:80", "http://localhost"), "80 is the port of http");
+        for origin in [
+            "http://127.0.0.1:8888",
+            "http://localhost",
+            "https://localhost:8888",
+            "http://localhost:8888/",
+            "http://localhost:88888",
+            "http://a@localhost:8888",
+            "null",
+            "",
+        ] {
+            assert!(!ok(&browsers, "localhost:8888", origin), "{origin}");
+        }
+        browsers.scheme = "https";
+        assert!(ok(&browsers, "localhost:8888", "https://localhost:8888"));
+        assert!(!ok(&browsers, "localhost:8888", "http://localhost:8888"));
+        assert!(ok(&browsers, "localhost", "https://localhost:443"));
+    }
+
+    #[test]
+    fn only_what_has_an_effect_depends_on_the_page() {
+        let browsers =
+            rule(|config| config.cors_origins = vec!["https://ops.example".parse().unwrap()]);
+        let host = ("host", "localhost");
+        for (fields, acts) in [
+            (&[host][..], true),
+            (&[host, ("origin", "https://ops.example")], true),
+            (&[host, ("origin", "https://ops.example"), ("origin", "https://evil.example")], false),
+            (&[host, ("origin", "https://evil.example")], false),
+            (&[host, ("sec-fetch-site", "same-site")], true),
+            (&[host, ("sec-fetch-site", "none")], true),
+            (&[host, ("sec-fetch-site", "cross-site")], false),
+            (&[host, ("origin", "http://localhost"), ("sec-fetch-site", "Cross-Site")], false),
+        ] {
+            let head = head(fields);
+            assert_eq!(browsers.check(&head, Effect::Acts).is_ok(), acts, "{fields:?}");
+            assert!(browsers.check(&head, Effect::None).is_ok(), "{fields:?}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The size of a request's head.
+//!
+//! hyper bounds the buffer in which it waits for the end of a head, and accepts one that came whole by a single read,
+//! up to twice as long. So that the bound is one number, each head that it accepted is measured here.
+
+use axum::body::Body;
+use bellwire_proto::limits::URI_BYTES_MAX;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+
+/// 431, if the head is longer than `bytes_max`. The answer to a target that is too long by itself is another one (414),
+/// and is not given here.
+pub(super) fn too_large<B>(request: &Request<B>, bytes_max: usize) -> Option<Response<Body>> {
+    let target = target_bytes(request);
+    if target > URI_BYTES_MAX || target + fields_bytes(request) <= bytes_max {
+        return None;
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    if request.version() < Version::HTTP_2 {
+        // As after every head that hyper itself refuses.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Some(response)
+}
+
+fn target_bytes<B>(request: &Request<B>) -> usize {
+    request.uri().path_and_query().map_or(0, |target| target.as_str().len())
+}
+
+/// The request line without its target, and each field with `: ` and CRLF. White space beyond that is not counted.
+fn fields_bytes<B>(request: &Request<B>) -> usize {
+    let line = request.method().as_str().len() + "  HTTP/1.1\r\n".len();
+    let fields = request.headers().iter();
+    line + fields.map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() + 2
+}
