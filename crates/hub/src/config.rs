@@ -32,10 +32,21 @@ use settings::{Draft, SETTINGS};
 
 /// The prefix of a variable's name; the rest is the key in capitals.
 pub const VARIABLE_PREFIX: &str = "BELLWIRE_";
-/// Variables with this prefix that are never settings of the hub: the address of a hub, which clients
+/// Variables with this prefix that are never settings of the hub: the address and credentials of a hub, which clients
 /// read, and what the agent sets for handlers, one of which may start a hub.
-const NOT_SETTINGS: [&str; 7] =
-    ["HUB", "COMMAND", "ACTION", "DEVICE", "ATTEMPT", "EXPIRES_AT", "DATA_FILE"];
+const NOT_SETTINGS: [&str; 11] = [
+    "HUB",
+    "CONTEXT",
+    "TOKEN",
+    "TOKEN_FILE",
+    "CA_FILE",
+    "COMMAND",
+    "ACTION",
+    "DEVICE",
+    "ATTEMPT",
+    "EXPIRES_AT",
+    "DATA_FILE",
+];
 
 /// The settings of a hub, checked. A program that sets members itself is responsible for their
 /// ranges.
@@ -92,7 +103,7 @@ pub struct TlsFiles {
 impl Config {
     /// Reads the layers: the text of a TOML file, variables with their whole names, and flags by
     /// key. Variables that do not begin with `BELLWIRE_` are left alone, and so are those with which the
-    /// agent starts a handler, and `BELLWIRE_HUB`.
+    /// agent starts a handler, and those of the clients: `BELLWIRE_HUB`, `_CONTEXT`, `_TOKEN`, `_TOKEN_FILE`, `_CA_FILE`.
     ///
     /// # Errors
     /// All faults of all layers.

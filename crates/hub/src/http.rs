@@ -22,6 +22,7 @@ mod report;
 mod request;
 mod send;
 mod stream;
+mod waits;
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -80,6 +81,7 @@ static ROUTES: &[Route] = &[
         methods: &[on!(GET, command::show), on!(DELETE, command::cancel)],
     },
     Route { path: "/v1/commands/{command}/deliveries", methods: &[on!(GET, command::deliveries)] },
+    Route { path: "/v1/commands/{command}/waits", methods: &[on!(GET, waits::list)] },
     Route { path: "/v1/commands/{command}/events", methods: &[on!(GET, command::events)] },
     Route { path: "/v1/devices", methods: &[on!(GET, device::list)] },
     Route {
