@@ -36,6 +36,12 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An error as one JSON value on a line of standard error.
+pub(crate) fn json_error(error: &impl Serialize) {
+    // Plain structures cannot fail to be written.
+    anstream::eprintln!("{}", serde_json::to_string(error).unwrap_or_default());
+}
+
 /// What is going on, for a person who waits.
 pub(crate) fn note(text: &str) {
     anstream::eprintln!("{DIM}{text}{DIM:#}");

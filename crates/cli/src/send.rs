@@ -5,7 +5,7 @@ use std::io::Read;
 use anyhow::Context;
 use bellwire_client::api::{CommandChange, DeliveryQuery};
 use bellwire_client::{Controller, SendOptions};
-use bellwire_proto::{Delivery, Device, Json, Seconds, limits};
+use bellwire_proto::{Delivery, Device, Json, Seconds, Timestamp, limits};
 
 use crate::args::{DataType, Send};
 use crate::exit::{self, Usage};
@@ -13,7 +13,19 @@ use crate::out::{self, Form};
 
 pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
     let options = options(&args)?;
-    let hub = Controller::new(&args.hub.hub).map_err(|e| Usage(e.to_string()))?;
+    let hub = crate::connect::controller(&args.hub)?;
+    let options = match args.at {
+        Some(at) => {
+            // The hub's clock decides when that is.
+            let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
+            let at = at.next(now).map_err(|e| Usage(format!("--at: {e}")))?;
+            if form == Form::Text {
+                out::note(&format!("to be sent at {at}, in {}", out::span(at.since(now))));
+            }
+            options.not_before(at)
+        }
+        None => options,
+    };
     let wait = args.wait.filter(|wait| wait.get() > 0);
     let delivery = match (wait, form) {
         (Some(wait), Form::Text) => send_and_follow(&hub, &args, &options, wait).await?,
