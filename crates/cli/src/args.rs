@@ -125,9 +125,14 @@ pub enum Command {
     },
     /// Print the completions for a shell.
     #[cfg(feature = "hub")]
-    #[command(
-        after_help = "Example:\n  bellwire completions bash > /etc/bash_completion.d/bellwire"
-    )]
+    #[command(after_help = "\
+The names of appliances, actions and contexts and the ids of commands are completed too: the program asks the hub, for
+at most a second, and says nothing where it gets no answer. The script fits this version of the program.
+
+Examples:
+  source <(bellwire completions bash)             # in ~/.bashrc; zsh likewise
+  bellwire completions fish | source              # in ~/.config/fish/completions/bellwire.fish
+  bellwire completions bash > /etc/bash_completion.d/bellwire")]
     Completions {
         /// For which shell.
         shell: clap_complete::Shell,

@@ -81,12 +81,12 @@ async fn newest(
         device: args.device.clone(),
         state: args.state,
         action: args.action.clone(),
-        limit: u32::try_from(args.limit.clamp(1, PAGE_MAX)).ok(),
+        limit: u32::try_from(args.limit.get().min(PAGE_MAX)).ok(),
         after: None,
     };
     let mut found = Vec::new();
     let mut commands = pin!(hub.all_commands(query));
-    while found.len() < args.limit {
+    while found.len() < args.limit.get() {
         match commands.try_next().await? {
             Some(command) if since.is_none_or(|since| command.created_at >= since) => {
                 found.push(command);

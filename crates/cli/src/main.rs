@@ -10,6 +10,8 @@ mod agent;
 mod args;
 mod command;
 mod commands;
+#[cfg(feature = "hub")]
+mod complete;
 mod connect;
 mod context;
 mod contexts;
@@ -39,6 +41,8 @@ use clap::Parser;
 use out::Form;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "hub")]
+    complete::answer();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are no errors.

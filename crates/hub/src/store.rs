@@ -129,6 +129,8 @@ pub struct CommandFilter {
 pub struct DeviceFilter {
     /// Those whose labels it matches; the default matches all.
     pub select: Selector,
+    /// Those whose names begin so.
+    pub prefix: String,
 }
 
 /// Which part of a list to read.

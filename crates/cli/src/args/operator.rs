@@ -1,5 +1,7 @@
 //! What an operator looks at: `commands`, `devices`, `events`, `health`.
 
+use std::num::NonZeroUsize;
+
 use bellwire_proto::{Action, DeliveryState, DeviceId, Selector};
 use clap::{Args, Subcommand};
 
@@ -30,8 +32,8 @@ pub struct Commands {
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
     /// How many at most, the newest.
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
-    pub limit: usize,
+    #[arg(short = 'n', long, value_name = "N", default_value = "20")]
+    pub limit: NonZeroUsize,
     /// Then go on: print each change of a delivery, until Ctrl-C.
     #[arg(short, long)]
     pub follow: bool,

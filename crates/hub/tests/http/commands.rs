@@ -91,6 +91,24 @@ fn commands_are_found_by_the_beginning_of_their_id() {
 }
 
 #[test]
+fn devices_are_found_by_the_beginning_of_their_name() {
+    let hub = Hub::start();
+    for device in ["a", "ab", "abc", "b", "..."] {
+        hub.command(device, "x");
+    }
+    let find = |query: &str| ids(&hub.get(&format!("/v1/devices?{query}")), "id");
+    assert_eq!(find("prefix=ab"), ["ab", "abc"]);
+    assert_eq!(find("prefix=ab&online=0"), ["ab", "abc"]);
+    assert_eq!(find("prefix=ab&limit=1"), ["ab"]);
+    assert_eq!(find("prefix=.."), ["..."]);
+    assert_eq!(find("prefix=").len(), 5);
+    assert!(find("prefix=abcd").is_empty());
+    let page = hub.get("/v1/devices?prefix=ab&limit=1").json();
+    assert_eq!(find(&format!("prefix=ab&after={}", text(&page["next"]))), ["abc"]);
+    assert_eq!(hub.get("/v1/devices?prefix=a%20b").code(), "bad_request");
+}
+
+#[test]
 fn what_a_queued_delivery_waits_for_is_listed_by_device_and_page_by_page() {
     let hub = Hub::start();
     let to = |devices: &str, more: &str| {

@@ -119,12 +119,16 @@ pub(super) fn devices(
     let mut statement = connection.prepare_cached(concat!(
         "SELECT ",
         device_columns!(),
-        " FROM devices WHERE device > ?1 ORDER BY device"
+        " FROM devices WHERE device > ?1 AND device >= ?2 ORDER BY device"
     ))?;
-    let mut rows = statement.query([after.map_or("", DeviceId::as_str)])?;
+    let mut rows = statement.query([after.map_or("", DeviceId::as_str), &filter.prefix])?;
     let mut page = Paging::new(limit);
     while let Some(row) = rows.next()? {
         let record = rows::device(row)?;
+        // By name: those that begin so are side by side.
+        if !record.id.as_str().starts_with(&filter.prefix) {
+            break;
+        }
         let fits = filter.select.matches(&record.labels);
         match page.look(record.id.clone(), fits) {
             Look::Take => {
