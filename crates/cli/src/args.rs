@@ -6,8 +6,17 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use bellwire_client::agent::config::CONFIG_FILE;
-use bellwire_proto::{Action, CommandId, DeviceId, Seconds, Selector};
+use bellwire_proto::{Action, DeviceId, Seconds};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::short_id::CommandRef;
+use crate::when::Moment;
+
+mod connect;
+mod operator;
+
+pub use connect::{ContextAdd, ContextCommand, HubArg};
+pub use operator::{Commands, Devices, DevicesCommand, Events, Health};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -17,7 +26,20 @@ Exit codes:
   3  rejected by the appliance
   4  expired, timed out or dead; or --wait elapsed first
   5  the appliance is offline (--ttl 0)
-  6  the hub cannot be reached, or cannot serve now";
+  6  the hub cannot be reached, or cannot serve now
+
+With --json an error is a line of JSON on standard error:
+  {\"error\":{\"code\",\"message\",\"status\",\"exit_code\"}}
+The code is that of the hub's problem (docs/protocol.md, section 1), or one of usage, unreachable, not_a_hub,
+ambiguous_id, failed; the status is null where the hub did not answer.";
+
+const CONTEXTS: &str = "\
+Each setting of the connection is taken from the first of these that has it: a flag (--hub, --token-file, --ca-file, or
+the context of --context), a variable (BELLWIRE_HUB, BELLWIRE_TOKEN or BELLWIRE_TOKEN_FILE, BELLWIRE_CA_FILE), the context
+that BELLWIRE_CONTEXT names, or else the one in use, the default http://127.0.0.1:8888. The token and the authorities of
+a context go to its own hub alone: where --hub or BELLWIRE_HUB names another, the context is not used at all.
+
+Contexts are kept in $XDG_CONFIG_HOME/bellwire/contexts.toml (~/.config/bellwire), for your eyes alone (mode 0600).";
 
 /// Ring any appliance, anywhere, over plain HTTP.
 #[derive(Debug, Parser)]
@@ -86,13 +108,31 @@ pub enum Command {
     Watch(Watch),
     /// Cancel a command.
     Cancel(Cancel),
-    /// List the appliances.
+    /// List the commands.
+    Commands(Commands),
+    /// List the appliances, show one, or remove some.
     Devices(Devices),
+    /// Follow what happens at the hub.
+    Events(Events),
+    /// Ask whether the hub is well.
+    Health(Health),
+    /// Name hubs, with their credentials, and choose between them.
+    #[command(after_help = CONTEXTS)]
+    Context {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: ContextCommand,
+    },
     /// Print the completions for a shell.
     #[cfg(feature = "hub")]
-    #[command(
-        after_help = "Example:\n  bellwire completions bash > /etc/bash_completion.d/bellwire"
-    )]
+    #[command(after_help = "\
+The names of appliances, actions and contexts and the ids of commands are completed too: the program asks the hub, for
+at most a second, and says nothing where it gets no answer. The script fits this version of the program.
+
+Examples:
+  source <(bellwire completions bash)             # in ~/.bashrc; zsh likewise
+  bellwire completions fish | source              # in ~/.config/fish/completions/bellwire.fish
+  bellwire completions bash > /etc/bash_completion.d/bellwire")]
     Completions {
         /// For which shell.
         shell: clap_complete::Shell,
@@ -105,14 +145,6 @@ pub enum Command {
         #[arg(long)]
         markdown: bool,
     },
-}
-
-/// Which hub, for everything that talks to one.
-#[derive(Debug, Clone, Args)]
-pub struct HubArg {
-    /// Where the hub is. HTTP_PROXY, HTTPS_PROXY and NO_PROXY are honoured.
-    #[arg(long, env = "BELLWIRE_HUB", default_value = "http://127.0.0.1:8888", value_name = "URL")]
-    pub hub: String,
 }
 
 /// `bellwire demo`.
@@ -371,6 +403,7 @@ Examples:
   bellwire send kiosk-7 ping
   bellwire send kiosk-7 greet world --wait 30s
   bellwire send kiosk-7 deploy '{\"version\":\"1.4\"}' --wait 5m --ttl 1d
+  bellwire send kiosk-7 reboot --at 03:30
   tar c site | base64 | bellwire send kiosk-7 unpack -
   bellwire send kiosk-7 note -- --verbose         # data that looks like an option goes behind --
 
@@ -407,6 +440,9 @@ pub struct Send {
     /// The same key twice is one command, for 24 hours.
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
+    /// Not before this time: 22:30 (the next, local), +10m, or 2026-01-31T12:00:00Z. The time to live counts from it.
+    #[arg(long, value_name = "TIME", conflicts_with = "wait")]
+    pub at: Option<Moment>,
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
@@ -427,8 +463,8 @@ pub enum DataType {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  bellwire status 0190f3c4-8d1e-7c3a-9b2f-5a6d7e8f9012")]
 pub struct Status {
-    /// The command.
-    pub id: CommandId,
+    /// The command: its id, or the beginning of it.
+    pub id: CommandRef,
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
@@ -438,8 +474,8 @@ pub struct Status {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  bellwire watch 0190f3c4-8d1e-7c3a-9b2f-5a6d7e8f9012")]
 pub struct Watch {
-    /// The command.
-    pub id: CommandId,
+    /// The command: its id, or the beginning of it.
+    pub id: CommandRef,
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
@@ -449,33 +485,11 @@ pub struct Watch {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  bellwire cancel 0190f3c4-8d1e-7c3a-9b2f-5a6d7e8f9012 --force")]
 pub struct Cancel {
-    /// The command.
-    pub id: CommandId,
+    /// The command: its id, or the beginning of it.
+    pub id: CommandRef,
     /// End it on the hub at once, without waiting for the appliance.
     #[arg(long)]
     pub force: bool,
-    /// The hub.
-    #[command(flatten)]
-    pub hub: HubArg,
-}
-
-/// `bellwire devices`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  bellwire devices
-  bellwire devices --offline
-  bellwire devices --select 'site=lyon,!spare' --json | jq -r .id")]
-pub struct Devices {
-    /// Only those with these labels (a Kubernetes label selector).
-    #[arg(long, value_name = "SELECTOR")]
-    pub select: Option<Selector>,
-    /// Only those that are online.
-    #[arg(long, conflicts_with = "offline")]
-    pub online: bool,
-    /// Only those that are not.
-    #[arg(long)]
-    pub offline: bool,
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,

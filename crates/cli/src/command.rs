@@ -3,34 +3,56 @@
 use std::collections::HashMap;
 use std::pin::pin;
 
-use bellwire_client::Controller;
 use bellwire_client::api::{CommandChange, DeliveryQuery};
-use bellwire_proto::{Counts, DeliveryState};
+use bellwire_proto::{Counts, Delivery, DeliveryState, Timestamp, Wait, WaitReason};
 use futures_util::TryStreamExt;
+use serde::Serialize;
 
-use crate::args::{Cancel, HubArg, Status, Watch};
-use crate::exit::{self, Usage};
+use crate::args::{Cancel, Status, Watch};
+use crate::connect;
+use crate::exit;
 use crate::out::{self, Form};
 
 pub(crate) async fn status(args: Status, form: Form) -> anyhow::Result<u8> {
-    let hub = hub(&args.hub)?;
-    let command = hub.command(args.id).await?;
+    let hub = connect::controller(&args.hub)?;
+    let id = args.id.find(&hub).await?;
+    let command = hub.command(id).await?;
     match form {
         Form::Json => out::json(&command)?,
         Form::Text => out::command(&command)?,
     }
-    let mut deliveries = pin!(hub.all_deliveries(args.id, DeliveryQuery::default()));
+    // The hub's clock, so that spans are right on a machine whose own is not.
+    let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
+    // Both are by device name, and are read side by side.
+    let mut waits = pin!(hub.all_waits(id));
+    let mut wait = None;
+    let mut deliveries = pin!(hub.all_deliveries(id, DeliveryQuery::default()));
     while let Some(delivery) = deliveries.try_next().await? {
+        let queued = delivery.state == DeliveryState::Queued;
+        while queued && wait.as_ref().is_none_or(|wait: &Wait| wait.device < delivery.device) {
+            // A hub that does not know the reasons still knows the state.
+            match waits.try_next().await {
+                Ok(Some(next)) => wait = Some(next),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let wait = wait.as_ref().filter(|wait| queued && wait.device == delivery.device);
         match form {
-            Form::Json => out::json(&delivery)?,
-            Form::Text => out::delivery(&delivery)?,
+            Form::Json => out::json(&Waiting { delivery: &delivery, waits: wait })?,
+            Form::Text => {
+                out::delivery(&delivery)?;
+                if let Some(wait) = wait {
+                    out::line(format_args!("  waits: {}", reason(wait, now)))?;
+                }
+            }
         }
     }
     Ok(exit::OK)
 }
 
 pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
-    let mut changes = hub(&args.hub)?.watch(args.id)?;
+    let hub = connect::controller(&args.hub)?;
+    let mut changes = hub.watch(args.id.find(&hub).await?)?;
     let mut shown = HashMap::new();
     while let Some(change) = changes.next().await {
         match (change?, form) {
@@ -50,16 +72,16 @@ pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
 }
 
 pub(crate) async fn cancel(args: Cancel, form: Form) -> anyhow::Result<u8> {
-    let hub = hub(&args.hub)?;
-    let command = hub.cancel(args.id, args.force).await?;
+    let hub = connect::controller(&args.hub)?;
+    let id = args.id.find(&hub).await?;
+    let command = hub.cancel(id, args.force).await?;
     match form {
         Form::Json => out::json(&command)?,
         Form::Text => out::command(&command)?,
     }
     if !command.done && form == Form::Text {
         out::note(&format!(
-            "cancel requested; follow it with: bellwire watch {id}, or end it with: bellwire cancel {id} --force",
-            id = args.id
+            "cancel requested; follow it with: bellwire watch {id}, or end it with: bellwire cancel {id} --force"
         ));
     }
     Ok(exit::OK)
@@ -72,8 +94,35 @@ fn worst(counts: &Counts) -> u8 {
     codes.filter(|code| *code != exit::OK).min().unwrap_or(exit::OK)
 }
 
-fn hub(arg: &HubArg) -> Result<Controller, Usage> {
-    Controller::new(&arg.hub).map_err(|e| Usage(e.to_string()))
+/// A delivery as the hub shows it, and what it waits for while it is queued.
+#[derive(Serialize)]
+struct Waiting<'a> {
+    #[serde(flatten)]
+    delivery: &'a Delivery,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits: Option<&'a Wait>,
+}
+
+/// What a queued delivery waits for, for people.
+fn reason(wait: &Wait, now: Timestamp) -> String {
+    let Wait { reason, since, until, behind, .. } = wait;
+    match (reason, since, until, behind) {
+        (WaitReason::Scheduled, _, Some(at), _) => {
+            format!("for its time, {at} (in {})", out::span(at.since(now)))
+        }
+        (WaitReason::Offline, Some(at), ..) => {
+            format!("the appliance is offline since {at} ({})", out::span(now.since(*at)))
+        }
+        (WaitReason::Offline, ..) => "the appliance has never connected".to_owned(),
+        (WaitReason::Backoff, _, Some(at), _) => {
+            format!(
+                "it is sent again at {at} (in {}), after a failed attempt",
+                out::span(at.since(now))
+            )
+        }
+        (WaitReason::Behind, .., Some(first)) => format!("behind another command, {first}"),
+        _ => "it is about to be sent".to_owned(),
+    }
 }
 
 #[cfg(test)]

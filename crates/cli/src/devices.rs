@@ -1,18 +1,35 @@
-//! `bellwire devices`: the appliances that the hub knows.
+//! `bellwire devices`: the appliances that the hub knows; one of them in full; removing some.
 
 use std::pin::pin;
 
 use bellwire_client::Controller;
-use bellwire_client::api::DeviceQuery;
-use bellwire_proto::Timestamp;
+use bellwire_client::api::{CommandQuery, DeviceQuery};
+use bellwire_proto::{Device, DeviceId, Timestamp, Transport};
 use futures_util::TryStreamExt;
 
-use crate::args::Devices;
-use crate::exit::{self, Usage};
-use crate::out::{self, Form};
+use crate::args::{Devices, DevicesCommand};
+use crate::commands;
+use crate::connect;
+use crate::exit;
+use crate::out::{self, BOLD, DIM, Form, GOOD};
+
+/// Commands that are shown of a device.
+const COMMANDS_SHOWN: u32 = 5;
 
 pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
-    let hub = Controller::new(&args.hub.hub).map_err(|e| Usage(e.to_string()))?;
+    match args.command {
+        None => list(args, form).await,
+        Some(DevicesCommand::Show { device, hub }) => {
+            show(&connect::controller(&hub)?, &device, form).await
+        }
+        Some(DevicesCommand::Remove { devices, hub }) => {
+            remove(&connect::controller(&hub)?, &devices, form).await
+        }
+    }
+}
+
+async fn list(args: Devices, form: Form) -> anyhow::Result<u8> {
+    let hub = connect::controller(&args.hub)?;
     let online = match (args.online, args.offline) {
         (true, _) => Some(true),
         (_, true) => Some(false),
@@ -42,6 +59,85 @@ pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
         } else {
             "no devices; a device appears when it first listens or is sent to: bellwire listen NAME"
         });
+    }
+    Ok(exit::OK)
+}
+
+async fn show(hub: &Controller, device: &DeviceId, form: Form) -> anyhow::Result<u8> {
+    let shown = hub.device(device).await?;
+    if form == Form::Json {
+        out::json(&shown)?;
+        return Ok(exit::OK);
+    }
+    let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
+    print(&shown, now)?;
+    let query = CommandQuery {
+        device: Some(device.clone()),
+        limit: Some(COMMANDS_SHOWN),
+        ..CommandQuery::default()
+    };
+    let page = hub.commands(&query).await?;
+    if !page.items.is_empty() {
+        out::line(format_args!("{DIM}last commands{DIM:#}"))?;
+        commands::print_of_device(&page.items, device.as_str(), now)?;
+    }
+    Ok(exit::OK)
+}
+
+fn print(device: &Device, now: Timestamp) -> anyhow::Result<()> {
+    let (style, state) = if device.online { (GOOD, "online") } else { (DIM, "offline") };
+    let since = match (device.connected_at, device.last_seen_at) {
+        (Some(at), _) => format!("since {at} ({})", out::span(now.since(at))),
+        (None, Some(at)) => format!("last seen {at} ({} ago)", out::span(now.since(at))),
+        (None, None) => "never connected".to_owned(),
+    };
+    out::line(format_args!("{BOLD}{}{BOLD:#}  {style}{state}{style:#} {since}", device.id))?;
+    let transport = device.transport.map(|transport| match transport {
+        Transport::Stream => "stream",
+        Transport::Poll => "poll",
+    });
+    let labels: Vec<String> = device.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let facts = device.facts.as_str();
+    for (name, value) in [
+        ("transport", transport),
+        ("address", device.address.as_deref()),
+        ("agent", device.agent.as_deref()),
+        ("labels", Some(labels.join(",").as_str()).filter(|labels| !labels.is_empty())),
+        ("facts", Some(facts).filter(|facts| *facts != "{}")),
+        ("queued", Some(device.queued.to_string().as_str())),
+        ("created", Some(device.created_at.to_string().as_str())),
+    ] {
+        if let Some(value) = value {
+            out::line(format_args!("  {DIM}{name:<10}{DIM:#} {}", out::printable(value)))?;
+        }
+    }
+    Ok(())
+}
+
+/// All of them or, where one is not known, none.
+async fn remove(hub: &Controller, devices: &[DeviceId], form: Form) -> anyhow::Result<u8> {
+    let mut known = Vec::new();
+    for device in devices {
+        if !known.iter().any(|seen: &Device| seen.id == *device) {
+            let found = hub.device(device).await;
+            known.push(found.map_err(|e| anyhow::Error::from(e).context(format!("{device}")))?);
+        }
+    }
+    for device in &known {
+        hub.delete_device(&device.id).await?;
+        match form {
+            Form::Json => out::json(device)?,
+            Form::Text => {
+                let cancelled = match device.queued {
+                    0 => String::new(),
+                    n => format!(
+                        "; {n} queued for it {}",
+                        if n == 1 { "is cancelled" } else { "are cancelled" }
+                    ),
+                };
+                out::line(format_args!("removed {BOLD}{}{BOLD:#}{cancelled}", device.id))?;
+            }
+        }
     }
     Ok(exit::OK)
 }

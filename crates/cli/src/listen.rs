@@ -39,7 +39,7 @@ const REMEMBERED_WITH_OUTPUT: usize = 16;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
-    let hub = Controller::new(&args.hub.hub).map_err(|e| Usage(e.to_string()))?;
+    let hub = crate::connect::controller(&args.hub)?;
     let program = program(&args.exec)?;
     if program.is_none() && form == Form::Text {
         out::note("no --exec: each command is printed, and answered succeeded");

@@ -10,10 +10,19 @@
 mod agent;
 mod args;
 mod command;
+mod commands;
+#[cfg(feature = "hub")]
+mod complete;
+mod connect;
+mod context;
+mod contexts;
 #[cfg(feature = "hub")]
 mod demo;
 mod devices;
+mod events;
 mod exit;
+mod explain;
+mod health;
 mod listen;
 #[cfg(feature = "hub")]
 mod manual;
@@ -26,19 +35,25 @@ mod serve;
 mod service_manager;
 #[cfg(feature = "hub")]
 mod settings;
+mod short_id;
+mod when;
 
 use std::process::ExitCode;
 
 use args::{Cli, Command};
-use bellwire::argv;
-use bellwire_client::api::Error;
+use bellwire::{argv, output};
 use out::Form;
 
 fn main() -> ExitCode {
-    let cli: Cli = match argv::parse() {
+    #[cfg(feature = "hub")]
+    complete::answer();
+    let cli: Cli = match argv::try_parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(code) => return code,
+        // Help and version are no errors.
+        Err(e) if e.use_stderr() && wants_json() => return explain::usage_as_json(&e).into(),
+        Err(e) => return output::of_clap(&e).into(),
     };
+    let form = if cli.json { Form::Json } else { Form::Text };
     out::set_color(cli.color);
     log_to_stderr(cli.verbose);
     let mut builder = match &cli.command {
@@ -54,14 +69,13 @@ fn main() -> ExitCode {
             return exit::FAILED.into();
         }
     };
-    let code = runtime.block_on(run(cli)).unwrap_or_else(|e| explain(&e));
+    let code = runtime.block_on(run(cli, form)).unwrap_or_else(|e| explain::explain(&e, form));
     // A read of standard input that is still blocked must not hold up the end.
     runtime.shutdown_background();
     code.into()
 }
 
-async fn run(cli: Cli) -> anyhow::Result<u8> {
-    let form = if cli.json { Form::Json } else { Form::Text };
+async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
     match cli.command {
         #[cfg(feature = "hub")]
         Command::Demo(demo) => demo::run(demo).await,
@@ -76,7 +90,11 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Status(status) => command::status(status, form).await,
         Command::Watch(watch) => command::watch(watch, form).await,
         Command::Cancel(cancel) => command::cancel(cancel, form).await,
+        Command::Commands(commands) => commands::run(commands, form).await,
         Command::Devices(devices) => devices::run(devices, form).await,
+        Command::Events(events) => events::run(events, form).await,
+        Command::Health(health) => health::run(health, form).await,
+        Command::Context { command } => context::run(command, form),
         #[cfg(feature = "hub")]
         Command::Completions { shell } => manual::completions(shell),
         #[cfg(feature = "hub")]
@@ -84,29 +102,9 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     }
 }
 
-/// Prints an error and returns its exit code.
-fn explain(error: &anyhow::Error) -> u8 {
-    out::error(&error_chain(error));
-    match error.downcast_ref::<Error>() {
-        Some(Error::Refused { problem, .. }) => exit::of_problem(problem),
-        Some(Error::Unreachable { .. } | Error::Foreign { .. }) => exit::UNREACHABLE,
-        Some(_) => exit::FAILED,
-        None if error.is::<exit::Usage>() => exit::USAGE,
-        None => exit::FAILED,
-    }
-}
-
-/// The error and its causes, without those that the text before them contains.
-fn error_chain(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
+/// Whether `--json` is among the arguments, for a command line that cannot be parsed.
+fn wants_json() -> bool {
+    std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json")
 }
 
 /// Logs to standard error: warnings, or more with `-v`; `RUST_LOG` takes precedence.

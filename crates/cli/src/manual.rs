@@ -1,15 +1,26 @@
 //! `bellwire completions` and `bellwire man`: made from the definitions in `args.rs`, so that they
 //! cannot contain anything else.
 
+use anyhow::Context as _;
 use bellwire::output;
 use clap::{Command, CommandFactory};
 
 use crate::args::Cli;
+use crate::complete;
 use crate::exit;
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> anyhow::Result<u8> {
+    let shells = clap_complete::env::Shells::builtins();
+    let name = shell.to_string();
+    let completer = shells.completer(&name).with_context(|| format!("{name} is not known"))?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "bellwire", &mut script);
+    completer.write_registration(
+        complete::VARIABLE,
+        "bellwire",
+        "bellwire",
+        "bellwire",
+        &mut script,
+    )?;
     output::bytes(&script)?;
     Ok(exit::OK)
 }

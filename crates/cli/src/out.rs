@@ -37,6 +37,12 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(line(serde_json::to_string(value)?)?)
 }
 
+/// An error as one JSON value on a line of standard error.
+pub(crate) fn json_error(error: &impl Serialize) {
+    // Plain structures cannot fail to be written.
+    stderr_line(serde_json::to_string(error).unwrap_or_default());
+}
+
 /// What is going on, for a person who waits.
 pub(crate) fn note(text: &str) {
     stderr_line(format_args!("{DIM}{text}{DIM:#}"));

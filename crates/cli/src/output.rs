@@ -60,7 +60,7 @@ pub fn stderr_line(text: impl Display) {
 }
 
 /// Prints what clap has to say: help and version on standard output, a mistake on standard error. Gives the exit code.
-pub(crate) fn of_clap(error: &clap::Error) -> u8 {
+pub fn of_clap(error: &clap::Error) -> u8 {
     let printed = error.print().map_err(StdoutError);
     match unless_pipe_is_closed(printed) {
         Err(e) if !error.use_stderr() => {

@@ -8,7 +8,7 @@ use anyhow::Context;
 use bellwire_client::api::{CommandChange, DeliveryQuery, Error};
 use bellwire_client::{Controller, SendOptions};
 use bellwire_proto::json::InvalidJson;
-use bellwire_proto::{Code, Delivery, Device, DeviceId, Json, Seconds, limits};
+use bellwire_proto::{Code, Delivery, Device, DeviceId, Json, Seconds, Timestamp, limits};
 
 use crate::args::{DataType, Send};
 use crate::exit::{self, Usage};
@@ -21,7 +21,7 @@ const BOM: char = '\u{feff}';
 
 pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
     let options = options(&args)?;
-    let hub = Controller::new(&args.hub.hub).map_err(|e| Usage(e.to_string()))?;
+    let hub = crate::connect::controller(&args.hub)?;
     if args.known && !lookup(&hub, &args.device).await?.is_some_and(|device| is_seen(&device)) {
         anyhow::bail!(
             "{} has never connected to this hub, and with --known nothing is sent to it; the names of those that have: \
@@ -29,6 +29,18 @@ pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
             args.device
         );
     }
+    let options = match args.at {
+        None => options,
+        Some(at) => {
+            // The hub's clock decides when that is.
+            let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
+            let at = at.next(now).map_err(|e| Usage(format!("--at: {e}")))?;
+            if form == Form::Text {
+                out::note(&format!("to be sent at {at}, in {}", out::span(at.since(now))));
+            }
+            options.not_before(at)
+        }
+    };
     // Beside the command, so that it takes no time of its own.
     let presence = tokio::spawn({
         let (hub, device) = (hub.clone(), args.device.clone());

@@ -343,4 +343,12 @@ impl Controller {
             status => Err(Error::of_answer(self.url(), status, None, &body)),
         }
     }
+
+    /// Succeeds when the hub accepts commands.
+    ///
+    /// # Errors
+    /// Refused as `draining` or `store_unavailable`, with the reason, when it does not.
+    pub async fn readiness(&self) -> Result<(), Error> {
+        self.call(Method::GET, ["readyz"]).send().await.map(drop)
+    }
 }

@@ -35,7 +35,7 @@ use settings::{Draft, SETTINGS, Shape};
 
 /// The prefix of a variable's name; the rest is the key in capitals.
 pub const VARIABLE_PREFIX: &str = "BELLWIRE_";
-/// Variables with this prefix that are never settings of the hub: the address of a hub and others that clients
+/// Variables with this prefix that are never settings of the hub: the address and credentials of a hub, which clients
 /// read, and what the agent sets for handlers, one of which may start a hub.
 const NOT_SETTINGS: [&str; 11] = [
     "HUB",

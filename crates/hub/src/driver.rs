@@ -387,6 +387,11 @@ impl Driver {
         self.runtime.clock.now().wall
     }
 
+    /// Both clocks at one moment.
+    pub(crate) fn clocks(&self) -> bellwire_core::Now {
+        self.runtime.clock.now()
+    }
+
     /// Whether the hub can take work: `/readyz`, and `/healthz` when it has [failed](Readiness::Failed).
     pub fn readiness(&self) -> Readiness {
         self.runtime.readiness()

@@ -23,6 +23,7 @@ mod report;
 mod request;
 mod send;
 mod stream;
+mod waits;
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -110,6 +111,7 @@ static ROUTES: &[Route] = &[
         path: "/v1/commands/{command}/deliveries",
         methods: &[on!(GET reads command::deliveries)],
     },
+    Route { path: "/v1/commands/{command}/waits", methods: &[on!(GET reads waits::list)] },
     Route { path: "/v1/commands/{command}/events", methods: &[on!(GET reads command::events)] },
     Route { path: "/v1/devices", methods: &[on!(GET reads device::list)] },
     Route {

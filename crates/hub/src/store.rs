@@ -14,10 +14,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bellwire_core::Presence;
 use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, Txn};
+use bellwire_core::{Instant, Presence};
 use bellwire_proto::{
-    Action, Command, CommandId, Delivery, DeliveryState, Device, DeviceId, Page, Selector,
+    Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device, DeviceId, Page,
+    Selector, Timestamp,
 };
 
 mod cursor;
@@ -52,6 +53,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Commands, newest first.
     fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>>;
+
+    /// Commands whose ids begin so, the last ids first, `limit` at most.
+    fn commands_by_id(&self, prefix: CommandIdPrefix, limit: u32) -> Reading<Vec<Command>>;
+
+    /// The queued deliveries of a command by device name, with what they wait for; `None` when there is no such command.
+    fn waits(&self, id: CommandId, page: PageRequest) -> Reading<Option<Page<StoredWait>>>;
 
     /// The deliveries of a command by device name, or those in one state; `None` when there is no
     /// such command.
@@ -122,6 +129,8 @@ pub struct CommandFilter {
 pub struct DeviceFilter {
     /// Those whose labels it matches; the default matches all.
     pub select: Selector,
+    /// Those whose names begin so.
+    pub prefix: String,
 }
 
 /// Which part of a list to read.
@@ -144,6 +153,24 @@ pub struct StoredDevice {
     pub record: DeviceRecord,
     /// How many of its deliveries are `queued`.
     pub queued: u64,
+}
+
+/// A queued delivery as it is on disk, with what may stand before it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredWait {
+    /// Its device.
+    pub device: StoredDevice,
+    /// Its `not_before`, as long as it waits for that.
+    pub scheduled_at: Option<Timestamp>,
+    /// The end of its backoff.
+    pub retry_at: Option<Instant>,
+    /// Deliveries of the device that are sent and not terminal; no more than this many are counted:
+    /// [`IN_FLIGHT_CEILING`](bellwire_proto::limits::IN_FLIGHT_CEILING).
+    pub in_flight: usize,
+    /// The first of those.
+    pub first_in_flight: Option<CommandId>,
+    /// The first of the device's queue that is older.
+    pub older: Option<CommandId>,
 }
 
 impl StoredDevice {

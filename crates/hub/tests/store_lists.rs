@@ -395,7 +395,7 @@ fn devices_come_by_name_and_by_label_with_what_waits_for_them() {
     assert_eq!(read(kit.store.device(device("nobody"))), None);
 
     let listed = |select: &str, request| {
-        let filter = DeviceFilter { select: select.parse().unwrap() };
+        let filter = DeviceFilter { select: select.parse().unwrap(), ..DeviceFilter::default() };
         let page = read(kit.store.devices(filter, request));
         let names: Vec<_> = page.items.iter().map(|d| d.record.id.to_string()).collect();
         (names.join(" "), page.next)

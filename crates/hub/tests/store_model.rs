@@ -195,7 +195,7 @@ fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32
         let selector: Selector = select.parse().unwrap();
         let expected: Vec<_> =
             model.devices().filter(|row| selector.matches(&row.labels)).cloned().collect();
-        let filter = DeviceFilter { select: selector };
+        let filter = DeviceFilter { select: selector, ..DeviceFilter::default() };
         let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
         let listed: Vec<_> = listed.into_iter().map(|stored| stored.record).collect();
         assert_eq!(listed, expected, "{select}");

@@ -37,7 +37,7 @@ enum Op {
 
 /// Text that is not a selector; its sender's fault. The message names what was expected, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a label selector: {why} at character {at}")]
+#[error("not a label selector: {why} is expected at character {}", .at + 1)]
 pub struct InvalidSelector {
     /// What was expected.
     pub why: &'static str,

@@ -19,8 +19,7 @@ pub(crate) async fn status(args: &AgentConfigArg, form: Form) -> anyhow::Result<
     let status = match status::read(&folder).await {
         Ok(status) => status,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            out::error(&format!("no agent runs with the state folder {}", folder.display()));
-            return Ok(exit::FAILED);
+            anyhow::bail!("no agent runs with the state folder {}", folder.display());
         }
         Err(e) if e.kind() == ErrorKind::PermissionDenied => {
             let message =

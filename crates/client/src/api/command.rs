@@ -1,8 +1,8 @@
 //! Sending commands, and their deliveries. Contract, sections 3 and 7.
 
 use bellwire_proto::{
-    Action, Command, CommandId, Delivery, DeliveryState, DeviceId, Json, Page, Seconds, Selector,
-    Timestamp,
+    Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Json, Page,
+    Seconds, Selector, Timestamp, Wait,
 };
 use futures_core::Stream;
 use http::{HeaderName, HeaderValue, Method};
@@ -33,6 +33,7 @@ pub struct SendOptions {
     ttl: Option<Seconds>,
     wait: Option<Seconds>,
     run_timeout: Option<Seconds>,
+    not_before: Option<Timestamp>,
     idempotency_key: Option<String>,
 }
 
@@ -73,6 +74,12 @@ impl SendOptions {
     /// How long the device may report nothing once it has accepted: 1 s to 24 h, default 5 min.
     pub fn run_timeout(mut self, run_timeout: Seconds) -> Self {
         self.run_timeout = Some(run_timeout);
+        self
+    }
+
+    /// Not sent before this time, from which the ttl counts. The hub then does not wait: see [`SendOptions::wait`].
+    pub fn not_before(mut self, not_before: Timestamp) -> Self {
+        self.not_before = Some(not_before);
         self
     }
 
@@ -228,6 +235,9 @@ impl Controller {
         action: &Action,
         options: &SendOptions,
     ) -> Result<Delivery, Error> {
+        if let Some(not_before) = options.not_before {
+            return self.schedule(device, action, options, not_before).await;
+        }
         let path = ["v1", "send", device.as_str(), action.as_str()];
         let call = self
             .call(Method::POST, path)
@@ -244,6 +254,33 @@ impl Controller {
             Data::Text(text) => call.body("text/plain; charset=utf-8", text.clone()),
         };
         call.fetch().await
+    }
+
+    /// Sends a command as an envelope, which alone has a `not_before`, and reads its delivery.
+    async fn schedule(
+        &self,
+        device: &DeviceId,
+        action: &Action,
+        options: &SendOptions,
+        not_before: Timestamp,
+    ) -> Result<Delivery, Error> {
+        let data = match &options.data {
+            Data::None => None,
+            Data::Json(data) => Some(data.clone()),
+            Data::Text(text) => Some(Json::text(text)),
+        };
+        let command = NewCommand {
+            data,
+            ttl_s: options.ttl,
+            run_timeout_s: options.run_timeout,
+            not_before: Some(not_before),
+            idempotency_key: options.idempotency_key.clone(),
+            ..NewCommand::new(action.clone(), Target::Device(device.clone()))
+        };
+        let command = self.send_command(&command).await?;
+        let page = self.deliveries(command.id, &DeliveryQuery::default()).await?;
+        let delivery = page.items.into_iter().next();
+        delivery.ok_or_else(|| self.foreign("it stored a command without its delivery"))
     }
 
     /// Sends a command to one device or many: `POST /v1/commands`.
@@ -293,6 +330,24 @@ impl Controller {
         })
     }
 
+    /// The commands whose ids begin so, the last ids first, `limit` (1 to 1,000) at most.
+    ///
+    /// # Errors
+    /// Refused as `bad_request` when the limit is out of bounds.
+    pub async fn commands_by_id(
+        &self,
+        prefix: &CommandIdPrefix,
+        limit: u32,
+    ) -> Result<Vec<Command>, Error> {
+        let page: Page<Command> = self
+            .call(Method::GET, ["v1", "commands"])
+            .query("id", Some(prefix))
+            .query("limit", Some(limit))
+            .fetch()
+            .await?;
+        Ok(page.items)
+    }
+
     /// A page of a command's deliveries, by device name.
     ///
     /// # Errors
@@ -320,6 +375,21 @@ impl Controller {
         page::items(query.after.clone(), move |after| {
             let (hub, query) = (hub.clone(), DeliveryQuery { after, ..query.clone() });
             async move { hub.deliveries(id, &query).await }
+        })
+    }
+
+    /// What the queued deliveries of a command wait for, by device name, fetched page by page. An error is the last item.
+    pub fn all_waits(
+        &self,
+        id: CommandId,
+    ) -> impl Stream<Item = Result<Wait, Error>> + Send + use<> {
+        let hub = self.clone();
+        page::items(None, move |after: Option<String>| {
+            let hub = hub.clone();
+            async move {
+                let path = ["v1", "commands", &id.to_string(), "waits"];
+                hub.call(Method::GET, path).query("after", after).fetch().await
+            }
         })
     }
 

@@ -19,6 +19,8 @@ pub struct DeviceQuery {
     pub select: Option<Selector>,
     /// They are online, or are not.
     pub online: Option<bool>,
+    /// Their names begin so.
+    pub prefix: Option<String>,
     /// Items per page: 1 to 1,000, the hub's default is 100.
     pub limit: Option<u32>,
     /// From this cursor on.
@@ -66,6 +68,7 @@ impl Controller {
         self.call(Method::GET, ["v1", "devices"])
             .query("select", query.select.as_ref())
             .query("online", query.online)
+            .query("prefix", query.prefix.as_ref())
             .query("limit", query.limit)
             .query("after", query.after.as_ref())
             .fetch()

@@ -1,17 +1,22 @@
 //! Commands as their senders read them, and cancelling. Contract, sections 3 and 7.
 
 use axum::response::Response;
-use bellwire_proto::{Code, CommandId, Problem};
+use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::{Code, CommandId, CommandIdPrefix, Page, Problem};
 use http::StatusCode;
 
+use super::params::Query;
 use super::request::Request;
 use super::{page, problem, stream};
 use crate::driver::Driver;
 use crate::store::{CommandFilter, Cursor};
 
-/// `GET /v1/commands`: newest first.
+/// `GET /v1/commands`: newest first; with `id`, those whose ids begin so.
 pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
+    if let Some(prefix) = query.value("id")? {
+        return by_id(&request.driver, prefix, query).await;
+    }
     let filter = CommandFilter {
         device: query.value("device")?,
         state: query.value("state")?,
@@ -22,6 +27,23 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
 
     let commands = request.driver.store().commands(filter, page).await?;
     page::page(commands, |last| Cursor::after_seq(last.seq))
+}
+
+/// One page, which is all: it is for finding one command.
+async fn by_id(
+    driver: &Driver,
+    prefix: CommandIdPrefix,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let limit = query.number("limit", PAGE_ITEMS)?.unwrap_or(PAGE_ITEMS.default);
+    if ["device", "state", "action", "after"].into_iter().any(|name| query.text(name).is_some()) {
+        return Err(Problem::bad_request("parameter id goes with limit alone"));
+    }
+    query.finish()?;
+
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    let items = driver.store().commands_by_id(prefix, limit).await?;
+    page::page(Page { items, next: None }, |last| Cursor::after_seq(last.seq))
 }
 
 /// `GET /v1/commands/{command}`.
@@ -82,6 +104,6 @@ async fn shown(
     Ok(problem::json(status, &command))
 }
 
-fn unknown() -> Problem {
+pub(super) fn unknown() -> Problem {
     Problem::new(Code::UnknownCommand, "no command has this id, or its retention has elapsed")
 }

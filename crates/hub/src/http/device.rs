@@ -21,12 +21,20 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let select = query.value("select")?.unwrap_or_default();
     let online = query.switch("online")?;
+    let prefix = query.text("prefix").unwrap_or_default();
+    // What can be a name can begin one; a dot or two begin one as well.
+    if !matches!(prefix.as_str(), "" | "." | "..") {
+        let _begins_a_name: DeviceId = prefix.parse().map_err(|_| {
+            Problem::bad_request("parameter prefix is the beginning of a device's name")
+        })?;
+    }
     let page = super::page_request(&mut query)?;
     query.finish()?;
 
+    let filter = DeviceFilter { select, prefix };
     let devices = match online {
-        None => part(&request.driver, DeviceFilter { select }, page).await?,
-        Some(online) => search(&request.driver, DeviceFilter { select }, page, online).await?,
+        None => part(&request.driver, filter, page).await?,
+        Some(online) => search(&request.driver, filter, page, online).await?,
     };
     page::page(devices, |last| Cursor::after_device(last.id.clone()))
 }

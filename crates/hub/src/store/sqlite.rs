@@ -15,14 +15,16 @@ use std::time::{Duration, Instant};
 
 use bellwire_core::Recovered;
 use bellwire_core::record::{Load, Txn};
-use bellwire_proto::{Command, CommandId, Delivery, DeliveryState, DeviceId, Page};
+use bellwire_proto::{
+    Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page,
+};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::queue::{Queue, Refused};
 use super::{
     CommandFilter, DeviceFilter, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents,
-    StoredDevice,
+    StoredDevice, StoredWait,
 };
 use crate::clock::Clock;
 pub use folder::check as check_folder;
@@ -45,6 +47,7 @@ mod recover;
 mod rows;
 mod schema;
 mod threads;
+mod waits;
 mod writer;
 
 /// The name of the thread that writes.
@@ -234,6 +237,18 @@ impl Store for SqliteStore {
                 self.read(move |connection| lists::commands(connection, &filter, page.limit, after))
             }
             Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
+        }
+    }
+
+    fn commands_by_id(&self, prefix: CommandIdPrefix, limit: u32) -> Reading<Vec<Command>> {
+        self.read(move |connection| lists::commands_by_id(connection, &prefix, limit))
+    }
+
+    fn waits(&self, id: CommandId, page: PageRequest) -> Reading<Option<Page<StoredWait>>> {
+        match after_device(&page) {
+            Ok(after) => self
+                .read(move |connection| waits::waits(connection, id, page.limit, after.as_ref())),
+            Err(bad) => Box::pin(std::future::ready(Err(bad))),
         }
     }
 

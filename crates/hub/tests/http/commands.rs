@@ -74,6 +74,70 @@ fn commands_are_found_by_what_one_delivery_of_them_is() {
 }
 
 #[test]
+fn commands_are_found_by_the_beginning_of_their_id() {
+    let hub = Hub::start();
+    let sent = ["d", "e"].map(|device| text(&hub.command(device, "a")["command"]).to_owned());
+    let find = |query: &str| ids(&hub.get(&format!("/v1/commands?{query}")), "id");
+    assert_eq!(find(&format!("id={}", sent[0])), [sent[0].as_str()]);
+    let mut all = sent.to_vec();
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    assert_eq!(find("id=0"), all, "the last ids first");
+    assert_eq!(find("id=0&limit=1"), all[..1]);
+    assert!(find("id=ffff").is_empty());
+    for bad in ["id=", "id=xyz", "id=0&device=d", "id=0&after=x", "id=0&id=1"] {
+        assert_eq!(hub.get(&format!("/v1/commands?{bad}")).code(), "bad_request", "{bad}");
+    }
+    assert_eq!(hub.get("/v1/commands?id=0&x=1").code(), "unknown_field");
+}
+
+#[test]
+fn devices_are_found_by_the_beginning_of_their_name() {
+    let hub = Hub::start();
+    for device in ["a", "ab", "abc", "b", "..."] {
+        hub.command(device, "x");
+    }
+    let find = |query: &str| ids(&hub.get(&format!("/v1/devices?{query}")), "id");
+    assert_eq!(find("prefix=ab"), ["ab", "abc"]);
+    assert_eq!(find("prefix=ab&online=0"), ["ab", "abc"]);
+    assert_eq!(find("prefix=ab&limit=1"), ["ab"]);
+    assert_eq!(find("prefix=.."), ["..."]);
+    assert_eq!(find("prefix=").len(), 5);
+    assert!(find("prefix=abcd").is_empty());
+    let page = hub.get("/v1/devices?prefix=ab&limit=1").json();
+    assert_eq!(find(&format!("prefix=ab&after={}", text(&page["next"]))), ["abc"]);
+    assert_eq!(hub.get("/v1/devices?prefix=a%20b").code(), "bad_request");
+}
+
+#[test]
+fn what_a_queued_delivery_waits_for_is_listed_by_device_and_page_by_page() {
+    let hub = Hub::start();
+    let to = |devices: &str, more: &str| {
+        let body = format!(r#"{{"action":"a","target":{{"devices":[{devices}]}}{more}}}"#);
+        text(&hub.post("/v1/commands", &body).json()["id"]).to_owned()
+    };
+    let now = to(r#""c","a","b""#, "");
+    let later = to(r#""a""#, r#","not_before":"2100-01-01T00:00:00Z""#);
+    let waits = |id: &str, query: &str| hub.get(&format!("/v1/commands/{id}/waits{query}")).json();
+    assert_eq!(
+        waits(&later, "")["items"],
+        json!([{"device":"a","reason":"scheduled","since":null,"until":"2100-01-01T00:00:00.000Z","behind":null}])
+    );
+    let first = waits(&now, "?limit=2");
+    let devices = |page: &Value| -> Vec<Value> {
+        page["items"].as_array().unwrap().iter().map(|wait| wait["device"].clone()).collect()
+    };
+    assert_eq!(devices(&first), ["a", "b"]);
+    let second = waits(&now, &format!("?limit=2&after={}", text(&first["next"])));
+    assert_eq!((devices(&second), &second["next"]), (vec!["c".into()], &Value::Null));
+    assert_eq!(second["items"][0]["reason"], "offline");
+
+    hub.delete(&format!("/v1/commands/{now}"));
+    assert_eq!(waits(&now, "")["items"], json!([]), "what has ended waits for nothing");
+    let unknown = "01900000-0000-7000-8000-000000000000";
+    assert_eq!(hub.get(&format!("/v1/commands/{unknown}/waits")).code(), "unknown_command");
+}
+
+#[test]
 fn deliveries_are_looked_at_through_their_command() {
     let hub = Hub::start();
     let sent = hub.command("d", "a");

@@ -7,7 +7,8 @@
 use bellwire_core::record::CommandRecord;
 use bellwire_proto::limits::{PACED_BYTES, PAGE_BYTES_MAX};
 use bellwire_proto::{
-    Action, Command, CommandId, Counts, Delivery, DeliveryState, DeviceId, Page, Seq,
+    Action, Command, CommandId, CommandIdPrefix, Counts, Delivery, DeliveryState, DeviceId, Page,
+    Seq,
 };
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
@@ -118,12 +119,16 @@ pub(super) fn devices(
     let mut statement = connection.prepare_cached(concat!(
         "SELECT ",
         device_columns!(),
-        " FROM devices WHERE device > ?1 ORDER BY device"
+        " FROM devices WHERE device > ?1 AND device >= ?2 ORDER BY device"
     ))?;
-    let mut rows = statement.query([after.map_or("", DeviceId::as_str)])?;
+    let mut rows = statement.query([after.map_or("", DeviceId::as_str), &filter.prefix])?;
     let mut page = Paging::new(limit);
     while let Some(row) = rows.next()? {
         let record = rows::device(row)?;
+        // By name: those that begin so are side by side.
+        if !record.id.as_str().starts_with(&filter.prefix) {
+            break;
+        }
         let fits = filter.select.matches(&record.labels);
         match page.look(record.id.clone(), fits) {
             Look::Take => {
@@ -226,6 +231,32 @@ pub(super) fn commands(
     Ok(page.finish(Cursor::after_seq))
 }
 
+/// Commands whose ids begin so. The ids are read in their own order, so that any number of them costs no more than `limit`.
+pub(super) fn commands_by_id(
+    connection: &Connection,
+    prefix: &CommandIdPrefix,
+    limit: u32,
+) -> Result<Vec<Command>> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        command_columns!(),
+        " FROM commands c WHERE c.id BETWEEN ?1 AND ?2 ORDER BY c.id DESC LIMIT ?3"
+    ))?;
+    let (first, last) = prefix.bounds();
+    let records = statement.query_map(params![first, last, limit], rows::command)?;
+    let mut commands = Vec::new();
+    let mut bytes = 0;
+    for record in records {
+        let record = record?;
+        if bytes >= PAGE_BYTES_MAX {
+            break;
+        }
+        bytes += record.data.as_str().len();
+        commands.push(shown(connection, record)?);
+    }
+    Ok(commands)
+}
+
 /// The command as the API shows it.
 fn shown(connection: &Connection, record: CommandRecord) -> Result<Command> {
     // One delivery is looked at; of many, the counters.
@@ -254,7 +285,7 @@ fn shown(connection: &Connection, record: CommandRecord) -> Result<Command> {
 }
 
 /// A page that fills up, and how far the search for its items has come.
-struct Paging<T, P> {
+pub(super) struct Paging<T, P> {
     items: Vec<T>,
     /// About what the items hold. What they are as JSON is longer, and bounded by the HTTP handler.
     bytes: usize,
@@ -266,14 +297,14 @@ struct Paging<T, P> {
 }
 
 /// What to do with a row.
-enum Look {
+pub(super) enum Look {
     Take,
     Pass,
     Stop,
 }
 
 impl<T, P> Paging<T, P> {
-    fn new(limit: u32) -> Self {
+    pub(super) fn new(limit: u32) -> Self {
         Self {
             items: Vec::new(),
             bytes: 0,
@@ -286,7 +317,7 @@ impl<T, P> Paging<T, P> {
 
     /// Looks at the row at `position`. The search goes on past the last item, so that a page is
     /// followed by another only if that one has something on it, or was not looked for yet.
-    fn look(&mut self, position: P, fits: bool) -> Look {
+    pub(super) fn look(&mut self, position: P, fits: bool) -> Look {
         let full = self.items.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX;
         if (fits && full) || self.looked_at >= SCAN_ROWS_MAX {
             self.more = true;
@@ -298,12 +329,12 @@ impl<T, P> Paging<T, P> {
     }
 
     /// Takes the row that was looked at last.
-    fn push(&mut self, bytes: usize, item: T) {
+    pub(super) fn push(&mut self, bytes: usize, item: T) {
         self.bytes += bytes;
         self.items.push(item);
     }
 
-    fn finish(self, cursor: impl FnOnce(P) -> Cursor) -> Page<T> {
+    pub(super) fn finish(self, cursor: impl FnOnce(P) -> Cursor) -> Page<T> {
         let next = self.position.filter(|_| self.more).map(cursor);
         Page { items: self.items, next: next.map(|cursor| cursor.to_string()) }
     }

@@ -307,7 +307,7 @@ fn maybe_json(row: &Row<'_>, at: usize) -> Result<Option<Json>> {
     text.map(Json::from_checked).transpose().map_err(|e| damaged(at, e))
 }
 
-fn id(row: &Row<'_>, at: usize) -> Result<CommandId> {
+pub(super) fn id(row: &Row<'_>, at: usize) -> Result<CommandId> {
     row.get(at).map(CommandId::from_bytes)
 }
 

@@ -1,0 +1,152 @@
+//! What an operator looks at: `commands`, `devices`, `events`, `health`.
+
+use std::num::NonZeroUsize;
+
+use bellwire_proto::{Action, DeliveryState, DeviceId, Selector};
+use clap::{Args, Subcommand};
+
+use super::HubArg;
+use crate::when::Moment;
+
+/// `bellwire commands`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+With --json each line is a command; with --follow, what changes afterwards is a delivery a line.
+
+Examples:
+  bellwire commands
+  bellwire commands --device kiosk-7 --state failed --since 1d
+  bellwire commands --follow
+  bellwire commands --state queued --limit 1000 --json | jq -r .id")]
+pub struct Commands {
+    /// Only those to this appliance.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceId>,
+    /// Only those with a delivery in this state.
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<DeliveryState>,
+    /// Only those of this action.
+    #[arg(long, value_name = "ACTION")]
+    pub action: Option<Action>,
+    /// Only those sent since then: 10m (ago), 2026-01-31T12:00:00Z, or 12:00 (local).
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Moment>,
+    /// How many at most, the newest.
+    #[arg(short = 'n', long, value_name = "N", default_value = "20")]
+    pub limit: NonZeroUsize,
+    /// Then go on: print each change of a delivery, until Ctrl-C.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The hub.
+    #[command(flatten)]
+    pub hub: HubArg,
+}
+
+/// `bellwire devices`.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Examples:
+  bellwire devices
+  bellwire devices --offline
+  bellwire devices --select 'site=lyon,!spare' --json | jq -r .id
+  bellwire devices show kiosk-7"
+)]
+pub struct Devices {
+    /// What to do, instead of listing them.
+    #[command(subcommand)]
+    pub command: Option<DevicesCommand>,
+    /// Only those with these labels (a Kubernetes label selector).
+    #[arg(long, value_name = "SELECTOR", value_parser = selector)]
+    pub select: Option<Selector>,
+    /// Only those that are online.
+    #[arg(long, conflicts_with = "offline")]
+    pub online: bool,
+    /// Only those that are not.
+    #[arg(long)]
+    pub offline: bool,
+    /// The hub.
+    #[command(flatten)]
+    pub hub: HubArg,
+}
+
+/// `bellwire devices …`.
+#[derive(Debug, Subcommand)]
+pub enum DevicesCommand {
+    /// Show an appliance, and its last commands.
+    #[command(after_help = "Example:\n  bellwire devices show kiosk-7")]
+    Show {
+        /// The appliance.
+        device: DeviceId,
+        /// The hub.
+        #[command(flatten)]
+        hub: HubArg,
+    },
+    /// Remove appliances: their streams end, and what waits for them is cancelled. Their history stays.
+    #[command(after_help = "Example:\n  bellwire devices remove kiosk-7 kiosk-8")]
+    Remove {
+        /// The appliances. If one of them is unknown, none is removed.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<DeviceId>,
+        /// The hub.
+        #[command(flatten)]
+        hub: HubArg,
+    },
+}
+
+/// `bellwire events`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+With --json each line is {\"event\":\"hub\"|\"device\"|\"delivery\",\"data\":{…}}, the data as in docs/protocol.md, section 6.
+
+Examples:
+  bellwire events
+  bellwire events --device kiosk-7
+  bellwire events --json | jq 'select(.event == \"device\") | .data.id'")]
+pub struct Events {
+    /// Only what happens to this appliance.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceId>,
+    /// The hub.
+    #[command(flatten)]
+    pub hub: HubArg,
+}
+
+/// `bellwire health`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit codes: 0 it takes commands; 6 it cannot be reached, stops, or cannot write.
+
+Examples:
+  bellwire health
+  bellwire health --hub https://hub.example.com --json")]
+pub struct Health {
+    /// The hub.
+    #[command(flatten)]
+    pub hub: HubArg,
+}
+
+/// A selector; an error points at its place.
+fn selector(text: &str) -> Result<Selector, String> {
+    text.parse().map_err(|e: bellwire_proto::selector::InvalidSelector| {
+        // A control character in it would take more or less than one column.
+        let shown: String =
+            text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        format!("{e}\n  {shown}\n  {:>width$}", '^', width = e.at + 1)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_a_selector_points_at_its_place() {
+        let error = selector("site=lyon,os is x").unwrap_err();
+        let mut lines = error.lines().skip(1);
+        let (text, caret) = (lines.next().unwrap(), lines.next().unwrap());
+        assert_eq!(text.get(caret.len() - 1..), Some("is x"), "{error}");
+        assert!(caret.ends_with('^'));
+    }
+}

@@ -1,0 +1,181 @@
+//! `bellwire commands`: the list of commands, and what changes in it.
+
+use std::pin::pin;
+
+use bellwire_client::Controller;
+use bellwire_client::api::{CommandQuery, DeliveryQuery, HubChange, HubState};
+use bellwire_proto::{Command, Delivery, Timestamp};
+use futures_util::{StreamExt, TryStreamExt};
+
+use crate::args::Commands;
+use crate::connect;
+use crate::events;
+use crate::exit::{self, Usage};
+use crate::out::{self, BOLD, DIM, Form, StdoutError};
+use crate::short_id;
+
+/// Items on a page of the hub, at most.
+const PAGE_MAX: usize = 1000;
+/// Devices that are looked up at once.
+const LOOKUPS_MAX: usize = 8;
+
+pub(crate) async fn run(args: Commands, form: Form) -> anyhow::Result<u8> {
+    let hub = connect::controller(&args.hub)?;
+    // The hub's clock, so that "ago" is right on a machine whose own is not.
+    let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
+    let since = args.since.map(|since| since.last(now)).transpose().map_err(Usage)?;
+    // Before the list, so that nothing between the two is missed.
+    let mut changes = match args.follow {
+        true => Some(hub.events()?),
+        false => None,
+    };
+    if let Some(changes) = &mut changes {
+        changes.next().await.transpose()?;
+    }
+
+    let mut commands = newest(&hub, &args, since).await?;
+    let any = !commands.is_empty();
+    if args.follow {
+        commands.reverse();
+    }
+    match form {
+        Form::Json => commands.iter().try_for_each(out::json)?,
+        Form::Text => print_table(&hub, &args, &commands, now).await?,
+    }
+    let Some(mut changes) = changes else {
+        if !any && form == Form::Text {
+            let filtered = args.device.is_some()
+                || args.state.is_some()
+                || args.action.is_some()
+                || since.is_some();
+            out::note(if filtered {
+                "no command fits"
+            } else {
+                "no commands yet; send one with: bellwire send DEVICE ACTION"
+            });
+        }
+        return Ok(exit::OK);
+    };
+    while let Some(change) = changes.next().await {
+        match (change?, form) {
+            (HubChange::Delivery(delivery), form) if fits(&args, &delivery) => match form {
+                Form::Json => out::json(&delivery)?,
+                Form::Text => events::print_delivery(&delivery)?,
+            },
+            (HubChange::Hub { state: HubState::Ready, .. }, _) => {
+                out::note("connected again; what happened meanwhile is not shown");
+            }
+            _ => {}
+        }
+    }
+    Ok(exit::UNREACHABLE)
+}
+
+/// The commands that fit, newest first.
+async fn newest(
+    hub: &Controller,
+    args: &Commands,
+    since: Option<Timestamp>,
+) -> anyhow::Result<Vec<Command>> {
+    let query = CommandQuery {
+        device: args.device.clone(),
+        state: args.state,
+        action: args.action.clone(),
+        limit: u32::try_from(args.limit.get().min(PAGE_MAX)).ok(),
+        after: None,
+    };
+    let mut found = Vec::new();
+    let mut commands = pin!(hub.all_commands(query));
+    while found.len() < args.limit.get() {
+        match commands.try_next().await? {
+            Some(command) if since.is_none_or(|since| command.created_at >= since) => {
+                found.push(command);
+            }
+            // They come newest first: those that follow are older still.
+            _ => break,
+        }
+    }
+    Ok(found)
+}
+
+fn fits(args: &Commands, delivery: &Delivery) -> bool {
+    args.device.as_ref().is_none_or(|device| *device == delivery.device)
+        && args.state.is_none_or(|state| state == delivery.state)
+        && args.action.as_ref().is_none_or(|action| *action == delivery.action)
+}
+
+async fn print_table(
+    hub: &Controller,
+    args: &Commands,
+    commands: &[Command],
+    now: Timestamp,
+) -> anyhow::Result<()> {
+    if commands.is_empty() {
+        return Ok(());
+    }
+    let chars = short_id::short_chars(commands.iter().map(|command| &command.id));
+    out::line(format_args!(
+        "{DIM}{:<chars$}  {:<20} {:<16} {:<10} state{DIM:#}",
+        "id", "device", "action", "age"
+    ))?;
+    // A command does not have the name of its only device: that is in its delivery.
+    let devices = futures_util::stream::iter(commands)
+        .map(|command| device_of(hub, args, command))
+        .buffered(LOOKUPS_MAX);
+    let mut rows = pin!(devices.zip(futures_util::stream::iter(commands)));
+    while let Some((device, command)) = rows.next().await {
+        print_command(command, &device?, chars, now)?;
+    }
+    Ok(())
+}
+
+/// A line of a table: id, device or how many, action, age, states.
+fn print_command(
+    command: &Command,
+    device: &str,
+    chars: usize,
+    now: Timestamp,
+) -> Result<(), StdoutError> {
+    let states: Vec<String> = match command.counts.iter().next() {
+        Some((state, 1)) if command.total == 1 => vec![state.to_string()],
+        _ => command.counts.iter().map(|(state, n)| format!("{n} {state}")).collect(),
+    };
+    let style = match (command.counts.iter().next(), command.counts.len()) {
+        (Some((state, _)), 1) => out::style_of(*state),
+        _ => DIM,
+    };
+    out::line(format_args!(
+        "{}  {BOLD}{device:<20} {:<16}{BOLD:#} {:<10} {style}{}{style:#}",
+        short_id::short(command.id, chars),
+        command.action.as_str(),
+        out::span(now.since(command.created_at)),
+        states.join(", ")
+    ))
+}
+
+/// The last commands of a device, as lines of a table.
+pub(crate) fn print_of_device(
+    commands: &[Command],
+    device: &str,
+    now: Timestamp,
+) -> Result<(), StdoutError> {
+    let chars = short_id::short_chars(commands.iter().map(|command| &command.id));
+    for command in commands {
+        print_command(command, device, chars, now)?;
+    }
+    Ok(())
+}
+
+async fn device_of(hub: &Controller, args: &Commands, command: &Command) -> anyhow::Result<String> {
+    if command.total != 1 {
+        return Ok(format!("({} devices)", command.total));
+    }
+    if let Some(device) = &args.device {
+        return Ok(device.to_string());
+    }
+    let query = DeliveryQuery { limit: Some(1), ..DeliveryQuery::default() };
+    // One whose retention has elapsed meanwhile is no reason to show nothing.
+    let page = hub.deliveries(command.id, &query).await;
+    let only = page.ok().and_then(|page| page.items.into_iter().next());
+    Ok(only.map_or_else(|| "?".to_owned(), |delivery| delivery.device.to_string()))
+}

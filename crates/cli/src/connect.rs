@@ -1,0 +1,201 @@
+//! Connecting to the hub: flags, variables, contexts and defaults become a [`Controller`].
+//!
+//! The order is that of the help of `bellwire context`. A secret of a context goes to that context's hub and to no other.
+
+use std::path::{Path, PathBuf};
+
+use bellwire_client::Controller;
+use bellwire_client::agent::config::read_credential;
+use bellwire_client::transport::HttpTransport;
+
+use crate::args::HubArg;
+use crate::contexts::{self, Context, Contexts};
+use crate::exit::Usage;
+
+/// Where the hub is if nothing says otherwise.
+const DEFAULT_HUB: &str = "http://127.0.0.1:8888";
+
+/// The variables that only clients read; the hub and the agent leave them alone.
+const HUB: &str = "BELLWIRE_HUB";
+const CONTEXT: &str = "BELLWIRE_CONTEXT";
+const TOKEN: &str = "BELLWIRE_TOKEN";
+const TOKEN_FILE: &str = "BELLWIRE_TOKEN_FILE";
+const CA_FILE: &str = "BELLWIRE_CA_FILE";
+
+/// The hub that the options, the environment and the contexts name.
+///
+/// # Errors
+/// [`Usage`] names the setting that cannot be used.
+pub(crate) fn controller(arg: &HubArg) -> Result<Controller, Usage> {
+    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let connection = resolve(arg, environment, contexts::load)?;
+    let token = match &connection.token {
+        Some(Token::File(file)) => Some(read_token(file)?),
+        Some(Token::Itself(token)) => Some(token.clone()),
+        None => None,
+    };
+    connect(&connection.hub, token, connection.ca_file.as_deref())
+}
+
+/// A client of this hub. Nothing is sent yet.
+///
+/// # Errors
+/// [`Usage`] names what cannot be used.
+pub(crate) fn connect(
+    hub: &str,
+    token: Option<String>,
+    ca_file: Option<&Path>,
+) -> Result<Controller, Usage> {
+    let mut builder = Controller::builder(hub);
+    if let Some(ca_file) = ca_file {
+        let transport = HttpTransport::builder().ca_file(ca_file).build();
+        builder = builder.transport(transport.map_err(|e| Usage(e.to_string()))?);
+    }
+    if let Some(token) = token {
+        builder = builder.token(token);
+    }
+    builder.build().map_err(|e| Usage(e.to_string()))
+}
+
+/// The token in a file.
+///
+/// # Errors
+/// [`Usage`] names the file.
+pub(crate) fn read_token(file: &Path) -> Result<String, Usage> {
+    read_credential(file)
+        .map_err(|e| Usage(format!("the token file {} cannot be used: {e}", file.display())))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Connection {
+    hub: String,
+    token: Option<Token>,
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Token {
+    File(PathBuf),
+    Itself(String),
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+            Self::Itself(_) => f.write_str("***"),
+        }
+    }
+}
+
+/// What the settings mean together. The contexts are read only where one may be used.
+fn resolve(
+    arg: &HubArg,
+    environment: impl Fn(&str) -> Option<String>,
+    contexts: impl FnOnce() -> Result<Contexts, Usage>,
+) -> Result<Connection, Usage> {
+    let mut named = Context::default();
+    let hub = match (&arg.hub, &arg.context, environment(HUB)) {
+        (Some(hub), _, _) => hub.clone(),
+        (None, None, Some(hub)) => hub,
+        (None, name, _) => {
+            let contexts = contexts()?;
+            let name = name.clone().or_else(|| environment(CONTEXT)).or(contexts.current.clone());
+            match name {
+                Some(name) => {
+                    named = contexts.get(&name)?.clone();
+                    named.hub.clone()
+                }
+                None => DEFAULT_HUB.to_owned(),
+            }
+        }
+    };
+    let file = |file: Option<PathBuf>| file.map(Token::File);
+    let flag = file(arg.token_file.clone());
+    let variable = environment(TOKEN)
+        .map(Token::Itself)
+        .or_else(|| file(environment(TOKEN_FILE).map(PathBuf::from)));
+    let of_context = named.token.clone().map(Token::Itself).or(file(named.token_file.clone()));
+    let ca_variable = environment(CA_FILE).map(PathBuf::from);
+    // A context that a flag names is worth what a flag is.
+    let by_flag = arg.context.is_some();
+    let (token, ca_file) = if by_flag {
+        (of_context.or(variable), named.ca_file.or(ca_variable))
+    } else {
+        (variable.or(of_context), ca_variable.or(named.ca_file))
+    };
+    Ok(Connection { hub, token: flag.or(token), ca_file: arg.ca_file.clone().or(ca_file) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contexts() -> Result<Contexts, Usage> {
+        let context = |hub: &str| Context {
+            hub: hub.to_owned(),
+            token: Some(format!("token of {hub}")),
+            ca_file: Some(format!("/{hub}.pem").into()),
+            ..Context::default()
+        };
+        Ok(Contexts {
+            current: Some("current".to_owned()),
+            context: ["current", "other", "flag"].map(|n| (n.to_owned(), context(n))).into(),
+        })
+    }
+
+    /// The hub, and the token or the file that has it.
+    fn resolved(arg: HubArg, environment: &[(&str, &str)]) -> (String, Option<String>) {
+        let environment = |name: &str| {
+            environment.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+        };
+        let found = resolve(&arg, environment, contexts).unwrap();
+        let token = found.token.map(|token| match token {
+            Token::File(file) => file.display().to_string(),
+            Token::Itself(token) => token,
+        });
+        (found.hub, token)
+    }
+
+    fn expected(hub: &str, token: Option<&str>) -> (String, Option<String>) {
+        (hub.to_owned(), token.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_flag_wins_over_a_variable_and_that_over_a_context() {
+        let arg = HubArg::default;
+        let flag = || HubArg { hub: Some("http://flag".to_owned()), ..arg() };
+        let named = || HubArg { context: Some("flag".to_owned()), ..arg() };
+        let file = HubArg { token_file: Some("/file".into()), ..named() };
+        let variable = [(HUB, "http://variable"), (CONTEXT, "other")];
+        assert_eq!(resolved(arg(), &[]), expected("current", Some("token of current")));
+        assert_eq!(resolved(arg(), &variable[1..]), expected("other", Some("token of other")));
+        assert_eq!(resolved(arg(), &variable), expected("http://variable", None));
+        assert_eq!(resolved(named(), &variable), expected("flag", Some("token of flag")));
+        assert_eq!(resolved(flag(), &variable), expected("http://flag", None));
+        assert_eq!(resolved(file, &variable), expected("flag", Some("/file")));
+        assert_eq!(resolved(arg(), &[(TOKEN, "t")]), expected("current", Some("t")));
+        assert_eq!(resolved(named(), &[(TOKEN, "t")]), expected("flag", Some("token of flag")));
+        assert_eq!(resolved(flag(), &[(TOKEN_FILE, "/v")]), expected("http://flag", Some("/v")));
+    }
+
+    #[test]
+    fn the_secrets_of_a_context_go_to_its_hub_alone() {
+        for (arg, environment) in [
+            (HubArg { hub: Some("http://elsewhere".to_owned()), ..HubArg::default() }, vec![]),
+            (HubArg::default(), vec![(HUB, "http://elsewhere")]),
+        ] {
+            assert_eq!(resolved(arg, &environment), expected("http://elsewhere", None));
+        }
+    }
+
+    #[test]
+    fn a_hub_that_is_named_needs_no_contexts() {
+        let arg = HubArg { hub: Some("http://flag".to_owned()), ..HubArg::default() };
+        let broken = || Err(Usage("the contexts cannot be read".to_owned()));
+        assert!(resolve(&arg, |_| None, broken).is_ok());
+        let unknown = HubArg { context: Some("prdo".to_owned()), ..HubArg::default() };
+        let error = resolve(&unknown, |_| None, contexts).unwrap_err().to_string();
+        assert!(error.contains("\"prdo\"") && error.contains("current, flag, other"), "{error}");
+    }
+}

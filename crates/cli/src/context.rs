@@ -1,0 +1,145 @@
+//! `bellwire context`: naming hubs, and choosing between them. The file is in `contexts.rs`.
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use bellwire_client::Address;
+use serde::Serialize;
+
+use crate::args::{ContextAdd, ContextCommand};
+use crate::connect;
+use crate::contexts::{self, Context, Contexts};
+use crate::exit::{self, Usage};
+use crate::out::{self, BOLD, DIM, Form, GOOD};
+
+/// Bytes of the longest token on standard input.
+const TOKEN_BYTES_MAX: u64 = 4096;
+/// Characters of the longest name.
+const NAME_CHARS_MAX: usize = 64;
+
+pub(crate) fn run(command: ContextCommand, form: Form) -> anyhow::Result<u8> {
+    match command {
+        ContextCommand::Add(add) => self::add(add, form)?,
+        ContextCommand::Use { name } => contexts::change(|contexts| {
+            contexts.get(&name)?;
+            contexts.current = Some(name.clone());
+            Ok(())
+        })?,
+        ContextCommand::Remove { name } => contexts::change(|contexts| {
+            contexts.get(&name)?;
+            contexts.context.remove(&name);
+            contexts.current.take_if(|current| *current == name);
+            Ok(())
+        })?,
+        ContextCommand::List => list(&contexts::load()?, form)?,
+    }
+    Ok(exit::OK)
+}
+
+fn add(add: ContextAdd, form: Form) -> anyhow::Result<()> {
+    let ContextAdd { name, hub, token_file, ca_file, use_it, replace } = add;
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if !(1..=NAME_CHARS_MAX).contains(&name.len()) || !name.bytes().all(legal) {
+        let rule = format!("a context is named by 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 . _ -");
+        return Err(Usage(rule).into());
+    }
+    let (mut token, mut file) = (None, None);
+    match token_file {
+        Some(dash) if dash == Path::new("-") => token = Some(token_from_stdin()?),
+        Some(path) => file = Some(absolute(path)?),
+        None => {}
+    }
+    let ca_file = ca_file.map(absolute).transpose()?;
+    // What could not be used is refused now, and not at some later command.
+    let used = match &file {
+        Some(file) => Some(connect::read_token(file)?),
+        None => token.clone(),
+    };
+    connect::connect(&hub, used, ca_file.as_deref())?;
+
+    let context = Context { hub, token, token_file: file, ca_file };
+    contexts::change(|contexts| {
+        if contexts.context.contains_key(&name) && !replace {
+            return Err(Usage(format!(
+                "there is a context {name:?} already; replace it with --replace"
+            )));
+        }
+        contexts.context.insert(name.clone(), context.clone());
+        if use_it {
+            contexts.current = Some(name.clone());
+        }
+        Ok(())
+    })?;
+    if form == Form::Text && !use_it {
+        out::note(&format!(
+            "use it with: bellwire context use {name}, or for one command with --context {name}"
+        ));
+    }
+    Ok(())
+}
+
+fn list(contexts: &Contexts, form: Form) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        name: &'a str,
+        hub: String,
+        current: bool,
+        token: bool,
+        token_file: Option<&'a Path>,
+        ca_file: Option<&'a Path>,
+    }
+    if contexts.context.is_empty() && form == Form::Text {
+        out::note("no contexts; add one with: bellwire context add NAME URL");
+    }
+    for (name, context) in &contexts.context {
+        // Without the user and password that it may have.
+        let hub = match context.hub.parse::<Address>() {
+            Ok(address) => address.to_string(),
+            Err(e) => format!("{} (not a URL)", e.redacted()),
+        };
+        let shown = Shown {
+            name,
+            hub,
+            current: contexts.current.as_ref() == Some(name),
+            token: context.token.is_some(),
+            token_file: context.token_file.as_deref(),
+            ca_file: context.ca_file.as_deref(),
+        };
+        if form == Form::Json {
+            out::json(&shown)?;
+            continue;
+        }
+        let mark = if shown.current { "*" } else { " " };
+        let mut about = Vec::new();
+        match (shown.token, shown.token_file) {
+            (true, _) => about.push("token stored".to_owned()),
+            (false, Some(file)) => about.push(format!("token in {}", file.display())),
+            (false, None) => {}
+        }
+        about.extend(shown.ca_file.map(|file| format!("authorities in {}", file.display())));
+        out::line(format_args!(
+            "{GOOD}{mark}{GOOD:#} {BOLD}{name:<16}{BOLD:#} {}  {DIM}{}{DIM:#}",
+            out::printable(&shown.hub),
+            out::printable(&about.join(", "))
+        ))?;
+    }
+    Ok(())
+}
+
+fn absolute(path: PathBuf) -> anyhow::Result<PathBuf> {
+    std::path::absolute(&path).with_context(|| path.display().to_string())
+}
+
+fn token_from_stdin() -> anyhow::Result<String> {
+    let mut text = String::new();
+    io::stdin().take(TOKEN_BYTES_MAX + 1).read_to_string(&mut text).context("standard input")?;
+    let token = text.trim();
+    let blank = |c: char| c.is_whitespace() || c.is_control();
+    if token.is_empty() || token.contains(blank) || text.len() as u64 > TOKEN_BYTES_MAX {
+        return Err(
+            Usage("standard input must contain one token and nothing else".to_owned()).into()
+        );
+    }
+    Ok(token.to_owned())
+}

@@ -1,0 +1,88 @@
+//! `bellwire events`: what happens at the hub, as it happens.
+
+use bellwire_client::api::{HubChange, HubState};
+use bellwire_proto::{Delivery, DeviceChange, DeviceEvent, DeviceId};
+use serde::Serialize;
+
+use crate::args::Events;
+use crate::connect;
+use crate::exit;
+use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
+
+/// An event for machines.
+#[derive(Serialize)]
+struct Line<T> {
+    event: &'static str,
+    data: T,
+}
+
+#[derive(Serialize)]
+struct Hub<'a> {
+    hub: &'a str,
+    state: &'static str,
+}
+
+pub(crate) async fn run(args: Events, form: Form) -> anyhow::Result<u8> {
+    let hub = connect::controller(&args.hub)?;
+    let mut changes = hub.events()?;
+    let other = |device: &DeviceId| args.device.as_ref().is_some_and(|only| only != device);
+    let mut connected = false;
+    while let Some(change) = changes.next().await {
+        match change? {
+            HubChange::Hub { hub, state } => {
+                if std::mem::replace(&mut connected, true) && state == HubState::Ready {
+                    out::note("connected again; what happened meanwhile is not shown");
+                }
+                print_hub(&hub, state, form)?;
+            }
+            HubChange::Device(event) if !other(&event.device.id) => print_device(&event, form)?,
+            HubChange::Delivery(delivery) if !other(&delivery.device) => match form {
+                Form::Json => out::json(&Line { event: "delivery", data: &delivery })?,
+                Form::Text => print_delivery(&delivery)?,
+            },
+            _ => {}
+        }
+    }
+    Ok(exit::UNREACHABLE)
+}
+
+fn print_hub(hub: &str, state: HubState, form: Form) -> anyhow::Result<()> {
+    let (style, state) = match state {
+        HubState::Draining => (BAD, "draining"),
+        _ => (GOOD, "ready"),
+    };
+    if form == Form::Json {
+        return out::json(&Line { event: "hub", data: Hub { hub, state } });
+    }
+    out::line(format_args!("{style}{state:<10}{style:#} {DIM}{}{DIM:#}", out::printable(hub)))?;
+    Ok(())
+}
+
+fn print_device(event: &DeviceEvent, form: Form) -> anyhow::Result<()> {
+    if form == Form::Json {
+        return out::json(&Line { event: "device", data: event });
+    }
+    let (style, change) = match event.change {
+        DeviceChange::Online => (GOOD, "online"),
+        DeviceChange::Offline => (DIM, "offline"),
+        DeviceChange::Created => (DIM, "created"),
+        DeviceChange::Removed => (BAD, "removed"),
+    };
+    let address = event.device.address.as_deref().unwrap_or_default();
+    out::line(format_args!(
+        "{style}{change:<10}{style:#} {BOLD}{}{BOLD:#}  {DIM}{}{DIM:#}",
+        event.device.id,
+        out::printable(address)
+    ))?;
+    Ok(())
+}
+
+/// A change of a delivery, on a line.
+pub(crate) fn print_delivery(delivery: &Delivery) -> anyhow::Result<()> {
+    let Delivery { state, device, action, command, updated_at, .. } = delivery;
+    let style = out::style_of(*state);
+    out::line(format_args!(
+        "{style}{state:<10}{style:#} {BOLD}{device} {action}{BOLD:#}  {DIM}{command} at {updated_at}{DIM:#}"
+    ))?;
+    Ok(())
+}
