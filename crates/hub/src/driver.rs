@@ -97,8 +97,8 @@ pub enum Readiness {
     Draining,
     /// The store has failed, and nothing more can be promised. What is stored can still be read.
     StoreFailed,
-    /// The core or a shard of the plane has panicked: the process can no longer work, and only a
-    /// restart helps. `/healthz` fails too.
+    /// The core, its timer, a shard of the plane or the feed has panicked: the process can no longer work, and
+    /// only a restart helps. `/healthz` fails too.
     Failed,
 }
 
@@ -318,8 +318,9 @@ impl Driver {
             return Err(Problem::new(Code::UnknownCommand, "no command has this id"));
         };
         let feed = self.runtime.feed.clone();
+        let progress = feed.progress(command, snapshot.command.total)?;
         tokio::spawn(async move {
-            feed.follow(mailbox, snapshot).await;
+            feed.follow(mailbox, progress, snapshot).await;
             drop(watching);
         });
         Ok(reserved)

@@ -5,30 +5,41 @@
 //! **Observers** get every delivery and device. **Watchers** of one command get a snapshot first,
 //! then each change that is newer than it, then `done`, then the end.
 //!
-//! The core never waits for the feed. When the queue is full, all of these streams are closed:
-//! observers reconnect and continue from there, watchers reconnect and get a new snapshot. No
-//! client holds a snapshot that silently lacks a change.
+//! The core never waits for the feed. When the queue is full, the observers of that moment have missed
+//! a change: each gets `bye` `overloaded`, and the end. Watchers of the command that changed read its
+//! deliveries again, all others have missed nothing. No client silently lacks a change.
 //!
 //! The streams themselves are the plane's: heartbeats, slow readers, and their end.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bellwire_core::{HubEvent, Presence};
-use bellwire_proto::limits::PACED_BYTES;
+use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceEvent, DeviceId, Problem};
+use futures_util::FutureExt;
 use tokio::sync::{Notify as Wake, mpsc};
 
 use crate::frames;
-use crate::plane::{CloseReason, Frame, Framing, Plane, Receipt, StreamEvent, StreamId};
-use crate::store::{Snapshot, Store, StoredDevice};
+use crate::plane::{CloseReason, Frame, Plane, Receipt, StreamEvent, StreamId};
+use crate::store::{Store, StoredDevice};
+use progress::{Memory, Names, Progress};
+
+mod follow;
+mod progress;
 
 /// Events that wait for the feed's task. A hub does some ten thousand changes a second at most: this is most
 /// of a second of them, and the task needs some microseconds for each.
 const QUEUE_EVENTS_MAX: usize = 32_768;
 /// Bytes of output and results in the events that wait.
 const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Events that are sent on together: what they need of the store is read at once, so that a fleet that
+/// comes into being, or comes back, costs a read for so many devices and not one for each. A device may have
+/// 16 KiB of facts: these are 4 MiB.
+const BATCH_EVENTS_MAX: usize = 256;
 /// Changes of one command that wait for a snapshot to be read, by the store or by the client.
 const MAILBOX_CHANGES_MAX: usize = 512;
 /// Streams of observers and watchers. Every change is sent to every observer.
@@ -40,9 +51,14 @@ pub(crate) struct Feed {
     plane: Plane,
     queue: mpsc::Sender<FeedEvent>,
     queued_bytes: AtomicUsize,
-    /// The queue was full: those who are connected now have missed something.
-    overflowed: AtomicBool,
+    /// The task has panicked: nothing is sent on any more.
+    failed: AtomicBool,
+    /// What watchers may hold.
+    memory: Arc<Memory>,
     state: Mutex<State>,
+    /// Has the task panic at the next event.
+    #[cfg(test)]
+    panics: AtomicBool,
 }
 
 /// What happened, with what the store no longer has when it is sent on.
@@ -56,6 +72,8 @@ pub(crate) struct FeedEvent {
 struct State {
     observers: Vec<StreamId>,
     watchers: HashMap<CommandId, Vec<Watcher>>,
+    /// The names that the watchers of a command share.
+    names: HashMap<CommandId, Weak<Names>>,
     /// What each stream of the feed is for.
     streams: HashMap<StreamId, Role>,
     draining: bool,
@@ -74,8 +92,9 @@ struct Watcher {
     written: Arc<Written>,
 }
 
-/// The changes for one watcher, until its stream is closed.
+/// The changes for one watcher, until its stream is closed. Dropped before that, it closes the stream.
 pub(crate) struct Mailbox {
+    plane: Plane,
     stream: StreamId,
     changes: mpsc::Receiver<DeliveryChange>,
     written: Arc<Written>,
@@ -86,8 +105,10 @@ pub(crate) struct Mailbox {
 struct Written {
     settled: Wake,
     closed: AtomicBool,
-    /// The mailbox was full: changes are missing in it.
+    /// A queue was full: changes are missing in the mailbox.
     missed: AtomicBool,
+    /// Wakes a watcher whose mailbox is empty when that is so.
+    misses: Wake,
 }
 
 /// A delivery that changed, encoded.
@@ -108,10 +129,21 @@ impl Feed {
             plane,
             queue,
             queued_bytes: AtomicUsize::new(0),
-            overflowed: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            memory: Arc::default(),
             state: Mutex::new(State::default()),
+            #[cfg(test)]
+            panics: AtomicBool::new(false),
         });
-        tokio::spawn(run(Arc::downgrade(&feed), events));
+        let running = Arc::downgrade(&feed);
+        tokio::spawn(async move {
+            let task = AssertUnwindSafe(run(running.clone(), events));
+            if task.catch_unwind().await.is_err()
+                && let Some(feed) = running.upgrade()
+            {
+                feed.fail();
+            }
+        });
         feed
     }
 
@@ -121,16 +153,43 @@ impl Feed {
     pub(crate) fn report(&self, event: FeedEvent) {
         let bytes = event.weight();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-        if queued + bytes <= QUEUE_BYTES_MAX && self.queue.try_send(event).is_ok() {
-            return;
-        }
+        let refused = if queued + bytes <= QUEUE_BYTES_MAX {
+            self.queue.try_send(event).err().map(mpsc::error::TrySendError::into_inner)
+        } else {
+            Some(event)
+        };
+        let Some(refused) = refused else { return };
         self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-        self.overflowed.store(true, Ordering::Release);
+        self.missed(&refused.event);
+    }
+
+    /// An event is not sent: those who would have got it are told, and nobody else.
+    fn missed(&self, event: &HubEvent) {
+        let mut state = self.state();
+        if !state.observers.is_empty() {
+            tracing::warn!("observers are cut off: changes come faster than they can be sent");
+            self.cut_off_observers(&mut state);
+        }
+        let Some(command) = event.command() else { return };
+        for watcher in state.watchers.get(&command).into_iter().flatten() {
+            watcher.written.miss();
+        }
+    }
+
+    /// Whether its task has panicked. Only a restart of the process repairs that.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Whether there are observers.
     pub(crate) fn is_observed(&self) -> bool {
         !self.state().observers.is_empty()
+    }
+
+    /// Has the task panic.
+    #[cfg(test)]
+    pub(crate) fn panic_at_the_next_event(&self) {
+        self.panics.store(true, Ordering::Release);
     }
 
     // --- New streams ---
@@ -139,7 +198,7 @@ impl Feed {
     /// core reports.
     pub(crate) fn observe(&self, stream: StreamId) -> Result<(), Problem> {
         let mut state = self.state();
-        state.admit(stream, Role::Observer)?;
+        self.admit(&mut state, stream, Role::Observer)?;
         state.observers.push(stream);
         // Under the lock, so that no event is sent before it.
         self.plane.send(stream, frames::hub(false), Receipt::None);
@@ -149,7 +208,7 @@ impl Feed {
     /// Makes a stream a watcher's of a command. The mailbox is for [`Feed::follow`].
     pub(crate) fn watch(&self, stream: StreamId, command: CommandId) -> Result<Mailbox, Problem> {
         let mut state = self.state();
-        state.admit(stream, Role::Watcher(command))?;
+        self.admit(&mut state, stream, Role::Watcher(command))?;
         let (sender, changes) = mpsc::channel(MAILBOX_CHANGES_MAX);
         let written = Arc::new(Written::default());
         state.watchers.entry(command).or_default().push(Watcher {
@@ -157,7 +216,29 @@ impl Feed {
             changes: sender,
             written: written.clone(),
         });
-        Ok(Mailbox { stream, changes, written })
+        Ok(Mailbox { plane: self.plane.clone(), stream, changes, written })
+    }
+
+    /// What a watcher of a command with so many deliveries needs to know which of them it was sent.
+    pub(crate) fn progress(&self, command: CommandId, total: u64) -> Result<Progress, Problem> {
+        let mut state = self.state();
+        let shared = state.names.get(&command).and_then(Weak::upgrade);
+        let names = match shared {
+            Some(names) => names,
+            None => Arc::new(self.memory.names(total)?),
+        };
+        // Without a watcher nobody would remove it again.
+        if state.watchers.contains_key(&command) {
+            state.names.insert(command, Arc::downgrade(&names));
+        }
+        self.memory.progress(names, total)
+    }
+
+    fn admit(&self, state: &mut State, stream: StreamId, role: Role) -> Result<(), Problem> {
+        if self.has_failed() {
+            return Err(Problem::new(Code::Internal, "the hub has failed; see its log"));
+        }
+        state.admit(stream, role)
     }
 
     // --- What happens to their streams ---
@@ -169,26 +250,68 @@ impl Feed {
         if state.streams.is_empty() {
             return false;
         }
-        let observers = state.observers.len();
-        batch.retain(|event| !state.stream_event(*event));
-        state.observers.len() < observers
+        let mut fewer = false;
+        batch.retain(|event| match state.stream_event(*event) {
+            Taken::Not => true,
+            Taken::Yes => false,
+            Taken::ObserverClosed => {
+                fewer = true;
+                false
+            }
+        });
+        fewer
     }
 
     /// The hub is about to stop: observers are notified, and all streams end.
     pub(crate) fn drain(&self) {
-        self.state().draining = true;
-        self.end_all(Some(&frames::hub(true)), CloseReason::Draining);
+        let mut state = self.state();
+        state.draining = true;
+        let last = frames::hub(true);
+        for observer in state.observers.drain(..) {
+            self.plane.close(observer, Some(last.clone()), CloseReason::Draining);
+        }
+        for watcher in state.watchers.drain().flat_map(|(_, watchers)| watchers) {
+            let bye = Bye { reason: ByeReason::Draining, reconnect_s: spread_s(watcher.stream) };
+            self.plane.close(watcher.stream, Some(frames::bye(&bye)), CloseReason::Draining);
+        }
     }
 
     // --- The feed's task ---
 
-    async fn send_on(&self, event: FeedEvent) {
-        self.queued_bytes.fetch_sub(event.weight(), Ordering::AcqRel);
-        let FeedEvent { event, removed } = event;
-        match event {
-            HubEvent::Delivery { delivery, version } => self.changed(&delivery, version),
-            HubEvent::Device { device, change, presence } => {
-                self.device(device, change, presence, removed).await
+    /// Sends events on, in their order.
+    async fn send_on(&self, events: &mut Vec<FeedEvent>) {
+        #[cfg(test)]
+        assert!(!self.panics.load(Ordering::Acquire), "on purpose");
+        let mut rows = self.rows(events).await.into_iter();
+        for event in events.drain(..) {
+            let weight = event.weight();
+            let is_read = event.device_to_read().is_some();
+            match event.event {
+                HubEvent::Delivery { delivery, version } => self.changed(&delivery, version),
+                HubEvent::Device { change, presence, .. } => {
+                    let row =
+                        if is_read { rows.next().flatten() } else { event.removed.map(|row| *row) };
+                    self.device(row, change, presence);
+                }
+            }
+            self.queued_bytes.fetch_sub(weight, Ordering::AcqRel);
+        }
+    }
+
+    /// The rows of the devices that these events are about, in their order, as far as the events do not
+    /// bring them. Nothing is read while there are no observers.
+    async fn rows(&self, events: &[FeedEvent]) -> Vec<Option<StoredDevice>> {
+        let devices: Vec<_> =
+            events.iter().filter_map(FeedEvent::device_to_read).cloned().collect();
+        if devices.is_empty() || !self.is_observed() {
+            return Vec::new();
+        }
+        match self.store.devices_named(devices).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(%error, "observers are cut off: devices could not be read");
+                self.cut_off_observers(&mut self.state());
+                Vec::new()
             }
         }
     }
@@ -202,7 +325,9 @@ impl Feed {
             frame: frame.clone(),
         };
         let mut state = self.state();
-        self.plane.send_many(&state.observers, &frame);
+        if !state.observers.is_empty() {
+            self.plane.send_many(&state.observers, &frame);
+        }
         let Some(watchers) = state.watchers.get_mut(&delivery.command) else {
             return;
         };
@@ -211,7 +336,7 @@ impl Feed {
                 Ok(()) => true,
                 // It reads the deliveries again once it has sent those that wait.
                 Err(mpsc::error::TrySendError::Full(_)) => {
-                    watcher.written.missed.store(true, Ordering::Release);
+                    watcher.written.miss();
                     true
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => false,
@@ -219,165 +344,46 @@ impl Feed {
         });
     }
 
-    /// Reports a device to observers. Devices are read one by one, so that they are reported in the
-    /// order in which things happened.
-    async fn device(
-        &self,
-        device: DeviceId,
-        change: DeviceChange,
-        presence: Presence,
-        removed: Option<Box<StoredDevice>>,
-    ) {
-        if !self.is_observed() {
+    /// Reports a device to observers.
+    fn device(&self, row: Option<StoredDevice>, change: DeviceChange, presence: Presence) {
+        let mut state = self.state();
+        if state.observers.is_empty() {
             return;
         }
-        let row = match removed {
-            Some(row) => *row,
-            None if change == DeviceChange::Removed => {
-                // It was created while the request that removed it looked for its row.
+        let Some(row) = row else {
+            // One that has been removed meanwhile is not reported: its removal comes next. But that
+            // must be: its row is missing when it was created while the request that removed it looked for it.
+            if change == DeviceChange::Removed {
                 tracing::warn!("observers are cut off: a device was removed before it was read");
-                return self.end_all(None, CloseReason::Overloaded);
+                self.cut_off_observers(&mut state);
             }
-            None => match self.store.device(device).await {
-                Ok(Some(row)) => row,
-                // It has been removed meanwhile, and that is reported next.
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::warn!(%error, "observers are cut off: a device could not be read");
-                    return self.end_all(None, CloseReason::Overloaded);
-                }
-            },
+            return;
         };
         let device = row.into_device(presence);
         let frame = frames::device(&DeviceEvent { device, change });
-        self.plane.send_many(&self.state().observers, &frame);
+        self.plane.send_many(&state.observers, &frame);
     }
 
-    /// Ends every stream of the feed; `last` is for observers.
-    fn end_all(&self, last: Option<&Frame>, reason: CloseReason) {
+    /// Ends the streams of all observers: they have missed something. The core goes on reporting until the
+    /// plane reports the streams closed.
+    fn cut_off_observers(&self, state: &mut State) {
+        let last = frames::overloaded();
+        for observer in state.observers.drain(..) {
+            self.plane.close(observer, Some(last.clone()), CloseReason::Overloaded);
+        }
+    }
+
+    /// The task panicked. (The panic hook has printed where.)
+    fn fail(&self) {
+        tracing::error!("the feed of observers and watchers failed: restart the hub");
         let mut state = self.state();
-        // The observers stay in the list until the plane reports them closed, so that the core is
-        // notified then.
-        for observer in &state.observers {
-            self.plane.close(*observer, last.cloned(), reason);
-        }
+        // Under the lock, so that no stream is admitted after it.
+        self.failed.store(true, Ordering::Release);
+        self.cut_off_observers(&mut state);
         for watcher in state.watchers.drain().flat_map(|(_, watchers)| watchers) {
-            self.plane.close(watcher.stream, None, reason);
+            let last = Some(frames::overloaded());
+            self.plane.close(watcher.stream, last, CloseReason::Overloaded);
         }
-    }
-
-    // --- The task of one watcher ---
-
-    /// Sends a watcher the deliveries of its command, every change that is newer, `done`, the end;
-    /// all at the pace of its reader. Returns when the stream has ended.
-    pub(crate) async fn follow(&self, mut mailbox: Mailbox, first: Snapshot) {
-        let command = first.command.clone();
-        let mut progress = Progress::default();
-        let mut first = Some(first);
-        // Again when so much changed meanwhile that the mailbox overflowed.
-        loop {
-            mailbox.written.missed.store(false, Ordering::Release);
-            if !self.send_snapshot(&mailbox, &mut progress, command.id, first.take()).await {
-                return;
-            }
-            match self.send_changes(&mut mailbox, &mut progress, command.total).await {
-                Some(true) => break,
-                Some(false) => {}
-                None => return,
-            }
-        }
-        // Its present state, and never before its last change.
-        match self.store.command(command.id).await {
-            Ok(now) => {
-                let last = frames::done(&now.unwrap_or(command));
-                // Waited for, since a slow reader may take longer than a closed stream lingers.
-                self.send_and_wait(&mailbox, last).await;
-            }
-            Err(error) => tracing::warn!(%error, "a command's events end without its last one"),
-        }
-        self.plane.close(mailbox.stream, None, CloseReason::Ended);
-    }
-
-    /// Sends what is newer than what was sent, page by page. False when the stream has ended.
-    async fn send_snapshot(
-        &self,
-        mailbox: &Mailbox,
-        progress: &mut Progress,
-        command: CommandId,
-        mut page: Option<Snapshot>,
-    ) -> bool {
-        let mut after = None;
-        loop {
-            let snapshot = match page.take() {
-                Some(snapshot) => Ok(Some(snapshot)),
-                None => self.store.snapshot(command, after.take()).await,
-            };
-            let Ok(Some(snapshot)) = snapshot else {
-                tracing::warn!(%command, "a command's events end: its deliveries cannot be read");
-                self.plane.close(mailbox.stream, None, CloseReason::Overloaded);
-                return false;
-            };
-            for (delivery, version) in snapshot.deliveries {
-                let ended = delivery.state.is_terminal();
-                after = Some(delivery.device.clone());
-                if progress.take(&delivery.device, version, ended) {
-                    let frame = frames::delivery(&delivery);
-                    if !self.send_paced(mailbox, progress, frame).await {
-                        return false;
-                    }
-                }
-            }
-            if !snapshot.more {
-                return true;
-            }
-        }
-    }
-
-    /// Sends changes as they come: true when all deliveries have ended, false when some are missing,
-    /// `None` when the stream has ended.
-    async fn send_changes(
-        &self,
-        mailbox: &mut Mailbox,
-        progress: &mut Progress,
-        total: u64,
-    ) -> Option<bool> {
-        while progress.ended < total {
-            let change = match mailbox.changes.try_recv() {
-                Ok(change) => change,
-                Err(mpsc::error::TryRecvError::Empty) => {
-                    if mailbox.written.missed.load(Ordering::Acquire) {
-                        return Some(false);
-                    }
-                    mailbox.changes.recv().await?
-                }
-                Err(mpsc::error::TryRecvError::Disconnected) => return None,
-            };
-            if progress.take(&change.device, change.version, change.ended)
-                && !self.send_paced(mailbox, progress, change.frame).await
-            {
-                return None;
-            }
-        }
-        Some(true)
-    }
-
-    /// Sends a frame, and waits for the reader once so much is under way. False when the stream has
-    /// ended.
-    async fn send_paced(&self, mailbox: &Mailbox, progress: &mut Progress, frame: Frame) -> bool {
-        progress.unpaced_bytes += frame.len(Framing::Chunked);
-        if progress.unpaced_bytes < PACED_BYTES {
-            self.plane.send(mailbox.stream, frame, Receipt::None);
-            return true;
-        }
-        progress.unpaced_bytes = 0;
-        self.send_and_wait(mailbox, frame).await
-    }
-
-    /// False when the stream is closed.
-    async fn send_and_wait(&self, mailbox: &Mailbox, frame: Frame) -> bool {
-        self.plane.send(mailbox.stream, frame, Receipt::Written(0));
-        mailbox.written.settled.notified().await;
-        !mailbox.written.closed.load(Ordering::Acquire)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -387,6 +393,18 @@ impl Feed {
 }
 
 impl FeedEvent {
+    /// The device whose row is to be read for this event.
+    fn device_to_read(&self) -> Option<&DeviceId> {
+        match &self.event {
+            HubEvent::Device { device, change, .. }
+                if self.removed.is_none() && *change != DeviceChange::Removed =>
+            {
+                Some(device)
+            }
+            HubEvent::Device { .. } | HubEvent::Delivery { .. } => None,
+        }
+    }
+
     /// About what it holds in memory, in bytes.
     fn weight(&self) -> usize {
         let row = self.removed.as_ref().map_or(0, |row| row.weight());
@@ -397,35 +415,18 @@ impl FeedEvent {
     }
 }
 
-/// What a watcher has been sent.
-#[derive(Default)]
-struct Progress {
-    /// By device: the version, and whether the delivery had ended.
-    known: HashMap<DeviceId, (u64, bool)>,
-    ended: u64,
-    /// Bytes sent since its reader was last waited for.
-    unpaced_bytes: usize,
+impl Written {
+    fn miss(&self) {
+        self.missed.store(true, Ordering::Release);
+        self.misses.notify_one();
+    }
 }
 
-impl Progress {
-    /// Notes a delivery; false when it is not newer than what was sent.
-    fn take(&mut self, device: &DeviceId, version: u64, ended: bool) -> bool {
-        let newer = match self.known.get(device) {
-            Some((known, _)) if version <= *known => false,
-            Some((_, before)) => {
-                self.ended = self.ended + u64::from(ended) - u64::from(*before);
-                true
-            }
-            None => {
-                self.ended += u64::from(ended);
-                true
-            }
-        };
-        if newer {
-            self.known.insert(device.clone(), (version, ended));
-        }
-        newer
-    }
+/// Whether an event was about a stream of the feed.
+enum Taken {
+    Not,
+    Yes,
+    ObserverClosed,
 }
 
 impl State {
@@ -446,20 +447,22 @@ impl State {
         Ok(())
     }
 
-    /// Whether this is about a stream of the feed.
-    fn stream_event(&mut self, event: StreamEvent) -> bool {
+    fn stream_event(&mut self, event: StreamEvent) -> Taken {
         let (StreamEvent::Buffered { stream, .. }
         | StreamEvent::Written { stream, .. }
         | StreamEvent::Closed { stream, .. }
         | StreamEvent::Stalled { stream }
         | StreamEvent::Resumed { stream }) = event;
         let Some(role) = self.streams.get(&stream).copied() else {
-            return false;
+            return Taken::Not;
         };
         match event {
             StreamEvent::Closed { .. } => {
                 self.streams.remove(&stream);
                 self.remove(stream, role);
+                if matches!(role, Role::Observer) {
+                    return Taken::ObserverClosed;
+                }
             }
             StreamEvent::Written { .. } => {
                 if let Role::Watcher(command) = role {
@@ -471,20 +474,21 @@ impl State {
             }
             _ => {}
         }
-        true
+        Taken::Yes
     }
 
     fn remove(&mut self, stream: StreamId, role: Role) {
         match role {
             Role::Observer => self.observers.retain(|observer| *observer != stream),
             Role::Watcher(command) => {
-                let Some(watchers) = self.watchers.get_mut(&command) else {
-                    return;
-                };
-                watchers.retain(|watcher| watcher.stream != stream);
-                if watchers.is_empty() {
-                    self.watchers.remove(&command);
+                if let Some(watchers) = self.watchers.get_mut(&command) {
+                    watchers.retain(|watcher| watcher.stream != stream);
+                    if !watchers.is_empty() {
+                        return;
+                    }
                 }
+                self.watchers.remove(&command);
+                self.names.remove(&command);
             }
         }
     }
@@ -497,17 +501,27 @@ impl Drop for Watcher {
     }
 }
 
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        // Ignored once the stream is closed. Else its task could not read what it needs, or panicked.
+        let last = Some(frames::overloaded());
+        self.plane.close(self.stream, last, CloseReason::Overloaded);
+    }
+}
+
+/// When the reader of a stream reconnects to a hub that restarts, in seconds: from 1 to 10 (contract,
+/// section 4), so that not all of them come at once.
+fn spread_s(stream: StreamId) -> f64 {
+    let random = RandomState::new().hash_one(stream) % 9001;
+    1.0 + random as f64 / 1000.0
+}
+
 /// The feed's task: one event after the other, in their order.
 async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<FeedEvent>) {
-    while let Some(event) = events.recv().await {
+    let mut batch = Vec::with_capacity(BATCH_EVENTS_MAX);
+    while events.recv_many(&mut batch, BATCH_EVENTS_MAX).await > 0 {
         let Some(feed) = feed.upgrade() else { return };
-        feed.send_on(event).await;
-        if feed.overflowed.swap(false, Ordering::AcqRel) {
-            tracing::warn!(
-                "observers and watchers are cut off: changes come faster than they can be sent"
-            );
-            feed.end_all(None, CloseReason::Overloaded);
-        }
+        feed.send_on(&mut batch).await;
     }
 }
 

@@ -75,6 +75,9 @@ pub trait Store: Send + Sync + 'static {
     /// A device by its name.
     fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>>;
 
+    /// Several devices by their names, in the order given; `None` for one that is not known.
+    fn devices_named(&self, ids: Vec<DeviceId>) -> Reading<Vec<Option<StoredDevice>>>;
+
     /// Devices by name.
     fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>>;
 

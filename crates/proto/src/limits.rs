@@ -39,6 +39,9 @@ pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 pub const REPORT_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a batch of reports. Contract, section 5.
 pub const REPORT_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of the answer to a batch, as JSON; deliveries that do not fit are left out of it: our choice, as long
+/// as the batch. docs/protocol.md, section 5.
+pub const REPORT_BATCH_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Reports in a batch. Contract, section 5.
 pub const REPORT_BATCH_ITEMS_MAX: usize = 1000;
 /// Bytes of a device's facts. Contract, section 5.

@@ -23,6 +23,7 @@ use bellwire_core::{
 };
 use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{CommandId, DeviceChange, Problem};
+use futures_util::FutureExt;
 use tokio::sync::{Notify as Wake, oneshot};
 
 use super::Readiness;
@@ -60,6 +61,9 @@ pub(super) struct Runtime {
     draining: AtomicBool,
     /// Distinguishes the streams of this start of the hub from those of another.
     epoch: u32,
+    /// Has the timer panic when it is woken.
+    #[cfg(test)]
+    timer_panics: AtomicBool,
 }
 
 /// The core, and what belongs to its requests. All of it is behind the lock.
@@ -141,13 +145,20 @@ impl Runtime {
             draining: AtomicBool::new(false),
             // It must only differ from the last start's.
             epoch: (seed >> 32) as u32,
+            #[cfg(test)]
+            timer_panics: AtomicBool::new(false),
         });
         runtime.events.connect(&runtime);
-        tokio::spawn(keep_time(
-            Arc::downgrade(&runtime),
-            runtime.rearm.clone(),
-            runtime.clock.clone(),
-        ));
+        let ticking = Arc::downgrade(&runtime);
+        let timer = keep_time(ticking.clone(), runtime.rearm.clone(), runtime.clock.clone());
+        tokio::spawn(async move {
+            // Without it nothing would ever expire, and nobody would notice.
+            if AssertUnwindSafe(timer).catch_unwind().await.is_err()
+                && let Some(runtime) = ticking.upgrade()
+            {
+                runtime.fail();
+            }
+        });
         Ok(runtime)
     }
 
@@ -269,7 +280,8 @@ impl Runtime {
     }
 
     pub(super) fn readiness(&self) -> Readiness {
-        if self.panicked.load(Ordering::Acquire) || !self.plane.is_alive() {
+        let panicked = self.panicked.load(Ordering::Acquire);
+        if panicked || !self.plane.is_alive() || self.feed.has_failed() {
             Readiness::Failed
         } else if self.draining.load(Ordering::Acquire) {
             Readiness::Draining
@@ -345,8 +357,17 @@ impl Runtime {
         }
     }
 
+    /// Has the timer panic.
+    #[cfg(test)]
+    pub(super) fn panic_in_the_timer(&self) {
+        self.timer_panics.store(true, Ordering::Release);
+        self.rearm.notify_one();
+    }
+
     /// The next deadline, which the timer waits for from now on.
     fn arm(&self) -> Option<Instant> {
+        #[cfg(test)]
+        assert!(!self.timer_panics.load(Ordering::Acquire), "on purpose");
         let mut core = self.lock()?;
         core.armed = core.hub.poll_timeout();
         core.armed

@@ -161,3 +161,42 @@ async fn removals_are_reported_whatever_became_of_earlier_observers() {
         text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
     }
 }
+
+/// What the stream has until it ends.
+async fn rest(stream: StreamBody) -> String {
+    let rest = soon("the end", stream.collect()).await.unwrap().to_bytes();
+    String::from_utf8(rest.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_hub_whose_feed_panicked_is_not_healthy_and_ends_its_streams_with_a_bye() {
+    // Observers and watchers hung for ever, and /readyz answered ready.
+    let (driver, _dir) = started();
+    let observer = observe(&driver);
+    let sent = driver.send(ping("kiosk")).await.unwrap();
+    let watcher = driver.watch(sent.command, StreamOptions::default()).await.unwrap();
+    let stream = watcher.stream();
+    watcher.attached();
+    let watcher = driver.plane().respond_with_body(stream);
+
+    driver.runtime.feed.panic_at_the_next_event();
+    driver.send(ping("kiosk")).await.unwrap();
+    for stream in [observer, watcher] {
+        let rest = rest(stream).await;
+        assert!(rest.contains("event: bye\ndata: {\"reason\":\"overloaded\""), "{rest}");
+    }
+    assert_eq!(get(&driver, "/healthz").await, (500, "internal".into()));
+    assert_eq!(get(&driver, "/readyz").await, (503, "store_unavailable".into()));
+    let refused = driver.observe(StreamOptions::default()).unwrap_err();
+    assert_eq!(refused.code, Code::Internal);
+    let refused = driver.watch(sent.command, StreamOptions::default()).await.unwrap_err();
+    assert_eq!(refused.code, Code::Internal);
+}
+
+#[tokio::test]
+async fn a_hub_whose_timer_panicked_is_not_healthy() {
+    let (driver, _dir) = started();
+    driver.runtime.panic_in_the_timer();
+    until("the timer's end", || driver.readiness() == Readiness::Failed).await;
+    assert_eq!(get(&driver, "/healthz").await, (500, "internal".into()));
+}

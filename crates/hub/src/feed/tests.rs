@@ -6,9 +6,18 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::plane::{PlaneConfig, StreamEvents, StreamOptions};
-use crate::store::{Options, SqliteStore};
+use crate::store::{Options, Reading, SqliteStore, StoreError, StoreEvents};
+
+/// The last event of a stream that has missed something.
+const OVERLOADED: &str = "event: bye\ndata: {\"reason\":\"overloaded\"";
 
 struct Ignore;
+
+impl StoreEvents for Ignore {
+    fn committed(&self, _: Vec<bellwire_core::record::Committed>) {}
+    fn loaded(&self, _: Vec<bellwire_core::record::Loaded>) {}
+    fn failed(&self, _: StoreError) {}
+}
 
 impl StreamEvents for Ignore {
     fn on_events(&self, _: &mut Vec<StreamEvent>) {}
@@ -33,7 +42,8 @@ fn event(stdout: Option<String>) -> FeedEvent {
     FeedEvent { event, removed: None }
 }
 
-/// How many of so many events an observer got before it was cut off; `None` if it got all. On one thread the feed's task does not run while the queue is filled.
+/// How many of so many events an observer got before it was cut off, with a `bye`; `None` if it got all. On one thread
+/// the feed's task does not run while the queue is filled.
 async fn cut_off_after(events: usize, stdout_bytes: usize) -> Option<usize> {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
@@ -54,6 +64,7 @@ async fn cut_off_after(events: usize, stdout_bytes: usize) -> Option<usize> {
                 return None;
             }
         }
+        assert!(text.ends_with("\n\n") && text.contains(OVERLOADED), "{text}");
         Some(text.matches("event: delivery\n").count())
     };
     timeout(Duration::from_secs(20), reading).await.expect("neither all events nor the end")
@@ -66,13 +77,13 @@ async fn an_observer_whose_events_all_fit_gets_them_all() {
 
 #[tokio::test]
 async fn observers_are_cut_off_when_more_events_wait_than_may() {
-    assert_eq!(cut_off_after(QUEUE_EVENTS_MAX + 1, 0).await, Some(1));
+    assert_eq!(cut_off_after(QUEUE_EVENTS_MAX + 1, 0).await, Some(0));
 }
 
 #[tokio::test]
 async fn observers_are_cut_off_when_the_events_that_wait_hold_more_than_they_may() {
     let each = 64 * 1024;
-    assert_eq!(cut_off_after(QUEUE_BYTES_MAX / each + 1, each).await, Some(1));
+    assert_eq!(cut_off_after(QUEUE_BYTES_MAX / each + 1, each).await, Some(0));
 }
 
 #[tokio::test]
@@ -95,4 +106,148 @@ async fn watchers_are_bounded_and_one_that_disconnects_frees_its_slot() {
     assert!(feed.take_own(&mut closed), "there are fewer observers");
     assert!(closed.is_empty() && !feed.is_observed());
     feed.observe(reserve()).unwrap();
+}
+
+#[tokio::test]
+async fn a_full_queue_makes_watchers_of_that_command_read_again_and_ends_none() {
+    // All watchers were ended with the observers, also those of commands that had not changed.
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
+    let feed = Feed::start(Arc::new(store), plane.clone());
+    let watch = |command| feed.watch(plane.reserve(StreamOptions::default()), command).unwrap();
+    let changed = watch(CommandId::from_parts(1, [0; 10]));
+    let other = watch(CommandId::from_parts(2, [0; 10]));
+    let missed = |mailbox: &Mailbox| mailbox.written.missed.load(Ordering::Acquire);
+
+    for _ in 0..QUEUE_EVENTS_MAX {
+        feed.report(event(None));
+    }
+    assert!(!missed(&changed) && !missed(&other), "all of them fit");
+    feed.report(event(None));
+    assert!(missed(&changed) && !missed(&other));
+    changed.written.misses.notified().await;
+    for mailbox in [&changed, &other] {
+        assert!(!mailbox.written.closed.load(Ordering::Acquire), "it is a watcher as before");
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_whose_task_ends_early_gets_a_bye() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
+    let feed = Feed::start(Arc::new(store), plane.clone());
+    let stream = plane.reserve(StreamOptions::default());
+    let mailbox = feed.watch(stream, CommandId::from_parts(1, [0; 10])).unwrap();
+    let body = plane.respond_with_body(stream);
+    drop(mailbox);
+    let text = timeout(Duration::from_secs(20), body.collect()).await.unwrap().unwrap().to_bytes();
+    let text = std::str::from_utf8(&text).unwrap();
+    assert!(text.starts_with(OVERLOADED), "{text}");
+}
+
+#[tokio::test]
+async fn many_devices_that_come_into_being_are_read_together() {
+    // Each was read by itself, by the one task of the feed, whose queue overflowed meanwhile.
+    const DEVICES: usize = 1000;
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+    store.start(Arc::new(Ignore)).unwrap();
+    let store = Arc::new(Counting { store, reads: AtomicUsize::new(0) });
+    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
+    let feed = Feed::start(store.clone(), plane.clone());
+    let created = |n| HubEvent::Device {
+        device: format!("d{n}").parse().unwrap(),
+        change: DeviceChange::Created,
+        presence: Presence::default(),
+    };
+    // Nobody observes: nothing is read.
+    for n in 0..DEVICES {
+        feed.report(FeedEvent { event: created(n), removed: None });
+    }
+    until_sent(&feed).await;
+    assert_eq!(store.reads.load(Ordering::Acquire), 0);
+
+    feed.observe(plane.reserve(StreamOptions::default())).unwrap();
+    for n in 0..DEVICES {
+        feed.report(FeedEvent { event: created(n), removed: None });
+    }
+    until_sent(&feed).await;
+    let reads = store.reads.load(Ordering::Acquire);
+    assert!((1..=DEVICES / BATCH_EVENTS_MAX + 1).contains(&reads), "{reads} reads");
+}
+
+/// Waits until nothing is in the queue or on its way from there.
+async fn until_sent(feed: &Feed) {
+    let sent = async {
+        while feed.queued_bytes.load(Ordering::Acquire) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), sent).await.expect("the queue stays");
+}
+
+/// A store that counts what is read of devices.
+struct Counting {
+    store: SqliteStore,
+    reads: AtomicUsize,
+}
+
+impl Store for Counting {
+    fn submit(&self, txn: bellwire_core::record::Txn) {
+        self.store.submit(txn);
+    }
+    fn load(&self, load: bellwire_core::record::Load) {
+        self.store.load(load);
+    }
+    fn command(&self, id: CommandId) -> Reading<Option<bellwire_proto::Command>> {
+        self.store.command(id)
+    }
+    fn commands(
+        &self,
+        filter: crate::store::CommandFilter,
+        page: crate::store::PageRequest,
+    ) -> Reading<bellwire_proto::Page<bellwire_proto::Command>> {
+        self.store.commands(filter, page)
+    }
+    fn deliveries(
+        &self,
+        id: CommandId,
+        state: Option<DeliveryState>,
+        page: crate::store::PageRequest,
+    ) -> Reading<Option<bellwire_proto::Page<Delivery>>> {
+        self.store.deliveries(id, state, page)
+    }
+    fn snapshot(
+        &self,
+        id: CommandId,
+        after: Option<DeviceId>,
+    ) -> Reading<Option<crate::store::Snapshot>> {
+        self.store.snapshot(id, after)
+    }
+    fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>> {
+        self.reads.fetch_add(1, Ordering::AcqRel);
+        self.store.device(id)
+    }
+    fn devices_named(&self, ids: Vec<DeviceId>) -> Reading<Vec<Option<StoredDevice>>> {
+        self.reads.fetch_add(1, Ordering::AcqRel);
+        self.store.devices_named(ids)
+    }
+    fn devices(
+        &self,
+        filter: crate::store::DeviceFilter,
+        page: crate::store::PageRequest,
+    ) -> Reading<bellwire_proto::Page<StoredDevice>> {
+        self.store.devices(filter, page)
+    }
+    fn health(&self) -> Result<(), StoreError> {
+        self.store.health()
+    }
+    fn close(&self) {
+        self.store.close();
+    }
 }

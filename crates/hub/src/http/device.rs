@@ -34,7 +34,7 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     let filter = DeviceFilter { select, prefix };
     let devices = match online {
         None => part(&request.driver, filter, page).await?,
-        Some(online) => search(&request.driver, filter, page, online).await?,
+        Some(online) => search(&request.driver, filter, page, online, SEARCHED_MAX).await?,
     };
     page::page(devices, |last| Cursor::after_device(last.id.clone()))
 }
@@ -97,23 +97,26 @@ async fn part(
     Ok(Page { items: driver.show(stored.items)?, next: stored.next })
 }
 
-/// A page of those that are online, or of those that are not: only the core knows.
+/// A page of those that are online, or of those that are not: only the core knows. Labels are compared here
+/// too, since the store would look at many rows for each device that fits, and [`SEARCHED_MAX`] would not count them.
 async fn search(
     driver: &Driver,
-    filter: DeviceFilter,
+    mut filter: DeviceFilter,
     page: PageRequest,
     online: bool,
+    searched_max: usize,
 ) -> Result<Page<Device>, Problem> {
+    let select = std::mem::take(&mut filter.select);
     let items_max = page.limit as usize;
     let mut found: Page<Device> = Page { items: Vec::new(), next: None };
     let (mut searched, mut bytes) = (0, 0);
     let mut after = page.after;
-    while searched < SEARCHED_MAX {
-        let limit = PAGE_ITEMS.max as u32;
+    while searched < searched_max {
+        let limit = (PAGE_ITEMS.max as usize).min(searched_max - searched) as u32;
         let part = part(driver, filter.clone(), PageRequest { limit, after }).await?;
         searched += part.items.len();
         for device in part.items {
-            if device.online != online {
+            if device.online != online || !select.matches(&device.labels) {
                 continue;
             }
             bytes += page::json_bytes(&device)?;
@@ -131,4 +134,47 @@ async fn search(
         };
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bellwire_proto::Labels;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::Config;
+    use crate::store::{Options, SqliteStore};
+
+    #[tokio::test]
+    async fn a_search_that_finds_nothing_looks_at_so_many_devices_and_no_more() {
+        // It counted what fitted the selector, and so went through the whole table when nothing did.
+        let dir = tempfile::tempdir().unwrap();
+        let (store, recovered) = SqliteStore::open(dir.path(), Options::default()).unwrap();
+        let store = Arc::new(store);
+        let config = Arc::new(Config { shards: 1, ..Config::default() });
+        let driver = Driver::start(config, Clock::start(), store.clone(), recovered).unwrap();
+        store.start(driver.store_events()).unwrap();
+        for name in ["a", "b", "c", "d", "e"] {
+            let site = if name == "e" { "oslo" } else { "lyon" };
+            let labels = Labels::from([("site".into(), site.into())]);
+            driver.put_device(name.parse().unwrap(), labels).await.unwrap();
+        }
+        let page = |select: &str, after: Option<String>| {
+            let filter = DeviceFilter { select: select.parse().unwrap(), ..DeviceFilter::default() };
+            let after = after.map(|cursor| cursor.parse().unwrap());
+            let driver = driver.clone();
+            async move {
+                let request = PageRequest { limit: 10, after };
+                let found = search(&driver, filter, request, false, 3).await.unwrap();
+                let names: Vec<_> = found.items.iter().map(|d| d.id.to_string()).collect();
+                (names.join(" "), found.next)
+            }
+        };
+        let (names, next) = page("site=oslo", None).await;
+        assert_eq!(names, "");
+        assert!(next.is_some(), "two devices were not looked at");
+        assert_eq!(page("site=oslo", next).await, ("e".to_owned(), None));
+    }
 }

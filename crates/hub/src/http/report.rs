@@ -1,12 +1,15 @@
 //! Reports of devices: about one delivery, or a batch. Contract, section 5.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::task::Poll;
+use std::future::Future;
+use std::pin::pin;
 
+use axum::body::Body;
 use axum::response::Response;
-use bellwire_proto::limits::{REPORT_BATCH_BYTES_MAX, REPORT_BYTES_MAX};
+use bellwire_proto::limits::{
+    REPORT_BATCH_ANSWER_BYTES_MAX, REPORT_BATCH_BYTES_MAX, REPORT_BYTES_MAX,
+};
 use bellwire_proto::{CommandId, Delivery, DeviceId, Problem, Report};
+use futures_util::{Stream, StreamExt, stream};
 use http::StatusCode;
 use serde::Serialize;
 
@@ -14,6 +17,10 @@ use super::bodies::{self, BatchItem};
 use super::request::Request;
 use super::{device, problem};
 use crate::driver::Driver;
+
+/// Reports of a batch that are under way at once. Each may be answered with a delivery of 200 KB, which is in memory
+/// until it is written.
+const REPORTS_AT_ONCE: usize = 64;
 
 /// `POST /v1/devices/{device}/commands/{command}/status`.
 pub(super) async fn one(mut request: Request) -> Result<Response, Problem> {
@@ -37,8 +44,14 @@ pub(super) async fn batch(mut request: Request) -> Result<Response, Problem> {
     request.driver.device(device.clone()).await?.ok_or_else(device::unknown)?;
     let reports =
         items.into_iter().map(|item| report_item(request.driver.clone(), device.clone(), item));
-    let results = in_order(reports.collect()).await;
-    Ok(problem::json(StatusCode::OK, &results))
+    // All of it is reported before the answer begins: a device that does not read on loses nothing.
+    let mut results = pin!(in_order(reports));
+    let mut answer = BatchAnswer::new(REPORT_BATCH_ANSWER_BYTES_MAX);
+    while let Some(result) = results.next().await {
+        answer.push(result)?;
+    }
+    let json = answer.finish();
+    Ok(problem::json_body(json.len() as u64, Body::from(json)))
 }
 
 /// The result of one item of a batch.
@@ -53,7 +66,8 @@ struct ItemResult {
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum ItemAnswer {
-    Delivery(Box<Delivery>),
+    /// `None` when it did not fit into the answer.
+    Delivery(Option<Box<Delivery>>),
     Problem(Problem),
 }
 
@@ -63,38 +77,64 @@ async fn report_item(driver: Driver, device: DeviceId, item: BatchItem) -> ItemR
         Err(refusal) => Err(refusal),
     };
     let (status, answer) = match answered {
-        Ok(delivery) => (StatusCode::OK.as_u16(), ItemAnswer::Delivery(Box::new(delivery))),
+        Ok(delivery) => (StatusCode::OK.as_u16(), ItemAnswer::Delivery(Some(Box::new(delivery)))),
         Err(refusal) => (refusal.code.status(), ItemAnswer::Problem(refusal)),
     };
     ItemResult { command: item.command, status, answer }
 }
 
-/// Runs all at once, so that one commit can contain them, and yet begins them in order: a report
-/// reaches the core when it is first polled, and two of one delivery must not be reordered.
-async fn in_order<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
-    enum Slot<F, T> {
-        Running(Pin<Box<F>>),
-        Ended(T),
+/// The answer to a batch, while it is written.
+struct BatchAnswer {
+    json: Vec<u8>,
+    bytes_max: usize,
+    /// A delivery did not fit: from then on none is written, nor tried.
+    full: bool,
+}
+
+impl BatchAnswer {
+    fn new(bytes_max: usize) -> Self {
+        Self { json: vec![b'['], bytes_max, full: false }
     }
-    let mut slots: Vec<_> = futures.into_iter().map(|f| Slot::Running(Box::pin(f))).collect();
-    poll_fn(|context| {
-        let mut running = 0;
-        for slot in &mut slots {
-            if let Slot::Running(future) = slot {
-                match future.as_mut().poll(context) {
-                    Poll::Ready(value) => *slot = Slot::Ended(value),
-                    Poll::Pending => running += 1,
-                }
-            }
+
+    /// Adds the result of the next item, without its delivery once one did not fit.
+    fn push(&mut self, mut result: ItemResult) -> Result<(), Problem> {
+        let mut json = None;
+        if !self.full {
+            let whole = written(&result)?;
+            self.full = self.json.len() + whole.len() > self.bytes_max;
+            json = Some(whole).filter(|_| !self.full);
         }
-        if running > 0 { Poll::Pending } else { Poll::Ready(()) }
-    })
-    .await;
-    let ended = slots.into_iter().filter_map(|slot| match slot {
-        Slot::Ended(value) => Some(value),
-        Slot::Running(_) => None,
-    });
-    ended.collect()
+        let mut json = match json {
+            Some(json) => json,
+            None => {
+                match &mut result.answer {
+                    ItemAnswer::Delivery(delivery) => *delivery = None,
+                    ItemAnswer::Problem(problem) => problem.delivery = None,
+                }
+                written(&result)?
+            }
+        };
+        if self.json.len() > 1 {
+            self.json.push(b',');
+        }
+        self.json.append(&mut json);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.json.push(b']');
+        self.json
+    }
+}
+
+fn written(result: &ItemResult) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(result).map_err(|_| problem::internal())
+}
+
+/// Runs so many at once, so that one commit can contain them, and begins them in order: a report
+/// reaches the core when it is first polled, and two of one delivery must not be reordered.
+fn in_order<F: Future>(futures: impl IntoIterator<Item = F>) -> impl Stream<Item = F::Output> {
+    stream::iter(futures).buffered(REPORTS_AT_ONCE)
 }
 
 #[cfg(test)]
@@ -116,7 +156,7 @@ mod tests {
                 n
             }
         });
-        let answers = in_order(futures.collect()).await;
+        let answers: Vec<_> = in_order(futures).collect().await;
         let expected: Vec<_> = (0..100).collect();
         assert_eq!(answers, expected);
         assert_eq!(*begun.lock().unwrap(), expected);

@@ -274,6 +274,10 @@ impl Store for SqliteStore {
         self.read(move |connection| lists::device(connection, &id))
     }
 
+    fn devices_named(&self, ids: Vec<DeviceId>) -> Reading<Vec<Option<StoredDevice>>> {
+        self.read(move |connection| lists::devices_named(connection, &ids))
+    }
+
     fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>> {
         match after_device(&page) {
             Ok(after) => self.read(move |connection| {

@@ -154,10 +154,55 @@ async fn a_hub_that_drains_notifies_observers_and_ends_every_stream() {
     hub.drain();
     assert_eq!(events.expect("hub").await["state"], "draining");
     assert!(events.next().await.is_none());
+    let bye = command.expect("bye").await;
+    assert_eq!(bye["reason"], "draining");
+    assert!((1.0..=10.0).contains(&bye["reconnect_s"].as_f64().unwrap()), "{bye}");
     assert!(command.next().await.is_none());
     let refused = driver.observe(StreamOptions::default()).unwrap_err();
     assert_eq!(refused.code, Code::Draining);
     let refused = driver.watch(sent.command, StreamOptions::default()).await.unwrap_err();
     assert_eq!(refused.code, Code::Draining);
+    hub.close().await;
+}
+
+#[tokio::test]
+async fn one_command_to_very_many_new_devices_is_observed_whole_and_ends_no_stream() {
+    // (100,000 once cut off every observer and every watcher.)
+    const DEVICES: usize = 20_000;
+    let (hub, _folder) = hub().await;
+    let driver = hub.driver();
+    let lone = driver.send(ping("lone", 0)).await.unwrap();
+    let mut watcher = Stream::watch(driver, lone.command).await;
+    watcher.expect("delivery").await;
+    let mut events = Stream::observe(driver);
+    events.expect("hub").await;
+
+    let devices = (0..DEVICES).map(|n| format!("d{n}").parse().unwrap()).collect();
+    let ping = bellwire_core::Send::to(
+        bellwire_core::Target::of(devices).unwrap(),
+        "ping".parse().unwrap(),
+        bellwire_proto::Json::null(),
+    );
+    let command = driver.send_to_many(ping).await.unwrap();
+    let (mut created, mut queued) = (0, 0);
+    while created < DEVICES || queued < DEVICES {
+        let event = events.next().await.expect("no end before the last event");
+        match event.name.as_str() {
+            "device" => {
+                assert_eq!(event.data["change"], "created");
+                created += 1;
+            }
+            "delivery" => {
+                assert_eq!(event.data["command"], command.id.to_string());
+                queued += 1;
+            }
+            _ => panic!("{event:?}"),
+        }
+    }
+    assert_eq!((created, queued), (DEVICES, DEVICES));
+
+    report(driver, &lone, ReportState::Succeeded).await;
+    assert_eq!(watcher.expect("delivery").await["state"], "succeeded");
+    watcher.expect("done").await;
     hub.close().await;
 }

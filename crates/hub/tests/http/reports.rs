@@ -145,3 +145,33 @@ fn facts_are_reported_by_a_known_device() {
         assert_eq!(hub.put(path, body).code(), code);
     }
 }
+
+#[test]
+fn the_answer_to_a_batch_is_bounded_and_each_item_still_has_its_status() {
+    // A batch of 75 KB about one delivery with a long output was answered with 812 MB.
+    let hub = Hub::start();
+    let sent = hub.command("d", "a");
+    let long = "\u{1}".repeat(64 * 1024);
+    let report = json!({"state": "succeeded", "stdout": long, "stderr": long});
+    assert_eq!(hub.report(&sent, &report.to_string()).status, 200);
+    let good = json!({"command": sent["command"], "state": "succeeded"});
+    let bad = json!({"command": sent["command"], "state": "running"});
+    let items: Vec<_> = (0..1000).map(|n| if n % 2 == 0 { &good } else { &bad }).collect();
+
+    let answer = hub.post("/v1/devices/d/status", &json!(items).to_string());
+    assert_eq!(answer.status, 200);
+    let most = 4 * 1024 * 1024 + 1000 * 400;
+    assert!(answer.body.len() <= most, "{} bytes", answer.body.len());
+    let outcomes = answer.json();
+    let outcomes = outcomes.as_array().unwrap();
+    assert_eq!(outcomes.len(), 1000);
+    assert_eq!(outcomes[0]["delivery"]["state"], "succeeded", "the first ones fit");
+    assert_eq!(outcomes[1]["problem"]["delivery"]["state"], "succeeded");
+    for pair in outcomes.chunks(2) {
+        assert_eq!((&pair[0]["status"], &pair[1]["status"]), (&json!(200), &json!(409)));
+        assert_eq!(pair[1]["problem"]["code"], "illegal_transition");
+        assert_eq!(pair[0].as_object().unwrap().len(), 3, "every member is there");
+    }
+    assert_eq!(outcomes[998]["delivery"], Value::Null);
+    assert!(outcomes[999]["problem"].get("delivery").is_none());
+}

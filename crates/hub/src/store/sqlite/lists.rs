@@ -7,18 +7,21 @@
 use bellwire_core::record::CommandRecord;
 use bellwire_proto::limits::{PACED_BYTES, PAGE_BYTES_MAX};
 use bellwire_proto::{
-    Action, Command, CommandId, CommandIdPrefix, Counts, Delivery, DeliveryState, DeviceId, Page,
-    Seq,
+    Command, CommandId, CommandIdPrefix, Counts, Delivery, DeliveryState, DeviceId, Page,
 };
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::rows::{self, command_columns, delivery_columns, device_columns, int, state_number};
-use crate::store::{CommandFilter, Cursor, DeviceFilter, Snapshot, StoredDevice};
+use super::rows::{self, command_columns, delivery_columns, device_columns, int};
+use crate::store::{Cursor, DeviceFilter, Snapshot, StoredDevice};
+
+mod commands;
+
+pub(super) use commands::commands;
 
 /// Deliveries on a page of a snapshot.
 const SNAPSHOT_ROWS_MAX: usize = 1000;
 /// Rows that one page may look at: some milliseconds of work.
-const SCAN_ROWS_MAX: u32 = 20_000;
+pub(super) const SCAN_ROWS_MAX: u32 = 20_000;
 
 pub(super) fn command(connection: &Connection, id: CommandId) -> Result<Option<Command>> {
     let mut statement = connection.prepare_cached(concat!(
@@ -80,7 +83,7 @@ pub(super) fn deliveries(
          WHERE c.seq = ?1 AND d.device > ?2 ORDER BY d.device"
     ))?;
     let mut rows = statement.query(params![seq, after.map_or("", DeviceId::as_str)])?;
-    let mut page = Paging::new(limit);
+    let mut page = Paging::new(limit, SCAN_ROWS_MAX);
     while let Some(row) = rows.next()? {
         let is = rows::state(row, rows::STATE)?;
         let fits = state.is_none_or(|state| state == is);
@@ -122,7 +125,7 @@ pub(super) fn devices(
         " FROM devices WHERE device > ?1 AND device >= ?2 ORDER BY device"
     ))?;
     let mut rows = statement.query([after.map_or("", DeviceId::as_str), &filter.prefix])?;
-    let mut page = Paging::new(limit);
+    let mut page = Paging::new(limit, SCAN_ROWS_MAX);
     while let Some(row) = rows.next()? {
         let record = rows::device(row)?;
         // By name: those that begin so are side by side.
@@ -143,92 +146,20 @@ pub(super) fn devices(
     Ok(page.finish(Cursor::after_device))
 }
 
+/// These devices in their order; `None` for one that is not known.
+pub(super) fn devices_named(
+    connection: &Connection,
+    ids: &[DeviceId],
+) -> Result<Vec<Option<StoredDevice>>> {
+    ids.iter().map(|id| device(connection, id)).collect()
+}
+
 fn queued(connection: &Connection, device: &DeviceId) -> Result<u64> {
     let queued = connection
         .prepare_cached("SELECT queued FROM queues WHERE device = ?1")?
         .query_row([device.as_str()], |row| rows::uint(row, 0))
         .optional()?;
     Ok(queued.unwrap_or_default())
-}
-
-/// Commands with a delivery in state `?2`, or all of them.
-const BY_COMMAND: &str = "
-    SELECT c.seq, c.action, ?2 IS NULL OR EXISTS (
-        SELECT 1 FROM deliveries d WHERE d.seq = c.seq AND d.state = ?2)
-    FROM commands c WHERE c.seq < ?1 ORDER BY c.seq DESC LIMIT ?4";
-
-/// The same for a live state, of which there are few.
-const BY_LIVE: &str = "
-    SELECT c.seq, c.action, TRUE FROM (
-        SELECT seq FROM deliveries INDEXED BY deliveries_active
-        WHERE state BETWEEN 1 AND 4 AND state = ?2 AND seq < ?1
-        UNION
-        SELECT seq FROM deliveries INDEXED BY deliveries_ready
-        WHERE state = 0 AND scheduled_at IS NULL AND ?2 = 0 AND seq < ?1
-        UNION
-        SELECT seq FROM deliveries INDEXED BY deliveries_scheduled
-        WHERE scheduled_at IS NOT NULL AND ?2 = 0 AND seq < ?1
-        ORDER BY seq DESC LIMIT ?4
-    ) d CROSS JOIN commands c ON c.seq = d.seq";
-
-/// Commands with a delivery for device `?3`.
-const BY_DEVICE: &str = "
-    SELECT c.seq, c.action, ?2 IS NULL OR d.state = ?2 FROM (
-        SELECT seq, state FROM deliveries INDEXED BY deliveries_active
-        WHERE device = ?3 AND state BETWEEN 1 AND 4 AND seq < ?1
-        UNION ALL
-        SELECT seq, state FROM deliveries INDEXED BY deliveries_ready
-        WHERE device = ?3 AND state = 0 AND scheduled_at IS NULL AND seq < ?1
-        UNION ALL
-        SELECT seq, 0 FROM deliveries INDEXED BY deliveries_scheduled
-        WHERE device = ?3 AND scheduled_at IS NOT NULL AND seq < ?1
-        UNION ALL
-        SELECT seq, state FROM deliveries INDEXED BY deliveries_ended
-        WHERE device = ?3 AND state >= 5 AND seq < ?1
-        ORDER BY seq DESC LIMIT ?4
-    ) d CROSS JOIN commands c ON c.seq = d.seq";
-
-pub(super) fn commands(
-    connection: &Connection,
-    filter: &CommandFilter,
-    limit: u32,
-    after: Option<Seq>,
-) -> Result<Page<Command>> {
-    let before = after.map_or(i64::MAX, |seq| int(seq.get()));
-    let sql = match (&filter.device, filter.state) {
-        (Some(_), _) => BY_DEVICE,
-        (None, Some(state)) if !state.is_terminal() => BY_LIVE,
-        (None, _) => BY_COMMAND,
-    };
-    let mut found = connection.prepare_cached(sql)?;
-    let mut one = connection.prepare_cached(concat!(
-        "SELECT ",
-        command_columns!(),
-        " FROM commands c WHERE c.seq = ?1"
-    ))?;
-    let mut rows = found.query(params![
-        before,
-        filter.state.map(state_number),
-        filter.device.as_ref().map(DeviceId::as_str),
-        // One more than may be looked at, so that the bound is met and not mistaken for the end.
-        SCAN_ROWS_MAX + 1,
-    ])?;
-    let mut page = Paging::new(limit);
-    while let Some(row) = rows.next()? {
-        let seq = rows::seq(row, 0)?;
-        let action = row.get_ref(1)?.as_str()?;
-        let only = filter.action.as_ref().map(Action::as_str);
-        let fits = row.get(2)? && only.is_none_or(|only| only == action);
-        match page.look(seq, fits) {
-            Look::Take => {
-                let record = one.query_row([int(seq.get())], rows::command)?;
-                page.push(record.data.as_str().len(), shown(connection, record)?);
-            }
-            Look::Pass => {}
-            Look::Stop => break,
-        }
-    }
-    Ok(page.finish(Cursor::after_seq))
 }
 
 /// Commands whose ids begin so. The ids are read in their own order, so that any number of them costs no more than `limit`.
@@ -290,6 +221,8 @@ pub(super) struct Paging<T, P> {
     /// About what the items hold. What they are as JSON is longer, and bounded by the HTTP handler.
     bytes: usize,
     limit: usize,
+    /// Rows that may be looked at, and those that were.
+    rows_max: u32,
     looked_at: u32,
     /// The last row that was looked at.
     position: Option<P>,
@@ -304,11 +237,12 @@ pub(super) enum Look {
 }
 
 impl<T, P> Paging<T, P> {
-    pub(super) fn new(limit: u32) -> Self {
+    pub(super) fn new(limit: u32, rows_max: u32) -> Self {
         Self {
             items: Vec::new(),
             bytes: 0,
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            rows_max,
             looked_at: 0,
             position: None,
             more: false,
@@ -319,7 +253,7 @@ impl<T, P> Paging<T, P> {
     /// followed by another only if that one has something on it, or was not looked for yet.
     pub(super) fn look(&mut self, position: P, fits: bool) -> Look {
         let full = self.items.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX;
-        if (fits && full) || self.looked_at >= SCAN_ROWS_MAX {
+        if (fits && full) || self.looked_at >= self.rows_max {
             self.more = true;
             return Look::Stop;
         }

@@ -5,7 +5,7 @@ use bellwire_proto::limits::IN_FLIGHT_CEILING;
 use bellwire_proto::{CommandId, DeviceId, Page, Seq};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::lists::{self, Look, Paging};
+use super::lists::{self, Look, Paging, SCAN_ROWS_MAX};
 use super::rows::{self, int};
 use crate::store::{Cursor, StoredWait};
 
@@ -37,7 +37,7 @@ pub(super) fn waits(
     let Some(seq) = seq else { return Ok(None) };
     let mut statement = connection.prepare_cached(DELIVERIES)?;
     let mut found = statement.query(params![int(seq.get()), after.map_or("", DeviceId::as_str)])?;
-    let mut page = Paging::new(limit);
+    let mut page = Paging::new(limit, SCAN_ROWS_MAX);
     while let Some(row) = found.next()? {
         let device = rows::device_id(row, 0)?;
         match page.look(device.clone(), row.get(1)?) {
