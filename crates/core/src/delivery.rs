@@ -102,7 +102,7 @@ impl Live {
     }
 
     /// Whether it has been cancelling for so long that its slot is free.
-    pub(crate) fn slot_is_over(&self, now: Instant) -> bool {
+    pub(crate) fn slot_has_elapsed(&self, now: Instant) -> bool {
         self.record.cancelling_since.is_some_and(|since| since.after(CANCEL_SLOT) <= now)
     }
 
@@ -120,7 +120,7 @@ impl Live {
     }
 
     /// Goes to a state, and drops what only mattered before.
-    pub(crate) fn go(&mut self, state: DeliveryState, now: Now) {
+    pub(crate) fn transition(&mut self, state: DeliveryState, now: Now) {
         let record = &mut self.record;
         record.state = state;
         record.scheduled_at = None;
@@ -164,7 +164,7 @@ impl Live {
     /// Ends by the hub's decision; the error says which.
     pub(crate) fn give_up(&mut self, state: DeliveryState, now: Now) {
         self.record.outcome.error = Some(ErrorInfo::of(state.as_str()));
-        self.go(state, now);
+        self.transition(state, now);
     }
 
     /// A sending that nobody is to blame for has failed: queued again at once, or dead.
@@ -172,7 +172,7 @@ impl Live {
         if self.record.sends >= SENDS_MAX {
             self.give_up(DeliveryState::Dead, now);
         } else {
-            self.go(DeliveryState::Queued, now);
+            self.transition(DeliveryState::Queued, now);
         }
     }
 
@@ -203,11 +203,11 @@ impl Live {
         self.cancel_unsent |= was_sent && (force || self.state() != DeliveryState::Cancelling);
         if force {
             self.record.forced = true;
-            self.go(DeliveryState::Cancelled, now);
+            self.transition(DeliveryState::Cancelled, now);
         } else if !was_sent && self.state() == DeliveryState::Queued {
-            self.go(DeliveryState::Cancelled, now);
+            self.transition(DeliveryState::Cancelled, now);
         } else if self.state() != DeliveryState::Cancelling {
-            self.go(DeliveryState::Cancelling, now);
+            self.transition(DeliveryState::Cancelling, now);
         }
         Ok(())
     }
@@ -227,7 +227,7 @@ impl Live {
         match self.effect(report.state) {
             Effect::NoChange => {}
             Effect::To(state) => {
-                self.go(state, now);
+                self.transition(state, now);
                 self.take(report);
             }
             Effect::Late(state) => {
@@ -236,7 +236,7 @@ impl Live {
                 }
                 self.record.late = true;
                 self.record.forced = false;
-                self.go(state, now);
+                self.transition(state, now);
                 self.take(report);
             }
             Effect::Retry => {
@@ -331,7 +331,7 @@ mod tests {
         };
         let mut live = Live::new(DeliveryRecord::new(head, "d".parse().unwrap(), NOW), None);
         live.record.forced = forced;
-        live.go(state, NOW);
+        live.transition(state, NOW);
         live.dirty = false;
         live
     }
@@ -438,7 +438,7 @@ mod tests {
         let mut nacked = live(DeliveryState::Queued, false);
         for failures in 1..=10 {
             assert_eq!(nacked.state(), DeliveryState::Queued, "before failure {failures}");
-            nacked.go(DeliveryState::Sent, NOW);
+            nacked.transition(DeliveryState::Sent, NOW);
             assert!(nacked.report(Report::of(ReportState::Nack), NOW).is_ok());
         }
         assert_eq!(nacked.state(), DeliveryState::Dead);

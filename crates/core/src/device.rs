@@ -143,7 +143,7 @@ impl Device {
         act(self, txn);
         // What it brought into memory may be due already: nothing that has expired is sent.
         self.tick(txn);
-        self.go_on_removing(txn, committed);
+        self.continue_removal(txn, committed);
         self.send_cancels(txn);
         self.pump(txn);
         self.settle_poll(txn);
@@ -354,7 +354,9 @@ impl Device {
                     LeaseRule::Uncounted => live.requeue(now),
                     LeaseRule::None => live.lease_until = now.instant.after(lease),
                 },
-                DeliveryState::Cancelling => live.slot_released |= live.slot_is_over(now.instant),
+                DeliveryState::Cancelling => {
+                    live.slot_released |= live.slot_has_elapsed(now.instant)
+                }
                 _ => {}
             }
         });

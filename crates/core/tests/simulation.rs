@@ -59,7 +59,7 @@ fn promises_hold_in_the_fourth_share_of_seeds() {
 }
 
 #[test]
-fn the_same_seed_tells_the_same_story() {
+fn the_same_seed_gives_the_same_run() {
     for seed in 0..60 {
         let [once, again] = [(); 2].map(|()| World::run(seed, None, true));
         assert_eq!(once.digest, again.digest, "the outputs of seed {seed} differ");

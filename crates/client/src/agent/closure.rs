@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_shutdown_lets_a_closure_go_on_until_it_is_killed() {
+    async fn a_shutdown_lets_a_closure_continue_until_it_is_killed() {
         let (job_to_run, stop, _progress) = job("null", LONG);
         stop.send(Stop::Shutdown);
         let slow = Closure(async |_: Command| tokio::time::sleep(Duration::from_secs(20)).await);

@@ -118,7 +118,7 @@ impl Device {
 
     fn reject(&self, live: &mut Live, code: Code, txn: &TxnBuilder<'_>) {
         live.record.outcome.error = Some(ErrorInfo::of(code.as_str()));
-        live.go(DeliveryState::Rejected, txn.now);
+        live.transition(DeliveryState::Rejected, txn.now);
     }
 
     fn queue_is_full(&self, txn: &TxnBuilder<'_>) -> bool {

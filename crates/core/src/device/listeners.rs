@@ -419,7 +419,7 @@ impl Device {
         }
         self.deliveries.with(seq, |live| {
             if live.carriers.has(Carriers::STREAM) {
-                live.go(DeliveryState::Delivered, txn.now);
+                live.transition(DeliveryState::Delivered, txn.now);
             }
         });
     }

@@ -45,14 +45,14 @@ impl Device {
     }
 
     /// Goes on with a removal as far as a call may.
-    pub(super) fn go_on_removing(&mut self, txn: &mut TxnBuilder<'_>, committed: TxnId) {
+    pub(super) fn continue_removal(&mut self, txn: &mut TxnBuilder<'_>, committed: TxnId) {
         let Phase::Removing(removal) = &mut self.phase else { return };
         if removal.loading {
             return;
         }
         let step = self.deliveries.not_terminal(STEP_ROWS_MAX);
         for seq in &step {
-            self.deliveries.with(*seq, |live| live.go(DeliveryState::Cancelled, txn.now));
+            self.deliveries.with(*seq, |live| live.transition(DeliveryState::Cancelled, txn.now));
         }
         if step.len() == STEP_ROWS_MAX {
             return; // The next step follows when this one is on disk.

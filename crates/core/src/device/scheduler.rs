@@ -117,7 +117,7 @@ impl Device {
             let data = live.data.clone().unwrap_or_default();
             live.record.attempt = live.record.attempt.saturating_add(1);
             live.record.sends = live.record.sends.saturating_add(1);
-            live.go(DeliveryState::Sent, now);
+            live.transition(DeliveryState::Sent, now);
             live.lease_until = lease_until;
             command_event(&live.record, data, now.instant)
         });

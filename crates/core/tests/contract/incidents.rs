@@ -158,7 +158,7 @@ fn data_that_cannot_be_read_is_not_asked_for_again_at_once() {
 }
 
 #[test]
-fn a_command_whose_turn_comes_before_it_is_on_disk_is_not_looked_for_there() {
+fn a_command_that_is_next_before_it_is_on_disk_is_not_looked_for_there() {
     // A device came for a command in the moment in which it was being stored: its data was asked for
     // again and again until it was there.
     let mut harness = Harness::new();

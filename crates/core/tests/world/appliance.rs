@@ -119,7 +119,7 @@ impl World {
         }
     }
 
-    pub(super) fn everybody_goes(&mut self) {
+    pub(super) fn all_devices_leave(&mut self) {
         let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
         sessions.into_iter().for_each(|session| self.reaches(Input::Closed(session)));
         for index in 0..self.devices.len() {

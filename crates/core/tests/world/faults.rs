@@ -122,7 +122,7 @@ impl World {
                 if self.profile.calm_first {
                     self.all_but_the_patient_have_ended()?;
                 }
-                self.everybody_goes();
+                self.all_devices_leave();
                 self.at(self.now.after(ALONE), Event::Client(usize::MAX));
             }
         }

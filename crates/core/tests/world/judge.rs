@@ -93,7 +93,7 @@ impl Judge {
         self.open.insert(request, asked);
     }
 
-    pub(crate) fn gone(&mut self, request: RequestId) {
+    pub(crate) fn disconnected(&mut self, request: RequestId) {
         if self.open.remove(&request).is_some() {
             self.abandoned.insert(request);
         }
@@ -107,7 +107,7 @@ impl Judge {
     pub(crate) fn closed(&mut self, session: SessionId) {
         let asked = |asked: &Asked| matches!(asked, Asked::Listen(s) if *s == session);
         let request = self.open.iter().find(|(_, a)| asked(a)).map(|(request, _)| *request);
-        request.into_iter().for_each(|request| self.gone(request));
+        request.into_iter().for_each(|request| self.disconnected(request));
     }
 
     /// The process has ended: nobody is answered, every stream is cut.

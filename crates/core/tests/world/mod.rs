@@ -266,8 +266,8 @@ impl World {
                 let most = self.store.pending().max(1);
                 let count = self.random.from(1, most as u64);
                 let committed = self.commit(count as usize)?;
-                let word_ms = self.random.from(0, 3);
-                self.after_ms(word_ms, word_ms, Event::Committed(life, committed));
+                let notice_ms = self.random.from(0, 3);
+                self.after_ms(notice_ms, notice_ms, Event::Committed(life, committed));
             }
             Event::Committed(life, committed) if life == self.life => {
                 if self.up {
@@ -308,7 +308,7 @@ impl World {
             Input::Send(request, send, random) => self.hub.handle_send(request, *send, random, now),
             Input::Cancel(request, id, force) => self.hub.handle_cancel(request, id, force, now),
             Input::Abandoned(request) => {
-                self.judge.gone(request);
+                self.judge.disconnected(request);
                 self.hub.handle_abandoned(request, now);
             }
             Input::Report(request, device, command, report) => {
@@ -317,7 +317,7 @@ impl World {
             Input::Listen(request, session, device, listen) => {
                 self.judge.opened(session, device.clone(), listen.ack_none);
                 if self.closed.contains(&session) {
-                    return self.judge.gone(request);
+                    return self.judge.disconnected(request);
                 }
                 self.hub.handle_listen(request, session, device, listen, now);
             }

@@ -221,14 +221,14 @@ impl Engine {
     /// A rerun starts unless the hub has ended the command. Without an answer it starts too: the hub may be away,
     /// and `rerun` says that another run does no harm.
     fn answered_rerun(&mut self, now_ms: u64, id: CommandId, answer: ReportAnswer) {
-        let is_over = match answer {
+        let has_ended = match answer {
             ReportAnswer::Delivery { state, .. } => state.is_terminal(),
             ReportAnswer::Conflict { .. }
             | ReportAnswer::Gone
             | ReportAnswer::PermanentRejection => true,
             ReportAnswer::TooLarge | ReportAnswer::Failed { .. } => false,
         };
-        if is_over {
+        if has_ended {
             tracing::info!(%id, ?answer, "the hub has ended a command before it could run again");
             return self.end(id, Some(interrupted_report(None)));
         }

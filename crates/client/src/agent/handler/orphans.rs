@@ -58,7 +58,7 @@ fn kill(command: CommandId, open: impl Fn(Pid) -> Result<OwnedFd, Errno>) -> io:
             killed.insert(pid.as_raw_nonzero());
         }
         for process in &orphans {
-            wait_until_gone(process, until)?;
+            wait_for_end(process, until)?;
         }
     }
     Ok(killed.len())
@@ -118,7 +118,7 @@ fn environment(process: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Waits for a process that was killed; without a handle only a moment, since the next search finds it again.
-fn wait_until_gone(process: &Orphan, until: Instant) -> io::Result<()> {
+fn wait_for_end(process: &Orphan, until: Instant) -> io::Result<()> {
     let remaining = until.saturating_duration_since(Instant::now());
     if remaining.is_zero() {
         let why = "a process of it does not end, although it was killed";

@@ -353,7 +353,7 @@ mod tests {
     /// A result beyond the API's limits was written, could not be read again, and was cut off as a torn end: the
     /// command then had never ended.
     #[test]
-    fn a_report_past_the_limits_keeps_its_state_and_the_end_of_its_output() {
+    fn a_report_beyond_the_limits_retains_its_state_and_the_end_of_its_output() {
         let long = "é".repeat(200 << 10);
         let outcome = Outcome {
             result: Some(Json::text(&long)),
