@@ -1,7 +1,7 @@
 //! One delivery in memory, and what a report does to it: the table of the contract, section 2.
 //!
 //! Here is only what concerns the delivery itself. Which one is sent next is decided in
-//! `device/scheduler.rs`, who receives it in `device/listeners.rs`, and `device/deliveries.rs`
+//! `device/scheduler.rs`, to which listeners in `device/listeners.rs`, and `device/deliveries.rs`
 //! holds them and indexes them.
 
 use std::time::Duration;
@@ -25,9 +25,9 @@ pub(crate) struct Live {
     pub(crate) carriers: Carriers,
     /// Cancelling: when a poll last carried the cancellation.
     pub(crate) cancel_polled_at: Option<Instant>,
-    /// Whether listeners have yet to be sent the cancellation.
+    /// Whether the cancellation has yet to be sent to the listeners.
     pub(crate) cancel_unsent: bool,
-    /// Cancelling for so long that it no longer counts in the window.
+    /// It has been cancelling for [`CANCEL_SLOT`]: it no longer takes a slot of `max_in_flight`.
     pub(crate) slot_released: bool,
     /// Senders that wait for the end, each until its deadline.
     pub(crate) waits: Vec<(RequestId, Instant)>,
@@ -101,13 +101,13 @@ impl Live {
         in_flight && !self.slot_released
     }
 
-    /// Whether it has been cancelling for so long that its slot is free.
+    /// Whether it has been cancelling for [`CANCEL_SLOT`], after which its slot is free.
     pub(crate) fn slot_has_elapsed(&self, now: Instant) -> bool {
         self.record.cancelling_since.is_some_and(|since| since.after(CANCEL_SLOT) <= now)
     }
 
-    /// When the hub must act on it next; of a queued one that waits after a lease or a nack, and
-    /// of a scheduled one, others know.
+    /// When the hub must act on it next. When a queued one may be sent again after a lease or a nack is
+    /// the scheduler's, and the time of a scheduled one is in an index of its own.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if self.state().is_terminal() {
             return None;
@@ -119,7 +119,7 @@ impl Live {
         [lease, slot, wait].into_iter().fold(self.record.due_at(), earliest)
     }
 
-    /// Goes to a state, and drops what only mattered before.
+    /// Changes the state, and clears the members that only an earlier state needs.
     pub(crate) fn transition(&mut self, state: DeliveryState, now: Now) {
         let record = &mut self.record;
         record.state = state;
@@ -167,7 +167,7 @@ impl Live {
         self.transition(state, now);
     }
 
-    /// A sending that nobody is to blame for has failed: queued again at once, or dead.
+    /// A sending was lost without a fault of the device: queued again at once and uncounted, or dead.
     pub(crate) fn requeue(&mut self, now: Now) {
         if self.record.sends >= SENDS_MAX {
             self.give_up(DeliveryState::Dead, now);

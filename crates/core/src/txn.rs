@@ -1,6 +1,6 @@
 //! Transactions: what one call changes, and what waits until that is on disk.
 //!
-//! No entity changes a row or reports anything to anybody except through a [`TxnBuilder`]. A call
+//! No entity changes a row, answers a request or notifies an observer except through a [`TxnBuilder`]. A call
 //! may touch one entity or several; when it ends, its changes are one [`Txn`], whatever they
 //! concern, and all that rests on them waits in the [`TxnQueue`] under the transaction's number.
 //! Lookups alone go out at once: a read promises nothing (the pages of a replay excepted, see

@@ -87,12 +87,12 @@ fn a_store_that_finds_nothing_due_is_seen() {
 
 #[test]
 fn a_store_that_counts_sendings_anew_after_a_restart_is_seen() {
-    is_seen(InjectedBug::StoreForgetsAttempts, "was sent of attempt");
+    is_seen(InjectedBug::StoreForgetsAttempts, "was sent again as attempt");
 }
 
 #[test]
 fn a_driver_that_writes_twice_is_seen() {
-    is_seen(InjectedBug::DriverWritesTwice, "was sent of attempt");
+    is_seen(InjectedBug::DriverWritesTwice, "was sent again as attempt");
 }
 
 #[test]

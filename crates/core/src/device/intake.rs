@@ -13,7 +13,7 @@ use crate::io::{Answer, Send};
 use crate::record::{Change, CommandHead, CommandRecord, DeliveryRecord, IdempotencyRecord};
 use crate::txn::TxnBuilder;
 
-/// What a command to many has to say about each of its deliveries.
+/// What a command to many decides for each of its deliveries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeliveryRule {
     /// Where the device is offline, the delivery expires at once.

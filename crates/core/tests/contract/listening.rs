@@ -1,4 +1,4 @@
-//! Section 4: streams, how one takes the place of another, confirmation, presence, the end.
+//! Section 4: streams, how one replaces another, confirmation, presence, the end.
 
 use bellwire_core::{Config, HubEvent, Listen};
 use bellwire_proto::ReportState as R;

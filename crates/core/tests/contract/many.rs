@@ -103,7 +103,7 @@ fn an_expansion_continues_when_loads_fail() {
     harness.fail_load();
     harness.settle();
     harness.pass(1.0);
-    // The first chunk is there; some of its devices cannot be loaded.
+    // The first chunk is loaded; some of its devices cannot be.
     harness.answer_load();
     (0..5).for_each(|_| drop(harness.fail_load()));
     harness.settle();

@@ -1,4 +1,4 @@
-//! Section 2, "Order", "attempt", "Lease": whose turn it is, and when a command is sent again.
+//! Section 2, "Order", "attempt", "Lease": which command is sent next, and when one is sent again.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Section 2, the rest: how a delivery ends, what a report may do, what is seen of it and when.
-//! The table itself is held cell by cell beside `delivery.rs`.
+//! The table itself is tested cell by cell in `delivery.rs`.
 
 use std::time::Duration;
 
