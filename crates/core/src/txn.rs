@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use bellwire_proto::limits::{BYE_RECONNECT_DRAINING_S, BYE_RECONNECT_S};
 use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{CommandId, DeviceId, Problem};
 
@@ -214,10 +215,12 @@ impl TxnQueue {
     }
 }
 
-/// The last event of a stream. `spread`, from 0 to 1, spreads the reconnections of a fleet: 0.5 to
-/// 5 s, draining 1 to 10 s (contract, section 4).
+/// The last event of a stream. `spread`, from 0 to 1, spreads the reconnections of a fleet.
 pub(crate) fn bye(reason: ByeReason, spread: f64) -> Bye {
-    let (least, most) = if reason == ByeReason::Draining { (1.0, 10.0) } else { (0.5, 5.0) };
+    let (least, most) = match reason {
+        ByeReason::Draining => BYE_RECONNECT_DRAINING_S,
+        _ => BYE_RECONNECT_S,
+    };
     let tenths = ((least + (most - least) * spread) * 10.0).round();
     Bye { reason, reconnect_s: tenths / 10.0 }
 }

@@ -298,6 +298,31 @@ mod tests {
     }
 
     #[test]
+    fn the_values_that_a_setting_is_said_to_allow_are_those_that_it_allows() {
+        // The text repeats numbers of the limits, and could differ from them.
+        let mut ranges = 0;
+        for (key, allowed) in Config::keys() {
+            let Some((least, most)) =
+                allowed.split_once("from ").and_then(|(_, range)| range.split_once(" to "))
+            else {
+                continue;
+            };
+            // As in "0 (one per core)".
+            let number = |text: &str| {
+                let text = text.split(' ').next().unwrap();
+                text.parse().map(bellwire_proto::Seconds::get).unwrap()
+            };
+            let (least, most) = (number(least), number(most));
+            let accepts = |n: u64| Config::read(None, [], [(key, &*n.to_string())]).is_ok();
+            assert!(accepts(least) && accepts(most), "{key}: {allowed}");
+            assert!(!accepts(most + 1), "{key}: {allowed}");
+            assert!(least == 0 || !accepts(least - 1), "{key}: {allowed}");
+            ranges += 1;
+        }
+        assert!(ranges > 8, "{ranges} settings have a range");
+    }
+
+    #[test]
     fn a_file_that_is_not_toml_is_reported_by_its_line_and_the_other_layers_are_still_checked() {
         let faults = faults("lease = '1s'\nlease = '2s'\n", &[], &[("lease", "x")]);
         assert_eq!(faults.len(), 2, "{faults:?}");

@@ -37,6 +37,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use bellwire_proto::limits::{SHARDS, SHARDS_BY_CORES_MAX};
 use bytes::Bytes;
 
 pub use body::StreamBody;
@@ -177,9 +178,11 @@ impl Plane {
     /// When the system refuses a thread or an epoll.
     pub fn start(config: PlaneConfig, events: Arc<dyn StreamEvents>) -> io::Result<Self> {
         let shards = match config.shards {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(64),
+            0 => {
+                std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_BY_CORES_MAX)
+            }
             // A stream's id has eight bits for its shard.
-            count => count.min(256),
+            count => count.min(SHARDS.max as usize),
         };
         let limits = Limits::of(&config);
         let counters = Arc::new(Counters::default());

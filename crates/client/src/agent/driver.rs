@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_proto::limits::{
-    AGENT_FACTS_EVERY, AGENT_JOURNAL_BYTES_MAX, AGENT_REPORT_TIMEOUT_MAX, AGENT_STATUS_COMMANDS_MAX,
+    AGENT_FACTS_EVERY, AGENT_FACTS_TIMEOUT, AGENT_JOURNAL_BYTES_MAX, AGENT_REPORT_TIMEOUT_MAX,
+    AGENT_STATUS_COMMANDS_MAX,
 };
 use bellwire_proto::{Action, CommandId, Json, Progress, ReportState, codes};
 use futures_util::stream::once;
@@ -42,8 +43,6 @@ use report::PostOutcome;
 /// The longest sleep. `CLOCK_BOOTTIME` includes suspend and the runtime's clock does not, so what became due during
 /// suspend is noticed within this time.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
-/// How long a report of the facts may take.
-const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
 /// When killing orphan processes is tried again after an error.
 const KILL_RETRY: Duration = Duration::from_secs(5);
 
@@ -391,7 +390,7 @@ impl Driver {
         let (hub, device) = (self.hub.clone(), self.agent.device.clone());
         self.facts_task.spawn(async move {
             let report = async {
-                let answer = timeout(FACTS_TIMEOUT, hub.put_facts(&device, &now)).await;
+                let answer = timeout(AGENT_FACTS_TIMEOUT, hub.put_facts(&device, &now)).await;
                 answer.map_or(Err(None), |answer| answer.map(drop).map_err(Some))
             };
             catch_panic(report, Err(None)).await.map(|()| now)

@@ -37,7 +37,7 @@ pub use repair::Repaired;
 use draft::{DRAFT, Draft};
 pub(crate) use error::AppendError;
 pub(crate) use read::{JournalPart, JournalSpan};
-pub(crate) use record::{BootId, ClockStamp, Done, Received, Record, STORED_REPORT_BYTES_MAX, fit};
+pub(crate) use record::{BootId, ClockStamp, Done, Received, Record, fit};
 pub(crate) use repair::{repair, show};
 pub(crate) use reserve::Reserve;
 

@@ -3,7 +3,9 @@
 
 use axum::response::Response;
 use bellwire_proto::device::{parse_facts, parse_labels_body};
-use bellwire_proto::limits::{FACTS_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS, SMALL_BODY_BYTES_MAX};
+use bellwire_proto::limits::{
+    DEVICES_SEARCHED_MAX, FACTS_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS, SMALL_BODY_BYTES_MAX,
+};
 use bellwire_proto::{Code, Device, DeviceId, Page, Problem};
 use http::StatusCode;
 
@@ -11,10 +13,6 @@ use super::request::Request;
 use super::{page, problem};
 use crate::driver::Driver;
 use crate::store::{Cursor, DeviceFilter, PageRequest};
-
-/// Devices that one request looks at in search of those that are online, or not. Another page may
-/// follow one with fewer items than requested.
-const SEARCHED_MAX: usize = 20 * PAGE_ITEMS.max as usize;
 
 /// `GET /v1/devices`: by name.
 pub(super) async fn list(request: Request) -> Result<Response, Problem> {
@@ -100,7 +98,7 @@ async fn search(
     let mut found: Page<Device> = Page { items: Vec::new(), next: None };
     let (mut searched, mut bytes) = (0, 0);
     let mut after = page.after;
-    while searched < SEARCHED_MAX {
+    while searched < DEVICES_SEARCHED_MAX {
         let limit = PAGE_ITEMS.max as u32;
         let part = part(driver, filter.clone(), PageRequest { limit, after }).await?;
         searched += part.items.len();

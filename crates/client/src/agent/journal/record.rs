@@ -7,16 +7,13 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use bellwire_proto::limits::AGENT_REPORT_BYTES_MAX;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, ErrorInfo, Json, Outcome, Progress, Report, ReportState, Seq};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::agent::run::clamp;
-
-/// Bytes of the longest report in the journal. Reports within the contract's limits fit: a result of 64 KiB, two
-/// outputs of 64 KiB that take 4/3 of that, and a message.
-pub(crate) const STORED_REPORT_BYTES_MAX: usize = 248 << 10;
 
 /// A boot of the kernel: clocks since boot are comparable only within one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -180,9 +177,9 @@ pub(crate) fn fit(report: &mut Report) {
     clamp(&mut report.outcome);
     let text_bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let is_long = text_bytes(&report.outcome.stdout) + text_bytes(&report.outcome.stderr)
-        > STORED_REPORT_BYTES_MAX / 2
+        > AGENT_REPORT_BYTES_MAX / 2
         && serde_json::to_vec(&StoredReport::of(report)).map_or(0, |json| json.len())
-            > STORED_REPORT_BYTES_MAX;
+            > AGENT_REPORT_BYTES_MAX;
     if is_long {
         report.outcome.drop_output();
     }
@@ -346,7 +343,7 @@ mod tests {
             let whole = report.clone();
             fit(&mut report);
             assert_eq!(report, whole, "{filling:?}");
-            assert!(written(report).len() < STORED_REPORT_BYTES_MAX, "{filling:?}");
+            assert!(written(report).len() < AGENT_REPORT_BYTES_MAX, "{filling:?}");
         }
     }
 

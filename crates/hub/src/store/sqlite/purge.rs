@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use bellwire_proto::limits::{RUN_TIMEOUT_S, TTL_S};
+use bellwire_proto::limits::DELIVERY_LIFE_MAX;
 use rusqlite::{Connection, Result, Statement, params};
 
 use super::Shared;
@@ -18,9 +18,6 @@ use crate::clock::Clock;
 const STEP_COMMANDS_MIN: usize = 64;
 /// Deliveries that one step deletes.
 const STEP_DELIVERIES_MAX: i64 = 2000;
-/// The longest that a delivery lives, ttl and run clock together. Of a command to many it is not
-/// looked at when each of its deliveries ended, only that all have: it goes this much later.
-const LONGEST_LIFE: Duration = Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max);
 /// Time between two walks from the beginning.
 const WALK_EVERY: Duration = Duration::from_secs(60);
 /// Time between two steps of a walk while nobody writes.
@@ -105,7 +102,8 @@ impl<'c> Purge<'c> {
     /// How many commands were looked at; `limit` too when one has too many deliveries for one step.
     fn step_commands(&mut self, now: bellwire_core::Instant, limit: i64) -> Result<i64> {
         let before_ms = instant_ms(now.before(self.retention));
-        let many_before_ms = instant_ms(now.before(self.retention.saturating_add(LONGEST_LIFE)));
+        let many_before_ms =
+            instant_ms(now.before(self.retention.saturating_add(DELIVERY_LIFE_MAX)));
         let mut looked_at = 0;
         let mut expired: Vec<i64> = Vec::new();
         let mut rows = self.candidates.query(params![self.at, before_ms, limit, many_before_ms])?;
