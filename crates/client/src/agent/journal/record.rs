@@ -83,8 +83,9 @@ pub(crate) enum Record {
         #[serde(serialize_with = "write_report", deserialize_with = "read_report")]
         report: Option<Box<Report>>,
     },
-    /// The hub rejects the result permanently.
-    #[serde(rename = "unfit")]
+    /// The hub rejects the result permanently. The name on disk is an old one: an agent of an earlier version would refuse
+    /// a journal with another. The new one can be read, so that a later version may write it.
+    #[serde(rename = "unfit", alias = "permanent_rejection")]
     PermanentRejection {
         /// The command.
         command: CommandId,
@@ -409,6 +410,18 @@ mod tests {
             let line = format!(r#"{{"ended":{{"command":"{id}","report":{report}}}}}"#);
             let record: Record = serde_json::from_str(&line).unwrap();
             assert_eq!(serde_json::to_string(&record).unwrap(), line);
+        }
+    }
+
+    /// `unfit` is refused by no earlier version; the name of the glossary is read as well.
+    #[test]
+    fn a_permanent_rejection_is_written_by_its_old_name_and_read_by_both() {
+        let id = "01890000-0000-7000-8000-000000000001";
+        let line = |name: &str| format!(r#"{{"{name}":{{"command":"{id}","hub_ms":7}}}}"#);
+        for name in ["unfit", "permanent_rejection"] {
+            let record: Record = serde_json::from_str(&line(name)).unwrap();
+            assert!(matches!(record, Record::PermanentRejection { since_ms: 7, .. }), "{name}");
+            assert_eq!(serde_json::to_string(&record).unwrap(), line("unfit"));
         }
     }
 
