@@ -1,3 +1,5 @@
+//! Requests of senders and devices: each has one reply, after what it promises is on disk.
+
 use bellwire_core::{Listen, Poll};
 use bellwire_hub::plane::StreamOptions;
 use bellwire_proto::{Code, DeliveryState, ReportState, Seconds};
