@@ -99,11 +99,11 @@ struct Tls {
 pub enum StartError {
     /// The operator's: without credentials any client that reaches the hub commands every device.
     #[error(
-        "this hub has no tokens, and {addr} is not loopback: whoever reaches it could command every \
-         device. Listen on 127.0.0.1, or set `open` if that is meant"
+        "this hub has no tokens, and {addr} is not loopback: any client that reaches it could command every \
+         device. Listen on 127.0.0.1, or set `open` if that is intended"
     )]
     Exposed {
-        /// Where it should have listened.
+        /// The address on which it was to listen.
         addr: SocketAddr,
     },
     /// The machine's or the operator's: an address cannot be bound.

@@ -1,7 +1,7 @@
 //! The hub's two clocks, and how the monotonic one goes on over a restart.
 //!
 //! **Durations** are measured by `CLOCK_BOOTTIME`, which counts the time that the machine was
-//! suspended and which nobody can set. **Stamps** are of the wall clock as it is at the moment: if
+//! suspended, and which cannot be set. **Stamps** are of the wall clock as it is at the moment: once
 //! it is set right, stamps are right from then on, and no deadline moves.
 //!
 //! A store writes an [`Anchor`] now and then: what both clocks showed at one moment. A later start
@@ -40,7 +40,7 @@ struct System {
     origin_ms: u64,
     /// `CLOCK_BOOTTIME` then.
     booted: Duration,
-    /// Tokio's clock then: a test that pauses it moves it on by itself, and this clock with it.
+    /// Tokio's clock then. A test that pauses Tokio's clock and advances it advances this clock too.
     started: tokio::time::Instant,
 }
 

@@ -41,7 +41,7 @@ pub fn delivery(delivery: &Delivery) -> Frame {
     encode("delivery", None, delivery)
 }
 
-/// A device, and what happened to it.
+/// A device, and the change of it.
 pub fn device(event: &DeviceEvent) -> Frame {
     encode("device", None, event)
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The plane decides nothing: `core` decides what is sent to which device and when a stream is
-//! replaced, the codec what an event looks like. The plane is responsible for the properties of a
+//! replaced, `frames.rs` encodes the events. The plane is responsible for the properties of a
 //! stream (contract, section 4): one event is one write; heartbeats; a bound on what a slow reader
 //! may leave unread; an orderly end.
 
@@ -77,7 +77,8 @@ use stream_id::Key;
 ///    by every method, so that a late call for an old stream cannot reach a new one.
 ///
 /// Events go the other way, to [`StreamEvents`]: receipts of frames, `Stalled` and `Resumed`, and
-/// as the last event of each reservation `Closed`, exactly once. [`Self::counts`] is for metrics.
+/// as the last event of each reservation `Closed`, exactly once. [`Self::counts`] is for metrics,
+/// [`Self::is_alive`] for health.
 /// `tests/plane_streams.rs` shows each class over real sockets.
 ///
 /// ```

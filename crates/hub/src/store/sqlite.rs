@@ -91,7 +91,7 @@ struct Shared {
     txns: Queue<Txn>,
     loads: Queue<Load>,
     jobs: Queue<Job>,
-    /// Nudged when there is something to move into the database; nothing is ever in it.
+    /// Wakes the thread that moves the log into the database; nothing is ever in it.
     checkpoints: Queue<()>,
     /// The error that ended the writing.
     failed: OnceLock<StoreError>,

@@ -79,12 +79,12 @@ pub enum OpenError {
     /// The folder or a file in it cannot be made or opened.
     #[error("cannot use {}: {source}", path.display())]
     Folder {
-        /// Which.
+        /// The folder or the file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// Another hub is at work there.
+    /// Another hub uses the folder.
     #[error(
         "the data folder {} is in use by another hub: stop that one, or give this one a folder of \
          its own",

@@ -1,8 +1,9 @@
-//! Retention: what ended long ago is deleted, in small pieces that ride along with commits.
+//! Retention: what ended long ago is deleted, in small steps that are part of other commits.
 //!
-//! A command goes with all its deliveries when the last of them has been terminal for the retention
-//! time; one to many goes piece by piece. What is live is never touched. Commands are walked through in the order in
-//! which they came, so no index is needed for it.
+//! A command is deleted with all its deliveries when the last of them has been terminal for the retention
+//! time; one to many is deleted piece by piece. What is live is never touched. Commands are walked through
+//! in the order of their numbers, so no index is needed for it. Of a command to many it is not known when
+//! each delivery ended, only that all have: it is retained for [`DELIVERY_LIFE_MAX`] more.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ const STEP_COMMANDS_MIN: usize = 64;
 const STEP_DELIVERIES_MAX: i64 = 2000;
 /// Time between two walks from the beginning.
 const WALK_EVERY: Duration = Duration::from_secs(60);
-/// Time between two steps of a walk while nobody writes.
+/// Time between two steps of a walk while there is nothing else to commit.
 const STEP_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) struct Purge<'c> {
