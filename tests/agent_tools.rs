@@ -207,7 +207,7 @@ fn check_warns_when_others_may_change_the_file() {
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
     let (code, _, stderr) = output(&["agent", "check", "--config", &config]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stderr.contains("the file is one that everybody may change: "), "{stderr}");
+    assert!(stderr.contains("the file is one that every user may change: "), "{stderr}");
 }
 
 #[test]

@@ -102,13 +102,13 @@ struct Driver {
     running: HashMap<CommandId, Running>,
     jobs: JoinSet<(CommandId, Ended)>,
     posts: JoinSet<PostOutcome>,
-    /// Reports fail, and the log says so.
+    /// Reports fail, and that was logged.
     posts_fail: bool,
     orphan_kills: JoinSet<CommandId>,
     progressed: Arc<Notify>,
     /// The facts that the hub has.
     facts: Option<Json>,
-    /// The hub refuses the facts, and the log says so.
+    /// The hub refuses the facts, and that was logged.
     facts_refused: bool,
     facts_task: JoinSet<Result<Json, Option<Error>>>,
     facts_at: Instant,
@@ -234,7 +234,7 @@ impl Driver {
                     false => tracing::info!("stopping: no new command is accepted"),
                     true => tracing::warn!("second shutdown request: handlers are killed"),
                 }
-                // The hub keeps what it has no answer for.
+                // Commands that were not accepted stay queued at the hub.
                 (self.listener, self.relisten_at) = (None, None);
                 self.engine.handle_shutdown(now_ms);
             }
@@ -405,7 +405,7 @@ impl Driver {
             {
                 tracing::warn!("the hub refuses this device's facts: {error}");
             }
-            // If the hub is unreachable, the loss of the stream says so.
+            // If the hub is unreachable, the loss of the stream is logged already.
             Err(error) => tracing::debug!(?error, "the facts were not reported"),
         }
     }
@@ -473,7 +473,7 @@ fn log_steps(records: &[Record]) {
 }
 
 /// Kills the orphan processes of a command, and does not give up: a command that is wrongly taken for dead would run
-/// beside itself.
+/// twice at the same time.
 async fn kill_orphans(command: CommandId) -> CommandId {
     loop {
         let result = tokio::task::spawn_blocking(move || handler::orphans::kill_orphans(command));

@@ -167,7 +167,7 @@ impl Journal {
     ) -> io::Result<bool> {
         match self.redraft(batches, reserve_bytes) {
             Ok(Some((file, bytes))) => {
-                // From here on the old file is gone.
+                // The old file has been replaced.
                 (self.file, self.bytes, self.reserve_bytes) = (file, bytes, reserve_bytes);
                 sync_dir(&self.dir)?;
                 Ok(true)

@@ -291,7 +291,7 @@ fn a_state_dir_is_created_with_its_parents_and_private_to_its_owner() {
     let dir = above.path().join("var/lib/bellwire");
     drop(open(&dir).unwrap());
     let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
-    assert_eq!(mode(&dir) & 0o066, 0, "nobody else lists it or makes files in it");
+    assert_eq!(mode(&dir) & 0o066, 0, "no other user lists it or makes files in it");
     assert_eq!((mode(&dir.join(LOCK)), mode(&dir.join(JOURNAL))), (0o600, 0o600));
 }
 
