@@ -75,7 +75,7 @@ fn an_empty_journal_stops_the_agent_until_it_is_repaired() {
     assert_eq!((code, parts.as_str()), (1, ""), "{show}");
     assert!(show.contains("lost its first line"), "{show}");
     let (code, repaired, why) = device.run_command(&["agent", "journal", "repair"]);
-    assert_eq!((code, repaired.as_str()), (0, "0 records kept, 0 lines dropped\n"), "{why}");
+    assert_eq!((code, repaired.as_str()), (0, "0 records retained, 0 lines dropped\n"), "{why}");
     assert!(why.contains("journal.damaged"), "{why}");
     device.runs();
 }
@@ -97,7 +97,7 @@ fn a_damaged_journal_is_shown_as_json_and_repaired() {
     let (code, repaired, why) = device.run_command(&["agent", "journal", "repair", "--json"]);
     assert_eq!(code, 0, "{why}");
     let repaired: Value = serde_json::from_str(&repaired).unwrap();
-    assert_eq!((&repaired["records_kept"], &repaired["lines_dropped"]), (&1.into(), &1.into()));
+    assert_eq!((&repaired["records_retained"], &repaired["lines_dropped"]), (&1.into(), &1.into()));
     assert_eq!(std::fs::read(repaired["copy"].as_str().unwrap()).unwrap(), bytes);
     device.runs();
     let (code, parts, _) = device.run_command(&["agent", "journal", "show"]);

@@ -210,7 +210,7 @@ fn check_warns_when_others_may_change_the_file() {
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
     let (code, _, stderr) = output(&["agent", "check", "--config", &config]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stderr.contains("the file is one that everybody may change: "), "{stderr}");
+    assert!(stderr.contains("the file is one that every user may change: "), "{stderr}");
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn status_shows_text_of_the_hub_without_control_characters() {
         "connected":false,"since_s":1,"hub_version":"h{escape}","last_loss":"l{escape}",
         "retry_in_s":1}},"journal":{{"folder":"/","bytes":1,"bytes_max":1,"commands":1,
         "under_way":1}},"commands":[{{"id":"018bcfe5-6800-7007-8707-070707070707","seq":1,
-        "action":"a","state":"running","code":"c{escape}","told":false,"runs":1}}]}}"#
+        "action":"a","state":"running","code":"c{escape}","reported":false,"runs":1}}]}}"#
     );
     let agent = std::os::unix::net::UnixListener::bind(state.join("agent.sock")).unwrap();
     let agent = std::thread::spawn(move || {

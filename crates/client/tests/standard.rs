@@ -287,7 +287,7 @@ async fn an_id_that_is_no_valid_header_is_not_sent() {
 }
 
 #[tokio::test]
-async fn an_event_over_the_limit_is_dropped_and_the_stream_goes_on() {
+async fn an_event_over_the_limit_is_dropped_and_the_stream_continues() {
     let server = Server::start().await;
     let mut tail = Tail::start(builder(&server).event_bytes_max(100));
     let mut request = server.request().await;

@@ -15,7 +15,7 @@ pub struct Config {
     pub lease: Duration,
     /// Deliveries of one device in `queued`; one more is refused.
     pub queue_max: usize,
-    /// Deliveries of one device past `queued` and not terminal.
+    /// Deliveries of one device in flight.
     pub max_in_flight: usize,
     /// Whether an unknown device is created when it first listens or a command for it is stored.
     pub create_on_sight: bool,
@@ -63,8 +63,8 @@ impl SeqSource {
 }
 
 /// What the store knows when the hub starts. The store has by then put every `sent` back to
-/// `queued`, and given every run clock the time that a restart leaves it at least (contract,
-/// section 2).
+/// `queued`, and prolonged every run clock to the least time that must remain on it after a restart
+/// (contract, section 2).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recovered {
     /// The source of the next command's number.

@@ -29,7 +29,7 @@ pub(crate) struct Context {
     pub(crate) due: DueTimes,
     /// Keys whose first send was decided on, and whose other requests have yet to be answered.
     pub(crate) key_decisions: VecDeque<KeyDecision>,
-    /// Commands to many that have work under way.
+    /// Commands to many that are being expanded or cancelled.
     pub(crate) commands: Commands,
 }
 
@@ -63,13 +63,13 @@ impl DueTimes {
 }
 
 impl Context {
-    /// Refuses a request at once: nothing that it asked for has been decided.
+    /// Refuses a request at once: nothing of it was decided.
     pub(crate) fn refuse(&mut self, request: RequestId, problem: Problem) {
         self.waiting.remove(&request);
         self.outputs.push_back(Output::Reply(request, Answer::Problem(Box::new(problem))));
     }
 
-    /// Whether anybody watches this command.
+    /// Whether changes of this command are notified: there is an observer, or a watcher of it.
     pub(crate) fn watches(&self, command: CommandId) -> bool {
         self.observed || self.watched.contains_key(&command)
     }

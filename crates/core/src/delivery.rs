@@ -1,7 +1,7 @@
 //! One delivery in memory, and what a report does to it: the table of the contract, section 2.
 //!
 //! Here is only what concerns the delivery itself. Which one is sent next is decided in
-//! `device/scheduler.rs`, who receives it in `device/listeners.rs`, and `device/deliveries.rs`
+//! `device/scheduler.rs`, to which listeners in `device/listeners.rs`, and `device/deliveries.rs`
 //! holds them and indexes them.
 
 use std::time::Duration;
@@ -25,9 +25,9 @@ pub(crate) struct Live {
     pub(crate) carriers: Carriers,
     /// Cancelling: when a poll last carried the cancellation.
     pub(crate) cancel_polled_at: Option<Instant>,
-    /// Whether listeners have yet to be sent the cancellation.
+    /// Whether the cancellation has yet to be sent to the listeners.
     pub(crate) cancel_unsent: bool,
-    /// Cancelling for so long that it no longer counts in the window.
+    /// It has been cancelling for [`CANCEL_SLOT`]: it no longer takes a slot of `max_in_flight`.
     pub(crate) slot_released: bool,
     /// Senders that wait for the end, each until its deadline.
     pub(crate) waits: Vec<(RequestId, Instant)>,
@@ -101,13 +101,13 @@ impl Live {
         in_flight && !self.slot_released
     }
 
-    /// Whether it has been cancelling for so long that its slot is free.
-    pub(crate) fn slot_is_over(&self, now: Instant) -> bool {
+    /// Whether it has been cancelling for [`CANCEL_SLOT`], after which its slot is free.
+    pub(crate) fn slot_has_elapsed(&self, now: Instant) -> bool {
         self.record.cancelling_since.is_some_and(|since| since.after(CANCEL_SLOT) <= now)
     }
 
-    /// When the hub must act on it next; of a queued one that waits after a lease or a nack, and
-    /// of a scheduled one, others know.
+    /// When the hub must act on it next. When a queued one may be sent again after a lease or a nack is
+    /// the scheduler's, and the time of a scheduled one is in an index of its own.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if self.state().is_terminal() {
             return None;
@@ -119,8 +119,8 @@ impl Live {
         [lease, slot, wait].into_iter().fold(self.record.due_at(), earliest)
     }
 
-    /// Goes to a state, and drops what only mattered before.
-    pub(crate) fn go(&mut self, state: DeliveryState, now: Now) {
+    /// Changes the state, and clears the members that only an earlier state needs.
+    pub(crate) fn transition(&mut self, state: DeliveryState, now: Now) {
         let record = &mut self.record;
         record.state = state;
         record.scheduled_at = None;
@@ -164,15 +164,15 @@ impl Live {
     /// Ends by the hub's decision; the error says which.
     pub(crate) fn give_up(&mut self, state: DeliveryState, now: Now) {
         self.record.outcome.error = Some(ErrorInfo::of(state.as_str()));
-        self.go(state, now);
+        self.transition(state, now);
     }
 
-    /// A sending that nobody is to blame for has failed: queued again at once, or dead.
+    /// A sending was lost without a fault of the device: queued again at once and uncounted, or dead.
     pub(crate) fn requeue(&mut self, now: Now) {
         if self.record.sends >= SENDS_MAX {
             self.give_up(DeliveryState::Dead, now);
         } else {
-            self.go(DeliveryState::Queued, now);
+            self.transition(DeliveryState::Queued, now);
         }
     }
 
@@ -203,11 +203,11 @@ impl Live {
         self.cancel_unsent |= was_sent && (force || self.state() != DeliveryState::Cancelling);
         if force {
             self.record.forced = true;
-            self.go(DeliveryState::Cancelled, now);
+            self.transition(DeliveryState::Cancelled, now);
         } else if !was_sent && self.state() == DeliveryState::Queued {
-            self.go(DeliveryState::Cancelled, now);
+            self.transition(DeliveryState::Cancelled, now);
         } else if self.state() != DeliveryState::Cancelling {
-            self.go(DeliveryState::Cancelling, now);
+            self.transition(DeliveryState::Cancelling, now);
         }
         Ok(())
     }
@@ -227,7 +227,7 @@ impl Live {
         match self.effect(report.state) {
             Effect::NoChange => {}
             Effect::To(state) => {
-                self.go(state, now);
+                self.transition(state, now);
                 self.take(report);
             }
             Effect::Late(state) => {
@@ -236,7 +236,7 @@ impl Live {
                 }
                 self.record.late = true;
                 self.record.forced = false;
-                self.go(state, now);
+                self.transition(state, now);
                 self.take(report);
             }
             Effect::Retry => {
@@ -331,7 +331,7 @@ mod tests {
         };
         let mut live = Live::new(DeliveryRecord::new(head, "d".parse().unwrap(), NOW), None);
         live.record.forced = forced;
-        live.go(state, NOW);
+        live.transition(state, NOW);
         live.dirty = false;
         live
     }
@@ -438,7 +438,7 @@ mod tests {
         let mut nacked = live(DeliveryState::Queued, false);
         for failures in 1..=10 {
             assert_eq!(nacked.state(), DeliveryState::Queued, "before failure {failures}");
-            nacked.go(DeliveryState::Sent, NOW);
+            nacked.transition(DeliveryState::Sent, NOW);
             assert!(nacked.report(Report::of(ReportState::Nack), NOW).is_ok());
         }
         assert_eq!(nacked.state(), DeliveryState::Dead);

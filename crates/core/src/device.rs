@@ -1,5 +1,5 @@
 //! A device in memory, composed of parts that each have private state: its contacts
-//! (`presence.rs`), who listens for it (`listeners.rs`), its deliveries (`deliveries.rs`), and
+//! (`presence.rs`), its listeners (`listeners.rs`), its deliveries (`deliveries.rs`), and
 //! which of them is sent next (`scheduler.rs`). Commands come in by `intake.rs`, and it leaves the
 //! hub by `removal.rs`.
 //!
@@ -42,8 +42,8 @@ use presence::Contacts;
 use removal::Removal;
 use scheduler::Scheduler;
 
-/// What is empty while it only listens is a [`ThinVec`], one word each: a hub holds very many idle
-/// devices.
+/// Lists that are empty while it only listens are of type [`ThinVec`], which takes one machine word when
+/// empty: a hub holds very many idle devices.
 #[derive(Debug)]
 pub(crate) struct Device {
     id: DeviceId,
@@ -143,7 +143,7 @@ impl Device {
         act(self, txn);
         // What it brought into memory may be due already: nothing that has expired is sent.
         self.tick(txn);
-        self.go_on_removing(txn, committed);
+        self.continue_removal(txn, committed);
         self.send_cancels(txn);
         self.pump(txn);
         self.settle_poll(txn);
@@ -167,7 +167,7 @@ impl Device {
     ) {
         if let DeliveryOp::Report { .. } = &op {
             self.contacts.seen(txn.now.wall);
-            // The report of a removed device finds nothing: its history is for senders alone.
+            // After a removal a device's deliveries can be read by senders, and no longer be reported on.
             if !self.known {
                 let detail = format!("{} is not registered", self.id);
                 return op.refuse(Problem::new(Code::UnknownCommand, detail), txn.ctx);
@@ -222,7 +222,7 @@ impl Device {
         (self.waiting, self.lookups.into_iter().flat_map(|(_, ops)| ops).collect(), removal)
     }
 
-    /// Answers for a delivery as it now is, or when it ends.
+    /// Answers with the delivery: at once, or when it has ended or the wait has elapsed.
     pub(crate) fn rejoin(
         &mut self,
         request: RequestId,
@@ -318,7 +318,7 @@ impl Device {
         while let Some(seq) = self.deliveries.first_due(txn.now.instant, txn.now.wall) {
             self.act_on_due(seq, txn);
         }
-        // A restart queues again what it finds sent, the hundredth time too.
+        // A restart queues again what was `sent`, even if that was the last sending allowed.
         while let Head::Here(seq) = self.deliveries.head()
             && self.deliveries.get(seq).is_some_and(|live| live.record.sends >= SENDS_MAX)
         {
@@ -354,7 +354,9 @@ impl Device {
                     LeaseRule::Uncounted => live.requeue(now),
                     LeaseRule::None => live.lease_until = now.instant.after(lease),
                 },
-                DeliveryState::Cancelling => live.slot_released |= live.slot_is_over(now.instant),
+                DeliveryState::Cancelling => {
+                    live.slot_released |= live.slot_has_elapsed(now.instant)
+                }
                 _ => {}
             }
         });
@@ -375,8 +377,8 @@ impl Device {
         }
     }
 
-    /// What is due has come, and is acted upon; `None` when the store could not answer. If the wall
-    /// clock was set back meanwhile, a scheduled one waits for its time again.
+    /// The due deliveries were loaded, and are acted upon; `None` when the store could not answer. If the
+    /// wall clock was set back meanwhile, a scheduled one waits for its time again.
     pub(crate) fn due_loaded(
         &mut self,
         rows: Option<Vec<DeliveryRecord>>,
@@ -425,8 +427,8 @@ impl Device {
 
     // --- Rows ---
 
-    /// Puts every row that has changed into the transaction, and answers and notifies those whom it
-    /// concerns.
+    /// Puts every row that has changed into the transaction, answers the senders that wait, and notifies
+    /// observers and watchers.
     fn flush_rows(&mut self, txn: &mut TxnBuilder<'_>) {
         let id = txn.id();
         for seq in self.deliveries.take_dirty() {
@@ -461,7 +463,7 @@ impl Device {
         self.deliveries.settle(committed, &mut ctx.due);
     }
 
-    /// Whether it waits for a transaction to go on with its removal.
+    /// Whether it waits for a transaction before its removal can continue.
     pub(crate) fn is_removing(&self) -> bool {
         matches!(self.phase, Phase::Removing(_))
     }

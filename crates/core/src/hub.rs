@@ -1,24 +1,5 @@
-//! The hub: what may happen to it, and what is to be done.
-//!
-//! **How it is driven.** Call a `handle_*` method for whatever happened, with both clocks; then
-//! take outputs from [`Hub::poll_output`] until there are none and carry them out in their order;
-//! then call [`Hub::handle_timeout`] at [`Hub::poll_timeout`], if nothing happens before, and
-//! within a second after the wall clock was set. The methods, in the order of this file:
-//!
-//! 1. what senders request: [`handle_send`](Hub::handle_send), `handle_cancel`, `handle_abandoned`;
-//! 2. what devices do: [`handle_listen`](Hub::handle_listen), `handle_confirm`, `handle_poll`,
-//!    `handle_report`;
-//! 3. what happens to streams: [`handle_taken`](Hub::handle_taken), `handle_stalled`,
-//!    `handle_resumed`, `handle_closed`;
-//! 4. what operators do to devices: `handle_put_device`, `handle_put_facts`,
-//!    `handle_delete_device`;
-//! 5. what the store reports: [`handle_committed`](Hub::handle_committed),
-//!    [`handle_loaded`](Hub::handle_loaded), `handle_store_failed`;
-//! 6. time and the end: [`handle_timeout`](Hub::handle_timeout), `handle_drain`;
-//! 7. outputs: [`poll_output`](Hub::poll_output), [`poll_timeout`](Hub::poll_timeout);
-//! 8. what can be seen, and by whom: `presence`, `online`, `watch` and their kind.
-//!
-//! A whole run, with a store and devices, is `tests/contract/harness.rs`.
+//! The hub: what may happen to it, and what is to be done. The page of [`Hub`] lists the classes of its
+//! methods.
 //!
 //! Here is the interface alone. How a device comes into memory and leaves it is in
 //! `hub/memory.rs`, a send in `hub/sends.rs`, what is done for commands to many in `hub/jobs.rs`; the decisions themselves are in `device.rs` and its
@@ -54,7 +35,60 @@ use crate::txn::{TxnQueue, bye};
 const DUE_ROWS_MAX: usize = 512;
 /// Devices whose deadlines one call acts upon.
 const TIMERS_AT_ONCE: usize = 256;
-/// Every decision of a hub. The head of this file says how it is driven.
+
+/// Every decision of a hub.
+///
+/// **Order of calls.** Call a `handle_*` method for whatever happened, with both clocks. Then take
+/// outputs from [`poll_output`](Self::poll_output) until there are none, and carry them out in their
+/// order. Then call [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout), if
+/// nothing happens before, and within a second after the wall clock was set. The classes of methods:
+///
+/// 1. **Senders**: [`handle_send`](Self::handle_send), [`handle_cancel`](Self::handle_cancel),
+///    [`handle_abandoned`](Self::handle_abandoned).
+/// 2. **Devices**: [`handle_listen`](Self::handle_listen), [`handle_confirm`](Self::handle_confirm),
+///    [`handle_poll`](Self::handle_poll), [`handle_report`](Self::handle_report).
+/// 3. **Streams**: [`handle_taken`](Self::handle_taken), [`handle_stalled`](Self::handle_stalled),
+///    [`handle_resumed`](Self::handle_resumed), [`handle_closed`](Self::handle_closed).
+/// 4. **Operators**: [`handle_put_device`](Self::handle_put_device),
+///    [`handle_put_facts`](Self::handle_put_facts), [`handle_delete_device`](Self::handle_delete_device).
+/// 5. **The store**: [`handle_committed`](Self::handle_committed),
+///    [`handle_loaded`](Self::handle_loaded), [`handle_store_failed`](Self::handle_store_failed).
+/// 6. **Observers and watchers**: [`observe_all`](Self::observe_all), [`watch`](Self::watch),
+///    [`handle_settle`](Self::handle_settle) before a snapshot is read, [`unwatch`](Self::unwatch).
+/// 7. **Time and the end**: [`handle_timeout`](Self::handle_timeout),
+///    [`handle_drain`](Self::handle_drain).
+/// 8. **Outputs**: [`poll_output`](Self::poll_output), [`poll_timeout`](Self::poll_timeout).
+/// 9. **State**: [`presence`](Self::presence), [`online`](Self::online),
+///    [`footprint`](Self::footprint).
+///
+/// A request has one [`Output::Reply`]. A driver with a store and devices is
+/// `tests/contract/harness.rs`; here a device is registered over a store that is empty:
+///
+/// ```
+/// use bellwire_core::record::{Load, Loaded, LoadedDevice, QueuePage};
+/// use bellwire_core::{Answer, Config, Hub, Instant, Now, Output, Recovered, RequestId};
+/// use bellwire_proto::{Labels, Timestamp};
+///
+/// let now = Now { instant: Instant::from_ms(0), wall: Timestamp::from_unix_ms(1_700_000_000_000) };
+/// let mut hub = Hub::new(Config::default(), Recovered::default(), 1);
+/// hub.handle_put_device(RequestId(1), "kiosk-7".parse()?, Labels::new(), now);
+/// let mut created = false;
+/// while let Some(output) = hub.poll_output() {
+///     match output {
+///         Output::Load(Load::Device(device, _)) => {
+///             let (queue, active) = (QueuePage::default(), Vec::new());
+///             let unknown = LoadedDevice { device, known: false, queued: 0, active, queue };
+///             hub.handle_loaded(Loaded::Device(Box::new(unknown)), now);
+///         }
+///         // A real store calls `committed` once the changes are on disk.
+///         Output::Persist(txn) => hub.handle_committed(txn.committed(), now),
+///         Output::Reply(RequestId(1), Answer::Device { created: new }) => created = new,
+///         _ => {}
+///     }
+/// }
+/// assert!(created);
+/// # Ok::<(), bellwire_proto::InvalidName>(())
+/// ```
 #[derive(Debug)]
 pub struct Hub {
     ctx: Context,

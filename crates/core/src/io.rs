@@ -9,7 +9,7 @@ use bellwire_proto::{
 use crate::ids::{RequestId, SessionId};
 use crate::record::{IdempotencyKey, Load, Txn};
 
-/// For whom a command is.
+/// The devices that a command is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// One device.
@@ -42,17 +42,17 @@ impl Target {
 /// A command to be stored.
 #[derive(Debug, Clone)]
 pub struct Send {
-    /// For whom.
+    /// The devices that it is for.
     pub target: Target,
-    /// What to do.
+    /// What the device is to do.
     pub action: Action,
-    /// With what.
+    /// The action's data.
     pub data: Json,
     /// Time to live; `None` is the default, zero is "only if it is online".
     pub ttl: Option<Seconds>,
     /// The run clock; `None` is the default.
     pub run_timeout: Option<Seconds>,
-    /// How long the sender waits for the end. Of a command to one device alone.
+    /// How long the sender waits for the end; only for a command to one device.
     pub wait: Seconds,
     /// Not to be sent before this time of the wall clock; the time to live counts from then.
     pub not_before: Option<Timestamp>,
@@ -88,7 +88,7 @@ impl Send {
     }
 }
 
-/// From where a device listens.
+/// The client's end of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Peer {
     /// Its address without the port.
@@ -97,10 +97,10 @@ pub struct Peer {
     pub agent: Option<String>,
 }
 
-/// How a device wants to listen on a stream.
+/// What a device requests of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Listen {
-    /// It does not answer: what was written is `delivered`.
+    /// The device sends no reports: what was written is `delivered`.
     pub ack_none: bool,
     /// The stream counts only once it is confirmed.
     pub confirm: bool,
@@ -110,7 +110,7 @@ pub struct Listen {
     pub peer: Peer,
 }
 
-/// How a device wants to listen by a long poll.
+/// What a device requests of a long poll.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poll {
     /// How long the answer may wait for a command.
@@ -137,8 +137,8 @@ pub enum Output {
         /// Which progress of the frame is to be reported, with the number of its command.
         notify_on: NotifyOn,
     },
-    /// End a stream; then call [`Hub::handle_closed`](crate::Hub::handle_closed) or not, as it
-    /// comes.
+    /// End a stream. [`Hub::handle_closed`](crate::Hub::handle_closed) need not be called afterwards, and
+    /// has no effect then.
     Close {
         /// The stream.
         session: SessionId,
@@ -160,8 +160,7 @@ pub enum Frame {
     Cancel(CancelEvent),
 }
 
-/// Which progress of a frame the core wants to be notified of, by
-/// [`Hub::handle_taken`](crate::Hub::handle_taken).
+/// The progress of a frame after which [`Hub::handle_taken`](crate::Hub::handle_taken) is to be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotifyOn {
     /// None.
@@ -211,13 +210,13 @@ pub enum HubEvent {
         /// Rises with each change of this delivery.
         version: u64,
     },
-    /// A device came, went, was created or removed.
+    /// A device connected or disconnected, was created or removed.
     Device {
-        /// Which.
+        /// The device.
         device: DeviceId,
         /// What happened.
         change: DeviceChange,
-        /// Where it is now.
+        /// Whether it is online now, and how.
         presence: Presence,
     },
 }
@@ -232,7 +231,7 @@ impl HubEvent {
     }
 }
 
-/// Whether a device is there, and how. Known to the core alone; not on disk.
+/// Whether and how a device is online. Known to the core alone; not on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Presence {
     /// Since when it is online; `None` while it is not.
@@ -252,7 +251,8 @@ impl Presence {
     }
 }
 
-/// How much a hub holds in memory, in entries. All zero when nobody listens, asks or waits.
+/// How much a hub holds in memory, in entries. All zero while there is no listener, no request and no
+/// step under way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Devices that listen, or that a call is under way for.

@@ -111,7 +111,7 @@ pub struct DeliveryRecord {
     pub head: CommandHead,
     /// The device.
     pub device: DeviceId,
-    /// Where it is in its life. `Sent` on disk says that it may have been sent.
+    /// Its state. `Sent` on disk means that it may have been sent.
     pub state: DeliveryState,
     /// The number of the latest sending, as the device sees it.
     pub attempt: u32,
@@ -190,7 +190,7 @@ impl DeliveryRecord {
         }
     }
 
-    /// When the hub must act on it even if nobody listens: its time to live, its run clock, or the
+    /// When the hub must act on it even without a listener: its time to live, its run clock, or the
     /// end of its cancelling. `None` once it is terminal, and while it is scheduled: that is a
     /// matter of the wall clock. A store retains this beside the row and answers [`Load::Due`] by
     /// it.
@@ -217,13 +217,13 @@ impl DeliveryRecord {
 pub struct DeviceRecord {
     /// Its name.
     pub id: DeviceId,
-    /// What operators say of it.
+    /// What operators attach to it.
     pub labels: Labels,
-    /// What it says of itself: a JSON object.
+    /// What it reports about itself: a JSON object.
     pub facts: Json,
     /// When it was first seen or registered.
     pub created_at: Timestamp,
-    /// When and from where it was last seen, as far as that was written down.
+    /// Its last contact, as far as that was stored.
     pub seen: Option<Seen>,
 }
 
@@ -232,7 +232,7 @@ pub struct DeviceRecord {
 pub struct Seen {
     /// When, by the wall clock.
     pub at: Timestamp,
-    /// From where, without the port.
+    /// The address from which it came, without the port.
     pub address: Option<String>,
     /// Its `User-Agent`.
     pub agent: Option<String>,
@@ -291,7 +291,7 @@ pub enum Change {
     PutFacts(DeviceId, Json),
     /// A contact with a device. Nothing is promised by it: it may be lost in a crash.
     PutSeen(DeviceId, Seen),
-    /// A device is known no more. Its deliveries stay.
+    /// A device is removed. Its deliveries stay.
     DeleteDevice(DeviceId),
     /// A key and what it was used for.
     PutIdempotency(Box<IdempotencyRecord>),
@@ -347,8 +347,7 @@ impl Committed {
 /// were requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Load {
-    /// A device: whether it is known, its deliveries past `queued`, and the first page of its
-    /// queue.
+    /// A device: whether it is known, its deliveries in flight, and the first page of its queue.
     Device(DeviceId, PageMax),
     /// The next page of a device's queue: ready deliveries with a greater number than this.
     Queue(DeviceId, Seq, PageMax),
@@ -371,8 +370,8 @@ pub enum Load {
     Unknown(RequestId, Vec<DeviceId>),
     /// What a key was used for.
     Idempotency(IdempotencyKey),
-    /// Deliveries that are due by then, at most this many: past [`due_at`] of the monotonic clock,
-    /// or scheduled for a time that the wall clock has reached.
+    /// Deliveries that are due by then, at most this many: those whose [`due_at`] the monotonic clock has
+    /// reached, or whose scheduled time the wall clock has.
     ///
     /// [`due_at`]: DeliveryRecord::due_at
     Due(Now, usize),
@@ -418,7 +417,7 @@ pub struct LoadedDevice {
     pub known: bool,
     /// How many of its deliveries are `queued`, scheduled ones included.
     pub queued: u64,
-    /// Its deliveries past `queued` and not terminal, by number.
+    /// Its deliveries in flight, by number.
     pub active: Vec<DeliveryRecord>,
     /// The first page of its queue; empty when none is counted as `queued`.
     pub queue: QueuePage,
@@ -431,7 +430,7 @@ pub struct LoadedCommand {
     pub head: CommandHead,
     /// As in [`CommandRecord::online_only`].
     pub online_only: bool,
-    /// The device of its first delivery by name, if there is one.
+    /// Its first delivery by device name, if there is one.
     pub first: Option<Box<DeliveryRecord>>,
     /// How many of its deliveries are terminal.
     pub terminal: u64,
@@ -460,7 +459,7 @@ pub enum Loaded {
     LiveOf(Seq, Vec<DeviceId>),
     /// To [`Load::Unknown`].
     Unknown(RequestId, Option<DeviceId>),
-    /// To [`Load::Idempotency`]; a key past its time may be given or left out.
+    /// To [`Load::Idempotency`]; a key whose retention has elapsed may be returned or left out.
     Idempotency(IdempotencyKey, Option<Box<IdempotencyRecord>>),
     /// To [`Load::Due`].
     Due {
@@ -468,7 +467,7 @@ pub enum Loaded {
         rows: Vec<(DeviceId, Seq)>,
         /// When the earliest of all others is due, by the monotonic clock.
         next: Option<Instant>,
-        /// For when the earliest of all others is scheduled, by the wall clock.
+        /// The time for which the earliest of all others is scheduled, by the wall clock.
         next_scheduled: Option<Timestamp>,
     },
     /// To [`Load::Delivered`]: oldest first; empty when there are no more.

@@ -71,8 +71,8 @@ impl fmt::Debug for Instant {
 }
 
 impl Now {
-    /// When the monotonic clock will show that the wall clock has reached `wall`, if nobody sets
-    /// the wall clock before; now, when it has passed.
+    /// The monotonic time at which the wall clock will reach `wall`, if it is not set before; now, when
+    /// `wall` has passed.
     pub fn instant_of(&self, wall: Timestamp) -> Instant {
         self.instant.after(wall.since(self.wall))
     }

@@ -1,6 +1,6 @@
 //! Transactions: what one call changes, and what waits until that is on disk.
 //!
-//! No entity changes a row or reports anything to anybody except through a [`TxnBuilder`]. A call
+//! No entity changes a row, answers a request or notifies an observer except through a [`TxnBuilder`]. A call
 //! may touch one entity or several; when it ends, its changes are one [`Txn`], whatever they
 //! concern, and all that rests on them waits in the [`TxnQueue`] under the transaction's number.
 //! Lookups alone go out at once: a read promises nothing (the pages of a replay excepted, see
@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use bellwire_proto::limits::{BYE_RECONNECT_DRAINING_S, BYE_RECONNECT_S};
 use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{CommandId, DeviceId, Problem};
 
@@ -219,10 +220,12 @@ impl TxnQueue {
     }
 }
 
-/// The last event of a stream. `spread`, from 0 to 1, spreads the reconnections of a fleet: 0.5 to
-/// 5 s, draining 1 to 10 s (contract, section 4).
+/// The last event of a stream. `spread`, from 0 to 1, spreads the reconnections of a fleet.
 pub(crate) fn bye(reason: ByeReason, spread: f64) -> Bye {
-    let (least, most) = if reason == ByeReason::Draining { (1.0, 10.0) } else { (0.5, 5.0) };
+    let (least, most) = match reason {
+        ByeReason::Draining => BYE_RECONNECT_DRAINING_S,
+        _ => BYE_RECONNECT_S,
+    };
     let tenths = ((least + (most - least) * spread) * 10.0).round();
     Bye { reason, reconnect_s: tenths / 10.0 }
 }

@@ -59,7 +59,7 @@ fn promises_hold_in_the_fourth_share_of_seeds() {
 }
 
 #[test]
-fn the_same_seed_tells_the_same_story() {
+fn the_same_seed_gives_the_same_run() {
     for seed in 0..60 {
         let [once, again] = [(); 2].map(|()| World::run(seed, None, true));
         assert_eq!(once.digest, again.digest, "the outputs of seed {seed} differ");
@@ -87,12 +87,12 @@ fn a_store_that_finds_nothing_due_is_seen() {
 
 #[test]
 fn a_store_that_counts_sendings_anew_after_a_restart_is_seen() {
-    is_seen(InjectedBug::StoreForgetsAttempts, "was sent of attempt");
+    is_seen(InjectedBug::StoreForgetsAttempts, "was sent again as attempt");
 }
 
 #[test]
 fn a_driver_that_writes_twice_is_seen() {
-    is_seen(InjectedBug::DriverWritesTwice, "was sent of attempt");
+    is_seen(InjectedBug::DriverWritesTwice, "was sent again as attempt");
 }
 
 #[test]

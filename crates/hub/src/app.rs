@@ -7,10 +7,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use bellwire_proto::limits::{SHUTDOWN_IN_FLIGHT, SHUTDOWN_STREAMS_MS, SHUTDOWN_TIMEOUT};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -22,14 +22,6 @@ use crate::http::classic::{Classic, ClassicConfig, ClassicError};
 use crate::listen::{ListenConfig, Listener, Server};
 use crate::store::{self, OpenError, Options, SqliteStore, Store};
 use crate::tls::{self, Protocols, TlsError};
-
-/// A hub has ended this long after [`Running::shutdown`] was called (contract, section 9: within 10 s).
-const SHUTDOWN_WITHIN: Duration = Duration::from_millis(9_500);
-/// How long requests in flight may take to end, once no connection is accepted any more. Waits and polls were
-/// answered before: what is in flight then is on its way in or out.
-const IN_FLIGHT_WITHIN: Duration = Duration::from_millis(1_500);
-/// How long the last bytes of streams may take, after all of the above.
-const STREAMS_WITHIN_MS: u64 = 1_000;
 
 /// A hub that is open and recovered, to be mounted in an axum server.
 ///
@@ -108,11 +100,11 @@ struct Tls {
 pub enum StartError {
     /// The operator's: without credentials any client that reaches the hub commands every device.
     #[error(
-        "this hub has no tokens, and {addr} is not loopback: whoever reaches it could command every \
-         device. Listen on 127.0.0.1, or set `open` if that is meant"
+        "this hub has no tokens, and {addr} is not loopback: any client that reaches it could command every \
+         device. Listen on 127.0.0.1, or set `open` if that is intended"
     )]
     Exposed {
-        /// Where it should have listened.
+        /// The address on which it was to listen.
         addr: SocketAddr,
     },
     /// The machine's or the operator's: an address cannot be bound.
@@ -184,14 +176,14 @@ impl Hub {
     /// Ends: drains if that was not done, writes out what streams have yet to send, and puts
     /// on disk what was taken. Within 10 s.
     pub async fn close(self) {
-        self.close_until(Instant::now() + SHUTDOWN_WITHIN).await;
+        self.close_until(Instant::now() + SHUTDOWN_TIMEOUT).await;
     }
 
     async fn close_until(self, until: Instant) {
         self.drain();
         let (plane, store) = (self.driver.plane().clone(), self.store.clone());
         let closed = in_thread(move || {
-            plane.shutdown(STREAMS_WITHIN_MS);
+            plane.shutdown(SHUTDOWN_STREAMS_MS);
             store.close();
         });
         if !matches!(timeout_at(until, closed).await, Ok(Ok(()))) {
@@ -299,13 +291,13 @@ impl Running {
     /// served for the time set as `drain`; then requests in flight end, and the store is closed.
     /// Within 10 s.
     pub async fn shutdown(self) {
-        let until = Instant::now() + SHUTDOWN_WITHIN;
+        let until = Instant::now() + SHUTDOWN_TIMEOUT;
         self.hub.drain();
         sleep(self.hub.driver.config().drain).await;
-        self.server.shutdown(IN_FLIGHT_WITHIN).await;
+        self.server.shutdown(SHUTDOWN_IN_FLIGHT).await;
         if let Some(classic) = self.classic {
             // These end without notice: their format has no event for it.
-            let ended = in_thread(move || classic.shutdown(STREAMS_WITHIN_MS));
+            let ended = in_thread(move || classic.shutdown(SHUTDOWN_STREAMS_MS));
             let _ = timeout_at(until, ended).await;
         }
         self.hub.close_until(until).await;

@@ -1,7 +1,7 @@
 //! The hub's two clocks, and how the monotonic one goes on over a restart.
 //!
 //! **Durations** are measured by `CLOCK_BOOTTIME`, which counts the time that the machine was
-//! suspended and which nobody can set. **Stamps** are of the wall clock as it is at the moment: if
+//! suspended, and which cannot be set. **Stamps** are of the wall clock as it is at the moment: once
 //! it is set right, stamps are right from then on, and no deadline moves.
 //!
 //! A store writes an [`Anchor`] now and then: what both clocks showed at one moment. A later start
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bellwire_core::{Instant, Now};
 use bellwire_proto::Timestamp;
-use bellwire_proto::limits::{RUN_TIMEOUT_S, TTL_S};
+use bellwire_proto::limits::DELIVERY_LIFE_MAX;
 
 /// What both clocks show. Cheap to clone.
 ///
@@ -40,7 +40,7 @@ struct System {
     origin_ms: u64,
     /// `CLOCK_BOOTTIME` then.
     booted: Duration,
-    /// Tokio's clock then: a test that pauses it moves it on by itself, and this clock with it.
+    /// Tokio's clock then. A test that pauses Tokio's clock and advances it advances this clock too.
     started: tokio::time::Instant,
 }
 
@@ -60,11 +60,6 @@ pub struct Anchor {
 /// By how much the wall clock may drift from the anchor before that is taken for a step: more than
 /// any slewing does in the time between two anchors.
 pub(crate) const STEP_MIN: Duration = Duration::from_secs(1);
-
-/// How much of the time between two boots counts at most: longer than any time to live and run clock.
-/// A wall clock that was wrong before the boot and is right after it looks like a machine that was off;
-/// it shall not take the history too.
-const OFF_COUNTS_MAX: Duration = Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max);
 
 impl Clock {
     /// The machine's clocks, from now on: the monotonic one begins at the time of the wall clock.
@@ -154,7 +149,9 @@ fn resumed(anchor: Anchor, wall: Timestamp, boottime_ms: u64, boot: i64) -> Inst
     let passed = if same_boot {
         Duration::from_millis(boottime_ms - anchor.boottime_ms)
     } else {
-        wall.since(anchor.wall).min(OFF_COUNTS_MAX)
+        // No more than the longest life of a delivery counts. A wall clock that was wrong before the boot
+        // and is right after it looks like a machine that was off; it must not expire the history too.
+        wall.since(anchor.wall).min(DELIVERY_LIFE_MAX)
     };
     anchor.instant.after(passed)
 }

@@ -1,7 +1,7 @@
 //! The hub's settings, parsed once into validated types.
 //!
-//! They come in layers, each over the one before: a TOML file, `BELLWIRE_*` variables, flags. A
-//! value has the same text and the same rule in each of them. Every fault is reported with its key;
+//! They come in layers, each of which overrides the one before: a TOML file, `BELLWIRE_*` variables,
+//! flags. A value has the same text and the same rule in each of them. Every fault is reported with its key;
 //! an unknown key is a fault. The program reads the file, the environment and the command line;
 //! this module gets their texts.
 //!
@@ -203,7 +203,7 @@ impl Config {
         file
     }
 
-    /// The part of it that is the core's.
+    /// The settings that are the core's.
     pub(crate) fn core(&self) -> bellwire_core::Config {
         bellwire_core::Config {
             lease: self.lease,

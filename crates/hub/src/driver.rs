@@ -36,7 +36,8 @@ use runtime::Runtime;
 
 /// The hub as its HTTP handlers see it. Cheap to clone.
 ///
-/// - **Requests** of senders ([`send`](Self::send), [`cancel`](Self::cancel)), devices
+/// - **Requests** of senders ([`send`](Self::send), [`send_to_many`](Self::send_to_many),
+///   [`cancel`](Self::cancel)), devices
 ///   ([`report`](Self::report), [`poll`](Self::poll), [`confirm`](Self::confirm)) and operators
 ///   ([`put_device`](Self::put_device), [`put_facts`](Self::put_facts),
 ///   [`delete_device`](Self::delete_device)). Each has exactly one reply, after what it promises is
@@ -44,8 +45,9 @@ use runtime::Runtime;
 /// - **Streams**: [`listen`](Self::listen), [`watch`](Self::watch) and [`observe`](Self::observe)
 ///   give a [`Reserved`], into which the hub sends at once. Then call [`Reserved::attached`], and
 ///   have [`Driver::plane`] attach the connection or make a response body.
-/// - **Reads**: [`store`](Self::store) for what is on disk; [`presences`](Self::presences),
-///   [`device`](Self::device) and [`show`](Self::show) join it with who is online.
+/// - **Reads**: [`command`](Self::command) and [`store`](Self::store) for what is on disk;
+///   [`presences`](Self::presences) for who is online, which [`device`](Self::device) and
+///   [`show`](Self::show) join with it.
 /// - **Life**: [`start`](Self::start), then the store is started with
 ///   [`store_events`](Self::store_events), and only then is anything answered;
 ///   [`readiness`](Self::readiness) at any time; [`drain`](Self::drain) before the plane and the
@@ -309,9 +311,9 @@ impl Driver {
     ) -> Result<Reserved, Problem> {
         let reserved = self.reserve(options)?;
         let mailbox = self.runtime.feed.watch(reserved.stream, command)?;
-        // From here on no change is missed; what the snapshot shows already is recognised by its
-        // version. What was decided before is not reported, so the snapshot must show it: it is read
-        // when that is on disk.
+        // From here on every change is notified; those that the snapshot contains already are recognised by
+        // their version. Changes decided before are not notified, so the snapshot must contain them: it is
+        // read when they are on disk.
         let watching = self.runtime.watch(command);
         self.done(self.request(|hub, request, _| hub.handle_settle(request)).await?)?;
         let Some(snapshot) = self.store().snapshot(command, None).await? else {
@@ -474,7 +476,8 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::BadCursor(error) => Self::bad_request(error.to_string()),
             error => {
-                tracing::warn!(%error, "a read of the store failed");
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "a read of the store failed");
                 Self::new(Code::StoreUnavailable, "the store cannot answer; try again later")
             }
         }
@@ -483,7 +486,7 @@ impl From<StoreError> for Problem {
 
 fn entropy<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes)
 }
 

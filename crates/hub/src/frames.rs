@@ -12,10 +12,6 @@ use crate::plane::Frame;
 /// The hub's name and version, as `hello`, `hub` events and `GET /v1/ping` report it.
 pub const HUB: &str = concat!("bellwire/", env!("CARGO_PKG_VERSION"));
 
-/// When a client whose stream ended as overloaded reconnects: late enough to have read what it was
-/// sent. Such ends happen one by one, so they need no spread. From 0.5 to 5 (contract, section 4).
-const OVERLOADED_RECONNECT_S: f64 = 3.0;
-
 /// What the core sends to a device: `command` with its number as the id, or `cancel`.
 pub fn frame(frame: &CoreFrame) -> Frame {
     match frame {
@@ -31,7 +27,7 @@ pub fn bye(bye: &Bye) -> Frame {
 
 /// The last event of a stream whose reader is too slow, the same for all of them.
 pub fn overloaded() -> Frame {
-    bye(&Bye { reason: ByeReason::Overloaded, reconnect_s: OVERLOADED_RECONNECT_S })
+    bye(&Bye { reason: ByeReason::Overloaded, reconnect_s: limits::BYE_RECONNECT_OVERLOADED_S })
 }
 
 /// The first event of a device's stream, with `retry: 2000`. Bare bytes, since the prelude goes
@@ -45,7 +41,7 @@ pub fn delivery(delivery: &Delivery) -> Frame {
     encode("delivery", None, delivery)
 }
 
-/// A device, and what happened to it.
+/// A device, and the change of it.
 pub fn device(event: &DeviceEvent) -> Frame {
     encode("device", None, event)
 }

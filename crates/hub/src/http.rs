@@ -245,8 +245,8 @@ fn page_request(query: &mut params::Query) -> Result<PageRequest, Problem> {
     })
 }
 
-/// Runs a handler; a panic is answered as a fault of the hub, instead of a closed connection. (The
-/// panic hook reports the panic itself.)
+/// Runs a handler. A panic is answered as a fault of the hub, where the connection would otherwise be
+/// closed. (The panic hook reports the panic itself.)
 async fn caught(
     mut handling: Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>,
 ) -> Result<Response, Problem> {

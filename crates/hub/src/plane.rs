@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The plane decides nothing: `core` decides what is sent to which device and when a stream is
-//! replaced, the codec what an event looks like. The plane is responsible for the properties of a
+//! replaced, `frames.rs` encodes the events. The plane is responsible for the properties of a
 //! stream (contract, section 4): one event is one write; heartbeats; a bound on what a slow reader
 //! may leave unread; an orderly end.
 
@@ -37,6 +37,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use bellwire_proto::limits::{SHARDS, SHARDS_BY_CORES_MAX};
 use bytes::Bytes;
 
 pub use body::StreamBody;
@@ -76,7 +77,8 @@ use stream_id::Key;
 ///    by every method, so that a late call for an old stream cannot reach a new one.
 ///
 /// Events go the other way, to [`StreamEvents`]: receipts of frames, `Stalled` and `Resumed`, and
-/// as the last event of each reservation `Closed`, exactly once. [`Self::counts`] is for metrics.
+/// as the last event of each reservation `Closed`, exactly once. [`Self::counts`] is for metrics,
+/// [`Self::is_alive`] for health.
 /// `tests/plane_streams.rs` shows each class over real sockets.
 ///
 /// ```
@@ -177,9 +179,11 @@ impl Plane {
     /// When the system refuses a thread or an epoll.
     pub fn start(config: PlaneConfig, events: Arc<dyn StreamEvents>) -> io::Result<Self> {
         let shards = match config.shards {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(64),
+            0 => {
+                std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_BY_CORES_MAX)
+            }
             // A stream's id has eight bits for its shard.
-            count => count.min(256),
+            count => count.min(SHARDS.max as usize),
         };
         let limits = Limits::of(&config);
         let counters = Arc::new(Counters::default());

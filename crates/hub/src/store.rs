@@ -207,16 +207,17 @@ impl StoredDevice {
     }
 }
 
-/// Why a store refuses a request, or has stopped.
+/// Why a store refuses a request, or has stopped. The cause is the [source](Error::source), and not part of
+/// the message.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The machine's fault, as a rule: the disk refused a write, is full or damaged. Nothing more is
     /// stored until an operator has repaired it and restarted the hub.
-    #[error("the store failed: {0}")]
+    #[error("the store failed")]
     Failed(#[source] Arc<dyn Error + Send + Sync>),
     /// This one read failed. If the disk is to blame, [`StoreError::Failed`] follows.
-    #[error("the store could not be read: {0}")]
+    #[error("the store could not be read")]
     Unreadable(#[source] Arc<dyn Error + Send + Sync>),
     /// The hub's: too many reads wait already. Worth another try.
     #[error("too many reads are waiting")]

@@ -21,7 +21,7 @@ pub enum TlsError {
     /// permissions and content.
     #[error("cannot use {}: {source}", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// Why.
         source: pem::Error,
@@ -29,7 +29,7 @@ pub enum TlsError {
     /// There is no certificate in the file; the two files may be interchanged.
     #[error("{} holds no certificate", path.display())]
     NoCertificate {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
     /// There is no key in the file; the two files may be interchanged.

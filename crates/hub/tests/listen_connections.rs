@@ -421,7 +421,7 @@ fn a_router_mounted_in_another_server_streams_through_its_response_body() {
 }
 
 #[test]
-fn a_body_that_nobody_reads_is_bounded_like_a_socket() {
+fn a_body_without_a_reader_is_bounded_like_a_socket() {
     let world = World::new();
     let id = world.plane.reserve(StreamOptions::default());
     let body = world.plane.respond_with_body(id);

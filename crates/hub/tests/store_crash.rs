@@ -26,7 +26,7 @@ use store_kit::*;
 
 /// When the history plays: a month after its oldest commands, so that retention takes those.
 const TODAY_MS: u64 = 31 * 86_400_000;
-const KEPT: Duration = Duration::from_secs(30 * 86_400);
+const HISTORY_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
 /// What happens, in order.
 #[derive(Clone)]
@@ -154,7 +154,9 @@ impl Life {
                 return false;
             }
             self.after(|model| drop(model.recover(now())));
-            self.after(|model| model.purge(instant(TODAY_MS).before(KEPT), instant(TODAY_MS)));
+            self.after(|model| {
+                model.purge(instant(TODAY_MS).before(HISTORY_RETENTION), instant(TODAY_MS))
+            });
             for step in steps.by_ref() {
                 let Step::Burst(txns) = step else { break };
                 let before = self.states.len() - 1;
@@ -183,7 +185,7 @@ impl Life {
 }
 
 fn options() -> Options {
-    Options::default().clock(Clock::given(now)).history_retention(KEPT)
+    Options::default().clock(Clock::given(now)).history_retention(HISTORY_RETENTION)
 }
 
 /// A folder in memory where there is one: what is durable is decided by the faulty disk, and an
@@ -199,8 +201,10 @@ fn dies_at(n: u64, death: Death, seed: u64) -> bool {
     let dir = folder();
     let disk = FaultyDisk::new(n, death, seed.wrapping_mul(1_000_003) + n);
     let mut life = Life { states: vec![Model::default()], survives: 0, next_txn: 1 };
-    let whole =
-        life.live(dir.path(), &disk.options().clock(Clock::given(now)).history_retention(KEPT));
+    let whole = life.live(
+        dir.path(),
+        &disk.options().clock(Clock::given(now)).history_retention(HISTORY_RETENTION),
+    );
     let died = disk.is_dead();
     assert!(whole || died, "{case}: the store failed on a disk that works");
     disk.bury().unwrap();

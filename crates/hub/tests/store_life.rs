@@ -326,7 +326,7 @@ fn a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it() {
 }
 
 #[test]
-fn the_monotonic_clock_goes_on_over_a_restart() {
+fn the_monotonic_clock_continues_over_a_restart() {
     // It was the wall clock of the start: a hub that came up in 1970 expired nothing for years.
     let dir = tempfile::tempdir().unwrap();
     let run = || {

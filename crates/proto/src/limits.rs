@@ -1,11 +1,12 @@
 //! The limits that are visible outside the program, each with its unit and its source: those of the
 //! contract, those of an operator's settings, and those that a peer or another implementation can
-//! observe.
+//! observe, because something is refused, cut off or given up there.
 //!
 //! "Contract" is `docs/protocol.md`, "setting" `docs/config.md`, a title of the agent's manual follows
 //! `docs/agent.md`; "our choice" means that none of them requires the number. Bounds that only an
-//! implementation needs (a buffer, a batch) are beside their code. `bellwire-sse` knows nothing of
-//! Bellwire and documents its own.
+//! implementation needs (a buffer, a batch, how often something is looked at) are beside their code. What
+//! is of use without Bellwire documents its own: the crate `bellwire-sse`, and the event source and the
+//! transport of `bellwire-client`.
 
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ pub const SENDS_MAX: u32 = 100;
 /// Devices of a command whose deliveries all come into being with its answer; with more, they follow in
 /// steps of this size: our choice, a step of under a millisecond. docs/protocol.md, section 3.
 pub const COMMAND_DEVICES_AT_ONCE: usize = 128;
-/// Commands to more devices than that which may be under way at once, in expansion or cancellation: our
+/// Commands to more devices than that which may be expanded or cancelled at once: our
 /// choice; each waits for the others. docs/protocol.md, section 3.
 pub const COMMANDS_TO_MANY_MAX: usize = 256;
 
@@ -100,6 +101,10 @@ pub const TTL_IF_ONLINE_S: u64 = 30;
 pub const WAIT_S: Range = Range { default: 0, min: 0, max: 300 };
 /// The run clock in seconds. Contract, section 3.
 pub const RUN_TIMEOUT_S: Range = Range { default: 300, min: 1, max: 86_400 };
+/// The longest life of a delivery: a time to live and a run clock. What was decided about time lasts no
+/// longer: of the time between two boots of the hub's machine this much counts at most (`docs/store.md`,
+/// "Time"), and a command to many is retained this much longer than its [`HISTORY_S`].
+pub const DELIVERY_LIFE_MAX: Duration = Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max);
 /// Time between heartbeats in seconds. Contract, section 4.
 pub const HEARTBEAT_S: Range = Range { default: 15, min: 5, max: 600 };
 /// How long a poll is held, in seconds. Contract, section 4.
@@ -123,6 +128,21 @@ pub const AGENT_CHARS_MAX: usize = 512;
 pub const NONCE_CHARS_MAX: usize = 64;
 /// The `retry:` of a hello, in milliseconds. Contract, section 4.
 pub const HELLO_RETRY_MS: u64 = 2000;
+/// The least and the greatest `reconnect_s` of a `bye`, in seconds. Contract, section 4.
+pub const BYE_RECONNECT_S: (f64, f64) = (0.5, 5.0);
+/// The same of a `bye` `draining`. Contract, section 4.
+pub const BYE_RECONNECT_DRAINING_S: (f64, f64) = (1.0, 10.0);
+/// The `reconnect_s` of a `bye` `overloaded`, in seconds: our choice within [`BYE_RECONNECT_S`], late enough
+/// for a client to read what it was sent. Such streams end one by one, so it needs no spread.
+pub const BYE_RECONNECT_OVERLOADED_S: f64 = 3.0;
+/// How long a stream may wait for its connection after the request for it was accepted, in milliseconds.
+/// Our choice: it takes no time unless the client has disconnected.
+pub const STREAM_ATTACH_TIMEOUT_MS: u64 = 10_000;
+/// How long a stream that the hub ends may take to send what is unsent, in milliseconds. Our choice.
+pub const STREAM_LINGER_MS: u64 = 5_000;
+/// How long the hub then waits for the client's FIN, so that no reset destroys bytes in flight, in
+/// milliseconds. Our choice.
+pub const STREAM_FIN_TIMEOUT_MS: u64 = 1_000;
 /// Bytes that a stream may have unsent before it ends as overloaded. Contract, section 4.
 pub const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of backlog, snapshot or replay in flight to one reader before the rest waits: a quarter of
@@ -135,12 +155,15 @@ pub const COMPAT_DELAY_MS: u64 = 100;
 pub const PROBES: u8 = 3;
 /// See [`PROBES`].
 pub const PROBE_INTERVAL_MS: u64 = 1000;
-/// A stream is online for two heartbeats and this many milliseconds after the last sign of the
-/// device. Contract, section 6.
+/// A stream is online for two heartbeats and this many milliseconds after the last byte from the
+/// device, or the last write that it accepted. Contract, section 6.
 pub const PRESENCE_GRACE_MS: u32 = 10_000;
 /// Bytes of frames that may wait for one shard of the hub; beyond it, the streams written to end as
 /// overloaded. Our choice: reached only when the machine cannot keep up.
 pub const SHARD_INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Rows that a page of a list may look at, after which it ends early: some milliseconds of work. Our choice.
+pub const LIST_ROWS_MAX: u32 = 20_000;
 
 /// Bytes of a request's head. Contract, section 1.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -153,6 +176,9 @@ pub const HALF_CLOSE_GRACE: Duration = Duration::from_millis(500);
 pub const CONNECTION_IDLE: Duration = Duration::from_secs(75);
 /// How long a TLS handshake may take: our choice, as a request's head.
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the 408 for a head that took too long may take to be written: our choice; the connection ends
+/// in any case.
+pub const HEAD_REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections that wait in the kernel to be accepted: our choice, the `net.core.somaxconn` of
 /// Linux since 5.4.
 pub const ACCEPT_BACKLOG: u32 = 4096;
@@ -180,6 +206,20 @@ pub const RETRY_AFTER_QUEUE_S: u64 = 5;
 pub const RETRY_AFTER_DRAINING_S: u64 = 10;
 /// `Retry-After` of `store_unavailable` in seconds: our choice; an operator has to act.
 pub const RETRY_AFTER_STORE_S: u64 = 30;
+/// Reads of the API that may wait for the store; one more is answered 503. Our choice: some seconds of work,
+/// after which no client would wait for the answer. `docs/store.md`.
+pub const STORE_READS_WAITING_MAX: usize = 1024;
+/// Devices that one request looks at in search of those that are online, or not: our choice. A page with
+/// fewer items than requested may therefore be followed by another.
+pub const DEVICES_SEARCHED_MAX: usize = 20 * PAGE_ITEMS.max as usize;
+/// How long the hub may take to end, from SIGTERM on. Contract, section 9: 10 s, of which the rest is for the
+/// exit of the process.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(9_500);
+/// How much of it requests in flight may take after [`DRAIN_S`], once no connection is accepted any more:
+/// our choice. Waits and polls were answered before, so these requests are being read or answered.
+pub const SHUTDOWN_IN_FLIGHT: Duration = Duration::from_millis(1_500);
+/// How much of it the last bytes of streams may take after that, in milliseconds: our choice.
+pub const SHUTDOWN_STREAMS_MS: u64 = 1_000;
 
 /// The greatest [`LEASE`], in seconds. Setting `lease`.
 pub const LEASE_CEILING_S: u64 = 3600;
@@ -201,6 +241,8 @@ pub const BODY_TIMEOUT_S: Range = Range { default: 30, min: 1, max: 3600 };
 pub const DRAIN_S: Range = Range { default: 2, min: 0, max: 8 };
 /// Threads that hold streams; 0 is one per core. Setting `shards`.
 pub const SHARDS: Range = Range { default: 0, min: 0, max: 256 };
+/// The most threads that 0 in [`SHARDS`] stands for: our choice. More would only spread the streams thinner.
+pub const SHARDS_BY_CORES_MAX: usize = 64;
 
 /// Bytes of a body posted to a classic server: our choice; the original relies on Tornado's 100 MiB.
 pub const CLASSIC_BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -247,6 +289,23 @@ pub const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of a hub's event that a client reads: our choice, above a command with [`DATA_BYTES_CEILING`] and a delivery with
 /// three parts of 64 KiB, each of which JSON may make six times as long.
 pub const EVENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long a device's stream may take until its `hello`, which the hub sends at once: our choice. Comments do
+/// not prolong it.
+pub const LISTENER_HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// After how many heartbeats without a byte a client gives up a device's stream, in tenths of a heartbeat.
+/// `docs/agent.md`, "Configuration".
+pub const LISTENER_HEARTBEATS_TENTHS: u64 = 25;
+/// The least delay that a hub can request of a listener: our choice. With less, a hub that ends each stream at
+/// once would be connected to again without a pause.
+pub const LISTENER_DELAY_MIN: Duration = Duration::from_secs(1);
+/// The most that the hub's `retry` counts as: the cap of the backoff.
+pub const LISTENER_RETRY_MAX: Duration = Duration::from_secs(60);
+/// The longest pause that a `bye` can request of a listener: our choice, above [`BYE_RECONNECT_DRAINING_S`].
+pub const LISTENER_BYE_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long the end of a stream may take after its `bye`: our choice.
+pub const LISTENER_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the stream of an observer or a watcher may be silent: four times the default of [`HEARTBEAT_S`].
+pub const WATCHER_SILENCE_MAX: Duration = Duration::from_secs(4 * HEARTBEAT_S.default);
 
 /// The greatest `timeout` of an action, in seconds: the longest time to live. `docs/agent.md`, "Configuration".
 pub const ACTION_TIMEOUT_S_MAX: u64 = TTL_S.max;
@@ -258,12 +317,18 @@ pub const CONCURRENCY: Range = Range { default: 1, min: 1, max: IN_FLIGHT_CEILIN
 pub const CREDENTIAL_BYTES_MAX: u64 = 8 * 1024;
 /// Members of [`FACTS_KEYS_MAX`] that are reserved for the agent's own facts: our choice.
 pub const AGENT_FACTS_KEYS_MAX: usize = 20;
-/// Bytes of [`FACTS_BYTES_MAX`] that are reserved for the agent's own facts, at most 32 addresses among them: our choice.
+/// Addresses among the agent's own facts: our choice. A container host has hundreds.
+pub const AGENT_FACT_ADDRESSES_MAX: usize = 32;
+/// Bytes of [`FACTS_BYTES_MAX`] that are reserved for the agent's own facts, [`AGENT_FACT_ADDRESSES_MAX`] addresses among
+/// them: our choice.
 pub const AGENT_FACTS_BYTES_MAX: usize = 4096;
 /// Bytes of the agent's journal. `docs/agent.md`, "The journal".
 pub const AGENT_JOURNAL_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of the longest report in the agent's journal. A report within the contract's limits fits: a result of 64 KiB, two
+/// outputs of 64 KiB that take 4/3 of that, and a message.
+pub const AGENT_REPORT_BYTES_MAX: usize = 248 << 10;
 /// Bytes that the agent reserves on the disk for the result of a command in progress. `docs/agent.md`, "The journal":
-/// the longest report of section 5 of the contract takes 248 KiB, its other records less than 4.
+/// [`AGENT_REPORT_BYTES_MAX`], and less than 4 KiB for the command's other records.
 pub const AGENT_RESULT_BYTES_MAX: u64 = 256 << 10;
 /// How long the agent retains a completed command. `docs/agent.md`, "The journal": the longest time to live and a day,
 /// within which no command is sent again.
@@ -297,6 +362,23 @@ pub const AGENT_REPORT_RETRY_MAX: Duration = Duration::from_secs(60);
 pub const AGENT_REPORT_TIMEOUT_MAX: Duration = Duration::from_secs(5 * 60);
 /// How often the agent compares its facts with those that it has reported.
 pub const AGENT_FACTS_EVERY: Duration = Duration::from_secs(300);
+/// How long a report of its facts may take: our choice.
+pub const AGENT_FACTS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Results in flight that the agent sends for the first time (or the hub's `max_in_flight`, if that is more), and as
+/// many that it sends again. Our choice: reports that a network loses must block none that could pass.
+pub const AGENT_RESULTS_IN_FLIGHT_MAX: usize = 8;
+/// Reports of one command that the agent has in flight: our choice. However often the hub asks, the next one waits.
+pub const AGENT_REPORTS_PER_COMMAND_MAX: usize = 2;
+/// How long a closure may continue after it was requested to stop, before it is dropped. Our choice, as the default of
+/// [`KILL_AFTER_S`].
+pub const AGENT_CLOSURE_STOP: Duration = Duration::from_secs(KILL_AFTER_S.default);
+/// How long output is read after a program has exited: our choice. An orphan of it may hold the pipe open for ever.
+pub const AGENT_OUTPUT_AFTER_EXIT: Duration = Duration::from_secs(1);
+/// How long killed orphan processes may take to end: our choice. Only one that waits in the driver of a failed disk does
+/// not end at once.
+pub const AGENT_ORPHANS_KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest pause before the agent tries a web service again that refused the connection: our choice.
+pub const AGENT_FORWARD_RETRY_MAX: Duration = Duration::from_secs(1);
 /// How long a connection must last before the agent's backoff starts again. `docs/agent.md`, "Connection".
 pub const AGENT_HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// The longest delay of the agent's backoff. `docs/agent.md`, "Connection".

@@ -145,25 +145,32 @@ fn escaped(json: &str) -> String {
 /// What `agent journal repair --json` prints.
 #[derive(Serialize)]
 struct RepairReport<'a> {
-    records_kept: usize,
+    records_retained: usize,
     lines_dropped: usize,
     copy: Option<&'a Path>,
 }
 
 impl<'a> From<&'a Repaired> for RepairReport<'a> {
     fn from(repaired: &'a Repaired) -> Self {
-        let Repaired { records_kept, lines_dropped, copy, .. } = repaired;
-        Self { records_kept: *records_kept, lines_dropped: *lines_dropped, copy: copy.as_deref() }
+        let Repaired { records_retained, lines_dropped, copy, .. } = repaired;
+        Self {
+            records_retained: *records_retained,
+            lines_dropped: *lines_dropped,
+            copy: copy.as_deref(),
+        }
     }
 }
 
 fn print_repair(repaired: &Repaired) -> Result<(), StdoutError> {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let records = count(repaired.records_kept, "record");
+    let records = count(repaired.records_retained, "record");
     let Some(copy) = &repaired.copy else {
         return out::line(format_args!("nothing to repair: {records}"));
     };
-    out::line(format_args!("{records} kept, {} dropped", count(repaired.lines_dropped, "line")))?;
+    out::line(format_args!(
+        "{records} retained, {} dropped",
+        count(repaired.lines_dropped, "line")
+    ))?;
     out::note(&format!(
         "the original is in {}; a command whose start was lost may run again",
         copy.display()

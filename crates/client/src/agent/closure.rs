@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bellwire_proto::limits::AGENT_CLOSURE_STOP;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, Json, Progress, codes};
 use futures_core::future::BoxFuture;
@@ -14,9 +15,6 @@ use serde::de::DeserializeOwned;
 use super::run::{
     Completion, End, Ended, Job, ProgressSender, Run, Stop, StopReceiver, bad_result,
 };
-
-/// How long a closure may go on after it was requested to stop, before it is dropped.
-const STOP_AFTER: Duration = Duration::from_secs(5);
 
 /// A command: the argument of a closure.
 #[derive(Debug, Clone)]
@@ -189,7 +187,7 @@ async fn run(
         _ = stop.wait_for(Stop::Kill) => {
             Ended::Stopped(Completion::failed(codes::INTERRUPTED, "the agent ended"))
         }
-        () = tokio::time::sleep(STOP_AFTER) => {
+        () = tokio::time::sleep(AGENT_CLOSURE_STOP) => {
             Ended::Stopped(Completion::of(End::Cancelled))
         }
     }
@@ -279,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_shutdown_lets_a_closure_go_on_until_it_is_killed() {
+    async fn a_shutdown_lets_a_closure_continue_until_it_is_killed() {
         let (job_to_run, stop, _progress) = job("null", LONG);
         stop.send(Stop::Shutdown);
         let slow = Closure(async |_: Command| tokio::time::sleep(Duration::from_secs(20)).await);

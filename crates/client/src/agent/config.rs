@@ -163,7 +163,7 @@ impl AgentConfig {
         let heartbeat = section.take("heartbeat", &format!("{DURATION}; from 5s to 10m"), |v| {
             seconds(v).filter(|s| HEARTBEAT_S.contains(s.get()))
         });
-        let facts = section.take("facts", FACTS, facts).unwrap_or_default();
+        let facts = section.take("facts", &facts_allowed(), facts).unwrap_or_default();
         let actions = section.tables("actions", |name, mut section| {
             let action: Option<Action> = name.parse().ok();
             if action.is_none() {
@@ -281,7 +281,8 @@ impl fmt::Display for ActionConfig {
 
 const DURATION: &str = "a duration: seconds, or as in \"90s\", \"15m\", \"24h\", \"7d\", \"1h30m\"";
 const ABSOLUTE: &str = "an absolute path";
-const FACTS: &str = "a table of at most 80 facts and 12 KiB as JSON";
+const FACTS_KEYS: usize = FACTS_KEYS_MAX - AGENT_FACTS_KEYS_MAX;
+const FACTS_BYTES: usize = FACTS_BYTES_MAX - AGENT_FACTS_BYTES_MAX;
 
 fn absolute(value: &toml::Value) -> Option<PathBuf> {
     text(value).map(PathBuf::from).filter(|path| path.is_absolute())
@@ -296,6 +297,10 @@ fn seconds(value: &toml::Value) -> Option<Seconds> {
     }
 }
 
+fn facts_allowed() -> String {
+    format!("a table of at most {FACTS_KEYS} facts and {} KiB as JSON", FACTS_BYTES / 1024)
+}
+
 fn facts(value: &toml::Value) -> Option<BTreeMap<String, serde_json::Value>> {
     let table = value.as_table()?;
     let facts: BTreeMap<_, _> = table
@@ -303,9 +308,7 @@ fn facts(value: &toml::Value) -> Option<BTreeMap<String, serde_json::Value>> {
         .map(|(name, value)| Some((name.clone(), json(value)?)))
         .collect::<Option<_>>()?;
     let bytes = serde_json::to_vec(&facts).ok()?.len();
-    let fits = facts.len() <= FACTS_KEYS_MAX - AGENT_FACTS_KEYS_MAX
-        && bytes <= FACTS_BYTES_MAX - AGENT_FACTS_BYTES_MAX;
-    fits.then_some(facts)
+    (facts.len() <= FACTS_KEYS && bytes <= FACTS_BYTES).then_some(facts)
 }
 
 /// A TOML value as JSON; a time becomes its text. `None` for infinity and NaN.

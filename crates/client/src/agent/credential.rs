@@ -40,7 +40,7 @@ impl CredentialFile {
                     Some(_) => "the last one is shown meanwhile",
                     None => "the hub is asked without one meanwhile",
                 };
-                // Said once for as long as it lasts, which may be long.
+                // Logged once for as long as it lasts.
                 if last.fault.as_ref() != Some(&fault) {
                     tracing::error!("credential_file {fault}; {meanwhile}");
                 }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_proto::limits::{
-    AGENT_FACTS_EVERY, AGENT_JOURNAL_BYTES_MAX, AGENT_REPORT_TIMEOUT_MAX, AGENT_STATUS_COMMANDS_MAX,
+    AGENT_FACTS_EVERY, AGENT_FACTS_TIMEOUT, AGENT_JOURNAL_BYTES_MAX, AGENT_REPORT_TIMEOUT_MAX,
+    AGENT_STATUS_COMMANDS_MAX,
 };
 use bellwire_proto::{Action, CommandId, Json, Progress, ReportState, codes};
 use futures_util::stream::once;
@@ -42,8 +43,6 @@ use report::PostOutcome;
 /// The longest sleep. `CLOCK_BOOTTIME` includes suspend and the runtime's clock does not, so what became due during
 /// suspend is noticed within this time.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
-/// How long a report of the facts may take.
-const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
 /// When killing orphan processes is tried again after an error.
 const KILL_RETRY: Duration = Duration::from_secs(5);
 
@@ -103,13 +102,13 @@ struct Driver {
     running: HashMap<CommandId, Running>,
     jobs: JoinSet<(CommandId, Ended)>,
     posts: JoinSet<PostOutcome>,
-    /// Reports fail, and the log says so.
+    /// Reports fail, and that was logged.
     posts_fail: bool,
     orphan_kills: JoinSet<CommandId>,
     progressed: Arc<Notify>,
     /// The facts that the hub has.
     facts: Option<Json>,
-    /// The hub refuses the facts, and the log says so.
+    /// The hub refuses the facts, and that was logged.
     facts_refused: bool,
     facts_task: JoinSet<Result<Json, Option<Error>>>,
     facts_at: Instant,
@@ -235,7 +234,7 @@ impl Driver {
                     false => tracing::info!("stopping: no new command is accepted"),
                     true => tracing::warn!("second shutdown request: handlers are killed"),
                 }
-                // The hub keeps what it has no answer for.
+                // Commands that were not accepted stay queued at the hub.
                 (self.listener, self.relisten_at) = (None, None);
                 self.engine.handle_shutdown(now_ms);
             }
@@ -391,7 +390,7 @@ impl Driver {
         let (hub, device) = (self.hub.clone(), self.agent.device.clone());
         self.facts_task.spawn(async move {
             let report = async {
-                let answer = timeout(FACTS_TIMEOUT, hub.put_facts(&device, &now)).await;
+                let answer = timeout(AGENT_FACTS_TIMEOUT, hub.put_facts(&device, &now)).await;
                 answer.map_or(Err(None), |answer| answer.map(drop).map_err(Some))
             };
             catch_panic(report, Err(None)).await.map(|()| now)
@@ -406,7 +405,7 @@ impl Driver {
             {
                 tracing::warn!("the hub refuses this device's facts: {error}");
             }
-            // If the hub is unreachable, the loss of the stream says so.
+            // If the hub is unreachable, the loss of the stream is logged already.
             Err(error) => tracing::debug!(?error, "the facts were not reported"),
         }
     }
@@ -474,7 +473,7 @@ fn log_steps(records: &[Record]) {
 }
 
 /// Kills the orphan processes of a command, and does not give up: a command that is wrongly taken for dead would run
-/// beside itself.
+/// twice at the same time.
 async fn kill_orphans(command: CommandId) -> CommandId {
     loop {
         let result = tokio::task::spawn_blocking(move || handler::orphans::kill_orphans(command));

@@ -152,7 +152,7 @@ impl Engine {
         self.pump(now_ms);
     }
 
-    /// What the device's own clock shows. To be called with every event, since nobody announces when it is set.
+    /// What the device's own clock shows. To be called with every event, since no event reports that it was set.
     pub(crate) fn handle_device_clock(&mut self, now_ms: u64, device_ms: u64) {
         if self.time.on_device_clock(now_ms, device_ms) {
             self.journal.forget_ms = now_ms;

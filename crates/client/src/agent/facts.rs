@@ -8,12 +8,10 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
 
+use bellwire_proto::limits::AGENT_FACT_ADDRESSES_MAX;
 use bellwire_proto::{Json, Timestamp};
 use serde_json::{Value, json};
 
-/// Addresses that are reported at most: a container host has hundreds. All facts from here stay far below the 4 KiB that the
-/// configuration reserves for them.
-const ADDRESSES_MAX: usize = 32;
 /// Bytes of a file that are read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Characters of the system's name that are reported.
@@ -28,7 +26,7 @@ pub(super) fn now(configured: &BTreeMap<String, Value>) -> Json {
     ]);
     let kernel = read("/proc/sys/kernel/osrelease").map(|text| json!(text.trim()));
     let booted = read("/proc/stat").and_then(|text| boot_time(&text)).map(|time| json!(time));
-    let addresses: Vec<IpAddr> = addresses().into_iter().take(ADDRESSES_MAX).collect();
+    let addresses: Vec<IpAddr> = addresses().into_iter().take(AGENT_FACT_ADDRESSES_MAX).collect();
     facts.extend(kernel.map(|kernel| ("kernel".to_owned(), kernel)));
     facts.extend(booted.map(|time| ("booted_at".to_owned(), time)));
     facts.insert("addresses".to_owned(), json!(addresses));

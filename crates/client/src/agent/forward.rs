@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bellwire_proto::limits::RESULT_BYTES_MAX;
+use bellwire_proto::limits::{AGENT_FORWARD_RETRY_MAX, RESULT_BYTES_MAX};
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Json, Outcome, codes};
 use bytes::{Bytes, BytesMut};
@@ -26,8 +26,6 @@ use crate::transport::{
     TransportStage,
 };
 
-/// The longest pause before a refused connection is tried again.
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 /// The shortest one: pauses become shorter towards the limit.
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 /// Bytes of a result beside the body: `{"status":…,"body":…,"time_ms":…}` with the longest numbers.
@@ -116,7 +114,7 @@ impl Forward {
                         return Completion::failed(codes::FORWARD_FAILED, message);
                     }
                     // Shorter towards the limit, so that a service that has just started has time to respond.
-                    let pause = (remaining / 2).clamp(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
+                    let pause = (remaining / 2).clamp(RETRY_DELAY_MIN, AGENT_FORWARD_RETRY_MAX);
                     sleep_until(Instant::now() + pause).await;
                 }
                 Ok(Err(error)) => return forward_failed(&error),

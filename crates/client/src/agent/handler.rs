@@ -23,7 +23,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::limits::KILL_AFTER_S;
+use bellwire_proto::limits::{AGENT_OUTPUT_AFTER_EXIT, KILL_AFTER_S};
 use bellwire_proto::{Outcome, codes};
 use futures_core::future::BoxFuture;
 use tokio::process::Child;
@@ -47,8 +47,6 @@ use output::Streams;
 
 /// Time between TERM and KILL by default.
 pub const KILL_AFTER: Duration = Duration::from_secs(KILL_AFTER_S.default);
-/// How long output is read after the program has exited: an orphan of it may hold the pipe open for ever.
-const DRAIN: Duration = Duration::from_secs(1);
 
 /// A program with its constant arguments, environment, folder and user.
 ///
@@ -183,7 +181,7 @@ impl Program {
         };
         group.disarm();
         // Output of its children in that time is part of the outcome; they themselves may run on.
-        timeout(DRAIN, streams.drain()).await.ok();
+        timeout(AGENT_OUTPUT_AFTER_EXIT, streams.drain()).await.ok();
         drop(data_file);
         ended(end, status, limit, stopping, streams)
     }

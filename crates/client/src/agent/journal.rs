@@ -39,7 +39,7 @@ use draft::{DRAFT, Draft};
 pub(crate) use error::AppendError;
 pub(crate) use owner::check_before;
 pub(crate) use read::{JournalPart, JournalSpan};
-pub(crate) use record::{BootId, ClockStamp, Done, Received, Record, STORED_REPORT_BYTES_MAX, fit};
+pub(crate) use record::{BootId, ClockStamp, Done, Received, Record, fit};
 pub(crate) use repair::{repair, show};
 pub(crate) use reserve::Reserve;
 
@@ -169,7 +169,7 @@ impl Journal {
     ) -> io::Result<bool> {
         match self.redraft(batches, reserve_bytes) {
             Ok(Some((file, bytes))) => {
-                // From here on the old file is gone.
+                // The old file has been replaced.
                 (self.file, self.bytes, self.reserve_bytes) = (file, bytes, reserve_bytes);
                 sync_dir(&self.dir)?;
                 Ok(true)

@@ -1,4 +1,4 @@
-//! The list as the engine asks it: the policy, with the checks that closures bring along.
+//! The list that the engine consults: the policy, and the types that closures require of their data.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub(super) struct List {
 type Check = fn(&Json) -> Result<(), ErrorInfo>;
 
 impl List {
-    /// Puts an action on the list, in place of what stood there.
+    /// Puts an action on the list, in place of an earlier one of this name.
     pub(super) fn allow(&mut self, action: Action, rules: Rules) {
         self.checks.remove(&action);
         self.policy.allow(action, rules);

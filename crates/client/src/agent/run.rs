@@ -199,7 +199,7 @@ fn shorten(error: &mut ErrorInfo, bytes_max: usize) {
 /// has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
-    /// The agent is stopping: the run may go on, but if a signal ends it from now on, the shutdown is the cause and
+    /// The agent is stopping: the run may continue, but if a signal ends it from now on, the cause is the shutdown and
     /// not a failure of the run.
     Shutdown,
     /// The command was cancelled: TERM now, KILL after a grace period.

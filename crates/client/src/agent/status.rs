@@ -93,7 +93,8 @@ pub struct CommandStatus {
     /// The error code, if it did not succeed.
     pub code: Option<String>,
     /// Whether the hub has confirmed its result.
-    #[serde(rename = "told")]
+    // `told` is the name that earlier agents send.
+    #[serde(alias = "told")]
     pub reported: bool,
     /// How often it was started; `None` if it was completed long ago.
     pub runs: Option<u32>,
@@ -169,6 +170,20 @@ pub(super) fn close(dir: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_status_of_an_earlier_agent_can_be_read() {
+        let text = |name: &str| {
+            format!(
+                r#"{{"id":"01890000-0000-7000-8000-000000000001","seq":1,"action":"a","state":"failed",
+                "code":null,"{name}":true,"runs":1}}"#
+            )
+        };
+        let [now, earlier] = ["reported", "told"]
+            .map(|name| serde_json::from_str::<CommandStatus>(&text(name)).unwrap());
+        assert!(now.reported);
+        assert_eq!(now, earlier);
+    }
 
     /// One `accept` without a free descriptor closed the status socket for good.
     #[tokio::test(start_paused = true)]

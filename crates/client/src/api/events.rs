@@ -3,9 +3,8 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use bellwire_proto::limits::EVENT_BYTES_MAX;
+use bellwire_proto::limits::{EVENT_BYTES_MAX, WATCHER_SILENCE_MAX};
 use bellwire_proto::{Command, CommandId, Delivery, DeviceEvent};
 use futures_core::Stream;
 use serde::Deserialize;
@@ -13,9 +12,6 @@ use serde::de::DeserializeOwned;
 
 use super::{Controller, Error};
 use crate::event_source::{Event, EventSource, InvalidRequest, Item, Loss, Retry};
-
-/// How long the hub may be silent: four times its heartbeat.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// A change of a command.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,7 +111,7 @@ impl Controller {
     ) -> Result<Events<T>, InvalidRequest> {
         let source = self
             .source(segments)
-            .read_timeout(SILENCE_MAX)
+            .read_timeout(WATCHER_SILENCE_MAX)
             .event_bytes_max(EVENT_BYTES_MAX)
             .retry(Retry::resilient())
             .build()?;

@@ -8,7 +8,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bellwire_proto::limits::{EVENT_BYTES_MAX, HEARTBEAT_S};
+use bellwire_proto::limits::{
+    EVENT_BYTES_MAX, HEARTBEAT_S, LISTENER_BYE_PAUSE_MAX, LISTENER_DELAY_MIN, LISTENER_END_TIMEOUT,
+    LISTENER_HEARTBEATS_TENTHS, LISTENER_HELLO_TIMEOUT, LISTENER_RETRY_MAX,
+};
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent, Hello};
 use bellwire_proto::{DeviceId, Seconds, Seq};
 use futures_core::Stream;
@@ -17,20 +20,6 @@ use serde::de::DeserializeOwned;
 
 use super::{Controller, Error, add_query, nonce};
 use crate::event_source::{Builder, Event, EventSource, InvalidRequest, Item, Loss, Retry};
-
-/// Heartbeats that may be missing before a stream is dead, in tenths: two and a half (docs/agent.md, section Configuration).
-const HEARTBEATS_MISSED_TENTHS: u64 = 25;
-/// How long a connection may take until its hello, which the hub sends at once. Comments do not extend it.
-const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// The least delay that the hub can request: with a smaller one, a hub that ends each stream at once would be tried without a
-/// pause.
-const HUB_DELAY_MIN: Duration = Duration::from_secs(1);
-/// The most that its `retry` counts as: the cap of the backoff.
-const HUB_RETRY_MAX: Duration = Duration::from_secs(60);
-/// How long the end of the stream may take after a `bye`, its last event.
-const END_WITHIN: Duration = Duration::from_secs(1);
-/// The longest pause that a `bye` can request. The contract's longest is 10 s.
-const BYE_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// The options of a device's stream.
 ///
@@ -232,9 +221,9 @@ impl Controller {
         let mut builder = self
             .source(segments)
             .comments(true)
-            .begin_within(HELLO_WITHIN)
-            .server_delay_min(HUB_DELAY_MIN)
-            .retry_max(HUB_RETRY_MAX)
+            .begin_within(LISTENER_HELLO_TIMEOUT)
+            .server_delay_min(LISTENER_DELAY_MIN)
+            .retry_max(LISTENER_RETRY_MAX)
             .same_origin(options.same_origin)
             .event_bytes_max(EVENT_BYTES_MAX)
             .retry(options.retry.clone());
@@ -294,7 +283,7 @@ impl Listener {
     /// Prepares the next connection, with a nonce of its own.
     fn prepare_connection(&mut self) {
         (self.hello_received, self.bye_received) = (false, false);
-        self.source.set_read_timeout(HELLO_WITHIN);
+        self.source.set_read_timeout(LISTENER_HELLO_TIMEOUT);
         self.nonce = nonce();
         let mut url = self.url.clone();
         add_query(&mut url, "nonce", Some(&self.nonce));
@@ -340,7 +329,7 @@ impl Listener {
             }
             self.hello_received = true;
             let heartbeat_s = hello.heartbeat_s.clamp(HEARTBEAT_S.min, HEARTBEAT_S.max);
-            let silence_max = Duration::from_millis(heartbeat_s * 100 * HEARTBEATS_MISSED_TENTHS);
+            let silence_max = Duration::from_millis(heartbeat_s * 100 * LISTENER_HEARTBEATS_TENTHS);
             self.source.set_read_timeout(silence_max);
             self.source.set_begun();
             self.source.set_server_clock(hello.time_ms);
@@ -360,9 +349,9 @@ impl Listener {
                 let AnyBye { reconnect_s } = parse(event)?;
                 let pause = reconnect_s.and_then(|s| Duration::try_from_secs_f64(s).ok());
                 if let Some(pause) = pause {
-                    self.source.set_next_delay(pause.min(BYE_PAUSE_MAX));
+                    self.source.set_next_delay(pause.min(LISTENER_BYE_PAUSE_MAX));
                 }
-                self.source.end_within(END_WITHIN);
+                self.source.end_within(LISTENER_END_TIMEOUT);
                 self.bye_received = true;
                 match parse(event) {
                     Ok(bye) => Signal::Bye(bye),

@@ -1,8 +1,8 @@
 //! The deliveries of one device that are in memory, and the indexes over them.
 //!
-//! In memory are those past `queued` and not terminal, a **window** of the queue's first, and those
-//! that a call is under way for (not on disk yet, or a sender waits for their end). All others are
-//! in the store alone: a device with 100,000 queued commands holds a handful of them.
+//! In memory are those in flight, a **window** of the oldest in the queue, and those that a request or a
+//! transaction waits for (not on disk yet, or a sender waits for their end). All others are in the store
+//! alone: of 100,000 queued commands of a device a handful are in memory.
 //!
 //! The window is a prefix of the queue: every ready delivery with a number up to `loaded_to` is in
 //! memory. Some behind it may be in memory too; they are not sent before the page that they belong
@@ -25,8 +25,8 @@ use crate::ids::RequestId;
 use crate::record::{DeliveryRecord, PageMax, QueuePage, TxnId};
 use crate::time::Instant;
 
-/// Queued deliveries of one device in memory beyond those that a call is under way for. A window
-/// of one would cost a lookup for each sending; what it holds is bounded by [`WINDOW_BYTES`] too.
+/// Queued deliveries of one device in memory, beside those that a request or a transaction waits for. A
+/// window of one would cost a lookup for each sending. It is bounded by [`WINDOW_BYTES`] too.
 const WINDOW_ROWS: usize = 16;
 /// Bytes of data after which no further row is loaded into the window.
 const WINDOW_BYTES: usize = PACED_BYTES / 4;
@@ -41,7 +41,7 @@ pub(crate) struct Deliveries(Option<Box<Index>>);
 
 #[derive(Debug, Default)]
 struct Index {
-    /// Boxed: a node of the tree has room for eleven, and most devices have one.
+    /// Boxed: a node of the tree has space for eleven, and most devices have one.
     live: BTreeMap<Seq, Box<Live>>,
     ids: BTreeMap<CommandId, Seq>,
     /// Queued, and no `not_before` stands against sending them.
@@ -54,23 +54,24 @@ struct Index {
     waits: BTreeMap<RequestId, Seq>,
     /// Rows that are not in a transaction yet, in the order of their first change.
     dirty: Vec<Seq>,
-    /// Cancellations that listeners have yet to be sent.
+    /// Deliveries whose cancellation has yet to be sent to the listeners.
     cancels_unsent: Vec<Seq>,
-    /// What may leave memory once its transaction is on disk.
+    /// Deliveries that may leave memory once the transaction beside them is on disk.
     unsettled: VecDeque<(TxnId, Seq)>,
     /// Ready deliveries up to this number are all in memory; `None` when all are.
     loaded_to: Option<Seq>,
     /// How many are `queued`, those in the store alone included.
     queued: u64,
-    /// What the store has, or will have, been given as `queued`.
+    /// The value of `queued` in the latest transaction that contains it. The row is written again when
+    /// the two differ.
     queued_stored: u64,
-    /// How many take a slot of the window.
+    /// How many take a slot of `max_in_flight`.
     slots: usize,
     /// Lookups under way.
     holds: u32,
 }
 
-/// What the indexes know of a delivery.
+/// The keys of a delivery in the indexes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Keys {
     queued: bool,
@@ -125,7 +126,7 @@ impl Deliveries {
         index.loaded_to = Some(Seq::ZERO);
         for record in active {
             let mut live = Live::new(record, None);
-            // A row that says `sent` was last changed by that sending.
+            // The last change of a row in `sent` was that sending.
             live.lease_until = live.record.updated.after(lease);
             index.insert(live);
         }
@@ -146,8 +147,8 @@ impl Deliveries {
         index.loaded_to = last.or(index.loaded_to).filter(|_| page.more);
     }
 
-    /// Takes a row that was looked up for its own sake. What is in memory already is at least as
-    /// new.
+    /// Takes a row that was looked up by itself, and not as part of the queue. What is in memory already
+    /// is at least as new.
     pub(crate) fn adopt(&mut self, record: DeliveryRecord) -> Seq {
         let (index, seq) = (self.index(), record.head.seq);
         if !index.live.contains_key(&seq) {
@@ -211,7 +212,7 @@ impl Deliveries {
         index.queued.saturating_sub((index.ready.len() + index.scheduled.len()) as u64)
     }
 
-    /// How many take a slot of the window.
+    /// How many take a slot of `max_in_flight`.
     pub(crate) fn slots(&self) -> usize {
         self.0.as_ref().map_or(0, |index| index.slots)
     }
@@ -227,7 +228,7 @@ impl Deliveries {
         }
     }
 
-    /// Those that are `sent`: as many as the window at most.
+    /// Those that are `sent`: `max_in_flight` at most.
     pub(crate) fn sent(&self) -> Vec<Seq> {
         self.0.as_ref().map(|index| index.sent.iter().copied().collect()).unwrap_or_default()
     }
@@ -244,7 +245,7 @@ impl Deliveries {
         open.map(|(seq, _)| *seq).take(max).collect()
     }
 
-    /// Cancellations that listeners have yet to be sent; they count as sent from now on.
+    /// Deliveries whose cancellation has yet to be sent to the listeners; it counts as sent from now on.
     pub(crate) fn take_cancels_unsent(&mut self) -> Vec<Seq> {
         let Some(index) = self.0.as_mut() else { return Vec::new() };
         let unsent = std::mem::take(&mut index.cancels_unsent);
@@ -271,7 +272,7 @@ impl Deliveries {
         self.0.as_ref()?.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// For when the earliest of those in memory is scheduled.
+    /// The time for which the earliest of those in memory is scheduled.
     pub(crate) fn next_scheduled(&self) -> Option<Timestamp> {
         self.0.as_ref()?.scheduled.first().map(|(at, _)| *at)
     }
@@ -335,7 +336,7 @@ impl Deliveries {
         }
     }
 
-    /// The length of the queue, if the store has not been given it yet.
+    /// The length of the queue, if it has changed since the last transaction that contains it.
     pub(crate) fn take_queued_change(&mut self) -> Option<u64> {
         let index = self.0.as_mut()?;
         let changed = index.queued != index.queued_stored;
@@ -361,7 +362,7 @@ impl Deliveries {
     }
 
     /// Forgets what is on disk and not needed in memory: terminal deliveries, and queued ones
-    /// behind the window. When those are due is added to `due`.
+    /// behind the window. Their due times are added to `due`.
     pub(crate) fn settle(&mut self, committed: TxnId, due: &mut DueTimes) {
         let Some(index) = self.0.as_deref_mut().filter(|index| index.holds == 0) else {
             return;
@@ -374,7 +375,7 @@ impl Deliveries {
         }
     }
 
-    /// Adds when those in memory are due, before they are forgotten with their device.
+    /// Adds the due times of those in memory, before they are forgotten with their device.
     pub(crate) fn add_due(&self, due: &mut DueTimes) {
         for live in self.0.iter().flat_map(|index| index.live.values()) {
             due.add_deadline(live.record.due_at());
@@ -434,7 +435,7 @@ impl Index {
             self.loaded_to = Some(self.loaded_to.map_or(*last, |to| to.min(*last)));
         }
         let Some(live) = self.live.get(&seq) else { return };
-        // A newer change of it follows in the list, or its senders will bring it back here.
+        // A newer change of it follows in the list; when the last sender stops waiting, it is added again.
         if live.txn > committed || live.dirty || !live.waits.is_empty() {
             return;
         }

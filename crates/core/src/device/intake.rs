@@ -13,7 +13,7 @@ use crate::io::{Answer, Send};
 use crate::record::{Change, CommandHead, CommandRecord, DeliveryRecord, IdempotencyRecord};
 use crate::txn::TxnBuilder;
 
-/// What a command to many has to say about each of its deliveries.
+/// What a command to many decides for each of its deliveries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeliveryRule {
     /// Where the device is offline, the delivery expires at once.
@@ -118,7 +118,7 @@ impl Device {
 
     fn reject(&self, live: &mut Live, code: Code, txn: &TxnBuilder<'_>) {
         live.record.outcome.error = Some(ErrorInfo::of(code.as_str()));
-        live.go(DeliveryState::Rejected, txn.now);
+        live.transition(DeliveryState::Rejected, txn.now);
     }
 
     fn queue_is_full(&self, txn: &TxnBuilder<'_>) -> bool {

@@ -1,4 +1,4 @@
-//! Who listens for a device: its stream, a stream that has yet to be confirmed, a poll.
+//! The listeners of a device: its stream, a stream that has yet to be confirmed, a poll.
 //!
 //! The newest stream replaces the older, so that a half-open socket never locks a device out; a
 //! poll and a stream live side by side. When a listener ends, what it alone had carried is queued
@@ -43,7 +43,7 @@ pub(crate) struct Listeners {
 #[derive(Debug)]
 struct Listener {
     session: SessionId,
-    /// What was written is delivered; nobody answers.
+    /// The device sends no reports: what was written is `delivered`.
     ack_none: bool,
     /// No byte passed for too long: it does not count as presence.
     stalled: bool,
@@ -77,7 +77,8 @@ struct WaitingPoll {
     until: Instant,
     commands: Vec<CommandEvent>,
     cancels: Vec<CancelEvent>,
-    /// One of the commands went out on a stream too: a copy of it goes at the same moment.
+    /// One of the commands was sent on a stream too: the poll is answered in the same call, so that both
+    /// carry the same attempt.
     has_copies: bool,
 }
 
@@ -89,8 +90,8 @@ impl Listener {
         ready && self.paced_at.is_none()
     }
 
-    /// Counts a command that is sent to it; which of its progress the core needs. A window of great
-    /// commands would end the stream as overloaded, each time that it is opened, so backlog waits
+    /// Counts a command that is sent to it, and returns the receipt that the core needs. A window of great
+    /// commands would end the stream as overloaded each time that it is opened, so the backlog waits
     /// for its reader after every [`PACED_BYTES`].
     fn count(&mut self, seq: Seq, data_bytes: usize) -> NotifyOn {
         if self.catching_up == CatchingUp::Live {
@@ -104,7 +105,7 @@ impl Listener {
         if needed { NotifyOn::Written(seq) } else { NotifyOn::Nothing }
     }
 
-    /// A command was written to it: if it was waited for, more of the backlog may follow.
+    /// A command was written to it: if the backlog waited for that, more of it may follow.
     fn wrote(&mut self, seq: Seq) {
         if self.paced_at == Some(seq) {
             self.paced_at = None;
@@ -149,7 +150,7 @@ impl Listeners {
 
     /// What the end of a lease means: whether a listener could have answered.
     pub(crate) fn could_answer(&self, carriers: Carriers, now: Instant) -> LeaseRule {
-        // What an `ack=none` stream still has to write is delivered when it has: no lease runs.
+        // On an `ack=none` stream a command is delivered once it is written: no lease runs until then.
         let ack_none = self.stream.as_ref().is_some_and(|stream| stream.ack_none);
         if ack_none && carriers == Carriers::STREAM {
             LeaseRule::None
@@ -160,13 +161,13 @@ impl Listeners {
         }
     }
 
-    /// Whether a command can be sent to anybody now.
+    /// Whether there is a listener that a command can be sent to now.
     pub(crate) fn take_commands(&self) -> bool {
         let streams = [&self.stream, &self.unconfirmed];
         self.poll.is_some() || streams.into_iter().flatten().any(|stream| stream.takes_commands())
     }
 
-    /// Sends a command to everyone who listens; who that was.
+    /// Sends a command to all listeners, and returns those that carry it.
     pub(crate) fn carry(&mut self, event: CommandEvent, txn: &mut TxnBuilder<'_>) -> Carriers {
         let mut carriers = Carriers::NONE;
         let streams =
@@ -212,9 +213,9 @@ impl Listeners {
 /// What the end of a lease means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeaseRule {
-    /// Nothing: nobody is expected to answer.
+    /// Nothing: no report is expected.
     None,
-    /// Nobody listens: queued again.
+    /// There is no listener: queued again, uncounted.
     Uncounted,
     /// A failed attempt.
     Counted,
@@ -275,7 +276,8 @@ impl Device {
         Ok(())
     }
 
-    /// A new stream is sent again what may have been lost, and what is to be stopped.
+    /// Brings a new stream up to date: queues again what was sent and may be lost, repeats the
+    /// cancellations under way, and begins the replay where there is one.
     fn resync(&mut self, session: SessionId, txn: &mut TxnBuilder<'_>) {
         for seq in self.deliveries.sent() {
             self.deliveries.with(seq, |live| live.requeue(txn.now));
@@ -336,7 +338,7 @@ impl Device {
         self.lost(carried, txn.now);
     }
 
-    /// Queues again, uncounted, what was sent and is now carried by nobody.
+    /// Queues again, uncounted, what was sent and has no carrier any more.
     fn lost(&mut self, carrier: Carriers, now: Now) {
         for seq in self.deliveries.sent() {
             self.deliveries.with(seq, |live| {
@@ -371,8 +373,8 @@ impl Device {
         }
     }
 
-    /// A stream that counts as presence is about to end: bytes passed on it until now, as far as
-    /// is known (to the silence after which it stalls).
+    /// A stream that counts as presence is about to end: bytes passed on it until now, give or take the
+    /// silence after which it would have stalled.
     fn seen_until_now(&mut self, now: Now) {
         if self.listeners.streams() {
             self.contacts.seen(now.wall);
@@ -419,7 +421,7 @@ impl Device {
         }
         self.deliveries.with(seq, |live| {
             if live.carriers.has(Carriers::STREAM) {
-                live.go(DeliveryState::Delivered, txn.now);
+                live.transition(DeliveryState::Delivered, txn.now);
             }
         });
     }

@@ -21,7 +21,7 @@ impl Contacts {
         self.seen_at = Some(at);
     }
 
-    /// From where it listens now.
+    /// The address and the agent with which it listens now.
     pub(crate) fn set_peer(&mut self, peer: Peer) {
         self.peer = peer;
     }
@@ -52,7 +52,7 @@ impl Contacts {
 }
 
 impl Device {
-    /// Reports a device that came or went since this was last called.
+    /// Notifies observers if the device has connected or disconnected since the last call.
     pub(super) fn update_presence(&mut self, txn: &mut TxnBuilder<'_>) {
         let online = self.listeners.transport(txn.now.instant).is_some();
         if online == self.contacts.is_online() {

@@ -1,4 +1,4 @@
-//! A device leaves the hub: its streams end, its live deliveries are cancelled, then its row goes.
+//! A device is removed: its streams end, its live deliveries are cancelled, then its row is deleted.
 //!
 //! A long queue is cancelled in bounded steps, each a transaction; requests for the device wait
 //! meanwhile. Nothing is promised before the last of them: a removal that is interrupted by a crash
@@ -32,7 +32,7 @@ impl Removal {
 }
 
 impl Device {
-    /// Begins to remove the device. A command to several devices that came before goes first.
+    /// Begins to remove the device. A command to several devices that was stored before is expanded first.
     pub(crate) fn delete(&mut self, request: RequestId, txn: &mut TxnBuilder<'_>) {
         if txn.ctx.commands.delay_until_expanded(&self.id) || !self.steps.is_empty() {
             return self.wait(Op::Delete { request });
@@ -44,21 +44,21 @@ impl Device {
         self.phase = Phase::Removing(Box::new(Removal { request, loading: false }));
     }
 
-    /// Goes on with a removal as far as a call may.
-    pub(super) fn go_on_removing(&mut self, txn: &mut TxnBuilder<'_>, committed: TxnId) {
+    /// Continues a removal by one step, if there is one and the step before is on disk.
+    pub(super) fn continue_removal(&mut self, txn: &mut TxnBuilder<'_>, committed: TxnId) {
         let Phase::Removing(removal) = &mut self.phase else { return };
         if removal.loading {
             return;
         }
         let step = self.deliveries.not_terminal(STEP_ROWS_MAX);
         for seq in &step {
-            self.deliveries.with(*seq, |live| live.go(DeliveryState::Cancelled, txn.now));
+            self.deliveries.with(*seq, |live| live.transition(DeliveryState::Cancelled, txn.now));
         }
         if step.len() == STEP_ROWS_MAX {
             return; // The next step follows when this one is on disk.
         }
         if self.deliveries.queued_in_store() > 0 {
-            // Rows that are on their way to the disk would be found again as they were.
+            // Rows whose change is not on disk yet would be loaded in their old state.
             if step.is_empty() && self.txn <= committed {
                 removal.loading = true;
                 self.deliveries.hold();
@@ -75,7 +75,7 @@ impl Device {
         txn.reply(request, Answer::Done);
     }
 
-    /// Live deliveries that were in the store alone have come; `None` when it could not answer.
+    /// Live deliveries that were in the store alone were loaded; `None` when it could not answer.
     pub(crate) fn live_loaded(
         &mut self,
         rows: Option<Vec<DeliveryRecord>>,

@@ -1,6 +1,6 @@
 //! Which delivery of a device is sent next: first in, first out, within a window.
 //!
-//! At most `max_in_flight` deliveries are past `queued` and not terminal. One that waits after a
+//! At most `max_in_flight` deliveries are in flight. One that waits after a
 //! nack or a lease holds back the younger; one that waits for `not_before` does not. Contract,
 //! section 2, "Order". A command to many that has not been expanded to this device yet holds back
 //! the younger too: its delivery is about to come into being.
@@ -109,7 +109,7 @@ impl Device {
         self.deliveries.release();
     }
 
-    /// One sending: to everyone who listens, with the same attempt.
+    /// One sending: to all listeners, with the same attempt number.
     fn send_out(&mut self, seq: Seq, txn: &mut TxnBuilder<'_>) {
         let now = txn.now;
         let lease_until = now.instant.after(txn.ctx.config.lease);
@@ -117,7 +117,7 @@ impl Device {
             let data = live.data.clone().unwrap_or_default();
             live.record.attempt = live.record.attempt.saturating_add(1);
             live.record.sends = live.record.sends.saturating_add(1);
-            live.go(DeliveryState::Sent, now);
+            live.transition(DeliveryState::Sent, now);
             live.lease_until = lease_until;
             command_event(&live.record, data, now.instant)
         });

@@ -8,7 +8,7 @@ use crate::harness::Harness;
 const NOTHING: [&str; 0] = [];
 
 #[test]
-fn what_was_never_sent_is_cancelled_at_once_and_the_device_hears_nothing() {
+fn what_was_never_sent_is_cancelled_at_once_and_the_device_receives_nothing() {
     let mut harness = Harness::new();
     let stream = harness.listen("kiosk");
     harness.send("kiosk");
@@ -22,7 +22,7 @@ fn what_was_never_sent_is_cancelled_at_once_and_the_device_hears_nothing() {
 }
 
 #[test]
-fn what_was_sent_is_cancelling_until_the_device_says_so() {
+fn what_was_sent_is_cancelling_until_the_device_reports_it() {
     for before in [None, Some(R::Accepted), Some(R::Running)] {
         let mut harness = Harness::new();
         let stream = harness.listen("kiosk");
@@ -180,7 +180,7 @@ fn nothing_is_known_of_a_command_that_was_never_stored() {
 }
 
 #[test]
-fn a_sender_that_waits_hears_of_the_cancellation() {
+fn a_sender_that_waits_is_answered_with_the_cancellation() {
     let mut harness = Harness::new();
     let request = harness.ask_to_send("kiosk", |send| send.wait = Seconds::new(60));
     let command = harness.store.disk.commands.first_key_value().unwrap().1.head.id;

@@ -1,4 +1,4 @@
-//! Time: durations are of the monotonic clock, stamps of the wall clock, which anybody may set.
+//! Time: durations are of the monotonic clock, stamps of the wall clock, which may be set at any time.
 //!
 //! The incidents: after 8 h of suspension a command with a ttl of a minute was still delivered; a
 //! hub that had started three days behind and was set right stamped everything three days early,
@@ -136,7 +136,7 @@ fn the_ttl_of_a_scheduled_command_counts_from_its_not_before_and_over_a_restart(
         send.ttl = Some(Seconds::new(60));
     };
     let command = harness.try_send("kiosk", with).unwrap().command;
-    // The hub is down when its time comes and goes.
+    // Its time comes and its ttl elapses while the hub is down.
     harness.let_pass_unnoticed(Duration::from_secs(7200));
     harness.restart();
     harness.pass(1.0);

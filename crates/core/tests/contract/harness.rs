@@ -27,7 +27,7 @@ pub(crate) struct Harness {
     pub(crate) disk_held: bool,
     /// While this is set no load is answered.
     pub(crate) loads_held: bool,
-    /// While this is set nobody reads: no frame is taken or written.
+    /// While this is set no reader reads: no frame is taken or written.
     pub(crate) readers_held: bool,
     pub(crate) events: Vec<HubEvent>,
     pub(crate) frames: Vec<CommandEvent>,
@@ -96,7 +96,7 @@ impl Harness {
             Now { instant: self.now.instant.after(passed), wall: self.now.wall.after(passed) };
     }
 
-    /// Somebody sets the wall clock, by so many seconds; the driver notices at once.
+    /// Sets the wall clock, by so many seconds; the driver notices at once.
     pub(crate) fn step_wall_clock(&mut self, seconds: i64) {
         let wall_ms = self.now.wall.unix_ms().saturating_add_signed(seconds * 1000);
         self.now.wall = Timestamp::from_unix_ms(wall_ms);
@@ -104,7 +104,7 @@ impl Harness {
         self.settle();
     }
 
-    /// Does what the hub wants done, until there is nothing more to do.
+    /// Carries out the hub's outputs until there are no more.
     pub(crate) fn settle(&mut self) {
         loop {
             while let Some(output) = self.hub.poll_output() {
@@ -280,7 +280,7 @@ impl Harness {
         }
     }
 
-    /// Asks for a cancellation: whether nobody was answered yet.
+    /// Requests a cancellation. True while it is not answered.
     pub(crate) fn cancel_later(&mut self, command: CommandId) -> bool {
         let request = self.request();
         self.hub.handle_cancel(request, command, false, self.now);
@@ -306,7 +306,7 @@ impl Harness {
         }
     }
 
-    /// What a poll was sent.
+    /// What a poll was answered with.
     pub(crate) fn polled(&mut self, request: RequestId) -> Vec<String> {
         match self.answer(request) {
             Answer::Poll { commands, cancels } => {
@@ -374,7 +374,7 @@ impl Harness {
         self.poll_with(who, 25, None)
     }
 
-    /// What a stream received since it was last asked.
+    /// What a stream received since the last call of this.
     pub(crate) fn received(&mut self, session: SessionId) -> Vec<String> {
         self.received.remove(&session).unwrap_or_default()
     }

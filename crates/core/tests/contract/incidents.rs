@@ -57,7 +57,7 @@ fn sends_that_wait_for_their_key_are_refused_or_done_when_the_device_cannot_be_l
 
 #[test]
 fn what_is_due_ends_although_a_load_failed() {
-    // The device of a due delivery could not be loaded once; then nobody looked again.
+    // The device of a due delivery could not be loaded once; then it was never looked up again.
     for answers_before in [0, 1] {
         let mut harness = Harness::new();
         let command = harness.try_send("kiosk", |s| s.ttl = Some(Seconds::new(5))).unwrap().command;
@@ -106,7 +106,7 @@ fn after_the_store_has_failed_a_late_answer_to_a_load_changes_nothing() {
 
 #[test]
 fn a_nack_after_the_time_to_live_ends_the_delivery() {
-    // It was queued with a due time in the past, and stayed so for as long as the nack asked: 7 days.
+    // It was queued with a due time in the past, and stayed so for the nack's `retry_after_s`: 7 days.
     let mut harness = Harness::new();
     harness.listen("kiosk");
     let command = harness.try_send("kiosk", |s| s.ttl = Some(Seconds::new(5))).unwrap().command;
@@ -122,7 +122,7 @@ fn a_nack_after_the_time_to_live_ends_the_delivery() {
 
 #[test]
 fn a_device_is_reported_offline_before_it_is_removed() {
-    // A commit in the millisecond in which a poll's presence ended made the device vanish unseen.
+    // After a commit in the millisecond in which a poll's presence ended, the removal was never notified.
     let mut harness = Harness::new();
     harness.poll_with("kiosk", 0, None);
     harness.pass(39.0);
@@ -140,7 +140,7 @@ fn a_device_is_reported_offline_before_it_is_removed() {
 
 #[test]
 fn data_that_cannot_be_read_is_not_asked_for_again_at_once() {
-    // The hub asked as fast as the store could refuse.
+    // The hub looked it up again as fast as the store could refuse.
     let mut harness = Harness::new();
     let stream = harness.listen("kiosk");
     let command = harness.send("kiosk");
@@ -158,9 +158,9 @@ fn data_that_cannot_be_read_is_not_asked_for_again_at_once() {
 }
 
 #[test]
-fn a_command_whose_turn_comes_before_it_is_on_disk_is_not_looked_for_there() {
-    // A device came for a command in the moment in which it was being stored: its data was asked for
-    // again and again until it was there.
+fn a_command_that_is_next_before_it_is_on_disk_is_not_looked_for_there() {
+    // A device connected in the moment in which its command was being stored: the data was looked up
+    // again and again until it was on disk.
     let mut harness = Harness::new();
     harness.disk_held = true;
     let request = harness.ask_to_send("kiosk", |_| {});
@@ -175,7 +175,7 @@ fn a_command_whose_turn_comes_before_it_is_on_disk_is_not_looked_for_there() {
 
 #[test]
 fn a_stream_gets_the_replay_that_it_asked_for() {
-    // The page that an older stream had asked for, from another place, was taken for its own.
+    // The page that an older stream had requested, from another position, was taken for its own.
     let mut harness = Harness::new();
     harness.listen_ack_none("sign", None);
     harness.send_many("sign", 3);
@@ -190,7 +190,7 @@ fn a_stream_gets_the_replay_that_it_asked_for() {
 
 #[test]
 fn a_stream_that_answers_gets_no_replay() {
-    // An ack=none stream had asked for a page; the plain stream that replaced it was sent it.
+    // An ack=none stream had requested a page, which was then sent to the plain stream that replaced it.
     let mut harness = Harness::new();
     harness.listen_ack_none("sign", None);
     harness.send("sign");
@@ -205,7 +205,8 @@ fn a_stream_that_answers_gets_no_replay() {
 
 #[test]
 fn cancellations_by_force_do_not_gather_at_a_device_that_no_longer_polls() {
-    // A device polled once and then kept to its stream: each was kept for a poll that never came.
+    // A device polled once and then used its stream alone: each cancellation was held for a poll that never
+    // came.
     let mut harness = Harness::new();
     harness.poll_with("kiosk", 0, None);
     harness.listen("kiosk");
@@ -284,8 +285,8 @@ fn a_device_whose_lookup_failed_is_forgotten() {
 
 #[test]
 fn a_window_of_great_commands_waits_for_its_reader() {
-    // With a window above 16 a device that came back slowly got its whole backlog at once, was cut
-    // off as overloaded, came back, and so on, until the hundredth sending made it `dead`.
+    // With a window above 16 a device that reconnected and read slowly got its whole backlog at once, was
+    // cut off as overloaded, reconnected, and so on, until the hundredth sending made the command `dead`.
     let great = Json::text(&"x".repeat(64 * 1024 - 2));
     for listen in [Harness::listen, Harness::listen_unconfirmed] {
         let mut harness = Harness::with(Config { max_in_flight: 100, ..Config::default() });
@@ -304,7 +305,7 @@ fn a_window_of_great_commands_waits_for_its_reader() {
 
 #[test]
 fn a_reader_that_keeps_up_gets_a_whole_window() {
-    // The other half of it: what was written makes room for more, without any report.
+    // The counterpart: once a command is written another may follow, without any report.
     let great = Json::text(&"x".repeat(64 * 1024 - 2));
     let mut harness = Harness::with(Config { max_in_flight: 100, ..Config::default() });
     for _ in 0..50 {
@@ -316,8 +317,8 @@ fn a_reader_that_keeps_up_gets_a_whole_window() {
 
 #[test]
 fn a_device_was_last_seen_when_its_stream_went() {
-    // A device that had listened for a day and went was shown as last seen a day ago: only the
-    // beginning of a stream, or a poll, was taken for a sign of life.
+    // A device that had listened for a day and disconnected was shown as last seen a day ago: only the
+    // beginning of a stream, or a poll, was taken for a contact.
     let mut harness = Harness::new();
     let seen = |harness: &Harness| harness.hub.presence(&device("kiosk"), harness.now).seen_at;
     let stream = harness.listen("kiosk");
@@ -329,8 +330,8 @@ fn a_device_was_last_seen_when_its_stream_went() {
     harness.close(stream);
     let gone = harness.now.wall;
     harness.pass(10.0);
-    assert_eq!(seen(&harness), Some(gone), "when it has gone");
+    assert_eq!(seen(&harness), Some(gone), "after it disconnected");
     let command = harness.send("kiosk");
     harness.report("kiosk", command, R::Succeeded);
-    assert_eq!(seen(&harness), Some(harness.now.wall), "a report is a sign of life");
+    assert_eq!(seen(&harness), Some(harness.now.wall), "a report is a contact");
 }

@@ -1,4 +1,4 @@
-//! Section 4: streams, how one takes the place of another, confirmation, presence, the end.
+//! Section 4: streams, how one replaces another, confirmation, presence, the end.
 
 use bellwire_core::{Config, HubEvent, Listen};
 use bellwire_proto::ReportState as R;
@@ -63,7 +63,7 @@ fn a_new_stream_replaces_the_old_one() {
 }
 
 #[test]
-fn a_late_word_that_the_replaced_stream_has_ended_ends_nothing() {
+fn a_late_report_that_the_replaced_stream_has_ended_ends_nothing() {
     let mut harness = Harness::new();
     let older = harness.listen("kiosk");
     let newer = harness.listen("kiosk");
@@ -101,7 +101,7 @@ fn a_stalled_stream_is_offline_until_there_is_life_again() {
 }
 
 #[test]
-fn presence_tells_how_and_since_when() {
+fn presence_shows_how_and_since_when() {
     let mut harness = Harness::new();
     let begun = harness.now.wall;
     harness.poll("kiosk");
@@ -227,7 +227,7 @@ fn an_unconfirmed_stream_does_not_make_the_device_online() {
 // --- The end ---
 
 #[test]
-fn a_draining_hub_says_bye_to_all_with_spread_out_times_and_takes_nobody_in() {
+fn a_draining_hub_sends_bye_to_all_with_spread_out_times_and_accepts_no_listener() {
     let mut harness = Harness::new();
     let streams: Vec<_> = (0..50).map(|n| harness.listen(&format!("kiosk-{n}"))).collect();
     let poll = harness.poll("till");
@@ -257,7 +257,7 @@ fn any_other_bye_asks_for_half_a_second_to_five() {
 }
 
 #[test]
-fn a_removed_device_hears_bye_revoked_and_its_live_deliveries_are_cancelled() {
+fn a_removed_device_receives_bye_revoked_and_its_live_deliveries_are_cancelled() {
     let mut harness = Harness::new();
     let [ended, running, queued] = [(); 3].map(|()| harness.send("kiosk"));
     harness.report("kiosk", ended, R::Succeeded);

@@ -1,7 +1,7 @@
-//! The contract, sentence by sentence, as far as the core keeps it: one promise, one test.
+//! The contract, sentence by sentence, as far as it is the core's: one promise, one test.
 //!
 //! `harness.rs` joins a hub and a store, and time stands still until a test lets it pass; a test
-//! then reads like the sentence that it holds. What must hold whatever happens is checked by
+//! then reads like the sentence that it checks. What must hold whatever happens is checked by
 //! `../simulation.rs`.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is the message")]

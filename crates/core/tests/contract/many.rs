@@ -69,7 +69,7 @@ fn a_command_to_many_is_promised_before_it_is_expanded() {
 }
 
 #[test]
-fn an_expansion_goes_on_after_a_crash_at_each_of_its_steps() {
+fn an_expansion_continues_after_a_crash_at_each_of_its_steps() {
     let names = names(MANY);
     for commits in 1..8 {
         let mut harness = Harness::new();
@@ -95,7 +95,7 @@ fn an_expansion_goes_on_after_a_crash_at_each_of_its_steps() {
 }
 
 #[test]
-fn an_expansion_goes_on_when_loads_fail() {
+fn an_expansion_continues_when_loads_fail() {
     let names = names(MANY);
     let mut harness = Harness::new();
     harness.loads_held = true;
@@ -103,7 +103,7 @@ fn an_expansion_goes_on_when_loads_fail() {
     harness.fail_load();
     harness.settle();
     harness.pass(1.0);
-    // The first chunk is there; some of its devices cannot be loaded.
+    // The first chunk is loaded; some of its devices cannot be.
     harness.answer_load();
     (0..5).for_each(|_| drop(harness.fail_load()));
     harness.settle();
@@ -225,7 +225,7 @@ fn by_force_every_delivery_ends_at_once() {
 }
 
 #[test]
-fn a_cancellation_of_many_is_promised_and_goes_on_after_a_crash() {
+fn a_cancellation_of_many_is_promised_and_continues_after_a_crash() {
     let names = names(MANY);
     for commits in 0..12 {
         let mut harness = Harness::new();

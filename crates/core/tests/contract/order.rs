@@ -1,4 +1,4 @@
-//! Section 2, "Order", "attempt", "Lease": whose turn it is, and when a command is sent again.
+//! Section 2, "Order", "attempt", "Lease": which command is sent next, and when one is sent again.
 
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ fn one_that_waits_for_not_before_does_not_hold_back_the_younger() {
 }
 
 #[test]
-fn a_lease_that_is_over_on_a_live_stream_is_a_counted_attempt_with_a_doubling_wait() {
+fn a_lease_that_has_elapsed_on_a_live_stream_is_a_counted_attempt_with_a_doubling_wait() {
     let mut harness = Harness::new();
     let stream = harness.listen("kiosk");
     let command =
@@ -175,7 +175,7 @@ fn the_failure_of_the_hundredth_sending_makes_it_dead() {
 }
 
 #[test]
-fn a_lease_that_is_over_with_nobody_listening_any_more_is_not_counted() {
+fn a_lease_that_has_elapsed_without_a_listener_is_not_counted() {
     let mut harness = Harness::with(Config { lease: Duration::from_secs(60), ..Config::default() });
     let command = harness.send("kiosk");
     let poll = harness.poll("kiosk");
@@ -187,7 +187,7 @@ fn a_lease_that_is_over_with_nobody_listening_any_more_is_not_counted() {
 }
 
 #[test]
-fn a_lease_that_is_over_within_40_s_of_a_poll_is_counted() {
+fn a_lease_that_has_elapsed_within_40_s_of_a_poll_is_counted() {
     let mut harness = Harness::new();
     let command = harness.send("kiosk");
     harness.poll("kiosk");

@@ -9,7 +9,7 @@ use crate::harness::Harness;
 const NOTHING: [&str; 0] = [];
 
 #[test]
-fn a_poll_is_answered_as_soon_as_there_is_something_to_tell() {
+fn a_poll_is_answered_as_soon_as_there_is_something_to_send() {
     let mut harness = Harness::new();
     let poll = harness.poll("kiosk");
     harness.pass(10.0);
@@ -52,7 +52,7 @@ fn a_newer_poll_ends_a_waiting_older_one_with_empty_lists() {
 }
 
 #[test]
-fn a_poll_and_a_stream_run_side_by_side_and_hear_the_same_attempt() {
+fn a_poll_and_a_stream_run_side_by_side_and_receive_the_same_attempt() {
     let mut harness = Harness::new();
     let stream = harness.listen("kiosk");
     let poll = harness.poll("kiosk");

@@ -1,4 +1,4 @@
-//! Faults that a review of the core found before anybody met them: one test each.
+//! Faults that a review of the core found before they did any harm: one test each.
 
 use std::time::Duration;
 

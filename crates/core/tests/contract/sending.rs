@@ -187,7 +187,7 @@ fn requests_with_one_key_at_the_same_moment_make_one_command() {
 }
 
 #[test]
-fn a_key_is_kept_24_hours() {
+fn a_key_is_retained_24_hours() {
     let mut harness = Harness::new();
     let first = harness.try_send("kiosk", keyed("a", 1)).unwrap();
     harness.pass(24.0 * 3600.0 - 1.0);
@@ -209,7 +209,7 @@ fn keys_of_different_callers_never_meet() {
 }
 
 #[test]
-fn only_what_was_stored_is_kept_for_a_key() {
+fn only_what_was_stored_is_retained_for_a_key() {
     let mut harness = Harness::new();
     let with = |send: &mut Send| {
         keyed("a", 1)(send);
@@ -220,7 +220,7 @@ fn only_what_was_stored_is_kept_for_a_key() {
 }
 
 #[test]
-fn past_100_queued_the_queue_is_full_and_what_is_under_way_does_not_count() {
+fn beyond_100_queued_the_queue_is_full_and_what_is_under_way_does_not_count() {
     let mut harness = Harness::new();
     harness.listen("kiosk");
     let under_way = harness.send("kiosk");
@@ -260,7 +260,7 @@ fn a_stored_command_creates_an_unknown_device() {
 }
 
 #[test]
-fn who_has_gone_is_not_answered_and_the_command_stays() {
+fn a_sender_that_has_disconnected_is_not_answered_and_the_command_stays() {
     let mut harness = Harness::new();
     let request = harness.ask_to_send("kiosk", waiting(60));
     harness.hub.handle_abandoned(request, harness.now);

@@ -1,5 +1,5 @@
 //! Section 2, the rest: how a delivery ends, what a report may do, what is seen of it and when.
-//! The table itself is held cell by cell beside `delivery.rs`.
+//! The table itself is tested cell by cell in `delivery.rs`.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn seen(harness: &mut Harness) -> Vec<DeliveryState> {
 }
 
 #[test]
-fn every_transition_is_on_disk_before_an_answer_or_an_event_tells_of_it() {
+fn every_transition_is_on_disk_before_an_answer_or_an_event_reports_it() {
     let mut harness = Harness::new();
     let stream = harness.listen("kiosk");
     harness.events.clear();
@@ -43,7 +43,7 @@ fn every_transition_is_on_disk_before_an_answer_or_an_event_tells_of_it() {
 }
 
 #[test]
-fn it_expires_when_its_time_to_live_is_over_before_it_was_accepted() {
+fn it_expires_when_its_time_to_live_has_elapsed_before_it_was_accepted() {
     let mut harness = Harness::new();
     harness.listen("till");
     let ttl = |s: &mut bellwire_core::Send| s.ttl = Some(Seconds::new(10));
@@ -72,7 +72,7 @@ fn the_time_to_live_says_nothing_of_what_was_accepted() {
 }
 
 #[test]
-fn it_times_out_when_the_run_clock_is_over() {
+fn it_times_out_when_the_run_clock_has_elapsed() {
     let mut harness = Harness::new();
     let command =
         harness.try_send("kiosk", |s| s.run_timeout = Some(Seconds::new(10))).unwrap().command;
@@ -150,7 +150,7 @@ fn what_a_restart_leaves_a_run_clock_is_at_least_30_s() {
 }
 
 #[test]
-fn the_time_to_live_goes_on_over_a_restart() {
+fn the_time_to_live_continues_over_a_restart() {
     let mut harness = Harness::new();
     let command = harness.try_send("kiosk", |s| s.ttl = Some(Seconds::new(20))).unwrap().command;
     harness.pass(10.0);

@@ -151,7 +151,7 @@ fn with_confirm_commands_and_replays_wait_for_the_confirmation() {
 }
 
 #[test]
-fn a_word_about_a_frame_of_an_older_stream_delivers_nothing() {
+fn a_receipt_for_a_frame_of_an_older_stream_delivers_nothing() {
     let mut harness = Harness::new();
     let older = harness.listen_ack_none("sign", None);
     harness.readers_held = true;

@@ -1,7 +1,7 @@
 //! Devices: how they listen, and a small agent with a journal that runs what it is sent.
 //!
-//! An agent runs a command once: what it has done it reports again, until it is answered. Now and
-//! then it is silent, busy, or gone in the middle of a run.
+//! An agent runs a command once, and repeats the report of what it has done until it is answered. Now and
+//! then it is silent, or busy, or disconnects in the middle of a run.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use bellwire_core::{Answer, Frame, Instant, Listen, Peer, Poll, RequestId, Sessi
 use bellwire_proto::stream::{Bye, CommandEvent};
 use bellwire_proto::{CommandId, DeviceId, Report, ReportState, Seconds, Seq};
 
-use super::judge::Asked;
+use super::judge::Requested;
 use super::random::Random;
 use super::{Event, Input, Owner, World};
 
@@ -52,7 +52,7 @@ pub(crate) struct Appliance {
     /// Reports that were not answered yet, with the request that last carried each.
     outbox: BTreeMap<CommandId, (Report, RequestId)>,
     counts_revs: bool,
-    /// It listens, and answers nothing while there is fault.
+    /// It listens, and reports nothing until the faults have ended.
     silent: bool,
     rev: u64,
 }
@@ -119,7 +119,7 @@ impl World {
         }
     }
 
-    pub(super) fn everybody_goes(&mut self) {
+    pub(super) fn all_devices_leave(&mut self) {
         let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
         sessions.into_iter().for_each(|session| self.reaches(Input::Closed(session)));
         for index in 0..self.devices.len() {
@@ -136,7 +136,7 @@ impl World {
             Wake::Poll => self.begin_poll(index),
             Wake::Confirm(session) => {
                 let device = self.devices[index].id.clone();
-                self.ask(Owner::Device(index), Asked::Confirm, |request| {
+                self.request(Owner::Device(index), Requested::Confirm, |request| {
                     Input::Confirm(request, device, session)
                 });
             }
@@ -161,7 +161,7 @@ impl World {
             }
             Wake::PollFailed(request) => {
                 if self.devices[index].poll == Some(request) {
-                    // Some just ask again, and leave the older poll to the hub.
+                    // Some just poll again, and leave the older poll to the hub.
                     if self.random.percent(50) {
                         self.reaches(Input::Abandoned(request));
                     }
@@ -197,7 +197,7 @@ impl World {
             last_event_id,
             peer: Peer::default(),
         };
-        self.ask(Owner::Device(index), Asked::Listen(session), |request| {
+        self.request(Owner::Device(index), Requested::Listen(session), |request| {
             Input::Listen(request, session, id, listen)
         });
         if ways.confirms && (self.calm || self.random.percent(80)) {
@@ -219,7 +219,7 @@ impl World {
         let wait = Seconds::new(self.random.pick(&[0, 2, 25, 60]));
         let last_event_id = self.devices[index].last_event_id.filter(|_| self.random.percent(50));
         let poll = Poll { wait, last_event_id, peer: Peer::default() };
-        let request = self.ask(Owner::Device(index), Asked::Poll(id.clone()), |request| {
+        let request = self.request(Owner::Device(index), Requested::Poll(id.clone()), |request| {
             Input::Poll(request, id, poll)
         });
         self.devices[index].poll = Some(request);
@@ -370,10 +370,10 @@ impl World {
             report.retry_after_s = Some(self.random.pick(&[0, 1, 20, 400]));
         }
         if self.random.percent(2) {
-            // A journal from another life: nobody knows this command.
+            // From the journal of an earlier installation: the hub does not know this command.
             let unknown = CommandId::from_parts(1, self.random.bytes());
             let (device, report) = (self.devices[index].id.clone(), Box::new(report.clone()));
-            self.ask(Owner::Device(index), Asked::Report(unknown), |request| {
+            self.request(Owner::Device(index), Requested::Report(unknown), |request| {
                 Input::Report(request, device, unknown, report)
             });
         }
@@ -389,7 +389,7 @@ impl World {
         let owner = Owner::Device(index);
         let send = |world: &mut Self| {
             let (device, report) = (world.devices[index].id.clone(), Box::new(report.clone()));
-            world.ask(owner, Asked::Report(command), |request| {
+            world.request(owner, Requested::Report(command), |request| {
                 Input::Report(request, device, command, report)
             })
         };

@@ -7,12 +7,12 @@ use bellwire_core::record::IdempotencyKey;
 use bellwire_core::{Answer, RequestId, Send, Target};
 use bellwire_proto::{CommandId, DeviceId, Json, Labels, Seconds};
 
-use super::judge::Asked;
+use super::judge::Requested;
 use super::{Event, Input, Owner, World};
 
 #[derive(Default)]
 pub(crate) struct Client {
-    /// Commands that it was sent of.
+    /// Commands that the hub has answered it with.
     commands: Vec<CommandId>,
     /// Requests that it made with a key, to be made again.
     keyed: Vec<Send>,
@@ -106,8 +106,8 @@ impl World {
         let waits_s = send.wait.get();
         let key = send.idempotency.clone().map(|(key, digest)| (key.key, digest));
         let random = self.random.bytes();
-        let asked = Asked::Send(key, send.target.clone());
-        let request = self.ask(Owner::Client(index), asked, |request| {
+        let requested = Requested::Send(key, send.target.clone());
+        let request = self.request(Owner::Client(index), requested, |request| {
             Input::Send(request, Box::new(send), random)
         });
         if waits_s > 0 && self.random.percent(20) {
@@ -121,11 +121,11 @@ impl World {
         if known == 0 {
             return;
         }
-        // Rather the latest: the others have ended.
+        // One of the latest four: older ones have mostly ended.
         let back = self.random.index(known.min(4));
         let command = self.clients[index].commands[known - 1 - back];
         let force = self.random.percent(25);
-        self.ask(Owner::Client(index), Asked::Cancel(command), |request| {
+        self.request(Owner::Client(index), Requested::Cancel(command), |request| {
             Input::Cancel(request, command, force)
         });
     }
@@ -134,14 +134,14 @@ impl World {
         let (device, number) = (self.any_device(), self.number());
         if self.random.percent(50) {
             let labels = Labels::from([("number".to_owned(), number.to_string())]);
-            let asked = Asked::Put(device.clone(), format!("{labels:?}"));
-            self.ask(Owner::Client(index), asked, |request| {
+            let requested = Requested::Put(device.clone(), format!("{labels:?}"));
+            self.request(Owner::Client(index), requested, |request| {
                 Input::PutDevice(request, device, labels)
             });
         } else {
             let facts = Json::parse(&format!("{{\"number\":{number}}}")).unwrap();
-            let asked = Asked::Put(device.clone(), facts.as_str().to_owned());
-            self.ask(Owner::Client(index), asked, |request| {
+            let requested = Requested::Put(device.clone(), facts.as_str().to_owned());
+            self.request(Owner::Client(index), requested, |request| {
                 Input::PutFacts(request, device, facts)
             });
         }
@@ -152,7 +152,7 @@ impl World {
             return;
         }
         let device = self.any_device();
-        self.ask(Owner::Client(index), Asked::Delete(device.clone()), |request| {
+        self.request(Owner::Client(index), Requested::Delete(device.clone()), |request| {
             Input::Delete(request, device)
         });
     }

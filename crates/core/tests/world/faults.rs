@@ -9,10 +9,10 @@ use super::judge::Verdict;
 use super::random::Random;
 use super::{Event, InjectedBug, START, World};
 
-/// How long the world is left alone with its devices: longer than any wait that it has asked for,
-/// except the times to live.
+/// How long devices go on without faults: longer than any wait that was requested, except the times to
+/// live.
 const CALM: Duration = Duration::from_secs(30 * 60);
-/// How long it is left alone without devices: longer than any time to live, any run clock, and any
+/// How long the hub then runs without devices: longer than any time to live, any run clock, and any
 /// step of the wall clock, after which something scheduled may be days away.
 const ALONE: Duration = Duration::from_secs(10 * 86_400);
 
@@ -75,12 +75,12 @@ pub(super) enum Fault {
     Crash,
     StoreFails,
     Drain,
-    /// Somebody, or NTP, sets the wall clock.
+    /// A person, or NTP, sets the wall clock.
     ClockStep,
     Start,
-    /// No more fault; devices go on.
+    /// No more faults; devices go on.
     Calm,
-    /// Everybody goes.
+    /// All devices disconnect for good.
     Alone,
 }
 
@@ -122,7 +122,7 @@ impl World {
                 if self.profile.calm_first {
                     self.all_but_the_patient_have_ended()?;
                 }
-                self.everybody_goes();
+                self.all_devices_leave();
                 self.at(self.now.after(ALONE), Event::Client(usize::MAX));
             }
         }

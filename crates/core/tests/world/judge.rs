@@ -1,37 +1,38 @@
-//! The judge: sees everything that goes into the core, comes out of it and goes to disk, and holds it
-//! against the promises of the contract. It knows nothing of how the core works.
+//! The judge: it sees everything that goes into the core, comes out of it and goes to disk, and compares
+//! that with the promises of the contract. It knows nothing of how the core works.
 //!
-//! Decisions (whose turn, how many at once, what may follow what) are judged by the transactions,
-//! which are atomic and in order; what is sent to anyone is judged when it leaves the core, against
-//! what was on disk at some time before.
+//! Decisions (which command is sent next, how many at once, which state may follow which) are judged by
+//! the transactions, which are atomic and in order. Answers, frames and events are judged when they leave
+//! the core: what they show must have been on disk at some time before. The rules about a single row are
+//! in `judge/rows.rs`.
+
+mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use bellwire_core::record::{Change, DeliveryRecord, Txn, TxnId};
+use bellwire_core::record::{Change, Txn, TxnId};
 use bellwire_core::{Answer, Frame, HubEvent, Instant, Now, Output, RequestId, SessionId, Target};
-use bellwire_proto::limits::{CANCEL_SLOT, COUNTED_ATTEMPTS_MAX, SENDS_MAX};
+use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{
-    Code, CommandId, Counts, Delivery, DeliveryState, DeviceChange, DeviceId, Seq, Timestamp,
+    Code, CommandId, Counts, Delivery, DeliveryState, DeviceChange, DeviceId, Seq,
 };
 
 use super::store::Disk;
+pub(crate) use rows::sendings;
+use rows::{Sending, row_may_follow};
 
-/// How long after it is due a delivery may end: the hub may be down just then.
-const SLACK: Duration = Duration::from_secs(30);
-
-/// What a request was about, as far as its answer is judged by it.
+/// What was requested, as far as the answer is judged by it.
 #[derive(Debug, Clone)]
-pub(crate) enum Asked {
-    /// A command, maybe with a key and the digest of the request, and its target.
+pub(crate) enum Requested {
+    /// A command to this target; with its idempotency key and the digest of the request, if it has a key.
     Send(Option<(String, [u8; 32])>, Target),
     Cancel(CommandId),
     Report(CommandId),
     Listen(SessionId),
     Poll(DeviceId),
     Confirm,
-    /// Labels or facts, sent apart by their text.
+    /// Labels or facts, identified by their text.
     Put(DeviceId, String),
     Delete(DeviceId),
 }
@@ -43,14 +44,14 @@ struct Stream {
     ended: bool,
 }
 
-/// Who is sent.
+/// The listener that a command was sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Receiver {
     Stream(SessionId),
     Poll(RequestId),
 }
 
-/// The latest sending that a device was sent of.
+/// The sending of a command with the greatest attempt number that its device was sent.
 struct LastSending {
     attempt: u32,
     at: Instant,
@@ -63,12 +64,12 @@ pub(crate) type Verdict = Result<(), String>;
 pub(crate) struct Judge {
     max_in_flight: usize,
     /// Requests without a reply.
-    open: BTreeMap<RequestId, Asked>,
-    /// Requests whose client has gone: one reply may still come, and is nobody's business.
+    open: BTreeMap<RequestId, Requested>,
+    /// Requests whose client has disconnected: a reply to one may still come, and is not judged.
     abandoned: BTreeSet<RequestId>,
     streams: BTreeMap<SessionId, Stream>,
     sent: BTreeMap<(DeviceId, Seq), LastSending>,
-    /// Every picture of a delivery that was on disk.
+    /// Every version of every delivery that was on disk, by command.
     snapshots: BTreeMap<CommandId, Vec<Delivery>>,
     /// The version that was last notified.
     notified: BTreeMap<(CommandId, DeviceId), u64>,
@@ -78,7 +79,7 @@ pub(crate) struct Judge {
     online: BTreeSet<DeviceId>,
     deleted: BTreeSet<DeviceId>,
     decided_at: BTreeMap<TxnId, Now>,
-    /// What senders were promised: every target has its delivery in the end.
+    /// The targets of each command that was promised to its sender: each has a delivery in the end.
     promised: BTreeMap<CommandId, Vec<DeviceId>>,
 }
 
@@ -89,11 +90,11 @@ impl Judge {
 
     // --- What goes in ---
 
-    pub(crate) fn asked(&mut self, request: RequestId, asked: Asked) {
-        self.open.insert(request, asked);
+    pub(crate) fn requested(&mut self, request: RequestId, requested: Requested) {
+        self.open.insert(request, requested);
     }
 
-    pub(crate) fn gone(&mut self, request: RequestId) {
+    pub(crate) fn disconnected(&mut self, request: RequestId) {
         if self.open.remove(&request).is_some() {
             self.abandoned.insert(request);
         }
@@ -103,14 +104,15 @@ impl Judge {
         self.streams.insert(session, Stream { device, ack_none, ended: false });
     }
 
-    /// The hub is notified that a stream has ended: its requester has gone.
+    /// The hub is notified that a stream has ended: the client that requested it has disconnected.
     pub(crate) fn closed(&mut self, session: SessionId) {
-        let asked = |asked: &Asked| matches!(asked, Asked::Listen(s) if *s == session);
-        let request = self.open.iter().find(|(_, a)| asked(a)).map(|(request, _)| *request);
-        request.into_iter().for_each(|request| self.gone(request));
+        let requested =
+            |requested: &Requested| matches!(requested, Requested::Listen(s) if *s == session);
+        let request = self.open.iter().find(|(_, a)| requested(a)).map(|(request, _)| *request);
+        request.into_iter().for_each(|request| self.disconnected(request));
     }
 
-    /// The process has ended: nobody is answered, every stream is cut.
+    /// The process has ended: no open request will be answered, and every stream is cut.
     pub(crate) fn restarted(&mut self) {
         self.open.clear();
         self.abandoned.clear();
@@ -125,7 +127,7 @@ impl Judge {
 
     // --- What goes to disk ---
 
-    /// A transaction is about to be on disk.
+    /// A transaction will be on disk next. `disk` is the state before it.
     pub(crate) fn commit(&mut self, txn: &Txn, disk: &Disk) -> Verdict {
         for change in txn.changes() {
             match change {
@@ -163,7 +165,7 @@ impl Judge {
         Ok(())
     }
 
-    /// A transaction is on disk: what it decided is held against the order and the window.
+    /// A transaction is on disk: its sendings must respect times, the order of the queue, and `max_in_flight`.
     pub(crate) fn committed(&mut self, id: TxnId, sent: &[Sending], disk: &Disk) -> Verdict {
         let Some(at) = self.decided_at.remove(&id) else {
             return Err(format!("{id:?} was committed twice"));
@@ -191,13 +193,15 @@ impl Judge {
                     let older = row.head.seq;
                     return Err(format!("order: {device} is sent {seq} while {older} waits"));
                 }
-                let over = |since: Instant| at.instant < since.after(CANCEL_SLOT);
-                let slot = row.cancelling_since.is_none_or(over);
+                let in_slot = |since: Instant| at.instant < since.after(CANCEL_SLOT);
+                let slot = row.cancelling_since.is_none_or(in_slot);
                 let live = row.state != DeliveryState::Queued && !row.state.is_terminal();
                 in_flight += usize::from(live && slot);
             }
             if in_flight > self.max_in_flight {
-                return Err(format!("window: {device} has {in_flight} under way with {seq}"));
+                return Err(format!(
+                    "{device} has {in_flight} in flight with {seq}, more than max_in_flight"
+                ));
             }
         }
         Ok(())
@@ -210,7 +214,7 @@ impl Judge {
             Output::Persist(_) | Output::Load(_) => Ok(()),
             Output::Send { session, frame, .. } => {
                 let Some(stream) = self.streams.get(session) else {
-                    return Err(format!("a frame to {session:?}, which nobody opened"));
+                    return Err(format!("a frame to {session:?}, which was never opened"));
                 };
                 if stream.ended {
                     return Err(format!("a frame to {session:?} after its bye"));
@@ -234,7 +238,7 @@ impl Judge {
                     stream.ended = true;
                     Ok(())
                 }
-                None => Err(format!("a bye to {session:?}, which nobody opened")),
+                None => Err(format!("a bye to {session:?}, which was never opened")),
             },
             Output::Reply(request, answer) => self.reply(*request, answer, disk, now),
             Output::Notify(HubEvent::Delivery { delivery, version }) => {
@@ -269,15 +273,15 @@ impl Judge {
         if self.abandoned.remove(&request) {
             return Ok(());
         }
-        let Some(asked) = self.open.remove(&request) else {
+        let Some(requested) = self.open.remove(&request) else {
             return Err(format!("{request:?} is answered twice: {answer:?}"));
         };
-        match (asked, answer) {
-            (Asked::Send(key, Target::Device(_)), Answer::Delivery(delivery)) => {
+        match (requested, answer) {
+            (Requested::Send(key, Target::Device(_)), Answer::Delivery(delivery)) => {
                 self.seen(delivery, "a sender's answer")?;
                 self.keyed(key, delivery.command)
             }
-            (Asked::Send(key, Target::Devices(devices)), Answer::Command(command)) => {
+            (Requested::Send(key, Target::Devices(devices)), Answer::Command(command)) => {
                 let stored = disk.commands.values().find(|stored| stored.head.id == *command);
                 match stored {
                     Some(stored) if stored.head.total == devices.len() as u64 => {}
@@ -286,14 +290,16 @@ impl Judge {
                 self.promised.insert(*command, devices);
                 self.keyed(key, *command)
             }
-            (Asked::Report(command), Answer::Delivery(delivery)) if delivery.command == command => {
+            (Requested::Report(command), Answer::Delivery(delivery))
+                if delivery.command == command =>
+            {
                 self.seen(delivery, "a device's answer")
             }
-            (Asked::Cancel(command), Answer::Cancelled) => {
+            (Requested::Cancel(command), Answer::Cancelled) => {
                 let known = self.snapshots.get(&command).into_iter().flatten();
                 let seq = disk.commands.values().find(|c| c.head.id == command).map(|c| c.head.seq);
                 let Some(seq) = seq else { return Err(format!("{command} is not on disk")) };
-                // Of several, it is on disk that all will be, or none is under way any more.
+                // Of a command to several, the cancellation is on disk, or no delivery that could be cancelled remains.
                 let stopped = |state: DeliveryState| {
                     state.is_terminal() || state == DeliveryState::Cancelling
                 };
@@ -308,31 +314,33 @@ impl Judge {
                     false => Err(format!("{command} is answered as cancelled, not so on disk")),
                 }
             }
-            (Asked::Put(device, text), Answer::Device { .. }) => {
+            (Requested::Put(device, text), Answer::Device { .. }) => {
                 match self.put.contains(&(device, text)) {
                     true => Ok(()),
                     false => Err(format!("{request:?} is answered, but not on disk")),
                 }
             }
-            (Asked::Delete(device), Answer::Done) => match self.deleted.contains(&device) {
+            (Requested::Delete(device), Answer::Done) => match self.deleted.contains(&device) {
                 true => Ok(()),
                 false => Err(format!("{device} is answered as removed, not so on disk")),
             },
-            (Asked::Listen(_), Answer::Listening) | (Asked::Confirm, Answer::Done) => Ok(()),
-            (Asked::Poll(device), Answer::Poll { commands, cancels }) => {
+            (Requested::Listen(_), Answer::Listening) | (Requested::Confirm, Answer::Done) => {
+                Ok(())
+            }
+            (Requested::Poll(device), Answer::Poll { commands, cancels }) => {
                 for event in commands {
                     self.send_command(&device, event, Receiver::Poll(request), false, disk, now)?;
                 }
                 cancels.iter().try_for_each(|event| self.cancel_sent(event.id))
             }
-            (asked, Answer::Problem(problem)) => match &problem.delivery {
+            (requested, Answer::Problem(problem)) => match &problem.delivery {
                 Some(delivery) => self.seen(delivery, "a refusal"),
                 None if problem.code == Code::IllegalTransition => {
-                    Err(format!("{asked:?} is refused without the delivery"))
+                    Err(format!("{requested:?} is refused without the delivery"))
                 }
                 None => Ok(()),
             },
-            (asked, answer) => Err(format!("{asked:?} is answered by {answer:?}")),
+            (requested, answer) => Err(format!("{requested:?} is answered by {answer:?}")),
         }
     }
 
@@ -346,8 +354,8 @@ impl Judge {
         }
     }
 
-    /// A device is sent a command: the number of the sending must have risen, unless it is a copy
-    /// of the same moment, or a replay of what was delivered.
+    /// A device is sent a command: the attempt must be greater than the last, unless it is the same
+    /// sending to another listener, at the same moment, or a replay of what was delivered.
     fn send_command(
         &mut self,
         device: &DeviceId,
@@ -359,13 +367,13 @@ impl Judge {
     ) -> Verdict {
         let row = disk.deliveries.get(&(device.clone(), event.seq));
         let Some(row) = row.filter(|row| row.head.id == event.id) else {
-            return Err(format!("{device} is sent of what is not on disk: {event:?}"));
+            return Err(format!("{device} is sent a command that is not on disk: {event:?}"));
         };
         if disk.commands.get(&event.seq).is_none_or(|command| command.data != event.data) {
-            return Err(format!("{device} is sent other data than was sent: {event:?}"));
+            return Err(format!("{device} is sent other data than the sender gave: {event:?}"));
         }
         if event.attempt > row.attempt || event.attempt == 0 {
-            return Err(format!("{device} is sent of a sending that is not on disk: {event:?}"));
+            return Err(format!("{device} is sent an attempt that is not on disk: {event:?}"));
         }
         let sent = self.sent.entry((device.clone(), event.seq)).or_insert(LastSending {
             attempt: 0,
@@ -383,7 +391,10 @@ impl Judge {
             sent.receivers.push(receiver);
         } else if !replay {
             let known = sent.attempt;
-            return Err(format!("{device} was sent of attempt {known}, and now: {event:?}"));
+            return Err(format!(
+                "a command of {device} was sent again as attempt {}, after {known}: {event:?}",
+                event.attempt
+            ));
         }
         Ok(())
     }
@@ -397,8 +408,8 @@ impl Judge {
         }
     }
 
-    /// A delivery became visible: it was so on disk. `queued` may have been passed through on the way
-    /// to `sent` within one transaction.
+    /// A delivery was shown: it must have been on disk like that. `queued` need not have been, when one
+    /// transaction queued it and sent it.
     fn seen(&self, delivery: &Delivery, by: &str) -> Verdict {
         let known = self.snapshots.get(&delivery.command).map(Vec::as_slice).unwrap_or_default();
         let passed = |on_disk: &Delivery| {
@@ -412,13 +423,13 @@ impl Judge {
 
     // --- The end ---
 
-    /// The world is at rest: everybody was answered, everything has ended.
+    /// The world is at rest: every request was answered, every delivery has ended.
     pub(crate) fn rest(&self, disk: &Disk) -> Verdict {
-        if let Some((request, asked)) = self.open.first_key_value() {
-            return Err(format!("{request:?} was never answered: {asked:?}"));
+        if let Some((request, requested)) = self.open.first_key_value() {
+            return Err(format!("{request:?} was never answered: {requested:?}"));
         }
         if let Some(device) = self.online.first() {
-            return Err(format!("{device} has gone, and nobody was notified"));
+            return Err(format!("{device} is offline, and observers were not notified"));
         }
         if let Some(row) = disk.deliveries.values().find(|row| !row.state.is_terminal()) {
             return Err(format!("it never ended: {row:?}"));
@@ -457,67 +468,4 @@ impl Judge {
         let lost = self.promised.keys().find(|id| disk.first_of(**id).is_none());
         lost.map_or(Ok(()), |id| Err(format!("{id} was promised and has no delivery")))
     }
-}
-
-/// A delivery that a transaction says was sent.
-pub(crate) struct Sending {
-    device: DeviceId,
-    seq: Seq,
-    /// Its sender named this time.
-    not_before: Option<Timestamp>,
-    /// A failure before asked for patience until then.
-    retry_at: Option<Instant>,
-    /// After this it must not be sent.
-    expires: Instant,
-}
-
-/// The deliveries that a transaction, which is not on disk yet, says were sent.
-pub(crate) fn sendings(txn: &Txn, disk: &Disk) -> Vec<Sending> {
-    let rows = txn.changes().iter().filter_map(|change| match change {
-        Change::PutDelivery(row) => Some(&**row),
-        _ => None,
-    });
-    let sending = |row: &DeliveryRecord| {
-        let old = disk.delivery(&row.device, row.head.seq);
-        // A failure that is part of this transaction may have asked for less.
-        let retry_at = old.filter(|old| old.counted == row.counted).and_then(|old| old.retry_at);
-        // The wall clock may have been set back since it had become ready.
-        let ready = old.is_some_and(|old| old.scheduled_at.is_none());
-        let not_before = row.head.not_before.filter(|_| !ready);
-        let (device, seq, expires) = (row.device.clone(), row.head.seq, row.expires);
-        let sending = Sending { device, seq, not_before, retry_at, expires };
-        (row.sends > old.map_or(0, |old| old.sends)).then_some(sending)
-    };
-    rows.filter_map(sending).collect()
-}
-
-/// Whether a row may take the place of the one before.
-fn row_may_follow(old: Option<&DeliveryRecord>, new: &DeliveryRecord) -> Verdict {
-    let verdict = |fine: bool, what: &str| match fine {
-        true => Ok(()),
-        false => Err(format!("{what}: {old:?} became {new:?}")),
-    };
-    verdict(new.counted <= COUNTED_ATTEMPTS_MAX, "more attempts than may fail")?;
-    verdict(new.sends <= SENDS_MAX, "more sendings than there may be")?;
-    let Some(old) = old else {
-        return Ok(());
-    };
-    let moved = new.expires != old.expires && old.scheduled_at.is_none();
-    verdict(!moved, "its time to live changed")?;
-    verdict(new.head == old.head && new.device == old.device, "another delivery")?;
-    verdict(new.version > old.version, "the version did not rise")?;
-    verdict(new.updated >= old.updated, "the time went back")?;
-    verdict(new.rev >= old.rev, "rev fell")?;
-    verdict(new.attempt >= old.attempt && new.sends >= old.sends, "attempts fell")?;
-    verdict(new.counted >= old.counted, "counted attempts fell")?;
-    if let Some(due_at) = old.due_at()
-        && new.state.is_terminal()
-    {
-        let by = due_at.max(old.updated).after(SLACK);
-        verdict(new.updated <= by, "it ended long after it was due")?;
-        let early = new.state == DeliveryState::Expired && new.updated < new.expires;
-        verdict(!early, "it expired before its time")?;
-    }
-    let sent = new.late && matches!(new.state, DeliveryState::Succeeded | DeliveryState::Failed);
-    verdict(!old.state.is_terminal() || sent, "what had ended changed")
 }

@@ -3,11 +3,12 @@
 //!
 //! [`World::run`] jumps from deadline to deadline, and hands all that happens to the
 //! [`Judge`](judge::Judge). Everything is decided by the seed, so that a failure can be seen again.
-//! What devices do is in `appliance.rs`, what clients do in `clients.rs`, what goes wrong in
+//! What can happen is in `event.rs`, what devices do in `appliance.rs`, what clients do in `clients.rs`, what goes wrong in
 //! `faults.rs`, the disk in `store.rs`.
 
 pub(crate) mod appliance;
 mod clients;
+mod event;
 mod faults;
 pub(crate) mod judge;
 pub(crate) mod random;
@@ -19,29 +20,26 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use bellwire_core::record::{Committed, Load, Loaded};
-use bellwire_core::{
-    Answer, Footprint, Frame, Hub, Instant, Listen, NotifyOn, Now, Output, Poll, RequestId, Send,
-    SessionId,
-};
-use bellwire_proto::stream::Bye;
-use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Seq, Timestamp};
+use bellwire_core::{Footprint, Hub, Instant, NotifyOn, Now, Output, RequestId, SessionId};
+use bellwire_proto::Timestamp;
 
 use appliance::Appliance;
 use clients::Client;
+use event::{Event, Input, Owner};
 use faults::{Fault, FaultProfile};
-use judge::{Asked, Judge, Verdict};
+use judge::{Judge, Requested, Verdict};
 use random::Random;
 use store::Store;
 
 const START: Instant = Instant::from_ms(5_000_000);
-/// What the wall clock shows at [`START`], as long as nobody sets it.
+/// What the wall clock shows at [`START`].
 const WALL_START_MS: u64 = 1_700_000_000_000;
-/// Steps after which a run is taken to turn in a circle.
+/// Steps after which a run is assumed never to end.
 const STEPS_MAX: u32 = 60_000;
 /// A bug injected on purpose, to show that the judge sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InjectedBug {
-    /// The store says that a transaction is on disk, and loses it.
+    /// The store reports a transaction as committed, and loses it.
     StoreLies,
     /// The store finds nothing that is due.
     StoreForgetsWhatIsDue,
@@ -53,54 +51,8 @@ pub(crate) enum InjectedBug {
     DriverLosesAnswers,
     /// The driver answers before the store has committed.
     DriverDoesNotWait,
-    /// The driver keeps frames back while the rest goes out.
+    /// The driver holds frames back while it carries out all other outputs.
     DriverWritesAfterBye,
-}
-
-/// What happens at a time.
-#[derive(Debug)]
-enum Event {
-    /// Reaches the hub, if it is still the same process.
-    Hub(u32, Input),
-    Commit(u32),
-    Committed(u32, Vec<Committed>),
-    Loaded(u32, Load, Option<Loaded>),
-    /// An answer reaches who asked.
-    Answered(RequestId, Answer),
-    /// A frame, or the end, reaches a device.
-    Frame(SessionId, Frame),
-    Ended(SessionId, Bye),
-    Device(usize, appliance::Wake),
-    /// The driver notices that the wall clock was set.
-    ClockNoticed(u32),
-    Client(usize),
-    Fault(Fault),
-}
-
-/// A request, or the end of a stream, on its way to the hub.
-#[derive(Debug, Clone)]
-enum Input {
-    Send(RequestId, Box<Send>, [u8; 10]),
-    Cancel(RequestId, CommandId, bool),
-    Abandoned(RequestId),
-    Report(RequestId, DeviceId, CommandId, Box<Report>),
-    Listen(RequestId, SessionId, DeviceId, Listen),
-    Confirm(RequestId, DeviceId, SessionId),
-    Poll(RequestId, DeviceId, Poll),
-    Taken(SessionId, Seq),
-    Stalled(SessionId),
-    Resumed(SessionId),
-    Closed(SessionId),
-    PutDevice(RequestId, DeviceId, Labels),
-    PutFacts(RequestId, DeviceId, Json),
-    Delete(RequestId, DeviceId),
-}
-
-/// Who gets an answer.
-#[derive(Debug, Clone, Copy)]
-enum Owner {
-    Device(usize),
-    Client(usize),
 }
 
 pub(crate) struct World {
@@ -108,12 +60,12 @@ pub(crate) struct World {
     profile: FaultProfile,
     bug: Option<InjectedBug>,
     now: Instant,
-    /// By how much the wall clock was set forwards, or back.
+    /// By how much the wall clock was set forwards (positive) or back, in all.
     wall_step_ms: i64,
     events: BTreeMap<(Instant, u64), Event>,
     next_number: u64,
     hub: Hub,
-    /// Which process of the hub this is; what belongs to an older one goes nowhere.
+    /// The number of the hub's present process; events of an older one are dropped.
     life: u32,
     up: bool,
     /// The process will end soon: its store has failed, or it drains.
@@ -125,19 +77,19 @@ pub(crate) struct World {
     clients: Vec<Client>,
     owners: BTreeMap<RequestId, Owner>,
     sessions: BTreeMap<SessionId, usize>,
-    /// Streams that have ended; what asked for one may arrive after its end.
+    /// Streams that have ended; the request for one may reach the hub after its end.
     closed: BTreeSet<SessionId>,
     calm: bool,
     alone: bool,
     /// Frames that a faulty driver holds back.
     late_frames: Vec<Output>,
-    /// All outputs, folded into one number.
+    /// A hash of all outputs.
     digest: u64,
-    /// The last events, sent when a run is seen again.
+    /// The last events, to be printed when a failing run is repeated.
     trace: Option<VecDeque<String>>,
 }
 
-/// What a run comes to.
+/// The result of a run.
 pub(crate) struct RunReport {
     pub(crate) verdict: Verdict,
     pub(crate) digest: u64,
@@ -146,13 +98,13 @@ pub(crate) struct RunReport {
 }
 
 impl World {
-    /// Lives through the report of a seed. With `traced`, keeps its last events and a digest of all
-    /// outputs; that costs time.
+    /// Runs the world of a seed to its end. `traced` records the last events and a digest of all outputs,
+    /// which costs time.
     pub(crate) fn run(seed: u64, bug: Option<InjectedBug>, traced: bool) -> RunReport {
         let mut world = Self::new(seed, bug);
         world.trace = traced.then(VecDeque::new);
         let verdict = catch_unwind(AssertUnwindSafe(|| world.live()))
-            .unwrap_or_else(|_| Err("a panic; its message stands above".to_owned()));
+            .unwrap_or_else(|_| Err("a panic; its message is above".to_owned()));
         RunReport {
             verdict,
             digest: world.digest,
@@ -243,13 +195,14 @@ impl World {
             self.carry_out()?;
         }
         Err(format!(
-            "it does not come to rest: {:?}, {:?}",
+            "the run does not end: {:?}, {:?} events",
             self.hub.footprint(),
             self.events.len()
         ))
     }
 
-    /// Nothing will ever happen again: all is answered, ended and forgotten.
+    /// No event will follow any more: every request must be answered, every delivery ended, and the
+    /// hub's memory empty.
     fn rest(&mut self) -> Verdict {
         self.judge.rest(&self.store.disk)?;
         match self.hub.footprint() {
@@ -266,8 +219,8 @@ impl World {
                 let most = self.store.pending().max(1);
                 let count = self.random.from(1, most as u64);
                 let committed = self.commit(count as usize)?;
-                let word_ms = self.random.from(0, 3);
-                self.after_ms(word_ms, word_ms, Event::Committed(life, committed));
+                let notice_ms = self.random.from(0, 3);
+                self.after_ms(notice_ms, notice_ms, Event::Committed(life, committed));
             }
             Event::Committed(life, committed) if life == self.life => {
                 if self.up {
@@ -308,7 +261,7 @@ impl World {
             Input::Send(request, send, random) => self.hub.handle_send(request, *send, random, now),
             Input::Cancel(request, id, force) => self.hub.handle_cancel(request, id, force, now),
             Input::Abandoned(request) => {
-                self.judge.gone(request);
+                self.judge.disconnected(request);
                 self.hub.handle_abandoned(request, now);
             }
             Input::Report(request, device, command, report) => {
@@ -317,7 +270,7 @@ impl World {
             Input::Listen(request, session, device, listen) => {
                 self.judge.opened(session, device.clone(), listen.ack_none);
                 if self.closed.contains(&session) {
-                    return self.judge.gone(request);
+                    return self.judge.disconnected(request);
                 }
                 self.hub.handle_listen(request, session, device, listen, now);
             }
@@ -343,7 +296,7 @@ impl World {
         }
     }
 
-    /// Does what the hub wants done.
+    /// Carries out the hub's outputs.
     fn carry_out(&mut self) -> Verdict {
         let mut late = Vec::new();
         while let Some(output) = self.hub.poll_output() {
@@ -471,17 +424,17 @@ impl World {
         self.random.from(0, most)
     }
 
-    /// Something is on its way to the hub; it may be overtaken.
+    /// Sends an input to the hub. Later ones may overtake it.
     fn reaches(&mut self, input: Input) {
         let latency_ms = self.latency_ms();
         self.after_ms(latency_ms, latency_ms, Event::Hub(self.life, input));
     }
 
-    /// Asks the hub something. The request may be lost on its way.
-    fn ask(
+    /// Sends a request to the hub. It may be lost on its way.
+    fn request(
         &mut self,
         owner: Owner,
-        asked: Asked,
+        requested: Requested,
         make: impl FnOnce(RequestId) -> Input,
     ) -> RequestId {
         let request = RequestId(self.number());
@@ -490,7 +443,7 @@ impl World {
         if !self.up || (!self.calm && self.random.percent(self.profile.request_lost)) {
             return request;
         }
-        self.judge.asked(request, asked);
+        self.judge.requested(request, requested);
         self.reaches(input);
         request
     }
@@ -516,7 +469,7 @@ impl World {
     }
 }
 
-/// Both clocks, `step_ms` after the wall clock was set.
+/// Both clocks, when the wall clock was set forwards by `step_ms` in all.
 fn clock(instant: Instant, step_ms: i64) -> Now {
     let wall_ms = WALL_START_MS + instant.since(START).as_millis() as u64;
     Now { instant, wall: Timestamp::from_unix_ms(wall_ms.saturating_add_signed(step_ms)) }

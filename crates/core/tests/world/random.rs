@@ -1,4 +1,4 @@
-//! Chance from a seed: the whole report of a run is in this one number.
+//! Chance from a seed: this one number decides everything that happens in a run.
 
 /// Xorshift64*, seeded through one SplitMix step. Vigna, "An experimental exploration of
 /// Marsaglia's xorshift generators, scrambled", 2016.

@@ -31,7 +31,7 @@ pub(crate) struct Disk {
     by_command: BTreeSet<(Seq, DeviceId)>,
 }
 
-/// The disk, and what is on its way there.
+/// The disk, and the transactions that are not on it yet.
 #[derive(Default)]
 pub(crate) struct Store {
     pub(crate) disk: Disk,
@@ -61,7 +61,7 @@ impl Store {
         Some(txn.committed())
     }
 
-    /// What a lying store does: says that it is on disk, and forgets it.
+    /// What a store with a bug does: it reports a transaction as committed, and forgets it.
     pub(crate) fn lose_one(&mut self) -> Option<Committed> {
         self.pending.pop_front().map(Txn::committed)
     }

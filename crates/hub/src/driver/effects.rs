@@ -43,8 +43,8 @@ impl<T> Effects<T> {
         state.waiting.len() > before && !std::mem::replace(&mut state.busy, true)
     }
 
-    /// Carries out all that was appended, and what is appended meanwhile, with no lock held. `one`
-    /// gets `None` whenever it has had all that was there.
+    /// Carries out all that was appended, and what is appended meanwhile, with no lock held: `one` is called
+    /// with each effect, and with `None` whenever the queue is empty.
     pub(super) fn carry_out(&self, mut one: impl FnMut(Option<T>)) {
         let mut effects = std::mem::take(&mut self.lock().spare);
         loop {

@@ -10,7 +10,8 @@ use super::runtime::Runtime;
 use crate::plane::{StreamEvent, StreamEvents};
 use crate::store::{StoreError, StoreEvents};
 
-/// The receiver of what the store and the plane report. It must not keep the hub alive.
+/// The receiver of what the store and the plane report. Its reference to the runtime is weak, so that the
+/// hub ends with its last handle.
 #[derive(Default)]
 pub(super) struct Events(OnceLock<Weak<Runtime>>);
 
@@ -38,7 +39,8 @@ impl StoreEvents for Events {
     }
 
     fn failed(&self, error: StoreError) {
-        tracing::error!(%error, "the store failed: nothing more is promised until a restart");
+        let error: &dyn std::error::Error = &error;
+        tracing::error!(error, "the store failed: nothing more is promised until a restart");
         let Some(runtime) = self.runtime() else { return };
         runtime.with_core(|core, now| core.hub.handle_store_failed(now));
     }

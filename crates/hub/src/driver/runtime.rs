@@ -37,7 +37,7 @@ use crate::plane::{Batch, CloseReason, Plane, PlaneConfig, Receipt, StreamId};
 use crate::store::{Store, StoreEvents, StoredDevice};
 
 /// Reports that the core is called with under one lock. A commit reports hundreds at once, and each
-/// is a decision of some microseconds, for which everybody else would wait.
+/// is a decision of some microseconds, for which all other threads would wait.
 const REPORTS_PER_LOCK: usize = 16;
 
 /// How often the core looks at the clocks while it waits for a deadline: a step of the wall clock, and
@@ -48,7 +48,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Runtime {
     core: Mutex<Core>,
     effects: Effects<Effect>,
-    /// Something panicked that must not, see [`Runtime::with_core`].
+    /// A call of the core or an effect has panicked, see [`Runtime::with_core`].
     panicked: AtomicBool,
     pub(super) config: Arc<Config>,
     pub(super) store: Arc<dyn Store>,
@@ -430,8 +430,8 @@ async fn keep_time(runtime: Weak<Runtime>, rearm: Arc<Wake>, clock: Clock) {
             rearm.notified().await;
             continue;
         };
-        // Tokio's clock stands still while the machine is suspended, and nobody reports that the wall
-        // clock was set: both are noticed by looking.
+        // Tokio's clock stands still while the machine is suspended, and no event reports that the wall
+        // clock was set: both are noticed by looking at the clocks.
         let look_at = tokio::time::Instant::now() + LOOK_EVERY;
         tokio::select! {
             () = tokio::time::sleep_until(clock.tokio_instant(due).min(look_at)) => {

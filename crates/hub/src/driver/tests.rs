@@ -1,3 +1,6 @@
+//! A driver whose core or shard panics on purpose, and the rows that are held for observers: what needs
+//! the inside of the driver. The rest is tested from outside, in `tests/driver/`.
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -44,16 +47,22 @@ async fn until(what: &str, so: impl Fn() -> bool) {
     .await;
 }
 
-/// The status of a GET, and the code of its problem or the state that it reports.
-async fn get(driver: &Driver, path: &str) -> (u16, String) {
+/// The status of a GET, and its body.
+async fn fetch(driver: &Driver, path: &str) -> (u16, Value) {
     let request = http::Request::get(path).body(Body::empty()).unwrap();
     let response = crate::http::router(driver.clone()).oneshot(request).await.unwrap();
     let status = response.status().as_u16();
     let media_type = response.headers()[http::header::CONTENT_TYPE].to_str().unwrap().to_owned();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let body: Value = serde_json::from_slice(&body).unwrap();
-    let member = if status == 200 { "status" } else { "code" };
     assert_eq!(media_type.ends_with("problem+json"), status != 200, "{media_type}");
+    (status, body)
+}
+
+/// The status of a GET, and the code of its problem or the state that it reports.
+async fn get(driver: &Driver, path: &str) -> (u16, String) {
+    let (status, body) = fetch(driver, path).await;
+    let member = if status == 200 { "status" } else { "code" };
     (status, body[member].as_str().unwrap().to_owned())
 }
 
@@ -77,7 +86,10 @@ async fn a_hub_whose_core_panicked_is_not_healthy_and_leaves_no_request_waiting(
     assert_eq!(waits.unwrap_err().code, Code::Internal);
 
     assert_eq!(get(&driver, "/healthz").await, (500, "internal".into()));
+    // The code alone sent operators to a disk that was sound.
     assert_eq!(get(&driver, "/readyz").await, (503, "store_unavailable".into()));
+    let detail = fetch(&driver, "/readyz").await.1["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("not its disk"), "{detail}");
     let refused = soon("a send", driver.send(ping("kiosk"))).await.unwrap_err();
     assert_eq!(refused.code, Code::Internal);
     assert_eq!(get(&driver, "/v1/devices").await, (500, "internal".into()), "not all offline");

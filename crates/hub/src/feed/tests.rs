@@ -214,6 +214,20 @@ impl Store for Counting {
     ) -> Reading<bellwire_proto::Page<bellwire_proto::Command>> {
         self.store.commands(filter, page)
     }
+    fn commands_by_id(
+        &self,
+        prefix: bellwire_proto::CommandIdPrefix,
+        limit: u32,
+    ) -> Reading<Vec<bellwire_proto::Command>> {
+        self.store.commands_by_id(prefix, limit)
+    }
+    fn waits(
+        &self,
+        id: CommandId,
+        page: crate::store::PageRequest,
+    ) -> Reading<Option<bellwire_proto::Page<crate::store::StoredWait>>> {
+        self.store.waits(id, page)
+    }
     fn deliveries(
         &self,
         id: CommandId,

@@ -3,7 +3,9 @@
 
 use axum::response::Response;
 use bellwire_proto::device::{parse_facts, parse_labels_body};
-use bellwire_proto::limits::{FACTS_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS, SMALL_BODY_BYTES_MAX};
+use bellwire_proto::limits::{
+    DEVICES_SEARCHED_MAX, FACTS_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS, SMALL_BODY_BYTES_MAX,
+};
 use bellwire_proto::{Code, Device, DeviceId, Page, Problem};
 use http::StatusCode;
 
@@ -11,10 +13,6 @@ use super::request::Request;
 use super::{page, problem};
 use crate::driver::Driver;
 use crate::store::{Cursor, DeviceFilter, PageRequest};
-
-/// Devices that one request looks at in search of those that are online, or not. Another page may
-/// follow one with fewer items than requested.
-const SEARCHED_MAX: usize = 20 * PAGE_ITEMS.max as usize;
 
 /// `GET /v1/devices`: by name.
 pub(super) async fn list(request: Request) -> Result<Response, Problem> {
@@ -34,7 +32,7 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     let filter = DeviceFilter { select, prefix };
     let devices = match online {
         None => part(&request.driver, filter, page).await?,
-        Some(online) => search(&request.driver, filter, page, online, SEARCHED_MAX).await?,
+        Some(online) => search(&request.driver, filter, page, online, DEVICES_SEARCHED_MAX).await?,
     };
     page::page(devices, |last| Cursor::after_device(last.id.clone()))
 }
@@ -98,7 +96,7 @@ async fn part(
 }
 
 /// A page of those that are online, or of those that are not: only the core knows. Labels are compared here
-/// too, since the store would look at many rows for each device that fits, and [`SEARCHED_MAX`] would not count them.
+/// too, since the store would look at many rows for each device that fits, and [`DEVICES_SEARCHED_MAX`] would not count them.
 async fn search(
     driver: &Driver,
     mut filter: DeviceFilter,
@@ -162,7 +160,8 @@ mod tests {
             driver.put_device(name.parse().unwrap(), labels).await.unwrap();
         }
         let page = |select: &str, after: Option<String>| {
-            let filter = DeviceFilter { select: select.parse().unwrap(), ..DeviceFilter::default() };
+            let filter =
+                DeviceFilter { select: select.parse().unwrap(), ..DeviceFilter::default() };
             let after = after.map(|cursor| cursor.parse().unwrap());
             let driver = driver.clone();
             async move {

@@ -10,7 +10,7 @@ use super::{problem, stream};
 use crate::driver::Readiness;
 use crate::frames;
 
-/// `GET /v1/ping`: whether this is the hub, and how near it is.
+/// `GET /v1/ping`: whether this is the hub, and how long a round trip to it takes.
 pub(super) async fn ping(request: Request) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Pong {
@@ -56,13 +56,15 @@ pub(super) async fn readyz(request: Request) -> Result<Response, Problem> {
             Code::StoreUnavailable,
             "the store failed: see the hub's log, repair the data folder or its disk, and start the hub again",
         )),
-        // 503 like every answer of a hub that is not ready (contract, section 9): it stores nothing.
+        // 503 as for every hub that is not ready (contract, section 9), and `store_unavailable` since it
+        // stores nothing more. The detail keeps an operator from searching the disk for the fault.
         Readiness::Failed => Err(Problem::new(Code::StoreUnavailable, FAILED)),
     }
 }
 
 /// What an operator reads of a hub in which something panicked.
-const FAILED: &str = "the hub failed and must be restarted; see its log";
+const FAILED: &str =
+    "the hub failed, not its disk, and stores nothing more: restart it, and see its log";
 
 fn status(status: &'static str) -> Response {
     #[derive(Serialize)]

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_counts_what_its_items_are_as_json_and_goes_on_after_the_last_that_fits() {
+    async fn a_page_counts_what_its_items_are_as_json_and_continues_after_the_last_that_fits() {
         // A control character is six bytes of JSON.
         let items: Vec<String> = (0..20).map(|n| "\u{1}".repeat(64 * 1024 + n)).collect();
         let page = answered(items.clone()).await;

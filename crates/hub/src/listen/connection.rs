@@ -16,7 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use bellwire_proto::limits::HALF_CLOSE_GRACE;
+use bellwire_proto::limits::{HALF_CLOSE_GRACE, HEAD_REFUSAL_TIMEOUT};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -178,7 +178,7 @@ async fn refuse<T: Transport>(mut transport: T) {
         transport.shutdown().await
     };
     // With or without success, the connection ends here.
-    let _ = tokio::time::timeout(Duration::from_secs(1), response).await;
+    let _ = tokio::time::timeout(HEAD_REFUSAL_TIMEOUT, response).await;
 }
 
 /// A takeover request must not wait for a connection that has ended.

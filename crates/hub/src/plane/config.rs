@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use bellwire_proto::limits::UNSENT_BYTES_MAX;
+use bellwire_proto::limits::{
+    STREAM_ATTACH_TIMEOUT_MS, STREAM_FIN_TIMEOUT_MS, STREAM_LINGER_MS, UNSENT_BYTES_MAX,
+};
 
 use super::clock::{Clock, SystemClock};
 use super::frame::Frame;
@@ -36,9 +38,9 @@ impl Default for PlaneConfig {
             shards: 0,
             unsent_bytes_max: UNSENT_BYTES_MAX,
             overloaded_last: None,
-            reservation_ms: 10_000,
-            linger_ms: 5_000,
-            drain_ms: 1_000,
+            reservation_ms: STREAM_ATTACH_TIMEOUT_MS,
+            linger_ms: STREAM_LINGER_MS,
+            drain_ms: STREAM_FIN_TIMEOUT_MS,
             clock: Arc::new(SystemClock::default()),
         }
     }

@@ -30,7 +30,8 @@ pub(crate) struct Sequences {
 struct Entry {
     before: Sequence,
     frame: Frame,
-    /// The sequence made last from this one: a fan-out appends the same frame for every stream.
+    /// The sequence that was made last by appending to this one: a fan-out appends the same frame for every
+    /// stream, and finds it here.
     then: Sequence,
     chunked_len: usize,
     bare_len: usize,

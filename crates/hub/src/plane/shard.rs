@@ -394,7 +394,7 @@ impl Shard {
 }
 
 impl Drop for Shard {
-    /// After a panic too: an inbox that nobody takes from would fill up, and hold sockets open.
+    /// After a panic too: an inbox whose shard has ended would fill up, and hold sockets open.
     fn drop(&mut self) {
         self.inbox.close();
     }

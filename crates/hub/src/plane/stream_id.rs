@@ -1,9 +1,10 @@
-//! The identity of a stream: its shard, its slot there, and which of the slot's users is meant.
+//! The identity of a stream: its shard, its slot there, and the generation that distinguishes it from earlier
+//! streams in that slot.
 
 use std::num::NonZeroU64;
 
-/// Identifies one stream of a plane: the id of a closed stream is not reused before its slot's 16
-/// million generations are, and calls with it have no effect.
+/// Identifies one stream of a plane. Calls with the id of a closed stream have no effect: it is not reused
+/// before its slot has had 16 million other streams.
 ///
 /// From the top: 8 bits shard, 24 bits generation (from 1), 32 bits slot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -81,7 +81,7 @@ impl Shard {
             }
             Ok(count) => {
                 let outbox = stream.outbox();
-                // The queue accounts for what the sink accepted, as if it had waited there.
+                // The bytes pass through the queue, so that it counts what the sink accepts of them.
                 outbox.push(bytes);
                 outbox.advance(count);
                 self.counters.wrote(count);

@@ -9,8 +9,8 @@ use bellwire_proto::{DeviceId, Seq};
 
 /// The position after which a page begins.
 ///
-/// It names the last row that was looked at, and not a number of rows: a page stays what it is
-/// when rows are added before it. However long a client holds it, it still works or is refused.
+/// It names the last row that was looked at, and not a number of rows: a page does not shift when rows
+/// are added before it. A client may hold it for as long as it likes.
 ///
 /// ```
 /// use bellwire_hub::store::Cursor;

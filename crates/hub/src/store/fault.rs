@@ -30,7 +30,7 @@ pub enum Death {
     Full,
 }
 
-/// A disk with a time to die.
+/// A disk that fails at a given operation.
 #[derive(Debug)]
 pub struct FaultyDisk {
     name: String,
@@ -70,7 +70,7 @@ impl FaultyDisk {
         lock(&self.disk).dead
     }
 
-    /// To be called when no store uses the disk any more: leaves in its files what the death left.
+    /// To be called when no store uses the disk any more: makes its files what they would be after the failure.
     ///
     /// # Errors
     /// When the files cannot be written.
@@ -105,7 +105,7 @@ enum Pending {
     Truncate(usize),
 }
 
-/// What is to become of an operation.
+/// Whether an operation is carried out.
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
     /// It is carried out.

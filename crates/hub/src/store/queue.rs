@@ -1,7 +1,7 @@
 //! A queue into a thread of the store: many put in, one or several take out.
 //!
-//! Putting in never waits for more than the short lock. The bound, where there is one, is given by
-//! the caller, who also handles a full queue.
+//! To put something in takes a short lock and never waits for space. The caller gives the bound, where
+//! there is one, and handles a full queue.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bellwire_core::Recovered;
 use bellwire_core::record::{Load, Txn};
+use bellwire_proto::limits::STORE_READS_WAITING_MAX;
 use bellwire_proto::{
     Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page,
 };
@@ -54,9 +55,6 @@ mod writer;
 const WRITER: &str = "store-write";
 /// Threads that answer the API's reads. Two, so that one long list does not hold up the rest.
 const READERS: usize = 2;
-/// Reads of the API that may wait; one more is [`StoreError::Busy`]. Some seconds of work at the
-/// most for both threads, after which no client would wait for the answer.
-const READS_WAITING_MAX: usize = 1024;
 /// How long [`Store::close`] waits for the threads.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -102,7 +100,7 @@ struct Shared {
     txns: Queue<Txn>,
     loads: Queue<Load>,
     jobs: Queue<Job>,
-    /// Nudged when there is something to move into the database; nothing is ever in it.
+    /// Wakes the thread that moves the log into the database; nothing is ever in it.
     checkpoints: Queue<()>,
     /// The error that ended the writing.
     failed: OnceLock<StoreError>,
@@ -206,7 +204,7 @@ impl SqliteStore {
                 let _gone = answer.send(read.map_err(|e| readers::unreadable(shared, e)));
             }
         });
-        let put = self.shared.jobs.put(job, READS_WAITING_MAX);
+        let put = self.shared.jobs.put(job, STORE_READS_WAITING_MAX);
         Box::pin(async move {
             match put {
                 Ok(()) => answered.await.unwrap_or(Err(StoreError::Closed)),

@@ -1,3 +1,6 @@
+//! The hub from its start to its end: what refuses to start, what is served beside the API, the drain, and
+//! a store whose thread has panicked.
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Requests of senders and devices: each has one reply, after what it promises is on disk.
+
 use bellwire_core::{Listen, Poll};
 use bellwire_hub::plane::StreamOptions;
 use bellwire_proto::{Code, DeliveryState, ReportState, Seconds};
@@ -87,7 +89,7 @@ async fn a_poll_whose_client_has_disconnected_takes_no_command() {
     assert_eq!(
         (delivery.state, delivery.attempt),
         (DeliveryState::Queued, 0),
-        "it was sent to nobody"
+        "it was sent to no listener"
     );
     hub.close().await;
 }

@@ -1,3 +1,5 @@
+//! Watchers of a command and observers of the hub: the snapshot, each change once and in order, the end.
+
 use bellwire_hub::plane::StreamOptions;
 use bellwire_proto::{Code, CommandId, Labels, ReportState};
 

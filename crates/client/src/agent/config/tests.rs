@@ -206,10 +206,10 @@ fn a_program_that_others_may_change_is_a_warning() {
     };
     assert_eq!(warnings(0o755, 0o755), "", "found by the PATH that it gets");
     assert!(
-        warnings(0o757, 0o755).starts_with("actions.\"a.b\".run names a program that everybody")
+        warnings(0o757, 0o755).starts_with("actions.\"a.b\".run names a program that every user")
     );
     assert!(
-        warnings(0o755, 0o777).contains("everybody may change: "),
+        warnings(0o755, 0o777).contains("every user may change: "),
         "another can take its place"
     );
     assert_eq!(warnings(0o755, 0o1777), "", "not in a folder like /tmp");

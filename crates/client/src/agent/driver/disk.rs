@@ -9,7 +9,7 @@ use crate::agent::engine::Snapshot;
 use crate::agent::fault::Point;
 use crate::agent::journal::{AppendError, Journal, Record, Reserve};
 
-/// What became of a task.
+/// The outcome of a task.
 pub(super) enum DiskOutcome {
     /// These writes are on disk.
     Appended { tickets: Vec<u64>, points: Vec<Point>, bytes: u64 },

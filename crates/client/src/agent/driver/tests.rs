@@ -452,7 +452,7 @@ async fn the_last_progress_is_reported_with_the_result() {
 }
 
 #[tokio::test]
-async fn a_closure_that_panics_has_failed_and_the_agent_goes_on() {
+async fn a_closure_that_panics_has_failed_and_the_agent_continues() {
     let hub = StubHub::new(|asked| match asked.kind {
         "stream" => answer(200, STREAM, stays(hello(asked) + &ping(300))),
         "report" => delivery(asked),

@@ -63,7 +63,7 @@ pub(super) struct Entry {
     pub(super) unstored: bool,
     /// The disk was full: when the write of its start or result is tried again.
     pub(super) disk_retry_ms: Option<u64>,
-    /// Its start found no space, and the log says so.
+    /// There was no space for its start, and that was logged.
     pub(super) is_start_postponed: bool,
     /// The agent's time when the hub first rejected the result permanently.
     pub(super) rejected_since_ms: Option<u64>,

@@ -29,7 +29,7 @@ impl Engine {
             capacity => capacity,
         };
         if capacity == Capacity::AfterCompaction {
-            // What is not deferred here, the hub sends again.
+            // Commands beyond that are dropped here: the hub sends them again.
             if self.deferred.len() < self.max_in_flight {
                 self.deferred.insert((seq, id), (received_ms, event));
             }

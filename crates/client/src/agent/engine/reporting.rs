@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bellwire_proto::limits::{
     AGENT_KEEPALIVE, AGENT_REJECTED_RETRY, AGENT_REPORT_RETRY_MAX, AGENT_REPORT_TIMEOUT_MAX,
+    AGENT_REPORTS_PER_COMMAND_MAX, AGENT_RESULTS_IN_FLIGHT_MAX,
 };
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, DeliveryState, ReportState};
@@ -14,12 +15,6 @@ use super::rev::Revs;
 use super::{Engine, Output, ReportAnswer, WritePurpose, ms};
 use crate::agent::journal::Record;
 
-/// Results in flight that are sent for the first time (or as many as the hub's `max_in_flight`), and as many
-/// that are sent again. All other reports have a slot of their own. So reports that a network loses block none
-/// that could pass.
-const RESULTS_MAX: usize = 8;
-/// Reports of one command in flight: however often the hub asks, the next one waits.
-const PER_COMMAND_MAX: usize = 2;
 /// The first pause after a failed report.
 const RETRY_MS: u64 = 1000;
 /// How often a pause, or the time allowed for a result, doubles at most.
@@ -86,11 +81,11 @@ impl Engine {
         let slot = entry.slot();
         let most = match slot {
             ReportSlot::Own => usize::MAX,
-            ReportSlot::FirstResult => RESULTS_MAX.max(self.max_in_flight),
-            ReportSlot::LaterResult => RESULTS_MAX,
+            ReportSlot::FirstResult => AGENT_RESULTS_IN_FLIGHT_MAX.max(self.max_in_flight),
+            ReportSlot::LaterResult => AGENT_RESULTS_IN_FLIGHT_MAX,
         };
         let posts = || self.posts.values();
-        posts().filter(|post| post.id == entry.id).count() < PER_COMMAND_MAX
+        posts().filter(|post| post.id == entry.id).count() < AGENT_REPORTS_PER_COMMAND_MAX
             && posts().filter(|post| post.slot == slot).count() < most
     }
 
@@ -221,14 +216,14 @@ impl Engine {
     /// A rerun starts unless the hub has ended the command. Without an answer it starts too: the hub may be away,
     /// and `rerun` says that another run does no harm.
     fn answered_rerun(&mut self, now_ms: u64, id: CommandId, answer: ReportAnswer) {
-        let is_over = match answer {
+        let has_ended = match answer {
             ReportAnswer::Delivery { state, .. } => state.is_terminal(),
             ReportAnswer::Conflict { .. }
             | ReportAnswer::Gone
             | ReportAnswer::PermanentRejection => true,
             ReportAnswer::TooLarge | ReportAnswer::Failed { .. } => false,
         };
-        if is_over {
+        if has_ended {
             tracing::info!(%id, ?answer, "the hub has ended a command before it could run again");
             return self.end(id, Some(interrupted_report(None)));
         }

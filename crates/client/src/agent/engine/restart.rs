@@ -126,7 +126,7 @@ impl Engine {
         }
     }
 
-    /// What the list says now. A command whose action is no longer on it has failed.
+    /// The rule of the current list. A command whose action is no longer on it has failed.
     fn on_restart(&self, id: CommandId) -> OnRestart {
         let action = self.entries.get(&id).and_then(|entry| entry.action.as_ref());
         action

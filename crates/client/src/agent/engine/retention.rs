@@ -6,13 +6,14 @@
 
 use bellwire_proto::Report;
 use bellwire_proto::limits::{
-    AGENT_JOURNAL_BYTES_MAX, AGENT_REJECTED_FOR, AGENT_RESULT_BYTES_MAX, AGENT_RETENTION,
+    AGENT_JOURNAL_BYTES_MAX, AGENT_REJECTED_FOR, AGENT_REPORT_BYTES_MAX, AGENT_RESULT_BYTES_MAX,
+    AGENT_RETENTION,
 };
 
 use super::entry::{Entry, Stage};
 use super::history::Snapshot;
 use super::{Engine, Output, WritePurpose, ms};
-use crate::agent::journal::{ClockStamp, Record, Reserve, STORED_REPORT_BYTES_MAX};
+use crate::agent::journal::{ClockStamp, Record, Reserve};
 
 /// Bytes of a command's records besides its data and its result.
 pub(super) const NOTES_BYTES_MAX: u64 = 4 << 10;
@@ -41,7 +42,7 @@ impl Bounds {
     pub(super) const AGENT: Self = Self {
         journal_bytes: AGENT_JOURNAL_BYTES_MAX,
         result_bytes: AGENT_RESULT_BYTES_MAX,
-        report_bytes: STORED_REPORT_BYTES_MAX as u64,
+        report_bytes: AGENT_REPORT_BYTES_MAX as u64,
         compact_bytes: 1 << 20,
         retain_ms: ms(AGENT_RETENTION),
         forget_every_ms: 86_400_000,
@@ -50,7 +51,7 @@ impl Bounds {
 }
 
 const _: () =
-    assert!(STORED_REPORT_BYTES_MAX as u64 + NOTES_BYTES_MAX <= Bounds::AGENT.result_bytes);
+    assert!(AGENT_REPORT_BYTES_MAX as u64 + NOTES_BYTES_MAX <= Bounds::AGENT.result_bytes);
 
 /// The state of the journal.
 #[derive(Debug, Default)]

@@ -23,7 +23,7 @@ pub(super) struct Revs {
     pub(super) is_on_disk: bool,
     /// The disk was full: when the write is tried again.
     pub(super) retry_ms: Option<u64>,
-    /// The log says so.
+    /// That was logged.
     full_logged: bool,
 }
 

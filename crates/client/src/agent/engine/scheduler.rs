@@ -19,7 +19,7 @@ enum TimeToLive {
 }
 
 impl Engine {
-    /// Ends the commands whose time to live is over before they were started.
+    /// Ends the commands whose time to live has elapsed before they were started.
     pub(super) fn expire_due(&mut self, now_ms: u64) {
         let expired =
             |e: &&Entry| e.can_expire() && self.time_to_live(e, now_ms) == TimeToLive::Expired;
@@ -29,9 +29,10 @@ impl Engine {
             let report = match stage {
                 // For the hub it has run.
                 Stage::ConfirmingRerun | Stage::ReadyToRerun => interrupted_report(None),
-                _ => {
-                    rejected(error(codes::STALE, "its time to live was over before it could start"))
-                }
+                _ => rejected(error(
+                    codes::STALE,
+                    "its time to live had elapsed before it could start",
+                )),
             };
             self.end(id, Some(report));
         }

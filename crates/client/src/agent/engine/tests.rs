@@ -72,7 +72,7 @@ fn the_simulation_fails_without_start_records() {
     let caught =
         (0..SEEDS).find_map(|seed| World::run(seed, Some(InjectedBug::NoStartRecord)).err());
     let fault = caught.expect("without start records some handler runs twice, and it is seen");
-    assert!(fault.contains("was started") || fault.contains("beside"), "{fault}");
+    assert!(fault.contains("was started") || fault.contains("at the same time"), "{fault}");
 }
 
 #[test]

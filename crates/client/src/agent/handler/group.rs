@@ -48,7 +48,7 @@ impl Group {
             self.signal(Signal::TERM);
             tokio::select! {
                 // Another group may have its number from here on.
-                () = self.gone(child) => return child.wait().await.ok(),
+                () = self.ended(child) => return child.wait().await.ok(),
                 () = sleep(kill_after) => {}
                 _ = stop.wait_for(Stop::Kill) => {}
             }
@@ -58,7 +58,7 @@ impl Group {
     }
 
     /// Waits until leader and members have ended.
-    async fn gone(&self, child: &mut Child) {
+    async fn ended(&self, child: &mut Child) {
         child.wait().await.ok();
         let Some(group) = self.0 else { return };
         let mut seen = None;

@@ -10,13 +10,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bellwire_proto::CommandId;
+use bellwire_proto::limits::AGENT_ORPHANS_KILL_TIMEOUT;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
-/// How long killed processes may take to end. Only one that waits in the driver of a failed disk does not end at once.
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two searches for a process that has no handle.
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
@@ -41,7 +40,7 @@ pub fn kill_orphans(command: CommandId) -> io::Result<usize> {
 }
 
 fn kill(command: CommandId, open: impl Fn(Pid) -> Result<OwnedFd, Errno>) -> io::Result<usize> {
-    let until = Instant::now() + KILL_TIMEOUT;
+    let until = Instant::now() + AGENT_ORPHANS_KILL_TIMEOUT;
     let mut killed = BTreeSet::new();
     loop {
         // Again until none is found: a process that was killed may just have started another.
@@ -58,7 +57,7 @@ fn kill(command: CommandId, open: impl Fn(Pid) -> Result<OwnedFd, Errno>) -> io:
             killed.insert(pid.as_raw_nonzero());
         }
         for process in &orphans {
-            wait_until_gone(process, until)?;
+            wait_for_end(process, until)?;
         }
     }
     Ok(killed.len())
@@ -118,7 +117,7 @@ fn environment(process: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Waits for a process that was killed; without a handle only a moment, since the next search finds it again.
-fn wait_until_gone(process: &Orphan, until: Instant) -> io::Result<()> {
+fn wait_for_end(process: &Orphan, until: Instant) -> io::Result<()> {
     let remaining = until.saturating_duration_since(Instant::now());
     if remaining.is_zero() {
         let why = "a process of it does not end, although it was killed";

@@ -50,7 +50,7 @@ impl Draft {
         file.sync_all().map_err(AppendError::of_write)?;
         std::fs::rename(self.dir.join(DRAFT), self.dir.join(JOURNAL))
             .map_err(AppendError::of_write)?;
-        // From here on the old file is gone, whatever is returned.
+        // The old file has been replaced, whatever is returned.
         self.is_in_place = true;
         Ok(file)
     }

@@ -7,16 +7,13 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use bellwire_proto::limits::AGENT_REPORT_BYTES_MAX;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, ErrorInfo, Json, Outcome, Progress, Report, ReportState, Seq};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::agent::run::clamp;
-
-/// Bytes of the longest report in the journal. Reports within the contract's limits fit: a result of 64 KiB, two
-/// outputs of 64 KiB that take 4/3 of that, and a message.
-pub(crate) const STORED_REPORT_BYTES_MAX: usize = 248 << 10;
 
 /// A boot of the kernel: clocks since boot are comparable only within one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -86,8 +83,9 @@ pub(crate) enum Record {
         #[serde(serialize_with = "write_report", deserialize_with = "read_report")]
         report: Option<Box<Report>>,
     },
-    /// The hub rejects the result permanently.
-    #[serde(rename = "unfit")]
+    /// The hub rejects the result permanently. The name on disk is an old one: an agent of an earlier version would refuse
+    /// a journal with another. The new one can be read, so that a later version may write it.
+    #[serde(rename = "unfit", alias = "permanent_rejection")]
     PermanentRejection {
         /// The command.
         command: CommandId,
@@ -180,9 +178,9 @@ pub(crate) fn fit(report: &mut Report) {
     clamp(&mut report.outcome);
     let text_bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let is_long = text_bytes(&report.outcome.stdout) + text_bytes(&report.outcome.stderr)
-        > STORED_REPORT_BYTES_MAX / 2
+        > AGENT_REPORT_BYTES_MAX / 2
         && serde_json::to_vec(&StoredReport::of(report)).map_or(0, |json| json.len())
-            > STORED_REPORT_BYTES_MAX;
+            > AGENT_REPORT_BYTES_MAX;
     if is_long {
         report.outcome.drop_output();
     }
@@ -346,14 +344,14 @@ mod tests {
             let whole = report.clone();
             fit(&mut report);
             assert_eq!(report, whole, "{filling:?}");
-            assert!(written(report).len() < STORED_REPORT_BYTES_MAX, "{filling:?}");
+            assert!(written(report).len() < AGENT_REPORT_BYTES_MAX, "{filling:?}");
         }
     }
 
     /// A result beyond the API's limits was written, could not be read again, and was cut off as a torn end: the
     /// command then had never ended.
     #[test]
-    fn a_report_past_the_limits_keeps_its_state_and_the_end_of_its_output() {
+    fn a_report_beyond_the_limits_retains_its_state_and_the_end_of_its_output() {
         let long = "é".repeat(200 << 10);
         let outcome = Outcome {
             result: Some(Json::text(&long)),
@@ -412,6 +410,18 @@ mod tests {
             let line = format!(r#"{{"ended":{{"command":"{id}","report":{report}}}}}"#);
             let record: Record = serde_json::from_str(&line).unwrap();
             assert_eq!(serde_json::to_string(&record).unwrap(), line);
+        }
+    }
+
+    /// `unfit` is refused by no earlier version; the name of the glossary is read as well.
+    #[test]
+    fn a_permanent_rejection_is_written_by_its_old_name_and_read_by_both() {
+        let id = "01890000-0000-7000-8000-000000000001";
+        let line = |name: &str| format!(r#"{{"{name}":{{"command":"{id}","hub_ms":7}}}}"#);
+        for name in ["unfit", "permanent_rejection"] {
+            let record: Record = serde_json::from_str(&line(name)).unwrap();
+            assert!(matches!(record, Record::PermanentRejection { since_ms: 7, .. }), "{name}");
+            assert_eq!(serde_json::to_string(&record).unwrap(), line("unfit"));
         }
     }
 

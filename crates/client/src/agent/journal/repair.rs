@@ -19,7 +19,7 @@ const COPY: &str = "journal.damaged";
 #[non_exhaustive]
 pub struct Repaired {
     /// The number of records in the journal now.
-    pub records_kept: usize,
+    pub records_retained: usize,
     /// The number of lines that were dropped, in whole or in part.
     pub lines_dropped: usize,
     /// The copy of the original file; `None` if there was nothing to repair, and nothing was changed.
@@ -46,22 +46,22 @@ pub(crate) fn repair(dir: &Path, device: &DeviceId) -> Result<Repaired, JournalE
     let _lock = lock(dir)?;
     let (path, file) = open_existing(dir)?;
     let io = |source| JournalError::Io { path: path.clone(), source };
-    let (mut records_kept, mut lines_dropped) = (0, 0);
+    let (mut records_retained, mut lines_dropped) = (0, 0);
     let before = read(&path, &file, device, |_, part| match part {
-        JournalPart::Records(records) => records_kept += records.len(),
+        JournalPart::Records(records) => records_retained += records.len(),
         JournalPart::Unknown { known, .. } => {
-            records_kept += known.len();
+            records_retained += known.len();
             lines_dropped += 1;
         }
         JournalPart::Damaged | JournalPart::Torn => lines_dropped += 1,
     })?;
     if before.fault.is_none() {
-        return Ok(Repaired { records_kept, lines_dropped: 0, copy: None });
+        return Ok(Repaired { records_retained, lines_dropped: 0, copy: None });
     }
     let copy = copy(dir, &path).map_err(io)?;
     // Without the repaired journal the copy would only take the space that was missing.
     rewrite(dir, &path, device).inspect_err(|_| drop(std::fs::remove_file(&copy)))?;
-    Ok(Repaired { records_kept, lines_dropped, copy: Some(copy) })
+    Ok(Repaired { records_retained, lines_dropped, copy: Some(copy) })
 }
 
 /// Replaces the journal by one with its good records.

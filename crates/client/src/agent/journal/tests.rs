@@ -110,7 +110,7 @@ fn damage_in_the_middle_is_refused_shown_and_repaired_on_demand() {
         (vec!["1 records".into(), bad, "1 records".into()], refused.to_string())
     );
     let repaired = repair(dir.path(), &device()).unwrap();
-    assert_eq!((repaired.records_kept, repaired.lines_dropped), (2, 1));
+    assert_eq!((repaired.records_retained, repaired.lines_dropped), (2, 1));
     assert_eq!(std::fs::read(repaired.copy.unwrap()).unwrap(), damaged, "the file as it was");
     assert_eq!(open(dir.path()).unwrap().1, [record(0), record(2)]);
 }
@@ -164,7 +164,7 @@ fn a_good_line_behind_one_that_lost_its_feed_is_not_cut_off_with_it() {
     let refused = open(dir.path()).unwrap_err();
     assert!(matches!(refused, JournalError::Damaged { at, .. } if at == ends[1]), "{refused}");
     assert_eq!(change(dir.path(), |_| {}), before, "nothing is changed");
-    assert_eq!(repair(dir.path(), &device()).unwrap().records_kept, 2);
+    assert_eq!(repair(dir.path(), &device()).unwrap().records_retained, 2);
     assert_eq!(open(dir.path()).unwrap().1, [record(0), record(2)]);
 }
 
@@ -229,7 +229,7 @@ fn an_empty_journal_and_one_without_its_first_line_have_a_way_out_that_works() {
             "{name}"
         );
         let repaired = repair(dir.path(), &device()).unwrap();
-        assert_eq!(repaired.records_kept, remaining.len(), "{name}");
+        assert_eq!(repaired.records_retained, remaining.len(), "{name}");
         assert_eq!(std::fs::read(repaired.copy.unwrap()).unwrap(), before, "{name}");
         assert_eq!(open(dir.path()).unwrap().1, remaining, "{name}");
     }
@@ -251,7 +251,7 @@ fn a_repair_never_writes_over_the_copy_of_an_earlier_one() {
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
     let nothing = repair(dir.path(), &device()).unwrap();
-    assert_eq!(nothing, Repaired { records_kept: 1, lines_dropped: 0, copy: None });
+    assert_eq!(nothing, Repaired { records_retained: 1, lines_dropped: 0, copy: None });
 }
 
 /// Root repaired the journal of an agent that runs as an ordinary user, which could not open it any more.
@@ -291,7 +291,7 @@ fn a_state_dir_is_created_with_its_parents_and_private_to_its_owner() {
     let dir = above.path().join("var/lib/bellwire");
     drop(open(&dir).unwrap());
     let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
-    assert_eq!(mode(&dir) & 0o066, 0, "nobody else lists it or makes files in it");
+    assert_eq!(mode(&dir) & 0o066, 0, "no other user lists it or makes files in it");
     assert_eq!((mode(&dir.join(LOCK)), mode(&dir.join(JOURNAL))), (0o600, 0o600));
 }
 

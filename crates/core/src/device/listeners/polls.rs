@@ -14,7 +14,7 @@ impl Device {
     /// A poll begins. A waiting older one ends with nothing.
     pub(crate) fn poll(&mut self, request: RequestId, poll: Poll, txn: &mut TxnBuilder<'_>) {
         if !txn.ctx.waiting.contains_key(&request) {
-            return; // Its client went away while the device was being loaded.
+            return; // Its client disconnected while the device was being loaded.
         }
         let may = self.may_listen(txn).and_then(|()| {
             self.contacts.seen(txn.now.wall);
@@ -77,9 +77,9 @@ impl Device {
         }
     }
 
-    /// Sends to all listeners what is to be stopped.
+    /// Sends the cancellations that are not sent yet to all listeners.
     pub(in crate::device) fn send_cancels(&mut self, txn: &mut TxnBuilder<'_>) {
-        // A live listener is a poll of the last 40 s: the next one carries it.
+        // A device that polled within the last 40 s is expected to poll again: that poll carries them.
         let polls = self.listeners.polls(txn.now.instant);
         if !polls {
             self.listeners.cancels_for_poll = ThinVec::new();

@@ -23,8 +23,8 @@ impl Device {
             && self.listeners.loading_page.is_none()
         {
             self.listeners.loading_page = Some((stream.session, after));
-            // Withheld as an answer is: what the stream before was sent last may be on its way to
-            // the disk, and a page that is read too early would lack it for ever.
+            // Withheld like an answer: what was sent last on the previous stream may not be on disk
+            // yet, and a page that is read before would lack it for ever.
             txn.output(Output::Load(Load::Delivered {
                 device: self.id.clone(),
                 after,
@@ -47,7 +47,7 @@ impl Device {
         self.listeners.stream.as_deref_mut()
     }
 
-    /// A page of what was delivered before, with the attempts of then.
+    /// A page of what was delivered before, with the attempt numbers under which it was.
     pub(crate) fn replay(&mut self, page: Vec<(DeliveryRecord, Json)>, txn: &mut TxnBuilder<'_>) {
         let now = txn.now.instant;
         let Some(stream) = self.page_stream(txn) else {

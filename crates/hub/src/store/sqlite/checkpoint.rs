@@ -10,7 +10,7 @@ use super::{Shared, readers};
 
 /// The writer's side.
 pub(super) struct Checkpoint<'c> {
-    /// Pages in the log that make a checkpoint worth its while.
+    /// Pages in the log from which a checkpoint is worthwhile.
     pages: i64,
     measure: Statement<'c>,
     passive: Statement<'c>,
@@ -37,8 +37,8 @@ impl<'c> Checkpoint<'c> {
         if log.pages < self.pages {
             return Ok(());
         }
-        // A reader that takes its time can hold the moving back; the bound on the log is worth a
-        // wait.
+        // A slow reader can hold the other thread back. In a log of eight times this length the writer moves
+        // what it can itself, although commits wait meanwhile.
         let short = log.pages - log.moved <= self.pages / 4;
         let too_long = log.pages > 8 * self.pages;
         if short || too_long {

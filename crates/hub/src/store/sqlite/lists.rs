@@ -1,11 +1,11 @@
 //! The reads of the API: commands, deliveries and devices, one or in pages.
 //!
-//! A page looks at [`SCAN_ROWS_MAX`] rows at most, and takes no item more once its items hold
+//! A page looks at [`LIST_ROWS_MAX`] rows at most, and takes no item more once its items hold
 //! [`PAGE_BYTES_MAX`] bytes. A filter that fits few rows gives a page that is short, or empty, with a
 //! cursor to continue from.
 
 use bellwire_core::record::CommandRecord;
-use bellwire_proto::limits::{PACED_BYTES, PAGE_BYTES_MAX};
+use bellwire_proto::limits::{LIST_ROWS_MAX, PACED_BYTES, PAGE_BYTES_MAX};
 use bellwire_proto::{
     Command, CommandId, CommandIdPrefix, Counts, Delivery, DeliveryState, DeviceId, Page,
 };
@@ -20,8 +20,6 @@ pub(super) use commands::commands;
 
 /// Deliveries on a page of a snapshot.
 const SNAPSHOT_ROWS_MAX: usize = 1000;
-/// Rows that one page may look at: some milliseconds of work.
-pub(super) const SCAN_ROWS_MAX: u32 = 20_000;
 
 pub(super) fn command(connection: &Connection, id: CommandId) -> Result<Option<Command>> {
     let mut statement = connection.prepare_cached(concat!(
@@ -83,7 +81,7 @@ pub(super) fn deliveries(
          WHERE c.seq = ?1 AND d.device > ?2 ORDER BY d.device"
     ))?;
     let mut rows = statement.query(params![seq, after.map_or("", DeviceId::as_str)])?;
-    let mut page = Paging::new(limit, SCAN_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX);
     while let Some(row) = rows.next()? {
         let is = rows::state(row, rows::STATE)?;
         let fits = state.is_none_or(|state| state == is);
@@ -125,7 +123,7 @@ pub(super) fn devices(
         " FROM devices WHERE device > ?1 AND device >= ?2 ORDER BY device"
     ))?;
     let mut rows = statement.query([after.map_or("", DeviceId::as_str), &filter.prefix])?;
-    let mut page = Paging::new(limit, SCAN_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX);
     while let Some(row) = rows.next()? {
         let record = rows::device(row)?;
         // By name: those that begin so are side by side.

@@ -4,16 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bellwire_proto::limits::IDEMPOTENCY_RETENTION;
+use bellwire_proto::limits::HISTORY_S;
 
 use super::schema::{CHECKPOINT_PAGES, StoreFile};
 use crate::clock::Clock;
-
-/// How long history is retained by default.
-const HISTORY_RETENTION: Duration = Duration::from_secs(30 * 86_400);
-/// The least time that history is retained: as long as an `Idempotency-Key`, so that what a key stands
-/// for outlives it.
-const HISTORY_RETENTION_MIN: Duration = IDEMPOTENCY_RETENTION;
 
 /// How a store is to be opened.
 #[derive(Clone)]
@@ -26,10 +20,10 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// History for 30 days, the machine's clocks and the system's files.
+    /// History for the default of the setting, the machine's clocks and the system's files.
     fn default() -> Self {
         Self {
-            history_retention: HISTORY_RETENTION,
+            history_retention: Duration::from_secs(HISTORY_S.default),
             clock: None,
             vfs: None,
             checkpoint_pages: CHECKPOINT_PAGES,
@@ -48,10 +42,11 @@ impl std::fmt::Debug for Options {
 }
 
 impl Options {
-    /// Retains what has ended for this long, a day at least.
+    /// Retains what has ended for this long, and at least for the minimum of the setting `history`.
     #[must_use]
     pub fn history_retention(self, history_retention: Duration) -> Self {
-        Self { history_retention: history_retention.max(HISTORY_RETENTION_MIN), ..self }
+        let least = Duration::from_secs(HISTORY_S.min);
+        Self { history_retention: history_retention.max(least), ..self }
     }
 
     /// Runs on these clocks instead of the machine's.
@@ -84,12 +79,12 @@ pub enum OpenError {
     /// The folder or a file in it cannot be made or opened.
     #[error("cannot use {}: {source}", path.display())]
     Folder {
-        /// Which.
+        /// The folder or the file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// Another hub is at work there.
+    /// Another hub uses the folder.
     #[error(
         "the data folder {} is in use by another hub: stop that one, or give this one a folder of \
          its own",

@@ -1,12 +1,13 @@
-//! Retention: what ended long ago is deleted, in small pieces that ride along with commits.
+//! Retention: what ended long ago is deleted, in small steps that are part of other commits.
 //!
-//! A command goes with all its deliveries when the last of them has been terminal for the retention
-//! time; one to many goes piece by piece. What is live is never touched. Commands are walked through in the order in
-//! which they came, so no index is needed for it.
+//! A command is deleted with all its deliveries when the last of them has been terminal for the retention
+//! time; one to many is deleted piece by piece. What is live is never touched. Commands are walked through
+//! in the order of their numbers, so no index is needed for it. Of a command to many it is not known when
+//! each delivery ended, only that all have: it is retained for [`DELIVERY_LIFE_MAX`] more.
 
 use std::time::{Duration, Instant};
 
-use bellwire_proto::limits::{RUN_TIMEOUT_S, TTL_S};
+use bellwire_proto::limits::DELIVERY_LIFE_MAX;
 use rusqlite::{Connection, Result, Statement, params};
 
 use super::Shared;
@@ -18,12 +19,9 @@ use crate::clock::Clock;
 const STEP_COMMANDS_MIN: usize = 64;
 /// Deliveries that one step deletes.
 const STEP_DELIVERIES_MAX: i64 = 2000;
-/// The longest that a delivery lives, ttl and run clock together. Of a command to many it is not
-/// looked at when each of its deliveries ended, only that all have: it goes this much later.
-const LONGEST_LIFE: Duration = Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max);
 /// Time between two walks from the beginning.
 const WALK_EVERY: Duration = Duration::from_secs(60);
-/// Time between two steps of a walk while nobody writes.
+/// Time between two steps of a walk while there is nothing else to commit.
 const STEP_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) struct Purge<'c> {
@@ -105,7 +103,8 @@ impl<'c> Purge<'c> {
     /// How many commands were looked at; `limit` too when one has too many deliveries for one step.
     fn step_commands(&mut self, now: bellwire_core::Instant, limit: i64) -> Result<i64> {
         let before_ms = instant_ms(now.before(self.retention));
-        let many_before_ms = instant_ms(now.before(self.retention.saturating_add(LONGEST_LIFE)));
+        let many_before_ms =
+            instant_ms(now.before(self.retention.saturating_add(DELIVERY_LIFE_MAX)));
         let mut looked_at = 0;
         let mut expired: Vec<i64> = Vec::new();
         let mut rows = self.candidates.query(params![self.at, before_ms, limit, many_before_ms])?;

@@ -1,6 +1,6 @@
 //! The threads that read: one for the core's loads, some for the reads of the API.
 //!
-//! They are apart so that a long list never holds back a send. Each has a connection of its own
+//! They are separate so that a long list never holds back a send. Each has a connection of its own
 //! that cannot write. A reader that meets a damaged disk reports that to the writer, which then
 //! stops too; the reader continues with what can still be read.
 

@@ -1,4 +1,4 @@
-//! What a start makes of what is on disk: the process that wrote it has ended, and with it every stream.
+//! What a start changes on disk: the process that wrote it has ended, and with it every stream.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use rusqlite::{Connection, Result, TransactionBehavior};
 use super::rows::{self, command_columns, instant_ms, ms, seq};
 
 /// Contract, section 2, "Restart of the hub": what may have been sent is queued again, uncounted;
-/// run clocks have some time remaining at least; the ttl goes on.
+/// run clocks are prolonged to a least time; times to live continue.
 pub(super) fn recover(connection: &mut Connection, now: Now) -> Result<Recovered> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Counters go with the rows: of the queues, and of commands to many.

@@ -84,9 +84,9 @@ pub(super) const fn state_number(state: DeliveryState) -> i64 {
     }
 }
 
-/// A number as SQLite stores it, which has 63 bits for it. The times, lengths and counts of the
-/// contract are far below; a sequence number that a client made up may not be, and then is past
-/// every row.
+/// A number as SQLite stores it, in 63 bits. The times, lengths and counts of the contract are far
+/// below 2^63. A sequence number that a client has made up may be greater: it becomes the greatest
+/// possible one, which is behind every row.
 pub(super) fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }

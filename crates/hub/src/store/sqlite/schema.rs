@@ -13,7 +13,7 @@ use super::OpenError;
 const APPLICATION_ID: i32 = 0x6277_6972;
 
 /// Each makes version n+1 of version n, in the transaction that also writes the new version
-/// (`PRAGMA user_version`). What was released is never changed, only followed.
+/// (`PRAGMA user_version`). One that was released is never changed; another is added behind it.
 const MIGRATIONS: [&str; 2] = [V1, V2];
 
 /// The version that this program reads and writes.

@@ -21,12 +21,12 @@ pub(super) struct Threads {
 #[derive(Debug)]
 pub(super) struct Running {
     thread: JoinHandle<()>,
-    /// Hangs up when the thread ends: the standard library's join has no bound.
+    /// Disconnected when the thread ends: the standard library's join has no timeout.
     ended: mpsc::Receiver<()>,
 }
 
 impl Running {
-    /// Waits for the thread to end, but not past `until`, and never for itself.
+    /// Waits for the thread to end, until `until` at most, and never for itself.
     pub(super) fn join(self, until: Instant) {
         if self.thread.thread().id() == thread::current().id() {
             return;
@@ -50,7 +50,7 @@ pub(super) fn spawn(
     run: Run,
 ) -> Result<Running, OpenError> {
     let (theirs, events) = (Arc::clone(shared), Arc::clone(events));
-    // Nothing is ever sent: what is waited for is the hanging up.
+    // Nothing is ever sent: the end of the thread drops the sender, which is what is waited for.
     let (running, ended) = mpsc::sync_channel::<()>(0);
     let thread = thread::Builder::new()
         .name(name.into())

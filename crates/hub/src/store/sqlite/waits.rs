@@ -1,11 +1,11 @@
 //! What the queued deliveries of a command wait for, as far as the disk knows it. Each costs some lookups in the indexes,
 //! whatever the length of its device's queue.
 
-use bellwire_proto::limits::IN_FLIGHT_CEILING;
+use bellwire_proto::limits::{IN_FLIGHT_CEILING, LIST_ROWS_MAX};
 use bellwire_proto::{CommandId, DeviceId, Page, Seq};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::lists::{self, Look, Paging, SCAN_ROWS_MAX};
+use super::lists::{self, Look, Paging};
 use super::rows::{self, int};
 use crate::store::{Cursor, StoredWait};
 
@@ -37,7 +37,7 @@ pub(super) fn waits(
     let Some(seq) = seq else { return Ok(None) };
     let mut statement = connection.prepare_cached(DELIVERIES)?;
     let mut found = statement.query(params![int(seq.get()), after.map_or("", DeviceId::as_str)])?;
-    let mut page = Paging::new(limit, SCAN_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX);
     while let Some(row) = found.next()? {
         let device = rows::device_id(row, 0)?;
         match page.look(device.clone(), row.get(1)?) {

@@ -1,4 +1,4 @@
-//! The one that writes: a thread that commits whatever gathered while the last fsync ran.
+//! The writer: a thread that commits whatever gathered while the last fsync ran.
 //!
 //! All that is taken at once becomes one transaction of SQLite, and is reported in one call after
 //! its COMMIT returned, which with `synchronous=FULL` is after the fsync of the log. After the
@@ -84,7 +84,7 @@ fn write(
     Ok(())
 }
 
-/// Leaves one file behind that needs no recovery. What fails here costs the next start some time.
+/// Leaves a single file that needs no recovery. If this fails, the next start takes longer.
 fn tidy(connection: &Connection) {
     let _busy: Result<i64> =
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
@@ -235,7 +235,7 @@ impl<'c> Statements<'c> {
 }
 
 impl Statements<'_> {
-    /// Inserts the row, or updates it; first what its version makes likely.
+    /// Inserts the row, or updates it; first whichever its version makes likely.
     fn put_delivery(&mut self, row: &DeliveryRecord) -> Result<usize> {
         let (insert, update) = (&mut self.insert_delivery, &mut self.update_delivery);
         let likely_first = if row.version <= 1 { [insert, update] } else { [update, insert] };

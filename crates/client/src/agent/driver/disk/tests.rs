@@ -1,4 +1,4 @@
-//! What becomes of appends that wait for the disk: together, one by one, and when it fails.
+//! The outcomes of appends that wait for the disk: together, one by one, and when it fails.
 
 use std::path::Path;
 use std::sync::Arc;

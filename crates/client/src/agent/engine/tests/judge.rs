@@ -119,7 +119,7 @@ impl World {
             return Err(format!("{id} is started {late_ms} ms after its time"));
         }
         if self.handlers.iter().any(|handler| handler.command == id) {
-            return Err(format!("{id} runs beside itself"));
+            return Err(format!("{id} runs twice at the same time"));
         }
         if let Some(first) = self.order.overtaken(id) {
             return Err(format!("{id} overtakes {first}"));
@@ -134,7 +134,7 @@ impl World {
         let same = |id: &CommandId| self.hub.deliveries[id].event.action == event.action;
         let beside = self.handlers.iter().filter(|h| same(&h.command) && counts(h.life)).count();
         if beside >= self.list.concurrency {
-            return Err(format!("{id} runs beside {beside} of its action"));
+            return Err(format!("{id} runs at the same time as {beside} of its action"));
         }
         Ok(())
     }

@@ -258,7 +258,7 @@ fn a_result_is_reported_until_the_delivery_shows_it() {
 }
 
 #[test]
-fn a_result_that_is_too_large_goes_once_more_without_output() {
+fn a_result_that_is_too_large_continuesce_more_without_output() {
     let mut fixture = Fixture::connected();
     let id = fixture.running(1, "fail");
     fixture.succeeded(id);

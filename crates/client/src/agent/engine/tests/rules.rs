@@ -45,7 +45,7 @@ fn a_command_that_the_hub_has_ended_never_runs() {
 }
 
 #[test]
-fn a_command_that_waits_past_its_time_is_stale() {
+fn a_command_that_waits_beyond_its_time_is_stale() {
     let mut fixture = Fixture::connected();
     let first = fixture.running(1, "fail");
     let second = fixture.command(2, "fail");

@@ -163,7 +163,7 @@ fn a_clock_that_is_set_late_after_a_reboot_ages_no_command_that_came_since() {
         fixture.engine.handle_device_clock(fixture.now_ms, HUB_MS + month_ms);
         fixture.sleep(1000);
         let retained = |id| fixture.engine.history.contains(id);
-        assert!(young.is_none_or(retained), "it came a second ago");
+        assert!(young.is_none_or(retained), "it arrived a second ago");
         assert_eq!(retained(old), comes_first, "it is late rather than early");
     }
 }

@@ -5,12 +5,13 @@
 //! from the newest, and each is asked for one row: its delivery for that device, its only delivery, or
 //! its counter.
 
+use bellwire_proto::limits::LIST_ROWS_MAX;
 use bellwire_proto::{Action, Command, DeliveryState, DeviceId, Page, Seq};
 use rusqlite::{Connection, Result, params};
 
 use super::super::readers::at_one_moment;
 use super::super::rows::{self, command_columns, int, state_number};
-use super::{Look, Paging, SCAN_ROWS_MAX, shown};
+use super::{Look, Paging, shown};
 use crate::store::{CommandFilter, Cursor};
 
 /// Live deliveries of device `?1`, or of all when that is null; `?2` rows at most.
@@ -49,7 +50,7 @@ pub(in crate::store::sqlite) fn commands(
     after: Option<Seq>,
 ) -> Result<Page<Command>> {
     // So that no command is purged between the look at its delivery and the look at itself.
-    at_one_moment(connection, || within(connection, filter, limit, after, SCAN_ROWS_MAX))
+    at_one_moment(connection, || within(connection, filter, limit, after, LIST_ROWS_MAX))
 }
 
 /// A page for which so many rows may be looked at.

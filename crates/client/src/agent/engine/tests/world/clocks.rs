@@ -196,7 +196,7 @@ impl World {
         for id in engine.history.ids() {
             let seen_ms = self.clocks.first_arrivals[&id];
             if seen_ms + self.bounds.retain_ms < last_ms {
-                return Err(format!("{id} came at {seen_ms} and is still retained"));
+                return Err(format!("{id} arrived at {seen_ms} and is still retained"));
             }
         }
         for (id, since_ms) in &self.clocks.rejected_since {
