@@ -256,7 +256,9 @@ fn a_store_thread_that_panics_fails_the_store_and_is_named_once() {
             _ => store.load(Load::Live(device("a"), 1)),
         }
         let error = reports.wait_failed();
-        assert!(error.to_string().contains(thread), "{error}");
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains(thread), "{source}");
+        assert!(!error.to_string().contains(&source), "the chain says it once: {error}");
         assert!(matches!(store.health(), Err(StoreError::Failed(_))));
         store.submit(Txn::new(TxnId(2), vec![put_device("a")]));
         assert!(matches!(try_read(store.command(id(1))), Err(StoreError::Closed)));

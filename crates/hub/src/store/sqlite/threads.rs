@@ -109,7 +109,8 @@ mod tests {
             assert!(matches!(wait(read), Ok(()) | Err(StoreError::Closed)));
         }
         let error = failed.recv().unwrap();
-        assert!(error.to_string().contains("store-read"), "{error}");
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("store-read"), "{source}");
         assert!(store.health().is_err());
     }
 }
