@@ -309,7 +309,10 @@ impl Feed {
         match self.store.devices_named(devices).await {
             Ok(rows) => rows,
             Err(error) => {
-                tracing::warn!(%error, "observers are cut off: devices could not be read");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "observers are cut off: devices could not be read"
+                );
                 self.cut_off_observers(&mut self.state());
                 Vec::new()
             }

@@ -44,7 +44,10 @@ impl Feed {
             }
             Err(error) => {
                 // The mailbox closes the stream, and its reader comes again.
-                return tracing::warn!(%error, "a command's events end without its last one");
+                return tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a command's events end without its last one"
+                );
             }
         }
         self.plane.close(mailbox.stream, None, CloseReason::Ended);
