@@ -32,7 +32,7 @@ pub fn line(text: impl Display) -> Result<(), StdoutError> {
     unless_pipe_is_closed(consumed_line(text))
 }
 
-/// As [`line`], for a reader who must not miss a line: a pipe whose reader has ended is an error.
+/// As [`line()`], for a reader who must not miss a line: a pipe whose reader has ended is an error.
 ///
 /// # Errors
 /// When it cannot be written, or its reader has ended.
@@ -45,7 +45,7 @@ pub fn consumed_line(text: impl Display) -> Result<(), StdoutError> {
 /// Writes bytes to standard output as they are.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn bytes(bytes: &[u8]) -> Result<(), StdoutError> {
     let mut stdout = io::stdout().lock();
     unless_pipe_is_closed(
