@@ -208,7 +208,7 @@ What it prints is TOML that `serve --config` accepts.
 
 Examples:
   bellwire config check --config /etc/bellwire/hub.toml
-  bellwire config check --strict        # a BELLWIRE_ variable that is no setting is a fault
+  bellwire config check --strict        # an unknown BELLWIRE_ variable is a fault
   bellwire config check --open --listen 0.0.0.0:8888 > hub.toml
 
 Exit codes: 0 `serve` accepts these settings; 2 it does not, or --strict found an unknown variable.")]

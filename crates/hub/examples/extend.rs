@@ -25,7 +25,7 @@ impl EventFormat for Binary {
 
     fn data(&self, body: &[u8]) -> Result<String, String> {
         if body.is_empty() {
-            return Err("an empty firmware is none".to_owned());
+            return Err("the firmware is empty".to_owned());
         }
         Ok(BASE64_STANDARD.encode(body))
     }

@@ -64,7 +64,7 @@ impl Proxies {
         let usable = |names| {
             let (name, value) = set(names)?;
             if let Some(problem) = problem_of(&value) {
-                tracing::warn!("{name} {problem}; it is ignored");
+                tracing::warn!("{name} {problem}: correct it, or unset it");
                 return None;
             }
             Some(name)
@@ -126,7 +126,7 @@ pub(super) fn problem_of(url: &str) -> Option<String> {
     let probe = Uri::from_static("http://hub.invalid/");
     match Matcher::builder().all(url.to_owned()).build().intercept(&probe) {
         None => Some(format!(
-            "is {shown:?}, which is no URL of a proxy, as in http://proxy.example.com:3128"
+            "is {shown:?}, which is not the URL of a proxy, as in http://proxy.example.com:3128"
         )),
         Some(proxy)
             if proxy.uri().scheme_str().is_some_and(|scheme| scheme.starts_with("socks")) =>
