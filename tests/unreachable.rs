@@ -54,7 +54,7 @@ fn a_proxy_variable_that_cannot_be_read_is_a_warning_that_names_it() {
     ] {
         let (_, text) = run(BELLWIRE, &["devices", "--hub", &hub], &[(variable, value)]);
         assert!(text.contains(&format!("{variable} is ")), "{text}");
-        assert!(text.contains("ignored") && !text.contains("s3cret"), "{text}");
+        assert!(text.contains("correct it or unset it") && !text.contains("s3cret"), "{text}");
     }
 }
 

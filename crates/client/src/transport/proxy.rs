@@ -64,7 +64,7 @@ impl Proxies {
         let usable = |names| {
             let (name, value) = set(names)?;
             if let Some(problem) = problem_of(&value) {
-                tracing::warn!("{name} {problem}: correct it, or unset it");
+                tracing::warn!("{name} {problem}; correct it or unset it");
                 return None;
             }
             Some(name)

@@ -193,7 +193,7 @@ fn startable(program: &Program) -> Result<PathBuf, String> {
     }
 }
 
-/// Who may change a file, besides root, the user of this process and `also`: the end of a sentence, as in "everybody may
+/// Who may change a file, besides root, the user of this process and `also`: the end of a sentence, as in "every user may
 /// change: /srv/x". Whoever may write to its folder may replace it.
 pub fn writable_by(file: &Path, also: Option<u32>) -> Option<String> {
     let own = [Some(0), Some(rustix::process::geteuid().as_raw()), also];
@@ -202,7 +202,7 @@ pub fn writable_by(file: &Path, also: Option<u32>) -> Option<String> {
         let found = std::fs::metadata(path).ok()?;
         let (mode, sticky) = (found.mode(), found.is_dir() && found.mode() & STICKY != 0);
         let who = if mode & WRITE_BY_OTHERS != 0 && !sticky {
-            "everybody"
+            "every user"
         } else if mode & WRITE_BY_GROUP != 0 && !sticky && !groups.contains(&found.gid()) {
             "its group"
         } else if !own.contains(&Some(found.uid())) {
