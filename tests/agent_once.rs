@@ -166,8 +166,7 @@ struct HubUnderFire {
 
 impl HubUnderFire {
     fn start(folder: &Path) -> Self {
-        let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
-        let (program, address) = Program::serve(BELLWIRE, folder, any_port);
+        let (program, address) = Program::serve_anywhere(BELLWIRE, folder);
         Self { program: Mutex::new(Some(program)), address, folder: folder.to_owned() }
     }
 

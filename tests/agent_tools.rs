@@ -7,7 +7,7 @@
 )]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -364,8 +364,7 @@ fn a_file_without_a_command_is_a_usage_error() {
 #[test]
 fn listen_saves_each_command_for_replay_and_runs_its_program_once() {
     let folder = tempfile::tempdir().unwrap();
-    let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let (_hub, address) = Program::serve(BELLWIRE, &folder.path().join("hub"), any_port);
+    let (_hub, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
     let commands = folder.path().join("commands");
     let script =
         "cat \"$BELLWIRE_DATA_FILE\"; echo BELLWIRE_PROGRESS=40; echo '{\"done\":true}' >&3";
@@ -405,8 +404,7 @@ fn listen_saves_each_command_for_replay_and_runs_its_program_once() {
 fn listen_accepts_no_command_that_it_cannot_save() {
     // It printed the failure and answered succeeded: the command was lost.
     let folder = tempfile::tempdir().unwrap();
-    let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let (_hub, address) = Program::serve(BELLWIRE, &folder.path().join("hub"), any_port);
+    let (_hub, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
     let commands = folder.path().join("commands");
     let url = format!("http://{address}");
     let mut command = bellwire(&["listen", "kiosk", "--hub", &url, "--save-dir"]);

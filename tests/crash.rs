@@ -39,8 +39,7 @@ struct Shared {
 fn what_was_answered_survives_fifty_kills_under_load() {
     let bellwire = env!("CARGO_BIN_EXE_bellwire");
     let folder = tempfile::tempdir().unwrap();
-    let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let (mut hub, address) = Program::serve(bellwire, folder.path(), any_port);
+    let (mut hub, address) = Program::serve_anywhere(bellwire, folder.path());
     let http = Http(address);
     let shared = Arc::new(Shared::default());
     let senders: Vec<_> = (0..SENDERS).map(|n| spawn(&shared, move |s| send(s, http, n))).collect();
@@ -89,8 +88,7 @@ fn what_was_answered_survives_fifty_kills_under_load() {
 fn a_command_to_many_reaches_every_device_over_kills_while_it_is_expanded() {
     let bellwire = env!("CARGO_BIN_EXE_bellwire");
     let folder = tempfile::tempdir().unwrap();
-    let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let (mut hub, address) = Program::serve(bellwire, folder.path(), any_port);
+    let (mut hub, address) = Program::serve_anywhere(bellwire, folder.path());
     let http = Http(address);
     let devices: Vec<String> = (0..5000).map(|n| format!("many-{n}")).collect();
     let body = serde_json::json!({"action": "work", "target": {"devices": devices}}).to_string();

@@ -26,8 +26,7 @@ struct Hub {
 impl Hub {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
-        let (program, address) = Program::serve(BELLWIRE, &folder.path().join("hub"), any_port);
+        let (program, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
         Self { folder, program: Some(program), address }
     }
 

@@ -34,8 +34,13 @@ impl Program {
         Self { child, output }
     }
 
-    /// Starts `bellwire serve` on a data folder; gives it and its address once it listens. Port 0
-    /// lets the kernel choose.
+    /// Starts `bellwire serve` on a data folder, on a loopback port that the kernel chooses; gives it and
+    /// its address once it listens.
+    pub fn serve_anywhere(bellwire: &str, data_dir: &Path) -> (Self, SocketAddr) {
+        Self::serve(bellwire, data_dir, ([127, 0, 0, 1], 0).into())
+    }
+
+    /// The same on this address.
     pub fn serve(bellwire: &str, data_dir: &Path, listen: SocketAddr) -> (Self, SocketAddr) {
         let mut command = Command::new(bellwire);
         command.args(["serve", "--listen", &listen.to_string(), "--data-dir"]).arg(data_dir);

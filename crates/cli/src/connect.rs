@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use bellwire_client::Controller;
-use bellwire_client::agent::config::read_credential;
+use bellwire_client::agent::config::{credential_from, read_credential};
 use bellwire_client::transport::HttpTransport;
 
 use crate::args::HubArg;
@@ -31,7 +31,11 @@ pub(crate) fn controller(arg: &HubArg) -> Result<Controller, Usage> {
     let connection = resolve(arg, environment, contexts::load)?;
     let token = match &connection.token {
         Some(Token::File(file)) => Some(read_token(file)?),
-        Some(Token::Itself(token)) => Some(token.clone()),
+        Some(Token::Variable(token)) => {
+            let token = credential_from(token.as_bytes());
+            Some(token.map_err(|e| Usage(format!("{TOKEN} cannot be used: {e}")))?)
+        }
+        Some(Token::OfContext(token)) => Some(token.clone()),
         None => None,
     };
     connect(&connection.hub, token, connection.ca_file.as_deref())
@@ -76,14 +80,17 @@ struct Connection {
 #[derive(PartialEq, Eq)]
 enum Token {
     File(PathBuf),
-    Itself(String),
+    /// From the environment, not checked yet.
+    Variable(String),
+    /// It was checked when it was stored.
+    OfContext(String),
 }
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(file) => f.debug_tuple("File").field(file).finish(),
-            Self::Itself(_) => f.write_str("***"),
+            Self::Variable(_) | Self::OfContext(_) => f.write_str("***"),
         }
     }
 }
@@ -113,9 +120,9 @@ fn resolve(
     let file = |file: Option<PathBuf>| file.map(Token::File);
     let flag = file(arg.token_file.clone());
     let variable = environment(TOKEN)
-        .map(Token::Itself)
+        .map(Token::Variable)
         .or_else(|| file(environment(TOKEN_FILE).map(PathBuf::from)));
-    let of_context = named.token.clone().map(Token::Itself).or(file(named.token_file.clone()));
+    let of_context = named.token.clone().map(Token::OfContext).or(file(named.token_file.clone()));
     let ca_variable = environment(CA_FILE).map(PathBuf::from);
     // A context that a flag names is worth what a flag is.
     let by_flag = arg.context.is_some();
@@ -152,7 +159,7 @@ mod tests {
         let found = resolve(&arg, environment, contexts).unwrap();
         let token = found.token.map(|token| match token {
             Token::File(file) => file.display().to_string(),
-            Token::Itself(token) => token,
+            Token::Variable(token) | Token::OfContext(token) => token,
         });
         (found.hub, token)
     }

@@ -1,10 +1,11 @@
 //! `bellwire context`: naming hubs, and choosing between them. The file is in `contexts.rs`.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bellwire_client::Address;
+use bellwire_client::agent::config::credential_from;
 use serde::Serialize;
 
 use crate::args::{ContextAdd, ContextCommand};
@@ -13,8 +14,6 @@ use crate::contexts::{self, Context, Contexts};
 use crate::exit::{self, Usage};
 use crate::out::{self, BOLD, DIM, Form, GOOD};
 
-/// Bytes of the longest token on standard input.
-const TOKEN_BYTES_MAX: u64 = 4096;
 /// Characters of the longest name.
 const NAME_CHARS_MAX: usize = 64;
 
@@ -132,14 +131,6 @@ fn absolute(path: PathBuf) -> anyhow::Result<PathBuf> {
 }
 
 fn token_from_stdin() -> anyhow::Result<String> {
-    let mut text = String::new();
-    io::stdin().take(TOKEN_BYTES_MAX + 1).read_to_string(&mut text).context("standard input")?;
-    let token = text.trim();
-    let blank = |c: char| c.is_whitespace() || c.is_control();
-    if token.is_empty() || token.contains(blank) || text.len() as u64 > TOKEN_BYTES_MAX {
-        return Err(
-            Usage("standard input must contain one token and nothing else".to_owned()).into()
-        );
-    }
-    Ok(token.to_owned())
+    let token = credential_from(io::stdin());
+    Ok(token.map_err(|e| Usage(format!("the token on standard input cannot be used: {e}")))?)
 }

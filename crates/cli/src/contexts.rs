@@ -102,7 +102,11 @@ fn read(path: &Path) -> Result<Contexts, Usage> {
         });
     }
     let mut text = String::new();
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|e| fault(&e))?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| fault(&e))?;
+    // Part of a file would be written back as the whole.
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(fault(&format!("it is longer than {FILE_BYTES_MAX} bytes")));
+    }
     // The message of the parser would quote the line, which may have a token.
     toml::from_str(&text).map_err(|e: toml::de::Error| {
         let at = e.span().and_then(|span| text.get(..span.start));
@@ -152,5 +156,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&new, path)
+    fs::rename(&new, path)?;
+    // The new name is on disk with its folder.
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }

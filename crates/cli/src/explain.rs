@@ -1,7 +1,7 @@
 //! How an error ends the program: its line for people or for machines, what to do about it, its exit code.
 
 use bellwire_client::api::Error;
-use bellwire_client::transport::TransportStage;
+use bellwire_client::transport::{CertificateFault, TransportStage};
 use bellwire_proto::{Code, Delivery};
 use serde::Serialize;
 
@@ -112,10 +112,12 @@ fn advice(error: &Error) -> Option<&'static str> {
         },
         Error::Unreachable { source, .. } => match source.stage() {
             TransportStage::ProxyAuthentication => Some(SET_PROXY),
-            TransportStage::Untrusted => Some(
-                "if its certificate comes from an authority of your own, name that with --ca-file FILE",
-            ),
-            _ => None,
+            _ => match source.certificate_fault() {
+                Some(CertificateFault::UnknownIssuer { .. }) => {
+                    Some("for this program ca_file is --ca-file FILE, or BELLWIRE_CA_FILE")
+                }
+                _ => None,
+            },
         },
         _ => None,
     }

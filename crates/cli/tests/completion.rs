@@ -37,8 +37,7 @@ fn offered(hub: &str, words: &[&str]) -> Vec<String> {
 #[test]
 fn names_and_ids_are_completed_from_the_hub() {
     let folder = tempfile::tempdir().unwrap();
-    let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let (_hub, address) = Program::serve(BELLWIRE, folder.path(), any_port);
+    let (_hub, address) = Program::serve_anywhere(BELLWIRE, folder.path());
     let hub = format!("http://{address}");
     let http = Http(address);
     for send in ["kiosk-1/ping", "kiosk-2/reboot", "door/ping"] {

@@ -26,8 +26,7 @@ struct Hub {
 impl Hub {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let any_port: SocketAddr = ([127, 0, 0, 1], 0).into();
-        let (program, address) = Program::serve(BELLWIRE, &folder.path().join("hub"), any_port);
+        let (program, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
         Self { folder, _program: program, address }
     }
 
@@ -400,6 +399,34 @@ fn a_407_names_the_setting() {
     }
 }
 
+/// It was sent as it was, or a header was said to be wrong.
+#[test]
+fn a_token_variable_that_is_no_token_is_named_and_not_shown() {
+    let home = tempfile::tempdir().unwrap();
+    for token in ["two words", "s3cr\u{e9}t", "line\nbreak"] {
+        let mut command = bellwire(home.path(), &["health", "--hub", "http://127.0.0.1:1"]);
+        let refused = command.env("BELLWIRE_TOKEN", token).output().unwrap();
+        let said = stderr(&refused);
+        assert!(code(&refused) == 2 && said.contains("BELLWIRE_TOKEN cannot be used"), "{said}");
+        assert!(!said.contains(token), "{said}");
+    }
+}
+
+/// Its first part was taken for the whole, and a change wrote that back.
+#[test]
+fn contexts_that_are_too_long_to_be_read_are_left_as_they_are() {
+    let home = tempfile::tempdir().unwrap();
+    let add = ["context", "add", "prod", "http://127.0.0.1:1"];
+    assert_eq!(code(&bellwire(home.path(), &add).output().unwrap()), 0);
+    let file = home.path().join(".config/bellwire/contexts.toml");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    text.push_str(&"# a comment\n".repeat(100_000));
+    std::fs::write(&file, &text).unwrap();
+    let refused = bellwire(home.path(), &["context", "use", "prod"]).output().unwrap();
+    assert!(code(&refused) == 2 && stderr(&refused).contains("contexts.toml"), "{refused:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+}
+
 #[test]
 fn a_hub_with_an_authority_of_its_own_is_trusted_by_ca_file() {
     let fixture = |name: &str| -> PathBuf {
@@ -422,7 +449,10 @@ fn a_hub_with_an_authority_of_its_own_is_trusted_by_ca_file() {
 
     let run = |args: &[&str]| bellwire(folder.path(), args).output().unwrap();
     let untrusted = run(&["health", "--hub", &url]);
-    assert!(code(&untrusted) == 6 && stderr(&untrusted).contains("--ca-file"), "{untrusted:?}");
+    let said = stderr(&untrusted);
+    assert!(code(&untrusted) == 6 && said.contains("--ca-file"), "{untrusted:?}");
+    // Once it ended in the words of the TLS library.
+    assert!(!said.contains("OtherError") && !said.contains("is it running"), "{said}");
     let ca = fixture("ca.pem").to_str().unwrap().to_owned();
     let trusted = run(&["health", "--hub", &url, "--ca-file", &ca]);
     assert_eq!(code(&trusted), 0, "{trusted:?}");

@@ -173,7 +173,11 @@ impl fmt::Display for TransportError {
 
 impl StdError for TransportError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&*self.source)
+        // As in the text: the errors around a certificate's fault say less.
+        match self.certificate_fault() {
+            Some(fault) => Some(fault),
+            None => Some(&*self.source),
+        }
     }
 }
 

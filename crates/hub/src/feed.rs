@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bellwire_core::{HubEvent, Presence};
+use bellwire_proto::limits::WATCHERS_MAX;
 use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceEvent, DeviceId, Problem};
 use futures_util::FutureExt;
@@ -42,8 +43,6 @@ const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const BATCH_EVENTS_MAX: usize = 256;
 /// Changes of one command that wait for a snapshot to be read, by the store or by the client.
 const MAILBOX_CHANGES_MAX: usize = 512;
-/// Streams of observers and watchers. Every change is sent to every observer.
-const WATCHERS_MAX: usize = 1000;
 
 /// All observers and watchers, and the queue to them.
 pub(crate) struct Feed {

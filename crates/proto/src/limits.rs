@@ -162,6 +162,13 @@ pub const PRESENCE_GRACE_MS: u32 = 10_000;
 /// overloaded. Our choice: reached only when the machine cannot keep up.
 pub const SHARD_INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Streams of observers and watchers; one more is 429. Every change is sent to every observer. Our choice.
+pub const WATCHERS_MAX: usize = 1000;
+
+/// Bytes that all watchers together hold of what they were sent; one that needs more is 429. A command to 100,000 devices can
+/// have some 300 watchers, or 20 such commands one each; those of few devices count for nothing. Our choice.
+pub const WATCHER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Rows that a page of a list may look at, after which it ends early: some milliseconds of work. Our choice.
 pub const LIST_ROWS_MAX: u32 = 20_000;
 

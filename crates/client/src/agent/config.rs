@@ -21,7 +21,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read as _;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -350,21 +350,34 @@ fn default_state_dir() -> Option<PathBuf> {
 /// # Errors
 /// When it cannot be read, or contains no token.
 pub fn read_credential(path: &Path) -> std::io::Result<String> {
-    let fault = |why| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
     // Reading anything else could block for ever.
     if !std::fs::metadata(path)?.is_file() {
-        return Err(fault("it is not a regular file"));
+        return Err(no_credential("it is not a regular file"));
     }
+    credential_from(std::fs::File::open(path)?)
+}
+
+/// Reads a token from what contains nothing else, to its end or to the longest token there may be.
+///
+/// # Errors
+/// When it cannot be read, or contains no token.
+pub fn credential_from(source: impl Read) -> std::io::Result<String> {
     let mut text = String::new();
-    std::fs::File::open(path)?.take(CREDENTIAL_BYTES_MAX + 1).read_to_string(&mut text)?;
+    source.take(CREDENTIAL_BYTES_MAX + 1).read_to_string(&mut text)?;
     let token = text.trim();
     if text.len() as u64 > CREDENTIAL_BYTES_MAX {
-        return Err(fault("it is too long for a token"));
+        return Err(no_credential("it is too long for a token"));
     }
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(fault("it must contain one token, of printable ASCII, and nothing else"));
+        return Err(no_credential(
+            "it must contain one token, of printable ASCII, and nothing else",
+        ));
     }
     Ok(token.to_owned())
+}
+
+fn no_credential(why: &'static str) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, why)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use bellwire_proto::{Code, Problem};
 use http::StatusCode;
 
 use crate::event_source;
-use crate::transport::TransportError;
+use crate::transport::{TransportError, TransportStage};
 
 /// Why a call failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -100,6 +100,10 @@ fn unreachable(hub: &str, source: &TransportError) -> String {
     match source.advice() {
         Some(advice) if source.is_of_proxy() => format!("{source}; {advice}"),
         Some(advice) => format!("the hub at {hub} cannot be reached: {source}; {advice}"),
+        // Whoever runs it, the proxy has answered.
+        None if source.stage() == TransportStage::ProxyAuthentication => {
+            format!("the hub at {hub} cannot be reached: {source}")
+        }
         None => format!(
             "the hub at {hub} cannot be reached: {source}; is it running, and is the URL right?"
         ),

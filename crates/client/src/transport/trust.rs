@@ -185,7 +185,7 @@ impl CertificateFault {
             }
             CertificateError::NotValidForNameContext { expected, presented } => Self::OtherName {
                 expected: expected.to_str().into_owned(),
-                names: presented.iter().take(NAMES_MAX).map(|name| plain(name)).collect(),
+                names: presented.iter().take(NAMES_MAX).map(|name| plain(bare(name))).collect(),
             },
             CertificateError::UnknownIssuer => Self::UnknownIssuer {
                 issuer: parsed.as_ref().and_then(|parsed| name_in(parsed.issuer())),
@@ -299,6 +299,12 @@ fn stamp(time: UnixTime) -> Timestamp {
     Timestamp::from_unix_ms(time.as_secs().saturating_mul(1000))
 }
 
+/// A name as the TLS library presents it, `DnsName("hub.example.com")`, without its kind.
+fn bare(presented: &str) -> &str {
+    let name = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    name.unwrap_or(presented).trim_matches('"')
+}
+
 /// Foreign text for one line of a message.
 fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(100).collect()
@@ -366,6 +372,13 @@ mod tests {
             assert_eq!(name_in(&name[..length]), None);
         }
         assert_eq!(name_in(b"\x31\x84\xff\xff\xff\xff\x30"), None);
+    }
+
+    #[test]
+    fn names_are_shown_without_the_words_of_the_library() {
+        assert_eq!(bare("DnsName(\"hub.example.com\")"), "hub.example.com");
+        assert_eq!(bare("IpAddress(192.0.2.1)"), "192.0.2.1");
+        assert_eq!(bare("hub"), "hub");
     }
 
     #[test]

@@ -8,11 +8,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bellwire_proto::limits::WATCHER_BYTES_MAX;
 use bellwire_proto::{Code, DeviceId, Problem};
 
-/// Bytes of all that is held here; a watcher that needs more is refused. A command to 100,000 devices can
-/// have some 300 watchers, or 20 such commands one each; those of few devices count for nothing.
-const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// About what a name takes in a table that is half full.
 const NAME_BYTES: usize = 128;
 /// What a watcher takes for a delivery.
@@ -68,7 +66,7 @@ impl Memory {
     fn hold(self: &Arc<Self>, total: u64, each: usize) -> Result<Held, Problem> {
         let total = usize::try_from(total).unwrap_or(usize::MAX);
         let bytes = total.saturating_mul(each);
-        let hold = |held: usize| held.checked_add(bytes).filter(|held| *held <= HELD_BYTES_MAX);
+        let hold = |held: usize| held.checked_add(bytes).filter(|held| *held <= WATCHER_BYTES_MAX);
         match self.held_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, hold) {
             Ok(_) => Ok(Held { memory: self.clone(), bytes }),
             Err(_) => Err(Problem::new(
@@ -163,7 +161,7 @@ mod tests {
             }
         };
         assert_eq!(refused.code, Code::RateLimited);
-        let room = HELD_BYTES_MAX - DEVICES * NAME_BYTES;
+        let room = WATCHER_BYTES_MAX - DEVICES * NAME_BYTES;
         assert_eq!(watchers.len(), room / (DEVICES * WORD_BYTES));
         assert!(memory.names(total).is_err(), "another command has no room either");
 
