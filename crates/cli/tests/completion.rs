@@ -6,7 +6,6 @@
     reason = "a panic here is the failure message of a test"
 )]
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
