@@ -64,10 +64,12 @@ impl StreamHead {
             push_field(&mut head, name, value.as_bytes());
         }
         push_field(&mut head, "Date", http_date(unix_ms).as_bytes());
-        match framing {
-            Framing::Chunked => push_field(&mut head, "Transfer-Encoding", b"chunked"),
-            Framing::UntilClose => push_field(&mut head, "Connection", b"close"),
+        if framing == Framing::Chunked {
+            push_field(&mut head, "Transfer-Encoding", b"chunked");
         }
+        // The plane closes the socket when the stream ends. A client that is not told so (RFC 9112,
+        // section 9.6) may have sent its next request on it by then, and cannot know what became of it.
+        push_field(&mut head, "Connection", b"close");
         head.extend_from_slice(b"\r\n");
         head.extend_from_slice(&self.first_bytes(framing));
         head.into()
@@ -150,7 +152,7 @@ mod tests {
         let expected = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
             Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\
             Date: Tue, 14 Nov 2023 22:13:20 GMT\r\n";
-        let chunked = format!("{expected}Transfer-Encoding: chunked\r\n\r\n");
+        let chunked = format!("{expected}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
         assert_eq!(head.bytes(Framing::Chunked, 1_700_000_000_000), chunked);
         let close = format!("{expected}Connection: close\r\n\r\n");
         assert_eq!(head.bytes(Framing::UntilClose, 1_700_000_000_000), close);

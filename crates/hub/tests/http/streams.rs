@@ -19,6 +19,9 @@ fn the_head_of_a_stream_is_exactly_that_of_the_contract() {
             "Cache-Control: no-store, no-transform",
             "X-Accel-Buffering: no",
             "Transfer-Encoding: chunked",
+            // A client that did not know would send its next request on a connection that is being
+            // closed.
+            "Connection: close",
         ]
     );
 }
