@@ -102,8 +102,8 @@ const WRITER_CACHE_KIB: u32 = 4 * 1024;
 /// KiB of pages that each reader caches.
 const READER_CACHE_KIB: u32 = 8 * 1024;
 
-/// Brings the file to [`VERSION`], creating the tables in an empty one.
-pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+/// Brings the file to [`VERSION`], creating the tables in an empty one. Returns whether anything was to be done.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<bool, OpenError> {
     let sqlite = |source| OpenError::sqlite(path, source);
     let number = |c: &Connection, pragma: &str| c.pragma_query_value(None, pragma, |r| r.get(0));
     let version: i64 = number(connection, "user_version").map_err(sqlite)?;
@@ -131,5 +131,5 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Op
         };
         step().map_err(sqlite)?;
     }
-    Ok(())
+    Ok(done < MIGRATIONS.len())
 }
