@@ -203,7 +203,7 @@ pub struct HubSettings {
 pub enum ConfigCommand {
     /// Report everything for which `serve` would refuse to start, or print the effective settings as a file.
     #[command(after_help = "\
-It reads the file, the variables, the flags and the TLS files as `serve` does, and changes nothing.
+It reads the file, the variables, the flags and the TLS files as `serve` does, looks at the data folder, and changes nothing.
 What it prints is TOML that `serve --config` accepts.
 
 Examples:
@@ -211,12 +211,15 @@ Examples:
   bellwire config check --strict        # an unknown BELLWIRE_ variable is a fault
   bellwire config check --open --listen 0.0.0.0:8888 > hub.toml
 
-Exit codes: 0 `serve` accepts these settings; 2 it does not, or --strict found an unknown variable.")]
+A hub that is running with the data folder is a warning, not a fault. Check as the account that runs the hub.
+
+Exit codes, as those of `serve`: 0 it accepts these settings; 2 they are wrong, or --strict found an unknown variable;
+1 only the data folder is at fault: it cannot be made or written, or its database is foreign or newer than this program.")]
     Check {
         /// The settings.
         #[command(flatten)]
         settings: HubSettings,
-        /// Refuse BELLWIRE_ variables that are no settings, as misspelt ones are; otherwise they are a warning.
+        /// Refuse BELLWIRE_ variables that are not settings, such as misspelt ones; without this they are a warning.
         #[arg(long)]
         strict: bool,
     },
@@ -440,7 +443,8 @@ pub struct Send {
     /// The same key twice is one command, for 24 hours.
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
-    /// Not before this time: 22:30 (the next, local), +10m, or 2026-01-31T12:00:00Z. The time to live counts from it.
+    /// Not before this time: 22:30 (the next, local), +10m, 2026-01-31T12:00 (local), or 2026-01-31T12:00:00Z. The time to
+    /// live counts from it.
     #[arg(long, value_name = "TIME", conflicts_with = "wait")]
     pub at: Option<Moment>,
     /// The hub.

@@ -28,11 +28,11 @@ pub struct Commands {
     /// Only those of this action.
     #[arg(long, value_name = "ACTION")]
     pub action: Option<Action>,
-    /// Only those sent since then: 10m (ago), 2026-01-31T12:00:00Z, or 12:00 (local).
+    /// Only those sent since then: 10m (ago), 12:00 or 2026-01-31T12:00 (local), or 2026-01-31T12:00:00Z.
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
     /// How many at most, the newest.
-    #[arg(short = 'n', long, value_name = "N", default_value = "20")]
+    #[arg(short = 'n', long, value_name = "N", default_value = "20", value_parser = count)]
     pub limit: NonZeroUsize,
     /// Then go on: print each change of a delivery, until Ctrl-C.
     #[arg(short, long)]
@@ -125,6 +125,11 @@ pub struct Health {
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
+}
+
+/// How many, at least one.
+fn count(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse().map_err(|_| "write a whole number, 1 or more")
 }
 
 /// A selector; an error points at its place.
