@@ -11,7 +11,7 @@ use crate::when::Moment;
 /// `bellwire commands`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With --json each line is a command; with --follow, what changes afterwards is a delivery a line.
+With --json each line is a command. With --follow, each line after that list is a delivery that has changed.
 
 Examples:
   bellwire commands
@@ -31,10 +31,10 @@ pub struct Commands {
     /// Only those sent since then: 10m (ago), 12:00 or 2026-01-31T12:00 (local), or 2026-01-31T12:00:00Z.
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
-    /// How many at most, the newest.
+    /// Show at most this many, the newest.
     #[arg(short = 'n', long, value_name = "N", default_value = "20", value_parser = count)]
     pub limit: NonZeroUsize,
-    /// Then go on: print each change of a delivery, until Ctrl-C.
+    /// After the list, print each change of a delivery, until Ctrl-C.
     #[arg(short, long)]
     pub follow: bool,
     /// The hub.
@@ -63,7 +63,7 @@ pub struct Devices {
     /// Only those that are online.
     #[arg(long, conflicts_with = "offline")]
     pub online: bool,
-    /// Only those that are not.
+    /// Only those that are offline.
     #[arg(long)]
     pub offline: bool,
     /// The hub.
@@ -116,7 +116,7 @@ pub struct Events {
 /// `bellwire health`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit codes: 0 it takes commands; 6 it cannot be reached, stops, or cannot write.
+Exit codes: 0 the hub accepts commands; 6 it cannot be reached, is stopping, or cannot write to its disk.
 
 Examples:
   bellwire health

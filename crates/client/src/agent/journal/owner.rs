@@ -69,7 +69,10 @@ fn may_write(path: &Path) -> Result<(), JournalError> {
         true => Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK,
         false => Access::READ_OK | Access::WRITE_OK,
     };
-    match rustix::fs::accessat(CWD, path, wanted, AtFlags::EACCESS) {
+    // A sandbox may not know the call for effective rights (faccessat2), and the other ignores ambient capabilities.
+    let allowed = rustix::fs::accessat(CWD, path, wanted, AtFlags::EACCESS)
+        .or_else(|_| rustix::fs::access(path, wanted));
+    match allowed {
         Ok(()) => {}
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return failed(errno.into()),

@@ -47,7 +47,9 @@ pub fn check(data_dir: &Path) -> Result<(), OpenError> {
 /// Whether this account may make files in the folder.
 fn may_write(folder: &Path) -> io::Result<()> {
     let wanted = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    rustix::fs::accessat(CWD, folder, wanted, AtFlags::EACCESS)?;
+    // A sandbox may not know the call for effective rights (faccessat2), and the other ignores ambient capabilities.
+    rustix::fs::accessat(CWD, folder, wanted, AtFlags::EACCESS)
+        .or_else(|_| rustix::fs::access(folder, wanted))?;
     let kind = u32::try_from(rustix::fs::statfs(folder)?.f_type).unwrap_or_default();
     if OF_THE_KERNEL.contains(&kind) {
         return Err(io::Error::other(
