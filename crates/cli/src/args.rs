@@ -30,8 +30,8 @@ Exit codes:
 
 With --json an error is a line of JSON on standard error:
   {\"error\":{\"code\",\"message\",\"status\",\"exit_code\"}}
-The code is the one that the hub answered (docs/protocol.md, section 1), or else usage, unreachable, not_a_hub,
-ambiguous_id or failed. The status is null if the hub did not answer.";
+The code is the one that the hub answered (docs/protocol.md, section 1), or else usage,
+unreachable, not_a_hub, ambiguous_id or failed. The status is null if the hub did not answer.";
 
 const CONTEXTS: &str = "\
 Hub, token and authorities are each taken from the first of these that sets them:
@@ -39,8 +39,8 @@ Hub, token and authorities are each taken from the first of these that sets them
   2. a variable: BELLWIRE_HUB, BELLWIRE_TOKEN or BELLWIRE_TOKEN_FILE, BELLWIRE_CA_FILE
   3. the context that BELLWIRE_CONTEXT names, or without that the context in use
   4. the default: http://127.0.0.1:8888, without a token
-The token and the authorities of a context are used for its own hub only. If --hub or BELLWIRE_HUB is set, no context in use
-is read.
+The token and the authorities of a context are used for its own hub only: with --hub, or with
+BELLWIRE_HUB and without --context, no context is used.
 
 Contexts are kept in $XDG_CONFIG_HOME/bellwire/contexts.toml (~/.config/bellwire), for your eyes alone (mode 0600).";
 
@@ -129,8 +129,9 @@ pub enum Command {
     /// Print the completions for a shell.
     #[cfg(feature = "hub")]
     #[command(after_help = "\
-Names of appliances, actions and contexts and ids of commands are completed too. For that the program asks the hub; if it
-gets no answer within a second, it offers nothing. The script fits this version of the program.
+Names of appliances, actions and contexts and ids of commands are completed too. For that the
+program asks the hub; if it gets no answer within a second, it offers nothing. The script fits
+this version of the program.
 
 Examples:
   source <(bellwire completions bash)             # in ~/.bashrc; zsh likewise
