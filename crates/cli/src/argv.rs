@@ -106,7 +106,7 @@ impl<'a> Words<'a> {
                 continue;
             };
             match self.kind(text) {
-                Dashed::Value if expected => {
+                Dashed::Value | Dashed::Unknown if expected && is_value_of_an_option(text) => {
                     if let Some(option) = self.ahead.last_mut() {
                         option.push("=");
                         option.push(word);
@@ -209,6 +209,13 @@ fn takes(option: &Arg) -> Dashed {
 /// Whether this is a number as of argparse, or one with an exponent; the minus sign before it is not part of it.
 fn is_number(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok()
+}
+
+/// Whether a word behind an option is its value: a value with a minus sign, or what was meant as one, as `-10m` is, so that
+/// the option itself says what it takes. No option of any program is a digit.
+fn is_value_of_an_option(text: &str) -> bool {
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    has_blank(text) || unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.')
 }
 
 fn has_blank(text: &str) -> bool {

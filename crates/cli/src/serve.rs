@@ -6,8 +6,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Serve;
+use crate::exit::{self, Usage};
 use crate::service_manager::ServiceManager;
-use crate::{exit, out, settings};
+use crate::{out, settings};
 
 /// Open files of a hub beside its connections: the store's, event queues, listening sockets, the
 /// logs, and some for the connection that is accepted only to be refused.
@@ -26,11 +27,7 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     let mut hang_up = signal(SignalKind::hangup())?;
     let data_dir = config.data_dir.clone();
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    let bound = match Bound::bind(config).await {
-        Ok(bound) => bound,
-        Err(e) => return Ok(refused(&e)),
-    };
-    let hub = bound.serve();
+    let hub = Bound::bind(config).await.map_err(refused)?.serve();
     for address in hub.local_addrs() {
         let version = env!("CARGO_PKG_VERSION");
         let banner = format!("bellwire {version} listening on {scheme}://{address}");
@@ -89,7 +86,7 @@ fn connections_that_fit(loaded: &Loaded) -> usize {
     fit.min(connections_max)
 }
 
-fn refused(error: &StartError) -> u8 {
-    out::error(&error.to_string());
-    if error.is_usage() { exit::USAGE } else { exit::FAILED }
+/// As an error of the program, with its exit code.
+fn refused(error: StartError) -> anyhow::Error {
+    if error.is_usage() { Usage(error.to_string()).into() } else { error.into() }
 }

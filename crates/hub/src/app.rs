@@ -130,6 +130,12 @@ impl StartError {
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Exposed { .. } | Self::Tls(_))
     }
+
+    /// Whether the only obstacle is that a hub is running with this data folder: no fault of the settings, which that hub
+    /// may have been started with.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Store(OpenError::InUse { .. }))
+    }
 }
 
 impl Hub {
@@ -247,8 +253,8 @@ impl Bound {
     }
 }
 
-/// Everything for which [`Bound::bind`] would refuse these settings before it binds: it reads the files that they name,
-/// and changes nothing.
+/// Everything for which [`Bound::bind`] refuses these settings before it binds: it reads the files that they name and
+/// looks at the data folder, and changes nothing. Mistakes in the settings are first.
 pub fn faults(config: &Config) -> Vec<StartError> {
     let reachable = |addr: &&SocketAddr| !addr.ip().to_canonical().is_loopback();
     let exposed = config.listen.iter().find(reachable).filter(|_| !config.open);

@@ -402,6 +402,9 @@ pub const AGENT_PORTAL_PAUSE: Duration = Duration::from_secs(30);
 pub const AGENT_REPLACED_PAUSE_MS: (u64, u64) = (5000, 30_000);
 /// Commands in the agent's status. `docs/agent.md`, "Status and logs".
 pub const AGENT_STATUS_COMMANDS_MAX: usize = 20;
+/// How long `bellwire context` waits while another process changes the file of contexts: our choice. A change takes
+/// milliseconds.
+pub const CONTEXTS_LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A number with a default and bounds, all inclusive. The unit is in the name of the constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

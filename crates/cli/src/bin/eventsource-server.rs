@@ -64,6 +64,9 @@ struct Args {
     /// An action beside ping, close and, with -i, retry. Can be given again.
     #[arg(long = "action", value_name = "NAME")]
     actions: Vec<String>,
+    /// A name of this server by which browsers may reach it, beside localhost and IP addresses. Can be given again.
+    #[arg(long = "allowed-host", value_name = "NAME")]
+    allowed_hosts: Vec<String>,
     /// Print the version.
     #[arg(long, action = ArgAction::Version)]
     version: Option<bool>,
@@ -113,7 +116,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         actions: args.actions,
         shards: 0,
     })?);
-    let pages = Browsers::own_pages(scheme == "https");
+    let pages = Browsers::own_pages(scheme == "https", args.allowed_hosts);
     let server = listener.serve(Classic::clone(&classic).for_browsers(pages).router());
     for bound in server.local_addrs() {
         let url = origin(scheme, &bound.ip().to_string(), bound.port());

@@ -68,7 +68,7 @@ macro_rules! span {
             key: stringify!($member),
             allowed: $allowed,
             parse: |draft, text| span(text, $range_s).map(|span| draft.config.$member = span),
-            show: |config| Some(Seconds::new(config.$member.as_secs()).to_string()),
+            show: |config| Some(Seconds::new(config.$member.as_secs()).compact()),
             shape: Shape::Text,
         }
     };

@@ -37,10 +37,20 @@ pub(super) enum Effect {
 pub struct Browsers {
     cors_origins: Vec<PageOrigin>,
     allowed_hosts: Vec<String>,
-    /// Whether the hub is open and listens on a loopback address.
-    checks_host: bool,
+    host_rule: HostRule,
     /// The scheme of the hub's own listener.
     scheme: &'static str,
+}
+
+/// Of which requests the `Host` is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HostRule {
+    /// Of none: the hub is not reachable by a loopback address.
+    None,
+    /// Of every request of a client on this machine: the hub is open and listens on a loopback address.
+    Loopback,
+    /// Of every request that a browser has sent: a classic server has clients that send any `Host` or none.
+    Browsers,
 }
 
 /// The listed origin of a request's page, in the request's extensions, for the head of a stream.
@@ -64,15 +74,16 @@ impl Browsers {
             cors_origins: config.cors_origins.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
             // Until there are credentials every hub is open.
-            checks_host: loopback,
+            host_rule: if loopback { HostRule::Loopback } else { HostRule::None },
             scheme: if config.tls.is_some() { "https" } else { "http" },
         }
     }
 
-    /// The rule of a classic server by itself: pages of its own origin alone, by any name of the host.
-    pub fn own_pages(tls: bool) -> Self {
+    /// The rule of a classic server by itself: pages of its own origin alone, and browsers by an address, by `localhost` or
+    /// by one of these names. Programs may send any `Host`, or none as in HTTP/1.0.
+    pub fn own_pages(tls: bool, allowed_hosts: Vec<String>) -> Self {
         let scheme = if tls { "https" } else { "http" };
-        Self { cors_origins: Vec::new(), allowed_hosts: Vec::new(), checks_host: false, scheme }
+        Self { cors_origins: Vec::new(), allowed_hosts, host_rule: HostRule::Browsers, scheme }
     }
 
     /// Checks a request that has a route and a method.
@@ -92,18 +103,16 @@ impl Browsers {
     /// # Errors
     /// `forbidden`, naming the setting.
     pub(super) fn check_host(&self, head: &Parts) -> Result<(), Problem> {
-        // A connection from elsewhere came to an address that is not loopback. In another program's server the address
-        // is unknown.
-        let elsewhere = head.extensions.get::<ClientAddr>();
-        let elsewhere = elsewhere.is_some_and(|client| !client.0.ip().to_canonical().is_loopback());
-        if !self.checks_host || elsewhere {
-            return Ok(());
-        }
+        let setting = match self.host_rule {
+            HostRule::Loopback if !is_from_elsewhere(head) => "the setting allowed_hosts",
+            HostRule::Browsers if is_of_browser(head) => "the option --allowed-host",
+            _ => return Ok(()),
+        };
         match hosts(head).find(|host| !self.is_allowed(host)) {
             None => Ok(()),
             Some(host) => Err(forbidden(format!(
-                "the host {} is not known here: add its name to the setting allowed_hosts, or let the reverse proxy \
-                 send the hub's own address as Host",
+                "the host {} is not known here: add its name to {setting}, or let the reverse proxy send the hub's own \
+                 address as Host",
                 shown(host)
             ))),
         }
@@ -213,6 +222,24 @@ fn share(origin: HeaderValue, headers: &mut HeaderMap) {
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 
+/// Whether the client is on another machine, so that the connection came to an address that is not loopback. In another
+/// program's server the address is unknown.
+fn is_from_elsewhere(head: &Parts) -> bool {
+    let client = head.extensions.get::<ClientAddr>();
+    client.is_some_and(|client| !client.0.ip().to_canonical().is_loopback())
+}
+
+/// Whether a browser sent it for a page: by the fields that browsers add and a page cannot remove. A page may replace the
+/// value of `User-Agent` and `Accept-Language`; over plain HTTP, a GET of the page's own origin bears no other of these.
+fn is_of_browser(head: &Parts) -> bool {
+    let names = [header::ORIGIN, header::ACCEPT_LANGUAGE];
+    names.iter().any(|name| head.headers.contains_key(name))
+        || head.headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"))
+        || head.headers.get_all(header::USER_AGENT).iter().any(|agent| {
+            agent.as_bytes().get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"Mozilla/"))
+        })
+}
+
 /// What the request names as the host: in its target, as HTTP/2 does, and in `Host`.
 fn hosts(head: &Parts) -> impl Iterator<Item = &[u8]> {
     let target = head.uri.authority().map(|authority| authority.as_str().as_bytes());
@@ -239,6 +266,36 @@ fn shown(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A name of the attacker's that resolves to this machine made a page of the attacker's the server's own origin.
+    #[test]
+    fn a_classic_server_checks_the_host_of_browsers_alone() {
+        let browsers = Browsers::own_pages(false, vec!["ops.example".to_owned()]);
+        let allowed = |fields: &[(&str, &str)]| browsers.check(&head(fields), Effect::Acts).is_ok();
+        for marker in [
+            ("origin", "http://evil.example:8888"),
+            ("accept-language", "en"),
+            ("sec-fetch-mode", "cors"),
+            ("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"),
+        ] {
+            assert!(!allowed(&[("host", "evil.example:8888"), marker]), "{marker:?}");
+        }
+        let language = ("accept-language", "en");
+        for host in ["127.0.0.1:8888", "[::1]", "192.0.2.7", "localhost:8888", "ops.example"] {
+            assert!(allowed(&[("host", host), language]), "{host}");
+        }
+        assert!(!allowed(&[("host", "a b"), language]));
+        // Clients of the time of the Python library, HTTP/1.0 without a Host among them.
+        for fields in [
+            &[("host", "evil.example")][..],
+            &[("host", "a b")],
+            &[],
+            &[("user-agent", "PycURL/7")],
+        ] {
+            assert!(allowed(fields), "{fields:?}");
+        }
+        assert!(allowed(&[language]), "HTTP/1.0");
+    }
 
     fn head(fields: &[(&str, &str)]) -> Parts {
         let mut request = http::Request::builder().uri("/v1/ping");

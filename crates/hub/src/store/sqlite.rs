@@ -28,7 +28,7 @@ use super::{
     StoredDevice, StoredWait,
 };
 use crate::clock::Clock;
-pub use folder::check as check_folder;
+pub use check::check as check_folder;
 use in_use::FilesInUse;
 pub use options::{OpenError, Options};
 use readers::Job;
@@ -36,6 +36,7 @@ use schema::StoreFile;
 use threads::Threads;
 
 mod anchor;
+mod check;
 mod checkpoint;
 mod folder;
 mod in_use;

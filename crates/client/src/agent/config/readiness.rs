@@ -1,11 +1,11 @@
 //! Whether an agent can run with a configuration on this machine: the one answer of `agent check` and `agent run`. Reads the
 //! file system and changes nothing.
 
-use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bellwire_proto::Action;
+use hyper_util_proxy::client::proxy::matcher::Matcher;
 
 use super::super::handler::account::Account;
 use super::super::handler::{Program, ProgramError, is_nameless_script};
@@ -72,6 +72,7 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
         Err(InvalidSetting::Proxy(cause)) => found.faults.push(fault("proxy", cause.to_string())),
         Err(other) => found.faults.push(fault("hub", other.to_string())),
     }
+    found.errors.extend(of_proxy_variable(config));
     let Some(path) = &config.credential_file else { return };
     match read_credential(path) {
         Err(error) => {
@@ -92,6 +93,33 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
     }
 }
 
+/// A proxy of the environment that cannot be used, if this agent would go through it: it would try without one.
+fn of_proxy_variable(config: &AgentConfig) -> Option<Fault> {
+    let set = |names: [&'static str; 2]| {
+        let first = names.into_iter().find_map(|name| Some((name, std::env::var_os(name)?)));
+        first.filter(|(_, value)| !value.is_empty())
+    };
+    let of_scheme = match config.hub.url.scheme() {
+        "https" => ["HTTPS_PROXY", "https_proxy"],
+        _ => ["HTTP_PROXY", "http_proxy"],
+    };
+    let (name, value) = set(of_scheme).or_else(|| set(["ALL_PROXY", "all_proxy"]))?;
+    let except = set(["NO_PROXY", "no_proxy"]).and_then(|(_, value)| value.into_string().ok());
+    let any = Matcher::builder().all("http://proxy.invalid:3128").no(except.unwrap_or_default());
+    let is_used = any.build().intercept(&config.hub.url.as_str().parse().ok()?).is_some();
+    if config.proxy.is_some() || !is_used {
+        return None;
+    }
+    let problem = match value.into_string() {
+        Err(_) => "is not UTF-8".to_owned(),
+        Ok(url) => match super::transport().proxy(url).build() {
+            Err(InvalidSetting::Proxy(cause)) => cause.to_string(),
+            _ => return None,
+        },
+    };
+    Some(fault(name, format!("(of the environment) {problem}; correct it, unset it, or set proxy")))
+}
+
 fn of_state_dir(config: &AgentConfig, here: bool, found: &mut Readiness) {
     let folder = &config.state_dir;
     let usable = journal::check_before(folder).and_then(|()| match here {
@@ -101,13 +129,6 @@ fn of_state_dir(config: &AgentConfig, here: bool, found: &mut Readiness) {
     });
     match usable {
         Ok(()) | Err(JournalError::Missing { .. }) => {}
-        // This user may not be the agent's.
-        Err(JournalError::Io { source, .. })
-            if !here && source.kind() == ErrorKind::PermissionDenied =>
-        {
-            let problem = "cannot be checked by this user: check it as the agent's";
-            found.warnings.push(fault("state_dir", problem));
-        }
         Err(error) => found.faults.push(fault("state_dir", format!("cannot be used: {error}"))),
     }
     let socket_bytes = folder.join("agent.sock").as_os_str().len();
