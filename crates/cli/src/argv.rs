@@ -7,9 +7,7 @@
 //! the `=` of its option.
 
 use std::ffi::{OsStr, OsString};
-use std::panic::resume_unwind;
 use std::process::ExitCode;
-use std::thread;
 
 use clap::error::ErrorKind;
 use clap::{Arg, Command, Parser};
@@ -20,7 +18,7 @@ use crate::output;
 ///
 /// # Errors
 /// When there is nothing to do but to end: help, version or a mistake, which is printed.
-pub fn parse<P: Parser + Send>() -> Result<P, ExitCode> {
+pub fn parse<P: Parser>() -> Result<P, ExitCode> {
     try_parse(std::env::args_os()).map_err(|e| output::of_clap(&e).into())
 }
 
@@ -28,35 +26,20 @@ pub fn parse<P: Parser + Send>() -> Result<P, ExitCode> {
 ///
 /// # Errors
 /// Help, version or a mistake.
-pub fn try_parse<P: Parser + Send>(
-    argv: impl IntoIterator<Item = OsString>,
-) -> Result<P, clap::Error> {
-    let argv: Vec<OsString> = argv.into_iter().collect();
-    // clap describes every command before it reads a word, in some 200 KiB. On this thread they would remain in the heap for
-    // the life of a hub; the memory of a thread that has ended is used by the next ones.
-    thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, || read(&argv)) {
-        Ok(reading) => reading.join().unwrap_or_else(|panic| resume_unwind(panic)),
-        Err(_) => read(&argv),
-    })
-}
-
-fn read<P: Parser>(argv: &[OsString]) -> Result<P, clap::Error> {
-    let argv = arranged(P::command(), argv)?;
-    P::try_parse_from(argv)
-}
-
-/// The same words as clap must have them.
-fn arranged(mut command: Command, argv: &[OsString]) -> Result<Vec<OsString>, clap::Error> {
+pub fn try_parse<P: Parser>(argv: impl IntoIterator<Item = OsString>) -> Result<P, clap::Error> {
+    let mut command = P::command();
     // Global options are those of each subcommand then, too.
     command.build();
-    Words::new(&command).arrange(argv).map_err(|unknown| {
-        command.error(
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    match Words::new(&command).arrange(&argv) {
+        Ok(argv) => P::try_parse_from(argv),
+        Err(unknown) => Err(command.error(
             ErrorKind::UnknownArgument,
             format!(
                 "unexpected argument '{unknown}' found\n\n  tip: to pass it as a value, use '-- {unknown}'"
             ),
-        )
-    })
+        )),
+    }
 }
 
 /// What a word that begins with a minus sign is.

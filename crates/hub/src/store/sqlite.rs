@@ -133,7 +133,6 @@ impl SqliteStore {
         let mut writer = file.writer().map_err(sqlite)?;
         if schema::migrate(&mut writer, &path)? {
             // What the migration cached goes with its connection; the writer's lasts as long as the hub.
-            drop(writer);
             writer = file.writer().map_err(sqlite)?;
         }
         let anchor = anchor::read(&writer).map_err(sqlite)?;
