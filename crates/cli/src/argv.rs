@@ -27,19 +27,25 @@ pub fn parse<P: Parser>() -> Result<P, ExitCode> {
 /// # Errors
 /// Help, version or a mistake.
 pub fn try_parse<P: Parser>(argv: impl IntoIterator<Item = OsString>) -> Result<P, clap::Error> {
-    let mut command = P::command();
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    // The description of all commands is some 100 KiB of memory, and clap makes another one to parse: the first is
+    // freed before, for a hub never gives back what its start took.
+    let argv = arranged(P::command(), &argv)?;
+    P::try_parse_from(argv)
+}
+
+/// The same words as clap must have them.
+fn arranged(mut command: Command, argv: &[OsString]) -> Result<Vec<OsString>, clap::Error> {
     // Global options are those of each subcommand then, too.
     command.build();
-    let argv: Vec<OsString> = argv.into_iter().collect();
-    match Words::new(&command).arrange(&argv) {
-        Ok(argv) => P::try_parse_from(argv),
-        Err(unknown) => Err(command.error(
+    Words::new(&command).arrange(argv).map_err(|unknown| {
+        command.error(
             ErrorKind::UnknownArgument,
             format!(
                 "unexpected argument '{unknown}' found\n\n  tip: to pass it as a value, use '-- {unknown}'"
             ),
-        )),
-    }
+        )
+    })
 }
 
 /// What a word that begins with a minus sign is.

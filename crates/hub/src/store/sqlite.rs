@@ -131,10 +131,7 @@ impl SqliteStore {
         folder::create_private(&path)?;
         let sqlite = |source| OpenError::sqlite(&path, source);
         let mut writer = file.writer().map_err(sqlite)?;
-        if schema::migrate(&mut writer, &path)? {
-            // What the migration cached goes with its connection; the writer's lasts as long as the hub.
-            writer = file.writer().map_err(sqlite)?;
-        }
+        schema::migrate(&mut writer, &path)?;
         let anchor = anchor::read(&writer).map_err(sqlite)?;
         let resumed = || anchor.map_or_else(Clock::start, Clock::resume);
         let clock = options.clock.unwrap_or_else(resumed);
