@@ -25,15 +25,14 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let data_dir = config.data_dir.clone();
-    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let bound = match Bound::bind(config).await {
         Ok(bound) => bound,
         Err(e) => return Ok(refused(&e)),
     };
     let hub = bound.serve();
-    for address in hub.local_addrs() {
+    for listener in hub.listeners() {
         let version = env!("CARGO_PKG_VERSION");
-        let banner = format!("bellwire {version} listening on {scheme}://{address}");
+        let banner = format!("bellwire {version} listening on {listener}");
         // A full disk is no reason not to serve.
         if let Err(e) = out::line(&banner) {
             tracing::warn!("{banner}; {e}");

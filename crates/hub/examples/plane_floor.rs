@@ -94,7 +94,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     tokio::runtime::Runtime::new()?.block_on(async {
         let listener = Listener::bind(&[addr], ListenConfig::default())?;
-        writeln!(std::io::stdout(), "listening on {:?}", listener.local_addrs())?;
+        writeln!(std::io::stdout(), "listening on {}", listener.listeners()[0])?;
         let _server = listener.serve(router);
         std::future::pending::<()>().await;
         Ok(())

@@ -78,7 +78,8 @@ macro_rules! span {
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "listen",
-        allowed: "one or more of address:port, as in 127.0.0.1:8888 or [::]:0",
+        allowed: "one or more of [http://|https://]address:port, as in 127.0.0.1:8888, http://[::] (port 80) or \
+                  https://0.0.0.0 (port 443)",
         parse: |draft, text| {
             let listen: Result<Vec<_>, _> = text.split(',').map(|one| one.trim().parse()).collect();
             listen.ok().map(|listen| draft.config.listen = listen)

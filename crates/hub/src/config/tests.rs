@@ -63,8 +63,8 @@ fn every_fault_of_every_layer_is_reported_with_its_key() {
          https://ops.example.com",
         "allowed_hosts is \"a:80\", but it is host names without ports, as in hub.example.com",
         "BELLWIRE_DATA_BYTES_MAX is \"1048577\", but it is a number of bytes from 1 to 1048576",
-        "--listen is \"localhost\", but it is one or more of address:port, as in \
-         127.0.0.1:8888 or [::]:0",
+        "--listen is \"localhost\", but it is one or more of [http://|https://]address:port, as in \
+         127.0.0.1:8888, http://[::] (port 80) or https://0.0.0.0 (port 443)",
         "tls_cert is set without tls_key",
     ];
     for line in expected {
@@ -84,6 +84,7 @@ fn a_file_that_is_not_toml_is_reported_by_its_line_and_the_other_layers_are_stil
 fn effective_settings_are_shown_as_text_that_parses() {
     let mut config = Config::default();
     config.listen.push("[::1]:0".parse().unwrap());
+    config.listen.push("http://0.0.0.0".parse().unwrap());
     config.tls = Some(TlsFiles { cert: "hub.pem".into(), key: "a \"quoted\" 'key'".into() });
     config.cors_origins = vec!["https://ops.example.com".parse().unwrap()];
     config.allowed_hosts = vec!["a.example".to_owned(), "b.example".to_owned()];

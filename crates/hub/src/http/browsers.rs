@@ -18,8 +18,8 @@ use http::request::Parts;
 use http::uri::Authority;
 
 use super::problem;
-use crate::config::{Config, PageOrigin};
-use crate::listen::ClientAddr;
+use crate::config::{Config, ListenerConfig, PageOrigin};
+use crate::listen::{ClientAddr, ListenerAddr};
 use crate::plane::StreamHead;
 
 /// What a request does beside being answered. Every entry of a route states it.
@@ -39,8 +39,6 @@ pub struct Browsers {
     allowed_hosts: Vec<String>,
     /// Whether the hub is open and listens on a loopback address.
     checks_host: bool,
-    /// The scheme of the hub's own listener.
-    scheme: &'static str,
 }
 
 /// The listed origin of a request's page, in the request's extensions, for the head of a stream.
@@ -59,20 +57,18 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 impl Browsers {
     /// The rule of a hub with these settings.
     pub fn new(config: &Config) -> Self {
-        let loopback = config.listen.iter().any(|addr| addr.ip().to_canonical().is_loopback());
+        let loopback = config.listen.iter().any(ListenerConfig::is_loopback);
         Self {
             cors_origins: config.cors_origins.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
             // Until there are credentials every hub is open.
             checks_host: loopback,
-            scheme: if config.tls.is_some() { "https" } else { "http" },
         }
     }
 
     /// The rule of a classic server by itself: pages of its own origin alone, by any name of the host.
-    pub fn own_pages(tls: bool) -> Self {
-        let scheme = if tls { "https" } else { "http" };
-        Self { cors_origins: Vec::new(), allowed_hosts: Vec::new(), checks_host: false, scheme }
+    pub fn own_pages() -> Self {
+        Self { cors_origins: Vec::new(), allowed_hosts: Vec::new(), checks_host: false }
     }
 
     /// Checks a request that has a route and a method.
@@ -136,15 +132,15 @@ impl Browsers {
             || self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
     }
 
-    /// Whether it is the origin of the hub's own pages: scheme and `Host`.
+    /// Whether it is the origin of the hub's own pages: the scheme of the listener, and `Host`.
     fn is_own(&self, head: &Parts, origin: &HeaderValue) -> bool {
         let Some(origin) = origin.to_str().ok().and_then(|text| text.parse::<PageOrigin>().ok())
         else {
             return false;
         };
         // In another program's server the scheme may be unknown: that of the page counts then.
-        let scheme = match head.extensions.get::<ClientAddr>() {
-            Some(_) => self.scheme,
+        let scheme = match head.extensions.get::<ListenerAddr>() {
+            Some(listener) => listener.scheme.name(),
             None => head.uri.scheme_str().unwrap_or_else(|| origin.scheme()),
         };
         let mut own = hosts(head).filter_map(|host| std::str::from_utf8(host).ok());
@@ -239,6 +235,7 @@ fn shown(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Scheme;
 
     fn head(fields: &[(&str, &str)]) -> Parts {
         let mut request = http::Request::builder().uri("/v1/ping");
@@ -301,14 +298,17 @@ mod tests {
 
     #[test]
     fn a_page_is_the_hubs_own_by_scheme_and_host() {
-        let mut browsers = rule(|_| {});
-        let ok = |browsers: &Browsers, host, origin| {
+        // Of a hub with several listeners, by the scheme of the one that the request came by.
+        let browsers = rule(|_| {});
+        let ok = |scheme, host, origin| {
             let mut head = head(&[("host", host), ("origin", origin)]);
             head.extensions.insert(ClientAddr("127.0.0.1:5".parse().unwrap()));
+            let address = "127.0.0.1:8888".parse().unwrap();
+            head.extensions.insert(ListenerAddr { scheme, address });
             browsers.check(&head, Effect::Acts).is_ok()
         };
-        assert!(ok(&browsers, "localhost:8888", "http://localhost:8888"));
-        assert!(ok(&browsers, "LOCALHOST:80", "http://localhost"), "80 is the port of http");
+        assert!(ok(Scheme::Http, "localhost:8888", "http://localhost:8888"));
+        assert!(ok(Scheme::Http, "LOCALHOST:80", "http://localhost"), "80 is the port of http");
         for origin in [
             "http://127.0.0.1:8888",
             "http://localhost",
@@ -319,12 +319,11 @@ mod tests {
             "null",
             "",
         ] {
-            assert!(!ok(&browsers, "localhost:8888", origin), "{origin}");
+            assert!(!ok(Scheme::Http, "localhost:8888", origin), "{origin}");
         }
-        browsers.scheme = "https";
-        assert!(ok(&browsers, "localhost:8888", "https://localhost:8888"));
-        assert!(!ok(&browsers, "localhost:8888", "http://localhost:8888"));
-        assert!(ok(&browsers, "localhost", "https://localhost:443"));
+        assert!(ok(Scheme::Https, "localhost:8888", "https://localhost:8888"));
+        assert!(!ok(Scheme::Https, "localhost:8888", "http://localhost:8888"));
+        assert!(ok(Scheme::Https, "localhost", "https://localhost:443"));
     }
 
     #[test]
