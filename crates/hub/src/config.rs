@@ -86,6 +86,9 @@ pub struct Config {
     pub history: Duration,
     /// Time between heartbeats on streams that request none. Default 15 s, from 5 s to 10 min.
     pub heartbeat: Duration,
+    /// After how long each stream is given its planned end, give or take a fifth. Default `None`, which is never; from 10 s
+    /// to 7 days.
+    pub stream_max: Option<Duration>,
     /// Connections at once; one more is closed when it is accepted. Default 200,000, from 1 to
     /// 10,000,000.
     pub connections_max: usize,
@@ -217,6 +220,7 @@ impl Config {
             lease: self.lease,
             queue_max: self.queue_max,
             max_in_flight: self.max_in_flight,
+            stream_max: self.stream_max,
             // Until there are credentials every hub is open.
             create_on_sight: true,
         }
@@ -238,6 +242,7 @@ impl Default for Config {
             data_bytes_max: limits::DATA_BYTES_MAX,
             history: Duration::from_secs(limits::HISTORY_S.default),
             heartbeat: Duration::from_secs(limits::HEARTBEAT_S.default),
+            stream_max: None,
             connections_max: limits::CONNECTIONS.default as usize,
             header_timeout: Duration::from_secs(limits::HEADER_TIMEOUT_S.default),
             body_timeout: Duration::from_secs(limits::BODY_TIMEOUT_S.default),
