@@ -1,0 +1,389 @@
+//! Listening, as docs/protocol.md has it in section 4, from outside: the real program, and clients that write and read
+//! raw bytes. Long polls are in `hub_polls.rs`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use bellwire_testkit::{EventStream, Http, Program, wait_until};
+use serde_json::{Value, json};
+
+const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
+/// How long the next bytes of a stream may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A hub on a folder of its own.
+struct Hub {
+    address: SocketAddr,
+    _program: Program,
+    _folder: tempfile::TempDir,
+}
+
+/// A stream whose bytes are read as they come.
+struct Raw {
+    socket: TcpStream,
+    read: String,
+}
+
+impl Hub {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (program, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
+        Self { address, _program: program, _folder: folder }
+    }
+
+    fn http(&self) -> Http {
+        Http(self.address)
+    }
+
+    fn listen(&self, device: &str, query: &str) -> EventStream {
+        self.http().stream(&format!("/v1/devices/{device}/stream?{query}")).unwrap()
+    }
+
+    /// Sends a command; gives its id.
+    fn send(&self, device: &str) -> String {
+        let sent = self.http().post_json(&format!("/v1/send/{device}/ping"), "").unwrap();
+        assert_eq!(sent.status, 202, "{sent:?}");
+        sent.json()["command"].as_str().unwrap().to_owned()
+    }
+
+    fn confirm(&self, device: &str, session: &Value) -> u16 {
+        let body = json!({ "session": session }).to_string();
+        self.http().post_json(&format!("/v1/devices/{device}/confirm"), &body).unwrap().status
+    }
+
+    /// Waits until the device is shown so: `online` and `transport`.
+    fn until_shown(&self, device: &str, online: bool, transport: Value) {
+        wait_until(&format!("{device} to be online {online} by {transport}"), || {
+            let shown =
+                self.http().get(&format!("/v1/devices/{device}")).map_err(|e| e.to_string())?;
+            let shown = shown.json();
+            let fits = shown["online"] == online && shown["transport"] == transport;
+            if fits { Ok(()) } else { Err(shown.to_string()) }
+        });
+    }
+
+    /// Requests a stream of an HTTP version, and reads its head.
+    fn raw(&self, version: &str, target: &str, fields: &str) -> (String, Raw) {
+        let mut socket = TcpStream::connect(self.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!("GET {target} HTTP/{version}\r\nHost: {}\r\n{fields}\r\n", self.address);
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut raw = Raw { socket, read: String::new() };
+        let head = raw.until("\r\n\r\n");
+        (head, raw)
+    }
+}
+
+impl Raw {
+    /// Reads up to `end`, and gives what came before it and `end`.
+    fn until(&mut self, end: &str) -> String {
+        loop {
+            if let Some(at) = self.read.find(end) {
+                let rest = self.read.split_off(at + end.len());
+                return std::mem::replace(&mut self.read, rest);
+            }
+            let mut bytes = [0; 4096];
+            let count = self
+                .socket
+                .read(&mut bytes)
+                .unwrap_or_else(|error| panic!("{error} before {end:?}; so far {:?}", self.read));
+            assert_ne!(count, 0, "the end before {end:?}; so far {:?}", self.read);
+            self.read.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        }
+    }
+
+    /// Reads to the end of the connection.
+    fn to_end(&mut self) -> String {
+        self.socket.read_to_string(&mut self.read).unwrap();
+        std::mem::take(&mut self.read)
+    }
+}
+
+/// The data of a frame as JSON.
+fn data(frame: &str) -> Value {
+    let line = frame.lines().find_map(|line| line.strip_prefix("data: "));
+    serde_json::from_str(line.unwrap_or_else(|| panic!("no data in {frame:?}"))).unwrap()
+}
+
+/// The time in a heartbeat.
+fn heartbeat_ms(frame: &str) -> u64 {
+    let ms = frame.strip_prefix(": ").and_then(|text| text.strip_suffix("\n\n"));
+    ms.and_then(|ms| ms.parse().ok()).unwrap_or_else(|| panic!("{frame:?} is no heartbeat"))
+}
+
+#[test]
+fn the_head_is_exact_and_nothing_is_compressed_whatever_the_client_accepts() {
+    let hub = Hub::start();
+    let accepts = "Accept-Encoding: gzip, deflate, br, zstd\r\n";
+    for version in ["1.1", "1.0"] {
+        let (head, mut raw) = hub.raw(version, "/v1/devices/k/stream", accepts);
+        let head = head.to_lowercase();
+        for field in [
+            " 200 ok\r\n",
+            "\r\ncontent-type: text/event-stream\r\n",
+            "\r\ncache-control: no-store, no-transform\r\n",
+            "\r\nx-accel-buffering: no\r\n",
+            "\r\nconnection: close\r\n",
+        ] {
+            assert!(head.contains(field), "HTTP/{version}: no {field:?} in {head}");
+        }
+        for field in ["content-length", "content-encoding"] {
+            assert!(!head.contains(field), "HTTP/{version}: {field} in {head}");
+        }
+        let chunked = head.contains("\r\ntransfer-encoding: chunked\r\n");
+        assert_eq!(chunked, version == "1.1", "HTTP/{version}: {head}");
+        if !chunked {
+            let hello = raw.until("\n\n");
+            assert!(hello.starts_with("event: hello\nretry: 2000\ndata: {"), "{hello}");
+            assert_eq!(hello.matches('\n').count(), 4, "one line of data: {hello}");
+            // It ends with the connection.
+            hub.listen("k", "").expect("hello");
+            let bye = raw.to_end();
+            assert!(bye.starts_with("event: bye\ndata: {\"reason\":\"replaced\""), "{bye}");
+        }
+    }
+}
+
+#[test]
+fn hello_is_first_echoes_the_nonce_and_has_all_its_members() {
+    let hub = Hub::start();
+    let (_, mut raw) = hub.raw("1.0", "/v1/devices/k/stream?nonce=a%20b&heartbeat=20s", "");
+    let hello = data(&raw.until("\n\n"));
+    let members: Vec<_> = hello.as_object().unwrap().keys().map(String::as_str).collect();
+    let mut expected = ["hub", "device", "session", "nonce", "heartbeat_s", "max_in_flight"]
+        .into_iter()
+        .chain(["time_ms", "up_ms"])
+        .collect::<Vec<_>>();
+    expected.sort_unstable();
+    assert_eq!(members, expected);
+    assert!(hello["hub"].as_str().unwrap().starts_with("bellwire/"), "{hello}");
+    assert_eq!(
+        (&hello["device"], &hello["nonce"], &hello["heartbeat_s"], &hello["max_in_flight"]),
+        (&json!("k"), &json!("a b"), &json!(20), &json!(1))
+    );
+    assert!(hello["time_ms"].as_u64() > Some(1_600_000_000_000) && hello["up_ms"].is_u64());
+    assert_eq!(hub.listen("k", "").expect("hello")["nonce"], Value::Null);
+    for (query, status) in [("é".repeat(64), 200), ("é".repeat(65), 400)] {
+        let query = query.replace('é', "%C3%A9");
+        let (head, _) = hub.raw("1.1", &format!("/v1/devices/n/stream?nonce={query}"), "");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+    }
+}
+
+#[test]
+fn the_prelude_has_the_bytes_requested_or_4300_behind_a_proxy() {
+    let hub = Hub::start();
+    for (query, fields, expected) in [
+        ("", "", 0),
+        ("", "Via: 1.1 squid\r\n", 4300),
+        ("", "X-Forwarded-For: 192.0.2.1\r\n", 4300),
+        ("?prelude=0", "Via: 1.1 squid\r\n", 0),
+        ("?prelude=2", "", 2),
+        ("?prelude=8192", "X-Forwarded-For: 192.0.2.1\r\n", 8192),
+    ] {
+        let (_, mut raw) = hub.raw("1.0", &format!("/v1/devices/k/stream{query}"), fields);
+        let begin = raw.until("event: hello\n");
+        let prelude = begin.strip_suffix("event: hello\n").unwrap();
+        assert_eq!(prelude.len(), expected, "{query} {fields}");
+        if expected > 0 {
+            assert!(prelude.starts_with(':') && prelude.ends_with('\n'), "{query}: {prelude:?}");
+            assert_eq!(prelude.matches('\n').count(), 1, "one comment");
+        }
+    }
+    for bytes in ["1", "8193", "-1"] {
+        let refused = hub.http().get(&format!("/v1/devices/k/stream?prelude={bytes}")).unwrap();
+        assert_eq!((refused.status, &refused.json()["code"]), (400, &json!("bad_request")));
+    }
+}
+
+#[test]
+fn probes_are_heartbeats_at_1_2_and_3_seconds_and_then_one_comes_per_heartbeat() {
+    let hub = Hub::start();
+    let (_, mut raw) = hub.raw("1.0", "/v1/devices/k/stream?probes=1&heartbeat=5s", "");
+    let begun_ms = data(&raw.until("\n\n"))["time_ms"].as_u64().unwrap();
+    let mut since: Vec<u64> = (0..4).map(|_| heartbeat_ms(&raw.until("\n\n")) - begun_ms).collect();
+    // Of a busy machine only this is certain: none is early, and the fourth counts from the third.
+    since[3] -= since[2];
+    let early = since.iter().zip([1000, 2000, 3000, 5000]).any(|(at, due)| at + 20 < due);
+    assert!(!early, "{since:?}");
+}
+
+#[test]
+fn with_compat_a_comment_pushes_each_event_and_heartbeat_and_never_itself() {
+    let hub = Hub::start();
+    let (_, mut raw) = hub.raw("1.0", "/v1/devices/k/stream?compat=1&heartbeat=5s", "");
+    assert!(raw.until("\n\n").starts_with("event: hello"));
+    assert_eq!(raw.until("\n\n"), ":\n\n");
+    hub.send("k");
+    assert!(raw.until("\n\n").starts_with("event: command\nid: 1\ndata: {"));
+    assert_eq!(raw.until("\n\n"), ":\n\n");
+    heartbeat_ms(&raw.until("\n\n"));
+    assert_eq!(raw.until("\n\n"), ":\n\n");
+    heartbeat_ms(&raw.until("\n\n"));
+}
+
+/// A proxy that buffers reads on for a client that has gone, as long as the hub lets it.
+#[test]
+fn an_unconfirmed_stream_ends_also_when_its_peer_reads_on_for_ever_and_never_closes() {
+    let hub = Hub::start();
+    let ghosts = [("1.1", "a"), ("1.0", "b")].map(|(version, device)| {
+        let target = format!("/v1/devices/{device}/stream?confirm=1&heartbeat=5s");
+        (device, hub.raw(version, &target, "").1)
+    });
+    for (device, mut ghost) in ghosts {
+        let read = ghost.to_end();
+        let (_, bye) = read.split_once("event: bye\n").unwrap_or_else(|| panic!("{read}"));
+        let bye = data(bye);
+        assert_eq!(bye["reason"], "unconfirmed");
+        assert!((0.5..=5.0).contains(&bye["reconnect_s"].as_f64().unwrap()), "{bye}");
+        // The hub does not keep its end of the connection for the peer's FIN either.
+        wait_until("the hub to have closed the socket", || match ghost.socket.write_all(b"x") {
+            Ok(()) => Err("it takes bytes"),
+            Err(_) => Ok(()),
+        });
+        hub.until_shown(device, false, Value::Null);
+    }
+}
+
+#[test]
+fn a_stream_counts_once_it_is_confirmed_and_only_its_own_device_confirms_it() {
+    let hub = Hub::start();
+    let mut stream = hub.listen("k", "confirm=1");
+    let session = stream.expect("hello")["session"].clone();
+    hub.send("other");
+    let command = hub.send("k");
+    assert_eq!(stream.expect("command")["id"], command, "an unconfirmed stream gets commands");
+    hub.until_shown("k", false, Value::Null);
+    assert_eq!(hub.confirm("k", &json!("no-such-session")), 410);
+    assert_eq!(hub.confirm("other", &session), 410);
+    assert_eq!(hub.confirm("k", &session), 204);
+    hub.until_shown("k", true, json!("stream"));
+    assert_eq!(hub.confirm("k", &session), 204, "also when it was confirmed before");
+    drop(stream);
+    hub.until_shown("k", false, Value::Null);
+    assert_eq!(hub.confirm("k", &session), 410);
+}
+
+#[test]
+fn what_an_unconfirmed_stream_carried_is_sent_again_uncounted_when_it_ends() {
+    let hub = Hub::start();
+    let command = hub.send("k");
+    let mut stream = hub.listen("k", "confirm=1");
+    assert_eq!(stream.expect("command")["attempt"], 1);
+    assert_eq!(stream.expect("bye")["reason"], "unconfirmed");
+    assert_eq!(stream.event().unwrap(), None, "the end");
+    let mut next = hub.listen("k", "");
+    let again = next.expect("command");
+    assert_eq!((&again["id"], &again["attempt"]), (&json!(command), &json!(2)));
+}
+
+#[test]
+fn which_stream_replaces_which() {
+    let hub = Hub::start();
+    let replaced = |stream: &mut EventStream| {
+        assert_eq!(stream.expect("bye")["reason"], "replaced");
+        assert_eq!(stream.event().unwrap(), None, "the end");
+    };
+    let mut plain = hub.listen("k", "");
+    plain.expect("hello");
+    let mut newer = hub.listen("k", "");
+    newer.expect("hello");
+    replaced(&mut plain);
+    // With confirm=1 only once it is confirmed; a second unconfirmed one replaces the first.
+    let mut first = hub.listen("k", "confirm=1");
+    first.expect("hello");
+    let mut second = hub.listen("k", "confirm=1");
+    let session = second.expect("hello")["session"].clone();
+    replaced(&mut first);
+    let command = hub.send("k");
+    for stream in [&mut newer, &mut second] {
+        let event = stream.expect("command");
+        assert_eq!((&event["id"], &event["attempt"]), (&json!(command), &json!(1)));
+    }
+    assert_eq!(hub.confirm("k", &session), 204);
+    replaced(&mut newer);
+    // A plain one replaces both.
+    let mut unconfirmed = hub.listen("k", "confirm=1");
+    unconfirmed.expect("hello");
+    let mut last = hub.listen("k", "");
+    last.expect("hello");
+    replaced(&mut second);
+    replaced(&mut unconfirmed);
+    hub.until_shown("k", true, json!("stream"));
+}
+
+#[test]
+fn a_fin_of_the_client_ends_the_stream_at_once() {
+    let hub = Hub::start();
+    let (_, mut raw) = hub.raw("1.1", "/v1/devices/k/stream", "");
+    raw.until("event: hello");
+    hub.until_shown("k", true, json!("stream"));
+    raw.socket.shutdown(Shutdown::Write).unwrap();
+    hub.until_shown("k", false, Value::Null);
+}
+
+#[test]
+fn without_acks_a_command_is_delivered_by_its_sending_and_what_followed_an_id_is_replayed() {
+    let hub = Hub::start();
+    let [_, second, third] = [(); 3].map(|()| hub.send("k"));
+    let mut stream = hub.listen("k", "ack=none");
+    let seqs = [(); 3].map(|()| stream.expect("command")["seq"].as_u64().unwrap());
+    wait_until("all to be delivered", || {
+        let page = hub.http().get("/v1/commands?state=delivered").map_err(|e| e.to_string())?;
+        let items = page.json()["items"].as_array().unwrap().len();
+        if items == 3 { Ok(()) } else { Err(format!("{items} are")) }
+    });
+    drop(stream);
+    // The header wins over the query, with the same attempt; with confirm=1 the commands wait.
+    let target = format!("/v1/devices/k/stream?ack=none&confirm=1&last_event_id={}", seqs[2]);
+    let (_, mut raw) = hub.raw("1.0", &target, &format!("Last-Event-ID: {}\r\n", seqs[0]));
+    let session = data(&raw.until("\n\n"))["session"].clone();
+    assert_eq!(raw.read, "");
+    assert_eq!(hub.confirm("k", &session), 204);
+    for command in [second, third] {
+        let event = data(&raw.until("\n\n"));
+        assert_eq!((&event["id"], &event["attempt"]), (&json!(command), &json!(1)));
+    }
+}
+
+#[test]
+fn a_stream_gets_its_planned_end_and_loses_nothing_by_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hub.toml");
+    std::fs::write(&file, "listen = '127.0.0.1:0'\nstream_max = '10s'\n").unwrap();
+    let mut command = std::process::Command::new(BELLWIRE);
+    command.args(["serve", "--config"]).arg(&file).current_dir(&folder);
+    let hub = Program::start(&mut command);
+    let line = hub.wait_for("listening on http://");
+    let http = Http(line.split("http://").nth(1).unwrap().parse().unwrap());
+    let mut stream = http.stream("/v1/devices/k/stream").unwrap();
+    http.post_json("/v1/send/k/ping", "").unwrap();
+    assert_eq!(stream.expect("command")["attempt"], 1);
+    let bye = stream.expect("bye");
+    assert_eq!(bye["reason"], "rotate");
+    assert!((0.5..=5.0).contains(&bye["reconnect_s"].as_f64().unwrap()), "{bye}");
+    assert_eq!(stream.event().unwrap(), None, "the end");
+    let mut next = http.stream("/v1/devices/k/stream").unwrap();
+    assert_eq!(next.expect("command")["attempt"], 2);
+}
+
+#[test]
+fn ping_answers_anyone_at_once_and_is_never_stored() {
+    let hub = Hub::start();
+    let answer = hub.http().get("/v1/ping?nonce=n-1").unwrap();
+    assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")));
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let ping = answer.json();
+    assert_eq!(ping.as_object().unwrap().len(), 3, "{ping}");
+    assert!(ping["hub"].as_str().unwrap().starts_with("bellwire/"), "{ping}");
+    assert_eq!(ping["nonce"], "n-1");
+    assert!(ping["time_ms"].as_u64() > Some(1_600_000_000_000), "{ping}");
+    assert_eq!(hub.http().get("/v1/ping").unwrap().json()["nonce"], Value::Null);
+}
