@@ -320,6 +320,81 @@ fn which_stream_replaces_which() {
 }
 
 #[test]
+fn on_connect_comes_what_is_unaccepted_oldest_first_whatever_the_last_id_and_each_cancel_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(BELLWIRE);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path().join("hub"));
+    let program = Program::start(command.env("BELLWIRE_MAX_IN_FLIGHT", "3"));
+    let line = program.wait_for("listening on http://");
+    let address = line.split("http://").nth(1).unwrap().parse().unwrap();
+    let hub = Hub { address, _program: program, _folder: folder };
+    let ids = [(); 4].map(|()| hub.send("k"));
+    let (_, mut raw) = hub.raw("1.0", "/v1/devices/k/stream", "Last-Event-ID: 1000\r\n");
+    raw.until("\n\n");
+    for (n, id) in (1..=3).zip(&ids) {
+        let frame = raw.until("\n\n");
+        assert!(frame.starts_with(&format!("event: command\nid: {n}\ndata: {{")), "{frame}");
+        let event = data(&frame);
+        let mut members: Vec<_> = event.as_object().unwrap().keys().map(String::as_str).collect();
+        members.sort_unstable();
+        let expected = [
+            "action",
+            "attempt",
+            "created_at",
+            "data",
+            "expires_at",
+            "id",
+            "run_timeout_s",
+            "seq",
+            "ttl_s",
+        ];
+        assert_eq!(members, expected);
+        assert_eq!((&event["id"], &event["seq"]), (&json!(id), &json!(n)));
+        assert_eq!((&event["ttl_s"], &event["run_timeout_s"]), (&json!(3600), &json!(300)));
+    }
+    // Within max_in_flight; what is accepted is not sent again, what is cancelled is.
+    let report = format!("/v1/devices/k/commands/{}/status", ids[0]);
+    assert_eq!(hub.http().post_json(&report, "{\"state\":\"accepted\"}").unwrap().status, 200);
+    let target = format!("/v1/commands/{}", ids[0]);
+    assert_eq!(hub.http().request("DELETE", &target, &[], b"").unwrap().status, 202);
+    let cancel = raw.until("\n\n");
+    assert_eq!(cancel, format!("event: cancel\ndata: {{\"id\":\"{}\",\"seq\":1}}\n\n", ids[0]));
+    let mut next = hub.listen("k", "");
+    assert_eq!(next.expect("hello")["max_in_flight"], 3);
+    let mut sent = Vec::new();
+    for _ in 0..3 {
+        let (name, data, _) = next.event().unwrap().unwrap();
+        let data: Value = serde_json::from_str(&data).unwrap();
+        sent.push((name, data["seq"].as_u64().unwrap(), data["attempt"].as_u64()));
+    }
+    sent.sort_unstable_by_key(|(_, seq, _)| *seq);
+    let expected = [("cancel", 1, None), ("command", 2, Some(2)), ("command", 3, Some(2))];
+    assert_eq!(sent, expected.map(|(name, seq, attempt)| (name.to_owned(), seq, attempt)));
+}
+
+#[test]
+fn what_a_stream_cannot_be_asked_for_is_refused() {
+    let hub = Hub::start();
+    for (query, code) in [
+        ("heartbeat=4s", "bad_request"),
+        ("heartbeat=11m", "bad_request"),
+        ("ack=all", "bad_request"),
+        ("confirm=yes", "bad_request"),
+        ("probes=2", "bad_request"),
+        ("compat=-1", "bad_request"),
+        ("last_event_id=x", "bad_request"),
+        ("nonce=a&nonce=b", "bad_request"),
+        ("wait=1s", "unknown_field"),
+    ] {
+        let refused = hub.http().get(&format!("/v1/devices/k/stream?{query}")).unwrap();
+        assert_eq!((refused.status, &refused.json()["code"]), (400, &json!(code)), "{query}");
+    }
+    // What cannot be parsed in the header is ignored.
+    let (head, _) = hub.raw("1.1", "/v1/devices/k/stream?_=1", "Last-Event-ID: x\r\n");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+}
+
+#[test]
 fn a_fin_of_the_client_ends_the_stream_at_once() {
     let hub = Hub::start();
     let (_, mut raw) = hub.raw("1.1", "/v1/devices/k/stream", "");
