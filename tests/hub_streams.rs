@@ -7,116 +7,15 @@
     reason = "a panic here is the failure message of a test"
 )]
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+#[path = "hub_streams/support.rs"]
+mod support;
 
-use bellwire_testkit::{EventStream, Http, Program, wait_until};
+use std::io::Write;
+use std::net::Shutdown;
+
+use bellwire_testkit::{EventStream, wait_until};
 use serde_json::{Value, json};
-
-const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
-/// How long the next bytes of a stream may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A hub on a folder of its own.
-struct Hub {
-    address: SocketAddr,
-    _program: Program,
-    _folder: tempfile::TempDir,
-}
-
-/// A stream whose bytes are read as they come.
-struct Raw {
-    socket: TcpStream,
-    read: String,
-}
-
-impl Hub {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (program, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
-        Self { address, _program: program, _folder: folder }
-    }
-
-    fn http(&self) -> Http {
-        Http(self.address)
-    }
-
-    fn listen(&self, device: &str, query: &str) -> EventStream {
-        self.http().stream(&format!("/v1/devices/{device}/stream?{query}")).unwrap()
-    }
-
-    /// Sends a command; gives its id.
-    fn send(&self, device: &str) -> String {
-        let sent = self.http().post_json(&format!("/v1/send/{device}/ping"), "").unwrap();
-        assert_eq!(sent.status, 202, "{sent:?}");
-        sent.json()["command"].as_str().unwrap().to_owned()
-    }
-
-    fn confirm(&self, device: &str, session: &Value) -> u16 {
-        let body = json!({ "session": session }).to_string();
-        self.http().post_json(&format!("/v1/devices/{device}/confirm"), &body).unwrap().status
-    }
-
-    /// Waits until the device is shown so: `online` and `transport`.
-    fn until_shown(&self, device: &str, online: bool, transport: Value) {
-        wait_until(&format!("{device} to be online {online} by {transport}"), || {
-            let shown =
-                self.http().get(&format!("/v1/devices/{device}")).map_err(|e| e.to_string())?;
-            let shown = shown.json();
-            let fits = shown["online"] == online && shown["transport"] == transport;
-            if fits { Ok(()) } else { Err(shown.to_string()) }
-        });
-    }
-
-    /// Requests a stream of an HTTP version, and reads its head.
-    fn raw(&self, version: &str, target: &str, fields: &str) -> (String, Raw) {
-        let mut socket = TcpStream::connect(self.address).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let head = format!("GET {target} HTTP/{version}\r\nHost: {}\r\n{fields}\r\n", self.address);
-        socket.write_all(head.as_bytes()).unwrap();
-        let mut raw = Raw { socket, read: String::new() };
-        let head = raw.until("\r\n\r\n");
-        (head, raw)
-    }
-}
-
-impl Raw {
-    /// Reads up to `end`, and gives what came before it and `end`.
-    fn until(&mut self, end: &str) -> String {
-        loop {
-            if let Some(at) = self.read.find(end) {
-                let rest = self.read.split_off(at + end.len());
-                return std::mem::replace(&mut self.read, rest);
-            }
-            let mut bytes = [0; 4096];
-            let count = self
-                .socket
-                .read(&mut bytes)
-                .unwrap_or_else(|error| panic!("{error} before {end:?}; so far {:?}", self.read));
-            assert_ne!(count, 0, "the end before {end:?}; so far {:?}", self.read);
-            self.read.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
-        }
-    }
-
-    /// Reads to the end of the connection.
-    fn to_end(&mut self) -> String {
-        self.socket.read_to_string(&mut self.read).unwrap();
-        std::mem::take(&mut self.read)
-    }
-}
-
-/// The data of a frame as JSON.
-fn data(frame: &str) -> Value {
-    let line = frame.lines().find_map(|line| line.strip_prefix("data: "));
-    serde_json::from_str(line.unwrap_or_else(|| panic!("no data in {frame:?}"))).unwrap()
-}
-
-/// The time in a heartbeat.
-fn heartbeat_ms(frame: &str) -> u64 {
-    let ms = frame.strip_prefix(": ").and_then(|text| text.strip_suffix("\n\n"));
-    ms.and_then(|ms| ms.parse().ok()).unwrap_or_else(|| panic!("{frame:?} is no heartbeat"))
-}
+use support::{Hub, data, heartbeat_ms};
 
 #[test]
 fn the_head_is_exact_and_nothing_is_compressed_whatever_the_client_accepts() {
@@ -145,7 +44,7 @@ fn the_head_is_exact_and_nothing_is_compressed_whatever_the_client_accepts() {
             assert_eq!(hello.matches('\n').count(), 4, "one line of data: {hello}");
             // It ends with the connection.
             hub.listen("k", "").expect("hello");
-            let bye = raw.to_end();
+            let bye = raw.read_to_end();
             assert!(bye.starts_with("event: bye\ndata: {\"reason\":\"replaced\""), "{bye}");
         }
     }
@@ -238,7 +137,7 @@ fn an_unconfirmed_stream_ends_also_when_its_peer_reads_on_for_ever_and_never_clo
         (device, hub.raw(version, &target, "").1)
     });
     for (device, mut ghost) in ghosts {
-        let read = ghost.to_end();
+        let read = ghost.read_to_end();
         let (_, bye) = read.split_once("event: bye\n").unwrap_or_else(|| panic!("{read}"));
         let bye = data(bye);
         assert_eq!(bye["reason"], "unconfirmed");
@@ -321,13 +220,7 @@ fn which_stream_replaces_which() {
 
 #[test]
 fn on_connect_comes_what_is_unaccepted_oldest_first_whatever_the_last_id_and_each_cancel_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = std::process::Command::new(BELLWIRE);
-    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path().join("hub"));
-    let program = Program::start(command.env("BELLWIRE_MAX_IN_FLIGHT", "3"));
-    let line = program.wait_for("listening on http://");
-    let address = line.split("http://").nth(1).unwrap().parse().unwrap();
-    let hub = Hub { address, _program: program, _folder: folder };
+    let hub = Hub::start_with(&[("BELLWIRE_MAX_IN_FLIGHT", "3")]);
     let ids = [(); 4].map(|()| hub.send("k"));
     let (_, mut raw) = hub.raw("1.0", "/v1/devices/k/stream", "Last-Event-ID: 1000\r\n");
     raw.until("\n\n");
@@ -430,14 +323,8 @@ fn without_acks_a_command_is_delivered_by_its_sending_and_what_followed_an_id_is
 
 #[test]
 fn a_stream_gets_its_planned_end_and_loses_nothing_by_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("hub.toml");
-    std::fs::write(&file, "listen = '127.0.0.1:0'\nstream_max = '10s'\n").unwrap();
-    let mut command = std::process::Command::new(BELLWIRE);
-    command.args(["serve", "--config"]).arg(&file).current_dir(&folder);
-    let hub = Program::start(&mut command);
-    let line = hub.wait_for("listening on http://");
-    let http = Http(line.split("http://").nth(1).unwrap().parse().unwrap());
+    let hub = Hub::start_with(&[("BELLWIRE_STREAM_MAX", "10s")]);
+    let http = hub.http();
     let mut stream = http.stream("/v1/devices/k/stream").unwrap();
     http.post_json("/v1/send/k/ping", "").unwrap();
     assert_eq!(stream.expect("command")["attempt"], 1);

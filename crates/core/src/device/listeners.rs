@@ -1,17 +1,16 @@
 //! The listeners of a device: its stream, a stream that has yet to be confirmed, a poll.
 //!
 //! The newest stream replaces the older, so that a half-open socket never locks a device out; a
-//! poll and a stream live side by side. When a listener ends, what it alone had carried is queued
-//! again at once. Contract, section 4. What a stream has missed is replayed by
-//! `listeners/replay.rs`; polls are answered, and cancellations sent, by `listeners/polls.rs`.
+//! poll and a stream live side by side. Contract, section 4. Streams end by `listeners/ends.rs`, by plan or not; what
+//! a stream has missed is replayed by `listeners/replay.rs`; polls are answered, and cancellations sent, by
+//! `listeners/polls.rs`.
 
+mod ends;
 mod polls;
 mod replay;
 
-use std::time::Duration;
-
-use bellwire_proto::limits::{CONFIRM_TIMEOUT, PACED_BYTES, POLL_PRESENCE, STREAM_MAX_SPREAD};
-use bellwire_proto::stream::{ByeReason, CancelEvent, CommandEvent};
+use bellwire_proto::limits::{CONFIRM_TIMEOUT, PACED_BYTES, POLL_PRESENCE};
+use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{Code, DeliveryState, Json, Problem, Seq, Transport};
 use thin_vec::ThinVec;
 
@@ -23,6 +22,7 @@ use crate::io::{Answer, Frame, Listen, NotifyOn, Output};
 use crate::record::DeliveryRecord;
 use crate::time::{Instant, Now};
 use crate::txn::TxnBuilder;
+use ends::planned_end;
 
 /// Everything that listens for a device.
 #[derive(Debug, Default)]
@@ -345,46 +345,6 @@ impl Device {
         Ok(())
     }
 
-    /// Ends a stream that another replaces.
-    fn replace(
-        &mut self,
-        older: Option<Box<Listener>>,
-        carried: Carriers,
-        txn: &mut TxnBuilder<'_>,
-    ) {
-        if let Some(older) = older {
-            txn.close(older.session, ByeReason::Replaced);
-        }
-        self.lost(carried, txn.now);
-    }
-
-    /// Queues again, uncounted, what was sent and has no carrier any more.
-    fn lost(&mut self, carrier: Carriers, now: Now) {
-        for seq in self.deliveries.sent() {
-            self.deliveries.with(seq, |live| {
-                live.carriers.remove(carrier);
-                if live.carriers == Carriers::NONE {
-                    live.requeue(now);
-                }
-            });
-        }
-    }
-
-    /// A stream has ended. Compares and removes in one step: a late event of an older stream ends
-    /// nothing.
-    pub(crate) fn closed(&mut self, session: SessionId, txn: &mut TxnBuilder<'_>) {
-        let counted = self.listeners.streams();
-        if self.listeners.stream.take_if(|s| s.session == session).is_some() {
-            if counted {
-                self.contacts.seen(txn.now.wall);
-            }
-            self.lost(Carriers::STREAM, txn.now);
-        }
-        if self.listeners.unconfirmed.take_if(|s| s.session == session).is_some() {
-            self.lost(Carriers::UNCONFIRMED, txn.now);
-        }
-    }
-
     /// Whether bytes pass on a stream.
     pub(crate) fn set_stalled(&mut self, session: SessionId, stalled: bool, now: Now) {
         self.seen_until_now(now);
@@ -398,38 +358,6 @@ impl Device {
     fn seen_until_now(&mut self, now: Now) {
         if self.listeners.streams() {
             self.contacts.seen(now.wall);
-        }
-    }
-
-    /// Ends a stream that was not confirmed in time, and one whose planned end has come.
-    pub(super) fn end_due_streams(&mut self, txn: &mut TxnBuilder<'_>) {
-        let now = txn.now.instant;
-        let due = |listener: &mut Box<Listener>| listener.ends_at.is_some_and(|at| at <= now);
-        if let Some(listener) = self.listeners.unconfirmed.take_if(due) {
-            txn.close(listener.session, ByeReason::Unconfirmed);
-            self.lost(Carriers::UNCONFIRMED, txn.now);
-        }
-        let counted = self.listeners.streams();
-        if let Some(listener) = self.listeners.stream.take_if(due) {
-            if counted {
-                self.contacts.seen(txn.now.wall);
-            }
-            txn.close(listener.session, ByeReason::Rotate);
-            self.lost(Carriers::STREAM, txn.now);
-        }
-    }
-
-    /// Ends everything that listens.
-    pub(crate) fn end_streams(&mut self, reason: ByeReason, txn: &mut TxnBuilder<'_>) {
-        self.seen_until_now(txn.now);
-        let streams = [self.listeners.stream.take(), self.listeners.unconfirmed.take()];
-        for listener in streams.into_iter().flatten() {
-            txn.close(listener.session, reason);
-        }
-        self.answer_poll(txn);
-        self.listeners.polled_at = None;
-        for seq in self.deliveries.sent() {
-            self.deliveries.with(seq, |live| live.requeue(txn.now));
         }
     }
 
@@ -453,14 +381,6 @@ impl Device {
             }
         });
     }
-}
-
-/// When a stream that began then is to end, if that is set: spread, so that streams that began at once do not end at once.
-fn planned_end(begun: Instant, txn: &mut TxnBuilder<'_>) -> Option<Instant> {
-    let stream_max = txn.ctx.config.stream_max?;
-    let factor = 1.0 + STREAM_MAX_SPREAD * (2.0 * txn.ctx.random.next_unit() - 1.0);
-    let max = Duration::from_secs(u64::from(u32::MAX));
-    Some(begun.after(stream_max.min(max).mul_f64(factor)))
 }
 
 /// The event of a sending, as of now.
