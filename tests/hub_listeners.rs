@@ -176,19 +176,52 @@ fn config_check_prints_listeners_as_a_list_that_serve_accepts() {
     assert_eq!(text(&check(&["--config", file.to_str().unwrap()]).stdout), shown);
 }
 
-/// `[::]` takes the port of IPv4 too, and the second address was "in use".
+/// `[::]` takes the port of IPv4 too, and where both were listed with one port the second was "in use".
 #[test]
-fn all_addresses_of_both_families_can_be_listed_with_one_port() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+fn all_addresses_of_ipv6_leave_those_of_ipv4_to_the_listener_that_has_them() {
+    if let Err(e) = std::net::TcpListener::bind("[::1]:0") {
+        return println!("not run: this machine has no IPv6 ({e})");
+    }
+    let start = |listen: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = bellwire(&[]);
+        command.env("BELLWIRE_LISTEN", listen).env("BELLWIRE_OPEN", "true");
+        let (hub, urls) = serve(command.env("BELLWIRE_DATA_DIR", folder.path().join("hub")));
+        (hub, address(urls.last().unwrap()).port(), folder)
+    };
+    let answers = |host: &str, port: u16| {
+        let answer = Http(format!("{host}:{port}").parse().unwrap()).get("/readyz");
+        answer.is_ok_and(|answer| answer.status == 200)
+    };
+    let (_hub, port, _folder) = start("http://[::]:0");
+    assert!(answers("[::1]", port) && answers("127.0.0.1", port), "alone it has both");
+    let (_hub, port, _folder) = start("http://0.0.0.0:0, http://[::]:0");
+    assert!(answers("[::1]", port) && !answers("127.0.0.1", port));
+}
+
+#[test]
+fn an_address_that_cannot_be_bound_is_named_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("http://{}", held.local_addr().unwrap());
+    for (listen, step) in [(taken, "ss -ltnp"), ("http://192.0.2.1:0".to_owned(), "ip address")] {
+        let mut command = bellwire(&["serve", "--open", "--listen", &listen]);
+        let refused = command.current_dir(&folder).output().unwrap();
+        let said = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{listen}: {refused:?}");
+        assert!(
+            said.contains(&format!("cannot listen on {listen}")) && said.contains(step),
+            "{said}"
+        );
+        assert!(!said.contains("panicked") && !folder.path().join("bellwire-data").exists());
+    }
+}
+
+#[test]
+fn a_certificate_that_no_listener_uses_is_mentioned() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = bellwire(&[]);
-    command
-        .env("BELLWIRE_LISTEN", format!("http://0.0.0.0:{free},http://[::]:{free}"))
-        .env("BELLWIRE_OPEN", "true")
-        .env("BELLWIRE_DATA_DIR", folder.path().join("hub"));
-    let (_hub, urls) = serve(&mut command);
-    assert_eq!(urls, [format!("http://0.0.0.0:{free}"), format!("http://[::]:{free}")]);
-    for to in [format!("127.0.0.1:{free}"), format!("[::1]:{free}")] {
-        assert_eq!(Http(to.parse().unwrap()).get("/readyz").unwrap().status, 200, "{to}");
-    }
+    with_certificate(&mut command).env("BELLWIRE_LISTEN", "http://127.0.0.1:0");
+    let (hub, _) = serve(command.env("BELLWIRE_DATA_DIR", folder.path().join("hub")));
+    hub.wait_for("tls_cert is set, and no listener uses it");
 }

@@ -1,7 +1,7 @@
 //! `bellwire serve`: settings in, a hub that runs until a signal stops it.
 
 use bellwire_hub::app::{Bound, StartError};
-use bellwire_hub::config::Loaded;
+use bellwire_hub::config::{Loaded, Scheme};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -38,6 +38,11 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
             tracing::warn!("{banner}; {e}");
         }
     }
+    if hub.has_certificate()
+        && hub.listeners().iter().all(|listener| listener.scheme == Scheme::Http)
+    {
+        tracing::warn!("tls_cert is set, and no listener uses it: each is http:// in listen");
+    }
     let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
     tracing::info!("ready; the data folder is {}", data_dir.display());
     let service_manager = ServiceManager::from_environment();
@@ -48,7 +53,7 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hang_up.recv() => match hub.reload_tls() {
-                Ok(()) if !hub.speaks_tls() => {
+                Ok(()) if !hub.has_certificate() => {
                     tracing::info!("SIGHUP: nothing to read again, tls_cert and tls_key are not set");
                 }
                 Ok(()) => tracing::info!("certificate and key read again"),

@@ -299,7 +299,7 @@ impl Running {
     }
 
     /// Whether there is a certificate, which [`Self::reload_tls`] reads again.
-    pub fn speaks_tls(&self) -> bool {
+    pub fn has_certificate(&self) -> bool {
         self.tls.is_some()
     }
 

@@ -147,9 +147,12 @@ impl Listener {
             // `[::]` takes the port of every IPv4 address too (RFC 3493, section 5.3), unless one is listed by itself.
             let with_v4 = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
             let only_v6 = address.is_ipv6() && addresses.iter().any(with_v4);
-            let socket = bind(address, only_v6, config.backlog)
-                .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
             let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+            let socket = bind(address, only_v6, config.backlog).map_err(|error| {
+                let listener = ListenerAddr { scheme, address };
+                let text = format!("{listener}: {error}{}", what_to_do(error.kind()));
+                io::Error::new(error.kind(), text)
+            })?;
             listeners.push(ListenerAddr { scheme, address: socket.local_addr()? });
             sockets.push((socket, tls));
         }
@@ -206,6 +209,23 @@ fn bind(addr: SocketAddr, only_v6: bool, backlog: u32) -> io::Result<TcpListener
     SockRef::from(&socket).set_tcp_keepalive(&probes)?;
     socket.bind(addr)?;
     socket.listen(backlog)
+}
+
+/// What an operator can do about an address that cannot be bound.
+fn what_to_do(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::AddrInUse => {
+            ". Another program listens there (ss -ltnp shows which): end it, or choose another port"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            ". No interface of this machine has this address (ip address)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            ". Ports below 1024 need the capability CAP_NET_BIND_SERVICE, which packaging/bellwire-hub.service gives: or \
+             choose a higher port"
+        }
+        _ => "",
+    }
 }
 
 /// The stage of a server's life.
