@@ -35,12 +35,15 @@ fn with_certificate(command: &mut Command) -> &mut Command {
     command.env("BELLWIRE_TLS_CERT", tls("cert.pem")).env("BELLWIRE_TLS_KEY", tls("key.pem"))
 }
 
-/// Starts a hub; gives it and the URLs that it names, in order.
-fn serve(command: &mut Command) -> (Program, Vec<String>) {
+/// Starts a hub; gives it and the URLs of its listeners, so many, in order.
+fn serve(command: &mut Command, listeners: usize) -> (Program, Vec<String>) {
     let hub = Program::start(command.arg("serve"));
-    hub.wait_for("ready;");
-    let url = |line: &str| line.split_once("listening on ").map(|(_, url)| url.to_owned());
-    let urls = hub.output().lines().filter_map(url).collect();
+    let urls = wait_until(&format!("{listeners} listeners to be named"), || {
+        let output = hub.output();
+        let url = |line: &str| line.split_once("listening on ").map(|(_, url)| url.to_owned());
+        let urls: Vec<_> = output.lines().filter_map(url).collect();
+        if urls.len() == listeners { Ok(urls) } else { Err(output) }
+    });
     (hub, urls)
 }
 
@@ -60,7 +63,7 @@ fn plain_and_tls_listeners_serve_the_same_hub_at_once() {
     with_certificate(&mut command)
         .env("BELLWIRE_LISTEN", "http://127.0.0.1:0, https://127.0.0.1:0,127.0.0.1:0")
         .env("BELLWIRE_DATA_DIR", folder.path().join("hub"));
-    let (hub, urls) = serve(&mut command);
+    let (hub, urls) = serve(&mut command, 3);
     let schemes: Vec<_> = urls.iter().map(|url| url.split("://").next().unwrap()).collect();
     assert_eq!(schemes, ["http", "https", "https"], "without a scheme the certificate decides");
     let plain = Http(address(&urls[0]));
@@ -88,6 +91,7 @@ fn plain_and_tls_listeners_serve_the_same_hub_at_once() {
     }
 
     // SIGHUP reads the certificate again, and plain listeners go on.
+    hub.wait_for("ready;");
     let pid = Pid::from_raw(i32::try_from(hub.id()).unwrap()).unwrap();
     kill_process(pid, Signal::HUP).unwrap();
     hub.wait_for("certificate and key read again");
@@ -186,7 +190,8 @@ fn all_addresses_of_ipv6_leave_those_of_ipv4_to_the_listener_that_has_them() {
         let folder = tempfile::tempdir().unwrap();
         let mut command = bellwire(&[]);
         command.env("BELLWIRE_LISTEN", listen).env("BELLWIRE_OPEN", "true");
-        let (hub, urls) = serve(command.env("BELLWIRE_DATA_DIR", folder.path().join("hub")));
+        command.env("BELLWIRE_DATA_DIR", folder.path().join("hub"));
+        let (hub, urls) = serve(&mut command, listen.split(',').count());
         (hub, address(urls.last().unwrap()).port(), folder)
     };
     let answers = |host: &str, port: u16| {
@@ -222,6 +227,6 @@ fn a_certificate_that_no_listener_uses_is_mentioned() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = bellwire(&[]);
     with_certificate(&mut command).env("BELLWIRE_LISTEN", "http://127.0.0.1:0");
-    let (hub, _) = serve(command.env("BELLWIRE_DATA_DIR", folder.path().join("hub")));
+    let (hub, _) = serve(command.env("BELLWIRE_DATA_DIR", folder.path().join("hub")), 1);
     hub.wait_for("tls_cert is set, and no listener uses it");
 }
