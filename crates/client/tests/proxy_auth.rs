@@ -29,6 +29,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio_rustls::TlsAcceptor;
 
+const SQUID: &str = "/usr/sbin/squid";
 /// Where Debian has Squid's helpers.
 const HELPERS: &str = "/usr/lib/squid";
 const USER: &str = "device";
@@ -101,7 +102,7 @@ impl Squid {
                  acl known proxy_auth REQUIRED\nhttp_access allow known\nhttp_access deny all\n"
             ),
         );
-        let mut squid = Command::new("squid");
+        let mut squid = Command::new(SQUID);
         squid.args(["-N", "-d", "1", "-f"]).arg(folder.path().join("squid.conf"));
         // Its services are named, and other tests start others.
         squid.arg("-n").arg(format!("bw{}", address.port()));
@@ -287,4 +288,13 @@ async fn a_server_that_squid_does_not_reach_is_distinguished() {
     let refusal = error.proxy_refusal().unwrap();
     assert!(refusal.is_unavailable(), "{refusal}");
     assert!(refusal.page.as_ref().is_some_and(|page| page.contains("ERROR")), "{refusal}");
+    // Over plain HTTP its answer is passed on, also where the connection was to be authenticated first.
+    for scheme in ["basic", "ntlm"] {
+        let Some(squid) = Squid::start(&[scheme]).await else { return };
+        let mut request = Request::new(Bytes::new());
+        *request.uri_mut() = "http://hub.test:1/".parse().unwrap();
+        let sent = squid.transport(Some(PASSWORD)).send(request);
+        let response = within("a response", sent).await.unwrap();
+        assert_eq!(response.status(), 503, "{scheme}");
+    }
 }

@@ -1,6 +1,8 @@
 //! A TCP connection to a name: its addresses in the order of RFC 8305 ("happy eyeballs"), so that a network where one family of
 //! addresses leads nowhere costs a quarter of a second and not the whole time for connecting.
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -29,20 +31,25 @@ const PROBES_MAX: u32 = 3;
 #[cfg(target_os = "linux")]
 const UNCONFIRMED_MAX: Duration = Duration::from_secs(30);
 
-/// No address could be connected to.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", self.text())]
+/// No address could be connected to. Its source is the first failure.
+#[derive(Debug)]
 struct Unreachable {
     failures: Vec<(SocketAddr, io::Error)>,
 }
 
-impl Unreachable {
-    fn text(&self) -> String {
+impl StdError for Unreachable {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.failures.first().map(|(_, error)| error as _)
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.failures.iter().take(SHOWN_MAX);
         let shown: Vec<_> = shown.map(|(address, error)| format!("{address}: {error}")).collect();
         let more = self.failures.len().saturating_sub(SHOWN_MAX);
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-        format!("{}{more}", shown.join(", "))
+        write!(f, "{}{more}", shown.join(", "))
     }
 }
 

@@ -134,6 +134,10 @@ impl Transport for HttpTransport {
         headers.entry(USER_AGENT).or_insert_with(|| inner.user_agent.clone());
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         Box::pin(async move {
+            if !matches!(request.uri().scheme_str(), Some("http" | "https")) {
+                let wrong = "the URL of the request is not an http or https URL";
+                return Err(TransportError::new(TransportStage::Connect, wrong));
+            }
             let response = inner.answered(request).await?;
             coding::decoded(response.map(|body| -> ByteStream {
                 let chunks = http_body_util::BodyDataStream::new(body);

@@ -67,9 +67,15 @@ pub(super) async fn authenticated(
     let request = |authorization| {
         head(Method::HEAD, target.parse().ok()?, authority, user_agent, authorization)
     };
-    let (response, connection) = run(dialer, proxy, exchange, request).await?;
-    drop(response);
-    let parts = connection.into_parts().await;
+    let (response, mut connection) = run(dialer, proxy, exchange, request).await?;
+    let (head, _) = response.into_parts();
+    let is_open = connection.sender.ready().await.is_ok();
+    // For a server that it does not reach it may close; else there is no use in authenticating.
+    if !is_open && !head.status.is_success() {
+        let refusal = ProxyRefusal::of_answer(proxy, head.status, &head.headers, &Bytes::new());
+        return Err(refusal.into_error());
+    }
+    let parts = if is_open { connection.into_parts().await } else { None };
     let parts = parts.filter(|parts| parts.read_buf.is_empty()).ok_or_else(|| {
         let closed = "it closed the connection that it had authenticated";
         proxy.error(TransportStage::ProxyRefused, false, closed)
