@@ -157,12 +157,14 @@ impl Inner {
         let Some(proxy) = proxy else {
             return Ok(self.sent(&request).await?.0);
         };
+        // What the caller has set counts until there is an answer to a challenge.
+        let own = request.headers().get(PROXY_AUTHORIZATION).cloned();
         let (method, target) = (request.method().to_string(), request.uri().to_string());
         let mut exchange = proxy.auth.exchange(&method, &target, false);
         let mut authorization = exchange.first();
         loop {
             // Bounded by the exchange, which takes each scheme once.
-            match authorization.take() {
+            match authorization.take().or_else(|| own.clone()) {
                 Some(header) => request.headers_mut().insert(PROXY_AUTHORIZATION, header),
                 None => request.headers_mut().remove(PROXY_AUTHORIZATION),
             };
