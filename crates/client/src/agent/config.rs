@@ -38,7 +38,7 @@ use super::handler::{Program, account};
 use super::policy::{OnRestart, Params, Policy, Rules};
 use super::run::{Ended, Job, Run, systemd_dir};
 use crate::address::Address;
-use crate::transport::{HttpTransport, HttpTransportBuilder, InvalidSetting};
+use crate::transport::{HttpTransport, HttpTransportBuilder, InvalidSetting, KeyPin};
 
 mod action;
 mod fault;
@@ -73,6 +73,8 @@ pub struct AgentConfig {
     pub state_dir: PathBuf,
     /// A PEM file with authorities to trust beside the platform's.
     pub ca_file: Option<PathBuf>,
+    /// The keys of which the hub's certificate must have one, as [`HttpTransportBuilder::pin_sha256`] takes them.
+    pub pin_sha256: Vec<String>,
     /// The proxy to the hub, in place of the environment's.
     pub proxy: Option<Address>,
     /// The heartbeat requested from the hub; `None` for its default.
@@ -160,6 +162,11 @@ impl AgentConfig {
         };
         let ca_file = section.take("ca_file", ABSOLUTE, absolute);
         let proxy = section.take_url("proxy", "a URL, as in \"http://proxy.example.com:3128\"");
+        let problem = |proxy: &Address| crate::transport::proxy_problem(proxy.with_credentials());
+        if let Some(problem) = proxy.as_ref().and_then(problem) {
+            section.fault_of("proxy", problem);
+        }
+        let pin_sha256 = section.take("pin_sha256", PINS, pins).unwrap_or_default();
         let heartbeat = section.take("heartbeat", &format!("{DURATION}; from 5s to 10m"), |v| {
             seconds(v).filter(|s| HEARTBEAT_S.contains(s.get()))
         });
@@ -179,6 +186,7 @@ impl AgentConfig {
             credential_file,
             state_dir: state_dir?,
             ca_file,
+            pin_sha256,
             proxy,
             heartbeat,
             facts,
@@ -197,10 +205,13 @@ impl AgentConfig {
 
     /// The transport to the hub; `None` for the default one.
     pub(super) fn transport(&self) -> Result<Option<HttpTransport>, InvalidSetting> {
-        if self.ca_file.is_none() && self.proxy.is_none() {
+        if self.ca_file.is_none() && self.proxy.is_none() && self.pin_sha256.is_empty() {
             return Ok(None);
         }
         let mut transport = transport();
+        for pin in &self.pin_sha256 {
+            transport = transport.pin_sha256(pin);
+        }
         if let Some(path) = &self.ca_file {
             transport = transport.ca_file(path);
         }
@@ -239,6 +250,16 @@ impl ActionConfig {
             ..Rules::new(self.handler.clone())
         }
     }
+}
+
+const PINS: &str = "a list of SHA-256 of keys in Base64, as in [\"sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\"]";
+
+fn pins(value: &toml::Value) -> Option<Vec<String>> {
+    let pin = |value: &toml::Value| {
+        let pin = text(value)?;
+        pin.parse::<KeyPin>().is_ok().then_some(pin)
+    };
+    value.as_array()?.iter().map(pin).collect()
 }
 
 /// The transport to the hub: a dead stream must not take the reports with it, so each has a connection of its own.

@@ -15,8 +15,8 @@ use bellwire_proto::limits::{
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent, Hello};
 use bellwire_proto::{DeviceId, Seconds, Seq};
 use futures_core::Stream;
-use reqwest::Url;
 use serde::de::DeserializeOwned;
+use url::Url;
 
 use super::{Controller, Error, add_query, nonce};
 use crate::event_source::{Builder, Event, EventSource, InvalidRequest, Item, Loss, Retry};

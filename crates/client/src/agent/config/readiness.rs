@@ -5,7 +5,6 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bellwire_proto::Action;
-use hyper_util_proxy::client::proxy::matcher::Matcher;
 
 use super::super::handler::account::Account;
 use super::super::handler::{Program, ProgramError, is_nameless_script};
@@ -13,7 +12,7 @@ use super::super::journal::{self, JournalError};
 use super::super::run::runtime_dir;
 use super::fault::{Fault, written};
 use super::{AgentConfig, Handler, default_state_dir, read_credential};
-use crate::transport::InvalidSetting;
+use crate::transport::{InvalidSetting, unusable_variable};
 
 /// Mode bit: others may write.
 const WRITE_BY_OTHERS: u32 = 0o002;
@@ -95,28 +94,10 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
 
 /// A proxy of the environment that cannot be used, if this agent would go through it: it would try without one.
 fn of_proxy_variable(config: &AgentConfig) -> Option<Fault> {
-    let set = |names: [&'static str; 2]| {
-        let first = names.into_iter().find_map(|name| Some((name, std::env::var_os(name)?)));
-        first.filter(|(_, value)| !value.is_empty())
-    };
-    let of_scheme = match config.hub.url.scheme() {
-        "https" => ["HTTPS_PROXY", "https_proxy"],
-        _ => ["HTTP_PROXY", "http_proxy"],
-    };
-    let (name, value) = set(of_scheme).or_else(|| set(["ALL_PROXY", "all_proxy"]))?;
-    let except = set(["NO_PROXY", "no_proxy"]).and_then(|(_, value)| value.into_string().ok());
-    let any = Matcher::builder().all("http://proxy.invalid:3128").no(except.unwrap_or_default());
-    let is_used = any.build().intercept(&config.hub.url.as_str().parse().ok()?).is_some();
-    if config.proxy.is_some() || !is_used {
+    if config.proxy.is_some() {
         return None;
     }
-    let problem = match value.into_string() {
-        Err(_) => "is not UTF-8".to_owned(),
-        Ok(url) => match super::transport().proxy(url).build() {
-            Err(InvalidSetting::Proxy(cause)) => cause.to_string(),
-            _ => return None,
-        },
-    };
+    let (name, problem) = unusable_variable(&config.hub.url.as_str().parse().ok()?)?;
     Some(fault(name, format!("(of the environment) {problem}; correct it, unset it, or set proxy")))
 }
 
