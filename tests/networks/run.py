@@ -1,0 +1,184 @@
+"""Every network of the lab (tests/netlab): a real hub and a real agent behind it, one command a second for 24 s.
+
+    bash .ci/run networks                       as root, with everything installed
+    python3 tests/networks/run.py --only squid-plain stall
+    python3 tests/networks/run.py --json > networks.json
+
+Asserted of each scenario (`judge.py`): none lost, none run twice, every result reported, latency of the scenario's class,
+what the hub shows in the end, and no appliance shown online on a stream by which nothing arrives. A scenario whose only
+fault is lateness is run once more, alone. Logs are in target/networks/NAME. Exit 0: all green and enough of them ran.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import judge
+import scenario as scenarios
+from settings import Abilities
+
+ROOT = Path(__file__).resolve().parents[2]
+LOGS = Path(os.environ.get("NETWORKS_LOGS", ROOT / "target/networks"))
+# Fewer have run than this: red, whatever became of those.
+RUN_MIN = 55
+# Mostly they wait; what they cost is their start.
+JOBS_PER_CORE = 3
+COLUMNS = "{:<22} {:<9} {:<6} {:>6} {:>5} {:>9} {:>6} {:>6} {:>6}  {:<7} {}"
+
+
+class Suite:
+    def __init__(self, bellwire, state_root):
+        self.bellwire, self.state_root = bellwire, state_root
+        self.abilities = Abilities.of(bellwire)
+        self.lock, self.labs = threading.Lock(), 0
+
+    def lab_name(self):
+        with self.lock:
+            self.labs += 1
+            return f"n{os.getpid() % 46656:x}{self.labs:03x}"[-8:]
+
+    def once(self, scenario):
+        """The result by the first way that is green, or else by the last one."""
+        result = None
+        for hubs in self.abilities.ways():
+            way = hubs[0].split(":")[0] if len(hubs) == 1 else "both"
+            logs = LOGS / scenario.name / way if len(hubs) == 1 else LOGS / scenario.name
+            latest = self.by_way(scenario, hubs, logs) | {"way": way}
+            result = better(result, latest)
+            if latest["state"] != "red":
+                break
+        return result
+
+    def by_way(self, scenario, hubs, logs):
+        result = {"name": scenario.name, "class": scenario.kind_class, "measures": {}, "faults": [], "late": [], "stall_s": 0.0}
+        try:
+            record = scenarios.run(scenario, hubs, self.bellwire, self.abilities, self.lab_name(), self.state_root, logs)
+        except scenarios.Skipped as error:
+            return result | {"state": "skipped", "faults": [str(error)]}
+        except (scenarios.Broken, subprocess.TimeoutExpired) as error:
+            return result | {"state": "red", "faults": [str(error)]}
+        verdict = judge.judge(record)
+        (logs / "record.json").write_text(json.dumps(record))
+        result |= {"measures": verdict.measures, "faults": verdict.faults, "late": verdict.late, "stall_s": record["stall_s"]}
+        return result | {"state": "green" if verdict.green else "red"}
+
+
+def better(first, second):
+    if first is None or (second["state"], -len(second["faults"])) < (first["state"], -len(first["faults"])):
+        return second
+    return first
+
+
+def line(result):
+    found = result["measures"]
+    number = lambda key: "-" if found.get(key) is None else found[key]
+    remarks = "; ".join(result["faults"] + result["late"])
+    if result.get("again"):
+        remarks = f"run again, alone, because of: {'; '.join(result['again'])}" + (f" | now: {remarks}" if remarks else "")
+    if result["late"] and result["stall_s"] > 0.2:
+        remarks += f" (this machine stood still for {result['stall_s']} s)"
+    ran = f"{found['ran']}/{found['sent']}" if found else "-"
+    reported = number("reported")
+    return COLUMNS.format(result["name"], result["state"], result["way"], ran, reported, result["class"][:9], number("first_s"),
+                          number("p50_s"), number("worst_s"), found.get("shows", "-"), remarks).rstrip()
+
+
+HEAD = COLUMNS.format("scenario", "verdict", "hub", "ran", "ackd", "class", "first", "p50", "worst", "shows", "")
+
+
+def main():
+    options = arguments()
+    if os.geteuid() != 0:
+        sys.exit("error: network namespaces need root: sudo python3 tests/networks/run.py")
+    wanted = chosen(options.only)
+    say = (lambda text: print(text, file=sys.stderr, flush=True)) if options.json else (lambda text: print(text, flush=True))
+    began = time.monotonic()
+    with StateRoot() as state_root:
+        suite = Suite(options.bellwire, state_root)
+        say(f"{len(wanted)} scenarios, {options.jobs} at a time, logs in {LOGS}\n{HEAD}")
+        results = []
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            for done in concurrent.futures.as_completed([pool.submit(suite.once, one) for one in wanted]):
+                results.append(done.result())
+                say(line(results[-1]))
+        by_name = {one.name: one for one in wanted}
+        for place, result in enumerate(results):
+            if result["state"] == "red" and not result["faults"] and not options.no_retry:
+                results[place] = suite.once(by_name[result["name"]]) | {"again": result["late"]}
+                say(line(results[place]))
+    return report(results, wanted, options, say, time.monotonic() - began)
+
+
+def report(results, wanted, options, say, took_s):
+    results.sort(key=lambda one: one["name"])
+    states = [one["state"] for one in results]
+    ran = len(results) - states.count("skipped")
+    enough = ran >= min(RUN_MIN, len(wanted)) or bool(options.only)
+    green = "red" not in states and enough
+    if options.json:
+        print(json.dumps({"green": green, "took_s": round(took_s), "results": results}, indent=1))
+    say("\n" + HEAD)
+    for result in results:
+        say(line(result))
+    say(f"\n{states.count('green')} green, {states.count('red')} red, {states.count('skipped')} skipped, in {took_s:.0f} s")
+    if not enough:
+        say(f"error: only {ran} scenarios ran; fewer than {RUN_MIN} prove too little. What is missing is in the table.")
+    return 0 if green else 1
+
+
+def chosen(only):
+    known = scenarios.scenarios()
+    if not only:
+        return known
+    names = {one.name for one in known}
+    unknown = [name for name in only if name not in names]
+    if unknown:
+        sys.exit(f"error: no scenario {', '.join(unknown)}. There are: {', '.join(sorted(names))}")
+    return [one for one in known if one.name in only]
+
+
+class StateRoot:
+    """A folder in memory for all labs: a hub that waits for a shared disk would be late for that reason alone.
+
+    It also holds the keys of all labs, made once."""
+
+    def __enter__(self):
+        self.path = Path(f"/run/bellwire-networks-{os.getpid()}")
+        self.path.mkdir(mode=0o755)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g,mode=755", "tmpfs", self.path], check=True)
+        env = dict(os.environ, NETLAB_STATE=str(self.path))
+        made = ["bash", "-c", f'"$0" up direct --name keys --hub-port 0 >/dev/null && cp -r "{self.path}/keys/pki" "{self.path}/pki"', scenarios.NETLAB]
+        result = subprocess.run(made, env=env, capture_output=True, text=True)
+        subprocess.run([scenarios.NETLAB, "down", "--name", "keys"], env=env, check=False)
+        if result.returncode:
+            self.__exit__()
+            sys.exit(f"error: the lab does not run here: {result.stderr.strip()}")
+        return self.path
+
+    def __exit__(self, *_):
+        subprocess.run(["umount", "--lazy", self.path], check=False)
+        self.path.rmdir()
+
+
+def arguments():
+    debug = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "debug/bellwire"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these scenarios alone")
+    parser.add_argument("--jobs", type=int, default=JOBS_PER_CORE * (os.cpu_count() or 1), metavar="N", help="how many at a time")
+    parser.add_argument("--json", action="store_true", help="the results as JSON on standard output, the rest on standard error")
+    parser.add_argument("--bellwire", default=str(debug), metavar="FILE", help="the program under test")
+    parser.add_argument("--no-retry", action="store_true", help="run nothing again that was only late")
+    options = parser.parse_args()
+    if not Path(options.bellwire).is_file():
+        sys.exit(f"error: there is no {options.bellwire}: cargo build -p bellwire --bins")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
