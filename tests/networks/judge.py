@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 # (A command that waits for the appliance to find its way is bounded by the scenario's FIRST.)
 LATENCY_S = {
     "streaming": (0.3, 2.0),
-    # The boxes that hold back the last write are recognised while the poll still carries.
+    # What holds back the last write is recognised while the poll still carries.
     "one-behind": (1.0, 3.0),
     "buffered": (1.0, 5.0),
     # Until the heartbeat is missed and the poll has answered.
@@ -24,6 +24,12 @@ LATENCY_S = {
 UNPROVEN_S = 12.0
 # A stream that delivered before, and is dead now: two heartbeats of 5 s and 10 s, or recovery by the agent within 20 s.
 DEAD_S = 22.0
+# Of the log's line about who answers for the hub.
+PORTAL = ("captive portal", "sign-in page")
+# The agent reports the end of a longer output (docs/agent.md).
+OUTPUT_BYTES_MAX = 65_536
+# A report that the proxy finds too long is sent again with less, and this often at most for each command.
+REFUSALS_MAX = 6
 # The share of the samples of the last seconds by which "what the hub shows in the end" is decided.
 LAST_S = 2.0
 
@@ -58,6 +64,7 @@ def judge(record):
     else:
         delivered(record, sent, runs, verdict)
         in_time(record, verdict)
+        outputs(record, verdict)
     shown(record, verdict)
     true_presence(record, runs, verdict)
     return verdict
@@ -100,6 +107,19 @@ def delivered(record, sent, runs, verdict):
         verdict.faults.append(f"ran, but no result is at the hub: {brief(unreported)}")
 
 
+def outputs(record, verdict):
+    """Of a long output the hub has the end: as much as the agent reports, or as the proxy lets through."""
+    written = {number: wanted for number, wanted in record["written"].items() if number in record["outputs"]}
+    for number, size in written.items():
+        got, most = record["outputs"][number], record["body_max"]
+        short = size > OUTPUT_BYTES_MAX or bool(most and size > most)
+        right = got["bytes"] < most if most and short else got["bytes"] == min(size, OUTPUT_BYTES_MAX)
+        if not right or got["truncated"] is not short:
+            verdict.faults.append(f"of {size} bytes of output the hub has {got['bytes']}, truncated: {got['truncated']}")
+    if record["refusals"] > REFUSALS_MAX * len(written):
+        verdict.faults.append(f"reports that the proxy finds too long were sent {record['refusals']} times")
+
+
 def in_time(record, verdict):
     found = verdict.measures
     if found["first_s"] is None:
@@ -116,7 +136,7 @@ def in_time(record, verdict):
 def captive(record, runs, verdict):
     if runs:
         verdict.faults.append(f"behind a captive portal {len(runs)} commands ran")
-    if not any("captive portal" in line for line in record["log"]):
+    if not any(words in line for line in record["log"] for words in PORTAL):
         verdict.faults.append("the agent's log does not say that a captive portal answers")
 
 

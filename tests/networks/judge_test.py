@@ -12,7 +12,8 @@ def record(**changes):
     runs = [[n, 100.1 + n] for n in range(24)]
     samples = [[99.5 + n / 4, True, "stream", "then"] for n in range(108)]
     good = {"class": "streaming", "shows": ["stream"], "first_s_max": 2.0, "count": 24, "agent_started": 99.0, "sent": sent, "runs": runs}
-    good |= {"samples": samples, "ended": 126.0, "log": []}
+    good |= {"samples": samples, "ended": 126.0, "log": [], "written": {"12": 10_000, "18": 5 << 20}, "body_max": 0, "refusals": 0}
+    good["outputs"] = {"12": {"bytes": 10_000, "truncated": False}, "18": {"bytes": 65_536, "truncated": True}}
     return copy.deepcopy(good | changes)
 
 
@@ -39,6 +40,19 @@ class Judge(unittest.TestCase):
         bad = record()
         bad["sent"][5]["state"] = "running"
         self.says("no result is at the hub: 5", judge(bad))
+
+    def test_a_shortened_output_is_noticed(self):
+        bad = record()
+        bad["outputs"]["12"] = {"bytes": 4_000, "truncated": True}
+        self.says("of 10000 bytes of output the hub has 4000", judge(bad))
+
+    def test_a_proxy_that_limits_reports_gets_short_ones_and_is_not_asked_for_ever(self):
+        small = record(body_max=8192, refusals=4)
+        self.says("of 10000 bytes of output the hub has 10000", judge(small))
+        for number in ("12", "18"):
+            small["outputs"][number] = {"bytes": 4_000, "truncated": True}
+        self.assertTrue(judge(small).green, judge(small))
+        self.says("were sent 400 times", judge(small | {"refusals": 400}))
 
     def test_lateness_alone_is_told_apart(self):
         bad = record()

@@ -4,6 +4,8 @@
     python3 tests/networks/run.py --only squid-plain stall
     python3 tests/networks/run.py --json > networks.json
 
+Beside these, in the same way: the stanzas of the documentation (`stanzas.py`) and the classic programs (`classic.py`).
+
 Asserted of each scenario (`judge.py`): none lost, none run twice, every result reported, latency of the scenario's class,
 what the hub shows in the end, and no appliance shown online on a stream by which nothing arrives. A scenario whose only
 fault is lateness is run once more, alone. Logs are in target/networks/NAME. Exit 0: all green and enough of them ran.
@@ -11,16 +13,22 @@ fault is lateness is run once more, alone. Logs are in target/networks/NAME. Exi
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import classic
 import judge
 import scenario as scenarios
+import stanzas
+from scenario import Broken, Skipped
 from settings import Abilities
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,16 +44,25 @@ class Suite:
     def __init__(self, bellwire, state_root):
         self.bellwire, self.state_root = bellwire, state_root
         self.abilities = Abilities.of(bellwire)
-        self.lock, self.labs = threading.Lock(), 0
+        self.lock, self.names = threading.Lock(), []
 
     def lab_name(self):
+        """At most 8 characters, and no other run's."""
         with self.lock:
-            self.labs += 1
-            return f"n{os.getpid() % 46656:x}{self.labs:03x}"[-8:]
+            self.names.append(f"n{os.getpid() % 0x10000:x}{len(self.names):03x}")
+            return self.names[-1]
+
+    def close(self):
+        """Ends what an interrupted run has left."""
+        for name in self.names:
+            if Path(f"/run/netns/nl-{name}-prx").exists():
+                subprocess.run([scenarios.NETLAB, "down", "--name", name], env=dict(os.environ, NETLAB_STATE=str(self.state_root)), check=False)
 
     def once(self, scenario):
         """The result by the first way that is green, or else by the last one."""
         result = None
+        if scenario.kind_class == "classic":
+            return self.classic(scenario, LOGS / scenario.name)
         for hubs in self.abilities.ways():
             way = hubs[0].split(":")[0] if len(hubs) == 1 else "both"
             logs = LOGS / scenario.name / way if len(hubs) == 1 else LOGS / scenario.name
@@ -55,18 +72,34 @@ class Suite:
                 break
         return result
 
+    def classic(self, scenario, logs):
+        result = blank(scenario) | {"way": "http"}
+        shutil.rmtree(logs, ignore_errors=True)
+        logs.mkdir(parents=True)
+        try:
+            faults = classic.run(scenario, Path(self.bellwire).parent, self.lab_name(), self.state_root, logs)
+        except Skipped as error:
+            return result | {"state": "skipped", "faults": [str(error)]}
+        except (Broken, subprocess.TimeoutExpired) as error:
+            faults = [str(error)]
+        return result | {"state": "red" if faults else "green", "faults": faults}
+
     def by_way(self, scenario, hubs, logs):
-        result = {"name": scenario.name, "class": scenario.kind_class, "measures": {}, "faults": [], "late": [], "stall_s": 0.0}
+        result = blank(scenario)
         try:
             record = scenarios.run(scenario, hubs, self.bellwire, self.abilities, self.lab_name(), self.state_root, logs)
-        except scenarios.Skipped as error:
+        except Skipped as error:
             return result | {"state": "skipped", "faults": [str(error)]}
-        except (scenarios.Broken, subprocess.TimeoutExpired) as error:
+        except (Broken, subprocess.TimeoutExpired) as error:
             return result | {"state": "red", "faults": [str(error)]}
         verdict = judge.judge(record)
         (logs / "record.json").write_text(json.dumps(record))
         result |= {"measures": verdict.measures, "faults": verdict.faults, "late": verdict.late, "stall_s": record["stall_s"]}
         return result | {"state": "green" if verdict.green else "red"}
+
+
+def blank(scenario):
+    return {"name": scenario.name, "class": scenario.kind_class, "measures": {}, "faults": [], "late": [], "stall_s": 0.0}
 
 
 def better(first, second):
@@ -99,14 +132,17 @@ def main():
     wanted = chosen(options.only)
     say = (lambda text: print(text, file=sys.stderr, flush=True)) if options.json else (lambda text: print(text, flush=True))
     began = time.monotonic()
-    with StateRoot() as state_root:
-        suite = Suite(options.bellwire, state_root)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with StateRoot() as state_root, contextlib.closing(Suite(options.bellwire, state_root)) as suite:
         say(f"{len(wanted)} scenarios, {options.jobs} at a time, logs in {LOGS}\n{HEAD}")
         results = []
-        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        pool = concurrent.futures.ThreadPoolExecutor(options.jobs)
+        try:
             for done in concurrent.futures.as_completed([pool.submit(suite.once, one) for one in wanted]):
                 results.append(done.result())
                 say(line(results[-1]))
+        finally:
+            pool.shutdown(cancel_futures=True)
         by_name = {one.name: one for one in wanted}
         for place, result in enumerate(results):
             if result["state"] == "red" and not result["faults"] and not options.no_retry:
@@ -133,7 +169,8 @@ def report(results, wanted, options, say, took_s):
 
 
 def chosen(only):
-    known = scenarios.scenarios()
+    lab = scenarios.scenarios()
+    known = lab + stanzas.scenarios(lab) + classic.scenarios(lab)
     if not only:
         return known
     names = {one.name for one in known}

@@ -1,6 +1,6 @@
 """One scenario, from building the lab to its record: the real hub and the real agent, one command a second.
 
-`run.py` chooses and reports, `judge.py` judges, `settings.py` writes the configurations, `traffic.py` is the sender.
+`run.py` chooses and reports, `judge.py` judges, `settings.py` writes the configurations, `sender.py` is the sender.
 """
 
 import contextlib
@@ -28,11 +28,17 @@ OUTAGE_S = 25
 # A lab is up within seconds; a traffic server takes its time on a busy machine.
 UP_S, STOP_S = 120, 15
 
+# What the handler prints for these commands, in bytes: a usual result, and one far beyond what is reported.
+WRITTEN = {"12": 10_000, "18": 5 << 20}
+
 NOTE = """#!/bin/sh
 # A line per run: the command's number, and the seconds since boot.
 read -r number
 read -r up rest </proc/uptime
 echo "$number $up" >>{runs}
+case $number in
+{cases}
+esac
 """
 
 
@@ -53,18 +59,22 @@ class Scenario:
     kind_class: str
     shows: list
     first_s: float
+    body_max: int
     drop_mode: str
     drop_after_s: float
     missing: str
     about: str
+    # A configuration for the lab of this name in place of its own: `stanzas.py`.
+    lab: str = ""
+    conf: str = ""
 
 
 def scenarios():
     shown = subprocess.run([NETLAB, "show"], capture_output=True, text=True, check=True).stdout
     found = []
     for line in shown.splitlines():
-        name, kind, kind_class, shows, first, mode, after, missing, about = line.split("\t")
-        found.append(Scenario(name, kind, kind_class, shows.split(","), float(first), mode, float(after), missing, about))
+        name, kind, kind_class, shows, first, body, mode, after, missing, about = line.split("\t")
+        found.append(Scenario(name, kind, kind_class, shows.split(","), float(first), int(body), mode, float(after), missing, about, name))
     return found
 
 
@@ -81,7 +91,6 @@ class Lab:
         return subprocess.run([NETLAB, *line, "--name", self.name], env=self.env, capture_output=True, text=True, timeout=timeout)
 
     def up(self, hub):
-        self.logs.mkdir(parents=True, exist_ok=True)
         self.stack.callback(self.down)
         result = self.netlab("up", self.scenario, "--hub", hub)
         said = result.stderr.strip()
@@ -128,10 +137,13 @@ def uptime():
 def run(scenario, hubs, bellwire, abilities, name, state_root, logs):
     """The record of one run, for `judge.py`. Raises Skipped or Broken."""
     shutil.rmtree(logs, ignore_errors=True)
-    lab = Lab(name, scenario.name, state_root, logs)
+    logs.mkdir(parents=True)
+    if scenario.conf:
+        (logs / "proxy.conf").write_text(scenario.conf)
+    options = {"NETLAB_CONF": str(logs / "proxy.conf")} if scenario.conf else {}
+    lab = Lab(name, scenario.lab, state_root, logs, **options)
     with contextlib.closing(lab):
         config = lab.logs / "hub.toml"
-        config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(settings.hub_toml(abilities, lab.folder))
         lab.up(settings.hub_command(abilities, bellwire, config))
         return play(lab, scenario, hubs, bellwire)
@@ -140,19 +152,21 @@ def run(scenario, hubs, bellwire, abilities, name, state_root, logs):
 def play(lab, scenario, hubs, bellwire):
     runs = lab.logs / "runs"
     note = lab.logs / "note.sh"
-    note.write_text(NOTE.format(runs=runs))
+    cases = [f"{number}) head -c {size} /dev/zero | tr '\\0' x ;;" for number, size in WRITTEN.items()]
+    note.write_text(NOTE.format(runs=runs, cases="\n".join(cases)))
     agent_toml = lab.logs / "agent.toml"
     agent_toml.write_text(settings.agent_toml(scenario, lab.vars, hubs, {"note": note}))
     record = {"class": scenario.kind_class, "shows": scenario.shows, "first_s_max": scenario.first_s, "count": COUNT}
+    record |= {"written": WRITTEN, "body_max": scenario.body_max}
     record["agent_started"] = uptime()
     agent = lab.start("app", [bellwire, "-v", "agent", "run", "--config", agent_toml], "agent.log")
     drain = DRAIN_S.get(scenario.kind_class, DRAIN_DEFAULT_S)
-    line = ["python3", HERE / "traffic.py", "http://10.77.2.2", settings.DEVICE, COUNT, PERIOD_S, drain, runs]
-    with open(lab.logs / "traffic.json", "wb") as output:
-        traffic = lab.start("hub", line, "traffic.log", stdout=output)
+    line = ["python3", HERE / "sender.py", "http://10.77.2.2", settings.DEVICE, COUNT, PERIOD_S, drain, runs, *WRITTEN]
+    with open(lab.logs / "sender.json", "wb") as output:
+        sender = lab.start("hub", line, "sender.log", stdout=output)
         ends = loss(lab, scenario, record) if scenario.drop_after_s else None
         until = time.monotonic() + COUNT * PERIOD_S + drain + 60
-        while traffic.poll() is None:
+        while sender.poll() is None:
             if agent.poll() is not None:
                 raise Broken(f"the agent ended by itself with {agent.returncode}: {tail(lab.logs / 'agent.log')}")
             if time.monotonic() > until:
@@ -160,11 +174,13 @@ def play(lab, scenario, hubs, bellwire):
             time.sleep(0.1)  # until either ends
         if ends:
             ends.join()
-    if traffic.returncode:
-        raise Broken(f"the sender failed: {tail(lab.logs / 'traffic.log')}")
-    record |= json.loads((lab.logs / "traffic.json").read_text())
+    if sender.returncode:
+        raise Broken(f"the sender failed: {tail(lab.logs / 'sender.log')}")
+    record |= json.loads((lab.logs / "sender.json").read_text())
     record["runs"] = [[int(number), float(at)] for number, at in map(str.split, lines(runs))]
     record["log"] = lines(lab.logs / "agent.log")
+    access = lines(lab.folder / "log" / "access.log") if scenario.body_max else []
+    record["refusals"] = sum("/413 " in line for line in access)
     return record
 
 

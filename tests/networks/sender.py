@@ -1,9 +1,9 @@
 """The sender's side of a scenario: runs in the hub's network namespace, posts one command a second, and watches.
 
-    traffic.py HUB_URL DEVICE COUNT PERIOD_S DRAIN_S RUNS_FILE
+    sender.py HUB_URL DEVICE COUNT PERIOD_S DRAIN_S RUNS_FILE NUMBER…
 
-It prints one JSON object at its end: what was sent when, what the hub showed of the device all along, and how each command
-ended. All times are seconds of the clock since boot (/proc/uptime), which the appliance's handler reads too, so that
+It prints one JSON object at its end: what was sent when, what the hub showed of the device all along, how each command
+ended, and how much output the hub has of those whose NUMBERs are given. All times are seconds of the clock since boot (/proc/uptime), which the appliance's handler reads too, so that
 differences between the two sides are exact to its resolution of 10 ms.
 """
 
@@ -78,6 +78,13 @@ def states(hub, device):
     return {item["id"]: next(iter(item["counts"]), None) for item in page["items"]} if status == 200 else {}
 
 
+def output(hub, command):
+    """How much of its output the hub has."""
+    status, page = hub.ask("GET", f"/v1/commands/{command}/deliveries")
+    delivery = page["items"][0] if status == 200 and page["items"] else {}
+    return {"bytes": len(delivery.get("stdout") or ""), "truncated": delivery.get("truncated")}
+
+
 def main():
     url, device, runs = sys.argv[1], sys.argv[2], sys.argv[6]
     count, period, drain = int(sys.argv[3]), float(sys.argv[4]), float(sys.argv[5])
@@ -103,7 +110,9 @@ def main():
     watch.join(timeout=ANSWER_S)
     for one in sent:
         one["state"] = ended.get(one["command"])
-    print(json.dumps({"sent": sent, "sending_ended": sending_ended, "ended": now(), "stall_s": round(watch.stall_s, 3), "samples": watch.samples}))
+    outputs = {number: output(hub, sent[int(number)]["command"]) for number in sys.argv[7:]}
+    record = {"sent": sent, "sending_ended": sending_ended, "ended": now(), "outputs": outputs}
+    print(json.dumps(record | {"stall_s": round(watch.stall_s, 3), "samples": watch.samples}))
 
 
 if __name__ == "__main__":
