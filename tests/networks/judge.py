@@ -64,7 +64,7 @@ def judge(record):
     else:
         delivered(record, sent, runs, verdict)
         in_time(record, verdict)
-        outputs(record, verdict)
+        outputs(record, runs, verdict)
     shown(record, verdict)
     true_presence(record, runs, verdict)
     return verdict
@@ -107,9 +107,9 @@ def delivered(record, sent, runs, verdict):
         verdict.faults.append(f"ran, but no result is at the hub: {brief(unreported)}")
 
 
-def outputs(record, verdict):
+def outputs(record, runs, verdict):
     """Of a long output the hub has the end: as much as the agent reports, or as the proxy lets through."""
-    written = {number: wanted for number, wanted in record["written"].items() if number in record["outputs"]}
+    written = {number: wanted for number, wanted in record["written"].items() if number in record["outputs"] and int(number) in runs}
     for number, size in written.items():
         got, most = record["outputs"][number], record["body_max"]
         short = size > OUTPUT_BYTES_MAX or bool(most and size > most)
@@ -169,6 +169,8 @@ def true_presence(record, runs, verdict):
         waiting = oldest_waiting(record, runs, at)
         if waiting is None:
             continue
+        # A connection that outlived an outage is alive again.
+        waiting = max(waiting, record["healed"]) if record.get("healed") and at >= record["healed"] else waiting
         if not any(began - 1 <= time <= at for time in times):
             unproven = max(unproven, min(at - began, at - waiting))
         dead = max(dead, at - waiting)

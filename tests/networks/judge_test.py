@@ -87,6 +87,15 @@ class Judge(unittest.TestCase):
         self.assertTrue(verdict.green, verdict)
         self.assertEqual(verdict.measures["worst_s"], 8.0)
 
+    def test_a_stream_that_outlives_an_outage_may_be_shown_at_once(self):
+        out = record(**{"class": "outage"}, dropped=107.0, healed=132.0, shows=["none"])
+        out["runs"] = [[n, 100.1 + n] for n in range(7)] + [[n, 134.0] for n in range(7, 24)]
+        out["samples"] = [[100 + n / 4, True, "stream", "then"] for n in range(100)]
+        out["samples"] += [[125 + n / 4, n > 28, "stream" if n > 28 else None, "then"] for n in range(60)]
+        self.assertTrue(judge(out).green, judge(out))
+        out["samples"] = [[100 + n / 4, True, "stream", "then"] for n in range(160)]
+        self.says("while a command waited for 25 s", judge(out))
+
     def test_behind_a_portal_nothing_runs_and_the_log_names_it(self):
         portal = record(**{"class": "captive"}, runs=[], samples=[], shows=["none"], log=["a captive portal answers"])
         self.assertTrue(judge(portal).green)
