@@ -3,6 +3,7 @@
     bash .ci/run networks                       as root, with everything installed
     python3 tests/networks/run.py --only squid-plain stall
     python3 tests/networks/run.py --json > networks.json
+    NETLAB_IDLE=60 python3 tests/networks/run.py --only idle-cut --count 40 --period 90     # an hour, nearly idle
 
 Beside these, in the same way: the stanzas of the documentation (`stanzas.py`) and the classic programs (`classic.py`).
 
@@ -14,6 +15,7 @@ fault is lateness is run once more, alone. Logs are in target/networks/NAME. Exi
 import argparse
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -58,6 +60,9 @@ class Suite:
             if Path(f"/run/netns/nl-{name}-prx").exists():
                 subprocess.run([scenarios.NETLAB, "down", "--name", name], env=dict(os.environ, NETLAB_STATE=str(self.state_root)), check=False)
 
+    def lab(self, scenario, logs):
+        return scenarios.build(scenario, self.bellwire, self.abilities, self.lab_name(), self.state_root, logs)
+
     def once(self, scenario):
         """The result by the first way that is green, or else by the last one."""
         result = None
@@ -87,7 +92,8 @@ class Suite:
     def by_way(self, scenario, hubs, logs):
         result = blank(scenario)
         try:
-            record = scenarios.run(scenario, hubs, self.bellwire, self.abilities, self.lab_name(), self.state_root, logs)
+            with contextlib.closing(self.lab(scenario, logs)) as lab:
+                record = scenarios.play(lab, scenario, hubs, self.bellwire)
         except Skipped as error:
             return result | {"state": "skipped", "faults": [str(error)]}
         except (Broken, subprocess.TimeoutExpired) as error:
@@ -129,7 +135,7 @@ def main():
     options = arguments()
     if os.geteuid() != 0:
         sys.exit("error: network namespaces need root: sudo python3 tests/networks/run.py")
-    wanted = chosen(options.only)
+    wanted = [dataclasses.replace(one, count=options.count, period_s=options.period) for one in chosen(options.only)]
     say = (lambda text: print(text, file=sys.stderr, flush=True)) if options.json else (lambda text: print(text, flush=True))
     began = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -203,13 +209,18 @@ class StateRoot:
         self.path.rmdir()
 
 
+def debug_program():
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "debug/bellwire"
+
+
 def arguments():
-    debug = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "debug/bellwire"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these scenarios alone")
     parser.add_argument("--jobs", type=int, default=JOBS_PER_CORE * (os.cpu_count() or 1), metavar="N", help="how many at a time")
+    parser.add_argument("--count", type=int, default=scenarios.COUNT, metavar="N", help="how many commands")
+    parser.add_argument("--period", type=float, default=scenarios.PERIOD_S, metavar="SECONDS", help="how far apart")
     parser.add_argument("--json", action="store_true", help="the results as JSON on standard output, the rest on standard error")
-    parser.add_argument("--bellwire", default=str(debug), metavar="FILE", help="the program under test")
+    parser.add_argument("--bellwire", default=str(debug_program()), metavar="FILE", help="the program under test")
     parser.add_argument("--no-retry", action="store_true", help="run nothing again that was only late")
     options = parser.parse_args()
     if not Path(options.bellwire).is_file():

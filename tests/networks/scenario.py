@@ -67,6 +67,10 @@ class Scenario:
     # A configuration for the lab of this name in place of its own: `stanzas.py`.
     lab: str = ""
     conf: str = ""
+    trust: str = ""
+    # How many commands, and how far apart.
+    count: int = COUNT
+    period_s: float = PERIOD_S
 
 
 def scenarios():
@@ -134,38 +138,43 @@ def uptime():
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def run(scenario, hubs, bellwire, abilities, name, state_root, logs):
-    """The record of one run, for `judge.py`. Raises Skipped or Broken."""
+def build(scenario, bellwire, abilities, name, state_root, logs):
+    """The lab of a scenario with the hub in it, for the caller to close. Raises Skipped or Broken."""
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir(parents=True)
     if scenario.conf:
         (logs / "proxy.conf").write_text(scenario.conf)
-    options = {"NETLAB_CONF": str(logs / "proxy.conf")} if scenario.conf else {}
+    options = {"NETLAB_CONF": str(logs / "proxy.conf"), "NETLAB_TRUST": scenario.trust} if scenario.conf else {}
     lab = Lab(name, scenario.lab, state_root, logs, **options)
-    with contextlib.closing(lab):
+    try:
         config = lab.logs / "hub.toml"
         config.write_text(settings.hub_toml(abilities, lab.folder))
         lab.up(settings.hub_command(abilities, bellwire, config))
-        return play(lab, scenario, hubs, bellwire)
+    except BaseException:
+        lab.close()
+        raise
+    return lab
 
 
 def play(lab, scenario, hubs, bellwire):
+    """The record of one run, for `judge.py`. Raises Broken."""
     runs = lab.logs / "runs"
     note = lab.logs / "note.sh"
     cases = [f"{number}) head -c {size} /dev/zero | tr '\\0' x ;;" for number, size in WRITTEN.items()]
     note.write_text(NOTE.format(runs=runs, cases="\n".join(cases)))
     agent_toml = lab.logs / "agent.toml"
     agent_toml.write_text(settings.agent_toml(scenario, lab.vars, hubs, {"note": note}))
-    record = {"class": scenario.kind_class, "shows": scenario.shows, "first_s_max": scenario.first_s, "count": COUNT}
+    record = {"class": scenario.kind_class, "shows": scenario.shows, "first_s_max": scenario.first_s, "count": scenario.count}
     record |= {"written": WRITTEN, "body_max": scenario.body_max}
     record["agent_started"] = uptime()
     agent = lab.start("app", [bellwire, "-v", "agent", "run", "--config", agent_toml], "agent.log")
     drain = DRAIN_S.get(scenario.kind_class, DRAIN_DEFAULT_S)
-    line = ["python3", HERE / "sender.py", "http://10.77.2.2", settings.DEVICE, COUNT, PERIOD_S, drain, runs, *WRITTEN]
+    line = ["python3", HERE / "sender.py", "http://10.77.2.2", settings.DEVICE, scenario.count, scenario.period_s, drain, runs]
+    line += [number for number in WRITTEN if int(number) < scenario.count]
     with open(lab.logs / "sender.json", "wb") as output:
         sender = lab.start("hub", line, "sender.log", stdout=output)
         ends = loss(lab, scenario, record) if scenario.drop_after_s else None
-        until = time.monotonic() + COUNT * PERIOD_S + drain + 60
+        until = time.monotonic() + scenario.count * scenario.period_s + drain + 60
         while sender.poll() is None:
             if agent.poll() is not None:
                 raise Broken(f"the agent ended by itself with {agent.returncode}: {tail(lab.logs / 'agent.log')}")

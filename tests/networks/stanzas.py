@@ -52,6 +52,12 @@ server.upload-dirs = ("@ST@")
 %s
 """
 
+# The lab's Squid intercepts TLS; the stanza takes the place of the line that says so.
+SQUID = (CONF / "squid-bump.conf").read_text().replace("ssl_bump bump all\n", "%s")
+
+# What the appliance then has to trust, where it is not what the lab's scenario says.
+TRUST = {"squid": "hub"}
+
 # stanza: the page, the lab's scenario whose program it is for, the frame, what is put in place of the page's.
 STANZAS = {
     "nginx": ("operations", "nginx-stream", NGINX, [CERTIFICATE, KEY, NAME, HUB]),
@@ -64,6 +70,7 @@ STANZAS = {
     "haproxy": ("networks", "haproxy-timeout", HAPROXY, [BOTH, HUB]),
     "apache": ("networks", "apache-reverse", APACHE, [CERTIFICATE, KEY, NAME, HUB]),
     "varnish": ("networks", "varnish", "%s", [('.host = "127.0.0.1"', '.host = "@HUB@"'), ('.port = "8888"', '.port = "80"')]),
+    "squid": ("networks", "squid-bump", SQUID, [NAME]),
     "lighttpd": ("networks", "lighttpd", LIGHTTPD, [('"host" => "127.0.0.1"', '"host" => "@HUB@"'), ('"port" => 8888', '"port" => 80')]),
 }
 
@@ -90,6 +97,6 @@ def scenarios(known):
     for name, (page, lab, frame, pairs) in STANZAS.items():
         conf = frame.replace("%s", replaced(stanza(page, name), pairs, name))
         about = f"the stanza for {name} of docs/{page}.md"
-        changes = {"name": f"docs-{name}", "conf": conf, "about": about, "kind_class": "streaming", "shows": ["stream"]}
+        changes = {"name": f"docs-{name}", "conf": conf, "about": about, "kind_class": "streaming", "shows": ["stream"], "trust": TRUST.get(name, "")}
         found.append(dataclasses.replace(by_name[lab], **changes))
     return found
