@@ -130,7 +130,9 @@ fn a_stream_taken_over_is_exactly_the_head_and_the_frames() {
     let hub = Hub::new();
     let mut client = hub.connect();
     write(&mut client, GET);
-    let expected = format!("{HEAD}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\ne\r\nevent: hello\n\n\r\n");
+    let expected = format!(
+        "{HEAD}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\ne\r\nevent: hello\n\n\r\n"
+    );
     assert_eq!(read_until(&mut client, "hello\n\n\r\n"), expected);
     let id = hub.opened();
     hub.world.settle();

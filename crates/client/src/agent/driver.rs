@@ -1,4 +1,4 @@
-//! The event loop of the agent: it connects the stream, the reports, the handlers and the journal with the engine.
+//! The event loop of the agent: it connects the listener, the reports, the handlers and the journal with the engine.
 //!
 //! It decides nothing about a command. It passes each event to a `handle_*`, carries out `poll_output`, and sleeps
 //! until `poll_timeout`. The loop awaits nothing but the next event: reports, handlers, kills and disk writes are
@@ -75,7 +75,7 @@ enum DriverEvent {
     /// A shutdown request, the first or the second one.
     Shutdown,
     Signal(Signal),
-    /// The stream ended for good; another one must be made.
+    /// The listener ended for good; another one must be made.
     StreamClosed,
     Disk(DiskOutcome),
     Answered(PostOutcome),
@@ -162,6 +162,10 @@ impl Driver {
             hub: hub.url().to_owned(),
             connected: false,
             since_s: 0,
+            carrier: None,
+            carrier_since_s: None,
+            carrier_why: None,
+            stream_rests_s: None,
             hub_version: None,
             last_loss: None,
             retry_in_s: None,
@@ -414,6 +418,7 @@ impl Driver {
         let (under_way, commands) = self.engine.counts();
         let retry_in_s =
             self.retry_at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
+        let way = self.listener.as_ref().and_then(Listener::way);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -421,6 +426,10 @@ impl Driver {
             up_s: self.started_at.elapsed().as_secs(),
             connection: Connection {
                 since_s: self.connection_since.elapsed().as_secs(),
+                carrier: way.as_ref().and_then(|way| way.carrier),
+                carrier_since_s: way.as_ref().map(|way| way.since.elapsed().as_secs()),
+                carrier_why: way.as_ref().and_then(|way| way.why.clone()),
+                stream_rests_s: way.and_then(|way| way.rests_for).map(|rest| rest.as_secs()),
                 retry_in_s,
                 ..self.connection.clone()
             },
