@@ -47,6 +47,11 @@ fn print(status: &status::Status) -> Result<(), StdoutError> {
         out::printable(&connection.hub),
         span(connection.since_s)
     ))?;
+    if let Some(proxy) = &connection.proxy {
+        let why = connection.hub_why.as_deref();
+        let why = why.map(|why| format!("; not the preferred way: {why}")).unwrap_or_default();
+        out::line(format_args!("  proxy: {}{}", out::printable(proxy), out::printable(&why)))?;
+    }
     if let (Some(carrier), Some(since_s)) = (connection.carrier, connection.carrier_since_s) {
         let by = match carrier {
             Carrier::Stream => "stream",

@@ -26,6 +26,7 @@ use super::credential::CredentialFile;
 use super::engine::{Engine, Output};
 use super::fault::{self, Point};
 use super::journal::{Journal, Record};
+use super::known::Known;
 use super::run::{self, Completion, DataDir, Ended, Job, ProgressReceiver, StopSender};
 use super::status::{self, Connection, JournalStatus, Status};
 use super::{Agent, AgentError, Credential, clock, facts, handler, link};
@@ -157,9 +158,16 @@ impl Driver {
         }
         let hub = builder.build()?;
         tracing::info!(device = %agent.device, hub = hub.url(), "connecting");
+        // A verdict is of the base that it was found out with.
+        let base = agent.transport.base();
+        let known =
+            Known::read(&agent.state_dir).filter(|known| known.is_of(hub.url(), base.as_ref()));
+        let options = link::options(agent.heartbeat, known);
         let now = Instant::now();
         let connection = Connection {
             hub: hub.url().to_owned(),
+            proxy: None,
+            hub_why: None,
             connected: false,
             since_s: 0,
             carrier: None,
@@ -171,7 +179,7 @@ impl Driver {
             retry_in_s: None,
         };
         Ok(Self {
-            listener: Some(hub.listen(&agent.device, &link::options(agent.heartbeat))?),
+            listener: Some(hub.listen(&agent.device, &options)?),
             agent,
             engine,
             disk: Disk::new(journal),
@@ -419,12 +427,18 @@ impl Driver {
         let retry_in_s =
             self.retry_at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
         let way = self.listener.as_ref().and_then(Listener::way);
+        let base = self.agent.transport.base();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             device: self.agent.device.clone(),
             up_s: self.started_at.elapsed().as_secs(),
             connection: Connection {
+                hub: base
+                    .as_ref()
+                    .map_or_else(|| self.connection.hub.clone(), |base| base.hub.clone()),
+                proxy: base.as_ref().map(|base| base.proxy.clone()),
+                hub_why: base.and_then(|base| base.why),
                 since_s: self.connection_since.elapsed().as_secs(),
                 carrier: way.as_ref().and_then(|way| way.carrier),
                 carrier_since_s: way.as_ref().map(|way| way.since.elapsed().as_secs()),

@@ -51,6 +51,12 @@ pub struct Status {
 pub struct Connection {
     /// The URL of the hub, without credentials.
     pub hub: String,
+    /// The proxy that it goes through: its URL, `environment` or `none`. `None` where nothing is set.
+    #[serde(default)]
+    pub proxy: Option<String>,
+    /// Why not through the preferred URL and proxy.
+    #[serde(default)]
+    pub hub_why: Option<String>,
     /// Whether the hub can be reached, on either way.
     pub connected: bool,
     /// For how long, in seconds.

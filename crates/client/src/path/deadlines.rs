@@ -24,7 +24,7 @@ pub const FLOOR_FAILURES_MAX: u32 = 2;
 pub const SHORT_POLL_MS: u64 = 30_000;
 /// After this time without a poll that was held too long, a hold of 1.5 times is tried.
 pub const HOLD_GROWS_AFTER_MS: u64 = 3_600_000;
-/// The pause after an answer that came early and without news, doubling: another listener of this name polls too, or a
+/// The pause after the second answer in a row that came early and without news, doubling: another listener of this name polls too, or a
 /// middlebox answers. Up to [`SHORT_POLL_MS`].
 pub const EARLY_ANSWER_MS: u64 = 1_000;
 /// The pause after a failed poll while a stream lives, doubling up to [`POLL_RETRY_MAX_MS`].

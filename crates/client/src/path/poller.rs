@@ -123,7 +123,9 @@ impl Path {
         }
         match self.contact {
             Contact::Lost { retry_at, .. } => Some(retry_at),
-            Contact::Since(_) if self.streamer.carries() => None,
+            Contact::Since(_) if self.streamer.carries() || self.streamer.is_being_confirmed() => {
+                None
+            }
             Contact::Since(_) => Some(self.poller.next_at),
         }
     }
@@ -165,10 +167,12 @@ impl Path {
         poller.early_answers = if is_early { poller.early_answers.saturating_add(1) } else { 0 };
         poller.next_at = now
             + match (poller.early_answers, poller.is_short) {
-                (0, false) => 0,
-                (0, true) => self.random.spread(SHORT_POLL_MS),
+                // One is in order: the stream may have carried the same command a moment before.
+                (0 | 1, false) => 0,
+                (0 | 1, true) => self.random.spread(SHORT_POLL_MS),
                 (n, _) => {
-                    self.random.spread((EARLY_ANSWER_MS << (n - 1).min(5)).min(SHORT_POLL_MS))
+                    let pause = EARLY_ANSWER_MS << (n - 2).min(5);
+                    self.random.spread(pause.min(SHORT_POLL_MS))
                 }
             };
         self.gain(now);

@@ -181,6 +181,13 @@ impl Streamer {
         live.is_good && is_confirmed && !live.is_suspect && live.bye.is_none()
     }
 
+    /// Whether it is good, and the hub is about to know: a poll now would say that the device doubts it.
+    pub(super) fn is_being_confirmed(&self) -> bool {
+        let StreamState::Live(live) = &self.state else { return false };
+        let in_flight = matches!(live.confirmation, Confirmation::InFlight);
+        live.is_good && in_flight && !live.is_suspect && live.bye.is_none()
+    }
+
     pub(super) fn carrier(&self) -> Carrier {
         if self.rung == Rung::Compat { Carrier::CompatStream } else { Carrier::Stream }
     }

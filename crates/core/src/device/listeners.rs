@@ -204,9 +204,11 @@ impl Listeners {
         [poll, self.unconfirmed.as_ref().and_then(|stream| stream.confirm_until)]
     }
 
-    /// The client of a poll has disconnected.
+    /// The client of a poll has disconnected: it is gone, as with a stream.
     pub(crate) fn abandon_poll(&mut self, request: RequestId) {
-        self.poll.take_if(|poll| poll.request == request);
+        if self.poll.take_if(|poll| poll.request == request).is_some() {
+            self.polled_at = None;
+        }
     }
 }
 
@@ -357,6 +359,10 @@ impl Device {
         if self.listeners.stream.take_if(|s| s.session == session).is_some() {
             if counted {
                 self.contacts.seen(txn.now.wall);
+                // Polls before the stream say nothing about the device after it.
+                if self.listeners.poll.is_none() {
+                    self.listeners.polled_at = None;
+                }
             }
             self.lost(Carriers::STREAM, txn.now);
         }

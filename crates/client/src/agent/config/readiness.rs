@@ -63,7 +63,7 @@ fn fault(key: impl Into<String>, problem: impl Into<String>) -> Fault {
 
 /// What the connection to the hub needs.
 fn of_link(config: &AgentConfig, found: &mut Readiness) {
-    match config.transport() {
+    match config.transport(None) {
         Ok(_) => {}
         Err(InvalidSetting::CaFile { path, source }) => {
             let problem = format!("cannot be used: {}: {source}", path.display());

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::agent::fault::{self, Point};
+use crate::agent::known::Known;
 use crate::agent::{clock, link};
-use crate::api::Signal;
+use crate::api::{Listener, Signal};
 use crate::event_source::{Error, Loss};
 use crate::path::Carrier;
 use crate::path::status::BEING_PROVEN;
@@ -36,7 +37,7 @@ impl Driver {
                 }
             }
             Signal::Heartbeat { .. } => {}
-            Signal::Carrier { carrier, why } => log_carrier(carrier, why),
+            Signal::Carrier { carrier, why } => self.on_carrier(carrier, why),
             Signal::Lost { loss, retry_in } => {
                 let fault = self.credential.as_ref().and_then(|file| file.fault());
                 let meaning = match (&loss, fault) {
@@ -88,7 +89,8 @@ impl Driver {
             );
             return;
         }
-        let listener = self.hub.listen(&self.agent.device, &link::options(self.agent.heartbeat));
+        let listener =
+            self.hub.listen(&self.agent.device, &link::options(self.agent.heartbeat, None));
         match listener {
             Ok(listener) => self.listener = Some(listener),
             Err(error) => {
@@ -97,15 +99,24 @@ impl Driver {
             }
         }
     }
-}
 
-/// What an operator reads about the way of the commands.
-fn log_carrier(carrier: Option<Carrier>, why: Option<String>) {
-    let Some(carrier) = carrier else { return };
-    let by = carrier.as_str();
-    match why {
-        Some(why) if why == BEING_PROVEN => tracing::debug!(by, why, "commands arrive"),
-        Some(why) => tracing::info!(by, why, "commands arrive"),
-        None => tracing::info!(by, "commands arrive"),
+    /// Another way carries: for the log, and for the next run.
+    fn on_carrier(&self, carrier: Option<Carrier>, why: Option<String>) {
+        let Some(carrier) = carrier else { return };
+        let by = carrier.as_str();
+        match why {
+            // What is known is known once that has ended.
+            Some(why) if why == BEING_PROVEN => {
+                return tracing::debug!(by, why, "commands arrive");
+            }
+            Some(why) => tracing::info!(by, why, "commands arrive"),
+            None => tracing::info!(by, "commands arrive"),
+        }
+        let Some(verdict) = self.listener.as_ref().and_then(Listener::verdict) else { return };
+        let known = match self.agent.transport.base() {
+            Some(base) => Known::new(base.hub, base.proxy, base.index, verdict),
+            None => Known::new(self.hub.url().to_owned(), String::new(), 0, verdict),
+        };
+        known.write(&self.agent.state_dir);
     }
 }

@@ -60,6 +60,8 @@ struct OpenStream {
     is_open: bool,
     hello_received: bool,
     bye_received: bool,
+    /// The generation of the base that it goes through.
+    generation: Option<u64>,
 }
 
 impl TwoWays {
@@ -105,6 +107,7 @@ impl TwoWays {
     }
 
     pub(super) fn network_changed(&mut self) {
+        self.hub.shared.transport.reconsider();
         let now = self.now();
         self.path.network_changed(now);
     }
@@ -134,6 +137,11 @@ impl TwoWays {
 
     pub(super) fn verdict(&self) -> Verdict {
         self.path.verdict()
+    }
+
+    /// The generation of the base in use.
+    fn generation(&self) -> Option<u64> {
+        Some(self.hub.shared.transport.base()?.generation)
     }
 
     /// The hub's clock now, for a `Retry-After` without a `Date`.
@@ -209,6 +217,7 @@ impl TwoWays {
                     self.confirmation = Some(Box::pin(confirm(hub, device, session, within)));
                 }
                 Output::Lost { retry_in_ms } => {
+                    self.hub.shared.transport.reconsider();
                     let retry_in = Duration::from_millis(retry_in_ms);
                     self.signals.push_back(Signal::Lost { loss: self.loss.clone(), retry_in });
                 }

@@ -198,3 +198,20 @@ fn a_verdict_is_where_the_next_run_begins_and_keeps_nothing_from_it() {
         "{opened:?}"
     );
 }
+
+/// A command that the stream had carried a moment before made the next poll wait.
+#[test]
+fn one_early_answer_without_news_is_in_order_and_more_are_paced() {
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    path.handle_poll_answer(20, 0, false);
+    outputs(&mut path);
+    path.handle_poll_answer(1000, 0, false);
+    assert_eq!(outputs(&mut path).len(), 1, "the next one at once");
+    let mut now = 1000;
+    for _ in 0..20 {
+        path.handle_poll_answer(now, 0, false);
+        now = path.next_poll_at().unwrap();
+        path.handle_timeout(now);
+    }
+    assert!((300_000..700_000).contains(&now), "{now}: half a minute apart at last");
+}

@@ -53,7 +53,14 @@ impl TwoWays {
         if let Some(clock_ms) = self.hub_clock_ms() {
             source.set_server_clock(clock_ms);
         }
-        Ok(OpenStream { source, nonce, is_open: false, hello_received: false, bye_received: false })
+        Ok(OpenStream {
+            source,
+            nonce,
+            is_open: false,
+            hello_received: false,
+            bye_received: false,
+            generation: None,
+        })
     }
 
     pub(super) fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -88,6 +95,12 @@ impl TwoWays {
         let Some(OpenStream { hello_received: true, bye_received: false, .. }) = self.stream else {
             return;
         };
+        let generation = self.generation();
+        let of_stream = self.stream.as_ref().and_then(|stream| stream.generation);
+        if generation.is_some() && of_stream != generation {
+            // A better base is in use: the stream follows.
+            return self.path.network_changed(now);
+        }
         let time_ms = text.trim().parse().ok();
         match time_ms {
             Some(time_ms) if self.caught_up => self.path.handle_heartbeat(now, time_ms),
@@ -97,6 +110,7 @@ impl TwoWays {
     }
 
     fn on_event(&mut self, now: u64, event: DeviceEvent) {
+        let generation = self.generation();
         let Some(stream) = &mut self.stream else { return };
         if stream.bye_received {
             return;
@@ -104,7 +118,7 @@ impl TwoWays {
         match event {
             DeviceEvent::Hello(hello) => match check_hello(&hello, &stream.nonce, &self.device) {
                 Ok(()) => {
-                    stream.hello_received = true;
+                    (stream.hello_received, stream.generation) = (true, generation);
                     let times = HelloTimes {
                         time_ms: hello.time_ms,
                         up_ms: hello.up_ms,
