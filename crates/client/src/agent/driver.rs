@@ -10,10 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::limits::{
-    AGENT_FACTS_EVERY, AGENT_FACTS_TIMEOUT, AGENT_JOURNAL_BYTES_MAX, AGENT_REPORT_TIMEOUT_MAX,
-    AGENT_STATUS_COMMANDS_MAX,
-};
+use bellwire_proto::limits::{AGENT_FACTS_EVERY, AGENT_FACTS_TIMEOUT, AGENT_REPORT_TIMEOUT_MAX};
 use bellwire_proto::{Action, CommandId, Json, Progress, ReportState, codes};
 use futures_util::stream::once;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -28,12 +25,13 @@ use super::fault::{self, Point};
 use super::journal::{Journal, Record};
 use super::known::Known;
 use super::run::{self, Completion, DataDir, Ended, Job, ProgressReceiver, StopSender};
-use super::status::{self, Connection, JournalStatus, Status};
+use super::status::{self, Connection};
 use super::{Agent, AgentError, Credential, clock, facts, handler, link};
 use crate::api::{Controller, Error, Listener, Signal};
 
 mod disk;
 mod report;
+mod shown;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -389,7 +387,7 @@ impl Driver {
         Ok(())
     }
 
-    // --- Facts and status ---
+    // --- Facts ---
 
     fn report_facts(&mut self, always: bool) {
         let now = facts::now(&self.agent.facts);
@@ -419,42 +417,6 @@ impl Driver {
             }
             // If the hub is unreachable, the loss of the stream is logged already.
             Err(error) => tracing::debug!(?error, "the facts were not reported"),
-        }
-    }
-
-    fn status(&self) -> Status {
-        let (under_way, commands) = self.engine.counts();
-        let retry_in_s =
-            self.retry_at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
-        let way = self.listener.as_ref().and_then(Listener::way);
-        let base = self.agent.transport.base();
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            device: self.agent.device.clone(),
-            up_s: self.started_at.elapsed().as_secs(),
-            connection: Connection {
-                hub: base
-                    .as_ref()
-                    .map_or_else(|| self.connection.hub.clone(), |base| base.hub.clone()),
-                proxy: base.as_ref().map(|base| base.proxy.clone()),
-                hub_why: base.and_then(|base| base.why),
-                since_s: self.connection_since.elapsed().as_secs(),
-                carrier: way.as_ref().and_then(|way| way.carrier),
-                carrier_since_s: way.as_ref().map(|way| way.since.elapsed().as_secs()),
-                carrier_why: way.as_ref().and_then(|way| way.why.clone()),
-                stream_rests_s: way.and_then(|way| way.rests_for).map(|rest| rest.as_secs()),
-                retry_in_s,
-                ..self.connection.clone()
-            },
-            journal: JournalStatus {
-                dir: self.agent.state_dir.clone(),
-                bytes: self.disk.bytes(),
-                bytes_max: AGENT_JOURNAL_BYTES_MAX,
-                commands,
-                under_way,
-            },
-            commands: self.engine.latest(AGENT_STATUS_COMMANDS_MAX),
         }
     }
 }
