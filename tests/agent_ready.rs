@@ -150,3 +150,70 @@ fn a_user_without_a_home_is_asked_for_a_state_folder() {
         assert!(text.contains("state_dir is not set, and this user has no home"), "{text}");
     }
 }
+
+/// `agent check` said 0 of a folder that `agent run` could not make or write to.
+#[test]
+fn a_state_folder_that_cannot_be_made_or_written_is_found_by_agent_check() {
+    let scene = Scene::new("state_dir = '/proc/bellwire/state'\n");
+    for what in ["check", "run"] {
+        let (code, text) = text_of(&scene.command(what).output().unwrap());
+        assert_eq!(code, Some(1), "{what}: {text}");
+        assert!(text.contains("file system of the kernel"), "{what}: {text}");
+    }
+    let mut probe = Command::new("unshare");
+    if !probe.args(["--user", "true"]).output().is_ok_and(|output| output.status.success()) {
+        assert!(std::env::var_os("CI").is_none(), "no user namespace may be made here");
+        eprintln!("no user namespace may be made here: the rest was not tested");
+        return;
+    }
+    let set = |path: PathBuf, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for state in ["closed", "closed/state", "with-journal"] {
+        let scene = Scene::new(&format!("state_dir = 'HERE/{state}'\n"));
+        set(scene.path("agent.toml"), 0o644);
+        std::fs::create_dir(scene.path("closed")).unwrap();
+        std::fs::create_dir(scene.path("with-journal")).unwrap();
+        scene.write("with-journal/lock", "", 0o400);
+        set(scene.path("closed"), 0o555);
+        for what in ["check", "run"] {
+            let mut nobody = Command::new("unshare");
+            nobody.arg("--user").arg(BELLWIRE).args(scene.command(what).get_args());
+            let (code, text) = text_of(&nobody.output().unwrap());
+            assert_eq!(code, Some(1), "{state}, {what}: {text}");
+            assert!(text.contains("run this as the agent's own user"), "{state}, {what}: {text}");
+        }
+    }
+}
+
+/// The agent went without the proxy that the network needs, and `agent check` said 0.
+#[test]
+fn a_proxy_of_the_environment_that_cannot_be_read_is_found_by_agent_check() {
+    let scene = Scene::new("hub = 'http://hub.example.com'\n");
+    let check = |variables: &[(&str, &str)]| {
+        let mut command = scene.command("check");
+        for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"] {
+            command.env_remove(name);
+        }
+        text_of(&command.envs(variables.iter().copied()).output().unwrap())
+    };
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+        let (code, text) = check(&[(name, "ftp://kiosk:s3cret@proxy:3128")]);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(&format!("{name} (of the environment)")), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+    for unused in [
+        &[("HTTP_PROXY", "http://proxy:3128")][..],
+        &[("HTTPS_PROXY", "ftp://proxy")],
+        &[("HTTP_PROXY", "ftp://proxy"), ("NO_PROXY", "example.com")],
+        &[("HTTP_PROXY", "")],
+    ] {
+        assert_eq!(check(unused).0, Some(0), "{unused:?}: {}", check(unused).1);
+    }
+    // The agent runs: another way may lead to the hub.
+    let mut run = scene.command("run");
+    let agent = Program::start(run.env("HTTP_PROXY", "ftp://proxy").env_remove("NO_PROXY"));
+    agent.wait_for("HTTP_PROXY (of the environment)");
+    agent.wait_for("ready");
+}

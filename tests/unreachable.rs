@@ -9,7 +9,7 @@
 use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
 
-use bellwire_testkit::has_own_name_server;
+use bellwire_testkit::{Program, has_own_name_server};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 const REQUEST: &str = env!("CARGO_BIN_EXE_eventsource-request");
@@ -55,6 +55,23 @@ fn a_proxy_variable_that_cannot_be_read_is_a_warning_that_names_it() {
         let (_, text) = run(BELLWIRE, &["devices", "--hub", &hub], &[(variable, value)]);
         assert!(text.contains(&format!("{variable} is ")), "{text}");
         assert!(text.contains("correct it or unset it") && !text.contains("s3cret"), "{text}");
+    }
+}
+
+/// A line of the library that checks certificates stood before the error, which says it already.
+#[test]
+fn a_certificate_that_is_not_trusted_is_one_error_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../hub/tests/fixtures/tls");
+    let mut serve = Command::new(BELLWIRE);
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path().join("hub"));
+    serve.env("BELLWIRE_TLS_CERT", format!("{fixtures}/cert.pem"));
+    let hub = Program::start(serve.env("BELLWIRE_TLS_KEY", format!("{fixtures}/key.pem")));
+    let line = hub.wait_for("listening on https://");
+    let url = line.split_whitespace().last().unwrap();
+    for form in [&["--json"][..], &[], &["-v"]] {
+        let (code, text) = run(BELLWIRE, &[&["devices", "--hub", url], form].concat(), &[]);
+        assert_eq!((code, text.trim().lines().count()), (Some(6), 1), "{form:?}: {text}");
     }
 }
 

@@ -30,14 +30,17 @@ Exit codes:
 
 With --json an error is a line of JSON on standard error:
   {\"error\":{\"code\",\"message\",\"status\",\"exit_code\"}}
-The code is that of the hub's problem (docs/protocol.md, section 1), or one of usage, unreachable, not_a_hub,
-ambiguous_id, failed; the status is null where the hub did not answer.";
+The code is the one that the hub answered (docs/protocol.md, section 1), or else usage,
+unreachable, not_a_hub, ambiguous_id or failed. The status is null if the hub did not answer.";
 
 const CONTEXTS: &str = "\
-Each setting of the connection is taken from the first of these that has it: a flag (--hub, --token-file, --ca-file, or
-the context of --context), a variable (BELLWIRE_HUB, BELLWIRE_TOKEN or BELLWIRE_TOKEN_FILE, BELLWIRE_CA_FILE), the context
-that BELLWIRE_CONTEXT names, or else the one in use, the default http://127.0.0.1:8888. The token and the authorities of
-a context go to its own hub alone: where --hub or BELLWIRE_HUB names another, the context is not used at all.
+Hub, token and authorities are each taken from the first of these that sets them:
+  1. a flag: --hub, --token-file, --ca-file, or the context that --context names
+  2. a variable: BELLWIRE_HUB, BELLWIRE_TOKEN or BELLWIRE_TOKEN_FILE, BELLWIRE_CA_FILE
+  3. the context that BELLWIRE_CONTEXT names, or without that the context in use
+  4. the default: http://127.0.0.1:8888, without a token
+The token and the authorities of a context are used for its own hub only: with --hub, or with
+BELLWIRE_HUB and without --context, no context is used.
 
 Contexts are kept in $XDG_CONFIG_HOME/bellwire/contexts.toml (~/.config/bellwire), for your eyes alone (mode 0600).";
 
@@ -50,7 +53,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
-    /// Answer in JSON, one value a line, for machines.
+    /// Print JSON for machines, one value per line.
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -58,7 +61,7 @@ pub struct Cli {
     #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
     pub color: ColorChoice,
 
-    /// Log more; twice for everything.
+    /// Log more; given twice, log everything.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
@@ -92,7 +95,7 @@ pub enum Command {
     },
     /// Be an appliance: run a program for each command, or just print it, and answer.
     Listen(Listen),
-    /// Be an appliance that survives: the agent, with a list of what it does and a journal.
+    /// Be an appliance that survives crashes: the agent, with a list of allowed actions and a journal.
     Agent {
         /// What to do with it.
         #[command(subcommand)]
@@ -116,7 +119,7 @@ pub enum Command {
     Events(Events),
     /// Ask whether the hub is well.
     Health(Health),
-    /// Name hubs, with their credentials, and choose between them.
+    /// Give names to hubs and their credentials, and choose between them.
     #[command(after_help = CONTEXTS)]
     Context {
         /// What to do with them.
@@ -126,8 +129,9 @@ pub enum Command {
     /// Print the completions for a shell.
     #[cfg(feature = "hub")]
     #[command(after_help = "\
-The names of appliances, actions and contexts and the ids of commands are completed too: the program asks the hub, for
-at most a second, and says nothing where it gets no answer. The script fits this version of the program.
+Names of appliances, actions and contexts and ids of commands are completed too. For that the
+program asks the hub; if it gets no answer within a second, it offers nothing. The script fits
+this version of the program.
 
 Examples:
   source <(bellwire completions bash)             # in ~/.bashrc; zsh likewise
@@ -169,6 +173,7 @@ Examples:
   bellwire serve
   bellwire serve --listen 127.0.0.1:9000 --data-dir /var/lib/bellwire
   bellwire serve --listen 0.0.0.0:8888 --open     # every client that reaches it may send
+  bellwire serve --open --listen http://0.0.0.0 --listen https://0.0.0.0   # ports 80 and 443
   bellwire serve --classic                        # also the Python library's /poll and /ping")]
 pub struct Serve {
     /// The settings.
@@ -180,10 +185,11 @@ pub struct Serve {
 #[cfg(feature = "hub")]
 #[derive(Debug, Args)]
 pub struct HubSettings {
-    /// Where to listen; may be given several times. Port 0 lets the kernel choose.
+    /// Where to listen: ADDRESS:PORT, http://ADDRESS[:PORT] or https://ADDRESS[:PORT]; may be given several times.
+    /// Port 0 lets the kernel choose. Without a scheme it is TLS when there is a certificate (`tls_cert`).
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
-    /// The folder of all data.
+    /// The folder in which the hub stores all data.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// The configuration file (TOML).
@@ -192,7 +198,7 @@ pub struct HubSettings {
     /// Serve the Python Event Source Library's URLs too.
     #[arg(long)]
     pub classic: bool,
-    /// Listen beyond loopback although every client that reaches the hub may then send.
+    /// Allow --listen beyond loopback. Every client that reaches the hub may then send.
     #[arg(long)]
     pub open: bool,
 }
@@ -201,9 +207,9 @@ pub struct HubSettings {
 #[cfg(feature = "hub")]
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Report everything for which `serve` would refuse to start, or print the effective settings as a file.
+    /// Report everything that would keep `serve` from starting; without faults, print the settings as a file.
     #[command(after_help = "\
-It reads the file, the variables, the flags and the TLS files as `serve` does, and changes nothing.
+It reads the file, the variables, the flags and the TLS files as `serve` does, looks at the data folder, and changes nothing.
 What it prints is TOML that `serve --config` accepts.
 
 Examples:
@@ -211,12 +217,17 @@ Examples:
   bellwire config check --strict        # an unknown BELLWIRE_ variable is a fault
   bellwire config check --open --listen 0.0.0.0:8888 > hub.toml
 
-Exit codes: 0 `serve` accepts these settings; 2 it does not, or --strict found an unknown variable.")]
+It is only a warning if a hub is already running with the data folder. Run the check as the account that runs the hub.
+
+Exit codes (those with which `serve` would end):
+  0  `serve` would start
+  1  the data folder cannot be made or written, or its database is foreign or newer than this program
+  2  the settings are wrong, or --strict found an unknown variable")]
     Check {
         /// The settings.
         #[command(flatten)]
         settings: HubSettings,
-        /// Refuse BELLWIRE_ variables that are no settings, as misspelt ones are; otherwise they are a warning.
+        /// Refuse BELLWIRE_ variables that are not settings, such as misspelt ones; without this they are a warning.
         #[arg(long)]
         strict: bool,
     },
@@ -225,12 +236,14 @@ Exit codes: 0 `serve` accepts these settings; 2 it does not, or --strict found a
 /// `bellwire listen`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --exec each command is printed and answered succeeded.
+Without --exec each command is printed and then reported as succeeded.
 
-The program gets the data on its standard input (text as it is, the rest as compact JSON) and in
-the file BELLWIRE_DATA_FILE; its environment has BELLWIRE_COMMAND, _ACTION, _DEVICE, _ATTEMPT and _EXPIRES_AT. No shell is involved. Its exit code and the last 64 KiB of its output are the
-answer; what it writes on descriptor 3, or after BELLWIRE_RESULT= on a line of its own, is the result, and BELLWIRE_PROGRESS=40 reports its progress in percent.
-When the command's run timeout has elapsed, the program and all that it started are ended, and the command has failed.
+With --exec the program runs for each command, without a shell. It gets the data on standard input (text as it is,
+everything else as compact JSON) and in the file that BELLWIRE_DATA_FILE names. Its environment also has BELLWIRE_COMMAND,
+_ACTION, _DEVICE, _ATTEMPT and _EXPIRES_AT. Its exit code and the last 64 KiB of its output are reported to the hub.
+What it writes to descriptor 3, or behind BELLWIRE_RESULT= on a line of its own, is the result. A line
+BELLWIRE_PROGRESS=40 reports its progress in percent. When the command's run timeout has elapsed, the program and
+everything that it has started are ended, and the command has failed.
 
 Examples:
   bellwire listen kiosk-7
@@ -240,7 +253,7 @@ Examples:
 pub struct Listen {
     /// The appliance's name.
     pub device: DeviceId,
-    /// Run this for each command, with these arguments; all that follows belongs to it.
+    /// Run this program for each command. Everything that follows is its argument.
     #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS")]
     pub exec: Vec<OsString>,
     /// Also write each command as a file into this folder, as SEQ-ACTION-ID.json.
@@ -254,8 +267,8 @@ pub struct Listen {
 /// `bellwire replay`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --to and --exec the command goes to the handler that the agent's configuration has for its
-action, if that allows it. The exit code is that of a command that was waited for.
+Without --to and --exec the handler is the one that the agent's configuration has for the action, if the configuration
+allows the command. The exit code is the same as that of `bellwire send --wait`.
 
 Examples:
   bellwire replay commands/1042-deploy-*.json --to http://127.0.0.1:9000/deploy
@@ -264,10 +277,10 @@ Examples:
 pub struct Replay {
     /// A file that `listen --save-dir` wrote; its name is SEQ-ACTION-ID.json.
     pub file: PathBuf,
-    /// Post it to this URL.
+    /// Post the command to this URL.
     #[arg(long, value_name = "URL", conflicts_with = "exec")]
     pub to: Option<String>,
-    /// Run this with it; all that follows belongs to it.
+    /// Run this program with the command. Everything that follows is its argument.
     #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS")]
     pub exec: Vec<OsString>,
     /// Where the handlers are configured.
@@ -286,34 +299,37 @@ pub struct AgentConfigArg {
 /// `bellwire agent`.
 #[derive(Debug, Subcommand)]
 pub enum AgentCommand {
-    /// Run it, until TERM or INT; a second one does not wait for what runs.
+    /// Run the agent until TERM or INT; a second signal kills handlers that still run.
     #[command(after_help = "Example:\n  bellwire agent run --config /etc/bellwire/agent.toml")]
     Run {
         /// The agent's configuration.
         #[command(flatten)]
         config: AgentConfigArg,
     },
-    /// Report every fault of the configuration and of what it names, and show what each action would do.
+    /// Check the configuration and the files that it names, and show what each action would do.
     #[command(after_help = "\
 Example:
   bellwire agent check --config agent.toml
 
-Exit codes: 0 an agent can run with it on this machine, with or without warnings; 1 it cannot, or
-a part of it cannot work, such as an action whose program is missing.")]
+Run the check as the user that the agent runs as, and with its environment.
+
+Exit codes:
+  0  an agent can run with this configuration on this machine; there may be warnings
+  1  it cannot run, or a part of it cannot work, such as an action whose program is missing")]
     Check {
         /// The agent's configuration.
         #[command(flatten)]
         config: AgentConfigArg,
     },
-    /// Write its first configuration, with an action ping to try.
+    /// Write a first configuration for the agent, with an action `ping` to try.
     #[command(after_help = "\
 Examples:
   sudo bellwire agent init https://hub.example.com kiosk-7
   bellwire agent init http://127.0.0.1:8888 kiosk-7 --config agent.toml
 
-It replaces no file: exit code 2 if there is one.")]
+An existing file is never replaced: the exit code is then 2.")]
     Init(AgentInit),
-    /// Add an action that runs a program.
+    /// Add an action that runs a program to the configuration.
     #[command(after_help = "\
 Examples:
   bellwire agent on ping -- /bin/echo pong
@@ -342,10 +358,10 @@ pub struct AgentInit {
     pub hub: String,
     /// The name of this device.
     pub device: DeviceId,
-    /// A file with the token for the hub, if it asks for one.
+    /// A file with the token for the hub, if the hub requires one.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// A file with authorities (PEM) to trust beside the platform's.
+    /// A file with certificate authorities (PEM) to trust in addition to the platform's.
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// Where to write it.
@@ -358,7 +374,7 @@ pub struct AgentInit {
 pub struct AgentOn {
     /// The action.
     pub action: Action,
-    /// The program (an absolute path, or a name in PATH) and its arguments, which are constant.
+    /// The program (an absolute path, or a name in PATH) and its arguments, which are the same for every command.
     #[arg(last = true, required = true, value_name = "ARGV")]
     pub argv: Vec<String>,
     /// How long it may run; otherwise the command's own run timeout.
@@ -378,14 +394,14 @@ pub struct AgentOn {
 /// `bellwire agent journal`.
 #[derive(Debug, Subcommand)]
 pub enum JournalCommand {
-    /// Print its records, a JSON value a line; exit 1 if it is damaged. Changes nothing.
+    /// Print the records of the journal, one JSON value per line; exit 1 if it is damaged. Changes nothing.
     #[command(after_help = "Example:\n  sudo bellwire agent journal show | tail -20")]
     Show {
         /// The agent's configuration.
         #[command(flatten)]
         config: AgentConfigArg,
     },
-    /// Rewrite it without the damaged lines and leave a copy. Only while no agent runs.
+    /// Rewrite the journal without its damaged lines and keep a copy of the old one. Only while no agent runs.
     #[command(
         after_help = "Example:\n  systemctl stop bellwire-agent && bellwire agent journal repair && systemctl start bellwire-agent"
     )]
@@ -407,40 +423,40 @@ Examples:
   tar c site | base64 | bellwire send kiosk-7 unpack -
   bellwire send kiosk-7 note -- --verbose         # data that looks like an option goes behind --
 
-If the appliance has never connected to the hub, standard error says so, and how to cancel the command.")]
+If the appliance has never connected to the hub, a note on standard error says so, and how to cancel the command.")]
 pub struct Send {
     /// The appliance.
     pub device: DeviceId,
     /// The action.
     pub action: Action,
-    /// The data; `-` reads standard input. A negative number and a text with a blank may begin with a minus sign;
-    /// anything else that does is an option, unless it is behind `--`.
+    /// The data; `-` reads standard input. A negative number, or a text with a blank, may begin with a minus sign; put any
+    /// other data that begin with one behind `--`.
     #[arg(conflicts_with = "data_file")]
     pub data: Option<String>,
     /// The file that contains the data.
     #[arg(long, value_name = "FILE")]
     pub data_file: Option<PathBuf>,
-    /// What the data is: JSON if it is JSON, and else text; always JSON; or always text. Data that begins like JSON ({, [ or ")
-    /// and is not is a mistake, unless it is sent as text.
+    /// What the data are. Data that begin like JSON ({, [ or ") and are not JSON are a mistake, unless the type is text.
     #[arg(long = "type", value_enum, default_value_t = DataType::Auto, value_name = "TYPE")]
     pub data_type: DataType,
-    /// Wait this long for the end (at most 5m), and show it.
+    /// Wait up to this long (at most 5m) until the command has ended, and show how it ended.
     #[arg(long, value_name = "DURATION")]
     pub wait: Option<Seconds>,
-    /// How long the appliance may take to accept it; 0: only if it is online.
+    /// How long the appliance may take to accept the command; 0: send it only if the appliance is online.
     #[arg(long, value_name = "DURATION")]
     pub ttl: Option<Seconds>,
-    /// How long the appliance may go without a report once it has accepted; and how long the command may run there,
+    /// How long the appliance may be silent once it has accepted the command; and how long the command may run there,
     /// unless its action has a timeout of its own.
     #[arg(long, value_name = "DURATION")]
     pub run_timeout: Option<Seconds>,
     /// Send it only if the appliance has connected to the hub before; otherwise nothing is sent, and the exit code is 1.
     #[arg(long)]
     pub known: bool,
-    /// The same key twice is one command, for 24 hours.
+    /// For 24 hours, sending with the same key again does not make a second command.
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
-    /// Not before this time: 22:30 (the next, local), +10m, or 2026-01-31T12:00:00Z. The time to live counts from it.
+    /// Send it at this time: 22:30 (the next, local), +10m, 2026-01-31T12:00 (local), or 2026-01-31T12:00:00Z. The time to
+    /// live counts from then.
     #[arg(long, value_name = "TIME", conflicts_with = "wait")]
     pub at: Option<Moment>,
     /// The hub.
@@ -451,7 +467,7 @@ pub struct Send {
 /// What data is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DataType {
-    /// JSON if it is JSON, else text.
+    /// JSON if they are JSON, otherwise text.
     Auto,
     /// JSON; anything else is a mistake.
     Json,
@@ -487,7 +503,7 @@ pub struct Watch {
 pub struct Cancel {
     /// The command: its id, or the beginning of it.
     pub id: CommandRef,
-    /// End it on the hub at once, without waiting for the appliance.
+    /// End the command on the hub at once, without waiting for the appliance.
     #[arg(long)]
     pub force: bool,
     /// The hub.

@@ -27,19 +27,25 @@ pub fn parse<P: Parser>() -> Result<P, ExitCode> {
 /// # Errors
 /// Help, version or a mistake.
 pub fn try_parse<P: Parser>(argv: impl IntoIterator<Item = OsString>) -> Result<P, clap::Error> {
-    let mut command = P::command();
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    // The description of all commands is some 100 KiB of memory, and clap makes another one to parse: the first is
+    // freed before, for a hub never gives back what its start took.
+    let argv = arranged(P::command(), &argv)?;
+    P::try_parse_from(argv)
+}
+
+/// The same words as clap must have them.
+fn arranged(mut command: Command, argv: &[OsString]) -> Result<Vec<OsString>, clap::Error> {
     // Global options are those of each subcommand then, too.
     command.build();
-    let argv: Vec<OsString> = argv.into_iter().collect();
-    match Words::new(&command).arrange(&argv) {
-        Ok(argv) => P::try_parse_from(argv),
-        Err(unknown) => Err(command.error(
+    Words::new(&command).arrange(argv).map_err(|unknown| {
+        command.error(
             ErrorKind::UnknownArgument,
             format!(
                 "unexpected argument '{unknown}' found\n\n  tip: to pass it as a value, use '-- {unknown}'"
             ),
-        )),
-    }
+        )
+    })
 }
 
 /// What a word that begins with a minus sign is.
@@ -89,7 +95,7 @@ impl<'a> Words<'a> {
                 continue;
             };
             match self.kind(text) {
-                Dashed::Value if expected => {
+                Dashed::Value | Dashed::Unknown if expected && is_value_of_an_option(text) => {
                     if let Some(option) = self.ahead.last_mut() {
                         option.push("=");
                         option.push(word);
@@ -192,6 +198,13 @@ fn takes(option: &Arg) -> Dashed {
 /// Whether this is a number as of argparse, or one with an exponent; the minus sign before it is not part of it.
 fn is_number(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok()
+}
+
+/// Whether a word behind an option is its value: a value with a minus sign, or what was meant as one, as `-10m` is, so that
+/// the option itself says what it takes. No option of any program is a digit.
+fn is_value_of_an_option(text: &str) -> bool {
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    has_blank(text) || unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.')
 }
 
 fn has_blank(text: &str) -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bellwire_client::Controller;
 use bellwire_client::api::{CommandQuery, DeviceQuery};
-use bellwire_proto::{Command, CommandIdPrefix};
+use bellwire_proto::{Command, CommandIdPrefix, DeliveryState};
 use clap::CommandFactory as _;
 use clap_complete::CompleteEnv;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
@@ -46,6 +46,7 @@ fn with_completers(command: clap::Command) -> clap::Command {
         .mut_args(|arg| match arg.get_id().as_str() {
             "device" | "devices" => arg.add(ArgValueCompleter::new(devices)),
             "action" => arg.add(ArgValueCompleter::new(actions)),
+            "state" => arg.add(ArgValueCompleter::new(states)),
             "id" => arg.add(ArgValueCompleter::new(ids)),
             "context" => arg.add(ArgValueCompleter::new(context_names)),
             "name" if in_context => arg.add(ArgValueCompleter::new(context_names)),
@@ -81,6 +82,12 @@ fn actions(begun: &OsStr) -> Vec<CompletionCandidate> {
     let actions: BTreeSet<&str> = commands.iter().map(|command| command.action.as_str()).collect();
     let fit = actions.into_iter().filter(|action| action.starts_with(prefix));
     fit.map(CompletionCandidate::new).collect()
+}
+
+fn states(begun: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(prefix) = begun.to_str() else { return Vec::new() };
+    let names = DeliveryState::ALL.iter().map(|state| state.as_str());
+    names.filter(|name| name.starts_with(prefix)).map(CompletionCandidate::new).collect()
 }
 
 fn ids(begun: &OsStr) -> Vec<CompletionCandidate> {

@@ -8,9 +8,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use bellwire_proto::limits::CONTEXTS_LOCK_TIMEOUT;
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Usage;
@@ -128,14 +131,7 @@ pub(crate) fn change(
     let folder = path.parent().unwrap_or(&path);
     let failed = || format!("the contexts in {} cannot be written", path.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(failed)?;
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(folder.join("contexts.lock"))
-        .with_context(failed)?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive).with_context(failed)?;
+    let _lock = lock(&folder.join("contexts.lock")).with_context(failed)?;
 
     let mut contexts = read(&path)?;
     change(&mut contexts)?;
@@ -143,6 +139,30 @@ pub(crate) fn change(
     // Where the file is a link, as into a folder of dot files, what it points to is replaced.
     let target = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
     replace(&target, text.as_bytes()).with_context(failed)
+}
+
+/// The pause between two tries to lock.
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// Holds the lock until it is dropped. A process that does not release it must not hold up this one for ever.
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options.create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    let until = Instant::now() + CONTEXTS_LOCK_TIMEOUT;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(LOCK_AGAIN_AFTER);
+            }
+            Err(Errno::WOULDBLOCK) => anyhow::bail!(
+                "another process holds the lock {path} for longer than {s} s: end it (fuser {path} shows it) and try again",
+                path = path.display(),
+                s = CONTEXTS_LOCK_TIMEOUT.as_secs(),
+            ),
+            Err(errno) => return Err(io::Error::from(errno).into()),
+        }
+    }
 }
 
 /// Replaces a file in one step by one that its owner alone may read. The caller holds the lock.

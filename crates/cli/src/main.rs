@@ -112,13 +112,11 @@ fn log_to_stderr(verbose: u8) {
     use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::util::SubscriberInitExt as _;
+    // It logs each refused certificate as an error; the error of the connection says that, and more.
+    let quiet = Targets::new().with_target("rustls_platform_verifier", LevelFilter::OFF);
     let default_levels = match verbose {
-        0 => Targets::new()
-            .with_default(LevelFilter::WARN)
-            .with_target("bellwire", LevelFilter::INFO),
-        1 => Targets::new()
-            .with_default(LevelFilter::INFO)
-            .with_target("bellwire", LevelFilter::DEBUG),
+        0 => quiet.with_default(LevelFilter::WARN).with_target("bellwire", LevelFilter::INFO),
+        1 => quiet.with_default(LevelFilter::INFO).with_target("bellwire", LevelFilter::DEBUG),
         _ => Targets::new().with_default(LevelFilter::DEBUG),
     };
     let levels = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());

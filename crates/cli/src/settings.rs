@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bellwire_hub::app;
+use bellwire_hub::app::{self, StartError};
 use bellwire_hub::config::{Config, Loaded, VARIABLE_PREFIX};
 
 use crate::args::{ConfigCommand, HubSettings};
@@ -22,12 +22,12 @@ pub(crate) fn read(settings: &HubSettings) -> anyhow::Result<Loaded> {
     .map_err(|faults| Usage(faults.to_string()).into())
 }
 
-/// What to say of variables that look like settings and are none; `None` without any.
+/// The warning about variables that are named like settings and are not; `None` without any.
 pub(crate) fn unknown_variables(loaded: &Loaded) -> Option<String> {
     let names = loaded.unknown_variables.join(", ");
     (!names.is_empty()).then(|| {
         format!(
-            "ignored, because they are no settings of the hub: {names}. A Kubernetes Service named bellwire makes such \
+            "ignored, because the hub has no such settings: {names}. A Kubernetes Service named bellwire makes such \
              variables (enableServiceLinks: false omits them); `bellwire config check --strict` refuses misspelt ones"
         )
     })
@@ -39,28 +39,32 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
     let loaded = match read(&settings) {
         Ok(loaded) => loaded,
         Err(e) if e.is::<Usage>() => {
-            return refuse(&e.to_string().lines().map(str::to_owned).collect::<Vec<_>>(), form);
+            let faults: Vec<_> = e.to_string().lines().map(str::to_owned).collect();
+            return refuse(&faults, exit::USAGE, form);
         }
         Err(e) => return Err(e),
     };
     let unknown = loaded.unknown_variables.iter().filter(|_| strict);
-    let unknown = unknown.map(|name| format!("{name} is not a setting"));
-    let refused = app::faults(&loaded.config).into_iter().map(|fault| fault.to_string());
-    let faults: Vec<String> = unknown.chain(refused).collect();
+    let mut faults: Vec<_> = unknown.map(|name| format!("{name} is not a setting")).collect();
+    // A hub that is running is what the folder is for.
+    let (in_use, refused): (Vec<_>, Vec<_>) =
+        app::faults(&loaded.config).into_iter().partition(StartError::is_in_use);
+    let is_usage = !faults.is_empty() || refused.iter().any(StartError::is_usage);
+    faults.extend(refused.iter().map(ToString::to_string));
     if !faults.is_empty() {
-        return refuse(&faults, form);
+        return refuse(&faults, if is_usage { exit::USAGE } else { exit::FAILED }, form);
     }
-    let warning = unknown_variables(&loaded);
+    let in_use = in_use.iter().map(ToString::to_string);
+    let warnings: Vec<String> = unknown_variables(&loaded).into_iter().chain(in_use).collect();
     match form {
         Form::Json => {
             let settings: toml::Table = loaded.config.to_toml().parse()?;
-            let warnings: Vec<_> = warning.into_iter().collect();
             out::json(
                 &serde_json::json!({"ok": true, "settings": settings, "warnings": warnings}),
             )?;
         }
         Form::Text => {
-            if let Some(warning) = warning {
+            for warning in warnings {
                 out::note(&format!("warning: {warning}"));
             }
             let toml = loaded.config.to_toml();
@@ -73,12 +77,12 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-fn refuse(faults: &[String], form: Form) -> anyhow::Result<u8> {
+fn refuse(faults: &[String], code: u8, form: Form) -> anyhow::Result<u8> {
     match form {
         Form::Json => out::json(&serde_json::json!({"ok": false, "faults": faults}))?,
         Form::Text => out::error(&faults.join("\n")),
     }
-    Ok(exit::USAGE)
+    Ok(code)
 }
 
 /// The variables that may be settings.

@@ -75,6 +75,38 @@ fn refusals_come_in_the_contracts_order_with_the_originals_pages() {
     }
 }
 
+/// A page whose own name was made to resolve to the server (DNS rebinding) was of the server's own origin.
+#[test]
+fn a_browser_reaches_the_server_by_a_known_name_alone_and_a_program_by_any() {
+    let (_server, addr) = server(&["--allowed-host", "ops.example"]);
+    let status = |version: &str, fields: &str| {
+        let head = format!("GET /poll/tok HTTP/{version}\r\n{fields}\r\n");
+        let mut listener = Raw::send(addr, head.as_bytes());
+        let head = listener.until("\r\n\r\n");
+        let status = head.split(' ').nth(1).unwrap().to_owned();
+        // The token is free again for the next one.
+        if status == "200" {
+            posted(addr, "/close/tok", "");
+            listener.rest();
+        } else {
+            assert!(listener.rest().contains("--allowed-host"), "{head}");
+        }
+        status
+    };
+    let browser = "User-Agent: Mozilla/5.0\r\nAccept-Language: en\r\n";
+    assert_eq!(
+        status("1.1", &format!("Host: evil.example:8888\r\n{browser}Connection: close\r\n")),
+        "403"
+    );
+    for host in ["ops.example", "localhost:8888", "127.0.0.1", "[::1]:8888"] {
+        assert_eq!(status("1.1", &format!("Host: {host}\r\n{browser}")), "200", "{host}");
+    }
+    for fields in ["Host: evil.example\r\n", "Host: a_b:x\r\nUser-Agent: PycURL/7.19\r\n"] {
+        assert_eq!(status("1.1", fields), "200", "{fields:?}");
+    }
+    assert_eq!(status("1.0", ""), "200");
+}
+
 #[test]
 fn other_paths_and_methods_are_refused_as_the_original_refuses_them() {
     let (_server, addr) = server(&[]);

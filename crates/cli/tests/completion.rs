@@ -47,6 +47,8 @@ fn names_and_ids_are_completed_from_the_hub() {
 
     assert_eq!(offered(&hub, &["send", "ki"]), ["kiosk-1", "kiosk-2"]);
     assert_eq!(offered(&hub, &["devices", "show", "d"]), ["door"]);
+    assert_eq!(offered(&hub, &["commands", "--state", "succ"]), ["succeeded"]);
+    assert_eq!(offered(&hub, &["commands", "--state", ""]).len(), 13, "every state");
     assert_eq!(offered(&hub, &["send", "door", "re"]), ["reboot"]);
     assert_eq!(offered(&hub, &["cancel", &id[..14]]).len(), 1);
     let ids = offered(&hub, &["status", "0"]);

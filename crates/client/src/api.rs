@@ -11,8 +11,8 @@ use bellwire_proto::limits::{RESPONSE_BYTES_MAX, RESPONSE_TIMEOUT};
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use reqwest::Url;
 use serde::de::DeserializeOwned;
+use url::Url;
 
 use crate::address::{self, Address, Authorize};
 use crate::event_source::InvalidRequest;

@@ -88,6 +88,12 @@ pub const RUN_CLOCK_AFTER_RESTART: Duration = Duration::from_secs(30);
 pub const CANCEL_SLOT: Duration = Duration::from_secs(60);
 /// How long a stream may stay unconfirmed. Contract, section 4.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// After how long a stream is given its planned end, in seconds; the default, 0, is never. Our choice: at least what the
+/// shortest limits of proxies on the duration of a response allow (30 s), at most a week. Setting `stream_max`.
+pub const STREAM_MAX_S: Range = Range { default: 0, min: 10, max: 7 * 86_400 };
+/// By how much of [`STREAM_MAX_S`] a stream ends earlier or later, so that a fleet that connected at once does not
+/// reconnect at once. Contract, section 4.
+pub const STREAM_MAX_SPREAD: f64 = 0.2;
 /// How long an `Idempotency-Key` is retained. Contract, section 3.
 pub const IDEMPOTENCY_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Characters of an `Idempotency-Key`. Contract, section 3.
@@ -402,6 +408,9 @@ pub const AGENT_PORTAL_PAUSE: Duration = Duration::from_secs(30);
 pub const AGENT_REPLACED_PAUSE_MS: (u64, u64) = (5000, 30_000);
 /// Commands in the agent's status. `docs/agent.md`, "Status and logs".
 pub const AGENT_STATUS_COMMANDS_MAX: usize = 20;
+/// How long `bellwire context` waits while another process changes the file of contexts: our choice. A change takes
+/// milliseconds.
+pub const CONTEXTS_LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A number with a default and bounds, all inclusive. The unit is in the name of the constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -114,6 +114,26 @@ impl Seconds {
     pub const fn duration(self) -> Duration {
         Duration::from_secs(self.0)
     }
+
+    /// As people write it: `30d`, `1h30m`, `0s`. It parses as the same; on the wire a duration is a number of seconds.
+    ///
+    /// ```
+    /// use bellwire_proto::Seconds;
+    ///
+    /// assert_eq!(Seconds::new(2_592_000).compact(), "30d");
+    /// assert_eq!(Seconds::new(5_405).compact(), "1h30m5s");
+    /// ```
+    pub fn compact(self) -> String {
+        let mut rest = self.0;
+        let mut text = String::new();
+        for (unit, seconds) in UNITS {
+            if rest >= seconds {
+                text.push_str(&format!("{}{unit}", rest / seconds));
+                rest %= seconds;
+            }
+        }
+        if text.is_empty() { String::from("0s") } else { text }
+    }
 }
 
 /// The units of a duration in seconds, in the order in which they may follow one another.
@@ -174,6 +194,15 @@ impl<'de> Deserialize<'de> for Seconds {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_for_people_parses_as_the_same() {
+        let written = [0, 1, 59, 60, 90, 3600, 5400, 86_400, 90_061, u64::MAX];
+        for seconds in written.map(Seconds::new) {
+            assert_eq!(seconds.compact().parse(), Ok(seconds), "{}", seconds.compact());
+        }
+        assert_eq!(Seconds::new(90_061).compact(), "1d1h1m1s");
+    }
 
     #[test]
     fn a_duration_is_whole_seconds_or_numbers_with_units_the_greatest_first() {

@@ -73,7 +73,7 @@ fn add(path: &Path, draft: Draft, args: &AgentOn) -> anyhow::Result<AgentConfig>
 fn table(args: &AgentOn) -> String {
     let text = |text: &str| Value::from(text).to_string();
     let mut settings = vec![("run", Value::from(args.argv.clone()).to_string())];
-    settings.extend(args.timeout.map(|timeout| ("timeout", text(&timeout.to_string()))));
+    settings.extend(args.timeout.map(|timeout| ("timeout", text(&timeout.compact()))));
     settings.extend(args.on_restart.as_deref().map(|what| ("on_restart", text(what))));
     settings.extend(args.user.as_deref().map(|user| ("user", text(user))));
     let lines: String = settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();

@@ -33,7 +33,7 @@ Examples:
   bellwire context add prod https://hub.example.com --token-file ~/.bellwire-token --use
   pass show bellwire | bellwire context add prod https://hub.example.com --token-file -")]
     Add(ContextAdd),
-    /// Make a context the one that is used where nothing else is named.
+    /// Use this context wherever no other hub is named.
     #[command(after_help = "Example:\n  bellwire context use prod")]
     Use {
         /// Its name.
@@ -58,7 +58,7 @@ pub struct ContextAdd {
     /// Where the hub is.
     #[arg(value_name = "URL")]
     pub hub: String,
-    /// The file that contains the token, read at each use; `-` stores the token from standard input.
+    /// The file that contains the token, read each time; with `-` the token is read from standard input and stored.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Also trust the authorities in this PEM file.

@@ -11,7 +11,7 @@ use crate::when::Moment;
 /// `bellwire commands`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With --json each line is a command; with --follow, what changes afterwards is a delivery a line.
+With --json each line is a command. With --follow, each line after that list is a delivery that has changed.
 
 Examples:
   bellwire commands
@@ -28,13 +28,13 @@ pub struct Commands {
     /// Only those of this action.
     #[arg(long, value_name = "ACTION")]
     pub action: Option<Action>,
-    /// Only those sent since then: 10m (ago), 2026-01-31T12:00:00Z, or 12:00 (local).
+    /// Only those sent since then: 10m (ago), 12:00 or 2026-01-31T12:00 (local), or 2026-01-31T12:00:00Z.
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
-    /// How many at most, the newest.
-    #[arg(short = 'n', long, value_name = "N", default_value = "20")]
+    /// Show at most this many, the newest.
+    #[arg(short = 'n', long, value_name = "N", default_value = "20", value_parser = count)]
     pub limit: NonZeroUsize,
-    /// Then go on: print each change of a delivery, until Ctrl-C.
+    /// After the list, print each change of a delivery, until Ctrl-C.
     #[arg(short, long)]
     pub follow: bool,
     /// The hub.
@@ -63,7 +63,7 @@ pub struct Devices {
     /// Only those that are online.
     #[arg(long, conflicts_with = "offline")]
     pub online: bool,
-    /// Only those that are not.
+    /// Only those that are offline.
     #[arg(long)]
     pub offline: bool,
     /// The hub.
@@ -116,7 +116,7 @@ pub struct Events {
 /// `bellwire health`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit codes: 0 it takes commands; 6 it cannot be reached, stops, or cannot write.
+Exit codes: 0 the hub accepts commands; 6 it cannot be reached, is stopping, or cannot write to its disk.
 
 Examples:
   bellwire health
@@ -125,6 +125,11 @@ pub struct Health {
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
+}
+
+/// How many, at least one.
+fn count(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse().map_err(|_| "write a whole number, 1 or more")
 }
 
 /// A selector; an error points at its place.

@@ -38,7 +38,7 @@ use super::handler::{Program, account};
 use super::policy::{OnRestart, Params, Policy, Rules};
 use super::run::{Ended, Job, Run, systemd_dir};
 use crate::address::Address;
-use crate::transport::{HttpTransport, HttpTransportBuilder};
+use crate::transport::{HttpTransport, HttpTransportBuilder, KeyPin};
 
 mod action;
 mod bases;
@@ -77,6 +77,8 @@ pub struct AgentConfig {
     pub state_dir: PathBuf,
     /// A PEM file with authorities to trust beside the platform's.
     pub ca_file: Option<PathBuf>,
+    /// The keys of which the hub's certificate must have one, as [`HttpTransportBuilder::pin_sha256`] takes them.
+    pub pin_sha256: Vec<String>,
     /// The proxies to the hub, tried in order; empty for the environment's.
     pub proxies: Vec<ProxySetting>,
     /// The heartbeat requested from the hub; `None` for its default.
@@ -158,6 +160,7 @@ impl AgentConfig {
         };
         let ca_file = section.take("ca_file", ABSOLUTE, absolute);
         let proxies = bases::proxies(section);
+        let pin_sha256 = section.take("pin_sha256", PINS, pins).unwrap_or_default();
         let heartbeat = section.take("heartbeat", &format!("{DURATION}; from 5s to 10m"), |v| {
             seconds(v).filter(|s| HEARTBEAT_S.contains(s.get()))
         });
@@ -178,6 +181,7 @@ impl AgentConfig {
             credential_file,
             state_dir: state_dir?,
             ca_file,
+            pin_sha256,
             proxies,
             heartbeat,
             facts,
@@ -223,6 +227,16 @@ impl ActionConfig {
             ..Rules::new(self.handler.clone())
         }
     }
+}
+
+const PINS: &str = "a list of SHA-256 of keys in Base64, as in [\"sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\"]";
+
+fn pins(value: &toml::Value) -> Option<Vec<String>> {
+    let pin = |value: &toml::Value| {
+        let pin = text(value)?;
+        pin.parse::<KeyPin>().is_ok().then_some(pin)
+    };
+    value.as_array()?.iter().map(pin).collect()
 }
 
 /// The transport to the hub: a dead stream must not take the reports with it, so each has a connection of its own.

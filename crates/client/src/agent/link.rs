@@ -88,11 +88,6 @@ pub(super) fn pause_after_bye(bye: &Bye) -> Option<Duration> {
 pub(super) fn explain(loss: &Loss) -> String {
     let status = match loss {
         Loss::Failed(Error::Refused(refusal)) => refusal.status.as_u16(),
-        Loss::Failed(Error::Transport(error))
-            if error.stage() == TransportStage::ProxyAuthentication =>
-        {
-            407
-        }
         Loss::Failed(
             error @ (Error::NotAStream { .. } | Error::Redirect(_) | Error::Rejected { .. }),
         ) => {

@@ -12,8 +12,8 @@ use std::time::Duration;
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent, Hello};
 use bellwire_proto::{DeviceId, Seconds, Seq};
 use futures_core::Stream;
-use reqwest::Url;
 use tokio::time::Instant;
+use url::Url;
 
 use super::{Controller, Error, add_query, nonce};
 use crate::event_source::{Builder, EventSource, InvalidRequest, Loss, Retry};

@@ -36,6 +36,7 @@ pub(super) struct FaultProfile {
     /// Chance in percent that a command is for several devices.
     pub(super) to_many: u64,
     pub(super) calm_first: bool,
+    pub(super) stream_max: Option<Duration>,
 }
 
 impl FaultProfile {
@@ -57,6 +58,7 @@ impl FaultProfile {
             clock_steps: r.pick(&[0, 0, 1, 4]),
             to_many: r.pick(&[0, 10, 40]),
             calm_first: r.percent(60),
+            stream_max: r.pick(&[None, None, Some(10), Some(120)]).map(Duration::from_secs),
         }
     }
 
@@ -65,6 +67,7 @@ impl FaultProfile {
             lease: self.lease,
             max_in_flight: self.max_in_flight,
             queue_max: 20,
+            stream_max: self.stream_max,
             ..Config::default()
         }
     }

@@ -18,8 +18,8 @@ use http::request::Parts;
 use http::uri::Authority;
 
 use super::problem;
-use crate::config::{Config, PageOrigin};
-use crate::listen::ClientAddr;
+use crate::config::{Config, ListenerConfig, PageOrigin};
+use crate::listen::{ClientAddr, ListenerAddr};
 use crate::plane::StreamHead;
 
 /// What a request does beside being answered. Every entry of a route states it.
@@ -37,10 +37,18 @@ pub(super) enum Effect {
 pub struct Browsers {
     cors_origins: Vec<PageOrigin>,
     allowed_hosts: Vec<String>,
-    /// Whether the hub is open and listens on a loopback address.
-    checks_host: bool,
-    /// The scheme of the hub's own listener.
-    scheme: &'static str,
+    host_rule: HostRule,
+}
+
+/// Of which requests the `Host` is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HostRule {
+    /// Of none: the hub is not reachable by a loopback address.
+    None,
+    /// Of every request of a client on this machine: the hub is open and listens on a loopback address.
+    Loopback,
+    /// Of every request that a browser has sent: a classic server has clients that send any `Host` or none.
+    Browsers,
 }
 
 /// The listed origin of a request's page, in the request's extensions, for the head of a stream.
@@ -59,20 +67,19 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 impl Browsers {
     /// The rule of a hub with these settings.
     pub fn new(config: &Config) -> Self {
-        let loopback = config.listen.iter().any(|addr| addr.ip().to_canonical().is_loopback());
+        let loopback = config.listen.iter().any(ListenerConfig::is_loopback);
         Self {
             cors_origins: config.cors_origins.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
             // Until there are credentials every hub is open.
-            checks_host: loopback,
-            scheme: if config.tls.is_some() { "https" } else { "http" },
+            host_rule: if loopback { HostRule::Loopback } else { HostRule::None },
         }
     }
 
-    /// The rule of a classic server by itself: pages of its own origin alone, by any name of the host.
-    pub fn own_pages(tls: bool) -> Self {
-        let scheme = if tls { "https" } else { "http" };
-        Self { cors_origins: Vec::new(), allowed_hosts: Vec::new(), checks_host: false, scheme }
+    /// The rule of a classic server by itself: pages of its own origin alone, and browsers by an address, by `localhost` or
+    /// by one of these names. Programs may send any `Host`, or none as in HTTP/1.0.
+    pub fn own_pages(allowed_hosts: Vec<String>) -> Self {
+        Self { cors_origins: Vec::new(), allowed_hosts, host_rule: HostRule::Browsers }
     }
 
     /// Checks a request that has a route and a method.
@@ -92,18 +99,16 @@ impl Browsers {
     /// # Errors
     /// `forbidden`, naming the setting.
     pub(super) fn check_host(&self, head: &Parts) -> Result<(), Problem> {
-        // A connection from elsewhere came to an address that is not loopback. In another program's server the address
-        // is unknown.
-        let elsewhere = head.extensions.get::<ClientAddr>();
-        let elsewhere = elsewhere.is_some_and(|client| !client.0.ip().to_canonical().is_loopback());
-        if !self.checks_host || elsewhere {
-            return Ok(());
-        }
+        let setting = match self.host_rule {
+            HostRule::Loopback if !is_from_elsewhere(head) => "the setting allowed_hosts",
+            HostRule::Browsers if is_of_browser(head) => "the option --allowed-host",
+            _ => return Ok(()),
+        };
         match hosts(head).find(|host| !self.is_allowed(host)) {
             None => Ok(()),
             Some(host) => Err(forbidden(format!(
-                "the host {} is not known here: add its name to the setting allowed_hosts, or let the reverse proxy \
-                 send the hub's own address as Host",
+                "the host {} is not known here: add its name to {setting}, or let the reverse proxy send the hub's own \
+                 address as Host",
                 shown(host)
             ))),
         }
@@ -136,15 +141,15 @@ impl Browsers {
             || self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
     }
 
-    /// Whether it is the origin of the hub's own pages: scheme and `Host`.
+    /// Whether it is the origin of the hub's own pages: the scheme of the listener, and `Host`.
     fn is_own(&self, head: &Parts, origin: &HeaderValue) -> bool {
         let Some(origin) = origin.to_str().ok().and_then(|text| text.parse::<PageOrigin>().ok())
         else {
             return false;
         };
         // In another program's server the scheme may be unknown: that of the page counts then.
-        let scheme = match head.extensions.get::<ClientAddr>() {
-            Some(_) => self.scheme,
+        let scheme = match head.extensions.get::<ListenerAddr>() {
+            Some(listener) => listener.scheme.name(),
             None => head.uri.scheme_str().unwrap_or_else(|| origin.scheme()),
         };
         let mut own = hosts(head).filter_map(|host| std::str::from_utf8(host).ok());
@@ -213,6 +218,24 @@ fn share(origin: HeaderValue, headers: &mut HeaderMap) {
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 
+/// Whether the client is on another machine, so that the connection came to an address that is not loopback. In another
+/// program's server the address is unknown.
+fn is_from_elsewhere(head: &Parts) -> bool {
+    let client = head.extensions.get::<ClientAddr>();
+    client.is_some_and(|client| !client.0.ip().to_canonical().is_loopback())
+}
+
+/// Whether a browser sent it for a page: by the fields that browsers add and a page cannot remove. A page may replace the
+/// value of `User-Agent` and `Accept-Language`; over plain HTTP, a GET of the page's own origin bears no other of these.
+fn is_of_browser(head: &Parts) -> bool {
+    let names = [header::ORIGIN, header::ACCEPT_LANGUAGE];
+    names.iter().any(|name| head.headers.contains_key(name))
+        || head.headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"))
+        || head.headers.get_all(header::USER_AGENT).iter().any(|agent| {
+            agent.as_bytes().get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"Mozilla/"))
+        })
+}
+
 /// What the request names as the host: in its target, as HTTP/2 does, and in `Host`.
 fn hosts(head: &Parts) -> impl Iterator<Item = &[u8]> {
     let target = head.uri.authority().map(|authority| authority.as_str().as_bytes());
@@ -239,6 +262,37 @@ fn shown(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Scheme;
+
+    /// A name of the attacker's that resolves to this machine made a page of the attacker's the server's own origin.
+    #[test]
+    fn a_classic_server_checks_the_host_of_browsers_alone() {
+        let browsers = Browsers::own_pages(vec!["ops.example".to_owned()]);
+        let allowed = |fields: &[(&str, &str)]| browsers.check(&head(fields), Effect::Acts).is_ok();
+        for marker in [
+            ("origin", "http://evil.example:8888"),
+            ("accept-language", "en"),
+            ("sec-fetch-mode", "cors"),
+            ("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"),
+        ] {
+            assert!(!allowed(&[("host", "evil.example:8888"), marker]), "{marker:?}");
+        }
+        let language = ("accept-language", "en");
+        for host in ["127.0.0.1:8888", "[::1]", "192.0.2.7", "localhost:8888", "ops.example"] {
+            assert!(allowed(&[("host", host), language]), "{host}");
+        }
+        assert!(!allowed(&[("host", "a b"), language]));
+        // Clients of the time of the Python library, HTTP/1.0 without a Host among them.
+        for fields in [
+            &[("host", "evil.example")][..],
+            &[("host", "a b")],
+            &[],
+            &[("user-agent", "PycURL/7")],
+        ] {
+            assert!(allowed(fields), "{fields:?}");
+        }
+        assert!(allowed(&[language]), "HTTP/1.0");
+    }
 
     fn head(fields: &[(&str, &str)]) -> Parts {
         let mut request = http::Request::builder().uri("/v1/ping");
@@ -301,14 +355,17 @@ mod tests {
 
     #[test]
     fn a_page_is_the_hubs_own_by_scheme_and_host() {
-        let mut browsers = rule(|_| {});
-        let ok = |browsers: &Browsers, host, origin| {
+        // Of a hub with several listeners, by the scheme of the one that the request came by.
+        let browsers = rule(|_| {});
+        let ok = |scheme, host, origin| {
             let mut head = head(&[("host", host), ("origin", origin)]);
             head.extensions.insert(ClientAddr("127.0.0.1:5".parse().unwrap()));
+            let address = "127.0.0.1:8888".parse().unwrap();
+            head.extensions.insert(ListenerAddr { scheme, address });
             browsers.check(&head, Effect::Acts).is_ok()
         };
-        assert!(ok(&browsers, "localhost:8888", "http://localhost:8888"));
-        assert!(ok(&browsers, "LOCALHOST:80", "http://localhost"), "80 is the port of http");
+        assert!(ok(Scheme::Http, "localhost:8888", "http://localhost:8888"));
+        assert!(ok(Scheme::Http, "LOCALHOST:80", "http://localhost"), "80 is the port of http");
         for origin in [
             "http://127.0.0.1:8888",
             "http://localhost",
@@ -319,12 +376,11 @@ mod tests {
             "null",
             "",
         ] {
-            assert!(!ok(&browsers, "localhost:8888", origin), "{origin}");
+            assert!(!ok(Scheme::Http, "localhost:8888", origin), "{origin}");
         }
-        browsers.scheme = "https";
-        assert!(ok(&browsers, "localhost:8888", "https://localhost:8888"));
-        assert!(!ok(&browsers, "localhost:8888", "http://localhost:8888"));
-        assert!(ok(&browsers, "localhost", "https://localhost:443"));
+        assert!(ok(Scheme::Https, "localhost:8888", "https://localhost:8888"));
+        assert!(!ok(Scheme::Https, "localhost:8888", "http://localhost:8888"));
+        assert!(ok(Scheme::Https, "localhost", "https://localhost:443"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::{
     StoredDevice, StoredWait,
 };
 use crate::clock::Clock;
-pub use folder::check as check_folder;
+pub use check::check as check_folder;
 use in_use::FilesInUse;
 pub use options::{OpenError, Options};
 use readers::Job;
@@ -36,6 +36,7 @@ use schema::StoreFile;
 use threads::Threads;
 
 mod anchor;
+mod check;
 mod checkpoint;
 mod folder;
 mod in_use;
@@ -130,10 +131,7 @@ impl SqliteStore {
         folder::create_private(&path)?;
         let sqlite = |source| OpenError::sqlite(&path, source);
         let mut writer = file.writer().map_err(sqlite)?;
-        if schema::migrate(&mut writer, &path)? {
-            // What the migration cached goes with its connection; the writer's lasts as long as the hub.
-            writer = file.writer().map_err(sqlite)?;
-        }
+        schema::migrate(&mut writer, &path)?;
         let anchor = anchor::read(&writer).map_err(sqlite)?;
         let resumed = || anchor.map_or_else(Clock::start, Clock::resume);
         let clock = options.clock.unwrap_or_else(resumed);

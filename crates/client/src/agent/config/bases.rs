@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::fault::{Section, text};
 use super::{AgentConfig, transport};
 use crate::address::Address;
-use crate::transport::{Base, BaseTransport, InvalidSetting, Transport};
+use crate::transport::{Base, BaseTransport, InvalidSetting, Transport, proxy_problem};
 
 const HUB: &str = "an http or https URL, as in \"https://hub.example.com\", or a list of them";
 const PROXY: &str =
@@ -74,7 +74,10 @@ pub(super) fn proxies(section: &mut Section<'_>) -> Vec<ProxySetting> {
             "environment" => proxies.push(ProxySetting::Environment),
             "none" => proxies.push(ProxySetting::Direct),
             url => match url.parse::<Address>() {
-                Ok(url) => proxies.push(ProxySetting::Url(url)),
+                Ok(url) => match proxy_problem(url.with_credentials()) {
+                    Some(problem) => section.fault_of("proxy", problem),
+                    None => proxies.push(ProxySetting::Url(url)),
+                },
                 Err(invalid) => section
                     .fault_of("proxy", format!("is {:?}, but it is {PROXY}", invalid.redacted())),
             },
@@ -92,7 +95,8 @@ impl AgentConfig {
         &self,
         hint: Option<usize>,
     ) -> Result<Option<Arc<dyn Transport>>, InvalidSetting> {
-        if self.ca_file.is_none() && self.proxies.is_empty() && self.other_hubs.is_empty() {
+        let is_default = self.ca_file.is_none() && self.pin_sha256.is_empty();
+        if is_default && self.proxies.is_empty() && self.other_hubs.is_empty() {
             return Ok(None);
         }
         let environment = [ProxySetting::Environment];
@@ -116,6 +120,9 @@ impl AgentConfig {
 
     fn through(&self, proxy: &ProxySetting) -> Result<Arc<dyn Transport>, InvalidSetting> {
         let mut transport = transport();
+        for pin in &self.pin_sha256 {
+            transport = transport.pin_sha256(pin);
+        }
         if let Some(path) = &self.ca_file {
             transport = transport.ca_file(path);
         }

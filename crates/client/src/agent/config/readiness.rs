@@ -1,7 +1,6 @@
 //! Whether an agent can run with a configuration on this machine: the one answer of `agent check` and `agent run`. Reads the
 //! file system and changes nothing.
 
-use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -11,9 +10,11 @@ use super::super::handler::account::Account;
 use super::super::handler::{Program, ProgramError, is_nameless_script};
 use super::super::journal::{self, JournalError};
 use super::super::run::runtime_dir;
+use super::bases::ProxySetting;
 use super::fault::{Fault, written};
 use super::{AgentConfig, Handler, default_state_dir, read_credential};
-use crate::transport::InvalidSetting;
+use crate::address::Address;
+use crate::transport::{InvalidSetting, unusable_variable};
 
 /// Mode bit: others may write.
 const WRITE_BY_OTHERS: u32 = 0o002;
@@ -72,6 +73,7 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
         Err(InvalidSetting::Proxy(cause)) => found.faults.push(fault("proxy", cause.to_string())),
         Err(other) => found.faults.push(fault("hub", other.to_string())),
     }
+    found.errors.extend(of_proxy_variable(config));
     let Some(path) = &config.credential_file else { return };
     match read_credential(path) {
         Err(error) => {
@@ -84,12 +86,24 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
         }
         Ok(_) => {}
     }
-    let url = &config.hub.url;
-    let is_here = url.host_str().is_some_and(super::super::forward::is_loopback);
-    if url.scheme() == "http" && !is_here {
+    let is_readable = |hub: &&Address| {
+        let is_here = hub.url.host_str().is_some_and(super::super::forward::is_loopback);
+        hub.url.scheme() == "http" && !is_here
+    };
+    if std::iter::once(&config.hub).chain(&config.other_hubs).any(|hub| is_readable(&hub)) {
         let problem = "is not https: everyone on the network path can read the token";
         found.warnings.push(fault("hub", problem));
     }
+}
+
+/// A proxy of the environment that cannot be used, if this agent would go through it: it would try without one.
+fn of_proxy_variable(config: &AgentConfig) -> Option<Fault> {
+    // Without a setting the environment's is used.
+    if !config.proxies.is_empty() && !config.proxies.contains(&ProxySetting::Environment) {
+        return None;
+    }
+    let (name, problem) = unusable_variable(&config.hub.url.as_str().parse().ok()?)?;
+    Some(fault(name, format!("(of the environment) {problem}; correct it, unset it, or set proxy")))
 }
 
 fn of_state_dir(config: &AgentConfig, here: bool, found: &mut Readiness) {
@@ -101,13 +115,6 @@ fn of_state_dir(config: &AgentConfig, here: bool, found: &mut Readiness) {
     });
     match usable {
         Ok(()) | Err(JournalError::Missing { .. }) => {}
-        // This user may not be the agent's.
-        Err(JournalError::Io { source, .. })
-            if !here && source.kind() == ErrorKind::PermissionDenied =>
-        {
-            let problem = "cannot be checked by this user: check it as the agent's";
-            found.warnings.push(fault("state_dir", problem));
-        }
         Err(error) => found.faults.push(fault("state_dir", format!("cannot be used: {error}"))),
     }
     let socket_bytes = folder.join("agent.sock").as_os_str().len();

@@ -4,7 +4,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::JournalError;
+use rustix::fs::{Access, AtFlags, CWD};
+use rustix::io::Errno;
+
+use super::{JOURNAL, JournalError, LOCK};
 
 /// Mode bit: others may write.
 const WRITE_BY_OTHERS: u32 = 0o002;
@@ -40,14 +43,47 @@ pub(crate) fn check_before(dir: &Path) -> Result<(), JournalError> {
                 let source = io::ErrorKind::NotADirectory.into();
                 return Err(JournalError::Io { path: folder.into(), source });
             }
-            Ok(_) if folder == dir => return check(dir),
-            Ok(_) => return Ok(()),
+            Ok(_) if folder == dir => {
+                check(dir)?;
+                may_write(dir)?;
+                return [LOCK, JOURNAL].into_iter().try_for_each(|name| may_write(&dir.join(name)));
+            }
+            // The rest of the path will be made in it.
+            Ok(_) => return may_write(folder),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(JournalError::Io { path: folder.into(), source }),
         }
     }
     Ok(())
+}
+
+/// The file systems in which the kernel shows itself: they seem to be writable for root, and no file can be made there.
+/// The numbers are those of statfs(2).
+const OF_THE_KERNEL: [u32; 3] = [0x9fa0, 0x6265_6572, 0x6367_7270];
+
+/// Whether this process may write to a file, or make files in a folder. One that does not exist can be made.
+fn may_write(path: &Path) -> Result<(), JournalError> {
+    let failed = |source| Err(JournalError::Io { path: path.into(), source });
+    let wanted = match path.is_dir() {
+        true => Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK,
+        false => Access::READ_OK | Access::WRITE_OK,
+    };
+    // A sandbox may not know the call for effective rights (faccessat2), and the other ignores ambient capabilities.
+    let allowed = rustix::fs::accessat(CWD, path, wanted, AtFlags::EACCESS)
+        .or_else(|_| rustix::fs::access(path, wanted));
+    match allowed {
+        Ok(()) => {}
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return failed(errno.into()),
+    }
+    let kind = rustix::fs::statfs(path).map(|found| u32::try_from(found.f_type));
+    match kind {
+        Ok(Ok(kind)) if OF_THE_KERNEL.contains(&kind) => failed(io::Error::other(
+            "it is in a file system of the kernel, which holds no files of others",
+        )),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

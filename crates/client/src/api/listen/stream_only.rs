@@ -14,7 +14,7 @@ use bellwire_proto::limits::{
     LISTENER_HEARTBEATS_TENTHS, LISTENER_HELLO_TIMEOUT, LISTENER_RETRY_MAX,
 };
 use futures_core::Stream;
-use reqwest::Url;
+use url::Url;
 
 use super::events::{DeviceEvent, check_hello};
 use super::{Controller, Error, ListenOptions, Signal, add_query, with_nonce};

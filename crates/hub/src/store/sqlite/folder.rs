@@ -4,41 +4,42 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use super::OpenError;
 
-/// Every file that a hub has in its folder.
-const FILES: [&str; 4] = ["lock", "bellwire.db", "bellwire.db-wal", "bellwire.db-shm"];
+/// The file that the hub of a folder has locked.
+pub(super) const LOCK: &str = "lock";
+/// Every file that a hub has in its folder, the lock first.
+pub(super) const FILES: [&str; 4] = [LOCK, "bellwire.db", "bellwire.db-wal", "bellwire.db-shm"];
+/// How often the lock is tried, and the pause between two tries.
+const LOCK_TRIES: u32 = 5;
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// The sticky bit: of a folder that several accounts share, as `/tmp` is.
 const STICKY: u32 = 0o1000;
-
-/// Whether a folder could hold the data of a hub, as far as can be seen without making it.
-///
-/// # Errors
-/// When it, or what it would be made in, is no folder.
-pub fn check(data_dir: &Path) -> Result<(), OpenError> {
-    let existing = data_dir.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
-    match existing {
-        Some((path, found)) if !found.is_dir() => {
-            Err(OpenError::folder(path, io::ErrorKind::NotADirectory.into()))
-        }
-        _ => Ok(()),
-    }
-}
 
 /// Makes the folder and takes the lock on it.
 pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
     create(data_dir).map_err(|e| OpenError::folder(data_dir, e))?;
-    let path = data_dir.join("lock");
+    let path = data_dir.join(LOCK);
     let file = create_private(&path)?;
-    match file.try_lock() {
-        Ok(()) => {
-            make_private(data_dir);
-            Ok(file)
+    let mut tries = 1;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            // A check of the settings may look whether the folder is in use.
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_AGAIN_AFTER);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::InUse { dir: data_dir.into() });
+            }
+            Err(TryLockError::Error(e)) => return Err(OpenError::folder(&path, e)),
         }
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: data_dir.into() }),
-        Err(TryLockError::Error(e)) => Err(OpenError::folder(&path, e)),
     }
+    make_private(data_dir);
+    Ok(file)
 }
 
 /// Makes a folder, with those that it is in, and makes their names as durable as what is promised to
@@ -152,16 +153,5 @@ mod tests {
             drop(lock(&dir).unwrap());
             assert_eq!((mode(&dir), mode(&dir.join("bellwire.db"))), (dir_mode, 0o600));
         }
-    }
-
-    #[test]
-    fn a_data_folder_that_is_a_file_or_in_one_is_a_fault() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
-        fs::write(&file, "").unwrap();
-        assert!(check(folder.path()).is_ok() && check(&folder.path().join("new/hub")).is_ok());
-        assert!(check(&file).is_err() && check(&file.join("hub")).is_err());
-        assert!(check(Path::new("bellwire-data-of-no-one")).is_ok());
-        assert!(!folder.path().join("new").exists(), "nothing is made");
     }
 }

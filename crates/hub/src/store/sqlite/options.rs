@@ -1,6 +1,6 @@
 //! How a store is opened, and why it may not be.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ impl Options {
 #[non_exhaustive]
 pub enum OpenError {
     /// The folder or a file in it cannot be made or opened.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}: {source}; {}", path.display(), remedy(source))]
     Folder {
         /// The folder or the file.
         path: PathBuf,
@@ -133,5 +133,19 @@ impl OpenError {
     pub(super) fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
         let path = path.into();
         Self::Sqlite { path, source }
+    }
+}
+
+/// What to do about a folder or a file in it.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "let the hub's account own it (chown), or set data_dir to a folder of that account's"
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free space on its disk",
+        ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::AlreadyExists => {
+            "move it away, or set data_dir to another folder"
+        }
+        _ => "set data_dir to a folder in which the hub can make files",
     }
 }

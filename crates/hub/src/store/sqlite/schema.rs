@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::OpenError;
 
 /// Marks the file as ours (`PRAGMA application_id`): "bwir" in ASCII.
-const APPLICATION_ID: i32 = 0x6277_6972;
+pub(super) const APPLICATION_ID: i32 = 0x6277_6972;
 
 /// Each makes version n+1 of version n, in the transaction that also writes the new version
 /// (`PRAGMA user_version`). One that was released is never changed; another is added behind it.
@@ -102,8 +102,28 @@ const WRITER_CACHE_KIB: u32 = 4 * 1024;
 /// KiB of pages that each reader caches.
 const READER_CACHE_KIB: u32 = 8 * 1024;
 
-/// Brings the file to [`VERSION`], creating the tables in an empty one. Returns whether anything was to be done.
-pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<bool, OpenError> {
+/// What a file shows of who wrote it.
+pub(super) struct Marks {
+    pub(super) version: i64,
+    pub(super) application: i64,
+    pub(super) no_tables: bool,
+}
+
+/// Whether this program can use the file.
+pub(super) fn judge(path: &Path, marks: &Marks) -> Result<(), OpenError> {
+    let &Marks { version, application, no_tables } = marks;
+    let empty = no_tables && version == 0;
+    if !empty && application != i64::from(APPLICATION_ID) {
+        return Err(OpenError::Foreign { path: path.into() });
+    }
+    if version > VERSION {
+        return Err(OpenError::Newer { path: path.into(), found: version, known: VERSION });
+    }
+    Ok(())
+}
+
+/// Brings the file to [`VERSION`], creating the tables in an empty one.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let sqlite = |source| OpenError::sqlite(path, source);
     let number = |c: &Connection, pragma: &str| c.pragma_query_value(None, pragma, |r| r.get(0));
     let version: i64 = number(connection, "user_version").map_err(sqlite)?;
@@ -112,13 +132,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<bool, 
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(sqlite)?;
 
-    let empty = tables == 0 && version == 0;
-    if !empty && application != i64::from(APPLICATION_ID) {
-        return Err(OpenError::Foreign { path: path.into() });
-    }
-    if version > VERSION {
-        return Err(OpenError::Newer { path: path.into(), found: version, known: VERSION });
-    }
+    judge(path, &Marks { version, application, no_tables: tables == 0 })?;
     let done = usize::try_from(version).unwrap_or_default();
     for (migration, version) in MIGRATIONS.iter().zip(1i64..).skip(done) {
         let mut step = || {
@@ -131,5 +145,5 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<bool, 
         };
         step().map_err(sqlite)?;
     }
-    Ok(done < MIGRATIONS.len())
+    Ok(())
 }

@@ -72,8 +72,10 @@ fn write(
             shared.in_use.check()?;
             continue;
         }
+        // Before it: what is refused is not in the lists either.
+        shared.in_use.check()?;
         statements.commit(&group, &mut purge, &mut anchor)?;
-        // After it: what was committed to a file that no path leads to any more is lost with this process.
+        // And after it: what was committed to a file that no path leads to any more is lost with this process.
         shared.in_use.check()?;
         let committed: Vec<Committed> = group.drain(..).map(Txn::committed).collect();
         if !committed.is_empty() {
