@@ -30,7 +30,7 @@ pub use command::{CommandQuery, DeliveryQuery, NewCommand, SendOptions, Target};
 pub use device::{BatchAnswer, DeviceQuery, PollOptions, Pong};
 pub use error::Error;
 pub use events::{CommandChange, Events, HubChange, HubState};
-pub use listen::{ListenOptions, Listener, Signal};
+pub use listen::{ListenOptions, Listener, Signal, Way};
 
 /// A client of a hub's API.
 ///

@@ -1,8 +1,8 @@
-//! Sends a request to its server: one trait, and its two implementations.
+//! Sends a request to its server: one trait, and its implementations.
 //!
 //! [`HttpTransport`] goes over the network: TLS, proxies, connection reuse.
 //! [`ServiceTransport`] hands requests to a [`tower`] service in the same process: a mounted hub, a
-//! test in virtual time. `event_source` and `api` know [`Transport`] alone. Redirects, retries and the meaning of a
+//! test in virtual time. [`BaseTransport`] chooses among several URLs and proxies of one hub. `event_source` and `api` know [`Transport`] alone. Redirects, retries and the meaning of a
 //! response belong to them; everything here is about one request and its response.
 
 use std::error::Error as StdError;
@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use futures_util::StreamExt as _;
 
+mod bases;
 mod coding;
 mod connector;
 mod dial;
@@ -30,6 +31,7 @@ mod settings;
 mod trust;
 mod tunnel;
 
+pub use bases::{Base, BaseStatus, BaseTransport};
 pub use network::HttpTransport;
 #[cfg(feature = "agent")]
 pub(crate) use pin::KeyPin;
@@ -78,11 +80,28 @@ pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response, Transport
 pub trait Transport: Send + Sync + 'static {
     /// Sends the request. The future resolves with the head of the response.
     fn send(&self, request: Request) -> ResponseFuture;
+
+    /// What was chosen for requests may be wrong: the network is another one, or the hub does not answer. Only
+    /// [`BaseTransport`] has a choice.
+    fn reconsider(&self) {}
+
+    /// Which base of the hub is in use, where there are several.
+    fn base(&self) -> Option<BaseStatus> {
+        None
+    }
 }
 
 impl<T: Transport + ?Sized> Transport for Arc<T> {
     fn send(&self, request: Request) -> ResponseFuture {
         (**self).send(request)
+    }
+
+    fn reconsider(&self) {
+        (**self).reconsider();
+    }
+
+    fn base(&self) -> Option<BaseStatus> {
+        (**self).base()
     }
 }
 

@@ -214,9 +214,11 @@ impl Listeners {
         [poll, stream, unconfirmed]
     }
 
-    /// The client of a poll has disconnected.
+    /// The client of a poll has disconnected: it is gone, as with a stream.
     pub(crate) fn abandon_poll(&mut self, request: RequestId) {
-        self.poll.take_if(|poll| poll.request == request);
+        if self.poll.take_if(|poll| poll.request == request).is_some() {
+            self.polled_at = None;
+        }
     }
 }
 

@@ -10,8 +10,10 @@ use super::super::handler::account::Account;
 use super::super::handler::{Program, ProgramError, is_nameless_script};
 use super::super::journal::{self, JournalError};
 use super::super::run::runtime_dir;
+use super::bases::ProxySetting;
 use super::fault::{Fault, written};
 use super::{AgentConfig, Handler, default_state_dir, read_credential};
+use crate::address::Address;
 use crate::transport::{InvalidSetting, unusable_variable};
 
 /// Mode bit: others may write.
@@ -62,7 +64,7 @@ fn fault(key: impl Into<String>, problem: impl Into<String>) -> Fault {
 
 /// What the connection to the hub needs.
 fn of_link(config: &AgentConfig, found: &mut Readiness) {
-    match config.transport() {
+    match config.transport(None) {
         Ok(_) => {}
         Err(InvalidSetting::CaFile { path, source }) => {
             let problem = format!("cannot be used: {}: {source}", path.display());
@@ -84,9 +86,11 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
         }
         Ok(_) => {}
     }
-    let url = &config.hub.url;
-    let is_here = url.host_str().is_some_and(super::super::forward::is_loopback);
-    if url.scheme() == "http" && !is_here {
+    let is_readable = |hub: &&Address| {
+        let is_here = hub.url.host_str().is_some_and(super::super::forward::is_loopback);
+        hub.url.scheme() == "http" && !is_here
+    };
+    if std::iter::once(&config.hub).chain(&config.other_hubs).any(|hub| is_readable(&hub)) {
         let problem = "is not https: everyone on the network path can read the token";
         found.warnings.push(fault("hub", problem));
     }
@@ -94,7 +98,8 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
 
 /// A proxy of the environment that cannot be used, if this agent would go through it: it would try without one.
 fn of_proxy_variable(config: &AgentConfig) -> Option<Fault> {
-    if config.proxy.is_some() {
+    // Without a setting the environment's is used.
+    if !config.proxies.is_empty() && !config.proxies.contains(&ProxySetting::Environment) {
         return None;
     }
     let (name, problem) = unusable_variable(&config.hub.url.as_str().parse().ok()?)?;

@@ -46,6 +46,10 @@ impl Device {
         if self.listeners.stream.take_if(|s| s.session == session).is_some() {
             if counted {
                 self.contacts.seen(txn.now.wall);
+                // Polls before the stream say nothing about the device after it.
+                if self.listeners.poll.is_none() {
+                    self.listeners.polled_at = None;
+                }
             }
             self.lost(Carriers::STREAM, txn.now);
         }
