@@ -39,6 +39,7 @@ mod address;
 pub mod agent;
 pub mod api;
 pub mod event_source;
+pub mod path;
 mod retry_after;
 pub mod transport;
 

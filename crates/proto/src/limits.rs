@@ -403,6 +403,17 @@ pub const AGENT_REPLACED_PAUSE_MS: (u64, u64) = (5000, 30_000);
 /// Commands in the agent's status. `docs/agent.md`, "Status and logs".
 pub const AGENT_STATUS_COMMANDS_MAX: usize = 20;
 
+/// How long a changed network must be quiet before it counts as changed: our choice. An interface that comes up announces
+/// its addresses and routes one by one.
+pub const NETWORK_QUIET: Duration = Duration::from_secs(1);
+/// The longest wait for [`NETWORK_QUIET`]: our choice, for a network that never is.
+pub const NETWORK_QUIET_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often addresses, default routes and files of proxies are compared where nothing announces a change. Our choice.
+pub const NETWORK_COMPARE_EVERY: Duration = Duration::from_secs(30);
+
+/// Bytes of a PAC file: what browsers accept (Chromium's `PacFileFetcherImpl`).
+pub const PAC_BYTES_MAX: usize = 1 << 20;
+
 /// A number with a default and bounds, all inclusive. The unit is in the name of the constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
