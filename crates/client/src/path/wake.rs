@@ -1,6 +1,6 @@
 //! Notices that the network may be another than before: so that what failed is tried again at once, and not after a pause.
 //!
-//! The kernel announces changes ([`announcements`]); what they amount to is found by comparing a [`Snapshot`] with the one
+//! The kernel announces changes (`announcements`); what they amount to is found by comparing a `Snapshot` with the one
 //! before, for routes and addresses are also announced when they only last longer. Where nothing is announced, snapshots are
 //! compared every 30 s. It decides nothing about connections.
 
