@@ -14,6 +14,9 @@
 //! - `streamer`: one stream at a time, its proof, its end, and when the next is opened.
 //! - `lag`: whether a stream's bytes are on time. `received`: the cursor, and what was delivered.
 //! - [`deadlines`]: every number, with its source. [`status`]: what an operator reads.
+//!
+//! Beside the decision are `pac`, which proxies lead to the hub by a PAC file, and `wake`, which notices that the network is
+//! another than before.
 
 use std::collections::VecDeque;
 
@@ -21,6 +24,8 @@ use bellwire_proto::{CommandId, Seq};
 
 pub mod deadlines;
 mod lag;
+#[cfg(feature = "pac")]
+pub mod pac;
 mod poller;
 mod random;
 mod received;
@@ -28,6 +33,8 @@ pub mod status;
 mod streamer;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "agent")]
+pub mod wake;
 
 pub use poller::{PollFailure, PollFailureKind};
 pub use status::{Carrier, PathStatus, Verdict};

@@ -412,6 +412,31 @@ pub const AGENT_STATUS_COMMANDS_MAX: usize = 20;
 /// milliseconds.
 pub const CONTEXTS_LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long a changed network must be quiet before it counts as changed: our choice. An interface that comes up announces
+/// its addresses and routes one by one.
+pub const NETWORK_QUIET: Duration = Duration::from_secs(1);
+/// The longest wait for [`NETWORK_QUIET`]: our choice, for a network that never is.
+pub const NETWORK_QUIET_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often addresses, default routes and files of proxies are compared where nothing announces a change. Our choice.
+pub const NETWORK_COMPARE_EVERY: Duration = Duration::from_secs(30);
+
+/// Bytes of a PAC file: what browsers accept (Chromium's `PacFileFetcherImpl`).
+pub const PAC_BYTES_MAX: usize = 1 << 20;
+/// How long fetching a PAC file may take: our choice, as connecting to a proxy may.
+pub const PAC_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a PAC file may take for its answer, lookups of names included: our choice. A common one takes a millisecond.
+pub const PAC_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of memory that a PAC file may use: our choice, more than a file of [`PAC_BYTES_MAX`] needs.
+pub const PAC_MEMORY_BYTES_MAX: usize = 32 << 20;
+/// How long a PAC file waits for the DNS server for one name: our choice. Then the name counts as unknown.
+pub const PAC_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Names that a PAC file may look up for one answer: our choice. Further names count as unknown.
+pub const PAC_LOOKUPS_MAX: usize = 32;
+/// Bytes of a PAC file's answer: our choice.
+pub const PAC_ANSWER_BYTES_MAX: usize = 8 << 10;
+/// Proxies of a PAC file's answer: our choice. Further ones are skipped.
+pub const PAC_PROXIES_MAX: usize = 16;
+
 /// A number with a default and bounds, all inclusive. The unit is in the name of the constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
