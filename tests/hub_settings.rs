@@ -322,3 +322,21 @@ fn a_page_of_another_origin_cannot_send_to_a_hub_as_it_is_started() {
     assert_eq!(refused.status, 403, "{refused:?}");
     assert_eq!(run(&["config", "check"]).status.code(), Some(0));
 }
+
+/// A page whose name resolved to 127.0.0.1 was the own origin of a hub that listens on every address.
+#[test]
+fn a_hub_on_every_address_checks_the_host_of_clients_of_its_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = bellwire(&["serve", "--listen", "0.0.0.0:0", "--open", "--data-dir"]);
+    let hub = Program::start(command.arg(folder.path().join("hub")));
+    let line = hub.wait_for("listening on http://");
+    let port: u16 =
+        line.split_whitespace().last().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+    let get = |host: &str| {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Http(address).get(&format!("http://{host}/v1/devices")).unwrap().status
+    };
+    assert_eq!(get("evil.example"), 403);
+    assert_eq!(get("localhost"), 200);
+    assert_eq!(get("192.0.2.1"), 200);
+}
