@@ -112,10 +112,11 @@ fn what_config_check_prints_is_a_configuration_file() {
     let second = bellwire(&["config", "check", "--config"]).arg(&file).output().unwrap();
     assert_eq!(text(&second.stdout), text(&first.stdout), "{second:?}");
     for line in [
-        "lease = \"20s\"",
-        "history = \"30d\"",
-        "header_timeout = \"10s\"",
-        "queue_max = 100",
+        "\nlease = \"20s\"",
+        "\n# history = \"30d\"",
+        "\n# header_timeout = \"10s\"",
+        "\n# queue_max = 100",
+        "\n# connections_max = 200000",
         "open = true",
         "\"https://ops.example.com\", \"http://x\"",
     ] {

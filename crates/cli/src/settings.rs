@@ -67,9 +67,9 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
             for warning in warnings {
                 out::note(&format!("warning: {warning}"));
             }
-            let toml = loaded.config.to_toml();
+            let toml = loaded.to_toml();
             out::line(format_args!(
-                "# ok: `bellwire serve` accepts these settings\n{}",
+                "# ok: `bellwire serve` accepts these settings; those with # are defaults\n{}",
                 toml.trim_end()
             ))?;
         }
