@@ -36,8 +36,12 @@ impl Scene {
     }
 
     fn write(&self, name: &str, text: &str, mode: u32) {
+        self.write_bytes(name, text.as_bytes(), mode);
+    }
+
+    fn write_bytes(&self, name: &str, bytes: &[u8], mode: u32) {
         let path = self.path(name);
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, bytes).unwrap();
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
 
@@ -108,6 +112,10 @@ fn what_breaks_one_part_is_a_fault_of_agent_check_and_an_error_of_a_running_agen
     for (settings, named) in [
         ("[actions.a]\nrun = ['HERE/crlf.sh']\n", "lines that end with CR LF"),
         ("[actions.a]\nrun = ['HERE/lost.sh']\n", "needs /no/such/python, which is not there"),
+        ("[actions.a]\nrun = ['HERE/bom.sh']\n", "begins with a byte order mark"),
+        ("[actions.a]\nrun = ['HERE/bare']\n", "names no interpreter"),
+        ("[actions.a]\nrun = ['HERE/foreign']\n", "is for another machine"),
+        ("[actions.a]\nrun = ['HERE/torn']\n", "is cut off"),
         ("[actions.a]\nrun = ['HERE/gone']\n", "names a program that does not exist"),
         ("credential_file = 'HERE/two'\n", "must contain one token"),
         ("credential_file = 'HERE/gone'\n", "credential_file cannot be used"),
@@ -115,6 +123,14 @@ fn what_breaks_one_part_is_a_fault_of_agent_check_and_an_error_of_a_running_agen
         let scene = Scene::new(settings);
         scene.write("crlf.sh", "#!/bin/sh\r\necho hello\r\n", 0o755);
         scene.write("lost.sh", "#!/no/such/python -u\n", 0o755);
+        scene.write("bom.sh", "\u{feff}#!/bin/sh\necho hello\n", 0o755);
+        scene.write("bare", "#!", 0o755);
+        // The program itself, as if it were built for a processor that no machine has; and its first bytes.
+        let mut foreign = std::fs::read(BELLWIRE).unwrap();
+        scene.write_bytes("torn", &foreign[..40], 0o755);
+        foreign.truncate(4096);
+        foreign[18..20].copy_from_slice(&[0xfe, 0xfe]);
+        scene.write_bytes("foreign", &foreign, 0o755);
         scene.write("two", "two tokens\n", 0o600);
         let (code, text) = text_of(&scene.command("check").output().unwrap());
         assert_eq!(code, Some(1), "{settings}: {text}");
