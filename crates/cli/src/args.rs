@@ -433,7 +433,7 @@ pub struct Send {
     /// other data that begin with one behind `--`.
     #[arg(conflicts_with = "data_file")]
     pub data: Option<String>,
-    /// The file that contains the data.
+    /// The file that contains the data; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     pub data_file: Option<PathBuf>,
     /// What the data are. Data that begin like JSON ({, [ or ") and are not JSON are a mistake, unless the type is text.
@@ -456,7 +456,7 @@ pub struct Send {
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
     /// Send it at this time: 22:30 (the next, local), +10m, 2026-01-31T12:00 (local), or 2026-01-31T12:00:00Z. The time to
-    /// live counts from then.
+    /// live counts from then. A time from now cannot have an idempotency key, because the next try would be another request.
     #[arg(long, value_name = "TIME", conflicts_with = "wait")]
     pub at: Option<Moment>,
     /// The hub.

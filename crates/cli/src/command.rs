@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 
+use anyhow::Context as _;
 use bellwire_client::api::{CommandChange, DeliveryQuery};
 use bellwire_proto::{Counts, Delivery, DeliveryState, Timestamp, Wait, WaitReason};
 use futures_util::TryStreamExt;
@@ -75,10 +76,14 @@ pub(crate) async fn cancel(args: Cancel, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
     let id = args.id.find(&hub).await?;
     let command = hub.cancel(id, args.force).await?;
-    match form {
-        Form::Json => out::json(&command)?,
-        Form::Text => out::command(&command)?,
-    }
+    let printed = match form {
+        Form::Json => out::json(&command),
+        Form::Text => out::command(&command).map_err(Into::into),
+    };
+    printed.with_context(|| match command.done {
+        true => format!("the command {id} was cancelled"),
+        false => format!("the cancellation of the command {id} was requested"),
+    })?;
     if !command.done && form == Form::Text {
         out::note(&format!(
             "cancel requested; follow it with: bellwire watch {id}, or end it with: bellwire cancel {id} --force"
