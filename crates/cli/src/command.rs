@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::args::{Cancel, Status, Watch};
 use crate::connect;
 use crate::exit;
+use crate::explain::note_losses;
 use crate::out::{self, Form};
 
 pub(crate) async fn status(args: Status, form: Form) -> anyhow::Result<u8> {
@@ -53,7 +54,7 @@ pub(crate) async fn status(args: Status, form: Form) -> anyhow::Result<u8> {
 
 pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
-    let mut changes = hub.watch(args.id.find(&hub).await?)?;
+    let mut changes = hub.watch(args.id.find(&hub).await?)?.on_lost(note_losses(&hub));
     let mut shown = HashMap::new();
     while let Some(change) = changes.next().await {
         match (change?, form) {
@@ -74,6 +75,7 @@ pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
 
 pub(crate) async fn cancel(args: Cancel, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
+    args.id.check_length()?;
     let id = args.id.find(&hub).await?;
     let command = hub.cancel(id, args.force).await?;
     let printed = match form {

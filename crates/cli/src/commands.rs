@@ -11,6 +11,7 @@ use crate::args::Commands;
 use crate::connect;
 use crate::events;
 use crate::exit::{self, Usage};
+use crate::explain::note_losses;
 use crate::out::{self, BOLD, DIM, Form, StdoutError};
 use crate::short_id;
 
@@ -26,7 +27,7 @@ pub(crate) async fn run(args: Commands, form: Form) -> anyhow::Result<u8> {
     let since = args.since.map(|since| since.last(now)).transpose().map_err(Usage)?;
     // Before the list, so that nothing between the two is missed.
     let mut changes = match args.follow {
-        true => Some(hub.events()?),
+        true => Some(hub.events()?.on_lost(note_losses(&hub))),
         false => None,
     };
     if let Some(changes) = &mut changes {

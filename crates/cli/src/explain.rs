@@ -1,5 +1,8 @@
 //! How an error ends the program: its line for people or for machines, what to do about it, its exit code.
 
+use std::time::Duration;
+
+use bellwire_client::Controller;
 use bellwire_client::api::Error;
 use bellwire_client::event_source::{self, Loss};
 use bellwire_client::transport::{CertificateFault, TransportStage};
@@ -158,6 +161,15 @@ impl Losses {
     /// A connection has succeeded.
     pub(crate) fn connected(&mut self) {
         self.last_advice = None;
+    }
+}
+
+/// Prints a note for each lost connection of a stream of changes, which returns by itself.
+pub(crate) fn note_losses(hub: &Controller) -> impl FnMut(&Loss, Duration) + Send + 'static {
+    let (url, mut losses) = (hub.url().to_owned(), Losses::default());
+    move |loss, retry_in| {
+        let loss = losses.text(loss);
+        out::note(&format!("{url}: {loss}; again in {}", out::span(retry_in)));
     }
 }
 

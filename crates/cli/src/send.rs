@@ -12,6 +12,7 @@ use bellwire_proto::{Code, Delivery, Device, DeviceId, Json, Seconds, Timestamp,
 
 use crate::args::{DataType, Send};
 use crate::exit::{self, Usage};
+use crate::explain::note_losses;
 use crate::out::{self, Form};
 use crate::when::Moment;
 
@@ -95,7 +96,7 @@ async fn follow(hub: &Controller, sent: Delivery, wait: Seconds) -> anyhow::Resu
         return Ok(sent);
     }
     let end = async {
-        let mut changes = hub.watch(sent.command)?;
+        let mut changes = hub.watch(sent.command)?.on_lost(note_losses(hub));
         while let Some(change) = changes.next().await {
             match change? {
                 CommandChange::Delivery(delivery) if delivery.state.is_terminal() => {

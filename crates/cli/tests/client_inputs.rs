@@ -124,3 +124,50 @@ fn a_time_from_now_is_announced_when_it_is_accepted_and_has_no_key() {
     let at = commands[0]["not_before"].as_str().unwrap();
     assert!(text.contains(at), "a list without {at}: {text}");
 }
+
+/// The lines of a log stood between the events, with a date, a level and the name of a module.
+#[test]
+fn a_lost_stream_is_a_note_and_no_line_of_a_log() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (hub, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
+    let url = format!("http://{address}");
+    let send = |wait: &[&str]| {
+        let mut command =
+            bellwire(home.path(), &[&["send", "k", "a", "--hub", &url], wait].concat());
+        Program::start(&mut command)
+    };
+    assert!(send(&[]).wait().success());
+    let id = Http(address).get("/v1/commands").unwrap().json()["items"][0]["id"].clone();
+    let followers = [
+        (bellwire(home.path(), &["events", "--hub", &url]), "ready"),
+        (bellwire(home.path(), &["commands", "--follow", "--hub", &url]), "queued"),
+        (bellwire(home.path(), &["watch", id.as_str().unwrap(), "--hub", &url]), "queued"),
+    ];
+    let followers = followers.map(|(mut command, first)| (Program::start(&mut command), first));
+    for (follower, first) in &followers {
+        follower.wait_for(first);
+    }
+    let sender = send(&["--wait", "1m"]);
+    sender.wait_for("waiting for k");
+    // The stream of `commands --follow` has begun when it shows what comes.
+    followers[1].0.wait_for("queued");
+    hub.terminate();
+    for follower in followers.iter().map(|(follower, _)| follower) {
+        let line = follower.wait_for("again in");
+        assert!(line.contains(&url), "{line}");
+        assert!(!follower.output().contains("INFO"), "{}", follower.output());
+    }
+}
+
+#[test]
+fn cancelling_needs_four_digits_of_an_id() {
+    let hub = Hub::start();
+    assert_eq!(hub.run(&["send", "k", "a"], b"").0, 0);
+    let id = hub.commands()[0]["id"].as_str().unwrap().to_owned();
+    let (code, text) = hub.run(&["cancel", &id[..3]], b"");
+    assert!(code == 2 && text.contains("at least 4 digits"), "{text}");
+    assert_eq!(hub.commands()[0]["done"], false);
+    let (code, text) = hub.run(&["cancel", &id[..4]], b"");
+    assert_eq!(code, 0, "{text}");
+}
