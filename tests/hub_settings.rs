@@ -341,3 +341,30 @@ fn a_hub_on_every_address_checks_the_host_of_clients_of_its_machine() {
     assert_eq!(get("localhost"), 200);
     assert_eq!(get("192.0.2.1"), 200);
 }
+
+/// `BELLWIRE_LISTEN=` of a container file was an address that is none; clients and the agent take it for unset.
+#[test]
+fn an_empty_variable_is_no_setting() {
+    let checked = bellwire(&["config", "check"]).env("BELLWIRE_LISTEN", "").output().unwrap();
+    assert_eq!(code(&checked), 0, "{checked:?}");
+    assert!(text(&checked.stdout).contains("# listen = "), "{checked:?}");
+}
+
+/// Only the first of several lines was an error.
+#[test]
+fn several_faults_are_a_list_below_one_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hub.toml");
+    fs::write(&file, "lease = 'soon'\ncolour = 'red'\n").unwrap();
+    for command in [&["config", "check", "--config"][..], &["serve", "--config"]] {
+        let refused = bellwire(command).arg(&file).output().unwrap();
+        let printed = text(&refused.stderr);
+        let lines: Vec<_> = printed.lines().collect();
+        assert_eq!(code(&refused), 2, "{printed}");
+        assert!(lines[0].contains("error:") && lines[0].contains("2 faults"), "{printed}");
+        assert!(
+            lines.len() == 3 && lines[1..].iter().all(|line| line.starts_with("  ")),
+            "{printed}"
+        );
+    }
+}
