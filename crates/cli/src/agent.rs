@@ -60,6 +60,9 @@ fn in_file(path: &Path, faults: &ConfigFaults) -> String {
 #[derive(Serialize)]
 struct Checked {
     ok: bool,
+    /// Whether an agent starts all the same.
+    #[serde(skip)]
+    starts: bool,
     faults: Vec<Finding>,
     warnings: Vec<Finding>,
     actions: Vec<ActionSummary>,
@@ -69,7 +72,7 @@ impl Checked {
     /// For a file that cannot be read.
     fn unreadable(problem: String) -> Self {
         let faults = vec![Finding { key: "the file".to_owned(), problem }];
-        Self { ok: false, faults, warnings: Vec::new(), actions: Vec::new() }
+        Self { ok: false, starts: false, faults, warnings: Vec::new(), actions: Vec::new() }
     }
 }
 
@@ -100,7 +103,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
                 Form::Text => out::error(&message),
                 Form::Json => out::json(&Checked::unreadable(message))?,
             }
-            return Ok(exit::FAILED);
+            return Ok(exit::USAGE);
         }
     };
     let read = AgentConfig::read(&text);
@@ -111,6 +114,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
                 (found.is_ready(), of_file(path).into_iter().chain(found.warnings));
             Checked {
                 ok,
+                starts: found.faults.is_empty(),
                 faults: found.faults.into_iter().chain(found.errors).map(Finding::of).collect(),
                 warnings: warnings.map(Finding::of).collect(),
                 actions: config
@@ -125,6 +129,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
         }
         Err(faults) => Checked {
             ok: false,
+            starts: false,
             faults: faults.iter().cloned().map(Finding::of).collect(),
             warnings: Vec::new(),
             actions: Vec::new(),
@@ -134,7 +139,11 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
         Form::Json => out::json(&checked)?,
         Form::Text => print(path, &checked, read.as_ref().ok())?,
     }
-    Ok(if checked.ok { exit::OK } else { exit::FAILED })
+    Ok(match (checked.ok, &read) {
+        (true, _) => exit::OK,
+        (false, Ok(_)) => exit::FAILED,
+        (false, Err(_)) => exit::USAGE,
+    })
 }
 
 /// A warning when other users may change the file, and with it what this device runs.
@@ -153,10 +162,12 @@ fn print(path: &Path, checked: &Checked, config: Option<&AgentConfig>) -> Result
     let Some(config) = config.filter(|_| checked.ok) else {
         let count = checked.faults.len();
         let s = if count == 1 { "" } else { "s" };
-        stderr_line(format_args!(
-            "{}: {count} fault{s}; no agent works with it on this machine",
-            path.display()
-        ));
+        let consequence = match (checked.starts, count) {
+            (false, _) => "no agent starts with it on this machine",
+            (true, 1) => "an agent starts, and this part of it does not work",
+            (true, _) => "an agent starts, and these parts of it do not work",
+        };
+        stderr_line(format_args!("{}: {count} fault{s}; {consequence}", path.display()));
         return Ok(());
     };
     out::line(format_args!("{GOOD}ok{GOOD:#}  {BOLD}{}{BOLD:#} at {}", config.device, config.hub))?;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 
+use anyhow::Context as _;
 use bellwire_client::api::{CommandChange, DeliveryQuery};
 use bellwire_proto::{Counts, Delivery, DeliveryState, Timestamp, Wait, WaitReason};
 use futures_util::TryStreamExt;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use crate::args::{Cancel, Status, Watch};
 use crate::connect;
 use crate::exit;
+use crate::explain::note_losses;
 use crate::out::{self, Form};
 
 pub(crate) async fn status(args: Status, form: Form) -> anyhow::Result<u8> {
@@ -52,7 +54,7 @@ pub(crate) async fn status(args: Status, form: Form) -> anyhow::Result<u8> {
 
 pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
-    let mut changes = hub.watch(args.id.find(&hub).await?)?;
+    let mut changes = hub.watch(args.id.find(&hub).await?)?.on_lost(note_losses(&hub));
     let mut shown = HashMap::new();
     while let Some(change) = changes.next().await {
         match (change?, form) {
@@ -73,12 +75,17 @@ pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
 
 pub(crate) async fn cancel(args: Cancel, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
+    args.id.check_length()?;
     let id = args.id.find(&hub).await?;
     let command = hub.cancel(id, args.force).await?;
-    match form {
-        Form::Json => out::json(&command)?,
-        Form::Text => out::command(&command)?,
-    }
+    let printed = match form {
+        Form::Json => out::json(&command),
+        Form::Text => out::command(&command).map_err(Into::into),
+    };
+    printed.with_context(|| match command.done {
+        true => format!("the command {id} was cancelled"),
+        false => format!("the cancellation of the command {id} was requested"),
+    })?;
     if !command.done && form == Form::Text {
         out::note(&format!(
             "cancel requested; follow it with: bellwire watch {id}, or end it with: bellwire cancel {id} --force"

@@ -11,6 +11,7 @@ use crate::args::Commands;
 use crate::connect;
 use crate::events;
 use crate::exit::{self, Usage};
+use crate::explain::note_losses;
 use crate::out::{self, BOLD, DIM, Form, StdoutError};
 use crate::short_id;
 
@@ -26,7 +27,7 @@ pub(crate) async fn run(args: Commands, form: Form) -> anyhow::Result<u8> {
     let since = args.since.map(|since| since.last(now)).transpose().map_err(Usage)?;
     // Before the list, so that nothing between the two is missed.
     let mut changes = match args.follow {
-        true => Some(hub.events()?),
+        true => Some(hub.events()?.on_lost(note_losses(&hub))),
         false => None,
     };
     if let Some(changes) = &mut changes {
@@ -140,12 +141,15 @@ fn print_command(
         Some((state, 1)) if command.total == 1 => vec![state.to_string()],
         _ => command.counts.iter().map(|(state, n)| format!("{n} {state}")).collect(),
     };
+    // Until then it is queued for no other reason.
+    let scheduled = command.not_before.filter(|at| *at > now && !command.done);
+    let scheduled = scheduled.map(|at| format!(", to be sent at {at}")).unwrap_or_default();
     let style = match (command.counts.iter().next(), command.counts.len()) {
         (Some((state, _)), 1) => out::style_of(*state),
         _ => DIM,
     };
     out::line(format_args!(
-        "{}  {BOLD}{device:<20} {:<16}{BOLD:#} {:<10} {style}{}{style:#}",
+        "{}  {BOLD}{device:<20} {:<16}{BOLD:#} {:<10} {style}{}{style:#}{scheduled}",
         short_id::short(command.id, chars),
         command.action.as_str(),
         out::span(now.since(command.created_at)),

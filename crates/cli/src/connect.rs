@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bellwire_client::agent::config::{credential_from, read_credential};
 use bellwire_client::transport::{Base, BaseTransport, HttpTransport};
@@ -14,7 +15,7 @@ use crate::contexts::{self, Context, Contexts};
 use crate::exit::Usage;
 
 /// Where the hub is if nothing says otherwise.
-const DEFAULT_HUB: &str = "http://127.0.0.1:8888";
+pub(crate) const DEFAULT_HUB: &str = "http://127.0.0.1:8888";
 
 /// The variables that only clients read; the hub and the agent leave them alone.
 const HUB: &str = "BELLWIRE_HUB";
@@ -22,6 +23,8 @@ const CONTEXT: &str = "BELLWIRE_CONTEXT";
 const TOKEN: &str = "BELLWIRE_TOKEN";
 const TOKEN_FILE: &str = "BELLWIRE_TOKEN_FILE";
 const CA_FILE: &str = "BELLWIRE_CA_FILE";
+
+static SENDS_TOKEN: AtomicBool = AtomicBool::new(false);
 
 /// The hub that the options, the environment and the contexts name.
 ///
@@ -31,7 +34,7 @@ pub(crate) fn controller(arg: &HubArg) -> Result<Controller, Usage> {
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let connection = resolve(arg, environment, contexts::load)?;
     let token = match &connection.token {
-        Some(Token::File(file)) => Some(read_token(file)?),
+        Some(Token::File(file)) => Some(read_token_once(file)?),
         Some(Token::Variable(token)) => {
             let token = credential_from(token.as_bytes());
             Some(token.map_err(|e| Usage(format!("{TOKEN} cannot be used: {e}")))?)
@@ -72,18 +75,37 @@ pub(crate) fn connect(
         builder = builder.transport(BaseTransport::new(base(preferred)?, others, None));
     }
     if let Some(token) = token {
+        SENDS_TOKEN.store(true, Ordering::Relaxed);
         builder = builder.token(token);
     }
     builder.build().map_err(|e| Usage(e.to_string()))
 }
 
-/// The token in a file.
+/// Whether a client of this process sends a token: only then may a refusal be about it.
+pub(crate) fn sends_token() -> bool {
+    SENDS_TOKEN.load(Ordering::Relaxed)
+}
+
+/// The token in a file that is read each time; a pipe can be read only once.
 ///
 /// # Errors
 /// [`Usage`] names the file.
 pub(crate) fn read_token(file: &Path) -> Result<String, Usage> {
-    read_credential(file)
-        .map_err(|e| Usage(format!("the token file {} cannot be used: {e}", file.display())))
+    read_credential(file).map_err(|e| unusable(file, &e))
+}
+
+/// The token in a file for this call alone: it may be a pipe, as a shell makes for `<(…)`, and `-` is standard input.
+fn read_token_once(file: &Path) -> Result<String, Usage> {
+    if file == Path::new("-") {
+        return credential_from(std::io::stdin())
+            .map_err(|e| Usage(format!("the token on standard input cannot be used: {e}")));
+    }
+    let token = std::fs::File::open(file).and_then(credential_from);
+    token.map_err(|e| unusable(file, &e))
+}
+
+fn unusable(file: &Path, error: &std::io::Error) -> Usage {
+    Usage(format!("the token file {} cannot be used: {error}", file.display()))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 
+use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{CommandQuery, DeviceQuery};
 use bellwire_proto::{Device, DeviceId, Timestamp, Transport};
@@ -123,10 +124,12 @@ async fn remove(hub: &Controller, devices: &[DeviceId], form: Form) -> anyhow::R
             known.push(found.map_err(|e| anyhow::Error::from(e).context(format!("{device}")))?);
         }
     }
+    // What cannot be printed is removed all the same.
+    let mut printed = Ok(());
     for device in &known {
         hub.delete_device(&device.id).await?;
-        match form {
-            Form::Json => out::json(device)?,
+        let line = match form {
+            Form::Json => out::json(device),
             Form::Text => {
                 let cancelled = match device.queued {
                     0 => String::new(),
@@ -135,9 +138,13 @@ async fn remove(hub: &Controller, devices: &[DeviceId], form: Form) -> anyhow::R
                         if n == 1 { "is cancelled" } else { "are cancelled" }
                     ),
                 };
-                out::line(format_args!("removed {BOLD}{}{BOLD:#}{cancelled}", device.id))?;
+                out::line(format_args!("removed {BOLD}{}{BOLD:#}{cancelled}", device.id))
+                    .map_err(Into::into)
             }
-        }
+        };
+        printed = printed.and(line);
     }
+    let names = || known.iter().map(|device| device.id.as_str()).collect::<Vec<_>>().join(", ");
+    printed.with_context(|| format!("removed: {}", names()))?;
     Ok(exit::OK)
 }

@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::args::Listen;
 use crate::exit::{self, Usage};
+use crate::explain::Losses;
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD, StdoutError};
 use crate::saved;
 
@@ -61,6 +62,7 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
         }),
         form,
         save_dir: args.save_dir,
+        losses: Losses::default(),
         running: HashMap::new(),
         answered: VecDeque::new(),
         jobs: JoinSet::new(),
@@ -114,6 +116,8 @@ struct Appliance {
     form: Form,
     /// Where commands are written to.
     save_dir: Option<PathBuf>,
+    /// What was printed about lost connections.
+    losses: Losses,
     /// Running commands, and how to stop them.
     running: HashMap<CommandId, StopSender>,
     /// Answered commands, oldest first.
@@ -126,6 +130,7 @@ impl Appliance {
     fn on_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Hello(hello) => {
+                self.losses.connected();
                 out::note(&format!(
                     "listening as {} at {} ({})",
                     hello.device,
@@ -148,9 +153,9 @@ impl Appliance {
                 }
             }),
             Signal::Lost { loss, retry_in } => {
-                let advice = loss.advice().map(|advice| format!(" ({advice})")).unwrap_or_default();
+                let loss = self.losses.text(&loss);
                 out::note(&format!(
-                    "{}: {loss}{advice}; again in {}",
+                    "{}: {loss}; again in {}",
                     self.link.hub.url(),
                     out::span(retry_in)
                 ));

@@ -161,6 +161,7 @@ impl TransportError {
             TransportStage::Encoding => Some(
                 "a middlebox compresses it: exempt this server there, or use https".to_owned(),
             ),
+            _ if self.source.is::<network::NotHttp>() => Some(network::NotHttp::ADVICE.to_owned()),
             _ if let Some(refusal) = self.proxy_refusal() => refusal.advice(),
             _ => self.source.downcast_ref::<proxy::ProxyFault>()?.advice(),
         }

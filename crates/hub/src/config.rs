@@ -122,6 +122,15 @@ impl Loaded {
     pub fn is_given(&self, key: &str) -> bool {
         self.given.contains(key)
     }
+
+    /// All settings as a TOML file that means the same when it is read: what no layer has a value for is a comment with the
+    /// default, because some defaults depend on the machine.
+    pub fn to_toml(&self) -> String {
+        self.config.lines().fold(String::new(), |file, (key, line)| {
+            let mark = if self.is_given(key) { "" } else { "# " };
+            format!("{file}{mark}{line}\n")
+        })
+    }
 }
 
 /// The PEM files of the certificate chain and its key.
@@ -192,9 +201,13 @@ impl Config {
 
     /// The same as a TOML file.
     pub fn to_toml(&self) -> String {
-        let mut file = String::new();
-        for setting in SETTINGS {
-            let Some(text) = (setting.show)(self) else { continue };
+        self.lines().map(|(_, line)| line + "\n").collect()
+    }
+
+    /// Every setting that has a value: its key, and its line of a TOML file.
+    fn lines(&self) -> impl Iterator<Item = (&'static str, String)> {
+        SETTINGS.iter().filter_map(|setting| {
+            let text = (setting.show)(self)?;
             let value = match setting.shape {
                 Shape::Bare => text,
                 Shape::Text => toml::Value::String(text).to_string(),
@@ -203,9 +216,8 @@ impl Config {
                     toml::Value::Array(texts.collect()).to_string()
                 }
             };
-            file.push_str(&format!("{} = {value}\n", setting.key));
-        }
-        file
+            Some((setting.key, format!("{} = {value}", setting.key)))
+        })
     }
 
     /// Where the hub listens, each with what is spoken there.

@@ -26,14 +26,15 @@ pub(crate) fn run(args: &AgentInit, form: Form) -> anyhow::Result<u8> {
     let text = configuration(args)?;
     AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &faults)))?;
     write(path, &text)?;
+    let done = || format!("{} was written", path.display());
     match form {
-        Form::Json => out::json(&Created { config: path })?,
+        Form::Json => out::json(&Created { config: path }).with_context(done)?,
         Form::Text => {
             let option = match path == Path::new(CONFIG_FILE) {
                 true => String::new(),
                 false => format!(" --config {}", path.display()),
             };
-            out::line(format_args!("{} written", path.display()))?;
+            out::line(format_args!("{} written", path.display())).with_context(done)?;
             out::note(&format!(
                 "next: bellwire agent check{option}, then bellwire agent run{option}; \
                  bellwire agent on ACTION{option} -- PROGRAM adds what this device does"

@@ -223,6 +223,9 @@ impl Inner {
             true => TransportStage::Connect,
             false => TransportStage::Response,
         };
+        if !is_tls(uri) && self.proxies.of(uri).is_none() && is_not_http(&error) {
+            return TransportError::new(stage, NotHttp);
+        }
         match self.proxies.of(uri).map(|proxy| &**proxy) {
             Some(proxy) => Proxy::error(proxy, stage, false, Unanswered(error)),
             None => TransportError::new(stage, Unanswered(error)),
@@ -266,6 +269,29 @@ fn is_closed(error: &Error) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// Whether the first bytes of the answer begin no response of HTTP: those of TLS do not.
+fn is_not_http(error: &Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<hyper_client::Error>() {
+            return error.is_parse() && error.to_string().contains("version");
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// What answered a request of plain HTTP does not speak it.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the answer is not HTTP")]
+pub(super) struct NotHttp;
+
+impl NotHttp {
+    /// What to do about it: the rest of a sentence.
+    pub(super) const ADVICE: &str =
+        "the server may speak TLS on this port: use https:// in the URL";
 }
 
 /// The error of hyper's client without its outermost text, which says nothing.
