@@ -31,7 +31,6 @@ import judge
 import scenario as scenarios
 import stanzas
 from scenario import Broken, Skipped
-from settings import Abilities
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = Path(os.environ.get("NETWORKS_LOGS", ROOT / "target/networks"))
@@ -39,13 +38,12 @@ LOGS = Path(os.environ.get("NETWORKS_LOGS", ROOT / "target/networks"))
 RUN_MIN = 55
 # Mostly they wait; what they cost is their start.
 JOBS_PER_CORE = 3
-COLUMNS = "{:<24} {:<9} {:<6} {:>6} {:>5} {:>9} {:>6} {:>6} {:>6}  {:<7} {}"
+COLUMNS = "{:<24} {:<9} {:>6} {:>5} {:>9} {:>6} {:>6} {:>6}  {:<7} {}"
 
 
 class Suite:
     def __init__(self, bellwire, state_root):
         self.bellwire, self.state_root = bellwire, state_root
-        self.abilities = Abilities.of(bellwire)
         self.lock, self.names = threading.Lock(), []
 
     def lab_name(self):
@@ -61,24 +59,15 @@ class Suite:
                 subprocess.run([scenarios.NETLAB, "down", "--name", name], env=dict(os.environ, NETLAB_STATE=str(self.state_root)), check=False)
 
     def lab(self, scenario, logs):
-        return scenarios.build(scenario, self.bellwire, self.abilities, self.lab_name(), self.state_root, logs)
+        return scenarios.build(scenario, self.bellwire, self.lab_name(), self.state_root, logs)
 
     def once(self, scenario):
-        """The result by the first way that is green, or else by the last one."""
-        result = None
-        if scenario.kind_class == "classic":
-            return self.classic(scenario, LOGS / scenario.name)
-        for hubs in self.abilities.ways():
-            way = hubs[0].split(":")[0] if len(hubs) == 1 else "both"
-            logs = LOGS / scenario.name / way if len(hubs) == 1 else LOGS / scenario.name
-            latest = self.by_way(scenario, hubs, logs) | {"way": way}
-            result = better(result, latest)
-            if latest["state"] != "red":
-                break
-        return result
+        """The result of a scenario."""
+        logs = LOGS / scenario.name
+        return self.classic(scenario, logs) if scenario.kind_class == "classic" else self.commands(scenario, logs)
 
     def classic(self, scenario, logs):
-        result = blank(scenario) | {"way": "http"}
+        result = blank(scenario)
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
         try:
@@ -89,11 +78,11 @@ class Suite:
             faults = [str(error)]
         return result | {"state": "red" if faults else "green", "faults": faults}
 
-    def by_way(self, scenario, hubs, logs):
+    def commands(self, scenario, logs):
         result = blank(scenario)
         try:
             with contextlib.closing(self.lab(scenario, logs)) as lab:
-                record = scenarios.play(lab, scenario, hubs, self.bellwire)
+                record = scenarios.play(lab, scenario, self.bellwire)
         except Skipped as error:
             return result | {"state": "skipped", "faults": [str(error)]}
         except (Broken, subprocess.TimeoutExpired) as error:
@@ -108,12 +97,6 @@ def blank(scenario):
     return {"name": scenario.name, "class": scenario.kind_class, "measures": {}, "faults": [], "late": [], "stall_s": 0.0}
 
 
-def better(first, second):
-    if first is None or (second["state"], -len(second["faults"])) < (first["state"], -len(first["faults"])):
-        return second
-    return first
-
-
 def line(result):
     found = result["measures"]
     number = lambda key: "-" if found.get(key) is None else found[key]
@@ -124,11 +107,11 @@ def line(result):
         remarks += f" (this machine stood still for {result['stall_s']} s)"
     ran = f"{found['ran']}/{found['sent']}" if found else "-"
     reported = number("reported")
-    return COLUMNS.format(result["name"], result["state"], result["way"], ran, reported, result["class"][:9], number("first_s"),
+    return COLUMNS.format(result["name"], result["state"], ran, reported, result["class"][:9], number("first_s"),
                           number("p50_s"), number("worst_s"), found.get("shows", "-"), remarks).rstrip()
 
 
-HEAD = COLUMNS.format("scenario", "verdict", "hub", "ran", "ackd", "class", "first", "p50", "worst", "shows", "")
+HEAD = COLUMNS.format("scenario", "verdict", "ran", "ackd", "class", "first", "p50", "worst", "shows", "")
 
 
 def main():

@@ -20,7 +20,7 @@ use bellwire_client::agent::run::{
 };
 use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_client::event_source::Retry;
-use bellwire_client::path::{Carrier, status::BEING_PROVEN};
+use bellwire_client::path::{Carrier, status::BEING_PROVEN, wake::Wake};
 use bellwire_proto::stream::{ByeReason, CommandEvent};
 use bellwire_proto::{CommandId, DeviceId, ErrorInfo, Outcome, Report, ReportState, codes, limits};
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,6 +50,7 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
         saved::prepare(folder).map_err(|e| Usage(format!("--save-dir cannot be used: {e:#}")))?;
     }
     let mut signals = hub.listen(&args.device, &ListenOptions::default().retry(Retry::always()))?;
+    let mut wake = Wake::new([]);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut appliance = Appliance {
@@ -74,6 +75,10 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
                 None => return Ok(exit::OK),
             },
             Some(done) = appliance.jobs.join_next() => appliance.done(done),
+            reason = wake.changed() => {
+                tracing::info!("trying everything again: {}", reason.as_str());
+                signals.network_changed();
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }

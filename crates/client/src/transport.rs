@@ -31,7 +31,7 @@ mod settings;
 mod trust;
 mod tunnel;
 
-pub use bases::{Base, BaseStatus, BaseTransport};
+pub use bases::{Base, BaseSource, BaseStatus, BaseTransport};
 pub use network::HttpTransport;
 #[cfg(feature = "agent")]
 pub(crate) use pin::KeyPin;
@@ -85,6 +85,9 @@ pub trait Transport: Send + Sync + 'static {
     /// [`BaseTransport`] has a choice.
     fn reconsider(&self) {}
 
+    /// The network is another one than before: connections may be dead, and another base may be the best.
+    fn network_changed(&self) {}
+
     /// Which base of the hub is in use, where there are several.
     fn base(&self) -> Option<BaseStatus> {
         None
@@ -98,6 +101,10 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
 
     fn reconsider(&self) {
         (**self).reconsider();
+    }
+
+    fn network_changed(&self) {
+        (**self).network_changed();
     }
 
     fn base(&self) -> Option<BaseStatus> {
@@ -152,6 +159,9 @@ impl TransportError {
         if let Some(fault) = self.certificate_fault() {
             return Some(fault.advice());
         }
+        if let Some(other) = bases::NotTheHub::of(self) {
+            return Some(other.advice());
+        }
         match self.stage {
             TransportStage::Untrusted => Some(
                 "a middlebox answers in place of the server, such as the sign-in page of a guest network, or the server \
@@ -186,6 +196,9 @@ impl TransportError {
 
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(other) = bases::NotTheHub::of(self) {
+            return other.fmt(f);
+        }
         f.write_str(match self.stage {
             TransportStage::Connect => "cannot connect",
             TransportStage::Untrusted => "cannot connect securely",

@@ -380,6 +380,13 @@ pub const AGENT_FACTS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Results in flight that the agent sends for the first time (or the hub's `max_in_flight`, if that is more), and as
 /// many that it sends again. Our choice: reports that a network loses must block none that could pass.
 pub const AGENT_RESULTS_IN_FLIGHT_MAX: usize = 8;
+/// From how many results on that are due at once the agent sends them as one batch: our choice, so that a backlog costs few
+/// requests, and a single result waits for no other.
+pub const AGENT_BATCH_MIN: usize = 4;
+/// Results in a batch of the agent: our choice, below [`REPORT_BATCH_ITEMS_MAX`].
+pub const AGENT_BATCH_ITEMS_MAX: usize = 100;
+/// Bytes of a batch of the agent as JSON: our choice; middleboxes have to let single reports as long as this through.
+pub const AGENT_BATCH_BYTES_MAX: usize = REPORT_BYTES_MAX;
 /// Reports of one command that the agent has in flight: our choice. However often the hub asks, the next one waits.
 pub const AGENT_REPORTS_PER_COMMAND_MAX: usize = 2;
 /// How long a closure may continue after it was requested to stop, before it is dropped. Our choice, as the default of

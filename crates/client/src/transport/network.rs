@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,7 +65,10 @@ type Pool = Client<Connector, Full<Bytes>>;
 pub struct HttpTransport(Arc<Inner>);
 
 struct Inner {
-    pool: Pool,
+    /// Replaced when the network is another one.
+    pool: Mutex<Pool>,
+    connector: Connector,
+    http1: bool,
     proxies: Arc<Proxies>,
     user_agent: HeaderValue,
 }
@@ -100,8 +103,14 @@ impl HttpTransport {
         self.0.proxies.route(url)
     }
 
-    pub(super) fn of(pool: Pool, proxies: Arc<Proxies>, user_agent: HeaderValue) -> Self {
-        Self(Arc::new(Inner { pool, proxies, user_agent }))
+    pub(super) fn of(
+        connector: Connector,
+        http1: bool,
+        proxies: Arc<Proxies>,
+        user_agent: HeaderValue,
+    ) -> Self {
+        let pool = Mutex::new(client(connector.clone(), http1));
+        Self(Arc::new(Inner { pool, connector, http1, proxies, user_agent }))
     }
 }
 
@@ -112,7 +121,7 @@ impl fmt::Debug for HttpTransport {
 }
 
 /// The pool of connections that `connector` makes.
-pub(super) fn client(connector: Connector, http1: bool) -> Pool {
+fn client(connector: Connector, http1: bool) -> Pool {
     let mut builder = Client::builder(TokioExecutor::new());
     builder.timer(TokioTimer::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE);
     #[cfg(feature = "http2")]
@@ -145,9 +154,20 @@ impl Transport for HttpTransport {
             }))
         })
     }
+
+    fn network_changed(&self) {
+        // Idle connections may be dead, and no request would notice before its timeout. Those in use go on.
+        let inner = &self.0;
+        *inner.pool.lock().unwrap_or_else(PoisonError::into_inner) =
+            client(inner.connector.clone(), inner.http1);
+    }
 }
 
 impl Inner {
+    fn pool(&self) -> Pool {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The response, after the challenges of a proxy that receives plain requests as they are.
     async fn answered(
         &self,
@@ -197,7 +217,7 @@ impl Inner {
         loop {
             let mut copy = request.clone().map(Full::new);
             let connection = capture_connection(&mut copy);
-            let error = match self.pool.request(copy).await {
+            let error = match self.pool().request(copy).await {
                 Ok(response) => {
                     if let Some(used) = response.extensions().get::<Used>() {
                         used.set();

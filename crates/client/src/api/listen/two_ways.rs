@@ -107,7 +107,7 @@ impl TwoWays {
     }
 
     pub(super) fn network_changed(&mut self) {
-        self.hub.shared.transport.reconsider();
+        self.hub.shared.transport.network_changed();
         let now = self.now();
         self.path.network_changed(now);
     }
