@@ -5,7 +5,8 @@
     python3 tests/networks/run.py --json > networks.json
     NETLAB_IDLE=60 python3 tests/networks/run.py --only idle-cut --count 40 --period 90     # an hour, nearly idle
 
-Beside these, in the same way: the stanzas of the documentation (`stanzas.py`) and the classic programs (`classic.py`).
+Beside these, in the same way: the stanzas of the documentation (`stanzas.py`), the classic programs (`classic.py`) and `bellwire
+doctor` (`doctor.py`).
 
 Asserted of each scenario (`judge.py`): none lost, none run twice, every result reported, latency of the scenario's class,
 what the hub shows in the end, and no appliance shown online on a stream by which nothing arrives. A scenario whose only
@@ -27,6 +28,7 @@ import time
 from pathlib import Path
 
 import classic
+import doctor
 import judge
 import scenario as scenarios
 import stanzas
@@ -66,8 +68,8 @@ class Suite:
     def once(self, scenario):
         """The result by the first way that is green, or else by the last one."""
         result = None
-        if scenario.kind_class == "classic":
-            return self.classic(scenario, LOGS / scenario.name)
+        if scenario.kind_class in ("classic", "doctor"):
+            return self.tool(scenario, LOGS / scenario.name)
         for hubs in self.abilities.ways():
             way = hubs[0].split(":")[0] if len(hubs) == 1 else "both"
             logs = LOGS / scenario.name / way if len(hubs) == 1 else LOGS / scenario.name
@@ -77,12 +79,16 @@ class Suite:
                 break
         return result
 
-    def classic(self, scenario, logs):
-        result = blank(scenario) | {"way": "http"}
+    def tool(self, scenario, logs):
+        """The classic programs, or the doctor: without the agent."""
+        result = blank(scenario) | {"way": "http" if scenario.kind_class == "classic" else "both"}
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
         try:
-            faults = classic.run(scenario, Path(self.bellwire).parent, self.lab_name(), self.state_root, logs)
+            if scenario.kind_class == "classic":
+                faults = classic.run(scenario, Path(self.bellwire).parent, self.lab_name(), self.state_root, logs)
+            else:
+                faults = doctor.run(scenario, self.bellwire, self.abilities, self.lab_name(), self.state_root, logs)
         except Skipped as error:
             return result | {"state": "skipped", "faults": [str(error)]}
         except (Broken, subprocess.TimeoutExpired) as error:
@@ -177,7 +183,7 @@ def report(results, wanted, options, say, took_s):
 
 def chosen(only):
     lab = scenarios.scenarios()
-    known = lab + stanzas.scenarios(lab) + classic.scenarios(lab)
+    known = lab + stanzas.scenarios(lab) + classic.scenarios(lab) + doctor.scenarios(lab)
     if not only:
         return known
     names = {one.name for one in known}
