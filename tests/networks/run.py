@@ -5,7 +5,8 @@
     python3 tests/networks/run.py --json > networks.json
     NETLAB_IDLE=60 python3 tests/networks/run.py --only idle-cut --count 40 --period 90     # an hour, nearly idle
 
-Beside these, in the same way: the stanzas of the documentation (`stanzas.py`) and the classic programs (`classic.py`).
+Beside these, in the same way: the stanzas of the documentation (`stanzas.py`), the classic programs (`classic.py`) and `bellwire
+doctor` (`doctor.py`).
 
 Asserted of each scenario (`judge.py`): none lost, none run twice, every result reported, latency of the scenario's class,
 what the hub shows in the end, and no appliance shown online on a stream by which nothing arrives. A scenario whose only
@@ -27,6 +28,7 @@ import time
 from pathlib import Path
 
 import classic
+import doctor
 import judge
 import scenario as scenarios
 import stanzas
@@ -64,14 +66,20 @@ class Suite:
     def once(self, scenario):
         """The result of a scenario."""
         logs = LOGS / scenario.name
-        return self.classic(scenario, logs) if scenario.kind_class == "classic" else self.commands(scenario, logs)
+        if scenario.kind_class in ("classic", "doctor"):
+            return self.tool(scenario, logs)
+        return self.commands(scenario, logs)
 
-    def classic(self, scenario, logs):
+    def tool(self, scenario, logs):
+        """The classic programs, or the doctor: without the agent."""
         result = blank(scenario)
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
         try:
-            faults = classic.run(scenario, Path(self.bellwire).parent, self.lab_name(), self.state_root, logs)
+            if scenario.kind_class == "classic":
+                faults = classic.run(scenario, Path(self.bellwire).parent, self.lab_name(), self.state_root, logs)
+            else:
+                faults = doctor.run(scenario, self.bellwire, self.lab_name(), self.state_root, logs)
         except Skipped as error:
             return result | {"state": "skipped", "faults": [str(error)]}
         except (Broken, subprocess.TimeoutExpired) as error:
@@ -160,7 +168,7 @@ def report(results, wanted, options, say, took_s):
 
 def chosen(only):
     lab = scenarios.scenarios()
-    known = lab + stanzas.scenarios(lab) + classic.scenarios(lab)
+    known = lab + stanzas.scenarios(lab) + classic.scenarios(lab) + doctor.scenarios(lab)
     if not only:
         return known
     names = {one.name for one in known}
@@ -179,10 +187,10 @@ class StateRoot:
         self.path = Path(f"/run/bellwire-networks-{os.getpid()}")
         self.path.mkdir(mode=0o755)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g,mode=755", "tmpfs", self.path], check=True)
-        env = dict(os.environ, NETLAB_STATE=str(self.path))
-        made = ["bash", "-c", f'"$0" up direct --name keys --hub-port 0 >/dev/null && cp -r "{self.path}/keys/pki" "{self.path}/pki"', scenarios.NETLAB]
+        env, name = dict(os.environ, NETLAB_STATE=str(self.path)), f"k{os.getpid() % 0x10000:x}"
+        made = ["bash", "-c", f'"$0" up direct --name "$1" --hub-port 0 >/dev/null && cp -r "{self.path}/$1/pki" "{self.path}/pki"', scenarios.NETLAB, name]
         result = subprocess.run(made, env=env, capture_output=True, text=True)
-        subprocess.run([scenarios.NETLAB, "down", "--name", "keys"], env=env, check=False)
+        subprocess.run([scenarios.NETLAB, "down", "--name", name], env=env, check=False)
         if result.returncode:
             self.__exit__()
             sys.exit(f"error: the lab does not run here: {result.stderr.strip()}")

@@ -13,10 +13,12 @@ use crate::when::Moment;
 
 mod agent;
 mod connect;
+mod doctor;
 mod operator;
 
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
 pub use connect::{ContextAdd, ContextCommand, HubArg};
+pub use doctor::Doctor;
 pub use operator::{Commands, Devices, DevicesCommand, Events, Health};
 
 const EXIT_CODES: &str = "\
@@ -120,6 +122,8 @@ pub enum Command {
     Events(Events),
     /// Ask whether the hub is well.
     Health(Health),
+    /// Find out what the network between this machine and the hub lets pass, and what to ask its owner for.
+    Doctor(Doctor),
     /// Give names to hubs and their credentials, and choose between them.
     #[command(after_help = CONTEXTS)]
     Context {

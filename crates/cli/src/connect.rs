@@ -45,6 +45,17 @@ pub(crate) fn controller(arg: &HubArg) -> Result<Controller, Usage> {
     connect(&connection.hub, token, connection.ca_file.as_deref())
 }
 
+/// The hub's URLs that the options, the environment and the contexts name, with a comma between them, and the file of
+/// authorities. No credential is read.
+///
+/// # Errors
+/// [`Usage`] names the setting that cannot be used.
+pub(crate) fn hub_and_authorities(arg: &HubArg) -> Result<(String, Option<PathBuf>), Usage> {
+    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let connection = resolve(arg, environment, contexts::load)?;
+    Ok((connection.hub, connection.ca_file))
+}
+
 /// A client of this hub. Nothing is sent yet.
 ///
 /// # Errors

@@ -19,6 +19,7 @@ mod contexts;
 #[cfg(feature = "hub")]
 mod demo;
 mod devices;
+mod doctor;
 mod events;
 mod exit;
 mod explain;
@@ -94,6 +95,7 @@ async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
         Command::Devices(devices) => devices::run(devices, form).await,
         Command::Events(events) => events::run(events, form).await,
         Command::Health(health) => health::run(health, form).await,
+        Command::Doctor(doctor) => doctor::run(doctor, form).await,
         Command::Context { command } => context::run(command, form),
         #[cfg(feature = "hub")]
         Command::Completions { shell } => manual::completions(shell),

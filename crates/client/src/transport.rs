@@ -19,6 +19,7 @@ mod bases;
 mod coding;
 mod connector;
 mod dial;
+mod examine;
 mod network;
 mod no_proxy;
 mod pin;
@@ -32,6 +33,7 @@ mod trust;
 mod tunnel;
 
 pub use bases::{Base, BaseSource, BaseStatus, BaseTransport};
+pub use examine::{Examination, ExaminedStep};
 pub use network::HttpTransport;
 #[cfg(feature = "agent")]
 pub(crate) use pin::KeyPin;

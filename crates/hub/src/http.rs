@@ -18,6 +18,7 @@ mod device;
 mod ops;
 mod page;
 pub mod params;
+mod ping;
 mod problem;
 mod report;
 mod request;
@@ -132,7 +133,7 @@ static ROUTES: &[Route] = &[
     },
     Route { path: "/v1/devices/{device}/status", methods: &[on!(POST acts report::batch)] },
     Route { path: "/v1/events", methods: &[on!(GET reads ops::events)] },
-    Route { path: "/v1/ping", methods: &[on!(GET reads ops::ping)] },
+    Route { path: "/v1/ping", methods: &[on!(GET reads ping::ping)] },
     Route { path: "/healthz", methods: &[on!(GET reads ops::healthz)] },
     Route { path: "/readyz", methods: &[on!(GET reads ops::readyz)] },
 ];

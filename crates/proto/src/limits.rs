@@ -171,6 +171,12 @@ pub const SHARD_INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Streams of observers and watchers; one more is 429. Every change is sent to every observer. Our choice.
 pub const WATCHERS_MAX: usize = 1000;
 
+/// Streams and held answers by which networks are tried (`GET /v1/ping`), at once; one more is 429. Our choice: each costs what an
+/// idle stream does.
+pub const PING_TRIALS_MAX: usize = 100;
+/// How long such a stream lasts beyond one heartbeat. Our choice: time for its probes, and for what a middlebox holds back.
+pub const PING_STREAM_LIFE: Duration = Duration::from_secs(60);
+
 /// Bytes that all watchers together hold of what they were sent; one that needs more is 429. A command to 100,000 devices can
 /// have some 300 watchers, or 20 such commands one each; those of few devices count for nothing. Our choice.
 pub const WATCHER_BYTES_MAX: usize = 256 * 1024 * 1024;

@@ -55,15 +55,26 @@ impl fmt::Display for Unreachable {
 
 /// Connects to the first address of `host`, a name or an address, that answers. An IPv6 address may have brackets.
 pub(super) async fn tcp(resolver: &Resolver, host: &str, port: u16) -> Result<TcpStream, Cause> {
+    connect(addresses(resolver, host, port).await?).await
+}
+
+/// The addresses of `host`, in the order in which they are tried.
+pub(super) async fn addresses(
+    resolver: &Resolver,
+    host: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, Cause> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let addresses = match bare.parse::<IpAddr>() {
-        Ok(address) => vec![SocketAddr::new(address, port)],
-        Err(_) => {
-            let mut found = resolver.addresses(bare).await?;
-            found.iter_mut().for_each(|address| address.set_port(port));
-            interleaved(found)
-        }
-    };
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let mut found = resolver.addresses(bare).await?;
+    found.iter_mut().for_each(|address| address.set_port(port));
+    Ok(interleaved(found))
+}
+
+/// Connects to the first of these that answers.
+pub(super) async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, Cause> {
     let socket = first(addresses, |address| async move {
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer");
         timeout(ATTEMPT_TIMEOUT, TcpStream::connect(address)).await.map_err(late).flatten()

@@ -21,6 +21,7 @@ use hyper_util_client::rt::{TokioExecutor, TokioTimer};
 
 use super::coding;
 use super::connector::{Connector, Used};
+use super::examine::Examination;
 use super::proxy::{Proxies, Proxy, Route, is_tls};
 use super::proxy_auth::Step;
 use super::refusal::ProxyRefusal;
@@ -101,6 +102,31 @@ impl HttpTransport {
     /// ```
     pub fn route(&self, url: &Uri) -> Route {
         self.0.proxies.route(url)
+    }
+
+    /// The way to this URL step by step: to be shown to a person. The connection is used for nothing else.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use bellwire_client::transport::{HttpTransport};
+    ///
+    /// let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let transport = HttpTransport::builder().no_proxy().build()?;
+    /// let mut examination = transport.examine(&format!("http://{}/", server.local_addr()?).parse()?);
+    /// while let Some(step) = examination.upcoming() {
+    ///     println!("{step:?}: {}", examination.advance().await?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn examine(&self, url: &Uri) -> Examination {
+        Examination::new(self.0.connector.clone(), url.clone())
+    }
+
+    /// The scheme by which the proxy of requests to this URL has authenticated this machine, if it required that.
+    pub fn proxy_scheme(&self, url: &Uri) -> Option<&'static str> {
+        self.0.proxies.of(url)?.auth.scheme()
     }
 
     pub(super) fn of(

@@ -26,6 +26,11 @@ const CLOCK_MIN: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_767
 /// Names of a certificate that are shown.
 const NAMES_MAX: usize = 8;
 
+/// The name of a certificate's issuer, if it has one.
+pub(super) fn issuer(certificate: &CertificateDer<'_>) -> Option<String> {
+    name_in(webpki::EndEntityCert::try_from(certificate).ok()?.issuer())
+}
+
 /// Whom to trust.
 pub(super) struct Trust {
     /// Beside the platform's. A machine may have none of its own, a small appliance for example: then it trusts these alone.

@@ -29,6 +29,7 @@ use tokio::sync::{Notify as Wake, oneshot};
 use super::Readiness;
 use super::effects::Effects;
 use super::events::Events;
+use super::trials::Trials;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
@@ -54,6 +55,7 @@ pub(super) struct Runtime {
     pub(super) store: Arc<dyn Store>,
     pub(super) plane: Plane,
     pub(super) feed: Arc<Feed>,
+    pub(super) trials: Trials,
     pub(super) clock: Clock,
     events: Arc<Events>,
     /// Wakes the timer when the core's next deadline is earlier than the one it waits for.
@@ -137,6 +139,7 @@ impl Runtime {
             panicked: AtomicBool::new(false),
             config,
             store,
+            trials: Trials::new(plane.clone()),
             plane,
             feed,
             clock,
@@ -277,6 +280,7 @@ impl Runtime {
         // The thread that carries out waits for nothing, so this is short. An error: it panicked.
         let _ = passes.recv();
         self.feed.drain();
+        self.trials.drain();
     }
 
     pub(super) fn readiness(&self) -> Readiness {
