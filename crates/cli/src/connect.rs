@@ -3,7 +3,7 @@
 //! The order is that of the help of `bellwire context`. A secret of a context goes to that context's hub and to no other.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bellwire_client::agent::config::{credential_from, read_credential};
 use bellwire_client::transport::{Base, BaseTransport, HttpTransport};
@@ -23,6 +23,14 @@ const TOKEN: &str = "BELLWIRE_TOKEN";
 const TOKEN_FILE: &str = "BELLWIRE_TOKEN_FILE";
 const CA_FILE: &str = "BELLWIRE_CA_FILE";
 
+/// What named the hub of this process, if that was no flag: for an error, whose reader may have meant another.
+static NAMED_BY: OnceLock<String> = OnceLock::new();
+
+/// What named the hub: a context, a variable or the default. `None` if it was a flag, or nothing was connected to.
+pub(crate) fn named_by() -> Option<&'static str> {
+    NAMED_BY.get().map(String::as_str)
+}
+
 /// The hub that the options, the environment and the contexts name.
 ///
 /// # Errors
@@ -30,6 +38,10 @@ const CA_FILE: &str = "BELLWIRE_CA_FILE";
 pub(crate) fn controller(arg: &HubArg) -> Result<Controller, Usage> {
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let connection = resolve(arg, environment, contexts::load)?;
+    if let Some(named_by) = &connection.named_by {
+        // The hub of a process is one.
+        NAMED_BY.set(named_by.clone()).ok();
+    }
     let token = match &connection.token {
         Some(Token::File(file)) => Some(read_token(file)?),
         Some(Token::Variable(token)) => {
@@ -89,6 +101,8 @@ pub(crate) fn read_token(file: &Path) -> Result<String, Usage> {
 #[derive(Debug, PartialEq, Eq)]
 struct Connection {
     hub: String,
+    /// What named it, other than `--hub`.
+    named_by: Option<String>,
     token: Option<Token>,
     ca_file: Option<PathBuf>,
 }
@@ -118,18 +132,18 @@ fn resolve(
     contexts: impl FnOnce() -> Result<Contexts, Usage>,
 ) -> Result<Connection, Usage> {
     let mut named = Context::default();
-    let hub = match (&arg.hub, &arg.context, environment(HUB)) {
-        (Some(hub), _, _) => hub.clone(),
-        (None, None, Some(hub)) => hub,
+    let (hub, named_by) = match (&arg.hub, &arg.context, environment(HUB)) {
+        (Some(hub), _, _) => (hub.clone(), None),
+        (None, None, Some(hub)) => (hub, Some(format!("the variable {HUB}"))),
         (None, name, _) => {
             let contexts = contexts()?;
             let name = name.clone().or_else(|| environment(CONTEXT)).or(contexts.current.clone());
             match name {
                 Some(name) => {
                     named = contexts.get(&name)?.clone();
-                    named.hub.clone()
+                    (named.hub.clone(), Some(format!("the context {name}")))
                 }
-                None => DEFAULT_HUB.to_owned(),
+                None => (DEFAULT_HUB.to_owned(), Some("the default".to_owned())),
             }
         }
     };
@@ -147,7 +161,12 @@ fn resolve(
     } else {
         (variable.or(of_context), ca_variable.or(named.ca_file))
     };
-    Ok(Connection { hub, token: flag.or(token), ca_file: arg.ca_file.clone().or(ca_file) })
+    Ok(Connection {
+        hub,
+        named_by,
+        token: flag.or(token),
+        ca_file: arg.ca_file.clone().or(ca_file),
+    })
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use bellwire_hub::app::{self, StartError};
-use bellwire_hub::config::{Config, Loaded, VARIABLE_PREFIX};
+use bellwire_hub::config::{Config, Fault, Loaded, Origin, VARIABLE_PREFIX};
 
 use crate::args::{ConfigCommand, HubSettings};
+use crate::config_lines::{line_of, quotes_hint};
 use crate::exit::{self, Usage};
 use crate::out::{self, Form};
 
@@ -19,7 +20,26 @@ pub(crate) fn read(settings: &HubSettings) -> anyhow::Result<Loaded> {
         environment.iter().map(|(name, value)| (name.as_str(), value.as_str())),
         flags.iter().map(|(key, value)| (*key, value.as_str())),
     )
-    .map_err(|faults| Usage(faults.to_string()).into())
+    .map_err(|faults| {
+        let file = settings.config.as_deref().zip(text.as_deref());
+        let lines: Vec<_> = faults.iter().map(|fault| with_file(fault, file)).collect();
+        Usage(lines.join("\n")).into()
+    })
+}
+
+/// A fault; one of the file with the file and the line.
+fn with_file(fault: &Fault, file: Option<(&Path, &str)>) -> String {
+    let Some((path, text)) = file else { return fault.to_string() };
+    let path = path.display();
+    match fault {
+        Fault::Syntax { line, .. } => format!("{path}: {fault}{}", quotes_hint(text, *line)),
+        Fault::UnknownKey { origin: Origin::File, key }
+        | Fault::Value { origin: Origin::File, key, .. } => match line_of(text, key) {
+            Some(line) => format!("{path}, line {line}: {fault}"),
+            None => format!("{path}: {fault}"),
+        },
+        _ => fault.to_string(),
+    }
 }
 
 /// The warning about variables that are named like settings and are not; `None` without any.
@@ -54,7 +74,14 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
     if !faults.is_empty() {
         return refuse(&faults, if is_usage { exit::USAGE } else { exit::FAILED }, form);
     }
-    let in_use = in_use.iter().map(ToString::to_string);
+    let in_use = in_use.iter().map(|_| {
+        let dir = &loaded.config.data_dir;
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+        format!(
+            "the data folder {} is in use: a hub is running with it, which is no fault",
+            dir.display()
+        )
+    });
     let warnings: Vec<String> = unknown_variables(&loaded).into_iter().chain(in_use).collect();
     match form {
         Form::Json => {
@@ -105,6 +132,9 @@ fn flags(settings: &HubSettings) -> Vec<(&'static str, String)> {
     }
     if let Some(dir) = &settings.data_dir {
         flags.push(("data_dir", dir.display().to_string()));
+    }
+    if !settings.classic_actions.is_empty() {
+        flags.push(("classic_actions", settings.classic_actions.join(",")));
     }
     for (key, given) in [("open", settings.open), ("classic", settings.classic)] {
         if given {
