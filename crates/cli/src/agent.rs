@@ -11,6 +11,7 @@ use bellwire_client::agent::config::{AgentConfig, ConfigFaults, Fault, writable_
 use serde::Serialize;
 
 use crate::args::AgentCommand;
+use crate::config_lines::{line_of, quotes_hint};
 use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD, StdoutError};
 
@@ -35,7 +36,7 @@ pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8>
 /// The configuration, checked.
 pub(crate) fn read_config(path: &Path) -> anyhow::Result<AgentConfig> {
     let text = read_text(path)?;
-    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &faults)).into())
+    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &text, &faults)).into())
 }
 
 fn read_text(path: &Path) -> Result<String, Usage> {
@@ -49,11 +50,23 @@ fn read_text(path: &Path) -> Result<String, Usage> {
     })
 }
 
-fn in_file(path: &Path, faults: &ConfigFaults) -> String {
+fn in_file(path: &Path, text: &str, faults: &ConfigFaults) -> String {
     let count = faults.iter().count();
     let s = if count == 1 { "" } else { "s" };
-    let lines: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    let lines: String =
+        faults.iter().map(|fault| format!("\n  {}", with_line(text, fault.clone()))).collect();
     format!("{} has {count} fault{s}:{lines}", path.display())
+}
+
+/// The fault with the line where its key is set, and quotes where a text has none.
+fn with_line(text: &str, fault: Fault) -> Fault {
+    let Fault { key, mut problem } = fault;
+    if let Some(line) = key.strip_prefix("line ").and_then(|line| line.parse().ok()) {
+        problem.push_str(&quotes_hint(text, line));
+    } else if let Some(line) = line_of(text, &key) {
+        problem.push_str(&format!(" (line {line})"));
+    }
+    Fault { key, problem }
 }
 
 /// What `agent check --json` prints.
@@ -130,7 +143,10 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
         Err(faults) => Checked {
             ok: false,
             starts: false,
-            faults: faults.iter().cloned().map(Finding::of).collect(),
+            faults: faults
+                .iter()
+                .map(|fault| Finding::of(with_line(&text, fault.clone())))
+                .collect(),
             warnings: Vec::new(),
             actions: Vec::new(),
         },

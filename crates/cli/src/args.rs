@@ -19,7 +19,7 @@ mod operator;
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
 pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use doctor::Doctor;
-pub use operator::{Commands, Devices, DevicesCommand, Events, Health};
+pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -176,10 +176,11 @@ Settings come from the file, then BELLWIRE_* variables (BELLWIRE_DATA_DIR, …),
 
 Examples:
   bellwire serve
-  bellwire serve --listen 127.0.0.1:9000 --data-dir /var/lib/bellwire
+  bellwire serve --listen 127.0.0.1:9000 --data-dir /var/lib/bellwire-hub
   bellwire serve --listen 0.0.0.0:8888 --open     # every client that reaches it may send
   bellwire serve --open --listen http://0.0.0.0 --listen https://0.0.0.0   # ports 80 and 443
-  bellwire serve --classic                        # also the Python library's /poll and /ping")]
+  bellwire serve --classic                        # also the Python library's /poll and /ping
+  bellwire serve --classic --classic-action reboot   # and its /reboot")]
 pub struct Serve {
     /// The settings.
     #[command(flatten)]
@@ -191,10 +192,11 @@ pub struct Serve {
 #[derive(Debug, Args)]
 pub struct HubSettings {
     /// Where to listen: ADDRESS:PORT, http://ADDRESS[:PORT] or https://ADDRESS[:PORT]; may be given several times.
-    /// Port 0 lets the kernel choose. Without a scheme it is TLS when there is a certificate (`tls_cert`).
+    /// Port 0 lets the kernel choose. Without a scheme it is TLS when there is a certificate (`tls_cert`)
+    /// [default: 127.0.0.1:8888].
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
-    /// The folder in which the hub stores all data.
+    /// The folder in which the hub stores all data; it is made if it does not exist [default: ./bellwire-data].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// The configuration file (TOML).
@@ -203,6 +205,9 @@ pub struct HubSettings {
     /// Serve the Python Event Source Library's URLs too.
     #[arg(long)]
     pub classic: bool,
+    /// With --classic: an action beside ping and close; may be given several times.
+    #[arg(long = "classic-action", value_name = "NAME")]
+    pub classic_actions: Vec<String>,
     /// Allow --listen beyond loopback. Every client that reaches the hub may then send.
     #[arg(long)]
     pub open: bool,
@@ -259,6 +264,9 @@ Examples:
 pub struct Listen {
     /// The appliance's name.
     pub device: DeviceId,
+    /// A program that was given without --exec.
+    #[arg(hide = true)]
+    pub without_exec: Vec<OsString>,
     /// Run this program for each command. Everything that follows is its argument.
     #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS")]
     pub exec: Vec<OsString>,
@@ -315,20 +323,24 @@ pub struct Send {
     /// other data that begin with one behind `--`.
     #[arg(conflicts_with = "data_file")]
     pub data: Option<String>,
+    /// Words behind the data: a text without quotes around it.
+    #[arg(hide = true)]
+    pub unquoted: Vec<String>,
     /// The file that contains the data; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     pub data_file: Option<PathBuf>,
     /// What the data are. Data that begin like JSON ({, [ or ") and are not JSON are a mistake, unless the type is text.
     #[arg(long = "type", value_enum, default_value_t = DataType::Auto, value_name = "TYPE")]
     pub data_type: DataType,
-    /// Wait up to this long (at most 5m) until the command has ended, and show how it ended.
+    /// Wait up to this long (at most 5m) until the command has ended, and show how it ended. Not with --at.
     #[arg(long, value_name = "DURATION")]
     pub wait: Option<Seconds>,
-    /// How long the appliance may take to accept the command; 0: send it only if the appliance is online.
+    /// How long the appliance may take to accept the command, 1s to 7d; 0: send it only if the appliance is online
+    /// [default: 1h].
     #[arg(long, value_name = "DURATION")]
     pub ttl: Option<Seconds>,
     /// How long the appliance may be silent once it has accepted the command; and how long the command may run there,
-    /// unless its action has a timeout of its own.
+    /// unless its action has a timeout of its own; 1s to 24h [default: 5m].
     #[arg(long, value_name = "DURATION")]
     pub run_timeout: Option<Seconds>,
     /// Send it only if the appliance has connected to the hub before; otherwise nothing is sent, and the exit code is 1.
@@ -339,7 +351,8 @@ pub struct Send {
     pub idempotency_key: Option<String>,
     /// Send it at this time: 22:30 (the next, local), +10m, 2026-01-31T12:00 (local), or 2026-01-31T12:00:00Z. The time to
     /// live counts from then. A time from now cannot have an idempotency key, because the next try would be another request.
-    #[arg(long, value_name = "TIME", conflicts_with = "wait")]
+    /// Not with --wait: follow it with `bellwire watch ID`.
+    #[arg(long, value_name = "TIME")]
     pub at: Option<Moment>,
     /// The hub.
     #[command(flatten)]

@@ -3,8 +3,8 @@
 //! The order is that of the help of `bellwire context`. A secret of a context goes to that context's hub and to no other.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bellwire_client::agent::config::{credential_from, read_credential};
 use bellwire_client::transport::{Base, BaseTransport, HttpTransport};
@@ -25,6 +25,13 @@ const TOKEN_FILE: &str = "BELLWIRE_TOKEN_FILE";
 const CA_FILE: &str = "BELLWIRE_CA_FILE";
 
 static SENDS_TOKEN: AtomicBool = AtomicBool::new(false);
+/// What named the hub of this process, if that was no flag: for an error, whose reader may have meant another.
+static NAMED_BY: OnceLock<String> = OnceLock::new();
+
+/// What named the hub: a context, a variable or the default. `None` if it was a flag, or nothing was connected to.
+pub(crate) fn named_by() -> Option<&'static str> {
+    NAMED_BY.get().map(String::as_str)
+}
 
 /// The hub that the options, the environment and the contexts name.
 ///
@@ -33,6 +40,10 @@ static SENDS_TOKEN: AtomicBool = AtomicBool::new(false);
 pub(crate) fn controller(arg: &HubArg) -> Result<Controller, Usage> {
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let connection = resolve(arg, environment, contexts::load)?;
+    if let Some(named_by) = &connection.named_by {
+        // The hub of a process is one.
+        NAMED_BY.set(named_by.clone()).ok();
+    }
     let token = match &connection.token {
         Some(Token::File(file)) => Some(read_token_once(file)?),
         Some(Token::Variable(token)) => {
@@ -122,6 +133,8 @@ fn unusable(file: &Path, error: &std::io::Error) -> Usage {
 #[derive(Debug, PartialEq, Eq)]
 struct Connection {
     hub: String,
+    /// What named it, other than `--hub`.
+    named_by: Option<String>,
     token: Option<Token>,
     ca_file: Option<PathBuf>,
 }
@@ -151,18 +164,18 @@ fn resolve(
     contexts: impl FnOnce() -> Result<Contexts, Usage>,
 ) -> Result<Connection, Usage> {
     let mut named = Context::default();
-    let hub = match (&arg.hub, &arg.context, environment(HUB)) {
-        (Some(hub), _, _) => hub.clone(),
-        (None, None, Some(hub)) => hub,
+    let (hub, named_by) = match (&arg.hub, &arg.context, environment(HUB)) {
+        (Some(hub), _, _) => (hub.clone(), None),
+        (None, None, Some(hub)) => (hub, Some(format!("the variable {HUB}"))),
         (None, name, _) => {
             let contexts = contexts()?;
             let name = name.clone().or_else(|| environment(CONTEXT)).or(contexts.current.clone());
             match name {
                 Some(name) => {
                     named = contexts.get(&name)?.clone();
-                    named.hub.clone()
+                    (named.hub.clone(), Some(format!("the context {name}")))
                 }
-                None => DEFAULT_HUB.to_owned(),
+                None => (DEFAULT_HUB.to_owned(), Some("the default".to_owned())),
             }
         }
     };
@@ -180,7 +193,12 @@ fn resolve(
     } else {
         (variable.or(of_context), ca_variable.or(named.ca_file))
     };
-    Ok(Connection { hub, token: flag.or(token), ca_file: arg.ca_file.clone().or(ca_file) })
+    Ok(Connection {
+        hub,
+        named_by,
+        token: flag.or(token),
+        ca_file: arg.ca_file.clone().or(ca_file),
+    })
 }
 
 #[cfg(test)]

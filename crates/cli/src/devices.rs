@@ -1,5 +1,6 @@
 //! `bellwire devices`: the appliances that the hub knows; one of them in full; removing some.
 
+use std::ffi::OsString;
 use std::pin::pin;
 
 use anyhow::Context as _;
@@ -8,10 +9,10 @@ use bellwire_client::api::{CommandQuery, DeviceQuery};
 use bellwire_proto::{Device, DeviceId, Timestamp, Transport};
 use futures_util::TryStreamExt;
 
-use crate::args::{Devices, DevicesCommand};
+use crate::args::{DeviceList, Devices, DevicesCommand};
 use crate::commands;
 use crate::connect;
-use crate::exit;
+use crate::exit::{self, Usage};
 use crate::out::{self, BOLD, DIM, Form, GOOD};
 
 /// Commands that are shown of a device.
@@ -19,7 +20,9 @@ const COMMANDS_SHOWN: u32 = 5;
 
 pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
     match args.command {
-        None => list(args, form).await,
+        None => list(args.list, form).await,
+        Some(DevicesCommand::List(args)) => list(args, form).await,
+        Some(DevicesCommand::Other(words)) => Err(unknown(&words).into()),
         Some(DevicesCommand::Show { device, hub }) => {
             show(&connect::controller(&hub)?, &device, form).await
         }
@@ -29,7 +32,21 @@ pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
     }
 }
 
-async fn list(args: Devices, form: Form) -> anyhow::Result<u8> {
+/// What is no subcommand: the name of an appliance, or a slip.
+fn unknown(words: &[OsString]) -> Usage {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    match words.as_slice() {
+        [name] if name.parse::<DeviceId>().is_ok() => Usage(format!(
+            "`bellwire devices {name}` is no command; did you mean `bellwire devices show {name}`?"
+        )),
+        _ => Usage(format!(
+            "`bellwire devices {}` is no command; there are `devices`, `devices show DEVICE` and `devices remove DEVICE`",
+            out::printable(&words.join(" "))
+        )),
+    }
+}
+
+async fn list(args: DeviceList, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
     let online = match (args.online, args.offline) {
         (true, _) => Some(true),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bellwire_client::Controller;
 use bellwire_client::api::Error;
 use bellwire_client::event_source::{self, Loss};
-use bellwire_client::transport::{CertificateFault, TransportStage};
+use bellwire_client::transport::{CertificateFault, TransportError, TransportStage};
 use bellwire_proto::{Code, Delivery, Problem};
 use serde::Serialize;
 
@@ -58,6 +58,9 @@ pub(crate) fn explain(error: &anyhow::Error, form: Form) -> u8 {
     let mut message = error_chain(error);
     if let Some(advice) = known.and_then(advice) {
         message = format!("{message}; {advice}");
+    }
+    if let Some(Error::Unreachable { hub, source }) = known {
+        message.push_str(&next_steps(hub, source));
     }
     if form == Form::Text {
         out::error(&message);
@@ -193,14 +196,35 @@ fn of_refusal(loss: &Loss) -> Option<String> {
     }
 }
 
+/// For a hub that cannot be reached: what named it, and where there may be none, how to start one.
+fn next_steps(hub: &str, source: &TransportError) -> String {
+    if source.stage() != TransportStage::Connect || source.is_of_proxy() {
+        return String::new();
+    }
+    let mut steps = String::new();
+    if let Some(named_by) = connect::named_by() {
+        steps.push_str(&format!("; its URL is that of {named_by}"));
+    }
+    let authority = hub.split_once("://").map_or(hub, |(_, rest)| rest);
+    if ["127.", "localhost", "[::1]"].iter().any(|here| authority.starts_with(here)) {
+        steps.push_str("; start a hub on this machine with: bellwire serve");
+    }
+    steps
+}
+
 /// The error and its causes, without those that the text before them contains.
 fn error_chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for source in error.chain() {
+        let cause = source.to_string();
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {
             text = format!("{text}: {cause}");
+        }
+        // Its text has its causes, in other words than the system's.
+        if source.is::<Error>() {
+            break;
         }
     }
     text

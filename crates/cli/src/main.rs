@@ -13,6 +13,7 @@ mod command;
 mod commands;
 #[cfg(feature = "hub")]
 mod complete;
+mod config_lines;
 mod connect;
 mod context;
 mod contexts;

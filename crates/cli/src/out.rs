@@ -70,7 +70,14 @@ pub(crate) fn style_of(state: DeliveryState) -> Style {
 
 /// A delivery: how it stands, and what came of it.
 pub(crate) fn delivery(delivery: &Delivery) -> Result<(), StdoutError> {
-    let Delivery { device, action, state, command, outcome, .. } = delivery;
+    delivery_head(delivery)?;
+    line(format_args!("  {DIM}{}{DIM:#}", delivery.command))?;
+    outcome(delivery)
+}
+
+/// The first line of [`delivery`].
+pub(crate) fn delivery_head(delivery: &Delivery) -> Result<(), StdoutError> {
+    let Delivery { device, action, state, outcome, .. } = delivery;
     let style = style_of(*state);
     let mut about = vec![format!("attempt {}", delivery.attempt)];
     if state.is_terminal() {
@@ -88,8 +95,12 @@ pub(crate) fn delivery(delivery: &Delivery) -> Result<(), StdoutError> {
     line(format_args!(
         "{style}{state}{style:#}  {BOLD}{device} {action}{BOLD:#}  {DIM}{}{DIM:#}",
         about.join(", ")
-    ))?;
-    line(format_args!("  {DIM}{command}{DIM:#}"))?;
+    ))
+}
+
+/// The last lines of [`delivery`].
+pub(crate) fn outcome(delivery: &Delivery) -> Result<(), StdoutError> {
+    let outcome = &delivery.outcome;
     if let Some(error) = &outcome.error {
         let message = error.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
         line(format_args!("  {BAD}{}{BAD:#}{}", printable(&error.code), printable(&message)))?;

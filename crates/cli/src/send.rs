@@ -22,6 +22,7 @@ const HINT_TIMEOUT: Duration = Duration::from_secs(1);
 const BOM: char = '\u{feff}';
 
 pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
+    refuse_slips(&args)?;
     check_inputs(&args)?;
     let options = options(&args)?;
     let hub = crate::connect::controller(&args.hub)?;
@@ -76,9 +77,33 @@ pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
     let delivery = follow(&hub, sent, wait).await?;
     print(&delivery, form)?;
     if !delivery.state.is_terminal() && form == Form::Text {
+        if let Some(why) = crate::command::why_queued(&hub, &delivery).await {
+            out::note(&format!("  waits: {why}"));
+        }
         out::note(&format!("not ended yet; follow it with: bellwire watch {}", delivery.command));
     }
     Ok(exit::of_state(delivery.state))
+}
+
+/// What clap takes, and is a slip.
+fn refuse_slips(args: &Send) -> Result<(), Usage> {
+    if let (Some(first), [_, ..]) = (&args.data, args.unquoted.as_slice()) {
+        let text = format!("{first} {}", args.unquoted.join(" "));
+        let quoted = text.replace('\'', r"'\''");
+        return Err(Usage(format!(
+            "data with a blank go in quotes: bellwire send {} {} '{}'",
+            args.device,
+            args.action,
+            out::printable(&quoted)
+        )));
+    }
+    if args.at.is_some() && args.wait.is_some() {
+        return Err(Usage(
+            "--at and --wait exclude each other: send it without --wait, and follow it with: bellwire watch ID"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// The answer. Where it cannot be printed, the id must not be lost with it.
@@ -136,8 +161,11 @@ struct Hint {
 
 /// Why it may take long, if the appliance is offline. `device` is `None` for one that the command has created.
 fn hint(device: Option<&Device>, sent: &Delivery) -> Option<Hint> {
-    let retained = "the command waits for it until its time to live has passed";
-    let Delivery { device: name, command, .. } = sent;
+    let Delivery { device: name, command, created_at, expires_at, .. } = sent;
+    let retained = format!(
+        "the command waits for it until {expires_at} ({}; --ttl sets another time)",
+        out::span(expires_at.since(*created_at))
+    );
     match device {
         _ if sent.state.is_terminal() => None,
         Some(device) if is_seen(device) => {

@@ -218,6 +218,13 @@ impl fmt::Display for TransportError {
         let mut shown = String::new();
         let mut cause: Option<&(dyn StdError + 'static)> = Some(&*self.source);
         while let Some(error) = cause {
+            // Its source is the first of the failures that it lists.
+            if self.stage == TransportStage::Connect && error.is::<dial::Unreachable>() {
+                return write!(f, " to {error}");
+            }
+            if error.is::<resolve::NotFound>() {
+                return write!(f, ": {error}");
+            }
             let text = error.to_string();
             if !shown.contains(&text) {
                 write!(f, ": {text}")?;

@@ -68,6 +68,9 @@ pub struct Config {
     /// Whether the wire format of the classic Python library is served too (contract, section 10).
     /// Default false.
     pub classic: bool,
+    /// Actions that the classic format accepts beside `ping` and `close`; an event has the name of its action. Default
+    /// none.
+    pub classic_actions: Vec<String>,
     /// Origins of web pages, beside the hub's own, that may send, listen and read (contract, section 6). Default none.
     pub cors_origins: Vec<PageOrigin>,
     /// Names, beside `localhost`, by which an open hub is reached on a loopback address: what a reverse proxy before it
@@ -246,6 +249,7 @@ impl Default for Config {
             data_dir: PathBuf::from("bellwire-data"),
             open: false,
             classic: false,
+            classic_actions: Vec::new(),
             cors_origins: Vec::new(),
             allowed_hosts: Vec::new(),
             lease: limits::LEASE,
@@ -327,6 +331,9 @@ impl Reading {
                 None
             }
         };
+        if !config.classic_actions.is_empty() && !config.classic {
+            self.faults.push(Fault::Missing { given: "classic_actions", missing: "classic" });
+        }
         if !self.faults.is_empty() {
             return Err(ConfigErrors::new(self.faults));
         }

@@ -221,8 +221,10 @@ pub const REFUSED_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// `Retry-After` of `queue_full` in seconds: our choice; a device that works takes a command from
 /// its queue in that time.
 pub const RETRY_AFTER_QUEUE_S: u64 = 5;
-/// `Retry-After` of `draining` in seconds: the hub ends within 10 s. Contract, section 9.
-pub const RETRY_AFTER_DRAINING_S: u64 = 10;
+/// `Retry-After` of `draining` in seconds, at least and at most: our choice. By default the hub ends 2 s after it has begun
+/// to drain ([`DRAIN_S`]); a client that comes too early gets another of these, and the spread keeps those that were
+/// refused from coming back in one moment.
+pub const RETRY_AFTER_DRAINING_S: (u64, u64) = (2, 5);
 /// `Retry-After` of `store_unavailable` in seconds: our choice; an operator has to act.
 pub const RETRY_AFTER_STORE_S: u64 = 30;
 /// Reads of the API that may wait for the store; one more is answered 503. Our choice: some seconds of work,

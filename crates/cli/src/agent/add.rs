@@ -55,7 +55,8 @@ struct Added {
 fn add(path: &Path, draft: Draft, args: &AgentOn) -> anyhow::Result<AgentConfig> {
     // Read while the draft exists: no other process adds an action meanwhile.
     let before = read_text(path)?;
-    let config = AgentConfig::read(&before).map_err(|faults| Usage(in_file(path, &faults)))?;
+    let config =
+        AgentConfig::read(&before).map_err(|faults| Usage(in_file(path, &before, &faults)))?;
     if config.actions.contains_key(&args.action) {
         let message = format!("{} already has {}: edit it there", path.display(), args.action);
         return Err(Usage(message).into());

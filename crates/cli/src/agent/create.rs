@@ -24,7 +24,7 @@ struct Created<'a> {
 pub(crate) fn run(args: &AgentInit, form: Form) -> anyhow::Result<u8> {
     let path = &args.config.config;
     let text = configuration(args)?;
-    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &faults)))?;
+    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &text, &faults)))?;
     write(path, &text)?;
     let done = || format!("{} was written", path.display());
     match form {
@@ -47,7 +47,11 @@ pub(crate) fn run(args: &AgentInit, form: Form) -> anyhow::Result<u8> {
 fn configuration(args: &AgentInit) -> anyhow::Result<String> {
     let text = |text: &str| Value::from(text).to_string();
     let mut lines = format!("hub = {}\ndevice = {}\n", text(&args.hub), text(args.device.as_str()));
-    for (key, file) in [("credential_file", &args.token_file), ("ca_file", &args.ca_file)] {
+    for (key, file) in [
+        ("credential_file", &args.token_file),
+        ("ca_file", &args.ca_file),
+        ("state_dir", &args.state_dir),
+    ] {
         let Some(file) = file else { continue };
         // The agent may be started in another folder.
         let file = std::path::absolute(file)?;

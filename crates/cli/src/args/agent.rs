@@ -84,6 +84,9 @@ pub struct AgentInit {
     /// A file with certificate authorities (PEM) to trust in addition to the platform's.
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// The folder for the agent's journal, if it is not that of the account (for root /var/lib/bellwire).
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Where to write it.
     #[command(flatten)]
     pub config: AgentConfigArg,

@@ -33,7 +33,7 @@ const UNCONFIRMED_MAX: Duration = Duration::from_secs(30);
 
 /// No address could be connected to. Its source is the first failure.
 #[derive(Debug)]
-struct Unreachable {
+pub(super) struct Unreachable {
     failures: Vec<(SocketAddr, io::Error)>,
 }
 
@@ -46,10 +46,25 @@ impl StdError for Unreachable {
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.failures.iter().take(SHOWN_MAX);
-        let shown: Vec<_> = shown.map(|(address, error)| format!("{address}: {error}")).collect();
+        let shown: Vec<_> =
+            shown.map(|(address, error)| format!("{address}: {}", words(error))).collect();
         let more = self.failures.len().saturating_sub(SHOWN_MAX);
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         write!(f, "{}{more}", shown.join(", "))
+    }
+}
+
+/// The system's reason without its number, in the middle of a sentence.
+pub(super) fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let mut chars = text.chars();
+    match chars.next() {
+        // A second capital is that of an abbreviation.
+        Some(first) if !chars.as_str().starts_with(|c: char| c.is_uppercase()) => {
+            format!("{}{}", first.to_lowercase(), chars.as_str())
+        }
+        _ => text.to_owned(),
     }
 }
 

@@ -5,7 +5,7 @@ use bellwire_core::record::IdempotencyKey;
 use bellwire_core::{Send, Target};
 use bellwire_proto::limits::{ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, WAIT_S};
 use bellwire_proto::{
-    Action, Command, CommandId, Counts, Delivery, DeviceId, Json, Problem, Seconds, Timestamp,
+    Action, Code, Command, CommandId, Counts, Delivery, DeviceId, Json, Problem, Seconds, Timestamp,
 };
 use http::{StatusCode, header};
 use ring::digest;
@@ -28,7 +28,14 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     query.finish()?;
     let key = params::idempotency_key(&request.head.headers)?;
 
-    let body = request.body(request.driver.config().data_bytes_max).await?;
+    let data_bytes_max = request.driver.config().data_bytes_max;
+    let body = request.body(data_bytes_max).await.map_err(|problem| match problem.code {
+        Code::PayloadTooLarge => Problem::new(
+            Code::PayloadTooLarge,
+            format!("the data is past {data_bytes_max} bytes, which is data_bytes_max of the hub"),
+        ),
+        _ => problem,
+    })?;
     let media_type = params::media_type(&request.head.headers);
     let data = bodies::data(&media_type, &body)?;
 

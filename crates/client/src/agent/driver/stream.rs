@@ -49,7 +49,11 @@ impl Driver {
                     }
                     _ => link::explain(&loss),
                 };
-                tracing::warn!(?retry_in, "no connection to the hub: {meaning}");
+                let retry_in_s = retry_in.as_secs_f64();
+                tracing::warn!(
+                    retry_in = format_args!("{retry_in_s:.1}s"),
+                    "no connection to the hub: {meaning}"
+                );
                 self.disconnected(meaning, retry_in);
             }
         }
