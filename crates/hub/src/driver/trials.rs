@@ -129,7 +129,7 @@ mod tests {
     use crate::plane::{PlaneConfig, StreamEvents, StreamOptions};
 
     /// Passes the events of the plane on.
-    struct Reported(mpsc::Sender<StreamEvent>);
+    struct Reported(mpsc::SyncSender<StreamEvent>);
 
     impl StreamEvents for Reported {
         fn on_events(&self, batch: &mut Vec<StreamEvent>) {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn trials() -> (Trials, mpsc::Receiver<StreamEvent>) {
-        let (sender, events) = mpsc::channel();
+        let (sender, events) = mpsc::sync_channel(1000);
         let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
         (Trials::new(Plane::start(config, Arc::new(Reported(sender))).unwrap()), events)
     }
