@@ -176,7 +176,7 @@ fn systemd_is_notified_of_ready_watchdog_and_stopping_and_the_exit_code_is_0() {
     // The folder is locked by then: a second agent is refused.
     let (code, _, stderr) = text_of(&scene.bellwire(&["agent", "run"]).output().unwrap());
     assert_eq!(code, 1, "{stderr}");
-    assert!(stderr.contains("another agent runs"), "{stderr}");
+    assert!(stderr.contains("another agent (process "), "{stderr}");
     assert_eq!(agent.terminate().code(), Some(0));
     let received: Vec<String> =
         std::iter::from_fn(|| Some(receive())).take_while(|n| n != "STOPPING=1").collect();

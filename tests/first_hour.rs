@@ -164,10 +164,7 @@ fn how_long_a_command_waits_and_why_is_shown() {
     hub.run(&["send", "--help"]).says(0, &["[default: 1h]", "[default: 5m]"]);
     hub.run(&["serve", "--help"]).says(0, &["[default: 127.0.0.1:8888]", "./bellwire-data"]);
     let sent = hub.run(&["send", "k", "first", "--wait", "1s"]);
-    sent.says(
-        4,
-        &["the command waits for it until 2", "(60 min; --ttl", "waits: the appliance has"],
-    );
+    sent.says(4, &["the command waits for it until 2", "(1 h; --ttl", "waits: the appliance has"]);
     let mut stream = Http(hub.address).stream("/v1/devices/k2/stream").unwrap();
     stream.expect("hello");
     let first = hub.send("k2", "first");
@@ -255,7 +252,7 @@ fn a_fault_of_a_file_has_its_line_and_what_was_meant() {
     std::fs::write(&agent, format!("{text}heartbeat = \"15s\"\n")).unwrap();
     let mut check = bellwire(home.path(), &["agent", "check", "--config"]);
     Ran::of(check.arg(&agent).output().unwrap()).says(
-        1,
+        2,
         &["did you mean heartbeat? (line 4)", "must stand above the first [table] (line 7)"],
     );
 }

@@ -8,9 +8,9 @@ use clap::Args;
 /// `bellwire doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It examines each of the URLs through each of the proxies, as the agent would use them: name, TCP, the proxy and its
-authentication, TLS and the issuer of the certificate, ping, stream, the lag of what the hub writes into it, and the long poll.
-It needs no token, takes no appliance's place and runs nothing. What is in the way is explained, with a sentence for the owner of
+It examines each of the URLs through each of the proxies, as the agent would use them: name, TCP, the proxy and its \
+authentication, TLS and the issuer of the certificate, ping, stream, the lag of what the hub writes into it, and the long poll. \
+It needs no token, takes no appliance's place and runs nothing. What is in the way is explained, with a sentence for the owner of \
 the network, and in the end the best way is named as lines for agent.toml. User and password of a proxy are never printed.
 
 A way takes about 10 s, and up to a minute where the network is silent; with --idle it takes that time more.

@@ -213,6 +213,8 @@ fn log_advice(error: &Error, last: &mut Option<String>) {
             511 => Some("the network requires a sign-in".to_owned()),
             _ => None,
         },
+        // That names settings which this program does not have; the error itself names the fault.
+        Error::Transport(error) if error.certificate_fault().is_some() => None,
         error => error.advice(),
     };
     if let Some(advice) = advice.filter(|advice| last.as_ref() != Some(advice)) {
