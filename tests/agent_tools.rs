@@ -99,7 +99,7 @@ fn check_reports_every_fault_with_its_key_and_exits_2() {
     assert_eq!((code, &checked["ok"]), (2, &Value::Bool(false)));
     assert_eq!(checked["faults"].as_array().unwrap().len(), 4);
     let (code, _, stderr) = output(&["agent", "check", "--config", "/no/such.toml"]);
-    assert_eq!(code, 1, "{stderr}");
+    assert_eq!(code, 2, "{stderr}");
 }
 
 #[test]
