@@ -25,7 +25,7 @@ use crate::out::{self, BOLD, DIM, GOOD, StdoutError};
 /// The appliance's name.
 const KIOSK: &str = "kiosk-7";
 /// How long a step may take before it is a failure.
-const STEP: Duration = Duration::from_secs(8);
+const STEP: Duration = Duration::from_secs(60);
 
 /// The appliance's two actions. A file of the user's own could look just like this.
 const HANDLER: &str = r#"#!/bin/sh
