@@ -6,7 +6,6 @@
     reason = "a panic here is the failure message of a test"
 )]
 
-use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -33,9 +32,7 @@ impl Scene {
         let mut command = Command::new(BELLWIRE);
         command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&config);
         let hub = Program::start(command.arg("--data-dir").arg(&data));
-        let line = hub.wait_for("listening on http://");
-        let address = line.split("http://").nth(1).unwrap().split_whitespace().next().unwrap();
-        let address: SocketAddr = address.trim_end_matches(',').parse().unwrap();
+        let address = hub.address();
         let state = folder.path().join("state");
         let text = format!(
             "hub = \"http://{address}\"\ndevice = \"kiosk\"\nstate_dir = {state:?}\n{actions}"

@@ -23,11 +23,7 @@ struct Hub {
 
 fn hub() -> Hub {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(BELLWIRE);
-    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path().join("hub"));
-    let program = Program::start(&mut command);
-    let line = program.wait_for("listening on http://");
-    let address = line.split("http://").nth(1).unwrap().parse().unwrap();
+    let (program, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
     Hub { address, _program: program, _folder: folder }
 }
 

@@ -134,8 +134,7 @@ fn the_documented_classic_action_is_served_beside_the_api() {
     let args = ["serve", "--listen", "127.0.0.1:0", "--classic", "--classic-action", "reboot"];
     let server = Program::start(&mut bellwire(folder.path(), &args));
     server.wait_for("made the data folder");
-    let line = server.wait_for("listening on http://");
-    let address: SocketAddr = line.rsplit("//").next().unwrap().trim().parse().unwrap();
+    let address = server.address();
     let mut listener = Http(address).stream("/poll/kiosk-7").unwrap();
     let posted = Http(address).post_json("/reboot/kiosk-7", "\"now\"").unwrap();
     assert_eq!(posted.status, 200);
@@ -274,8 +273,7 @@ fn a_limit_that_refuses_a_command_is_named_with_its_setting() {
     let mut serve = bellwire(folder.path(), &["serve", "--listen", "127.0.0.1:0"]);
     let serve = serve.env("BELLWIRE_QUEUE_MAX", "1").env("BELLWIRE_DATA_BYTES_MAX", "8");
     let server = Program::start(serve);
-    let line = server.wait_for("listening on http://");
-    let url = line.split_whitespace().last().unwrap().to_owned();
+    let url = format!("http://{}", server.address());
     let send = |data: &str| {
         let args = ["send", "k", "x", data, "--hub", &url];
         Ran::of(bellwire(folder.path(), &args).output().unwrap())
@@ -290,10 +288,8 @@ fn a_classic_server_says_that_it_is_open_and_is_recognised() {
     let home = tempfile::tempdir().unwrap();
     let mut open = Command::new(CLASSIC);
     let server = Program::start(open.args(["-P", "0"]));
-    let line = server.wait_for("listening on http://");
     server.wait_for("no authentication");
-    let port = line.trim().rsplit(':').next().unwrap();
-    let hub = format!("http://127.0.0.1:{port}");
+    let hub = format!("http://127.0.0.1:{}", server.address().port());
     let health = bellwire(home.path(), &["health", "--hub", &hub]).output().unwrap();
     Ran::of(health).says(6, &["answers as a classic server does", "bellwire serve --classic"]);
 }

@@ -106,8 +106,7 @@ fn a_page_is_the_hubs_own_by_the_scheme_of_the_listener_that_it_came_by() {
     with_certificate(&mut command).env("BELLWIRE_DATA_DIR", folder.path().join("hub"));
     let listen = ["--listen", "http://127.0.0.1:0", "--listen", "https://127.0.0.1:0"];
     let hub = Program::start(command.arg("serve").args(listen));
-    let line = hub.wait_for("listening on http://");
-    let address: SocketAddr = line.split("http://").nth(1).unwrap().parse().unwrap();
+    let address = hub.address();
     for (origin, status) in [("http", 202), ("https", 403)] {
         let origin = format!("{origin}://{address}");
         let headers = [("Origin", origin.as_str())];

@@ -316,8 +316,7 @@ fn a_page_of_another_origin_cannot_send_to_a_hub_as_it_is_started() {
     // The classic server by itself has the rule for pages too.
     let mut command = Command::new(env!("CARGO_BIN_EXE_eventsource-server"));
     let server = Program::start(command.args(["-H", "127.0.0.1", "-P", "0"]));
-    let line = server.wait_for("listening on http://");
-    let address: SocketAddr = line.split("http://").nth(1).unwrap().trim().parse().unwrap();
+    let address = server.address();
     let foreign = [("Origin", "https://evil.example")];
     let refused = Http(address).request("POST", "/ping/token", &foreign, b"x").unwrap();
     assert_eq!(refused.status, 403, "{refused:?}");
@@ -330,9 +329,7 @@ fn a_hub_on_every_address_checks_the_host_of_clients_of_its_machine() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = bellwire(&["serve", "--listen", "0.0.0.0:0", "--open", "--data-dir"]);
     let hub = Program::start(command.arg(folder.path().join("hub")));
-    let line = hub.wait_for("listening on http://");
-    let port: u16 =
-        line.split_whitespace().last().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+    let port = hub.address().port();
     let get = |host: &str| {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         Http(address).get(&format!("http://{host}/v1/devices")).unwrap().status

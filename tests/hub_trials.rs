@@ -6,8 +6,6 @@
     reason = "a panic here is the failure message of a test"
 )]
 
-use std::process::Command;
-
 use bellwire_proto::limits::PING_TRIALS_MAX;
 use bellwire_testkit::{Http, Program, wait_until};
 use serde_json::Value;
@@ -22,11 +20,7 @@ struct Hub {
 
 fn hub() -> Hub {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(BELLWIRE);
-    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path().join("hub"));
-    let program = Program::start(&mut command);
-    let line = program.wait_for("listening on http://");
-    let address = line.split("http://").nth(1).unwrap().parse().unwrap();
+    let (program, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
     Hub { http: Http(address), _program: program, _folder: folder }
 }
 

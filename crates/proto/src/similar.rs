@@ -1,6 +1,6 @@
 //! The word that may have been meant by one that is misspelt, for the error about it.
 
-/// Changes of a letter that a slip may have: our choice, at which two words of the settings are still told apart.
+/// Changes of a letter that a slip may have: our choice, at which no two settings are taken for each other.
 const CHANGES_MAX: usize = 2;
 
 /// The known word that is nearest to `word`, if it differs by one or two letters that were changed, added, left out or
