@@ -12,12 +12,15 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::address::{self, Address, Authorize};
 use crate::event_source::InvalidRequest;
 use crate::retry_after::retry_after;
-use crate::transport::{HttpTransport, Transport, TransportError, TransportStage, read_body};
+use crate::transport::{
+    HttpTransport, RequestSent, Transport, TransportError, TransportStage, read_body,
+};
 
 mod command;
 mod device;
@@ -200,6 +203,8 @@ struct Call<'a> {
 struct Success<'a> {
     hub: &'a Controller,
     body: Bytes,
+    /// If the transport knows it.
+    sent: Option<Instant>,
 }
 
 impl Controller {
@@ -252,7 +257,7 @@ impl<'a> Call<'a> {
         let hub = self.hub;
         let (head, body) = self.exchange().await?;
         if head.status.is_success() {
-            return Ok(Success { hub, body });
+            return Ok(Success { hub, body, sent: request_sent(&head) });
         }
         if let (true, Some(location)) = (head.status.is_redirection(), head.headers.get(LOCATION)) {
             let location = String::from_utf8_lossy(location.as_bytes());
@@ -299,6 +304,11 @@ impl Success<'_> {
         serde_json::from_slice(&self.body)
             .map_err(|error| self.hub.foreign(format!("its response cannot be parsed: {error}")))
     }
+}
+
+/// When the request of a response was sent, if the transport knows that.
+fn request_sent(head: &http::response::Parts) -> Option<Instant> {
+    head.extensions.get().map(|RequestSent(at)| Instant::from_std(*at))
 }
 
 /// The header with a token.

@@ -10,6 +10,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
@@ -53,6 +54,11 @@ pub type Response = http::Response<ByteStream>;
 
 /// The body of a response. Dropping it aborts the transfer, and over HTTP/1.1 closes the connection.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>>;
+
+/// When a request was given to its connection, which was ready: what came before was the connecting. In the extensions of a
+/// response, where the transport knows it. [`HttpTransport`] does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestSent(pub Instant);
 
 /// A response to come.
 pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response, TransportError>> + Send>>;

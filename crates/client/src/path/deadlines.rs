@@ -52,6 +52,8 @@ pub const PROBES_MIN: u32 = 2;
 pub const LAG_MS: u64 = 700;
 /// The most that the time of an exchange adds to [`LAG_MS`]; a slower link has twice that time instead.
 pub const LAG_ALLOWANCE_MAX_MS: u64 = 500;
+/// Of how many exchanges the median is the time of one. Our choice: a link that became slow counts from the third on.
+pub const EXCHANGES: usize = 5;
 /// How many of the last [`LAGS`] lags must be over the limit for a stream to fail: one is a retransmission.
 pub const LATE_MAX: usize = 2;
 /// How many lags are remembered.

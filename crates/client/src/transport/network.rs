@@ -6,6 +6,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use hyper_client::body::Incoming;
 use hyper_util_client::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util_client::client::legacy::{Client, Error};
 use hyper_util_client::rt::{TokioExecutor, TokioTimer};
+use tokio::time::Instant;
 
 use super::coding;
 use super::connector::{Connector, Used};
@@ -26,7 +28,9 @@ use super::proxy::{Proxies, Proxy, Route, is_tls};
 use super::proxy_auth::Step;
 use super::refusal::ProxyRefusal;
 use super::settings::{HttpTransportBuilder, InvalidSetting};
-use super::{ByteStream, Request, ResponseFuture, Transport, TransportError, TransportStage};
+use super::{
+    ByteStream, Request, RequestSent, ResponseFuture, Transport, TransportError, TransportStage,
+};
 
 /// How long an idle connection stays in the pool: shorter than in servers and middleboxes, so that a request seldom uses one
 /// that is about to close.
@@ -243,8 +247,24 @@ impl Inner {
         loop {
             let mut copy = request.clone().map(Full::new);
             let connection = capture_connection(&mut copy);
-            let error = match self.pool().request(copy).await {
-                Ok(response) => {
+            let mut waiting = connection.clone();
+            let mut connected = pin!(waiting.wait_for_connection_metadata());
+            let mut response = pin!(self.pool().request(copy));
+            let mut sent = None;
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    _ = &mut connected, if sent.is_none() => {
+                        sent = Some(RequestSent(Instant::now().into_std()));
+                    }
+                    outcome = &mut response => break outcome,
+                }
+            };
+            let error = match outcome {
+                Ok(mut response) => {
+                    if let Some(sent) = sent {
+                        response.extensions_mut().insert(sent);
+                    }
                     if let Some(used) = response.extensions().get::<Used>() {
                         used.set();
                     }
