@@ -202,6 +202,18 @@ pub(super) fn of_refused_stream(status: u16, to: &Target) -> Advice {
     )
 }
 
+/// The head of a stream arrived, and then its end.
+pub(super) fn of_cut(to: &Target) -> Advice {
+    Advice::new(
+        "Something ends the stream before its first event. The agent uses the long poll instead, which works without a stream.",
+        format!(
+            "Responses of the type text/event-stream from {} to this appliance are cut off by {}. Please let them stay open.",
+            to.at(),
+            to.by()
+        ),
+    )
+}
+
 /// Nothing, or too little, of a stream arrived.
 pub(super) fn of_buffered(to: &Target) -> Advice {
     let exempt = match to.is_tls {
@@ -314,6 +326,7 @@ mod tests {
                 &["status 302", "portal.test", "hub.test"],
             ),
             (of_refused_stream(403, &direct), &["text/event-stream", "status 403"]),
+            (of_cut(&direct), &["text/event-stream", "hub.test", "cut off", "stay open"]),
             (of_idle(5, &direct), &["nothing passes for 5 s", "60 s or more"]),
             (of_unheld(25, &direct), &["the answer takes 25 s", "30 s or more"]),
         ] {
