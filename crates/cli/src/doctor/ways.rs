@@ -115,7 +115,7 @@ fn one(hub_text: &str, proxy: &str, ca_file: Option<&Path>) -> Result<Way, Usage
     })
 }
 
-/// As the agent's: one connection for each request.
+/// As the agent's: one connection for each request in flight.
 fn builder(ca_file: Option<&Path>) -> HttpTransportBuilder {
     let builder = HttpTransport::builder()
         .user_agent(concat!("bellwire-doctor/", env!("CARGO_PKG_VERSION")))
