@@ -282,6 +282,35 @@ fn a_stream_that_is_cut_before_its_hello_is_distinguished_from_a_page() {
     }
 }
 
+/// It was shown as a way without a proxy.
+#[cfg(feature = "pac")]
+#[test]
+fn a_pac_file_that_cannot_be_used_is_no_direct_way() {
+    let nowhere = format!("http://{}/wpad.dat", closed());
+    let hub = format!("http://{}", closed());
+    let args = ["--hub", &hub, "--proxy", &format!("pac+{nowhere}"), "--proxy", "pac+file:///nil"];
+    let (found, code) = json(&args);
+    assert_eq!((code, found["ways"].as_array().unwrap().len()), (6, 2), "{found:#}");
+    let (remote, local) = (&found["ways"][0], &found["ways"][1]);
+    assert_eq!(remote["reason"], format!("the PAC file {nowhere} cannot be used"), "{remote:#}");
+    let remedy = step(remote, "pac")["remedy"].as_str().unwrap();
+    assert!(remedy.contains(&nowhere) && remedy.contains("tell us the HTTP proxy"), "{remedy}");
+    assert!(step(local, "pac")["remedy"].is_null(), "the file is the reader's own: {local:#}");
+    assert!(step(local, "pac")["meaning"].as_str().unwrap().contains("--proxy"), "{local:#}");
+    let text = String::from_utf8(doctor(&args).stdout).unwrap();
+    assert!(text.contains("through an unknown proxy (the PAC file") && !text.contains("directly"));
+}
+
+#[test]
+fn a_list_of_hubs_without_a_url_is_a_usage_error() {
+    for hub in ["", ",", " , "] {
+        let output = doctor(&["--hub", hub]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{hub:?}: {said}");
+        assert!(said.contains("as in --hub http://"), "{hub:?}: {said}");
+    }
+}
+
 #[test]
 fn a_silence_that_no_hub_offers_is_refused_before_anything_is_sent() {
     let output = doctor(&["--idle", "3s"]);

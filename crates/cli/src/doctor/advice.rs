@@ -46,6 +46,23 @@ impl Target {
     }
 }
 
+/// There is no proxy from a PAC file; `setting` is `pac+` and where the file is.
+pub(super) fn of_pac(setting: &str, to: &Target) -> Advice {
+    let location = setting.strip_prefix("pac+").unwrap_or(setting);
+    if !location.starts_with("http") {
+        return Advice::only(
+            "The PAC file cannot be used, so that the proxy is not known: correct the file, or give the proxy's own URL with --proxy.",
+        );
+    }
+    Advice::new(
+        "The PAC file cannot be used, so that the proxy is not known. Where it is known, give its own URL with --proxy.",
+        format!(
+            "Please check the PAC file {location}, or tell us the HTTP proxy that devices use to reach {}.",
+            to.at()
+        ),
+    )
+}
+
 /// A step of connecting failed.
 pub(super) fn of_connecting(step: ExaminedStep, error: &TransportError, to: &Target) -> Advice {
     let at = to.at();
@@ -326,6 +343,10 @@ mod tests {
                 &["status 302", "portal.test", "hub.test"],
             ),
             (of_refused_stream(403, &direct), &["text/event-stream", "status 403"]),
+            (
+                of_pac("pac+http://w.test/wpad.dat", &direct),
+                &["file http://w.test/wpad.dat,", "443"],
+            ),
             (of_cut(&direct), &["text/event-stream", "hub.test", "cut off", "stay open"]),
             (of_idle(5, &direct), &["nothing passes for 5 s", "60 s or more"]),
             (of_unheld(25, &direct), &["the answer takes 25 s", "30 s or more"]),

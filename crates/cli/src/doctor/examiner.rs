@@ -41,7 +41,7 @@ impl<'a> Examiner<'a> {
     pub(super) async fn run(mut self) -> anyhow::Result<WayReport> {
         let (hub, route) = (self.way.hub.to_string(), self.way.route.clone());
         if self.screen.is_shown() {
-            report::heading(&hub, route.proxy.as_deref(), &route.reason)?;
+            report::heading(&hub, &self.way.through(), &route.reason)?;
         }
         let verdict = self.verdict().await?;
         if self.screen.is_shown() {
@@ -59,8 +59,7 @@ impl<'a> Examiner<'a> {
 
     async fn verdict(&mut self) -> anyhow::Result<Verdict> {
         if let Some(fault) = &self.way.fault {
-            let advice = Advice { meaning: None, remedy: None };
-            let outcome = Err((fault.clone(), advice));
+            let outcome = Err((fault.clone(), advice::of_pac(&self.way.proxy, &self.target)));
             self.ended("pac", Duration::ZERO, outcome)?;
             return Ok(Verdict::None);
         }
