@@ -29,6 +29,7 @@ mod refusal;
 mod resolve;
 mod service;
 mod settings;
+mod slots;
 mod trust;
 mod tunnel;
 
@@ -43,6 +44,8 @@ pub(crate) use proxy::{proxy_problem, unusable_variable};
 pub use refusal::ProxyRefusal;
 pub use service::ServiceTransport;
 pub use settings::{HttpTransportBuilder, InvalidSetting};
+#[cfg(feature = "pac")]
+pub(crate) use slots::Slots;
 pub use trust::CertificateFault;
 
 /// A request with its whole body. The URI is absolute.
