@@ -177,7 +177,7 @@ impl TransportError {
                 "a middlebox compresses it: exempt this server there, or use https".to_owned(),
             ),
             _ if self.source.is::<network::NotHttp>() => Some(network::NotHttp::ADVICE.to_owned()),
-            _ if let Some(refusal) = self.proxy_refusal() => refusal.advice(),
+            _ if let Some(refusal) = self.proxy_refusal() => Some(refusal.advice()),
             _ => self.source.downcast_ref::<proxy::ProxyFault>()?.advice(),
         }
     }
@@ -223,7 +223,8 @@ impl fmt::Display for TransportError {
         while let Some(error) = cause {
             // Its source is the first of the failures that it lists.
             if self.stage == TransportStage::Connect && error.is::<dial::Unreachable>() {
-                return write!(f, " to {error}");
+                // After the name of a proxy it is the proxy's address.
+                return write!(f, " {} {error}", if shown.is_empty() { "to" } else { "at" });
             }
             if error.is::<resolve::NotFound>() {
                 return write!(f, ": {error}");

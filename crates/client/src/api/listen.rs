@@ -176,7 +176,7 @@ pub enum Signal {
         /// In Unix milliseconds.
         time_ms: Option<u64>,
     },
-    /// Another way carries the commands from now on, or it is known why not the better one. [`Listener::way`] tells since when.
+    /// Another way carries the commands from now on, or it is known why not the better one. [`Listener::way`] shows since when.
     Carrier {
         /// `None` while neither works.
         carrier: Option<Carrier>,
