@@ -434,10 +434,7 @@ enum Taken {
 impl State {
     fn admit(&mut self, stream: StreamId, role: Role) -> Result<(), Problem> {
         if self.draining {
-            return Err(Problem::new(
-                Code::Draining,
-                "the hub is about to stop; connect again in a few seconds",
-            ));
+            return Err(Problem::draining());
         }
         if self.streams.len() >= WATCHERS_MAX {
             return Err(Problem::new(
