@@ -260,10 +260,8 @@ impl<'a> Call<'a> {
             return Ok(Success { hub, body, sent: request_sent(&head) });
         }
         if let (true, Some(location)) = (head.status.is_redirection(), head.headers.get(LOCATION)) {
-            let location = String::from_utf8_lossy(location.as_bytes());
-            return Err(
-                hub.foreign(format!("it redirects to {location}; if that is the hub, use its URL"))
-            );
+            let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
+            return Err(Error::redirect(hub.url(), location));
         }
         let retry_after = retry_after(&head.headers, None);
         Err(Error::of_answer(hub.url(), head.status, retry_after, &body))
@@ -324,8 +322,8 @@ fn add_query(url: &mut Url, name: &str, value: Option<impl fmt::Display>) {
     }
 }
 
-/// A nonce, which the response must repeat: one from a cache, or from another server, does not.
-fn nonce() -> String {
+/// A new nonce, which the response must repeat: one from a cache, or from another server, does not.
+pub fn nonce() -> String {
     // Without randomness it is always the same, which finds less and prevents nothing.
     let random = getrandom::u64().unwrap_or_default();
     format!("{random:016x}")

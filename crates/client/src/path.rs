@@ -36,6 +36,7 @@ mod tests;
 #[cfg(feature = "agent")]
 pub mod wake;
 
+pub use lag::limit_ms as lag_limit_ms;
 pub use poller::{PollFailure, PollFailureKind};
 pub use status::{Carrier, PathStatus, Verdict};
 pub use streamer::{HelloTimes, Rung, StreamEnd};

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use bellwire_client::api::nonce;
 use bellwire_client::path::deadlines::{
-    HEAD_MS, HELLO_MS, LAG_ALLOWANCE_MAX_MS, LAG_MS, LATE_MAX, PING_MS, POLL_GRACE_MS, PROBES_MIN,
+    HEAD_MS, HELLO_MS, LAG_MS, LATE_MAX, PING_MS, POLL_GRACE_MS, PROBES_MIN,
 };
+use bellwire_client::path::lag_limit_ms;
 use bellwire_client::transport::{
     ByteStream, Response, Transport as _, TransportError, TransportStage,
 };
@@ -189,8 +191,7 @@ impl Opened {
 
     /// The lags of the hello and of the probes. `exchange` is how long a request and its answer take.
     pub(super) async fn lags(mut self, exchange: Duration) -> Lags {
-        let exchange_ms = ms(exchange);
-        let limit_ms = (LAG_MS + exchange_ms.min(LAG_ALLOWANCE_MAX_MS)).max(2 * exchange_ms);
+        let limit_ms = lag_limit_ms(ms(exchange));
         let mut lags = Lags { ms: vec![ms(self.hello_after())], limit_ms, ended: false };
         let last = u64::from(PROBES) * PROBE_INTERVAL_MS;
         let until = self.started + Duration::from_millis(last + PROBE_INTERVAL_MS + limit_ms);
@@ -319,13 +320,6 @@ fn is_event_stream(response: &Response) -> bool {
 fn location(response: &Response) -> Option<String> {
     let location = response.headers().get(LOCATION)?.to_str().ok()?;
     Some(location.chars().take(200).collect())
-}
-
-/// It only has to differ from those of other requests that a cache may have seen.
-fn nonce() -> String {
-    use std::hash::{BuildHasher as _, RandomState};
-    let random = RandomState::new();
-    format!("{:016x}{:016x}", random.hash_one(1), random.hash_one(2))
 }
 
 fn ms(duration: Duration) -> u64 {

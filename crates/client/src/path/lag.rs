@@ -63,9 +63,15 @@ impl Lags {
     /// The limit. An exchange that ends takes as long as the beginning of a stream; where none was measured, the hello's own lag
     /// stands for it.
     pub(super) fn limit_ms(&self, exchange_ms: Option<u64>) -> u64 {
-        let exchange_ms = exchange_ms.unwrap_or(self.hello_ms.min(LAG_ALLOWANCE_MAX_MS));
-        (LAG_MS + exchange_ms.min(LAG_ALLOWANCE_MAX_MS)).max(2 * exchange_ms)
+        limit_ms(exchange_ms.unwrap_or(self.hello_ms.min(LAG_ALLOWANCE_MAX_MS)))
     }
+}
+
+/// The greatest lag that is not late, where an exchange of request and answer takes this long. A stream fails when
+/// [`LATE_MAX`](super::deadlines::LATE_MAX) of its last lags are late.
+pub fn limit_ms(exchange_ms: u64) -> u64 {
+    let allowance_ms = exchange_ms.min(LAG_ALLOWANCE_MAX_MS);
+    (LAG_MS + allowance_ms).max(exchange_ms.saturating_mul(2))
 }
 
 #[cfg(test)]

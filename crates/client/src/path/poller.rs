@@ -21,7 +21,7 @@ pub(super) struct Poller {
     is_short: bool,
     /// Since when none was held too long.
     steady_since: u64,
-    /// The last one was held too long, or the network is gone: the next one tells.
+    /// The last one was held too long, or the network is gone: the next one shows.
     doubt: Option<Doubt>,
     floor_failures: u32,
     timeouts: u32,

@@ -46,7 +46,7 @@ enum StreamState {
     Headed { sent: u64, head: u64 },
     /// The hello has arrived.
     Live(Box<Live>),
-    /// It failed, and a ping tells whose fault that is.
+    /// It failed, and a ping shows whose fault that is.
     Checking,
 }
 

@@ -114,7 +114,7 @@ impl Path {
         }
     }
 
-    /// The stream is at fault, or the network: a ping tells.
+    /// The stream is at fault, or the network: a ping shows which.
     fn fail(&mut self, now: u64, why: String) {
         if self.streamer.is_open() {
             self.outputs.push_back(Output::CloseStream);
