@@ -307,6 +307,12 @@ pub(super) fn of_busy_hub() -> Advice {
     Advice::only("It says nothing about the network. Try again later.")
 }
 
+pub(super) fn of_refusing_hub() -> Advice {
+    Advice::only(
+        "The network lets it through. It is the hub's configuration that must change, or the URL.",
+    )
+}
+
 /// The rest of a sentence as one.
 fn sentence(rest: &str) -> String {
     let mut chars = rest.chars();

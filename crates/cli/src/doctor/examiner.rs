@@ -263,6 +263,10 @@ impl<'a> Examiner<'a> {
                 format!("the hub cannot serve this test now (status {status})"),
                 advice::of_busy_hub(),
             ),
+            Failure::Refused { status, detail } => (
+                format!("the hub itself refuses it (status {status}): {detail}"),
+                advice::of_refusing_hub(),
+            ),
         }
     }
 

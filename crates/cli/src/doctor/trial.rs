@@ -29,6 +29,9 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of an event or a comment in a stream: the longest is the prelude.
 const ITEM_BYTES_MAX: usize = 64 * 1024;
 
+/// Of what a hub says when it refuses: its own sentences are shorter.
+const DETAIL_CHARS_MAX: usize = 500;
+
 /// Why there is no result.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -46,6 +49,8 @@ pub(super) enum Failure {
     TooOld,
     /// The hub cannot serve it now.
     Busy(StatusCode),
+    /// The hub itself refuses it, with these words: its configuration is at fault and not the network.
+    Refused { status: StatusCode, detail: String },
 }
 
 /// Of a response with status 200: what it contains is none of the hub's.
@@ -303,12 +308,17 @@ async fn body(response: Response) -> Result<Vec<u8>, Failure> {
 
 /// What an answer that is not the expected one says.
 fn not_served(status: StatusCode, location: Option<String>, body: &[u8]) -> Failure {
-    match serde_json::from_slice::<Problem>(body).ok().map(|problem| problem.code) {
-        Some(Code::UnknownField) => Failure::TooOld,
-        Some(Code::RateLimited | Code::Draining | Code::StoreUnavailable | Code::Internal) => {
+    let foreign = Failure::Foreign { status, location };
+    let Ok(Problem { code, detail, .. }) = serde_json::from_slice(body) else { return foreign };
+    match code {
+        Code::UnknownField => Failure::TooOld,
+        Code::RateLimited | Code::Draining | Code::StoreUnavailable | Code::Internal => {
             Failure::Busy(status)
         }
-        _ => Failure::Foreign { status, location },
+        Code::BadRequest | Code::Unauthenticated | Code::Forbidden => {
+            Failure::Refused { status, detail: detail.chars().take(DETAIL_CHARS_MAX).collect() }
+        }
+        _ => foreign,
     }
 }
 
