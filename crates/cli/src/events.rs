@@ -67,6 +67,7 @@ fn print_device(event: &DeviceEvent, form: Form) -> anyhow::Result<()> {
         DeviceChange::Offline => (DIM, "offline"),
         DeviceChange::Created => (DIM, "created"),
         DeviceChange::Removed => (BAD, "removed"),
+        DeviceChange::Changed => (DIM, "changed"),
     };
     let address = event.device.address.as_deref().unwrap_or_default();
     out::line(format_args!(

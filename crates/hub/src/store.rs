@@ -17,7 +17,8 @@ use std::sync::Arc;
 use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, Txn};
 use bellwire_core::{Instant, Presence};
 use bellwire_proto::{
-    Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device, DeviceId, Page,
+    Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device, DeviceId,
+    DeviceStatus, Page,
     Selector, Timestamp,
 };
 
@@ -203,6 +204,7 @@ impl StoredDevice {
             transport: presence.transport,
             queued,
             created_at: record.created_at,
+            status: DeviceStatus::Active,
         }
     }
 }
