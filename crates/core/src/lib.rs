@@ -33,6 +33,7 @@ mod config;
 mod context;
 mod delivery;
 mod device;
+mod grant;
 mod hub;
 mod idempotency;
 mod ids;
@@ -45,7 +46,7 @@ pub use config::{Config, Recovered, SeqSource};
 pub use hub::Hub;
 pub use ids::{RequestId, SessionId};
 pub use io::{
-    Answer, Footprint, Frame, HubEvent, Listen, NotifyOn, Output, Peer, Poll, Presence, Send,
-    Target,
+    AccessChange, Answer, Enrolment, Footprint, Frame, HubEvent, Listen, NotifyOn, Output, Peer,
+    Poll, Presence, Send, Target, TokenUse,
 };
 pub use time::{Instant, Now};

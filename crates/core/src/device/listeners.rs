@@ -7,10 +7,11 @@
 
 mod polls;
 mod replay;
+mod revoked;
 
 use bellwire_proto::limits::{CONFIRM_TIMEOUT, PACED_BYTES, POLL_PRESENCE};
 use bellwire_proto::stream::{ByeReason, CancelEvent, CommandEvent};
-use bellwire_proto::{Code, DeliveryState, Json, Problem, Seq, Transport};
+use bellwire_proto::{Code, DeliveryState, Json, Problem, Seq, TokenId, Transport};
 use thin_vec::ThinVec;
 
 use crate::context::{draining, unknown_device};
@@ -75,6 +76,8 @@ enum CatchingUp {
 struct WaitingPoll {
     request: RequestId,
     until: Instant,
+    /// With which token it came.
+    token: Option<TokenId>,
     commands: Vec<CommandEvent>,
     cancels: Vec<CancelEvent>,
     /// One of the commands was sent on a stream too: the poll is answered in the same call, so that both
@@ -239,7 +242,7 @@ impl Device {
             self.ensure_known(txn)
         });
         if let Err(problem) = known {
-            txn.ctx.sessions.remove(&session);
+            txn.ctx.end_session(session);
             return txn.refuse(request, problem);
         }
         let listener = Box::new(Listener {
@@ -267,7 +270,7 @@ impl Device {
     }
 
     fn may_listen(&self, txn: &TxnBuilder<'_>) -> Result<(), Problem> {
-        if !self.known && !txn.ctx.config.create_on_sight {
+        if !self.known && !txn.ctx.creates_on_sight() {
             return Err(unknown_device(&self.id));
         }
         if txn.ctx.draining {
@@ -333,6 +336,9 @@ impl Device {
         txn: &mut TxnBuilder<'_>,
     ) {
         if let Some(older) = older {
+            if carried != Carriers::UNCONFIRMED {
+                self.rivalry.replaced(txn.now.instant);
+            }
             txn.close(older.session, ByeReason::Replaced);
         }
         self.lost(carried, txn.now);

@@ -18,6 +18,7 @@ mod queue;
 mod review;
 mod sending;
 mod states;
+mod tokens;
 mod unanswered;
 
 #[path = "../world/store.rs"]

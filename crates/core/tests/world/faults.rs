@@ -36,6 +36,8 @@ pub(super) struct FaultProfile {
     /// Chance in percent that a command is for several devices.
     pub(super) to_many: u64,
     pub(super) calm_first: bool,
+    /// Whether an `admin` token may close the hub.
+    pub(super) closes: bool,
 }
 
 impl FaultProfile {
@@ -57,6 +59,7 @@ impl FaultProfile {
             clock_steps: r.pick(&[0, 0, 1, 4]),
             to_many: r.pick(&[0, 10, 40]),
             calm_first: r.percent(60),
+            closes: r.percent(20),
         }
     }
 
