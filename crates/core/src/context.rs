@@ -150,7 +150,7 @@ pub(crate) fn unauthenticated() -> Problem {
 }
 
 /// The refusal of a name that no device bears, where devices must be registered first.
-pub(crate) fn unknown_device(device: &DeviceId) -> Problem {
+pub fn unknown_device(device: &DeviceId) -> Problem {
     let detail = format!("no device is named {device}; register it first");
     Problem::new(Code::UnknownDevice, detail)
 }

@@ -42,6 +42,7 @@ pub mod record;
 mod time;
 mod txn;
 
+pub use context::unknown_device;
 pub use config::{Config, Recovered, SeqSource};
 pub use hub::Hub;
 pub use ids::{RequestId, SessionId};

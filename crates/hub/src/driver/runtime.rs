@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bellwire_core::record::{Load, Txn};
 use bellwire_core::{
-    Answer, Frame, Hub, HubEvent, Instant, NotifyOn, Now, Output, RequestId, SessionId,
+    AccessChange, Answer, Frame, Hub, HubEvent, Instant, NotifyOn, Now, Output, RequestId, SessionId,
 };
 use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{CommandId, DeviceChange, Problem};
@@ -29,6 +29,7 @@ use tokio::sync::{Notify as Wake, oneshot};
 use super::Readiness;
 use super::effects::Effects;
 use super::events::Events;
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
@@ -54,6 +55,8 @@ pub(super) struct Runtime {
     pub(super) store: Arc<dyn Store>,
     pub(super) plane: Plane,
     pub(super) feed: Arc<Feed>,
+    /// What is remembered of tokens.
+    pub(super) auth: Auth,
     pub(super) clock: Clock,
     events: Arc<Events>,
     /// Wakes the timer when the core's next deadline is earlier than the one it waits for.
@@ -94,6 +97,7 @@ enum Effect {
         stream: StreamId,
         bye: Bye,
     },
+    Access(AccessChange),
     Reply(oneshot::Sender<Answer>, Answer),
     Report(FeedEvent),
     /// Everything before it was carried out.
@@ -115,6 +119,7 @@ pub(super) struct Watching {
 impl Runtime {
     pub(super) fn start(
         hub: Hub,
+        auth: Auth,
         config: Arc<Config>,
         store: Arc<dyn Store>,
         plane: PlaneConfig,
@@ -123,7 +128,7 @@ impl Runtime {
     ) -> io::Result<Arc<Self>> {
         let events = Arc::new(Events::default());
         let plane = Plane::start(plane, events.clone())?;
-        let feed = Feed::start(store.clone(), plane.clone());
+        let feed = Feed::start(store.clone(), plane.clone(), clock.clone());
         let runtime = Arc::new(Self {
             core: Mutex::new(Core {
                 hub,
@@ -139,6 +144,7 @@ impl Runtime {
             store,
             plane,
             feed,
+            auth,
             clock,
             events,
             rearm: Arc::new(Wake::new()),
@@ -347,6 +353,10 @@ impl Runtime {
                 let (last, reason) = (frames::bye(&bye), reason_of(bye.reason));
                 self.plane.close_in(batch, stream, Some(last), reason);
             }
+            Effect::Access(change) => {
+                self.auth.changed(&change);
+                self.feed.access_changed(&change);
+            }
             // The client may have disconnected: then the answer is dropped.
             Effect::Reply(waiting, answer) => drop(waiting.send(answer)),
             Effect::Report(event) => self.feed.report(event),
@@ -385,6 +395,7 @@ impl Core {
                 Output::Close { session, bye } => {
                     stream_of(session).map(|stream| Effect::Close { stream, bye })
                 }
+                Output::Access(change) => Some(Effect::Access(change)),
                 Output::Reply(request, answer) => {
                     self.removing.remove(&request);
                     let waiting = self.waiting.remove(&request);

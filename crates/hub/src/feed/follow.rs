@@ -36,7 +36,7 @@ impl Feed {
             }
         }
         // Its present state, and never before its last change.
-        match self.store.command(command.id).await {
+        match self.store.command(command.id, mailbox.part.visible.clone()).await {
             Ok(now) => {
                 let last = frames::done(&now.unwrap_or(command));
                 // Waited for, since a slow reader may take longer than a closed stream lingers.
@@ -65,7 +65,10 @@ impl Feed {
         loop {
             let snapshot = match page.take() {
                 Some(snapshot) => Ok(Some(snapshot)),
-                None => self.store.snapshot(command, after.take()).await,
+                None => {
+                    let visible = mailbox.part.visible.clone();
+                    self.store.snapshot(command, after.take(), visible).await
+                }
             };
             let Ok(Some(snapshot)) = snapshot else {
                 tracing::warn!(%command, "a command's events end: its deliveries cannot be read");
@@ -74,6 +77,7 @@ impl Feed {
             for (delivery, version) in snapshot.deliveries {
                 let ended = delivery.state.is_terminal();
                 after = Some(delivery.device.clone());
+                mailbox.part.show(&delivery.device);
                 if progress.take(&delivery.device, version, ended) {
                     let frame = frames::delivery(&delivery);
                     if !self.send_paced(mailbox, progress, frame).await {
@@ -109,7 +113,8 @@ impl Feed {
                 }
                 Err(mpsc::error::TryRecvError::Disconnected) => return None,
             };
-            if progress.take(&change.device, change.version, change.ended)
+            if mailbox.part.shows(&change.device)
+                && progress.take(&change.device, change.version, change.ended)
                 && !self.send_paced(mailbox, progress, change.frame).await
             {
                 return None;

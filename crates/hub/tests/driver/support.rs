@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bellwire_core::{Listen, Send};
+use bellwire_hub::store::Visible;
 use bellwire_hub::app::Hub;
 use bellwire_hub::config::Config;
 use bellwire_hub::driver::{Driver, Reserved};
@@ -84,12 +85,12 @@ impl Stream {
     }
 
     pub(crate) async fn watch(driver: &Driver, command: CommandId) -> Self {
-        let reserved = driver.watch(command, StreamOptions::default());
+        let reserved = driver.watch(command, StreamOptions::default(), Visible::all(), None);
         Self::attach(driver, soon("a command's events", reserved).await.unwrap())
     }
 
     pub(crate) fn observe(driver: &Driver) -> Self {
-        Self::attach(driver, driver.observe(StreamOptions::default()).unwrap())
+        Self::attach(driver, driver.observe(StreamOptions::default(), Visible::all(), None).unwrap())
     }
 
     /// The next event; `None` at the end of the stream.

@@ -1,5 +1,6 @@
 //! Watchers of a command and observers of the hub: the snapshot, each change once and in order, the end.
 
+use bellwire_hub::store::Visible;
 use bellwire_hub::plane::StreamOptions;
 use bellwire_proto::{Code, CommandId, Labels, ReportState};
 
@@ -44,7 +45,7 @@ async fn watching_a_command_that_has_ended_gives_its_deliveries_and_done() {
 async fn a_command_that_is_not_known_has_no_events() {
     let (hub, _folder) = hub().await;
     let nobody = CommandId::from_parts(1, [7; 10]);
-    let refused = hub.driver().watch(nobody, StreamOptions::default());
+    let refused = hub.driver().watch(nobody, StreamOptions::default(), Visible::all(), None);
     let refused = soon("an answer", refused).await.unwrap_err();
     assert_eq!(refused.code, Code::UnknownCommand);
     hub.close().await;
@@ -160,9 +161,9 @@ async fn a_hub_that_drains_notifies_observers_and_ends_every_stream() {
     assert_eq!(bye["reason"], "draining");
     assert!((1.0..=10.0).contains(&bye["reconnect_s"].as_f64().unwrap()), "{bye}");
     assert!(command.next().await.is_none());
-    let refused = driver.observe(StreamOptions::default()).unwrap_err();
+    let refused = driver.observe(StreamOptions::default(), Visible::all(), None).unwrap_err();
     assert_eq!(refused.code, Code::Draining);
-    let refused = driver.watch(sent.command, StreamOptions::default()).await.unwrap_err();
+    let refused = driver.watch(sent.command, StreamOptions::default(), Visible::all(), None).await.unwrap_err();
     assert_eq!(refused.code, Code::Draining);
     hub.close().await;
 }
@@ -185,7 +186,7 @@ async fn one_command_to_very_many_new_devices_is_observed_whole_and_ends_no_stre
         "ping".parse().unwrap(),
         bellwire_proto::Json::null(),
     );
-    let command = driver.send_to_many(ping).await.unwrap();
+    let command = driver.send_to_many(ping, Visible::all()).await.unwrap();
     let (mut created, mut queued) = (0, 0);
     while created < DEVICES || queued < DEVICES {
         let event = events.next().await.expect("no end before the last event");

@@ -8,6 +8,7 @@
     reason = "a panic is the failure message, in helpers too"
 )]
 
+mod access;
 mod browsers;
 mod checks;
 mod commands;
@@ -17,3 +18,4 @@ mod reports;
 mod sending;
 mod streams;
 mod support;
+mod tokens;

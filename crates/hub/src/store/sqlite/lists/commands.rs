@@ -11,7 +11,7 @@ use rusqlite::{Connection, Result, params};
 
 use super::super::readers::at_one_moment;
 use super::super::rows::{self, command_columns, int, state_number};
-use super::{Look, Paging, shown};
+use super::{Look, Paging, scoped, shown};
 use crate::store::{CommandFilter, Cursor};
 
 /// Live deliveries of device `?1`, or of all when that is null; `?2` rows at most.
@@ -63,6 +63,12 @@ fn within(
 ) -> Result<Page<Command>> {
     let before = after.map_or(i64::MAX, |seq| int(seq.get()));
     let mut page = Paging::new(limit, rows_max);
+    // A device that the reader does not see has no commands.
+    if let Some(device) = &filter.device
+        && !scoped::sees(connection, &filter.visible, device)?
+    {
+        return Ok(page.finish(Cursor::after_seq));
+    }
     let mut few = Few { filter, before, seqs: Vec::new(), rows_left: rows_max / 2 };
     let complete = few.find(connection)?;
     page.looked_at = rows_max / 2 - few.rows_left;
@@ -149,8 +155,9 @@ fn list(
         let (seq, fits) = action.query_row([seq], |row| {
             Ok((rows::seq(row, 0)?, is_of(filter, row.get_ref(1)?.as_str()?)))
         })?;
-        match page.look(seq, fits) {
-            Look::Take => take(connection, seq, page)?,
+        let item = if fits { item(connection, filter, seq)? } else { None };
+        match page.look(seq, item.is_some()) {
+            Look::Take => item.into_iter().for_each(|(bytes, command)| page.push(bytes, command)),
             Look::Pass => {}
             Look::Stop => break,
         }
@@ -181,8 +188,9 @@ fn walk(
     while let Some(row) = rows.next()? {
         let seq = rows::seq(row, 0)?;
         let fits = row.get(2)? && is_of(filter, row.get_ref(1)?.as_str()?);
-        match page.look(seq, fits) {
-            Look::Take => take(connection, seq, page)?,
+        let item = if fits { item(connection, filter, seq)? } else { None };
+        match page.look(seq, item.is_some()) {
+            Look::Take => item.into_iter().for_each(|(bytes, command)| page.push(bytes, command)),
             Look::Pass => {}
             Look::Stop => break,
         }
@@ -194,16 +202,26 @@ fn is_of(filter: &CommandFilter, action: &str) -> bool {
     filter.action.as_ref().map(Action::as_str).is_none_or(|only| only == action)
 }
 
-/// Takes the command that was looked at last.
-fn take(connection: &Connection, seq: Seq, page: &mut Paging<Command, Seq>) -> Result<()> {
+/// A command that fits, and the bytes of its data, if it is there for the reader. Of several devices those that the
+/// reader sees decide about its state.
+fn item(
+    connection: &Connection,
+    filter: &CommandFilter,
+    seq: Seq,
+) -> Result<Option<(usize, Command)>> {
     let mut one = connection.prepare_cached(concat!(
         "SELECT ",
         command_columns!(),
         " FROM commands c WHERE c.seq = ?1"
     ))?;
     let record = one.query_row([int(seq.get())], rows::command)?;
-    page.push(record.data.as_str().len(), shown(connection, record)?);
-    Ok(())
+    let bytes = record.data.as_str().len();
+    let in_state = |command: &Command| {
+        let any = filter.visible.is_all() || filter.device.is_some();
+        any || filter.state.is_none_or(|state| command.counts.contains_key(&state))
+    };
+    let command = shown(connection, record, &filter.visible)?.filter(in_state);
+    Ok(command.map(|command| (bytes, command)))
 }
 
 #[cfg(test)]
