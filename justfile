@@ -49,6 +49,10 @@ original:
 proxies:
     @bash .ci/run proxies
 
+# Every network of tests/netlab, as root; arguments go to tests/networks/run.py.
+networks *ARGS:
+    @bash .ci/run networks -- {{ ARGS }}
+
 # The README's demo command.
 demo:
     @bash .ci/run demo

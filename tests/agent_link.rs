@@ -185,14 +185,17 @@ fn a_proxy_that_requires_a_password_is_named_in_the_log_and_retried_after_a_minu
     std::thread::spawn(move || {
         for mut client in listener.incoming().map_while(Result::ok) {
             assert!(read_head(&mut client).starts_with("CONNECT hub.test:443"));
-            let answer = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n";
+            let answer = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\
+                           proxy-authenticate: NTLM, Basic realm=\"x\"\r\n\r\n";
             client.write_all(answer).ok();
         }
     });
     let scene = Scene::new("https://hub.test", &proxy);
     let agent = scene.agent();
     let line = agent.wait_for("no connection to the hub");
-    assert!(line.contains("the proxy requires a user and password"), "{line}");
+    for part in ["the proxy requires a user and password", "offers NTLM, Basic", "user:password@"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
     let pause = line.split("retry_in=").nth(1).and_then(|rest| rest.split(['.', 's']).next());
     let pause_s: u64 = pause.unwrap().parse().unwrap_or_else(|e| panic!("{e} in {line}"));
     assert!((60..=75).contains(&pause_s), "{line}");

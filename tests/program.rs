@@ -52,10 +52,14 @@ impl Hub {
     }
 
     fn until_online(&self, device: &str, online: bool) {
-        wait_until(&format!("{device} to be online: {online}"), || {
+        self.until(device, "online", online.into());
+    }
+
+    fn until(&self, device: &str, member: &str, value: Value) {
+        wait_until(&format!("{device} to have {member} {value}"), || {
             let answer =
                 self.http().get(&format!("/v1/devices/{device}")).map_err(|e| e.to_string())?;
-            if answer.json()["online"] == online { Ok(()) } else { Err(answer.json().to_string()) }
+            if answer.json()[member] == value { Ok(()) } else { Err(answer.json().to_string()) }
         });
     }
 
@@ -280,7 +284,10 @@ fn waiting_for_an_offline_appliance_says_so() {
     assert_eq!(code(&mistyped), 4, "{mistyped:?}");
     assert!(stderr(&mistyped).contains("kisok has never connected"), "{mistyped:?}");
 
-    drop(hub.listen("kiosk", &["--exec", "/bin/true"]));
+    let listener = hub.listen("kiosk", &["--exec", "/bin/true"]);
+    // Between two polls nothing would tell the hub that it has gone; a stream that closes does.
+    hub.until("kiosk", "transport", "stream".into());
+    drop(listener);
     hub.until_online("kiosk", false);
     let away = hub.run(&["send", "kiosk", "ping", "--wait", "1s"]);
     assert!(stderr(&away).contains("kiosk is offline since 20"), "{away:?}");

@@ -110,6 +110,30 @@ pub fn has_own_name_server(test: &str) -> bool {
     false
 }
 
+/// Whether this process is in a network of its own, with a loopback interface and the right to add others. If not, the test
+/// of this name runs again in one that is.
+///
+/// # Panics
+/// When the test fails there, and in CI without the rights to make such a network.
+pub fn has_own_network(test: &str) -> bool {
+    if std::env::var_os(AGAIN).is_some() {
+        return true;
+    }
+    for rights in [&[][..], &["--user", "--map-root-user"]] {
+        let mut unshare = Command::new("unshare");
+        unshare.args(rights).args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]);
+        if run(unshare.env(AGAIN, "network"), test) {
+            return false;
+        }
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "no network can be made here: run it as root, with iproute2"
+    );
+    eprintln!("no network can be made here: nothing was tested");
+    false
+}
+
 /// Runs this program with one test alone; returns whether the test ran.
 fn run(command: &mut Command, test: &str) -> bool {
     command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);

@@ -15,7 +15,10 @@ mod http;
 mod process;
 mod random;
 
-pub use again::{as_process_1, has_own_name_server, is_process_1, on_small_disk, under_umask_077};
+pub use again::{
+    as_process_1, has_own_name_server, has_own_network, is_process_1, on_small_disk,
+    under_umask_077,
+};
 pub use http::{EventStream, Http, Response};
 pub use process::{Program, runs, wait_until};
 pub use random::Random;

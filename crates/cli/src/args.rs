@@ -173,6 +173,7 @@ Examples:
   bellwire serve
   bellwire serve --listen 127.0.0.1:9000 --data-dir /var/lib/bellwire
   bellwire serve --listen 0.0.0.0:8888 --open     # every client that reaches it may send
+  bellwire serve --open --listen http://0.0.0.0 --listen https://0.0.0.0   # ports 80 and 443
   bellwire serve --classic                        # also the Python library's /poll and /ping")]
 pub struct Serve {
     /// The settings.
@@ -184,7 +185,8 @@ pub struct Serve {
 #[cfg(feature = "hub")]
 #[derive(Debug, Args)]
 pub struct HubSettings {
-    /// Where to listen; may be given several times. Port 0 lets the kernel choose.
+    /// Where to listen: ADDRESS:PORT, http://ADDRESS[:PORT] or https://ADDRESS[:PORT]; may be given several times.
+    /// Port 0 lets the kernel choose. Without a scheme it is TLS when there is a certificate (`tls_cert`).
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
     /// The folder in which the hub stores all data.

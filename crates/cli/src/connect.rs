@@ -3,10 +3,11 @@
 //! The order is that of the help of `bellwire context`. A secret of a context goes to that context's hub and to no other.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use bellwire_client::Controller;
 use bellwire_client::agent::config::{credential_from, read_credential};
-use bellwire_client::transport::HttpTransport;
+use bellwire_client::transport::{Base, BaseTransport, HttpTransport};
+use bellwire_client::{Controller, InvalidUrl};
 
 use crate::args::HubArg;
 use crate::contexts::{self, Context, Contexts};
@@ -50,10 +51,25 @@ pub(crate) fn connect(
     token: Option<String>,
     ca_file: Option<&Path>,
 ) -> Result<Controller, Usage> {
-    let mut builder = Controller::builder(hub);
-    if let Some(ca_file) = ca_file {
-        let transport = HttpTransport::builder().ca_file(ca_file).build();
-        builder = builder.transport(transport.map_err(|e| Usage(e.to_string()))?);
+    let mut hubs = hub.split(',').map(str::trim);
+    let preferred = hubs.next().unwrap_or_default();
+    let mut builder = Controller::builder(preferred);
+    let others: Vec<&str> = hubs.collect();
+    if ca_file.is_some() || !others.is_empty() {
+        let mut transport = HttpTransport::builder();
+        if let Some(ca_file) = ca_file {
+            transport = transport.ca_file(ca_file);
+        }
+        let transport = transport.build().map_err(|e| Usage(e.to_string()))?;
+        let base = |hub: &str| -> Result<Base, Usage> {
+            Ok(Base {
+                hub: hub.parse().map_err(|e: InvalidUrl| Usage(e.to_string()))?,
+                proxy: "environment".to_owned(),
+                transport: Arc::new(transport.clone()),
+            })
+        };
+        let others = others.into_iter().map(base).collect::<Result<_, _>>()?;
+        builder = builder.transport(BaseTransport::new(base(preferred)?, others, None));
     }
     if let Some(token) = token {
         builder = builder.token(token);

@@ -111,7 +111,7 @@ fn advice(error: &Error) -> Option<&'static str> {
             _ => None,
         },
         Error::Unreachable { source, .. } => match source.stage() {
-            TransportStage::ProxyAuthentication => Some(SET_PROXY),
+            TransportStage::ProxyAuthentication if source.advice().is_none() => Some(SET_PROXY),
             _ => match source.certificate_fault() {
                 Some(CertificateFault::UnknownIssuer { .. }) => {
                     Some("for this program ca_file is --ca-file FILE, or BELLWIRE_CA_FILE")

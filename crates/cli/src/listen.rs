@@ -20,6 +20,7 @@ use bellwire_client::agent::run::{
 };
 use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_client::event_source::Retry;
+use bellwire_client::path::{Carrier, status::BEING_PROVEN};
 use bellwire_proto::stream::{ByeReason, CommandEvent};
 use bellwire_proto::{CommandId, DeviceId, ErrorInfo, Outcome, Report, ReportState, codes, limits};
 use tokio::signal::unix::{SignalKind, signal};
@@ -154,8 +155,14 @@ impl Appliance {
                     out::span(retry_in)
                 ));
             }
-            // Heartbeats, and events of later versions.
-            _ => {}
+            Signal::Carrier { carrier: Some(carrier), why: Some(why) } if why != BEING_PROVEN => {
+                let by = match carrier {
+                    Carrier::Poll => "long poll",
+                    Carrier::Stream | Carrier::CompatStream => "a stream with comments",
+                };
+                out::note(&format!("commands arrive by {by}: {}", out::printable(&why)));
+            }
+            Signal::Carrier { .. } | Signal::Heartbeat { .. } => {}
         }
     }
 

@@ -1,7 +1,7 @@
 //! `bellwire serve`: settings in, a hub that runs until a signal stops it.
 
 use bellwire_hub::app::{Bound, StartError};
-use bellwire_hub::config::Loaded;
+use bellwire_hub::config::{Loaded, Scheme};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,15 +26,19 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let data_dir = config.data_dir.clone();
-    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let hub = Bound::bind(config).await.map_err(refused)?.serve();
-    for address in hub.local_addrs() {
+    for listener in hub.listeners() {
         let version = env!("CARGO_PKG_VERSION");
-        let banner = format!("bellwire {version} listening on {scheme}://{address}");
+        let banner = format!("bellwire {version} listening on {listener}");
         // A full disk is no reason not to serve.
         if let Err(e) = out::line(&banner) {
             tracing::warn!("{banner}; {e}");
         }
+    }
+    if hub.has_certificate()
+        && hub.listeners().iter().all(|listener| listener.scheme == Scheme::Http)
+    {
+        tracing::warn!("tls_cert is set, and no listener uses it: each is http:// in listen");
     }
     let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
     tracing::info!("ready; the data folder is {}", data_dir.display());
@@ -46,7 +50,7 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hang_up.recv() => match hub.reload_tls() {
-                Ok(()) if !hub.speaks_tls() => {
+                Ok(()) if !hub.has_certificate() => {
                     tracing::info!("SIGHUP: nothing to read again, tls_cert and tls_key are not set");
                 }
                 Ok(()) => tracing::info!("certificate and key read again"),

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderValue;
 use percent_encoding::percent_decode_str;
-use reqwest::Url;
+use url::Url;
 
 /// The text is not an absolute `http` or `https` URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -11,8 +11,8 @@ use bellwire_proto::limits::{RESPONSE_BYTES_MAX, RESPONSE_TIMEOUT};
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use reqwest::Url;
 use serde::de::DeserializeOwned;
+use url::Url;
 
 use crate::address::{self, Address, Authorize};
 use crate::event_source::InvalidRequest;
@@ -30,7 +30,7 @@ pub use command::{CommandQuery, DeliveryQuery, NewCommand, SendOptions, Target};
 pub use device::{BatchAnswer, DeviceQuery, PollOptions, Pong};
 pub use error::Error;
 pub use events::{CommandChange, Events, HubChange, HubState};
-pub use listen::{ListenOptions, Listener, Signal};
+pub use listen::{ListenOptions, Listener, Signal, Way};
 
 /// A client of a hub's API.
 ///

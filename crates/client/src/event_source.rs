@@ -203,7 +203,7 @@ impl EventSource {
     }
 
     /// Sets the URL of the next connection: for a parameter that is new each time.
-    pub(crate) fn set_url(&mut self, url: reqwest::Url) {
+    pub(crate) fn set_url(&mut self, url: url::Url) {
         Arc::make_mut(&mut self.plan).url = url;
     }
 

@@ -32,6 +32,7 @@
 //! - [`EventSource`]: the client side of Server-Sent Events, by the letter of the standard.
 //! - [`Controller`]: the hub's API, for senders and for devices.
 //! - [`agent`]: the agent of an appliance: runs each command once, and only what its allow-list names.
+//! - [`path`]: which way carries a device's commands, stream or long poll.
 //! - [`transport`]: how all of them send requests.
 
 mod address;
@@ -39,6 +40,7 @@ mod address;
 pub mod agent;
 pub mod api;
 pub mod event_source;
+pub mod path;
 mod retry_after;
 pub mod transport;
 

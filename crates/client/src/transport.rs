@@ -1,8 +1,8 @@
-//! Sends a request to its server: one trait, and its two implementations.
+//! Sends a request to its server: one trait, and its implementations.
 //!
 //! [`HttpTransport`] goes over the network: TLS, proxies, connection reuse.
 //! [`ServiceTransport`] hands requests to a [`tower`] service in the same process: a mounted hub, a
-//! test in virtual time. `event_source` and `api` know [`Transport`] alone. Redirects, retries and the meaning of a
+//! test in virtual time. [`BaseTransport`] chooses among several URLs and proxies of one hub. `event_source` and `api` know [`Transport`] alone. Redirects, retries and the meaning of a
 //! response belong to them; everything here is about one request and its response.
 
 use std::error::Error as StdError;
@@ -15,15 +15,32 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use futures_util::StreamExt as _;
 
+mod bases;
 mod coding;
+mod connector;
+mod dial;
 mod network;
+mod no_proxy;
+mod pin;
 mod proxy;
+mod proxy_auth;
+mod refusal;
 mod resolve;
 mod service;
+mod settings;
 mod trust;
+mod tunnel;
 
-pub use network::{HttpTransport, HttpTransportBuilder, InvalidSetting};
+pub use bases::{Base, BaseStatus, BaseTransport};
+pub use network::HttpTransport;
+#[cfg(feature = "agent")]
+pub(crate) use pin::KeyPin;
+pub use proxy::Route;
+#[cfg(feature = "agent")]
+pub(crate) use proxy::{proxy_problem, unusable_variable};
+pub use refusal::ProxyRefusal;
 pub use service::ServiceTransport;
+pub use settings::{HttpTransportBuilder, InvalidSetting};
 pub use trust::CertificateFault;
 
 /// A request with its whole body. The URI is absolute.
@@ -63,11 +80,28 @@ pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response, Transport
 pub trait Transport: Send + Sync + 'static {
     /// Sends the request. The future resolves with the head of the response.
     fn send(&self, request: Request) -> ResponseFuture;
+
+    /// What was chosen for requests may be wrong: the network is another one, or the hub does not answer. Only
+    /// [`BaseTransport`] has a choice.
+    fn reconsider(&self) {}
+
+    /// Which base of the hub is in use, where there are several.
+    fn base(&self) -> Option<BaseStatus> {
+        None
+    }
 }
 
 impl<T: Transport + ?Sized> Transport for Arc<T> {
     fn send(&self, request: Request) -> ResponseFuture {
         (**self).send(request)
+    }
+
+    fn reconsider(&self) {
+        (**self).reconsider();
+    }
+
+    fn base(&self) -> Option<BaseStatus> {
+        (**self).base()
     }
 }
 
@@ -78,9 +112,11 @@ pub enum TransportStage {
     /// Connecting: the name was not found, the connection refused or too slow, or TLS failed. The server has received
     /// nothing.
     Connect,
-    /// The proxy requires a user and password (407). The server has received nothing.
+    /// The proxy requires a user and password (407), and there are none, or others. The server has received nothing.
+    /// [`TransportError::proxy_refusal`] has the details.
     ProxyAuthentication,
-    /// The proxy refused the tunnel to the server, which has received nothing.
+    /// The proxy refused the tunnel to the server, which has received nothing: by its policy, or for it does not reach the server.
+    /// [`TransportError::proxy_refusal`] has the details, unless it closed the connection.
     ProxyRefused,
     /// The certificate is not trusted, or the peer does not speak TLS. The server has received nothing.
     Untrusted,
@@ -125,8 +161,14 @@ impl TransportError {
             TransportStage::Encoding => Some(
                 "a middlebox compresses it: exempt this server there, or use https".to_owned(),
             ),
+            _ if let Some(refusal) = self.proxy_refusal() => refusal.advice(),
             _ => self.source.downcast_ref::<proxy::ProxyFault>()?.advice(),
         }
+    }
+
+    /// What the proxy answered, if that is the reason.
+    pub fn proxy_refusal(&self) -> Option<&ProxyRefusal> {
+        self.source.downcast_ref()
     }
 
     /// Whether the proxy is what cannot be reached, so that nothing is known of the server behind it.

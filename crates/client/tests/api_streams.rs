@@ -19,6 +19,10 @@ use support::hub::{
 };
 use support::{Exchange, Server, within};
 
+fn stream_only() -> ListenOptions {
+    ListenOptions::default().stream_only(true)
+}
+
 fn nonce_of(request: &Exchange) -> String {
     let (_, query) = request.path_and_query();
     let nonce = query.split('&').find_map(|pair| pair.strip_prefix("nonce="));
@@ -29,7 +33,7 @@ fn nonce_of(request: &Exchange) -> String {
 async fn a_listener_yields_each_signal_and_reconnects_when_requested() {
     let server = Server::start().await;
     let name = kiosk();
-    let options = ListenOptions::default()
+    let options = stream_only()
         .heartbeat(Seconds::new(5))
         .prelude_bytes(0)
         .probes(true)
@@ -104,7 +108,7 @@ async fn after_hello(server: &Server, listener: &mut Listener, bye: &str) -> Exc
 #[tokio::test]
 async fn a_bye_with_an_unknown_reason_has_its_pause_too() {
     let server = Server::start().await;
-    let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
+    let mut listener = hub(&server).listen(&kiosk(), &stream_only()).unwrap();
     let request =
         after_hello(&server, &mut listener, r#"{"reason":"sunset","reconnect_s":4.2}"#).await;
     request.end().await;
@@ -120,7 +124,7 @@ async fn a_bye_with_an_unknown_reason_has_its_pause_too() {
 #[tokio::test]
 async fn after_a_bye_the_stream_ends_even_if_the_connection_stays_open() {
     let server = Server::start().await;
-    let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
+    let mut listener = hub(&server).listen(&kiosk(), &stream_only()).unwrap();
     let mut request = after_hello(&server, &mut listener, "{}").await;
     // What still arrives on it, also a command, is ignored: the next stream has it.
     let goes_on = async {
@@ -145,7 +149,7 @@ async fn a_listener_rejects_a_stream_for_another_device_or_request() {
         ("kiosk:7@lyon~2", "", "command"),
     ] {
         let server = Server::start().await;
-        let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
+        let mut listener = hub(&server).listen(&kiosk(), &stream_only()).unwrap();
         let (signal, ()) = tokio::join!(listener.next(), async {
             let mut request = server.request().await;
             let nonce = if nonce.is_empty() { nonce_of(&request) } else { nonce.to_owned() };
@@ -170,7 +174,7 @@ async fn a_listener_rejects_a_stream_for_another_device_or_request() {
 #[tokio::test]
 async fn a_listener_that_the_hub_refuses_gets_the_reason() {
     let server = Server::start().await;
-    let mut listener = hub(&server).listen(&kiosk(), &ListenOptions::default()).unwrap();
+    let mut listener = hub(&server).listen(&kiosk(), &stream_only()).unwrap();
     let not_found = "404 Not Found\ncontent-type: application/problem+json";
     let (signal, ..) =
         exchange(&server, listener.next(), not_found, &problem("unknown_device")).await;

@@ -31,28 +31,49 @@ struct Proxy {
     requests: Requests,
 }
 
+/// What a proxy that requires a user and password answers without them.
+const CHALLENGE: &str = "HTTP/1.1 407 Proxy Authentication Required\r\n\
+                         proxy-authenticate: Basic realm=\"a proxy\"\r\ncontent-length: 0\r\n\r\n";
+
 /// The first line of each request, and its `Proxy-Authorization`.
 type Requests = Arc<Mutex<Vec<(String, Option<String>)>>>;
 
 impl Proxy {
     async fn start(origin: std::net::SocketAddr) -> Self {
+        Self::start_requiring(origin, false).await
+    }
+
+    /// As [`Proxy::start`]; with a password it answers 407 to a request without one.
+    async fn start_requiring(origin: std::net::SocketAddr, password: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self { address: listener.local_addr().unwrap(), requests: Arc::default() };
         let requests = proxy.requests.clone();
         tokio::spawn(async move {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
-                tokio::spawn(Self::serve(socket, origin, requests.clone()));
+                tokio::spawn(Self::serve(socket, origin, requests.clone(), password));
             }
         });
         proxy
     }
 
-    async fn serve(mut socket: TcpStream, origin: std::net::SocketAddr, requests: Requests) {
-        let request = Exchange::read(&mut socket).await;
-        let authorization = request.header("proxy-authorization").map(str::to_owned);
-        let line = format!("{} {}", request.method, request.target);
-        requests.lock().unwrap().push((line, authorization));
+    async fn serve(
+        mut socket: TcpStream,
+        origin: std::net::SocketAddr,
+        requests: Requests,
+        password: bool,
+    ) {
+        let request = loop {
+            let mut request = Exchange::read(&mut socket).await;
+            let authorization = request.header("proxy-authorization").map(str::to_owned);
+            let line = format!("{} {}", request.method, request.target);
+            let is_refused = password && authorization.is_none();
+            requests.lock().unwrap().push((line, authorization));
+            if !is_refused {
+                break request;
+            }
+            request.send(CHALLENGE).await;
+        };
         let mut upstream = TcpStream::connect(origin).await.unwrap();
         if request.method == "CONNECT" {
             drop(request);
@@ -193,7 +214,7 @@ async fn a_file_without_a_certificate_is_named() {
 #[tokio::test]
 async fn a_proxy_that_is_set_carries_plain_http_with_its_password() {
     let server = Server::start().await;
-    let proxy = Proxy::start(server.address()).await;
+    let proxy = Proxy::start_requiring(server.address(), true).await;
     let url = proxy.url().replace("http://", "http://user:secret@");
     let transport = HttpTransport::builder().proxy(url);
     assert!(!format!("{transport:?}").contains("secret"));
@@ -203,9 +224,10 @@ async fn a_proxy_that_is_set_carries_plain_http_with_its_password() {
     request.open_stream().await;
     request.send("data: a\n\n").await;
     assert_eq!(tail.data().await, "a");
-    // "user:secret" in Base64.
-    let expected = ("GET http://hub.test/events".into(), Some("Basic dXNlcjpzZWNyZXQ=".into()));
-    assert_eq!(*proxy.requests.lock().unwrap(), [expected]);
+    // Only in answer to a challenge: "user:secret" in Base64.
+    let get = |authorization| ("GET http://hub.test/events".to_owned(), authorization);
+    let expected = [get(None), get(Some("Basic dXNlcjpzZWNyZXQ=".to_owned()))];
+    assert_eq!(*proxy.requests.lock().unwrap(), expected);
     // What is sent later is not buffered either.
     request.send("data: b\n\n").await;
     assert_eq!(tail.data().await, "b");

@@ -17,6 +17,8 @@ pub struct Config {
     pub queue_max: usize,
     /// Deliveries of one device in flight.
     pub max_in_flight: usize,
+    /// After how long each stream is given its planned end, give or take a fifth; `None` is never.
+    pub stream_max: Option<Duration>,
     /// Whether an unknown device is created when it first listens or a command for it is stored, while the hub is
     /// open. On a closed hub it must be registered or enrolled.
     pub create_on_sight: bool,
@@ -28,6 +30,7 @@ impl Default for Config {
             lease: limits::LEASE,
             queue_max: limits::QUEUE_MAX,
             max_in_flight: limits::MAX_IN_FLIGHT,
+            stream_max: None,
             create_on_sight: true,
         }
     }

@@ -346,7 +346,7 @@ impl Device {
         {
             self.deliveries.with(seq, |live| live.give_up(DeliveryState::Dead, txn.now));
         }
-        self.end_unconfirmed(txn);
+        self.end_due_streams(txn);
     }
 
     fn act_on_due(&mut self, seq: Seq, txn: &mut TxnBuilder<'_>) {

@@ -94,7 +94,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     tokio::runtime::Runtime::new()?.block_on(async {
         let listener = Listener::bind(&[addr], ListenConfig::default())?;
-        writeln!(std::io::stdout(), "listening on {:?}", listener.local_addrs())?;
+        let bound: Vec<_> = listener.listeners().iter().map(|listener| listener.address).collect();
+        writeln!(std::io::stdout(), "listening on {bound:?}")?;
         let _server = listener.serve(router);
         std::future::pending::<()>().await;
         Ok(())

@@ -5,7 +5,6 @@
 //! are the program's business: it calls [`Running::shutdown`].
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,12 +13,12 @@ use bellwire_proto::limits::{SHUTDOWN_IN_FLIGHT, SHUTDOWN_STREAMS_MS, SHUTDOWN_T
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::config::{Config, TlsFiles};
+use crate::config::{Config, ListenerConfig, Scheme, TlsFiles};
 use crate::driver::Driver;
 use crate::http;
 use crate::http::browsers::Browsers;
 use crate::http::classic::{Classic, ClassicConfig, ClassicError};
-use crate::listen::{ListenConfig, Listener, Server};
+use crate::listen::{Endpoint, ListenConfig, Listener, ListenerAddr, Server};
 use crate::store::{self, OpenError, Options, SqliteStore, Store};
 use crate::tls::{self, Protocols, TlsError};
 
@@ -64,7 +63,7 @@ pub struct Hub {
 /// config.data_dir = folder.path().join("hub");
 /// # config.drain = std::time::Duration::ZERO;
 /// let server = Bound::bind(config).await?.serve();
-/// println!("http://{}", server.local_addrs()[0]);
+/// println!("{}", server.listeners()[0]);
 /// // … until a signal comes:
 /// server.shutdown().await;
 /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
@@ -100,12 +99,30 @@ struct Tls {
 pub enum StartError {
     /// The operator's: without credentials any client that reaches the hub commands every device.
     #[error(
-        "this hub has no tokens, and {addr} is not loopback: any client that reaches it could command every \
+        "this hub has no tokens, and {listener} is not loopback: any client that reaches it could command every \
          device. Listen on 127.0.0.1, or set `open` if that is intended"
     )]
     Exposed {
-        /// The address on which it was to listen.
-        addr: SocketAddr,
+        /// Where it was to listen.
+        listener: ListenerConfig,
+    },
+    /// The operator's: TLS is to be spoken where there is no certificate.
+    #[error(
+        "listen has {listener}, and there is no certificate: set tls_cert and tls_key to PEM files, or listen on \
+         http://{address} for plain HTTP",
+        address = listener.address
+    )]
+    NoCertificate {
+        /// Where it was to listen.
+        listener: ListenerConfig,
+    },
+    /// The operator's: two listeners have one address.
+    #[error(
+        "listen has {listener} twice: an address has one listener, plain or TLS; remove one of them"
+    )]
+    Twice {
+        /// The second one.
+        listener: ListenerConfig,
     },
     /// The machine's or the operator's: an address cannot be bound.
     #[error("cannot listen on {0}")]
@@ -128,7 +145,13 @@ impl StartError {
     /// Whether it is a mistake in the settings, and not a state of the machine: the
     /// difference between exit code 2 and 1.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Exposed { .. } | Self::Tls(_))
+        match self {
+            Self::Exposed { .. }
+            | Self::NoCertificate { .. }
+            | Self::Twice { .. }
+            | Self::Tls(_) => true,
+            Self::Bind(_) | Self::Store(_) | Self::Classic(_) | Self::System(_) => false,
+        }
     }
 
     /// Whether the only obstacle is that a hub is running with this data folder: no fault of the settings, which that hub
@@ -203,8 +226,8 @@ impl Bound {
     /// inside a tokio runtime.
     ///
     /// # Errors
-    /// When the hub would be open to strangers although `open` is not set, an address is taken, the certificate is of
-    /// no use, or [`Hub::open`] fails.
+    /// When the hub would be open to strangers although `open` is not set, an address is taken, the certificate is missing
+    /// or of no use, or [`Hub::open`] fails.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         if let Some(fault) = faults(&config).into_iter().next() {
             return Err(fault);
@@ -215,10 +238,11 @@ impl Bound {
             connections_max: config.connections_max,
             ..ListenConfig::default()
         };
-        let mut listener = Listener::bind(&config.listen, bounds).map_err(StartError::Bind)?;
-        if let Some(tls) = &tls {
-            listener = listener.with_tls(tls.sender.subscribe());
-        }
+        let endpoints = config.listeners().map(|(listener, scheme)| Endpoint {
+            address: listener.address,
+            tls: tls.as_ref().filter(|_| scheme == Scheme::Https).map(|tls| tls.sender.subscribe()),
+        });
+        let listener = Listener::bind_endpoints(endpoints, bounds).map_err(StartError::Bind)?;
         // In text mode, without ids and without keepalives (contract, section 10).
         let classic = ClassicConfig { shards: config.shards, ..ClassicConfig::default() };
         let classic = config.classic.then(|| Classic::start(classic)).transpose()?;
@@ -227,8 +251,8 @@ impl Bound {
     }
 
     /// What is bound, in the order of the settings.
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        self.listener.local_addrs()
+    pub fn listeners(&self) -> &[ListenerAddr] {
+        self.listener.listeners()
     }
 
     /// Serves the hub.
@@ -256,23 +280,32 @@ impl Bound {
 /// Everything for which [`Bound::bind`] refuses these settings before it binds: it reads the files that they name and
 /// looks at the data folder, and changes nothing. Mistakes in the settings are first.
 pub fn faults(config: &Config) -> Vec<StartError> {
-    let reachable = |addr: &&SocketAddr| !addr.ip().to_canonical().is_loopback();
-    let exposed = config.listen.iter().find(reachable).filter(|_| !config.open);
-    let exposed = exposed.map(|&addr| StartError::Exposed { addr });
+    let listen = &config.listen;
+    let exposed = listen.iter().filter(|listener| !config.open && !listener.is_loopback());
+    let exposed = exposed.map(|listener| StartError::Exposed { listener: listener.clone() });
+    let without =
+        config.listeners().filter(|(_, scheme)| *scheme == Scheme::Https && config.tls.is_none());
+    let without =
+        without.map(|(listener, _)| StartError::NoCertificate { listener: listener.clone() });
+    let twice = listen.iter().enumerate().filter(|(n, listener)| {
+        let mut before = listen.iter().take(*n).map(|listener| listener.address);
+        listener.address.port() != 0 && before.any(|address| address == listener.address)
+    });
+    let twice = twice.map(|(_, listener)| StartError::Twice { listener: listener.clone() });
     let tls = config.tls.as_ref().map(|files| tls::load(files, Protocols::Http2AndHttp1));
     let tls = tls.and_then(Result::err).map(StartError::Tls);
     let folder = store::check_folder(&config.data_dir).err().map(StartError::Store);
-    [exposed, tls, folder].into_iter().flatten().collect()
+    exposed.chain(without).chain(twice).chain(tls).chain(folder).collect()
 }
 
 impl Running {
     /// What is served, in the order of the settings.
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        self.server.local_addrs()
+    pub fn listeners(&self) -> &[ListenerAddr] {
+        self.server.listeners()
     }
 
-    /// Whether clients must speak TLS.
-    pub fn speaks_tls(&self) -> bool {
+    /// Whether there is a certificate, which [`Self::reload_tls`] reads again.
+    pub fn has_certificate(&self) -> bool {
         self.tls.is_some()
     }
 

@@ -26,10 +26,12 @@ use std::time::Duration;
 use bellwire_proto::limits;
 
 mod fault;
+mod listener;
 mod origin;
 mod settings;
 
 pub use fault::{ConfigErrors, Fault, Origin};
+pub use listener::{InvalidListener, ListenerConfig, Scheme};
 pub use origin::{InvalidOrigin, PageOrigin};
 use settings::{Draft, SETTINGS, Shape};
 
@@ -56,9 +58,9 @@ const NOT_SETTINGS: [&str; 11] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where the hub listens; port 0 lets the kernel choose. Default `127.0.0.1:8888`. Of a hub that is mounted in another
+    /// Where the hub listens, and what is spoken there. Default `127.0.0.1:8888`. Of a hub that is mounted in another
     /// program's server: where that listens, because on a loopback address the `Host` of requests is checked.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenerConfig>,
     /// The folder of the store. Default `bellwire-data` in the working directory.
     pub data_dir: PathBuf,
     /// Whether a hub without credentials may listen beyond loopback. Default false.
@@ -84,6 +86,9 @@ pub struct Config {
     pub history: Duration,
     /// Time between heartbeats on streams that request none. Default 15 s, from 5 s to 10 min.
     pub heartbeat: Duration,
+    /// After how long each stream is given its planned end, give or take a fifth. Default `None`, which is never; from 10 s
+    /// to 7 days.
+    pub stream_max: Option<Duration>,
     /// Connections at once; one more is closed when it is accepted. Default 200,000, from 1 to
     /// 10,000,000.
     pub connections_max: usize,
@@ -96,7 +101,7 @@ pub struct Config {
     pub drain: Duration,
     /// Threads that hold streams; 0 is one per core. Default 0, at most 256.
     pub shards: usize,
-    /// Certificate and key; without them the hub serves plain HTTP.
+    /// Certificate and key of the listeners that speak TLS: those of the scheme `https`, and those of none.
     pub tls: Option<TlsFiles>,
 }
 
@@ -203,12 +208,19 @@ impl Config {
         file
     }
 
+    /// Where the hub listens, each with what is spoken there.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = (&ListenerConfig, Scheme)> {
+        let has_certificate = self.tls.is_some();
+        self.listen.iter().map(move |listener| (listener, listener.scheme(has_certificate)))
+    }
+
     /// The settings that are the core's.
     pub(crate) fn core(&self) -> bellwire_core::Config {
         bellwire_core::Config {
             lease: self.lease,
             queue_max: self.queue_max,
             max_in_flight: self.max_in_flight,
+            stream_max: self.stream_max,
             // Until there are credentials every hub is open.
             create_on_sight: true,
         }
@@ -218,7 +230,7 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8888))],
+            listen: vec![ListenerConfig::on(SocketAddr::from(([127, 0, 0, 1], 8888)))],
             data_dir: PathBuf::from("bellwire-data"),
             open: false,
             classic: false,
@@ -230,6 +242,7 @@ impl Default for Config {
             data_bytes_max: limits::DATA_BYTES_MAX,
             history: Duration::from_secs(limits::HISTORY_S.default),
             heartbeat: Duration::from_secs(limits::HEARTBEAT_S.default),
+            stream_max: None,
             connections_max: limits::CONNECTIONS.default as usize,
             header_timeout: Duration::from_secs(limits::HEADER_TIMEOUT_S.default),
             body_timeout: Duration::from_secs(limits::BODY_TIMEOUT_S.default),

@@ -1,7 +1,7 @@
 //! The accept loop: HTTP/1.1 and, over TLS, HTTP/2 by hyper, on connections that can be taken over.
 //!
 //! `axum::serve` has no header timeout and no limit on connections, and does not release a socket; so
-//! the loop is our own. It serves an axum [`Router`] and puts [`ClientAddr`] and
+//! the loop is our own. It serves an axum [`Router`] and puts [`ClientAddr`], [`ListenerAddr`] and
 //! [`Takeover`](crate::plane::Takeover) into each request's extensions. It knows no route. One
 //! connection is served in `listen/connection.rs`.
 //!
@@ -15,6 +15,7 @@ mod head;
 mod http2;
 mod paced;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
+use crate::config::Scheme;
 use crate::plane::ConnectionGuard;
 use paced::Paced;
 
@@ -69,6 +71,35 @@ impl Default for ListenConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddr(pub SocketAddr);
 
+/// The listener that a connection came by, in the extensions of each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerAddr {
+    /// What is spoken there.
+    pub scheme: Scheme,
+    /// What is bound.
+    pub address: SocketAddr,
+}
+
+/// As a URL without a path.
+impl fmt::Display for ListenerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.address)
+    }
+}
+
+/// A channel of TLS configurations: each connection uses the one that is current at its accept. Send another to renew
+/// certificates.
+pub type TlsConfigs = watch::Receiver<Arc<rustls::ServerConfig>>;
+
+/// An address to be bound, and the TLS that is spoken there.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The address; port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// `None` for plain HTTP. A connection that negotiates `h2` (ALPN) is served HTTP/2, every other one HTTP/1.
+    pub tls: Option<TlsConfigs>,
+}
+
 /// Bound sockets that are not served yet.
 ///
 /// ```
@@ -77,7 +108,7 @@ pub struct ClientAddr(pub SocketAddr);
 ///
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
 /// let listener = Listener::bind(&["127.0.0.1:0".parse().unwrap()], ListenConfig::default())?;
-/// println!("listening on {:?}", listener.local_addrs());
+/// println!("listening on {}", listener.listeners()[0]);
 /// let server = listener.serve(Router::new().route("/", get(async || "hello")));
 /// server.shutdown(std::time::Duration::from_secs(5)).await;
 /// # Ok::<(), std::io::Error>(())
@@ -85,41 +116,60 @@ pub struct ClientAddr(pub SocketAddr);
 /// ```
 #[derive(Debug)]
 pub struct Listener {
-    sockets: Vec<TcpListener>,
-    addrs: Vec<SocketAddr>,
+    sockets: Vec<(TcpListener, Option<TlsConfigs>)>,
+    listeners: Vec<ListenerAddr>,
     config: ListenConfig,
-    tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
 }
 
 impl Listener {
-    /// Binds every address; port 0 lets the kernel choose. To be called within a tokio runtime.
+    /// Binds every address, for plain HTTP; port 0 lets the kernel choose. To be called within a tokio runtime.
     ///
     /// # Errors
     /// When an address cannot be bound; the message names it.
     pub fn bind(addrs: &[SocketAddr], config: ListenConfig) -> io::Result<Self> {
-        let sockets = addrs
-            .iter()
-            .map(|&addr| {
-                bind(addr, config.backlog)
-                    .map_err(|error| io::Error::new(error.kind(), format!("{addr}: {error}")))
-            })
-            .collect::<io::Result<Vec<_>>>()?;
-        let addrs = sockets.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
-        Ok(Self { sockets, addrs, config, tls: None })
+        let plain = |&address: &SocketAddr| Endpoint { address, tls: None };
+        Self::bind_endpoints(addrs.iter().map(plain), config)
     }
 
-    /// Serves TLS on every address, each connection with the configuration at its accept: send
-    /// another into the channel to renew certificates. A connection that negotiates `h2` (ALPN) is
-    /// served HTTP/2, every other one HTTP/1.
+    /// Binds every endpoint. To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When an address cannot be bound; the message names it.
+    pub fn bind_endpoints(
+        endpoints: impl IntoIterator<Item = Endpoint>,
+        config: ListenConfig,
+    ) -> io::Result<Self> {
+        let endpoints: Vec<Endpoint> = endpoints.into_iter().collect();
+        let addresses: Vec<SocketAddr> =
+            endpoints.iter().map(|endpoint| endpoint.address).collect();
+        let (mut sockets, mut listeners) = (Vec::new(), Vec::new());
+        for Endpoint { address, tls } in endpoints {
+            // `[::]` takes the port of every IPv4 address too (RFC 3493, section 5.3), unless one is listed by itself.
+            let with_v4 = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
+            let only_v6 = address.is_ipv6() && addresses.iter().any(with_v4);
+            let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+            let socket = bind(address, only_v6, config.backlog).map_err(|error| {
+                let listener = ListenerAddr { scheme, address };
+                let text = format!("{listener}: {error}{}", what_to_do(error.kind()));
+                io::Error::new(error.kind(), text)
+            })?;
+            listeners.push(ListenerAddr { scheme, address: socket.local_addr()? });
+            sockets.push((socket, tls));
+        }
+        Ok(Self { sockets, listeners, config })
+    }
+
+    /// Serves TLS on every address.
     #[must_use]
-    pub fn with_tls(mut self, tls: watch::Receiver<Arc<rustls::ServerConfig>>) -> Self {
-        self.tls = Some(tls);
+    pub fn with_tls(mut self, tls: TlsConfigs) -> Self {
+        self.sockets.iter_mut().for_each(|(_, of_socket)| *of_socket = Some(tls.clone()));
+        self.listeners.iter_mut().for_each(|listener| listener.scheme = Scheme::Https);
         self
     }
 
     /// What is bound, in the order of [`Self::bind`].
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.addrs
+    pub fn listeners(&self) -> &[ListenerAddr] {
+        &self.listeners
     }
 
     /// Serves until [`Server::shutdown`], or until the [`Server`] is dropped.
@@ -127,23 +177,27 @@ impl Listener {
         let tally = Arc::new(Tally::default());
         let (stage, stage_receiver) = watch::channel(ServerStage::Serving);
         let config = Arc::new(self.config);
-        for socket in self.sockets {
+        for ((socket, tls), &listener) in self.sockets.into_iter().zip(&self.listeners) {
             let shared = connection::Shared {
                 config: config.clone(),
                 tally: tally.clone(),
                 stage: stage_receiver.clone(),
-                tls: self.tls.clone(),
+                listener,
+                tls,
             };
             tokio::spawn(accept_all(socket, shared, router.clone()));
         }
-        Server { addrs: self.addrs, stage, tally }
+        Server { listeners: self.listeners, stage, tally }
     }
 }
 
-fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+fn bind(addr: SocketAddr, only_v6: bool, backlog: u32) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A restarted hub must not wait for the old connections of its address to time out.
     socket.set_reuseaddr(true)?;
+    if only_v6 {
+        SockRef::from(&socket).set_only_v6(true)?;
+    }
     // Accepted sockets inherit it: one system call less for each.
     socket.set_nodelay(true)?;
     // Inherited as well. It detects a dead peer to which nothing is written: a classic listener
@@ -155,6 +209,23 @@ fn bind(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     SockRef::from(&socket).set_tcp_keepalive(&probes)?;
     socket.bind(addr)?;
     socket.listen(backlog)
+}
+
+/// What an operator can do about an address that cannot be bound.
+fn what_to_do(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::AddrInUse => {
+            ". Another program listens there (ss -ltnp shows which): end it, or choose another port"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            ". No interface of this machine has this address (ip address)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            ". Ports below 1024 need the capability CAP_NET_BIND_SERVICE, which packaging/bellwire-hub.service gives: or \
+             choose a higher port"
+        }
+        _ => "",
+    }
 }
 
 /// The stage of a server's life.
@@ -170,15 +241,15 @@ enum ServerStage {
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
-    addrs: Vec<SocketAddr>,
+    listeners: Vec<ListenerAddr>,
     stage: watch::Sender<ServerStage>,
     tally: Arc<Tally>,
 }
 
 impl Server {
     /// What is served, in the order of [`Listener::bind`].
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.addrs
+    pub fn listeners(&self) -> &[ListenerAddr] {
+        &self.listeners
     }
 
     /// Counters since the start, for metrics.

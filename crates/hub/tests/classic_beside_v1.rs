@@ -104,7 +104,7 @@ async fn the_classic_format_and_the_api_do_not_meet() {
     config.classic = true;
     config.cors_origins = vec!["https://ops.example.com".parse().unwrap()];
     let server = Bound::bind(config).await.unwrap().serve();
-    let addr = server.local_addrs()[0];
+    let addr = server.listeners()[0].address;
     tokio::task::spawn_blocking(move || talk(addr)).await.unwrap();
 
     let listening = tokio::task::spawn_blocking(move || {

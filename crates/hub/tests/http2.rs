@@ -47,7 +47,7 @@ async fn connect(hub: &Running, protocol: &[u8]) -> (Client, Option<Vec<u8>>) {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
-    let address = hub.local_addrs().first().copied().unwrap();
+    let address = hub.listeners().first().unwrap().address;
     let socket = tokio::net::TcpStream::connect(address).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = connector.connect("localhost".try_into().unwrap(), socket).await.unwrap();

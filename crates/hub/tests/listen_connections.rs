@@ -91,7 +91,7 @@ impl Hub {
             }
             listener.serve(router)
         });
-        let addr = server.local_addrs()[0];
+        let addr = server.listeners()[0].address;
         Self { runtime, server: Some(server), addr, world, opened }
     }
 

@@ -378,3 +378,19 @@ fn streams_end_with_the_last_handle() {
     drop(world);
     assert_eq!(read_to_end(&mut client), "0\r\n\r\n");
 }
+
+/// The kernel takes heartbeats for a device that has gone silently, and the stream counted as alive until they had been
+/// unacknowledged for as long as its whole silence: for one heartbeat longer than the contract allows.
+#[test]
+fn the_kernel_gives_a_silent_peer_up_two_heartbeats_and_ten_seconds_after_its_last_byte() {
+    let world = World::new();
+    for (heartbeat_ms, expected_ms) in [(15_000, 25_000), (5_000, 15_000), (600_000, 610_000)] {
+        let (mut client, socket) = sockets();
+        let probe = socket.try_clone().unwrap();
+        let id = world.plane.reserve(heartbeat(heartbeat_ms));
+        world.plane.attach(id, plain(socket), Framing::Chunked, "HEAD\r\n".into());
+        assert_eq!(read_exactly(&mut client, 6), b"HEAD\r\n");
+        let timeout = socket2::SockRef::from(&probe).tcp_user_timeout().unwrap();
+        assert_eq!(timeout.map(|timeout| timeout.as_millis()), Some(expected_ms));
+    }
+}

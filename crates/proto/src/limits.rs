@@ -106,6 +106,12 @@ pub const RUN_CLOCK_AFTER_RESTART: Duration = Duration::from_secs(30);
 pub const CANCEL_SLOT: Duration = Duration::from_secs(60);
 /// How long a stream may stay unconfirmed. Contract, section 4.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// After how long a stream is given its planned end, in seconds; the default, 0, is never. Our choice: at least what the
+/// shortest limits of proxies on the duration of a response allow (30 s), at most a week. Setting `stream_max`.
+pub const STREAM_MAX_S: Range = Range { default: 0, min: 10, max: 7 * 86_400 };
+/// By how much of [`STREAM_MAX_S`] a stream ends earlier or later, so that a fleet that connected at once does not
+/// reconnect at once. Contract, section 4.
+pub const STREAM_MAX_SPREAD: f64 = 0.2;
 /// How long an `Idempotency-Key` is retained. Contract, section 3.
 pub const IDEMPOTENCY_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Characters of an `Idempotency-Key`. Contract, section 3.
@@ -423,6 +429,31 @@ pub const AGENT_STATUS_COMMANDS_MAX: usize = 20;
 /// How long `bellwire context` waits while another process changes the file of contexts: our choice. A change takes
 /// milliseconds.
 pub const CONTEXTS_LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a changed network must be quiet before it counts as changed: our choice. An interface that comes up announces
+/// its addresses and routes one by one.
+pub const NETWORK_QUIET: Duration = Duration::from_secs(1);
+/// The longest wait for [`NETWORK_QUIET`]: our choice, for a network that never is.
+pub const NETWORK_QUIET_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often addresses, default routes and files of proxies are compared where nothing announces a change. Our choice.
+pub const NETWORK_COMPARE_EVERY: Duration = Duration::from_secs(30);
+
+/// Bytes of a PAC file: what browsers accept (Chromium's `PacFileFetcherImpl`).
+pub const PAC_BYTES_MAX: usize = 1 << 20;
+/// How long fetching a PAC file may take: our choice, as connecting to a proxy may.
+pub const PAC_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a PAC file may take for its answer, lookups of names included: our choice. A common one takes a millisecond.
+pub const PAC_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of memory that a PAC file may use: our choice, more than a file of [`PAC_BYTES_MAX`] needs.
+pub const PAC_MEMORY_BYTES_MAX: usize = 32 << 20;
+/// How long a PAC file waits for the DNS server for one name: our choice. Then the name counts as unknown.
+pub const PAC_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Names that a PAC file may look up for one answer: our choice. Further names count as unknown.
+pub const PAC_LOOKUPS_MAX: usize = 32;
+/// Bytes of a PAC file's answer: our choice.
+pub const PAC_ANSWER_BYTES_MAX: usize = 8 << 10;
+/// Proxies of a PAC file's answer: our choice. Further ones are skipped.
+pub const PAC_PROXIES_MAX: usize = 16;
 
 /// A number with a default and bounds, all inclusive. The unit is in the name of the constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

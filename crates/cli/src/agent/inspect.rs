@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bellwire_client::agent::inspect::{self, JournalItem, Repaired};
 use bellwire_client::agent::status;
+use bellwire_client::path::Carrier;
 use bellwire_proto::DeliveryState;
 use serde::Serialize;
 
@@ -46,6 +47,24 @@ fn print(status: &status::Status) -> Result<(), StdoutError> {
         out::printable(&connection.hub),
         span(connection.since_s)
     ))?;
+    if let Some(proxy) = &connection.proxy {
+        let why = connection.hub_why.as_deref();
+        let why = why.map(|why| format!("; not the preferred way: {why}")).unwrap_or_default();
+        out::line(format_args!("  proxy: {}{}", out::printable(proxy), out::printable(&why)))?;
+    }
+    if let (Some(carrier), Some(since_s)) = (connection.carrier, connection.carrier_since_s) {
+        let by = match carrier {
+            Carrier::Stream => "stream",
+            Carrier::CompatStream => "stream with a comment after each event",
+            Carrier::Poll => "long poll",
+        };
+        let why = connection.carrier_why.as_deref().map(|why| format!(": {}", out::printable(why)));
+        let why = why.unwrap_or_default();
+        out::line(format_args!("  commands arrive by {by} for {}{why}", span(since_s)))?;
+        if let Some(rests_s) = connection.stream_rests_s {
+            out::line(format_args!("  the stream is tried again in {}", span(rests_s)))?;
+        }
+    }
     if let (false, Some(loss)) = (connection.connected, &connection.last_loss) {
         out::line(format_args!("  {}", out::printable(loss)))?;
     }

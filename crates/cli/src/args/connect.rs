@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 #[command(next_help_heading = "Hub")]
 pub struct HubArg {
     /// Where the hub is [env: BELLWIRE_HUB] [default: that of the context, or http://127.0.0.1:8888].
-    /// HTTP_PROXY, HTTPS_PROXY and NO_PROXY are honoured.
+    /// Several URLs of one hub, with a comma between them, are tried in order. HTTP_PROXY, HTTPS_PROXY and NO_PROXY are honoured.
     #[arg(long, value_name = "URL", conflicts_with = "context")]
     pub hub: Option<String>,
     /// The hub of this context: see `bellwire context` [env: BELLWIRE_CONTEXT].

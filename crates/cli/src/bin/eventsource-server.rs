@@ -95,12 +95,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
     let mut listener = Listener::bind(&[address(&args.host, args.port)?], ListenConfig::default())
         .context("cannot listen")?;
-    let mut scheme = "http";
     // Held as long as the server runs: its receivers would log a warning without it.
     let _certificate = if let (Some(cert), Some(key)) = (args.certfile, args.keyfile) {
         let certificate = watch::Sender::new(tls::load(&TlsFiles { cert, key }, Protocols::Http1)?);
         listener = listener.with_tls(certificate.subscribe());
-        scheme = "https";
         Some(certificate)
     } else {
         None
@@ -116,10 +114,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
         actions: args.actions,
         shards: 0,
     })?);
-    let pages = Browsers::own_pages(scheme == "https", args.allowed_hosts);
+    let pages = Browsers::own_pages(args.allowed_hosts);
     let server = listener.serve(Classic::clone(&classic).for_browsers(pages).router());
-    for bound in server.local_addrs() {
-        let url = origin(scheme, &bound.ip().to_string(), bound.port());
+    for bound in server.listeners() {
+        let address = bound.address;
+        let url = origin(bound.scheme.name(), &address.ip().to_string(), address.port());
         info!(target: LISTENER, "listening on {url}");
     }
 

@@ -10,6 +10,7 @@ use bellwire_proto::{Action, Seconds, codes};
 use serde::de::DeserializeOwned;
 
 use super::closure::{Closure, Command, IntoCompletion};
+use super::known::Known;
 use super::list::List;
 use super::policy::Rules;
 use super::run::Completion;
@@ -100,8 +101,9 @@ impl AgentBuilder {
         for (action, config) in &config.actions {
             self.list.allow(action.clone(), config.rules());
         }
-        if let Some(transport) = config.transport()? {
-            self.transport = Some(Arc::new(transport));
+        let known = Known::read(&config.state_dir);
+        if let Some(transport) = config.transport(known.map(|known| known.base))? {
+            self.transport = Some(transport);
         }
         Ok(self)
     }

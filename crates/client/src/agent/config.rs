@@ -38,13 +38,15 @@ use super::handler::{Program, account};
 use super::policy::{OnRestart, Params, Policy, Rules};
 use super::run::{Ended, Job, Run, systemd_dir};
 use crate::address::Address;
-use crate::transport::{HttpTransport, HttpTransportBuilder, InvalidSetting};
+use crate::transport::{HttpTransport, HttpTransportBuilder, KeyPin};
 
 mod action;
+mod bases;
 mod fault;
 mod params;
 mod readiness;
 
+pub use bases::ProxySetting;
 pub use fault::{ConfigFaults, Fault};
 use fault::{Section, boolean, text};
 pub use readiness::{Readiness, writable_by};
@@ -63,8 +65,10 @@ const STATE_DIR_OF_ROOT: &str = "/var/lib/bellwire";
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AgentConfig {
-    /// The URL of the hub.
+    /// The URL of the hub: the preferred one.
     pub hub: Address,
+    /// Other URLs of the same hub, tried in order where that one does not answer.
+    pub other_hubs: Vec<Address>,
     /// The name of this device.
     pub device: DeviceId,
     /// The file with the token, read for each request. `None` for a hub that asks for none.
@@ -73,8 +77,10 @@ pub struct AgentConfig {
     pub state_dir: PathBuf,
     /// A PEM file with authorities to trust beside the platform's.
     pub ca_file: Option<PathBuf>,
-    /// The proxy to the hub, in place of the environment's.
-    pub proxy: Option<Address>,
+    /// The keys of which the hub's certificate must have one, as [`HttpTransportBuilder::pin_sha256`] takes them.
+    pub pin_sha256: Vec<String>,
+    /// The proxies to the hub, tried in order; empty for the environment's.
+    pub proxies: Vec<ProxySetting>,
     /// The heartbeat requested from the hub; `None` for its default.
     pub heartbeat: Option<Seconds>,
     /// Facts of this device beside those that the agent adds.
@@ -136,14 +142,8 @@ impl AgentConfig {
     }
 
     fn take(section: &mut Section<'_>) -> Option<Self> {
-        let hub =
-            section.require_url("hub", "an http or https URL, as in \"https://hub.example.com\"");
-        if let Some(hub) = hub.as_ref().filter(|hub| hub.url.query().is_some()) {
-            let problem = format!(
-                "is \"{hub}\", but the URL of a hub has no query: remove what begins with ?"
-            );
-            section.fault_of("hub", problem);
-        }
+        let mut hubs = bases::hubs(section);
+        let hub = if hubs.is_empty() { None } else { Some(hubs.remove(0)) };
         let device =
             section.require("device", "a device name: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -", |v| {
                 text(v)?.parse().ok()
@@ -159,7 +159,8 @@ impl AgentConfig {
             folder
         };
         let ca_file = section.take("ca_file", ABSOLUTE, absolute);
-        let proxy = section.take_url("proxy", "a URL, as in \"http://proxy.example.com:3128\"");
+        let proxies = bases::proxies(section);
+        let pin_sha256 = section.take("pin_sha256", PINS, pins).unwrap_or_default();
         let heartbeat = section.take("heartbeat", &format!("{DURATION}; from 5s to 10m"), |v| {
             seconds(v).filter(|s| HEARTBEAT_S.contains(s.get()))
         });
@@ -175,11 +176,13 @@ impl AgentConfig {
         });
         Some(Self {
             hub: hub?,
+            other_hubs: hubs,
             device: device?,
             credential_file,
             state_dir: state_dir?,
             ca_file,
-            proxy,
+            pin_sha256,
+            proxies,
             heartbeat,
             facts,
             actions: actions.into_iter().collect(),
@@ -193,21 +196,6 @@ impl AgentConfig {
             policy.allow(action.clone(), config.rules());
         }
         policy
-    }
-
-    /// The transport to the hub; `None` for the default one.
-    pub(super) fn transport(&self) -> Result<Option<HttpTransport>, InvalidSetting> {
-        if self.ca_file.is_none() && self.proxy.is_none() {
-            return Ok(None);
-        }
-        let mut transport = transport();
-        if let Some(path) = &self.ca_file {
-            transport = transport.ca_file(path);
-        }
-        if let Some(proxy) = &self.proxy {
-            transport = transport.proxy(proxy.with_credentials());
-        }
-        transport.build().map(Some)
     }
 
     /// Whether an agent can run with it on this machine. Assumes what the shipped unit for systemd sets up.
@@ -239,6 +227,16 @@ impl ActionConfig {
             ..Rules::new(self.handler.clone())
         }
     }
+}
+
+const PINS: &str = "a list of SHA-256 of keys in Base64, as in [\"sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\"]";
+
+fn pins(value: &toml::Value) -> Option<Vec<String>> {
+    let pin = |value: &toml::Value| {
+        let pin = text(value)?;
+        pin.parse::<KeyPin>().is_ok().then_some(pin)
+    };
+    value.as_array()?.iter().map(pin).collect()
 }
 
 /// The transport to the hub: a dead stream must not take the reports with it, so each has a connection of its own.

@@ -1,4 +1,4 @@
-//! The event loop of the agent: it connects the stream, the reports, the handlers and the journal with the engine.
+//! The event loop of the agent: it connects the listener, the reports, the handlers and the journal with the engine.
 //!
 //! It decides nothing about a command. It passes each event to a `handle_*`, carries out `poll_output`, and sleeps
 //! until `poll_timeout`. The loop awaits nothing but the next event: reports, handlers, kills and disk writes are
@@ -10,10 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_proto::limits::{
-    AGENT_FACTS_EVERY, AGENT_FACTS_TIMEOUT, AGENT_JOURNAL_BYTES_MAX, AGENT_REPORT_TIMEOUT_MAX,
-    AGENT_STATUS_COMMANDS_MAX,
-};
+use bellwire_proto::limits::{AGENT_FACTS_EVERY, AGENT_FACTS_TIMEOUT, AGENT_REPORT_TIMEOUT_MAX};
 use bellwire_proto::{Action, CommandId, Json, Progress, ReportState, codes};
 use futures_util::stream::once;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -26,13 +23,15 @@ use super::credential::CredentialFile;
 use super::engine::{Engine, Output};
 use super::fault::{self, Point};
 use super::journal::{Journal, Record};
+use super::known::Known;
 use super::run::{self, Completion, DataDir, Ended, Job, ProgressReceiver, StopSender};
-use super::status::{self, Connection, JournalStatus, Status};
+use super::status::{self, Connection};
 use super::{Agent, AgentError, Credential, clock, facts, handler, link};
 use crate::api::{Controller, Error, Listener, Signal};
 
 mod disk;
 mod report;
+mod shown;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -75,7 +74,7 @@ enum DriverEvent {
     /// A shutdown request, the first or the second one.
     Shutdown,
     Signal(Signal),
-    /// The stream ended for good; another one must be made.
+    /// The listener ended for good; another one must be made.
     StreamClosed,
     Disk(DiskOutcome),
     Answered(PostOutcome),
@@ -157,17 +156,28 @@ impl Driver {
         }
         let hub = builder.build()?;
         tracing::info!(device = %agent.device, hub = hub.url(), "connecting");
+        // A verdict is of the base that it was found out with.
+        let base = agent.transport.base();
+        let known =
+            Known::read(&agent.state_dir).filter(|known| known.is_of(hub.url(), base.as_ref()));
+        let options = link::options(agent.heartbeat, known);
         let now = Instant::now();
         let connection = Connection {
             hub: hub.url().to_owned(),
+            proxy: None,
+            hub_why: None,
             connected: false,
             since_s: 0,
+            carrier: None,
+            carrier_since_s: None,
+            carrier_why: None,
+            stream_rests_s: None,
             hub_version: None,
             last_loss: None,
             retry_in_s: None,
         };
         Ok(Self {
-            listener: Some(hub.listen(&agent.device, &link::options(agent.heartbeat))?),
+            listener: Some(hub.listen(&agent.device, &options)?),
             agent,
             engine,
             disk: Disk::new(journal),
@@ -377,7 +387,7 @@ impl Driver {
         Ok(())
     }
 
-    // --- Facts and status ---
+    // --- Facts ---
 
     fn report_facts(&mut self, always: bool) {
         let now = facts::now(&self.agent.facts);
@@ -407,31 +417,6 @@ impl Driver {
             }
             // If the hub is unreachable, the loss of the stream is logged already.
             Err(error) => tracing::debug!(?error, "the facts were not reported"),
-        }
-    }
-
-    fn status(&self) -> Status {
-        let (under_way, commands) = self.engine.counts();
-        let retry_in_s =
-            self.retry_at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            device: self.agent.device.clone(),
-            up_s: self.started_at.elapsed().as_secs(),
-            connection: Connection {
-                since_s: self.connection_since.elapsed().as_secs(),
-                retry_in_s,
-                ..self.connection.clone()
-            },
-            journal: JournalStatus {
-                dir: self.agent.state_dir.clone(),
-                bytes: self.disk.bytes(),
-                bytes_max: AGENT_JOURNAL_BYTES_MAX,
-                commands,
-                under_way,
-            },
-            commands: self.engine.latest(AGENT_STATUS_COMMANDS_MAX),
         }
     }
 }

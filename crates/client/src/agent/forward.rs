@@ -16,8 +16,8 @@ use futures_core::future::BoxFuture;
 use futures_util::StreamExt as _;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, StatusCode};
-use reqwest::Url;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use url::Url;
 
 use super::run::{Completion, End, Ended, Job, Run, Stop, error, input_of, until_stopped};
 use crate::address::Address;

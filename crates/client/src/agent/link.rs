@@ -12,19 +12,23 @@ use bellwire_proto::limits::{
 };
 use bellwire_proto::stream::{Bye, ByeReason};
 
+use super::known::Known;
 use crate::api::ListenOptions;
 use crate::event_source::{Error, Loss, Retry, SERVER_WAIT_MAX};
 use crate::transport::TransportStage;
 
 /// The agent's options for listening.
-pub(super) fn options(heartbeat: Option<Seconds>) -> ListenOptions {
-    let options = ListenOptions::default()
+pub(super) fn options(heartbeat: Option<Seconds>, known: Option<Known>) -> ListenOptions {
+    let mut options = ListenOptions::default()
         .retry(Retry::always().delays(pause_after))
         .healthy_after(AGENT_HEALTHY_AFTER)
         .same_origin(true)
         .reconnect_delay_max(AGENT_RECONNECT_MAX);
-    match heartbeat {
-        Some(heartbeat) => options.heartbeat(heartbeat),
+    if let Some(heartbeat) = heartbeat {
+        options = options.heartbeat(heartbeat);
+    }
+    match known {
+        Some(known) => options.verdict(known.verdict),
         None => options,
     }
 }
@@ -84,11 +88,6 @@ pub(super) fn pause_after_bye(bye: &Bye) -> Option<Duration> {
 pub(super) fn explain(loss: &Loss) -> String {
     let status = match loss {
         Loss::Failed(Error::Refused(refusal)) => refusal.status.as_u16(),
-        Loss::Failed(Error::Transport(error))
-            if error.stage() == TransportStage::ProxyAuthentication =>
-        {
-            407
-        }
         Loss::Failed(
             error @ (Error::NotAStream { .. } | Error::Redirect(_) | Error::Rejected { .. }),
         ) => {

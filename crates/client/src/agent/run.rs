@@ -24,6 +24,8 @@ pub(super) use data::{DataFile, runtime_dir, systemd_dir};
 
 /// Bytes of an error's message in a report that the hub, or a proxy before it, has refused as too large: our choice.
 const THIN_MESSAGE_BYTES_MAX: usize = 1024;
+/// The end of each output that remains first: small enough for any limit that is meant for forms.
+const THIN_OUTPUT_BYTES_MAX: usize = 2048;
 
 /// Runs the commands of one action.
 ///
@@ -164,11 +166,52 @@ pub(super) fn clamp(outcome: &mut Outcome) {
     }
 }
 
-/// Drops what is not essential in a report: output, and most of a long message.
-pub(super) fn thin(report: &mut Report) {
-    report.outcome.drop_output();
-    if let Some(error) = &mut report.outcome.error {
-        shorten(error, THIN_MESSAGE_BYTES_MAX);
+/// How much of a report is left out, because something on the way to the hub takes no longer body.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Thin {
+    /// Nothing.
+    #[default]
+    Whole,
+    /// All but the end of each output, and most of a long message.
+    Tail,
+    /// The outputs.
+    WithoutOutput,
+    /// The result too, which an error says in its place.
+    Bare,
+}
+
+impl Thin {
+    /// The next one.
+    pub(super) fn next(self) -> Option<Self> {
+        match self {
+            Self::Whole => Some(Self::Tail),
+            Self::Tail => Some(Self::WithoutOutput),
+            Self::WithoutOutput => Some(Self::Bare),
+            Self::Bare => None,
+        }
+    }
+
+    /// Leaves that out.
+    pub(super) fn apply(self, report: &mut Report) {
+        if self == Self::Whole {
+            return;
+        }
+        let outcome = &mut report.outcome;
+        if let Some(error) = &mut outcome.error {
+            shorten(error, THIN_MESSAGE_BYTES_MAX);
+        }
+        for output in [&mut outcome.stdout, &mut outcome.stderr].into_iter().flatten() {
+            if cut_to_tail(output, THIN_OUTPUT_BYTES_MAX) {
+                outcome.truncated = Some(true);
+            }
+        }
+        if self >= Self::WithoutOutput {
+            outcome.drop_output();
+        }
+        if self == Self::Bare && outcome.result.take().is_some() {
+            let problem = "the result was left out: the hub, or a proxy before it, takes no body of its length";
+            outcome.error = Some(bad_result(problem, outcome.error.take()));
+        }
     }
 }
 
@@ -184,7 +227,11 @@ pub(super) fn bad_result(problem: &str, beside: Option<ErrorInfo>) -> ErrorInfo 
 
 /// Cuts a text to its last [`OUTPUT_BYTES_MAX`] bytes, between characters; returns whether it was longer.
 pub(super) fn truncate_to_tail(text: &mut String) -> bool {
-    let from = text.ceil_char_boundary(text.len().saturating_sub(OUTPUT_BYTES_MAX));
+    cut_to_tail(text, OUTPUT_BYTES_MAX)
+}
+
+fn cut_to_tail(text: &mut String, bytes_max: usize) -> bool {
+    let from = text.ceil_char_boundary(text.len().saturating_sub(bytes_max));
     text.drain(..from);
     from > 0
 }
@@ -289,6 +336,29 @@ mod tests {
 
     use super::*;
 
+    /// A result alone beyond a proxy's limit was refused for a day, and the hub never received how the run ended.
+    #[test]
+    fn each_step_leaves_more_out_and_the_last_one_says_so() {
+        let outcome = Outcome {
+            result: Json::parse(&format!("\"{}\"", "r".repeat(10_000))).ok(),
+            stdout: Some("o".repeat(10_000)),
+            ..Outcome::default()
+        };
+        let report = Report::new(ReportState::Succeeded, outcome);
+        let (mut thin, mut bytes) = (Thin::Whole, report.outcome.text_bytes());
+        let mut last = report.clone();
+        while let Some(next) = thin.next() {
+            thin = next;
+            last = report.clone();
+            thin.apply(&mut last);
+            assert!(last.outcome.text_bytes() < bytes, "{thin:?}");
+            assert_eq!(last.outcome.truncated, Some(true), "{thin:?}");
+            bytes = last.outcome.text_bytes();
+        }
+        assert!(bytes < 200, "{last:?}");
+        assert_eq!(last.outcome.error.unwrap().code, codes::BAD_RESULT);
+    }
+
     #[test]
     fn any_outcome_becomes_a_report_that_can_be_read_again() {
         // The outcome of a closure with 64 KiB and a byte of output was journaled and reported, refused by the hub, and at
@@ -317,7 +387,7 @@ mod tests {
         let mut long = Completion::failed(codes::INTERNAL, "€".repeat(4096));
         long.outcome.stderr = Some(String::new());
         let mut report = long.into_report();
-        thin(&mut report);
+        Thin::WithoutOutput.apply(&mut report);
         let outcome = report.outcome;
         assert_eq!((outcome.stdout, outcome.stderr, outcome.truncated), (None, None, Some(true)));
         let message = outcome.error.unwrap().message.unwrap();

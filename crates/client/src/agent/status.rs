@@ -15,6 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::path::Carrier;
+
 const SOCKET: &str = "agent.sock";
 /// How long a client may take.
 const READER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,10 +51,28 @@ pub struct Status {
 pub struct Connection {
     /// The URL of the hub, without credentials.
     pub hub: String,
-    /// Whether the stream is connected.
+    /// The proxy that it goes through: its URL, `environment` or `none`. `None` where nothing is set.
+    #[serde(default)]
+    pub proxy: Option<String>,
+    /// Why not through the preferred URL and proxy.
+    #[serde(default)]
+    pub hub_why: Option<String>,
+    /// Whether the hub can be reached, on either way.
     pub connected: bool,
     /// For how long, in seconds.
     pub since_s: u64,
+    /// Which way carries the commands; `None` while neither works.
+    #[serde(default)]
+    pub carrier: Option<Carrier>,
+    /// For how long, in seconds.
+    #[serde(default)]
+    pub carrier_since_s: Option<u64>,
+    /// Why not the better way.
+    #[serde(default)]
+    pub carrier_why: Option<String>,
+    /// How long the stream rests before it is tried again, in seconds.
+    #[serde(default)]
+    pub stream_rests_s: Option<u64>,
     /// Program and version of the hub, from its last hello.
     pub hub_version: Option<String>,
     /// Why the last connection was lost or could not be made.

@@ -1,38 +1,45 @@
-//! A device's stream: the hub's events as typed signals. Contract, section 4.
+//! A device's commands as typed signals. Contract, section 4.
 //!
-//! [`EventSource`] connects and reconnects. Added here: the typed events, a new nonce for each connection and the check that
-//! the hello repeats it, and the pause that a `bye` requests. The caller handles the commands.
+//! By default they arrive on two ways, a stream and a long poll, and [`path`](crate::path) decides which carries: `two_ways`
+//! carries its decisions out, with the requests of `poll`. [`ListenOptions::stream_only`] is one stream that reconnects by
+//! itself. `events` is what both read. The caller handles the commands.
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bellwire_proto::limits::{
-    EVENT_BYTES_MAX, HEARTBEAT_S, LISTENER_BYE_PAUSE_MAX, LISTENER_DELAY_MIN, LISTENER_END_TIMEOUT,
-    LISTENER_HEARTBEATS_TENTHS, LISTENER_HELLO_TIMEOUT, LISTENER_RETRY_MAX,
-};
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent, Hello};
 use bellwire_proto::{DeviceId, Seconds, Seq};
 use futures_core::Stream;
-use reqwest::Url;
-use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use url::Url;
 
 use super::{Controller, Error, add_query, nonce};
-use crate::event_source::{Builder, Event, EventSource, InvalidRequest, Item, Loss, Retry};
+use crate::event_source::{Builder, EventSource, InvalidRequest, Loss, Retry};
+use crate::path::{Carrier, Verdict};
 
-/// The options of a device's stream.
+mod events;
+mod poll;
+mod stream_only;
+mod two_ways;
+
+use stream_only::StreamOnly;
+use two_ways::TwoWays;
+
+/// The options of a device's listening.
 ///
 /// ```
 /// use bellwire_client::api::ListenOptions;
 /// use bellwire_proto::Seconds;
 ///
-/// let options = ListenOptions::default().heartbeat(Seconds::new(30)).confirm(true);
+/// let options = ListenOptions::default().heartbeat(Seconds::new(30));
 /// # drop(options);
 /// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ListenOptions {
+    stream_only: bool,
     heartbeat: Option<Seconds>,
     no_ack: bool,
     last_event_id: Option<Seq>,
@@ -44,11 +51,13 @@ pub struct ListenOptions {
     retry: Retry,
     reconnect_delay_max: Option<Duration>,
     healthy_after: Option<Duration>,
+    verdict: Option<Verdict>,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
         Self {
+            stream_only: false,
             heartbeat: None,
             no_ack: false,
             last_event_id: None,
@@ -60,13 +69,21 @@ impl Default for ListenOptions {
             retry: Retry::resilient(),
             reconnect_delay_max: None,
             healthy_after: None,
+            verdict: None,
         }
     }
 }
 
 impl ListenOptions {
+    /// One stream and no polls, as a browser's `EventSource`. Behind a middlebox that buffers nothing arrives. Default: no, but
+    /// with [`ListenOptions::no_ack`] always: a poll cannot complete a command without a report.
+    pub fn stream_only(mut self, stream_only: bool) -> Self {
+        self.stream_only = stream_only;
+        self
+    }
+
     /// The hub's heartbeat: 5 s to 10 min, default 15 s. A stream that is silent for two and a half times the heartbeat in the
-    /// hub's hello is dead and replaced; so is one without a hello 10 s after its start.
+    /// hub's hello is dead and replaced.
     pub fn heartbeat(mut self, heartbeat: Seconds) -> Self {
         self.heartbeat = Some(heartbeat);
         self
@@ -78,7 +95,8 @@ impl ListenOptions {
         self
     }
 
-    /// With [`ListenOptions::no_ack`]: the hub replays the commands after this one.
+    /// The last command that arrived. With [`ListenOptions::no_ack`] the hub replays the commands after this one; else it sends
+    /// again at once what it sent after it.
     pub fn last_event_id(mut self, seq: Seq) -> Self {
         self.last_event_id = Some(seq);
         self
@@ -91,32 +109,32 @@ impl ListenOptions {
         self
     }
 
-    /// Additional heartbeats at 1, 2 and 3 s, which show early whether the network buffers the stream.
+    /// With a stream alone: additional heartbeats at 1, 2 and 3 s, which show early whether the network buffers the stream.
     pub fn probes(mut self, probes: bool) -> Self {
         self.probes = probes;
         self
     }
 
-    /// The hub ends the stream after 10 s unless [`Controller::confirm`] is called.
+    /// With a stream alone: the hub ends it after 10 s unless [`Controller::confirm`] is called.
     pub fn confirm(mut self, confirm: bool) -> Self {
         self.confirm = confirm;
         self
     }
 
-    /// A comment follows each event, for proxies that hold the last write back.
+    /// With a stream alone: a comment follows each event, for proxies that hold the last write back.
     pub fn compat(mut self, compat: bool) -> Self {
         self.compat = compat;
         self
     }
 
     /// Whether a redirect to another server is a loss, and not followed; see
-    /// [`Builder::same_origin`]. Default: no.
+    /// [`Builder::same_origin`]. Default: no. Polls follow none.
     pub fn same_origin(mut self, same_origin: bool) -> Self {
         self.same_origin = same_origin;
         self
     }
 
-    /// Which losses are final. Default: [`Retry::resilient`].
+    /// Which losses are final. Default: [`Retry::resilient`]. A stream that fails while polls work is no loss.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
@@ -134,20 +152,18 @@ impl ListenOptions {
         self
     }
 
-    fn add_to(&self, url: &mut Url) {
-        add_query(url, "heartbeat", self.heartbeat);
-        add_query(url, "ack", self.no_ack.then_some("none"));
-        add_query(url, "prelude", self.prelude_bytes);
-        add_query(url, "probes", self.probes.then_some(1));
-        add_query(url, "confirm", self.confirm.then_some(1));
-        add_query(url, "compat", self.compat.then_some(1));
+    /// What an earlier run has found out about the network, from [`Listener::verdict`]: a hint, which saves requests.
+    pub fn verdict(mut self, verdict: Verdict) -> Self {
+        self.verdict = Some(verdict);
+        self
     }
 }
 
 /// A signal of the hub to a listening device. It is exhaustive on purpose: a device should handle each of them.
 #[derive(Debug, Clone)]
 pub enum Signal {
-    /// Connected, and the stream is for this device and request. The first signal of each connection.
+    /// The hub answers, and the answer is for this device and request: the first signal after the start and after each loss.
+    /// It comes again when what it says of the hub has changed.
     Hello(Hello),
     /// A command to run.
     Command(CommandEvent),
@@ -160,7 +176,14 @@ pub enum Signal {
         /// In Unix milliseconds.
         time_ms: Option<u64>,
     },
-    /// The stream is lost, or could not be made; the listener connects again by itself.
+    /// Another way carries the commands from now on, or it is known why not the better one. [`Listener::way`] tells since when.
+    Carrier {
+        /// `None` while neither works.
+        carrier: Option<Carrier>,
+        /// Why not the better way.
+        why: Option<String>,
+    },
+    /// The hub cannot be reached, on neither way; the listener connects again by itself.
     Lost {
         /// Why it was lost.
         loss: Loss,
@@ -169,23 +192,36 @@ pub enum Signal {
     },
 }
 
+/// Which way carries a device's commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Way {
+    /// `None` while neither works.
+    pub carrier: Option<Carrier>,
+    /// Since when.
+    pub since: Instant,
+    /// Why not the better way; `None` for a plain stream.
+    pub why: Option<String>,
+    /// How long the stream rests before it is tried again.
+    pub rests_for: Option<Duration>,
+}
+
 /// The signals for a device, as a [`Stream`]. An `Err` is the last item; [`ListenOptions::retry`] decides which losses are
 /// final.
+///
+/// Everything happens while it is polled: a caller that handles a command for long delays what follows, and is not taken for a
+/// network that is slow.
 pub struct Listener {
-    hub: Controller,
-    device: DeviceId,
-    source: EventSource,
-    /// The stream's URL without the nonce.
-    url: Url,
-    nonce: String,
-    /// Of the current connection.
-    hello_received: bool,
-    /// Of the current connection: what follows is its orderly end, whatever it looks like.
-    bye_received: bool,
+    ways: Ways,
+}
+
+enum Ways {
+    Stream(Box<StreamOnly>),
+    Two(Box<TwoWays>),
 }
 
 impl Controller {
-    /// Listens as a device.
+    /// Listens as a device: long polls at first, and a stream once it is proven that the network lets one through.
     ///
     /// ```no_run
     /// use bellwire_client::{Controller, api::{ListenOptions, Signal}};
@@ -215,38 +251,12 @@ impl Controller {
         device: &DeviceId,
         options: &ListenOptions,
     ) -> Result<Listener, InvalidRequest> {
-        let segments = ["v1", "devices", device.as_str(), "stream"];
-        let mut url = self.resource(segments);
-        options.add_to(&mut url);
-        let mut builder = self
-            .source(segments)
-            .comments(true)
-            .begin_within(LISTENER_HELLO_TIMEOUT)
-            .server_delay_min(LISTENER_DELAY_MIN)
-            .retry_max(LISTENER_RETRY_MAX)
-            .same_origin(options.same_origin)
-            .event_bytes_max(EVENT_BYTES_MAX)
-            .retry(options.retry.clone());
-        if let Some(seq) = options.last_event_id {
-            builder = builder.last_event_id(seq.to_string());
-        }
-        if let Some(delay_max) = options.reconnect_delay_max {
-            builder = builder.reconnect_delay_max(delay_max);
-        }
-        if let Some(healthy_after) = options.healthy_after {
-            builder = builder.healthy_after(healthy_after);
-        }
-        let mut listener = Listener {
-            hub: self.clone(),
-            device: device.clone(),
-            source: builder.build()?,
-            url,
-            nonce: String::new(),
-            hello_received: false,
-            bye_received: false,
+        let ways = if options.stream_only || options.no_ack {
+            Ways::Stream(Box::new(StreamOnly::new(self, device, options)?))
+        } else {
+            Ways::Two(Box::new(TwoWays::new(self, device, options)))
         };
-        listener.prepare_connection();
-        Ok(listener)
+        Ok(Listener { ways })
     }
 
     /// The settings of a source at this hub.
@@ -264,102 +274,50 @@ impl Listener {
         futures_util::StreamExt::next(self).await
     }
 
-    /// Closes the stream and opens a new one at once.
+    /// Drops every connection, and tries everything at once.
     pub fn restart(&mut self) {
-        self.prepare_connection();
-        self.source.restart();
+        match &mut self.ways {
+            Ways::Stream(stream) => stream.restart(),
+            Ways::Two(ways) => ways.network_changed(),
+        }
     }
 
-    /// Closes the stream and does not reconnect.
+    /// The network is another one: a new address, route or proxy, or the machine has slept. What was known of it is void, and
+    /// everything is tried at once.
+    pub fn network_changed(&mut self) {
+        self.restart();
+    }
+
+    /// Closes every connection and does not reconnect.
     pub fn close(&mut self) {
-        self.source.close();
+        match &mut self.ways {
+            Ways::Stream(stream) => stream.close(),
+            Ways::Two(ways) => ways.close(),
+        }
     }
 
     /// Waits this long after the current connection is lost, whatever the hub requested.
     pub fn set_next_delay(&mut self, delay: Duration) {
-        self.source.set_next_delay(delay);
-    }
-
-    /// Prepares the next connection, with a nonce of its own.
-    fn prepare_connection(&mut self) {
-        (self.hello_received, self.bye_received) = (false, false);
-        self.source.set_read_timeout(LISTENER_HELLO_TIMEOUT);
-        self.nonce = nonce();
-        let mut url = self.url.clone();
-        add_query(&mut url, "nonce", Some(&self.nonce));
-        self.source.set_url(url);
-    }
-
-    /// The signal in an item of the source; `None` when it is none.
-    fn interpret(&mut self, item: Item) -> Option<Result<Signal, Error>> {
-        let reason = match item {
-            Item::Open => return None,
-            Item::Comment(text) => {
-                let time_ms = text.trim().parse().ok();
-                return self.hello_received.then_some(Ok(Signal::Heartbeat { time_ms }));
-            }
-            Item::Lost { loss, retry_in } => {
-                let loss = if self.bye_received { Loss::Ended } else { loss };
-                self.prepare_connection();
-                return Some(Ok(Signal::Lost { loss, retry_in }));
-            }
-            Item::Event(event) => match self.read(&event) {
-                Ok(signal) => return signal.map(Ok),
-                Err(reason) => reason,
-            },
-            Item::Skipped { limit_bytes } => {
-                format!("an event of more than {limit_bytes} bytes")
-            }
-        };
-        match self.source.reject(reason) {
-            Ok(lost) => self.interpret(lost),
-            Err(error) => Some(Err(Error::of_stream(self.hub.url(), error))),
+        match &mut self.ways {
+            Ways::Stream(stream) => stream.set_next_delay(delay),
+            Ways::Two(ways) => ways.set_next_delay(delay),
         }
     }
 
-    /// Parses an event. An unknown one is skipped; an invalid one is a reason to reject the stream.
-    fn read(&mut self, event: &Event) -> Result<Option<Signal>, String> {
-        if event.name() == "hello" {
-            let hello: Hello = parse(event)?;
-            if hello.nonce.as_deref() != Some(&self.nonce) {
-                return Err("the hello belongs to another request, as from a cache".to_owned());
-            }
-            if hello.device != self.device {
-                return Err("the hello is for another device".to_owned());
-            }
-            self.hello_received = true;
-            let heartbeat_s = hello.heartbeat_s.clamp(HEARTBEAT_S.min, HEARTBEAT_S.max);
-            let silence_max = Duration::from_millis(heartbeat_s * 100 * LISTENER_HEARTBEATS_TENTHS);
-            self.source.set_read_timeout(silence_max);
-            self.source.set_begun();
-            self.source.set_server_clock(hello.time_ms);
-            return Ok(Some(Signal::Hello(hello)));
+    /// Which way carries, since when, and why not the better one. `None` with a stream alone.
+    pub fn way(&self) -> Option<Way> {
+        match &self.ways {
+            Ways::Stream(_) => None,
+            Ways::Two(ways) => Some(ways.way()),
         }
-        if !self.hello_received {
-            return Err("it does not begin with a hello".to_owned());
+    }
+
+    /// What is known of the network, for a later run. `None` with a stream alone.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match &self.ways {
+            Ways::Stream(_) => None,
+            Ways::Two(ways) => Some(ways.verdict()),
         }
-        if self.bye_received {
-            return Ok(None);
-        }
-        Ok(Some(match event.name() {
-            "command" => Signal::Command(parse(event)?),
-            "cancel" => Signal::Cancel(parse(event)?),
-            "bye" => {
-                // A later hub may have other reasons; the pause is valid whatever they are.
-                let AnyBye { reconnect_s } = parse(event)?;
-                let pause = reconnect_s.and_then(|s| Duration::try_from_secs_f64(s).ok());
-                if let Some(pause) = pause {
-                    self.source.set_next_delay(pause.min(LISTENER_BYE_PAUSE_MAX));
-                }
-                self.source.end_within(LISTENER_END_TIMEOUT);
-                self.bye_received = true;
-                match parse(event) {
-                    Ok(bye) => Signal::Bye(bye),
-                    Err(_) => return Ok(None),
-                }
-            }
-            _ => return Ok(None),
-        }))
     }
 }
 
@@ -367,32 +325,25 @@ impl Stream for Listener {
     type Item = Result<Signal, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            let signal = match ready!(Pin::new(&mut self.source).poll_next(cx)) {
-                None => return Poll::Ready(None),
-                Some(Ok(item)) => self.interpret(item),
-                Some(Err(error)) => Some(Err(Error::of_stream(self.hub.url(), error))),
-            };
-            if signal.is_some() {
-                return Poll::Ready(signal);
-            }
+        match &mut self.ways {
+            Ways::Stream(stream) => stream.poll_next(cx),
+            Ways::Two(ways) => ways.poll_next(cx),
         }
     }
 }
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Listener").field(&self.source).finish()
+        match &self.ways {
+            Ways::Stream(stream) => f.debug_tuple("Listener").field(stream).finish(),
+            Ways::Two(ways) => f.debug_tuple("Listener").field(ways).finish(),
+        }
     }
 }
 
-/// A `bye` of any version.
-#[derive(serde::Deserialize)]
-struct AnyBye {
-    reconnect_s: Option<f64>,
-}
-
-fn parse<T: DeserializeOwned>(event: &Event) -> Result<T, String> {
-    serde_json::from_str(event.data())
-        .map_err(|error| format!("its {} event cannot be parsed: {error}", event.name()))
+/// The URL of a request with a nonce of its own.
+fn with_nonce(url: &Url) -> (Url, String) {
+    let (mut url, nonce) = (url.clone(), nonce());
+    add_query(&mut url, "nonce", Some(&nonce));
+    (url, nonce)
 }

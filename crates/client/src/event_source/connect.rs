@@ -15,7 +15,7 @@ use http::header::{
     CONTENT_TYPE, COOKIE, LOCATION, PROXY_AUTHORIZATION,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use reqwest::Url;
+use url::Url;
 
 use super::error::{Error, RedirectFault, Refusal};
 use crate::address::Authorize;

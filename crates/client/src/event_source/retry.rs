@@ -100,11 +100,11 @@ impl Retry {
         Self { rule, delays: None }
     }
 
-    pub(super) fn delay_after(&self, loss: &Loss) -> Option<Duration> {
+    pub(crate) fn delay_after(&self, loss: &Loss) -> Option<Duration> {
         self.delays.as_ref().and_then(|delay| delay(loss))
     }
 
-    pub(super) fn tries_again_after(&self, loss: &Loss) -> bool {
+    pub(crate) fn tries_again_after(&self, loss: &Loss) -> bool {
         match &self.rule {
             Rule::Standard => match loss {
                 Loss::Ended

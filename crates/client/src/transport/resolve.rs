@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
+
+use super::settings::Cause;
 
 /// How long a lookup may take: our choice, above the 5 s after which resolvers ask their second server, and below the time for
 /// connecting, so that the error is of the name and not of the server.
@@ -36,33 +37,37 @@ pub(super) struct Resolver {
 
 impl Resolver {
     pub(super) fn of_system() -> Self {
-        // The port is replaced by that of the URL.
         Self { lookup: Arc::new(|name| Ok((name, 0).to_socket_addrs()?.collect())) }
+    }
+
+    /// The addresses of a name; their port means nothing.
+    pub(super) async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, Cause> {
+        let addresses = start(name, Arc::clone(&self.lookup))?;
+        let answered = async {
+            tokio::pin!(addresses);
+            tokio::select! {
+                addresses = &mut addresses => return addresses,
+                () = sleep(LOOKUP_NOTICE) => {}
+            }
+            tracing::warn!("waiting for the DNS server, which has not answered for {name} yet");
+            addresses.await
+        };
+        match timeout(LOOKUP_TIMEOUT, answered).await {
+            Ok(Ok(addresses)) => {
+                Ok(addresses.map_err(|source| NotFound { name: name.to_owned(), source })?)
+            }
+            Ok(Err(_)) => Err("the thread of the lookup has ended".into()),
+            Err(_) => Err(Silent { name: name.to_owned() }.into()),
+        }
     }
 }
 
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let lookup = Arc::clone(&self.lookup);
-        Box::pin(async move {
-            let name = name.as_str();
-            let addresses = start(name, lookup)?;
-            let answered = async {
-                tokio::pin!(addresses);
-                tokio::select! {
-                    addresses = &mut addresses => return addresses,
-                    () = sleep(LOOKUP_NOTICE) => {}
-                }
-                tracing::warn!("waiting for the DNS server, which has not answered for {name} yet");
-                addresses.await
-            };
-            match timeout(LOOKUP_TIMEOUT, answered).await {
-                Ok(Ok(addresses)) => Ok(Box::new(addresses?.into_iter()) as Addrs),
-                Ok(Err(_)) => Err("the thread of the lookup has ended".into()),
-                Err(_) => Err(Silent { name: name.to_owned() }.into()),
-            }
-        })
-    }
+/// The DNS server has no address for the name, or there is no DNS server.
+#[derive(Debug, thiserror::Error)]
+#[error("the name {name} is not found")]
+struct NotFound {
+    name: String,
+    source: io::Error,
 }
 
 /// The DNS server did not answer in time.
@@ -118,10 +123,6 @@ mod tests {
 
     use super::*;
 
-    fn name() -> Name {
-        "hub.test".parse().unwrap()
-    }
-
     /// A silent DNS server held `eventsource-request` for 45 s, and the end of the process for 35 s more.
     #[tokio::test(start_paused = true)]
     async fn a_lookup_without_an_answer_ends_within_its_limit_and_is_not_waited_for() {
@@ -133,7 +134,7 @@ mod tests {
                 Ok(Vec::new())
             }),
         };
-        let error = silent.resolve(name()).await.err().unwrap().to_string();
+        let error = silent.addresses("hub.test").await.unwrap_err().to_string();
         assert!(error.contains("DNS server did not answer for hub.test within 8 s"), "{error}");
         drop(release);
     }
@@ -142,8 +143,10 @@ mod tests {
     async fn addresses_and_errors_are_those_of_the_lookup() {
         let found = "127.0.0.1:0".parse().unwrap();
         let one = Resolver { lookup: Arc::new(move |_| Ok(vec![found])) };
-        assert_eq!(one.resolve(name()).await.ok().unwrap().collect::<Vec<_>>(), [found]);
+        assert_eq!(one.addresses("hub.test").await.unwrap(), [found]);
         let none = Resolver { lookup: Arc::new(|_| Err(io::Error::other("no such name"))) };
-        assert_eq!(none.resolve(name()).await.err().unwrap().to_string(), "no such name");
+        let error = none.addresses("hub.test").await.unwrap_err();
+        assert_eq!(error.to_string(), "the name hub.test is not found");
+        assert_eq!(error.source().unwrap().to_string(), "no such name");
     }
 }

@@ -18,27 +18,39 @@ use rustls::{
 };
 use rustls_platform_verifier::Verifier;
 
-use super::network::Cause;
+use super::pin::KeyPin;
+use super::settings::Cause;
 
 /// Before this program was written: 2026-01-01.
 const CLOCK_MIN: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_767_225_600));
 /// Names of a certificate that are shown.
 const NAMES_MAX: usize = 8;
 
-/// TLS with the platform's authorities and these. A machine may have none of its own, a small appliance for example: then it
-/// trusts these alone.
-pub(super) fn config(
-    authorities: Vec<CertificateDer<'static>>,
-    protocols: &[&str],
-) -> Result<ClientConfig, Cause> {
+/// Whom to trust.
+pub(super) struct Trust {
+    /// Beside the platform's. A machine may have none of its own, a small appliance for example: then it trusts these alone.
+    pub(super) authorities: Vec<CertificateDer<'static>>,
+    /// One of these keys must be the server's, unless there are none.
+    pub(super) pins: Vec<KeyPin>,
+    /// Whether any certificate is accepted.
+    pub(super) accept_any: bool,
+}
+
+/// TLS with those whom `trust` trusts.
+pub(super) fn config(trust: &Trust, protocols: &[&str]) -> Result<ClientConfig, Cause> {
     let provider = CryptoProvider::get_default().ok_or("no provider of cryptography")?.clone();
-    let platform = Verifier::new_with_extra_roots(authorities.clone(), Arc::clone(&provider));
-    let verifier: Option<Arc<dyn ServerCertVerifier>> = match platform {
-        Ok(platform) => Some(Arc::new(platform)),
-        Err(_) if authorities.is_empty() => None,
-        Err(_) => Some(only(authorities, Arc::clone(&provider))?),
+    let authorities = &trust.authorities;
+    let platform = || Verifier::new_with_extra_roots(authorities.clone(), Arc::clone(&provider));
+    let trusted = match trust.accept_any {
+        true => Trusted::Any,
+        false => match platform() {
+            Ok(platform) => Trusted::By(Arc::new(platform)),
+            Err(_) if authorities.is_empty() => Trusted::None,
+            Err(_) => Trusted::By(only(authorities.clone(), Arc::clone(&provider))?),
+        },
     };
-    let verifier = Explained { verifier, provider: Arc::clone(&provider) };
+    let pins = trust.pins.clone();
+    let verifier = Explained { trusted, pins, provider: Arc::clone(&provider) };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -71,9 +83,17 @@ fn only(
 /// A verifier whose refusals say why.
 #[derive(Debug)]
 struct Explained {
-    /// `None` trusts no server.
-    verifier: Option<Arc<dyn ServerCertVerifier>>,
+    trusted: Trusted,
+    pins: Vec<KeyPin>,
     provider: Arc<CryptoProvider>,
+}
+
+/// Which servers are trusted.
+#[derive(Debug)]
+enum Trusted {
+    None,
+    Any,
+    By(Arc<dyn ServerCertVerifier>),
 }
 
 impl ServerCertVerifier for Explained {
@@ -85,9 +105,10 @@ impl ServerCertVerifier for Explained {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = match &self.verifier {
-            None => Err(CertificateError::UnknownIssuer.into()),
-            Some(verifier) => verifier.verify_server_cert(
+        let verified = match &self.trusted {
+            Trusted::None => Err(CertificateError::UnknownIssuer.into()),
+            Trusted::Any => Ok(ServerCertVerified::assertion()),
+            Trusted::By(verifier) => verifier.verify_server_cert(
                 end_entity,
                 intermediates,
                 server_name,
@@ -95,13 +116,26 @@ impl ServerCertVerifier for Explained {
                 now,
             ),
         };
-        verified.map_err(|error| match &error {
+        let refused = |fault: CertificateFault| {
+            rustls::Error::from(CertificateError::Other(OtherError(Arc::new(fault))))
+        };
+        let verified = verified.map_err(|error| match &error {
             rustls::Error::InvalidCertificate(reason) => {
-                let fault = CertificateFault::of(reason, end_entity, now);
-                CertificateError::Other(OtherError(Arc::new(fault))).into()
+                refused(CertificateFault::of(reason, end_entity, now))
             }
             _ => error,
-        })
+        })?;
+        if self.pins.is_empty() {
+            return Ok(verified);
+        }
+        let found = KeyPin::of(end_entity);
+        match found {
+            Some(found) if self.pins.contains(&found) => Ok(verified),
+            _ => {
+                let found = found.map(|found| found.to_string()).unwrap_or_default();
+                Err(refused(CertificateFault::OtherKey { found }))
+            }
+        }
     }
 
     fn verify_tls12_signature(
@@ -165,6 +199,11 @@ pub enum CertificateFault {
     AuthorityAsServer {
         /// Its name.
         subject: Option<String>,
+    },
+    /// It is trusted, and its key is none of those that are pinned.
+    OtherKey {
+        /// The SHA-256 of its key, as a pin is written.
+        found: String,
     },
     /// Another reason.
     Other {
@@ -243,6 +282,9 @@ impl CertificateFault {
                  openssl req -x509 … -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:NAME"
                     .to_owned()
             }
+            Self::OtherKey { .. } => format!(
+                "if the server has a new key, set pin_sha256 to that; if not, {PORTAL}, or one that decrypts what passes"
+            ),
             Self::Other { .. } => format!("give the server another certificate; if it is not the server's, {PORTAL}"),
         }
     }
@@ -284,6 +326,9 @@ impl fmt::Display for CertificateFault {
                 "the certificate is that of the authority {} (CA:TRUE), which no server may use",
                 named(subject)
             ),
+            Self::OtherKey { found } => {
+                write!(f, "the certificate is trusted, but its key {found} is not pinned")
+            }
             Self::Other { reason } => write!(f, "the certificate is not accepted: {reason}"),
         }
     }

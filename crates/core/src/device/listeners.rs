@@ -1,16 +1,17 @@
 //! The listeners of a device: its stream, a stream that has yet to be confirmed, a poll.
 //!
 //! The newest stream replaces the older, so that a half-open socket never locks a device out; a
-//! poll and a stream live side by side. When a listener ends, what it alone had carried is queued
-//! again at once. Contract, section 4. What a stream has missed is replayed by
-//! `listeners/replay.rs`; polls are answered, and cancellations sent, by `listeners/polls.rs`.
+//! poll and a stream live side by side. Contract, section 4. Streams end by `listeners/ends.rs`, by plan or not; what
+//! a stream has missed is replayed by `listeners/replay.rs`; polls are answered, and cancellations sent, by
+//! `listeners/polls.rs`.
 
+mod ends;
 mod polls;
 mod replay;
 mod revoked;
 
 use bellwire_proto::limits::{CONFIRM_TIMEOUT, PACED_BYTES, POLL_PRESENCE};
-use bellwire_proto::stream::{ByeReason, CancelEvent, CommandEvent};
+use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{Code, DeliveryState, Json, Problem, Seq, TokenId, Transport};
 use thin_vec::ThinVec;
 
@@ -22,6 +23,7 @@ use crate::io::{Answer, Frame, Listen, NotifyOn, Output};
 use crate::record::DeliveryRecord;
 use crate::time::{Instant, Now};
 use crate::txn::TxnBuilder;
+use ends::planned_end;
 
 /// Everything that listens for a device.
 #[derive(Debug, Default)]
@@ -48,8 +50,13 @@ struct Listener {
     ack_none: bool,
     /// No byte passed for too long: it does not count as presence.
     stalled: bool,
-    /// Until when it must be confirmed; `None` when it need not, or is.
-    confirm_until: Option<Instant>,
+    /// The device polled after this stream had begun to count: it doubts the stream, and uses the polls as long as
+    /// there are any.
+    doubted: bool,
+    /// It must be confirmed, by [`Self::ends_at`].
+    unconfirmed: bool,
+    /// When the hub ends it: unconfirmed, or at its planned end, if it has one.
+    ends_at: Option<Instant>,
     /// How far it has caught up.
     catching_up: CatchingUp,
     /// Bytes of backlog sent since its reader was last waited for.
@@ -89,7 +96,7 @@ impl Listener {
     /// Whether a command may be written to it now.
     fn takes_commands(&self) -> bool {
         let caught_up = matches!(self.catching_up, CatchingUp::Backlog | CatchingUp::Live);
-        let ready = !self.ack_none || (caught_up && self.confirm_until.is_none());
+        let ready = !self.ack_none || (caught_up && !self.unconfirmed);
         ready && self.paced_at.is_none()
     }
 
@@ -128,12 +135,13 @@ impl Listeners {
         self.loading_page.is_some()
     }
 
-    /// How the device is connected, as far as it counts as presence.
+    /// How the device is connected, as far as it counts as presence. Beside a stream that it doubts it uses its polls.
     pub(crate) fn transport(&self, now: Instant) -> Option<Transport> {
+        let doubted = self.stream.as_ref().is_some_and(|stream| stream.doubted);
         match (self.streams(), self.polls(now)) {
-            (true, _) => Some(Transport::Stream),
-            (false, true) => Some(Transport::Poll),
-            (false, false) => None,
+            (true, polls) if !(polls && doubted) => Some(Transport::Stream),
+            (_, true) => Some(Transport::Poll),
+            (_, false) => None,
         }
     }
 
@@ -201,15 +209,19 @@ impl Listeners {
         }
     }
 
-    /// The deadlines of a poll and of an unconfirmed stream; they may have elapsed.
-    pub(crate) fn deadlines(&self) -> [Option<Instant>; 2] {
+    /// The deadlines of a poll and of the streams; they may have elapsed.
+    pub(crate) fn deadlines(&self) -> [Option<Instant>; 3] {
         let poll = self.poll.as_ref().map(|poll| poll.until).or(self.poll_counts_until());
-        [poll, self.unconfirmed.as_ref().and_then(|stream| stream.confirm_until)]
+        let [stream, unconfirmed] =
+            [&self.stream, &self.unconfirmed].map(|l| l.as_ref().and_then(|stream| stream.ends_at));
+        [poll, stream, unconfirmed]
     }
 
-    /// The client of a poll has disconnected.
+    /// The client of a poll has disconnected: it is gone, as with a stream.
     pub(crate) fn abandon_poll(&mut self, request: RequestId) {
-        self.poll.take_if(|poll| poll.request == request);
+        if self.poll.take_if(|poll| poll.request == request).is_some() {
+            self.polled_at = None;
+        }
     }
 }
 
@@ -249,7 +261,13 @@ impl Device {
             session,
             ack_none: listen.ack_none,
             stalled: false,
-            confirm_until: listen.confirm.then(|| txn.now.instant.after(CONFIRM_TIMEOUT)),
+            doubted: false,
+            unconfirmed: listen.confirm,
+            ends_at: if listen.confirm {
+                Some(txn.now.instant.after(CONFIRM_TIMEOUT))
+            } else {
+                planned_end(txn.now.instant, txn)
+            },
             catching_up: match listen.last_event_id {
                 Some(after) if listen.ack_none => CatchingUp::Loading(after),
                 _ => CatchingUp::Backlog,
@@ -302,14 +320,18 @@ impl Device {
         session: SessionId,
         txn: &mut TxnBuilder<'_>,
     ) -> Result<(), Problem> {
-        if self.listeners.stream.as_ref().is_some_and(|s| s.session == session) {
+        if let Some(stream) = self.listeners.stream.as_mut().filter(|s| s.session == session) {
+            stream.doubted = false;
             return Ok(());
         }
         let unconfirmed = &mut self.listeners.unconfirmed;
         let Some(mut confirmed) = unconfirmed.take_if(|l| l.session == session) else {
             return Err(session_gone());
         };
-        confirmed.confirm_until = None;
+        confirmed.unconfirmed = false;
+        // Its age counts from its beginning.
+        let begun = confirmed.ends_at.map(|until| until.before(CONFIRM_TIMEOUT));
+        confirmed.ends_at = planned_end(begun.unwrap_or(txn.now.instant), txn);
         self.contacts.seen(txn.now.wall);
         // The commands that it carried are now carried by the stream that counts; what the older
         // stream alone had carried is lost with it.
@@ -328,49 +350,6 @@ impl Device {
         Ok(())
     }
 
-    /// Ends a stream that another replaces.
-    fn replace(
-        &mut self,
-        older: Option<Box<Listener>>,
-        carried: Carriers,
-        txn: &mut TxnBuilder<'_>,
-    ) {
-        if let Some(older) = older {
-            if carried != Carriers::UNCONFIRMED {
-                self.rivalry.replaced(txn.now.instant);
-            }
-            txn.close(older.session, ByeReason::Replaced);
-        }
-        self.lost(carried, txn.now);
-    }
-
-    /// Queues again, uncounted, what was sent and has no carrier any more.
-    fn lost(&mut self, carrier: Carriers, now: Now) {
-        for seq in self.deliveries.sent() {
-            self.deliveries.with(seq, |live| {
-                live.carriers.remove(carrier);
-                if live.carriers == Carriers::NONE {
-                    live.requeue(now);
-                }
-            });
-        }
-    }
-
-    /// A stream has ended. Compares and removes in one step: a late event of an older stream ends
-    /// nothing.
-    pub(crate) fn closed(&mut self, session: SessionId, txn: &mut TxnBuilder<'_>) {
-        let counted = self.listeners.streams();
-        if self.listeners.stream.take_if(|s| s.session == session).is_some() {
-            if counted {
-                self.contacts.seen(txn.now.wall);
-            }
-            self.lost(Carriers::STREAM, txn.now);
-        }
-        if self.listeners.unconfirmed.take_if(|s| s.session == session).is_some() {
-            self.lost(Carriers::UNCONFIRMED, txn.now);
-        }
-    }
-
     /// Whether bytes pass on a stream.
     pub(crate) fn set_stalled(&mut self, session: SessionId, stalled: bool, now: Now) {
         self.seen_until_now(now);
@@ -384,30 +363,6 @@ impl Device {
     fn seen_until_now(&mut self, now: Now) {
         if self.listeners.streams() {
             self.contacts.seen(now.wall);
-        }
-    }
-
-    /// Ends a stream that was not confirmed in time.
-    pub(super) fn end_unconfirmed(&mut self, txn: &mut TxnBuilder<'_>) {
-        let now = txn.now.instant;
-        let late = |l: &mut Box<Listener>| l.confirm_until.is_some_and(|until| until <= now);
-        if let Some(listener) = self.listeners.unconfirmed.take_if(late) {
-            txn.close(listener.session, ByeReason::Unconfirmed);
-            self.lost(Carriers::UNCONFIRMED, txn.now);
-        }
-    }
-
-    /// Ends everything that listens.
-    pub(crate) fn end_streams(&mut self, reason: ByeReason, txn: &mut TxnBuilder<'_>) {
-        self.seen_until_now(txn.now);
-        let streams = [self.listeners.stream.take(), self.listeners.unconfirmed.take()];
-        for listener in streams.into_iter().flatten() {
-            txn.close(listener.session, reason);
-        }
-        self.answer_poll(txn);
-        self.listeners.polled_at = None;
-        for seq in self.deliveries.sent() {
-            self.deliveries.with(seq, |live| live.requeue(txn.now));
         }
     }
 
@@ -464,4 +419,16 @@ pub(crate) fn session_gone() -> Problem {
         Code::Gone,
         "this stream has ended; open a new one and confirm the session of its hello",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hub holds very many streams that only wait.
+    #[test]
+    fn an_idle_stream_is_small() {
+        assert!(size_of::<Listener>() <= 72, "{} bytes", size_of::<Listener>());
+        assert!(size_of::<Listeners>() <= 80, "{} bytes", size_of::<Listeners>());
+    }
 }

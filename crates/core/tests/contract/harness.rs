@@ -364,6 +364,12 @@ impl Harness {
         self.settle();
     }
 
+    /// The client of a request disconnects.
+    pub(crate) fn abandon(&mut self, request: RequestId) {
+        self.hub.handle_abandoned(request, self.now);
+        self.settle();
+    }
+
     pub(crate) fn poll_with(&mut self, who: &str, wait_s: u64, after: Option<u64>) -> RequestId {
         let request = self.request();
         let last_event_id = after.map(Seq::new);

@@ -324,8 +324,8 @@ fn a_device_was_last_seen_when_its_stream_went() {
     let stream = harness.listen("kiosk");
     harness.pass(3600.0);
     assert_eq!(seen(&harness), Some(harness.now.wall), "while it listens");
-    // A poll keeps it in memory when the stream is gone.
-    harness.poll_with("kiosk", 0, None);
+    // A poll that waits keeps it in memory when the stream is gone.
+    harness.poll("kiosk");
     harness.pass(10.0);
     harness.close(stream);
     let gone = harness.now.wall;

@@ -295,3 +295,44 @@ fn an_unknown_device_is_created_when_it_first_listens() {
     harness.poll("till");
     assert_eq!(harness.store.disk.devices.len(), 2);
 }
+
+// --- A poll beside a stream ---
+
+#[test]
+fn a_device_that_polls_beside_its_stream_is_shown_as_what_it_uses() {
+    for confirms in [false, true] {
+        let mut harness = Harness::new();
+        let shown =
+            |harness: &Harness| harness.hub.presence(&device("kiosk"), harness.now).transport;
+        // It polls first, and proves the stream beside.
+        harness.poll("kiosk");
+        let stream = if confirms {
+            let stream = harness.listen_unconfirmed("kiosk");
+            assert_eq!(shown(&harness), Some(Transport::Poll));
+            harness.confirm("kiosk", stream).unwrap();
+            stream
+        } else {
+            harness.listen("kiosk")
+        };
+        assert_eq!(shown(&harness), Some(Transport::Stream), "the last poll only comes to its end");
+        harness.pass(25.0);
+        assert_eq!(shown(&harness), Some(Transport::Stream));
+        // In doubt it polls again.
+        harness.poll("kiosk");
+        assert_eq!(shown(&harness), Some(Transport::Poll), "confirmed before: {confirms}");
+        harness.pass(25.0 + 39.9);
+        assert_eq!(shown(&harness), Some(Transport::Poll));
+        harness.pass(0.1);
+        assert_eq!(shown(&harness), Some(Transport::Stream), "it has stopped polling");
+        // A confirmation says at once that the stream is good.
+        harness.poll("kiosk");
+        harness.confirm("kiosk", stream).unwrap();
+        assert_eq!(shown(&harness), Some(Transport::Stream));
+        // A stream that passes no bytes is not used at all.
+        harness.poll("kiosk");
+        harness.hub.handle_stalled(stream, harness.now);
+        assert_eq!(shown(&harness), Some(Transport::Poll));
+        harness.pass(100.0);
+        assert_eq!(shown(&harness), None);
+    }
+}

@@ -16,6 +16,7 @@ mod order;
 mod polling;
 mod queue;
 mod review;
+mod rotating;
 mod sending;
 mod states;
 mod tokens;

@@ -104,6 +104,24 @@ fn ttl_0_is_only_if_the_device_is_online_and_then_counts_as_30_s() {
     assert_eq!(harness.try_send("kiosk", now_or_never).unwrap_err().code, Code::DeviceOffline);
 }
 
+/// An appliance that was killed while it polled, or soon after, was shown online for up to 40 s.
+#[test]
+fn a_device_whose_poll_or_stream_closes_is_offline_at_once() {
+    let mut harness = Harness::new();
+    let poll = harness.poll("kiosk");
+    assert!(harness.online("kiosk"));
+    harness.abandon(poll);
+    assert!(!harness.online("kiosk"), "its client has disconnected");
+    harness.poll_with("kiosk", 0, None);
+    let stream = harness.listen("kiosk");
+    harness.close(stream);
+    assert!(!harness.online("kiosk"), "the poll was before the stream");
+    let stream = harness.listen("kiosk");
+    harness.poll("kiosk");
+    harness.close(stream);
+    assert!(harness.online("kiosk"), "a poll waits beside it");
+}
+
 #[test]
 fn the_defaults_are_one_hour_to_live_and_five_minutes_to_run() {
     let mut harness = Harness::new();

@@ -38,6 +38,7 @@ pub(super) struct FaultProfile {
     pub(super) calm_first: bool,
     /// Whether an `admin` token may close the hub.
     pub(super) closes: bool,
+    pub(super) stream_max: Option<Duration>,
 }
 
 impl FaultProfile {
@@ -60,6 +61,7 @@ impl FaultProfile {
             to_many: r.pick(&[0, 10, 40]),
             calm_first: r.percent(60),
             closes: r.percent(20),
+            stream_max: r.pick(&[None, None, Some(10), Some(120)]).map(Duration::from_secs),
         }
     }
 
@@ -68,6 +70,7 @@ impl FaultProfile {
             lease: self.lease,
             max_in_flight: self.max_in_flight,
             queue_max: 20,
+            stream_max: self.stream_max,
             ..Config::default()
         }
     }

@@ -78,7 +78,8 @@ macro_rules! span {
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "listen",
-        allowed: "one or more of address:port, as in 127.0.0.1:8888 or [::]:0",
+        allowed: "one or more of [http://|https://]address:port, as in 127.0.0.1:8888, http://[::] (port 80) or \
+                  https://0.0.0.0 (port 443)",
         parse: |draft, text| {
             let listen: Result<Vec<_>, _> = text.split(',').map(|one| one.trim().parse()).collect();
             listen.ok().map(|listen| draft.config.listen = listen)
@@ -124,6 +125,22 @@ pub(super) const SETTINGS: &[Setting] = &[
     number!(data_bytes_max, 1..=limits::DATA_BYTES_CEILING, "a number of bytes from 1 to 1048576"),
     span!(history, within(limits::HISTORY_S), "from 1d to 3650d"),
     span!(heartbeat, within(limits::HEARTBEAT_S), "from 5s to 10m"),
+    Setting {
+        key: "stream_max",
+        allowed: "0s (never) or from 10s to 7d",
+        parse: |draft, text| {
+            let never = span(text, 0..=0).is_some();
+            let stream_max =
+                if never { None } else { Some(span(text, within(limits::STREAM_MAX_S))?) };
+            draft.config.stream_max = stream_max;
+            Some(())
+        },
+        show: |config| {
+            let stream_max = config.stream_max.unwrap_or_default();
+            Some(Seconds::new(stream_max.as_secs()).to_string())
+        },
+        shape: Shape::Text,
+    },
     number!(
         connections_max,
         within_count(limits::CONNECTIONS),

@@ -48,13 +48,14 @@ fn foreign_variables_are_listed_and_refuse_nothing() {
 
 #[test]
 fn every_fault_of_every_layer_is_reported_with_its_key() {
-    let file = "lease = 'soon'\nqueue_max = 0\ncolour = 'red'\nopen = 'yes'\nheartbeat = 1.5\n\
+    let file = "lease = 'soon'\nstream_max = '9s'\nqueue_max = 0\ncolour = 'red'\nopen = 'yes'\nheartbeat = 1.5\n\
         cors_origins = ['*']\nallowed_hosts = ['a:80']\ntls_cert = 'hub.pem'\n[tls]\ncert = 'x'\n";
     let faults =
         faults(file, &[("BELLWIRE_DATA_BYTES_MAX", "1048577")], &[("listen", "localhost")]);
     let expected = [
         "lease is \"soon\", but it is from 1s to 1h",
         "queue_max is \"0\", but it is a whole number from 1 to 100000",
+        "stream_max is \"9s\", but it is 0s (never) or from 10s to 7d",
         "colour is not a setting",
         "open is \"yes\", but it is true or false",
         "heartbeat is \"1.5\", but it is from 5s to 10m",
@@ -63,8 +64,8 @@ fn every_fault_of_every_layer_is_reported_with_its_key() {
          https://ops.example.com",
         "allowed_hosts is \"a:80\", but it is host names without ports, as in hub.example.com",
         "BELLWIRE_DATA_BYTES_MAX is \"1048577\", but it is a number of bytes from 1 to 1048576",
-        "--listen is \"localhost\", but it is one or more of address:port, as in \
-         127.0.0.1:8888 or [::]:0",
+        "--listen is \"localhost\", but it is one or more of [http://|https://]address:port, as in \
+         127.0.0.1:8888, http://[::] (port 80) or https://0.0.0.0 (port 443)",
         "tls_cert is set without tls_key",
     ];
     for line in expected {
@@ -84,6 +85,8 @@ fn a_file_that_is_not_toml_is_reported_by_its_line_and_the_other_layers_are_stil
 fn effective_settings_are_shown_as_text_that_parses() {
     let mut config = Config::default();
     config.listen.push("[::1]:0".parse().unwrap());
+    config.listen.push("http://0.0.0.0".parse().unwrap());
+    config.stream_max = Some(Duration::from_secs(1800));
     config.tls = Some(TlsFiles { cert: "hub.pem".into(), key: "a \"quoted\" 'key'".into() });
     config.cors_origins = vec!["https://ops.example.com".parse().unwrap()];
     config.allowed_hosts = vec!["a.example".to_owned(), "b.example".to_owned()];

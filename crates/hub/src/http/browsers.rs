@@ -18,8 +18,8 @@ use http::request::Parts;
 use http::uri::Authority;
 
 use super::problem;
-use crate::config::{Config, PageOrigin};
-use crate::listen::ClientAddr;
+use crate::config::{Config, ListenerConfig, PageOrigin};
+use crate::listen::{ClientAddr, ListenerAddr};
 use crate::plane::StreamHead;
 
 /// What a request does beside being answered. Every entry of a route states it.
@@ -38,8 +38,6 @@ pub struct Browsers {
     cors_origins: Vec<PageOrigin>,
     allowed_hosts: Vec<String>,
     host_rule: HostRule,
-    /// The scheme of the hub's own listener.
-    scheme: &'static str,
 }
 
 /// Of which requests the `Host` is checked.
@@ -69,21 +67,19 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 impl Browsers {
     /// The rule of a hub with these settings.
     pub fn new(config: &Config) -> Self {
-        let loopback = config.listen.iter().any(|addr| addr.ip().to_canonical().is_loopback());
+        let loopback = config.listen.iter().any(ListenerConfig::is_loopback);
         Self {
             cors_origins: config.cors_origins.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
             // Asked for on an open hub alone.
             host_rule: if loopback { HostRule::Loopback } else { HostRule::None },
-            scheme: if config.tls.is_some() { "https" } else { "http" },
         }
     }
 
     /// The rule of a classic server by itself: pages of its own origin alone, and browsers by an address, by `localhost` or
     /// by one of these names. Programs may send any `Host`, or none as in HTTP/1.0.
-    pub fn own_pages(tls: bool, allowed_hosts: Vec<String>) -> Self {
-        let scheme = if tls { "https" } else { "http" };
-        Self { cors_origins: Vec::new(), allowed_hosts, host_rule: HostRule::Browsers, scheme }
+    pub fn own_pages(allowed_hosts: Vec<String>) -> Self {
+        Self { cors_origins: Vec::new(), allowed_hosts, host_rule: HostRule::Browsers }
     }
 
     /// Checks a request that has a route and a method.
@@ -153,15 +149,15 @@ impl Browsers {
             || self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
     }
 
-    /// Whether it is the origin of the hub's own pages: scheme and `Host`.
+    /// Whether it is the origin of the hub's own pages: the scheme of the listener, and `Host`.
     fn is_own(&self, head: &Parts, origin: &HeaderValue) -> bool {
         let Some(origin) = origin.to_str().ok().and_then(|text| text.parse::<PageOrigin>().ok())
         else {
             return false;
         };
         // In another program's server the scheme may be unknown: that of the page counts then.
-        let scheme = match head.extensions.get::<ClientAddr>() {
-            Some(_) => self.scheme,
+        let scheme = match head.extensions.get::<ListenerAddr>() {
+            Some(listener) => listener.scheme.name(),
             None => head.uri.scheme_str().unwrap_or_else(|| origin.scheme()),
         };
         let mut own = hosts(head).filter_map(|host| std::str::from_utf8(host).ok());
@@ -274,11 +270,12 @@ fn shown(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Scheme;
 
     /// A name of the attacker's that resolves to this machine made a page of the attacker's the server's own origin.
     #[test]
     fn a_classic_server_checks_the_host_of_browsers_alone() {
-        let browsers = Browsers::own_pages(false, vec!["ops.example".to_owned()]);
+        let browsers = Browsers::own_pages(vec!["ops.example".to_owned()]);
         let allowed = |fields: &[(&str, &str)]| browsers.check(&head(fields), Effect::Acts).is_ok();
         for marker in [
             ("origin", "http://evil.example:8888"),
@@ -366,14 +363,17 @@ mod tests {
 
     #[test]
     fn a_page_is_the_hubs_own_by_scheme_and_host() {
-        let mut browsers = rule(|_| {});
-        let ok = |browsers: &Browsers, host, origin| {
+        // Of a hub with several listeners, by the scheme of the one that the request came by.
+        let browsers = rule(|_| {});
+        let ok = |scheme, host, origin| {
             let mut head = head(&[("host", host), ("origin", origin)]);
             head.extensions.insert(ClientAddr("127.0.0.1:5".parse().unwrap()));
+            let address = "127.0.0.1:8888".parse().unwrap();
+            head.extensions.insert(ListenerAddr { scheme, address });
             browsers.check(&head, Effect::Acts).is_ok()
         };
-        assert!(ok(&browsers, "localhost:8888", "http://localhost:8888"));
-        assert!(ok(&browsers, "LOCALHOST:80", "http://localhost"), "80 is the port of http");
+        assert!(ok(Scheme::Http, "localhost:8888", "http://localhost:8888"));
+        assert!(ok(Scheme::Http, "LOCALHOST:80", "http://localhost"), "80 is the port of http");
         for origin in [
             "http://127.0.0.1:8888",
             "http://localhost",
@@ -384,12 +384,11 @@ mod tests {
             "null",
             "",
         ] {
-            assert!(!ok(&browsers, "localhost:8888", origin), "{origin}");
+            assert!(!ok(Scheme::Http, "localhost:8888", origin), "{origin}");
         }
-        browsers.scheme = "https";
-        assert!(ok(&browsers, "localhost:8888", "https://localhost:8888"));
-        assert!(!ok(&browsers, "localhost:8888", "http://localhost:8888"));
-        assert!(ok(&browsers, "localhost", "https://localhost:443"));
+        assert!(ok(Scheme::Https, "localhost:8888", "https://localhost:8888"));
+        assert!(!ok(Scheme::Https, "localhost:8888", "http://localhost:8888"));
+        assert!(ok(Scheme::Https, "localhost", "https://localhost:443"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::{ClientAddr, ListenConfig, ServerStage, Tally, head, http2};
+use super::{ClientAddr, ListenConfig, ListenerAddr, ServerStage, Tally, TlsConfigs, head, http2};
 use crate::plane::{ConnectionGuard, Sink, Takeover};
 
 /// What every connection of a listener is given.
@@ -38,7 +38,8 @@ pub(super) struct Shared {
     pub(super) config: Arc<ListenConfig>,
     pub(super) tally: Arc<Tally>,
     pub(super) stage: watch::Receiver<ServerStage>,
-    pub(super) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+    pub(super) listener: ListenerAddr,
+    pub(super) tls: Option<TlsConfigs>,
 }
 
 /// Serves one accepted socket to its end.
@@ -91,7 +92,7 @@ async fn serve_http1<T: Transport>(
     shared: Shared,
     router: Router,
 ) {
-    let Shared { config, tally, mut stage, .. } = shared;
+    let Shared { config, tally, mut stage, listener, .. } = shared;
     let activity = Arc::new(Activity::new());
     let takeover = Takeover::default();
     let _closing = CloseOnDrop(&takeover);
@@ -99,6 +100,7 @@ async fn serve_http1<T: Transport>(
     let requests = Requests {
         router,
         addr,
+        listener,
         takeover: takeover.clone(),
         activity: activity.clone(),
         head_bytes_max,
@@ -366,6 +368,7 @@ impl<T: Transport> AsyncWrite for MonitoredTransport<T> {
 struct Requests {
     router: Router,
     addr: SocketAddr,
+    listener: ListenerAddr,
     takeover: Takeover,
     activity: Arc<Activity>,
     head_bytes_max: usize,
@@ -380,6 +383,7 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
         self.activity.lock().phase = Phase::Busy;
         let busy = Busy(self.activity.clone());
         request.extensions_mut().insert(ClientAddr(self.addr));
+        request.extensions_mut().insert(self.listener);
         request.extensions_mut().insert(self.takeover.clone());
         if let Some(refused) = head::too_large(&request, self.head_bytes_max) {
             return Box::pin(async move { Ok(refused.map(|body| BusyBody::new(body, busy))) });

@@ -33,11 +33,12 @@ pub(super) async fn serve(
     shared: Shared,
     router: Router,
 ) {
-    let Shared { config, mut stage, .. } = shared;
+    let Shared { config, mut stage, listener, .. } = shared;
     let in_flight = Arc::new(AtomicUsize::new(0));
     let requests = service_fn(|mut request: Request<Incoming>| {
         let busy = Busy::new(&in_flight);
         request.extensions_mut().insert(ClientAddr(addr));
+        request.extensions_mut().insert(listener);
         let refused = head::too_large(&request, config.head_bytes_max);
         let answer = tower::ServiceExt::oneshot(router.clone(), request);
         async move {

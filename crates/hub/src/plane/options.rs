@@ -11,9 +11,10 @@ pub struct StreamOptions {
     pub probes: bool,
     /// A comment `:` LF LF 100 ms after each event and heartbeat (`compat=1`).
     pub compat: bool,
-    /// How long the peer may leave bytes unacknowledged, in milliseconds, before the stream counts
-    /// as stalled and the kernel ends the connection (`TCP_USER_TIMEOUT`, RFC 5482). By default two
-    /// heartbeats and 10 s (contract, section 6); without a heartbeat, 40 s.
+    /// How long after the last byte that the peer sent or accepted the stream counts as stalled, in milliseconds. The
+    /// kernel then ends the connection, by `TCP_USER_TIMEOUT` (RFC 5482): that counts from the first byte that is not
+    /// acknowledged, which a heartbeat writes up to one interval after the last one that was, so it is one interval
+    /// shorter. By default two heartbeats and 10 s (contract, section 6); without a heartbeat, 40 s.
     pub silence_ms: Option<u32>,
 }
 

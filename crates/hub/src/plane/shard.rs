@@ -240,7 +240,7 @@ impl Shard {
         stream.framing = if sink.is_body() { Framing::UntilClose } else { framing };
         stream.attached(now_ms);
         sink.notify(|| Arc::new(BodyWaker { inbox, key }).into());
-        let user_timeout = Duration::from_millis(stream.silence_ms());
+        let user_timeout = Duration::from_millis(stream.unacknowledged_ms());
         let started =
             sink.start(self.poll.registry(), Token(key.slot as usize), Some(user_timeout));
         if sink.reads_ahead() {

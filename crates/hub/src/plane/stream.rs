@@ -109,7 +109,13 @@ impl Stream {
         }
     }
 
-    pub(crate) fn silence_ms(&self) -> u64 {
+    /// How long bytes may stay unacknowledged: [`StreamOptions::silence_ms`] without the interval that may have passed
+    /// before they were written, and a second at least.
+    pub(crate) fn unacknowledged_ms(&self) -> u64 {
+        u64::from(self.silence_ms.saturating_sub(self.heartbeat_ms).max(1000))
+    }
+
+    fn silence_ms(&self) -> u64 {
         u64::from(self.silence_ms)
     }
 

@@ -41,7 +41,7 @@ async fn running(folder: &tempfile::TempDir, drain: Duration) -> (Running, Socke
     let mut config = config(folder);
     config.drain = drain;
     let server = Bound::bind(config).await.unwrap().serve();
-    let addr = server.local_addrs()[0];
+    let addr = server.listeners()[0].address;
     (server, addr)
 }
 
@@ -56,7 +56,7 @@ async fn a_hub_without_credentials_listens_on_loopback_unless_open_is_set() {
 
     config.open = true;
     let bound = Bound::bind(config).await.unwrap();
-    assert!(bound.local_addrs().iter().all(|addr| addr.port() != 0));
+    assert!(bound.listeners().iter().all(|listener| listener.address.port() != 0));
     bound.serve().shutdown().await;
 }
 
@@ -76,7 +76,7 @@ async fn an_address_that_is_taken_stops_the_hub_before_it_opens_anything() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(&folder);
-    config.listen = vec![taken.local_addr().unwrap()];
+    config.listen = vec![taken.local_addr().unwrap().into()];
     let refused = Bound::bind(config.clone()).await.unwrap_err();
     assert!(matches!(refused, StartError::Bind(_)), "{refused}");
     assert!(!config.data_dir.exists(), "nothing was begun");
@@ -87,7 +87,7 @@ async fn routes_of_others_stand_beside_the_hubs() {
     let folder = tempfile::tempdir().unwrap();
     let mine = axum::Router::new().route("/mine", axum::routing::get(async || "my own page"));
     let server = Bound::bind(config(&folder)).await.unwrap().serve_with(mine);
-    let addr = server.local_addrs()[0];
+    let addr = server.listeners()[0].address;
     assert!(fetch(addr, &get("/mine")).await.ends_with("my own page"));
     assert!(fetch(addr, &get("/healthz")).await.starts_with("HTTP/1.1 200 "));
     let nowhere = fetch(addr, &get("/elsewhere")).await;
@@ -101,7 +101,7 @@ async fn the_classic_format_is_served_behind_the_api_if_that_is_set() {
     let mut config = config(&folder);
     config.classic = true;
     let server = Bound::bind(config).await.unwrap().serve();
-    let addr = server.local_addrs()[0];
+    let addr = server.listeners()[0].address;
     let not_connected = fetch(addr, &post("/ping/token", "x")).await;
     assert!(not_connected.starts_with("HTTP/1.1 404 "), "{not_connected}");
     assert!(not_connected.ends_with("Target is not connected</body></html>\n"), "{not_connected}");

@@ -41,7 +41,7 @@ impl Hub {
             .build()
             .unwrap();
         let running = runtime.block_on(async { Bound::bind(config).await.unwrap().serve() });
-        let (driver, addr) = (running.hub().driver().clone(), running.local_addrs()[0]);
+        let (driver, addr) = (running.hub().driver().clone(), running.listeners()[0].address);
         Self { driver, addr, runtime, running: Some(running), _folder: folder }
     }
 

@@ -4,8 +4,6 @@ use std::fmt;
 
 use toml::{Table, Value};
 
-use crate::address::Address;
-
 /// The key whose value no message contains: it may hold secrets.
 const SECRET: &str = "env";
 
@@ -130,26 +128,6 @@ impl<'a> Section<'a> {
             self.fault_of(key, format!("is missing: {allowed}"));
         }
         self.take(key, allowed, read)
-    }
-
-    /// As [`Section::take`], for a URL. A fault does not contain what may be a password.
-    pub(super) fn take_url(&mut self, key: &str, allowed: &str) -> Option<Address> {
-        let text = self.take(key, allowed, text)?;
-        match text.parse::<Address>() {
-            Ok(address) => Some(address),
-            Err(invalid) => {
-                self.fault_of(key, format!("is {:?}, but it is {allowed}", invalid.redacted()));
-                None
-            }
-        }
-    }
-
-    /// As [`Section::take_url`]; a missing key is a fault.
-    pub(super) fn require_url(&mut self, key: &str, allowed: &str) -> Option<Address> {
-        if !self.has(key) {
-            self.fault_of(key, format!("is missing: {allowed}"));
-        }
-        self.take_url(key, allowed)
     }
 
     /// The tables in a table, each parsed by `read`.

@@ -5,15 +5,16 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bellwire_proto::Action;
-use hyper_util_proxy::client::proxy::matcher::Matcher;
 
 use super::super::handler::account::Account;
 use super::super::handler::{Program, ProgramError, is_nameless_script};
 use super::super::journal::{self, JournalError};
 use super::super::run::runtime_dir;
+use super::bases::ProxySetting;
 use super::fault::{Fault, written};
 use super::{AgentConfig, Handler, default_state_dir, read_credential};
-use crate::transport::InvalidSetting;
+use crate::address::Address;
+use crate::transport::{InvalidSetting, unusable_variable};
 
 /// Mode bit: others may write.
 const WRITE_BY_OTHERS: u32 = 0o002;
@@ -63,7 +64,7 @@ fn fault(key: impl Into<String>, problem: impl Into<String>) -> Fault {
 
 /// What the connection to the hub needs.
 fn of_link(config: &AgentConfig, found: &mut Readiness) {
-    match config.transport() {
+    match config.transport(None) {
         Ok(_) => {}
         Err(InvalidSetting::CaFile { path, source }) => {
             let problem = format!("cannot be used: {}: {source}", path.display());
@@ -85,9 +86,11 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
         }
         Ok(_) => {}
     }
-    let url = &config.hub.url;
-    let is_here = url.host_str().is_some_and(super::super::forward::is_loopback);
-    if url.scheme() == "http" && !is_here {
+    let is_readable = |hub: &&Address| {
+        let is_here = hub.url.host_str().is_some_and(super::super::forward::is_loopback);
+        hub.url.scheme() == "http" && !is_here
+    };
+    if std::iter::once(&config.hub).chain(&config.other_hubs).any(|hub| is_readable(&hub)) {
         let problem = "is not https: everyone on the network path can read the token";
         found.warnings.push(fault("hub", problem));
     }
@@ -95,28 +98,11 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
 
 /// A proxy of the environment that cannot be used, if this agent would go through it: it would try without one.
 fn of_proxy_variable(config: &AgentConfig) -> Option<Fault> {
-    let set = |names: [&'static str; 2]| {
-        let first = names.into_iter().find_map(|name| Some((name, std::env::var_os(name)?)));
-        first.filter(|(_, value)| !value.is_empty())
-    };
-    let of_scheme = match config.hub.url.scheme() {
-        "https" => ["HTTPS_PROXY", "https_proxy"],
-        _ => ["HTTP_PROXY", "http_proxy"],
-    };
-    let (name, value) = set(of_scheme).or_else(|| set(["ALL_PROXY", "all_proxy"]))?;
-    let except = set(["NO_PROXY", "no_proxy"]).and_then(|(_, value)| value.into_string().ok());
-    let any = Matcher::builder().all("http://proxy.invalid:3128").no(except.unwrap_or_default());
-    let is_used = any.build().intercept(&config.hub.url.as_str().parse().ok()?).is_some();
-    if config.proxy.is_some() || !is_used {
+    // Without a setting the environment's is used.
+    if !config.proxies.is_empty() && !config.proxies.contains(&ProxySetting::Environment) {
         return None;
     }
-    let problem = match value.into_string() {
-        Err(_) => "is not UTF-8".to_owned(),
-        Ok(url) => match super::transport().proxy(url).build() {
-            Err(InvalidSetting::Proxy(cause)) => cause.to_string(),
-            _ => return None,
-        },
-    };
+    let (name, problem) = unusable_variable(&config.hub.url.as_str().parse().ok()?)?;
     Some(fault(name, format!("(of the environment) {problem}; correct it, unset it, or set proxy")))
 }
 

@@ -179,6 +179,28 @@ fn no_password_in_a_url_is_shown() {
     }
 }
 
+/// `http://LAN\user:password@proxy` was the host "lan" to a browser's parser of URLs.
+#[test]
+fn a_proxy_of_a_domains_user_is_percent_encoded_and_a_backslash_is_a_fault_that_says_so() {
+    let config = |proxy: &str| format!("hub = 'http://h'\ndevice = 'd'\nproxy = '{proxy}'\n");
+    assert!(AgentConfig::read(&config("http://LAN%5Cuser:s3cret@proxy.test:3128")).is_ok());
+    let found = faults(&config("http://LAN\\user:s3cret@proxy.test:3128")).join("\n");
+    assert!(found.starts_with("proxy has a backslash"), "{found}");
+    assert!(found.contains("DOMAIN%5Cuser") && !found.contains("s3cret"), "{found}");
+}
+
+#[test]
+fn pinned_keys_are_a_list_of_hashes() {
+    let config = |pins: &str| format!("hub = 'http://h'\ndevice = 'd'\npin_sha256 = {pins}\n");
+    let key = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+    let read = AgentConfig::read(&config(&format!("['sha256//{key}', '{key}']"))).unwrap();
+    assert_eq!(read.pin_sha256.len(), 2);
+    for bad in ["'sha256//x'", "['sha256//x']", "[1]", "'sha256//47DEQpj8HBSa'"] {
+        let found = faults(&config(bad)).join("\n");
+        assert!(found.starts_with("pin_sha256 is ") && found.contains("sha256//47"), "{found}");
+    }
+}
+
 #[test]
 fn facts_leave_space_for_those_that_the_agent_adds() {
     let text =

@@ -1,4 +1,4 @@
-//! Handles the signals of the stream, and makes the next stream.
+//! Handles the signals of the listener, and makes the next one.
 
 use std::time::Duration;
 
@@ -8,9 +8,12 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::agent::fault::{self, Point};
+use crate::agent::known::Known;
 use crate::agent::{clock, link};
-use crate::api::Signal;
+use crate::api::{Listener, Signal};
 use crate::event_source::{Error, Loss};
+use crate::path::Carrier;
+use crate::path::status::BEING_PROVEN;
 
 impl Driver {
     pub(super) fn on_signal(&mut self, now_ms: u64, signal: Signal) {
@@ -34,6 +37,7 @@ impl Driver {
                 }
             }
             Signal::Heartbeat { .. } => {}
+            Signal::Carrier { carrier, why } => self.on_carrier(carrier, why),
             Signal::Lost { loss, retry_in } => {
                 let fault = self.credential.as_ref().and_then(|file| file.fault());
                 let meaning = match (&loss, fault) {
@@ -51,10 +55,12 @@ impl Driver {
     }
 
     pub(super) fn connected(&mut self, now_ms: u64, hello: &Hello) {
-        tracing::info!(hub = self.connection.hub, version = hello.hub, "connected");
+        // The hub may be another one than before, without a loss in between.
+        if !std::mem::replace(&mut self.connection.connected, true) {
+            tracing::info!(hub = self.connection.hub, version = hello.hub, "connected");
+            self.connection_since = Instant::now();
+        }
         self.connection.hub_version = Some(hello.hub.clone());
-        self.connection.connected = true;
-        self.connection_since = Instant::now();
         self.retry_at = None;
         let clocks = (hello.time_ms, clock::device_ms());
         self.engine.handle_hello(now_ms, clocks, hello.max_in_flight);
@@ -83,7 +89,8 @@ impl Driver {
             );
             return;
         }
-        let listener = self.hub.listen(&self.agent.device, &link::options(self.agent.heartbeat));
+        let listener =
+            self.hub.listen(&self.agent.device, &link::options(self.agent.heartbeat, None));
         match listener {
             Ok(listener) => self.listener = Some(listener),
             Err(error) => {
@@ -91,5 +98,25 @@ impl Driver {
                 self.relisten_at = Some(Instant::now() + AGENT_PORTAL_PAUSE);
             }
         }
+    }
+
+    /// Another way carries: for the log, and for the next run.
+    fn on_carrier(&self, carrier: Option<Carrier>, why: Option<String>) {
+        let Some(carrier) = carrier else { return };
+        let by = carrier.as_str();
+        match why {
+            // What is known is known once that has ended.
+            Some(why) if why == BEING_PROVEN => {
+                return tracing::debug!(by, why, "commands arrive");
+            }
+            Some(why) => tracing::info!(by, why, "commands arrive"),
+            None => tracing::info!(by, "commands arrive"),
+        }
+        let Some(verdict) = self.listener.as_ref().and_then(Listener::verdict) else { return };
+        let known = match self.agent.transport.base() {
+            Some(base) => Known::new(base.hub, base.proxy, base.index, verdict),
+            None => Known::new(self.hub.url().to_owned(), String::new(), 0, verdict),
+        };
+        known.write(&self.agent.state_dir);
     }
 }

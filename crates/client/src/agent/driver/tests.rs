@@ -21,6 +21,8 @@ struct StubHub {
     start: Instant,
     asked: Mutex<Vec<SeenRequest>>,
     answer: Box<dyn Fn(&SeenRequest) -> Response + Send + Sync>,
+    /// Whether something else answers in place of the hub: polls, pings and confirmations, too.
+    is_foreign: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -28,9 +30,11 @@ struct SeenRequest {
     /// Its number among the requests of its kind.
     nth: usize,
     at: Duration,
-    /// `stream`, `facts` or `report`.
+    /// `stream`, `poll`, `ping`, `confirm`, `facts` or `report`.
     kind: &'static str,
     nonce: String,
+    /// How long a poll is to be held.
+    wait: Duration,
     token: String,
     body: Bytes,
 }
@@ -46,7 +50,13 @@ impl SeenRequest {
 impl StubHub {
     fn new(answer: impl Fn(&SeenRequest) -> Response + Send + Sync + 'static) -> Arc<Self> {
         let (start, asked) = (Instant::now(), Mutex::default());
-        Arc::new(Self { start, asked, answer: Box::new(answer) })
+        Arc::new(Self { start, asked, answer: Box::new(answer), is_foreign: false })
+    }
+
+    /// One whose test answers to everything.
+    fn foreign(answer: impl Fn(&SeenRequest) -> Response + Send + Sync + 'static) -> Arc<Self> {
+        let (start, asked) = (Instant::now(), Mutex::default());
+        Arc::new(Self { start, asked, answer: Box::new(answer), is_foreign: true })
     }
 
     fn asked(&self, kind: &str) -> Vec<SeenRequest> {
@@ -60,15 +70,24 @@ impl Transport for StubHub {
         let kind = match path.rsplit('/').next() {
             Some("stream") => "stream",
             Some("facts") => "facts",
+            Some("commands") => "poll",
+            Some("ping") => "ping",
+            Some("confirm") => "confirm",
             _ => "report",
         };
-        let nonce = request.uri().query().and_then(|query| query.rsplit("nonce=").next());
+        let parameter = |name: &str| {
+            let mut pairs = request.uri().query().unwrap_or_default().split('&');
+            pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        };
+        let nonce = parameter("nonce");
+        let wait_s = parameter("wait").map(|wait| wait.trim_end_matches('s').parse().unwrap());
         let token = request.headers().get(AUTHORIZATION).map(|value| value.to_str().unwrap());
         let asked = SeenRequest {
             nth: self.asked(kind).len(),
             at: self.start.elapsed(),
             kind,
             nonce: nonce.unwrap_or_default().to_owned(),
+            wait: SECOND * wait_s.unwrap_or_default(),
             token: token.unwrap_or_default().to_owned(),
             body: request.body().clone(),
         };
@@ -77,7 +96,18 @@ impl Transport for StubHub {
             return Box::pin(std::future::pending());
         }
         self.asked.lock().unwrap().push(asked.clone());
-        let answer = (self.answer)(&asked);
+        let answer = match kind {
+            "poll" if !self.is_foreign => no_commands(&asked),
+            "ping" if !self.is_foreign => {
+                let pong = format!(
+                    "{{\"hub\":\"bellwire/0.1.0\",\"nonce\":\"{}\",\"time_ms\":1000}}",
+                    asked.nonce
+                );
+                answer(200, "application/json", ends([pong]))
+            }
+            "confirm" if !self.is_foreign => answer(204, PAGE, ends([])),
+            _ => (self.answer)(&asked),
+        };
         Box::pin(async move { Ok(answer) })
     }
 }
@@ -100,10 +130,25 @@ fn stays(text: String) -> ByteStream {
     Box::pin(ends([text]).chain(futures_util::stream::pending()))
 }
 
+/// The answer to a poll, once it was held.
+fn no_commands(asked: &SeenRequest) -> Response {
+    let body = format!("{{\"hello\":{},\"commands\":[],\"cancels\":[]}}", hello_data(asked));
+    let wait = asked.wait;
+    let held = futures_util::stream::once(async move {
+        sleep(wait).await;
+        Ok(Bytes::from(body))
+    });
+    answer(200, "application/json", Box::pin(held))
+}
+
 fn hello(asked: &SeenRequest) -> String {
+    format!("event: hello\ndata: {}\n\n", hello_data(asked))
+}
+
+fn hello_data(asked: &SeenRequest) -> String {
     format!(
-        "event: hello\ndata: {{\"hub\":\"bellwire/0.1.0\",\"device\":\"kiosk\",\"session\":\"s\",\
-         \"nonce\":\"{}\",\"heartbeat_s\":15,\"max_in_flight\":1,\"time_ms\":1000,\"up_ms\":0}}\n\n",
+        "{{\"hub\":\"bellwire/0.1.0\",\"device\":\"kiosk\",\"session\":\"s\",\
+         \"nonce\":\"{}\",\"heartbeat_s\":15,\"max_in_flight\":1,\"time_ms\":1000,\"up_ms\":0}}",
         asked.nonce
     )
 }
@@ -189,17 +234,19 @@ async fn nothing_that_a_server_asks_for_makes_the_agent_hammer_it() {
     ];
     for (what, case) in cases {
         let dir = tempfile::tempdir().unwrap();
-        let hub = StubHub::new(case);
+        let hub = StubHub::foreign(case);
         run_for(600 * SECOND, agent(&hub, &dir)).await;
-        // The backoff is 30 s on average at its cap: 20 connections, and some before it gets there.
-        let asked = hub.asked("stream").len();
-        assert!((4..100).contains(&asked), "{what}: {asked} connections in 10 minutes");
+        // The backoff is 30 s on average at its cap: 20 polls, and some before it gets there. A stream is tried beside every
+        // second of them.
+        let [polls, streams, pings] = ["poll", "stream", "ping"].map(|kind| hub.asked(kind).len());
+        assert!((4..100).contains(&polls), "{what}: {polls} polls in 10 minutes");
+        assert!(streams + pings < 100, "{what}: {streams} streams, {pings} pings in 10 minutes");
     }
 }
 
 /// A stream of comments alone held the agent for ever.
 #[tokio::test(start_paused = true)]
-async fn a_stream_without_a_hello_is_closed_after_10_seconds() {
+async fn a_stream_without_a_hello_is_closed_and_rests_while_polls_carry() {
     let hub = StubHub::new(|_| {
         let ticks = futures_util::stream::unfold((), async |()| {
             sleep(SECOND).await;
@@ -208,11 +255,12 @@ async fn a_stream_without_a_hello_is_closed_after_10_seconds() {
         answer(200, STREAM, Box::pin(ticks))
     });
     let dir = tempfile::tempdir().unwrap();
-    run_for(300 * SECOND, agent(&hub, &dir)).await;
-    let asked = hub.asked("stream");
-    assert!(asked.len() >= 4, "{} connections in 5 minutes", asked.len());
-    let apart = asked[1].at - asked[0].at;
-    assert!((10 * SECOND..=12 * SECOND).contains(&apart), "10 s, and up to 1 s of wait: {apart:?}");
+    run_for(200 * SECOND, agent(&hub, &dir)).await;
+    let (streams, polls) = (hub.asked("stream"), hub.asked("poll"));
+    assert_eq!(streams.len(), 2, "a plain one, and one with comments: {streams:?}");
+    let apart = streams[1].at - streams[0].at;
+    assert!((3 * SECOND..=4 * SECOND).contains(&apart), "3 s after the head: {apart:?}");
+    assert!((8..=10).contains(&polls.len()), "one poll per hold of 25 s: {polls:?}");
 }
 
 /// The file was read when a connection was lost, so that a new token waited for one more connection.
@@ -221,8 +269,9 @@ async fn the_next_request_bears_the_token_as_it_is_then() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("credential");
     std::fs::write(&path, "bw_one").unwrap();
-    let hub = StubHub::new(|asked| match asked.token.as_str() {
+    let hub = StubHub::foreign(|asked| match asked.token.as_str() {
         "Bearer bw_two" if asked.kind == "stream" => answer(200, STREAM, stays(hello(asked))),
+        "Bearer bw_two" if asked.kind == "poll" => no_commands(asked),
         _ => answer(401, PAGE, ends([])),
     });
     let (file, replaced_at) = (path.clone(), hub.start + 5 * SECOND);
@@ -232,7 +281,7 @@ async fn the_next_request_bears_the_token_as_it_is_then() {
     };
     let builder = agent(&hub, &dir).credential_file(&path);
     tokio::join!(run_for(200 * SECOND, builder), replace);
-    let tokens: Vec<String> = hub.asked("stream").into_iter().map(|asked| asked.token).collect();
+    let tokens: Vec<String> = hub.asked("poll").into_iter().map(|asked| asked.token).collect();
     assert!(tokens.starts_with(&["Bearer bw_one".into(), "Bearer bw_two".into()]), "{tokens:?}");
     assert!(hub.asked("facts").iter().all(|asked| asked.token == "Bearer bw_two"));
 }
@@ -241,10 +290,10 @@ async fn the_next_request_bears_the_token_as_it_is_then() {
 async fn a_missing_credential_is_looked_for_again_and_not_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("credential");
-    let hub = StubHub::new(|_| answer(401, PAGE, ends([])));
+    let hub = StubHub::foreign(|_| answer(401, PAGE, ends([])));
     let builder = agent(&hub, &dir).credential_file(&path);
     run_for(400 * SECOND, builder).await;
-    let asked = hub.asked("stream");
+    let asked = hub.asked("poll");
     assert!((5..=7).contains(&asked.len()), "one a minute or a little more: {asked:?}");
 }
 
@@ -304,11 +353,13 @@ fn states(reports: &[SeenRequest]) -> Vec<String> {
     reports.iter().map(SeenRequest::state).filter(|state| state != "running").collect()
 }
 
-/// A stream with a hello and heartbeats.
+/// A stream with a hello, probes and heartbeats.
 fn lives(asked: &SeenRequest) -> Response {
-    let beats = futures_util::stream::unfold((), async |()| {
-        sleep(15 * SECOND).await;
-        Some((Ok(Bytes::from_static(b": 2000\n\n")), ()))
+    let beats = futures_util::stream::unfold(0_u64, async |at_s| {
+        let pause_s = if at_s < 3 { 1 } else { 15 };
+        sleep(SECOND * pause_s).await;
+        let at_s = at_s + u64::from(pause_s);
+        Some((Ok(Bytes::from(format!(": {}\n\n", 1000 + at_s * 1000))), at_s))
     });
     answer(200, STREAM, Box::pin(ends([hello(asked)]).chain(beats)))
 }
@@ -360,20 +411,21 @@ async fn failed_facts_are_sent_again_and_only_until_they_arrive() {
 /// A time in `Retry-After` was ignored. Without a `Date` header it counts by the clock in the hub's hello.
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_that_is_a_time_counts_by_the_hubs_clock() {
-    let hub = StubHub::new(|asked| match (asked.kind, asked.nth) {
-        ("stream", 1) => {
+    let hub = StubHub::foreign(|asked| match (asked.kind, asked.nth) {
+        ("poll", 1) => {
             let mut refusal = answer(503, PAGE, ends([]));
             let time = http::HeaderValue::from_static("Thu, 01 Jan 1970 00:02:01 GMT");
             refusal.headers_mut().insert(RETRY_AFTER, time);
             refusal
         }
         // Its clock shows the first second of 1970.
-        ("stream", _) => answer(200, STREAM, ends([hello(asked)])),
+        ("poll", _) => no_commands(asked),
+        ("stream", _) => answer(200, STREAM, stays(String::new())),
         _ => device(),
     });
     let dir = tempfile::tempdir().unwrap();
     run_for(180 * SECOND, agent(&hub, &dir)).await;
-    let asked = hub.asked("stream");
+    let asked = hub.asked("poll");
     let due = asked[0].at + 120 * SECOND;
     assert!((due..due + 2 * SECOND).contains(&asked[2].at), "{asked:?}");
 }

@@ -4,7 +4,7 @@ use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Action, CommandId, Outcome, Progress, Report, ReportState, Seq};
 
 use crate::agent::journal::{BootId, Received, Record};
-use crate::agent::run::thin;
+use crate::agent::run::Thin;
 use crate::agent::status::CommandStatus;
 
 /// Where a command is in its life cycle at the device. Completed commands are in `history.rs`.
@@ -85,8 +85,8 @@ pub(super) struct PostState {
     pub(super) since_ms: u64,
     /// The last answer rejected the result permanently.
     pub(super) is_rejected: bool,
-    /// The hub found the result too large: its output is left out.
-    pub(super) thin: bool,
+    /// What is left out of the result, which was too large.
+    pub(super) thin: Thin,
 }
 
 impl Entry {
@@ -193,11 +193,22 @@ impl Entry {
                 return None;
             }
         };
-        if self.post.thin {
-            thin(&mut report);
-        }
+        self.post.thin.apply(&mut report);
         report.attempt = self.attempt;
         Some(report)
+    }
+
+    /// Leaves more out of the result, which was too large; returns whether that makes it shorter.
+    pub(super) fn make_thinner(&mut self) -> bool {
+        let bytes = |entry: &Self| entry.next_report().map(|report| report.outcome.text_bytes());
+        let before = bytes(self);
+        while let Some(next) = self.post.thin.next() {
+            self.post.thin = next;
+            if bytes(self) < before {
+                return true;
+            }
+        }
+        false
     }
 
     pub(super) fn status(&self) -> CommandStatus {

@@ -246,8 +246,7 @@ impl Engine {
             ReportAnswer::Delivery { rev: seen, .. } if seen < rev || Revs::can_pass(seen) => {
                 self.retry(now_ms, id, None);
             }
-            ReportAnswer::TooLarge if !entry.post.thin => {
-                entry.post.thin = true;
+            ReportAnswer::TooLarge if entry.make_thinner() => {
                 entry.post.due_ms = Some(now_ms);
             }
             ReportAnswer::TooLarge

@@ -50,6 +50,9 @@ impl Device {
             cancels.extend(event.flatten());
         }
         self.listeners.polled_at = Some(now);
+        if let Some(stream) = &mut self.listeners.stream {
+            stream.doubted = true;
+        }
         let until = now.after(poll.wait.duration());
         let commands = Vec::new();
         let token = poll.token;

@@ -1,0 +1,171 @@
+//! `hub` and `proxy`: each a value or a list in order, and the transport that they make.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::fault::{Section, text};
+use super::{AgentConfig, transport};
+use crate::address::Address;
+use crate::transport::{Base, BaseTransport, InvalidSetting, Transport, proxy_problem};
+
+const HUB: &str = "an http or https URL, as in \"https://hub.example.com\", or a list of them";
+const PROXY: &str =
+    "a URL, as in \"http://proxy.example.com:3128\", \"environment\", \"none\", or a list of these";
+
+/// A proxy to the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProxySetting {
+    /// This one.
+    Url(Address),
+    /// That of the environment: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`.
+    Environment,
+    /// None.
+    Direct,
+}
+
+impl fmt::Display for ProxySetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => url.fmt(f),
+            Self::Environment => f.write_str("environment"),
+            Self::Direct => f.write_str("none"),
+        }
+    }
+}
+
+/// One text or several.
+fn texts(section: &mut Section<'_>, key: &str, allowed: &str) -> Vec<String> {
+    let read = section.take(key, allowed, |value| match value {
+        toml::Value::Array(values) if !values.is_empty() => values.iter().map(text).collect(),
+        value => Some(vec![text(value)?]),
+    });
+    read.unwrap_or_default()
+}
+
+/// The URLs of the hub. At least one, unless there is a fault.
+pub(super) fn hubs(section: &mut Section<'_>) -> Vec<Address> {
+    if !section.has("hub") {
+        section.fault_of("hub", format!("is missing: {HUB}"));
+    }
+    let mut hubs = Vec::new();
+    for text in texts(section, "hub", HUB) {
+        match text.parse::<Address>() {
+            Ok(hub) if hub.url.query().is_some() => section.fault_of(
+                "hub",
+                format!(
+                    "is \"{hub}\", but the URL of a hub has no query: remove what begins with ?"
+                ),
+            ),
+            Ok(hub) => hubs.push(hub),
+            Err(invalid) => {
+                section.fault_of("hub", format!("is {:?}, but it is {HUB}", invalid.redacted()))
+            }
+        }
+    }
+    hubs
+}
+
+/// The proxies; empty if it is not set.
+pub(super) fn proxies(section: &mut Section<'_>) -> Vec<ProxySetting> {
+    let mut proxies = Vec::new();
+    for text in texts(section, "proxy", PROXY) {
+        match text.as_str() {
+            "environment" => proxies.push(ProxySetting::Environment),
+            "none" => proxies.push(ProxySetting::Direct),
+            url => match url.parse::<Address>() {
+                Ok(url) => match proxy_problem(url.with_credentials()) {
+                    Some(problem) => section.fault_of("proxy", problem),
+                    None => proxies.push(ProxySetting::Url(url)),
+                },
+                Err(invalid) => section
+                    .fault_of("proxy", format!("is {:?}, but it is {PROXY}", invalid.redacted())),
+            },
+        }
+    }
+    proxies
+}
+
+impl AgentConfig {
+    /// The transport to the hub; `None` for the default one. `hint` is the base that worked last.
+    ///
+    /// # Errors
+    /// When `ca_file` or a proxy cannot be used.
+    pub(in crate::agent) fn transport(
+        &self,
+        hint: Option<usize>,
+    ) -> Result<Option<Arc<dyn Transport>>, InvalidSetting> {
+        let is_default = self.ca_file.is_none() && self.pin_sha256.is_empty();
+        if is_default && self.proxies.is_empty() && self.other_hubs.is_empty() {
+            return Ok(None);
+        }
+        let environment = [ProxySetting::Environment];
+        let proxies = if self.proxies.is_empty() { &environment[..] } else { &self.proxies };
+        let mut through = Vec::new();
+        for proxy in proxies {
+            through.push((proxy.to_string(), self.through(proxy)?));
+        }
+        // Hubs are the outer loop: https through any proxy is better than plain http.
+        let hubs = std::iter::once(&self.hub).chain(&self.other_hubs);
+        let mut bases = hubs.flat_map(|hub| {
+            through.iter().map(|(proxy, transport)| Base {
+                hub: hub.clone(),
+                proxy: proxy.clone(),
+                transport: Arc::clone(transport),
+            })
+        });
+        let Some(preferred) = bases.next() else { return Ok(None) };
+        Ok(Some(Arc::new(BaseTransport::new(preferred, bases.collect(), hint))))
+    }
+
+    fn through(&self, proxy: &ProxySetting) -> Result<Arc<dyn Transport>, InvalidSetting> {
+        let mut transport = transport();
+        for pin in &self.pin_sha256 {
+            transport = transport.pin_sha256(pin);
+        }
+        if let Some(path) = &self.ca_file {
+            transport = transport.ca_file(path);
+        }
+        let transport = match proxy {
+            ProxySetting::Url(url) => transport.proxy(url.with_credentials()),
+            ProxySetting::Environment => transport,
+            ProxySetting::Direct => transport.no_proxy(),
+        };
+        Ok(Arc::new(transport.build()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(rest: &str) -> Result<AgentConfig, super::super::ConfigFaults> {
+        AgentConfig::read(&format!("device = 'd'\n{rest}\n[actions.a]\nrun = ['/bin/true']\n"))
+    }
+
+    #[test]
+    fn hub_and_proxy_are_a_value_or_a_list_in_order() {
+        let one = config("hub = 'https://a.test'").unwrap();
+        assert_eq!((one.other_hubs.len(), one.proxies.len()), (0, 0));
+        assert!(one.transport(None).unwrap().is_none(), "the default one");
+        let several = config(
+            "hub = ['https://a.test', 'http://a.test']\nproxy = ['http://p:1', 'environment', 'none']",
+        )
+        .unwrap();
+        assert_eq!(several.other_hubs.len(), 1);
+        let proxies: Vec<_> = several.proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(proxies, ["http://p:1/", "environment", "none"]);
+        let base = several.transport(Some(1)).unwrap().unwrap().base().unwrap();
+        assert_eq!((base.hub.as_str(), base.proxy.as_str()), ("https://a.test/", "environment"));
+    }
+
+    #[test]
+    fn a_fault_in_a_list_names_its_value_and_no_password() {
+        let faults =
+            config("hub = ['https://a.test', 'https://a.test?x']\nproxy = ['http//u:s3cret@p']");
+        let text = faults.unwrap_err().to_string();
+        assert!(text.contains("has no query") && text.contains("\"p\""), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
+        assert!(config("hub = []").is_err());
+    }
+}

@@ -1,0 +1,46 @@
+//! What the running agent shows of itself.
+
+use bellwire_proto::limits::{AGENT_JOURNAL_BYTES_MAX, AGENT_STATUS_COMMANDS_MAX};
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::agent::status::{Connection, JournalStatus, Status};
+use crate::api::Listener;
+
+impl Driver {
+    pub(super) fn status(&self) -> Status {
+        let (under_way, commands) = self.engine.counts();
+        let retry_in_s =
+            self.retry_at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
+        let way = self.listener.as_ref().and_then(Listener::way);
+        let base = self.agent.transport.base();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            device: self.agent.device.clone(),
+            up_s: self.started_at.elapsed().as_secs(),
+            connection: Connection {
+                hub: base
+                    .as_ref()
+                    .map_or_else(|| self.connection.hub.clone(), |base| base.hub.clone()),
+                proxy: base.as_ref().map(|base| base.proxy.clone()),
+                hub_why: base.and_then(|base| base.why),
+                since_s: self.connection_since.elapsed().as_secs(),
+                carrier: way.as_ref().and_then(|way| way.carrier),
+                carrier_since_s: way.as_ref().map(|way| way.since.elapsed().as_secs()),
+                carrier_why: way.as_ref().and_then(|way| way.why.clone()),
+                stream_rests_s: way.and_then(|way| way.rests_for).map(|rest| rest.as_secs()),
+                retry_in_s,
+                ..self.connection.clone()
+            },
+            journal: JournalStatus {
+                dir: self.agent.state_dir.clone(),
+                bytes: self.disk.bytes(),
+                bytes_max: AGENT_JOURNAL_BYTES_MAX,
+                commands,
+                under_way,
+            },
+            commands: self.engine.latest(AGENT_STATUS_COMMANDS_MAX),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The requests beside a stream: polls, pings and confirmations, each with a deadline, and what their failure means.
+
+use std::time::{Duration, SystemTime};
+
+use bellwire_proto::stream::PollAnswer;
+use bellwire_proto::{DeviceId, Seconds, Seq};
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, LOCATION};
+use http::{HeaderValue, Method, StatusCode};
+use tokio::time::{Instant, timeout};
+
+use super::events::check_hello;
+use super::{Controller, Error, nonce};
+use crate::api::Call;
+use crate::event_source::{self, Loss, Refusal, Retry, SERVER_WAIT_MAX};
+use crate::path::{PollFailure, PollFailureKind, StreamEnd};
+use crate::retry_after::retry_after;
+use crate::transport::TransportStage;
+
+/// Requests commands. An answer is the hub's, for this request and device. `clock_ms` is the hub's clock, if it is known.
+pub(super) async fn poll(
+    hub: Controller,
+    device: DeviceId,
+    wait: Seconds,
+    cursor: Option<Seq>,
+    clock_ms: Option<u64>,
+    within: Duration,
+) -> Result<PollAnswer, Loss> {
+    let nonce = nonce();
+    let mut call = hub
+        .call(Method::GET, ["v1", "devices", device.as_str(), "commands"])
+        .query("wait", Some(wait))
+        .query("nonce", Some(&nonce))
+        // Without one the hub would wait for the lease of what it sent before.
+        .query("last_event_id", Some(cursor.unwrap_or(Seq::new(0))))
+        .wait(within);
+    uncached(&mut call);
+    let silent = event_source::Error::Silent { after: within };
+    let (head, body) = match timeout(within, call.exchange()).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(Error::Unreachable { source, .. })) => {
+            return Err(Loss::Failed(event_source::Error::Transport(source)));
+        }
+        Ok(Err(_)) | Err(_) => return Err(Loss::Failed(silent)),
+    };
+    if head.status != StatusCode::OK {
+        let clock =
+            clock_ms.and_then(|ms| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
+        if let (true, Some(to)) = (head.status.is_redirection(), head.headers.get(LOCATION)) {
+            let to = String::from_utf8_lossy(to.as_bytes()).into_owned();
+            let reason = "a poll follows no redirect".to_owned();
+            return Err(Loss::Failed(event_source::Error::Elsewhere { to, reason }));
+        }
+        let refusal =
+            Refusal { status: head.status, retry_after: retry_after(&head.headers, clock), body };
+        return Err(Loss::Failed(event_source::Error::Refused(Box::new(refusal))));
+    }
+    let answer = serde_json::from_slice::<PollAnswer>(&body)
+        .map_err(|error| format!("the answer to a poll cannot be parsed: {error}"));
+    answer
+        .and_then(|answer| check_hello(&answer.hello, &nonce, &device).map(|()| answer))
+        .map_err(|reason| Loss::Failed(event_source::Error::Rejected { reason }))
+}
+
+/// Asks for a ping; returns how long it took.
+pub(super) async fn ping(hub: Controller, within: Duration) -> Option<Duration> {
+    let sent = Instant::now();
+    match timeout(within, hub.ping()).await {
+        Ok(Ok(_)) => Some(sent.elapsed()),
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
+
+/// Confirms a stream; returns whether the hub has accepted that.
+pub(super) async fn confirm(
+    hub: Controller,
+    device: DeviceId,
+    session: String,
+    within: Duration,
+) -> bool {
+    matches!(timeout(within, hub.confirm(&device, &session)).await, Ok(Ok(())))
+}
+
+/// No cache may answer, and none may compress.
+fn uncached(call: &mut Call<'_>) {
+    call.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    call.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
+/// What a loss of a poll means for the path.
+pub(super) fn poll_failure(hub: &Controller, retry: &Retry, loss: &Loss) -> PollFailure {
+    let kind = match loss {
+        Loss::Ended => PollFailureKind::TimedOut,
+        Loss::Failed(error) => match error {
+            event_source::Error::Transport(error) => match error.stage() {
+                TransportStage::Response | TransportStage::Body => PollFailureKind::TimedOut,
+                TransportStage::Encoding => PollFailureKind::NotOurs,
+                _ => PollFailureKind::Unreachable,
+            },
+            event_source::Error::Silent { .. } | event_source::Error::NotBegun { .. } => {
+                PollFailureKind::TimedOut
+            }
+            event_source::Error::Refused(refusal) if is_hubs(hub, refusal) => {
+                PollFailureKind::Unreachable
+            }
+            event_source::Error::Refused(refusal) => match refusal.status.as_u16() {
+                502..=504 => PollFailureKind::TimedOut,
+                407 => PollFailureKind::Unreachable,
+                _ => PollFailureKind::NotOurs,
+            },
+            _ => PollFailureKind::NotOurs,
+        },
+    };
+    PollFailure { kind, pause_ms: pause_ms(retry, loss), why: loss.to_string() }
+}
+
+/// What the loss of a stream means for the path.
+pub(super) fn stream_end(hub: &Controller, retry: &Retry, loss: &Loss) -> StreamEnd {
+    let Loss::Failed(error) = loss else { return StreamEnd::Ended };
+    let why = error.to_string();
+    match error {
+        event_source::Error::Refused(refusal) if is_hubs(hub, refusal) => {
+            StreamEnd::RefusedByHub { pause_ms: pause_ms(retry, loss), why }
+        }
+        event_source::Error::Refused(refusal) => StreamEnd::NotOurs {
+            why: format!("a middlebox refuses the stream ({})", refusal.status),
+        },
+        event_source::Error::Transport(error) if error.stage() != TransportStage::Encoding => {
+            StreamEnd::Broken { why }
+        }
+        event_source::Error::Silent { .. } | event_source::Error::NotBegun { .. } => {
+            StreamEnd::Broken { why }
+        }
+        _ => StreamEnd::NotOurs { why },
+    }
+}
+
+/// The pause that is requested or that the caller wants.
+fn pause_ms(retry: &Retry, loss: &Loss) -> Option<u64> {
+    let pause = retry.delay_after(loss).or_else(|| loss.retry_after());
+    pause.map(|pause| u64::try_from(pause.min(SERVER_WAIT_MAX).as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Whether a refusal is the hub's own.
+fn is_hubs(hub: &Controller, refusal: &Refusal) -> bool {
+    let error = Error::of_answer(hub.url(), refusal.status, None, &refusal.body);
+    matches!(error, Error::Refused { .. })
+}

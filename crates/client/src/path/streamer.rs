@@ -1,0 +1,348 @@
+//! The stream: one at a time, its proof, its end, and when the next is opened.
+
+use bellwire_proto::stream::ByeReason;
+use serde::{Deserialize, Serialize};
+
+use super::deadlines::{
+    BACKOFF_BASE_MS, BYE_END_MS, BYE_PAUSE_MAX_MS, COMPAT_MS, CONFIRM_MS, CONFIRM_RETRY_MS,
+    DEAD_TENTHS, HEAD_MS, HEARTBEAT_S_MIN, HELLO_MS, PING_MS, PROBES_MIN, PROBES_MS, REOPEN_MAX_MS,
+    REST_MAX_MS, REST_MS, SHORT_STREAM_HEARTBEATS, SHORT_STREAMS_MAX, SUSPECT_TENTHS,
+};
+use super::lag::Lags;
+use super::random::Random;
+use super::{Carrier, Contact, Output, Path, Verdict};
+
+mod check;
+mod end;
+
+#[derive(Debug)]
+pub(super) struct Streamer {
+    state: StreamState,
+    rung: Rung,
+    /// Since when the rung is [`Rung::Compat`].
+    compat_since: u64,
+    /// The next rest, before it is spread.
+    rest_ms: u64,
+    /// Streams in a row that were good and short.
+    short_streams: u32,
+    /// The heartbeat that this network needs, in seconds.
+    negotiated_s: Option<u64>,
+    /// Pings in a row that failed.
+    failed_pings: u32,
+    /// Why the last one failed; why the plain one did.
+    why: Option<String>,
+    why_compat: Option<String>,
+}
+
+#[derive(Debug)]
+enum StreamState {
+    /// Opened as soon as the hub has answered.
+    Due,
+    /// A rest or a pause.
+    Waiting { until: u64, is_rest: bool },
+    /// Requested.
+    Opening { sent: u64 },
+    /// The head has arrived.
+    Headed { sent: u64, head: u64 },
+    /// The hello has arrived.
+    Live(Box<Live>),
+    /// It failed, and a ping tells whose fault that is.
+    Checking,
+}
+
+/// A stream whose hello has arrived.
+#[derive(Debug)]
+pub(super) struct Live {
+    sent: u64,
+    hello: u64,
+    /// The hub's clock when the request arrived, in Unix milliseconds.
+    zero_ms: i128,
+    heartbeat_ms: u64,
+    session: String,
+    lags: Lags,
+    /// Heartbeats on time.
+    on_time: u32,
+    /// When the last byte came.
+    last: u64,
+    is_good: bool,
+    confirmation: Confirmation,
+    is_suspect: bool,
+    bye: Option<Farewell>,
+}
+
+#[derive(Debug)]
+enum Confirmation {
+    DueAt(u64),
+    InFlight,
+    Done,
+}
+
+#[derive(Debug)]
+struct Farewell {
+    reason: Option<ByeReason>,
+    pause_ms: Option<u64>,
+    at: u64,
+}
+
+/// How a stream is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rung {
+    /// As it is.
+    Plain,
+    /// With a comment after each write.
+    Compat,
+    /// Not at all, for some time.
+    Rest,
+}
+
+/// What a hello says of time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HelloTimes {
+    /// The hub's clock in Unix milliseconds.
+    pub time_ms: u64,
+    /// Since the request arrived at the hub.
+    pub up_ms: u64,
+    /// The longest time between two writes, in seconds.
+    pub heartbeat_s: u64,
+    /// To be confirmed.
+    pub session: String,
+}
+
+/// How a stream has ended, or why there was none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// In order.
+    Ended,
+    /// It broke, or could not be made.
+    Broken {
+        /// In words.
+        why: String,
+    },
+    /// The hub itself refuses it.
+    RefusedByHub {
+        /// How long to wait, if that was requested.
+        pause_ms: Option<u64>,
+        /// In words.
+        why: String,
+    },
+    /// The response is not a stream of the hub for this request.
+    NotOurs {
+        /// In words.
+        why: String,
+    },
+}
+
+impl Streamer {
+    pub(super) fn new(now: u64, verdict: Option<&Verdict>, random: &mut Random) -> Self {
+        let mut streamer = Self {
+            state: StreamState::Due,
+            rung: Rung::Plain,
+            compat_since: now,
+            rest_ms: REST_MS,
+            short_streams: 0,
+            negotiated_s: verdict.and_then(|verdict| verdict.heartbeat_s),
+            failed_pings: 0,
+            why: verdict.and_then(|verdict| verdict.why.clone()),
+            why_compat: verdict.and_then(|verdict| verdict.why.clone()),
+        };
+        match verdict.map(|verdict| verdict.rung) {
+            Some(Rung::Compat) => streamer.rung = Rung::Compat,
+            Some(Rung::Rest) => {
+                let until = now + random.spread(REST_MS);
+                streamer.state = StreamState::Waiting { until, is_rest: true };
+            }
+            Some(Rung::Plain) | None => {}
+        }
+        streamer
+    }
+
+    /// Forgets what was known of the network. Returns whether a stream is to be closed.
+    pub(super) fn reset(&mut self) -> bool {
+        let is_open = self.is_open();
+        *self = Self::new(0, None, &mut Random::new(0));
+        is_open
+    }
+
+    fn is_open(&self) -> bool {
+        use StreamState::{Headed, Live, Opening};
+        matches!(self.state, Opening { .. } | Headed { .. } | Live(_))
+    }
+
+    /// Whether its hello has arrived, and no `bye`.
+    pub(super) fn is_live(&self) -> bool {
+        matches!(&self.state, StreamState::Live(live) if live.bye.is_none())
+    }
+
+    /// Whether it needs no poll beside it.
+    pub(super) fn carries(&self) -> bool {
+        let StreamState::Live(live) = &self.state else { return false };
+        let is_confirmed = matches!(live.confirmation, Confirmation::Done);
+        live.is_good && is_confirmed && !live.is_suspect && live.bye.is_none()
+    }
+
+    /// Whether it is good, and the hub is about to know: a poll now would say that the device doubts it.
+    pub(super) fn is_being_confirmed(&self) -> bool {
+        let StreamState::Live(live) = &self.state else { return false };
+        let in_flight = matches!(live.confirmation, Confirmation::InFlight);
+        live.is_good && in_flight && !live.is_suspect && live.bye.is_none()
+    }
+
+    pub(super) fn carrier(&self) -> Carrier {
+        if self.rung == Rung::Compat { Carrier::CompatStream } else { Carrier::Stream }
+    }
+
+    pub(super) fn why(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+
+    pub(super) fn why_compat(&self) -> Option<String> {
+        self.why_compat.clone()
+    }
+
+    pub(super) fn rest_until(&self) -> Option<u64> {
+        match self.state {
+            StreamState::Waiting { until, is_rest: true } => Some(until),
+            _ => None,
+        }
+    }
+
+    pub(super) fn verdict(&self) -> Rung {
+        if self.rest_until().is_some() { Rung::Rest } else { self.rung }
+    }
+
+    pub(super) fn negotiated_s(&self) -> Option<u64> {
+        self.negotiated_s
+    }
+}
+
+impl Path {
+    /// Opens a stream if one is due.
+    pub(super) fn start_stream(&mut self, now: u64) {
+        let is_due = match (&self.streamer.state, &self.contact) {
+            (StreamState::Due, Contact::Since(_)) => true,
+            (StreamState::Due, Contact::Lost { retry_at, stream_beside }) => {
+                *stream_beside && *retry_at <= now
+            }
+            (StreamState::Waiting { until, .. }, Contact::Since(_)) => *until <= now,
+            _ => false,
+        };
+        if !is_due {
+            return;
+        }
+        if let Contact::Lost { stream_beside, .. } = &mut self.contact {
+            *stream_beside = false;
+        }
+        let streamer = &mut self.streamer;
+        if streamer.rung == Rung::Compat && now.saturating_sub(streamer.compat_since) >= COMPAT_MS {
+            streamer.rung = Rung::Plain;
+        }
+        streamer.state = StreamState::Opening { sent: now };
+        let compat = streamer.rung == Rung::Compat;
+        let wanted = self.settings.heartbeat_s;
+        let heartbeat_s = match (streamer.negotiated_s, wanted) {
+            (Some(needed), Some(wanted)) => Some(needed.min(wanted)),
+            (needed, wanted) => needed.or(wanted),
+        };
+        self.outputs.push_back(Output::OpenStream { compat, heartbeat_s });
+    }
+
+    /// The head of the stream has arrived.
+    pub fn handle_stream_head(&mut self, now: u64) {
+        if let StreamState::Opening { sent } = self.streamer.state {
+            self.streamer.state = StreamState::Headed { sent, head: now };
+        }
+        self.advance(now);
+    }
+
+    /// The hello of the stream has arrived, and is for this request and device.
+    pub fn handle_hello(&mut self, now: u64, times: HelloTimes) {
+        let (StreamState::Opening { sent } | StreamState::Headed { sent, .. }) =
+            self.streamer.state
+        else {
+            return;
+        };
+        let mut lags = Lags::default();
+        lags.hello(now.saturating_sub(sent).saturating_sub(times.up_ms), self.rtt_ms);
+        self.streamer.state = StreamState::Live(Box::new(Live {
+            sent,
+            hello: now,
+            zero_ms: i128::from(times.time_ms) - i128::from(times.up_ms),
+            heartbeat_ms: times.heartbeat_s.max(1).saturating_mul(1000),
+            session: times.session,
+            lags,
+            on_time: 0,
+            last: now,
+            is_good: false,
+            confirmation: Confirmation::DueAt(now),
+            is_suspect: false,
+            bye: None,
+        }));
+        self.gain(now);
+        self.advance(now);
+    }
+
+    /// A command, or any other event or comment, has arrived on the stream.
+    pub fn handle_stream_activity(&mut self, now: u64) {
+        if let StreamState::Live(live) = &mut self.streamer.state {
+            live.last = now;
+            live.is_suspect = false;
+        }
+        self.check_stream(now);
+        self.advance(now);
+    }
+
+    /// A heartbeat has arrived. `time_ms` is the hub's clock in it.
+    pub fn handle_heartbeat(&mut self, now: u64, time_ms: u64) {
+        let rtt_ms = self.rtt_ms;
+        if let StreamState::Live(live) = &mut self.streamer.state {
+            let up_ms = i128::from(time_ms) - live.zero_ms;
+            let lag_ms = i128::from(now.saturating_sub(live.sent)) - up_ms;
+            if live.lags.note(u64::try_from(lag_ms.max(0)).unwrap_or(u64::MAX), rtt_ms) {
+                live.on_time = live.on_time.saturating_add(1);
+            } else {
+                live.on_time = 0;
+            }
+        }
+        self.handle_stream_activity(now);
+    }
+
+    /// The hub has answered to the confirmation, or did not.
+    pub fn handle_confirmation(&mut self, now: u64, is_accepted: bool) {
+        if let StreamState::Live(live) = &mut self.streamer.state {
+            live.confirmation = match is_accepted {
+                true => Confirmation::Done,
+                // The hub ends the stream if none arrives.
+                false => Confirmation::DueAt(now + CONFIRM_RETRY_MS),
+            };
+        }
+        self.check_stream(now);
+        self.advance(now);
+    }
+
+    /// The hub has answered a ping, which took this long.
+    pub fn handle_pong(&mut self, now: u64, rtt_ms: u64) {
+        self.measure(rtt_ms);
+        if matches!(self.streamer.state, StreamState::Checking) {
+            self.streamer.failed_pings = 0;
+            match self.streamer.rung {
+                Rung::Plain => {
+                    let streamer = &mut self.streamer;
+                    (streamer.rung, streamer.compat_since) = (Rung::Compat, now);
+                    streamer.why_compat = streamer.why.clone();
+                    streamer.state = StreamState::Due;
+                }
+                Rung::Compat | Rung::Rest => self.rest(now),
+            }
+        }
+        self.advance(now);
+    }
+
+    /// A ping has failed, too: the network is down, and the stream is not at fault.
+    pub fn handle_ping_failure(&mut self, now: u64) {
+        if matches!(self.streamer.state, StreamState::Checking) {
+            self.pause_stream(now, None);
+        }
+        self.advance(now);
+    }
+}

@@ -1,0 +1,217 @@
+//! The rules of a path, one by one.
+
+use bellwire_proto::stream::ByeReason;
+
+use super::super::*;
+
+fn outputs(path: &mut Path) -> Vec<Output> {
+    std::iter::from_fn(|| path.poll_output()).filter(|output| *output != Output::Changed).collect()
+}
+
+fn times(now: u64) -> HelloTimes {
+    HelloTimes { time_ms: 1_000_000 + now, up_ms: 0, heartbeat_s: 15, session: "s".to_owned() }
+}
+
+fn open() -> Output {
+    Output::OpenStream { compat: false, heartbeat_s: None }
+}
+
+/// A path whose stream is confirmed at 2 s, with a poll under way.
+fn streaming() -> Path {
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    assert_eq!(outputs(&mut path), [Output::Poll { wait_s: 0, timeout_ms: 5000 }]);
+    path.handle_poll_answer(20, 0, false);
+    assert_eq!(outputs(&mut path), [Output::Poll { wait_s: 25, timeout_ms: 30_000 }, open()]);
+    path.handle_stream_head(40);
+    path.handle_hello(40, times(30));
+    path.handle_heartbeat(1030, 1_001_030);
+    path.handle_heartbeat(2030, 1_002_030);
+    let [Output::Confirm { session, .. }] = &outputs(&mut path)[..] else { panic!("{path:?}") };
+    assert_eq!(session, "s");
+    assert_eq!(path.status().carrier, Some(Carrier::Poll), "until it is confirmed");
+    path.handle_confirmation(2050, true);
+    path
+}
+
+#[test]
+fn a_good_stream_carries_and_the_poller_rests() {
+    let mut path = streaming();
+    assert_eq!((path.status().carrier, &path.status().why), (Some(Carrier::Stream), &None));
+    path.handle_poll_answer(25_020, 25_000, false);
+    assert_eq!(outputs(&mut path), []);
+}
+
+#[test]
+fn a_silent_stream_is_suspect_then_dead() {
+    let mut path = streaming();
+    path.handle_poll_answer(25_020, 25_000, false);
+    let at = path.poll_timeout().unwrap();
+    assert_eq!(at, 2030 + 19_500);
+    path.handle_timeout(25_021);
+    assert_eq!(outputs(&mut path).len(), 1, "a poll beside it");
+    assert_eq!(path.status().carrier, Some(Carrier::Poll));
+    path.handle_heartbeat(26_000, 1_026_000);
+    assert_eq!(path.status().carrier, Some(Carrier::Stream), "data again");
+    path.handle_timeout(26_000 + 19_500);
+    path.handle_timeout(26_000 + 37_500);
+    let outputs = outputs(&mut path);
+    assert!(outputs.contains(&Output::CloseStream), "{outputs:?}");
+    assert!(path.status().why.as_ref().unwrap().contains("silent"), "{:?}", path.status());
+}
+
+#[test]
+fn an_orderly_cut_costs_nothing() {
+    let mut path = streaming();
+    path.handle_poll_answer(25_020, 25_000, false);
+    path.handle_heartbeat(60_000, 1_060_000);
+    outputs(&mut path);
+    path.handle_stream_end(62_000, StreamEnd::Ended);
+    let poll = Output::Poll { wait_s: 25, timeout_ms: 30_000 };
+    assert_eq!(outputs(&mut path), [poll, open()], "at once, both of them");
+}
+
+#[test]
+fn a_planned_end_is_covered_by_a_poll_and_one_of_the_hub_is_not() {
+    for (reason, covered) in
+        [(ByeReason::Rotate, true), (ByeReason::Draining, false), (ByeReason::Replaced, false)]
+    {
+        let mut path = streaming();
+        path.handle_poll_answer(25_020, 25_000, false);
+        path.handle_bye(26_000, Some(reason), Some(4200));
+        let polls = outputs(&mut path).len();
+        assert_eq!(polls, usize::from(covered), "{reason:?}");
+        path.handle_stream_end(26_010, StreamEnd::Ended);
+        let after = outputs(&mut path);
+        if covered {
+            assert_eq!(after, [], "the stream after the pause");
+            assert_eq!(path.poll_timeout(), Some(30_210));
+        } else {
+            assert_eq!(after, [Output::Lost { retry_in_ms: 4200 }], "{reason:?}");
+        }
+    }
+}
+
+#[test]
+fn a_caller_may_set_the_pause_after_a_bye() {
+    let mut path = streaming();
+    path.handle_poll_answer(25_020, 25_000, false);
+    path.handle_bye(26_000, Some(ByeReason::Replaced), Some(1000));
+    path.set_next_delay(17_000);
+    path.handle_stream_end(26_010, StreamEnd::Ended);
+    assert_eq!(outputs(&mut path), [Output::Lost { retry_in_ms: 17_000 }]);
+}
+
+#[test]
+fn a_refused_poll_pauses_both_ways() {
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    outputs(&mut path);
+    let failure = PollFailure {
+        kind: PollFailureKind::Unreachable,
+        pause_ms: Some(60_000),
+        why: "401".to_owned(),
+    };
+    path.handle_poll_failure(10, failure);
+    assert_eq!(outputs(&mut path), [Output::Lost { retry_in_ms: 60_000 }]);
+    assert_eq!((path.poll_timeout(), path.status().carrier), (Some(60_010), None));
+    path.handle_timeout(60_010);
+    assert_eq!(outputs(&mut path).len(), 1, "one poll, and no stream before it is answered");
+}
+
+#[test]
+fn a_buffered_stream_is_tried_with_comments_and_then_rests_for_minutes() {
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    outputs(&mut path);
+    path.handle_poll_answer(20, 0, false);
+    outputs(&mut path);
+    path.handle_timeout(10_020);
+    let ping = Output::Ping { timeout_ms: deadlines::PING_MS };
+    assert_eq!(outputs(&mut path), [Output::CloseStream, ping.clone()]);
+    path.handle_pong(10_040, 20);
+    let compat = Output::OpenStream { compat: true, heartbeat_s: None };
+    assert_eq!(outputs(&mut path), [compat]);
+    path.handle_timeout(20_040);
+    assert_eq!(outputs(&mut path), [Output::CloseStream, ping]);
+    path.handle_pong(20_060, 20);
+    let rests = path.status().rests_until_ms.unwrap() - 20_060;
+    assert!((240_000..=360_000).contains(&rests), "{rests}");
+    assert_eq!(path.verdict().rung, Rung::Rest);
+    path.network_changed(30_000);
+    let again = outputs(&mut path);
+    assert!(again.contains(&open()) && again.contains(&Output::DropPoll), "{again:?}");
+}
+
+#[test]
+fn a_stream_is_not_blamed_for_a_network_that_is_down() {
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    path.handle_poll_answer(20, 0, false);
+    outputs(&mut path);
+    path.handle_timeout(10_020);
+    path.handle_ping_failure(20_000);
+    outputs(&mut path);
+    path.handle_timeout(path.poll_timeout().unwrap());
+    assert_eq!(outputs(&mut path), [open()], "the same rung");
+}
+
+/// A connection that was dropped silently taught the agent to poll every 30 s, although no limit to a hold was there.
+#[test]
+fn a_poll_that_failed_while_held_shortens_the_hold_only_if_the_network_is_there() {
+    let failure = || PollFailure {
+        kind: PollFailureKind::TimedOut,
+        pause_ms: None,
+        why: "no answer".to_owned(),
+    };
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    path.handle_poll_answer(20, 0, false);
+    outputs(&mut path);
+    path.handle_poll_failure(30_020, failure());
+    assert!(outputs(&mut path).contains(&Output::Poll { wait_s: 0, timeout_ms: 10_000 }));
+    let mut other = Path::new(0, PathSettings::default(), 1);
+    other.handle_poll_answer(20, 0, false);
+    other.handle_poll_failure(30_020, failure());
+    path.handle_poll_answer(30_040, 0, false);
+    assert!(matches!(outputs(&mut path)[..], [Output::Poll { wait_s: 12, .. }]), "{path:?}");
+    outputs(&mut other);
+    other.handle_poll_failure(40_020, failure());
+    assert!(matches!(outputs(&mut other)[..], [Output::Lost { .. }]), "{other:?}");
+    assert_eq!(other.verdict().hold_s, 25);
+}
+
+#[test]
+fn a_verdict_is_where_the_next_run_begins_and_keeps_nothing_from_it() {
+    let verdict = Verdict {
+        rung: Rung::Rest,
+        hold_s: 12,
+        heartbeat_s: Some(7),
+        why: Some("a middlebox holds the stream back".to_owned()),
+    };
+    let settings = PathSettings { verdict: Some(verdict.clone()), ..PathSettings::default() };
+    let mut path = Path::new(0, settings, 1);
+    path.handle_poll_answer(20, 0, false);
+    let [_, Output::Poll { wait_s: 12, .. }] = outputs(&mut path)[..] else { panic!("{path:?}") };
+    assert_eq!(path.status().why, verdict.why);
+    path.handle_poll_answer(12_020, 12_000, false);
+    outputs(&mut path);
+    path.handle_timeout(path.status().rests_until_ms.unwrap());
+    let opened = outputs(&mut path);
+    assert!(
+        opened.contains(&Output::OpenStream { compat: false, heartbeat_s: Some(7) }),
+        "{opened:?}"
+    );
+}
+
+/// A command that the stream had carried a moment before made the next poll wait.
+#[test]
+fn one_early_answer_without_news_is_in_order_and_more_are_paced() {
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    path.handle_poll_answer(20, 0, false);
+    outputs(&mut path);
+    path.handle_poll_answer(1000, 0, false);
+    assert_eq!(outputs(&mut path).len(), 1, "the next one at once");
+    let mut now = 1000;
+    for _ in 0..20 {
+        path.handle_poll_answer(now, 0, false);
+        now = path.next_poll_at().unwrap();
+        path.handle_timeout(now);
+    }
+    assert!((300_000..700_000).contains(&now), "{now}: half a minute apart at last");
+}

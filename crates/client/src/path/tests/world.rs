@@ -1,0 +1,365 @@
+//! A device, a middlebox and a hub in virtual time: here the device, which carries out what its path decides.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use super::super::*;
+use super::hub::{Frame, Hub};
+use super::network::Middlebox;
+use super::{HOUR, MINUTE};
+
+mod events;
+mod judge;
+
+pub(in crate::path::tests) use judge::Report;
+
+/// A bug of the executor around the path, which the judge must notice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum InjectedBug {
+    DeliversTwice,
+    IgnoresPolls,
+    IgnoresCuts,
+    NeverRests,
+    NeverConfirms,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Event {
+    Create,
+    OpenAtHub {
+        id: u64,
+        compat: bool,
+        heartbeat_s: Option<u64>,
+    },
+    PollAtHub {
+        id: u64,
+        wait_s: u64,
+        cursor: Option<u64>,
+    },
+    PollEnds {
+        id: u64,
+    },
+    PollTimesOut {
+        id: u64,
+    },
+    ConfirmAtHub {
+        stream: u64,
+    },
+    Confirmed {
+        stream: u64,
+        is_accepted: bool,
+    },
+    ClosedAtHub {
+        id: u64,
+    },
+    Probe {
+        id: u64,
+    },
+    HeartbeatDue {
+        id: u64,
+    },
+    CompatDue {
+        id: u64,
+    },
+    Unconfirmed {
+        id: u64,
+    },
+    Lease {
+        n: u64,
+        attempt: u32,
+    },
+    Head {
+        id: u64,
+    },
+    Arrives {
+        id: u64,
+        frame: Frame,
+    },
+    StreamEnds {
+        id: u64,
+        end: StreamEnd,
+    },
+    /// The middlebox looks at a stream.
+    Age {
+        id: u64,
+    },
+    Idle {
+        id: u64,
+    },
+    FirstByte {
+        id: u64,
+    },
+    Forgets,
+    Cuts,
+    Answer {
+        id: u64,
+        commands: Vec<(u64, u32)>,
+    },
+    PollFails {
+        id: u64,
+        kind: PollFailureKind,
+    },
+    Pong {
+        sent: u64,
+        is_ok: bool,
+    },
+    ReportAtHub {
+        n: u64,
+    },
+}
+
+/// The middlebox's side of a connection.
+#[derive(Debug, Default)]
+struct Pipe {
+    /// Its packets are dropped.
+    is_dead: bool,
+    held: Vec<Frame>,
+    head_passed: bool,
+    last_byte: u64,
+}
+
+pub(super) struct World {
+    now: u64,
+    seed: u64,
+    random: Random,
+    order: u64,
+    events: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    stored: Vec<Event>,
+    path: Path,
+    hub: Hub,
+    middlebox: Middlebox,
+    pipes: BTreeMap<u64, Pipe>,
+    next_id: u64,
+    stream: Option<u64>,
+    poll: Option<(u64, u64)>,
+    next_command: u64,
+    delivered: BTreeMap<u64, u64>,
+    attempts: BTreeSet<(u64, u32)>,
+    requests: BTreeMap<u64, u64>,
+    counts: BTreeMap<&'static str, u64>,
+    fault: Option<String>,
+    bug: Option<InjectedBug>,
+}
+
+const END: u64 = 3 * HOUR;
+/// From here on no command is created.
+const LAST_COMMAND: u64 = END - 10 * MINUTE;
+
+impl World {
+    pub(super) fn run(
+        seed: u64,
+        middlebox: &Middlebox,
+        bug: Option<InjectedBug>,
+    ) -> Result<Report, String> {
+        let mut random = Random::new(seed);
+        let start = random.below(MINUTE);
+        let mut world = Self {
+            now: start,
+            seed,
+            order: 0,
+            events: BinaryHeap::new(),
+            stored: Vec::new(),
+            path: Path::new(start, PathSettings::default(), random.below(u64::MAX)),
+            hub: Hub { clock_ms: random.below(1 << 40), ..Hub::default() },
+            middlebox: middlebox.clone(),
+            pipes: BTreeMap::new(),
+            next_id: 0,
+            stream: None,
+            poll: None,
+            next_command: 0,
+            delivered: BTreeMap::new(),
+            attempts: BTreeSet::new(),
+            requests: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            fault: None,
+            bug,
+            random,
+        };
+        world.at(start + 1, Event::Create);
+        match middlebox {
+            Middlebox::SilentLoss { every_ms } => world.at(*every_ms, Event::Forgets),
+            Middlebox::Portal { from, .. } => world.at(*from, Event::Cuts),
+            Middlebox::Down { from, silent, .. } => {
+                world.at(*from, if *silent { Event::Forgets } else { Event::Cuts });
+            }
+            Middlebox::Changing => world.at(10 * MINUTE, Event::Cuts),
+            _ => {}
+        }
+        let mut steps = 0_u32;
+        while world.now < END && world.fault.is_none() {
+            world.act();
+            world.step();
+            steps += 1;
+            if steps > 2_000_000 {
+                return Err(format!("it does not come to rest: {:?}", world.path));
+            }
+        }
+        match world.fault {
+            Some(fault) => Err(fault),
+            None => Ok(world.report()),
+        }
+    }
+
+    fn at(&mut self, at: u64, event: Event) {
+        self.order += 1;
+        self.stored.push(event);
+        self.events.push(Reverse((at, self.order, self.stored.len() - 1)));
+    }
+
+    fn step(&mut self) {
+        let timeout = self.path.poll_timeout().map(|at| at.max(self.now));
+        let next = self.events.peek().map(|Reverse((at, ..))| *at).unwrap_or(END);
+        if let Some(at) = timeout
+            && at <= next
+        {
+            // A path that is due again at once would never let time pass.
+            self.now = if at == self.now { at + 1 } else { at };
+            return self.path.handle_timeout(self.now);
+        }
+        let Some(Reverse((at, _, index))) = self.events.pop() else {
+            self.now = END;
+            return;
+        };
+        self.now = self.now.max(at);
+        let event = self.stored[index].clone();
+        self.handle(event);
+        self.flush();
+    }
+
+    fn box_now(&self) -> Middlebox {
+        self.middlebox.now(self.now, self.seed)
+    }
+
+    fn latency(&mut self) -> u64 {
+        let latency_ms = self.box_now().latency_ms();
+        latency_ms + self.random.below(latency_ms / 4)
+    }
+
+    // --- The executor ---
+
+    fn count(&mut self, what: &'static str) {
+        *self.requests.entry(self.now / HOUR).or_default() += 1;
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    fn act(&mut self) {
+        if self.bug == Some(InjectedBug::NeverRests) && self.path.status().rests_until_ms.is_some()
+        {
+            self.path.network_changed(self.now);
+        }
+        while let Some(output) = self.path.poll_output() {
+            match output {
+                Output::OpenStream { compat, heartbeat_s } => {
+                    assert_eq!(self.stream, None, "one stream at a time");
+                    self.count("stream");
+                    self.open(compat, heartbeat_s);
+                }
+                Output::CloseStream => {
+                    let id = self.stream.take().expect("a stream that is closed is open");
+                    let latency = self.latency();
+                    // A middlebox that buffers reads on, and the hub does not notice.
+                    let box_now = self.box_now();
+                    let hides = matches!(box_now, Middlebox::FullBuffer | Middlebox::Trickle);
+                    if !hides && !box_now.is_down(self.now) && !self.pipes[&id].is_dead {
+                        self.at(self.now + latency, Event::ClosedAtHub { id });
+                    }
+                }
+                Output::Poll { wait_s, timeout_ms } => {
+                    assert_eq!(self.poll, None, "one poll at a time");
+                    self.count("poll");
+                    self.begin_poll(wait_s, timeout_ms);
+                }
+                Output::DropPoll => self.poll = None,
+                Output::Ping { timeout_ms } => {
+                    self.count("ping");
+                    let (sent, box_now) = (self.now, self.box_now());
+                    let is_ok = !box_now.is_down(sent) && !box_now.is_portal(sent);
+                    let silent = box_now.is_down(sent) && box_now.is_silent();
+                    let took = if silent { timeout_ms } else { 2 * self.latency() };
+                    self.at(self.now + took, Event::Pong { sent, is_ok });
+                }
+                Output::Confirm { .. } => {
+                    self.count("confirm");
+                    let stream = self.stream.expect("a stream to confirm");
+                    let latency = self.latency();
+                    if self.bug == Some(InjectedBug::NeverConfirms) {
+                        continue;
+                    }
+                    if self.box_now().is_down(self.now) || self.box_now().is_portal(self.now) {
+                        self.at(self.now + 4000, Event::Confirmed { stream, is_accepted: false });
+                    } else {
+                        self.at(self.now + latency, Event::ConfirmAtHub { stream });
+                    }
+                }
+                Output::Lost { .. } | Output::Changed => {}
+            }
+        }
+    }
+
+    fn new_pipe(&mut self) -> u64 {
+        self.next_id += 1;
+        self.pipes.insert(self.next_id, Pipe { last_byte: self.now, ..Pipe::default() });
+        self.next_id
+    }
+
+    fn open(&mut self, compat: bool, heartbeat_s: Option<u64>) {
+        let id = self.new_pipe();
+        self.stream = Some(id);
+        let (latency, box_now) = (self.latency(), self.box_now());
+        let refuse = |why: &str| StreamEnd::NotOurs { why: why.to_owned() };
+        if box_now.is_down(self.now) {
+            if !box_now.is_silent() {
+                let end = StreamEnd::Broken { why: "no route".to_owned() };
+                self.at(self.now + 1, Event::StreamEnds { id, end });
+            }
+        } else if box_now.is_portal(self.now) {
+            self.at(self.now + latency, Event::StreamEnds { id, end: refuse("a page") });
+        } else if matches!(box_now, Middlebox::DenyStream) {
+            self.at(self.now + latency, Event::StreamEnds { id, end: refuse("403") });
+        } else {
+            self.at(self.now + latency, Event::OpenAtHub { id, compat, heartbeat_s });
+        }
+    }
+
+    fn begin_poll(&mut self, wait_s: u64, timeout_ms: u64) {
+        let id = self.new_pipe();
+        self.poll = Some((id, self.now));
+        self.at(self.now + timeout_ms, Event::PollTimesOut { id });
+        let (latency, box_now) = (self.latency(), self.box_now());
+        if self.bug == Some(InjectedBug::IgnoresPolls) {
+            return;
+        }
+        if box_now.is_down(self.now) {
+            if !box_now.is_silent() {
+                let kind = PollFailureKind::Unreachable;
+                self.at(self.now + 1, Event::PollFails { id, kind });
+            }
+        } else if box_now.is_portal(self.now) {
+            self.at(self.now + latency, Event::PollFails { id, kind: PollFailureKind::NotOurs });
+        } else {
+            if let Middlebox::FirstByte { ms, .. } = box_now {
+                self.at(self.now + ms, Event::FirstByte { id });
+            }
+            let cursor = Some(self.path.cursor().map_or(0, Seq::get));
+            self.at(self.now + latency, Event::PollAtHub { id, wait_s, cursor });
+        }
+    }
+
+    fn deliver(&mut self, n: u64, attempt: u32) -> bool {
+        let id = format!("01930000-0000-7000-8000-{n:012x}").parse().expect("an id");
+        let is_new = self.path.receive(id, Seq::new(n), attempt);
+        if is_new || self.bug == Some(InjectedBug::DeliversTwice) {
+            if !self.attempts.insert((n, attempt)) {
+                self.fault = Some(format!("command {n} was delivered twice as attempt {attempt}"));
+            }
+            self.delivered.entry(n).or_insert(self.now);
+            self.report_accepted(n);
+        }
+        is_new
+    }
+
+    fn report_accepted(&mut self, n: u64) {
+        let latency = self.latency();
+        self.at(self.now + latency, Event::ReportAtHub { n });
+    }
+}

@@ -1,0 +1,175 @@
+//! Promise: commands reach an agent by the best way that its network lets through, and `agent status` says which one that is.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+
+use bellwire_testkit::{Http, Program, wait_until};
+use serde_json::Value;
+
+const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
+const PING: &str = "[actions.ping]\nrun = [\"/bin/echo\", \"pong\"]\n";
+
+/// A proxy before the hub that releases a stream when it has ended, and passes everything else on.
+fn buffer(hub: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(hub) = TcpStream::connect(hub) else { continue };
+            let (mut up_from, mut up_to) = (client.try_clone().unwrap(), hub.try_clone().unwrap());
+            std::thread::spawn(move || {
+                std::io::copy(&mut up_from, &mut up_to).ok();
+                // The hub does not notice that the client is gone.
+            });
+            std::thread::spawn(move || hold_streams(hub, client));
+        }
+    });
+    address
+}
+
+fn hold_streams(mut hub: TcpStream, mut client: TcpStream) {
+    let (mut held, mut chunk, mut is_stream) = (Vec::new(), [0; 4096], false);
+    while let Ok(length @ 1..) = hub.read(&mut chunk) {
+        held.extend_from_slice(&chunk[..length]);
+        is_stream |= String::from_utf8_lossy(&held).contains("text/event-stream");
+        if !is_stream && client.write_all(&std::mem::take(&mut held)).is_err() {
+            break;
+        }
+    }
+    client.write_all(&held).ok();
+    client.shutdown(Shutdown::Both).ok();
+    hub.shutdown(Shutdown::Both).ok();
+}
+
+/// The configuration of an agent, in a directory of its own.
+struct Scene {
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let text = format!("device = \"kiosk\"\nstate_dir = {state:?}\n{settings}{PING}");
+        std::fs::write(folder.path().join("agent.toml"), text).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn agent(&self) -> Program {
+        let mut command = Command::new(BELLWIRE);
+        command.args(["agent", "run", "--config"]).arg(self.path("agent.toml"));
+        command.env("NO_PROXY", "127.0.0.1").env_remove("NOTIFY_SOCKET");
+        Program::start(&mut command)
+    }
+}
+
+/// A hub for one test.
+fn hub(folder: &tempfile::TempDir) -> (Program, SocketAddr) {
+    Program::serve(BELLWIRE, folder.path(), "127.0.0.1:0".parse().unwrap())
+}
+
+fn begin(http: Http, action: &str) -> String {
+    let answer = http.request("POST", &format!("/v1/send/kiosk/{action}"), &[], b"").unwrap();
+    answer.json()["command"].as_str().unwrap_or_else(|| panic!("{}", answer.head)).to_owned()
+}
+
+fn until(http: Http, id: &str, state: &str) -> Value {
+    wait_until(&format!("a command to be {state}"), || {
+        let answer =
+            http.get(&format!("/v1/commands/{id}/deliveries")).map_err(|e| e.to_string())?;
+        let delivery = answer.json()["items"][0].clone();
+        if delivery["state"] == state { Ok(delivery) } else { Err(delivery.to_string()) }
+    })
+}
+
+/// What `agent status` says of the connection.
+fn connection(scene: &Scene) -> Value {
+    let mut status = Command::new(BELLWIRE);
+    status.args(["agent", "status", "--json", "--config"]).arg(scene.path("agent.toml"));
+    let output = status.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let status: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e} in {text:?}"));
+    status["connection"].clone()
+}
+
+fn until_carried(scene: &Scene, carrier: &str) -> Value {
+    wait_until(&format!("commands to arrive by {carrier}"), || {
+        let shown = connection(scene);
+        let proven = !shown["carrier_why"].as_str().unwrap_or("").contains("being proven");
+        if shown["carrier"] == carrier && proven { Ok(shown) } else { Err(shown.to_string()) }
+    })
+}
+
+/// Behind it the hub showed the agent online, and no command ever arrived.
+#[test]
+fn behind_a_proxy_that_buffers_streams_commands_arrive_by_poll() {
+    let data = tempfile::tempdir().unwrap();
+    let (_hub, address) = hub(&data);
+    let http = Http(address);
+    let scene = Scene::new(&format!("hub = \"http://{}\"\n", buffer(address)));
+    let agent = scene.agent();
+    agent.wait_for("connected");
+    until(http, &begin(http, "ping"), "succeeded");
+    let shown = until_carried(&scene, "poll");
+    let why = shown["carrier_why"].as_str().unwrap();
+    assert!(why.contains("stream"), "{shown}");
+    until(http, &begin(http, "ping"), "succeeded");
+    let device = http.get("/v1/devices/kiosk").unwrap().json();
+    assert_eq!(
+        (&device["online"], &device["transport"]),
+        (&true.into(), &"poll".into()),
+        "{device}"
+    );
+}
+
+#[test]
+fn where_nothing_is_in_between_the_stream_carries_and_what_is_known_is_stored() {
+    let data = tempfile::tempdir().unwrap();
+    let (_hub, address) = hub(&data);
+    let http = Http(address);
+    let scene = Scene::new(&format!("hub = \"http://{address}\"\n"));
+    let agent = scene.agent();
+    let shown = until_carried_after(&agent, &scene, "stream");
+    assert!(shown["carrier_why"].is_null() && shown["carrier_since_s"].is_u64(), "{shown}");
+    let device = http.get("/v1/devices/kiosk").unwrap().json();
+    assert_eq!((&device["online"], &device["transport"]), (&true.into(), &"stream".into()));
+    let known = std::fs::read_to_string(scene.path("state").join("network.json")).unwrap();
+    assert!(known.contains("\"rung\":\"plain\""), "{known}");
+    until(http, &begin(http, "ping"), "succeeded");
+}
+
+#[test]
+fn of_several_urls_and_proxies_the_first_that_works_is_used_and_shown() {
+    let data = tempfile::tempdir().unwrap();
+    let (_hub, address) = hub(&data);
+    let http = Http(address);
+    // Bound and closed again: connections to it are refused.
+    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let scene = Scene::new(&format!(
+        "hub = [\"http://{refused}\", \"http://{address}\"]\nproxy = [\"http://{refused}\", \"none\"]\n"
+    ));
+    let agent = scene.agent();
+    let shown = until_carried_after(&agent, &scene, "stream");
+    assert_eq!(
+        (&shown["hub"], &shown["proxy"]),
+        (&format!("http://{address}/").into(), &"none".into())
+    );
+    assert!(shown["hub_why"].as_str().unwrap().contains("proxy"), "{shown}");
+    until(http, &begin(http, "ping"), "succeeded");
+}
+
+fn until_carried_after(agent: &Program, scene: &Scene, carrier: &str) -> Value {
+    agent.wait_for("connected");
+    until_carried(scene, carrier)
+}
