@@ -42,8 +42,8 @@ pub mod record;
 mod time;
 mod txn;
 
-pub use context::unknown_device;
 pub use config::{Config, Recovered, SeqSource};
+pub use context::unknown_device;
 pub use hub::Hub;
 pub use ids::{RequestId, SessionId};
 pub use io::{

@@ -179,8 +179,9 @@ impl<'a> TxnBuilder<'a> {
 
     /// Ends the call: what changed becomes one transaction, what rests on it waits.
     pub(crate) fn finish(self, queue: &mut TxnQueue) -> CallOutcome {
-        let Self { ctx, id, changes, outputs, devices, rests_on, decisions, revoked, token, .. } =
-            self;
+        let Self {
+            ctx, id, changes, outputs, devices, rests_on, decisions, revoked, token, ..
+        } = self;
         let key = decisions.iter().find(|d| d.stored.is_some()).map(|d| d.key.clone());
         if !changes.is_empty() {
             queue.last = id;

@@ -5,6 +5,7 @@
 //! are the program's business: it calls [`Running::shutdown`].
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -99,12 +100,15 @@ struct Tls {
 pub enum StartError {
     /// The operator's: without credentials any client that reaches the hub commands every device.
     #[error(
-        "this hub has no tokens, and {listener} is not loopback: any client that reaches it could command every \
-         device. Listen on 127.0.0.1, or set `open` if that is intended"
+        "this hub has no admin token, and {listener} is not loopback: any client that reaches it could command every \
+         device. Make a token first (bellwire token create --role admin --data-dir {}), or set `open` (--open) if that is \
+         intended", .data_dir.display()
     )]
     Exposed {
         /// Where it was to listen.
         listener: ListenerConfig,
+        /// Its data folder.
+        data_dir: PathBuf,
     },
     /// The operator's: TLS is to be spoken where there is no certificate.
     #[error(
@@ -282,7 +286,12 @@ impl Bound {
 pub fn faults(config: &Config) -> Vec<StartError> {
     let listen = &config.listen;
     let exposed = listen.iter().filter(|listener| !config.open && !listener.is_loopback());
-    let exposed = exposed.map(|listener| StartError::Exposed { listener: listener.clone() });
+    // What cannot be read is a fault of its own, below.
+    let closed = store::has_admin_token(&config.data_dir).unwrap_or_default();
+    let exposed = exposed.filter(|_| !closed).map(|listener| StartError::Exposed {
+        listener: listener.clone(),
+        data_dir: config.data_dir.clone(),
+    });
     let without =
         config.listeners().filter(|(_, scheme)| *scheme == Scheme::Https && config.tls.is_none());
     let without =

@@ -2,8 +2,8 @@
 //!
 //! A token is looked up by its public id, and the SHA-256 of its secret compared in constant time; the secret itself is
 //! kept nowhere. What was looked up is remembered in a bounded cache. The core reports each change of a token when it is
-//! on disk and before it is answered ([`Auth::changed`]): from the answer on a revoked token works nowhere. Which role may
-//! call which route is in `http/rules.rs`; streams that are open when their token ends are closed by the core and the feed.
+//! on disk and before it is answered ([`Auth::changed`]): from the answer on a revoked token works nowhere. Who a caller is and which role may
+//! call which route is in `http/caller.rs` and `http/rules.rs`; streams that are open when their token ends are closed by the core and the feed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,18 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bellwire_core::{AccessChange, TokenUse};
+use bellwire_core::AccessChange;
 use bellwire_proto::limits::TOKENS_REMEMBERED_MAX;
-use bellwire_proto::{
-    Action, Code, Credential, DeviceId, Problem, Role, RoleName, Timestamp, Token, TokenId,
-};
+use bellwire_proto::{Credential, DeviceId, Role, Timestamp, Token, TokenId};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 
-use crate::driver::Driver;
-use crate::store::{StoredDevice, StoredToken, Visible};
+use crate::store::{Store, StoreError, StoredToken, Visible};
 
 /// What is remembered of tokens, and whether the hub is open.
 #[derive(Debug)]
@@ -43,22 +40,17 @@ struct Remembered {
 /// A token that works, as far as a request needs it.
 #[derive(Debug)]
 pub(crate) struct Grant {
-    id: TokenId,
+    /// Its public name.
+    pub(crate) id: TokenId,
     digest: [u8; 32],
-    token: Token,
-    visible: Visible,
-    pending: bool,
+    /// The object that the API shows of it.
+    pub(crate) token: Token,
+    /// The devices that exist for it.
+    pub(crate) visible: Visible,
+    /// Its device has yet to be approved.
+    pub(crate) pending: bool,
     /// The minute since the epoch in which its use was last noted.
     used_minute: AtomicU64,
-}
-
-/// The caller of a request.
-#[derive(Debug, Clone)]
-pub(crate) enum Caller {
-    /// Nobody in particular, on an open hub: everything is allowed.
-    Anonymous,
-    /// The holder of a token.
-    Holder(Arc<Grant>),
 }
 
 impl Auth {
@@ -87,12 +79,20 @@ impl Auth {
         }
     }
 
-    async fn grant(&self, driver: &Driver, id: TokenId) -> Result<Option<Arc<Grant>>, Problem> {
+    /// A token by its id, whether it works or not.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) async fn grant(
+        &self,
+        store: &dyn Store,
+        id: TokenId,
+    ) -> Result<Option<Arc<Grant>>, StoreError> {
         if let Some(grant) = self.remembered().find(id) {
             return Ok(Some(grant));
         }
         let changes = self.changes.load(Ordering::Acquire);
-        let Some(stored) = driver.store().token(id).await? else { return Ok(None) };
+        let Some(stored) = store.token(id).await? else { return Ok(None) };
         let grant = Arc::new(Grant::new(stored));
         let mut remembered = self.remembered();
         if self.changes.load(Ordering::Acquire) == changes {
@@ -130,9 +130,8 @@ impl Remembered {
     }
 
     fn forget_device(&mut self, device: &DeviceId) {
-        let of_others = |_: &TokenId, grant: &mut Arc<Grant>| {
-            grant.token.role.device() != Some(device)
-        };
+        let of_others =
+            |_: &TokenId, grant: &mut Arc<Grant>| grant.token.role.device() != Some(device);
         self.young.retain(of_others);
         self.old.retain(of_others);
     }
@@ -156,150 +155,25 @@ impl Grant {
         }
     }
 
-    fn has(&self, secret_digest: &[u8; 32]) -> bool {
+    /// Whether its secret has this digest. Takes the same time whatever the answer is.
+    pub(crate) fn has(&self, secret_digest: &[u8; 32]) -> bool {
         self.digest.ct_eq(secret_digest).into()
     }
 
-    fn works(&self, now: Timestamp) -> bool {
+    /// Whether it is the same token still.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.id == other.id && self.digest == other.digest
+    }
+
+    /// It is used in this minute; whether that is news.
+    pub(crate) fn used_in(&self, minute: u64) -> bool {
+        self.used_minute.swap(minute, Ordering::Relaxed) != minute
+    }
+
+    /// Whether it has neither expired nor been used up.
+    pub(crate) fn works(&self, now: Timestamp) -> bool {
         let used_up = self.token.role.join().is_some_and(|join| join.uses_left == Some(0));
         !used_up && self.token.expires_at.is_none_or(|at| at > now)
-    }
-}
-
-impl Caller {
-    /// Who sent a request with these headers.
-    ///
-    /// # Errors
-    /// `unauthenticated`, the same whatever the reason is; `pending`; `store_unavailable`.
-    pub(crate) async fn of(driver: &Driver, headers: &HeaderMap) -> Result<Self, Problem> {
-        let auth = driver.auth();
-        if !headers.contains_key(AUTHORIZATION) {
-            return if auth.is_open() { Ok(Self::Anonymous) } else { Err(unauthenticated()) };
-        }
-        let credential = credential(headers).ok_or_else(unauthenticated)?;
-        let found = auth.grant(driver, credential.id()).await?;
-        // As much work for a token that is not there.
-        let given = secret_digest(&credential);
-        let grant = found.filter(|grant| grant.has(&given)).ok_or_else(unauthenticated)?;
-        let now = driver.now();
-        if !grant.works(now) {
-            return Err(unauthenticated());
-        }
-        if grant.pending {
-            let detail = "this device has enrolled, and an operator has yet to approve it";
-            return Err(Problem::new(Code::Pending, detail));
-        }
-        if grant.used_minute.swap(minute(now), Ordering::Relaxed) != minute(now) {
-            driver.token_used(grant.id, Timestamp::from_unix_ms(minute(now) * 60_000));
-        }
-        Ok(Self::Holder(grant))
-    }
-
-    /// Checks that the caller is still allowed what it was when its request came: for a stream, after it was opened and
-    /// would end with its token.
-    ///
-    /// # Errors
-    /// `unauthenticated`, `store_unavailable`.
-    pub(crate) async fn still(&self, driver: &Driver) -> Result<(), Problem> {
-        let allowed = match self {
-            Self::Anonymous => driver.auth().is_open(),
-            Self::Holder(grant) => {
-                let now = driver.auth().grant(driver, grant.id).await?;
-                now.is_some_and(|now| now.digest == grant.digest && now.works(driver.now()))
-            }
-        };
-        if allowed { Ok(()) } else { Err(unauthenticated()) }
-    }
-
-    /// The id of its token: the value of `created_by`, and the owner of an `Idempotency-Key`.
-    pub(crate) fn name(&self) -> Option<String> {
-        self.id().map(|id| id.to_string())
-    }
-
-    /// The id of its token.
-    pub(crate) fn id(&self) -> Option<TokenId> {
-        match self {
-            Self::Anonymous => None,
-            Self::Holder(grant) => Some(grant.id),
-        }
-    }
-
-    /// What a stream of its ends with.
-    pub(crate) fn token_use(&self) -> Option<TokenUse> {
-        match self {
-            Self::Anonymous => None,
-            Self::Holder(grant) => {
-                Some(TokenUse { id: grant.id, expires_at: grant.token.expires_at })
-            }
-        }
-    }
-
-    /// The token object; on an open hub that of an admin without a name.
-    pub(crate) fn token(&self) -> Token {
-        match self {
-            Self::Holder(grant) => grant.token.clone(),
-            Self::Anonymous => Token {
-                id: None,
-                role: Role::Admin,
-                expires_at: None,
-                note: None,
-                created_at: None,
-                created_by: None,
-                last_used_at: None,
-            },
-        }
-    }
-
-    /// What it may do.
-    pub(crate) fn role(&self) -> &Role {
-        match self {
-            Self::Anonymous => &Role::Admin,
-            Self::Holder(grant) => &grant.token.role,
-        }
-    }
-
-    /// The name of its role.
-    pub(crate) fn role_name(&self) -> RoleName {
-        self.role().name()
-    }
-
-    /// The devices that exist for it.
-    pub(crate) fn visible(&self) -> Visible {
-        match self {
-            Self::Anonymous => Visible::all(),
-            Self::Holder(grant) => grant.visible.clone(),
-        }
-    }
-
-    /// Checks that devices are there for it, where that depends on their labels.
-    ///
-    /// # Errors
-    /// `unknown_device` for the first that is not, as if it did not exist; `store_unavailable`.
-    pub(crate) async fn sees(&self, driver: &Driver, devices: &[DeviceId]) -> Result<(), Problem> {
-        let visible = self.visible();
-        if visible.is_all() {
-            return Ok(());
-        }
-        let rows = driver.store().devices_named(devices.to_vec()).await?;
-        let seen = |row: &Option<StoredDevice>| {
-            row.as_ref().is_some_and(|row| visible.sees(&row.record.labels))
-        };
-        let hidden = devices.iter().zip(&rows).find(|(_, row)| !seen(row));
-        hidden.map_or(Ok(()), |(device, _)| Err(bellwire_core::unknown_device(device)))
-    }
-
-    /// Checks that it may send this action.
-    ///
-    /// # Errors
-    /// `forbidden`.
-    pub(crate) fn may_send(&self, action: &Action) -> Result<(), Problem> {
-        match self.role() {
-            Role::Operator(scope) if !scope.allows(action) => {
-                let detail = format!("this token does not allow the action {action}");
-                Err(Problem::new(Code::Forbidden, detail))
-            }
-            _ => Ok(()),
-        }
     }
 }
 
@@ -310,18 +184,14 @@ pub(crate) fn secret_digest(credential: &Credential) -> [u8; 32] {
     bytes
 }
 
-fn minute(at: Timestamp) -> u64 {
+/// The minute of a time, since the epoch.
+pub(crate) fn minute(at: Timestamp) -> u64 {
     at.unix_ms() / 60_000
-}
-
-/// The refusal of whoever has no token that works.
-pub(crate) fn unauthenticated() -> Problem {
-    Problem::new(Code::Unauthenticated, "this needs a token that is valid")
 }
 
 /// The one token of a request: `Authorization: Bearer`, or Basic with any user and the token as password (RFC 6750,
 /// section 2.1; RFC 7617).
-fn credential(headers: &HeaderMap) -> Option<Credential> {
+pub(crate) fn credential(headers: &HeaderMap) -> Option<Credential> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
     let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;

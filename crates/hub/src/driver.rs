@@ -10,6 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bellwire_core::record::TokenRecord;
 use bellwire_core::{
@@ -18,17 +19,17 @@ use bellwire_core::{
 };
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{
-    Code, Command, CommandId, Credential, Delivery, Device, DeviceId, Json, Labels, Problem, Report,
-    Timestamp, TokenId,
+    Code, Command, CommandId, CreatedToken, Credential, Delivery, Device, DeviceId, Json, Labels,
+    NewToken, Problem, Report, SecretText, Timestamp, TokenId,
 };
 use tokio::sync::oneshot;
 
-use crate::auth::Auth;
+use crate::auth::{Auth, secret_digest};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::feed::Reader;
 use crate::frames;
 use crate::plane::{Plane, PlaneConfig, StreamOptions};
-use crate::feed::Reader;
 use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
 
 mod effects;
@@ -160,11 +161,7 @@ impl Driver {
     ///
     /// # Errors
     /// `idempotency_mismatch`, `unknown_device`, `rate_limited`, `draining`, `store_unavailable`.
-    pub async fn send_to_many(
-        &self,
-        send: Send,
-        visible: Visible,
-    ) -> Result<Command, Problem> {
+    pub async fn send_to_many(&self, send: Send, visible: Visible) -> Result<Command, Problem> {
         match self.request_send(send).await? {
             Answer::Command(command) => self.command(command, visible).await,
             answer => Err(unexpected(&answer)),
@@ -198,11 +195,7 @@ impl Driver {
     ///
     /// # Errors
     /// `unknown_command`, `store_unavailable`.
-    pub async fn command(
-        &self,
-        command: CommandId,
-        visible: Visible,
-    ) -> Result<Command, Problem> {
+    pub async fn command(&self, command: CommandId, visible: Visible) -> Result<Command, Problem> {
         let found = self.store().command(command, visible).await?;
         let detail = "no command has this id, or it is no longer retained";
         found.ok_or_else(|| Problem::new(Code::UnknownCommand, detail))
@@ -318,13 +311,38 @@ impl Driver {
 
     // --- Tokens and enrolment ---
 
+    /// Makes a token; its text is in what this gives, and nowhere else.
+    ///
+    /// # Errors
+    /// `store_unavailable`, `internal` when the system gives no entropy.
+    pub async fn make_token(
+        &self,
+        new: NewToken,
+        created_by: Option<String>,
+    ) -> Result<CreatedToken, Problem> {
+        let credential = self.new_credential()?;
+        let now = self.now();
+        let record = TokenRecord {
+            id: credential.id(),
+            digest: secret_digest(&credential),
+            role: new.role,
+            expires_at: new.expires_in_s.map(|s| now.after(Duration::from_secs(s))),
+            note: new.note,
+            created_at: now,
+            created_by,
+            last_used_at: None,
+        };
+        let info = record.to_token();
+        self.create_token(record).await?;
+        Ok(CreatedToken { info, token: SecretText(credential) })
+    }
+
     /// Stores a new token.
     ///
     /// # Errors
     /// `store_unavailable`.
-    pub async fn create_token(&self, record: TokenRecord) -> Result<(), Problem> {
-        let reply =
-            self.request(|hub, request, now| hub.handle_create_token(request, record, now));
+    async fn create_token(&self, record: TokenRecord) -> Result<(), Problem> {
+        let reply = self.request(|hub, request, now| hub.handle_create_token(request, record, now));
         self.done(reply.await?)
     }
 
@@ -333,8 +351,7 @@ impl Driver {
     /// # Errors
     /// `not_found`, `conflict` for the last `admin` token, `store_unavailable`.
     pub async fn revoke_token(&self, token: TokenId) -> Result<(), Problem> {
-        let reply =
-            self.request(|hub, request, now| hub.handle_revoke_token(request, token, now));
+        let reply = self.request(|hub, request, now| hub.handle_revoke_token(request, token, now));
         self.done(reply.await?)
     }
 
@@ -343,8 +360,7 @@ impl Driver {
     /// # Errors
     /// `unauthenticated` when the join token does not work, `conflict` when the name is taken, `store_unavailable`.
     pub async fn enroll(&self, enrolment: Enrolment) -> Result<bool, Problem> {
-        let reply =
-            self.request(|hub, request, now| hub.handle_enroll(request, enrolment, now));
+        let reply = self.request(|hub, request, now| hub.handle_enroll(request, enrolment, now));
         match reply.await? {
             Answer::Enrolled { pending } => Ok(pending),
             answer => Err(unexpected(&answer)),

@@ -37,8 +37,8 @@ mod follow;
 mod progress;
 mod readers;
 
-pub(crate) use readers::Reader;
 use readers::Part;
+pub(crate) use readers::Reader;
 
 /// Events that wait for the feed's task. A hub does some ten thousand changes a second at most: this is most
 /// of a second of them, and the task needs some microseconds for each.

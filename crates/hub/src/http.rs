@@ -12,6 +12,7 @@
 pub mod bodies;
 mod body;
 pub mod browsers;
+mod caller;
 pub mod classic;
 mod command;
 mod device;
@@ -42,10 +43,10 @@ use bellwire_proto::{Code, DeviceId, Problem};
 use http::request::Parts;
 use http::{Method, header};
 
-use crate::auth::Caller;
 use crate::driver::Driver;
 use crate::store::{Cursor, PageRequest};
 use browsers::{Browsers, Effect};
+use caller::Caller;
 use request::Request;
 use rules::Rule;
 
@@ -120,14 +121,23 @@ static ROUTES: &[Route] = &[
     },
     Route {
         path: "/v1/commands/{command}",
-        methods: &[on!(GET reads Operator, command::show), on!(DELETE acts Operator, command::cancel)],
+        methods: &[
+            on!(GET reads Operator, command::show),
+            on!(DELETE acts Operator, command::cancel),
+        ],
     },
     Route {
         path: "/v1/commands/{command}/deliveries",
         methods: &[on!(GET reads Operator, command::deliveries)],
     },
-    Route { path: "/v1/commands/{command}/waits", methods: &[on!(GET reads Operator, waits::list)] },
-    Route { path: "/v1/commands/{command}/events", methods: &[on!(GET reads Operator, command::events)] },
+    Route {
+        path: "/v1/commands/{command}/waits",
+        methods: &[on!(GET reads Operator, waits::list)],
+    },
+    Route {
+        path: "/v1/commands/{command}/events",
+        methods: &[on!(GET reads Operator, command::events)],
+    },
     Route { path: "/v1/devices", methods: &[on!(GET reads Operator, device::list)] },
     Route {
         path: "/v1/devices/{device}",
@@ -141,9 +151,15 @@ static ROUTES: &[Route] = &[
         path: "/v1/devices/{device}/approve",
         methods: &[on!(POST acts Registrar, token::approve)],
     },
-    Route { path: "/v1/devices/{device}/facts", methods: &[on!(PUT acts Device, device::put_facts)] },
+    Route {
+        path: "/v1/devices/{device}/facts",
+        methods: &[on!(PUT acts Device, device::put_facts)],
+    },
     Route { path: "/v1/devices/{device}/stream", methods: &[on!(GET acts Device, stream::stream)] },
-    Route { path: "/v1/devices/{device}/confirm", methods: &[on!(POST acts Device, stream::confirm)] },
+    Route {
+        path: "/v1/devices/{device}/confirm",
+        methods: &[on!(POST acts Device, stream::confirm)],
+    },
     Route { path: "/v1/devices/{device}/commands", methods: &[on!(GET acts Device, stream::poll)] },
     Route {
         path: "/v1/devices/{device}/commands/{command}/status",

@@ -29,7 +29,7 @@ mod sqlite;
 mod visible;
 
 pub use cursor::{BadCursor, Cursor};
-pub use sqlite::{OpenError, Options, SqliteStore, check_folder};
+pub use sqlite::{OpenError, Options, SqliteStore, check_folder, has_admin_token};
 pub use visible::Visible;
 
 /// The pending result of a read. The read is queued when this is made, not when it is polled.

@@ -79,10 +79,12 @@ fn a_token() -> impl Strategy<Value = TokenRecord> {
             let select = select.map(|text| text.parse().unwrap());
             Role::Operator(Box::new(Scope { select, actions }))
         }),
-        (option::of(0..9u64), any::<bool>(), any::<bool>()).prop_map(|(uses_left, replace, approve)| {
-            let labels = Labels::from([("site".to_owned(), "lyon".to_owned())]);
-            Role::Join(Box::new(Join { labels, uses_left, replace, approve }))
-        }),
+        (option::of(0..9u64), any::<bool>(), any::<bool>()).prop_map(
+            |(uses_left, replace, approve)| {
+                let labels = Labels::from([("site".to_owned(), "lyon".to_owned())]);
+                Role::Join(Box::new(Join { labels, uses_left, replace, approve }))
+            }
+        ),
     ];
     (0..4u8, role, option::of(0..9u64), option::of(".{0,9}")).prop_map(|(n, role, ms, note)| {
         // What only a join token has is not changed on another.
@@ -236,7 +238,8 @@ fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32
             let in_state = |row: &&DeliveryRecord| filter.state.is_none_or(|s| row.state == s);
             let expected: Vec<_> =
                 model.of(seq).filter(in_state).map(DeliveryRecord::to_delivery).collect();
-            let deliveries = |page| read(kit.store.deliveries(id, filter.state, page, Visible::all())).unwrap();
+            let deliveries =
+                |page| read(kit.store.deliveries(id, filter.state, page, Visible::all())).unwrap();
             assert_eq!(paged(limit, deliveries), expected, "deliveries of {seq}");
         }
     }
@@ -268,9 +271,8 @@ fn compare_scoped(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u3
             assert_eq!(snapshot, seen, "{select}: snapshot of {seq}");
         }
         for filter in filters {
-            let sees_device = |name: &DeviceId| {
-                model.devices().any(|d| d.id == *name && visible.sees(&d.labels))
-            };
+            let sees_device =
+                |name: &DeviceId| model.devices().any(|d| d.id == *name && visible.sees(&d.labels));
             let fits = |row: &Delivery| {
                 filter.device.as_ref().is_none_or(|d| row.device == *d)
                     && filter.state.is_none_or(|state| row.state == state)

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bellwire_core::record::{DeliveryRecord, Load, Loaded};
 use bellwire_core::{
-    AccessChange, Answer, Config, Frame, Hub, HubEvent, Instant, Listen, NotifyOn, Now, Output, Peer, Poll,
-    RequestId, Send, SessionId, Target,
+    AccessChange, Answer, Config, Frame, Hub, HubEvent, Instant, Listen, NotifyOn, Now, Output,
+    Peer, Poll, RequestId, Send, SessionId, Target,
 };
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
 use bellwire_proto::{

@@ -7,9 +7,7 @@ use bellwire_core::{
     AccessChange, Answer, Enrolment, HubEvent, Listen, Peer, Poll, RequestId, SessionId, TokenUse,
 };
 use bellwire_proto::limits::{CONFLICT_REPLACED_MAX, CONFLICT_WINDOW};
-use bellwire_proto::{
-    Code, DeviceChange, Join, Json, Labels, Role, Seconds, Timestamp, TokenId,
-};
+use bellwire_proto::{Code, DeviceChange, Join, Json, Labels, Role, Seconds, Timestamp, TokenId};
 
 use crate::harness::{Harness, device};
 
@@ -154,7 +152,8 @@ fn revoking_a_token_ends_its_streams_and_polls_and_no_others() {
     harness.create(2, Role::Device(device("kiosk")));
     harness.create(3, Role::Device(device("till")));
     let (kiosk, till) = (harness.listen_as("kiosk", 2), harness.listen_as("till", 3));
-    let (mine, other) = (harness.poll_as("kiosk", Some(id(2))), harness.poll_as("till", Some(id(3))));
+    let (mine, other) =
+        (harness.poll_as("kiosk", Some(id(2))), harness.poll_as("till", Some(id(3))));
     harness.send("kiosk");
     assert_eq!(harness.received(kiosk), ["command 1 #1"]);
     let _answered_with_the_command = harness.answer(mine);
@@ -240,7 +239,8 @@ fn a_join_token_is_used_as_often_as_it_says_and_no_more() {
     let mut harness = Harness::new();
     harness.create(2, join(Some(2), false, false));
     harness.disk_held = true;
-    let requests = [("a", 11), ("b", 12), ("c", 13)].map(|(who, n)| harness.ask_to_enroll(2, who, n));
+    let requests =
+        [("a", 11), ("b", 12), ("c", 13)].map(|(who, n)| harness.ask_to_enroll(2, who, n));
     harness.disk_held = false;
     harness.settle();
     let answers = requests.map(|request| harness.answer(request));
@@ -334,9 +334,7 @@ fn two_agents_that_take_the_stream_from_each_other_are_a_conflict_until_it_is_qu
         };
         harness.events.iter().filter(changed).count()
     };
-    let conflict = |harness: &Harness| {
-        harness.hub.presence(&device("kiosk"), harness.now).conflict
-    };
+    let conflict = |harness: &Harness| harness.hub.presence(&device("kiosk"), harness.now).conflict;
     for _ in 0..=CONFLICT_REPLACED_MAX {
         harness.listen("kiosk");
         harness.pass(20.0);

@@ -144,4 +144,3 @@ pub(crate) fn is_answer_about_tokens(requested: &Requested, answer: &Answer) -> 
             | (Requested::Approve, Answer::Device { created: false })
     )
 }
-

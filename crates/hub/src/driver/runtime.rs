@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use bellwire_core::record::{Load, Txn};
 use bellwire_core::{
-    AccessChange, Answer, Frame, Hub, HubEvent, Instant, NotifyOn, Now, Output, RequestId, SessionId,
+    AccessChange, Answer, Frame, Hub, HubEvent, Instant, NotifyOn, Now, Output, RequestId,
+    SessionId,
 };
 use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{CommandId, DeviceChange, Problem};

@@ -77,7 +77,8 @@ async fn a_hub_whose_core_panicked_is_not_healthy_and_leaves_no_request_waiting(
     // restarted it.
     let (driver, _dir) = started();
     assert_eq!(get(&driver, "/readyz").await, (200, "ready".into()));
-    let poll = Poll { wait: Seconds::new(60), last_event_id: None, peer: Peer::default(), token: None };
+    let poll =
+        Poll { wait: Seconds::new(60), last_event_id: None, peer: Peer::default(), token: None };
     let poll = driver.poll("kiosk".parse().unwrap(), poll);
     let (waits, ()) = tokio::join!(soon("the answer to a poll", poll), async {
         let kiosk: DeviceId = "kiosk".parse().unwrap();
@@ -187,7 +188,8 @@ async fn a_hub_whose_feed_panicked_is_not_healthy_and_ends_its_streams_with_a_by
     let (driver, _dir) = started();
     let observer = observe(&driver);
     let sent = driver.send(ping("kiosk")).await.unwrap();
-    let watcher = driver.watch(sent.command, StreamOptions::default(), Visible::all(), None).await.unwrap();
+    let watcher =
+        driver.watch(sent.command, StreamOptions::default(), Visible::all(), None).await.unwrap();
     let stream = watcher.stream();
     watcher.attached();
     let watcher = driver.plane().respond_with_body(stream);
@@ -202,7 +204,10 @@ async fn a_hub_whose_feed_panicked_is_not_healthy_and_ends_its_streams_with_a_by
     assert_eq!(get(&driver, "/readyz").await, (503, "store_unavailable".into()));
     let refused = driver.observe(StreamOptions::default(), Visible::all(), None).unwrap_err();
     assert_eq!(refused.code, Code::Internal);
-    let refused = driver.watch(sent.command, StreamOptions::default(), Visible::all(), None).await.unwrap_err();
+    let refused = driver
+        .watch(sent.command, StreamOptions::default(), Visible::all(), None)
+        .await
+        .unwrap_err();
     assert_eq!(refused.code, Code::Internal);
 }
 

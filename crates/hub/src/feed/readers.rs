@@ -82,7 +82,8 @@ impl Feed {
     fn revoke(&self, state: &mut State, ended: Vec<(StreamId, Role)>) {
         for (stream, role) in ended {
             state.remove(stream, role);
-            let bye = Bye { reason: ByeReason::Revoked, reconnect_s: super::spread_s(stream) / 2.0 };
+            let bye =
+                Bye { reason: ByeReason::Revoked, reconnect_s: super::spread_s(stream) / 2.0 };
             self.plane.close(stream, Some(frames::bye(&bye)), CloseReason::Revoked);
         }
     }

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::plane::{PlaneConfig, StreamEvents, StreamOptions};
-use crate::store::{Visible, Options, Reading, SqliteStore, StoreError, StoreEvents};
+use crate::store::{Options, Reading, SqliteStore, StoreError, StoreEvents, Visible};
 
 /// The last event of a stream that has missed something.
 const OVERLOADED: &str = "event: bye\ndata: {\"reason\":\"overloaded\"";
@@ -97,8 +97,9 @@ async fn watchers_are_bounded_and_one_that_disconnects_frees_its_slot() {
     let reserve = || plane.reserve(StreamOptions::default());
     let first = reserve();
     feed.observe(first, Reader::default()).unwrap();
-    let _mailboxes: Vec<_> =
-        (1..WATCHERS_MAX).map(|_| feed.watch(reserve(), command, Reader::default()).unwrap()).collect();
+    let _mailboxes: Vec<_> = (1..WATCHERS_MAX)
+        .map(|_| feed.watch(reserve(), command, Reader::default()).unwrap())
+        .collect();
     assert_eq!(feed.observe(reserve(), Reader::default()).unwrap_err().code, Code::RateLimited);
 
     let reason = CloseReason::PeerClosed;
@@ -116,7 +117,9 @@ async fn a_full_queue_makes_watchers_of_that_command_read_again_and_ends_none() 
     let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
     let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
     let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
-    let watch = |command| feed.watch(plane.reserve(StreamOptions::default()), command, Reader::default()).unwrap();
+    let watch = |command| {
+        feed.watch(plane.reserve(StreamOptions::default()), command, Reader::default()).unwrap()
+    };
     let changed = watch(CommandId::from_parts(1, [0; 10]));
     let other = watch(CommandId::from_parts(2, [0; 10]));
     let missed = |mailbox: &Mailbox| mailbox.written.missed.load(Ordering::Acquire);
@@ -204,11 +207,7 @@ impl Store for Counting {
     fn load(&self, load: bellwire_core::record::Load) {
         self.store.load(load);
     }
-    fn command(
-        &self,
-        id: CommandId,
-        visible: Visible,
-    ) -> Reading<Option<bellwire_proto::Command>> {
+    fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<bellwire_proto::Command>> {
         self.store.command(id, visible)
     }
     fn commands(

@@ -5,10 +5,10 @@ use bellwire_proto::limits::PAGE_ITEMS;
 use bellwire_proto::{Code, Command, CommandId, CommandIdPrefix, Page, Problem, Role};
 use http::StatusCode;
 
+use super::caller::Caller;
 use super::params::Query;
 use super::request::Request;
 use super::{page, problem, stream};
-use crate::auth::Caller;
 use crate::driver::Driver;
 use crate::store::{CommandFilter, Cursor, Visible};
 
@@ -102,22 +102,14 @@ pub(super) async fn cancel(request: Request) -> Result<Response, Problem> {
 }
 
 /// The command as it is for the caller.
-async fn visible(
-    driver: &Driver,
-    caller: &Caller,
-    command: CommandId,
-) -> Result<Command, Problem> {
+async fn visible(driver: &Driver, caller: &Caller, command: CommandId) -> Result<Command, Problem> {
     let found = driver.store().command(command, caller.visible()).await?;
     found.ok_or_else(unknown)
 }
 
 /// Checks that an operator cancels what it could have sent: the action is its, and so are all the devices. A command is
 /// cancelled as a whole.
-async fn may_cancel(
-    driver: &Driver,
-    caller: &Caller,
-    command: CommandId,
-) -> Result<(), Problem> {
+async fn may_cancel(driver: &Driver, caller: &Caller, command: CommandId) -> Result<(), Problem> {
     let Role::Operator(scope) = caller.role() else { return Ok(()) };
     if scope.select.is_none() && scope.actions.is_none() {
         return Ok(());

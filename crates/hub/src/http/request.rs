@@ -14,8 +14,8 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, header};
 
+use super::caller::Caller;
 use super::{body, is_name, params};
-use crate::auth::Caller;
 use crate::driver::Driver;
 use crate::listen::ClientAddr;
 

@@ -5,7 +5,7 @@
 
 use bellwire_proto::{Code, DeviceId, Problem, Role};
 
-use crate::auth::Caller;
+use super::caller::Caller;
 
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Rule {
             Self::Device => *role == Role::Admin || own(),
             Self::DeviceOrOperator => matches!(role, Role::Admin | Role::Operator(_)) || own(),
             // Nobody enrols without a token, on an open hub either.
-            Self::Join if caller.id().is_none() => return Err(crate::auth::unauthenticated()),
+            Self::Join if caller.id().is_none() => return Err(super::caller::unauthenticated()),
             Self::Join => matches!(role, Role::Join(_)),
         };
         if allowed { Ok(()) } else { Err(forbidden(caller)) }
@@ -59,7 +59,9 @@ impl Rule {
 fn forbidden(caller: &Caller) -> Problem {
     let role = caller.role_name().as_str();
     let detail = match caller.role() {
-        Role::Device(_) => "a device's token allows its own stream, polls, reports and facts alone".to_owned(),
+        Role::Device(_) => {
+            "a device's token allows its own stream, polls, reports and facts alone".to_owned()
+        }
         Role::Join(_) => "a join token allows enrolment alone: POST /v1/enroll".to_owned(),
         _ => format!("a token of role {role} does not allow this; see bellwire access"),
     };

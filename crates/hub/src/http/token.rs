@@ -5,7 +5,7 @@ use bellwire_core::Enrolment;
 use bellwire_core::record::TokenRecord;
 use bellwire_proto::limits::SMALL_BODY_BYTES_MAX;
 use bellwire_proto::{
-    Code, CreatedToken, DeviceId, Enroll, Enrolled, NewToken, Page, Problem, SecretText, TokenId,
+    Code, DeviceId, Enroll, Enrolled, NewToken, Page, Problem, SecretText, TokenId,
 };
 use http::{StatusCode, header};
 
@@ -32,23 +32,8 @@ pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
     let body = request.body(SMALL_BODY_BYTES_MAX).await?;
     let new = NewToken::parse(&body)?;
 
-    let credential = request.driver.new_credential()?;
-    let now = request.driver.now();
-    let expires = new.expires_in_s.map(std::time::Duration::from_secs);
-    let record = TokenRecord {
-        id: credential.id(),
-        digest: secret_digest(&credential),
-        role: new.role,
-        expires_at: expires.map(|span| now.after(span)),
-        note: new.note,
-        created_at: now,
-        created_by: request.caller.name(),
-        last_used_at: None,
-    };
-    let info = record.to_token();
-    request.driver.create_token(record).await?;
-    let location = request.location(&format!("/v1/tokens/{}", credential.id()));
-    let created = CreatedToken { info, token: SecretText(credential) };
+    let created = request.driver.make_token(new, request.caller.name()).await?;
+    let location = request.location(&format!("/v1/tokens/{}", created.token.0.id()));
     Ok(problem::with(problem::json(StatusCode::CREATED, &created), header::LOCATION, &location))
 }
 
@@ -73,7 +58,7 @@ pub(super) async fn enroll(mut request: Request) -> Result<Response, Problem> {
     let body = request.body(SMALL_BODY_BYTES_MAX).await?;
     let Enroll { device, facts } = Enroll::parse(&body)?;
 
-    let Some(join) = request.caller.id() else { return Err(crate::auth::unauthenticated()) };
+    let Some(join) = request.caller.id() else { return Err(super::caller::unauthenticated()) };
     let credential = request.driver.new_credential()?;
     let device = match device {
         Some(device) => device,

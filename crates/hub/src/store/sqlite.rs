@@ -28,7 +28,7 @@ use super::{
     StoredDevice, StoredToken, StoredWait, Visible,
 };
 use crate::clock::Clock;
-pub use check::check as check_folder;
+pub use check::{check as check_folder, has_admin_token};
 use in_use::FilesInUse;
 pub use options::{OpenError, Options};
 use readers::Job;

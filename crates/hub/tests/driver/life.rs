@@ -161,7 +161,13 @@ async fn a_hub_that_stops_sends_byes_answers_what_waits_and_takes_reports_to_the
     drop(hub);
 
     let hub = Hub::open(config(&folder)).await.unwrap();
-    let command = hub.driver().store().command(id.parse().unwrap(), bellwire_hub::store::Visible::all()).await.unwrap().unwrap();
+    let command = hub
+        .driver()
+        .store()
+        .command(id.parse().unwrap(), bellwire_hub::store::Visible::all())
+        .await
+        .unwrap()
+        .unwrap();
     assert!(command.done, "the report of the last moment is on disk");
     hub.close().await;
 }

@@ -1,8 +1,8 @@
 //! Requests of senders and devices: each has one reply, after what it promises is on disk.
 
 use bellwire_core::{Listen, Poll};
-use bellwire_hub::store::Visible;
 use bellwire_hub::plane::StreamOptions;
+use bellwire_hub::store::Visible;
 use bellwire_proto::{Code, DeliveryState, ReportState, Seconds};
 use tokio::sync::oneshot;
 
@@ -86,7 +86,8 @@ async fn a_poll_whose_client_has_disconnected_takes_no_command() {
     assert!(poll.await.unwrap_err().is_cancelled());
 
     let sent = driver.send(ping("kiosk", 0)).await.unwrap();
-    let stored = driver.store().deliveries(sent.command, None, crate::support::first_page(), Visible::all());
+    let stored =
+        driver.store().deliveries(sent.command, None, crate::support::first_page(), Visible::all());
     let delivery = stored.await.unwrap().unwrap().items.remove(0);
     assert_eq!(
         (delivery.state, delivery.attempt),

@@ -4,11 +4,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use bellwire_core::{Listen, Send};
-use bellwire_hub::store::Visible;
 use bellwire_hub::app::Hub;
 use bellwire_hub::config::Config;
 use bellwire_hub::driver::{Driver, Reserved};
 use bellwire_hub::plane::{StreamBody, StreamOptions};
+use bellwire_hub::store::Visible;
 use bellwire_proto::{CommandId, Delivery, Json, Report, ReportState};
 use bellwire_sse::{Decoder, OwnedItem};
 use http_body_util::BodyExt;
@@ -90,7 +90,10 @@ impl Stream {
     }
 
     pub(crate) fn observe(driver: &Driver) -> Self {
-        Self::attach(driver, driver.observe(StreamOptions::default(), Visible::all(), None).unwrap())
+        Self::attach(
+            driver,
+            driver.observe(StreamOptions::default(), Visible::all(), None).unwrap(),
+        )
     }
 
     /// The next event; `None` at the end of the stream.

@@ -1,7 +1,7 @@
 //! Watchers of a command and observers of the hub: the snapshot, each change once and in order, the end.
 
-use bellwire_hub::store::Visible;
 use bellwire_hub::plane::StreamOptions;
+use bellwire_hub::store::Visible;
 use bellwire_proto::{Code, CommandId, Labels, ReportState};
 
 use crate::support::{Stream, hub, ping, report, soon};
@@ -163,7 +163,10 @@ async fn a_hub_that_drains_notifies_observers_and_ends_every_stream() {
     assert!(command.next().await.is_none());
     let refused = driver.observe(StreamOptions::default(), Visible::all(), None).unwrap_err();
     assert_eq!(refused.code, Code::Draining);
-    let refused = driver.watch(sent.command, StreamOptions::default(), Visible::all(), None).await.unwrap_err();
+    let refused = driver
+        .watch(sent.command, StreamOptions::default(), Visible::all(), None)
+        .await
+        .unwrap_err();
     assert_eq!(refused.code, Code::Draining);
     hub.close().await;
 }

@@ -49,7 +49,9 @@ fn model(who: &Who, call: &Call, site: &BTreeMap<&str, &str>) -> Answer {
     use Answer::{Forbidden, NotThere, Through, Unauthenticated};
     let of_device = call.path.starts_with("/v1/devices/{device}");
     let shown = call.method == "GET" && call.path == "/v1/devices/{device}";
-    let manages = of_device && !shown && ["/v1/devices/{device}", "/v1/devices/{device}/approve"].contains(&call.path);
+    let manages = of_device
+        && !shown
+        && ["/v1/devices/{device}", "/v1/devices/{device}/approve"].contains(&call.path);
     let is_open = ["/v1/ping", "/healthz", "/readyz"].contains(&call.path);
     let tokens = call.path == "/v1/tokens" || call.path == "/v1/tokens/{token}";
     match who {
@@ -69,7 +71,8 @@ fn model(who: &Who, call: &Call, site: &BTreeMap<&str, &str>) -> Answer {
             let cancels = call.method == "DELETE" && call.path.contains("{command}");
             let action = if cancels { "ping" } else { call.action };
             let allowed = actions.is_none_or(|only| only == action);
-            let (any, all) = (call.command.iter().any(|d| sees(d)), call.command.iter().all(|d| sees(d)));
+            let (any, all) =
+                (call.command.iter().any(|d| sees(d)), call.command.iter().all(|d| sees(d)));
             match () {
                 () if sends && !allowed => Forbidden,
                 () if (sends || shown) && !sees(call.device) => NotThere,
@@ -98,7 +101,12 @@ fn a_caller() -> impl Strategy<Value = Who> {
 type Aim = (Index, &'static str, &'static str, Index);
 
 fn an_aim() -> impl Strategy<Value = Aim> {
-    (any::<Index>(), select(vec!["a", "b", "ghost"]), select(vec!["ping", "reboot"]), any::<Index>())
+    (
+        any::<Index>(),
+        select(vec!["a", "b", "ghost"]),
+        select(vec!["ping", "reboot"]),
+        any::<Index>(),
+    )
 }
 
 const COMMANDS: [&[&str]; 4] = [&["a"], &["b"], &["a", "b"], &[]];
@@ -177,7 +185,8 @@ impl Fleet {
         let at = COMMANDS.iter().position(|devices| *devices == call.command).unwrap();
         let path = call.path.replace("{device}", call.device).replace("{action}", call.action);
         let path = path.replace("{command}", &commands[at]).replace("{token}", "aaaaaaaaaaaaaaaa");
-        let query = if path.ends_with("/commands") && path.contains("/devices/") { "?wait=0" } else { "" };
+        let query =
+            if path.ends_with("/commands") && path.contains("/devices/") { "?wait=0" } else { "" };
         let body = match (call.method.as_str(), call.path) {
             ("POST", "/v1/tokens") => r#"{"role":"metrics"}"#,
             ("POST", "/v1/devices/{device}/status") => "[]",
@@ -198,7 +207,8 @@ fn every_route_answers_as_the_model_says() {
     let fleet = Fleet { hub, admin };
     let site = || select(vec!["lyon", "rome"]);
     let cases = (a_caller(), site(), site(), prop::collection::vec(an_aim(), 1..9));
-    let mut runner = TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
+    let mut runner =
+        TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
     runner
         .run(&cases, |(who, site_a, site_b, aims)| {
             let sites = BTreeMap::from([("a", site_a), ("b", site_b)]);
@@ -213,7 +223,10 @@ fn every_route_answers_as_the_model_says() {
                     Answer::NotThere => status == 404,
                     Answer::Through => status != 401 && status != 403,
                 };
-                prop_assert!(fits, "{who:?} in {sites:?} is answered {status} to {call:?}, not {expected:?}");
+                prop_assert!(
+                    fits,
+                    "{who:?} in {sites:?} is answered {status} to {call:?}, not {expected:?}"
+                );
                 // What one call changed is no matter of the next.
                 if status < 300 && call.method != "GET" {
                     commands = fleet.settle(&sites);

@@ -55,8 +55,7 @@ fn names(answer: &Answer, member: &str) -> Vec<String> {
 #[test]
 fn the_first_admin_token_closes_the_hub_at_once() {
     let hub = Hub::start();
-    let (mut device, mut events) =
-        (hub.stream("/v1/devices/d/stream"), hub.stream("/v1/events"));
+    let (mut device, mut events) = (hub.stream("/v1/devices/d/stream"), hub.stream("/v1/events"));
     device.expect("hello");
     events.expect("hub");
     let admin = admin(&hub);
@@ -109,7 +108,8 @@ fn a_token_is_also_the_password_of_any_user() {
     let hub = Hub::start();
     let admin = admin(&hub);
     let pair = base64_of(&format!("anyone:{}", admin.secret));
-    let answer = hub.request("GET /v1/tokens/self", &format!("Authorization: Basic {pair}\r\n"), b"");
+    let answer =
+        hub.request("GET /v1/tokens/self", &format!("Authorization: Basic {pair}\r\n"), b"");
     assert_eq!(answer.json()["id"], admin.id);
 }
 
@@ -276,7 +276,9 @@ fn what_is_outside_of_a_selector_is_not_there() {
     let id = sent.json()["command"].clone();
     let command = get(&format!("/v1/commands/{}", text(&id))).json();
     assert_eq!(command["created_by"], operator.id);
-    for line in ["POST /v1/send/lyon-1/reboot", "PUT /v1/devices/lyon-1", "DELETE /v1/devices/rome-1"] {
+    for line in
+        ["POST /v1/send/lyon-1/reboot", "PUT /v1/devices/lyon-1", "DELETE /v1/devices/rome-1"]
+    {
         assert_eq!(hub.with_token(&operator, line, "").code(), "forbidden", "{line}");
     }
     let cancel = |id: &str| hub.with_token(&operator, &format!("DELETE /v1/commands/{id}"), "");
@@ -349,7 +351,8 @@ fn a_device_that_must_be_approved_may_do_nothing_until_then() {
     let admin = admin(&hub);
     let join = hub.token_by(&admin, &json!({"role": "join", "approve": true, "replace": true}));
     let enroll = |name: &str| {
-        let enrolled = hub.with_token(&join, "POST /v1/enroll", &json!({"device": name}).to_string());
+        let enrolled =
+            hub.with_token(&join, "POST /v1/enroll", &json!({"device": name}).to_string());
         assert_eq!((enrolled.status, &enrolled.json()["pending"]), (202, &json!(true)));
         Made { id: String::new(), secret: text(&enrolled.json()["token"]).to_owned() }
     };
@@ -357,9 +360,8 @@ fn a_device_that_must_be_approved_may_do_nothing_until_then() {
     for line in ["GET /v1/devices/good", "GET /v1/devices/good/stream", "GET /v1/tokens/self"] {
         assert_eq!(hub.with_token(&good, line, "").code(), "pending", "{line}");
     }
-    let approve = |name: &str| {
-        hub.with_token(&admin, &format!("POST /v1/devices/{name}/approve"), "")
-    };
+    let approve =
+        |name: &str| hub.with_token(&admin, &format!("POST /v1/devices/{name}/approve"), "");
     let shown = hub.with_token(&admin, "GET /v1/devices/good", "").json();
     assert_eq!(shown["status"], "pending");
     assert_eq!(approve("good").json()["status"], "active");

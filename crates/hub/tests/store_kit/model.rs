@@ -112,9 +112,8 @@ impl Model {
         for delivery in self.of(row.head.seq).filter(|d| sees(&d.device)) {
             *command.counts.entry(delivery.state).or_default() += 1;
         }
-        let waits = |device: &&DeviceId| {
-            sees(device) && self.disk.delivery(device, row.head.seq).is_none()
-        };
+        let waits =
+            |device: &&DeviceId| sees(device) && self.disk.delivery(device, row.head.seq).is_none();
         let chunks = self.disk.targets.iter().filter(|((seq, _), _)| *seq == row.head.seq);
         let waiting = chunks.map(|(_, chunk)| chunk.devices.iter().filter(waits).count() as u64);
         command.total = command.counts.values().sum::<u64>() + waiting.sum::<u64>();

@@ -107,8 +107,8 @@ pub(super) fn deliveries(
     while let Some(row) = rows.next()? {
         let is = rows::state(row, rows::STATE)?;
         let device = rows::device_id(row, rows::DEVICE)?;
-        let fits = state.is_none_or(|state| state == is)
-            && scoped::sees(connection, visible, &device)?;
+        let fits =
+            state.is_none_or(|state| state == is) && scoped::sees(connection, visible, &device)?;
         match page.look(device, fits) {
             Look::Take => {
                 let delivery = rows::delivery(row)?.to_delivery();

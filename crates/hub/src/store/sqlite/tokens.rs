@@ -80,8 +80,7 @@ fn token(row: &Row<'_>) -> Result<TokenRecord> {
             let actions = actions.map(|names| {
                 names.lines().map(|name| name.parse().map_err(|e| rows::damaged(5, e))).collect()
             });
-            let scope =
-                Scope { select: rows::maybe_text(row, 4)?, actions: actions.transpose()? };
+            let scope = Scope { select: rows::maybe_text(row, 4)?, actions: actions.transpose()? };
             Role::Operator(Box::new(scope))
         }
         2 => Role::Device(rows::device_id(row, 3)?),
@@ -111,8 +110,11 @@ fn token(row: &Row<'_>) -> Result<TokenRecord> {
 
 /// A token as it is.
 pub(super) fn record(connection: &Connection, id: TokenId) -> Result<Option<TokenRecord>> {
-    let mut statement = connection
-        .prepare_cached(concat!("SELECT ", token_columns!(), " FROM tokens t WHERE t.id = ?1"))?;
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        token_columns!(),
+        " FROM tokens t WHERE t.id = ?1"
+    ))?;
     statement.query_row([id.as_str()], token).optional()
 }
 
@@ -124,9 +126,8 @@ pub(super) fn stored(connection: &Connection, id: TokenId) -> Result<Option<Stor
         ", ifnull(d.pending, 0) FROM tokens t LEFT JOIN devices d ON d.device = t.device
          WHERE t.id = ?1"
     ))?;
-    let read = |row: &Row<'_>| {
-        Ok(StoredToken { record: token(row)?, pending: row.get(TOKEN_COLUMNS)? })
-    };
+    let read =
+        |row: &Row<'_>| Ok(StoredToken { record: token(row)?, pending: row.get(TOKEN_COLUMNS)? });
     statement.query_row([id.as_str()], read).optional()
 }
 

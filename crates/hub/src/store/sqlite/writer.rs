@@ -158,7 +158,8 @@ impl<'c> Statements<'c> {
             put_pending: connection.prepare("UPDATE devices SET pending = ?2 WHERE device = ?1")?,
             put_token: connection.prepare(tokens::PUT_TOKEN)?,
             put_uses: connection.prepare("UPDATE tokens SET uses_left = ?2 WHERE id = ?1")?,
-            put_last_used: connection.prepare("UPDATE tokens SET last_used_at = ?2 WHERE id = ?1")?,
+            put_last_used: connection
+                .prepare("UPDATE tokens SET last_used_at = ?2 WHERE id = ?1")?,
             delete_token: connection.prepare("DELETE FROM tokens WHERE id = ?1")?,
             delete_tokens_of: connection.prepare("DELETE FROM tokens WHERE device = ?1")?,
         })

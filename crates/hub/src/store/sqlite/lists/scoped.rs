@@ -19,7 +19,8 @@ pub(in crate::store::sqlite) fn sees(
     if visible.is_all() {
         return Ok(true);
     }
-    let mut statement = connection.prepare_cached("SELECT labels FROM devices WHERE device = ?1")?;
+    let mut statement =
+        connection.prepare_cached("SELECT labels FROM devices WHERE device = ?1")?;
     let labels: Option<String> =
         statement.query_row([device.as_str()], |row| row.get(0)).optional()?;
     let Some(labels) = labels else { return Ok(false) };

@@ -80,7 +80,12 @@ fn steps(connection: &Connection) -> i32 {
 }
 
 fn filter(device: Option<&str>, state: Option<DeliveryState>) -> CommandFilter {
-    CommandFilter { device: device.map(|name| name.parse().unwrap()), state, action: None, ..CommandFilter::default() }
+    CommandFilter {
+        device: device.map(|name| name.parse().unwrap()),
+        state,
+        action: None,
+        ..CommandFilter::default()
+    }
 }
 
 #[test]
