@@ -12,9 +12,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::short_id::CommandRef;
 use crate::when::Moment;
 
+mod access;
 mod connect;
 mod operator;
 
+pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
 pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use operator::{Commands, Devices, DevicesCommand, Events, Health};
 
@@ -115,6 +117,14 @@ pub enum Command {
     Commands(Commands),
     /// List the appliances, show one, or remove some.
     Devices(Devices),
+    /// Make, list and revoke tokens: what a hub asks of whoever calls it.
+    Token {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Tell in plain words who may do what to whom.
+    Access(Access),
     /// Follow what happens at the hub.
     Events(Events),
     /// Ask whether the hub is well.
@@ -329,6 +339,8 @@ Examples:
 
 An existing file is never replaced: the exit code is then 2.")]
     Init(AgentInit),
+    /// Enrol this machine at a hub with a join token: it gets its name and a token of its own.
+    Enroll(AgentEnroll),
     /// Add an action that runs a program to the configuration.
     #[command(after_help = "\
 Examples:

@@ -23,9 +23,7 @@ struct Created<'a> {
 
 pub(crate) fn run(args: &AgentInit, form: Form) -> anyhow::Result<u8> {
     let path = &args.config.config;
-    let text = configuration(args)?;
-    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &faults)))?;
-    write(path, &text)?;
+    write_first(args)?;
     match form {
         Form::Json => out::json(&Created { config: path })?,
         Form::Text => {
@@ -41,6 +39,14 @@ pub(crate) fn run(args: &AgentInit, form: Form) -> anyhow::Result<u8> {
         }
     }
     Ok(exit::OK)
+}
+
+/// Writes the first configuration; an existing file is never replaced.
+pub(super) fn write_first(args: &AgentInit) -> anyhow::Result<()> {
+    let path = &args.config.config;
+    let text = configuration(args)?;
+    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &faults)))?;
+    write(path, &text)
 }
 
 fn configuration(args: &AgentInit) -> anyhow::Result<String> {
