@@ -81,10 +81,11 @@ impl Feed {
 
     fn revoke(&self, state: &mut State, ended: Vec<(StreamId, Role)>) {
         for (stream, role) in ended {
-            state.remove(stream, role);
             let bye =
                 Bye { reason: ByeReason::Revoked, reconnect_s: super::spread_s(stream) / 2.0 };
             self.plane.close(stream, Some(frames::bye(&bye)), CloseReason::Revoked);
+            // After it: the task of a watcher that finds its mailbox gone closes the stream too, with another reason.
+            state.remove(stream, role);
         }
     }
 }
