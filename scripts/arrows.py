@@ -60,7 +60,7 @@ PURE = {
     "serde_json",
     "simdutf8",
     "thin-vec",
-    "thiserror",
+    "strsim", "thiserror",
     "uuid",  # as a parser; its generators are behind features
     "zmij",
 }

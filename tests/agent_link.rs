@@ -9,12 +9,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use bellwire_testkit::{Http, Program, runs, wait_until};
-use serde_json::Value;
+use bellwire_testkit::{AgentScene, Http, Program, begin, runs, until, wait_until};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 
@@ -94,63 +92,21 @@ fn read_head(client: &mut TcpStream) -> String {
     head
 }
 
-/// The configuration of an agent, in a directory of its own.
-struct Scene {
-    folder: tempfile::TempDir,
-}
-
-impl Scene {
-    fn new(hub: &str, rest: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let state = folder.path().join("state");
-        let text = format!("hub = {hub:?}\ndevice = \"kiosk\"\nstate_dir = {state:?}\n{rest}");
-        std::fs::write(folder.path().join("agent.toml"), text).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn agent(&self) -> Program {
-        let mut command = Command::new(BELLWIRE);
-        command.args(["agent", "run", "--config"]).arg(self.path("agent.toml"));
-        command.env("NO_PROXY", "127.0.0.1").env_remove("NOTIFY_SOCKET");
-        Program::start(&mut command)
-    }
-}
-
-/// A hub for one test.
-fn hub(folder: &tempfile::TempDir) -> (Program, SocketAddr) {
-    Program::serve(BELLWIRE, folder.path(), "127.0.0.1:0".parse().unwrap())
-}
-
-fn begin(http: Http, action: &str) -> String {
-    let answer = http.request("POST", &format!("/v1/send/kiosk/{action}"), &[], b"").unwrap();
-    answer.json()["command"].as_str().unwrap_or_else(|| panic!("{}", answer.head)).to_owned()
-}
-
-fn until(http: Http, id: &str, state: &str) -> Value {
-    wait_until(&format!("a command to be {state}"), || {
-        let answer =
-            http.get(&format!("/v1/commands/{id}/deliveries")).map_err(|e| e.to_string())?;
-        let delivery = answer.json()["items"][0].clone();
-        if delivery["state"] == state { Ok(delivery) } else { Err(delivery.to_string()) }
-    })
-}
-
 #[test]
 fn a_portal_that_answers_for_the_hub_costs_no_result() {
     let data = tempfile::tempdir().unwrap();
-    let (_hub, address) = hub(&data);
+    let (_hub, address) = Program::serve_anywhere(BELLWIRE, data.path());
     let http = Http(address);
     let network = Network::start(address);
     let marks = tempfile::tempdir().unwrap();
     let go = marks.path().join("go");
     let script = format!("until [ -e {} ]; do sleep 0.02; done; echo done", go.display());
-    let scene = Scene::new(
-        &format!("http://kiosk:s3cret@{}", network.address),
-        &format!("[actions.wait]\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n"),
+    let scene = AgentScene::new(
+        BELLWIRE,
+        &format!(
+            "hub = \"http://kiosk:s3cret@{}\"\n[actions.wait]\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n",
+            network.address
+        ),
     );
     let agent = scene.agent();
     agent.wait_for("connected");
@@ -190,7 +146,7 @@ fn a_proxy_that_requires_a_password_is_named_in_the_log_and_retried_after_a_minu
             client.write_all(answer).ok();
         }
     });
-    let scene = Scene::new("https://hub.test", &proxy);
+    let scene = AgentScene::new(BELLWIRE, &format!("hub = \"https://hub.test\"\n{proxy}"));
     let agent = scene.agent();
     let line = agent.wait_for("no connection to the hub");
     for part in ["the proxy requires a user and password", "offers NTLM, Basic", "user:password@"] {
@@ -236,7 +192,7 @@ fn over_tls_too_reports_do_not_share_the_streams_connection() {
             join(client, hub);
         }
     });
-    let scene = Scene::new("https://hub.test", &rest);
+    let scene = AgentScene::new(BELLWIRE, &format!("hub = \"https://hub.test\"\n{rest}"));
     let agent = scene.agent();
     agent.wait_for("connected");
     // The stream is one connection, and the facts need another.
@@ -249,14 +205,14 @@ fn over_tls_too_reports_do_not_share_the_streams_connection() {
 #[test]
 fn a_second_term_does_not_wait_for_what_runs() {
     let data = tempfile::tempdir().unwrap();
-    let (_hub, address) = hub(&data);
+    let (_hub, address) = Program::serve_anywhere(BELLWIRE, data.path());
     let http = Http(address);
     let marks = tempfile::tempdir().unwrap();
     let pid = marks.path().join("pid");
     // It ignores TERM, so only KILL ends it.
     let script = format!("trap '' TERM; echo $$ > {}; while :; do sleep 1; done", pid.display());
     let actions = format!("[actions.long]\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n");
-    let scene = Scene::new(&format!("http://{address}"), &actions);
+    let scene = AgentScene::new(BELLWIRE, &format!("hub = \"http://{address}\"\n{actions}"));
     let agent = scene.agent();
     agent.wait_for("connected");
     let id = begin(http, "long");

@@ -36,8 +36,12 @@ impl Scene {
     }
 
     fn write(&self, name: &str, text: &str, mode: u32) {
+        self.write_bytes(name, text.as_bytes(), mode);
+    }
+
+    fn write_bytes(&self, name: &str, bytes: &[u8], mode: u32) {
         let path = self.path(name);
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, bytes).unwrap();
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
 
@@ -75,10 +79,11 @@ fn what_ends_agent_run_is_a_fault_of_agent_check_with_the_same_words() {
         let open = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(scene.path("open"), open).unwrap();
         let (code, text) = text_of(&scene.command("check").output().unwrap());
-        assert_eq!(code, Some(1), "{settings}: {text}");
-        assert!(text.contains(named), "{settings}: {text}");
-        let (code, text) = text_of(&scene.command("run").output().unwrap());
         assert!(matches!(code, Some(1 | 2)), "{settings}: {code:?} {text}");
+        assert!(text.contains(named), "{settings}: {text}");
+        let checked = code;
+        let (code, text) = text_of(&scene.command("run").output().unwrap());
+        assert_eq!(code, checked, "{settings}: {text}");
         assert!(text.contains(named), "{settings}: {text}");
     }
 }
@@ -108,6 +113,10 @@ fn what_breaks_one_part_is_a_fault_of_agent_check_and_an_error_of_a_running_agen
     for (settings, named) in [
         ("[actions.a]\nrun = ['HERE/crlf.sh']\n", "lines that end with CR LF"),
         ("[actions.a]\nrun = ['HERE/lost.sh']\n", "needs /no/such/python, which is not there"),
+        ("[actions.a]\nrun = ['HERE/bom.sh']\n", "begins with a byte order mark"),
+        ("[actions.a]\nrun = ['HERE/bare']\n", "names no interpreter"),
+        ("[actions.a]\nrun = ['HERE/foreign']\n", "is for another machine"),
+        ("[actions.a]\nrun = ['HERE/torn']\n", "is cut off"),
         ("[actions.a]\nrun = ['HERE/gone']\n", "names a program that does not exist"),
         ("credential_file = 'HERE/two'\n", "must contain one token"),
         ("credential_file = 'HERE/gone'\n", "credential_file cannot be used"),
@@ -115,6 +124,14 @@ fn what_breaks_one_part_is_a_fault_of_agent_check_and_an_error_of_a_running_agen
         let scene = Scene::new(settings);
         scene.write("crlf.sh", "#!/bin/sh\r\necho hello\r\n", 0o755);
         scene.write("lost.sh", "#!/no/such/python -u\n", 0o755);
+        scene.write("bom.sh", "\u{feff}#!/bin/sh\necho hello\n", 0o755);
+        scene.write("bare", "#!", 0o755);
+        // The program itself, as if it were built for a processor that no machine has; and its first bytes.
+        let mut foreign = std::fs::read(BELLWIRE).unwrap();
+        scene.write_bytes("torn", &foreign[..40], 0o755);
+        foreign.truncate(4096);
+        foreign[18..20].copy_from_slice(&[0xfe, 0xfe]);
+        scene.write_bytes("foreign", &foreign, 0o755);
         scene.write("two", "two tokens\n", 0o600);
         let (code, text) = text_of(&scene.command("check").output().unwrap());
         assert_eq!(code, Some(1), "{settings}: {text}");
@@ -138,7 +155,7 @@ fn a_user_without_a_home_is_asked_for_a_state_folder() {
     }
     let scene = Scene::new("");
     scene.write("agent.toml", "hub = 'http://127.0.0.1:1'\ndevice = 'kiosk'\n", 0o644);
-    for (what, code) in [("check", 1), ("run", 2)] {
+    for (what, code) in [("check", 2), ("run", 2)] {
         let command = scene.command(what);
         let mut nobody = Command::new("unshare");
         nobody.arg("--user").arg(BELLWIRE).args(command.get_args());
@@ -216,4 +233,25 @@ fn a_proxy_of_the_environment_that_cannot_be_read_is_found_by_agent_check() {
     let agent = Program::start(run.env("HTTP_PROXY", "ftp://proxy").env_remove("NO_PROXY"));
     agent.wait_for("HTTP_PROXY (of the environment)");
     agent.wait_for("ready");
+}
+
+/// A wrong file was 1 in `agent check` and 2 in `agent run`; and of an agent that starts without one of its actions
+/// `agent check` said that none works.
+#[test]
+fn a_wrong_configuration_has_the_same_exit_code_everywhere_and_the_summary_says_what_it_stops() {
+    let scene = Scene::new("colour = 'red'\n");
+    for (what, file) in
+        [("check", "agent.toml"), ("run", "agent.toml"), ("check", "gone"), ("run", "gone")]
+    {
+        let mut command = Command::new(BELLWIRE);
+        command.args(["agent", what, "--config"]).arg(scene.path(file));
+        let (code, text) = text_of(&command.output().unwrap());
+        assert_eq!(code, Some(2), "{what} {file}: {text}");
+    }
+    let (_, text) = text_of(&scene.command("check").output().unwrap());
+    assert!(text.contains("no agent starts with it"), "{text}");
+    let scene = Scene::new("[actions.a]\nrun = ['HERE/gone']\n");
+    let (code, text) = text_of(&scene.command("check").output().unwrap());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("an agent starts, and this part of it does not work"), "{text}");
 }

@@ -6,7 +6,6 @@
     reason = "a panic here is the failure message of a test"
 )]
 
-use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -33,9 +32,7 @@ impl Scene {
         let mut command = Command::new(BELLWIRE);
         command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&config);
         let hub = Program::start(command.arg("--data-dir").arg(&data));
-        let line = hub.wait_for("listening on http://");
-        let address = line.split("http://").nth(1).unwrap().split_whitespace().next().unwrap();
-        let address: SocketAddr = address.trim_end_matches(',').parse().unwrap();
+        let address = hub.address();
         let state = folder.path().join("state");
         let text = format!(
             "hub = \"http://{address}\"\ndevice = \"kiosk\"\nstate_dir = {state:?}\n{actions}"
@@ -176,7 +173,7 @@ fn systemd_is_notified_of_ready_watchdog_and_stopping_and_the_exit_code_is_0() {
     // The folder is locked by then: a second agent is refused.
     let (code, _, stderr) = text_of(&scene.bellwire(&["agent", "run"]).output().unwrap());
     assert_eq!(code, 1, "{stderr}");
-    assert!(stderr.contains("another agent runs"), "{stderr}");
+    assert!(stderr.contains("another agent (process "), "{stderr}");
     assert_eq!(agent.terminate().code(), Some(0));
     let received: Vec<String> =
         std::iter::from_fn(|| Some(receive())).take_while(|n| n != "STOPPING=1").collect();

@@ -75,11 +75,11 @@ fn check_describes_each_action_and_reports_missing_files() {
 }
 
 #[test]
-fn check_reports_every_fault_with_its_key_and_exits_1() {
+fn check_reports_every_fault_with_its_key_and_exits_2() {
     let folder = tempfile::tempdir().unwrap();
     let config = written(&folder, "agent.toml", "hub = 5\n[actions.a]\nrun = 'x'\nspeed = 1\n");
     let (code, _, stderr) = output(&["agent", "check", "--config", &config]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     for key in
         ["hub is 5", "device is missing", "actions.a.run is", "actions.a.speed is not a setting"]
     {
@@ -91,15 +91,15 @@ fn check_reports_every_fault_with_its_key_and_exits_1() {
     let checked: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(
         (code, &checked["ok"], &checked["faults"][0]["key"]),
-        (1, &false.into(), &"the file".into())
+        (2, &false.into(), &"the file".into())
     );
 
     let (code, stdout, _) = output(&["agent", "check", "--json", "--config", &config]);
     let checked: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!((code, &checked["ok"]), (1, &Value::Bool(false)));
+    assert_eq!((code, &checked["ok"]), (2, &Value::Bool(false)));
     assert_eq!(checked["faults"].as_array().unwrap().len(), 4);
     let (code, _, stderr) = output(&["agent", "check", "--config", "/no/such.toml"]);
-    assert_eq!(code, 1, "{stderr}");
+    assert_eq!(code, 2, "{stderr}");
 }
 
 #[test]

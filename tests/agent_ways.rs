@@ -7,10 +7,9 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
 
-use bellwire_testkit::{Http, Program, wait_until};
+use bellwire_testkit::{AgentScene, Http, Program, begin, until, wait_until};
 use serde_json::Value;
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
@@ -48,53 +47,8 @@ fn hold_streams(mut hub: TcpStream, mut client: TcpStream) {
     hub.shutdown(Shutdown::Both).ok();
 }
 
-/// The configuration of an agent, in a directory of its own.
-struct Scene {
-    folder: tempfile::TempDir,
-}
-
-impl Scene {
-    fn new(settings: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let state = folder.path().join("state");
-        let text = format!("device = \"kiosk\"\nstate_dir = {state:?}\n{settings}{PING}");
-        std::fs::write(folder.path().join("agent.toml"), text).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn agent(&self) -> Program {
-        let mut command = Command::new(BELLWIRE);
-        command.args(["agent", "run", "--config"]).arg(self.path("agent.toml"));
-        command.env("NO_PROXY", "127.0.0.1").env_remove("NOTIFY_SOCKET");
-        Program::start(&mut command)
-    }
-}
-
-/// A hub for one test.
-fn hub(folder: &tempfile::TempDir) -> (Program, SocketAddr) {
-    Program::serve(BELLWIRE, folder.path(), "127.0.0.1:0".parse().unwrap())
-}
-
-fn begin(http: Http, action: &str) -> String {
-    let answer = http.request("POST", &format!("/v1/send/kiosk/{action}"), &[], b"").unwrap();
-    answer.json()["command"].as_str().unwrap_or_else(|| panic!("{}", answer.head)).to_owned()
-}
-
-fn until(http: Http, id: &str, state: &str) -> Value {
-    wait_until(&format!("a command to be {state}"), || {
-        let answer =
-            http.get(&format!("/v1/commands/{id}/deliveries")).map_err(|e| e.to_string())?;
-        let delivery = answer.json()["items"][0].clone();
-        if delivery["state"] == state { Ok(delivery) } else { Err(delivery.to_string()) }
-    })
-}
-
 /// What `agent status` says of the connection.
-fn connection(scene: &Scene) -> Value {
+fn connection(scene: &AgentScene) -> Value {
     let mut status = Command::new(BELLWIRE);
     status.args(["agent", "status", "--json", "--config"]).arg(scene.path("agent.toml"));
     let output = status.output().unwrap();
@@ -103,7 +57,7 @@ fn connection(scene: &Scene) -> Value {
     status["connection"].clone()
 }
 
-fn until_carried(scene: &Scene, carrier: &str) -> Value {
+fn until_carried(scene: &AgentScene, carrier: &str) -> Value {
     wait_until(&format!("commands to arrive by {carrier}"), || {
         let shown = connection(scene);
         let proven = !shown["carrier_why"].as_str().unwrap_or("").contains("being proven");
@@ -115,9 +69,9 @@ fn until_carried(scene: &Scene, carrier: &str) -> Value {
 #[test]
 fn behind_a_proxy_that_buffers_streams_commands_arrive_by_poll() {
     let data = tempfile::tempdir().unwrap();
-    let (_hub, address) = hub(&data);
+    let (_hub, address) = Program::serve_anywhere(BELLWIRE, data.path());
     let http = Http(address);
-    let scene = Scene::new(&format!("hub = \"http://{}\"\n", buffer(address)));
+    let scene = AgentScene::new(BELLWIRE, &format!("hub = \"http://{}\"\n{PING}", buffer(address)));
     let agent = scene.agent();
     agent.wait_for("connected");
     until(http, &begin(http, "ping"), "succeeded");
@@ -136,9 +90,9 @@ fn behind_a_proxy_that_buffers_streams_commands_arrive_by_poll() {
 #[test]
 fn where_nothing_is_in_between_the_stream_carries_and_what_is_known_is_stored() {
     let data = tempfile::tempdir().unwrap();
-    let (_hub, address) = hub(&data);
+    let (_hub, address) = Program::serve_anywhere(BELLWIRE, data.path());
     let http = Http(address);
-    let scene = Scene::new(&format!("hub = \"http://{address}\"\n"));
+    let scene = AgentScene::new(BELLWIRE, &format!("hub = \"http://{address}\"\n{PING}"));
     let agent = scene.agent();
     let shown = until_carried_after(&agent, &scene, "stream");
     assert!(shown["carrier_why"].is_null() && shown["carrier_since_s"].is_u64(), "{shown}");
@@ -152,13 +106,16 @@ fn where_nothing_is_in_between_the_stream_carries_and_what_is_known_is_stored() 
 #[test]
 fn of_several_urls_and_proxies_the_first_that_works_is_used_and_shown() {
     let data = tempfile::tempdir().unwrap();
-    let (_hub, address) = hub(&data);
+    let (_hub, address) = Program::serve_anywhere(BELLWIRE, data.path());
     let http = Http(address);
     // Bound and closed again: connections to it are refused.
     let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let scene = Scene::new(&format!(
-        "hub = [\"http://{refused}\", \"http://{address}\"]\nproxy = [\"http://{refused}\", \"none\"]\n"
-    ));
+    let scene = AgentScene::new(
+        BELLWIRE,
+        &format!(
+            "hub = [\"http://{refused}\", \"http://{address}\"]\nproxy = [\"http://{refused}\", \"none\"]\n{PING}"
+        ),
+    );
     let agent = scene.agent();
     let shown = until_carried_after(&agent, &scene, "stream");
     assert_eq!(
@@ -169,7 +126,7 @@ fn of_several_urls_and_proxies_the_first_that_works_is_used_and_shown() {
     until(http, &begin(http, "ping"), "succeeded");
 }
 
-fn until_carried_after(agent: &Program, scene: &Scene, carrier: &str) -> Value {
+fn until_carried_after(agent: &Program, scene: &AgentScene, carrier: &str) -> Value {
     agent.wait_for("connected");
     until_carried(scene, carrier)
 }

@@ -126,6 +126,9 @@ fn tools_print_an_error_and_exit_1() {
     std::fs::write(&config, agent).unwrap();
     let sent = Http(address).request("POST", "/v1/send/k/p", &[], b"").unwrap().json();
     let id = sent["command"].as_str().unwrap();
+    Http(address).request("POST", "/v1/send/other/p", &[], b"").unwrap();
+    let new = folder.path().join("new.toml");
+    let new = new.to_str().unwrap();
     for args in [
         &["devices"][..],
         &["devices", "--json"],
@@ -134,6 +137,9 @@ fn tools_print_an_error_and_exit_1() {
         &["status", id],
         &["watch", id],
         &["cancel", id],
+        &["devices", "remove", "k", "other"],
+        &["agent", "init", &url, "kiosk", "--config", new],
+        &["agent", "on", "pong", "--config", new, "--", "/bin/echo"],
         &["agent", "check", "--config", config.to_str().unwrap()],
         &["config", "check"],
         &["config", "check", "--json"],
@@ -149,6 +155,16 @@ fn tools_print_an_error_and_exit_1() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
         assert!(stderr.contains("No space left"), "{args:?}: {stderr}");
+        let (what, done) = match args[0] {
+            "cancel" => ("cancel", "was cancelled"),
+            "devices" if args[1..].first() == Some(&"remove") => {
+                ("devices remove", "removed: k, other")
+            }
+            "agent" if args[1] == "init" => ("agent init", "new.toml was written"),
+            "agent" if args[1] == "on" => ("agent on", "pong was added to"),
+            other => (other, ""),
+        };
+        assert!(stderr.contains(done), "{what} does not say what was done: {stderr}");
         assert!(args[0] != "send" || stderr.contains("the command 0"), "the id stays: {stderr}");
     }
     for program in [

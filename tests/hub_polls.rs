@@ -33,9 +33,7 @@ impl Hub {
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(folder.path().join("hub"));
         let program = Program::start(command.env("BELLWIRE_LEASE", lease));
-        let line = program.wait_for("listening on http://");
-        let address = line.split("http://").nth(1).unwrap().parse().unwrap();
-        Self { http: Http(address), _program: program, _folder: folder }
+        Self { http: Http(program.address()), _program: program, _folder: folder }
     }
 
     fn poll_with(&self, query: &str, headers: &[(&str, &str)]) -> Response {

@@ -112,10 +112,11 @@ fn what_config_check_prints_is_a_configuration_file() {
     let second = bellwire(&["config", "check", "--config"]).arg(&file).output().unwrap();
     assert_eq!(text(&second.stdout), text(&first.stdout), "{second:?}");
     for line in [
-        "lease = \"20s\"",
-        "history = \"30d\"",
-        "header_timeout = \"10s\"",
-        "queue_max = 100",
+        "\nlease = \"20s\"",
+        "\n# history = \"30d\"",
+        "\n# header_timeout = \"10s\"",
+        "\n# queue_max = 100",
+        "\n# connections_max = 200000",
         "open = true",
         "\"https://ops.example.com\", \"http://x\"",
     ] {
@@ -315,10 +316,52 @@ fn a_page_of_another_origin_cannot_send_to_a_hub_as_it_is_started() {
     // The classic server by itself has the rule for pages too.
     let mut command = Command::new(env!("CARGO_BIN_EXE_eventsource-server"));
     let server = Program::start(command.args(["-H", "127.0.0.1", "-P", "0"]));
-    let line = server.wait_for("listening on http://");
-    let address: SocketAddr = line.split("http://").nth(1).unwrap().trim().parse().unwrap();
+    let address = server.address();
     let foreign = [("Origin", "https://evil.example")];
     let refused = Http(address).request("POST", "/ping/token", &foreign, b"x").unwrap();
     assert_eq!(refused.status, 403, "{refused:?}");
     assert_eq!(run(&["config", "check"]).status.code(), Some(0));
+}
+
+/// A page whose name resolved to 127.0.0.1 was the own origin of a hub that listens on every address.
+#[test]
+fn a_hub_on_every_address_checks_the_host_of_clients_of_its_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = bellwire(&["serve", "--listen", "0.0.0.0:0", "--open", "--data-dir"]);
+    let hub = Program::start(command.arg(folder.path().join("hub")));
+    let port = hub.address().port();
+    let get = |host: &str| {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Http(address).get(&format!("http://{host}/v1/devices")).unwrap().status
+    };
+    assert_eq!(get("evil.example"), 403);
+    assert_eq!(get("localhost"), 200);
+    assert_eq!(get("192.0.2.1"), 200);
+}
+
+/// `BELLWIRE_LISTEN=` of a container file was an address that is none; clients and the agent take it for unset.
+#[test]
+fn an_empty_variable_is_no_setting() {
+    let checked = bellwire(&["config", "check"]).env("BELLWIRE_LISTEN", "").output().unwrap();
+    assert_eq!(code(&checked), 0, "{checked:?}");
+    assert!(text(&checked.stdout).contains("# listen = "), "{checked:?}");
+}
+
+/// Only the first of several lines was an error.
+#[test]
+fn several_faults_are_a_list_below_one_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hub.toml");
+    fs::write(&file, "lease = 'soon'\ncolour = 'red'\n").unwrap();
+    for command in [&["config", "check", "--config"][..], &["serve", "--config"]] {
+        let refused = bellwire(command).arg(&file).output().unwrap();
+        let printed = text(&refused.stderr);
+        let lines: Vec<_> = printed.lines().collect();
+        assert_eq!(code(&refused), 2, "{printed}");
+        assert!(lines[0].contains("error:") && lines[0].contains("2 faults"), "{printed}");
+        assert!(
+            lines.len() == 3 && lines[1..].iter().all(|line| line.starts_with("  ")),
+            "{printed}"
+        );
+    }
 }

@@ -336,9 +336,7 @@ fn a_hub_raises_its_limit_of_open_files_and_warns_when_that_is_low() {
     command.env("BELLWIRE_CONNECTIONS_MAX", "200000");
     let hub = Program::start(&mut command);
     hub.wait_for("60 connections at once");
-    let line = hub.wait_for("listening on http://");
-    let address = line.split("http://").nth(1).unwrap().trim();
-    let http = Http(address.parse().unwrap());
+    let http = Http(hub.address());
     let mut streams = Vec::new();
     for n in 0..60 {
         let stream = http.stream(&format!("/v1/devices/d{n}/stream"));

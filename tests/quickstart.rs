@@ -47,9 +47,7 @@ fn the_commands_of_the_page_run_in_their_order() {
     let [hub, appliance, send, refused] = blocks()[..] else { panic!("the page has changed") };
     let folder = tempfile::tempdir().unwrap();
     let hub = Program::start(&mut shell(folder.path(), hub, "127.0.0.1:0"));
-    let line = hub.wait_for("listening on http://");
-    let address = line.split("http://").nth(1).unwrap();
-    let address = address.split_whitespace().next().unwrap().trim_end_matches(',');
+    let address = &hub.address().to_string();
 
     let agent = Program::start(&mut shell(folder.path(), appliance, address));
     agent.wait_for("connected");

@@ -6,10 +6,11 @@
     reason = "a panic here is the failure message of a test"
 )]
 
-use std::net::{TcpListener, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
 
-use bellwire_testkit::{Program, has_own_name_server};
+use bellwire_testkit::{Program, has_own_name_server, wait_until};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 const REQUEST: &str = env!("CARGO_BIN_EXE_eventsource-request");
@@ -51,6 +52,7 @@ fn a_proxy_variable_that_cannot_be_read_is_a_warning_that_names_it() {
         ("HTTP_PROXY", "http://user:s3cret@"),
         ("https_proxy", "ftp://proxy.test"),
         ("ALL_PROXY", "socks5://user:s3cret@proxy.test:1080"),
+        ("HTTP_PROXY", "http://user:s3cret@proxy.test:99999"),
     ] {
         let (_, text) = run(BELLWIRE, &["devices", "--hub", &hub], &[(variable, value)]);
         assert!(text.contains(&format!("{variable} is ")), "{text}");
@@ -100,4 +102,80 @@ fn a_silent_name_server_is_reported_while_and_after_it_is_waited_for() {
             });
         }
     });
+}
+
+/// `listen` and `eventsource-client` repeated the status for ever and said nothing of a setting.
+#[test]
+fn a_listener_that_is_refused_says_once_which_setting_answers_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_hub, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
+    // The hub is asked as a proxy is, so that it sees a name that is not its own.
+    let hub = format!("http://{address}");
+    let asks_for_a_token = format!("http://{}", answering("401 Unauthorized"));
+    let asks_for_a_password = format!("http://{}", answering("407 Proxy Authentication Required"));
+    let other_name = ["listen", "kiosk", "--hub", "http://hub.test"];
+    let token = ["listen", "kiosk", "--hub", &asks_for_a_token];
+    let port = asks_for_a_token.rsplit(':').next().unwrap();
+    let classic = ["-k", "-r", "100", "-H", "127.0.0.1", "-P", port, "kiosk"];
+    let classic_name = ["-k", "-r", "100", "-H", "hub.test", "kiosk"];
+    let cases: [(&str, &[&str], &str, &str); 5] = [
+        (BELLWIRE, &token, "", "pass --token-file"),
+        (BELLWIRE, &other_name, &hub, "allowed_hosts"),
+        (BELLWIRE, &other_name, &asks_for_a_password, "HTTP_PROXY="),
+        (CLIENT, &classic, "", "-u USER"),
+        (CLIENT, &classic_name, &asks_for_a_password, "HTTP_PROXY="),
+    ];
+    for (program, args, proxy, named) in cases {
+        let mut command = Command::new(program);
+        command.args(args).env_clear();
+        if !proxy.is_empty() {
+            command.env("HTTP_PROXY", proxy);
+        }
+        let listener = Program::start(&mut command);
+        wait_until("two tries", || {
+            let output = listener.output();
+            let tries =
+                output.matches("again in").count() + output.matches("reconnecting in").count();
+            if tries >= 2 { Ok(()) } else { Err(output) }
+        });
+        let output = listener.output();
+        assert_eq!(output.matches(named).count(), 1, "{args:?} through {proxy:?}: {output}");
+        assert!(!output.contains("token does not allow"), "{output}");
+    }
+}
+
+/// An operator without a token was advised to use another token.
+#[test]
+fn a_refusal_that_no_token_would_change_says_nothing_of_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_hub, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
+    let hub = format!("http://{address}");
+    let args = ["devices", "--hub", "http://hub.test"];
+    let (code, text) = run(BELLWIRE, &args, &[("HTTP_PROXY", &hub)]);
+    assert!(code == Some(1) && text.contains("allowed_hosts"), "{text}");
+    assert!(!text.contains("token"), "{text}");
+    // The same with a token: it may be the reason.
+    let variables = [("HTTP_PROXY", hub.as_str()), ("BELLWIRE_TOKEN", "bw_t")];
+    let (_, text) = run(BELLWIRE, &args, &variables);
+    assert!(text.contains("allowed_hosts") && !text.contains("--token-file"), "{text}");
+}
+
+/// A server that gives every request this status.
+fn answering(status: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && socket.read(&mut byte).unwrap_or(0) > 0 {
+                request.extend(byte);
+            }
+            let answer =
+                format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            socket.write_all(answer.as_bytes()).ok();
+        }
+    });
+    address
 }

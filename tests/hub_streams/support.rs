@@ -37,9 +37,7 @@ impl Hub {
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
         command.arg(folder.path().join("hub")).envs(settings.iter().copied());
         let program = Program::start(&mut command);
-        let line = program.wait_for("listening on http://");
-        let address = line.split("http://").nth(1).unwrap().parse().unwrap();
-        Self { address, _program: program, _folder: folder }
+        Self { address: program.address(), _program: program, _folder: folder }
     }
 
     pub(crate) fn http(&self) -> Http {

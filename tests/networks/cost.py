@@ -22,13 +22,13 @@ SETTLE_S = 60
 DAY_S = 86_400
 
 
-def cost(suite, scenario, hubs, seconds):
+def cost(suite, scenario, seconds):
     logs = LOGS / "cost" / scenario.name
     with contextlib.closing(suite.lab(scenario, logs)) as lab:
         agent_toml = lab.logs / "agent.toml"
         note = lab.logs / "note.sh"
         note.write_text("#!/bin/sh\n")
-        agent_toml.write_text(settings.agent_toml(scenario, lab.vars, hubs, {"note": note}))
+        agent_toml.write_text(settings.agent_toml(scenario, lab.vars, {"note": note}))
         lab.start("app", [suite.bellwire, "-v", "agent", "run", "--config", agent_toml], "agent.log")
         send = [suite.bellwire, "send", settings.DEVICE, "note", "--hub", "http://10.77.2.2", "--wait", "60s"]
         if lab.start("hub", send, "send.log").wait():
@@ -57,10 +57,9 @@ def main():
     if unknown := [name for name in options.names if name not in by_name]:
         sys.exit(f"error: no scenario {', '.join(unknown)}")
     with StateRoot() as state_root, contextlib.closing(Suite(options.bellwire, state_root)) as suite:
-        hubs = suite.abilities.ways()[0]
         print(f"{'scenario':<22} {'MB a day':>9} {'received':>9} {'sent':>9} {'packets':>9}", flush=True)
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
-            found = {name: pool.submit(cost, suite, by_name[name], hubs, options.seconds) for name in options.names}
+            found = {name: pool.submit(cost, suite, by_name[name], options.seconds) for name in options.names}
             for name, result in found.items():
                 if (bytes_and_packets := result.result()) is None:
                     print(f"{name:<22} no way to the hub", flush=True)

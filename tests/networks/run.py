@@ -5,7 +5,8 @@
     python3 tests/networks/run.py --json > networks.json
     NETLAB_IDLE=60 python3 tests/networks/run.py --only idle-cut --count 40 --period 90     # an hour, nearly idle
 
-Beside these, in the same way: the stanzas of the documentation (`stanzas.py`) and the classic programs (`classic.py`).
+Beside these, in the same way: the stanzas of the documentation (`stanzas.py`), the classic programs (`classic.py`) and `bellwire
+doctor` (`doctor.py`).
 
 Asserted of each scenario (`judge.py`): none lost, none run twice, every result reported, latency of the scenario's class,
 what the hub shows in the end, and no appliance shown online on a stream by which nothing arrives. A scenario whose only
@@ -27,11 +28,11 @@ import time
 from pathlib import Path
 
 import classic
+import doctor
 import judge
 import scenario as scenarios
 import stanzas
 from scenario import Broken, Skipped
-from settings import Abilities
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = Path(os.environ.get("NETWORKS_LOGS", ROOT / "target/networks"))
@@ -39,13 +40,12 @@ LOGS = Path(os.environ.get("NETWORKS_LOGS", ROOT / "target/networks"))
 RUN_MIN = 55
 # Mostly they wait; what they cost is their start.
 JOBS_PER_CORE = 3
-COLUMNS = "{:<24} {:<9} {:<6} {:>6} {:>5} {:>9} {:>6} {:>6} {:>6}  {:<7} {}"
+COLUMNS = "{:<24} {:<9} {:>6} {:>5} {:>9} {:>6} {:>6} {:>6}  {:<7} {}"
 
 
 class Suite:
     def __init__(self, bellwire, state_root):
         self.bellwire, self.state_root = bellwire, state_root
-        self.abilities = Abilities.of(bellwire)
         self.lock, self.names = threading.Lock(), []
 
     def lab_name(self):
@@ -61,39 +61,36 @@ class Suite:
                 subprocess.run([scenarios.NETLAB, "down", "--name", name], env=dict(os.environ, NETLAB_STATE=str(self.state_root)), check=False)
 
     def lab(self, scenario, logs):
-        return scenarios.build(scenario, self.bellwire, self.abilities, self.lab_name(), self.state_root, logs)
+        return scenarios.build(scenario, self.bellwire, self.lab_name(), self.state_root, logs)
 
     def once(self, scenario):
-        """The result by the first way that is green, or else by the last one."""
-        result = None
-        if scenario.kind_class == "classic":
-            return self.classic(scenario, LOGS / scenario.name)
-        for hubs in self.abilities.ways():
-            way = hubs[0].split(":")[0] if len(hubs) == 1 else "both"
-            logs = LOGS / scenario.name / way if len(hubs) == 1 else LOGS / scenario.name
-            latest = self.by_way(scenario, hubs, logs) | {"way": way}
-            result = better(result, latest)
-            if latest["state"] != "red":
-                break
-        return result
+        """The result of a scenario."""
+        logs = LOGS / scenario.name
+        if scenario.kind_class in ("classic", "doctor"):
+            return self.tool(scenario, logs)
+        return self.commands(scenario, logs)
 
-    def classic(self, scenario, logs):
-        result = blank(scenario) | {"way": "http"}
+    def tool(self, scenario, logs):
+        """The classic programs, or the doctor: without the agent."""
+        result = blank(scenario)
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
         try:
-            faults = classic.run(scenario, Path(self.bellwire).parent, self.lab_name(), self.state_root, logs)
+            if scenario.kind_class == "classic":
+                faults = classic.run(scenario, Path(self.bellwire).parent, self.lab_name(), self.state_root, logs)
+            else:
+                faults = doctor.run(scenario, self.bellwire, self.lab_name(), self.state_root, logs)
         except Skipped as error:
             return result | {"state": "skipped", "faults": [str(error)]}
         except (Broken, subprocess.TimeoutExpired) as error:
             faults = [str(error)]
         return result | {"state": "red" if faults else "green", "faults": faults}
 
-    def by_way(self, scenario, hubs, logs):
+    def commands(self, scenario, logs):
         result = blank(scenario)
         try:
             with contextlib.closing(self.lab(scenario, logs)) as lab:
-                record = scenarios.play(lab, scenario, hubs, self.bellwire)
+                record = scenarios.play(lab, scenario, self.bellwire)
         except Skipped as error:
             return result | {"state": "skipped", "faults": [str(error)]}
         except (Broken, subprocess.TimeoutExpired) as error:
@@ -108,12 +105,6 @@ def blank(scenario):
     return {"name": scenario.name, "class": scenario.kind_class, "measures": {}, "faults": [], "late": [], "stall_s": 0.0}
 
 
-def better(first, second):
-    if first is None or (second["state"], -len(second["faults"])) < (first["state"], -len(first["faults"])):
-        return second
-    return first
-
-
 def line(result):
     found = result["measures"]
     number = lambda key: "-" if found.get(key) is None else found[key]
@@ -124,11 +115,11 @@ def line(result):
         remarks += f" (this machine stood still for {result['stall_s']} s)"
     ran = f"{found['ran']}/{found['sent']}" if found else "-"
     reported = number("reported")
-    return COLUMNS.format(result["name"], result["state"], result["way"], ran, reported, result["class"][:9], number("first_s"),
+    return COLUMNS.format(result["name"], result["state"], ran, reported, result["class"][:9], number("first_s"),
                           number("p50_s"), number("worst_s"), found.get("shows", "-"), remarks).rstrip()
 
 
-HEAD = COLUMNS.format("scenario", "verdict", "hub", "ran", "ackd", "class", "first", "p50", "worst", "shows", "")
+HEAD = COLUMNS.format("scenario", "verdict", "ran", "ackd", "class", "first", "p50", "worst", "shows", "")
 
 
 def main():
@@ -177,7 +168,7 @@ def report(results, wanted, options, say, took_s):
 
 def chosen(only):
     lab = scenarios.scenarios()
-    known = lab + stanzas.scenarios(lab) + classic.scenarios(lab)
+    known = lab + stanzas.scenarios(lab) + classic.scenarios(lab) + doctor.scenarios(lab)
     if not only:
         return known
     names = {one.name for one in known}
@@ -196,10 +187,10 @@ class StateRoot:
         self.path = Path(f"/run/bellwire-networks-{os.getpid()}")
         self.path.mkdir(mode=0o755)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g,mode=755", "tmpfs", self.path], check=True)
-        env = dict(os.environ, NETLAB_STATE=str(self.path))
-        made = ["bash", "-c", f'"$0" up direct --name keys --hub-port 0 >/dev/null && cp -r "{self.path}/keys/pki" "{self.path}/pki"', scenarios.NETLAB]
+        env, name = dict(os.environ, NETLAB_STATE=str(self.path)), f"k{os.getpid() % 0x10000:x}"
+        made = ["bash", "-c", f'"$0" up direct --name "$1" --hub-port 0 >/dev/null && cp -r "{self.path}/$1/pki" "{self.path}/pki"', scenarios.NETLAB, name]
         result = subprocess.run(made, env=env, capture_output=True, text=True)
-        subprocess.run([scenarios.NETLAB, "down", "--name", "keys"], env=env, check=False)
+        subprocess.run([scenarios.NETLAB, "down", "--name", name], env=env, check=False)
         if result.returncode:
             self.__exit__()
             sys.exit(f"error: the lab does not run here: {result.stderr.strip()}")

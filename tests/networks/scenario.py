@@ -138,7 +138,7 @@ def uptime():
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def build(scenario, bellwire, abilities, name, state_root, logs):
+def build(scenario, bellwire, name, state_root, logs):
     """The lab of a scenario with the hub in it, for the caller to close. Raises Skipped or Broken."""
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir(parents=True)
@@ -148,22 +148,22 @@ def build(scenario, bellwire, abilities, name, state_root, logs):
     lab = Lab(name, scenario.lab, state_root, logs, **options)
     try:
         config = lab.logs / "hub.toml"
-        config.write_text(settings.hub_toml(abilities, lab.folder))
-        lab.up(settings.hub_command(abilities, bellwire, config))
+        config.write_text(settings.HUB_TOML.format(dir=lab.folder))
+        lab.up(f"{bellwire} serve --config {config}")
     except BaseException:
         lab.close()
         raise
     return lab
 
 
-def play(lab, scenario, hubs, bellwire):
+def play(lab, scenario, bellwire):
     """The record of one run, for `judge.py`. Raises Broken."""
     runs = lab.logs / "runs"
     note = lab.logs / "note.sh"
     cases = [f"{number}) head -c {size} /dev/zero | tr '\\0' x ;;" for number, size in WRITTEN.items()]
     note.write_text(NOTE.format(runs=runs, cases="\n".join(cases)))
     agent_toml = lab.logs / "agent.toml"
-    agent_toml.write_text(settings.agent_toml(scenario, lab.vars, hubs, {"note": note}))
+    agent_toml.write_text(settings.agent_toml(scenario, lab.vars, {"note": note}))
     record = {"class": scenario.kind_class, "shows": scenario.shows, "first_s_max": scenario.first_s, "count": scenario.count}
     record |= {"written": WRITTEN, "body_max": scenario.body_max}
     record["agent_started"] = uptime()

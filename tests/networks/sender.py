@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 SAMPLE_S = 0.25
 ANSWER_S = 10
+# A connection that was idle for longer may be closed by the hub just when it is used again.
+IDLE_S = 30
 
 
 def now():
@@ -28,10 +30,18 @@ class Hub:
 
     def __init__(self, url):
         self.address = urlsplit(url).netloc
+        self.connection, self.used = None, time.monotonic()
+
+    def close(self):
+        if self.connection:
+            self.connection.close()
         self.connection = None
 
     def ask(self, method, path, body=None):
         """Status and JSON of the answer; status 0 where there was none."""
+        if time.monotonic() - self.used > IDLE_S:
+            self.close()
+        self.used = time.monotonic()
         try:
             self.connection = self.connection or http.client.HTTPConnection(self.address, timeout=ANSWER_S)
             self.connection.request(method, path, body=body, headers={"content-type": "application/json"})
@@ -39,9 +49,7 @@ class Hub:
             content = json.load(answer)
             return answer.status, content
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if self.connection:
-                self.connection.close()
-            self.connection = None
+            self.close()
             return 0, {"error": str(error)}
 
 

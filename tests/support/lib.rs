@@ -11,6 +11,7 @@
 )]
 
 mod again;
+mod agent;
 mod http;
 mod process;
 mod random;
@@ -19,6 +20,7 @@ pub use again::{
     as_process_1, has_own_name_server, has_own_network, is_process_1, on_small_disk,
     under_umask_077,
 };
+pub use agent::{AgentScene, begin, until};
 pub use http::{EventStream, Http, Response};
 pub use process::{Program, runs, wait_until};
 pub use random::Random;

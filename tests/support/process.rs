@@ -45,10 +45,16 @@ impl Program {
         let mut command = Command::new(bellwire);
         command.args(["serve", "--listen", &listen.to_string(), "--data-dir"]).arg(data_dir);
         let hub = Self::start(&mut command);
-        let line = hub.wait_for("listening on http://");
+        let address = hub.address();
+        (hub, address)
+    }
+
+    /// Waits until a server says at which address it listens for plain HTTP, and gives that.
+    pub fn address(&self) -> SocketAddr {
+        let line = self.wait_for("listening on http://");
         let address = line.split("listening on http://").nth(1).unwrap();
-        let address = address.split_whitespace().next().unwrap().trim_end_matches(',');
-        (hub, address.parse().unwrap_or_else(|e| panic!("{e} in {line:?}")))
+        let address = address.split([' ', ',', ';']).next().unwrap();
+        address.trim().parse().unwrap_or_else(|e| panic!("{e} in {line:?}"))
     }
 
     /// Waits for a line with `text` in what the program prints, and gives it.

@@ -11,6 +11,7 @@ use bellwire_client::agent::config::{AgentConfig, ConfigFaults, Fault, writable_
 use serde::Serialize;
 
 use crate::args::AgentCommand;
+use crate::config_lines::{line_of, quotes_hint};
 use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD, StdoutError};
 
@@ -37,7 +38,7 @@ pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8>
 /// The configuration, checked.
 pub(crate) fn read_config(path: &Path) -> anyhow::Result<AgentConfig> {
     let text = read_text(path)?;
-    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &faults)).into())
+    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &text, &faults)).into())
 }
 
 fn read_text(path: &Path) -> Result<String, Usage> {
@@ -51,17 +52,32 @@ fn read_text(path: &Path) -> Result<String, Usage> {
     })
 }
 
-fn in_file(path: &Path, faults: &ConfigFaults) -> String {
+fn in_file(path: &Path, text: &str, faults: &ConfigFaults) -> String {
     let count = faults.iter().count();
     let s = if count == 1 { "" } else { "s" };
-    let lines: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    let lines: String =
+        faults.iter().map(|fault| format!("\n  {}", with_line(text, fault.clone()))).collect();
     format!("{} has {count} fault{s}:{lines}", path.display())
+}
+
+/// The fault with the line where its key is set, and quotes where a text has none.
+fn with_line(text: &str, fault: Fault) -> Fault {
+    let Fault { key, mut problem } = fault;
+    if let Some(line) = key.strip_prefix("line ").and_then(|line| line.parse().ok()) {
+        problem.push_str(&quotes_hint(text, line));
+    } else if let Some(line) = line_of(text, &key) {
+        problem.push_str(&format!(" (line {line})"));
+    }
+    Fault { key, problem }
 }
 
 /// What `agent check --json` prints.
 #[derive(Serialize)]
 struct Checked {
     ok: bool,
+    /// Whether an agent starts all the same.
+    #[serde(skip)]
+    starts: bool,
     faults: Vec<Finding>,
     warnings: Vec<Finding>,
     actions: Vec<ActionSummary>,
@@ -71,7 +87,7 @@ impl Checked {
     /// For a file that cannot be read.
     fn unreadable(problem: String) -> Self {
         let faults = vec![Finding { key: "the file".to_owned(), problem }];
-        Self { ok: false, faults, warnings: Vec::new(), actions: Vec::new() }
+        Self { ok: false, starts: false, faults, warnings: Vec::new(), actions: Vec::new() }
     }
 }
 
@@ -102,7 +118,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
                 Form::Text => out::error(&message),
                 Form::Json => out::json(&Checked::unreadable(message))?,
             }
-            return Ok(exit::FAILED);
+            return Ok(exit::USAGE);
         }
     };
     let read = AgentConfig::read(&text);
@@ -113,6 +129,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
                 (found.is_ready(), of_file(path).into_iter().chain(found.warnings));
             Checked {
                 ok,
+                starts: found.faults.is_empty(),
                 faults: found.faults.into_iter().chain(found.errors).map(Finding::of).collect(),
                 warnings: warnings.map(Finding::of).collect(),
                 actions: config
@@ -127,7 +144,11 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
         }
         Err(faults) => Checked {
             ok: false,
-            faults: faults.iter().cloned().map(Finding::of).collect(),
+            starts: false,
+            faults: faults
+                .iter()
+                .map(|fault| Finding::of(with_line(&text, fault.clone())))
+                .collect(),
             warnings: Vec::new(),
             actions: Vec::new(),
         },
@@ -136,7 +157,11 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
         Form::Json => out::json(&checked)?,
         Form::Text => print(path, &checked, read.as_ref().ok())?,
     }
-    Ok(if checked.ok { exit::OK } else { exit::FAILED })
+    Ok(match (checked.ok, &read) {
+        (true, _) => exit::OK,
+        (false, Ok(_)) => exit::FAILED,
+        (false, Err(_)) => exit::USAGE,
+    })
 }
 
 /// A warning when other users may change the file, and with it what this device runs.
@@ -155,10 +180,12 @@ fn print(path: &Path, checked: &Checked, config: Option<&AgentConfig>) -> Result
     let Some(config) = config.filter(|_| checked.ok) else {
         let count = checked.faults.len();
         let s = if count == 1 { "" } else { "s" };
-        stderr_line(format_args!(
-            "{}: {count} fault{s}; no agent works with it on this machine",
-            path.display()
-        ));
+        let consequence = match (checked.starts, count) {
+            (false, _) => "no agent starts with it on this machine",
+            (true, 1) => "an agent starts, and this part of it does not work",
+            (true, _) => "an agent starts, and these parts of it do not work",
+        };
+        stderr_line(format_args!("{}: {count} fault{s}; {consequence}", path.display()));
         return Ok(());
     };
     out::line(format_args!("{GOOD}ok{GOOD:#}  {BOLD}{}{BOLD:#} at {}", config.device, config.hub))?;

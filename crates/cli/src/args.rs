@@ -5,7 +5,6 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use bellwire_client::agent::config::CONFIG_FILE;
 use bellwire_proto::{Action, DeviceId, Seconds};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -13,12 +12,16 @@ use crate::short_id::CommandRef;
 use crate::when::Moment;
 
 mod access;
+mod agent;
 mod connect;
+mod doctor;
 mod operator;
 
 pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
+pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
 pub use connect::{ContextAdd, ContextCommand, HubArg};
-pub use operator::{Commands, Devices, DevicesCommand, Events, Health};
+pub use doctor::Doctor;
+pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -32,16 +35,16 @@ Exit codes:
 
 With --json an error is a line of JSON on standard error:
   {\"error\":{\"code\",\"message\",\"status\",\"exit_code\"}}
-The code is the one that the hub answered (docs/protocol.md, section 1), or else usage,
+The code is the one that the hub answered (docs/protocol.md, section 1), or else usage, \
 unreachable, not_a_hub, ambiguous_id or failed. The status is null if the hub did not answer.";
 
 const CONTEXTS: &str = "\
 Hub, token and authorities are each taken from the first of these that sets them:
   1. a flag: --hub, --token-file, --ca-file, or the context that --context names
-  2. a variable: BELLWIRE_HUB, BELLWIRE_TOKEN or BELLWIRE_TOKEN_FILE, BELLWIRE_CA_FILE
+  2. a variable: BELLWIRE_HUB, BELLWIRE_TOKEN or else BELLWIRE_TOKEN_FILE, BELLWIRE_CA_FILE
   3. the context that BELLWIRE_CONTEXT names, or without that the context in use
   4. the default: http://127.0.0.1:8888, without a token
-The token and the authorities of a context are used for its own hub only: with --hub, or with
+The token and the authorities of a context are used for its own hub only: with --hub, or with \
 BELLWIRE_HUB and without --context, no context is used.
 
 Contexts are kept in $XDG_CONFIG_HOME/bellwire/contexts.toml (~/.config/bellwire), for your eyes alone (mode 0600).";
@@ -129,6 +132,8 @@ pub enum Command {
     Events(Events),
     /// Ask whether the hub is well.
     Health(Health),
+    /// Find out what the network between this machine and the hub lets pass, and what to ask its owner for.
+    Doctor(Doctor),
     /// Give names to hubs and their credentials, and choose between them.
     #[command(after_help = CONTEXTS)]
     Context {
@@ -139,8 +144,8 @@ pub enum Command {
     /// Print the completions for a shell.
     #[cfg(feature = "hub")]
     #[command(after_help = "\
-Names of appliances, actions and contexts and ids of commands are completed too. For that the
-program asks the hub; if it gets no answer within a second, it offers nothing. The script fits
+Names of appliances, actions and contexts and ids of commands are completed too. For that the \
+program asks the hub; if it gets no answer within a second, it offers nothing. The script fits \
 this version of the program.
 
 Examples:
@@ -181,10 +186,11 @@ Settings come from the file, then BELLWIRE_* variables (BELLWIRE_DATA_DIR, …),
 
 Examples:
   bellwire serve
-  bellwire serve --listen 127.0.0.1:9000 --data-dir /var/lib/bellwire
+  bellwire serve --listen 127.0.0.1:9000 --data-dir /var/lib/bellwire-hub
   bellwire serve --listen 0.0.0.0:8888 --open     # every client that reaches it may send
   bellwire serve --open --listen http://0.0.0.0 --listen https://0.0.0.0   # ports 80 and 443
-  bellwire serve --classic                        # also the Python library's /poll and /ping")]
+  bellwire serve --classic                        # also the Python library's /poll and /ping
+  bellwire serve --classic --classic-action reboot   # and its /reboot")]
 pub struct Serve {
     /// The settings.
     #[command(flatten)]
@@ -196,10 +202,11 @@ pub struct Serve {
 #[derive(Debug, Args)]
 pub struct HubSettings {
     /// Where to listen: ADDRESS:PORT, http://ADDRESS[:PORT] or https://ADDRESS[:PORT]; may be given several times.
-    /// Port 0 lets the kernel choose. Without a scheme it is TLS when there is a certificate (`tls_cert`).
+    /// Port 0 lets the kernel choose. Without a scheme it is TLS when there is a certificate (`tls_cert`)
+    /// [default: 127.0.0.1:8888].
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
-    /// The folder in which the hub stores all data.
+    /// The folder in which the hub stores all data; it is made if it does not exist [default: ./bellwire-data].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// The configuration file (TOML).
@@ -208,6 +215,9 @@ pub struct HubSettings {
     /// Serve the Python Event Source Library's URLs too.
     #[arg(long)]
     pub classic: bool,
+    /// With --classic: an action beside ping and close; may be given several times.
+    #[arg(long = "classic-action", value_name = "NAME")]
+    pub classic_actions: Vec<String>,
     /// Allow --listen beyond loopback. Every client that reaches the hub may then send.
     #[arg(long)]
     pub open: bool,
@@ -219,8 +229,8 @@ pub struct HubSettings {
 pub enum ConfigCommand {
     /// Report everything that would keep `serve` from starting; without faults, print the settings as a file.
     #[command(after_help = "\
-It reads the file, the variables, the flags and the TLS files as `serve` does, looks at the data folder, and changes nothing.
-What it prints is TOML that `serve --config` accepts.
+It reads the file, the variables, the flags and the TLS files as `serve` does, looks at the data folder, and changes nothing. \
+What it prints is TOML that `serve --config` accepts; with --json it is one value, faults included, on standard output.
 
 Examples:
   bellwire config check --config /etc/bellwire/hub.toml
@@ -248,12 +258,13 @@ Exit codes (those with which `serve` would end):
 #[command(after_help = "\
 Without --exec each command is printed and then reported as succeeded.
 
-With --exec the program runs for each command, without a shell. It gets the data on standard input (text as it is,
-everything else as compact JSON) and in the file that BELLWIRE_DATA_FILE names. Its environment also has BELLWIRE_COMMAND,
-_ACTION, _DEVICE, _ATTEMPT and _EXPIRES_AT. Its exit code and the last 64 KiB of its output are reported to the hub.
-What it writes to descriptor 3, or behind BELLWIRE_RESULT= on a line of its own, is the result. A line
-BELLWIRE_PROGRESS=40 reports its progress in percent. When the command's run timeout has elapsed, the program and
-everything that it has started are ended, and the command has failed.
+With --exec the program runs for each command, without a shell. It gets the data on standard input (text as it is, \
+everything else as compact JSON) and in the file that BELLWIRE_DATA_FILE names. Its environment also has BELLWIRE_COMMAND, \
+_ACTION, _DEVICE, _ATTEMPT and _EXPIRES_AT. Its exit code and the last 64 KiB of its output are reported to the hub. \
+What it writes to descriptor 3, or behind BELLWIRE_RESULT= on a line of its own, is the result. A line \
+BELLWIRE_PROGRESS=40 reports its progress in percent. When the command's run timeout has elapsed, or the \
+command is cancelled, the program's process group is ended: the program, and what it has started unless that has left the group. \
+After a timeout the command has failed.
 
 Examples:
   bellwire listen kiosk-7
@@ -263,6 +274,9 @@ Examples:
 pub struct Listen {
     /// The appliance's name.
     pub device: DeviceId,
+    /// A program that was given without --exec.
+    #[arg(hide = true)]
+    pub without_exec: Vec<OsString>,
     /// Run this program for each command. Everything that follows is its argument.
     #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "PROGRAM ARGS")]
     pub exec: Vec<OsString>,
@@ -277,7 +291,7 @@ pub struct Listen {
 /// `bellwire replay`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --to and --exec the handler is the one that the agent's configuration has for the action, if the configuration
+Without --to and --exec the handler is the one that the agent's configuration has for the action, if the configuration \
 allows the command. The exit code is the same as that of `bellwire send --wait`.
 
 Examples:
@@ -296,132 +310,6 @@ pub struct Replay {
     /// Where the handlers are configured.
     #[command(flatten)]
     pub config: AgentConfigArg,
-}
-
-/// Where the agent's configuration stands.
-#[derive(Debug, Clone, Args)]
-pub struct AgentConfigArg {
-    /// The agent's configuration (TOML).
-    #[arg(long, value_name = "FILE", default_value = CONFIG_FILE)]
-    pub config: PathBuf,
-}
-
-/// `bellwire agent`.
-#[derive(Debug, Subcommand)]
-pub enum AgentCommand {
-    /// Run the agent until TERM or INT; a second signal kills handlers that still run.
-    #[command(after_help = "Example:\n  bellwire agent run --config /etc/bellwire/agent.toml")]
-    Run {
-        /// The agent's configuration.
-        #[command(flatten)]
-        config: AgentConfigArg,
-    },
-    /// Check the configuration and the files that it names, and show what each action would do.
-    #[command(after_help = "\
-Example:
-  bellwire agent check --config agent.toml
-
-Run the check as the user that the agent runs as, and with its environment.
-
-Exit codes:
-  0  an agent can run with this configuration on this machine; there may be warnings
-  1  it cannot run, or a part of it cannot work, such as an action whose program is missing")]
-    Check {
-        /// The agent's configuration.
-        #[command(flatten)]
-        config: AgentConfigArg,
-    },
-    /// Write a first configuration for the agent, with an action `ping` to try.
-    #[command(after_help = "\
-Examples:
-  sudo bellwire agent init https://hub.example.com kiosk-7
-  bellwire agent init http://127.0.0.1:8888 kiosk-7 --config agent.toml
-
-An existing file is never replaced: the exit code is then 2.")]
-    Init(AgentInit),
-    /// Enrol this machine at a hub with a join token: it gets its name and a token of its own.
-    Enroll(AgentEnroll),
-    /// Add an action that runs a program to the configuration.
-    #[command(after_help = "\
-Examples:
-  bellwire agent on ping -- /bin/echo pong
-  bellwire agent on report --user kiosk --timeout 2m -- /usr/local/lib/kiosk/report.sh")]
-    On(AgentOn),
-    /// Show the state of a running agent: connection, journal, last commands.
-    #[command(after_help = "Example:\n  sudo bellwire agent status")]
-    Status {
-        /// The agent's configuration.
-        #[command(flatten)]
-        config: AgentConfigArg,
-    },
-    /// Show the journal, or repair it.
-    Journal {
-        /// What to do with it.
-        #[command(subcommand)]
-        command: JournalCommand,
-    },
-}
-
-/// `bellwire agent init`.
-#[derive(Debug, Args)]
-pub struct AgentInit {
-    /// The URL of the hub.
-    #[arg(value_name = "HUB")]
-    pub hub: String,
-    /// The name of this device.
-    pub device: DeviceId,
-    /// A file with the token for the hub, if the hub requires one.
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// A file with certificate authorities (PEM) to trust in addition to the platform's.
-    #[arg(long, value_name = "FILE")]
-    pub ca_file: Option<PathBuf>,
-    /// Where to write it.
-    #[command(flatten)]
-    pub config: AgentConfigArg,
-}
-
-/// `bellwire agent on`.
-#[derive(Debug, Args)]
-pub struct AgentOn {
-    /// The action.
-    pub action: Action,
-    /// The program (an absolute path, or a name in PATH) and its arguments, which are the same for every command.
-    #[arg(last = true, required = true, value_name = "ARGV")]
-    pub argv: Vec<String>,
-    /// How long it may run; otherwise the command's own run timeout.
-    #[arg(long, value_name = "DURATION")]
-    pub timeout: Option<Seconds>,
-    /// What happens to a command that a restart interrupts: fail, rerun or succeed.
-    #[arg(long, value_name = "WHAT", value_parser = ["fail", "rerun", "succeed"])]
-    pub on_restart: Option<String>,
-    /// The account that it runs as.
-    #[arg(long, value_name = "ACCOUNT")]
-    pub user: Option<String>,
-    /// Where to add it.
-    #[command(flatten)]
-    pub config: AgentConfigArg,
-}
-
-/// `bellwire agent journal`.
-#[derive(Debug, Subcommand)]
-pub enum JournalCommand {
-    /// Print the records of the journal, one JSON value per line; exit 1 if it is damaged. Changes nothing.
-    #[command(after_help = "Example:\n  sudo bellwire agent journal show | tail -20")]
-    Show {
-        /// The agent's configuration.
-        #[command(flatten)]
-        config: AgentConfigArg,
-    },
-    /// Rewrite the journal without its damaged lines and keep a copy of the old one. Only while no agent runs.
-    #[command(
-        after_help = "Example:\n  systemctl stop bellwire-agent && bellwire agent journal repair && systemctl start bellwire-agent"
-    )]
-    Repair {
-        /// The agent's configuration.
-        #[command(flatten)]
-        config: AgentConfigArg,
-    },
 }
 
 /// `bellwire send`.
@@ -445,20 +333,24 @@ pub struct Send {
     /// other data that begin with one behind `--`.
     #[arg(conflicts_with = "data_file")]
     pub data: Option<String>,
-    /// The file that contains the data.
+    /// Words behind the data: a text without quotes around it.
+    #[arg(hide = true)]
+    pub unquoted: Vec<String>,
+    /// The file that contains the data; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     pub data_file: Option<PathBuf>,
     /// What the data are. Data that begin like JSON ({, [ or ") and are not JSON are a mistake, unless the type is text.
     #[arg(long = "type", value_enum, default_value_t = DataType::Auto, value_name = "TYPE")]
     pub data_type: DataType,
-    /// Wait up to this long (at most 5m) until the command has ended, and show how it ended.
+    /// Wait up to this long (at most 5m) until the command has ended, and show how it ended. Not with --at.
     #[arg(long, value_name = "DURATION")]
     pub wait: Option<Seconds>,
-    /// How long the appliance may take to accept the command; 0: send it only if the appliance is online.
+    /// How long the appliance may take to accept the command, 1s to 7d; 0: send it only if the appliance is online
+    /// [default: 1h].
     #[arg(long, value_name = "DURATION")]
     pub ttl: Option<Seconds>,
     /// How long the appliance may be silent once it has accepted the command; and how long the command may run there,
-    /// unless its action has a timeout of its own.
+    /// unless its action has a timeout of its own; 1s to 24h [default: 5m].
     #[arg(long, value_name = "DURATION")]
     pub run_timeout: Option<Seconds>,
     /// Send it only if the appliance has connected to the hub before; otherwise nothing is sent, and the exit code is 1.
@@ -468,8 +360,9 @@ pub struct Send {
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
     /// Send it at this time: 22:30 (the next, local), +10m, 2026-01-31T12:00 (local), or 2026-01-31T12:00:00Z. The time to
-    /// live counts from then.
-    #[arg(long, value_name = "TIME", conflicts_with = "wait")]
+    /// live counts from then. A time from now cannot have an idempotency key, because the next try would be another request.
+    /// Not with --wait: follow it with `bellwire watch ID`.
+    #[arg(long, value_name = "TIME")]
     pub at: Option<Moment>,
     /// The hub.
     #[command(flatten)]

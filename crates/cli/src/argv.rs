@@ -28,16 +28,14 @@ pub fn parse<P: Parser>() -> Result<P, ExitCode> {
 /// Help, version or a mistake.
 pub fn try_parse<P: Parser>(argv: impl IntoIterator<Item = OsString>) -> Result<P, clap::Error> {
     let argv: Vec<OsString> = argv.into_iter().collect();
-    // The description of all commands is some 100 KiB of memory, and clap makes another one to parse: the first is
-    // freed before, for a hub never gives back what its start took.
+    // clap makes another description of all commands to parse: this one is freed before, for a hub never gives back the
+    // memory that its start took.
     let argv = arranged(P::command(), &argv)?;
     P::try_parse_from(argv)
 }
 
-/// The same words as clap must have them.
+/// The same words as clap must have them. The description is not built, which would be larger still.
 fn arranged(mut command: Command, argv: &[OsString]) -> Result<Vec<OsString>, clap::Error> {
-    // Global options are those of each subcommand then, too.
-    command.build();
     Words::new(&command).arrange(argv).map_err(|unknown| {
         command.error(
             ErrorKind::UnknownArgument,
@@ -67,6 +65,8 @@ enum Dashed {
 struct Words<'a> {
     /// The subcommand that was reached.
     command: &'a Command,
+    /// Those above it, whose global options are its own too.
+    above: Vec<&'a Command>,
     /// The words that stay where they are.
     ahead: Vec<OsString>,
     /// The positional words from the first value with a minus sign on. None of them may stay before it: their order counts.
@@ -75,7 +75,7 @@ struct Words<'a> {
 
 impl<'a> Words<'a> {
     fn new(command: &'a Command) -> Self {
-        Self { command, ahead: Vec::new(), behind: Vec::new() }
+        Self { command, above: Vec::new(), ahead: Vec::new(), behind: Vec::new() }
     }
 
     /// The same words as clap must have them, or the one that is wrong.
@@ -128,7 +128,9 @@ impl<'a> Words<'a> {
             self.ahead.push(word.to_owned());
         } else if self.behind.is_empty() {
             self.ahead.push(word.to_owned());
-            self.command = self.command.find_subcommand(word).unwrap_or(self.command);
+            if let Some(subcommand) = self.command.find_subcommand(word) {
+                self.above.push(std::mem::replace(&mut self.command, subcommand));
+            }
         } else {
             self.behind.push(word.to_owned());
         }
@@ -152,6 +154,9 @@ impl<'a> Words<'a> {
                 match self.option(|arg| arg.get_long() == Some(name)) {
                     Some(arg) if value.is_none() => takes(arg),
                     Some(_) => Dashed::Option { takes_next: false },
+                    None if matches!(name, "help" | "version") => {
+                        Dashed::Option { takes_next: false }
+                    }
                     // A slip with a text behind it is a slip, too.
                     None if has_blank(name) => Dashed::Value,
                     None => Dashed::Unknown,
@@ -173,6 +178,7 @@ impl<'a> Words<'a> {
                     };
                 }
                 Some(_) => {}
+                None if matches!(letter, 'h' | 'V') => {}
                 None if is_number(letters) || has_blank(letters) => return Dashed::Value,
                 None if at == 0 => return Dashed::Unknown,
                 None => return Dashed::HalfKnown,
@@ -181,8 +187,11 @@ impl<'a> Words<'a> {
         Dashed::Option { takes_next: false }
     }
 
+    /// An option that is declared; clap adds help and version by itself.
     fn option(&self, is_it: impl Fn(&Arg) -> bool) -> Option<&'a Arg> {
-        self.command.get_arguments().find(|arg| is_it(arg))
+        let global = self.above.iter().flat_map(|above| above.get_arguments());
+        let mut all = self.command.get_arguments().chain(global.filter(|arg| arg.is_global_set()));
+        all.find(|arg| is_it(arg))
     }
 }
 

@@ -3,22 +3,28 @@
 use std::collections::HashMap;
 use std::pin::pin;
 
+use anyhow::Context as _;
+use bellwire_client::Controller;
 use bellwire_client::api::{CommandChange, DeliveryQuery};
-use bellwire_proto::{Counts, Delivery, DeliveryState, Timestamp, Wait, WaitReason};
+use bellwire_proto::{Command, Counts, Delivery, DeliveryState, Timestamp, Wait, WaitReason};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 
 use crate::args::{Cancel, Status, Watch};
 use crate::connect;
 use crate::exit;
-use crate::out::{self, Form};
+use crate::explain::note_losses;
+use crate::out::{self, DIM, Form, StdoutError};
 
 pub(crate) async fn status(args: Status, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
     let id = args.id.find(&hub).await?;
     let command = hub.command(id).await?;
+    let is_single = command.total == 1;
     match form {
         Form::Json => out::json(&command)?,
+        // The delivery says all of it.
+        Form::Text if is_single => {}
         Form::Text => out::command(&command)?,
     }
     // The hub's clock, so that spans are right on a machine whose own is not.
@@ -39,20 +45,66 @@ pub(crate) async fn status(args: Status, form: Form) -> anyhow::Result<u8> {
         let wait = wait.as_ref().filter(|wait| queued && wait.device == delivery.device);
         match form {
             Form::Json => out::json(&Waiting { delivery: &delivery, waits: wait })?,
-            Form::Text => {
-                out::delivery(&delivery)?;
-                if let Some(wait) = wait {
-                    out::line(format_args!("  waits: {}", reason(wait, now)))?;
-                }
-            }
+            Form::Text => print(&delivery, is_single.then_some(&command), wait, now)?,
         }
     }
     Ok(exit::OK)
 }
 
+/// A delivery; with its command, if that has no other.
+fn print(
+    delivery: &Delivery,
+    command: Option<&Command>,
+    wait: Option<&Wait>,
+    now: Timestamp,
+) -> Result<(), StdoutError> {
+    let Delivery { state, updated_at, expires_at, .. } = delivery;
+    out::delivery_head(delivery)?;
+    if let Some(command) = command {
+        out::line(format_args!("  {DIM}{}, created {}{DIM:#}", command.id, command.created_at))?;
+        if !command.data.is_null() {
+            out::line(format_args!("  data {}", out::printable(command.data.as_str())))?;
+        }
+    }
+    if let Some(wait) = wait {
+        out::line(format_args!("  waits: {}", reason(wait, now)))?;
+    }
+    match state {
+        DeliveryState::Queued | DeliveryState::Sent => out::line(format_args!(
+            "  expires: {expires_at} (in {}), unless the appliance has accepted it by then",
+            out::span(expires_at.since(now))
+        ))?,
+        DeliveryState::Accepted | DeliveryState::Running | DeliveryState::Cancelling => {
+            out::line(format_args!(
+                "  {state} since {updated_at} ({}), when its state or progress last changed",
+                out::span(now.since(*updated_at))
+            ))?;
+        }
+        _ => {}
+    }
+    out::outcome(delivery)
+}
+
+/// What a delivery that is queued waits for. `None` if it does not wait, or the hub does not know.
+pub(crate) async fn why_queued(hub: &Controller, delivery: &Delivery) -> Option<String> {
+    if delivery.state != DeliveryState::Queued {
+        return None;
+    }
+    let now = Timestamp::from_unix_ms(hub.ping().await.ok()?.time_ms);
+    let mut waits = pin!(hub.all_waits(delivery.command));
+    while let Some(wait) = waits.try_next().await.ok()? {
+        if wait.device == delivery.device {
+            return Some(reason(&wait, now));
+        }
+    }
+    None
+}
+
 pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
-    let mut changes = hub.watch(args.id.find(&hub).await?)?;
+    let id = args.id.find(&hub).await?;
+    let is_single = form == Form::Text && hub.command(id).await?.total == 1;
+    let mut changes = hub.watch(id)?.on_lost(note_losses(&hub));
     let mut shown = HashMap::new();
     while let Some(change) = changes.next().await {
         match (change?, form) {
@@ -62,6 +114,9 @@ pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
                 let now = (delivery.state, delivery.attempt, delivery.outcome.progress);
                 if shown.insert(delivery.device.clone(), now) != Some(now) {
                     out::delivery(&delivery)?;
+                    if is_single && let Some(why) = why_queued(&hub, &delivery).await {
+                        out::note(&format!("  waits: {why}"));
+                    }
                 }
             }
             (CommandChange::Done(command), _) => return Ok(worst(&command.counts)),
@@ -73,12 +128,27 @@ pub(crate) async fn watch(args: Watch, form: Form) -> anyhow::Result<u8> {
 
 pub(crate) async fn cancel(args: Cancel, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
+    args.id.check_length()?;
     let id = args.id.find(&hub).await?;
-    let command = hub.cancel(id, args.force).await?;
-    match form {
-        Form::Json => out::json(&command)?,
-        Form::Text => out::command(&command)?,
+    let before = hub.command(id).await?;
+    if before.done && form == Form::Text {
+        let end = |(state, n): (&DeliveryState, &u64)| match before.total {
+            1 => state.to_string(),
+            _ => format!("{n} {state}"),
+        };
+        let ends: Vec<_> = before.counts.iter().map(end).collect();
+        out::note(&format!("it has already ended: {}", ends.join(", ")));
+        return Ok(exit::OK);
     }
+    let command = hub.cancel(id, args.force).await?;
+    let printed = match form {
+        Form::Json => out::json(&command),
+        Form::Text => out::command(&command).map_err(Into::into),
+    };
+    printed.with_context(|| match command.done {
+        true => format!("the command {id} was cancelled"),
+        false => format!("the cancellation of the command {id} was requested"),
+    })?;
     if !command.done && form == Form::Text {
         out::note(&format!(
             "cancel requested; follow it with: bellwire watch {id}, or end it with: bellwire cancel {id} --force"

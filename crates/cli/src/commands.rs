@@ -4,13 +4,15 @@ use std::pin::pin;
 
 use bellwire_client::Controller;
 use bellwire_client::api::{CommandQuery, DeliveryQuery, HubChange, HubState};
-use bellwire_proto::{Command, Delivery, Timestamp};
+use bellwire_proto::{Command, Delivery, DeliveryState, Timestamp};
 use futures_util::{StreamExt, TryStreamExt};
+use serde::Serialize;
 
 use crate::args::Commands;
 use crate::connect;
 use crate::events;
 use crate::exit::{self, Usage};
+use crate::explain::note_losses;
 use crate::out::{self, BOLD, DIM, Form, StdoutError};
 use crate::short_id;
 
@@ -26,7 +28,7 @@ pub(crate) async fn run(args: Commands, form: Form) -> anyhow::Result<u8> {
     let since = args.since.map(|since| since.last(now)).transpose().map_err(Usage)?;
     // Before the list, so that nothing between the two is missed.
     let mut changes = match args.follow {
-        true => Some(hub.events()?),
+        true => Some(hub.events()?.on_lost(note_losses(&hub))),
         false => None,
     };
     if let Some(changes) = &mut changes {
@@ -39,7 +41,7 @@ pub(crate) async fn run(args: Commands, form: Form) -> anyhow::Result<u8> {
         commands.reverse();
     }
     match form {
-        Form::Json => commands.iter().try_for_each(out::json)?,
+        Form::Json => print_json(&hub, &args, &commands).await?,
         Form::Text => print_table(&hub, &args, &commands, now).await?,
     }
     let Some(mut changes) = changes else {
@@ -104,6 +106,30 @@ fn fits(args: &Commands, delivery: &Delivery) -> bool {
         && args.action.as_ref().is_none_or(|action| *action == delivery.action)
 }
 
+/// A command on a line of its own. One to a single device has that device and its state, too.
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    command: &'a Command,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<DeliveryState>,
+}
+
+async fn print_json(hub: &Controller, args: &Commands, commands: &[Command]) -> anyhow::Result<()> {
+    let devices = futures_util::stream::iter(commands)
+        .map(|command| only_device(hub, args, command))
+        .buffered(LOOKUPS_MAX);
+    let mut lines = pin!(devices.zip(futures_util::stream::iter(commands)));
+    while let Some((device, command)) = lines.next().await {
+        let only = command.counts.keys().next().copied();
+        let state = only.filter(|_| command.total == 1);
+        out::json(&Listed { command, device, state })?;
+    }
+    Ok(())
+}
+
 async fn print_table(
     hub: &Controller,
     args: &Commands,
@@ -124,7 +150,7 @@ async fn print_table(
         .buffered(LOOKUPS_MAX);
     let mut rows = pin!(devices.zip(futures_util::stream::iter(commands)));
     while let Some((device, command)) = rows.next().await {
-        print_command(command, &device?, chars, now)?;
+        print_command(command, &device, chars, now)?;
     }
     Ok(())
 }
@@ -140,12 +166,15 @@ fn print_command(
         Some((state, 1)) if command.total == 1 => vec![state.to_string()],
         _ => command.counts.iter().map(|(state, n)| format!("{n} {state}")).collect(),
     };
+    // Until then it is queued for no other reason.
+    let scheduled = command.not_before.filter(|at| *at > now && !command.done);
+    let scheduled = scheduled.map(|at| format!(", to be sent at {at}")).unwrap_or_default();
     let style = match (command.counts.iter().next(), command.counts.len()) {
         (Some((state, _)), 1) => out::style_of(*state),
         _ => DIM,
     };
     out::line(format_args!(
-        "{}  {BOLD}{device:<20} {:<16}{BOLD:#} {:<10} {style}{}{style:#}",
+        "{}  {BOLD}{device:<20} {:<16}{BOLD:#} {:<10} {style}{}{style:#}{scheduled}",
         short_id::short(command.id, chars),
         command.action.as_str(),
         out::span(now.since(command.created_at)),
@@ -166,16 +195,23 @@ pub(crate) fn print_of_device(
     Ok(())
 }
 
-async fn device_of(hub: &Controller, args: &Commands, command: &Command) -> anyhow::Result<String> {
+async fn device_of(hub: &Controller, args: &Commands, command: &Command) -> String {
     if command.total != 1 {
-        return Ok(format!("({} devices)", command.total));
+        return format!("({} devices)", command.total);
+    }
+    only_device(hub, args, command).await.unwrap_or_else(|| "?".to_owned())
+}
+
+/// The device of a command that has one; `None` for many, or if the hub does not say.
+async fn only_device(hub: &Controller, args: &Commands, command: &Command) -> Option<String> {
+    if command.total != 1 {
+        return None;
     }
     if let Some(device) = &args.device {
-        return Ok(device.to_string());
+        return Some(device.to_string());
     }
     let query = DeliveryQuery { limit: Some(1), ..DeliveryQuery::default() };
     // One whose retention has elapsed meanwhile is no reason to show nothing.
-    let page = hub.deliveries(command.id, &query).await;
-    let only = page.ok().and_then(|page| page.items.into_iter().next());
-    Ok(only.map_or_else(|| "?".to_owned(), |delivery| delivery.device.to_string()))
+    let page = hub.deliveries(command.id, &query).await.ok()?;
+    page.items.into_iter().next().map(|delivery| delivery.device.to_string())
 }

@@ -3,7 +3,8 @@
 //! The order is that of the help of `bellwire context`. A secret of a context goes to that context's hub and to no other.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bellwire_client::agent::config::{credential_from, read_credential};
 use bellwire_client::transport::{Base, BaseTransport, HttpTransport};
@@ -14,7 +15,7 @@ use crate::contexts::{self, Context, Contexts};
 use crate::exit::Usage;
 
 /// Where the hub is if nothing says otherwise.
-const DEFAULT_HUB: &str = "http://127.0.0.1:8888";
+pub(crate) const DEFAULT_HUB: &str = "http://127.0.0.1:8888";
 
 /// The variables that only clients read; the hub and the agent leave them alone.
 const HUB: &str = "BELLWIRE_HUB";
@@ -23,6 +24,15 @@ const TOKEN: &str = "BELLWIRE_TOKEN";
 const TOKEN_FILE: &str = "BELLWIRE_TOKEN_FILE";
 const CA_FILE: &str = "BELLWIRE_CA_FILE";
 
+static SENDS_TOKEN: AtomicBool = AtomicBool::new(false);
+/// What named the hub of this process, if that was no flag: for an error, whose reader may have meant another.
+static NAMED_BY: OnceLock<String> = OnceLock::new();
+
+/// What named the hub: a context, a variable or the default. `None` if it was a flag, or nothing was connected to.
+pub(crate) fn named_by() -> Option<&'static str> {
+    NAMED_BY.get().map(String::as_str)
+}
+
 /// The hub that the options, the environment and the contexts name.
 ///
 /// # Errors
@@ -30,8 +40,12 @@ const CA_FILE: &str = "BELLWIRE_CA_FILE";
 pub(crate) fn controller(arg: &HubArg) -> Result<Controller, Usage> {
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let connection = resolve(arg, environment, contexts::load)?;
+    if let Some(named_by) = &connection.named_by {
+        // The hub of a process is one.
+        NAMED_BY.set(named_by.clone()).ok();
+    }
     let token = match &connection.token {
-        Some(Token::File(file)) => Some(read_token(file)?),
+        Some(Token::File(file)) => Some(read_token_once(file)?),
         Some(Token::Variable(token)) => {
             let token = credential_from(token.as_bytes());
             Some(token.map_err(|e| Usage(format!("{TOKEN} cannot be used: {e}")))?)
@@ -40,6 +54,17 @@ pub(crate) fn controller(arg: &HubArg) -> Result<Controller, Usage> {
         None => None,
     };
     connect(&connection.hub, token, connection.ca_file.as_deref())
+}
+
+/// The hub's URLs that the options, the environment and the contexts name, with a comma between them, and the file of
+/// authorities. No credential is read.
+///
+/// # Errors
+/// [`Usage`] names the setting that cannot be used.
+pub(crate) fn hub_and_authorities(arg: &HubArg) -> Result<(String, Option<PathBuf>), Usage> {
+    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let connection = resolve(arg, environment, contexts::load)?;
+    Ok((connection.hub, connection.ca_file))
 }
 
 /// A client of this hub. Nothing is sent yet.
@@ -72,23 +97,44 @@ pub(crate) fn connect(
         builder = builder.transport(BaseTransport::new(base(preferred)?, others, None));
     }
     if let Some(token) = token {
+        SENDS_TOKEN.store(true, Ordering::Relaxed);
         builder = builder.token(token);
     }
     builder.build().map_err(|e| Usage(e.to_string()))
 }
 
-/// The token in a file.
+/// Whether a client of this process sends a token: only then may a refusal be about it.
+pub(crate) fn sends_token() -> bool {
+    SENDS_TOKEN.load(Ordering::Relaxed)
+}
+
+/// The token in a file that is read each time; a pipe can be read only once.
 ///
 /// # Errors
 /// [`Usage`] names the file.
 pub(crate) fn read_token(file: &Path) -> Result<String, Usage> {
-    read_credential(file)
-        .map_err(|e| Usage(format!("the token file {} cannot be used: {e}", file.display())))
+    read_credential(file).map_err(|e| unusable(file, &e))
+}
+
+/// The token in a file for this call alone: it may be a pipe, as a shell makes for `<(…)`, and `-` is standard input.
+fn read_token_once(file: &Path) -> Result<String, Usage> {
+    if file == Path::new("-") {
+        return credential_from(std::io::stdin())
+            .map_err(|e| Usage(format!("the token on standard input cannot be used: {e}")));
+    }
+    let token = std::fs::File::open(file).and_then(credential_from);
+    token.map_err(|e| unusable(file, &e))
+}
+
+fn unusable(file: &Path, error: &std::io::Error) -> Usage {
+    Usage(format!("the token file {} cannot be used: {error}", file.display()))
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Connection {
     hub: String,
+    /// What named it, other than `--hub`.
+    named_by: Option<String>,
     token: Option<Token>,
     ca_file: Option<PathBuf>,
 }
@@ -118,18 +164,18 @@ fn resolve(
     contexts: impl FnOnce() -> Result<Contexts, Usage>,
 ) -> Result<Connection, Usage> {
     let mut named = Context::default();
-    let hub = match (&arg.hub, &arg.context, environment(HUB)) {
-        (Some(hub), _, _) => hub.clone(),
-        (None, None, Some(hub)) => hub,
+    let (hub, named_by) = match (&arg.hub, &arg.context, environment(HUB)) {
+        (Some(hub), _, _) => (hub.clone(), None),
+        (None, None, Some(hub)) => (hub, Some(format!("the variable {HUB}"))),
         (None, name, _) => {
             let contexts = contexts()?;
             let name = name.clone().or_else(|| environment(CONTEXT)).or(contexts.current.clone());
             match name {
                 Some(name) => {
                     named = contexts.get(&name)?.clone();
-                    named.hub.clone()
+                    (named.hub.clone(), Some(format!("the context {name}")))
                 }
-                None => DEFAULT_HUB.to_owned(),
+                None => (DEFAULT_HUB.to_owned(), Some("the default".to_owned())),
             }
         }
     };
@@ -147,7 +193,12 @@ fn resolve(
     } else {
         (variable.or(of_context), ca_variable.or(named.ca_file))
     };
-    Ok(Connection { hub, token: flag.or(token), ca_file: arg.ca_file.clone().or(ca_file) })
+    Ok(Connection {
+        hub,
+        named_by,
+        token: flag.or(token),
+        ca_file: arg.ca_file.clone().or(ca_file),
+    })
 }
 
 #[cfg(test)]

@@ -25,15 +25,28 @@ pub(crate) fn run(command: ContextCommand, form: Form) -> anyhow::Result<u8> {
             contexts.current = Some(name.clone());
             Ok(())
         })?,
-        ContextCommand::Remove { name } => contexts::change(|contexts| {
-            contexts.get(&name)?;
-            contexts.context.remove(&name);
-            contexts.current.take_if(|current| *current == name);
-            Ok(())
-        })?,
+        ContextCommand::Remove { name } => remove(&name, form)?,
         ContextCommand::List => list(&contexts::load()?, form)?,
     }
     Ok(exit::OK)
+}
+
+fn remove(name: &str, form: Form) -> anyhow::Result<()> {
+    let mut was_used = false;
+    contexts::change(|contexts| {
+        contexts.get(name)?;
+        contexts.context.remove(name);
+        was_used = contexts.current.take_if(|current| current == name).is_some();
+        Ok(())
+    })?;
+    if was_used && form == Form::Text {
+        out::note(&format!(
+            "{name} was in use: from now on the hub is {}, unless an option or a variable names another; \
+             choose one with: bellwire context use NAME",
+            connect::DEFAULT_HUB
+        ));
+    }
+    Ok(())
 }
 
 fn add(add: ContextAdd, form: Form) -> anyhow::Result<()> {

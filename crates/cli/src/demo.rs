@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use bellwire_client::api::CommandChange;
 use bellwire_client::transport::HttpTransport;
 use bellwire_client::{Controller, SendOptions};
-use bellwire_proto::{CommandId, Delivery, DeliveryState, DeviceId};
+use bellwire_proto::{CommandId, Delivery, DeliveryState, Device, DeviceId, Transport};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +25,7 @@ use crate::out::{self, BOLD, DIM, GOOD, StdoutError};
 /// The appliance's name.
 const KIOSK: &str = "kiosk-7";
 /// How long a step may take before it is a failure.
-const STEP: Duration = Duration::from_secs(8);
+const STEP: Duration = Duration::from_secs(30);
 
 /// The appliance's two actions. A file of the user's own could look just like this.
 const HANDLER: &str = r#"#!/bin/sh
@@ -77,7 +77,8 @@ async fn play(keep: bool) -> anyhow::Result<()> {
         folder.path().display()
     ))?;
     let mut appliance = setup.appliance(&url)?;
-    until_online(&api, &device, true).await?;
+    // It polls until it has proven the stream. Between two polls its death would show after 40 s only.
+    until(&api, &device, |device| device.transport == Some(Transport::Stream)).await?;
     print("online")?;
 
     title("A command, and its answer")?;
@@ -97,7 +98,7 @@ async fn play(keep: bool) -> anyhow::Result<()> {
 
     title("The appliance disconnects; a command waits for it")?;
     appliance.kill().await?;
-    until_online(&api, &device, false).await?;
+    until(&api, &device, |device| !device.online).await?;
     by_hand(&format!("curl -H 'Content-Type: text/plain' -d again '{url}/v1/send/{KIOSK}/greet'"))?;
     let again = SendOptions::default().text("again");
     let waiting = api.send(&device, &"greet".parse()?, &again).await?;
@@ -205,12 +206,16 @@ fn log(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-/// Waits until the hub reports the appliance online or offline.
-async fn until_online(api: &Controller, device: &DeviceId, online: bool) -> anyhow::Result<()> {
+/// Waits until the hub shows the appliance so.
+async fn until(
+    api: &Controller,
+    device: &DeviceId,
+    is_so: impl Fn(&Device) -> bool,
+) -> anyhow::Result<()> {
     let seen = async {
         loop {
             match api.device(device).await {
-                Ok(device) if device.online == online => return,
+                Ok(device) if is_so(&device) => return,
                 _ => sleep(Duration::from_millis(20)).await,
             }
         }

@@ -1,13 +1,15 @@
 //! `bellwire devices`: the appliances that the hub knows; one of them in full; removing some.
 
+use std::ffi::OsString;
 use std::pin::pin;
 
+use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{CommandQuery, DeviceQuery};
 use bellwire_proto::{Device, DeviceId, DeviceStatus, Timestamp, Transport};
 use futures_util::TryStreamExt;
 
-use crate::args::{Devices, DevicesCommand};
+use crate::args::{DeviceList, Devices, DevicesCommand};
 use crate::commands;
 use crate::connect;
 use crate::exit::{self, Usage};
@@ -18,7 +20,9 @@ const COMMANDS_SHOWN: u32 = 5;
 
 pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
     match args.command {
-        None => list(args, form).await,
+        None => list(args.list, form).await,
+        Some(DevicesCommand::List(args)) => list(args, form).await,
+        Some(DevicesCommand::Other(words)) => Err(unknown(&words).into()),
         Some(DevicesCommand::Show { device, hub }) => {
             show(&connect::controller(&hub)?, &device, form).await
         }
@@ -41,7 +45,21 @@ pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
     }
 }
 
-async fn list(args: Devices, form: Form) -> anyhow::Result<u8> {
+/// What is no subcommand: the name of an appliance, or a slip.
+fn unknown(words: &[OsString]) -> Usage {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    match words.as_slice() {
+        [name] if name.parse::<DeviceId>().is_ok() => Usage(format!(
+            "`bellwire devices {name}` is no command; did you mean `bellwire devices show {name}`?"
+        )),
+        _ => Usage(format!(
+            "`bellwire devices {}` is no command; there are `devices`, `devices show DEVICE` and `devices remove DEVICE`",
+            out::printable(&words.join(" "))
+        )),
+    }
+}
+
+async fn list(args: DeviceList, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
     let online = match (args.online, args.offline) {
         (true, _) => Some(true),
@@ -149,10 +167,12 @@ async fn remove(hub: &Controller, devices: &[DeviceId], form: Form) -> anyhow::R
             known.push(found.map_err(|e| anyhow::Error::from(e).context(format!("{device}")))?);
         }
     }
+    // What cannot be printed is removed all the same.
+    let mut printed = Ok(());
     for device in &known {
         hub.delete_device(&device.id).await?;
-        match form {
-            Form::Json => out::json(device)?,
+        let line = match form {
+            Form::Json => out::json(device),
             Form::Text => {
                 let cancelled = match device.queued {
                     0 => String::new(),
@@ -161,9 +181,13 @@ async fn remove(hub: &Controller, devices: &[DeviceId], form: Form) -> anyhow::R
                         if n == 1 { "is cancelled" } else { "are cancelled" }
                     ),
                 };
-                out::line(format_args!("removed {BOLD}{}{BOLD:#}{cancelled}", device.id))?;
+                out::line(format_args!("removed {BOLD}{}{BOLD:#}{cancelled}", device.id))
+                    .map_err(Into::into)
             }
-        }
+        };
+        printed = printed.and(line);
     }
+    let names = || known.iter().map(|device| device.id.as_str()).collect::<Vec<_>>().join(", ");
+    printed.with_context(|| format!("removed: {}", names()))?;
     Ok(exit::OK)
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::args::Events;
 use crate::connect;
 use crate::exit;
+use crate::explain::note_losses;
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
 
 /// An event for machines.
@@ -24,7 +25,7 @@ struct Hub<'a> {
 
 pub(crate) async fn run(args: Events, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
-    let mut changes = hub.events()?;
+    let mut changes = hub.events()?.on_lost(note_losses(&hub));
     let other = |device: &DeviceId| args.device.as_ref().is_some_and(|only| only != device);
     let mut connected = false;
     while let Some(change) = changes.next().await {

@@ -1,16 +1,25 @@
 //! How an error ends the program: its line for people or for machines, what to do about it, its exit code.
 
+use std::time::Duration;
+
+use bellwire_client::Controller;
 use bellwire_client::api::Error;
-use bellwire_client::transport::{CertificateFault, TransportStage};
-use bellwire_proto::{Code, Delivery};
+use bellwire_client::event_source::{self, Loss};
+use bellwire_client::transport::{CertificateFault, TransportError, TransportStage};
+use bellwire_proto::{Code, Delivery, Problem};
 use serde::Serialize;
 
+use crate::connect;
 use crate::exit;
 use crate::out::{self, Form};
 use crate::short_id::Ambiguous;
 
 const SET_TOKEN: &str = "the hub requires a token that it knows: pass --token-file FILE, set BELLWIRE_TOKEN, or store it \
                          with: bellwire context add NAME URL --token-file FILE";
+/// The hub names it where it refuses a host.
+const ALLOWED_HOSTS: &str = "allowed_hosts";
+const OTHER_TOKEN: &str =
+    "the token does not allow it: use another with --token-file, BELLWIRE_TOKEN or --context";
 const SET_PROXY: &str = "set user and password in the proxy's URL, as in http://user:password@proxy:3128: HTTPS_PROXY \
                          for a hub at https://, HTTP_PROXY for one at http://";
 
@@ -49,6 +58,9 @@ pub(crate) fn explain(error: &anyhow::Error, form: Form) -> u8 {
     let mut message = error_chain(error);
     if let Some(advice) = known.and_then(advice) {
         message = format!("{message}; {advice}");
+    }
+    if let Some(Error::Unreachable { hub, source }) = known {
+        message.push_str(&next_steps(hub, source));
     }
     if form == Form::Text {
         out::error(&message);
@@ -101,9 +113,14 @@ pub(crate) fn usage_as_json(error: &clap::Error) -> u8 {
 fn advice(error: &Error) -> Option<&'static str> {
     match error {
         Error::Refused { problem, .. } if problem.code == Code::Unauthenticated => Some(SET_TOKEN),
-        Error::Refused { problem, .. } if problem.code == Code::Forbidden => Some(
-            "the token does not allow it: use another with --token-file, BELLWIRE_TOKEN or --context",
-        ),
+        // What the hub says of a page or a host is advice itself, and no token changes it.
+        Error::Refused { problem, .. }
+            if problem.code == Code::Forbidden
+                && connect::sends_token()
+                && !problem.detail.contains(ALLOWED_HOSTS) =>
+        {
+            Some(OTHER_TOKEN)
+        }
         Error::Foreign { status: Some(status), .. } => match status.as_u16() {
             401 => Some(SET_TOKEN),
             407 => Some(SET_PROXY),
@@ -123,14 +140,91 @@ fn advice(error: &Error) -> Option<&'static str> {
     }
 }
 
+/// The losses of a connection that returns by itself, for people: what to do about one is printed once, until a connection
+/// has succeeded.
+#[derive(Default)]
+pub(crate) struct Losses {
+    last_advice: Option<String>,
+}
+
+impl Losses {
+    /// The text for a loss.
+    pub(crate) fn text(&mut self, loss: &Loss) -> String {
+        let advice = loss.advice().or_else(|| of_refusal(loss));
+        match advice {
+            Some(advice) if self.last_advice.as_ref() != Some(&advice) => {
+                let text = format!("{loss} ({advice})");
+                self.last_advice = Some(advice);
+                text
+            }
+            _ => loss.to_string(),
+        }
+    }
+
+    /// A connection has succeeded.
+    pub(crate) fn connected(&mut self) {
+        self.last_advice = None;
+    }
+}
+
+/// Prints a note for each lost connection of a stream of changes, which returns by itself.
+pub(crate) fn note_losses(hub: &Controller) -> impl FnMut(&Loss, Duration) + Send + 'static {
+    let (url, mut losses) = (hub.url().to_owned(), Losses::default());
+    move |loss, retry_in| {
+        let loss = losses.text(loss);
+        out::note(&format!("{url}: {loss}; again in {}", out::span(retry_in)));
+    }
+}
+
+/// What to do about a status that the hub, or what is in its place, answered a listener.
+fn of_refusal(loss: &Loss) -> Option<String> {
+    let Loss::Failed(event_source::Error::Refused(refusal)) = loss else { return None };
+    match refusal.status.as_u16() {
+        401 => Some(SET_TOKEN.to_owned()),
+        403 => {
+            let problem: Problem = serde_json::from_slice(&refusal.body).ok()?;
+            let of_token = connect::sends_token() && !problem.detail.contains(ALLOWED_HOSTS);
+            Some(if of_token {
+                format!("{}; {OTHER_TOKEN}", problem.detail)
+            } else {
+                problem.detail
+            })
+        }
+        407 => Some(SET_PROXY.to_owned()),
+        511 => Some("the network requires a sign-in".to_owned()),
+        _ => None,
+    }
+}
+
+/// For a hub that cannot be reached: what named it, and where there may be none, how to start one.
+fn next_steps(hub: &str, source: &TransportError) -> String {
+    if source.stage() != TransportStage::Connect || source.is_of_proxy() {
+        return String::new();
+    }
+    let mut steps = String::new();
+    if let Some(named_by) = connect::named_by() {
+        steps.push_str(&format!("; its URL is that of {named_by}"));
+    }
+    let authority = hub.split_once("://").map_or(hub, |(_, rest)| rest);
+    if ["127.", "localhost", "[::1]"].iter().any(|here| authority.starts_with(here)) {
+        steps.push_str("; start a hub on this machine with: bellwire serve");
+    }
+    steps
+}
+
 /// The error and its causes, without those that the text before them contains.
 fn error_chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for source in error.chain() {
+        let cause = source.to_string();
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {
             text = format!("{text}: {cause}");
+        }
+        // Its text has its causes, in other words than the system's.
+        if source.is::<Error>() {
+            break;
         }
     }
     text

@@ -26,7 +26,18 @@ struct Found<'a> {
 pub(crate) async fn run(args: Health, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
     let begun = Instant::now();
-    let pong = hub.ping().await?;
+    let pong = match hub.ping().await {
+        // Every GET that does not listen is redirected there by the original and by `eventsource-server`.
+        Err(Error::Foreign { hub, reason, status, retry_after })
+            if reason.starts_with("it redirects to /;") =>
+        {
+            let reason = "it answers as a classic server does (eventsource-server); a hub that serves both is started with: \
+                          bellwire serve --classic"
+                .to_owned();
+            return Err(Error::Foreign { hub, reason, status, retry_after }.into());
+        }
+        pong => pong?,
+    };
     let round_trip_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     let health = refusal(hub.health().await)?;
     let readiness = refusal(hub.readiness().await)?;

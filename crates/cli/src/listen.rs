@@ -5,7 +5,7 @@
 //! that is delivered twice is answered twice and run once. Only the agent survives power cuts.
 
 use std::collections::{HashMap, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use bellwire::output::consumed_line;
 use bellwire_client::Controller;
-use bellwire_client::agent::handler::Program;
+use bellwire_client::agent::handler::{Program, ProgramError};
 use bellwire_client::agent::run::{
     DataDir, Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress_channel,
     stop_channel,
 };
 use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_client::event_source::Retry;
-use bellwire_client::path::{Carrier, status::BEING_PROVEN};
+use bellwire_client::path::{Carrier, status::BEING_PROVEN, wake::Wake};
 use bellwire_proto::stream::{ByeReason, CommandEvent};
 use bellwire_proto::{CommandId, DeviceId, ErrorInfo, Outcome, Report, ReportState, codes, limits};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::args::Listen;
 use crate::exit::{self, Usage};
+use crate::explain::Losses;
 use crate::out::{self, BAD, BOLD, DIM, Form, GOOD, StdoutError};
 use crate::saved;
 
@@ -41,6 +42,15 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
     let hub = crate::connect::controller(&args.hub)?;
+    if !args.without_exec.is_empty() {
+        let words: Vec<_> = args.without_exec.iter().map(|word| word.to_string_lossy()).collect();
+        let words = out::printable(&words.join(" "));
+        return Err(Usage(format!(
+            "a program goes behind --exec: bellwire listen {} --exec {words}",
+            args.device
+        ))
+        .into());
+    }
     let program = program(&args.exec)?;
     if program.is_none() && form == Form::Text {
         out::note("no --exec: each command is printed, and answered succeeded");
@@ -49,6 +59,7 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
         saved::prepare(folder).map_err(|e| Usage(format!("--save-dir cannot be used: {e:#}")))?;
     }
     let mut signals = hub.listen(&args.device, &ListenOptions::default().retry(Retry::always()))?;
+    let mut wake = Wake::new([]);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut appliance = Appliance {
@@ -61,6 +72,7 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
         }),
         form,
         save_dir: args.save_dir,
+        losses: Losses::default(),
         running: HashMap::new(),
         answered: VecDeque::new(),
         jobs: JoinSet::new(),
@@ -72,6 +84,10 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
                 None => return Ok(exit::OK),
             },
             Some(done) = appliance.jobs.join_next() => appliance.done(done),
+            reason = wake.changed() => {
+                tracing::info!("trying everything again: {}", reason.as_str());
+                signals.network_changed();
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -103,10 +119,28 @@ pub(crate) fn program(argv: &[OsString]) -> Result<Option<Program>, Usage> {
         )));
     }
     let run = Program::new(program, args);
-    if run.file().is_err() {
-        return Err(Usage(format!("cannot run {}: no such program", program.display())));
+    let shown = program.display();
+    match run.file() {
+        Ok(_) => Ok(Some(run)),
+        Err(ProgramError::NotFound(_)) if args.is_empty() && has_blank(program) => {
+            Err(Usage(format!(
+                "cannot run {shown}: no such program; the program and its arguments are separate words: --exec {shown}, \
+                 without the quotes"
+            )))
+        }
+        Err(ProgramError::NotFound(_)) => {
+            Err(Usage(format!("cannot run {shown}: no such program")))
+        }
+        Err(ProgramError::NotExecutable(path)) if path.is_file() => Err(Usage(format!(
+            "cannot run {shown}: it is not executable: chmod +x {}",
+            path.display()
+        ))),
+        Err(error) => Err(Usage(format!("cannot run {shown}: {error}"))),
     }
-    Ok(Some(run))
+}
+
+fn has_blank(text: &OsStr) -> bool {
+    text.as_encoded_bytes().contains(&b' ')
 }
 
 struct Appliance {
@@ -114,6 +148,8 @@ struct Appliance {
     form: Form,
     /// Where commands are written to.
     save_dir: Option<PathBuf>,
+    /// What was printed about lost connections.
+    losses: Losses,
     /// Running commands, and how to stop them.
     running: HashMap<CommandId, StopSender>,
     /// Answered commands, oldest first.
@@ -126,6 +162,7 @@ impl Appliance {
     fn on_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Hello(hello) => {
+                self.losses.connected();
                 out::note(&format!(
                     "listening as {} at {} ({})",
                     hello.device,
@@ -148,9 +185,9 @@ impl Appliance {
                 }
             }),
             Signal::Lost { loss, retry_in } => {
-                let advice = loss.advice().map(|advice| format!(" ({advice})")).unwrap_or_default();
+                let loss = self.losses.text(&loss);
                 out::note(&format!(
-                    "{}: {loss}{advice}; again in {}",
+                    "{}: {loss}; again in {}",
                     self.link.hub.url(),
                     out::span(retry_in)
                 ));
@@ -357,5 +394,7 @@ fn show_end(report: &Report) -> Result<(), StdoutError> {
     let style = if report.state == ReportState::Succeeded { GOOD } else { BAD };
     let code =
         report.outcome.exit_code.map(|code| format!(", exit code {code}")).unwrap_or_default();
-    out::line(format_args!("  {style}{}{style:#}{code}", report.state.as_str()))
+    let error = report.outcome.error.as_ref().and_then(|error| error.message.as_deref());
+    let error = error.map(|text| format!(": {}", out::printable(text))).unwrap_or_default();
+    out::line(format_args!("  {style}{}{style:#}{code}{error}", report.state.as_str()))
 }

@@ -14,12 +14,14 @@ mod command;
 mod commands;
 #[cfg(feature = "hub")]
 mod complete;
+mod config_lines;
 mod connect;
 mod context;
 mod contexts;
 #[cfg(feature = "hub")]
 mod demo;
 mod devices;
+mod doctor;
 mod events;
 mod exit;
 mod explain;
@@ -98,6 +100,7 @@ async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
         Command::Access(access) => access::run(access, form).await,
         Command::Events(events) => events::run(events, form).await,
         Command::Health(health) => health::run(health, form).await,
+        Command::Doctor(doctor) => doctor::run(doctor, form).await,
         Command::Context { command } => context::run(command, form),
         #[cfg(feature = "hub")]
         Command::Completions { shell } => manual::completions(shell),

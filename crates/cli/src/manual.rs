@@ -96,6 +96,22 @@ mod tests {
         );
     }
 
+    /// A terminal of 80 columns broke each of its lines twice.
+    #[test]
+    fn a_paragraph_of_the_help_is_one_line_which_the_terminal_breaks() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let is_prose = |line: &str| !line.is_empty() && !line.starts_with(' ');
+            for pair in text.lines().collect::<Vec<_>>().windows(2) {
+                let broken = pair.iter().all(|line| is_prose(line));
+                assert!(!broken, "the help of{path} breaks a paragraph itself: {pair:?}");
+            }
+            command.get_subcommands().for_each(|command| check(command, &path));
+        }
+        check(&Cli::command(), "");
+    }
+
     #[test]
     fn the_definitions_hold_together() {
         Cli::command().debug_assert();

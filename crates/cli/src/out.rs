@@ -70,7 +70,14 @@ pub(crate) fn style_of(state: DeliveryState) -> Style {
 
 /// A delivery: how it stands, and what came of it.
 pub(crate) fn delivery(delivery: &Delivery) -> Result<(), StdoutError> {
-    let Delivery { device, action, state, command, outcome, .. } = delivery;
+    delivery_head(delivery)?;
+    line(format_args!("  {DIM}{}{DIM:#}", delivery.command))?;
+    outcome(delivery)
+}
+
+/// The first line of [`delivery`].
+pub(crate) fn delivery_head(delivery: &Delivery) -> Result<(), StdoutError> {
+    let Delivery { device, action, state, outcome, .. } = delivery;
     let style = style_of(*state);
     let mut about = vec![format!("attempt {}", delivery.attempt)];
     if state.is_terminal() {
@@ -88,8 +95,12 @@ pub(crate) fn delivery(delivery: &Delivery) -> Result<(), StdoutError> {
     line(format_args!(
         "{style}{state}{style:#}  {BOLD}{device} {action}{BOLD:#}  {DIM}{}{DIM:#}",
         about.join(", ")
-    ))?;
-    line(format_args!("  {DIM}{command}{DIM:#}"))?;
+    ))
+}
+
+/// The last lines of [`delivery`].
+pub(crate) fn outcome(delivery: &Delivery) -> Result<(), StdoutError> {
+    let outcome = &delivery.outcome;
     if let Some(error) = &outcome.error {
         let message = error.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
         line(format_args!("  {BAD}{}{BAD:#}{}", printable(&error.code), printable(&message)))?;
@@ -114,7 +125,8 @@ pub(crate) fn command(command: &Command) -> Result<(), StdoutError> {
         command.counts.iter().map(|(state, n)| format!("{n} {state}")).collect();
     let whole = if command.done { "done" } else { "under way" };
     line(format_args!("{BOLD}{}{BOLD:#}  {whole}: {}", command.action, counts.join(", ")))?;
-    line(format_args!("  {DIM}{}, created {}{DIM:#}", command.id, command.created_at))?;
+    let at = command.not_before.map(|at| format!(", to be sent at {at}")).unwrap_or_default();
+    line(format_args!("  {DIM}{}, created {}{at}{DIM:#}", command.id, command.created_at))?;
     if !command.data.is_null() {
         line(format_args!("  data {}", printable(command.data.as_str())))?;
     }
@@ -153,8 +165,8 @@ pub(crate) fn span(span: Duration) -> String {
         0 => format!("{ms} ms"),
         1..=9 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
         s @ 10..=119 => format!("{s} s"),
-        s @ 120..=7199 => format!("{} min", s / 60),
-        s @ 7200..=172_799 => format!("{} h", s / 3600),
+        s @ (120..=3599 | 3660..=7199) => format!("{} min", s / 60),
+        s @ 3600..=172_799 => format!("{} h", s / 3600),
         s => format!("{} d", s / 86_400),
     }
 }
@@ -175,7 +187,8 @@ mod tests {
         assert_eq!(shown(12), "12 ms");
         assert_eq!(shown(1549), "1.5 s");
         assert_eq!(shown(75_000), "75 s");
-        assert_eq!(shown(3_600_000), "60 min");
+        assert_eq!(shown(3_600_000), "1 h");
+        assert_eq!(shown(5_400_000), "90 min");
         assert_eq!(shown(400_000_000), "4 d");
     }
 

@@ -59,6 +59,14 @@ pub fn stderr_line(text: impl Display) {
     anstream::stderr().lock().write_all(text.as_bytes()).ok();
 }
 
+/// Replaces the last line of standard error, a terminal, if that can be written: for a person who waits.
+pub fn stderr_progress(text: impl Display) {
+    // Erases the line: ECMA-48, EL.
+    let text = format!("\r\x1b[2K{text}");
+    let mut stderr = io::stderr().lock();
+    stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()).ok();
+}
+
 /// Prints what clap has to say: help and version on standard output, a mistake on standard error. Gives the exit code.
 pub fn of_clap(error: &clap::Error) -> u8 {
     let printed = error.print().map_err(StdoutError);

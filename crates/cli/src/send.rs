@@ -12,7 +12,9 @@ use bellwire_proto::{Code, Delivery, Device, DeviceId, Json, Seconds, Timestamp,
 
 use crate::args::{DataType, Send};
 use crate::exit::{self, Usage};
+use crate::explain::note_losses;
 use crate::out::{self, Form};
+use crate::when::Moment;
 
 /// How long the hub may take to tell whether it has ever seen the device. Only a hint depends on it.
 const HINT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -20,6 +22,8 @@ const HINT_TIMEOUT: Duration = Duration::from_secs(1);
 const BOM: char = '\u{feff}';
 
 pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
+    refuse_slips(&args)?;
+    check_inputs(&args)?;
     let options = options(&args)?;
     let hub = crate::connect::controller(&args.hub)?;
     if args.known && !lookup(&hub, &args.device).await?.is_some_and(|device| is_seen(&device)) {
@@ -29,16 +33,14 @@ pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
             args.device
         );
     }
-    let options = match args.at {
-        None => options,
+    let (options, not_before) = match args.at {
+        None => (options, None),
         Some(at) => {
             // The hub's clock decides when that is.
             let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
             let at = at.next(now).map_err(|e| Usage(format!("--at: {e}")))?;
-            if form == Form::Text {
-                out::note(&format!("to be sent at {at}, in {}", out::span(at.since(now))));
-            }
-            options.not_before(at)
+            let note = format!("to be sent at {at}, in {}", out::span(at.since(now)));
+            (options.not_before(at), Some(note))
         }
     };
     // Beside the command, so that it takes no time of its own.
@@ -56,6 +58,7 @@ pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
     let Some(wait) = args.wait.filter(|wait| wait.get() > 0) else {
         print(&sent, form)?;
         if form == Form::Text {
+            not_before.inspect(|note| out::note(note));
             out::note(&format!("follow it with: bellwire watch {}", sent.command));
         }
         hint.await.filter(|hint| hint.is_urgent).inspect(|hint| out::note(&hint.text));
@@ -74,9 +77,33 @@ pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
     let delivery = follow(&hub, sent, wait).await?;
     print(&delivery, form)?;
     if !delivery.state.is_terminal() && form == Form::Text {
+        if let Some(why) = crate::command::why_queued(&hub, &delivery).await {
+            out::note(&format!("  waits: {why}"));
+        }
         out::note(&format!("not ended yet; follow it with: bellwire watch {}", delivery.command));
     }
     Ok(exit::of_state(delivery.state))
+}
+
+/// What clap takes, and is a slip.
+fn refuse_slips(args: &Send) -> Result<(), Usage> {
+    if let (Some(first), [_, ..]) = (&args.data, args.unquoted.as_slice()) {
+        let text = format!("{first} {}", args.unquoted.join(" "));
+        let quoted = text.replace('\'', r"'\''");
+        return Err(Usage(format!(
+            "data with a blank go in quotes: bellwire send {} {} '{}'",
+            args.device,
+            args.action,
+            out::printable(&quoted)
+        )));
+    }
+    if args.at.is_some() && args.wait.is_some() {
+        return Err(Usage(
+            "--at and --wait exclude each other: send it without --wait, and follow it with: bellwire watch ID"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// The answer. Where it cannot be printed, the id must not be lost with it.
@@ -94,7 +121,7 @@ async fn follow(hub: &Controller, sent: Delivery, wait: Seconds) -> anyhow::Resu
         return Ok(sent);
     }
     let end = async {
-        let mut changes = hub.watch(sent.command)?;
+        let mut changes = hub.watch(sent.command)?.on_lost(note_losses(hub));
         while let Some(change) = changes.next().await {
             match change? {
                 CommandChange::Delivery(delivery) if delivery.state.is_terminal() => {
@@ -134,8 +161,11 @@ struct Hint {
 
 /// Why it may take long, if the appliance is offline. `device` is `None` for one that the command has created.
 fn hint(device: Option<&Device>, sent: &Delivery) -> Option<Hint> {
-    let retained = "the command waits for it until its time to live has passed";
-    let Delivery { device: name, command, .. } = sent;
+    let Delivery { device: name, command, created_at, expires_at, .. } = sent;
+    let retained = format!(
+        "the command waits for it until {expires_at} ({}; --ttl sets another time)",
+        out::span(expires_at.since(*created_at))
+    );
     match device {
         _ if sent.state.is_terminal() => None,
         Some(device) if is_seen(device) => {
@@ -151,6 +181,25 @@ fn hint(device: Option<&Device>, sent: &Delivery) -> Option<Hint> {
             Some(Hint { text, is_urgent: true })
         }
     }
+}
+
+/// Whether the options can be used together.
+fn check_inputs(args: &Send) -> Result<(), Usage> {
+    let is_dash = |file: &Option<std::path::PathBuf>| file.as_deref() == Some("-".as_ref());
+    let reads_data = args.data.as_deref() == Some("-") || is_dash(&args.data_file);
+    if reads_data && is_dash(&args.hub.token_file) {
+        let once = "standard input is read once: put the token into a file, or into BELLWIRE_TOKEN";
+        return Err(Usage(once.to_owned()));
+    }
+    // The same key with another request would be refused, at the one moment when the key is needed.
+    if args.idempotency_key.is_some() && matches!(args.at, Some(Moment::Span(_))) {
+        return Err(Usage(
+            "--at counted from now is another time at each try, and with --idempotency-key another request: give \
+             the time itself, as in 2026-01-31T12:00:00Z"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn options(args: &Send) -> anyhow::Result<SendOptions> {
@@ -174,6 +223,9 @@ fn options(args: &Send) -> anyhow::Result<SendOptions> {
         };
     }
     if let Some(ttl) = args.ttl {
+        if ttl.get() > limits::TTL_S.max {
+            return Err(Usage("--ttl is from 0s to 7d".to_owned()).into());
+        }
         options = options.ttl(ttl);
     }
     if let Some(wait) = args.wait {
@@ -211,16 +263,27 @@ fn data(args: &Send) -> anyhow::Result<Option<String>> {
             read_bounded(std::io::stdin()).context("standard input")?
         }
         (Some(text), _) => return Ok(Some(text.clone())),
+        (None, Some(dash)) if dash.as_os_str() == "-" => {
+            read_bounded(std::io::stdin()).context("standard input")?
+        }
         (None, Some(file)) => File::open(file)
             .and_then(read_bounded)
             .map_err(|e| Usage(format!("{}: {e}", file.display())))?,
         (None, None) => return Ok(None),
     };
     let text = String::from_utf8(bytes);
-    let text = text.map_err(|_| {
-        Usage("the data is not UTF-8; encode it, for example with base64".to_owned())
-    })?;
+    let text = text.map_err(|e| Usage(not_utf8(e.as_bytes()).to_owned()))?;
     Ok(Some(text))
+}
+
+/// What to do about data that are not UTF-8.
+fn not_utf8(bytes: &[u8]) -> &'static str {
+    // A byte order mark, as editors and shells of Windows write it.
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        "the data is UTF-16, as Windows writes it; convert it: iconv -f UTF-16 -t UTF-8"
+    } else {
+        "the data is not UTF-8; encode it, for example with base64"
+    }
 }
 
 /// All of it, or what is too long for every hub by a byte.

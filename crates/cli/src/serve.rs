@@ -61,7 +61,10 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     service_manager.send("STOPPING=1");
     tracing::info!("draining; a second signal ends at once");
     tokio::select! {
-        () = hub.shutdown() => Ok(exit::OK),
+        () = hub.shutdown() => {
+            tracing::info!("stopped");
+            Ok(exit::OK)
+        }
         _ = terminate.recv() => Ok(exit::FAILED),
         _ = interrupt.recv() => Ok(exit::FAILED),
     }

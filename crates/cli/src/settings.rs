@@ -3,23 +3,57 @@
 use std::path::{Path, PathBuf};
 
 use bellwire_hub::app::{self, StartError};
-use bellwire_hub::config::{Config, Loaded, VARIABLE_PREFIX};
+use bellwire_hub::config::{Config, Fault, Loaded, Origin, VARIABLE_PREFIX};
 
 use crate::args::{ConfigCommand, HubSettings};
+use crate::config_lines::{line_of, quotes_hint};
 use crate::exit::{self, Usage};
 use crate::out::{self, Form};
 
 /// Reads all layers: the file, then the environment, then the flags.
 pub(crate) fn read(settings: &HubSettings) -> anyhow::Result<Loaded> {
+    load(settings)?.map_err(|faults| Usage(listed(&faults)).into())
+}
+
+/// The same, with each fault by itself.
+fn load(settings: &HubSettings) -> anyhow::Result<Result<Loaded, Vec<String>>> {
     let text = settings.config.as_deref().map(read_file).transpose()?;
     let environment = environment()?;
     let flags = flags(settings);
-    Config::load(
+    Ok(Config::load(
         text.as_deref(),
         environment.iter().map(|(name, value)| (name.as_str(), value.as_str())),
         flags.iter().map(|(key, value)| (*key, value.as_str())),
     )
-    .map_err(|faults| Usage(faults.to_string()).into())
+    .map_err(|faults| {
+        let file = settings.config.as_deref().zip(text.as_deref());
+        faults.iter().map(|fault| with_file(fault, file)).collect()
+    }))
+}
+
+/// Faults as one message: several are a list below its first line.
+fn listed(faults: &[String]) -> String {
+    match faults {
+        [only] => only.clone(),
+        several => {
+            format!("the settings have {} faults:\n  {}", several.len(), several.join("\n  "))
+        }
+    }
+}
+
+/// A fault; one of the file with the file and the line.
+fn with_file(fault: &Fault, file: Option<(&Path, &str)>) -> String {
+    let Some((path, text)) = file else { return fault.to_string() };
+    let path = path.display();
+    match fault {
+        Fault::Syntax { line, .. } => format!("{path}: {fault}{}", quotes_hint(text, *line)),
+        Fault::UnknownKey { origin: Origin::File, key }
+        | Fault::Value { origin: Origin::File, key, .. } => match line_of(text, key) {
+            Some(line) => format!("{path}, line {line}: {fault}"),
+            None => format!("{path}: {fault}"),
+        },
+        _ => fault.to_string(),
+    }
 }
 
 /// The warning about variables that are named like settings and are not; `None` without any.
@@ -36,12 +70,10 @@ pub(crate) fn unknown_variables(loaded: &Loaded) -> Option<String> {
 /// `bellwire config`.
 pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
     let ConfigCommand::Check { settings, strict } = command;
-    let loaded = match read(&settings) {
-        Ok(loaded) => loaded,
-        Err(e) if e.is::<Usage>() => {
-            let faults: Vec<_> = e.to_string().lines().map(str::to_owned).collect();
-            return refuse(&faults, exit::USAGE, form);
-        }
+    let loaded = match load(&settings) {
+        Ok(Ok(loaded)) => loaded,
+        Ok(Err(faults)) => return refuse(&faults, exit::USAGE, form),
+        Err(e) if e.is::<Usage>() => return refuse(&[e.to_string()], exit::USAGE, form),
         Err(e) => return Err(e),
     };
     let unknown = loaded.unknown_variables.iter().filter(|_| strict);
@@ -54,7 +86,14 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
     if !faults.is_empty() {
         return refuse(&faults, if is_usage { exit::USAGE } else { exit::FAILED }, form);
     }
-    let in_use = in_use.iter().map(ToString::to_string);
+    let in_use = in_use.iter().map(|_| {
+        let dir = &loaded.config.data_dir;
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+        format!(
+            "the data folder {} is in use: a hub is running with it, which is no fault",
+            dir.display()
+        )
+    });
     let warnings: Vec<String> = unknown_variables(&loaded).into_iter().chain(in_use).collect();
     match form {
         Form::Json => {
@@ -67,9 +106,9 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
             for warning in warnings {
                 out::note(&format!("warning: {warning}"));
             }
-            let toml = loaded.config.to_toml();
+            let toml = loaded.to_toml();
             out::line(format_args!(
-                "# ok: `bellwire serve` accepts these settings\n{}",
+                "# ok: `bellwire serve` accepts these settings; those with # are defaults\n{}",
                 toml.trim_end()
             ))?;
         }
@@ -80,16 +119,16 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
 fn refuse(faults: &[String], code: u8, form: Form) -> anyhow::Result<u8> {
     match form {
         Form::Json => out::json(&serde_json::json!({"ok": false, "faults": faults}))?,
-        Form::Text => out::error(&faults.join("\n")),
+        Form::Text => out::error(&listed(faults)),
     }
     Ok(code)
 }
 
-/// The variables that may be settings.
+/// The variables that may be settings. An empty one counts as unset, as clients and the agent have it.
 fn environment() -> anyhow::Result<Vec<(String, String)>> {
     let ours = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-        .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX));
+        .filter(|(name, value)| name.starts_with(VARIABLE_PREFIX) && !value.is_empty());
     ours.map(|(name, value)| match value.into_string() {
         Ok(value) => Ok((name, value)),
         Err(_) => Err(Usage(format!("the value of {name} is not UTF-8")).into()),
@@ -105,6 +144,9 @@ fn flags(settings: &HubSettings) -> Vec<(&'static str, String)> {
     }
     if let Some(dir) = &settings.data_dir {
         flags.push(("data_dir", dir.display().to_string()));
+    }
+    if !settings.classic_actions.is_empty() {
+        flags.push(("classic_actions", settings.classic_actions.join(",")));
     }
     for (key, given) in [("open", settings.open), ("classic", settings.classic)] {
         if given {

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::exit::Usage;
 use bellwire_client::Controller;
 use bellwire_client::api::Error;
 use bellwire_proto::{Code, Command, CommandId, CommandIdPrefix, Problem};
 
 /// Candidates that are listed for an ambiguous beginning.
 const CANDIDATES_MAX: u32 = 10;
+/// Digits of the beginning of an id by which a command is cancelled.
+const DIGITS_MIN: usize = 4;
 /// Characters of a short id: the millisecond, the version, and 12 random bits.
 const SHORT_CHARS: usize = 18;
 
@@ -31,6 +34,21 @@ impl FromStr for CommandRef {
 }
 
 impl CommandRef {
+    /// Refuses a beginning so short that a slip may hit another command: for what cannot be undone.
+    ///
+    /// # Errors
+    /// [`Usage`].
+    pub(crate) fn check_length(&self) -> Result<(), Usage> {
+        let Self::Prefix(prefix) = self else { return Ok(()) };
+        let digits = prefix.to_string().bytes().filter(u8::is_ascii_hexdigit).count();
+        if digits >= DIGITS_MIN {
+            return Ok(());
+        }
+        Err(Usage(format!(
+            "the id of a command to cancel is given by at least {DIGITS_MIN} digits: bellwire commands shows them"
+        )))
+    }
+
     /// The command that is meant. The hub is involved only for a beginning.
     ///
     /// # Errors

@@ -171,7 +171,7 @@ fn the_short_id_of_a_list_is_enough_everywhere_and_an_ambiguous_one_lists_the_ca
     let short = table.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     assert!(short.len() < ids[0].len() && ids[0].starts_with(&short), "{short} of {ids:?}");
 
-    let ambiguous = hub.run(&["cancel", "0"]);
+    let ambiguous = hub.run(&["cancel", &ids[0][..4]]);
     assert_eq!(code(&ambiguous), 2, "{ambiguous:?}");
     assert!(ids.iter().all(|id| stderr(&ambiguous).contains(id.as_str())), "{ambiguous:?}");
     let error = json(&hub.run(&["status", "0", "--json"]).stderr)["error"].clone();

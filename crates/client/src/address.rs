@@ -46,6 +46,11 @@ impl Address {
         &self.written
     }
 
+    /// The value of `Authorization` for its user and password, if it has them. It is hidden in `Debug`.
+    pub fn authorization(&self) -> Option<&HeaderValue> {
+        self.authorization.as_ref()
+    }
+
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidUrl> {
         let invalid = || InvalidUrl {
             // The text before an @ may be a password.

@@ -84,6 +84,8 @@ pub struct Agent {
     facts: BTreeMap<String, serde_json::Value>,
     list: Arc<List>,
     transport: Arc<dyn Transport>,
+    /// Files that name proxies, to be watched.
+    proxy_files: Vec<PathBuf>,
 }
 
 /// Why an agent cannot be built, or has ended.

@@ -270,6 +270,7 @@ impl Path {
     fn advance(&mut self, now: u64) {
         self.start_poll(now);
         self.start_stream(now);
+        self.confirm_again();
         let carrier = if self.streamer.carries() {
             Some(self.streamer.carrier())
         } else if self.is_lost() {

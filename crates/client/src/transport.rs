@@ -19,6 +19,7 @@ mod bases;
 mod coding;
 mod connector;
 mod dial;
+mod examine;
 mod network;
 mod no_proxy;
 mod pin;
@@ -31,7 +32,8 @@ mod settings;
 mod trust;
 mod tunnel;
 
-pub use bases::{Base, BaseStatus, BaseTransport};
+pub use bases::{Base, BaseSource, BaseStatus, BaseTransport};
+pub use examine::{Examination, ExaminedStep};
 pub use network::HttpTransport;
 #[cfg(feature = "agent")]
 pub(crate) use pin::KeyPin;
@@ -85,6 +87,9 @@ pub trait Transport: Send + Sync + 'static {
     /// [`BaseTransport`] has a choice.
     fn reconsider(&self) {}
 
+    /// The network is another one than before: connections may be dead, and another base may be the best.
+    fn network_changed(&self) {}
+
     /// Which base of the hub is in use, where there are several.
     fn base(&self) -> Option<BaseStatus> {
         None
@@ -98,6 +103,10 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
 
     fn reconsider(&self) {
         (**self).reconsider();
+    }
+
+    fn network_changed(&self) {
+        (**self).network_changed();
     }
 
     fn base(&self) -> Option<BaseStatus> {
@@ -152,6 +161,9 @@ impl TransportError {
         if let Some(fault) = self.certificate_fault() {
             return Some(fault.advice());
         }
+        if let Some(other) = bases::NotTheHub::of(self) {
+            return Some(other.advice());
+        }
         match self.stage {
             TransportStage::Untrusted => Some(
                 "a middlebox answers in place of the server, such as the sign-in page of a guest network, or the server \
@@ -161,6 +173,7 @@ impl TransportError {
             TransportStage::Encoding => Some(
                 "a middlebox compresses it: exempt this server there, or use https".to_owned(),
             ),
+            _ if self.source.is::<network::NotHttp>() => Some(network::NotHttp::ADVICE.to_owned()),
             _ if let Some(refusal) = self.proxy_refusal() => refusal.advice(),
             _ => self.source.downcast_ref::<proxy::ProxyFault>()?.advice(),
         }
@@ -185,6 +198,9 @@ impl TransportError {
 
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(other) = bases::NotTheHub::of(self) {
+            return other.fmt(f);
+        }
         f.write_str(match self.stage {
             TransportStage::Connect => "cannot connect",
             TransportStage::Untrusted => "cannot connect securely",
@@ -202,6 +218,13 @@ impl fmt::Display for TransportError {
         let mut shown = String::new();
         let mut cause: Option<&(dyn StdError + 'static)> = Some(&*self.source);
         while let Some(error) = cause {
+            // Its source is the first of the failures that it lists.
+            if self.stage == TransportStage::Connect && error.is::<dial::Unreachable>() {
+                return write!(f, " to {error}");
+            }
+            if error.is::<resolve::NotFound>() {
+                return write!(f, ": {error}");
+            }
             let text = error.to_string();
             if !shown.contains(&text) {
                 write!(f, ": {text}")?;

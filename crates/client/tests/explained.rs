@@ -72,6 +72,8 @@ async fn a_certificate_that_is_refused_is_described_with_what_to_do() {
         ("hub.pem", "dated-ca.pem", "127.0.0.1", "\"Bellwire test authority\"", "set ca_file"),
         ("self-signed.pem", "ca.pem", "127.0.0.1", "self-signed, by \"hub.test\"", "set ca_file"),
         ("as-authority.pem", "ca.pem", "127.0.0.1", "authority \"hub.test\" (CA:TRUE)", "CA:FALSE"),
+        ("for-clients.pem", "purposes-ca.pem", "127.0.0.1", "is for clients only", "serverAuth"),
+        ("nameless.pem", "purposes-ca.pem", "127.0.0.1", "has no names", "common name"),
         // Trusted as an authority it is still no server's.
         ("as-authority.pem", "as-authority.pem", "127.0.0.1", "(CA:TRUE)", "CA:FALSE"),
     ] {
@@ -97,6 +99,32 @@ async fn a_certificate_that_is_refused_is_described_with_what_to_do() {
         let error = hub.ping().await.unwrap_err().to_string();
         assert!(error.contains(found) && error.contains(advice), "{certificate}: {error}");
     }
+}
+
+/// "invalid HTTP version parsed" did not say that the other end speaks TLS.
+#[tokio::test]
+async fn plain_http_to_a_port_of_tls_is_advised_to_use_https() {
+    let port = start_tls("hub.pem").await.port();
+    let url = format!("http://127.0.0.1:{port}/");
+    let transport = || HttpTransport::builder().no_proxy();
+    let error = transport_error(&url, transport()).await;
+    assert!(error.advice().is_some_and(|advice| advice.contains("https://")), "{error}");
+    let hub = Controller::builder(&url).transport(transport().build().unwrap()).build().unwrap();
+    let error = hub.ping().await.unwrap_err().to_string();
+    assert!(error.contains("not HTTP") && error.contains("https://"), "{error}");
+    assert!(!error.contains("parsed"), "{error}");
+}
+
+/// What is wrong with a file of authorities was said of the server's certificate.
+#[test]
+fn a_broken_certificate_in_ca_file_is_said_to_be_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(&file, pem).unwrap();
+    let error = HttpTransport::builder().ca_file(&file).build().unwrap_err().to_string();
+    assert!(error.contains("certificate 1 in it is broken"), "{error}");
+    assert!(error.contains("ca.pem") && !error.contains("peer"), "{error}");
 }
 
 /// The error named the hub, which was well.

@@ -385,7 +385,7 @@ async fn a_failure_is_one_line() {
     drop(server);
     let mut tail = Tail::start(EventSource::builder(url).retry(Retry::never()));
     let error = tail.gave_up().await.to_string();
-    assert!(error.starts_with("cannot connect: "), "{error}");
+    assert!(error.starts_with("cannot connect to 127.0.0.1:"), "{error}");
     assert!(error.contains("refused"), "the cause is reported: {error}");
     assert!(!error.contains('\n'), "{error}");
 }

@@ -248,7 +248,11 @@ impl Bound {
         });
         let listener = Listener::bind_endpoints(endpoints, bounds).map_err(StartError::Bind)?;
         // In text mode, without ids and without keepalives (contract, section 10).
-        let classic = ClassicConfig { shards: config.shards, ..ClassicConfig::default() };
+        let classic = ClassicConfig {
+            shards: config.shards,
+            actions: config.classic_actions.clone(),
+            ..ClassicConfig::default()
+        };
         let classic = config.classic.then(|| Classic::start(classic)).transpose()?;
         let hub = Hub::open(config).await?;
         Ok(Self { hub, classic, listener, tls })

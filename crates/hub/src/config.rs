@@ -68,6 +68,9 @@ pub struct Config {
     /// Whether the wire format of the classic Python library is served too (contract, section 10).
     /// Default false.
     pub classic: bool,
+    /// Actions that the classic format accepts beside `ping` and `close`; an event has the name of its action. Default
+    /// none.
+    pub classic_actions: Vec<String>,
     /// Origins of web pages, beside the hub's own, that may send, listen and read (contract, section 6). Default none.
     pub cors_origins: Vec<PageOrigin>,
     /// Names, beside `localhost`, by which an open hub is reached on a loopback address: what a reverse proxy before it
@@ -121,6 +124,15 @@ impl Loaded {
     /// Whether any layer has a value for this key.
     pub fn is_given(&self, key: &str) -> bool {
         self.given.contains(key)
+    }
+
+    /// All settings as a TOML file that means the same when it is read: what no layer has a value for is a comment with the
+    /// default, because some defaults depend on the machine.
+    pub fn to_toml(&self) -> String {
+        self.config.lines().fold(String::new(), |file, (key, line)| {
+            let mark = if self.is_given(key) { "" } else { "# " };
+            format!("{file}{mark}{line}\n")
+        })
     }
 }
 
@@ -192,9 +204,13 @@ impl Config {
 
     /// The same as a TOML file.
     pub fn to_toml(&self) -> String {
-        let mut file = String::new();
-        for setting in SETTINGS {
-            let Some(text) = (setting.show)(self) else { continue };
+        self.lines().map(|(_, line)| line + "\n").collect()
+    }
+
+    /// Every setting that has a value: its key, and its line of a TOML file.
+    fn lines(&self) -> impl Iterator<Item = (&'static str, String)> {
+        SETTINGS.iter().filter_map(|setting| {
+            let text = (setting.show)(self)?;
             let value = match setting.shape {
                 Shape::Bare => text,
                 Shape::Text => toml::Value::String(text).to_string(),
@@ -203,9 +219,8 @@ impl Config {
                     toml::Value::Array(texts.collect()).to_string()
                 }
             };
-            file.push_str(&format!("{} = {value}\n", setting.key));
-        }
-        file
+            Some((setting.key, format!("{} = {value}", setting.key)))
+        })
     }
 
     /// Where the hub listens, each with what is spoken there.
@@ -234,6 +249,7 @@ impl Default for Config {
             data_dir: PathBuf::from("bellwire-data"),
             open: false,
             classic: false,
+            classic_actions: Vec::new(),
             cors_origins: Vec::new(),
             allowed_hosts: Vec::new(),
             lease: limits::LEASE,
@@ -315,6 +331,9 @@ impl Reading {
                 None
             }
         };
+        if !config.classic_actions.is_empty() && !config.classic {
+            self.faults.push(Fault::Missing { given: "classic_actions", missing: "classic" });
+        }
         if !self.faults.is_empty() {
             return Err(ConfigErrors::new(self.faults));
         }

@@ -36,6 +36,7 @@ mod effects;
 mod events;
 mod reserved;
 mod runtime;
+mod trials;
 
 pub use reserved::Reserved;
 use runtime::Runtime;
@@ -451,6 +452,30 @@ impl Driver {
         self.runtime.feed.observe(reserved.stream, Reader { visible, token })?;
         self.runtime.observers_changed();
         Ok(reserved)
+    }
+
+    // --- Trials of networks ---
+
+    /// Opens a stream of no device, which ends by itself a minute and one heartbeat later.
+    ///
+    /// # Errors
+    /// `draining`, `rate_limited` when there are too many.
+    pub fn open_trial(
+        &self,
+        options: StreamOptions,
+        heartbeat: Duration,
+    ) -> Result<Reserved, Problem> {
+        let reserved = self.reserve(options)?;
+        self.runtime.trials.open(reserved.stream, heartbeat)?;
+        Ok(reserved)
+    }
+
+    /// Holds an answer back for `wait`, or until the hub drains.
+    ///
+    /// # Errors
+    /// `draining`, `rate_limited` when there are too many.
+    pub async fn hold_trial(&self, wait: Duration) -> Result<(), Problem> {
+        self.runtime.trials.hold(wait).await
     }
 
     // --- Reads ---

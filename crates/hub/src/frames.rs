@@ -2,7 +2,7 @@
 //! ends, data on one line (contract, section 4). Each is encoded once for all its readers.
 
 use bellwire_core::Frame as CoreFrame;
-use bellwire_proto::stream::{Bye, ByeReason, Hello};
+use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{Command, Delivery, DeviceEvent, Seq, limits};
 use bellwire_sse::{Encoder, EventId, EventName};
 use serde::Serialize;
@@ -30,9 +30,9 @@ pub fn overloaded() -> Frame {
     bye(&Bye { reason: ByeReason::Overloaded, reconnect_s: limits::BYE_RECONNECT_OVERLOADED_S })
 }
 
-/// The first event of a device's stream, with `retry: 2000`. Bare bytes, since the prelude goes
+/// The first event of a device's stream, or of one by which a network is tried, with `retry: 2000`. Bare bytes, since the prelude goes
 /// before it in the same write.
-pub fn hello(hello: &Hello) -> Vec<u8> {
+pub fn hello(hello: &impl Serialize) -> Vec<u8> {
     bytes("hello", None, Some(limits::HELLO_RETRY_MS), hello)
 }
 
@@ -94,7 +94,7 @@ fn bytes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bellwire_proto::stream::{CancelEvent, CommandEvent};
+    use bellwire_proto::stream::{CancelEvent, CommandEvent, Hello};
     use bellwire_proto::{Json, Timestamp};
 
     const ID: &str = "018bcfe5-6807-7000-8000-000000000001";

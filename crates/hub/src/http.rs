@@ -19,6 +19,7 @@ mod device;
 mod ops;
 mod page;
 pub mod params;
+mod ping;
 mod problem;
 mod report;
 mod request;
@@ -174,7 +175,7 @@ static ROUTES: &[Route] = &[
     Route { path: "/v1/tokens/{token}", methods: &[on!(DELETE acts Admin, token::revoke)] },
     Route { path: "/v1/enroll", methods: &[on!(POST acts Join, token::enroll)] },
     Route { path: "/v1/events", methods: &[on!(GET reads Operator, ops::events)] },
-    Route { path: "/v1/ping", methods: &[on!(GET reads Anyone, ops::ping)] },
+    Route { path: "/v1/ping", methods: &[on!(GET reads Anyone, ping::ping)] },
     Route { path: "/healthz", methods: &[on!(GET reads Anyone, ops::healthz)] },
     Route { path: "/readyz", methods: &[on!(GET reads Anyone, ops::readyz)] },
 ];

@@ -49,7 +49,7 @@ pub enum TlsError {
         path: PathBuf,
     },
     /// The key does not belong to the certificate, or its algorithm is not supported.
-    #[error("cannot use {} with {}: {source}", cert.display(), key.display())]
+    #[error("cannot use {} with {}: {}", cert.display(), key.display(), in_words(source))]
     Pair {
         /// The chain.
         cert: PathBuf,
@@ -124,6 +124,16 @@ fn is_encrypted(text: &[u8]) -> bool {
     })
 }
 
+/// Why a certificate and a key do not make a pair.
+fn in_words(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch) => {
+            "the key belongs to another certificate; take both from the same issue".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
 fn file(path: &Path, source: pem::Error) -> TlsError {
     TlsError::File { path: path.into(), source }
 }
@@ -153,6 +163,7 @@ mod tests {
             (fixture("missing.pem"), key.clone(), "missing.pem"),
             (key.clone(), key.clone(), "key.pem"),
             (cert.clone(), cert.clone(), "cert.pem"),
+            (cert.clone(), fixture("other-key.pem"), "the key belongs to another certificate"),
         ] {
             let refused = load(&TlsFiles { cert, key }, Protocols::Http1).unwrap_err().to_string();
             assert!(refused.contains(named), "{refused}");

@@ -35,6 +35,14 @@ pub struct Command {
     pub counts: Counts,
     /// Whether all of them have ended.
     pub done: bool,
+    /// Not to be sent before this; `None` if it could be sent at once.
+    pub not_before: Option<Timestamp>,
+    /// The selector that named its devices; `None` if they were named otherwise.
+    pub select: Option<String>,
+    /// How far it has been rolled out; `None` for one that was sent to all devices at once.
+    pub rollout: Option<Json>,
+    /// The command that it retries.
+    pub parent: Option<CommandId>,
 }
 
 /// A page of a list.

@@ -189,6 +189,12 @@ pub const SHARD_INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Streams of observers and watchers; one more is 429. Every change is sent to every observer. Our choice.
 pub const WATCHERS_MAX: usize = 1000;
 
+/// Streams and held answers by which networks are tried (`GET /v1/ping`), at once; one more is 429. Our choice: each costs what an
+/// idle stream does.
+pub const PING_TRIALS_MAX: usize = 100;
+/// How long such a stream lasts beyond one heartbeat. Our choice: time for its probes, and for what a middlebox holds back.
+pub const PING_STREAM_LIFE: Duration = Duration::from_secs(60);
+
 /// Bytes that all watchers together hold of what they were sent; one that needs more is 429. A command to 100,000 devices can
 /// have some 300 watchers, or 20 such commands one each; those of few devices count for nothing. Our choice.
 pub const WATCHER_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -233,8 +239,10 @@ pub const REFUSED_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// `Retry-After` of `queue_full` in seconds: our choice; a device that works takes a command from
 /// its queue in that time.
 pub const RETRY_AFTER_QUEUE_S: u64 = 5;
-/// `Retry-After` of `draining` in seconds: the hub ends within 10 s. Contract, section 9.
-pub const RETRY_AFTER_DRAINING_S: u64 = 10;
+/// `Retry-After` of `draining` in seconds, at least and at most: our choice. By default the hub ends 2 s after it has begun
+/// to drain ([`DRAIN_S`]); a client that comes too early gets another of these, and the spread keeps those that were
+/// refused from coming back in one moment.
+pub const RETRY_AFTER_DRAINING_S: (u64, u64) = (2, 5);
 /// `Retry-After` of `store_unavailable` in seconds: our choice; an operator has to act.
 pub const RETRY_AFTER_STORE_S: u64 = 30;
 /// Reads of the API that may wait for the store; one more is answered 503. Our choice: some seconds of work,
@@ -398,6 +406,13 @@ pub const AGENT_FACTS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Results in flight that the agent sends for the first time (or the hub's `max_in_flight`, if that is more), and as
 /// many that it sends again. Our choice: reports that a network loses must block none that could pass.
 pub const AGENT_RESULTS_IN_FLIGHT_MAX: usize = 8;
+/// From how many results on that are due at once the agent sends them as one batch: our choice, so that a backlog costs few
+/// requests, and a single result waits for no other.
+pub const AGENT_BATCH_MIN: usize = 4;
+/// Results in a batch of the agent: our choice, below [`REPORT_BATCH_ITEMS_MAX`].
+pub const AGENT_BATCH_ITEMS_MAX: usize = 100;
+/// Bytes of a batch of the agent as JSON: our choice; middleboxes have to let single reports as long as this through.
+pub const AGENT_BATCH_BYTES_MAX: usize = REPORT_BYTES_MAX;
 /// Reports of one command that the agent has in flight: our choice. However often the hub asks, the next one waits.
 pub const AGENT_REPORTS_PER_COMMAND_MAX: usize = 2;
 /// How long a closure may continue after it was requested to stop, before it is dropped. Our choice, as the default of

@@ -25,16 +25,18 @@ pub(crate) fn run(args: &AgentOn, form: Form) -> anyhow::Result<u8> {
     let Some(does) = config.actions.get(&args.action).map(ToString::to_string) else {
         anyhow::bail!("{} does not contain the action after it was added", path.display());
     };
+    let done = || format!("{} was added to {}", args.action, path.display());
     match form {
         Form::Json => out::json(&Added {
             action: ActionSummary { action: args.action.to_string(), does },
             warnings: warnings.into_iter().map(Finding::of).collect(),
-        })?,
+        })
+        .with_context(done)?,
         Form::Text => {
             for warning in warnings {
                 out::note(&format!("warning: {warning}"));
             }
-            out::line(format_args!("{} {does}", args.action))?;
+            out::line(format_args!("{} {does}", args.action)).with_context(done)?;
             out::note("a running agent reads the file when it is restarted");
         }
     }
@@ -53,7 +55,8 @@ struct Added {
 fn add(path: &Path, draft: Draft, args: &AgentOn) -> anyhow::Result<AgentConfig> {
     // Read while the draft exists: no other process adds an action meanwhile.
     let before = read_text(path)?;
-    let config = AgentConfig::read(&before).map_err(|faults| Usage(in_file(path, &faults)))?;
+    let config =
+        AgentConfig::read(&before).map_err(|faults| Usage(in_file(path, &before, &faults)))?;
     if config.actions.contains_key(&args.action) {
         let message = format!("{} already has {}: edit it there", path.display(), args.action);
         return Err(Usage(message).into());

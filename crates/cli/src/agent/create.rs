@@ -24,14 +24,15 @@ struct Created<'a> {
 pub(crate) fn run(args: &AgentInit, form: Form) -> anyhow::Result<u8> {
     let path = &args.config.config;
     write_first(args)?;
+    let done = || format!("{} was written", path.display());
     match form {
-        Form::Json => out::json(&Created { config: path })?,
+        Form::Json => out::json(&Created { config: path }).with_context(done)?,
         Form::Text => {
             let option = match path == Path::new(CONFIG_FILE) {
                 true => String::new(),
                 false => format!(" --config {}", path.display()),
             };
-            out::line(format_args!("{} written", path.display()))?;
+            out::line(format_args!("{} written", path.display())).with_context(done)?;
             out::note(&format!(
                 "next: bellwire agent check{option}, then bellwire agent run{option}; \
                  bellwire agent on ACTION{option} -- PROGRAM adds what this device does"
@@ -45,14 +46,18 @@ pub(crate) fn run(args: &AgentInit, form: Form) -> anyhow::Result<u8> {
 pub(super) fn write_first(args: &AgentInit) -> anyhow::Result<()> {
     let path = &args.config.config;
     let text = configuration(args)?;
-    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &faults)))?;
+    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &text, &faults)))?;
     write(path, &text)
 }
 
 fn configuration(args: &AgentInit) -> anyhow::Result<String> {
     let text = |text: &str| Value::from(text).to_string();
     let mut lines = format!("hub = {}\ndevice = {}\n", text(&args.hub), text(args.device.as_str()));
-    for (key, file) in [("credential_file", &args.token_file), ("ca_file", &args.ca_file)] {
+    for (key, file) in [
+        ("credential_file", &args.token_file),
+        ("ca_file", &args.ca_file),
+        ("state_dir", &args.state_dir),
+    ] {
         let Some(file) = file else { continue };
         // The agent may be started in another folder.
         let file = std::path::absolute(file)?;

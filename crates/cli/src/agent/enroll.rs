@@ -66,6 +66,7 @@ pub(crate) async fn run(args: &AgentEnroll, form: Form) -> anyhow::Result<u8> {
             device: enrolled.device.clone(),
             token_file: Some(path.clone()),
             ca_file: args.ca_file.clone(),
+            state_dir: None,
             config: args.config.clone(),
         })?;
     }

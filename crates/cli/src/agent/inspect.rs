@@ -102,6 +102,9 @@ fn print(status: &status::Status) -> Result<(), StdoutError> {
             "  {style}{:<10}{style:#}{code} {BOLD}{action}{BOLD:#} {DIM}{}{reported}{DIM:#}",
             command.state, command.id
         ))?;
+        if let Some(waits) = &command.waits {
+            out::line(format_args!("    {}", out::printable(waits)))?;
+        }
     }
     Ok(())
 }

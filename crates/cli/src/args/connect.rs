@@ -16,7 +16,7 @@ pub struct HubArg {
     /// The hub of this context: see `bellwire context` [env: BELLWIRE_CONTEXT].
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-    /// The file that contains the token [env: BELLWIRE_TOKEN_FILE; BELLWIRE_TOKEN is the token itself].
+    /// The file that contains the token; `-` reads standard input [env: BELLWIRE_TOKEN_FILE; BELLWIRE_TOKEN is the token itself].
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Also trust the authorities in this PEM file [env: BELLWIRE_CA_FILE].

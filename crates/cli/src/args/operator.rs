@@ -1,5 +1,6 @@
 //! What an operator looks at: `commands`, `devices`, `events`, `health`.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 
 use bellwire_proto::{Action, DeliveryState, DeviceId, Selector};
@@ -11,7 +12,7 @@ use crate::when::Moment;
 /// `bellwire commands`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With --json each line is a command. With --follow, each line after that list is a delivery that has changed.
+With --json each line is a command; one to a single appliance has its device and state too. With --follow, each line after that list is a delivery that has changed.
 
 Examples:
   bellwire commands
@@ -57,6 +58,14 @@ pub struct Devices {
     /// What to do, instead of listing them.
     #[command(subcommand)]
     pub command: Option<DevicesCommand>,
+    /// Which of them are listed.
+    #[command(flatten)]
+    pub list: DeviceList,
+}
+
+/// `bellwire devices`, without more or with `list`.
+#[derive(Debug, Args)]
+pub struct DeviceList {
     /// Only those with these labels (a Kubernetes label selector).
     #[arg(long, value_name = "SELECTOR", value_parser = selector)]
     pub select: Option<Selector>,
@@ -74,6 +83,9 @@ pub struct Devices {
 /// `bellwire devices …`.
 #[derive(Debug, Subcommand)]
 pub enum DevicesCommand {
+    /// List them, as without `list`.
+    #[command(hide = true)]
+    List(DeviceList),
     /// Show an appliance, and its last commands.
     #[command(after_help = "Example:\n  bellwire devices show kiosk-7")]
     Show {
@@ -113,6 +125,9 @@ pub enum DevicesCommand {
         #[command(flatten)]
         hub: HubArg,
     },
+    /// Anything else: perhaps the name of an appliance.
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
 }
 
 /// `bellwire events`.

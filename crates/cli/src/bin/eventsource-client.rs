@@ -15,6 +15,7 @@ use bellwire::classic::address::{origin, path_part};
 use bellwire::classic::{log, logger::CLIENT};
 use bellwire_client::event_source::{Error, Event, EventSource, InvalidRequest, Item, Loss, Retry};
 use bellwire_client::transport::HttpTransport;
+use bellwire_proto::Problem;
 use bellwire_proto::limits::CLASSIC_RECONNECT_MIN;
 use bellwire_sse::Jitter;
 use clap::{ArgAction, Parser};
@@ -103,14 +104,21 @@ async fn listen(args: &Args) -> Result<(), InvalidRequest> {
         .danger_accept_invalid_certs(args.ssl && !args.validate_cert)
         .build()?;
     let mut last_event_id = String::new();
+    let mut last_advice = None;
     loop {
         let mut source = source(args, transport.clone(), last_event_id)?;
         debug!(target: CLIENT, "connecting to {}", args.url());
         while let Some(item) = source.next_item().await {
             match item {
-                Ok(item) => log_item(&item),
+                Ok(item) => {
+                    log_item(&item);
+                    if let Item::Lost { loss: Loss::Failed(error), .. } = &item {
+                        log_advice(error, &mut last_advice);
+                    }
+                }
                 Err(error) => {
                     error!(target: CLIENT, "{}", reason(&error));
+                    log_advice(&error, &mut last_advice);
                     return Ok(());
                 }
             }
@@ -188,10 +196,30 @@ fn reason(error: &Error) -> String {
             let name = refusal.status.canonical_reason().unwrap_or_default();
             format!("HTTP {}: {name}", refusal.status.as_u16())
         }
-        error => match error.advice() {
-            Some(advice) => format!("{error}; {advice}"),
-            None => error.to_string(),
+        error => error.to_string(),
+    }
+}
+
+/// A line of its own, because the original's line ends with the reason; once, and not again until it differs.
+fn log_advice(error: &Error, last: &mut Option<String>) {
+    let advice = match error {
+        Error::Refused(refusal) => match refusal.status.as_u16() {
+            401 => {
+                Some("the server requires a user and password: pass -u USER -p PASSWORD".to_owned())
+            }
+            403 => {
+                serde_json::from_slice(&refusal.body).ok().map(|problem: Problem| problem.detail)
+            }
+            511 => Some("the network requires a sign-in".to_owned()),
+            _ => None,
         },
+        // That names settings which this program does not have; the error itself names the fault.
+        Error::Transport(error) if error.certificate_fault().is_some() => None,
+        error => error.advice(),
+    };
+    if let Some(advice) = advice.filter(|advice| last.as_ref() != Some(advice)) {
+        warn!(target: CLIENT, "{advice}");
+        *last = Some(advice);
     }
 }
 

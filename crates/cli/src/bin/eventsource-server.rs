@@ -23,7 +23,7 @@ use bellwire_proto::limits::CLASSIC_SHUTDOWN_GRACE;
 use clap::{ArgAction, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 const EXAMPLE: &str = "\
 Example:
@@ -120,6 +120,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
         let address = bound.address;
         let url = origin(bound.scheme.name(), &address.ip().to_string(), address.port());
         info!(target: LISTENER, "listening on {url}");
+        if !address.ip().is_loopback() {
+            warn!(
+                target: LISTENER,
+                "no authentication: whoever reaches this address may listen and send; -H 127.0.0.1 admits this machine alone"
+            );
+        }
     }
 
     tokio::select! {

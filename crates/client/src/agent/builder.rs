@@ -30,6 +30,7 @@ pub struct AgentBuilder {
     facts: BTreeMap<String, serde_json::Value>,
     list: List,
     transport: Option<Arc<dyn Transport>>,
+    proxy_files: Vec<PathBuf>,
     /// The first error in an action, which [`AgentBuilder::build`] returns.
     bad_action: Option<String>,
 }
@@ -105,6 +106,7 @@ impl AgentBuilder {
         if let Some(transport) = config.transport(known.map(|known| known.base))? {
             self.transport = Some(transport);
         }
+        self.proxy_files = config.proxies.iter().filter_map(|proxy| proxy.file()).collect();
         Ok(self)
     }
 
@@ -196,6 +198,7 @@ impl AgentBuilder {
             facts: self.facts,
             list: Arc::new(self.list),
             transport,
+            proxy_files: self.proxy_files,
         })
     }
 }

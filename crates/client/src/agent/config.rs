@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use bellwire_proto::limits::{
     AGENT_FACTS_BYTES_MAX, AGENT_FACTS_KEYS_MAX, CREDENTIAL_BYTES_MAX, FACTS_BYTES_MAX,
-    FACTS_KEYS_MAX, HEARTBEAT_S,
+    FACTS_KEYS_MAX, HEARTBEAT_S, RUN_TIMEOUT_S,
 };
 use bellwire_proto::{Action, DeviceId, Seconds};
 use futures_core::future::BoxFuture;
@@ -253,7 +253,7 @@ impl fmt::Display for ActionConfig {
         }
         match self.timeout {
             Some(timeout) => write!(f, "; at most {} s", timeout.as_secs())?,
-            None => f.write_str("; at most the command's run_timeout_s")?,
+            None => write!(f, "; at most {} s, or what the sender sets", RUN_TIMEOUT_S.default)?,
         }
         match self.concurrency {
             1 => f.write_str("; one at a time")?,

@@ -28,7 +28,9 @@ use super::run::{self, Completion, DataDir, Ended, Job, ProgressReceiver, StopSe
 use super::status::{self, Connection};
 use super::{Agent, AgentError, Credential, clock, facts, handler, link};
 use crate::api::{Controller, Error, Listener, Signal};
+use crate::path::wake::{Wake, WakeReason};
 
+mod batch;
 mod disk;
 mod report;
 mod shown;
@@ -37,7 +39,7 @@ mod stream;
 mod tests;
 
 use disk::{Disk, DiskOutcome};
-use report::PostOutcome;
+use report::{Post, Posted};
 
 /// The longest sleep. `CLOCK_BOOTTIME` includes suspend and the runtime's clock does not, so what became due during
 /// suspend is noticed within this time.
@@ -77,7 +79,7 @@ enum DriverEvent {
     /// The listener ended for good; another one must be made.
     StreamClosed,
     Disk(DiskOutcome),
-    Answered(PostOutcome),
+    Answered(Posted),
     Ended(CommandId, Ended),
     OrphansKilled(CommandId),
     /// A handler has reported progress.
@@ -85,6 +87,7 @@ enum DriverEvent {
     FactsReported(Result<Json, Option<Error>>),
     FactsDue,
     StatusReader(UnixStream),
+    NetworkChanged(WakeReason),
     Timeout,
 }
 
@@ -96,11 +99,14 @@ struct Driver {
     hub: Controller,
     credential: Option<Arc<CredentialFile>>,
     listener: Option<Listener>,
+    wake: Wake,
     /// When to make the next stream, if there is none.
     relisten_at: Option<Instant>,
     running: HashMap<CommandId, Running>,
     jobs: JoinSet<(CommandId, Ended)>,
-    posts: JoinSet<PostOutcome>,
+    posts: JoinSet<Posted>,
+    /// Something on the way to the hub refuses batches of reports.
+    batches_refused: bool,
     /// Reports fail, and that was logged.
     posts_fail: bool,
     orphan_kills: JoinSet<CommandId>,
@@ -178,6 +184,7 @@ impl Driver {
         };
         Ok(Self {
             listener: Some(hub.listen(&agent.device, &options)?),
+            wake: Wake::new(agent.proxy_files.clone()),
             agent,
             engine,
             disk: Disk::new(journal),
@@ -188,6 +195,7 @@ impl Driver {
             running: HashMap::new(),
             jobs: JoinSet::new(),
             posts: JoinSet::new(),
+            batches_refused: false,
             posts_fail: false,
             orphan_kills: JoinSet::new(),
             progressed: Arc::default(),
@@ -227,6 +235,7 @@ impl Driver {
                 }
                 None => DriverEvent::StreamClosed,
             },
+            reason = self.wake.changed() => DriverEvent::NetworkChanged(reason),
             () = due(self.relisten_at) => DriverEvent::StreamClosed,
             Some(Ok(result)) = self.facts_task.join_next() => DriverEvent::FactsReported(result),
             () = sleep_until(self.facts_at) => DriverEvent::FactsDue,
@@ -251,7 +260,7 @@ impl Driver {
             DriverEvent::Signal(signal) => self.on_signal(now_ms, signal),
             DriverEvent::StreamClosed => self.listen_again(),
             DriverEvent::Disk(written) => self.on_disk_outcome(now_ms, written)?,
-            DriverEvent::Answered(posted) => self.on_report_answered(now_ms, posted),
+            DriverEvent::Answered(posted) => self.on_reports_answered(now_ms, posted),
             DriverEvent::Ended(id, ended) => {
                 fault::at(Point::Exited);
                 self.report_progress(now_ms);
@@ -270,6 +279,7 @@ impl Driver {
             DriverEvent::StatusReader(reader) => {
                 drop(tokio::spawn(status::send(reader, self.status())))
             }
+            DriverEvent::NetworkChanged(reason) => self.on_network_changed(reason),
             DriverEvent::Timeout => self.engine.handle_timeout(now_ms),
         }
         Ok(())
@@ -278,6 +288,7 @@ impl Driver {
     // --- Outputs of the engine ---
 
     fn act(&mut self) {
+        let mut posts = Vec::new();
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Write { ticket, records, reserve } => {
@@ -287,7 +298,10 @@ impl Driver {
                 Output::Compact { snapshot, reserve_bytes } => {
                     self.disk.compact(snapshot, reserve_bytes);
                 }
-                Output::Post { ticket, command, report } => self.post(ticket, command, report),
+                Output::Post { ticket, command, report } => {
+                    let limit = self.engine.post_limit(command);
+                    posts.push(Post { ticket, command, report, limit });
+                }
                 Output::Start { event, limit } => self.start_job(event, limit),
                 Output::Stop { command, stop } => {
                     if let Some(running) = self.running.get(&command) {
@@ -299,6 +313,7 @@ impl Driver {
                 }
             }
         }
+        self.send_reports(posts);
         self.disk.start();
     }
 

@@ -3,14 +3,15 @@
 //! No proxy, no redirects, a connection for each request. A refused connection is tried again until the limit; a request
 //! that may have arrived is never sent twice.
 
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bellwire_proto::limits::{AGENT_FORWARD_RETRY_MAX, RESULT_BYTES_MAX};
 use bellwire_proto::stream::CommandEvent;
-use bellwire_proto::{Json, Outcome, codes};
+use bellwire_proto::{CommandId, Json, Outcome, codes};
 use bytes::{Bytes, BytesMut};
 use futures_core::future::BoxFuture;
 use futures_util::StreamExt as _;
@@ -96,13 +97,14 @@ impl Forward {
             Ok(transport) => transport,
             Err(error) => return Completion::failed(codes::INTERNAL, error.to_string()),
         };
-        let mut was_refused = false;
+        let mut refused = None;
         let (started, response) = loop {
             let started = Instant::now();
             match timeout_at(until, transport.send(self.request(command))).await {
                 Ok(Ok(response)) => break (started, response),
                 Ok(Err(error)) if is_refusal(&error) => {
-                    if !std::mem::replace(&mut was_refused, true) {
+                    if refused.is_none() {
+                        refused = Some(Refused::note(command.id));
                         let CommandEvent { action, id, .. } = command;
                         let url = self.url();
                         tracing::warn!(%action, %id, url, "connection refused; tried again until the limit: {error}");
@@ -121,6 +123,7 @@ impl Forward {
                 Err(_) => return timed_out(limit),
             }
         };
+        drop(refused);
         let (head, body) = response.into_parts();
         let body = match timeout_at(until, read_head(body)).await {
             Ok(Ok(body)) => body,
@@ -203,6 +206,37 @@ pub(super) fn is_loopback(host: &str) -> bool {
 }
 
 /// Whether the connection was refused: the one failure after which the service has surely received nothing.
+/// The commands whose service refuses connections, and which are tried again: for `agent status`. As many at most as
+/// commands run.
+static REFUSED: Mutex<BTreeSet<CommandId>> = Mutex::new(BTreeSet::new());
+
+/// One of [`REFUSED`], as long as it is held.
+struct Refused(CommandId);
+
+impl Refused {
+    fn note(id: CommandId) -> Self {
+        refused().insert(id);
+        Self(id)
+    }
+}
+
+impl Drop for Refused {
+    fn drop(&mut self) {
+        refused().remove(&self.0);
+    }
+}
+
+fn refused() -> MutexGuard<'static, BTreeSet<CommandId>> {
+    // No code of others runs under the lock, so a panic cannot leave it half-changed.
+    REFUSED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a command that runs has not begun at its service; `None` if it has, or it is no forward.
+pub(crate) fn waits(id: CommandId) -> Option<String> {
+    let is_refused = refused().contains(&id);
+    is_refused.then(|| "connection refused; tried again until the limit".to_owned())
+}
+
 fn is_refusal(error: &TransportError) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {

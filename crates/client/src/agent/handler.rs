@@ -32,6 +32,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::run::{self, Completion, Ended, Job, Run, Stop, StopReceiver};
 
 pub mod account;
+mod elf;
 mod find;
 mod group;
 mod interpreter;

@@ -215,17 +215,27 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
     owner::check(dir)?;
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
-    let file = options.open(&path).map_err(io)?;
+    let mut file = options.open(&path).map_err(io)?;
     let mut tries = 1;
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
+            Ok(()) => {
+                // For the message of another program that wants the folder. That program is refused without it, too.
+                let written =
+                    file.set_len(0).and_then(|()| writeln!(file, "agent {}", std::process::id()));
+                written
+                    .inspect_err(|error| {
+                        tracing::debug!(%error, "the lock does not name its process");
+                    })
+                    .ok();
+                return Ok(file);
+            }
             // An agent that was killed while it started a handler leaves the lock to the child until that executes.
             Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => {
                 tries += 1;
                 std::thread::sleep(LOCK_AGAIN_AFTER);
             }
-            Err(Errno::WOULDBLOCK) => return Err(JournalError::Locked { dir: dir.into() }),
+            Err(Errno::WOULDBLOCK) => return Err(owner::locked(dir)),
             Err(errno) => return Err(io(errno.into())),
         }
     }

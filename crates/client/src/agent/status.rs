@@ -118,6 +118,9 @@ pub struct CommandStatus {
     pub reported: bool,
     /// How often it was started; `None` if it was completed long ago.
     pub runs: Option<u32>,
+    /// Why it runs and has not begun: its service refuses connections.
+    #[serde(default)]
+    pub waits: Option<String>,
 }
 
 /// Reads the status of the agent that runs on this state directory.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bellwire_proto::limits::{EVENT_BYTES_MAX, WATCHER_SILENCE_MAX};
 use bellwire_proto::{Command, CommandId, Delivery, DeviceEvent};
@@ -64,7 +65,11 @@ pub struct Events<T> {
     /// There was a connection before.
     reached: bool,
     ended: bool,
+    /// Called for a lost connection that is replaced.
+    on_lost: Option<OnLost>,
 }
+
+type OnLost = Box<dyn FnMut(&Loss, Duration) + Send>;
 
 /// Reads an event; `None` is one that this version does not know.
 type Read<T> = fn(&Event) -> Option<Result<T, serde_json::Error>>;
@@ -115,11 +120,26 @@ impl Controller {
             .event_bytes_max(EVENT_BYTES_MAX)
             .retry(Retry::resilient())
             .build()?;
-        Ok(Events { hub: self.clone(), source, read, is_last, reached: false, ended: false })
+        Ok(Events {
+            hub: self.clone(),
+            source,
+            read,
+            is_last,
+            reached: false,
+            ended: false,
+            on_lost: None,
+        })
     }
 }
 
 impl<T> Events<T> {
+    /// Calls this for each lost connection, with the time until the next is made. Default: it is logged.
+    #[must_use]
+    pub fn on_lost(mut self, on_lost: impl FnMut(&Loss, Duration) + Send + 'static) -> Self {
+        self.on_lost = Some(Box::new(on_lost));
+        self
+    }
+
     /// The next change; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<T, Error>> {
         futures_util::StreamExt::next(self).await
@@ -150,7 +170,10 @@ impl<T> Events<T> {
                 Some(Err(Error::of_stream(self.hub.url(), error)))
             }
             Item::Lost { loss, retry_in } => {
-                tracing::info!(%loss, ?retry_in, "stream lost");
+                match &mut self.on_lost {
+                    Some(on_lost) => on_lost(&loss, retry_in),
+                    None => tracing::info!(%loss, ?retry_in, "stream lost"),
+                }
                 None
             }
             Item::Skipped { limit_bytes } => {

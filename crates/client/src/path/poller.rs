@@ -150,6 +150,7 @@ impl Path {
             .saturating_add(POLL_GRACE_MS)
             .min(POLL_GRACE_MAX_MS);
         poller.in_flight = Some(InFlight { sent: now, wait_s });
+        self.note_poll();
         self.outputs.push_back(Output::Poll { wait_s, timeout_ms: wait_s * 1000 + grace_ms });
     }
 

@@ -66,6 +66,8 @@ pub(super) struct Live {
     last: u64,
     is_good: bool,
     confirmation: Confirmation,
+    /// A poll was under way when the hub had, or received, the confirmation: it may take the poll for a doubt.
+    polled_beside: bool,
     is_suspect: bool,
     bye: Option<Farewell>,
 }
@@ -275,6 +277,7 @@ impl Path {
             last: now,
             is_good: false,
             confirmation: Confirmation::DueAt(now),
+            polled_beside: false,
             is_suspect: false,
             bye: None,
         }));

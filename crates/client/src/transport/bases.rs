@@ -1,30 +1,27 @@
 //! Several bases of one hub: its URLs, each through one or several proxies, tried in order.
 //!
-//! [`BaseTransport`] re-targets each request to the base in use, so that its users know one hub. A base is proven by a ping: a
-//! page of a captive portal is no proof. A request that failed before the hub can have received it goes through the next base
-//! at once; what fails later is for its user to repeat. A worse base is left when a better one answers again, which is tried at
-//! rests. With one base nothing is proven, and nothing added.
+//! [`BaseTransport`] re-targets each request to the base in use, so that its users know one hub. A base is proven by a ping
+//! (`proof`): a page of a captive portal is no proof. A request that failed before the hub can have received it goes through
+//! the next base at once; what fails later is for its user to repeat. A worse base is left when a better one answers again,
+//! which is tried at rests. With one base nothing is proven, and nothing added. Where the list is not fixed, a [`BaseSource`]
+//! makes it anew before each proof.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL};
-use http::{HeaderValue, Method, StatusCode, Uri};
-use serde::Deserialize;
-use tokio::time::{sleep, timeout};
+use http::Uri;
+use http::header::AUTHORIZATION;
+use tokio::time::sleep;
 
-use super::{
-    Request, Response, ResponseFuture, Transport, TransportError, TransportStage, read_body,
-};
+use super::{Request, Response, ResponseFuture, Transport, TransportError, TransportStage};
 use crate::address::Address;
 
-/// How long a base may take to answer a ping: 5 s to connect, and 5 s for the head.
-const PROOF: Duration = Duration::from_secs(10);
-/// The longest answer to a ping that is read.
-const PROOF_BYTES_MAX: usize = 64 * 1024;
+mod proof;
+
+pub(super) use proof::NotTheHub;
+
 /// The pause before better bases are tried again, doubling up to a day, plus up to a quarter: as long as a stream rests.
 const REST: Duration = Duration::from_secs(300);
 const REST_MAX: Duration = Duration::from_secs(86_400);
@@ -38,6 +35,13 @@ pub struct Base {
     pub proxy: String,
     /// What the requests go through.
     pub transport: Arc<dyn Transport>,
+}
+
+/// Lists the bases where they are not fixed: the entries of a PAC file.
+pub trait BaseSource: Send + Sync + 'static {
+    /// The bases now, in order. Called at the start, after a change of the network, and after a base failed. Without any, the
+    /// error says why.
+    fn bases(&self) -> BoxFuture<'static, Result<Vec<Base>, TransportError>>;
 }
 
 /// Which base is in use.
@@ -61,27 +65,40 @@ pub struct BaseStatus {
 pub struct BaseTransport(Arc<Inner>);
 
 struct Inner {
-    preferred: Base,
-    others: Vec<Base>,
+    /// The hub as users address it.
+    hub: Address,
+    /// `None` for a fixed list.
+    source: Option<Arc<dyn BaseSource>>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// In order. Empty until the source was asked.
+    bases: Arc<[Base]>,
     /// `None` until one is proven.
     current: Option<usize>,
     generation: u64,
-    /// The last one that was in use.
-    last: Option<usize>,
+    /// Hub and proxy of the last one that was in use.
+    last: Option<(String, String)>,
     proof: Option<Proof>,
+    /// Grows with each change of the network: what was proven before it counts no more.
+    network: u64,
     /// Why the preferred one did not answer.
     why: Option<String>,
     /// A task tries better bases.
     tries_better: bool,
 }
 
+/// A base, and its position in the list.
+#[derive(Clone)]
+struct Chosen {
+    index: usize,
+    base: Base,
+}
+
 /// A proof under way, which all requests share and none can cancel.
-type Proof = Shared<BoxFuture<'static, Result<usize, TransportError>>>;
+type Proof = Shared<BoxFuture<'static, Result<Chosen, TransportError>>>;
 
 impl BaseTransport {
     /// The preferred base, and the others in order. `hint` is the position of the one that worked last, which is used until it
@@ -92,8 +109,17 @@ impl BaseTransport {
             Some(index) if index <= others.len() => Some(index),
             _ => None,
         };
-        let state = Mutex::new(State { current, last: current, ..State::default() });
-        Self(Arc::new(Inner { preferred, others, state }))
+        let hub = preferred.hub.clone();
+        let bases: Arc<[Base]> = std::iter::once(preferred).chain(others).collect();
+        let last = current.and_then(|index| bases.get(index)).map(Base::names);
+        let state = Mutex::new(State { bases, current, last, ..State::default() });
+        Self(Arc::new(Inner { hub, source: None, state }))
+    }
+
+    /// Bases that `source` lists. `hub` is the URL by which users address it.
+    pub fn of_source(hub: Address, source: impl BaseSource) -> Self {
+        let source: Option<Arc<dyn BaseSource>> = Some(Arc::new(source));
+        Self(Arc::new(Inner { hub, source, state: Mutex::default() }))
     }
 }
 
@@ -101,15 +127,15 @@ impl Transport for BaseTransport {
     fn send(&self, request: Request) -> ResponseFuture {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
-            let index = inner.clone().in_use().await?;
-            match inner.send(index, request.clone()).await {
-                Err(error) if !inner.others.is_empty() && is_before_the_hub(&error) => {
-                    inner.doubt(index);
+            let chosen = inner.clone().in_use().await?;
+            match inner.send(&chosen.base, request.clone()).await {
+                Err(error) if inner.has_choice() && is_before_the_hub(&error) => {
+                    inner.doubt(chosen.index);
                     let next = inner.clone().in_use().await?;
-                    if next == index {
+                    if next.base.names() == chosen.base.names() {
                         return Err(error);
                     }
-                    inner.send(next, request).await
+                    inner.send(&next.base, request).await
                 }
                 outcome => outcome,
             }
@@ -117,22 +143,36 @@ impl Transport for BaseTransport {
     }
 
     fn reconsider(&self) {
-        if !self.0.others.is_empty() {
+        if self.0.has_choice() {
             self.0.state().current = None;
         }
+    }
+
+    fn network_changed(&self) {
+        let has_choice = self.0.has_choice();
+        let mut state = self.0.state();
+        if has_choice {
+            (state.current, state.proof) = (None, None);
+            state.network += 1;
+        }
+        let bases = Arc::clone(&state.bases);
+        drop(state);
+        bases.iter().for_each(|base| base.transport.network_changed());
     }
 
     fn base(&self) -> Option<BaseStatus> {
         let state = self.0.state();
         let index = state.current?;
-        let base = self.0.base(index)?;
-        Some(BaseStatus {
-            index,
-            hub: base.hub.to_string(),
-            proxy: base.proxy.clone(),
-            why: state.why.clone().filter(|_| index > 0),
-            generation: state.generation,
-        })
+        let base = state.bases.get(index)?;
+        let (hub, proxy) = base.names();
+        let why = state.why.clone().filter(|_| index > 0);
+        Some(BaseStatus { index, hub, proxy, why, generation: state.generation })
+    }
+}
+
+impl Base {
+    fn names(&self) -> (String, String) {
+        (self.hub.to_string(), self.proxy.clone())
     }
 }
 
@@ -142,11 +182,8 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn base(&self, index: usize) -> Option<&Base> {
-        match index.checked_sub(1) {
-            None => Some(&self.preferred),
-            Some(other) => self.others.get(other),
-        }
+    fn has_choice(&self) -> bool {
+        self.source.is_some() || self.state().bases.len() > 1
     }
 
     /// The base failed: the next request proves which one works.
@@ -157,17 +194,14 @@ impl Inner {
         }
     }
 
-    async fn send(&self, index: usize, request: Request) -> Result<Response, TransportError> {
-        let Some(base) = self.base(index) else {
-            return Err(TransportError::new(TransportStage::Connect, "there is no such base"));
-        };
+    async fn send(&self, base: &Base, request: Request) -> Result<Response, TransportError> {
         let request = self.retarget(base, request)?;
         base.transport.send(request).await
     }
 
     /// The request as it is at `base`. Users address the preferred base.
     fn retarget(&self, base: &Base, mut request: Request) -> Result<Request, TransportError> {
-        let (from, to) = (&self.preferred.hub, &base.hub);
+        let (from, to) = (&self.hub, &base.hub);
         if from == to {
             return Ok(request);
         }
@@ -194,16 +228,18 @@ impl Inner {
     }
 
     /// The base in use, proven if need be.
-    async fn in_use(self: Arc<Self>) -> Result<usize, TransportError> {
+    async fn in_use(self: Arc<Self>) -> Result<Chosen, TransportError> {
         let proof = {
             let mut state = self.state();
-            if let Some(current) = state.current {
-                return Ok(current);
+            if let Some(index) = state.current
+                && let Some(base) = state.bases.get(index)
+            {
+                return Ok(Chosen { index, base: base.clone() });
             }
             match &state.proof {
                 Some(proof) => proof.clone(),
                 None => {
-                    let proof = Arc::clone(&self).prove_all().boxed().shared();
+                    let proof = Arc::clone(&self).prove_all(state.network).boxed().shared();
                     state.proof = Some(proof.clone());
                     // It goes on when the request that asked for it is given up.
                     drop(tokio::spawn(proof.clone()));
@@ -214,76 +250,51 @@ impl Inner {
         proof.await
     }
 
-    async fn prove_all(self: Arc<Self>) -> Result<usize, TransportError> {
-        let mut first = None;
-        for index in 0..=self.others.len() {
-            match self.prove(index).await {
-                Ok(()) => {
-                    let why = first.map(|error: TransportError| error.to_string());
-                    self.choose(index, why);
-                    if index > 0 {
-                        self.try_better();
-                    }
-                    return Ok(index);
-                }
-                Err(error) => {
-                    if let Some(Base { hub, proxy, .. }) = self.base(index) {
-                        tracing::debug!(%hub, proxy, %error, "a way to the hub does not work");
-                    }
-                    first.get_or_insert(error);
-                }
-            }
-        }
-        self.state().proof = None;
-        // There is at least one base.
-        Err(first.unwrap_or_else(|| TransportError::new(TransportStage::Connect, "no base")))
-    }
-
-    fn choose(&self, index: usize, why: Option<String>) {
+    /// Finds the best base that answers, and uses it unless the network has changed meanwhile.
+    async fn prove_all(self: Arc<Self>, network: u64) -> Result<Chosen, TransportError> {
+        let found = match &self.source {
+            Some(source) => source.bases().await.map(Arc::from),
+            None => Ok(Arc::clone(&self.state().bases)),
+        };
+        let outcome = match found {
+            Ok(bases) => proof::best(&bases).await.map(|found| (bases, found)),
+            Err(error) => Err(error),
+        };
         let mut state = self.state();
-        if state.last.replace(index) != Some(index) {
-            state.generation += 1;
+        let counts = state.network == network;
+        if counts {
+            state.proof = None;
         }
-        (state.current, state.proof, state.why) = (Some(index), None, why);
-        drop(state);
-        if let Some(Base { hub, proxy, .. }) = self.base(index) {
-            tracing::info!(%hub, proxy, "the hub answers");
+        let (bases, proof::Best { index, base, why }) = outcome?;
+        if counts {
+            state.bases = bases;
+            self.choose(state, index, &base, why);
+            if index > 0 {
+                Arc::clone(&self).try_better();
+            }
         }
+        Ok(Chosen { index, base })
     }
 
-    /// Whether the hub answers at a base.
-    async fn prove(&self, index: usize) -> Result<(), TransportError> {
-        #[derive(Deserialize)]
-        struct Pong {
-            nonce: Option<String>,
+    fn choose(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        index: usize,
+        base: &Base,
+        why: Option<String>,
+    ) {
+        let names = base.names();
+        let is_another = state.last.as_ref() != Some(&names);
+        if is_another {
+            state.generation += 1;
+            state.last = Some(names);
         }
-        let Some(base) = self.base(index) else {
-            return Err(TransportError::new(TransportStage::Connect, "there is no such base"));
-        };
-        let nonce = format!("{:016x}", getrandom::u64().unwrap_or_default());
-        let url = format!("{}/v1/ping?nonce={nonce}", base.hub.url.as_str().trim_end_matches('/'));
-        let request = http::Request::builder()
-            .method(Method::GET)
-            .uri(url)
-            .header(ACCEPT, HeaderValue::from_static("application/json"))
-            .header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
-            .body(Bytes::new())
-            .map_err(|error| TransportError::new(TransportStage::Connect, error))?;
-        let exchange = async {
-            let (head, body) = base.transport.send(request).await?.into_parts();
-            Ok((head.status, read_body(body, PROOF_BYTES_MAX).await?))
-        };
-        let (status, body) = timeout(PROOF, exchange).await.unwrap_or_else(|_| {
-            let within = format!("no answer to a ping within {} s", PROOF.as_secs());
-            Err(TransportError::new(TransportStage::Response, within))
-        })?;
-        let pong = serde_json::from_slice::<Pong>(&body).ok().and_then(|pong| pong.nonce);
-        match (status, pong) {
-            (StatusCode::OK, Some(echoed)) if echoed == nonce => Ok(()),
-            _ => {
-                let reason = format!("what answers there is not the hub (status {status})");
-                Err(TransportError::new(TransportStage::Untrusted, reason))
-            }
+        (state.current, state.why) = (Some(index), why);
+        drop(state);
+        let Base { hub, proxy, .. } = base;
+        match is_another {
+            true => tracing::info!(%hub, proxy, "the hub answers"),
+            false => tracing::debug!(%hub, proxy, "the hub answers"),
         }
     }
 
@@ -302,14 +313,21 @@ async fn better_bases(inner: Weak<Inner>) {
         sleep(rest + rest / 4 * share / u32::from(u16::MAX)).await;
         rest = (rest * 2).min(REST_MAX);
         let Some(inner) = inner.upgrade() else { return };
-        let current = inner.state().current;
-        if current == Some(0) {
-            inner.state().tries_better = false;
-            return;
-        }
-        for better in 0..current.unwrap_or_default() {
-            if inner.prove(better).await.is_ok() {
-                inner.choose(better, None);
+        let (bases, current, network) = {
+            let mut state = inner.state();
+            if state.current == Some(0) {
+                state.tries_better = false;
+                return;
+            }
+            (Arc::clone(&state.bases), state.current.unwrap_or_default(), state.network)
+        };
+        for (index, base) in bases.iter().enumerate().take(current) {
+            if proof::prove(base).await.is_ok() {
+                let state = inner.state();
+                // Else another list is in use, or another network.
+                if state.network == network && Arc::ptr_eq(&state.bases, &bases) {
+                    inner.choose(state, index, base, None);
+                }
                 break;
             }
         }

@@ -17,9 +17,10 @@ use hyper_client::rt::{Read, ReadBufCursor, Write};
 use hyper_util_client::client::legacy::connect::{Connected, Connection};
 use hyper_util_client::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::proxy::{Proxies, Proxy, is_tls, port};
 use super::resolve::Resolver;
@@ -56,7 +57,7 @@ pub(super) struct Dialer<'a> {
 }
 
 #[derive(Clone, Copy)]
-enum Phase {
+pub(super) enum Phase {
     Reaching,
     Proxy,
     Tls,
@@ -87,6 +88,38 @@ impl Connector {
             connect_timeout,
             user_agent,
         }))
+    }
+}
+
+/// What an examination needs of it.
+impl Connector {
+    pub(super) fn proxy(&self, uri: &Uri) -> Option<&Proxy> {
+        self.0.proxies.of(uri).map(|proxy| &**proxy)
+    }
+
+    pub(super) fn resolver(&self) -> &Resolver {
+        &self.0.resolver
+    }
+
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.0.connect_timeout
+    }
+
+    pub(super) fn dialer(&self) -> Dialer<'_> {
+        Dialer { shared: &self.0, phase: AtomicU8::new(Phase::Reaching as u8) }
+    }
+
+    /// The certificate of the server at the end of `stream`.
+    pub(super) async fn examined_tls(
+        &self,
+        stream: Stream,
+        host: &str,
+        proxy: Option<&Proxy>,
+    ) -> Result<Option<CertificateDer<'static>>, TransportError> {
+        let handshake = handshake(&self.0.tls, stream, host).await;
+        let stream = handshake.map_err(|fault| fault.into_error(proxy))?;
+        let certificates = stream.get_ref().1.peer_certificates();
+        Ok(certificates.and_then(|chain| chain.first()).map(|first| first.clone().into_owned()))
     }
 }
 
@@ -157,14 +190,10 @@ impl Shared {
         dialer: &Dialer<'_>,
     ) -> Result<Conn, TransportError> {
         dialer.set(Phase::Tls);
-        let (stream, is_h2) = handshake(&self.tls, stream, host).await.map_err(|fault| {
-            let TlsFault { stage, source } = fault;
-            match proxy {
-                Some(proxy) => proxy.error(stage, false, source),
-                None => TransportError::new(stage, source),
-            }
-        })?;
-        Ok(Conn { is_h2, ..Conn::new(stream) })
+        let handshake = handshake(&self.tls, stream, host).await;
+        let stream = handshake.map_err(|fault| fault.into_error(proxy))?;
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(Conn { is_h2, ..Conn::new(Box::new(stream)) })
     }
 }
 
@@ -179,16 +208,20 @@ impl Dialer<'_> {
             return Ok(Box::new(socket));
         }
         match handshake(&self.shared.proxy_tls, Box::new(socket), &proxy.host).await {
-            Ok((stream, _)) => Ok(stream),
-            Err(TlsFault { stage, source }) => Err(proxy.error(stage, false, source)),
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(fault) => Err(fault.into_error(Some(proxy))),
         }
     }
 
-    fn set(&self, phase: Phase) {
+    pub(super) fn user_agent(&self) -> &HeaderValue {
+        &self.shared.user_agent
+    }
+
+    pub(super) fn set(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    fn too_slow(&self, proxy: Option<&Proxy>, within: Duration) -> TransportError {
+    pub(super) fn too_slow(&self, proxy: Option<&Proxy>, within: Duration) -> TransportError {
         let phase = self.phase.load(Ordering::Relaxed);
         let is_reaching = phase == Phase::Reaching as u8;
         let name = match phase {
@@ -209,20 +242,27 @@ struct TlsFault {
     source: Cause,
 }
 
-/// TLS over `stream`, and whether HTTP/2 was agreed on.
+impl TlsFault {
+    fn into_error(self, proxy: Option<&Proxy>) -> TransportError {
+        let Self { stage, source } = self;
+        match proxy {
+            Some(proxy) => proxy.error(stage, false, source),
+            None => TransportError::new(stage, source),
+        }
+    }
+}
+
+/// TLS over `stream`.
 async fn handshake(
     tls: &TlsConnector,
     stream: Stream,
     host: &str,
-) -> Result<(Stream, bool), TlsFault> {
+) -> Result<TlsStream<Stream>, TlsFault> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(bare.to_owned())
         .map_err(|source| TlsFault { stage: TransportStage::Connect, source: source.into() })?;
     match tls.connect(name, stream).await {
-        Ok(stream) => {
-            let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            Ok((Box::new(stream), is_h2))
-        }
+        Ok(stream) => Ok(stream),
         Err(error) => {
             let untrusted = is_untrusted(&error);
             let stage = if untrusted { TransportStage::Untrusted } else { TransportStage::Connect };

@@ -33,7 +33,7 @@ const UNCONFIRMED_MAX: Duration = Duration::from_secs(30);
 
 /// No address could be connected to. Its source is the first failure.
 #[derive(Debug)]
-struct Unreachable {
+pub(super) struct Unreachable {
     failures: Vec<(SocketAddr, io::Error)>,
 }
 
@@ -46,24 +46,50 @@ impl StdError for Unreachable {
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.failures.iter().take(SHOWN_MAX);
-        let shown: Vec<_> = shown.map(|(address, error)| format!("{address}: {error}")).collect();
+        let shown: Vec<_> =
+            shown.map(|(address, error)| format!("{address}: {}", words(error))).collect();
         let more = self.failures.len().saturating_sub(SHOWN_MAX);
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         write!(f, "{}{more}", shown.join(", "))
     }
 }
 
+/// The system's reason without its number, in the middle of a sentence.
+pub(super) fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let mut chars = text.chars();
+    match chars.next() {
+        // A second capital is that of an abbreviation.
+        Some(first) if !chars.as_str().starts_with(|c: char| c.is_uppercase()) => {
+            format!("{}{}", first.to_lowercase(), chars.as_str())
+        }
+        _ => text.to_owned(),
+    }
+}
+
 /// Connects to the first address of `host`, a name or an address, that answers. An IPv6 address may have brackets.
 pub(super) async fn tcp(resolver: &Resolver, host: &str, port: u16) -> Result<TcpStream, Cause> {
+    connect(addresses(resolver, host, port).await?).await
+}
+
+/// The addresses of `host`, in the order in which they are tried.
+pub(super) async fn addresses(
+    resolver: &Resolver,
+    host: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, Cause> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let addresses = match bare.parse::<IpAddr>() {
-        Ok(address) => vec![SocketAddr::new(address, port)],
-        Err(_) => {
-            let mut found = resolver.addresses(bare).await?;
-            found.iter_mut().for_each(|address| address.set_port(port));
-            interleaved(found)
-        }
-    };
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let mut found = resolver.addresses(bare).await?;
+    found.iter_mut().for_each(|address| address.set_port(port));
+    Ok(interleaved(found))
+}
+
+/// Connects to the first of these that answers.
+pub(super) async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, Cause> {
     let socket = first(addresses, |address| async move {
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer");
         timeout(ATTEMPT_TIMEOUT, TcpStream::connect(address)).await.map_err(late).flatten()

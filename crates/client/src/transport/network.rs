@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use hyper_util_client::rt::{TokioExecutor, TokioTimer};
 
 use super::coding;
 use super::connector::{Connector, Used};
+use super::examine::Examination;
 use super::proxy::{Proxies, Proxy, Route, is_tls};
 use super::proxy_auth::Step;
 use super::refusal::ProxyRefusal;
@@ -65,7 +66,10 @@ type Pool = Client<Connector, Full<Bytes>>;
 pub struct HttpTransport(Arc<Inner>);
 
 struct Inner {
-    pool: Pool,
+    /// Replaced when the network is another one.
+    pool: Mutex<Pool>,
+    connector: Connector,
+    http1: bool,
     proxies: Arc<Proxies>,
     user_agent: HeaderValue,
 }
@@ -100,8 +104,39 @@ impl HttpTransport {
         self.0.proxies.route(url)
     }
 
-    pub(super) fn of(pool: Pool, proxies: Arc<Proxies>, user_agent: HeaderValue) -> Self {
-        Self(Arc::new(Inner { pool, proxies, user_agent }))
+    /// The way to this URL step by step: to be shown to a person. The connection is used for nothing else.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use bellwire_client::transport::{HttpTransport};
+    ///
+    /// let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let transport = HttpTransport::builder().no_proxy().build()?;
+    /// let mut examination = transport.examine(&format!("http://{}/", server.local_addr()?).parse()?);
+    /// while let Some(step) = examination.upcoming() {
+    ///     println!("{step:?}: {}", examination.advance().await?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn examine(&self, url: &Uri) -> Examination {
+        Examination::new(self.0.connector.clone(), url.clone())
+    }
+
+    /// The scheme by which the proxy of requests to this URL has authenticated this machine, if it required that.
+    pub fn proxy_scheme(&self, url: &Uri) -> Option<&'static str> {
+        self.0.proxies.of(url)?.auth.scheme()
+    }
+
+    pub(super) fn of(
+        connector: Connector,
+        http1: bool,
+        proxies: Arc<Proxies>,
+        user_agent: HeaderValue,
+    ) -> Self {
+        let pool = Mutex::new(client(connector.clone(), http1));
+        Self(Arc::new(Inner { pool, connector, http1, proxies, user_agent }))
     }
 }
 
@@ -112,7 +147,7 @@ impl fmt::Debug for HttpTransport {
 }
 
 /// The pool of connections that `connector` makes.
-pub(super) fn client(connector: Connector, http1: bool) -> Pool {
+fn client(connector: Connector, http1: bool) -> Pool {
     let mut builder = Client::builder(TokioExecutor::new());
     builder.timer(TokioTimer::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE);
     #[cfg(feature = "http2")]
@@ -145,9 +180,20 @@ impl Transport for HttpTransport {
             }))
         })
     }
+
+    fn network_changed(&self) {
+        // Idle connections may be dead, and no request would notice before its timeout. Those in use go on.
+        let inner = &self.0;
+        *inner.pool.lock().unwrap_or_else(PoisonError::into_inner) =
+            client(inner.connector.clone(), inner.http1);
+    }
 }
 
 impl Inner {
+    fn pool(&self) -> Pool {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The response, after the challenges of a proxy that receives plain requests as they are.
     async fn answered(
         &self,
@@ -197,7 +243,7 @@ impl Inner {
         loop {
             let mut copy = request.clone().map(Full::new);
             let connection = capture_connection(&mut copy);
-            let error = match self.pool.request(copy).await {
+            let error = match self.pool().request(copy).await {
                 Ok(response) => {
                     if let Some(used) = response.extensions().get::<Used>() {
                         used.set();
@@ -223,6 +269,9 @@ impl Inner {
             true => TransportStage::Connect,
             false => TransportStage::Response,
         };
+        if !is_tls(uri) && self.proxies.of(uri).is_none() && is_not_http(&error) {
+            return TransportError::new(stage, NotHttp);
+        }
         match self.proxies.of(uri).map(|proxy| &**proxy) {
             Some(proxy) => Proxy::error(proxy, stage, false, Unanswered(error)),
             None => TransportError::new(stage, Unanswered(error)),
@@ -266,6 +315,29 @@ fn is_closed(error: &Error) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// Whether the first bytes of the answer begin no response of HTTP: those of TLS do not.
+fn is_not_http(error: &Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<hyper_client::Error>() {
+            return error.is_parse() && error.to_string().contains("version");
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// What answered a request of plain HTTP does not speak it.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the answer is not HTTP")]
+pub(super) struct NotHttp;
+
+impl NotHttp {
+    /// What to do about it: the rest of a sentence.
+    pub(super) const ADVICE: &str =
+        "the server may speak TLS on this port: use https:// in the URL";
 }
 
 /// The error of hyper's client without its outermost text, which says nothing.

@@ -219,12 +219,17 @@ impl Proxy {
         if host.is_empty() {
             return Err(wrong());
         }
+        let bare = authority.as_str().rsplit('@').next().unwrap_or_default();
+        // A port that is too great would be read as none.
+        let written = bare.strip_prefix(host).and_then(|rest| rest.strip_prefix(':'));
+        if written.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+            return Err(format!("is {shown:?}, and a port is a number from 1 to 65535"));
+        }
         let credentials = authority.as_str().rsplit_once('@').map(|(info, _)| {
             let (user, password) = info.split_once(':').unwrap_or((info, ""));
             let decoded = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
             Credentials { user: decoded(user), password: decoded(password) }
         });
-        let bare = authority.as_str().rsplit('@').next().unwrap_or_default();
         let scheme = if is_tls { "https" } else { "http" };
         Ok(Self {
             url: format!("{scheme}://{bare}/"),
@@ -291,11 +296,15 @@ mod tests {
             "socks5h://p:1080",
             "",
             "http://LAN\\u:s3cret@p:1",
+            "http://u:s3cret@p:99999",
+            "p:0",
+            "http://[::1]:65536/",
         ] {
             let problem = problem(bad).unwrap();
             assert!(!problem.contains("s3cret"), "{problem}");
         }
         assert!(problem("socks5://p").unwrap().contains("SOCKS"));
+        assert!(problem("p:99999").unwrap().contains("a port is a number from 1 to 65535"));
         assert!(problem("http://LAN\\u:p@p:1").unwrap().contains("DOMAIN%5Cuser:password@p:1"));
     }
 

@@ -99,6 +99,16 @@ impl ProxyAuth {
         matches!(*self.known(), Known::Ntlm)
     }
 
+    /// The scheme by which it authenticated this machine last.
+    pub(super) fn scheme(&self) -> Option<&'static str> {
+        match *self.known() {
+            Known::Nothing => None,
+            Known::Basic => Some("Basic"),
+            Known::Digest(_) => Some("Digest"),
+            Known::Ntlm => Some("NTLM"),
+        }
+    }
+
     /// The exchange of a request. `bound` says that all of it is on one connection, as NTLM needs it.
     pub(super) fn exchange<'a>(
         &'a self,

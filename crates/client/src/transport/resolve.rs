@@ -64,10 +64,21 @@ impl Resolver {
 
 /// The DNS server has no address for the name, or there is no DNS server.
 #[derive(Debug, thiserror::Error)]
-#[error("the name {name} is not found")]
-struct NotFound {
+#[error("name {name:?} not found{}", unless_unknown(.source))]
+pub(super) struct NotFound {
     name: String,
     source: io::Error,
+}
+
+/// The system's reason, if it is another than that nothing has the name: the end of a sentence.
+fn unless_unknown(error: &io::Error) -> String {
+    // The standard library has no kind for it (EAI_NONAME), and begins with this text.
+    let text = error.to_string();
+    let reason = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
+    match reason {
+        "Name or service not known" | "Name does not resolve" => String::new(),
+        reason => format!(": {reason}"),
+    }
 }
 
 /// The DNS server did not answer in time.
@@ -146,7 +157,7 @@ mod tests {
         assert_eq!(one.addresses("hub.test").await.unwrap(), [found]);
         let none = Resolver { lookup: Arc::new(|_| Err(io::Error::other("no such name"))) };
         let error = none.addresses("hub.test").await.unwrap_err();
-        assert_eq!(error.to_string(), "the name hub.test is not found");
+        assert_eq!(error.to_string(), "name \"hub.test\" not found: no such name");
         assert_eq!(error.source().unwrap().to_string(), "no such name");
     }
 }

@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::connector::Connector;
-use super::network::{self, HttpTransport};
+use super::network::HttpTransport;
 use super::pin::KeyPin;
 use super::proxy::Proxies;
 use super::trust::{self, Trust};
@@ -191,7 +191,7 @@ impl HttpTransportBuilder {
         let agent = user_agent.clone();
         let connector =
             Connector::new(Arc::clone(&proxies), tls, proxy_tls, self.connect_timeout, agent);
-        Ok(HttpTransport::of(network::client(connector, self.http1), proxies, user_agent))
+        Ok(HttpTransport::of(connector, self.http1, proxies, user_agent))
     }
 
     fn proxies(&self) -> Result<Proxies, InvalidSetting> {

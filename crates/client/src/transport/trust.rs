@@ -26,6 +26,11 @@ const CLOCK_MIN: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_767
 /// Names of a certificate that are shown.
 const NAMES_MAX: usize = 8;
 
+/// The name of a certificate's issuer, if it has one.
+pub(super) fn issuer(certificate: &CertificateDer<'_>) -> Option<String> {
+    name_in(webpki::EndEntityCert::try_from(certificate).ok()?.issuer())
+}
+
 /// Whom to trust.
 pub(super) struct Trust {
     /// Beside the platform's. A machine may have none of its own, a small appliance for example: then it trusts these alone.
@@ -63,8 +68,10 @@ pub(super) fn config(trust: &Trust, protocols: &[&str]) -> Result<ClientConfig, 
 /// Whether all of these can be authorities.
 pub(super) fn check(authorities: &[CertificateDer<'static>]) -> Result<(), Cause> {
     let mut store = RootCertStore::empty();
-    for authority in authorities {
-        store.add(authority.clone())?;
+    for (n, authority) in authorities.iter().enumerate() {
+        // The text of the error is about a server's.
+        let added = store.add(authority.clone());
+        added.map_err(|_| format!("certificate {} in it is broken, or not X.509", n + 1))?;
     }
     Ok(())
 }
@@ -200,6 +207,8 @@ pub enum CertificateFault {
         /// Its name.
         subject: Option<String>,
     },
+    /// It may be used by clients alone (RFC 5280, section 4.2.1.12).
+    ForClients,
     /// It is trusted, and its key is none of those that are pinned.
     OtherKey {
         /// The SHA-256 of its key, as a pin is written.
@@ -233,6 +242,10 @@ impl CertificateFault {
             CertificateError::Other(other) if is_authority(other) => Self::AuthorityAsServer {
                 subject: parsed.as_ref().and_then(|parsed| name_in(parsed.subject())),
             },
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+                Self::ForClients
+            }
+            CertificateError::Other(other) if is_of_purpose(other) => Self::ForClients,
             // Before 1970 there is no certificate: the clock is what is wrong.
             _ if now < CLOCK_MIN => {
                 Self::NotYetValid { not_before: stamp(CLOCK_MIN), now: stamp(now) }
@@ -267,6 +280,13 @@ impl CertificateFault {
             }
             Self::NotYetValid { .. } => {
                 "if the server's certificate is right, set this machine's clock".to_owned()
+            }
+            Self::OtherName { expected, names } if names.is_empty() => format!(
+                "give the server a certificate with subjectAltName {expected} (a common name does not count); if it is \
+                 not the server's, {PORTAL}"
+            ),
+            Self::ForClients => {
+                "give the server a certificate whose extendedKeyUsage has serverAuth, or has no such list".to_owned()
             }
             Self::OtherName { expected, .. } => format!(
                 "use one of its names in the URL, or a certificate with subjectAltName {expected}; if it is not the server's, {PORTAL}"
@@ -326,6 +346,9 @@ impl fmt::Display for CertificateFault {
                 "the certificate is that of the authority {} (CA:TRUE), which no server may use",
                 named(subject)
             ),
+            Self::ForClients => f.write_str(
+                "the certificate is for clients only (its extendedKeyUsage lacks serverAuth), and no server may use it",
+            ),
             Self::OtherKey { found } => {
                 write!(f, "the certificate is trusted, but its key {found} is not pinned")
             }
@@ -335,6 +358,11 @@ impl fmt::Display for CertificateFault {
 }
 
 impl StdError for CertificateFault {}
+
+/// Whether it is the platform verifier's own error for a purpose, a type that only its name tells.
+fn is_of_purpose(error: &OtherError) -> bool {
+    format!("{:?}", error.0) == "EkuError"
+}
 
 fn is_authority(error: &OtherError) -> bool {
     matches!(error.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))

@@ -85,7 +85,10 @@ impl Device {
         }
         if !send.reject_when_full && self.queue_is_full(txn) {
             let queue_max = txn.ctx.config.queue_max;
-            let detail = format!("{} has {queue_max} commands queued; try again later", self.id);
+            let detail = format!(
+                "{} has {queue_max} commands queued, which is queue_max of the hub; try again later",
+                self.id
+            );
             return Err(Problem::new(Code::QueueFull, detail));
         }
         self.ensure_known(txn)

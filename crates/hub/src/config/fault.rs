@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use bellwire_proto::similar;
+
 /// Every fault that was found, in the order of the layers. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<Fault>);
@@ -90,7 +92,12 @@ impl fmt::Display for Fault {
                 write!(f, "line {line} of the file is not TOML: {message}")
             }
             Self::UnknownKey { origin, key } => {
-                write!(f, "{} is not a setting", origin.name(key))
+                write!(f, "{} is not a setting", origin.name(key))?;
+                let known = super::settings::SETTINGS.iter().map(|setting| setting.key);
+                match similar(key, known) {
+                    Some(meant) => write!(f, "; did you mean {}?", origin.name(meant)),
+                    None => Ok(()),
+                }
             }
             Self::Value { origin, key, value, allowed } => {
                 write!(f, "{} is {value:?}, but it is {allowed}", origin.name(key))

@@ -76,6 +76,11 @@ impl ListenerConfig {
     pub fn is_loopback(&self) -> bool {
         self.address.ip().to_canonical().is_loopback()
     }
+
+    /// Whether it is every address of this machine, the loopback ones among them.
+    pub fn is_unspecified(&self) -> bool {
+        self.address.ip().to_canonical().is_unspecified()
+    }
 }
 
 impl From<SocketAddr> for ListenerConfig {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bellwire_proto::{Seconds, limits};
+use bellwire_sse::EventName;
 
 use super::{Config, TlsFiles};
 
@@ -99,6 +100,16 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     flag!(open),
     flag!(classic),
+    Setting {
+        key: "classic_actions",
+        allowed: "names of actions, as in reboot",
+        parse: |draft, text| {
+            let actions: Option<_> = texts(text).map(classic_action).collect();
+            actions.map(|actions| draft.config.classic_actions = actions)
+        },
+        show: |config| list(config.classic_actions.iter().cloned()),
+        shape: Shape::List,
+    },
     Setting {
         key: "cors_origins",
         allowed: "origins of web pages, scheme://host[:port] each, as in https://ops.example.com",
@@ -203,6 +214,11 @@ fn host_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     (!name.is_empty() && name.chars().all(of_name)).then(|| name.to_ascii_lowercase())
+}
+
+/// What can be the name of an event.
+fn classic_action(text: &str) -> Option<String> {
+    EventName::new(text).ok().map(|name| name.as_str().to_owned())
 }
 
 fn path(text: &str) -> Option<PathBuf> {

@@ -49,6 +49,7 @@ impl StoreEvents for Events {
 impl StreamEvents for Events {
     fn on_events(&self, batch: &mut Vec<StreamEvent>) {
         let Some(runtime) = self.runtime() else { return };
+        runtime.trials.take_own(batch);
         if runtime.feed.take_own(batch) {
             runtime.observers_changed();
         }

@@ -30,6 +30,7 @@ use tokio::sync::{Notify as Wake, oneshot};
 use super::Readiness;
 use super::effects::Effects;
 use super::events::Events;
+use super::trials::Trials;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -58,6 +59,7 @@ pub(super) struct Runtime {
     pub(super) feed: Arc<Feed>,
     /// What is remembered of tokens.
     pub(super) auth: Auth,
+    pub(super) trials: Trials,
     pub(super) clock: Clock,
     events: Arc<Events>,
     /// Wakes the timer when the core's next deadline is earlier than the one it waits for.
@@ -143,6 +145,7 @@ impl Runtime {
             panicked: AtomicBool::new(false),
             config,
             store,
+            trials: Trials::new(plane.clone()),
             plane,
             feed,
             auth,
@@ -284,6 +287,7 @@ impl Runtime {
         // The thread that carries out waits for nothing, so this is short. An error: it panicked.
         let _ = passes.recv();
         self.feed.drain();
+        self.trials.drain();
     }
 
     pub(super) fn readiness(&self) -> Readiness {

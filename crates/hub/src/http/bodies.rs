@@ -75,7 +75,7 @@ impl Envelope {
         if data.as_str().len() > data_bytes_max {
             return Err(Problem::new(
                 Code::PayloadTooLarge,
-                format!("data is past {data_bytes_max} bytes"),
+                format!("data is past {data_bytes_max} bytes, which is data_bytes_max of the hub"),
             ));
         }
         let envelope = Self {

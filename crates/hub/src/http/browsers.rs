@@ -47,6 +47,9 @@ enum HostRule {
     None,
     /// Of every request of a client on this machine: the hub is open and listens on a loopback address.
     Loopback,
+    /// Of every request that is known to come from this machine: the hub is open and listens on every address, those of the
+    /// loopback interface among them.
+    Unspecified,
     /// Of every request that a browser has sent: a classic server has clients that send any `Host` or none.
     Browsers,
 }
@@ -67,12 +70,18 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 impl Browsers {
     /// The rule of a hub with these settings.
     pub fn new(config: &Config) -> Self {
-        let loopback = config.listen.iter().any(ListenerConfig::is_loopback);
+        let listens = |on: fn(&ListenerConfig) -> bool| config.listen.iter().any(on);
         Self {
             cors_origins: config.cors_origins.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
             // Asked for on an open hub alone.
-            host_rule: if loopback { HostRule::Loopback } else { HostRule::None },
+            host_rule: if listens(ListenerConfig::is_loopback) {
+                HostRule::Loopback
+            } else if listens(ListenerConfig::is_unspecified) {
+                HostRule::Unspecified
+            } else {
+                HostRule::None
+            },
         }
     }
 
@@ -108,7 +117,10 @@ impl Browsers {
     /// `forbidden`, naming the setting.
     pub(super) fn check_host(&self, head: &Parts) -> Result<(), Problem> {
         let setting = match self.host_rule {
-            HostRule::Loopback if !is_from_elsewhere(head) => "the setting allowed_hosts",
+            HostRule::Loopback if is_from_here(head).unwrap_or(true) => "the setting allowed_hosts",
+            HostRule::Unspecified if is_from_here(head).unwrap_or(false) => {
+                "the setting allowed_hosts"
+            }
             HostRule::Browsers if is_of_browser(head) => "the option --allowed-host",
             _ => return Ok(()),
         };
@@ -123,20 +135,42 @@ impl Browsers {
     }
 
     fn check_page(&self, head: &Parts) -> Result<(), Problem> {
-        let sites = head.headers.get_all(SEC_FETCH_SITE).iter();
-        if sites.map(HeaderValue::as_bytes).any(|site| site.eq_ignore_ascii_case(b"cross-site")) {
-            return Err(forbidden(String::from(
-                "a web page of another site made a browser send this (Sec-Fetch-Site: cross-site); such a page may only \
-                 read, and the setting cors_origins allows only other origins of the same site more",
+        let is_page = head.headers.contains_key(header::ORIGIN);
+        for site in head.headers.get_all(SEC_FETCH_SITE) {
+            let is = |name: &str| site.as_bytes().eq_ignore_ascii_case(name.as_bytes());
+            // The site is a domain: every port of this machine belongs to it. What the page of one of them sends with its
+            // origin is judged by that.
+            if is("same-origin") || is("none") || (is_page && !is("cross-site")) {
+                continue;
+            }
+            let listing = match self.host_rule {
+                HostRule::Browsers => "",
+                _ => {
+                    ", and the setting cors_origins allows only other origins of the same site more"
+                }
+            };
+            return Err(forbidden(format!(
+                "a web page of another origin made a browser send this (Sec-Fetch-Site: {}); such a page may only \
+                 read{listing}",
+                shown(site.as_bytes()).trim_matches('"')
             )));
         }
         let mut origins = head.headers.get_all(header::ORIGIN).iter();
         match origins.find(|origin| !self.is_own(head, origin) && self.listed(origin).is_none()) {
             None => Ok(()),
-            Some(origin) => Err(forbidden(format!(
-                "a web page at {} may not do this: its origin is neither the hub's own nor in the setting cors_origins",
-                shown(origin.as_bytes())
-            ))),
+            Some(origin) => {
+                let page = shown(origin.as_bytes());
+                // A classic server by itself has no list.
+                Err(forbidden(match self.host_rule {
+                    HostRule::Browsers => format!(
+                        "a web page at {page} may not do this: its origin is not the server's own"
+                    ),
+                    _ => format!(
+                        "a web page at {page} may not do this: its origin is neither the hub's own nor in the setting \
+                         cors_origins"
+                    ),
+                }))
+            }
         }
     }
 
@@ -226,11 +260,10 @@ fn share(origin: HeaderValue, headers: &mut HeaderMap) {
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 
-/// Whether the client is on another machine, so that the connection came to an address that is not loopback. In another
-/// program's server the address is unknown.
-fn is_from_elsewhere(head: &Parts) -> bool {
-    let client = head.extensions.get::<ClientAddr>();
-    client.is_some_and(|client| !client.0.ip().to_canonical().is_loopback())
+/// Whether the client is on this machine, and came by a loopback address. In another program's server the address is unknown.
+fn is_from_here(head: &Parts) -> Option<bool> {
+    let client = head.extensions.get::<ClientAddr>()?;
+    Some(client.0.ip().to_canonical().is_loopback())
 }
 
 /// Whether a browser sent it for a page: by the fields that browsers add and a page cannot remove. A page may replace the
@@ -352,6 +385,18 @@ mod tests {
             let browsers = rule(|config| config.listen = vec![listen.parse().unwrap()]);
             assert_eq!(browsers.check(&evil, Effect::None).is_err(), checked, "{listen}");
         }
+        // An unspecified address is reached by the loopback address too.
+        for listen in ["0.0.0.0:1", "[::]:1", "[::ffff:0.0.0.0]:1"] {
+            let browsers = rule(|config| config.listen = vec![listen.parse().unwrap()]);
+            for (client, checked) in
+                [("127.0.0.1:5", true), ("[::ffff:127.0.0.1]:5", true), ("192.0.2.9:5", false)]
+            {
+                let mut evil = evil.clone();
+                evil.extensions.insert(ClientAddr(client.parse().unwrap()));
+                let refused = browsers.check(&evil, Effect::None).is_err();
+                assert_eq!(refused, checked, "{client} at {listen}");
+            }
+        }
         // Of several addresses, those connections that came to a loopback one.
         let both = rule(|config| config.listen.push("192.0.2.1:1".parse().unwrap()));
         for (client, checked) in [("127.0.0.1:5", true), ("192.0.2.9:5", false)] {
@@ -401,8 +446,13 @@ mod tests {
             (&[host, ("origin", "https://ops.example")], true),
             (&[host, ("origin", "https://ops.example"), ("origin", "https://evil.example")], false),
             (&[host, ("origin", "https://evil.example")], false),
-            (&[host, ("sec-fetch-site", "same-site")], true),
             (&[host, ("sec-fetch-site", "none")], true),
+            (&[host, ("sec-fetch-site", "same-origin")], true),
+            // Another port of the same machine is the same site: an image of its page has no Origin.
+            (&[host, ("sec-fetch-site", "same-site")], false),
+            (&[host, ("sec-fetch-site", "a value of later")], false),
+            (&[host, ("sec-fetch-site", "same-site"), ("origin", "https://ops.example")], true),
+            (&[host, ("sec-fetch-site", "Same-Site"), ("origin", "http://evil.example")], false),
             (&[host, ("sec-fetch-site", "cross-site")], false),
             (&[host, ("origin", "http://localhost"), ("sec-fetch-site", "Cross-Site")], false),
         ] {

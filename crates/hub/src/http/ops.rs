@@ -1,4 +1,4 @@
-//! Health, readiness, ping, and the events of the hub. Contract, sections 4, 6 and 9.
+//! Health, readiness, and the events of the hub. Contract, sections 4, 6 and 9.
 
 use axum::response::Response;
 use bellwire_proto::{Code, Problem};
@@ -8,22 +8,6 @@ use serde::Serialize;
 use super::request::Request;
 use super::{problem, stream};
 use crate::driver::Readiness;
-use crate::frames;
-
-/// `GET /v1/ping`: whether this is the hub, and how long a round trip to it takes.
-pub(super) async fn ping(request: Request) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct Pong {
-        hub: &'static str,
-        nonce: Option<String>,
-        time_ms: u64,
-    }
-    let mut query = request.query()?;
-    let nonce = stream::take_nonce(&mut query)?;
-    query.finish()?;
-    let time_ms = request.driver.now().unix_ms();
-    Ok(problem::json(StatusCode::OK, &Pong { hub: frames::HUB, nonce, time_ms }))
-}
 
 /// `GET /v1/events`: what happens to all devices and deliveries.
 pub(super) async fn events(request: Request) -> Result<Response, Problem> {

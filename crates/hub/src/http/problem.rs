@@ -3,6 +3,8 @@
 //! The meaning and the wire name of a problem's code are in `bellwire-proto`. Internal text never
 //! gets into one.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use axum::body::Body;
 use axum::response::Response;
 use bellwire_proto::limits::{RETRY_AFTER_DRAINING_S, RETRY_AFTER_QUEUE_S, RETRY_AFTER_STORE_S};
@@ -84,15 +86,34 @@ fn with_status(status: StatusCode, body: Body) -> Response {
 fn retry_after_s(code: Code) -> Option<u64> {
     match code {
         Code::QueueFull | Code::RateLimited => Some(RETRY_AFTER_QUEUE_S),
-        Code::Draining => Some(RETRY_AFTER_DRAINING_S),
+        Code::Draining => Some(draining_s()),
         Code::StoreUnavailable => Some(RETRY_AFTER_STORE_S),
         _ => None,
     }
 }
 
+/// Spreads those that come while the hub drains evenly over the time allowed.
+fn draining_s() -> u64 {
+    static REFUSED: AtomicU64 = AtomicU64::new(0);
+    let (least, most) = RETRY_AFTER_DRAINING_S;
+    least + REFUSED.fetch_add(1, Ordering::Relaxed) % (most - least + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each one that came while a hub drained was told to stay away for 10 s, though the hub was back after 2 s.
+    #[test]
+    fn who_comes_while_the_hub_drains_may_come_back_soon_and_not_all_at_once() {
+        let seconds: Vec<u64> = (0..8).map(|_| retry_after_s(Code::Draining).unwrap()).collect();
+        let (least, most) = RETRY_AFTER_DRAINING_S;
+        assert!(seconds.iter().all(|s| (least..=most).contains(s)), "{seconds:?}");
+        for s in least..=most {
+            assert!(seconds.contains(&s), "{s} in {seconds:?}");
+        }
+        assert!(most <= 5, "{most}");
+    }
 
     #[test]
     fn a_problem_has_retry_after_exactly_when_its_status_requires_it() {

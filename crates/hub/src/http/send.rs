@@ -5,7 +5,7 @@ use bellwire_core::record::IdempotencyKey;
 use bellwire_core::{Send, Target};
 use bellwire_proto::limits::{ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, WAIT_S};
 use bellwire_proto::{
-    Action, Command, CommandId, Counts, Delivery, DeviceId, Json, Problem, Seconds,
+    Action, Code, Command, CommandId, Counts, Delivery, DeviceId, Json, Problem, Seconds, Timestamp,
 };
 use http::{StatusCode, header};
 use ring::digest;
@@ -29,7 +29,14 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     query.finish()?;
     let key = params::idempotency_key(&request.head.headers)?;
 
-    let body = request.body(request.driver.config().data_bytes_max).await?;
+    let data_bytes_max = request.driver.config().data_bytes_max;
+    let body = request.body(data_bytes_max).await.map_err(|problem| match problem.code {
+        Code::PayloadTooLarge => Problem::new(
+            Code::PayloadTooLarge,
+            format!("the data is past {data_bytes_max} bytes, which is data_bytes_max of the hub"),
+        ),
+        _ => problem,
+    })?;
     let media_type = params::media_type(&request.head.headers);
     let data = bodies::data(&media_type, &body)?;
     request.caller.sees(&request.driver, std::slice::from_ref(&device)).await?;
@@ -70,7 +77,9 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     let command = if to_many {
         request.driver.send_to_many(send, request.caller.visible()).await?
     } else {
-        only_one(&request.driver.send(send).await?, data, request.caller.name())
+        let not_before = send.not_before;
+        let delivery = request.driver.send(send).await?;
+        only_one(&delivery, data, request.caller.name(), not_before)
     };
     // What has ended already was rejected by a full queue, unless its key was used before.
     let status = if keyed && command.done { StatusCode::OK } else { StatusCode::ACCEPTED };
@@ -94,7 +103,12 @@ fn located(
 }
 
 /// The command of a single delivery.
-fn only_one(delivery: &Delivery, data: Json, created_by: Option<String>) -> Command {
+fn only_one(
+    delivery: &Delivery,
+    data: Json,
+    created_by: Option<String>,
+    not_before: Option<Timestamp>,
+) -> Command {
     Command {
         id: delivery.command,
         seq: delivery.seq,
@@ -106,6 +120,11 @@ fn only_one(delivery: &Delivery, data: Json, created_by: Option<String>) -> Comm
         total: 1,
         counts: Counts::from([(delivery.state, 1)]),
         done: delivery.state.is_terminal(),
+        // A time that was past when the command was stored has no effect, and is not stored.
+        not_before: not_before.filter(|at| *at > delivery.created_at),
+        select: None,
+        rollout: None,
+        parent: None,
     }
 }
 

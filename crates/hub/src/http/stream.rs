@@ -172,7 +172,7 @@ impl StreamRequest {
 
 /// The length of the comment before hello: as requested, else enough to fill the preview of a content
 /// scanner when the request came through a proxy.
-fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Problem> {
+pub(super) fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Problem> {
     let range = Range { default: 0, min: 0, max: PRELUDE_BYTES_MAX as u64 };
     match query.number("prelude", range)? {
         Some(1) => Err(Problem::bad_request(
@@ -186,7 +186,7 @@ fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Proble
 }
 
 /// A comment line of so many bytes, including colon and line feed; nothing for 0 bytes.
-fn prelude(bytes: usize) -> Vec<u8> {
+pub(super) fn prelude(bytes: usize) -> Vec<u8> {
     let mut comment = vec![b' '; bytes];
     if let [first, .., last] = comment.as_mut_slice() {
         (*first, *last) = (b':', b'\n');
@@ -213,13 +213,13 @@ fn hello(
     }
 }
 
-fn elapsed_ms(since: Instant) -> u64 {
+pub(super) fn elapsed_ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Hands the stream over, as the last step of a handler. When the connection is taken over, this
 /// future never completes: it is dropped while it waits.
-async fn respond(
+pub(super) async fn respond(
     driver: &Driver,
     request: &Parts,
     reserved: Reserved,

@@ -99,6 +99,10 @@ impl Model {
             total: row.head.total,
             done: terminal >= row.head.total,
             counts,
+            not_before: row.head.not_before,
+            select: None,
+            rollout: None,
+            parent: None,
         }
     }
 

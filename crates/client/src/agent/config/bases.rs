@@ -1,16 +1,33 @@
 //! `hub` and `proxy`: each a value or a list in order, and the transport that they make.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::fault::{Section, text};
 use super::{AgentConfig, transport};
 use crate::address::Address;
-use crate::transport::{Base, BaseTransport, InvalidSetting, Transport, proxy_problem};
+#[cfg(feature = "pac")]
+use crate::path::pac::PacLocation;
+use crate::transport::{
+    Base, BaseTransport, HttpTransportBuilder, InvalidSetting, Transport, proxy_problem,
+};
+
+#[cfg(feature = "pac")]
+mod pac;
+
+#[cfg(feature = "pac")]
+pub(super) use pac::problem as pac_problem;
+
+/// How long connecting may take where there is another base: its ping may take no longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 const HUB: &str = "an http or https URL, as in \"https://hub.example.com\", or a list of them";
-const PROXY: &str =
-    "a URL, as in \"http://proxy.example.com:3128\", \"environment\", \"none\", or a list of these";
+const PROXY: &str = "a URL, as in \"http://proxy.example.com:3128\", \"environment\", \"none\", a PAC file, as in \"pac+http://proxy.example.com/proxy.pac\", or a list of these";
+#[cfg(not(feature = "pac"))]
+const NO_PAC: &str = "names a PAC file, which this program cannot evaluate: it was built without the cargo feature pac; set the proxies \
+                      that the file names, or use the full program";
 
 /// A proxy to the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +39,20 @@ pub enum ProxySetting {
     Environment,
     /// None.
     Direct,
+    /// Those that a PAC file lists for the hub.
+    #[cfg(feature = "pac")]
+    Pac(PacLocation),
+}
+
+impl ProxySetting {
+    /// A file on this machine that names the proxies: to be watched for changes.
+    pub(in crate::agent) fn file(&self) -> Option<PathBuf> {
+        match self {
+            #[cfg(feature = "pac")]
+            Self::Pac(location) => location.file().map(PathBuf::from),
+            Self::Url(_) | Self::Environment | Self::Direct => None,
+        }
+    }
 }
 
 impl fmt::Display for ProxySetting {
@@ -30,6 +61,8 @@ impl fmt::Display for ProxySetting {
             Self::Url(url) => url.fmt(f),
             Self::Environment => f.write_str("environment"),
             Self::Direct => f.write_str("none"),
+            #[cfg(feature = "pac")]
+            Self::Pac(location) => write!(f, "the PAC file {location}"),
         }
     }
 }
@@ -73,6 +106,10 @@ pub(super) fn proxies(section: &mut Section<'_>) -> Vec<ProxySetting> {
         match text.as_str() {
             "environment" => proxies.push(ProxySetting::Environment),
             "none" => proxies.push(ProxySetting::Direct),
+            pac if is_pac(pac) => match of_pac(pac) {
+                Ok(proxy) => proxies.push(proxy),
+                Err(problem) => section.fault_of("proxy", problem),
+            },
             url => match url.parse::<Address>() {
                 Ok(url) => match proxy_problem(url.with_credentials()) {
                     Some(problem) => section.fault_of("proxy", problem),
@@ -84,6 +121,20 @@ pub(super) fn proxies(section: &mut Section<'_>) -> Vec<ProxySetting> {
         }
     }
     proxies
+}
+
+fn is_pac(text: &str) -> bool {
+    text.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case("pac+"))
+}
+
+#[cfg(feature = "pac")]
+fn of_pac(text: &str) -> Result<ProxySetting, String> {
+    text.parse().map(ProxySetting::Pac).map_err(|invalid| format!("is invalid: {invalid}"))
+}
+
+#[cfg(not(feature = "pac"))]
+fn of_pac(_text: &str) -> Result<ProxySetting, String> {
+    Err(NO_PAC.to_owned())
 }
 
 impl AgentConfig {
@@ -101,12 +152,22 @@ impl AgentConfig {
         }
         let environment = [ProxySetting::Environment];
         let proxies = if self.proxies.is_empty() { &environment[..] } else { &self.proxies };
-        let mut through = Vec::new();
-        for proxy in proxies {
-            through.push((proxy.to_string(), self.through(proxy)?));
+        let mut template = self.template();
+        if proxies.len() > 1 || !self.other_hubs.is_empty() {
+            template = template.connect_timeout(CONNECT_TIMEOUT);
         }
         // Hubs are the outer loop: https through any proxy is better than plain http.
         let hubs = std::iter::once(&self.hub).chain(&self.other_hubs);
+        #[cfg(feature = "pac")]
+        if proxies.iter().any(|proxy| matches!(proxy, ProxySetting::Pac(_))) {
+            let template = template.connect_timeout(CONNECT_TIMEOUT);
+            let source = pac::PacBases::new(hubs.cloned().collect(), proxies, template)?;
+            return Ok(Some(Arc::new(BaseTransport::of_source(self.hub.clone(), source))));
+        }
+        let mut through = Vec::new();
+        for proxy in proxies {
+            through.push((proxy.to_string(), transport_by(&template, proxy)?));
+        }
         let mut bases = hubs.flat_map(|hub| {
             through.iter().map(|(proxy, transport)| Base {
                 hub: hub.clone(),
@@ -118,21 +179,33 @@ impl AgentConfig {
         Ok(Some(Arc::new(BaseTransport::new(preferred, bases.collect(), hint))))
     }
 
-    fn through(&self, proxy: &ProxySetting) -> Result<Arc<dyn Transport>, InvalidSetting> {
-        let mut transport = transport();
+    /// A transport's settings, all but the proxy.
+    pub(super) fn template(&self) -> HttpTransportBuilder {
+        let mut template = transport();
         for pin in &self.pin_sha256 {
-            transport = transport.pin_sha256(pin);
+            template = template.pin_sha256(pin);
         }
-        if let Some(path) = &self.ca_file {
-            transport = transport.ca_file(path);
+        match &self.ca_file {
+            Some(path) => template.ca_file(path),
+            None => template,
         }
-        let transport = match proxy {
-            ProxySetting::Url(url) => transport.proxy(url.with_credentials()),
-            ProxySetting::Environment => transport,
-            ProxySetting::Direct => transport.no_proxy(),
-        };
-        Ok(Arc::new(transport.build()?))
     }
+}
+
+fn transport_by(
+    template: &HttpTransportBuilder,
+    proxy: &ProxySetting,
+) -> Result<Arc<dyn Transport>, InvalidSetting> {
+    let template = template.clone();
+    let template = match proxy {
+        ProxySetting::Url(url) => template.proxy(url.with_credentials()),
+        ProxySetting::Environment => template,
+        ProxySetting::Direct => template.no_proxy(),
+        // What it lists is made when it is known.
+        #[cfg(feature = "pac")]
+        ProxySetting::Pac(_) => template.no_proxy(),
+    };
+    Ok(Arc::new(template.build()?))
 }
 
 #[cfg(test)]

@@ -1,11 +1,26 @@
 //! Reads a TOML table key by key, so that every fault is found and reported with its key.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use bellwire_proto::similar;
 use toml::{Table, Value};
 
 /// The key whose value no message contains: it may hold secrets.
 const SECRET: &str = "env";
+
+/// The keys that are in no table: one below a table's heading belongs to that table.
+const OF_THE_AGENT: [&str; 9] = [
+    "hub",
+    "device",
+    "credential_file",
+    "state_dir",
+    "ca_file",
+    "pin_sha256",
+    "proxy",
+    "heartbeat",
+    "facts",
+];
 
 /// Every fault of a file, in the order in which the keys are read. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,12 +82,14 @@ pub(super) struct Section<'a> {
     /// Ends with a point, or is empty.
     path: String,
     table: Table,
+    /// Every key that was looked for.
+    known: BTreeSet<String>,
     faults: &'a mut Vec<Fault>,
 }
 
 impl<'a> Section<'a> {
     pub(super) fn new(path: &str, table: Table, faults: &'a mut Vec<Fault>) -> Self {
-        Self { path: path.to_owned(), table, faults }
+        Self { path: path.to_owned(), table, known: BTreeSet::new(), faults }
     }
 
     /// Adds a fault of the whole table.
@@ -97,7 +114,8 @@ impl<'a> Section<'a> {
         self.table.remove(key);
     }
 
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(super) fn has(&mut self, key: &str) -> bool {
+        self.known.insert(key.to_owned());
         self.table.contains_key(key)
     }
 
@@ -108,6 +126,7 @@ impl<'a> Section<'a> {
         allowed: &str,
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Option<T> {
+        self.known.insert(key.to_owned());
         let value = self.table.remove(key)?;
         let read = read(&value);
         if read.is_none() {
@@ -166,10 +185,17 @@ impl<'a> Section<'a> {
     pub(super) fn finish(self) {
         for (key, value) in self.table {
             // `[actions.a.b]` is a table in one for the action `a`.
+            let is_in_table = !self.path.is_empty();
             let hint = if value.is_table() && self.path.starts_with("actions.") {
-                "; a name with a point must be in quotes, as in [actions.\"a.b\"]"
+                "; a name with a point must be in quotes, as in [actions.\"a.b\"]".to_owned()
+            } else if is_in_table && OF_THE_AGENT.contains(&key.as_str()) {
+                format!(
+                    " of {}: a setting of the agent must stand above the first [table]",
+                    self.path.trim_end_matches('.')
+                )
             } else {
-                ""
+                let meant = similar(&key, self.known.iter().map(String::as_str));
+                meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default()
             };
             let key = format!("{}{}", self.path, written(&key));
             self.faults.push(Fault { key, problem: format!("is not a setting{hint}") });

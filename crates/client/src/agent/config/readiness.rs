@@ -48,6 +48,10 @@ impl Readiness {
 pub(super) fn of(config: &AgentConfig, here: bool) -> Readiness {
     let mut found = Readiness::default();
     of_link(config, &mut found);
+    #[cfg(feature = "pac")]
+    if !here {
+        of_pac_files(config, &mut found);
+    }
     of_state_dir(config, here, &mut found);
     if config.actions.is_empty() {
         found.warnings.push(fault("actions", "is empty: every command is rejected"));
@@ -93,6 +97,17 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
     if std::iter::once(&config.hub).chain(&config.other_hubs).any(|hub| is_readable(&hub)) {
         let problem = "is not https: everyone on the network path can read the token";
         found.warnings.push(fault("hub", problem));
+    }
+}
+
+/// A PAC file that cannot be read or evaluated. A running agent logs that, and goes on with the other proxies.
+#[cfg(feature = "pac")]
+fn of_pac_files(config: &AgentConfig, found: &mut Readiness) {
+    for proxy in &config.proxies {
+        let ProxySetting::Pac(location) = proxy else { continue };
+        if let Some(problem) = super::bases::pac_problem(location, &config.hub, config.template()) {
+            found.errors.push(fault("proxy", format!("cannot be used: {problem}")));
+        }
     }
 }
 

@@ -51,11 +51,11 @@ fn the_file_of_the_manual_is_read() {
             "deploy posts to http://127.0.0.1:9000/deploy; at most 600 s; one at a time; data with force \
              (optional): true or false, version: a string that matches ^[0-9.]{1,16}$ as a whole; \
              when interrupted: fail",
-            "ping runs /bin/echo pong in /; at most the command's run_timeout_s; one at a time; any data; \
+            "ping runs /bin/echo pong in /; at most 300 s, or what the sender sets; one at a time; any data; \
              when interrupted: fail",
-            "reboot runs /sbin/reboot in /; at most the command's run_timeout_s; one at a time; any data; \
+            "reboot runs /sbin/reboot in /; at most 300 s, or what the sender sets; one at a time; any data; \
              when interrupted: succeed",
-            "unpack.v2 runs tar x as root in /srv with LANG; at most the command's run_timeout_s; 2 at a time; \
+            "unpack.v2 runs tar x as root in /srv with LANG; at most 300 s, or what the sender sets; 2 at a time; \
              any data; when interrupted: fail",
         ]
     );

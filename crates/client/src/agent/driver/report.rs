@@ -1,47 +1,94 @@
-//! Sends reports, and translates their answers for the engine and for the log.
+//! Sends reports, and translates their answers for the engine and for the log. Results that are due at once go as one: `batch`.
+
+use std::time::Duration;
 
 use bellwire_proto::{Code, CommandId, Delivery, DeviceId, Report, ReportState};
 
 use super::{Driver, catch_panic};
 use crate::agent::engine::ReportAnswer;
 use crate::agent::fault::{self, Point};
-use crate::api::Error;
+use crate::api::{Controller, Error};
+
+/// A report to send.
+pub(super) struct Post {
+    pub(super) ticket: u64,
+    pub(super) command: CommandId,
+    pub(super) report: Report,
+    /// How long it may take.
+    pub(super) limit: Duration,
+}
+
+/// What one request, or several in a row, have come to.
+pub(super) struct Posted {
+    pub(super) outcomes: Vec<PostOutcome>,
+    /// It was a batch, and was refused as one.
+    pub(super) batch_refused: bool,
+}
 
 /// A report that was answered, or has failed.
 pub(super) struct PostOutcome {
-    ticket: u64,
+    pub(super) ticket: u64,
     state: ReportState,
-    answer: ReportAnswer,
+    pub(super) answer: ReportAnswer,
     /// Why it failed.
     failure: Option<String>,
 }
 
-impl Driver {
-    pub(super) fn post(&mut self, ticket: u64, command: CommandId, report: Report) {
-        let (hub, device) = (self.hub.clone(), self.agent.device.clone());
-        let limit = self.engine.post_limit(command);
-        let state = report.state;
-        let failed = move |failure: String| PostOutcome {
-            ticket,
-            state,
-            answer: ReportAnswer::Failed { retry_after: None },
-            failure: Some(failure),
-        };
-        let panicked = failed("the agent's own code panicked".to_owned());
-        let post = async move {
-            let answer = hub.report(&device, command, &report);
-            let Ok(result) = tokio::time::timeout(limit, answer).await else {
-                return failed(format!("no answer within {} ms", limit.as_millis()));
-            };
-            let answer = classify(&device, command, state, &result);
-            let is_failed = matches!(answer, ReportAnswer::Failed { .. });
-            PostOutcome { ticket, state, answer, failure: is_failed.then(|| explain(&result)) }
-        };
-        self.posts.spawn(catch_panic(post, panicked));
+impl PostOutcome {
+    pub(super) fn failed(
+        ticket: u64,
+        state: ReportState,
+        retry_after: Option<Duration>,
+        failure: String,
+    ) -> Self {
+        let answer = ReportAnswer::Failed { retry_after };
+        Self { ticket, state, answer, failure: Some(failure) }
     }
 
-    pub(super) fn on_report_answered(&mut self, now_ms: u64, posted: PostOutcome) {
-        let PostOutcome { ticket, state, answer, failure } = posted;
+    /// What an answer of the hub, or of something else, means for this report.
+    pub(super) fn of(device: &DeviceId, post: &Post, result: &Result<Delivery, Error>) -> Self {
+        let state = post.report.state;
+        let answer = classify(device, post.command, state, result);
+        let is_failed = matches!(answer, ReportAnswer::Failed { .. });
+        Self { ticket: post.ticket, state, answer, failure: is_failed.then(|| explain(result)) }
+    }
+}
+
+/// Sends one report.
+pub(super) async fn send(hub: &Controller, device: &DeviceId, post: &Post) -> PostOutcome {
+    let answer = hub.report(device, post.command, &post.report);
+    match tokio::time::timeout(post.limit, answer).await {
+        Ok(result) => PostOutcome::of(device, post, &result),
+        Err(_) => {
+            let failure = format!("no answer within {} ms", post.limit.as_millis());
+            PostOutcome::failed(post.ticket, post.report.state, None, failure)
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn post(&mut self, post: Post) {
+        let (hub, device) = (self.hub.clone(), self.agent.device.clone());
+        let panicked =
+            PostOutcome::failed(post.ticket, post.report.state, None, PANICKED.to_owned());
+        let one = |outcome| Posted { outcomes: vec![outcome], batch_refused: false };
+        let sending = async move { one(send(&hub, &device, &post).await) };
+        self.posts.spawn(catch_panic(sending, one(panicked)));
+    }
+
+    pub(super) fn on_reports_answered(&mut self, now_ms: u64, posted: Posted) {
+        if posted.batch_refused && !std::mem::replace(&mut self.batches_refused, true) {
+            tracing::info!(
+                "something on the way to the hub refuses batches: reports go one by one"
+            );
+        }
+        for outcome in posted.outcomes {
+            self.on_report_answered(now_ms, outcome);
+        }
+    }
+
+    fn on_report_answered(&mut self, now_ms: u64, outcome: PostOutcome) {
+        let PostOutcome { ticket, state, answer, failure } = outcome;
         match failure {
             Some(failure) if !std::mem::replace(&mut self.posts_fail, true) => {
                 tracing::warn!("reports fail, and are tried again: {failure}");
@@ -62,6 +109,9 @@ impl Driver {
         }
     }
 }
+
+/// Why a report failed whose task is gone.
+pub(super) const PANICKED: &str = "the agent's own code panicked";
 
 /// Classifies an answer. One that is not the hub's counts as a failure, whatever its status, with two exceptions: a
 /// middlebox, or the HTTP parser in front of the hub, may refuse a body for its length (413) or a result for its

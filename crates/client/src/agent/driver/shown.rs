@@ -4,12 +4,15 @@ use bellwire_proto::limits::{AGENT_JOURNAL_BYTES_MAX, AGENT_STATUS_COMMANDS_MAX}
 use tokio::time::Instant;
 
 use super::Driver;
+use crate::agent::forward;
 use crate::agent::status::{Connection, JournalStatus, Status};
 use crate::api::Listener;
 
 impl Driver {
     pub(super) fn status(&self) -> Status {
         let (under_way, commands) = self.engine.counts();
+        let mut latest = self.engine.latest(AGENT_STATUS_COMMANDS_MAX);
+        latest.iter_mut().for_each(|command| command.waits = forward::waits(command.id));
         let retry_in_s =
             self.retry_at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
         let way = self.listener.as_ref().and_then(Listener::way);
@@ -40,7 +43,7 @@ impl Driver {
                 commands,
                 under_way,
             },
-            commands: self.engine.latest(AGENT_STATUS_COMMANDS_MAX),
+            commands: latest,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::api::{Listener, Signal};
 use crate::event_source::{Error, Loss};
 use crate::path::Carrier;
 use crate::path::status::BEING_PROVEN;
+use crate::path::wake::WakeReason;
 
 impl Driver {
     pub(super) fn on_signal(&mut self, now_ms: u64, signal: Signal) {
@@ -48,7 +49,11 @@ impl Driver {
                     }
                     _ => link::explain(&loss),
                 };
-                tracing::warn!(?retry_in, "no connection to the hub: {meaning}");
+                let retry_in_s = retry_in.as_secs_f64();
+                tracing::warn!(
+                    retry_in = format_args!("{retry_in_s:.1}s"),
+                    "no connection to the hub: {meaning}"
+                );
                 self.disconnected(meaning, retry_in);
             }
         }
@@ -57,7 +62,9 @@ impl Driver {
     pub(super) fn connected(&mut self, now_ms: u64, hello: &Hello) {
         // The hub may be another one than before, without a loss in between.
         if !std::mem::replace(&mut self.connection.connected, true) {
-            tracing::info!(hub = self.connection.hub, version = hello.hub, "connected");
+            let base = self.agent.transport.base();
+            let hub = base.as_ref().map_or(&self.connection.hub, |base| &base.hub);
+            tracing::info!(hub, version = hello.hub, "connected");
             self.connection_since = Instant::now();
         }
         self.connection.hub_version = Some(hello.hub.clone());
@@ -73,6 +80,20 @@ impl Driver {
         }
         self.connection.last_loss = Some(meaning);
         self.retry_at = Some(Instant::now() + retry_in);
+    }
+
+    /// What was known of the network is void, and everything is tried at once.
+    pub(super) fn on_network_changed(&mut self, reason: WakeReason) {
+        if self.engine.is_stopping() {
+            return;
+        }
+        tracing::info!("trying everything again: {}", reason.as_str());
+        self.batches_refused = false;
+        match &mut self.listener {
+            Some(listener) => listener.network_changed(),
+            // The pause was for the network before.
+            None => self.relisten_at = Some(Instant::now()),
+        }
     }
 
     /// Makes a new stream after the last one ended for good, which only a 204 causes. There is a pause before, since a

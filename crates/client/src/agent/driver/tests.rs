@@ -11,6 +11,8 @@ use http::header::{AUTHORIZATION, RETRY_AFTER};
 use super::*;
 use crate::transport::{ByteStream, Request, Response, ResponseFuture, Transport};
 
+mod batches;
+
 const COMMAND: &str = "01930000-0000-7000-8000-000000000001";
 const STREAM: &str = "text/event-stream";
 const PAGE: &str = "text/html";

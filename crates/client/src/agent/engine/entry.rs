@@ -227,6 +227,7 @@ impl Entry {
             code: error.map(|error| error.code.clone()),
             reported: self.acked,
             runs: Some(self.runs),
+            waits: None,
         }
     }
 

@@ -143,6 +143,7 @@ impl History {
                 code: done.code.as_deref().map(str::to_owned),
                 reported: true,
                 runs: recent.map(|recent| recent.runs),
+                waits: None,
             }
         })
     }

@@ -35,6 +35,21 @@ pub enum ProgramError {
         "the script {} has lines that end with CR LF, as Windows writes them, and the kernel looks for an interpreter with the CR in its name: sed -i 's/\\r$//' {}", .0.display(), .0.display()
     )]
     CarriageReturn(PathBuf),
+    /// It is a script that begins with a byte order mark, as editors of Windows write it, so that the kernel sees no `#!`. Holds
+    /// its path.
+    #[error("the script {} begins with a byte order mark, so that the kernel sees no #!: sed -i '1s/^\\xef\\xbb\\xbf//' {}", .0.display(), .0.display())]
+    ByteOrderMark(PathBuf),
+    /// It is a script whose first line is `#!` and nothing else. Holds its path.
+    #[error("the first line of the script {} names no interpreter: write #!/bin/sh, for example", .0.display())]
+    NoInterpreter(PathBuf),
+    /// It is a binary that the kernel refuses.
+    #[error("the program {} {fault}", .file.display())]
+    Binary {
+        /// Its path.
+        file: PathBuf,
+        /// What is wrong with it: the rest of a sentence.
+        fault: String,
+    },
 }
 
 impl From<ProgramError> for io::Error {
@@ -44,6 +59,9 @@ impl From<ProgramError> for io::Error {
             | ProgramError::Interpreter { .. }
             | ProgramError::CarriageReturn(_) => Errno::NOENT.into(),
             ProgramError::NotExecutable(_) => Errno::ACCESS.into(),
+            ProgramError::ByteOrderMark(_)
+            | ProgramError::NoInterpreter(_)
+            | ProgramError::Binary { .. } => Errno::NOEXEC.into(),
         }
     }
 }

@@ -7,10 +7,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Program;
+use super::elf;
 use super::find::ProgramError;
 
 /// Bytes of the first line that the kernel reads (BINPRM_BUF_SIZE).
 const LINE_BYTES_MAX: u64 = 256;
+/// What some editors of Windows put before UTF-8; the kernel then sees no `#!`.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl Program {
     /// As [`Program::file`], and its interpreter can be executed too, if it is a script.
@@ -19,13 +22,22 @@ impl Program {
     /// When the kernel would refuse to execute it.
     pub fn executable(&self) -> Result<PathBuf, ProgramError> {
         let file = self.file()?;
-        let Some(line) = first_line(&file) else { return Ok(file) };
+        let Some(start) = start(&file) else { return Ok(file) };
+        if start.strip_prefix(BYTE_ORDER_MARK).is_some_and(|rest| rest.starts_with(b"#!")) {
+            return Err(ProgramError::ByteOrderMark(file));
+        }
+        if let Some(fault) = elf::fault(&start) {
+            return Err(ProgramError::Binary { file, fault });
+        }
+        let Some(line) = first_line(&start) else { return Ok(file) };
         if line.ends_with(b"\r") {
             return Err(ProgramError::CarriageReturn(file));
         }
         let mut words =
             line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
-        let Some(interpreter) = words.next() else { return Ok(file) };
+        let Some(interpreter) = words.next() else {
+            return Err(ProgramError::NoInterpreter(file));
+        };
         let missing = |interpreter: &[u8]| ProgramError::Interpreter {
             script: file.clone(),
             interpreter: path(interpreter),
@@ -52,12 +64,16 @@ impl Program {
     }
 }
 
-/// What follows `#!` in the first line of a script.
-fn first_line(file: &Path) -> Option<Vec<u8>> {
+/// What the kernel looks at to decide how to execute a file; `None` if this process may not read it.
+fn start(file: &Path) -> Option<Vec<u8>> {
     let mut start = Vec::new();
     File::open(file).ok()?.take(LINE_BYTES_MAX).read_to_end(&mut start).ok()?;
-    let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
-    Some(line.to_vec())
+    Some(start)
+}
+
+/// What follows `#!` in the first line of a script.
+fn first_line(start: &[u8]) -> Option<&[u8]> {
+    start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()
 }
 
 fn path(bytes: &[u8]) -> PathBuf {

@@ -36,10 +36,12 @@ pub enum JournalError {
         dir: PathBuf,
     },
     /// Another agent runs on the same directory: stop it, or use another directory.
-    #[error("another agent runs with the state folder {}: stop it, or set another state_dir", .dir.display())]
+    #[error("another agent{} runs with the state folder {}: stop it, or set another state_dir", of_process(*.process), .dir.display())]
     Locked {
         /// The state directory.
         dir: PathBuf,
+        /// The process of that agent, if it could write it down.
+        process: Option<u32>,
     },
     /// A later version wrote this format: install that version again.
     #[error(
@@ -94,6 +96,11 @@ pub enum JournalError {
         /// The byte at which the first bad line begins.
         at: u64,
     },
+}
+
+/// For the middle of a sentence.
+fn of_process(process: Option<u32>) -> String {
+    process.map(|process| format!(" (process {process})")).unwrap_or_default()
 }
 
 /// What to do about it.

@@ -1,6 +1,6 @@
 //! Whether a state directory is the agent's: whoever may write to it can make the agent run a command again, or never.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -12,7 +12,11 @@ use super::{JOURNAL, JournalError, LOCK};
 /// Mode bit: others may write.
 const WRITE_BY_OTHERS: u32 = 0o002;
 
-/// Refuses an existing directory of another user than this process's and root, and one that everybody may write to.
+/// What a hub has in its data folder, beside a lock of the same name.
+const DATABASE_OF_HUB: &str = "bellwire.db";
+
+/// Refuses an existing directory of another user than this process's and root, one that everybody may write to, and the
+/// data folder of a hub.
 pub(super) fn check(dir: &Path) -> Result<(), JournalError> {
     let path = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     let found =
@@ -29,10 +33,29 @@ pub(super) fn check(dir: &Path) -> Result<(), JournalError> {
             "can be written by everybody: chmod o-w {}, or set another state_dir",
             dir.display()
         )
+    } else if path.join(DATABASE_OF_HUB).exists() && !path.join(JOURNAL).exists() {
+        OF_HUB.to_owned()
     } else {
         return Ok(());
     };
     Err(JournalError::NotOurs { dir: dir.into(), problem })
+}
+
+/// The rest of a sentence about a folder.
+const OF_HUB: &str = "is the data folder of a hub: set state_dir to a folder of the agent's own";
+
+/// Why a folder whose lock is taken cannot be used: the program that took it wrote its name and process into the file.
+pub(super) fn locked(dir: &Path) -> JournalError {
+    let mut text = String::new();
+    let lock = std::fs::File::open(dir.join(LOCK));
+    // A longer text is none of ours.
+    lock.and_then(|lock| lock.take(40).read_to_string(&mut text)).ok();
+    let dir = dir.into();
+    match text.trim_end().split_once(' ') {
+        Some(("hub", _)) => JournalError::NotOurs { dir, problem: OF_HUB.to_owned() },
+        Some(("agent", process)) => JournalError::Locked { dir, process: process.parse().ok() },
+        _ => JournalError::Locked { dir, process: None },
+    }
 }
 
 /// The same before an agent has run: what would stop it, as far as that shows without a change to the disk.

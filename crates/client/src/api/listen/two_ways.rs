@@ -42,7 +42,7 @@ pub(super) struct TwoWays {
     /// The hub's clock in Unix milliseconds, and when it was received.
     hub_clock: Option<(u64, Instant)>,
     /// Hub and `max_in_flight` of the last hello that was yielded.
-    greeted: Option<(String, usize)>,
+    known_hub: Option<(String, usize)>,
     carrier: (Option<Carrier>, Option<String>),
     timer: Option<Pin<Box<Sleep>>>,
     timed_out: Option<Instant>,
@@ -95,7 +95,7 @@ impl TwoWays {
             signals: VecDeque::new(),
             loss: Loss::Ended,
             hub_clock: None,
-            greeted: None,
+            known_hub: None,
             carrier: (None, None),
             timer: None,
             timed_out: None,
@@ -107,7 +107,7 @@ impl TwoWays {
     }
 
     pub(super) fn network_changed(&mut self) {
-        self.hub.shared.transport.reconsider();
+        self.hub.shared.transport.network_changed();
         let now = self.now();
         self.path.network_changed(now);
     }
@@ -273,7 +273,7 @@ impl TwoWays {
         match outcome {
             Ok(PollAnswer { hello, commands, cancels }) => {
                 let up_ms = hello.up_ms;
-                self.greet(hello);
+                self.handle_hello(hello);
                 let before = self.signals.len();
                 for command in commands {
                     self.receive(command);
@@ -298,11 +298,11 @@ impl TwoWays {
     }
 
     /// Yields a hello if the hub was lost, or is another one now.
-    fn greet(&mut self, hello: Hello) {
+    fn handle_hello(&mut self, hello: Hello) {
         self.hub_clock = Some((hello.time_ms, Instant::now()));
         let hub = (hello.hub.clone(), hello.max_in_flight);
-        if self.path.is_lost() || self.greeted.as_ref() != Some(&hub) {
-            self.greeted = Some(hub);
+        if self.path.is_lost() || self.known_hub.as_ref() != Some(&hub) {
+            self.known_hub = Some(hub);
             self.signals.push_back(Signal::Hello(hello));
         }
     }

@@ -73,6 +73,7 @@ impl Path {
             && at <= now
         {
             live.confirmation = Confirmation::InFlight;
+            live.polled_beside = self.poller.is_in_flight();
             let session = live.session.clone();
             self.outputs.push_back(Output::Confirm { session, timeout_ms: CONFIRM_MS });
         }
@@ -87,6 +88,29 @@ impl Path {
             let silent_s = now.saturating_sub(live.last) / 1000;
             self.streamer.why = Some(format!("the stream has been silent for {silent_s} s"));
             self.poller.next_at = now;
+        }
+    }
+
+    /// Notes that a poll begins beside the stream.
+    pub(in crate::path) fn note_poll(&mut self) {
+        if let StreamState::Live(live) = &mut self.streamer.state
+            && !matches!(live.confirmation, Confirmation::DueAt(_))
+        {
+            live.polled_beside = true;
+        }
+    }
+
+    /// Confirms a stream again that carries, once the poll beside it has ended: for the hub a poll after the confirmation
+    /// says that the device doubts the stream, and it would show `poll` for as long as that counts.
+    pub(in crate::path) fn confirm_again(&mut self) {
+        if self.poller.is_in_flight() || !self.streamer.carries() {
+            return;
+        }
+        if let StreamState::Live(live) = &mut self.streamer.state
+            && std::mem::take(&mut live.polled_beside)
+        {
+            let session = live.session.clone();
+            self.outputs.push_back(Output::Confirm { session, timeout_ms: CONFIRM_MS });
         }
     }
 

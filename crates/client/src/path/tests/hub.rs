@@ -26,6 +26,8 @@ pub(super) struct Command {
 #[derive(Debug)]
 pub(super) struct HubStream {
     pub(super) is_confirmed: bool,
+    /// A poll came after the confirmation: it shows `poll`.
+    pub(super) is_doubted: bool,
     pub(super) compat: bool,
     pub(super) heartbeat_s: u64,
     pub(super) last_write: u64,
@@ -94,7 +96,13 @@ impl Hub {
             self.end(old);
         }
         let heartbeat_s = heartbeat_s.unwrap_or(15);
-        let stream = HubStream { is_confirmed: false, compat, heartbeat_s, last_write: now };
+        let stream = HubStream {
+            is_confirmed: false,
+            is_doubted: false,
+            compat,
+            heartbeat_s,
+            last_write: now,
+        };
         self.streams.insert(id, stream);
         let hello = Frame::Hello { time_ms: self.clock_ms + now, up_ms: 0, heartbeat_s };
         self.writes.push((id, hello));
@@ -114,7 +122,7 @@ impl Hub {
             self.end(other);
         }
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.is_confirmed = true;
+            (stream.is_confirmed, stream.is_doubted) = (true, false);
         }
         true
     }
@@ -141,6 +149,9 @@ impl Hub {
     }
 
     pub(super) fn begin_poll(&mut self, id: u64, wait_s: u64, cursor: Option<u64>) {
+        for stream in self.streams.values_mut().filter(|stream| stream.is_confirmed) {
+            stream.is_doubted = true;
+        }
         if let Some(older) = self.poll.replace(id) {
             self.answers.push((older, Vec::new()));
         }

@@ -33,18 +33,43 @@ fn streaming() -> Path {
     path
 }
 
+/// As [`streaming`], and the poll has ended.
+fn streaming_alone() -> Path {
+    let mut path = streaming();
+    path.handle_poll_answer(25_020, 25_000, false);
+    assert!(matches!(outputs(&mut path)[..], [Output::Confirm { .. }]), "{path:?}");
+    path
+}
+
 #[test]
 fn a_good_stream_carries_and_the_poller_rests() {
-    let mut path = streaming();
+    let path = streaming();
     assert_eq!((path.status().carrier, &path.status().why), (Some(Carrier::Stream), &None));
-    path.handle_poll_answer(25_020, 25_000, false);
+    let mut path = streaming_alone();
+    assert_eq!((path.status().carrier, &path.status().why), (Some(Carrier::Stream), &None));
     assert_eq!(outputs(&mut path), []);
+}
+
+/// A poll crossed the confirmation: for the hub the device doubted its stream, and it showed `poll` for 40 s.
+#[test]
+fn a_stream_is_confirmed_again_once_the_poll_beside_it_has_ended() {
+    let mut path = streaming_alone();
+    // Suspect, with a poll beside it that says so to the hub; then bytes again.
+    path.handle_timeout(25_041);
+    assert!(matches!(outputs(&mut path)[..], [Output::Poll { .. }]), "{path:?}");
+    path.handle_heartbeat(26_000, 1_026_000);
+    assert_eq!(outputs(&mut path), [], "the poll is still under way");
+    path.handle_poll_answer(27_000, 0, false);
+    let confirmed = outputs(&mut path);
+    assert!(matches!(confirmed[..], [Output::Confirm { .. }]), "{confirmed:?}");
+    assert_eq!(path.status().carrier, Some(Carrier::Stream), "meanwhile too");
+    path.handle_confirmation(27_020, true);
+    assert_eq!(outputs(&mut path), [], "once");
 }
 
 #[test]
 fn a_silent_stream_is_suspect_then_dead() {
-    let mut path = streaming();
-    path.handle_poll_answer(25_020, 25_000, false);
+    let mut path = streaming_alone();
     let at = path.poll_timeout().unwrap();
     assert_eq!(at, 2030 + 19_500);
     path.handle_timeout(25_021);
@@ -61,8 +86,7 @@ fn a_silent_stream_is_suspect_then_dead() {
 
 #[test]
 fn an_orderly_cut_costs_nothing() {
-    let mut path = streaming();
-    path.handle_poll_answer(25_020, 25_000, false);
+    let mut path = streaming_alone();
     path.handle_heartbeat(60_000, 1_060_000);
     outputs(&mut path);
     path.handle_stream_end(62_000, StreamEnd::Ended);
@@ -75,8 +99,7 @@ fn a_planned_end_is_covered_by_a_poll_and_one_of_the_hub_is_not() {
     for (reason, covered) in
         [(ByeReason::Rotate, true), (ByeReason::Draining, false), (ByeReason::Replaced, false)]
     {
-        let mut path = streaming();
-        path.handle_poll_answer(25_020, 25_000, false);
+        let mut path = streaming_alone();
         path.handle_bye(26_000, Some(reason), Some(4200));
         let polls = outputs(&mut path).len();
         assert_eq!(polls, usize::from(covered), "{reason:?}");
@@ -93,8 +116,7 @@ fn a_planned_end_is_covered_by_a_poll_and_one_of_the_hub_is_not() {
 
 #[test]
 fn a_caller_may_set_the_pause_after_a_bye() {
-    let mut path = streaming();
-    path.handle_poll_answer(25_020, 25_000, false);
+    let mut path = streaming_alone();
     path.handle_bye(26_000, Some(ByeReason::Replaced), Some(1000));
     path.set_next_delay(17_000);
     path.handle_stream_end(26_010, StreamEnd::Ended);

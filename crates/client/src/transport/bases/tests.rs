@@ -2,6 +2,11 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
+use http::header::LOCATION;
+use http::{HeaderValue, StatusCode};
+use tokio::time::Instant;
+
 use super::*;
 use crate::transport::ByteStream;
 
@@ -10,6 +15,11 @@ use crate::transport::ByteStream;
 struct Hosts {
     up: Mutex<HashSet<&'static str>>,
     portals: Mutex<HashSet<&'static str>>,
+    /// They redirect to a sign-in page.
+    redirect: Mutex<HashSet<&'static str>>,
+    /// Nothing comes back.
+    silent: Mutex<HashSet<&'static str>>,
+    changes: Mutex<u32>,
     asked: Mutex<Vec<(String, Option<String>)>>,
 }
 
@@ -22,6 +32,16 @@ impl Transport for Hosts {
         if self.portals.lock().unwrap().contains(host.as_str()) {
             return Box::pin(async { Ok(answer("<html>".to_owned())) });
         }
+        if self.redirect.lock().unwrap().contains(host.as_str()) {
+            let mut page = answer(String::new());
+            *page.status_mut() = StatusCode::FOUND;
+            let to = HeaderValue::from_static("http://login.hotel.test/?from=hub");
+            page.headers_mut().insert(LOCATION, to);
+            return Box::pin(async { Ok(page) });
+        }
+        if self.silent.lock().unwrap().contains(host.as_str()) {
+            return Box::pin(std::future::pending());
+        }
         if !self.up.lock().unwrap().contains(host.as_str()) {
             let refused = TransportError::new(TransportStage::Connect, "refused");
             return Box::pin(async { Err(refused) });
@@ -30,6 +50,10 @@ impl Transport for Hosts {
         let nonce = query.strip_prefix("nonce=").unwrap_or_default();
         let body = format!("{{\"hub\":\"h\",\"nonce\":\"{nonce}\",\"time_ms\":1}}");
         Box::pin(async { Ok(answer(body)) })
+    }
+
+    fn network_changed(&self) {
+        *self.changes.lock().unwrap() += 1;
     }
 }
 
@@ -128,7 +152,7 @@ async fn the_password_of_one_hub_is_not_sent_to_another() {
     let hosts = Arc::new(Hosts::default());
     hosts.up.lock().unwrap().insert("b.test");
     let transport = bases(&hosts, &["https://u:s3cret@a.test", "https://b.test"], None);
-    let authorization = transport.0.preferred.hub.authorization.clone().unwrap();
+    let authorization = transport.0.hub.authorization.clone().unwrap();
     let mut request = http::Request::get("https://a.test/v1/x").body(Bytes::new()).unwrap();
     request.headers_mut().insert(AUTHORIZATION, authorization);
     transport.send(request).await.unwrap();
@@ -136,4 +160,130 @@ async fn the_password_of_one_hub_is_not_sent_to_another() {
     let asked = hosts.asked.lock().unwrap();
     let sent: Vec<_> = asked.iter().rev().take(2).map(|(_, sent)| sent.as_deref()).collect();
     assert_eq!(sent, [Some("Bearer t"), None]);
+}
+
+/// The first command over plain HTTP waited until a silent https had had ten seconds, and its poll was given up before.
+#[tokio::test(start_paused = true)]
+async fn a_silent_base_delays_the_next_one_by_less_than_a_poll_waits() {
+    let hosts = Arc::new(Hosts::default());
+    hosts.silent.lock().unwrap().insert("a.test");
+    hosts.up.lock().unwrap().insert("b.test");
+    let transport = bases(&hosts, &HUBS[..2], None);
+    let began = Instant::now();
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let base = transport.base().unwrap();
+    assert_eq!(base.index, 1);
+    assert!(base.why.unwrap().contains("no answer to a ping"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_better_base_that_answers_later_within_its_time_is_preferred() {
+    /// Answers after three seconds, when the other base has answered.
+    struct Late(Arc<Hosts>);
+    impl Transport for Late {
+        fn send(&self, request: Request) -> ResponseFuture {
+            let hosts = Arc::clone(&self.0);
+            Box::pin(async move {
+                sleep(Duration::from_secs(3)).await;
+                hosts.send(request).await
+            })
+        }
+    }
+    let hosts = Arc::new(Hosts::default());
+    hosts.up.lock().unwrap().extend(["a.test", "b.test"]);
+    let base = |hub: &str, transport: Arc<dyn Transport>| Base {
+        hub: hub.parse().unwrap(),
+        proxy: "none".to_owned(),
+        transport,
+    };
+    let late = base(HUBS[0], Arc::new(Late(Arc::clone(&hosts))));
+    let transport = BaseTransport::new(late, vec![base(HUBS[1], hosts.clone())], None);
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    assert_eq!(transport.base().unwrap().index, 0);
+}
+
+/// With a list of hubs the warning had the error of https alone.
+#[tokio::test(start_paused = true)]
+async fn a_captive_portal_at_a_worse_base_is_the_reason_with_its_sign_in_page_once() {
+    let hosts = Arc::new(Hosts::default());
+    hosts.redirect.lock().unwrap().insert("c.test");
+    let transport = bases(&hosts, &HUBS, None);
+    let error = get(&transport, "https://a.test/v1/x").await.unwrap_err();
+    assert_eq!(error.stage(), TransportStage::Untrusted);
+    let text = format!("{error}; {}", error.advice().unwrap());
+    assert!(
+        text.contains("captive portal")
+            && text.contains("https://a.test/: cannot connect: refused"),
+        "{text}"
+    );
+    assert_eq!(text.matches("sign-in page http://login.hotel.test/?from=hub").count(), 1, "{text}");
+    assert_eq!(text.matches("captive portal").count(), 1, "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_change_of_the_network_a_proof_from_before_counts_no_more() {
+    let hosts = Arc::new(Hosts::default());
+    hosts.silent.lock().unwrap().insert("a.test");
+    hosts.up.lock().unwrap().insert("b.test");
+    let transport = bases(&hosts, &HUBS[..2], None);
+    let before = tokio::spawn({
+        let transport = transport.clone();
+        async move { get(&transport, "https://a.test/v1/x").await }
+    });
+    sleep(Duration::from_secs(1)).await;
+    hosts.silent.lock().unwrap().clear();
+    hosts.up.lock().unwrap().insert("a.test");
+    transport.network_changed();
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    assert_eq!(transport.base().unwrap().index, 0);
+    before.await.unwrap().unwrap();
+    assert_eq!(transport.base().unwrap().index, 0, "the proof from before has found the other");
+    assert_eq!(*hosts.changes.lock().unwrap(), 2, "each transport drops its idle connections");
+}
+
+/// A list that is made anew for each proof, as that of a PAC file.
+#[tokio::test(start_paused = true)]
+async fn a_source_is_asked_at_the_start_after_a_change_of_the_network_and_after_a_base_failed() {
+    struct Source(Arc<Hosts>, Arc<Mutex<Vec<&'static str>>>, Arc<Mutex<u32>>);
+    impl BaseSource for Source {
+        fn bases(&self) -> BoxFuture<'static, Result<Vec<Base>, TransportError>> {
+            *self.2.lock().unwrap() += 1;
+            let base = |hub: &&str| Base {
+                hub: hub.parse().unwrap(),
+                proxy: "none".to_owned(),
+                transport: self.0.clone(),
+            };
+            let bases: Vec<Base> = self.1.lock().unwrap().iter().map(base).collect();
+            Box::pin(async move {
+                match bases.is_empty() {
+                    true => Err(TransportError::new(TransportStage::Connect, "no PAC file")),
+                    false => Ok(bases),
+                }
+            })
+        }
+    }
+    let hosts = Arc::new(Hosts::default());
+    hosts.up.lock().unwrap().extend(["a.test", "c.test"]);
+    let (listed, asks) = (Arc::new(Mutex::new(vec![HUBS[0]])), Arc::new(Mutex::new(0)));
+    let source = Source(hosts.clone(), Arc::clone(&listed), Arc::clone(&asks));
+    let transport = BaseTransport::of_source(HUBS[0].parse().unwrap(), source);
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    assert_eq!(*asks.lock().unwrap(), 1);
+    *listed.lock().unwrap() = vec![HUBS[2]];
+    transport.network_changed();
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    assert_eq!(asked(&hosts).last().unwrap(), "http://c.test/v1/x");
+    hosts.up.lock().unwrap().remove("c.test");
+    *listed.lock().unwrap() = vec![HUBS[0]];
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    assert_eq!(
+        (*asks.lock().unwrap(), asked(&hosts).last().unwrap().as_str()),
+        (3, "https://a.test/v1/x")
+    );
+    listed.lock().unwrap().clear();
+    transport.reconsider();
+    let error = get(&transport, "https://a.test/v1/x").await.unwrap_err();
+    assert!(error.to_string().contains("no PAC file"), "{error}");
 }

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{Access, AtFlags, CWD};
 
 use super::OpenError;
-use super::folder::{FILES, LOCK};
+use super::folder::{self, FILES, LOCK};
 use super::schema::{self, Marks};
 
 /// The file systems in which the kernel shows itself: they seem to be writable for root, and no file can be made there.
@@ -94,6 +94,7 @@ fn may_write(folder: &Path) -> io::Result<()> {
 }
 
 fn check_content(data_dir: &Path) -> Result<(), OpenError> {
+    folder::refuse_of_agent(data_dir)?;
     for name in FILES {
         let path = data_dir.join(name);
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
@@ -104,7 +105,7 @@ fn check_content(data_dir: &Path) -> Result<(), OpenError> {
         // Shared, and for a moment: a hub that starts meanwhile tries again. It is the first of the files, because closing
         // the others would release the locks of a hub in this process (SQLite's "How To Corrupt", section 2.2).
         if name == LOCK && matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
-            return Err(OpenError::InUse { dir: data_dir.into() });
+            return Err(folder::in_use(data_dir));
         }
     }
     check_database(&data_dir.join("bellwire.db"))

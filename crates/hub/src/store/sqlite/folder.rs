@@ -1,7 +1,7 @@
 //! The data folder: private to the hub, and to one hub at a time.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -10,8 +10,11 @@ use super::OpenError;
 
 /// The file that the hub of a folder has locked.
 pub(super) const LOCK: &str = "lock";
+const DATABASE: &str = "bellwire.db";
+/// What an agent has in its state folder, beside a lock of the same name.
+const JOURNAL_OF_AGENT: &str = "journal";
 /// Every file that a hub has in its folder, the lock first.
-pub(super) const FILES: [&str; 4] = [LOCK, "bellwire.db", "bellwire.db-wal", "bellwire.db-shm"];
+pub(super) const FILES: [&str; 4] = [LOCK, DATABASE, "bellwire.db-wal", "bellwire.db-shm"];
 /// How often the lock is tried, and the pause between two tries.
 const LOCK_TRIES: u32 = 5;
 const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -20,9 +23,11 @@ const STICKY: u32 = 0o1000;
 
 /// Makes the folder and takes the lock on it.
 pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
+    refuse_of_agent(data_dir)?;
+    let is_new = !data_dir.exists();
     create(data_dir).map_err(|e| OpenError::folder(data_dir, e))?;
     let path = data_dir.join(LOCK);
-    let file = create_private(&path)?;
+    let mut file = create_private(&path)?;
     let mut tries = 1;
     loop {
         match file.try_lock() {
@@ -33,13 +38,43 @@ pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
                 std::thread::sleep(LOCK_AGAIN_AFTER);
             }
             Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::InUse { dir: data_dir.into() });
+                return Err(in_use(data_dir));
             }
             Err(TryLockError::Error(e)) => return Err(OpenError::folder(&path, e)),
         }
     }
     make_private(data_dir);
+    if is_new {
+        let shown = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.into());
+        tracing::info!("made the data folder {}", shown.display());
+    }
+    // For the message of another program that wants the folder. That program is refused without it, too.
+    let written = file.set_len(0).and_then(|()| writeln!(file, "hub {}", std::process::id()));
+    written.inspect_err(|e| tracing::debug!("the lock does not name its process: {e}")).ok();
     Ok(file)
+}
+
+/// Refuses the state folder of an agent: it has a journal, and no hub has had its data there.
+pub(super) fn refuse_of_agent(data_dir: &Path) -> Result<(), OpenError> {
+    let has = |name| data_dir.join(name).exists();
+    if has(JOURNAL_OF_AGENT) && !has(DATABASE) {
+        return Err(OpenError::OfAgent { dir: data_dir.into() });
+    }
+    Ok(())
+}
+
+/// Why a folder whose lock is taken cannot be used: the program that took it wrote its name and process into the file.
+pub(super) fn in_use(data_dir: &Path) -> OpenError {
+    let dir = data_dir.into();
+    let mut text = String::new();
+    let lock = File::open(data_dir.join(LOCK));
+    // A longer text is none of ours.
+    lock.and_then(|lock| lock.take(40).read_to_string(&mut text)).ok();
+    match text.trim_end().split_once(' ') {
+        Some(("agent", _)) => OpenError::OfAgent { dir },
+        Some(("hub", process)) => OpenError::InUse { dir, process: process.parse().ok() },
+        _ => OpenError::InUse { dir, process: None },
+    }
 }
 
 /// Makes a folder, with those that it is in, and makes their names as durable as what is promised to

@@ -248,6 +248,10 @@ fn shown(
         total: record.head.total,
         done: terminal.map(|(_, count)| count).sum::<u64>() >= record.head.total,
         counts,
+        not_before: record.head.not_before,
+        select: None,
+        rollout: None,
+        parent: None,
     }))
 }
 

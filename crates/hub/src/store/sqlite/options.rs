@@ -86,11 +86,24 @@ pub enum OpenError {
     },
     /// Another hub uses the folder.
     #[error(
-        "the data folder {} is in use by another hub: stop that one, or give this one a folder of \
+        "the data folder {} is in use by another hub{}: stop that one, or give this one a folder of \
          its own",
-        dir.display()
+        dir.display(),
+        of_process(*.process)
     )]
     InUse {
+        /// The folder.
+        dir: PathBuf,
+        /// The process of that hub, if it could write it down.
+        process: Option<u32>,
+    },
+    /// It is the state folder of an agent. Each has a file `lock` in its folder, so that only one of them would start.
+    #[error(
+        "the data folder {} is the state folder of an agent: give the hub a folder of its own (--data-dir, as in \
+         /var/lib/bellwire-hub)",
+        dir.display()
+    )]
+    OfAgent {
         /// The folder.
         dir: PathBuf,
     },
@@ -134,6 +147,11 @@ impl OpenError {
         let path = path.into();
         Self::Sqlite { path, source }
     }
+}
+
+/// For the middle of a sentence.
+fn of_process(process: Option<u32>) -> String {
+    process.map(|process| format!(" (process {process})")).unwrap_or_default()
 }
 
 /// What to do about a folder or a file in it.

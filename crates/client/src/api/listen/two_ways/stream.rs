@@ -125,7 +125,7 @@ impl TwoWays {
                         heartbeat_s: hello.heartbeat_s.clamp(HEARTBEAT_S.min, HEARTBEAT_S.max),
                         session: hello.session.clone(),
                     };
-                    self.greet(hello);
+                    self.handle_hello(hello);
                     self.path.handle_hello(now, times);
                 }
                 Err(reason) => self.reject(now, reason),

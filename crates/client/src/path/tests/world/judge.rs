@@ -11,6 +11,8 @@ pub(in crate::path::tests) struct Report {
     requests: BTreeMap<u64, u64>,
     lost: Vec<u64>,
     last: BTreeMap<&'static str, u64>,
+    /// A stream carries without a poll beside it, and the hub shows `poll`.
+    is_shown_wrong: bool,
 }
 
 impl World {
@@ -24,10 +26,14 @@ impl World {
         let latencies = self.hub.commands.iter().filter_map(|(n, command)| {
             Some((command.created, self.delivered.get(n)?.saturating_sub(due(command.created))))
         });
+        let carrier = self.path.status().carrier;
+        let streams = matches!(carrier, Some(Carrier::Stream | Carrier::CompatStream));
+        let doubts = self.hub.streams.values().any(|stream| stream.is_doubted);
         let lost = self.hub.commands.keys().copied().filter(|n| !self.delivered.contains_key(n));
         Report {
             commands: self.hub.commands.len(),
-            carrier: self.path.status().carrier,
+            carrier,
+            is_shown_wrong: streams && doubts && self.poll.is_none(),
             latencies: latencies.collect(),
             lost: lost.collect(),
             requests: self.requests,
@@ -53,6 +59,9 @@ impl Report {
     ) -> Result<(), String> {
         if carrier.is_some() && self.carrier != carrier {
             return Err(format!("{:?} carries, and not {carrier:?}: {self:?}", self.carrier));
+        }
+        if self.is_shown_wrong {
+            return Err(format!("a stream carries, and the hub shows a poll: {self:?}"));
         }
         if let Some(n) = self.lost.first() {
             return Err(format!("command {n} never arrived: {self:?}"));

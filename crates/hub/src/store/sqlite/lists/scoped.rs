@@ -71,6 +71,10 @@ pub(super) fn shown(
         total,
         done: terminal >= total,
         counts,
+        not_before: head.not_before,
+        select: None,
+        rollout: None,
+        parent: None,
     }))
 }
 

@@ -1,0 +1,71 @@
+//! `bellwire doctor`: what the network between this machine and the hub lets pass, and what to ask its owner for.
+//!
+//! `doctor/ways.rs` has the ways to examine, `examiner.rs` examines one, by the steps of `trial.rs`; `advice.rs` says what a
+//! result means, `report.rs` shows it. It uses no credential of the hub, takes no device's place, and runs nothing.
+
+mod advice;
+mod examiner;
+mod report;
+mod screen;
+mod trial;
+mod ways;
+
+use std::time::Duration;
+
+use bellwire_proto::Seconds;
+use bellwire_proto::limits::HEARTBEAT_S;
+
+use crate::args::{Doctor, HubArg};
+use crate::connect;
+use crate::exit::Usage;
+use crate::out::{self, Form};
+use examiner::Examiner;
+use report::{Report, Use, Verdict};
+use screen::Screen;
+
+pub(crate) async fn run(args: Doctor, form: Form) -> anyhow::Result<u8> {
+    let idle = args.idle.map(idle).transpose()?.flatten();
+    let hub = (!args.hub.is_empty()).then(|| args.hub.join(","));
+    let hub_arg = HubArg { hub, ca_file: args.ca_file, ..HubArg::default() };
+    let (hubs, ca_file) = connect::hub_and_authorities(&hub_arg)?;
+    let ways = ways::all(&hubs, &args.proxy, ca_file.as_deref()).await?;
+    let screen = Screen::new(form);
+    if screen.is_shown() {
+        let (number, idle) = (ways.len(), idle.map(out::span));
+        let plus =
+            idle.map(|idle| format!(", and {idle} more where a stream works")).unwrap_or_default();
+        out::note(&format!(
+            "{number} to examine: about 10 s each, up to 60 s where the network is silent{plus}"
+        ));
+    }
+    let mut reports = Vec::new();
+    for way in &ways {
+        reports.push(Examiner::new(way, screen, idle).run().await?);
+    }
+    let best = report::best(reports.iter().map(|way| way.verdict));
+    let verdict = best.map_or(Verdict::None, |(_, verdict)| verdict);
+    let way = best.filter(|_| verdict != Verdict::None).and_then(|(index, _)| ways.get(index));
+    let best = way.map(|way| {
+        let (hub, proxy) = way.settings();
+        Use { hub, proxy, ca_file: ca_file.as_ref().map(|file| file.display().to_string()) }
+    });
+    let exit_code = verdict.exit_code();
+    let report = Report { ways: reports, verdict, r#use: best, exit_code };
+    match form {
+        Form::Json => out::json(&report)?,
+        Form::Text => report.print_end()?,
+    }
+    Ok(exit_code)
+}
+
+/// The silence to try, which the hub makes by the interval of its heartbeats; 0 is none.
+///
+/// # Errors
+/// [`Usage`] when no hub offers it.
+fn idle(idle: Seconds) -> Result<Option<Duration>, Usage> {
+    match idle.get() {
+        0 => Ok(None),
+        seconds if HEARTBEAT_S.contains(seconds) => Ok(Some(idle.duration())),
+        _ => Err(Usage(String::from("--idle is from 5s to 10m, or 0"))),
+    }
+}

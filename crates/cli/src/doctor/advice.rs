@@ -1,0 +1,334 @@
+//! What a result means for the appliance, and the sentence for the owner of the network: which host and port, what stands in
+//! the way, what to allow. The sentences are whole, to be pasted into a message.
+
+use bellwire_client::transport::{CertificateFault, ExaminedStep, TransportError, TransportStage};
+
+use super::ways::Target;
+
+/// The page that has what to set in the programs of a network.
+const SECTION: &str =
+    "(Settings for common programs: docs/networks.md, \"On the appliance's side\", of Bellwire.)";
+
+/// What a failed result means, and the sentence to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Advice {
+    pub(super) meaning: Option<String>,
+    pub(super) remedy: Option<String>,
+}
+
+impl Advice {
+    fn new(meaning: impl Into<String>, remedy: String) -> Self {
+        Self { meaning: Some(meaning.into()), remedy: Some(format!("{remedy} {SECTION}")) }
+    }
+
+    /// Where the owner of the network is not the one to ask.
+    fn only(meaning: impl Into<String>) -> Self {
+        Self { meaning: Some(meaning.into()), remedy: None }
+    }
+}
+
+impl Target {
+    fn at(&self) -> String {
+        format!(
+            "{}, TCP port {} ({})",
+            self.host,
+            self.port,
+            if self.is_tls { "HTTPS" } else { "HTTP" }
+        )
+    }
+
+    /// Who answers for what happens to bytes.
+    fn by(&self) -> String {
+        match &self.proxy {
+            Some(proxy) => format!("the proxy {proxy}"),
+            None => String::from("a middlebox between this appliance and the internet"),
+        }
+    }
+}
+
+/// A step of connecting failed.
+pub(super) fn of_connecting(step: ExaminedStep, error: &TransportError, to: &Target) -> Advice {
+    let at = to.at();
+    match (step, &to.proxy) {
+        (ExaminedStep::Name, Some(proxy)) => Advice::new(
+            "The name of the proxy is not found, so that nothing can be sent.",
+            format!(
+                "Please check the name of the proxy {proxy}: your DNS server does not find it."
+            ),
+        ),
+        (ExaminedStep::Name, None) => Advice::new(
+            "The hub's name is not found here. In many networks only a proxy finds names of the internet: set it with --proxy.",
+            format!(
+                "Please have your DNS server answer for {}, or tell us the HTTP proxy that devices use to reach {at}.",
+                to.host
+            ),
+        ),
+        (ExaminedStep::Tcp, Some(proxy)) => Advice::new(
+            "The proxy does not accept connections from here.",
+            format!(
+                "Please permit this appliance to connect to the proxy {proxy}, or tell us the right one."
+            ),
+        ),
+        (ExaminedStep::Tcp, None) => Advice::new(
+            "A firewall drops or refuses the connection, or the hub does not listen there.",
+            format!(
+                "Please permit outgoing connections from this appliance to {at}, or tell us the HTTP proxy that it has to use."
+            ),
+        ),
+        (ExaminedStep::Tunnel, proxy) => of_tunnel(error, proxy.as_deref().unwrap_or_default(), to),
+        _ => of_tls(error, to),
+    }
+}
+
+/// The proxy did not open a tunnel, or did not pass a request on.
+fn of_tunnel(error: &TransportError, proxy: &str, to: &Target) -> Advice {
+    let authority = format!("{}:{}", to.host, to.port);
+    let own = error.advice().map(|advice| sentence(&advice));
+    match (error.stage(), error.proxy_refusal()) {
+        (TransportStage::ProxyAuthentication, refusal) => {
+            let schemes = refusal.map(|refusal| refusal.schemes.join(", ")).unwrap_or_default();
+            let offers =
+                if schemes.is_empty() { String::new() } else { format!(" (it offers {schemes})") };
+            Advice::new(
+                own.unwrap_or_else(|| String::from("The proxy requires a user and password.")),
+                format!(
+                    "Please give us an account for this appliance at the proxy {proxy}{offers}, or exempt {authority} from authentication there."
+                ),
+            )
+        }
+        (TransportStage::Untrusted, _) => of_tls(error, to),
+        (_, Some(refusal)) if refusal.is_unavailable() => Advice::new(
+            own.unwrap_or_default(),
+            format!(
+                "Please have the proxy {proxy} reach {authority}: it answers {}.",
+                refusal.status
+            ),
+        ),
+        (_, refusal) => {
+            let answers = refusal.map(|refusal| format!(" (it answers {})", refusal.status));
+            let answers = answers.unwrap_or_default();
+            let what = match to.is_tls {
+                true => format!("the method CONNECT to {authority}"),
+                false => format!("requests to http://{authority}/"),
+            };
+            Advice::new(
+                "The proxy does not let this appliance reach the hub.",
+                format!("Please permit {what} at the proxy {proxy}{answers}."),
+            )
+        }
+    }
+}
+
+fn of_tls(error: &TransportError, to: &Target) -> Advice {
+    let own = error.advice().map(|advice| sentence(&advice));
+    let exempt = |shown: &str| {
+        format!(
+            "Please exempt {} from TLS inspection and from sign-in pages: {shown}. Or give us the certificate of the authority that your \
+             network uses.",
+            to.at()
+        )
+    };
+    match error.certificate_fault() {
+        Some(CertificateFault::UnknownIssuer { issuer, .. }) => {
+            let issuer = issuer.as_deref().unwrap_or("an authority without a name");
+            let shown = format!("what answers in its place shows a certificate issued by \"{issuer}\"");
+            Advice::new(own.unwrap_or_default(), exempt(&shown))
+        }
+        Some(CertificateFault::OtherName { .. } | CertificateFault::OtherKey { .. }) => {
+            Advice::new(own.unwrap_or_default(), exempt("another server's certificate is shown in its place"))
+        }
+        Some(_) => Advice::only(own.unwrap_or_default()),
+        None if error.stage() == TransportStage::Untrusted => {
+            Advice::new(own.unwrap_or_default(), exempt("what answers there does not speak TLS"))
+        }
+        None => Advice::new(
+            own.unwrap_or_else(|| {
+                String::from("The connection is made, and TLS on it fails: something cuts or drops what is no plain HTTP.")
+            }),
+            format!("Please permit HTTPS (TLS) from this appliance to {}.", to.at()),
+        ),
+    }
+}
+
+/// A request got no response.
+pub(super) fn of_request(error: &TransportError, to: &Target) -> Advice {
+    match (error.stage(), &to.proxy) {
+        (TransportStage::ProxyAuthentication | TransportStage::ProxyRefused, Some(proxy)) => {
+            of_tunnel(error, proxy, to)
+        }
+        (TransportStage::Untrusted, _) => of_tls(error, to),
+        (TransportStage::Encoding, _) => Advice::new(
+            "Something compresses what the hub sends.",
+            format!("Please exempt {} from compression by {}.", to.at(), to.by()),
+        ),
+        _ => Advice::new(
+            "The connection is made, and the request is not answered.",
+            format!(
+                "Please let requests from this appliance to {} pass: they are not answered.",
+                to.at()
+            ),
+        ),
+    }
+}
+
+/// Something else than the hub answered.
+pub(super) fn of_foreign(status: u16, location: Option<&str>, to: &Target) -> Advice {
+    if let (407, Some(proxy)) = (status, &to.proxy) {
+        return Advice::new(
+            "The proxy requires a user and password: set them in its URL.",
+            format!("Please give us an account for this appliance at the proxy {proxy}."),
+        );
+    }
+    let redirects = location.map(|to| format!(" (it redirects to {to})")).unwrap_or_default();
+    Advice::new(
+        "What answers is not the hub: the sign-in page of a guest network, the block page of a proxy, or another server at this URL.",
+        format!(
+            "Please let this appliance reach {} without a sign-in or block page: now {} answers in its place with status {status}{redirects}.",
+            to.at(),
+            to.by()
+        ),
+    )
+}
+
+/// A stream is refused where a ping is not.
+pub(super) fn of_refused_stream(status: u16, to: &Target) -> Advice {
+    Advice::new(
+        "Event streams are refused. The agent uses the long poll instead, which works without a stream.",
+        format!(
+            "Please permit responses of the type text/event-stream from {} to this appliance: {} refuses them with status {status}.",
+            to.at(),
+            to.by()
+        ),
+    )
+}
+
+/// Nothing, or too little, of a stream arrived.
+pub(super) fn of_buffered(to: &Target) -> Advice {
+    let exempt = match to.is_tls {
+        true => "exempt it from TLS inspection, or pass its responses on as they arrive",
+        false => {
+            "pass its responses on as they arrive (no buffering, no virus scan of the whole response, no compression), or permit CONNECT to its port 443"
+        }
+    };
+    Advice::new(
+        "Something holds the response back until it is complete. The agent uses the long poll instead, which works without a stream.",
+        format!(
+            "Responses from {} to this appliance are held back by {}. Please {exempt}.",
+            to.at(),
+            to.by()
+        ),
+    )
+}
+
+/// What the hub writes arrives late.
+pub(super) fn of_late(to: &Target) -> Advice {
+    Advice::new(
+        "Something holds back what the hub writes.",
+        format!(
+            "Responses from {} to this appliance are delayed by {}. Please pass them on as they arrive.",
+            to.at(),
+            to.by()
+        ),
+    )
+}
+
+/// A connection on which nothing passes is ended before its time; the longest silence that it survived.
+pub(super) fn of_idle(survived_s: u64, to: &Target) -> Advice {
+    let meaning = match survived_s >= 15 {
+        true => "The hub's heartbeats, one each 15 s, are frequent enough for the stream.",
+        false => {
+            "The hub's heartbeats, one each 15 s, are too rare: set heartbeat = \"5s\" in agent.toml."
+        }
+    };
+    Advice::new(
+        meaning,
+        format!(
+            "Connections from this appliance to {} end when nothing passes for {survived_s} s or somewhat more. Please allow 60 s or more.",
+            to.at()
+        ),
+    )
+}
+
+/// An answer that was held back did not arrive.
+pub(super) fn of_unheld(held_s: u64, to: &Target) -> Advice {
+    Advice::new(
+        "The long poll cannot wait for so long; the agent then asks at shorter intervals.",
+        format!(
+            "Requests from this appliance to {} fail when the answer takes {held_s} s. Please allow 30 s or more until the first byte.",
+            to.at()
+        ),
+    )
+}
+
+/// An answer was not written for the request.
+pub(super) fn of_cache(to: &Target) -> Advice {
+    Advice::new(
+        "A cache repeats an older answer.",
+        format!("Please exempt {} from the cache of {}.", to.at(), to.by()),
+    )
+}
+
+pub(super) fn of_old_hub() -> Advice {
+    Advice::only(
+        "It says nothing about the network. Update the hub to find out whether a stream works.",
+    )
+}
+
+pub(super) fn of_busy_hub() -> Advice {
+    Advice::only("It says nothing about the network. Try again later.")
+}
+
+/// The rest of a sentence as one.
+fn sentence(rest: &str) -> String {
+    let mut chars = rest.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", chars.as_str().trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(is_tls: bool, proxy: Option<&str>) -> Target {
+        let port = if is_tls { 443 } else { 80 };
+        Target { host: "hub.test".to_owned(), port, is_tls, proxy: proxy.map(str::to_owned) }
+    }
+
+    #[test]
+    fn each_sentence_names_host_port_what_is_done_and_where_the_settings_are() {
+        let error = |stage| TransportError::new(stage, "on purpose");
+        let direct = target(true, None);
+        let proxied = target(true, Some("http://p.test:3128/"));
+        let tcp = of_connecting(ExaminedStep::Tcp, &error(TransportStage::Connect), &direct);
+        let tunnel =
+            of_connecting(ExaminedStep::Tunnel, &error(TransportStage::ProxyRefused), &proxied);
+        for (advice, parts) in [
+            (tcp, &["permit outgoing", "hub.test, TCP port 443 (HTTPS)"][..]),
+            (tunnel, &["CONNECT to hub.test:443", "http://p.test:3128/"]),
+            (
+                of_buffered(&target(false, None)),
+                &["held back", "hub.test, TCP port 80 (HTTP)", "CONNECT"],
+            ),
+            (
+                of_foreign(302, Some("http://portal.test/"), &direct),
+                &["status 302", "portal.test", "hub.test"],
+            ),
+            (of_refused_stream(403, &direct), &["text/event-stream", "status 403"]),
+            (of_idle(5, &direct), &["nothing passes for 5 s", "60 s or more"]),
+            (of_unheld(25, &direct), &["the answer takes 25 s", "30 s or more"]),
+        ] {
+            let remedy = advice.remedy.unwrap();
+            assert!(remedy.contains("docs/networks.md"), "{remedy}");
+            assert!(advice.meaning.is_some());
+            for part in parts {
+                assert!(remedy.contains(part), "{part}: {remedy}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_idle_limit_says_which_setting_helps_the_agent() {
+        assert!(of_idle(5, &target(true, None)).meaning.unwrap().contains("heartbeat = \"5s\""));
+        assert!(!of_idle(30, &target(true, None)).meaning.unwrap().contains("agent.toml"));
+    }
+}

@@ -1,0 +1,350 @@
+//! What a network does to the hub's answers: a ping, a stream of no device, an answer that is held back (docs/protocol.md,
+//! section 4, `GET /v1/ping`). Each wait has a bound, that of the agent's own where there is one.
+
+use std::time::Duration;
+
+use bellwire_client::path::deadlines::{
+    HEAD_MS, HELLO_MS, LAG_ALLOWANCE_MAX_MS, LAG_MS, LATE_MAX, PING_MS, POLL_GRACE_MS, PROBES_MIN,
+};
+use bellwire_client::transport::{ByteStream, Response, Transport as _, TransportError};
+use bellwire_proto::limits::{PROBE_INTERVAL_MS, PROBES};
+use bellwire_sse::{Decoder, OwnedItem};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, LOCATION};
+use http::{HeaderValue, StatusCode};
+use serde::Deserialize;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::ways::Way;
+
+/// Bytes that are read of an answer: a page of a portal is no longer of interest beyond that.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of an event or a comment in a stream: the longest is the prelude.
+const ITEM_BYTES_MAX: usize = 64 * 1024;
+
+/// Why there is no result.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The request failed.
+    Transport(TransportError),
+    /// Nothing came within this time; whether the head of the response did.
+    Silent { after: Duration, head: bool },
+    /// The response ended before it had begun.
+    Ended,
+    /// What answered is not the hub.
+    Foreign { status: StatusCode, location: Option<String> },
+    /// The answer belongs to another request: a cache repeats it.
+    Replayed,
+    /// The hub does not know this form of a ping.
+    TooOld,
+    /// The hub cannot serve it now.
+    Busy(StatusCode),
+}
+
+/// The hub, as a ping found it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Pong {
+    pub(super) hub: String,
+    nonce: Option<String>,
+}
+
+/// A stream whose hello has arrived.
+pub(super) struct Opened {
+    body: ByteStream,
+    rest: Bytes,
+    decoder: Decoder,
+    started: Instant,
+    hello_at: Instant,
+    /// The hub's clock when the request arrived there.
+    zero_ms: u64,
+}
+
+/// How late what the hub wrote has arrived.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Lags {
+    /// Of the hello and of each heartbeat.
+    pub(super) ms: Vec<u64>,
+    pub(super) limit_ms: u64,
+    /// The stream ended before all probes had come.
+    pub(super) ended: bool,
+}
+
+/// What became of a stream on which nothing passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Idle {
+    /// It stayed open.
+    Open,
+    /// It ended after so long.
+    Cut(Duration),
+    /// The heartbeat at its end did not arrive.
+    Lost,
+}
+
+impl Lags {
+    /// By the rules of the agent: enough heartbeats on time, and no two late ones.
+    pub(super) fn are_good(&self) -> bool {
+        let on_time = |lag: &&u64| **lag <= self.limit_ms;
+        let heartbeats = self.ms.iter().skip(1).filter(on_time).count();
+        let late = self.ms.len() - self.ms.iter().filter(on_time).count();
+        heartbeats >= PROBES_MIN as usize && late < LATE_MAX
+    }
+
+    pub(super) fn worst_ms(&self) -> u64 {
+        self.ms.iter().copied().max().unwrap_or_default()
+    }
+}
+
+/// A ping; with `wait`, one whose answer is held back.
+pub(super) async fn ping(way: &Way, wait: Option<Duration>) -> Result<Pong, Failure> {
+    let nonce = nonce();
+    let query = match wait {
+        Some(wait) => format!("nonce={nonce}&wait={}s", wait.as_secs()),
+        None => format!("nonce={nonce}"),
+    };
+    let within = match wait {
+        Some(wait) => wait + Duration::from_millis(POLL_GRACE_MS),
+        None => Duration::from_millis(PING_MS),
+    };
+    let exchange = async {
+        let response = request(way, &query, "application/json").await?;
+        let (status, location) = (response.status(), location(&response));
+        let body = body(response).await?;
+        if status == StatusCode::OK
+            && let Ok(pong) = serde_json::from_slice::<Pong>(&body)
+        {
+            return match pong.nonce.as_deref() == Some(nonce.as_str()) {
+                true => Ok(pong),
+                false => Err(Failure::Replayed),
+            };
+        }
+        Err(not_served(status, location, &body))
+    };
+    timeout(within, exchange).await.unwrap_or(Err(Failure::Silent { after: within, head: false }))
+}
+
+/// Opens a stream with probes and reads its hello.
+pub(super) async fn open(way: &Way, compat: bool) -> Result<Opened, Failure> {
+    let query = if compat { "probes=1&compat=1" } else { "probes=1" };
+    open_with(way, query).await
+}
+
+async fn open_with(way: &Way, query: &str) -> Result<Opened, Failure> {
+    let (nonce, started) = (nonce(), Instant::now());
+    let query = format!("stream=1&nonce={nonce}&{query}");
+    let silent = |head| Failure::Silent { after: started.elapsed(), head };
+    let within = Duration::from_millis(HEAD_MS);
+    let response = timeout(within, request(way, &query, "text/event-stream")).await;
+    let response = response.map_err(|_| silent(false)).flatten()?;
+    let until = Instant::now() + Duration::from_millis(HELLO_MS);
+    let (status, location) = (response.status(), location(&response));
+    if status != StatusCode::OK {
+        let body = timeout_at(until, body(response)).await.map_err(|_| silent(true)).flatten()?;
+        return Err(not_served(status, location, &body));
+    }
+    let mut opened = Opened {
+        body: response.into_body(),
+        rest: Bytes::new(),
+        decoder: Decoder::builder().comments(true).limit_bytes(ITEM_BYTES_MAX).build(),
+        started,
+        hello_at: started,
+        zero_ms: 0,
+    };
+    let hello = timeout_at(until, opened.hello(&nonce)).await;
+    match hello.map_err(|_| silent(true)).flatten() {
+        // A page, and not a stream.
+        Err(Failure::Ended) => Err(Failure::Foreign { status, location }),
+        Err(failure) => Err(failure),
+        Ok(zero_ms) => {
+            (opened.zero_ms, opened.hello_at) = (zero_ms, Instant::now());
+            Ok(opened)
+        }
+    }
+}
+
+/// Whether a stream survives so long a silence.
+pub(super) async fn idle(way: &Way, silence: Duration, compat: bool) -> Result<Idle, Failure> {
+    let compat = if compat { "&compat=1" } else { "" };
+    let mut opened = open_with(way, &format!("heartbeat={}s{compat}", silence.as_secs())).await?;
+    let (begun, limit) = (opened.hello_at, Duration::from_millis(LAG_MS + POLL_GRACE_MS));
+    Ok(match timeout_at(begun + silence + limit, opened.heartbeat()).await {
+        Ok(Some(_)) => Idle::Open,
+        Ok(None) => Idle::Cut(begun.elapsed()),
+        Err(_) => Idle::Lost,
+    })
+}
+
+impl Opened {
+    /// From the request to the hello.
+    pub(super) fn hello_after(&self) -> Duration {
+        self.hello_at.duration_since(self.started)
+    }
+
+    /// The lags of the hello and of the probes. `exchange` is how long a request and its answer take.
+    pub(super) async fn lags(mut self, exchange: Duration) -> Lags {
+        let exchange_ms = ms(exchange);
+        let limit_ms = (LAG_MS + exchange_ms.min(LAG_ALLOWANCE_MAX_MS)).max(2 * exchange_ms);
+        let mut lags = Lags { ms: vec![ms(self.hello_after())], limit_ms, ended: false };
+        let last = u64::from(PROBES) * PROBE_INTERVAL_MS;
+        let until = self.started + Duration::from_millis(last + PROBE_INTERVAL_MS + limit_ms);
+        while lags.ms.len() <= usize::from(PROBES) {
+            match timeout_at(until, self.heartbeat()).await {
+                Ok(Some(time_ms)) => {
+                    // Both since the request: the two clocks need not agree.
+                    let written_ms = time_ms.saturating_sub(self.zero_ms);
+                    lags.ms.push(ms(self.started.elapsed()).saturating_sub(written_ms));
+                }
+                Ok(None) => {
+                    lags.ended = true;
+                    return lags;
+                }
+                Err(_) => return lags,
+            }
+        }
+        lags
+    }
+
+    /// The hub's clock in the next heartbeat; `None` at the end of the stream.
+    async fn heartbeat(&mut self) -> Option<u64> {
+        loop {
+            match self.next().await {
+                Ok(Some(OwnedItem::Comment(text))) => {
+                    if let Ok(time_ms) = text.trim().parse() {
+                        return Some(time_ms);
+                    }
+                }
+                Ok(Some(OwnedItem::Event(_))) => {}
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// Reads the hello, and returns the hub's clock when the request arrived there.
+    async fn hello(&mut self, nonce: &str) -> Result<u64, Failure> {
+        #[derive(Deserialize)]
+        struct Hello {
+            nonce: Option<String>,
+            time_ms: u64,
+            up_ms: u64,
+        }
+        loop {
+            let event = match self.next().await? {
+                Some(OwnedItem::Event(event)) if event.name() == "hello" => event,
+                Some(_) => continue,
+                None => return Err(Failure::Ended),
+            };
+            let hello: Hello = serde_json::from_str(event.data()).map_err(|_| Failure::Ended)?;
+            if hello.nonce.as_deref() != Some(nonce) {
+                return Err(Failure::Replayed);
+            }
+            return Ok(hello.time_ms.saturating_sub(hello.up_ms));
+        }
+    }
+
+    /// The next item; `None` at the end, or where what comes is no event stream.
+    async fn next(&mut self) -> Result<Option<OwnedItem>, Failure> {
+        loop {
+            let mut rest = &*self.rest;
+            let item = self.decoder.decode_owned(&mut rest);
+            let remaining = rest.len();
+            self.rest = self.rest.split_off(self.rest.len() - remaining);
+            match item {
+                Ok(Some(item)) => return Ok(Some(item)),
+                Ok(None) => {}
+                Err(_) => return Ok(None),
+            }
+            match self.body.next().await {
+                Some(chunk) => self.rest = chunk.map_err(Failure::Transport)?,
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+async fn request(way: &Way, query: &str, accept: &'static str) -> Result<Response, Failure> {
+    let mut request = http::Request::builder()
+        .uri(way.resource(&format!("/v1/ping?{query}")))
+        .header(ACCEPT, HeaderValue::from_static(accept))
+        .header(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Of the URL: for a server before the hub. The hub itself needs none.
+    if let Some(authorization) = way.hub.authorization() {
+        request = request.header(AUTHORIZATION, authorization.clone());
+    }
+    let request = request.body(Bytes::new()).map_err(|error| {
+        let stage = bellwire_client::transport::TransportStage::Connect;
+        Failure::Transport(TransportError::new(stage, error))
+    })?;
+    way.transport.send(request).await.map_err(Failure::Transport)
+}
+
+/// The beginning of a body, to its end if it is short.
+async fn body(response: Response) -> Result<Vec<u8>, Failure> {
+    let (mut stream, mut whole) = (response.into_body(), Vec::new());
+    while let Some(chunk) = stream.next().await {
+        whole.extend_from_slice(&chunk.map_err(Failure::Transport)?);
+        if whole.len() > ANSWER_BYTES_MAX {
+            break;
+        }
+    }
+    Ok(whole)
+}
+
+/// What an answer that is not the expected one says.
+fn not_served(status: StatusCode, location: Option<String>, body: &[u8]) -> Failure {
+    #[derive(Deserialize)]
+    struct Problem {
+        code: String,
+    }
+    let code = serde_json::from_slice::<Problem>(body).ok().map(|problem| problem.code);
+    match code.as_deref() {
+        Some("unknown_field") => Failure::TooOld,
+        Some("rate_limited" | "draining" | "store_unavailable" | "internal") => {
+            Failure::Busy(status)
+        }
+        _ => Failure::Foreign { status, location },
+    }
+}
+
+fn location(response: &Response) -> Option<String> {
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    Some(location.chars().take(200).collect())
+}
+
+/// It only has to differ from those of other requests that a cache may have seen.
+fn nonce() -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    let random = RandomState::new();
+    format!("{:016x}{:016x}", random.hash_one(1), random.hash_one(2))
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_good_with_two_heartbeats_on_time_and_less_than_two_late() {
+        let good = |ms: &[u64]| Lags { ms: ms.to_vec(), limit_ms: 740, ended: false }.are_good();
+        assert!(good(&[40, 10, 10, 10]));
+        assert!(good(&[40, 10, 10]));
+        assert!(good(&[40, 900, 10, 10]), "one retransmission");
+        assert!(!good(&[1040, 1040, 1040]), "one write behind");
+        assert!(!good(&[40, 10]), "no more arrived");
+        assert!(!good(&[40]));
+    }
+
+    #[test]
+    fn what_refuses_a_trial_is_told_apart() {
+        let of = |status: u16, body: &str| {
+            not_served(StatusCode::from_u16(status).unwrap(), None, body.as_bytes())
+        };
+        assert!(matches!(of(400, r#"{"code":"unknown_field"}"#), Failure::TooOld));
+        assert!(matches!(of(429, r#"{"code":"rate_limited"}"#), Failure::Busy(_)));
+        assert!(matches!(of(503, r#"{"code":"draining"}"#), Failure::Busy(_)));
+        assert!(matches!(of(503, "<html>"), Failure::Foreign { .. }));
+        assert!(matches!(of(302, ""), Failure::Foreign { .. }));
+    }
+}

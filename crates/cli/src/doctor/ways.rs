@@ -1,0 +1,189 @@
+//! The ways to examine: each URL of the hub through each proxy, in the order of preference.
+
+use std::path::Path;
+
+use bellwire_client::transport::{HttpTransport, HttpTransportBuilder, Route};
+use bellwire_client::{Address, InvalidUrl};
+use http::Uri;
+
+use crate::exit::Usage;
+
+/// A URL of the hub through one proxy.
+pub(super) struct Way {
+    pub(super) hub: Address,
+    pub(super) url: Uri,
+    /// As in the agent's configuration: a URL without credentials, `environment` or `none`.
+    pub(super) proxy: String,
+    pub(super) route: Route,
+    pub(super) transport: HttpTransport,
+    /// Why it cannot be examined: the PAC file failed.
+    pub(super) fault: Option<String>,
+    hub_has_user: bool,
+    proxy_has_user: bool,
+}
+
+/// What a message to the owner of a network names.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) is_tls: bool,
+    /// Without credentials.
+    pub(super) proxy: Option<String>,
+}
+
+impl Way {
+    pub(super) fn target(&self) -> Target {
+        let is_tls = self.url.scheme_str() == Some("https");
+        Target {
+            host: self.url.host().unwrap_or_default().to_owned(),
+            port: self.url.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
+            is_tls,
+            proxy: self.route.proxy.clone(),
+        }
+    }
+
+    /// A resource of the hub.
+    pub(super) fn resource(&self, path: &str) -> String {
+        format!("{}{path}", self.hub.to_string().trim_end_matches('/'))
+    }
+
+    /// `hub` and `proxy` for agent.toml. Credentials are placeholders.
+    pub(super) fn settings(&self) -> (String, String) {
+        let hub = self.hub.to_string();
+        let hub = hub.trim_end_matches('/');
+        (
+            with_user(hub, self.hub_has_user),
+            with_user(self.proxy.trim_end_matches('/'), self.proxy_has_user),
+        )
+    }
+}
+
+fn with_user(url: &str, has_user: bool) -> String {
+    match has_user {
+        true => url.replacen("://", "://USER:PASSWORD@", 1),
+        false => url.to_owned(),
+    }
+}
+
+/// All ways. PAC files are fetched and evaluated here.
+///
+/// # Errors
+/// [`Usage`] names the option that cannot be used.
+pub(super) async fn all(
+    hubs: &str,
+    proxies: &[String],
+    ca_file: Option<&Path>,
+) -> Result<Vec<Way>, Usage> {
+    let environment = [String::from("environment")];
+    let proxies = if proxies.is_empty() { &environment[..] } else { proxies };
+    let mut ways = Vec::new();
+    for text in hubs.split(',').map(str::trim).filter(|hub| !hub.is_empty()) {
+        for proxy in proxies {
+            if proxy.starts_with("pac+") {
+                ways.extend(of_pac(text, proxy, ca_file).await?);
+            } else {
+                ways.push(one(text, proxy, ca_file)?);
+            }
+        }
+    }
+    Ok(ways)
+}
+
+fn one(hub_text: &str, proxy: &str, ca_file: Option<&Path>) -> Result<Way, Usage> {
+    let hub: Address = hub_text.parse().map_err(|e: InvalidUrl| Usage(format!("--hub: {e}")))?;
+    let url: Uri = hub
+        .to_string()
+        .parse()
+        .map_err(|e| Usage(format!("--hub: {hub} cannot be requested: {e}")))?;
+    let builder = builder(ca_file);
+    let (builder, shown) = match proxy {
+        "environment" => (builder, proxy.to_owned()),
+        "none" => (builder.no_proxy(), proxy.to_owned()),
+        proxy => (builder.proxy(proxy), without_user(proxy)),
+    };
+    let transport = builder.build().map_err(|e| Usage(e.to_string()))?;
+    Ok(Way {
+        route: transport.route(&url),
+        hub_has_user: hub.authorization().is_some(),
+        proxy_has_user: proxy.contains('@'),
+        proxy: shown,
+        hub,
+        url,
+        transport,
+        fault: None,
+    })
+}
+
+/// As the agent's: one connection for each request.
+fn builder(ca_file: Option<&Path>) -> HttpTransportBuilder {
+    let builder = HttpTransport::builder()
+        .user_agent(concat!("bellwire-doctor/", env!("CARGO_PKG_VERSION")))
+        .http1(true);
+    match ca_file {
+        Some(ca_file) => builder.ca_file(ca_file),
+        None => builder,
+    }
+}
+
+/// The URL of a proxy that was accepted, without what may be a password.
+fn without_user(proxy: &str) -> String {
+    let (scheme, rest) = proxy.split_once("://").unwrap_or(("http", proxy));
+    format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or_default())
+}
+
+/// The ways that a PAC file names for this hub, or one with its fault.
+#[cfg(feature = "pac")]
+async fn of_pac(hub: &str, setting: &str, ca_file: Option<&Path>) -> Result<Vec<Way>, Usage> {
+    use bellwire_client::path::pac::{InvalidPacLocation, Pac, PacLocation};
+    let location: PacLocation =
+        setting.parse().map_err(|e: InvalidPacLocation| Usage(format!("--proxy: {e}")))?;
+    let fetcher = builder(ca_file).no_proxy().build().map_err(|e| Usage(e.to_string()))?;
+    let direct = one(hub, "none", ca_file)?;
+    let entries =
+        async { Pac::fetch_by(&location, &fetcher).await?.proxies_for(&direct.hub).await };
+    let entries = match entries.await {
+        Ok(entries) => entries,
+        Err(error) => {
+            let proxy = format!("pac+{location}");
+            return Ok(vec![Way { fault: Some(error.to_string()), proxy, ..direct }]);
+        }
+    };
+    let named = entries.iter().map(|entry| entry.url().unwrap_or_else(|| String::from("none")));
+    let mut ways = Vec::new();
+    for proxy in named {
+        let mut way = one(hub, &proxy, ca_file)?;
+        way.route.reason = format!("the PAC file {location}");
+        ways.push(way);
+    }
+    Ok(ways)
+}
+
+#[cfg(not(feature = "pac"))]
+#[expect(clippy::unused_async, reason = "with PAC files it fetches them")]
+async fn of_pac(_hub: &str, _setting: &str, _ca_file: Option<&Path>) -> Result<Vec<Way>, Usage> {
+    let without = "--proxy: this program is built without PAC files; give the proxy's own URL";
+    Err(Usage(String::from(without)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_url_goes_through_each_proxy_and_no_password_is_shown() {
+        let proxies = ["http://u:s3cret@p.test:3128".to_owned(), "none".to_owned()];
+        let ways = all("https://a:s3cret@h.test, http://h.test", &proxies, None).await.unwrap();
+        let settings: Vec<_> = ways.iter().map(Way::settings).collect();
+        let hubs = ["https://USER:PASSWORD@h.test", "http://h.test"];
+        let expected = hubs.into_iter().flat_map(|hub| {
+            ["http://USER:PASSWORD@p.test:3128", "none"].map(|p| (hub.to_owned(), p.to_owned()))
+        });
+        assert_eq!(settings, expected.collect::<Vec<_>>());
+        assert!(
+            ways.iter().all(|way| !format!("{:?} {}", way.route, way.proxy).contains("s3cret"))
+        );
+        let wrong = all("htps://a:s3cret@h.test", &proxies, None).await.err().unwrap().0;
+        assert!(wrong.contains("h.test") && !wrong.contains("s3cret"), "{wrong}");
+    }
+}
