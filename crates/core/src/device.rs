@@ -491,7 +491,7 @@ impl Device {
         matches!(self.phase, Phase::Removing(_))
     }
 
-    /// Whether nothing would be lost by forgetting it: all of it is in the store.
+    /// Whether nothing would be lost by forgetting it.
     pub(crate) fn is_idle(&self, committed: TxnId, now: Now) -> bool {
         self.is_ready()
             && self.waiting.is_empty()
@@ -503,5 +503,7 @@ impl Device {
             && !self.deliveries.is_held()
             && self.txn <= committed
             && !self.deliveries.has_waits()
+            // The store does not know of a conflict, which ends at its deadline.
+            && !self.rivalry.is_conflict()
     }
 }

@@ -426,11 +426,11 @@ impl Driver {
         // read when they are on disk.
         let watching = self.runtime.watch(command);
         self.done(self.request(|hub, request, _| hub.handle_settle(request)).await?)?;
-        let Some(snapshot) = self.store().snapshot(command, None, visible).await? else {
+        let Some(snapshot) = self.store().snapshot(command, None, visible.clone()).await? else {
             return Err(Problem::new(Code::UnknownCommand, "no command has this id"));
         };
         let feed = self.runtime.feed.clone();
-        let progress = feed.progress(command, snapshot.command.total)?;
+        let progress = feed.progress(command, snapshot.command.total, &visible)?;
         tokio::spawn(async move {
             feed.follow(mailbox, progress, snapshot).await;
             drop(watching);

@@ -249,7 +249,16 @@ impl Feed {
     }
 
     /// What a watcher of a command with so many deliveries needs to know which of them it was sent.
-    pub(crate) fn progress(&self, command: CommandId, total: u64) -> Result<Progress, Problem> {
+    pub(crate) fn progress(
+        &self,
+        command: CommandId,
+        total: u64,
+        visible: &Visible,
+    ) -> Result<Progress, Problem> {
+        if !visible.is_all() {
+            // It has slots for its part of the deliveries alone, so it numbers those itself.
+            return self.memory.progress(Arc::new(self.memory.names(total)?), total);
+        }
         let mut state = self.state();
         let shared = state.names.get(&command).and_then(Weak::upgrade);
         let names = match shared {

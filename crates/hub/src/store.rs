@@ -134,7 +134,7 @@ pub trait StoreEvents: Send + Sync + 'static {
 /// A command, and a page of its deliveries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// The command.
+    /// The command; on a first page as its reader sees it, on the others as it is.
     pub command: Command,
     /// Deliveries by device name, each with its version. A page is bounded in bytes.
     pub deliveries: Vec<(Delivery, u64)>,

@@ -348,6 +348,24 @@ fn two_agents_that_take_the_stream_from_each_other_are_a_conflict_until_it_is_qu
     assert!(!conflict(&harness) && changed(&harness) == 2);
 }
 
+/// It was forgotten with the last stream, and the device shown as active at once.
+#[test]
+fn a_conflict_lasts_ten_quiet_minutes_though_both_agents_are_gone() {
+    let mut harness = Harness::new();
+    let conflict = |harness: &Harness| harness.hub.presence(&device("kiosk"), harness.now).conflict;
+    let mut last = harness.listen("kiosk");
+    for _ in 0..=CONFLICT_REPLACED_MAX {
+        last = harness.listen("kiosk");
+    }
+    assert!(conflict(&harness));
+    harness.close(last);
+    harness.pass(CONFLICT_WINDOW.as_secs_f64() - 60.0);
+    assert!(!harness.online("kiosk") && conflict(&harness));
+    harness.pass(120.0);
+    assert!(!conflict(&harness));
+    assert_eq!(harness.hub.footprint().devices, 0, "it is forgotten then");
+}
+
 #[test]
 fn what_is_remembered_of_a_device_is_forgotten_when_its_labels_change() {
     let mut harness = Harness::new();

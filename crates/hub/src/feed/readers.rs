@@ -5,16 +5,19 @@
 //! these, its labels or its status, its stream ends, and it comes again to what it then sees.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bellwire_core::{AccessChange, TokenUse};
 use bellwire_proto::stream::{Bye, ByeReason};
-use bellwire_proto::{DeviceId, Timestamp};
+use bellwire_proto::{CommandId, DeviceId, Timestamp};
 
 use super::{Feed, Role, State};
 use crate::frames;
 use crate::plane::{CloseReason, StreamId};
 use crate::store::Visible;
+
+/// Devices that are counted as changed while one page is read, which takes milliseconds.
+const CHANGED_MAX: usize = 1000;
 
 /// Who reads a stream.
 #[derive(Debug, Clone, Default)]
@@ -29,30 +32,88 @@ pub(crate) struct Reader {
 #[derive(Debug, Default)]
 pub(crate) struct Part {
     pub(super) visible: Visible,
-    /// The devices that it was shown; not filled for one who sees everything.
-    devices: Mutex<HashSet<DeviceId>>,
+    shown: Mutex<Shown>,
 }
 
+/// What a watcher with a scope was shown; not filled for one who sees everything.
+#[derive(Debug, Default)]
+struct Shown {
+    devices: HashSet<DeviceId>,
+    /// Whether a page of a snapshot is being read, and the devices that changed since that began: the page may show them
+    /// as they were before.
+    reading: bool,
+    changed: HashSet<DeviceId>,
+    /// More changed than are counted: whatever the page shows may be out of date.
+    all_changed: bool,
+}
+
+/// A device on a page changed while the page was read: whether it is still visible is not known.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct OutOfDate;
+
 impl Part {
+    /// The first page of its snapshot is read from here on.
     pub(super) fn of(visible: Visible) -> Self {
-        Self { visible, devices: Mutex::default() }
+        Self { visible, shown: Mutex::new(Shown { reading: true, ..Shown::default() }) }
     }
 
-    /// A delivery of this device is in the snapshot.
-    pub(super) fn show(&self, device: &DeviceId) {
+    /// A page of its snapshot is about to be read.
+    pub(super) fn begin_page(&self) {
         if !self.visible.is_all() {
-            self.devices().insert(device.clone());
+            let mut shown = self.shown();
+            (shown.reading, shown.all_changed) = (true, false);
+            shown.changed.clear();
         }
+    }
+
+    /// Deliveries of these devices are on the page that was read.
+    pub(super) fn show<'a>(
+        &self,
+        mut devices: impl Iterator<Item = &'a DeviceId> + Clone,
+    ) -> Result<(), OutOfDate> {
+        if self.visible.is_all() {
+            return Ok(());
+        }
+        let mut shown = self.shown();
+        shown.reading = false;
+        let changed = std::mem::take(&mut shown.changed);
+        let page = devices.clone();
+        if devices.any(|device| shown.all_changed || changed.contains(device)) {
+            return Err(OutOfDate);
+        }
+        shown.devices.extend(page.cloned());
+        Ok(())
     }
 
     /// Whether changes of this device are shown.
     pub(super) fn shows(&self, device: &DeviceId) -> bool {
-        self.visible.is_all() || self.devices().contains(device)
+        self.visible.is_all() || self.shown().devices.contains(device)
     }
 
-    fn devices(&self) -> std::sync::MutexGuard<'_, HashSet<DeviceId>> {
+    /// Whether fewer than so many devices were shown.
+    pub(super) fn lacks_some_of(&self, total: u64) -> bool {
+        let enough = |shown: usize| u64::try_from(shown).is_ok_and(|shown| shown >= total);
+        !self.visible.is_all() && !enough(self.shown().devices.len())
+    }
+
+    /// The labels or the status of this device changed; whether that ends the stream.
+    fn device_changed(&self, device: &DeviceId) -> bool {
+        if self.visible.is_all() {
+            return false;
+        }
+        let mut shown = self.shown();
+        if shown.reading {
+            shown.all_changed |= shown.changed.len() >= CHANGED_MAX;
+            if !shown.all_changed {
+                shown.changed.insert(device.clone());
+            }
+        }
+        shown.devices.contains(device)
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
         // Nothing panics while it is held.
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,6 +140,11 @@ impl Feed {
         state.streams.values().filter(|(_, reader)| expires(reader).is_some()).count()
     }
 
+    /// What a watcher was shown is out of date: its stream ends, and its reader comes again to what it then sees.
+    pub(super) fn end_watcher(&self, stream: StreamId, command: CommandId) {
+        self.revoke(&mut self.state(), vec![(stream, Role::Watcher(command))]);
+    }
+
     fn revoke(&self, state: &mut State, ended: Vec<(StreamId, Role)>) {
         for (stream, role) in ended {
             let bye =
@@ -100,8 +166,7 @@ impl State {
     fn watchers_shown(&self, device: &DeviceId) -> Vec<(StreamId, Role)> {
         let mut shown = Vec::new();
         for (command, watchers) in &self.watchers {
-            let scoped = watchers.iter().filter(|watcher| !watcher.part.visible.is_all());
-            let of = scoped.filter(|watcher| watcher.part.shows(device));
+            let of = watchers.iter().filter(|watcher| watcher.part.device_changed(device));
             shown.extend(of.map(|watcher| (watcher.stream, Role::Watcher(*command))));
         }
         shown

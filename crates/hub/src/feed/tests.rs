@@ -1,12 +1,13 @@
 use std::time::Duration;
 
-use bellwire_proto::{DeliveryState, Json, Outcome, Seq, Timestamp};
+use bellwire_core::AccessChange;
+use bellwire_proto::{Command, Counts, DeliveryState, Json, Outcome, Seq, Timestamp};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
 use super::*;
 use crate::plane::{PlaneConfig, StreamEvents, StreamOptions};
-use crate::store::{Options, Reading, SqliteStore, StoreError, StoreEvents, Visible};
+use crate::store::{Options, Reading, Snapshot, SqliteStore, StoreError, StoreEvents, Visible};
 
 /// The last event of a stream that has missed something.
 const OVERLOADED: &str = "event: bye\ndata: {\"reason\":\"overloaded\"";
@@ -150,6 +151,72 @@ async fn a_watcher_whose_task_ends_early_gets_a_bye() {
     let text = timeout(Duration::from_secs(20), body.collect()).await.unwrap().unwrap().to_bytes();
     let text = std::str::from_utf8(&text).unwrap();
     assert!(text.starts_with(OVERLOADED), "{text}");
+}
+
+/// A watcher of a command with one visible delivery, that of `kiosk`: its snapshot as it was read, if it was there then.
+fn snapshot(of_kiosk: bool) -> Snapshot {
+    let FeedEvent { event: HubEvent::Delivery { delivery, version }, .. } = event(None) else {
+        unreachable!("it is a delivery")
+    };
+    let command = Command {
+        id: delivery.command,
+        seq: delivery.seq,
+        action: delivery.action.clone(),
+        data: Json::null(),
+        created_at: delivery.created_at,
+        created_by: None,
+        expires_at: delivery.expires_at,
+        total: 1,
+        counts: Counts::new(),
+        done: false,
+        not_before: None,
+        select: None,
+        rollout: None,
+        parent: None,
+    };
+    let deliveries = if of_kiosk { vec![(*delivery, version)] } else { Vec::new() };
+    Snapshot { command, deliveries, more: false }
+}
+
+#[tokio::test]
+async fn a_device_that_leaves_a_scope_while_the_snapshot_is_read_is_not_shown() {
+    // It was shown as it had been before, and all that happened to it from then on.
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
+    let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
+    let stream = plane.reserve(StreamOptions::default());
+    let read = snapshot(true);
+    let visible = Visible::by(Some("site=lyon".parse().unwrap()));
+    let reader = Reader { visible: visible.clone(), token: None };
+    let mailbox = feed.watch(stream, read.command.id, reader).unwrap();
+    feed.access_changed(&AccessChange::Device("kiosk".parse().unwrap()));
+    let progress = feed.progress(read.command.id, 1, &visible).unwrap();
+    let body = plane.respond_with_body(stream);
+    feed.follow(mailbox, progress, read).await;
+    let text = timeout(Duration::from_secs(20), body.collect()).await.unwrap().unwrap().to_bytes();
+    let text = std::str::from_utf8(&text).unwrap();
+    assert!(text.starts_with("event: bye\ndata: {\"reason\":\"revoked\""), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scoped_watcher_reads_again_while_deliveries_of_its_part_have_yet_to_come() {
+    // A delivery that came into being after the snapshot was never shown, and the stream never ended.
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+    store.start(Arc::new(Ignore)).unwrap();
+    let store = Arc::new(Counting { store, reads: AtomicUsize::new(0) });
+    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
+    let feed = Feed::start(store.clone(), plane.clone(), crate::Clock::start());
+    let visible = Visible::by(Some("site=lyon".parse().unwrap()));
+    let first = snapshot(false);
+    let reader = Reader { visible: visible.clone(), token: None };
+    let mailbox = feed.watch(plane.reserve(StreamOptions::default()), first.command.id, reader);
+    let progress = feed.progress(first.command.id, 1, &visible).unwrap();
+    // The command is not in this store: reading it again ends the stream.
+    feed.follow(mailbox.unwrap(), progress, first).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use bellwire_core::TokenUse;
-use bellwire_proto::{Action, Code, DeviceId, Problem, Role, RoleName, Timestamp, Token, TokenId};
+use bellwire_proto::{
+    Action, Code, DeviceId, Problem, Role, RoleName, Seconds, Timestamp, Token, TokenId,
+};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
@@ -89,6 +91,14 @@ impl Caller {
                 Some(TokenUse { id: grant.id, expires_at: grant.token.expires_at })
             }
         }
+    }
+
+    /// How long a poll of its may wait: until its token expires at most, in whole seconds.
+    pub(in crate::http) fn within(&self, wait: Seconds, now: Timestamp) -> Seconds {
+        let expires_at = self.token_use().and_then(|used| used.expires_at);
+        let remains =
+            expires_at.map(|at| at.unix_ms().saturating_sub(now.unix_ms()).div_ceil(1000));
+        remains.map_or(wait, |remains| Seconds::new(wait.get().min(remains)))
     }
 
     /// The token object; on an open hub that of an admin without a name.

@@ -311,6 +311,43 @@ fn an_operator_hears_of_what_it_sees_and_a_label_change_ends_that() {
     assert_eq!((&next["change"], &next["labels"]["site"]), (&json!("changed"), &json!("lyon")));
 }
 
+/// One who saw all devices had numbered them for all watchers, and one who saw a part had no slot for the later ones:
+/// it got nothing, and no end.
+#[test]
+fn an_operator_watches_its_part_of_a_command_that_an_admin_watches_too() {
+    let (hub, admin, operator) = two_sites();
+    let rome = json!({"labels": {"site": "rome"}}).to_string();
+    assert_eq!(hub.with_token(&admin, "PUT /v1/devices/a-rome", &rome).status, 201);
+    let body = json!({"action": "ping", "target": {"devices": ["a-rome", "lyon-1"]}}).to_string();
+    let sent = hub.with_token(&admin, "POST /v1/commands", &body).json();
+    let path = format!("/v1/commands/{}", text(&sent["id"]));
+    hub.until(|| {
+        let command = hub.with_token(&admin, &format!("GET {path}"), "").json();
+        command["counts"]["queued"] == 2
+    });
+    let mut whole = hub.stream_of(&admin, &format!("{path}/events"));
+    let names = [0, 1].map(|_| whole.expect("delivery")["device"].clone());
+    assert_eq!(names, ["a-rome", "lyon-1"]);
+    let mut part = hub.stream_of(&operator, &format!("{path}/events"));
+    assert_eq!(part.expect("delivery")["device"], "lyon-1");
+    hub.with_token(&admin, &format!("DELETE {path}?force=true"), "");
+    let last = part.expect("delivery");
+    assert_eq!((&last["device"], &last["state"]), (&json!("lyon-1"), &json!("cancelled")));
+    assert_eq!(part.expect("done")["total"], 1);
+}
+
+#[test]
+fn a_poll_ends_when_its_token_expires() {
+    let hub = Hub::start();
+    let admin = admin(&hub);
+    let token = json!({"role": "device", "device": "d", "expires_in_s": 1});
+    let token = hub.token_by(&admin, &token);
+    // The test's own patience is shorter than the 60 s that it may wait.
+    let answer = hub.with_token(&token, "GET /v1/devices/d/commands?wait=60s", "");
+    assert!(answer.status == 401 || answer.json()["commands"] == json!([]), "{answer:?}");
+    assert_eq!(hub.with_token(&token, "GET /v1/devices/d/commands?wait=0", "").status, 401);
+}
+
 #[test]
 fn an_idempotency_key_is_of_one_token() {
     let (hub, admin, operator) = two_sites();

@@ -57,7 +57,9 @@ pub(super) fn snapshot(
     after: Option<&DeviceId>,
     visible: &Visible,
 ) -> Result<Option<Snapshot>> {
-    let Some(command) = command(connection, id, visible)? else {
+    // The part of a command is counted for the first page alone: that costs a look at each delivery.
+    let counted = if after.is_none() { visible } else { &Visible::all() };
+    let Some(command) = command(connection, id, counted)? else {
         return Ok(None);
     };
     let mut statement = connection.prepare_cached(concat!(
