@@ -7,7 +7,7 @@
 )]
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
 
 use bellwire_testkit::{Http, Program};
@@ -45,6 +45,54 @@ fn server(answer: &'static str) -> SocketAddr {
 /// An address on which nothing listens.
 fn closed() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// What a middlebox does with a request.
+enum Altered {
+    /// It answers with the hub's answer to this target.
+    Target(String),
+    /// It passes the request on, and the hub's answer back as it comes.
+    Passed,
+    /// It answers with these bytes itself.
+    Answered(&'static str),
+}
+
+/// A middlebox before the hub that closes each connection after one answer.
+fn altering(hub: SocketAddr, alter: fn(&str) -> Altered) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || alter_one(hub, socket, alter).ok());
+        }
+    });
+    address
+}
+
+fn alter_one(
+    hub: SocketAddr,
+    mut socket: TcpStream,
+    alter: fn(&str) -> Altered,
+) -> std::io::Result<()> {
+    let mut head = [0; 4096];
+    let length = socket.read(&mut head)?;
+    let text = String::from_utf8_lossy(&head[..length]);
+    match alter(text.split(' ').nth(1).unwrap_or("/")) {
+        Altered::Target(target) => {
+            let answer = Http(hub).get(&target)?;
+            let line = answer.head.lines().next().unwrap_or_default();
+            let length = answer.body.len();
+            let head = format!("{line}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+            socket.write_all(&[head.as_bytes(), &answer.body].concat())
+        }
+        Altered::Passed => {
+            let mut outer = TcpStream::connect(hub)?;
+            outer
+                .write_all(text.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes())?;
+            std::io::copy(&mut outer, &mut socket).map(drop)
+        }
+        Altered::Answered(answer) => socket.write_all(answer.as_bytes()),
+    }
 }
 
 fn doctor(args: &[&str]) -> Output {
@@ -139,24 +187,9 @@ fn the_best_of_several_ways_is_named_without_a_password() {
 #[test]
 fn a_hub_that_is_too_old_for_the_test_of_a_stream_is_judged_by_its_ping() {
     let hub = hub();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let old = listener.local_addr().unwrap();
     // The real hub's answers, but for those that an old hub does not have.
-    std::thread::spawn(move || {
-        for mut socket in listener.incoming().map_while(Result::ok) {
-            let mut head = [0; 4096];
-            let n = socket.read(&mut head).unwrap_or(0);
-            let head = String::from_utf8_lossy(&head[..n]).into_owned();
-            let target = head.split(' ').nth(1).unwrap_or("/").to_owned();
-            let target = target.replace("stream=1", "stream_=1").replace("wait=", "wait_=");
-            if let Ok(answer) = Http(hub.address).get(&target) {
-                let length = answer.body.len();
-                let line = answer.head.lines().next().unwrap_or_default().to_owned();
-                let head =
-                    format!("{line}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
-                socket.write_all(&[head.as_bytes(), &answer.body].concat()).ok();
-            }
-        }
+    let old = altering(hub.address, |target| {
+        Altered::Target(target.replace("stream=1", "stream_=1").replace("wait=", "wait_="))
     });
     let (found, code) = json(&["--hub", &format!("http://{old}")]);
     assert_eq!((code, &found["verdict"]), (1, &Value::from("ping")), "{found:#}");
@@ -166,7 +199,7 @@ fn a_hub_that_is_too_old_for_the_test_of_a_stream_is_judged_by_its_ping() {
 }
 
 #[test]
-fn a_limit_on_idle_connections_is_found_and_its_owner_told() {
+fn a_limit_on_idle_connections_is_found_with_the_setting_that_helps() {
     let hub = hub();
     // Passes everything on, and closes a connection after 7 s of silence: beyond the 5 s, below the 10 s of a silence.
     let cutter = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -191,6 +224,91 @@ fn a_limit_on_idle_connections_is_found_and_its_owner_told() {
     assert_eq!(idle["ok"], false, "{idle:#}");
     assert!(idle["detail"].as_str().unwrap().contains("cut after"), "{idle:#}");
     assert!(idle["meaning"].as_str().unwrap().contains("heartbeat = \"5s\""), "{idle:#}");
+    assert!(idle["remedy"].as_str().unwrap().contains("allow 60 s or more"), "{idle:#}");
+}
+
+/// A hub that serves as many trials as it may was shown as a network with an idle limit of 0 s.
+#[test]
+fn a_refused_trial_of_a_silence_says_nothing_about_the_network() {
+    let hub = hub();
+    let busy = altering(hub.address, |target| match target.contains("heartbeat=") {
+        true => Altered::Answered(
+            "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\nConnection: close\r\n\r\n\
+             {\"status\":429,\"code\":\"rate_limited\",\"detail\":\"\"}",
+        ),
+        false => Altered::Passed,
+    });
+    let (found, code) = json(&["--hub", &format!("http://{busy}"), "--idle", "5s"]);
+    assert_eq!((code, &found["verdict"]), (0, &Value::from("stream")), "{found:#}");
+    let idle = step(&found["ways"][0], "idle");
+    assert_eq!(idle["ok"], false, "{idle:#}");
+    assert!(idle["detail"].as_str().unwrap().contains("cannot serve this test now"), "{idle:#}");
+    assert!(idle["remedy"].is_null(), "the network's owner can do nothing: {idle:#}");
+}
+
+#[test]
+fn a_stream_that_is_cut_before_its_hello_is_distinguished_from_a_page() {
+    let hub = hub();
+    let cutting = altering(hub.address, |target| match target.contains("stream=1") {
+        true => Altered::Answered(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n:\n\n",
+        ),
+        false => Altered::Passed,
+    });
+    // The last chunk, which states that the response is complete, does not come.
+    let breaking = altering(hub.address, |target| match target.contains("stream=1") {
+        true => Altered::Answered(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n\
+             3\r\n:\n\n\r\n",
+        ),
+        false => Altered::Passed,
+    });
+    let page = altering(hub.address, |target| match target.contains("stream=1") {
+        true => Altered::Answered(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n<html></html>",
+        ),
+        false => Altered::Passed,
+    });
+    for (address, detail, remedy) in [
+        (cutting, "ended before its first event", "cut off"),
+        (breaking, "ended before its first event", "cut off"),
+        (page, "not from the hub", "sign-in or block page"),
+    ] {
+        let (found, code) = json(&["--hub", &format!("http://{address}")]);
+        assert_eq!((code, &found["verdict"]), (1, &Value::from("poll")), "{found:#}");
+        let stream = step(&found["ways"][0], "stream");
+        assert!(stream["detail"].as_str().unwrap().contains(detail), "{detail}: {stream:#}");
+        assert!(stream["remedy"].as_str().unwrap().contains(remedy), "{remedy}: {stream:#}");
+    }
+}
+
+/// It was shown as a way without a proxy.
+#[cfg(feature = "pac")]
+#[test]
+fn a_pac_file_that_cannot_be_used_is_no_direct_way() {
+    let nowhere = format!("http://{}/wpad.dat", closed());
+    let hub = format!("http://{}", closed());
+    let args = ["--hub", &hub, "--proxy", &format!("pac+{nowhere}"), "--proxy", "pac+file:///nil"];
+    let (found, code) = json(&args);
+    assert_eq!((code, found["ways"].as_array().unwrap().len()), (6, 2), "{found:#}");
+    let (remote, local) = (&found["ways"][0], &found["ways"][1]);
+    assert_eq!(remote["reason"], format!("the PAC file {nowhere} cannot be used"), "{remote:#}");
+    let remedy = step(remote, "pac")["remedy"].as_str().unwrap();
+    assert!(remedy.contains(&nowhere) && remedy.contains("tell us the HTTP proxy"), "{remedy}");
+    assert!(step(local, "pac")["remedy"].is_null(), "the file is the reader's own: {local:#}");
+    assert!(step(local, "pac")["meaning"].as_str().unwrap().contains("--proxy"), "{local:#}");
+    let text = String::from_utf8(doctor(&args).stdout).unwrap();
+    assert!(text.contains("through an unknown proxy (the PAC file") && !text.contains("directly"));
+}
+
+#[test]
+fn a_list_of_hubs_without_a_url_is_a_usage_error() {
+    for hub in ["", ",", " , "] {
+        let output = doctor(&["--hub", hub]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{hub:?}: {said}");
+        assert!(said.contains("as in --hub http://"), "{hub:?}: {said}");
+    }
 }
 
 #[test]

@@ -232,6 +232,9 @@ fn to_cancel_what_has_ended_says_how_it_ended() {
     let id = hub.send("k", "ping");
     hub.run(&["cancel", &id]).says(0, &["cancelled"]);
     hub.run(&["cancel", &id]).says(0, &["it has already ended: cancelled"]);
+    // The exit code was another with --json.
+    hub.run(&["cancel", &id, "--json"]).says(0, &[&id, "\"done\":true", "\"cancelled\":1"]);
+    hub.run(&["cancel", &id, "--force", "--json"]).says(0, &["\"cancelled\":1"]);
 }
 
 #[test]

@@ -54,7 +54,7 @@ class Judge(unittest.TestCase):
         self.assertTrue(judge(small).green, judge(small))
         self.says("were sent 400 times", judge(small | {"refusals": 400}))
 
-    def test_lateness_alone_is_told_apart(self):
+    def test_lateness_alone_is_distinguished(self):
         bad = record()
         bad["runs"][9][1] += 2.5
         verdict = judge(bad)

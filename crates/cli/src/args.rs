@@ -404,7 +404,11 @@ pub struct Watch {
 
 /// `bellwire cancel`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  bellwire cancel 0190f3c4-8d1e-7c3a-9b2f-5a6d7e8f9012 --force")]
+#[command(after_help = "\
+A command that has already ended stays as it is, which is no error (exit code 0).
+
+Example:
+  bellwire cancel 0190f3c4-8d1e-7c3a-9b2f-5a6d7e8f9012 --force")]
 pub struct Cancel {
     /// The command: its id, or the beginning of it.
     pub id: CommandRef,

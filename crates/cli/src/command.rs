@@ -5,8 +5,8 @@ use std::pin::pin;
 
 use anyhow::Context as _;
 use bellwire_client::Controller;
-use bellwire_client::api::{CommandChange, DeliveryQuery};
-use bellwire_proto::{Command, Counts, Delivery, DeliveryState, Timestamp, Wait, WaitReason};
+use bellwire_client::api::{CommandChange, DeliveryQuery, Error};
+use bellwire_proto::{Code, Command, Counts, Delivery, DeliveryState, Timestamp, Wait, WaitReason};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 
@@ -130,17 +130,20 @@ pub(crate) async fn cancel(args: Cancel, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
     args.id.check_length()?;
     let id = args.id.find(&hub).await?;
-    let before = hub.command(id).await?;
-    if before.done && form == Form::Text {
-        let end = |(state, n): (&DeliveryState, &u64)| match before.total {
-            1 => state.to_string(),
-            _ => format!("{n} {state}"),
-        };
-        let ends: Vec<_> = before.counts.iter().map(end).collect();
-        out::note(&format!("it has already ended: {}", ends.join(", ")));
-        return Ok(exit::OK);
-    }
-    let command = hub.cancel(id, args.force).await?;
+    let command = match hub.cancel(id, args.force).await {
+        // The command is as its sender wants it: nothing of it is delivered or run any more.
+        Err(Error::Refused { problem, .. }) if problem.code == Code::IllegalTransition => {
+            let ended = hub.command(id).await?;
+            match form {
+                Form::Json => out::json(&ended)?,
+                Form::Text => {
+                    out::note(&format!("it has already ended: {}", ends(&ended)));
+                }
+            }
+            return Ok(exit::OK);
+        }
+        answer => answer?,
+    };
     let printed = match form {
         Form::Json => out::json(&command),
         Form::Text => out::command(&command).map_err(Into::into),
@@ -155,6 +158,15 @@ pub(crate) async fn cancel(args: Cancel, form: Form) -> anyhow::Result<u8> {
         ));
     }
     Ok(exit::OK)
+}
+
+/// In which states its deliveries ended.
+fn ends(command: &Command) -> String {
+    let end = |(state, n): (&DeliveryState, &u64)| match command.total {
+        1 => state.to_string(),
+        _ => format!("{n} {state}"),
+    };
+    command.counts.iter().map(end).collect::<Vec<_>>().join(", ")
 }
 
 /// The code for a command whose deliveries ended differently: that of the worst, failure before

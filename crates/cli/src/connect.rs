@@ -76,10 +76,9 @@ pub(crate) fn connect(
     token: Option<String>,
     ca_file: Option<&Path>,
 ) -> Result<Controller, Usage> {
-    let mut hubs = hub.split(',').map(str::trim);
-    let preferred = hubs.next().unwrap_or_default();
+    let hubs = urls(hub)?;
+    let (preferred, others) = hubs.split_first().ok_or_else(no_url)?;
     let mut builder = Controller::builder(preferred);
-    let others: Vec<&str> = hubs.collect();
     if ca_file.is_some() || !others.is_empty() {
         let mut transport = HttpTransport::builder();
         if let Some(ca_file) = ca_file {
@@ -93,7 +92,7 @@ pub(crate) fn connect(
                 transport: Arc::new(transport.clone()),
             })
         };
-        let others = others.into_iter().map(base).collect::<Result<_, _>>()?;
+        let others = others.iter().map(|hub| base(hub)).collect::<Result<_, _>>()?;
         builder = builder.transport(BaseTransport::new(base(preferred)?, others, None));
     }
     if let Some(token) = token {
@@ -101,6 +100,19 @@ pub(crate) fn connect(
         builder = builder.token(token);
     }
     builder.build().map_err(|e| Usage(e.to_string()))
+}
+
+/// The URLs of a hub that are given with a comma between them, one or more, the preferred one first.
+///
+/// # Errors
+/// [`Usage`] when there is none.
+pub(crate) fn urls(hub: &str) -> Result<Vec<&str>, Usage> {
+    let urls: Vec<_> = hub.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
+    if urls.is_empty() { Err(no_url()) } else { Ok(urls) }
+}
+
+fn no_url() -> Usage {
+    Usage(format!("the URL of the hub is empty: give one, as in --hub {DEFAULT_HUB}"))
 }
 
 /// Whether a client of this process sends a token: only then may a refusal be about it.

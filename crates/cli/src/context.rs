@@ -105,14 +105,9 @@ fn list(contexts: &Contexts, form: Form) -> anyhow::Result<()> {
         out::note("no contexts; add one with: bellwire context add NAME URL");
     }
     for (name, context) in &contexts.context {
-        // Without the user and password that it may have.
-        let hub = match context.hub.parse::<Address>() {
-            Ok(address) => address.to_string(),
-            Err(e) => format!("{} (not a URL)", e.redacted()),
-        };
         let shown = Shown {
             name,
-            hub,
+            hub: shown_urls(&context.hub),
             current: contexts.current.as_ref() == Some(name),
             token: context.token.is_some(),
             token_file: context.token_file.as_deref(),
@@ -137,6 +132,17 @@ fn list(contexts: &Contexts, form: Form) -> anyhow::Result<()> {
         ))?;
     }
     Ok(())
+}
+
+/// The URLs of a hub without the users and passwords that they may have.
+fn shown_urls(hub: &str) -> String {
+    let shown = |url: &str| match url.parse::<Address>() {
+        Ok(address) => address.to_string(),
+        Err(e) => format!("{} (not a URL)", e.redacted()),
+    };
+    // The file of contexts may have been written by hand.
+    let urls = connect::urls(hub).unwrap_or_else(|_| vec![hub]);
+    urls.into_iter().map(shown).collect::<Vec<_>>().join(",")
 }
 
 fn absolute(path: PathBuf) -> anyhow::Result<PathBuf> {

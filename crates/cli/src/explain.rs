@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bellwire::advice;
 use bellwire_client::Controller;
 use bellwire_client::api::Error;
 use bellwire_client::event_source::{self, Loss};
@@ -20,8 +21,6 @@ const SET_TOKEN: &str = "the hub requires a token that it knows: pass --token-fi
 const ALLOWED_HOSTS: &str = "allowed_hosts";
 const OTHER_TOKEN: &str =
     "the token does not allow it: use another with --token-file, BELLWIRE_TOKEN or --context";
-const SET_PROXY: &str = "set user and password in the proxy's URL, as in http://user:password@proxy:3128: HTTPS_PROXY \
-                         for a hub at https://, HTTP_PROXY for one at http://";
 
 /// An error for machines.
 #[derive(Serialize)]
@@ -112,23 +111,13 @@ pub(crate) fn usage_as_json(error: &clap::Error) -> u8 {
 /// What to do about it, where that is a setting.
 fn advice(error: &Error) -> Option<&'static str> {
     match error {
-        Error::Refused { problem, .. } if problem.code == Code::Unauthenticated => Some(SET_TOKEN),
-        // What the hub says of a page or a host is advice itself, and no token changes it.
-        Error::Refused { problem, .. }
-            if problem.code == Code::Forbidden
-                && connect::sends_token()
-                && !problem.detail.contains(ALLOWED_HOSTS) =>
-        {
-            Some(OTHER_TOKEN)
-        }
-        Error::Foreign { status: Some(status), .. } => match status.as_u16() {
-            401 => Some(SET_TOKEN),
-            407 => Some(SET_PROXY),
-            511 => Some("the network requires a sign-in"),
-            _ => None,
-        },
+        Error::Refused { problem, .. } if problem.code == Code::Forbidden => of_forbidden(problem),
+        Error::Refused { problem, .. } => of_status(problem.code.status()),
+        Error::Foreign { status: Some(status), .. } => of_status(status.as_u16()),
         Error::Unreachable { source, .. } => match source.stage() {
-            TransportStage::ProxyAuthentication if source.advice().is_none() => Some(SET_PROXY),
+            TransportStage::ProxyAuthentication if source.advice().is_none() => {
+                Some(advice::SET_PROXY)
+            }
             _ => match source.certificate_fault() {
                 Some(CertificateFault::UnknownIssuer { .. }) => {
                     Some("for this program ca_file is --ca-file FILE, or BELLWIRE_CA_FILE")
@@ -179,21 +168,27 @@ pub(crate) fn note_losses(hub: &Controller) -> impl FnMut(&Loss, Duration) + Sen
 /// What to do about a status that the hub, or what is in its place, answered a listener.
 fn of_refusal(loss: &Loss) -> Option<String> {
     let Loss::Failed(event_source::Error::Refused(refusal)) = loss else { return None };
-    match refusal.status.as_u16() {
-        401 => Some(SET_TOKEN.to_owned()),
-        403 => {
-            let problem: Problem = serde_json::from_slice(&refusal.body).ok()?;
-            let of_token = connect::sends_token() && !problem.detail.contains(ALLOWED_HOSTS);
-            Some(if of_token {
-                format!("{}; {OTHER_TOKEN}", problem.detail)
-            } else {
-                problem.detail
-            })
-        }
-        407 => Some(SET_PROXY.to_owned()),
-        511 => Some("the network requires a sign-in".to_owned()),
-        _ => None,
+    if refusal.status.as_u16() != 403 {
+        return of_status(refusal.status.as_u16()).map(str::to_owned);
     }
+    let problem: Problem = serde_json::from_slice(&refusal.body).ok()?;
+    Some(match of_forbidden(&problem) {
+        Some(advice) => format!("{}; {advice}", problem.detail),
+        None => problem.detail,
+    })
+}
+
+/// What to do about a status that the hub, or what is in its place, answered.
+fn of_status(status: u16) -> Option<&'static str> {
+    match status {
+        401 => Some(SET_TOKEN),
+        status => advice::of_network_status(status),
+    }
+}
+
+/// What to do where the hub does not allow it. What it says of a page or a host is advice itself, and no token changes it.
+fn of_forbidden(problem: &Problem) -> Option<&'static str> {
+    (connect::sends_token() && !problem.detail.contains(ALLOWED_HOSTS)).then_some(OTHER_TOKEN)
 }
 
 /// For a hub that cannot be reached: what named it, and where there may be none, how to start one.

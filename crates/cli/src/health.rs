@@ -28,13 +28,13 @@ pub(crate) async fn run(args: Health, form: Form) -> anyhow::Result<u8> {
     let begun = Instant::now();
     let pong = match hub.ping().await {
         // Every GET that does not listen is redirected there by the original and by `eventsource-server`.
-        Err(Error::Foreign { hub, reason, status, retry_after })
-            if reason.starts_with("it redirects to /;") =>
+        Err(Error::Foreign { hub, status, location, retry_after, .. })
+            if location.as_deref() == Some("/") =>
         {
             let reason = "it answers as a classic server does (eventsource-server); a hub that serves both is started with: \
                           bellwire serve --classic"
                 .to_owned();
-            return Err(Error::Foreign { hub, reason, status, retry_after }.into());
+            return Err(Error::Foreign { hub, reason, status, location, retry_after }.into());
         }
         pong => pong?,
     };

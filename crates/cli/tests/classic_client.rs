@@ -181,6 +181,18 @@ fn a_taken_token_and_a_wrong_action_end_it() {
 }
 
 #[test]
+fn what_a_network_answers_is_logged_with_what_to_do() {
+    for (status, advice) in
+        [(407, "set user and password in the proxy's URL"), (511, "the network requires a sign-in")]
+    {
+        let (_server, port) = scripted(json!([{"status": status}]));
+        let log = log(&["-P", &port, "tok"]);
+        let last = log.last().unwrap();
+        assert!(last.starts_with("WARNING:") && last.contains(advice), "{status}: {log:#?}");
+    }
+}
+
+#[test]
 fn basic_authentication_and_a_prefix_go_with_every_request() {
     let (mut server, port) = scripted(json!([{}]));
     let _client = client(&["-P", &port, "-u", "user", "-p", "pass", "-x", "/front/", "tok"]);

@@ -84,6 +84,24 @@ fn token_and_data_are_read_from_pipes_and_from_standard_input() {
     }
 }
 
+/// It was listed as something that is no URL.
+#[test]
+fn a_context_with_several_urls_is_listed_with_each_and_no_password() {
+    let home = tempfile::tempdir().unwrap();
+    let context =
+        |args: &[&str]| run(&mut bellwire(home.path(), &[&["context"], args].concat()), b"");
+    let urls = "https://kiosk:s3cret@hub.example, http://hub.example:8888";
+    assert_eq!(context(&["add", "prod", urls]).0, 0);
+    let shown = "https://hub.example/,http://hub.example:8888/";
+    let (code, text) = context(&["list"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains(shown) && !text.contains("s3cret"), "{text}");
+    let (_, json) = context(&["list", "--json"]);
+    assert!(json.contains(&format!("\"hub\":\"{shown}\"")), "{json}");
+    let (code, text) = context(&["add", "none", " , "]);
+    assert_eq!(code, 2, "{text}");
+}
+
 /// The next command went to another hub in silence.
 #[test]
 fn removing_the_context_in_use_says_what_is_used_from_now_on() {

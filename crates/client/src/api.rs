@@ -12,12 +12,15 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::address::{self, Address, Authorize};
 use crate::event_source::InvalidRequest;
 use crate::retry_after::retry_after;
-use crate::transport::{HttpTransport, Transport, TransportError, TransportStage, read_body};
+use crate::transport::{
+    HttpTransport, RequestSent, Transport, TransportError, TransportStage, read_body,
+};
 
 mod command;
 mod device;
@@ -201,6 +204,8 @@ struct Call<'a> {
 struct Success<'a> {
     hub: &'a Controller,
     body: Bytes,
+    /// If the transport knows it.
+    sent: Option<Instant>,
 }
 
 impl Controller {
@@ -253,13 +258,11 @@ impl<'a> Call<'a> {
         let hub = self.hub;
         let (head, body) = self.exchange().await?;
         if head.status.is_success() {
-            return Ok(Success { hub, body });
+            return Ok(Success { hub, body, sent: request_sent(&head) });
         }
         if let (true, Some(location)) = (head.status.is_redirection(), head.headers.get(LOCATION)) {
-            let location = String::from_utf8_lossy(location.as_bytes());
-            return Err(
-                hub.foreign(format!("it redirects to {location}; if that is the hub, use its URL"))
-            );
+            let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
+            return Err(Error::redirect(hub.url(), location));
         }
         let retry_after = retry_after(&head.headers, None);
         Err(Error::of_answer(hub.url(), head.status, retry_after, &body))
@@ -302,6 +305,11 @@ impl Success<'_> {
     }
 }
 
+/// When the request of a response was sent, if the transport knows that.
+fn request_sent(head: &http::response::Parts) -> Option<Instant> {
+    head.extensions.get().map(|RequestSent(at)| Instant::from_std(*at))
+}
+
 /// The header with a token.
 fn bearer(token: &str) -> Result<HeaderValue, InvalidRequest> {
     let invalid = || InvalidRequest::Header { name: AUTHORIZATION.to_string() };
@@ -315,8 +323,8 @@ fn add_query(url: &mut Url, name: &str, value: Option<impl fmt::Display>) {
     }
 }
 
-/// A nonce, which the response must repeat: one from a cache, or from another server, does not.
-fn nonce() -> String {
+/// A new nonce, which the response must repeat: one from a cache, or from another server, does not.
+pub fn nonce() -> String {
     // Without randomness it is always the same, which finds less and prevents nothing.
     let random = getrandom::u64().unwrap_or_default();
     format!("{random:016x}")

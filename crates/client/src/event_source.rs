@@ -18,7 +18,7 @@ use futures_core::Stream;
 use http::HeaderValue;
 use tokio::time::{Instant, Sleep};
 
-use crate::transport::{ByteStream, Transport};
+use crate::transport::{ByteStream, RequestSent, Transport};
 
 mod builder;
 mod connect;
@@ -91,6 +91,8 @@ pub struct EventSource {
     connection: ConnectionState,
     /// When the current attempt or stream began.
     connecting_at: Instant,
+    /// When the request of the current stream was sent, if the transport knows that.
+    request_sent: Option<Instant>,
     begin_within: Option<Duration>,
     /// When the stream is dead unless the reader has accepted its beginning.
     begin_by: Option<Instant>,
@@ -224,6 +226,11 @@ impl EventSource {
         self.server_clock = shown.map(|shown| (shown, Instant::now()));
     }
 
+    /// When the request of the current stream was sent, if the transport knows that.
+    pub(crate) fn request_sent(&self) -> Option<Instant> {
+        self.request_sent
+    }
+
     /// Closes the connection and does not reconnect. The stream ends.
     pub fn close(&mut self) {
         self.reconnect.handle_close();
@@ -273,7 +280,8 @@ impl EventSource {
             Poll::Pending => Err(ready!(self.poll_watchdog(cx))),
         };
         Poll::Ready(match answer {
-            Ok(ConnectOutcome::Stream(body)) => {
+            Ok(ConnectOutcome::Stream(body, sent)) => {
+                self.request_sent = sent.map(|RequestSent(at)| at.into());
                 self.reconnect.handle_open(self.now());
                 self.connection = ConnectionState::Open { body, chunk: Bytes::new() };
                 self.set_watchdog();

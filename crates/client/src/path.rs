@@ -36,11 +36,13 @@ mod tests;
 #[cfg(feature = "agent")]
 pub mod wake;
 
+pub use lag::limit_ms as lag_limit_ms;
 pub use poller::{PollFailure, PollFailureKind};
 pub use status::{Carrier, PathStatus, Verdict};
 pub use streamer::{HelloTimes, Rung, StreamEnd};
 
 use deadlines::{BACKOFF_BASE_MS, DELAY_MIN_MS};
+use lag::Exchanges;
 use poller::Poller;
 use random::Random;
 use received::Received;
@@ -125,8 +127,7 @@ pub struct Path {
     poller: Poller,
     streamer: Streamer,
     received: Received,
-    /// The time that an exchange takes besides the hub's own, in milliseconds: see `lag`.
-    rtt_ms: Option<u64>,
+    exchanges: Exchanges,
     /// Replaces the next pause, once.
     next_delay_ms: Option<u64>,
     status: PathStatus,
@@ -158,7 +159,7 @@ impl Path {
             poller,
             streamer,
             received: Received::new(settings.cursor),
-            rtt_ms: None,
+            exchanges: Exchanges::default(),
             next_delay_ms: None,
             status: PathStatus::new(now),
             settings,
@@ -220,7 +221,7 @@ impl Path {
 
     /// The network is another one, or an operator asks: rests and backoffs are void, and everything is tried at once.
     pub fn network_changed(&mut self, now: u64) {
-        self.rtt_ms = None;
+        self.exchanges = Exchanges::default();
         self.next_delay_ms = None;
         if self.streamer.reset() {
             self.outputs.push_back(Output::CloseStream);

@@ -10,6 +10,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
@@ -29,6 +30,7 @@ mod refusal;
 mod resolve;
 mod service;
 mod settings;
+mod slots;
 mod trust;
 mod tunnel;
 
@@ -43,6 +45,8 @@ pub(crate) use proxy::{proxy_problem, unusable_variable};
 pub use refusal::ProxyRefusal;
 pub use service::ServiceTransport;
 pub use settings::{HttpTransportBuilder, InvalidSetting};
+#[cfg(feature = "pac")]
+pub(crate) use slots::Slots;
 pub use trust::CertificateFault;
 
 /// A request with its whole body. The URI is absolute.
@@ -53,6 +57,11 @@ pub type Response = http::Response<ByteStream>;
 
 /// The body of a response. Dropping it aborts the transfer, and over HTTP/1.1 closes the connection.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>>;
+
+/// When a request was given to its connection, which was ready: what came before was the connecting. In the extensions of a
+/// response, where the transport knows it. [`HttpTransport`] does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestSent(pub Instant);
 
 /// A response to come.
 pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response, TransportError>> + Send>>;
@@ -174,7 +183,7 @@ impl TransportError {
                 "a middlebox compresses it: exempt this server there, or use https".to_owned(),
             ),
             _ if self.source.is::<network::NotHttp>() => Some(network::NotHttp::ADVICE.to_owned()),
-            _ if let Some(refusal) = self.proxy_refusal() => refusal.advice(),
+            _ if let Some(refusal) = self.proxy_refusal() => Some(refusal.advice()),
             _ => self.source.downcast_ref::<proxy::ProxyFault>()?.advice(),
         }
     }
@@ -220,7 +229,8 @@ impl fmt::Display for TransportError {
         while let Some(error) = cause {
             // Its source is the first of the failures that it lists.
             if self.stage == TransportStage::Connect && error.is::<dial::Unreachable>() {
-                return write!(f, " to {error}");
+                // After the name of a proxy it is the proxy's address.
+                return write!(f, " {} {error}", if shown.is_empty() { "to" } else { "at" });
             }
             if error.is::<resolve::NotFound>() {
                 return write!(f, ": {error}");

@@ -265,6 +265,15 @@ async fn errors_are_distinguished() {
         assert!(error.to_string().contains(&server.url("")), "it names the URL: {error}");
     }
 
+    // So that a program can say more of a server that it knows.
+    let (made, ..) = exchange(&server, hub.ping(), "302 Found\nlocation: /", "").await;
+    let error = made.unwrap_err();
+    let location = match &error {
+        Error::Foreign { location, .. } => location.as_deref(),
+        _ => None,
+    };
+    assert_eq!(location, Some("/"), "{error}");
+
     let url = server.url("");
     drop(server);
     let error = hub.health().await.unwrap_err();

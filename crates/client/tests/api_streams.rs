@@ -4,14 +4,17 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bellwire_client::SendOptions;
 use bellwire_client::api::{
     CommandChange, CommandQuery, Error, HubChange, HubState, ListenOptions, Listener, PollOptions,
     Signal,
 };
 use bellwire_client::event_source::{self, Loss};
+use bellwire_client::transport::{HttpTransport, Request, ResponseFuture, Transport};
+use bellwire_client::{Controller, SendOptions};
 use bellwire_proto::stream::ByeReason;
 use bellwire_proto::{Code, DeliveryState, DeviceChange, Seconds, Seq};
 use support::hub::{
@@ -257,6 +260,35 @@ async fn the_hubs_events_are_typed() {
     assert!(matches!(&seen[1], HubChange::Device(d)
         if d.change == DeviceChange::Online && d.device.facts.as_str() == r#"{"os":"deb12"}"#));
     assert!(matches!(&seen[2], HubChange::Delivery(d) if d.state == DeliveryState::Running));
+}
+
+/// Counts the changes of the network that it is informed of.
+#[derive(Clone)]
+struct Informed(HttpTransport, Arc<AtomicUsize>);
+
+impl Transport for Informed {
+    fn send(&self, request: Request) -> ResponseFuture {
+        self.0.send(request)
+    }
+
+    fn network_changed(&self) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.network_changed();
+    }
+}
+
+/// A stream alone went on over the connections of the network before, and through its base.
+#[tokio::test]
+async fn a_change_of_the_network_reaches_the_transport_however_a_device_listens() {
+    let server = Server::start().await;
+    for options in [stream_only(), ListenOptions::default()] {
+        let changes = Arc::new(AtomicUsize::new(0));
+        let transport = Informed(HttpTransport::new().unwrap(), Arc::clone(&changes));
+        let hub = Controller::builder(server.url("")).transport(transport).build().unwrap();
+        let mut listener = hub.listen(&kiosk(), &options).unwrap();
+        listener.network_changed();
+        assert_eq!(changes.load(Ordering::Relaxed), 1, "{options:?}");
+    }
 }
 
 /// A program that runs the client in tasks of its own needs this to compile.

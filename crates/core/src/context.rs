@@ -131,11 +131,6 @@ impl SplitMix {
     }
 }
 
-/// The refusal of a hub that is about to stop.
-pub(crate) fn draining() -> Problem {
-    Problem::new(Code::Draining, "the hub is about to stop; try again in a few seconds")
-}
-
 /// The refusal of a hub whose store takes nothing more.
 pub(crate) fn store_unavailable() -> Problem {
     Problem::new(

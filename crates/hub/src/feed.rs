@@ -505,10 +505,7 @@ impl State {
 
     fn admit(&mut self, stream: StreamId, role: Role, reader: Reader) -> Result<(), Problem> {
         if self.draining {
-            return Err(Problem::new(
-                Code::Draining,
-                "the hub is about to stop; connect again in a few seconds",
-            ));
+            return Err(Problem::draining());
         }
         if self.streams.len() >= WATCHERS_MAX {
             return Err(Problem::new(

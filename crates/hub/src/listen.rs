@@ -159,14 +159,6 @@ impl Listener {
         Ok(Self { sockets, listeners, config })
     }
 
-    /// Serves TLS on every address.
-    #[must_use]
-    pub fn with_tls(mut self, tls: TlsConfigs) -> Self {
-        self.sockets.iter_mut().for_each(|(_, of_socket)| *of_socket = Some(tls.clone()));
-        self.listeners.iter_mut().for_each(|listener| listener.scheme = Scheme::Https);
-        self
-    }
-
     /// What is bound, in the order of [`Self::bind`].
     pub fn listeners(&self) -> &[ListenerAddr] {
         &self.listeners

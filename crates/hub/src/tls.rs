@@ -49,7 +49,7 @@ pub enum TlsError {
         path: PathBuf,
     },
     /// The key does not belong to the certificate, or its algorithm is not supported.
-    #[error("cannot use {} with {}: {}", cert.display(), key.display(), in_words(source))]
+    #[error("cannot use {} with {}: {}", cert.display(), key.display(), pair_fault(source))]
     Pair {
         /// The chain.
         cert: PathBuf,
@@ -125,7 +125,7 @@ fn is_encrypted(text: &[u8]) -> bool {
 }
 
 /// Why a certificate and a key do not make a pair.
-fn in_words(error: &rustls::Error) -> String {
+fn pair_fault(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch) => {
             "the key belongs to another certificate; take both from the same issue".to_owned()

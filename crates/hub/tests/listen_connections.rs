@@ -14,7 +14,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
-use bellwire_hub::listen::{ClientAddr, ListenConfig, ListenCounts, Listener, Server};
+use bellwire_hub::listen::{ClientAddr, Endpoint, ListenConfig, ListenCounts, Listener, Server};
 use bellwire_hub::plane::{
     CloseReason, Frame, Plane, Receipt, StreamEvent, StreamHead, StreamId, StreamOptions,
 };
@@ -84,11 +84,9 @@ impl Hub {
             .unwrap();
         let (router, opened) = router(world.plane.clone());
         let server = runtime.block_on(async {
-            let addr = "127.0.0.1:0".parse().unwrap();
-            let mut listener = Listener::bind(&[addr], config).unwrap();
-            if let Some(tls) = tls {
-                listener = listener.with_tls(tokio::sync::watch::channel(Arc::new(tls)).1);
-            }
+            let tls = tls.map(|tls| tokio::sync::watch::channel(Arc::new(tls)).1);
+            let endpoint = Endpoint { address: "127.0.0.1:0".parse().unwrap(), tls };
+            let listener = Listener::bind_endpoints([endpoint], config).unwrap();
             listener.serve(router)
         });
         let addr = server.listeners()[0].address;

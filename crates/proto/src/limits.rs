@@ -106,9 +106,9 @@ pub const RUN_CLOCK_AFTER_RESTART: Duration = Duration::from_secs(30);
 pub const CANCEL_SLOT: Duration = Duration::from_secs(60);
 /// How long a stream may stay unconfirmed. Contract, section 4.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
-/// After how long a stream is given its planned end, in seconds; the default, 0, is never. Our choice: at least what the
-/// shortest limits of proxies on the duration of a response allow (30 s), at most a week. Setting `stream_max`.
-pub const STREAM_MAX_S: Range = Range { default: 0, min: 10, max: 7 * 86_400 };
+/// After how long a stream is given its planned end, in seconds: the least and the most; by default it has none. Our
+/// choice: below the shortest limits of proxies on the duration of a response (30 s), at most a week. Setting `stream_max`.
+pub const STREAM_MAX_S: (u64, u64) = (10, 7 * 86_400);
 /// By how much of [`STREAM_MAX_S`] a stream ends earlier or later, so that a fleet that connected at once does not
 /// reconnect at once. Contract, section 4.
 pub const STREAM_MAX_SPREAD: f64 = 0.2;

@@ -131,6 +131,11 @@ impl Problem {
         Self::new(Code::BadRequest, detail)
     }
 
+    /// The hub is about to stop.
+    pub fn draining() -> Self {
+        Self::new(Code::Draining, "the hub is about to stop; try again in a few seconds")
+    }
+
     /// Adds the delivery whose state does not allow the request.
     #[must_use]
     pub fn with_delivery(mut self, delivery: Delivery) -> Self {

@@ -4,7 +4,7 @@
 const CHANGES_MAX: usize = 2;
 
 /// The known word that is nearest to `word`, if it differs by one or two letters that were changed, added, left out or
-/// transposed, and by less than half of them.
+/// transposed, and by at most half of them.
 pub fn similar<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let changes_max = CHANGES_MAX.min(word.chars().count() / 2);
     let near = known.into_iter().map(|known| (strsim::damerau_levenshtein(word, known), known));

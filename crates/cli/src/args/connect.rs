@@ -55,7 +55,7 @@ Examples:
 pub struct ContextAdd {
     /// Its name: letters, digits and . _ -
     pub name: String,
-    /// Where the hub is.
+    /// Where the hub is; several URLs of one hub, with a comma between them, are tried in order.
     #[arg(value_name = "URL")]
     pub hub: String,
     /// The file that contains the token, read each time; with `-` the token is read from standard input and stored.

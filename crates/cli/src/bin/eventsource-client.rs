@@ -10,9 +10,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bellwire::argv;
 use bellwire::classic::address::{origin, path_part};
 use bellwire::classic::{log, logger::CLIENT};
+use bellwire::{advice, argv};
 use bellwire_client::event_source::{Error, Event, EventSource, InvalidRequest, Item, Loss, Retry};
 use bellwire_client::transport::HttpTransport;
 use bellwire_proto::Problem;
@@ -202,7 +202,7 @@ fn reason(error: &Error) -> String {
 
 /// A line of its own, because the original's line ends with the reason; once, and not again until it differs.
 fn log_advice(error: &Error, last: &mut Option<String>) {
-    let advice = match error {
+    let text = match error {
         Error::Refused(refusal) => match refusal.status.as_u16() {
             401 => {
                 Some("the server requires a user and password: pass -u USER -p PASSWORD".to_owned())
@@ -210,16 +210,15 @@ fn log_advice(error: &Error, last: &mut Option<String>) {
             403 => {
                 serde_json::from_slice(&refusal.body).ok().map(|problem: Problem| problem.detail)
             }
-            511 => Some("the network requires a sign-in".to_owned()),
-            _ => None,
+            status => advice::of_network_status(status).map(str::to_owned),
         },
         // That names settings which this program does not have; the error itself names the fault.
         Error::Transport(error) if error.certificate_fault().is_some() => None,
         error => error.advice(),
     };
-    if let Some(advice) = advice.filter(|advice| last.as_ref() != Some(advice)) {
-        warn!(target: CLIENT, "{advice}");
-        *last = Some(advice);
+    if let Some(text) = text.filter(|text| last.as_ref() != Some(text)) {
+        warn!(target: CLIENT, "{text}");
+        *last = Some(text);
     }
 }
 

@@ -17,7 +17,7 @@ use bellwire::classic::{address::origin, log, logger::LISTENER};
 use bellwire_hub::config::TlsFiles;
 use bellwire_hub::http::browsers::Browsers;
 use bellwire_hub::http::classic::{Classic, ClassicConfig, Json, Text, WithIds};
-use bellwire_hub::listen::{ListenConfig, Listener};
+use bellwire_hub::listen::{Endpoint, ListenConfig, Listener};
 use bellwire_hub::tls::{self, Protocols};
 use bellwire_proto::limits::CLASSIC_SHUTDOWN_GRACE;
 use clap::{ArgAction, Parser};
@@ -93,16 +93,19 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let mut listener = Listener::bind(&[address(&args.host, args.port)?], ListenConfig::default())
-        .context("cannot listen")?;
     // Held as long as the server runs: its receivers would log a warning without it.
-    let _certificate = if let (Some(cert), Some(key)) = (args.certfile, args.keyfile) {
-        let certificate = watch::Sender::new(tls::load(&TlsFiles { cert, key }, Protocols::Http1)?);
-        listener = listener.with_tls(certificate.subscribe());
-        Some(certificate)
-    } else {
-        None
+    let certificate = match (args.certfile, args.keyfile) {
+        (Some(cert), Some(key)) => {
+            Some(watch::Sender::new(tls::load(&TlsFiles { cert, key }, Protocols::Http1)?))
+        }
+        _ => None,
     };
+    let endpoint = Endpoint {
+        address: address(&args.host, args.port)?,
+        tls: certificate.as_ref().map(watch::Sender::subscribe),
+    };
+    let listener =
+        Listener::bind_endpoints([endpoint], ListenConfig::default()).context("cannot listen")?;
     let classic = Arc::new(Classic::start(ClassicConfig {
         format: match (args.json, args.id) {
             (false, false) => Arc::new(Text),

@@ -46,6 +46,23 @@ impl Target {
     }
 }
 
+/// There is no proxy from a PAC file; `setting` is `pac+` and where the file is.
+pub(super) fn of_pac(setting: &str, to: &Target) -> Advice {
+    let location = setting.strip_prefix("pac+").unwrap_or(setting);
+    if !location.starts_with("http") {
+        return Advice::only(
+            "The PAC file cannot be used, so that the proxy is not known: correct the file, or give the proxy's own URL with --proxy.",
+        );
+    }
+    Advice::new(
+        "The PAC file cannot be used, so that the proxy is not known. Where it is known, give its own URL with --proxy.",
+        format!(
+            "Please check the PAC file {location}, or tell us the HTTP proxy that devices use to reach {}.",
+            to.at()
+        ),
+    )
+}
+
 /// A step of connecting failed.
 pub(super) fn of_connecting(step: ExaminedStep, error: &TransportError, to: &Target) -> Advice {
     let at = to.at();
@@ -202,6 +219,18 @@ pub(super) fn of_refused_stream(status: u16, to: &Target) -> Advice {
     )
 }
 
+/// The head of a stream arrived, and then its end.
+pub(super) fn of_cut(to: &Target) -> Advice {
+    Advice::new(
+        "Something ends the stream before its first event. The agent uses the long poll instead, which works without a stream.",
+        format!(
+            "Responses of the type text/event-stream from {} to this appliance are cut off by {}. Please let them stay open.",
+            to.at(),
+            to.by()
+        ),
+    )
+}
+
 /// Nothing, or too little, of a stream arrived.
 pub(super) fn of_buffered(to: &Target) -> Advice {
     let exempt = match to.is_tls {
@@ -314,6 +343,11 @@ mod tests {
                 &["status 302", "portal.test", "hub.test"],
             ),
             (of_refused_stream(403, &direct), &["text/event-stream", "status 403"]),
+            (
+                of_pac("pac+http://w.test/wpad.dat", &direct),
+                &["file http://w.test/wpad.dat,", "443"],
+            ),
+            (of_cut(&direct), &["text/event-stream", "hub.test", "cut off", "stay open"]),
             (of_idle(5, &direct), &["nothing passes for 5 s", "60 s or more"]),
             (of_unheld(25, &direct), &["the answer takes 25 s", "30 s or more"]),
         ] {

@@ -41,7 +41,7 @@ impl<'a> Examiner<'a> {
     pub(super) async fn run(mut self) -> anyhow::Result<WayReport> {
         let (hub, route) = (self.way.hub.to_string(), self.way.route.clone());
         if self.screen.is_shown() {
-            report::heading(&hub, route.proxy.as_deref(), &route.reason)?;
+            report::heading(&hub, &self.way.through(), &route.reason)?;
         }
         let verdict = self.verdict().await?;
         if self.screen.is_shown() {
@@ -59,8 +59,7 @@ impl<'a> Examiner<'a> {
 
     async fn verdict(&mut self) -> anyhow::Result<Verdict> {
         if let Some(fault) = &self.way.fault {
-            let advice = Advice { meaning: None, remedy: None };
-            let outcome = Err((fault.clone(), advice));
+            let outcome = Err((fault.clone(), advice::of_pac(&self.way.proxy, &self.target)));
             self.ended("pac", Duration::ZERO, outcome)?;
             return Ok(Verdict::None);
         }
@@ -186,35 +185,30 @@ impl<'a> Examiner<'a> {
         let trials = silences.iter().map(|silence| trial::idle(self.way, *silence, compat));
         let label = format!("a connection on which nothing passes, {}", out::span(idle));
         let found = self.screen.wait(&label, futures_util::future::join_all(trials)).await;
-        let (mut survived, mut ended) = (Duration::ZERO, None);
+        let mut survived = Duration::ZERO;
+        let mut outcome = Ok(format!("a connection stays open for {} of silence", out::span(idle)));
         for (silence, found) in silences.iter().zip(found) {
-            match found {
-                Ok(Idle::Open) if ended.is_none() => survived = *silence,
-                Ok(Idle::Open) => {}
+            let detail = match found {
+                Ok(Idle::Open) => {
+                    survived = *silence;
+                    continue;
+                }
                 Ok(Idle::Cut(after)) => {
-                    ended.get_or_insert_with(|| {
-                        format!("cut after {} of silence", out::span(after))
-                    });
                     survived = survived.max(after);
+                    format!("cut after {} of silence", out::span(after))
                 }
                 Ok(Idle::Lost) => {
-                    let lost =
-                        || format!("lost without notice within {} of silence", out::span(*silence));
-                    ended.get_or_insert_with(lost);
+                    format!("lost without notice within {} of silence", out::span(*silence))
                 }
+                // A trial that could not be made says nothing about silences.
                 Err(failure) => {
-                    let (detail, _) = self.failed(failure, advice::of_buffered(&self.target));
-                    ended.get_or_insert(detail);
+                    outcome = Err(self.failed(failure, advice::of_buffered(&self.target)));
+                    break;
                 }
-            }
-            if ended.is_some() {
-                break;
-            }
+            };
+            outcome = Err((detail, advice::of_idle(survived.as_secs(), &self.target)));
+            break;
         }
-        let outcome = match ended {
-            None => Ok(format!("a connection stays open for {} of silence", out::span(idle))),
-            Some(detail) => Err((detail, advice::of_idle(survived.as_secs(), &self.target))),
-        };
         self.ended("idle", begun.elapsed(), outcome)?;
         Ok(())
     }
@@ -249,7 +243,10 @@ impl<'a> Examiner<'a> {
                 ),
                 silent,
             ),
-            Failure::Ended => (String::from("the response ended before its first event"), silent),
+            Failure::Ended => {
+                let detail = String::from("the stream ended before its first event");
+                (detail, advice::of_cut(to))
+            }
             Failure::Foreign { status, location } => {
                 let detail = format!("status {status}, and not from the hub");
                 (detail, advice::of_foreign(status.as_u16(), location.as_deref(), to))

@@ -91,12 +91,9 @@ pub(super) fn best(verdicts: impl IntoIterator<Item = Verdict>) -> Option<(usize
     found.collect::<Vec<_>>().into_iter().rev().max_by_key(|(_, verdict)| *verdict)
 }
 
-pub(super) fn heading(hub: &str, proxy: Option<&str>, reason: &str) -> Result<(), StdoutError> {
-    let through = match proxy {
-        Some(proxy) => format!("through the proxy {proxy}"),
-        None => String::from("directly"),
-    };
-    let (hub, through) = (out::printable(hub), out::printable(&through));
+/// `through` is what [`Way::through`](super::ways::Way::through) says.
+pub(super) fn heading(hub: &str, through: &str, reason: &str) -> Result<(), StdoutError> {
+    let (hub, through) = (out::printable(hub), out::printable(through));
     out::line(format_args!(
         "{BOLD}{hub}{BOLD:#} {through} {DIM}({}){DIM:#}",
         out::printable(reason)

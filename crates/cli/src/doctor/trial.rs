@@ -3,15 +3,20 @@
 
 use std::time::Duration;
 
+use bellwire_client::api::nonce;
 use bellwire_client::path::deadlines::{
-    HEAD_MS, HELLO_MS, LAG_ALLOWANCE_MAX_MS, LAG_MS, LATE_MAX, PING_MS, POLL_GRACE_MS, PROBES_MIN,
+    HEAD_MS, HELLO_MS, LAG_MS, LATE_MAX, PING_MS, POLL_GRACE_MS, PROBES_MIN,
 };
-use bellwire_client::transport::{ByteStream, Response, Transport as _, TransportError};
+use bellwire_client::path::lag_limit_ms;
+use bellwire_client::transport::{
+    ByteStream, Response, Transport as _, TransportError, TransportStage,
+};
 use bellwire_proto::limits::{PROBE_INTERVAL_MS, PROBES};
+use bellwire_proto::{Code, Problem};
 use bellwire_sse::{Decoder, OwnedItem};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, LOCATION};
+use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -30,7 +35,7 @@ pub(super) enum Failure {
     Transport(TransportError),
     /// Nothing came within this time; whether the head of the response did.
     Silent { after: Duration, head: bool },
-    /// The response ended before it had begun.
+    /// The stream ended before its first event.
     Ended,
     /// What answered is not the hub.
     Foreign { status: StatusCode, location: Option<String> },
@@ -41,6 +46,9 @@ pub(super) enum Failure {
     /// The hub cannot serve it now.
     Busy(StatusCode),
 }
+
+/// Of a response with status 200: what it contains is none of the hub's.
+const NOT_THE_HUBS: Failure = Failure::Foreign { status: StatusCode::OK, location: None };
 
 /// The hub, as a ping found it.
 #[derive(Debug, Deserialize)]
@@ -142,6 +150,7 @@ async fn open_with(way: &Way, query: &str) -> Result<Opened, Failure> {
         let body = timeout_at(until, body(response)).await.map_err(|_| silent(true)).flatten()?;
         return Err(not_served(status, location, &body));
     }
+    let is_stream = is_event_stream(&response);
     let mut opened = Opened {
         body: response.into_body(),
         rest: Bytes::new(),
@@ -153,7 +162,7 @@ async fn open_with(way: &Way, query: &str) -> Result<Opened, Failure> {
     let hello = timeout_at(until, opened.hello(&nonce)).await;
     match hello.map_err(|_| silent(true)).flatten() {
         // A page, and not a stream.
-        Err(Failure::Ended) => Err(Failure::Foreign { status, location }),
+        Err(Failure::Ended) if !is_stream => Err(Failure::Foreign { status, location }),
         Err(failure) => Err(failure),
         Ok(zero_ms) => {
             (opened.zero_ms, opened.hello_at) = (zero_ms, Instant::now());
@@ -182,8 +191,7 @@ impl Opened {
 
     /// The lags of the hello and of the probes. `exchange` is how long a request and its answer take.
     pub(super) async fn lags(mut self, exchange: Duration) -> Lags {
-        let exchange_ms = ms(exchange);
-        let limit_ms = (LAG_MS + exchange_ms.min(LAG_ALLOWANCE_MAX_MS)).max(2 * exchange_ms);
+        let limit_ms = lag_limit_ms(ms(exchange));
         let mut lags = Lags { ms: vec![ms(self.hello_after())], limit_ms, ended: false };
         let last = u64::from(PROBES) * PROBE_INTERVAL_MS;
         let until = self.started + Duration::from_millis(last + PROBE_INTERVAL_MS + limit_ms);
@@ -228,12 +236,16 @@ impl Opened {
             up_ms: u64,
         }
         loop {
-            let event = match self.next().await? {
-                Some(OwnedItem::Event(event)) if event.name() == "hello" => event,
-                Some(_) => continue,
-                None => return Err(Failure::Ended),
+            let event = match self.next().await {
+                Ok(Some(OwnedItem::Event(event))) if event.name() == "hello" => event,
+                Ok(Some(_)) => continue,
+                Ok(None) => return Err(Failure::Ended),
+                Err(Failure::Transport(error)) if error.stage() == TransportStage::Body => {
+                    return Err(Failure::Ended);
+                }
+                Err(failure) => return Err(failure),
             };
-            let hello: Hello = serde_json::from_str(event.data()).map_err(|_| Failure::Ended)?;
+            let hello: Hello = serde_json::from_str(event.data()).map_err(|_| NOT_THE_HUBS)?;
             if hello.nonce.as_deref() != Some(nonce) {
                 return Err(Failure::Replayed);
             }
@@ -241,7 +253,7 @@ impl Opened {
         }
     }
 
-    /// The next item; `None` at the end, or where what comes is no event stream.
+    /// The next item; `None` at the end.
     async fn next(&mut self) -> Result<Option<OwnedItem>, Failure> {
         loop {
             let mut rest = &*self.rest;
@@ -251,7 +263,7 @@ impl Opened {
             match item {
                 Ok(Some(item)) => return Ok(Some(item)),
                 Ok(None) => {}
-                Err(_) => return Ok(None),
+                Err(_) => return Err(NOT_THE_HUBS),
             }
             match self.body.next().await {
                 Some(chunk) => self.rest = chunk.map_err(Failure::Transport)?,
@@ -270,10 +282,9 @@ async fn request(way: &Way, query: &str, accept: &'static str) -> Result<Respons
     if let Some(authorization) = way.hub.authorization() {
         request = request.header(AUTHORIZATION, authorization.clone());
     }
-    let request = request.body(Bytes::new()).map_err(|error| {
-        let stage = bellwire_client::transport::TransportStage::Connect;
-        Failure::Transport(TransportError::new(stage, error))
-    })?;
+    let request = request
+        .body(Bytes::new())
+        .map_err(|error| Failure::Transport(TransportError::new(TransportStage::Connect, error)))?;
     way.transport.send(request).await.map_err(Failure::Transport)
 }
 
@@ -291,30 +302,24 @@ async fn body(response: Response) -> Result<Vec<u8>, Failure> {
 
 /// What an answer that is not the expected one says.
 fn not_served(status: StatusCode, location: Option<String>, body: &[u8]) -> Failure {
-    #[derive(Deserialize)]
-    struct Problem {
-        code: String,
-    }
-    let code = serde_json::from_slice::<Problem>(body).ok().map(|problem| problem.code);
-    match code.as_deref() {
-        Some("unknown_field") => Failure::TooOld,
-        Some("rate_limited" | "draining" | "store_unavailable" | "internal") => {
+    match serde_json::from_slice::<Problem>(body).ok().map(|problem| problem.code) {
+        Some(Code::UnknownField) => Failure::TooOld,
+        Some(Code::RateLimited | Code::Draining | Code::StoreUnavailable | Code::Internal) => {
             Failure::Busy(status)
         }
         _ => Failure::Foreign { status, location },
     }
 }
 
+fn is_event_stream(response: &Response) -> bool {
+    let value = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = value.and_then(|value| value.split(';').next()).unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("text/event-stream")
+}
+
 fn location(response: &Response) -> Option<String> {
     let location = response.headers().get(LOCATION)?.to_str().ok()?;
     Some(location.chars().take(200).collect())
-}
-
-/// It only has to differ from those of other requests that a cache may have seen.
-fn nonce() -> String {
-    use std::hash::{BuildHasher as _, RandomState};
-    let random = RandomState::new();
-    format!("{:016x}{:016x}", random.hash_one(1), random.hash_one(2))
 }
 
 fn ms(duration: Duration) -> u64 {
@@ -337,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_refuses_a_trial_is_told_apart() {
+    fn what_refuses_a_trial_is_distinguished() {
         let of = |status: u16, body: &str| {
             not_served(StatusCode::from_u16(status).unwrap(), None, body.as_bytes())
         };

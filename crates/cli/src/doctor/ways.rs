@@ -6,6 +6,7 @@ use bellwire_client::transport::{HttpTransport, HttpTransportBuilder, Route};
 use bellwire_client::{Address, InvalidUrl};
 use http::Uri;
 
+use crate::connect;
 use crate::exit::Usage;
 
 /// A URL of the hub through one proxy.
@@ -48,6 +49,15 @@ impl Way {
         format!("{}{path}", self.hub.to_string().trim_end_matches('/'))
     }
 
+    /// How requests go, for people.
+    pub(super) fn through(&self) -> String {
+        match (&self.fault, &self.route.proxy) {
+            (Some(_), _) => String::from("through an unknown proxy"),
+            (None, Some(proxy)) => format!("through the proxy {proxy}"),
+            (None, None) => String::from("directly"),
+        }
+    }
+
     /// `hub` and `proxy` for agent.toml. Credentials are placeholders.
     pub(super) fn settings(&self) -> (String, String) {
         let hub = self.hub.to_string();
@@ -78,7 +88,7 @@ pub(super) async fn all(
     let environment = [String::from("environment")];
     let proxies = if proxies.is_empty() { &environment[..] } else { proxies };
     let mut ways = Vec::new();
-    for text in hubs.split(',').map(str::trim).filter(|hub| !hub.is_empty()) {
+    for text in connect::urls(hubs)? {
         for proxy in proxies {
             if proxy.starts_with("pac+") {
                 ways.extend(of_pac(text, proxy, ca_file).await?);
@@ -115,7 +125,7 @@ fn one(hub_text: &str, proxy: &str, ca_file: Option<&Path>) -> Result<Way, Usage
     })
 }
 
-/// As the agent's: one connection for each request.
+/// As the agent's: one connection for each request in flight.
 fn builder(ca_file: Option<&Path>) -> HttpTransportBuilder {
     let builder = HttpTransport::builder()
         .user_agent(concat!("bellwire-doctor/", env!("CARGO_PKG_VERSION")))
@@ -146,7 +156,10 @@ async fn of_pac(hub: &str, setting: &str, ca_file: Option<&Path>) -> Result<Vec<
         Ok(entries) => entries,
         Err(error) => {
             let proxy = format!("pac+{location}");
-            return Ok(vec![Way { fault: Some(error.to_string()), proxy, ..direct }]);
+            // Which proxy it names is not known: nothing is sent, and this is no direct connection.
+            let mut way = Way { fault: Some(error.to_string()), proxy, ..direct };
+            way.route.reason = format!("the PAC file {location} cannot be used");
+            return Ok(vec![way]);
         }
     };
     let named = entries.iter().map(|entry| entry.url().unwrap_or_else(|| String::from("none")));

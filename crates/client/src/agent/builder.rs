@@ -103,7 +103,7 @@ impl AgentBuilder {
             self.list.allow(action.clone(), config.rules());
         }
         let known = Known::read(&config.state_dir);
-        if let Some(transport) = config.transport(known.map(|known| known.base))? {
+        if let Some(transport) = config.transport(known.as_ref())? {
             self.transport = Some(transport);
         }
         self.proxy_files = config.proxies.iter().filter_map(|proxy| proxy.file()).collect();

@@ -23,7 +23,7 @@ use super::credential::CredentialFile;
 use super::engine::{Engine, Output};
 use super::fault::{self, Point};
 use super::journal::{Journal, Record};
-use super::known::Known;
+use super::known::{Known, KnownWriter};
 use super::run::{self, Completion, DataDir, Ended, Job, ProgressReceiver, StopSender};
 use super::status::{self, Connection};
 use super::{Agent, AgentError, Credential, clock, facts, handler, link};
@@ -76,8 +76,6 @@ enum DriverEvent {
     /// A shutdown request, the first or the second one.
     Shutdown,
     Signal(Signal),
-    /// The listener ended for good; another one must be made.
-    StreamClosed,
     Disk(DiskOutcome),
     Answered(Posted),
     Ended(CommandId, Ended),
@@ -98,10 +96,11 @@ struct Driver {
     data_dir: Arc<DataDir>,
     hub: Controller,
     credential: Option<Arc<CredentialFile>>,
+    /// `None` while the agent stops.
     listener: Option<Listener>,
     wake: Wake,
-    /// When to make the next stream, if there is none.
-    relisten_at: Option<Instant>,
+    /// For the next run.
+    known: KnownWriter,
     running: HashMap<CommandId, Running>,
     jobs: JoinSet<(CommandId, Ended)>,
     posts: JoinSet<Posted>,
@@ -185,13 +184,13 @@ impl Driver {
         Ok(Self {
             listener: Some(hub.listen(&agent.device, &options)?),
             wake: Wake::new(agent.proxy_files.clone()),
+            known: KnownWriter::new(agent.state_dir.clone()),
             agent,
             engine,
             disk: Disk::new(journal),
             data_dir,
             hub,
             credential,
-            relisten_at: None,
             running: HashMap::new(),
             jobs: JoinSet::new(),
             posts: JoinSet::new(),
@@ -217,9 +216,11 @@ impl Driver {
             let remaining = Duration::from_millis(due_ms.saturating_sub(clock::boot_ms()));
             Instant::now() + remaining.min(SLEEP_MAX)
         });
-        let due = async |at: Option<Instant>| match at {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
+        let due = async {
+            match timeout {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
         };
         tokio::select! {
             written = self.disk.next() => DriverEvent::Disk(written),
@@ -227,20 +228,12 @@ impl Driver {
             Some(Ok(posted)) = self.posts.join_next() => DriverEvent::Answered(posted),
             Some(Ok(id)) = self.orphan_kills.join_next() => DriverEvent::OrphansKilled(id),
             () = self.progressed.notified() => DriverEvent::Progress,
-            signal = next_signal(&mut self.listener) => match signal {
-                Some(Ok(signal)) => DriverEvent::Signal(signal),
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "the stream has ended");
-                    DriverEvent::StreamClosed
-                }
-                None => DriverEvent::StreamClosed,
-            },
+            signal = next_signal(&mut self.listener) => DriverEvent::Signal(signal),
             reason = self.wake.changed() => DriverEvent::NetworkChanged(reason),
-            () = due(self.relisten_at) => DriverEvent::StreamClosed,
             Some(Ok(result)) = self.facts_task.join_next() => DriverEvent::FactsReported(result),
             () = sleep_until(self.facts_at) => DriverEvent::FactsDue,
             Some(reader) = next_reader(&mut self.readers) => DriverEvent::StatusReader(reader),
-            () = due(timeout) => DriverEvent::Timeout,
+            () = due => DriverEvent::Timeout,
         }
     }
 
@@ -254,11 +247,10 @@ impl Driver {
                     true => tracing::warn!("second shutdown request: handlers are killed"),
                 }
                 // Commands that were not accepted stay queued at the hub.
-                (self.listener, self.relisten_at) = (None, None);
+                self.listener = None;
                 self.engine.handle_shutdown(now_ms);
             }
             DriverEvent::Signal(signal) => self.on_signal(now_ms, signal),
-            DriverEvent::StreamClosed => self.listen_again(),
             DriverEvent::Disk(written) => self.on_disk_outcome(now_ms, written)?,
             DriverEvent::Answered(posted) => self.on_reports_answered(now_ms, posted),
             DriverEvent::Ended(id, ended) => {
@@ -436,11 +428,19 @@ impl Driver {
     }
 }
 
-async fn next_signal(listener: &mut Option<Listener>) -> Option<Result<Signal, Error>> {
-    match listener {
-        Some(listener) => listener.next().await,
-        None => std::future::pending().await,
+/// Pending without a listener: while the agent stops.
+async fn next_signal(listener: &mut Option<Listener>) -> Signal {
+    if let Some(signals) = listener {
+        match signals.next().await {
+            Some(Ok(signal)) => return signal,
+            // It retries after every loss, so it does not end by itself.
+            ended => {
+                tracing::error!(?ended, "no command is received any more: restart the agent");
+                *listener = None;
+            }
+        }
     }
+    std::future::pending().await
 }
 
 async fn next_reader(readers: &mut Option<mpsc::Receiver<UnixStream>>) -> Option<UnixStream> {

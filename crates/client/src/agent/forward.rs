@@ -205,7 +205,6 @@ pub(super) fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// Whether the connection was refused: the one failure after which the service has surely received nothing.
 /// The commands whose service refuses connections, and which are tried again: for `agent status`. As many at most as
 /// commands run.
 static REFUSED: Mutex<BTreeSet<CommandId>> = Mutex::new(BTreeSet::new());
@@ -237,6 +236,7 @@ pub(crate) fn waits(id: CommandId) -> Option<String> {
     is_refused.then(|| "connection refused; tried again until the limit".to_owned())
 }
 
+/// Whether the connection was refused: the one failure after which the service has surely received nothing.
 fn is_refusal(error: &TransportError) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {

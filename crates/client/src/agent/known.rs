@@ -1,18 +1,21 @@
 //! What the last run has found out about the network, in `network.json` of the state directory: a hint, so that a fleet that
 //! reboots does not try everything again. It counts for a day, at the same gateway.
 
-use std::io::Write as _;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::clock;
 use crate::path::Verdict;
 use crate::path::deadlines::VERDICT_S;
+use crate::path::wake::default_gateways;
 use crate::transport::BaseStatus;
 
 const FILE: &str = "network.json";
-const ROUTES: &str = "/proc/net/route";
+/// What replaces it.
+const NEW_FILE: &str = "network.json.new";
 /// The longest file that is read.
 const BYTES_MAX: u64 = 64 * 1024;
 
@@ -21,22 +24,23 @@ const BYTES_MAX: u64 = 64 * 1024;
 pub(super) struct Known {
     /// The device's clock in Unix milliseconds.
     at_ms: u64,
-    /// The gateway in the kernel's notation; empty if there is none.
+    /// The gateways in the kernel's notation; empty if there is none.
     gateway: String,
+    #[serde(flatten)]
+    pub(super) found: Found,
+}
+
+/// What was found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Found {
     /// The URL of the hub.
     pub(super) hub: String,
     /// The proxy through which it was reached.
     pub(super) proxy: String,
-    /// The position of the base that worked.
-    pub(super) base: usize,
     pub(super) verdict: Verdict,
 }
 
-impl Known {
-    pub(super) fn new(hub: String, proxy: String, base: usize, verdict: Verdict) -> Self {
-        Self { at_ms: clock::device_ms(), gateway: gateway(), hub, proxy, base, verdict }
-    }
-
+impl Found {
     /// Whether it was found out with this hub and base.
     pub(super) fn is_of(&self, hub: &str, base: Option<&BaseStatus>) -> bool {
         match base {
@@ -45,60 +49,99 @@ impl Known {
         }
     }
 
+    /// Whether the next run would do something else with the other one: the reason is for people alone.
+    fn differs_from(&self, other: &Self) -> bool {
+        let hints = |found: &Self| {
+            let Verdict { rung, hold_s, heartbeat_s, why: _ } = found.verdict;
+            (rung, hold_s, heartbeat_s)
+        };
+        (&self.hub, &self.proxy) != (&other.hub, &other.proxy) || hints(self) != hints(other)
+    }
+}
+
+impl Known {
+    /// What is known now. Blocks while the kernel lists its routes.
+    fn now(found: Found) -> Self {
+        Self { at_ms: clock::device_ms(), gateway: default_gateways(), found }
+    }
+
     /// What is known here and now. A file that cannot be read is none.
-    pub(super) fn read(dir: &Path) -> Option<Self> {
+    pub(super) fn read(dir: &Path) -> Option<Found> {
         let path = dir.join(FILE);
         let length = std::fs::metadata(&path).ok()?.len();
         let text = (length <= BYTES_MAX).then(|| std::fs::read(&path).ok()).flatten()?;
         let known: Self = serde_json::from_slice(&text).ok()?;
-        known.counts(clock::device_ms(), &gateway()).then_some(known)
+        known.counts(clock::device_ms(), &default_gateways()).then_some(known.found)
     }
 
     fn counts(&self, now_ms: u64, gateway: &str) -> bool {
-        // One from the future was written before the clock was set.
-        let age_ms = now_ms.checked_sub(self.at_ms);
-        age_ms.is_some_and(|age_ms| age_ms <= VERDICT_S * 1000) && self.gateway == gateway
+        self.age_ms(now_ms).is_some_and(|age_ms| age_ms <= VERDICT_S * 1000)
+            && self.gateway == gateway
     }
 
-    /// Replaces the file. Without it the next run tries everything again.
-    pub(super) fn write(&self, dir: &Path) {
+    /// `None` for one from the future: it was written before the clock was set.
+    fn age_ms(&self, now_ms: u64) -> Option<u64> {
+        now_ms.checked_sub(self.at_ms)
+    }
+
+    /// Whether it is to be written, after `written` was: flash wears out, so only what the next run needs is. Halfway to its
+    /// end the same is written again.
+    fn replaces(&self, written: Option<&Self>) -> bool {
+        written.is_none_or(|written| {
+            self.found.differs_from(&written.found)
+                || self.gateway != written.gateway
+                || written.age_ms(self.at_ms).is_none_or(|age_ms| age_ms > VERDICT_S * 500)
+        })
+    }
+
+    /// Replaces the file. Without it the next run tries everything again. Only one agent uses a state directory.
+    fn write(&self, dir: &Path) {
         let write = || {
-            let mut file = tempfile_in(dir)?;
-            file.1.write_all(&serde_json::to_vec(self)?)?;
-            std::fs::rename(&file.0, dir.join(FILE))
+            let new = dir.join(NEW_FILE);
+            std::fs::write(&new, serde_json::to_vec(self)?)?;
+            std::fs::rename(new, dir.join(FILE))
         };
         if let Err(error) = write() {
+            let error: io::Error = error;
             tracing::debug!(%error, "{FILE} cannot be written");
         }
     }
 }
 
-/// The file that replaces the other one. Only one agent uses a state directory.
-fn tempfile_in(dir: &Path) -> std::io::Result<(std::path::PathBuf, std::fs::File)> {
-    let path = dir.join("network.json.new");
-    let file = std::fs::File::create(&path)?;
-    Ok((path, file))
+/// Writes what is found out, beside the event loop: a disk may be slow. One write at a time; of what is found out meanwhile, the
+/// last is written.
+pub(super) struct KnownWriter(watch::Sender<Option<Found>>);
+
+impl KnownWriter {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        let (sender, found) = watch::channel(None);
+        drop(tokio::spawn(write_each(dir, found)));
+        Self(sender)
+    }
+
+    pub(super) fn write(&self, found: Found) {
+        self.0.send_replace(Some(found));
+    }
 }
 
-/// The default gateways of IPv4, as the kernel writes them: which network this is.
-fn gateway() -> String {
-    let routes = std::fs::read_to_string(ROUTES).unwrap_or_default();
-    default_gateways(&routes)
-}
-
-fn default_gateways(routes: &str) -> String {
-    let mut gateways: Vec<&str> = routes
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let mut fields = line.split_whitespace();
-            let (_interface, destination, gateway) =
-                (fields.next()?, fields.next()?, fields.next()?);
-            (destination == "00000000").then_some(gateway)
-        })
-        .collect();
-    gateways.sort_unstable();
-    gateways.join(" ")
+/// Ends with the writer, after its last write.
+async fn write_each(dir: PathBuf, mut found: watch::Receiver<Option<Found>>) {
+    let mut written = None;
+    while found.changed().await.is_ok() {
+        let Some(found) = found.borrow_and_update().clone() else { continue };
+        let (dir, before) = (dir.clone(), written.take());
+        let write = tokio::task::spawn_blocking(move || {
+            let known = Known::now(found);
+            match known.replaces(before.as_ref()) {
+                true => {
+                    known.write(&dir);
+                    Some(known)
+                }
+                false => before,
+            }
+        });
+        written = write.await.unwrap_or_default();
+    }
 }
 
 #[cfg(test)]
@@ -106,14 +149,18 @@ mod tests {
     use super::*;
     use crate::path::Rung;
 
-    fn known() -> Known {
+    fn found() -> Found {
         let verdict = Verdict { rung: Rung::Rest, hold_s: 12, heartbeat_s: None, why: None };
-        Known::new("http://h/".to_owned(), "none".to_owned(), 1, verdict)
+        Found { hub: "http://h/".to_owned(), proxy: "none".to_owned(), verdict }
+    }
+
+    fn known() -> Known {
+        Known { at_ms: 1_000_000, gateway: "0101A8C0".to_owned(), found: found() }
     }
 
     #[test]
     fn a_verdict_counts_for_a_day_at_the_same_gateway() {
-        let known = Known { at_ms: 1_000_000, gateway: "0101A8C0".to_owned(), ..known() };
+        let known = known();
         let day_ms = VERDICT_S * 1000;
         assert!(known.counts(1_000_000 + day_ms, "0101A8C0"));
         assert!(!known.counts(1_000_001 + day_ms, "0101A8C0"), "too old");
@@ -125,17 +172,53 @@ mod tests {
     fn what_was_written_is_read_and_a_broken_file_is_none() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Known::read(dir.path()), None);
-        let known = known();
-        known.write(dir.path());
-        assert_eq!(Known::read(dir.path()), Some(known));
+        Known::now(found()).write(dir.path());
+        assert_eq!(Known::read(dir.path()), Some(found()));
         std::fs::write(dir.path().join(FILE), "{").unwrap();
         assert_eq!(Known::read(dir.path()), None);
     }
 
+    /// Each reason with its seconds was a write to the flash, within the event loop.
     #[test]
-    fn the_gateway_is_that_of_the_default_route() {
-        let routes = "Iface\tDestination\tGateway \tFlags\n\
-                      eth0\t00000000\t0101A8C0\t0003\neth0\t0001A8C0\t00000000\t0001\n";
-        assert_eq!(default_gateways(routes), "0101A8C0");
+    fn only_what_the_next_run_needs_is_written_again() {
+        let written = known();
+        let is_written = |change: fn(&mut Known)| {
+            let mut known = written.clone();
+            change(&mut known);
+            known.replaces(Some(&written))
+        };
+        assert!(written.replaces(None));
+        assert!(!is_written(|_| {}));
+        let reason = Some("a write was 1.3 s late".to_owned());
+        assert!(!written.replaces(Some(&Known {
+            found: Found { verdict: Verdict { why: reason, ..found().verdict }, ..found() },
+            ..known()
+        })));
+        assert!(is_written(|known| known.found.verdict.rung = Rung::Plain));
+        assert!(is_written(|known| known.found.verdict.hold_s = 8));
+        assert!(is_written(|known| known.found.verdict.heartbeat_s = Some(5)));
+        assert!(is_written(|known| known.found.hub = "http://i/".to_owned()));
+        assert!(is_written(|known| known.found.proxy = "http://p:1/".to_owned()));
+        assert!(is_written(|known| known.gateway = "0201A8C0".to_owned()), "another network");
+        assert!(
+            !is_written(|known| known.at_ms += VERDICT_S * 500),
+            "it counts for half a day yet"
+        );
+        assert!(is_written(|known| known.at_ms += VERDICT_S * 500 + 1), "soon too old");
+        assert!(is_written(|known| known.at_ms = 0), "the clock was set back");
+    }
+
+    #[tokio::test]
+    async fn the_last_that_was_found_out_is_written_although_the_agent_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, receiver) = watch::channel(None);
+        let writes = tokio::spawn(write_each(dir.path().to_owned(), receiver));
+        let writer = KnownWriter(sender);
+        writer.write(found());
+        let last = Found { hub: "http://i/".to_owned(), ..found() };
+        writer.write(last.clone());
+        drop(writer);
+        writes.await.unwrap();
+        assert_eq!(Known::read(dir.path()), Some(last));
     }
 }

@@ -12,13 +12,13 @@ use bellwire_proto::limits::{
 };
 use bellwire_proto::stream::{Bye, ByeReason};
 
-use super::known::Known;
+use super::known::Found;
 use crate::api::ListenOptions;
 use crate::event_source::{Error, Loss, Retry, SERVER_WAIT_MAX};
 use crate::transport::TransportStage;
 
 /// The agent's options for listening.
-pub(super) fn options(heartbeat: Option<Seconds>, known: Option<Known>) -> ListenOptions {
+pub(super) fn options(heartbeat: Option<Seconds>, known: Option<Found>) -> ListenOptions {
     let mut options = ListenOptions::default()
         .retry(Retry::always().delays(pause_after))
         .healthy_after(AGENT_HEALTHY_AFTER)
@@ -71,7 +71,7 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
 }
 
 /// Adds up to a quarter, so that devices that lost their hub together do not reconnect together.
-pub(super) fn spread(pause_min: Duration) -> Duration {
+fn spread(pause_min: Duration) -> Duration {
     let share = (getrandom::u32().unwrap_or(u32::MAX) >> 16) as u16;
     pause_min + pause_min / 4 * u32::from(share) / u32::from(u16::MAX)
 }

@@ -9,6 +9,7 @@ use bellwire_proto::{
 use futures_core::Stream;
 use http::Method;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::{Controller, Error, nonce, page};
 
@@ -123,11 +124,18 @@ impl Controller {
     /// # Errors
     /// [`Error::Foreign`] when the response belongs to another request.
     pub async fn ping(&self) -> Result<Pong, Error> {
+        Ok(self.ping_and_sent().await?.0)
+    }
+
+    /// As [`Self::ping`], and when the request was sent, if the transport knows that.
+    pub(super) async fn ping_and_sent(&self) -> Result<(Pong, Option<Instant>), Error> {
         let nonce = nonce();
-        let pong: Pong =
-            self.call(Method::GET, ["v1", "ping"]).query("nonce", Some(&nonce)).fetch().await?;
+        let call = self.call(Method::GET, ["v1", "ping"]).query("nonce", Some(&nonce));
+        let success = call.send().await?;
+        let sent = success.sent;
+        let pong: Pong = success.read()?;
         self.expect_nonce(pong.nonce.as_deref(), &nonce)?;
-        Ok(pong)
+        Ok((pong, sent))
     }
 
     pub(super) fn expect_nonce(&self, got: Option<&str>, nonce: &str) -> Result<(), Error> {

@@ -39,6 +39,8 @@ pub enum Error {
         reason: String,
         /// The status, if that was unexpected.
         status: Option<StatusCode>,
+        /// Where it redirects to, if it does: a URL, or a path at the same server.
+        location: Option<String>,
         /// The header `Retry-After`, if there was one.
         retry_after: Option<Duration>,
     },
@@ -71,6 +73,7 @@ impl Error {
                 hub: hub.to_owned(),
                 reason: format!("it answered {status} without a problem of the API"),
                 status: Some(status),
+                location: None,
                 retry_after,
             },
         }
@@ -78,7 +81,15 @@ impl Error {
 
     /// The error for a response that is not one of a hub.
     pub(super) fn foreign(hub: &str, reason: String) -> Self {
-        Self::Foreign { hub: hub.to_owned(), reason, status: None, retry_after: None }
+        let hub = hub.to_owned();
+        Self::Foreign { hub, reason, status: None, location: None, retry_after: None }
+    }
+
+    /// The error for a response that redirects to `location`.
+    pub(super) fn redirect(hub: &str, location: String) -> Self {
+        let reason = format!("it redirects to {location}; if that is the hub, use its URL");
+        let (hub, location) = (hub.to_owned(), Some(location));
+        Self::Foreign { hub, reason, status: None, location, retry_after: None }
     }
 
     /// The error for a stream that has ended.

@@ -176,7 +176,7 @@ pub enum Signal {
         /// In Unix milliseconds.
         time_ms: Option<u64>,
     },
-    /// Another way carries the commands from now on, or it is known why not the better one. [`Listener::way`] tells since when.
+    /// Another way carries the commands from now on, or it is known why not the better one. [`Listener::way`] shows since when.
     Carrier {
         /// `None` while neither works.
         carrier: Option<Carrier>,
@@ -274,18 +274,13 @@ impl Listener {
         futures_util::StreamExt::next(self).await
     }
 
-    /// Drops every connection, and tries everything at once.
-    pub fn restart(&mut self) {
+    /// The network is another one: a new address, route or proxy, or the machine has slept. What was known of it is void, every
+    /// connection is dropped, and everything is tried at once.
+    pub fn network_changed(&mut self) {
         match &mut self.ways {
-            Ways::Stream(stream) => stream.restart(),
+            Ways::Stream(stream) => stream.network_changed(),
             Ways::Two(ways) => ways.network_changed(),
         }
-    }
-
-    /// The network is another one: a new address, route or proxy, or the machine has slept. What was known of it is void, and
-    /// everything is tried at once.
-    pub fn network_changed(&mut self) {
-        self.restart();
     }
 
     /// Closes every connection and does not reconnect.

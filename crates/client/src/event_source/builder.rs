@@ -302,6 +302,7 @@ impl Builder {
             delay_min: self.delay_min,
             server_delay_min: self.server_delay_min,
             retry_max: self.retry_max,
+            request_sent: None,
             begin_within: self.begin_within,
             begin_by: None,
             connecting_at: now,

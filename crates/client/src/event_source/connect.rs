@@ -20,7 +20,9 @@ use url::Url;
 use super::error::{Error, RedirectFault, Refusal};
 use crate::address::Authorize;
 use crate::retry_after::retry_after;
-use crate::transport::{ByteStream, Request, Response, Transport, TransportError, TransportStage};
+use crate::transport::{
+    ByteStream, Request, RequestSent, Response, Transport, TransportError, TransportStage,
+};
 
 /// Redirects that are followed in a row (Fetch, section 4.4: HTTP-redirect fetch, step 6).
 const REDIRECTS_MAX: usize = 20;
@@ -57,8 +59,8 @@ impl fmt::Debug for Plan {
 
 /// The result of a successful attempt.
 pub(super) enum ConnectOutcome {
-    /// An event stream.
-    Stream(ByteStream),
+    /// An event stream, and when its request was sent, if the transport knows that.
+    Stream(ByteStream, Option<RequestSent>),
     /// 204: the server asks the client not to reconnect.
     NoContent,
 }
@@ -179,7 +181,8 @@ async fn classify(response: Response, clock: Option<SystemTime>) -> Result<Conne
     }
     let content_type = head.headers.get_all(CONTENT_TYPE).iter().next_back();
     if content_type.is_some_and(is_event_stream) {
-        return Ok(ConnectOutcome::Stream(body));
+        let sent = head.extensions.get::<RequestSent>().copied();
+        return Ok(ConnectOutcome::Stream(body, sent));
     }
     let content_type = content_type.map(|t| String::from_utf8_lossy(t.as_bytes()).into_owned());
     Err(Error::NotAStream { content_type })

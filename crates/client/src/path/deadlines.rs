@@ -3,7 +3,10 @@
 //! "Measured" is a run of 58 simulated and real middleboxes (Squid, nginx, HAProxy, Varnish and others) in network
 //! namespaces; "contract" is docs/protocol.md.
 
-use bellwire_proto::limits::{LISTENER_DELAY_MIN, LISTENER_HEARTBEATS_TENTHS, POLL_WAIT_S};
+use bellwire_proto::limits::{
+    HEARTBEAT_S, LISTENER_BYE_PAUSE_MAX, LISTENER_DELAY_MIN, LISTENER_END_TIMEOUT,
+    LISTENER_HEARTBEATS_TENTHS, POLL_WAIT_S,
+};
 
 /// How long a poll is held, in seconds. Contract, section 4: the default of `wait`; below the 30 s within which Heroku's router
 /// and others require a first byte.
@@ -52,6 +55,8 @@ pub const PROBES_MIN: u32 = 2;
 pub const LAG_MS: u64 = 700;
 /// The most that the time of an exchange adds to [`LAG_MS`]; a slower link has twice that time instead.
 pub const LAG_ALLOWANCE_MAX_MS: u64 = 500;
+/// Of how many exchanges the median is the time of one. Our choice: a link that became slow counts from the third on.
+pub const EXCHANGES: usize = 5;
 /// How many of the last [`LAGS`] lags must be over the limit for a stream to fail: one is a retransmission.
 pub const LATE_MAX: usize = 2;
 /// How many lags are remembered.
@@ -66,9 +71,9 @@ pub const CONFIRM_MS: u64 = 4_000;
 /// The pause before a confirmation is repeated.
 pub const CONFIRM_RETRY_MS: u64 = 1_000;
 /// How long the end of a stream may take after its `bye`.
-pub const BYE_END_MS: u64 = 1_000;
+pub const BYE_END_MS: u64 = LISTENER_END_TIMEOUT.as_millis() as u64;
 /// The longest pause that a `bye` can request.
-pub const BYE_PAUSE_MAX_MS: u64 = 60_000;
+pub const BYE_PAUSE_MAX_MS: u64 = LISTENER_BYE_PAUSE_MAX.as_millis() as u64;
 /// How long a ping may take: 5 s to connect and 5 s for the answer.
 pub const PING_MS: u64 = 10_000;
 
@@ -82,7 +87,7 @@ pub const SHORT_STREAM_HEARTBEATS: u64 = 3;
 /// After how many short ones in a row a shorter heartbeat is requested, and then the stream rests.
 pub const SHORT_STREAMS_MAX: u32 = 3;
 /// The shortest heartbeat that is requested for that, in seconds. Contract, section 4.
-pub const HEARTBEAT_S_MIN: u64 = 5;
+pub const HEARTBEAT_S_MIN: u64 = HEARTBEAT_S.min;
 /// How long a stream rests after both of its forms failed, doubling with each time, +/- [`JITTER_PERCENT`]. LaunchDarkly's
 /// clients rest as long at first.
 pub const REST_MS: u64 = 300_000;

@@ -4,7 +4,32 @@
 //! the request was sent is its lag: the time of the exchange, and what a middlebox added. The clocks of hub and device need
 //! not agree.
 
-use super::deadlines::{LAG_ALLOWANCE_MAX_MS, LAG_MS, LAGS, LATE_MAX};
+use std::collections::VecDeque;
+
+use super::deadlines::{EXCHANGES, LAG_ALLOWANCE_MAX_MS, LAG_MS, LAGS, LATE_MAX};
+
+/// How long exchanges took besides what the hub held them, from the sending of the request.
+#[derive(Debug, Default)]
+pub(super) struct Exchanges {
+    /// The latest, newest last.
+    latest_ms: VecDeque<u64>,
+}
+
+impl Exchanges {
+    pub(super) fn note(&mut self, exchange_ms: u64) {
+        if self.latest_ms.len() == EXCHANGES {
+            self.latest_ms.pop_front();
+        }
+        self.latest_ms.push_back(exchange_ms);
+    }
+
+    /// One delay must not count: it would excuse the lag of a middlebox that is one write behind. So of two the shorter one.
+    pub(super) fn median_ms(&self) -> Option<u64> {
+        let mut sorted: Vec<u64> = self.latest_ms.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len().saturating_sub(1) / 2).copied()
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Lags {
@@ -16,14 +41,14 @@ pub(super) struct Lags {
 
 impl Lags {
     /// Notes the lag of the hello.
-    pub(super) fn hello(&mut self, lag_ms: u64, rtt_ms: Option<u64>) {
+    pub(super) fn hello(&mut self, lag_ms: u64, exchange_ms: Option<u64>) {
         self.hello_ms = lag_ms;
-        self.note(lag_ms, rtt_ms);
+        self.note(lag_ms, exchange_ms);
     }
 
     /// Notes a lag, and returns whether it is within the limit.
-    pub(super) fn note(&mut self, lag_ms: u64, rtt_ms: Option<u64>) -> bool {
-        let is_late = lag_ms > self.limit_ms(rtt_ms);
+    pub(super) fn note(&mut self, lag_ms: u64, exchange_ms: Option<u64>) -> bool {
+        let is_late = lag_ms > self.limit_ms(exchange_ms);
         self.late.rotate_right(1);
         if let Some(newest) = self.late.first_mut() {
             *newest = is_late;
@@ -35,12 +60,18 @@ impl Lags {
         self.late.iter().filter(|late| **late).count() >= LATE_MAX
     }
 
-    /// The limit. An exchange that ends takes as long as the beginning of a stream, a new connection included; where that was
-    /// not measured, the hello's own lag stands for it.
-    pub(super) fn limit_ms(&self, rtt_ms: Option<u64>) -> u64 {
-        let exchange_ms = rtt_ms.unwrap_or(self.hello_ms.min(LAG_ALLOWANCE_MAX_MS));
-        (LAG_MS + exchange_ms.min(LAG_ALLOWANCE_MAX_MS)).max(2 * exchange_ms)
+    /// The limit. An exchange that ends takes as long as the beginning of a stream; where none was measured, the hello's own lag
+    /// stands for it.
+    pub(super) fn limit_ms(&self, exchange_ms: Option<u64>) -> u64 {
+        limit_ms(exchange_ms.unwrap_or(self.hello_ms.min(LAG_ALLOWANCE_MAX_MS)))
     }
+}
+
+/// The greatest lag that is not late, where an exchange of request and answer takes this long. A stream fails when
+/// [`LATE_MAX`](super::deadlines::LATE_MAX) of its last lags are late.
+pub fn limit_ms(exchange_ms: u64) -> u64 {
+    let allowance_ms = exchange_ms.min(LAG_ALLOWANCE_MAX_MS);
+    (LAG_MS + allowance_ms).max(exchange_ms.saturating_mul(2))
 }
 
 #[cfg(test)]
@@ -60,6 +91,18 @@ mod tests {
         lags.note(900, Some(30));
         assert!(lags.is_lagging());
         assert_eq!(Lags::default().limit_ms(Some(2400)), 4800, "a satellite");
+    }
+
+    #[test]
+    fn one_delay_does_not_count_and_a_link_that_became_slow_does() {
+        let mut exchanges = Exchanges::default();
+        assert_eq!(exchanges.median_ms(), None);
+        for (exchange_ms, median_ms) in
+            [(3000, 3000), (40, 40), (50, 50), (900, 50), (900, 900), (900, 900), (900, 900)]
+        {
+            exchanges.note(exchange_ms);
+            assert_eq!(exchanges.median_ms(), Some(median_ms), "{exchanges:?}");
+        }
     }
 
     /// One write behind, the hello arrives with the first probe: an allowance of its own delay hid that.

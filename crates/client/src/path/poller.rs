@@ -21,7 +21,7 @@ pub(super) struct Poller {
     is_short: bool,
     /// Since when none was held too long.
     steady_since: u64,
-    /// The last one was held too long, or the network is gone: the next one tells.
+    /// The last one was held too long, or the network is gone: the next one shows.
     doubt: Option<Doubt>,
     floor_failures: u32,
     timeouts: u32,
@@ -154,11 +154,12 @@ impl Path {
         self.outputs.push_back(Output::Poll { wait_s, timeout_ms: wait_s * 1000 + grace_ms });
     }
 
-    /// The hub has answered a poll. `up_ms` is in its hello; `is_news` is whether it bore anything that was not known.
-    pub fn handle_poll_answer(&mut self, now: u64, up_ms: u64, is_news: bool) {
+    /// The hub has answered a poll. `exchange_ms` is the time from sending the request, besides
+    /// what the hub held it; `is_news` is whether it bore anything that was not known.
+    pub fn handle_poll_answer(&mut self, now: u64, exchange_ms: u64, is_news: bool) {
         let Some(InFlight { sent, wait_s }) = self.poller.in_flight.take() else { return };
         let took_ms = now.saturating_sub(sent);
-        self.measure(took_ms.saturating_sub(up_ms));
+        self.exchanges.note(exchange_ms);
         let poller = &mut self.poller;
         if poller.doubt.take().is_none() {
             poller.timeouts = 0;
@@ -214,15 +215,6 @@ impl Path {
     pub(super) fn cover_gap(&mut self, now: u64, in_order: bool) {
         let pause = if in_order { 0 } else { self.random.below(COVER_MAX_MS) };
         (self.poller.next_at, self.poller.failures) = (now + pause, 0);
-    }
-
-    /// Takes the time of an exchange into account: a longer one counts at once, shorter ones by and by, since the next stream
-    /// may need a new connection where this exchange had an old one.
-    pub(super) fn measure(&mut self, rtt_ms: u64) {
-        self.rtt_ms = Some(match self.rtt_ms {
-            Some(known) if rtt_ms < known => known - (known - rtt_ms) / 8,
-            _ => rtt_ms,
-        });
     }
 }
 

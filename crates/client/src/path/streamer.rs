@@ -46,7 +46,7 @@ enum StreamState {
     Headed { sent: u64, head: u64 },
     /// The hello has arrived.
     Live(Box<Live>),
-    /// It failed, and a ping tells whose fault that is.
+    /// It failed, and a ping shows whose fault that is.
     Checking,
 }
 
@@ -249,9 +249,9 @@ impl Path {
         self.outputs.push_back(Output::OpenStream { compat, heartbeat_s });
     }
 
-    /// The head of the stream has arrived.
-    pub fn handle_stream_head(&mut self, now: u64) {
-        if let StreamState::Opening { sent } = self.streamer.state {
+    /// The head of the stream has arrived. `sent` is when its request was given to a connection: what came before is no lag.
+    pub fn handle_stream_head(&mut self, now: u64, sent: u64) {
+        if let StreamState::Opening { .. } = self.streamer.state {
             self.streamer.state = StreamState::Headed { sent, head: now };
         }
         self.advance(now);
@@ -265,7 +265,10 @@ impl Path {
             return;
         };
         let mut lags = Lags::default();
-        lags.hello(now.saturating_sub(sent).saturating_sub(times.up_ms), self.rtt_ms);
+        lags.hello(
+            now.saturating_sub(sent).saturating_sub(times.up_ms),
+            self.exchanges.median_ms(),
+        );
         self.streamer.state = StreamState::Live(Box::new(Live {
             sent,
             hello: now,
@@ -297,11 +300,11 @@ impl Path {
 
     /// A heartbeat has arrived. `time_ms` is the hub's clock in it.
     pub fn handle_heartbeat(&mut self, now: u64, time_ms: u64) {
-        let rtt_ms = self.rtt_ms;
+        let exchange_ms = self.exchanges.median_ms();
         if let StreamState::Live(live) = &mut self.streamer.state {
             let up_ms = i128::from(time_ms) - live.zero_ms;
             let lag_ms = i128::from(now.saturating_sub(live.sent)) - up_ms;
-            if live.lags.note(u64::try_from(lag_ms.max(0)).unwrap_or(u64::MAX), rtt_ms) {
+            if live.lags.note(u64::try_from(lag_ms.max(0)).unwrap_or(u64::MAX), exchange_ms) {
                 live.on_time = live.on_time.saturating_add(1);
             } else {
                 live.on_time = 0;
@@ -324,8 +327,8 @@ impl Path {
     }
 
     /// The hub has answered a ping, which took this long.
-    pub fn handle_pong(&mut self, now: u64, rtt_ms: u64) {
-        self.measure(rtt_ms);
+    pub fn handle_pong(&mut self, now: u64, exchange_ms: u64) {
+        self.exchanges.note(exchange_ms);
         if matches!(self.streamer.state, StreamState::Checking) {
             self.streamer.failed_pings = 0;
             match self.streamer.rung {

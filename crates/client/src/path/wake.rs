@@ -19,6 +19,7 @@ mod snapshot;
 
 use announcements::Announcements;
 use snapshot::Snapshot;
+pub(crate) use snapshot::default_gateways;
 
 /// How often the clocks are compared. A suspension shows only after it.
 const CLOCKS_EVERY: Duration = Duration::from_secs(5);
@@ -114,16 +115,6 @@ impl Wake {
             changing_since: None,
             clocks_at: now + CLOCKS_EVERY,
             probes,
-        }
-    }
-
-    /// Calls `on_change` after each change, for ever: what the agent runs beside its connection, to call
-    /// `network_changed()` of its path.
-    pub async fn run(mut self, mut on_change: impl FnMut(WakeReason)) -> ! {
-        loop {
-            let reason = self.changed().await;
-            tracing::info!("trying everything again: {}", reason.as_str());
-            on_change(reason);
         }
     }
 

@@ -13,6 +13,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use http::Uri;
 use http::header::AUTHORIZATION;
+use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use super::{Request, Response, ResponseFuture, Transport, TransportError, TransportStage};
@@ -86,9 +87,12 @@ struct State {
     network: u64,
     /// Why the preferred one did not answer.
     why: Option<String>,
-    /// A task tries better bases.
-    tries_better: bool,
+    /// The task that tries better bases, and the epoch that it is of.
+    better: Option<(Epoch, AbortHandle)>,
 }
+
+/// The network and the base in use, by number: when one changes, the rests begin anew.
+type Epoch = (u64, u64);
 
 /// A base, and its position in the list.
 #[derive(Clone)]
@@ -232,9 +236,13 @@ impl Inner {
         let proof = {
             let mut state = self.state();
             if let Some(index) = state.current
-                && let Some(base) = state.bases.get(index)
+                && let Some(base) = state.bases.get(index).cloned()
             {
-                return Ok(Chosen { index, base: base.clone() });
+                drop(state);
+                if index > 0 {
+                    self.try_better();
+                }
+                return Ok(Chosen { index, base });
             }
             match &state.proof {
                 Some(proof) => proof.clone(),
@@ -270,7 +278,7 @@ impl Inner {
             state.bases = bases;
             self.choose(state, index, &base, why);
             if index > 0 {
-                Arc::clone(&self).try_better();
+                self.try_better();
             }
         }
         Ok(Chosen { index, base })
@@ -298,35 +306,56 @@ impl Inner {
         }
     }
 
-    /// Tries better bases at rests, while there are any.
-    fn try_better(self: Arc<Self>) {
-        if !std::mem::replace(&mut self.state().tries_better, true) {
-            tokio::spawn(better_bases(Arc::downgrade(&self)));
+    /// Tries better bases at rests, while there are any. One task at most does that.
+    fn try_better(self: &Arc<Self>) {
+        let mut state = self.state();
+        let epoch = state.epoch();
+        match &state.better {
+            Some((of, _)) if *of == epoch => return,
+            Some((_, task)) => task.abort(),
+            None => {}
         }
+        let task = tokio::spawn(better_bases(Arc::downgrade(self), epoch));
+        state.better = Some((epoch, task.abort_handle()));
     }
 }
 
-async fn better_bases(inner: Weak<Inner>) {
+impl State {
+    fn epoch(&self) -> Epoch {
+        (self.network, self.generation)
+    }
+}
+
+/// Ends with its epoch; the next request begins another one if need be.
+async fn better_bases(inner: Weak<Inner>, epoch: Epoch) {
     let mut rest = REST;
     loop {
         let share = u32::from((getrandom::u32().unwrap_or_default() >> 16) as u16);
         sleep(rest + rest / 4 * share / u32::from(u16::MAX)).await;
         rest = (rest * 2).min(REST_MAX);
         let Some(inner) = inner.upgrade() else { return };
-        let (bases, current, network) = {
+        let (bases, current) = {
             let mut state = inner.state();
-            if state.current == Some(0) {
-                state.tries_better = false;
+            if state.epoch() != epoch {
                 return;
             }
-            (Arc::clone(&state.bases), state.current.unwrap_or_default(), state.network)
+            if state.current == Some(0) {
+                state.better = None;
+                return;
+            }
+            (Arc::clone(&state.bases), state.current.unwrap_or_default())
         };
         for (index, base) in bases.iter().enumerate().take(current) {
             if proof::prove(base).await.is_ok() {
-                let state = inner.state();
-                // Else another list is in use, or another network.
-                if state.network == network && Arc::ptr_eq(&state.bases, &bases) {
+                let mut state = inner.state();
+                // Else another list is in use, another base, or another network.
+                if state.epoch() == epoch && Arc::ptr_eq(&state.bases, &bases) {
+                    state.better = None;
                     inner.choose(state, index, base, None);
+                    if index > 0 {
+                        inner.try_better();
+                    }
+                    return;
                 }
                 break;
             }

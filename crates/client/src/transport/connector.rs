@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::proxy::{Proxies, Proxy, is_tls, port};
+use super::proxy::{Proxies, Proxy, Route, error_of_way, is_tls, port};
 use super::resolve::Resolver;
 use super::settings::Cause;
 use super::{TransportError, TransportStage, dial, tunnel};
@@ -41,7 +41,7 @@ pub(super) struct Connector(Arc<Shared>);
 
 struct Shared {
     resolver: Resolver,
-    proxies: Arc<Proxies>,
+    proxies: Proxies,
     /// TLS with servers.
     tls: TlsConnector,
     /// TLS with proxies.
@@ -73,7 +73,7 @@ struct TooSlow {
 
 impl Connector {
     pub(super) fn new(
-        proxies: Arc<Proxies>,
+        proxies: Proxies,
         tls: ClientConfig,
         proxy_tls: ClientConfig,
         connect_timeout: Duration,
@@ -91,10 +91,20 @@ impl Connector {
     }
 }
 
-/// What an examination needs of it.
+/// What requests and an examination need of it.
 impl Connector {
+    /// The proxy of requests to `uri`; `None` for the direct way.
     pub(super) fn proxy(&self, uri: &Uri) -> Option<&Proxy> {
-        self.0.proxies.of(uri).map(|proxy| &**proxy)
+        self.0.proxies.of(uri)
+    }
+
+    /// The way of requests to `uri`, and why.
+    pub(super) fn route(&self, uri: &Uri) -> Route {
+        self.0.proxies.route(uri)
+    }
+
+    pub(super) fn user_agent(&self) -> &HeaderValue {
+        &self.0.user_agent
     }
 
     pub(super) fn resolver(&self) -> &Resolver {
@@ -140,7 +150,7 @@ impl tower::Service<Uri> for Connector {
 
 impl Shared {
     async fn connect(&self, uri: &Uri) -> Result<Conn, TransportError> {
-        let proxy = self.proxies.of(uri).map(|proxy| &**proxy);
+        let proxy = self.proxies.of(uri);
         let dialer = Dialer { shared: self, phase: AtomicU8::new(Phase::Reaching as u8) };
         let within = self.connect_timeout;
         match tokio::time::timeout(within, self.connection(uri, proxy, &dialer)).await {
@@ -167,7 +177,7 @@ impl Shared {
         };
         if is_tls(uri) {
             let authority = format!("{host}:{}", port(uri));
-            let tunnel = tunnel::open(dialer, proxy, &authority, &self.user_agent).await?;
+            let tunnel = tunnel::open(dialer, proxy, &authority).await?;
             return self.secured(tunnel, host, Some(proxy), dialer).await;
         }
         let stream = match proxy.auth.is_of_connections() {
@@ -175,7 +185,7 @@ impl Shared {
             true => {
                 let authority = uri.authority().map(|authority| authority.as_str());
                 let authority = authority.unwrap_or_default();
-                tunnel::authenticated(dialer, proxy, authority, &self.user_agent).await?
+                tunnel::authenticated(dialer, proxy, authority).await?
             }
         };
         Ok(Conn { is_forwarded: true, ..Conn::new(stream) })
@@ -230,10 +240,7 @@ impl Dialer<'_> {
             _ => "TLS",
         };
         let cause = TooSlow { phase: name, within };
-        match proxy {
-            Some(proxy) => proxy.error(TransportStage::Connect, is_reaching, cause),
-            None => TransportError::new(TransportStage::Connect, cause),
-        }
+        error_of_way(proxy, TransportStage::Connect, is_reaching, cause)
     }
 }
 
@@ -244,11 +251,7 @@ struct TlsFault {
 
 impl TlsFault {
     fn into_error(self, proxy: Option<&Proxy>) -> TransportError {
-        let Self { stage, source } = self;
-        match proxy {
-            Some(proxy) => proxy.error(stage, false, source),
-            None => TransportError::new(stage, source),
-        }
+        error_of_way(proxy, self.stage, false, self.source)
     }
 }
 

@@ -24,7 +24,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 const ADDRESSES_MAX: usize = 16;
 /// Failed addresses that an error names.
 const SHOWN_MAX: usize = 4;
-/// A peer that is gone without a word is noticed after a minute of silence: a probe each 15 s, of which three may be lost; and what
+/// A peer that is gone without notice is noticed after a minute of silence: a probe each 15 s, of which three may be lost; and what
 /// was sent and is not confirmed for 30 s is lost (`TCP_USER_TIMEOUT`, RFC 5482). Our choice, below what a person waits.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES_MAX: u32 = 3;
@@ -47,7 +47,7 @@ impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.failures.iter().take(SHOWN_MAX);
         let shown: Vec<_> =
-            shown.map(|(address, error)| format!("{address}: {}", words(error))).collect();
+            shown.map(|(address, error)| format!("{address}: {}", reason_text(error))).collect();
         let more = self.failures.len().saturating_sub(SHOWN_MAX);
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         write!(f, "{}{more}", shown.join(", "))
@@ -55,7 +55,7 @@ impl fmt::Display for Unreachable {
 }
 
 /// The system's reason without its number, in the middle of a sentence.
-pub(super) fn words(error: &io::Error) -> String {
+pub(super) fn reason_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error ").next().unwrap_or_default();
     let mut chars = text.chars();

@@ -9,7 +9,8 @@ use http::Uri;
 use tokio::time::timeout;
 
 use super::connector::{Connector, Dialer, Phase, Stream};
-use super::proxy::{Proxy, is_tls, port};
+use super::proxy::{Proxy, error_of_way, is_tls, port};
+use super::settings::Cause;
 use super::{TransportError, TransportStage, dial, trust, tunnel};
 
 /// A step of an [`Examination`].
@@ -121,7 +122,7 @@ impl Examination {
         // A connection of its own: an exchange may need several.
         self.stream = None;
         let authority = format!("{}:{}", self.uri.host().unwrap_or_default(), port(&self.uri));
-        let stream = tunnel::open(dialer, proxy, &authority, dialer.user_agent()).await?;
+        let stream = tunnel::open(dialer, proxy, &authority).await?;
         self.stream = Some(stream);
         let by = proxy
             .auth
@@ -161,9 +162,6 @@ async fn within_time(
     timeout(within, step).await.unwrap_or_else(|_| Err(dialer.too_slow(proxy, within)))
 }
 
-fn unreachable(proxy: Option<&Proxy>, error: super::settings::Cause) -> TransportError {
-    match proxy {
-        Some(proxy) => proxy.error(TransportStage::Connect, true, error),
-        None => TransportError::new(TransportStage::Connect, error),
-    }
+fn unreachable(proxy: Option<&Proxy>, error: Cause) -> TransportError {
+    error_of_way(proxy, TransportStage::Connect, true, error)
 }

@@ -6,6 +6,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,15 +19,18 @@ use hyper_client::body::Incoming;
 use hyper_util_client::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util_client::client::legacy::{Client, Error};
 use hyper_util_client::rt::{TokioExecutor, TokioTimer};
+use tokio::time::Instant;
 
 use super::coding;
 use super::connector::{Connector, Used};
 use super::examine::Examination;
-use super::proxy::{Proxies, Proxy, Route, is_tls};
+use super::proxy::{Route, error_of_way, is_tls};
 use super::proxy_auth::Step;
 use super::refusal::ProxyRefusal;
 use super::settings::{HttpTransportBuilder, InvalidSetting};
-use super::{ByteStream, Request, ResponseFuture, Transport, TransportError, TransportStage};
+use super::{
+    ByteStream, Request, RequestSent, ResponseFuture, Transport, TransportError, TransportStage,
+};
 
 /// How long an idle connection stays in the pool: shorter than in servers and middleboxes, so that a request seldom uses one
 /// that is about to close.
@@ -70,8 +74,6 @@ struct Inner {
     pool: Mutex<Pool>,
     connector: Connector,
     http1: bool,
-    proxies: Arc<Proxies>,
-    user_agent: HeaderValue,
 }
 
 impl HttpTransport {
@@ -101,7 +103,7 @@ impl HttpTransport {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn route(&self, url: &Uri) -> Route {
-        self.0.proxies.route(url)
+        self.0.connector.route(url)
     }
 
     /// The way to this URL step by step: to be shown to a person. The connection is used for nothing else.
@@ -126,17 +128,12 @@ impl HttpTransport {
 
     /// The scheme by which the proxy of requests to this URL has authenticated this machine, if it required that.
     pub fn proxy_scheme(&self, url: &Uri) -> Option<&'static str> {
-        self.0.proxies.of(url)?.auth.scheme()
+        self.0.connector.proxy(url)?.auth.scheme()
     }
 
-    pub(super) fn of(
-        connector: Connector,
-        http1: bool,
-        proxies: Arc<Proxies>,
-        user_agent: HeaderValue,
-    ) -> Self {
+    pub(super) fn of(connector: Connector, http1: bool) -> Self {
         let pool = Mutex::new(client(connector.clone(), http1));
-        Self(Arc::new(Inner { pool, connector, http1, proxies, user_agent }))
+        Self(Arc::new(Inner { pool, connector, http1 }))
     }
 }
 
@@ -166,7 +163,7 @@ impl Transport for HttpTransport {
         let inner = Arc::clone(&self.0);
         coding::request_identity(request.headers_mut());
         let headers = request.headers_mut();
-        headers.entry(USER_AGENT).or_insert_with(|| inner.user_agent.clone());
+        headers.entry(USER_AGENT).or_insert_with(|| inner.connector.user_agent().clone());
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         Box::pin(async move {
             if !matches!(request.uri().scheme_str(), Some("http" | "https")) {
@@ -199,7 +196,7 @@ impl Inner {
         &self,
         mut request: Request,
     ) -> Result<http::Response<Incoming>, TransportError> {
-        let proxy = self.proxies.of(request.uri()).filter(|_| !is_tls(request.uri())).cloned();
+        let proxy = self.connector.proxy(request.uri()).filter(|_| !is_tls(request.uri()));
         let Some(proxy) = proxy else {
             return Ok(self.sent(&request).await?.0);
         };
@@ -226,7 +223,7 @@ impl Inner {
                         connected.poison();
                     }
                 }
-                Err(denial) => return Err(ProxyRefusal::of_denial(&proxy, denial).into_error()),
+                Err(denial) => return Err(ProxyRefusal::of_denial(proxy, denial).into_error()),
             }
             // Else the connection closes, and the next one is as good.
             Limited::new(response.into_body(), CHALLENGE_BYTES_MAX).collect().await.ok();
@@ -243,8 +240,24 @@ impl Inner {
         loop {
             let mut copy = request.clone().map(Full::new);
             let connection = capture_connection(&mut copy);
-            let error = match self.pool().request(copy).await {
-                Ok(response) => {
+            let mut waiting = connection.clone();
+            let mut connected = pin!(waiting.wait_for_connection_metadata());
+            let mut response = pin!(self.pool().request(copy));
+            let mut sent = None;
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    _ = &mut connected, if sent.is_none() => {
+                        sent = Some(RequestSent(Instant::now().into_std()));
+                    }
+                    outcome = &mut response => break outcome,
+                }
+            };
+            let error = match outcome {
+                Ok(mut response) => {
+                    if let Some(sent) = sent {
+                        response.extensions_mut().insert(sent);
+                    }
                     if let Some(used) = response.extensions().get::<Used>() {
                         used.set();
                     }
@@ -269,13 +282,11 @@ impl Inner {
             true => TransportStage::Connect,
             false => TransportStage::Response,
         };
-        if !is_tls(uri) && self.proxies.of(uri).is_none() && is_not_http(&error) {
+        let proxy = self.connector.proxy(uri);
+        if !is_tls(uri) && proxy.is_none() && is_not_http(&error) {
             return TransportError::new(stage, NotHttp);
         }
-        match self.proxies.of(uri).map(|proxy| &**proxy) {
-            Some(proxy) => Proxy::error(proxy, stage, false, Unanswered(error)),
-            None => TransportError::new(stage, Unanswered(error)),
-        }
+        error_of_way(proxy, stage, false, Unanswered(error))
     }
 }
 

@@ -126,7 +126,7 @@ impl Proxies {
     }
 
     /// The proxy of requests to `uri`; `None` for the direct way.
-    pub(super) fn of(&self, uri: &Uri) -> Option<&Arc<Proxy>> {
+    pub(super) fn of(&self, uri: &Uri) -> Option<&Proxy> {
         self.choose(uri).ok()
     }
 
@@ -138,10 +138,10 @@ impl Proxies {
         }
     }
 
-    fn choose(&self, uri: &Uri) -> Result<&Arc<Proxy>, String> {
+    fn choose(&self, uri: &Uri) -> Result<&Proxy, String> {
         let is_tls = is_tls(uri);
         let proxy = if is_tls { &self.https } else { &self.http };
-        let proxy = proxy.as_ref().ok_or_else(|| self.without.to_owned())?;
+        let proxy = proxy.as_deref().ok_or_else(|| self.without.to_owned())?;
         match self.except.excepts(uri.host().unwrap_or_default(), port(uri)) {
             Some(entry) => Err(format!("{entry} is among the exceptions of {}", self.excepted_by)),
             None => Ok(proxy),
@@ -252,6 +252,19 @@ impl Proxy {
         let Self { url, set_by, .. } = self;
         let fault = ProxyFault { url: url.clone(), set_by, unreachable, source: source.into() };
         TransportError::new(stage, fault)
+    }
+}
+
+/// An error on the way to the server, through `proxy` if there is one. `unreachable` as in [`Proxy::error`].
+pub(super) fn error_of_way(
+    proxy: Option<&Proxy>,
+    stage: TransportStage,
+    unreachable: bool,
+    source: impl Into<Cause>,
+) -> TransportError {
+    match proxy {
+        Some(proxy) => proxy.error(stage, unreachable, source),
+        None => TransportError::new(stage, source),
     }
 }
 

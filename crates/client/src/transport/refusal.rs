@@ -70,7 +70,7 @@ impl ProxyRefusal {
     }
 
     /// What to do about it: the rest of a sentence.
-    pub fn advice(&self) -> Option<String> {
+    pub fn advice(&self) -> String {
         let bare = self.proxy.split("://").last().unwrap_or_default().trim_end_matches('/');
         let scheme = if self.proxy.starts_with("https:") { "https" } else { "http" };
         let example = format!("{scheme}://user:password@{bare}");
@@ -79,21 +79,21 @@ impl ProxyRefusal {
             None => format!("{}={example}", self.set_by),
         };
         match self.denial {
-            Some(DenialReason::NoCredentials) => Some(format!(
+            Some(DenialReason::NoCredentials) => format!(
                 "set user and password in the proxy's URL: {setting} (a domain's user is DOMAIN%5Cuser)"
-            )),
+            ),
             Some(DenialReason::Refused) => {
-                Some(format!("check user and password in the proxy's URL: {setting}"))
+                format!("check user and password in the proxy's URL: {setting}")
             }
-            Some(DenialReason::NoScheme) => Some(format!(
+            Some(DenialReason::NoScheme) => format!(
                 "run a helper on this machine that speaks it, such as cntlm or px, and set {} to that",
                 self.set_by
-            )),
-            None if self.is_unavailable() => Some(
-                "the proxy does not reach the server: check the URL, or ask who runs the proxy"
-                    .to_owned(),
             ),
-            None => Some("ask who runs the proxy to allow this server".to_owned()),
+            None if self.is_unavailable() => {
+                "the proxy does not reach the server: check the URL, or ask who runs the proxy"
+                    .to_owned()
+            }
+            None => "ask who runs the proxy to allow this server".to_owned(),
         }
     }
 

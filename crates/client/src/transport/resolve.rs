@@ -7,24 +7,22 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::settings::Cause;
+use super::slots::Slots;
 
 /// How long a lookup may take: our choice, above the 5 s after which resolvers ask their second server, and below the time for
 /// connecting, so that the error is of the name and not of the server.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
 /// When a lookup that lasts is reported: our choice.
 const LOOKUP_NOTICE: Duration = Duration::from_secs(3);
-/// Lookups at a time in this process: our choice. Each holds a thread while the system's resolver waits.
-const LOOKUPS_MAX: usize = 32;
 
-/// The lookups under way.
-static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+/// The lookups at a time in this process: our choice. Each holds a thread while the system's resolver waits.
+static LOOKUPS: Slots = Slots::new(32);
 
 /// Finds the addresses of a name; blocks.
 type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
@@ -96,8 +94,8 @@ fn start(
     name: &str,
     lookup: Arc<Lookup>,
 ) -> io::Result<oneshot::Receiver<io::Result<Vec<SocketAddr>>>> {
-    let Some(slot) = Slot::take() else {
-        let message = format!("{LOOKUPS_MAX} other names wait for the DNS server already");
+    let Some(slot) = LOOKUPS.take() else {
+        let message = format!("{} other names wait for the DNS server already", LOOKUPS.max());
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
     };
     let (sender, addresses) = oneshot::channel();
@@ -108,24 +106,6 @@ fn start(
         sender.send(lookup(&name)).ok();
     })?;
     Ok(addresses)
-}
-
-/// One of [`LOOKUPS_MAX`].
-struct Slot;
-
-impl Slot {
-    fn take() -> Option<Self> {
-        let taken = LOOKUPS.fetch_update(Ordering::AcqRel, Ordering::Acquire, |lookups| {
-            (lookups < LOOKUPS_MAX).then_some(lookups + 1)
-        });
-        taken.ok().map(|_| Self)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        LOOKUPS.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Once};
+use std::sync::Once;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -174,7 +174,7 @@ impl HttpTransportBuilder {
         install_crypto();
         let user_agent =
             HeaderValue::from_str(&self.user_agent).map_err(|_| InvalidSetting::UserAgent)?;
-        let proxies = Arc::new(self.proxies()?);
+        let proxies = self.proxies()?;
         let mut trust = Trust {
             authorities: self.authorities()?,
             pins: Vec::new(),
@@ -188,10 +188,8 @@ impl HttpTransportBuilder {
             false => &["h2", "http/1.1"],
         };
         let tls = trust::config(&trust, protocols).map_err(InvalidSetting::Tls)?;
-        let agent = user_agent.clone();
-        let connector =
-            Connector::new(Arc::clone(&proxies), tls, proxy_tls, self.connect_timeout, agent);
-        Ok(HttpTransport::of(connector, self.http1, proxies, user_agent))
+        let connector = Connector::new(proxies, tls, proxy_tls, self.connect_timeout, user_agent);
+        Ok(HttpTransport::of(connector, self.http1))
     }
 
     fn proxies(&self) -> Result<Proxies, InvalidSetting> {

@@ -359,7 +359,7 @@ impl fmt::Display for CertificateFault {
 
 impl StdError for CertificateFault {}
 
-/// Whether it is the platform verifier's own error for a purpose, a type that only its name tells.
+/// Whether it is the platform verifier's own error for a purpose, a type that only its name shows.
 fn is_of_purpose(error: &OtherError) -> bool {
     format!("{:?}", error.0) == "EkuError"
 }

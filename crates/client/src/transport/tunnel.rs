@@ -30,12 +30,11 @@ pub(super) async fn open(
     dialer: &Dialer<'_>,
     proxy: &Proxy,
     authority: &str,
-    user_agent: &HeaderValue,
 ) -> Result<Stream, TransportError> {
     let exchange = proxy.auth.exchange("CONNECT", authority, true);
     let request = |authorization| {
         let uri = authority.parse().ok()?;
-        head(Method::CONNECT, uri, authority, user_agent, authorization)
+        head(Method::CONNECT, uri, authority, dialer.user_agent(), authorization)
     };
     let (response, connection) = run(dialer, proxy, exchange, request).await?;
     if !response.status().is_success() {
@@ -60,12 +59,11 @@ pub(super) async fn authenticated(
     dialer: &Dialer<'_>,
     proxy: &Proxy,
     authority: &str,
-    user_agent: &HeaderValue,
 ) -> Result<Stream, TransportError> {
     let target = format!("http://{authority}/");
     let exchange = proxy.auth.exchange("HEAD", &target, true);
     let request = |authorization| {
-        head(Method::HEAD, target.parse().ok()?, authority, user_agent, authorization)
+        head(Method::HEAD, target.parse().ok()?, authority, dialer.user_agent(), authorization)
     };
     let (response, mut connection) = run(dialer, proxy, exchange, request).await?;
     let (head, _) = response.into_parts();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bellwire_proto::limits::{IDEMPOTENCY_RETENTION, RUN_TIMEOUT_S, TTL_IF_ONLINE_S, TTL_S};
 use bellwire_proto::{Code, CommandId, DeliveryState, ErrorInfo, Json, Problem};
 
-use crate::context::{draining, unknown_device};
+use crate::context::unknown_device;
 use crate::delivery::Live;
 use crate::device::Device;
 use crate::ids::RequestId;
@@ -75,7 +75,7 @@ impl Device {
             return Err(unknown_device(&self.id));
         }
         if txn.ctx.draining {
-            return Err(draining());
+            return Err(Problem::draining());
         }
         let only_if_online = send.ttl.is_some_and(|ttl| ttl.get() == 0);
         if only_if_online && !self.presence(txn.now).online() {

@@ -15,7 +15,7 @@ use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{Code, DeliveryState, Json, Problem, Seq, TokenId, Transport};
 use thin_vec::ThinVec;
 
-use crate::context::{draining, unknown_device};
+use crate::context::unknown_device;
 use crate::delivery::Carriers;
 use crate::device::Device;
 use crate::ids::{RequestId, SessionId};
@@ -292,7 +292,7 @@ impl Device {
             return Err(unknown_device(&self.id));
         }
         if txn.ctx.draining {
-            return Err(draining());
+            return Err(Problem::draining());
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use bellwire_proto::{Code, CommandId, DeviceId, Json, Problem, Seq};
 use super::Hub;
 use crate::command::{JobLookup, StepId, StepKind};
 use crate::context::KeyDecision;
-use crate::context::{draining, store_unavailable, unknown_device};
+use crate::context::{store_unavailable, unknown_device};
 use crate::device::{
     CancelOrigin, DeliveryOp, DeliveryRule, Op, PAGE_MAX, is_online_only, store_command,
 };
@@ -57,7 +57,7 @@ impl Hub {
 
     fn store_for(&mut self, (request, send, random): NewSend, devices: Vec<DeviceId>, now: Now) {
         if self.ctx.draining {
-            return self.refuse_send(request, &send, draining());
+            return self.refuse_send(request, &send, Problem::draining());
         }
         if devices.len() <= COMMAND_DEVICES_AT_ONCE {
             return self.begin_step(StepKind::Store { request, send, random }, devices, now);

@@ -114,10 +114,8 @@ fn a_poll_and_an_ack_none_stream_lose_nothing_by_a_rotation() {
     assert_eq!(harness.state(command), DeliveryState::Delivered);
     harness.pass(STREAM_MAX_S * 1.2);
     assert_eq!([stream, printer].map(|s| harness.received(s)), [["bye rotate"], ["bye rotate"]]);
-    // Beside a poll the device stays online.
+    assert!(!harness.online("kiosk"));
     let poll = harness.poll("kiosk");
-    let presence = harness.hub.presence(&device("kiosk"), harness.now);
-    assert_eq!(presence.transport, Some(Transport::Poll));
     harness.send("kiosk");
     assert_eq!(harness.polled(poll), ["command 2 #1"]);
     let later = harness.send("printer");
@@ -125,4 +123,23 @@ fn a_poll_and_an_ack_none_stream_lose_nothing_by_a_rotation() {
     let next = harness.listen_with("printer", listen);
     assert_eq!(harness.received(next), ["command 3 #1"]);
     assert_eq!(harness.state(later), DeliveryState::Delivered);
+}
+
+#[test]
+fn beside_a_poll_the_device_stays_online_over_a_rotation() {
+    let mut harness = rotating();
+    let stream = harness.listen("kiosk");
+    harness.pass(STREAM_MAX_S * 0.79);
+    let mut poll = harness.poll("kiosk");
+    let until_latest_end_s = STREAM_MAX_S * 0.43;
+    for _ in 0..(until_latest_end_s / 25.0) as usize {
+        harness.pass(25.0);
+        assert!(harness.online("kiosk"));
+        poll = harness.poll("kiosk");
+    }
+    assert_eq!(harness.received(stream), ["bye rotate"]);
+    let presence = harness.hub.presence(&device("kiosk"), harness.now);
+    assert_eq!(presence.transport, Some(Transport::Poll));
+    harness.send("kiosk");
+    assert_eq!(harness.polled(poll), ["command 1 #1"]);
 }

@@ -122,6 +122,18 @@ fn a_device_whose_poll_or_stream_closes_is_offline_at_once() {
     assert!(harness.online("kiosk"), "a poll waits beside it");
 }
 
+/// A device that doubted its stream polled beside it and then closed it; until its next poll it was shown offline.
+#[test]
+fn a_device_that_polled_beside_a_stream_stays_online_when_that_closes() {
+    let mut harness = Harness::new();
+    let stream = harness.listen("kiosk");
+    harness.poll_with("kiosk", 0, None);
+    harness.close(stream);
+    assert!(harness.online("kiosk"), "the poll counts for 40 s");
+    harness.pass(41.0);
+    assert!(!harness.online("kiosk"));
+}
+
 #[test]
 fn the_defaults_are_one_hour_to_live_and_five_minutes_to_run() {
     let mut harness = Harness::new();

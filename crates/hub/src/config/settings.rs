@@ -141,14 +141,17 @@ pub(super) const SETTINGS: &[Setting] = &[
         allowed: "0s (never) or from 10s to 7d",
         parse: |draft, text| {
             let never = span(text, 0..=0).is_some();
-            let stream_max =
-                if never { None } else { Some(span(text, within(limits::STREAM_MAX_S))?) };
+            let stream_max = if never {
+                None
+            } else {
+                Some(span(text, limits::STREAM_MAX_S.0..=limits::STREAM_MAX_S.1)?)
+            };
             draft.config.stream_max = stream_max;
             Some(())
         },
         show: |config| {
             let stream_max = config.stream_max.unwrap_or_default();
-            Some(Seconds::new(stream_max.as_secs()).to_string())
+            Some(Seconds::new(stream_max.as_secs()).compact())
         },
         shape: Shape::Text,
     },

@@ -90,6 +90,8 @@ fn effective_settings_are_shown_as_text_that_parses() {
     config.tls = Some(TlsFiles { cert: "hub.pem".into(), key: "a \"quoted\" 'key'".into() });
     config.cors_origins = vec!["https://ops.example.com".parse().unwrap()];
     config.allowed_hosts = vec!["a.example".to_owned(), "b.example".to_owned()];
+    let file = config.to_toml();
+    assert!(file.contains("stream_max = \"30m\"\n"), "{file}");
     for config in [Config::default(), config] {
         let shown: Vec<_> = config.effective().collect();
         let flags = shown.iter().map(|(key, value)| (*key, value.as_str()));

@@ -62,6 +62,14 @@ pub struct Envelope {
     pub not_before: Option<Timestamp>,
 }
 
+/// The refusal of a command's data.
+pub(super) fn data_too_large(data_bytes_max: usize) -> Problem {
+    let detail = format!(
+        "the data is longer than {data_bytes_max} bytes, which is data_bytes_max of the hub"
+    );
+    Problem::new(Code::PayloadTooLarge, detail)
+}
+
 impl Envelope {
     /// Reads the envelope.
     ///
@@ -73,10 +81,7 @@ impl Envelope {
         let data = members.take_json("data")?.unwrap_or_default();
         // Size is checked before anything else in a body (contract, section 1).
         if data.as_str().len() > data_bytes_max {
-            return Err(Problem::new(
-                Code::PayloadTooLarge,
-                format!("data is past {data_bytes_max} bytes, which is data_bytes_max of the hub"),
-            ));
+            return Err(data_too_large(data_bytes_max));
         }
         let envelope = Self {
             action: members.require("action")?,

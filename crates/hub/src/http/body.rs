@@ -27,8 +27,9 @@ pub(super) async fn read(
     bytes_max: usize,
     within: Duration,
 ) -> Result<Bytes, Problem> {
-    let too_large =
-        || Problem::new(Code::PayloadTooLarge, format!("the body is past {bytes_max} bytes"));
+    let too_large = || {
+        Problem::new(Code::PayloadTooLarge, format!("the body is longer than {bytes_max} bytes"))
+    };
     let size = body.size_hint().lower();
     if usize::try_from(size).map_or(true, |size| size > bytes_max) {
         linger(headers, body);

@@ -37,7 +37,7 @@ pub(super) async fn readyz(request: Request) -> Result<Response, Problem> {
     request.no_query()?;
     match request.driver.readiness() {
         Readiness::Ready => Ok(status("ready")),
-        Readiness::Draining => Err(Problem::new(Code::Draining, "the hub is about to stop")),
+        Readiness::Draining => Err(Problem::draining()),
         Readiness::StoreFailed => Err(Problem::new(
             Code::StoreUnavailable,
             "the store failed: see the hub's log, repair the data folder or its disk, and start the hub again",

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::response::Response;
-use bellwire_proto::limits::{HEARTBEAT_S, POLL_WAIT_S};
+use bellwire_proto::limits::POLL_WAIT_S;
 use bellwire_proto::{Problem, Seconds};
 use http::StatusCode;
 use serde::Serialize;
@@ -13,7 +13,6 @@ use super::params::Query;
 use super::request::Request;
 use super::{problem, stream};
 use crate::frames;
-use crate::plane::{Frame, StreamHead, StreamOptions};
 
 pub(super) async fn ping(request: Request) -> Result<Response, Problem> {
     #[derive(Serialize)]
@@ -46,26 +45,20 @@ async fn trial_stream(request: Request, mut query: Query) -> Result<Response, Pr
         time_ms: u64,
         up_ms: u64,
     }
-    let heartbeat = query.seconds("heartbeat", HEARTBEAT_S)?.map(Seconds::duration);
-    let probes = query.switch("probes")?.unwrap_or(false);
-    let compat = query.switch("compat")?.unwrap_or(false);
-    let nonce = stream::take_nonce(&mut query)?;
-    let prelude_bytes = stream::prelude_bytes(&mut query, &request.head.headers)?;
+    let shape = stream::Shape::take(&mut query, &request.head.headers)?;
     query.finish()?;
     if request.is_head() {
+        stream::not_draining(&request.driver)?;
         return Ok(stream::head_only());
     }
-    let heartbeat = heartbeat.unwrap_or(request.driver.config().heartbeat);
-    let options = StreamOptions { probes, compat, ..stream::options(heartbeat) };
-    let reserved = request.driver.open_trial(options, heartbeat)?;
-    let mut first = stream::prelude(prelude_bytes);
-    first.extend_from_slice(&frames::hello(&Hello {
+    let heartbeat = shape.heartbeat(&request.driver);
+    let reserved = request.driver.open_trial(shape.options(heartbeat), heartbeat)?;
+    let head = shape.head(&Hello {
         hub: frames::HUB,
-        nonce,
+        nonce: shape.nonce.clone(),
         heartbeat_s: heartbeat.as_secs(),
         time_ms: request.driver.now().unix_ms(),
         up_ms: stream::elapsed_ms(request.arrived),
-    }));
-    let head = StreamHead::event_stream().first(Frame::new(&first));
+    });
     Ok(stream::respond(&request.driver, &request.head, reserved, head).await)
 }

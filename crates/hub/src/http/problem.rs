@@ -103,7 +103,7 @@ fn draining_s() -> u64 {
 mod tests {
     use super::*;
 
-    /// Each one that came while a hub drained was told to stay away for 10 s, though the hub was back after 2 s.
+    /// Each one that came while a hub drained got `Retry-After: 10`, though the hub was back after 2 s.
     #[test]
     fn who_comes_while_the_hub_drains_may_come_back_soon_and_not_all_at_once() {
         let seconds: Vec<u64> = (0..8).map(|_| retry_after_s(Code::Draining).unwrap()).collect();

@@ -31,10 +31,7 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
 
     let data_bytes_max = request.driver.config().data_bytes_max;
     let body = request.body(data_bytes_max).await.map_err(|problem| match problem.code {
-        Code::PayloadTooLarge => Problem::new(
-            Code::PayloadTooLarge,
-            format!("the data is past {data_bytes_max} bytes, which is data_bytes_max of the hub"),
-        ),
+        Code::PayloadTooLarge => bodies::data_too_large(data_bytes_max),
         _ => problem,
     })?;
     let media_type = params::media_type(&request.head.headers);

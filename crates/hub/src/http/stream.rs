@@ -11,11 +11,12 @@ use bellwire_proto::limits::{
     SMALL_BODY_BYTES_MAX,
 };
 use bellwire_proto::stream::{Hello, PollAnswer};
-use bellwire_proto::{Code, DeviceId, Problem, Seconds};
+use bellwire_proto::{DeviceId, Problem, Seconds};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
 use http_body_util::{BodyExt, Empty};
+use serde::Serialize;
 
 use super::params::{Query, last_event_id};
 use super::request::Request;
@@ -33,21 +34,16 @@ pub(super) async fn stream(request: Request) -> Result<Response, Problem> {
         not_draining(&request.driver)?;
         return Ok(head_only());
     }
-    let heartbeat = requested.heartbeat.map(Seconds::duration);
-    let heartbeat = heartbeat.unwrap_or(request.driver.config().heartbeat);
-    let options =
-        StreamOptions { probes: requested.probes, compat: requested.compat, ..options(heartbeat) };
+    let shape = requested.shape;
+    let heartbeat = shape.heartbeat(&request.driver);
     let (peer, token) = (request.peer(), request.caller.token_use());
     let listen = Listen { peer, token, ..requested.listen };
-    let reserved = request.driver.listen(device.clone(), listen, options).await?;
+    let reserved = request.driver.listen(device.clone(), listen, shape.options(heartbeat)).await?;
     // Its token may have ended while the stream was opened; from here on its end closes the stream.
     request.caller.still(&request.driver).await?;
 
     let session = reserved.session();
-    let hello = hello(&request, device, session, requested.nonce, heartbeat);
-    let mut first = prelude(requested.prelude_bytes);
-    first.extend_from_slice(&frames::hello(&hello));
-    let head = StreamHead::event_stream().first(Frame::new(&first));
+    let head = shape.head(&hello(&request, device, session, shape.nonce.clone(), heartbeat));
     Ok(respond(&request.driver, &request.head, reserved, head).await)
 }
 
@@ -139,11 +135,7 @@ pub(super) fn take_nonce(query: &mut Query) -> Result<Option<String>, Problem> {
 /// The parameters of a request for a stream.
 struct StreamRequest {
     listen: Listen,
-    heartbeat: Option<Seconds>,
-    probes: bool,
-    compat: bool,
-    nonce: Option<String>,
-    prelude_bytes: usize,
+    shape: Shape,
 }
 
 impl StreamRequest {
@@ -160,20 +152,53 @@ impl StreamRequest {
                 last_event_id: last_event_id(headers, &mut query)?,
                 ..Listen::default()
             },
-            heartbeat: query.seconds("heartbeat", HEARTBEAT_S)?,
-            probes: query.switch("probes")?.unwrap_or(false),
-            compat: query.switch("compat")?.unwrap_or(false),
-            nonce: take_nonce(&mut query)?,
-            prelude_bytes: prelude_bytes(&mut query, headers)?,
+            shape: Shape::take(&mut query, headers)?,
         };
         query.finish()?;
         Ok(requested)
     }
 }
 
+/// What a request says about the bytes of its stream, whatever the stream carries.
+pub(super) struct Shape {
+    heartbeat: Option<Seconds>,
+    probes: bool,
+    compat: bool,
+    pub(super) nonce: Option<String>,
+    prelude_bytes: usize,
+}
+
+impl Shape {
+    pub(super) fn take(query: &mut Query, headers: &HeaderMap) -> Result<Self, Problem> {
+        Ok(Self {
+            heartbeat: query.seconds("heartbeat", HEARTBEAT_S)?,
+            probes: query.switch("probes")?.unwrap_or(false),
+            compat: query.switch("compat")?.unwrap_or(false),
+            nonce: take_nonce(query)?,
+            prelude_bytes: prelude_bytes(query, headers)?,
+        })
+    }
+
+    /// The interval of its heartbeats.
+    pub(super) fn heartbeat(&self, driver: &Driver) -> Duration {
+        self.heartbeat.map_or(driver.config().heartbeat, Seconds::duration)
+    }
+
+    pub(super) fn options(&self, heartbeat: Duration) -> StreamOptions {
+        StreamOptions { probes: self.probes, compat: self.compat, ..options(heartbeat) }
+    }
+
+    /// Its head, the prelude and the hello.
+    pub(super) fn head(&self, hello: &impl Serialize) -> StreamHead {
+        let mut first = prelude(self.prelude_bytes);
+        first.extend_from_slice(&frames::hello(hello));
+        StreamHead::event_stream().first(Frame::new(&first))
+    }
+}
+
 /// The length of the comment before hello: as requested, else enough to fill the preview of a content
 /// scanner when the request came through a proxy.
-pub(super) fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Problem> {
+fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<usize, Problem> {
     let range = Range { default: 0, min: 0, max: PRELUDE_BYTES_MAX as u64 };
     match query.number("prelude", range)? {
         Some(1) => Err(Problem::bad_request(
@@ -187,7 +212,7 @@ pub(super) fn prelude_bytes(query: &mut Query, headers: &HeaderMap) -> Result<us
 }
 
 /// A comment line of so many bytes, including colon and line feed; nothing for 0 bytes.
-pub(super) fn prelude(bytes: usize) -> Vec<u8> {
+fn prelude(bytes: usize) -> Vec<u8> {
     let mut comment = vec![b' '; bytes];
     if let [first, .., last] = comment.as_mut_slice() {
         (*first, *last) = (b':', b'\n');
@@ -233,9 +258,9 @@ pub(super) async fn respond(
 }
 
 /// Refuses streams and polls while the hub drains.
-fn not_draining(driver: &Driver) -> Result<(), Problem> {
+pub(super) fn not_draining(driver: &Driver) -> Result<(), Problem> {
     match driver.readiness() {
-        Readiness::Draining => Err(Problem::new(Code::Draining, "the hub is about to stop")),
+        Readiness::Draining => Err(Problem::draining()),
         Readiness::Failed => Err(problem::internal()),
         Readiness::Ready | Readiness::StoreFailed => Ok(()),
     }
@@ -253,6 +278,8 @@ fn head_of(media_type: &'static str, cache_control: &'static str) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use bellwire_proto::Code;
+
     use super::*;
 
     fn requested(
@@ -278,7 +305,8 @@ mod tests {
 
     #[test]
     fn a_request_through_a_proxy_gets_a_prelude_unless_it_requests_none() {
-        let bytes = |raw, headers| requested(raw, headers).map(|a| a.prelude_bytes).ok();
+        let bytes =
+            |raw, headers| requested(raw, headers).map(|request| request.shape.prelude_bytes).ok();
         assert_eq!(bytes("", &[]), Some(0));
         assert_eq!(bytes("", &[("via", "1.1 squid")]), Some(PRELUDE_BYTES_PROXIED));
         assert_eq!(bytes("", &[("x-forwarded-for", "::1")]), Some(PRELUDE_BYTES_PROXIED));

@@ -41,8 +41,7 @@ pub enum StreamEvent {
         /// Why.
         reason: CloseReason,
     },
-    /// The peer sent no byte and accepted none for
-    /// [`StreamOptions::silence_ms`](super::StreamOptions::silence_ms): the device is no longer
+    /// The peer sent no byte and accepted none for two heartbeats and 10 s: the device is no longer
     /// online, although the connection has not failed.
     Stalled {
         /// The stream.
@@ -78,8 +77,7 @@ pub enum CloseReason {
     PeerClosed,
     /// The connection failed: a reset, a failed write, a TLS error.
     PeerReset,
-    /// The peer acknowledged nothing for
-    /// [`StreamOptions::silence_ms`](super::StreamOptions::silence_ms).
+    /// The peer acknowledged nothing for a heartbeat and 10 s.
     TimedOut,
     /// The reservation got no sink in time.
     NeverAttached,

@@ -11,18 +11,15 @@ pub struct StreamOptions {
     pub probes: bool,
     /// A comment `:` LF LF 100 ms after each event and heartbeat (`compat=1`).
     pub compat: bool,
-    /// How long after the last byte that the peer sent or accepted the stream counts as stalled, in milliseconds. The
-    /// kernel then ends the connection, by `TCP_USER_TIMEOUT` (RFC 5482): that counts from the first byte that is not
-    /// acknowledged, which a heartbeat writes up to one interval after the last one that was, so it is one interval
-    /// shorter. By default two heartbeats and 10 s (contract, section 6); without a heartbeat, 40 s.
-    pub silence_ms: Option<u32>,
 }
 
 impl StreamOptions {
-    pub(crate) fn silence_limit_ms(&self) -> u32 {
+    /// How long after the last byte that the peer sent or accepted the stream counts as stalled, in milliseconds: two
+    /// heartbeats and 10 s (contract, section 6); without a heartbeat, 40 s.
+    pub(crate) fn silence_ms(&self) -> u32 {
         let default_ms = HEARTBEAT_S.default as u32 * 1000;
         let every_ms = self.heartbeat.map_or(default_ms, |heartbeat| heartbeat.every_ms);
-        self.silence_ms.unwrap_or(every_ms.saturating_mul(2).saturating_add(PRESENCE_GRACE_MS))
+        every_ms.saturating_mul(2).saturating_add(PRESENCE_GRACE_MS)
     }
 }
 

@@ -67,8 +67,8 @@ impl StreamHead {
         if framing == Framing::Chunked {
             push_field(&mut head, "Transfer-Encoding", b"chunked");
         }
-        // The plane closes the socket when the stream ends. A client that is not told so (RFC 9112,
-        // section 9.6) may have sent its next request on it by then, and cannot know what became of it.
+        // The plane closes the socket when the stream ends. Without this field (RFC 9112, section 9.6) a
+        // client may have sent its next request on it by then, and cannot know what became of it.
         push_field(&mut head, "Connection", b"close");
         head.extend_from_slice(b"\r\n");
         head.extend_from_slice(&self.first_bytes(framing));

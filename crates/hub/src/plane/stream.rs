@@ -92,7 +92,7 @@ impl Stream {
             probes_left: if options.probes { PROBES } else { 0 },
             compat: options.compat,
             heartbeat_ms: options.heartbeat.map_or(0, |heartbeat| heartbeat.every_ms.max(1)),
-            silence_ms: options.silence_limit_ms(),
+            silence_ms: options.silence_ms(),
             deadline_ms,
             ..Self::free(generation)
         }
@@ -109,10 +109,11 @@ impl Stream {
         }
     }
 
-    /// How long bytes may stay unacknowledged: [`StreamOptions::silence_ms`] without the interval that may have passed
-    /// before they were written, and a second at least.
+    /// How long bytes may stay unacknowledged before the kernel ends the connection, by `TCP_USER_TIMEOUT` (RFC 5482). It
+    /// counts from the first byte that is not acknowledged, which a heartbeat writes up to one interval after the last one
+    /// that was: so it is one interval shorter than the silence.
     pub(crate) fn unacknowledged_ms(&self) -> u64 {
-        u64::from(self.silence_ms.saturating_sub(self.heartbeat_ms).max(1000))
+        u64::from(self.silence_ms.saturating_sub(self.heartbeat_ms))
     }
 
     fn silence_ms(&self) -> u64 {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::fault::{Section, text};
 use super::{AgentConfig, transport};
 use crate::address::Address;
+use crate::agent::known::Found;
 #[cfg(feature = "pac")]
 use crate::path::pac::PacLocation;
 use crate::transport::{
@@ -138,13 +139,13 @@ fn of_pac(_text: &str) -> Result<ProxySetting, String> {
 }
 
 impl AgentConfig {
-    /// The transport to the hub; `None` for the default one. `hint` is the base that worked last.
+    /// The transport to the hub; `None` for the default one. `known` names the base that worked last.
     ///
     /// # Errors
     /// When `ca_file` or a proxy cannot be used.
     pub(in crate::agent) fn transport(
         &self,
-        hint: Option<usize>,
+        known: Option<&Found>,
     ) -> Result<Option<Arc<dyn Transport>>, InvalidSetting> {
         let is_default = self.ca_file.is_none() && self.pin_sha256.is_empty();
         if is_default && self.proxies.is_empty() && self.other_hubs.is_empty() {
@@ -168,13 +169,20 @@ impl AgentConfig {
         for proxy in proxies {
             through.push((proxy.to_string(), transport_by(&template, proxy)?));
         }
-        let mut bases = hubs.flat_map(|hub| {
+        let bases = hubs.flat_map(|hub| {
             through.iter().map(|(proxy, transport)| Base {
                 hub: hub.clone(),
                 proxy: proxy.clone(),
                 transport: Arc::clone(transport),
             })
         });
+        let bases: Vec<Base> = bases.collect();
+        // By its names, for the list may be another one since then.
+        let is_known = |known: &Found, base: &Base| {
+            base.proxy == known.proxy && base.hub.to_string() == known.hub
+        };
+        let hint = known.and_then(|known| bases.iter().position(|base| is_known(known, base)));
+        let mut bases = bases.into_iter();
         let Some(preferred) = bases.next() else { return Ok(None) };
         Ok(Some(Arc::new(BaseTransport::new(preferred, bases.collect(), hint))))
     }
@@ -211,6 +219,7 @@ fn transport_by(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::path::{Rung, Verdict};
 
     fn config(rest: &str) -> Result<AgentConfig, super::super::ConfigFaults> {
         AgentConfig::read(&format!("device = 'd'\n{rest}\n[actions.a]\nrun = ['/bin/true']\n"))
@@ -225,11 +234,28 @@ mod tests {
             "hub = ['https://a.test', 'http://a.test']\nproxy = ['http://p:1', 'environment', 'none']",
         )
         .unwrap();
+        assert!(several.transport(None).unwrap().unwrap().base().is_none(), "to be proven");
         assert_eq!(several.other_hubs.len(), 1);
         let proxies: Vec<_> = several.proxies.iter().map(ToString::to_string).collect();
         assert_eq!(proxies, ["http://p:1/", "environment", "none"]);
-        let base = several.transport(Some(1)).unwrap().unwrap().base().unwrap();
-        assert_eq!((base.hub.as_str(), base.proxy.as_str()), ("https://a.test/", "environment"));
+    }
+
+    /// It was found by its position once, which is that of another one in a list that was changed.
+    #[test]
+    fn the_base_that_worked_last_is_found_by_its_names_in_a_changed_list() {
+        let verdict = Verdict { rung: Rung::Plain, hold_s: 25, heartbeat_s: None, why: None };
+        let (hub, proxy) = ("https://a.test/".to_owned(), "environment".to_owned());
+        let known = Found { hub, proxy, verdict };
+        for (proxies, index) in [
+            ("'http://p:1', 'environment', 'none'", Some(1)),
+            ("'none', 'http://p:1', 'environment'", Some(2)),
+            ("'environment', 'none'", Some(0)),
+            ("'none', 'http://p:1'", None),
+        ] {
+            let config = config(&format!("hub = 'https://a.test'\nproxy = [{proxies}]")).unwrap();
+            let base = config.transport(Some(&known)).unwrap().unwrap().base();
+            assert_eq!(base.map(|base| base.index), index, "{proxies}");
+        }
     }
 
     #[test]

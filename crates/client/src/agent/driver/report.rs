@@ -193,6 +193,7 @@ mod tests {
             hub: "http://hub".to_owned(),
             reason: "a page".to_owned(),
             status: status.map(|status| StatusCode::from_u16(status).unwrap()),
+            location: None,
             retry_after: Some(Duration::from_secs(7)),
         })
     }

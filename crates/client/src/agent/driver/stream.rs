@@ -1,14 +1,13 @@
-//! Handles the signals of the listener, and makes the next one.
+//! Handles the signals of the listener.
 
 use std::time::Duration;
 
-use bellwire_proto::limits::AGENT_PORTAL_PAUSE;
 use bellwire_proto::stream::Hello;
 use tokio::time::Instant;
 
 use super::Driver;
 use crate::agent::fault::{self, Point};
-use crate::agent::known::Known;
+use crate::agent::known::Found;
 use crate::agent::{clock, link};
 use crate::api::{Listener, Signal};
 use crate::event_source::{Error, Loss};
@@ -89,35 +88,8 @@ impl Driver {
         }
         tracing::info!("trying everything again: {}", reason.as_str());
         self.batches_refused = false;
-        match &mut self.listener {
-            Some(listener) => listener.network_changed(),
-            // The pause was for the network before.
-            None => self.relisten_at = Some(Instant::now()),
-        }
-    }
-
-    /// Makes a new stream after the last one ended for good, which only a 204 causes. There is a pause before, since a
-    /// 204 for a hub's path does not come from a hub.
-    pub(super) fn listen_again(&mut self) {
-        if self.relisten_at.take().is_none() {
-            let pause = link::spread(AGENT_PORTAL_PAUSE);
-            tracing::warn!(?pause, "a status 204 ends the stream; it does not come from the hub");
-            self.listener = None;
-            self.relisten_at = Some(Instant::now() + pause);
-            self.disconnected(
-                "a status 204 ended the stream; it did not come from the hub".to_owned(),
-                pause,
-            );
-            return;
-        }
-        let listener =
-            self.hub.listen(&self.agent.device, &link::options(self.agent.heartbeat, None));
-        match listener {
-            Ok(listener) => self.listener = Some(listener),
-            Err(error) => {
-                tracing::error!(%error, "the request to the hub cannot be made");
-                self.relisten_at = Some(Instant::now() + AGENT_PORTAL_PAUSE);
-            }
+        if let Some(listener) = &mut self.listener {
+            listener.network_changed();
         }
     }
 
@@ -134,10 +106,10 @@ impl Driver {
             None => tracing::info!(by, "commands arrive"),
         }
         let Some(verdict) = self.listener.as_ref().and_then(Listener::verdict) else { return };
-        let known = match self.agent.transport.base() {
-            Some(base) => Known::new(base.hub, base.proxy, base.index, verdict),
-            None => Known::new(self.hub.url().to_owned(), String::new(), 0, verdict),
+        let (hub, proxy) = match self.agent.transport.base() {
+            Some(base) => (base.hub, base.proxy),
+            None => (self.hub.url().to_owned(), String::new()),
         };
-        known.write(&self.agent.state_dir);
+        self.known.write(Found { hub, proxy, verdict });
     }
 }

@@ -90,3 +90,48 @@ const MACHINES: [(u16, &str, &str); 10] = [
     (243, "riscv64", "riscv64"),
     (258, "loongarch64", "loongarch64"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A little-endian head of 64 bits for this machine.
+    fn head(machine: u16) -> Vec<u8> {
+        let mut head = vec![0; HEAD_BYTES.1];
+        head[..MAGIC.len()].copy_from_slice(MAGIC);
+        (head[CLASS_AT], head[ORDER_AT]) = (2, 1);
+        head[MACHINE_AT..MACHINE_AT + 2].copy_from_slice(&machine.to_le_bytes());
+        head
+    }
+
+    #[test]
+    fn a_binary_is_refused_if_it_is_cut_off_or_for_another_machine() {
+        let own = own_machine().expect("the machines that it is built for are known");
+        let whole = head(own);
+        assert_eq!(fault(&whole), None);
+        assert_eq!(fault(&[]), None, "no ELF file");
+        assert_eq!(fault(b"#!/bin/sh"), None, "no ELF file");
+        for bytes in [MAGIC.len(), CLASS_AT + 1, HEAD_BYTES.0, HEAD_BYTES.1 - 1] {
+            let fault = fault(&whole[..bytes]).unwrap_or_default();
+            assert!(fault.starts_with("is cut off"), "{bytes} bytes: {fault}");
+        }
+        let mut small = whole.clone();
+        small[CLASS_AT] = CLASS_32;
+        assert_eq!(fault(&small[..HEAD_BYTES.0]), None, "a 32-bit head is shorter");
+        // No emulator runs a machine that has no name here.
+        let other = fault(&head(0xfff0)).unwrap_or_default();
+        assert!(other.contains("for another machine, number 65520, and this one is "), "{other}");
+        let mut big = head(own.swap_bytes());
+        big[ORDER_AT] = ORDER_BIG;
+        assert_eq!(fault(&big), None, "its numbers are in the other order");
+        for beside in runs_beside(own) {
+            assert_eq!(fault(&head(*beside)), None, "the kernel may run {}", name(*beside));
+        }
+    }
+
+    #[test]
+    fn the_program_that_runs_here_has_no_fault() {
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(fault(&own[..256]), None);
+    }
+}

@@ -106,6 +106,10 @@ mod tests {
             ("#!/bin/sh\r", "CR LF"),
             ("#!/usr/bin/env sh\r", "CR LF"),
             ("#!/usr/bin/env no-such-python", "no-such-python"),
+            ("\u{feff}#!/bin/sh", "byte order mark"),
+            ("#!", "names no interpreter"),
+            ("#! \t", "names no interpreter"),
+            ("\x7fELF", "is cut off"),
         ] {
             let error = found(bad).unwrap_err();
             assert!(error.contains(named) && error.contains("script"), "{bad}: {error}");

@@ -10,13 +10,13 @@ use tokio::time::{Instant, timeout};
 
 use super::events::check_hello;
 use super::{Controller, Error, nonce};
-use crate::api::Call;
+use crate::api::{Call, request_sent};
 use crate::event_source::{self, Loss, Refusal, Retry, SERVER_WAIT_MAX};
 use crate::path::{PollFailure, PollFailureKind, StreamEnd};
 use crate::retry_after::retry_after;
 use crate::transport::TransportStage;
 
-/// Requests commands. An answer is the hub's, for this request and device. `clock_ms` is the hub's clock, if it is known.
+/// Requests commands, and returns the answer and when the request was sent. An answer is the hub's, for this request and device. `clock_ms` is the hub's clock, if it is known.
 pub(super) async fn poll(
     hub: Controller,
     device: DeviceId,
@@ -24,8 +24,8 @@ pub(super) async fn poll(
     cursor: Option<Seq>,
     clock_ms: Option<u64>,
     within: Duration,
-) -> Result<PollAnswer, Loss> {
-    let nonce = nonce();
+) -> Result<(PollAnswer, Instant), Loss> {
+    let (nonce, begun) = (nonce(), Instant::now());
     let mut call = hub
         .call(Method::GET, ["v1", "devices", device.as_str(), "commands"])
         .query("wait", Some(wait))
@@ -42,6 +42,7 @@ pub(super) async fn poll(
         }
         Ok(Err(_)) | Err(_) => return Err(Loss::Failed(silent)),
     };
+    let sent = request_sent(&head).unwrap_or(begun);
     if head.status != StatusCode::OK {
         let clock =
             clock_ms.and_then(|ms| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
@@ -57,15 +58,15 @@ pub(super) async fn poll(
     let answer = serde_json::from_slice::<PollAnswer>(&body)
         .map_err(|error| format!("the answer to a poll cannot be parsed: {error}"));
     answer
-        .and_then(|answer| check_hello(&answer.hello, &nonce, &device).map(|()| answer))
+        .and_then(|answer| check_hello(&answer.hello, &nonce, &device).map(|()| (answer, sent)))
         .map_err(|reason| Loss::Failed(event_source::Error::Rejected { reason }))
 }
 
-/// Asks for a ping; returns how long it took.
+/// Asks for a ping; returns how long it took from the sending of the request.
 pub(super) async fn ping(hub: Controller, within: Duration) -> Option<Duration> {
-    let sent = Instant::now();
-    match timeout(within, hub.ping()).await {
-        Ok(Ok(_)) => Some(sent.elapsed()),
+    let begun = Instant::now();
+    match timeout(within, hub.ping_and_sent()).await {
+        Ok(Ok((_, sent))) => Some(sent.unwrap_or(begun).elapsed()),
         Ok(Err(_)) | Err(_) => None,
     }
 }

@@ -78,8 +78,9 @@ impl StreamOnly {
         Ok(stream)
     }
 
-    /// Closes the stream and opens a new one at once.
-    pub(super) fn restart(&mut self) {
+    /// Closes the stream and opens a new one at once, over a new connection.
+    pub(super) fn network_changed(&mut self) {
+        self.hub.shared.transport.network_changed();
         self.prepare_connection();
         self.source.restart();
     }

@@ -32,7 +32,8 @@ pub(super) struct TwoWays {
     epoch: Instant,
     is_started: bool,
     stream: Option<OpenStream>,
-    poll: Option<BoxFuture<'static, Result<PollAnswer, Loss>>>,
+    /// The answer, and when the request was sent.
+    poll: Option<BoxFuture<'static, Result<(PollAnswer, Instant), Loss>>>,
     ping: Option<BoxFuture<'static, Option<Duration>>>,
     confirmation: Option<BoxFuture<'static, bool>>,
     /// To be yielded. Bounded by one answer to a poll.
@@ -151,7 +152,11 @@ impl TwoWays {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.since_epoch(Instant::now())
+    }
+
+    fn since_epoch(&self, at: Instant) -> u64 {
+        u64::try_from((at - self.epoch).as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn poll_next(
@@ -268,18 +273,19 @@ impl TwoWays {
         Poll::Pending
     }
 
-    fn polled(&mut self, outcome: Result<PollAnswer, Loss>) {
+    fn polled(&mut self, outcome: Result<(PollAnswer, Instant), Loss>) {
         let now = self.now();
         match outcome {
-            Ok(PollAnswer { hello, commands, cancels }) => {
-                let up_ms = hello.up_ms;
+            Ok((PollAnswer { hello, commands, cancels }, sent)) => {
+                let took_ms = now.saturating_sub(self.since_epoch(sent));
+                let exchange_ms = took_ms.saturating_sub(hello.up_ms);
                 self.handle_hello(hello);
                 let before = self.signals.len();
                 for command in commands {
                     self.receive(command);
                 }
                 self.signals.extend(cancels.into_iter().map(Signal::Cancel));
-                self.path.handle_poll_answer(now, up_ms, self.signals.len() > before);
+                self.path.handle_poll_answer(now, exchange_ms, self.signals.len() > before);
             }
             Err(loss) => {
                 let failure = poll_failure(&self.hub, &self.options.retry, &loss);

@@ -1,5 +1,6 @@
 //! Where a PAC file is, and how it is read from there: without a proxy, within its limits.
 
+use std::error::Error as _;
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
@@ -7,15 +8,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use bellwire_proto::limits::{PAC_BYTES_MAX, PAC_FETCH_TIMEOUT};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, LOCATION};
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use super::{PacFault, worker};
 use crate::Address;
-use crate::transport::{Transport, TransportError, TransportStage};
+use crate::transport::{TooLong, Transport, TransportError, TransportStage, read_body};
 
 /// The media type of PAC files, which no standard registers; servers use others as well.
 const MEDIA_TYPES: &str = "application/x-ns-proxy-autoconfig, */*;q=0.5";
@@ -32,10 +32,10 @@ const MEDIA_TYPES: &str = "application/x-ns-proxy-autoconfig, */*;q=0.5";
 /// # Ok::<(), bellwire_client::path::pac::InvalidPacLocation>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PacLocation(Place);
+pub struct PacLocation(Source);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum Source {
     Url(Address),
     File(PathBuf),
 }
@@ -58,19 +58,19 @@ impl PacLocation {
     /// The path of a file on this machine, to watch for changes.
     pub fn file(&self) -> Option<&Path> {
         match &self.0 {
-            Place::File(path) => Some(path),
-            Place::Url(_) => None,
+            Source::File(path) => Some(path),
+            Source::Url(_) => None,
         }
     }
 
     pub(super) async fn read(&self, transport: &dyn Transport) -> Result<String, PacFault> {
         let content = match &self.0 {
-            Place::File(path) => {
+            Source::File(path) => {
                 let path = path.clone();
                 let read = worker::run(PAC_FETCH_TIMEOUT, move || read_file(&path));
                 read.await.map_err(|_| PacFault::FetchTimeout)??
             }
-            Place::Url(url) => {
+            Source::Url(url) => {
                 let fetched = tokio::time::timeout(PAC_FETCH_TIMEOUT, fetch(url, transport));
                 fetched.await.map_err(|_| PacFault::FetchTimeout)??
             }
@@ -85,11 +85,13 @@ impl FromStr for PacLocation {
     fn from_str(text: &str) -> Result<Self, InvalidPacLocation> {
         // The text before an @ may be a password.
         let redacted = text.rsplit('@').next().unwrap_or_default().to_owned();
-        let place = without_prefix(text).and_then(|url| match url.split_once(':')? {
-            (scheme, path) if scheme.eq_ignore_ascii_case("file") => file_of(path).map(Place::File),
-            _ => url.parse().ok().map(Place::Url),
+        let source = without_prefix(text).and_then(|url| match url.split_once(':')? {
+            (scheme, path) if scheme.eq_ignore_ascii_case("file") => {
+                file_of(path).map(Source::File)
+            }
+            _ => url.parse().ok().map(Source::Url),
         });
-        place.map(Self).ok_or(InvalidPacLocation { redacted })
+        source.map(Self).ok_or(InvalidPacLocation { redacted })
     }
 }
 
@@ -97,8 +99,8 @@ impl FromStr for PacLocation {
 impl fmt::Display for PacLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Place::Url(url) => url.fmt(f),
-            Place::File(path) => path.display().fmt(f),
+            Source::Url(url) => url.fmt(f),
+            Source::File(path) => path.display().fmt(f),
         }
     }
 }
@@ -151,14 +153,11 @@ async fn fetch(url: &Address, transport: &dyn Transport) -> Result<Bytes, PacFau
         };
         return Err(PacFault::Status { status, advice });
     }
-    let (mut content, mut body) = (BytesMut::new(), response.into_body());
-    while let Some(chunk) = body.next().await {
-        content.extend_from_slice(&chunk.map_err(PacFault::Fetch)?);
-        if content.len() > PAC_BYTES_MAX {
-            return Err(PacFault::TooLong);
-        }
-    }
-    Ok(content.freeze())
+    let content = read_body(response.into_body(), PAC_BYTES_MAX).await;
+    content.map_err(|error| match error.source().is_some_and(|source| source.is::<TooLong>()) {
+        true => PacFault::TooLong,
+        false => PacFault::Fetch(error),
+    })
 }
 
 /// UTF-8, with or without a byte order mark; else Latin-1, as browsers read it.

@@ -6,18 +6,20 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
 use bellwire_proto::limits::{PAC_LOOKUP_TIMEOUT, PAC_LOOKUPS_MAX};
 
+use crate::transport::Slots;
+
 /// Bytes of a name that is looked up (RFC 1035, section 2.3.4, as text with a last dot).
 const NAME_BYTES_MAX: usize = 254;
 /// Addresses of a name that count.
 const ADDRESSES_MAX: usize = 16;
-/// Lookups at a time in this process, those among them that nobody waits for any more.
-const UNDER_WAY_MAX: usize = 16;
+
+/// The lookups at a time in this process, with those that are not waited for any more.
+static UNDER_WAY: Slots = Slots::new(16);
 
 /// Finds the addresses of a name; blocks.
 pub(super) type Resolver = fn(&str) -> Vec<IpAddr>;
@@ -30,17 +32,29 @@ pub(super) fn of_system(name: &str) -> Vec<IpAddr> {
 
 /// The lookups of one evaluation. A name is looked up once.
 pub(super) struct Lookups {
+    slots: &'static Slots,
     resolver: Resolver,
     deadline: Instant,
     known: RefCell<HashMap<String, Vec<IpAddr>>>,
     remaining: Cell<usize>,
 }
 
+/// Why a name is not looked up to the end.
+#[derive(Debug, thiserror::Error)]
+enum LookupFault {
+    #[error("{names} other names wait for the DNS server already")]
+    Busy { names: usize },
+    #[error("the DNS server did not answer in time")]
+    Silent,
+    #[error("there is no thread for a lookup: {0}")]
+    NoThread(#[from] std::io::Error),
+}
+
 impl Lookups {
     /// Lookups that end at `deadline`.
     pub(super) fn new(resolver: Resolver, deadline: Instant) -> Self {
         let (known, remaining) = (RefCell::default(), Cell::new(PAC_LOOKUPS_MAX));
-        Self { resolver, deadline, known, remaining }
+        Self { slots: &UNDER_WAY, resolver, deadline, known, remaining }
     }
 
     /// The addresses of a host, IPv4 first; of an address, itself. Empty when there are none or the limits are reached.
@@ -62,10 +76,8 @@ impl Lookups {
             return Vec::new();
         };
         self.remaining.set(remaining);
-        let mut found = self.look_up(host).unwrap_or_else(|| {
-            tracing::warn!(
-                "the DNS server did not answer in time for the PAC file: {host:?} counts as unknown"
-            );
+        let mut found = self.look_up(host).unwrap_or_else(|fault| {
+            tracing::warn!("{fault}: for the PAC file, {host:?} counts as unknown");
             Vec::new()
         });
         found.sort_by_key(IpAddr::is_ipv6);
@@ -73,9 +85,8 @@ impl Lookups {
         found
     }
 
-    /// `None` without an answer within the limit.
-    fn look_up(&self, host: &str) -> Option<Vec<IpAddr>> {
-        let slot = Slot::take()?;
+    fn look_up(&self, host: &str) -> Result<Vec<IpAddr>, LookupFault> {
+        let slot = self.slots.take().ok_or(LookupFault::Busy { names: self.slots.max() })?;
         let (sender, found) = mpsc::sync_channel(1);
         let (resolver, name) = (self.resolver, host.to_owned());
         let lookup = move || {
@@ -83,9 +94,10 @@ impl Lookups {
             // The receiver may have been dropped.
             sender.send(resolver(&name)).ok();
         };
-        std::thread::Builder::new().name("pac-lookup".to_owned()).spawn(lookup).ok()?;
+        std::thread::Builder::new().name("pac-lookup".to_owned()).spawn(lookup)?;
         let until_deadline = self.deadline.saturating_duration_since(Instant::now());
-        found.recv_timeout(PAC_LOOKUP_TIMEOUT.min(until_deadline)).ok()
+        let within = PAC_LOOKUP_TIMEOUT.min(until_deadline);
+        found.recv_timeout(within).map_err(|_| LookupFault::Silent)
     }
 }
 
@@ -119,29 +131,9 @@ fn address_towards(target: &str) -> Option<IpAddr> {
     (!address.is_unspecified() && !address.is_loopback()).then_some(address)
 }
 
-/// The lookups under way.
-static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
-
-/// One of [`UNDER_WAY_MAX`].
-struct Slot;
-
-impl Slot {
-    fn take() -> Option<Self> {
-        let taken = UNDER_WAY.fetch_update(Ordering::AcqRel, Ordering::Acquire, |lookups| {
-            (lookups < UNDER_WAY_MAX).then_some(lookups + 1)
-        });
-        taken.ok().map(|_| Self)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        UNDER_WAY.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     use super::*;
@@ -186,6 +178,24 @@ mod tests {
         }
         let lookups = Lookups::new(silent, Instant::now() + Duration::from_millis(20));
         assert!(lookups.addresses("hub.test").is_empty());
+    }
+
+    /// A busy process was logged as a silent DNS server.
+    #[test]
+    fn a_lookup_that_has_to_wait_for_others_is_not_blamed_on_the_dns_server() {
+        static NONE: Slots = Slots::new(0);
+        let busy = Lookups { slots: &NONE, ..lookups(|name| panic!("{name} is looked up")) };
+        let fault = busy.look_up("hub.test").unwrap_err();
+        assert!(matches!(fault, LookupFault::Busy { .. }), "{fault}");
+        assert!(busy.addresses("hub.test").is_empty());
+        let silent = Lookups::new(
+            |_| loop {
+                std::thread::park()
+            },
+            Instant::now(),
+        );
+        let fault = silent.look_up("hub.test").unwrap_err();
+        assert!(matches!(fault, LookupFault::Silent), "{fault}");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 /// Bytes of what [`sh_exp_match`] compares, which takes time in proportion to the product of both at worst: longer than any
 /// URL that a server takes, and than any expression that a person writes. Longer ones do not match.
 const TEXT_BYTES_MAX: usize = 64 << 10;
@@ -81,20 +83,10 @@ pub(super) fn is_in_net(address: IpAddr, pattern: &str, mask: &str) -> bool {
 /// `isInNetEx(host, prefix)` with the address of the host, and the network as `2001:db8::/32` or `10.0.0.0/8`.
 pub(super) fn is_in_prefix(address: IpAddr, prefix: &str) -> bool {
     let Some((network, length)) = prefix.split_once('/') else { return false };
-    let (Ok(network), Ok(length)) = (network.trim().parse(), length.trim().parse::<u32>()) else {
+    let (Ok(network), Ok(length)) = (network.trim().parse(), length.trim().parse()) else {
         return false;
     };
-    match (address, network) {
-        (IpAddr::V4(address), IpAddr::V4(network)) if length <= 32 => {
-            let mask = u32::MAX.checked_shl(32 - length).unwrap_or_default();
-            u32::from(address) & mask == u32::from(network) & mask
-        }
-        (IpAddr::V6(address), IpAddr::V6(network)) if length <= 128 => {
-            let mask = u128::MAX.checked_shl(128 - length).unwrap_or_default();
-            u128::from(address) & mask == u128::from(network) & mask
-        }
-        _ => false,
-    }
+    IpNet::new(network, length).is_ok_and(|network| network.contains(&address))
 }
 
 #[cfg(test)]

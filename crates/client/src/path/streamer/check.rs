@@ -32,13 +32,13 @@ impl Path {
             StreamState::Waiting { until, .. } => (!is_lost).then_some(*until),
             StreamState::Opening { sent } => Some(sent + HEAD_MS),
             StreamState::Headed { head, .. } => Some(head + HELLO_MS),
-            StreamState::Live(live) => Some(live.timeout(self.rtt_ms)),
+            StreamState::Live(live) => Some(live.timeout(self.exchanges.median_ms())),
         }
     }
 
     /// Acts on what time and the last bytes say of the stream.
     pub(in crate::path) fn check_stream(&mut self, now: u64) {
-        let rtt_ms = self.rtt_ms;
+        let exchange_ms = self.exchanges.median_ms();
         let live = match &mut self.streamer.state {
             StreamState::Opening { sent } if now >= *sent + HEAD_MS => {
                 return self
@@ -52,7 +52,7 @@ impl Path {
             _ => return,
         };
         if live.bye.is_some() {
-            if now >= live.timeout(rtt_ms) {
+            if now >= live.timeout(exchange_ms) {
                 self.outputs.push_back(Output::CloseStream);
                 self.stream_ended(now, StreamEnd::Ended);
             }
@@ -64,7 +64,7 @@ impl Path {
         if !live.is_good {
             if live.on_time >= PROBES_MIN {
                 live.is_good = true;
-            } else if now >= live.timeout(rtt_ms) {
+            } else if now >= live.timeout(exchange_ms) {
                 return self.fail(now, "a middlebox holds back what is on the stream".to_owned());
             }
         }
@@ -114,7 +114,7 @@ impl Path {
         }
     }
 
-    /// The stream is at fault, or the network: a ping tells.
+    /// The stream is at fault, or the network: a ping shows which.
     fn fail(&mut self, now: u64, why: String) {
         if self.streamer.is_open() {
             self.outputs.push_back(Output::CloseStream);
@@ -141,12 +141,12 @@ impl Live {
     }
 
     /// When it needs attention.
-    fn timeout(&self, rtt_ms: Option<u64>) -> u64 {
+    fn timeout(&self, exchange_ms: Option<u64>) -> u64 {
         if let Some(bye) = &self.bye {
             return bye.at + BYE_END_MS;
         }
         if !self.is_good {
-            return self.hello + PROBES_MS + self.lags.limit_ms(rtt_ms);
+            return self.hello + PROBES_MS + self.lags.limit_ms(exchange_ms);
         }
         let tenths = if self.is_suspect { DEAD_TENTHS } else { SUSPECT_TENTHS };
         let silent = self.last + self.silence(tenths);

@@ -20,9 +20,9 @@ fn open() -> Output {
 fn streaming() -> Path {
     let mut path = Path::new(0, PathSettings::default(), 1);
     assert_eq!(outputs(&mut path), [Output::Poll { wait_s: 0, timeout_ms: 5000 }]);
-    path.handle_poll_answer(20, 0, false);
+    path.handle_poll_answer(20, 20, false);
     assert_eq!(outputs(&mut path), [Output::Poll { wait_s: 25, timeout_ms: 30_000 }, open()]);
-    path.handle_stream_head(40);
+    path.handle_stream_head(40, 20);
     path.handle_hello(40, times(30));
     path.handle_heartbeat(1030, 1_001_030);
     path.handle_heartbeat(2030, 1_002_030);
@@ -33,10 +33,23 @@ fn streaming() -> Path {
     path
 }
 
+/// A busy device took 900 ms for TLS: its stream was late for ever, since everything counts from the request.
+#[test]
+fn what_connecting_takes_is_no_lag() {
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    path.handle_poll_answer(20, 20, false);
+    path.handle_stream_head(940, 920);
+    path.handle_hello(940, times(930));
+    path.handle_heartbeat(1930, 1_001_930);
+    path.handle_heartbeat(2930, 1_002_930);
+    let is_confirmed = |output: &Output| matches!(output, Output::Confirm { .. });
+    assert!(outputs(&mut path).iter().any(is_confirmed), "{path:?}");
+}
+
 /// As [`streaming`], and the poll has ended.
 fn streaming_alone() -> Path {
     let mut path = streaming();
-    path.handle_poll_answer(25_020, 25_000, false);
+    path.handle_poll_answer(25_020, 20, false);
     assert!(matches!(outputs(&mut path)[..], [Output::Confirm { .. }]), "{path:?}");
     path
 }
@@ -59,7 +72,7 @@ fn a_stream_is_confirmed_again_once_the_poll_beside_it_has_ended() {
     assert!(matches!(outputs(&mut path)[..], [Output::Poll { .. }]), "{path:?}");
     path.handle_heartbeat(26_000, 1_026_000);
     assert_eq!(outputs(&mut path), [], "the poll is still under way");
-    path.handle_poll_answer(27_000, 0, false);
+    path.handle_poll_answer(27_000, 20, false);
     let confirmed = outputs(&mut path);
     assert!(matches!(confirmed[..], [Output::Confirm { .. }]), "{confirmed:?}");
     assert_eq!(path.status().carrier, Some(Carrier::Stream), "meanwhile too");
@@ -143,7 +156,7 @@ fn a_refused_poll_pauses_both_ways() {
 fn a_buffered_stream_is_tried_with_comments_and_then_rests_for_minutes() {
     let mut path = Path::new(0, PathSettings::default(), 1);
     outputs(&mut path);
-    path.handle_poll_answer(20, 0, false);
+    path.handle_poll_answer(20, 20, false);
     outputs(&mut path);
     path.handle_timeout(10_020);
     let ping = Output::Ping { timeout_ms: deadlines::PING_MS };
@@ -165,7 +178,7 @@ fn a_buffered_stream_is_tried_with_comments_and_then_rests_for_minutes() {
 #[test]
 fn a_stream_is_not_blamed_for_a_network_that_is_down() {
     let mut path = Path::new(0, PathSettings::default(), 1);
-    path.handle_poll_answer(20, 0, false);
+    path.handle_poll_answer(20, 20, false);
     outputs(&mut path);
     path.handle_timeout(10_020);
     path.handle_ping_failure(20_000);
@@ -183,14 +196,14 @@ fn a_poll_that_failed_while_held_shortens_the_hold_only_if_the_network_is_there(
         why: "no answer".to_owned(),
     };
     let mut path = Path::new(0, PathSettings::default(), 1);
-    path.handle_poll_answer(20, 0, false);
+    path.handle_poll_answer(20, 20, false);
     outputs(&mut path);
     path.handle_poll_failure(30_020, failure());
     assert!(outputs(&mut path).contains(&Output::Poll { wait_s: 0, timeout_ms: 10_000 }));
     let mut other = Path::new(0, PathSettings::default(), 1);
-    other.handle_poll_answer(20, 0, false);
+    other.handle_poll_answer(20, 20, false);
     other.handle_poll_failure(30_020, failure());
-    path.handle_poll_answer(30_040, 0, false);
+    path.handle_poll_answer(30_040, 20, false);
     assert!(matches!(outputs(&mut path)[..], [Output::Poll { wait_s: 12, .. }]), "{path:?}");
     outputs(&mut other);
     other.handle_poll_failure(40_020, failure());
@@ -208,10 +221,10 @@ fn a_verdict_is_where_the_next_run_begins_and_keeps_nothing_from_it() {
     };
     let settings = PathSettings { verdict: Some(verdict.clone()), ..PathSettings::default() };
     let mut path = Path::new(0, settings, 1);
-    path.handle_poll_answer(20, 0, false);
+    path.handle_poll_answer(20, 20, false);
     let [_, Output::Poll { wait_s: 12, .. }] = outputs(&mut path)[..] else { panic!("{path:?}") };
     assert_eq!(path.status().why, verdict.why);
-    path.handle_poll_answer(12_020, 12_000, false);
+    path.handle_poll_answer(12_020, 20, false);
     outputs(&mut path);
     path.handle_timeout(path.status().rests_until_ms.unwrap());
     let opened = outputs(&mut path);
@@ -225,13 +238,13 @@ fn a_verdict_is_where_the_next_run_begins_and_keeps_nothing_from_it() {
 #[test]
 fn one_early_answer_without_news_is_in_order_and_more_are_paced() {
     let mut path = Path::new(0, PathSettings::default(), 1);
-    path.handle_poll_answer(20, 0, false);
+    path.handle_poll_answer(20, 20, false);
     outputs(&mut path);
-    path.handle_poll_answer(1000, 0, false);
+    path.handle_poll_answer(1000, 20, false);
     assert_eq!(outputs(&mut path).len(), 1, "the next one at once");
     let mut now = 1000;
     for _ in 0..20 {
-        path.handle_poll_answer(now, 0, false);
+        path.handle_poll_answer(now, 20, false);
         now = path.next_poll_at().unwrap();
         path.handle_timeout(now);
     }

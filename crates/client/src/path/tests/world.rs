@@ -131,6 +131,8 @@ pub(super) struct World {
     pipes: BTreeMap<u64, Pipe>,
     next_id: u64,
     stream: Option<u64>,
+    /// When its request was sent.
+    stream_sent: u64,
     poll: Option<(u64, u64)>,
     next_command: u64,
     delivered: BTreeMap<u64, u64>,
@@ -165,6 +167,7 @@ impl World {
             pipes: BTreeMap::new(),
             next_id: 0,
             stream: None,
+            stream_sent: 0,
             poll: None,
             next_command: 0,
             delivered: BTreeMap::new(),
@@ -252,6 +255,7 @@ impl World {
                 Output::OpenStream { compat, heartbeat_s } => {
                     assert_eq!(self.stream, None, "one stream at a time");
                     self.count("stream");
+                    self.stream_sent = self.now;
                     self.open(compat, heartbeat_s);
                 }
                 Output::CloseStream => {

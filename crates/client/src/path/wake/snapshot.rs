@@ -80,6 +80,21 @@ impl Snapshot {
     }
 }
 
+/// Which network this is: the gateways of the default routes, as the kernel writes them. Those of IPv4 if there are any, for those
+/// of IPv6 may be announced later than a machine has booted. Empty if there are none.
+pub(crate) fn default_gateways() -> String {
+    gateways_of(&read("/proc/net/route"), || read("/proc/net/ipv6_route"))
+}
+
+fn gateways_of(ipv4: &str, ipv6: impl FnOnce() -> String) -> String {
+    let mut routes = routes_of(ipv4, ipv4_route);
+    if routes.is_empty() {
+        routes = routes_of(&ipv6(), ipv6_route);
+    }
+    let gateways: BTreeSet<String> = routes.into_iter().map(|route| route.gateway).collect();
+    gateways.into_iter().collect::<Vec<_>>().join(" ")
+}
+
 /// Whether other machines can be reached from it.
 fn leads_elsewhere(address: &IpAddr) -> bool {
     match address {
@@ -182,6 +197,16 @@ fd000000000000000000000000000000 40 00000000000000000000000000000000 00 00000000
         assert_eq!(shown(&routes_of(IPV6, ipv6_route)), ["eth0 1024", "tun0 1024"]);
         assert_eq!(routes_of("eth0\t00000000\n\nx y\n", ipv4_route), []);
         assert_eq!(routes_of("zz zz zz", ipv6_route), []);
+    }
+
+    #[test]
+    fn a_network_is_known_by_its_ipv4_gateways_and_without_them_by_those_of_ipv6() {
+        let ipv6 = || IPV6.to_owned();
+        assert_eq!(gateways_of(IPV4, ipv6), "0100080A 010200C0", "usable default routes alone");
+        let (first, second) =
+            ("fd000000000000000000000000000001", "fd000000000000000000000000000009");
+        assert_eq!(gateways_of("", ipv6), format!("{first} {second}"));
+        assert_eq!(gateways_of("", String::new), "");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) struct Best {
 pub(super) async fn best(bases: &[Base]) -> Result<Best, TransportError> {
     let mut outcomes: Vec<Option<Result<(), TransportError>>> = Vec::new();
     outcomes.resize_with(bases.len(), || None);
-    let (mut under_way, mut left) = (FuturesUnordered::new(), bases.iter().enumerate());
+    let (mut under_way, mut remaining) = (FuturesUnordered::new(), bases.iter().enumerate());
     let (mut next_at, mut decided_at) = (Instant::now(), None::<Instant>);
     loop {
         let answered = outcomes.iter().position(|outcome| matches!(outcome, Some(Ok(()))));
@@ -65,9 +65,9 @@ pub(super) async fn best(bases: &[Base]) -> Result<Best, TransportError> {
                     *slot = Some(outcome);
                 }
             }
-            () = sleep_until(next_at), if answered.is_none() && left.len() > 0 => {
+            () = sleep_until(next_at), if answered.is_none() && remaining.len() > 0 => {
                 next_at = Instant::now() + NEXT_AFTER;
-                under_way.extend(left.next().map(async |(index, base)| (index, prove(base).await)));
+                under_way.extend(remaining.next().map(async |(index, base)| (index, prove(base).await)));
             }
             () = sleep_until(decided_at), if answered.is_some() => {}
         }

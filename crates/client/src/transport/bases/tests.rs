@@ -128,6 +128,43 @@ async fn a_base_that_cannot_be_reached_any_more_is_left_within_the_request() {
     assert!(base.generation > generation);
 }
 
+/// A device that had fallen back to http once stayed there over each restart.
+#[tokio::test(start_paused = true)]
+async fn a_worse_base_that_worked_last_is_left_when_a_better_one_answers() {
+    let hosts = Arc::new(Hosts::default());
+    hosts.up.lock().unwrap().extend(["a.test", "c.test"]);
+    let transport = bases(&hosts, &HUBS, Some(2));
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    assert_eq!(asked(&hosts), ["http://c.test/v1/x"], "a hint saves the ping");
+    sleep(2 * REST).await;
+    assert_eq!(transport.base().unwrap().index, 0, "the better base was not tried");
+}
+
+/// After a day at one base, a device that went on to the next one stayed there for another day.
+#[tokio::test(start_paused = true)]
+async fn rests_begin_anew_with_another_base_and_another_network() {
+    let hosts = Arc::new(Hosts::default());
+    hosts.up.lock().unwrap().insert("b.test");
+    let transport = bases(&hosts, &HUBS, None);
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    sleep(REST_MAX).await;
+    hosts.up.lock().unwrap().clear();
+    hosts.up.lock().unwrap().insert("c.test");
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    assert_eq!(transport.base().unwrap().index, 2);
+    hosts.up.lock().unwrap().insert("b.test");
+    sleep(2 * REST).await;
+    assert_eq!(transport.base().unwrap().index, 1, "the rests were those of the base before");
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    sleep(REST_MAX).await;
+    transport.network_changed();
+    get(&transport, "https://a.test/v1/x").await.unwrap();
+    assert_eq!(transport.base().unwrap().index, 1, "the same base, in another network");
+    hosts.up.lock().unwrap().insert("a.test");
+    sleep(2 * REST).await;
+    assert_eq!(transport.base().unwrap().index, 0, "the rests were those of the network before");
+}
+
 #[tokio::test(start_paused = true)]
 async fn where_no_base_works_the_reason_is_that_of_the_preferred_one() {
     let hosts = Arc::new(Hosts::default());

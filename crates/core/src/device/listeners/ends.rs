@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bellwire_proto::limits::STREAM_MAX_SPREAD;
+use bellwire_proto::limits::{STREAM_MAX_S, STREAM_MAX_SPREAD};
 use bellwire_proto::stream::ByeReason;
 
 use super::Listener;
@@ -45,16 +45,8 @@ impl Device {
     /// A stream has ended. Compares and removes in one step: a late event of an older stream ends
     /// nothing.
     pub(crate) fn closed(&mut self, session: SessionId, txn: &mut TxnBuilder<'_>) {
-        let counted = self.listeners.streams();
-        if self.listeners.stream.take_if(|s| s.session == session).is_some() {
-            if counted {
-                self.contacts.seen(txn.now.wall);
-                // Polls before the stream say nothing about the device after it.
-                if self.listeners.poll.is_none() {
-                    self.listeners.polled_at = None;
-                }
-            }
-            self.lost(Carriers::STREAM, txn.now);
+        if let Some(stream) = self.listeners.stream.take_if(|s| s.session == session) {
+            self.stream_ended(&stream, txn);
         }
         if self.listeners.unconfirmed.take_if(|s| s.session == session).is_some() {
             self.lost(Carriers::UNCONFIRMED, txn.now);
@@ -69,14 +61,22 @@ impl Device {
             txn.close(listener.session, ByeReason::Unconfirmed);
             self.lost(Carriers::UNCONFIRMED, txn.now);
         }
-        let counted = self.listeners.streams();
-        if let Some(listener) = self.listeners.stream.take_if(due) {
-            if counted {
-                self.contacts.seen(txn.now.wall);
-            }
-            txn.close(listener.session, ByeReason::Rotate);
-            self.lost(Carriers::STREAM, txn.now);
+        if let Some(stream) = self.listeners.stream.take_if(due) {
+            txn.close(stream.session, ByeReason::Rotate);
+            self.stream_ended(&stream, txn);
         }
+    }
+
+    /// What the end of the stream that counted means for its device.
+    fn stream_ended(&mut self, ended: &Listener, txn: &mut TxnBuilder<'_>) {
+        if !ended.stalled {
+            self.contacts.seen(txn.now.wall);
+        }
+        // Polls before the stream say nothing about the device after it; a poll beside it does.
+        if !ended.doubted && self.listeners.poll.is_none() {
+            self.listeners.polled_at = None;
+        }
+        self.lost(Carriers::STREAM, txn.now);
     }
 
     /// Ends everything that listens.
@@ -98,6 +98,7 @@ impl Device {
 pub(super) fn planned_end(begun: Instant, txn: &mut TxnBuilder<'_>) -> Option<Instant> {
     let stream_max = txn.ctx.config.stream_max?;
     let factor = 1.0 + STREAM_MAX_SPREAD * (2.0 * txn.ctx.random.next_unit() - 1.0);
-    let max = Duration::from_secs(u64::from(u32::MAX));
-    Some(begun.after(stream_max.min(max).mul_f64(factor)))
+    // A configuration in code may have any, and a product past the range of a duration would panic.
+    let stream_max = stream_max.min(Duration::from_secs(STREAM_MAX_S.1));
+    Some(begun.after(stream_max.mul_f64(factor)))
 }

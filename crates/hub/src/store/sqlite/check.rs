@@ -108,7 +108,7 @@ fn check_content(data_dir: &Path) -> Result<(), OpenError> {
             return Err(folder::in_use(data_dir));
         }
     }
-    check_database(&data_dir.join("bellwire.db"))
+    check_database(&data_dir.join(folder::DATABASE))
 }
 
 fn check_database(path: &Path) -> Result<(), OpenError> {
@@ -126,9 +126,9 @@ fn check_database(path: &Path) -> Result<(), OpenError> {
     if !page.starts_with(b"SQLite format 3\0") {
         return Err(OpenError::Foreign { path: path.into() });
     }
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    if let Some(newer) = File::open(Path::new(&log)).ok().and_then(|log| first_page_of_log(&log)) {
+    if let Some(newer) =
+        File::open(folder::log_of(path)).ok().and_then(|log| first_page_of_log(&log))
+    {
         page = newer;
     }
     match marks(&page) {
@@ -145,9 +145,14 @@ const FIRST_PAGE_BYTES: u64 = 108;
 const LEAF_OF_TABLE: u8 = 13;
 
 fn marks(page: &[u8]) -> Option<Marks> {
-    let number = |at: usize| page.get(at..at + 4)?.try_into().ok().map(i32::from_be_bytes);
+    // SQLite has both as signed numbers.
+    let number = |at| be_u32(page, at).map(|number| i64::from(number.cast_signed()));
     let no_tables = *page.get(100)? == LEAF_OF_TABLE && page.get(103..105)? == [0, 0];
-    Some(Marks { version: number(60)?.into(), application: number(68)?.into(), no_tables })
+    Some(Marks { version: number(60)?, application: number(68)?, no_tables })
+}
+
+fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// The first page as the last transaction in the log has it, if one changed it ("Database File Format", section 4.1).
@@ -157,19 +162,17 @@ fn first_page_of_log(log: &File) -> Option<Vec<u8>> {
     const FRAME_HEADER_BYTES: u64 = 24;
     let mut header = [0; HEADER_BYTES as usize];
     log.read_exact_at(&mut header, 0).ok()?;
-    let number =
-        |bytes: &[u8], at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
-    let page_bytes = u64::from(number(&header, 8)?);
+    let page_bytes = u64::from(be_u32(&header, 8)?);
     let (mut written, mut committed) = (None, None);
     let mut at = HEADER_BYTES;
     let mut frame = [0; FRAME_HEADER_BYTES as usize];
     while log.read_exact_at(&mut frame, at).is_ok() && frame.get(8..16) == header.get(16..24) {
         let content = at + FRAME_HEADER_BYTES;
-        if number(&frame, 0) == Some(1) {
+        if be_u32(&frame, 0) == Some(1) {
             written = Some(content);
         }
         // The pages of the database after it: of a commit alone.
-        if number(&frame, 4)? != 0 {
+        if be_u32(&frame, 4)? != 0 {
             committed = written;
         }
         at = content.checked_add(page_bytes)?;
@@ -181,6 +184,8 @@ fn first_page_of_log(log: &File) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use rusqlite::Connection;
 
@@ -191,7 +196,8 @@ mod tests {
             .map(|entry| {
                 let entry = entry.unwrap();
                 let found = entry.metadata().unwrap();
-                format!("{:?} {} {:?}", entry.file_name(), found.len(), found.modified().unwrap())
+                let (mode, at) = (found.permissions().mode(), found.modified().unwrap());
+                format!("{:?} {} {mode:o} {at:?}", entry.file_name(), found.len())
             })
             .collect();
         entries.sort();

@@ -3,14 +3,16 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::OpenError;
 
 /// The file that the hub of a folder has locked.
 pub(super) const LOCK: &str = "lock";
-const DATABASE: &str = "bellwire.db";
+pub(super) const DATABASE: &str = "bellwire.db";
+/// What SQLite appends to the name of a database for that of its log.
+const LOG_SUFFIX: &str = "-wal";
 /// What an agent has in its state folder, beside a lock of the same name.
 const JOURNAL_OF_AGENT: &str = "journal";
 /// Every file that a hub has in its folder, the lock first.
@@ -20,6 +22,13 @@ const LOCK_TRIES: u32 = 5;
 const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// The sticky bit: of a folder that several accounts share, as `/tmp` is.
 const STICKY: u32 = 0o1000;
+
+/// The log of a database.
+pub(super) fn log_of(database: &Path) -> PathBuf {
+    let mut log = database.as_os_str().to_owned();
+    log.push(LOG_SUFFIX);
+    log.into()
+}
 
 /// Makes the folder and takes the lock on it.
 pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::folder;
 use crate::store::StoreError;
 
 /// The files of an open store, each with its device and inode.
@@ -32,9 +33,7 @@ pub(super) struct Displaced {
 impl FilesInUse {
     /// Of a database that is open. What cannot be read now is not watched.
     pub(super) fn of(database: &Path) -> Self {
-        let mut log = database.as_os_str().to_owned();
-        log.push("-wal");
-        let files = [database.to_owned(), PathBuf::from(log)];
+        let files = [database.to_owned(), folder::log_of(database)];
         let known =
             |path: PathBuf| fs::metadata(&path).map(|file| (path, (file.dev(), file.ino()))).ok();
         Self { files: files.into_iter().filter_map(known).collect() }

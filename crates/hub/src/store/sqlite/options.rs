@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bellwire_proto::limits::HISTORY_S;
 
+use super::folder;
 use super::schema::{CHECKPOINT_PAGES, StoreFile};
 use crate::clock::Clock;
 
@@ -58,7 +59,7 @@ impl Options {
     /// Where the database of a folder is.
     pub(super) fn file(&self, data_dir: &Path) -> StoreFile {
         StoreFile {
-            path: data_dir.join("bellwire.db"),
+            path: data_dir.join(folder::DATABASE),
             vfs: self.vfs.clone(),
             checkpoint_pages: self.checkpoint_pages,
         }

@@ -73,7 +73,8 @@ impl TwoWays {
         match item {
             Some(Ok(Item::Open)) => {
                 stream.is_open = true;
-                self.path.handle_stream_head(now);
+                let sent = stream.source.request_sent().map_or(now, |at| self.since_epoch(at));
+                self.path.handle_stream_head(now, sent);
             }
             Some(Ok(Item::Comment(text))) => self.on_comment(now, &text),
             Some(Ok(Item::Event(event))) => match DeviceEvent::read(&event) {

@@ -182,7 +182,9 @@ impl World {
                     }
                 }
             }
-            Event::Head { id } if self.stream == Some(id) => self.path.handle_stream_head(now),
+            Event::Head { id } if self.stream == Some(id) => {
+                self.path.handle_stream_head(now, self.stream_sent)
+            }
             Event::Arrives { id, frame } if self.stream == Some(id) && !self.pipes[&id].is_dead => {
                 self.arrives(frame);
             }
@@ -194,9 +196,8 @@ impl World {
                 let Some((_, sent)) = self.poll.take_if(|(poll, _)| *poll == id) else { return };
                 let news =
                     commands.iter().filter(|(n, attempt)| self.deliver(*n, *attempt)).count();
-                // All but the latency, there and back.
-                let up_ms = (now - sent).saturating_sub(2 * self.box_now().latency_ms());
-                self.path.handle_poll_answer(now, up_ms, news > 0);
+                let exchange_ms = (now - sent).min(2 * self.box_now().latency_ms());
+                self.path.handle_poll_answer(now, exchange_ms, news > 0);
             }
             Event::PollTimesOut { id } => self.poll_fails(id, PollFailureKind::TimedOut),
             Event::PollFails { id, kind } => self.poll_fails(id, kind),
@@ -224,7 +225,7 @@ impl World {
         let now = self.now;
         match frame {
             Frame::Hello { time_ms, up_ms, heartbeat_s } => {
-                self.path.handle_stream_head(now);
+                self.path.handle_stream_head(now, self.stream_sent);
                 let session = "s".to_owned();
                 let times = HelloTimes { time_ms, up_ms, heartbeat_s, session };
                 self.path.handle_hello(now, times);
