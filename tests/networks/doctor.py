@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import settings
-from scenario import Broken, Lab, stop, tail
+from scenario import Broken, build, stop, tail
 
 # The exit code by the network's class: a stream, the long poll alone, nothing.
 CODES = {"streaming": 0, "one-behind": 0, "buffered": 1, "captive": 6}
@@ -27,11 +27,7 @@ def scenarios(known):
 
 def run(scenario, bellwire, name, state_root, logs):
     """The faults: none when all is right. Raises Skipped or Broken."""
-    lab = Lab(name, scenario.lab, state_root, logs)
-    with contextlib.closing(lab):
-        config = Path(logs, "hub.toml")
-        config.write_text(settings.hub_toml(lab.folder))
-        lab.up(settings.hub_command(bellwire, config))
+    with contextlib.closing(build(scenario, bellwire, name, state_root, logs)) as lab:
         line = [bellwire, "doctor", "--json", "--hub", "https://hub.test", "--hub", "http://hub.test", "--ca-file", lab.vars["NETLAB_CA"]]
         if proxy := settings.proxy_url(lab.vars):
             line += ["--proxy", proxy]

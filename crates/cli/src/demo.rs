@@ -32,7 +32,7 @@ const HANDLER: &str = r#"#!/bin/sh
 # Run by `bellwire listen kiosk-7 --exec`: the action is in the environment, the data on stdin.
 case "$BELLWIRE_ACTION" in
   ping)  echo pong ;;
-  greet) read -r name || true; echo "hello, $name" ;;
+  hello) read -r name || true; echo "hello, $name" ;;
   *)     echo "no such action: $BELLWIRE_ACTION" >&2; exit 64 ;;
 esac
 "#;
@@ -89,19 +89,19 @@ async fn play(keep: bool) -> anyhow::Result<()> {
 
     title("One with data")?;
     by_hand(&format!(
-        "curl -H 'Content-Type: text/plain' -d world '{url}/v1/send/{KIOSK}/greet?wait=10s'"
+        "curl -H 'Content-Type: text/plain' -d world '{url}/v1/send/{KIOSK}/hello?wait=10s'"
     ))?;
-    let greet = SendOptions::default().text("world");
-    let greet = api.send(&device, &"greet".parse()?, &greet).await?;
-    shown(greet.state)?;
-    follow(&api, greet.command).await?;
+    let hello = SendOptions::default().text("world");
+    let hello = api.send(&device, &"hello".parse()?, &hello).await?;
+    shown(hello.state)?;
+    follow(&api, hello.command).await?;
 
     title("The appliance disconnects; a command waits for it")?;
     appliance.kill().await?;
     until(&api, &device, |device| !device.online).await?;
-    by_hand(&format!("curl -H 'Content-Type: text/plain' -d again '{url}/v1/send/{KIOSK}/greet'"))?;
+    by_hand(&format!("curl -H 'Content-Type: text/plain' -d again '{url}/v1/send/{KIOSK}/hello'"))?;
     let again = SendOptions::default().text("again");
-    let waiting = api.send(&device, &"greet".parse()?, &again).await?;
+    let waiting = api.send(&device, &"hello".parse()?, &again).await?;
     print(&format!("{} (202: it is on disk)", waiting.state))?;
 
     title("The hub is killed with SIGKILL, and started again")?;

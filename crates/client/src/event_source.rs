@@ -27,6 +27,7 @@ mod item;
 mod retry;
 
 pub use builder::{Builder, InvalidRequest};
+pub use connect::is_event_stream;
 pub use error::{Error, Loss, RedirectFault, Refusal};
 pub use item::{Event, Item};
 pub use retry::Retry;

@@ -180,7 +180,7 @@ impl Feed {
         self.missed(&refused.event);
     }
 
-    /// An event is not sent: those who would have got it are told, and nobody else.
+    /// An event is not sent: those who would have got it are notified, and nobody else.
     fn missed(&self, event: &HubEvent) {
         let mut state = self.state();
         if state.is_observed() {

@@ -168,7 +168,7 @@ impl<'a> Examiner<'a> {
         if compat {
             return advice;
         }
-        // The next step tells whether the agent can make up for it.
+        // The next step shows whether the agent can make up for it.
         Advice {
             remedy: advice.remedy,
             meaning: Some(String::from(

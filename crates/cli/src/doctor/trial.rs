@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bellwire_client::api::nonce;
+use bellwire_client::event_source::is_event_stream;
 use bellwire_client::path::deadlines::{
     HEAD_MS, HELLO_MS, LAG_MS, LATE_MAX, PING_MS, POLL_GRACE_MS, PROBES_MIN,
 };
@@ -16,7 +17,7 @@ use bellwire_proto::{Code, Problem};
 use bellwire_sse::{Decoder, OwnedItem};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, LOCATION};
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -150,7 +151,7 @@ async fn open_with(way: &Way, query: &str) -> Result<Opened, Failure> {
         let body = timeout_at(until, body(response)).await.map_err(|_| silent(true)).flatten()?;
         return Err(not_served(status, location, &body));
     }
-    let is_stream = is_event_stream(&response);
+    let is_stream = is_event_stream(response.headers());
     let mut opened = Opened {
         body: response.into_body(),
         rest: Bytes::new(),
@@ -309,12 +310,6 @@ fn not_served(status: StatusCode, location: Option<String>, body: &[u8]) -> Fail
         }
         _ => Failure::Foreign { status, location },
     }
-}
-
-fn is_event_stream(response: &Response) -> bool {
-    let value = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = value.and_then(|value| value.split(';').next()).unwrap_or_default();
-    essence.trim().eq_ignore_ascii_case("text/event-stream")
 }
 
 fn location(response: &Response) -> Option<String> {

@@ -179,19 +179,35 @@ async fn classify(response: Response, clock: Option<SystemTime>) -> Result<Conne
             body: beginning(body).await,
         })));
     }
-    let content_type = head.headers.get_all(CONTENT_TYPE).iter().next_back();
-    if content_type.is_some_and(is_event_stream) {
+    if is_event_stream(&head.headers) {
         let sent = head.extensions.get::<RequestSent>().copied();
         return Ok(ConnectOutcome::Stream(body, sent));
     }
-    let content_type = content_type.map(|t| String::from_utf8_lossy(t.as_bytes()).into_owned());
+    let content_type =
+        content_type(&head.headers).map(|t| String::from_utf8_lossy(t.as_bytes()).into_owned());
     Err(Error::NotAStream { content_type })
 }
 
-/// Parameters and case do not matter.
-fn is_event_stream(content_type: &HeaderValue) -> bool {
-    let essence = content_type.as_bytes().split(|&byte| byte == b';').next();
-    essence.is_some_and(|e| e.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+/// Whether a response is an event stream: by its last `Content-Type`, whose parameters and case do not matter (Fetch,
+/// "extract a MIME type").
+///
+/// ```
+/// use bellwire_client::event_source::is_event_stream;
+/// use http::HeaderMap;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert("content-type", "Text/Event-Stream; charset=utf-8".parse()?);
+/// assert!(is_event_stream(&headers));
+/// # Ok::<(), http::header::InvalidHeaderValue>(())
+/// ```
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let content_type = content_type(headers).map(HeaderValue::as_bytes).unwrap_or_default();
+    let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
+fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get_all(CONTENT_TYPE).iter().next_back()
 }
 
 /// The beginning of a refusal's body, as far as it arrives in time.

@@ -240,24 +240,8 @@ impl Inner {
         loop {
             let mut copy = request.clone().map(Full::new);
             let connection = capture_connection(&mut copy);
-            let mut waiting = connection.clone();
-            let mut connected = pin!(waiting.wait_for_connection_metadata());
-            let mut response = pin!(self.pool().request(copy));
-            let mut sent = None;
-            let outcome = loop {
-                tokio::select! {
-                    biased;
-                    _ = &mut connected, if sent.is_none() => {
-                        sent = Some(RequestSent(Instant::now().into_std()));
-                    }
-                    outcome = &mut response => break outcome,
-                }
-            };
-            let error = match outcome {
-                Ok(mut response) => {
-                    if let Some(sent) = sent {
-                        response.extensions_mut().insert(sent);
-                    }
+            let error = match timed(self.pool().request(copy), connection.clone()).await {
+                Ok(response) => {
                     if let Some(used) = response.extensions().get::<Used>() {
                         used.set();
                     }
@@ -288,6 +272,24 @@ impl Inner {
         }
         error_of_way(proxy, stage, false, Unanswered(error))
     }
+}
+
+/// The response with [`RequestSent`]: when its request got `connection`.
+async fn timed(
+    response: impl Future<Output = Result<http::Response<Incoming>, Error>>,
+    mut connection: CaptureConnection,
+) -> Result<http::Response<Incoming>, Error> {
+    let mut response = pin!(response);
+    tokio::select! {
+        biased;
+        _ = connection.wait_for_connection_metadata() => {}
+        // Without a connection there is only an error.
+        early = &mut response => return early,
+    }
+    let sent = RequestSent(Instant::now().into_std());
+    let mut response = response.await?;
+    response.extensions_mut().insert(sent);
+    Ok(response)
 }
 
 /// Whether a second execution has the effect of one (RFC 9110, section 9.2.2, and the header field Idempotency-Key).

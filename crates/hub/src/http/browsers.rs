@@ -1,6 +1,6 @@
 //! What a web page may make a browser send. Contract, section 6, "Browsers".
 //!
-//! A browser sends requests for any page that its user opens, with the user's place in the network: a hub that checks no
+//! A browser sends requests for any page that its user opens, from where the user is in the network: a hub that checks no
 //! credentials would obey every page. This is the one place that decides which pages count. It is called where
 //! credentials are checked, by the API and by the classic format, and looks at the head of a request alone.
 //!

@@ -16,7 +16,8 @@ use crate::path::{PollFailure, PollFailureKind, StreamEnd};
 use crate::retry_after::retry_after;
 use crate::transport::TransportStage;
 
-/// Requests commands, and returns the answer and when the request was sent. An answer is the hub's, for this request and device. `clock_ms` is the hub's clock, if it is known.
+/// Requests commands; returns the answer, which is the hub's and for this request and device, and when the request was sent.
+/// `clock_ms` is the hub's clock, if it is known.
 pub(super) async fn poll(
     hub: Controller,
     device: DeviceId,
