@@ -110,6 +110,15 @@ pub enum StartError {
         /// Its data folder.
         data_dir: PathBuf,
     },
+    /// The operator's: the classic format knows no tokens.
+    #[error(
+        "the classic format asks nobody for a token, and {listener} is not loopback: any client that reaches it could send \
+         to every classic listener. Leave out `classic` (--classic), or set `open` (--open) if that is intended"
+    )]
+    ClassicExposed {
+        /// Where it was to listen.
+        listener: ListenerConfig,
+    },
     /// The operator's: TLS is to be spoken where there is no certificate.
     #[error(
         "listen has {listener}, and there is no certificate: set tls_cert and tls_key to PEM files, or listen on \
@@ -151,6 +160,7 @@ impl StartError {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Exposed { .. }
+            | Self::ClassicExposed { .. }
             | Self::NoCertificate { .. }
             | Self::Twice { .. }
             | Self::Tls(_) => true,
@@ -292,9 +302,13 @@ pub fn faults(config: &Config) -> Vec<StartError> {
     let exposed = listen.iter().filter(|listener| !config.open && !listener.is_loopback());
     // What cannot be read is a fault of its own, below.
     let closed = store::has_admin_token(&config.data_dir).unwrap_or_default();
-    let exposed = exposed.filter(|_| !closed).map(|listener| StartError::Exposed {
-        listener: listener.clone(),
-        data_dir: config.data_dir.clone(),
+    let exposed = exposed.filter_map(|listener| match (closed, config.classic) {
+        (false, _) => Some(StartError::Exposed {
+            listener: listener.clone(),
+            data_dir: config.data_dir.clone(),
+        }),
+        (true, true) => Some(StartError::ClassicExposed { listener: listener.clone() }),
+        (true, false) => None,
     });
     let without =
         config.listeners().filter(|(_, scheme)| *scheme == Scheme::Https && config.tls.is_none());
