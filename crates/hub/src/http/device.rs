@@ -135,6 +135,10 @@ async fn search(
             None => break,
         };
     }
+    // A cursor names a device, which should be one that is there for the reader.
+    if let Some(last) = found.items.last().filter(|_| !visible.is_all() && found.next.is_some()) {
+        found.next = Some(Cursor::after_device(last.id.clone()).to_string());
+    }
     Ok(found)
 }
 

@@ -105,7 +105,7 @@ pub(super) fn deliveries(
     ))?;
     let after = after.map_or("", DeviceId::as_str);
     let mut rows = statement.query(params![int(seq.get()), after])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX, visible);
     while let Some(row) = rows.next()? {
         let is = rows::state(row, rows::STATE)?;
         let device = rows::device_id(row, rows::DEVICE)?;
@@ -149,7 +149,7 @@ pub(super) fn devices(
         " FROM devices WHERE device > ?1 AND device >= ?2 ORDER BY device"
     ))?;
     let mut rows = statement.query([after.map_or("", DeviceId::as_str), &filter.prefix])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX, &filter.visible);
     while let Some(row) = rows.next()? {
         let record = rows::device(row)?;
         // By name: those that begin so are side by side.
@@ -199,16 +199,20 @@ pub(super) fn commands_by_id(
         command_columns!(),
         " FROM commands c WHERE c.id BETWEEN ?1 AND ?2 ORDER BY c.id DESC LIMIT ?3"
     ))?;
-    // What is passed over for a scope is looked at all the same.
+    // What is passed over for a scope is looked at all the same, each with its deliveries.
     let rows_max = if visible.is_all() { limit } else { LIST_ROWS_MAX };
+    let mut looks_left = u64::from(LIST_ROWS_MAX);
     let (first, last) = prefix.bounds();
     let records = statement.query_map(params![first, last, rows_max], rows::command)?;
     let mut commands = Vec::new();
     let mut bytes = 0;
     for record in records {
         let record = record?;
-        if bytes >= PAGE_BYTES_MAX || commands.len() >= limit as usize {
+        if bytes >= PAGE_BYTES_MAX || commands.len() >= limit as usize || looks_left == 0 {
             break;
+        }
+        if !visible.is_all() {
+            looks_left = looks_left.saturating_sub(record.head.total);
         }
         let data_bytes = record.data.as_str().len();
         if let Some(command) = shown(connection, record, visible)? {
@@ -268,6 +272,9 @@ pub(super) struct Paging<T, P> {
     looked_at: u32,
     /// The last row that was looked at.
     position: Option<P>,
+    /// The last item, for a reader who sees a part of the fleet: a cursor names a row, which must be none of the others.
+    last_item: Option<P>,
+    scoped: bool,
     more: bool,
 }
 
@@ -278,8 +285,8 @@ pub(super) enum Look {
     Stop,
 }
 
-impl<T, P> Paging<T, P> {
-    pub(super) fn new(limit: u32, rows_max: u32) -> Self {
+impl<T, P: Clone> Paging<T, P> {
+    pub(super) fn new(limit: u32, rows_max: u32, visible: &Visible) -> Self {
         Self {
             items: Vec::new(),
             bytes: 0,
@@ -287,6 +294,8 @@ impl<T, P> Paging<T, P> {
             rows_max,
             looked_at: 0,
             position: None,
+            last_item: None,
+            scoped: !visible.is_all(),
             more: false,
         }
     }
@@ -300,8 +309,21 @@ impl<T, P> Paging<T, P> {
             return Look::Stop;
         }
         self.looked_at += 1;
+        if fits && self.scoped {
+            self.last_item = Some(position.clone());
+        }
         self.position = Some(position);
         if fits { Look::Take } else { Look::Pass }
+    }
+
+    /// What was looked at besides the row itself counts too.
+    pub(super) fn charge(&mut self, rows: u64) {
+        self.looked_at = self.looked_at.saturating_add(u32::try_from(rows).unwrap_or(u32::MAX));
+    }
+
+    /// Whether nothing more may be looked at.
+    pub(super) fn is_spent(&self) -> bool {
+        self.looked_at >= self.rows_max
     }
 
     /// Takes the row that was looked at last.
@@ -311,7 +333,9 @@ impl<T, P> Paging<T, P> {
     }
 
     pub(super) fn finish(self, cursor: impl FnOnce(P) -> Cursor) -> Page<T> {
-        let next = self.position.filter(|_| self.more).map(cursor);
+        // The search for one item goes on from the row itself, whoever's that is, or it would never end.
+        let position = self.last_item.or(self.position);
+        let next = position.filter(|_| self.more).map(cursor);
         Page { items: self.items, next: next.map(|cursor| cursor.to_string()) }
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn waits(
     let Some(seq) = lists::visible_seq(connection, id, visible)? else { return Ok(None) };
     let mut statement = connection.prepare_cached(DELIVERIES)?;
     let mut found = statement.query(params![int(seq.get()), after.map_or("", DeviceId::as_str)])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX, visible);
     while let Some(row) = found.next()? {
         let device = rows::device_id(row, 0)?;
         let fits = row.get(1)? && scoped::sees(connection, visible, &device)?;
