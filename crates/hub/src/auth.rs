@@ -18,6 +18,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
+use tokio::sync::broadcast;
 
 use crate::store::{Store, StoreError, StoredToken, Visible};
 
@@ -28,7 +29,12 @@ pub(crate) struct Auth {
     /// Rises with each change, so that what was read before one is not remembered after it.
     changes: AtomicU64,
     remembered: Mutex<Remembered>,
+    /// For requests that wait. One that falls behind looks at everything again.
+    announced: broadcast::Sender<AccessChange>,
 }
+
+/// Changes that a waiting request may be behind.
+const ANNOUNCED_MAX: usize = 64;
 
 /// Two generations: what is used in a generation is kept for the next, what is not is forgotten with it.
 #[derive(Debug, Default)]
@@ -59,6 +65,7 @@ impl Auth {
             closed: AtomicBool::new(closed),
             changes: AtomicU64::new(0),
             remembered: Mutex::default(),
+            announced: broadcast::Sender::new(ANNOUNCED_MAX),
         }
     }
 
@@ -77,6 +84,14 @@ impl Auth {
             AccessChange::Token(token) => remembered.forget(token),
             AccessChange::Device(device) => remembered.forget_device(device),
         }
+        drop(remembered);
+        // Nobody may be waiting.
+        drop(self.announced.send(change.clone()));
+    }
+
+    /// The changes from now on.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<AccessChange> {
+        self.announced.subscribe()
     }
 
     /// A token by its id, whether it works or not.

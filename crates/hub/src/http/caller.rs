@@ -3,9 +3,10 @@
 //! Here the credential of a request becomes a caller; which route a role may call is in `rules.rs`, what is remembered of
 //! tokens in `auth.rs`.
 
+use std::pin::pin;
 use std::sync::Arc;
 
-use bellwire_core::TokenUse;
+use bellwire_core::{AccessChange, TokenUse};
 use bellwire_proto::{
     Action, Code, DeviceId, Problem, Role, RoleName, Seconds, Timestamp, Token, TokenId,
 };
@@ -70,6 +71,48 @@ impl Caller {
         if allowed { Ok(()) } else { Err(unauthenticated()) }
     }
 
+    /// Waits for an answer about a device, for as long as the caller is allowed to have it: until its token ends, or a label
+    /// change moves the device out of its scope.
+    ///
+    /// # Errors
+    /// `unauthenticated`, `unknown_device`, `store_unavailable`; those of the answer.
+    pub(in crate::http) async fn waits<T>(
+        &self,
+        driver: &Driver,
+        device: &DeviceId,
+        answer: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let mut changes = driver.auth().changes();
+        let mut answer = pin!(answer);
+        loop {
+            self.still(driver).await?;
+            self.sees(driver, std::slice::from_ref(device)).await?;
+            loop {
+                let change = tokio::select! {
+                    biased;
+                    change = changes.recv() => change,
+                    answer = &mut answer => return answer,
+                };
+                // One that fell behind may have missed any.
+                if change.map_or(true, |change| self.depends_on(&change, device)) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether this change may end what the caller waits for.
+    fn depends_on(&self, change: &AccessChange, waited_for: &DeviceId) -> bool {
+        match change {
+            AccessChange::Closed => self.id().is_none(),
+            AccessChange::Token(token) => self.id() == Some(*token),
+            AccessChange::Device(device) => {
+                self.role().device() == Some(device)
+                    || (!self.visible().is_all() && device == waited_for)
+            }
+        }
+    }
+
     /// The id of its token: the value of `created_by`, and the owner of an `Idempotency-Key`.
     pub(in crate::http) fn name(&self) -> Option<String> {
         self.id().map(|id| id.to_string())
@@ -93,7 +136,7 @@ impl Caller {
         }
     }
 
-    /// How long a poll of its may wait: until its token expires at most, in whole seconds.
+    /// How long a poll or a sender of its may wait: until its token expires at most, in whole seconds.
     pub(in crate::http) fn within(&self, wait: Seconds, now: Timestamp) -> Seconds {
         let expires_at = self.token_use().and_then(|used| used.expires_at);
         let remains =

@@ -97,14 +97,17 @@ impl Request {
         self.query()?.finish()
     }
 
-    /// The whole body; to be read once.
+    /// The whole body; to be read once. A body may take its time, so its sender must still be allowed what it was when the
+    /// head came.
     ///
     /// # Errors
-    /// `payload_too_large`, `request_timeout`, `unsupported_media_type`.
+    /// `payload_too_large`, `request_timeout`, `unsupported_media_type`; `unauthenticated` when the token ended meanwhile.
     pub(super) async fn body(&mut self, bytes_max: usize) -> Result<Bytes, Problem> {
         let within = self.driver.config().body_timeout;
         let body = std::mem::take(&mut self.body);
-        body::read(&self.head.headers, body, bytes_max, within).await
+        let body = body::read(&self.head.headers, body, bytes_max, within).await?;
+        self.caller.still(&self.driver).await?;
+        Ok(body)
     }
 
     /// Whether this is a HEAD request, which must not change anything.

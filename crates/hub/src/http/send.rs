@@ -38,12 +38,17 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     let data = bodies::data(&media_type, &body)?;
     request.caller.sees(&request.driver, std::slice::from_ref(&device)).await?;
 
-    let mut send = Send::new(device, action, data);
+    let mut send = Send::new(device.clone(), action, data);
     send.ttl = ttl;
     send.run_timeout = run_timeout;
-    send.wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
+    let wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
+    send.wait = request.caller.within(wait, request.driver.now());
     identify(&mut send, &request, key, whole_query, &media_type, &body);
-    let delivery = request.driver.send(send).await?;
+    let (driver, caller) = (&request.driver, &request.caller);
+    let delivery = match send.wait.get() {
+        0 => driver.send(send).await?,
+        _ => caller.waits(driver, &device, driver.send(send)).await?,
+    };
     Ok(located(&request, status_of(&delivery), delivery.command, &delivery))
 }
 

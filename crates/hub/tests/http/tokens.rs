@@ -1,5 +1,6 @@
 //! Tokens, scopes and enrolment over the wire. Contract, section 6.
 
+use bellwire_hub::store::Cursor;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Hub, Stream, text};
@@ -46,6 +47,17 @@ fn admin(hub: &Hub) -> Made {
     hub.token(&json!({"role": "admin"}))
 }
 
+/// The data of the last event of a stream, whatever comes before it: a slow machine reports to an observer what happened
+/// before it came.
+fn last(stream: &mut Stream) -> Value {
+    loop {
+        let event = stream.event();
+        if event.field("event") == Some("bye") {
+            return event.data();
+        }
+    }
+}
+
 fn names(answer: &Answer, member: &str) -> Vec<String> {
     let page = answer.json();
     let items = page["items"].as_array().unwrap();
@@ -60,7 +72,7 @@ fn the_first_admin_token_closes_the_hub_at_once() {
     events.expect("hub");
     let admin = admin(&hub);
     assert_eq!(device.expect("bye")["reason"], "revoked");
-    assert_eq!(events.expect("bye")["reason"], "revoked");
+    assert_eq!(last(&mut events)["reason"], "revoked");
     for path in ["/v1/devices", "/v1/events", "/v1/tokens", "/v1/devices/d/stream"] {
         assert_eq!(hub.get(path).status, 401, "{path}");
     }
@@ -190,11 +202,7 @@ fn revoking_a_token_ends_its_streams_and_no_others() {
         assert_eq!(hub.with_token(&admin, &line, "").code(), "not_found");
     }
     assert_eq!(stream.expect("bye")["reason"], "revoked");
-    let mut last = events.event();
-    while last.field("event") != Some("bye") {
-        last = events.event();
-    }
-    assert_eq!(last.data()["reason"], "revoked");
+    assert_eq!(last(&mut events)["reason"], "revoked");
     let mut again = hub.stream_of(&two, "/v1/devices/d/stream");
     again.expect("hello");
     while admins.expect("device")["change"] != "online" {}
@@ -290,8 +298,10 @@ fn what_is_outside_of_a_selector_is_not_there() {
 #[test]
 fn an_operator_hears_of_what_it_sees_and_a_label_change_ends_that() {
     let (hub, admin, operator) = two_sites();
-    let mut events = hub.stream_of(&operator, "/v1/events");
+    let (mut events, mut all) =
+        (hub.stream_of(&operator, "/v1/events"), hub.stream_of(&admin, "/v1/events"));
     events.expect("hub");
+    all.expect("hub");
     hub.with_token(&admin, "POST /v1/send/rome-1/ping", "");
     let sent = hub.with_token(&admin, "POST /v1/send/lyon-1/ping", "").json();
     let seen = events.expect("delivery");
@@ -304,7 +314,9 @@ fn an_operator_hears_of_what_it_sees_and_a_label_change_ends_that() {
     assert_eq!(hub.with_token(&admin, "PUT /v1/devices/lyon-1", &rome).status, 200);
     assert_eq!(watched.expect("bye")["reason"], "revoked");
     assert_eq!(hub.with_token(&operator, &format!("GET {path}"), "").code(), "unknown_command");
-    hub.with_token(&admin, "POST /v1/send/lyon-1/ping", "");
+    let hidden = hub.with_token(&admin, "POST /v1/send/lyon-1/ping", "").json();
+    // The labels of an event's device are those of the moment in which it is sent on.
+    while all.event().data()["command"] != hidden["command"] {}
     let lyon = json!({"labels": {"site": "lyon"}}).to_string();
     hub.with_token(&admin, "PUT /v1/devices/lyon-1", &lyon);
     let next = events.expect("device");
@@ -346,6 +358,96 @@ fn a_poll_ends_when_its_token_expires() {
     let answer = hub.with_token(&token, "GET /v1/devices/d/commands?wait=60s", "");
     assert!(answer.status == 401 || answer.json()["commands"] == json!([]), "{answer:?}");
     assert_eq!(hub.with_token(&token, "GET /v1/devices/d/commands?wait=0", "").status, 401);
+}
+
+/// The head was let in, and whoever held back its body could act for as long as a body may take.
+#[test]
+fn a_request_whose_body_comes_after_the_end_of_its_token_does_nothing() {
+    let (hub, admin, operator) = two_sites();
+    let head = |extra: &str| {
+        format!(
+            "POST /v1/send/lyon-1/ping HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\
+             Expect: 100-continue\r\n{extra}\r\n"
+        )
+    };
+    let mut slow = hub.connect();
+    slow.send(head(&operator.header()));
+    // It is asked for once the credential was looked at.
+    assert_eq!(slow.answer_to("POST").status, 100);
+    let line = format!("DELETE /v1/tokens/{}", operator.id);
+    assert_eq!(hub.with_token(&admin, &line, "").status, 204);
+    slow.send("{}");
+    assert_eq!(slow.answer_to("POST").code(), "unauthenticated");
+
+    let open = Hub::start();
+    let mut slow = open.connect();
+    slow.send(head(""));
+    assert_eq!(slow.answer_to("POST").status, 100);
+    let admin_of_open = open.token(&json!({"role": "admin"}));
+    slow.send("{}");
+    assert_eq!(slow.answer_to("POST").code(), "unauthenticated");
+    for (hub, admin) in [(&hub, &admin), (&open, &admin_of_open)] {
+        let commands = hub.with_token(admin, "GET /v1/commands", "").json();
+        assert_eq!(commands["items"], json!([]));
+    }
+}
+
+/// It waited for up to five minutes, and was then told what became of a device that it does not see any more.
+#[test]
+fn a_sender_that_waits_is_refused_when_its_token_is_revoked_or_the_device_leaves_its_scope() {
+    let (hub, admin, operator) = two_sites();
+    let begin = || {
+        let before = hub.with_token(&admin, "GET /v1/commands", "").json();
+        let mut waiting = hub.connect();
+        waiting.request("POST /v1/send/lyon-1/ping?wait=5m", &operator.header(), b"");
+        hub.until(|| {
+            let now = hub.with_token(&admin, "GET /v1/commands", "").json();
+            now["items"] != before["items"]
+        });
+        waiting
+    };
+    let (mut waiting, rome) = (begin(), json!({"labels": {"site": "rome"}}).to_string());
+    assert_eq!(hub.with_token(&admin, "PUT /v1/devices/rome-1", "{}").status, 200);
+    assert_eq!(hub.with_token(&admin, "PUT /v1/devices/lyon-1", &rome).status, 200);
+    assert_eq!(waiting.answer_to("POST").code(), "unknown_device");
+
+    let lyon = json!({"labels": {"site": "lyon"}}).to_string();
+    assert_eq!(hub.with_token(&admin, "PUT /v1/devices/lyon-1", &lyon).status, 200);
+    let mut waiting = begin();
+    let line = format!("DELETE /v1/tokens/{}", operator.id);
+    assert_eq!(hub.with_token(&admin, &line, "").status, 204);
+    assert_eq!(waiting.answer_to("POST").code(), "unauthenticated");
+}
+
+/// A cursor is no secret: it named the last row that was looked at, whoever's that was.
+#[test]
+fn a_cursor_names_nothing_that_is_outside_of_a_selector() {
+    let (hub, admin, operator) = two_sites();
+    let lyon = json!({"labels": {"site": "lyon"}}).to_string();
+    assert_eq!(hub.with_token(&admin, "PUT /v1/devices/zone-1", &lyon).status, 201);
+    let body = json!({"action": "ping", "target": {"devices": ["lyon-1", "rome-1", "zone-1"]}})
+        .to_string();
+    let sent = hub.with_token(&admin, "POST /v1/commands", &body).json();
+    let command = format!("/v1/commands/{}", text(&sent["id"]));
+    let get = |path: &str| hub.with_token(&operator, &format!("GET {path}"), "");
+    hub.until(|| get(&command).json()["counts"]["queued"] == 2);
+    for (path, name) in [
+        ("/v1/devices?".to_owned(), "id"),
+        ("/v1/devices?online=false&".to_owned(), "id"),
+        (format!("{command}/deliveries?"), "device"),
+        (format!("{command}/waits?"), "device"),
+    ] {
+        let first = get(&format!("{path}limit=1"));
+        assert_eq!(names(&first, name), ["lyon-1"], "{path}");
+        let next = text(&first.json()["next"]).to_owned();
+        let cursor: Cursor = next.parse().unwrap();
+        assert_eq!(cursor.device().unwrap().as_str(), "lyon-1", "{path}");
+        let rest = get(&format!("{path}limit=1&after={next}"));
+        assert_eq!(
+            (names(&rest, name), &rest.json()["next"]),
+            (vec!["zone-1".into()], &Value::Null)
+        );
+    }
 }
 
 #[test]
