@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use bellwire_proto::{Action, DeviceId, RoleName, Seconds, TokenId};
+use bellwire_proto::token::InvalidToken;
+use bellwire_proto::{Action, Credential, DeviceId, RoleName, Seconds, TokenId};
 use clap::{Args, Subcommand};
 
 use super::{AgentConfigArg, HubArg};
@@ -33,7 +34,7 @@ Examples:
     #[command(after_help = "Example:\n  bellwire token revoke aaaaaaaaaaaaaaaa")]
     Revoke {
         /// The ids, as `token list` shows them.
-        #[arg(required = true, value_name = "ID")]
+        #[arg(required = true, value_name = "ID", value_parser = token_id)]
         tokens: Vec<TokenId>,
         /// Where.
         #[command(flatten)]
@@ -44,7 +45,7 @@ Examples:
 /// Which tokens: those of a hub, or of a data folder.
 #[derive(Debug, Clone, Args)]
 pub struct TokenPlace {
-    /// The data folder of a hub that is stopped. If a hub runs with it, that hub is asked.
+    /// The data folder of a hub that is stopped. If a hub runs with it, that hub is asked, by --hub or --context.
     #[cfg(feature = "hub")]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -103,7 +104,7 @@ Examples:
   bellwire access --device kiosk-7      # who may do what to it")]
 pub struct Access {
     /// The id of a token.
-    #[arg(value_name = "TOKEN", conflicts_with = "device")]
+    #[arg(value_name = "TOKEN", conflicts_with = "device", value_parser = token_id)]
     pub token: Option<TokenId>,
     /// Only what concerns this appliance.
     #[arg(long, value_name = "DEVICE")]
@@ -145,6 +146,11 @@ pub struct AgentEnroll {
 fn role(text: &str) -> Result<RoleName, &'static str> {
     let found = RoleName::ALL.into_iter().find(|role| role.as_str() == text);
     found.ok_or("write admin, operator, device, join or metrics")
+}
+
+/// The id of a token, or all of the token: what is to be revoked is often at hand as a whole, and is in no error then.
+fn token_id(text: &str) -> Result<TokenId, InvalidToken> {
+    text.parse::<Credential>().map(|token| token.id()).or_else(|_| text.parse())
 }
 
 fn label(text: &str) -> Result<(String, String), &'static str> {
