@@ -172,7 +172,9 @@ fn an_appliance_enrols_is_approved_and_loses_its_access_by_revocation() {
     let credential = credential.to_str().unwrap();
     let show = ["devices", "show", "kiosk-7", "--hub", &url, "--token-file", credential, "--json"];
     assert!(run(&show).2.contains("\"pending\""), "{:?}", run(&show));
+    assert!(admin_runs(&["devices"]).contains("pending"), "{}", admin_runs(&["devices"]));
     admin_runs(&["devices", "approve", "kiosk-7"]);
+    assert!(!admin_runs(&["devices"]).contains("pending"));
     assert!(ok(&show).contains("\"site\":\"lyon\""));
     let told = admin_runs(&["access", "--device", "kiosk-7"]);
     assert!(told.contains("its own token") && told.contains("may do everything to it"), "{told}");

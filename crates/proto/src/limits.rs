@@ -431,6 +431,8 @@ pub const AGENT_HEALTHY_AFTER: Duration = Duration::from_secs(60);
 pub const AGENT_RECONNECT_MAX: Duration = Duration::from_secs(60);
 /// The agent's pause after 401, 403, 404 and 407. `docs/agent.md`, "Connection".
 pub const AGENT_REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// The agent's pause while an operator has yet to approve its device. `docs/agent.md`, "Connection".
+pub const AGENT_PENDING_PAUSE: Duration = Duration::from_secs(15);
 /// The agent's pause after 423. `docs/agent.md`, "Connection".
 pub const AGENT_LOCKED_PAUSE: Duration = Duration::from_secs(30);
 /// The agent's pause after 410. `docs/agent.md`, "Connection".
