@@ -17,6 +17,7 @@ use crate::out::{self, BAD, BOLD, DIM, Form, GOOD, StdoutError};
 
 mod add;
 mod create;
+mod enroll;
 mod init;
 mod inspect;
 
@@ -26,6 +27,7 @@ pub(crate) async fn run(command: AgentCommand, form: Form) -> anyhow::Result<u8>
     match command {
         AgentCommand::Check { config } => check(&config.config, form),
         AgentCommand::Init(args) => create::run(&args, form),
+        AgentCommand::Enroll(args) => enroll::run(&args, form).await,
         AgentCommand::On(args) => add::run(&args, form),
         AgentCommand::Run { config } => serve::run(&config).await,
         AgentCommand::Status { config } => inspect::status(&config, form).await,

@@ -11,11 +11,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::short_id::CommandRef;
 use crate::when::Moment;
 
+mod access;
 mod agent;
 mod connect;
 mod doctor;
 mod operator;
 
+pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
 pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use doctor::Doctor;
@@ -118,6 +120,14 @@ pub enum Command {
     Commands(Commands),
     /// List the appliances, show one, or remove some.
     Devices(Devices),
+    /// Make, list and revoke tokens: what a hub asks of whoever calls it.
+    Token {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Tell in plain words who may do what to whom.
+    Access(Access),
     /// Follow what happens at the hub.
     Events(Events),
     /// Ask whether the hub is well.

@@ -6,7 +6,7 @@ use std::pin::pin;
 use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{CommandQuery, DeviceQuery};
-use bellwire_proto::{Device, DeviceId, Timestamp, Transport};
+use bellwire_proto::{Device, DeviceId, DeviceStatus, Timestamp, Transport};
 use futures_util::TryStreamExt;
 
 use crate::args::{DeviceList, Devices, DevicesCommand};
@@ -25,6 +25,19 @@ pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
         Some(DevicesCommand::Other(words)) => Err(unknown(&words).into()),
         Some(DevicesCommand::Show { device, hub }) => {
             show(&connect::controller(&hub)?, &device, form).await
+        }
+        Some(DevicesCommand::Approve { devices, hub }) => {
+            approve(&connect::controller(&hub)?, &devices, form).await
+        }
+        Some(DevicesCommand::Deny { devices, hub }) => {
+            let hub = connect::controller(&hub)?;
+            for device in &devices {
+                if hub.device(device).await?.status != DeviceStatus::Pending {
+                    let hint = "it does not wait for approval; bellwire devices remove removes it";
+                    return Err(Usage(format!("{device}: {hint}")).into());
+                }
+            }
+            remove(&hub, &devices, form).await
         }
         Some(DevicesCommand::Remove { devices, hub }) => {
             remove(&connect::controller(&hub)?, &devices, form).await
@@ -117,6 +130,7 @@ fn print(device: &Device, now: Timestamp) -> anyhow::Result<()> {
     let labels: Vec<String> = device.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let facts = device.facts.as_str();
     for (name, value) in [
+        ("status", Some(device.status.as_str()).filter(|status| *status != "active")),
         ("transport", transport),
         ("address", device.address.as_deref()),
         ("agent", device.agent.as_deref()),
@@ -130,6 +144,18 @@ fn print(device: &Device, now: Timestamp) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+async fn approve(hub: &Controller, devices: &[DeviceId], form: Form) -> anyhow::Result<u8> {
+    for device in devices {
+        let approved = hub.approve(device).await;
+        let approved = approved.map_err(|e| anyhow::Error::from(e).context(format!("{device}")))?;
+        match form {
+            Form::Json => out::json(&approved)?,
+            Form::Text => out::line(format_args!("approved {BOLD}{device}{BOLD:#}"))?,
+        }
+    }
+    Ok(exit::OK)
 }
 
 /// All of them or, where one is not known, none.

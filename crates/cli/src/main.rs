@@ -7,6 +7,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
+mod access;
 mod agent;
 mod args;
 mod command;
@@ -38,6 +39,7 @@ mod service_manager;
 #[cfg(feature = "hub")]
 mod settings;
 mod short_id;
+mod token;
 mod when;
 
 use std::process::ExitCode;
@@ -94,6 +96,8 @@ async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
         Command::Cancel(cancel) => command::cancel(cancel, form).await,
         Command::Commands(commands) => commands::run(commands, form).await,
         Command::Devices(devices) => devices::run(devices, form).await,
+        Command::Token { command } => token::run(command, form).await,
+        Command::Access(access) => access::run(access, form).await,
         Command::Events(events) => events::run(events, form).await,
         Command::Health(health) => health::run(health, form).await,
         Command::Doctor(doctor) => doctor::run(doctor, form).await,

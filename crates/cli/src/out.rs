@@ -8,7 +8,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use bellwire::output::stderr_line;
 pub(crate) use bellwire::output::{StdoutError, line};
-use bellwire_proto::{Command, Delivery, DeliveryState, Device, Timestamp};
+use bellwire_proto::{Command, Delivery, DeliveryState, Device, DeviceStatus, Timestamp};
 use serde::Serialize;
 
 use crate::args::ColorChoice;
@@ -143,7 +143,12 @@ pub(crate) fn device_heading() -> Result<(), StdoutError> {
 
 /// A device on a line.
 pub(crate) fn device(device: &Device, now: Timestamp) -> Result<(), StdoutError> {
-    let (style, state) = if device.online { (GOOD, "online") } else { (DIM, "offline") };
+    let (style, state) = match (device.status, device.online) {
+        (DeviceStatus::Conflict, _) => (BAD, device.status.as_str()),
+        (DeviceStatus::Pending, _) => (DIM, device.status.as_str()),
+        (DeviceStatus::Active, true) => (GOOD, "online"),
+        (DeviceStatus::Active, false) => (DIM, "offline"),
+    };
     let seen = match (device.online, device.last_seen_at) {
         (true, _) => "now".to_owned(),
         (false, Some(at)) => format!("{} ago", span(now.since(at))),

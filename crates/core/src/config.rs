@@ -19,7 +19,8 @@ pub struct Config {
     pub max_in_flight: usize,
     /// After how long each stream is given its planned end, give or take a fifth; `None` is never.
     pub stream_max: Option<Duration>,
-    /// Whether an unknown device is created when it first listens or a command for it is stored.
+    /// Whether an unknown device is created when it first listens or a command for it is stored, while the hub is
+    /// open. On a closed hub it must be registered or enrolled.
     pub create_on_sight: bool,
 }
 
@@ -78,4 +79,6 @@ pub struct Recovered {
     pub next_scheduled: Option<Timestamp>,
     /// Commands to many whose expansion or cancellation is unfinished.
     pub jobs: Vec<JobRecord>,
+    /// How many `admin` tokens there are, expired or not. None: the hub is open.
+    pub admin_tokens: u64,
 }

@@ -3,12 +3,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use bellwire_proto::{Code, CommandId, DeviceId, Problem, Timestamp};
+use bellwire_proto::{Code, CommandId, DeviceId, Problem, Timestamp, TokenId};
 
 use crate::command::Commands;
 use crate::config::{Config, SeqSource};
+use crate::grant::{GrantDecision, Grants};
 use crate::ids::{RequestId, SessionId};
-use crate::io::{Answer, Output};
+use crate::io::{Answer, Output, TokenUse};
 use crate::record::IdempotencyKey;
 use crate::time::{Instant, earliest};
 
@@ -18,7 +19,7 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) outputs: VecDeque<Output>,
     /// Streams that are open, as far as is known.
-    pub(crate) sessions: HashMap<SessionId, DeviceId>,
+    pub(crate) sessions: HashMap<SessionId, Session>,
     /// Requests that wait: polls, and senders that wait for an end.
     pub(crate) waiting: HashMap<RequestId, DeviceId>,
     pub(crate) seqs: SeqSource,
@@ -31,6 +32,16 @@ pub(crate) struct Context {
     pub(crate) key_decisions: VecDeque<KeyDecision>,
     /// Commands to many that are being expanded or cancelled.
     pub(crate) commands: Commands,
+    pub(crate) grants: Grants,
+    /// Enrolments that were decided on at their device.
+    pub(crate) grant_decisions: VecDeque<GrantDecision>,
+}
+
+/// A stream that is open.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) device: DeviceId,
+    pub(crate) token: Option<TokenId>,
 }
 
 /// The outcome of the first send with an idempotency key.
@@ -63,6 +74,33 @@ impl DueTimes {
 }
 
 impl Context {
+    /// A stream opens.
+    pub(crate) fn begin_session(
+        &mut self,
+        id: SessionId,
+        device: DeviceId,
+        token: Option<TokenUse>,
+    ) {
+        if let Some(token) = token {
+            self.grants.begin_session(token, id);
+        }
+        self.sessions.insert(id, Session { device, token: token.map(|token| token.id) });
+    }
+
+    /// A stream has ended; its device, if it was open.
+    pub(crate) fn end_session(&mut self, id: SessionId) -> Option<DeviceId> {
+        let Session { device, token } = self.sessions.remove(&id)?;
+        if let Some(token) = token {
+            self.grants.end_session(token, id);
+        }
+        Some(device)
+    }
+
+    /// Whether an unknown device may be created by listening or by a command for it.
+    pub(crate) fn creates_on_sight(&self) -> bool {
+        self.config.create_on_sight && self.grants.is_open()
+    }
+
     /// Refuses a request at once: nothing of it was decided.
     pub(crate) fn refuse(&mut self, request: RequestId, problem: Problem) {
         self.waiting.remove(&request);
@@ -101,8 +139,13 @@ pub(crate) fn store_unavailable() -> Problem {
     )
 }
 
+/// The refusal of a token that does not work: the same whatever the reason is.
+pub(crate) fn unauthenticated() -> Problem {
+    Problem::new(Code::Unauthenticated, "this needs a token that is valid")
+}
+
 /// The refusal of a name that no device bears, where devices must be registered first.
-pub(crate) fn unknown_device(device: &DeviceId) -> Problem {
+pub fn unknown_device(device: &DeviceId) -> Problem {
     let detail = format!("no device is named {device}; register it first");
     Problem::new(Code::UnknownDevice, detail)
 }

@@ -1,7 +1,7 @@
 //! A device in memory, composed of parts that each have private state: its contacts
 //! (`presence.rs`), its listeners (`listeners.rs`), its deliveries (`deliveries.rs`), and
-//! which of them is sent next (`scheduler.rs`). Commands come in by `intake.rs`, and it leaves the
-//! hub by `removal.rs`.
+//! which of them is sent next (`scheduler.rs`). Commands come in by `intake.rs`, it leaves the
+//! hub by `removal.rs`, `enrolment.rs` gives it tokens, and `rivalry.rs` notices two agents with one identity.
 //!
 //! A device is in memory while it listens or a call for it is under way, and in the store alone
 //! otherwise. All parts change rows only through the [`TxnBuilder`] of the call. Order within a
@@ -9,11 +9,13 @@
 //! presence, rows.
 
 mod deliveries;
+mod enrolment;
 mod intake;
 mod listeners;
 mod op;
 mod presence;
 mod removal;
+mod rivalry;
 mod scheduler;
 
 use std::time::Duration;
@@ -27,7 +29,7 @@ use thin_vec::ThinVec;
 use crate::command::StepId;
 use crate::context::{Context, unknown_device};
 use crate::ids::RequestId;
-use crate::io::{Answer, HubEvent, Output, Presence};
+use crate::io::{AccessChange, Answer, HubEvent, Output, Presence};
 use crate::record::{Change, DeliveryRecord, DeviceRecord, Load, LoadedDevice, TxnId};
 use crate::time::{Instant, Now, earliest};
 use crate::txn::TxnBuilder;
@@ -40,6 +42,7 @@ use listeners::{LeaseRule, Listeners};
 pub(crate) use op::{CancelOrigin, DeliveryOp, Op};
 use presence::Contacts;
 use removal::Removal;
+use rivalry::Rivalry;
 use scheduler::Scheduler;
 
 /// Lists that are empty while it only listens are of type [`ThinVec`], which takes one machine word when
@@ -58,6 +61,7 @@ pub(crate) struct Device {
     listeners: Listeners,
     pub(crate) deliveries: Deliveries,
     scheduler: Scheduler,
+    rivalry: Rivalry,
     /// What waits for a delivery to be looked up.
     lookups: ThinVec<(CommandId, Vec<DeliveryOp>)>,
     /// The latest transaction with a row of this device.
@@ -86,6 +90,7 @@ impl Device {
             listeners: Listeners::default(),
             deliveries: Deliveries::default(),
             scheduler: Scheduler::default(),
+            rivalry: Rivalry::default(),
             lookups: ThinVec::new(),
             txn: TxnId::default(),
             wake_at: None,
@@ -148,6 +153,7 @@ impl Device {
         self.pump(txn);
         self.settle_poll(txn);
         self.update_presence(txn);
+        self.update_rivalry(txn);
         self.flush_rows(txn);
         if txn.changes_len() > changes {
             self.txn = txn.id();
@@ -256,7 +262,7 @@ impl Device {
         if self.known {
             return Ok(());
         }
-        if !txn.ctx.config.create_on_sight {
+        if !txn.ctx.creates_on_sight() {
             return Err(unknown_device(&self.id));
         }
         self.create(Labels::new(), txn);
@@ -264,13 +270,25 @@ impl Device {
     }
 
     fn create(&mut self, labels: Labels, txn: &mut TxnBuilder<'_>) {
+        self.create_as(labels, None, false, txn);
+    }
+
+    fn create_as(
+        &mut self,
+        labels: Labels,
+        facts: Option<Json>,
+        pending: bool,
+        txn: &mut TxnBuilder<'_>,
+    ) {
+        let none = || Json::from_checked("{}".to_owned()).unwrap_or_default();
         self.known = true;
         txn.change(Change::PutDevice(Box::new(DeviceRecord {
             id: self.id.clone(),
             labels,
-            facts: Json::from_checked("{}".to_owned()).unwrap_or_default(),
+            facts: facts.unwrap_or_else(none),
             created_at: txn.now.wall,
             seen: self.contacts.last(),
+            pending,
         })));
         self.notify(DeviceChange::Created, txn);
     }
@@ -286,7 +304,10 @@ impl Device {
             self.create(labels, txn);
         } else {
             txn.change(Change::PutLabels(self.id.clone(), labels));
+            self.notify(DeviceChange::Changed, txn);
         }
+        // What a scope sees depends on labels.
+        txn.output(Output::Access(AccessChange::Device(self.id.clone())));
         txn.reply(request, Answer::Device { created });
     }
 
@@ -308,7 +329,8 @@ impl Device {
     }
 
     pub(crate) fn presence(&self, now: Now) -> Presence {
-        self.contacts.presence(self.listeners.transport(now.instant), now.wall)
+        let presence = self.contacts.presence(self.listeners.transport(now.instant), now.wall);
+        Presence { conflict: self.rivalry.is_conflict(), ..presence }
     }
 
     // --- Time ---
@@ -400,6 +422,7 @@ impl Device {
         let scheduled = self.deliveries.next_scheduled().map(|at| now.instant_of(at));
         let deadlines = [self.deliveries.next_deadline(), scheduled, self.next_attempt(now)];
         let deadlines = deadlines.into_iter().chain(self.listeners.deadlines());
+        let deadlines = deadlines.chain([self.rivalry.deadline()]);
         // Each by itself: one that has elapsed must not hide a later one.
         deadlines.map(|at| at.filter(later)).fold(None, earliest)
     }
@@ -468,7 +491,7 @@ impl Device {
         matches!(self.phase, Phase::Removing(_))
     }
 
-    /// Whether nothing would be lost by forgetting it: all of it is in the store.
+    /// Whether nothing would be lost by forgetting it.
     pub(crate) fn is_idle(&self, committed: TxnId, now: Now) -> bool {
         self.is_ready()
             && self.waiting.is_empty()
@@ -480,5 +503,7 @@ impl Device {
             && !self.deliveries.is_held()
             && self.txn <= committed
             && !self.deliveries.has_waits()
+            // The store does not know of a conflict, which ends at its deadline.
+            && !self.rivalry.is_conflict()
     }
 }

@@ -10,6 +10,7 @@
 //! [`COMMANDS_TO_MANY_MAX`](bellwire_proto::limits::COMMANDS_TO_MANY_MAX); a device has its window and what is under way in memory;
 //! a pending transaction belongs to one of those.
 
+mod grants;
 mod jobs;
 mod memory;
 mod sends;
@@ -23,6 +24,7 @@ use crate::command::Commands;
 use crate::config::{Config, Recovered};
 use crate::context::{Context, DueTimes, SplitMix, store_unavailable};
 use crate::device::{DeliveryOp, Device, Op, session_gone};
+use crate::grant::Grants;
 use crate::idempotency::{Keys, NewSend};
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Answer, Footprint, Listen, Output, Poll, Presence, Send, Target};
@@ -51,6 +53,9 @@ const TIMERS_AT_ONCE: usize = 256;
 ///    [`handle_resumed`](Self::handle_resumed), [`handle_closed`](Self::handle_closed).
 /// 4. **Operators**: [`handle_put_device`](Self::handle_put_device),
 ///    [`handle_put_facts`](Self::handle_put_facts), [`handle_delete_device`](Self::handle_delete_device).
+///    Tokens: [`handle_create_token`](Self::handle_create_token), [`handle_revoke_token`](Self::handle_revoke_token),
+///    [`handle_enroll`](Self::handle_enroll), [`handle_approve`](Self::handle_approve),
+///    [`handle_token_used`](Self::handle_token_used).
 /// 5. **The store**: [`handle_committed`](Self::handle_committed),
 ///    [`handle_loaded`](Self::handle_loaded), [`handle_store_failed`](Self::handle_store_failed).
 /// 6. **Observers and watchers**: [`observe_all`](Self::observe_all), [`watch`](Self::watch),
@@ -126,6 +131,8 @@ impl Hub {
                 due,
                 key_decisions: VecDeque::new(),
                 commands: Commands::recovered(recovered.jobs),
+                grants: Grants::recovered(recovered.admin_tokens),
+                grant_decisions: VecDeque::new(),
             },
             txns: TxnQueue::default(),
             devices: HashMap::new(),
@@ -199,7 +206,7 @@ impl Hub {
         if self.refused(request) {
             return;
         }
-        self.ctx.sessions.insert(session, device.clone());
+        self.ctx.begin_session(session, device.clone(), listen.token);
         let op = Op::Listen { request, session, listen: Box::new(listen) };
         self.call_device(device, op, now);
     }
@@ -271,7 +278,7 @@ impl Hub {
 
     /// A stream has ended, on either side.
     pub fn handle_closed(&mut self, session: SessionId, now: Now) {
-        let Some(id) = self.ctx.sessions.remove(&session) else {
+        let Some(id) = self.ctx.end_session(session) else {
             return;
         };
         self.with_device(&id, now, |device, txn| device.closed(session, txn));
@@ -329,6 +336,10 @@ impl Hub {
             for device in pending.devices.iter() {
                 self.device_committed(device, now);
             }
+            pending.revoked.into_iter().for_each(|revoked| self.end_revoked(revoked, now));
+            if let Some(token) = pending.token {
+                self.forget_token_if_idle(token);
+            }
         }
         self.finish_call(now);
     }
@@ -363,6 +374,7 @@ impl Hub {
             Loaded::LiveOf(command, devices) => self.live_of_loaded(command, devices, now),
             Loaded::Unknown(request, unknown) => self.unknown_loaded(request, unknown, now),
             Loaded::Idempotency(key, found) => self.key_loaded(&key, found, now),
+            Loaded::Token(token, found) => self.token_loaded(token, found, now),
             Loaded::Due { rows, next, next_scheduled } => {
                 self.due_loaded(rows, next, next_scheduled, now);
             }
@@ -393,6 +405,7 @@ impl Hub {
         refused.extend(self.cancels.drain().flat_map(|(_, waiting)| waiting).map(|(r, _)| r));
         refused.extend(self.unchecked.drain().map(|(request, _)| request));
         refused.extend(self.ctx.commands.abandon());
+        refused.extend(self.ctx.grants.abandon());
         refused.into_iter().for_each(|request| self.ctx.refuse(request, store_unavailable()));
         self.timers.clear();
         let sessions: BTreeSet<SessionId> = self.ctx.sessions.drain().map(|(id, _)| id).collect();
@@ -410,6 +423,7 @@ impl Hub {
             return;
         }
         self.now = Some(now);
+        self.end_expired(now);
         // The others follow when the driver calls again, at once: other callers come in between.
         for _ in 0..TIMERS_AT_ONCE {
             let Some((_, id)) = self.timers.first().filter(|(at, _)| *at <= now.instant).cloned()
@@ -462,9 +476,10 @@ impl Hub {
         // Without a reading of the clocks: as soon as there is one.
         let instant_of = |at| self.now.map_or(Instant::default(), |now| now.instant_of(at));
         let scheduled = due.scheduled.map(instant_of);
+        let expiry = self.ctx.grants.next_expiry().map(instant_of);
         let due = earliest(due.deadline, scheduled).filter(|_| !self.due_loading);
         let timer = self.timers.first().map(|(at, _)| *at);
-        [due, self.ctx.commands.retry_at()].into_iter().fold(timer, earliest)
+        [due, expiry, self.ctx.commands.retry_at()].into_iter().fold(timer, earliest)
     }
 
     // --- What can be seen ---
@@ -489,6 +504,7 @@ impl Hub {
             transactions: self.txns.len(),
             lookups: self.keys.len() + self.cancels.len() + self.unchecked.len(),
             jobs: self.ctx.commands.len(),
+            tokens: self.ctx.grants.len(),
         }
     }
 
@@ -535,6 +551,8 @@ impl Hub {
         loop {
             if let Some(decision) = self.ctx.key_decisions.pop_front() {
                 self.key_decided(decision, now);
+            } else if let Some(decision) = self.ctx.grant_decisions.pop_front() {
+                self.enrolment_decided(decision, now);
             } else if !self.go_on_with_jobs(now) {
                 return;
             }

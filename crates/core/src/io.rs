@@ -3,7 +3,7 @@
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
 use bellwire_proto::{
     Action, CommandId, Delivery, DeviceChange, DeviceId, Json, Problem, Seconds, Seq, Timestamp,
-    Transport, limits,
+    TokenId, Transport, limits,
 };
 
 use crate::ids::{RequestId, SessionId};
@@ -108,6 +108,43 @@ pub struct Listen {
     pub last_event_id: Option<Seq>,
     /// From where.
     pub peer: Peer,
+    /// With which token; `None` on an open hub.
+    pub token: Option<TokenUse>,
+}
+
+/// The token with which somebody listens: the listener ends with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenUse {
+    /// The token.
+    pub id: TokenId,
+    /// When it expires.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A device that enrols.
+#[derive(Debug, Clone)]
+pub struct Enrolment {
+    /// The join token with which it comes.
+    pub join: TokenId,
+    /// The name that it wants, or one that was made for it.
+    pub device: DeviceId,
+    /// What it reports of itself.
+    pub facts: Option<Json>,
+    /// The id of the token that is made for it.
+    pub token: TokenId,
+    /// SHA-256 of that token's secret.
+    pub digest: [u8; 32],
+}
+
+/// Who may do what has changed: what was remembered of it is to be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessChange {
+    /// There is an `admin` token: from now on nobody without a credential is answered.
+    Closed,
+    /// This token does not work any more.
+    Token(TokenId),
+    /// The tokens, the labels or the status of this device changed, or it is removed.
+    Device(DeviceId),
 }
 
 /// What a device requests of a long poll.
@@ -119,6 +156,8 @@ pub struct Poll {
     pub last_event_id: Option<Seq>,
     /// From where.
     pub peer: Peer,
+    /// With which token; `None` on an open hub.
+    pub token: Option<TokenId>,
 }
 
 /// What is to be done, in this order.
@@ -145,6 +184,8 @@ pub enum Output {
         /// The last event.
         bye: Bye,
     },
+    /// Forget what was remembered of tokens and devices; it is on disk. Before the reply to whoever changed it.
+    Access(AccessChange),
     /// Answer a request.
     Reply(RequestId, Answer),
     /// Report this to observers and watchers. It is on disk (`sent` and presence excepted).
@@ -192,9 +233,14 @@ pub enum Answer {
         /// It was not known before.
         created: bool,
     },
+    /// To an enrolment: the device and its token are on disk.
+    Enrolled {
+        /// Whether an operator must approve it first.
+        pending: bool,
+    },
     /// To a cancellation: it is on disk. The command is to be read from the store.
     Cancelled,
-    /// To a confirmation, a removal, or the question whether all is on disk.
+    /// To a confirmation, a removal, a token made or revoked, or the question whether all is on disk.
     Done,
     /// A refusal.
     Problem(Box<Problem>),
@@ -242,6 +288,8 @@ pub struct Presence {
     pub seen_at: Option<Timestamp>,
     /// From where.
     pub peer: Peer,
+    /// Whether two agents with its identity take its stream from each other.
+    pub conflict: bool,
 }
 
 impl Presence {
@@ -269,4 +317,6 @@ pub struct Footprint {
     pub lookups: usize,
     /// Commands to many that are being expanded or cancelled, and their steps under way.
     pub jobs: usize,
+    /// Tokens that are being looked up or changed, and those of open streams.
+    pub tokens: usize,
 }

@@ -33,6 +33,7 @@ mod config;
 mod context;
 mod delivery;
 mod device;
+mod grant;
 mod hub;
 mod idempotency;
 mod ids;
@@ -42,10 +43,11 @@ mod time;
 mod txn;
 
 pub use config::{Config, Recovered, SeqSource};
+pub use context::unknown_device;
 pub use hub::Hub;
 pub use ids::{RequestId, SessionId};
 pub use io::{
-    Answer, Footprint, Frame, HubEvent, Listen, NotifyOn, Output, Peer, Poll, Presence, Send,
-    Target,
+    AccessChange, Answer, Enrolment, Footprint, Frame, HubEvent, Listen, NotifyOn, Output, Peer,
+    Poll, Presence, Send, Target, TokenUse,
 };
 pub use time::{Instant, Now};

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::{
-    Action, CommandId, Delivery, DeliveryState, DeviceId, Json, Labels, Outcome, Seq, Timestamp,
+    Action, CommandId, Delivery, DeliveryState, DeviceId, Json, Labels, Outcome, Role, Seq,
+    Timestamp, Token, TokenId,
 };
 
 use crate::ids::RequestId;
@@ -225,6 +226,49 @@ pub struct DeviceRecord {
     pub created_at: Timestamp,
     /// Its last contact, as far as that was stored.
     pub seen: Option<Seen>,
+    /// It has enrolled, and an operator has yet to approve it.
+    pub pending: bool,
+}
+
+/// A token as it is stored: no secret, only its digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRecord {
+    /// Its public name.
+    pub id: TokenId,
+    /// SHA-256 of its secret.
+    pub digest: [u8; 32],
+    /// What it may do.
+    pub role: Role,
+    /// From when on it does not work, by the wall clock.
+    pub expires_at: Option<Timestamp>,
+    /// What it is for.
+    pub note: Option<String>,
+    /// When it was made, by the wall clock.
+    pub created_at: Timestamp,
+    /// The id of the token that made it.
+    pub created_by: Option<String>,
+    /// When it was last used, as far as that was stored.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl TokenRecord {
+    /// Whether it does not work any more.
+    pub fn is_expired(&self, wall: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= wall)
+    }
+
+    /// The object that the API shows of it.
+    pub fn to_token(&self) -> Token {
+        Token {
+            id: Some(self.id),
+            role: self.role.clone(),
+            expires_at: self.expires_at,
+            note: self.note.clone(),
+            created_at: Some(self.created_at),
+            created_by: self.created_by.clone(),
+            last_used_at: self.last_used_at,
+        }
+    }
 }
 
 /// A contact with a device.
@@ -295,6 +339,18 @@ pub enum Change {
     DeleteDevice(DeviceId),
     /// A key and what it was used for.
     PutIdempotency(Box<IdempotencyRecord>),
+    /// Whether a device must be approved before it may work.
+    PutPending(DeviceId, bool),
+    /// A new token.
+    PutToken(Box<TokenRecord>),
+    /// How many more devices may enrol with a join token.
+    PutUses(TokenId, u64),
+    /// A use of a token, to the minute. Nothing is promised by it: it may be lost in a crash.
+    PutLastUsed(TokenId, Timestamp),
+    /// A token is revoked.
+    DeleteToken(TokenId),
+    /// All tokens of a device are revoked.
+    DeleteTokensOf(DeviceId),
 }
 
 /// The number of a transaction; they are given out and committed in rising order.
@@ -370,6 +426,8 @@ pub enum Load {
     Unknown(RequestId, Vec<DeviceId>),
     /// What a key was used for.
     Idempotency(IdempotencyKey),
+    /// A token, expired or not.
+    Token(TokenId),
     /// Deliveries that are due by then, at most this many: those whose [`due_at`] the monotonic clock has
     /// reached, or whose scheduled time the wall clock has.
     ///
@@ -461,6 +519,8 @@ pub enum Loaded {
     Unknown(RequestId, Option<DeviceId>),
     /// To [`Load::Idempotency`]; a key whose retention has elapsed may be returned or left out.
     Idempotency(IdempotencyKey, Option<Box<IdempotencyRecord>>),
+    /// To [`Load::Token`].
+    Token(TokenId, Option<Box<TokenRecord>>),
     /// To [`Load::Due`].
     Due {
         /// Those that are due, earliest first.

@@ -10,9 +10,10 @@ use std::collections::VecDeque;
 
 use bellwire_proto::limits::{BYE_RECONNECT_DRAINING_S, BYE_RECONNECT_S};
 use bellwire_proto::stream::{Bye, ByeReason};
-use bellwire_proto::{CommandId, DeviceId, Problem};
+use bellwire_proto::{CommandId, DeviceId, Problem, TokenId};
 
 use crate::context::{Context, KeyDecision};
+use crate::grant::{GrantDecision, Revoked};
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Answer, Frame, NotifyOn, Output};
 use crate::record::{Change, IdempotencyKey, Load, Txn, TxnId};
@@ -33,6 +34,8 @@ pub(crate) struct TxnBuilder<'a> {
     /// change of its own waits for that one.
     rests_on: TxnId,
     decisions: Vec<KeyDecision>,
+    revoked: Vec<Revoked>,
+    token: Option<TokenId>,
 }
 
 /// A transaction under way, and what it withholds.
@@ -43,6 +46,10 @@ pub(crate) struct PendingTxn {
     pub(crate) devices: Touched,
     /// The idempotency key that is on disk with it.
     pub(crate) key: Option<IdempotencyKey>,
+    /// Whose streams end once it is on disk.
+    pub(crate) revoked: Vec<Revoked>,
+    /// The token whose row is part of it.
+    pub(crate) token: Option<TokenId>,
 }
 
 /// Transactions that are not on disk yet, oldest first.
@@ -91,6 +98,8 @@ impl<'a> TxnBuilder<'a> {
             devices: Touched::default(),
             rests_on: TxnId::default(),
             decisions: Vec::new(),
+            revoked: Vec::new(),
+            token: None,
         }
     }
 
@@ -132,7 +141,7 @@ impl<'a> TxnBuilder<'a> {
 
     /// Ends a stream; nothing that it reports from now on counts.
     pub(crate) fn close(&mut self, session: SessionId, reason: ByeReason) {
-        self.ctx.sessions.remove(&session);
+        self.ctx.end_session(session);
         let bye = bye(reason, self.ctx.random.next_unit());
         self.output(Output::Close { session, bye });
     }
@@ -153,15 +162,32 @@ impl<'a> TxnBuilder<'a> {
         self.decisions.push(KeyDecision { key, device: device.cloned(), stored });
     }
 
+    /// Whose streams end once the changes are on disk. Not before: one that opens meanwhile must end too.
+    pub(crate) fn revoke(&mut self, revoked: Revoked) {
+        self.revoked.push(revoked);
+    }
+
+    /// The row of this token is part of the transaction.
+    pub(crate) fn touch_token(&mut self, token: TokenId) {
+        self.token = Some(token);
+    }
+
+    /// What was decided on an enrolment.
+    pub(crate) fn decide_enrolment(&mut self, decision: GrantDecision) {
+        self.ctx.grant_decisions.push_back(decision);
+    }
+
     /// Ends the call: what changed becomes one transaction, what rests on it waits.
     pub(crate) fn finish(self, queue: &mut TxnQueue) -> CallOutcome {
-        let Self { ctx, id, changes, outputs, devices, rests_on, decisions, .. } = self;
+        let Self {
+            ctx, id, changes, outputs, devices, rests_on, decisions, revoked, token, ..
+        } = self;
         let key = decisions.iter().find(|d| d.stored.is_some()).map(|d| d.key.clone());
         if !changes.is_empty() {
             queue.last = id;
             ctx.outputs.push_back(Output::Persist(Txn::new(id, changes)));
             let devices = devices.clone();
-            queue.pending.push_back(PendingTxn { id, outputs, devices, key });
+            queue.pending.push_back(PendingTxn { id, outputs, devices, key, revoked, token });
         } else if let Some(pending) = queue.get_mut(rests_on) {
             pending.outputs.extend(outputs);
         } else {

@@ -5,6 +5,7 @@
 //! are the program's business: it calls [`Running::shutdown`].
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -99,10 +100,22 @@ struct Tls {
 pub enum StartError {
     /// The operator's: without credentials any client that reaches the hub commands every device.
     #[error(
-        "this hub has no tokens, and {listener} is not loopback: any client that reaches it could command every \
-         device. Listen on 127.0.0.1, or set `open` if that is intended"
+        "this hub has no admin token, and {listener} is not loopback: any client that reaches it could command every \
+         device. Make a token first (bellwire token create --role admin --data-dir {}), or set `open` (--open) if that is \
+         intended", .data_dir.display()
     )]
     Exposed {
+        /// Where it was to listen.
+        listener: ListenerConfig,
+        /// Its data folder.
+        data_dir: PathBuf,
+    },
+    /// The operator's: the classic format knows no tokens.
+    #[error(
+        "the classic format asks nobody for a token, and {listener} is not loopback: any client that reaches it could send \
+         to every classic listener. Leave out `classic` (--classic), or set `open` (--open) if that is intended"
+    )]
+    ClassicExposed {
         /// Where it was to listen.
         listener: ListenerConfig,
     },
@@ -147,6 +160,7 @@ impl StartError {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Exposed { .. }
+            | Self::ClassicExposed { .. }
             | Self::NoCertificate { .. }
             | Self::Twice { .. }
             | Self::Tls(_) => true,
@@ -286,7 +300,16 @@ impl Bound {
 pub fn faults(config: &Config) -> Vec<StartError> {
     let listen = &config.listen;
     let exposed = listen.iter().filter(|listener| !config.open && !listener.is_loopback());
-    let exposed = exposed.map(|listener| StartError::Exposed { listener: listener.clone() });
+    // What cannot be read is a fault of its own, below.
+    let closed = store::has_admin_token(&config.data_dir).unwrap_or_default();
+    let exposed = exposed.filter_map(|listener| match (closed, config.classic) {
+        (false, _) => Some(StartError::Exposed {
+            listener: listener.clone(),
+            data_dir: config.data_dir.clone(),
+        }),
+        (true, true) => Some(StartError::ClassicExposed { listener: listener.clone() }),
+        (true, false) => None,
+    });
     let without =
         config.listeners().filter(|(_, scheme)| *scheme == Scheme::Https && config.tls.is_none());
     let without =

@@ -12,20 +12,25 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bellwire_core::record::TokenRecord;
 use bellwire_core::{
-    Answer, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, Send, SessionId,
+    Answer, Enrolment, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, Send, SessionId,
+    TokenUse,
 };
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{
-    Code, Command, CommandId, Delivery, Device, DeviceId, Json, Labels, Problem, Report, Timestamp,
+    Code, Command, CommandId, CreatedToken, Credential, Delivery, Device, DeviceId, Json, Labels,
+    NewToken, Problem, Report, SecretText, Timestamp, TokenId,
 };
 use tokio::sync::oneshot;
 
+use crate::auth::{Auth, secret_digest};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::feed::Reader;
 use crate::frames;
 use crate::plane::{Plane, PlaneConfig, StreamOptions};
-use crate::store::{Store, StoreError, StoreEvents, StoredDevice};
+use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
 
 mod effects;
 mod events;
@@ -127,8 +132,9 @@ impl Driver {
             ..PlaneConfig::default()
         };
         let seed = u64::from_ne_bytes(entropy()?);
+        let auth = Auth::new(recovered.admin_tokens > 0);
         let hub = Hub::new(config.core(), recovered, seed);
-        let runtime = Runtime::start(hub, config, store, plane, clock, seed)?;
+        let runtime = Runtime::start(hub, auth, config, store, plane, clock, seed)?;
         Ok(Self { runtime })
     }
 
@@ -156,9 +162,9 @@ impl Driver {
     ///
     /// # Errors
     /// `idempotency_mismatch`, `unknown_device`, `rate_limited`, `draining`, `store_unavailable`.
-    pub async fn send_to_many(&self, send: Send) -> Result<Command, Problem> {
+    pub async fn send_to_many(&self, send: Send, visible: Visible) -> Result<Command, Problem> {
         match self.request_send(send).await? {
-            Answer::Command(command) => self.command(command).await,
+            Answer::Command(command) => self.command(command, visible).await,
             answer => Err(unexpected(&answer)),
         }
     }
@@ -172,21 +178,26 @@ impl Driver {
     ///
     /// # Errors
     /// `unknown_command`, `illegal_transition` when all had ended before, `store_unavailable`.
-    pub async fn cancel(&self, command: CommandId, force: bool) -> Result<Command, Problem> {
+    pub async fn cancel(
+        &self,
+        command: CommandId,
+        force: bool,
+        visible: Visible,
+    ) -> Result<Command, Problem> {
         let reply =
             self.request(|hub, request, now| hub.handle_cancel(request, command, force, now));
         match reply.await? {
-            Answer::Cancelled => self.command(command).await,
+            Answer::Cancelled => self.command(command, visible).await,
             answer => Err(unexpected(&answer)),
         }
     }
 
-    /// A command as it is on disk.
+    /// A command as it is on disk, for one who sees these devices.
     ///
     /// # Errors
     /// `unknown_command`, `store_unavailable`.
-    pub async fn command(&self, command: CommandId) -> Result<Command, Problem> {
-        let found = self.store().command(command).await?;
+    pub async fn command(&self, command: CommandId, visible: Visible) -> Result<Command, Problem> {
+        let found = self.store().command(command, visible).await?;
         let detail = "no command has this id, or it is no longer retained";
         found.ok_or_else(|| Problem::new(Code::UnknownCommand, detail))
     }
@@ -299,6 +310,100 @@ impl Driver {
         self.done(answer.await?)
     }
 
+    // --- Tokens and enrolment ---
+
+    /// Makes a token; its text is in what this gives, and nowhere else.
+    ///
+    /// # Errors
+    /// `store_unavailable`, `internal` when the system gives no entropy.
+    pub async fn make_token(
+        &self,
+        new: NewToken,
+        created_by: Option<String>,
+    ) -> Result<CreatedToken, Problem> {
+        let credential = self.new_credential()?;
+        let now = self.now();
+        let record = TokenRecord {
+            id: credential.id(),
+            digest: secret_digest(&credential),
+            role: new.role,
+            expires_at: new.expires_in_s.map(|s| now.after(Duration::from_secs(s))),
+            note: new.note,
+            created_at: now,
+            created_by,
+            last_used_at: None,
+        };
+        let info = record.to_token();
+        self.create_token(record).await?;
+        Ok(CreatedToken { info, token: SecretText(credential) })
+    }
+
+    /// Stores a new token.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    async fn create_token(&self, record: TokenRecord) -> Result<(), Problem> {
+        let reply = self.request(|hub, request, now| hub.handle_create_token(request, record, now));
+        self.done(reply.await?)
+    }
+
+    /// Revokes a token: its streams end.
+    ///
+    /// # Errors
+    /// `not_found`, `conflict` for the last `admin` token, `store_unavailable`.
+    pub async fn revoke_token(&self, token: TokenId) -> Result<(), Problem> {
+        let reply = self.request(|hub, request, now| hub.handle_revoke_token(request, token, now));
+        self.done(reply.await?)
+    }
+
+    /// A device enrols; whether an operator must approve it first.
+    ///
+    /// # Errors
+    /// `unauthenticated` when the join token does not work, `conflict` when the name is taken, `store_unavailable`.
+    pub async fn enroll(&self, enrolment: Enrolment) -> Result<bool, Problem> {
+        let reply = self.request(|hub, request, now| hub.handle_enroll(request, enrolment, now));
+        match reply.await? {
+            Answer::Enrolled { pending } => Ok(pending),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// A device that waits for it may work from now on.
+    ///
+    /// # Errors
+    /// `unknown_device`, `store_unavailable`.
+    pub async fn approve(&self, device: DeviceId) -> Result<(), Problem> {
+        let reply = self.request(|hub, request, now| hub.handle_approve(request, device, now));
+        match reply.await? {
+            Answer::Device { .. } => Ok(()),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Whether a caller needs no token.
+    pub fn is_open(&self) -> bool {
+        self.runtime.auth.is_open()
+    }
+
+    /// A new token, in nobody's hands yet.
+    ///
+    /// # Errors
+    /// `internal` when the system gives no entropy.
+    pub(crate) fn new_credential(&self) -> Result<Credential, Problem> {
+        let id = entropy().map_err(|_| internal())?;
+        let secret = entropy().map_err(|_| internal())?;
+        Ok(Credential::from_random(id, secret))
+    }
+
+    pub(crate) fn auth(&self) -> &Auth {
+        &self.runtime.auth
+    }
+
+    /// A token was used at this time. Nothing is promised.
+    pub(crate) fn token_used(&self, token: TokenId, at: Timestamp) {
+        self.runtime.with_core(|core, now| core.hub.handle_token_used(token, at, now));
+    }
+
     // --- Observers and watchers ---
 
     /// Opens a stream of what happens to a command: every delivery as it is, each change, `done`,
@@ -310,19 +415,22 @@ impl Driver {
         &self,
         command: CommandId,
         options: StreamOptions,
+        visible: Visible,
+        token: Option<TokenUse>,
     ) -> Result<Reserved, Problem> {
         let reserved = self.reserve(options)?;
-        let mailbox = self.runtime.feed.watch(reserved.stream, command)?;
+        let reader = Reader { visible: visible.clone(), token };
+        let mailbox = self.runtime.feed.watch(reserved.stream, command, reader)?;
         // From here on every change is notified; those that the snapshot contains already are recognised by
         // their version. Changes decided before are not notified, so the snapshot must contain them: it is
         // read when they are on disk.
         let watching = self.runtime.watch(command);
         self.done(self.request(|hub, request, _| hub.handle_settle(request)).await?)?;
-        let Some(snapshot) = self.store().snapshot(command, None).await? else {
+        let Some(snapshot) = self.store().snapshot(command, None, visible.clone()).await? else {
             return Err(Problem::new(Code::UnknownCommand, "no command has this id"));
         };
         let feed = self.runtime.feed.clone();
-        let progress = feed.progress(command, snapshot.command.total)?;
+        let progress = feed.progress(command, snapshot.command.total, &visible)?;
         tokio::spawn(async move {
             feed.follow(mailbox, progress, snapshot).await;
             drop(watching);
@@ -334,9 +442,14 @@ impl Driver {
     ///
     /// # Errors
     /// `draining`, `rate_limited` when there are too many watchers.
-    pub fn observe(&self, options: StreamOptions) -> Result<Reserved, Problem> {
+    pub fn observe(
+        &self,
+        options: StreamOptions,
+        visible: Visible,
+        token: Option<TokenUse>,
+    ) -> Result<Reserved, Problem> {
         let reserved = self.reserve(options)?;
-        self.runtime.feed.observe(reserved.stream)?;
+        self.runtime.feed.observe(reserved.stream, Reader { visible, token })?;
         self.runtime.observers_changed();
         Ok(reserved)
     }

@@ -16,21 +16,29 @@ use std::hash::{BuildHasher, RandomState};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bellwire_core::{HubEvent, Presence};
 use bellwire_proto::limits::WATCHERS_MAX;
 use bellwire_proto::stream::{Bye, ByeReason};
-use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceEvent, DeviceId, Problem};
+use bellwire_proto::{
+    Code, CommandId, Delivery, DeviceChange, DeviceEvent, DeviceId, Labels, Problem,
+};
 use futures_util::FutureExt;
 use tokio::sync::{Notify as Wake, mpsc};
 
+use crate::clock::Clock;
 use crate::frames;
 use crate::plane::{CloseReason, Frame, Plane, Receipt, StreamEvent, StreamId};
-use crate::store::{Store, StoredDevice};
+use crate::store::{Store, StoredDevice, Visible};
 use progress::{Memory, Names, Progress};
 
 mod follow;
 mod progress;
+mod readers;
+
+use readers::Part;
+pub(crate) use readers::Reader;
 
 /// Events that wait for the feed's task. A hub does some ten thousand changes a second at most: this is most
 /// of a second of them, and the task needs some microseconds for each.
@@ -43,6 +51,8 @@ const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const BATCH_EVENTS_MAX: usize = 256;
 /// Changes of one command that wait for a snapshot to be read, by the store or by the client.
 const MAILBOX_CHANGES_MAX: usize = 512;
+/// How late a stream may end after its token has expired.
+const EXPIRED_WITHIN: Duration = Duration::from_secs(1);
 
 /// All observers and watchers, and the queue to them.
 pub(crate) struct Feed {
@@ -54,6 +64,8 @@ pub(crate) struct Feed {
     failed: AtomicBool,
     /// What watchers may hold.
     memory: Arc<Memory>,
+    /// Wakes the task when a stream is opened with a token that expires.
+    expiring: Arc<Wake>,
     state: Mutex<State>,
     /// Has the task panic at the next event.
     #[cfg(test)]
@@ -69,12 +81,15 @@ pub(crate) struct FeedEvent {
 
 #[derive(Default)]
 struct State {
+    /// Those who see everything.
     observers: Vec<StreamId>,
+    /// Those who see a part of the fleet.
+    scoped: Vec<(StreamId, Visible)>,
     watchers: HashMap<CommandId, Vec<Watcher>>,
     /// The names that the watchers of a command share.
     names: HashMap<CommandId, Weak<Names>>,
-    /// What each stream of the feed is for.
-    streams: HashMap<StreamId, Role>,
+    /// What each stream of the feed is for, and who reads it.
+    streams: HashMap<StreamId, (Role, Reader)>,
     draining: bool,
 }
 
@@ -89,6 +104,7 @@ struct Watcher {
     stream: StreamId,
     changes: mpsc::Sender<DeliveryChange>,
     written: Arc<Written>,
+    part: Arc<Part>,
 }
 
 /// The changes for one watcher, until its stream is closed. Dropped before that, it closes the stream.
@@ -97,6 +113,7 @@ pub(crate) struct Mailbox {
     stream: StreamId,
     changes: mpsc::Receiver<DeliveryChange>,
     written: Arc<Written>,
+    part: Arc<Part>,
 }
 
 /// Whether the frame that was sent with [`Receipt::Written`] is written, or never will be.
@@ -121,7 +138,7 @@ struct DeliveryChange {
 
 impl Feed {
     /// A feed without observers and watchers, and its task, which ends with it.
-    pub(crate) fn start(store: Arc<dyn Store>, plane: Plane) -> Arc<Self> {
+    pub(crate) fn start(store: Arc<dyn Store>, plane: Plane, clock: Clock) -> Arc<Self> {
         let (queue, events) = mpsc::channel(QUEUE_EVENTS_MAX);
         let feed = Arc::new(Self {
             store,
@@ -130,13 +147,14 @@ impl Feed {
             queued_bytes: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             memory: Arc::default(),
+            expiring: Arc::default(),
             state: Mutex::new(State::default()),
             #[cfg(test)]
             panics: AtomicBool::new(false),
         });
         let running = Arc::downgrade(&feed);
         tokio::spawn(async move {
-            let task = AssertUnwindSafe(run(running.clone(), events));
+            let task = AssertUnwindSafe(run(running.clone(), events, clock));
             if task.catch_unwind().await.is_err()
                 && let Some(feed) = running.upgrade()
             {
@@ -165,7 +183,7 @@ impl Feed {
     /// An event is not sent: those who would have got it are notified, and nobody else.
     fn missed(&self, event: &HubEvent) {
         let mut state = self.state();
-        if !state.observers.is_empty() {
+        if state.is_observed() {
             tracing::warn!("observers are cut off: changes come faster than they can be sent");
             self.cut_off_observers(&mut state);
         }
@@ -182,7 +200,7 @@ impl Feed {
 
     /// Whether there are observers.
     pub(crate) fn is_observed(&self) -> bool {
-        !self.state().observers.is_empty()
+        self.state().is_observed()
     }
 
     /// Has the task panic.
@@ -195,31 +213,52 @@ impl Feed {
 
     /// Makes a stream an observer's. It gets the state of the hub at once, and then all that the
     /// core reports.
-    pub(crate) fn observe(&self, stream: StreamId) -> Result<(), Problem> {
+    pub(crate) fn observe(&self, stream: StreamId, reader: Reader) -> Result<(), Problem> {
         let mut state = self.state();
-        self.admit(&mut state, stream, Role::Observer)?;
-        state.observers.push(stream);
+        let visible = reader.visible.clone();
+        self.admit(&mut state, stream, Role::Observer, reader)?;
+        if visible.is_all() {
+            state.observers.push(stream);
+        } else {
+            state.scoped.push((stream, visible));
+        }
         // Under the lock, so that no event is sent before it.
         self.plane.send(stream, frames::hub(false), Receipt::None);
         Ok(())
     }
 
     /// Makes a stream a watcher's of a command. The mailbox is for [`Feed::follow`].
-    pub(crate) fn watch(&self, stream: StreamId, command: CommandId) -> Result<Mailbox, Problem> {
+    pub(crate) fn watch(
+        &self,
+        stream: StreamId,
+        command: CommandId,
+        reader: Reader,
+    ) -> Result<Mailbox, Problem> {
         let mut state = self.state();
-        self.admit(&mut state, stream, Role::Watcher(command))?;
+        let part = Arc::new(Part::of(reader.visible.clone()));
+        self.admit(&mut state, stream, Role::Watcher(command), reader)?;
         let (sender, changes) = mpsc::channel(MAILBOX_CHANGES_MAX);
         let written = Arc::new(Written::default());
         state.watchers.entry(command).or_default().push(Watcher {
             stream,
             changes: sender,
             written: written.clone(),
+            part: part.clone(),
         });
-        Ok(Mailbox { plane: self.plane.clone(), stream, changes, written })
+        Ok(Mailbox { plane: self.plane.clone(), stream, changes, written, part })
     }
 
     /// What a watcher of a command with so many deliveries needs to know which of them it was sent.
-    pub(crate) fn progress(&self, command: CommandId, total: u64) -> Result<Progress, Problem> {
+    pub(crate) fn progress(
+        &self,
+        command: CommandId,
+        total: u64,
+        visible: &Visible,
+    ) -> Result<Progress, Problem> {
+        if !visible.is_all() {
+            // It has slots for its part of the deliveries alone, so it numbers those itself.
+            return self.memory.progress(Arc::new(self.memory.names(total)?), total);
+        }
         let mut state = self.state();
         let shared = state.names.get(&command).and_then(Weak::upgrade);
         let names = match shared {
@@ -233,11 +272,20 @@ impl Feed {
         self.memory.progress(names, total)
     }
 
-    fn admit(&self, state: &mut State, stream: StreamId, role: Role) -> Result<(), Problem> {
+    fn admit(
+        &self,
+        state: &mut State,
+        stream: StreamId,
+        role: Role,
+        reader: Reader,
+    ) -> Result<(), Problem> {
+        if reader.token.is_some_and(|used| used.expires_at.is_some()) {
+            self.expiring.notify_one();
+        }
         if self.has_failed() {
             return Err(Problem::new(Code::Internal, "the hub has failed; see its log"));
         }
-        state.admit(stream, role)
+        state.admit(stream, role, reader)
     }
 
     // --- What happens to their streams ---
@@ -266,7 +314,7 @@ impl Feed {
         let mut state = self.state();
         state.draining = true;
         let last = frames::hub(true);
-        for observer in state.observers.drain(..) {
+        for observer in state.take_observers() {
             self.plane.close(observer, Some(last.clone()), CloseReason::Draining);
         }
         for watcher in state.watchers.drain().flat_map(|(_, watchers)| watchers) {
@@ -281,17 +329,18 @@ impl Feed {
     async fn send_on(&self, events: &mut Vec<FeedEvent>) {
         #[cfg(test)]
         assert!(!self.panics.load(Ordering::Acquire), "on purpose");
-        let mut rows = self.rows(events).await.into_iter();
+        // One who connects from here on has missed nothing that it could have seen.
+        let scoped = !self.state().scoped.is_empty();
+        let mut rows = self.rows(events, scoped).await.into_iter();
         for event in events.drain(..) {
             let weight = event.weight();
-            let is_read = event.device_to_read().is_some();
+            let is_read = event.device_to_read(scoped).is_some();
+            let row = if is_read { rows.next().flatten() } else { event.removed.map(|row| *row) };
             match event.event {
-                HubEvent::Delivery { delivery, version } => self.changed(&delivery, version),
-                HubEvent::Device { change, presence, .. } => {
-                    let row =
-                        if is_read { rows.next().flatten() } else { event.removed.map(|row| *row) };
-                    self.device(row, change, presence);
+                HubEvent::Delivery { delivery, version } => {
+                    self.changed(&delivery, version, row.as_ref());
                 }
+                HubEvent::Device { change, presence, .. } => self.device(row, change, presence),
             }
             self.queued_bytes.fetch_sub(weight, Ordering::AcqRel);
         }
@@ -299,9 +348,9 @@ impl Feed {
 
     /// The rows of the devices that these events are about, in their order, as far as the events do not
     /// bring them. Nothing is read while there are no observers.
-    async fn rows(&self, events: &[FeedEvent]) -> Vec<Option<StoredDevice>> {
-        let devices: Vec<_> =
-            events.iter().filter_map(FeedEvent::device_to_read).cloned().collect();
+    async fn rows(&self, events: &[FeedEvent], scoped: bool) -> Vec<Option<StoredDevice>> {
+        let to_read = events.iter().filter_map(|event| event.device_to_read(scoped));
+        let devices: Vec<_> = to_read.cloned().collect();
         if devices.is_empty() || !self.is_observed() {
             return Vec::new();
         }
@@ -318,7 +367,8 @@ impl Feed {
         }
     }
 
-    fn changed(&self, delivery: &Delivery, version: u64) {
+    /// Sends a delivery on; `device` is the row of its device, for those who see a part of the fleet.
+    fn changed(&self, delivery: &Delivery, version: u64, device: Option<&StoredDevice>) {
         let frame = frames::delivery(delivery);
         let change = DeliveryChange {
             device: delivery.device.clone(),
@@ -330,6 +380,8 @@ impl Feed {
         if !state.observers.is_empty() {
             self.plane.send_many(&state.observers, &frame);
         }
+        let scoped = device.map(|row| state.scoped_who_see(&row.record.labels));
+        self.plane.send_many(&scoped.unwrap_or_default(), &frame);
         let Some(watchers) = state.watchers.get_mut(&delivery.command) else {
             return;
         };
@@ -349,7 +401,7 @@ impl Feed {
     /// Reports a device to observers.
     fn device(&self, row: Option<StoredDevice>, change: DeviceChange, presence: Presence) {
         let mut state = self.state();
-        if state.observers.is_empty() {
+        if !state.is_observed() {
             return;
         }
         let Some(row) = row else {
@@ -361,16 +413,18 @@ impl Feed {
             }
             return;
         };
+        let scoped = state.scoped_who_see(&row.record.labels);
         let device = row.into_device(presence);
         let frame = frames::device(&DeviceEvent { device, change });
         self.plane.send_many(&state.observers, &frame);
+        self.plane.send_many(&scoped, &frame);
     }
 
     /// Ends the streams of all observers: they have missed something. The core goes on reporting until the
     /// plane reports the streams closed.
     fn cut_off_observers(&self, state: &mut State) {
         let last = frames::overloaded();
-        for observer in state.observers.drain(..) {
+        for observer in state.take_observers() {
             self.plane.close(observer, Some(last.clone()), CloseReason::Overloaded);
         }
     }
@@ -395,14 +449,15 @@ impl Feed {
 }
 
 impl FeedEvent {
-    /// The device whose row is to be read for this event.
-    fn device_to_read(&self) -> Option<&DeviceId> {
+    /// The device whose row is to be read for this event; `scoped`: for those who see a part of the fleet too.
+    fn device_to_read(&self, scoped: bool) -> Option<&DeviceId> {
         match &self.event {
             HubEvent::Device { device, change, .. }
                 if self.removed.is_none() && *change != DeviceChange::Removed =>
             {
                 Some(device)
             }
+            HubEvent::Delivery { delivery, .. } if scoped => Some(&delivery.device),
             HubEvent::Device { .. } | HubEvent::Delivery { .. } => None,
         }
     }
@@ -432,7 +487,23 @@ enum Taken {
 }
 
 impl State {
-    fn admit(&mut self, stream: StreamId, role: Role) -> Result<(), Problem> {
+    fn is_observed(&self) -> bool {
+        !self.observers.is_empty() || !self.scoped.is_empty()
+    }
+
+    fn take_observers(&mut self) -> Vec<StreamId> {
+        let mut all = std::mem::take(&mut self.observers);
+        all.extend(self.scoped.drain(..).map(|(stream, _)| stream));
+        all
+    }
+
+    /// Of those who see a part of the fleet, those who see a device with these labels.
+    fn scoped_who_see(&self, labels: &Labels) -> Vec<StreamId> {
+        let seeing = self.scoped.iter().filter(|(_, visible)| visible.sees(labels));
+        seeing.map(|(stream, _)| *stream).collect()
+    }
+
+    fn admit(&mut self, stream: StreamId, role: Role, reader: Reader) -> Result<(), Problem> {
         if self.draining {
             return Err(Problem::draining());
         }
@@ -442,7 +513,7 @@ impl State {
                 "the hub has as many watchers as it allows; try again later",
             ));
         }
-        self.streams.insert(stream, role);
+        self.streams.insert(stream, (role, reader));
         Ok(())
     }
 
@@ -452,7 +523,7 @@ impl State {
         | StreamEvent::Closed { stream, .. }
         | StreamEvent::Stalled { stream }
         | StreamEvent::Resumed { stream }) = event;
-        let Some(role) = self.streams.get(&stream).copied() else {
+        let Some(role) = self.streams.get(&stream).map(|(role, _)| *role) else {
             return Taken::Not;
         };
         match event {
@@ -478,7 +549,10 @@ impl State {
 
     fn remove(&mut self, stream: StreamId, role: Role) {
         match role {
-            Role::Observer => self.observers.retain(|observer| *observer != stream),
+            Role::Observer => {
+                self.observers.retain(|observer| *observer != stream);
+                self.scoped.retain(|(observer, _)| *observer != stream);
+            }
             Role::Watcher(command) => {
                 if let Some(watchers) = self.watchers.get_mut(&command) {
                     watchers.retain(|watcher| watcher.stream != stream);
@@ -516,12 +590,31 @@ fn spread_s(stream: StreamId) -> f64 {
 }
 
 /// The feed's task: one event after the other, in their order.
-async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<FeedEvent>) {
+async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<FeedEvent>, clock: Clock) {
     let mut batch = Vec::with_capacity(BATCH_EVENTS_MAX);
-    while events.recv_many(&mut batch, BATCH_EVENTS_MAX).await > 0 {
-        let Some(feed) = feed.upgrade() else { return };
-        feed.send_on(&mut batch).await;
+    loop {
+        let Some(expiring) = feed.upgrade().map(|feed| feed.end_expired(clock.now().wall)) else {
+            return;
+        };
+        tokio::select! {
+            biased;
+            received = events.recv_many(&mut batch, BATCH_EVENTS_MAX) => {
+                let Some(feed) = feed.upgrade().filter(|_| received > 0) else { return };
+                feed.send_on(&mut batch).await;
+            }
+            () = woken(&feed, expiring) => {}
+        }
     }
+}
+
+/// Waits until streams may have expired, or one is opened that will. The feed is not held meanwhile: it ends with its last
+/// handle, and the queue with it.
+async fn woken(feed: &Weak<Feed>, expiring: usize) {
+    if expiring > 0 {
+        return tokio::time::sleep(EXPIRED_WITHIN).await;
+    }
+    let Some(opened) = feed.upgrade().map(|feed| feed.expiring.clone()) else { return };
+    opened.notified().await;
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 pub mod bodies;
 mod body;
 pub mod browsers;
+mod caller;
 pub mod classic;
 mod command;
 mod device;
@@ -22,8 +23,10 @@ mod ping;
 mod problem;
 mod report;
 mod request;
+mod rules;
 mod send;
 mod stream;
+mod token;
 mod waits;
 
 use std::future::{Future, poll_fn};
@@ -37,14 +40,16 @@ use axum::body::Body;
 use axum::response::Response;
 use axum::routing::any;
 use bellwire_proto::limits::{PAGE_ITEMS, URI_BYTES_MAX};
-use bellwire_proto::{Code, Problem};
+use bellwire_proto::{Code, DeviceId, Problem};
 use http::request::Parts;
 use http::{Method, header};
 
 use crate::driver::Driver;
 use crate::store::{Cursor, PageRequest};
 use browsers::{Browsers, Effect};
-use request::{Caller, Request};
+use caller::Caller;
+use request::Request;
+use rules::Rule;
 
 /// The API over a hub, to be served by the hub's own [`listen`](crate::listen) or by any axum
 /// server: where the connection cannot be taken over, streams are ordinary response bodies.
@@ -58,6 +63,15 @@ pub fn router(driver: Driver) -> Router {
         .route("/v1/{*path}", api.clone())
         .route("/healthz", api.clone())
         .route("/readyz", api)
+}
+
+/// Every method and path of the table, for tests that must miss none.
+#[doc(hidden)]
+pub fn routes() -> Vec<(String, &'static str)> {
+    let of = |route: &'static Route| {
+        route.methods.iter().map(|served| (served.method.to_string(), route.path))
+    };
+    ROUTES.iter().flat_map(of).collect()
 }
 
 /// The answer to a path that is not served.
@@ -74,68 +88,96 @@ struct Route {
     methods: &'static [Served],
 }
 
-/// A method of a route. Whether it has an effect decides which web pages may cause it.
+/// A method of a route. Whether it has an effect decides which web pages may cause it; the rule, who may call it.
 struct Served {
     method: Method,
     effect: Effect,
+    rule: Rule,
     handler: Handler,
 }
 
 macro_rules! on {
     // Only a GET can be without an effect.
-    (GET reads $handler:path) => {
-        on!(GET, Effect::None, $handler)
+    (GET reads $rule:ident, $handler:path) => {
+        on!(GET, Effect::None, Rule::$rule, $handler)
     };
-    ($method:ident acts $handler:path) => {
-        on!($method, Effect::Acts, $handler)
+    ($method:ident acts $rule:ident, $handler:path) => {
+        on!($method, Effect::Acts, Rule::$rule, $handler)
     };
-    ($method:ident, $effect:expr, $handler:path) => {
+    ($method:ident, $effect:expr, $rule:expr, $handler:path) => {
         Served {
             method: Method::$method,
             effect: $effect,
+            rule: $rule,
             handler: |request| Box::pin($handler(request)),
         }
     };
 }
 
 static ROUTES: &[Route] = &[
-    Route { path: "/v1/send/{device}/{action}", methods: &[on!(POST acts send::send)] },
+    Route { path: "/v1/send/{device}/{action}", methods: &[on!(POST acts Operator, send::send)] },
     Route {
         path: "/v1/commands",
-        methods: &[on!(GET reads command::list), on!(POST acts send::command)],
+        methods: &[on!(GET reads Operator, command::list), on!(POST acts Operator, send::command)],
     },
     Route {
         path: "/v1/commands/{command}",
-        methods: &[on!(GET reads command::show), on!(DELETE acts command::cancel)],
+        methods: &[
+            on!(GET reads Operator, command::show),
+            on!(DELETE acts Operator, command::cancel),
+        ],
     },
     Route {
         path: "/v1/commands/{command}/deliveries",
-        methods: &[on!(GET reads command::deliveries)],
+        methods: &[on!(GET reads Operator, command::deliveries)],
     },
-    Route { path: "/v1/commands/{command}/waits", methods: &[on!(GET reads waits::list)] },
-    Route { path: "/v1/commands/{command}/events", methods: &[on!(GET reads command::events)] },
-    Route { path: "/v1/devices", methods: &[on!(GET reads device::list)] },
+    Route {
+        path: "/v1/commands/{command}/waits",
+        methods: &[on!(GET reads Operator, waits::list)],
+    },
+    Route {
+        path: "/v1/commands/{command}/events",
+        methods: &[on!(GET reads Operator, command::events)],
+    },
+    Route { path: "/v1/devices", methods: &[on!(GET reads Operator, device::list)] },
     Route {
         path: "/v1/devices/{device}",
         methods: &[
-            on!(GET reads device::show),
-            on!(PUT acts device::put),
-            on!(DELETE acts device::delete),
+            on!(GET reads DeviceOrOperator, device::show),
+            on!(PUT acts Registrar, device::put),
+            on!(DELETE acts Registrar, device::delete),
         ],
     },
-    Route { path: "/v1/devices/{device}/facts", methods: &[on!(PUT acts device::put_facts)] },
-    Route { path: "/v1/devices/{device}/stream", methods: &[on!(GET acts stream::stream)] },
-    Route { path: "/v1/devices/{device}/confirm", methods: &[on!(POST acts stream::confirm)] },
-    Route { path: "/v1/devices/{device}/commands", methods: &[on!(GET acts stream::poll)] },
+    Route {
+        path: "/v1/devices/{device}/approve",
+        methods: &[on!(POST acts Registrar, token::approve)],
+    },
+    Route {
+        path: "/v1/devices/{device}/facts",
+        methods: &[on!(PUT acts Device, device::put_facts)],
+    },
+    Route { path: "/v1/devices/{device}/stream", methods: &[on!(GET acts Device, stream::stream)] },
+    Route {
+        path: "/v1/devices/{device}/confirm",
+        methods: &[on!(POST acts Device, stream::confirm)],
+    },
+    Route { path: "/v1/devices/{device}/commands", methods: &[on!(GET acts Device, stream::poll)] },
     Route {
         path: "/v1/devices/{device}/commands/{command}/status",
-        methods: &[on!(POST acts report::one)],
+        methods: &[on!(POST acts Device, report::one)],
     },
-    Route { path: "/v1/devices/{device}/status", methods: &[on!(POST acts report::batch)] },
-    Route { path: "/v1/events", methods: &[on!(GET reads ops::events)] },
-    Route { path: "/v1/ping", methods: &[on!(GET reads ping::ping)] },
-    Route { path: "/healthz", methods: &[on!(GET reads ops::healthz)] },
-    Route { path: "/readyz", methods: &[on!(GET reads ops::readyz)] },
+    Route { path: "/v1/devices/{device}/status", methods: &[on!(POST acts Device, report::batch)] },
+    Route {
+        path: "/v1/tokens",
+        methods: &[on!(GET reads Admin, token::list), on!(POST acts Admin, token::create)],
+    },
+    Route { path: "/v1/tokens/self", methods: &[on!(GET reads Holder, token::own)] },
+    Route { path: "/v1/tokens/{token}", methods: &[on!(DELETE acts Admin, token::revoke)] },
+    Route { path: "/v1/enroll", methods: &[on!(POST acts Join, token::enroll)] },
+    Route { path: "/v1/events", methods: &[on!(GET reads Operator, ops::events)] },
+    Route { path: "/v1/ping", methods: &[on!(GET reads Anyone, ping::ping)] },
+    Route { path: "/healthz", methods: &[on!(GET reads Anyone, ops::healthz)] },
+    Route { path: "/readyz", methods: &[on!(GET reads Anyone, ops::readyz)] },
 ];
 
 /// The answer, with what a browser needs to let a page of a listed origin read it.
@@ -162,19 +204,26 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
         return not_found().await;
     };
     if head.method == Method::OPTIONS {
-        return options(browsers, route, &head);
+        return options(browsers, route, &head, driver.is_open());
     }
     let Some(served) = route.served(&head.method) else {
         let allow = route.allow();
         let refusal = Problem::new(Code::MethodNotAllowed, format!("this path offers {allow}"));
         return problem::with(problem::problem(&refusal), header::ALLOW, &allow);
     };
-    if let Err(refusal) = browsers.check(&head, served.effect) {
+    let open = driver.is_open();
+    let page = if open {
+        browsers.check(&head, served.effect)
+    } else {
+        browsers.check_page_of(&head, served.effect)
+    };
+    if let Err(refusal) = page {
         return problem::problem(&refusal);
     }
-    // Credentials are checked here. This hub is open: every caller is allowed everything, and has
-    // no name.
-    let caller = Caller::anonymous();
+    let caller = match caller(&driver, route, served, &head).await {
+        Ok(caller) => caller,
+        Err(refusal) => return problem::problem(&refusal),
+    };
     let request = Request::new(driver, caller, route.path, head, body);
     match caught((served.handler)(request)).await {
         Ok(response) => response,
@@ -182,12 +231,30 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
     }
 }
 
+/// Who is calling, if the rule of the route allows it.
+async fn caller(
+    driver: &Driver,
+    route: &Route,
+    served: &Served,
+    head: &Parts,
+) -> Result<Caller, Problem> {
+    if served.rule == Rule::Anyone {
+        return Ok(Caller::Anonymous);
+    }
+    let caller = Caller::of(driver, &head.headers).await?;
+    let device = request::segment(route.path, head, "device").ok();
+    let device = device.and_then(|name| name.parse::<DeviceId>().ok());
+    served.rule.check(&caller, device.as_ref())?;
+    Ok(caller)
+}
+
 /// The answer to `OPTIONS`: the methods, or the leave for a page of a listed origin to use them.
-fn options(browsers: &Browsers, route: &Route, head: &Parts) -> Response {
+fn options(browsers: &Browsers, route: &Route, head: &Parts, open: bool) -> Response {
     let allow = route.allow();
-    let checked = match browsers.check_host(head) {
+    let host = if open { browsers.check_host(head) } else { Ok(()) };
+    let checked = match host {
         Ok(()) if browsers::listed_origin(head).is_some() => Ok(()),
-        Ok(()) => browsers.check(head, route.effect_of_get()),
+        Ok(()) => browsers.check_page_of(head, route.effect_of_get()),
         refused => refused,
     };
     match checked {
@@ -199,6 +266,7 @@ fn options(browsers: &Browsers, route: &Route, head: &Parts) -> Response {
 
 impl Route {
     fn find(path: &str) -> Option<&'static Self> {
+        // `/v1/tokens/self` is before `/v1/tokens/{token}`: the first that fits.
         ROUTES.iter().find(|route| {
             let (mut pattern, mut path) = (route.path.split('/'), path.split('/'));
             loop {

@@ -14,11 +14,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, Txn};
+use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, TokenRecord, Txn};
 use bellwire_core::{Instant, Presence};
 use bellwire_proto::{
-    Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device, DeviceId, Page,
-    Selector, Timestamp,
+    Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device, DeviceId,
+    DeviceStatus, Page, Selector, Timestamp, TokenId,
 };
 
 mod cursor;
@@ -26,14 +26,19 @@ mod cursor;
 pub mod fault;
 mod queue;
 mod sqlite;
+mod visible;
 
 pub use cursor::{BadCursor, Cursor};
-pub use sqlite::{OpenError, Options, SqliteStore, check_folder};
+pub use sqlite::{OpenError, Options, SqliteStore, check_folder, has_admin_token};
+pub use visible::Visible;
 
 /// The pending result of a read. The read is queued when this is made, not when it is polled.
 pub type Reading<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
 /// A backend: it stores transactions and reads what they stored.
+///
+/// A read with a [`Visible`] shows what concerns those devices: other deliveries are neither listed nor counted, and a
+/// command that has none of them is not there.
 ///
 /// Every read sees each transaction whose [`Committed`] was reported before the read was made.
 pub trait Store: Send + Sync + 'static {
@@ -49,16 +54,26 @@ pub trait Store: Send + Sync + 'static {
     fn load(&self, load: Load);
 
     /// A command by its id.
-    fn command(&self, id: CommandId) -> Reading<Option<Command>>;
+    fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<Command>>;
 
     /// Commands, newest first.
     fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>>;
 
     /// Commands whose ids begin so, the last ids first, `limit` at most.
-    fn commands_by_id(&self, prefix: CommandIdPrefix, limit: u32) -> Reading<Vec<Command>>;
+    fn commands_by_id(
+        &self,
+        prefix: CommandIdPrefix,
+        limit: u32,
+        visible: Visible,
+    ) -> Reading<Vec<Command>>;
 
     /// The queued deliveries of a command by device name, with what they wait for; `None` when there is no such command.
-    fn waits(&self, id: CommandId, page: PageRequest) -> Reading<Option<Page<StoredWait>>>;
+    fn waits(
+        &self,
+        id: CommandId,
+        page: PageRequest,
+        visible: Visible,
+    ) -> Reading<Option<Page<StoredWait>>>;
 
     /// The deliveries of a command by device name, or those in one state; `None` when there is no
     /// such command.
@@ -67,10 +82,16 @@ pub trait Store: Send + Sync + 'static {
         id: CommandId,
         state: Option<DeliveryState>,
         page: PageRequest,
+        visible: Visible,
     ) -> Reading<Option<Page<Delivery>>>;
 
     /// A command, and a page of its deliveries by device name, after the given one, as of one moment.
-    fn snapshot(&self, id: CommandId, after: Option<DeviceId>) -> Reading<Option<Snapshot>>;
+    fn snapshot(
+        &self,
+        id: CommandId,
+        after: Option<DeviceId>,
+        visible: Visible,
+    ) -> Reading<Option<Snapshot>>;
 
     /// A device by its name.
     fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>>;
@@ -80,6 +101,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Devices by name.
     fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>>;
+
+    /// A token by its id, expired or not.
+    fn token(&self, id: TokenId) -> Reading<Option<StoredToken>>;
+
+    /// Tokens by id.
+    fn tokens(&self, page: PageRequest) -> Reading<Page<TokenRecord>>;
 
     /// Whether the store still takes transactions.
     ///
@@ -107,7 +134,7 @@ pub trait StoreEvents: Send + Sync + 'static {
 /// A command, and a page of its deliveries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// The command.
+    /// The command; on a first page as its reader sees it, on the others as it is.
     pub command: Command,
     /// Deliveries by device name, each with its version. A page is bounded in bytes.
     pub deliveries: Vec<(Delivery, u64)>,
@@ -125,6 +152,8 @@ pub struct CommandFilter {
     pub state: Option<DeliveryState>,
     /// Of this action.
     pub action: Option<Action>,
+    /// What exists for the reader.
+    pub visible: Visible,
 }
 
 /// Which devices to list.
@@ -134,6 +163,8 @@ pub struct DeviceFilter {
     pub select: Selector,
     /// Those whose names begin so.
     pub prefix: String,
+    /// What exists for the reader.
+    pub visible: Visible,
 }
 
 /// Which part of a list to read.
@@ -156,6 +187,15 @@ pub struct StoredDevice {
     pub record: DeviceRecord,
     /// How many of its deliveries are `queued`.
     pub queued: u64,
+}
+
+/// A token as it is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredToken {
+    /// Its row.
+    pub record: TokenRecord,
+    /// Of a device's token: whether the device must be approved first.
+    pub pending: bool,
 }
 
 /// A queued delivery as it is on disk, with what may stand before it.
@@ -203,6 +243,11 @@ impl StoredDevice {
             transport: presence.transport,
             queued,
             created_at: record.created_at,
+            status: match (record.pending, presence.conflict) {
+                (true, _) => DeviceStatus::Pending,
+                (false, true) => DeviceStatus::Conflict,
+                (false, false) => DeviceStatus::Active,
+            },
         }
     }
 }

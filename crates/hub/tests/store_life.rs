@@ -216,7 +216,10 @@ fn closing_stores_what_was_submitted_and_takes_nothing_more() {
     store.close();
     assert_eq!(reports.committed().len(), 500);
     store.submit(txn(501));
-    assert!(matches!(try_read(store.command(id(1))), Err(StoreError::Closed)));
+    assert!(matches!(
+        try_read(store.command(id(1), bellwire_hub::store::Visible::all())),
+        Err(StoreError::Closed)
+    ));
     assert!(store.health().is_ok(), "closed is not failed");
     drop(store);
     assert!(
@@ -261,7 +264,10 @@ fn a_store_thread_that_panics_fails_the_store_and_is_named_once() {
         assert!(!error.to_string().contains(&source), "the chain says it once: {error}");
         assert!(matches!(store.health(), Err(StoreError::Failed(_))));
         store.submit(Txn::new(TxnId(2), vec![put_device("a")]));
-        assert!(matches!(try_read(store.command(id(1))), Err(StoreError::Closed)));
+        assert!(matches!(
+            try_read(store.command(id(1), bellwire_hub::store::Visible::all())),
+            Err(StoreError::Closed)
+        ));
         store.close();
         assert_eq!(reports.failed().len(), 1, "reported once");
         drop(store);

@@ -7,7 +7,7 @@ use bellwire_core::record::{
 };
 use bellwire_core::record::{IdempotencyKey, IdempotencyRecord};
 use bellwire_hub::store::{
-    BadCursor, CommandFilter, Cursor, DeviceFilter, PageRequest, Store, StoreError,
+    BadCursor, CommandFilter, Cursor, DeviceFilter, PageRequest, Store, StoreError, Visible,
 };
 use bellwire_proto::{Counts, DeliveryState, ErrorInfo, Labels, Outcome, Progress, Seq};
 use store_kit::*;
@@ -180,7 +180,7 @@ fn a_command_to_many_is_found_with_its_targets_and_what_is_live_of_it() {
     for _ in 0..2 {
         kit.commit(vec![put(of_many(4, delivery_in(1, "b", DeliveryState::Failed, 2)))]);
     }
-    let command = read(kit.store.command(id(1))).unwrap();
+    let command = read(kit.store.command(id(1), Visible::all())).unwrap();
     let counts = Counts::from([(DeliveryState::Succeeded, 1), (DeliveryState::Failed, 1)]);
     assert_eq!((command.counts, command.total, command.done), (counts, 4, false));
 }
@@ -297,6 +297,7 @@ fn commands_are_filtered_by_a_delivery_that_fits_both_device_and_state() {
             device: device_name.map(device),
             state,
             action: action.map(|a| a.parse().unwrap()),
+            ..CommandFilter::default()
         };
         let by_one = walk(&kit, &filter, 1);
         assert_eq!(by_one, walk(&kit, &filter, 100), "{filter:?}");
@@ -312,13 +313,13 @@ fn commands_are_filtered_by_a_delivery_that_fits_both_device_and_state() {
     assert_eq!(found(Some("a"), queued, Some("ping")), [2]);
     assert_eq!(found(Some("nobody"), None, None), [0; 0]);
 
-    let one = read(kit.store.command(id(1))).unwrap();
+    let one = read(kit.store.command(id(1), Visible::all())).unwrap();
     assert_eq!(one.counts, [(DeliveryState::Queued, 1), (DeliveryState::Succeeded, 1)].into());
     assert!(!one.done);
-    let three = read(kit.store.command(id(3))).unwrap();
+    let three = read(kit.store.command(id(3), Visible::all())).unwrap();
     assert_eq!(three.counts, [(DeliveryState::Succeeded, 1)].into());
     assert!(three.done);
-    assert_eq!(read(kit.store.command(id(9))), None);
+    assert_eq!(read(kit.store.command(id(9), Visible::all())), None);
 }
 
 #[test]
@@ -348,7 +349,7 @@ fn the_deliveries_of_a_command_come_by_name() {
         put(delivery(1, "b")),
     ]);
     let listed = |state, request: PageRequest| {
-        let page = read(kit.store.deliveries(id(1), state, request)).unwrap();
+        let page = read(kit.store.deliveries(id(1), state, request, Visible::all())).unwrap();
         let names: Vec<_> = page.items.iter().map(|d| d.device.to_string()).collect();
         (names.join(" "), page.next)
     };
@@ -356,14 +357,14 @@ fn the_deliveries_of_a_command_come_by_name() {
     assert_eq!(names, "a b");
     assert_eq!(listed(None, next(2, cursor).unwrap()), ("c".into(), None));
     assert_eq!(listed(Some(DeliveryState::Queued), page(2)), ("b c".into(), None));
-    assert_eq!(read(kit.store.deliveries(id(2), None, page(2))), None);
+    assert_eq!(read(kit.store.deliveries(id(2), None, page(2), Visible::all())), None);
 
-    let snapshot = read(kit.store.snapshot(id(1), None)).unwrap();
+    let snapshot = read(kit.store.snapshot(id(1), None, Visible::all())).unwrap();
     assert_eq!((snapshot.command.seq, snapshot.more), (Seq::new(1), false));
     let deliveries = snapshot.deliveries;
     let versions: Vec<_> = deliveries.iter().map(|(d, v)| (d.device.to_string(), *v)).collect();
     assert_eq!(versions, [("a".into(), 1), ("b".into(), 0), ("c".into(), 0)]);
-    assert_eq!(read(kit.store.snapshot(id(2), None)), None);
+    assert_eq!(read(kit.store.snapshot(id(2), None, Visible::all())), None);
 }
 
 #[test]
@@ -419,7 +420,7 @@ fn a_cursor_of_another_list_is_refused() {
     assert!(is_bad(try_read(commands).unwrap_err()));
     let devices = kit.store.devices(DeviceFilter::default(), by_seq.clone());
     assert!(is_bad(try_read(devices).unwrap_err()));
-    let deliveries = kit.store.deliveries(id(1), None, by_seq);
+    let deliveries = kit.store.deliveries(id(1), None, by_seq, Visible::all());
     assert!(is_bad(try_read(deliveries).unwrap_err()));
 }
 
@@ -437,7 +438,7 @@ fn a_page_of_long_deliveries_ends_early_and_the_next_continues_there() {
     let (mut listed, mut after) = (Vec::new(), None);
     loop {
         let request = PageRequest { limit: 1000, after: after.take() };
-        let page = read(kit.store.deliveries(id(1), None, request)).unwrap();
+        let page = read(kit.store.deliveries(id(1), None, request, Visible::all())).unwrap();
         assert!(page.items.len() <= 64, "4 MiB are 64 of these, and not {}", page.items.len());
         listed.extend(page.items.iter().map(|delivery| delivery.device.to_string()));
         let Some(next) = page.next else { break };

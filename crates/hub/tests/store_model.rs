@@ -11,9 +11,13 @@ use std::time::Duration;
 
 use bellwire_core::record::{
     Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, Seen, TargetChunk,
+    TokenRecord,
 };
-use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store};
-use bellwire_proto::{DeliveryState, ErrorInfo, Labels, Outcome, Progress, Selector, Seq};
+use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, Visible};
+use bellwire_proto::{
+    Delivery, DeliveryState, DeviceId, ErrorInfo, Join, Labels, Outcome, Progress, Role, Scope,
+    Selector, Seq, TokenId,
+};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -59,6 +63,45 @@ fn a_delivery() -> impl Strategy<Value = DeliveryRecord> {
     })
 }
 
+fn token_id(n: u8) -> TokenId {
+    TokenId::from_random([n; 10])
+}
+
+fn a_token() -> impl Strategy<Value = TokenRecord> {
+    let select_of = option::of(select(vec!["site=lyon", "!site,os in (deb12)"]));
+    let actions = option::of(vec(select(vec!["ping", "reboot"]), 1..3));
+    let role = prop_oneof![
+        Just(Role::Admin),
+        Just(Role::Metrics),
+        name().prop_map(|n| Role::Device(device(n))),
+        (select_of, actions).prop_map(|(select, actions)| {
+            let actions = actions.map(|names| names.iter().map(|a| a.parse().unwrap()).collect());
+            let select = select.map(|text| text.parse().unwrap());
+            Role::Operator(Box::new(Scope { select, actions }))
+        }),
+        (option::of(0..9u64), any::<bool>(), any::<bool>()).prop_map(
+            |(uses_left, replace, approve)| {
+                let labels = Labels::from([("site".to_owned(), "lyon".to_owned())]);
+                Role::Join(Box::new(Join { labels, uses_left, replace, approve }))
+            }
+        ),
+    ];
+    (0..4u8, role, option::of(0..9u64), option::of(".{0,9}")).prop_map(|(n, role, ms, note)| {
+        // What only a join token has is not changed on another.
+        let n = if matches!(role, Role::Join(_)) { n % 2 } else { 2 + n % 2 };
+        TokenRecord {
+            id: token_id(n),
+            digest: [n; 32],
+            role,
+            expires_at: ms.map(at),
+            note: note.clone(),
+            created_at: at(1),
+            created_by: note,
+            last_used_at: None,
+        }
+    })
+}
+
 fn a_change() -> impl Strategy<Value = Change> {
     let labels = select(vec![("site", "lyon"), ("site", "rome"), ("os", "deb12")]);
     let labels = vec(labels, 0..2).prop_map(|pairs| {
@@ -74,6 +117,12 @@ fn a_change() -> impl Strategy<Value = Change> {
             Change::PutSeen(device(n), Seen { at: at(ms), address: None, agent: Some(n.into()) })
         }),
         1 => name().prop_map(|n| Change::DeleteDevice(device(n))),
+        1 => (name(), any::<bool>()).prop_map(|(n, yes)| Change::PutPending(device(n), yes)),
+        2 => a_token().prop_map(|token| Change::PutToken(Box::new(token))),
+        1 => (0..4u8, 0..9u64).prop_map(|(n, uses)| Change::PutUses(token_id(n), uses)),
+        1 => (0..4u8, 0..9u64).prop_map(|(n, ms)| Change::PutLastUsed(token_id(n), at(ms))),
+        1 => (0..4u8).prop_map(|n| Change::DeleteToken(token_id(n))),
+        1 => name().prop_map(|n| Change::DeleteTokensOf(device(n))),
         1 => (name(), 0..3u64).prop_map(|(n, queued)| put_queued(n, queued)),
         1 => (1..=SEQS, any::<bool>()).prop_map(|(seq, force)| Change::PutCancel(Seq::new(seq), force)),
         1 => (1..=SEQS).prop_map(|seq| Change::DeleteCancel(Seq::new(seq))),
@@ -123,6 +172,7 @@ fn a_load() -> impl Strategy<Value = Load> {
             after.map(device),
             max
         )),
+        (0..5u8).prop_map(|n| Load::Token(token_id(n))),
         (0..SEQS + 3).prop_map(|seq| Load::Data(device("a"), Seq::new(seq))),
         (name(), 1..=SEQS).prop_map(|(n, seq)| Load::Delivery(device(n), id(seq))),
         key.prop_map(|(caller, key)| {
@@ -147,6 +197,7 @@ fn a_filter() -> impl Strategy<Value = CommandFilter> {
         device: n.map(device),
         state,
         action: action.map(|a| a.parse().unwrap()),
+        visible: Visible::all(),
     })
 }
 
@@ -187,7 +238,8 @@ fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32
             let in_state = |row: &&DeliveryRecord| filter.state.is_none_or(|s| row.state == s);
             let expected: Vec<_> =
                 model.of(seq).filter(in_state).map(DeliveryRecord::to_delivery).collect();
-            let deliveries = |page| read(kit.store.deliveries(id, filter.state, page)).unwrap();
+            let deliveries =
+                |page| read(kit.store.deliveries(id, filter.state, page, Visible::all())).unwrap();
             assert_eq!(paged(limit, deliveries), expected, "deliveries of {seq}");
         }
     }
@@ -199,6 +251,49 @@ fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32
         let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
         let listed: Vec<_> = listed.into_iter().map(|stored| stored.record).collect();
         assert_eq!(listed, expected, "{select}");
+    }
+}
+
+/// One who sees a part of the fleet reads that part, and nothing else is there.
+fn compare_scoped(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32) {
+    for select in ["site=lyon", "!site", "site=nowhere"] {
+        let visible = Visible::by(Some(select.parse().unwrap()));
+        for command in model.commands() {
+            let (seq, id) = (command.head.seq, command.head.id);
+            let expected = model.seen(command, &visible);
+            assert_eq!(read(kit.store.command(id, visible.clone())), expected, "{select}: {seq}");
+            let page = PageRequest { limit: 1000, after: None };
+            let deliveries = read(kit.store.deliveries(id, None, page, visible.clone()));
+            let seen = expected.is_some().then(|| model.seen_of(seq, &visible));
+            assert_eq!(deliveries.map(|page| page.items), seen, "{select}: of {seq}");
+            let snapshot = read(kit.store.snapshot(id, None, visible.clone()));
+            let snapshot = snapshot.map(|s| s.deliveries.into_iter().map(|(d, _)| d).collect());
+            assert_eq!(snapshot, seen, "{select}: snapshot of {seq}");
+        }
+        for filter in filters {
+            let sees_device =
+                |name: &DeviceId| model.devices().any(|d| d.id == *name && visible.sees(&d.labels));
+            let fits = |row: &Delivery| {
+                filter.device.as_ref().is_none_or(|d| row.device == *d)
+                    && filter.state.is_none_or(|state| row.state == state)
+            };
+            let any = filter.device.is_none() && filter.state.is_none();
+            let expected: Vec<_> = model
+                .commands()
+                .rev()
+                .filter(|c| filter.action.as_ref().is_none_or(|action| c.head.action == *action))
+                .filter(|_| filter.device.as_ref().is_none_or(sees_device))
+                .filter(|c| any || model.seen_of(c.head.seq, &visible).iter().any(fits))
+                .filter_map(|c| model.seen(c, &visible))
+                .collect();
+            let filter = CommandFilter { visible: visible.clone(), ..filter.clone() };
+            let listed = paged(limit, |page| read(kit.store.commands(filter.clone(), page)));
+            assert_eq!(listed, expected, "{filter:?} in pages of {limit}");
+        }
+        let expected: Vec<_> = model.devices().filter(|d| visible.sees(&d.labels)).collect();
+        let filter = DeviceFilter { visible: visible.clone(), ..DeviceFilter::default() };
+        let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
+        assert_eq!(listed.iter().map(|d| &d.record).collect::<Vec<_>>(), expected, "{select}");
     }
 }
 
@@ -251,5 +346,6 @@ proptest! {
             prop_assert_eq!(kit.load(load), expected);
         }
         compare_lists(&kit, &model, &filters, limit);
+        compare_scoped(&kit, &model, &filters, limit);
     }
 }

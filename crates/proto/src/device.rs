@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::id::DeviceId;
 use crate::json::Json;
-use crate::labels::{Labels, is_label_key, is_label_value};
+use crate::labels::{Labels, take_labels};
 use crate::limits::{FACTS_BYTES_MAX, FACTS_KEYS_MAX};
 use crate::members::Members;
 use crate::problem::{Code, Problem};
@@ -49,6 +49,33 @@ pub struct Device {
     pub queued: u64,
     /// When it was first seen or registered.
     pub created_at: Timestamp,
+    /// Whether it may work. (A hub before 0.2 does not say.)
+    #[serde(default)]
+    pub status: DeviceStatus,
+}
+
+/// Whether a device may work, and whether it is alone with its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceStatus {
+    /// It may work.
+    #[default]
+    Active,
+    /// It has enrolled, and an operator has yet to approve it.
+    Pending,
+    /// Two agents with its identity took its stream from each other, again and again.
+    Conflict,
+}
+
+impl DeviceStatus {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Pending => "pending",
+            Self::Conflict => "conflict",
+        }
+    }
 }
 
 /// What happened to a device, on `/v1/events`.
@@ -63,6 +90,8 @@ pub enum DeviceChange {
     Created,
     /// It was removed.
     Removed,
+    /// Its labels or its status changed.
+    Changed,
 }
 
 /// A device with what happened to it.
@@ -96,23 +125,8 @@ impl<'de> Deserialize<'de> for DeviceEvent {
 /// `bad_request` when a key or value breaks the label syntax.
 pub fn parse_labels_body(body: &[u8]) -> Result<Labels, Problem> {
     let mut members = if body.is_empty() { Members::parse(b"{}")? } else { Members::parse(body)? };
-    let labels = members.take_members("labels")?;
+    let labels = take_labels(&mut members)?;
     members.finish()?;
-    let labels: Labels = labels.map(Members::take_all).transpose()?.unwrap_or_default();
-    for (key, value) in &labels {
-        if !is_label_key(key) {
-            return Err(Problem::bad_request(format!(
-                "label key {key:?} is not [prefix/]name with a name of 1 to 63 of A-Z a-z 0-9 - _ . \
-                 that begins and ends with a letter or digit"
-            )));
-        }
-        if !is_label_value(value) {
-            return Err(Problem::bad_request(format!(
-                "the value of label {key:?} is not at most 63 of A-Z a-z 0-9 - _ . that begin and \
-                 end with a letter or digit"
-            )));
-        }
-    }
     Ok(labels)
 }
 
@@ -124,6 +138,12 @@ pub fn parse_facts(body: &[u8]) -> Result<Json, Problem> {
     let text =
         std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
     let facts = Json::parse(text).map_err(|e| Problem::bad_request(format!("the body is {e}")))?;
+    check_facts(&facts)?;
+    Ok(facts)
+}
+
+/// Checks that facts are an object within its limits.
+pub(crate) fn check_facts(facts: &Json) -> Result<(), Problem> {
     if facts.as_str().len() > FACTS_BYTES_MAX {
         return Err(Problem::new(Code::PayloadTooLarge, "facts are at most 16 KiB"));
     }
@@ -133,7 +153,7 @@ pub fn parse_facts(body: &[u8]) -> Result<Json, Problem> {
         Ok(object) if object.len() > FACTS_KEYS_MAX => {
             Err(Problem::new(Code::PayloadTooLarge, "facts have at most 100 members"))
         }
-        Ok(_) => Ok(facts),
+        Ok(_) => Ok(()),
     }
 }
 
@@ -167,6 +187,7 @@ mod tests {
                 transport: None,
                 queued: 0,
                 created_at: Timestamp::from_unix_ms(0),
+                status: DeviceStatus::Conflict,
             },
             change: DeviceChange::Removed,
         };

@@ -4,8 +4,32 @@
 
 use std::collections::BTreeMap;
 
+use crate::members::Members;
+use crate::problem::Problem;
+
 /// Labels of a device: Kubernetes label syntax, keys in order.
 pub type Labels = BTreeMap<String, String>;
+
+/// Takes the member `labels` of a body: absent is none.
+pub(crate) fn take_labels(members: &mut Members<'_>) -> Result<Labels, Problem> {
+    let labels = members.take_members("labels")?;
+    let labels: Labels = labels.map(Members::take_all).transpose()?.unwrap_or_default();
+    for (key, value) in &labels {
+        if !is_label_key(key) {
+            return Err(Problem::bad_request(format!(
+                "label key {key:?} is not [prefix/]name with a name of 1 to 63 of A-Z a-z 0-9 - _ . \
+                 that begins and ends with a letter or digit"
+            )));
+        }
+        if !is_label_value(value) {
+            return Err(Problem::bad_request(format!(
+                "the value of label {key:?} is not at most 63 of A-Z a-z 0-9 - _ . that begin and \
+                 end with a letter or digit"
+            )));
+        }
+    }
+    Ok(labels)
+}
 
 /// Whether `key` is `[prefix/]name` in Kubernetes' syntax: a DNS subdomain of at most 253
 /// characters, and a name of 1 to 63.

@@ -51,6 +51,24 @@ pub const FACTS_BYTES_MAX: usize = 16 * 1024;
 pub const FACTS_KEYS_MAX: usize = 100;
 /// Bytes of any other request body (labels, a confirmation): our choice, ample for both.
 pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Characters of a token's note: our choice, a line of text.
+pub const NOTE_CHARS_MAX: usize = 256;
+/// Characters of the selector of an operator's token: our choice.
+pub const SELECTOR_CHARS_MAX: usize = 4096;
+/// Actions that an operator's token lists at most: our choice.
+pub const TOKEN_ACTIONS_MAX: usize = 100;
+/// Seconds for which a token works, if it is made to expire: up to ten years, our choice.
+pub const TOKEN_LIFE_S: Range = Range { default: 86_400, min: 1, max: 10 * 365 * 86_400 };
+/// Devices that may enrol with a join token, if it counts them: our choice.
+pub const TOKEN_USES: Range = Range { default: 1, min: 1, max: 1_000_000 };
+/// Tokens that the hub remembers, so that their next request costs no read: our choice, some 3 MiB. Beyond it, those that
+/// were used last stay.
+pub const TOKENS_REMEMBERED_MAX: usize = 8192;
+/// Streams of a device that replaced each other within [`CONFLICT_WINDOW`]; more, and two agents have one identity.
+/// Contract, section 6.
+pub const CONFLICT_REPLACED_MAX: usize = 5;
+/// For how long replaced streams count. Contract, section 6.
+pub const CONFLICT_WINDOW: Duration = Duration::from_secs(600);
 /// The greatest `rev` (2^53 - 1), which every JSON parser represents exactly. Contract, section 5.
 pub const REV_MAX: u64 = (1 << 53) - 1;
 
@@ -413,6 +431,8 @@ pub const AGENT_HEALTHY_AFTER: Duration = Duration::from_secs(60);
 pub const AGENT_RECONNECT_MAX: Duration = Duration::from_secs(60);
 /// The agent's pause after 401, 403, 404 and 407. `docs/agent.md`, "Connection".
 pub const AGENT_REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// The agent's pause while an operator has yet to approve its device. `docs/agent.md`, "Connection".
+pub const AGENT_PENDING_PAUSE: Duration = Duration::from_secs(15);
 /// The agent's pause after 423. `docs/agent.md`, "Connection".
 pub const AGENT_LOCKED_PAUSE: Duration = Duration::from_secs(30);
 /// The agent's pause after 410. `docs/agent.md`, "Connection".

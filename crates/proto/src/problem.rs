@@ -50,6 +50,8 @@ codes! {
     Unauthenticated = "unauthenticated", 401, "Unauthenticated";
     /// The credentials do not allow this.
     Forbidden = "forbidden", 403, "Forbidden";
+    /// The device has enrolled, and an operator has yet to approve it.
+    Pending = "pending", 403, "Pending";
     /// No such resource.
     NotFound = "not_found", 404, "Not found";
     /// No such device.

@@ -23,9 +23,7 @@ struct Created<'a> {
 
 pub(crate) fn run(args: &AgentInit, form: Form) -> anyhow::Result<u8> {
     let path = &args.config.config;
-    let text = configuration(args)?;
-    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &text, &faults)))?;
-    write(path, &text)?;
+    write_first(args)?;
     let done = || format!("{} was written", path.display());
     match form {
         Form::Json => out::json(&Created { config: path }).with_context(done)?,
@@ -42,6 +40,14 @@ pub(crate) fn run(args: &AgentInit, form: Form) -> anyhow::Result<u8> {
         }
     }
     Ok(exit::OK)
+}
+
+/// Writes the first configuration; an existing file is never replaced.
+pub(super) fn write_first(args: &AgentInit) -> anyhow::Result<()> {
+    let path = &args.config.config;
+    let text = configuration(args)?;
+    AgentConfig::read(&text).map_err(|faults| Usage(in_file(path, &text, &faults)))?;
+    write(path, &text)
 }
 
 fn configuration(args: &AgentInit) -> anyhow::Result<String> {

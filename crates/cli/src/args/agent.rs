@@ -6,6 +6,8 @@ use bellwire_client::agent::config::CONFIG_FILE;
 use bellwire_proto::{Action, DeviceId, Seconds};
 use clap::{Args, Subcommand};
 
+use super::AgentEnroll;
+
 /// Where the agent's configuration stands.
 #[derive(Debug, Clone, Args)]
 pub struct AgentConfigArg {
@@ -49,6 +51,8 @@ Examples:
 
 An existing file is never replaced: the exit code is then 2.")]
     Init(AgentInit),
+    /// Enrol this machine at a hub with a join token: it gets its name and a token of its own.
+    Enroll(AgentEnroll),
     /// Add an action that runs a program to the configuration.
     #[command(after_help = "\
 Examples:

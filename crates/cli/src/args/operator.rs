@@ -95,6 +95,26 @@ pub enum DevicesCommand {
         #[command(flatten)]
         hub: HubArg,
     },
+    /// Approve appliances that have enrolled and wait for it.
+    #[command(after_help = "Example:\n  bellwire devices approve kiosk-7")]
+    Approve {
+        /// The appliances.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<DeviceId>,
+        /// The hub.
+        #[command(flatten)]
+        hub: HubArg,
+    },
+    /// Deny appliances that have enrolled and wait: they are removed, and their tokens with them.
+    #[command(after_help = "Example:\n  bellwire devices deny kiosk-7")]
+    Deny {
+        /// The appliances. If one of them does not wait, none is removed.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<DeviceId>,
+        /// The hub.
+        #[command(flatten)]
+        hub: HubArg,
+    },
     /// Remove appliances: their streams end, and what waits for them is cancelled. Their history stays.
     #[command(after_help = "Example:\n  bellwire devices remove kiosk-7 kiosk-8")]
     Remove {

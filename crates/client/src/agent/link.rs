@@ -5,16 +5,17 @@
 
 use std::time::Duration;
 
-use bellwire_proto::Seconds;
 use bellwire_proto::limits::{
-    AGENT_HEALTHY_AFTER, AGENT_LOCKED_PAUSE, AGENT_PORTAL_PAUSE, AGENT_RECONNECT_MAX,
-    AGENT_REFUSED_PAUSE, AGENT_REMOVED_PAUSE, AGENT_REPLACED_PAUSE_MS,
+    AGENT_HEALTHY_AFTER, AGENT_LOCKED_PAUSE, AGENT_PENDING_PAUSE, AGENT_PORTAL_PAUSE,
+    AGENT_RECONNECT_MAX, AGENT_REFUSED_PAUSE, AGENT_REMOVED_PAUSE, AGENT_REPLACED_PAUSE_MS,
 };
 use bellwire_proto::stream::{Bye, ByeReason};
+use bellwire_proto::{Code, Problem, Seconds};
+use http::StatusCode;
 
 use super::known::Found;
 use crate::api::ListenOptions;
-use crate::event_source::{Error, Loss, Retry, SERVER_WAIT_MAX};
+use crate::event_source::{Error, Loss, Refusal, Retry, SERVER_WAIT_MAX};
 use crate::transport::TransportStage;
 
 /// The agent's options for listening.
@@ -38,6 +39,7 @@ pub(super) fn options(heartbeat: Option<Seconds>, known: Option<Found>) -> Liste
 fn pause_after(loss: &Loss) -> Option<Duration> {
     let requested = loss.retry_after().map(|requested| requested.min(SERVER_WAIT_MAX));
     let pause_min = match loss {
+        Loss::Failed(Error::Refused(refusal)) if is_pending(refusal) => AGENT_PENDING_PAUSE,
         Loss::Failed(Error::Refused(refusal)) => match refusal.status.as_u16() {
             401 | 403 | 404 | 407 => AGENT_REFUSED_PAUSE,
             423 => AGENT_LOCKED_PAUSE,
@@ -70,6 +72,13 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
     Some(spread(pause_min).max(requested.unwrap_or_default()))
 }
 
+/// Whether an operator has yet to approve this device. Contract, section 6.
+fn is_pending(refusal: &Refusal) -> bool {
+    refusal.status == StatusCode::FORBIDDEN
+        && serde_json::from_slice::<Problem>(&refusal.body)
+            .is_ok_and(|problem| problem.code == Code::Pending)
+}
+
 /// Adds up to a quarter, so that devices that lost their hub together do not reconnect together.
 fn spread(pause_min: Duration) -> Duration {
     let share = (getrandom::u32().unwrap_or(u32::MAX) >> 16) as u16;
@@ -87,6 +96,9 @@ pub(super) fn pause_after_bye(bye: &Bye) -> Option<Duration> {
 /// What a loss means, for the log.
 pub(super) fn explain(loss: &Loss) -> String {
     let status = match loss {
+        Loss::Failed(Error::Refused(refusal)) if is_pending(refusal) => {
+            return "this device has enrolled, and an operator has yet to approve it: bellwire devices approve".to_owned();
+        }
         Loss::Failed(Error::Refused(refusal)) => refusal.status.as_u16(),
         Loss::Failed(
             error @ (Error::NotAStream { .. } | Error::Redirect(_) | Error::Rejected { .. }),
@@ -137,7 +149,7 @@ pub(super) fn explain(loss: &Loss) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event_source::{RedirectFault, Refusal};
+    use crate::event_source::RedirectFault;
     use crate::transport::TransportError;
 
     fn refused(status: u16, retry_after: Option<Duration>) -> Loss {
@@ -158,6 +170,19 @@ mod tests {
         }
         assert_eq!(pause_after(&refused(500, None)), None, "the backoff applies");
         assert_eq!(pause_after(&Loss::Ended), None, "the backoff applies");
+    }
+
+    #[test]
+    fn a_device_that_waits_for_approval_says_so_and_asks_again_soon() {
+        // It was told to check its credential, and came a minute after the approval.
+        let problem = Problem::new(Code::Pending, "an operator has yet to approve it");
+        let body = serde_json::to_vec(&problem).unwrap().into();
+        let status = StatusCode::FORBIDDEN;
+        let loss = Refusal { status, retry_after: None, body };
+        let loss = Loss::Failed(Error::Refused(Box::new(loss)));
+        assert!(explain(&loss).contains("bellwire devices approve"), "{}", explain(&loss));
+        let pause = pause_after(&loss).unwrap();
+        assert!(pause < AGENT_REFUSED_PAUSE / 2, "{pause:?}");
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Device {
 
     /// The checks of the contract, section 1, in its order.
     fn may_send(&mut self, send: &Send, txn: &mut TxnBuilder<'_>) -> Result<(), Problem> {
-        if !self.known && !txn.ctx.config.create_on_sight {
+        if !self.known && !txn.ctx.creates_on_sight() {
             return Err(unknown_device(&self.id));
         }
         if txn.ctx.draining {

@@ -8,10 +8,11 @@
 mod ends;
 mod polls;
 mod replay;
+mod revoked;
 
 use bellwire_proto::limits::{CONFIRM_TIMEOUT, PACED_BYTES, POLL_PRESENCE};
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
-use bellwire_proto::{Code, DeliveryState, Json, Problem, Seq, Transport};
+use bellwire_proto::{Code, DeliveryState, Json, Problem, Seq, TokenId, Transport};
 use thin_vec::ThinVec;
 
 use crate::context::unknown_device;
@@ -82,6 +83,8 @@ enum CatchingUp {
 struct WaitingPoll {
     request: RequestId,
     until: Instant,
+    /// With which token it came.
+    token: Option<TokenId>,
     commands: Vec<CommandEvent>,
     cancels: Vec<CancelEvent>,
     /// One of the commands was sent on a stream too: the poll is answered in the same call, so that both
@@ -251,7 +254,7 @@ impl Device {
             self.ensure_known(txn)
         });
         if let Err(problem) = known {
-            txn.ctx.sessions.remove(&session);
+            txn.ctx.end_session(session);
             return txn.refuse(request, problem);
         }
         let listener = Box::new(Listener {
@@ -285,7 +288,7 @@ impl Device {
     }
 
     fn may_listen(&self, txn: &TxnBuilder<'_>) -> Result<(), Problem> {
-        if !self.known && !txn.ctx.config.create_on_sight {
+        if !self.known && !txn.ctx.creates_on_sight() {
             return Err(unknown_device(&self.id));
         }
         if txn.ctx.draining {

@@ -6,8 +6,10 @@ use bellwire_proto::{Code, CommandId, Json, Labels, Problem, Report, Seconds, Se
 
 use crate::context::{Context, KeyDecision, store_unavailable};
 use crate::device::Device;
+use crate::grant::{EnrolStep, GrantDecision};
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Answer, Listen, Poll, Send};
+use crate::record::TokenRecord;
 use crate::time::{LOAD_RETRY, Now};
 use crate::txn::TxnBuilder;
 
@@ -37,6 +39,17 @@ pub(crate) enum Op {
         facts: Json,
     },
     Delete {
+        request: RequestId,
+    },
+    /// A token of it is made.
+    AddToken {
+        request: RequestId,
+        record: Box<TokenRecord>,
+    },
+    /// It enrols.
+    Enroll(Box<EnrolStep>),
+    /// An operator approves it.
+    Approve {
         request: RequestId,
     },
     Delivery {
@@ -87,6 +100,9 @@ impl Op {
             Self::PutLabels { request, labels } => device.put_labels(request, labels, txn),
             Self::PutFacts { request, facts } => device.put_facts(request, facts, txn),
             Self::Delete { request } => device.delete(request, txn),
+            Self::AddToken { request, record } => device.add_token(request, record, txn),
+            Self::Enroll(step) => device.enroll(*step, txn),
+            Self::Approve { request } => device.approve(request, txn),
             Self::Delivery { command, op } => device.on_delivery(command, op, txn),
             Self::Due { seqs } => device.look_up_due(seqs, txn),
         }
@@ -102,13 +118,19 @@ impl Op {
                 }
             }
             Self::Listen { request, session, .. } => {
-                ctx.sessions.remove(&session);
+                ctx.end_session(session);
                 ctx.refuse(request, problem);
             }
             Self::Poll { request, .. }
             | Self::PutLabels { request, .. }
             | Self::PutFacts { request, .. }
-            | Self::Delete { request } => ctx.refuse(request, problem),
+            | Self::Delete { request }
+            | Self::AddToken { request, .. }
+            | Self::Approve { request } => ctx.refuse(request, problem),
+            Self::Enroll(step) => {
+                ctx.refuse(step.request, problem);
+                ctx.grant_decisions.push_back(GrantDecision::refused(step.enrolment.join));
+            }
             Self::Delivery { op, .. } => op.refuse(problem, ctx),
             Self::Due { .. } => ctx.due.add_deadline(Some(now.instant.after(LOAD_RETRY))),
         }

@@ -47,6 +47,7 @@ impl Contacts {
             transport: self.online_since.and(transport),
             seen_at: if streams { Some(wall) } else { self.seen_at },
             peer: self.peer.clone(),
+            conflict: false,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::context::{store_unavailable, unknown_device};
 use crate::device::op::Op;
 use crate::device::{Device, Phase};
 use crate::ids::RequestId;
-use crate::io::Answer;
+use crate::io::{AccessChange, Answer, Output};
 use crate::record::{Change, DeliveryRecord, Load, TxnId};
 use crate::txn::TxnBuilder;
 
@@ -71,6 +71,8 @@ impl Device {
         self.known = false;
         self.flush_rows(txn);
         txn.change(Change::DeleteDevice(self.id.clone()));
+        txn.change(Change::DeleteTokensOf(self.id.clone()));
+        txn.output(Output::Access(AccessChange::Device(self.id.clone())));
         self.notify(DeviceChange::Removed, txn);
         txn.reply(request, Answer::Done);
     }

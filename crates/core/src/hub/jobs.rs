@@ -27,7 +27,7 @@ impl Hub {
     /// A command to several devices comes in. Where devices must be registered, all of them are
     /// looked up first.
     pub(super) fn send_to_devices(&mut self, send: NewSend, devices: Vec<DeviceId>, now: Now) {
-        if self.ctx.config.create_on_sight {
+        if self.ctx.creates_on_sight() {
             return self.store_for(send, devices, now);
         }
         let request = send.0;

@@ -113,6 +113,7 @@ impl Hub {
             Load::LiveOf(command, ..) => self.ctx.commands.cancel_page_failed(command, retry_at),
             Load::Unknown(request, _) => self.check_failed(request),
             Load::Idempotency(key) => self.key_not_loaded(&key),
+            Load::Token(token) => self.token_not_loaded(token),
             Load::Due(..) => {
                 self.due_loading = false;
                 self.ctx.due.add_deadline(Some(retry_at));
@@ -167,7 +168,7 @@ impl Hub {
         now: Now,
         act: impl FnOnce(&mut Device, &mut TxnBuilder<'_>),
     ) {
-        if let Some(id) = self.ctx.sessions.get(&session).cloned() {
+        if let Some(id) = self.ctx.sessions.get(&session).map(|open| open.device.clone()) {
             self.with_device(&id, now, act);
             self.finish_call(now);
         }
@@ -261,5 +262,6 @@ impl Hub {
             }
         }
         self.ctx.key_decisions.clear();
+        self.ctx.grant_decisions.clear();
     }
 }

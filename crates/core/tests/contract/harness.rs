@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bellwire_core::record::{DeliveryRecord, Load, Loaded};
 use bellwire_core::{
-    Answer, Config, Frame, Hub, HubEvent, Instant, Listen, NotifyOn, Now, Output, Peer, Poll,
-    RequestId, Send, SessionId, Target,
+    AccessChange, Answer, Config, Frame, Hub, HubEvent, Instant, Listen, NotifyOn, Now, Output,
+    Peer, Poll, RequestId, Send, SessionId, Target,
 };
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
 use bellwire_proto::{
@@ -30,6 +30,7 @@ pub(crate) struct Harness {
     /// While this is set no reader reads: no frame is taken or written.
     pub(crate) readers_held: bool,
     pub(crate) events: Vec<HubEvent>,
+    pub(crate) access: Vec<AccessChange>,
     pub(crate) frames: Vec<CommandEvent>,
     pub(crate) byes: Vec<Bye>,
     pub(crate) notify_on: VecDeque<(SessionId, NotifyOn)>,
@@ -62,6 +63,7 @@ impl Harness {
             loads_held: false,
             readers_held: false,
             events: Vec::new(),
+            access: Vec::new(),
             frames: Vec::new(),
             byes: Vec::new(),
             notify_on: VecDeque::new(),
@@ -154,6 +156,7 @@ impl Harness {
                 assert!(old.is_none(), "{request:?} was answered before: {old:?}");
             }
             Output::Notify(event) => self.events.push(event),
+            Output::Access(change) => self.access.push(change),
         }
     }
 
@@ -205,7 +208,7 @@ impl Harness {
 
     // --- Senders ---
 
-    fn request(&mut self) -> RequestId {
+    pub(crate) fn request(&mut self) -> RequestId {
         self.number += 1;
         RequestId(self.number)
     }
@@ -370,7 +373,8 @@ impl Harness {
     pub(crate) fn poll_with(&mut self, who: &str, wait_s: u64, after: Option<u64>) -> RequestId {
         let request = self.request();
         let last_event_id = after.map(Seq::new);
-        let poll = Poll { wait: Seconds::new(wait_s), last_event_id, peer: Peer::default() };
+        let poll =
+            Poll { wait: Seconds::new(wait_s), last_event_id, peer: Peer::default(), token: None };
         self.hub.handle_poll(request, device(who), poll, self.now);
         self.settle();
         request

@@ -19,6 +19,7 @@ mod review;
 mod rotating;
 mod sending;
 mod states;
+mod tokens;
 mod unanswered;
 
 #[path = "../world/store.rs"]

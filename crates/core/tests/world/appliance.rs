@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bellwire_core::{Answer, Frame, Instant, Listen, Peer, Poll, RequestId, SessionId};
+use bellwire_core::{Answer, Frame, Instant, Listen, Peer, Poll, RequestId, SessionId, TokenUse};
 use bellwire_proto::stream::{Bye, CommandEvent};
 use bellwire_proto::{CommandId, DeviceId, Report, ReportState, Seconds, Seq};
 
@@ -189,6 +189,8 @@ impl World {
         let device = &mut self.devices[index];
         let (id, ways) = (device.id.clone(), device.ways);
         let last_event_id = device.last_event_id.filter(|_| self.random.percent(70));
+        let token = self.token_of(&id);
+        let device = &mut self.devices[index];
         device.line = Some(Line { session, arrives: self.now, cut: false });
         self.sessions.insert(session, index);
         let listen = Listen {
@@ -196,6 +198,7 @@ impl World {
             confirm: ways.confirms,
             last_event_id,
             peer: Peer::default(),
+            token: token.map(|id| TokenUse { id, expires_at: None }),
         };
         self.request(Owner::Device(index), Requested::Listen(session), |request| {
             Input::Listen(request, session, id, listen)
@@ -218,7 +221,7 @@ impl World {
         let id = self.devices[index].id.clone();
         let wait = Seconds::new(self.random.pick(&[0, 2, 25, 60]));
         let last_event_id = self.devices[index].last_event_id.filter(|_| self.random.percent(50));
-        let poll = Poll { wait, last_event_id, peer: Peer::default() };
+        let poll = Poll { wait, last_event_id, peer: Peer::default(), token: None };
         let request = self.request(Owner::Device(index), Requested::Poll(id.clone()), |request| {
             Input::Poll(request, id, poll)
         });

@@ -32,6 +32,7 @@ impl World {
             60..68 => self.sends_again(index),
             68..88 => self.cancels(index),
             88..92 => self.removes(index),
+            92..96 => self.acts_on_tokens(index),
             _ => self.registers(index),
         }
     }

@@ -1,9 +1,9 @@
 //! What can happen in the world: the events of its queue, and the inputs on their way to the hub.
 
-use bellwire_core::record::{Committed, Load, Loaded};
-use bellwire_core::{Answer, Frame, Listen, Poll, RequestId, Send, SessionId};
+use bellwire_core::record::{Committed, Load, Loaded, TokenRecord};
+use bellwire_core::{Answer, Enrolment, Frame, Listen, Poll, RequestId, Send, SessionId};
 use bellwire_proto::stream::Bye;
-use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Seq};
+use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Seq, Timestamp, TokenId};
 
 use super::appliance;
 use super::faults::Fault;
@@ -46,6 +46,11 @@ pub(super) enum Input {
     PutDevice(RequestId, DeviceId, Labels),
     PutFacts(RequestId, DeviceId, Json),
     Delete(RequestId, DeviceId),
+    CreateToken(RequestId, Box<TokenRecord>),
+    Revoke(RequestId, TokenId),
+    Enroll(RequestId, Box<Enrolment>),
+    Approve(RequestId, DeviceId),
+    TokenUsed(TokenId, Timestamp),
 }
 
 /// The client that gets an answer.

@@ -36,6 +36,8 @@ pub(super) struct FaultProfile {
     /// Chance in percent that a command is for several devices.
     pub(super) to_many: u64,
     pub(super) calm_first: bool,
+    /// Whether an `admin` token may close the hub.
+    pub(super) closes: bool,
     pub(super) stream_max: Option<Duration>,
 }
 
@@ -58,6 +60,7 @@ impl FaultProfile {
             clock_steps: r.pick(&[0, 0, 1, 4]),
             to_many: r.pick(&[0, 10, 40]),
             calm_first: r.percent(60),
+            closes: r.percent(20),
             stream_max: r.pick(&[None, None, Some(10), Some(120)]).map(Duration::from_secs),
         }
     }

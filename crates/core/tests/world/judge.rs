@@ -7,20 +7,22 @@
 //! in `judge/rows.rs`.
 
 mod rows;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bellwire_core::record::{Change, Txn, TxnId};
+use bellwire_core::record::{Change, TokenRecord, Txn, TxnId};
 use bellwire_core::{Answer, Frame, HubEvent, Instant, Now, Output, RequestId, SessionId, Target};
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{
-    Code, CommandId, Counts, Delivery, DeliveryState, DeviceChange, DeviceId, Seq,
+    Code, CommandId, Counts, Delivery, DeliveryState, DeviceChange, DeviceId, Seq, TokenId,
 };
 
 use super::store::Disk;
 pub(crate) use rows::sendings;
 use rows::{Sending, row_may_follow};
+use tokens::Tokens;
 
 /// What was requested, as far as the answer is judged by it.
 #[derive(Debug, Clone)]
@@ -35,6 +37,15 @@ pub(crate) enum Requested {
     /// Labels or facts, identified by their text.
     Put(DeviceId, String),
     Delete(DeviceId),
+    MakeToken(Box<TokenRecord>),
+    Revoke(TokenId),
+    /// With this join token, for this token; whether the former was answered as revoked before.
+    Enroll {
+        join: TokenId,
+        token: TokenId,
+        after_revocation: bool,
+    },
+    Approve,
 }
 
 /// A stream, as far as it is judged.
@@ -81,6 +92,7 @@ pub(crate) struct Judge {
     decided_at: BTreeMap<TxnId, Now>,
     /// The targets of each command that was promised to its sender: each has a delivery in the end.
     promised: BTreeMap<CommandId, Vec<DeviceId>>,
+    tokens: Tokens,
 }
 
 impl Judge {
@@ -102,6 +114,11 @@ impl Judge {
 
     pub(crate) fn opened(&mut self, session: SessionId, device: DeviceId, ack_none: bool) {
         self.streams.insert(session, Stream { device, ack_none, ended: false });
+    }
+
+    /// A device enrols.
+    pub(crate) fn enrolling(&self, join: TokenId, token: TokenId) -> Requested {
+        Requested::Enroll { join, token, after_revocation: self.tokens.is_revoked(join) }
     }
 
     /// The hub is notified that a stream has ended: the client that requested it has disconnected.
@@ -129,6 +146,7 @@ impl Judge {
 
     /// A transaction will be on disk next. `disk` is the state before it.
     pub(crate) fn commit(&mut self, txn: &Txn, disk: &Disk) -> Verdict {
+        self.tokens.commit(txn, disk)?;
         for change in txn.changes() {
             match change {
                 Change::PutDelivery(row) => {
@@ -159,7 +177,13 @@ impl Judge {
                 | Change::PutCancel(..)
                 | Change::DeleteCancel(_)
                 | Change::PutQueued(..)
-                | Change::PutSeen(..) => {}
+                | Change::PutSeen(..)
+                | Change::PutPending(..)
+                | Change::PutToken(_)
+                | Change::PutUses(..)
+                | Change::PutLastUsed(..)
+                | Change::DeleteToken(_)
+                | Change::DeleteTokensOf(_) => {}
             }
         }
         Ok(())
@@ -211,7 +235,7 @@ impl Judge {
 
     pub(crate) fn output(&mut self, output: &Output, disk: &Disk, now: Instant) -> Verdict {
         match output {
-            Output::Persist(_) | Output::Load(_) => Ok(()),
+            Output::Persist(_) | Output::Load(_) | Output::Access(_) => Ok(()),
             Output::Send { session, frame, .. } => {
                 let Some(stream) = self.streams.get(session) else {
                     return Err(format!("a frame to {session:?}, which was never opened"));
@@ -253,7 +277,7 @@ impl Judge {
             }
             Output::Notify(HubEvent::Device { device, change, presence }) => {
                 let fits = match change {
-                    DeviceChange::Created => true,
+                    DeviceChange::Created | DeviceChange::Changed => true,
                     DeviceChange::Online => self.online.insert(device.clone()),
                     DeviceChange::Offline => self.online.remove(device),
                     DeviceChange::Removed => {
@@ -276,6 +300,9 @@ impl Judge {
         let Some(requested) = self.open.remove(&request) else {
             return Err(format!("{request:?} is answered twice: {answer:?}"));
         };
+        if let Some(verdict) = self.tokens.reply(&requested, answer) {
+            return verdict;
+        }
         match (requested, answer) {
             (Requested::Send(key, Target::Device(_)), Answer::Delivery(delivery)) => {
                 self.seen(delivery, "a sender's answer")?;
@@ -441,6 +468,7 @@ impl Judge {
         if let Some(queued) = disk.queued.first_key_value() {
             return Err(format!("nothing is queued, yet it is counted: {queued:?}"));
         }
+        self.tokens.rest(disk)?;
         self.all_targets_have_their_delivery(disk)
     }
 

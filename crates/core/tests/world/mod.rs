@@ -10,6 +10,7 @@ pub(crate) mod appliance;
 mod clients;
 mod event;
 mod faults;
+pub(crate) mod holders;
 pub(crate) mod judge;
 pub(crate) mod random;
 #[allow(dead_code, reason = "the store's own tests use what is not used here")]
@@ -27,6 +28,7 @@ use appliance::Appliance;
 use clients::Client;
 use event::{Event, Input, Owner};
 use faults::{Fault, FaultProfile};
+use holders::Holder;
 use judge::{Judge, Requested, Verdict};
 use random::Random;
 use store::Store;
@@ -75,6 +77,8 @@ pub(crate) struct World {
     judge: Judge,
     devices: Vec<Appliance>,
     clients: Vec<Client>,
+    /// Tokens that operators had made.
+    holders: Vec<Holder>,
     owners: BTreeMap<RequestId, Owner>,
     sessions: BTreeMap<SessionId, usize>,
     /// Streams that have ended; the request for one may reach the hub after its end.
@@ -139,6 +143,7 @@ impl World {
             commit_planned: false,
             devices: Vec::new(),
             clients: Vec::new(),
+            holders: Vec::new(),
             owners: BTreeMap::new(),
             sessions: BTreeMap::new(),
             closed: BTreeSet::new(),
@@ -293,6 +298,7 @@ impl World {
                 self.hub.handle_put_facts(request, device, facts, now);
             }
             Input::Delete(request, device) => self.hub.handle_delete_device(request, device, now),
+            input => self.reach_hub_with_token(input),
         }
     }
 
@@ -358,7 +364,7 @@ impl World {
                     self.after_ms(latency_ms, latency_ms, Event::Answered(request, answer));
                 }
             }
-            Output::Notify(_) => {}
+            Output::Notify(_) | Output::Access(_) => {}
         }
         Ok(())
     }

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bellwire_core::record::{
     Change, ChunkRange, CommandRecord, Committed, DeliveryRecord, DeviceRecord, IdempotencyRecord,
-    JobRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, TargetChunk, Txn,
+    JobRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, TargetChunk,
+    TokenRecord, Txn,
 };
 use bellwire_core::{Instant, Now, Recovered, SeqSource};
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
-use bellwire_proto::{CommandId, Counts, DeliveryState, DeviceId, Json, Seq};
+use bellwire_proto::{CommandId, Counts, DeliveryState, DeviceId, Json, Role, Seq, TokenId};
 
 /// What is on disk.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +25,7 @@ pub(crate) struct Disk {
     pub(crate) targets: BTreeMap<(Seq, DeviceId), TargetChunk>,
     pub(crate) cancels: BTreeMap<Seq, bool>,
     pub(crate) queued: BTreeMap<DeviceId, u64>,
+    pub(crate) tokens: BTreeMap<TokenId, TokenRecord>,
     /// Counters of commands to many.
     pub(crate) counts: BTreeMap<Seq, Counts>,
     by_id: BTreeMap<CommandId, Seq>,
@@ -100,6 +102,7 @@ impl Disk {
             next_due: rows().filter_map(DeliveryRecord::due_at).min(),
             next_scheduled: rows().filter_map(|row| row.scheduled_at).min(),
             jobs: self.jobs(),
+            admin_tokens: self.tokens.values().filter(|t| t.role == Role::Admin).count() as u64,
         }
     }
 
@@ -147,6 +150,28 @@ impl Disk {
             Change::PutIdempotency(record) => {
                 let key = (record.key.caller.clone(), record.key.key.clone());
                 self.keys.insert(key, (**record).clone());
+            }
+            Change::PutPending(id, pending) => {
+                if let Some(device) = self.devices.get_mut(id) {
+                    device.pending = *pending;
+                }
+            }
+            Change::PutToken(record) => {
+                self.tokens.insert(record.id, (**record).clone());
+            }
+            Change::PutUses(id, uses) => {
+                if let Some(Role::Join(join)) = self.tokens.get_mut(id).map(|t| &mut t.role) {
+                    join.uses_left = Some(*uses);
+                }
+            }
+            Change::PutLastUsed(id, at) => {
+                if let Some(token) = self.tokens.get_mut(id) {
+                    token.last_used_at = Some(*at);
+                }
+            }
+            Change::DeleteToken(id) => drop(self.tokens.remove(id)),
+            Change::DeleteTokensOf(id) => {
+                self.tokens.retain(|_, token| token.role.device() != Some(id));
             }
         }
     }
@@ -280,6 +305,7 @@ impl Disk {
                 let found = self.keys.get(&(key.caller.clone(), key.key.clone()));
                 Loaded::Idempotency(key.clone(), found.cloned().map(Box::new))
             }
+            Load::Token(id) => Loaded::Token(*id, self.tokens.get(id).cloned().map(Box::new)),
             Load::Due(now, max) => self.load_due(*now, *max),
             Load::Delivered { device, after, now, page_max } => {
                 let page = self.delivered(device, *after, *now, *page_max);

@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use bellwire_core::record::{Load, Txn};
 use bellwire_core::{
-    Answer, Frame, Hub, HubEvent, Instant, NotifyOn, Now, Output, RequestId, SessionId,
+    AccessChange, Answer, Frame, Hub, HubEvent, Instant, NotifyOn, Now, Output, RequestId,
+    SessionId,
 };
 use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{CommandId, DeviceChange, Problem};
@@ -30,6 +31,7 @@ use super::Readiness;
 use super::effects::Effects;
 use super::events::Events;
 use super::trials::Trials;
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
@@ -55,6 +57,8 @@ pub(super) struct Runtime {
     pub(super) store: Arc<dyn Store>,
     pub(super) plane: Plane,
     pub(super) feed: Arc<Feed>,
+    /// What is remembered of tokens.
+    pub(super) auth: Auth,
     pub(super) trials: Trials,
     pub(super) clock: Clock,
     events: Arc<Events>,
@@ -96,6 +100,7 @@ enum Effect {
         stream: StreamId,
         bye: Bye,
     },
+    Access(AccessChange),
     Reply(oneshot::Sender<Answer>, Answer),
     Report(FeedEvent),
     /// Everything before it was carried out.
@@ -117,6 +122,7 @@ pub(super) struct Watching {
 impl Runtime {
     pub(super) fn start(
         hub: Hub,
+        auth: Auth,
         config: Arc<Config>,
         store: Arc<dyn Store>,
         plane: PlaneConfig,
@@ -125,7 +131,7 @@ impl Runtime {
     ) -> io::Result<Arc<Self>> {
         let events = Arc::new(Events::default());
         let plane = Plane::start(plane, events.clone())?;
-        let feed = Feed::start(store.clone(), plane.clone());
+        let feed = Feed::start(store.clone(), plane.clone(), clock.clone());
         let runtime = Arc::new(Self {
             core: Mutex::new(Core {
                 hub,
@@ -142,6 +148,7 @@ impl Runtime {
             trials: Trials::new(plane.clone()),
             plane,
             feed,
+            auth,
             clock,
             events,
             rearm: Arc::new(Wake::new()),
@@ -351,6 +358,10 @@ impl Runtime {
                 let (last, reason) = (frames::bye(&bye), reason_of(bye.reason));
                 self.plane.close_in(batch, stream, Some(last), reason);
             }
+            Effect::Access(change) => {
+                self.auth.changed(&change);
+                self.feed.access_changed(&change);
+            }
             // The client may have disconnected: then the answer is dropped.
             Effect::Reply(waiting, answer) => drop(waiting.send(answer)),
             Effect::Report(event) => self.feed.report(event),
@@ -389,6 +400,7 @@ impl Core {
                 Output::Close { session, bye } => {
                     stream_of(session).map(|stream| Effect::Close { stream, bye })
                 }
+                Output::Access(change) => Some(Effect::Access(change)),
                 Output::Reply(request, answer) => {
                     self.removing.remove(&request);
                     let waiting = self.waiting.remove(&request);

@@ -1,6 +1,7 @@
 //! A driver whose core or shard panics on purpose, and the rows that are held for observers: what needs
 //! the inside of the driver. The rest is tested from outside, in `tests/driver/`.
 
+use crate::store::Visible;
 use std::future::Future;
 use std::time::Duration;
 
@@ -76,7 +77,8 @@ async fn a_hub_whose_core_panicked_is_not_healthy_and_leaves_no_request_waiting(
     // restarted it.
     let (driver, _dir) = started();
     assert_eq!(get(&driver, "/readyz").await, (200, "ready".into()));
-    let poll = Poll { wait: Seconds::new(60), last_event_id: None, peer: Peer::default() };
+    let poll =
+        Poll { wait: Seconds::new(60), last_event_id: None, peer: Peer::default(), token: None };
     let poll = driver.poll("kiosk".parse().unwrap(), poll);
     let (waits, ()) = tokio::join!(soon("the answer to a poll", poll), async {
         let kiosk: DeviceId = "kiosk".parse().unwrap();
@@ -116,7 +118,7 @@ async fn a_hub_with_a_dead_shard_is_not_healthy_and_opens_no_stream() {
     until("the shard's end", || !driver.plane().is_alive()).await;
     assert_eq!(get(&driver, "/healthz").await, (500, "internal".into()));
     assert_eq!(get(&driver, "/readyz").await, (503, "store_unavailable".into()));
-    let stream = driver.observe(StreamOptions::default());
+    let stream = driver.observe(StreamOptions::default(), Visible::all(), None);
     assert_eq!(stream.unwrap_err().code, Code::Internal);
 }
 
@@ -130,7 +132,7 @@ async fn a_hub_that_was_closed_has_not_failed() {
 }
 
 fn observe(driver: &Driver) -> StreamBody {
-    let reserved = driver.observe(StreamOptions::default()).unwrap();
+    let reserved = driver.observe(StreamOptions::default(), Visible::all(), None).unwrap();
     let stream = reserved.stream();
     reserved.attached();
     driver.plane().respond_with_body(stream)
@@ -186,7 +188,8 @@ async fn a_hub_whose_feed_panicked_is_not_healthy_and_ends_its_streams_with_a_by
     let (driver, _dir) = started();
     let observer = observe(&driver);
     let sent = driver.send(ping("kiosk")).await.unwrap();
-    let watcher = driver.watch(sent.command, StreamOptions::default()).await.unwrap();
+    let watcher =
+        driver.watch(sent.command, StreamOptions::default(), Visible::all(), None).await.unwrap();
     let stream = watcher.stream();
     watcher.attached();
     let watcher = driver.plane().respond_with_body(stream);
@@ -199,9 +202,12 @@ async fn a_hub_whose_feed_panicked_is_not_healthy_and_ends_its_streams_with_a_by
     }
     assert_eq!(get(&driver, "/healthz").await, (500, "internal".into()));
     assert_eq!(get(&driver, "/readyz").await, (503, "store_unavailable".into()));
-    let refused = driver.observe(StreamOptions::default()).unwrap_err();
+    let refused = driver.observe(StreamOptions::default(), Visible::all(), None).unwrap_err();
     assert_eq!(refused.code, Code::Internal);
-    let refused = driver.watch(sent.command, StreamOptions::default()).await.unwrap_err();
+    let refused = driver
+        .watch(sent.command, StreamOptions::default(), Visible::all(), None)
+        .await
+        .unwrap_err();
     assert_eq!(refused.code, Code::Internal);
 }
 

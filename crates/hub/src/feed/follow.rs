@@ -1,16 +1,21 @@
 //! The task of one watcher: what its command's deliveries are, then what changes, at the pace of its reader.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bellwire_proto::CommandId;
 use bellwire_proto::limits::PACED_BYTES;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::progress::Progress;
 use super::{Feed, Mailbox};
 use crate::frames;
 use crate::plane::{CloseReason, Frame, Framing, Receipt};
 use crate::store::Snapshot;
+
+/// After how long the deliveries are read again for a watcher that was not shown all of its part yet.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl Feed {
     /// Sends a watcher the deliveries of its command, every change that is newer, `done`, the end;
@@ -26,17 +31,16 @@ impl Feed {
         // Again when so much changed meanwhile that the mailbox overflowed.
         loop {
             mailbox.written.missed.store(false, Ordering::Release);
-            if !self.send_snapshot(&mailbox, &mut progress, command.id, first.take()).await {
-                return;
-            }
-            match self.send_changes(&mut mailbox, &mut progress, command.total).await {
+            let sent = self.send_snapshot(&mailbox, &mut progress, command.id, first.take()).await;
+            let Some(total) = sent else { return };
+            match self.send_changes(&mut mailbox, &mut progress, total).await {
                 Some(true) => break,
                 Some(false) => {}
                 None => return,
             }
         }
         // Its present state, and never before its last change.
-        match self.store.command(command.id).await {
+        match self.store.command(command.id, mailbox.part.visible.clone()).await {
             Ok(now) => {
                 let last = frames::done(&now.unwrap_or(command));
                 // Waited for, since a slow reader may take longer than a closed stream lingers.
@@ -53,36 +57,48 @@ impl Feed {
         self.plane.close(mailbox.stream, None, CloseReason::Ended);
     }
 
-    /// Sends what is newer than what was sent, page by page. False when the stream has ended.
+    /// Sends what is newer than what was sent, page by page. How many deliveries there are for its reader; `None` when the
+    /// stream has ended.
     async fn send_snapshot(
         &self,
         mailbox: &Mailbox,
         progress: &mut Progress,
         command: CommandId,
         mut page: Option<Snapshot>,
-    ) -> bool {
+    ) -> Option<u64> {
         let mut after = None;
+        let mut total = None;
         loop {
             let snapshot = match page.take() {
                 Some(snapshot) => Ok(Some(snapshot)),
-                None => self.store.snapshot(command, after.take()).await,
+                None => {
+                    let visible = mailbox.part.visible.clone();
+                    mailbox.part.begin_page();
+                    self.store.snapshot(command, after.take(), visible).await
+                }
             };
             let Ok(Some(snapshot)) = snapshot else {
                 tracing::warn!(%command, "a command's events end: its deliveries cannot be read");
-                return false;
+                return None;
             };
+            let total = *total.get_or_insert(snapshot.command.total);
+            let devices = snapshot.deliveries.iter().map(|(delivery, _)| &delivery.device);
+            if mailbox.part.show(devices).is_err() || !progress.holds(total) {
+                self.end_watcher(mailbox.stream, command);
+                return None;
+            }
             for (delivery, version) in snapshot.deliveries {
                 let ended = delivery.state.is_terminal();
                 after = Some(delivery.device.clone());
                 if progress.take(&delivery.device, version, ended) {
                     let frame = frames::delivery(&delivery);
                     if !self.send_paced(mailbox, progress, frame).await {
-                        return false;
+                        return None;
                     }
                 }
             }
             if !snapshot.more {
-                return true;
+                return Some(total);
             }
         }
     }
@@ -95,7 +111,13 @@ impl Feed {
         progress: &mut Progress,
         total: u64,
     ) -> Option<bool> {
+        // One with a scope does not see from a change alone whether a delivery that comes into being is of its part.
+        let lacks_some = mailbox.part.lacks_some_of(total);
+        let again_at = Instant::now() + LOOK_AGAIN_AFTER;
         while progress.ended() < total {
+            if lacks_some && again_at <= Instant::now() {
+                return Some(false);
+            }
             let change = match mailbox.changes.try_recv() {
                 Ok(change) => change,
                 Err(mpsc::error::TryRecvError::Empty) => {
@@ -105,11 +127,13 @@ impl Feed {
                     tokio::select! {
                         change = mailbox.changes.recv() => change?,
                         () = mailbox.written.misses.notified() => continue,
+                        () = tokio::time::sleep_until(again_at), if lacks_some => continue,
                     }
                 }
                 Err(mpsc::error::TryRecvError::Disconnected) => return None,
             };
-            if progress.take(&change.device, change.version, change.ended)
+            if mailbox.part.shows(&change.device)
+                && progress.take(&change.device, change.version, change.ended)
                 && !self.send_paced(mailbox, progress, change.frame).await
             {
                 return None;

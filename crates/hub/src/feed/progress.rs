@@ -1,8 +1,8 @@
 //! What each watcher was sent, so that it misses no change and gets none twice: by delivery its version,
 //! and whether it had ended. And how much memory that may take.
 //!
-//! The names of a command's devices are held once for all its watchers, which number them; each watcher
-//! then holds one word for each delivery, 800 KB of a command to 100,000.
+//! The names of a command's devices are held once for all its watchers that see everything, which number them; each
+//! watcher then holds one word for each delivery, 800 KB of a command to 100,000. One that sees a part holds its names too.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +28,7 @@ struct Held {
     bytes: usize,
 }
 
-/// The devices of one command, numbered as its watchers met them.
+/// The devices of one command, numbered as its watchers met them: all who see everything share them.
 pub(super) struct Names {
     numbers: Mutex<HashMap<DeviceId, usize>>,
     _held: Held,
@@ -105,6 +105,11 @@ impl Progress {
         self.ended = self.ended + u64::from(ended) - *sent % 2;
         *sent = version * 2 + u64::from(ended);
         true
+    }
+
+    /// Whether there are slots for so many deliveries.
+    pub(super) fn holds(&self, total: u64) -> bool {
+        usize::try_from(total).is_ok_and(|total| total <= self.sent.len())
     }
 
     /// Deliveries that had ended when they were last sent.

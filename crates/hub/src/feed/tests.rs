@@ -1,12 +1,13 @@
 use std::time::Duration;
 
-use bellwire_proto::{DeliveryState, Json, Outcome, Seq, Timestamp};
+use bellwire_core::AccessChange;
+use bellwire_proto::{Command, Counts, DeliveryState, Json, Outcome, Seq, Timestamp};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
 use super::*;
 use crate::plane::{PlaneConfig, StreamEvents, StreamOptions};
-use crate::store::{Options, Reading, SqliteStore, StoreError, StoreEvents};
+use crate::store::{Options, Reading, Snapshot, SqliteStore, StoreError, StoreEvents, Visible};
 
 /// The last event of a stream that has missed something.
 const OVERLOADED: &str = "event: bye\ndata: {\"reason\":\"overloaded\"";
@@ -49,9 +50,9 @@ async fn cut_off_after(events: usize, stdout_bytes: usize) -> Option<usize> {
     let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
     let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
     let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
-    let feed = Feed::start(Arc::new(store), plane.clone());
+    let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
     let stream = plane.reserve(StreamOptions::default());
-    feed.observe(stream).unwrap();
+    feed.observe(stream, Reader::default()).unwrap();
     for _ in 0..events {
         feed.report(event(Some("x".repeat(stdout_bytes))));
     }
@@ -92,20 +93,21 @@ async fn watchers_are_bounded_and_one_that_disconnects_frees_its_slot() {
     let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
     let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
     let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
-    let feed = Feed::start(Arc::new(store), plane.clone());
+    let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
     let command = CommandId::from_parts(1, [0; 10]);
     let reserve = || plane.reserve(StreamOptions::default());
     let first = reserve();
-    feed.observe(first).unwrap();
-    let _mailboxes: Vec<_> =
-        (1..WATCHERS_MAX).map(|_| feed.watch(reserve(), command).unwrap()).collect();
-    assert_eq!(feed.observe(reserve()).unwrap_err().code, Code::RateLimited);
+    feed.observe(first, Reader::default()).unwrap();
+    let _mailboxes: Vec<_> = (1..WATCHERS_MAX)
+        .map(|_| feed.watch(reserve(), command, Reader::default()).unwrap())
+        .collect();
+    assert_eq!(feed.observe(reserve(), Reader::default()).unwrap_err().code, Code::RateLimited);
 
     let reason = CloseReason::PeerClosed;
     let mut closed = vec![StreamEvent::Closed { stream: first, reason }];
     assert!(feed.take_own(&mut closed), "there are fewer observers");
     assert!(closed.is_empty() && !feed.is_observed());
-    feed.observe(reserve()).unwrap();
+    feed.observe(reserve(), Reader::default()).unwrap();
 }
 
 #[tokio::test]
@@ -115,8 +117,10 @@ async fn a_full_queue_makes_watchers_of_that_command_read_again_and_ends_none() 
     let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
     let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
     let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
-    let feed = Feed::start(Arc::new(store), plane.clone());
-    let watch = |command| feed.watch(plane.reserve(StreamOptions::default()), command).unwrap();
+    let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
+    let watch = |command| {
+        feed.watch(plane.reserve(StreamOptions::default()), command, Reader::default()).unwrap()
+    };
     let changed = watch(CommandId::from_parts(1, [0; 10]));
     let other = watch(CommandId::from_parts(2, [0; 10]));
     let missed = |mailbox: &Mailbox| mailbox.written.missed.load(Ordering::Acquire);
@@ -139,14 +143,80 @@ async fn a_watcher_whose_task_ends_early_gets_a_bye() {
     let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
     let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
     let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
-    let feed = Feed::start(Arc::new(store), plane.clone());
+    let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
     let stream = plane.reserve(StreamOptions::default());
-    let mailbox = feed.watch(stream, CommandId::from_parts(1, [0; 10])).unwrap();
+    let mailbox = feed.watch(stream, CommandId::from_parts(1, [0; 10]), Reader::default()).unwrap();
     let body = plane.respond_with_body(stream);
     drop(mailbox);
     let text = timeout(Duration::from_secs(20), body.collect()).await.unwrap().unwrap().to_bytes();
     let text = std::str::from_utf8(&text).unwrap();
     assert!(text.starts_with(OVERLOADED), "{text}");
+}
+
+/// A watcher of a command with one visible delivery, that of `kiosk`: its snapshot as it was read, if it was there then.
+fn snapshot(of_kiosk: bool) -> Snapshot {
+    let FeedEvent { event: HubEvent::Delivery { delivery, version }, .. } = event(None) else {
+        unreachable!("it is a delivery")
+    };
+    let command = Command {
+        id: delivery.command,
+        seq: delivery.seq,
+        action: delivery.action.clone(),
+        data: Json::null(),
+        created_at: delivery.created_at,
+        created_by: None,
+        expires_at: delivery.expires_at,
+        total: 1,
+        counts: Counts::new(),
+        done: false,
+        not_before: None,
+        select: None,
+        rollout: None,
+        parent: None,
+    };
+    let deliveries = if of_kiosk { vec![(*delivery, version)] } else { Vec::new() };
+    Snapshot { command, deliveries, more: false }
+}
+
+#[tokio::test]
+async fn a_device_that_leaves_a_scope_while_the_snapshot_is_read_is_not_shown() {
+    // It was shown as it had been before, and all that happened to it from then on.
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
+    let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
+    let stream = plane.reserve(StreamOptions::default());
+    let read = snapshot(true);
+    let visible = Visible::by(Some("site=lyon".parse().unwrap()));
+    let reader = Reader { visible: visible.clone(), token: None };
+    let mailbox = feed.watch(stream, read.command.id, reader).unwrap();
+    feed.access_changed(&AccessChange::Device("kiosk".parse().unwrap()));
+    let progress = feed.progress(read.command.id, 1, &visible).unwrap();
+    let body = plane.respond_with_body(stream);
+    feed.follow(mailbox, progress, read).await;
+    let text = timeout(Duration::from_secs(20), body.collect()).await.unwrap().unwrap().to_bytes();
+    let text = std::str::from_utf8(&text).unwrap();
+    assert!(text.starts_with("event: bye\ndata: {\"reason\":\"revoked\""), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scoped_watcher_reads_again_while_deliveries_of_its_part_have_yet_to_come() {
+    // A delivery that came into being after the snapshot was never shown, and the stream never ended.
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
+    store.start(Arc::new(Ignore)).unwrap();
+    let store = Arc::new(Counting { store, reads: AtomicUsize::new(0) });
+    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
+    let feed = Feed::start(store.clone(), plane.clone(), crate::Clock::start());
+    let visible = Visible::by(Some("site=lyon".parse().unwrap()));
+    let first = snapshot(false);
+    let reader = Reader { visible: visible.clone(), token: None };
+    let mailbox = feed.watch(plane.reserve(StreamOptions::default()), first.command.id, reader);
+    let progress = feed.progress(first.command.id, 1, &visible).unwrap();
+    // The command is not in this store: reading it again ends the stream.
+    feed.follow(mailbox.unwrap(), progress, first).await;
 }
 
 #[tokio::test]
@@ -159,7 +229,7 @@ async fn many_devices_that_come_into_being_are_read_together() {
     let store = Arc::new(Counting { store, reads: AtomicUsize::new(0) });
     let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
     let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
-    let feed = Feed::start(store.clone(), plane.clone());
+    let feed = Feed::start(store.clone(), plane.clone(), crate::Clock::start());
     let created = |n| HubEvent::Device {
         device: format!("d{n}").parse().unwrap(),
         change: DeviceChange::Created,
@@ -172,7 +242,7 @@ async fn many_devices_that_come_into_being_are_read_together() {
     until_sent(&feed).await;
     assert_eq!(store.reads.load(Ordering::Acquire), 0);
 
-    feed.observe(plane.reserve(StreamOptions::default())).unwrap();
+    feed.observe(plane.reserve(StreamOptions::default()), Reader::default()).unwrap();
     for n in 0..DEVICES {
         feed.report(FeedEvent { event: created(n), removed: None });
     }
@@ -204,8 +274,8 @@ impl Store for Counting {
     fn load(&self, load: bellwire_core::record::Load) {
         self.store.load(load);
     }
-    fn command(&self, id: CommandId) -> Reading<Option<bellwire_proto::Command>> {
-        self.store.command(id)
+    fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<bellwire_proto::Command>> {
+        self.store.command(id, visible)
     }
     fn commands(
         &self,
@@ -218,30 +288,43 @@ impl Store for Counting {
         &self,
         prefix: bellwire_proto::CommandIdPrefix,
         limit: u32,
+        visible: Visible,
     ) -> Reading<Vec<bellwire_proto::Command>> {
-        self.store.commands_by_id(prefix, limit)
+        self.store.commands_by_id(prefix, limit, visible)
     }
     fn waits(
         &self,
         id: CommandId,
         page: crate::store::PageRequest,
+        visible: Visible,
     ) -> Reading<Option<bellwire_proto::Page<crate::store::StoredWait>>> {
-        self.store.waits(id, page)
+        self.store.waits(id, page, visible)
     }
     fn deliveries(
         &self,
         id: CommandId,
         state: Option<DeliveryState>,
         page: crate::store::PageRequest,
+        visible: Visible,
     ) -> Reading<Option<bellwire_proto::Page<Delivery>>> {
-        self.store.deliveries(id, state, page)
+        self.store.deliveries(id, state, page, visible)
     }
     fn snapshot(
         &self,
         id: CommandId,
         after: Option<DeviceId>,
+        visible: Visible,
     ) -> Reading<Option<crate::store::Snapshot>> {
-        self.store.snapshot(id, after)
+        self.store.snapshot(id, after, visible)
+    }
+    fn token(&self, id: bellwire_proto::TokenId) -> Reading<Option<crate::store::StoredToken>> {
+        self.store.token(id)
+    }
+    fn tokens(
+        &self,
+        page: crate::store::PageRequest,
+    ) -> Reading<bellwire_proto::Page<bellwire_core::record::TokenRecord>> {
+        self.store.tokens(page)
     }
     fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>> {
         self.reads.fetch_add(1, Ordering::AcqRel);

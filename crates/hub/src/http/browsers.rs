@@ -74,7 +74,7 @@ impl Browsers {
         Self {
             cors_origins: config.cors_origins.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
-            // Until there are credentials every hub is open.
+            // Asked for on an open hub alone.
             host_rule: if listens(ListenerConfig::is_loopback) {
                 HostRule::Loopback
             } else if listens(ListenerConfig::is_unspecified) {
@@ -97,6 +97,14 @@ impl Browsers {
     /// `forbidden`, naming the setting that would allow it.
     pub(super) fn check(&self, head: &Parts, effect: Effect) -> Result<(), Problem> {
         self.check_host(head)?;
+        self.check_page_of(head, effect)
+    }
+
+    /// The same on a closed hub, whose tokens no page has: the host matters for open ones alone.
+    ///
+    /// # Errors
+    /// `forbidden`, naming the setting that would allow it.
+    pub(super) fn check_page_of(&self, head: &Parts, effect: Effect) -> Result<(), Problem> {
         match effect {
             Effect::None => Ok(()),
             Effect::Acts => self.check_page(head),

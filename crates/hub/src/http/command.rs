@@ -2,25 +2,27 @@
 
 use axum::response::Response;
 use bellwire_proto::limits::PAGE_ITEMS;
-use bellwire_proto::{Code, CommandId, CommandIdPrefix, Page, Problem};
+use bellwire_proto::{Code, Command, CommandId, CommandIdPrefix, Page, Problem, Role};
 use http::StatusCode;
 
+use super::caller::Caller;
 use super::params::Query;
 use super::request::Request;
 use super::{page, problem, stream};
 use crate::driver::Driver;
-use crate::store::{CommandFilter, Cursor};
+use crate::store::{CommandFilter, Cursor, Visible};
 
 /// `GET /v1/commands`: newest first; with `id`, those whose ids begin so.
 pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     if let Some(prefix) = query.value("id")? {
-        return by_id(&request.driver, prefix, query).await;
+        return by_id(&request.driver, request.caller.visible(), prefix, query).await;
     }
     let filter = CommandFilter {
         device: query.value("device")?,
         state: query.value("state")?,
         action: query.value("action")?,
+        visible: request.caller.visible(),
     };
     let page = super::page_request(&mut query)?;
     query.finish()?;
@@ -32,6 +34,7 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
 /// One page, which is all: it is for finding one command.
 async fn by_id(
     driver: &Driver,
+    visible: Visible,
     prefix: CommandIdPrefix,
     mut query: Query,
 ) -> Result<Response, Problem> {
@@ -42,7 +45,7 @@ async fn by_id(
     query.finish()?;
 
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-    let items = driver.store().commands_by_id(prefix, limit).await?;
+    let items = driver.store().commands_by_id(prefix, limit, visible).await?;
     page::page(Page { items, next: None }, |last| Cursor::after_seq(last.seq))
 }
 
@@ -50,7 +53,8 @@ async fn by_id(
 pub(super) async fn show(request: Request) -> Result<Response, Problem> {
     let command: CommandId = request.name("command")?;
     request.no_query()?;
-    shown(&request.driver, command, StatusCode::OK).await
+    let command = visible(&request.driver, &request.caller, command).await?;
+    Ok(problem::json(StatusCode::OK, &command))
 }
 
 /// `GET /v1/commands/{command}/deliveries`: by device.
@@ -62,7 +66,7 @@ pub(super) async fn deliveries(request: Request) -> Result<Response, Problem> {
     query.finish()?;
 
     let store = request.driver.store();
-    let deliveries = store.deliveries(command, state, page).await?;
+    let deliveries = store.deliveries(command, state, page, request.caller.visible()).await?;
     let deliveries = deliveries.ok_or_else(unknown)?;
     page::page(deliveries, |last| Cursor::after_device(last.device.clone()))
 }
@@ -73,12 +77,14 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
     request.no_query()?;
 
     if request.is_head() {
-        let known = request.driver.store().command(command).await?;
-        known.ok_or_else(unknown)?;
+        visible(&request.driver, &request.caller, command).await?;
         return Ok(stream::head_only());
     }
     let options = stream::options(request.driver.config().heartbeat);
-    let reserved = request.driver.watch(command, options).await?;
+    let visible = request.caller.visible();
+    let reserved =
+        request.driver.watch(command, options, visible, request.caller.token_use()).await?;
+    request.caller.still(&request.driver).await?;
     Ok(stream::answer(&request.driver, &request.head, reserved).await)
 }
 
@@ -89,19 +95,33 @@ pub(super) async fn cancel(request: Request) -> Result<Response, Problem> {
     let force = query.switch("force")?.unwrap_or(false);
     query.finish()?;
 
-    let command = request.driver.cancel(command, force).await?;
+    may_cancel(&request.driver, &request.caller, command).await?;
+    let command = request.driver.cancel(command, force, request.caller.visible()).await?;
     let status = if command.done { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(problem::json(status, &command))
 }
 
-async fn shown(
-    driver: &Driver,
-    command: CommandId,
-    status: StatusCode,
-) -> Result<Response, Problem> {
-    let command = driver.store().command(command).await?;
-    let command = command.ok_or_else(unknown)?;
-    Ok(problem::json(status, &command))
+/// The command as it is for the caller.
+async fn visible(driver: &Driver, caller: &Caller, command: CommandId) -> Result<Command, Problem> {
+    let found = driver.store().command(command, caller.visible()).await?;
+    found.ok_or_else(unknown)
+}
+
+/// Checks that an operator cancels what it could have sent: the action is its, and so are all the devices. A command is
+/// cancelled as a whole.
+async fn may_cancel(driver: &Driver, caller: &Caller, command: CommandId) -> Result<(), Problem> {
+    let Role::Operator(scope) = caller.role() else { return Ok(()) };
+    if scope.select.is_none() && scope.actions.is_none() {
+        return Ok(());
+    }
+    let seen = visible(driver, caller, command).await?;
+    caller.may_send(&seen.action)?;
+    let whole = driver.store().command(command, Visible::all()).await?;
+    if whole.is_some_and(|whole| whole.total != seen.total) {
+        let detail = "this command is for more devices than this token is for; only who may command all of them cancels it";
+        return Err(Problem::new(Code::Forbidden, detail));
+    }
+    Ok(())
 }
 
 pub(super) fn unknown() -> Problem {

@@ -29,7 +29,7 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     let page = super::page_request(&mut query)?;
     query.finish()?;
 
-    let filter = DeviceFilter { select, prefix };
+    let filter = DeviceFilter { select, prefix, visible: request.caller.visible() };
     let devices = match online {
         None => part(&request.driver, filter, page).await?,
         Some(online) => search(&request.driver, filter, page, online, DEVICES_SEARCHED_MAX).await?,
@@ -41,7 +41,9 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
 pub(super) async fn show(request: Request) -> Result<Response, Problem> {
     let device: DeviceId = request.name("device")?;
     request.no_query()?;
-    shown(&request.driver, device, StatusCode::OK).await
+    let visible = request.caller.visible();
+    let found = request.driver.device(device).await?.filter(|device| visible.sees(&device.labels));
+    Ok(problem::json(StatusCode::OK, &found.ok_or_else(unknown)?))
 }
 
 /// `PUT /v1/devices/{device}`: registers it, or replaces its labels.
@@ -105,6 +107,7 @@ async fn search(
     searched_max: usize,
 ) -> Result<Page<Device>, Problem> {
     let select = std::mem::take(&mut filter.select);
+    let visible = std::mem::take(&mut filter.visible);
     let items_max = page.limit as usize;
     let mut found: Page<Device> = Page { items: Vec::new(), next: None };
     let (mut searched, mut bytes) = (0, 0);
@@ -114,7 +117,8 @@ async fn search(
         let part = part(driver, filter.clone(), PageRequest { limit, after }).await?;
         searched += part.items.len();
         for device in part.items {
-            if device.online != online || !select.matches(&device.labels) {
+            let labels = &device.labels;
+            if device.online != online || !select.matches(labels) || !visible.sees(labels) {
                 continue;
             }
             bytes += page::json_bytes(&device)?;
@@ -130,6 +134,10 @@ async fn search(
             Some(next) => next.parse().ok(),
             None => break,
         };
+    }
+    // A cursor names a device, which should be one that is there for the reader.
+    if let Some(last) = found.items.last().filter(|_| !visible.is_all() && found.next.is_some()) {
+        found.next = Some(Cursor::after_device(last.id.clone()).to_string());
     }
     Ok(found)
 }

@@ -16,7 +16,9 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
         return Ok(stream::head_only());
     }
     let options = stream::options(request.driver.config().heartbeat);
-    let reserved = request.driver.observe(options)?;
+    let (visible, token) = (request.caller.visible(), request.caller.token_use());
+    let reserved = request.driver.observe(options, visible, token)?;
+    request.caller.still(&request.driver).await?;
     Ok(stream::answer(&request.driver, &request.head, reserved).await)
 }
 

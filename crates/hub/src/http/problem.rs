@@ -34,6 +34,10 @@ pub(super) fn problem(problem: &Problem) -> Response {
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = written(status, "application/problem+json", problem)
         .unwrap_or_else(|| with_status(StatusCode::INTERNAL_SERVER_ERROR, Body::empty()));
+    if problem.code == Code::Unauthenticated {
+        let bearer = HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+    }
     if let Some(seconds) = retry_after_s(problem.code) {
         let headers = response.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

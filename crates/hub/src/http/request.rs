@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, header};
 
+use super::caller::Caller;
 use super::{body, is_name, params};
 use crate::driver::Driver;
 use crate::listen::ClientAddr;
@@ -33,17 +34,14 @@ pub(super) struct Request {
     body: Body,
 }
 
-/// The caller of a request. On an open hub it has no name.
-pub(super) struct Caller {
-    /// The value of `created_by`, and the owner of an `Idempotency-Key`.
-    pub(super) name: Option<String>,
-}
-
-impl Caller {
-    /// A caller without credentials.
-    pub(super) fn anonymous() -> Self {
-        Self { name: None }
-    }
+/// The text in a path at the position of `{which}` in its route.
+pub(super) fn segment(route: &str, head: &Parts, which: &str) -> Result<String, Problem> {
+    let segments = route.split('/').zip(head.uri.path().split('/'));
+    let given = segments
+        .filter(|(pattern, _)| is_name(pattern))
+        .find(|(pattern, _)| pattern.trim_matches(['{', '}']) == which)
+        .map_or("", |(_, given)| given);
+    params::decode_segment(given)
 }
 
 impl Request {
@@ -63,13 +61,16 @@ impl Request {
     /// # Errors
     /// `bad_request` when it breaks its rule.
     pub(super) fn name<T: FromStr<Err = InvalidName>>(&self, which: &str) -> Result<T, Problem> {
-        let segments = self.route.split('/').zip(self.head.uri.path().split('/'));
-        let given = segments
-            .filter(|(pattern, _)| is_name(pattern))
-            .find(|(pattern, _)| pattern.trim_matches(['{', '}']) == which)
-            .map_or("", |(_, given)| given);
-        let name = params::decode_segment(given)?;
+        let name = self.segment(which)?;
         name.parse().map_err(|e: InvalidName| Problem::bad_request(e.to_string()))
+    }
+
+    /// The text in the path at the position of `{which}` in the route.
+    ///
+    /// # Errors
+    /// `bad_request` when it cannot be decoded.
+    pub(super) fn segment(&self, which: &str) -> Result<String, Problem> {
+        segment(self.route, &self.head, which)
     }
 
     /// A path of the API as the client reaches it: where the router is nested in another program's, below that
@@ -96,14 +97,17 @@ impl Request {
         self.query()?.finish()
     }
 
-    /// The whole body; to be read once.
+    /// The whole body; to be read once. A body may take its time, so its sender must still be allowed what it was when the
+    /// head came.
     ///
     /// # Errors
-    /// `payload_too_large`, `request_timeout`, `unsupported_media_type`.
+    /// `payload_too_large`, `request_timeout`, `unsupported_media_type`; `unauthenticated` when the token ended meanwhile.
     pub(super) async fn body(&mut self, bytes_max: usize) -> Result<Bytes, Problem> {
         let within = self.driver.config().body_timeout;
         let body = std::mem::take(&mut self.body);
-        body::read(&self.head.headers, body, bytes_max, within).await
+        let body = body::read(&self.head.headers, body, bytes_max, within).await?;
+        self.caller.still(&self.driver).await?;
+        Ok(body)
     }
 
     /// Whether this is a HEAD request, which must not change anything.

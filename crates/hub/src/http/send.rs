@@ -19,6 +19,7 @@ use super::request::Request;
 pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     let device: DeviceId = request.name("device")?;
     let action: Action = request.name("action")?;
+    request.caller.may_send(&action)?;
 
     let mut query = request.query()?;
     let whole_query = query.clone();
@@ -35,13 +36,19 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     })?;
     let media_type = params::media_type(&request.head.headers);
     let data = bodies::data(&media_type, &body)?;
+    request.caller.sees(&request.driver, std::slice::from_ref(&device)).await?;
 
-    let mut send = Send::new(device, action, data);
+    let mut send = Send::new(device.clone(), action, data);
     send.ttl = ttl;
     send.run_timeout = run_timeout;
-    send.wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
+    let wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
+    send.wait = request.caller.within(wait, request.driver.now());
     identify(&mut send, &request, key, whole_query, &media_type, &body);
-    let delivery = request.driver.send(send).await?;
+    let (driver, caller) = (&request.driver, &request.caller);
+    let delivery = match send.wait.get() {
+        0 => driver.send(send).await?,
+        _ => caller.waits(driver, &device, driver.send(send)).await?,
+    };
     Ok(located(&request, status_of(&delivery), delivery.command, &delivery))
 }
 
@@ -52,6 +59,12 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
 
     let body = request.body(ENVELOPE_BYTES_MAX).await?;
     let envelope = Envelope::parse(&body, request.driver.config().data_bytes_max)?;
+    request.caller.may_send(&envelope.action)?;
+    let targets = match &envelope.target {
+        Target::Device(device) => std::slice::from_ref(device),
+        Target::Devices(devices) => devices,
+    };
+    request.caller.sees(&request.driver, targets).await?;
 
     let to_many = matches!(envelope.target, Target::Devices(_));
     let data = envelope.data.clone();
@@ -64,11 +77,11 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     identify(&mut send, &request, key, Query::default(), &media_type, &body);
     let keyed = send.idempotency.is_some();
     let command = if to_many {
-        request.driver.send_to_many(send).await?
+        request.driver.send_to_many(send, request.caller.visible()).await?
     } else {
         let not_before = send.not_before;
         let delivery = request.driver.send(send).await?;
-        only_one(&delivery, data, request.caller.name.clone(), not_before)
+        only_one(&delivery, data, request.caller.name(), not_before)
     };
     // What has ended already was rejected by a full queue, unless its key was used before.
     let status = if keyed && command.done { StatusCode::OK } else { StatusCode::ACCEPTED };
@@ -132,9 +145,9 @@ fn identify(
     media_type: &str,
     body: &[u8],
 ) {
-    send.created_by.clone_from(&request.caller.name);
+    send.created_by = request.caller.name();
     if let Some(key) = key {
-        let caller = request.caller.name.clone().unwrap_or_default();
+        let caller = request.caller.name().unwrap_or_default();
         let fingerprint = fingerprint(request, query, media_type, body);
         send.idempotency = Some((IdempotencyKey { caller, key }, fingerprint));
     }

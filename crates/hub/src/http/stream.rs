@@ -1,5 +1,6 @@
 //! Listening: a device's stream, the long poll, and confirmation. Contract, section 4.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -35,8 +36,11 @@ pub(super) async fn stream(request: Request) -> Result<Response, Problem> {
     }
     let shape = requested.shape;
     let heartbeat = shape.heartbeat(&request.driver);
-    let listen = Listen { peer: request.peer(), ..requested.listen };
+    let (peer, token) = (request.peer(), request.caller.token_use());
+    let listen = Listen { peer, token, ..requested.listen };
     let reserved = request.driver.listen(device.clone(), listen, shape.options(heartbeat)).await?;
+    // Its token may have ended while the stream was opened; from here on its end closes the stream.
+    request.caller.still(&request.driver).await?;
 
     let session = reserved.session();
     let head = shape.head(&hello(&request, device, session, shape.nonce.clone(), heartbeat));
@@ -58,8 +62,18 @@ pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
         return Ok(head_of("application/json", "no-store"));
     }
     let wait = wait.unwrap_or(Seconds::new(POLL_WAIT_S.default));
-    let poll = Poll { wait, last_event_id, peer: request.peer() };
-    let polled = request.driver.poll(device.clone(), poll).await?;
+    let wait = request.caller.within(wait, request.driver.now());
+    let poll = Poll { wait, last_event_id, peer: request.peer(), token: request.caller.id() };
+    let mut polled = pin!(request.driver.poll(device.clone(), poll));
+    let polled = tokio::select! {
+        // First, so that the poll waits in the core before its token is looked at again.
+        biased;
+        polled = &mut polled => polled?,
+        still = request.caller.still(&request.driver) => {
+            still?;
+            polled.await?
+        }
+    };
 
     let session = request.driver.no_session();
     let heartbeat = request.driver.config().heartbeat;

@@ -17,7 +17,7 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     query.finish()?;
 
     let driver = &request.driver;
-    let stored = driver.store().waits(command, page).await?;
+    let stored = driver.store().waits(command, page, request.caller.visible()).await?;
     let stored = stored.ok_or_else(super::command::unknown)?;
     let devices = driver.show(stored.items.iter().map(|wait| wait.device.clone()).collect())?;
     let waits = stored.items.iter().zip(devices).map(|(wait, device)| {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bellwire_proto::{DeviceId, Seq};
+use bellwire_proto::{DeviceId, Seq, TokenId};
 
 /// The position after which a page begins.
 ///
@@ -26,6 +26,7 @@ pub struct Cursor(Position);
 enum Position {
     Seq(Seq),
     Device(DeviceId),
+    Token(TokenId),
 }
 
 /// Text that is no cursor, or a cursor of another list.
@@ -36,6 +37,7 @@ pub struct BadCursor;
 /// The first byte: what follows, and in which version of this encoding.
 const SEQ_V1: u8 = 0x11;
 const DEVICE_V1: u8 = 0x12;
+const TOKEN_V1: u8 = 0x13;
 
 impl Cursor {
     /// In a list of commands: after this one.
@@ -55,7 +57,7 @@ impl Cursor {
     pub const fn seq(&self) -> Result<Seq, BadCursor> {
         match &self.0 {
             Position::Seq(seq) => Ok(*seq),
-            Position::Device(_) => Err(BadCursor),
+            Position::Device(_) | Position::Token(_) => Err(BadCursor),
         }
     }
 
@@ -66,7 +68,23 @@ impl Cursor {
     pub const fn device(&self) -> Result<&DeviceId, BadCursor> {
         match &self.0 {
             Position::Device(device) => Ok(device),
-            Position::Seq(_) => Err(BadCursor),
+            Position::Seq(_) | Position::Token(_) => Err(BadCursor),
+        }
+    }
+
+    /// In a list of tokens: after this one.
+    pub const fn after_token(token: TokenId) -> Self {
+        Self(Position::Token(token))
+    }
+
+    /// The token, if this is a cursor of tokens.
+    ///
+    /// # Errors
+    /// When it is one of another list.
+    pub const fn token(&self) -> Result<TokenId, BadCursor> {
+        match &self.0 {
+            Position::Token(token) => Ok(*token),
+            Position::Seq(_) | Position::Device(_) => Err(BadCursor),
         }
     }
 }
@@ -76,6 +94,7 @@ impl fmt::Display for Cursor {
         let bytes = match &self.0 {
             Position::Seq(seq) => [&[SEQ_V1][..], &seq.get().to_be_bytes()].concat(),
             Position::Device(device) => [&[DEVICE_V1][..], device.as_str().as_bytes()].concat(),
+            Position::Token(token) => [&[TOKEN_V1][..], token.as_str().as_bytes()].concat(),
         };
         f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
     }
@@ -95,6 +114,10 @@ impl FromStr for Cursor {
                 let name = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
                 Position::Device(name.parse().map_err(|_| BadCursor)?)
             }
+            Some((&TOKEN_V1, rest)) => {
+                let id = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
+                Position::Token(id.parse().map_err(|_| BadCursor)?)
+            }
             _ => return Err(BadCursor),
         };
         Ok(Self(position))
@@ -112,6 +135,7 @@ mod tests {
             Cursor::after_seq(Seq::ZERO),
             Cursor::after_seq(Seq::new(u64::MAX)),
             Cursor::after_device(device),
+            Cursor::after_token(TokenId::from_random([7; 10])),
         ] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }

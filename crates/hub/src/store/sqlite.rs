@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bellwire_core::Recovered;
-use bellwire_core::record::{Load, Txn};
+use bellwire_core::record::{Load, TokenRecord, Txn};
 use bellwire_proto::limits::STORE_READS_WAITING_MAX;
 use bellwire_proto::{
-    Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page,
+    Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page, TokenId,
 };
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -25,10 +25,10 @@ use tokio::sync::oneshot;
 use super::queue::{Queue, Refused};
 use super::{
     CommandFilter, DeviceFilter, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents,
-    StoredDevice, StoredWait,
+    StoredDevice, StoredToken, StoredWait, Visible,
 };
 use crate::clock::Clock;
-pub use check::check as check_folder;
+pub use check::{check as check_folder, has_admin_token};
 use in_use::FilesInUse;
 pub use options::{OpenError, Options};
 use readers::Job;
@@ -49,6 +49,7 @@ mod recover;
 mod rows;
 mod schema;
 mod threads;
+mod tokens;
 mod waits;
 mod writer;
 
@@ -226,8 +227,8 @@ impl Store for SqliteStore {
         let _dropped = self.shared.loads.put(load, usize::MAX);
     }
 
-    fn command(&self, id: CommandId) -> Reading<Option<Command>> {
-        self.read(move |connection| lists::command(connection, id))
+    fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<Command>> {
+        self.read(move |connection| lists::command(connection, id, &visible))
     }
 
     fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>> {
@@ -239,14 +240,25 @@ impl Store for SqliteStore {
         }
     }
 
-    fn commands_by_id(&self, prefix: CommandIdPrefix, limit: u32) -> Reading<Vec<Command>> {
-        self.read(move |connection| lists::commands_by_id(connection, &prefix, limit))
+    fn commands_by_id(
+        &self,
+        prefix: CommandIdPrefix,
+        limit: u32,
+        visible: Visible,
+    ) -> Reading<Vec<Command>> {
+        self.read(move |connection| lists::commands_by_id(connection, &prefix, limit, &visible))
     }
 
-    fn waits(&self, id: CommandId, page: PageRequest) -> Reading<Option<Page<StoredWait>>> {
+    fn waits(
+        &self,
+        id: CommandId,
+        page: PageRequest,
+        visible: Visible,
+    ) -> Reading<Option<Page<StoredWait>>> {
         match after_device(&page) {
-            Ok(after) => self
-                .read(move |connection| waits::waits(connection, id, page.limit, after.as_ref())),
+            Ok(after) => self.read(move |connection| {
+                waits::waits(connection, id, page.limit, after.as_ref(), &visible)
+            }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
         }
     }
@@ -256,17 +268,23 @@ impl Store for SqliteStore {
         id: CommandId,
         state: Option<DeliveryState>,
         page: PageRequest,
+        visible: Visible,
     ) -> Reading<Option<Page<Delivery>>> {
         match after_device(&page) {
             Ok(after) => self.read(move |connection| {
-                lists::deliveries(connection, id, state, page.limit, after.as_ref())
+                lists::deliveries(connection, id, state, page.limit, after.as_ref(), &visible)
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
         }
     }
 
-    fn snapshot(&self, id: CommandId, after: Option<DeviceId>) -> Reading<Option<Snapshot>> {
-        self.read(move |connection| lists::snapshot(connection, id, after.as_ref()))
+    fn snapshot(
+        &self,
+        id: CommandId,
+        after: Option<DeviceId>,
+        visible: Visible,
+    ) -> Reading<Option<Snapshot>> {
+        self.read(move |connection| lists::snapshot(connection, id, after.as_ref(), &visible))
     }
 
     fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>> {
@@ -283,6 +301,17 @@ impl Store for SqliteStore {
                 lists::devices(connection, &filter, page.limit, after.as_ref())
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
+        }
+    }
+
+    fn token(&self, id: TokenId) -> Reading<Option<StoredToken>> {
+        self.read(move |connection| tokens::stored(connection, id))
+    }
+
+    fn tokens(&self, page: PageRequest) -> Reading<Page<TokenRecord>> {
+        match page.after.map(|cursor| cursor.token()).transpose() {
+            Ok(after) => self.read(move |connection| tokens::page(connection, page.limit, after)),
+            Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
         }
     }
 

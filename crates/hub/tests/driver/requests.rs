@@ -2,6 +2,7 @@
 
 use bellwire_core::{Listen, Poll};
 use bellwire_hub::plane::StreamOptions;
+use bellwire_hub::store::Visible;
 use bellwire_proto::{Code, DeliveryState, ReportState, Seconds};
 use tokio::sync::oneshot;
 
@@ -14,7 +15,7 @@ async fn a_send_is_answered_with_what_a_read_then_finds() {
     let sent = soon("the answer", driver.send(ping("kiosk", 0))).await.unwrap();
     assert_eq!((sent.state, sent.attempt), (DeliveryState::Queued, 0));
 
-    let found = driver.store().command(sent.command).await.unwrap();
+    let found = driver.store().command(sent.command, Visible::all()).await.unwrap();
     assert_eq!(found.map(|command| command.seq), Some(sent.seq));
     let device = driver.device(sent.device).await.unwrap().unwrap();
     assert_eq!((device.queued, device.online), (1, false));
@@ -62,6 +63,7 @@ async fn a_poll_whose_client_has_disconnected_takes_no_command() {
             wait: Seconds::new(60),
             last_event_id: None,
             peer: bellwire_core::Peer::default(),
+            token: None,
         };
         let waiting = polling.poll("kiosk".parse().unwrap(), poll);
         tokio::pin!(waiting);
@@ -84,7 +86,8 @@ async fn a_poll_whose_client_has_disconnected_takes_no_command() {
     assert!(poll.await.unwrap_err().is_cancelled());
 
     let sent = driver.send(ping("kiosk", 0)).await.unwrap();
-    let stored = driver.store().deliveries(sent.command, None, crate::support::first_page());
+    let stored =
+        driver.store().deliveries(sent.command, None, crate::support::first_page(), Visible::all());
     let delivery = stored.await.unwrap().unwrap().items.remove(0);
     assert_eq!(
         (delivery.state, delivery.attempt),

@@ -8,6 +8,7 @@ use bellwire_hub::app::Hub;
 use bellwire_hub::config::Config;
 use bellwire_hub::driver::{Driver, Reserved};
 use bellwire_hub::plane::{StreamBody, StreamOptions};
+use bellwire_hub::store::Visible;
 use bellwire_proto::{CommandId, Delivery, Json, Report, ReportState};
 use bellwire_sse::{Decoder, OwnedItem};
 use http_body_util::BodyExt;
@@ -84,12 +85,15 @@ impl Stream {
     }
 
     pub(crate) async fn watch(driver: &Driver, command: CommandId) -> Self {
-        let reserved = driver.watch(command, StreamOptions::default());
+        let reserved = driver.watch(command, StreamOptions::default(), Visible::all(), None);
         Self::attach(driver, soon("a command's events", reserved).await.unwrap())
     }
 
     pub(crate) fn observe(driver: &Driver) -> Self {
-        Self::attach(driver, driver.observe(StreamOptions::default()).unwrap())
+        Self::attach(
+            driver,
+            driver.observe(StreamOptions::default(), Visible::all(), None).unwrap(),
+        )
     }
 
     /// The next event; `None` at the end of the stream.

@@ -2,6 +2,7 @@
 
 use bellwire_hub::driver::Driver;
 use bellwire_hub::plane::StreamOptions;
+use bellwire_hub::store::Visible;
 use bellwire_proto::{Code, CommandId, Labels, ReportState};
 
 use crate::support::{Stream, hub, ping, report, soon};
@@ -45,7 +46,7 @@ async fn watching_a_command_that_has_ended_gives_its_deliveries_and_done() {
 async fn a_command_that_is_not_known_has_no_events() {
     let (hub, _folder) = hub().await;
     let nobody = CommandId::from_parts(1, [7; 10]);
-    let refused = hub.driver().watch(nobody, StreamOptions::default());
+    let refused = hub.driver().watch(nobody, StreamOptions::default(), Visible::all(), None);
     let refused = soon("an answer", refused).await.unwrap_err();
     assert_eq!(refused.code, Code::UnknownCommand);
     hub.close().await;
@@ -161,9 +162,12 @@ async fn a_hub_that_drains_notifies_observers_and_ends_every_stream() {
     assert_eq!(bye["reason"], "draining");
     assert!((1.0..=10.0).contains(&bye["reconnect_s"].as_f64().unwrap()), "{bye}");
     assert!(command.next().await.is_none());
-    let refused = driver.observe(StreamOptions::default()).unwrap_err();
+    let refused = driver.observe(StreamOptions::default(), Visible::all(), None).unwrap_err();
     assert_eq!(refused.code, Code::Draining);
-    let refused = driver.watch(sent.command, StreamOptions::default()).await.unwrap_err();
+    let refused = driver
+        .watch(sent.command, StreamOptions::default(), Visible::all(), None)
+        .await
+        .unwrap_err();
     assert_eq!(refused.code, Code::Draining);
     hub.close().await;
 }
@@ -175,7 +179,7 @@ async fn ping_new_devices(driver: &Driver, count: usize) -> bellwire_proto::Comm
         "ping".parse().unwrap(),
         bellwire_proto::Json::null(),
     );
-    driver.send_to_many(ping).await.unwrap()
+    driver.send_to_many(ping, Visible::all()).await.unwrap()
 }
 
 #[tokio::test]

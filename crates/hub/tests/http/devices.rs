@@ -12,7 +12,7 @@ fn a_device_is_registered_labelled_and_removed() {
     let device = created.json();
     assert_eq!(device["labels"], json!({"site": "lyon"}));
     assert_eq!((&device["online"], &device["transport"]), (&json!(false), &Value::Null));
-    assert_eq!(device.as_object().unwrap().len(), 11, "{device}");
+    assert_eq!(device.as_object().unwrap().len(), 12, "{device}");
     let replaced = hub.put("/v1/devices/d", r#"{"labels":{"os":"deb12"}}"#);
     assert_eq!((replaced.status, &replaced.json()["labels"]), (200, &json!({"os": "deb12"})));
     assert_eq!(hub.get("/v1/devices/d").json(), replaced.json());

@@ -8,12 +8,15 @@
     reason = "a panic is the failure message, in helpers too"
 )]
 
+mod access;
 mod browsers;
 mod checks;
 mod commands;
 mod devices;
 mod mounted;
 mod reports;
+mod revocation;
 mod sending;
 mod streams;
 mod support;
+mod tokens;

@@ -103,6 +103,7 @@ pub fn device_record(name: &str) -> DeviceRecord {
         facts: json("{}"),
         created_at: at(0),
         seen: None,
+        pending: false,
     }
 }
 

@@ -6,10 +6,10 @@ use bellwire_core::record::{Change, Load, Loaded, Txn};
 use std::time::Duration;
 
 use bellwire_core::record::{
-    CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord,
+    CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord, TokenRecord,
 };
 use bellwire_core::{Instant, Now, Recovered};
-use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice};
+use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible};
 use bellwire_proto::limits::{RUN_TIMEOUT_S, TTL_S};
 use bellwire_proto::{Command, Counts, Delivery, DeviceId, Seq};
 
@@ -34,6 +34,7 @@ pub struct View {
     pub shown: Vec<Vec<(Delivery, u64)>>,
     pub deliveries: Vec<DeliveryRecord>,
     pub keys: Vec<IdempotencyRecord>,
+    pub tokens: Vec<TokenRecord>,
 }
 
 impl Model {
@@ -105,6 +106,34 @@ impl Model {
         }
     }
 
+    /// A command as one sees it who sees the devices that a selector matches; `None` when that is nothing of it.
+    pub fn seen(&self, row: &CommandRecord, visible: &Visible) -> Option<Command> {
+        let sees = |device: &DeviceId| {
+            self.disk.devices.get(device).is_some_and(|d| visible.sees(&d.labels))
+        };
+        let mut command = self.shown(row);
+        command.counts = Counts::new();
+        for delivery in self.of(row.head.seq).filter(|d| sees(&d.device)) {
+            *command.counts.entry(delivery.state).or_default() += 1;
+        }
+        let waits =
+            |device: &&DeviceId| sees(device) && self.disk.delivery(device, row.head.seq).is_none();
+        let chunks = self.disk.targets.iter().filter(|((seq, _), _)| *seq == row.head.seq);
+        let waiting = chunks.map(|(_, chunk)| chunk.devices.iter().filter(waits).count() as u64);
+        command.total = command.counts.values().sum::<u64>() + waiting.sum::<u64>();
+        let terminal = command.counts.iter().filter(|(state, _)| state.is_terminal());
+        command.done = terminal.map(|(_, count)| count).sum::<u64>() >= command.total;
+        (command.total > 0).then_some(command)
+    }
+
+    /// The deliveries of a command that such a one sees.
+    pub fn seen_of(&self, seq: Seq, visible: &Visible) -> Vec<Delivery> {
+        let sees = |row: &&DeliveryRecord| {
+            self.disk.devices.get(&row.device).is_some_and(|d| visible.sees(&d.labels))
+        };
+        self.of(seq).filter(sees).map(DeliveryRecord::to_delivery).collect()
+    }
+
     pub fn view(&self) -> View {
         let disk = &self.disk;
         let commands: Vec<_> = disk.commands.values().rev().map(|c| self.shown(c)).collect();
@@ -120,6 +149,7 @@ impl Model {
             commands,
             deliveries: disk.deliveries.values().cloned().collect(),
             keys: disk.keys.values().cloned().collect(),
+            tokens: disk.tokens.values().cloned().collect(),
         }
     }
 
@@ -135,7 +165,7 @@ impl Kit {
         let commands = read(self.store.commands(CommandFilter::default(), all.clone())).items;
         let shown = commands
             .iter()
-            .map(|c| read(self.store.snapshot(c.id, None)).unwrap().deliveries)
+            .map(|c| read(self.store.snapshot(c.id, None, Visible::all())).unwrap().deliveries)
             .collect();
         let one = |(device, seq): &(DeviceId, Seq)| self.delivery(seq.get(), device.as_str());
         let key = |(caller, key): &(String, String)| {
@@ -146,6 +176,7 @@ impl Kit {
             }
         };
         View {
+            tokens: read(self.store.tokens(all.clone())).items,
             devices: read(self.store.devices(DeviceFilter::default(), all)).items,
             commands,
             shown,

@@ -22,6 +22,9 @@ impl Device {
         txn: &mut TxnBuilder<'_>,
     ) {
         if let Some(older) = older {
+            if carried != Carriers::UNCONFIRMED {
+                self.rivalry.replaced(txn.now.instant);
+            }
             txn.close(older.session, ByeReason::Replaced);
         }
         self.lost(carried, txn.now);

@@ -55,7 +55,8 @@ impl Device {
         }
         let until = now.after(poll.wait.duration());
         let commands = Vec::new();
-        let poll = WaitingPoll { request, until, commands, cancels, has_copies: false };
+        let token = poll.token;
+        let poll = WaitingPoll { request, until, token, commands, cancels, has_copies: false };
         self.listeners.poll = Some(Box::new(poll));
     }
 

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{Access, AtFlags, CWD};
 
 use super::OpenError;
@@ -43,6 +44,39 @@ pub fn check(data_dir: &Path) -> Result<(), OpenError> {
     }
     Ok(())
 }
+
+/// Whether there is an `admin` token in this folder, whose hub is then closed. The folder is not changed, and a hub may be
+/// running with it.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn has_admin_token(data_dir: &Path) -> Result<bool, OpenError> {
+    let path = data_dir.join("bellwire.db");
+    let log = data_dir.join("bellwire.db-wal");
+    let bytes = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
+    if bytes(&path) == 0 {
+        return Ok(false);
+    }
+    let sqlite = |source| OpenError::sqlite(&path, source);
+    // Without a log nothing but the file counts, and SQLite needs no files beside it to read it.
+    let option = if bytes(&log) == 0 { "immutable=1" } else { "mode=ro" };
+    let name = percent_encoding::utf8_percent_encode(
+        path.to_str().unwrap_or_default(),
+        percent_encoding::NON_ALPHANUMERIC,
+    );
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let database = Connection::open_with_flags(format!("file:{name}?{option}"), flags);
+    let database = database.map_err(sqlite)?;
+    let version: i64 =
+        database.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sqlite)?;
+    if version < FIRST_WITH_TOKENS {
+        return Ok(false);
+    }
+    Ok(super::tokens::admins(&database).map_err(sqlite)? > 0)
+}
+
+/// The schema version that has tokens.
+const FIRST_WITH_TOKENS: i64 = 3;
 
 /// Whether this account may make files in the folder.
 fn may_write(folder: &Path) -> io::Result<()> {

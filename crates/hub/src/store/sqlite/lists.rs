@@ -7,36 +7,59 @@
 use bellwire_core::record::CommandRecord;
 use bellwire_proto::limits::{LIST_ROWS_MAX, PACED_BYTES, PAGE_BYTES_MAX};
 use bellwire_proto::{
-    Command, CommandId, CommandIdPrefix, Counts, Delivery, DeliveryState, DeviceId, Page,
+    Command, CommandId, CommandIdPrefix, Counts, Delivery, DeliveryState, DeviceId, Page, Seq,
 };
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::rows::{self, command_columns, delivery_columns, device_columns, int};
-use crate::store::{Cursor, DeviceFilter, Snapshot, StoredDevice};
+use crate::store::{Cursor, DeviceFilter, Snapshot, StoredDevice, Visible};
 
 mod commands;
+pub(super) mod scoped;
 
 pub(super) use commands::commands;
 
 /// Deliveries on a page of a snapshot.
 const SNAPSHOT_ROWS_MAX: usize = 1000;
 
-pub(super) fn command(connection: &Connection, id: CommandId) -> Result<Option<Command>> {
+pub(super) fn command(
+    connection: &Connection,
+    id: CommandId,
+    visible: &Visible,
+) -> Result<Option<Command>> {
     let mut statement = connection.prepare_cached(concat!(
         "SELECT ",
         command_columns!(),
         " FROM commands c WHERE c.id = ?1"
     ))?;
     let record = statement.query_row([id.to_bytes()], rows::command).optional()?;
-    record.map(|record| shown(connection, record)).transpose()
+    let Some(record) = record else { return Ok(None) };
+    shown(connection, record, visible)
+}
+
+/// The number of a command that is there for the reader.
+pub(super) fn visible_seq(
+    connection: &Connection,
+    id: CommandId,
+    visible: &Visible,
+) -> Result<Option<Seq>> {
+    let seq: Option<Seq> = connection
+        .prepare_cached("SELECT seq FROM commands WHERE id = ?1")?
+        .query_row([id.to_bytes()], |row| rows::seq(row, 0))
+        .optional()?;
+    let Some(seq) = seq else { return Ok(None) };
+    Ok((visible.is_all() || scoped::any(connection, seq, visible)?).then_some(seq))
 }
 
 pub(super) fn snapshot(
     connection: &Connection,
     id: CommandId,
     after: Option<&DeviceId>,
+    visible: &Visible,
 ) -> Result<Option<Snapshot>> {
-    let Some(command) = command(connection, id)? else {
+    // The part of a command is counted for the first page alone: that costs a look at each delivery.
+    let counted = if after.is_none() { visible } else { &Visible::all() };
+    let Some(command) = command(connection, id, counted)? else {
         return Ok(None);
     };
     let mut statement = connection.prepare_cached(concat!(
@@ -54,6 +77,9 @@ pub(super) fn snapshot(
             snapshot.more = true;
             break;
         }
+        if !scoped::sees(connection, visible, &rows::device_id(row, rows::DEVICE)?)? {
+            continue;
+        }
         let record = rows::delivery(row)?;
         let delivery = record.to_delivery();
         bytes += delivery.outcome.text_bytes();
@@ -68,24 +94,24 @@ pub(super) fn deliveries(
     state: Option<DeliveryState>,
     limit: u32,
     after: Option<&DeviceId>,
+    visible: &Visible,
 ) -> Result<Option<Page<Delivery>>> {
-    let seq: Option<i64> = connection
-        .prepare_cached("SELECT seq FROM commands WHERE id = ?1")?
-        .query_row([id.to_bytes()], |row| row.get(0))
-        .optional()?;
-    let Some(seq) = seq else { return Ok(None) };
+    let Some(seq) = visible_seq(connection, id, visible)? else { return Ok(None) };
     let mut statement = connection.prepare_cached(concat!(
         "SELECT ",
         delivery_columns!(),
         " FROM commands c CROSS JOIN deliveries d ON d.seq = c.seq
          WHERE c.seq = ?1 AND d.device > ?2 ORDER BY d.device"
     ))?;
-    let mut rows = statement.query(params![seq, after.map_or("", DeviceId::as_str)])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
+    let after = after.map_or("", DeviceId::as_str);
+    let mut rows = statement.query(params![int(seq.get()), after])?;
+    let mut page = Paging::new(limit, LIST_ROWS_MAX, visible);
     while let Some(row) = rows.next()? {
         let is = rows::state(row, rows::STATE)?;
-        let fits = state.is_none_or(|state| state == is);
-        match page.look(rows::device_id(row, rows::DEVICE)?, fits) {
+        let device = rows::device_id(row, rows::DEVICE)?;
+        let fits =
+            state.is_none_or(|state| state == is) && scoped::sees(connection, visible, &device)?;
+        match page.look(device, fits) {
             Look::Take => {
                 let delivery = rows::delivery(row)?.to_delivery();
                 page.push(delivery.outcome.text_bytes(), delivery);
@@ -123,14 +149,15 @@ pub(super) fn devices(
         " FROM devices WHERE device > ?1 AND device >= ?2 ORDER BY device"
     ))?;
     let mut rows = statement.query([after.map_or("", DeviceId::as_str), &filter.prefix])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX, &filter.visible);
     while let Some(row) = rows.next()? {
         let record = rows::device(row)?;
         // By name: those that begin so are side by side.
         if !record.id.as_str().starts_with(&filter.prefix) {
             break;
         }
-        let fits = filter.select.matches(&record.labels);
+        let labels = &record.labels;
+        let fits = filter.select.matches(labels) && filter.visible.sees(labels);
         match page.look(record.id.clone(), fits) {
             Look::Take => {
                 let queued = queued(connection, &record.id)?;
@@ -165,29 +192,46 @@ pub(super) fn commands_by_id(
     connection: &Connection,
     prefix: &CommandIdPrefix,
     limit: u32,
+    visible: &Visible,
 ) -> Result<Vec<Command>> {
     let mut statement = connection.prepare_cached(concat!(
         "SELECT ",
         command_columns!(),
         " FROM commands c WHERE c.id BETWEEN ?1 AND ?2 ORDER BY c.id DESC LIMIT ?3"
     ))?;
+    // What is passed over for a scope is looked at all the same, each with its deliveries.
+    let rows_max = if visible.is_all() { limit } else { LIST_ROWS_MAX };
+    let mut looks_left = u64::from(LIST_ROWS_MAX);
     let (first, last) = prefix.bounds();
-    let records = statement.query_map(params![first, last, limit], rows::command)?;
+    let records = statement.query_map(params![first, last, rows_max], rows::command)?;
     let mut commands = Vec::new();
     let mut bytes = 0;
     for record in records {
         let record = record?;
-        if bytes >= PAGE_BYTES_MAX {
+        if bytes >= PAGE_BYTES_MAX || commands.len() >= limit as usize || looks_left == 0 {
             break;
         }
-        bytes += record.data.as_str().len();
-        commands.push(shown(connection, record)?);
+        if !visible.is_all() {
+            looks_left = looks_left.saturating_sub(record.head.total);
+        }
+        let data_bytes = record.data.as_str().len();
+        if let Some(command) = shown(connection, record, visible)? {
+            bytes += data_bytes;
+            commands.push(command);
+        }
     }
     Ok(commands)
 }
 
-/// The command as the API shows it.
-fn shown(connection: &Connection, record: CommandRecord) -> Result<Command> {
+/// The command as the API shows it; `None` when the reader may see none of its deliveries.
+fn shown(
+    connection: &Connection,
+    record: CommandRecord,
+    visible: &Visible,
+) -> Result<Option<Command>> {
+    if !visible.is_all() {
+        return scoped::shown(connection, record, visible);
+    }
     // One delivery is looked at; of many, the counters.
     let mut statement = connection.prepare_cached(if record.head.is_to_many() {
         "SELECT state, deliveries FROM counts WHERE seq = ?1 AND deliveries > 0"
@@ -199,7 +243,7 @@ fn shown(connection: &Connection, record: CommandRecord) -> Result<Command> {
         statement.query_map([seq], |row| Ok((rows::state(row, 0)?, rows::uint(row, 1)?)))?;
     let counts: Counts = counts.collect::<Result<_>>()?;
     let terminal = counts.iter().filter(|(state, _)| state.is_terminal());
-    Ok(Command {
+    Ok(Some(Command {
         id: record.head.id,
         seq: record.head.seq,
         action: record.head.action,
@@ -214,7 +258,7 @@ fn shown(connection: &Connection, record: CommandRecord) -> Result<Command> {
         select: None,
         rollout: None,
         parent: None,
-    })
+    }))
 }
 
 /// A page that fills up, and how far the search for its items has come.
@@ -228,6 +272,9 @@ pub(super) struct Paging<T, P> {
     looked_at: u32,
     /// The last row that was looked at.
     position: Option<P>,
+    /// The last item, for a reader who sees a part of the fleet: a cursor names a row, which must be none of the others.
+    last_item: Option<P>,
+    scoped: bool,
     more: bool,
 }
 
@@ -238,8 +285,8 @@ pub(super) enum Look {
     Stop,
 }
 
-impl<T, P> Paging<T, P> {
-    pub(super) fn new(limit: u32, rows_max: u32) -> Self {
+impl<T, P: Clone> Paging<T, P> {
+    pub(super) fn new(limit: u32, rows_max: u32, visible: &Visible) -> Self {
         Self {
             items: Vec::new(),
             bytes: 0,
@@ -247,6 +294,8 @@ impl<T, P> Paging<T, P> {
             rows_max,
             looked_at: 0,
             position: None,
+            last_item: None,
+            scoped: !visible.is_all(),
             more: false,
         }
     }
@@ -260,8 +309,21 @@ impl<T, P> Paging<T, P> {
             return Look::Stop;
         }
         self.looked_at += 1;
+        if fits && self.scoped {
+            self.last_item = Some(position.clone());
+        }
         self.position = Some(position);
         if fits { Look::Take } else { Look::Pass }
+    }
+
+    /// What was looked at besides the row itself counts too.
+    pub(super) fn charge(&mut self, rows: u64) {
+        self.looked_at = self.looked_at.saturating_add(u32::try_from(rows).unwrap_or(u32::MAX));
+    }
+
+    /// Whether nothing more may be looked at.
+    pub(super) fn is_spent(&self) -> bool {
+        self.looked_at >= self.rows_max
     }
 
     /// Takes the row that was looked at last.
@@ -271,7 +333,9 @@ impl<T, P> Paging<T, P> {
     }
 
     pub(super) fn finish(self, cursor: impl FnOnce(P) -> Cursor) -> Page<T> {
-        let next = self.position.filter(|_| self.more).map(cursor);
+        // The search for one item goes on from the row itself, whoever's that is, or it would never end.
+        let position = self.last_item.or(self.position);
+        let next = position.filter(|_| self.more).map(cursor);
         Page { items: self.items, next: next.map(|cursor| cursor.to_string()) }
     }
 }

@@ -79,6 +79,9 @@ pub(super) fn answer(connection: &Connection, load: &Load) -> Result<Loaded> {
                 .optional()?;
             Loaded::Idempotency(key.clone(), row.map(Box::new))
         }
+        Load::Token(id) => {
+            Loaded::Token(*id, super::tokens::record(connection, *id)?.map(Box::new))
+        }
         Load::Due(now, rows_max) => due(connection, *now, *rows_max)?,
         Load::Delivered { device, after, now, page_max } => {
             let from = Delivered { device, after: *after, now: *now };

@@ -63,6 +63,7 @@ pub(super) fn recover(connection: &mut Connection, now: Now) -> Result<Recovered
             |row| rows::maybe_time(row, 0),
         )?,
         jobs: jobs(&transaction)?,
+        admin_tokens: super::tokens::admins(&transaction)?,
     };
     transaction.commit()?;
     Ok(recovered)

@@ -14,6 +14,7 @@ use bellwire_core::record::{
 };
 use bellwire_proto::{
     CommandId, DeliveryState, DeviceId, ErrorInfo, Json, Labels, Outcome, Progress, Seq, Timestamp,
+    TokenId,
 };
 use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row, Statement, params};
@@ -51,7 +52,7 @@ pub(super) const COMMAND_COLUMNS: usize = 12;
 /// A device in the order in which [`device`] reads it.
 macro_rules! device_columns {
     () => {
-        "device, labels, facts, created_at, seen_at, seen_address, seen_agent"
+        "device, labels, facts, created_at, seen_at, seen_address, seen_agent, pending"
     };
 }
 
@@ -214,6 +215,7 @@ pub(super) fn device(row: &Row<'_>) -> Result<DeviceRecord> {
         facts: json(row, 2)?,
         created_at: time(row, 3)?,
         seen,
+        pending: row.get(7)?,
     })
 }
 
@@ -259,7 +261,7 @@ pub(super) fn uint(row: &Row<'_>, at: usize) -> Result<u64> {
     u64::try_from(number).map_err(|_| Error::IntegralValueOutOfRange(at, number))
 }
 
-fn maybe_uint(row: &Row<'_>, at: usize) -> Result<Option<u64>> {
+pub(super) fn maybe_uint(row: &Row<'_>, at: usize) -> Result<Option<u64>> {
     let number: Option<i64> = row.get(at)?;
     let unsigned =
         number.map(|n| u64::try_from(n).map_err(|_| Error::IntegralValueOutOfRange(at, n)));
@@ -271,6 +273,10 @@ pub(super) fn seq(row: &Row<'_>, at: usize) -> Result<Seq> {
 }
 
 pub(super) fn device_id(row: &Row<'_>, at: usize) -> Result<DeviceId> {
+    text(row, at)
+}
+
+pub(super) fn token_id(row: &Row<'_>, at: usize) -> Result<TokenId> {
     text(row, at)
 }
 
@@ -324,7 +330,7 @@ where
     text.parse().map_err(|e| damaged(at, e))
 }
 
-fn maybe_text<T: FromStr>(row: &Row<'_>, at: usize) -> Result<Option<T>>
+pub(super) fn maybe_text<T: FromStr>(row: &Row<'_>, at: usize) -> Result<Option<T>>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
@@ -338,7 +344,7 @@ pub(super) fn devices(row: &Row<'_>, at: usize) -> Result<Vec<DeviceId>> {
     names.map(|name| name.parse().map_err(|e| damaged(at, e))).collect()
 }
 
-fn damaged<E>(at: usize, why: E) -> Error
+pub(super) fn damaged<E>(at: usize, why: E) -> Error
 where
     E: std::error::Error + Send + Sync + 'static + fmt::Display,
 {

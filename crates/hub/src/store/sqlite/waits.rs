@@ -5,9 +5,9 @@ use bellwire_proto::limits::{IN_FLIGHT_CEILING, LIST_ROWS_MAX};
 use bellwire_proto::{CommandId, DeviceId, Page, Seq};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::lists::{self, Look, Paging};
+use super::lists::{self, Look, Paging, scoped};
 use super::rows::{self, int};
-use crate::store::{Cursor, StoredWait};
+use crate::store::{Cursor, StoredWait, Visible};
 
 /// The deliveries of command `?1` after device `?2`: device, whether it is queued, and what is set against sending it.
 const DELIVERIES: &str = "
@@ -29,18 +29,16 @@ pub(super) fn waits(
     id: CommandId,
     limit: u32,
     after: Option<&DeviceId>,
+    visible: &Visible,
 ) -> Result<Option<Page<StoredWait>>> {
-    let seq: Option<Seq> = connection
-        .prepare_cached("SELECT seq FROM commands WHERE id = ?1")?
-        .query_row([id.to_bytes()], |row| rows::seq(row, 0))
-        .optional()?;
-    let Some(seq) = seq else { return Ok(None) };
+    let Some(seq) = lists::visible_seq(connection, id, visible)? else { return Ok(None) };
     let mut statement = connection.prepare_cached(DELIVERIES)?;
     let mut found = statement.query(params![int(seq.get()), after.map_or("", DeviceId::as_str)])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX, visible);
     while let Some(row) = found.next()? {
         let device = rows::device_id(row, 0)?;
-        match page.look(device.clone(), row.get(1)?) {
+        let fits = row.get(1)? && scoped::sees(connection, visible, &device)?;
+        match page.look(device.clone(), fits) {
             Look::Take => {
                 let Some(stored) = lists::device(connection, &device)? else { continue };
                 let in_flight = in_flight(connection, &device)?;

@@ -14,6 +14,7 @@ use super::anchor::{self, AnchorWriter};
 use super::checkpoint::Checkpoint;
 use super::purge::Purge;
 use super::rows::{self, instant_ms, int, ms};
+use super::tokens;
 use crate::store::{StoreError, StoreEvents};
 
 const PUT_COMMAND: &str = "
@@ -38,8 +39,8 @@ const UPDATE_DELIVERY: &str = "
 
 const PUT_DEVICE: &str = "
     INSERT OR REPLACE INTO devices
-        (device, labels, facts, created_at, seen_at, seen_address, seen_agent)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        (device, labels, facts, created_at, seen_at, seen_address, seen_agent, pending)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
 const PUT_IDEMPOTENCY: &str = "
     INSERT OR REPLACE INTO idempotency (caller, key, fingerprint, command, device, expires)
@@ -114,6 +115,12 @@ struct Statements<'c> {
     put_seen: Statement<'c>,
     delete_device: Statement<'c>,
     put_idempotency: Statement<'c>,
+    put_pending: Statement<'c>,
+    put_token: Statement<'c>,
+    put_uses: Statement<'c>,
+    put_last_used: Statement<'c>,
+    delete_token: Statement<'c>,
+    delete_tokens_of: Statement<'c>,
 }
 
 impl<'c> Statements<'c> {
@@ -148,6 +155,13 @@ impl<'c> Statements<'c> {
             )?,
             delete_device: connection.prepare("DELETE FROM devices WHERE device = ?1")?,
             put_idempotency: connection.prepare(PUT_IDEMPOTENCY)?,
+            put_pending: connection.prepare("UPDATE devices SET pending = ?2 WHERE device = ?1")?,
+            put_token: connection.prepare(tokens::PUT_TOKEN)?,
+            put_uses: connection.prepare("UPDATE tokens SET uses_left = ?2 WHERE id = ?1")?,
+            put_last_used: connection
+                .prepare("UPDATE tokens SET last_used_at = ?2 WHERE id = ?1")?,
+            delete_token: connection.prepare("DELETE FROM tokens WHERE id = ?1")?,
+            delete_tokens_of: connection.prepare("DELETE FROM tokens WHERE device = ?1")?,
         })
     }
 
@@ -208,6 +222,7 @@ impl<'c> Statements<'c> {
                     seen.map(|s| ms(s.at)),
                     seen.and_then(|s| s.address.as_deref()),
                     seen.and_then(|s| s.agent.as_deref()),
+                    device.pending,
                 ])
             }
             Change::PutLabels(device, labels) => {
@@ -231,6 +246,18 @@ impl<'c> Statements<'c> {
                 record.device.as_ref().map(DeviceId::as_str),
                 instant_ms(record.expires),
             ]),
+            Change::PutPending(device, pending) => {
+                self.put_pending.execute(params![device.as_str(), pending])
+            }
+            Change::PutToken(token) => tokens::put_token(&mut self.put_token, token),
+            Change::PutUses(token, uses) => {
+                self.put_uses.execute(params![token.as_str(), int(*uses)])
+            }
+            Change::PutLastUsed(token, at) => {
+                self.put_last_used.execute(params![token.as_str(), ms(*at)])
+            }
+            Change::DeleteToken(token) => self.delete_token.execute([token.as_str()]),
+            Change::DeleteTokensOf(device) => self.delete_tokens_of.execute([device.as_str()]),
         }
         .map(drop)
     }

@@ -1,0 +1,223 @@
+//! Who sent a request, and what exists for them. Contract, section 6.
+//!
+//! Here the credential of a request becomes a caller; which route a role may call is in `rules.rs`, what is remembered of
+//! tokens in `auth.rs`.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use bellwire_core::{AccessChange, TokenUse};
+use bellwire_proto::{
+    Action, Code, DeviceId, Problem, Role, RoleName, Seconds, Timestamp, Token, TokenId,
+};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
+use crate::auth::{Grant, credential, minute, secret_digest};
+use crate::driver::Driver;
+use crate::store::{StoredDevice, Visible};
+
+/// The caller of a request.
+#[derive(Debug, Clone)]
+pub(in crate::http) enum Caller {
+    /// Nobody in particular, on an open hub: everything is allowed.
+    Anonymous,
+    /// The holder of a token.
+    Holder(Arc<Grant>),
+}
+
+impl Caller {
+    /// Who sent a request with these headers.
+    ///
+    /// # Errors
+    /// `unauthenticated`, the same whatever the reason is; `pending`; `store_unavailable`.
+    pub(in crate::http) async fn of(driver: &Driver, headers: &HeaderMap) -> Result<Self, Problem> {
+        let auth = driver.auth();
+        if !headers.contains_key(AUTHORIZATION) {
+            return if auth.is_open() { Ok(Self::Anonymous) } else { Err(unauthenticated()) };
+        }
+        let credential = credential(headers).ok_or_else(unauthenticated)?;
+        let found = auth.grant(driver.store(), credential.id()).await?;
+        // As much work for a token that is not there.
+        let given = secret_digest(&credential);
+        let grant = found.filter(|grant| grant.has(&given)).ok_or_else(unauthenticated)?;
+        let now = driver.now();
+        if !grant.works(now) {
+            return Err(unauthenticated());
+        }
+        if grant.pending {
+            let detail = "this device has enrolled, and an operator has yet to approve it";
+            return Err(Problem::new(Code::Pending, detail));
+        }
+        if grant.used_in(minute(now)) {
+            driver.token_used(grant.id, Timestamp::from_unix_ms(minute(now) * 60_000));
+        }
+        Ok(Self::Holder(grant))
+    }
+
+    /// Checks that the caller is still allowed what it was when its request came: for a stream, after it was opened and
+    /// would end with its token.
+    ///
+    /// # Errors
+    /// `unauthenticated`, `store_unavailable`.
+    pub(in crate::http) async fn still(&self, driver: &Driver) -> Result<(), Problem> {
+        let allowed = match self {
+            Self::Anonymous => driver.auth().is_open(),
+            Self::Holder(grant) => {
+                let now = driver.auth().grant(driver.store(), grant.id).await?;
+                now.is_some_and(|now| now.is(grant) && now.works(driver.now()))
+            }
+        };
+        if allowed { Ok(()) } else { Err(unauthenticated()) }
+    }
+
+    /// Waits for an answer about a device, for as long as the caller is allowed to have it: until its token ends, or a label
+    /// change moves the device out of its scope.
+    ///
+    /// # Errors
+    /// `unauthenticated`, `unknown_device`, `store_unavailable`; those of the answer.
+    pub(in crate::http) async fn waits<T>(
+        &self,
+        driver: &Driver,
+        device: &DeviceId,
+        answer: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let mut changes = driver.auth().changes();
+        let mut answer = pin!(answer);
+        loop {
+            self.still(driver).await?;
+            self.sees(driver, std::slice::from_ref(device)).await?;
+            loop {
+                let change = tokio::select! {
+                    biased;
+                    change = changes.recv() => change,
+                    answer = &mut answer => return answer,
+                };
+                // One that fell behind may have missed any.
+                if change.map_or(true, |change| self.depends_on(&change, device)) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether this change may end what the caller waits for.
+    fn depends_on(&self, change: &AccessChange, waited_for: &DeviceId) -> bool {
+        match change {
+            AccessChange::Closed => self.id().is_none(),
+            AccessChange::Token(token) => self.id() == Some(*token),
+            AccessChange::Device(device) => {
+                self.role().device() == Some(device)
+                    || (!self.visible().is_all() && device == waited_for)
+            }
+        }
+    }
+
+    /// The id of its token: the value of `created_by`, and the owner of an `Idempotency-Key`.
+    pub(in crate::http) fn name(&self) -> Option<String> {
+        self.id().map(|id| id.to_string())
+    }
+
+    /// The id of its token.
+    pub(in crate::http) fn id(&self) -> Option<TokenId> {
+        match self {
+            Self::Anonymous => None,
+            Self::Holder(grant) => Some(grant.id),
+        }
+    }
+
+    /// What a stream of its ends with.
+    pub(in crate::http) fn token_use(&self) -> Option<TokenUse> {
+        match self {
+            Self::Anonymous => None,
+            Self::Holder(grant) => {
+                Some(TokenUse { id: grant.id, expires_at: grant.token.expires_at })
+            }
+        }
+    }
+
+    /// How long a poll or a sender of its may wait: until its token expires at most, in whole seconds.
+    pub(in crate::http) fn within(&self, wait: Seconds, now: Timestamp) -> Seconds {
+        let expires_at = self.token_use().and_then(|used| used.expires_at);
+        let remains =
+            expires_at.map(|at| at.unix_ms().saturating_sub(now.unix_ms()).div_ceil(1000));
+        remains.map_or(wait, |remains| Seconds::new(wait.get().min(remains)))
+    }
+
+    /// The token object; on an open hub that of an admin without a name.
+    pub(in crate::http) fn token(&self) -> Token {
+        match self {
+            Self::Holder(grant) => grant.token.clone(),
+            Self::Anonymous => Token {
+                id: None,
+                role: Role::Admin,
+                expires_at: None,
+                note: None,
+                created_at: None,
+                created_by: None,
+                last_used_at: None,
+            },
+        }
+    }
+
+    /// What it may do.
+    pub(in crate::http) fn role(&self) -> &Role {
+        match self {
+            Self::Anonymous => &Role::Admin,
+            Self::Holder(grant) => &grant.token.role,
+        }
+    }
+
+    /// The name of its role.
+    pub(in crate::http) fn role_name(&self) -> RoleName {
+        self.role().name()
+    }
+
+    /// The devices that exist for it.
+    pub(in crate::http) fn visible(&self) -> Visible {
+        match self {
+            Self::Anonymous => Visible::all(),
+            Self::Holder(grant) => grant.visible.clone(),
+        }
+    }
+
+    /// Checks that devices are there for it, where that depends on their labels.
+    ///
+    /// # Errors
+    /// `unknown_device` for the first that is not, as if it did not exist; `store_unavailable`.
+    pub(in crate::http) async fn sees(
+        &self,
+        driver: &Driver,
+        devices: &[DeviceId],
+    ) -> Result<(), Problem> {
+        let visible = self.visible();
+        if visible.is_all() {
+            return Ok(());
+        }
+        let rows = driver.store().devices_named(devices.to_vec()).await?;
+        let seen = |row: &Option<StoredDevice>| {
+            row.as_ref().is_some_and(|row| visible.sees(&row.record.labels))
+        };
+        let hidden = devices.iter().zip(&rows).find(|(_, row)| !seen(row));
+        hidden.map_or(Ok(()), |(device, _)| Err(bellwire_core::unknown_device(device)))
+    }
+
+    /// Checks that it may send this action.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub(in crate::http) fn may_send(&self, action: &Action) -> Result<(), Problem> {
+        match self.role() {
+            Role::Operator(scope) if !scope.allows(action) => {
+                let detail = format!("this token does not allow the action {action}");
+                Err(Problem::new(Code::Forbidden, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The refusal of whoever has no token that works.
+pub(in crate::http) fn unauthenticated() -> Problem {
+    Problem::new(Code::Unauthenticated, "this needs a token that is valid")
+}
