@@ -42,7 +42,7 @@ use axum::routing::any;
 use bellwire_proto::limits::{PAGE_ITEMS, URI_BYTES_MAX};
 use bellwire_proto::{Code, DeviceId, Problem};
 use http::request::Parts;
-use http::{Method, header};
+use http::{Method, StatusCode, header};
 
 use crate::driver::Driver;
 use crate::store::{Cursor, PageRequest};
@@ -189,7 +189,11 @@ async fn shared_answer(
     let (mut head, body) = request.into_parts();
     browsers.note(&mut head);
     let origin = browsers::listed_origin(&head);
+    let asks = browsers::shows_answers(&head);
     let mut response = answer(driver, &browsers, head, body).await;
+    if asks && response.status() == StatusCode::UNAUTHORIZED {
+        problem::offer_basic(&mut response);
+    }
     browsers.share(origin, &mut response);
     response
 }
