@@ -171,7 +171,9 @@ impl Hub {
     /// # Errors
     /// When the folder is in use or cannot be read, or the system refuses threads.
     pub async fn open(config: Config) -> Result<Self, StartError> {
-        let options = Options::default().history_retention(config.history);
+        let options = Options::default()
+            .history_retention(config.history)
+            .audit_retention(config.audit_keep, config.audit_bytes_max);
         let data_dir = config.data_dir.clone();
         let opened = in_thread(move || SqliteStore::open(&data_dir, options));
         let (store, recovered) = opened.await.map_err(StartError::System)??;

@@ -87,6 +87,10 @@ pub struct Config {
     /// How long commands are retained after they have ended. Default 30 days, from 1 to 3650 days:
     /// as long as an `Idempotency-Key` at least.
     pub history: Duration,
+    /// How long the audit log is retained. Default 90 days, from 1 to 3650 days.
+    pub audit_keep: Duration,
+    /// About how many bytes of the audit log are retained at most. Default 1 GiB, from 1 MiB to 1 TiB.
+    pub audit_bytes_max: u64,
     /// Time between heartbeats on streams that request none. Default 15 s, from 5 s to 10 min.
     pub heartbeat: Duration,
     /// After how long each stream is given its planned end, give or take a fifth. Default `None`, which is never; from 10 s
@@ -257,6 +261,8 @@ impl Default for Config {
             max_in_flight: limits::MAX_IN_FLIGHT,
             data_bytes_max: limits::DATA_BYTES_MAX,
             history: Duration::from_secs(limits::HISTORY_S.default),
+            audit_keep: Duration::from_secs(limits::AUDIT_KEEP_S.default),
+            audit_bytes_max: limits::AUDIT_BYTES.default,
             heartbeat: Duration::from_secs(limits::HEARTBEAT_S.default),
             stream_max: None,
             connections_max: limits::CONNECTIONS.default as usize,

@@ -19,6 +19,7 @@
 //!   end.
 
 pub mod app;
+mod audit;
 mod auth;
 mod clock;
 pub mod config;

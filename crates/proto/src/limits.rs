@@ -269,6 +269,22 @@ pub const IN_FLIGHT_CEILING: usize = 100;
 /// How long commands are retained after their end, in seconds: at least as long as an
 /// [`IDEMPOTENCY_RETENTION`]. Setting `history`.
 pub const HISTORY_S: Range = Range { default: 30 * 86_400, min: 86_400, max: 3650 * 86_400 };
+/// How long the audit log is retained, in seconds. Contract, section 6. Setting `audit_keep`.
+pub const AUDIT_KEEP_S: Range = Range { default: 90 * 86_400, min: 86_400, max: 3650 * 86_400 };
+/// Bytes of the audit log, about, beyond which its oldest entries are deleted before their time: some ten million entries by
+/// default, our choice. Setting `audit_bytes_max`.
+pub const AUDIT_BYTES: Range = Range { default: 1 << 30, min: 1 << 20, max: 1 << 40 };
+/// Refusals that are counted apart: those of so many callers, addresses and codes within a minute. Those of others are
+/// counted by their code alone. Our choice, some 2 MiB.
+pub const AUDIT_REFUSALS_MAX: usize = 4096;
+/// For how long equal refusals are one entry. Contract, section 6.
+pub const AUDIT_REFUSAL_WINDOW: Duration = Duration::from_secs(60);
+/// Streams that follow the audit log at once; one more is 429. Our choice: few people follow it.
+pub const AUDIT_FOLLOWERS_MAX: usize = 64;
+/// Entries that a stream of the audit log reads at once: our choice.
+pub const AUDIT_FOLLOWED_ROWS: u32 = 200;
+/// Least time between two looks of such a stream at the log: our choice. What is written meanwhile comes together.
+pub const AUDIT_FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 /// Connections at once. Setting `connections_max`.
 pub const CONNECTIONS: Range = Range { default: 200_000, min: 1, max: 10_000_000 };
 /// How long the head of a request may take, in seconds. Setting `header_timeout`.

@@ -63,6 +63,18 @@ macro_rules! number {
     };
 }
 
+macro_rules! count {
+    ($member:ident, $range:expr, $allowed:literal) => {
+        Setting {
+            key: stringify!($member),
+            allowed: $allowed,
+            parse: |draft, text| count(text, $range).map(|n| draft.config.$member = n),
+            show: |config| Some(config.$member.to_string()),
+            shape: Shape::Bare,
+        }
+    };
+}
+
 macro_rules! span {
     ($member:ident, $range_s:expr, $allowed:literal) => {
         Setting {
@@ -135,6 +147,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     number!(max_in_flight, 1..=limits::IN_FLIGHT_CEILING, "a whole number from 1 to 100"),
     number!(data_bytes_max, 1..=limits::DATA_BYTES_CEILING, "a number of bytes from 1 to 1048576"),
     span!(history, within(limits::HISTORY_S), "from 1d to 3650d"),
+    span!(audit_keep, within(limits::AUDIT_KEEP_S), "from 1d to 3650d"),
+    count!(audit_bytes_max, limits::AUDIT_BYTES, "a number of bytes from 1048576 to 1099511627776"),
     span!(heartbeat, within(limits::HEARTBEAT_S), "from 5s to 10m"),
     Setting {
         key: "stream_max",
@@ -200,6 +214,10 @@ fn span(text: &str, allowed_s: RangeInclusive<u64>) -> Option<Duration> {
 
 fn number(text: &str, allowed: RangeInclusive<usize>) -> Option<usize> {
     text.parse().ok().filter(|number| allowed.contains(number))
+}
+
+fn count(text: &str, allowed: limits::Range) -> Option<u64> {
+    text.parse().ok().filter(|number| within(allowed).contains(number))
 }
 
 /// The parts of a list that is one text.

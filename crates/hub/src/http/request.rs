@@ -1,7 +1,7 @@
 //! A request as its handler gets it: names, query, headers, body, each to be read in the order of
 //! the checks.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -42,6 +42,12 @@ pub(super) fn segment(route: &str, head: &Parts, which: &str) -> Result<String, 
         .find(|(pattern, _)| pattern.trim_matches(['{', '}']) == which)
         .map_or("", |(_, given)| given);
     params::decode_segment(given)
+}
+
+/// The address of the client: the one place that decides what that is, for the log, for limits and for what a device shows.
+pub(super) fn address(head: &Parts) -> Option<IpAddr> {
+    let client = head.extensions.get::<ClientAddr>();
+    client.map(|client| client.0.ip().to_canonical())
 }
 
 impl Request {
@@ -115,10 +121,9 @@ impl Request {
     /// The address and agent of the client: the other end of the connection, not what a header
     /// claims.
     pub(super) fn peer(&self) -> Peer {
-        let addr = self.head.extensions.get::<ClientAddr>().map(|client| client.0);
         let agent = self.head.headers.get(header::USER_AGENT);
         Peer {
-            address: addr.as_ref().map(SocketAddr::ip).map(|ip| ip.to_canonical().to_string()),
+            address: address(&self.head).map(|ip| ip.to_string()),
             agent: agent.map(|agent| {
                 let agent = String::from_utf8_lossy(agent.as_bytes());
                 agent.chars().take(AGENT_CHARS_MAX).collect()

@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod audit;
 mod browsers;
 mod checks;
 mod commands;
