@@ -283,6 +283,7 @@ impl Bound {
                 None => http::not_found().await,
             }
         });
+        let listener = listener.limited_by(hub.driver.quota().clone());
         Running { server: listener.serve(router), hub, classic, tls }
     }
 }

@@ -28,11 +28,13 @@ use bellwire_proto::limits;
 mod fault;
 mod listener;
 mod origin;
+mod quotas;
 mod settings;
 
 pub use fault::{ConfigErrors, Fault, Origin};
 pub use listener::{InvalidListener, ListenerConfig, Scheme};
 pub use origin::{InvalidOrigin, PageOrigin};
+pub use quotas::Quotas;
 use settings::{Draft, SETTINGS, Shape};
 
 /// The prefix of a variable's name; the rest is the key in capitals.
@@ -99,6 +101,8 @@ pub struct Config {
     /// Connections at once; one more is closed when it is accepted. Default 200,000, from 1 to
     /// 10,000,000.
     pub connections_max: usize,
+    /// How much one address, one token and all together may ask for.
+    pub quotas: Quotas,
     /// Time within which the head of a request must arrive. Default 10 s, from 1 s to 5 min.
     pub header_timeout: Duration,
     /// Time within which the body of a request must arrive. Default 30 s, from 1 s to 1 h.
@@ -266,6 +270,7 @@ impl Default for Config {
             heartbeat: Duration::from_secs(limits::HEARTBEAT_S.default),
             stream_max: None,
             connections_max: limits::CONNECTIONS.default as usize,
+            quotas: Quotas::default(),
             header_timeout: Duration::from_secs(limits::HEADER_TIMEOUT_S.default),
             body_timeout: Duration::from_secs(limits::BODY_TIMEOUT_S.default),
             drain: Duration::from_secs(limits::DRAIN_S.default),

@@ -31,6 +31,7 @@ use crate::config::Config;
 use crate::feed::Reader;
 use crate::frames;
 use crate::plane::{Plane, PlaneConfig, StreamOptions};
+use crate::quota::Quota;
 use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
 
 mod audited;
@@ -437,6 +438,11 @@ impl Driver {
         &self.runtime.auth
     }
 
+    /// What callers may ask for.
+    pub(crate) fn quota(&self) -> &Arc<Quota> {
+        &self.runtime.quota
+    }
+
     /// A token was used at this time. Nothing is promised.
     pub(crate) fn token_used(&self, token: TokenId, at: Timestamp) {
         self.runtime.with_core(|core, now| core.hub.handle_token_used(token, at, now));
@@ -456,6 +462,7 @@ impl Driver {
         visible: Visible,
         token: Option<TokenUse>,
     ) -> Result<Reserved, Problem> {
+        self.may_watch(token)?;
         let reserved = self.reserve(options)?;
         let reader = Reader { visible: visible.clone(), token };
         let mailbox = self.runtime.feed.watch(reserved.stream, command, reader)?;
@@ -486,10 +493,16 @@ impl Driver {
         visible: Visible,
         token: Option<TokenUse>,
     ) -> Result<Reserved, Problem> {
+        self.may_watch(token)?;
         let reserved = self.reserve(options)?;
         self.runtime.feed.observe(reserved.stream, Reader { visible, token })?;
         self.runtime.observers_changed();
         Ok(reserved)
+    }
+
+    fn may_watch(&self, token: Option<TokenUse>) -> Result<(), Problem> {
+        let watching = token.map_or(0, |used| self.runtime.feed.read_with(used.id));
+        self.runtime.quota.watcher(watching)
     }
 
     // --- Trials of networks ---

@@ -46,6 +46,7 @@ use http::request::Parts;
 use http::{Method, StatusCode, header};
 
 use crate::driver::{By, Driver};
+use crate::quota::Exceeded;
 use crate::store::{Cursor, PageRequest};
 use audit::Told;
 use browsers::{Browsers, Effect};
@@ -201,6 +202,12 @@ async fn shared_answer(
     response
 }
 
+/// The refusal of who asks for too much.
+fn exceeded(exceeded: &Exceeded) -> Response {
+    let retry_after = exceeded.retry_after_s.to_string();
+    problem::with(problem::problem(&exceeded.problem), header::RETRY_AFTER, &retry_after)
+}
+
 /// The first checks of every request: its length, then route, method, page, credentials.
 async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) -> Response {
     if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > URI_BYTES_MAX) {
@@ -218,30 +225,52 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
         let refusal = Problem::new(Code::MethodNotAllowed, format!("this path offers {allow}"));
         return problem::with(problem::problem(&refusal), header::ALLOW, &allow);
     };
+    let told = Told::of(served, route.path, &head);
+    let address = request::address(&head);
+    let refuse = |actor: Actor, refusal: &Problem| {
+        let by = By::new(actor, address.map(|ip| ip.to_string()));
+        told.clone().refused(&driver.acting_for(Arc::new(by)), refusal);
+        problem::problem(refusal)
+    };
+    let refuse_for_now = |actor: Actor, refusal: &Exceeded| {
+        refuse(actor, &refusal.problem);
+        exceeded(refusal)
+    };
+    let now = driver.clocks().instant;
+    if let Err(refusal) = driver.quota().request(address, now) {
+        return refuse_for_now(Actor::default(), &refusal);
+    }
     let open = driver.is_open();
     let page = if open {
         browsers.check(&head, served.effect)
     } else {
         browsers.check_page_of(&head, served.effect)
     };
-    let told = Told::of(served, route.path, &head);
-    let address = request::address(&head).map(|ip| ip.to_string());
-    let refuse = |actor: Actor, refusal: &Problem| {
-        let driver = driver.acting_for(Arc::new(By::new(actor, address.clone())));
-        told.clone().refused(&driver, refusal);
-        problem::problem(refusal)
-    };
     if let Err(refusal) = page {
         return refuse(Actor::default(), &refusal);
     }
     let caller = match caller(&driver, served, &head).await {
         Ok(caller) => caller,
-        Err(refusal) => return refuse(Actor::default(), &refusal),
+        Err(refusal) => {
+            let failed = refusal.code == Code::Unauthenticated
+                && head.headers.contains_key(header::AUTHORIZATION);
+            let slowed = failed.then(|| driver.quota().failed_credential(address, now)).flatten();
+            return match slowed {
+                Some(slowed) => refuse_for_now(Actor::default(), &slowed),
+                None => refuse(Actor::default(), &refusal),
+            };
+        }
     };
+    if let Some(token) = caller.name()
+        && let Err(refusal) = driver.quota().request_with(&token, caller.role_name(), now)
+    {
+        return refuse_for_now(audit::actor(&caller), &refusal);
+    }
     if let Err(refusal) = allowed(&caller, route, served, &head) {
         return refuse(audit::actor(&caller), &refusal);
     }
-    let driver = driver.acting_for(Arc::new(By::new(audit::actor(&caller), address.clone())));
+    let driver = driver
+        .acting_for(Arc::new(By::new(audit::actor(&caller), address.map(|ip| ip.to_string()))));
     let request = Request::new(driver.clone(), caller, route.path, head, body);
     match caught((served.handler)(request)).await {
         Ok(response) => {

@@ -29,6 +29,7 @@ pub mod frames;
 pub mod http;
 pub mod listen;
 pub mod plane;
+mod quota;
 pub mod store;
 pub mod tls;
 

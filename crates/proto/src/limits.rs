@@ -269,6 +269,32 @@ pub const IN_FLIGHT_CEILING: usize = 100;
 /// How long commands are retained after their end, in seconds: at least as long as an
 /// [`IDEMPOTENCY_RETENTION`]. Setting `history`.
 pub const HISTORY_S: Range = Range { default: 30 * 86_400, min: 86_400, max: 3650 * 86_400 };
+/// Requests per second of one address; 0 is no limit. Default our choice: what 10,000 appliances behind one NAT cause is some
+/// hundred, and after an outage [`RATE_BURST_S`] times as many at once. Setting `requests_per_address`.
+pub const REQUESTS_PER_ADDRESS: Range = Range { default: 5_000, min: 0, max: 1_000_000 };
+/// Requests per second with the token of one device; 0 is no limit. Default our choice: an appliance that reports as fast as
+/// it can stays below. Setting `requests_per_device`.
+pub const REQUESTS_PER_DEVICE: Range = Range { default: 100, min: 0, max: 1_000_000 };
+/// Requests per second with any other token, and of all together; 0, the default, is no limit: how much a hub can do depends
+/// on its machine. Settings `requests_per_token`, `requests_max`.
+pub const REQUESTS: Range = Range { default: 0, min: 0, max: 1_000_000 };
+/// For so many seconds' worth of requests may come at once: our choice, for a fleet that reconnects.
+pub const RATE_BURST_S: u64 = 10;
+/// Connections of one address, each request of an HTTP/2 connection counted as one; 0 is no limit. Default our choice: 10,000
+/// appliances behind one NAT with two each. Setting `connections_per_address`.
+pub const CONNECTIONS_PER_ADDRESS: Range = Range { default: 20_000, min: 0, max: 10_000_000 };
+/// Streams of observers and watchers with one token; 0 is no limit. Default our choice. Setting `watchers_per_token`.
+pub const WATCHERS_PER_TOKEN: Range = Range { default: 100, min: 0, max: 1_000 };
+/// Bytes of bodies that are being received from one address, and with one token; 0 is no limit. Default our choice: thousands of
+/// reports at once. Settings `body_bytes_per_address`, `body_bytes_per_token`.
+pub const BODY_BYTES: Range = Range { default: 64 << 20, min: 0, max: 1 << 40 };
+/// Bytes of bodies that are being received in all; 0 is no limit. Default our choice. Setting `body_bytes_max`.
+pub const BODY_BYTES_IN_ALL: Range = Range { default: 256 << 20, min: 0, max: 1 << 40 };
+/// Credentials of one address that may fail before it is answered 429, and in how many seconds one of them is forgotten: our
+/// choice. docs/protocol.md, section 6.
+pub const FAILED_CREDENTIALS: (u64, u64) = (30, 6);
+/// The longest `Retry-After` for those, in seconds; it doubles with each one until then: our choice.
+pub const RETRY_AFTER_FAILED_S_MAX: u64 = 300;
 /// How long the audit log is retained, in seconds. Contract, section 6. Setting `audit_keep`.
 pub const AUDIT_KEEP_S: Range = Range { default: 90 * 86_400, min: 86_400, max: 3650 * 86_400 };
 /// Bytes of the audit log, about, beyond which its oldest entries are deleted before their time: some ten million entries by

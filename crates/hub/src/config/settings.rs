@@ -75,6 +75,18 @@ macro_rules! count {
     };
 }
 
+macro_rules! quota {
+    ($member:ident, $range:expr, $allowed:literal) => {
+        Setting {
+            key: stringify!($member),
+            allowed: $allowed,
+            parse: |draft, text| count(text, $range).map(|n| draft.config.quotas.$member = n),
+            show: |config| Some(config.quotas.$member.to_string()),
+            shape: Shape::Bare,
+        }
+    };
+}
+
 macro_rules! span {
     ($member:ident, $range_s:expr, $allowed:literal) => {
         Setting {
@@ -174,6 +186,34 @@ pub(super) const SETTINGS: &[Setting] = &[
         within_count(limits::CONNECTIONS),
         "a whole number from 1 to 10000000"
     ),
+    quota!(requests_per_address, limits::REQUESTS_PER_ADDRESS, "0 (no limit) to 1000000"),
+    quota!(requests_per_device, limits::REQUESTS_PER_DEVICE, "0 (no limit) to 1000000"),
+    quota!(requests_per_token, limits::REQUESTS, "0 (no limit) to 1000000"),
+    quota!(requests_max, limits::REQUESTS, "0 (no limit) to 1000000"),
+    quota!(connections_per_address, limits::CONNECTIONS_PER_ADDRESS, "0 (no limit) to 10000000"),
+    quota!(watchers_per_token, limits::WATCHERS_PER_TOKEN, "0 (no limit) to 1000"),
+    quota!(
+        body_bytes_per_address,
+        limits::BODY_BYTES,
+        "a number of bytes, 0 (no limit) to 1099511627776"
+    ),
+    quota!(
+        body_bytes_per_token,
+        limits::BODY_BYTES,
+        "a number of bytes, 0 (no limit) to 1099511627776"
+    ),
+    quota!(
+        body_bytes_max,
+        limits::BODY_BYTES_IN_ALL,
+        "a number of bytes, 0 (no limit) to 1099511627776"
+    ),
+    Setting {
+        key: "limit_loopback",
+        allowed: "true or false",
+        parse: |draft, text| text.parse().ok().map(|yes| draft.config.quotas.limit_loopback = yes),
+        show: |config| Some(config.quotas.limit_loopback.to_string()),
+        shape: Shape::Bare,
+    },
     span!(header_timeout, within(limits::HEADER_TIMEOUT_S), "from 1s to 5m"),
     span!(body_timeout, within(limits::BODY_TIMEOUT_S), "from 1s to 1h"),
     span!(drain, within(limits::DRAIN_S), "from 0s to 8s"),

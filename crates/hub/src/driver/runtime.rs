@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
 use crate::frames;
 use crate::plane::{Batch, CloseReason, Plane, PlaneConfig, Receipt, StreamId};
+use crate::quota::Quota;
 use crate::store::{Store, StoreEvents, StoredDevice};
 
 /// Reports that the core is called with under one lock. A commit reports hundreds at once, and each
@@ -60,6 +61,7 @@ pub(super) struct Runtime {
     pub(super) feed: Arc<Feed>,
     /// What is remembered of tokens.
     pub(super) auth: Auth,
+    pub(super) quota: Arc<Quota>,
     /// The refusals that are being counted, and who follows the audit log.
     pub(super) audit: Audit,
     pub(super) trials: Trials,
@@ -146,6 +148,7 @@ impl Runtime {
             }),
             effects: Effects::new(),
             panicked: AtomicBool::new(false),
+            quota: Arc::new(Quota::new(config.quotas)),
             config,
             store,
             trials: Trials::new(plane.clone()),

@@ -18,6 +18,7 @@ use super::caller::Caller;
 use super::{body, is_name, params};
 use crate::driver::Driver;
 use crate::listen::ClientAddr;
+use crate::quota::Share;
 
 /// A request that has a route, a method and a caller.
 pub(super) struct Request {
@@ -32,6 +33,8 @@ pub(super) struct Request {
     /// The route's path, with its names in braces.
     route: &'static str,
     body: Body,
+    /// The part of the bytes that may be received.
+    held: Option<[Option<Share>; 3]>,
 }
 
 /// The text in a path at the position of `{which}` in its route.
@@ -59,7 +62,7 @@ impl Request {
         body: Body,
     ) -> Self {
         let arrived = Instant::now();
-        Self { driver, caller, head, arrived, route, body }
+        Self { driver, caller, head, arrived, route, body, held: None }
     }
 
     /// The name in the path at the position of `{which}` in the route.
@@ -110,6 +113,11 @@ impl Request {
     pub(super) async fn body(&mut self, bytes_max: usize) -> Result<Bytes, Problem> {
         let within = self.driver.config().body_timeout;
         let body = std::mem::take(&mut self.body);
+        let bytes = body::announced(&body, bytes_max);
+        let token = self.caller.name();
+        let held = self.driver.quota().body(address(&self.head), token.as_deref(), bytes);
+        // Until the request is answered: what was read is in memory as long.
+        self.held = Some(held.map_err(|exceeded| exceeded.problem)?);
         body::read(&self.head.headers, body, bytes_max, within).await
     }
 

@@ -15,6 +15,7 @@ mod checks;
 mod commands;
 mod devices;
 mod mounted;
+mod quota;
 mod reports;
 mod sending;
 mod streams;
