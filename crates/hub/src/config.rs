@@ -26,12 +26,14 @@ use std::time::Duration;
 use bellwire_proto::limits;
 
 mod fault;
+mod jwt;
 mod listener;
 mod origin;
 mod quotas;
 mod settings;
 
 pub use fault::{ConfigErrors, Fault, Origin};
+pub use jwt::JwtConfig;
 pub use listener::{InvalidListener, ListenerConfig, Scheme};
 pub use origin::{InvalidOrigin, PageOrigin};
 pub use quotas::Quotas;
@@ -112,6 +114,8 @@ pub struct Config {
     pub drain: Duration,
     /// Threads that hold streams; 0 is one per core. Default 0, at most 256.
     pub shards: usize,
+    /// How tokens of another issuer are read; `None`: they are not.
+    pub jwt: Option<JwtConfig>,
     /// Certificate and key of the listeners that speak TLS: those of the scheme `https`, and those of none.
     pub tls: Option<TlsFiles>,
 }
@@ -275,6 +279,7 @@ impl Default for Config {
             body_timeout: Duration::from_secs(limits::BODY_TIMEOUT_S.default),
             drain: Duration::from_secs(limits::DRAIN_S.default),
             shards: limits::SHARDS.default as usize,
+            jwt: None,
             tls: None,
         }
     }
@@ -302,10 +307,20 @@ impl Reading {
             }
         };
         for (key, value) in table {
-            match text_of(&value) {
-                Some(text) => self.set(Origin::File, &key, &text),
-                None => self.fault(Origin::File, &key, &value.to_string()),
+            if let ("jwt", toml::Value::Table(table)) = (key.as_str(), &value) {
+                for (key, value) in table {
+                    self.set_from_file(&format!("jwt_{key}"), value);
+                }
+                continue;
             }
+            self.set_from_file(&key, &value);
+        }
+    }
+
+    fn set_from_file(&mut self, key: &str, value: &toml::Value) {
+        match text_of(value) {
+            Some(text) => self.set(Origin::File, key, &text),
+            None => self.fault(Origin::File, key, &value.to_string()),
         }
     }
 
@@ -342,6 +357,15 @@ impl Reading {
                 None
             }
         };
+        let given = |key: &str| self.given.contains(key);
+        let needed = ["jwt_keys", "jwt_issuer", "jwt_audience"];
+        let any = SETTINGS.iter().map(|s| s.key).find(|key| key.starts_with("jwt_") && given(key));
+        if let Some(any) = any {
+            for missing in needed.into_iter().filter(|key| !given(key)) {
+                self.faults.push(Fault::Missing { given: any, missing });
+            }
+            config.jwt = Some(self.draft.jwt);
+        }
         if !config.classic_actions.is_empty() && !config.classic {
             self.faults.push(Fault::Missing { given: "classic_actions", missing: "classic" });
         }

@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::Reader;
 use crate::frames;
+use crate::jwt::Jwt;
 use crate::plane::{Plane, PlaneConfig, StreamOptions};
 use crate::quota::Quota;
 use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
@@ -92,6 +93,8 @@ pub struct Driver {
     runtime: Arc<Runtime>,
     /// For whom it acts; `None` for the program that it is part of.
     by: Option<Arc<By>>,
+    /// How tokens of another issuer are read.
+    jwt: Option<Arc<Jwt>>,
 }
 
 /// The answer to a poll.
@@ -141,7 +144,7 @@ impl Driver {
         let auth = Auth::new(recovered.admin_tokens > 0);
         let hub = Hub::new(config.core(), recovered, seed);
         let runtime = Runtime::start(hub, auth, config, store, plane, clock, seed)?;
-        Ok(Self { runtime, by: None })
+        Ok(Self { runtime, by: None, jwt: None })
     }
 
     /// The receiver of what the store reports.
@@ -436,6 +439,15 @@ impl Driver {
 
     pub(crate) fn auth(&self) -> &Auth {
         &self.runtime.auth
+    }
+
+    /// The same, and tokens of another issuer work.
+    pub(crate) fn reading(self, jwt: Option<Jwt>) -> Self {
+        Self { jwt: jwt.map(Arc::new), ..self }
+    }
+
+    pub(crate) fn jwt(&self) -> Option<&Jwt> {
+        self.jwt.as_deref()
     }
 
     /// What callers may ask for.

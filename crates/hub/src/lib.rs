@@ -27,6 +27,7 @@ pub mod driver;
 mod feed;
 pub mod frames;
 pub mod http;
+pub mod jwt;
 pub mod listen;
 pub mod plane;
 mod quota;

@@ -295,6 +295,22 @@ pub const BODY_BYTES_IN_ALL: Range = Range { default: 256 << 20, min: 0, max: 1 
 pub const FAILED_CREDENTIALS: (u64, u64) = (30, 6);
 /// The longest `Retry-After` for those, in seconds; it doubles with each one until then: our choice.
 pub const RETRY_AFTER_FAILED_S_MAX: u64 = 300;
+/// Bytes of a JWT: our choice, below what proxies let pass of a field.
+pub const JWT_BYTES_MAX: usize = 8 * 1024;
+/// Leeway of `exp` and `nbf`, in seconds: clocks differ. Our choice, within RFC 7519, section 4.1.4.
+pub const JWT_LEEWAY_S: u64 = 60;
+/// How far in the future `exp` may be, in seconds: a year, our choice. A JWT cannot be revoked.
+pub const JWT_LIFE_S_MAX: u64 = 366 * 86_400;
+/// Characters of `sub`: our choice.
+pub const JWT_SUBJECT_CHARS_MAX: usize = 200;
+/// Bytes of a file with keys, and keys in it: our choice.
+pub const JWT_KEYS_BYTES_MAX: u64 = 256 * 1024;
+/// See [`JWT_KEYS_BYTES_MAX`].
+pub const JWT_KEYS_MAX: usize = 64;
+/// Bytes of a secret that signs JWTs, at least: those of its hash. RFC 7518, section 3.2.
+pub const JWT_SECRET_BYTES_MIN: usize = 32;
+/// How often at most a file with keys is looked at: our choice.
+pub const JWT_KEYS_LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long the audit log is retained, in seconds. Contract, section 6. Setting `audit_keep`.
 pub const AUDIT_KEEP_S: Range = Range { default: 90 * 86_400, min: 86_400, max: 3650 * 86_400 };
 /// Bytes of the audit log, about, beyond which its oldest entries are deleted before their time: some ten million entries by

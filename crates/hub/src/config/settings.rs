@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use bellwire_proto::{Seconds, limits};
+use bellwire_proto::{RoleName, Seconds, limits};
 use bellwire_sse::EventName;
 
-use super::{Config, TlsFiles};
+use super::{Config, JwtConfig, TlsFiles};
 
 /// One setting.
 pub(super) struct Setting {
@@ -35,6 +35,7 @@ pub(super) enum Shape {
 #[derive(Default)]
 pub(super) struct Draft {
     pub(super) config: Config,
+    pub(super) jwt: JwtConfig,
     pub(super) tls_cert: Option<PathBuf>,
     pub(super) tls_key: Option<PathBuf>,
 }
@@ -83,6 +84,18 @@ macro_rules! quota {
             parse: |draft, text| count(text, $range).map(|n| draft.config.quotas.$member = n),
             show: |config| Some(config.quotas.$member.to_string()),
             shape: Shape::Bare,
+        }
+    };
+}
+
+macro_rules! jwt {
+    ($key:ident, $member:ident, $allowed:literal) => {
+        Setting {
+            key: stringify!($key),
+            allowed: $allowed,
+            parse: |draft, text| (!text.is_empty()).then(|| draft.jwt.$member = text.to_owned()),
+            show: |config| config.jwt.as_ref().map(|jwt| jwt.$member.clone()),
+            shape: Shape::Text,
         }
     };
 }
@@ -219,6 +232,32 @@ pub(super) const SETTINGS: &[Setting] = &[
     span!(drain, within(limits::DRAIN_S), "from 0s to 8s"),
     number!(shards, within_count(limits::SHARDS), "a whole number from 0 (one per core) to 256"),
     Setting {
+        key: "jwt_keys",
+        allowed: "a file with a JWK Set, or with a public key as PEM",
+        parse: |draft, text| path(text).map(|path| draft.jwt.keys = path),
+        show: |config| config.jwt.as_ref().map(|jwt| jwt.keys.display().to_string()),
+        shape: Shape::Text,
+    },
+    jwt!(jwt_issuer, issuer, "the iss of the tokens, as in https://id.example.com/"),
+    jwt!(jwt_audience, audience, "what is in the aud of the tokens that are for this hub"),
+    jwt!(jwt_role_claim, role_claim, "the name of a claim"),
+    Setting {
+        key: "jwt_roles",
+        allowed: "VALUE=ROLE, as in fleet-admins=admin, for the roles admin, operator, device and metrics",
+        parse: |draft, text| {
+            let roles: Option<_> = texts(text).map(jwt_role).collect();
+            roles.map(|roles| draft.jwt.roles = roles)
+        },
+        show: |config| {
+            let roles = &config.jwt.as_ref()?.roles;
+            list(roles.iter().map(|(value, role)| format!("{value}={}", role.as_str())))
+        },
+        shape: Shape::List,
+    },
+    jwt!(jwt_device_claim, device_claim, "the name of a claim"),
+    jwt!(jwt_select_claim, select_claim, "the name of a claim"),
+    jwt!(jwt_actions_claim, actions_claim, "the name of a claim"),
+    Setting {
         key: "tls_cert",
         allowed: "a PEM file with the certificate chain",
         parse: |draft, text| path(text).map(|path| draft.tls_cert = Some(path)),
@@ -268,6 +307,13 @@ fn texts(text: &str) -> impl Iterator<Item = &str> {
 fn list(texts: impl Iterator<Item = String>) -> Option<String> {
     let texts: Vec<_> = texts.collect();
     (!texts.is_empty()).then(|| texts.join(","))
+}
+
+/// A value of the role's claim, and the role that it is. Nobody enrols by a JWT.
+fn jwt_role(text: &str) -> Option<(String, RoleName)> {
+    let (value, role) = text.rsplit_once('=')?;
+    let role = RoleName::ALL.into_iter().find(|known| known.as_str() == role)?;
+    (role != RoleName::Join && !value.is_empty()).then(|| (value.to_owned(), role))
 }
 
 /// A host name in lower case, without the final dot.

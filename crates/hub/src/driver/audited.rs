@@ -36,7 +36,7 @@ impl By {
 impl Driver {
     /// The same hub, for a caller.
     pub(crate) fn acting_for(&self, by: Arc<By>) -> Self {
-        Self { runtime: self.runtime.clone(), by: Some(by) }
+        Self { by: Some(by), ..self.clone() }
     }
 
     /// The entry of something that is about to be done.
