@@ -13,12 +13,14 @@ use crate::when::Moment;
 
 mod access;
 mod agent;
+mod audit;
 mod connect;
 mod doctor;
 mod operator;
 
 pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
+pub use audit::Audit;
 pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use doctor::Doctor;
 pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
@@ -128,6 +130,8 @@ pub enum Command {
     },
     /// Tell in plain words who may do what to whom.
     Access(Access),
+    /// Show who did what, and what was refused.
+    Audit(Audit),
     /// Follow what happens at the hub.
     Events(Events),
     /// Ask whether the hub is well.

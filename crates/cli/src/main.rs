@@ -10,6 +10,7 @@
 mod access;
 mod agent;
 mod args;
+mod audit;
 mod command;
 mod commands;
 #[cfg(feature = "hub")]
@@ -98,6 +99,7 @@ async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
         Command::Devices(devices) => devices::run(devices, form).await,
         Command::Token { command } => token::run(command, form).await,
         Command::Access(access) => access::run(access, form).await,
+        Command::Audit(audit) => audit::run(audit, form).await,
         Command::Events(events) => events::run(events, form).await,
         Command::Health(health) => health::run(health, form).await,
         Command::Doctor(doctor) => doctor::run(doctor, form).await,

@@ -22,6 +22,7 @@ use crate::transport::{
     HttpTransport, RequestSent, Transport, TransportError, TransportStage, read_body,
 };
 
+mod audit;
 mod command;
 mod device;
 mod error;
@@ -30,6 +31,7 @@ mod listen;
 mod page;
 mod token;
 
+pub use audit::AuditQuery;
 pub use command::{CommandQuery, DeliveryQuery, NewCommand, SendOptions, Target};
 pub use device::{BatchAnswer, DeviceQuery, PollOptions, Pong};
 pub use error::Error;

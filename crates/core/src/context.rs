@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bellwire_proto::{Code, CommandId, DeviceId, Problem, Timestamp, TokenId};
 
+use crate::audit::Audits;
 use crate::command::Commands;
 use crate::config::{Config, SeqSource};
 use crate::grant::{GrantDecision, Grants};
@@ -33,6 +34,8 @@ pub(crate) struct Context {
     /// Commands to many that are being expanded or cancelled.
     pub(crate) commands: Commands,
     pub(crate) grants: Grants,
+    /// What is written of requests that change something.
+    pub(crate) audits: Audits,
     /// Enrolments that were decided on at their device.
     pub(crate) grant_decisions: VecDeque<GrantDecision>,
 }

@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use bellwire_proto::stream::ByeReason;
 use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Seq};
 
+use crate::audit::Audits;
 use crate::command::Commands;
 use crate::config::{Config, Recovered};
 use crate::context::{Context, DueTimes, SplitMix, store_unavailable};
@@ -29,9 +30,9 @@ use crate::idempotency::{Keys, NewSend};
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Answer, Footprint, Listen, Output, Poll, Presence, Send, Target};
 
-use crate::record::{Committed, Load, Loaded};
+use crate::record::{AuditRecord, Change, Committed, Load, Loaded};
 use crate::time::{Instant, Now, earliest};
-use crate::txn::{TxnQueue, bye};
+use crate::txn::{TxnBuilder, TxnQueue, bye};
 
 /// Deliveries that are looked up at once because they are due.
 const DUE_ROWS_MAX: usize = 512;
@@ -55,7 +56,8 @@ const TIMERS_AT_ONCE: usize = 256;
 ///    [`handle_put_facts`](Self::handle_put_facts), [`handle_delete_device`](Self::handle_delete_device).
 ///    Tokens: [`handle_create_token`](Self::handle_create_token), [`handle_revoke_token`](Self::handle_revoke_token),
 ///    [`handle_enroll`](Self::handle_enroll), [`handle_approve`](Self::handle_approve),
-///    [`handle_token_used`](Self::handle_token_used).
+///    [`handle_token_used`](Self::handle_token_used). The audit log: [`audit`](Self::audit),
+///    [`handle_audit`](Self::handle_audit).
 /// 5. **The store**: [`handle_committed`](Self::handle_committed),
 ///    [`handle_loaded`](Self::handle_loaded), [`handle_store_failed`](Self::handle_store_failed).
 /// 6. **Observers and watchers**: [`observe_all`](Self::observe_all), [`watch`](Self::watch),
@@ -132,6 +134,7 @@ impl Hub {
                 key_decisions: VecDeque::new(),
                 commands: Commands::recovered(recovered.jobs),
                 grants: Grants::recovered(recovered.admin_tokens),
+                audits: Audits::default(),
                 grant_decisions: VecDeque::new(),
             },
             txns: TxnQueue::default(),
@@ -321,6 +324,27 @@ impl Hub {
         }
     }
 
+    // --- The audit log ---
+
+    /// What is to be written if a request changes something: to be called before that request's own call.
+    pub fn audit(&mut self, request: RequestId, record: AuditRecord) {
+        if !self.failed {
+            self.ctx.audits.put(request, Box::new(record));
+        }
+    }
+
+    /// Writes an entry that belongs to no change: of refusals. Nothing is promised.
+    pub fn handle_audit(&mut self, record: AuditRecord, now: Now) {
+        if self.failed {
+            return;
+        }
+        let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
+        txn.change(Change::PutAudit(Box::new(record)));
+        let outcome = txn.finish(&mut self.txns);
+        self.end_call(outcome, now);
+        self.finish_call(now);
+    }
+
     // --- What the store reports ---
 
     /// A transaction is on disk: what it withheld is released.
@@ -464,7 +488,11 @@ impl Hub {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.ctx.outputs.pop_front()
+        let output = self.ctx.outputs.pop_front();
+        if let Some(Output::Reply(request, _)) = &output {
+            self.ctx.audits.take(*request);
+        }
+        output
     }
 
     /// When [`Hub::handle_timeout`] is to be called, if nothing happens before.
@@ -505,6 +533,7 @@ impl Hub {
             lookups: self.keys.len() + self.cancels.len() + self.unchecked.len(),
             jobs: self.ctx.commands.len(),
             tokens: self.ctx.grants.len(),
+            audits: self.ctx.audits.len(),
         }
     }
 

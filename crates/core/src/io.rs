@@ -319,4 +319,6 @@ pub struct Footprint {
     pub jobs: usize,
     /// Tokens that are being looked up or changed, and those of open streams.
     pub tokens: usize,
+    /// Entries of the audit log whose requests have not changed anything yet.
+    pub audits: usize,
 }

@@ -28,6 +28,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod audit;
 mod command;
 mod config;
 mod context;

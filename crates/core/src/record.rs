@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::{
-    Action, CommandId, Delivery, DeliveryState, DeviceId, Json, Labels, Outcome, Role, Seq,
-    Timestamp, Token, TokenId,
+    Action, Actor, AuditObject, Code, CommandId, Delivery, DeliveryState, DeviceId, Json, Labels,
+    Outcome, Role, Seq, Timestamp, Token, TokenId,
 };
 
 use crate::ids::RequestId;
@@ -271,6 +271,29 @@ impl TokenRecord {
     }
 }
 
+/// An entry of the audit log, as it is stored. The store numbers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// When, by the wall clock; of several refusals, the first.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: Actor,
+    /// From where, without the port.
+    pub address: Option<String>,
+    /// What.
+    pub verb: &'static str,
+    /// Whom it concerned.
+    pub object: AuditObject,
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// Of a refusal: why.
+    pub code: Option<Code>,
+    /// How many refusals it stands for.
+    pub count: u64,
+    /// Of refusals that are still being counted: their number. The same number again replaces the count and nothing else.
+    pub refusal: Option<u64>,
+}
+
 /// A contact with a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -351,6 +374,8 @@ pub enum Change {
     DeleteToken(TokenId),
     /// All tokens of a device are revoked.
     DeleteTokensOf(DeviceId),
+    /// An entry of the audit log. The one change that applied twice leaves two rows, unless it counts refusals.
+    PutAudit(Box<AuditRecord>),
 }
 
 /// The number of a transaction; they are given out and committed in rising order.

@@ -19,6 +19,7 @@ use crate::driver::Driver;
 use crate::http;
 use crate::http::browsers::Browsers;
 use crate::http::classic::{Classic, ClassicConfig, ClassicError};
+use crate::jwt::{Jwt, KeysError};
 use crate::listen::{Endpoint, ListenConfig, Listener, ListenerAddr, Server};
 use crate::store::{self, OpenError, Options, SqliteStore, Store};
 use crate::tls::{self, Protocols, TlsError};
@@ -143,6 +144,9 @@ pub enum StartError {
     /// The machine's or the operator's: the data folder cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The operator's: the keys of JWTs are of no use.
+    #[error(transparent)]
+    Jwt(#[from] KeysError),
     /// The operator's: the certificate or its key is of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -163,6 +167,7 @@ impl StartError {
             | Self::ClassicExposed { .. }
             | Self::NoCertificate { .. }
             | Self::Twice { .. }
+            | Self::Jwt(_)
             | Self::Tls(_) => true,
             Self::Bind(_) | Self::Store(_) | Self::Classic(_) | Self::System(_) => false,
         }
@@ -181,14 +186,17 @@ impl Hub {
     /// # Errors
     /// When the folder is in use or cannot be read, or the system refuses threads.
     pub async fn open(config: Config) -> Result<Self, StartError> {
-        let options = Options::default().history_retention(config.history);
+        let options = Options::default()
+            .history_retention(config.history)
+            .audit_retention(config.audit_keep, config.audit_bytes_max);
         let data_dir = config.data_dir.clone();
         let opened = in_thread(move || SqliteStore::open(&data_dir, options));
         let (store, recovered) = opened.await.map_err(StartError::System)??;
+        let jwt = config.jwt.clone().map(Jwt::load).transpose()?;
         let clock = store.clock();
         let store = Arc::new(store);
         let driver = Driver::start(Arc::new(config), clock, store.clone(), recovered);
-        let driver = driver.map_err(StartError::System)?;
+        let driver = driver.map_err(StartError::System)?.reading(jwt);
         store.start(driver.store_events())?;
         Ok(Self { driver, store })
     }
@@ -291,6 +299,7 @@ impl Bound {
                 None => http::not_found().await,
             }
         });
+        let listener = listener.limited_by(hub.driver.quota().clone());
         Running { server: listener.serve(router), hub, classic, tls }
     }
 }
@@ -321,8 +330,9 @@ pub fn faults(config: &Config) -> Vec<StartError> {
     let twice = twice.map(|(_, listener)| StartError::Twice { listener: listener.clone() });
     let tls = config.tls.as_ref().map(|files| tls::load(files, Protocols::Http2AndHttp1));
     let tls = tls.and_then(Result::err).map(StartError::Tls);
+    let jwt = config.jwt.clone().map(Jwt::load).and_then(Result::err).map(StartError::Jwt);
     let folder = store::check_folder(&config.data_dir).err().map(StartError::Store);
-    exposed.chain(without).chain(twice).chain(tls).chain(folder).collect()
+    exposed.chain(without).chain(twice).chain(tls).chain(jwt).chain(folder).collect()
 }
 
 impl Running {

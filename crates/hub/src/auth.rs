@@ -20,6 +20,7 @@ use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 use tokio::sync::broadcast;
 
+use crate::jwt::{Jwt, JwtGrant};
 use crate::store::{Store, StoreError, StoredToken, Visible};
 
 /// What is remembered of tokens, and whether the hub is open.
@@ -57,6 +58,25 @@ pub(crate) struct Grant {
     pub(crate) pending: bool,
     /// The minute since the epoch in which its use was last noted.
     used_minute: AtomicU64,
+    /// Of a JWT, which the store does not have.
+    jwt: Option<OfJwt>,
+}
+
+/// What a JWT has instead of a row in the store.
+#[derive(Debug)]
+struct OfJwt {
+    /// Who it is, over all tokens of that subject.
+    subject: String,
+    /// The keys by which it was verified.
+    generation: u64,
+}
+
+/// What a request came with. Without `Debug`: either is a secret.
+pub(crate) enum Presented {
+    /// A token of this hub.
+    Token(Credential),
+    /// Maybe one of another issuer.
+    Jwt(String),
 }
 
 impl Auth {
@@ -116,6 +136,49 @@ impl Auth {
         Ok(Some(grant))
     }
 
+    /// A JWT, verified now or before by the same keys; `None` when it does not work.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) async fn jwt(
+        &self,
+        store: &dyn Store,
+        jwt: &Jwt,
+        text: &str,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Grant>>, StoreError> {
+        let mut digested = [0; 32];
+        digested.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+        let generation = jwt.generation();
+        let found = self.remembered().find(jwt_id(&digested));
+        if let Some(grant) = found
+            && grant.has(&digested)
+            && grant.generation() == Some(generation)
+        {
+            return Ok(Some(grant));
+        }
+        let given = match jwt.grant(text, now) {
+            Ok(given) => given,
+            Err(why) => {
+                tracing::debug!(%why, "a JWT was refused");
+                return Ok(None);
+            }
+        };
+        let changes = self.changes.load(Ordering::Acquire);
+        let pending = match given.role.device() {
+            Some(device) => {
+                store.device(device.clone()).await?.is_some_and(|row| row.record.pending)
+            }
+            None => false,
+        };
+        let grant = Arc::new(Grant::of_jwt(digested, given, generation, pending));
+        let mut remembered = self.remembered();
+        if self.changes.load(Ordering::Acquire) == changes {
+            remembered.add(grant.clone());
+        }
+        Ok(Some(grant))
+    }
+
     fn remembered(&self) -> MutexGuard<'_, Remembered> {
         // Nothing panics while it is held.
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
@@ -167,7 +230,45 @@ impl Grant {
             visible: Visible::by(select),
             pending: stored.pending,
             used_minute: AtomicU64::new(used),
+            jwt: None,
         }
+    }
+
+    /// That of a JWT. Its id is made of its digest, for its streams and for what is remembered; nobody is shown it.
+    fn of_jwt(digest: [u8; 32], given: JwtGrant, generation: u64, pending: bool) -> Self {
+        let id = jwt_id(&digest);
+        let select = match &given.role {
+            Role::Operator(scope) => scope.select.clone(),
+            _ => None,
+        };
+        let token = Token {
+            id: None,
+            role: given.role,
+            expires_at: Some(given.expires_at),
+            note: Some(given.subject.clone()),
+            created_at: given.issued_at,
+            created_by: None,
+            last_used_at: None,
+        };
+        Self {
+            id,
+            digest,
+            token,
+            visible: Visible::by(select),
+            pending,
+            used_minute: AtomicU64::new(0),
+            jwt: Some(OfJwt { subject: given.subject, generation }),
+        }
+    }
+
+    /// Who holds it: the id of a token, or the subject of a JWT.
+    pub(crate) fn name(&self) -> String {
+        self.jwt.as_ref().map_or_else(|| self.id.to_string(), |jwt| jwt.subject.clone())
+    }
+
+    /// Of a JWT: by which keys it was verified.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.jwt.as_ref().map(|jwt| jwt.generation)
     }
 
     /// Whether its secret has this digest. Takes the same time whatever the answer is.
@@ -199,6 +300,13 @@ pub(crate) fn secret_digest(credential: &Credential) -> [u8; 32] {
     bytes
 }
 
+/// What a JWT is remembered by.
+fn jwt_id(digest: &[u8; 32]) -> TokenId {
+    let mut random = [0; 10];
+    random.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
+    TokenId::from_random(random)
+}
+
 /// The minute of a time, since the epoch.
 pub(crate) fn minute(at: Timestamp) -> u64 {
     at.unix_ms() / 60_000
@@ -206,19 +314,23 @@ pub(crate) fn minute(at: Timestamp) -> u64 {
 
 /// The one token of a request: `Authorization: Bearer`, or Basic with any user and the token as password (RFC 6750,
 /// section 2.1; RFC 7617).
-pub(crate) fn credential(headers: &HeaderMap) -> Option<Credential> {
+pub(crate) fn credential(headers: &HeaderMap) -> Option<Presented> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
     let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
     let rest = rest.trim_matches(' ');
     if scheme.eq_ignore_ascii_case("bearer") {
-        rest.parse().ok()
+        Some(presented(rest))
     } else if scheme.eq_ignore_ascii_case("basic") {
         let pair = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
-        pair.split_once(':')?.1.parse().ok()
+        Some(presented(pair.split_once(':')?.1))
     } else {
         None
     }
+}
+
+fn presented(text: &str) -> Presented {
+    text.parse().map_or_else(|_| Presented::Jwt(text.to_owned()), Presented::Token)
 }
 
 #[cfg(test)]
@@ -232,7 +344,10 @@ mod tests {
         for value in values {
             headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
-        credential(&headers)
+        match credential(&headers)? {
+            Presented::Token(token) => Some(token),
+            Presented::Jwt(_) => None,
+        }
     }
 
     #[test]

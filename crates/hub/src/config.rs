@@ -26,13 +26,17 @@ use std::time::Duration;
 use bellwire_proto::limits;
 
 mod fault;
+mod jwt;
 mod listener;
 mod origin;
+mod quotas;
 mod settings;
 
 pub use fault::{ConfigErrors, Fault, Origin};
+pub use jwt::JwtConfig;
 pub use listener::{InvalidListener, ListenerConfig, Scheme};
 pub use origin::{InvalidOrigin, PageOrigin};
+pub use quotas::Quotas;
 use settings::{Draft, SETTINGS, Shape};
 
 /// The prefix of a variable's name; the rest is the key in capitals.
@@ -87,6 +91,10 @@ pub struct Config {
     /// How long commands are retained after they have ended. Default 30 days, from 1 to 3650 days:
     /// as long as an `Idempotency-Key` at least.
     pub history: Duration,
+    /// How long the audit log is retained. Default 90 days, from 1 to 3650 days.
+    pub audit_keep: Duration,
+    /// About how many bytes of the audit log are retained at most. Default 1 GiB, from 1 MiB to 1 TiB.
+    pub audit_bytes_max: u64,
     /// Time between heartbeats on streams that request none. Default 15 s, from 5 s to 10 min.
     pub heartbeat: Duration,
     /// After how long each stream is given its planned end, give or take a fifth. Default `None`, which is never; from 10 s
@@ -95,6 +103,8 @@ pub struct Config {
     /// Connections at once; one more is closed when it is accepted. Default 200,000, from 1 to
     /// 10,000,000.
     pub connections_max: usize,
+    /// How much one address, one token and all together may ask for.
+    pub quotas: Quotas,
     /// Time within which the head of a request must arrive. Default 10 s, from 1 s to 5 min.
     pub header_timeout: Duration,
     /// Time within which the body of a request must arrive. Default 30 s, from 1 s to 1 h.
@@ -104,6 +114,8 @@ pub struct Config {
     pub drain: Duration,
     /// Threads that hold streams; 0 is one per core. Default 0, at most 256.
     pub shards: usize,
+    /// How tokens of another issuer are read; `None`: they are not.
+    pub jwt: Option<JwtConfig>,
     /// Certificate and key of the listeners that speak TLS: those of the scheme `https`, and those of none.
     pub tls: Option<TlsFiles>,
 }
@@ -257,13 +269,17 @@ impl Default for Config {
             max_in_flight: limits::MAX_IN_FLIGHT,
             data_bytes_max: limits::DATA_BYTES_MAX,
             history: Duration::from_secs(limits::HISTORY_S.default),
+            audit_keep: Duration::from_secs(limits::AUDIT_KEEP_S.default),
+            audit_bytes_max: limits::AUDIT_BYTES.default,
             heartbeat: Duration::from_secs(limits::HEARTBEAT_S.default),
             stream_max: None,
             connections_max: limits::CONNECTIONS.default as usize,
+            quotas: Quotas::default(),
             header_timeout: Duration::from_secs(limits::HEADER_TIMEOUT_S.default),
             body_timeout: Duration::from_secs(limits::BODY_TIMEOUT_S.default),
             drain: Duration::from_secs(limits::DRAIN_S.default),
             shards: limits::SHARDS.default as usize,
+            jwt: None,
             tls: None,
         }
     }
@@ -291,10 +307,20 @@ impl Reading {
             }
         };
         for (key, value) in table {
-            match text_of(&value) {
-                Some(text) => self.set(Origin::File, &key, &text),
-                None => self.fault(Origin::File, &key, &value.to_string()),
+            if let ("jwt", toml::Value::Table(table)) = (key.as_str(), &value) {
+                for (key, value) in table {
+                    self.set_from_file(&format!("jwt_{key}"), value);
+                }
+                continue;
             }
+            self.set_from_file(&key, &value);
+        }
+    }
+
+    fn set_from_file(&mut self, key: &str, value: &toml::Value) {
+        match text_of(value) {
+            Some(text) => self.set(Origin::File, key, &text),
+            None => self.fault(Origin::File, key, &value.to_string()),
         }
     }
 
@@ -331,6 +357,15 @@ impl Reading {
                 None
             }
         };
+        let given = |key: &str| self.given.contains(key);
+        let needed = ["jwt_keys", "jwt_issuer", "jwt_audience"];
+        let any = SETTINGS.iter().map(|s| s.key).find(|key| key.starts_with("jwt_") && given(key));
+        if let Some(any) = any {
+            for missing in needed.into_iter().filter(|key| !given(key)) {
+                self.faults.push(Fault::Missing { given: any, missing });
+            }
+            config.jwt = Some(self.draft.jwt);
+        }
         if !config.classic_actions.is_empty() && !config.classic {
             self.faults.push(Fault::Missing { given: "classic_actions", missing: "classic" });
         }

@@ -19,25 +19,30 @@ use bellwire_core::{
 };
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{
-    Code, Command, CommandId, CreatedToken, Credential, Delivery, Device, DeviceId, Json, Labels,
-    NewToken, Problem, Report, SecretText, Timestamp, TokenId,
+    AuditObject, Code, Command, CommandId, CreatedToken, Credential, Delivery, Device, DeviceId,
+    Json, Labels, NewToken, Problem, Report, SecretText, Timestamp, TokenId,
 };
 use tokio::sync::oneshot;
 
+use crate::audit::verb;
 use crate::auth::{Auth, secret_digest};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::Reader;
 use crate::frames;
+use crate::jwt::Jwt;
 use crate::plane::{Plane, PlaneConfig, StreamOptions};
+use crate::quota::Quota;
 use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
 
+mod audited;
 mod effects;
 mod events;
 mod reserved;
 mod runtime;
 mod trials;
 
+pub(crate) use audited::{By, Follower};
 pub use reserved::Reserved;
 use runtime::Runtime;
 
@@ -86,6 +91,10 @@ use runtime::Runtime;
 #[derive(Clone)]
 pub struct Driver {
     runtime: Arc<Runtime>,
+    /// For whom it acts; `None` for the program that it is part of.
+    by: Option<Arc<By>>,
+    /// How tokens of another issuer are read.
+    jwt: Option<Arc<Jwt>>,
 }
 
 /// The answer to a poll.
@@ -135,7 +144,7 @@ impl Driver {
         let auth = Auth::new(recovered.admin_tokens > 0);
         let hub = Hub::new(config.core(), recovered, seed);
         let runtime = Runtime::start(hub, auth, config, store, plane, clock, seed)?;
-        Ok(Self { runtime })
+        Ok(Self { runtime, by: None, jwt: None })
     }
 
     /// The receiver of what the store reports.
@@ -171,7 +180,12 @@ impl Driver {
 
     async fn request_send(&self, send: Send) -> Result<Answer, Problem> {
         let random = entropy().map_err(|_| internal())?;
-        self.request(|hub, request, now| hub.handle_send(request, send, random, now)).await
+        let record = self.record(verb::SEND, audited::sent(&send), 202);
+        let call = |hub: &mut Hub, request, now| {
+            hub.audit(request, record);
+            hub.handle_send(request, send, random, now);
+        };
+        self.request(call).await
     }
 
     /// Cancels a command, and shows it as it then is: some of its devices may still have to answer.
@@ -184,8 +198,11 @@ impl Driver {
         force: bool,
         visible: Visible,
     ) -> Result<Command, Problem> {
-        let reply =
-            self.request(|hub, request, now| hub.handle_cancel(request, command, force, now));
+        let record = self.record(verb::CANCEL, AuditObject::command(command), 202);
+        let reply = self.request(|hub, request, now| {
+            hub.audit(request, record);
+            hub.handle_cancel(request, command, force, now);
+        });
         match reply.await? {
             Answer::Cancelled => self.command(command, visible).await,
             answer => Err(unexpected(&answer)),
@@ -276,8 +293,11 @@ impl Driver {
     /// # Errors
     /// `store_unavailable`.
     pub async fn put_device(&self, device: DeviceId, labels: Labels) -> Result<bool, Problem> {
-        let reply =
-            self.request(|hub, request, now| hub.handle_put_device(request, device, labels, now));
+        let record = self.record(verb::DEVICE_PUT, AuditObject::device(&device), 200);
+        let reply = self.request(|hub, request, now| {
+            hub.audit(request, record);
+            hub.handle_put_device(request, device, labels, now);
+        });
         match reply.await? {
             Answer::Device { created } => Ok(created),
             answer => Err(unexpected(&answer)),
@@ -304,7 +324,9 @@ impl Driver {
     pub async fn delete_device(&self, device: DeviceId) -> Result<(), Problem> {
         // Read always, since observers may connect while it is being removed.
         let row = self.store().device(device.clone()).await?;
+        let record = self.record(verb::DEVICE_DELETE, AuditObject::device(&device), 204);
         let answer = self.request_removing(row, |hub, request, now| {
+            hub.audit(request, record);
             hub.handle_delete_device(request, device, now);
         });
         self.done(answer.await?)
@@ -343,7 +365,13 @@ impl Driver {
     /// # Errors
     /// `store_unavailable`.
     async fn create_token(&self, record: TokenRecord) -> Result<(), Problem> {
-        let reply = self.request(|hub, request, now| hub.handle_create_token(request, record, now));
+        let device = record.role.device().cloned();
+        let object = AuditObject { device, ..AuditObject::token(record.id) };
+        let entry = self.record(verb::TOKEN_CREATE, object, 201);
+        let reply = self.request(|hub, request, now| {
+            hub.audit(request, entry);
+            hub.handle_create_token(request, record, now);
+        });
         self.done(reply.await?)
     }
 
@@ -352,7 +380,11 @@ impl Driver {
     /// # Errors
     /// `not_found`, `conflict` for the last `admin` token, `store_unavailable`.
     pub async fn revoke_token(&self, token: TokenId) -> Result<(), Problem> {
-        let reply = self.request(|hub, request, now| hub.handle_revoke_token(request, token, now));
+        let record = self.record(verb::TOKEN_REVOKE, AuditObject::token(token), 204);
+        let reply = self.request(|hub, request, now| {
+            hub.audit(request, record);
+            hub.handle_revoke_token(request, token, now);
+        });
         self.done(reply.await?)
     }
 
@@ -361,7 +393,13 @@ impl Driver {
     /// # Errors
     /// `unauthenticated` when the join token does not work, `conflict` when the name is taken, `store_unavailable`.
     pub async fn enroll(&self, enrolment: Enrolment) -> Result<bool, Problem> {
-        let reply = self.request(|hub, request, now| hub.handle_enroll(request, enrolment, now));
+        let (device, token) = (Some(enrolment.device.clone()), Some(enrolment.token));
+        let object = AuditObject { device, token, ..AuditObject::default() };
+        let record = self.record(verb::DEVICE_ENROLL, object, 201);
+        let reply = self.request(|hub, request, now| {
+            hub.audit(request, record);
+            hub.handle_enroll(request, enrolment, now);
+        });
         match reply.await? {
             Answer::Enrolled { pending } => Ok(pending),
             answer => Err(unexpected(&answer)),
@@ -373,7 +411,11 @@ impl Driver {
     /// # Errors
     /// `unknown_device`, `store_unavailable`.
     pub async fn approve(&self, device: DeviceId) -> Result<(), Problem> {
-        let reply = self.request(|hub, request, now| hub.handle_approve(request, device, now));
+        let record = self.record(verb::DEVICE_APPROVE, AuditObject::device(&device), 200);
+        let reply = self.request(|hub, request, now| {
+            hub.audit(request, record);
+            hub.handle_approve(request, device, now);
+        });
         match reply.await? {
             Answer::Device { .. } => Ok(()),
             answer => Err(unexpected(&answer)),
@@ -399,6 +441,20 @@ impl Driver {
         &self.runtime.auth
     }
 
+    /// The same, and tokens of another issuer work.
+    pub(crate) fn reading(self, jwt: Option<Jwt>) -> Self {
+        Self { jwt: jwt.map(Arc::new), ..self }
+    }
+
+    pub(crate) fn jwt(&self) -> Option<&Jwt> {
+        self.jwt.as_deref()
+    }
+
+    /// What callers may ask for.
+    pub(crate) fn quota(&self) -> &Arc<Quota> {
+        &self.runtime.quota
+    }
+
     /// A token was used at this time. Nothing is promised.
     pub(crate) fn token_used(&self, token: TokenId, at: Timestamp) {
         self.runtime.with_core(|core, now| core.hub.handle_token_used(token, at, now));
@@ -418,6 +474,7 @@ impl Driver {
         visible: Visible,
         token: Option<TokenUse>,
     ) -> Result<Reserved, Problem> {
+        self.may_watch(token)?;
         let reserved = self.reserve(options)?;
         let reader = Reader { visible: visible.clone(), token };
         let mailbox = self.runtime.feed.watch(reserved.stream, command, reader)?;
@@ -448,10 +505,16 @@ impl Driver {
         visible: Visible,
         token: Option<TokenUse>,
     ) -> Result<Reserved, Problem> {
+        self.may_watch(token)?;
         let reserved = self.reserve(options)?;
         self.runtime.feed.observe(reserved.stream, Reader { visible, token })?;
         self.runtime.observers_changed();
         Ok(reserved)
+    }
+
+    fn may_watch(&self, token: Option<TokenUse>) -> Result<(), Problem> {
+        let watching = token.map_or(0, |used| self.runtime.feed.read_with(used.id));
+        self.runtime.quota.watcher(watching)
     }
 
     // --- Trials of networks ---

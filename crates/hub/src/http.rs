@@ -9,6 +9,7 @@
 //! The table is matched on the path as it came, before it is decoded: an empty name and one that
 //! contains `%2F` are invalid names here (400) and not other routes.
 
+mod audit;
 pub mod bodies;
 mod body;
 pub mod browsers;
@@ -40,12 +41,14 @@ use axum::body::Body;
 use axum::response::Response;
 use axum::routing::any;
 use bellwire_proto::limits::{PAGE_ITEMS, URI_BYTES_MAX};
-use bellwire_proto::{Code, DeviceId, Problem};
+use bellwire_proto::{Actor, Code, DeviceId, Problem};
 use http::request::Parts;
-use http::{Method, header};
+use http::{Method, StatusCode, header};
 
-use crate::driver::Driver;
+use crate::driver::{By, Driver};
+use crate::quota::Exceeded;
 use crate::store::{Cursor, PageRequest};
+use audit::Told;
 use browsers::{Browsers, Effect};
 use caller::Caller;
 use request::Request;
@@ -174,6 +177,7 @@ static ROUTES: &[Route] = &[
     Route { path: "/v1/tokens/self", methods: &[on!(GET reads Holder, token::own)] },
     Route { path: "/v1/tokens/{token}", methods: &[on!(DELETE acts Admin, token::revoke)] },
     Route { path: "/v1/enroll", methods: &[on!(POST acts Join, token::enroll)] },
+    Route { path: "/v1/audit", methods: &[on!(GET reads Admin, audit::list)] },
     Route { path: "/v1/events", methods: &[on!(GET reads Operator, ops::events)] },
     Route { path: "/v1/ping", methods: &[on!(GET reads Anyone, ping::ping)] },
     Route { path: "/healthz", methods: &[on!(GET reads Anyone, ops::healthz)] },
@@ -189,9 +193,19 @@ async fn shared_answer(
     let (mut head, body) = request.into_parts();
     browsers.note(&mut head);
     let origin = browsers::listed_origin(&head);
+    let asks = browsers::shows_answers(&head);
     let mut response = answer(driver, &browsers, head, body).await;
+    if asks && response.status() == StatusCode::UNAUTHORIZED {
+        problem::offer_basic(&mut response);
+    }
     browsers.share(origin, &mut response);
     response
+}
+
+/// The refusal of who asks for too much.
+fn exceeded(exceeded: &Exceeded) -> Response {
+    let retry_after = exceeded.retry_after_s.to_string();
+    problem::with(problem::problem(&exceeded.problem), header::RETRY_AFTER, &retry_after)
 }
 
 /// The first checks of every request: its length, then route, method, page, credentials.
@@ -211,6 +225,21 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
         let refusal = Problem::new(Code::MethodNotAllowed, format!("this path offers {allow}"));
         return problem::with(problem::problem(&refusal), header::ALLOW, &allow);
     };
+    let told = Told::of(served, route.path, &head);
+    let address = request::address(&head);
+    let refuse = |actor: Actor, refusal: &Problem| {
+        let by = By::new(actor, address.map(|ip| ip.to_string()));
+        told.clone().refused(&driver.acting_for(Arc::new(by)), refusal);
+        problem::problem(refusal)
+    };
+    let refuse_for_now = |actor: Actor, refusal: &Exceeded| {
+        refuse(actor, &refusal.problem);
+        exceeded(refusal)
+    };
+    let now = driver.clocks().instant;
+    if let Err(refusal) = driver.quota().request(address, now) {
+        return refuse_for_now(Actor::default(), &refusal);
+    }
     let open = driver.is_open();
     let page = if open {
         browsers.check(&head, served.effect)
@@ -218,34 +247,56 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
         browsers.check_page_of(&head, served.effect)
     };
     if let Err(refusal) = page {
-        return problem::problem(&refusal);
+        return refuse(Actor::default(), &refusal);
     }
-    let caller = match caller(&driver, route, served, &head).await {
+    let caller = match caller(&driver, served, &head).await {
         Ok(caller) => caller,
-        Err(refusal) => return problem::problem(&refusal),
+        Err(refusal) => {
+            let failed = refusal.code == Code::Unauthenticated
+                && head.headers.contains_key(header::AUTHORIZATION);
+            let slowed = failed.then(|| driver.quota().failed_credential(address, now)).flatten();
+            return match slowed {
+                Some(slowed) => refuse_for_now(Actor::default(), &slowed),
+                None => refuse(Actor::default(), &refusal),
+            };
+        }
     };
-    let request = Request::new(driver, caller, route.path, head, body);
+    if let Some(token) = caller.name()
+        && let Err(refusal) = driver.quota().request_with(&token, caller.role_name(), now)
+    {
+        return refuse_for_now(audit::actor(&caller), &refusal);
+    }
+    if let Err(refusal) = allowed(&caller, route, served, &head) {
+        return refuse(audit::actor(&caller), &refusal);
+    }
+    let driver = driver
+        .acting_for(Arc::new(By::new(audit::actor(&caller), address.map(|ip| ip.to_string()))));
+    let request = Request::new(driver.clone(), caller, route.path, head, body);
     match caught((served.handler)(request)).await {
-        Ok(response) => response,
-        Err(refusal) => problem::problem(&refusal),
+        Ok(response) => {
+            told.answered(&driver, &response);
+            response
+        }
+        Err(refusal) => {
+            told.refused(&driver, &refusal);
+            problem::problem(&refusal)
+        }
     }
 }
 
-/// Who is calling, if the rule of the route allows it.
-async fn caller(
-    driver: &Driver,
-    route: &Route,
-    served: &Served,
-    head: &Parts,
-) -> Result<Caller, Problem> {
-    if served.rule == Rule::Anyone {
-        return Ok(Caller::Anonymous);
+/// Who is calling.
+async fn caller(driver: &Driver, served: &Served, head: &Parts) -> Result<Caller, Problem> {
+    match served.rule {
+        Rule::Anyone => Ok(Caller::Anonymous),
+        _ => Caller::of(driver, &head.headers).await,
     }
-    let caller = Caller::of(driver, &head.headers).await?;
+}
+
+/// Whether the rule of the route allows it.
+fn allowed(caller: &Caller, route: &Route, served: &Served, head: &Parts) -> Result<(), Problem> {
     let device = request::segment(route.path, head, "device").ok();
     let device = device.and_then(|name| name.parse::<DeviceId>().ok());
-    served.rule.check(&caller, device.as_ref())?;
-    Ok(caller)
+    served.rule.check(caller, device.as_ref())
 }
 
 /// The answer to `OPTIONS`: the methods, or the leave for a page of a listed origin to use them.

@@ -19,6 +19,7 @@
 //!   end.
 
 pub mod app;
+mod audit;
 mod auth;
 mod clock;
 pub mod config;
@@ -26,8 +27,10 @@ pub mod driver;
 mod feed;
 pub mod frames;
 pub mod http;
+pub mod jwt;
 pub mod listen;
 pub mod plane;
+mod quota;
 pub mod store;
 pub mod tls;
 

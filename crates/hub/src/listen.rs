@@ -30,6 +30,7 @@ use tokio::sync::watch;
 
 use crate::config::Scheme;
 use crate::plane::ConnectionGuard;
+use crate::quota::Quota;
 use paced::Paced;
 
 /// Bounds of a listener. `Default` is right for a hub on an open network.
@@ -119,6 +120,7 @@ pub struct Listener {
     sockets: Vec<(TcpListener, Option<TlsConfigs>)>,
     listeners: Vec<ListenerAddr>,
     config: ListenConfig,
+    quota: Option<Arc<Quota>>,
 }
 
 impl Listener {
@@ -156,7 +158,12 @@ impl Listener {
             listeners.push(ListenerAddr { scheme, address: socket.local_addr()? });
             sockets.push((socket, tls));
         }
-        Ok(Self { sockets, listeners, config })
+        Ok(Self { sockets, listeners, config, quota: None })
+    }
+
+    /// Counts the connections of each address.
+    pub(crate) fn limited_by(self, quota: Arc<Quota>) -> Self {
+        Self { quota: Some(quota), ..self }
     }
 
     /// What is bound, in the order of [`Self::bind`].
@@ -176,6 +183,7 @@ impl Listener {
                 stage: stage_receiver.clone(),
                 listener,
                 tls,
+                quota: self.quota.clone(),
             };
             tokio::spawn(accept_all(socket, shared, router.clone()));
         }
@@ -309,6 +317,22 @@ fn admit(stream: TcpStream, addr: SocketAddr, shared: &connection::Shared, route
     if open > connections_max {
         return;
     }
+    let share = match &shared.quota {
+        Some(quota) => quota.connection(addr.ip()),
+        None => Some(None),
+    };
+    // Closed without a word: an answer would take what is to be saved.
+    let Some(share) = share else {
+        shared.tally.refused.fetch_add(1, Relaxed);
+        if let Some(refused) = shared.tally.greedy.occurred(Instant::now()) {
+            tracing::warn!(
+                address = %addr.ip(), refused,
+                "an address has as many connections as it may (connections_per_address): one more is closed at once"
+            );
+        }
+        return;
+    };
+    let guard = guard.with(share);
     shared.tally.accepted.fetch_add(1, Relaxed);
     tokio::spawn(connection::serve(stream, addr, guard, shared.clone(), router.clone()));
 }
@@ -359,6 +383,7 @@ struct Tally {
     /// Lines of the log.
     unaccepted: Paced,
     crowded: Paced,
+    greedy: Paced,
 }
 
 impl Tally {

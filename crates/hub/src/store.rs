@@ -17,8 +17,8 @@ use std::sync::Arc;
 use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, TokenRecord, Txn};
 use bellwire_core::{Instant, Presence};
 use bellwire_proto::{
-    Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device, DeviceId,
-    DeviceStatus, Page, Selector, Timestamp, TokenId,
+    Action, AuditEntry, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device,
+    DeviceId, DeviceStatus, Page, Selector, Timestamp, TokenId,
 };
 
 mod cursor;
@@ -108,6 +108,18 @@ pub trait Store: Send + Sync + 'static {
     /// Tokens by id.
     fn tokens(&self, page: PageRequest) -> Reading<Page<TokenRecord>>;
 
+    /// The audit log, newest first.
+    fn audit(&self, filter: AuditFilter, page: PageRequest) -> Reading<Page<AuditEntry>>;
+
+    /// Entries of the audit log after a number, oldest first, of `limit` that are looked at; and the last of those.
+    /// Without a number: none, and the last that there is.
+    fn audit_after(
+        &self,
+        filter: AuditFilter,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Reading<(Vec<AuditEntry>, u64)>;
+
     /// Whether the store still takes transactions.
     ///
     /// # Errors
@@ -165,6 +177,30 @@ pub struct DeviceFilter {
     pub prefix: String,
     /// What exists for the reader.
     pub visible: Visible,
+}
+
+/// Which entries of the audit log to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// By whoever has this token.
+    pub actor: Option<String>,
+    /// That concern this device.
+    pub device: Option<DeviceId>,
+    /// Of this kind.
+    pub verb: Option<String>,
+    /// From this time on.
+    pub since: Option<Timestamp>,
+}
+
+impl AuditFilter {
+    /// Whether an entry is one of these.
+    pub fn matches(&self, entry: &AuditEntry) -> bool {
+        let Self { actor, device, verb, since } = self;
+        (actor.is_none() || *actor == entry.actor.token)
+            && (device.is_none() || *device == entry.object.device)
+            && verb.as_ref().is_none_or(|verb| *verb == entry.verb)
+            && since.is_none_or(|since| entry.at >= since)
+    }
 }
 
 /// Which part of a list to read.

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use bellwire_core::SeqSource;
 use bellwire_core::record::{
-    Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax, Txn, TxnId,
+    AuditRecord, Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax, Txn,
+    TxnId,
 };
-use bellwire_hub::store::{CommandFilter, OpenError, Options, PageRequest};
+use bellwire_hub::store::{AuditFilter, CommandFilter, OpenError, Options, PageRequest};
 use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::{DeliveryState, Seq, Timestamp};
+use bellwire_proto::{Actor, AuditObject, DeliveryState, Seq, Timestamp};
 use store_kit::model::Model;
 use store_kit::*;
 
@@ -178,6 +179,53 @@ fn history_is_purged_in_pieces_and_nothing_live_with_it() {
         kit.commit(vec![]);
     }
     assert_eq!(kit.view(&universe), model.view());
+}
+
+fn entry(ms: u64) -> Change {
+    Change::PutAudit(Box::new(AuditRecord {
+        at: at(ms),
+        actor: Actor::default(),
+        address: None,
+        verb: "send",
+        object: AuditObject::default(),
+        status: 202,
+        code: None,
+        count: 1,
+        refusal: None,
+    }))
+}
+
+fn audit_ids(kit: &Kit) -> Vec<u64> {
+    let all = PageRequest { limit: 1_000_000, after: None };
+    read(kit.store.audit(AuditFilter::default(), all)).items.iter().map(|e| e.id).collect()
+}
+
+#[test]
+fn the_audit_log_is_bounded_in_time_and_in_bytes_and_its_numbers_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep = Duration::from_millis(2 * DAY_MS);
+    let kit = Kit::open(dir.path());
+    let old = (0..1500).map(|_| entry(0));
+    kit.commit(old.chain((0..3).map(|_| entry(2 * DAY_MS))).collect());
+    assert_eq!(audit_ids(&kit).len(), 1503);
+    kit.close();
+    let kit = Kit::open_with(dir.path(), options_at(3 * DAY_MS).audit_retention(keep, 1 << 30));
+    for _ in 0..10 {
+        kit.commit(vec![]);
+    }
+    assert_eq!(audit_ids(&kit), [1503, 1502, 1501], "those of today");
+    kit.close();
+    // Two entries of 52 bytes.
+    let kit = Kit::open_with(dir.path(), options_at(3 * DAY_MS).audit_retention(keep, 104));
+    kit.commit(vec![entry(3 * DAY_MS)]);
+    kit.commit(vec![]);
+    assert_eq!(audit_ids(&kit), [1504, 1503]);
+    kit.close();
+    let kit = Kit::open_with(dir.path(), options_at(30 * DAY_MS).audit_retention(keep, 104));
+    kit.commit(vec![]);
+    assert_eq!(audit_ids(&kit), [1504], "the last one stays, for the numbers");
+    kit.commit(vec![entry(30 * DAY_MS)]);
+    assert_eq!(audit_ids(&kit)[0], 1505);
 }
 
 #[test]

@@ -10,13 +10,13 @@ mod store_kit;
 use std::time::Duration;
 
 use bellwire_core::record::{
-    Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, Seen, TargetChunk,
-    TokenRecord,
+    AuditRecord, Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, Seen,
+    TargetChunk, TokenRecord,
 };
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, Visible};
 use bellwire_proto::{
-    Delivery, DeliveryState, DeviceId, ErrorInfo, Join, Labels, Outcome, Progress, Role, Scope,
-    Selector, Seq, TokenId,
+    Actor, AuditObject, Code, Delivery, DeliveryState, DeviceId, ErrorInfo, Join, Labels, Outcome,
+    Progress, Role, RoleName, Scope, Selector, Seq, TokenId,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -102,6 +102,29 @@ fn a_token() -> impl Strategy<Value = TokenRecord> {
     })
 }
 
+fn an_entry() -> impl Strategy<Value = AuditRecord> {
+    let code = option::of(select(Code::ALL));
+    let role = option::of(select(RoleName::ALL.as_slice()));
+    (0..9u64, code, role, option::of(name()), 1..9u64, option::of(0..2u64)).prop_map(
+        |(ms, code, role, whom, count, refusal)| AuditRecord {
+            at: at(ms),
+            actor: Actor { token: whom.map(str::to_owned), role },
+            address: whom.map(|n| format!("192.0.2.{}", n.len())),
+            verb: "send",
+            object: AuditObject {
+                device: whom.map(device),
+                command: whom.map(|_| id(ms)),
+                action: whom.map(|_| "ping".parse().unwrap()),
+                token: whom.map(|_| token_id(1)),
+            },
+            status: code.map_or(202, Code::status),
+            code,
+            count,
+            refusal,
+        },
+    )
+}
+
 fn a_change() -> impl Strategy<Value = Change> {
     let labels = select(vec![("site", "lyon"), ("site", "rome"), ("os", "deb12")]);
     let labels = vec(labels, 0..2).prop_map(|pairs| {
@@ -123,6 +146,7 @@ fn a_change() -> impl Strategy<Value = Change> {
         1 => (0..4u8, 0..9u64).prop_map(|(n, ms)| Change::PutLastUsed(token_id(n), at(ms))),
         1 => (0..4u8).prop_map(|n| Change::DeleteToken(token_id(n))),
         1 => name().prop_map(|n| Change::DeleteTokensOf(device(n))),
+        2 => an_entry().prop_map(|record| Change::PutAudit(Box::new(record))),
         1 => (name(), 0..3u64).prop_map(|(n, queued)| put_queued(n, queued)),
         1 => (1..=SEQS, any::<bool>()).prop_map(|(seq, force)| Change::PutCancel(Seq::new(seq), force)),
         1 => (1..=SEQS).prop_map(|seq| Change::DeleteCancel(Seq::new(seq))),

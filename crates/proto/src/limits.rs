@@ -269,6 +269,64 @@ pub const IN_FLIGHT_CEILING: usize = 100;
 /// How long commands are retained after their end, in seconds: at least as long as an
 /// [`IDEMPOTENCY_RETENTION`]. Setting `history`.
 pub const HISTORY_S: Range = Range { default: 30 * 86_400, min: 86_400, max: 3650 * 86_400 };
+/// Requests per second of one address; 0 is no limit. Default our choice: what 10,000 appliances behind one NAT cause is some
+/// hundred, and after an outage [`RATE_BURST_S`] times as many at once. Setting `requests_per_address`.
+pub const REQUESTS_PER_ADDRESS: Range = Range { default: 5_000, min: 0, max: 1_000_000 };
+/// Requests per second with the token of one device; 0 is no limit. Default our choice: an appliance that reports as fast as
+/// it can stays below. Setting `requests_per_device`.
+pub const REQUESTS_PER_DEVICE: Range = Range { default: 100, min: 0, max: 1_000_000 };
+/// Requests per second with any other token, and of all together; 0, the default, is no limit: how much a hub can do depends
+/// on its machine. Settings `requests_per_token`, `requests_max`.
+pub const REQUESTS: Range = Range { default: 0, min: 0, max: 1_000_000 };
+/// For so many seconds' worth of requests may come at once: our choice, for a fleet that reconnects.
+pub const RATE_BURST_S: u64 = 10;
+/// Connections of one address, each request of an HTTP/2 connection counted as one; 0 is no limit. Default our choice: 10,000
+/// appliances behind one NAT with two each. Setting `connections_per_address`.
+pub const CONNECTIONS_PER_ADDRESS: Range = Range { default: 20_000, min: 0, max: 10_000_000 };
+/// Streams of observers and watchers with one token; 0 is no limit. Default our choice. Setting `watchers_per_token`.
+pub const WATCHERS_PER_TOKEN: Range = Range { default: 100, min: 0, max: 1_000 };
+/// Bytes of bodies that are being received from one address, and with one token; 0 is no limit. Default our choice: thousands of
+/// reports at once. Settings `body_bytes_per_address`, `body_bytes_per_token`.
+pub const BODY_BYTES: Range = Range { default: 64 << 20, min: 0, max: 1 << 40 };
+/// Bytes of bodies that are being received in all; 0 is no limit. Default our choice. Setting `body_bytes_max`.
+pub const BODY_BYTES_IN_ALL: Range = Range { default: 256 << 20, min: 0, max: 1 << 40 };
+/// Credentials of one address that may fail before it is answered 429, and in how many seconds one of them is forgotten: our
+/// choice. docs/protocol.md, section 6.
+pub const FAILED_CREDENTIALS: (u64, u64) = (30, 6);
+/// The longest `Retry-After` for those, in seconds; it doubles with each one until then: our choice.
+pub const RETRY_AFTER_FAILED_S_MAX: u64 = 300;
+/// Bytes of a JWT: our choice, below what proxies let pass of a field.
+pub const JWT_BYTES_MAX: usize = 8 * 1024;
+/// Leeway of `exp` and `nbf`, in seconds: clocks differ. Our choice, within RFC 7519, section 4.1.4.
+pub const JWT_LEEWAY_S: u64 = 60;
+/// How far in the future `exp` may be, in seconds: a year, our choice. A JWT cannot be revoked.
+pub const JWT_LIFE_S_MAX: u64 = 366 * 86_400;
+/// Characters of `sub`: our choice.
+pub const JWT_SUBJECT_CHARS_MAX: usize = 200;
+/// Bytes of a file with keys, and keys in it: our choice.
+pub const JWT_KEYS_BYTES_MAX: u64 = 256 * 1024;
+/// See [`JWT_KEYS_BYTES_MAX`].
+pub const JWT_KEYS_MAX: usize = 64;
+/// Bytes of a secret that signs JWTs, at least: those of its hash. RFC 7518, section 3.2.
+pub const JWT_SECRET_BYTES_MIN: usize = 32;
+/// How often at most a file with keys is looked at: our choice.
+pub const JWT_KEYS_LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long the audit log is retained, in seconds. Contract, section 6. Setting `audit_keep`.
+pub const AUDIT_KEEP_S: Range = Range { default: 90 * 86_400, min: 86_400, max: 3650 * 86_400 };
+/// Bytes of the audit log, about, beyond which its oldest entries are deleted before their time: some ten million entries by
+/// default, our choice. Setting `audit_bytes_max`.
+pub const AUDIT_BYTES: Range = Range { default: 1 << 30, min: 1 << 20, max: 1 << 40 };
+/// Refusals that are counted apart: those of so many callers, addresses and codes within a minute. Those of others are
+/// counted by their code alone. Our choice, some 2 MiB.
+pub const AUDIT_REFUSALS_MAX: usize = 4096;
+/// For how long equal refusals are one entry. Contract, section 6.
+pub const AUDIT_REFUSAL_WINDOW: Duration = Duration::from_secs(60);
+/// Streams that follow the audit log at once; one more is 429. Our choice: few people follow it.
+pub const AUDIT_FOLLOWERS_MAX: usize = 64;
+/// Entries that a stream of the audit log reads at once: our choice.
+pub const AUDIT_FOLLOWED_ROWS: u32 = 200;
+/// Least time between two looks of such a stream at the log: our choice. What is written meanwhile comes together.
+pub const AUDIT_FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 /// Connections at once. Setting `connections_max`.
 pub const CONNECTIONS: Range = Range { default: 200_000, min: 1, max: 10_000_000 };
 /// How long the head of a request may take, in seconds. Setting `header_timeout`.

@@ -163,7 +163,7 @@ pub struct Health {
 }
 
 /// How many, at least one.
-fn count(text: &str) -> Result<NonZeroUsize, &'static str> {
+pub(super) fn count(text: &str) -> Result<NonZeroUsize, &'static str> {
     text.parse().map_err(|_| "write a whole number, 1 or more")
 }
 

@@ -40,6 +40,7 @@ impl Device {
             return txn.refuse(request, problem);
         }
         let head = store_command(send, 1, random, txn);
+        txn.audit_command(request, head.id);
         let (id, seq) = (head.id, head.seq);
         let record = DeliveryRecord::new(head, self.id.clone(), txn.now);
         let mut live = Live::new(record, Some(send.data.clone()));

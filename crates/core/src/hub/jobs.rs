@@ -72,6 +72,7 @@ impl Hub {
             .collect();
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
         let head = store_command(&send, total, random, &mut txn);
+        txn.audit_command(request, head.id);
         let (id, online_only) = (txn.id(), is_online_only(&send));
         txn.ctx.commands.expand(head.clone(), online_only, &chunks, id);
         chunks.into_iter().for_each(|chunk| txn.change(Change::PutTargets(head.seq, chunk)));
@@ -124,6 +125,7 @@ impl Hub {
         let (head, data, rule) = match step.kind {
             StepKind::Store { request, send, random } => {
                 let head = store_command(&send, step.devices.len() as u64, random, &mut txn);
+                txn.audit_command(request, head.id);
                 put_key(&send, &head, &mut txn);
                 txn.reply(request, Answer::Command(head.id));
                 let rule = DeliveryRule { online_only: is_online_only(&send), cancel: None };
@@ -259,6 +261,7 @@ impl Hub {
         let (id, at_end) = (txn.id(), answered_at_end.then_some(request));
         let force = txn.ctx.commands.cancel(head, found.online_only, force, at_end, id);
         txn.change(Change::PutCancel(head.seq, force));
+        txn.audit(request);
         if !answered_at_end {
             txn.reply(request, Answer::Cancelled);
         }

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is the message")]
 
+mod audit;
 mod cancelling;
 mod clock;
 mod harness;

@@ -183,7 +183,8 @@ impl Judge {
                 | Change::PutUses(..)
                 | Change::PutLastUsed(..)
                 | Change::DeleteToken(_)
-                | Change::DeleteTokensOf(_) => {}
+                | Change::DeleteTokensOf(_)
+                | Change::PutAudit(_) => {}
             }
         }
         Ok(())

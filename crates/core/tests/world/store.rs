@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bellwire_core::record::{
-    Change, ChunkRange, CommandRecord, Committed, DeliveryRecord, DeviceRecord, IdempotencyRecord,
-    JobRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, TargetChunk,
-    TokenRecord, Txn,
+    AuditRecord, Change, ChunkRange, CommandRecord, Committed, DeliveryRecord, DeviceRecord,
+    IdempotencyRecord, JobRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage,
+    TargetChunk, TokenRecord, Txn,
 };
 use bellwire_core::{Instant, Now, Recovered, SeqSource};
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
@@ -26,6 +26,7 @@ pub(crate) struct Disk {
     pub(crate) cancels: BTreeMap<Seq, bool>,
     pub(crate) queued: BTreeMap<DeviceId, u64>,
     pub(crate) tokens: BTreeMap<TokenId, TokenRecord>,
+    pub(crate) audit: Vec<AuditRecord>,
     /// Counters of commands to many.
     pub(crate) counts: BTreeMap<Seq, Counts>,
     by_id: BTreeMap<CommandId, Seq>,
@@ -172,6 +173,14 @@ impl Disk {
             Change::DeleteToken(id) => drop(self.tokens.remove(id)),
             Change::DeleteTokensOf(id) => {
                 self.tokens.retain(|_, token| token.role.device() != Some(id));
+            }
+            Change::PutAudit(record) => {
+                let counted =
+                    |row: &&mut AuditRecord| row.refusal.is_some() && row.refusal == record.refusal;
+                match self.audit.iter_mut().find(counted) {
+                    Some(row) => row.count = record.count,
+                    None => self.audit.push((**record).clone()),
+                }
             }
         }
     }

@@ -31,6 +31,7 @@ impl StoreEvents for Events {
     fn committed(&self, committed: Vec<Committed>) {
         let Some(runtime) = self.runtime() else { return };
         runtime.with_each(committed.into_iter(), Hub::handle_committed);
+        runtime.audit.wake();
     }
 
     fn loaded(&self, loaded: Vec<Loaded>) {

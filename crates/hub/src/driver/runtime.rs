@@ -31,12 +31,14 @@ use super::Readiness;
 use super::effects::Effects;
 use super::events::Events;
 use super::trials::Trials;
+use crate::audit::Audit;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
 use crate::frames;
 use crate::plane::{Batch, CloseReason, Plane, PlaneConfig, Receipt, StreamId};
+use crate::quota::Quota;
 use crate::store::{Store, StoreEvents, StoredDevice};
 
 /// Reports that the core is called with under one lock. A commit reports hundreds at once, and each
@@ -59,6 +61,9 @@ pub(super) struct Runtime {
     pub(super) feed: Arc<Feed>,
     /// What is remembered of tokens.
     pub(super) auth: Auth,
+    pub(super) quota: Arc<Quota>,
+    /// The refusals that are being counted, and who follows the audit log.
+    pub(super) audit: Audit,
     pub(super) trials: Trials,
     pub(super) clock: Clock,
     events: Arc<Events>,
@@ -143,12 +148,14 @@ impl Runtime {
             }),
             effects: Effects::new(),
             panicked: AtomicBool::new(false),
+            quota: Arc::new(Quota::new(config.quotas)),
             config,
             store,
             trials: Trials::new(plane.clone()),
             plane,
             feed,
             auth,
+            audit: Audit::new(seed),
             clock,
             events,
             rearm: Arc::new(Wake::new()),
@@ -169,7 +176,16 @@ impl Runtime {
                 runtime.fail();
             }
         });
+        tokio::spawn(count_refusals(Arc::downgrade(&runtime), runtime.audit.counting()));
         Ok(runtime)
+    }
+
+    /// Writes the refusals whose time of being counted has ended, or the counts of all as they are now.
+    pub(super) fn write_refusals(&self, all: bool) {
+        let records = self.audit.take_counted(self.clock.now().instant, all);
+        for record in records {
+            self.with_core(|core, now| core.hub.handle_audit(record, now));
+        }
     }
 
     pub(super) fn events(&self) -> Arc<dyn StoreEvents> {
@@ -286,8 +302,10 @@ impl Runtime {
         });
         // The thread that carries out waits for nothing, so this is short. An error: it panicked.
         let _ = passes.recv();
+        self.write_refusals(true);
         self.feed.drain();
         self.trials.drain();
+        self.audit.wake();
     }
 
     pub(super) fn readiness(&self) -> Readiness {
@@ -361,6 +379,7 @@ impl Runtime {
             Effect::Access(change) => {
                 self.auth.changed(&change);
                 self.feed.access_changed(&change);
+                self.audit.wake();
             }
             // The client may have disconnected: then the answer is dropped.
             Effect::Reply(waiting, answer) => drop(waiting.send(answer)),
@@ -431,8 +450,27 @@ impl Core {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        // The timer finds that the hub was dropped.
+        // The timers find that the hub was dropped.
         self.rearm.notify_one();
+        self.audit.counting().notify_one();
+    }
+}
+
+/// Writes how many refusals there were, at the end of the time for which equal ones are counted.
+async fn count_refusals(runtime: Weak<Runtime>, counting: Arc<Wake>) {
+    loop {
+        let Some(due) = runtime.upgrade().map(|runtime| runtime.audit.due()) else { return };
+        let Some(due) = due else {
+            counting.notified().await;
+            continue;
+        };
+        let Some(until) = runtime.upgrade().map(|runtime| runtime.clock.tokio_instant(due)) else {
+            return;
+        };
+        tokio::time::sleep_until(until).await;
+        if let Some(runtime) = runtime.upgrade() {
+            runtime.write_refusals(false);
+        }
     }
 }
 

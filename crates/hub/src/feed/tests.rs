@@ -326,6 +326,21 @@ impl Store for Counting {
     ) -> Reading<bellwire_proto::Page<bellwire_core::record::TokenRecord>> {
         self.store.tokens(page)
     }
+    fn audit(
+        &self,
+        filter: crate::store::AuditFilter,
+        page: crate::store::PageRequest,
+    ) -> Reading<bellwire_proto::Page<bellwire_proto::AuditEntry>> {
+        self.store.audit(filter, page)
+    }
+    fn audit_after(
+        &self,
+        filter: crate::store::AuditFilter,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Reading<(Vec<bellwire_proto::AuditEntry>, u64)> {
+        self.store.audit_after(filter, after, limit)
+    }
     fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>> {
         self.reads.fetch_add(1, Ordering::AcqRel);
         self.store.device(id)

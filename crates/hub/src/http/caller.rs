@@ -13,8 +13,9 @@ use bellwire_proto::{
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
-use crate::auth::{Grant, credential, minute, secret_digest};
+use crate::auth::{Grant, Presented, credential, minute, secret_digest};
 use crate::driver::Driver;
+use crate::jwt::Jwt;
 use crate::store::{StoredDevice, Visible};
 
 /// The caller of a request.
@@ -36,12 +37,20 @@ impl Caller {
         if !headers.contains_key(AUTHORIZATION) {
             return if auth.is_open() { Ok(Self::Anonymous) } else { Err(unauthenticated()) };
         }
-        let credential = credential(headers).ok_or_else(unauthenticated)?;
-        let found = auth.grant(driver.store(), credential.id()).await?;
-        // As much work for a token that is not there.
-        let given = secret_digest(&credential);
-        let grant = found.filter(|grant| grant.has(&given)).ok_or_else(unauthenticated)?;
         let now = driver.now();
+        let grant = match credential(headers).ok_or_else(unauthenticated)? {
+            Presented::Token(credential) => {
+                let found = auth.grant(driver.store(), credential.id()).await?;
+                // As much work for a token that is not there.
+                let given = secret_digest(&credential);
+                found.filter(|grant| grant.has(&given))
+            }
+            Presented::Jwt(text) => match driver.jwt() {
+                Some(jwt) => auth.jwt(driver.store(), jwt, &text, now).await?,
+                None => None,
+            },
+        };
+        let grant = grant.ok_or_else(unauthenticated)?;
         if !grant.works(now) {
             return Err(unauthenticated());
         }
@@ -49,7 +58,7 @@ impl Caller {
             let detail = "this device has enrolled, and an operator has yet to approve it";
             return Err(Problem::new(Code::Pending, detail));
         }
-        if grant.used_in(minute(now)) {
+        if grant.generation().is_none() && grant.used_in(minute(now)) {
             driver.token_used(grant.id, Timestamp::from_unix_ms(minute(now) * 60_000));
         }
         Ok(Self::Holder(grant))
@@ -63,6 +72,10 @@ impl Caller {
     pub(in crate::http) async fn still(&self, driver: &Driver) -> Result<(), Problem> {
         let allowed = match self {
             Self::Anonymous => driver.auth().is_open(),
+            Self::Holder(grant) if grant.generation().is_some() => {
+                let generation = driver.jwt().map(Jwt::generation);
+                grant.generation() == generation && grant.works(driver.now())
+            }
             Self::Holder(grant) => {
                 let now = driver.auth().grant(driver.store(), grant.id).await?;
                 now.is_some_and(|now| now.is(grant) && now.works(driver.now()))
@@ -115,7 +128,10 @@ impl Caller {
 
     /// The id of its token: the value of `created_by`, and the owner of an `Idempotency-Key`.
     pub(in crate::http) fn name(&self) -> Option<String> {
-        self.id().map(|id| id.to_string())
+        match self {
+            Self::Anonymous => None,
+            Self::Holder(grant) => Some(grant.name()),
+        }
     }
 
     /// The id of its token.

@@ -45,6 +45,12 @@ pub(super) fn problem(problem: &Problem) -> Response {
     response
 }
 
+/// Lets a browser ask its user for the token of a 401, as the password of any user.
+pub(super) fn offer_basic(response: &mut Response) {
+    let basic = HeaderValue::from_static("Basic realm=\"bellwire\", charset=\"UTF-8\"");
+    response.headers_mut().append(header::WWW_AUTHENTICATE, basic);
+}
+
 /// The hub's own fault. The cause is in the log and not in the answer.
 pub(super) fn internal() -> Problem {
     Problem::new(Code::Internal, "the hub failed at this; see its log")

@@ -1,7 +1,7 @@
 //! A request as its handler gets it: names, query, headers, body, each to be read in the order of
 //! the checks.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -18,6 +18,7 @@ use super::caller::Caller;
 use super::{body, is_name, params};
 use crate::driver::Driver;
 use crate::listen::ClientAddr;
+use crate::quota::Share;
 
 /// A request that has a route, a method and a caller.
 pub(super) struct Request {
@@ -32,6 +33,8 @@ pub(super) struct Request {
     /// The route's path, with its names in braces.
     route: &'static str,
     body: Body,
+    /// The part of the bytes that may be received.
+    held: Option<[Option<Share>; 3]>,
 }
 
 /// The text in a path at the position of `{which}` in its route.
@@ -44,6 +47,12 @@ pub(super) fn segment(route: &str, head: &Parts, which: &str) -> Result<String, 
     params::decode_segment(given)
 }
 
+/// The address of the client: the one place that decides what that is, for the log, for limits and for what a device shows.
+pub(super) fn address(head: &Parts) -> Option<IpAddr> {
+    let client = head.extensions.get::<ClientAddr>();
+    client.map(|client| client.0.ip().to_canonical())
+}
+
 impl Request {
     pub(super) fn new(
         driver: Driver,
@@ -53,7 +62,7 @@ impl Request {
         body: Body,
     ) -> Self {
         let arrived = Instant::now();
-        Self { driver, caller, head, arrived, route, body }
+        Self { driver, caller, head, arrived, route, body, held: None }
     }
 
     /// The name in the path at the position of `{which}` in the route.
@@ -105,6 +114,11 @@ impl Request {
     pub(super) async fn body(&mut self, bytes_max: usize) -> Result<Bytes, Problem> {
         let within = self.driver.config().body_timeout;
         let body = std::mem::take(&mut self.body);
+        let bytes = body::announced(&body, bytes_max);
+        let token = self.caller.name();
+        let held = self.driver.quota().body(address(&self.head), token.as_deref(), bytes);
+        // Until the request is answered: what was read is in memory as long.
+        self.held = Some(held.map_err(|exceeded| exceeded.problem)?);
         let body = body::read(&self.head.headers, body, bytes_max, within).await?;
         self.caller.still(&self.driver).await?;
         Ok(body)
@@ -118,10 +132,9 @@ impl Request {
     /// The address and agent of the client: the other end of the connection, not what a header
     /// claims.
     pub(super) fn peer(&self) -> Peer {
-        let addr = self.head.extensions.get::<ClientAddr>().map(|client| client.0);
         let agent = self.head.headers.get(header::USER_AGENT);
         Peer {
-            address: addr.as_ref().map(SocketAddr::ip).map(|ip| ip.to_canonical().to_string()),
+            address: address(&self.head).map(|ip| ip.to_string()),
             agent: agent.map(|agent| {
                 let agent = String::from_utf8_lossy(agent.as_bytes());
                 agent.chars().take(AGENT_CHARS_MAX).collect()

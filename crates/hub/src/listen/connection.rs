@@ -31,6 +31,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{ClientAddr, ListenConfig, ListenerAddr, ServerStage, Tally, TlsConfigs, head, http2};
 use crate::plane::{ConnectionGuard, Sink, Takeover};
+use crate::quota::Quota;
 
 /// What every connection of a listener is given.
 #[derive(Clone)]
@@ -40,6 +41,7 @@ pub(super) struct Shared {
     pub(super) stage: watch::Receiver<ServerStage>,
     pub(super) listener: ListenerAddr,
     pub(super) tls: Option<TlsConfigs>,
+    pub(super) quota: Option<Arc<Quota>>,
 }
 
 /// Serves one accepted socket to its end.

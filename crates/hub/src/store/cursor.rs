@@ -27,6 +27,7 @@ enum Position {
     Seq(Seq),
     Device(DeviceId),
     Token(TokenId),
+    Audit(u64),
 }
 
 /// Text that is no cursor, or a cursor of another list.
@@ -38,6 +39,7 @@ pub struct BadCursor;
 const SEQ_V1: u8 = 0x11;
 const DEVICE_V1: u8 = 0x12;
 const TOKEN_V1: u8 = 0x13;
+const AUDIT_V1: u8 = 0x1a;
 
 impl Cursor {
     /// In a list of commands: after this one.
@@ -57,7 +59,7 @@ impl Cursor {
     pub const fn seq(&self) -> Result<Seq, BadCursor> {
         match &self.0 {
             Position::Seq(seq) => Ok(*seq),
-            Position::Device(_) | Position::Token(_) => Err(BadCursor),
+            _ => Err(BadCursor),
         }
     }
 
@@ -68,7 +70,7 @@ impl Cursor {
     pub const fn device(&self) -> Result<&DeviceId, BadCursor> {
         match &self.0 {
             Position::Device(device) => Ok(device),
-            Position::Seq(_) | Position::Token(_) => Err(BadCursor),
+            _ => Err(BadCursor),
         }
     }
 
@@ -84,7 +86,23 @@ impl Cursor {
     pub const fn token(&self) -> Result<TokenId, BadCursor> {
         match &self.0 {
             Position::Token(token) => Ok(*token),
-            Position::Seq(_) | Position::Device(_) => Err(BadCursor),
+            _ => Err(BadCursor),
+        }
+    }
+
+    /// In the audit log: after this entry.
+    pub const fn after_audit(entry: u64) -> Self {
+        Self(Position::Audit(entry))
+    }
+
+    /// The entry, if this is a cursor of the audit log.
+    ///
+    /// # Errors
+    /// When it is one of another list.
+    pub const fn audit(&self) -> Result<u64, BadCursor> {
+        match &self.0 {
+            Position::Audit(entry) => Ok(*entry),
+            _ => Err(BadCursor),
         }
     }
 }
@@ -94,6 +112,7 @@ impl fmt::Display for Cursor {
         let bytes = match &self.0 {
             Position::Seq(seq) => [&[SEQ_V1][..], &seq.get().to_be_bytes()].concat(),
             Position::Device(device) => [&[DEVICE_V1][..], device.as_str().as_bytes()].concat(),
+            Position::Audit(entry) => [&[AUDIT_V1][..], &entry.to_be_bytes()].concat(),
             Position::Token(token) => [&[TOKEN_V1][..], token.as_str().as_bytes()].concat(),
         };
         f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
@@ -109,6 +128,10 @@ impl FromStr for Cursor {
             Some((&SEQ_V1, rest)) => {
                 let seq = rest.try_into().map_err(|_| BadCursor)?;
                 Position::Seq(Seq::new(u64::from_be_bytes(seq)))
+            }
+            Some((&AUDIT_V1, rest)) => {
+                let entry = rest.try_into().map_err(|_| BadCursor)?;
+                Position::Audit(u64::from_be_bytes(entry))
             }
             Some((&DEVICE_V1, rest)) => {
                 let name = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
@@ -136,6 +159,7 @@ mod tests {
             Cursor::after_seq(Seq::new(u64::MAX)),
             Cursor::after_device(device),
             Cursor::after_token(TokenId::from_random([7; 10])),
+            Cursor::after_audit(9),
         ] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }

@@ -17,15 +17,16 @@ use bellwire_core::Recovered;
 use bellwire_core::record::{Load, TokenRecord, Txn};
 use bellwire_proto::limits::STORE_READS_WAITING_MAX;
 use bellwire_proto::{
-    Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page, TokenId,
+    AuditEntry, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page,
+    TokenId,
 };
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::queue::{Queue, Refused};
 use super::{
-    CommandFilter, DeviceFilter, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents,
-    StoredDevice, StoredToken, StoredWait, Visible,
+    AuditFilter, CommandFilter, DeviceFilter, PageRequest, Reading, Snapshot, Store, StoreError,
+    StoreEvents, StoredDevice, StoredToken, StoredWait, Visible,
 };
 use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
@@ -36,6 +37,7 @@ use schema::StoreFile;
 use threads::Threads;
 
 mod anchor;
+mod audit;
 mod check;
 mod checkpoint;
 mod folder;
@@ -98,6 +100,8 @@ struct Shared {
     file: StoreFile,
     in_use: FilesInUse,
     history_retention: Duration,
+    audit_keep: Duration,
+    audit_bytes_max: u64,
     clock: Clock,
     txns: Queue<Txn>,
     loads: Queue<Load>,
@@ -142,6 +146,8 @@ impl SqliteStore {
             file,
             in_use,
             history_retention: options.history_retention,
+            audit_keep: options.audit_keep,
+            audit_bytes_max: options.audit_bytes_max,
             clock,
             txns: Queue::default(),
             loads: Queue::default(),
@@ -313,6 +319,27 @@ impl Store for SqliteStore {
             Ok(after) => self.read(move |connection| tokens::page(connection, page.limit, after)),
             Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
         }
+    }
+
+    fn audit(&self, filter: AuditFilter, page: PageRequest) -> Reading<Page<AuditEntry>> {
+        match page.after.map(|cursor| cursor.audit()).transpose() {
+            Ok(after) => {
+                self.read(move |connection| audit::page(connection, &filter, page.limit, after))
+            }
+            Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
+        }
+    }
+
+    fn audit_after(
+        &self,
+        filter: AuditFilter,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Reading<(Vec<AuditEntry>, u64)> {
+        self.read(move |connection| match after {
+            Some(after) => audit::following(connection, &filter, after, limit),
+            None => Ok((Vec::new(), audit::last(connection)?)),
+        })
     }
 
     fn health(&self) -> Result<(), StoreError> {

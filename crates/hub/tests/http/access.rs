@@ -54,6 +54,7 @@ fn model(who: &Who, call: &Call, site: &BTreeMap<&str, &str>) -> Answer {
         && ["/v1/devices/{device}", "/v1/devices/{device}/approve"].contains(&call.path);
     let is_open = ["/v1/ping", "/healthz", "/readyz"].contains(&call.path);
     let tokens = call.path == "/v1/tokens" || call.path == "/v1/tokens/{token}";
+    let for_admins = tokens || call.path == "/v1/audit";
     match who {
         _ if is_open => Through,
         Who::Nobody | Who::Revoked => Unauthenticated,
@@ -63,7 +64,7 @@ fn model(who: &Who, call: &Call, site: &BTreeMap<&str, &str>) -> Answer {
         Who::Metrics | Who::Join | Who::Device(_) => Forbidden,
         _ if call.path == "/v1/enroll" => Forbidden,
         Who::Admin => Through,
-        Who::Operator(..) if tokens || (of_device && !shown && !manages) => Forbidden,
+        Who::Operator(..) if for_admins || (of_device && !shown && !manages) => Forbidden,
         Who::Operator(Some(_), _) if manages => Forbidden,
         Who::Operator(scope, actions) => {
             let sees = |d: &str| site.get(d).is_some_and(|s| scope.is_none_or(|scope| scope == *s));

@@ -9,11 +9,14 @@
 )]
 
 mod access;
+mod audit;
 mod browsers;
 mod checks;
 mod commands;
 mod devices;
+mod jwt;
 mod mounted;
+mod quota;
 mod reports;
 mod revocation;
 mod sending;

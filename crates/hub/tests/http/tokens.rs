@@ -94,6 +94,41 @@ fn a_token_is_also_the_password_of_any_user() {
     assert_eq!(answer.json()["id"], admin.id);
 }
 
+#[test]
+fn a_browser_that_shows_the_answer_may_ask_its_user_and_nobody_else_is_offered_basic() {
+    let hub = Hub::start();
+    let admin = admin(&hub);
+    let offered = |line: &str, headers: &str| {
+        let answer = hub.request(line, headers, b"");
+        assert_eq!(answer.code(), "unauthenticated");
+        let lines = answer.head.lines.iter();
+        let of = lines.filter_map(|line| {
+            line.to_ascii_lowercase().strip_prefix("www-authenticate: ").map(str::to_owned)
+        });
+        of.map(|value| value.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (get, both, one) = ("GET /v1/devices", ["bearer", "basic"], ["bearer"]);
+    let html = "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8\r\n";
+    assert_eq!(offered(get, "Sec-Fetch-Mode: navigate\r\n"), both);
+    assert_eq!(offered(get, html), both, "an old browser");
+    assert_eq!(offered(get, &format!("Sec-Fetch-Mode: cors\r\n{html}")), one, "a page's script");
+    assert_eq!(offered(get, "Accept: */*\r\n"), one, "curl");
+    assert_eq!(
+        offered("POST /v1/send/d/ping", html),
+        one,
+        "a form would be sent again by a reload"
+    );
+    // With what the user was asked for, everything that takes a token takes this one.
+    let pair = base64_of(&format!(":{}", admin.secret));
+    let basic = format!("Authorization: Basic {pair}\r\n");
+    for line in ["GET /v1/devices", "GET /v1/tokens", "PUT /v1/devices/d", "POST /v1/send/d/ping"] {
+        let body: &[u8] = if line.starts_with("PUT") { b"{}" } else { b"" };
+        let status = hub.request(line, &basic, body).status;
+        assert!(matches!(status, 200..=202), "{line}: {status}");
+    }
+    hub.stream_with("/v1/devices/d/stream", &basic).expect("hello");
+}
+
 fn base64_of(text: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();

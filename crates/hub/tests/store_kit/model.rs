@@ -6,12 +6,15 @@ use bellwire_core::record::{Change, Load, Loaded, Txn};
 use std::time::Duration;
 
 use bellwire_core::record::{
-    CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord, TokenRecord,
+    AuditRecord, CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord,
+    TokenRecord,
 };
 use bellwire_core::{Instant, Now, Recovered};
-use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible};
+use bellwire_hub::store::{
+    AuditFilter, CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible,
+};
 use bellwire_proto::limits::{RUN_TIMEOUT_S, TTL_S};
-use bellwire_proto::{Command, Counts, Delivery, DeviceId, Seq};
+use bellwire_proto::{AuditEntry, Command, Counts, Delivery, DeviceId, Seq};
 
 use super::{Kit, read};
 
@@ -35,6 +38,8 @@ pub struct View {
     pub deliveries: Vec<DeliveryRecord>,
     pub keys: Vec<IdempotencyRecord>,
     pub tokens: Vec<TokenRecord>,
+    /// Newest first, without their numbers.
+    pub audit: Vec<AuditEntry>,
 }
 
 impl Model {
@@ -150,6 +155,7 @@ impl Model {
             deliveries: disk.deliveries.values().cloned().collect(),
             keys: disk.keys.values().cloned().collect(),
             tokens: disk.tokens.values().cloned().collect(),
+            audit: disk.audit.iter().rev().map(entry).collect(),
         }
     }
 
@@ -175,8 +181,10 @@ impl Kit {
                 other => panic!("not a key: {other:?}"),
             }
         };
+        let audit = read(self.store.audit(AuditFilter::default(), all.clone())).items.into_iter();
         View {
             tokens: read(self.store.tokens(all.clone())).items,
+            audit: audit.map(|entry| AuditEntry { id: 0, ..entry }).collect(),
             devices: read(self.store.devices(DeviceFilter::default(), all)).items,
             commands,
             shown,
@@ -184,4 +192,10 @@ impl Kit {
             keys: universe.disk.keys.keys().filter_map(key).collect(),
         }
     }
+}
+
+/// An entry as it is read, without its number.
+fn entry(record: &AuditRecord) -> AuditEntry {
+    let AuditRecord { at, actor, address, verb, object, status, code, count, .. } = record.clone();
+    AuditEntry { id: 0, at, actor, address, verb: verb.to_owned(), object, status, code, count }
 }

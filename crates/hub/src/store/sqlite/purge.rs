@@ -11,6 +11,7 @@ use bellwire_proto::limits::DELIVERY_LIFE_MAX;
 use rusqlite::{Connection, Result, Statement, params};
 
 use super::Shared;
+use super::audit::AuditRetention;
 use super::rows::instant_ms;
 use crate::clock::Clock;
 
@@ -36,6 +37,9 @@ pub(super) struct Purge<'c> {
     counts: Statement<'c>,
     commands: Statement<'c>,
     keys: Statement<'c>,
+    audit: AuditRetention<'c>,
+    /// There is more of the audit log to delete.
+    more_audit: bool,
 }
 
 impl<'c> Purge<'c> {
@@ -43,6 +47,8 @@ impl<'c> Purge<'c> {
         Ok(Self {
             retention: shared.history_retention,
             clock: shared.clock.clone(),
+            audit: AuditRetention::new(connection, shared.audit_keep, shared.audit_bytes_max)?,
+            more_audit: false,
             next_step: Instant::now(),
             at: 0,
             // `is_old` ends the walk.
@@ -84,15 +90,17 @@ impl<'c> Purge<'c> {
 
     /// Deletes some, within the transaction that is open, which has `txns` others.
     pub(super) fn step(&mut self, txns: usize) -> Result<()> {
-        let walking = self.at > 0;
+        let walking = self.at > 0 || self.more_audit;
         if !walking && !self.is_due() {
             return Ok(());
         }
         let limit = i64::try_from(txns.max(STEP_COMMANDS_MIN)).unwrap_or(i64::MAX);
-        let now = self.clock.now().instant;
+        let clocks = self.clock.now();
+        let now = clocks.instant;
         let keys = self.keys.execute(params![instant_ms(now), limit])?;
         let looked_at = self.step_commands(now, limit)?;
-        let more = looked_at == limit || i64::try_from(keys) == Ok(limit);
+        self.more_audit = self.audit.step(clocks.wall)?;
+        let more = self.more_audit || looked_at == limit || i64::try_from(keys) == Ok(limit);
         if !more {
             self.at = 0;
         }

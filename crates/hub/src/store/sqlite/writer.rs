@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 
 use super::Shared;
 use super::anchor::{self, AnchorWriter};
+use super::audit::AuditWriter;
 use super::checkpoint::Checkpoint;
 use super::purge::Purge;
 use super::rows::{self, instant_ms, int, ms};
@@ -121,6 +122,7 @@ struct Statements<'c> {
     put_last_used: Statement<'c>,
     delete_token: Statement<'c>,
     delete_tokens_of: Statement<'c>,
+    audit: AuditWriter<'c>,
 }
 
 impl<'c> Statements<'c> {
@@ -162,6 +164,7 @@ impl<'c> Statements<'c> {
                 .prepare("UPDATE tokens SET last_used_at = ?2 WHERE id = ?1")?,
             delete_token: connection.prepare("DELETE FROM tokens WHERE id = ?1")?,
             delete_tokens_of: connection.prepare("DELETE FROM tokens WHERE device = ?1")?,
+            audit: AuditWriter::new(connection)?,
         })
     }
 
@@ -258,6 +261,7 @@ impl<'c> Statements<'c> {
             }
             Change::DeleteToken(token) => self.delete_token.execute([token.as_str()]),
             Change::DeleteTokensOf(device) => self.delete_tokens_of.execute([device.as_str()]),
+            Change::PutAudit(record) => self.audit.put(record),
         }
         .map(drop)
     }

@@ -1,0 +1,190 @@
+//! The audit log over the wire. Contract, section 6.
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Hub, text};
+use crate::tokens::Made;
+
+fn admin(hub: &Hub) -> Made {
+    hub.token(&json!({"role": "admin"}))
+}
+
+fn entries(answer: &Answer) -> Vec<Value> {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["items"].as_array().unwrap().clone()
+}
+
+impl Hub {
+    fn audit(&self, by: &Made, query: &str) -> Vec<Value> {
+        entries(&self.with_token(by, &format!("GET /v1/audit?{query}"), ""))
+    }
+
+    /// The entries as lines `verb status count`, oldest first.
+    fn told(&self, by: &Made, query: &str) -> Vec<String> {
+        let line = |e: &Value| format!("{} {} {}", text(&e["verb"]), e["status"], e["count"]);
+        self.audit(by, query).iter().rev().map(line).collect()
+    }
+}
+
+#[test]
+fn what_is_done_is_told_with_who_whom_where_and_how_it_ended() {
+    let hub = Hub::start();
+    let admin = admin(&hub);
+    hub.with_token(&admin, "PUT /v1/devices/kiosk", "{}");
+    let sent = hub.with_token(&admin, "POST /v1/send/kiosk/ping", "").json();
+    let command = text(&sent["command"]).to_owned();
+    hub.with_token(&admin, &format!("DELETE /v1/commands/{command}"), "");
+    let many = json!({"action": "ping", "target": {"devices": ["kiosk", "kiosk"]}});
+    hub.with_token(&admin, "POST /v1/commands", &many.to_string());
+    let device = hub.token_by(&admin, &json!({"role": "device", "device": "kiosk"}));
+    hub.with_token(&admin, &format!("DELETE /v1/tokens/{}", device.id), "");
+    let join = hub.token_by(&admin, &json!({"role": "join", "approve": true}));
+    hub.with_token(&join, "POST /v1/enroll", r#"{"device":"new"}"#);
+    hub.with_token(&admin, "POST /v1/devices/new/approve", "");
+    hub.with_token(&admin, "DELETE /v1/devices/kiosk", "");
+    assert_eq!(
+        hub.told(&admin, ""),
+        [
+            "token.create 201 1",
+            "device.put 201 1",
+            "send 202 1",
+            "cancel 202 1",
+            "send 202 1",
+            "token.create 201 1",
+            "token.revoke 204 1",
+            "token.create 201 1",
+            "device.enroll 202 1",
+            "device.approve 200 1",
+            "device.delete 204 1",
+        ]
+    );
+    let all = hub.audit(&admin, "");
+    let send = all.iter().rev().find(|e| e["verb"] == "send").unwrap();
+    assert_eq!(send["actor"], json!({"token": admin.id, "role": "admin"}));
+    assert_eq!(send["address"], "127.0.0.1");
+    let object = json!({"device": "kiosk", "command": command, "action": "ping", "token": null});
+    assert_eq!(send["object"], object);
+    assert_eq!(
+        all.last().unwrap()["actor"],
+        json!({"token": null, "role": "admin"}),
+        "an open hub"
+    );
+    let enrolled = all.iter().find(|e| e["verb"] == "device.enroll").unwrap();
+    assert_eq!(enrolled["actor"], json!({"token": join.id, "role": "join"}));
+    assert_eq!(enrolled["object"]["device"], "new");
+    let whole = hub.with_token(&admin, "GET /v1/audit", "").body;
+    let whole = String::from_utf8(whole).unwrap();
+    for made in [&admin, &device, &join] {
+        assert!(!whole.contains(&made.secret[20..]), "a secret is in the log");
+    }
+    // The device and its token are gone, and their history is not.
+    assert!(hub.told(&admin, "device=kiosk").contains(&"send 202 1".to_owned()));
+}
+
+#[test]
+fn refused_calls_are_told_with_their_number_and_not_their_flood() {
+    let hub = Hub::start();
+    let admin = admin(&hub);
+    let metrics = hub.token_by(&admin, &json!({"role": "metrics"}));
+    for _ in 0..20 {
+        assert_eq!(hub.get("/v1/devices").status, 401);
+        assert_eq!(hub.with_token(&metrics, "DELETE /v1/devices/d", "").status, 403);
+    }
+    let refused: Vec<Value> =
+        hub.audit(&admin, "").into_iter().filter(|e| !e["code"].is_null()).collect();
+    let row = |code: &str| refused.iter().find(|e| e["code"] == code).unwrap();
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert_eq!(row("unauthenticated")["count"], 20);
+    assert_eq!(row("unauthenticated")["actor"], json!({"token": null, "role": null}));
+    assert_eq!(row("forbidden")["count"], 20);
+    assert_eq!(row("forbidden")["actor"]["token"], metrics.id);
+    assert_eq!(
+        (&row("forbidden")["verb"], &row("forbidden")["object"]["device"]),
+        (&json!("device.delete"), &json!("d"))
+    );
+    assert_eq!(hub.get("/v1/devices").status, 401);
+    let again = hub.audit(&admin, "");
+    assert_eq!(again.iter().find(|e| e["code"] == "unauthenticated").unwrap()["count"], 21);
+    // An operator's mistakes are told too, what reads or reports is not.
+    assert_eq!(hub.with_token(&admin, "POST /v1/send/nobody/ping", "").status, 404);
+    assert_eq!(hub.with_token(&admin, "GET /v1/devices/nobody", "").status, 404);
+    assert_eq!(hub.told(&admin, "device=nobody"), ["send 404 1"]);
+}
+
+#[test]
+fn the_log_is_filtered_and_paged_and_for_admins_alone() {
+    let hub = Hub::start();
+    let admin = admin(&hub);
+    let operator = hub.token_by(&admin, &json!({"role": "operator"}));
+    for n in 0..5 {
+        hub.with_token(&admin, &format!("PUT /v1/devices/d{n}"), "{}");
+    }
+    assert_eq!(hub.with_token(&operator, "PUT /v1/devices/d1", "{}").status, 200);
+    assert_eq!(hub.with_token(&operator, "GET /v1/audit", "").code(), "forbidden");
+    assert_eq!(hub.get("/v1/audit").code(), "unauthenticated");
+    assert_eq!(hub.told(&admin, "device=d1"), ["device.put 201 1", "device.put 200 1"]);
+    assert_eq!(
+        hub.told(&admin, &format!("actor={}", operator.id)),
+        ["device.put 200 1", "read 403 1"]
+    );
+    assert_eq!(hub.told(&admin, "verb=token.create").len(), 2);
+    assert_eq!(hub.told(&admin, "since=1h").len(), 10);
+    assert_eq!(hub.told(&admin, "since=2999-01-01T00:00:00Z"), [""; 0]);
+    for bad in ["since=soon", "device=a%2Fb", "limit=0", "after=x", "colour=red"] {
+        let answer = hub.with_token(&admin, &format!("GET /v1/audit?{bad}"), "");
+        assert_eq!(answer.status, 400, "{bad}");
+    }
+    let (mut ids, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = hub.with_token(&admin, &format!("GET /v1/audit?limit=3{after}"), "").json();
+        ids.extend(page["items"].as_array().unwrap().iter().map(|e| e["id"].as_u64().unwrap()));
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(ids.len(), 10);
+    assert!(ids.windows(2).all(|two| two[0] > two[1]), "newest first: {ids:?}");
+}
+
+#[test]
+fn the_log_is_followed_and_resumed_and_the_stream_ends_with_its_token() {
+    let hub = Hub::start();
+    let admin = admin(&hub);
+    let second = hub.token_by(&admin, &json!({"role": "admin"}));
+    let accept = "Accept: text/event-stream\r\n";
+    let mut all = hub.stream_with("/v1/audit", &format!("{accept}{}", second.header()));
+    let mut some = hub.stream_with("/v1/audit?verb=send", &format!("{accept}{}", second.header()));
+    hub.with_token(&admin, "PUT /v1/devices/d", "{}");
+    hub.with_token(&admin, "POST /v1/send/d/ping", "");
+    let first = all.event();
+    assert_eq!(
+        (first.field("event"), &first.data()["verb"]),
+        (Some("audit"), &json!("device.put"))
+    );
+    let id = first.field("id").unwrap().to_owned();
+    assert_eq!(first.data()["id"].to_string(), id);
+    assert_eq!(all.expect("audit")["verb"], "send");
+    assert_eq!(some.expect("audit")["verb"], "send");
+    let resumed = format!("{accept}Last-Event-ID: {id}\r\n{}", second.header());
+    let mut resumed = hub.stream_with("/v1/audit", &resumed);
+    assert_eq!(resumed.expect("audit")["verb"], "send", "what came after that id, at once");
+    hub.with_token(&admin, &format!("DELETE /v1/tokens/{}", second.id), "");
+    assert_eq!(some.expect("bye")["reason"], "revoked");
+    assert_eq!(some.block(), None);
+    let mut last = hub.stream_with("/v1/audit", &format!("{accept}{}", admin.header()));
+    hub.driver.drain();
+    assert_eq!(last.expect("bye")["reason"], "draining");
+}
+
+#[test]
+fn a_repeated_request_with_its_key_is_told_once() {
+    let hub = Hub::start();
+    let admin = admin(&hub);
+    hub.with_token(&admin, "PUT /v1/devices/d", "{}");
+    let headers = format!("Idempotency-Key: k\r\n{}", admin.header());
+    for _ in 0..3 {
+        assert!(hub.request("POST /v1/send/d/ping", &headers, b"").status < 300);
+    }
+    assert_eq!(hub.told(&admin, "verb=send"), ["send 202 1"]);
+}
