@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, Statement, params};
 
 use super::lists::{Look, Paging};
 use super::rows::{self, int, ms};
-use crate::store::{AuditFilter, Cursor};
+use crate::store::{AuditFilter, Cursor, Visible};
 
 /// About what a row costs beside its texts: its numbers, its header, its part of the tree.
 const ROW_BYTES: usize = 48;
@@ -128,7 +128,7 @@ pub(super) fn page(
         " FROM audit WHERE id < ?1 ORDER BY id DESC"
     ))?;
     let mut rows = statement.query([after.map_or(i64::MAX, int)])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX, &Visible::all());
     let earliest = filter.since.map(|since| since.before(CLOCK_STEPS));
     while let Some(row) = rows.next()? {
         let entry = entry(row)?;
