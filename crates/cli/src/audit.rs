@@ -58,7 +58,7 @@ pub(crate) async fn run(args: Audit, form: Form) -> anyhow::Result<u8> {
 
 fn print(entry: &AuditEntry, form: Form) -> anyhow::Result<()> {
     if form == Form::Json {
-        return Ok(out::json(entry)?);
+        return out::json(entry);
     }
     let AuditEntry { at, actor, address, verb, object, status, code, count, .. } = entry;
     let who = match (&actor.token, actor.role) {
