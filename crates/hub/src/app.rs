@@ -245,6 +245,7 @@ impl Bound {
         let endpoints = config.listeners().map(|(listener, scheme)| Endpoint {
             address: listener.address,
             tls: tls.as_ref().filter(|_| scheme == Scheme::Https).map(|tls| tls.sender.subscribe()),
+            rules: listener.into(),
         });
         let listener = Listener::bind_endpoints(endpoints, bounds).map_err(StartError::Bind)?;
         // In text mode, without ids and without keepalives (contract, section 10).
@@ -289,7 +290,8 @@ impl Bound {
 /// looks at the data folder, and changes nothing. Mistakes in the settings are first.
 pub fn faults(config: &Config) -> Vec<StartError> {
     let listen = &config.listen;
-    let exposed = listen.iter().filter(|listener| !config.open && !listener.is_loopback());
+    let exposed =
+        listen.iter().filter(|listener| !config.open && !listener.open && !listener.is_loopback());
     // What cannot be read is a fault of its own, below.
     let closed = store::has_admin_token(&config.data_dir).unwrap_or_default();
     let exposed = exposed.filter(|_| !closed).map(|listener| StartError::Exposed {

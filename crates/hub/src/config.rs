@@ -27,11 +27,14 @@ use bellwire_proto::limits;
 
 mod fault;
 mod listener;
+mod networks;
 mod origin;
 mod settings;
+mod tables;
 
 pub use fault::{ConfigErrors, Fault, Origin};
-pub use listener::{InvalidListener, ListenerConfig, Scheme};
+pub use listener::{ForwardedHeader, InvalidListener, ListenerConfig, Scheme};
+pub use networks::{InvalidNetwork, Networks};
 pub use origin::{InvalidOrigin, PageOrigin};
 use settings::{Draft, SETTINGS, Shape};
 
@@ -132,7 +135,7 @@ impl Loaded {
         self.config.lines().fold(String::new(), |file, (key, line)| {
             let mark = if self.is_given(key) { "" } else { "# " };
             format!("{file}{mark}{line}\n")
-        })
+        }) + &tables::to_toml(&self.config)
     }
 }
 
@@ -195,7 +198,8 @@ impl Config {
         SETTINGS.iter().map(|setting| (setting.key, setting.allowed))
     }
 
-    /// Every setting that has a value, as text that [`Config::read`] accepts, in the same order.
+    /// Every setting that has a value, as text that [`Config::read`] accepts, in the same order. What a file has as tables
+    /// (`[[listener]]`) is not among them.
     pub fn effective(&self) -> impl Iterator<Item = (&'static str, String)> {
         let shown =
             |setting: &'static settings::Setting| Some((setting.key, (setting.show)(self)?));
@@ -204,7 +208,8 @@ impl Config {
 
     /// The same as a TOML file.
     pub fn to_toml(&self) -> String {
-        self.lines().map(|(_, line)| line + "\n").collect()
+        let lines: String = self.lines().map(|(_, line)| line + "\n").collect();
+        lines + &tables::to_toml(self)
     }
 
     /// Every setting that has a value: its key, and its line of a TOML file.
@@ -291,6 +296,10 @@ impl Reading {
             }
         };
         for (key, value) in table {
+            if let Some(read) = tables::reader(&key) {
+                read(&value, &mut self.draft, &mut self.faults);
+                continue;
+            }
             match text_of(&value) {
                 Some(text) => self.set(Origin::File, &key, &text),
                 None => self.fault(Origin::File, &key, &value.to_string()),
@@ -301,7 +310,13 @@ impl Reading {
     fn set(&mut self, origin: Origin, key: &str, value: &str) {
         let setting = settings::find(key);
         match setting.and_then(|setting| (setting.parse)(&mut self.draft, value)) {
-            Some(()) => self.given.extend(setting.map(|setting| setting.key)),
+            Some(()) => {
+                self.given.extend(setting.map(|setting| setting.key));
+                // What is given beside a file replaces all listeners of that, as it does every other setting.
+                if key == "listen" && origin != Origin::File {
+                    self.draft.listeners.clear();
+                }
+            }
             None => self.fault(origin, key, value),
         }
     }
@@ -331,6 +346,17 @@ impl Reading {
                 None
             }
         };
+        if !self.draft.listeners.is_empty() {
+            // Those of the short form first: so they are printed.
+            let (short, mut tables): (Vec<_>, Vec<_>) =
+                self.draft.listeners.into_iter().partition(ListenerConfig::is_short);
+            if !self.given.contains("listen") {
+                config.listen.clear();
+            }
+            config.listen.extend(short);
+            config.listen.append(&mut tables);
+            self.given.insert("listen");
+        }
         if !config.classic_actions.is_empty() && !config.classic {
             self.faults.push(Fault::Missing { given: "classic_actions", missing: "classic" });
         }

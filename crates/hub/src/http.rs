@@ -45,6 +45,7 @@ use http::request::Parts;
 use http::{Method, header};
 
 use crate::driver::Driver;
+use crate::listen::OpenListener;
 use crate::store::{Cursor, PageRequest};
 use browsers::{Browsers, Effect};
 use caller::Caller;
@@ -204,14 +205,14 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
         return not_found().await;
     };
     if head.method == Method::OPTIONS {
-        return options(browsers, route, &head, driver.is_open());
+        return options(browsers, route, &head, is_open_for(&driver, &head));
     }
     let Some(served) = route.served(&head.method) else {
         let allow = route.allow();
         let refusal = Problem::new(Code::MethodNotAllowed, format!("this path offers {allow}"));
         return problem::with(problem::problem(&refusal), header::ALLOW, &allow);
     };
-    let open = driver.is_open();
+    let open = is_open_for(&driver, &head);
     let page = if open {
         browsers.check(&head, served.effect)
     } else {
@@ -231,6 +232,11 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
     }
 }
 
+/// Whether a request needs no credential: the hub is open, or the listener that it came by.
+fn is_open_for(driver: &Driver, head: &Parts) -> bool {
+    driver.is_open() || head.extensions.get::<OpenListener>().is_some()
+}
+
 /// Who is calling, if the rule of the route allows it.
 async fn caller(
     driver: &Driver,
@@ -241,7 +247,7 @@ async fn caller(
     if served.rule == Rule::Anyone {
         return Ok(Caller::Anonymous);
     }
-    let caller = Caller::of(driver, &head.headers).await?;
+    let caller = Caller::of(driver, head).await?;
     let device = request::segment(route.path, head, "device").ok();
     let device = device.and_then(|name| name.parse::<DeviceId>().ok());
     served.rule.check(&caller, device.as_ref())?;

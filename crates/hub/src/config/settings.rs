@@ -8,7 +8,7 @@ use std::time::Duration;
 use bellwire_proto::{Seconds, limits};
 use bellwire_sse::EventName;
 
-use super::{Config, TlsFiles};
+use super::{Config, ListenerConfig, TlsFiles};
 
 /// One setting.
 pub(super) struct Setting {
@@ -37,6 +37,8 @@ pub(super) struct Draft {
     pub(super) config: Config,
     pub(super) tls_cert: Option<PathBuf>,
     pub(super) tls_key: Option<PathBuf>,
+    /// Those of `[[listener]]`.
+    pub(super) listeners: Vec<ListenerConfig>,
 }
 
 macro_rules! flag {
@@ -86,8 +88,8 @@ pub(super) const SETTINGS: &[Setting] = &[
             listen.ok().map(|listen| draft.config.listen = listen)
         },
         show: |config| {
-            let texts: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
-            Some(texts.join(","))
+            let short = config.listen.iter().filter(|listener| listener.is_short());
+            list(short.map(ToString::to_string))
         },
         shape: Shape::List,
     },

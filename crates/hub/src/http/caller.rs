@@ -9,11 +9,12 @@ use bellwire_core::TokenUse;
 use bellwire_proto::{
     Action, Code, DeviceId, Problem, Role, RoleName, Seconds, Timestamp, Token, TokenId,
 };
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 
 use crate::auth::{Grant, credential, minute, secret_digest};
 use crate::driver::Driver;
+use crate::listen::OpenListener;
 use crate::store::{StoredDevice, Visible};
 
 /// The caller of a request.
@@ -21,18 +22,23 @@ use crate::store::{StoredDevice, Visible};
 pub(in crate::http) enum Caller {
     /// Nobody in particular, on an open hub: everything is allowed.
     Anonymous,
+    /// The same, by a listener that is open whatever the hub is.
+    OfOpenListener,
     /// The holder of a token.
     Holder(Arc<Grant>),
 }
 
 impl Caller {
-    /// Who sent a request with these headers.
+    /// Who sent a request with this head.
     ///
     /// # Errors
     /// `unauthenticated`, the same whatever the reason is; `pending`; `store_unavailable`.
-    pub(in crate::http) async fn of(driver: &Driver, headers: &HeaderMap) -> Result<Self, Problem> {
-        let auth = driver.auth();
+    pub(in crate::http) async fn of(driver: &Driver, head: &Parts) -> Result<Self, Problem> {
+        let (auth, headers) = (driver.auth(), &head.headers);
         if !headers.contains_key(AUTHORIZATION) {
+            if head.extensions.get::<OpenListener>().is_some() {
+                return Ok(Self::OfOpenListener);
+            }
             return if auth.is_open() { Ok(Self::Anonymous) } else { Err(unauthenticated()) };
         }
         let credential = credential(headers).ok_or_else(unauthenticated)?;
@@ -62,6 +68,7 @@ impl Caller {
     pub(in crate::http) async fn still(&self, driver: &Driver) -> Result<(), Problem> {
         let allowed = match self {
             Self::Anonymous => driver.auth().is_open(),
+            Self::OfOpenListener => true,
             Self::Holder(grant) => {
                 let now = driver.auth().grant(driver.store(), grant.id).await?;
                 now.is_some_and(|now| now.is(grant) && now.works(driver.now()))
@@ -78,7 +85,7 @@ impl Caller {
     /// The id of its token.
     pub(in crate::http) fn id(&self) -> Option<TokenId> {
         match self {
-            Self::Anonymous => None,
+            Self::Anonymous | Self::OfOpenListener => None,
             Self::Holder(grant) => Some(grant.id),
         }
     }
@@ -86,7 +93,7 @@ impl Caller {
     /// What a stream of its ends with.
     pub(in crate::http) fn token_use(&self) -> Option<TokenUse> {
         match self {
-            Self::Anonymous => None,
+            Self::Anonymous | Self::OfOpenListener => None,
             Self::Holder(grant) => {
                 Some(TokenUse { id: grant.id, expires_at: grant.token.expires_at })
             }
@@ -105,7 +112,7 @@ impl Caller {
     pub(in crate::http) fn token(&self) -> Token {
         match self {
             Self::Holder(grant) => grant.token.clone(),
-            Self::Anonymous => Token {
+            Self::Anonymous | Self::OfOpenListener => Token {
                 id: None,
                 role: Role::Admin,
                 expires_at: None,
@@ -120,7 +127,7 @@ impl Caller {
     /// What it may do.
     pub(in crate::http) fn role(&self) -> &Role {
         match self {
-            Self::Anonymous => &Role::Admin,
+            Self::Anonymous | Self::OfOpenListener => &Role::Admin,
             Self::Holder(grant) => &grant.token.role,
         }
     }
@@ -133,7 +140,7 @@ impl Caller {
     /// The devices that exist for it.
     pub(in crate::http) fn visible(&self) -> Visible {
         match self {
-            Self::Anonymous => Visible::all(),
+            Self::Anonymous | Self::OfOpenListener => Visible::all(),
             Self::Holder(grant) => grant.visible.clone(),
         }
     }

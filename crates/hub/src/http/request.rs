@@ -1,7 +1,6 @@
 //! A request as its handler gets it: names, query, headers, body, each to be read in the order of
 //! the checks.
 
-use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -17,7 +16,7 @@ use http::{Method, header};
 use super::caller::Caller;
 use super::{body, is_name, params};
 use crate::driver::Driver;
-use crate::listen::ClientAddr;
+use crate::listen::ClientIp;
 
 /// A request that has a route, a method and a caller.
 pub(super) struct Request {
@@ -112,13 +111,13 @@ impl Request {
         self.head.method == Method::HEAD
     }
 
-    /// The address and agent of the client: the other end of the connection, not what a header
-    /// claims.
+    /// The address and agent of the client: the other end of the connection, or what the trusted proxies of the listener
+    /// say of it.
     pub(super) fn peer(&self) -> Peer {
-        let addr = self.head.extensions.get::<ClientAddr>().map(|client| client.0);
+        let client = self.head.extensions.get::<ClientIp>();
         let agent = self.head.headers.get(header::USER_AGENT);
         Peer {
-            address: addr.as_ref().map(SocketAddr::ip).map(|ip| ip.to_canonical().to_string()),
+            address: client.map(|client| client.0.to_string()),
             agent: agent.map(|agent| {
                 let agent = String::from_utf8_lossy(agent.as_bytes());
                 agent.chars().take(AGENT_CHARS_MAX).collect()
