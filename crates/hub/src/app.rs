@@ -11,17 +11,18 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use bellwire_proto::limits::{SHUTDOWN_IN_FLIGHT, SHUTDOWN_STREAMS_MS, SHUTDOWN_TIMEOUT};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::config::{Config, ListenerConfig, Scheme, TlsFiles};
+use crate::config::{Config, ListenerConfig, Scheme};
 use crate::driver::Driver;
 use crate::http;
 use crate::http::browsers::Browsers;
 use crate::http::classic::{Classic, ClassicConfig, ClassicError};
 use crate::listen::{Endpoint, ListenConfig, Listener, ListenerAddr, Server};
 use crate::store::{self, OpenError, Options, SqliteStore, Store};
-use crate::tls::{self, Protocols, TlsError};
+use crate::tls::{self, TlsError};
 
 /// A hub that is open and recovered, to be mounted in an axum server.
 ///
@@ -75,7 +76,7 @@ pub struct Bound {
     hub: Hub,
     classic: Option<Classic>,
     listener: Listener,
-    tls: Option<Tls>,
+    tls: Arc<tls::Serving>,
 }
 
 /// A running server. Dropped, it stops at once, and streams end without a `bye`.
@@ -84,14 +85,20 @@ pub struct Running {
     hub: Hub,
     classic: Option<Classic>,
     server: Server,
-    tls: Option<Tls>,
+    tls: Arc<tls::Serving>,
+    following: FollowingFiles,
 }
 
-/// The certificate's files, and the sender of new configurations to the listener.
+/// The task that notices when files of TLS change. Dropped, it ends.
 #[derive(Debug)]
-struct Tls {
-    files: TlsFiles,
-    sender: watch::Sender<Arc<rustls::ServerConfig>>,
+struct FollowingFiles(Option<AbortHandle>);
+
+impl Drop for FollowingFiles {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
 }
 
 /// Why a hub does not start. Each message names what to do.
@@ -236,15 +243,15 @@ impl Bound {
         if let Some(fault) = faults(&config).into_iter().next() {
             return Err(fault);
         }
-        let tls = config.tls.clone().map(Tls::load).transpose()?;
+        let tls = Arc::new(tls::Serving::load(&config)?);
         let bounds = ListenConfig {
             header_read_ms: u64::try_from(config.header_timeout.as_millis()).unwrap_or(u64::MAX),
             connections_max: config.connections_max,
             ..ListenConfig::default()
         };
-        let endpoints = config.listeners().map(|(listener, scheme)| Endpoint {
+        let endpoints = config.listeners().enumerate().map(|(n, (listener, _))| Endpoint {
             address: listener.address,
-            tls: tls.as_ref().filter(|_| scheme == Scheme::Https).map(|tls| tls.sender.subscribe()),
+            tls: tls.of_listener(n),
             rules: listener.into(),
         });
         let listener = Listener::bind_endpoints(endpoints, bounds).map_err(StartError::Bind)?;
@@ -282,7 +289,10 @@ impl Bound {
                 None => http::not_found().await,
             }
         });
-        Running { server: listener.serve(router), hub, classic, tls }
+        let following = FollowingFiles(
+            tls.has_files().then(|| tokio::spawn(tls.clone().follow_files()).abort_handle()),
+        );
+        Running { server: listener.serve(router), hub, classic, tls, following }
     }
 }
 
@@ -298,8 +308,9 @@ pub fn faults(config: &Config) -> Vec<StartError> {
         listener: listener.clone(),
         data_dir: config.data_dir.clone(),
     });
-    let without =
-        config.listeners().filter(|(_, scheme)| *scheme == Scheme::Https && config.tls.is_none());
+    let without = config
+        .listeners()
+        .filter(|(_, scheme)| *scheme == Scheme::Https && !config.has_certificate());
     let without =
         without.map(|(listener, _)| StartError::NoCertificate { listener: listener.clone() });
     let twice = listen.iter().enumerate().filter(|(n, listener)| {
@@ -307,8 +318,7 @@ pub fn faults(config: &Config) -> Vec<StartError> {
         listener.address.port() != 0 && before.any(|address| address == listener.address)
     });
     let twice = twice.map(|(_, listener)| StartError::Twice { listener: listener.clone() });
-    let tls = config.tls.as_ref().map(|files| tls::load(files, Protocols::Http2AndHttp1));
-    let tls = tls.and_then(Result::err).map(StartError::Tls);
+    let tls = tls::faults(config).into_iter().map(StartError::Tls);
     let folder = store::check_folder(&config.data_dir).err().map(StartError::Store);
     exposed.chain(without).chain(twice).chain(tls).chain(folder).collect()
 }
@@ -321,7 +331,7 @@ impl Running {
 
     /// Whether there is a certificate, which [`Self::reload_tls`] reads again.
     pub fn has_certificate(&self) -> bool {
-        self.tls.is_some()
+        self.tls.has_files()
     }
 
     /// The hub behind the server.
@@ -329,16 +339,13 @@ impl Running {
         &self.hub
     }
 
-    /// Reads the certificate and its key again, for connections that come from now on. Without TLS
-    /// it does nothing.
+    /// Reads the certificates and their keys again, for connections that come from now on. Without TLS
+    /// it does nothing. Files that change are read again by themselves.
     ///
     /// # Errors
     /// When they are of no use; then the old ones stay.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
-        if let Some(tls) = &self.tls {
-            tls.sender.send_replace(tls::load(&tls.files, Protocols::Http2AndHttp1)?);
-        }
-        Ok(())
+        self.tls.reload()
     }
 
     /// Ends in order: new work is refused and every stream notified at once; reports and reads are
@@ -346,6 +353,7 @@ impl Running {
     /// Within 10 s.
     pub async fn shutdown(self) {
         let until = Instant::now() + SHUTDOWN_TIMEOUT;
+        drop(self.following);
         self.hub.drain();
         sleep(self.hub.driver.config().drain).await;
         self.server.shutdown(SHUTDOWN_IN_FLIGHT).await;
@@ -355,13 +363,6 @@ impl Running {
             let _ = timeout_at(until, ended).await;
         }
         self.hub.close_until(until).await;
-    }
-}
-
-impl Tls {
-    fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let (sender, _) = watch::channel(tls::load(&files, Protocols::Http2AndHttp1)?);
-        Ok(Self { files, sender })
     }
 }
 

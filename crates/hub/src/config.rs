@@ -109,6 +109,8 @@ pub struct Config {
     pub shards: usize,
     /// Certificate and key of the listeners that speak TLS: those of the scheme `https`, and those of none.
     pub tls: Option<TlsFiles>,
+    /// More certificates, each shown to clients that ask for one of its names (SNI). Default none.
+    pub certificates: Vec<TlsFiles>,
 }
 
 /// What was read of all layers.
@@ -230,8 +232,18 @@ impl Config {
 
     /// Where the hub listens, each with what is spoken there.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = (&ListenerConfig, Scheme)> {
-        let has_certificate = self.tls.is_some();
+        let has_certificate = self.has_certificate();
         self.listen.iter().map(move |listener| (listener, listener.scheme(has_certificate)))
+    }
+
+    /// Whether there is a certificate at all: then a listener without a scheme speaks TLS.
+    pub(crate) fn has_certificate(&self) -> bool {
+        self.certificates().next().is_some()
+    }
+
+    /// All certificates. The first is for clients that ask for no name, or for one that none of them has.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &TlsFiles> {
+        self.tls.iter().chain(&self.certificates)
     }
 
     /// The settings that are the core's.
@@ -270,6 +282,7 @@ impl Default for Config {
             drain: Duration::from_secs(limits::DRAIN_S.default),
             shards: limits::SHARDS.default as usize,
             tls: None,
+            certificates: Vec::new(),
         }
     }
 }
@@ -357,6 +370,7 @@ impl Reading {
             config.listen.append(&mut tables);
             self.given.insert("listen");
         }
+        config.certificates = self.draft.certificates;
         if !config.classic_actions.is_empty() && !config.classic {
             self.faults.push(Fault::Missing { given: "classic_actions", missing: "classic" });
         }

@@ -213,6 +213,9 @@ pub const HALF_CLOSE_GRACE: Duration = Duration::from_millis(500);
 pub const CONNECTION_IDLE: Duration = Duration::from_secs(75);
 /// How long a TLS handshake may take: our choice, as a request's head.
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the files of TLS are looked at for changes; what has changed is used when it rests for one such time. Our choice: a
+/// renewed certificate is valid for days before the old one expires.
+pub const TLS_FILES_POLL: Duration = Duration::from_secs(2);
 /// Bytes of the header with which a trusted proxy begins a connection (PROXY protocol, section 2.2, allows 65,551): our
 /// choice; with every field that the specification names it has some hundred.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4096;

@@ -39,6 +39,8 @@ pub(super) struct Draft {
     pub(super) tls_key: Option<PathBuf>,
     /// Those of `[[listener]]`.
     pub(super) listeners: Vec<ListenerConfig>,
+    /// Those of `[[certificate]]`.
+    pub(super) certificates: Vec<TlsFiles>,
 }
 
 macro_rules! flag {

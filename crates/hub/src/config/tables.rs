@@ -1,17 +1,19 @@
-//! What a settings file has as tables: `[[listener]]`.
+//! What a settings file has as tables: `[[listener]]` and `[[certificate]]`.
 //!
 //! A table's faults name the table, its number and the member. What is read is printed by [`to_toml`] as a table that means
 //! the same.
+
+use std::path::PathBuf;
 
 use bellwire_proto::similar;
 use toml::{Table, Value};
 
 use super::listener::{ForwardedHeader, ListenerConfig, Scheme};
 use super::settings::Draft;
-use super::{Config, Fault, text_of};
+use super::{Config, Fault, TlsFiles, text_of};
 
 /// The keys of tables.
-pub(super) const KEYS: [&str; 1] = ["listener"];
+pub(super) const KEYS: [&str; 2] = ["listener", "certificate"];
 
 /// Reads the value of a key into a draft.
 type Reader = fn(&Value, &mut Draft, &mut Vec<Fault>);
@@ -22,6 +24,9 @@ pub(super) fn reader(key: &str) -> Option<Reader> {
         "listener" => Some(|value, draft, faults| {
             draft.listeners = each(value, "listener", faults, listener);
         }),
+        "certificate" => Some(|value, draft, faults| {
+            draft.certificates = each(value, "certificate", faults, certificate);
+        }),
         _ => None,
     }
 }
@@ -29,7 +34,8 @@ pub(super) fn reader(key: &str) -> Option<Reader> {
 /// All tables of the settings, each after an empty line.
 pub(super) fn to_toml(config: &Config) -> String {
     let listeners = config.listen.iter().filter(|listener| !listener.is_short());
-    listeners.map(listener_to_toml).collect()
+    let certificates = config.certificates.iter().map(certificate_to_toml);
+    certificates.chain(listeners.map(listener_to_toml)).collect()
 }
 
 /// A table that is being read.
@@ -163,6 +169,29 @@ fn listener_to_toml(listener: &ListenerConfig) -> String {
     }
     lines.extend(listener.forwarded.map(|header| text_line("forwarded", header.name())));
     format!("\n[[listener]]\n{}\n", lines.join("\n"))
+}
+
+fn certificate(table: &mut Reading<'_>) -> Option<TlsFiles> {
+    let file = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    let faults = table.faults.len();
+    let cert = table.member("cert", "a PEM file with the certificate chain", file);
+    let key = table.member("key", "a PEM file with the certificate's key", file);
+    if let (Some(cert), Some(key)) = (&cert, &key) {
+        return Some(TlsFiles { cert: cert.clone(), key: key.clone() });
+    }
+    if table.faults.len() == faults {
+        let missing = if cert.is_none() { "cert" } else { "key" };
+        table.fault(
+            None,
+            format!("it has no {missing}: a certificate has a file cert and a file key"),
+        );
+    }
+    None
+}
+
+fn certificate_to_toml(files: &TlsFiles) -> String {
+    let line = |key, path: &PathBuf| text_line(key, &path.display().to_string());
+    format!("\n[[certificate]]\n{}\n{}\n", line("cert", &files.cert), line("key", &files.key))
 }
 
 fn text_line(key: &str, text: &str) -> String {

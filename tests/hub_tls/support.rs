@@ -1,0 +1,167 @@
+//! An authority, the certificates that it issues, and a client that sees which one it is shown.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+};
+
+/// Signs certificates.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key.
+pub(crate) struct Issued {
+    pub(crate) pem: String,
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) key_pem: String,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A certificate of a server with these names.
+    pub(crate) fn server(&self, names: &[&str]) -> Issued {
+        self.issue(CertificateParams::new(owned(names)).unwrap())
+    }
+
+    /// One that expired long ago.
+    pub(crate) fn expired(&self, names: &[&str]) -> Issued {
+        let mut params = CertificateParams::new(owned(names)).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 2, 1);
+        self.issue(params)
+    }
+
+    pub(crate) fn issue(&self, params: CertificateParams) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Issued {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            key_pem: key.serialize_pem(),
+        }
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    #[expect(dead_code, reason = "for certificates of clients")]
+    pub(crate) fn write(&self, folder: &Path, name: &str) -> PathBuf {
+        let file = folder.join(name);
+        fs::write(&file, self.pem()).unwrap();
+        file
+    }
+
+    /// A client that trusts this authority.
+    pub(crate) fn client(&self) -> Client {
+        Client { root: self.0.der().clone(), identity: None, versions: rustls::ALL_VERSIONS }
+    }
+}
+
+impl Issued {
+    /// Writes both files beside those that are there and moves them into their places, as what renews certificates does.
+    pub(crate) fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let place = |suffix: &str, text: &str| {
+            let (new, file) = (folder.join("new"), folder.join(format!("{name}{suffix}")));
+            fs::write(&new, text).unwrap();
+            fs::rename(&new, &file).unwrap();
+            file
+        };
+        (place(".pem", &self.pem), place(".key", &self.key_pem))
+    }
+}
+
+/// A client of TLS.
+#[derive(Clone)]
+pub(crate) struct Client {
+    root: CertificateDer<'static>,
+    pub(crate) identity: Option<(CertificateDer<'static>, String)>,
+    pub(crate) versions: &'static [&'static SupportedProtocolVersion],
+}
+
+pub(crate) type Connection = StreamOwned<ClientConnection, TcpStream>;
+
+impl Client {
+    /// Connects and completes the handshake, asking for this name.
+    pub(crate) fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<Connection> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(self.versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                use rustls::pki_types::pem::PemObject as _;
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(vec![certificate.clone()], key).unwrap()
+            }
+        };
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let session = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut stream = StreamOwned::new(session, TcpStream::connect(address)?);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(stream)
+    }
+
+    /// The certificate that is shown for a name.
+    pub(crate) fn shown(&self, address: SocketAddr, name: &str) -> CertificateDer<'static> {
+        let stream = self.connect(address, name).unwrap();
+        stream.conn.peer_certificates().unwrap()[0].clone().into_owned()
+    }
+
+    /// The status of a request, or why there is none.
+    pub(crate) fn get(&self, address: SocketAddr, path: &str) -> std::io::Result<u16> {
+        self.ask(address, "GET", path).map(|(status, _)| status)
+    }
+
+    /// Status and body of a request without one.
+    pub(crate) fn ask(
+        &self,
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+    ) -> std::io::Result<(u16, String)> {
+        let mut stream = self.connect(address, "localhost")?;
+        let head = "Host: localhost\r\nContent-Length: 0\r\nConnection: close";
+        write!(stream, "{method} {path} HTTP/1.1\r\n{head}\r\n\r\n")?;
+        let mut answer = Vec::new();
+        // An end without close_notify, after a whole answer.
+        let read = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8(answer).unwrap();
+        match answer.split_once("\r\n\r\n") {
+            Some((head, body)) => Ok((head[9..12].parse().unwrap(), body.to_owned())),
+            None => Err(read.err().unwrap_or_else(|| std::io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+}
+
+/// What names a client in its certificate.
+#[expect(dead_code, reason = "for certificates of clients")]
+pub(crate) fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
