@@ -1,5 +1,7 @@
 //! An authority, the certificates that it issues, and a client that sees which one it is shown.
 
+#![allow(dead_code, reason = "each of the tests that share it uses a part")]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
@@ -61,11 +64,40 @@ impl Authority {
         self.0.pem()
     }
 
-    #[expect(dead_code, reason = "for certificates of clients")]
     pub(crate) fn write(&self, folder: &Path, name: &str) -> PathBuf {
         let file = folder.join(name);
         fs::write(&file, self.pem()).unwrap();
         file
+    }
+
+    /// A certificate of a client with this common name and alternative names.
+    pub(crate) fn of_client(&self, name: &str, alternative: Vec<SanType>) -> Issued {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.subject_alt_names = alternative;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = Some(SerialNumber::from(name.as_bytes().to_vec()));
+        self.issue(params)
+    }
+
+    /// A list that revokes the certificates of clients with these common names.
+    pub(crate) fn revocations(&self, names: &[&str]) -> String {
+        let revoked = |name: &&str| RevokedCertParams {
+            serial_number: SerialNumber::from(name.as_bytes().to_vec()),
+            revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(2124, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: names.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
     /// A client that trusts this authority.
@@ -91,13 +123,19 @@ impl Issued {
 #[derive(Clone)]
 pub(crate) struct Client {
     root: CertificateDer<'static>,
-    pub(crate) identity: Option<(CertificateDer<'static>, String)>,
+    identity: Option<(CertificateDer<'static>, String)>,
     pub(crate) versions: &'static [&'static SupportedProtocolVersion],
 }
 
 pub(crate) type Connection = StreamOwned<ClientConnection, TcpStream>;
 
 impl Client {
+    /// The same with a certificate of its own.
+    pub(crate) fn with(&self, issued: &Issued) -> Self {
+        let identity = Some((issued.der.clone(), issued.key_pem.clone()));
+        Self { identity, ..self.clone() }
+    }
+
     /// Connects and completes the handshake, asking for this name.
     pub(crate) fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<Connection> {
         let mut roots = RootCertStore::empty();
@@ -157,7 +195,6 @@ impl Client {
 }
 
 /// What names a client in its certificate.
-#[expect(dead_code, reason = "for certificates of clients")]
 pub(crate) fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().unwrap())
 }

@@ -289,9 +289,11 @@ impl Bound {
                 None => http::not_found().await,
             }
         });
-        let following = FollowingFiles(
-            tls.has_files().then(|| tokio::spawn(tls.clone().follow_files()).abort_handle()),
-        );
+        let following = FollowingFiles(tls.has_files().then(|| {
+            let driver = hub.driver.clone();
+            let ended = move |revoked| driver.certificates_revoked(revoked);
+            tokio::spawn(tls.clone().follow_files(ended)).abort_handle()
+        }));
         Running { server: listener.serve(router), hub, classic, tls, following }
     }
 }
@@ -345,7 +347,9 @@ impl Running {
     /// # Errors
     /// When they are of no use; then the old ones stay.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
-        self.tls.reload()
+        let revoked = self.tls.reload()?;
+        self.hub.driver.certificates_revoked(revoked);
+        Ok(())
     }
 
     /// Ends in order: new work is refused and every stream notified at once; reports and reads are

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use bellwire_proto::limits;
 
+mod clients;
 mod fault;
 mod listener;
 mod networks;
@@ -32,6 +33,9 @@ mod origin;
 mod settings;
 mod tables;
 
+pub use clients::{
+    ClientCertificates, ClientRule, IdentityRule, InvalidPattern, NameKind, NamePattern,
+};
 pub use fault::{ConfigErrors, Fault, Origin};
 pub use listener::{ForwardedHeader, InvalidListener, ListenerConfig, Scheme};
 pub use networks::{InvalidNetwork, Networks};

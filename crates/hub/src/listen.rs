@@ -31,6 +31,7 @@ use tokio::sync::watch;
 
 use crate::config::Scheme;
 use crate::plane::ConnectionGuard;
+pub use crate::tls::TlsConfigs;
 pub use client::{ListenerRules, parse_proxy_header};
 use paced::Paced;
 
@@ -97,10 +98,6 @@ impl fmt::Display for ListenerAddr {
         write!(f, "{}://{}", self.scheme, self.address)
     }
 }
-
-/// A channel of TLS configurations: each connection uses the one that is current at its accept. Send another to renew
-/// certificates.
-pub type TlsConfigs = watch::Receiver<Arc<rustls::ServerConfig>>;
 
 /// An address to be bound, and the TLS that is spoken there.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 //!
 //! One provider of cryptography (ring), TLS 1.2 and 1.3. HTTP/2 is preferred where a client offers both.
 
+mod clients;
 mod names;
 mod pair;
 mod serving;
@@ -14,11 +15,18 @@ use bellwire_proto::Timestamp;
 use rustls::crypto::CryptoProvider;
 use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem;
+use tokio::sync::watch;
 
 use crate::config::TlsFiles;
+pub use clients::ClientIdentity;
+pub(crate) use clients::identity;
 use names::ByName;
 use pair::Pair;
 pub(crate) use serving::{Serving, faults};
+
+/// A channel of TLS configurations: each connection uses the one that is current at its accept. Send another to renew
+/// certificates.
+pub type TlsConfigs = watch::Receiver<Arc<ServerConfig>>;
 
 /// Why a certificate or its key cannot be used: the operator's fault in each case. The message
 /// names the file.
@@ -77,6 +85,14 @@ pub enum TlsError {
         cert: PathBuf,
         /// When.
         expired_at: Timestamp,
+    },
+    /// The authorities of clients, or their list of revoked certificates, cannot be used.
+    #[error("cannot use {} for the certificates of clients: {reason}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
     },
     /// The provider of cryptography does not fit rustls: a fault of this program.
     #[error("TLS cannot be set up: {0}")]

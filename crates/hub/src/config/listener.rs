@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use super::Networks;
+use super::{ClientCertificates, Networks};
 
 /// What is spoken on a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +45,8 @@ pub struct ListenerConfig {
     /// Where the trusted proxies say it in HTTP. Default `None`: in `X-Forwarded-For`, or if that is not there in
     /// `Forwarded`.
     pub forwarded: Option<ForwardedHeader>,
+    /// Which certificates its clients may or must have, where it speaks TLS. Default none.
+    pub client_certificates: Option<ClientCertificates>,
 }
 
 /// A field in which a proxy names its client.
@@ -90,6 +92,7 @@ impl ListenerConfig {
             trusted_proxies: Networks::none(),
             proxy_protocol: false,
             forwarded: None,
+            client_certificates: None,
         }
     }
 

@@ -5,9 +5,11 @@
 
 use std::path::PathBuf;
 
-use bellwire_proto::similar;
+use bellwire_proto::role::Scope;
+use bellwire_proto::{DeviceId, similar};
 use toml::{Table, Value};
 
+use super::clients::{ClientCertificates, ClientRule, IdentityRule, NamePattern};
 use super::listener::{ForwardedHeader, ListenerConfig, Scheme};
 use super::settings::Draft;
 use super::{Config, Fault, TlsFiles, text_of};
@@ -147,6 +149,13 @@ fn listener(table: &mut Reading<'_>) -> Option<ListenerConfig> {
     listener.trusted_proxies = trusted_proxies.unwrap_or_default();
     listener.proxy_protocol = proxy_protocol;
     listener.forwarded = forwarded;
+    listener.client_certificates = client_certificates(table);
+    if listener.client_certificates.is_some() && listener.scheme == Some(Scheme::Http) {
+        table.fault(
+            Some("client_ca"),
+            "client_ca is set on a plain listener; certificates need https://".to_owned(),
+        );
+    }
     for (key, set) in [("proxy_protocol", proxy_protocol), ("forwarded", forwarded.is_some())] {
         if set && listener.trusted_proxies.is_empty() {
             let message = format!("{key} is set without trusted_proxies, and no other is believed");
@@ -154,6 +163,95 @@ fn listener(table: &mut Reading<'_>) -> Option<ListenerConfig> {
         }
     }
     Some(listener)
+}
+
+fn client_certificates(table: &mut Reading<'_>) -> Option<ClientCertificates> {
+    let file = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    let authorities = table.member("client_ca", "a PEM file with authorities", file);
+    let required = table.flag("client_ca_required");
+    let files =
+        |text: &str| text.split(',').map(|text| file(text.trim())).collect::<Option<Vec<_>>>();
+    let revocations =
+        table.member("client_crl", "PEM files with lists of revoked certificates", files);
+    table.known.push("client");
+    let rules = table
+        .members
+        .remove("client")
+        .map(|value| each(&value, "client of a listener", table.faults, client_rule));
+    if authorities.is_none() {
+        let others = [
+            ("client_ca_required", required),
+            ("client_crl", revocations.is_some()),
+            ("client", rules.is_some()),
+        ];
+        for (key, _) in others.into_iter().filter(|(_, set)| *set) {
+            table.fault(
+                Some(key),
+                format!("{key} is set without client_ca, the authorities of clients"),
+            );
+        }
+    }
+    Some(ClientCertificates {
+        authorities: authorities?,
+        required,
+        revocations: revocations.unwrap_or_default(),
+        rules: rules.unwrap_or_default(),
+    })
+}
+
+fn client_rule(table: &mut Reading<'_>) -> Option<ClientRule> {
+    let faults = table.faults.len();
+    let names =
+        "uri:, dns: or cn: with a name, in which one * may be, as in uri:urn:example:device:*";
+    let name = table.member("name", names, |text| text.parse::<NamePattern>().ok());
+    let whom = "device:NAME, where * is what that of the name stands for, or operator";
+    let identity = table.member("is", whom, |text| match text.strip_prefix("device:") {
+        Some(device) if device.replacen('*', "x", 1).parse::<DeviceId>().is_ok() => {
+            Some(IdentityRule::Device(device.to_owned()))
+        }
+        None if text == "operator" => Some(IdentityRule::Operator(Scope::default())),
+        _ => None,
+    });
+    let select = table.member("select", "a selector, as in site=lyon", |text| text.parse().ok());
+    let actions = table.member("actions", "names of actions", |text| {
+        text.split(',').map(|action| action.trim().parse().ok()).collect::<Option<Vec<_>>>()
+    });
+    let scoped = select.is_some() || actions.is_some();
+    for (key, missing) in [("name", name.is_none()), ("is", identity.is_none())] {
+        if missing && table.faults.len() == faults {
+            table
+                .fault(None, format!("it has no {key}: a name, and what a certificate with it is"));
+        }
+    }
+    let identity = match identity? {
+        IdentityRule::Operator(_) => IdentityRule::Operator(Scope { select, actions }),
+        device => {
+            if scoped {
+                table.fault(None, "select and actions are of operators".to_owned());
+            }
+            device
+        }
+    };
+    Some(ClientRule { name: name?, identity })
+}
+
+fn client_rule_to_toml(rule: &ClientRule) -> String {
+    let mut lines = vec![text_line("name", &rule.name.to_string())];
+    match &rule.identity {
+        IdentityRule::Device(device) => lines.push(text_line("is", &format!("device:{device}"))),
+        IdentityRule::Operator(scope) => {
+            lines.push(text_line("is", "operator"));
+            lines.extend(
+                scope.select.as_ref().map(|select| text_line("select", &select.to_string())),
+            );
+            let actions = scope.actions.iter();
+            lines.extend(
+                actions
+                    .map(|actions| list_line("actions", actions.iter().map(ToString::to_string))),
+            );
+        }
+    }
+    format!("\n[[listener.client]]\n{}\n", lines.join("\n"))
 }
 
 fn listener_to_toml(listener: &ListenerConfig) -> String {
@@ -168,7 +266,19 @@ fn listener_to_toml(listener: &ListenerConfig) -> String {
         lines.push("proxy_protocol = true".to_owned());
     }
     lines.extend(listener.forwarded.map(|header| text_line("forwarded", header.name())));
-    format!("\n[[listener]]\n{}\n", lines.join("\n"))
+    let mut rules = String::new();
+    if let Some(clients) = &listener.client_certificates {
+        lines.push(text_line("client_ca", &clients.authorities.display().to_string()));
+        if clients.required {
+            lines.push("client_ca_required = true".to_owned());
+        }
+        if !clients.revocations.is_empty() {
+            let files = clients.revocations.iter().map(|file| file.display().to_string());
+            lines.push(list_line("client_crl", files));
+        }
+        rules = clients.rules.iter().map(client_rule_to_toml).collect();
+    }
+    format!("\n[[listener]]\n{}\n{rules}", lines.join("\n"))
 }
 
 fn certificate(table: &mut Reading<'_>) -> Option<TlsFiles> {

@@ -16,6 +16,7 @@ use crate::auth::{Grant, credential, minute, secret_digest};
 use crate::driver::Driver;
 use crate::listen::OpenListener;
 use crate::store::{StoredDevice, Visible};
+use crate::tls::ClientIdentity;
 
 /// The caller of a request.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub(in crate::http) enum Caller {
     Anonymous,
     /// The same, by a listener that is open whatever the hub is.
     OfOpenListener,
+    /// The holder of a client's certificate, and the devices that exist for it.
+    Certified(Arc<ClientIdentity>, Visible),
     /// The holder of a token.
     Holder(Arc<Grant>),
 }
@@ -36,6 +39,16 @@ impl Caller {
     pub(in crate::http) async fn of(driver: &Driver, head: &Parts) -> Result<Self, Problem> {
         let (auth, headers) = (driver.auth(), &head.headers);
         if !headers.contains_key(AUTHORIZATION) {
+            if let Some(identity) = head.extensions.get::<Arc<ClientIdentity>>() {
+                if !auth.accepts(identity, driver.now()) {
+                    return Err(unauthenticated());
+                }
+                let select = match &identity.role {
+                    Role::Operator(scope) => scope.select.clone(),
+                    _ => None,
+                };
+                return Ok(Self::Certified(identity.clone(), Visible::by(select)));
+            }
             if head.extensions.get::<OpenListener>().is_some() {
                 return Ok(Self::OfOpenListener);
             }
@@ -69,6 +82,7 @@ impl Caller {
         let allowed = match self {
             Self::Anonymous => driver.auth().is_open(),
             Self::OfOpenListener => true,
+            Self::Certified(identity, _) => driver.auth().accepts(identity, driver.now()),
             Self::Holder(grant) => {
                 let now = driver.auth().grant(driver.store(), grant.id).await?;
                 now.is_some_and(|now| now.is(grant) && now.works(driver.now()))
@@ -77,15 +91,18 @@ impl Caller {
         if allowed { Ok(()) } else { Err(unauthenticated()) }
     }
 
-    /// The id of its token: the value of `created_by`, and the owner of an `Idempotency-Key`.
+    /// The id of its token, or the name in its certificate: the value of `created_by`, and the owner of an `Idempotency-Key`.
     pub(in crate::http) fn name(&self) -> Option<String> {
-        self.id().map(|id| id.to_string())
+        match self {
+            Self::Certified(identity, _) => Some(format!("certificate:{}", identity.name)),
+            _ => self.id().map(|id| id.to_string()),
+        }
     }
 
     /// The id of its token.
     pub(in crate::http) fn id(&self) -> Option<TokenId> {
         match self {
-            Self::Anonymous | Self::OfOpenListener => None,
+            Self::Anonymous | Self::OfOpenListener | Self::Certified(..) => None,
             Self::Holder(grant) => Some(grant.id),
         }
     }
@@ -94,6 +111,9 @@ impl Caller {
     pub(in crate::http) fn token_use(&self) -> Option<TokenUse> {
         match self {
             Self::Anonymous | Self::OfOpenListener => None,
+            Self::Certified(identity, _) => {
+                Some(TokenUse { id: identity.id, expires_at: Some(identity.expires_at) })
+            }
             Self::Holder(grant) => {
                 Some(TokenUse { id: grant.id, expires_at: grant.token.expires_at })
             }
@@ -112,6 +132,15 @@ impl Caller {
     pub(in crate::http) fn token(&self) -> Token {
         match self {
             Self::Holder(grant) => grant.token.clone(),
+            Self::Certified(identity, _) => Token {
+                id: None,
+                role: identity.role.clone(),
+                expires_at: Some(identity.expires_at),
+                note: Some(format!("certificate of {}", identity.name)),
+                created_at: None,
+                created_by: None,
+                last_used_at: None,
+            },
             Self::Anonymous | Self::OfOpenListener => Token {
                 id: None,
                 role: Role::Admin,
@@ -128,6 +157,7 @@ impl Caller {
     pub(in crate::http) fn role(&self) -> &Role {
         match self {
             Self::Anonymous | Self::OfOpenListener => &Role::Admin,
+            Self::Certified(identity, _) => &identity.role,
             Self::Holder(grant) => &grant.token.role,
         }
     }
@@ -141,6 +171,7 @@ impl Caller {
     pub(in crate::http) fn visible(&self) -> Visible {
         match self {
             Self::Anonymous | Self::OfOpenListener => Visible::all(),
+            Self::Certified(_, visible) => visible.clone(),
             Self::Holder(grant) => grant.visible.clone(),
         }
     }

@@ -14,7 +14,7 @@ use http::header::{FORWARDED, HeaderName};
 use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::config::{ForwardedHeader, ListenerConfig, Networks};
+use crate::config::{ClientRule, ForwardedHeader, ListenerConfig, Networks};
 
 /// What a listener believes, and whom it lets in.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +27,8 @@ pub struct ListenerRules {
     pub proxy_protocol: bool,
     /// The one field that they are believed in HTTP; `None` for `X-Forwarded-For`, or `Forwarded` where that is absent.
     pub forwarded: Option<ForwardedHeader>,
+    /// Whom the certificates of clients make, which its TLS has verified.
+    pub clients: Vec<ClientRule>,
 }
 
 impl From<&ListenerConfig> for ListenerRules {
@@ -36,6 +38,11 @@ impl From<&ListenerConfig> for ListenerRules {
             trusted_proxies: config.trusted_proxies.clone(),
             proxy_protocol: config.proxy_protocol,
             forwarded: config.forwarded,
+            clients: config
+                .client_certificates
+                .as_ref()
+                .map(|clients| clients.rules.clone())
+                .unwrap_or_default(),
         }
     }
 }

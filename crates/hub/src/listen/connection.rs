@@ -34,6 +34,7 @@ use super::{
     Tally, TlsConfigs, client, head, http2,
 };
 use crate::plane::{ConnectionGuard, Sink, Takeover};
+use crate::tls::{self, ClientIdentity};
 
 /// What every connection of a listener is given.
 #[derive(Clone)]
@@ -58,10 +59,10 @@ pub(super) async fn serve(
     let from = match shared.rules.begins_with_header(addr.ip()) {
         // Boxed, for few connections have one.
         true => match Box::pin(proxied(&mut stream, addr, &shared)).await {
-            Some(client) => Origin { addr, client },
+            Some(client) => Origin { addr, client, identity: None },
             None => return,
         },
-        false => Origin { addr, client: addr.ip() },
+        false => Origin { addr, client: addr.ip(), identity: None },
     };
     let Some(tls) = &shared.tls else {
         return serve_http1(stream, from, guard, shared, router).await;
@@ -73,6 +74,12 @@ pub(super) async fn serve(
         handshake = tokio::time::timeout(limit, Box::pin(acceptor.accept(stream))) => handshake,
         _ = stage.wait_for(|stage| *stage == ServerStage::Aborting) => return,
     };
+    let mut from = from;
+    if let Ok(Ok(stream)) = &handshake
+        && let Some([leaf, ..]) = stream.get_ref().1.peer_certificates()
+    {
+        from.identity = tls::identity(leaf, &shared.rules.clients).map(Arc::new);
+    }
     match handshake {
         // Boxed, or the task of every plain connection would be as large as a TLS session.
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) => {
@@ -86,12 +93,14 @@ pub(super) async fn serve(
 }
 
 /// Where a connection comes from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Origin {
     /// Its other end.
     pub(super) addr: SocketAddr,
     /// The client, as the PROXY protocol named it; without that the same address.
     pub(super) client: IpAddr,
+    /// Whom its certificate makes.
+    pub(super) identity: Option<Arc<ClientIdentity>>,
 }
 
 impl Origin {
@@ -102,6 +111,9 @@ impl Origin {
         extensions.insert(ClientAddr(self.addr));
         extensions.insert(ClientIp(client));
         extensions.insert(shared.listener);
+        if let Some(identity) = &self.identity {
+            extensions.insert(identity.clone());
+        }
         if shared.rules.open {
             extensions.insert(OpenListener);
         }

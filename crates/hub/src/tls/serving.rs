@@ -7,30 +7,39 @@
 //! by replacing symbolic links (certbot, the secrets of Kubernetes) and lie on network file systems, neither of which those
 //! report reliably, and to look at some files every few seconds costs nothing that could be measured.
 
+use std::collections::HashSet;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bellwire_proto::TokenId;
 use bellwire_proto::limits::TLS_FILES_POLL;
 use rustls::ServerConfig;
-use rustls::crypto::CryptoProvider;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use super::names::ByName;
 use super::pair::Pair;
-use super::{Protocols, TlsError};
-use crate::config::{Config, Scheme, TlsFiles};
-use crate::listen::TlsConfigs;
+use super::{Protocols, TlsConfigs, TlsError, clients};
+use crate::config::{ClientCertificates, Config, ListenerConfig, Scheme, TlsFiles};
 
 /// The certificates of a hub, and the senders of new configurations to its listeners.
 #[derive(Debug)]
 pub(crate) struct Serving {
     files: Vec<TlsFiles>,
     /// In the order of the listeners; `None` for a plain one.
-    senders: Vec<Option<watch::Sender<Arc<ServerConfig>>>>,
+    listeners: Vec<Option<OfListener>>,
 }
+
+#[derive(Debug)]
+struct OfListener {
+    sender: watch::Sender<Arc<ServerConfig>>,
+    clients: Option<ClientCertificates>,
+}
+
+/// The certificates of clients that are revoked.
+pub(crate) type Revoked = HashSet<TokenId>;
 
 /// What shows that a file is another one than before, or has another content.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
@@ -39,7 +48,13 @@ type Stamp = Option<(u64, u64, u64, i64, i64)>;
 pub(crate) fn faults(config: &Config) -> Vec<TlsError> {
     let provider = rustls::crypto::ring::default_provider();
     let pairs = config.certificates().map(|files| Pair::read(files, &provider));
-    pairs.filter_map(Result::err).collect()
+    let provider = Arc::new(provider.clone());
+    let clients =
+        config.listeners().filter_map(|(listener, _)| listener.client_certificates.as_ref());
+    let clients = clients.map(|clients| {
+        clients::verifier(clients, provider.clone()).and_then(|_| clients::revoked(clients))
+    });
+    pairs.filter_map(Result::err).chain(clients.filter_map(Result::err)).collect()
 }
 
 impl Serving {
@@ -49,10 +64,17 @@ impl Serving {
     /// When one is of no use.
     pub(crate) fn load(config: &Config) -> Result<Self, TlsError> {
         let files: Vec<_> = config.certificates().cloned().collect();
-        let server = server_config(&files)?;
-        let sender = |scheme| (scheme == Scheme::Https).then(|| watch::Sender::new(server.clone()));
-        let senders = config.listeners().map(|(_, scheme)| sender(scheme)).collect();
-        Ok(Self { files, senders })
+        let names = by_name(&files)?;
+        let of_listener = |(listener, scheme): (&ListenerConfig, Scheme)| {
+            if scheme == Scheme::Http {
+                return Ok(None);
+            }
+            let clients = listener.client_certificates.clone();
+            let server = server_config(names.clone(), clients.as_ref())?;
+            Ok(Some(OfListener { sender: watch::Sender::new(server), clients }))
+        };
+        let listeners: Result<Vec<_>, _> = config.listeners().map(of_listener).collect();
+        Ok(Self { files, listeners: listeners? })
     }
 
     /// Whether there is anything to read again.
@@ -62,24 +84,43 @@ impl Serving {
 
     /// What the listener of this position speaks; `None` for plain HTTP.
     pub(crate) fn of_listener(&self, position: usize) -> Option<TlsConfigs> {
-        Some(self.senders.get(position)?.as_ref()?.subscribe())
+        Some(self.listeners.get(position)?.as_ref()?.sender.subscribe())
     }
 
-    /// Reads all files again, for connections that come from now on.
+    /// The certificates of clients that are revoked now.
+    ///
+    /// # Errors
+    /// When a list cannot be read.
+    pub(crate) fn revoked(&self) -> Result<Revoked, TlsError> {
+        let clients =
+            self.listeners.iter().flatten().filter_map(|listener| listener.clients.as_ref());
+        let mut all = Revoked::new();
+        for clients in clients {
+            all.extend(clients::revoked(clients)?);
+        }
+        Ok(all)
+    }
+
+    /// Reads all files again, for connections that come from now on. What is open and was revoked is for the caller to end.
     ///
     /// # Errors
     /// When one is of no use; then everything stays as it was.
-    pub(crate) fn reload(&self) -> Result<(), TlsError> {
-        let server = server_config(&self.files)?;
-        for sender in self.senders.iter().flatten() {
-            sender.send_replace(server.clone());
+    pub(crate) fn reload(&self) -> Result<Revoked, TlsError> {
+        let names = by_name(&self.files)?;
+        let mut renewed = Vec::new();
+        for OfListener { sender, clients } in self.listeners.iter().flatten() {
+            renewed.push((sender, server_config(names.clone(), clients.as_ref())?));
         }
-        Ok(())
+        let revoked = self.revoked()?;
+        for (sender, server) in renewed {
+            sender.send_replace(server);
+        }
+        Ok(revoked)
     }
 
     /// Reloads whenever files have changed, once they rest for an interval: a key is written after its certificate. Ends
     /// only when it is dropped.
-    pub(crate) async fn follow_files(self: Arc<Self>) {
+    pub(crate) async fn follow_files(self: Arc<Self>, ended: impl Fn(Revoked)) {
         let mut loaded = self.stamps().await;
         let mut before = loaded.clone();
         loop {
@@ -89,7 +130,10 @@ impl Serving {
                 loaded.clone_from(&now);
                 let this = self.clone();
                 match spawn_blocking(move || this.reload()).await {
-                    Ok(Ok(())) => tracing::info!("files of TLS have changed, and were read again"),
+                    Ok(Ok(revoked)) => {
+                        ended(revoked);
+                        tracing::info!("files of TLS have changed, and were read again");
+                    }
                     Ok(Err(error)) => tracing::error!(
                         "files of TLS have changed, and cannot be used; the old certificate stays: {error}"
                     ),
@@ -108,7 +152,11 @@ impl Serving {
 
     fn paths(&self) -> impl Iterator<Item = &Path> {
         let pairs = self.files.iter().flat_map(|files| [&files.cert, &files.key]);
-        pairs.map(PathBuf::as_path)
+        let clients =
+            self.listeners.iter().flatten().filter_map(|listener| listener.clients.as_ref());
+        let clients = clients
+            .flat_map(|clients| [&clients.authorities].into_iter().chain(&clients.revocations));
+        pairs.chain(clients).map(PathBuf::as_path)
     }
 }
 
@@ -118,12 +166,23 @@ fn stamp(path: &Path) -> Stamp {
     std::fs::metadata(path).ok().map(of)
 }
 
-fn server_config(files: &[TlsFiles]) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::ring::default_provider());
+fn by_name(files: &[TlsFiles]) -> Result<Arc<ByName>, TlsError> {
+    let provider = rustls::crypto::ring::default_provider();
     let pairs: Result<Vec<_>, _> = files.iter().map(|files| Pair::read(files, &provider)).collect();
-    let names = Arc::new(ByName::new(pairs?));
-    let builder = super::builder(provider)?;
-    let mut config = builder.with_no_client_auth().with_cert_resolver(names);
+    Ok(Arc::new(ByName::new(pairs?)))
+}
+
+fn server_config(
+    names: Arc<ByName>,
+    clients: Option<&ClientCertificates>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = super::builder(provider.clone())?;
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients::verifier(clients, provider)?),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(names);
     config.alpn_protocols = Protocols::Http2AndHttp1.names();
     Ok(Arc::new(config))
 }
