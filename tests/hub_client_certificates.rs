@@ -213,6 +213,14 @@ fn faults_of_client_certificates_are_reported_with_what_to_do() {
         check.arg(&file).current_dir(&folder).output().unwrap()
     };
     let client = "[[listener.client]]\n";
+    // Without a certificate of its own it would be a plain one.
+    let file = folder.path().join("plain.toml");
+    let plain = format!("[[listener]]\naddress = '127.0.0.1:0'\nclient_ca = {ca:?}\n");
+    fs::write(&file, plain).unwrap();
+    let mut checked = bellwire(&["config", "check", "--config"]);
+    let checked = checked.arg(&file).current_dir(&folder).output().unwrap();
+    let said = String::from_utf8(checked.stderr).unwrap();
+    assert!(checked.status.code() == Some(2) && said.contains("there is no certificate"), "{said}");
     for (settings, reason) in [
         ("client_ca = 'missing.pem'\n".to_owned(), "missing.pem"),
         (format!("client_ca = {ca:?}\nclient_crl = {cert:?}\n"), "no list of revoked certificates"),

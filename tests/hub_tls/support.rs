@@ -130,6 +130,11 @@ pub(crate) struct Client {
 pub(crate) type Connection = StreamOwned<ClientConnection, TcpStream>;
 
 impl Client {
+    /// One that trusts this root.
+    pub(crate) fn trusting(root: CertificateDer<'static>) -> Self {
+        Self { root, identity: None, versions: rustls::ALL_VERSIONS }
+    }
+
     /// The same with a certificate of its own.
     pub(crate) fn with(&self, issued: &Issued) -> Self {
         let identity = Some((issued.der.clone(), issued.key_pem.clone()));

@@ -20,6 +20,7 @@ pub(crate) fn line_of(text: &str, key: &str) -> Option<usize> {
 }
 
 /// The line, counted from 1, on which a key is set in one of several tables `[[table]]`, or at which that begins.
+#[cfg(feature = "hub")]
 pub(crate) fn line_in_table(
     text: &str,
     table: &str,
@@ -67,6 +68,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "hub")]
     #[test]
     fn a_key_is_found_in_the_table_of_its_number() {
         let text =

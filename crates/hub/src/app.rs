@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Path, Request};
+use axum::http::StatusCode;
+use axum::routing::get;
 use bellwire_proto::limits::{SHUTDOWN_IN_FLIGHT, SHUTDOWN_STREAMS_MS, SHUTDOWN_TIMEOUT};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -22,7 +24,7 @@ use crate::http::browsers::Browsers;
 use crate::http::classic::{Classic, ClassicConfig, ClassicError};
 use crate::listen::{Endpoint, ListenConfig, Listener, ListenerAddr, Server};
 use crate::store::{self, OpenError, Options, SqliteStore, Store};
-use crate::tls::{self, TlsError};
+use crate::tls::{self, AcmeCounts, TlsError};
 
 /// A hub that is open and recovered, to be mounted in an axum server.
 ///
@@ -86,18 +88,16 @@ pub struct Running {
     classic: Option<Classic>,
     server: Server,
     tls: Arc<tls::Serving>,
-    following: FollowingFiles,
+    renewing: Renewing,
 }
 
-/// The task that notices when files of TLS change. Dropped, it ends.
+/// The tasks that renew certificates: when files change, and by ACME. Dropped, they end.
 #[derive(Debug)]
-struct FollowingFiles(Option<AbortHandle>);
+struct Renewing(Vec<AbortHandle>);
 
-impl Drop for FollowingFiles {
+impl Drop for Renewing {
     fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
+        self.0.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -263,6 +263,8 @@ impl Bound {
         };
         let classic = config.classic.then(|| Classic::start(classic)).transpose()?;
         let hub = Hub::open(config).await?;
+        // Nothing of theirs is open yet.
+        let _ = hub.driver.auth().revoke_certificates(tls.revoked()?);
         Ok(Self { hub, classic, listener, tls })
     }
 
@@ -281,6 +283,15 @@ impl Bound {
     pub fn serve_with(self, others: Router) -> Running {
         let Self { hub, classic, listener, tls } = self;
         let router = hub.router().merge(others);
+        let router = match tls.acme().cloned() {
+            Some(acme) => router.route(
+                "/.well-known/acme-challenge/{token}",
+                get(async move |Path(token): Path<String>| {
+                    acme.text(&token).ok_or(StatusCode::NOT_FOUND)
+                }),
+            ),
+            None => router,
+        };
         let browsers = Browsers::new(hub.driver.config());
         let behind = classic.clone().map(|classic| classic.for_browsers(browsers));
         let router = router.fallback(async |request: Request| {
@@ -289,12 +300,17 @@ impl Bound {
                 None => http::not_found().await,
             }
         });
-        let following = FollowingFiles(tls.has_files().then(|| {
+        let mut renewing = Vec::new();
+        if tls.has_files() {
             let driver = hub.driver.clone();
             let ended = move |revoked| driver.certificates_revoked(revoked);
-            tokio::spawn(tls.clone().follow_files(ended)).abort_handle()
-        }));
-        Running { server: listener.serve(router), hub, classic, tls, following }
+            renewing.push(tokio::spawn(tls.clone().follow_files(ended)).abort_handle());
+        }
+        if let Some(acme) = tls.acme() {
+            renewing.push(tokio::spawn(acme.clone().run()).abort_handle());
+        }
+        let renewing = Renewing(renewing);
+        Running { server: listener.serve(router), hub, classic, tls, renewing }
     }
 }
 
@@ -310,9 +326,11 @@ pub fn faults(config: &Config) -> Vec<StartError> {
         listener: listener.clone(),
         data_dir: config.data_dir.clone(),
     });
-    let without = config
-        .listeners()
-        .filter(|(_, scheme)| *scheme == Scheme::Https && !config.has_certificate());
+    // Nor may a listener that is to check certificates of clients be a plain one for want of its own.
+    let without = config.listeners().filter(|(listener, scheme)| match scheme {
+        Scheme::Https => !config.has_certificate(),
+        Scheme::Http => listener.client_certificates.is_some(),
+    });
     let without =
         without.map(|(listener, _)| StartError::NoCertificate { listener: listener.clone() });
     let twice = listen.iter().enumerate().filter(|(n, listener)| {
@@ -336,6 +354,11 @@ impl Running {
         self.tls.has_files()
     }
 
+    /// How the certificate by ACME stands, if there is to be one.
+    pub fn acme(&self) -> Option<AcmeCounts> {
+        self.tls.acme().map(|acme| acme.counts())
+    }
+
     /// The hub behind the server.
     pub fn hub(&self) -> &Hub {
         &self.hub
@@ -357,7 +380,7 @@ impl Running {
     /// Within 10 s.
     pub async fn shutdown(self) {
         let until = Instant::now() + SHUTDOWN_TIMEOUT;
-        drop(self.following);
+        drop(self.renewing);
         self.hub.drain();
         sleep(self.hub.driver.config().drain).await;
         self.server.shutdown(SHUTDOWN_IN_FLIGHT).await;

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use bellwire_proto::limits;
 
+mod acme;
 mod clients;
 mod fault;
 mod listener;
@@ -33,6 +34,7 @@ mod origin;
 mod settings;
 mod tables;
 
+pub use acme::AcmeConfig;
 pub use clients::{
     ClientCertificates, ClientRule, IdentityRule, InvalidPattern, NameKind, NamePattern,
 };
@@ -115,6 +117,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// More certificates, each shown to clients that ask for one of its names (SNI). Default none.
     pub certificates: Vec<TlsFiles>,
+    /// One that the hub gets by itself. Default none.
+    pub acme: Option<AcmeConfig>,
 }
 
 /// What was read of all layers.
@@ -242,7 +246,7 @@ impl Config {
 
     /// Whether there is a certificate at all: then a listener without a scheme speaks TLS.
     pub(crate) fn has_certificate(&self) -> bool {
-        self.certificates().next().is_some()
+        self.certificates().next().is_some() || self.acme.is_some()
     }
 
     /// All certificates. The first is for clients that ask for no name, or for one that none of them has.
@@ -287,6 +291,7 @@ impl Default for Config {
             shards: limits::SHARDS.default as usize,
             tls: None,
             certificates: Vec::new(),
+            acme: None,
         }
     }
 }
@@ -375,6 +380,7 @@ impl Reading {
             self.given.insert("listen");
         }
         config.certificates = self.draft.certificates;
+        config.acme = self.draft.acme;
         if !config.classic_actions.is_empty() && !config.classic {
             self.faults.push(Fault::Missing { given: "classic_actions", missing: "classic" });
         }

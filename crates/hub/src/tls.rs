@@ -3,6 +3,7 @@
 //!
 //! One provider of cryptography (ring), TLS 1.2 and 1.3. HTTP/2 is preferred where a client offers both.
 
+mod acme;
 mod clients;
 mod names;
 mod pair;
@@ -18,6 +19,8 @@ use rustls_pki_types::pem;
 use tokio::sync::watch;
 
 use crate::config::TlsFiles;
+pub(crate) use acme::ACME_TLS_ALPN;
+pub use acme::AcmeCounts;
 pub use clients::ClientIdentity;
 pub(crate) use clients::identity;
 use names::ByName;
@@ -123,7 +126,7 @@ impl Protocols {
 pub fn load(files: &TlsFiles, protocols: Protocols) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let pair = Pair::read(files, &provider)?;
-    let resolver = Arc::new(ByName::new(vec![pair]));
+    let resolver = Arc::new(ByName::new(vec![pair], None));
     let mut config = builder(provider)?.with_no_client_auth().with_cert_resolver(resolver);
     // A client that offers only protocols that are not listed is refused, so HTTP/1.0 must be
     // listed too.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bellwire_proto::{Seconds, limits};
 use bellwire_sse::EventName;
 
-use super::{Config, ListenerConfig, TlsFiles};
+use super::{AcmeConfig, Config, ListenerConfig, TlsFiles};
 
 /// One setting.
 pub(super) struct Setting {
@@ -41,6 +41,8 @@ pub(super) struct Draft {
     pub(super) listeners: Vec<ListenerConfig>,
     /// Those of `[[certificate]]`.
     pub(super) certificates: Vec<TlsFiles>,
+    /// That of `[acme]`.
+    pub(super) acme: Option<AcmeConfig>,
 }
 
 macro_rules! flag {
@@ -217,7 +219,7 @@ fn list(texts: impl Iterator<Item = String>) -> Option<String> {
 }
 
 /// A host name in lower case, without the final dot.
-fn host_name(text: &str) -> Option<String> {
+pub(super) fn host_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     (!name.is_empty() && name.chars().all(of_name)).then(|| name.to_ascii_lowercase())

@@ -1,4 +1,4 @@
-//! What a settings file has as tables: `[[listener]]` and `[[certificate]]`.
+//! What a settings file has as tables: `[[listener]]`, `[[certificate]]` and `[acme]`.
 //!
 //! A table's faults name the table, its number and the member. What is read is printed by [`to_toml`] as a table that means
 //! the same.
@@ -12,10 +12,11 @@ use toml::{Table, Value};
 use super::clients::{ClientCertificates, ClientRule, IdentityRule, NamePattern};
 use super::listener::{ForwardedHeader, ListenerConfig, Scheme};
 use super::settings::Draft;
-use super::{Config, Fault, TlsFiles, text_of};
+use super::settings::host_name;
+use super::{AcmeConfig, Config, Fault, TlsFiles, text_of};
 
 /// The keys of tables.
-pub(super) const KEYS: [&str; 2] = ["listener", "certificate"];
+pub(super) const KEYS: [&str; 3] = ["listener", "certificate", "acme"];
 
 /// Reads the value of a key into a draft.
 type Reader = fn(&Value, &mut Draft, &mut Vec<Fault>);
@@ -29,6 +30,9 @@ pub(super) fn reader(key: &str) -> Option<Reader> {
         "certificate" => Some(|value, draft, faults| {
             draft.certificates = each(value, "certificate", faults, certificate);
         }),
+        "acme" => Some(|value, draft, faults| {
+            draft.acme = each(value, "acme", faults, acme).pop();
+        }),
         _ => None,
     }
 }
@@ -37,7 +41,8 @@ pub(super) fn reader(key: &str) -> Option<Reader> {
 pub(super) fn to_toml(config: &Config) -> String {
     let listeners = config.listen.iter().filter(|listener| !listener.is_short());
     let certificates = config.certificates.iter().map(certificate_to_toml);
-    certificates.chain(listeners.map(listener_to_toml)).collect()
+    let acme = config.acme.as_ref().map(acme_to_toml);
+    acme.into_iter().chain(certificates).chain(listeners.map(listener_to_toml)).collect()
 }
 
 /// A table that is being read.
@@ -279,6 +284,44 @@ fn listener_to_toml(listener: &ListenerConfig) -> String {
         rules = clients.rules.iter().map(client_rule_to_toml).collect();
     }
     format!("\n[[listener]]\n{}\n{rules}", lines.join("\n"))
+}
+
+fn acme(table: &mut Reading<'_>) -> Option<AcmeConfig> {
+    if table.number > 1 {
+        table.fault(None, "one is all that there can be: name all domains in it".to_owned());
+    }
+    let faults = table.faults.len();
+    let names = "DNS names, as in hub.example.com; no wildcards, which neither http-01 nor tls-alpn-01 can prove";
+    let domains = table.member("domains", names, |text| {
+        let domains: Option<Vec<_>> = text.split(',').map(str::trim).map(host_name).collect();
+        domains
+            .filter(|domains| domains.iter().all(|name| name.parse::<std::net::IpAddr>().is_err()))
+    });
+    let email = table.member("email", "an address, as in ops@example.com", |text| {
+        text.split_once('@')
+            .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty())
+            .then(|| text.to_owned())
+    });
+    let directory =
+        table.member("directory", "the https:// URL of an authority's directory", |text| {
+            text.starts_with("https://").then(|| text.to_owned())
+        });
+    let file = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    let directory_ca = table.member("directory_ca", "a PEM file with authorities", file);
+    if domains.is_none() && table.faults.len() == faults {
+        table.fault(None, "it has no domains, the names of the certificate".to_owned());
+    }
+    let directory = directory.unwrap_or_else(|| super::acme::DIRECTORY.to_owned());
+    Some(AcmeConfig { domains: domains?, email, directory, directory_ca })
+}
+
+fn acme_to_toml(acme: &AcmeConfig) -> String {
+    let mut lines = vec![list_line("domains", acme.domains.iter().cloned())];
+    lines.extend(acme.email.as_ref().map(|email| text_line("email", email)));
+    lines.push(text_line("directory", &acme.directory));
+    let file = acme.directory_ca.as_ref();
+    lines.extend(file.map(|file| text_line("directory_ca", &file.display().to_string())));
+    format!("\n[acme]\n{}\n", lines.join("\n"))
 }
 
 fn certificate(table: &mut Reading<'_>) -> Option<TlsFiles> {

@@ -34,7 +34,7 @@ use super::{
     Tally, TlsConfigs, client, head, http2,
 };
 use crate::plane::{ConnectionGuard, Sink, Takeover};
-use crate::tls::{self, ClientIdentity};
+use crate::tls::{self, ACME_TLS_ALPN, ClientIdentity};
 
 /// What every connection of a listener is given.
 #[derive(Clone)]
@@ -81,6 +81,8 @@ pub(super) async fn serve(
         from.identity = tls::identity(leaf, &shared.rules.clients).map(Arc::new);
     }
     match handshake {
+        // An authority that checked a name by the certificate: it has seen what it wanted (RFC 8737, section 3).
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(ACME_TLS_ALPN) => {}
         // Boxed, or the task of every plain connection would be as large as a TLS session.
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) => {
             Box::pin(http2::serve(stream, from, guard, shared, router)).await

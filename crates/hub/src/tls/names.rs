@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use super::acme::{ACME_TLS_ALPN, Acme};
 use super::pair::Pair;
 
 /// The certificates of a hub, by their names.
@@ -14,12 +15,14 @@ pub(super) struct ByName {
     names: HashMap<String, Arc<CertifiedKey>>,
     /// For a client that asks for no name, or for one that no certificate has.
     first: Option<Arc<CertifiedKey>>,
+    /// The one by ACME, behind those of the files.
+    acme: Option<Arc<Acme>>,
 }
 
 impl ByName {
     /// Of two certificates with one name the earlier counts.
-    pub(super) fn new(pairs: Vec<Pair>) -> Self {
-        let mut by_name = Self::default();
+    pub(super) fn new(pairs: Vec<Pair>, acme: Option<Arc<Acme>>) -> Self {
+        let mut by_name = Self { acme, ..Self::default() };
         for Pair { key, names, .. } in pairs {
             for name in names {
                 by_name.names.entry(name).or_insert_with(|| key.clone());
@@ -27,6 +30,11 @@ impl ByName {
             by_name.first.get_or_insert(key);
         }
         by_name
+    }
+
+    /// Whether an authority may check names in its handshakes.
+    pub(super) fn is_by_acme(&self) -> bool {
+        self.acme.is_some()
     }
 
     /// The certificate for a name in lower case: of exactly that name, or of its wildcard (RFC 6125, section 6.4.3).
@@ -38,7 +46,17 @@ impl ByName {
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let named = hello.server_name().and_then(|name| self.find(&name.to_ascii_lowercase()));
-        named.or(self.first.as_ref()).cloned()
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let mut protocols = hello.alpn().into_iter().flatten();
+        if let Some(acme) = &self.acme
+            && protocols.any(|protocol| protocol == ACME_TLS_ALPN)
+        {
+            return acme.challenge(&name?);
+        }
+        let by_acme = |name| self.acme.as_ref().and_then(|acme| acme.certificate(name));
+        let named = name
+            .as_deref()
+            .and_then(|name| self.find(name).cloned().or_else(|| by_acme(Some(name))));
+        named.or_else(|| self.first.clone()).or_else(|| by_acme(None))
     }
 }

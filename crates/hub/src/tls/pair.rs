@@ -21,6 +21,8 @@ pub(super) struct Pair {
     pub(super) key: Arc<CertifiedKey>,
     /// Its DNS names in lower case, wildcards among them.
     pub(super) names: Vec<String>,
+    pub(super) begins_at: Timestamp,
+    pub(super) expires_at: Timestamp,
 }
 
 impl Pair {
@@ -42,8 +44,9 @@ impl Pair {
         if expires_at <= now() {
             return Err(TlsError::Expired { cert: cert.clone(), expired_at: expires_at });
         }
+        let begins_at = timestamp(leaf.validity().not_before.timestamp());
         let names = dns_names(&leaf);
-        Ok(Self { key: Arc::new(pair), names })
+        Ok(Self { key: Arc::new(pair), names, begins_at, expires_at })
     }
 }
 

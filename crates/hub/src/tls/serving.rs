@@ -19,8 +19,9 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
+use super::acme::{ACME_TLS_ALPN, Acme};
 use super::names::ByName;
-use super::pair::Pair;
+use super::pair::{self, Pair};
 use super::{Protocols, TlsConfigs, TlsError, clients};
 use crate::config::{ClientCertificates, Config, ListenerConfig, Scheme, TlsFiles};
 
@@ -30,6 +31,7 @@ pub(crate) struct Serving {
     files: Vec<TlsFiles>,
     /// In the order of the listeners; `None` for a plain one.
     listeners: Vec<Option<OfListener>>,
+    acme: Option<Arc<Acme>>,
 }
 
 #[derive(Debug)]
@@ -54,7 +56,10 @@ pub(crate) fn faults(config: &Config) -> Vec<TlsError> {
     let clients = clients.map(|clients| {
         clients::verifier(clients, provider.clone()).and_then(|_| clients::revoked(clients))
     });
-    pairs.filter_map(Result::err).chain(clients.filter_map(Result::err)).collect()
+    let authorities = config.acme.as_ref().and_then(|acme| acme.directory_ca.as_deref());
+    let authorities = authorities.and_then(|path| pair::chain(path).err());
+    let faults = pairs.filter_map(Result::err).chain(clients.filter_map(Result::err));
+    faults.chain(authorities).collect()
 }
 
 impl Serving {
@@ -64,7 +69,8 @@ impl Serving {
     /// When one is of no use.
     pub(crate) fn load(config: &Config) -> Result<Self, TlsError> {
         let files: Vec<_> = config.certificates().cloned().collect();
-        let names = by_name(&files)?;
+        let acme = config.acme.as_ref().map(|acme| Arc::new(Acme::new(config, acme)));
+        let names = by_name(&files, acme.clone())?;
         let of_listener = |(listener, scheme): (&ListenerConfig, Scheme)| {
             if scheme == Scheme::Http {
                 return Ok(None);
@@ -74,12 +80,17 @@ impl Serving {
             Ok(Some(OfListener { sender: watch::Sender::new(server), clients }))
         };
         let listeners: Result<Vec<_>, _> = config.listeners().map(of_listener).collect();
-        Ok(Self { files, listeners: listeners? })
+        Ok(Self { files, listeners: listeners?, acme })
     }
 
     /// Whether there is anything to read again.
     pub(crate) fn has_files(&self) -> bool {
-        !self.files.is_empty()
+        self.paths().next().is_some()
+    }
+
+    /// The certificate that the hub gets by itself.
+    pub(crate) fn acme(&self) -> Option<&Arc<Acme>> {
+        self.acme.as_ref()
     }
 
     /// What the listener of this position speaks; `None` for plain HTTP.
@@ -106,7 +117,7 @@ impl Serving {
     /// # Errors
     /// When one is of no use; then everything stays as it was.
     pub(crate) fn reload(&self) -> Result<Revoked, TlsError> {
-        let names = by_name(&self.files)?;
+        let names = by_name(&self.files, self.acme.clone())?;
         let mut renewed = Vec::new();
         for OfListener { sender, clients } in self.listeners.iter().flatten() {
             renewed.push((sender, server_config(names.clone(), clients.as_ref())?));
@@ -166,10 +177,10 @@ fn stamp(path: &Path) -> Stamp {
     std::fs::metadata(path).ok().map(of)
 }
 
-fn by_name(files: &[TlsFiles]) -> Result<Arc<ByName>, TlsError> {
+fn by_name(files: &[TlsFiles], acme: Option<Arc<Acme>>) -> Result<Arc<ByName>, TlsError> {
     let provider = rustls::crypto::ring::default_provider();
     let pairs: Result<Vec<_>, _> = files.iter().map(|files| Pair::read(files, &provider)).collect();
-    Ok(Arc::new(ByName::new(pairs?)))
+    Ok(Arc::new(ByName::new(pairs?, acme)))
 }
 
 fn server_config(
@@ -182,7 +193,9 @@ fn server_config(
         Some(clients) => builder.with_client_cert_verifier(clients::verifier(clients, provider)?),
         None => builder.with_no_client_auth(),
     };
+    let by_acme = names.is_by_acme();
     let mut config = builder.with_cert_resolver(names);
     config.alpn_protocols = Protocols::Http2AndHttp1.names();
+    config.alpn_protocols.extend(by_acme.then(|| ACME_TLS_ALPN.to_vec()));
     Ok(Arc::new(config))
 }
