@@ -14,8 +14,8 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     let _ = parse_proxy_header(bytes);
     let proxy: IpAddr = [10, 0, 0, 1].into();
-    let mut rules = ListenerRules::default();
-    rules.trusted_proxies = "10.0.0.0/8".parse().expect("a network");
+    let trusted_proxies = "10.0.0.0/8".parse().expect("a network");
+    let rules = ListenerRules { trusted_proxies, ..ListenerRules::default() };
     // What an untrusted client writes, before what its proxy appends.
     for (field, appended) in [("x-forwarded-for", ", 192.0.2.1"), ("forwarded", ", for=192.0.2.1")]
     {
