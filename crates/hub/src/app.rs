@@ -9,12 +9,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Path, Request};
+use axum::http::StatusCode;
+use axum::routing::get;
 use bellwire_proto::limits::{SHUTDOWN_IN_FLIGHT, SHUTDOWN_STREAMS_MS, SHUTDOWN_TIMEOUT};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::config::{Config, ListenerConfig, Scheme, TlsFiles};
+use crate::config::{Config, ListenerConfig, Scheme};
 use crate::driver::Driver;
 use crate::http;
 use crate::http::browsers::Browsers;
@@ -22,7 +25,7 @@ use crate::http::classic::{Classic, ClassicConfig, ClassicError};
 use crate::jwt::{Jwt, KeysError};
 use crate::listen::{Endpoint, ListenConfig, Listener, ListenerAddr, Server};
 use crate::store::{self, OpenError, Options, SqliteStore, Store};
-use crate::tls::{self, Protocols, TlsError};
+use crate::tls::{self, AcmeCounts, TlsError};
 
 /// A hub that is open and recovered, to be mounted in an axum server.
 ///
@@ -76,7 +79,7 @@ pub struct Bound {
     hub: Hub,
     classic: Option<Classic>,
     listener: Listener,
-    tls: Option<Tls>,
+    tls: Arc<tls::Serving>,
 }
 
 /// A running server. Dropped, it stops at once, and streams end without a `bye`.
@@ -85,14 +88,18 @@ pub struct Running {
     hub: Hub,
     classic: Option<Classic>,
     server: Server,
-    tls: Option<Tls>,
+    tls: Arc<tls::Serving>,
+    renewing: Renewing,
 }
 
-/// The certificate's files, and the sender of new configurations to the listener.
+/// The tasks that renew certificates: when files change, and by ACME. Dropped, they end.
 #[derive(Debug)]
-struct Tls {
-    files: TlsFiles,
-    sender: watch::Sender<Arc<rustls::ServerConfig>>,
+struct Renewing(Vec<AbortHandle>);
+
+impl Drop for Renewing {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
 }
 
 /// Why a hub does not start. Each message names what to do.
@@ -254,15 +261,16 @@ impl Bound {
         if let Some(fault) = faults(&config).into_iter().next() {
             return Err(fault);
         }
-        let tls = config.tls.clone().map(Tls::load).transpose()?;
+        let tls = Arc::new(tls::Serving::load(&config)?);
         let bounds = ListenConfig {
             header_read_ms: u64::try_from(config.header_timeout.as_millis()).unwrap_or(u64::MAX),
             connections_max: config.connections_max,
             ..ListenConfig::default()
         };
-        let endpoints = config.listeners().map(|(listener, scheme)| Endpoint {
+        let endpoints = config.listeners().enumerate().map(|(n, (listener, _))| Endpoint {
             address: listener.address,
-            tls: tls.as_ref().filter(|_| scheme == Scheme::Https).map(|tls| tls.sender.subscribe()),
+            tls: tls.of_listener(n),
+            rules: listener.into(),
         });
         let listener = Listener::bind_endpoints(endpoints, bounds).map_err(StartError::Bind)?;
         // In text mode, without ids and without keepalives (contract, section 10).
@@ -273,6 +281,8 @@ impl Bound {
         };
         let classic = config.classic.then(|| Classic::start(classic)).transpose()?;
         let hub = Hub::open(config).await?;
+        // Nothing of theirs is open yet.
+        let _ = hub.driver.auth().revoke_certificates(tls.revoked()?);
         Ok(Self { hub, classic, listener, tls })
     }
 
@@ -291,6 +301,15 @@ impl Bound {
     pub fn serve_with(self, others: Router) -> Running {
         let Self { hub, classic, listener, tls } = self;
         let router = hub.router().merge(others);
+        let router = match tls.acme().cloned() {
+            Some(acme) => router.route(
+                "/.well-known/acme-challenge/{token}",
+                get(async move |Path(token): Path<String>| {
+                    acme.text(&token).ok_or(StatusCode::NOT_FOUND)
+                }),
+            ),
+            None => router,
+        };
         let browsers = Browsers::new(hub.driver.config());
         let behind = classic.clone().map(|classic| classic.for_browsers(browsers));
         let router = router.fallback(async |request: Request| {
@@ -300,7 +319,17 @@ impl Bound {
             }
         });
         let listener = listener.limited_by(hub.driver.quota().clone());
-        Running { server: listener.serve(router), hub, classic, tls }
+        let mut renewing = Vec::new();
+        if tls.has_files() {
+            let driver = hub.driver.clone();
+            let ended = move |revoked| driver.certificates_revoked(revoked);
+            renewing.push(tokio::spawn(tls.clone().follow_files(ended)).abort_handle());
+        }
+        if let Some(acme) = tls.acme() {
+            renewing.push(tokio::spawn(acme.clone().run()).abort_handle());
+        }
+        let renewing = Renewing(renewing);
+        Running { server: listener.serve(router), hub, classic, tls, renewing }
     }
 }
 
@@ -308,7 +337,8 @@ impl Bound {
 /// looks at the data folder, and changes nothing. Mistakes in the settings are first.
 pub fn faults(config: &Config) -> Vec<StartError> {
     let listen = &config.listen;
-    let exposed = listen.iter().filter(|listener| !config.open && !listener.is_loopback());
+    let exposed =
+        listen.iter().filter(|listener| !config.open && !listener.open && !listener.is_loopback());
     // What cannot be read is a fault of its own, below.
     let closed = store::has_admin_token(&config.data_dir).unwrap_or_default();
     let exposed = exposed.filter_map(|listener| match (closed, config.classic) {
@@ -319,8 +349,11 @@ pub fn faults(config: &Config) -> Vec<StartError> {
         (true, true) => Some(StartError::ClassicExposed { listener: listener.clone() }),
         (true, false) => None,
     });
-    let without =
-        config.listeners().filter(|(_, scheme)| *scheme == Scheme::Https && config.tls.is_none());
+    // Nor may a listener that is to check certificates of clients be a plain one for want of its own.
+    let without = config.listeners().filter(|(listener, scheme)| match scheme {
+        Scheme::Https => !config.has_certificate(),
+        Scheme::Http => listener.client_certificates.is_some(),
+    });
     let without =
         without.map(|(listener, _)| StartError::NoCertificate { listener: listener.clone() });
     let twice = listen.iter().enumerate().filter(|(n, listener)| {
@@ -328,9 +361,8 @@ pub fn faults(config: &Config) -> Vec<StartError> {
         listener.address.port() != 0 && before.any(|address| address == listener.address)
     });
     let twice = twice.map(|(_, listener)| StartError::Twice { listener: listener.clone() });
-    let tls = config.tls.as_ref().map(|files| tls::load(files, Protocols::Http2AndHttp1));
-    let tls = tls.and_then(Result::err).map(StartError::Tls);
     let jwt = config.jwt.clone().map(Jwt::load).and_then(Result::err).map(StartError::Jwt);
+    let tls = tls::faults(config).into_iter().map(StartError::Tls);
     let folder = store::check_folder(&config.data_dir).err().map(StartError::Store);
     exposed.chain(without).chain(twice).chain(tls).chain(jwt).chain(folder).collect()
 }
@@ -343,7 +375,12 @@ impl Running {
 
     /// Whether there is a certificate, which [`Self::reload_tls`] reads again.
     pub fn has_certificate(&self) -> bool {
-        self.tls.is_some()
+        self.tls.has_files()
+    }
+
+    /// How the certificate by ACME stands, if there is to be one.
+    pub fn acme(&self) -> Option<AcmeCounts> {
+        self.tls.acme().map(|acme| acme.counts())
     }
 
     /// The hub behind the server.
@@ -351,15 +388,14 @@ impl Running {
         &self.hub
     }
 
-    /// Reads the certificate and its key again, for connections that come from now on. Without TLS
-    /// it does nothing.
+    /// Reads the certificates and their keys again, for connections that come from now on. Without TLS
+    /// it does nothing. Files that change are read again by themselves.
     ///
     /// # Errors
     /// When they are of no use; then the old ones stay.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
-        if let Some(tls) = &self.tls {
-            tls.sender.send_replace(tls::load(&tls.files, Protocols::Http2AndHttp1)?);
-        }
+        let revoked = self.tls.reload()?;
+        self.hub.driver.certificates_revoked(revoked);
         Ok(())
     }
 
@@ -368,6 +404,7 @@ impl Running {
     /// Within 10 s.
     pub async fn shutdown(self) {
         let until = Instant::now() + SHUTDOWN_TIMEOUT;
+        drop(self.renewing);
         self.hub.drain();
         sleep(self.hub.driver.config().drain).await;
         self.server.shutdown(SHUTDOWN_IN_FLIGHT).await;
@@ -377,13 +414,6 @@ impl Running {
             let _ = timeout_at(until, ended).await;
         }
         self.hub.close_until(until).await;
-    }
-}
-
-impl Tls {
-    fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let (sender, _) = watch::channel(tls::load(&files, Protocols::Http2AndHttp1)?);
-        Ok(Self { files, sender })
     }
 }
 

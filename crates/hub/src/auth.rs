@@ -5,9 +5,9 @@
 //! on disk and before it is answered ([`Auth::changed`]): from the answer on a revoked token works nowhere. Who a caller is and which role may
 //! call which route is in `http/caller.rs` and `http/rules.rs`; streams that are open when their token ends are closed by the core and the feed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,6 +22,7 @@ use tokio::sync::broadcast;
 
 use crate::jwt::{Jwt, JwtGrant};
 use crate::store::{Store, StoreError, StoredToken, Visible};
+use crate::tls::ClientIdentity;
 
 /// What is remembered of tokens, and whether the hub is open.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct Auth {
     remembered: Mutex<Remembered>,
     /// For requests that wait. One that falls behind looks at everything again.
     announced: broadcast::Sender<AccessChange>,
+    /// The certificates of clients that are revoked.
+    revoked: RwLock<HashSet<TokenId>>,
 }
 
 /// Changes that a waiting request may be behind.
@@ -86,12 +89,27 @@ impl Auth {
             changes: AtomicU64::new(0),
             remembered: Mutex::default(),
             announced: broadcast::Sender::new(ANNOUNCED_MAX),
+            revoked: RwLock::default(),
         }
     }
 
     /// Whether a caller needs no token.
     pub(crate) fn is_open(&self) -> bool {
         !self.closed.load(Ordering::Acquire)
+    }
+
+    /// These certificates of clients are revoked, and no others; gives those that were not before.
+    pub(crate) fn revoke_certificates(&self, revoked: HashSet<TokenId>) -> Vec<TokenId> {
+        let mut present = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        let new = revoked.difference(&present).copied().collect();
+        *present = revoked;
+        new
+    }
+
+    /// Whether a certificate of a client is good still.
+    pub(crate) fn accepts(&self, identity: &ClientIdentity, now: Timestamp) -> bool {
+        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+        identity.expires_at > now && !revoked.contains(&identity.id)
     }
 
     /// Forgets what has changed.

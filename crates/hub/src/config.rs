@@ -25,16 +25,25 @@ use std::time::Duration;
 
 use bellwire_proto::limits;
 
+mod acme;
+mod clients;
 mod fault;
 mod jwt;
 mod listener;
+mod networks;
 mod origin;
 mod quotas;
 mod settings;
+mod tables;
 
+pub use acme::AcmeConfig;
+pub use clients::{
+    ClientCertificates, ClientRule, IdentityRule, InvalidPattern, NameKind, NamePattern,
+};
 pub use fault::{ConfigErrors, Fault, Origin};
 pub use jwt::JwtConfig;
-pub use listener::{InvalidListener, ListenerConfig, Scheme};
+pub use listener::{ForwardedHeader, InvalidListener, ListenerConfig, Scheme};
+pub use networks::{InvalidNetwork, Networks};
 pub use origin::{InvalidOrigin, PageOrigin};
 pub use quotas::Quotas;
 use settings::{Draft, SETTINGS, Shape};
@@ -118,6 +127,10 @@ pub struct Config {
     pub jwt: Option<JwtConfig>,
     /// Certificate and key of the listeners that speak TLS: those of the scheme `https`, and those of none.
     pub tls: Option<TlsFiles>,
+    /// More certificates, each shown to clients that ask for one of its names (SNI). Default none.
+    pub certificates: Vec<TlsFiles>,
+    /// One that the hub gets by itself. Default none.
+    pub acme: Option<AcmeConfig>,
 }
 
 /// What was read of all layers.
@@ -144,7 +157,7 @@ impl Loaded {
         self.config.lines().fold(String::new(), |file, (key, line)| {
             let mark = if self.is_given(key) { "" } else { "# " };
             format!("{file}{mark}{line}\n")
-        })
+        }) + &tables::to_toml(&self.config)
     }
 }
 
@@ -207,7 +220,8 @@ impl Config {
         SETTINGS.iter().map(|setting| (setting.key, setting.allowed))
     }
 
-    /// Every setting that has a value, as text that [`Config::read`] accepts, in the same order.
+    /// Every setting that has a value, as text that [`Config::read`] accepts, in the same order. What a file has as tables
+    /// (`[[listener]]`) is not among them.
     pub fn effective(&self) -> impl Iterator<Item = (&'static str, String)> {
         let shown =
             |setting: &'static settings::Setting| Some((setting.key, (setting.show)(self)?));
@@ -216,7 +230,8 @@ impl Config {
 
     /// The same as a TOML file.
     pub fn to_toml(&self) -> String {
-        self.lines().map(|(_, line)| line + "\n").collect()
+        let lines: String = self.lines().map(|(_, line)| line + "\n").collect();
+        lines + &tables::to_toml(self)
     }
 
     /// Every setting that has a value: its key, and its line of a TOML file.
@@ -237,8 +252,18 @@ impl Config {
 
     /// Where the hub listens, each with what is spoken there.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = (&ListenerConfig, Scheme)> {
-        let has_certificate = self.tls.is_some();
+        let has_certificate = self.has_certificate();
         self.listen.iter().map(move |listener| (listener, listener.scheme(has_certificate)))
+    }
+
+    /// Whether there is a certificate at all: then a listener without a scheme speaks TLS.
+    pub(crate) fn has_certificate(&self) -> bool {
+        self.certificates().next().is_some() || self.acme.is_some()
+    }
+
+    /// All certificates. The first is for clients that ask for no name, or for one that none of them has.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &TlsFiles> {
+        self.tls.iter().chain(&self.certificates)
     }
 
     /// The settings that are the core's.
@@ -281,6 +306,8 @@ impl Default for Config {
             shards: limits::SHARDS.default as usize,
             jwt: None,
             tls: None,
+            certificates: Vec::new(),
+            acme: None,
         }
     }
 }
@@ -313,6 +340,10 @@ impl Reading {
                 }
                 continue;
             }
+            if let Some(read) = tables::reader(&key) {
+                read(&value, &mut self.draft, &mut self.faults);
+                continue;
+            }
             self.set_from_file(&key, &value);
         }
     }
@@ -327,7 +358,13 @@ impl Reading {
     fn set(&mut self, origin: Origin, key: &str, value: &str) {
         let setting = settings::find(key);
         match setting.and_then(|setting| (setting.parse)(&mut self.draft, value)) {
-            Some(()) => self.given.extend(setting.map(|setting| setting.key)),
+            Some(()) => {
+                self.given.extend(setting.map(|setting| setting.key));
+                // What is given beside a file replaces all listeners of that, as it does every other setting.
+                if key == "listen" && origin != Origin::File {
+                    self.draft.listeners.clear();
+                }
+            }
             None => self.fault(origin, key, value),
         }
     }
@@ -366,6 +403,19 @@ impl Reading {
             }
             config.jwt = Some(self.draft.jwt);
         }
+        if !self.draft.listeners.is_empty() {
+            // Those of the short form first: so they are printed.
+            let (short, mut tables): (Vec<_>, Vec<_>) =
+                self.draft.listeners.into_iter().partition(ListenerConfig::is_short);
+            if !self.given.contains("listen") {
+                config.listen.clear();
+            }
+            config.listen.extend(short);
+            config.listen.append(&mut tables);
+            self.given.insert("listen");
+        }
+        config.certificates = self.draft.certificates;
+        config.acme = self.draft.acme;
         if !config.classic_actions.is_empty() && !config.classic {
             self.faults.push(Fault::Missing { given: "classic_actions", missing: "classic" });
         }

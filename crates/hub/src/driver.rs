@@ -8,6 +8,7 @@
 //!
 //! Nothing is decided here, and no HTTP is known here.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -419,6 +420,13 @@ impl Driver {
         match reply.await? {
             Answer::Device { .. } => Ok(()),
             answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// These certificates of clients are revoked: none of them opens anything any more, and what is open of them ends.
+    pub(crate) fn certificates_revoked(&self, revoked: HashSet<TokenId>) {
+        for id in self.runtime.auth.revoke_certificates(revoked) {
+            self.runtime.with_core(|core, now| core.hub.handle_credential_ended(id, now));
         }
     }
 

@@ -46,6 +46,7 @@ use http::request::Parts;
 use http::{Method, StatusCode, header};
 
 use crate::driver::{By, Driver};
+use crate::listen::OpenListener;
 use crate::quota::Exceeded;
 use crate::store::{Cursor, PageRequest};
 use audit::Told;
@@ -218,7 +219,7 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
         return not_found().await;
     };
     if head.method == Method::OPTIONS {
-        return options(browsers, route, &head, driver.is_open());
+        return options(browsers, route, &head, is_open_for(&driver, &head));
     }
     let Some(served) = route.served(&head.method) else {
         let allow = route.allow();
@@ -240,7 +241,7 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
     if let Err(refusal) = driver.quota().request(address, now) {
         return refuse_for_now(Actor::default(), &refusal);
     }
-    let open = driver.is_open();
+    let open = is_open_for(&driver, &head);
     let page = if open {
         browsers.check(&head, served.effect)
     } else {
@@ -284,11 +285,16 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
     }
 }
 
+/// Whether a request needs no credential: the hub is open, or the listener that it came by.
+fn is_open_for(driver: &Driver, head: &Parts) -> bool {
+    driver.is_open() || head.extensions.get::<OpenListener>().is_some()
+}
+
 /// Who is calling.
 async fn caller(driver: &Driver, served: &Served, head: &Parts) -> Result<Caller, Problem> {
     match served.rule {
         Rule::Anyone => Ok(Caller::Anonymous),
-        _ => Caller::of(driver, &head.headers).await,
+        _ => Caller::of(driver, head).await,
     }
 }
 

@@ -213,6 +213,22 @@ pub const HALF_CLOSE_GRACE: Duration = Duration::from_millis(500);
 pub const CONNECTION_IDLE: Duration = Duration::from_secs(75);
 /// How long a TLS handshake may take: our choice, as a request's head.
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one attempt to obtain a certificate by ACME may take: our choice.
+pub const ACME_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long one request of it may take: our choice.
+pub const ACME_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of an answer to it, of which a chain of certificates is the longest: our choice.
+pub const ACME_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// The pause after the first attempt that failed; it grows fourfold: Let's Encrypt allows five failures an hour.
+pub const ACME_RETRY_MIN: Duration = Duration::from_secs(10);
+/// The longest pause between attempts: our choice.
+pub const ACME_RETRY_MAX: Duration = Duration::from_secs(3600);
+/// How often the files of TLS are looked at for changes; what has changed is used when it rests for one such time. Our choice: a
+/// renewed certificate is valid for days before the old one expires.
+pub const TLS_FILES_POLL: Duration = Duration::from_secs(2);
+/// Bytes of the header with which a trusted proxy begins a connection (PROXY protocol, section 2.2, allows 65,551): our
+/// choice; with every field that the specification names it has some hundred.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 /// How long the 408 for a head that took too long may take to be written: our choice; the connection ends
 /// in any case.
 pub const HEAD_REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);

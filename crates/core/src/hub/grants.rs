@@ -70,6 +70,16 @@ impl Hub {
         }
     }
 
+    /// A credential that the core does not store has ended, of which streams may be open under this id: they end, and polls that
+    /// wait do.
+    pub fn handle_credential_ended(&mut self, id: TokenId, now: Now) {
+        if !self.failed {
+            self.ctx.outputs.push_back(Output::Access(AccessChange::Token(id)));
+            self.end_revoked(Revoked::Token(id, None), now);
+            self.finish_call(now);
+        }
+    }
+
     /// Whether everyone may do everything: there is no `admin` token.
     pub fn is_open(&self) -> bool {
         self.ctx.grants.is_open()

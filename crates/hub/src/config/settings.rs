@@ -8,7 +8,7 @@ use std::time::Duration;
 use bellwire_proto::{RoleName, Seconds, limits};
 use bellwire_sse::EventName;
 
-use super::{Config, JwtConfig, TlsFiles};
+use super::{AcmeConfig, Config, JwtConfig, ListenerConfig, TlsFiles};
 
 /// One setting.
 pub(super) struct Setting {
@@ -38,6 +38,12 @@ pub(super) struct Draft {
     pub(super) jwt: JwtConfig,
     pub(super) tls_cert: Option<PathBuf>,
     pub(super) tls_key: Option<PathBuf>,
+    /// Those of `[[listener]]`.
+    pub(super) listeners: Vec<ListenerConfig>,
+    /// Those of `[[certificate]]`.
+    pub(super) certificates: Vec<TlsFiles>,
+    /// That of `[acme]`.
+    pub(super) acme: Option<AcmeConfig>,
 }
 
 macro_rules! flag {
@@ -123,8 +129,8 @@ pub(super) const SETTINGS: &[Setting] = &[
             listen.ok().map(|listen| draft.config.listen = listen)
         },
         show: |config| {
-            let texts: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
-            Some(texts.join(","))
+            let short = config.listen.iter().filter(|listener| listener.is_short());
+            list(short.map(ToString::to_string))
         },
         shape: Shape::List,
     },
@@ -317,7 +323,7 @@ fn jwt_role(text: &str) -> Option<(String, RoleName)> {
 }
 
 /// A host name in lower case, without the final dot.
-fn host_name(text: &str) -> Option<String> {
+pub(super) fn host_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     (!name.is_empty() && name.chars().all(of_name)).then(|| name.to_ascii_lowercase())

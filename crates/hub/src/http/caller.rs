@@ -10,31 +10,50 @@ use bellwire_core::{AccessChange, TokenUse};
 use bellwire_proto::{
     Action, Code, DeviceId, Problem, Role, RoleName, Seconds, Timestamp, Token, TokenId,
 };
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 
 use crate::auth::{Grant, Presented, credential, minute, secret_digest};
 use crate::driver::Driver;
 use crate::jwt::Jwt;
+use crate::listen::OpenListener;
 use crate::store::{StoredDevice, Visible};
+use crate::tls::ClientIdentity;
 
 /// The caller of a request.
 #[derive(Debug, Clone)]
 pub(in crate::http) enum Caller {
     /// Nobody in particular, on an open hub: everything is allowed.
     Anonymous,
+    /// The same, by a listener that is open whatever the hub is.
+    OfOpenListener,
+    /// The holder of a client's certificate, and the devices that exist for it.
+    Certified(Arc<ClientIdentity>, Visible),
     /// The holder of a token.
     Holder(Arc<Grant>),
 }
 
 impl Caller {
-    /// Who sent a request with these headers.
+    /// Who sent a request with this head.
     ///
     /// # Errors
     /// `unauthenticated`, the same whatever the reason is; `pending`; `store_unavailable`.
-    pub(in crate::http) async fn of(driver: &Driver, headers: &HeaderMap) -> Result<Self, Problem> {
-        let auth = driver.auth();
+    pub(in crate::http) async fn of(driver: &Driver, head: &Parts) -> Result<Self, Problem> {
+        let (auth, headers) = (driver.auth(), &head.headers);
         if !headers.contains_key(AUTHORIZATION) {
+            if let Some(identity) = head.extensions.get::<Arc<ClientIdentity>>() {
+                if !auth.accepts(identity, driver.now()) {
+                    return Err(unauthenticated());
+                }
+                let select = match &identity.role {
+                    Role::Operator(scope) => scope.select.clone(),
+                    _ => None,
+                };
+                return Ok(Self::Certified(identity.clone(), Visible::by(select)));
+            }
+            if head.extensions.get::<OpenListener>().is_some() {
+                return Ok(Self::OfOpenListener);
+            }
             return if auth.is_open() { Ok(Self::Anonymous) } else { Err(unauthenticated()) };
         }
         let now = driver.now();
@@ -72,6 +91,8 @@ impl Caller {
     pub(in crate::http) async fn still(&self, driver: &Driver) -> Result<(), Problem> {
         let allowed = match self {
             Self::Anonymous => driver.auth().is_open(),
+            Self::OfOpenListener => true,
+            Self::Certified(identity, _) => driver.auth().accepts(identity, driver.now()),
             Self::Holder(grant) if grant.generation().is_some() => {
                 let generation = driver.jwt().map(Jwt::generation);
                 grant.generation() == generation && grant.works(driver.now())
@@ -126,10 +147,11 @@ impl Caller {
         }
     }
 
-    /// The id of its token: the value of `created_by`, and the owner of an `Idempotency-Key`.
+    /// The id of its token, or the name in its certificate: the value of `created_by`, and the owner of an `Idempotency-Key`.
     pub(in crate::http) fn name(&self) -> Option<String> {
         match self {
-            Self::Anonymous => None,
+            Self::Anonymous | Self::OfOpenListener => None,
+            Self::Certified(identity, _) => Some(format!("certificate:{}", identity.name)),
             Self::Holder(grant) => Some(grant.name()),
         }
     }
@@ -137,7 +159,7 @@ impl Caller {
     /// The id of its token.
     pub(in crate::http) fn id(&self) -> Option<TokenId> {
         match self {
-            Self::Anonymous => None,
+            Self::Anonymous | Self::OfOpenListener | Self::Certified(..) => None,
             Self::Holder(grant) => Some(grant.id),
         }
     }
@@ -145,7 +167,10 @@ impl Caller {
     /// What a stream of its ends with.
     pub(in crate::http) fn token_use(&self) -> Option<TokenUse> {
         match self {
-            Self::Anonymous => None,
+            Self::Anonymous | Self::OfOpenListener => None,
+            Self::Certified(identity, _) => {
+                Some(TokenUse { id: identity.id, expires_at: Some(identity.expires_at) })
+            }
             Self::Holder(grant) => {
                 Some(TokenUse { id: grant.id, expires_at: grant.token.expires_at })
             }
@@ -164,7 +189,16 @@ impl Caller {
     pub(in crate::http) fn token(&self) -> Token {
         match self {
             Self::Holder(grant) => grant.token.clone(),
-            Self::Anonymous => Token {
+            Self::Certified(identity, _) => Token {
+                id: None,
+                role: identity.role.clone(),
+                expires_at: Some(identity.expires_at),
+                note: Some(format!("certificate of {}", identity.name)),
+                created_at: None,
+                created_by: None,
+                last_used_at: None,
+            },
+            Self::Anonymous | Self::OfOpenListener => Token {
                 id: None,
                 role: Role::Admin,
                 expires_at: None,
@@ -179,7 +213,8 @@ impl Caller {
     /// What it may do.
     pub(in crate::http) fn role(&self) -> &Role {
         match self {
-            Self::Anonymous => &Role::Admin,
+            Self::Anonymous | Self::OfOpenListener => &Role::Admin,
+            Self::Certified(identity, _) => &identity.role,
             Self::Holder(grant) => &grant.token.role,
         }
     }
@@ -192,7 +227,8 @@ impl Caller {
     /// The devices that exist for it.
     pub(in crate::http) fn visible(&self) -> Visible {
         match self {
-            Self::Anonymous => Visible::all(),
+            Self::Anonymous | Self::OfOpenListener => Visible::all(),
+            Self::Certified(_, visible) => visible.clone(),
             Self::Holder(grant) => grant.visible.clone(),
         }
     }

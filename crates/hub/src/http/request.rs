@@ -17,7 +17,7 @@ use http::{Method, header};
 use super::caller::Caller;
 use super::{body, is_name, params};
 use crate::driver::Driver;
-use crate::listen::ClientAddr;
+use crate::listen::ClientIp;
 use crate::quota::Share;
 
 /// A request that has a route, a method and a caller.
@@ -49,8 +49,7 @@ pub(super) fn segment(route: &str, head: &Parts, which: &str) -> Result<String, 
 
 /// The address of the client: the one place that decides what that is, for the log, for limits and for what a device shows.
 pub(super) fn address(head: &Parts) -> Option<IpAddr> {
-    let client = head.extensions.get::<ClientAddr>();
-    client.map(|client| client.0.ip().to_canonical())
+    head.extensions.get::<ClientIp>().map(|client| client.0.to_canonical())
 }
 
 impl Request {
@@ -129,8 +128,8 @@ impl Request {
         self.head.method == Method::HEAD
     }
 
-    /// The address and agent of the client: the other end of the connection, not what a header
-    /// claims.
+    /// The address and agent of the client: the other end of the connection, or what the trusted proxies of the listener
+    /// say of it.
     pub(super) fn peer(&self) -> Peer {
         let agent = self.head.headers.get(header::USER_AGENT);
         Peer {

@@ -5,7 +5,6 @@
 //! chose by ALPN. Pings are answered, and sent to detect a dead peer.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -23,28 +22,27 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::connection::{BusyBody, Shared};
-use super::{ClientAddr, ListenConfig, ServerStage, head};
+use super::connection::{BusyBody, Origin, Shared};
+use super::{ListenConfig, ServerStage, head};
 use crate::plane::ConnectionGuard;
 use crate::quota::Share;
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
     transport: TlsStream<TcpStream>,
-    addr: SocketAddr,
+    from: Origin,
     _guard: ConnectionGuard,
     shared: Shared,
     router: Router,
 ) {
-    let Shared { config, mut stage, listener, quota, .. } = shared;
+    let (config, mut stage) = (shared.config.clone(), shared.stage.clone());
     let in_flight = Arc::new(AtomicUsize::new(0));
     let requests = service_fn(|mut request: Request<Incoming>| {
         // Each counts as the connection that it would be with HTTP/1.1.
-        let share = quota.as_ref().map_or(Some(None), |quota| quota.connection(addr.ip()));
+        let share = shared.connection_share(from.addr.ip());
         let too_many = share.is_none().then(too_many);
         let busy = Busy::new(&in_flight, share.flatten());
-        request.extensions_mut().insert(ClientAddr(addr));
-        request.extensions_mut().insert(listener);
+        from.note(&mut request, &shared);
         let refused = too_many.or_else(|| head::too_large(&request, config.head_bytes_max));
         let answer = tower::ServiceExt::oneshot(router.clone(), request);
         async move {
