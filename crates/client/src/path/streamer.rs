@@ -19,6 +19,8 @@ mod end;
 pub(super) struct Streamer {
     state: StreamState,
     rung: Rung,
+    /// What carried last, or [`Rung::Rest`] if nothing did: the next run begins there.
+    settled: Rung,
     /// Since when the rung is [`Rung::Compat`].
     compat_since: u64,
     /// The next rest, before it is spread.
@@ -87,10 +89,11 @@ struct Farewell {
 }
 
 /// How a stream is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
     /// As it is.
+    #[default]
     Plain,
     /// With a comment after each write.
     Compat,
@@ -140,6 +143,7 @@ impl Streamer {
         let mut streamer = Self {
             state: StreamState::Due,
             rung: Rung::Plain,
+            settled: verdict.map_or(Rung::Plain, |verdict| verdict.rung),
             compat_since: now,
             rest_ms: REST_MS,
             short_streams: 0,
@@ -209,8 +213,16 @@ impl Streamer {
         }
     }
 
+    /// Not that of a stream which is being tried: a run that ended meanwhile would make the next one try everything again.
     pub(super) fn verdict(&self) -> Rung {
-        if self.rest_until().is_some() { Rung::Rest } else { self.rung }
+        self.settled
+    }
+
+    /// Notes what is known once a stream carries.
+    pub(super) fn settle(&mut self) {
+        if self.carries() {
+            self.settled = self.rung;
+        }
     }
 
     pub(super) fn negotiated_s(&self) -> Option<u64> {
