@@ -11,7 +11,7 @@ use super::clock;
 use crate::path::Verdict;
 use crate::path::deadlines::VERDICT_S;
 use crate::path::wake::default_gateways;
-use crate::transport::BaseStatus;
+use crate::transport::Transport;
 
 const FILE: &str = "network.json";
 /// What replaces it.
@@ -41,11 +41,11 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Whether it was found out with this hub and base.
-    pub(super) fn is_of(&self, hub: &str, base: Option<&BaseStatus>) -> bool {
-        match base {
+    /// Whether it was found out with this hub and the base in use; where none is yet, with one that may be.
+    pub(super) fn is_of(&self, hub: &str, transport: &dyn Transport) -> bool {
+        match transport.base() {
             Some(base) => (&self.hub, &self.proxy) == (&base.hub, &base.proxy),
-            None => self.hub == hub,
+            None => self.hub == hub && transport.may_use(&self.hub, &self.proxy),
         }
     }
 

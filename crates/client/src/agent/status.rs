@@ -51,7 +51,7 @@ pub struct Status {
 pub struct Connection {
     /// The URL of the hub, without credentials.
     pub hub: String,
-    /// The proxy that it goes through: its URL, `environment` or `none`. `None` where nothing is set.
+    /// The proxy that it goes through: its URL without credentials, or `none`. `None` while none is known to work.
     #[serde(default)]
     pub proxy: Option<String>,
     /// Why not through the preferred URL and proxy.

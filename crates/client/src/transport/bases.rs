@@ -32,7 +32,7 @@ const REST_MAX: Duration = Duration::from_secs(86_400);
 pub struct Base {
     /// The hub.
     pub hub: Address,
-    /// The proxy, for people: its URL without credentials, `environment` or `none`.
+    /// The proxy, for people: its URL without credentials, or `none`.
     pub proxy: String,
     /// What the requests go through.
     pub transport: Arc<dyn Transport>,
@@ -171,6 +171,12 @@ impl Transport for BaseTransport {
         let (hub, proxy) = base.names();
         let why = state.why.clone().filter(|_| index > 0);
         Some(BaseStatus { index, hub, proxy, why, generation: state.generation })
+    }
+
+    fn may_use(&self, hub: &str, proxy: &str) -> bool {
+        // What a source will list is not known.
+        self.0.source.is_some()
+            || self.0.state().bases.iter().any(|base| base.names() == (hub.into(), proxy.into()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 
-use super::{ProxySetting, transport_by};
+use super::{ProxySetting, Through};
 use crate::address::Address;
 use crate::path::pac::{Pac, PacAnswer, PacError, PacLocation, ProxyEntry};
 use crate::transport::{
@@ -29,7 +29,7 @@ struct Inner {
 
 /// An item of the setting.
 enum Slot {
-    Fixed { proxy: String, transport: Arc<dyn Transport> },
+    Fixed(Through),
     Pac { location: PacLocation, state: Mutex<PacState> },
 }
 
@@ -52,10 +52,7 @@ impl PacBases {
                 ProxySetting::Pac(location) => {
                     Slot::Pac { location: location.clone(), state: Mutex::default() }
                 }
-                proxy => Slot::Fixed {
-                    proxy: proxy.to_string(),
-                    transport: transport_by(&template, proxy)?,
-                },
+                proxy => Slot::Fixed(Through::new(&template, proxy)?),
             })
         };
         let slots = proxies.iter().map(slot).collect::<Result<_, _>>()?;
@@ -86,11 +83,7 @@ impl Inner {
         for hub in &self.hubs {
             for (slot, lines) in self.slots.iter().zip(&mut lines) {
                 match slot {
-                    Slot::Fixed { proxy, transport } => bases.push(Base {
-                        hub: hub.clone(),
-                        proxy: proxy.clone(),
-                        transport: Arc::clone(transport),
-                    }),
+                    Slot::Fixed(through) => bases.push(through.base(hub)),
                     Slot::Pac { state, .. } => {
                         let pac = lock(state).read.clone();
                         let Some(pac) = pac else { continue };
@@ -159,7 +152,7 @@ impl Inner {
     fn without_any(&self) -> TransportError {
         let reasons = self.slots.iter().filter_map(|slot| match slot {
             Slot::Pac { state, .. } => lock(state).logged.last().cloned(),
-            Slot::Fixed { .. } => None,
+            Slot::Fixed(_) => None,
         });
         let reasons: Vec<String> = reasons.collect();
         let reason = format!("no PAC file lists a proxy: {}", reasons.join("; "));
