@@ -26,6 +26,9 @@ pub(super) struct Known {
     at_ms: u64,
     /// The gateways in the kernel's notation; empty if there is none.
     gateway: String,
+    /// Since when the heartbeat is a shorter one, by the same clock.
+    #[serde(default)]
+    heartbeat_since_ms: Option<u64>,
     #[serde(flatten)]
     pub(super) found: Found,
 }
@@ -60,18 +63,38 @@ impl Found {
 }
 
 impl Known {
-    /// What is known now. Blocks while the kernel lists its routes.
-    fn now(found: Found) -> Self {
-        Self { at_ms: clock::device_ms(), gateway: default_gateways(), found }
+    /// What is known now, after what was known before. Blocks while the kernel lists its routes.
+    fn now(found: Found, before: Option<&Self>) -> Self {
+        Self::at(clock::device_ms(), default_gateways(), found, before)
+    }
+
+    fn at(at_ms: u64, gateway: String, found: Found, before: Option<&Self>) -> Self {
+        let heartbeat_s = found.verdict.heartbeat_s;
+        let before = before.filter(|before| before.found.verdict.heartbeat_s == heartbeat_s);
+        let since_ms = before.and_then(|before| before.heartbeat_since_ms).unwrap_or(at_ms);
+        let heartbeat_since_ms = heartbeat_s.map(|_| since_ms.min(at_ms));
+        Self { at_ms, gateway, heartbeat_since_ms, found }
     }
 
     /// What is known here and now. A file that cannot be read is none.
     pub(super) fn read(dir: &Path) -> Option<Found> {
+        Self::load(dir)?.now_known(clock::device_ms(), &default_gateways())
+    }
+
+    fn load(dir: &Path) -> Option<Self> {
         let path = dir.join(FILE);
         let length = std::fs::metadata(&path).ok()?.len();
         let text = (length <= BYTES_MAX).then(|| std::fs::read(&path).ok()).flatten()?;
-        let known: Self = serde_json::from_slice(&text).ok()?;
-        known.counts(clock::device_ms(), &default_gateways()).then_some(known.found)
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// What counts of it. A shorter heartbeat does for a day, however often it was written: else it would be requested for ever.
+    fn now_known(mut self, now_ms: u64, gateway: &str) -> Option<Found> {
+        let age_ms = self.heartbeat_since_ms.and_then(|since_ms| now_ms.checked_sub(since_ms));
+        if age_ms.is_none_or(|age_ms| age_ms > VERDICT_S * 1000) {
+            self.found.verdict.heartbeat_s = None;
+        }
+        self.counts(now_ms, gateway).then_some(self.found)
     }
 
     fn counts(&self, now_ms: u64, gateway: &str) -> bool {
@@ -131,7 +154,8 @@ async fn write_each(dir: PathBuf, mut found: watch::Receiver<Option<Found>>) {
         let Some(found) = found.borrow_and_update().clone() else { continue };
         let (dir, before) = (dir.clone(), written.take());
         let write = tokio::task::spawn_blocking(move || {
-            let known = Known::now(found);
+            let of_last_run = if before.is_none() { Known::load(&dir) } else { None };
+            let known = Known::now(found, before.as_ref().or(of_last_run.as_ref()));
             match known.replaces(before.as_ref()) {
                 true => {
                     known.write(&dir);
@@ -155,7 +179,7 @@ mod tests {
     }
 
     fn known() -> Known {
-        Known { at_ms: 1_000_000, gateway: "0101A8C0".to_owned(), found: found() }
+        Known::at(1_000_000, "0101A8C0".to_owned(), found(), None)
     }
 
     #[test]
@@ -168,11 +192,28 @@ mod tests {
         assert!(!known.counts(1_000_001, "0201A8C0"), "another network");
     }
 
+    /// The file was written again twice a day, and with it the heartbeat, for as long as the device lived.
+    #[test]
+    fn a_shorter_heartbeat_counts_for_a_day_although_the_rest_is_written_again() {
+        let day_ms = VERDICT_S * 1000;
+        let found = Found { verdict: Verdict { heartbeat_s: Some(7), ..found().verdict }, ..found() };
+        let first = Known::at(1_000_000, String::new(), found.clone(), None);
+        let again = Known::at(1_000_000 + day_ms, String::new(), found.clone(), Some(&first));
+        let known = |known: &Known, now_ms| known.clone().now_known(now_ms, "").unwrap();
+        assert_eq!(known(&again, 1_000_000 + day_ms), found);
+        let later = known(&again, 1_000_001 + day_ms);
+        assert_eq!(later.verdict, Verdict { heartbeat_s: None, ..found.verdict.clone() });
+        let shorter = Verdict { heartbeat_s: Some(5), ..found.verdict.clone() };
+        let shorter = Found { verdict: shorter, ..found };
+        let shorter = Known::at(1_000_000 + day_ms, String::new(), shorter, Some(&again));
+        assert_eq!(known(&shorter, 1_000_001 + day_ms).verdict.heartbeat_s, Some(5), "a new one");
+    }
+
     #[test]
     fn what_was_written_is_read_and_a_broken_file_is_none() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Known::read(dir.path()), None);
-        Known::now(found()).write(dir.path());
+        Known::now(found(), None).write(dir.path());
         assert_eq!(Known::read(dir.path()), Some(found()));
         std::fs::write(dir.path().join(FILE), "{").unwrap();
         assert_eq!(Known::read(dir.path()), None);

@@ -88,6 +88,8 @@ pub const SHORT_STREAM_HEARTBEATS: u64 = 3;
 pub const SHORT_STREAMS_MAX: u32 = 3;
 /// The shortest heartbeat that is requested for that, in seconds. Contract, section 4.
 pub const HEARTBEAT_S_MIN: u64 = HEARTBEAT_S.min;
+/// How long a shorter heartbeat is requested before the usual one is tried again, at the next opening: as long as comments are.
+pub const SHORT_HEARTBEAT_MS: u64 = COMPAT_MS;
 /// How long a stream rests after both of its forms failed, doubling with each time, +/- [`JITTER_PERCENT`]. LaunchDarkly's
 /// clients rest as long at first.
 pub const REST_MS: u64 = 300_000;

@@ -1,12 +1,13 @@
 //! The stream: one at a time, its proof, its end, and when the next is opened.
 
+use bellwire_proto::limits::HEARTBEAT_S;
 use bellwire_proto::stream::ByeReason;
 use serde::{Deserialize, Serialize};
 
 use super::deadlines::{
     BACKOFF_BASE_MS, BYE_END_MS, BYE_PAUSE_MAX_MS, COMPAT_MS, CONFIRM_MS, CONFIRM_RETRY_MS,
     DEAD_TENTHS, HEAD_MS, HEARTBEAT_S_MIN, HELLO_MS, PING_MS, PROBES_MIN, PROBES_MS, REOPEN_MAX_MS,
-    REST_MAX_MS, REST_MS, SHORT_STREAM_HEARTBEATS, SHORT_STREAMS_MAX, SUSPECT_TENTHS,
+    REST_MAX_MS, REST_MS, SHORT_HEARTBEAT_MS, SHORT_STREAM_HEARTBEATS, SHORT_STREAMS_MAX, SUSPECT_TENTHS,
 };
 use super::lag::Lags;
 use super::random::Random;
@@ -29,6 +30,8 @@ pub(super) struct Streamer {
     short_streams: u32,
     /// The heartbeat that this network needs, in seconds.
     negotiated_s: Option<u64>,
+    /// Since when.
+    negotiated_since: u64,
     /// Pings in a row that failed.
     failed_pings: u32,
     /// Why the last one failed; why the plain one did.
@@ -147,7 +150,11 @@ impl Streamer {
             compat_since: now,
             rest_ms: REST_MS,
             short_streams: 0,
-            negotiated_s: verdict.and_then(|verdict| verdict.heartbeat_s),
+            // A file may say anything.
+            negotiated_s: verdict
+                .and_then(|verdict| verdict.heartbeat_s)
+                .map(|needed_s| needed_s.clamp(HEARTBEAT_S.min, HEARTBEAT_S.default)),
+            negotiated_since: now,
             failed_pings: 0,
             why: verdict.and_then(|verdict| verdict.why.clone()),
             why_compat: verdict.and_then(|verdict| verdict.why.clone()),
@@ -250,6 +257,9 @@ impl Path {
         let streamer = &mut self.streamer;
         if streamer.rung == Rung::Compat && now.saturating_sub(streamer.compat_since) >= COMPAT_MS {
             streamer.rung = Rung::Plain;
+        }
+        if now.saturating_sub(streamer.negotiated_since) >= SHORT_HEARTBEAT_MS {
+            streamer.negotiated_s = None;
         }
         streamer.state = StreamState::Opening { sent: now };
         let compat = streamer.rung == Rung::Compat;
