@@ -118,16 +118,14 @@ impl Known {
     }
 
     /// Replaces the file. Without it the next run tries everything again. Only one agent uses a state directory.
-    fn write(&self, dir: &Path) {
+    fn write(&self, dir: &Path) -> io::Result<()> {
+        let new = dir.join(NEW_FILE);
         let write = || {
-            let new = dir.join(NEW_FILE);
             std::fs::write(&new, serde_json::to_vec(self)?)?;
-            std::fs::rename(new, dir.join(FILE))
+            std::fs::rename(&new, dir.join(FILE))
         };
-        if let Err(error) = write() {
-            let error: io::Error = error;
-            tracing::debug!(%error, "{FILE} cannot be written");
-        }
+        // On a full disk it would occupy what the journal needs.
+        write().inspect_err(|_| drop(std::fs::remove_file(&new)))
     }
 }
 
@@ -149,33 +147,74 @@ impl KnownWriter {
 
 /// Ends with the writer, after its last write.
 async fn write_each(dir: PathBuf, mut found: watch::Receiver<Option<Found>>) {
-    let mut written = None;
+    let mut file = KnownFile { dir, written: None, fails: false };
     while found.changed().await.is_ok() {
         let Some(found) = found.borrow_and_update().clone() else { continue };
-        let (dir, before) = (dir.clone(), written.take());
+        file.write(found).await;
+    }
+}
+
+struct KnownFile {
+    dir: PathBuf,
+    /// By this run, last.
+    written: Option<Known>,
+    /// The last write failed, and that was logged.
+    fails: bool,
+}
+
+impl KnownFile {
+    async fn write(&mut self, found: Found) {
+        let (dir, before) = (self.dir.clone(), self.written.take());
         let write = tokio::task::spawn_blocking(move || {
             let of_last_run = if before.is_none() { Known::load(&dir) } else { None };
             let known = Known::now(found, before.as_ref().or(of_last_run.as_ref()));
             match known.replaces(before.as_ref()) {
-                true => {
-                    known.write(&dir);
-                    Some(known)
-                }
-                false => before,
+                true => known.write(&dir).map(|()| Some(known)),
+                false => Ok(before),
             }
         });
-        written = write.await.unwrap_or_default();
+        match write.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(known) => (self.written, self.fails) = (known, false),
+            // Once, and again after one that succeeded; what is found out next is written anyway.
+            Err(error) if !std::mem::replace(&mut self.fails, true) => tracing::warn!(
+                "what is known of the network cannot be stored, so that the next start tries everything again: {}: {error}; make \
+                 room on its disk, or let the agent's user write there",
+                self.dir.join(FILE).display()
+            ),
+            Err(_) => {}
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
     use crate::path::Rung;
 
     fn found() -> Found {
         let verdict = Verdict { rung: Rung::Rest, hold_s: 12, heartbeat_s: None, why: None };
         Found { hub: "http://h/".to_owned(), proxy: "none".to_owned(), verdict }
+    }
+
+    /// A log, and its text so far.
+    fn log() -> (impl tracing::Subscriber, impl Fn() -> String) {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        let text = move || String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        (log.finish(), text)
     }
 
     fn known() -> Known {
@@ -190,6 +229,25 @@ mod tests {
         assert!(!known.counts(1_000_001 + day_ms, "0101A8C0"), "too old");
         assert!(!known.counts(999_999, "0101A8C0"), "from the future");
         assert!(!known.counts(1_000_001, "0201A8C0"), "another network");
+    }
+
+    /// It was a line of the level debug, and its copy stayed behind.
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_is_one_warning_and_leaves_no_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        // No file replaces a directory.
+        std::fs::create_dir(dir.path().join(FILE)).unwrap();
+        let (log, text) = log();
+        let _guard = tracing::subscriber::set_default(log);
+        let mut file = KnownFile { dir: dir.path().to_owned(), written: None, fails: false };
+        for hold_s in [10, 11, 12] {
+            let verdict = Verdict { hold_s, ..found().verdict };
+            file.write(Found { verdict, ..found() }).await;
+        }
+        let text = text();
+        assert_eq!(text.matches("make room on its disk").count(), 1, "{text}");
+        assert!(text.contains("WARN") && text.contains(FILE), "{text}");
+        assert!(!dir.path().join(NEW_FILE).exists(), "the copy is left behind");
     }
 
     /// The file was written again twice a day, and with it the heartbeat, for as long as the device lived.
@@ -213,7 +271,7 @@ mod tests {
     fn what_was_written_is_read_and_a_broken_file_is_none() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Known::read(dir.path()), None);
-        Known::now(found(), None).write(dir.path());
+        Known::now(found(), None).write(dir.path()).unwrap();
         assert_eq!(Known::read(dir.path()), Some(found()));
         std::fs::write(dir.path().join(FILE), "{").unwrap();
         assert_eq!(Known::read(dir.path()), None);
