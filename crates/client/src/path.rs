@@ -201,12 +201,7 @@ impl Path {
     /// What a later run may begin with.
     pub fn verdict(&self) -> Verdict {
         let (rung, hold_s, heartbeat_s) = self.hints();
-        Verdict {
-            rung,
-            hold_s,
-            heartbeat_s,
-            why: self.streamer.why().map(str::to_owned),
-        }
+        Verdict { rung, hold_s, heartbeat_s, why: self.streamer.why().map(str::to_owned) }
     }
 
     fn hints(&self) -> status::Hints {

@@ -254,7 +254,8 @@ mod tests {
     #[test]
     fn a_shorter_heartbeat_counts_for_a_day_although_the_rest_is_written_again() {
         let day_ms = VERDICT_S * 1000;
-        let found = Found { verdict: Verdict { heartbeat_s: Some(7), ..found().verdict }, ..found() };
+        let found =
+            Found { verdict: Verdict { heartbeat_s: Some(7), ..found().verdict }, ..found() };
         let first = Known::at(1_000_000, String::new(), found.clone(), None);
         let again = Known::at(1_000_000 + day_ms, String::new(), found.clone(), Some(&first));
         let known = |known: &Known, now_ms| known.clone().now_known(now_ms, "").unwrap();
