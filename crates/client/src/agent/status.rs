@@ -77,7 +77,7 @@ pub struct Connection {
     pub hub_version: Option<String>,
     /// Why the last connection was lost or could not be made.
     pub last_loss: Option<String>,
-    /// When the next attempt begins, in seconds from now.
+    /// When the next attempt begins, in seconds from now; `None` while one is under way.
     pub retry_in_s: Option<u64>,
 }
 

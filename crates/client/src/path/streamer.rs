@@ -226,10 +226,16 @@ impl Streamer {
         self.settled
     }
 
-    /// Notes what is known once a stream carries.
+    /// Notes what is known once a stream carries: what was wrong before is over, but for what the comments are for.
     pub(super) fn settle(&mut self) {
         if self.carries() {
             self.settled = self.rung;
+            if self.rung == Rung::Plain {
+                self.why_compat = None;
+            }
+            if self.why != self.why_compat {
+                self.why.clone_from(&self.why_compat);
+            }
         }
     }
 

@@ -234,6 +234,22 @@ fn a_verdict_is_where_the_next_run_begins_and_keeps_nothing_from_it() {
     );
 }
 
+/// The next run was told a reason that was over, and so was the operator while its own stream was being proven.
+#[test]
+fn a_stream_that_carries_clears_the_reason_why_it_did_not() {
+    let mut path = streaming_alone();
+    path.handle_heartbeat(60_000, 1_060_000);
+    path.handle_stream_end(62_000, StreamEnd::Ended);
+    assert!(path.verdict().why.unwrap().contains("was cut"));
+    path.handle_hello(62_030, times(62_030));
+    path.handle_heartbeat(63_030, 1_063_030);
+    path.handle_heartbeat(64_030, 1_064_030);
+    path.handle_confirmation(64_050, true);
+    assert_eq!((path.status().carrier, path.verdict().why), (Some(Carrier::Stream), None));
+    path.handle_stream_end(200_000, StreamEnd::Ended);
+    assert!(path.verdict().why.unwrap().contains("was cut"), "anew");
+}
+
 /// One from a damaged file was requested for ever, and written to the file again.
 #[test]
 fn the_heartbeat_of_a_verdict_is_within_its_limits_and_requested_for_a_day() {
