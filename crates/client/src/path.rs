@@ -113,7 +113,7 @@ pub enum Output {
         /// Milliseconds from now.
         retry_in_ms: u64,
     },
-    /// [`Path::status`] has changed.
+    /// [`Path::status`] has changed, or what the next run needs of [`Path::verdict`].
     Changed,
 }
 
@@ -131,6 +131,8 @@ pub struct Path {
     /// Replaces the next pause, once.
     next_delay_ms: Option<u64>,
     status: PathStatus,
+    /// Those of the last [`Output::Changed`].
+    hints: status::Hints,
 }
 
 /// Whether the hub has answered on any way since the last loss.
@@ -162,8 +164,10 @@ impl Path {
             exchanges: Exchanges::default(),
             next_delay_ms: None,
             status: PathStatus::new(now),
+            hints: Default::default(),
             settings,
         };
+        path.hints = path.hints();
         path.advance(now);
         path
     }
@@ -196,12 +200,12 @@ impl Path {
 
     /// What a later run may begin with.
     pub fn verdict(&self) -> Verdict {
-        Verdict {
-            rung: self.streamer.verdict(),
-            hold_s: self.poller.hold_s(),
-            heartbeat_s: self.streamer.negotiated_s(),
-            why: self.streamer.why().map(str::to_owned),
-        }
+        let (rung, hold_s, heartbeat_s) = self.hints();
+        Verdict { rung, hold_s, heartbeat_s, why: self.streamer.why().map(str::to_owned) }
+    }
+
+    fn hints(&self) -> status::Hints {
+        (self.streamer.verdict(), self.poller.hold_s(), self.streamer.negotiated_s())
     }
 
     /// The highest seq that arrived, for `last_event_id`.
@@ -272,6 +276,7 @@ impl Path {
         self.start_poll(now);
         self.start_stream(now);
         self.confirm_again();
+        self.streamer.settle();
         let carrier = if self.streamer.carries() {
             Some(self.streamer.carrier())
         } else if self.is_lost() {
@@ -289,7 +294,9 @@ impl Path {
             }
             None => self.poller.why.clone(),
         };
-        if self.status.update(now, carrier, why, self.streamer.rest_until()) {
+        let hints = self.hints();
+        let has_news = std::mem::replace(&mut self.hints, hints) != hints;
+        if self.status.update(now, carrier, why, self.streamer.rest_until()) || has_news {
             self.outputs.push_back(Output::Changed);
         }
     }

@@ -103,6 +103,11 @@ pub trait Transport: Send + Sync + 'static {
     fn base(&self) -> Option<BaseStatus> {
         None
     }
+
+    /// Whether requests may come to go to this hub through this proxy, each named as in [`BaseStatus`].
+    fn may_use(&self, _hub: &str, _proxy: &str) -> bool {
+        true
+    }
 }
 
 impl<T: Transport + ?Sized> Transport for Arc<T> {
@@ -120,6 +125,10 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
 
     fn base(&self) -> Option<BaseStatus> {
         (**self).base()
+    }
+
+    fn may_use(&self, hub: &str, proxy: &str) -> bool {
+        (**self).may_use(hub, proxy)
     }
 }
 

@@ -176,7 +176,8 @@ pub enum Signal {
         /// In Unix milliseconds.
         time_ms: Option<u64>,
     },
-    /// Another way carries the commands from now on, or it is known why not the better one. [`Listener::way`] shows since when.
+    /// Another way carries the commands from now on, or it is known why not the better one; or what [`Listener::verdict`] says is
+    /// another, as when the stream begins to rest. [`Listener::way`] shows since when, and for how long.
     Carrier {
         /// `None` while neither works.
         carrier: Option<Carrier>,

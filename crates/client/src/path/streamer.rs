@@ -1,12 +1,14 @@
 //! The stream: one at a time, its proof, its end, and when the next is opened.
 
+use bellwire_proto::limits::HEARTBEAT_S;
 use bellwire_proto::stream::ByeReason;
 use serde::{Deserialize, Serialize};
 
 use super::deadlines::{
     BACKOFF_BASE_MS, BYE_END_MS, BYE_PAUSE_MAX_MS, COMPAT_MS, CONFIRM_MS, CONFIRM_RETRY_MS,
     DEAD_TENTHS, HEAD_MS, HEARTBEAT_S_MIN, HELLO_MS, PING_MS, PROBES_MIN, PROBES_MS, REOPEN_MAX_MS,
-    REST_MAX_MS, REST_MS, SHORT_STREAM_HEARTBEATS, SHORT_STREAMS_MAX, SUSPECT_TENTHS,
+    REST_MAX_MS, REST_MS, SHORT_HEARTBEAT_MS, SHORT_STREAM_HEARTBEATS, SHORT_STREAMS_MAX,
+    SUSPECT_TENTHS,
 };
 use super::lag::Lags;
 use super::random::Random;
@@ -19,6 +21,8 @@ mod end;
 pub(super) struct Streamer {
     state: StreamState,
     rung: Rung,
+    /// What carried last, or [`Rung::Rest`] if nothing did: the next run begins there.
+    settled: Rung,
     /// Since when the rung is [`Rung::Compat`].
     compat_since: u64,
     /// The next rest, before it is spread.
@@ -27,6 +31,8 @@ pub(super) struct Streamer {
     short_streams: u32,
     /// The heartbeat that this network needs, in seconds.
     negotiated_s: Option<u64>,
+    /// Since when.
+    negotiated_since: u64,
     /// Pings in a row that failed.
     failed_pings: u32,
     /// Why the last one failed; why the plain one did.
@@ -87,10 +93,11 @@ struct Farewell {
 }
 
 /// How a stream is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
     /// As it is.
+    #[default]
     Plain,
     /// With a comment after each write.
     Compat,
@@ -140,10 +147,15 @@ impl Streamer {
         let mut streamer = Self {
             state: StreamState::Due,
             rung: Rung::Plain,
+            settled: verdict.map_or(Rung::Plain, |verdict| verdict.rung),
             compat_since: now,
             rest_ms: REST_MS,
             short_streams: 0,
-            negotiated_s: verdict.and_then(|verdict| verdict.heartbeat_s),
+            // A file may say anything.
+            negotiated_s: verdict
+                .and_then(|verdict| verdict.heartbeat_s)
+                .map(|needed_s| needed_s.clamp(HEARTBEAT_S.min, HEARTBEAT_S.default)),
+            negotiated_since: now,
             failed_pings: 0,
             why: verdict.and_then(|verdict| verdict.why.clone()),
             why_compat: verdict.and_then(|verdict| verdict.why.clone()),
@@ -209,8 +221,22 @@ impl Streamer {
         }
     }
 
+    /// Not that of a stream which is being tried: a run that ended meanwhile would make the next one try everything again.
     pub(super) fn verdict(&self) -> Rung {
-        if self.rest_until().is_some() { Rung::Rest } else { self.rung }
+        self.settled
+    }
+
+    /// Notes what is known once a stream carries: what was wrong before is over, but for what the comments are for.
+    pub(super) fn settle(&mut self) {
+        if self.carries() {
+            self.settled = self.rung;
+            if self.rung == Rung::Plain {
+                self.why_compat = None;
+            }
+            if self.why != self.why_compat {
+                self.why.clone_from(&self.why_compat);
+            }
+        }
     }
 
     pub(super) fn negotiated_s(&self) -> Option<u64> {
@@ -238,6 +264,9 @@ impl Path {
         let streamer = &mut self.streamer;
         if streamer.rung == Rung::Compat && now.saturating_sub(streamer.compat_since) >= COMPAT_MS {
             streamer.rung = Rung::Plain;
+        }
+        if now.saturating_sub(streamer.negotiated_since) >= SHORT_HEARTBEAT_MS {
+            streamer.negotiated_s = None;
         }
         streamer.state = StreamState::Opening { sent: now };
         let compat = streamer.rung == Rung::Compat;

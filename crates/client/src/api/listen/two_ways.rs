@@ -44,7 +44,8 @@ pub(super) struct TwoWays {
     hub_clock: Option<(u64, Instant)>,
     /// Hub and `max_in_flight` of the last hello that was yielded.
     known_hub: Option<(String, usize)>,
-    carrier: (Option<Carrier>, Option<String>),
+    /// What the last signal was about.
+    shown: Shown,
     timer: Option<Pin<Box<Sleep>>>,
     timed_out: Option<Instant>,
     returned: Option<Instant>,
@@ -53,6 +54,16 @@ pub(super) struct TwoWays {
     /// A final loss, to be yielded.
     error: Option<Error>,
     is_closed: bool,
+}
+
+/// What an operator and the next run need to know of the way.
+#[derive(Default, PartialEq)]
+struct Shown {
+    carrier: Option<Carrier>,
+    why: Option<String>,
+    rests_until_ms: Option<u64>,
+    /// Without its reason, which is for people.
+    verdict: Option<Verdict>,
 }
 
 struct OpenStream {
@@ -97,7 +108,7 @@ impl TwoWays {
             loss: Loss::Ended,
             hub_clock: None,
             known_hub: None,
-            carrier: (None, None),
+            shown: Shown::default(),
             timer: None,
             timed_out: None,
             returned: None,
@@ -228,10 +239,16 @@ impl TwoWays {
                 }
                 Output::Changed => {
                     let status = self.path.status();
-                    let carrier = (status.carrier, status.why.clone());
-                    if self.carrier != carrier {
-                        self.carrier = carrier.clone();
-                        let (carrier, why) = carrier;
+                    let (carrier, why) = (status.carrier, status.why.clone());
+                    let verdict = Verdict { why: None, ..self.path.verdict() };
+                    let shown = Shown {
+                        carrier,
+                        why: why.clone(),
+                        rests_until_ms: status.rests_until_ms,
+                        verdict: Some(verdict),
+                    };
+                    if self.shown != shown {
+                        self.shown = shown;
                         self.signals.push_back(Signal::Carrier { carrier, why });
                     }
                 }

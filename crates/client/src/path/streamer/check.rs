@@ -20,7 +20,7 @@ impl Path {
         let streamer = &mut self.streamer;
         let until = now + self.random.spread(streamer.rest_ms);
         streamer.rest_ms = (streamer.rest_ms * 2).min(REST_MAX_MS);
-        (streamer.rung, streamer.short_streams) = (Rung::Plain, 0);
+        (streamer.rung, streamer.settled, streamer.short_streams) = (Rung::Plain, Rung::Rest, 0);
         streamer.state = StreamState::Waiting { until, is_rest: true };
     }
 

@@ -103,7 +103,7 @@ impl Path {
                 streamer.negotiated_s = None;
                 return self.rest(now);
             }
-            streamer.negotiated_s = Some(shorter_s);
+            (streamer.negotiated_s, streamer.negotiated_since) = (Some(shorter_s), now);
         }
         if !in_order {
             let until = now + self.random.below(REOPEN_MAX_MS);

@@ -234,6 +234,47 @@ fn a_verdict_is_where_the_next_run_begins_and_keeps_nothing_from_it() {
     );
 }
 
+/// The next run was told a reason that was over, and so was the operator while its own stream was being proven.
+#[test]
+fn a_stream_that_carries_clears_the_reason_why_it_did_not() {
+    let mut path = streaming_alone();
+    path.handle_heartbeat(60_000, 1_060_000);
+    path.handle_stream_end(62_000, StreamEnd::Ended);
+    assert!(path.verdict().why.unwrap().contains("was cut"));
+    path.handle_hello(62_030, times(62_030));
+    path.handle_heartbeat(63_030, 1_063_030);
+    path.handle_heartbeat(64_030, 1_064_030);
+    path.handle_confirmation(64_050, true);
+    assert_eq!((path.status().carrier, path.verdict().why), (Some(Carrier::Stream), None));
+    path.handle_stream_end(200_000, StreamEnd::Ended);
+    assert!(path.verdict().why.unwrap().contains("was cut"), "anew");
+}
+
+/// One from a damaged file was requested for ever, and written to the file again.
+#[test]
+fn the_heartbeat_of_a_verdict_is_within_its_limits_and_requested_for_a_day() {
+    for (stored_s, requested_s) in [(0, 5), (7, 7), (u64::MAX, 15)] {
+        let verdict =
+            Verdict { rung: Rung::Plain, hold_s: 25, heartbeat_s: Some(stored_s), why: None };
+        let settings = PathSettings { verdict: Some(verdict), ..PathSettings::default() };
+        let mut path = Path::new(0, settings, 1);
+        path.handle_poll_answer(20, 20, false);
+        let opened = outputs(&mut path);
+        let wanted = Output::OpenStream { compat: false, heartbeat_s: Some(requested_s) };
+        assert!(opened.contains(&wanted), "{stored_s}: {opened:?}");
+        assert_eq!(path.verdict().heartbeat_s, Some(requested_s), "{stored_s}");
+        path.handle_hello(30, times(30));
+        path.handle_heartbeat(1030, 1_001_030);
+        path.handle_heartbeat(2030, 1_002_030);
+        outputs(&mut path);
+        path.handle_stream_activity(deadlines::SHORT_HEARTBEAT_MS);
+        path.handle_stream_end(deadlines::SHORT_HEARTBEAT_MS, StreamEnd::Ended);
+        let opened = outputs(&mut path);
+        assert!(opened.contains(&open()), "{stored_s}, a day later: {opened:?}");
+        assert_eq!(path.verdict().heartbeat_s, None, "{stored_s}");
+    }
+}
+
 /// A command that the stream had carried a moment before made the next poll wait.
 #[test]
 fn one_early_answer_without_news_is_in_order_and_more_are_paced() {
