@@ -21,7 +21,7 @@ use crate::address::Address;
 
 mod proof;
 
-pub(super) use proof::NotTheHub;
+pub(super) use proof::{NoHubBehind, NotTheHub};
 
 /// The pause before better bases are tried again, doubling up to a day, plus up to a quarter: as long as a stream rests.
 const REST: Duration = Duration::from_secs(300);
@@ -187,6 +187,14 @@ impl Transport for BaseTransport {
         // What a source will list is not known.
         self.0.source.is_some()
             || self.0.state().bases.iter().any(|base| base.names() == (hub.into(), proxy.into()))
+    }
+
+    fn proxy(&self, _uri: &Uri) -> Option<String> {
+        let state = self.0.state();
+        let last = state.last.clone()?;
+        let base = state.bases.iter().find(|base| base.names() == last)?.clone();
+        drop(state);
+        base.transport.proxy(&base.hub.url.as_str().parse().ok()?)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::agent::fault::{self, Point};
 use crate::agent::known::Found;
 use crate::agent::status::Connection;
 use crate::agent::{clock, link};
-use crate::api::Signal;
+use crate::api::{Listener, Signal};
 use crate::event_source::{Error, Loss};
 use crate::path::Carrier;
 use crate::path::status::BEING_PROVEN;
@@ -47,7 +47,10 @@ impl Driver {
                     {
                         format!("the hub requires a credential, and credential_file {fault}")
                     }
-                    _ => link::explain(&loss),
+                    _ => {
+                        let hub = self.hub.url().parse().unwrap_or_default();
+                        link::explain(&loss, self.agent.transport.proxy(&hub).as_deref())
+                    }
                 };
                 let retry_in_s = retry_in.as_secs_f64();
                 tracing::warn!(
@@ -101,6 +104,13 @@ impl Driver {
         (*logged, *carrier_why) = (carrier, why.clone());
         let Some(carrier) = carrier else { return };
         let by = carrier.as_str();
+        let way = self.listener.as_ref().and_then(Listener::way);
+        if let Some(silent) = way.and_then(|way| way.silent_for) {
+            let silent_s = silent.as_secs();
+            let why = why.unwrap_or_default();
+            tracing::info!(why, "nothing received for {silent_s} s: asking for commands by {by}");
+            return;
+        }
         match why {
             // What is known is known once that has ended.
             Some(why) if why == BEING_PROVEN => {
