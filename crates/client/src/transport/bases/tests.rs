@@ -266,7 +266,8 @@ fn proxy_without_hub() -> String {
     std::thread::spawn(move || {
         for mut socket in listener.incoming().map_while(Result::ok) {
             let mut head = [0; 4096];
-            socket.read(&mut head).ok();
+            // The whole head: a socket that is closed with some of it unread is reset.
+            let Ok(1..) = socket.read(&mut head) else { continue };
             let page = "<title>ERROR</title>";
             let length = page.len();
             let answer = format!(
