@@ -5,7 +5,7 @@
 //! `x5u`, `x5c`) are never looked at, and one that must be understood (`crit`) is not. A member given twice is refused.
 //! `iss`, `aud` and `exp` are required; `exp` and `nbf` have 60 s of leeway, by the hub's clock.
 //!
-//! What claims give is in [`Jwt::grant`]; the keys are in `jwt/keys.rs`. A refusal is a reason for the log at level debug
+//! What claims give is in `Jwt::grant`; the keys are in `jwt/keys.rs`. A refusal is a reason for the log at level debug
 //! alone: whoever calls learns nothing but 401.
 
 use std::collections::BTreeMap;
