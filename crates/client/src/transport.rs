@@ -103,6 +103,11 @@ pub trait Transport: Send + Sync + 'static {
     fn base(&self) -> Option<BaseStatus> {
         None
     }
+
+    /// The URL of the proxy that requests to `uri` go through, without credentials. Of several bases it is that of the last one.
+    fn proxy(&self, _uri: &http::Uri) -> Option<String> {
+        None
+    }
 }
 
 impl<T: Transport + ?Sized> Transport for Arc<T> {
@@ -120,6 +125,10 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
 
     fn base(&self) -> Option<BaseStatus> {
         (**self).base()
+    }
+
+    fn proxy(&self, uri: &http::Uri) -> Option<String> {
+        (**self).proxy(uri)
     }
 }
 
@@ -173,6 +182,9 @@ impl TransportError {
         if let Some(other) = bases::NotTheHub::of(self) {
             return Some(other.advice());
         }
+        if bases::NoHubBehind::of(self).is_some() {
+            return Some("is the hub running?".to_owned());
+        }
         match self.stage {
             TransportStage::Untrusted => Some(
                 "a middlebox answers in place of the server, such as the sign-in page of a guest network, or the server \
@@ -193,6 +205,20 @@ impl TransportError {
         self.source.downcast_ref()
     }
 
+    /// Whether the server's own address was reached, not through a proxy, and refused the connection.
+    pub(crate) fn is_refused_by_server(&self) -> bool {
+        let unreachable = self.source.downcast_ref::<dial::Unreachable>();
+        unreachable.is_some_and(dial::Unreachable::is_refused)
+    }
+
+    /// The status with which a proxy, or a server before the hub, says that it does not reach the hub.
+    pub(crate) fn gateway_status(&self) -> Option<http::StatusCode> {
+        match self.proxy_refusal() {
+            Some(refusal) => refusal.is_unavailable().then_some(refusal.status),
+            None => bases::NoHubBehind::of(self).map(|behind| behind.status),
+        }
+    }
+
     /// Whether the proxy is what cannot be reached, so that nothing is known of the server behind it.
     pub fn is_of_proxy(&self) -> bool {
         let proxy = self.source.downcast_ref::<proxy::ProxyFault>();
@@ -210,7 +236,12 @@ impl fmt::Display for TransportError {
         if let Some(other) = bases::NotTheHub::of(self) {
             return other.fmt(f);
         }
+        if let Some(behind) = bases::NoHubBehind::of(self) {
+            return behind.fmt(f);
+        }
+        let is_unavailable = self.proxy_refusal().is_some_and(ProxyRefusal::is_unavailable);
         f.write_str(match self.stage {
+            TransportStage::ProxyRefused if is_unavailable => "the proxy does not reach the server",
             TransportStage::Connect => "cannot connect",
             TransportStage::Untrusted => "cannot connect securely",
             TransportStage::Encoding => "the response cannot be decoded",

@@ -21,7 +21,7 @@ use crate::address::Address;
 
 mod proof;
 
-pub(super) use proof::NotTheHub;
+pub(super) use proof::{NoHubBehind, NotTheHub};
 
 /// The pause before better bases are tried again, doubling up to a day, plus up to a quarter: as long as a stream rests.
 const REST: Duration = Duration::from_secs(300);
@@ -171,6 +171,14 @@ impl Transport for BaseTransport {
         let (hub, proxy) = base.names();
         let why = state.why.clone().filter(|_| index > 0);
         Some(BaseStatus { index, hub, proxy, why, generation: state.generation })
+    }
+
+    fn proxy(&self, _uri: &Uri) -> Option<String> {
+        let state = self.0.state();
+        let last = state.last.clone()?;
+        let base = state.bases.iter().find(|base| base.names() == last)?.clone();
+        drop(state);
+        base.transport.proxy(&base.hub.url.as_str().parse().ok()?)
     }
 }
 

@@ -37,6 +37,14 @@ pub(super) struct Unreachable {
     failures: Vec<(SocketAddr, io::Error)>,
 }
 
+impl Unreachable {
+    /// Whether an address was reached, and refuses the connection.
+    pub(super) fn is_refused(&self) -> bool {
+        let refused = io::ErrorKind::ConnectionRefused;
+        self.failures.iter().any(|(_, error)| error.kind() == refused)
+    }
+}
+
 impl StdError for Unreachable {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.failures.first().map(|(_, error)| error as _)

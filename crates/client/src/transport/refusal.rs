@@ -90,8 +90,7 @@ impl ProxyRefusal {
                 self.set_by
             ),
             None if self.is_unavailable() => {
-                "the proxy does not reach the server: check the URL, or ask who runs the proxy"
-                    .to_owned()
+                "is the server running? Else check the URL, or ask who runs the proxy".to_owned()
             }
             None => "ask who runs the proxy to allow this server".to_owned(),
         }

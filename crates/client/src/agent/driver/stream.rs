@@ -46,7 +46,10 @@ impl Driver {
                     {
                         format!("the hub requires a credential, and credential_file {fault}")
                     }
-                    _ => link::explain(&loss),
+                    _ => {
+                        let hub = self.hub.url().parse().unwrap_or_default();
+                        link::explain(&loss, self.agent.transport.proxy(&hub).as_deref())
+                    }
                 };
                 let retry_in_s = retry_in.as_secs_f64();
                 tracing::warn!(

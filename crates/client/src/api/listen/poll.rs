@@ -89,7 +89,7 @@ fn uncached(call: &mut Call<'_>) {
 }
 
 /// What a loss of a poll means for the path.
-pub(super) fn poll_failure(hub: &Controller, retry: &Retry, loss: &Loss) -> PollFailure {
+pub(super) fn poll_failure(retry: &Retry, loss: &Loss) -> PollFailure {
     let kind = match loss {
         Loss::Ended => PollFailureKind::TimedOut,
         Loss::Failed(error) => match error {
@@ -101,7 +101,7 @@ pub(super) fn poll_failure(hub: &Controller, retry: &Retry, loss: &Loss) -> Poll
             event_source::Error::Silent { .. } | event_source::Error::NotBegun { .. } => {
                 PollFailureKind::TimedOut
             }
-            event_source::Error::Refused(refusal) if is_hubs(hub, refusal) => {
+            event_source::Error::Refused(refusal) if Error::is_hubs(refusal) => {
                 PollFailureKind::Unreachable
             }
             event_source::Error::Refused(refusal) => match refusal.status.as_u16() {
@@ -116,11 +116,11 @@ pub(super) fn poll_failure(hub: &Controller, retry: &Retry, loss: &Loss) -> Poll
 }
 
 /// What the loss of a stream means for the path.
-pub(super) fn stream_end(hub: &Controller, retry: &Retry, loss: &Loss) -> StreamEnd {
+pub(super) fn stream_end(retry: &Retry, loss: &Loss) -> StreamEnd {
     let Loss::Failed(error) = loss else { return StreamEnd::Ended };
     let why = error.to_string();
     match error {
-        event_source::Error::Refused(refusal) if is_hubs(hub, refusal) => {
+        event_source::Error::Refused(refusal) if Error::is_hubs(refusal) => {
             StreamEnd::RefusedByHub { pause_ms: pause_ms(retry, loss), why }
         }
         event_source::Error::Refused(refusal) => StreamEnd::NotOurs {
@@ -140,10 +140,4 @@ pub(super) fn stream_end(hub: &Controller, retry: &Retry, loss: &Loss) -> Stream
 fn pause_ms(retry: &Retry, loss: &Loss) -> Option<u64> {
     let pause = retry.delay_after(loss).or_else(|| loss.retry_after());
     pause.map(|pause| u64::try_from(pause.min(SERVER_WAIT_MAX).as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Whether a refusal is the hub's own.
-fn is_hubs(hub: &Controller, refusal: &Refusal) -> bool {
-    let error = Error::of_answer(hub.url(), refusal.status, None, &refusal.body);
-    matches!(error, Error::Refused { .. })
 }

@@ -288,7 +288,7 @@ impl TwoWays {
                 self.path.handle_poll_answer(now, exchange_ms, self.signals.len() > before);
             }
             Err(loss) => {
-                let failure = poll_failure(&self.hub, &self.options.retry, &loss);
+                let failure = poll_failure(&self.options.retry, &loss);
                 let has_stream = self.stream.as_ref().is_some_and(|stream| stream.hello_received);
                 if !has_stream && !self.options.retry.tries_again_after(&loss) {
                     self.error = Some(match loss {

@@ -162,7 +162,7 @@ impl TwoWays {
         let by_bye = self.stream.as_ref().is_some_and(|stream| stream.bye_received);
         let loss = if by_bye { Loss::Ended } else { loss };
         (self.stream, self.confirmation) = (None, None);
-        let end = stream_end(&self.hub, &self.options.retry, &loss);
+        let end = stream_end(&self.options.retry, &loss);
         self.loss = loss;
         self.path.handle_stream_end(now, end);
     }
