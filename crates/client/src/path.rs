@@ -130,6 +130,8 @@ pub struct Path {
     exchanges: Exchanges,
     /// Replaces the next pause, once.
     next_delay_ms: Option<u64>,
+    /// When the last byte came before a stream became suspect or broke; `None` once something has arrived on any way.
+    silent_since: Option<u64>,
     status: PathStatus,
 }
 
@@ -161,6 +163,7 @@ impl Path {
             received: Received::new(settings.cursor),
             exchanges: Exchanges::default(),
             next_delay_ms: None,
+            silent_since: None,
             status: PathStatus::new(now),
             settings,
         };
@@ -222,7 +225,7 @@ impl Path {
     /// The network is another one, or an operator asks: rests and backoffs are void, and everything is tried at once.
     pub fn network_changed(&mut self, now: u64) {
         self.exchanges = Exchanges::default();
-        self.next_delay_ms = None;
+        (self.next_delay_ms, self.silent_since) = (None, None);
         if self.streamer.reset() {
             self.outputs.push_back(Output::CloseStream);
         }
@@ -276,7 +279,7 @@ impl Path {
             Some(self.streamer.carrier())
         } else if self.is_lost() {
             None
-        } else if self.poller.fails() && self.streamer.is_live() {
+        } else if self.poller.fails() && self.streamer.is_live() && !self.streamer.is_suspect() {
             Some(self.streamer.carrier())
         } else {
             Some(Carrier::Poll)
@@ -289,6 +292,7 @@ impl Path {
             }
             None => self.poller.why.clone(),
         };
+        self.status.silent_since_ms = self.silent_since.filter(|_| carrier.is_some());
         if self.status.update(now, carrier, why, self.streamer.rest_until()) {
             self.outputs.push_back(Output::Changed);
         }

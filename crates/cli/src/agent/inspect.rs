@@ -60,7 +60,13 @@ fn print(status: &status::Status) -> Result<(), StdoutError> {
         };
         let why = connection.carrier_why.as_deref().map(|why| format!(": {}", out::printable(why)));
         let why = why.unwrap_or_default();
-        out::line(format_args!("  commands arrive by {by} for {}{why}", span(since_s)))?;
+        match connection.silent_s {
+            Some(silent_s) => out::line(format_args!(
+                "  {BAD}nothing received for {}{BAD:#}; commands are asked for by {by}{why}",
+                span(silent_s)
+            )),
+            None => out::line(format_args!("  commands arrive by {by} for {}{why}", span(since_s))),
+        }?;
         if let Some(rests_s) = connection.stream_rests_s {
             out::line(format_args!("  the stream is tried again in {}", span(rests_s)))?;
         }

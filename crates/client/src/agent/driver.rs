@@ -177,6 +177,7 @@ impl Driver {
             carrier_since_s: None,
             carrier_why: None,
             stream_rests_s: None,
+            silent_s: None,
             hub_version: None,
             last_loss: None,
             retry_in_s: None,

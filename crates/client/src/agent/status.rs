@@ -73,6 +73,9 @@ pub struct Connection {
     /// How long the stream rests before it is tried again, in seconds.
     #[serde(default)]
     pub stream_rests_s: Option<u64>,
+    /// For how long nothing has arrived on any way, in seconds, if that is too long: whether the carrier works is not known.
+    #[serde(default)]
+    pub silent_s: Option<u64>,
     /// Program and version of the hub, from its last hello.
     pub hub_version: Option<String>,
     /// Why the last connection was lost or could not be made.

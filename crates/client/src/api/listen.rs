@@ -204,6 +204,9 @@ pub struct Way {
     pub why: Option<String>,
     /// How long the stream rests before it is tried again.
     pub rests_for: Option<Duration>,
+    /// For how long nothing has arrived, if a stream has broken or is silent for too long, and no other way has brought anything
+    /// since: whether the carrier works is not known then.
+    pub silent_for: Option<Duration>,
 }
 
 /// The signals for a device, as a [`Stream`]. An `Err` is the last item; [`ListenOptions::retry`] decides which losses are

@@ -42,11 +42,20 @@ pub struct PathStatus {
     pub why: Option<String>,
     /// Until when the stream rests, in the milliseconds of the path's clock.
     pub rests_until_ms: Option<u64>,
+    /// Since when nothing has arrived, in the milliseconds of the path's clock: the stream was silent for too long or broke, and
+    /// no other way has brought anything since. Whether the carrier works is not known then.
+    pub silent_since_ms: Option<u64>,
 }
 
 impl PathStatus {
     pub(super) fn new(now: u64) -> Self {
-        Self { carrier: None, since_ms: now, why: None, rests_until_ms: None }
+        Self {
+            carrier: None,
+            since_ms: now,
+            why: None,
+            rests_until_ms: None,
+            silent_since_ms: None,
+        }
     }
 
     /// Whether the carrier or the reason is another one than before.

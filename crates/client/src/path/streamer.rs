@@ -171,6 +171,18 @@ impl Streamer {
         matches!(self.state, Opening { .. } | Headed { .. } | Live(_))
     }
 
+    /// Whether nothing has arrived for so long that it may be dead.
+    pub(super) fn is_suspect(&self) -> bool {
+        matches!(&self.state, StreamState::Live(live) if live.is_suspect)
+    }
+
+    /// Nothing arrives on any way: the reason for the better way's absence.
+    pub(super) fn note_silence(&mut self, silent_ms: u64) {
+        if self.is_suspect() {
+            self.why = Some(format!("nothing received for {} s", silent_ms / 1000));
+        }
+    }
+
     /// Whether its hello has arrived, and no `bye`.
     pub(super) fn is_live(&self) -> bool {
         matches!(&self.state, StreamState::Live(live) if live.bye.is_none())
@@ -251,6 +263,7 @@ impl Path {
 
     /// The head of the stream has arrived. `sent` is when its request was given to a connection: what came before is no lag.
     pub fn handle_stream_head(&mut self, now: u64, sent: u64) {
+        self.silent_since = None;
         if let StreamState::Opening { .. } = self.streamer.state {
             self.streamer.state = StreamState::Headed { sent, head: now };
         }
@@ -264,6 +277,7 @@ impl Path {
         else {
             return;
         };
+        self.silent_since = None;
         let mut lags = Lags::default();
         lags.hello(
             now.saturating_sub(sent).saturating_sub(times.up_ms),
@@ -294,6 +308,7 @@ impl Path {
             live.last = now;
             live.is_suspect = false;
         }
+        self.silent_since = None;
         self.check_stream(now);
         self.advance(now);
     }
@@ -329,6 +344,7 @@ impl Path {
     /// The hub has answered a ping, which took this long.
     pub fn handle_pong(&mut self, now: u64, exchange_ms: u64) {
         self.exchanges.note(exchange_ms);
+        self.silent_since = None;
         if matches!(self.streamer.state, StreamState::Checking) {
             self.streamer.failed_pings = 0;
             match self.streamer.rung {

@@ -75,6 +75,12 @@ fn scenes() -> Vec<Scene> {
             90_000,
             150,
         ),
+        streams(
+            "a proxy that is frozen for 10 min",
+            M::Frozen { from: HOUR, to: HOUR + 10 * MINUTE },
+            90_000,
+            150,
+        ),
     ]
 }
 

@@ -32,6 +32,10 @@ impl Driver {
                 carrier: way.as_ref().and_then(|way| way.carrier),
                 carrier_since_s: way.as_ref().map(|way| way.since.elapsed().as_secs()),
                 carrier_why: way.as_ref().and_then(|way| way.why.clone()),
+                silent_s: way
+                    .as_ref()
+                    .and_then(|way| way.silent_for)
+                    .map(|silent| silent.as_secs()),
                 stream_rests_s: way.and_then(|way| way.rests_for).map(|rest| rest.as_secs()),
                 retry_in_s,
                 ..self.connection.clone()

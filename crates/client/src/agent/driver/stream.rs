@@ -100,6 +100,13 @@ impl Driver {
     fn on_carrier(&self, carrier: Option<Carrier>, why: Option<String>) {
         let Some(carrier) = carrier else { return };
         let by = carrier.as_str();
+        let way = self.listener.as_ref().and_then(Listener::way);
+        if let Some(silent) = way.and_then(|way| way.silent_for) {
+            let silent_s = silent.as_secs();
+            let why = why.unwrap_or_default();
+            tracing::info!(why, "nothing received for {silent_s} s: asking for commands by {by}");
+            return;
+        }
         match why {
             // What is known is known once that has ended.
             Some(why) if why == BEING_PROVEN => {

@@ -133,6 +133,9 @@ impl TwoWays {
             since: self.epoch + Duration::from_millis(status.since_ms),
             why: status.why.clone(),
             rests_for,
+            silent_for: status
+                .silent_since_ms
+                .map(|since| Duration::from_millis(self.now().saturating_sub(since))),
         }
     }
 

@@ -85,6 +85,7 @@ impl Path {
         }
         if live.is_good && !live.is_suspect && now >= live.last + live.silence(SUSPECT_TENTHS) {
             live.is_suspect = true;
+            self.silent_since = Some(live.last);
             let silent_s = now.saturating_sub(live.last) / 1000;
             self.streamer.why = Some(format!("the stream has been silent for {silent_s} s"));
             self.poller.next_at = now;

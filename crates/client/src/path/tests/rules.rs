@@ -97,6 +97,37 @@ fn a_silent_stream_is_suspect_then_dead() {
     assert!(path.status().why.as_ref().unwrap().contains("silent"), "{:?}", path.status());
 }
 
+/// Behind a proxy that had frozen, an agent was connected by a stream for ten seconds on which nothing could arrive.
+#[test]
+fn a_suspect_stream_is_not_the_way_again_before_something_has_arrived_on_it() {
+    let failure = || PollFailure {
+        kind: PollFailureKind::TimedOut,
+        pause_ms: None,
+        why: "no answer".to_owned(),
+    };
+    let mut path = streaming_alone();
+    path.handle_timeout(25_021);
+    assert_eq!(path.status().silent_since_ms, Some(2030), "nothing since the last heartbeat");
+    path.handle_poll_failure(30_021, failure());
+    assert_eq!(path.status().carrier, Some(Carrier::Poll), "{:?}", path.status());
+    assert_eq!(path.status().why.as_deref(), Some("nothing received for 27 s"));
+    outputs(&mut path);
+    let mut other = streaming_alone();
+    other.handle_timeout(25_021);
+    other.handle_poll_failure(30_021, failure());
+    other.handle_heartbeat(31_000, 1_031_000);
+    assert_eq!(
+        (other.status().carrier, other.status().silent_since_ms),
+        (Some(Carrier::Stream), None)
+    );
+    path.handle_timeout(2030 + 37_500);
+    assert!(outputs(&mut path).contains(&Output::CloseStream), "it is dead");
+    assert_eq!(path.status().silent_since_ms, Some(2030), "{:?}", path.status());
+    path.handle_timeout(path.poll_timeout().unwrap());
+    path.handle_poll_answer(45_000, 20, false);
+    assert_eq!((path.status().carrier, path.status().silent_since_ms), (Some(Carrier::Poll), None));
+}
+
 #[test]
 fn an_orderly_cut_costs_nothing() {
     let mut path = streaming_alone();

@@ -133,6 +133,8 @@ pub(super) struct World {
     stream: Option<u64>,
     /// When its request was sent.
     stream_sent: u64,
+    /// When the last byte of a stream arrived at the device.
+    stream_byte: u64,
     poll: Option<(u64, u64)>,
     next_command: u64,
     delivered: BTreeMap<u64, u64>,
@@ -168,6 +170,7 @@ impl World {
             next_id: 0,
             stream: None,
             stream_sent: 0,
+            stream_byte: 0,
             poll: None,
             next_command: 0,
             delivered: BTreeMap::new(),
@@ -185,12 +188,14 @@ impl World {
             Middlebox::Down { from, silent, .. } => {
                 world.at(*from, if *silent { Event::Forgets } else { Event::Cuts });
             }
+            Middlebox::Frozen { from, .. } => world.at(*from, Event::Forgets),
             Middlebox::Changing => world.at(10 * MINUTE, Event::Cuts),
             _ => {}
         }
         let mut steps = 0_u32;
         while world.now < END && world.fault.is_none() {
             world.act();
+            world.check_carrier();
             world.step();
             steps += 1;
             if steps > 2_000_000 {
@@ -200,6 +205,17 @@ impl World {
         match world.fault {
             Some(fault) => Err(fault),
             None => Ok(world.report()),
+        }
+    }
+
+    /// A stream is the way only while something arrives on it: the greatest heartbeat of these hubs is 15 s.
+    fn check_carrier(&mut self) {
+        let is_stream =
+            matches!(self.path.status().carrier, Some(Carrier::Stream | Carrier::CompatStream));
+        if is_stream && self.now > self.stream_byte + 20_000 {
+            let silent_s = (self.now - self.stream_byte) / 1000;
+            let fault = format!("a stream carries at {}, silent for {silent_s} s", self.now);
+            self.fault.get_or_insert(fault);
         }
     }
 
@@ -334,8 +350,10 @@ impl World {
             return;
         }
         if box_now.is_down(self.now) {
-            if !box_now.is_silent() {
-                let kind = PollFailureKind::Unreachable;
+            let kind = PollFailureKind::Unreachable;
+            if matches!(box_now, Middlebox::Frozen { .. }) {
+                self.at(self.now + 5000, Event::PollFails { id, kind });
+            } else if !box_now.is_silent() {
                 self.at(self.now + 1, Event::PollFails { id, kind });
             }
         } else if box_now.is_portal(self.now) {

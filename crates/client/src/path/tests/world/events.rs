@@ -186,6 +186,7 @@ impl World {
                 self.path.handle_stream_head(now, self.stream_sent)
             }
             Event::Arrives { id, frame } if self.stream == Some(id) && !self.pipes[&id].is_dead => {
+                self.stream_byte = now;
                 self.arrives(frame);
             }
             Event::StreamEnds { id, end } if self.stream == Some(id) => {
