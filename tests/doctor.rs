@@ -175,11 +175,9 @@ fn where_nothing_answers_or_something_else_does_it_says_what_to_ask_for() {
     assert!(found["use"].is_null());
     let refused = step(&found["ways"][0], "tcp");
     assert_eq!(refused["ok"], false);
-    let remedy = refused["remedy"].as_str().unwrap();
-    assert!(
-        remedy.contains("127.0.0.1, TCP port") && remedy.contains("docs/networks.md"),
-        "{remedy}"
-    );
+    // On this machine it is the hub that is down, and no network has an owner to be asked.
+    assert!(refused["meaning"].as_str().unwrap().contains("`bellwire health`"), "{refused:#}");
+    assert!(refused["remedy"].is_null(), "{refused:#}");
     let foreign = step(&found["ways"][1], "ping");
     assert!(foreign["remedy"].as_str().unwrap().contains("portal.test"), "{foreign:#}");
 }

@@ -206,9 +206,21 @@ impl TransportError {
     }
 
     /// Whether the server's own address was reached, not through a proxy, and refused the connection.
-    pub(crate) fn is_refused_by_server(&self) -> bool {
+    pub fn is_refused_by_server(&self) -> bool {
         let unreachable = self.source.downcast_ref::<dial::Unreachable>();
         unreachable.is_some_and(dial::Unreachable::is_refused)
+    }
+
+    /// Whether the time to connect was over.
+    pub fn is_timeout(&self) -> bool {
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(&*self.source);
+        while let Some(error) = cause {
+            if error.is::<connector::TooSlow>() {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 
     /// The status with which a proxy, or a server before the hub, says that it does not reach the hub.

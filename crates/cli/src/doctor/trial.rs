@@ -49,6 +49,8 @@ pub(super) enum Failure {
     TooOld,
     /// The hub cannot serve it now.
     Busy(StatusCode),
+    /// The hub has no such resource: the path of the URL is wrong.
+    WrongPath { status: StatusCode },
     /// The hub itself refuses it, with these words: its configuration is at fault and not the network.
     Refused { status: StatusCode, detail: String },
 }
@@ -318,6 +320,7 @@ fn not_served(status: StatusCode, location: Option<String>, body: &[u8]) -> Fail
         Code::BadRequest | Code::Unauthenticated | Code::Forbidden => {
             Failure::Refused { status, detail: detail.chars().take(DETAIL_CHARS_MAX).collect() }
         }
+        Code::NotFound => Failure::WrongPath { status },
         _ => foreign,
     }
 }
@@ -354,6 +357,7 @@ mod tests {
         assert!(matches!(of(400, r#"{"code":"unknown_field"}"#), Failure::TooOld));
         assert!(matches!(of(429, r#"{"code":"rate_limited"}"#), Failure::Busy(_)));
         assert!(matches!(of(503, r#"{"code":"draining"}"#), Failure::Busy(_)));
+        assert!(matches!(of(404, r#"{"code":"not_found"}"#), Failure::WrongPath { .. }));
         assert!(matches!(of(503, "<html>"), Failure::Foreign { .. }));
         assert!(matches!(of(302, ""), Failure::Foreign { .. }));
     }
