@@ -279,6 +279,10 @@ impl fmt::Display for TransportError {
                 return write!(f, ": {error}");
             }
             let text = error.to_string();
+            // The words of rustls are for its users.
+            if self.stage == TransportStage::Body && text.contains("close_notify") {
+                return f.write_str(": the connection was cut");
+            }
             if !shown.contains(&text) {
                 write!(f, ": {text}")?;
                 shown.push_str(&text);
@@ -320,4 +324,18 @@ pub(crate) async fn read_body(
         whole.extend_from_slice(&chunk);
     }
     Ok(whole.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A status line ended in the address of a page of the manual of rustls.
+    #[test]
+    fn a_connection_of_tls_that_was_cut_is_described_without_the_words_of_a_library() {
+        let eof = "peer closed connection without sending TLS close_notify: https://docs.rs/rustls";
+        let eof = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, eof);
+        let error = TransportError::new(TransportStage::Body, eof);
+        assert_eq!(error.to_string(), "the response broke off: the connection was cut");
+    }
 }
