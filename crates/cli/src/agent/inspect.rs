@@ -77,6 +77,10 @@ fn print(status: &status::Status) -> Result<(), StdoutError> {
     if let Some(retry_in_s) = connection.retry_in_s {
         out::line(format_args!("  next try in {}", span(retry_in_s)))?;
     }
+    if !connection.connected {
+        let hub = out::printable(&connection.hub);
+        out::line(format_args!("  what the network lets pass: bellwire doctor --hub {hub}"))?;
+    }
     // Text from the hub, or from a proxy, may contain control characters.
     let hub = out::printable(connection.hub_version.as_deref().unwrap_or("not known yet"));
     out::line(format_args!(
