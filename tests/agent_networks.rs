@@ -111,7 +111,8 @@ fn an_agent_in_its_rest_tries_again_at_once_when_an_address_appears() {
     }
     let folder = tempfile::tempdir().unwrap();
     // After this answer an agent rests for 15 minutes.
-    let (hub, count) = server(page("410 Gone", "text/plain", "gone"));
+    let removed = r#"{"code":"gone","status":410,"title":"Gone","detail":"it was removed"}"#;
+    let (hub, count) = server(page("410 Gone", "application/problem+json", removed));
     configure(folder.path(), &format!("hub = \"http://{hub}\"\nproxy = \"none\""));
     let agent = Program::start(&mut agent_command(folder.path(), &["run"]));
     agent.wait_for("this device was removed");

@@ -347,6 +347,15 @@ pub(crate) fn credential(headers: &HeaderMap) -> Option<Presented> {
     }
 }
 
+/// Whether a request has a user and password, and the password is no token.
+pub(crate) fn is_for_another_server(headers: &HeaderMap) -> bool {
+    let is_basic =
+        headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).is_some_and(|text| {
+            text.split_once(' ').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
+        });
+    is_basic && !matches!(credential(headers), Some(Presented::Token(_)))
+}
+
 fn presented(text: &str) -> Presented {
     text.parse().map_or_else(|_| Presented::Jwt(text.to_owned()), Presented::Token)
 }

@@ -13,7 +13,7 @@ use bellwire_proto::{
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 
-use crate::auth::{Grant, Presented, credential, minute, secret_digest};
+use crate::auth::{Grant, Presented, credential, is_for_another_server, minute, secret_digest};
 use crate::driver::Driver;
 use crate::jwt::Jwt;
 use crate::listen::OpenListener;
@@ -34,13 +34,15 @@ pub(in crate::http) enum Caller {
 }
 
 impl Caller {
-    /// Who sent a request with this head.
+    /// Who sent a request with this head. Where no credential is needed, a user and password that are no token are none: they are
+    /// for a reverse proxy before the hub, which passes them on.
     ///
     /// # Errors
     /// `unauthenticated`, the same whatever the reason is; `pending`; `store_unavailable`.
     pub(in crate::http) async fn of(driver: &Driver, head: &Parts) -> Result<Self, Problem> {
         let (auth, headers) = (driver.auth(), &head.headers);
-        if !headers.contains_key(AUTHORIZATION) {
+        let open_here = auth.is_open() || head.extensions.get::<OpenListener>().is_some();
+        if !headers.contains_key(AUTHORIZATION) || open_here && is_for_another_server(headers) {
             if let Some(identity) = head.extensions.get::<Arc<ClientIdentity>>() {
                 if !auth.accepts(identity, driver.now()) {
                     return Err(unauthenticated());

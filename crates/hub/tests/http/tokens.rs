@@ -153,9 +153,28 @@ fn on_an_open_hub_a_credential_that_is_sent_is_checked_all_the_same() {
     assert_eq!(hub.with_token(&device, "GET /v1/devices/e", "").status, 200, "it is registered");
     let bad = hub.request("GET /v1/devices/d", "Authorization: Bearer bw_x\r\n", b"");
     assert_eq!(bad.code(), "unauthenticated");
+    let with_password = |password: &str| {
+        let pair = base64_of(&format!("kiosk:{password}"));
+        hub.request("GET /v1/devices/d", &format!("Authorization: Basic {pair}\r\n"), b"").status
+    };
+    assert_eq!(with_password(&device.secret), 403, "a token is one as a password too");
+    assert_eq!(
+        with_password("s3cret"),
+        200,
+        "what a reverse proxy before the hub asked for, and passes on"
+    );
     assert_eq!(hub.get("/v1/tokens/self").json()["id"], Value::Null);
     assert_eq!(hub.get("/v1/tokens/self").json()["role"], "admin");
     assert_eq!(hub.post("/v1/enroll", "{}").code(), "unauthenticated");
+}
+
+#[test]
+fn a_closed_hub_takes_no_password_that_is_no_token() {
+    let hub = Hub::start();
+    admin(&hub);
+    let pair = base64_of("kiosk:s3cret");
+    let answer = hub.request("GET /v1/devices", &format!("Authorization: Basic {pair}\r\n"), b"");
+    assert_eq!(answer.code(), "unauthenticated");
 }
 
 #[test]
