@@ -216,8 +216,18 @@ impl Path {
         self.received.cursor()
     }
 
-    /// Whether a command is new: the same attempt may arrive on both ways.
-    pub fn receive(&mut self, id: CommandId, seq: Seq, attempt: u32) -> bool {
+    /// Whether a command that a poll brought is new: the same attempt may arrive on both ways.
+    pub fn receive_polled(&mut self, now: u64, id: CommandId, seq: Seq, attempt: u32) -> bool {
+        let is_new = self.received.insert(id, seq, attempt);
+        if is_new {
+            self.await_copy(now, (id, attempt));
+        }
+        is_new
+    }
+
+    /// Whether a command that the stream brought is new. Call [`Path::handle_stream_activity`] then.
+    pub fn receive_streamed(&mut self, now: u64, id: CommandId, seq: Seq, attempt: u32) -> bool {
+        self.note_copy(now, (id, attempt));
         self.received.insert(id, seq, attempt)
     }
 

@@ -55,6 +55,10 @@ pub const PROBES_MIN: u32 = 2;
 /// The greatest lag of a stream that passes each write on. Measured: streams that are not buffered stay below 0.3 s; one write
 /// behind is 1 s at the probes.
 pub const LAG_MS: u64 = 700;
+/// How much later than a poll's a stream's copy of a command may arrive, besides the allowance for an exchange; the hub sends both at
+/// one moment. Also how long a stream is watched after its last probe before it is good: a write right behind the probe may
+/// have pushed it through a middlebox that is one write behind. Contract, section 4: with `compat` the next write follows after 100 ms.
+pub const COPY_LAG_MS: u64 = 250;
 /// The most that the time of an exchange adds to [`LAG_MS`]; a slower link has twice that time instead.
 pub const LAG_ALLOWANCE_MAX_MS: u64 = 500;
 /// Of how many exchanges the median is the time of one. Our choice: a link that became slow counts from the third on.

@@ -1,5 +1,6 @@
 //! The stream: one at a time, its proof, its end, and when the next is opened.
 
+use bellwire_proto::CommandId;
 use bellwire_proto::limits::HEARTBEAT_S;
 use bellwire_proto::stream::ByeReason;
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,8 @@ pub(super) struct Live {
     lags: Lags,
     /// Heartbeats on time.
     on_time: u32,
+    /// When the last of them arrived.
+    on_time_at: u64,
     /// When the last byte came.
     last: u64,
     is_good: bool,
@@ -320,6 +323,7 @@ impl Path {
             session: times.session,
             lags,
             on_time: 0,
+            on_time_at: now,
             last: now,
             is_good: false,
             confirmation: Confirmation::DueAt(now),
@@ -342,6 +346,31 @@ impl Path {
         self.advance(now);
     }
 
+    /// A poll has brought a command that is new: a stream that passes each write on brings it too, at this moment.
+    pub(super) fn await_copy(&mut self, now: u64, copy: (CommandId, u32)) {
+        if let StreamState::Live(live) = &mut self.streamer.state
+            && !live.is_suspect
+        {
+            live.lags.await_copy(now, copy);
+        }
+    }
+
+    /// The stream has brought a command.
+    pub(super) fn note_copy(&mut self, now: u64, copy: (CommandId, u32)) {
+        let exchange_ms = self.exchanges.median_ms();
+        if let StreamState::Live(live) = &mut self.streamer.state {
+            live.lags.check_copy(now, exchange_ms);
+            live.lags.note_copy(copy);
+        }
+    }
+
+    /// Nothing was read for a while, so that what is read now says nothing of when it arrived.
+    pub fn excuse_stream(&mut self) {
+        if let StreamState::Live(live) = &mut self.streamer.state {
+            live.lags.excuse_copy();
+        }
+    }
+
     /// A heartbeat has arrived. `time_ms` is the hub's clock in it.
     pub fn handle_heartbeat(&mut self, now: u64, time_ms: u64) {
         let exchange_ms = self.exchanges.median_ms();
@@ -349,7 +378,7 @@ impl Path {
             let up_ms = i128::from(time_ms) - live.zero_ms;
             let lag_ms = i128::from(now.saturating_sub(live.sent)) - up_ms;
             if live.lags.note(u64::try_from(lag_ms.max(0)).unwrap_or(u64::MAX), exchange_ms) {
-                live.on_time = live.on_time.saturating_add(1);
+                (live.on_time, live.on_time_at) = (live.on_time.saturating_add(1), now);
             } else {
                 live.on_time = 0;
             }

@@ -302,7 +302,10 @@ impl TwoWays {
                 self.handle_hello(hello);
                 let before = self.signals.len();
                 for command in commands {
-                    self.receive(command);
+                    let CommandEvent { id, seq, attempt, .. } = command;
+                    if self.path.receive_polled(now, id, seq, attempt) {
+                        self.signals.push_back(Signal::Command(command));
+                    }
                 }
                 self.signals.extend(cancels.into_iter().map(Signal::Cancel));
                 self.path.handle_poll_answer(now, exchange_ms, self.signals.len() > before);
@@ -330,12 +333,6 @@ impl TwoWays {
         if self.path.is_lost() || self.known_hub.as_ref() != Some(&hub) {
             self.known_hub = Some(hub);
             self.signals.push_back(Signal::Hello(hello));
-        }
-    }
-
-    fn receive(&mut self, command: CommandEvent) {
-        if self.path.receive(command.id, command.seq, command.attempt) {
-            self.signals.push_back(Signal::Command(command));
         }
     }
 

@@ -16,7 +16,12 @@ fn open() -> Output {
     Output::OpenStream { compat: false, heartbeat_s: None }
 }
 
-/// A path whose stream is confirmed at 2 s, with a poll under way.
+/// Nothing more arrives until the stream is good.
+fn prove(path: &mut Path) {
+    path.handle_timeout(path.poll_timeout().unwrap());
+}
+
+/// A path whose stream is confirmed at 2.3 s, with a poll under way.
 fn streaming() -> Path {
     let mut path = Path::new(0, PathSettings::default(), 1);
     assert_eq!(outputs(&mut path), [Output::Poll { wait_s: 0, timeout_ms: 5000 }]);
@@ -26,11 +31,58 @@ fn streaming() -> Path {
     path.handle_hello(40, times(30));
     path.handle_heartbeat(1030, 1_001_030);
     path.handle_heartbeat(2030, 1_002_030);
+    prove(&mut path);
     let [Output::Confirm { session, .. }] = &outputs(&mut path)[..] else { panic!("{path:?}") };
     assert_eq!(session, "s");
     assert_eq!(path.status().carrier, Some(Carrier::Poll), "until it is confirmed");
-    path.handle_confirmation(2050, true);
+    path.handle_confirmation(2320, true);
     path
+}
+
+fn id(n: u64) -> CommandId {
+    format!("01930000-0000-7000-8000-{n:012x}").parse().unwrap()
+}
+
+/// Each command pushed the probe before it through, and waited for the next: the stream was good, and the last command of all
+/// waited for the next heartbeat.
+#[test]
+fn a_stream_is_not_good_while_its_copies_of_polled_commands_are_late() {
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    path.handle_poll_answer(20, 20, false);
+    path.handle_stream_head(140, 20);
+    path.handle_hello(140, times(30));
+    for n in 1..=2 {
+        let probe = 1000 * n + 30;
+        path.handle_timeout(probe + 90);
+        path.handle_heartbeat(probe + 100, 1_000_000 + probe);
+        path.receive_polled(probe + 110, id(n), Seq::new(n), 1);
+        path.handle_poll_answer(probe + 110, 20, true);
+        if let Some(due) = path.poll_timeout().filter(|due| *due < probe + 1000) {
+            path.handle_timeout(due);
+        }
+        outputs(&mut path);
+    }
+    let why = path.status().why.clone().unwrap_or_default();
+    assert!(why.contains("delays"), "{path:?}");
+    assert_eq!(path.status().carrier, Some(Carrier::Poll));
+}
+
+#[test]
+fn a_stream_whose_copies_arrive_with_the_polls_is_good() {
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    path.handle_poll_answer(20, 20, false);
+    path.handle_hello(40, times(30));
+    for n in 1..=2 {
+        let probe = 1000 * n + 30;
+        path.handle_heartbeat(probe, 1_000_000 + probe);
+        path.receive_polled(probe + 10, id(n), Seq::new(n), 1);
+        path.handle_poll_answer(probe + 10, 20, true);
+        assert!(!path.receive_streamed(probe + 200, id(n), Seq::new(n), 1), "a copy");
+        path.handle_stream_activity(probe + 200);
+    }
+    outputs(&mut path);
+    path.handle_timeout(2300);
+    assert!(matches!(outputs(&mut path)[..], [Output::Confirm { .. }]), "{path:?}");
 }
 
 /// A busy device took 900 ms for TLS: its stream was late for ever, since everything counts from the request.
@@ -42,6 +94,7 @@ fn what_connecting_takes_is_no_lag() {
     path.handle_hello(940, times(930));
     path.handle_heartbeat(1930, 1_001_930);
     path.handle_heartbeat(2930, 1_002_930);
+    prove(&mut path);
     let is_confirmed = |output: &Output| matches!(output, Output::Confirm { .. });
     assert!(outputs(&mut path).iter().any(is_confirmed), "{path:?}");
 }
@@ -275,7 +328,8 @@ fn a_stream_that_carries_clears_the_reason_why_it_did_not() {
     path.handle_hello(62_030, times(62_030));
     path.handle_heartbeat(63_030, 1_063_030);
     path.handle_heartbeat(64_030, 1_064_030);
-    path.handle_confirmation(64_050, true);
+    prove(&mut path);
+    path.handle_confirmation(64_320, true);
     assert_eq!((path.status().carrier, path.verdict().why), (Some(Carrier::Stream), None));
     path.handle_stream_end(200_000, StreamEnd::Ended);
     assert!(path.verdict().why.unwrap().contains("was cut"), "anew");
@@ -297,6 +351,7 @@ fn the_heartbeat_of_a_verdict_is_within_its_limits_and_requested_for_a_day() {
         path.handle_hello(30, times(30));
         path.handle_heartbeat(1030, 1_001_030);
         path.handle_heartbeat(2030, 1_002_030);
+        prove(&mut path);
         outputs(&mut path);
         path.handle_stream_activity(deadlines::SHORT_HEARTBEAT_MS);
         path.handle_stream_end(deadlines::SHORT_HEARTBEAT_MS, StreamEnd::Ended);

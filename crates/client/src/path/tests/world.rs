@@ -143,17 +143,30 @@ pub(super) struct World {
     counts: BTreeMap<&'static str, u64>,
     fault: Option<String>,
     bug: Option<InjectedBug>,
+    /// The longest pause between two commands.
+    pause_max_ms: u64,
+    end: u64,
 }
 
-const END: u64 = 3 * HOUR;
-/// From here on no command is created.
-const LAST_COMMAND: u64 = END - 10 * MINUTE;
+/// Before the end, so that all that are created can arrive.
+const NO_COMMAND: u64 = 10 * MINUTE;
 
 impl World {
     pub(super) fn run(
         seed: u64,
         middlebox: &Middlebox,
         bug: Option<InjectedBug>,
+    ) -> Result<Report, String> {
+        Self::run_with(seed, middlebox, bug, 2 * MINUTE, 3 * HOUR)
+    }
+
+    /// With a command each so many milliseconds at most, until then.
+    pub(super) fn run_with(
+        seed: u64,
+        middlebox: &Middlebox,
+        bug: Option<InjectedBug>,
+        pause_max_ms: u64,
+        end: u64,
     ) -> Result<Report, String> {
         let mut random = Random::new(seed);
         let start = random.below(MINUTE);
@@ -179,6 +192,8 @@ impl World {
             counts: BTreeMap::new(),
             fault: None,
             bug,
+            pause_max_ms,
+            end,
             random,
         };
         world.at(start + 1, Event::Create);
@@ -193,7 +208,7 @@ impl World {
             _ => {}
         }
         let mut steps = 0_u32;
-        while world.now < END && world.fault.is_none() {
+        while world.now < world.end && world.fault.is_none() {
             world.act();
             world.check_carrier();
             world.step();
@@ -227,7 +242,7 @@ impl World {
 
     fn step(&mut self) {
         let timeout = self.path.poll_timeout().map(|at| at.max(self.now));
-        let next = self.events.peek().map(|Reverse((at, ..))| *at).unwrap_or(END);
+        let next = self.events.peek().map(|Reverse((at, ..))| *at).unwrap_or(self.end);
         if let Some(at) = timeout
             && at <= next
         {
@@ -236,7 +251,7 @@ impl World {
             return self.path.handle_timeout(self.now);
         }
         let Some(Reverse((at, _, index))) = self.events.pop() else {
-            self.now = END;
+            self.now = self.end;
             return;
         };
         self.now = self.now.max(at);
@@ -367,9 +382,12 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, n: u64, attempt: u32) -> bool {
+    fn deliver(&mut self, n: u64, attempt: u32, by: Carrier) -> bool {
         let id = format!("01930000-0000-7000-8000-{n:012x}").parse().expect("an id");
-        let is_new = self.path.receive(id, Seq::new(n), attempt);
+        let is_new = match by {
+            Carrier::Poll => self.path.receive_polled(self.now, id, Seq::new(n), attempt),
+            _ => self.path.receive_streamed(self.now, id, Seq::new(n), attempt),
+        };
         if is_new || self.bug == Some(InjectedBug::DeliversTwice) {
             if !self.attempts.insert((n, attempt)) {
                 self.fault = Some(format!("command {n} was delivered twice as attempt {attempt}"));
