@@ -10,17 +10,12 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use bellwire_testkit::Program;
+use bellwire_testkit::{Program, admin_token, command};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 
 fn bellwire(args: &[&str]) -> Command {
-    let mut command = Command::new(BELLWIRE);
-    command.args(args);
-    for variable in ["BELLWIRE_HUB", "BELLWIRE_TOKEN", "BELLWIRE_CONTEXT", "BELLWIRE_TOKEN_FILE"] {
-        command.env_remove(variable);
-    }
-    command
+    command(BELLWIRE, args)
 }
 
 fn lines(args: &[&str]) -> Vec<serde_json::Value> {
@@ -36,10 +31,7 @@ fn what_was_done_and_what_was_refused_is_shown_and_followed_and_survives_a_kill(
     let data_dir = folder.path().join("hub");
     let data_dir = data_dir.to_str().unwrap();
     let token = folder.path().join("admin");
-    let made = bellwire(&["token", "create", "--role", "admin", "--data-dir", data_dir, "--quiet"])
-        .output()
-        .unwrap();
-    std::fs::write(&token, made.stdout).unwrap();
+    std::fs::write(&token, admin_token(BELLWIRE, Path::new(data_dir))).unwrap();
     let token = token.to_str().unwrap();
 
     let (hub, addr) = Program::serve_anywhere(BELLWIRE, Path::new(data_dir));
@@ -57,9 +49,13 @@ fn what_was_done_and_what_was_refused_is_shown_and_followed_and_survives_a_kill(
     let url = format!("http://{addr}");
     let at = ["--hub", url.as_str(), "--token-file", token];
     let shown = lines(&[&["audit", "--json"][..], &at].concat());
-    let told: Vec<_> = shown.iter().map(|e| (e["verb"].as_str().unwrap(), &e["status"])).collect();
-    assert_eq!(told.len(), 3, "{told:?}");
-    assert_eq!((told[0].0, told[1].0, told[2].0), ("token.create", "read", "token.create"));
+    let entries: Vec<_> =
+        shown.iter().map(|e| (e["verb"].as_str().unwrap(), &e["status"])).collect();
+    assert_eq!(entries.len(), 3, "{entries:?}");
+    assert_eq!(
+        (entries[0].0, entries[1].0, entries[2].0),
+        ("token.create", "read", "token.create")
+    );
     assert_eq!(shown[0]["address"], serde_json::Value::Null, "in the folder, without a hub");
     assert_eq!((&shown[1]["status"], &shown[1]["code"]), (&401.into(), &"unauthenticated".into()));
     assert_eq!(shown[2]["object"]["device"], "d");

@@ -15,15 +15,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bellwire_testkit::{Http, Program};
+use bellwire_testkit::{Http, Program, admin_token, command};
 use support::{Authority, Client, uri};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 
 fn bellwire(args: &[&str]) -> Command {
-    let mut command = Command::new(BELLWIRE);
-    command.args(args).env_remove("BELLWIRE_HUB").env_remove("BELLWIRE_TOKEN");
-    command
+    command(BELLWIRE, args)
 }
 
 /// A closed hub with a listener that requires certificates, one that takes them, one for this machine, which is open.
@@ -70,18 +68,8 @@ impl Scene {
 }
 
 fn start(folder: &Path, settings: &str) -> (Program, Vec<SocketAddr>) {
-    let (file, data_dir) = (folder.join("hub.toml"), folder.join("hub"));
-    fs::write(&file, settings).unwrap();
-    let data_dir = data_dir.to_str().unwrap();
-    let create = ["token", "create", "--role", "admin", "--data-dir", data_dir, "--quiet"];
-    assert!(bellwire(&create).output().unwrap().status.success());
-    let mut serve = bellwire(&["serve", "--data-dir", data_dir, "--config"]);
-    let hub = Program::start(serve.arg(&file));
-    hub.wait_for("ready;");
-    let output = hub.output();
-    let urls = output.lines().filter_map(|line| line.split_once("listening on "));
-    let addresses = urls.map(|(_, url)| url.split_once("://").unwrap().1.parse().unwrap());
-    (hub, addresses.collect())
+    admin_token(BELLWIRE, &folder.join("hub"));
+    Program::serve_with(BELLWIRE, folder, settings, 3)
 }
 
 #[test]

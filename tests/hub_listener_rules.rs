@@ -13,42 +13,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use bellwire_testkit::{Http, Program, wait_until};
+use bellwire_testkit::{Http, Program, admin_token, command};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 
 fn bellwire(args: &[&str]) -> Command {
-    let mut command = Command::new(BELLWIRE);
-    command.args(args).env_remove("BELLWIRE_HUB").env_remove("BELLWIRE_TOKEN");
-    command
-}
-
-/// Starts a hub with this file of settings in a folder, and gives the addresses of its listeners.
-fn serve(folder: &Path, settings: &str, listeners: usize) -> (Program, Vec<SocketAddr>) {
-    let file = folder.join("hub.toml");
-    fs::write(&file, settings).unwrap();
-    let data_dir = folder.join("hub");
-    let hub = Program::start(
-        bellwire(&["serve", "--config"]).arg(&file).arg("--data-dir").arg(&data_dir),
-    );
-    let addresses = wait_until("the listeners to be named", || {
-        let output = hub.output();
-        let urls = output.lines().filter_map(|line| line.split_once("listening on "));
-        let addresses: Vec<_> =
-            urls.map(|(_, url)| url.split_once("://").unwrap().1.parse().unwrap()).collect();
-        if addresses.len() == listeners { Ok(addresses) } else { Err(output) }
-    });
-    (hub, addresses)
-}
-
-fn admin_token(folder: &Path) -> String {
-    let data_dir = folder.join("hub");
-    let made = bellwire(&["token", "create", "--role", "admin", "--quiet", "--data-dir"])
-        .arg(&data_dir)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
-    String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    command(BELLWIRE, args)
 }
 
 fn check(folder: &Path, settings: &str) -> Output {
@@ -64,9 +34,9 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn an_open_loopback_listener_serves_beside_a_closed_public_one() {
     let folder = tempfile::tempdir().unwrap();
-    let token = admin_token(folder.path());
+    let token = admin_token(BELLWIRE, &folder.path().join("hub"));
     let settings = "listen = '0.0.0.0:0'\n[[listener]]\naddress = '127.0.0.1:0'\nopen = true\n";
-    let (_hub, addresses) = serve(folder.path(), settings, 2);
+    let (_hub, addresses) = Program::serve_with(BELLWIRE, folder.path(), settings, 2);
     let public = Http(SocketAddr::from(([127, 0, 0, 1], addresses[0].port())));
     let open = Http(addresses[1]);
     let status = |http: Http, headers: &[(&str, &str)]| {
@@ -168,7 +138,7 @@ fn the_address_of_a_device_is_what_a_trusted_proxy_says_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let settings = "[[listener]]\naddress = '127.0.0.1:0'\ntrusted_proxies = ['127.0.0.1']\n\
         [[listener]]\naddress = '127.0.0.1:0'\ntrusted_proxies = ['192.0.2.0/24']\n";
-    let (_hub, addresses) = serve(folder.path(), settings, 2);
+    let (_hub, addresses) = Program::serve_with(BELLWIRE, folder.path(), settings, 2);
     let fields = "X-Forwarded-For: 203.0.113.9, 198.51.100.7\r\n";
     assert_eq!(address_of(addresses[0], "a", b"", fields), "198.51.100.7");
     assert_eq!(address_of(addresses[1], "b", b"", fields), "127.0.0.1");
@@ -182,7 +152,7 @@ fn the_address_of_a_device_is_what_the_proxy_protocol_says_and_without_it_a_prox
     let settings = "listen = '127.0.0.1:0'\n[[listener]]\naddress = '127.0.0.1:0'\n\
         trusted_proxies = ['127.0.0.1']\nproxy_protocol = true\n\
         [[listener]]\naddress = '127.0.0.1:0'\ntrusted_proxies = ['192.0.2.1']\nproxy_protocol = true\n";
-    let (hub, addresses) = serve(folder.path(), settings, 3);
+    let (hub, addresses) = Program::serve_with(BELLWIRE, folder.path(), settings, 3);
     let (plain, proxied, others) = (addresses[0], addresses[1], addresses[2]);
     let v2 =
         [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[198, 51, 100, 7, 127, 0, 0, 1, 1, 1, 0, 80]]

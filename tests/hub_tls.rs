@@ -15,32 +15,19 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use bellwire_testkit::{Http, Program, wait_until};
+use bellwire_testkit::{Http, Program, command};
 use support::Authority;
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 
 fn bellwire(args: &[&str]) -> Command {
-    let mut command = Command::new(BELLWIRE);
-    command.args(args).env_remove("BELLWIRE_HUB").env_remove("BELLWIRE_TOKEN");
-    command
+    command(BELLWIRE, args)
 }
 
 /// Starts a hub with these settings in a folder; the address of its TLS listener, and of its plain one.
 fn serve(folder: &Path, settings: &str) -> (Program, SocketAddr, SocketAddr) {
-    let file = folder.join("hub.toml");
     let listen = "listen = ['https://127.0.0.1:0', 'http://127.0.0.1:0']\n";
-    fs::write(&file, format!("{listen}{settings}")).unwrap();
-    let mut command = bellwire(&["serve", "--config"]);
-    let hub = Program::start(command.arg(&file).arg("--data-dir").arg(folder.join("hub")));
-    hub.wait_for("ready;");
-    let addresses = wait_until("two listeners", || {
-        let output = hub.output();
-        let urls = output.lines().filter_map(|line| line.split_once("listening on "));
-        let all: Vec<SocketAddr> =
-            urls.map(|(_, url)| url.split_once("://").unwrap().1.parse().unwrap()).collect();
-        if all.len() == 2 { Ok(all) } else { Err(output) }
-    });
+    let (hub, addresses) = Program::serve_with(BELLWIRE, folder, &format!("{listen}{settings}"), 2);
     (hub, addresses[0], addresses[1])
 }
 

@@ -11,17 +11,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use bellwire_testkit::Program;
+use bellwire_testkit::{Program, command};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 
 fn bellwire(args: &[&str]) -> Command {
-    let mut command = Command::new(BELLWIRE);
-    command.args(args);
-    for variable in ["BELLWIRE_HUB", "BELLWIRE_TOKEN", "BELLWIRE_CONTEXT", "BELLWIRE_TOKEN_FILE"] {
-        command.env_remove(variable);
-    }
-    command
+    command(BELLWIRE, args)
 }
 
 fn run(args: &[&str]) -> (i32, String, String) {

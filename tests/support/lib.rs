@@ -22,5 +22,5 @@ pub use again::{
 };
 pub use agent::{AgentScene, begin, until};
 pub use http::{EventStream, Http, Response};
-pub use process::{Program, runs, wait_until};
+pub use process::{Program, admin_token, command, runs, wait_until};
 pub use random::Random;

@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_token_is_told_in_a_sentence() {
-        for (json, told) in [
+        for (json, expected) in [
             (r#""role":"admin""#, "admin: may do everything."),
             (
                 r#""role":"operator","select":"site=lyon","actions":["ping","reboot"]"#,
@@ -173,19 +173,19 @@ mod tests {
                 "join: one more appliance may enrol with it, with the labels site=lyon, once each is approved.",
             ),
         ] {
-            assert_eq!(sentence(&token(json), Timestamp::from_unix_ms(0)), told);
+            assert_eq!(sentence(&token(json), Timestamp::from_unix_ms(0)), expected);
         }
     }
 
     #[test]
     fn a_token_that_has_ended_may_do_nothing() {
-        // It was said to be able to do everything, until a time that was past.
+        // It was said to be able to do everything, until a time that had gone by.
         let used_up = token(r#""role":"join","uses_left":0,"labels":{}"#);
         let at = Timestamp::from_unix_ms(1000);
         let expired = Token { expires_at: Some(at), ..token(r#""role":"admin""#) };
         assert_eq!(sentence(&used_up, at), "join: used up, and may do nothing.");
-        let told = "admin: expired at 1970-01-01T00:00:01.000Z, and may do nothing.";
-        assert_eq!(sentence(&expired, at), told);
+        let expected = "admin: expired at 1970-01-01T00:00:01.000Z, and may do nothing.";
+        assert_eq!(sentence(&expired, at), expected);
         assert!(sentence(&expired, Timestamp::from_unix_ms(999)).contains("may do everything"));
     }
 }

@@ -8,32 +8,28 @@
 //!
 //! Nothing is decided here, and no HTTP is known here.
 
-use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_core::record::TokenRecord;
+use bellwire_core::record::AuditRecord;
 use bellwire_core::{
-    Answer, Enrolment, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, Send, SessionId,
-    TokenUse,
+    Answer, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, Send, SessionId,
 };
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{
-    AuditObject, Code, Command, CommandId, CreatedToken, Credential, Delivery, Device, DeviceId,
-    Json, Labels, NewToken, Problem, Report, SecretText, Timestamp, TokenId,
+    AuditObject, Code, Command, CommandId, Delivery, Device, DeviceId, Json, Labels, Problem,
+    Report, Timestamp,
 };
 use tokio::sync::oneshot;
 
 use crate::audit::verb;
-use crate::auth::{Auth, secret_digest};
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::feed::Reader;
 use crate::frames;
 use crate::jwt::Jwt;
 use crate::plane::{Plane, PlaneConfig, StreamOptions};
-use crate::quota::Quota;
 use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
 
 mod audited;
@@ -41,7 +37,9 @@ mod effects;
 mod events;
 mod reserved;
 mod runtime;
+mod tokens;
 mod trials;
+mod watching;
 
 pub(crate) use audited::{By, Follower};
 pub use reserved::Reserved;
@@ -182,11 +180,10 @@ impl Driver {
     async fn request_send(&self, send: Send) -> Result<Answer, Problem> {
         let random = entropy().map_err(|_| internal())?;
         let record = self.record(verb::SEND, audited::sent(&send), 202);
-        let call = |hub: &mut Hub, request, now| {
-            hub.audit(request, record);
+        self.request_recorded(record, |hub, request, now| {
             hub.handle_send(request, send, random, now);
-        };
-        self.request(call).await
+        })
+        .await
     }
 
     /// Cancels a command, and shows it as it then is: some of its devices may still have to answer.
@@ -200,9 +197,8 @@ impl Driver {
         visible: Visible,
     ) -> Result<Command, Problem> {
         let record = self.record(verb::CANCEL, AuditObject::command(command), 202);
-        let reply = self.request(|hub, request, now| {
-            hub.audit(request, record);
-            hub.handle_cancel(request, command, force, now);
+        let reply = self.request_recorded(record, |hub, request, now| {
+            hub.handle_cancel(request, command, force, now)
         });
         match reply.await? {
             Answer::Cancelled => self.command(command, visible).await,
@@ -295,9 +291,8 @@ impl Driver {
     /// `store_unavailable`.
     pub async fn put_device(&self, device: DeviceId, labels: Labels) -> Result<bool, Problem> {
         let record = self.record(verb::DEVICE_PUT, AuditObject::device(&device), 200);
-        let reply = self.request(|hub, request, now| {
-            hub.audit(request, record);
-            hub.handle_put_device(request, device, labels, now);
+        let reply = self.request_recorded(record, |hub, request, now| {
+            hub.handle_put_device(request, device, labels, now)
         });
         match reply.await? {
             Answer::Device { created } => Ok(created),
@@ -331,198 +326,6 @@ impl Driver {
             hub.handle_delete_device(request, device, now);
         });
         self.done(answer.await?)
-    }
-
-    // --- Tokens and enrolment ---
-
-    /// Makes a token; its text is in what this gives, and nowhere else.
-    ///
-    /// # Errors
-    /// `store_unavailable`, `internal` when the system gives no entropy.
-    pub async fn make_token(
-        &self,
-        new: NewToken,
-        created_by: Option<String>,
-    ) -> Result<CreatedToken, Problem> {
-        let credential = self.new_credential()?;
-        let now = self.now();
-        let record = TokenRecord {
-            id: credential.id(),
-            digest: secret_digest(&credential),
-            role: new.role,
-            expires_at: new.expires_in_s.map(|s| now.after(Duration::from_secs(s))),
-            note: new.note,
-            created_at: now,
-            created_by,
-            last_used_at: None,
-        };
-        let info = record.to_token();
-        self.create_token(record).await?;
-        Ok(CreatedToken { info, token: SecretText(credential) })
-    }
-
-    /// Stores a new token.
-    ///
-    /// # Errors
-    /// `store_unavailable`.
-    async fn create_token(&self, record: TokenRecord) -> Result<(), Problem> {
-        let device = record.role.device().cloned();
-        let object = AuditObject { device, ..AuditObject::token(record.id) };
-        let entry = self.record(verb::TOKEN_CREATE, object, 201);
-        let reply = self.request(|hub, request, now| {
-            hub.audit(request, entry);
-            hub.handle_create_token(request, record, now);
-        });
-        self.done(reply.await?)
-    }
-
-    /// Revokes a token: its streams end.
-    ///
-    /// # Errors
-    /// `not_found`, `conflict` for the last `admin` token, `store_unavailable`.
-    pub async fn revoke_token(&self, token: TokenId) -> Result<(), Problem> {
-        let record = self.record(verb::TOKEN_REVOKE, AuditObject::token(token), 204);
-        let reply = self.request(|hub, request, now| {
-            hub.audit(request, record);
-            hub.handle_revoke_token(request, token, now);
-        });
-        self.done(reply.await?)
-    }
-
-    /// A device enrols; whether an operator must approve it first.
-    ///
-    /// # Errors
-    /// `unauthenticated` when the join token does not work, `conflict` when the name is taken, `store_unavailable`.
-    pub async fn enroll(&self, enrolment: Enrolment) -> Result<bool, Problem> {
-        let (device, token) = (Some(enrolment.device.clone()), Some(enrolment.token));
-        let object = AuditObject { device, token, ..AuditObject::default() };
-        let record = self.record(verb::DEVICE_ENROLL, object, 201);
-        let reply = self.request(|hub, request, now| {
-            hub.audit(request, record);
-            hub.handle_enroll(request, enrolment, now);
-        });
-        match reply.await? {
-            Answer::Enrolled { pending } => Ok(pending),
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// A device that waits for it may work from now on.
-    ///
-    /// # Errors
-    /// `unknown_device`, `store_unavailable`.
-    pub async fn approve(&self, device: DeviceId) -> Result<(), Problem> {
-        let record = self.record(verb::DEVICE_APPROVE, AuditObject::device(&device), 200);
-        let reply = self.request(|hub, request, now| {
-            hub.audit(request, record);
-            hub.handle_approve(request, device, now);
-        });
-        match reply.await? {
-            Answer::Device { .. } => Ok(()),
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// These certificates of clients are revoked: none of them opens anything any more, and what is open of them ends.
-    pub(crate) fn certificates_revoked(&self, revoked: HashSet<TokenId>) {
-        for id in self.runtime.auth.revoke_certificates(revoked) {
-            self.runtime.with_core(|core, now| core.hub.handle_credential_ended(id, now));
-        }
-    }
-
-    /// Whether a caller needs no token.
-    pub fn is_open(&self) -> bool {
-        self.runtime.auth.is_open()
-    }
-
-    /// A new token, in nobody's hands yet.
-    ///
-    /// # Errors
-    /// `internal` when the system gives no entropy.
-    pub(crate) fn new_credential(&self) -> Result<Credential, Problem> {
-        let id = entropy().map_err(|_| internal())?;
-        let secret = entropy().map_err(|_| internal())?;
-        Ok(Credential::from_random(id, secret))
-    }
-
-    pub(crate) fn auth(&self) -> &Auth {
-        &self.runtime.auth
-    }
-
-    /// The same, and tokens of another issuer work.
-    pub(crate) fn reading(self, jwt: Option<Jwt>) -> Self {
-        Self { jwt: jwt.map(Arc::new), ..self }
-    }
-
-    pub(crate) fn jwt(&self) -> Option<&Jwt> {
-        self.jwt.as_deref()
-    }
-
-    /// What callers may ask for.
-    pub(crate) fn quota(&self) -> &Arc<Quota> {
-        &self.runtime.quota
-    }
-
-    /// A token was used at this time. Nothing is promised.
-    pub(crate) fn token_used(&self, token: TokenId, at: Timestamp) {
-        self.runtime.with_core(|core, now| core.hub.handle_token_used(token, at, now));
-    }
-
-    // --- Observers and watchers ---
-
-    /// Opens a stream of what happens to a command: every delivery as it is, each change, `done`,
-    /// the end.
-    ///
-    /// # Errors
-    /// `unknown_command`, `draining`, `store_unavailable`, `rate_limited` when there are too many watchers.
-    pub async fn watch(
-        &self,
-        command: CommandId,
-        options: StreamOptions,
-        visible: Visible,
-        token: Option<TokenUse>,
-    ) -> Result<Reserved, Problem> {
-        self.may_watch(token)?;
-        let reserved = self.reserve(options)?;
-        let reader = Reader { visible: visible.clone(), token };
-        let mailbox = self.runtime.feed.watch(reserved.stream, command, reader)?;
-        // From here on every change is notified; those that the snapshot contains already are recognised by
-        // their version. Changes decided before are not notified, so the snapshot must contain them: it is
-        // read when they are on disk.
-        let watching = self.runtime.watch(command);
-        self.done(self.request(|hub, request, _| hub.handle_settle(request)).await?)?;
-        let Some(snapshot) = self.store().snapshot(command, None, visible.clone()).await? else {
-            return Err(Problem::new(Code::UnknownCommand, "no command has this id"));
-        };
-        let feed = self.runtime.feed.clone();
-        let progress = feed.progress(command, snapshot.command.total, &visible)?;
-        tokio::spawn(async move {
-            feed.follow(mailbox, progress, snapshot).await;
-            drop(watching);
-        });
-        Ok(reserved)
-    }
-
-    /// Opens a stream of what happens to all devices and deliveries.
-    ///
-    /// # Errors
-    /// `draining`, `rate_limited` when there are too many watchers.
-    pub fn observe(
-        &self,
-        options: StreamOptions,
-        visible: Visible,
-        token: Option<TokenUse>,
-    ) -> Result<Reserved, Problem> {
-        self.may_watch(token)?;
-        let reserved = self.reserve(options)?;
-        self.runtime.feed.observe(reserved.stream, Reader { visible, token })?;
-        self.runtime.observers_changed();
-        Ok(reserved)
-    }
-
-    fn may_watch(&self, token: Option<TokenUse>) -> Result<(), Problem> {
-        let watching = token.map_or(0, |used| self.runtime.feed.read_with(used.id));
-        self.runtime.quota.watcher(watching)
     }
 
     // --- Trials of networks ---
@@ -636,6 +439,19 @@ impl Driver {
         call: impl FnOnce(&mut Hub, RequestId, Now),
     ) -> Result<Answer, Problem> {
         self.request_removing(None, call).await
+    }
+
+    /// The same for one that the audit log has an entry of, which is on disk with the change or not at all.
+    async fn request_recorded(
+        &self,
+        entry: AuditRecord,
+        call: impl FnOnce(&mut Hub, RequestId, Now),
+    ) -> Result<Answer, Problem> {
+        self.request(|hub, request, now| {
+            hub.audit(request, entry);
+            call(hub, request, now);
+        })
+        .await
     }
 
     /// The same for a request that removes the device of this row, if there is one.

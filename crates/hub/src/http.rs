@@ -49,7 +49,7 @@ use crate::driver::{By, Driver};
 use crate::listen::OpenListener;
 use crate::quota::Exceeded;
 use crate::store::{Cursor, PageRequest};
-use audit::Told;
+use audit::LoggedRequest;
 use browsers::{Browsers, Effect};
 use caller::Caller;
 use request::Request;
@@ -226,11 +226,11 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
         let refusal = Problem::new(Code::MethodNotAllowed, format!("this path offers {allow}"));
         return problem::with(problem::problem(&refusal), header::ALLOW, &allow);
     };
-    let told = Told::of(served, route.path, &head);
+    let logged = LoggedRequest::of(served, route.path, &head);
     let address = request::address(&head);
     let refuse = |actor: Actor, refusal: &Problem| {
         let by = By::new(actor, address.map(|ip| ip.to_string()));
-        told.clone().refused(&driver.acting_for(Arc::new(by)), refusal);
+        logged.clone().refused(&driver.acting_for(Arc::new(by)), refusal);
         problem::problem(refusal)
     };
     let refuse_for_now = |actor: Actor, refusal: &Exceeded| {
@@ -275,11 +275,11 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
     let request = Request::new(driver.clone(), caller, route.path, head, body);
     match caught((served.handler)(request)).await {
         Ok(response) => {
-            told.answered(&driver, &response);
+            logged.answered(&driver, &response);
             response
         }
         Err(refusal) => {
-            told.refused(&driver, &refusal);
+            logged.refused(&driver, &refusal);
             problem::problem(&refusal)
         }
     }

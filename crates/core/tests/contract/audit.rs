@@ -1,4 +1,4 @@
-//! The audit log: an entry is on disk with the change that it tells of, or neither is. Contract, section 6.
+//! The audit log: an entry is on disk with the change that it names, or neither is. Contract, section 6.
 
 use bellwire_core::record::AuditRecord;
 use bellwire_core::{Answer, RequestId};
@@ -21,7 +21,7 @@ fn entry(verb: &'static str) -> AuditRecord {
 }
 
 impl Harness {
-    fn told(&self) -> Vec<(&'static str, u16)> {
+    fn logged(&self) -> Vec<(&'static str, u16)> {
         self.store.disk.audit.iter().map(|row| (row.verb, row.status)).collect()
     }
 
@@ -38,7 +38,7 @@ fn an_entry_is_in_the_transaction_of_its_change_and_a_refusal_or_a_repetition_le
     let request = h.audited("device.put");
     h.hub.handle_put_device(request, device("d"), Default::default(), h.now);
     h.settle();
-    assert_eq!(h.told(), [("device.put", 201)], "what was created is 201");
+    assert_eq!(h.logged(), [("device.put", 201)], "what was created is 201");
     let request = h.audited("device.approve");
     h.hub.handle_approve(request, device("stranger"), h.now);
     h.settle();
@@ -46,8 +46,8 @@ fn an_entry_is_in_the_transaction_of_its_change_and_a_refusal_or_a_repetition_le
     let request = h.audited("device.delete");
     h.hub.handle_delete_device(request, device("d"), h.now);
     h.settle();
-    assert_eq!(h.told(), [("device.put", 201), ("device.delete", 200)]);
-    assert_eq!(h.hub.footprint().audits, 0, "nothing is left of what was refused");
+    assert_eq!(h.logged(), [("device.put", 201), ("device.delete", 200)]);
+    assert_eq!(h.hub.footprint().audits, 0, "nothing remains of what was refused");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_command_is_told_of_when_it_is_stored_and_not_when_its_sender_is_answered() 
     h.hub.handle_send(request, send, [7; 10], h.now);
     h.settle();
     assert!(!h.is_answered(request), "it waits for the end");
-    assert_eq!(h.told(), [("send", 200)]);
+    assert_eq!(h.logged(), [("send", 200)]);
     assert!(h.store.disk.audit[0].object.command.is_some());
     h.hub.handle_abandoned(request, h.now);
     h.settle();

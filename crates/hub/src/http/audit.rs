@@ -162,16 +162,16 @@ impl Following {
     }
 }
 
-/// A request as the log tells of it.
+/// A request as the log names it.
 #[derive(Debug, Clone)]
-pub(super) struct Told {
+pub(super) struct LoggedRequest {
     verb: &'static str,
     object: AuditObject,
     /// Whether it was to change something, and not as a device.
     changes: bool,
 }
 
-impl Told {
+impl LoggedRequest {
     pub(super) fn of(served: &Served, route: &'static str, head: &Parts) -> Self {
         let acts = served.effect == super::browsers::Effect::Acts;
         let changes = acts && served.rule != Rule::Device;

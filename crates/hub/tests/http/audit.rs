@@ -20,7 +20,7 @@ impl Hub {
     }
 
     /// The entries as lines `verb status count`, oldest first.
-    fn told(&self, by: &Made, query: &str) -> Vec<String> {
+    fn logged(&self, by: &Made, query: &str) -> Vec<String> {
         let line = |e: &Value| format!("{} {} {}", text(&e["verb"]), e["status"], e["count"]);
         self.audit(by, query).iter().rev().map(line).collect()
     }
@@ -43,7 +43,7 @@ fn what_is_done_is_told_with_who_whom_where_and_how_it_ended() {
     hub.with_token(&admin, "POST /v1/devices/new/approve", "");
     hub.with_token(&admin, "DELETE /v1/devices/kiosk", "");
     assert_eq!(
-        hub.told(&admin, ""),
+        hub.logged(&admin, ""),
         [
             "token.create 201 1",
             "device.put 201 1",
@@ -78,7 +78,7 @@ fn what_is_done_is_told_with_who_whom_where_and_how_it_ended() {
         assert!(!whole.contains(&made.secret[20..]), "a secret is in the log");
     }
     // The device and its token are gone, and their history is not.
-    assert!(hub.told(&admin, "device=kiosk").contains(&"send 202 1".to_owned()));
+    assert!(hub.logged(&admin, "device=kiosk").contains(&"send 202 1".to_owned()));
 }
 
 #[test]
@@ -105,10 +105,10 @@ fn refused_calls_are_told_with_their_number_and_not_their_flood() {
     assert_eq!(hub.get("/v1/devices").status, 401);
     let again = hub.audit(&admin, "");
     assert_eq!(again.iter().find(|e| e["code"] == "unauthenticated").unwrap()["count"], 21);
-    // An operator's mistakes are told too, what reads or reports is not.
+    // An operator's mistakes are logged too; what reads or reports is not.
     assert_eq!(hub.with_token(&admin, "POST /v1/send/nobody/ping", "").status, 404);
     assert_eq!(hub.with_token(&admin, "GET /v1/devices/nobody", "").status, 404);
-    assert_eq!(hub.told(&admin, "device=nobody"), ["send 404 1"]);
+    assert_eq!(hub.logged(&admin, "device=nobody"), ["send 404 1"]);
 }
 
 #[test]
@@ -122,14 +122,14 @@ fn the_log_is_filtered_and_paged_and_for_admins_alone() {
     assert_eq!(hub.with_token(&operator, "PUT /v1/devices/d1", "{}").status, 200);
     assert_eq!(hub.with_token(&operator, "GET /v1/audit", "").code(), "forbidden");
     assert_eq!(hub.get("/v1/audit").code(), "unauthenticated");
-    assert_eq!(hub.told(&admin, "device=d1"), ["device.put 201 1", "device.put 200 1"]);
+    assert_eq!(hub.logged(&admin, "device=d1"), ["device.put 201 1", "device.put 200 1"]);
     assert_eq!(
-        hub.told(&admin, &format!("actor={}", operator.id)),
+        hub.logged(&admin, &format!("actor={}", operator.id)),
         ["device.put 200 1", "read 403 1"]
     );
-    assert_eq!(hub.told(&admin, "verb=token.create").len(), 2);
-    assert_eq!(hub.told(&admin, "since=1h").len(), 10);
-    assert_eq!(hub.told(&admin, "since=2999-01-01T00:00:00Z"), [""; 0]);
+    assert_eq!(hub.logged(&admin, "verb=token.create").len(), 2);
+    assert_eq!(hub.logged(&admin, "since=1h").len(), 10);
+    assert_eq!(hub.logged(&admin, "since=2999-01-01T00:00:00Z"), [""; 0]);
     for bad in ["since=soon", "device=a%2Fb", "limit=0", "after=x", "colour=red"] {
         let answer = hub.with_token(&admin, &format!("GET /v1/audit?{bad}"), "");
         assert_eq!(answer.status, 400, "{bad}");
@@ -186,5 +186,5 @@ fn a_repeated_request_with_its_key_is_told_once() {
     for _ in 0..3 {
         assert!(hub.request("POST /v1/send/d/ping", &headers, b"").status < 300);
     }
-    assert_eq!(hub.told(&admin, "verb=send"), ["send 202 1"]);
+    assert_eq!(hub.logged(&admin, "verb=send"), ["send 202 1"]);
 }
