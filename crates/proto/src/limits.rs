@@ -53,8 +53,12 @@ pub const FACTS_KEYS_MAX: usize = 100;
 pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Characters of a token's note: our choice, a line of text.
 pub const NOTE_CHARS_MAX: usize = 256;
-/// Characters of the selector of an operator's token: our choice.
+/// Characters of a selector: our choice, some hundred values.
 pub const SELECTOR_CHARS_MAX: usize = 4096;
+/// Requirements of a selector: our choice. Each costs a look for every device that the others leave.
+pub const SELECTOR_REQUIREMENTS_MAX: usize = 32;
+/// Characters of the name of a fact that a selector can write: our choice, as many as a label's.
+pub const FACT_NAME_CHARS_MAX: usize = 63;
 /// Actions that an operator's token lists at most: our choice.
 pub const TOKEN_ACTIONS_MAX: usize = 100;
 /// Seconds for which a token works, if it is made to expire: up to ten years, our choice.
