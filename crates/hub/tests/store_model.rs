@@ -10,10 +10,11 @@ mod store_kit;
 use std::time::Duration;
 
 use bellwire_core::record::{
-    Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, Seen, TargetChunk,
-    TokenRecord,
+    Change, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, Seen,
+    TargetChunk, TokenRecord,
 };
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, Visible};
+use bellwire_proto::facts::selectable;
 use bellwire_proto::{
     Delivery, DeliveryState, DeviceId, ErrorInfo, Join, Labels, Outcome, Progress, Role, Scope,
     Selector, Seq, TokenId,
@@ -102,6 +103,36 @@ fn a_token() -> impl Strategy<Value = TokenRecord> {
     })
 }
 
+/// Facts, among them values that no selector can name, and members that are none.
+const FACTS: [&str; 4] = [
+    "{\"x\":1.0,\"os\":\"linux\"}",
+    "{\"os\":\"Hello, you\",\"y\":true,\"z\":[1]}",
+    "{\"os\":\"\\u006cinux\",\"b c\":1,\"n\":null}",
+    "{}",
+];
+
+/// Selectors of which each part is a source, a look beside it, or both.
+const SELECTORS: [&str; 18] = [
+    "",
+    "site",
+    "!site",
+    "site=lyon",
+    "site!=lyon",
+    "site in (lyon,rome)",
+    "site in (lyon,oslo),os",
+    "site notin (lyon,rome)",
+    "site=lyon,os=deb12",
+    "os,!site",
+    "site=oslo",
+    "facts.os=linux",
+    "facts.os!=linux",
+    "facts.os,facts.x=1.0",
+    "facts.x!=1.0,site",
+    "facts.y=true,!facts.z",
+    "facts.os notin (linux),facts.os",
+    "facts.n",
+];
+
 fn a_change() -> impl Strategy<Value = Change> {
     let labels = select(vec![("site", "lyon"), ("site", "rome"), ("os", "deb12")]);
     let labels = vec(labels, 0..2).prop_map(|pairs| {
@@ -112,7 +143,7 @@ fn a_change() -> impl Strategy<Value = Change> {
         6 => a_delivery().prop_map(put),
         1 => name().prop_map(put_device),
         1 => (name(), labels).prop_map(|(n, labels)| Change::PutLabels(device(n), labels)),
-        1 => name().prop_map(|n| Change::PutFacts(device(n), json("{\"x\":1.0}"))),
+        1 => (name(), select(FACTS.to_vec())).prop_map(|(n, facts)| Change::PutFacts(device(n), json(facts))),
         1 => (name(), 0..9u64).prop_map(|(n, ms)| {
             Change::PutSeen(device(n), Seen { at: at(ms), address: None, agent: Some(n.into()) })
         }),
@@ -243,14 +274,21 @@ fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32
             assert_eq!(paged(limit, deliveries), expected, "deliveries of {seq}");
         }
     }
-    for select in ["", "site=lyon", "!site"] {
+    for (select, prefix) in SELECTORS.iter().flat_map(|s| ["", "b", "a"].map(|p| (s, p))) {
         let selector: Selector = select.parse().unwrap();
-        let expected: Vec<_> =
-            model.devices().filter(|row| selector.matches(&row.labels)).cloned().collect();
-        let filter = DeviceFilter { select: selector, ..DeviceFilter::default() };
+        let fits = |row: &&DeviceRecord| {
+            selector.selects(&row.labels, &selectable(&row.facts))
+                && row.id.as_str().starts_with(prefix)
+        };
+        let expected: Vec<_> = model.devices().filter(fits).cloned().collect();
+        let filter = DeviceFilter {
+            select: selector.clone(),
+            prefix: prefix.into(),
+            ..DeviceFilter::default()
+        };
         let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
         let listed: Vec<_> = listed.into_iter().map(|stored| stored.record).collect();
-        assert_eq!(listed, expected, "{select}");
+        assert_eq!(listed, expected, "{select:?} from {prefix:?}");
     }
 }
 

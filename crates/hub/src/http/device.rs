@@ -3,6 +3,7 @@
 
 use axum::response::Response;
 use bellwire_proto::device::{parse_facts, parse_labels_body};
+use bellwire_proto::facts::selectable;
 use bellwire_proto::limits::{
     DEVICES_SEARCHED_MAX, FACTS_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS, SMALL_BODY_BYTES_MAX,
 };
@@ -118,7 +119,8 @@ async fn search(
         searched += part.items.len();
         for device in part.items {
             let labels = &device.labels;
-            if device.online != online || !select.matches(labels) || !visible.sees(labels) {
+            let facts = selectable(&device.facts);
+            if device.online != online || !select.selects(labels, &facts) || !visible.sees(labels) {
                 continue;
             }
             bytes += page::json_bytes(&device)?;

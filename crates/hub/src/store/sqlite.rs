@@ -36,6 +36,7 @@ use schema::StoreFile;
 use threads::Threads;
 
 mod anchor;
+mod attributes;
 mod check;
 mod checkpoint;
 mod folder;
@@ -48,6 +49,7 @@ mod readers;
 mod recover;
 mod rows;
 mod schema;
+mod select;
 mod threads;
 mod tokens;
 mod waits;

@@ -4,6 +4,8 @@
 //! [`PAGE_BYTES_MAX`] bytes. A filter that fits few rows gives a page that is short, or empty, with a
 //! cursor to continue from.
 
+use std::ops::ControlFlow;
+
 use bellwire_core::record::CommandRecord;
 use bellwire_proto::limits::{LIST_ROWS_MAX, PACED_BYTES, PAGE_BYTES_MAX};
 use bellwire_proto::{
@@ -12,6 +14,7 @@ use bellwire_proto::{
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::rows::{self, command_columns, delivery_columns, device_columns, int};
+use super::select;
 use crate::store::{Cursor, DeviceFilter, Snapshot, StoredDevice, Visible};
 
 mod commands;
@@ -143,31 +146,19 @@ pub(super) fn devices(
     limit: u32,
     after: Option<&DeviceId>,
 ) -> Result<Page<StoredDevice>> {
-    let mut statement = connection.prepare_cached(concat!(
-        "SELECT ",
-        device_columns!(),
-        " FROM devices WHERE device > ?1 AND device >= ?2 ORDER BY device"
-    ))?;
-    let mut rows = statement.query([after.map_or("", DeviceId::as_str), &filter.prefix])?;
     let mut page = Paging::new(limit, LIST_ROWS_MAX);
-    while let Some(row) = rows.next()? {
-        let record = rows::device(row)?;
-        // By name: those that begin so are side by side.
-        if !record.id.as_str().starts_with(&filter.prefix) {
-            break;
-        }
-        let labels = &record.labels;
-        let fits = filter.select.matches(labels) && filter.visible.sees(labels);
-        match page.look(record.id.clone(), fits) {
+    select::each(connection, filter, after, |id, fits| {
+        match page.look(id.clone(), fits) {
             Look::Take => {
-                let queued = queued(connection, &record.id)?;
-                let device = StoredDevice { record, queued };
-                page.push(device.weight(), device);
+                if let Some(found) = device(connection, &id)? {
+                    page.push(found.weight(), found);
+                }
             }
             Look::Pass => {}
-            Look::Stop => break,
+            Look::Stop => return Ok(ControlFlow::Break(())),
         }
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(page.finish(Cursor::after_device))
 }
 
