@@ -495,6 +495,31 @@ impl Driver {
         presences.ok_or_else(internal)
     }
 
+    /// Devices that are online and whose names begin so, by name after this one, or before it; as many at most.
+    ///
+    /// # Errors
+    /// `internal` when the hub has failed.
+    pub fn online_part(
+        &self,
+        after: Option<&DeviceId>,
+        prefix: &str,
+        descending: bool,
+        limit: usize,
+    ) -> Result<Vec<DeviceId>, Problem> {
+        let part = self.runtime.with_core(|core, _| {
+            core.hub.online_part(after, prefix, descending).take(limit).cloned().collect()
+        });
+        part.ok_or_else(internal)
+    }
+
+    /// How many devices are online.
+    ///
+    /// # Errors
+    /// `internal` when the hub has failed.
+    pub fn online_count(&self) -> Result<usize, Problem> {
+        self.runtime.with_core(|core, _| core.hub.online_count()).ok_or_else(internal)
+    }
+
     /// A device as the API shows it; `None` when it is not known.
     ///
     /// # Errors

@@ -10,10 +10,11 @@ mod store_kit;
 use std::time::Duration;
 
 use bellwire_core::record::{
-    Change, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, Seen,
-    TargetChunk, TokenRecord,
+    Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, Seen, TargetChunk,
+    TokenRecord,
 };
-use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, Visible};
+use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible};
+use bellwire_proto::device::{DeviceOrder, SortKey};
 use bellwire_proto::facts::selectable;
 use bellwire_proto::{
     Delivery, DeliveryState, DeviceId, ErrorInfo, Join, Labels, Outcome, Progress, Role, Scope,
@@ -274,21 +275,53 @@ fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32
             assert_eq!(paged(limit, deliveries), expected, "deliveries of {seq}");
         }
     }
-    for (select, prefix) in SELECTORS.iter().flat_map(|s| ["", "b", "a"].map(|p| (s, p))) {
+    for (n, (select, prefix)) in
+        SELECTORS.iter().flat_map(|s| ["", "b", "a"].map(|p| (s, p))).enumerate()
+    {
         let selector: Selector = select.parse().unwrap();
-        let fits = |row: &&DeviceRecord| {
-            selector.selects(&row.labels, &selectable(&row.facts))
-                && row.id.as_str().starts_with(prefix)
+        let unseen_before = [None, Some(at(5)), Some(at(0))][n % 3];
+        let pending = [None, None, Some(true), Some(false)][n % 4];
+        let seen_ms = |row: &StoredDevice| row.record.seen.as_ref().map(|seen| seen.at);
+        let fits = |row: &StoredDevice| {
+            let record = &row.record;
+            selector.selects(&record.labels, &selectable(&record.facts))
+                && record.id.as_str().starts_with(prefix)
+                && unseen_before
+                    .is_none_or(|before| seen_ms(row).unwrap_or(record.created_at) < before)
+                && pending.is_none_or(|pending| record.pending == pending)
         };
-        let expected: Vec<_> = model.devices().filter(fits).cloned().collect();
-        let filter = DeviceFilter {
-            select: selector.clone(),
-            prefix: prefix.into(),
-            ..DeviceFilter::default()
-        };
-        let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
-        let listed: Vec<_> = listed.into_iter().map(|stored| stored.record).collect();
-        assert_eq!(listed, expected, "{select:?} from {prefix:?}");
+        for by in [SortKey::Id, SortKey::LastSeen, SortKey::Queued] {
+            let mut expected: Vec<_> = model.view().devices.into_iter().filter(fits).collect();
+            expected.sort_by_key(|row| match by {
+                SortKey::Id => 0,
+                SortKey::LastSeen => seen_ms(row).map_or(0, |at| at.unix_ms() + 1),
+                SortKey::Queued => row.queued,
+            });
+            for descending in [false, true] {
+                let filter = DeviceFilter {
+                    select: selector.clone(),
+                    prefix: prefix.into(),
+                    unseen_before,
+                    pending,
+                    order: DeviceOrder { by, descending },
+                    ..DeviceFilter::default()
+                };
+                assert_eq!(kit.devices(&filter, limit), expected, "{filter:?}");
+                expected.reverse();
+            }
+            // Whom it selects of those named, in that order.
+            let filter = DeviceFilter {
+                select: selector.clone(),
+                prefix: prefix.into(),
+                unseen_before,
+                pending,
+                ..DeviceFilter::default()
+            };
+            let named: Vec<DeviceId> = ["z", "b.c", "a", "B", "b"].map(device).into();
+            let of = |id: &&DeviceId| expected.iter().any(|row| row.record.id == **id);
+            let fitting: Vec<DeviceId> = named.iter().filter(of).cloned().collect();
+            assert_eq!(read(kit.store.devices_fitting(filter, named)), fitting);
+        }
     }
 }
 
@@ -330,7 +363,7 @@ fn compare_scoped(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u3
         }
         let expected: Vec<_> = model.devices().filter(|d| visible.sees(&d.labels)).collect();
         let filter = DeviceFilter { visible: visible.clone(), ..DeviceFilter::default() };
-        let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
+        let listed = kit.devices(&filter, limit);
         assert_eq!(listed.iter().map(|d| &d.record).collect::<Vec<_>>(), expected, "{select}");
     }
 }

@@ -6,8 +6,9 @@ mod store_kit;
 use std::path::Path;
 
 use bellwire_core::record::{Change, DeviceRecord};
-use bellwire_hub::store::{DeviceFilter, PageRequest, Store, Visible};
+use bellwire_hub::store::{DeviceFilter, Store, Visible};
 use bellwire_proto::Labels;
+use bellwire_proto::device::{DeviceOrder, SortKey};
 use rusqlite::Connection;
 use store_kit::*;
 
@@ -157,13 +158,16 @@ fn what_few_devices_of_many_match_is_on_one_page_wherever_they_are() {
                 visible: Visible::by(visible),
                 ..DeviceFilter::default()
             };
-            let page = read(kit.store.devices(filter, PageRequest { limit: 100, after: None }));
-            let names: Vec<_> = page.items.iter().map(|d| d.record.id.to_string()).collect();
-            assert_eq!(
-                (names, page.next),
-                (vec!["d-009999".to_owned(), "d-019999".to_owned()], None),
-                "{select}"
-            );
+            let part = read(kit.store.devices(filter.clone(), None, 100, 20_000));
+            let names: Vec<_> = part.found.iter().map(|place| place.device.as_str()).collect();
+            assert_eq!((names, part.next), (vec!["d-009999", "d-019999"], None), "{select}");
+            for by in [SortKey::LastSeen, SortKey::Queued] {
+                let order = DeviceOrder { by, descending: true };
+                let filter = DeviceFilter { order, ..filter.clone() };
+                let part = read(kit.store.devices(filter, None, 100, 20_000));
+                let names: Vec<_> = part.found.iter().map(|place| place.device.as_str()).collect();
+                assert_eq!((names, part.next), (vec!["d-019999", "d-009999"], None), "{select}");
+            }
         }
     }
 }

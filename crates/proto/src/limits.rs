@@ -254,7 +254,9 @@ pub const RETRY_AFTER_STORE_S: u64 = 30;
 pub const STORE_READS_WAITING_MAX: usize = 1024;
 /// Devices that one request looks at in search of those that are online, or not: our choice. A page with
 /// fewer items than requested may therefore be followed by another.
-pub const DEVICES_SEARCHED_MAX: usize = 20 * PAGE_ITEMS.max as usize;
+pub const DEVICES_SEARCHED_MAX: usize = 10 * PAGE_ITEMS.max as usize;
+/// How long ago a device was seen, in a list of those that were not seen since: our choice, up to 10 years.
+pub const UNSEEN_S: Range = Range { default: 7 * 86_400, min: 1, max: 10 * 365 * 86_400 };
 /// How long the hub may take to end, from SIGTERM on. Contract, section 9: 10 s, of which the rest is for the
 /// exit of the process.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(9_500);

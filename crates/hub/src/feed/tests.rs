@@ -337,9 +337,18 @@ impl Store for Counting {
     fn devices(
         &self,
         filter: crate::store::DeviceFilter,
-        page: crate::store::PageRequest,
-    ) -> Reading<bellwire_proto::Page<StoredDevice>> {
-        self.store.devices(filter, page)
+        after: Option<crate::store::DevicePlace>,
+        limit: u32,
+        rows_max: u32,
+    ) -> Reading<crate::store::DevicePlaces> {
+        self.store.devices(filter, after, limit, rows_max)
+    }
+    fn devices_fitting(
+        &self,
+        filter: crate::store::DeviceFilter,
+        devices: Vec<DeviceId>,
+    ) -> Reading<Vec<DeviceId>> {
+        self.store.devices_fitting(filter, devices)
     }
     fn health(&self) -> Result<(), StoreError> {
         self.store.health()

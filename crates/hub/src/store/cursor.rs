@@ -5,7 +5,10 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bellwire_proto::device::SortKey;
 use bellwire_proto::{DeviceId, Seq, TokenId};
+
+use super::DevicePlace;
 
 /// The position after which a page begins.
 ///
@@ -27,6 +30,8 @@ enum Position {
     Seq(Seq),
     Device(DeviceId),
     Token(TokenId),
+    /// In an order that is not that of names: by what, and where.
+    Sorted(SortKey, DevicePlace),
 }
 
 /// Text that is no cursor, or a cursor of another list.
@@ -38,6 +43,8 @@ pub struct BadCursor;
 const SEQ_V1: u8 = 0x11;
 const DEVICE_V1: u8 = 0x12;
 const TOKEN_V1: u8 = 0x13;
+const LAST_SEEN_V1: u8 = 0x14;
+const QUEUED_V1: u8 = 0x15;
 
 impl Cursor {
     /// In a list of commands: after this one.
@@ -57,7 +64,29 @@ impl Cursor {
     pub const fn seq(&self) -> Result<Seq, BadCursor> {
         match &self.0 {
             Position::Seq(seq) => Ok(*seq),
-            Position::Device(_) | Position::Token(_) => Err(BadCursor),
+            _ => Err(BadCursor),
+        }
+    }
+
+    /// In a list of devices that is sorted so: after this one.
+    pub fn after_place(by: SortKey, place: DevicePlace) -> Self {
+        Self(match by {
+            SortKey::Id => Position::Device(place.device),
+            by => Position::Sorted(by, place),
+        })
+    }
+
+    /// The place, if this is a cursor of devices that are sorted so.
+    ///
+    /// # Errors
+    /// When it is one of another list, or of another order.
+    pub fn place(&self, by: SortKey) -> Result<DevicePlace, BadCursor> {
+        match &self.0 {
+            Position::Device(device) if by == SortKey::Id => {
+                Ok(DevicePlace { device: device.clone(), value: 0 })
+            }
+            Position::Sorted(sorted, place) if *sorted == by => Ok(place.clone()),
+            _ => Err(BadCursor),
         }
     }
 
@@ -68,7 +97,7 @@ impl Cursor {
     pub const fn device(&self) -> Result<&DeviceId, BadCursor> {
         match &self.0 {
             Position::Device(device) => Ok(device),
-            Position::Seq(_) | Position::Token(_) => Err(BadCursor),
+            _ => Err(BadCursor),
         }
     }
 
@@ -84,7 +113,7 @@ impl Cursor {
     pub const fn token(&self) -> Result<TokenId, BadCursor> {
         match &self.0 {
             Position::Token(token) => Ok(*token),
-            Position::Seq(_) | Position::Device(_) => Err(BadCursor),
+            _ => Err(BadCursor),
         }
     }
 }
@@ -95,6 +124,11 @@ impl fmt::Display for Cursor {
             Position::Seq(seq) => [&[SEQ_V1][..], &seq.get().to_be_bytes()].concat(),
             Position::Device(device) => [&[DEVICE_V1][..], device.as_str().as_bytes()].concat(),
             Position::Token(token) => [&[TOKEN_V1][..], token.as_str().as_bytes()].concat(),
+            Position::Sorted(by, place) => {
+                let kind = if *by == SortKey::Queued { QUEUED_V1 } else { LAST_SEEN_V1 };
+                let device = place.device.as_str().as_bytes();
+                [&[kind][..], &place.value.to_be_bytes(), device].concat()
+            }
         };
         f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
     }
@@ -113,6 +147,13 @@ impl FromStr for Cursor {
             Some((&DEVICE_V1, rest)) => {
                 let name = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
                 Position::Device(name.parse().map_err(|_| BadCursor)?)
+            }
+            Some((&kind @ (LAST_SEEN_V1 | QUEUED_V1), rest)) => {
+                let (value, name) = rest.split_first_chunk().ok_or(BadCursor)?;
+                let name = std::str::from_utf8(name).map_err(|_| BadCursor)?;
+                let device = name.parse().map_err(|_| BadCursor)?;
+                let by = if kind == QUEUED_V1 { SortKey::Queued } else { SortKey::LastSeen };
+                Position::Sorted(by, DevicePlace { device, value: i64::from_be_bytes(*value) })
             }
             Some((&TOKEN_V1, rest)) => {
                 let id = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
@@ -136,6 +177,14 @@ mod tests {
             Cursor::after_seq(Seq::new(u64::MAX)),
             Cursor::after_device(device),
             Cursor::after_token(TokenId::from_random([7; 10])),
+            Cursor::after_place(
+                SortKey::LastSeen,
+                DevicePlace { device: "a".parse().unwrap(), value: -1 },
+            ),
+            Cursor::after_place(
+                SortKey::Queued,
+                DevicePlace { device: "b".parse().unwrap(), value: i64::MAX },
+            ),
         ] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
@@ -152,5 +201,9 @@ mod tests {
         assert_eq!(Cursor::after_seq(Seq::new(1)).device(), Err(BadCursor));
         let device = Cursor::after_device("a".parse().unwrap());
         assert_eq!(device.seq(), Err(BadCursor));
+        assert!(device.place(SortKey::Id).is_ok());
+        assert_eq!(device.place(SortKey::Queued), Err(BadCursor));
+        let queued = Cursor::after_place(SortKey::Queued, device.place(SortKey::Id).unwrap());
+        assert_eq!(queued.place(SortKey::LastSeen), Err(BadCursor));
     }
 }

@@ -24,8 +24,8 @@ use tokio::sync::oneshot;
 
 use super::queue::{Queue, Refused};
 use super::{
-    CommandFilter, DeviceFilter, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents,
-    StoredDevice, StoredToken, StoredWait, Visible,
+    CommandFilter, DeviceFilter, DevicePlace, DevicePlaces, PageRequest, Reading, Snapshot, Store,
+    StoreError, StoreEvents, StoredDevice, StoredToken, StoredWait, Visible,
 };
 use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
@@ -297,13 +297,24 @@ impl Store for SqliteStore {
         self.read(move |connection| lists::devices_named(connection, &ids))
     }
 
-    fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>> {
-        match after_device(&page) {
-            Ok(after) => self.read(move |connection| {
-                lists::devices(connection, &filter, page.limit, after.as_ref())
-            }),
-            Err(bad) => Box::pin(std::future::ready(Err(bad))),
-        }
+    fn devices(
+        &self,
+        filter: DeviceFilter,
+        after: Option<DevicePlace>,
+        limit: u32,
+        rows_max: u32,
+    ) -> Reading<DevicePlaces> {
+        self.read(move |connection| {
+            lists::devices(connection, &filter, after.as_ref(), limit, rows_max)
+        })
+    }
+
+    fn devices_fitting(
+        &self,
+        filter: DeviceFilter,
+        devices: Vec<DeviceId>,
+    ) -> Reading<Vec<DeviceId>> {
+        self.read(move |connection| select::fitting(connection, &filter, devices))
     }
 
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>> {

@@ -14,6 +14,7 @@ mod checks;
 mod commands;
 mod devices;
 mod mounted;
+mod registry;
 mod reports;
 mod sending;
 mod streams;

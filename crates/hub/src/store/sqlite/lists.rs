@@ -15,7 +15,9 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::rows::{self, command_columns, delivery_columns, device_columns, int};
 use super::select;
-use crate::store::{Cursor, DeviceFilter, Snapshot, StoredDevice, Visible};
+use crate::store::{
+    Cursor, DeviceFilter, DevicePlace, DevicePlaces, Snapshot, StoredDevice, Visible,
+};
 
 mod commands;
 pub(super) mod scoped;
@@ -143,23 +145,21 @@ pub(super) fn device(connection: &Connection, id: &DeviceId) -> Result<Option<St
 pub(super) fn devices(
     connection: &Connection,
     filter: &DeviceFilter,
+    after: Option<&DevicePlace>,
     limit: u32,
-    after: Option<&DeviceId>,
-) -> Result<Page<StoredDevice>> {
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
-    select::each(connection, filter, after, |id, fits| {
-        match page.look(id.clone(), fits) {
-            Look::Take => {
-                if let Some(found) = device(connection, &id)? {
-                    page.push(found.weight(), found);
-                }
-            }
+    rows_max: u32,
+) -> Result<DevicePlaces> {
+    let mut page = Paging::new(limit, rows_max);
+    select::each(connection, filter, after, &mut |place, fits| {
+        match page.look(place.clone(), fits) {
+            Look::Take => page.push(0, place),
             Look::Pass => {}
             Look::Stop => return Ok(ControlFlow::Break(())),
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(page.finish(Cursor::after_device))
+    let next = page.position.filter(|_| page.more);
+    Ok(DevicePlaces { found: page.items, looked_at: page.looked_at, next })
 }
 
 /// These devices in their order; `None` for one that is not known.

@@ -47,4 +47,5 @@ CREATE TABLE label_counts (
 INSERT INTO label_counts SELECT key, value, count(*) FROM labels GROUP BY key, value;
 
 CREATE INDEX devices_seen ON devices (seen_at, device);
+CREATE INDEX devices_pending ON devices (device) WHERE pending = 1;
 CREATE INDEX queues_long ON queues (queued, device) WHERE queued > 1;

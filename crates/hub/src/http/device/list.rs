@@ -1,0 +1,273 @@
+//! `GET /v1/devices`: which devices, in which order, page by page. Contract, section 6.
+//!
+//! The store knows labels, facts, queues and past contacts; the core alone knows who is online. So a page comes from one of
+//! two places, or from one after the other: from the store, leaving out who is online or is not; or from the names of those
+//! that are online, leaving out whom the store says do not fit. Rows are read for what is on the page alone, and what is
+//! looked at for a page is bounded: one with fewer items than requested, or none, may be followed by another.
+
+use axum::response::Response;
+use bellwire_core::Presence;
+use bellwire_proto::device::{DeviceOrder, SortKey};
+use bellwire_proto::limits::{DEVICES_SEARCHED_MAX, LIST_ROWS_MAX, PAGE_BYTES_MAX, UNSEEN_S};
+use bellwire_proto::{Device, DeviceId, DeviceStatus, Page, Problem, Selector, Timestamp};
+
+use super::super::page;
+use super::super::request::Request;
+use crate::driver::Driver;
+use crate::store::{Cursor, DeviceFilter, DevicePlace};
+
+/// Names of a part that is looked at together.
+const PART: usize = 1000;
+/// Rows that are read together.
+const ROWS: usize = 100;
+
+/// `GET /v1/devices`.
+pub(in crate::http) async fn list(request: Request) -> Result<Response, Problem> {
+    let mut query = request.query()?;
+    let select: Selector = query.value("select")?.unwrap_or_default();
+    let online = query.switch("online")?;
+    let unseen = query.seconds("unseen", UNSEEN_S)?;
+    let status: Option<DeviceStatus> = query.value("status")?;
+    let order: DeviceOrder = query.value("sort")?.unwrap_or_default();
+    let prefix = query.text("prefix").unwrap_or_default();
+    // What can be a name can begin one; a dot or two begin one as well.
+    if !matches!(prefix.as_str(), "" | "." | "..") {
+        let _begins_a_name: DeviceId = prefix.parse().map_err(|_| {
+            Problem::bad_request("parameter prefix is the beginning of a device's name")
+        })?;
+    }
+    let page = super::super::page_request(&mut query)?;
+    query.finish()?;
+
+    let after = page.after.map(|cursor| cursor.place(order.by)).transpose();
+    let after = after.map_err(|bad| Problem::bad_request(format!("parameter after: {bad}")))?;
+    let now = request.driver.now();
+    let before = |unseen: bellwire_proto::Seconds| {
+        Timestamp::from_unix_ms(now.unix_ms().saturating_sub(unseen.get().saturating_mul(1000)))
+    };
+    let search = Search {
+        driver: &request.driver,
+        filter: DeviceFilter {
+            select,
+            prefix,
+            unseen_before: unseen.map(before),
+            pending: status.map(|status| status == DeviceStatus::Pending),
+            order,
+            visible: request.caller.visible(),
+        },
+        online,
+        conflict: match status {
+            Some(DeviceStatus::Conflict) => Some(true),
+            Some(DeviceStatus::Active) => Some(false),
+            _ => None,
+        },
+        limit: page.limit as usize,
+        rows_max: LIST_ROWS_MAX,
+        searched_max: DEVICES_SEARCHED_MAX,
+    };
+    let (devices, places) = search.page(after).await?;
+    page::page(devices, |last| {
+        let place = places.into_iter().find(|place| place.device == last.id);
+        let here = DevicePlace { device: last.id.clone(), value: 0 };
+        Cursor::after_place(order.by, place.unwrap_or(here))
+    })
+}
+
+struct Search<'a> {
+    driver: &'a Driver,
+    filter: DeviceFilter,
+    online: Option<bool>,
+    conflict: Option<bool>,
+    limit: usize,
+    /// Rows of the store that may be looked at.
+    rows_max: u32,
+    /// Devices whose presence may be looked at.
+    searched_max: usize,
+}
+
+/// Where devices come from.
+#[derive(Clone, Copy, PartialEq)]
+enum From {
+    Online,
+    Store,
+}
+
+/// What was found for a page, and what remains of its bounds.
+struct Found {
+    places: Vec<DevicePlace>,
+    /// How far the search has come, when there may be more.
+    next: Option<DevicePlace>,
+    rows: u32,
+    searched: usize,
+}
+
+impl Search<'_> {
+    async fn page(
+        &self,
+        after: Option<DevicePlace>,
+    ) -> Result<(Page<Device>, Vec<DevicePlace>), Problem> {
+        let mut found = Found {
+            places: Vec::new(),
+            next: after,
+            rows: self.rows_max,
+            searched: self.searched_max,
+        };
+        let sources = self.sources()?;
+        if sources.is_empty() {
+            found.next = None;
+        }
+        for from in sources {
+            // What is past the last of one source is before the first of the next.
+            if self.is_past(from, found.next.as_ref()) {
+                continue;
+            }
+            match from {
+                From::Online => self.search_online(&mut found).await?,
+                From::Store => self.search_store(&mut found).await?,
+            }
+            if found.next.is_some() {
+                break;
+            }
+        }
+        if found.places.len() > self.limit {
+            found.places.truncate(self.limit);
+            found.next = found.places.last().cloned();
+        }
+        self.read(found).await
+    }
+
+    /// Where to look, in the order of the list. By last contact, those that are online are the last.
+    fn sources(&self) -> Result<Vec<From>, Problem> {
+        let by_last_seen = self.filter.order.by == SortKey::LastSeen;
+        Ok(match (self.online(), by_last_seen) {
+            // Who is online was seen just now.
+            _ if self.online == Some(true) && self.filter.unseen_before.is_some() => Vec::new(),
+            (Some(true), true) => vec![From::Online],
+            (Some(true), false) if self.filter.order.by == SortKey::Id && self.few_online()? => {
+                vec![From::Online]
+            }
+            (None, true) if self.filter.order.descending => vec![From::Online, From::Store],
+            (None, true) => vec![From::Store, From::Online],
+            _ => vec![From::Store],
+        })
+    }
+
+    /// Whether it is better to go through those that are online than through the rows that a selector finds.
+    fn few_online(&self) -> Result<bool, Problem> {
+        let selects = self.filter.select != Selector::default() || !self.filter.visible.is_all();
+        Ok(!selects || self.driver.online_count()? <= self.searched_max)
+    }
+
+    /// Whether those that are online are wanted alone, or not at all.
+    fn online(&self) -> Option<bool> {
+        // Who is online was seen just now.
+        if self.filter.unseen_before.is_some() { Some(false) } else { self.online }
+    }
+
+    fn is_past(&self, from: From, after: Option<&DevicePlace>) -> bool {
+        let Some(after) = after.filter(|_| self.filter.order.by == SortKey::LastSeen) else {
+            return false;
+        };
+        let among_online = after.value == DevicePlace::ONLINE;
+        match from {
+            From::Online => self.filter.order.descending && !among_online,
+            From::Store => !self.filter.order.descending && among_online,
+        }
+    }
+
+    async fn search_online(&self, found: &mut Found) -> Result<(), Problem> {
+        let by_last_seen = self.filter.order.by == SortKey::LastSeen;
+        let value = if by_last_seen { DevicePlace::ONLINE } else { 0 };
+        let mut after = found.next.take().filter(|after| after.value == value).map(|a| a.device);
+        while found.places.len() <= self.limit {
+            let limit = PART.min(found.searched);
+            let (prefix, descending) = (&self.filter.prefix, self.filter.order.descending);
+            let names = self.driver.online_part(after.as_ref(), prefix, descending, limit)?;
+            let Some(last) = names.last().cloned() else {
+                if limit == 0 {
+                    found.next = after.map(|device| DevicePlace { device, value });
+                }
+                return Ok(());
+            };
+            found.searched -= names.len();
+            let fit = self.driver.store().devices_fitting(self.filter.clone(), names).await?;
+            let presences = self.driver.presences(&fit)?;
+            let fit = fit.into_iter().zip(presences).filter(|(_, now)| self.fits(now, Some(true)));
+            found.places.extend(fit.map(|(device, _)| DevicePlace { device, value }));
+            after = Some(last);
+        }
+        Ok(())
+    }
+
+    async fn search_store(&self, found: &mut Found) -> Result<(), Problem> {
+        let online = match self.online() {
+            None if self.filter.order.by == SortKey::LastSeen => Some(false),
+            online => online,
+        };
+        let by_presence = online.is_some() || self.conflict.is_some();
+        let mut after = found.next.take();
+        loop {
+            let missing = self.limit + 1 - found.places.len().min(self.limit);
+            let limit = if by_presence { PART.min(found.searched) } else { missing };
+            let part = self
+                .driver
+                .store()
+                .devices(self.filter.clone(), after.take(), limit as u32, found.rows)
+                .await?;
+            found.rows = found.rows.saturating_sub(part.looked_at);
+            if by_presence {
+                found.searched -= part.found.len();
+                let presences = self.driver.presences(part.found.iter().map(|p| &p.device))?;
+                let fit = part.found.into_iter().zip(presences);
+                let fit = fit.filter(|(_, now)| self.fits(now, online));
+                found.places.extend(fit.map(|(place, _)| place));
+            } else {
+                found.places.extend(part.found);
+            }
+            let bounded = found.rows == 0 || found.searched == 0;
+            match part.next {
+                Some(next) if found.places.len() <= self.limit && !bounded => after = Some(next),
+                next => {
+                    found.next = next;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn fits(&self, now: &Presence, online: Option<bool>) -> bool {
+        online.is_none_or(|online| now.online() == online)
+            && self.conflict.is_none_or(|conflict| now.conflict == conflict)
+    }
+
+    /// The rows of what was found, as many as fit on a page.
+    async fn read(&self, found: Found) -> Result<(Page<Device>, Vec<DevicePlace>), Problem> {
+        let mut items: Vec<Device> = Vec::new();
+        let mut next = found.next;
+        let mut bytes = 0;
+        for part in found.places.chunks(ROWS) {
+            if bytes > PAGE_BYTES_MAX {
+                break;
+            }
+            let ids = part.iter().map(|place| place.device.clone()).collect();
+            let rows = self.driver.store().devices_named(ids).await?;
+            for device in self.driver.show(rows.into_iter().flatten().collect())? {
+                // Its labels may have changed meanwhile: what is outside of a scope is not there.
+                if self.filter.visible.sees(&device.labels) {
+                    bytes += page::json_bytes(&device)?;
+                    items.push(device);
+                }
+            }
+            if bytes > PAGE_BYTES_MAX {
+                next = part.last().cloned().filter(|last| {
+                    next.is_some() || found.places.last().is_some_and(|end| end != last)
+                });
+            }
+        }
+        let next = next.map(|place| Cursor::after_place(self.filter.order.by, place).to_string());
+        Ok((Page { items, next }, found.places))
+    }
+}
+
+#[cfg(test)]
+mod tests;
