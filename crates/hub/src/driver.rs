@@ -34,10 +34,12 @@ use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
 
 mod effects;
 mod events;
+mod labels;
 mod reserved;
 mod runtime;
 mod trials;
 
+pub use labels::{LabelsChange, LabelsChanged};
 pub use reserved::Reserved;
 use runtime::Runtime;
 

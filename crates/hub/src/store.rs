@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, TokenRecord, Txn};
 use bellwire_core::{Instant, Presence};
-use bellwire_proto::device::DeviceOrder;
+use bellwire_proto::device::{DeviceOrder, LabelCounts};
 use bellwire_proto::{
     Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device, DeviceId,
     DeviceStatus, Page, Selector, Timestamp, TokenId,
@@ -115,6 +115,9 @@ pub trait Store: Send + Sync + 'static {
         filter: DeviceFilter,
         devices: Vec<DeviceId>,
     ) -> Reading<Vec<DeviceId>>;
+
+    /// Keys of labels in their order, with their values and how many devices have them.
+    fn labels(&self, page: PageRequest, visible: Visible) -> Reading<Page<LabelCounts>>;
 
     /// A token by its id, expired or not.
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>>;

@@ -24,12 +24,12 @@ fn a_device(name: &str, with: &[(&str, &str)], facts: &str) -> DeviceRecord {
 fn derived(dir: &Path) -> Vec<String> {
     let file = Connection::open(dir.join("bellwire.db")).unwrap();
     let mut rows = Vec::new();
-    for table in ["labels", "facts", "label_counts"] {
+    for table in ["labels", "facts", "label_counts", "label_keys"] {
         let sql = format!("SELECT * FROM {table} ORDER BY 1, 2");
         let mut statement = file.prepare(&sql).unwrap();
         let mut found = statement.query([]).unwrap();
         while let Some(row) = found.next().unwrap() {
-            let columns = (0..3).map(|n| match row.get_ref(n).unwrap() {
+            let columns = (0..row.as_ref().column_count()).map(|n| match row.get_ref(n).unwrap() {
                 rusqlite::types::ValueRef::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
                 other => format!("{other:?}"),
             });
@@ -59,6 +59,8 @@ fn labels_and_facts_have_rows_that_change_with_them_and_end_with_the_device() {
         "facts: os | b |  ",
         "label_counts: os | deb12 | Integer(1)",
         "label_counts: site | lyon | Integer(2)",
+        "label_keys: os | Integer(1)",
+        "label_keys: site | Integer(2)",
     ];
     assert_eq!(derived(dir.path()), kept);
     // Of one that is not there nothing is stored.
@@ -72,14 +74,22 @@ fn labels_and_facts_have_rows_that_change_with_them_and_end_with_the_device() {
         Change::PutFacts(device("a"), json(r#"{"n":2}"#)),
         Change::DeleteDevice(device("b")),
     ]);
-    let changed =
-        ["labels: site | a | rome", "facts: n | a | 2", "label_counts: site | rome | Integer(1)"];
+    let changed = [
+        "labels: site | a | rome",
+        "facts: n | a | 2",
+        "label_counts: site | rome | Integer(1)",
+        "label_keys: site | Integer(1)",
+    ];
     assert_eq!(derived(dir.path()), changed);
     // Made again, as by a transaction that is applied twice, it has what it has now.
     kit.commit(vec![put(a_device("a", &[("os", "deb11")], "{}"))]);
     assert_eq!(
         derived(dir.path()),
-        ["labels: os | a | deb11", "label_counts: os | deb11 | Integer(1)"]
+        [
+            "labels: os | a | deb11",
+            "label_counts: os | deb11 | Integer(1)",
+            "label_keys: os | Integer(1)"
+        ]
     );
 }
 

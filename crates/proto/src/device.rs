@@ -94,6 +94,26 @@ impl FromStr for DeviceStatus {
 #[error("the status of a device is active, pending or conflict")]
 pub struct InvalidStatus;
 
+/// A key of labels, with the values that it has. Contract, section 6.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelCounts {
+    /// The key.
+    pub key: String,
+    /// How many devices have it.
+    pub devices: u64,
+    /// Its values, the most frequent first; at most [`LABEL_VALUES_MAX`](crate::limits::LABEL_VALUES_MAX).
+    pub values: Vec<LabelValue>,
+}
+
+/// A value of a label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelValue {
+    /// The value, which may be empty.
+    pub value: String,
+    /// How many devices have it.
+    pub devices: u64,
+}
+
 /// The order of a list of devices. Contract, section 6: `id`, `last_seen_at` or `queued`, from the least; with a `-` before
 /// it, from the greatest. Devices that are equal in it are sorted by name in the same direction.
 ///

@@ -350,6 +350,13 @@ impl Store for Counting {
     ) -> Reading<Vec<DeviceId>> {
         self.store.devices_fitting(filter, devices)
     }
+    fn labels(
+        &self,
+        page: crate::store::PageRequest,
+        visible: Visible,
+    ) -> Reading<bellwire_proto::Page<bellwire_proto::device::LabelCounts>> {
+        self.store.labels(page, visible)
+    }
     fn health(&self) -> Result<(), StoreError> {
         self.store.health()
     }

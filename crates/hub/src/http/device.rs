@@ -3,16 +3,21 @@
 
 use axum::response::Response;
 use bellwire_proto::device::{parse_facts, parse_labels_body};
+use bellwire_proto::labels::parse_labels_patch;
 use bellwire_proto::limits::{FACTS_BYTES_MAX, SMALL_BODY_BYTES_MAX};
-use bellwire_proto::{Code, DeviceId, Problem};
+use bellwire_proto::{Code, DeviceId, Labels, Problem};
 use http::StatusCode;
 
-use super::problem;
 use super::request::Request;
-use crate::driver::Driver;
+use super::{page, problem};
+use crate::driver::{Driver, LabelsChange, LabelsChanged};
+use crate::store::Cursor;
+use etag::IfMatch;
 
+mod etag;
 mod list;
 
+pub(super) use etag::shown as answer;
 pub(super) use list::list;
 
 /// `GET /v1/devices/{device}`.
@@ -21,19 +26,50 @@ pub(super) async fn show(request: Request) -> Result<Response, Problem> {
     request.no_query()?;
     let visible = request.caller.visible();
     let found = request.driver.device(device).await?.filter(|device| visible.sees(&device.labels));
-    Ok(problem::json(StatusCode::OK, &found.ok_or_else(unknown)?))
+    Ok(etag::shown(StatusCode::OK, &found.ok_or_else(unknown)?))
 }
 
 /// `PUT /v1/devices/{device}`: registers it, or replaces its labels.
 pub(super) async fn put(mut request: Request) -> Result<Response, Problem> {
     let device: DeviceId = request.name("device")?;
     request.no_query()?;
+    let expected = IfMatch::of(&request.head.headers)?;
     let body = request.body(SMALL_BODY_BYTES_MAX).await?;
     let labels = parse_labels_body(&body)?;
+    change(&request.driver, device, LabelsChange::Replace(labels), expected).await
+}
 
-    let created = request.driver.put_device(device.clone(), labels).await?;
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    shown(&request.driver, device, status).await
+/// `PATCH /v1/devices/{device}`: merges its labels (RFC 7396).
+pub(super) async fn patch(mut request: Request) -> Result<Response, Problem> {
+    let device: DeviceId = request.name("device")?;
+    request.no_query()?;
+    let expected = IfMatch::of(&request.head.headers)?;
+    let body = request.body(SMALL_BODY_BYTES_MAX).await?;
+    let patch = parse_labels_patch(&body)?;
+    change(&request.driver, device, LabelsChange::Merge(patch), expected).await
+}
+
+async fn change(
+    driver: &Driver,
+    device: DeviceId,
+    change: LabelsChange,
+    expected: IfMatch,
+) -> Result<Response, Problem> {
+    let as_expected = move |labels: Option<&Labels>| expected.fits(labels);
+    match driver.change_labels(device.clone(), change, as_expected).await? {
+        LabelsChanged::Unexpected => Ok(etag::unexpected()),
+        LabelsChanged::Done { created: true } => shown(driver, device, StatusCode::CREATED).await,
+        LabelsChanged::Done { created: false } => shown(driver, device, StatusCode::OK).await,
+    }
+}
+
+/// `GET /v1/labels`: which there are, and how many devices have them.
+pub(super) async fn labels(request: Request) -> Result<Response, Problem> {
+    let mut query = request.query()?;
+    let page = super::page_request(&mut query)?;
+    query.finish()?;
+    let labels = request.driver.store().labels(page, request.caller.visible()).await?;
+    page::page(labels, |last| Cursor::after_key(last.key.clone()))
 }
 
 /// `DELETE /v1/devices/{device}`.
@@ -62,5 +98,5 @@ pub(super) fn unknown() -> Problem {
 
 async fn shown(driver: &Driver, device: DeviceId, status: StatusCode) -> Result<Response, Problem> {
     let device = driver.device(device).await?.ok_or_else(unknown)?;
-    Ok(problem::json(status, &device))
+    Ok(etag::shown(status, &device))
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bellwire_proto::device::SortKey;
+use bellwire_proto::labels::is_label_key;
 use bellwire_proto::{DeviceId, Seq, TokenId};
 
 use super::DevicePlace;
@@ -30,6 +31,8 @@ enum Position {
     Seq(Seq),
     Device(DeviceId),
     Token(TokenId),
+    /// The key of a label.
+    Key(String),
     /// In an order that is not that of names: by what, and where.
     Sorted(SortKey, DevicePlace),
 }
@@ -45,6 +48,7 @@ const DEVICE_V1: u8 = 0x12;
 const TOKEN_V1: u8 = 0x13;
 const LAST_SEEN_V1: u8 = 0x14;
 const QUEUED_V1: u8 = 0x15;
+const KEY_V1: u8 = 0x16;
 
 impl Cursor {
     /// In a list of commands: after this one.
@@ -64,6 +68,22 @@ impl Cursor {
     pub const fn seq(&self) -> Result<Seq, BadCursor> {
         match &self.0 {
             Position::Seq(seq) => Ok(*seq),
+            _ => Err(BadCursor),
+        }
+    }
+
+    /// In a list of labels: after this key.
+    pub const fn after_key(key: String) -> Self {
+        Self(Position::Key(key))
+    }
+
+    /// The key, if this is a cursor of labels.
+    ///
+    /// # Errors
+    /// When it is one of another list.
+    pub fn key(&self) -> Result<&str, BadCursor> {
+        match &self.0 {
+            Position::Key(key) => Ok(key),
             _ => Err(BadCursor),
         }
     }
@@ -124,6 +144,7 @@ impl fmt::Display for Cursor {
             Position::Seq(seq) => [&[SEQ_V1][..], &seq.get().to_be_bytes()].concat(),
             Position::Device(device) => [&[DEVICE_V1][..], device.as_str().as_bytes()].concat(),
             Position::Token(token) => [&[TOKEN_V1][..], token.as_str().as_bytes()].concat(),
+            Position::Key(key) => [&[KEY_V1][..], key.as_bytes()].concat(),
             Position::Sorted(by, place) => {
                 let kind = if *by == SortKey::Queued { QUEUED_V1 } else { LAST_SEEN_V1 };
                 let device = place.device.as_str().as_bytes();
@@ -155,6 +176,13 @@ impl FromStr for Cursor {
                 let by = if kind == QUEUED_V1 { SortKey::Queued } else { SortKey::LastSeen };
                 Position::Sorted(by, DevicePlace { device, value: i64::from_be_bytes(*value) })
             }
+            Some((&KEY_V1, rest)) => {
+                let key = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
+                if !is_label_key(key) {
+                    return Err(BadCursor);
+                }
+                Position::Key(key.to_owned())
+            }
             Some((&TOKEN_V1, rest)) => {
                 let id = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
                 Position::Token(id.parse().map_err(|_| BadCursor)?)
@@ -177,6 +205,7 @@ mod tests {
             Cursor::after_seq(Seq::new(u64::MAX)),
             Cursor::after_device(device),
             Cursor::after_token(TokenId::from_random([7; 10])),
+            Cursor::after_key("example.com/site".to_owned()),
             Cursor::after_place(
                 SortKey::LastSeen,
                 DevicePlace { device: "a".parse().unwrap(), value: -1 },

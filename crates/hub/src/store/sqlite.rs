@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bellwire_core::Recovered;
 use bellwire_core::record::{Load, TokenRecord, Txn};
+use bellwire_proto::device::LabelCounts;
 use bellwire_proto::limits::STORE_READS_WAITING_MAX;
 use bellwire_proto::{
     Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page, TokenId,
@@ -41,6 +42,7 @@ mod check;
 mod checkpoint;
 mod folder;
 mod in_use;
+mod label_counts;
 mod lists;
 mod loads;
 mod options;
@@ -315,6 +317,15 @@ impl Store for SqliteStore {
         devices: Vec<DeviceId>,
     ) -> Reading<Vec<DeviceId>> {
         self.read(move |connection| select::fitting(connection, &filter, devices))
+    }
+
+    fn labels(&self, page: PageRequest, visible: Visible) -> Reading<Page<LabelCounts>> {
+        match page.after.map(|cursor| cursor.key().map(str::to_owned)).transpose() {
+            Ok(after) => self.read(move |connection| {
+                label_counts::page(connection, page.limit, after.as_deref(), visible)
+            }),
+            Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
+        }
     }
 
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>> {

@@ -127,3 +127,145 @@ fn a_device_is_unseen_since_its_last_contact_or_since_it_was_made() {
     assert_eq!(names(&hub, "status=active&sort=-id"), "ba");
     assert_eq!(names(&hub, "status=conflict"), "");
 }
+
+/// The tag of an answer with a device.
+fn tag(answer: &crate::support::Answer) -> String {
+    answer.head.header("etag").unwrap_or_else(|| panic!("no ETag: {answer:?}")).to_owned()
+}
+
+#[test]
+fn labels_are_merged_and_nothing_else_is_touched() {
+    let hub = Hub::start();
+    let patch = |body: &str| hub.request("PATCH /v1/devices/a", "", body.as_bytes());
+    assert_eq!(patch(r#"{"labels":{"site":"lyon"}}"#).code(), "unknown_device");
+    register(&hub, "a", &[("site", "oslo"), ("spare", ""), ("os", "deb12")], r#"{"cpus":4}"#);
+    let merged = patch(r#"{"labels":{"site":"lyon","spare":null,"none":null}}"#);
+    assert_eq!(merged.status, 200, "{merged:?}");
+    let device = merged.json();
+    assert_eq!(device["labels"], json!({"site": "lyon", "os": "deb12"}));
+    assert_eq!(device["facts"], json!({"cpus": 4}));
+    assert_eq!(hub.get("/v1/devices/a").json(), device);
+    for unchanged in ["{}", r#"{"labels":{}}"#] {
+        assert_eq!(patch(unchanged).json()["labels"], device["labels"], "{unchanged}");
+    }
+    for (body, code) in [
+        (r#"{"labels":{"a b":"c"}}"#, "bad_request"),
+        (r#"{"labels":{"a b":null}}"#, "bad_request"),
+        (r#"{"labels":{"a":1}}"#, "bad_request"),
+        (r#"{"labels":null}"#, "bad_request"),
+        (r#"{"labels":["a"]}"#, "bad_request"),
+        (r#"{"labels":{"a":"1","a":"2"}}"#, "bad_request"),
+        (r#"{"facts":{}}"#, "unknown_field"),
+        ("", "bad_request"),
+    ] {
+        assert_eq!(patch(body).code(), code, "{body}");
+    }
+    assert_eq!(hub.get("/v1/devices/a").json(), device);
+    // Merges alone cannot make them longer than one body can.
+    let many = |from: usize| {
+        let labels: Labels =
+            (from..from + 400).map(|n| (format!("key-{n:055}"), format!("{n:063}"))).collect();
+        json!({ "labels": labels }).to_string()
+    };
+    assert_eq!(patch(&many(0)).status, 200);
+    assert_eq!(patch(&many(400)).code(), "payload_too_large");
+}
+
+#[test]
+fn a_change_with_if_match_is_made_only_to_the_labels_that_it_names() {
+    let hub = Hub::start();
+    let change = |method: &str, name: &str, if_match: &str, body: &str| {
+        let headers = format!("If-Match: {if_match}\r\n");
+        hub.request(&format!("{method} /v1/devices/{name}"), &headers, body.as_bytes())
+    };
+    let lyon = r#"{"labels":{"site":"lyon"}}"#;
+    let refused = change("PUT", "a", "*", lyon);
+    assert_eq!((refused.status, refused.code().as_str()), (412, "conflict"));
+    assert_eq!(refused.json()["status"], 412);
+    assert_eq!(hub.get("/v1/devices/a").status, 404, "it was registered all the same");
+
+    let first = tag(&hub.put("/v1/devices/a", lyon));
+    assert_eq!(first, tag(&hub.get("/v1/devices/a")));
+    // It is of the labels: what happens to the device beside does not change it.
+    hub.command("a", "ping");
+    hub.get("/v1/devices/a/commands?wait=0");
+    assert_eq!(first, tag(&hub.put("/v1/devices/a/facts", "{}")));
+    for method in ["PUT", "PATCH"] {
+        let before = hub.get("/v1/devices/a");
+        let body = format!(r#"{{"labels":{{"by":"{method}"}}}}"#);
+        let stale = change(method, "a", "\"stale\"", &body);
+        assert_eq!((stale.status, stale.code().as_str()), (412, "conflict"), "{method}");
+        assert_eq!(hub.get("/v1/devices/a").json()["labels"], before.json()["labels"]);
+        let changed = change(method, "a", &format!("\"stale\", {}", tag(&before)), &body);
+        assert_eq!(changed.status, 200, "{method}: {changed:?}");
+        assert_ne!(tag(&changed), tag(&before));
+        assert_eq!(change(method, "a", &tag(&before), &body).status, 412, "{method}: used again");
+        assert_eq!(change(method, "a", "*", &body).status, 200, "{method}");
+        assert_eq!(change(method, "a", "tag", &body).code(), "bad_request", "{method}");
+    }
+    assert_eq!(change("PATCH", "ghost", "*", lyon).code(), "unknown_device");
+}
+
+#[test]
+fn of_merges_at_the_same_time_none_is_lost() {
+    let hub = Hub::start();
+    hub.put("/v1/devices/a", r#"{"labels":{}}"#);
+    const SENDERS: usize = 8;
+    const EACH: usize = 10;
+    std::thread::scope(|scope| {
+        for sender in 0..SENDERS {
+            let hub = &hub;
+            scope.spawn(move || {
+                for n in 0..EACH {
+                    let body = format!(r#"{{"labels":{{"by-{sender}-{n}":"x"}}}}"#);
+                    let merged = hub.request("PATCH /v1/devices/a", "", body.as_bytes());
+                    assert_eq!(merged.status, 200, "{merged:?}");
+                }
+            });
+        }
+    });
+    let labels = hub.get("/v1/devices/a").json()["labels"].clone();
+    assert_eq!(labels.as_object().unwrap().len(), SENDERS * EACH);
+}
+
+#[test]
+fn labels_are_listed_with_their_values_the_most_frequent_first() {
+    let hub = Hub::start();
+    assert_eq!(hub.get("/v1/labels").json(), json!({"items": [], "next": null}));
+    register(&hub, "a", &[("site", "lyon"), ("os", "deb11")], r#"{"os":"linux"}"#);
+    register(&hub, "b", &[("site", "oslo"), ("spare", "")], "{}");
+    register(&hub, "c", &[("site", "oslo"), ("os", "deb12")], "{}");
+    let value = |value: &str, devices: u64| json!({"value": value, "devices": devices});
+    let key = |key: &str, devices: u64, values: &[serde_json::Value]| json!({"key": key, "devices": devices, "values": values});
+    let all = [
+        key("os", 2, &[value("deb11", 1), value("deb12", 1)]),
+        key("site", 3, &[value("oslo", 2), value("lyon", 1)]),
+        key("spare", 1, &[value("", 1)]),
+    ];
+    assert_eq!(hub.get("/v1/labels").json(), json!({"items": all, "next": null}));
+    let first = hub.get("/v1/labels?limit=2").json();
+    assert_eq!(first["items"], json!(all[..2]));
+    let after = text(&first["next"]);
+    let second = hub.get(&format!("/v1/labels?limit=2&after={after}")).json();
+    assert_eq!(second, json!({"items": all[2..], "next": null}));
+    assert_eq!(hub.get(&format!("/v1/devices?after={after}")).code(), "bad_request");
+    // What no device has any more is not there.
+    hub.request("PATCH /v1/devices/c", "", br#"{"labels":{"os":null,"site":"lyon"}}"#);
+    hub.delete("/v1/devices/b");
+    let left = [key("os", 1, &[value("deb11", 1)]), key("site", 2, &[value("lyon", 2)])];
+    assert_eq!(hub.get("/v1/labels").json()["items"], json!(left));
+
+    // An operator counts what it sees, and labels nothing unless that is everything.
+    let admin = hub.token(&json!({"role": "admin"}));
+    let deb11 = hub.token_by(&admin, &json!({"role": "operator", "select": "os=deb11"}));
+    let seen = hub.with_token(&deb11, "GET /v1/labels", "").json();
+    let seen_values = [key("os", 1, &[value("deb11", 1)]), key("site", 1, &[value("lyon", 1)])];
+    assert_eq!(seen["items"], json!(seen_values));
+    let refused = hub.with_token(&deb11, "PATCH /v1/devices/a", r#"{"labels":{"x":"y"}}"#);
+    assert_eq!(refused.status, 403);
+    let listed = hub.with_token(&deb11, "GET /v1/devices?sort=-queued", "").json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+    let facts = json!({"role": "operator", "select": "facts.os=linux"}).to_string();
+    let of_facts = hub.with_token(&admin, "POST /v1/tokens", &facts);
+    assert_eq!(of_facts.code(), "bad_request");
+}

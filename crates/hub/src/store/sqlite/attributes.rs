@@ -18,8 +18,14 @@ pub(super) struct Attributes<'c> {
     old: Statement<'c>,
     labels: Table<'c>,
     facts: Table<'c>,
-    count: Statement<'c>,
-    uncount: Statement<'c>,
+    values: Counter<'c>,
+    keys: Counter<'c>,
+}
+
+/// How many devices have a value, or a key.
+struct Counter<'c> {
+    add: Statement<'c>,
+    delete_none: Statement<'c>,
 }
 
 struct Table<'c> {
@@ -39,13 +45,23 @@ impl<'c> Attributes<'c> {
                 put: connection.prepare("INSERT OR REPLACE INTO facts VALUES (?1, ?2, ?3)")?,
                 delete: connection.prepare("DELETE FROM facts WHERE key = ?1 AND device = ?2")?,
             },
-            count: connection.prepare(
-                "INSERT INTO label_counts VALUES (?1, ?2, ?3)
-                 ON CONFLICT (key, value) DO UPDATE SET devices = devices + ?3",
-            )?,
-            uncount: connection.prepare(
-                "DELETE FROM label_counts WHERE key = ?1 AND value = ?2 AND devices <= 0",
-            )?,
+            values: Counter {
+                add: connection.prepare(
+                    "INSERT INTO label_counts VALUES (?1, ?2, ?3)
+                     ON CONFLICT (key, value) DO UPDATE SET devices = devices + ?3",
+                )?,
+                delete_none: connection.prepare(
+                    "DELETE FROM label_counts WHERE key = ?1 AND value = ?2 AND devices <= 0",
+                )?,
+            },
+            keys: Counter {
+                add: connection.prepare(
+                    "INSERT INTO label_keys VALUES (?1, ?2)
+                     ON CONFLICT (key) DO UPDATE SET devices = devices + ?2",
+                )?,
+                delete_none: connection
+                    .prepare("DELETE FROM label_keys WHERE key = ?1 AND devices <= 0")?,
+            },
         })
     }
 
@@ -92,11 +108,18 @@ impl<'c> Attributes<'c> {
     fn change_labels(&mut self, device: &DeviceId, old: &Labels, new: &Labels) -> Result<()> {
         self.labels.change(device, old, new)?;
         for (key, value) in differing(old, new) {
-            self.count.execute(params![key, value, -1])?;
-            self.uncount.execute([key, value])?;
+            self.values.add.execute(params![key, value, -1])?;
+            self.values.delete_none.execute([key, value])?;
+            if !new.contains_key(key) {
+                self.keys.add.execute(params![key, -1])?;
+                self.keys.delete_none.execute([key])?;
+            }
         }
         for (key, value) in differing(new, old) {
-            self.count.execute(params![key, value, 1])?;
+            self.values.add.execute(params![key, value, 1])?;
+            if !old.contains_key(key) {
+                self.keys.add.execute(params![key, 1])?;
+            }
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 --   in the same transaction. Of a fact whose value no selector can name, the value is a space.
 -- - Each is ordered twice: by key and device, to look at one device or at all that have the key; by key, value and device, to
 --   look at all that have the value. Both give devices by name.
--- - label_counts: how many devices have a value; none is no row.
+-- - label_counts: how many devices have a value; label_keys: a key. None is no row.
 -- - queues_long holds queues of two and more alone: an online device's is 0, 1, 0 with each command, and costs nothing here.
 
 CREATE TABLE labels (
@@ -45,6 +45,13 @@ CREATE TABLE label_counts (
     PRIMARY KEY (key, value)
 ) STRICT, WITHOUT ROWID;
 INSERT INTO label_counts SELECT key, value, count(*) FROM labels GROUP BY key, value;
+CREATE INDEX label_counts_frequent ON label_counts (key, devices DESC, value);
+
+CREATE TABLE label_keys (
+    key     TEXT NOT NULL PRIMARY KEY,
+    devices INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO label_keys SELECT key, count(*) FROM labels GROUP BY key;
 
 CREATE INDEX devices_seen ON devices (seen_at, device);
 CREATE INDEX devices_pending ON devices (device) WHERE pending = 1;
