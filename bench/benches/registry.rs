@@ -57,8 +57,8 @@ const LISTS: &[List] = &[
         floor: "SELECT device FROM devices WHERE device > ?1 ORDER BY device LIMIT ?2",
     },
     List {
-        query: "prefix=device-0000123",
-        floor: "SELECT device FROM devices WHERE device >= 'device-0000123' AND device > ?1 ORDER BY device LIMIT ?2",
+        query: "prefix=device-00001",
+        floor: "SELECT device FROM devices WHERE device >= 'device-00001' AND device > ?1 ORDER BY device LIMIT ?2",
     },
     List {
         query: "sort=-last_seen_at",
@@ -235,7 +235,7 @@ fn fill(path: &Path, devices: usize) -> Outcome<()> {
             let seen = now - i64::try_from(at)? * 2_592_000_000 / i64::try_from(devices)?;
             device.execute(params![name, now - 3_000_000_000, seen, labels, facts])?;
             if at % 10 == 0 {
-                queue.execute(params![name, 1 + at % 100])?;
+                queue.execute(params![name, i64::try_from(1 + at % 100)?])?;
             }
         }
         transaction.execute_batch(

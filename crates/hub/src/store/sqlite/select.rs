@@ -194,9 +194,13 @@ impl<'a> Wanted<'a> {
             }
             Source::Key(requirement) | Source::Whole(requirement) => {
                 let (table, key) = table(&requirement.key);
-                sql.text(" FROM ").text(table).text(" x WHERE x.key = ").value(key);
+                sql.text(" FROM ").text(table).text(" x");
                 if let (Source::Whole(_), Op::In(values)) = (source, &requirement.op) {
+                    // To have the names in order without sorting them, SQLite would go through all that have the key.
+                    sql.text(" INDEXED BY ").text(table).text("_value WHERE x.key = ").value(key);
                     sql.text(" AND x.value").values(values);
+                } else {
+                    sql.text(" WHERE x.key = ").value(key);
                 }
             }
         }
