@@ -28,6 +28,7 @@ mod error;
 mod events;
 mod listen;
 mod page;
+mod registry;
 mod token;
 
 pub use command::{CommandQuery, DeliveryQuery, NewCommand, SendOptions, Target};
