@@ -269,3 +269,28 @@ fn labels_are_listed_with_their_values_the_most_frequent_first() {
     let of_facts = hub.with_token(&admin, "POST /v1/tokens", &facts);
     assert_eq!(of_facts.code(), "bad_request");
 }
+
+#[test]
+fn of_many_that_are_online_those_that_a_selector_finds_are_listed_as_well() {
+    // More than are gone through by name.
+    const ONLINE: usize = 1_010;
+    let hub = Hub::start();
+    for n in 0..ONLINE {
+        assert_eq!(hub.get(&format!("/v1/devices/d{n:04}/commands?wait=0")).status, 200);
+    }
+    for n in [7, 700, 1_009] {
+        hub.put(&format!("/v1/devices/d{n:04}"), r#"{"labels":{"rare":"x"}}"#);
+    }
+    hub.put("/v1/devices/offline", r#"{"labels":{"rare":"x"}}"#);
+    let all: String = (0..ONLINE).map(|n| format!("d{n:04}")).collect();
+    assert_eq!(names(&hub, "online=true&limit=999"), all);
+    for limit in [1, 2, 3, 100] {
+        let sorted = |query: &str| names(&hub, &format!("select=rare&limit={limit}&{query}"));
+        assert_eq!(sorted("online=true"), "d0007d0700d1009");
+        assert_eq!(sorted("online=true&sort=-id"), "d1009d0700d0007");
+        assert_eq!(sorted("sort=last_seen_at"), "offlined0007d0700d1009");
+        assert_eq!(sorted("sort=-last_seen_at"), "d1009d0700d0007offline");
+        assert_eq!(sorted("sort=-last_seen_at&online=true&prefix=d1"), "d1009");
+        assert_eq!(sorted("online=false"), "offline");
+    }
+}

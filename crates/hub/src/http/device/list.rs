@@ -18,6 +18,8 @@ use crate::store::{Cursor, DeviceFilter, DevicePlace};
 
 /// Names of a part that is looked at together.
 const PART: usize = 1000;
+/// Devices that are online and are gone through, whatever a selector would find.
+const FEW_ONLINE: usize = PART;
 /// Rows that are read together.
 const ROWS: usize = 100;
 
@@ -112,7 +114,9 @@ impl Search<'_> {
             rows: self.rows_max,
             searched: self.searched_max,
         };
-        let sources = self.sources()?;
+        // A core that has failed knows nobody, which must not look like nobody online, on an empty page either.
+        self.driver.online_count()?;
+        let sources = self.sources();
         if sources.is_empty() {
             found.next = None;
         }
@@ -137,25 +141,23 @@ impl Search<'_> {
     }
 
     /// Where to look, in the order of the list. By last contact, those that are online are the last.
-    fn sources(&self) -> Result<Vec<From>, Problem> {
+    fn sources(&self) -> Vec<From> {
         let by_last_seen = self.filter.order.by == SortKey::LastSeen;
-        Ok(match (self.online(), by_last_seen) {
+        match (self.online(), by_last_seen) {
             // Who is online was seen just now.
             _ if self.online == Some(true) && self.filter.unseen_before.is_some() => Vec::new(),
             (Some(true), true) => vec![From::Online],
-            (Some(true), false) if self.filter.order.by == SortKey::Id && self.few_online()? => {
-                vec![From::Online]
-            }
+            (Some(true), false) if self.filter.order.by == SortKey::Id => vec![From::Online],
             (None, true) if self.filter.order.descending => vec![From::Online, From::Store],
             (None, true) => vec![From::Store, From::Online],
             _ => vec![From::Store],
-        })
+        }
     }
 
     /// Whether it is better to go through those that are online than through the rows that a selector finds.
     fn few_online(&self) -> Result<bool, Problem> {
         let selects = self.filter.select != Selector::default() || !self.filter.visible.is_all();
-        Ok(!selects || self.driver.online_count()? <= self.searched_max)
+        Ok(!selects || self.driver.online_count()? <= FEW_ONLINE)
     }
 
     /// Whether those that are online are wanted alone, or not at all.
@@ -175,12 +177,21 @@ impl Search<'_> {
         }
     }
 
+    /// Those that are online, by name: through their names, or through what the selector finds if there are many.
     async fn search_online(&self, found: &mut Found) -> Result<(), Problem> {
         let by_last_seen = self.filter.order.by == SortKey::LastSeen;
         let value = if by_last_seen { DevicePlace::ONLINE } else { 0 };
-        let mut after = found.next.take().filter(|after| after.value == value).map(|a| a.device);
+        found.next = found.next.take().filter(|after| after.value == value);
+        if !self.few_online()? {
+            let order = DeviceOrder { by: SortKey::Id, ..self.filter.order };
+            let filter = DeviceFilter { order, ..self.filter.clone() };
+            return self.search_rows(&filter, Some(true), Some(value), found).await;
+        }
+        let mut after = found.next.take().map(|place| place.device);
+        let mut part = self.limit + 1;
         while found.places.len() <= self.limit {
-            let limit = PART.min(found.searched);
+            let limit = part.min(PART).min(found.searched);
+            part = part.saturating_mul(2);
             let (prefix, descending) = (&self.filter.prefix, self.filter.order.descending);
             let names = self.driver.online_part(after.as_ref(), prefix, descending, limit)?;
             let Some(last) = names.last().cloned() else {
@@ -204,28 +215,45 @@ impl Search<'_> {
             None if self.filter.order.by == SortKey::LastSeen => Some(false),
             online => online,
         };
+        self.search_rows(&self.filter, online, None, found).await
+    }
+
+    /// Through the rows of the store. `value` is what the places have, where it is not what the store says.
+    async fn search_rows(
+        &self,
+        filter: &DeviceFilter,
+        online: Option<bool>,
+        value: Option<i64>,
+        found: &mut Found,
+    ) -> Result<(), Problem> {
         let by_presence = online.is_some() || self.conflict.is_some();
+        let of_store = |place: DevicePlace| DevicePlace { value: 0, ..place };
+        let placed = |place: DevicePlace| match value {
+            Some(value) => DevicePlace { value, ..place },
+            None => place,
+        };
         let mut after = found.next.take();
+        let mut part = self.limit + 1 - found.places.len().min(self.limit);
         loop {
-            let missing = self.limit + 1 - found.places.len().min(self.limit);
-            let limit = if by_presence { PART.min(found.searched) } else { missing };
-            let part = self
-                .driver
-                .store()
-                .devices(self.filter.clone(), after.take(), limit as u32, found.rows)
-                .await?;
-            found.rows = found.rows.saturating_sub(part.looked_at);
+            let limit = if by_presence { part.min(PART).min(found.searched) } else { part };
+            // As many as are missing, and more where few of them fit.
+            part = part.saturating_mul(2);
+            let from =
+                after.take().map(|place| if value.is_some() { of_store(place) } else { place });
+            let rows =
+                self.driver.store().devices(filter.clone(), from, limit as u32, found.rows).await?;
+            found.rows = found.rows.saturating_sub(rows.looked_at);
             if by_presence {
-                found.searched -= part.found.len();
-                let presences = self.driver.presences(part.found.iter().map(|p| &p.device))?;
-                let fit = part.found.into_iter().zip(presences);
+                found.searched -= rows.found.len();
+                let presences = self.driver.presences(rows.found.iter().map(|p| &p.device))?;
+                let fit = rows.found.into_iter().zip(presences);
                 let fit = fit.filter(|(_, now)| self.fits(now, online));
-                found.places.extend(fit.map(|(place, _)| place));
+                found.places.extend(fit.map(|(place, _)| placed(place)));
             } else {
-                found.places.extend(part.found);
+                found.places.extend(rows.found);
             }
             let bounded = found.rows == 0 || found.searched == 0;
-            match part.next {
+            match rows.next.map(placed) {
                 Some(next) if found.places.len() <= self.limit && !bounded => after = Some(next),
                 next => {
                     found.next = next;
