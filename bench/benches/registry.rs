@@ -132,8 +132,8 @@ fn measure(addr: SocketAddr, file: &Connection, list: &List) -> Outcome<()> {
     loop {
         let after = cursors.last().cloned().unwrap_or_default();
         let page = hub.get(&format!("/v1/devices?limit={LIMIT}&{}{after}", list.query))?;
-        items.push(page["items"].as_array().map_or(0, Vec::len));
-        match page["next"].as_str() {
+        items.push(page.get("items").and_then(|items| items.as_array()).map_or(0, Vec::len));
+        match page.get("next").and_then(|next| next.as_str()) {
             Some(next) if cursors.len() < 20_000 => cursors.push(format!("&after={next}")),
             _ => break,
         }
@@ -148,8 +148,10 @@ fn measure(addr: SocketAddr, file: &Connection, list: &List) -> Outcome<()> {
             let started = Instant::now();
             let page = hub.get(&path)?;
             times.push(started.elapsed());
-            let names = page["items"].as_array().cloned().unwrap_or_default();
-            let first = names.first().and_then(|d| d["id"].as_str()).unwrap_or_default();
+            let names = page.get("items").and_then(|items| items.as_array()).cloned();
+            let names = names.unwrap_or_default();
+            let first =
+                names.first().and_then(|device| device.get("id")?.as_str()).unwrap_or_default();
             let started = Instant::now();
             floor(file, list, first, names.len())?;
             floors.push(started.elapsed());
@@ -220,7 +222,7 @@ fn fill(path: &Path, devices: usize) -> Outcome<()> {
             let at = n * 7919 % devices;
             let name = format!("device-{n:07}");
             let site = ["lyon", "oslo", "rome"].get(at % 3).copied().unwrap_or_default();
-            let spare = if at % 10 == 0 { r#","spare":"""# } else { "" };
+            let spare = if at.is_multiple_of(10) { r#","spare":"""# } else { "" };
             let labels = format!(
                 r#"{{"os":"deb{}","rack":"r{}","site":"{site}"{spare}}}"#,
                 11 + at % 2,
@@ -234,7 +236,7 @@ fn fill(path: &Path, devices: usize) -> Outcome<()> {
             );
             let seen = now - i64::try_from(at)? * 2_592_000_000 / i64::try_from(devices)?;
             device.execute(params![name, now - 3_000_000_000, seen, labels, facts])?;
-            if at % 10 == 0 {
+            if at.is_multiple_of(10) {
                 queue.execute(params![name, i64::try_from(1 + at % 100)?])?;
             }
         }

@@ -200,7 +200,7 @@ async fn lists_are_fetched_page_by_page() {
     };
     let pages = async {
         let first = server.request().await;
-        assert_eq!(first.target, "/v1/devices?select=site+in+%28lyon%29&online=true&limit=2");
+        assert_eq!(first.target, "/v1/devices?select=site%3Dlyon&online=true&limit=2");
         let body = format!(r#"{{"items":[{},{}],"next":"c/1"}}"#, device("a"), device("b"));
         first.answer(JSON, &body).await;
         let second = server.request().await;
