@@ -187,7 +187,7 @@ async fn a_batch_is_answered_item_by_item() {
 async fn a_change_of_labels_rests_on_the_tag_that_was_read_and_one_that_no_longer_fits_is_no_error()
 {
     let server = Server::start().await;
-    let hub = hub(&server);
+    let (hub, device_id) = (hub(&server), kiosk());
     let tagged = "200 OK\ncontent-type: application/json\netag: \"one\"";
     let read = exchange(&server, hub.device_and_tag(&kiosk()), tagged, &device("a")).await.0;
     let (_, tag) = read.unwrap();
@@ -202,7 +202,7 @@ async fn a_change_of_labels_rests_on_the_tag_that_was_read_and_one_that_no_longe
         }
     };
     let both = within("a merge", async {
-        tokio::join!(hub.merge_labels_if(&kiosk(), &patch, &tag), serve(tagged, device("a")))
+        tokio::join!(hub.merge_labels_if(&device_id, &patch, &tag), serve(tagged, device("a")))
     });
     let (made, sent) = both.await;
     assert_eq!(
@@ -214,13 +214,16 @@ async fn a_change_of_labels_rests_on_the_tag_that_was_read_and_one_that_no_longe
         r#"{"type":"about:blank","title":"t","status":412,"detail":"d","code":"conflict"}"#;
     let labels = BTreeMap::new();
     let both = within("a replacement", async {
-        tokio::join!(hub.put_labels_if(&kiosk(), &labels, &tag), serve(changed, problem.to_owned()))
+        tokio::join!(
+            hub.put_labels_if(&device_id, &labels, &tag),
+            serve(changed, problem.to_owned())
+        )
     });
     let (made, sent) = both.await;
     assert_eq!((made.unwrap(), sent.as_str()), (None, r#"PUT Some("\"one\"")"#));
     // A gateway's own 412 says nothing of the labels.
     let both = within("a gateway", async {
-        tokio::join!(hub.put_labels_if(&kiosk(), &labels, &tag), serve(changed, String::new()))
+        tokio::join!(hub.put_labels_if(&device_id, &labels, &tag), serve(changed, String::new()))
     });
     assert!(matches!(both.await.0, Err(Error::Foreign { .. })));
 }
