@@ -166,7 +166,7 @@ mod tests {
             (r#""role":"admin""#, "admin: may do everything."),
             (
                 r#""role":"operator","select":"site=lyon","actions":["ping","reboot"]"#,
-                "operator: may send ping, reboot to, and sees, the appliances site in (lyon).",
+                "operator: may send ping, reboot to, and sees, the appliances site=lyon.",
             ),
             (
                 r#""role":"join","uses_left":1,"labels":{"site":"lyon"},"approve":true"#,

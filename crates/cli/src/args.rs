@@ -17,6 +17,7 @@ mod audit;
 mod connect;
 mod doctor;
 mod operator;
+mod registry;
 
 pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
@@ -24,6 +25,9 @@ pub use audit::Audit;
 pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use doctor::Doctor;
 pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
+#[cfg(feature = "hub")]
+pub use registry::{Export, Import};
+pub use registry::{Label, LabelsArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -122,6 +126,10 @@ pub enum Command {
     Commands(Commands),
     /// List the appliances, show one, or remove some.
     Devices(Devices),
+    /// Change labels of an appliance, or of all that a selector matches.
+    Label(Label),
+    /// Show which labels there are, and how many appliances have them.
+    Labels(LabelsArgs),
     /// Make, list and revoke tokens: what a hub asks of whoever calls it.
     Token {
         /// What to do with them.

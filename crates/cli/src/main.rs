@@ -27,6 +27,7 @@ mod events;
 mod exit;
 mod explain;
 mod health;
+mod label;
 mod listen;
 #[cfg(feature = "hub")]
 mod manual;
@@ -97,6 +98,8 @@ async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
         Command::Cancel(cancel) => command::cancel(cancel, form).await,
         Command::Commands(commands) => commands::run(commands, form).await,
         Command::Devices(devices) => devices::run(devices, form).await,
+        Command::Label(args) => label::change(args, form).await,
+        Command::Labels(args) => label::list(args, form).await,
         Command::Token { command } => token::run(command, form).await,
         Command::Access(access) => access::run(access, form).await,
         Command::Audit(audit) => audit::run(audit, form).await,

@@ -1,7 +1,7 @@
 //! What all entities share: the settings, the open streams and requests, and the outputs on their way
 //! out of the core.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bellwire_proto::{Code, CommandId, DeviceId, Problem, Timestamp, TokenId};
 
@@ -27,6 +27,8 @@ pub(crate) struct Context {
     pub(crate) random: SplitMix,
     pub(crate) draining: bool,
     pub(crate) observed: bool,
+    /// The devices that are online, for lists of them.
+    pub(crate) online: BTreeSet<DeviceId>,
     pub(crate) watched: HashMap<CommandId, usize>,
     pub(crate) due: DueTimes,
     /// Keys whose first send was decided on, and whose other requests have yet to be answered.

@@ -13,6 +13,7 @@
 mod grants;
 mod jobs;
 mod memory;
+mod online;
 mod sends;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -129,6 +130,7 @@ impl Hub {
                 random: SplitMix(seed),
                 draining: false,
                 observed: false,
+                online: BTreeSet::new(),
                 watched: HashMap::new(),
                 due,
                 key_decisions: VecDeque::new(),
@@ -517,9 +519,19 @@ impl Hub {
         self.devices.get(device).map(|device| device.presence(now)).unwrap_or_default()
     }
 
-    /// The devices that are online, in no order.
-    pub fn online(&self) -> impl Iterator<Item = &DeviceId> {
-        self.devices.iter().filter(|(_, device)| device.is_online()).map(|(id, _)| id)
+    /// The devices that are online and whose names begin so, by name after this one; descending, before it.
+    pub fn online_part<'a>(
+        &'a self,
+        after: Option<&DeviceId>,
+        prefix: &'a str,
+        descending: bool,
+    ) -> Box<dyn Iterator<Item = &'a DeviceId> + 'a> {
+        online::part(&self.ctx.online, after, prefix, descending)
+    }
+
+    /// How many devices are online.
+    pub fn online_count(&self) -> usize {
+        self.ctx.online.len()
     }
 
     /// How much is held in memory.

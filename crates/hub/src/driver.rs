@@ -35,6 +35,7 @@ use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
 mod audited;
 mod effects;
 mod events;
+mod labels;
 mod reserved;
 mod runtime;
 mod tokens;
@@ -42,6 +43,7 @@ mod trials;
 mod watching;
 
 pub(crate) use audited::{By, Follower};
+pub use labels::{LabelsChange, LabelsChanged};
 pub use reserved::Reserved;
 use runtime::Runtime;
 
@@ -367,6 +369,31 @@ impl Driver {
             devices.into_iter().map(|device| core.hub.presence(device, now)).collect()
         });
         presences.ok_or_else(internal)
+    }
+
+    /// Devices that are online and whose names begin so, by name after this one, or before it; as many at most.
+    ///
+    /// # Errors
+    /// `internal` when the hub has failed.
+    pub fn online_part(
+        &self,
+        after: Option<&DeviceId>,
+        prefix: &str,
+        descending: bool,
+        limit: usize,
+    ) -> Result<Vec<DeviceId>, Problem> {
+        let part = self.runtime.with_core(|core, _| {
+            core.hub.online_part(after, prefix, descending).take(limit).cloned().collect()
+        });
+        part.ok_or_else(internal)
+    }
+
+    /// How many devices are online.
+    ///
+    /// # Errors
+    /// `internal` when the hub has failed.
+    pub fn online_count(&self) -> Result<usize, Problem> {
+        self.runtime.with_core(|core, _| core.hub.online_count()).ok_or_else(internal)
     }
 
     /// A device as the API shows it; `None` when it is not known.

@@ -149,9 +149,11 @@ static ROUTES: &[Route] = &[
         methods: &[
             on!(GET reads DeviceOrOperator, device::show),
             on!(PUT acts Registrar, device::put),
+            on!(PATCH acts Registrar, device::patch),
             on!(DELETE acts Registrar, device::delete),
         ],
     },
+    Route { path: "/v1/labels", methods: &[on!(GET reads Operator, device::labels)] },
     Route {
         path: "/v1/devices/{device}/approve",
         methods: &[on!(POST acts Registrar, token::approve)],
@@ -412,7 +414,7 @@ mod tests {
     #[test]
     fn allow_lists_the_methods_of_a_path() {
         let devices = Route::find("/v1/devices/d").unwrap();
-        assert_eq!(devices.allow(), "GET, HEAD, PUT, DELETE, OPTIONS");
+        assert_eq!(devices.allow(), "GET, HEAD, PUT, PATCH, DELETE, OPTIONS");
         assert!(devices.served(&Method::HEAD).is_some());
         assert!(devices.served(&Method::POST).is_none());
         assert!(Route::find("/v1/send/d/a").unwrap().served(&Method::HEAD).is_none());

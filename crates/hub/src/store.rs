@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, TokenRecord, Txn};
 use bellwire_core::{Instant, Presence};
+use bellwire_proto::device::{DeviceOrder, LabelCounts};
 use bellwire_proto::{
     Action, AuditEntry, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device,
     DeviceId, DeviceStatus, Page, Selector, Timestamp, TokenId,
@@ -99,8 +100,24 @@ pub trait Store: Send + Sync + 'static {
     /// Several devices by their names, in the order given; `None` for one that is not known.
     fn devices_named(&self, ids: Vec<DeviceId>) -> Reading<Vec<Option<StoredDevice>>>;
 
-    /// Devices by name.
-    fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>>;
+    /// Devices in the order of the filter, after a place, `limit` at most; `rows_max` rows are looked at for them at most.
+    fn devices(
+        &self,
+        filter: DeviceFilter,
+        after: Option<DevicePlace>,
+        limit: u32,
+        rows_max: u32,
+    ) -> Reading<DevicePlaces>;
+
+    /// Those of these devices that are there and fit, in the order given.
+    fn devices_fitting(
+        &self,
+        filter: DeviceFilter,
+        devices: Vec<DeviceId>,
+    ) -> Reading<Vec<DeviceId>>;
+
+    /// Keys of labels in their order, with their values and how many devices have them.
+    fn labels(&self, page: PageRequest, visible: Visible) -> Reading<Page<LabelCounts>>;
 
     /// A token by its id, expired or not.
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>>;
@@ -175,6 +192,13 @@ pub struct DeviceFilter {
     pub select: Selector,
     /// Those whose names begin so.
     pub prefix: String,
+    /// Those whose last contact was before this; of one that had none, when it was made. Of those that are online the store
+    /// does not know their last contact.
+    pub unseen_before: Option<Timestamp>,
+    /// Those that wait for approval, or do not.
+    pub pending: Option<bool>,
+    /// In which order.
+    pub order: DeviceOrder,
     /// What exists for the reader.
     pub visible: Visible,
 }
@@ -201,6 +225,31 @@ impl AuditFilter {
             && verb.as_ref().is_none_or(|verb| *verb == entry.verb)
             && since.is_none_or(|since| entry.at >= since)
     }
+}
+
+/// Where a device is in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DevicePlace {
+    /// The device.
+    pub device: DeviceId,
+    /// What the list is sorted by: the last contact in milliseconds, -1 for none; the length of the queue; 0 by name.
+    pub value: i64,
+}
+
+impl DevicePlace {
+    /// By last contact, the value of those that are online.
+    pub const ONLINE: i64 = i64::MAX;
+}
+
+/// A part of a list of devices, without their rows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DevicePlaces {
+    /// Those that fit.
+    pub found: Vec<DevicePlace>,
+    /// Rows that were looked at.
+    pub looked_at: u32,
+    /// The last that was looked at, when there may be more behind it.
+    pub next: Option<DevicePlace>,
 }
 
 /// Which part of a list to read.

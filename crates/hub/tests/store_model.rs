@@ -13,7 +13,9 @@ use bellwire_core::record::{
     AuditRecord, Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, Seen,
     TargetChunk, TokenRecord,
 };
-use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, Visible};
+use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible};
+use bellwire_proto::device::{DeviceOrder, SortKey};
+use bellwire_proto::facts::selectable;
 use bellwire_proto::{
     Actor, AuditObject, Code, Delivery, DeliveryState, DeviceId, ErrorInfo, Join, Labels, Outcome,
     Progress, Role, RoleName, Scope, Selector, Seq, TokenId,
@@ -124,6 +126,35 @@ fn an_entry() -> impl Strategy<Value = AuditRecord> {
         },
     )
 }
+/// Facts, among them values that no selector can name, and members that are none.
+const FACTS: [&str; 4] = [
+    "{\"x\":1.0,\"os\":\"linux\"}",
+    "{\"os\":\"Hello, you\",\"y\":true,\"z\":[1]}",
+    "{\"os\":\"\\u006cinux\",\"b c\":1,\"n\":null}",
+    "{}",
+];
+
+/// Selectors of which each part is a source, a look beside it, or both.
+const SELECTORS: [&str; 18] = [
+    "",
+    "site",
+    "!site",
+    "site=lyon",
+    "site!=lyon",
+    "site in (lyon,rome)",
+    "site in (lyon,oslo),os",
+    "site notin (lyon,rome)",
+    "site=lyon,os=deb12",
+    "os,!site",
+    "site=oslo",
+    "facts.os=linux",
+    "facts.os!=linux",
+    "facts.os,facts.x=1.0",
+    "facts.x!=1.0,site",
+    "facts.y=true,!facts.z",
+    "facts.os notin (linux),facts.os",
+    "facts.n",
+];
 
 fn a_change() -> impl Strategy<Value = Change> {
     let labels = select(vec![("site", "lyon"), ("site", "rome"), ("os", "deb12")]);
@@ -135,7 +166,7 @@ fn a_change() -> impl Strategy<Value = Change> {
         6 => a_delivery().prop_map(put),
         1 => name().prop_map(put_device),
         1 => (name(), labels).prop_map(|(n, labels)| Change::PutLabels(device(n), labels)),
-        1 => name().prop_map(|n| Change::PutFacts(device(n), json("{\"x\":1.0}"))),
+        1 => (name(), select(FACTS.to_vec())).prop_map(|(n, facts)| Change::PutFacts(device(n), json(facts))),
         1 => (name(), 0..9u64).prop_map(|(n, ms)| {
             Change::PutSeen(device(n), Seen { at: at(ms), address: None, agent: Some(n.into()) })
         }),
@@ -267,14 +298,53 @@ fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32
             assert_eq!(paged(limit, deliveries), expected, "deliveries of {seq}");
         }
     }
-    for select in ["", "site=lyon", "!site"] {
+    for (n, (select, prefix)) in
+        SELECTORS.iter().flat_map(|s| ["", "b", "a"].map(|p| (s, p))).enumerate()
+    {
         let selector: Selector = select.parse().unwrap();
-        let expected: Vec<_> =
-            model.devices().filter(|row| selector.matches(&row.labels)).cloned().collect();
-        let filter = DeviceFilter { select: selector, ..DeviceFilter::default() };
-        let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
-        let listed: Vec<_> = listed.into_iter().map(|stored| stored.record).collect();
-        assert_eq!(listed, expected, "{select}");
+        let unseen_before = [None, Some(at(5)), Some(at(0))][n % 3];
+        let pending = [None, None, Some(true), Some(false)][n % 4];
+        let seen_ms = |row: &StoredDevice| row.record.seen.as_ref().map(|seen| seen.at);
+        let fits = |row: &StoredDevice| {
+            let record = &row.record;
+            selector.selects(&record.labels, &selectable(&record.facts))
+                && record.id.as_str().starts_with(prefix)
+                && unseen_before
+                    .is_none_or(|before| seen_ms(row).unwrap_or(record.created_at) < before)
+                && pending.is_none_or(|pending| record.pending == pending)
+        };
+        for by in [SortKey::Id, SortKey::LastSeen, SortKey::Queued] {
+            let mut expected: Vec<_> = model.view().devices.into_iter().filter(fits).collect();
+            expected.sort_by_key(|row| match by {
+                SortKey::Id => 0,
+                SortKey::LastSeen => seen_ms(row).map_or(0, |at| at.unix_ms() + 1),
+                SortKey::Queued => row.queued,
+            });
+            for descending in [false, true] {
+                let filter = DeviceFilter {
+                    select: selector.clone(),
+                    prefix: prefix.into(),
+                    unseen_before,
+                    pending,
+                    order: DeviceOrder { by, descending },
+                    ..DeviceFilter::default()
+                };
+                assert_eq!(kit.devices(&filter, limit), expected, "{filter:?}");
+                expected.reverse();
+            }
+            // Whom it selects of those named, in that order.
+            let filter = DeviceFilter {
+                select: selector.clone(),
+                prefix: prefix.into(),
+                unseen_before,
+                pending,
+                ..DeviceFilter::default()
+            };
+            let named: Vec<DeviceId> = ["z", "b.c", "a", "B", "b"].map(device).into();
+            let of = |id: &&DeviceId| expected.iter().any(|row| row.record.id == **id);
+            let fitting: Vec<DeviceId> = named.iter().filter(of).cloned().collect();
+            assert_eq!(read(kit.store.devices_fitting(filter, named)), fitting);
+        }
     }
 }
 
@@ -316,7 +386,7 @@ fn compare_scoped(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u3
         }
         let expected: Vec<_> = model.devices().filter(|d| visible.sees(&d.labels)).collect();
         let filter = DeviceFilter { visible: visible.clone(), ..DeviceFilter::default() };
-        let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
+        let listed = kit.devices(&filter, limit);
         assert_eq!(listed.iter().map(|d| &d.record).collect::<Vec<_>>(), expected, "{select}");
     }
 }

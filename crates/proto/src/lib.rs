@@ -23,6 +23,7 @@ pub mod command;
 pub mod delivery;
 pub mod device;
 pub mod enroll;
+pub mod facts;
 pub mod id;
 pub mod id_prefix;
 pub mod json;

@@ -51,10 +51,20 @@ pub const FACTS_BYTES_MAX: usize = 16 * 1024;
 pub const FACTS_KEYS_MAX: usize = 100;
 /// Bytes of any other request body (labels, a confirmation): our choice, ample for both.
 pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the labels of a device, as JSON: our choice, as much as a body that sets them.
+pub const LABELS_BYTES_MAX: usize = SMALL_BODY_BYTES_MAX;
+/// Values of a label that are listed with it, the most frequent. Contract, section 6.
+pub const LABEL_VALUES_MAX: u32 = 100;
+/// Devices whose labels are counted for one who sees a part of the fleet: our choice, some seconds of work at most.
+pub const LABELS_COUNTED_DEVICES_MAX: u32 = 100_000;
 /// Characters of a token's note: our choice, a line of text.
 pub const NOTE_CHARS_MAX: usize = 256;
-/// Characters of the selector of an operator's token: our choice.
+/// Characters of a selector: our choice, some hundred values.
 pub const SELECTOR_CHARS_MAX: usize = 4096;
+/// Requirements of a selector: our choice. Each costs a look for every device that the others leave.
+pub const SELECTOR_REQUIREMENTS_MAX: usize = 32;
+/// Characters of the name of a fact that a selector can write: our choice, as many as a label's.
+pub const FACT_NAME_CHARS_MAX: usize = 63;
 /// Actions that an operator's token lists at most: our choice.
 pub const TOKEN_ACTIONS_MAX: usize = 100;
 /// Seconds for which a token works, if it is made to expire: up to ten years, our choice.
@@ -266,7 +276,9 @@ pub const RETRY_AFTER_STORE_S: u64 = 30;
 pub const STORE_READS_WAITING_MAX: usize = 1024;
 /// Devices that one request looks at in search of those that are online, or not: our choice. A page with
 /// fewer items than requested may therefore be followed by another.
-pub const DEVICES_SEARCHED_MAX: usize = 20 * PAGE_ITEMS.max as usize;
+pub const DEVICES_SEARCHED_MAX: usize = 10 * PAGE_ITEMS.max as usize;
+/// How long ago a device was seen, in a list of those that were not seen since: our choice, up to 10 years.
+pub const UNSEEN_S: Range = Range { default: 7 * 86_400, min: 1, max: 10 * 365 * 86_400 };
 /// How long the hub may take to end, from SIGTERM on. Contract, section 9: 10 s, of which the rest is for the
 /// exit of the process.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(9_500);

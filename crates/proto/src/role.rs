@@ -4,9 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Action, DeviceId};
 use crate::labels::{Labels, take_labels};
-use crate::limits::{
-    NOTE_CHARS_MAX, SELECTOR_CHARS_MAX, TOKEN_ACTIONS_MAX, TOKEN_LIFE_S, TOKEN_USES,
-};
+use crate::limits::{NOTE_CHARS_MAX, TOKEN_ACTIONS_MAX, TOKEN_LIFE_S, TOKEN_USES};
 use crate::members::Members;
 use crate::problem::Problem;
 use crate::selector::Selector;
@@ -392,11 +390,14 @@ fn parse_select(text: &str) -> Result<Selector, Problem> {
         let detail = "select is a label selector; leave the member out to select every device";
         return Err(Problem::bad_request(detail));
     }
-    if text.len() > SELECTOR_CHARS_MAX {
-        let detail = format!("select is at most {SELECTOR_CHARS_MAX} characters");
+    let select: Selector =
+        text.parse().map_err(|e| Problem::bad_request(format!("member select: {e}")))?;
+    if select.sees_facts() {
+        let detail = "the select of a token is of labels alone: a device states its facts itself, and could \
+                      make itself seen by anyone";
         return Err(Problem::bad_request(detail));
     }
-    text.parse().map_err(|e| Problem::bad_request(format!("member select: {e}")))
+    Ok(select)
 }
 
 fn is_note(note: &str) -> bool {
@@ -461,7 +462,7 @@ mod tests {
     fn a_new_token_is_read_as_it_was_written() {
         for body in [
             r#"{"role":"admin","expires_in_s":60,"note":"n"}"#,
-            r#"{"role":"operator","select":"site in (lyon)","actions":["ping"]}"#,
+            r#"{"role":"operator","select":"site=lyon","actions":["ping"]}"#,
             r#"{"role":"operator"}"#,
             r#"{"role":"device","device":"kiosk-7"}"#,
             r#"{"role":"join","labels":{"site":"lyon"},"uses":10,"replace":true,"approve":false}"#,

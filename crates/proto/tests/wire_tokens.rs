@@ -4,7 +4,7 @@ use bellwire_proto::{CreatedToken, Device, Enrolled, Token};
 
 const ADMIN: &str = r#"{"id":"aaaaaaaaaaaaaaaa","role":"admin","device":null,"select":null,"actions":null,"labels":null,"uses_left":null,"expires_at":null,"note":null,"created_at":"2026-01-01T00:00:00.000Z","created_by":null,"last_used_at":null}"#;
 
-const OPERATOR: &str = r#"{"id":"aaaaaaaaaaaaaaab","role":"operator","device":null,"select":"site in (lyon),!spare","actions":["ping","reboot"],"labels":null,"uses_left":null,"expires_at":"2026-02-01T00:00:00.000Z","note":"night shift","created_at":"2026-01-01T00:00:00.000Z","created_by":"aaaaaaaaaaaaaaaa","last_used_at":"2026-01-01T00:05:00.000Z"}"#;
+const OPERATOR: &str = r#"{"id":"aaaaaaaaaaaaaaab","role":"operator","device":null,"select":"site=lyon,!spare","actions":["ping","reboot"],"labels":null,"uses_left":null,"expires_at":"2026-02-01T00:00:00.000Z","note":"night shift","created_at":"2026-01-01T00:00:00.000Z","created_by":"aaaaaaaaaaaaaaaa","last_used_at":"2026-01-01T00:05:00.000Z"}"#;
 
 const DEVICE_TOKEN: &str = r#"{"id":"aaaaaaaaaaaaaaac","role":"device","device":"kiosk-7","select":null,"actions":null,"labels":null,"uses_left":null,"expires_at":null,"note":null,"created_at":"2026-01-01T00:00:00.000Z","created_by":null,"last_used_at":null}"#;
 

@@ -101,7 +101,7 @@ impl SendOptions {
 /// let command = NewCommand::new("reboot".parse()?, target).ttl(Seconds::new(600));
 /// assert_eq!(
 ///     serde_json::to_string(&command)?,
-///     r#"{"action":"reboot","target":{"select":"site in (lyon),!spare"},"ttl_s":600}"#
+///     r#"{"action":"reboot","target":{"select":"site=lyon,!spare"},"ttl_s":600}"#
 /// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

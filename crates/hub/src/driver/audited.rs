@@ -65,8 +65,19 @@ impl Driver {
 
     /// A request was refused.
     pub(crate) fn refused(&self, verb: &'static str, object: AuditObject, problem: &Problem) {
-        let mut record = self.record(verb, object, problem.code.status());
-        record.code = Some(problem.code);
+        self.refused_with(verb, object, problem.code.status(), problem.code);
+    }
+
+    /// The same with a status that is not that of the code.
+    pub(crate) fn refused_with(
+        &self,
+        verb: &'static str,
+        object: AuditObject,
+        status: u16,
+        code: Code,
+    ) {
+        let mut record = self.record(verb, object, status);
+        record.code = Some(code);
         if let Some(record) = self.runtime.audit.refused(record, self.clocks().instant) {
             self.runtime.with_core(|core, now| core.hub.handle_audit(record, now));
         }

@@ -30,6 +30,7 @@ use tokio::sync::{Notify as Wake, oneshot};
 use super::Readiness;
 use super::effects::Effects;
 use super::events::Events;
+use super::labels::LabelLocks;
 use super::trials::Trials;
 use crate::audit::Audit;
 use crate::auth::Auth;
@@ -55,6 +56,7 @@ pub(super) struct Runtime {
     effects: Effects<Effect>,
     /// A call of the core or an effect has panicked, see [`Runtime::with_core`].
     panicked: AtomicBool,
+    pub(super) labels: LabelLocks,
     pub(super) config: Arc<Config>,
     pub(super) store: Arc<dyn Store>,
     pub(super) plane: Plane,
@@ -138,6 +140,7 @@ impl Runtime {
         let plane = Plane::start(plane, events.clone())?;
         let feed = Feed::start(store.clone(), plane.clone(), clock.clone());
         let runtime = Arc::new(Self {
+            labels: LabelLocks::default(),
             core: Mutex::new(Core {
                 hub,
                 waiting: HashMap::new(),

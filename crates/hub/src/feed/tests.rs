@@ -346,9 +346,25 @@ impl Store for Counting {
     fn devices(
         &self,
         filter: crate::store::DeviceFilter,
+        after: Option<crate::store::DevicePlace>,
+        limit: u32,
+        rows_max: u32,
+    ) -> Reading<crate::store::DevicePlaces> {
+        self.store.devices(filter, after, limit, rows_max)
+    }
+    fn devices_fitting(
+        &self,
+        filter: crate::store::DeviceFilter,
+        devices: Vec<DeviceId>,
+    ) -> Reading<Vec<DeviceId>> {
+        self.store.devices_fitting(filter, devices)
+    }
+    fn labels(
+        &self,
         page: crate::store::PageRequest,
-    ) -> Reading<bellwire_proto::Page<StoredDevice>> {
-        self.store.devices(filter, page)
+        visible: Visible,
+    ) -> Reading<bellwire_proto::Page<bellwire_proto::device::LabelCounts>> {
+        self.store.labels(page, visible)
     }
     fn health(&self) -> Result<(), StoreError> {
         self.store.health()

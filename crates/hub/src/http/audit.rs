@@ -13,9 +13,9 @@ use bellwire_proto::stream::ByeReason;
 use bellwire_proto::{Actor, AuditObject, Code, Problem, Seconds, Timestamp};
 use bytes::Bytes;
 use futures_util::stream;
-use http::Method;
 use http::header::{self, HeaderMap};
 use http::request::Parts;
+use http::{Method, StatusCode};
 
 use super::caller::Caller;
 use super::params::{Query, last_event_id};
@@ -191,8 +191,11 @@ impl LoggedRequest {
 
     /// Writes it, if the core has not.
     pub(super) fn answered(self, driver: &Driver, response: &Response) {
-        if self.changes {
-            driver.done_for(self.verb, self.object, response.status().as_u16());
+        let status = response.status();
+        if self.changes && status == StatusCode::PRECONDITION_FAILED {
+            driver.refused_with(self.verb, self.object, status.as_u16(), Code::Conflict);
+        } else if self.changes {
+            driver.done_for(self.verb, self.object, status.as_u16());
         }
     }
 }
@@ -207,7 +210,7 @@ fn verb_of(served: &Served, route: &str) -> &'static str {
     match (&served.method, route) {
         (&Method::POST, "/v1/commands" | "/v1/send/{device}/{action}") => verb::SEND,
         (&Method::DELETE, "/v1/commands/{command}") => verb::CANCEL,
-        (&Method::PUT, "/v1/devices/{device}") => verb::DEVICE_PUT,
+        (&Method::PUT | &Method::PATCH, "/v1/devices/{device}") => verb::DEVICE_PUT,
         (&Method::DELETE, "/v1/devices/{device}") => verb::DEVICE_DELETE,
         (&Method::POST, "/v1/devices/{device}/approve") => verb::DEVICE_APPROVE,
         (&Method::POST, "/v1/enroll") => verb::DEVICE_ENROLL,

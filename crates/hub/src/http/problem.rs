@@ -51,6 +51,11 @@ pub(super) fn offer_basic(response: &mut Response) {
     response.headers_mut().append(header::WWW_AUTHENTICATE, basic);
 }
 
+/// A problem whose status is not that of its code.
+pub(super) fn refused(status: StatusCode, body: &impl Serialize) -> Response {
+    written(status, "application/problem+json", body).unwrap_or_else(|| problem(&internal()))
+}
+
 /// The hub's own fault. The cause is in the log and not in the answer.
 pub(super) fn internal() -> Problem {
     Problem::new(Code::Internal, "the hub failed at this; see its log")

@@ -72,7 +72,10 @@ pub(super) async fn enroll(mut request: Request) -> Result<Response, Problem> {
         token: credential.id(),
         digest: secret_digest(&credential),
     };
+    // It may replace the device's labels.
+    let held = request.driver.hold_labels(&device).await;
     let pending = request.driver.enroll(enrolment).await?;
+    drop(held);
     let status = if pending { StatusCode::ACCEPTED } else { StatusCode::CREATED };
     Ok(problem::json(status, &Enrolled { device, token: SecretText(credential), pending }))
 }
@@ -83,7 +86,7 @@ pub(super) async fn approve(request: Request) -> Result<Response, Problem> {
     request.no_query()?;
     request.driver.approve(device.clone()).await?;
     let shown = request.driver.device(device).await?.ok_or_else(super::device::unknown)?;
-    Ok(problem::json(StatusCode::OK, &shown))
+    Ok(super::device::answer(StatusCode::OK, &shown))
 }
 
 fn made_name(id: &TokenId) -> Result<DeviceId, Problem> {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bellwire_core::Recovered;
 use bellwire_core::record::{Load, TokenRecord, Txn};
+use bellwire_proto::device::LabelCounts;
 use bellwire_proto::limits::STORE_READS_WAITING_MAX;
 use bellwire_proto::{
     AuditEntry, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page,
@@ -25,8 +26,8 @@ use tokio::sync::oneshot;
 
 use super::queue::{Queue, Refused};
 use super::{
-    AuditFilter, CommandFilter, DeviceFilter, PageRequest, Reading, Snapshot, Store, StoreError,
-    StoreEvents, StoredDevice, StoredToken, StoredWait, Visible,
+    AuditFilter, CommandFilter, DeviceFilter, DevicePlace, DevicePlaces, PageRequest, Reading,
+    Snapshot, Store, StoreError, StoreEvents, StoredDevice, StoredToken, StoredWait, Visible,
 };
 use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
@@ -37,11 +38,13 @@ use schema::StoreFile;
 use threads::Threads;
 
 mod anchor;
+mod attributes;
 mod audit;
 mod check;
 mod checkpoint;
 mod folder;
 mod in_use;
+mod label_counts;
 mod lists;
 mod loads;
 mod options;
@@ -50,6 +53,7 @@ mod readers;
 mod recover;
 mod rows;
 mod schema;
+mod select;
 mod threads;
 mod tokens;
 mod waits;
@@ -301,12 +305,32 @@ impl Store for SqliteStore {
         self.read(move |connection| lists::devices_named(connection, &ids))
     }
 
-    fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>> {
-        match after_device(&page) {
+    fn devices(
+        &self,
+        filter: DeviceFilter,
+        after: Option<DevicePlace>,
+        limit: u32,
+        rows_max: u32,
+    ) -> Reading<DevicePlaces> {
+        self.read(move |connection| {
+            lists::devices(connection, &filter, after.as_ref(), limit, rows_max)
+        })
+    }
+
+    fn devices_fitting(
+        &self,
+        filter: DeviceFilter,
+        devices: Vec<DeviceId>,
+    ) -> Reading<Vec<DeviceId>> {
+        self.read(move |connection| select::fitting(connection, &filter, devices))
+    }
+
+    fn labels(&self, page: PageRequest, visible: Visible) -> Reading<Page<LabelCounts>> {
+        match page.after.map(|cursor| cursor.key().map(str::to_owned)).transpose() {
             Ok(after) => self.read(move |connection| {
-                lists::devices(connection, &filter, page.limit, after.as_ref())
+                label_counts::page(connection, page.limit, after.as_deref(), visible)
             }),
-            Err(bad) => Box::pin(std::future::ready(Err(bad))),
+            Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
         }
     }
 

@@ -32,6 +32,11 @@ impl Visible {
         self.0.is_none()
     }
 
+    /// What it selects by; `None`: everything.
+    pub fn select(&self) -> Option<&Selector> {
+        self.0.as_deref()
+    }
+
     /// Whether a device with these labels is among them.
     pub fn sees(&self, labels: &Labels) -> bool {
         self.0.as_ref().is_none_or(|select| select.matches(labels))

@@ -178,6 +178,27 @@ fn the_log_is_followed_and_resumed_and_the_stream_ends_with_its_token() {
 }
 
 #[test]
+fn a_merge_of_labels_is_told_as_a_change_of_the_device_and_one_whose_condition_fails_as_refused() {
+    let hub = Hub::start();
+    let admin = admin(&hub);
+    hub.with_token(&admin, "PUT /v1/devices/d", "{}");
+    let patch = r#"{"labels":{"site":"lyon"}}"#;
+    assert_eq!(hub.with_token(&admin, "PATCH /v1/devices/d", patch).status, 200);
+    let headers = format!("If-Match: \"other\"\r\n{}", admin.header());
+    assert_eq!(hub.request("PATCH /v1/devices/d", &headers, patch.as_bytes()).status, 412);
+    assert_eq!(hub.with_token(&admin, "PATCH /v1/devices/ghost", patch).status, 404);
+    assert_eq!(
+        hub.logged(&admin, "verb=device.put"),
+        ["device.put 201 1", "device.put 200 1", "device.put 412 1", "device.put 404 1"]
+    );
+    let refused = hub.audit(&admin, "device=d").remove(0);
+    assert_eq!(
+        (&refused["code"], &refused["actor"]["token"]),
+        (&json!("conflict"), &json!(admin.id))
+    );
+}
+
+#[test]
 fn a_repeated_request_with_its_key_is_told_once() {
     let hub = Hub::start();
     let admin = admin(&hub);

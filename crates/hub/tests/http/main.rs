@@ -17,6 +17,7 @@ mod devices;
 mod jwt;
 mod mounted;
 mod quota;
+mod registry;
 mod reports;
 mod revocation;
 mod sending;

@@ -189,7 +189,7 @@ fn a_secret_is_shown_once_and_what_is_told_of_a_token_is_not_secret() {
     assert_eq!((&shown["created_by"], &shown["note"]), (&json!(admin.id), &json!("n")));
     let operator = made(&answer);
     let own = hub.with_token(&operator, "GET /v1/tokens/self", "").json();
-    assert_eq!(own["select"], "site in (lyon)");
+    assert_eq!(own["select"], "site=lyon");
     let list = hub.with_token(&admin, "GET /v1/tokens", "");
     assert_eq!(list.json()["items"].as_array().unwrap().len(), 2);
     let secret = operator.secret.rsplit('_').next().unwrap();

@@ -22,7 +22,9 @@ use bellwire_core::record::{
 };
 use bellwire_core::{Instant, Now, Recovered};
 use bellwire_hub::Clock;
-use bellwire_hub::store::{Options, Reading, SqliteStore, Store, StoreError, StoreEvents};
+use bellwire_hub::store::{
+    DeviceFilter, Options, Reading, SqliteStore, Store, StoreError, StoreEvents, StoredDevice,
+};
 use bellwire_proto::{CommandId, DeliveryState, DeviceId, Json, Labels, Seq, Timestamp};
 
 /// The time at which the tests play.
@@ -265,6 +267,21 @@ impl Kit {
         match self.load(Load::Delivery(device(name), id(seq))) {
             Loaded::Delivery(_, _, found) => found.map(|boxed| *boxed),
             other => panic!("not a delivery: {other:?}"),
+        }
+    }
+
+    /// The devices of a filter, in parts of so many.
+    pub fn devices(&self, filter: &DeviceFilter, limit: u32) -> Vec<StoredDevice> {
+        let (mut devices, mut after) = (Vec::new(), None);
+        loop {
+            let part = read(self.store.devices(filter.clone(), after.take(), limit, 1_000_000));
+            assert!(part.found.len() <= limit as usize);
+            let ids = part.found.iter().map(|place| place.device.clone()).collect();
+            devices.extend(read(self.store.devices_named(ids)).into_iter().flatten());
+            match part.next {
+                Some(next) => after = Some(next),
+                None => return devices,
+            }
         }
     }
 

@@ -4,6 +4,8 @@
 //! [`PAGE_BYTES_MAX`] bytes. A filter that fits few rows gives a page that is short, or empty, with a
 //! cursor to continue from.
 
+use std::ops::ControlFlow;
+
 use bellwire_core::record::CommandRecord;
 use bellwire_proto::limits::{LIST_ROWS_MAX, PACED_BYTES, PAGE_BYTES_MAX};
 use bellwire_proto::{
@@ -12,7 +14,10 @@ use bellwire_proto::{
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::rows::{self, command_columns, delivery_columns, device_columns, int};
-use crate::store::{Cursor, DeviceFilter, Snapshot, StoredDevice, Visible};
+use super::select;
+use crate::store::{
+    Cursor, DeviceFilter, DevicePlace, DevicePlaces, Snapshot, StoredDevice, Visible,
+};
 
 mod commands;
 pub(super) mod scoped;
@@ -140,35 +145,21 @@ pub(super) fn device(connection: &Connection, id: &DeviceId) -> Result<Option<St
 pub(super) fn devices(
     connection: &Connection,
     filter: &DeviceFilter,
+    after: Option<&DevicePlace>,
     limit: u32,
-    after: Option<&DeviceId>,
-) -> Result<Page<StoredDevice>> {
-    let mut statement = connection.prepare_cached(concat!(
-        "SELECT ",
-        device_columns!(),
-        " FROM devices WHERE device > ?1 AND device >= ?2 ORDER BY device"
-    ))?;
-    let mut rows = statement.query([after.map_or("", DeviceId::as_str), &filter.prefix])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX, &filter.visible);
-    while let Some(row) = rows.next()? {
-        let record = rows::device(row)?;
-        // By name: those that begin so are side by side.
-        if !record.id.as_str().starts_with(&filter.prefix) {
-            break;
-        }
-        let labels = &record.labels;
-        let fits = filter.select.matches(labels) && filter.visible.sees(labels);
-        match page.look(record.id.clone(), fits) {
-            Look::Take => {
-                let queued = queued(connection, &record.id)?;
-                let device = StoredDevice { record, queued };
-                page.push(device.weight(), device);
-            }
+    rows_max: u32,
+) -> Result<DevicePlaces> {
+    let mut page = Paging::new(limit, rows_max, &Visible::all());
+    select::each(connection, filter, after, &mut |place, fits| {
+        match page.look(place.clone(), fits) {
+            Look::Take => page.push(0, place),
             Look::Pass => {}
-            Look::Stop => break,
+            Look::Stop => return Ok(ControlFlow::Break(())),
         }
-    }
-    Ok(page.finish(Cursor::after_device))
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let next = page.position.filter(|_| page.more);
+    Ok(DevicePlaces { found: page.items, looked_at: page.looked_at, next })
 }
 
 /// These devices in their order; `None` for one that is not known.

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 
 use super::Shared;
 use super::anchor::{self, AnchorWriter};
+use super::attributes::Attributes;
 use super::audit::AuditWriter;
 use super::checkpoint::Checkpoint;
 use super::purge::Purge;
@@ -110,6 +111,7 @@ struct Statements<'c> {
     update_delivery: Statement<'c>,
     put_queued: Statement<'c>,
     delete_queued: Statement<'c>,
+    attributes: Attributes<'c>,
     put_device: Statement<'c>,
     put_labels: Statement<'c>,
     put_facts: Statement<'c>,
@@ -148,6 +150,7 @@ impl<'c> Statements<'c> {
             update_delivery: connection.prepare(UPDATE_DELIVERY)?,
             put_queued: connection.prepare("INSERT OR REPLACE INTO queues VALUES (?1, ?2)")?,
             delete_queued: connection.prepare("DELETE FROM queues WHERE device = ?1")?,
+            attributes: Attributes::prepare(connection)?,
             put_device: connection.prepare(PUT_DEVICE)?,
             put_labels: connection.prepare("UPDATE devices SET labels = ?2 WHERE device = ?1")?,
             put_facts: connection.prepare("UPDATE devices SET facts = ?2 WHERE device = ?1")?,
@@ -217,6 +220,8 @@ impl<'c> Statements<'c> {
             }
             Change::PutDevice(device) => {
                 let seen = device.seen.as_ref();
+                let (labels, facts) = (Some(&device.labels), Some(&device.facts));
+                self.attributes.change(&device.id, true, labels, facts)?;
                 self.put_device.execute(params![
                     device.id.as_str(),
                     rows::labels_text(&device.labels)?,
@@ -229,9 +234,11 @@ impl<'c> Statements<'c> {
                 ])
             }
             Change::PutLabels(device, labels) => {
+                self.attributes.change(device, false, Some(labels), None)?;
                 self.put_labels.execute(params![device.as_str(), rows::labels_text(labels)?])
             }
             Change::PutFacts(device, facts) => {
+                self.attributes.change(device, false, None, Some(facts))?;
                 self.put_facts.execute(params![device.as_str(), facts.as_str()])
             }
             Change::PutSeen(device, seen) => self.put_seen.execute(params![
@@ -240,7 +247,10 @@ impl<'c> Statements<'c> {
                 seen.address,
                 seen.agent
             ]),
-            Change::DeleteDevice(device) => self.delete_device.execute(params![device.as_str()]),
+            Change::DeleteDevice(device) => {
+                self.attributes.delete(device)?;
+                self.delete_device.execute(params![device.as_str()])
+            }
             Change::PutIdempotency(record) => self.put_idempotency.execute(params![
                 record.key.caller,
                 record.key.key,
