@@ -14,6 +14,7 @@ mod browsers;
 mod checks;
 mod commands;
 mod devices;
+mod jwks;
 mod jwt;
 mod mounted;
 mod quota;
