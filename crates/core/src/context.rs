@@ -27,6 +27,8 @@ pub(crate) struct Context {
     pub(crate) random: SplitMix,
     pub(crate) draining: bool,
     pub(crate) observed: bool,
+    /// Devices that are online.
+    pub(crate) online: usize,
     pub(crate) watched: HashMap<CommandId, usize>,
     pub(crate) due: DueTimes,
     /// Keys whose first send was decided on, and whose other requests have yet to be answered.

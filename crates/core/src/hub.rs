@@ -129,6 +129,7 @@ impl Hub {
                 random: SplitMix(seed),
                 draining: false,
                 observed: false,
+                online: 0,
                 watched: HashMap::new(),
                 due,
                 key_decisions: VecDeque::new(),
@@ -526,6 +527,7 @@ impl Hub {
     pub fn footprint(&self) -> Footprint {
         Footprint {
             devices: self.devices.len(),
+            online: self.ctx.online,
             sessions: self.ctx.sessions.len(),
             waiting: self.ctx.waiting.len(),
             timers: self.timers.len(),

@@ -305,6 +305,8 @@ impl Presence {
 pub struct Footprint {
     /// Devices that listen, or that a call is under way for.
     pub devices: usize,
+    /// Those of them that are online.
+    pub online: usize,
     /// Streams.
     pub sessions: usize,
     /// Polls, and senders that wait for an end.

@@ -326,6 +326,7 @@ impl Bound {
             }
         });
         let listener = listener.limited_by(hub.driver.quota().clone());
+        hub.driver.metrics().show(tls.clone());
         let mut renewing = Vec::new();
         if tls.has_files() {
             let driver = hub.driver.clone();

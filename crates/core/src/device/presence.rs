@@ -60,6 +60,8 @@ impl Device {
             return;
         }
         self.contacts.online_since = online.then_some(txn.now.wall);
+        let count = &mut txn.ctx.online;
+        *count = if online { *count + 1 } else { count.saturating_sub(1) };
         if !self.known {
             return;
         }

@@ -217,6 +217,10 @@ impl World {
     }
 
     fn happens(&mut self, event: Event) -> Verdict {
+        let (counted, online) = (self.hub.footprint().online, self.hub.online().count());
+        if counted != online {
+            return Err(format!("{online} devices are online, and {counted} are counted"));
+        }
         match event {
             Event::Hub(life, input) if life == self.life && self.up => self.reach_hub(input),
             Event::Commit(life) if life == self.life => {

@@ -15,6 +15,7 @@ use super::{Driver, entropy, internal, unexpected};
 use crate::audit::verb;
 use crate::auth::{Auth, secret_digest};
 use crate::jwt::Jwt;
+use crate::metrics::Metrics;
 use crate::quota::Quota;
 
 impl Driver {
@@ -139,6 +140,16 @@ impl Driver {
 
     pub(crate) fn jwt(&self) -> Option<&Arc<Jwt>> {
         self.jwt.as_ref()
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.runtime.metrics
+    }
+
+    /// How many devices are online; `None` when the hub has failed.
+    pub(crate) fn online(&self) -> Option<usize> {
+        self.runtime.with_core(|core, _| core.hub.footprint().online)
     }
 
     /// What callers may ask for.

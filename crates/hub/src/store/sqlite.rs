@@ -25,8 +25,8 @@ use tokio::sync::oneshot;
 
 use super::queue::{Queue, Refused};
 use super::{
-    AuditFilter, CommandFilter, DeviceFilter, PageRequest, Reading, Snapshot, Store, StoreError,
-    StoreEvents, StoredDevice, StoredToken, StoredWait, Visible,
+    AuditFilter, CommandFilter, CommitTimes, DeviceFilter, PageRequest, Reading, Snapshot, Store,
+    StoreError, StoreEvents, StoredDevice, StoredToken, StoredWait, Visible,
 };
 use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
@@ -108,6 +108,7 @@ struct Shared {
     jobs: Queue<Job>,
     /// Wakes the thread that moves the log into the database; nothing is ever in it.
     checkpoints: Queue<()>,
+    commits: CommitTimes,
     /// The error that ended the writing.
     failed: OnceLock<StoreError>,
     /// An error that a reader met and the writer has not reported yet.
@@ -153,6 +154,7 @@ impl SqliteStore {
             loads: Queue::default(),
             jobs: Queue::default(),
             checkpoints: Queue::default(),
+            commits: CommitTimes::default(),
             failed: OnceLock::new(),
             suspected: OnceLock::new(),
         };
@@ -340,6 +342,10 @@ impl Store for SqliteStore {
             Some(after) => audit::following(connection, &filter, after, limit),
             None => Ok((Vec::new(), audit::last(connection)?)),
         })
+    }
+
+    fn commit_times(&self) -> Option<&CommitTimes> {
+        Some(&self.shared.commits)
     }
 
     fn health(&self) -> Result<(), StoreError> {

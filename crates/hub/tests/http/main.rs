@@ -16,6 +16,7 @@ mod commands;
 mod devices;
 mod jwks;
 mod jwt;
+mod metrics;
 mod mounted;
 mod quota;
 mod reports;
