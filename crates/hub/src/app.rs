@@ -53,6 +53,8 @@ use crate::tls::{self, AcmeCounts, TlsError};
 pub struct Hub {
     driver: Driver,
     store: Arc<SqliteStore>,
+    /// Follows the keys of JWTs.
+    _following: Renewing,
 }
 
 /// A server that is bound and recovered, and does not serve yet.
@@ -92,7 +94,7 @@ pub struct Running {
     renewing: Renewing,
 }
 
-/// The tasks that renew certificates: when files change, and by ACME. Dropped, they end.
+/// The tasks that renew certificates, when files change and by ACME, and keys. Dropped, they end.
 #[derive(Debug)]
 struct Renewing(Vec<AbortHandle>);
 
@@ -205,7 +207,12 @@ impl Hub {
         let driver = Driver::start(Arc::new(config), clock, store.clone(), recovered);
         let driver = driver.map_err(StartError::System)?.reading(jwt);
         store.start(driver.store_events())?;
-        Ok(Self { driver, store })
+        let following = driver.jwt().cloned().map(|jwt| {
+            let driver = driver.clone();
+            let ended = move |ended| driver.credentials_ended(ended);
+            tokio::spawn(async move { jwt.follow(ended).await }).abort_handle()
+        });
+        Ok(Self { driver, store, _following: Renewing(following.into_iter().collect()) })
     }
 
     /// The API: everything below `/v1/`, `/healthz` and `/readyz`. Other paths are left to the
@@ -319,6 +326,7 @@ impl Bound {
             }
         });
         let listener = listener.limited_by(hub.driver.quota().clone());
+        hub.driver.metrics().show(tls.clone());
         let mut renewing = Vec::new();
         if tls.has_files() {
             let driver = hub.driver.clone();

@@ -20,7 +20,7 @@ use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 use tokio::sync::broadcast;
 
-use crate::jwt::{Jwt, JwtGrant};
+use crate::jwt::{Jwt, JwtGrant, KeyTag};
 use crate::store::{Store, StoreError, StoredToken, Visible};
 use crate::tls::ClientIdentity;
 
@@ -70,8 +70,8 @@ pub(crate) struct Grant {
 struct OfJwt {
     /// Who it is, over all tokens of that subject.
     subject: String,
-    /// The keys by which it was verified.
-    generation: u64,
+    /// The key by which it was verified.
+    key: KeyTag,
 }
 
 /// What a request came with. Without `Debug`: either is a secret.
@@ -154,7 +154,7 @@ impl Auth {
         Ok(Some(grant))
     }
 
-    /// A JWT, verified now or before by the same keys; `None` when it does not work.
+    /// A JWT, verified now or before by a key that is in use still; `None` when it does not work.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -167,15 +167,14 @@ impl Auth {
     ) -> Result<Option<Arc<Grant>>, StoreError> {
         let mut digested = [0; 32];
         digested.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-        let generation = jwt.generation();
         let found = self.remembered().find(jwt_id(&digested));
         if let Some(grant) = found
             && grant.has(&digested)
-            && grant.generation() == Some(generation)
+            && grant.key().is_some_and(|key| jwt.has(key))
         {
             return Ok(Some(grant));
         }
-        let given = match jwt.grant(text, now) {
+        let given = match jwt.grant_now(text, now).await {
             Ok(given) => given,
             Err(why) => {
                 tracing::debug!(%why, "a JWT was refused");
@@ -189,7 +188,7 @@ impl Auth {
             }
             None => false,
         };
-        let grant = Arc::new(Grant::of_jwt(digested, given, generation, pending));
+        let grant = Arc::new(Grant::of_jwt(digested, given, pending));
         let mut remembered = self.remembered();
         if self.changes.load(Ordering::Acquire) == changes {
             remembered.add(grant.clone());
@@ -253,7 +252,7 @@ impl Grant {
     }
 
     /// That of a JWT. Its id is made of its digest, for its streams and for what is remembered; nobody is shown it.
-    fn of_jwt(digest: [u8; 32], given: JwtGrant, generation: u64, pending: bool) -> Self {
+    fn of_jwt(digest: [u8; 32], given: JwtGrant, pending: bool) -> Self {
         let id = jwt_id(&digest);
         let select = match &given.role {
             Role::Operator(scope) => scope.select.clone(),
@@ -275,7 +274,7 @@ impl Grant {
             visible: Visible::by(select),
             pending,
             used_minute: AtomicU64::new(0),
-            jwt: Some(OfJwt { subject: given.subject, generation }),
+            jwt: Some(OfJwt { subject: given.subject, key: given.key }),
         }
     }
 
@@ -284,9 +283,9 @@ impl Grant {
         self.jwt.as_ref().map_or_else(|| self.id.to_string(), |jwt| jwt.subject.clone())
     }
 
-    /// Of a JWT: by which keys it was verified.
-    pub(crate) fn generation(&self) -> Option<u64> {
-        self.jwt.as_ref().map(|jwt| jwt.generation)
+    /// Of a JWT: by which key it was verified.
+    pub(crate) fn key(&self) -> Option<KeyTag> {
+        self.jwt.as_ref().map(|jwt| jwt.key)
     }
 
     /// Whether its secret has this digest. Takes the same time whatever the answer is.

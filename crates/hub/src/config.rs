@@ -29,6 +29,7 @@ mod acme;
 mod clients;
 mod fault;
 mod jwt;
+mod keys_url;
 mod listener;
 mod networks;
 mod origin;
@@ -42,6 +43,7 @@ pub use clients::{
 };
 pub use fault::{ConfigErrors, Fault, Origin};
 pub use jwt::JwtConfig;
+pub use keys_url::{InvalidKeysUrl, KeysUrl};
 pub use listener::{ForwardedHeader, InvalidListener, ListenerConfig, Scheme};
 pub use networks::{InvalidNetwork, Networks};
 pub use origin::{InvalidOrigin, PageOrigin};
@@ -395,13 +397,23 @@ impl Reading {
             }
         };
         let given = |key: &str| self.given.contains(key);
-        let needed = ["jwt_keys", "jwt_issuer", "jwt_audience"];
+        let keys = if given("jwt_keys_url") { "jwt_keys_url" } else { "jwt_keys" };
+        let needed = [keys, "jwt_issuer", "jwt_audience"];
         let any = SETTINGS.iter().map(|s| s.key).find(|key| key.starts_with("jwt_") && given(key));
         if let Some(any) = any {
-            for missing in needed.into_iter().filter(|key| !given(key)) {
+            // One that is given and wrong is not missing.
+            let wrong = |key: &str| {
+                let of_key = |fault: &Fault| matches!(fault, Fault::Value { key: of, .. } if of.starts_with(key));
+                self.faults.iter().any(of_key)
+            };
+            let missing: Vec<_> =
+                needed.into_iter().filter(|key| !given(key) && !wrong(key)).collect();
+            for missing in missing {
                 self.faults.push(Fault::Missing { given: any, missing });
             }
-            config.jwt = Some(self.draft.jwt);
+            let jwt = self.draft.jwt;
+            self.faults.extend(jwt.contradictions());
+            config.jwt = Some(jwt);
         }
         if !self.draft.listeners.is_empty() {
             // Those of the short form first: so they are printed.

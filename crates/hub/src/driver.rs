@@ -182,10 +182,12 @@ impl Driver {
     async fn request_send(&self, send: Send) -> Result<Answer, Problem> {
         let random = entropy().map_err(|_| internal())?;
         let record = self.record(verb::SEND, audited::sent(&send), 202);
-        self.request_recorded(record, |hub, request, now| {
+        let reply = self.request_recorded(record, |hub, request, now| {
             hub.handle_send(request, send, random, now);
-        })
-        .await
+        });
+        let answer = reply.await?;
+        self.metrics().sent();
+        Ok(answer)
     }
 
     /// Cancels a command, and shows it as it then is: some of its devices may still have to answer.

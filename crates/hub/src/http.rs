@@ -17,6 +17,7 @@ mod caller;
 pub mod classic;
 mod command;
 mod device;
+mod metrics;
 mod ops;
 mod page;
 pub mod params;
@@ -58,13 +59,14 @@ use rules::Rule;
 /// The API over a hub, to be served by the hub's own [`listen`](crate::listen) or by any axum
 /// server: where the connection cannot be taken over, streams are ordinary response bodies.
 ///
-/// It answers below `/v1/`, `/healthz` and `/readyz`, and leaves every other path to the router
+/// It answers below `/v1/`, `/metrics`, `/healthz` and `/readyz`, and leaves every other path to the router
 /// that it is merged into; [`not_found`] is the fallback of a hub by itself.
 pub fn router(driver: Driver) -> Router {
     let browsers = Arc::new(Browsers::new(driver.config()));
     let api = any(move |request| shared_answer(driver.clone(), browsers.clone(), request));
     Router::new()
         .route("/v1/{*path}", api.clone())
+        .route("/metrics", api.clone())
         .route("/healthz", api.clone())
         .route("/readyz", api)
 }
@@ -183,6 +185,7 @@ static ROUTES: &[Route] = &[
     Route { path: "/v1/audit", methods: &[on!(GET reads Admin, audit::list)] },
     Route { path: "/v1/events", methods: &[on!(GET reads Operator, ops::events)] },
     Route { path: "/v1/ping", methods: &[on!(GET reads Anyone, ping::ping)] },
+    Route { path: "/metrics", methods: &[on!(GET reads Metrics, metrics::metrics)] },
     Route { path: "/healthz", methods: &[on!(GET reads Anyone, ops::healthz)] },
     Route { path: "/readyz", methods: &[on!(GET reads Anyone, ops::readyz)] },
 ];
@@ -197,7 +200,9 @@ async fn shared_answer(
     browsers.note(&mut head);
     let origin = browsers::listed_origin(&head);
     let asks = browsers::shows_answers(&head);
-    let mut response = answer(driver, &browsers, head, body).await;
+    let mut response = answer(driver.clone(), &browsers, head, body).await;
+    let refused = response.extensions().get::<Code>().copied();
+    driver.metrics().answered(response.status().as_u16(), refused);
     if asks && response.status() == StatusCode::UNAUTHORIZED {
         problem::offer_basic(&mut response);
     }

@@ -5,7 +5,8 @@
 //! `x5u`, `x5c`) are never looked at, and one that must be understood (`crit`) is not. A member given twice is refused.
 //! `iss`, `aud` and `exp` are required; `exp` and `nbf` have 60 s of leeway, by the hub's clock.
 //!
-//! What claims give is in `Jwt::grant`; the keys are in `jwt/keys.rs`. A refusal is a reason for the log at level debug
+//! What claims give is in `Jwt::grant`; the keys are in `jwt/keys.rs`, and where they come from in `jwt/source.rs`. What was
+//! opened with a JWT ends with its key (`jwt/uses.rs`). A refusal is a reason for the log at level debug
 //! alone: whoever calls learns nothing but 401.
 
 use std::collections::BTreeMap;
@@ -13,22 +14,31 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bellwire_proto::limits::{JWT_BYTES_MAX, JWT_LEEWAY_S, JWT_LIFE_S_MAX, JWT_SUBJECT_CHARS_MAX};
-use bellwire_proto::{Action, DeviceId, Role, RoleName, Scope, Selector, Timestamp};
+use bellwire_proto::{Action, DeviceId, Role, RoleName, Scope, Selector, Timestamp, TokenId};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::config::JwtConfig;
 
+mod fetch;
 mod keys;
+mod schedule;
+mod source;
+mod uses;
 
-use keys::Keys;
+pub(crate) use keys::KeyTag;
 pub use keys::KeysError;
+pub(crate) use schedule::KeysState;
+use source::Keys;
+pub(crate) use source::KeysCounts;
+use uses::Uses;
 
 /// What a hub needs to read JWTs.
 #[derive(Debug)]
 pub(crate) struct Jwt {
     config: JwtConfig,
     keys: Keys,
+    uses: Uses,
 }
 
 /// What a JWT gives its bearer.
@@ -40,6 +50,8 @@ pub(crate) struct JwtGrant {
     pub(crate) issued_at: Option<Timestamp>,
     /// With the leeway.
     pub(crate) expires_at: Timestamp,
+    /// By which key it was verified.
+    pub(crate) key: KeyTag,
 }
 
 /// Why a JWT does not work.
@@ -54,6 +66,9 @@ pub enum Refused {
     /// Its header wants something else.
     #[error("its header has a type or an extension that is not for this")]
     Header,
+    /// No key has its name, or there is none at all.
+    #[error("no key has its kid")]
+    Kid,
     /// No key fits.
     #[error("no key has its kid and its algorithm")]
     Key,
@@ -81,18 +96,50 @@ pub enum Refused {
 }
 
 impl Jwt {
-    /// Reads the keys.
+    /// Reads the keys, or prepares to fetch them.
     ///
     /// # Errors
     /// When they cannot be read, or are of no use.
     pub(crate) fn load(config: JwtConfig) -> Result<Self, KeysError> {
-        let keys = Keys::load(&config.keys)?;
-        Ok(Self { config, keys })
+        let keys = Keys::load(&config)?;
+        Ok(Self { config, keys, uses: Uses::default() })
     }
 
-    /// Which keys are in use: rises with each change of the file. What was verified before a change is verified anew.
-    pub(crate) fn generation(&self) -> u64 {
-        self.keys.generation()
+    /// Reads or fetches the keys whenever that is due, for ever, and reports the JWTs in use whose key has gone.
+    pub(crate) async fn follow(&self, ended: impl Fn(Vec<TokenId>)) {
+        self.keys.follow(|gone| ended(self.uses.take(gone))).await;
+    }
+
+    /// Whether this key is in use still.
+    pub(crate) fn has(&self, key: KeyTag) -> bool {
+        self.keys.set().has(key)
+    }
+
+    /// Something begins that is to end with the key; false when there are too many to remember.
+    pub(crate) fn is_used(
+        &self,
+        id: TokenId,
+        key: KeyTag,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> bool {
+        self.uses.note(id, key, expires_at, now)
+    }
+
+    /// How the keys are.
+    pub(crate) fn keys(&self) -> KeysCounts {
+        self.keys.counts()
+    }
+
+    /// What a JWT gives at this time, after the keys were fetched if its own is not known and that is due.
+    ///
+    /// # Errors
+    /// When it does not work.
+    pub(crate) async fn grant_now(&self, text: &str, now: Timestamp) -> Result<JwtGrant, Refused> {
+        match self.grant(text, now) {
+            Err(Refused::Kid) if self.keys.refreshed().await => self.grant(text, now),
+            judged => judged,
+        }
     }
 
     /// What a JWT gives at this time.
@@ -107,9 +154,9 @@ impl Jwt {
         let (header, claims) = message.split_once('.').ok_or(Refused::Form)?;
         let header = part(header)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Refused::Form)?;
-        self.verify(&header, message.as_bytes(), &signature)?;
+        let key = self.verify(&header, message.as_bytes(), &signature)?;
         // Nothing of the claims is looked at before the signature is.
-        self.judge(&part(claims)?, now)
+        self.judge(&part(claims)?, key, now)
     }
 
     fn verify(
@@ -117,7 +164,7 @@ impl Jwt {
         Members(header): &Members,
         message: &[u8],
         signature: &[u8],
-    ) -> Result<(), Refused> {
+    ) -> Result<KeyTag, Refused> {
         if header.contains_key("crit") || header.contains_key("b64") {
             return Err(Refused::Header);
         }
@@ -133,14 +180,15 @@ impl Jwt {
         };
         let (alg, kid) = (text(header.get("alg"))?, text(header.get("kid"))?);
         let alg = alg.ok_or(Refused::Header)?;
-        if self.keys.verify(&alg, kid.as_deref(), message, signature)? {
-            Ok(())
-        } else {
-            Err(Refused::Signature)
-        }
+        self.keys.set().verify(&alg, kid.as_deref(), message, signature)
     }
 
-    fn judge(&self, Members(claims): &Members, now: Timestamp) -> Result<JwtGrant, Refused> {
+    fn judge(
+        &self,
+        Members(claims): &Members,
+        key: KeyTag,
+        now: Timestamp,
+    ) -> Result<JwtGrant, Refused> {
         let config = &self.config;
         if claims.get("iss").and_then(Value::as_str) != Some(config.issuer.as_str()) {
             return Err(Refused::Issuer);
@@ -169,6 +217,7 @@ impl Jwt {
             role: self.role(claims)?,
             issued_at: seconds(claims.get("iat")).map(|s| Timestamp::from_unix_ms(s * 1000)),
             expires_at: Timestamp::from_unix_ms((exp + JWT_LEEWAY_S).saturating_mul(1000)),
+            key,
         })
     }
 
@@ -275,10 +324,24 @@ pub fn judge_any(text: &str) -> Result<(), Refused> {
     let (header, claims) = message.split_once('.').ok_or(Refused::Form)?;
     let _signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Refused::Form)?;
     let keys = Keys::none();
-    let jwt = Jwt { config: JwtConfig::of_tests(), keys };
+    let jwt = Jwt { config: JwtConfig::of_tests(), keys, uses: Uses::default() };
     let verified = part(header).and_then(|header| jwt.verify(&header, message.as_bytes(), b""));
-    let judged = part(claims).and_then(|claims| jwt.judge(&claims, Timestamp::from_unix_ms(0)));
+    let judged = part(claims)
+        .and_then(|claims| jwt.judge(&claims, KeyTag::default(), Timestamp::from_unix_ms(0)));
     verified.and(judged.map(drop))
+}
+
+/// For the fuzz target: how many keys these bytes are, as a file and as the answer of a URL, if they are of use.
+#[doc(hidden)]
+pub fn count_keys(bytes: &[u8]) -> [Option<usize>; 2] {
+    let read = [keys::KeySet::of_file(bytes), keys::KeySet::of_answer(bytes)];
+    read.map(|keys| keys.ok().map(|keys| keys.len()))
+}
+
+/// For the fuzz target: how long an answer with this `Cache-Control` is good for.
+#[doc(hidden)]
+pub fn max_age(cache_control: http::HeaderValue) -> Option<std::time::Duration> {
+    fetch::max_age(&http::HeaderMap::from_iter([(http::header::CACHE_CONTROL, cache_control)]))
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub mod frames;
 pub mod http;
 pub mod jwt;
 pub mod listen;
+mod metrics;
 pub mod plane;
 mod quota;
 pub mod store;

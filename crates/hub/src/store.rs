@@ -22,6 +22,7 @@ use bellwire_proto::{
     DeviceId, DeviceStatus, Page, Selector, Timestamp, TokenId,
 };
 
+mod commits;
 mod cursor;
 #[cfg(feature = "fault")]
 pub mod fault;
@@ -29,6 +30,7 @@ mod queue;
 mod sqlite;
 mod visible;
 
+pub use commits::{CommitCounts, CommitTimes};
 pub use cursor::{BadCursor, Cursor};
 pub use sqlite::{OpenError, Options, SqliteStore, check_folder, has_admin_token};
 pub use visible::Visible;
@@ -142,6 +144,11 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// The first error of the disk, for good.
     fn health(&self) -> Result<(), StoreError>;
+
+    /// How long commits took; `None` of a store that does not measure it.
+    fn commit_times(&self) -> Option<&CommitTimes> {
+        None
+    }
 
     /// Puts what was submitted on disk, tidies up and ends the threads of the store, within a
     /// bounded time. What is submitted afterwards is dropped.

@@ -6,6 +6,7 @@
 mod acme;
 mod clients;
 mod names;
+mod outgoing;
 mod pair;
 mod serving;
 
@@ -24,6 +25,7 @@ pub use acme::AcmeCounts;
 pub use clients::ClientIdentity;
 pub(crate) use clients::identity;
 use names::ByName;
+pub(crate) use outgoing::{Cause, Outgoing};
 use pair::Pair;
 pub(crate) use serving::{Serving, faults};
 

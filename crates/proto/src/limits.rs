@@ -337,8 +337,30 @@ pub const JWT_KEYS_BYTES_MAX: u64 = 256 * 1024;
 pub const JWT_KEYS_MAX: usize = 64;
 /// Bytes of a secret that signs JWTs, at least: those of its hash. RFC 7518, section 3.2.
 pub const JWT_SECRET_BYTES_MIN: usize = 32;
-/// How often at most a file with keys is looked at: our choice.
+/// How often a file with keys is looked at: our choice.
 pub const JWT_KEYS_LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Time for the keys to come from their URL, redirects included: our choice.
+pub const JWT_FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Redirects that are followed for them, within one host: our choice.
+pub const JWT_FETCH_REDIRECTS_MAX: usize = 3;
+/// How long keys from a URL are used before they are fetched again, by the `max-age` of their answer (RFC 9111, section
+/// 5.2.2.1): at least, at most, and without one. Our choice: issuers say five minutes to a day.
+pub const JWT_KEYS_FRESH: (Duration, Duration, Duration) =
+    (Duration::from_secs(300), Duration::from_secs(86_400), Duration::from_secs(3600));
+/// How long they are used after that, while they cannot be fetched: our choice. A night without the issuer passes; who stops
+/// the hub from reaching it gains a day for a key that was withdrawn.
+pub const JWT_KEYS_STALE_MAX: Duration = Duration::from_secs(86_400);
+/// The pause after a fetch that failed, which doubles with each: the first and the longest. Our choice.
+pub const JWT_FETCH_RETRY: (Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(300));
+/// How often at most a token with an unknown `kid` has the keys fetched: our choice. Whoever sends such tokens costs the issuer
+/// one request in that time.
+pub const JWT_UNKNOWN_KID_EVERY: Duration = Duration::from_secs(60);
+/// Requests that wait for the keys at once, for [`JWT_FETCH_TIMEOUT`] at most; more are refused at once. Our choice.
+pub const JWT_WAITING_MAX: usize = 1000;
+/// JWTs with streams, or waiting, that are remembered until they expire, so that they end with their key: our choice, some
+/// 16 MiB. One more is refused.
+pub const JWT_USES_MAX: usize = 200_000;
 /// How long the audit log is retained, in seconds. Contract, section 6. Setting `audit_keep`.
 pub const AUDIT_KEEP_S: Range = Range { default: 90 * 86_400, min: 86_400, max: 3650 * 86_400 };
 /// Bytes of the audit log, about, beyond which its oldest entries are deleted before their time: some ten million entries by

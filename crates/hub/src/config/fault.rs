@@ -67,6 +67,13 @@ pub enum Fault {
         /// The one that is not set.
         missing: &'static str,
     },
+    /// Settings that do not go together; the message names them and what to do.
+    Contradiction {
+        /// One of them.
+        key: &'static str,
+        /// What is wrong.
+        message: String,
+    },
 }
 
 impl ConfigErrors {
@@ -120,6 +127,7 @@ impl fmt::Display for Fault {
             Self::Missing { given, missing } => {
                 write!(f, "{given} is set without {missing}")
             }
+            Self::Contradiction { message, .. } => f.write_str(message),
         }
     }
 }

@@ -241,8 +241,32 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "jwt_keys",
         allowed: "a file with a JWK Set, or with a public key as PEM",
         parse: |draft, text| path(text).map(|path| draft.jwt.keys = path),
-        show: |config| config.jwt.as_ref().map(|jwt| jwt.keys.display().to_string()),
+        show: |config| {
+            let keys = &config.jwt.as_ref()?.keys;
+            (!keys.as_os_str().is_empty()).then(|| keys.display().to_string())
+        },
         shape: Shape::Text,
+    },
+    Setting {
+        key: "jwt_keys_url",
+        allowed: "the https:// URL of a JWK Set, as in https://id.example.com/jwks, without a user or password",
+        parse: |draft, text| text.parse().ok().map(|url| draft.jwt.keys_url = Some(url)),
+        show: |config| Some(config.jwt.as_ref()?.keys_url.as_ref()?.to_string()),
+        shape: Shape::Text,
+    },
+    Setting {
+        key: "jwt_keys_ca",
+        allowed: "a PEM file with authorities",
+        parse: |draft, text| path(text).map(|path| draft.jwt.keys_ca = Some(path)),
+        show: |config| Some(config.jwt.as_ref()?.keys_ca.as_ref()?.display().to_string()),
+        shape: Shape::Text,
+    },
+    Setting {
+        key: "jwt_keys_plain",
+        allowed: "true or false",
+        parse: |draft, text| text.parse().ok().map(|yes| draft.jwt.keys_plain = yes),
+        show: |config| config.jwt.as_ref().map(|jwt| jwt.keys_plain.to_string()),
+        shape: Shape::Bare,
     },
     jwt!(jwt_issuer, issuer, "the iss of the tokens, as in https://id.example.com/"),
     jwt!(jwt_audience, audience, "what is in the aud of the tokens that are for this hub"),

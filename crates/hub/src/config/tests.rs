@@ -100,3 +100,32 @@ fn effective_settings_are_shown_as_text_that_parses() {
         assert_eq!(Config::read(Some(&file), [], []), Ok(config), "{file}");
     }
 }
+
+#[test]
+fn the_url_of_keys_is_https_or_this_machine_and_there_is_no_file_beside_it() {
+    let jwt = |lines: &str| format!("jwt_issuer = 'i'\njwt_audience = 'a'\n{lines}");
+    let read = |lines: &str| Config::read(Some(&jwt(lines)), [], []);
+    for good in [
+        "jwt_keys_url = 'https://id.example/jwks'\njwt_keys_ca = 'ca.pem'",
+        "jwt_keys_url = 'http://localhost:8080/jwks'",
+        "jwt_keys_url = 'http://[::1]/jwks'",
+        "jwt_keys_url = 'http://id.example/jwks'\njwt_keys_plain = true",
+    ] {
+        let config = read(good).unwrap();
+        let file = config.to_toml();
+        assert_eq!(Config::read(Some(&file), [], []), Ok(config), "{file}");
+    }
+    for (bad, expected) in [
+        ("jwt_keys_url = 'http://id.example/jwks'", "jwt_keys_plain = true"),
+        ("jwt_keys_url = 'https://u:p@id.example/'", "without a user or password"),
+        ("jwt_keys_url = 'https://id.example:x/'", "https:// URL"),
+        ("jwt_keys_url = 'id.example'", "https:// URL"),
+        ("jwt_keys_url = 'ftp://id.example/'", "https:// URL"),
+        ("jwt_keys_url = 'https://id.example/'\njwt_keys = 'k.json'", "remove one of them"),
+        ("jwt_keys = 'k.json'\njwt_keys_ca = 'ca.pem'", "which is not set"),
+        ("", "is set without jwt_keys"),
+    ] {
+        let faults = faults(&jwt(bad), &[], &[]);
+        assert!(faults.len() == 1 && faults[0].contains(expected), "{bad}: {faults:?}");
+    }
+}

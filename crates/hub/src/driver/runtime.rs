@@ -17,7 +17,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bellwire_core::record::{Load, Txn};
+use bellwire_core::record::{Change, Load, Txn};
 use bellwire_core::{
     AccessChange, Answer, Frame, Hub, HubEvent, Instant, NotifyOn, Now, Output, RequestId,
     SessionId,
@@ -38,6 +38,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
 use crate::frames;
+use crate::metrics::Metrics;
 use crate::plane::{Batch, CloseReason, Plane, PlaneConfig, Receipt, StreamId};
 use crate::quota::Quota;
 use crate::store::{Store, StoreEvents, StoredDevice};
@@ -66,6 +67,7 @@ pub(super) struct Runtime {
     pub(super) quota: Arc<Quota>,
     /// The refusals that are being counted, and who follows the audit log.
     pub(super) audit: Audit,
+    pub(super) metrics: Metrics,
     pub(super) trials: Trials,
     pub(super) clock: Clock,
     events: Arc<Events>,
@@ -159,6 +161,7 @@ impl Runtime {
             feed,
             auth,
             audit: Audit::new(seed),
+            metrics: Metrics::default(),
             clock,
             events,
             rearm: Arc::new(Wake::new()),
@@ -370,7 +373,11 @@ impl Runtime {
 
     fn carry_out_one(&self, effect: Effect, batch: &mut Batch) {
         match effect {
-            Effect::Persist(txn) => self.store.submit(txn),
+            Effect::Persist(txn) => {
+                let audits = txn.changes().iter().filter(|c| matches!(c, Change::PutAudit(_)));
+                self.metrics.audited(audits.count() as u64);
+                self.store.submit(txn);
+            }
             Effect::Load(load) => self.store.load(load),
             Effect::Send { stream, frame, receipt } => {
                 self.plane.send_in(batch, stream, frames::frame(&frame), receipt);

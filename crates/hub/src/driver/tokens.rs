@@ -15,6 +15,7 @@ use super::{Driver, entropy, internal, unexpected};
 use crate::audit::verb;
 use crate::auth::{Auth, secret_digest};
 use crate::jwt::Jwt;
+use crate::metrics::Metrics;
 use crate::quota::Quota;
 
 impl Driver {
@@ -103,7 +104,12 @@ impl Driver {
 
     /// These certificates of clients are revoked: none of them opens anything any more, and what is open of them ends.
     pub(crate) fn certificates_revoked(&self, revoked: HashSet<TokenId>) {
-        for id in self.runtime.auth.revoke_certificates(revoked) {
+        self.credentials_ended(self.runtime.auth.revoke_certificates(revoked));
+    }
+
+    /// These certificates or JWTs do not work any more, and what is open of them ends.
+    pub(crate) fn credentials_ended(&self, ended: Vec<TokenId>) {
+        for id in ended {
             self.runtime.with_core(|core, now| core.hub.handle_credential_ended(id, now));
         }
     }
@@ -132,8 +138,13 @@ impl Driver {
         Self { jwt: jwt.map(Arc::new), ..self }
     }
 
-    pub(crate) fn jwt(&self) -> Option<&Jwt> {
-        self.jwt.as_deref()
+    pub(crate) fn jwt(&self) -> Option<&Arc<Jwt>> {
+        self.jwt.as_ref()
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.runtime.metrics
     }
 
     /// What callers may ask for.

@@ -90,6 +90,7 @@ async fn follow(
     if request.is_head() {
         return Ok(response);
     }
+    request.caller.stays(&request.driver).await?;
     let follower = request.driver.follow_audit()?;
     let last = match after {
         Some(after) => after,

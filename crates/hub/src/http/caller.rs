@@ -15,7 +15,6 @@ use http::request::Parts;
 
 use crate::auth::{Grant, Presented, credential, is_for_another_server, minute, secret_digest};
 use crate::driver::Driver;
-use crate::jwt::Jwt;
 use crate::listen::OpenListener;
 use crate::store::{StoredDevice, Visible};
 use crate::tls::ClientIdentity;
@@ -79,7 +78,7 @@ impl Caller {
             let detail = "this device has enrolled, and an operator has yet to approve it";
             return Err(Problem::new(Code::Pending, detail));
         }
-        if grant.generation().is_none() && grant.used_in(minute(now)) {
+        if grant.key().is_none() && grant.used_in(minute(now)) {
             driver.token_used(grant.id, Timestamp::from_unix_ms(minute(now) * 60_000));
         }
         Ok(Self::Holder(grant))
@@ -95,16 +94,35 @@ impl Caller {
             Self::Anonymous => driver.auth().is_open(),
             Self::OfOpenListener => true,
             Self::Certified(identity, _) => driver.auth().accepts(identity, driver.now()),
-            Self::Holder(grant) if grant.generation().is_some() => {
-                let generation = driver.jwt().map(Jwt::generation);
-                grant.generation() == generation && grant.works(driver.now())
-            }
-            Self::Holder(grant) => {
-                let now = driver.auth().grant(driver.store(), grant.id).await?;
-                now.is_some_and(|now| now.is(grant) && now.works(driver.now()))
-            }
+            Self::Holder(grant) => match grant.key() {
+                Some(key) => {
+                    driver.jwt().is_some_and(|jwt| jwt.has(key)) && grant.works(driver.now())
+                }
+                None => {
+                    let now = driver.auth().grant(driver.store(), grant.id).await?;
+                    now.is_some_and(|now| now.is(grant) && now.works(driver.now()))
+                }
+            },
         };
         if allowed { Ok(()) } else { Err(unauthenticated()) }
+    }
+
+    /// The same for what lasts, which from now on ends with the key of a JWT too.
+    ///
+    /// # Errors
+    /// Those of [`Caller::still`]; `rate_limited` when there are too many to remember.
+    pub(in crate::http) async fn stays(&self, driver: &Driver) -> Result<(), Problem> {
+        // Before the look at the key: one that goes in between is noticed by either.
+        if let Self::Holder(grant) = self
+            && let (Some(key), Some(jwt)) = (grant.key(), driver.jwt())
+        {
+            let expires_at = grant.token.expires_at.unwrap_or_default();
+            if !jwt.is_used(grant.id, key, expires_at, driver.now()) {
+                let detail = "too many JWTs are in use at once; try again later";
+                return Err(Problem::new(Code::RateLimited, detail));
+            }
+        }
+        self.still(driver).await
     }
 
     /// Waits for an answer about a device, for as long as the caller is allowed to have it: until its token ends, or a label
@@ -121,7 +139,7 @@ impl Caller {
         let mut changes = driver.auth().changes();
         let mut answer = pin!(answer);
         loop {
-            self.still(driver).await?;
+            self.stays(driver).await?;
             self.sees(driver, std::slice::from_ref(device)).await?;
             loop {
                 let change = tokio::select! {

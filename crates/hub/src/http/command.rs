@@ -84,7 +84,7 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
     let visible = request.caller.visible();
     let reserved =
         request.driver.watch(command, options, visible, request.caller.token_use()).await?;
-    request.caller.still(&request.driver).await?;
+    request.caller.stays(&request.driver).await?;
     Ok(stream::answer(&request.driver, &request.head, reserved).await)
 }
 

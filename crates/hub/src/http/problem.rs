@@ -38,6 +38,8 @@ pub(super) fn problem(problem: &Problem) -> Response {
         let bearer = HeaderValue::from_static("Bearer");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
     }
+    // For the metrics alone.
+    response.extensions_mut().insert(problem.code);
     if let Some(seconds) = retry_after_s(problem.code) {
         let headers = response.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -24,6 +24,8 @@ pub(super) enum Rule {
     Device,
     /// Admins, operators and the device of the path.
     DeviceOrOperator,
+    /// Admins, and tokens for metrics.
+    Metrics,
     /// Join tokens.
     Join,
 }
@@ -40,6 +42,7 @@ impl Rule {
             Self::Anyone | Self::Holder => true,
             Self::Admin => *role == Role::Admin,
             Self::Operator => matches!(role, Role::Admin | Role::Operator(_)),
+            Self::Metrics => matches!(role, Role::Admin | Role::Metrics),
             Self::Registrar => match role {
                 Role::Admin => true,
                 Role::Operator(scope) => scope.select.is_none(),
@@ -62,6 +65,7 @@ fn forbidden(caller: &Caller) -> Problem {
         Role::Device(_) => {
             "a device's token allows its own stream, polls, reports and facts alone".to_owned()
         }
+        Role::Metrics => "a token of role metrics allows /metrics alone".to_owned(),
         Role::Join(_) => "a join token allows enrolment alone: POST /v1/enroll".to_owned(),
         _ => format!("a token of role {role} does not allow this; see bellwire access"),
     };

@@ -40,7 +40,7 @@ pub(super) async fn stream(request: Request) -> Result<Response, Problem> {
     let listen = Listen { peer, token, ..requested.listen };
     let reserved = request.driver.listen(device.clone(), listen, shape.options(heartbeat)).await?;
     // Its token may have ended while the stream was opened; from here on its end closes the stream.
-    request.caller.still(&request.driver).await?;
+    request.caller.stays(&request.driver).await?;
 
     let session = reserved.session();
     let head = shape.head(&hello(&request, device, session, shape.nonce.clone(), heartbeat));
@@ -69,7 +69,7 @@ pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
         // First, so that the poll waits in the core before its token is looked at again.
         biased;
         polled = &mut polled => polled?,
-        still = request.caller.still(&request.driver) => {
+        still = request.caller.stays(&request.driver) => {
             still?;
             polled.await?
         }

@@ -1,18 +1,15 @@
-//! The keys that sign JWTs: a JWK Set (RFC 7517), or one public key as PEM. The file is read again when it has changed,
-//! which is looked at no more often than once in some seconds; what cannot be read leaves the keys as they are.
+//! Keys that sign JWTs: a JWK Set (RFC 7517), or one public key as PEM. Where they come from is in `source.rs`.
 //!
 //! Each key is bound to one algorithm: its `alg`, or without one the usual algorithm of its type. Parsing is
 //! `jsonwebtoken`'s, the cryptography is ring's.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use bellwire_proto::limits::{
-    JWT_KEYS_BYTES_MAX, JWT_KEYS_LOOK_EVERY, JWT_KEYS_MAX, JWT_SECRET_BYTES_MIN,
-};
+use bellwire_proto::limits::{JWT_KEYS_BYTES_MAX, JWT_KEYS_MAX, JWT_SECRET_BYTES_MIN};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
+use ring::digest::{Context, SHA256};
 use ring::hmac;
 use ring::signature::{
     self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
@@ -42,6 +39,9 @@ pub enum KeysError {
         /// The file.
         path: PathBuf,
     },
+    /// What vouches for the server of their URL cannot be used.
+    #[error("jwt_keys_ca: {0}")]
+    Authorities(String),
     /// None of its keys can be used.
     #[error(
         "jwt_keys: {path} has no key that signs with HS, RS, PS, ES (256, 384; not ES512) or EdDSA; a secret has at least its \
@@ -54,119 +54,96 @@ pub enum KeysError {
     },
 }
 
-#[derive(Debug)]
-pub(super) struct Keys {
-    path: PathBuf,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    keys: Arc<[Key]>,
-    generation: u64,
-    looked_at: Instant,
-    mark: Option<Mark>,
-}
-
-/// What tells that a file has changed.
-type Mark = (Option<SystemTime>, u64);
+/// Keys that a token can name, each by another id.
+#[derive(Debug, Clone)]
+pub(super) struct KeySet(Arc<[Key]>);
 
 #[derive(Debug)]
 struct Key {
     id: Option<String>,
     algorithm: Algorithm,
     key: DecodingKey,
+    tag: KeyTag,
 }
 
-impl Keys {
-    pub(super) fn load(path: &Path) -> Result<Self, KeysError> {
-        let mark = mark(path);
-        let keys = read(path)?;
-        let state = State { keys, generation: 0, looked_at: Instant::now(), mark };
-        Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
+/// What a key is recognized by after its set was read again: its id, its algorithm and what it consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct KeyTag([u8; 8]);
+
+/// Why bytes are no keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoKeys {
+    /// They have neither form.
+    Form,
+    /// None can be used, there are too many, or a token cannot tell two of them apart.
+    Unusable,
+}
+
+impl KeySet {
+    pub(super) fn empty() -> Self {
+        Self(Arc::new([]))
     }
 
-    pub(super) fn none() -> Self {
-        let state =
-            State { keys: Arc::new([]), generation: 0, looked_at: Instant::now(), mark: None };
-        Self { path: PathBuf::new(), state: Mutex::new(state) }
+    /// The keys of a file.
+    pub(super) fn of_file(bytes: &[u8]) -> Result<Self, NoKeys> {
+        Self::usable(parse(bytes).ok_or(NoKeys::Form)?)
     }
 
-    pub(super) fn generation(&self) -> u64 {
-        self.current().1
+    /// The keys of an answer: a JWK Set. What others can read is no secret, so that none of it is taken for one.
+    pub(super) fn of_answer(bytes: &[u8]) -> Result<Self, NoKeys> {
+        let set: JwkSet = serde_json::from_slice(bytes).map_err(|_| NoKeys::Form)?;
+        let public = |key: &Key| key.algorithm.family() != AlgorithmFamily::Hmac;
+        Self::usable(set.keys.iter().filter_map(Key::of).filter(public).collect())
     }
 
-    /// Whether the signature is that of the key with this id for this algorithm. Without an id: of the only key.
+    fn usable(keys: Vec<Key>) -> Result<Self, NoKeys> {
+        let twice = keys
+            .iter()
+            .enumerate()
+            .any(|(n, key)| keys.iter().take(n).any(|other| other.id == key.id));
+        let usable = !keys.is_empty() && keys.len() <= JWT_KEYS_MAX && !twice;
+        usable.then(|| Self(keys.into())).ok_or(NoKeys::Unusable)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn has(&self, tag: KeyTag) -> bool {
+        self.0.iter().any(|key| key.tag == tag)
+    }
+
+    /// Those that another set has not.
+    pub(super) fn missing_in(&self, other: &Self) -> Vec<KeyTag> {
+        self.0.iter().map(|key| key.tag).filter(|tag| !other.has(*tag)).collect()
+    }
+
+    /// The key with this id for this algorithm, if the signature is its own. Without an id: the only key.
     pub(super) fn verify(
         &self,
         alg: &str,
         kid: Option<&str>,
         message: &[u8],
         signature: &[u8],
-    ) -> Result<bool, Refused> {
-        let keys = self.current().0;
-        let key = match (kid, &*keys) {
+    ) -> Result<KeyTag, Refused> {
+        let keys = &*self.0;
+        let key = match (kid, keys) {
             (Some(kid), _) => keys.iter().find(|key| key.id.as_deref() == Some(kid)),
             (None, [only]) => Some(only),
             (None, _) => None,
         };
         // A single key without an id of its own is whatever the issuer calls it.
-        let key = key.or(match &*keys {
+        let key = key.or(match keys {
             [only] if only.id.is_none() => Some(only),
             _ => None,
         });
-        let key = key.ok_or(Refused::Key)?;
+        let unknown = if kid.is_some() || keys.is_empty() { Refused::Kid } else { Refused::Key };
+        let key = key.ok_or(unknown)?;
         if name(key.algorithm) != Some(alg) {
             return Err(Refused::Key);
         }
-        Ok(key.verify(message, signature))
+        key.verify(message, signature).then_some(key.tag).ok_or(Refused::Signature)
     }
-
-    /// The keys, after a look at the file if the last one was some time ago.
-    fn current(&self) -> (Arc<[Key]>, u64) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked_at.elapsed() >= JWT_KEYS_LOOK_EVERY && !self.path.as_os_str().is_empty() {
-            state.looked_at = Instant::now();
-            let mark = mark(&self.path);
-            if mark != state.mark {
-                state.mark = mark;
-                match read(&self.path) {
-                    Ok(keys) => {
-                        tracing::info!(keys = keys.len(), "the keys of JWTs were read again");
-                        (state.keys, state.generation) = (keys, state.generation + 1);
-                    }
-                    Err(error) => {
-                        let error: &dyn std::error::Error = &error;
-                        tracing::error!(error, "the keys of JWTs stay as they are");
-                    }
-                }
-            }
-        }
-        (state.keys.clone(), state.generation)
-    }
-}
-
-fn mark(path: &Path) -> Option<Mark> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok(), metadata.len()))
-}
-
-fn read(path: &Path) -> Result<Arc<[Key]>, KeysError> {
-    use std::io::Read;
-    let unreadable = |source| KeysError::Unreadable { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(JWT_KEYS_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > JWT_KEYS_BYTES_MAX {
-        return Err(KeysError::Form { path: path.to_owned() });
-    }
-    let keys = parse(&bytes).ok_or_else(|| KeysError::Form { path: path.to_owned() })?;
-    let twice =
-        keys.iter().enumerate().any(|(n, key)| keys.iter().take(n).any(|other| other.id == key.id));
-    if keys.is_empty() || keys.len() > JWT_KEYS_MAX || twice {
-        return Err(KeysError::NoKey { path: path.to_owned() });
-    }
-    Ok(keys.into())
 }
 
 /// The keys of a file that can be used; `None` when it has neither form.
@@ -191,11 +168,32 @@ fn parse(bytes: &[u8]) -> Option<Vec<Key>> {
             (Algorithm::ES256, Ok(97)) => Algorithm::ES384,
             (algorithm, _) => algorithm,
         };
-        Some(vec![Key { id: None, algorithm, key }])
+        Some(vec![Key::new(None, algorithm, key)])
     })
 }
 
 impl Key {
+    fn new(id: Option<String>, algorithm: Algorithm, key: DecodingKey) -> Self {
+        let mut context = Context::new(&SHA256);
+        let mut part = |bytes: &[u8]| {
+            context.update(&(bytes.len() as u64).to_le_bytes());
+            context.update(bytes);
+        };
+        part(&[u8::from(id.is_some())]);
+        part(id.as_deref().unwrap_or_default().as_bytes());
+        part(name(algorithm).unwrap_or_default().as_bytes());
+        match key.kind() {
+            DecodingKeyKind::RsaModulusExponent { n, e } => {
+                part(n);
+                part(e);
+            }
+            DecodingKeyKind::SecretOrDer(der) => part(der),
+        }
+        let mut tag = [0; 8];
+        tag.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
+        Self { id, algorithm, key, tag: KeyTag(tag) }
+    }
+
     /// A key of a set, if it signs with something that is known here.
     fn of(jwk: &Jwk) -> Option<Self> {
         if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
@@ -226,7 +224,7 @@ impl Key {
                 .try_get_as_bytes()
                 .is_ok_and(|secret| secret.len() >= secret_bytes_min(algorithm));
         let fits = algorithm.family() == usual.family() && curve_fits && long_enough;
-        fits.then(|| Self { id: jwk.common.key_id.clone(), algorithm, key })
+        fits.then(|| Self::new(jwk.common.key_id.clone(), algorithm, key))
     }
 
     fn verify(&self, message: &[u8], signed: &[u8]) -> bool {
@@ -265,6 +263,13 @@ impl Key {
             Algorithm::EdDSA => public(&signature::ED25519),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+impl KeyTag {
+    pub(super) fn of_test(n: u8) -> Self {
+        Self([n; 8])
     }
 }
 

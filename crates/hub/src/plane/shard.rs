@@ -231,7 +231,7 @@ impl Shard {
         match stream.state {
             StreamState::Reserved => {
                 stream.state = StreamState::Open;
-                self.counters.attached();
+                self.counters.attached(sink.transport());
             }
             // Closed before its sink was attached: the client still gets what was enqueued.
             StreamState::Ending => stream.deadline_ms = now_ms + linger_ms,

@@ -8,6 +8,7 @@ use std::io;
 use super::frame::Frame;
 use super::sequence::Sequence;
 use super::shard::Shard;
+use super::sink::{Sink, SinkTransport};
 use super::stream::{Stream, StreamState};
 use super::stream_id::Key;
 use super::{CloseReason, Receipt, StreamEvent};
@@ -156,7 +157,7 @@ impl Shard {
             StreamState::Reserved => (),
             StreamState::Free | StreamState::Ending | StreamState::Draining => return,
         }
-        let was_attached = stream.sink.is_some();
+        let was_attached = stream.sink.as_ref().map(Sink::transport);
         stream.state = StreamState::Ending;
         self.wheel.set(slot, stream.deadline_ms);
         if let Some(outbox) = &mut stream.outbox {
@@ -175,7 +176,8 @@ impl Shard {
             return;
         };
         if matches!(stream.state, StreamState::Open | StreamState::Reserved) {
-            self.report_closed(slot, reason, stream.sink.is_some());
+            let was_attached = stream.sink.as_ref().map(Sink::transport);
+            self.report_closed(slot, reason, was_attached);
         }
         self.release(slot);
     }
@@ -195,7 +197,12 @@ impl Shard {
         self.freed.push(key.next());
     }
 
-    fn report_closed(&mut self, slot: u32, reason: CloseReason, was_attached: bool) {
+    fn report_closed(
+        &mut self,
+        slot: u32,
+        reason: CloseReason,
+        was_attached: Option<SinkTransport>,
+    ) {
         let stream = self.id(slot);
         self.counters.closed(reason, was_attached);
         self.batch.push(StreamEvent::Closed { stream, reason });

@@ -26,8 +26,9 @@ use tokio::sync::oneshot;
 
 use super::queue::{Queue, Refused};
 use super::{
-    AuditFilter, CommandFilter, DeviceFilter, DevicePlace, DevicePlaces, PageRequest, Reading,
-    Snapshot, Store, StoreError, StoreEvents, StoredDevice, StoredToken, StoredWait, Visible,
+    AuditFilter, CommandFilter, CommitTimes, DeviceFilter, DevicePlace, DevicePlaces, PageRequest,
+    Reading, Snapshot, Store, StoreError, StoreEvents, StoredDevice, StoredToken, StoredWait,
+    Visible,
 };
 use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
@@ -112,6 +113,7 @@ struct Shared {
     jobs: Queue<Job>,
     /// Wakes the thread that moves the log into the database; nothing is ever in it.
     checkpoints: Queue<()>,
+    commits: CommitTimes,
     /// The error that ended the writing.
     failed: OnceLock<StoreError>,
     /// An error that a reader met and the writer has not reported yet.
@@ -157,6 +159,7 @@ impl SqliteStore {
             loads: Queue::default(),
             jobs: Queue::default(),
             checkpoints: Queue::default(),
+            commits: CommitTimes::default(),
             failed: OnceLock::new(),
             suspected: OnceLock::new(),
         };
@@ -364,6 +367,10 @@ impl Store for SqliteStore {
             Some(after) => audit::following(connection, &filter, after, limit),
             None => Ok((Vec::new(), audit::last(connection)?)),
         })
+    }
+
+    fn commit_times(&self) -> Option<&CommitTimes> {
+        Some(&self.shared.commits)
     }
 
     fn health(&self) -> Result<(), StoreError> {

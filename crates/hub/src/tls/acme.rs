@@ -107,6 +107,13 @@ impl Acme {
         current.as_ref().filter(of_name).map(|current| current.key.clone())
     }
 
+    /// The first name of the certificate, and when it expires; `None` without one.
+    pub(super) fn expiry(&self) -> Option<(String, Timestamp)> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let current = current.as_ref()?;
+        Some((current.names.first().cloned().unwrap_or_default(), current.expires_at))
+    }
+
     pub(crate) fn counts(&self) -> AcmeCounts {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         AcmeCounts {

@@ -11,10 +11,10 @@ use std::collections::HashSet;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use bellwire_proto::TokenId;
 use bellwire_proto::limits::TLS_FILES_POLL;
+use bellwire_proto::{Timestamp, TokenId};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -32,6 +32,8 @@ pub(crate) struct Serving {
     /// In the order of the listeners; `None` for a plain one.
     listeners: Vec<Option<OfListener>>,
     acme: Option<Arc<Acme>>,
+    /// When the certificates of the files expire, each with its first name.
+    expiries: RwLock<Vec<(String, Timestamp)>>,
 }
 
 #[derive(Debug)]
@@ -70,7 +72,7 @@ impl Serving {
     pub(crate) fn load(config: &Config) -> Result<Self, TlsError> {
         let files: Vec<_> = config.certificates().cloned().collect();
         let acme = config.acme.as_ref().map(|acme| Arc::new(Acme::new(config, acme)));
-        let names = by_name(&files, acme.clone())?;
+        let (names, expiries) = by_name(&files, acme.clone())?;
         let of_listener = |(listener, scheme): (&ListenerConfig, Scheme)| {
             if scheme == Scheme::Http {
                 return Ok(None);
@@ -80,7 +82,7 @@ impl Serving {
             Ok(Some(OfListener { sender: watch::Sender::new(server), clients }))
         };
         let listeners: Result<Vec<_>, _> = config.listeners().map(of_listener).collect();
-        Ok(Self { files, listeners: listeners?, acme })
+        Ok(Self { files, listeners: listeners?, acme, expiries: RwLock::new(expiries) })
     }
 
     /// Whether there is anything to read again.
@@ -91,6 +93,13 @@ impl Serving {
     /// The certificate that the hub gets by itself.
     pub(crate) fn acme(&self) -> Option<&Arc<Acme>> {
         self.acme.as_ref()
+    }
+
+    /// When each certificate expires, with its first name; the one by ACME is the last.
+    pub(crate) fn expiries(&self) -> Vec<(String, Timestamp)> {
+        let mut all = self.expiries.read().unwrap_or_else(PoisonError::into_inner).clone();
+        all.extend(self.acme.as_ref().and_then(|acme| acme.expiry()));
+        all
     }
 
     /// What the listener of this position speaks; `None` for plain HTTP.
@@ -117,7 +126,7 @@ impl Serving {
     /// # Errors
     /// When one is of no use; then everything stays as it was.
     pub(crate) fn reload(&self) -> Result<Revoked, TlsError> {
-        let names = by_name(&self.files, self.acme.clone())?;
+        let (names, expiries) = by_name(&self.files, self.acme.clone())?;
         let mut renewed = Vec::new();
         for OfListener { sender, clients } in self.listeners.iter().flatten() {
             renewed.push((sender, server_config(names.clone(), clients.as_ref())?));
@@ -126,6 +135,7 @@ impl Serving {
         for (sender, server) in renewed {
             sender.send_replace(server);
         }
+        *self.expiries.write().unwrap_or_else(PoisonError::into_inner) = expiries;
         Ok(revoked)
     }
 
@@ -177,10 +187,20 @@ fn stamp(path: &Path) -> Stamp {
     std::fs::metadata(path).ok().map(of)
 }
 
-fn by_name(files: &[TlsFiles], acme: Option<Arc<Acme>>) -> Result<Arc<ByName>, TlsError> {
+/// The certificates of these files, and when each expires.
+fn by_name(
+    files: &[TlsFiles],
+    acme: Option<Arc<Acme>>,
+) -> Result<(Arc<ByName>, Vec<(String, Timestamp)>), TlsError> {
     let provider = rustls::crypto::ring::default_provider();
     let pairs: Result<Vec<_>, _> = files.iter().map(|files| Pair::read(files, &provider)).collect();
-    Ok(Arc::new(ByName::new(pairs?, acme)))
+    let pairs = pairs?;
+    let expiries = pairs.iter().map(|pair| {
+        let name = pair.names.first().cloned().unwrap_or_default();
+        (name, pair.expires_at)
+    });
+    let expiries = expiries.collect();
+    Ok((Arc::new(ByName::new(pairs, acme)), expiries))
 }
 
 fn server_config(

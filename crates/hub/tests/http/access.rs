@@ -59,6 +59,8 @@ fn model(who: &Who, call: &Call, site: &BTreeMap<&str, &str>) -> Answer {
         _ if is_open => Through,
         Who::Nobody | Who::Revoked => Unauthenticated,
         _ if call.path == "/v1/tokens/self" => Through,
+        Who::Admin | Who::Metrics if call.path == "/metrics" => Through,
+        _ if call.path == "/metrics" => Forbidden,
         Who::Join if call.path == "/v1/enroll" => Through,
         Who::Device(own) if of_device && !manages && call.device == *own => Through,
         Who::Metrics | Who::Join | Who::Device(_) => Forbidden,

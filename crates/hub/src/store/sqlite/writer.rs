@@ -5,6 +5,8 @@
 //! first error nothing is committed or reported any more: a COMMIT that failed may or may not be on
 //! disk, and only a restart can find out.
 
+use std::time::Instant;
+
 use bellwire_core::record::{Change, Committed, DeliveryRecord, TargetChunk, Txn};
 use bellwire_proto::{DeviceId, Seq};
 use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
@@ -77,7 +79,9 @@ fn write(
         }
         // Before it: what is refused is not in the lists either.
         shared.in_use.check()?;
+        let begun = Instant::now();
         statements.commit(&group, &mut purge, &mut anchor)?;
+        shared.commits.took(begun.elapsed());
         // And after it: what was committed to a file that no path leads to any more is lost with this process.
         shared.in_use.check()?;
         let committed: Vec<Committed> = group.drain(..).map(Txn::committed).collect();

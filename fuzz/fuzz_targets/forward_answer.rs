@@ -1,0 +1,33 @@
+//! Whatever a web service answers to a command that was forwarded to it becomes a result: JSON on one line, within its limit,
+//! with the status; and never a panic.
+//!
+//! The first two bytes are the status, the rest is the body.
+//!
+//! ```text
+//! cargo +nightly fuzz run forward_answer fuzz/corpus/forward_answer fuzz/seeds/forward_answer
+//! ```
+#![no_main]
+
+use bellwire_client::agent::forward::completion_of;
+use bellwire_client::agent::run::End;
+use bellwire_proto::Report;
+use bellwire_proto::limits::RESULT_BYTES_MAX;
+use http::StatusCode;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let [high, low, body @ ..] = input else { return };
+    let Ok(status) = StatusCode::from_u16(u16::from_be_bytes([*high, *low])) else { return };
+    for body in [body, &body.repeat(1 + usize::from(*low) * 64)] {
+        let completion = completion_of(status, body);
+        assert_eq!(completion.state == End::Succeeded, status.is_success());
+        let result = completion.outcome.result.clone().expect("each answer has a result");
+        let text = result.as_str();
+        assert!(text.len() <= RESULT_BYTES_MAX && !text.contains(['\n', '\r']), "{}", text.len());
+        let read: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        assert_eq!(read["status"], status.as_u16());
+        // What the hub reads is what the agent reports.
+        let report = serde_json::to_vec(&completion.into_report()).expect("JSON");
+        assert!(Report::parse(&report).is_ok(), "{}", String::from_utf8_lossy(&report));
+    }
+});
