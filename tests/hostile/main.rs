@@ -1,0 +1,13 @@
+//! What hostile clients try, against the real program over real sockets; each test is named after the promise that it holds.
+//! docs/security.md lists the promises, and which test elsewhere holds those that are not here.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
+mod http;
+mod identity;
+mod scope;
+mod support;
