@@ -403,6 +403,11 @@ impl Driver {
         self.runtime.clock.now().wall
     }
 
+    /// What the time is for credentials that expire.
+    pub(crate) fn expiry_time(&self) -> Timestamp {
+        self.runtime.clock.expiry()
+    }
+
     /// Both clocks at one moment.
     pub(crate) fn clocks(&self) -> bellwire_core::Now {
         self.runtime.clock.now()

@@ -44,7 +44,7 @@ impl Caller {
         let open_here = auth.is_open() || head.extensions.get::<OpenListener>().is_some();
         if !headers.contains_key(AUTHORIZATION) || open_here && is_for_another_server(headers) {
             if let Some(identity) = head.extensions.get::<Arc<ClientIdentity>>() {
-                if !auth.accepts(identity, driver.now()) {
+                if !auth.accepts(identity, driver.expiry_time()) {
                     return Err(unauthenticated());
                 }
                 let select = match &identity.role {
@@ -58,7 +58,7 @@ impl Caller {
             }
             return if auth.is_open() { Ok(Self::Anonymous) } else { Err(unauthenticated()) };
         }
-        let now = driver.now();
+        let now = driver.expiry_time();
         let grant = match credential(headers).ok_or_else(unauthenticated)? {
             Presented::Token(credential) => {
                 let found = auth.grant(driver.store(), credential.id()).await?;
@@ -79,8 +79,9 @@ impl Caller {
             let detail = "this device has enrolled, and an operator has yet to approve it";
             return Err(Problem::new(Code::Pending, detail));
         }
-        if grant.generation().is_none() && grant.used_in(minute(now)) {
-            driver.token_used(grant.id, Timestamp::from_unix_ms(minute(now) * 60_000));
+        let used = minute(driver.now());
+        if grant.generation().is_none() && grant.used_in(used) {
+            driver.token_used(grant.id, Timestamp::from_unix_ms(used * 60_000));
         }
         Ok(Self::Holder(grant))
     }
@@ -94,14 +95,14 @@ impl Caller {
         let allowed = match self {
             Self::Anonymous => driver.auth().is_open(),
             Self::OfOpenListener => true,
-            Self::Certified(identity, _) => driver.auth().accepts(identity, driver.now()),
+            Self::Certified(identity, _) => driver.auth().accepts(identity, driver.expiry_time()),
             Self::Holder(grant) if grant.generation().is_some() => {
                 let generation = driver.jwt().map(Jwt::generation);
-                grant.generation() == generation && grant.works(driver.now())
+                grant.generation() == generation && grant.works(driver.expiry_time())
             }
             Self::Holder(grant) => {
                 let now = driver.auth().grant(driver.store(), grant.id).await?;
-                now.is_some_and(|now| now.is(grant) && now.works(driver.now()))
+                now.is_some_and(|now| now.is(grant) && now.works(driver.expiry_time()))
             }
         };
         if allowed { Ok(()) } else { Err(unauthenticated()) }
