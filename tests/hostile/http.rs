@@ -289,7 +289,7 @@ fn an_absolute_target_is_the_path_that_it_has_under_the_same_rules() {
 /// Values that end a line, or move a terminal's cursor, in every place of a request that is stored, answered or logged.
 #[test]
 fn nothing_that_a_client_sends_makes_a_header_or_a_line_of_the_log() {
-    let closed = Closed::with("");
+    let closed = Closed::that_logs_all();
     let hub = &closed.hub;
     let forged = "2026-01-01T00:00:00Z  INFO bellwire: forged";
     let encoded = "%0d%0aSet-Cookie:%20forged=1%0d%0a%0d%0a%1b%5b2J";

@@ -7,7 +7,16 @@
     reason = "a panic here is the failure message of a test"
 )]
 
+#[path = "../hub_tls/support.rs"]
+mod authority;
+mod browser;
+mod clock;
 mod http;
 mod identity;
+mod limits;
+#[path = "../hub_acme/pebble.rs"]
+mod pebble;
 mod scope;
+mod secrets;
 mod support;
+mod tls;

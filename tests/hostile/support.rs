@@ -8,6 +8,9 @@ use std::time::Duration;
 use bellwire_testkit::{EventStream, Http, Program, Response, admin_token, command};
 use serde_json::Value;
 
+// Where those that are shared with other tests look for them.
+pub(crate) use crate::authority::{Authority, Client};
+
 pub(crate) const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 
 /// How long a hub may take for an answer, or to close a connection.
@@ -33,13 +36,24 @@ pub(crate) struct Closed {
 impl Hub {
     /// An open hub with these settings beside [`LISTEN`].
     pub(crate) fn open(settings: &str) -> Self {
-        Self::in_folder(tempfile::tempdir().unwrap(), settings)
+        Self::in_folder(tempfile::tempdir().unwrap(), settings, &[])
     }
 
-    fn in_folder(folder: tempfile::TempDir, settings: &str) -> Self {
-        let settings = format!("{LISTEN}{settings}");
-        let (program, addresses) = Program::serve_with(BELLWIRE, folder.path(), &settings, 1);
-        Self { program, addr: addresses[0], folder }
+    pub(crate) fn in_folder(
+        folder: tempfile::TempDir,
+        settings: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let file = folder.path().join("hub.toml");
+        std::fs::write(&file, format!("{LISTEN}{settings}")).unwrap();
+        let mut serve = command(BELLWIRE, &["serve", "--config"]);
+        // What a crash may leave is removed with the folder.
+        serve.current_dir(&folder);
+        serve.arg(&file).arg("--data-dir").arg(folder.path().join("hub"));
+        let program = Program::start(serve.envs(environment.iter().copied()));
+        program.wait_for("ready;");
+        let addr = program.address();
+        Self { program, addr, folder }
     }
 
     pub(crate) fn http(&self) -> Http {
@@ -63,9 +77,18 @@ impl Closed {
     }
 
     pub(crate) fn with(settings: &str) -> Self {
+        Self::in_environment(settings, &[])
+    }
+
+    /// One that logs everything.
+    pub(crate) fn that_logs_all() -> Self {
+        Self::in_environment("", &[("RUST_LOG", "trace")])
+    }
+
+    pub(crate) fn in_environment(settings: &str, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let admin = admin_token(BELLWIRE, &folder.path().join("hub"));
-        Self { hub: Hub::in_folder(folder, settings), admin }
+        Self { hub: Hub::in_folder(folder, settings, environment), admin }
     }
 
     /// A request with a token: a line as `POST /v1/send/d/a`, and a body.
