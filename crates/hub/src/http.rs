@@ -25,6 +25,8 @@ mod problem;
 mod report;
 mod request;
 mod rules;
+#[cfg(test)]
+mod same_work;
 mod send;
 mod stream;
 mod token;
