@@ -34,13 +34,13 @@ pub(crate) fn set_color(choice: ColorChoice) {
 
 /// One JSON value on a line of its own.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(serde_json::to_string(value)?)?)
+    Ok(line(escaped(&serde_json::to_string(value)?))?)
 }
 
 /// An error as one JSON value on a line of standard error.
 pub(crate) fn json_error(error: &impl Serialize) {
     // Plain structures cannot fail to be written.
-    stderr_line(serde_json::to_string(error).unwrap_or_default());
+    stderr_line(escaped(&serde_json::to_string(error).unwrap_or_default()));
 }
 
 /// What is going on, for a person who waits.
@@ -182,9 +182,30 @@ pub(crate) fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// The same JSON without the characters that control a terminal: the text comes from appliances and from whoever sends to them. (Those
+/// below U+0020 JSON escapes by itself, or they are its white space.)
+pub(crate) fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_cannot_control_the_terminal_and_means_the_same() {
+        let json = "[\"\u{9b}2J\u{7f}\u{e9}\"]";
+        assert_eq!(escaped(json), r#"["\u009b2J\u007fé"]"#);
+        let same = |json: &str| serde_json::from_str::<Vec<String>>(json).unwrap();
+        assert_eq!(same(&escaped(json)), same(json));
+    }
 
     #[test]
     fn spans_read_as_people_say_them() {

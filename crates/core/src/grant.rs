@@ -13,6 +13,7 @@ use bellwire_proto::{DeviceId, Labels, Role, Timestamp, TokenId};
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Enrolment, TokenUse};
 use crate::record::{TokenRecord, TxnId};
+use crate::time::{ExpiryClock, Instant, Now};
 
 /// All tokens, as far as they are in memory.
 #[derive(Debug, Default)]
@@ -25,6 +26,7 @@ pub(crate) struct Grants {
     /// When the tokens of open streams expire.
     expiries: BTreeSet<(Timestamp, TokenId)>,
     expiry_of: HashMap<TokenId, Timestamp>,
+    clock: ExpiryClock,
 }
 
 /// A token that is being looked up or changed.
@@ -227,15 +229,20 @@ impl Grants {
         self.sessions.range(all).map(|(_, session)| *session)
     }
 
-    /// When the first token of an open stream expires, by the wall clock.
-    pub(crate) fn next_expiry(&self) -> Option<Timestamp> {
-        self.expiries.first().map(|(at, _)| *at)
+    /// The time passes; what it is for tokens that expire.
+    pub(crate) fn passes(&mut self, now: Now) -> Timestamp {
+        self.clock.at(now)
+    }
+
+    /// When the first token of an open stream expires.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.expiries.first().map(|(at, _)| self.clock.instant_of(*at))
     }
 
     /// A token of open streams that has expired.
-    pub(crate) fn pop_expired(&mut self, wall: Timestamp) -> Option<TokenId> {
+    pub(crate) fn pop_expired(&mut self, time: Timestamp) -> Option<TokenId> {
         let (at, token) = self.expiries.pop_first()?;
-        if at > wall {
+        if at > time {
             self.expiries.insert((at, token));
             return None;
         }

@@ -449,6 +449,7 @@ impl Hub {
             return;
         }
         self.now = Some(now);
+        self.ctx.grants.passes(now);
         self.end_expired(now);
         // The others follow when the driver calls again, at once: other callers come in between.
         for _ in 0..TIMERS_AT_ONCE {
@@ -506,7 +507,7 @@ impl Hub {
         // Without a reading of the clocks: as soon as there is one.
         let instant_of = |at| self.now.map_or(Instant::default(), |now| now.instant_of(at));
         let scheduled = due.scheduled.map(instant_of);
-        let expiry = self.ctx.grants.next_expiry().map(instant_of);
+        let expiry = self.ctx.grants.next_expiry();
         let due = earliest(due.deadline, scheduled).filter(|_| !self.due_loading);
         let timer = self.timers.first().map(|(at, _)| *at);
         [due, expiry, self.ctx.commands.retry_at()].into_iter().fold(timer, earliest)
@@ -589,6 +590,7 @@ impl Hub {
     /// What follows from a call beyond the devices that it touched.
     fn finish_call(&mut self, now: Now) {
         self.now = Some(now);
+        self.ctx.grants.passes(now);
         loop {
             if let Some(decision) = self.ctx.key_decisions.pop_front() {
                 self.key_decided(decision, now);

@@ -51,4 +51,4 @@ pub use io::{
     AccessChange, Answer, Enrolment, Footprint, Frame, HubEvent, Listen, NotifyOn, Output, Peer,
     Poll, Presence, Send, Target, TokenUse,
 };
-pub use time::{Instant, Now};
+pub use time::{ExpiryClock, Instant, Now};

@@ -432,6 +432,17 @@ impl Driver {
         self.runtime.clock.now().wall
     }
 
+    /// How often the lock of the core was taken.
+    #[cfg(test)]
+    pub(crate) fn locked(&self) -> u64 {
+        self.runtime.locked()
+    }
+
+    /// What the time is for credentials that expire.
+    pub(crate) fn expiry_time(&self) -> Timestamp {
+        self.runtime.clock.expiry()
+    }
+
     /// Both clocks at one moment.
     pub(crate) fn clocks(&self) -> bellwire_core::Now {
         self.runtime.clock.now()

@@ -434,7 +434,7 @@ fn spread_s(stream: StreamId) -> f64 {
 async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<FeedEvent>, clock: Clock) {
     let mut batch = Vec::with_capacity(BATCH_EVENTS_MAX);
     loop {
-        let Some(expiring) = feed.upgrade().map(|feed| feed.end_expired(clock.now().wall)) else {
+        let Some(expiring) = feed.upgrade().map(|feed| feed.end_expired(clock.expiry())) else {
             return;
         };
         tokio::select! {

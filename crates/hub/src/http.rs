@@ -26,6 +26,8 @@ mod problem;
 mod report;
 mod request;
 mod rules;
+#[cfg(test)]
+mod same_work;
 mod send;
 mod stream;
 mod token;

@@ -167,7 +167,7 @@ impl Hub {
         found: Option<Box<TokenRecord>>,
         now: Now,
     ) {
-        let works = found.filter(|record| !record.is_expired(now.wall));
+        let works = found.filter(|record| !record.is_expired(self.ctx.grants.passes(now)));
         let join = works.as_ref().and_then(|record| record.role.join());
         let Some(join) = join.filter(|join| join.uses_left != Some(0)) else {
             return self.ctx.refuse(request, unauthenticated());
@@ -219,7 +219,8 @@ impl Hub {
 
     /// Ends the streams of tokens that have expired.
     pub(super) fn end_expired(&mut self, now: Now) {
-        while let Some(token) = self.ctx.grants.pop_expired(now.wall) {
+        let time = self.ctx.grants.passes(now);
+        while let Some(token) = self.ctx.grants.pop_expired(time) {
             self.end_sessions_of(token, now);
         }
     }

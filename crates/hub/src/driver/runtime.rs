@@ -79,6 +79,9 @@ pub(super) struct Runtime {
     /// Has the timer panic when it is woken.
     #[cfg(test)]
     timer_panics: AtomicBool,
+    /// How often the lock of the core was taken.
+    #[cfg(test)]
+    locked: std::sync::atomic::AtomicU64,
 }
 
 /// The core, and what belongs to its requests. All of it is behind the lock.
@@ -170,6 +173,8 @@ impl Runtime {
             epoch: (seed >> 32) as u32,
             #[cfg(test)]
             timer_panics: AtomicBool::new(false),
+            #[cfg(test)]
+            locked: Default::default(),
         });
         runtime.events.connect(&runtime);
         let ticking = Arc::downgrade(&runtime);
@@ -341,6 +346,8 @@ impl Runtime {
     /// `None` once something has panicked. The lock is poisoned by the panic itself, so that no
     /// call gets in between it and [`Runtime::fail`].
     fn lock(&self) -> Option<MutexGuard<'_, Core>> {
+        #[cfg(test)]
+        self.locked.fetch_add(1, Ordering::AcqRel);
         let core = self.core.lock().ok()?;
         (!self.panicked.load(Ordering::Acquire)).then_some(core)
     }
@@ -402,6 +409,11 @@ impl Runtime {
     }
 
     /// Has the timer panic.
+    #[cfg(test)]
+    pub(super) fn locked(&self) -> u64 {
+        self.locked.load(Ordering::Acquire)
+    }
+
     #[cfg(test)]
     pub(super) fn panic_in_the_timer(&self) {
         self.timer_panics.store(true, Ordering::Release);

@@ -29,12 +29,12 @@ impl Driver {
         created_by: Option<String>,
     ) -> Result<CreatedToken, Problem> {
         let credential = self.new_credential()?;
-        let now = self.now();
+        let (now, from) = (self.now(), self.expiry_time());
         let record = TokenRecord {
             id: credential.id(),
             digest: secret_digest(&credential),
             role: new.role,
-            expires_at: new.expires_in_s.map(|s| now.after(Duration::from_secs(s))),
+            expires_at: new.expires_in_s.map(|s| from.after(Duration::from_secs(s))),
             note: new.note,
             created_at: now,
             created_by,

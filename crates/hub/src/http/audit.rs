@@ -144,7 +144,8 @@ impl Following {
     async fn wait(&mut self) -> bool {
         let heartbeat = self.driver.config().heartbeat;
         let expires_at = self.caller.token_use().and_then(|used| used.expires_at);
-        let lives = expires_at.map(|at| at.since(self.driver.now()) + Duration::from_millis(1));
+        let lives =
+            expires_at.map(|at| at.since(self.driver.expiry_time()) + Duration::from_millis(1));
         tokio::select! {
             () = self.follower.look() => {
                 // What is written in a burst is read together.

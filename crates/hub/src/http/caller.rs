@@ -43,7 +43,7 @@ impl Caller {
         let open_here = auth.is_open() || head.extensions.get::<OpenListener>().is_some();
         if !headers.contains_key(AUTHORIZATION) || open_here && is_for_another_server(headers) {
             if let Some(identity) = head.extensions.get::<Arc<ClientIdentity>>() {
-                if !auth.accepts(identity, driver.now()) {
+                if !auth.accepts(identity, driver.expiry_time()) {
                     return Err(unauthenticated());
                 }
                 let select = match &identity.role {
@@ -57,7 +57,7 @@ impl Caller {
             }
             return if auth.is_open() { Ok(Self::Anonymous) } else { Err(unauthenticated()) };
         }
-        let now = driver.now();
+        let now = driver.expiry_time();
         let grant = match credential(headers).ok_or_else(unauthenticated)? {
             Presented::Token(credential) => {
                 let found = auth.grant(driver.store(), credential.id()).await?;
@@ -78,8 +78,9 @@ impl Caller {
             let detail = "this device has enrolled, and an operator has yet to approve it";
             return Err(Problem::new(Code::Pending, detail));
         }
-        if grant.key().is_none() && grant.used_in(minute(now)) {
-            driver.token_used(grant.id, Timestamp::from_unix_ms(minute(now) * 60_000));
+        let used = minute(driver.now());
+        if grant.key().is_none() && grant.used_in(used) {
+            driver.token_used(grant.id, Timestamp::from_unix_ms(used * 60_000));
         }
         Ok(Self::Holder(grant))
     }
@@ -93,14 +94,15 @@ impl Caller {
         let allowed = match self {
             Self::Anonymous => driver.auth().is_open(),
             Self::OfOpenListener => true,
-            Self::Certified(identity, _) => driver.auth().accepts(identity, driver.now()),
+            Self::Certified(identity, _) => driver.auth().accepts(identity, driver.expiry_time()),
             Self::Holder(grant) => match grant.key() {
                 Some(key) => {
-                    driver.jwt().is_some_and(|jwt| jwt.has(key)) && grant.works(driver.now())
+                    let known = driver.jwt().is_some_and(|jwt| jwt.has(key));
+                    known && grant.works(driver.expiry_time())
                 }
                 None => {
                     let now = driver.auth().grant(driver.store(), grant.id).await?;
-                    now.is_some_and(|now| now.is(grant) && now.works(driver.now()))
+                    now.is_some_and(|now| now.is(grant) && now.works(driver.expiry_time()))
                 }
             },
         };
@@ -117,7 +119,7 @@ impl Caller {
             && let (Some(key), Some(jwt)) = (grant.key(), driver.jwt())
         {
             let expires_at = grant.token.expires_at.unwrap_or_default();
-            if !jwt.is_used(grant.id, key, expires_at, driver.now()) {
+            if !jwt.is_used(grant.id, key, expires_at, driver.expiry_time()) {
                 let detail = "too many JWTs are in use at once; try again later";
                 return Err(Problem::new(Code::RateLimited, detail));
             }

@@ -25,8 +25,11 @@ pub(super) async fn show(request: Request) -> Result<Response, Problem> {
     let device: DeviceId = request.name("device")?;
     request.no_query()?;
     let visible = request.caller.visible();
-    let found = request.driver.device(device).await?.filter(|device| visible.sees(&device.labels));
-    Ok(etag::shown(StatusCode::OK, &found.ok_or_else(unknown)?))
+    let found = request.driver.store().device(device).await?;
+    // Before anything is done that is not done for a device that does not exist.
+    let found = found.filter(|device| visible.sees(&device.record.labels)).ok_or_else(unknown)?;
+    let shown = request.driver.show(vec![found])?.pop().ok_or_else(unknown)?;
+    Ok(etag::shown(StatusCode::OK, &shown))
 }
 
 /// `PUT /v1/devices/{device}`: registers it, or replaces its labels.

@@ -42,7 +42,7 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     send.ttl = ttl;
     send.run_timeout = run_timeout;
     let wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
-    send.wait = request.caller.within(wait, request.driver.now());
+    send.wait = request.caller.within(wait, request.driver.expiry_time());
     identify(&mut send, &request, key, whole_query, &media_type, &body);
     let (driver, caller) = (&request.driver, &request.caller);
     let delivery = match send.wait.get() {

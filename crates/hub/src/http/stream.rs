@@ -62,7 +62,7 @@ pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
         return Ok(head_of("application/json", "no-store"));
     }
     let wait = wait.unwrap_or(Seconds::new(POLL_WAIT_S.default));
-    let wait = request.caller.within(wait, request.driver.now());
+    let wait = request.caller.within(wait, request.driver.expiry_time());
     let poll = Poll { wait, last_event_id, peer: request.peer(), token: request.caller.id() };
     let mut polled = pin!(request.driver.poll(device.clone(), poll));
     let polled = tokio::select! {

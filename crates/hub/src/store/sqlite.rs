@@ -111,6 +111,9 @@ struct Shared {
     txns: Queue<Txn>,
     loads: Queue<Load>,
     jobs: Queue<Job>,
+    /// Reads and loads that were asked for.
+    #[cfg(test)]
+    reads: std::sync::atomic::AtomicU64,
     /// Wakes the thread that moves the log into the database; nothing is ever in it.
     checkpoints: Queue<()>,
     commits: CommitTimes,
@@ -158,6 +161,8 @@ impl SqliteStore {
             txns: Queue::default(),
             loads: Queue::default(),
             jobs: Queue::default(),
+            #[cfg(test)]
+            reads: Default::default(),
             checkpoints: Queue::default(),
             commits: CommitTimes::default(),
             failed: OnceLock::new(),
@@ -207,6 +212,12 @@ impl SqliteStore {
     }
 
     /// Has a reader run `read`. It is in the queue when this returns.
+    /// How many reads and loads were asked for.
+    #[cfg(test)]
+    pub(crate) fn reads(&self) -> u64 {
+        self.shared.reads.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -219,6 +230,8 @@ impl SqliteStore {
                 let _gone = answer.send(read.map_err(|e| readers::unreadable(shared, e)));
             }
         });
+        #[cfg(test)]
+        self.shared.reads.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let put = self.shared.jobs.put(job, STORE_READS_WAITING_MAX);
         Box::pin(async move {
             match put {
@@ -237,6 +250,8 @@ impl Store for SqliteStore {
     }
 
     fn load(&self, load: Load) {
+        #[cfg(test)]
+        self.shared.reads.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let _dropped = self.shared.loads.put(load, usize::MAX);
     }
 

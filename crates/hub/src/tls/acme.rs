@@ -12,7 +12,7 @@ mod order;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bellwire_proto::Timestamp;
 use bellwire_proto::limits::{ACME_ATTEMPT_TIMEOUT, ACME_RETRY_MAX, ACME_RETRY_MIN};
@@ -59,6 +59,8 @@ struct Current {
     names: Vec<String>,
     expires_at: Timestamp,
     renew_at: Timestamp,
+    /// The same by the monotonic clock: a wall clock that is set back would put it off, and clients go by theirs.
+    renew_by: Instant,
 }
 
 /// How the certificate by ACME stands, for metrics.
@@ -166,7 +168,8 @@ impl Acme {
     fn put(&self, pair: Pair) {
         let renew_at = renew_at(pair.begins_at, pair.expires_at, random());
         let Pair { key, names, expires_at, .. } = pair;
-        let current = Current { key, names, expires_at, renew_at };
+        let renew_by = Instant::now() + renew_at.since(now());
+        let current = Current { key, names, expires_at, renew_at, renew_by };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(current);
     }
 
@@ -177,7 +180,11 @@ impl Acme {
             self.config.domains.iter().all(|domain| current.names.contains(domain))
         };
         let current = current.as_ref().filter(covers);
-        current.map_or(Duration::ZERO, |current| current.renew_at.since(now()))
+        let due_in = |current: &Current| {
+            let remains = current.renew_by.saturating_duration_since(Instant::now());
+            remains.min(current.renew_at.since(now()))
+        };
+        current.map_or(Duration::ZERO, due_in)
     }
 
     fn forget_challenges(&self) {
