@@ -14,6 +14,7 @@
 //! do to devices is in `hub/jobs.rs`.
 
 mod cancellation;
+mod selection;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -21,11 +22,12 @@ use bellwire_proto::limits::COMMANDS_TO_MANY_MAX;
 use bellwire_proto::{DeviceId, Json, Seq};
 
 use crate::ids::RequestId;
-use crate::io::Send;
-use crate::record::{CommandHead, JobRecord, TargetChunk, TxnId};
+use crate::io::{Send, TargetQuery};
+use crate::record::{ChunkRange, CommandHead, JobRecord, TxnId};
 use crate::time::{Instant, LOAD_RETRY, earliest};
 
 use cancellation::Cancel;
+pub(crate) use selection::Selection;
 
 /// Steps under way at once: one is prepared while the other is written.
 const STEPS_MAX: usize = 2;
@@ -40,6 +42,8 @@ pub(crate) struct StepId(u64);
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     jobs: BTreeMap<Seq, Job>,
+    /// Commands whose targets are being looked for, by their request.
+    selections: BTreeMap<RequestId, Selection>,
     steps: BTreeMap<StepId, Step>,
     last_step: u64,
     /// Chunks that a step is under way for.
@@ -90,6 +94,12 @@ struct Chunk {
     urgent: bool,
 }
 
+impl Chunk {
+    fn new(last: DeviceId) -> Self {
+        Self { last, busy: false, urgent: false }
+    }
+}
+
 /// A step that waits for its devices to be in memory.
 #[derive(Debug)]
 pub(crate) struct Step {
@@ -112,6 +122,8 @@ pub(crate) enum StepKind {
 /// What is to be looked up next for the jobs.
 #[derive(Debug)]
 pub(crate) enum JobLookup {
+    /// Targets of a command that is about to be stored.
+    Found { request: RequestId, query: Box<TargetQuery>, after: Option<DeviceId> },
     /// The chunk with this first name.
     Targets(Seq, DeviceId),
     /// Live deliveries after this device.
@@ -168,10 +180,9 @@ impl Commands {
     /// The jobs that a hub found unfinished when it started.
     pub(crate) fn recovered(records: Vec<JobRecord>) -> Self {
         let job = |record: JobRecord| {
-            let chunk = |last| Chunk { last, busy: false, urgent: false };
             let job = Job {
                 online_only: record.online_only,
-                chunks: record.chunks.into_iter().map(|c| (c.first, chunk(c.last))).collect(),
+                chunks: record.chunks.into_iter().map(|c| (c.first, Chunk::new(c.last))).collect(),
                 urgent: VecDeque::new(),
                 cancel: record.cancel.map(Cancel::new),
                 stored: TxnId::default(),
@@ -188,11 +199,11 @@ impl Commands {
 
     /// How much is held, in entries.
     pub(crate) fn len(&self) -> usize {
-        self.jobs.len() + self.steps.len() + self.held_back.len()
+        self.jobs.len() + self.selections.len() + self.steps.len() + self.held_back.len()
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.jobs.len() >= COMMANDS_TO_MANY_MAX
+        self.jobs.len() + self.selections.len() >= COMMANDS_TO_MANY_MAX
     }
 
     // --- Expansion ---
@@ -202,15 +213,12 @@ impl Commands {
         &mut self,
         head: CommandHead,
         online_only: bool,
-        chunks: &[TargetChunk],
+        ranges: impl IntoIterator<Item = ChunkRange>,
         txn: TxnId,
     ) {
-        let ends = |chunk: &TargetChunk| {
-            let (first, last) = (chunk.devices.first()?.clone(), chunk.devices.last()?.clone());
-            Some((first, Chunk { last, busy: false, urgent: false }))
-        };
         let seq = head.seq;
-        let chunks = chunks.iter().filter_map(ends).collect();
+        let chunks =
+            ranges.into_iter().map(|range| (range.first, Chunk::new(range.last))).collect();
         let urgent = VecDeque::new();
         let job = Job { head, online_only, chunks, urgent, cancel: None, stored: txn, txn };
         self.jobs.insert(seq, job);
@@ -255,6 +263,9 @@ impl Commands {
             return Some(JobLookup::Device(device));
         }
         self.reload_at = self.reload_at.filter(|_| !self.reloads.is_empty());
+        if let Some(lookup) = self.next_search(committed) {
+            return Some(lookup);
+        }
         if self.jobs.is_empty() || self.retry_at.is_some_and(|at| at > now) {
             return None;
         }
@@ -379,12 +390,13 @@ impl Commands {
 
     /// Requests that wait for steps and cancellations, when nothing will be done any more.
     pub(crate) fn abandon(&mut self) -> Vec<RequestId> {
-        let Self { jobs, steps, .. } = std::mem::take(self);
+        let Self { jobs, selections, steps, .. } = std::mem::take(self);
         let stored = steps.into_values().filter_map(|step| match step.kind {
             StepKind::Store { request, .. } => Some(request),
             StepKind::Expand { .. } => None,
         });
         let cancels = jobs.into_values().filter_map(|job| job.cancel);
-        stored.chain(cancels.flat_map(|cancel| cancel.requests)).collect()
+        let requests = stored.chain(cancels.flat_map(|cancel| cancel.requests));
+        requests.chain(selections.into_keys()).collect()
     }
 }

@@ -13,6 +13,7 @@
 mod grants;
 mod jobs;
 mod memory;
+mod selections;
 mod sends;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -371,6 +372,7 @@ impl Hub {
             Loaded::Targets(command, first, found) => {
                 self.targets_loaded(command, first, found, now);
             }
+            Loaded::Found(request, page) => self.targets_found(request, page, now),
             Loaded::LiveOf(command, devices) => self.live_of_loaded(command, devices, now),
             Loaded::Unknown(request, unknown) => self.unknown_loaded(request, unknown, now),
             Loaded::Idempotency(key, found) => self.key_loaded(&key, found, now),

@@ -2,8 +2,8 @@
 
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
 use bellwire_proto::{
-    Action, CommandId, Delivery, DeviceChange, DeviceId, Json, Problem, Seconds, Seq, Timestamp,
-    TokenId, Transport, limits,
+    Action, CommandId, Delivery, DeviceChange, DeviceId, Json, Problem, Seconds, Selector, Seq,
+    Timestamp, TokenId, Transport, limits,
 };
 
 use crate::ids::{RequestId, SessionId};
@@ -16,6 +16,17 @@ pub enum Target {
     Device(DeviceId),
     /// Several devices, rising by name, without duplicates; never empty.
     Devices(Vec<DeviceId>),
+    /// The devices that are found in the store when the command is stored; maybe none.
+    Found(Box<TargetQuery>),
+}
+
+/// Which of the registered devices a command is for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TargetQuery {
+    /// Those that it selects; all without one.
+    pub select: Option<Selector>,
+    /// The scope of the sender: what is outside of it is not there. All without one.
+    pub scope: Option<Selector>,
 }
 
 impl Target {
@@ -59,6 +70,10 @@ pub struct Send {
     /// What a full queue does: the command is stored all the same and its delivery `rejected`
     /// (`true`, and always so for several devices), or the request is refused.
     pub reject_when_full: bool,
+    /// The selector that named the target, as it was written.
+    pub select: Option<String>,
+    /// The command that it retries.
+    pub parent: Option<CommandId>,
     /// Who sends it.
     pub created_by: Option<String>,
     /// The caller's key, and the digest of the request that it stands for.
@@ -82,6 +97,8 @@ impl Send {
             wait: Seconds::new(limits::WAIT_S.default),
             not_before: None,
             reject_when_full: false,
+            select: None,
+            parent: None,
             created_by: None,
             idempotency: None,
         }

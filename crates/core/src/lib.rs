@@ -48,6 +48,6 @@ pub use hub::Hub;
 pub use ids::{RequestId, SessionId};
 pub use io::{
     AccessChange, Answer, Enrolment, Footprint, Frame, HubEvent, Listen, NotifyOn, Output, Peer,
-    Poll, Presence, Send, Target, TokenUse,
+    Poll, Presence, Send, Target, TargetQuery, TokenUse,
 };
 pub use time::{Instant, Now};

@@ -17,6 +17,7 @@ use bellwire_proto::{
 };
 
 use crate::ids::RequestId;
+use crate::io::TargetQuery;
 use crate::time::{Instant, Now};
 
 /// A command without its data: what every delivery of it needs to know.
@@ -72,6 +73,10 @@ pub struct CommandRecord {
     pub data: Json,
     /// Who sent it.
     pub created_by: Option<String>,
+    /// The selector that named its devices, as it was written.
+    pub select: Option<String>,
+    /// The command that it retries.
+    pub parent: Option<CommandId>,
     /// Only for devices that are online (`ttl=0`): what is offline expires at once.
     pub online_only: bool,
 }
@@ -81,6 +86,23 @@ pub struct CommandRecord {
 pub struct TargetChunk {
     /// Device names, rising; never empty.
     pub devices: Vec<DeviceId>,
+}
+
+impl TargetChunk {
+    /// Its first and its last name; `None` if it has none.
+    pub fn range(&self) -> Option<ChunkRange> {
+        let (first, last) = (self.devices.first()?.clone(), self.devices.last()?.clone());
+        Some(ChunkRange { first, last })
+    }
+}
+
+/// Some of the devices that a [`TargetQuery`] finds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TargetPage {
+    /// Those that it finds, rising.
+    pub devices: Vec<DeviceId>,
+    /// The last device that was looked at; `None` when there are no more.
+    pub last: Option<DeviceId>,
 }
 
 /// The first and the last name of a [`TargetChunk`].
@@ -319,6 +341,11 @@ pub enum Change {
     PutTargets(Seq, TargetChunk),
     /// The targets of the chunk with this first name have their deliveries.
     DeleteTargets(Seq, DeviceId),
+    /// All targets that were put under the first number belong to the command with the second, which is stored by the
+    /// same transaction. Until then no command has the first: a start deletes such targets.
+    AdoptTargets(Seq, Seq),
+    /// All targets that were put under this number are given up: there will be no command.
+    DropTargets(Seq),
     /// A command to many is being cancelled, by force or not.
     PutCancel(Seq, bool),
     /// The cancellation of a command to many has reached every delivery.
@@ -419,6 +446,17 @@ pub enum Load {
     Command(CommandId),
     /// The names of a [`TargetChunk`] by its command and first name, and the command's data.
     Targets(Seq, DeviceId),
+    /// The devices that a query finds after the given one, of so many that are looked at.
+    Found {
+        /// Who sends the command.
+        request: RequestId,
+        /// Which.
+        query: Box<TargetQuery>,
+        /// By name after this one.
+        after: Option<DeviceId>,
+        /// Devices to look at, at most.
+        rows_max: usize,
+    },
     /// Devices that have a live delivery of this command, by name after the given one, at most
     /// this many.
     LiveOf(Seq, Option<DeviceId>, usize),
@@ -513,6 +551,8 @@ pub enum Loaded {
     Command(CommandId, Option<Box<LoadedCommand>>),
     /// To [`Load::Targets`]; `None` when there is no such chunk.
     Targets(Seq, DeviceId, Option<(TargetChunk, Json)>),
+    /// To [`Load::Found`].
+    Found(RequestId, TargetPage),
     /// To [`Load::LiveOf`], rising.
     LiveOf(Seq, Vec<DeviceId>),
     /// To [`Load::Unknown`].

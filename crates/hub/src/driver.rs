@@ -34,6 +34,7 @@ use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
 
 mod effects;
 mod events;
+mod preview;
 mod reserved;
 mod runtime;
 mod trials;
@@ -164,9 +165,19 @@ impl Driver {
     /// `idempotency_mismatch`, `unknown_device`, `rate_limited`, `draining`, `store_unavailable`.
     pub async fn send_to_many(&self, send: Send, visible: Visible) -> Result<Command, Problem> {
         match self.request_send(send).await? {
-            Answer::Command(command) => self.command(command, visible).await,
+            Answer::Command(command) => self.command_of_sender(command, visible).await,
             answer => Err(unexpected(&answer)),
         }
+    }
+
+    /// A command to no device is there for nobody in particular; its sender is shown it all the same.
+    async fn command_of_sender(&self, id: CommandId, visible: Visible) -> Result<Command, Problem> {
+        let shown = self.command(id, visible).await;
+        if shown.as_ref().is_err_and(|problem| problem.code == Code::UnknownCommand) {
+            let whole = self.command(id, Visible::all()).await?;
+            return if whole.total == 0 { Ok(whole) } else { shown };
+        }
+        shown
     }
 
     async fn request_send(&self, send: Send) -> Result<Answer, Problem> {

@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, TokenRecord, Txn};
-use bellwire_core::{Instant, Presence};
+use bellwire_core::{Instant, Presence, TargetQuery};
 use bellwire_proto::{
     Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device, DeviceId,
     DeviceStatus, Page, Selector, Timestamp, TokenId,
@@ -102,6 +102,14 @@ pub trait Store: Send + Sync + 'static {
     /// Devices by name.
     fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>>;
 
+    /// The devices that a query finds after the given one, of `rows_max` that are looked at.
+    fn found(
+        &self,
+        query: TargetQuery,
+        after: Option<DeviceId>,
+        rows_max: usize,
+    ) -> Reading<FoundPage>;
+
     /// A token by its id, expired or not.
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>>;
 
@@ -140,6 +148,15 @@ pub struct Snapshot {
     pub deliveries: Vec<(Delivery, u64)>,
     /// Whether there are more after the last.
     pub more: bool,
+}
+
+/// Some of the devices that a query finds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundPage {
+    /// Those that it finds, rising, each with how many deliveries it has queued.
+    pub devices: Vec<(DeviceId, u64)>,
+    /// The last device that was looked at; `None` when there are no more.
+    pub last: Option<DeviceId>,
 }
 
 /// Which commands to list. With `device` and `state` both, a command must have one delivery that

@@ -13,6 +13,7 @@ use bellwire_core::record::{
     Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, Seen, TargetChunk,
     TokenRecord,
 };
+use bellwire_core::{RequestId, TargetQuery};
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, Visible};
 use bellwire_proto::{
     Delivery, DeliveryState, DeviceId, ErrorInfo, Join, Labels, Outcome, Progress, Role, Scope,
@@ -130,6 +131,10 @@ fn a_change() -> impl Strategy<Value = Change> {
             Change::PutTargets(Seq::new(seq), TargetChunk { devices: vec![device(n), device("z")] })
         }),
         1 => (1..=SEQS, name()).prop_map(|(seq, n)| Change::DeleteTargets(Seq::new(seq), device(n))),
+        1 => (1..=SEQS, 1..=SEQS).prop_map(|(stage, seq)| {
+            Change::AdoptTargets(Seq::new(stage), Seq::new(seq))
+        }),
+        1 => (1..=SEQS).prop_map(|seq| Change::DropTargets(Seq::new(seq))),
         1 => key.prop_map(|(caller, key, seq, byte)| {
             Change::PutIdempotency(Box::new(IdempotencyRecord {
                 key: IdempotencyKey { caller: caller.into(), key: key.into() },
@@ -153,6 +158,16 @@ fn a_page() -> impl Strategy<Value = PageMax> {
     (0..6usize, 0..40usize).prop_map(|(rows, bytes)| PageMax { rows, bytes })
 }
 
+fn a_query() -> impl Strategy<Value = TargetQuery> {
+    let selectors = vec!["site=lyon", "os,site!=rome", "facts.x=1.0"];
+    let text = option::of(select(selectors));
+    let scope = option::of(select(vec!["site=lyon", "!os"]));
+    (text, scope).prop_map(|(select, scope)| TargetQuery {
+        select: select.map(|text| text.parse().unwrap()),
+        scope: scope.map(|text| text.parse().unwrap()),
+    })
+}
+
 fn a_load() -> impl Strategy<Value = Load> {
     let key = (select(vec!["", "ops"]), select(vec!["k", "l", "m"]));
     prop_oneof![
@@ -172,6 +187,14 @@ fn a_load() -> impl Strategy<Value = Load> {
             after.map(device),
             max
         )),
+        (option::of(name()), 1..5usize, a_query()).prop_map(|(after, rows_max, query)| {
+            Load::Found {
+                request: RequestId(1),
+                query: Box::new(query),
+                after: after.map(device),
+                rows_max,
+            }
+        }),
         (0..5u8).prop_map(|n| Load::Token(token_id(n))),
         (0..SEQS + 3).prop_map(|seq| Load::Data(device("a"), Seq::new(seq))),
         (name(), 1..=SEQS).prop_map(|(n, seq)| Load::Delivery(device(n), id(seq))),

@@ -41,7 +41,7 @@ pub mod time;
 pub mod token;
 pub mod wait;
 
-pub use command::{Command, Counts, Page};
+pub use command::{Command, Counts, Page, Preview};
 pub use delivery::{Delivery, DeliveryState};
 pub use device::{Device, DeviceChange, DeviceEvent, DeviceStatus, Transport};
 pub use enroll::{Enroll, Enrolled};

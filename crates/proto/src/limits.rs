@@ -97,6 +97,9 @@ pub const COMMAND_DEVICES_AT_ONCE: usize = 128;
 /// choice; each waits for the others. docs/protocol.md, section 3.
 pub const COMMANDS_TO_MANY_MAX: usize = 256;
 
+/// Devices that a dry run names. Contract, section 3.
+pub const PREVIEW_DEVICES_MAX: usize = 100;
+
 /// How long a command waits for `accepted` after it was sent, by default. Contract, section 2.
 pub const LEASE: Duration = Duration::from_secs(30);
 /// The longest backoff between two counted attempts. Contract, section 2.

@@ -159,6 +159,8 @@ pub(crate) fn store_command(
         head: head.clone(),
         data: send.data.clone(),
         created_by: send.created_by.clone(),
+        select: send.select.clone(),
+        parent: send.parent,
         online_only: is_online_only(send),
     })));
     head

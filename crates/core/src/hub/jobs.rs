@@ -18,6 +18,8 @@ use crate::record::{Change, CommandHead, IdempotencyRecord, Load, LoadedCommand,
 use crate::time::{LOAD_RETRY, Now};
 use crate::txn::TxnBuilder;
 
+/// Devices that a search for targets looks at, at once: a lookup of about a millisecond, since others wait for it.
+const TARGET_PAGE_ROWS: usize = 1024;
 /// Deliveries that a cancellation looks up at once.
 const CANCEL_PAGE_MAX: usize = 128;
 
@@ -55,7 +57,12 @@ impl Hub {
         }
     }
 
-    fn store_for(&mut self, (request, send, random): NewSend, devices: Vec<DeviceId>, now: Now) {
+    pub(super) fn store_for(
+        &mut self,
+        (request, send, random): NewSend,
+        devices: Vec<DeviceId>,
+        now: Now,
+    ) {
         if self.ctx.draining {
             return self.refuse_send(request, &send, Problem::draining());
         }
@@ -73,7 +80,8 @@ impl Hub {
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
         let head = store_command(&send, total, random, &mut txn);
         let (id, online_only) = (txn.id(), is_online_only(&send));
-        txn.ctx.commands.expand(head.clone(), online_only, &chunks, id);
+        let ranges = chunks.iter().filter_map(TargetChunk::range);
+        txn.ctx.commands.expand(head.clone(), online_only, ranges, id);
         chunks.into_iter().for_each(|chunk| txn.change(Change::PutTargets(head.seq, chunk)));
         put_key(&send, &head, &mut txn);
         txn.reply(request, Answer::Command(head.id));
@@ -81,7 +89,7 @@ impl Hub {
         self.end_call(outcome, now);
     }
 
-    fn refuse_send(&mut self, request: RequestId, send: &Send, problem: Problem) {
+    pub(super) fn refuse_send(&mut self, request: RequestId, send: &Send, problem: Problem) {
         self.ctx.refuse(request, problem);
         if let Some((key, _)) = send.idempotency.clone() {
             self.ctx.key_decisions.push_back(KeyDecision { key, device: None, stored: None });
@@ -190,6 +198,9 @@ impl Hub {
         let lookup = self.ctx.commands.next_lookup(last, committed, now.instant);
         let load = match lookup {
             None => return false,
+            Some(JobLookup::Found { request, query, after }) => {
+                Load::Found { request, query, after, rows_max: TARGET_PAGE_ROWS }
+            }
             Some(JobLookup::Targets(command, first)) => Load::Targets(command, first),
             Some(JobLookup::Live(command, after)) => Load::LiveOf(command, after, CANCEL_PAGE_MAX),
             Some(JobLookup::Device(device)) => Load::Device(device, PAGE_MAX),
@@ -233,11 +244,12 @@ impl Hub {
                 self.ctx.refuse(request, Problem::new(Code::UnknownCommand, detail));
                 continue;
             };
-            if found.head.is_to_many() {
-                self.cancel_many(request, found, force, now);
-            } else if let Some(delivery) = &found.first {
-                let op = DeliveryOp::Cancel { origin: CancelOrigin::Request(request), force };
-                self.at_device(delivery.device.clone(), Op::Delivery { command, op }, now);
+            match &found.first {
+                Some(delivery) if !found.head.is_to_many() => {
+                    let op = DeliveryOp::Cancel { origin: CancelOrigin::Request(request), force };
+                    self.at_device(delivery.device.clone(), Op::Delivery { command, op }, now);
+                }
+                _ => self.cancel_many(request, found, force, now),
             }
         }
     }
@@ -245,10 +257,8 @@ impl Hub {
     fn cancel_many(&mut self, request: RequestId, found: &LoadedCommand, force: bool, now: Now) {
         let head = &found.head;
         let completed = found.terminal >= head.total && !self.ctx.commands.has_job(head.seq);
-        if let Some(first) = found.first.as_ref().filter(|_| completed) {
-            let detail = "every delivery of the command has ended; none can become cancelled";
-            let problem = Problem::new(Code::IllegalTransition, detail);
-            return self.ctx.refuse(request, problem.with_delivery(first.to_delivery()));
+        if completed {
+            return self.ctx.refuse(request, all_ended(found));
         }
         if self.ctx.commands.is_full() && !self.ctx.commands.has_job(head.seq) {
             return self.ctx.refuse(request, too_many());
@@ -283,13 +293,23 @@ impl Hub {
     }
 }
 
-fn too_many() -> Problem {
+/// The refusal to cancel what has ended: with its first delivery, unless it was for no device.
+fn all_ended(found: &LoadedCommand) -> Problem {
+    let detail = "every delivery of the command has ended; none can become cancelled";
+    let problem = Problem::new(Code::IllegalTransition, detail);
+    match &found.first {
+        Some(first) => problem.with_delivery(first.to_delivery()),
+        None => problem,
+    }
+}
+
+pub(super) fn too_many() -> Problem {
     let detail = "too many commands to many devices are under way; try again later";
     Problem::new(Code::RateLimited, detail)
 }
 
 /// Stores the key of a command to several devices.
-fn put_key(send: &Send, head: &CommandHead, txn: &mut TxnBuilder<'_>) {
+pub(super) fn put_key(send: &Send, head: &CommandHead, txn: &mut TxnBuilder<'_>) {
     let Some((key, fingerprint)) = send.idempotency.clone() else { return };
     txn.decide_key(key.clone(), None, Some((fingerprint, head.id)));
     txn.change(Change::PutIdempotency(Box::new(IdempotencyRecord {

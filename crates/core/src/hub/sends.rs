@@ -63,6 +63,10 @@ impl Hub {
                 let devices = devices.clone();
                 self.send_to_devices((request, send, random), devices, now);
             }
+            Target::Found(query) => {
+                let query = query.clone();
+                self.find_targets((request, send, random), query);
+            }
         }
     }
 

@@ -63,7 +63,11 @@ impl World {
 
     fn sends(&mut self, index: usize) {
         let target = if self.random.percent(self.profile.to_many) {
-            self.several_devices()
+            if self.random.percent(25) {
+                Target::Found(Box::default())
+            } else {
+                self.several_devices()
+            }
         } else {
             Target::Device(self.any_device())
         };
@@ -107,7 +111,12 @@ impl World {
         let waits_s = send.wait.get();
         let key = send.idempotency.clone().map(|(key, digest)| (key.key, digest));
         let random = self.random.bytes();
-        let requested = Requested::Send(key, send.target.clone());
+        let requested = match send.target {
+            Target::Found(_) => {
+                Requested::SendToAll(key, self.store.disk.devices.keys().cloned().collect())
+            }
+            _ => Requested::Send(key, send.target.clone()),
+        };
         let request = self.request(Owner::Client(index), requested, |request| {
             Input::Send(request, Box::new(send), random)
         });

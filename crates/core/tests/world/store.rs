@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bellwire_core::record::{
     Change, ChunkRange, CommandRecord, Committed, DeliveryRecord, DeviceRecord, IdempotencyRecord,
     JobRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, TargetChunk,
-    TokenRecord, Txn,
+    TargetPage, TokenRecord, Txn,
 };
-use bellwire_core::{Instant, Now, Recovered, SeqSource};
+use bellwire_core::{Instant, Now, Recovered, SeqSource, TargetQuery};
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
-use bellwire_proto::{CommandId, Counts, DeliveryState, DeviceId, Json, Role, Seq, TokenId};
+use bellwire_proto::{
+    CommandId, Counts, DeliveryState, DeviceId, Json, Role, Selector, Seq, TokenId,
+};
 
 /// What is on disk.
 #[derive(Debug, Clone, Default)]
@@ -83,6 +85,8 @@ impl Store {
 impl Disk {
     /// What a start makes of it: contract, section 2, "Restart of the hub".
     pub(crate) fn recover(&mut self, now: Now) -> Recovered {
+        let Self { targets, commands, .. } = self;
+        targets.retain(|(seq, _), _| commands.contains_key(seq));
         let rows: Vec<DeliveryRecord> = self.deliveries.values().cloned().collect();
         for mut row in rows {
             if row.state == DeliveryState::Sent {
@@ -119,6 +123,12 @@ impl Disk {
             Change::DeleteTargets(command, first) => {
                 self.targets.remove(&(*command, first.clone()));
             }
+            Change::AdoptTargets(stage, command) => {
+                for (first, chunk) in self.take_targets(*stage) {
+                    self.targets.insert((*command, first), chunk);
+                }
+            }
+            Change::DropTargets(stage) => drop(self.take_targets(*stage)),
             Change::PutCancel(command, force) => drop(self.cancels.insert(*command, *force)),
             Change::DeleteCancel(command) => drop(self.cancels.remove(command)),
             Change::PutDelivery(row) => self.put_delivery(row),
@@ -174,6 +184,11 @@ impl Disk {
                 self.tokens.retain(|_, token| token.role.device() != Some(id));
             }
         }
+    }
+
+    fn take_targets(&mut self, stage: Seq) -> Vec<(DeviceId, TargetChunk)> {
+        let taken = self.targets.extract_if(.., |(seq, _), _| *seq == stage);
+        taken.map(|((_, first), chunk)| (first, chunk)).collect()
     }
 
     fn put_delivery(&mut self, row: &DeliveryRecord) {
@@ -290,6 +305,9 @@ impl Disk {
                 let data = self.commands.get(seq).map(|command| command.data.clone());
                 Loaded::Targets(*seq, first.clone(), chunk.cloned().zip(data))
             }
+            Load::Found { request, query, after, rows_max } => {
+                Loaded::Found(*request, self.find(query, after.as_ref(), *rows_max))
+            }
             Load::LiveOf(seq, after, max) => {
                 let behind = |row: &&DeliveryRecord| {
                     !row.state.is_terminal() && after.as_ref().is_none_or(|a| row.device > *a)
@@ -311,6 +329,20 @@ impl Disk {
                 let page = self.delivered(device, *after, *now, *page_max);
                 Loaded::Delivered(device.clone(), page)
             }
+        }
+    }
+
+    fn find(&self, query: &TargetQuery, after: Option<&DeviceId>, rows_max: usize) -> TargetPage {
+        let behind = self.devices.values().filter(|device| after.is_none_or(|a| device.id > *a));
+        let looked_at: Vec<&DeviceRecord> = behind.take(rows_max).collect();
+        let selected = |device: &&DeviceRecord| {
+            let facts = bellwire_proto::facts::selectable(&device.facts);
+            let selects = |select: &Selector| select.selects(&device.labels, &facts);
+            query.select.iter().chain(&query.scope).all(selects)
+        };
+        TargetPage {
+            last: looked_at.get(rows_max - 1).map(|device| device.id.clone()),
+            devices: looked_at.into_iter().filter(selected).map(|d| d.id.clone()).collect(),
         }
     }
 

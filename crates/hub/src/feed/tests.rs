@@ -341,6 +341,14 @@ impl Store for Counting {
     ) -> Reading<bellwire_proto::Page<StoredDevice>> {
         self.store.devices(filter, page)
     }
+    fn found(
+        &self,
+        query: bellwire_core::TargetQuery,
+        after: Option<DeviceId>,
+        rows_max: usize,
+    ) -> Reading<crate::store::FoundPage> {
+        self.store.found(query, after, rows_max)
+    }
     fn health(&self) -> Result<(), StoreError> {
         self.store.health()
     }

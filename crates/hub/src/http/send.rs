@@ -49,24 +49,35 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
 
 /// `POST /v1/commands`: the body is an envelope.
 pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
-    request.no_query()?;
+    let mut query = request.query()?;
+    let dry_run = query.switch("dry_run")?.unwrap_or(false);
+    query.finish()?;
     let key = params::idempotency_key(&request.head.headers)?;
 
     let body = request.body(ENVELOPE_BYTES_MAX).await?;
-    let envelope = Envelope::parse(&body, request.driver.config().data_bytes_max)?;
+    let mut envelope = Envelope::parse(&body, request.driver.config().data_bytes_max)?;
     request.caller.may_send(&envelope.action)?;
-    let targets = match &envelope.target {
+    let targets = match &mut envelope.target {
         Target::Device(device) => std::slice::from_ref(device),
         Target::Devices(devices) => devices,
+        Target::Found(query) => {
+            query.scope = request.caller.visible().select().cloned();
+            &[]
+        }
     };
     request.caller.sees(&request.driver, targets).await?;
+    if dry_run {
+        let preview = request.driver.preview(&envelope.target).await?;
+        return Ok(problem::json(StatusCode::OK, &preview));
+    }
 
-    let to_many = matches!(envelope.target, Target::Devices(_));
+    let to_many = !matches!(envelope.target, Target::Device(_));
     let data = envelope.data.clone();
     let mut send = Send::to(envelope.target, envelope.action, envelope.data);
     send.ttl = envelope.ttl;
     send.run_timeout = envelope.run_timeout;
     send.not_before = envelope.not_before;
+    send.select = envelope.select;
     send.reject_when_full = true;
     let media_type = params::media_type(&request.head.headers);
     identify(&mut send, &request, key, Query::default(), &media_type, &body);

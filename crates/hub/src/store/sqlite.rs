@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bellwire_core::Recovered;
 use bellwire_core::record::{Load, TokenRecord, Txn};
+use bellwire_core::{Recovered, TargetQuery};
 use bellwire_proto::limits::STORE_READS_WAITING_MAX;
 use bellwire_proto::{
     Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page, TokenId,
@@ -24,8 +24,8 @@ use tokio::sync::oneshot;
 
 use super::queue::{Queue, Refused};
 use super::{
-    CommandFilter, DeviceFilter, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents,
-    StoredDevice, StoredToken, StoredWait, Visible,
+    CommandFilter, DeviceFilter, FoundPage, PageRequest, Reading, Snapshot, Store, StoreError,
+    StoreEvents, StoredDevice, StoredToken, StoredWait, Visible,
 };
 use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
@@ -39,6 +39,7 @@ mod anchor;
 mod check;
 mod checkpoint;
 mod folder;
+mod found;
 mod in_use;
 mod lists;
 mod loads;
@@ -302,6 +303,15 @@ impl Store for SqliteStore {
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
         }
+    }
+
+    fn found(
+        &self,
+        query: TargetQuery,
+        after: Option<DeviceId>,
+        rows_max: usize,
+    ) -> Reading<FoundPage> {
+        self.read(move |connection| found::found(connection, &query, after.as_ref(), rows_max))
     }
 
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>> {

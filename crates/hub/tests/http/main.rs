@@ -18,4 +18,5 @@ mod reports;
 mod sending;
 mod streams;
 mod support;
+mod targets;
 mod tokens;

@@ -251,9 +251,9 @@ fn shown(
         done: terminal.map(|(_, count)| count).sum::<u64>() >= record.head.total,
         counts,
         not_before: record.head.not_before,
-        select: None,
+        select: record.select,
         rollout: None,
-        parent: None,
+        parent: record.parent,
     }))
 }
 

@@ -2,11 +2,13 @@
 
 use bellwire_core::record::{
     DeliveryRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, TargetChunk,
+    TargetPage,
 };
 use bellwire_core::{Instant, Now};
 use bellwire_proto::{CommandId, DeliveryState, DeviceId, Json, Seq};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Result, params};
 
+use super::found;
 use super::rows::{
     self, DELIVERY_COLUMNS, command_columns, delivery_columns, instant_ms, int, state_number,
 };
@@ -48,6 +50,11 @@ pub(super) fn answer(connection: &Connection, load: &Load) -> Result<Loaded> {
                 .optional()?;
             let chunk = chunk.map(|devices| TargetChunk { devices });
             Loaded::Targets(*seq, first.clone(), chunk.zip(data(connection, *seq)?))
+        }
+        Load::Found { request, query, after, rows_max } => {
+            let found = found::found(connection, query, after.as_ref(), *rows_max)?;
+            let devices = found.devices.into_iter().map(|(device, _)| device).collect();
+            Loaded::Found(*request, TargetPage { devices, last: found.last })
         }
         Load::LiveOf(seq, after, devices_max) => {
             let mut statement = connection.prepare_cached(

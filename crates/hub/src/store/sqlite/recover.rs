@@ -14,6 +14,8 @@ use super::rows::{self, command_columns, instant_ms, ms, seq};
 /// run clocks are prolonged to a least time; times to live continue.
 pub(super) fn recover(connection: &mut Connection, now: Now) -> Result<Recovered> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // What was found for a command that was not stored any more.
+    transaction.execute("DELETE FROM targets WHERE seq NOT IN (SELECT seq FROM commands)", [])?;
     // Counters go with the rows: of the queues, and of commands to many.
     transaction.execute(
         "INSERT INTO queues

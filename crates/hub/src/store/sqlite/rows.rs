@@ -42,12 +42,12 @@ pub(super) const STATE: usize = 10;
 macro_rules! command_columns {
     () => {
         "c.seq, c.id, c.action, c.created_at, c.expires_at, c.run_timeout_ms, c.not_before, \
-         c.created, c.total, c.online_only, c.created_by, c.data"
+         c.created, c.total, c.online_only, c.created_by, c.data, c.selector, c.parent"
     };
 }
 
 /// How many columns that is: what is selected after them has this index.
-pub(super) const COMMAND_COLUMNS: usize = 12;
+pub(super) const COMMAND_COLUMNS: usize = 14;
 
 /// A device in the order in which [`device`] reads it.
 macro_rules! device_columns {
@@ -118,6 +118,8 @@ pub(super) fn put_command(statement: &mut Statement<'_>, command: &CommandRecord
         command.online_only,
         command.created_by,
         command.data.as_str(),
+        command.select,
+        command.parent.map(|parent| parent.to_bytes()),
     ])
 }
 
@@ -162,6 +164,8 @@ pub(super) fn command(row: &Row<'_>) -> Result<CommandRecord> {
         online_only: row.get(9)?,
         created_by: row.get(10)?,
         data: json(row, 11)?,
+        select: row.get(12)?,
+        parent: maybe_id(row, 13)?,
     })
 }
 
@@ -315,6 +319,11 @@ fn maybe_json(row: &Row<'_>, at: usize) -> Result<Option<Json>> {
 
 pub(super) fn id(row: &Row<'_>, at: usize) -> Result<CommandId> {
     row.get(at).map(CommandId::from_bytes)
+}
+
+fn maybe_id(row: &Row<'_>, at: usize) -> Result<Option<CommandId>> {
+    let bytes: Option<[u8; 16]> = row.get(at)?;
+    Ok(bytes.map(CommandId::from_bytes))
 }
 
 fn progress(row: &Row<'_>, at: usize) -> Result<Option<Progress>> {

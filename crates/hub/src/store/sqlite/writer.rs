@@ -18,7 +18,7 @@ use super::tokens;
 use crate::store::{StoreError, StoreEvents};
 
 const PUT_COMMAND: &str = "
-    INSERT INTO commands VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+    INSERT INTO commands VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
     ON CONFLICT (seq) DO NOTHING";
 
 /// An upsert would compute the entries of every index twice, so these are two statements.
@@ -101,6 +101,8 @@ struct Statements<'c> {
     put_command: Statement<'c>,
     put_targets: Statement<'c>,
     delete_targets: Statement<'c>,
+    adopt_targets: Statement<'c>,
+    drop_targets: Statement<'c>,
     put_cancel: Statement<'c>,
     delete_cancel: Statement<'c>,
     old_state: Statement<'c>,
@@ -134,6 +136,9 @@ impl<'c> Statements<'c> {
                 .prepare("INSERT OR REPLACE INTO targets VALUES (?1, ?2, ?3, ?4)")?,
             delete_targets: connection
                 .prepare("DELETE FROM targets WHERE seq = ?1 AND first = ?2")?,
+            adopt_targets: connection
+                .prepare("UPDATE OR REPLACE targets SET seq = ?2 WHERE seq = ?1")?,
+            drop_targets: connection.prepare("DELETE FROM targets WHERE seq = ?1")?,
             put_cancel: connection.prepare("INSERT OR REPLACE INTO cancels VALUES (?1, ?2)")?,
             delete_cancel: connection.prepare("DELETE FROM cancels WHERE seq = ?1")?,
             old_state: connection
@@ -198,6 +203,10 @@ impl<'c> Statements<'c> {
             Change::DeleteTargets(seq, first) => {
                 self.delete_targets.execute(params![int(seq.get()), first.as_str()])
             }
+            Change::AdoptTargets(stage, seq) => {
+                self.adopt_targets.execute([int(stage.get()), int(seq.get())])
+            }
+            Change::DropTargets(stage) => self.drop_targets.execute([int(stage.get())]),
             Change::PutCancel(seq, force) => {
                 self.put_cancel.execute(params![int(seq.get()), force])
             }

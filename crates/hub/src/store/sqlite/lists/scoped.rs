@@ -72,9 +72,9 @@ pub(super) fn shown(
         done: terminal >= total,
         counts,
         not_before: head.not_before,
-        select: None,
+        select: record.select,
         rollout: None,
-        parent: None,
+        parent: record.parent,
     }))
 }
 
