@@ -16,12 +16,14 @@ mod agent;
 mod connect;
 mod doctor;
 mod operator;
+mod results;
 
 pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
 pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use doctor::Doctor;
 pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
+pub use results::Results;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -114,6 +116,8 @@ pub enum Command {
     Status(Status),
     /// Follow a command until it has ended.
     Watch(Watch),
+    /// Show what became of a command at each appliance: a table, JSON lines or CSV.
+    Results(Results),
     /// Cancel a command.
     Cancel(Cancel),
     /// List the commands.

@@ -31,6 +31,7 @@ mod listen;
 mod manual;
 mod out;
 mod replay;
+mod results;
 mod saved;
 mod send;
 #[cfg(feature = "hub")]
@@ -93,6 +94,7 @@ async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
         Command::Send(send) => send::run(send, form).await,
         Command::Status(status) => command::status(status, form).await,
         Command::Watch(watch) => command::watch(watch, form).await,
+        Command::Results(results) => results::run(results, form).await,
         Command::Cancel(cancel) => command::cancel(cancel, form).await,
         Command::Commands(commands) => commands::run(commands, form).await,
         Command::Devices(devices) => devices::run(devices, form).await,

@@ -16,6 +16,7 @@ mod caller;
 pub mod classic;
 mod command;
 mod device;
+mod export;
 mod ops;
 mod page;
 pub mod params;

@@ -19,6 +19,7 @@
 
 pub mod codes;
 pub mod command;
+pub mod csv;
 pub mod delivery;
 pub mod device;
 pub mod enroll;

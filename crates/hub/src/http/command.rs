@@ -6,6 +6,7 @@ use bellwire_proto::{Code, Command, CommandId, CommandIdPrefix, Page, Problem, R
 use http::StatusCode;
 
 use super::caller::Caller;
+use super::export::{self, Export, Wanted};
 use super::params::Query;
 use super::request::Request;
 use super::{page, problem, stream};
@@ -57,11 +58,20 @@ pub(super) async fn show(request: Request) -> Result<Response, Problem> {
     Ok(problem::json(StatusCode::OK, &command))
 }
 
-/// `GET /v1/commands/{command}/deliveries`: by device.
+/// `GET /v1/commands/{command}/deliveries`: by device; a page, or all as JSON lines or CSV.
 pub(super) async fn deliveries(request: Request) -> Result<Response, Problem> {
     let command: CommandId = request.name("command")?;
     let mut query = request.query()?;
     let state = query.value("state")?;
+    if let Some(form) = Export::accepted(&request.head.headers) {
+        if query.text("limit").is_some() || query.text("after").is_some() {
+            let detail = "JSON lines and CSV have no pages: leave limit and after out";
+            return Err(Problem::bad_request(detail));
+        }
+        query.finish()?;
+        let wanted = Wanted { command, state, visible: request.caller.visible() };
+        return export::export(&request.driver, form, wanted).await;
+    }
     let page = super::page_request(&mut query)?;
     query.finish()?;
 

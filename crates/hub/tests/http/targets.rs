@@ -145,3 +145,38 @@ fn a_target_that_is_unclear_is_refused_with_what_to_write() {
         assert!(text(&answer.json()["detail"]).contains(part), "{target}: {answer:?}");
     }
 }
+
+#[test]
+fn deliveries_come_all_at_once_as_json_lines_or_csv() {
+    let hub = Hub::start();
+    register(&hub, MANY);
+    let command = send(&hub, json!({"all": true})).json();
+    let id = text(&command["id"]).to_owned();
+    hub.until(|| count(&hub, &id, "queued") == MANY as u64);
+    let told = json!({"state": "failed", "exit_code": 2, "stdout": "a \"b\",\nc"}).to_string();
+    assert_eq!(hub.post(&format!("/v1/devices/d007/commands/{id}/status"), &told).status, 200);
+    let line = |state: &str| format!("GET /v1/commands/{id}/deliveries{state}");
+
+    let lines = hub.request(&line(""), "Accept: application/jsonl\r\n", b"");
+    assert_eq!(lines.head.header("content-type"), Some("application/jsonl"));
+    let body = String::from_utf8(lines.body).unwrap();
+    let listed: Vec<Value> = body.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(listed.len(), MANY);
+    assert!(listed.iter().enumerate().all(|(n, d)| d["device"] == format!("d{n:03}")));
+
+    let csv = hub.request(&line("?state=failed"), "Accept: text/csv, */*;q=0.1\r\n", b"");
+    assert_eq!(csv.head.header("content-type"), Some("text/csv; charset=utf-8"));
+    let csv = String::from_utf8(csv.body).unwrap();
+    let (head, rows) = csv.split_once("\r\n").unwrap();
+    assert!(head.starts_with("device,state,attempt,exit_code,"), "{head}");
+    assert!(rows.starts_with("d007,failed,0,2,,,false,"), "{rows}");
+    assert!(rows.ends_with(",\"a \"\"b\"\",\nc\",\r\n"), "{rows}");
+
+    let paged = hub.request(&line("?limit=1"), "Accept: text/csv\r\n", b"");
+    assert_eq!(paged.code(), "bad_request");
+    let ghost = "GET /v1/commands/01900000-0000-7000-8000-000000000000/deliveries";
+    assert_eq!(hub.request(ghost, "Accept: text/csv\r\n", b"").code(), "unknown_command");
+    // Whoever asks for nothing in particular gets a page.
+    let page = hub.request(&line(""), "Accept: */*\r\n", b"").json();
+    assert_eq!(page["items"].as_array().unwrap().len(), 100);
+}
