@@ -17,6 +17,7 @@ mod connect;
 mod doctor;
 mod operator;
 mod results;
+mod rollout;
 
 pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
@@ -24,6 +25,7 @@ pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use doctor::Doctor;
 pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
 pub use results::Results;
+pub use rollout::{Retry, Rollout};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -120,6 +122,17 @@ pub enum Command {
     Results(Results),
     /// Cancel a command.
     Cancel(Cancel),
+    /// Pause a rollout: no batch begins until it is resumed.
+    #[command(after_help = "Example:\n  bellwire pause 0190f3c4")]
+    Pause(Rollout),
+    /// Resume a rollout that is paused.
+    #[command(after_help = "Example:\n  bellwire resume 0190f3c4")]
+    Resume(Rollout),
+    /// Abort a rollout: no batch begins any more, and what has not begun is cancelled.
+    #[command(after_help = "Example:\n  bellwire abort 0190f3c4")]
+    Abort(Rollout),
+    /// Send a command again to the appliances where it has failed.
+    Retry(Retry),
     /// List the commands.
     Commands(Commands),
     /// List the appliances, show one, or remove some.

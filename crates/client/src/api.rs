@@ -28,6 +28,7 @@ mod error;
 mod events;
 mod listen;
 mod page;
+mod rollout;
 mod token;
 
 pub use command::{CommandQuery, DeliveryQuery, NewCommand, SendOptions, Target};
@@ -35,6 +36,7 @@ pub use device::{BatchAnswer, DeviceQuery, PollOptions, Pong};
 pub use error::Error;
 pub use events::{CommandChange, Events, HubChange, HubState};
 pub use listen::{ListenOptions, Listener, Signal, Way};
+pub use rollout::RolloutChange;
 
 /// A client of a hub's API.
 ///

@@ -2,12 +2,12 @@
 
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
 use bellwire_proto::{
-    Action, CommandId, Delivery, DeviceChange, DeviceId, Json, Problem, Seconds, Selector, Seq,
+    Action, CommandId, Delivery, DeviceChange, DeviceId, Json, Problem, RolloutPlan, Seconds, Seq,
     Timestamp, TokenId, Transport, limits,
 };
 
 use crate::ids::{RequestId, SessionId};
-use crate::record::{IdempotencyKey, Load, Txn};
+use crate::record::{IdempotencyKey, Load, TargetQuery, Txn};
 
 /// The devices that a command is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,13 +20,15 @@ pub enum Target {
     Found(Box<TargetQuery>),
 }
 
-/// Which of the registered devices a command is for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TargetQuery {
-    /// Those that it selects; all without one.
-    pub select: Option<Selector>,
-    /// The scope of the sender: what is outside of it is not there. All without one.
-    pub scope: Option<Selector>,
+/// What an operator does to a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RolloutOp {
+    /// No batch begins until it is resumed.
+    Pause,
+    /// Batches begin again.
+    Resume,
+    /// None begins any more.
+    Abort,
 }
 
 impl Target {
@@ -74,6 +76,8 @@ pub struct Send {
     pub select: Option<String>,
     /// The command that it retries.
     pub parent: Option<CommandId>,
+    /// How it is rolled out; to all at once without a plan.
+    pub rollout: Option<Box<RolloutPlan>>,
     /// Who sends it.
     pub created_by: Option<String>,
     /// The caller's key, and the digest of the request that it stands for.
@@ -99,11 +103,15 @@ impl Send {
             reject_when_full: false,
             select: None,
             parent: None,
+            rollout: None,
             created_by: None,
             idempotency: None,
         }
     }
 }
+
+/// A send with the randomness of its command's id.
+pub(crate) type NewSend = (RequestId, Box<Send>, [u8; 10]);
 
 /// The client's end of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use bellwire_core::record::TokenRecord;
 use bellwire_core::{
-    Answer, Enrolment, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, Send, SessionId,
-    TokenUse,
+    Answer, Enrolment, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, RolloutOp, Send,
+    SessionId, TokenUse,
 };
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{
@@ -197,6 +197,23 @@ impl Driver {
     ) -> Result<Command, Problem> {
         let reply =
             self.request(|hub, request, now| hub.handle_cancel(request, command, force, now));
+        match reply.await? {
+            Answer::Cancelled => self.command(command, visible).await,
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Pauses, resumes or aborts the rollout of a command, and shows it as it then is.
+    ///
+    /// # Errors
+    /// `unknown_command`, `conflict` when it has no rollout or that has ended, `store_unavailable`.
+    pub async fn change_rollout(
+        &self,
+        command: CommandId,
+        op: RolloutOp,
+        visible: Visible,
+    ) -> Result<Command, Problem> {
+        let reply = self.request(|hub, request, now| hub.handle_rollout(request, command, op, now));
         match reply.await? {
             Answer::Cancelled => self.command(command, visible).await,
             answer => Err(unexpected(&answer)),

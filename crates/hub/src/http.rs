@@ -133,6 +133,22 @@ static ROUTES: &[Route] = &[
         methods: &[on!(GET reads Operator, command::deliveries)],
     },
     Route {
+        path: "/v1/commands/{command}/pause",
+        methods: &[on!(POST acts Operator, command::pause)],
+    },
+    Route {
+        path: "/v1/commands/{command}/resume",
+        methods: &[on!(POST acts Operator, command::resume)],
+    },
+    Route {
+        path: "/v1/commands/{command}/abort",
+        methods: &[on!(POST acts Operator, command::abort)],
+    },
+    Route {
+        path: "/v1/commands/{command}/retry",
+        methods: &[on!(POST acts Operator, send::retry)],
+    },
+    Route {
         path: "/v1/commands/{command}/waits",
         methods: &[on!(GET reads Operator, waits::list)],
     },

@@ -13,6 +13,7 @@ use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, TokenRecord, Txn};
 use bellwire_core::{Instant, Presence, TargetQuery};
@@ -55,6 +56,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// A command by its id.
     fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<Command>>;
+
+    /// How long a device may be silent about a command that it has accepted; `None` when there is no such command.
+    fn run_timeout(&self, id: CommandId) -> Reading<Option<Duration>>;
 
     /// Commands, newest first.
     fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>>;
@@ -155,6 +159,8 @@ pub struct Snapshot {
 pub struct FoundPage {
     /// Those that it finds, rising, each with how many deliveries it has queued.
     pub devices: Vec<(DeviceId, u64)>,
+    /// Those of them that the query names as canaries, rising.
+    pub canaries: Vec<DeviceId>,
     /// The last device that was looked at; `None` when there are no more.
     pub last: Option<DeviceId>,
 }

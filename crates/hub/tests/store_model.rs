@@ -128,7 +128,7 @@ fn a_change() -> impl Strategy<Value = Change> {
         1 => (1..=SEQS, any::<bool>()).prop_map(|(seq, force)| Change::PutCancel(Seq::new(seq), force)),
         1 => (1..=SEQS).prop_map(|seq| Change::DeleteCancel(Seq::new(seq))),
         1 => (1..=SEQS, name()).prop_map(|(seq, n)| {
-            Change::PutTargets(Seq::new(seq), TargetChunk { devices: vec![device(n), device("z")] })
+            Change::PutTargets(Seq::new(seq), TargetChunk { devices: vec![device(n), device("z")], canary: false })
         }),
         1 => (1..=SEQS, name()).prop_map(|(seq, n)| Change::DeleteTargets(Seq::new(seq), device(n))),
         1 => (1..=SEQS, 1..=SEQS).prop_map(|(stage, seq)| {
@@ -165,6 +165,7 @@ fn a_query() -> impl Strategy<Value = TargetQuery> {
     (text, scope).prop_map(|(select, scope)| TargetQuery {
         select: select.map(|text| text.parse().unwrap()),
         scope: scope.map(|text| text.parse().unwrap()),
+        ..TargetQuery::default()
     })
 }
 

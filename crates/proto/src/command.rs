@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::delivery::DeliveryState;
 use crate::id::{Action, CommandId, DeviceId, Seq};
 use crate::json::Json;
+use crate::rollout::Rollout;
 use crate::time::Timestamp;
 
 /// How many deliveries of a command are in each state; states with none are absent.
@@ -40,7 +41,7 @@ pub struct Command {
     /// The selector that named its devices; `None` if they were named otherwise.
     pub select: Option<String>,
     /// How far it has been rolled out; `None` for one that was sent to all devices at once.
-    pub rollout: Option<Json>,
+    pub rollout: Option<Rollout>,
     /// The command that it retries.
     pub parent: Option<CommandId>,
 }

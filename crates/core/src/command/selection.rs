@@ -12,10 +12,9 @@ use bellwire_proto::limits::COMMAND_DEVICES_AT_ONCE;
 use bellwire_proto::{DeviceId, Seq};
 
 use super::{Commands, JobLookup};
-use crate::idempotency::NewSend;
 use crate::ids::RequestId;
-use crate::io::TargetQuery;
-use crate::record::{ChunkRange, TargetChunk, TargetPage, TxnId};
+use crate::io::NewSend;
+use crate::record::{ChunkRange, TargetChunk, TargetPage, TargetQuery, TxnId};
 
 /// Pages that are looked up at once, of all searches: the thread that reads has others to serve.
 const PAGES_MAX: usize = 2;
@@ -32,11 +31,15 @@ pub(crate) struct Selection {
     after: Option<DeviceId>,
     /// What was found and is not stored yet: less than a page and a chunk.
     pub(crate) found: Vec<DeviceId>,
+    /// The same of the first batch of a rollout.
+    canaries: Vec<DeviceId>,
     /// The number under which chunks are stored, once there is one.
     pub(crate) stage: Option<Seq>,
     pub(crate) chunks: Vec<ChunkRange>,
     /// How many were stored.
     pub(crate) staged: u64,
+    /// How many of those are canaries.
+    pub(crate) staged_canaries: u64,
     writing: VecDeque<TxnId>,
 }
 
@@ -45,12 +48,16 @@ impl Selection {
     pub(crate) fn take_chunks(&mut self, all: bool) -> Vec<TargetChunk> {
         let mut chunks = Vec::new();
         let least = if all { 1 } else { COMMAND_DEVICES_AT_ONCE + 1 };
-        while self.found.len() >= least {
-            let rest = self.found.split_off(self.found.len().min(COMMAND_DEVICES_AT_ONCE));
-            let chunk = TargetChunk { devices: std::mem::replace(&mut self.found, rest) };
-            self.staged += chunk.devices.len() as u64;
-            self.chunks.extend(chunk.range());
-            chunks.push(chunk);
+        for canary in [true, false] {
+            let found = if canary { &mut self.canaries } else { &mut self.found };
+            while found.len() >= least {
+                let rest = found.split_off(found.len().min(COMMAND_DEVICES_AT_ONCE));
+                let chunk = TargetChunk { devices: std::mem::replace(found, rest), canary };
+                self.staged += chunk.devices.len() as u64;
+                self.staged_canaries += if canary { chunk.devices.len() as u64 } else { 0 };
+                self.chunks.extend(chunk.range());
+                chunks.push(chunk);
+            }
         }
         chunks
     }
@@ -69,9 +76,11 @@ impl Commands {
             loading: false,
             after: None,
             found: Vec::new(),
+            canaries: Vec::new(),
             stage: None,
             chunks: Vec::new(),
             staged: 0,
+            staged_canaries: 0,
             writing: VecDeque::new(),
             send,
         };
@@ -98,7 +107,14 @@ impl Commands {
         let mut selection = self.end_search(request)?;
         selection.loading = false;
         selection.after = page.last;
-        selection.found.extend(page.devices);
+        if page.canaries.is_empty() {
+            selection.found.extend(page.devices);
+        } else {
+            let canaries = page.canaries;
+            let others = page.devices.into_iter().filter(|d| canaries.binary_search(d).is_err());
+            selection.found.extend(others);
+            selection.canaries.extend(canaries);
+        }
         Some(selection)
     }
 

@@ -4,17 +4,18 @@
 use bellwire_proto::limits::{COMMAND_DEVICES_AT_ONCE, IDEMPOTENCY_RETENTION};
 use bellwire_proto::{Code, CommandId, DeviceId, Json, Problem, Seq};
 
-use super::Hub;
-use crate::command::{JobLookup, StepId, StepKind};
+use super::{CommandOp, Hub};
+use crate::command::{Expansion, JobLookup, StepId, StepKind};
 use crate::context::KeyDecision;
 use crate::context::{store_unavailable, unknown_device};
 use crate::device::{
     CancelOrigin, DeliveryOp, DeliveryRule, Op, PAGE_MAX, is_online_only, store_command,
 };
-use crate::idempotency::NewSend;
 use crate::ids::RequestId;
-use crate::io::{Answer, Output, Send};
-use crate::record::{Change, CommandHead, IdempotencyRecord, Load, LoadedCommand, TargetChunk};
+use crate::io::{Answer, NewSend, Output, Send};
+use crate::record::{
+    Change, CommandHead, IdempotencyRecord, Load, LoadedCommand, TargetChunk, TargetQuery,
+};
 use crate::time::{LOAD_RETRY, Now};
 use crate::txn::TxnBuilder;
 
@@ -66,6 +67,10 @@ impl Hub {
         if self.ctx.draining {
             return self.refuse_send(request, &send, Problem::draining());
         }
+        if send.rollout.is_some() {
+            let query = TargetQuery { named: Some(devices), ..TargetQuery::default() };
+            return self.find_targets((request, send, random), Box::new(query));
+        }
         if devices.len() <= COMMAND_DEVICES_AT_ONCE {
             return self.begin_step(StepKind::Store { request, send, random }, devices, now);
         }
@@ -75,13 +80,13 @@ impl Hub {
         let total = devices.len() as u64;
         let chunks: Vec<TargetChunk> = devices
             .chunks(COMMAND_DEVICES_AT_ONCE)
-            .map(|devices| TargetChunk { devices: devices.to_vec() })
+            .map(|devices| TargetChunk { devices: devices.to_vec(), canary: false })
             .collect();
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
         let head = store_command(&send, total, random, &mut txn);
         let (id, online_only) = (txn.id(), is_online_only(&send));
         let ranges = chunks.iter().filter_map(TargetChunk::range);
-        txn.ctx.commands.expand(head.clone(), online_only, ranges, id);
+        txn.ctx.commands.expand(head.clone(), online_only, ranges, None, id);
         chunks.into_iter().for_each(|chunk| txn.change(Change::PutTargets(head.seq, chunk)));
         put_key(&send, &head, &mut txn);
         txn.reply(request, Answer::Command(head.id));
@@ -134,18 +139,27 @@ impl Hub {
                 let head = store_command(&send, step.devices.len() as u64, random, &mut txn);
                 put_key(&send, &head, &mut txn);
                 txn.reply(request, Answer::Command(head.id));
-                let rule = DeliveryRule { online_only: is_online_only(&send), cancel: None };
-                (head, send.data, rule)
+                let online_only = is_online_only(&send);
+                (head, send.data, DeliveryRule { online_only, end: None, batch: None })
             }
-            StepKind::Expand { command, data } => {
-                let number = txn.id();
-                let found = txn.ctx.commands.chunk_expanded(command, &first, number);
-                let Some(expansion) = found else {
+            StepKind::Expand { command, data, canary, rest } => {
+                let (number, count) = (txn.id(), step.devices.len() as u64);
+                let commands = &mut txn.ctx.commands;
+                // A rollout may have been paused meanwhile.
+                if commands.may_expand(command) < count {
+                    commands.chunk_deferred(command, &first);
+                    return self.unpin(id, &step.devices, now);
+                }
+                let rest = TargetChunk { devices: rest, canary };
+                let found = commands.chunk_expanded(command, &first, count, rest.range(), number);
+                let Some(Expansion { head, online_only, end, batch }) = found else {
                     return self.unpin(id, &step.devices, now);
                 };
                 txn.change(Change::DeleteTargets(command, first.clone()));
-                let (online_only, cancel) = (expansion.online_only, expansion.cancel);
-                (expansion.head, data, DeliveryRule { online_only, cancel })
+                if !rest.devices.is_empty() {
+                    txn.change(Change::PutTargets(command, rest));
+                }
+                (head, data, DeliveryRule { online_only, end, batch })
             }
         };
         let committed = self.txns.committed();
@@ -217,8 +231,14 @@ impl Hub {
         now: Now,
     ) {
         match found.filter(|(chunk, _)| chunk.devices.first() == Some(&first)) {
-            Some((chunk, data)) => {
-                self.begin_step(StepKind::Expand { command, data }, chunk.devices, now);
+            Some((TargetChunk { mut devices, canary }, data)) => {
+                let may = usize::try_from(self.ctx.commands.may_expand(command));
+                let rest = devices.split_off(may.unwrap_or(usize::MAX).min(devices.len()));
+                if devices.is_empty() {
+                    return self.ctx.commands.chunk_deferred(command, &first);
+                }
+                let kind = StepKind::Expand { command, data, canary, rest };
+                self.begin_step(kind, devices, now);
             }
             // The store contradicts itself: it is read again, later.
             None => {
@@ -238,14 +258,23 @@ impl Hub {
         now: Now,
     ) {
         let waiting = self.cancels.remove(&command).unwrap_or_default();
-        for (request, force) in waiting {
+        for (request, op) in waiting {
             let Some(found) = &found else {
                 let detail = format!("no command has the id {command}");
                 self.ctx.refuse(request, Problem::new(Code::UnknownCommand, detail));
                 continue;
             };
+            let force = match op {
+                CommandOp::Cancel { force } => force,
+                CommandOp::Rollout(op) => {
+                    self.change_rollout(request, found, op, now);
+                    continue;
+                }
+            };
             match &found.first {
-                Some(delivery) if !found.head.is_to_many() => {
+                Some(delivery)
+                    if !self.ctx.commands.has_job(found.head.seq) && !found.head.is_to_many() =>
+                {
                     let op = DeliveryOp::Cancel { origin: CancelOrigin::Request(request), force };
                     self.at_device(delivery.device.clone(), Op::Delivery { command, op }, now);
                 }
@@ -269,6 +298,9 @@ impl Hub {
         let (id, at_end) = (txn.id(), answered_at_end.then_some(request));
         let force = txn.ctx.commands.cancel(head, found.online_only, force, at_end, id);
         txn.change(Change::PutCancel(head.seq, force));
+        if let Some(record) = txn.ctx.commands.end_rollout_by_cancel(head.seq) {
+            txn.change(Change::PutRollout(head.seq, Box::new(record)));
+        }
         if !answered_at_end {
             txn.reply(request, Answer::Cancelled);
         }

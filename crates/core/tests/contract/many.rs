@@ -317,7 +317,11 @@ fn register(harness: &mut Harness, count: usize) {
 
 fn found(select: Option<&str>, scope: Option<&str>) -> Target {
     let parsed = |text: &str| text.parse().unwrap();
-    Target::Found(Box::new(TargetQuery { select: select.map(parsed), scope: scope.map(parsed) }))
+    Target::Found(Box::new(TargetQuery {
+        select: select.map(parsed),
+        scope: scope.map(parsed),
+        ..TargetQuery::default()
+    }))
 }
 
 #[test]

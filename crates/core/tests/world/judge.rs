@@ -6,13 +6,16 @@
 //! the core: what they show must have been on disk at some time before. The rules about a single row are
 //! in `judge/rows.rs`.
 
+mod rollouts;
 mod rows;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bellwire_core::record::{Change, TokenRecord, Txn, TxnId};
-use bellwire_core::{Answer, Frame, HubEvent, Instant, Now, Output, RequestId, SessionId, Target};
+use bellwire_core::{
+    Answer, Frame, HubEvent, Instant, Now, Output, RequestId, RolloutOp, SessionId, Target,
+};
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{
@@ -32,6 +35,7 @@ pub(crate) enum Requested {
     /// The same to all devices; these were registered when it was requested.
     SendToAll(Option<(String, [u8; 32])>, Vec<DeviceId>),
     Cancel(CommandId),
+    Rollout(CommandId, RolloutOp),
     Report(CommandId),
     Listen(SessionId),
     Poll(DeviceId),
@@ -153,6 +157,7 @@ impl Judge {
             match change {
                 Change::PutDelivery(row) => {
                     row_may_follow(disk.delivery(&row.device, row.head.seq), row)?;
+                    rollouts::delivery_may_begin(row, txn, disk)?;
                     self.snapshots.entry(row.head.id).or_default().push(row.to_delivery());
                 }
                 Change::PutLabels(id, labels) => {
@@ -172,6 +177,10 @@ impl Judge {
                     if let Some(old) = disk.keys.get(&key).filter(|k| k.command != record.command) {
                         return Err(format!("one key, two commands: {old:?} and {record:?}"));
                     }
+                }
+                Change::PutRollout(seq, record) => {
+                    let at = self.decided_at.get(&txn.id()).copied();
+                    rollouts::rollout_may_follow(*seq, record, at, disk)?;
                 }
                 Change::PutCommand(_)
                 | Change::PutTargets(..)
@@ -209,10 +218,11 @@ impl Judge {
                 return Err(format!("time: {device} is sent {seq} at {at:?}, {early}"));
             }
             // Of what was only found for a command that is not stored, nothing is promised.
-            let chunks = disk
-                .targets
-                .iter()
-                .filter(|((older, _), _)| older < seq && disk.commands.contains_key(older));
+            let chunks = disk.targets.iter().filter(|((older, _), _)| {
+                older < seq
+                    && disk.commands.contains_key(older)
+                    && !disk.rollouts.contains_key(older)
+            });
             for ((older, _), chunk) in chunks {
                 if chunk.devices.contains(device) {
                     return Err(format!("order: {device} is sent {seq}, {older} is not expanded"));
@@ -316,6 +326,10 @@ impl Judge {
                 self.seen(delivery, "a sender's answer")?;
                 self.keyed(key, delivery.command)
             }
+            (Requested::Send(key, Target::Device(device)), Answer::Command(command)) => {
+                self.promised.insert(*command, vec![device]);
+                self.keyed(key, *command)
+            }
             (Requested::Send(key, Target::Devices(devices)), Answer::Command(command)) => {
                 let stored = disk.commands.values().find(|stored| stored.head.id == *command);
                 match stored {
@@ -328,6 +342,9 @@ impl Judge {
             (Requested::SendToAll(key, known), Answer::Command(command)) => {
                 self.promised_to_all(*command, &known, disk)?;
                 self.keyed(key, *command)
+            }
+            (Requested::Rollout(command, op), Answer::Cancelled) => {
+                rollouts::is_done(command, op, disk)
             }
             (Requested::Report(command), Answer::Delivery(delivery))
                 if delivery.command == command =>
@@ -506,6 +523,9 @@ impl Judge {
         if !disk.targets.is_empty() || !disk.cancels.is_empty() {
             let (targets, cancels) = (&disk.targets, &disk.cancels);
             return Err(format!("commands to many are unfinished: {targets:?}, {cancels:?}"));
+        }
+        if let Some((seq, rollout)) = disk.rollouts.iter().find(|(_, r)| !r.state.is_ended()) {
+            return Err(format!("the rollout of {seq} never ended: {rollout:?}"));
         }
         if let Some(queued) = disk.queued.first_key_value() {
             return Err(format!("nothing is queued, yet it is counted: {queued:?}"));

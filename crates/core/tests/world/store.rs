@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bellwire_core::record::{
-    Change, ChunkRange, CommandRecord, Committed, DeliveryRecord, DeviceRecord, IdempotencyRecord,
-    JobRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, TargetChunk,
-    TargetPage, TokenRecord, Txn,
+    Change, CommandRecord, Committed, DeliveryRecord, DeviceRecord, IdempotencyRecord, JobRecord,
+    Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, RolloutCounts, RolloutRecord,
+    TargetChunk, TargetPage, TokenRecord, Txn,
 };
 use bellwire_core::{Instant, Now, Recovered, SeqSource, TargetQuery};
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
@@ -26,6 +26,7 @@ pub(crate) struct Disk {
     pub(crate) keys: BTreeMap<(String, String), IdempotencyRecord>,
     pub(crate) targets: BTreeMap<(Seq, DeviceId), TargetChunk>,
     pub(crate) cancels: BTreeMap<Seq, bool>,
+    pub(crate) rollouts: BTreeMap<Seq, RolloutRecord>,
     pub(crate) queued: BTreeMap<DeviceId, u64>,
     pub(crate) tokens: BTreeMap<TokenId, TokenRecord>,
     /// Counters of commands to many.
@@ -129,6 +130,9 @@ impl Disk {
                 }
             }
             Change::DropTargets(stage) => drop(self.take_targets(*stage)),
+            Change::PutRollout(command, rollout) => {
+                self.rollouts.insert(*command, (**rollout).clone());
+            }
             Change::PutCancel(command, force) => drop(self.cancels.insert(*command, *force)),
             Change::DeleteCancel(command) => drop(self.cancels.remove(command)),
             Change::PutDelivery(row) => self.put_delivery(row),
@@ -209,23 +213,36 @@ impl Disk {
     }
 
     fn jobs(&self) -> Vec<JobRecord> {
-        let seqs: BTreeSet<Seq> =
-            self.targets.keys().map(|(seq, _)| *seq).chain(self.cancels.keys().copied()).collect();
+        let live = self.rollouts.iter().filter(|(_, rollout)| !rollout.state.is_ended());
+        let seqs = self.targets.keys().map(|(seq, _)| *seq).chain(self.cancels.keys().copied());
+        let seqs: BTreeSet<Seq> = seqs.chain(live.map(|(seq, _)| *seq)).collect();
         let job = |seq: Seq| {
             let command = &self.commands[&seq];
             let chunks = self.targets.range((seq, first_name())..);
-            let chunks = chunks.take_while(|((s, _), _)| *s == seq).map(|(_, chunk)| ChunkRange {
-                first: chunk.devices[0].clone(),
-                last: chunk.devices[chunk.devices.len() - 1].clone(),
-            });
+            let chunks = chunks.take_while(|((s, _), _)| *s == seq);
+            let chunks = chunks.filter_map(|(_, chunk)| chunk.range());
             JobRecord {
                 head: command.head.clone(),
                 online_only: command.online_only,
                 chunks: chunks.collect(),
                 cancel: self.cancels.get(&seq).copied(),
+                rollout: self.rollouts.get(&seq).map(|r| (r.clone(), self.rollout_counts(seq, r))),
             }
         };
         seqs.into_iter().map(job).collect()
+    }
+
+    /// What has become of the deliveries of a rollout.
+    pub(crate) fn rollout_counts(&self, seq: Seq, rollout: &RolloutRecord) -> RolloutCounts {
+        let mut counts = RolloutCounts::default();
+        let failures = rollout.plan.abort.as_ref().map(|rule| &rule.states);
+        for row in self.deliveries_of_command(seq).filter(|row| row.state.is_terminal()) {
+            counts.ended += 1;
+            counts.failed += u64::from(failures.is_some_and(|states| states.contains(&row.state)));
+            let in_batch = row.batch.is_some_and(|batch| batch.number == rollout.batch);
+            counts.ended_in_batch += u64::from(in_batch);
+        }
+        counts
     }
 
     /// Forgets a command with all that belongs to it.
@@ -236,6 +253,7 @@ impl Disk {
         self.deliveries.retain(|(_, of), _| *of != seq);
         self.by_command.retain(|(of, _)| *of != seq);
         self.counts.remove(&seq);
+        self.rollouts.remove(&seq);
     }
 
     pub(crate) fn delivery(&self, device: &DeviceId, seq: Seq) -> Option<&DeliveryRecord> {
@@ -333,16 +351,33 @@ impl Disk {
     }
 
     fn find(&self, query: &TargetQuery, after: Option<&DeviceId>, rows_max: usize) -> TargetPage {
-        let behind = self.devices.values().filter(|device| after.is_none_or(|a| device.id > *a));
-        let looked_at: Vec<&DeviceRecord> = behind.take(rows_max).collect();
-        let selected = |device: &&DeviceRecord| {
-            let facts = bellwire_proto::facts::selectable(&device.facts);
-            let selects = |select: &Selector| select.selects(&device.labels, &facts);
-            query.select.iter().chain(&query.scope).all(selects)
+        let candidates: Vec<DeviceId> = match (&query.named, &query.ended) {
+            (Some(named), _) => named.clone(),
+            (None, Some((parent, states))) => {
+                let seq = self.by_id.get(parent).copied().unwrap_or_default();
+                let rows = self.deliveries_of_command(seq);
+                let ended = rows.filter(|row| states.contains(&row.state));
+                ended.map(|row| row.device.clone()).collect()
+            }
+            (None, None) => self.devices.keys().cloned().collect(),
         };
+        let behind = candidates.into_iter().filter(|device| after.is_none_or(|a| device > a));
+        let looked_at: Vec<DeviceId> = behind.take(rows_max).collect();
+        let selects = |select: &Selector, id: &DeviceId| {
+            self.devices.get(id).is_some_and(|device| {
+                let facts = bellwire_proto::facts::selectable(&device.facts);
+                select.selects(&device.labels, &facts)
+            })
+        };
+        let selected = |id: &&DeviceId| {
+            query.select.iter().chain(&query.scope).all(|select| selects(select, id))
+        };
+        let devices: Vec<DeviceId> = looked_at.iter().filter(selected).cloned().collect();
+        let canary = |id: &&DeviceId| query.canary.as_ref().is_some_and(|c| selects(c, id));
         TargetPage {
-            last: looked_at.get(rows_max - 1).map(|device| device.id.clone()),
-            devices: looked_at.into_iter().filter(selected).map(|d| d.id.clone()).collect(),
+            last: looked_at.get(rows_max - 1).cloned(),
+            canaries: devices.iter().filter(canary).cloned().collect(),
+            devices,
         }
     }
 
@@ -368,6 +403,7 @@ impl Disk {
             head: command.head.clone(),
             online_only: command.online_only,
             first: deliveries().next().cloned().map(Box::new),
+            rollout: self.rollouts.get(&command.head.seq).cloned().map(Box::new),
             terminal: deliveries().filter(|row| row.state.is_terminal()).count() as u64,
         }
     }

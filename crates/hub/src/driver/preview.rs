@@ -32,7 +32,7 @@ impl Driver {
     async fn count_found(&self, preview: &mut Preview, query: &TargetQuery) -> Result<(), Problem> {
         let mut after = None;
         loop {
-            let FoundPage { devices, last } =
+            let FoundPage { devices, last, .. } =
                 self.store().found(query.clone(), after, PAGE_ROWS).await?;
             self.count(preview, devices)?;
             if last.is_none() {

@@ -277,6 +277,9 @@ impl Store for Counting {
     fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<bellwire_proto::Command>> {
         self.store.command(id, visible)
     }
+    fn run_timeout(&self, id: CommandId) -> Reading<Option<std::time::Duration>> {
+        self.store.run_timeout(id)
+    }
     fn commands(
         &self,
         filter: crate::store::CommandFilter,

@@ -7,7 +7,8 @@
 use bellwire_core::{Target, TargetQuery};
 use bellwire_proto::limits::{REPORT_BATCH_ITEMS_MAX, RUN_TIMEOUT_S, Range, TTL_S};
 use bellwire_proto::{
-    Action, Code, CommandId, DeviceId, Json, Members, Problem, Report, Seconds, Selector, Timestamp,
+    Action, Code, CommandId, DeliveryState, DeviceId, Json, Members, Problem, Report, RolloutPlan,
+    Seconds, Selector, Timestamp,
 };
 use serde_json::value::RawValue;
 
@@ -62,6 +63,33 @@ pub struct Envelope {
     pub run_timeout: Option<Seconds>,
     /// The time before which it is not sent.
     pub not_before: Option<Timestamp>,
+    /// How it is rolled out.
+    pub rollout: Option<RolloutPlan>,
+}
+
+/// Reads the body of `POST /v1/commands/{command}/retry`: the states to retry, by default those of failures. It may be
+/// empty.
+///
+/// # Errors
+/// `bad_request` and `unknown_field` as for every object of the API.
+pub fn retry(body: &[u8]) -> Result<Vec<DeliveryState>, Problem> {
+    use DeliveryState as S;
+    let mut members = Members::parse(if body.is_empty() { b"{}" } else { body })?;
+    let states: Option<Vec<DeliveryState>> = members.take("states")?;
+    members.finish()?;
+    let states = states.unwrap_or(vec![S::Failed, S::Rejected, S::TimedOut, S::Expired, S::Dead]);
+    if states.is_empty() || states.iter().any(|state| !state.is_terminal()) {
+        let detail = "member \"states\" has states in which a delivery has ended";
+        return Err(Problem::bad_request(detail));
+    }
+    Ok(states)
+}
+
+fn take_rollout(members: &mut Members<'_>) -> Result<Option<RolloutPlan>, Problem> {
+    let Some(mut plan) = members.take_members("rollout")? else { return Ok(None) };
+    let parsed = RolloutPlan::take(&mut plan)?;
+    plan.finish()?;
+    Ok(Some(parsed))
 }
 
 /// The refusal of a command's data.
@@ -95,12 +123,8 @@ impl Envelope {
             ttl: take_seconds(&mut members, "ttl_s", TTL_OR_ZERO_S)?,
             run_timeout: take_seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
             not_before: members.take("not_before")?,
+            rollout: take_rollout(&mut members)?,
         };
-        if members.take_raw("rollout").is_some_and(|text| text != "null") {
-            return Err(Problem::bad_request(
-                "this release has no rollouts; send to the first devices, then to the others",
-            ));
-        }
         members.finish()?;
         Ok(envelope)
     }
@@ -190,7 +214,7 @@ fn selected(select: &str) -> Result<Target, Problem> {
         let detail = "the selector is empty; for every device the target is {\"all\":true}";
         return Err(Problem::bad_request(detail));
     }
-    Ok(Target::Found(Box::new(TargetQuery { select: Some(parsed), scope: None })))
+    Ok(Target::Found(Box::new(TargetQuery { select: Some(parsed), ..TargetQuery::default() })))
 }
 
 fn take_seconds(
@@ -277,6 +301,7 @@ mod tests {
             (with(r#""run_timeout_s":0"#), Code::BadRequest),
             (with(r#""not_before":"tomorrow""#), Code::BadRequest),
             (with(r#""rollout":{}"#), Code::BadRequest),
+            (with(r#""rollout":{"batch":1,"what":1}"#), Code::UnknownField),
             (with(r#""ttl":1"#), Code::UnknownField),
             (with(r#""data":"0123456789abcdef""#), Code::PayloadTooLarge),
             // A typo once hid that the data was too long: 400 where the order of checks requires

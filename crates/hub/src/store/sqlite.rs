@@ -47,6 +47,7 @@ mod options;
 mod purge;
 mod readers;
 mod recover;
+mod rollouts;
 mod rows;
 mod schema;
 mod threads;
@@ -230,6 +231,10 @@ impl Store for SqliteStore {
 
     fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<Command>> {
         self.read(move |connection| lists::command(connection, id, &visible))
+    }
+
+    fn run_timeout(&self, id: CommandId) -> Reading<Option<Duration>> {
+        self.read(move |connection| lists::run_timeout(connection, id))
     }
 
     fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>> {

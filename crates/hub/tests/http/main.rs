@@ -15,6 +15,7 @@ mod commands;
 mod devices;
 mod mounted;
 mod reports;
+mod rollouts;
 mod sending;
 mod streams;
 mod support;

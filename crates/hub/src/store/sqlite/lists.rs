@@ -4,6 +4,8 @@
 //! [`PAGE_BYTES_MAX`] bytes. A filter that fits few rows gives a page that is short, or empty, with a
 //! cursor to continue from.
 
+use std::time::Duration;
+
 use bellwire_core::record::CommandRecord;
 use bellwire_proto::limits::{LIST_ROWS_MAX, PACED_BYTES, PAGE_BYTES_MAX};
 use bellwire_proto::{
@@ -11,6 +13,7 @@ use bellwire_proto::{
 };
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
+use super::rollouts;
 use super::rows::{self, command_columns, delivery_columns, device_columns, int};
 use crate::store::{Cursor, DeviceFilter, Snapshot, StoredDevice, Visible};
 
@@ -35,6 +38,13 @@ pub(super) fn command(
     let record = statement.query_row([id.to_bytes()], rows::command).optional()?;
     let Some(record) = record else { return Ok(None) };
     shown(connection, record, visible)
+}
+
+pub(super) fn run_timeout(connection: &Connection, id: CommandId) -> Result<Option<Duration>> {
+    connection
+        .prepare_cached("SELECT run_timeout_ms FROM commands WHERE id = ?1")?
+        .query_row([id.to_bytes()], |row| rows::uint(row, 0).map(Duration::from_millis))
+        .optional()
 }
 
 /// The number of a command that is there for the reader.
@@ -237,7 +247,15 @@ fn shown(
     let seq = int(record.head.seq.get());
     let counts =
         statement.query_map([seq], |row| Ok((rows::state(row, 0)?, rows::uint(row, 1)?)))?;
-    let counts: Counts = counts.collect::<Result<_>>()?;
+    let mut counts: Counts = counts.collect::<Result<_>>()?;
+    let rollout = rollouts::rollout(connection, record.head.seq)?;
+    if rollout.is_some() {
+        // What has not begun waits in the targets, and is queued as its sender sees it.
+        let begun = counts.values().sum::<u64>();
+        if record.head.total > begun {
+            *counts.entry(DeliveryState::Queued).or_default() += record.head.total - begun;
+        }
+    }
     let terminal = counts.iter().filter(|(state, _)| state.is_terminal());
     Ok(Some(Command {
         id: record.head.id,
@@ -252,7 +270,7 @@ fn shown(
         counts,
         not_before: record.head.not_before,
         select: record.select,
-        rollout: None,
+        rollout: rollout.map(|rollout| rollout.to_rollout()),
         parent: record.parent,
     }))
 }

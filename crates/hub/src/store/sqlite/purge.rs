@@ -34,6 +34,7 @@ pub(super) struct Purge<'c> {
     keep_last_seq: Statement<'c>,
     deliveries: Statement<'c>,
     counts: Statement<'c>,
+    rollouts: Statement<'c>,
     commands: Statement<'c>,
     keys: Statement<'c>,
 }
@@ -63,6 +64,7 @@ impl<'c> Purge<'c> {
                      SELECT seq, device FROM deliveries WHERE seq = ?1 LIMIT ?2)",
             )?,
             counts: connection.prepare("DELETE FROM counts WHERE seq = ?1")?,
+            rollouts: connection.prepare("DELETE FROM rollouts WHERE seq = ?1")?,
             commands: connection.prepare("DELETE FROM commands WHERE seq = ?1")?,
             keys: connection.prepare(
                 "DELETE FROM idempotency WHERE (caller, key) IN (
@@ -129,6 +131,7 @@ impl<'c> Purge<'c> {
                 return Ok(limit);
             }
             self.counts.execute([seq])?;
+            self.rollouts.execute([seq])?;
             self.commands.execute([seq])?;
             self.keep_last_seq.execute([seq])?;
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bellwire_core::Instant;
 use bellwire_core::record::{
-    CommandHead, CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord,
-    Seen,
+    BatchMark, CommandHead, CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey,
+    IdempotencyRecord, Seen,
 };
 use bellwire_proto::{
     CommandId, DeliveryState, DeviceId, ErrorInfo, Json, Labels, Outcome, Progress, Seq, Timestamp,
@@ -27,11 +27,11 @@ macro_rules! delivery_columns {
          c.created, c.total, d.device, d.state, d.attempt, d.sends, d.counted, d.rev, d.version, \
          d.updated_at, d.updated, d.expires, d.flags, d.scheduled_at, d.retry_at, d.run_until, \
          d.cancelling_since, d.progress, d.exit_code, d.error_code, d.error_message, d.result, \
-         d.stdout, d.stderr"
+         d.stdout, d.stderr, d.batch, d.began_at"
     };
 }
 /// How many columns that is: what is selected after them has this index.
-pub(super) const DELIVERY_COLUMNS: usize = 31;
+pub(super) const DELIVERY_COLUMNS: usize = 33;
 
 /// Where [`delivery_columns`] has the device.
 pub(super) const DEVICE: usize = 9;
@@ -154,6 +154,8 @@ pub(super) fn put_delivery(statement: &mut Statement<'_>, row: &DeliveryRecord) 
         result.as_ref().map(Json::as_str),
         stdout,
         stderr,
+        row.batch.map(|batch| int(batch.number)),
+        row.batch.map(|batch| ms(batch.began_at)),
     ])
 }
 
@@ -179,6 +181,10 @@ pub(super) fn delivery(row: &Row<'_>) -> Result<DeliveryRecord> {
     Ok(DeliveryRecord {
         head: head(row)?,
         device: text(row, DEVICE)?,
+        batch: match (maybe_uint(row, 31)?, maybe_time(row, 32)?) {
+            (Some(number), Some(began_at)) => Some(BatchMark { number, began_at }),
+            _ => None,
+        },
         state: state(row, STATE)?,
         attempt: row.get(11)?,
         sends: row.get(12)?,
