@@ -18,6 +18,8 @@ mod connect;
 mod doctor;
 mod operator;
 mod registry;
+mod results;
+mod rollout;
 
 pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
@@ -28,6 +30,8 @@ pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health
 #[cfg(feature = "hub")]
 pub use registry::{Export, Import};
 pub use registry::{Label, LabelsArgs};
+pub use results::Results;
+pub use rollout::{Retry, Rollout};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -120,8 +124,21 @@ pub enum Command {
     Status(Status),
     /// Follow a command until it has ended.
     Watch(Watch),
+    /// Show what became of a command at each appliance: a table, JSON lines or CSV.
+    Results(Results),
     /// Cancel a command.
     Cancel(Cancel),
+    /// Pause a rollout: no batch begins until it is resumed.
+    #[command(after_help = "Example:\n  bellwire pause 0190f3c4")]
+    Pause(Rollout),
+    /// Resume a rollout that is paused.
+    #[command(after_help = "Example:\n  bellwire resume 0190f3c4")]
+    Resume(Rollout),
+    /// Abort a rollout: no batch begins any more, and what has not begun is cancelled.
+    #[command(after_help = "Example:\n  bellwire abort 0190f3c4")]
+    Abort(Rollout),
+    /// Send a command again to the appliances where it has failed.
+    Retry(Retry),
     /// List the commands.
     Commands(Commands),
     /// List the appliances, show one, or remove some.

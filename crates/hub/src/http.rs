@@ -17,6 +17,7 @@ mod caller;
 pub mod classic;
 mod command;
 mod device;
+mod export;
 mod ops;
 mod page;
 pub mod params;
@@ -134,6 +135,22 @@ static ROUTES: &[Route] = &[
     Route {
         path: "/v1/commands/{command}/deliveries",
         methods: &[on!(GET reads Operator, command::deliveries)],
+    },
+    Route {
+        path: "/v1/commands/{command}/pause",
+        methods: &[on!(POST acts Operator, command::pause)],
+    },
+    Route {
+        path: "/v1/commands/{command}/resume",
+        methods: &[on!(POST acts Operator, command::resume)],
+    },
+    Route {
+        path: "/v1/commands/{command}/abort",
+        methods: &[on!(POST acts Operator, command::abort)],
+    },
+    Route {
+        path: "/v1/commands/{command}/retry",
+        methods: &[on!(POST acts Operator, send::retry)],
     },
     Route {
         path: "/v1/commands/{command}/waits",

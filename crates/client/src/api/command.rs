@@ -118,6 +118,8 @@ pub struct NewCommand {
     run_timeout_s: Option<Seconds>,
     #[serde(skip_serializing_if = "Option::is_none")]
     not_before: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<Json>,
     #[serde(skip)]
     idempotency_key: Option<String>,
 }
@@ -145,6 +147,7 @@ impl NewCommand {
             ttl_s: None,
             run_timeout_s: None,
             not_before: None,
+            rollout: None,
             idempotency_key: None,
         }
     }
@@ -170,6 +173,12 @@ impl NewCommand {
     /// Not sent before this time.
     pub fn not_before(mut self, not_before: Timestamp) -> Self {
         self.not_before = Some(not_before);
+        self
+    }
+
+    /// Rolled out batch by batch: the member `rollout` of the envelope, `{"batch":"10%"}` for example.
+    pub fn rollout(mut self, rollout: Json) -> Self {
+        self.rollout = Some(rollout);
         self
     }
 
