@@ -10,6 +10,7 @@
 mod access;
 mod agent;
 mod args;
+mod ask;
 mod audit;
 mod command;
 mod commands;

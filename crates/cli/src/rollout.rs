@@ -39,7 +39,7 @@ pub(crate) async fn retry(args: Retry, form: Form) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-fn print(command: &Command, form: Form) -> anyhow::Result<()> {
+pub(crate) fn print(command: &Command, form: Form) -> anyhow::Result<()> {
     if form == Form::Json {
         return out::json(command);
     }
