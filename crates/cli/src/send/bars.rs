@@ -1,6 +1,5 @@
 //! How far a command to many is: on a terminal a bar for each state, elsewhere a line now and then.
 
-use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use bellwire_proto::Command;
@@ -22,8 +21,8 @@ pub(super) struct Bars {
 impl Bars {
     pub(super) fn new(form: Form) -> Self {
         #[cfg(feature = "hub")]
-        let terminal =
-            (form == Form::Text && io::stderr().is_terminal()).then(terminal::Terminal::default);
+        let terminal = (form == Form::Text && std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .then(terminal::Terminal::default);
         Self {
             form,
             #[cfg(feature = "hub")]
