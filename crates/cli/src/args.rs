@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use bellwire_proto::{Action, DeviceId, Seconds};
+use bellwire_proto::{DeviceId, Seconds};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::short_id::CommandRef;
@@ -16,18 +16,24 @@ mod agent;
 mod audit;
 mod connect;
 mod doctor;
+mod many;
 mod operator;
 mod registry;
+mod results;
+mod rollout;
 
 pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
 pub use audit::Audit;
 pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use doctor::Doctor;
+pub use many::{Batch, Many};
 pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
 #[cfg(feature = "hub")]
 pub use registry::{Export, Import};
 pub use registry::{Label, LabelsArgs};
+pub use results::Results;
+pub use rollout::{Retry, Rollout};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -120,8 +126,21 @@ pub enum Command {
     Status(Status),
     /// Follow a command until it has ended.
     Watch(Watch),
+    /// Show what became of a command at each appliance: a table, JSON lines or CSV.
+    Results(Results),
     /// Cancel a command.
     Cancel(Cancel),
+    /// Pause a rollout: no batch begins until it is resumed.
+    #[command(after_help = "Example:\n  bellwire pause 0190f3c4")]
+    Pause(Rollout),
+    /// Resume a rollout that is paused.
+    #[command(after_help = "Example:\n  bellwire resume 0190f3c4")]
+    Resume(Rollout),
+    /// Abort a rollout: no batch begins any more, and what has not begun is cancelled.
+    #[command(after_help = "Example:\n  bellwire abort 0190f3c4")]
+    Abort(Rollout),
+    /// Send a command again to the appliances where it has failed.
+    Retry(Retry),
     /// List the commands.
     Commands(Commands),
     /// List the appliances, show one, or remove some.
@@ -326,7 +345,16 @@ pub struct Replay {
 
 /// `bellwire send`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "\
+bellwire send [OPTIONS] <DEVICE> <ACTION> [DATA]
+       bellwire send [OPTIONS] <-l SELECTOR|--all> <ACTION> [DATA]",
+    after_help = "\
+With -l or --all, how many appliances match is said first, and on a terminal it is asked whether to go on. With --wait a bar for each \
+state shows how far it is; then comes a table of what failed, with the last line that was printed there. Ctrl-C asks whether to leave it, \
+to pause its rollout or to abort it. The exit code is that of the worst outcome: 1 before 3 before 4. A command that matches no \
+appliance is not sent, and the exit code is 1.
+
 Examples:
   bellwire send kiosk-7 ping
   bellwire send kiosk-7 greet world --wait 30s
@@ -334,16 +362,20 @@ Examples:
   bellwire send kiosk-7 reboot --at 03:30
   tar c site | base64 | bellwire send kiosk-7 unpack -
   bellwire send kiosk-7 note -- --verbose         # data that looks like an option goes behind --
+  bellwire send -l 'site=lyon,!spare' reboot --dry-run
+  bellwire send -l os=deb12 update 2.3 --canary role=canary --batch 10% --abort 20% --wait
+  bellwire send --all ping --yes --wait 5m
 
-If the appliance has never connected to the hub, a note on standard error says so, and how to cancel the command.")]
+If the appliance has never connected to the hub, a note on standard error says so, and how to cancel the command."
+)]
 pub struct Send {
-    /// The appliance.
-    pub device: DeviceId,
+    /// The appliance; not with -l or --all, where the action is the first word.
+    pub device: String,
     /// The action.
-    pub action: Action,
+    #[arg(required_unless_present = "to_many")]
+    pub action: Option<String>,
     /// The data; `-` reads standard input. A negative number, or a text with a blank, may begin with a minus sign; put any
     /// other data that begin with one behind `--`.
-    #[arg(conflicts_with = "data_file")]
     pub data: Option<String>,
     /// Words behind the data: a text without quotes around it.
     #[arg(hide = true)]
@@ -354,9 +386,10 @@ pub struct Send {
     /// What the data are. Data that begin like JSON ({, [ or ") and are not JSON are a mistake, unless the type is text.
     #[arg(long = "type", value_enum, default_value_t = DataType::Auto, value_name = "TYPE")]
     pub data_type: DataType,
-    /// Wait up to this long (at most 5m) until the command has ended, and show how it ended. Not with --at.
-    #[arg(long, value_name = "DURATION")]
-    pub wait: Option<Seconds>,
+    /// Wait until the command has ended, and show how it ended: up to this long, at most 5m for one appliance, which is also
+    /// what it is without a duration; for many without one, to the end. Not with --at.
+    #[arg(long, value_name = "DURATION", num_args = 0..=1)]
+    pub wait: Option<Option<Seconds>>,
     /// How long the appliance may take to accept the command, 1s to 7d; 0: send it only if the appliance is online
     /// [default: 1h].
     #[arg(long, value_name = "DURATION")]
@@ -366,7 +399,7 @@ pub struct Send {
     #[arg(long, value_name = "DURATION")]
     pub run_timeout: Option<Seconds>,
     /// Send it only if the appliance has connected to the hub before; otherwise nothing is sent, and the exit code is 1.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "to_many")]
     pub known: bool,
     /// For 24 hours, sending with the same key again does not make a second command.
     #[arg(long, value_name = "KEY")]
@@ -376,6 +409,9 @@ pub struct Send {
     /// Not with --wait: follow it with `bellwire watch ID`.
     #[arg(long, value_name = "TIME")]
     pub at: Option<Moment>,
+    /// To many appliances.
+    #[command(flatten)]
+    pub many: Many,
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,

@@ -1,6 +1,5 @@
 //! `bellwire label` and `bellwire labels`: changing labels of one appliance or of many, and which there are.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::pin::pin;
 
 use bellwire_client::Controller;
@@ -10,6 +9,7 @@ use bellwire_proto::{Code, Device, DeviceId, Labels, Selector};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::args::{Label, LabelsArgs};
+use crate::ask;
 use crate::connect;
 use crate::exit::{self, Usage};
 use crate::out::{self, BOLD, DIM, Form};
@@ -88,7 +88,7 @@ async fn change_many(
         return Ok(exit::OK);
     }
     out::note(&format!("{what} will change"));
-    if !args.yes && !agreed()? {
+    if !args.yes && !ask::go_on("nothing was changed")? {
         return Ok(exit::FAILED);
     }
     let changes = names.into_iter().map(|device| async move {
@@ -129,24 +129,6 @@ pub(crate) fn concerns_all(error: &Error) -> bool {
             | Code::Forbidden
             | Code::Internal
     )
-}
-
-/// Asks on a terminal.
-fn agreed() -> anyhow::Result<bool> {
-    if !io::stdin().is_terminal() {
-        let why = "this concerns several appliances: add --yes, or --dry-run to see which";
-        return Err(Usage(why.into()).into());
-    }
-    let mut screen = io::stderr().lock();
-    write!(screen, "Go on? [y/N] ")?;
-    screen.flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    let yes = matches!(answer.trim(), "y" | "Y" | "yes");
-    if !yes {
-        out::note("nothing was changed");
-    }
-    Ok(yes)
 }
 
 fn device_of(name: &str) -> Result<DeviceId, Usage> {

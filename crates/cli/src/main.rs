@@ -10,6 +10,7 @@
 mod access;
 mod agent;
 mod args;
+mod ask;
 mod audit;
 mod command;
 mod commands;
@@ -33,6 +34,8 @@ mod listen;
 mod manual;
 mod out;
 mod replay;
+mod results;
+mod rollout;
 mod saved;
 mod send;
 #[cfg(feature = "hub")]
@@ -48,6 +51,7 @@ use std::process::ExitCode;
 
 use args::{Cli, Command};
 use bellwire::{argv, output};
+use bellwire_client::api::RolloutChange;
 use out::Form;
 
 fn main() -> ExitCode {
@@ -95,7 +99,12 @@ async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
         Command::Send(send) => send::run(send, form).await,
         Command::Status(status) => command::status(status, form).await,
         Command::Watch(watch) => command::watch(watch, form).await,
+        Command::Results(results) => results::run(results, form).await,
         Command::Cancel(cancel) => command::cancel(cancel, form).await,
+        Command::Pause(args) => rollout::change(args, RolloutChange::Pause, form).await,
+        Command::Resume(args) => rollout::change(args, RolloutChange::Resume, form).await,
+        Command::Abort(args) => rollout::change(args, RolloutChange::Abort, form).await,
+        Command::Retry(args) => rollout::retry(args, form).await,
         Command::Commands(commands) => commands::run(commands, form).await,
         Command::Devices(devices) => devices::run(devices, form).await,
         Command::Label(args) => label::change(args, form).await,

@@ -30,6 +30,7 @@ mod events;
 mod listen;
 mod page;
 mod registry;
+mod rollout;
 mod token;
 
 pub use audit::AuditQuery;
@@ -39,6 +40,7 @@ pub use error::Error;
 pub use events::{CommandChange, Events, HubChange, HubState};
 pub use listen::{ListenOptions, Listener, Signal, Way};
 pub use registry::LabelsTag;
+pub use rollout::RolloutChange;
 
 /// A client of a hub's API.
 ///

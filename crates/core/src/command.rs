@@ -14,6 +14,8 @@
 //! do to devices is in `hub/jobs.rs`.
 
 mod cancellation;
+mod rollouts;
+mod selection;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -22,10 +24,15 @@ use bellwire_proto::{DeviceId, Json, Seq};
 
 use crate::ids::RequestId;
 use crate::io::Send;
-use crate::record::{CommandHead, JobRecord, TargetChunk, TxnId};
+use crate::record::{
+    BatchMark, ChunkRange, CommandHead, JobRecord, RolloutRecord, TargetQuery, TxnId,
+};
+use crate::rollout::Rollout;
 use crate::time::{Instant, LOAD_RETRY, earliest};
 
 use cancellation::Cancel;
+pub(crate) use rollouts::RolloutStep;
+pub(crate) use selection::Selection;
 
 /// Steps under way at once: one is prepared while the other is written.
 const STEPS_MAX: usize = 2;
@@ -40,6 +47,8 @@ pub(crate) struct StepId(u64);
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     jobs: BTreeMap<Seq, Job>,
+    /// Commands whose targets are being looked for, by their request.
+    selections: BTreeMap<RequestId, Selection>,
     steps: BTreeMap<StepId, Step>,
     last_step: u64,
     /// Chunks that a step is under way for.
@@ -75,6 +84,8 @@ struct Job {
     /// Chunks that a device waits for.
     urgent: VecDeque<DeviceId>,
     cancel: Option<Cancel>,
+    /// How far it is rolled out.
+    rollout: Option<Rollout>,
     /// The transaction that stored the command: chunks are read when it is on disk.
     stored: TxnId,
     /// The latest transaction with a row of the command or its deliveries: a cancellation looks for
@@ -85,9 +96,18 @@ struct Job {
 #[derive(Debug)]
 struct Chunk {
     last: DeviceId,
+    /// Of a rollout: these are first.
+    canary: bool,
     /// A step for it is under way.
     busy: bool,
     urgent: bool,
+}
+
+impl Chunk {
+    fn new(range: ChunkRange) -> (DeviceId, Self) {
+        let ChunkRange { first, last, canary, .. } = range;
+        (first, Self { last, canary, busy: false, urgent: false })
+    }
 }
 
 /// A step that waits for its devices to be in memory.
@@ -105,13 +125,15 @@ pub(crate) struct Step {
 pub(crate) enum StepKind {
     /// A command to few is stored, with all its deliveries.
     Store { request: RequestId, send: Box<Send>, random: [u8; 10] },
-    /// A chunk of a command to many gets its deliveries.
-    Expand { command: Seq, data: Json },
+    /// The first targets of a chunk of a command to many get their deliveries; the rest of it does not yet.
+    Expand { command: Seq, data: Json, canary: bool, rest: Vec<DeviceId> },
 }
 
 /// What is to be looked up next for the jobs.
 #[derive(Debug)]
 pub(crate) enum JobLookup {
+    /// Targets of a command that is about to be stored.
+    Found { request: RequestId, query: Box<TargetQuery>, after: Option<DeviceId> },
     /// The chunk with this first name.
     Targets(Seq, DeviceId),
     /// Live deliveries after this device.
@@ -125,12 +147,25 @@ pub(crate) enum JobLookup {
 pub(crate) struct Expansion {
     pub(crate) head: CommandHead,
     pub(crate) online_only: bool,
-    pub(crate) cancel: Option<bool>,
+    /// The deliveries end as they come into being.
+    pub(crate) end: Option<EndAtOnce>,
+    /// Of a rollout: what they belong to, and until when they must be accepted.
+    pub(crate) batch: Option<(BatchMark, Instant)>,
+}
+
+/// Why deliveries end as they come into being.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndAtOnce {
+    /// The command is being cancelled, by force or not.
+    Cancelled(bool),
+    /// Its rollout was aborted.
+    Aborted,
 }
 
 impl Job {
     fn is_done(&self) -> bool {
-        self.chunks.is_empty() && self.cancel.is_none()
+        let rolled_out = self.rollout.as_ref().is_none_or(|rollout| rollout.state().is_ended());
+        self.chunks.is_empty() && self.cancel.is_none() && rolled_out
     }
 
     /// The chunk that may hold a device.
@@ -158,9 +193,19 @@ impl Job {
         None
     }
 
-    /// Any chunk that no step is under way for.
-    fn any_chunk(&self) -> Option<DeviceId> {
-        self.chunks.iter().find(|(_, chunk)| !chunk.busy).map(|(first, _)| first.clone())
+    /// Any chunk that no step is under way for. Of a rollout one step at a time, canaries first.
+    fn any_chunk(&self, committed: TxnId) -> Option<DeviceId> {
+        let mut chunks = self.chunks.iter();
+        if self.rollout.is_some() {
+            // What remains of a chunk is read when it is on disk.
+            let busy = self.txn > committed || self.chunks.values().any(|chunk| chunk.busy);
+            if busy || self.may_expand() == 0 {
+                return None;
+            }
+            let canary = self.chunks.iter().find(|(_, chunk)| chunk.canary);
+            return canary.or_else(|| chunks.next()).map(|(first, _)| first.clone());
+        }
+        chunks.find(|(_, chunk)| !chunk.busy).map(|(first, _)| first.clone())
     }
 }
 
@@ -168,10 +213,14 @@ impl Commands {
     /// The jobs that a hub found unfinished when it started.
     pub(crate) fn recovered(records: Vec<JobRecord>) -> Self {
         let job = |record: JobRecord| {
-            let chunk = |last| Chunk { last, busy: false, urgent: false };
+            let waiting = record.chunks.iter().map(|chunk| chunk.targets).sum();
+            let total = record.head.total;
+            let rollout = record.rollout;
+            let rollout = rollout.map(|(r, counts)| Rollout::recovered(r, total, waiting, counts));
             let job = Job {
+                rollout,
                 online_only: record.online_only,
-                chunks: record.chunks.into_iter().map(|c| (c.first, chunk(c.last))).collect(),
+                chunks: record.chunks.into_iter().map(Chunk::new).collect(),
                 urgent: VecDeque::new(),
                 cancel: record.cancel.map(Cancel::new),
                 stored: TxnId::default(),
@@ -188,11 +237,11 @@ impl Commands {
 
     /// How much is held, in entries.
     pub(crate) fn len(&self) -> usize {
-        self.jobs.len() + self.steps.len() + self.held_back.len()
+        self.jobs.len() + self.selections.len() + self.steps.len() + self.held_back.len()
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.jobs.len() >= COMMANDS_TO_MANY_MAX
+        self.jobs.len() + self.selections.len() >= COMMANDS_TO_MANY_MAX
     }
 
     // --- Expansion ---
@@ -202,17 +251,16 @@ impl Commands {
         &mut self,
         head: CommandHead,
         online_only: bool,
-        chunks: &[TargetChunk],
+        ranges: impl IntoIterator<Item = ChunkRange>,
+        rollout: Option<RolloutRecord>,
         txn: TxnId,
     ) {
-        let ends = |chunk: &TargetChunk| {
-            let (first, last) = (chunk.devices.first()?.clone(), chunk.devices.last()?.clone());
-            Some((first, Chunk { last, busy: false, urgent: false }))
-        };
+        let rollout = rollout.map(|record| Rollout::new(record, head.total));
         let seq = head.seq;
-        let chunks = chunks.iter().filter_map(ends).collect();
+        let chunks = ranges.into_iter().map(Chunk::new).collect();
         let urgent = VecDeque::new();
-        let job = Job { head, online_only, chunks, urgent, cancel: None, stored: txn, txn };
+        let job =
+            Job { head, online_only, chunks, urgent, cancel: None, rollout, stored: txn, txn };
         self.jobs.insert(seq, job);
     }
 
@@ -220,7 +268,7 @@ impl Commands {
     /// about to come into being. If so, that comes next, and the device is looked at again then.
     pub(crate) fn hold_back(&mut self, device: &DeviceId, seq: Seq) -> bool {
         let mut held = false;
-        for (_, job) in self.jobs.range_mut(..seq) {
+        for (_, job) in self.jobs.range_mut(..seq).filter(|(_, job)| job.holds_back()) {
             held |= job.hurry(device);
         }
         if held {
@@ -255,6 +303,9 @@ impl Commands {
             return Some(JobLookup::Device(device));
         }
         self.reload_at = self.reload_at.filter(|_| !self.reloads.is_empty());
+        if let Some(lookup) = self.next_search(committed) {
+            return Some(lookup);
+        }
         if self.jobs.is_empty() || self.retry_at.is_some_and(|at| at > now) {
             return None;
         }
@@ -272,7 +323,7 @@ impl Commands {
         let mut stored = self.jobs.iter_mut().filter(|(_, job)| job.stored <= committed);
         let urgent = stored.find_map(|(seq, job)| Some((*seq, job.urgent_chunk()?)));
         let mut stored = self.jobs.iter().filter(|(_, job)| job.stored <= committed);
-        let any = || stored.find_map(|(seq, job)| Some((*seq, job.any_chunk()?)));
+        let any = || stored.find_map(|(seq, job)| Some((*seq, job.any_chunk(committed)?)));
         let (seq, first) = urgent.or_else(any)?;
         let chunk = self.jobs.get_mut(&seq).and_then(|job| job.chunks.get_mut(&first))?;
         chunk.busy = true;
@@ -295,11 +346,27 @@ impl Commands {
         }
     }
 
-    /// The chunk is being expanded in the transaction `txn`: it no longer counts.
+    /// How many targets of a chunk may get their delivery now, at most.
+    pub(crate) fn may_expand(&self, command: Seq) -> u64 {
+        self.jobs.get(&command).map_or(0, Job::may_expand)
+    }
+
+    /// A chunk is not expanded now after all.
+    pub(crate) fn chunk_deferred(&mut self, command: Seq, first: &DeviceId) {
+        let job = self.jobs.get_mut(&command);
+        if let Some(chunk) = job.and_then(|job| job.chunks.get_mut(first)) {
+            chunk.busy = false;
+            self.busy -= 1;
+        }
+    }
+
+    /// The first `count` targets of the chunk are being expanded in the transaction `txn`; `rest` is what remains of it.
     pub(crate) fn chunk_expanded(
         &mut self,
         command: Seq,
         first: &DeviceId,
+        count: u64,
+        rest: Option<ChunkRange>,
         txn: TxnId,
     ) -> Option<Expansion> {
         let job = self.jobs.get_mut(&command)?;
@@ -307,11 +374,19 @@ impl Commands {
         self.busy -= 1;
         self.writing.push_back(txn);
         job.txn = txn;
-        let expansion = Expansion {
-            head: job.head.clone(),
-            online_only: job.online_only,
-            cancel: job.cancel.as_ref().map(|cancel| cancel.force),
+        job.chunks.extend(rest.map(Chunk::new));
+        let batch = job.rollout.as_mut().map(|rollout| {
+            rollout.expanded(count);
+            (rollout.mark(), rollout.began().after(job.head.ttl()))
+        });
+        let aborted = job.rollout.as_ref().is_some_and(|r| r.state().is_ended());
+        let end = match &job.cancel {
+            _ if aborted => Some(EndAtOnce::Aborted),
+            Some(cancel) => Some(EndAtOnce::Cancelled(cancel.force)),
+            None => None,
         };
+        let expansion =
+            Expansion { head: job.head.clone(), online_only: job.online_only, end, batch };
         if job.is_done() {
             self.jobs.remove(&command);
         }
@@ -379,12 +454,13 @@ impl Commands {
 
     /// Requests that wait for steps and cancellations, when nothing will be done any more.
     pub(crate) fn abandon(&mut self) -> Vec<RequestId> {
-        let Self { jobs, steps, .. } = std::mem::take(self);
+        let Self { jobs, selections, steps, .. } = std::mem::take(self);
         let stored = steps.into_values().filter_map(|step| match step.kind {
             StepKind::Store { request, .. } => Some(request),
             StepKind::Expand { .. } => None,
         });
         let cancels = jobs.into_values().filter_map(|job| job.cancel);
-        stored.chain(cancels.flat_map(|cancel| cancel.requests)).collect()
+        let requests = stored.chain(cancels.flat_map(|cancel| cancel.requests));
+        requests.chain(selections.into_keys()).collect()
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Live {
     pub(crate) dirty: bool,
     /// The transaction that holds its latest change.
     pub(crate) txn: TxnId,
+    /// The state of its row in that transaction.
+    pub(crate) written: DeliveryState,
 }
 
 /// A set of listeners: those that carried a sending.
@@ -79,6 +81,7 @@ impl Live {
     pub(crate) fn new(record: DeliveryRecord, data: Option<Json>) -> Self {
         Self {
             lease_until: record.updated,
+            written: record.state,
             record,
             data,
             carriers: Carriers::NONE,

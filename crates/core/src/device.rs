@@ -455,9 +455,13 @@ impl Device {
                 live.dirty = false;
                 live.txn = id;
                 live.record.version += 1;
-                Box::new(live.record.clone())
+                let before = std::mem::replace(&mut live.written, live.record.state);
+                (before, Box::new(live.record.clone()))
             });
-            let Some(row) = row else { continue };
+            let Some((before, row)) = row else { continue };
+            if let Some(batch) = row.batch.filter(|_| before != row.state) {
+                txn.ctx.commands.rollout_moved(seq, batch.number, before, row.state);
+            }
             if txn.ctx.watches(row.head.id) {
                 txn.output(Output::Notify(HubEvent::Delivery {
                     delivery: Box::new(row.to_delivery()),

@@ -14,6 +14,8 @@ mod grants;
 mod jobs;
 mod memory;
 mod online;
+mod rollouts;
+mod selections;
 mod sends;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -27,9 +29,11 @@ use crate::config::{Config, Recovered};
 use crate::context::{Context, DueTimes, SplitMix, store_unavailable};
 use crate::device::{DeliveryOp, Device, Op, session_gone};
 use crate::grant::Grants;
-use crate::idempotency::{Keys, NewSend};
+use crate::idempotency::Keys;
 use crate::ids::{RequestId, SessionId};
-use crate::io::{Answer, Footprint, Listen, Output, Poll, Presence, Send, Target};
+use crate::io::{
+    Answer, Footprint, Listen, NewSend, Output, Poll, Presence, RolloutOp, Send, Target,
+};
 
 use crate::record::{AuditRecord, Change, Committed, Load, Loaded};
 use crate::time::{Instant, Now, earliest};
@@ -48,7 +52,7 @@ const TIMERS_AT_ONCE: usize = 256;
 /// nothing happens before, and within a second after the wall clock was set. The classes of methods:
 ///
 /// 1. **Senders**: [`handle_send`](Self::handle_send), [`handle_cancel`](Self::handle_cancel),
-///    [`handle_abandoned`](Self::handle_abandoned).
+///    [`handle_rollout`](Self::handle_rollout), [`handle_abandoned`](Self::handle_abandoned).
 /// 2. **Devices**: [`handle_listen`](Self::handle_listen), [`handle_confirm`](Self::handle_confirm),
 ///    [`handle_poll`](Self::handle_poll), [`handle_report`](Self::handle_report).
 /// 3. **Streams**: [`handle_taken`](Self::handle_taken), [`handle_stalled`](Self::handle_stalled),
@@ -66,7 +70,7 @@ const TIMERS_AT_ONCE: usize = 256;
 /// 7. **Time and the end**: [`handle_timeout`](Self::handle_timeout),
 ///    [`handle_drain`](Self::handle_drain).
 /// 8. **Outputs**: [`poll_output`](Self::poll_output), [`poll_timeout`](Self::poll_timeout).
-/// 9. **State**: [`presence`](Self::presence), [`online`](Self::online),
+/// 9. **State**: [`presence`](Self::presence), [`online_part`](Self::online_part),
 ///    [`footprint`](Self::footprint).
 ///
 /// A request has one [`Output::Reply`]. A driver with a store and devices is
@@ -107,13 +111,20 @@ pub struct Hub {
     /// Whether due deliveries are being looked up.
     due_loading: bool,
     keys: Keys,
-    /// Cancellations that wait for their command to be looked up.
-    cancels: HashMap<CommandId, Vec<(RequestId, bool)>>,
+    /// Cancellations and changes of rollouts that wait for their command to be looked up.
+    cancels: HashMap<CommandId, Vec<(RequestId, CommandOp)>>,
     /// Commands to several devices that wait for a look whether all are known.
     unchecked: HashMap<RequestId, (NewSend, Vec<DeviceId>)>,
     /// The latest reading of the clocks, if there was one.
     now: Option<Now>,
     failed: bool,
+}
+
+/// What is done to a command as a whole.
+#[derive(Debug, Clone, Copy)]
+enum CommandOp {
+    Cancel { force: bool },
+    Rollout(RolloutOp),
 }
 
 impl Hub {
@@ -163,6 +174,7 @@ impl Hub {
         }
         if let Target::Device(device) = &send.target
             && send.wait.get() > 0
+            && send.rollout.is_none()
         {
             self.ctx.waiting.insert(request, device.clone());
         }
@@ -178,11 +190,26 @@ impl Hub {
         force: bool,
         _now: Now,
     ) {
+        self.at_command(request, command, CommandOp::Cancel { force });
+    }
+
+    /// Pauses, resumes or aborts the rollout of a command. Replies [`Answer::Cancelled`].
+    pub fn handle_rollout(
+        &mut self,
+        request: RequestId,
+        command: CommandId,
+        op: RolloutOp,
+        _now: Now,
+    ) {
+        self.at_command(request, command, CommandOp::Rollout(op));
+    }
+
+    fn at_command(&mut self, request: RequestId, command: CommandId, op: CommandOp) {
         if self.refused(request) {
             return;
         }
         let waiting = self.cancels.entry(command).or_default();
-        waiting.push((request, force));
+        waiting.push((request, op));
         if waiting.len() == 1 {
             self.ctx.outputs.push_back(Output::Load(Load::Command(command)));
         }
@@ -397,6 +424,7 @@ impl Hub {
             Loaded::Targets(command, first, found) => {
                 self.targets_loaded(command, first, found, now);
             }
+            Loaded::Found(request, page) => self.targets_found(request, page, now),
             Loaded::LiveOf(command, devices) => self.live_of_loaded(command, devices, now),
             Loaded::Unknown(request, unknown) => self.unknown_loaded(request, unknown, now),
             Loaded::Idempotency(key, found) => self.key_loaded(&key, found, now),
@@ -510,7 +538,9 @@ impl Hub {
         let expiry = self.ctx.grants.next_expiry();
         let due = earliest(due.deadline, scheduled).filter(|_| !self.due_loading);
         let timer = self.timers.first().map(|(at, _)| *at);
-        [due, expiry, self.ctx.commands.retry_at()].into_iter().fold(timer, earliest)
+        let rollout = self.now.and_then(|now| self.ctx.commands.rollout_deadline(now));
+        let commands = earliest(self.ctx.commands.retry_at(), rollout);
+        [due, expiry, commands].into_iter().fold(timer, earliest)
     }
 
     // --- What can be seen ---
@@ -596,7 +626,7 @@ impl Hub {
                 self.key_decided(decision, now);
             } else if let Some(decision) = self.ctx.grant_decisions.pop_front() {
                 self.enrolment_decided(decision, now);
-            } else if !self.go_on_with_jobs(now) {
+            } else if !self.go_on_with_rollouts(now) && !self.go_on_with_jobs(now) {
                 return;
             }
         }

@@ -11,12 +11,9 @@ use bellwire_proto::{CommandId, DeviceId};
 
 use crate::context::KeyDecision;
 use crate::ids::RequestId;
-use crate::io::Send;
+use crate::io::NewSend;
 use crate::record::{IdempotencyKey, IdempotencyRecord};
 use crate::time::Instant;
-
-/// A send with the randomness of its command's id.
-pub(crate) type NewSend = (RequestId, Box<Send>, [u8; 10]);
 
 /// The command that an earlier request with the same key made.
 #[derive(Debug, Clone)]

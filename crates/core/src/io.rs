@@ -2,12 +2,12 @@
 
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
 use bellwire_proto::{
-    Action, CommandId, Delivery, DeviceChange, DeviceId, Json, Problem, Seconds, Seq, Timestamp,
-    TokenId, Transport, limits,
+    Action, CommandId, Delivery, DeviceChange, DeviceId, Json, Problem, RolloutPlan, Seconds, Seq,
+    Timestamp, TokenId, Transport, limits,
 };
 
 use crate::ids::{RequestId, SessionId};
-use crate::record::{IdempotencyKey, Load, Txn};
+use crate::record::{IdempotencyKey, Load, TargetQuery, Txn};
 
 /// The devices that a command is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,19 @@ pub enum Target {
     Device(DeviceId),
     /// Several devices, rising by name, without duplicates; never empty.
     Devices(Vec<DeviceId>),
+    /// The devices that are found in the store when the command is stored; maybe none.
+    Found(Box<TargetQuery>),
+}
+
+/// What an operator does to a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RolloutOp {
+    /// No batch begins until it is resumed.
+    Pause,
+    /// Batches begin again.
+    Resume,
+    /// None begins any more.
+    Abort,
 }
 
 impl Target {
@@ -59,6 +72,12 @@ pub struct Send {
     /// What a full queue does: the command is stored all the same and its delivery `rejected`
     /// (`true`, and always so for several devices), or the request is refused.
     pub reject_when_full: bool,
+    /// The selector that named the target, as it was written.
+    pub select: Option<String>,
+    /// The command that it retries.
+    pub parent: Option<CommandId>,
+    /// How it is rolled out; to all at once without a plan.
+    pub rollout: Option<Box<RolloutPlan>>,
     /// Who sends it.
     pub created_by: Option<String>,
     /// The caller's key, and the digest of the request that it stands for.
@@ -82,11 +101,17 @@ impl Send {
             wait: Seconds::new(limits::WAIT_S.default),
             not_before: None,
             reject_when_full: false,
+            select: None,
+            parent: None,
+            rollout: None,
             created_by: None,
             idempotency: None,
         }
     }
 }
+
+/// A send with the randomness of its command's id.
+pub(crate) type NewSend = (RequestId, Box<Send>, [u8; 10]);
 
 /// The client's end of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -40,6 +40,7 @@ mod idempotency;
 mod ids;
 mod io;
 pub mod record;
+mod rollout;
 mod time;
 mod txn;
 
@@ -49,6 +50,7 @@ pub use hub::Hub;
 pub use ids::{RequestId, SessionId};
 pub use io::{
     AccessChange, Answer, Enrolment, Footprint, Frame, HubEvent, Listen, NotifyOn, Output, Peer,
-    Poll, Presence, Send, Target, TokenUse,
+    Poll, Presence, RolloutOp, Send, Target, TokenUse,
 };
+pub use record::TargetQuery;
 pub use time::{ExpiryClock, Instant, Now};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::{
     Action, Actor, AuditObject, Code, CommandId, Delivery, DeliveryState, DeviceId, Json, Labels,
-    Outcome, Role, Seq, Timestamp, Token, TokenId,
+    Outcome, Role, Rollout, RolloutPlan, RolloutState, Selector, Seq, Timestamp, Token, TokenId,
 };
 
 use crate::ids::RequestId;
@@ -72,6 +72,10 @@ pub struct CommandRecord {
     pub data: Json,
     /// Who sent it.
     pub created_by: Option<String>,
+    /// The selector that named its devices, as it was written.
+    pub select: Option<String>,
+    /// The command that it retries.
+    pub parent: Option<CommandId>,
     /// Only for devices that are online (`ttl=0`): what is offline expires at once.
     pub online_only: bool,
 }
@@ -81,6 +85,42 @@ pub struct CommandRecord {
 pub struct TargetChunk {
     /// Device names, rising; never empty.
     pub devices: Vec<DeviceId>,
+    /// Of a rollout: they are of its first batch.
+    pub canary: bool,
+}
+
+impl TargetChunk {
+    /// Its first and its last name; `None` if it has none.
+    pub fn range(&self) -> Option<ChunkRange> {
+        let (first, last) = (self.devices.first()?.clone(), self.devices.last()?.clone());
+        Some(ChunkRange { first, last, targets: self.devices.len() as u64, canary: self.canary })
+    }
+}
+
+/// Which of the registered devices a command is for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TargetQuery {
+    /// Those that it selects; all without one.
+    pub select: Option<Selector>,
+    /// The scope of the sender: what is outside of it is not there. All without one.
+    pub scope: Option<Selector>,
+    /// Only these, if they are given: rising, without duplicates.
+    pub named: Option<Vec<DeviceId>>,
+    /// Only those where this command has ended so.
+    pub ended: Option<(CommandId, Vec<DeliveryState>)>,
+    /// Those that it selects are the first batch of the rollout.
+    pub canary: Option<Selector>,
+}
+
+/// Some of the devices that a [`TargetQuery`] finds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TargetPage {
+    /// Those that it finds, rising.
+    pub devices: Vec<DeviceId>,
+    /// Those of them that the query names as canaries, rising.
+    pub canaries: Vec<DeviceId>,
+    /// The last device that was looked at; `None` when there are no more.
+    pub last: Option<DeviceId>,
 }
 
 /// The first and the last name of a [`TargetChunk`].
@@ -90,6 +130,88 @@ pub struct ChunkRange {
     pub first: DeviceId,
     /// The last.
     pub last: DeviceId,
+    /// How many it has.
+    pub targets: u64,
+    /// As in [`TargetChunk::canary`].
+    pub canary: bool,
+}
+
+/// The rollout of a command as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolloutRecord {
+    /// What was requested.
+    pub plan: RolloutPlan,
+    /// How far it has come.
+    pub state: RolloutState,
+    /// The batch that began last; 0 before the first.
+    pub batch: u64,
+    /// How many there are.
+    pub batches: u64,
+    /// Targets of the first batch that the canary selector chose; 0 without them.
+    pub canaries: u64,
+    /// Targets of the batch that began last.
+    pub size: u64,
+    /// Targets of all batches that have begun.
+    pub begun: u64,
+    /// When the last batch began, by the monotonic clock.
+    pub began: Instant,
+    /// The same by the wall clock.
+    pub began_at: Timestamp,
+    /// The first batch does not begin before this, by the wall clock.
+    pub not_before: Option<Timestamp>,
+    /// Why it was aborted.
+    pub reason: Option<String>,
+}
+
+impl RolloutRecord {
+    /// One of which nothing has begun.
+    pub fn new(
+        plan: RolloutPlan,
+        total: u64,
+        canaries: u64,
+        not_before: Option<Timestamp>,
+        now: Now,
+    ) -> Self {
+        Self {
+            batches: plan.batches(total, canaries),
+            plan,
+            state: RolloutState::Running,
+            batch: 0,
+            canaries,
+            size: 0,
+            begun: 0,
+            began: now.instant,
+            began_at: now.wall,
+            not_before,
+            reason: None,
+        }
+    }
+
+    /// The object that the API shows of it.
+    pub fn to_rollout(&self) -> Rollout {
+        let Self { state, batch, batches, reason, .. } = self;
+        Rollout { state: *state, batch: *batch, batches: *batches, reason: reason.clone() }
+    }
+}
+
+/// What has become of the deliveries of a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RolloutCounts {
+    /// How many have ended.
+    pub ended: u64,
+    /// How many of those are in the states of the abort rule.
+    pub failed: u64,
+    /// How many of the last batch have ended.
+    pub ended_in_batch: u64,
+}
+
+/// The batch that a delivery belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchMark {
+    /// Its number, from 1.
+    pub number: u64,
+    /// When it began; the time to live counts from then.
+    pub began_at: Timestamp,
 }
 
 /// A command to many that was not expanded, or not cancelled, to its end when the hub stopped.
@@ -103,6 +225,8 @@ pub struct JobRecord {
     pub chunks: Vec<ChunkRange>,
     /// It is being cancelled; by force or not.
     pub cancel: Option<bool>,
+    /// Its rollout, if it has one, and what has become of that.
+    pub rollout: Option<(RolloutRecord, RolloutCounts)>,
 }
 
 /// A delivery as it is stored: everything that must survive.
@@ -112,6 +236,8 @@ pub struct DeliveryRecord {
     pub head: CommandHead,
     /// The device.
     pub device: DeviceId,
+    /// Of a rollout: its batch.
+    pub batch: Option<BatchMark>,
     /// Its state. `Sent` on disk means that it may have been sent.
     pub state: DeliveryState,
     /// The number of the latest sending, as the device sees it.
@@ -158,6 +284,7 @@ impl DeliveryRecord {
             scheduled_at: head.not_before.filter(|at| *at > now.wall),
             head,
             device,
+            batch: None,
             state: DeliveryState::Queued,
             attempt: 0,
             sends: 0,
@@ -185,10 +312,15 @@ impl DeliveryRecord {
             rev: self.rev.unwrap_or(0),
             created_at: self.head.created_at,
             updated_at: self.updated_at,
-            expires_at: self.head.expires_at,
+            expires_at: self.expires_at(),
             outcome: self.outcome.clone(),
             late: self.late,
         }
+    }
+
+    /// Until when it must be accepted, as the wall clock showed when that was decided.
+    pub fn expires_at(&self) -> Timestamp {
+        self.batch.map_or(self.head.expires_at, |batch| batch.began_at.after(self.head.ttl()))
     }
 
     /// When the hub must act on it even without a listener: its time to live, its run clock, or the
@@ -342,6 +474,13 @@ pub enum Change {
     PutTargets(Seq, TargetChunk),
     /// The targets of the chunk with this first name have their deliveries.
     DeleteTargets(Seq, DeviceId),
+    /// All targets that were put under the first number belong to the command with the second, which is stored by the
+    /// same transaction. Until then no command has the first: a start deletes such targets.
+    AdoptTargets(Seq, Seq),
+    /// All targets that were put under this number are given up: there will be no command.
+    DropTargets(Seq),
+    /// A rollout, new or changed.
+    PutRollout(Seq, Box<RolloutRecord>),
     /// A command to many is being cancelled, by force or not.
     PutCancel(Seq, bool),
     /// The cancellation of a command to many has reached every delivery.
@@ -444,6 +583,17 @@ pub enum Load {
     Command(CommandId),
     /// The names of a [`TargetChunk`] by its command and first name, and the command's data.
     Targets(Seq, DeviceId),
+    /// The devices that a query finds after the given one, of so many that are looked at.
+    Found {
+        /// Who sends the command.
+        request: RequestId,
+        /// Which.
+        query: Box<TargetQuery>,
+        /// By name after this one.
+        after: Option<DeviceId>,
+        /// Devices to look at, at most.
+        rows_max: usize,
+    },
     /// Devices that have a live delivery of this command, by name after the given one, at most
     /// this many.
     LiveOf(Seq, Option<DeviceId>, usize),
@@ -517,6 +667,8 @@ pub struct LoadedCommand {
     pub first: Option<Box<DeliveryRecord>>,
     /// How many of its deliveries are terminal.
     pub terminal: u64,
+    /// Its rollout.
+    pub rollout: Option<Box<RolloutRecord>>,
 }
 
 /// The answer to a [`Load`].
@@ -538,6 +690,8 @@ pub enum Loaded {
     Command(CommandId, Option<Box<LoadedCommand>>),
     /// To [`Load::Targets`]; `None` when there is no such chunk.
     Targets(Seq, DeviceId, Option<(TargetChunk, Json)>),
+    /// To [`Load::Found`].
+    Found(RequestId, TargetPage),
     /// To [`Load::LiveOf`], rising.
     LiveOf(Seq, Vec<DeviceId>),
     /// To [`Load::Unknown`].

@@ -69,8 +69,13 @@ fn the_same_seed_gives_the_same_run() {
 
 /// In some world with this bug in it a promise is broken, and the judge says which.
 fn is_seen(bug: InjectedBug, expected: &str) {
+    is_seen_in(40, bug, expected);
+}
+
+/// The same in some of so many worlds.
+fn is_seen_in(worlds: u64, bug: InjectedBug, expected: &str) {
     let verdicts: Vec<String> =
-        (0..40).filter_map(|seed| World::run(seed, Some(bug), false).verdict.err()).collect();
+        (0..worlds).filter_map(|seed| World::run(seed, Some(bug), false).verdict.err()).collect();
     let seen = verdicts.iter().any(|verdict| verdict.contains(expected));
     assert!(seen, "{bug:?} is not seen as \"{expected}\" but as {verdicts:#?}");
 }
@@ -88,6 +93,11 @@ fn a_store_that_finds_nothing_due_is_seen() {
 #[test]
 fn a_store_that_counts_sendings_anew_after_a_restart_is_seen() {
     is_seen(InjectedBug::StoreForgetsAttempts, "was sent again as attempt");
+}
+
+#[test]
+fn a_store_that_forgets_the_batches_of_a_rollout_is_seen() {
+    is_seen_in(400, InjectedBug::StoreForgetsBatches, "more than the batches have");
 }
 
 #[test]

@@ -68,6 +68,8 @@ impl Load {
             head: delivery.head.clone(),
             data: self.data.clone(),
             created_by: None,
+            select: None,
+            parent: None,
             online_only: false,
         };
         let changes =

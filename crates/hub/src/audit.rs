@@ -21,6 +21,10 @@ use tokio::sync::{Notify, watch};
 pub(crate) mod verb {
     pub(crate) const SEND: &str = "send";
     pub(crate) const CANCEL: &str = "cancel";
+    pub(crate) const RETRY: &str = "retry";
+    pub(crate) const PAUSE: &str = "pause";
+    pub(crate) const RESUME: &str = "resume";
+    pub(crate) const ABORT: &str = "abort";
     pub(crate) const DEVICE_PUT: &str = "device.put";
     pub(crate) const DEVICE_DELETE: &str = "device.delete";
     pub(crate) const DEVICE_ENROLL: &str = "device.enroll";

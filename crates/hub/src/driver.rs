@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bellwire_core::record::AuditRecord;
 use bellwire_core::{
-    Answer, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, Send, SessionId,
+    Answer, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, RolloutOp, Send, SessionId,
 };
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{
@@ -36,6 +36,7 @@ mod audited;
 mod effects;
 mod events;
 mod labels;
+mod preview;
 mod reserved;
 mod runtime;
 mod tokens;
@@ -174,14 +175,25 @@ impl Driver {
     /// `idempotency_mismatch`, `unknown_device`, `rate_limited`, `draining`, `store_unavailable`.
     pub async fn send_to_many(&self, send: Send, visible: Visible) -> Result<Command, Problem> {
         match self.request_send(send).await? {
-            Answer::Command(command) => self.command(command, visible).await,
+            Answer::Command(command) => self.command_of_sender(command, visible).await,
             answer => Err(unexpected(&answer)),
         }
     }
 
+    /// A command to no device is there for nobody in particular; its sender is shown it all the same.
+    async fn command_of_sender(&self, id: CommandId, visible: Visible) -> Result<Command, Problem> {
+        let shown = self.command(id, visible).await;
+        if shown.as_ref().is_err_and(|problem| problem.code == Code::UnknownCommand) {
+            let whole = self.command(id, Visible::all()).await?;
+            return if whole.total == 0 { Ok(whole) } else { shown };
+        }
+        shown
+    }
+
     async fn request_send(&self, send: Send) -> Result<Answer, Problem> {
         let random = entropy().map_err(|_| internal())?;
-        let record = self.record(verb::SEND, audited::sent(&send), 202);
+        let verb = if send.parent.is_some() { verb::RETRY } else { verb::SEND };
+        let record = self.record(verb, audited::sent(&send), 202);
         let reply = self.request_recorded(record, |hub, request, now| {
             hub.handle_send(request, send, random, now);
         });
@@ -203,6 +215,31 @@ impl Driver {
         let record = self.record(verb::CANCEL, AuditObject::command(command), 202);
         let reply = self.request_recorded(record, |hub, request, now| {
             hub.handle_cancel(request, command, force, now)
+        });
+        match reply.await? {
+            Answer::Cancelled => self.command(command, visible).await,
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Pauses, resumes or aborts the rollout of a command, and shows it as it then is.
+    ///
+    /// # Errors
+    /// `unknown_command`, `conflict` when it has no rollout or that has ended, `store_unavailable`.
+    pub async fn change_rollout(
+        &self,
+        command: CommandId,
+        op: RolloutOp,
+        visible: Visible,
+    ) -> Result<Command, Problem> {
+        let verb = match op {
+            RolloutOp::Pause => verb::PAUSE,
+            RolloutOp::Resume => verb::RESUME,
+            RolloutOp::Abort => verb::ABORT,
+        };
+        let record = self.record(verb, AuditObject::command(command), 200);
+        let reply = self.request_recorded(record, |hub, request, now| {
+            hub.handle_rollout(request, command, op, now);
         });
         match reply.await? {
             Answer::Cancelled => self.command(command, visible).await,

@@ -2,7 +2,7 @@
 //! ends, data on one line (contract, section 4). Each is encoded once for all its readers.
 
 use bellwire_core::Frame as CoreFrame;
-use bellwire_proto::stream::{Bye, ByeReason};
+use bellwire_proto::stream::{Bye, ByeReason, CommandEvent};
 use bellwire_proto::{AuditEntry, Command, Delivery, DeviceEvent, Seq, limits};
 use bellwire_sse::{Encoder, EventId, EventName};
 use serde::Serialize;
@@ -12,11 +12,29 @@ use crate::plane::Frame;
 /// The hub's name and version, as `hello`, `hub` events and `GET /v1/ping` report it.
 pub const HUB: &str = concat!("bellwire/", env!("CARGO_PKG_VERSION"));
 
-/// What the core sends to a device: `command` with its number as the id, or `cancel`.
-pub fn frame(frame: &CoreFrame) -> Frame {
-    match frame {
-        CoreFrame::Command(command) => encode("command", Some(command.seq), command),
-        CoreFrame::Cancel(cancel) => encode("cancel", None, cancel),
+/// Encodes what the core sends to devices, one after the other. The streams of a command to many get one frame, as long as
+/// their attempts are the same.
+#[derive(Default)]
+pub struct DeviceFrames {
+    last: Option<(CommandEvent, Frame)>,
+}
+
+impl DeviceFrames {
+    /// `command` with its number as the id, or `cancel`.
+    pub fn frame(&mut self, frame: CoreFrame) -> Frame {
+        match frame {
+            CoreFrame::Command(command) => self.command(command),
+            CoreFrame::Cancel(cancel) => encode("cancel", None, &cancel),
+        }
+    }
+
+    fn command(&mut self, command: CommandEvent) -> Frame {
+        if let Some((_, frame)) = self.last.as_ref().filter(|(last, _)| *last == command) {
+            return frame.clone();
+        }
+        let frame = encode("command", Some(command.seq), &command);
+        self.last = Some((command, frame.clone()));
+        frame
     }
 }
 
@@ -105,7 +123,7 @@ fn bytes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bellwire_proto::stream::{CancelEvent, CommandEvent, Hello};
+    use bellwire_proto::stream::{CancelEvent, Hello};
     use bellwire_proto::{Json, Timestamp};
 
     const ID: &str = "018bcfe5-6807-7000-8000-000000000001";
@@ -113,6 +131,32 @@ mod tests {
     fn text(frame: &Frame) -> String {
         let bytes = frame.bytes(crate::plane::Framing::UntilClose);
         String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    fn ping(attempt: u32) -> CoreFrame {
+        CoreFrame::Command(CommandEvent {
+            id: ID.parse().unwrap(),
+            seq: Seq::new(1042),
+            action: "ping".parse().unwrap(),
+            data: Json::parse("[1]").unwrap(),
+            attempt,
+            created_at: Timestamp::from_unix_ms(0),
+            expires_at: Timestamp::from_unix_ms(3_600_000),
+            ttl_s: 3600,
+            run_timeout_s: 300,
+        })
+    }
+
+    #[test]
+    fn streams_share_a_frame_while_the_attempts_are_the_same() {
+        let mut frames = DeviceFrames::default();
+        let mut address = |attempt| {
+            let frame = frames.frame(ping(attempt));
+            frame.bytes(crate::plane::Framing::Chunked).as_ptr()
+        };
+        let (first, again, other) = (address(1), address(1), address(2));
+        assert_eq!(first, again);
+        assert_ne!(first, other);
     }
 
     #[test]
@@ -129,7 +173,7 @@ mod tests {
             run_timeout_s: 300,
         };
         assert_eq!(
-            text(&frame(&CoreFrame::Command(command))),
+            text(&DeviceFrames::default().frame(CoreFrame::Command(command))),
             format!(
                 "event: command\nid: 1042\ndata: {{\"id\":\"{ID}\",\"seq\":1042,\"action\":\"ping\",\
                  \"data\":{{\"b\": 1.50,\"a\": 1e2}},\"attempt\":1,\
@@ -144,7 +188,7 @@ mod tests {
     fn a_cancel_and_a_bye_carry_no_id() {
         let cancel = CancelEvent { id: ID.parse().unwrap(), seq: Seq::new(7) };
         assert_eq!(
-            text(&frame(&CoreFrame::Cancel(cancel))),
+            text(&DeviceFrames::default().frame(CoreFrame::Cancel(cancel))),
             format!("event: cancel\ndata: {{\"id\":\"{ID}\",\"seq\":7}}\n\n")
         );
         let last = Bye { reason: ByeReason::Draining, reconnect_s: 4.2 };

@@ -17,6 +17,7 @@ mod caller;
 pub mod classic;
 mod command;
 mod device;
+mod export;
 mod metrics;
 mod ops;
 mod page;
@@ -138,6 +139,22 @@ static ROUTES: &[Route] = &[
     Route {
         path: "/v1/commands/{command}/deliveries",
         methods: &[on!(GET reads Operator, command::deliveries)],
+    },
+    Route {
+        path: "/v1/commands/{command}/pause",
+        methods: &[on!(POST acts Operator, command::pause)],
+    },
+    Route {
+        path: "/v1/commands/{command}/resume",
+        methods: &[on!(POST acts Operator, command::resume)],
+    },
+    Route {
+        path: "/v1/commands/{command}/abort",
+        methods: &[on!(POST acts Operator, command::abort)],
+    },
+    Route {
+        path: "/v1/commands/{command}/retry",
+        methods: &[on!(POST acts Operator, send::retry)],
     },
     Route {
         path: "/v1/commands/{command}/waits",

@@ -13,9 +13,10 @@ use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, TokenRecord, Txn};
-use bellwire_core::{Instant, Presence};
+use bellwire_core::{Instant, Presence, TargetQuery};
 use bellwire_proto::device::{DeviceOrder, LabelCounts};
 use bellwire_proto::{
     Action, AuditEntry, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device,
@@ -58,6 +59,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// A command by its id.
     fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<Command>>;
+
+    /// How long a device may be silent about a command that it has accepted; `None` when there is no such command.
+    fn run_timeout(&self, id: CommandId) -> Reading<Option<Duration>>;
 
     /// Commands, newest first.
     fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>>;
@@ -121,6 +125,14 @@ pub trait Store: Send + Sync + 'static {
     /// Keys of labels in their order, with their values and how many devices have them.
     fn labels(&self, page: PageRequest, visible: Visible) -> Reading<Page<LabelCounts>>;
 
+    /// The devices that a query finds after the given one, of `rows_max` that are looked at.
+    fn found(
+        &self,
+        query: TargetQuery,
+        after: Option<DeviceId>,
+        rows_max: usize,
+    ) -> Reading<FoundPage>;
+
     /// A token by its id, expired or not.
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>>;
 
@@ -176,6 +188,17 @@ pub struct Snapshot {
     pub deliveries: Vec<(Delivery, u64)>,
     /// Whether there are more after the last.
     pub more: bool,
+}
+
+/// Some of the devices that a query finds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundPage {
+    /// Those that it finds, rising, each with how many deliveries it has queued.
+    pub devices: Vec<(DeviceId, u64)>,
+    /// Those of them that the query names as canaries, rising.
+    pub canaries: Vec<DeviceId>,
+    /// The last device that was looked at; `None` when there are no more.
+    pub last: Option<DeviceId>,
 }
 
 /// Which commands to list. With `device` and `state` both, a command must have one delivery that

@@ -66,7 +66,7 @@ fn key(key: &str, seq: u64, expires: Instant) -> Change {
 }
 
 fn targets(names: &[&str]) -> TargetChunk {
-    TargetChunk { devices: names.iter().map(|name| device(name)).collect() }
+    TargetChunk { devices: names.iter().map(|name| device(name)).collect(), canary: false }
 }
 
 /// Every kind of change and every state, rows that overflow a page, two restarts and a purge.

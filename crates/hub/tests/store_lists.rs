@@ -142,7 +142,10 @@ fn loads_find_data_and_keys() {
 fn a_command_to_many_is_found_with_its_targets_and_what_is_live_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
-    let chunk = |names: &[&str]| TargetChunk { devices: names.iter().map(|n| device(n)).collect() };
+    let chunk = |names: &[&str]| TargetChunk {
+        devices: names.iter().map(|n| device(n)).collect(),
+        canary: false,
+    };
     kit.commit(vec![
         put_command_to_many(1, 4),
         Change::PutTargets(Seq::new(1), chunk(&["a", "b"])),
@@ -171,7 +174,7 @@ fn a_command_to_many_is_found_with_its_targets_and_what_is_live_of_it() {
 
     let kit = Kit::open(dir.path());
     let [job] = &kit.recovered.jobs[..] else { panic!("{:?}", kit.recovered) };
-    let range = ChunkRange { first: device("c"), last: device("d") };
+    let range = ChunkRange { first: device("c"), last: device("d"), targets: 2, canary: false };
     assert_eq!(
         (&job.chunks[..], job.cancel, job.head.seq),
         (&[range][..], Some(true), Seq::new(1))

@@ -10,9 +10,10 @@ mod store_kit;
 use std::time::Duration;
 
 use bellwire_core::record::{
-    AuditRecord, Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, Seen,
-    TargetChunk, TokenRecord,
+    AuditRecord, Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax,
+    Seen, TargetChunk, TokenRecord,
 };
+use bellwire_core::{RequestId, TargetQuery};
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible};
 use bellwire_proto::device::{DeviceOrder, SortKey};
 use bellwire_proto::facts::selectable;
@@ -182,9 +183,13 @@ fn a_change() -> impl Strategy<Value = Change> {
         1 => (1..=SEQS, any::<bool>()).prop_map(|(seq, force)| Change::PutCancel(Seq::new(seq), force)),
         1 => (1..=SEQS).prop_map(|seq| Change::DeleteCancel(Seq::new(seq))),
         1 => (1..=SEQS, name()).prop_map(|(seq, n)| {
-            Change::PutTargets(Seq::new(seq), TargetChunk { devices: vec![device(n), device("z")] })
+            Change::PutTargets(Seq::new(seq), TargetChunk { devices: vec![device(n), device("z")], canary: false })
         }),
         1 => (1..=SEQS, name()).prop_map(|(seq, n)| Change::DeleteTargets(Seq::new(seq), device(n))),
+        1 => (1..=SEQS, 1..=SEQS).prop_map(|(stage, seq)| {
+            Change::AdoptTargets(Seq::new(stage), Seq::new(seq))
+        }),
+        1 => (1..=SEQS).prop_map(|seq| Change::DropTargets(Seq::new(seq))),
         1 => key.prop_map(|(caller, key, seq, byte)| {
             Change::PutIdempotency(Box::new(IdempotencyRecord {
                 key: IdempotencyKey { caller: caller.into(), key: key.into() },
@@ -208,6 +213,17 @@ fn a_page() -> impl Strategy<Value = PageMax> {
     (0..6usize, 0..40usize).prop_map(|(rows, bytes)| PageMax { rows, bytes })
 }
 
+fn a_query() -> impl Strategy<Value = TargetQuery> {
+    let selectors = vec!["site=lyon", "os,site!=rome", "facts.x=1.0"];
+    let text = option::of(select(selectors));
+    let scope = option::of(select(vec!["site=lyon", "!os"]));
+    (text, scope).prop_map(|(select, scope)| TargetQuery {
+        select: select.map(|text| text.parse().unwrap()),
+        scope: scope.map(|text| text.parse().unwrap()),
+        ..TargetQuery::default()
+    })
+}
+
 fn a_load() -> impl Strategy<Value = Load> {
     let key = (select(vec!["", "ops"]), select(vec!["k", "l", "m"]));
     prop_oneof![
@@ -227,6 +243,14 @@ fn a_load() -> impl Strategy<Value = Load> {
             after.map(device),
             max
         )),
+        (option::of(name()), 1..5usize, a_query()).prop_map(|(after, rows_max, query)| {
+            Load::Found {
+                request: RequestId(1),
+                query: Box::new(query),
+                after: after.map(device),
+                rows_max,
+            }
+        }),
         (0..5u8).prop_map(|n| Load::Token(token_id(n))),
         (0..SEQS + 3).prop_map(|seq| Load::Data(device("a"), Seq::new(seq))),
         (name(), 1..=SEQS).prop_map(|(n, seq)| Load::Delivery(device(n), id(seq))),
@@ -391,6 +415,20 @@ fn compare_scoped(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u3
     }
 }
 
+/// All that a search finds, and the canaries among it. How much is looked at for a page, the store decides.
+fn found(mut load: Load, mut answer: impl FnMut(Load) -> Loaded) -> (Vec<DeviceId>, Vec<DeviceId>) {
+    let (mut devices, mut canaries) = (Vec::new(), Vec::new());
+    loop {
+        let Loaded::Found(_, page) = answer(load.clone()) else { panic!("not found: {load:?}") };
+        devices.extend(page.devices);
+        canaries.extend(page.canaries);
+        match (page.last, &mut load) {
+            (Some(last), Load::Found { after, .. }) => *after = Some(last),
+            _ => return (devices, canaries),
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -436,6 +474,11 @@ proptest! {
         }
         prop_assert_eq!(kit.view(&model), model.view());
         for load in loads {
+            if matches!(load, Load::Found { .. }) {
+                let expected = found(load.clone(), |load| model.answer(&load));
+                prop_assert_eq!(found(load.clone(), |load| kit.load(load)), expected, "{:?}", load);
+                continue;
+            }
             let expected = model.answer(&load);
             prop_assert_eq!(kit.load(load), expected);
         }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::DeliveryState;
-use crate::id::{Action, CommandId, Seq};
+use crate::id::{Action, CommandId, DeviceId, Seq};
 use crate::json::Json;
+use crate::rollout::Rollout;
 use crate::time::Timestamp;
 
 /// How many deliveries of a command are in each state; states with none are absent.
@@ -40,9 +41,23 @@ pub struct Command {
     /// The selector that named its devices; `None` if they were named otherwise.
     pub select: Option<String>,
     /// How far it has been rolled out; `None` for one that was sent to all devices at once.
-    pub rollout: Option<Json>,
+    pub rollout: Option<Rollout>,
     /// The command that it retries.
     pub parent: Option<CommandId>,
+}
+
+/// What a command would be sent to: the answer to a dry run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Preview {
+    /// How many devices it would be for.
+    pub total: u64,
+    /// How many of them are online.
+    pub online: u64,
+    /// How many have a full queue: their deliveries would be rejected.
+    pub queue_full: u64,
+    /// The first of them by name, at most
+    /// [`PREVIEW_DEVICES_MAX`](crate::limits::PREVIEW_DEVICES_MAX).
+    pub devices: Vec<DeviceId>,
 }
 
 /// A page of a list.

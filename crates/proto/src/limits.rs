@@ -103,6 +103,17 @@ pub const COMMAND_DEVICES_AT_ONCE: usize = 128;
 /// choice; each waits for the others. docs/protocol.md, section 3.
 pub const COMMANDS_TO_MANY_MAX: usize = 256;
 
+/// Percent of a rollout: of its targets, of a batch, of failures. Contract, section 3.
+pub const PERCENT: Range = Range { default: 100, min: 1, max: 100 };
+/// Devices of a batch of a rollout, and how many must have ended before it may be aborted: our bounds.
+/// docs/protocol.md, section 3.
+pub const ROLLOUT_BATCH: Range = Range { default: 1, min: 1, max: 100_000_000 };
+/// Seconds between batches of a rollout: up to 30 days, our choice. docs/protocol.md, section 3.
+pub const ROLLOUT_SPAN_S: Range = Range { default: 0, min: 0, max: 30 * 24 * 3600 };
+
+/// Devices that a dry run names. Contract, section 3.
+pub const PREVIEW_DEVICES_MAX: usize = 100;
+
 /// How long a command waits for `accepted` after it was sent, by default. Contract, section 2.
 pub const LEASE: Duration = Duration::from_secs(30);
 /// The longest backoff between two counted attempts. Contract, section 2.

@@ -2,7 +2,7 @@
 
 use bellwire_proto::{
     Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Json, Page,
-    Seconds, Selector, Timestamp, Wait,
+    Preview, Seconds, Selector, Timestamp, Wait,
 };
 use futures_core::Stream;
 use http::{HeaderName, HeaderValue, Method};
@@ -118,6 +118,8 @@ pub struct NewCommand {
     run_timeout_s: Option<Seconds>,
     #[serde(skip_serializing_if = "Option::is_none")]
     not_before: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<Json>,
     #[serde(skip)]
     idempotency_key: Option<String>,
 }
@@ -145,6 +147,7 @@ impl NewCommand {
             ttl_s: None,
             run_timeout_s: None,
             not_before: None,
+            rollout: None,
             idempotency_key: None,
         }
     }
@@ -170,6 +173,12 @@ impl NewCommand {
     /// Not sent before this time.
     pub fn not_before(mut self, not_before: Timestamp) -> Self {
         self.not_before = Some(not_before);
+        self
+    }
+
+    /// Rolled out batch by batch: the member `rollout` of the envelope, `{"batch":"10%"}` for example.
+    pub fn rollout(mut self, rollout: Json) -> Self {
+        self.rollout = Some(rollout);
         self
     }
 
@@ -290,6 +299,18 @@ impl Controller {
     pub async fn send_command(&self, command: &NewCommand) -> Result<Command, Error> {
         self.call(Method::POST, ["v1", "commands"])
             .idempotency_key(command.idempotency_key.as_deref())?
+            .json(command)
+            .fetch()
+            .await
+    }
+
+    /// Checks a command as [`send_command`](Self::send_command) would send it, and stores nothing: how many devices it is for.
+    ///
+    /// # Errors
+    /// As [`Controller::send_command`].
+    pub async fn preview(&self, command: &NewCommand) -> Result<Preview, Error> {
+        self.call(Method::POST, ["v1", "commands"])
+            .query("dry_run", Some(true))
             .json(command)
             .fetch()
             .await

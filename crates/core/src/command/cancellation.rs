@@ -81,6 +81,7 @@ impl Commands {
             chunks: BTreeMap::new(),
             urgent: VecDeque::new(),
             cancel: None,
+            rollout: None,
             stored: txn,
             txn,
         });

@@ -5,12 +5,16 @@ use std::time::Duration;
 use bellwire_proto::limits::{IDEMPOTENCY_RETENTION, RUN_TIMEOUT_S, TTL_IF_ONLINE_S, TTL_S};
 use bellwire_proto::{Code, CommandId, DeliveryState, ErrorInfo, Json, Problem};
 
+use crate::command::EndAtOnce;
 use crate::context::unknown_device;
 use crate::delivery::Live;
 use crate::device::Device;
 use crate::ids::RequestId;
 use crate::io::{Answer, Send};
-use crate::record::{Change, CommandHead, CommandRecord, DeliveryRecord, IdempotencyRecord};
+use crate::record::{
+    BatchMark, Change, CommandHead, CommandRecord, DeliveryRecord, IdempotencyRecord,
+};
+use crate::time::Instant;
 use crate::txn::TxnBuilder;
 
 /// What a command to many decides for each of its deliveries.
@@ -18,8 +22,10 @@ use crate::txn::TxnBuilder;
 pub(crate) struct DeliveryRule {
     /// Where the device is offline, the delivery expires at once.
     pub(crate) online_only: bool,
-    /// The command is being cancelled, by force or not.
-    pub(crate) cancel: Option<bool>,
+    /// They end as they come into being.
+    pub(crate) end: Option<EndAtOnce>,
+    /// Of a rollout: the batch, and until when it must be accepted.
+    pub(crate) batch: Option<(BatchMark, Instant)>,
 }
 
 impl Device {
@@ -106,10 +112,17 @@ impl Device {
         let offline = !self.presence(txn.now).online();
         let record = DeliveryRecord::new(head.clone(), self.id.clone(), txn.now);
         let mut live = Live::new(record, Some(data.clone()));
+        if let Some((mark, expires)) = rule.batch {
+            (live.record.batch, live.record.expires) = (Some(mark), expires);
+        }
         live.touch(txn.now);
-        if let Some(force) = rule.cancel {
+        if let Some(end) = rule.end {
             // It has not ended, so it can be cancelled; it was never sent, so that is the end of it.
+            let force = end == EndAtOnce::Cancelled(true);
             let _never_refused = live.cancel(force, txn.now);
+            if end == EndAtOnce::Aborted {
+                live.record.outcome.error = Some(ErrorInfo::of("aborted"));
+            }
         } else if self.ensure_known(txn).is_err() {
             self.reject(&mut live, Code::UnknownDevice, txn);
         } else if self.queue_is_full(txn) {
@@ -160,6 +173,8 @@ pub(crate) fn store_command(
         head: head.clone(),
         data: send.data.clone(),
         created_by: send.created_by.clone(),
+        select: send.select.clone(),
+        parent: send.parent,
         online_only: is_online_only(send),
     })));
     head

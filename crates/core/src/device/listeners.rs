@@ -399,7 +399,7 @@ pub(super) fn command_event(record: &DeliveryRecord, data: Json, now: Instant) -
         data,
         attempt: record.attempt,
         created_at: head.created_at,
-        expires_at: head.expires_at,
+        expires_at: record.expires_at(),
         ttl_s: u64::try_from(remaining).unwrap_or(u64::MAX).div_ceil(1000),
         run_timeout_s: head.run_timeout.as_secs(),
     }

@@ -4,20 +4,23 @@
 use bellwire_proto::limits::{COMMAND_DEVICES_AT_ONCE, IDEMPOTENCY_RETENTION};
 use bellwire_proto::{Code, CommandId, DeviceId, Json, Problem, Seq};
 
-use super::Hub;
-use crate::command::{JobLookup, StepId, StepKind};
+use super::{CommandOp, Hub};
+use crate::command::{Expansion, JobLookup, StepId, StepKind};
 use crate::context::KeyDecision;
 use crate::context::{store_unavailable, unknown_device};
 use crate::device::{
     CancelOrigin, DeliveryOp, DeliveryRule, Op, PAGE_MAX, is_online_only, store_command,
 };
-use crate::idempotency::NewSend;
 use crate::ids::RequestId;
-use crate::io::{Answer, Output, Send};
-use crate::record::{Change, CommandHead, IdempotencyRecord, Load, LoadedCommand, TargetChunk};
+use crate::io::{Answer, NewSend, Output, Send};
+use crate::record::{
+    Change, CommandHead, IdempotencyRecord, Load, LoadedCommand, TargetChunk, TargetQuery,
+};
 use crate::time::{LOAD_RETRY, Now};
 use crate::txn::TxnBuilder;
 
+/// Devices that a search for targets looks at, at once: a lookup of about a millisecond, since others wait for it.
+const TARGET_PAGE_ROWS: usize = 1024;
 /// Deliveries that a cancellation looks up at once.
 const CANCEL_PAGE_MAX: usize = 128;
 
@@ -55,9 +58,18 @@ impl Hub {
         }
     }
 
-    fn store_for(&mut self, (request, send, random): NewSend, devices: Vec<DeviceId>, now: Now) {
+    pub(super) fn store_for(
+        &mut self,
+        (request, send, random): NewSend,
+        devices: Vec<DeviceId>,
+        now: Now,
+    ) {
         if self.ctx.draining {
             return self.refuse_send(request, &send, Problem::draining());
+        }
+        if send.rollout.is_some() {
+            let query = TargetQuery { named: Some(devices), ..TargetQuery::default() };
+            return self.find_targets((request, send, random), Box::new(query));
         }
         if devices.len() <= COMMAND_DEVICES_AT_ONCE {
             return self.begin_step(StepKind::Store { request, send, random }, devices, now);
@@ -68,13 +80,14 @@ impl Hub {
         let total = devices.len() as u64;
         let chunks: Vec<TargetChunk> = devices
             .chunks(COMMAND_DEVICES_AT_ONCE)
-            .map(|devices| TargetChunk { devices: devices.to_vec() })
+            .map(|devices| TargetChunk { devices: devices.to_vec(), canary: false })
             .collect();
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
         let head = store_command(&send, total, random, &mut txn);
         txn.audit_command(request, head.id);
         let (id, online_only) = (txn.id(), is_online_only(&send));
-        txn.ctx.commands.expand(head.clone(), online_only, &chunks, id);
+        let ranges = chunks.iter().filter_map(TargetChunk::range);
+        txn.ctx.commands.expand(head.clone(), online_only, ranges, None, id);
         chunks.into_iter().for_each(|chunk| txn.change(Change::PutTargets(head.seq, chunk)));
         put_key(&send, &head, &mut txn);
         txn.reply(request, Answer::Command(head.id));
@@ -82,7 +95,7 @@ impl Hub {
         self.end_call(outcome, now);
     }
 
-    fn refuse_send(&mut self, request: RequestId, send: &Send, problem: Problem) {
+    pub(super) fn refuse_send(&mut self, request: RequestId, send: &Send, problem: Problem) {
         self.ctx.refuse(request, problem);
         if let Some((key, _)) = send.idempotency.clone() {
             self.ctx.key_decisions.push_back(KeyDecision { key, device: None, stored: None });
@@ -128,18 +141,27 @@ impl Hub {
                 txn.audit_command(request, head.id);
                 put_key(&send, &head, &mut txn);
                 txn.reply(request, Answer::Command(head.id));
-                let rule = DeliveryRule { online_only: is_online_only(&send), cancel: None };
-                (head, send.data, rule)
+                let online_only = is_online_only(&send);
+                (head, send.data, DeliveryRule { online_only, end: None, batch: None })
             }
-            StepKind::Expand { command, data } => {
-                let number = txn.id();
-                let found = txn.ctx.commands.chunk_expanded(command, &first, number);
-                let Some(expansion) = found else {
+            StepKind::Expand { command, data, canary, rest } => {
+                let (number, count) = (txn.id(), step.devices.len() as u64);
+                let commands = &mut txn.ctx.commands;
+                // A rollout may have been paused meanwhile.
+                if commands.may_expand(command) < count {
+                    commands.chunk_deferred(command, &first);
+                    return self.unpin(id, &step.devices, now);
+                }
+                let rest = TargetChunk { devices: rest, canary };
+                let found = commands.chunk_expanded(command, &first, count, rest.range(), number);
+                let Some(Expansion { head, online_only, end, batch }) = found else {
                     return self.unpin(id, &step.devices, now);
                 };
                 txn.change(Change::DeleteTargets(command, first.clone()));
-                let (online_only, cancel) = (expansion.online_only, expansion.cancel);
-                (expansion.head, data, DeliveryRule { online_only, cancel })
+                if !rest.devices.is_empty() {
+                    txn.change(Change::PutTargets(command, rest));
+                }
+                (head, data, DeliveryRule { online_only, end, batch })
             }
         };
         let committed = self.txns.committed();
@@ -192,6 +214,9 @@ impl Hub {
         let lookup = self.ctx.commands.next_lookup(last, committed, now.instant);
         let load = match lookup {
             None => return false,
+            Some(JobLookup::Found { request, query, after }) => {
+                Load::Found { request, query, after, rows_max: TARGET_PAGE_ROWS }
+            }
             Some(JobLookup::Targets(command, first)) => Load::Targets(command, first),
             Some(JobLookup::Live(command, after)) => Load::LiveOf(command, after, CANCEL_PAGE_MAX),
             Some(JobLookup::Device(device)) => Load::Device(device, PAGE_MAX),
@@ -208,8 +233,14 @@ impl Hub {
         now: Now,
     ) {
         match found.filter(|(chunk, _)| chunk.devices.first() == Some(&first)) {
-            Some((chunk, data)) => {
-                self.begin_step(StepKind::Expand { command, data }, chunk.devices, now);
+            Some((TargetChunk { mut devices, canary }, data)) => {
+                let may = usize::try_from(self.ctx.commands.may_expand(command));
+                let rest = devices.split_off(may.unwrap_or(usize::MAX).min(devices.len()));
+                if devices.is_empty() {
+                    return self.ctx.commands.chunk_deferred(command, &first);
+                }
+                let kind = StepKind::Expand { command, data, canary, rest };
+                self.begin_step(kind, devices, now);
             }
             // The store contradicts itself: it is read again, later.
             None => {
@@ -229,17 +260,27 @@ impl Hub {
         now: Now,
     ) {
         let waiting = self.cancels.remove(&command).unwrap_or_default();
-        for (request, force) in waiting {
+        for (request, op) in waiting {
             let Some(found) = &found else {
                 let detail = format!("no command has the id {command}");
                 self.ctx.refuse(request, Problem::new(Code::UnknownCommand, detail));
                 continue;
             };
-            if found.head.is_to_many() {
-                self.cancel_many(request, found, force, now);
-            } else if let Some(delivery) = &found.first {
-                let op = DeliveryOp::Cancel { origin: CancelOrigin::Request(request), force };
-                self.at_device(delivery.device.clone(), Op::Delivery { command, op }, now);
+            let force = match op {
+                CommandOp::Cancel { force } => force,
+                CommandOp::Rollout(op) => {
+                    self.change_rollout(request, found, op, now);
+                    continue;
+                }
+            };
+            match &found.first {
+                Some(delivery)
+                    if !self.ctx.commands.has_job(found.head.seq) && !found.head.is_to_many() =>
+                {
+                    let op = DeliveryOp::Cancel { origin: CancelOrigin::Request(request), force };
+                    self.at_device(delivery.device.clone(), Op::Delivery { command, op }, now);
+                }
+                _ => self.cancel_many(request, found, force, now),
             }
         }
     }
@@ -247,10 +288,8 @@ impl Hub {
     fn cancel_many(&mut self, request: RequestId, found: &LoadedCommand, force: bool, now: Now) {
         let head = &found.head;
         let completed = found.terminal >= head.total && !self.ctx.commands.has_job(head.seq);
-        if let Some(first) = found.first.as_ref().filter(|_| completed) {
-            let detail = "every delivery of the command has ended; none can become cancelled";
-            let problem = Problem::new(Code::IllegalTransition, detail);
-            return self.ctx.refuse(request, problem.with_delivery(first.to_delivery()));
+        if completed {
+            return self.ctx.refuse(request, all_ended(found));
         }
         if self.ctx.commands.is_full() && !self.ctx.commands.has_job(head.seq) {
             return self.ctx.refuse(request, too_many());
@@ -261,6 +300,9 @@ impl Hub {
         let (id, at_end) = (txn.id(), answered_at_end.then_some(request));
         let force = txn.ctx.commands.cancel(head, found.online_only, force, at_end, id);
         txn.change(Change::PutCancel(head.seq, force));
+        if let Some(record) = txn.ctx.commands.end_rollout_by_cancel(head.seq) {
+            txn.change(Change::PutRollout(head.seq, Box::new(record)));
+        }
         txn.audit(request);
         if !answered_at_end {
             txn.reply(request, Answer::Cancelled);
@@ -286,13 +328,23 @@ impl Hub {
     }
 }
 
-fn too_many() -> Problem {
+/// The refusal to cancel what has ended: with its first delivery, unless it was for no device.
+fn all_ended(found: &LoadedCommand) -> Problem {
+    let detail = "every delivery of the command has ended; none can become cancelled";
+    let problem = Problem::new(Code::IllegalTransition, detail);
+    match &found.first {
+        Some(first) => problem.with_delivery(first.to_delivery()),
+        None => problem,
+    }
+}
+
+pub(super) fn too_many() -> Problem {
     let detail = "too many commands to many devices are under way; try again later";
     Problem::new(Code::RateLimited, detail)
 }
 
 /// Stores the key of a command to several devices.
-fn put_key(send: &Send, head: &CommandHead, txn: &mut TxnBuilder<'_>) {
+pub(super) fn put_key(send: &Send, head: &CommandHead, txn: &mut TxnBuilder<'_>) {
     let Some((key, fingerprint)) = send.idempotency.clone() else { return };
     txn.decide_key(key.clone(), None, Some((fingerprint, head.id)));
     txn.change(Change::PutIdempotency(Box::new(IdempotencyRecord {

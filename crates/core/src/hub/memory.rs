@@ -110,6 +110,9 @@ impl Hub {
             Load::Targets(command, first) => {
                 self.ctx.commands.chunk_failed(command, &first, retry_at);
             }
+            Load::Found { request, .. } => {
+                self.targets_not_found(request, store_unavailable(), now)
+            }
             Load::LiveOf(command, ..) => self.ctx.commands.cancel_page_failed(command, retry_at),
             Load::Unknown(request, _) => self.check_failed(request),
             Load::Idempotency(key) => self.key_not_loaded(&key),

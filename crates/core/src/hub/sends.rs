@@ -5,8 +5,8 @@ use bellwire_proto::{Code, Problem};
 use super::Hub;
 use crate::context::{KeyDecision, store_unavailable};
 use crate::device::{DeliveryOp, Op};
-use crate::idempotency::{KeyStep, Made, NewSend};
-use crate::io::{Answer, Output, Target};
+use crate::idempotency::{KeyStep, Made};
+use crate::io::{Answer, NewSend, Output, Target};
 use crate::record::{IdempotencyKey, IdempotencyRecord, Load};
 use crate::time::Now;
 
@@ -56,12 +56,20 @@ impl Hub {
     /// A send whose key, if it has one, was not used before.
     fn send_now(&mut self, (request, send, random): NewSend, now: Now) {
         match &send.target {
+            Target::Device(device) if send.rollout.is_some() => {
+                let devices = vec![device.clone()];
+                self.send_to_devices((request, send, random), devices, now);
+            }
             Target::Device(device) => {
                 self.at_device(device.clone(), Op::Send { request, send, random }, now);
             }
             Target::Devices(devices) => {
                 let devices = devices.clone();
                 self.send_to_devices((request, send, random), devices, now);
+            }
+            Target::Found(query) => {
+                let query = query.clone();
+                self.find_targets((request, send, random), query);
             }
         }
     }

@@ -267,6 +267,30 @@ impl Harness {
         })
     }
 
+    /// Sends to any target, and gives the command once it is promised.
+    pub(crate) fn send_to_target(
+        &mut self,
+        target: Target,
+        with: impl FnOnce(&mut Send),
+    ) -> CommandId {
+        let request = self.ask_to_send_to_target(target, with);
+        match self.answer(request) {
+            Answer::Command(command) => command,
+            answer => panic!("{request:?} is answered by {answer:?}"),
+        }
+    }
+
+    pub(crate) fn ask_to_send_to_target(
+        &mut self,
+        target: Target,
+        with: impl FnOnce(&mut Send),
+    ) -> RequestId {
+        self.ask_to_send("any", |send| {
+            send.target = target;
+            with(send);
+        })
+    }
+
     /// Cancels: whether every delivery has ended, or the refusal.
     pub(crate) fn cancel(&mut self, command: CommandId, force: bool) -> Result<bool, Problem> {
         let request = self.request();
@@ -421,6 +445,15 @@ impl Harness {
         self.hub.handle_put_device(request, device(who), Labels::new(), self.now);
         self.settle();
         self.answer(request)
+    }
+
+    /// Registers a device with labels.
+    pub(crate) fn register(&mut self, who: &str, labels: &[(&str, &str)]) {
+        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let request = self.request();
+        self.hub.handle_put_device(request, device(who), labels, self.now);
+        self.settle();
+        let _created = self.answer(request);
     }
 
     pub(crate) fn ask_to_delete(&mut self, who: &str) -> RequestId {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bellwire_core::record::IdempotencyKey;
-use bellwire_core::{Answer, Config, Send};
+use bellwire_core::{Answer, Config, Send, Target, TargetQuery};
 use bellwire_proto::ReportState as R;
 use bellwire_proto::{Code, CommandId, DeliveryState, DeviceId, Seconds};
 
@@ -303,4 +303,127 @@ fn a_draining_hub_refuses_and_finishes_what_it_promised_after_its_restart() {
     let refused = harness.ask_to_send_to(&refs(&names), |_| {});
     let Answer::Problem(problem) = harness.answer(refused) else { panic!("not refused") };
     assert_eq!(problem.code, Code::Draining);
+}
+
+// --- Targets that are found ---
+
+/// Registers devices, of which those with an even number are in lyon.
+fn register(harness: &mut Harness, count: usize) {
+    for (n, name) in names(count).iter().enumerate() {
+        let site = if n % 2 == 0 { "lyon" } else { "nice" };
+        harness.register(name, &[("site", site)]);
+    }
+}
+
+fn found(select: Option<&str>, scope: Option<&str>) -> Target {
+    let parsed = |text: &str| text.parse().unwrap();
+    Target::Found(Box::new(TargetQuery {
+        select: select.map(parsed),
+        scope: scope.map(parsed),
+        ..TargetQuery::default()
+    }))
+}
+
+#[test]
+fn a_selector_names_the_devices_that_match_when_the_command_is_stored() {
+    let mut harness = Harness::new();
+    register(&mut harness, MANY);
+    let command = harness.send_to_target(found(Some("site=lyon"), None), |_| {});
+    assert_eq!(count(&harness, command, DeliveryState::Queued), MANY / 2);
+    // Who comes later is not among them.
+    harness.register("late", &[("site", "lyon")]);
+    harness.pass(10.0);
+    assert_eq!(states(&harness, command).len(), MANY / 2);
+    assert_eq!(harness.hub.footprint(), bellwire_core::Footprint::default());
+}
+
+#[test]
+fn what_the_scope_of_the_sender_leaves_out_is_no_target() {
+    let mut harness = Harness::new();
+    register(&mut harness, 4);
+    let command = harness.send_to_target(found(None, Some("site=nice")), |_| {});
+    let targets: Vec<String> = states(&harness, command).into_iter().map(|s| s.0).collect();
+    assert_eq!(targets, ["d001", "d003"]);
+}
+
+#[test]
+fn a_command_to_none_is_stored_and_cannot_be_cancelled() {
+    let mut harness = Harness::new();
+    let command = harness.send_to_target(found(Some("site=lyon"), None), |_| {});
+    let stored = harness.store.disk.commands.first_key_value().unwrap().1;
+    assert_eq!((stored.head.id, stored.head.total), (command, 0));
+    assert_eq!(harness.cancel(command, false).unwrap_err().code, Code::IllegalTransition);
+}
+
+#[test]
+fn targets_that_were_found_for_a_command_that_is_not_stored_are_forgotten() {
+    for commits in 1..12 {
+        let mut harness = Harness::new();
+        register(&mut harness, 3000);
+        harness.disk_held = true;
+        let key = IdempotencyKey { caller: String::new(), key: "k".to_owned() };
+        harness.ask_to_send_to_target(found(None, None), |send| {
+            send.idempotency = Some((key.clone(), [1; 32]));
+        });
+        for _ in 0..commits {
+            harness.commit_one();
+        }
+        harness.restart();
+        harness.disk_held = false;
+        harness.settle();
+        harness.pass(1.0);
+        let disk = &harness.store.disk;
+        assert!(disk.targets.is_empty(), "after {commits} commits: {:?}", disk.targets.keys());
+        let Some((_, stored)) = disk.commands.first_key_value() else { continue };
+        let id = stored.head.id;
+        assert_eq!(count(&harness, id, DeliveryState::Queued), 3000, "after {commits} commits");
+    }
+}
+
+#[test]
+fn a_search_that_the_store_cannot_answer_refuses_the_command_and_leaves_nothing() {
+    let mut harness = Harness::new();
+    register(&mut harness, 3000);
+    harness.loads_held = true;
+    let request = harness.ask_to_send_to_target(found(None, None), |_| {});
+    harness.answer_load();
+    harness.settle();
+    assert!(!harness.store.disk.targets.is_empty(), "the first page is staged");
+    harness.fail_load();
+    harness.settle();
+    let Answer::Problem(problem) = harness.answer(request) else { panic!("another answer") };
+    assert_eq!(problem.code, Code::StoreUnavailable);
+    assert!(harness.store.disk.targets.is_empty());
+    assert_eq!(harness.hub.footprint(), bellwire_core::Footprint::default());
+}
+
+#[test]
+fn order_holds_towards_commands_before_and_after_a_search() {
+    let mut harness = Harness::new();
+    register(&mut harness, 3000);
+    let stream = harness.listen("d2999");
+    harness.loads_held = true;
+    let request = harness.ask_to_send_to_target(found(None, None), |_| {});
+    // It comes in while the devices are looked for, and is stored first.
+    let between = harness.send("d2999");
+    while !harness.is_answered(request) {
+        harness.answer_load();
+        harness.settle();
+    }
+    let after = harness.send("d2999");
+    harness.loads_held = false;
+    harness.settle();
+    let Answer::Command(found) = harness.answer(request) else { panic!("another answer") };
+    let order = [between, found, after];
+    let seqs = order.map(|command| {
+        let commands = harness.store.disk.commands.values();
+        commands.map(|c| &c.head).find(|head| head.id == command).unwrap().seq
+    });
+    assert!(seqs.is_sorted());
+    let mut sent = Vec::new();
+    for command in order {
+        sent.extend(harness.received(stream));
+        harness.report("d2999", command, R::Succeeded);
+    }
+    assert_eq!(sent, seqs.map(|seq| format!("command {seq} #1")));
 }

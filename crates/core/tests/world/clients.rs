@@ -4,11 +4,17 @@
 use std::time::Duration;
 
 use bellwire_core::record::IdempotencyKey;
-use bellwire_core::{Answer, RequestId, Send, Target};
-use bellwire_proto::{CommandId, DeviceId, Json, Labels, Seconds};
+use bellwire_core::{Answer, RequestId, RolloutOp, Send, Target};
+use bellwire_proto::{
+    AbortRule, BatchSize, CommandId, DeliveryState, DeviceId, Json, Labels, RolloutPlan,
+    RolloutState, Seconds, Seq,
+};
 
 use super::judge::Requested;
 use super::{Event, Input, Owner, World};
+
+/// The one who resumes rollouts in the end; no client has this number.
+pub(super) const KEEPER: usize = usize::MAX - 1;
 
 #[derive(Default)]
 pub(crate) struct Client {
@@ -20,6 +26,9 @@ pub(crate) struct Client {
 
 impl World {
     pub(super) fn client_acts(&mut self, index: usize) {
+        if index == KEEPER {
+            return self.resumes_all();
+        }
         if self.calm || index >= self.clients.len() {
             return;
         }
@@ -30,7 +39,8 @@ impl World {
         match self.random.from(0, 99) {
             0..60 => self.sends(index),
             60..68 => self.sends_again(index),
-            68..88 => self.cancels(index),
+            68..83 => self.cancels(index),
+            83..88 => self.changes_rollout(index),
             88..92 => self.removes(index),
             92..96 => self.acts_on_tokens(index),
             _ => self.registers(index),
@@ -63,7 +73,11 @@ impl World {
 
     fn sends(&mut self, index: usize) {
         let target = if self.random.percent(self.profile.to_many) {
-            self.several_devices()
+            if self.random.percent(25) {
+                Target::Found(Box::default())
+            } else {
+                self.several_devices()
+            }
         } else {
             Target::Device(self.any_device())
         };
@@ -78,6 +92,10 @@ impl World {
         if self.random.percent(10) {
             let ms = self.random.from(1, 60_000);
             send.not_before = Some(self.clock().wall.after(Duration::from_millis(ms)));
+        }
+        if self.random.percent(self.profile.to_many / 3) {
+            send.rollout = Some(Box::new(self.rollout_plan()));
+            send.reject_when_full = true;
         }
         if self.random.percent(25) {
             // Few keys for all, so that they are used twice for different requests too.
@@ -107,7 +125,12 @@ impl World {
         let waits_s = send.wait.get();
         let key = send.idempotency.clone().map(|(key, digest)| (key.key, digest));
         let random = self.random.bytes();
-        let requested = Requested::Send(key, send.target.clone());
+        let requested = match send.target {
+            Target::Found(_) => {
+                Requested::SendToAll(key, self.store.disk.devices.keys().cloned().collect())
+            }
+            _ => Requested::Send(key, send.target.clone()),
+        };
         let request = self.request(Owner::Client(index), requested, |request| {
             Input::Send(request, Box::new(send), random)
         });
@@ -129,6 +152,62 @@ impl World {
         self.request(Owner::Client(index), Requested::Cancel(command), |request| {
             Input::Cancel(request, command, force)
         });
+    }
+
+    fn changes_rollout(&mut self, index: usize) {
+        let rollouts: Vec<Seq> = self.store.disk.rollouts.keys().copied().collect();
+        if rollouts.is_empty() {
+            return;
+        }
+        let seq = rollouts[self.random.index(rollouts.len())];
+        let ops = [RolloutOp::Pause, RolloutOp::Pause, RolloutOp::Resume, RolloutOp::Abort];
+        let op = self.random.pick(&ops);
+        self.asks_rollout(index, seq, op);
+    }
+
+    fn asks_rollout(&mut self, index: usize, seq: Seq, op: RolloutOp) {
+        let Some(command) = self.store.disk.commands.get(&seq).map(|c| c.head.id) else { return };
+        self.request(Owner::Client(index), Requested::Rollout(command, op), |request| {
+            Input::Rollout(request, command, op)
+        });
+    }
+
+    /// No operator acts any more: what is paused is resumed until every rollout has ended.
+    fn resumes_all(&mut self) {
+        let live = self.store.disk.rollouts.iter().filter(|(_, r)| !r.state.is_ended());
+        let live: Vec<(Seq, RolloutState)> = live.map(|(seq, r)| (*seq, r.state)).collect();
+        for (seq, state) in &live {
+            if *state == RolloutState::Paused && self.up {
+                self.asks_rollout(0, *seq, RolloutOp::Resume);
+            }
+        }
+        if !live.is_empty() {
+            self.after_ms(60_000, 60_000, Event::Client(KEEPER));
+        }
+    }
+
+    fn rollout_plan(&mut self) -> RolloutPlan {
+        let sizes = [
+            BatchSize::Devices(1),
+            BatchSize::Devices(2),
+            BatchSize::Devices(100),
+            BatchSize::Percent(10),
+            BatchSize::Percent(50),
+        ];
+        let abort = self.random.percent(50).then(|| AbortRule {
+            states: vec![DeliveryState::Failed, DeliveryState::Expired, DeliveryState::Dead],
+            percent: self.random.pick(&[1, 20, 50, 100]),
+            min: self.random.pick(&[1, 2, 10]),
+            cancel: self.random.percent(50),
+        });
+        RolloutPlan {
+            batch: self.random.pick(&sizes),
+            canary: self.random.percent(10).then(|| "number".to_owned()),
+            done_percent: self.random.pick(&[100, 100, 50, 1]),
+            interval_s: self.random.pick(&[None, None, Some(0), Some(1), Some(30)]),
+            pause_s: self.random.pick(&[0, 0, 1, 20]),
+            abort,
+        }
     }
 
     fn registers(&mut self, index: usize) {

@@ -1,7 +1,9 @@
 //! What can happen in the world: the events of its queue, and the inputs on their way to the hub.
 
 use bellwire_core::record::{Committed, Load, Loaded, TokenRecord};
-use bellwire_core::{Answer, Enrolment, Frame, Listen, Poll, RequestId, Send, SessionId};
+use bellwire_core::{
+    Answer, Enrolment, Frame, Listen, Poll, RequestId, RolloutOp, Send, SessionId,
+};
 use bellwire_proto::stream::Bye;
 use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Seq, Timestamp, TokenId};
 
@@ -34,6 +36,7 @@ pub(super) enum Event {
 pub(super) enum Input {
     Send(RequestId, Box<Send>, [u8; 10]),
     Cancel(RequestId, CommandId, bool),
+    Rollout(RequestId, CommandId, RolloutOp),
     Abandoned(RequestId),
     Report(RequestId, DeviceId, CommandId, Box<Report>),
     Listen(RequestId, SessionId, DeviceId, Listen),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bellwire_core::{Config, Hub};
 
+use super::clients::KEEPER;
 use super::judge::Verdict;
 use super::random::Random;
 use super::{Event, InjectedBug, START, World};
@@ -113,7 +114,13 @@ impl World {
             Fault::Crash | Fault::StoreFails | Fault::Drain | Fault::ClockStep => {}
             Fault::Start => {
                 (self.up, self.ailing) = (true, false);
-                let recovered = self.store.restart(self.clock());
+                let mut recovered = self.store.restart(self.clock());
+                if self.bug == Some(InjectedBug::StoreForgetsBatches) {
+                    for job in &mut recovered.jobs {
+                        let total = job.head.total;
+                        job.rollout.iter_mut().for_each(|(record, _)| record.begun = total);
+                    }
+                }
                 let seed = self.random.next();
                 self.hub = Hub::new(self.profile.config(), recovered, seed);
                 self.hub.observe_all(true);
@@ -121,10 +128,12 @@ impl World {
             }
             Fault::Calm => {
                 self.calm = true;
+                self.after_ms(5000, 5000, Event::Client(KEEPER));
                 self.at(self.now.after(CALM), Event::Fault(Fault::Alone));
             }
             Fault::Alone => {
                 (self.calm, self.alone) = (true, true);
+                self.after_ms(5000, 5000, Event::Client(KEEPER));
                 if self.profile.calm_first {
                     self.all_but_the_patient_have_ended()?;
                 }
@@ -161,7 +170,8 @@ impl World {
         // One that waits for the wall clock may wait for days, if that was set back.
         let waiting = self.store.disk.deliveries.values().find(|row| {
             let of_ours = self.devices.iter().any(|device| device.id == row.device);
-            let begun = if row.head.not_before.is_some() { row.updated } else { row.head.created };
+            let late = row.head.not_before.is_some() || row.batch.is_some();
+            let begun = if late { row.updated } else { row.head.created };
             let early = begun < calm_since.after(Duration::from_secs(120));
             of_ours && !row.state.is_terminal() && row.scheduled_at.is_none() && early
         });

@@ -6,13 +6,16 @@
 //! the core: what they show must have been on disk at some time before. The rules about a single row are
 //! in `judge/rows.rs`.
 
+mod rollouts;
 mod rows;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bellwire_core::record::{Change, TokenRecord, Txn, TxnId};
-use bellwire_core::{Answer, Frame, HubEvent, Instant, Now, Output, RequestId, SessionId, Target};
+use bellwire_core::{
+    Answer, Frame, HubEvent, Instant, Now, Output, RequestId, RolloutOp, SessionId, Target,
+};
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{
@@ -29,7 +32,10 @@ use tokens::Tokens;
 pub(crate) enum Requested {
     /// A command to this target; with its idempotency key and the digest of the request, if it has a key.
     Send(Option<(String, [u8; 32])>, Target),
+    /// The same to all devices; these were registered when it was requested.
+    SendToAll(Option<(String, [u8; 32])>, Vec<DeviceId>),
     Cancel(CommandId),
+    Rollout(CommandId, RolloutOp),
     Report(CommandId),
     Listen(SessionId),
     Poll(DeviceId),
@@ -151,6 +157,7 @@ impl Judge {
             match change {
                 Change::PutDelivery(row) => {
                     row_may_follow(disk.delivery(&row.device, row.head.seq), row)?;
+                    rollouts::delivery_may_begin(row, txn, disk)?;
                     self.snapshots.entry(row.head.id).or_default().push(row.to_delivery());
                 }
                 Change::PutLabels(id, labels) => {
@@ -171,9 +178,15 @@ impl Judge {
                         return Err(format!("one key, two commands: {old:?} and {record:?}"));
                     }
                 }
+                Change::PutRollout(seq, record) => {
+                    let at = self.decided_at.get(&txn.id()).copied();
+                    rollouts::rollout_may_follow(*seq, record, at, disk)?;
+                }
                 Change::PutCommand(_)
                 | Change::PutTargets(..)
                 | Change::DeleteTargets(..)
+                | Change::AdoptTargets(..)
+                | Change::DropTargets(_)
                 | Change::PutCancel(..)
                 | Change::DeleteCancel(_)
                 | Change::PutQueued(..)
@@ -205,7 +218,12 @@ impl Judge {
                 let early = format!("before {not_before:?} and {retry_at:?}");
                 return Err(format!("time: {device} is sent {seq} at {at:?}, {early}"));
             }
-            let chunks = disk.targets.iter().filter(|((older, _), _)| older < seq);
+            // Of what was only found for a command that is not stored, nothing is promised.
+            let chunks = disk.targets.iter().filter(|((older, _), _)| {
+                older < seq
+                    && disk.commands.contains_key(older)
+                    && !disk.rollouts.contains_key(older)
+            });
             for ((older, _), chunk) in chunks {
                 if chunk.devices.contains(device) {
                     return Err(format!("order: {device} is sent {seq}, {older} is not expanded"));
@@ -309,6 +327,10 @@ impl Judge {
                 self.seen(delivery, "a sender's answer")?;
                 self.keyed(key, delivery.command)
             }
+            (Requested::Send(key, Target::Device(device)), Answer::Command(command)) => {
+                self.promised.insert(*command, vec![device]);
+                self.keyed(key, *command)
+            }
             (Requested::Send(key, Target::Devices(devices)), Answer::Command(command)) => {
                 let stored = disk.commands.values().find(|stored| stored.head.id == *command);
                 match stored {
@@ -317,6 +339,13 @@ impl Judge {
                 }
                 self.promised.insert(*command, devices);
                 self.keyed(key, *command)
+            }
+            (Requested::SendToAll(key, known), Answer::Command(command)) => {
+                self.promised_to_all(*command, &known, disk)?;
+                self.keyed(key, *command)
+            }
+            (Requested::Rollout(command, op), Answer::Cancelled) => {
+                rollouts::is_done(command, op, disk)
             }
             (Requested::Report(command), Answer::Delivery(delivery))
                 if delivery.command == command =>
@@ -363,13 +392,43 @@ impl Judge {
             }
             (requested, Answer::Problem(problem)) => match &problem.delivery {
                 Some(delivery) => self.seen(delivery, "a refusal"),
-                None if problem.code == Code::IllegalTransition => {
+                None if problem.code == Code::IllegalTransition
+                    && !is_to_none(&requested, disk) =>
+                {
                     Err(format!("{requested:?} is refused without the delivery"))
                 }
                 None => Ok(()),
             },
             (requested, answer) => Err(format!("{requested:?} is answered by {answer:?}")),
         }
+    }
+
+    /// A command to all is promised to every device that was there when it was requested and was not removed since, and
+    /// to no unknown one.
+    fn promised_to_all(&mut self, id: CommandId, known: &[DeviceId], disk: &Disk) -> Verdict {
+        let Some(command) = disk.commands.values().find(|stored| stored.head.id == id) else {
+            return Err(format!("{id} is promised, and not on disk"));
+        };
+        let seq = command.head.seq;
+        let waiting = disk.targets.iter().filter(|((of, _), _)| *of == seq);
+        let mut targets: BTreeSet<DeviceId> =
+            waiting.flat_map(|(_, chunk)| chunk.devices.iter().cloned()).collect();
+        targets.extend(disk.deliveries_of_command(seq).map(|row| row.device.clone()));
+        let again = self.promised.contains_key(&id);
+        let missing = known.iter().find(|id| !targets.contains(*id) && !self.deleted.contains(*id));
+        if let Some(device) = missing.filter(|_| !again) {
+            return Err(format!("{id} is to all, and not to {device}, which was there before"));
+        }
+        if targets.len() as u64 != command.head.total {
+            return Err(format!("{id} has {} targets: {:?}", targets.len(), command.head));
+        }
+        let strange =
+            |id: &&DeviceId| !disk.devices.contains_key(*id) && !self.deleted.contains(*id);
+        if let Some(device) = targets.iter().find(strange) {
+            return Err(format!("{id} is to {device}, which is not registered"));
+        }
+        self.promised.insert(id, targets.into_iter().collect());
+        Ok(())
     }
 
     /// Requests with one key and digest are all answered for one command.
@@ -466,6 +525,9 @@ impl Judge {
             let (targets, cancels) = (&disk.targets, &disk.cancels);
             return Err(format!("commands to many are unfinished: {targets:?}, {cancels:?}"));
         }
+        if let Some((seq, rollout)) = disk.rollouts.iter().find(|(_, r)| !r.state.is_ended()) {
+            return Err(format!("the rollout of {seq} never ended: {rollout:?}"));
+        }
         if let Some(queued) = disk.queued.first_key_value() {
             return Err(format!("nothing is queued, yet it is counted: {queued:?}"));
         }
@@ -494,7 +556,14 @@ impl Judge {
                 return Err(format!("{head:?} is counted as {counted:?}, and is {counts:?}"));
             }
         }
-        let lost = self.promised.keys().find(|id| disk.first_of(**id).is_none());
+        let lost = self.promised.iter().filter(|(_, targets)| !targets.is_empty());
+        let lost = lost.map(|(id, _)| id).find(|id| disk.first_of(**id).is_none());
         lost.map_or(Ok(()), |id| Err(format!("{id} was promised and has no delivery")))
     }
+}
+
+/// Whether this is the cancellation of a command that was for no device.
+fn is_to_none(requested: &Requested, disk: &Disk) -> bool {
+    let Requested::Cancel(id) = requested else { return false };
+    disk.commands.values().any(|stored| stored.head.id == *id && stored.head.total == 0)
 }

@@ -47,6 +47,8 @@ pub(crate) enum InjectedBug {
     StoreForgetsWhatIsDue,
     /// After a restart the numbers of the sendings begin anew.
     StoreForgetsAttempts,
+    /// After a restart all targets of a rollout have begun.
+    StoreForgetsBatches,
     /// The driver writes every frame twice.
     DriverWritesTwice,
     /// The driver loses some answers.
@@ -265,6 +267,7 @@ impl World {
         match input {
             Input::Send(request, send, random) => self.hub.handle_send(request, *send, random, now),
             Input::Cancel(request, id, force) => self.hub.handle_cancel(request, id, force, now),
+            Input::Rollout(request, id, op) => self.hub.handle_rollout(request, id, op, now),
             Input::Abandoned(request) => {
                 self.judge.disconnected(request);
                 self.hub.handle_abandoned(request, now);

@@ -5,13 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bellwire_core::record::{
-    AuditRecord, Change, ChunkRange, CommandRecord, Committed, DeliveryRecord, DeviceRecord,
-    IdempotencyRecord, JobRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage,
-    TargetChunk, TokenRecord, Txn,
+    AuditRecord, Change, CommandRecord, Committed, DeliveryRecord, DeviceRecord, IdempotencyRecord,
+    JobRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, RolloutCounts,
+    RolloutRecord, TargetChunk, TargetPage, TokenRecord, Txn,
 };
-use bellwire_core::{Instant, Now, Recovered, SeqSource};
+use bellwire_core::{Instant, Now, Recovered, SeqSource, TargetQuery};
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
-use bellwire_proto::{CommandId, Counts, DeliveryState, DeviceId, Json, Role, Seq, TokenId};
+use bellwire_proto::{
+    CommandId, Counts, DeliveryState, DeviceId, Json, Role, Selector, Seq, TokenId,
+};
 
 /// What is on disk.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +26,7 @@ pub(crate) struct Disk {
     pub(crate) keys: BTreeMap<(String, String), IdempotencyRecord>,
     pub(crate) targets: BTreeMap<(Seq, DeviceId), TargetChunk>,
     pub(crate) cancels: BTreeMap<Seq, bool>,
+    pub(crate) rollouts: BTreeMap<Seq, RolloutRecord>,
     pub(crate) queued: BTreeMap<DeviceId, u64>,
     pub(crate) tokens: BTreeMap<TokenId, TokenRecord>,
     pub(crate) audit: Vec<AuditRecord>,
@@ -84,6 +87,8 @@ impl Store {
 impl Disk {
     /// What a start makes of it: contract, section 2, "Restart of the hub".
     pub(crate) fn recover(&mut self, now: Now) -> Recovered {
+        let Self { targets, commands, .. } = self;
+        targets.retain(|(seq, _), _| commands.contains_key(seq));
         let rows: Vec<DeliveryRecord> = self.deliveries.values().cloned().collect();
         for mut row in rows {
             if row.state == DeliveryState::Sent {
@@ -119,6 +124,15 @@ impl Disk {
             }
             Change::DeleteTargets(command, first) => {
                 self.targets.remove(&(*command, first.clone()));
+            }
+            Change::AdoptTargets(stage, command) => {
+                for (first, chunk) in self.take_targets(*stage) {
+                    self.targets.insert((*command, first), chunk);
+                }
+            }
+            Change::DropTargets(stage) => drop(self.take_targets(*stage)),
+            Change::PutRollout(command, rollout) => {
+                self.rollouts.insert(*command, (**rollout).clone());
             }
             Change::PutCancel(command, force) => drop(self.cancels.insert(*command, *force)),
             Change::DeleteCancel(command) => drop(self.cancels.remove(command)),
@@ -185,6 +199,11 @@ impl Disk {
         }
     }
 
+    fn take_targets(&mut self, stage: Seq) -> Vec<(DeviceId, TargetChunk)> {
+        let taken = self.targets.extract_if(.., |(seq, _), _| *seq == stage);
+        taken.map(|((_, first), chunk)| (first, chunk)).collect()
+    }
+
     fn put_delivery(&mut self, row: &DeliveryRecord) {
         let (seq, device) = (row.head.seq, row.device.clone());
         self.by_command.insert((seq, device.clone()));
@@ -203,23 +222,36 @@ impl Disk {
     }
 
     fn jobs(&self) -> Vec<JobRecord> {
-        let seqs: BTreeSet<Seq> =
-            self.targets.keys().map(|(seq, _)| *seq).chain(self.cancels.keys().copied()).collect();
+        let live = self.rollouts.iter().filter(|(_, rollout)| !rollout.state.is_ended());
+        let seqs = self.targets.keys().map(|(seq, _)| *seq).chain(self.cancels.keys().copied());
+        let seqs: BTreeSet<Seq> = seqs.chain(live.map(|(seq, _)| *seq)).collect();
         let job = |seq: Seq| {
             let command = &self.commands[&seq];
             let chunks = self.targets.range((seq, first_name())..);
-            let chunks = chunks.take_while(|((s, _), _)| *s == seq).map(|(_, chunk)| ChunkRange {
-                first: chunk.devices[0].clone(),
-                last: chunk.devices[chunk.devices.len() - 1].clone(),
-            });
+            let chunks = chunks.take_while(|((s, _), _)| *s == seq);
+            let chunks = chunks.filter_map(|(_, chunk)| chunk.range());
             JobRecord {
                 head: command.head.clone(),
                 online_only: command.online_only,
                 chunks: chunks.collect(),
                 cancel: self.cancels.get(&seq).copied(),
+                rollout: self.rollouts.get(&seq).map(|r| (r.clone(), self.rollout_counts(seq, r))),
             }
         };
         seqs.into_iter().map(job).collect()
+    }
+
+    /// What has become of the deliveries of a rollout.
+    pub(crate) fn rollout_counts(&self, seq: Seq, rollout: &RolloutRecord) -> RolloutCounts {
+        let mut counts = RolloutCounts::default();
+        let failures = rollout.plan.abort.as_ref().map(|rule| &rule.states);
+        for row in self.deliveries_of_command(seq).filter(|row| row.state.is_terminal()) {
+            counts.ended += 1;
+            counts.failed += u64::from(failures.is_some_and(|states| states.contains(&row.state)));
+            let in_batch = row.batch.is_some_and(|batch| batch.number == rollout.batch);
+            counts.ended_in_batch += u64::from(in_batch);
+        }
+        counts
     }
 
     /// Forgets a command with all that belongs to it.
@@ -230,6 +262,7 @@ impl Disk {
         self.deliveries.retain(|(_, of), _| *of != seq);
         self.by_command.retain(|(of, _)| *of != seq);
         self.counts.remove(&seq);
+        self.rollouts.remove(&seq);
     }
 
     pub(crate) fn delivery(&self, device: &DeviceId, seq: Seq) -> Option<&DeliveryRecord> {
@@ -299,6 +332,9 @@ impl Disk {
                 let data = self.commands.get(seq).map(|command| command.data.clone());
                 Loaded::Targets(*seq, first.clone(), chunk.cloned().zip(data))
             }
+            Load::Found { request, query, after, rows_max } => {
+                Loaded::Found(*request, self.find(query, after.as_ref(), *rows_max))
+            }
             Load::LiveOf(seq, after, max) => {
                 let behind = |row: &&DeliveryRecord| {
                     !row.state.is_terminal() && after.as_ref().is_none_or(|a| row.device > *a)
@@ -320,6 +356,37 @@ impl Disk {
                 let page = self.delivered(device, *after, *now, *page_max);
                 Loaded::Delivered(device.clone(), page)
             }
+        }
+    }
+
+    fn find(&self, query: &TargetQuery, after: Option<&DeviceId>, rows_max: usize) -> TargetPage {
+        let candidates: Vec<DeviceId> = match (&query.named, &query.ended) {
+            (Some(named), _) => named.clone(),
+            (None, Some((parent, states))) => {
+                let seq = self.by_id.get(parent).copied().unwrap_or_default();
+                let rows = self.deliveries_of_command(seq);
+                let ended = rows.filter(|row| states.contains(&row.state));
+                ended.map(|row| row.device.clone()).collect()
+            }
+            (None, None) => self.devices.keys().cloned().collect(),
+        };
+        let behind = candidates.into_iter().filter(|device| after.is_none_or(|a| device > a));
+        let looked_at: Vec<DeviceId> = behind.take(rows_max).collect();
+        let selects = |select: &Selector, id: &DeviceId| {
+            self.devices.get(id).is_some_and(|device| {
+                let facts = bellwire_proto::facts::selectable(&device.facts);
+                select.selects(&device.labels, &facts)
+            })
+        };
+        let selected = |id: &&DeviceId| {
+            query.select.iter().chain(&query.scope).all(|select| selects(select, id))
+        };
+        let devices: Vec<DeviceId> = looked_at.iter().filter(selected).cloned().collect();
+        let canary = |id: &&DeviceId| query.canary.as_ref().is_some_and(|c| selects(c, id));
+        TargetPage {
+            last: looked_at.get(rows_max - 1).cloned(),
+            canaries: devices.iter().filter(canary).cloned().collect(),
+            devices,
         }
     }
 
@@ -345,6 +412,7 @@ impl Disk {
             head: command.head.clone(),
             online_only: command.online_only,
             first: deliveries().next().cloned().map(Box::new),
+            rollout: self.rollouts.get(&command.head.seq).cloned().map(Box::new),
             terminal: deliveries().filter(|row| row.state.is_terminal()).count() as u64,
         }
     }

@@ -83,6 +83,13 @@ impl Driver {
         }
     }
 
+    /// A request was answered that changes nothing: it has no entry.
+    pub(crate) fn changes_nothing(&self) {
+        if let Some(by) = self.by.as_deref() {
+            by.recorded.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// A request was carried out. Of one that the core carried out it has the entry already.
     pub(crate) fn done_for(&self, verb: &'static str, object: AuditObject, status: u16) {
         if self.by.as_ref().is_some_and(|by| by.recorded.load(Ordering::Relaxed)) {
@@ -136,7 +143,7 @@ impl Drop for Follower {
 pub(super) fn sent(send: &Send) -> AuditObject {
     let device = match &send.target {
         Target::Device(device) => Some(device.clone()),
-        Target::Devices(_) => None,
+        Target::Devices(_) | Target::Found(_) => None,
     };
     AuditObject { device, action: Some(send.action.clone()), ..AuditObject::default() }
 }

@@ -37,7 +37,7 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
-use crate::frames;
+use crate::frames::{self, DeviceFrames};
 use crate::metrics::Metrics;
 use crate::plane::{Batch, CloseReason, Plane, PlaneConfig, Receipt, StreamId};
 use crate::quota::Quota;
@@ -372,13 +372,14 @@ impl Runtime {
         // What is for the plane gathers, so that shards are not woken for each frame. Its own order
         // is what counts: nothing else depends on when a frame is written.
         let mut batch = self.plane.batch();
+        let mut frames = DeviceFrames::default();
         self.effects.carry_out(|effect| match effect {
-            Some(effect) => self.carry_out_one(effect, &mut batch),
+            Some(effect) => self.carry_out_one(effect, &mut batch, &mut frames),
             None => self.plane.submit(&mut batch),
         });
     }
 
-    fn carry_out_one(&self, effect: Effect, batch: &mut Batch) {
+    fn carry_out_one(&self, effect: Effect, batch: &mut Batch, frames: &mut DeviceFrames) {
         match effect {
             Effect::Persist(txn) => {
                 let audits = txn.changes().iter().filter(|c| matches!(c, Change::PutAudit(_)));
@@ -387,7 +388,7 @@ impl Runtime {
             }
             Effect::Load(load) => self.store.load(load),
             Effect::Send { stream, frame, receipt } => {
-                self.plane.send_in(batch, stream, frames::frame(&frame), receipt);
+                self.plane.send_in(batch, stream, frames.frame(frame), receipt);
             }
             Effect::Close { stream, bye } => {
                 let (last, reason) = (frames::bye(&bye), reason_of(bye.reason));

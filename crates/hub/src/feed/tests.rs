@@ -271,6 +271,9 @@ impl Store for Counting {
     fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<bellwire_proto::Command>> {
         self.store.command(id, visible)
     }
+    fn run_timeout(&self, id: CommandId) -> Reading<Option<std::time::Duration>> {
+        self.store.run_timeout(id)
+    }
     fn commands(
         &self,
         filter: crate::store::CommandFilter,
@@ -365,6 +368,14 @@ impl Store for Counting {
         visible: Visible,
     ) -> Reading<bellwire_proto::Page<bellwire_proto::device::LabelCounts>> {
         self.store.labels(page, visible)
+    }
+    fn found(
+        &self,
+        query: bellwire_core::TargetQuery,
+        after: Option<DeviceId>,
+        rows_max: usize,
+    ) -> Reading<crate::store::FoundPage> {
+        self.store.found(query, after, rows_max)
     }
     fn health(&self) -> Result<(), StoreError> {
         self.store.health()

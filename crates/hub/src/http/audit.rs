@@ -212,6 +212,10 @@ fn verb_of(served: &Served, route: &str) -> &'static str {
     match (&served.method, route) {
         (&Method::POST, "/v1/commands" | "/v1/send/{device}/{action}") => verb::SEND,
         (&Method::DELETE, "/v1/commands/{command}") => verb::CANCEL,
+        (&Method::POST, "/v1/commands/{command}/retry") => verb::RETRY,
+        (&Method::POST, "/v1/commands/{command}/pause") => verb::PAUSE,
+        (&Method::POST, "/v1/commands/{command}/resume") => verb::RESUME,
+        (&Method::POST, "/v1/commands/{command}/abort") => verb::ABORT,
         (&Method::PUT | &Method::PATCH, "/v1/devices/{device}") => verb::DEVICE_PUT,
         (&Method::DELETE, "/v1/devices/{device}") => verb::DEVICE_DELETE,
         (&Method::POST, "/v1/devices/{device}/approve") => verb::DEVICE_APPROVE,

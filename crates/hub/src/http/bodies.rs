@@ -4,10 +4,11 @@
 //! Bodies that are objects of the contract itself (a report, labels, facts) are parsed in
 //! `bellwire-proto`; `body.rs` bounds the number of bytes.
 
-use bellwire_core::Target;
+use bellwire_core::{Target, TargetQuery};
 use bellwire_proto::limits::{REPORT_BATCH_ITEMS_MAX, RUN_TIMEOUT_S, Range, TTL_S};
 use bellwire_proto::{
-    Action, Code, CommandId, DeviceId, Json, Members, Problem, Report, Seconds, Timestamp,
+    Action, Code, CommandId, DeliveryState, DeviceId, Json, Members, Problem, Report, RolloutPlan,
+    Seconds, Selector, Timestamp,
 };
 use serde_json::value::RawValue;
 
@@ -54,12 +55,41 @@ pub struct Envelope {
     pub data: Json,
     /// The target.
     pub target: Target,
+    /// The selector of the target, as it was written.
+    pub select: Option<String>,
     /// The time to live; zero is "only if the device is online".
     pub ttl: Option<Seconds>,
     /// The run clock.
     pub run_timeout: Option<Seconds>,
     /// The time before which it is not sent.
     pub not_before: Option<Timestamp>,
+    /// How it is rolled out.
+    pub rollout: Option<RolloutPlan>,
+}
+
+/// Reads the body of `POST /v1/commands/{command}/retry`: the states to retry, by default those of failures. It may be
+/// empty.
+///
+/// # Errors
+/// `bad_request` and `unknown_field` as for every object of the API.
+pub fn retry(body: &[u8]) -> Result<Vec<DeliveryState>, Problem> {
+    use DeliveryState as S;
+    let mut members = Members::parse(if body.is_empty() { b"{}" } else { body })?;
+    let states: Option<Vec<DeliveryState>> = members.take("states")?;
+    members.finish()?;
+    let states = states.unwrap_or(vec![S::Failed, S::Rejected, S::TimedOut, S::Expired, S::Dead]);
+    if states.is_empty() || states.iter().any(|state| !state.is_terminal()) {
+        let detail = "member \"states\" has states in which a delivery has ended";
+        return Err(Problem::bad_request(detail));
+    }
+    Ok(states)
+}
+
+fn take_rollout(members: &mut Members<'_>) -> Result<Option<RolloutPlan>, Problem> {
+    let Some(mut plan) = members.take_members("rollout")? else { return Ok(None) };
+    let parsed = RolloutPlan::take(&mut plan)?;
+    plan.finish()?;
+    Ok(Some(parsed))
 }
 
 /// The refusal of a command's data.
@@ -83,19 +113,18 @@ impl Envelope {
         if data.as_str().len() > data_bytes_max {
             return Err(data_too_large(data_bytes_max));
         }
+        let action = members.require("action")?;
+        let (target, select) = take_target(&mut members)?;
         let envelope = Self {
-            action: members.require("action")?,
+            action,
             data,
-            target: take_target(&mut members)?,
+            target,
+            select,
             ttl: take_seconds(&mut members, "ttl_s", TTL_OR_ZERO_S)?,
             run_timeout: take_seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
             not_before: members.take("not_before")?,
+            rollout: take_rollout(&mut members)?,
         };
-        if members.take_raw("rollout").is_some_and(|text| text != "null") {
-            return Err(Problem::bad_request(
-                "this release has no rollouts; send to the first devices, then to the others",
-            ));
-        }
         members.finish()?;
         Ok(envelope)
     }
@@ -151,16 +180,11 @@ pub fn confirmation(body: &[u8]) -> Result<String, Problem> {
     Ok(session)
 }
 
-/// Takes the target: exactly one of the contract's kinds, and in this release one that names devices.
-fn take_target(members: &mut Members<'_>) -> Result<Target, Problem> {
+/// Takes the target: exactly one of the contract's kinds.
+fn take_target(members: &mut Members<'_>) -> Result<(Target, Option<String>), Problem> {
     let one_kind = || {
         Problem::bad_request(
-            "target is exactly one of {\"device\"} and {\"devices\"}; this release knows no {\"select\"} and {\"all\"}",
-        )
-    };
-    let by_name = || {
-        Problem::bad_request(
-            "this release takes devices by name: target is {\"device\":\"x\"} or {\"devices\":[\"x\",\"y\"]}",
+            "target is exactly one of {\"device\":\"x\"}, {\"devices\":[\"x\",\"y\"]}, {\"select\":\"site=lyon\"} and {\"all\":true}",
         )
     };
     let mut target = members
@@ -171,13 +195,26 @@ fn take_target(members: &mut Members<'_>) -> Result<Target, Problem> {
     let select: Option<String> = target.take("select")?;
     let all: Option<bool> = target.take("all")?;
     target.finish()?;
-    match (device, devices, select, all) {
+    let target = match (device, devices, &select, all) {
         (Some(device), None, None, None) => Ok(Target::Device(device)),
         (None, Some(devices), None, None) => Target::of(devices)
             .ok_or_else(|| Problem::bad_request("target has an empty list of devices")),
-        (None, None, Some(_), None) | (None, None, None, Some(_)) => Err(by_name()),
+        (None, None, Some(select), None) => selected(select),
+        (None, None, None, Some(true)) => Ok(Target::Found(Box::default())),
         _ => Err(one_kind()),
+    };
+    Ok((target?, select))
+}
+
+/// A selector that requires nothing would be every device: who means that says so.
+fn selected(select: &str) -> Result<Target, Problem> {
+    let parsed: Selector =
+        select.parse().map_err(|e| Problem::bad_request(format!("member select: {e}")))?;
+    if parsed.requirements().is_empty() {
+        let detail = "the selector is empty; for every device the target is {\"all\":true}";
+        return Err(Problem::bad_request(detail));
     }
+    Ok(Target::Found(Box::new(TargetQuery { select: Some(parsed), ..TargetQuery::default() })))
 }
 
 fn take_seconds(
@@ -254,14 +291,17 @@ mod tests {
             (target(r#"{"devices":["x",""]}"#), Code::BadRequest),
             (target(r#"{"device":"x","devices":["y"]}"#), Code::BadRequest),
             (target(r#"{"device":"x","all":true}"#), Code::BadRequest),
-            (target(r#"{"all":true}"#), Code::BadRequest),
-            (target(r#"{"select":"a=b"}"#), Code::BadRequest),
+            (target(r#"{"all":false}"#), Code::BadRequest),
+            (target(r#"{"all":true,"select":"a"}"#), Code::BadRequest),
+            (target(r#"{"select":"a=b=c"}"#), Code::BadRequest),
+            (target(r#"{"select":" "}"#), Code::BadRequest),
             (target(r#"{"device":"x","who":1}"#), Code::UnknownField),
             (with(r#""ttl_s":604801"#), Code::BadRequest),
             (with(r#""ttl_s":1.5"#), Code::BadRequest),
             (with(r#""run_timeout_s":0"#), Code::BadRequest),
             (with(r#""not_before":"tomorrow""#), Code::BadRequest),
             (with(r#""rollout":{}"#), Code::BadRequest),
+            (with(r#""rollout":{"batch":1,"what":1}"#), Code::UnknownField),
             (with(r#""ttl":1"#), Code::UnknownField),
             (with(r#""data":"0123456789abcdef""#), Code::PayloadTooLarge),
             // A typo once hid that the data was too long: 400 where the order of checks requires

@@ -1,11 +1,13 @@
 //! Commands as their senders read them, and cancelling. Contract, sections 3 and 7.
 
 use axum::response::Response;
+use bellwire_core::RolloutOp;
 use bellwire_proto::limits::PAGE_ITEMS;
 use bellwire_proto::{Code, Command, CommandId, CommandIdPrefix, Page, Problem, Role};
 use http::StatusCode;
 
 use super::caller::Caller;
+use super::export::{self, Export, Wanted};
 use super::params::Query;
 use super::request::Request;
 use super::{page, problem, stream};
@@ -57,11 +59,20 @@ pub(super) async fn show(request: Request) -> Result<Response, Problem> {
     Ok(problem::json(StatusCode::OK, &command))
 }
 
-/// `GET /v1/commands/{command}/deliveries`: by device.
+/// `GET /v1/commands/{command}/deliveries`: by device; a page, or all as JSON lines or CSV.
 pub(super) async fn deliveries(request: Request) -> Result<Response, Problem> {
     let command: CommandId = request.name("command")?;
     let mut query = request.query()?;
     let state = query.value("state")?;
+    if let Some(form) = Export::accepted(&request.head.headers) {
+        if query.text("limit").is_some() || query.text("after").is_some() {
+            let detail = "JSON lines and CSV have no pages: leave limit and after out";
+            return Err(Problem::bad_request(detail));
+        }
+        query.finish()?;
+        let wanted = Wanted { command, state, visible: request.caller.visible() };
+        return export::export(&request.driver, form, wanted).await;
+    }
     let page = super::page_request(&mut query)?;
     query.finish()?;
 
@@ -99,6 +110,31 @@ pub(super) async fn cancel(request: Request) -> Result<Response, Problem> {
     let command = request.driver.cancel(command, force, request.caller.visible()).await?;
     let status = if command.done { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(problem::json(status, &command))
+}
+
+/// `POST /v1/commands/{command}/pause`.
+pub(super) async fn pause(request: Request) -> Result<Response, Problem> {
+    change_rollout(request, RolloutOp::Pause).await
+}
+
+/// `POST /v1/commands/{command}/resume`.
+pub(super) async fn resume(request: Request) -> Result<Response, Problem> {
+    change_rollout(request, RolloutOp::Resume).await
+}
+
+/// `POST /v1/commands/{command}/abort`.
+pub(super) async fn abort(request: Request) -> Result<Response, Problem> {
+    change_rollout(request, RolloutOp::Abort).await
+}
+
+async fn change_rollout(request: Request, op: RolloutOp) -> Result<Response, Problem> {
+    let command: CommandId = request.name("command")?;
+    request.no_query()?;
+    // Who may cancel a command may stop it half way.
+    visible(&request.driver, &request.caller, command).await?;
+    may_cancel(&request.driver, &request.caller, command).await?;
+    let command = request.driver.change_rollout(command, op, request.caller.visible()).await?;
+    Ok(problem::json(StatusCode::OK, &command))
 }
 
 /// The command as it is for the caller.

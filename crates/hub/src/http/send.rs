@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 use bellwire_core::record::IdempotencyKey;
-use bellwire_core::{Send, Target};
+use bellwire_core::{Send, Target, TargetQuery};
 use bellwire_proto::limits::{ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, WAIT_S};
 use bellwire_proto::{
     Action, Code, Command, CommandId, Counts, Delivery, DeviceId, Json, Problem, Seconds, Timestamp,
@@ -54,39 +54,84 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
 
 /// `POST /v1/commands`: the body is an envelope.
 pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
-    request.no_query()?;
+    let mut query = request.query()?;
+    let dry_run = query.switch("dry_run")?.unwrap_or(false);
+    query.finish()?;
     let key = params::idempotency_key(&request.head.headers)?;
 
     let body = request.body(ENVELOPE_BYTES_MAX).await?;
-    let envelope = Envelope::parse(&body, request.driver.config().data_bytes_max)?;
+    let mut envelope = Envelope::parse(&body, request.driver.config().data_bytes_max)?;
     request.caller.may_send(&envelope.action)?;
-    let targets = match &envelope.target {
+    let targets = match &mut envelope.target {
         Target::Device(device) => std::slice::from_ref(device),
         Target::Devices(devices) => devices,
+        Target::Found(query) => {
+            query.scope = request.caller.visible().select().cloned();
+            &[]
+        }
     };
     request.caller.sees(&request.driver, targets).await?;
+    if dry_run {
+        request.driver.changes_nothing();
+        let preview = request.driver.preview(&envelope.target).await?;
+        return Ok(problem::json(StatusCode::OK, &preview));
+    }
 
-    let to_many = matches!(envelope.target, Target::Devices(_));
+    let one = matches!(envelope.target, Target::Device(_)) && envelope.rollout.is_none();
     let data = envelope.data.clone();
     let mut send = Send::to(envelope.target, envelope.action, envelope.data);
     send.ttl = envelope.ttl;
     send.run_timeout = envelope.run_timeout;
     send.not_before = envelope.not_before;
+    send.select = envelope.select;
+    send.rollout = envelope.rollout.map(Box::new);
     send.reject_when_full = true;
     let media_type = params::media_type(&request.head.headers);
     identify(&mut send, &request, key, Query::default(), &media_type, &body);
     let keyed = send.idempotency.is_some();
-    let command = if to_many {
-        request.driver.send_to_many(send, request.caller.visible()).await?
-    } else {
+    let command = if one {
         let not_before = send.not_before;
         let delivery = request.driver.send(send).await?;
         only_one(&delivery, data, request.caller.name(), not_before)
+    } else {
+        request.driver.send_to_many(send, request.caller.visible()).await?
     };
     // What has ended already was rejected by a full queue, unless its key was used before.
     let status = if keyed && command.done { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(located(&request, status, command.id, &command))
 }
+
+/// `POST /v1/commands/{command}/retry`: a new command for the devices where this one has failed.
+pub(super) async fn retry(mut request: Request) -> Result<Response, Problem> {
+    let parent: CommandId = request.name("command")?;
+    request.no_query()?;
+    let key = params::idempotency_key(&request.head.headers)?;
+    let body = request.body(RETRY_BYTES_MAX).await?;
+    let states = bodies::retry(&body)?;
+    let visible = request.caller.visible();
+    let found = request.driver.store().command(parent, visible.clone()).await?;
+    let parent = found.ok_or_else(super::command::unknown)?;
+    request.caller.may_send(&parent.action)?;
+
+    let query = TargetQuery {
+        scope: visible.select().cloned(),
+        ended: Some((parent.id, states)),
+        ..TargetQuery::default()
+    };
+    let mut send = Send::to(Target::Found(Box::new(query)), parent.action.clone(), parent.data);
+    let begin = parent.not_before.unwrap_or(parent.created_at);
+    send.ttl = Some(Seconds::new(parent.expires_at.since(begin).as_secs()));
+    let run_timeout = request.driver.store().run_timeout(parent.id).await?;
+    send.run_timeout = run_timeout.map(|run_timeout| Seconds::new(run_timeout.as_secs()));
+    send.parent = Some(parent.id);
+    let media_type = params::media_type(&request.head.headers);
+    identify(&mut send, &request, key, Query::default(), &media_type, &body);
+    let command = request.driver.send_to_many(send, visible).await?;
+    Ok(located(&request, StatusCode::ACCEPTED, command.id, &command))
+}
+
+/// Bytes of the body of a retry: a list of states.
+const RETRY_BYTES_MAX: usize = 4096;
 
 /// 200 when the delivery has ended, 202 when it has not.
 fn status_of(delivery: &Delivery) -> StatusCode {

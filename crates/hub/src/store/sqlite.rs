@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bellwire_core::Recovered;
 use bellwire_core::record::{Load, TokenRecord, Txn};
+use bellwire_core::{Recovered, TargetQuery};
 use bellwire_proto::device::LabelCounts;
 use bellwire_proto::limits::STORE_READS_WAITING_MAX;
 use bellwire_proto::{
@@ -26,9 +26,9 @@ use tokio::sync::oneshot;
 
 use super::queue::{Queue, Refused};
 use super::{
-    AuditFilter, CommandFilter, CommitTimes, DeviceFilter, DevicePlace, DevicePlaces, PageRequest,
-    Reading, Snapshot, Store, StoreError, StoreEvents, StoredDevice, StoredToken, StoredWait,
-    Visible,
+    AuditFilter, CommandFilter, CommitTimes, DeviceFilter, DevicePlace, DevicePlaces, FoundPage,
+    PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents, StoredDevice, StoredToken,
+    StoredWait, Visible,
 };
 use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
@@ -44,6 +44,7 @@ mod audit;
 mod check;
 mod checkpoint;
 mod folder;
+mod found;
 mod in_use;
 mod label_counts;
 mod lists;
@@ -52,6 +53,7 @@ mod options;
 mod purge;
 mod readers;
 mod recover;
+mod rollouts;
 mod rows;
 mod schema;
 mod select;
@@ -259,6 +261,10 @@ impl Store for SqliteStore {
         self.read(move |connection| lists::command(connection, id, &visible))
     }
 
+    fn run_timeout(&self, id: CommandId) -> Reading<Option<Duration>> {
+        self.read(move |connection| lists::run_timeout(connection, id))
+    }
+
     fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>> {
         match page.after.map(|cursor| cursor.seq()).transpose() {
             Ok(after) => {
@@ -350,6 +356,15 @@ impl Store for SqliteStore {
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
         }
+    }
+
+    fn found(
+        &self,
+        query: TargetQuery,
+        after: Option<DeviceId>,
+        rows_max: usize,
+    ) -> Reading<FoundPage> {
+        self.read(move |connection| found::found(connection, &query, after.as_ref(), rows_max))
     }
 
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>> {

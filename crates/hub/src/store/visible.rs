@@ -27,14 +27,14 @@ impl Visible {
         Self(select.map(Arc::new))
     }
 
+    /// What selects them; `None` for everything.
+    pub fn select(&self) -> Option<&Selector> {
+        self.0.as_deref()
+    }
+
     /// Whether that is everything.
     pub fn is_all(&self) -> bool {
         self.0.is_none()
-    }
-
-    /// What it selects by; `None`: everything.
-    pub fn select(&self) -> Option<&Selector> {
-        self.0.as_deref()
     }
 
     /// Whether a device with these labels is among them.

@@ -71,8 +71,10 @@ fn model(who: &Who, call: &Call, site: &BTreeMap<&str, &str>) -> Answer {
         Who::Operator(scope, actions) => {
             let sees = |d: &str| site.get(d).is_some_and(|s| scope.is_none_or(|scope| scope == *s));
             let sends = call.path.starts_with("/v1/send/");
-            let cancels = call.method == "DELETE" && call.path.contains("{command}");
-            let action = if cancels { "ping" } else { call.action };
+            let stops = ["/pause", "/resume", "/abort"].iter().any(|end| call.path.ends_with(end));
+            let retries = call.path.ends_with("/retry");
+            let cancels = stops || call.method == "DELETE" && call.path.contains("{command}");
+            let action = if cancels || retries { "ping" } else { call.action };
             let allowed = actions.is_none_or(|only| only == action);
             let (any, all) =
                 (call.command.iter().any(|d| sees(d)), call.command.iter().all(|d| sees(d)));
@@ -81,6 +83,7 @@ fn model(who: &Who, call: &Call, site: &BTreeMap<&str, &str>) -> Answer {
                 () if (sends || shown) && !sees(call.device) => NotThere,
                 () if call.path.contains("{command}") && !any => NotThere,
                 () if cancels && (!allowed || !all) => Forbidden,
+                () if retries && !allowed => Forbidden,
                 () => Through,
             }
         }

@@ -199,6 +199,52 @@ fn a_merge_of_labels_is_told_as_a_change_of_the_device_and_one_whose_condition_f
 }
 
 #[test]
+fn a_command_to_many_is_one_entry_and_so_is_what_is_done_to_its_rollout() {
+    let hub = Hub::start();
+    let admin = admin(&hub);
+    let other = hub.token_by(&admin, &json!({"role": "operator", "select": "site=mars"}));
+    for n in 0..130 {
+        hub.with_token(&admin, &format!("PUT /v1/devices/d{n:03}"), "{}");
+    }
+    let post = |path: &str, body: &str| hub.with_token(&admin, &format!("POST {path}"), body);
+    let to_all = json!({"action": "ping", "target": {"all": true}});
+    assert_eq!(post("/v1/commands?dry_run=1", &to_all.to_string()).json()["total"], 130);
+    let plain = post("/v1/commands", &to_all.to_string()).json();
+    let rollout =
+        json!({"action": "ping", "target": {"all": true}, "rollout": {"batch": 1}}).to_string();
+    let rolled_out = text(&post("/v1/commands", &rollout).json()["id"]).to_owned();
+    let path = format!("/v1/commands/{rolled_out}");
+    for verb in ["pause", "pause", "resume", "abort", "resume"] {
+        post(&format!("{path}/{verb}"), "");
+    }
+    assert_eq!(hub.with_token(&other, &format!("POST {path}/pause"), "").status, 404);
+    hub.until(|| {
+        hub.with_token(&admin, &format!("GET {path}"), "").json()["counts"]["cancelled"] == 129
+    });
+    let retry = post(&format!("{path}/retry"), r#"{"states":["cancelled"]}"#).json();
+    let done: Vec<String> = hub.logged(&admin, "limit=200").split_off(132);
+    assert_eq!(
+        done,
+        [
+            "send 202 1",
+            "send 202 1",
+            "pause 200 1",
+            "resume 200 1",
+            "abort 200 1",
+            "resume 409 1",
+            "pause 404 1",
+            "retry 202 1",
+        ],
+        "a dry run, and what changes nothing, have none"
+    );
+    let entries = hub.audit(&admin, "");
+    let command = |n: usize| entries[n]["object"]["command"].clone();
+    assert_eq!(command(0), retry["id"], "the new one");
+    assert_eq!(command(3), rolled_out);
+    assert_eq!((command(7), &entries[7]["object"]["device"]), (plain["id"].clone(), &Value::Null));
+}
+
+#[test]
 fn a_repeated_request_with_its_key_is_told_once() {
     let hub = Hub::start();
     let admin = admin(&hub);

@@ -253,13 +253,8 @@ fn a_command_to_many_devices_reaches_every_one_and_a_key_covers_it_as_a_whole() 
 }
 
 #[test]
-fn an_envelope_without_names_is_refused_with_a_clear_detail() {
+fn an_envelope_with_too_much_data_is_refused() {
     let hub = Hub::start();
-    for target in [r#"{"all":true}"#, r#"{"select":"a=b"}"#] {
-        let answer = hub.post("/v1/commands", &format!(r#"{{"action":"a","target":{target}}}"#));
-        assert_eq!((answer.status, answer.code().as_str()), (400, "bad_request"), "{target}");
-        assert!(text(&answer.json()["detail"]).contains("devices by name"), "{target}");
-    }
     let big =
         format!(r#"{{"action":"a","target":{{"device":"d"}},"data":"{}"}}"#, "x".repeat(65536));
     assert_eq!(hub.post("/v1/commands", &big).code(), "payload_too_large");

@@ -181,6 +181,12 @@ impl Connection {
                 body.resize(length, 0);
                 self.reader.read_exact(&mut body).unwrap();
             }
+            None if head.header("transfer-encoding") == Some("chunked") => loop {
+                match self.chunk() {
+                    chunk if chunk.is_empty() => break,
+                    chunk => body.extend(chunk),
+                }
+            },
             None => panic!("an answer without a length: {head:?}"),
         }
         Answer { status: head.status, head, body }

@@ -73,6 +73,8 @@ pub fn command(seq: u64) -> CommandRecord {
         },
         data: json(&format!("{{\"n\":{seq}}}")),
         created_by: None,
+        select: None,
+        parent: None,
         online_only: false,
     }
 }

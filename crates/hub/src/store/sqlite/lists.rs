@@ -5,6 +5,7 @@
 //! cursor to continue from.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use bellwire_core::record::CommandRecord;
 use bellwire_proto::limits::{LIST_ROWS_MAX, PACED_BYTES, PAGE_BYTES_MAX};
@@ -13,6 +14,7 @@ use bellwire_proto::{
 };
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
+use super::rollouts;
 use super::rows::{self, command_columns, delivery_columns, device_columns, int};
 use super::select;
 use crate::store::{
@@ -40,6 +42,13 @@ pub(super) fn command(
     let record = statement.query_row([id.to_bytes()], rows::command).optional()?;
     let Some(record) = record else { return Ok(None) };
     shown(connection, record, visible)
+}
+
+pub(super) fn run_timeout(connection: &Connection, id: CommandId) -> Result<Option<Duration>> {
+    connection
+        .prepare_cached("SELECT run_timeout_ms FROM commands WHERE id = ?1")?
+        .query_row([id.to_bytes()], |row| rows::uint(row, 0).map(Duration::from_millis))
+        .optional()
 }
 
 /// The number of a command that is there for the reader.
@@ -170,7 +179,7 @@ pub(super) fn devices_named(
     ids.iter().map(|id| device(connection, id)).collect()
 }
 
-fn queued(connection: &Connection, device: &DeviceId) -> Result<u64> {
+pub(super) fn queued(connection: &Connection, device: &DeviceId) -> Result<u64> {
     let queued = connection
         .prepare_cached("SELECT queued FROM queues WHERE device = ?1")?
         .query_row([device.as_str()], |row| rows::uint(row, 0))
@@ -232,7 +241,15 @@ fn shown(
     let seq = int(record.head.seq.get());
     let counts =
         statement.query_map([seq], |row| Ok((rows::state(row, 0)?, rows::uint(row, 1)?)))?;
-    let counts: Counts = counts.collect::<Result<_>>()?;
+    let mut counts: Counts = counts.collect::<Result<_>>()?;
+    let rollout = rollouts::rollout(connection, record.head.seq)?;
+    if rollout.is_some() {
+        // What has not begun waits in the targets, and is queued as its sender sees it.
+        let begun = counts.values().sum::<u64>();
+        if record.head.total > begun {
+            *counts.entry(DeliveryState::Queued).or_default() += record.head.total - begun;
+        }
+    }
     let terminal = counts.iter().filter(|(state, _)| state.is_terminal());
     Ok(Some(Command {
         id: record.head.id,
@@ -246,9 +263,9 @@ fn shown(
         done: terminal.map(|(_, count)| count).sum::<u64>() >= record.head.total,
         counts,
         not_before: record.head.not_before,
-        select: None,
-        rollout: None,
-        parent: None,
+        select: record.select,
+        rollout: rollout.map(|rollout| rollout.to_rollout()),
+        parent: record.parent,
     }))
 }
 

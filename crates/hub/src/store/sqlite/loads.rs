@@ -1,12 +1,16 @@
 //! What the core looks up. Each function answers one kind of [`Load`].
 
+use crate::store::FoundPage;
 use bellwire_core::record::{
     DeliveryRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, TargetChunk,
+    TargetPage,
 };
 use bellwire_core::{Instant, Now};
 use bellwire_proto::{CommandId, DeliveryState, DeviceId, Json, Seq};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Result, params};
 
+use super::found;
+use super::rollouts;
 use super::rows::{
     self, DELIVERY_COLUMNS, command_columns, delivery_columns, instant_ms, int, state_number,
 };
@@ -41,13 +45,21 @@ pub(super) fn answer(connection: &Connection, load: &Load) -> Result<Loaded> {
         }
         Load::Command(id) => Loaded::Command(*id, command(connection, *id)?.map(Box::new)),
         Load::Targets(seq, first) => {
-            let mut statement = connection
-                .prepare_cached("SELECT devices FROM targets WHERE seq = ?1 AND first = ?2")?;
+            let mut statement = connection.prepare_cached(
+                "SELECT devices, canary FROM targets WHERE seq = ?1 AND first = ?2",
+            )?;
             let chunk = statement
-                .query_row(params![int(seq.get()), first.as_str()], |row| rows::devices(row, 0))
+                .query_row(params![int(seq.get()), first.as_str()], |row| {
+                    Ok(TargetChunk { devices: rows::devices(row, 0)?, canary: row.get(1)? })
+                })
                 .optional()?;
-            let chunk = chunk.map(|devices| TargetChunk { devices });
             Loaded::Targets(*seq, first.clone(), chunk.zip(data(connection, *seq)?))
+        }
+        Load::Found { request, query, after, rows_max } => {
+            let found = found::found(connection, query, after.as_ref(), *rows_max)?;
+            let devices = found.devices.into_iter().map(|(device, _)| device).collect();
+            let FoundPage { canaries, last, .. } = found;
+            Loaded::Found(*request, TargetPage { devices, canaries, last })
         }
         Load::LiveOf(seq, after, devices_max) => {
             let mut statement = connection.prepare_cached(
@@ -233,7 +245,8 @@ fn command(connection: &Connection, id: CommandId) -> Result<Option<LoadedComman
     };
     let online_only = record.online_only;
     let first = first.map(Box::new);
-    Ok(Some(LoadedCommand { head: record.head, online_only, first, terminal }))
+    let rollout = rollouts::rollout(connection, record.head.seq)?.map(Box::new);
+    Ok(Some(LoadedCommand { head: record.head, online_only, first, terminal, rollout }))
 }
 
 /// The deliveries that are due, earliest first, and when the earliest of all others is.

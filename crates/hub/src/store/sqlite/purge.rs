@@ -35,6 +35,7 @@ pub(super) struct Purge<'c> {
     keep_last_seq: Statement<'c>,
     deliveries: Statement<'c>,
     counts: Statement<'c>,
+    rollouts: Statement<'c>,
     commands: Statement<'c>,
     keys: Statement<'c>,
     audit: AuditRetention<'c>,
@@ -69,6 +70,7 @@ impl<'c> Purge<'c> {
                      SELECT seq, device FROM deliveries WHERE seq = ?1 LIMIT ?2)",
             )?,
             counts: connection.prepare("DELETE FROM counts WHERE seq = ?1")?,
+            rollouts: connection.prepare("DELETE FROM rollouts WHERE seq = ?1")?,
             commands: connection.prepare("DELETE FROM commands WHERE seq = ?1")?,
             keys: connection.prepare(
                 "DELETE FROM idempotency WHERE (caller, key) IN (
@@ -137,6 +139,7 @@ impl<'c> Purge<'c> {
                 return Ok(limit);
             }
             self.counts.execute([seq])?;
+            self.rollouts.execute([seq])?;
             self.commands.execute([seq])?;
             self.keep_last_seq.execute([seq])?;
         }

@@ -8,12 +8,15 @@ use bellwire_proto::Seq;
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
 use rusqlite::{Connection, Result, TransactionBehavior};
 
+use super::rollouts;
 use super::rows::{self, command_columns, instant_ms, ms, seq};
 
 /// Contract, section 2, "Restart of the hub": what may have been sent is queued again, uncounted;
 /// run clocks are prolonged to a least time; times to live continue.
 pub(super) fn recover(connection: &mut Connection, now: Now) -> Result<Recovered> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // What was found for a command that was not stored any more.
+    transaction.execute("DELETE FROM targets WHERE seq NOT IN (SELECT seq FROM commands)", [])?;
     // Counters go with the rows: of the queues, and of commands to many.
     transaction.execute(
         "INSERT INTO queues
@@ -76,26 +79,37 @@ fn jobs(connection: &Connection) -> Result<Vec<JobRecord>> {
         "SELECT ",
         command_columns!(),
         ", x.force FROM commands c LEFT JOIN cancels x ON x.seq = c.seq
-         WHERE c.seq IN (SELECT seq FROM cancels UNION SELECT seq FROM targets)"
+         WHERE c.seq IN (SELECT seq FROM cancels UNION SELECT seq FROM targets
+                         UNION SELECT seq FROM rollouts WHERE state < 2)"
     ))?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         let command = rows::command(row)?;
+        let seq = command.head.seq;
+        let rollout = match rollouts::rollout(connection, seq)? {
+            None => None,
+            Some(rollout) => {
+                let counts = rollouts::counts(connection, seq, &rollout)?;
+                Some((rollout, counts))
+            }
+        };
         let job = JobRecord {
             head: command.head,
             online_only: command.online_only,
+            rollout,
             chunks: Vec::new(),
             cancel: row.get(rows::COMMAND_COLUMNS)?,
         };
         jobs.insert(job.head.seq, job);
     }
-    let mut statement =
-        connection.prepare("SELECT seq, first, last FROM targets ORDER BY seq, first")?;
+    let mut statement = connection
+        .prepare("SELECT seq, first, last, count, canary FROM targets ORDER BY seq, first")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         let (first, last) = (rows::device_id(row, 1)?, rows::device_id(row, 2)?);
         if let Some(job) = jobs.get_mut(&seq(row, 0)?) {
-            job.chunks.push(ChunkRange { first, last });
+            let (targets, canary) = (rows::uint(row, 3)?, row.get(4)?);
+            job.chunks.push(ChunkRange { first, last, targets, canary });
         }
     }
     Ok(jobs.into_values().collect())

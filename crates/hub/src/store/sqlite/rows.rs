@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bellwire_core::Instant;
 use bellwire_core::record::{
-    CommandHead, CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord,
-    Seen,
+    BatchMark, CommandHead, CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey,
+    IdempotencyRecord, Seen,
 };
 use bellwire_proto::{
     CommandId, DeliveryState, DeviceId, ErrorInfo, Json, Labels, Outcome, Progress, Seq, Timestamp,
@@ -27,11 +27,11 @@ macro_rules! delivery_columns {
          c.created, c.total, d.device, d.state, d.attempt, d.sends, d.counted, d.rev, d.version, \
          d.updated_at, d.updated, d.expires, d.flags, d.scheduled_at, d.retry_at, d.run_until, \
          d.cancelling_since, d.progress, d.exit_code, d.error_code, d.error_message, d.result, \
-         d.stdout, d.stderr"
+         d.stdout, d.stderr, d.batch, d.began_at"
     };
 }
 /// How many columns that is: what is selected after them has this index.
-pub(super) const DELIVERY_COLUMNS: usize = 31;
+pub(super) const DELIVERY_COLUMNS: usize = 33;
 
 /// Where [`delivery_columns`] has the device.
 pub(super) const DEVICE: usize = 9;
@@ -42,12 +42,12 @@ pub(super) const STATE: usize = 10;
 macro_rules! command_columns {
     () => {
         "c.seq, c.id, c.action, c.created_at, c.expires_at, c.run_timeout_ms, c.not_before, \
-         c.created, c.total, c.online_only, c.created_by, c.data"
+         c.created, c.total, c.online_only, c.created_by, c.data, c.selector, c.parent"
     };
 }
 
 /// How many columns that is: what is selected after them has this index.
-pub(super) const COMMAND_COLUMNS: usize = 12;
+pub(super) const COMMAND_COLUMNS: usize = 14;
 
 /// A device in the order in which [`device`] reads it.
 macro_rules! device_columns {
@@ -118,6 +118,8 @@ pub(super) fn put_command(statement: &mut Statement<'_>, command: &CommandRecord
         command.online_only,
         command.created_by,
         command.data.as_str(),
+        command.select,
+        command.parent.map(|parent| parent.to_bytes()),
     ])
 }
 
@@ -152,6 +154,8 @@ pub(super) fn put_delivery(statement: &mut Statement<'_>, row: &DeliveryRecord) 
         result.as_ref().map(Json::as_str),
         stdout,
         stderr,
+        row.batch.map(|batch| int(batch.number)),
+        row.batch.map(|batch| ms(batch.began_at)),
     ])
 }
 
@@ -162,6 +166,8 @@ pub(super) fn command(row: &Row<'_>) -> Result<CommandRecord> {
         online_only: row.get(9)?,
         created_by: row.get(10)?,
         data: json(row, 11)?,
+        select: row.get(12)?,
+        parent: maybe_id(row, 13)?,
     })
 }
 
@@ -175,6 +181,10 @@ pub(super) fn delivery(row: &Row<'_>) -> Result<DeliveryRecord> {
     Ok(DeliveryRecord {
         head: head(row)?,
         device: text(row, DEVICE)?,
+        batch: match (maybe_uint(row, 31)?, maybe_time(row, 32)?) {
+            (Some(number), Some(began_at)) => Some(BatchMark { number, began_at }),
+            _ => None,
+        },
         state: state(row, STATE)?,
         attempt: row.get(11)?,
         sends: row.get(12)?,
@@ -315,6 +325,11 @@ fn maybe_json(row: &Row<'_>, at: usize) -> Result<Option<Json>> {
 
 pub(super) fn id(row: &Row<'_>, at: usize) -> Result<CommandId> {
     row.get(at).map(CommandId::from_bytes)
+}
+
+fn maybe_id(row: &Row<'_>, at: usize) -> Result<Option<CommandId>> {
+    let bytes: Option<[u8; 16]> = row.get(at)?;
+    Ok(bytes.map(CommandId::from_bytes))
 }
 
 fn progress(row: &Row<'_>, at: usize) -> Result<Option<Progress>> {

@@ -17,19 +17,20 @@ use super::attributes::Attributes;
 use super::audit::AuditWriter;
 use super::checkpoint::Checkpoint;
 use super::purge::Purge;
+use super::rollouts;
 use super::rows::{self, instant_ms, int, ms};
 use super::tokens;
 use crate::store::{StoreError, StoreEvents};
 
 const PUT_COMMAND: &str = "
-    INSERT INTO commands VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+    INSERT INTO commands VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
     ON CONFLICT (seq) DO NOTHING";
 
 /// An upsert would compute the entries of every index twice, so these are two statements.
 const INSERT_DELIVERY: &str = "
     INSERT INTO deliveries VALUES
         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
-         ?21, ?22, ?23, ?24)
+         ?21, ?22, ?23, ?24, ?25, ?26)
     ON CONFLICT (seq, device) DO NOTHING";
 
 const UPDATE_DELIVERY: &str = "
@@ -38,7 +39,7 @@ const UPDATE_DELIVERY: &str = "
         updated_at = ?9, updated = ?10, expires = ?11, flags = ?12, scheduled_at = ?13,
         retry_at = ?14, run_until = ?15, cancelling_since = ?16, due_at = ?17, progress = ?18,
         exit_code = ?19, error_code = ?20, error_message = ?21, result = ?22, stdout = ?23,
-        stderr = ?24
+        stderr = ?24, batch = ?25, began_at = ?26
     WHERE seq = ?1 AND device = ?2";
 
 const PUT_DEVICE: &str = "
@@ -107,6 +108,9 @@ struct Statements<'c> {
     put_command: Statement<'c>,
     put_targets: Statement<'c>,
     delete_targets: Statement<'c>,
+    adopt_targets: Statement<'c>,
+    drop_targets: Statement<'c>,
+    put_rollout: Statement<'c>,
     put_cancel: Statement<'c>,
     delete_cancel: Statement<'c>,
     old_state: Statement<'c>,
@@ -139,9 +143,13 @@ impl<'c> Statements<'c> {
             rollback: connection.prepare("ROLLBACK")?,
             put_command: connection.prepare(PUT_COMMAND)?,
             put_targets: connection
-                .prepare("INSERT OR REPLACE INTO targets VALUES (?1, ?2, ?3, ?4)")?,
+                .prepare("INSERT OR REPLACE INTO targets VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?,
             delete_targets: connection
                 .prepare("DELETE FROM targets WHERE seq = ?1 AND first = ?2")?,
+            adopt_targets: connection
+                .prepare("UPDATE OR REPLACE targets SET seq = ?2 WHERE seq = ?1")?,
+            drop_targets: connection.prepare("DELETE FROM targets WHERE seq = ?1")?,
+            put_rollout: connection.prepare(rollouts::PUT_ROLLOUT)?,
             put_cancel: connection.prepare("INSERT OR REPLACE INTO cancels VALUES (?1, ?2)")?,
             delete_cancel: connection.prepare("DELETE FROM cancels WHERE seq = ?1")?,
             old_state: connection
@@ -207,6 +215,13 @@ impl<'c> Statements<'c> {
             Change::PutTargets(seq, chunk) => self.put_targets(*seq, chunk),
             Change::DeleteTargets(seq, first) => {
                 self.delete_targets.execute(params![int(seq.get()), first.as_str()])
+            }
+            Change::AdoptTargets(stage, seq) => {
+                self.adopt_targets.execute([int(stage.get()), int(seq.get())])
+            }
+            Change::DropTargets(stage) => self.drop_targets.execute([int(stage.get())]),
+            Change::PutRollout(seq, rollout) => {
+                rollouts::put_rollout(&mut self.put_rollout, *seq, rollout)
             }
             Change::PutCancel(seq, force) => {
                 self.put_cancel.execute(params![int(seq.get()), force])
@@ -315,8 +330,14 @@ impl Statements<'_> {
             return Ok(0);
         };
         let names: Vec<&str> = chunk.devices.iter().map(DeviceId::as_str).collect();
-        let params = params![int(seq.get()), first.as_str(), last.as_str(), names.join("\n")];
-        self.put_targets.execute(params)
+        self.put_targets.execute(params![
+            int(seq.get()),
+            first.as_str(),
+            last.as_str(),
+            names.join("\n"),
+            chunk.canary,
+            int(names.len() as u64),
+        ])
     }
 }
 

@@ -4,9 +4,10 @@
 //! command to very many takes its time for them. One who sees everything reads counters.
 
 use bellwire_core::record::CommandRecord;
-use bellwire_proto::{Command, Counts, DeviceId, Labels, Seq};
+use bellwire_proto::{Command, Counts, DeliveryState, DeviceId, Labels, Seq};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
+use super::super::rollouts;
 use super::super::rows::{self, int};
 use crate::store::Visible;
 
@@ -57,7 +58,12 @@ pub(super) fn shown(
             *counts.entry(rows::state(row, 1)?).or_default() += 1;
         }
     }
-    let total = counts.values().sum::<u64>() + waiting(connection, head.seq, visible)?;
+    let waiting = waiting(connection, head.seq, visible)?;
+    let total = counts.values().sum::<u64>() + waiting;
+    let rollout = rollouts::rollout(connection, head.seq)?;
+    if rollout.is_some() && waiting > 0 {
+        *counts.entry(DeliveryState::Queued).or_default() += waiting;
+    }
     let terminal: u64 =
         counts.iter().filter(|(state, _)| state.is_terminal()).map(|(_, count)| count).sum();
     Ok((total > 0).then_some(Command {
@@ -72,9 +78,9 @@ pub(super) fn shown(
         done: terminal >= total,
         counts,
         not_before: head.not_before,
-        select: None,
-        rollout: None,
-        parent: None,
+        select: record.select,
+        rollout: rollout.map(|rollout| rollout.to_rollout()),
+        parent: record.parent,
     }))
 }
 

@@ -1,0 +1,82 @@
+//! `bellwire results`: what became of a command at each appliance, a line for each.
+
+use std::pin::pin;
+
+use bellwire_client::api::DeliveryQuery;
+use bellwire_proto::{Delivery, DeliveryState, csv};
+use futures_util::TryStreamExt;
+
+use crate::args::Results;
+use crate::connect;
+use crate::exit;
+use crate::out::{self, BOLD, DIM, Form, StdoutError};
+
+/// Deliveries that are read at once, at most.
+const PAGE_MAX: u32 = 1000;
+
+pub(crate) async fn run(args: Results, form: Form) -> anyhow::Result<u8> {
+    let hub = connect::controller(&args.hub)?;
+    let id = args.id.find(&hub).await?;
+    let query = DeliveryQuery { limit: Some(PAGE_MAX), ..DeliveryQuery::default() };
+    let mut deliveries = pin!(hub.all_deliveries(id, query));
+    if args.csv {
+        out::line(csv::DELIVERY_COLUMNS.trim_end())?;
+    }
+    let mut any = false;
+    while let Some(delivery) = deliveries.try_next().await? {
+        if args.failed && !has_failed(delivery.state) {
+            continue;
+        }
+        match form {
+            _ if args.csv => out::line(csv::delivery_row(&delivery).trim_end_matches("\r\n"))?,
+            Form::Json => out::json(&delivery)?,
+            Form::Text => {
+                if !any {
+                    heading()?;
+                }
+                row(&delivery)?;
+            }
+        }
+        any = true;
+    }
+    if !any && form == Form::Text && !args.csv {
+        out::note(if args.failed { "none has failed" } else { "it is for no appliance" });
+    }
+    Ok(exit::OK)
+}
+
+/// Whether it has ended, and not as it should.
+pub(crate) fn has_failed(state: DeliveryState) -> bool {
+    state.is_terminal() && !matches!(state, DeliveryState::Succeeded | DeliveryState::Delivered)
+}
+
+/// The heading of [`row`].
+pub(crate) fn heading() -> Result<(), StdoutError> {
+    out::line(format_args!(
+        "{DIM}{:<24} {:<10} {:>4}  what it said{DIM:#}",
+        "device", "state", "exit"
+    ))
+}
+
+/// A delivery on a line, with the last that it said.
+pub(crate) fn row(delivery: &Delivery) -> Result<(), StdoutError> {
+    let style = out::style_of(delivery.state);
+    let code = delivery.outcome.exit_code.map(|code| code.to_string()).unwrap_or_default();
+    out::line(format_args!(
+        "{BOLD}{:<24}{BOLD:#} {style}{:<10}{style:#} {code:>4}  {}",
+        delivery.device.as_str(),
+        delivery.state.as_str(),
+        out::printable(&last_line(delivery))
+    ))
+}
+
+/// The last line of its output; without one the error.
+fn last_line(delivery: &Delivery) -> String {
+    let outcome = &delivery.outcome;
+    let last = |text: &Option<String>| {
+        let lines = text.as_deref().unwrap_or_default().lines().rev();
+        lines.map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+    };
+    let error = || outcome.error.as_ref().map(|e| e.message.clone().unwrap_or(e.code.clone()));
+    last(&outcome.stderr).or_else(|| last(&outcome.stdout)).or_else(error).unwrap_or_default()
+}

@@ -1,0 +1,115 @@
+//! The rollouts among the commands to many: which of their targets may get their delivery, and what has been decided.
+
+use bellwire_proto::{DeliveryState, Seq};
+
+use super::cancellation::Cancel;
+use super::{Commands, Job};
+use crate::io::RolloutOp;
+use crate::record::{RolloutRecord, TxnId};
+use crate::rollout::{Decision, Rollout};
+use crate::time::{Instant, Now, earliest};
+
+/// A decision of a rollout, and its row.
+#[derive(Debug)]
+pub(crate) struct RolloutStep {
+    pub(crate) command: Seq,
+    pub(crate) decision: Decision,
+    pub(crate) record: RolloutRecord,
+}
+
+impl Job {
+    /// How many targets may get their delivery now.
+    pub(super) fn may_expand(&self) -> u64 {
+        match &self.rollout {
+            Some(rollout) if self.cancel.is_none() => rollout.may_expand(),
+            _ => u64::MAX,
+        }
+    }
+
+    /// Whether a younger command at a device must wait for what is not expanded yet.
+    pub(super) fn holds_back(&self) -> bool {
+        self.rollout.is_none()
+    }
+
+    fn is_rolling_out(&self) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| !rollout.state().is_ended())
+    }
+}
+
+impl Commands {
+    pub(crate) fn rollout(&self, command: Seq) -> Option<&Rollout> {
+        self.jobs.get(&command)?.rollout.as_ref()
+    }
+
+    /// A delivery of a batch has changed.
+    pub(crate) fn rollout_moved(
+        &mut self,
+        command: Seq,
+        batch: u64,
+        before: DeliveryState,
+        after: DeliveryState,
+    ) {
+        let job = self.jobs.get_mut(&command);
+        if let Some(rollout) = job.and_then(|job| job.rollout.as_mut()) {
+            rollout.moved(batch, before, after);
+        }
+    }
+
+    /// The next thing that a rollout has decided.
+    pub(crate) fn next_decision(&mut self, now: Now) -> Option<RolloutStep> {
+        self.jobs.iter_mut().find_map(|(seq, job)| {
+            let rollout = job.rollout.as_mut()?;
+            let decision = rollout.decide(now)?;
+            Some(RolloutStep { command: *seq, decision, record: rollout.record().clone() })
+        })
+    }
+
+    /// When the next one is due.
+    pub(crate) fn rollout_deadline(&self, now: Now) -> Option<Instant> {
+        let rollouts = self.jobs.values().filter_map(|job| job.rollout.as_ref());
+        rollouts.map(|rollout| rollout.deadline(now)).fold(None, earliest)
+    }
+
+    /// Its row is part of this transaction.
+    pub(crate) fn rollout_written(&mut self, command: Seq, txn: TxnId) {
+        let Some(job) = self.jobs.get_mut(&command) else { return };
+        job.txn = txn;
+        if job.is_done() {
+            self.jobs.remove(&command);
+        }
+    }
+
+    /// Changes a rollout that has not ended. Returns its row, and whether what is under way is to be cancelled.
+    pub(crate) fn change_rollout(
+        &mut self,
+        command: Seq,
+        op: RolloutOp,
+    ) -> Option<(RolloutRecord, bool)> {
+        let rollout = self.jobs.get_mut(&command)?.rollout.as_mut()?;
+        let mut cancel = false;
+        match op {
+            RolloutOp::Pause => drop(rollout.pause(true)),
+            RolloutOp::Resume => drop(rollout.pause(false)),
+            RolloutOp::Abort => {
+                cancel = rollout.record().plan.abort.as_ref().is_some_and(|rule| rule.cancel);
+                rollout.abort("an operator aborted it".to_owned());
+            }
+        }
+        Some((rollout.record().clone(), cancel))
+    }
+
+    /// A command that is rolled out is being cancelled as a whole: its row, if that ends the rollout.
+    pub(crate) fn end_rollout_by_cancel(&mut self, command: Seq) -> Option<RolloutRecord> {
+        let job = self.jobs.get_mut(&command).filter(|job| job.is_rolling_out())?;
+        let rollout = job.rollout.as_mut()?;
+        rollout.abort("the command was cancelled".to_owned());
+        Some(rollout.record().clone())
+    }
+
+    /// What is under way of an aborted rollout is cancelled, once the rest has been given up.
+    pub(crate) fn cancel_aborted(&mut self, command: Seq, txn: TxnId) -> bool {
+        let Some(job) = self.jobs.get_mut(&command) else { return false };
+        job.txn = txn;
+        job.cancel.get_or_insert_with(|| Cancel::new(false)).force
+    }
+}

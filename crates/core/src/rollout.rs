@@ -1,0 +1,277 @@
+//! A rollout: when the next batch of a command to many begins, and when none begins any more. The rules are those of
+//! docs/protocol.md, section 3; no clock and no store here.
+//!
+//! Its row says which batch began last and how many targets have begun by then. Which of those have their delivery
+//! follows from the targets that remain, and how many have ended from the deliveries; so nothing is counted twice over
+//! a crash. What it leads to is in `hub/rollouts.rs`.
+
+use std::time::Duration;
+
+use bellwire_proto::{DeliveryState, RolloutState};
+
+use crate::record::{BatchMark, RolloutCounts, RolloutRecord};
+use crate::time::{Instant, Now};
+
+/// A rollout that has not ended, or whose last targets have yet to be given up.
+#[derive(Debug)]
+pub(crate) struct Rollout {
+    record: RolloutRecord,
+    total: u64,
+    /// Targets that have their delivery.
+    expanded: u64,
+    counts: RolloutCounts,
+    /// When enough of the batch had ended. Of this process: after a restart the pause counts again.
+    batch_done: Option<Instant>,
+}
+
+/// What is to be done for a rollout. Its row has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// The next batch begins.
+    Begin,
+    /// None begins any more; those under way are cancelled, or not.
+    Abort { cancel: bool },
+    /// Every delivery has ended.
+    End,
+}
+
+impl Rollout {
+    /// The rollout of a new command.
+    pub(crate) fn new(record: RolloutRecord, total: u64) -> Self {
+        Self { record, total, expanded: 0, counts: RolloutCounts::default(), batch_done: None }
+    }
+
+    /// One that a hub found when it started, with so many targets without a delivery.
+    pub(crate) fn recovered(
+        record: RolloutRecord,
+        total: u64,
+        waiting: u64,
+        counts: RolloutCounts,
+    ) -> Self {
+        let expanded = total.saturating_sub(waiting);
+        Self { record, total, expanded, counts, batch_done: None }
+    }
+
+    pub(crate) fn record(&self) -> &RolloutRecord {
+        &self.record
+    }
+
+    pub(crate) fn state(&self) -> RolloutState {
+        self.record.state
+    }
+
+    /// How many targets may have their delivery now.
+    pub(crate) fn may_expand(&self) -> u64 {
+        match self.record.state {
+            RolloutState::Running => self.record.begun.saturating_sub(self.expanded),
+            RolloutState::Paused => 0,
+            RolloutState::Aborted | RolloutState::Done => u64::MAX,
+        }
+    }
+
+    /// So many targets got their delivery.
+    pub(crate) fn expanded(&mut self, count: u64) {
+        self.expanded += count;
+    }
+
+    /// What the deliveries that come into being now belong to.
+    pub(crate) fn mark(&self) -> BatchMark {
+        BatchMark { number: self.record.batch, began_at: self.record.began_at }
+    }
+
+    pub(crate) fn began(&self) -> Instant {
+        self.record.began
+    }
+
+    /// A delivery of it has changed.
+    pub(crate) fn moved(&mut self, batch: u64, before: DeliveryState, after: DeliveryState) {
+        if !before.is_terminal() && after.is_terminal() {
+            self.counts.ended += 1;
+            self.counts.ended_in_batch += u64::from(batch == self.record.batch);
+        }
+        let fails =
+            |state| self.record.plan.abort.as_ref().is_some_and(|a| a.states.contains(&state));
+        match (fails(before), fails(after)) {
+            (false, true) => self.counts.failed += 1,
+            (true, false) => self.counts.failed = self.counts.failed.saturating_sub(1),
+            _ => {}
+        }
+    }
+
+    /// What is to be done now, if anything is.
+    pub(crate) fn decide(&mut self, now: Now) -> Option<Decision> {
+        if self.record.state.is_ended() {
+            return None;
+        }
+        let RolloutCounts { ended, failed, .. } = self.counts;
+        if let Some(rule) = self.record.plan.abort.as_ref().filter(|r| r.is_met(failed, ended)) {
+            let cancel = rule.cancel;
+            self.abort(format!("{failed} of {ended} that ended have failed"));
+            return Some(Decision::Abort { cancel });
+        }
+        if self.expanded == self.total && ended >= self.total {
+            self.record.state = RolloutState::Done;
+            return Some(Decision::End);
+        }
+        if self.record.state == RolloutState::Paused {
+            return None;
+        }
+        if self.batch_is_done() {
+            self.batch_done.get_or_insert(now.instant);
+        }
+        if !self.next_is_due(now) {
+            return None;
+        }
+        let next = self.record.batch + 1;
+        let canaries = self.record.canaries;
+        let size = if next == 1 && canaries > 0 {
+            canaries
+        } else {
+            self.record.plan.batch_size(self.total)
+        };
+        self.record.batch = next;
+        self.record.size = size.min(self.total - self.record.begun);
+        self.record.begun += self.record.size;
+        (self.record.began, self.record.began_at) = (now.instant, now.wall);
+        self.counts.ended_in_batch = 0;
+        self.batch_done = None;
+        Some(Decision::Begin)
+    }
+
+    fn batch_is_done(&self) -> bool {
+        let needed = self.record.plan.done_percent.saturating_mul(self.record.size);
+        self.record.batch > 0 && self.counts.ended_in_batch.saturating_mul(100) >= needed
+    }
+
+    /// The next batch never begins before each target of this one has its delivery.
+    fn next_is_due(&self, now: Now) -> bool {
+        let more = self.record.begun < self.total && self.expanded == self.record.begun;
+        if self.record.batch == 0 {
+            return more && self.record.not_before.is_none_or(|at| at <= now.wall);
+        }
+        more && self.due().is_some_and(|at| at <= now.instant)
+    }
+
+    /// When the next batch begins, as far as that is known.
+    fn due(&self) -> Option<Instant> {
+        let plan = &self.record.plan;
+        let after_pause = self.batch_done.map(|at| at.after(Duration::from_secs(plan.pause_s)));
+        let after_interval =
+            plan.interval_s.map(|s| self.record.began.after(Duration::from_secs(s)));
+        crate::time::earliest(after_pause, after_interval)
+    }
+
+    /// When [`Rollout::decide`] is to be called, if nothing happens before.
+    pub(crate) fn deadline(&self, now: Now) -> Option<Instant> {
+        let waits = self.record.state == RolloutState::Running
+            && self.record.begun < self.total
+            && self.expanded == self.record.begun;
+        match self.record.batch {
+            _ if !waits => None,
+            0 => Some(self.record.not_before.map_or(now.instant, |at| now.instant_of(at))),
+            _ => self.due(),
+        }
+    }
+
+    /// Pauses or resumes it; false when it has ended.
+    pub(crate) fn pause(&mut self, pause: bool) -> bool {
+        if self.record.state.is_ended() {
+            return false;
+        }
+        self.record.state = if pause { RolloutState::Paused } else { RolloutState::Running };
+        true
+    }
+
+    /// None of it begins any more.
+    pub(crate) fn abort(&mut self, reason: String) {
+        self.record.state = RolloutState::Aborted;
+        self.record.reason = Some(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bellwire_proto::{Members, RolloutPlan, Timestamp};
+
+    fn at(seconds: u64) -> Now {
+        Now {
+            instant: Instant::from_ms(seconds * 1000),
+            wall: Timestamp::from_unix_ms(1_700_000_000_000 + seconds * 1000),
+        }
+    }
+
+    fn rollout(plan: &str, total: u64, canaries: u64) -> Rollout {
+        let plan = RolloutPlan::take(&mut Members::parse(plan.as_bytes()).unwrap()).unwrap();
+        Rollout::new(RolloutRecord::new(plan, total, canaries, None, at(0)), total)
+    }
+
+    fn end(rollout: &mut Rollout, count: u64, state: DeliveryState) {
+        let batch = rollout.record.batch;
+        (0..count).for_each(|_| rollout.moved(batch, DeliveryState::Sent, state));
+    }
+
+    #[test]
+    fn a_batch_begins_when_the_last_has_ended_to_its_percentage_and_after_the_pause() {
+        let mut rollout = rollout(r#"{"batch":4,"done_percent":60,"pause_s":5}"#, 10, 0);
+        assert_eq!(rollout.decide(at(0)), Some(Decision::Begin));
+        assert_eq!(rollout.may_expand(), 4);
+        rollout.expanded(4);
+        end(&mut rollout, 2, DeliveryState::Succeeded);
+        assert_eq!((rollout.decide(at(1)), rollout.deadline(at(1))), (None, None), "50 percent");
+        end(&mut rollout, 1, DeliveryState::Expired);
+        assert_eq!(rollout.decide(at(2)), None);
+        assert_eq!(rollout.deadline(at(2)), Some(at(7).instant));
+        assert_eq!(rollout.decide(at(7)), Some(Decision::Begin));
+        assert_eq!((rollout.record.batch, rollout.record.size, rollout.record.begun), (2, 4, 8));
+        // What still runs of the first batch is not of the second.
+        rollout.expanded(4);
+        rollout.moved(1, DeliveryState::Sent, DeliveryState::Succeeded);
+        assert_eq!((rollout.decide(at(8)), rollout.counts.ended_in_batch), (None, 0));
+    }
+
+    #[test]
+    fn an_interval_begins_the_next_whatever_has_ended_but_not_before_all_have_their_delivery() {
+        let mut rollout = rollout(r#"{"batch":"50%","interval_s":60}"#, 4, 1);
+        assert_eq!(rollout.decide(at(0)), Some(Decision::Begin));
+        assert_eq!(rollout.record.size, 1, "the canary");
+        assert_eq!((rollout.decide(at(60)), rollout.deadline(at(60))), (None, None));
+        rollout.expanded(1);
+        assert_eq!(rollout.deadline(at(1)), Some(at(60).instant));
+        assert_eq!(rollout.decide(at(60)), Some(Decision::Begin));
+        assert_eq!((rollout.record.size, rollout.record.batches), (2, 3));
+    }
+
+    #[test]
+    fn failures_abort_it_and_what_is_corrected_late_is_no_failure() {
+        let plan = r#"{"batch":5,"abort":{"percent":50,"min":2,"cancel":true}}"#;
+        let mut rollout = rollout(plan, 10, 0);
+        assert_eq!(rollout.decide(at(0)), Some(Decision::Begin));
+        rollout.expanded(5);
+        end(&mut rollout, 1, DeliveryState::TimedOut);
+        rollout.moved(1, DeliveryState::TimedOut, DeliveryState::Succeeded);
+        end(&mut rollout, 2, DeliveryState::Succeeded);
+        end(&mut rollout, 1, DeliveryState::Failed);
+        assert_eq!(rollout.decide(at(1)), None, "1 of 4");
+        assert!(rollout.pause(true), "a pause does not stop the rule");
+        end(&mut rollout, 1, DeliveryState::Dead);
+        assert_eq!(rollout.decide(at(1)), None, "2 of 5");
+        rollout.moved(1, DeliveryState::Succeeded, DeliveryState::Failed);
+        assert_eq!(rollout.decide(at(2)), Some(Decision::Abort { cancel: true }));
+        assert_eq!(rollout.may_expand(), u64::MAX, "to be given up");
+        assert!(!rollout.pause(false), "it has ended");
+    }
+
+    #[test]
+    fn it_ends_with_its_last_delivery_and_begins_at_its_time() {
+        let mut rollout = rollout(r#"{"batch":5}"#, 5, 0);
+        rollout.record.not_before = Some(at(30).wall);
+        assert_eq!(rollout.decide(at(0)), None);
+        assert_eq!(rollout.deadline(at(0)), Some(at(30).instant));
+        assert_eq!(rollout.decide(at(30)), Some(Decision::Begin));
+        rollout.expanded(5);
+        end(&mut rollout, 5, DeliveryState::Expired);
+        assert_eq!(rollout.decide(at(31)), Some(Decision::End));
+        assert_eq!((rollout.decide(at(32)), rollout.state()), (None, RolloutState::Done));
+    }
+}

@@ -1,0 +1,162 @@
+//! All deliveries of a command as JSON lines or CSV: read from the store page by page as the client takes them, so that
+//! their number costs no memory.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::response::Response;
+use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::{CommandId, Delivery, DeliveryState, Page, Problem, csv};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use http_body::Frame;
+
+use super::command::unknown;
+use crate::driver::Driver;
+use crate::store::{Cursor, PageRequest, Reading, StoreError, Visible};
+
+/// A form in which they are exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Export {
+    /// One JSON object per line.
+    JsonLines,
+    /// RFC 4180, with a first row of names.
+    Csv,
+}
+
+impl Export {
+    /// The form that a client asks for by `Accept`: the first that is named; `None` for a page as JSON.
+    pub(super) fn accepted(headers: &HeaderMap) -> Option<Self> {
+        let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let types = values.flat_map(|value| value.split(','));
+        let names = types.map(|item| item.split(';').next().unwrap_or_default().trim());
+        names.into_iter().find_map(|name| match name.to_ascii_lowercase().as_str() {
+            "application/jsonl" | "application/x-ndjson" => Some(Some(Self::JsonLines)),
+            "text/csv" => Some(Some(Self::Csv)),
+            "application/json" => Some(None),
+            _ => None,
+        })?
+    }
+
+    fn media_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::JsonLines => "application/jsonl",
+            Self::Csv => "text/csv; charset=utf-8",
+        })
+    }
+
+    fn write(self, deliveries: &[Delivery], first: bool) -> io::Result<Bytes> {
+        let mut out = Vec::new();
+        if first && self == Self::Csv {
+            out.extend_from_slice(csv::DELIVERY_COLUMNS.as_bytes());
+        }
+        for delivery in deliveries {
+            match self {
+                Self::JsonLines => {
+                    serde_json::to_writer(&mut out, delivery)?;
+                    out.push(b'\n');
+                }
+                Self::Csv => out.extend_from_slice(csv::delivery_row(delivery).as_bytes()),
+            }
+        }
+        Ok(out.into())
+    }
+}
+
+/// Which deliveries are exported, to whom.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    pub(super) command: CommandId,
+    pub(super) state: Option<DeliveryState>,
+    pub(super) visible: Visible,
+}
+
+/// 200 with all of them.
+///
+/// # Errors
+/// `unknown_command`, `store_unavailable`, as long as nothing was answered.
+pub(super) async fn export(
+    driver: &Driver,
+    form: Export,
+    wanted: Wanted,
+) -> Result<Response, Problem> {
+    let first = wanted.read(driver, None).await?.ok_or_else(unknown)?;
+    let rows = Rows { driver: driver.clone(), form, wanted, next: Next::Page(Some(first), true) };
+    let mut response = Response::new(Body::new(rows));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, form.media_type());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+impl Wanted {
+    fn read(&self, driver: &Driver, after: Option<Cursor>) -> Reading<Option<Page<Delivery>>> {
+        let limit = u32::try_from(PAGE_ITEMS.max).unwrap_or(u32::MAX);
+        let page = PageRequest { limit, after };
+        driver.store().deliveries(self.command, self.state, page, self.visible.clone())
+    }
+}
+
+/// The body. One page is in memory, and the next is read when that has been taken.
+struct Rows {
+    driver: Driver,
+    form: Export,
+    wanted: Wanted,
+    next: Next,
+}
+
+enum Next {
+    /// A page, and whether it is the first; `None` when the command is gone.
+    Page(Option<Page<Delivery>>, bool),
+    Reading(Reading<Option<Page<Delivery>>>),
+    End,
+}
+
+impl http_body::Body for Rows {
+    type Data = Bytes;
+    /// The connection ends without the last chunk: a client must not take a part for the whole.
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        loop {
+            match &mut self.next {
+                Next::End => return Poll::Ready(None),
+                Next::Reading(reading) => match reading.as_mut().poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(page)) => self.next = Next::Page(page, false),
+                    Poll::Ready(Err(error)) => {
+                        self.next = Next::End;
+                        return Poll::Ready(Some(Err(io::Error::other(error))));
+                    }
+                },
+                Next::Page(page, first) => {
+                    let (page, first) = (page.take(), *first);
+                    self.next = Next::End;
+                    let Some(Page { items, next }) = page else {
+                        let gone = io::Error::other("the command was deleted meanwhile");
+                        return Poll::Ready(Some(Err(gone)));
+                    };
+                    if let Some(next) = next {
+                        let cursor = next.parse::<Cursor>();
+                        let cursor = cursor.map_err(|bad| io::Error::other(StoreError::from(bad)));
+                        let after = match cursor {
+                            Ok(cursor) => cursor,
+                            Err(error) => return Poll::Ready(Some(Err(error))),
+                        };
+                        self.next = Next::Reading(self.wanted.read(&self.driver, Some(after)));
+                    }
+                    let piece = self.form.write(&items, first);
+                    if piece.as_ref().is_ok_and(Bytes::is_empty) {
+                        continue;
+                    }
+                    return Poll::Ready(Some(piece.map(Frame::data)));
+                }
+            }
+        }
+    }
+}
