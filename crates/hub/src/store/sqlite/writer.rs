@@ -180,6 +180,7 @@ impl<'c> Statements<'c> {
             .iter()
             .flat_map(Txn::changes)
             .try_for_each(|change| self.apply(change))
+            .and_then(|()| self.audit.flush())
             .and_then(|()| purge.step(group.len()))
             .and_then(|()| anchor.step())
             .and_then(|()| self.commit.execute([]));
@@ -261,7 +262,7 @@ impl<'c> Statements<'c> {
             }
             Change::DeleteToken(token) => self.delete_token.execute([token.as_str()]),
             Change::DeleteTokensOf(device) => self.delete_tokens_of.execute([device.as_str()]),
-            Change::PutAudit(record) => self.audit.put(record),
+            Change::PutAudit(record) => return self.audit.put(record),
         }
         .map(drop)
     }
