@@ -35,6 +35,7 @@ use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
 mod audited;
 mod effects;
 mod events;
+mod reply;
 mod reserved;
 mod runtime;
 mod tokens;
@@ -42,6 +43,7 @@ mod trials;
 mod watching;
 
 pub(crate) use audited::{By, Follower};
+use reply::Reply;
 pub use reserved::Reserved;
 use runtime::Runtime;
 
@@ -177,13 +179,12 @@ impl Driver {
         }
     }
 
-    async fn request_send(&self, send: Send) -> Result<Answer, Problem> {
-        let random = entropy().map_err(|_| internal())?;
+    fn request_send(&self, send: Send) -> Reply<'_> {
+        let Ok(random) = entropy() else { return Reply::Refused(Some(internal())) };
         let record = self.record(verb::SEND, audited::sent(&send), 202);
         self.request_recorded(record, |hub, request, now| {
             hub.handle_send(request, send, random, now);
         })
-        .await
     }
 
     /// Cancels a command, and shows it as it then is: some of its devices may still have to answer.
@@ -433,41 +434,36 @@ impl Driver {
 
     // --- How it is done ---
 
-    /// Passes a request to the core and waits for its one reply.
-    async fn request(
-        &self,
-        call: impl FnOnce(&mut Hub, RequestId, Now),
-    ) -> Result<Answer, Problem> {
-        self.request_removing(None, call).await
+    /// Passes a request to the core, at once, for its one reply.
+    ///
+    /// It is no `async fn`, nor are the two below: their futures would hold the call, with all that it is about, once for each of
+    /// them. Those of a send took six kilobytes.
+    fn request(&self, call: impl FnOnce(&mut Hub, RequestId, Now)) -> Reply<'_> {
+        self.request_removing(None, call)
     }
 
     /// The same for one that the audit log has an entry of, which is on disk with the change or not at all.
-    async fn request_recorded(
+    fn request_recorded(
         &self,
         entry: AuditRecord,
         call: impl FnOnce(&mut Hub, RequestId, Now),
-    ) -> Result<Answer, Problem> {
+    ) -> Reply<'_> {
         self.request(|hub, request, now| {
             hub.audit(request, entry);
             call(hub, request, now);
         })
-        .await
     }
 
     /// The same for a request that removes the device of this row, if there is one.
-    async fn request_removing(
+    fn request_removing(
         &self,
         removes: Option<StoredDevice>,
         call: impl FnOnce(&mut Hub, RequestId, Now),
-    ) -> Result<Answer, Problem> {
+    ) -> Reply<'_> {
         let (reply, answer) = oneshot::channel();
-        let mut waiting = self.runtime.request(reply, removes, call)?;
-        let answer = answer.await;
-        waiting.is_answered();
-        match answer {
-            Ok(Answer::Problem(problem)) => Err(*problem),
-            Ok(answer) => Ok(answer),
-            Err(_) => Err(internal()),
+        match self.runtime.request(reply, removes, call) {
+            Ok(waiting) => Reply::Waits(waiting, answer),
+            Err(problem) => Reply::Refused(Some(problem)),
         }
     }
 
