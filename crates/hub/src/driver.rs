@@ -35,6 +35,7 @@ use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
 mod audited;
 mod effects;
 mod events;
+mod part;
 mod reply;
 mod reserved;
 mod runtime;
@@ -137,6 +138,8 @@ impl Driver {
     ) -> io::Result<Self> {
         let plane = PlaneConfig {
             shards: config.shards,
+            unsent_bytes_in_all_max: usize::try_from(config.quotas.unsent_bytes_max)
+                .unwrap_or(usize::MAX),
             overloaded_last: Some(frames::overloaded()),
             clock: Arc::new(clock.clone()),
             ..PlaneConfig::default()
@@ -182,7 +185,9 @@ impl Driver {
     fn request_send(&self, send: Send) -> Reply<'_> {
         let Ok(random) = entropy() else { return Reply::Refused(Some(internal())) };
         let record = self.record(verb::SEND, audited::sent(&send), 202);
+        let full = self.store().full();
         self.request_recorded(record, |hub, request, now| {
+            hub.store_full(full);
             hub.handle_send(request, send, random, now);
         })
     }

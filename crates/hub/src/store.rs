@@ -126,6 +126,10 @@ pub trait Store: Send + Sync + 'static {
     /// The first error of the disk, for good.
     fn health(&self) -> Result<(), StoreError>;
 
+    /// Why there is no space for another command, as a caller is told it; `None` when there is. What is submitted is stored all
+    /// the same, as long as the disk takes it.
+    fn full(&self) -> Option<&'static str>;
+
     /// Puts what was submitted on disk, tidies up and ends the threads of the store, within a
     /// bounded time. What is submitted afterwards is dropped.
     fn close(&self);

@@ -59,6 +59,9 @@ impl Hub {
         if self.ctx.draining {
             return self.refuse_send(request, &send, Problem::draining());
         }
+        if let Err(full) = self.ctx.has_space() {
+            return self.refuse_send(request, &send, full);
+        }
         if devices.len() <= COMMAND_DEVICES_AT_ONCE {
             return self.begin_step(StepKind::Store { request, send, random }, devices, now);
         }

@@ -353,6 +353,9 @@ impl Store for Counting {
     fn health(&self) -> Result<(), StoreError> {
         self.store.health()
     }
+    fn full(&self) -> Option<&'static str> {
+        self.store.full()
+    }
     fn close(&self) {
         self.store.close();
     }

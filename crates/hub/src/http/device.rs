@@ -97,7 +97,7 @@ async fn part(
     Ok(Page { items: driver.show(stored.items)?, next: stored.next })
 }
 
-/// A page of those that are online, or of those that are not: only the core knows. Labels are compared here
+/// A page of those that are online, or of those that are not: only the core knows. The selector is compared here
 /// too, since the store would look at many rows for each device that fits, and [`DEVICES_SEARCHED_MAX`] would not count them.
 async fn search(
     driver: &Driver,
@@ -107,7 +107,7 @@ async fn search(
     searched_max: usize,
 ) -> Result<Page<Device>, Problem> {
     let select = std::mem::take(&mut filter.select);
-    let visible = std::mem::take(&mut filter.visible);
+    let scoped = !filter.visible.is_all();
     let items_max = page.limit as usize;
     let mut found: Page<Device> = Page { items: Vec::new(), next: None };
     let (mut searched, mut bytes) = (0, 0);
@@ -115,10 +115,12 @@ async fn search(
     while searched < searched_max {
         let limit = (PAGE_ITEMS.max as usize).min(searched_max - searched) as u32;
         let part = part(driver, filter.clone(), PageRequest { limit, after }).await?;
-        searched += part.items.len();
+        // Of a reader's part of the fleet the store looks at no more either, for one page.
+        let spent = scoped && part.items.len() < limit as usize && part.next.is_some();
+        searched += if spent { searched_max } else { part.items.len() };
         for device in part.items {
             let labels = &device.labels;
-            if device.online != online || !select.matches(labels) || !visible.sees(labels) {
+            if device.online != online || !select.matches(labels) {
                 continue;
             }
             bytes += page::json_bytes(&device)?;
@@ -134,10 +136,6 @@ async fn search(
             Some(next) => next.parse().ok(),
             None => break,
         };
-    }
-    // A cursor names a device, which should be one that is there for the reader.
-    if let Some(last) = found.items.last().filter(|_| !visible.is_all() && found.next.is_some()) {
-        found.next = Some(Cursor::after_device(last.id.clone()).to_string());
     }
     Ok(found)
 }

@@ -1,9 +1,11 @@
 //! What the plane counts, for metrics. Shards add with relaxed atomics; a snapshot may be torn
 //! between two numbers, never within one.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::CloseReason;
+use super::stream::UnsentTotal;
 
 /// A snapshot of what the plane has done so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub struct Counts {
     pub bytes_written: u64,
     /// Writes that took them.
     pub writes: u64,
+    /// Bytes that wait for slow readers, of all streams.
+    pub unsent_bytes: u64,
     /// Streams closed since the start, by reason; every reason is there.
     pub closed: Vec<(CloseReason, u64)>,
 }
@@ -31,6 +35,7 @@ pub(crate) struct Counters {
     detached: AtomicU64,
     bytes_written: AtomicU64,
     writes: AtomicU64,
+    pub(crate) unsent: Arc<UnsentTotal>,
     closed: [AtomicU64; CloseReason::ALL.len()],
 }
 
@@ -62,6 +67,7 @@ impl Counters {
             open: self.attached.load(Relaxed).saturating_sub(detached),
             bytes_written: self.bytes_written.load(Relaxed),
             writes: self.writes.load(Relaxed),
+            unsent_bytes: self.unsent.bytes() as u64,
             closed: CloseReason::ALL
                 .into_iter()
                 .zip(&self.closed)

@@ -26,6 +26,7 @@ pub struct Cursor(Position);
 enum Position {
     Seq(Seq),
     Device(DeviceId),
+    Sealed(Vec<u8>),
     Token(TokenId),
     Audit(u64),
 }
@@ -38,6 +39,7 @@ pub struct BadCursor;
 /// The first byte: what follows, and in which version of this encoding.
 const SEQ_V1: u8 = 0x11;
 const DEVICE_V1: u8 = 0x12;
+const SEALED_V1: u8 = 0x14;
 const TOKEN_V1: u8 = 0x13;
 const AUDIT_V1: u8 = 0x1a;
 
@@ -71,6 +73,19 @@ impl Cursor {
         match &self.0 {
             Position::Device(device) => Ok(device),
             _ => Err(BadCursor),
+        }
+    }
+
+    /// In a list by device name: after one that only the store can tell.
+    pub(super) const fn sealed(bytes: Vec<u8>) -> Self {
+        Self(Position::Sealed(bytes))
+    }
+
+    /// What the store has to open, if this is such a cursor.
+    pub(super) fn as_sealed(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Position::Sealed(bytes) => Some(bytes),
+            _ => None,
         }
     }
 
@@ -112,6 +127,7 @@ impl fmt::Display for Cursor {
         let bytes = match &self.0 {
             Position::Seq(seq) => [&[SEQ_V1][..], &seq.get().to_be_bytes()].concat(),
             Position::Device(device) => [&[DEVICE_V1][..], device.as_str().as_bytes()].concat(),
+            Position::Sealed(bytes) => [&[SEALED_V1][..], bytes].concat(),
             Position::Audit(entry) => [&[AUDIT_V1][..], &entry.to_be_bytes()].concat(),
             Position::Token(token) => [&[TOKEN_V1][..], token.as_str().as_bytes()].concat(),
         };
@@ -137,6 +153,7 @@ impl FromStr for Cursor {
                 let name = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
                 Position::Device(name.parse().map_err(|_| BadCursor)?)
             }
+            Some((&SEALED_V1, rest)) => Position::Sealed(rest.to_vec()),
             Some((&TOKEN_V1, rest)) => {
                 let id = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
                 Position::Token(id.parse().map_err(|_| BadCursor)?)
@@ -160,6 +177,7 @@ mod tests {
             Cursor::after_device(device),
             Cursor::after_token(TokenId::from_random([7; 10])),
             Cursor::after_audit(9),
+            Cursor::sealed(vec![0, 255]),
         ] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }

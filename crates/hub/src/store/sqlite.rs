@@ -34,6 +34,8 @@ use in_use::FilesInUse;
 pub use options::{OpenError, Options};
 use readers::Job;
 use schema::StoreFile;
+use seal::Seal;
+use space::{Space, SpaceWatch};
 use threads::Threads;
 
 mod anchor;
@@ -50,6 +52,8 @@ mod readers;
 mod recover;
 mod rows;
 mod schema;
+mod seal;
+mod space;
 mod threads;
 mod tokens;
 mod waits;
@@ -99,6 +103,10 @@ pub struct SqliteStore {
 struct Shared {
     file: StoreFile,
     in_use: FilesInUse,
+    seal: Arc<Seal>,
+    space: Space,
+    bytes_max: u64,
+    free_min: u64,
     history_retention: Duration,
     audit_keep: Duration,
     audit_bytes_max: u64,
@@ -141,10 +149,15 @@ impl SqliteStore {
         let resumed = || anchor.map_or_else(Clock::start, Clock::resume);
         let clock = options.clock.unwrap_or_else(resumed);
         let recovered = recover::recover(&mut writer, clock.now()).map_err(sqlite)?;
+        let seal = Seal::of(&writer).map_err(sqlite)?;
         let in_use = FilesInUse::of(&path);
         let shared = Shared {
             file,
             in_use,
+            seal: Arc::new(seal),
+            space: Space::default(),
+            bytes_max: options.bytes_max,
+            free_min: options.free_min,
             history_retention: options.history_retention,
             audit_keep: options.audit_keep,
             audit_bytes_max: options.audit_bytes_max,
@@ -197,6 +210,16 @@ impl SqliteStore {
         let run = Box::new(move |shared: &_, events: &_| writer::run(shared, connection, events));
         threads.writer = Some(spawn(WRITER, run)?);
         Ok(())
+    }
+
+    /// Where a page by device name begins, and what seals the cursor to the next.
+    fn after_device(
+        &self,
+        page: &PageRequest,
+    ) -> Result<(Option<DeviceId>, Arc<Seal>), StoreError> {
+        let seal = &self.shared.seal;
+        let device = page.after.as_ref().map(|cursor| seal.device(cursor));
+        Ok((device.transpose()?, seal.clone()))
     }
 
     /// Has a reader run `read`. It is in the queue when this returns.
@@ -261,9 +284,9 @@ impl Store for SqliteStore {
         page: PageRequest,
         visible: Visible,
     ) -> Reading<Option<Page<StoredWait>>> {
-        match after_device(&page) {
-            Ok(after) => self.read(move |connection| {
-                waits::waits(connection, id, page.limit, after.as_ref(), &visible)
+        match self.after_device(&page) {
+            Ok((after, seal)) => self.read(move |connection| {
+                waits::waits(connection, id, page.limit, after.as_ref(), &visible, &seal)
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
         }
@@ -276,9 +299,10 @@ impl Store for SqliteStore {
         page: PageRequest,
         visible: Visible,
     ) -> Reading<Option<Page<Delivery>>> {
-        match after_device(&page) {
-            Ok(after) => self.read(move |connection| {
-                lists::deliveries(connection, id, state, page.limit, after.as_ref(), &visible)
+        match self.after_device(&page) {
+            Ok((after, seal)) => self.read(move |connection| {
+                let after = after.as_ref();
+                lists::deliveries(connection, id, state, page.limit, after, &visible, &seal)
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
         }
@@ -302,9 +326,9 @@ impl Store for SqliteStore {
     }
 
     fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>> {
-        match after_device(&page) {
-            Ok(after) => self.read(move |connection| {
-                lists::devices(connection, &filter, page.limit, after.as_ref())
+        match self.after_device(&page) {
+            Ok((after, seal)) => self.read(move |connection| {
+                lists::devices(connection, &filter, page.limit, after.as_ref(), &seal)
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
         }
@@ -354,6 +378,10 @@ impl Store for SqliteStore {
         in_use.inspect_err(|error| self.shared.suspect(error.clone()))
     }
 
+    fn full(&self) -> Option<&'static str> {
+        self.shared.space.full()
+    }
+
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let until = Instant::now() + CLOSE_WITHIN;
@@ -392,6 +420,12 @@ impl Shared {
         }
     }
 
+    fn space_watch<'c>(&self, connection: &'c Connection) -> rusqlite::Result<SpaceWatch<'c>> {
+        let path = &self.file.path;
+        let folder = path.parent().unwrap_or(path).to_owned();
+        SpaceWatch::new(connection, folder, self.bytes_max, self.free_min)
+    }
+
     /// A reader met an error that ends the store. The writer reports it, see [`Shared::fail`].
     fn suspect(&self, error: StoreError) {
         let _first = self.suspected.set(error);
@@ -416,11 +450,6 @@ impl Shared {
     fn suspicion(&self) -> Option<StoreError> {
         self.suspected.get().cloned()
     }
-}
-
-fn after_device(page: &PageRequest) -> Result<Option<DeviceId>, StoreError> {
-    let device = page.after.as_ref().map(|cursor| cursor.device().cloned());
-    Ok(device.transpose()?)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -65,6 +65,8 @@ fn write(
     let mut purge = Purge::new(connection, shared)?;
     let mut anchor = AnchorWriter::new(connection, shared.clock.clone())?;
     let mut checkpoint = Checkpoint::new(connection, shared)?;
+    let mut space = shared.space_watch(connection)?;
+    space.step(&shared.space)?;
     let mut group: Vec<Txn> = Vec::new();
     while shared.txns.take_all(&mut group, Some(purge.wait().min(anchor::LOOK_EVERY))) {
         if let Some(error) = shared.suspicion() {
@@ -72,6 +74,7 @@ fn write(
         }
         if group.is_empty() && !purge.is_due() && !anchor.is_due() {
             shared.in_use.check()?;
+            space.step(&shared.space)?;
             continue;
         }
         // Before it: what is refused is not in the lists either.
@@ -84,6 +87,7 @@ fn write(
             events.committed(committed);
         }
         checkpoint.step(shared)?;
+        space.step(&shared.space)?;
     }
     Ok(())
 }
