@@ -18,16 +18,23 @@ use crate::record::AuditRecord;
 
 /// The entries of requests that have not changed anything yet.
 #[derive(Debug, Default)]
-pub(crate) struct Audits(HashMap<RequestId, Box<AuditRecord>>);
+pub(crate) struct Audits {
+    /// The latest, which the call under way writes as a rule.
+    latest: Option<(RequestId, Box<AuditRecord>)>,
+    others: HashMap<RequestId, Box<AuditRecord>>,
+}
 
 impl Audits {
     pub(crate) fn put(&mut self, request: RequestId, record: Box<AuditRecord>) {
-        self.0.insert(request, record);
+        self.others.extend(self.latest.replace((request, record)));
     }
 
     /// The entry of a request, which is written now.
     pub(crate) fn take(&mut self, request: RequestId) -> Option<Box<AuditRecord>> {
-        self.0.remove(&request)
+        if let Some((_, record)) = self.latest.take_if(|(latest, _)| *latest == request) {
+            return Some(record);
+        }
+        if self.others.is_empty() { None } else { self.others.remove(&request) }
     }
 
     /// The entry of a request that made this command.
@@ -60,6 +67,6 @@ impl Audits {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        usize::from(self.latest.is_some()) + self.others.len()
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Context {
     /// Commands to many that are being expanded or cancelled.
     pub(crate) commands: Commands,
     pub(crate) grants: Grants,
+    /// Why the store has no space for another command, if it has not.
+    pub(crate) store_full: Option<&'static str>,
     /// What is written of requests that change something.
     pub(crate) audits: Audits,
     /// Enrolments that were decided on at their device.
@@ -104,6 +106,14 @@ impl Context {
     /// Whether an unknown device may be created by listening or by a command for it.
     pub(crate) fn creates_on_sight(&self) -> bool {
         self.config.create_on_sight && self.grants.is_open()
+    }
+
+    /// Checks that another command may be stored.
+    pub(crate) fn has_space(&self) -> Result<(), Problem> {
+        match self.store_full {
+            Some(why) => Err(Problem::new(Code::QueueFull, why)),
+            None => Ok(()),
+        }
     }
 
     /// Refuses a request at once: nothing of it was decided.

@@ -23,6 +23,8 @@ pub(crate) struct Grants {
     entries: HashMap<TokenId, Entry>,
     /// The open streams of each token, so that its end costs no walk over all streams.
     sessions: BTreeSet<(TokenId, SessionId)>,
+    /// How many a token has, if that is more than one: most are of a device, which has one.
+    several: HashMap<TokenId, u64>,
     /// When the tokens of open streams expire.
     expiries: BTreeSet<(Timestamp, TokenId)>,
     expiry_of: HashMap<TokenId, Timestamp>,
@@ -125,7 +127,11 @@ impl Grants {
 
     /// What is in memory: tokens that are changed, and those of open streams.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len() + self.sessions.len() + self.expiries.len() + self.expiry_of.len()
+        self.entries.len()
+            + self.sessions.len()
+            + self.several.len()
+            + self.expiries.len()
+            + self.expiry_of.len()
     }
 
     // --- Tokens that are changed ---
@@ -198,6 +204,7 @@ impl Grants {
     /// The requests that wait, when nothing will be decided any more.
     pub(crate) fn abandon(&mut self) -> Vec<RequestId> {
         self.sessions.clear();
+        self.several.clear();
         self.expiries.clear();
         self.expiry_of.clear();
         let entries = std::mem::take(&mut self.entries);
@@ -207,7 +214,10 @@ impl Grants {
     // --- Streams ---
 
     pub(crate) fn begin_session(&mut self, token: TokenUse, session: SessionId) {
-        self.sessions.insert((token.id, session));
+        let has_another = self.sessions_of(token.id).next().is_some();
+        if self.sessions.insert((token.id, session)) && has_another {
+            *self.several.entry(token.id).or_insert(1) += 1;
+        }
         if let Some(at) = token.expires_at {
             self.expiries.insert((at, token.id));
             self.expiry_of.insert(token.id, at);
@@ -215,12 +225,25 @@ impl Grants {
     }
 
     pub(crate) fn end_session(&mut self, token: TokenId, session: SessionId) {
-        self.sessions.remove(&(token, session));
+        if self.sessions.remove(&(token, session))
+            && let Some(count) = self.several.get_mut(&token)
+        {
+            *count -= 1;
+            if *count <= 1 {
+                self.several.remove(&token);
+            }
+        }
         if self.sessions_of(token).next().is_none()
             && let Some(at) = self.expiry_of.remove(&token)
         {
             self.expiries.remove(&(at, token));
         }
+    }
+
+    /// How many streams of a token are open.
+    pub(crate) fn streams(&self, token: TokenId) -> u64 {
+        let one = || u64::from(self.sessions_of(token).next().is_some());
+        self.several.get(&token).copied().unwrap_or_else(one)
     }
 
     /// The open streams of a token, rising.

@@ -27,7 +27,7 @@ use crate::audit::Audits;
 use crate::command::Commands;
 use crate::config::{Config, Recovered};
 use crate::context::{Context, DueTimes, SplitMix, store_unavailable};
-use crate::device::{DeliveryOp, Device, Op, session_gone};
+use crate::device::{CancelOrigin, DeliveryOp, Device, Op, session_gone};
 use crate::grant::Grants;
 use crate::idempotency::Keys;
 use crate::ids::{RequestId, SessionId};
@@ -148,6 +148,7 @@ impl Hub {
                 commands: Commands::recovered(recovered.jobs),
                 grants: Grants::recovered(recovered.admin_tokens),
                 audits: Audits::default(),
+                store_full: None,
                 grant_decisions: VecDeque::new(),
             },
             txns: TxnQueue::default(),
@@ -182,6 +183,12 @@ impl Hub {
         self.finish_call(now);
     }
 
+    /// Whether the store has no space for another command, and why: sends are refused then, and all else goes on. To be
+    /// called before a send.
+    pub fn store_full(&mut self, why: Option<&'static str>) {
+        self.ctx.store_full = why;
+    }
+
     /// Cancels a command. Replies [`Answer::Cancelled`].
     pub fn handle_cancel(
         &mut self,
@@ -213,6 +220,22 @@ impl Hub {
         if waiting.len() == 1 {
             self.ctx.outputs.push_back(Output::Load(Load::Command(command)));
         }
+    }
+
+    /// Cancels the delivery of a command at one device. Replies [`Answer::Cancelled`].
+    pub fn handle_cancel_at(
+        &mut self,
+        request: RequestId,
+        device: DeviceId,
+        command: CommandId,
+        force: bool,
+        now: Now,
+    ) {
+        if self.refused(request) {
+            return;
+        }
+        let op = DeliveryOp::Cancel { origin: CancelOrigin::Request(request), force };
+        self.call_device(device, Op::Delivery { command, op }, now);
     }
 
     /// The client of a waiting request has disconnected: it needs no reply.

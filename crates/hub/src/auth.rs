@@ -279,8 +279,8 @@ impl Grant {
     }
 
     /// Who holds it: the id of a token, or the subject of a JWT.
-    pub(crate) fn name(&self) -> String {
-        self.jwt.as_ref().map_or_else(|| self.id.to_string(), |jwt| jwt.subject.clone())
+    pub(crate) fn name(&self) -> &str {
+        self.jwt.as_ref().map_or_else(|| self.id.as_str(), |jwt| jwt.subject.as_str())
     }
 
     /// Of a JWT: by which key it was verified.

@@ -275,6 +275,7 @@ impl Config {
             queue_max: self.queue_max,
             max_in_flight: self.max_in_flight,
             stream_max: self.stream_max,
+            streams_per_token: Some(self.quotas.streams_per_token).filter(|most| *most > 0),
             // Until there are credentials every hub is open.
             create_on_sight: true,
         }

@@ -255,8 +255,7 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
     let logged = LoggedRequest::of(served, route.path, &head);
     let address = request::address(&head);
     let refuse = |actor: Actor, refusal: &Problem| {
-        let by = By::new(actor, address.map(|ip| ip.to_string()));
-        logged.clone().refused(&driver.acting_for(Arc::new(by)), refusal);
+        logged.refused(&driver.acting_for(Arc::new(By::new(actor, address))), refusal);
         problem::problem(refusal)
     };
     let refuse_for_now = |actor: Actor, refusal: &Exceeded| {
@@ -288,16 +287,15 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
             };
         }
     };
-    if let Some(token) = caller.name()
-        && let Err(refusal) = driver.quota().request_with(&token, caller.role_name(), now)
+    if let Some(name) = caller.name()
+        && let Err(refusal) = driver.quota().request_with(&name, caller.role_name(), now)
     {
         return refuse_for_now(audit::actor(&caller), &refusal);
     }
     if let Err(refusal) = allowed(&caller, route, served, &head) {
         return refuse(audit::actor(&caller), &refusal);
     }
-    let driver = driver
-        .acting_for(Arc::new(By::new(audit::actor(&caller), address.map(|ip| ip.to_string()))));
+    let driver = driver.acting_for(Arc::new(By::new(audit::actor(&caller), address)));
     let request = Request::new(driver.clone(), caller, route.path, head, body);
     match caught((served.handler)(request)).await {
         Ok(response) => {
@@ -326,9 +324,10 @@ async fn caller(driver: &Driver, served: &Served, head: &Parts) -> Result<Caller
 
 /// Whether the rule of the route allows it.
 fn allowed(caller: &Caller, route: &Route, served: &Served, head: &Parts) -> Result<(), Problem> {
-    let device = request::segment(route.path, head, "device").ok();
-    let device = device.and_then(|name| name.parse::<DeviceId>().ok());
-    served.rule.check(caller, device.as_ref())
+    served.rule.check(caller, || {
+        let name = request::segment(route.path, head.uri.path(), "device").ok()?;
+        name.parse::<DeviceId>().ok()
+    })
 }
 
 /// The answer to `OPTIONS`: the methods, or the leave for a page of a listed origin to use them.

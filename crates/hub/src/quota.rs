@@ -24,7 +24,7 @@ mod shares;
 
 use rates::{Rates, Table};
 pub(crate) use shares::Share;
-use shares::Shares;
+use shares::{Part, Shares, Total};
 
 /// The quotas of a hub, and what is used of them.
 #[derive(Debug)]
@@ -33,6 +33,7 @@ pub(crate) struct Quota {
     rates: Rates,
     connections: Arc<Shares>,
     body_bytes: Arc<Shares>,
+    all_body_bytes: Arc<Total>,
 }
 
 /// Too much was asked for.
@@ -41,6 +42,14 @@ pub(crate) struct Exceeded {
     pub(crate) problem: Problem,
     /// When it is worth another try, in seconds.
     pub(crate) retry_after_s: u64,
+}
+
+/// Bytes of a body. Dropped, they are given back.
+#[derive(Debug, Default)]
+pub(crate) struct HeldBytes {
+    address: Option<Share>,
+    token: Option<Share>,
+    all: Option<Part>,
 }
 
 /// Whose part it is. The number is never shown.
@@ -58,6 +67,7 @@ impl Quota {
             rates: Rates::default(),
             connections: Arc::default(),
             body_bytes: Arc::default(),
+            all_body_bytes: Arc::default(),
         }
     }
 
@@ -81,6 +91,9 @@ impl Quota {
             RoleName::Device => self.quotas.requests_per_device,
             _ => self.quotas.requests_per_token,
         };
+        if per_second == 0 {
+            return Ok(());
+        }
         self.take(Key::Token(self.rates.hash(token)), per_second, now, "with this token")
     }
 
@@ -145,30 +158,35 @@ impl Quota {
         address: Option<IpAddr>,
         token: Option<&str>,
         bytes: u64,
-    ) -> Result<[Option<Share>; 3], Exceeded> {
-        let quotas = &self.quotas;
-        let address = self.limited(address).map(|address| self.rates.hash(Key::Address(address)));
-        let token = token.map(|token| self.rates.hash(Key::Token(self.rates.hash(token))));
-        let all = Some(self.rates.hash(Key::Everybody));
-        let take = |key: Option<u128>, most: u64, whose: &str| {
-            match key {
-            Some(key) if most > 0 && bytes > 0 => {
-                self.body_bytes.take(key, bytes, most).map(Some).ok_or_else(|| Exceeded {
-                    problem: Problem::new(
-                        Code::RateLimited,
-                        format!("bodies {whose} of more than {most} bytes are being received; try again later"),
-                    ),
-                    retry_after_s: 1,
-                })
-            }
-            _ => Ok(None),
-        }
+    ) -> Result<HeldBytes, Exceeded> {
+        let Quotas { body_bytes_per_address, body_bytes_per_token, body_bytes_max, .. } =
+            self.quotas;
+        let refused = |whose: &str, most: u64| {
+            let detail = format!(
+                "bodies {whose} of more than {most} bytes are being received; try again later"
+            );
+            Exceeded { problem: Problem::new(Code::RateLimited, detail), retry_after_s: 1 }
         };
-        Ok([
-            take(address, quotas.body_bytes_per_address, "of this address")?,
-            take(token, quotas.body_bytes_per_token, "with this token")?,
-            take(all, quotas.body_bytes_max, "in all")?,
-        ])
+        let mut held = HeldBytes::default();
+        if bytes == 0 {
+            return Ok(held);
+        }
+        let take = |key: Key, most: u64| self.body_bytes.take(self.rates.hash(key), bytes, most);
+        if let Some(address) = self.limited(address).filter(|_| body_bytes_per_address > 0) {
+            let taken = take(Key::Address(address), body_bytes_per_address);
+            held.address =
+                Some(taken.ok_or_else(|| refused("of this address", body_bytes_per_address))?);
+        }
+        if let Some(token) = token.filter(|_| body_bytes_per_token > 0) {
+            let taken = take(Key::Token(self.rates.hash(token)), body_bytes_per_token);
+            held.token =
+                Some(taken.ok_or_else(|| refused("with this token", body_bytes_per_token))?);
+        }
+        if body_bytes_max > 0 {
+            let taken = self.all_body_bytes.take(bytes, body_bytes_max);
+            held.all = Some(taken.ok_or_else(|| refused("in all", body_bytes_max))?);
+        }
+        Ok(held)
     }
 
     /// The address as it counts; `None` for one that is not limited.
@@ -278,7 +296,7 @@ mod tests {
         let held = quota.body(Some(a), None, 100).unwrap();
         assert!(quota.body(Some(a), None, 1).is_err());
         assert!(quota.body(Some(b), None, 51).is_err(), "in all");
-        assert_eq!(quota.body_bytes.len(), 2, "what was refused holds nothing");
+        assert_eq!(quota.body_bytes.len(), 1, "what was refused holds nothing");
         drop(held);
         assert!(quota.body(Some(b), None, 51).is_ok());
     }

@@ -162,6 +162,20 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Why there is no space for another command, as a caller is told it; `None` when there is. What is submitted is stored all
+    /// the same, as long as the disk takes it.
+    fn full(&self) -> Option<&'static str>;
+
+    /// A cursor from which nothing can be read, for one that names a device which the reader must not see. `None` without
+    /// randomness: the list then ends.
+    fn seal_cursor(&self, cursor: &Cursor) -> Option<Cursor>;
+
+    /// The cursor that was sealed, or this one if it is not.
+    ///
+    /// # Errors
+    /// When it was sealed by another store, or made up.
+    fn open_cursor(&self, cursor: Cursor) -> Result<Cursor, BadCursor>;
+
     /// Puts what was submitted on disk, tidies up and ends the threads of the store, within a
     /// bounded time. What is submitted afterwards is dropped.
     fn close(&self);

@@ -13,9 +13,9 @@ use bellwire_core::record::{
     AuditRecord, Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax, Txn,
     TxnId,
 };
-use bellwire_hub::store::{AuditFilter, CommandFilter, OpenError, Options, PageRequest};
+use bellwire_hub::store::{AuditFilter, CommandFilter, Cursor, OpenError, Options, PageRequest};
 use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::{Actor, AuditObject, DeliveryState, Seq, Timestamp};
+use bellwire_proto::{Actor, AuditEntry, AuditObject, DeliveryState, Seq, Timestamp};
 use store_kit::model::Model;
 use store_kit::*;
 
@@ -215,17 +215,59 @@ fn the_audit_log_is_bounded_in_time_and_in_bytes_and_its_numbers_go_on() {
     }
     assert_eq!(audit_ids(&kit), [1503, 1502, 1501], "those of today");
     kit.close();
-    // Two entries of 52 bytes.
-    let kit = Kit::open_with(dir.path(), options_at(3 * DAY_MS).audit_retention(keep, 104));
+    // More than one entry takes that was committed by itself, and less than two.
+    let bytes_max = 80;
+    let again = |days| options_at(days * DAY_MS).audit_retention(keep, bytes_max);
+    let kit = Kit::open_with(dir.path(), again(3));
     kit.commit(vec![entry(3 * DAY_MS)]);
-    kit.commit(vec![]);
-    assert_eq!(audit_ids(&kit), [1504, 1503]);
+    assert_eq!(audit_ids(&kit).len(), 4, "what was committed together goes together");
+    kit.commit(vec![entry(3 * DAY_MS)]);
     kit.close();
-    let kit = Kit::open_with(dir.path(), options_at(30 * DAY_MS).audit_retention(keep, 104));
+    let kit = Kit::open_with(dir.path(), again(3));
     kit.commit(vec![]);
-    assert_eq!(audit_ids(&kit), [1504], "the last one stays, for the numbers");
+    assert_eq!(audit_ids(&kit), [1505, 1504]);
+    kit.close();
+    let kit = Kit::open_with(dir.path(), again(30));
+    kit.commit(vec![]);
+    assert_eq!(audit_ids(&kit), [1505], "the last one stays, for the numbers");
     kit.commit(vec![entry(30 * DAY_MS)]);
-    assert_eq!(audit_ids(&kit)[0], 1505);
+    assert_eq!(audit_ids(&kit)[0], 1506);
+}
+
+/// Pages and followers begin anywhere, and entries are stored in blocks of one commit.
+#[test]
+fn a_page_and_a_follower_begin_within_what_was_committed_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    kit.commit((0..600).map(|_| entry(7)).collect());
+    kit.commit(vec![entry(7)]);
+    kit.commit((0..3).map(|_| entry(8)).collect());
+    let page = |after: u64, limit| {
+        let after = Some(Cursor::after_audit(after));
+        read(kit.store.audit(AuditFilter::default(), PageRequest { limit, after }))
+    };
+    let ids = |entries: &[AuditEntry]| entries.iter().map(|e| e.id).collect::<Vec<_>>();
+    for after in [1, 2, 256, 257, 258, 600, 601, 602, 604, 605, u64::MAX] {
+        let before: Vec<u64> = (1..after.min(605)).rev().take(300).collect();
+        assert_eq!(ids(&page(after, 300).items), before, "before {after}");
+        let (followed, last) =
+            read(kit.store.audit_after(AuditFilter::default(), Some(after), 1_000_000));
+        assert_eq!(
+            ids(&followed),
+            (after.saturating_add(1)..605).collect::<Vec<_>>(),
+            "after {after}"
+        );
+        assert_eq!(last, after.max(604));
+    }
+    assert_eq!(page(605, 300).next.as_deref(), Some(&*Cursor::after_audit(305).to_string()));
+    // A follower looks at a bounded part, and continues after it.
+    let (mut after, mut looks) = (0, 0);
+    while after < 604 {
+        let (found, last) = read(kit.store.audit_after(AuditFilter::default(), Some(after), 1));
+        assert_eq!(ids(&found), (after + 1..=last).collect::<Vec<_>>());
+        (after, looks) = (last, looks + 1);
+    }
+    assert!(looks > 3, "{looks}");
 }
 
 #[test]

@@ -324,6 +324,23 @@ pub const RATE_BURST_S: u64 = 10;
 pub const CONNECTIONS_PER_ADDRESS: Range = Range { default: 20_000, min: 0, max: 10_000_000 };
 /// Streams of observers and watchers with one token; 0 is no limit. Default our choice. Setting `watchers_per_token`.
 pub const WATCHERS_PER_TOKEN: Range = Range { default: 100, min: 0, max: 1_000 };
+/// Streams of devices with one token; one more is 429. 0 is no limit. A device's own token has two at most, its stream and one that
+/// is not confirmed; this bounds the tokens that listen for several devices. Default our choice: a fleet of 10,000 with one
+/// token, twice over while it reconnects. Setting `streams_per_token`.
+pub const STREAMS_PER_TOKEN: Range = Range { default: 20_000, min: 0, max: 10_000_000 };
+/// Bytes that all streams together may have unsent; 0 is no limit. Beyond it a stream whose reader is behind ends with `bye`
+/// `overloaded` at the next event, and those that are up to date go on. Default our choice: 50 KiB for each of 10,000 streams
+/// of a site whose line is down. Setting `unsent_bytes_max`.
+pub const UNSENT_BYTES_IN_ALL: Range = Range { default: 512 << 20, min: 0, max: 1 << 40 };
+/// Bytes that the store may hold, about; beyond them a send is 429 `queue_full`, and what devices report is still stored. 0, the
+/// default, is no limit but the disk's. Setting `store_bytes_max`.
+pub const STORE_BYTES: Range = Range { default: 0, min: 0, max: 1 << 50 };
+/// Bytes that a send leaves free on the disk of the store, for what devices report of the commands that it holds; 0 is none.
+/// Default our choice: hundreds of reports of the greatest size, or some hundred thousand of the usual one. Setting
+/// `store_free_min`.
+pub const STORE_FREE: Range = Range { default: 64 << 20, min: 0, max: 1 << 50 };
+/// How often at most the store looks at both, and so how long sends may go on beyond them: our choice.
+pub const STORE_SPACE_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of bodies that are being received from one address, and with one token; 0 is no limit. Default our choice: thousands of
 /// reports at once. Settings `body_bytes_per_address`, `body_bytes_per_token`.
 pub const BODY_BYTES: Range = Range { default: 64 << 20, min: 0, max: 1 << 40 };

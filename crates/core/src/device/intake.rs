@@ -84,6 +84,7 @@ impl Device {
         if txn.ctx.draining {
             return Err(Problem::draining());
         }
+        txn.ctx.has_space()?;
         let only_if_online = send.ttl.is_some_and(|ttl| ttl.get() == 0);
         if only_if_online && !self.presence(txn.now).online() {
             let detail =

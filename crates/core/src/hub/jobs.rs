@@ -67,6 +67,9 @@ impl Hub {
         if self.ctx.draining {
             return self.refuse_send(request, &send, Problem::draining());
         }
+        if let Err(full) = self.ctx.has_space() {
+            return self.refuse_send(request, &send, full);
+        }
         if send.rollout.is_some() {
             let query = TargetQuery { named: Some(devices), ..TargetQuery::default() };
             return self.find_targets((request, send, random), Box::new(query));

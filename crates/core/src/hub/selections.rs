@@ -23,6 +23,9 @@ impl Hub {
         if self.ctx.draining {
             return self.refuse_send(send.0, &send.1, Problem::draining());
         }
+        if let Err(full) = self.ctx.has_space() {
+            return self.refuse_send(send.0, &send.1, full);
+        }
         if self.ctx.commands.is_full() {
             return self.refuse_send(send.0, &send.1, too_many());
         }

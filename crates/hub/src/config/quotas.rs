@@ -18,6 +18,14 @@ pub struct Quotas {
     pub connections_per_address: u64,
     /// Streams of observers and watchers with one token. Default 100.
     pub watchers_per_token: u64,
+    /// Streams of devices with one token. Default 20,000.
+    pub streams_per_token: u64,
+    /// Bytes that all streams together may have unsent. Default 512 MiB.
+    pub unsent_bytes_max: u64,
+    /// Bytes that the store may hold, about. Default 0.
+    pub store_bytes_max: u64,
+    /// Bytes that a send leaves free on the store's disk. Default 64 MiB.
+    pub store_free_min: u64,
     /// Bytes of bodies that are being received from one address. Default 64 MiB.
     pub body_bytes_per_address: u64,
     /// Bytes of bodies that are being received with one token. Default 64 MiB.
@@ -37,6 +45,10 @@ impl Default for Quotas {
             requests_max: limits::REQUESTS.default,
             connections_per_address: limits::CONNECTIONS_PER_ADDRESS.default,
             watchers_per_token: limits::WATCHERS_PER_TOKEN.default,
+            streams_per_token: limits::STREAMS_PER_TOKEN.default,
+            unsent_bytes_max: limits::UNSENT_BYTES_IN_ALL.default,
+            store_bytes_max: limits::STORE_BYTES.default,
+            store_free_min: limits::STORE_FREE.default,
             body_bytes_per_address: limits::BODY_BYTES.default,
             body_bytes_per_token: limits::BODY_BYTES.default,
             body_bytes_max: limits::BODY_BYTES_IN_ALL.default,

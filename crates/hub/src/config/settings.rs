@@ -211,6 +211,18 @@ pub(super) const SETTINGS: &[Setting] = &[
     quota!(requests_max, limits::REQUESTS, "0 (no limit) to 1000000"),
     quota!(connections_per_address, limits::CONNECTIONS_PER_ADDRESS, "0 (no limit) to 10000000"),
     quota!(watchers_per_token, limits::WATCHERS_PER_TOKEN, "0 (no limit) to 1000"),
+    quota!(streams_per_token, limits::STREAMS_PER_TOKEN, "0 (no limit) to 10000000"),
+    quota!(
+        unsent_bytes_max,
+        limits::UNSENT_BYTES_IN_ALL,
+        "a number of bytes, 0 (no limit) to 1099511627776"
+    ),
+    quota!(
+        store_bytes_max,
+        limits::STORE_BYTES,
+        "a number of bytes, 0 (no limit) to 1125899906842624"
+    ),
+    quota!(store_free_min, limits::STORE_FREE, "a number of bytes, 0 (none) to 1125899906842624"),
     quota!(
         body_bytes_per_address,
         limits::BODY_BYTES,

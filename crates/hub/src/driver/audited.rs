@@ -1,5 +1,6 @@
 //! For whom a driver acts, and what the audit log says of it. How refusals are counted is in `audit.rs` of the crate.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +17,7 @@ use crate::driver::Readiness;
 #[derive(Debug, Default)]
 pub(crate) struct By {
     actor: Actor,
-    address: Option<String>,
+    address: Option<IpAddr>,
     /// The core was given an entry of it.
     recorded: AtomicBool,
 }
@@ -28,7 +29,7 @@ pub(crate) struct Follower {
 }
 
 impl By {
-    pub(crate) fn new(actor: Actor, address: Option<String>) -> Self {
+    pub(crate) fn new(actor: Actor, address: Option<IpAddr>) -> Self {
         Self { actor, address, recorded: AtomicBool::new(false) }
     }
 }
@@ -53,7 +54,7 @@ impl Driver {
         AuditRecord {
             at: self.now(),
             actor: by.map(|by| by.actor.clone()).unwrap_or_default(),
-            address: by.and_then(|by| by.address.clone()),
+            address: by.and_then(|by| by.address).map(|address| address.to_string()),
             verb,
             object,
             status,
@@ -90,11 +91,13 @@ impl Driver {
         }
     }
 
-    /// A request was carried out. Of one that the core carried out it has the entry already.
+    /// Whether the core was given an entry of the request that this acts for.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.by.as_ref().is_some_and(|by| by.recorded.load(Ordering::Relaxed))
+    }
+
+    /// A request was carried out, of which the core has no entry.
     pub(crate) fn done_for(&self, verb: &'static str, object: AuditObject, status: u16) {
-        if self.by.as_ref().is_some_and(|by| by.recorded.load(Ordering::Relaxed)) {
-            return;
-        }
         let record = self.record(verb, object, status);
         self.runtime.with_core(|core, now| core.hub.handle_audit(record, now));
     }

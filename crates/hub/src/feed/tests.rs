@@ -380,6 +380,18 @@ impl Store for Counting {
     fn health(&self) -> Result<(), StoreError> {
         self.store.health()
     }
+    fn full(&self) -> Option<&'static str> {
+        self.store.full()
+    }
+    fn seal_cursor(&self, cursor: &crate::store::Cursor) -> Option<crate::store::Cursor> {
+        self.store.seal_cursor(cursor)
+    }
+    fn open_cursor(
+        &self,
+        cursor: crate::store::Cursor,
+    ) -> Result<crate::store::Cursor, crate::store::BadCursor> {
+        self.store.open_cursor(cursor)
+    }
     fn close(&self) {
         self.store.close();
     }

@@ -4,6 +4,7 @@
 //! credentials and limits on every route, of anything else where an operator wanted to change something. What devices
 //! report is in the history of commands, and is in this log only when their credentials are refused.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,8 +16,9 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{self, HeaderMap};
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 
+use super::browsers::Effect;
 use super::caller::Caller;
 use super::params::{Query, last_event_id};
 use super::request::{Request, segment};
@@ -164,47 +166,64 @@ impl Following {
     }
 }
 
-/// A request as the log names it.
-#[derive(Debug, Clone)]
+/// A request as the log names it. What that is, is found when it is to be written: most requests are not, or have been by
+/// the core.
+#[derive(Clone)]
 pub(super) struct LoggedRequest {
-    verb: &'static str,
-    object: AuditObject,
-    /// Whether it was to change something, and not as a device.
-    changes: bool,
+    served: &'static Served,
+    route: &'static str,
+    uri: Uri,
 }
 
 impl LoggedRequest {
-    pub(super) fn of(served: &Served, route: &'static str, head: &Parts) -> Self {
-        let acts = served.effect == super::browsers::Effect::Acts;
-        let changes = acts && served.rule != Rule::Device;
-        Self { verb: verb_of(served, route), object: object_in(route, head), changes }
+    pub(super) fn of(served: &'static Served, route: &'static str, head: &Parts) -> Self {
+        Self { served, route, uri: head.uri.clone() }
+    }
+
+    /// Whether it was to change something, and not as a device.
+    fn changes(&self) -> bool {
+        self.served.effect == Effect::Acts && self.served.rule != Rule::Device
     }
 
     /// Writes it, if it is one that the log has.
-    pub(super) fn refused(self, driver: &Driver, problem: &Problem) {
+    pub(super) fn refused(&self, driver: &Driver, problem: &Problem) {
         let of_caller = matches!(
             problem.code,
             Code::Unauthenticated | Code::Forbidden | Code::Pending | Code::RateLimited
         );
-        if self.changes || of_caller {
-            driver.refused(self.verb, self.object, problem);
+        if self.changes() || of_caller {
+            driver.refused(verb_of(self.served, self.route), self.object(), problem);
         }
     }
 
     /// Writes it, if the core has not.
-    pub(super) fn answered(self, driver: &Driver, response: &Response) {
-        let status = response.status();
-        if self.changes && status == StatusCode::PRECONDITION_FAILED {
-            driver.refused_with(self.verb, self.object, status.as_u16(), Code::Conflict);
-        } else if self.changes {
-            driver.done_for(self.verb, self.object, status.as_u16());
+    pub(super) fn answered(&self, driver: &Driver, response: &Response) {
+        if !self.changes() {
+            return;
+        }
+        let (verb, status) = (verb_of(self.served, self.route), response.status());
+        if status == StatusCode::PRECONDITION_FAILED {
+            driver.refused_with(verb, self.object(), status.as_u16(), Code::Conflict);
+        } else if !driver.is_recorded() {
+            driver.done_for(verb, self.object(), status.as_u16());
+        }
+    }
+
+    /// What the path names, as far as it is well-formed.
+    fn object(&self) -> AuditObject {
+        let named = |which: &str| segment(self.route, self.uri.path(), which).ok();
+        AuditObject {
+            device: named("device").and_then(|name| name.parse().ok()),
+            command: named("command").and_then(|name| name.parse().ok()),
+            action: named("action").and_then(|name| name.parse().ok()),
+            token: named("token").and_then(|name| name.parse().ok()),
         }
     }
 }
 
 /// Whoever a caller is, for the log.
 pub(super) fn actor(caller: &Caller) -> Actor {
-    Actor { token: caller.name(), role: Some(caller.role_name()) }
+    Actor { token: caller.name().map(Cow::into_owned), role: Some(caller.role_name()) }
 }
 
 fn verb_of(served: &Served, route: &str) -> &'static str {
@@ -226,16 +245,5 @@ fn verb_of(served: &Served, route: &str) -> &'static str {
         _ if device => verb::REPORT,
         (&Method::GET, _) => verb::READ,
         _ => verb::CHANGE,
-    }
-}
-
-/// What the path names, as far as it is well-formed.
-fn object_in(route: &'static str, head: &Parts) -> AuditObject {
-    let named = |which: &str| segment(route, head, which).ok();
-    AuditObject {
-        device: named("device").and_then(|name| name.parse().ok()),
-        command: named("command").and_then(|name| name.parse().ok()),
-        action: named("action").and_then(|name| name.parse().ok()),
-        token: named("token").and_then(|name| name.parse().ok()),
     }
 }

@@ -3,6 +3,7 @@
 //! Here the credential of a request becomes a caller; which route a role may call is in `rules.rs`, what is remembered of
 //! tokens in `auth.rs`.
 
+use std::borrow::Cow;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -170,11 +171,11 @@ impl Caller {
     }
 
     /// The id of its token, or the name in its certificate: the value of `created_by`, and the owner of an `Idempotency-Key`.
-    pub(in crate::http) fn name(&self) -> Option<String> {
+    pub(in crate::http) fn name(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Anonymous | Self::OfOpenListener => None,
-            Self::Certified(identity, _) => Some(format!("certificate:{}", identity.name)),
-            Self::Holder(grant) => Some(grant.name()),
+            Self::Certified(identity, _) => Some(format!("certificate:{}", identity.name).into()),
+            Self::Holder(grant) => Some(grant.name().into()),
         }
     }
 

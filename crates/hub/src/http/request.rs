@@ -18,7 +18,7 @@ use super::caller::Caller;
 use super::{body, is_name, params};
 use crate::driver::Driver;
 use crate::listen::ClientIp;
-use crate::quota::Share;
+use crate::quota::HeldBytes;
 
 /// A request that has a route, a method and a caller.
 pub(super) struct Request {
@@ -34,12 +34,12 @@ pub(super) struct Request {
     route: &'static str,
     body: Body,
     /// The part of the bytes that may be received.
-    held: Option<[Option<Share>; 3]>,
+    held: HeldBytes,
 }
 
 /// The text in a path at the position of `{which}` in its route.
-pub(super) fn segment(route: &str, head: &Parts, which: &str) -> Result<String, Problem> {
-    let segments = route.split('/').zip(head.uri.path().split('/'));
+pub(super) fn segment(route: &str, path: &str, which: &str) -> Result<String, Problem> {
+    let segments = route.split('/').zip(path.split('/'));
     let given = segments
         .filter(|(pattern, _)| is_name(pattern))
         .find(|(pattern, _)| pattern.trim_matches(['{', '}']) == which)
@@ -61,7 +61,7 @@ impl Request {
         body: Body,
     ) -> Self {
         let arrived = Instant::now();
-        Self { driver, caller, head, arrived, route, body, held: None }
+        Self { driver, caller, head, arrived, route, body, held: HeldBytes::default() }
     }
 
     /// The name in the path at the position of `{which}` in the route.
@@ -78,7 +78,7 @@ impl Request {
     /// # Errors
     /// `bad_request` when it cannot be decoded.
     pub(super) fn segment(&self, which: &str) -> Result<String, Problem> {
-        segment(self.route, &self.head, which)
+        segment(self.route, self.head.uri.path(), which)
     }
 
     /// A path of the API as the client reaches it: where the router is nested in another program's, below that
@@ -117,7 +117,7 @@ impl Request {
         let token = self.caller.name();
         let held = self.driver.quota().body(address(&self.head), token.as_deref(), bytes);
         // Until the request is answered: what was read is in memory as long.
-        self.held = Some(held.map_err(|exceeded| exceeded.problem)?);
+        self.held = held.map_err(|exceeded| exceeded.problem)?;
         let body = body::read(&self.head.headers, body, bytes_max, within).await?;
         self.caller.still(&self.driver).await?;
         Ok(body)

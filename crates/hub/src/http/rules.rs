@@ -31,13 +31,17 @@ pub(super) enum Rule {
 }
 
 impl Rule {
-    /// Whether a caller may call the route, given the name of the device in its path as far as it is one.
+    /// Whether a caller may call the route. `device` reads the name of the device in its path, as far as it is one.
     ///
     /// # Errors
     /// `forbidden`; `unauthenticated` for enrolment without a token.
-    pub(super) fn check(self, caller: &Caller, device: Option<&DeviceId>) -> Result<(), Problem> {
+    pub(super) fn check(
+        self,
+        caller: &Caller,
+        device: impl FnOnce() -> Option<DeviceId>,
+    ) -> Result<(), Problem> {
         let role = caller.role();
-        let own = || role.device().is_some_and(|own| Some(own) == device);
+        let own = || role.device().is_some_and(|own| Some(own) == device().as_ref());
         let allowed = match self {
             Self::Anyone | Self::Holder => true,
             Self::Admin => *role == Role::Admin,

@@ -1,5 +1,7 @@
 //! Sending: `POST /v1/send/{device}/{action}` and `POST /v1/commands`. Contract, section 3.
 
+use std::borrow::Cow;
+
 use axum::response::Response;
 use bellwire_core::record::IdempotencyKey;
 use bellwire_core::{Send, Target, TargetQuery};
@@ -47,7 +49,8 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     let (driver, caller) = (&request.driver, &request.caller);
     let delivery = match send.wait.get() {
         0 => driver.send(send).await?,
-        _ => caller.waits(driver, &device, driver.send(send)).await?,
+        // Boxed, or every send would take the memory of one that waits.
+        _ => Box::pin(caller.waits(driver, &device, driver.send(send))).await?,
     };
     Ok(located(&request, status_of(&delivery), delivery.command, &delivery))
 }
@@ -92,7 +95,7 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     let command = if one {
         let not_before = send.not_before;
         let delivery = request.driver.send(send).await?;
-        only_one(&delivery, data, request.caller.name(), not_before)
+        only_one(&delivery, data, request.caller.name().map(Cow::into_owned), not_before)
     } else {
         request.driver.send_to_many(send, request.caller.visible()).await?
     };
@@ -190,9 +193,9 @@ fn identify(
     media_type: &str,
     body: &[u8],
 ) {
-    send.created_by = request.caller.name();
+    send.created_by = request.caller.name().map(Cow::into_owned);
     if let Some(key) = key {
-        let caller = request.caller.name().unwrap_or_default();
+        let caller = send.created_by.clone().unwrap_or_default();
         let fingerprint = fingerprint(request, query, media_type, body);
         send.idempotency = Some((IdempotencyKey { caller, key }, fingerprint));
     }

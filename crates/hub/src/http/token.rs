@@ -1,5 +1,7 @@
 //! Tokens and enrolment. Contract, section 6.
 
+use std::borrow::Cow;
+
 use axum::response::Response;
 use bellwire_core::Enrolment;
 use bellwire_core::record::TokenRecord;
@@ -32,7 +34,8 @@ pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
     let body = request.body(SMALL_BODY_BYTES_MAX).await?;
     let new = NewToken::parse(&body)?;
 
-    let created = request.driver.make_token(new, request.caller.name()).await?;
+    let by = request.caller.name().map(Cow::into_owned);
+    let created = request.driver.make_token(new, by).await?;
     let location = request.location(&format!("/v1/tokens/{}", created.token.0.id()));
     Ok(problem::with(problem::json(StatusCode::CREATED, &created), header::LOCATION, &location))
 }

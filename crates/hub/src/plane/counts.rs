@@ -1,8 +1,10 @@
 //! What the plane counts, for metrics. Shards add with relaxed atomics; a snapshot may be torn
 //! between two numbers, never within one.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::stream::UnsentTotal;
 use super::{CloseReason, SinkTransport};
 
 /// A snapshot of what the plane has done so far.
@@ -16,6 +18,8 @@ pub struct Counts {
     pub bytes_written: u64,
     /// Writes that took them.
     pub writes: u64,
+    /// Bytes that wait for slow readers, of all streams.
+    pub unsent_bytes: u64,
     /// Streams closed since the start, by reason; every reason is there.
     pub closed: Vec<(CloseReason, u64)>,
 }
@@ -33,6 +37,7 @@ pub(crate) struct Counters {
     detached: [AtomicU64; SinkTransport::ALL.len()],
     bytes_written: AtomicU64,
     writes: AtomicU64,
+    pub(crate) unsent: Arc<UnsentTotal>,
     closed: [AtomicU64; CloseReason::ALL.len()],
 }
 
@@ -65,6 +70,7 @@ impl Counters {
             open_by,
             bytes_written: self.bytes_written.load(Relaxed),
             writes: self.writes.load(Relaxed),
+            unsent_bytes: self.unsent.bytes() as u64,
             closed: CloseReason::ALL
                 .into_iter()
                 .zip(&self.closed)

@@ -28,13 +28,13 @@ impl Shard {
             Receipt::None | Receipt::Buffered(_) => None,
         };
         if stream.sink.is_none() {
-            stream.outbox().push_early(frame.clone(), written);
+            stream.outbox(&self.counters.unsent).push_early(frame.clone(), written);
             return;
         }
         stream.gathered = self.sequences.append(stream.gathered, frame);
         let gathered = self.sequences.len(stream.gathered, stream.framing);
         if let Some(tag) = written {
-            stream.outbox().tag(tag, gathered);
+            stream.outbox(&self.counters.unsent).tag(tag, gathered);
         }
         self.mark_dirty(slot);
         if gathered >= GATHERED_BYTES_MAX {
@@ -63,7 +63,7 @@ impl Shard {
         if waiting || stream.blocked || gathered.is_empty() {
             if !gathered.is_empty() {
                 let bytes = self.sequences.joined(gathered, stream.framing);
-                stream.outbox().push(bytes);
+                stream.outbox(&self.counters.unsent).push(bytes);
             }
             if !stream.blocked {
                 self.drain(slot);
@@ -81,7 +81,7 @@ impl Shard {
                 self.after_write(slot);
             }
             Ok(count) => {
-                let outbox = stream.outbox();
+                let outbox = stream.outbox(&self.counters.unsent);
                 // The bytes pass through the queue, so that it counts what the sink accepts of them.
                 outbox.push(bytes);
                 outbox.advance(count);
@@ -91,7 +91,7 @@ impl Shard {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 stream.blocked = true;
-                stream.outbox().push(bytes);
+                stream.outbox(&self.counters.unsent).push(bytes);
             }
             Err(error) => self.abort(slot, CloseReason::of(&error)),
         }

@@ -2,6 +2,7 @@
 //! its key is open, so the entries are bounded by what is open in all.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Parts with a lock each, so that those who count do not wait for each other.
@@ -22,6 +23,32 @@ struct Taken {
     shares: Arc<Shares>,
     key: u128,
     amount: u64,
+}
+
+/// What is open in all.
+#[derive(Debug, Default)]
+pub(super) struct Total(AtomicU64);
+
+/// A part of that. Dropped, it is given back.
+#[derive(Debug)]
+pub(super) struct Part {
+    of: Arc<Total>,
+    amount: u64,
+}
+
+impl Total {
+    /// Takes so much, unless more than `most` would then be open.
+    pub(super) fn take(self: &Arc<Self>, amount: u64, most: u64) -> Option<Part> {
+        let more = |open: u64| open.checked_add(amount).filter(|open| *open <= most);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Part { of: self.clone(), amount })
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(self.amount, Ordering::Relaxed);
+    }
 }
 
 impl Default for Shares {

@@ -30,6 +30,7 @@ pub struct Cursor(Position);
 enum Position {
     Seq(Seq),
     Device(DeviceId),
+    Sealed(Vec<u8>),
     Token(TokenId),
     Audit(u64),
     /// The key of a label.
@@ -46,6 +47,7 @@ pub struct BadCursor;
 /// The first byte: what follows, and in which version of this encoding.
 const SEQ_V1: u8 = 0x11;
 const DEVICE_V1: u8 = 0x12;
+const SEALED_V1: u8 = 0x17;
 const TOKEN_V1: u8 = 0x13;
 const AUDIT_V1: u8 = 0x1a;
 const LAST_SEEN_V1: u8 = 0x14;
@@ -123,6 +125,19 @@ impl Cursor {
         }
     }
 
+    /// In a list by device name: after one that only the store can tell.
+    pub(super) const fn sealed(bytes: Vec<u8>) -> Self {
+        Self(Position::Sealed(bytes))
+    }
+
+    /// What the store has to open, if this is such a cursor.
+    pub(super) fn as_sealed(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Position::Sealed(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// In a list of tokens: after this one.
     pub const fn after_token(token: TokenId) -> Self {
         Self(Position::Token(token))
@@ -161,6 +176,7 @@ impl fmt::Display for Cursor {
         let bytes = match &self.0 {
             Position::Seq(seq) => [&[SEQ_V1][..], &seq.get().to_be_bytes()].concat(),
             Position::Device(device) => [&[DEVICE_V1][..], device.as_str().as_bytes()].concat(),
+            Position::Sealed(bytes) => [&[SEALED_V1][..], bytes].concat(),
             Position::Audit(entry) => [&[AUDIT_V1][..], &entry.to_be_bytes()].concat(),
             Position::Token(token) => [&[TOKEN_V1][..], token.as_str().as_bytes()].concat(),
             Position::Key(key) => [&[KEY_V1][..], key.as_bytes()].concat(),
@@ -192,6 +208,7 @@ impl FromStr for Cursor {
                 let name = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
                 Position::Device(name.parse().map_err(|_| BadCursor)?)
             }
+            Some((&SEALED_V1, rest)) => Position::Sealed(rest.to_vec()),
             Some((&kind @ (LAST_SEEN_V1 | QUEUED_V1), rest)) => {
                 let (value, name) = rest.split_first_chunk().ok_or(BadCursor)?;
                 let name = std::str::from_utf8(name).map_err(|_| BadCursor)?;
@@ -238,6 +255,7 @@ mod tests {
                 SortKey::Queued,
                 DevicePlace { device: "b".parse().unwrap(), value: i64::MAX },
             ),
+            Cursor::sealed(vec![0, 255]),
         ] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }

@@ -26,9 +26,9 @@ use tokio::sync::oneshot;
 
 use super::queue::{Queue, Refused};
 use super::{
-    AuditFilter, CommandFilter, CommitTimes, DeviceFilter, DevicePlace, DevicePlaces, FoundPage,
-    PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents, StoredDevice, StoredToken,
-    StoredWait, Visible,
+    AuditFilter, BadCursor, CommandFilter, CommitTimes, Cursor, DeviceFilter, DevicePlace,
+    DevicePlaces, FoundPage, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents,
+    StoredDevice, StoredToken, StoredWait, Visible,
 };
 use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
@@ -36,6 +36,8 @@ use in_use::FilesInUse;
 pub use options::{OpenError, Options};
 use readers::Job;
 use schema::StoreFile;
+use seal::Seal;
+use space::{Space, SpaceWatch};
 use threads::Threads;
 
 mod anchor;
@@ -56,7 +58,9 @@ mod recover;
 mod rollouts;
 mod rows;
 mod schema;
+mod seal;
 mod select;
+mod space;
 mod threads;
 mod tokens;
 mod waits;
@@ -106,6 +110,10 @@ pub struct SqliteStore {
 struct Shared {
     file: StoreFile,
     in_use: FilesInUse,
+    seal: Arc<Seal>,
+    space: Space,
+    bytes_max: u64,
+    free_min: u64,
     history_retention: Duration,
     audit_keep: Duration,
     audit_bytes_max: u64,
@@ -152,10 +160,15 @@ impl SqliteStore {
         let resumed = || anchor.map_or_else(Clock::start, Clock::resume);
         let clock = options.clock.unwrap_or_else(resumed);
         let recovered = recover::recover(&mut writer, clock.now()).map_err(sqlite)?;
+        let seal = Seal::of(&writer).map_err(sqlite)?;
         let in_use = FilesInUse::of(&path);
         let shared = Shared {
             file,
             in_use,
+            seal: Arc::new(seal),
+            space: Space::default(),
+            bytes_max: options.bytes_max,
+            free_min: options.free_min,
             history_retention: options.history_retention,
             audit_keep: options.audit_keep,
             audit_bytes_max: options.audit_bytes_max,
@@ -213,13 +226,24 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Has a reader run `read`. It is in the queue when this returns.
+    /// Where a page by device name begins, and what seals the cursor to the next.
+    fn after_device(
+        &self,
+        page: &PageRequest,
+    ) -> Result<(Option<DeviceId>, Arc<Seal>), StoreError> {
+        let seal = &self.shared.seal;
+        let after = page.after.clone().map(|cursor| seal.open(cursor)).transpose()?;
+        let device = after.map(|cursor| cursor.device().cloned()).transpose()?;
+        Ok((device, seal.clone()))
+    }
+
     /// How many reads and loads were asked for.
     #[cfg(test)]
     pub(crate) fn reads(&self) -> u64 {
         self.shared.reads.load(std::sync::atomic::Ordering::Acquire)
     }
 
+    /// Has a reader run `read`. It is in the queue when this returns.
     fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -289,9 +313,9 @@ impl Store for SqliteStore {
         page: PageRequest,
         visible: Visible,
     ) -> Reading<Option<Page<StoredWait>>> {
-        match after_device(&page) {
-            Ok(after) => self.read(move |connection| {
-                waits::waits(connection, id, page.limit, after.as_ref(), &visible)
+        match self.after_device(&page) {
+            Ok((after, seal)) => self.read(move |connection| {
+                waits::waits(connection, id, page.limit, after.as_ref(), &visible, &seal)
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
         }
@@ -304,9 +328,10 @@ impl Store for SqliteStore {
         page: PageRequest,
         visible: Visible,
     ) -> Reading<Option<Page<Delivery>>> {
-        match after_device(&page) {
-            Ok(after) => self.read(move |connection| {
-                lists::deliveries(connection, id, state, page.limit, after.as_ref(), &visible)
+        match self.after_device(&page) {
+            Ok((after, seal)) => self.read(move |connection| {
+                let after = after.as_ref();
+                lists::deliveries(connection, id, state, page.limit, after, &visible, &seal)
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
         }
@@ -415,6 +440,18 @@ impl Store for SqliteStore {
         in_use.inspect_err(|error| self.shared.suspect(error.clone()))
     }
 
+    fn full(&self) -> Option<&'static str> {
+        self.shared.space.full()
+    }
+
+    fn seal_cursor(&self, cursor: &Cursor) -> Option<Cursor> {
+        self.shared.seal.seal(cursor)
+    }
+
+    fn open_cursor(&self, cursor: Cursor) -> Result<Cursor, BadCursor> {
+        self.shared.seal.open(cursor)
+    }
+
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let until = Instant::now() + CLOSE_WITHIN;
@@ -453,6 +490,12 @@ impl Shared {
         }
     }
 
+    fn space_watch<'c>(&self, connection: &'c Connection) -> rusqlite::Result<SpaceWatch<'c>> {
+        let path = &self.file.path;
+        let folder = path.parent().unwrap_or(path).to_owned();
+        SpaceWatch::new(connection, folder, self.bytes_max, self.free_min)
+    }
+
     /// A reader met an error that ends the store. The writer reports it, see [`Shared::fail`].
     fn suspect(&self, error: StoreError) {
         let _first = self.suspected.set(error);
@@ -477,11 +520,6 @@ impl Shared {
     fn suspicion(&self) -> Option<StoreError> {
         self.suspected.get().cloned()
     }
-}
-
-fn after_device(page: &PageRequest) -> Result<Option<DeviceId>, StoreError> {
-    let device = page.after.as_ref().map(|cursor| cursor.device().cloned());
-    Ok(device.transpose()?)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

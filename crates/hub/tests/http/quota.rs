@@ -106,3 +106,72 @@ fn a_token_has_so_many_streams_of_events_and_no_more() {
     assert_eq!(hub.with_token(&operator, "GET /v1/events", "").code(), "rate_limited");
     let _another = hub.stream_with("/v1/events", &admin.header());
 }
+
+#[test]
+fn a_token_has_so_many_streams_of_devices_and_no_more() {
+    let hub = limited(|quotas| quotas.streams_per_token = 2);
+    let admin = hub.token(&json!({"role": "admin"}));
+    let own = hub.token_by(&admin, &json!({"role": "device", "device": "d"}));
+    for device in ["a", "b", "c"] {
+        assert_eq!(
+            hub.with_token(&admin, &format!("PUT /v1/devices/{device}"), "{\"labels\":{}}").status,
+            201
+        );
+    }
+    let path = |device: &str| format!("/v1/devices/{device}/stream");
+    let open = |device: &str| hub.stream_with(&path(device), &admin.header());
+    let refused = |device: &str| {
+        let answer = hub.with_token(&admin, &format!("GET {}", path(device)), "");
+        assert_eq!(answer.code(), "rate_limited", "{answer:?}");
+        assert!(answer.head.header("retry-after").is_some());
+    };
+    let (_a, b) = (open("a"), open("b"));
+    refused("c");
+    let _again = open("a");
+    let _of_the_device = hub.stream_with(&path("d"), &own.header());
+    refused("c");
+    drop(b);
+    let listens = |device: &str| {
+        let device = hub.with_token(&admin, &format!("GET /v1/devices/{device}"), "").json();
+        device["online"] == true
+    };
+    hub.until(|| !listens("b"));
+    let _c = open("c");
+    refused("b");
+}
+
+#[test]
+fn a_store_that_may_hold_no_more_refuses_sends_and_takes_what_devices_report() {
+    let hub = limited(|quotas| quotas.store_bytes_max = 2 << 20);
+    let first = hub.command("first", "ping");
+    let keyed = |key: &str| {
+        hub.request("POST /v1/send/keyed/ping", &format!("Idempotency-Key: {key}\r\n"), b"")
+    };
+    assert_eq!(keyed("k").status, 202);
+    let data = format!("\"{}\"", "x".repeat(60_000));
+    let sent = std::cell::Cell::new(0);
+    let send = || {
+        sent.set(sent.get() + 1);
+        hub.post(&format!("/v1/send/d{}/ping", sent.get()), &data)
+    };
+    hub.until(|| send().status == 429);
+    assert!(sent.get() > 20, "{} commands of 60 kB are no 2 MiB", sent.get());
+    let refused = send();
+    assert_eq!(refused.code(), "queue_full", "{refused:?}");
+    assert!(refused.head.header("retry-after").is_some());
+    let many = json!({"action": "ping", "target": {"devices": ["first", "keyed"]}}).to_string();
+    assert_eq!(hub.post("/v1/commands", &many).code(), "queue_full");
+    assert_eq!(hub.report(&first, "{\"state\":\"succeeded\"}").status, 200);
+    assert_eq!(keyed("k").status, 202, "it was stored before");
+    assert_eq!(keyed("l").code(), "queue_full");
+}
+
+#[test]
+fn a_disk_that_is_almost_full_is_for_what_devices_report() {
+    let hub = limited(|quotas| quotas.store_free_min = 1 << 50);
+    hub.until(|| hub.post("/v1/send/d/ping", "").status == 429);
+    let refused = hub.post("/v1/send/d/ping", "");
+    assert_eq!(refused.code(), "queue_full");
+    assert!(refused.json()["detail"].as_str().unwrap().contains("store_free_min"), "{refused:?}");
+    assert_eq!(hub.put("/v1/devices/d", "{\"labels\":{}}").status / 100, 2);
+}

@@ -285,7 +285,15 @@ fn what_is_outside_of_a_selector_is_not_there() {
     }
     let cancel = |id: &str| hub.with_token(&operator, &format!("DELETE /v1/commands/{id}"), "");
     assert_eq!(cancel(rome).code(), "unknown_command");
-    assert_eq!(cancel(both).code(), "forbidden", "it is for others too");
+    let cancelled = cancel(both);
+    let shown = (&cancelled.json()["total"], &cancelled.json()["counts"]);
+    assert_eq!((cancelled.status, shown), (200, (&json!(1), &json!({"cancelled": 1}))));
+    let whole = hub.with_token(&admin, &format!("GET /v1/commands/{both}"), "").json();
+    assert_eq!(whole["counts"], json!({"queued": 1, "cancelled": 1}), "the others go on");
+    assert_eq!(cancel(both).code(), "illegal_transition", "what it sees has ended");
+    let log = hub.with_token(&admin, "GET /v1/audit?verb=cancel", "").json();
+    let told: Vec<_> = log["items"].as_array().unwrap().iter().map(|e| &e["status"]).collect();
+    assert_eq!(told, [409, 202, 404]);
     assert_eq!(cancel(text(&id)).status, 200);
 }
 

@@ -41,7 +41,10 @@ pub(in crate::http) async fn list(request: Request) -> Result<Response, Problem>
     let page = super::super::page_request(&mut query)?;
     query.finish()?;
 
-    let after = page.after.map(|cursor| cursor.place(order.by)).transpose();
+    let open = |cursor| {
+        request.driver.store().open_cursor(cursor).and_then(|cursor| cursor.place(order.by))
+    };
+    let after = page.after.map(open).transpose();
     let after = after.map_err(|bad| Problem::bad_request(format!("parameter after: {bad}")))?;
     let now = request.driver.now();
     let before = |unseen: bellwire_proto::Seconds| {
@@ -297,8 +300,14 @@ impl Search<'_> {
                 });
             }
         }
-        let next = next.map(|place| Cursor::after_place(self.filter.order.by, place).to_string());
-        Ok((Page { items, next }, found.places))
+        let next = next.and_then(|place| {
+            let shown = items.last().is_some_and(|last| last.id == place.device);
+            let cursor = Cursor::after_place(self.filter.order.by, place);
+            // Of a device that is not there for the reader, nothing can be read.
+            let named = shown || self.filter.visible.is_all();
+            if named { Some(cursor) } else { self.driver.store().seal_cursor(&cursor) }
+        });
+        Ok((Page { items, next: next.map(|cursor| cursor.to_string()) }, found.places))
     }
 }
 

@@ -16,6 +16,7 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::rollouts;
 use super::rows::{self, command_columns, delivery_columns, device_columns, int};
+use super::seal::Seal;
 use super::select;
 use crate::store::{
     Cursor, DeviceFilter, DevicePlace, DevicePlaces, Snapshot, StoredDevice, Visible,
@@ -109,6 +110,7 @@ pub(super) fn deliveries(
     limit: u32,
     after: Option<&DeviceId>,
     visible: &Visible,
+    seal: &Seal,
 ) -> Result<Option<Page<Delivery>>> {
     let Some(seq) = visible_seq(connection, id, visible)? else { return Ok(None) };
     let mut statement = connection.prepare_cached(concat!(
@@ -134,7 +136,7 @@ pub(super) fn deliveries(
             Look::Stop => break,
         }
     }
-    Ok(Some(page.finish(Cursor::after_device)))
+    Ok(Some(page.finish_by_device(seal)))
 }
 
 pub(super) fn device(connection: &Connection, id: &DeviceId) -> Result<Option<StoredDevice>> {
@@ -344,6 +346,19 @@ impl<T, P: Clone> Paging<T, P> {
         // The search for one item goes on from the row itself, whoever's that is, or it would never end.
         let position = self.last_item.or(self.position);
         let next = position.filter(|_| self.more).map(cursor);
+        Page { items: self.items, next: next.map(|cursor| cursor.to_string()) }
+    }
+}
+
+impl<T> Paging<T, DeviceId> {
+    /// The same where a row is named: one that is not there for the reader is sealed.
+    pub(super) fn finish_by_device(self, seal: &Seal) -> Page<T> {
+        let hidden = self.scoped && self.last_item.is_none();
+        let position = self.last_item.or(self.position).filter(|_| self.more);
+        let next = match hidden {
+            true => position.and_then(|device| seal.seal(&Cursor::after_device(device))),
+            false => position.map(Cursor::after_device),
+        };
         Page { items: self.items, next: next.map(|cursor| cursor.to_string()) }
     }
 }

@@ -16,6 +16,8 @@ pub struct Options {
     pub(super) history_retention: Duration,
     pub(super) audit_keep: Duration,
     pub(super) audit_bytes_max: u64,
+    pub(super) bytes_max: u64,
+    pub(super) free_min: u64,
     /// Given clocks, or `None`: those of the machine, which go on from the last run.
     pub(super) clock: Option<Clock>,
     vfs: Option<String>,
@@ -29,6 +31,8 @@ impl Default for Options {
             history_retention: Duration::from_secs(HISTORY_S.default),
             audit_keep: Duration::from_secs(AUDIT_KEEP_S.default),
             audit_bytes_max: AUDIT_BYTES.default,
+            bytes_max: 0,
+            free_min: 0,
             clock: None,
             vfs: None,
             checkpoint_pages: CHECKPOINT_PAGES,
@@ -58,6 +62,12 @@ impl Options {
     #[must_use]
     pub fn audit_retention(self, audit_keep: Duration, audit_bytes_max: u64) -> Self {
         Self { audit_keep, audit_bytes_max, ..self }
+    }
+
+    /// Has no space for another command once it holds so many bytes, or fewer are free on its disk; 0 is no limit.
+    #[must_use]
+    pub fn space(self, bytes_max: u64, free_min: u64) -> Self {
+        Self { bytes_max, free_min, ..self }
     }
 
     /// Runs on these clocks instead of the machine's.

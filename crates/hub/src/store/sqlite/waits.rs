@@ -7,7 +7,8 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::lists::{self, Look, Paging, scoped};
 use super::rows::{self, int};
-use crate::store::{Cursor, StoredWait, Visible};
+use super::seal::Seal;
+use crate::store::{StoredWait, Visible};
 
 /// The deliveries of command `?1` after device `?2`: device, whether it is queued, and what is set against sending it.
 const DELIVERIES: &str = "
@@ -30,6 +31,7 @@ pub(super) fn waits(
     limit: u32,
     after: Option<&DeviceId>,
     visible: &Visible,
+    seal: &Seal,
 ) -> Result<Option<Page<StoredWait>>> {
     let Some(seq) = lists::visible_seq(connection, id, visible)? else { return Ok(None) };
     let mut statement = connection.prepare_cached(DELIVERIES)?;
@@ -56,7 +58,7 @@ pub(super) fn waits(
             Look::Stop => break,
         }
     }
-    Ok(Some(page.finish(Cursor::after_device)))
+    Ok(Some(page.finish_by_device(seal)))
 }
 
 fn in_flight(connection: &Connection, device: &DeviceId) -> Result<Vec<CommandId>> {

@@ -69,6 +69,8 @@ fn write(
     let mut purge = Purge::new(connection, shared)?;
     let mut anchor = AnchorWriter::new(connection, shared.clock.clone())?;
     let mut checkpoint = Checkpoint::new(connection, shared)?;
+    let mut space = shared.space_watch(connection)?;
+    space.step(&shared.space)?;
     let mut group: Vec<Txn> = Vec::new();
     while shared.txns.take_all(&mut group, Some(purge.wait().min(anchor::LOOK_EVERY))) {
         if let Some(error) = shared.suspicion() {
@@ -76,6 +78,7 @@ fn write(
         }
         if group.is_empty() && !purge.is_due() && !anchor.is_due() {
             shared.in_use.check()?;
+            space.step(&shared.space)?;
             continue;
         }
         // Before it: what is refused is not in the lists either.
@@ -90,6 +93,7 @@ fn write(
             events.committed(committed);
         }
         checkpoint.step(shared)?;
+        space.step(&shared.space)?;
     }
     Ok(())
 }
@@ -195,6 +199,7 @@ impl<'c> Statements<'c> {
             .iter()
             .flat_map(Txn::changes)
             .try_for_each(|change| self.apply(change))
+            .and_then(|()| self.audit.flush())
             .and_then(|()| purge.step(group.len()))
             .and_then(|()| anchor.step())
             .and_then(|()| self.commit.execute([]));
@@ -290,7 +295,7 @@ impl<'c> Statements<'c> {
             }
             Change::DeleteToken(token) => self.delete_token.execute([token.as_str()]),
             Change::DeleteTokensOf(device) => self.delete_tokens_of.execute([device.as_str()]),
-            Change::PutAudit(record) => self.audit.put(record),
+            Change::PutAudit(record) => return self.audit.put(record),
         }
         .map(drop)
     }

@@ -5,13 +5,11 @@ use bellwire_proto::Labels;
 use super::*;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{Options, SqliteStore};
+use crate::store::{Options, SqliteStore, Visible};
 
-#[tokio::test]
-async fn a_search_that_finds_nothing_looks_at_so_many_devices_and_no_more() {
-    // It counted what fitted the selector, and so went through the whole table when nothing did.
-    let dir = tempfile::tempdir().unwrap();
-    let (store, recovered) = SqliteStore::open(dir.path(), Options::default()).unwrap();
+/// A hub with the devices a to e, of which the last is in Oslo.
+async fn five(dir: &std::path::Path) -> Driver {
+    let (store, recovered) = SqliteStore::open(dir, Options::default()).unwrap();
     let store = Arc::new(store);
     let config = Arc::new(Config { shards: 1, ..Config::default() });
     let driver = Driver::start(config, Clock::start(), store.clone(), recovered).unwrap();
@@ -21,6 +19,14 @@ async fn a_search_that_finds_nothing_looks_at_so_many_devices_and_no_more() {
         let labels = Labels::from([("site".into(), site.into())]);
         driver.put_device(name.parse().unwrap(), labels).await.unwrap();
     }
+    driver
+}
+
+#[tokio::test]
+async fn a_search_that_finds_nothing_looks_at_so_many_devices_and_no_more() {
+    // It counted what fitted the selector, and so went through the whole table when nothing did.
+    let dir = tempfile::tempdir().unwrap();
+    let driver = five(dir.path()).await;
     let page = |select: &str, rows_max, after: Option<DevicePlace>| {
         let filter = DeviceFilter { select: select.parse().unwrap(), ..DeviceFilter::default() };
         let driver = driver.clone();
@@ -49,4 +55,29 @@ async fn a_search_that_finds_nothing_looks_at_so_many_devices_and_no_more() {
     let (names, next) = page("", 100, None).await;
     assert_eq!(names, "a b c");
     assert_eq!(page("", 100, next).await, ("d e".to_owned(), None));
+}
+
+/// Its page has nothing, and its cursor names the last device that was looked at, which the reader must not see.
+#[tokio::test]
+async fn a_page_that_found_nothing_of_a_scope_has_a_cursor_that_shows_no_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let driver = five(dir.path()).await;
+    let visible = Visible::by(Some("site=oslo".parse().unwrap()));
+    let search = Search {
+        driver: &driver,
+        filter: DeviceFilter { visible, ..DeviceFilter::default() },
+        online: None,
+        conflict: None,
+        limit: 10,
+        rows_max: 3,
+        searched_max: 3,
+    };
+    let (page, _) = search.page(None).await.unwrap();
+    assert!(page.items.is_empty());
+    let next: Cursor = page.next.expect("two devices were not looked at").parse().unwrap();
+    assert!(next.place(SortKey::Id).is_err(), "it can be read");
+    let next = driver.store().open_cursor(next).unwrap().place(SortKey::Id).unwrap();
+    let (page, _) = search.page(Some(next)).await.unwrap();
+    assert_eq!(page.items.iter().map(|d| d.id.as_str()).collect::<Vec<_>>(), ["e"]);
+    assert_eq!(page.next, None);
 }
