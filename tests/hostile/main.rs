@@ -14,8 +14,10 @@ mod clock;
 mod http;
 mod identity;
 mod limits;
+#[allow(dead_code, reason = "the tests of ACME use the rest")]
 #[path = "../hub_acme/pebble.rs"]
 mod pebble;
+mod promises;
 mod scope;
 mod secrets;
 mod support;
