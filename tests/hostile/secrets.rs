@@ -118,7 +118,7 @@ fn a_token_that_was_put_into_a_path_or_body_by_mistake_is_not_repeated() {
         }
     }
     for body in
-        [format!(r#"{{"token":"{token}"}}"#), format!(r#"{{"{token}":1}}"#), format!("{token}")]
+        [format!(r#"{{"token":"{token}"}}"#), format!(r#"{{"{token}":1}}"#), token.to_owned()]
     {
         for line in ["POST /v1/tokens", "POST /v1/commands", "PUT /v1/devices/door"] {
             let answer = tokens.closed.ask(admin, line, &body);
@@ -187,10 +187,11 @@ fn no_command_takes_a_secret_as_an_argument_and_none_prints_one() {
             &["devices", "--token-file", token][..],
             &["devices", "--token", token],
             &["context", "add", "c", &url, "--token-file", token],
-            &["token", "create", "--role", "device", "--device", token, "--hub", &url],
+            &["token", "revoke", token, "--hub", &url],
             &["agent", "enroll", &url, "--token-file", token],
         ] {
-            let _ = run(args, &[("HOME", folder.path().to_str().unwrap())]);
+            let shown = run(args, &[("HOME", folder.path().to_str().unwrap())]);
+            tokens.check(&format!("bellwire {}", args[0]), &shown);
         }
     }
     let help = run(&["man", "--markdown"], &[]);
