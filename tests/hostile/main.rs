@@ -17,6 +17,7 @@ mod limits;
 #[allow(dead_code, reason = "the tests of ACME use what these do not")]
 #[path = "../hub_acme/pebble.rs"]
 mod pebble;
+mod promises;
 mod scope;
 mod secrets;
 mod support;

@@ -36,7 +36,7 @@ fn impostor(issued: &Issued) -> (SocketAddr, std::sync::mpsc::Receiver<Vec<u8>>)
         .with_single_cert(vec![issued.der.clone()], key)
         .unwrap();
     let config = Arc::new(config);
-    let (sender, received) = std::sync::mpsc::channel();
+    let (sender, received) = std::sync::mpsc::sync_channel(16);
     std::thread::spawn(move || {
         for mut socket in listener.incoming().map_while(Result::ok) {
             let mut session = rustls::ServerConnection::new(config.clone()).unwrap();

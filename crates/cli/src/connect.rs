@@ -139,6 +139,13 @@ fn read_token_once(file: &Path) -> Result<String, Usage> {
 }
 
 fn unusable(file: &Path, error: &std::io::Error) -> Usage {
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if name.parse::<bellwire_proto::Credential>().is_ok() {
+        // It is on the command line, which others can read; not in a log besides.
+        let text = "--token-file is given a token and not the file with it: write the token to a file, and take this one \
+                    for one that others have read";
+        return Usage(text.to_owned());
+    }
     Usage(format!("the token file {} cannot be used: {error}", file.display()))
 }
 
