@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, TokenRecord, Txn};
+use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, TargetPage, TokenRecord, Txn};
 use bellwire_core::{Instant, Presence, TargetQuery};
 use bellwire_proto::device::{DeviceOrder, LabelCounts};
 use bellwire_proto::{
@@ -131,7 +131,7 @@ pub trait Store: Send + Sync + 'static {
         query: TargetQuery,
         after: Option<DeviceId>,
         rows_max: usize,
-    ) -> Reading<FoundPage>;
+    ) -> Reading<TargetPage>;
 
     /// A token by its id, expired or not.
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>>;
@@ -202,17 +202,6 @@ pub struct Snapshot {
     pub deliveries: Vec<(Delivery, u64)>,
     /// Whether there are more after the last.
     pub more: bool,
-}
-
-/// Some of the devices that a query finds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FoundPage {
-    /// Those that it finds, rising, each with how many deliveries it has queued.
-    pub devices: Vec<(DeviceId, u64)>,
-    /// Those of them that the query names as canaries, rising.
-    pub canaries: Vec<DeviceId>,
-    /// The last device that was looked at; `None` when there are no more.
-    pub last: Option<DeviceId>,
 }
 
 /// Which commands to list. With `device` and `state` both, a command must have one delivery that

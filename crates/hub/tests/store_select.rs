@@ -5,10 +5,11 @@ mod store_kit;
 
 use std::path::Path;
 
+use bellwire_core::TargetQuery;
 use bellwire_core::record::{Change, DeviceRecord};
 use bellwire_hub::store::{DeviceFilter, Store, Visible};
-use bellwire_proto::Labels;
 use bellwire_proto::device::{DeviceOrder, SortKey};
+use bellwire_proto::{DeviceId, Labels};
 use rusqlite::Connection;
 use store_kit::*;
 
@@ -171,6 +172,15 @@ fn what_few_devices_of_many_match_is_on_one_page_wherever_they_are() {
             let part = read(kit.store.devices(filter.clone(), None, 100, 20_000));
             let names: Vec<_> = part.found.iter().map(|place| place.device.as_str()).collect();
             assert_eq!((names, part.next), (vec!["d-009999", "d-019999"], None), "{select}");
+            // A command that names them so looks at no more.
+            let query = TargetQuery {
+                select: Some(filter.select.clone()),
+                scope: filter.visible.select().cloned(),
+                ..TargetQuery::default()
+            };
+            let page = read(kit.store.found(query, None, 100));
+            let names: Vec<_> = page.devices.iter().map(DeviceId::as_str).collect();
+            assert_eq!((names, page.last), (vec!["d-009999", "d-019999"], None), "{select}");
             for by in [SortKey::LastSeen, SortKey::Queued] {
                 let order = DeviceOrder { by, descending: true };
                 let filter = DeviceFilter { order, ..filter.clone() };

@@ -96,12 +96,15 @@ mod terminal {
                     self.bars.insert(*state, bar);
                 }
             }
+            let last = self.bars.keys().next_back().copied();
             for (state, bar) in &self.bars {
                 bar.set_length(command.total);
                 bar.set_position(command.counts.get(state).copied().unwrap_or_default());
-            }
-            if let Some((_, last)) = self.bars.last_key_value() {
-                last.set_message(about.to_owned());
+                bar.set_message(if Some(*state) == last {
+                    about.to_owned()
+                } else {
+                    String::new()
+                });
             }
         }
     }

@@ -374,7 +374,7 @@ impl Store for Counting {
         query: bellwire_core::TargetQuery,
         after: Option<DeviceId>,
         rows_max: usize,
-    ) -> Reading<crate::store::FoundPage> {
+    ) -> Reading<bellwire_core::record::TargetPage> {
         self.store.found(query, after, rows_max)
     }
     fn health(&self) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bellwire_core::record::{Load, TokenRecord, Txn};
+use bellwire_core::record::{Load, TargetPage, TokenRecord, Txn};
 use bellwire_core::{Recovered, TargetQuery};
 use bellwire_proto::device::LabelCounts;
 use bellwire_proto::limits::STORE_READS_WAITING_MAX;
@@ -27,8 +27,8 @@ use tokio::sync::oneshot;
 use super::queue::{Queue, Refused};
 use super::{
     AuditFilter, BadCursor, CommandFilter, CommitTimes, Cursor, DeviceFilter, DevicePlace,
-    DevicePlaces, FoundPage, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents,
-    StoredDevice, StoredToken, StoredWait, Visible,
+    DevicePlaces, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents, StoredDevice,
+    StoredToken, StoredWait, Visible,
 };
 use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
@@ -388,7 +388,7 @@ impl Store for SqliteStore {
         query: TargetQuery,
         after: Option<DeviceId>,
         rows_max: usize,
-    ) -> Reading<FoundPage> {
+    ) -> Reading<TargetPage> {
         self.read(move |connection| found::found(connection, &query, after.as_ref(), rows_max))
     }
 

@@ -4,26 +4,27 @@
 use std::ops::ControlFlow;
 
 use bellwire_core::TargetQuery;
+use bellwire_core::record::TargetPage;
 use bellwire_proto::facts::{self, FactValues};
 use bellwire_proto::{DeviceId, Json, Labels, Selector};
 use rusqlite::{Connection, Error, Result, Row, Rows, params};
 
 use super::rows::{self, int};
-use super::{lists, select};
-use crate::store::{DeviceFilter, DevicePlace, FoundPage, Visible};
+use super::select;
+use crate::store::{DeviceFilter, DevicePlace, Visible};
 
 /// Those where the command `?3` is in one of the states of the JSON list `?4`; what was removed meanwhile has no labels.
 const ENDED: &str = "
-    SELECT e.device, ifnull(d.labels, '{}'), ifnull(d.facts, '{}'), ifnull(q.queued, 0)
-    FROM deliveries e LEFT JOIN devices d ON d.device = e.device LEFT JOIN queues q ON q.device = e.device
+    SELECT e.device, ifnull(d.labels, '{}'), ifnull(d.facts, '{}')
+    FROM deliveries e LEFT JOIN devices d ON d.device = e.device
     WHERE e.seq = (SELECT seq FROM commands WHERE id = ?3)
         AND e.device > ?1 AND e.state IN (SELECT value FROM json_each(?4))
     ORDER BY e.device LIMIT ?2";
 
 /// Those of the JSON list `?1`, `?2` at most, registered or not.
 const NAMED: &str = "
-    SELECT n.value, ifnull(d.labels, '{}'), ifnull(d.facts, '{}'), ifnull(q.queued, 0)
-    FROM json_each(?1) n LEFT JOIN devices d ON d.device = n.value LEFT JOIN queues q ON q.device = n.value
+    SELECT n.value, ifnull(d.labels, '{}'), ifnull(d.facts, '{}')
+    FROM json_each(?1) n LEFT JOIN devices d ON d.device = n.value
     ORDER BY n.value LIMIT ?2";
 
 /// Looks at `rows_max` devices.
@@ -32,8 +33,8 @@ pub(super) fn found(
     query: &TargetQuery,
     after: Option<&DeviceId>,
     rows_max: usize,
-) -> Result<FoundPage> {
-    let mut page = FoundPage::default();
+) -> Result<TargetPage> {
+    let mut page = TargetPage::default();
     let (after_name, limit) = (after.map_or("", DeviceId::as_str), int(rows_max as u64));
     match (&query.named, &query.ended) {
         (Some(named), _) => {
@@ -55,7 +56,7 @@ pub(super) fn found(
 }
 
 fn registered(
-    page: &mut FoundPage,
+    page: &mut TargetPage,
     connection: &Connection,
     query: &TargetQuery,
     after: Option<&DeviceId>,
@@ -80,10 +81,7 @@ fn registered(
     if query.canary.is_some() {
         page.canaries = select::fitting(connection, &of(&query.canary), found.clone())?;
     }
-    for device in found {
-        let queued = lists::queued(connection, &device)?;
-        page.devices.push((device, queued));
-    }
+    page.devices = found;
     Ok(())
 }
 
@@ -92,7 +90,7 @@ fn json_list<T: serde::Serialize>(list: &[T]) -> Result<String> {
 }
 
 fn fill(
-    page: &mut FoundPage,
+    page: &mut TargetPage,
     mut rows: Rows<'_>,
     query: &TargetQuery,
     rows_max: usize,
@@ -111,7 +109,7 @@ fn fill(
         if query.canary.as_ref().is_some_and(|canary| of_device.meets(canary)) {
             page.canaries.push(device.clone());
         }
-        page.devices.push((device, rows::uint(row, 3)?));
+        page.devices.push(device);
     }
     Ok(())
 }

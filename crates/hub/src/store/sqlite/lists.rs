@@ -181,7 +181,7 @@ pub(super) fn devices_named(
     ids.iter().map(|id| device(connection, id)).collect()
 }
 
-pub(super) fn queued(connection: &Connection, device: &DeviceId) -> Result<u64> {
+fn queued(connection: &Connection, device: &DeviceId) -> Result<u64> {
     let queued = connection
         .prepare_cached("SELECT queued FROM queues WHERE device = ?1")?
         .query_row([device.as_str()], |row| rows::uint(row, 0))
