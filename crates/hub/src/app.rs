@@ -39,7 +39,7 @@ use crate::tls::{self, AcmeCounts, TlsError};
 /// config.data_dir = folder.path().join("hub");
 /// let hub = Hub::open(config).await?;
 ///
-/// // Beside your own routes; the hub answers below /v1/, and at /healthz and /readyz.
+/// // Beside your own routes; the hub answers below /v1/, and at /metrics, /healthz and /readyz.
 /// let app = axum::Router::new()
 ///     .route("/", axum::routing::get(async || "my own page"))
 ///     .merge(hub.router());
@@ -216,7 +216,7 @@ impl Hub {
         Ok(Self { driver, store, _following: Renewing(following.into_iter().collect()) })
     }
 
-    /// The API: everything below `/v1/`, `/healthz` and `/readyz`. Other paths are left to the
+    /// The API: everything below `/v1/`, `/metrics`, `/healthz` and `/readyz`. Other paths are left to the
     /// router that it is merged into.
     ///
     /// Behind a server that is not Bellwire's own, streams are ordinary response bodies: everything

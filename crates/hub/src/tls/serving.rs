@@ -33,7 +33,7 @@ pub(crate) struct Serving {
     listeners: Vec<Option<OfListener>>,
     acme: Option<Arc<Acme>>,
     /// When the certificates of the files expire, each with its first name.
-    expiries: RwLock<Vec<(String, Timestamp)>>,
+    expiries: RwLock<Expiries>,
 }
 
 #[derive(Debug)]
@@ -44,6 +44,9 @@ struct OfListener {
 
 /// The certificates of clients that are revoked.
 pub(crate) type Revoked = HashSet<TokenId>;
+
+/// When certificates expire, each with its first name.
+pub(crate) type Expiries = Vec<(String, Timestamp)>;
 
 /// What shows that a file is another one than before, or has another content.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
@@ -96,7 +99,7 @@ impl Serving {
     }
 
     /// When each certificate expires, with its first name; the one by ACME is the last.
-    pub(crate) fn expiries(&self) -> Vec<(String, Timestamp)> {
+    pub(crate) fn expiries(&self) -> Expiries {
         let mut all = self.expiries.read().unwrap_or_else(PoisonError::into_inner).clone();
         all.extend(self.acme.as_ref().and_then(|acme| acme.expiry()));
         all
@@ -191,7 +194,7 @@ fn stamp(path: &Path) -> Stamp {
 fn by_name(
     files: &[TlsFiles],
     acme: Option<Arc<Acme>>,
-) -> Result<(Arc<ByName>, Vec<(String, Timestamp)>), TlsError> {
+) -> Result<(Arc<ByName>, Expiries), TlsError> {
     let provider = rustls::crypto::ring::default_provider();
     let pairs: Result<Vec<_>, _> = files.iter().map(|files| Pair::read(files, &provider)).collect();
     let pairs = pairs?;

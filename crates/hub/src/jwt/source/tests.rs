@@ -14,7 +14,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use rustls_pki_types::PrivateKeyDer;
 use serde_json::json;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, channel};
 
 use super::*;
 use crate::jwt::{Jwt, Refused};
@@ -135,12 +135,12 @@ fn set(keys: &[&SigningKey]) -> String {
 }
 
 /// A hub's reader of this URL that is followed, and the JWTs that it ended.
-fn following(url: &str) -> (Arc<Jwt>, UnboundedReceiver<Vec<TokenId>>) {
+fn following(url: &str) -> (Arc<Jwt>, Receiver<Vec<TokenId>>) {
     let keys_url = Some(url.parse().unwrap());
     let jwt = Arc::new(Jwt::load(JwtConfig { keys_url, ..JwtConfig::of_tests() }).unwrap());
-    let (ended, ends) = unbounded_channel();
+    let (ended, ends) = channel(16);
     let follows = jwt.clone();
-    tokio::spawn(async move { follows.follow(|ids| drop(ended.send(ids))).await });
+    tokio::spawn(async move { follows.follow(|ids| ended.try_send(ids).unwrap()).await });
     (jwt, ends)
 }
 
