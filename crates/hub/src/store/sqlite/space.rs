@@ -26,7 +26,8 @@ impl Space {
         match self.0.load(Ordering::Relaxed) {
             ENOUGH => None,
             TOO_MANY_BYTES => Some(
-                "the hub stores as many bytes as it may (store_bytes_max); they become fewer as the retention of commands elapses (history)",
+                "the hub stores as many bytes as it may (store_bytes_max); try again when the retention of older \
+                 commands has elapsed (history)",
             ),
             _ => Some(
                 "the disk of the hub is almost full (store_free_min): what remains is for what devices report",
