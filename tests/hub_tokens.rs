@@ -92,7 +92,7 @@ fn access_says_that_an_open_hub_is_open_and_an_operator_what_its_own_token_allow
     let with = ["--hub", url.as_str(), "--token-file", file.to_str().unwrap()];
     let (code, told, stderr) = run(&[&["access"], &with[..]].concat());
     assert_eq!(code, 0, "{stderr}");
-    assert!(told.contains("appliances site in (lyon)") && told.lines().count() == 1, "{told}");
+    assert!(told.contains("appliances site=lyon") && told.lines().count() == 1, "{told}");
     assert!(stderr.contains("an admin token shows all"), "{stderr}");
 
     // A folder does not say where its hub listens: no other hub is asked in its place.
