@@ -424,6 +424,29 @@ fn a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it() {
 }
 
 #[test]
+fn a_file_whose_audit_log_has_a_row_for_each_entry_begins_a_new_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = rusqlite::Connection::open(dir.path().join("bellwire.db")).unwrap();
+    for migration in [
+        include_str!("../src/store/sqlite/migrations/v1.sql"),
+        include_str!("../src/store/sqlite/migrations/v2.sql"),
+        include_str!("../src/store/sqlite/migrations/v3.sql"),
+        include_str!("../src/store/sqlite/migrations/v4.sql"),
+    ] {
+        file.execute_batch(migration).unwrap();
+    }
+    file.execute_batch("PRAGMA application_id = 0x62776972; PRAGMA user_version = 4").unwrap();
+    file.execute_batch(
+        "INSERT INTO audit (id, at, bytes, verb, status, count) VALUES (1, 0, 99, 'send', 202, 1)",
+    )
+    .unwrap();
+    drop(file);
+    let kit = Kit::open(dir.path());
+    kit.commit(vec![entry(1), entry(2)]);
+    assert_eq!(audit_ids(&kit), [2, 1]);
+}
+
+#[test]
 fn the_monotonic_clock_continues_over_a_restart() {
     // It was the wall clock of the start: a hub that came up in 1970 expired nothing for years.
     let dir = tempfile::tempdir().unwrap();
