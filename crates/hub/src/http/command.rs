@@ -170,7 +170,7 @@ async fn may_cancel(
         return Ok(Cancels::All);
     }
     if seen.rollout.is_some() {
-        let detail = "a rollout is stopped by a token that sees all of its devices: cancel what it sent, device by device";
+        let detail = "this rollout has devices outside of the selector of your token: pause, resume, abort or cancel it with a token that sees them all";
         return Err(Problem::new(Code::Forbidden, detail));
     }
     Ok(Cancels::Part)

@@ -297,6 +297,21 @@ fn what_is_outside_of_a_selector_is_not_there() {
     assert_eq!(cancel(text(&id)).status, 200);
 }
 
+/// Its batches are of all devices, so nobody stops a part of it.
+#[test]
+fn a_rollout_is_stopped_by_who_sees_all_of_its_devices() {
+    let (hub, admin, operator) = two_sites();
+    let body = json!({"action": "ping", "target": {"all": true}, "rollout": {"batch": 1}});
+    let sent = hub.with_token(&admin, "POST /v1/commands", &body.to_string()).json();
+    let path = format!("/v1/commands/{}", text(&sent["id"]));
+    let lines = ["pause", "resume", "abort"].map(|verb| format!("POST {path}/{verb}"));
+    for line in lines.iter().chain([&format!("DELETE {path}")]) {
+        assert_eq!(hub.with_token(&operator, line, "").code(), "forbidden", "{line}");
+        assert_eq!(hub.with_token(&admin, line, "").status / 100, 2, "{line}");
+        assert_eq!(hub.with_token(&operator, &format!("GET {path}"), "").status, 200);
+    }
+}
+
 #[test]
 fn an_operator_hears_of_what_it_sees_and_a_label_change_ends_that() {
     let (hub, admin, operator) = two_sites();
