@@ -11,28 +11,40 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::short_id::CommandRef;
 use crate::when::Moment;
 
+#[cfg(feature = "hub")]
 mod access;
 mod agent;
+#[cfg(feature = "hub")]
 mod audit;
 mod connect;
 mod doctor;
+mod enroll;
+#[cfg(feature = "hub")]
 mod many;
 mod operator;
+#[cfg(feature = "hub")]
 mod registry;
+#[cfg(feature = "hub")]
 mod results;
+#[cfg(feature = "hub")]
 mod rollout;
 
-pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
+#[cfg(feature = "hub")]
+pub use access::{Access, TokenCommand, TokenCreate, TokenPlace};
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
+#[cfg(feature = "hub")]
 pub use audit::Audit;
 pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use doctor::Doctor;
+pub use enroll::AgentEnroll;
+#[cfg(feature = "hub")]
 pub use many::{Batch, Many};
 pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
 #[cfg(feature = "hub")]
-pub use registry::{Export, Import};
-pub use registry::{Label, LabelsArgs};
+pub use registry::{Export, Import, Label, LabelsArgs};
+#[cfg(feature = "hub")]
 pub use results::Results;
+#[cfg(feature = "hub")]
 pub use rollout::{Retry, Rollout};
 
 const EXIT_CODES: &str = "\
@@ -127,37 +139,47 @@ pub enum Command {
     /// Follow a command until it has ended.
     Watch(Watch),
     /// Show what became of a command at each appliance: a table, JSON lines or CSV.
+    #[cfg(feature = "hub")]
     Results(Results),
     /// Cancel a command.
     Cancel(Cancel),
     /// Pause a rollout: no batch begins until it is resumed.
+    #[cfg(feature = "hub")]
     #[command(after_help = "Example:\n  bellwire pause 0190f3c4")]
     Pause(Rollout),
     /// Resume a rollout that is paused.
+    #[cfg(feature = "hub")]
     #[command(after_help = "Example:\n  bellwire resume 0190f3c4")]
     Resume(Rollout),
     /// Abort a rollout: no batch begins any more, and what has not begun is cancelled.
+    #[cfg(feature = "hub")]
     #[command(after_help = "Example:\n  bellwire abort 0190f3c4")]
     Abort(Rollout),
     /// Send a command again to the appliances where it has failed.
+    #[cfg(feature = "hub")]
     Retry(Retry),
     /// List the commands.
     Commands(Commands),
     /// List the appliances, show one, or remove some.
     Devices(Devices),
     /// Change labels of an appliance, or of all that a selector matches.
+    #[cfg(feature = "hub")]
     Label(Label),
     /// Show which labels there are, and how many appliances have them.
+    #[cfg(feature = "hub")]
     Labels(LabelsArgs),
     /// Make, list and revoke tokens: what a hub asks of whoever calls it.
+    #[cfg(feature = "hub")]
     Token {
         /// What to do with them.
         #[command(subcommand)]
         command: TokenCommand,
     },
     /// Tell in plain words who may do what to whom.
+    #[cfg(feature = "hub")]
     Access(Access),
     /// Show who did what, and what was refused.
+    #[cfg(feature = "hub")]
     Audit(Audit),
     /// Follow what happens at the hub.
     Events(Events),
@@ -343,17 +365,11 @@ pub struct Replay {
     pub config: AgentConfigArg,
 }
 
-/// `bellwire send`.
-#[derive(Debug, Args)]
-#[command(
-    override_usage = "\
-bellwire send [OPTIONS] <DEVICE> <ACTION> [DATA]
-       bellwire send [OPTIONS] <-l SELECTOR|--all> <ACTION> [DATA]",
-    after_help = "\
-With -l or --all, how many appliances match is said first, and on a terminal it is asked whether to go on. With --wait a bar for each \
-state shows how far it is; then comes a table of what failed, with the last line that was printed there. Ctrl-C asks whether to leave it, \
-to pause its rollout or to abort it. The exit code is that of the worst outcome: 1 before 3 before 4. A command that matches no \
-appliance is not sent, and the exit code is 1.
+/// What is told of sending to one appliance, behind the examples of which others may follow.
+macro_rules! send_to_one {
+    () => {
+        "\
+If the appliance has never connected to the hub, a note on standard error says so, and how to cancel the command.
 
 Examples:
   bellwire send kiosk-7 ping
@@ -361,18 +377,43 @@ Examples:
   bellwire send kiosk-7 deploy '{\"version\":\"1.4\"}' --wait 5m --ttl 1d
   bellwire send kiosk-7 reboot --at 03:30
   tar c site | base64 | bellwire send kiosk-7 unpack -
-  bellwire send kiosk-7 note -- --verbose         # data that looks like an option goes behind --
+  bellwire send kiosk-7 note -- --verbose         # data that looks like an option goes behind --"
+    };
+}
+
+#[cfg(not(feature = "hub"))]
+const SEND_HELP: &str = send_to_one!();
+#[cfg(feature = "hub")]
+const SEND_HELP: &str = concat!(
+    "\
+With -l or --all, how many appliances match is said first, and on a terminal it is asked whether to go on. With --wait a bar for each \
+state shows how far it is; then comes a table of what failed, with the last line that was printed there. Ctrl-C asks whether to leave it, \
+to pause its rollout or to abort it. The exit code is that of the worst outcome: 1 before 3 before 4. A command that matches no \
+appliance is not sent, and the exit code is 1.
+
+",
+    send_to_one!(),
+    "
   bellwire send -l 'site=lyon,!spare' reboot --dry-run
   bellwire send -l os=deb12 update 2.3 --canary role=canary --batch 10% --abort 20% --wait
-  bellwire send --all ping --yes --wait 5m
+  bellwire send --all ping --yes --wait 5m"
+);
 
-If the appliance has never connected to the hub, a note on standard error says so, and how to cancel the command."
+/// `bellwire send`.
+#[derive(Debug, Args)]
+#[command(after_help = SEND_HELP)]
+#[cfg_attr(
+    feature = "hub",
+    command(override_usage = "\
+bellwire send [OPTIONS] <DEVICE> <ACTION> [DATA]
+       bellwire send [OPTIONS] <-l SELECTOR|--all> <ACTION> [DATA]")
 )]
 pub struct Send {
     /// The appliance; not with -l or --all, where the action is the first word.
     pub device: String,
     /// The action.
-    #[arg(required_unless_present = "to_many")]
+    #[cfg_attr(feature = "hub", arg(required_unless_present = "to_many"))]
+    #[cfg_attr(not(feature = "hub"), arg(required = true))]
     pub action: Option<String>,
     /// The data; `-` reads standard input. A negative number, or a text with a blank, may begin with a minus sign; put any
     /// other data that begin with one behind `--`.
@@ -399,7 +440,8 @@ pub struct Send {
     #[arg(long, value_name = "DURATION")]
     pub run_timeout: Option<Seconds>,
     /// Send it only if the appliance has connected to the hub before; otherwise nothing is sent, and the exit code is 1.
-    #[arg(long, conflicts_with = "to_many")]
+    #[arg(long)]
+    #[cfg_attr(feature = "hub", arg(conflicts_with = "to_many"))]
     pub known: bool,
     /// For 24 hours, sending with the same key again does not make a second command.
     #[arg(long, value_name = "KEY")]
@@ -409,12 +451,23 @@ pub struct Send {
     /// Not with --wait: follow it with `bellwire watch ID`.
     #[arg(long, value_name = "TIME")]
     pub at: Option<Moment>,
-    /// To many appliances.
+    /// To many appliances: not in the small program.
+    #[cfg(feature = "hub")]
     #[command(flatten)]
     pub many: Many,
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
+}
+
+impl Send {
+    /// Whether it is for many appliances.
+    pub fn is_to_many(&self) -> bool {
+        #[cfg(feature = "hub")]
+        return self.many.is_meant();
+        #[cfg(not(feature = "hub"))]
+        false
+    }
 }
 
 /// What data is.

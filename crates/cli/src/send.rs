@@ -23,12 +23,15 @@ const HINT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A byte order mark, as some editors write it at the start of a file.
 const BOM: char = '\u{feff}';
 
+#[cfg(feature = "hub")]
 mod bars;
+#[cfg(feature = "hub")]
 mod follow;
+#[cfg(feature = "hub")]
 mod many;
 
 pub(crate) async fn run(mut args: Send, form: Form) -> anyhow::Result<u8> {
-    if args.many.is_meant() {
+    if args.is_to_many() {
         // Without the word for the appliance, all words are one further to the front.
         args.unquoted.splice(0..0, args.data.take());
         args.data = args.action.take();
@@ -37,7 +40,8 @@ pub(crate) async fn run(mut args: Send, form: Form) -> anyhow::Result<u8> {
     refuse_slips(&args)?;
     check_inputs(&args)?;
     let action: Action = word(args.action.as_deref().unwrap_or_default(), "ACTION")?;
-    if args.many.is_meant() {
+    #[cfg(feature = "hub")]
+    if args.is_to_many() {
         return many::run(args, action, form).await;
     }
     let device: DeviceId = word(&args.device, "DEVICE")?;
@@ -111,7 +115,7 @@ async fn not_before(hub: &Controller, args: &Send) -> anyhow::Result<Option<(Tim
 
 /// What clap takes, and is a slip.
 fn refuse_slips(args: &Send) -> Result<(), Usage> {
-    let to = if args.many.is_meant() { "…" } else { &args.device };
+    let to = if args.is_to_many() { "…" } else { &args.device };
     let action = args.action.as_deref().unwrap_or_default();
     if let (Some(first), [_, ..]) = (&args.data, args.unquoted.as_slice()) {
         let text = format!("{first} {}", args.unquoted.join(" "));

@@ -16,13 +16,11 @@ use crate::connect;
 use crate::exit::{self, Usage};
 use crate::out::{self, BOLD, DIM, Form};
 
-#[cfg(feature = "hub")]
 mod stopped;
 
 /// Where the tokens are.
 enum Place {
     Hub(Controller),
-    #[cfg(feature = "hub")]
     Stopped(Box<stopped::StoppedHub>),
 }
 
@@ -157,7 +155,6 @@ async fn revoke(place: &Place, tokens: &[TokenId], form: Form) -> anyhow::Result
 
 impl Place {
     async fn of(at: &TokenPlace) -> anyhow::Result<Self> {
-        #[cfg(feature = "hub")]
         if let Some(data_dir) = &at.data_dir {
             match stopped::StoppedHub::open(data_dir).await? {
                 Some(hub) => return Ok(Self::Stopped(Box::new(hub))),
@@ -177,7 +174,6 @@ impl Place {
     async fn now(&self) -> anyhow::Result<Timestamp> {
         match self {
             Self::Hub(hub) => Ok(Timestamp::from_unix_ms(hub.ping().await?.time_ms)),
-            #[cfg(feature = "hub")]
             Self::Stopped(hub) => Ok(hub.now()),
         }
     }
@@ -185,7 +181,6 @@ impl Place {
     async fn create(&self, new: &NewToken) -> anyhow::Result<CreatedToken> {
         match self {
             Self::Hub(hub) => Ok(hub.create_token(new).await?),
-            #[cfg(feature = "hub")]
             Self::Stopped(hub) => hub.create(new).await.map_err(refused),
         }
     }
@@ -194,7 +189,6 @@ impl Place {
         use futures_util::StreamExt as _;
         match self {
             Self::Hub(hub) => hub.all_tokens().map_err(anyhow::Error::from).boxed(),
-            #[cfg(feature = "hub")]
             Self::Stopped(hub) => hub.tokens().map_err(refused).boxed(),
         }
     }
@@ -202,20 +196,17 @@ impl Place {
     async fn revoke(&self, token: TokenId) -> anyhow::Result<()> {
         match self {
             Self::Hub(hub) => Ok(hub.revoke_token(token).await?),
-            #[cfg(feature = "hub")]
             Self::Stopped(hub) => hub.revoke(token).await.map_err(refused),
         }
     }
 
     async fn close(self) {
-        #[cfg(feature = "hub")]
         if let Self::Stopped(hub) = self {
             hub.close().await;
         }
     }
 }
 
-#[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "a stopped hub alone refuses so"))]
 fn refused(problem: Problem) -> anyhow::Error {
     anyhow::anyhow!("{}", problem.detail)
 }

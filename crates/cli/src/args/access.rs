@@ -1,4 +1,4 @@
-//! Who may do what: `token`, `access`, and the enrolment of an appliance.
+//! Who may do what: `token` and `access`.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use bellwire_proto::token::InvalidToken;
 use bellwire_proto::{Action, Credential, DeviceId, RoleName, Seconds, TokenId};
 use clap::{Args, Subcommand};
 
-use super::{AgentConfigArg, HubArg};
+use super::HubArg;
 
 /// `bellwire token`.
 #[derive(Debug, Subcommand)]
@@ -46,7 +46,6 @@ Examples:
 #[derive(Debug, Clone, Args)]
 pub struct TokenPlace {
     /// The data folder of a hub that is stopped. If a hub runs with it, that hub is asked, by --hub or --context.
-    #[cfg(feature = "hub")]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// The hub.
@@ -112,35 +111,6 @@ pub struct Access {
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
-}
-
-/// `bellwire agent enroll`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-The credential file is made with mode 0600 and never replaced. Where there is no configuration, a first one is written.
-
-Examples:
-  sudo bellwire agent enroll https://hub.example.com --token-file join-token --device kiosk-7
-  pass show join | sudo bellwire agent enroll https://hub.example.com --token-file -")]
-pub struct AgentEnroll {
-    /// The URL of the hub.
-    #[arg(value_name = "HUB")]
-    pub hub: String,
-    /// The file with the join token; - is standard input.
-    #[arg(long, value_name = "FILE")]
-    pub token_file: PathBuf,
-    /// The name of this device; without this, the hub makes one.
-    #[arg(long, value_name = "DEVICE")]
-    pub device: Option<DeviceId>,
-    /// Where the device's own token is stored [default: credential, beside the configuration].
-    #[arg(long, value_name = "FILE")]
-    pub credential_file: Option<PathBuf>,
-    /// A file with certificate authorities (PEM) to trust in addition to the platform's.
-    #[arg(long, value_name = "FILE")]
-    pub ca_file: Option<PathBuf>,
-    /// The configuration, which is written if there is none.
-    #[command(flatten)]
-    pub config: AgentConfigArg,
 }
 
 fn role(text: &str) -> Result<RoleName, &'static str> {

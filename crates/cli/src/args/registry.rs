@@ -1,9 +1,9 @@
 //! The labels of appliances: `label`, `labels`, `devices export` and `devices import`.
 
+use std::path::PathBuf;
+
 use bellwire_proto::Selector;
 use clap::Args;
-#[cfg(feature = "hub")]
-use std::path::PathBuf;
 
 use super::HubArg;
 use super::operator::selector;
@@ -51,7 +51,6 @@ pub struct LabelsArgs {
 }
 
 /// `bellwire devices export`.
-#[cfg(feature = "hub")]
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The columns are device and labels: kiosk-7,\"os=deb12,site=lyon\". What is exported can be imported.
@@ -69,7 +68,6 @@ pub struct Export {
 }
 
 /// `bellwire devices import`.
-#[cfg(feature = "hub")]
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The first line names the columns. One is device; labels has labels as KEY=VALUE,KEY=VALUE; each other column is named by the key of a label, and has its values (an empty cell changes nothing). Appliances that are not known are registered. Labels that the file does not name stay, unless --replace is given.

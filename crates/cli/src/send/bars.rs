@@ -13,22 +13,15 @@ const LINES_APART: Duration = Duration::from_secs(10);
 /// What is shown while a command goes on.
 pub(super) struct Bars {
     form: Form,
-    #[cfg(feature = "hub")]
     terminal: Option<terminal::Terminal>,
     line: Option<(String, Instant)>,
 }
 
 impl Bars {
     pub(super) fn new(form: Form) -> Self {
-        #[cfg(feature = "hub")]
         let terminal = (form == Form::Text && std::io::IsTerminal::is_terminal(&std::io::stderr()))
             .then(terminal::Terminal::default);
-        Self {
-            form,
-            #[cfg(feature = "hub")]
-            terminal,
-            line: None,
-        }
+        Self { form, terminal, line: None }
     }
 
     /// How it stands now.
@@ -36,12 +29,10 @@ impl Bars {
         if self.form == Form::Json {
             return;
         }
-        #[cfg(feature = "hub")]
         if let Some(terminal) = &mut self.terminal {
             terminal.show(command, &rollout(command));
             return;
         }
-        // The small program has lines on a terminal too.
         let counts: Vec<String> =
             command.counts.iter().map(|(state, n)| format!("{n} {state}")).collect();
         let line = format!("{}{}", counts.join(", "), rollout(command));
@@ -57,7 +48,6 @@ impl Bars {
 
     /// Leaves the screen as it is, for other text below. It begins again with the next [`Bars::show`].
     pub(super) fn end(&mut self) {
-        #[cfg(feature = "hub")]
         if let Some(terminal) = &mut self.terminal {
             *terminal = terminal::Terminal::default();
         }
@@ -70,7 +60,6 @@ fn rollout(command: &Command) -> String {
     })
 }
 
-#[cfg(feature = "hub")]
 mod terminal {
     use std::collections::BTreeMap;
 
