@@ -1,7 +1,7 @@
-//! Pages of a great registry of devices, beside plain SQL over the same rows.
+//! Pages of a great registry of devices, beside plain SQL over the same file.
 //!
 //! A hub in this process serves a store with so many devices; each kind of page is requested over HTTP, the first, one in the
-//! middle and the last. The floor reads the same rows of the same file with SQLite alone: it knows where they are, and
+//! middle and the last. The floor reads as many rows of the same file with SQLite alone: it knows where they are, and
 //! nothing of scopes, presence or JSON.
 //!
 //! `cargo bench -p bellwire-bench --bench registry -- [DEVICES]`, a million by default.
@@ -123,7 +123,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Requests the pages of a list, and reads the same rows beside it.
+/// Requests the pages of a list, and reads as many rows beside it.
 fn measure(addr: SocketAddr, file: &Connection, list: &List) -> Outcome<()> {
     let mut hub = Http::to(addr)?;
     // The cursors of some hundred pages, of which the middle one and the last are looked at.

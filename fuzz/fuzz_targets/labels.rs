@@ -20,7 +20,10 @@ fuzz_target!(|text: &str| {
     assert_eq!(labels.is_ok(), legal, "{body}");
     let Ok(labels) = labels else { return };
     assert_eq!(labels, Labels::from([(key.to_owned(), value.to_owned())]));
-    // Words of the selector's syntax are no keys there.
+    // A selector takes such a key for a fact (docs/protocol.md, section 6).
+    if key.starts_with("facts.") {
+        return;
+    }
     let selected = format!("{key}={value}").parse::<Selector>();
     let selector = selected.unwrap_or_else(|error| panic!("{key}={value}: {error}"));
     assert!(selector.matches(&labels), "{selector}");

@@ -65,7 +65,7 @@ struct Args {
     #[arg(long, value_name = "COMMANDS")]
     queue: Option<usize>,
     /// Measures instead what tokens and TLS cost: a closed hub beside an open one, and TLS beside nothing but rustls.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     trust: bool,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
