@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::net::TcpStream;
 
+use bellwire_testkit::Terminal;
 use serde_json::json;
 
-use crate::support::{Closed, Hub, PATIENCE, exchange, rest_of, run, statuses};
+use crate::support::{BELLWIRE, Closed, Hub, PATIENCE, exchange, rest_of, run, statuses};
 
 /// A request that is answered with its nonce, after which the connection is closed.
 const CANARY: &str =
@@ -362,8 +363,9 @@ fn what_an_appliance_says_of_itself_moves_no_operators_cursor() {
     rest_of(&mut stream);
     let sent = http.post_json("/v1/send/door/ring", &json!(evil).to_string()).unwrap().json();
     let path = format!("/v1/devices/door/commands/{}/status", sent["command"].as_str().unwrap());
-    let report = json!({"state": "failed", "error": {"code": evil, "message": evil}});
-    http.post_json(&path, &report.to_string()).unwrap();
+    let error = json!({"code": "broken", "message": evil});
+    let report = json!({"state": "failed", "error": error, "stdout": evil}).to_string();
+    assert_eq!(http.post_json(&path, &report).unwrap().status, 200);
     let url = format!("http://{}", hub.addr);
     let id = sent["command"].as_str().unwrap();
     for args in [
@@ -373,6 +375,8 @@ fn what_an_appliance_says_of_itself_moves_no_operators_cursor() {
         &["commands", "show", id],
         &["audit"],
         &["access"],
+        &["devices", "--wide"],
+        &["results", id],
         &["devices", "--json"],
         &["commands", "show", id, "--json"],
     ] {
@@ -380,4 +384,12 @@ fn what_an_appliance_says_of_itself_moves_no_operators_cursor() {
         let moves = |c: char| c.is_control() && c != '\n' && c != '\t';
         assert!(!shown.chars().any(moves), "bellwire {args:?} prints {shown:?}");
     }
+    // CSV is as it was reported, in a file, and not on a screen.
+    let csv = ["results", id, "--csv", "--hub", &url];
+    let file = run(&csv, &[]);
+    assert!(file.contains(evil), "{file:?}");
+    let (code, screen) = Terminal::start(BELLWIRE, &csv, &[]).ends();
+    let moves = |c: char| c.is_control() && !matches!(c, '\r' | '\n');
+    assert_eq!(code, 0);
+    assert!(screen.contains("owned") && !screen.chars().any(moves), "{screen:?}");
 }

@@ -95,10 +95,9 @@ pub(crate) fn sentence(token: &Token, now: Timestamp) -> String {
                 Some(1) => "one more appliance".to_owned(),
                 Some(uses) => format!("{uses} more appliances"),
             };
-            let labels: Vec<String> = join.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            let labels = match labels.is_empty() {
+            let labels = match join.labels.is_empty() {
                 true => String::new(),
-                false => format!(", with the labels {}", labels.join(",")),
+                false => format!(", with the labels {}", out::labels(&join.labels)),
             };
             let approve = if join.approve { ", once each is approved" } else { "" };
             let replace = if join.replace { ", also under a name that is taken" } else { "" };

@@ -14,7 +14,7 @@ pub(crate) fn is_possible() -> bool {
 /// # Errors
 /// When nobody can be asked.
 pub(crate) fn go_on(nothing_was: &str) -> anyhow::Result<bool> {
-    if !io::stdin().is_terminal() {
+    if !is_possible() {
         let why = "this concerns several appliances: add --yes, or --dry-run to see which";
         return Err(Usage(why.into()).into());
     }

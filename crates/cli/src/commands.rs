@@ -169,9 +169,11 @@ fn print_command(
     // Until then it is queued for no other reason.
     let scheduled = command.not_before.filter(|at| *at > now && !command.done);
     let scheduled = scheduled.map(|at| format!(", to be sent at {at}")).unwrap_or_default();
-    let rollout = command.rollout.as_ref().filter(|_| !command.done).map(|rollout| {
-        format!("; {}, batch {} of {}", rollout.state.as_str(), rollout.batch, rollout.batches)
-    });
+    let rollout = command
+        .rollout
+        .as_ref()
+        .filter(|_| !command.done)
+        .map(|rollout| format!("; {}", out::rollout(rollout)));
     let style = match (command.counts.iter().next(), command.counts.len()) {
         (Some((state, _)), 1) => out::style_of(*state),
         _ => DIM,

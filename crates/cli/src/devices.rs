@@ -160,14 +160,14 @@ fn print(device: &Device, now: Timestamp) -> anyhow::Result<()> {
         Transport::Stream => "stream",
         Transport::Poll => "poll",
     });
-    let labels: Vec<String> = device.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let labels = out::labels(&device.labels);
     let facts = device.facts.as_str();
     for (name, value) in [
         ("status", Some(device.status.as_str()).filter(|status| *status != "active")),
         ("transport", transport),
         ("address", device.address.as_deref()),
         ("agent", device.agent.as_deref()),
-        ("labels", Some(labels.join(",").as_str()).filter(|labels| !labels.is_empty())),
+        ("labels", Some(labels.as_str()).filter(|labels| !labels.is_empty())),
         ("facts", Some(facts).filter(|facts| *facts != "{}")),
         ("queued", Some(device.queued.to_string().as_str())),
         ("created", Some(device.created_at.to_string().as_str())),

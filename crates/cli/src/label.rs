@@ -1,21 +1,27 @@
 //! `bellwire label` and `bellwire labels`: changing labels of one appliance or of many, and which there are.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use bellwire_client::Controller;
 use bellwire_client::api::{DeviceQuery, Error};
 use bellwire_proto::labels::{LabelsPatch, is_label_key, is_label_value, merge};
-use bellwire_proto::{Code, Device, DeviceId, Labels, Selector};
+use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::{Code, Device, DeviceId, Selector};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::args::{Label, LabelsArgs};
 use crate::ask;
 use crate::connect;
 use crate::exit::{self, Usage};
+use crate::explain::explain;
 use crate::out::{self, BOLD, DIM, Form};
 
 /// Requests that are under way at once.
-pub(crate) const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 16;
+/// How often a request is repeated of which the hub had too many, and how long it waits for that at most.
+const ASKED_AGAIN_MAX: usize = 5;
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Devices that one command changes at most: their names are in memory.
 pub(crate) const DEVICES_MAX: usize = 1_000_000;
 
@@ -56,7 +62,7 @@ async fn change_many(
 ) -> anyhow::Result<u8> {
     let mut matching = pin!(hub.all_devices(DeviceQuery {
         select: Some(select.clone()),
-        limit: Some(1000),
+        limit: Some(PAGE_ITEMS.max as u32),
         ..DeviceQuery::default()
     }));
     let mut names: Vec<DeviceId> = Vec::new();
@@ -92,34 +98,63 @@ async fn change_many(
         return Ok(exit::FAILED);
     }
     let changes = names.into_iter().map(|device| async move {
-        let changed = hub.merge_labels(&device, patch).await;
+        let changed = patiently(|| hub.merge_labels(&device, patch)).await;
         (device, changed)
     });
-    let mut changes = futures_util::stream::iter(changes).buffered(AT_ONCE);
-    let (mut changed, mut refused) = (0, 0);
+    each(changes, "changed before; the same command can be repeated", form).await
+}
+
+/// Makes changes of appliances, some at a time, and shows each. What the hub refuses for one is said, and the others are changed;
+/// the exit code is then that of a failure.
+///
+/// # Errors
+/// When the hub is away or allows none of it, with how many were made before, and what that `leads_to`.
+pub(crate) async fn each(
+    changes: impl Iterator<Item = impl Future<Output = (DeviceId, Result<Device, Error>)>>,
+    leads_to: &str,
+    form: Form,
+) -> anyhow::Result<u8> {
+    let mut changes = pin!(futures_util::stream::iter(changes).buffered(AT_ONCE));
+    let (mut done, mut refused) = (0_u64, 0_u64);
     while let Some((device, outcome)) = changes.next().await {
         match outcome {
             Ok(device) => {
-                changed += 1;
+                done += 1;
                 shown(&device, form)?;
             }
+            Err(error) if concerns_all(&error) => {
+                let before = format!("{device}; {done} were {leads_to}");
+                return Err(anyhow::Error::from(error).context(before));
+            }
             Err(error) => {
-                if concerns_all(&error) {
-                    let done = format!(
-                        "{device}; the labels of {changed} were changed before; the same command can be repeated"
-                    );
-                    return Err(anyhow::Error::from(error).context(done));
-                }
                 refused += 1;
-                out::error(&format!("{device}: {error}"));
+                let error = anyhow::Error::from(error).context(device.to_string());
+                explain(&error, form);
             }
         }
     }
     Ok(if refused == 0 { exit::OK } else { exit::FAILED })
 }
 
+/// What the hub answers; asked again, a few times, after the time that it names when it was asked too often.
+pub(crate) async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    for _ in 0..ASKED_AGAIN_MAX {
+        match ask().await {
+            Err(Error::Refused { problem, retry_after }) if problem.code == Code::RateLimited => {
+                let pause = retry_after.unwrap_or(Duration::from_secs(1)).min(PAUSE_MAX);
+                tokio::time::sleep(pause).await;
+            }
+            answer => return answer,
+        }
+    }
+    ask().await
+}
+
 /// Whether an error is not about one device: the hub is away, stops, or allows none of it.
-pub(crate) fn concerns_all(error: &Error) -> bool {
+fn concerns_all(error: &Error) -> bool {
     let Error::Refused { problem, .. } = error else { return true };
     matches!(
         problem.code,
@@ -127,6 +162,7 @@ pub(crate) fn concerns_all(error: &Error) -> bool {
             | Code::StoreUnavailable
             | Code::Unauthenticated
             | Code::Forbidden
+            | Code::RateLimited
             | Code::Internal
     )
 }
@@ -155,15 +191,23 @@ fn patch_of(words: &[String]) -> Result<LabelsPatch, Usage> {
                 }
             },
         };
-        if !is_label_key(key) || !value.as_deref().is_none_or(is_label_value) {
-            let why = "keys and values of labels are at most 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends";
-            return Err(Usage(format!("{}: {why}", out::printable(word))));
-        }
+        check(key, value.as_deref().unwrap_or_default())
+            .map_err(|why| Usage(format!("{}: {why}", out::printable(word))))?;
         if patch.insert(key.to_owned(), value).is_some() {
             return Err(Usage(format!("the label {key} is named twice")));
         }
     }
     Ok(patch)
+}
+
+/// Whether this can be a label.
+pub(crate) fn check(key: &str, value: &str) -> Result<(), &'static str> {
+    if is_label_key(key) && is_label_value(value) {
+        return Ok(());
+    }
+    Err(
+        "keys and values of labels are at most 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends",
+    )
 }
 
 fn would_be(mut device: Device, patch: &LabelsPatch) -> Device {
@@ -176,14 +220,9 @@ pub(crate) fn shown(device: &Device, form: Form) -> anyhow::Result<()> {
         Form::Json => out::json(device),
         Form::Text => {
             let id = &device.id;
-            Ok(out::line(format_args!("{BOLD}{id}{BOLD:#}  {}", text(&device.labels)))?)
+            Ok(out::line(format_args!("{BOLD}{id}{BOLD:#}  {}", out::labels(&device.labels)))?)
         }
     }
-}
-
-/// Labels as they are written on a command line.
-pub(crate) fn text(labels: &Labels) -> String {
-    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
 pub(crate) async fn list(args: LabelsArgs, form: Form) -> anyhow::Result<u8> {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use bellwire::output::stderr_line;
 pub(crate) use bellwire::output::{StdoutError, line};
-use bellwire_proto::{Command, Delivery, DeliveryState, Device, DeviceStatus, Timestamp};
+use bellwire_proto::{
+    Command, Delivery, DeliveryState, Device, DeviceStatus, Labels, Rollout, Timestamp,
+};
 use serde::Serialize;
 
 use crate::args::ColorChoice;
@@ -41,6 +43,16 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 pub(crate) fn json_error(error: &impl Serialize) {
     // Plain structures cannot fail to be written.
     stderr_line(escaped(&serde_json::to_string(error).unwrap_or_default()));
+}
+
+/// Labels as they are written on a command line.
+pub(crate) fn labels(labels: &Labels) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// How far a rollout is.
+pub(crate) fn rollout(rollout: &Rollout) -> String {
+    format!("{}, batch {} of {}", rollout.state.as_str(), rollout.batch, rollout.batches)
 }
 
 /// What is going on, for a person who waits.
@@ -154,12 +166,11 @@ pub(crate) fn device(device: &Device, now: Timestamp) -> Result<(), StdoutError>
         (false, Some(at)) => format!("{} ago", span(now.since(at))),
         (false, None) => "never".to_owned(),
     };
-    let labels: Vec<String> = device.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     line(format_args!(
         "{BOLD}{:<24}{BOLD:#} {style}{state:<8}{style:#} {:>6}  {seen:<20} {}",
         device.id.as_str(),
         device.queued,
-        labels.join(",")
+        labels(&device.labels)
     ))
 }
 

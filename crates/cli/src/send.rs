@@ -220,10 +220,7 @@ fn hint(device: Option<&Device>, sent: &Delivery) -> Option<Hint> {
 fn check_inputs(args: &Send) -> Result<(), Usage> {
     let is_dash = |file: &Option<std::path::PathBuf>| file.as_deref() == Some("-".as_ref());
     let reads_data = args.data.as_deref() == Some("-") || is_dash(&args.data_file);
-    if reads_data && is_dash(&args.hub.token_file) {
-        let once = "standard input is read once: put the token into a file, or into BELLWIRE_TOKEN";
-        return Err(Usage(once.to_owned()));
-    }
+    crate::connect::reads_once(&args.hub, reads_data)?;
     if args.ttl.is_some_and(|ttl| ttl.get() > limits::TTL_S.max) {
         return Err(Usage("--ttl is from 0s to 7d".to_owned()));
     }

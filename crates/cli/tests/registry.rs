@@ -8,9 +8,9 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
-use bellwire_testkit::{Http, Program, Terminal};
+use bellwire_testkit::{Http, Program, Terminal, command};
 use serde_json::{Value, json};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
@@ -34,14 +34,8 @@ impl Hub {
 
     /// The program with this text as its standard input, which is no terminal.
     fn run_with(&self, args: &[&str], input: &str) -> Output {
-        let mut command = Command::new(BELLWIRE);
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy().into_owned();
-            if name.starts_with("BELLWIRE_") || name.to_lowercase().ends_with("_proxy") {
-                command.env_remove(name);
-            }
-        }
-        command.args(args).env("HOME", self.folder.path()).env_remove("XDG_CONFIG_HOME");
+        let mut command = command(BELLWIRE, args);
+        command.env("HOME", self.folder.path()).env_remove("XDG_CONFIG_HOME");
         command.env("BELLWIRE_HUB", format!("http://{}", self.address));
         let file = self.folder.path().join("input");
         fs::write(&file, input).unwrap();
@@ -131,6 +125,7 @@ fn labels_of_one_device_are_set_and_removed_and_all_others_stay() {
         (&["label", "b", "site"], "site=VALUE"),
         (&["label", "b", "site=a b"], "letter or digit"),
         (&["label", "site=lyon"], "-l SELECTOR"),
+        (&["label", "-l", "", "site=lyon", "--yes"], "every appliance"),
     ] {
         let refused = hub.run(args);
         assert_eq!(code(&refused), 2, "{args:?}: {refused:?}");

@@ -4,14 +4,14 @@ use bellwire_proto::limits::PERCENT;
 use bellwire_proto::{Seconds, Selector};
 use clap::{ArgGroup, Args};
 
-use super::operator::selector;
+use super::operator::selector_of_some;
 
 /// Of `bellwire send`, what concerns many appliances.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("to_many").args(["select", "all"]))]
 pub struct Many {
     /// To all appliances that match when the command is stored, in place of one.
-    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector)]
+    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector_of_some)]
     pub select: Option<Selector>,
     /// To every appliance that is registered.
     #[arg(long)]
@@ -27,7 +27,7 @@ pub struct Many {
     #[arg(long, value_name = "SIZE", requires = "to_many", value_parser = batch)]
     pub batch: Option<Batch>,
     /// The first batch is those of them that match.
-    #[arg(long, value_name = "SELECTOR", requires = "batch", value_parser = selector)]
+    #[arg(long, value_name = "SELECTOR", requires = "batch", value_parser = selector_of_some)]
     pub canary: Option<Selector>,
     /// The next batch begins so long after the one before at the latest, whatever has ended.
     #[arg(long, value_name = "DURATION", requires = "batch")]

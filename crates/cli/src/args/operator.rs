@@ -198,6 +198,17 @@ pub(super) fn selector(text: &str) -> Result<Selector, String> {
     })
 }
 
+/// A selector of those that are changed or sent to: an empty one, as of a variable that is not set, would be all.
+#[cfg(feature = "hub")]
+pub(super) fn selector_of_some(text: &str) -> Result<Selector, String> {
+    let select = selector(text)?;
+    if select.requirements().is_empty() {
+        let why = "it is empty, which would be every appliance: name a requirement, such as site=lyon, or with send --all";
+        return Err(why.to_owned());
+    }
+    Ok(select)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use bellwire_proto::Selector;
 use clap::Args;
 
 use super::HubArg;
-use super::operator::selector;
+use super::operator::{selector, selector_of_some};
 
 /// `bellwire label`.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub struct Label {
     #[arg(required = true, value_name = "DEVICE|CHANGE")]
     pub words: Vec<String>,
     /// All appliances that match, in place of one.
-    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector)]
+    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector_of_some)]
     pub select: Option<Selector>,
     /// Do not ask.
     #[arg(short, long)]

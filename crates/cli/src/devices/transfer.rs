@@ -12,20 +12,26 @@ use std::pin::pin;
 use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{DeviceQuery, Error};
-use bellwire_proto::labels::{LabelsPatch, is_label_key, is_label_value};
+use bellwire_proto::labels::{LabelsPatch, is_label_key};
+use bellwire_proto::limits::PAGE_ITEMS;
 use bellwire_proto::{Code, Device, DeviceId, Labels};
 use csv::StringRecord;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::TryStreamExt as _;
+use serde_json::json;
 
 use crate::args::{Export, Import};
 use crate::connect;
 use crate::exit::{self, Usage};
-use crate::label::{self, AT_ONCE, DEVICES_MAX};
+use crate::label::{self, DEVICES_MAX};
 use crate::out::{self, BOLD, Form};
 
 pub(crate) async fn export(args: Export, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
-    let query = DeviceQuery { select: args.select, limit: Some(1000), ..DeviceQuery::default() };
+    let query = DeviceQuery {
+        select: args.select,
+        limit: Some(PAGE_ITEMS.max as u32),
+        ..DeviceQuery::default()
+    };
     let mut devices = pin!(hub.all_devices(query));
     if form == Form::Text {
         print(&["device", "labels"])?;
@@ -33,7 +39,7 @@ pub(crate) async fn export(args: Export, form: Form) -> anyhow::Result<u8> {
     while let Some(device) = devices.try_next().await? {
         match form {
             Form::Json => out::json(&device)?,
-            Form::Text => print(&[device.id.as_str(), &label::text(&device.labels)])?,
+            Form::Text => print(&[device.id.as_str(), &out::labels(&device.labels)])?,
         }
     }
     Ok(exit::OK)
@@ -47,10 +53,16 @@ fn print(cells: &[&str]) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn import(args: Import, form: Form) -> anyhow::Result<u8> {
+    connect::reads_once(&args.hub, args.file == Path::new("-"))?;
     let devices = read(&args.file)?;
     if args.dry_run {
         for (device, labels) in &devices {
-            out::line(format_args!("{BOLD}{device}{BOLD:#}  {}", label::text(labels)))?;
+            match form {
+                Form::Json => out::json(&json!({ "id": device, "labels": labels }))?,
+                Form::Text => {
+                    out::line(format_args!("{BOLD}{device}{BOLD:#}  {}", out::labels(labels)))?;
+                }
+            }
         }
         out::note(&format!("{} devices; nothing was changed", devices.len()));
         return Ok(exit::OK);
@@ -58,45 +70,25 @@ pub(crate) async fn import(args: Import, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
     let (hub, replace) = (&hub, args.replace);
     let changes = devices.into_iter().map(|(device, labels)| async move {
-        let changed = change(hub, &device, labels, replace).await;
+        let changed = label::patiently(|| change(hub, &device, &labels, replace)).await;
         (device, changed)
     });
-    let mut changes = futures_util::stream::iter(changes).buffered(AT_ONCE);
-    let (mut done, mut refused) = (0_u64, 0_u64);
-    while let Some((device, outcome)) = changes.next().await {
-        match outcome {
-            Ok(device) => {
-                done += 1;
-                label::shown(&device, form)?;
-            }
-            Err(error) if !label::concerns_all(&error) => {
-                refused += 1;
-                out::error(&format!("{device}: {error}"));
-            }
-            Err(error) => {
-                let before = format!(
-                    "{device}; {done} were imported before; the same file can be imported again"
-                );
-                return Err(anyhow::Error::from(error).context(before));
-            }
-        }
-    }
-    Ok(if refused == 0 { exit::OK } else { exit::FAILED })
+    label::each(changes, "imported before; the same file can be imported again", form).await
 }
 
 async fn change(
     hub: &Controller,
     device: &DeviceId,
-    labels: Labels,
+    labels: &Labels,
     replace: bool,
 ) -> Result<Device, Error> {
     if replace {
-        return hub.put_labels(device, &labels).await;
+        return hub.put_labels(device, labels).await;
     }
     let patch: LabelsPatch = labels.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
     match hub.merge_labels(device, &patch).await {
         Err(Error::Refused { problem, .. }) if problem.code == Code::UnknownDevice => {
-            hub.put_labels(device, &labels).await
+            hub.put_labels(device, labels).await
         }
         merged => merged,
     }
@@ -160,11 +152,7 @@ fn line_of(
     let device: DeviceId = name.parse().map_err(|e| format!("{name:?}: {e}"))?;
     let mut labels = Labels::new();
     let mut set = |key: &str, value: &str| {
-        if !is_label_key(key) || !is_label_value(value) {
-            return Err(format!(
-                "{key}={value} is no label: at most 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends"
-            ));
-        }
+        label::check(key, value).map_err(|why| format!("{key}={value} is no label: {why}"))?;
         match labels.insert(key.to_owned(), value.to_owned()) {
             Some(other) if other != value => {
                 Err(format!("the label {key} is both {other:?} and {value:?}"))

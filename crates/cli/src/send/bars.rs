@@ -55,9 +55,10 @@ impl Bars {
 }
 
 fn rollout(command: &Command) -> String {
-    command.rollout.as_ref().map_or_else(String::new, |rollout| {
-        format!("; {}, batch {} of {}", rollout.state.as_str(), rollout.batch, rollout.batches)
-    })
+    command
+        .rollout
+        .as_ref()
+        .map_or_else(String::new, |rollout| format!("; {}", out::rollout(rollout)))
 }
 
 mod terminal {

@@ -14,10 +14,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::bars::Bars;
-use super::many::print;
 use crate::exit;
-use crate::label::concerns_all;
 use crate::out::{self, Form};
+use crate::rollout::print;
 use crate::{ask, command, results};
 
 /// The time between two looks at first, and at most.
@@ -25,8 +24,6 @@ const LOOK_MIN: Duration = Duration::from_millis(100);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 /// Appliances in the table of what failed.
 const FAILED_SHOWN_MAX: usize = 100;
-/// Deliveries that are read at once, at most.
-const PAGE_MAX: u32 = 1000;
 
 /// Why it is not followed any further.
 enum End {
@@ -109,8 +106,10 @@ async fn watch(
                     Wish::GoOn => {}
                     Wish::Leave => return Ok(End::Left(command)),
                     Wish::Pause => {
-                        let paused = hub.change_rollout(command.id, RolloutChange::Pause).await?;
-                        return Ok(End::Left(paused));
+                        let paused = hub.change_rollout(command.id, RolloutChange::Pause).await;
+                        if let Some(paused) = unless_ended(paused)? {
+                            return Ok(End::Left(paused));
+                        }
                     }
                     Wish::Abort => stop(hub, &command).await?,
                 }
@@ -141,7 +140,8 @@ fn is_passing(error: &Error) -> bool {
         Error::Refused { problem, .. } => {
             matches!(problem.code, Code::Draining | Code::StoreUnavailable | Code::RateLimited)
         }
-        error => concerns_all(error),
+        Error::Unreachable { .. } => true,
+        _ => false,
     }
 }
 
@@ -161,14 +161,18 @@ async fn stop(hub: &Controller, command: &Command) -> anyhow::Result<()> {
         Some(_) => hub.change_rollout(command.id, RolloutChange::Abort).await,
         None => hub.cancel(command.id, false).await,
     };
+    unless_ended(changed).map(drop)
+}
+
+/// What a change led to; `None` when the command had ended meanwhile.
+fn unless_ended(changed: Result<Command, Error>) -> anyhow::Result<Option<Command>> {
     match changed {
-        // It has ended meanwhile.
         Err(Error::Refused { problem, .. })
             if matches!(problem.code, Code::IllegalTransition | Code::Conflict) =>
         {
-            Ok(())
+            Ok(None)
         }
-        changed => Ok(changed.map(drop)?),
+        changed => Ok(Some(changed?)),
     }
 }
 
@@ -221,8 +225,9 @@ async fn of_state(
     state: DeliveryState,
     before: usize,
 ) -> anyhow::Result<usize> {
+    let missing = FAILED_SHOWN_MAX.saturating_sub(before).max(1) as u32;
     let query =
-        DeliveryQuery { state: Some(state), limit: Some(PAGE_MAX), ..DeliveryQuery::default() };
+        DeliveryQuery { state: Some(state), limit: Some(missing), ..DeliveryQuery::default() };
     let mut deliveries = pin!(hub.all_deliveries(id, query));
     let mut shown = 0;
     while before + shown < FAILED_SHOWN_MAX {

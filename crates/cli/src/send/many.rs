@@ -5,18 +5,16 @@ use std::pin::pin;
 use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{DeviceQuery, NewCommand, Target};
-use bellwire_proto::{Action, Command, Json, Preview};
+use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::{Action, Json, Preview};
 use futures_util::TryStreamExt as _;
 use serde_json::json;
 
 use super::{Data, follow, not_before, typed_data};
 use crate::args::{Batch, Many, Send};
-use crate::exit::{self, Usage};
+use crate::exit;
 use crate::out::{self, Form};
-use crate::{ask, connect, label};
-
-/// Devices on a page of the hub, at most.
-const PAGE_MAX: u32 = 1000;
+use crate::{ask, connect, label, rollout};
 
 pub(super) async fn run(args: Send, action: Action, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
@@ -25,7 +23,9 @@ pub(super) async fn run(args: Send, action: Action, form: Form) -> anyhow::Resul
     if args.many.dry_run {
         return list(&hub, &args.many, &preview, form).await;
     }
-    if preview.total == 0 {
+    // With a key it may have been sent before, to those that matched then.
+    let first = args.idempotency_key.is_none();
+    if first && preview.total == 0 {
         anyhow::bail!("no appliance matches; nothing was sent");
     }
     if form == Form::Text || !args.many.yes {
@@ -35,15 +35,16 @@ pub(super) async fn run(args: Send, action: Action, form: Form) -> anyhow::Resul
         return Ok(exit::FAILED);
     }
     let sent = hub.send_command(&command).await?;
-    if sent.total != preview.total && form == Form::Text {
+    if first && sent.total != preview.total && form == Form::Text {
         out::note(&format!(
             "meanwhile they have changed: it was sent to {}",
             appliances(sent.total)
         ));
     }
     let id = sent.id;
-    let Some(wait) = args.wait else {
-        print(&sent, form).with_context(|| format!("the command {id} was sent"))?;
+    let wait = args.wait.filter(|wait| wait.is_none_or(|wait| wait.get() > 0));
+    let Some(wait) = wait else {
+        rollout::print(&sent, form).with_context(|| format!("the command {id} was sent"))?;
         if form == Form::Text {
             not_before.inspect(|note| out::note(note));
             out::note(&format!("follow it with: bellwire watch {id}"));
@@ -62,9 +63,6 @@ async fn command(
     args: &Send,
 ) -> anyhow::Result<(NewCommand, Option<String>)> {
     let target = match &args.many.select {
-        Some(select) if select.requirements().is_empty() => {
-            return Err(Usage("the selector is empty; --all is every appliance".into()).into());
-        }
         Some(select) => Target::Select(select.clone()),
         None => Target::All,
     };
@@ -83,7 +81,7 @@ async fn command(
     if let Some(key) = &args.idempotency_key {
         command = command.idempotency_key(key);
     }
-    if let Some(rollout) = rollout(&args.many)? {
+    if let Some(rollout) = rollout_of(&args.many)? {
         command = command.rollout(rollout);
     }
     let at = not_before(hub, args).await?;
@@ -92,7 +90,7 @@ async fn command(
 }
 
 /// The member `rollout` of the envelope.
-fn rollout(many: &Many) -> anyhow::Result<Option<Json>> {
+fn rollout_of(many: &Many) -> anyhow::Result<Option<Json>> {
     let Some(batch) = many.batch else { return Ok(None) };
     let mut rollout = json!({ "batch": match batch {
         Batch::Devices(devices) => json!(devices),
@@ -114,7 +112,7 @@ fn rollout(many: &Many) -> anyhow::Result<Option<Json>> {
 async fn list(hub: &Controller, many: &Many, preview: &Preview, form: Form) -> anyhow::Result<u8> {
     let query = DeviceQuery {
         select: many.select.clone(),
-        limit: Some(PAGE_MAX),
+        limit: Some(PAGE_ITEMS.max as u32),
         ..DeviceQuery::default()
     };
     let mut devices = pin!(hub.all_devices(query));
@@ -143,9 +141,4 @@ fn counted(preview: &Preview) -> String {
 
 fn appliances(number: u64) -> String {
     if number == 1 { "1 appliance".to_owned() } else { format!("{number} appliances") }
-}
-
-/// The command, and its rollout.
-pub(super) fn print(command: &Command, form: Form) -> anyhow::Result<()> {
-    crate::rollout::print(command, form)
 }

@@ -2,7 +2,7 @@ use super::*;
 
 fn parsed(text: &str) -> Result<Vec<(String, String)>, String> {
     let devices = parse(text.as_bytes()).map_err(|e| e.0)?;
-    Ok(devices.iter().map(|(device, labels)| (device.to_string(), label::text(labels))).collect())
+    Ok(devices.iter().map(|(device, labels)| (device.to_string(), out::labels(labels))).collect())
 }
 
 #[test]
