@@ -60,8 +60,8 @@ fn a_jwt_is_held_to_its_role_and_its_subject_is_who_did_it() {
         (&own["role"], &own["id"], &own["note"]),
         (&json!("operator"), &Value::Null, &json!("jwt:ada"))
     );
-    let told = hub.with_token(&admin, "GET /v1/audit?actor=jwt:ada&verb=send", "").json();
-    assert_eq!(told["items"].as_array().unwrap().len(), 3, "{told}");
+    let log = hub.with_token(&admin, "GET /v1/audit?actor=jwt:ada&verb=send", "").json();
+    assert_eq!(log["items"].as_array().unwrap().len(), 3, "{log}");
 
     let device = jwt(60, json!({"role": "device", "device": "d"}));
     assert_eq!(hub.with_token(&device, "GET /v1/devices/d", "").status, 200);

@@ -32,8 +32,8 @@ fn too_many_requests_of_an_address_are_429_with_retry_after_and_so_are_those_of_
     assert!((0..40).any(|_| poll(&one, "one") == 429));
     assert_eq!(poll(&two, "two"), 200, "another device behind the same address");
     assert_eq!(hub.with_token(&admin, "GET /v1/devices", "").status, 200);
-    let told = hub.with_token(&admin, "GET /v1/audit?verb=listen", "").json();
-    assert_eq!(told["items"][0]["code"], "rate_limited", "and it is in the audit log: {told}");
+    let log = hub.with_token(&admin, "GET /v1/audit?verb=listen", "").json();
+    assert_eq!(log["items"][0]["code"], "rate_limited", "and it is in the audit log: {log}");
 }
 
 #[test]
