@@ -339,14 +339,9 @@ impl Driver {
     /// # Errors
     /// `store_unavailable`.
     pub async fn put_device(&self, device: DeviceId, labels: Labels) -> Result<bool, Problem> {
-        let record = self.record(verb::DEVICE_PUT, AuditObject::device(&device), 200);
-        let reply = self.request_recorded(record, |hub, request, now| {
-            hub.handle_put_device(request, device, labels, now)
-        });
-        match reply.await? {
-            Answer::Device { created } => Ok(created),
-            answer => Err(unexpected(&answer)),
-        }
+        let put = device.clone();
+        self.hold_labels_for(device, |driver| async move { driver.put_labels(put, labels).await })
+            .await
     }
 
     /// Stores the facts that a device reports of itself.
@@ -367,14 +362,18 @@ impl Driver {
     /// # Errors
     /// `unknown_device`, `store_unavailable`.
     pub async fn delete_device(&self, device: DeviceId) -> Result<(), Problem> {
-        // Read always, since observers may connect while it is being removed.
-        let row = self.store().device(device.clone()).await?;
-        let record = self.record(verb::DEVICE_DELETE, AuditObject::device(&device), 204);
-        let answer = self.request_removing(row, |hub, request, now| {
-            hub.audit(request, record);
-            hub.handle_delete_device(request, device, now);
-        });
-        self.done(answer.await?)
+        let removed = device.clone();
+        self.hold_labels_for(device, |driver| async move {
+            // Read always, since observers may connect while it is being removed.
+            let row = driver.store().device(removed.clone()).await?;
+            let record = driver.record(verb::DEVICE_DELETE, AuditObject::device(&removed), 204);
+            let answer = driver.request_removing(row, |hub, request, now| {
+                hub.audit(request, record);
+                hub.handle_delete_device(request, removed, now);
+            });
+            driver.done(answer.await?)
+        })
+        .await
     }
 
     // --- Trials of networks ---
