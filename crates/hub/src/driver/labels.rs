@@ -78,7 +78,7 @@ impl Driver {
     }
 
     /// Until this is dropped, no other change of the device's labels begins.
-    pub(crate) async fn hold_labels(&self, device: &DeviceId) -> Option<MutexGuard<'_, ()>> {
+    pub(super) async fn hold_labels(&self, device: &DeviceId) -> Option<MutexGuard<'_, ()>> {
         self.runtime.labels.lock(device).await
     }
 

@@ -242,3 +242,30 @@ async fn a_device_is_neither_deleted_nor_put_while_its_labels_are_being_changed(
     soon("the removal", deleted).await.unwrap();
     assert!(soon("the change behind it", put).await.unwrap(), "it was registered anew");
 }
+
+/// The client that goes away took the lock with it, while its enrolment was still to be stored.
+#[tokio::test]
+async fn an_enrolment_waits_for_a_change_of_labels_and_goes_on_without_its_client() {
+    let (driver, _dir) = started();
+    let device: DeviceId = "kiosk".parse().unwrap();
+    let new = |text: &str| bellwire_proto::NewToken::parse(text.as_bytes()).unwrap();
+    let join = driver.make_token(new(r#"{"role":"join"}"#), None).await.unwrap();
+    let credential = driver.new_credential().unwrap();
+    let enrolment = bellwire_core::Enrolment {
+        join: join.token.0.id(),
+        device: device.clone(),
+        facts: None,
+        token: credential.id(),
+        digest: crate::auth::secret_digest(&credential),
+    };
+    let known = async || driver.store().device(device.clone()).await.unwrap().is_some();
+    let held = driver.hold_labels(&device).await;
+    let mut enrols: BoxFuture<'_, _> = Box::pin(driver.enroll(enrolment));
+    assert!(enrols.as_mut().now_or_never().is_none());
+    for _ in 0..100 {
+        assert!(!known().await, "it did not wait");
+    }
+    drop(enrols);
+    drop(held);
+    soon("the enrolment", async { while !known().await {} }).await;
+}
