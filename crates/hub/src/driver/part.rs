@@ -9,7 +9,7 @@ use bellwire_proto::{
 };
 use futures_util::{StreamExt, stream};
 
-use super::{Answer, Driver, unexpected};
+use super::{Answer, Driver, internal, unexpected};
 use crate::audit::verb;
 use crate::store::{Cursor, PageRequest, Visible};
 
@@ -24,8 +24,22 @@ impl Driver {
     /// sees those. The others go on.
     ///
     /// # Errors
-    /// `unknown_command`, `illegal_transition` when all of these had ended before, `store_unavailable`.
+    /// `unknown_command`, `illegal_transition` when all of these had ended before, `rate_limited` when some had yet to come into
+    /// being, `store_unavailable`.
     pub async fn cancel_part(
+        &self,
+        command: CommandId,
+        force: bool,
+        visible: Visible,
+    ) -> Result<Command, Problem> {
+        let driver = self.clone();
+        // A task of its own: a client that goes away does not leave a part of them cancelled. It ends after so many looks.
+        let cancelling =
+            tokio::spawn(async move { driver.cancel_all_visible(command, force, visible).await });
+        cancelling.await.map_err(|_| internal())?
+    }
+
+    async fn cancel_all_visible(
         &self,
         command: CommandId,
         force: bool,
@@ -44,8 +58,9 @@ impl Driver {
             // Deliveries come into being that were promised before.
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        let detail = "the command has yet to reach some of its devices; cancel it again";
-        Err(Problem::new(Code::StoreUnavailable, detail))
+        let detail = "the hub has yet to prepare the command for some of its devices, and has cancelled it at the others; wait \
+                      for as long as Retry-After says, then cancel it again";
+        Err(Problem::new(Code::RateLimited, detail))
     }
 
     /// Those that there are now. Gives the first that had ended.

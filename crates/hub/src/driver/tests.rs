@@ -269,3 +269,23 @@ async fn an_enrolment_waits_for_a_change_of_labels_and_goes_on_without_its_clien
     drop(held);
     soon("the enrolment", async { while !known().await {} }).await;
 }
+
+/// The deliveries that it had come to were cancelled, and the others went on.
+#[tokio::test]
+async fn a_cancel_of_a_part_is_carried_out_without_its_client() {
+    let (driver, _dir) = started();
+    let devices: Vec<DeviceId> = (0..200).map(|n| format!("d{n}").parse().unwrap()).collect();
+    let lyon = || Labels::from([("site".into(), "lyon".into())]);
+    let puts = devices.iter().map(|device| driver.put_device(device.clone(), lyon()));
+    assert!(futures_util::future::join_all(puts).await.into_iter().all(|put| put.is_ok()));
+    let mut send = ping("d0");
+    send.target = bellwire_core::Target::Devices(devices);
+    let command = driver.send_to_many(send, Visible::all()).await.unwrap().id;
+    let visible = Visible::by(Some("site=lyon".parse().unwrap()));
+    let cancels: BoxFuture<'_, _> = Box::pin(driver.cancel_part(command, false, visible));
+    assert!(cancels.now_or_never().is_none());
+    soon("the end of the command", async {
+        while !driver.command(command, Visible::all()).await.unwrap().done {}
+    })
+    .await;
+}
