@@ -229,6 +229,8 @@ fn what_happens_is_counted_and_no_name_and_no_secret_is_shown() {
     stream.expect("command");
     assert_eq!(hub.get("/v1/devices/unmistakable-name").code(), "unauthenticated");
     assert_eq!(hub.with_token(&admin, "GET /v1/devices/another-name", "").code(), "unknown_device");
+    let stale = format!("If-Match: \"stale\"\r\n{reads}");
+    assert_eq!(hub.request("PUT /v1/devices/unmistakable-name", &stale, b"{}").status, 412);
     let text = scraped(&hub, &reads);
     let now = Page::parse(text.text(), false);
     assert_eq!((online(&now), streams(&now)), (1.0, 1.0));
@@ -237,8 +239,9 @@ fn what_happens_is_counted_and_no_name_and_no_secret_is_shown() {
     assert_eq!(now.value("bellwire_ready", &[]), 1.0);
     let refused = |reason| now.value("bellwire_requests_refused_total", &[("reason", reason)]);
     assert_eq!((refused("unauthenticated"), refused("unknown_device")), (1.0, 1.0));
+    assert_eq!(refused("conflict"), 1.0, "its status is not that of its code");
     let answered = |status| now.value("bellwire_requests_total", &[("status", status)]);
-    assert_eq!((answered("4xx"), answered("5xx")), (2.0, 0.0));
+    assert_eq!((answered("4xx"), answered("5xx")), (3.0, 0.0));
     assert!(answered("2xx") >= 4.0 && now.value("bellwire_audit_entries_total", &[]) >= 3.0);
     let (_, secret) = admin.secret.rsplit_once('_').unwrap();
     for hidden in ["unmistakable", "another-name", "secret-action", "hush", secret, &admin.id] {
