@@ -169,7 +169,6 @@ impl Driver {
     /// `store_unavailable`.
     pub async fn send(&self, send: Send) -> Result<Delivery, Problem> {
         let answer = self.request_send(send).await?;
-        self.metrics().sent();
         match answer {
             Answer::Delivery(delivery) => Ok(*delivery),
             answer => Err(unexpected(&answer)),
@@ -182,7 +181,6 @@ impl Driver {
     /// `idempotency_mismatch`, `unknown_device`, `rate_limited`, `draining`, `store_unavailable`.
     pub async fn send_to_many(&self, send: Send, visible: Visible) -> Result<Command, Problem> {
         let answer = self.request_send(send).await?;
-        self.metrics().sent();
         match answer {
             Answer::Command(command) => self.command_of_sender(command, visible).await,
             answer => Err(unexpected(&answer)),

@@ -98,9 +98,7 @@ fn requests(page: &mut Page<'_, '_>, driver: &Driver) -> Result<(), Error> {
     page.counter("requests", help, "status", metrics.answers().collect())?;
     let help = "Requests that were refused, by the code of the problem";
     page.counter("requests_refused", help, "reason", metrics.refusals().collect())?;
-    let help =
-        "Sends that were accepted, those that were answered by their Idempotency-Key among them";
-    page.counter_of("sends", help, metrics.sends())?;
+    page.counter_of("sends", "Commands that were stored", metrics.sends())?;
     let help = "Entries of the audit log that were written, counts that were raised among them";
     page.counter_of("audit_entries", help, metrics.audit_entries())
 }

@@ -254,3 +254,18 @@ fn what_happens_is_counted_and_no_name_and_no_secret_is_shown() {
         online(&page) == 0.0 && streams(&page) == 0.0
     });
 }
+
+/// One whose sender waited was counted with the answer, minutes later, and never if the sender left before.
+#[test]
+fn a_command_is_counted_when_it_is_stored_and_not_when_its_sender_is_answered() {
+    let hub = Hub::start();
+    let sends = || page(&hub, "").value("bellwire_sends_total", &[]);
+    let mut waiting = hub.connect();
+    waiting.request("POST /v1/send/d/ping?wait=5m", "", b"");
+    hub.until(|| sends() == 1.0);
+    drop(waiting);
+    let key = "Idempotency-Key: once\r\n";
+    let first = hub.request("POST /v1/send/d/ping", key, b"").json();
+    assert_eq!(hub.request("POST /v1/send/d/ping", key, b"").json()["command"], first["command"]);
+    assert_eq!(sends(), 2.0, "an answer by the key stores nothing");
+}
