@@ -305,6 +305,11 @@ pub const LEASE_CEILING_S: u64 = 3600;
 pub const QUEUE_CEILING: usize = 100_000;
 /// The most that [`MAX_IN_FLIGHT`] may be set to. Setting `max_in_flight`.
 pub const IN_FLIGHT_CEILING: usize = 100;
+/// How often a cancel of a part of a command looks for deliveries that have yet to come into being; then it is 429
+/// `rate_limited`. With [`CANCEL_LOOK_EVERY`] these are 30 s: our choice.
+pub const CANCEL_LOOKS: u32 = 300;
+/// The pause between two of these looks.
+pub const CANCEL_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long commands are retained after their end, in seconds: at least as long as an
 /// [`IDEMPOTENCY_RETENTION`]. Setting `history`.
 pub const HISTORY_S: Range = Range { default: 30 * 86_400, min: 86_400, max: 3650 * 86_400 };

@@ -1,9 +1,7 @@
 //! Cancelling the part of a command that its canceller sees. Contract, section 6: what is outside of a selector is not there, and
 //! so it is neither cancelled nor a reason to refuse.
 
-use std::time::Duration;
-
-use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::limits::{CANCEL_LOOK_EVERY, CANCEL_LOOKS, PAGE_ITEMS};
 use bellwire_proto::{
     AuditObject, Code, Command, CommandId, Delivery, DeliveryState, DeviceId, Problem,
 };
@@ -15,9 +13,6 @@ use crate::store::{Cursor, PageRequest, Visible};
 
 /// Deliveries that are being cancelled at once, each a transaction.
 const AT_ONCE: usize = 64;
-/// How often it is looked for deliveries of a command that is still being expanded, with which pause.
-const LOOKS: u32 = 300;
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Driver {
     /// Cancels the deliveries of a command at the devices that are visible, and shows the command as it then is for one who
@@ -46,7 +41,7 @@ impl Driver {
         visible: Visible,
     ) -> Result<Command, Problem> {
         let mut cancelled = 0;
-        for _ in 0..LOOKS {
+        for _ in 0..CANCEL_LOOKS {
             let ended = self.cancel_visible(command, force, &visible, &mut cancelled).await?;
             let shown = self.command(command, visible.clone()).await?;
             if shown.counts.values().sum::<u64>() >= shown.total {
@@ -56,7 +51,7 @@ impl Driver {
                 };
             }
             // Deliveries come into being that were promised before.
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CANCEL_LOOK_EVERY).await;
         }
         let detail = "the hub has yet to prepare the command for some of its devices, and has cancelled it at the others; wait \
                       for as long as Retry-After says, then cancel it again";
