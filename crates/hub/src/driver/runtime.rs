@@ -408,12 +408,13 @@ impl Runtime {
         }
     }
 
-    /// Has the timer panic.
+    /// How often the lock of the core was taken.
     #[cfg(test)]
     pub(super) fn locked(&self) -> u64 {
         self.locked.load(Ordering::Acquire)
     }
 
+    /// Has the timer panic.
     #[cfg(test)]
     pub(super) fn panic_in_the_timer(&self) {
         self.timer_panics.store(true, Ordering::Release);

@@ -111,18 +111,18 @@ fn certificates(page: &mut Page<'_, '_>, driver: &Driver) -> Result<(), Error> {
     page.counter("acme_renewals", help, "outcome", outcomes(issued, failed))?;
     let now = driver.now().unix_ms();
     let expiries = serving.map(|serving| serving.expiries()).unwrap_or_default();
-    let mut left: Vec<(&str, i64)> = Vec::new();
+    let mut remaining: Vec<(&str, i64)> = Vec::new();
     for (name, expires_at) in &expiries {
         let seconds = (count(expires_at.unix_ms()) - count(now)) / 1000;
         // Of two with one name, the one that expires first is the one to look after.
-        match left.iter_mut().find(|(known, _)| known == name) {
+        match remaining.iter_mut().find(|(known, _)| known == name) {
             Some((_, known)) => *known = seconds.min(*known),
-            None => left.push((name, seconds)),
+            None => remaining.push((name, seconds)),
         }
     }
     let help = "Time until a certificate expires, negative when it has, by its first name";
     page.family("tls_certificate_expiry", help, Some(&Unit::Seconds), MetricType::Gauge, |family| {
-        each(family, "certificate", &left, |metric, left| metric.encode_gauge(left))
+        each(family, "certificate", &remaining, |metric, seconds| metric.encode_gauge(seconds))
     })
 }
 
