@@ -335,7 +335,8 @@ pub const WATCHERS_PER_TOKEN: Range = Range { default: 100, min: 0, max: 1_000 }
 pub const STREAMS_PER_TOKEN: Range = Range { default: 20_000, min: 0, max: 10_000_000 };
 /// Bytes that all streams together may have unsent; 0 is no limit. Beyond it a stream whose reader is behind ends with `bye`
 /// `overloaded` at the next event, and those that are up to date go on. Default our choice: 50 KiB for each of 10,000 streams
-/// of a site whose line is down. Setting `unsent_bytes_max`.
+/// of a site whose line is down. Setting `unsent_bytes_max`. What was passed on and is not with the kernel is not among them: up
+/// to 64 KiB of a stream over HTTP/2, and a record of 16 KiB over TLS.
 pub const UNSENT_BYTES_IN_ALL: Range = Range { default: 512 << 20, min: 0, max: 1 << 40 };
 /// Bytes that the store may hold, about; beyond them a send is 429 `queue_full`, and what devices report is still stored. 0, the
 /// default, is no limit but the disk's. Setting `store_bytes_max`.
