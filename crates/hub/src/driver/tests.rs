@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bellwire_core::Recovered;
-use bellwire_core::{Peer, Poll};
+use bellwire_core::{Peer, Poll, Send};
 use bellwire_proto::{DeviceId, Json, Labels, Seconds};
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
