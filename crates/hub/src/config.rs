@@ -404,7 +404,9 @@ impl Reading {
         if let Some(any) = any {
             // One that is given and wrong is not missing.
             let wrong = |key: &str| {
-                let of_key = |fault: &Fault| matches!(fault, Fault::Value { key: of, .. } if of.starts_with(key));
+                let is_of = |of: &str| of == key || key == "jwt_keys" && of == "jwt_keys_url";
+                let of_key =
+                    |fault: &Fault| matches!(fault, Fault::Value { key, .. } if is_of(key));
                 self.faults.iter().any(of_key)
             };
             let missing: Vec<_> =

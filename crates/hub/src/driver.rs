@@ -6,20 +6,19 @@
 //! outputs are carried out in their order, outside of the lock (`effects.rs`). Events for observers
 //! and watchers go to the feed (`feed.rs`).
 //!
-//! Nothing is decided here, and no HTTP is known here.
+//! What becomes of commands and devices is decided by the core, but for two requests that rest on what the store has: which
+//! labels a merge leaves (`labels.rs`), and which deliveries a cancel of a part is of (`part.rs`). No HTTP is known here.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_core::record::AuditRecord;
-use bellwire_core::{
-    Answer, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, RolloutOp, Send, SessionId,
-};
+use bellwire_core::{Answer, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, SessionId};
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{
-    AuditObject, Code, Command, CommandId, Delivery, Device, DeviceId, Json, Labels, Problem,
-    Report, Timestamp,
+    AuditObject, Code, CommandId, Delivery, Device, DeviceId, Json, Labels, Problem, Report,
+    Timestamp,
 };
 use tokio::sync::oneshot;
 
@@ -30,9 +29,10 @@ use crate::config::Config;
 use crate::frames;
 use crate::jwt::Jwt;
 use crate::plane::{Plane, PlaneConfig, StreamOptions};
-use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
+use crate::store::{Store, StoreError, StoreEvents, StoredDevice};
 
 mod audited;
+mod commands;
 mod effects;
 mod events;
 mod labels;
@@ -159,112 +159,6 @@ impl Driver {
         self.runtime.events()
     }
 
-    // --- Requests of senders ---
-
-    /// Stores a command to one device; answers once it is on disk and, if the send waits, once it has
-    /// ended or the wait has elapsed.
-    ///
-    /// # Errors
-    /// `queue_full`, `device_offline`, `idempotency_mismatch`, `unknown_device`, `draining`,
-    /// `store_unavailable`.
-    pub async fn send(&self, send: Send) -> Result<Delivery, Problem> {
-        let answer = self.request_send(send).await?;
-        self.metrics().sent();
-        match answer {
-            Answer::Delivery(delivery) => Ok(*delivery),
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// Stores a command to several devices; answers once it is on disk, with all that it promises.
-    ///
-    /// # Errors
-    /// `idempotency_mismatch`, `unknown_device`, `rate_limited`, `draining`, `store_unavailable`.
-    pub async fn send_to_many(&self, send: Send, visible: Visible) -> Result<Command, Problem> {
-        let answer = self.request_send(send).await?;
-        self.metrics().sent();
-        match answer {
-            Answer::Command(command) => self.command_of_sender(command, visible).await,
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// A command to no device is there for nobody in particular; its sender is shown it all the same.
-    async fn command_of_sender(&self, id: CommandId, visible: Visible) -> Result<Command, Problem> {
-        let shown = self.command(id, visible).await;
-        if shown.as_ref().is_err_and(|problem| problem.code == Code::UnknownCommand) {
-            let whole = self.command(id, Visible::all()).await?;
-            return if whole.total == 0 { Ok(whole) } else { shown };
-        }
-        shown
-    }
-
-    fn request_send(&self, send: Send) -> Reply<'_> {
-        let Ok(random) = entropy() else { return Reply::Refused(Some(internal())) };
-        let verb = if send.parent.is_some() { verb::RETRY } else { verb::SEND };
-        let record = self.record(verb, audited::sent(&send), 202);
-        let full = self.store().full();
-        self.request_recorded(record, |hub, request, now| {
-            hub.store_full(full);
-            hub.handle_send(request, send, random, now);
-        })
-    }
-
-    /// Cancels a command, and shows it as it then is: some of its devices may still have to answer.
-    ///
-    /// # Errors
-    /// `unknown_command`, `illegal_transition` when all had ended before, `store_unavailable`.
-    pub async fn cancel(
-        &self,
-        command: CommandId,
-        force: bool,
-        visible: Visible,
-    ) -> Result<Command, Problem> {
-        let record = self.record(verb::CANCEL, AuditObject::command(command), 202);
-        let reply = self.request_recorded(record, |hub, request, now| {
-            hub.handle_cancel(request, command, force, now)
-        });
-        match reply.await? {
-            Answer::Cancelled => self.command(command, visible).await,
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// Pauses, resumes or aborts the rollout of a command, and shows it as it then is.
-    ///
-    /// # Errors
-    /// `unknown_command`, `conflict` when it has no rollout or that has ended, `store_unavailable`.
-    pub async fn change_rollout(
-        &self,
-        command: CommandId,
-        op: RolloutOp,
-        visible: Visible,
-    ) -> Result<Command, Problem> {
-        let verb = match op {
-            RolloutOp::Pause => verb::PAUSE,
-            RolloutOp::Resume => verb::RESUME,
-            RolloutOp::Abort => verb::ABORT,
-        };
-        let record = self.record(verb, AuditObject::command(command), 200);
-        let reply = self.request_recorded(record, |hub, request, now| {
-            hub.handle_rollout(request, command, op, now);
-        });
-        match reply.await? {
-            Answer::Cancelled => self.command(command, visible).await,
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// A command as it is on disk, for one who sees these devices.
-    ///
-    /// # Errors
-    /// `unknown_command`, `store_unavailable`.
-    pub async fn command(&self, command: CommandId, visible: Visible) -> Result<Command, Problem> {
-        let found = self.store().command(command, visible).await?;
-        let detail = "no command has this id, or it is no longer retained";
-        found.ok_or_else(|| Problem::new(Code::UnknownCommand, detail))
-    }
-
     // --- Requests of devices ---
 
     /// Takes a report about a delivery; answers once it is on disk.
@@ -339,14 +233,9 @@ impl Driver {
     /// # Errors
     /// `store_unavailable`.
     pub async fn put_device(&self, device: DeviceId, labels: Labels) -> Result<bool, Problem> {
-        let record = self.record(verb::DEVICE_PUT, AuditObject::device(&device), 200);
-        let reply = self.request_recorded(record, |hub, request, now| {
-            hub.handle_put_device(request, device, labels, now)
-        });
-        match reply.await? {
-            Answer::Device { created } => Ok(created),
-            answer => Err(unexpected(&answer)),
-        }
+        let put = device.clone();
+        self.hold_labels_for(device, |driver| async move { driver.put_labels(put, labels).await })
+            .await
     }
 
     /// Stores the facts that a device reports of itself.
@@ -367,14 +256,18 @@ impl Driver {
     /// # Errors
     /// `unknown_device`, `store_unavailable`.
     pub async fn delete_device(&self, device: DeviceId) -> Result<(), Problem> {
-        // Read always, since observers may connect while it is being removed.
-        let row = self.store().device(device.clone()).await?;
-        let record = self.record(verb::DEVICE_DELETE, AuditObject::device(&device), 204);
-        let answer = self.request_removing(row, |hub, request, now| {
-            hub.audit(request, record);
-            hub.handle_delete_device(request, device, now);
-        });
-        self.done(answer.await?)
+        let removed = device.clone();
+        self.hold_labels_for(device, |driver| async move {
+            // Read always, since observers may connect while it is being removed.
+            let row = driver.store().device(removed.clone()).await?;
+            let record = driver.record(verb::DEVICE_DELETE, AuditObject::device(&removed), 204);
+            let answer = driver.request_removing(row, |hub, request, now| {
+                hub.audit(request, record);
+                hub.handle_delete_device(request, removed, now);
+            });
+            driver.done(answer.await?)
+        })
+        .await
     }
 
     // --- Trials of networks ---

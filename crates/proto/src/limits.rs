@@ -305,6 +305,11 @@ pub const LEASE_CEILING_S: u64 = 3600;
 pub const QUEUE_CEILING: usize = 100_000;
 /// The most that [`MAX_IN_FLIGHT`] may be set to. Setting `max_in_flight`.
 pub const IN_FLIGHT_CEILING: usize = 100;
+/// How often a cancel of a part of a command looks for deliveries that have yet to come into being; then it is 429
+/// `rate_limited`. With [`CANCEL_LOOK_EVERY`] these are 30 s: our choice.
+pub const CANCEL_LOOKS: u32 = 300;
+/// The pause between two of these looks.
+pub const CANCEL_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long commands are retained after their end, in seconds: at least as long as an
 /// [`IDEMPOTENCY_RETENTION`]. Setting `history`.
 pub const HISTORY_S: Range = Range { default: 30 * 86_400, min: 86_400, max: 3650 * 86_400 };
@@ -330,7 +335,8 @@ pub const WATCHERS_PER_TOKEN: Range = Range { default: 100, min: 0, max: 1_000 }
 pub const STREAMS_PER_TOKEN: Range = Range { default: 20_000, min: 0, max: 10_000_000 };
 /// Bytes that all streams together may have unsent; 0 is no limit. Beyond it a stream whose reader is behind ends with `bye`
 /// `overloaded` at the next event, and those that are up to date go on. Default our choice: 50 KiB for each of 10,000 streams
-/// of a site whose line is down. Setting `unsent_bytes_max`.
+/// of a site whose line is down. Setting `unsent_bytes_max`. What was passed on and is not with the kernel is not among them: up
+/// to 64 KiB of a stream over HTTP/2, and a record of 16 KiB over TLS.
 pub const UNSENT_BYTES_IN_ALL: Range = Range { default: 512 << 20, min: 0, max: 1 << 40 };
 /// Bytes that the store may hold, about; beyond them a send is 429 `queue_full`, and what devices report is still stored. 0, the
 /// default, is no limit but the disk's. Setting `store_bytes_max`.

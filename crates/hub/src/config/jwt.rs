@@ -44,7 +44,7 @@ impl JwtConfig {
     }
 
     /// What does not go together.
-    pub(super) fn contradictions(&self) -> Vec<Fault> {
+    pub(crate) fn contradictions(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut fault = |key, message: &str| {
             faults.push(Fault::Contradiction { key, message: message.to_owned() });

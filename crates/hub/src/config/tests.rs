@@ -128,4 +128,13 @@ fn the_url_of_keys_is_https_or_this_machine_and_there_is_no_file_beside_it() {
         let faults = faults(&jwt(bad), &[], &[]);
         assert!(faults.len() == 1 && faults[0].contains(expected), "{bad}: {faults:?}");
     }
+    // A fault of its neighbour does not stand for the key that is missing.
+    for (bad, key) in
+        [("jwt_keys_plain = 'maybe'", "jwt_keys_plain"), ("jwt_keys_ca = 1.5", "jwt_keys_ca")]
+    {
+        let faults = faults(&jwt(bad), &[], &[]);
+        assert!(faults.iter().any(|fault| fault.starts_with(key)), "{bad}: {faults:?}");
+        let missing = |fault: &String| fault.ends_with("is set without jwt_keys");
+        assert!(faults.iter().any(missing), "{bad}: {faults:?}");
+    }
 }

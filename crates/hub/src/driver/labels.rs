@@ -1,15 +1,17 @@
 //! Changes of labels that rest on what they were: a merge, and one that is conditional.
 //!
 //! The core holds no labels, so they are read from the store, changed, and put. Meanwhile no other change of the same
-//! device's labels begins. That includes those that rest on nothing, which would be lost otherwise.
+//! device's labels begins. That includes those that rest on nothing, which would be lost otherwise, and the device's removal,
+//! after which a change would register it again.
 
 use bellwire_proto::labels::{LabelsPatch, merge};
 use bellwire_proto::limits::LABELS_BYTES_MAX;
-use bellwire_proto::{Code, DeviceId, Labels, Problem};
+use bellwire_proto::{AuditObject, Code, DeviceId, Labels, Problem};
 use std::hash::{BuildHasher as _, RandomState};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{Driver, internal};
+use super::{Answer, Driver, internal, unexpected};
+use crate::audit::verb;
 
 /// What is to become of the labels of a device.
 #[derive(Debug)]
@@ -56,8 +58,27 @@ impl LabelLocks {
 }
 
 impl Driver {
+    /// Does what changes the labels of a device, or ends them, while no other such change is under way. It is a task of its
+    /// own: a client that goes away ends it neither between a read and the commit, nor before its commit is on disk.
+    pub(super) async fn hold_labels_for<T, F>(
+        &self,
+        device: DeviceId,
+        act: impl FnOnce(Self) -> F + Send + 'static,
+    ) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Problem>> + Send,
+    {
+        let driver = self.clone();
+        let acting = async move {
+            let _held = driver.hold_labels(&device).await;
+            act(driver.clone()).await
+        };
+        tokio::spawn(acting).await.map_err(|_| internal())?
+    }
+
     /// Until this is dropped, no other change of the device's labels begins.
-    pub(crate) async fn hold_labels(&self, device: &DeviceId) -> Option<MutexGuard<'_, ()>> {
+    pub(super) async fn hold_labels(&self, device: &DeviceId) -> Option<MutexGuard<'_, ()>> {
         self.runtime.labels.lock(device).await
     }
 
@@ -71,10 +92,9 @@ impl Driver {
         change: LabelsChange,
         as_expected: impl Fn(Option<&Labels>) -> bool + Send + 'static,
     ) -> Result<LabelsChanged, Problem> {
-        let driver = self.clone();
-        // A task of its own: a client that goes away does not end it between the read and the commit.
-        let changing = async move {
-            let _held = driver.hold_labels(&device).await;
+        let changed = device.clone();
+        self.hold_labels_for(device, move |driver| async move {
+            let device = changed;
             let old = driver.store().device(device.clone()).await?.map(|row| row.record.labels);
             let labels = match (change, old.clone()) {
                 (LabelsChange::Merge(_), None) => {
@@ -89,9 +109,25 @@ impl Driver {
                     format!("the labels of a device are at most {LABELS_BYTES_MAX} bytes as JSON");
                 return Err(Problem::new(Code::PayloadTooLarge, detail));
             }
-            let created = driver.put_device(device, labels).await?;
+            let created = driver.put_labels(device, labels).await?;
             Ok(LabelsChanged::Done { created })
-        };
-        tokio::spawn(changing).await.map_err(|_| internal())?
+        })
+        .await
+    }
+
+    /// Puts labels, which the caller holds.
+    pub(super) async fn put_labels(
+        &self,
+        device: DeviceId,
+        labels: Labels,
+    ) -> Result<bool, Problem> {
+        let record = self.record(verb::DEVICE_PUT, AuditObject::device(&device), 200);
+        let reply = self.request_recorded(record, |hub, request, now| {
+            hub.handle_put_device(request, device, labels, now)
+        });
+        match reply.await? {
+            Answer::Device { created } => Ok(created),
+            answer => Err(unexpected(&answer)),
+        }
     }
 }

@@ -1,38 +1,47 @@
 //! Cancelling the part of a command that its canceller sees. Contract, section 6: what is outside of a selector is not there, and
 //! so it is neither cancelled nor a reason to refuse.
 
-use std::time::Duration;
-
-use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::limits::{CANCEL_LOOK_EVERY, CANCEL_LOOKS, PAGE_ITEMS};
 use bellwire_proto::{
     AuditObject, Code, Command, CommandId, Delivery, DeliveryState, DeviceId, Problem,
 };
 use futures_util::{StreamExt, stream};
 
-use super::{Answer, Driver, unexpected};
+use super::{Answer, Driver, internal, unexpected};
 use crate::audit::verb;
 use crate::store::{Cursor, PageRequest, Visible};
 
 /// Deliveries that are being cancelled at once, each a transaction.
 const AT_ONCE: usize = 64;
-/// How often it is looked for deliveries of a command that is still being expanded, with which pause.
-const LOOKS: u32 = 300;
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Driver {
     /// Cancels the deliveries of a command at the devices that are visible, and shows the command as it then is for one who
     /// sees those. The others go on.
     ///
     /// # Errors
-    /// `unknown_command`, `illegal_transition` when all of these had ended before, `store_unavailable`.
+    /// `unknown_command`, `illegal_transition` when all of these had ended before, `rate_limited` when some had yet to come into
+    /// being, `store_unavailable`.
     pub async fn cancel_part(
         &self,
         command: CommandId,
         force: bool,
         visible: Visible,
     ) -> Result<Command, Problem> {
+        let driver = self.clone();
+        // A task of its own: a client that goes away does not leave a part of them cancelled. It ends after so many looks.
+        let cancelling =
+            tokio::spawn(async move { driver.cancel_all_visible(command, force, visible).await });
+        cancelling.await.map_err(|_| internal())?
+    }
+
+    async fn cancel_all_visible(
+        &self,
+        command: CommandId,
+        force: bool,
+        visible: Visible,
+    ) -> Result<Command, Problem> {
         let mut cancelled = 0;
-        for _ in 0..LOOKS {
+        for _ in 0..CANCEL_LOOKS {
             let ended = self.cancel_visible(command, force, &visible, &mut cancelled).await?;
             let shown = self.command(command, visible.clone()).await?;
             if shown.counts.values().sum::<u64>() >= shown.total {
@@ -42,10 +51,11 @@ impl Driver {
                 };
             }
             // Deliveries come into being that were promised before.
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CANCEL_LOOK_EVERY).await;
         }
-        let detail = "the command has yet to reach some of its devices; cancel it again";
-        Err(Problem::new(Code::StoreUnavailable, detail))
+        let detail = "the hub has yet to prepare the command for some of its devices, and has cancelled it at the others; wait \
+                      for as long as Retry-After says, then cancel it again";
+        Err(Problem::new(Code::RateLimited, detail))
     }
 
     /// Those that there are now. Gives the first that had ended.

@@ -59,8 +59,8 @@ impl Driver {
         let queue_max = self.config().queue_max as u64;
         preview.queue_full +=
             devices.iter().filter(|(_, queued)| *queued >= queue_max).count() as u64;
-        let room = PREVIEW_DEVICES_MAX.saturating_sub(preview.devices.len());
-        preview.devices.extend(devices.into_iter().map(|(device, _)| device).take(room));
+        let remaining = PREVIEW_DEVICES_MAX.saturating_sub(preview.devices.len());
+        preview.devices.extend(devices.into_iter().map(|(device, _)| device).take(remaining));
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use super::runtime::Waiting;
 #[must_use = "the reply says whether it was done"]
 pub(super) enum Reply<'a> {
     Waits(Waiting<'a>, oneshot::Receiver<Answer>),
-    /// It never reached the core. `None` once that was told.
+    /// It never reached the core. `None` once that was returned.
     Refused(Option<Problem>),
 }
 

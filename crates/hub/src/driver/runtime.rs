@@ -17,7 +17,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bellwire_core::record::{Change, Load, Txn};
+use bellwire_core::record::{Load, Txn};
 use bellwire_core::{
     AccessChange, Answer, Frame, Hub, HubEvent, Instant, NotifyOn, Now, Output, RequestId,
     SessionId,
@@ -382,8 +382,7 @@ impl Runtime {
     fn carry_out_one(&self, effect: Effect, batch: &mut Batch, frames: &mut DeviceFrames) {
         match effect {
             Effect::Persist(txn) => {
-                let audits = txn.changes().iter().filter(|c| matches!(c, Change::PutAudit(_)));
-                self.metrics.audited(audits.count() as u64);
+                self.metrics.submits(&txn);
                 self.store.submit(txn);
             }
             Effect::Load(load) => self.store.load(load),
@@ -409,12 +408,13 @@ impl Runtime {
         }
     }
 
-    /// Has the timer panic.
+    /// How often the lock of the core was taken.
     #[cfg(test)]
     pub(super) fn locked(&self) -> u64 {
         self.locked.load(Ordering::Acquire)
     }
 
+    /// Has the timer panic.
     #[cfg(test)]
     pub(super) fn panic_in_the_timer(&self) {
         self.timer_panics.store(true, Ordering::Release);

@@ -78,14 +78,18 @@ impl Driver {
     pub async fn enroll(&self, enrolment: Enrolment) -> Result<bool, Problem> {
         let (device, token) = (Some(enrolment.device.clone()), Some(enrolment.token));
         let object = AuditObject { device, token, ..AuditObject::default() };
-        let record = self.record(verb::DEVICE_ENROLL, object, 201);
-        let reply = self.request_recorded(record, |hub, request, now| {
-            hub.handle_enroll(request, enrolment, now)
-        });
-        match reply.await? {
-            Answer::Enrolled { pending } => Ok(pending),
-            answer => Err(unexpected(&answer)),
-        }
+        // It may replace the device's labels.
+        self.hold_labels_for(enrolment.device.clone(), |driver| async move {
+            let record = driver.record(verb::DEVICE_ENROLL, object, 201);
+            let reply = driver.request_recorded(record, |hub, request, now| {
+                hub.handle_enroll(request, enrolment, now)
+            });
+            match reply.await? {
+                Answer::Enrolled { pending } => Ok(pending),
+                answer => Err(unexpected(&answer)),
+            }
+        })
+        .await
     }
 
     /// A device that waits for it may work from now on.

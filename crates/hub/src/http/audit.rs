@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{self, HeaderMap};
 use http::request::Parts;
-use http::{Method, StatusCode, Uri};
+use http::{Method, Uri};
 
 use super::browsers::Effect;
 use super::caller::Caller;
@@ -202,8 +202,8 @@ impl LoggedRequest {
             return;
         }
         let (verb, status) = (verb_of(self.served, self.route), response.status());
-        if status == StatusCode::PRECONDITION_FAILED {
-            driver.refused_with(verb, self.object(), status.as_u16(), Code::Conflict);
+        if let Some(code) = response.extensions().get::<Code>() {
+            driver.refused_with(verb, self.object(), status.as_u16(), *code);
         } else if !driver.is_recorded() {
             driver.done_for(verb, self.object(), status.as_u16());
         }

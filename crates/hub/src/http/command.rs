@@ -70,7 +70,7 @@ pub(super) async fn deliveries(request: Request) -> Result<Response, Problem> {
             return Err(Problem::bad_request(detail));
         }
         query.finish()?;
-        let wanted = Wanted { command, state, visible: request.caller.visible() };
+        let wanted = Wanted { command, state, caller: request.caller };
         return export::export(&request.driver, form, wanted).await;
     }
     let page = super::page_request(&mut query)?;

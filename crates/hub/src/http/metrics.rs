@@ -98,9 +98,7 @@ fn requests(page: &mut Page<'_, '_>, driver: &Driver) -> Result<(), Error> {
     page.counter("requests", help, "status", metrics.answers().collect())?;
     let help = "Requests that were refused, by the code of the problem";
     page.counter("requests_refused", help, "reason", metrics.refusals().collect())?;
-    let help =
-        "Sends that were accepted, those that were answered by their Idempotency-Key among them";
-    page.counter_of("sends", help, metrics.sends())?;
+    page.counter_of("sends", "Commands that were stored", metrics.sends())?;
     let help = "Entries of the audit log that were written, counts that were raised among them";
     page.counter_of("audit_entries", help, metrics.audit_entries())
 }
@@ -113,18 +111,18 @@ fn certificates(page: &mut Page<'_, '_>, driver: &Driver) -> Result<(), Error> {
     page.counter("acme_renewals", help, "outcome", outcomes(issued, failed))?;
     let now = driver.now().unix_ms();
     let expiries = serving.map(|serving| serving.expiries()).unwrap_or_default();
-    let mut left: Vec<(&str, i64)> = Vec::new();
+    let mut remaining: Vec<(&str, i64)> = Vec::new();
     for (name, expires_at) in &expiries {
         let seconds = (count(expires_at.unix_ms()) - count(now)) / 1000;
         // Of two with one name, the one that expires first is the one to look after.
-        match left.iter_mut().find(|(known, _)| known == name) {
+        match remaining.iter_mut().find(|(known, _)| known == name) {
             Some((_, known)) => *known = seconds.min(*known),
-            None => left.push((name, seconds)),
+            None => remaining.push((name, seconds)),
         }
     }
     let help = "Time until a certificate expires, negative when it has, by its first name";
     page.family("tls_certificate_expiry", help, Some(&Unit::Seconds), MetricType::Gauge, |family| {
-        each(family, "certificate", &left, |metric, left| metric.encode_gauge(left))
+        each(family, "certificate", &remaining, |metric, seconds| metric.encode_gauge(seconds))
     })
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use axum::response::Response;
 use bellwire_core::record::IdempotencyKey;
 use bellwire_core::{Send, Target, TargetQuery};
-use bellwire_proto::limits::{ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, WAIT_S};
+use bellwire_proto::limits::{ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, SMALL_BODY_BYTES_MAX, WAIT_S};
 use bellwire_proto::{
     Action, Code, Command, CommandId, Counts, Delivery, DeviceId, Json, Problem, Seconds, Timestamp,
 };
@@ -109,7 +109,7 @@ pub(super) async fn retry(mut request: Request) -> Result<Response, Problem> {
     let parent: CommandId = request.name("command")?;
     request.no_query()?;
     let key = params::idempotency_key(&request.head.headers)?;
-    let body = request.body(RETRY_BYTES_MAX).await?;
+    let body = request.body(SMALL_BODY_BYTES_MAX).await?;
     let states = bodies::retry(&body)?;
     let visible = request.caller.visible();
     let found = request.driver.store().command(parent, visible.clone()).await?;
@@ -132,9 +132,6 @@ pub(super) async fn retry(mut request: Request) -> Result<Response, Problem> {
     let command = request.driver.send_to_many(send, visible).await?;
     Ok(located(&request, StatusCode::ACCEPTED, command.id, &command))
 }
-
-/// Bytes of the body of a retry: a list of states.
-const RETRY_BYTES_MAX: usize = 4096;
 
 /// 200 when the delivery has ended, 202 when it has not.
 fn status_of(delivery: &Delivery) -> StatusCode {

@@ -75,10 +75,7 @@ pub(super) async fn enroll(mut request: Request) -> Result<Response, Problem> {
         token: credential.id(),
         digest: secret_digest(&credential),
     };
-    // It may replace the device's labels.
-    let held = request.driver.hold_labels(&device).await;
     let pending = request.driver.enroll(enrolment).await?;
-    drop(held);
     let status = if pending { StatusCode::ACCEPTED } else { StatusCode::CREATED };
     Ok(problem::json(status, &Enrolled { device, token: SecretText(credential), pending }))
 }

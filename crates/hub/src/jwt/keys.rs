@@ -42,6 +42,9 @@ pub enum KeysError {
     /// What vouches for the server of their URL cannot be used.
     #[error("jwt_keys_ca: {0}")]
     Authorities(String),
+    /// Settings that do not go together.
+    #[error("{0}")]
+    Contradiction(String),
     /// None of its keys can be used.
     #[error(
         "jwt_keys: {path} has no key that signs with HS, RS, PS, ES (256, 384; not ES512) or EdDSA; a secret has at least its \

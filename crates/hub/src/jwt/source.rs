@@ -62,6 +62,10 @@ pub(crate) struct KeysCounts {
 impl Keys {
     /// Reads the file, or prepares to fetch from the URL: nothing is fetched before [`Keys::follow`].
     pub(super) fn load(config: &JwtConfig) -> Result<Self, KeysError> {
+        // A program that embeds the hub sets them without `Config::read`.
+        if let Some(fault) = config.contradictions().first() {
+            return Err(KeysError::Contradiction(fault.to_string()));
+        }
         let Some(url) = &config.keys_url else {
             let path = config.keys.clone();
             let mark = Mutex::new(mark(&path));

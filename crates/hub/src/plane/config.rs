@@ -20,7 +20,8 @@ pub struct PlaneConfig {
     /// one iteration (64 KiB). Default 1 MiB (contract, section 4).
     pub unsent_bytes_max: usize,
     /// Bytes that all streams together may have unsent; 0 is no limit. Beyond it a frame for a stream that has some unsent ends
-    /// that stream in the same way; those that are up to date go on. Default 512 MiB.
+    /// that stream in the same way; those that are up to date go on. What sinks hold is not among them: 64 KiB of a body, a
+    /// record of 16 KiB of TLS, at most. Default 512 MiB.
     pub unsent_bytes_in_all_max: usize,
     /// The last frame of a stream that ends as overloaded, behind what is unsent.
     pub overloaded_last: Option<Frame>,

@@ -178,7 +178,8 @@ fn the_log_is_followed_and_resumed_and_the_stream_ends_with_its_token() {
 }
 
 #[test]
-fn a_merge_of_labels_is_told_as_a_change_of_the_device_and_one_whose_condition_fails_as_refused() {
+fn a_merge_of_labels_is_logged_as_a_change_of_the_device_and_one_whose_condition_fails_as_refused()
+{
     let hub = Hub::start();
     let admin = admin(&hub);
     hub.with_token(&admin, "PUT /v1/devices/d", "{}");

@@ -229,6 +229,8 @@ fn what_happens_is_counted_and_no_name_and_no_secret_is_shown() {
     stream.expect("command");
     assert_eq!(hub.get("/v1/devices/unmistakable-name").code(), "unauthenticated");
     assert_eq!(hub.with_token(&admin, "GET /v1/devices/another-name", "").code(), "unknown_device");
+    let stale = format!("If-Match: \"stale\"\r\n{reads}");
+    assert_eq!(hub.request("PUT /v1/devices/unmistakable-name", &stale, b"{}").status, 412);
     let text = scraped(&hub, &reads);
     let now = Page::parse(text.text(), false);
     assert_eq!((online(&now), streams(&now)), (1.0, 1.0));
@@ -237,8 +239,9 @@ fn what_happens_is_counted_and_no_name_and_no_secret_is_shown() {
     assert_eq!(now.value("bellwire_ready", &[]), 1.0);
     let refused = |reason| now.value("bellwire_requests_refused_total", &[("reason", reason)]);
     assert_eq!((refused("unauthenticated"), refused("unknown_device")), (1.0, 1.0));
+    assert_eq!(refused("conflict"), 1.0, "its status is not that of its code");
     let answered = |status| now.value("bellwire_requests_total", &[("status", status)]);
-    assert_eq!((answered("4xx"), answered("5xx")), (2.0, 0.0));
+    assert_eq!((answered("4xx"), answered("5xx")), (3.0, 0.0));
     assert!(answered("2xx") >= 4.0 && now.value("bellwire_audit_entries_total", &[]) >= 3.0);
     let (_, secret) = admin.secret.rsplit_once('_').unwrap();
     for hidden in ["unmistakable", "another-name", "secret-action", "hush", secret, &admin.id] {
@@ -250,4 +253,19 @@ fn what_happens_is_counted_and_no_name_and_no_secret_is_shown() {
         let page = page(&hub, &reads);
         online(&page) == 0.0 && streams(&page) == 0.0
     });
+}
+
+/// One whose sender waited was counted with the answer, minutes later, and never if the sender left before.
+#[test]
+fn a_command_is_counted_when_it_is_stored_and_not_when_its_sender_is_answered() {
+    let hub = Hub::start();
+    let sends = || page(&hub, "").value("bellwire_sends_total", &[]);
+    let mut waiting = hub.connect();
+    waiting.request("POST /v1/send/d/ping?wait=5m", "", b"");
+    hub.until(|| sends() == 1.0);
+    drop(waiting);
+    let key = "Idempotency-Key: once\r\n";
+    let first = hub.request("POST /v1/send/d/ping", key, b"").json();
+    assert_eq!(hub.request("POST /v1/send/d/ping", key, b"").json()["command"], first["command"]);
+    assert_eq!(sends(), 2.0, "an answer by the key stores nothing");
 }

@@ -292,8 +292,8 @@ fn what_is_outside_of_a_selector_is_not_there() {
     assert_eq!(whole["counts"], json!({"queued": 1, "cancelled": 1}), "the others go on");
     assert_eq!(cancel(both).code(), "illegal_transition", "what it sees has ended");
     let log = hub.with_token(&admin, "GET /v1/audit?verb=cancel", "").json();
-    let told: Vec<_> = log["items"].as_array().unwrap().iter().map(|e| &e["status"]).collect();
-    assert_eq!(told, [409, 202, 404]);
+    let logged: Vec<_> = log["items"].as_array().unwrap().iter().map(|e| &e["status"]).collect();
+    assert_eq!(logged, [409, 202, 404]);
     assert_eq!(cancel(text(&id)).status, 200);
 }
 

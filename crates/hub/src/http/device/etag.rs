@@ -8,10 +8,9 @@ use std::sync::Arc;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bellwire_proto::{Device, Labels, Problem};
+use bellwire_proto::{Code, Device, Labels, Problem};
 use http::{HeaderMap, StatusCode, header};
 use ring::digest::{SHA256, digest};
-use serde::Serialize;
 
 use super::super::problem;
 
@@ -85,25 +84,9 @@ fn invalid() -> Problem {
 
 /// 412: the labels are not those on which the change rests.
 pub(super) fn unexpected() -> Response {
-    #[derive(Serialize)]
-    struct Body {
-        r#type: &'static str,
-        title: &'static str,
-        status: u16,
-        detail: &'static str,
-        code: &'static str,
-    }
-    let status = StatusCode::PRECONDITION_FAILED;
-    problem::refused(
-        status,
-        &Body {
-            r#type: "about:blank",
-            title: "Precondition failed",
-            status: status.as_u16(),
-            detail: "the device's labels have changed, or it is not there: read it again, and send its new ETag",
-            code: "conflict",
-        },
-    )
+    let detail = "the device's labels have changed, or it is not there: read it again, and send its new ETag";
+    let conflict = Problem::new(Code::Conflict, detail);
+    problem::problem_as(StatusCode::PRECONDITION_FAILED, "Precondition failed", &conflict)
 }
 
 #[cfg(test)]

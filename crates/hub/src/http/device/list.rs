@@ -128,6 +128,10 @@ impl Search<'_> {
             if self.is_past(from, found.next.as_ref()) {
                 continue;
             }
+            // At the end of one source a bound may have run out. At least one device of the next is looked at, from which the
+            // search can go on: without a place it would look like the end of the list.
+            found.rows = found.rows.max(1);
+            found.searched = found.searched.max(1);
             match from {
                 From::Online => self.search_online(&mut found).await?,
                 From::Store => self.search_store(&mut found).await?,

@@ -374,3 +374,19 @@ async fn over_tls_the_server_must_be_vouched_for_by_the_authorities_that_are_set
     let missing = Fetch::of(&"https://127.0.0.1/".parse().unwrap(), Some(&folder.path().join("x")));
     assert!(missing.unwrap_err().contains("cannot use"));
 }
+
+/// Only what was read from a file, variables or flags was checked: keys came over `http`, or beside a file that nobody read.
+#[test]
+fn settings_of_keys_that_do_not_go_together_are_refused_to_a_program_that_sets_them_too() {
+    let load = |url: &str, set: fn(&mut JwtConfig)| {
+        let mut config =
+            JwtConfig { keys_url: Some(url.parse().unwrap()), ..JwtConfig::of_tests() };
+        set(&mut config);
+        Keys::load(&config).map(drop).map_err(|refused| refused.to_string())
+    };
+    let plain = load("http://id.example/jwks", |_| {}).unwrap_err();
+    assert!(plain.contains("jwt_keys_plain = true"), "{plain}");
+    assert_eq!(load("http://id.example/jwks", |config| config.keys_plain = true), Ok(()));
+    let both = load("https://id.example/jwks", |config| config.keys = "k.json".into()).unwrap_err();
+    assert!(both.contains("remove one of them"), "{both}");
+}

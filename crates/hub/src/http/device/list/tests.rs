@@ -1,10 +1,12 @@
 use std::sync::Arc;
 
+use bellwire_core::Listen;
 use bellwire_proto::Labels;
 
 use super::*;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::plane::StreamOptions;
 use crate::store::{Options, SqliteStore, Visible};
 
 /// A hub with the devices a to e, of which the last is in Oslo.
@@ -81,4 +83,48 @@ async fn a_page_that_found_nothing_of_a_scope_has_a_cursor_that_shows_no_device(
     let (page, _) = search.page(Some(next)).await.unwrap();
     assert_eq!(page.items.iter().map(|d| d.id.as_str()).collect::<Vec<_>>(), ["e"]);
     assert_eq!(page.next, None);
+}
+
+/// By last contact, those that are online come after the rows of the store. A bound that ran out with the last of these ended
+/// the list before it came to them.
+#[tokio::test]
+async fn a_list_whose_bound_ends_with_the_rows_of_the_store_goes_on_with_who_is_online() {
+    let dir = tempfile::tempdir().unwrap();
+    let driver = five(dir.path()).await;
+    let mut streams = Vec::new();
+    for name in ["a", "b", "c", "d", "e"] {
+        let device = name.parse().unwrap();
+        let stream = driver.listen(device, Listen::default(), StreamOptions::default());
+        streams.push(stream.await.unwrap());
+    }
+    for (rows_max, searched_max) in [(100, 5), (5, 100), (5, 5), (1, 1)] {
+        for descending in [false, true] {
+            let order = DeviceOrder { by: SortKey::LastSeen, descending };
+            let search = Search {
+                driver: &driver,
+                filter: DeviceFilter { order, ..DeviceFilter::default() },
+                online: None,
+                conflict: None,
+                limit: 10,
+                rows_max,
+                searched_max,
+            };
+            let (mut names, mut after) = (Vec::new(), None);
+            // A bound, should it never end.
+            for _ in 0..20 {
+                let (page, _) = search.page(after).await.unwrap();
+                names.extend(page.items.iter().map(|device| device.id.to_string()));
+                after = page
+                    .next
+                    .map(|next| next.parse::<Cursor>().unwrap().place(SortKey::LastSeen).unwrap());
+                if after.is_none() {
+                    break;
+                }
+            }
+            let bounds = format!("{rows_max} rows, {searched_max} devices, {descending}");
+            assert_eq!(after, None, "{bounds}: the list never ended");
+            names.sort();
+            assert_eq!(names, ["a", "b", "c", "d", "e"], "{bounds}");
+        }
+    }
 }
