@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use bellwire_core::SeqSource;
 use bellwire_core::record::{
-    AuditRecord, Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax, Txn,
-    TxnId,
+    AuditRecord, Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax,
+    RolloutRecord, TargetChunk, Txn, TxnId,
 };
 use bellwire_hub::store::{AuditFilter, CommandFilter, Cursor, OpenError, Options, PageRequest};
 use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::{Actor, AuditEntry, AuditObject, DeliveryState, Seq, Timestamp};
+use bellwire_proto::{
+    Actor, AuditEntry, AuditObject, DeliveryState, Members, RolloutPlan, RolloutState, Seq,
+    Timestamp,
+};
 use store_kit::model::Model;
 use store_kit::*;
 
@@ -179,6 +182,59 @@ fn history_is_purged_in_pieces_and_nothing_live_with_it() {
         kit.commit(vec![]);
     }
     assert_eq!(kit.view(&universe), model.view());
+}
+
+/// A rollout as it is when its command is stored.
+fn rollout(total: u64) -> RolloutRecord {
+    let plan = RolloutPlan::take(&mut Members::parse(br#"{"batch":1}"#).unwrap()).unwrap();
+    RolloutRecord::new(plan, total, 0, None, now_at(1))
+}
+
+fn put_rollout(seq: u64, record: RolloutRecord) -> Change {
+    Change::PutRollout(Seq::new(seq), Box::new(record))
+}
+
+/// The numbers of the commands that are there.
+fn commands(kit: &Kit) -> Vec<u64> {
+    let all = PageRequest { limit: 1000, after: None };
+    let mut found: Vec<u64> =
+        read(kit.store.commands(CommandFilter::default(), all)).items.iter().map(|c| c.seq.get()).collect();
+    found.sort_unstable();
+    found
+}
+
+/// A command to one device had no delivery yet, so none was live, and the purge took it.
+#[test]
+fn a_command_whose_rollout_has_not_begun_is_retained_however_old_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let chunk = || TargetChunk { devices: vec![device("a")], canary: false };
+    let paused = RolloutRecord { state: RolloutState::Paused, ..rollout(1) };
+    let aborted = RolloutRecord { state: RolloutState::Aborted, ..rollout(1) };
+    let done = RolloutRecord { state: RolloutState::Done, batch: 1, begun: 1, ..rollout(1) };
+    kit.commit(vec![
+        put_command(1),
+        Change::PutTargets(Seq::new(1), chunk()),
+        put_rollout(1, paused),
+        // It was aborted, and its target has yet to be given up.
+        put_command(2),
+        Change::PutTargets(Seq::new(2), chunk()),
+        put_rollout(2, aborted),
+        // No target waits, and the end of the rollout is not stored yet.
+        put_command(3),
+        put(delivery_in(3, "a", DeliveryState::Succeeded, 1)),
+        put_rollout(3, RolloutRecord { batch: 1, begun: 1, ..rollout(1) }),
+        put_command(4),
+        put(delivery_in(4, "a", DeliveryState::Succeeded, 1)),
+        put_rollout(4, done),
+    ]);
+    kit.close();
+    let kit = Kit::open_with(dir.path(), later());
+    kit.commit(vec![]);
+    kit.commit(vec![]);
+    assert_eq!(commands(&kit), [1, 2, 3], "only the last has ended");
+    let targets = kit.load(Load::Targets(Seq::new(1), device("a")));
+    assert!(matches!(targets, Loaded::Targets(_, _, Some(_))), "{targets:?}");
 }
 
 fn entry(ms: u64) -> Change {

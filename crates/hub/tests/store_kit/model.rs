@@ -59,7 +59,14 @@ impl Model {
     pub fn purge(&mut self, before: Instant, now: Instant) {
         // Of a command to many it is looked at only whether all have ended.
         let before_many = before.before(Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max));
+        let waits = |seq: Seq| {
+            self.disk.targets.keys().any(|(of, _)| *of == seq)
+                || self.disk.rollouts.get(&seq).is_some_and(|r| !r.state.is_ended())
+        };
         let ended = |row: &CommandRecord| {
+            if waits(row.head.seq) {
+                return false;
+            }
             let all: Vec<_> = self.of(row.head.seq).collect();
             let terminal = all.iter().all(|d| d.state.is_terminal());
             if row.head.is_to_many() {

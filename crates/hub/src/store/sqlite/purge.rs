@@ -1,7 +1,8 @@
 //! Retention: what ended long ago is deleted, in small steps that are part of other commits.
 //!
 //! A command is deleted with all its deliveries when the last of them has been terminal for the retention
-//! time; one to many is deleted piece by piece. What is live is never touched. Commands are walked through
+//! time; one to many is deleted piece by piece. What is live is never touched, nor a command of which a target has no
+//! delivery yet or whose rollout has not ended. Commands are walked through
 //! in the order of their numbers, so no index is needed for it. Of a command to many it is not known when
 //! each delivery ended, only that all have: it is retained for [`DELIVERY_LIFE_MAX`] more.
 
@@ -54,7 +55,10 @@ impl<'c> Purge<'c> {
             at: 0,
             // `is_old` ends the walk.
             candidates: connection.prepare(
-                "SELECT c.seq, c.created < ?2 AS is_old, iif(c.total > 1,
+                "SELECT c.seq, c.created < ?2 AS is_old,
+                 NOT EXISTS (SELECT 1 FROM targets t WHERE t.seq = c.seq)
+                 AND NOT EXISTS (SELECT 1 FROM rollouts r WHERE r.seq = c.seq AND r.state < 2)
+                 AND iif(c.total > 1,
                      c.created < ?4
                      AND (SELECT ifnull(sum(deliveries), 0) FROM counts n
                           WHERE n.seq = c.seq AND n.state >= 5) >= c.total,
