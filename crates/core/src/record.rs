@@ -161,6 +161,8 @@ pub struct RolloutRecord {
     pub not_before: Option<Timestamp>,
     /// Why it was aborted.
     pub reason: Option<String>,
+    /// When it was aborted or done, by the monotonic clock; `None` before. Its history is retained from then on.
+    pub ended: Option<Instant>,
 }
 
 impl RolloutRecord {
@@ -184,6 +186,7 @@ impl RolloutRecord {
             began_at: now.wall,
             not_before,
             reason: None,
+            ended: None,
         }
     }
 

@@ -106,11 +106,12 @@ impl Rollout {
         let RolloutCounts { ended, failed, .. } = self.counts;
         if let Some(rule) = self.record.plan.abort.as_ref().filter(|r| r.is_met(failed, ended)) {
             let cancel = rule.cancel;
-            self.abort(format!("{failed} of {ended} that ended have failed"));
+            self.abort(format!("{failed} of {ended} that ended have failed"), now.instant);
             return Some(Decision::Abort { cancel });
         }
         if self.expanded == self.total && ended >= self.total {
             self.record.state = RolloutState::Done;
+            self.record.ended = Some(now.instant);
             return Some(Decision::End);
         }
         if self.record.state == RolloutState::Paused {
@@ -183,8 +184,9 @@ impl Rollout {
     }
 
     /// None of it begins any more.
-    pub(crate) fn abort(&mut self, reason: String) {
+    pub(crate) fn abort(&mut self, reason: String, now: Instant) {
         self.record.state = RolloutState::Aborted;
+        self.record.ended = Some(now);
         self.record.reason = Some(reason);
     }
 }
@@ -258,6 +260,7 @@ mod tests {
         assert_eq!(rollout.decide(at(1)), None, "2 of 5");
         rollout.moved(1, DeliveryState::Succeeded, DeliveryState::Failed);
         assert_eq!(rollout.decide(at(2)), Some(Decision::Abort { cancel: true }));
+        assert_eq!(rollout.record.ended, Some(at(2).instant));
         assert_eq!(rollout.may_expand(), u64::MAX, "to be given up");
         assert!(!rollout.pause(false), "it has ended");
     }
@@ -273,5 +276,6 @@ mod tests {
         end(&mut rollout, 5, DeliveryState::Expired);
         assert_eq!(rollout.decide(at(31)), Some(Decision::End));
         assert_eq!((rollout.decide(at(32)), rollout.state()), (None, RolloutState::Done));
+        assert_eq!(rollout.record.ended, Some(at(31).instant));
     }
 }

@@ -148,7 +148,8 @@ pub const WAIT_S: Range = Range { default: 0, min: 0, max: 300 };
 pub const RUN_TIMEOUT_S: Range = Range { default: 300, min: 1, max: 86_400 };
 /// The longest life of a delivery: a time to live and a run clock. What was decided about time lasts no
 /// longer: of the time between two boots of the hub's machine this much counts at most (`docs/store.md`,
-/// "Time"), and a command to many is retained this much longer than its [`HISTORY_S`].
+/// "Time"), and a command to many is retained this much longer than [`HISTORY_S`], counted from when it was stored, from its
+/// `not_before` or from the end of its rollout, the last of them.
 pub const DELIVERY_LIFE_MAX: Duration = Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max);
 /// Time between heartbeats in seconds. Contract, section 4.
 pub const HEARTBEAT_S: Range = Range { default: 15, min: 5, max: 600 };

@@ -84,6 +84,7 @@ impl Commands {
         &mut self,
         command: Seq,
         op: RolloutOp,
+        now: Instant,
     ) -> Option<(RolloutRecord, bool)> {
         let rollout = self.jobs.get_mut(&command)?.rollout.as_mut()?;
         let mut cancel = false;
@@ -92,17 +93,21 @@ impl Commands {
             RolloutOp::Resume => drop(rollout.pause(false)),
             RolloutOp::Abort => {
                 cancel = rollout.record().plan.abort.as_ref().is_some_and(|rule| rule.cancel);
-                rollout.abort("an operator aborted it".to_owned());
+                rollout.abort("an operator aborted it".to_owned(), now);
             }
         }
         Some((rollout.record().clone(), cancel))
     }
 
     /// A command that is rolled out is being cancelled as a whole: its row, if that ends the rollout.
-    pub(crate) fn end_rollout_by_cancel(&mut self, command: Seq) -> Option<RolloutRecord> {
+    pub(crate) fn end_rollout_by_cancel(
+        &mut self,
+        command: Seq,
+        now: Instant,
+    ) -> Option<RolloutRecord> {
         let job = self.jobs.get_mut(&command).filter(|job| job.is_rolling_out())?;
         let rollout = job.rollout.as_mut()?;
-        rollout.abort("the command was cancelled".to_owned());
+        rollout.abort("the command was cancelled".to_owned(), now);
         Some(rollout.record().clone())
     }
 

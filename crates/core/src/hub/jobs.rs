@@ -303,7 +303,7 @@ impl Hub {
         let (id, at_end) = (txn.id(), answered_at_end.then_some(request));
         let force = txn.ctx.commands.cancel(head, found.online_only, force, at_end, id);
         txn.change(Change::PutCancel(head.seq, force));
-        if let Some(record) = txn.ctx.commands.end_rollout_by_cancel(head.seq) {
+        if let Some(record) = txn.ctx.commands.end_rollout_by_cancel(head.seq, now.instant) {
             txn.change(Change::PutRollout(head.seq, Box::new(record)));
         }
         txn.audit(request);

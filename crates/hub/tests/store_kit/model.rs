@@ -71,7 +71,13 @@ impl Model {
             let terminal = all.iter().all(|d| d.state.is_terminal());
             if row.head.is_to_many() {
                 let complete = all.len() as u64 >= row.head.total;
-                terminal && complete && row.head.created < before_many
+                let not_before = row.head.not_before;
+                // The clocks of these tests show the same.
+                let began =
+                    not_before.map_or(row.head.created, |at| Instant::from_ms(at.unix_ms()));
+                let ended = self.disk.rollouts.get(&row.head.seq).and_then(|r| r.ended);
+                let last = [Some(row.head.created), Some(began), ended].into_iter().flatten().max();
+                terminal && complete && last < Some(before_many)
             } else {
                 let old = row.head.created < before && all.iter().all(|d| d.updated < before);
                 terminal && old
