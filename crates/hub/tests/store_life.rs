@@ -15,10 +15,7 @@ use bellwire_core::record::{
 };
 use bellwire_hub::store::{AuditFilter, CommandFilter, Cursor, OpenError, Options, PageRequest};
 use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::{
-    Actor, AuditEntry, AuditObject, DeliveryState, Members, RolloutPlan, RolloutState, Seq,
-    Timestamp,
-};
+use bellwire_proto::{Actor, AuditEntry, AuditObject, DeliveryState, RolloutState, Seq, Timestamp};
 use store_kit::model::Model;
 use store_kit::*;
 
@@ -182,16 +179,6 @@ fn history_is_purged_in_pieces_and_nothing_live_with_it() {
         kit.commit(vec![]);
     }
     assert_eq!(kit.view(&universe), model.view());
-}
-
-/// A rollout as it is when its command is stored.
-fn rollout(total: u64) -> RolloutRecord {
-    let plan = RolloutPlan::take(&mut Members::parse(br#"{"batch":1}"#).unwrap()).unwrap();
-    RolloutRecord::new(plan, total, 0, None, now_at(1))
-}
-
-fn put_rollout(seq: u64, record: RolloutRecord) -> Change {
-    Change::PutRollout(Seq::new(seq), Box::new(record))
 }
 
 /// The numbers of the commands that are there.
