@@ -30,7 +30,8 @@ impl Space {
                  commands has elapsed (history)",
             ),
             _ => Some(
-                "the disk of the hub is almost full (store_free_min): what remains is for what devices report",
+                "the disk of the hub is almost full (store_free_min), and what remains is for what devices report; free \
+                 space on the disk of the data folder, or lower store_free_min, and send again",
             ),
         }
     }
