@@ -55,8 +55,9 @@ pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
 pub const LABELS_BYTES_MAX: usize = SMALL_BODY_BYTES_MAX;
 /// Values of a label that are listed with it, the most frequent. Contract, section 6.
 pub const LABEL_VALUES_MAX: u32 = 100;
-/// Devices whose labels are counted for one who sees a part of the fleet: our choice, some seconds of work at most.
-pub const LABELS_COUNTED_DEVICES_MAX: u32 = 100_000;
+/// Devices whose labels are counted for one who sees a part of the fleet: as for a page of any list,
+/// since every page of labels counts anew. Contract, section 6.
+pub const LABELS_COUNTED_DEVICES_MAX: u32 = LIST_ROWS_MAX;
 /// Characters of a token's note: our choice, a line of text.
 pub const NOTE_CHARS_MAX: usize = 256;
 /// Characters of a selector: our choice, some hundred values.
