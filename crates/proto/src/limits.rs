@@ -100,9 +100,12 @@ pub const SENDS_MAX: u32 = 100;
 /// Devices of a command whose deliveries all come into being with its answer; with more, they follow in
 /// steps of this size: our choice, a step of under a millisecond. docs/protocol.md, section 3.
 pub const COMMAND_DEVICES_AT_ONCE: usize = 128;
-/// Commands to more devices than that which may be expanded or cancelled at once: our
+/// Commands to more devices than that which may be expanded or cancelled at once, without those of [`ROLLOUTS_MAX`]: our
 /// choice; each waits for the others. docs/protocol.md, section 3.
 pub const COMMANDS_TO_MANY_MAX: usize = 256;
+/// Rollouts that may be under way, paused ones included: our choice, each is held in memory. They have a bound of their
+/// own, since how long they last is up to operators. docs/protocol.md, section 3.
+pub const ROLLOUTS_MAX: usize = 256;
 
 /// Percent of a rollout: of its targets, of a batch, of failures. Contract, section 3.
 pub const PERCENT: Range = Range { default: 100, min: 1, max: 100 };

@@ -1,5 +1,6 @@
 //! The rollouts among the commands to many: which of their targets may get their delivery, and what has been decided.
 
+use bellwire_proto::limits::ROLLOUTS_MAX;
 use bellwire_proto::{DeliveryState, Seq};
 
 use super::cancellation::Cancel;
@@ -31,12 +32,19 @@ impl Job {
         self.rollout.is_none()
     }
 
-    fn is_rolling_out(&self) -> bool {
+    pub(super) fn is_rolling_out(&self) -> bool {
         self.rollout.as_ref().is_some_and(|rollout| !rollout.state().is_ended())
     }
 }
 
 impl Commands {
+    /// Whether no more rollouts may begin, with those whose targets are being looked for.
+    pub(crate) fn rollouts_are_full(&self) -> bool {
+        let jobs = self.jobs.values().filter(|job| job.is_rolling_out()).count();
+        let sends = self.selections.values().map(|selection| &selection.send.1);
+        jobs + sends.filter(|send| send.rollout.is_some()).count() >= ROLLOUTS_MAX
+    }
+
     pub(crate) fn rollout(&self, command: Seq) -> Option<&Rollout> {
         self.jobs.get(&command)?.rollout.as_ref()
     }

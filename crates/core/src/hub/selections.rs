@@ -1,7 +1,7 @@
 //! What is done for commands whose targets are found in the store: looked for, staged, stored. The state of it is in
 //! `command/selection.rs`.
 
-use bellwire_proto::limits::COMMAND_DEVICES_AT_ONCE;
+use bellwire_proto::limits::{COMMAND_DEVICES_AT_ONCE, ROLLOUTS_MAX};
 use bellwire_proto::{Code, Problem};
 
 use super::Hub;
@@ -28,6 +28,9 @@ impl Hub {
         }
         if self.ctx.commands.is_full() {
             return self.refuse_send(send.0, &send.1, too_many());
+        }
+        if send.1.rollout.is_some() && self.ctx.commands.rollouts_are_full() {
+            return self.refuse_send(send.0, &send.1, too_many_rollouts());
         }
         self.ctx.commands.search(send, query);
     }
@@ -119,6 +122,14 @@ fn store_for_many(selection: Selection, txn: &mut TxnBuilder<'_>) {
     txn.ctx.commands.expand(head.clone(), online_only, selection.chunks, rollout, id);
     put_key(&send, &head, txn);
     txn.reply(request, Answer::Command(head.id));
+}
+
+fn too_many_rollouts() -> Problem {
+    let detail = format!(
+        "{ROLLOUTS_MAX} rollouts are under way or paused, and no more may be; resume or abort one (bellwire resume, \
+         bellwire abort), and send again"
+    );
+    Problem::new(Code::RateLimited, detail)
 }
 
 /// Why what was found cannot be sent to.
