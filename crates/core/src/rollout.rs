@@ -174,13 +174,11 @@ impl Rollout {
         }
     }
 
-    /// Pauses or resumes it; false when it has ended.
-    pub(crate) fn pause(&mut self, pause: bool) -> bool {
-        if self.record.state.is_ended() {
-            return false;
+    /// Pauses or resumes it, unless it has ended.
+    pub(crate) fn pause(&mut self, pause: bool) {
+        if !self.record.state.is_ended() {
+            self.record.state = if pause { RolloutState::Paused } else { RolloutState::Running };
         }
-        self.record.state = if pause { RolloutState::Paused } else { RolloutState::Running };
-        true
     }
 
     /// None of it begins any more.
@@ -255,14 +253,16 @@ mod tests {
         end(&mut rollout, 2, DeliveryState::Succeeded);
         end(&mut rollout, 1, DeliveryState::Failed);
         assert_eq!(rollout.decide(at(1)), None, "1 of 4");
-        assert!(rollout.pause(true), "a pause does not stop the rule");
+        // A pause does not stop the rule.
+        rollout.pause(true);
         end(&mut rollout, 1, DeliveryState::Dead);
         assert_eq!(rollout.decide(at(1)), None, "2 of 5");
         rollout.moved(1, DeliveryState::Succeeded, DeliveryState::Failed);
         assert_eq!(rollout.decide(at(2)), Some(Decision::Abort { cancel: true }));
         assert_eq!(rollout.record.ended, Some(at(2).instant));
         assert_eq!(rollout.may_expand(), u64::MAX, "to be given up");
-        assert!(!rollout.pause(false), "it has ended");
+        rollout.pause(false);
+        assert_eq!(rollout.state(), RolloutState::Aborted, "it has ended");
     }
 
     #[test]

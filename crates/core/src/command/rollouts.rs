@@ -97,8 +97,8 @@ impl Commands {
         let rollout = self.jobs.get_mut(&command)?.rollout.as_mut()?;
         let mut cancel = false;
         match op {
-            RolloutOp::Pause => drop(rollout.pause(true)),
-            RolloutOp::Resume => drop(rollout.pause(false)),
+            RolloutOp::Pause => rollout.pause(true),
+            RolloutOp::Resume => rollout.pause(false),
             RolloutOp::Abort => {
                 cancel = rollout.record().plan.abort.as_ref().is_some_and(|rule| rule.cancel);
                 rollout.abort("an operator aborted it".to_owned(), now);

@@ -64,11 +64,8 @@ impl Hub {
         devices: Vec<DeviceId>,
         now: Now,
     ) {
-        if self.ctx.draining {
-            return self.refuse_send(request, &send, Problem::draining());
-        }
-        if let Err(full) = self.ctx.has_space() {
-            return self.refuse_send(request, &send, full);
+        if let Err(refusal) = self.ctx.may_store() {
+            return self.refuse_send(request, &send, refusal);
         }
         if send.rollout.is_some() {
             let query = TargetQuery { named: Some(devices), ..TargetQuery::default() };

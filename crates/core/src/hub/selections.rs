@@ -20,11 +20,8 @@ impl Hub {
         let canary = send.1.rollout.as_ref().and_then(|plan| plan.canary.as_ref());
         // Whoever requested it has parsed it.
         query.canary = canary.and_then(|text| text.parse().ok());
-        if self.ctx.draining {
-            return self.refuse_send(send.0, &send.1, Problem::draining());
-        }
-        if let Err(full) = self.ctx.has_space() {
-            return self.refuse_send(send.0, &send.1, full);
+        if let Err(refusal) = self.ctx.may_store() {
+            return self.refuse_send(send.0, &send.1, refusal);
         }
         if self.ctx.commands.is_full() {
             return self.refuse_send(send.0, &send.1, too_many());

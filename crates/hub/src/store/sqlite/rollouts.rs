@@ -15,7 +15,7 @@ const ROLLOUT: &str = "
     SELECT state, batch, batches, canaries, size, begun, began, began_at, not_before, ended, reason, plan
     FROM rollouts WHERE seq = ?1";
 
-/// The number of a state on disk. Never to be changed; those that have not ended are below 2, as the partial index says.
+/// The number of a state on disk. Never to be changed; those that have not ended are below 2.
 const fn number(state: RolloutState) -> i64 {
     match state {
         RolloutState::Running => 0,

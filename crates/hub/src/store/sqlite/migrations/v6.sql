@@ -28,7 +28,6 @@ CREATE TABLE rollouts (
     reason     TEXT,
     plan       TEXT NOT NULL
 ) STRICT;
-CREATE INDEX rollouts_live ON rollouts (seq) WHERE state < 2;
 
 ALTER TABLE deliveries ADD COLUMN batch    INTEGER;
 ALTER TABLE deliveries ADD COLUMN began_at INTEGER;
