@@ -51,7 +51,7 @@ fn labels_and_facts_have_rows_that_change_with_them_and_end_with_the_device() {
         r#"{"os":"linux","n":1}"#,
     ))]);
     kit.commit(vec![put(a_device("b", &[("site", "lyon")], r#"{"os":"Hello, you"}"#))]);
-    let kept = [
+    let stored = [
         "labels: os | a | deb12",
         "labels: site | a | lyon",
         "labels: site | b | lyon",
@@ -63,13 +63,13 @@ fn labels_and_facts_have_rows_that_change_with_them_and_end_with_the_device() {
         "label_keys: os | Integer(1)",
         "label_keys: site | Integer(2)",
     ];
-    assert_eq!(derived(dir.path()), kept);
+    assert_eq!(derived(dir.path()), stored);
     // Of one that is not there nothing is stored.
     kit.commit(vec![
         Change::PutLabels(device("nobody"), labels(&[("site", "rome")])),
         Change::PutFacts(device("nobody"), json(r#"{"os":"bsd"}"#)),
     ]);
-    assert_eq!(derived(dir.path()), kept);
+    assert_eq!(derived(dir.path()), stored);
     kit.commit(vec![
         Change::PutLabels(device("a"), labels(&[("site", "rome")])),
         Change::PutFacts(device("a"), json(r#"{"n":2}"#)),

@@ -100,7 +100,7 @@ impl<'c> SpaceWatch<'c> {
         Ok(pages.saturating_mul(self.page_bytes))
     }
 
-    /// What is free for this account; `None` when the system does not tell.
+    /// What is free for this account; `None` when the system does not report it.
     fn free_bytes(&self) -> Option<u64> {
         let found = rustix::fs::statvfs(&self.folder).ok()?;
         Some(found.f_bavail.saturating_mul(found.f_frsize))
