@@ -82,7 +82,7 @@ pub(super) fn counts(
     rollout: &RolloutRecord,
 ) -> Result<RolloutCounts> {
     let mut statement = connection.prepare_cached(
-        "SELECT state, ifnull(batch, 0) = ?2, count(*) FROM deliveries
+        "SELECT state, batch IS ?2, count(*) FROM deliveries
          WHERE seq = ?1 AND state >= 5 GROUP BY 1, 2",
     )?;
     let mut found = statement.query(params![int(seq.get()), int(rollout.batch)])?;
