@@ -108,9 +108,10 @@ impl Context {
         self.config.create_on_sight && self.grants.is_open()
     }
 
-    /// Checks that another command may be stored.
-    pub(crate) fn has_space(&self) -> Result<(), Problem> {
+    /// Checks that another command may be stored: the hub goes on, and its store has space.
+    pub(crate) fn may_store(&self) -> Result<(), Problem> {
         match self.store_full {
+            _ if self.draining => Err(Problem::draining()),
             Some(why) => Err(Problem::new(Code::QueueFull, why)),
             None => Ok(()),
         }

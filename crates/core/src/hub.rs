@@ -7,7 +7,8 @@
 //!
 //! **Bounds.** Every entry of `devices`, `cancels` and `keys` belongs to an open request, a stream
 //! or a step, so their number is bounded by the connections that the driver admits and by
-//! [`COMMANDS_TO_MANY_MAX`](bellwire_proto::limits::COMMANDS_TO_MANY_MAX); a device has its window and what is under way in memory;
+//! [`COMMANDS_TO_MANY_MAX`](bellwire_proto::limits::COMMANDS_TO_MANY_MAX) and
+//! [`ROLLOUTS_MAX`](bellwire_proto::limits::ROLLOUTS_MAX); a device has its window and what is under way in memory;
 //! a pending transaction belongs to one of those.
 
 mod grants;

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bellwire_proto::limits::{JWT_BYTES_MAX, JWT_LEEWAY_S, JWT_LIFE_S_MAX, JWT_SUBJECT_CHARS_MAX};
-use bellwire_proto::{Action, DeviceId, Role, RoleName, Scope, Selector, Timestamp, TokenId};
+use bellwire_proto::{Action, DeviceId, Role, RoleName, Scope, Timestamp, TokenId};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
@@ -244,7 +244,7 @@ impl Jwt {
                 let select = claim(&config.select_claim).map(|value| {
                     value
                         .as_str()
-                        .and_then(|text| text.parse::<Selector>().ok())
+                        .and_then(|text| Scope::parse_select(text).ok())
                         .ok_or(Refused::Role)
                 });
                 let actions = claim(&config.actions_claim).map(|value| {

@@ -162,7 +162,7 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
-    /// Why there is no space for another command, as a caller is told it; `None` when there is. What is submitted is stored all
+    /// Why there is no space for another command, as a refusal says it; `None` when there is. What is submitted is stored all
     /// the same, as long as the disk takes it.
     fn full(&self) -> Option<&'static str>;
 

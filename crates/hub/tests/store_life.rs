@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use bellwire_core::SeqSource;
 use bellwire_core::record::{
-    AuditRecord, Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax, Txn,
-    TxnId,
+    AuditRecord, Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax,
+    RolloutRecord, TargetChunk, Txn, TxnId,
 };
 use bellwire_hub::store::{AuditFilter, CommandFilter, Cursor, OpenError, Options, PageRequest};
 use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::{Actor, AuditEntry, AuditObject, DeliveryState, Seq, Timestamp};
+use bellwire_proto::{Actor, AuditEntry, AuditObject, DeliveryState, RolloutState, Seq, Timestamp};
 use store_kit::model::Model;
 use store_kit::*;
 
@@ -179,6 +179,88 @@ fn history_is_purged_in_pieces_and_nothing_live_with_it() {
         kit.commit(vec![]);
     }
     assert_eq!(kit.view(&universe), model.view());
+}
+
+/// The numbers of the commands that are there.
+fn commands(kit: &Kit) -> Vec<u64> {
+    let all = PageRequest { limit: 1000, after: None };
+    let mut found: Vec<u64> = read(kit.store.commands(CommandFilter::default(), all))
+        .items
+        .iter()
+        .map(|c| c.seq.get())
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// A command to one device had no delivery yet, so none was live, and the purge took it.
+#[test]
+fn a_command_whose_rollout_has_not_begun_is_retained_however_old_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let chunk = || TargetChunk { devices: vec![device("a")], canary: false };
+    let paused = RolloutRecord { state: RolloutState::Paused, ..rollout(1) };
+    let aborted = RolloutRecord { state: RolloutState::Aborted, ..rollout(1) };
+    let done = RolloutRecord { state: RolloutState::Done, batch: 1, begun: 1, ..rollout(1) };
+    kit.commit(vec![
+        put_command(1),
+        Change::PutTargets(Seq::new(1), chunk()),
+        put_rollout(1, paused),
+        // It was aborted, and its target has yet to be given up.
+        put_command(2),
+        Change::PutTargets(Seq::new(2), chunk()),
+        put_rollout(2, aborted),
+        // No target waits, and the end of the rollout is not stored yet.
+        put_command(3),
+        put(delivery_in(3, "a", DeliveryState::Succeeded, 1)),
+        put_rollout(3, RolloutRecord { batch: 1, begun: 1, ..rollout(1) }),
+        put_command(4),
+        put(delivery_in(4, "a", DeliveryState::Succeeded, 1)),
+        put_rollout(4, done),
+    ]);
+    kit.close();
+    let kit = Kit::open_with(dir.path(), later());
+    kit.commit(vec![]);
+    kit.commit(vec![]);
+    assert_eq!(commands(&kit), [1, 2, 3], "only the last has ended");
+    let targets = kit.load(Load::Targets(Seq::new(1), device("a")));
+    assert!(matches!(targets, Loaded::Targets(_, _, Some(_))), "{targets:?}");
+}
+
+/// What a rollout takes weeks for was purged as soon as it had ended.
+#[test]
+fn a_command_to_many_is_retained_from_the_end_of_its_rollout_and_from_its_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let mut model = Model::default();
+    // Of the longest life, and retained for two days.
+    let (soon, late) = (20 * DAY_MS, 24 * DAY_MS);
+    let mut changes = vec![];
+    for (seq, ended) in [(1, soon), (2, late)] {
+        let state = if seq == 1 { RolloutState::Done } else { RolloutState::Aborted };
+        let batches = RolloutRecord { state, batch: 2, begun: 2, ..rollout(2) };
+        changes.push(put_command_to_many(seq, 2));
+        changes.push(put_rollout(seq, RolloutRecord { ended: Some(instant(ended)), ..batches }));
+    }
+    for (seq, not_before) in [(3, soon), (4, late)] {
+        let mut record = command(seq);
+        (record.head.total, record.head.not_before) = (2, Some(at(not_before)));
+        changes.push(Change::PutCommand(Box::new(record)));
+    }
+    for (seq, name) in (1..=4).flat_map(|seq| [(seq, "a"), (seq, "b")]) {
+        changes.push(put(of_many(2, delivery_in(seq, name, DeliveryState::Succeeded, 1))));
+    }
+    changes.iter().for_each(|change| model.apply(change));
+    kit.commit(changes);
+    kit.close();
+    let now = 31 * DAY_MS;
+    model.purge(instant(now - 2 * DAY_MS), instant(now));
+    let retention = Duration::from_millis(2 * DAY_MS);
+    let kit = Kit::open_with(dir.path(), options_at(now).history_retention(retention));
+    kit.commit(vec![]);
+    kit.commit(vec![]);
+    assert_eq!(commands(&kit), [2, 4], "those that ended late");
+    assert_eq!(model.commands().map(|c| c.head.seq.get()).collect::<Vec<_>>(), [2, 4]);
 }
 
 fn entry(ms: u64) -> Change {

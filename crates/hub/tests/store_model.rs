@@ -10,16 +10,16 @@ mod store_kit;
 use std::time::Duration;
 
 use bellwire_core::record::{
-    AuditRecord, Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax,
-    Seen, TargetChunk, TokenRecord,
+    AuditRecord, BatchMark, Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load,
+    Loaded, PageMax, RolloutRecord, Seen, TargetChunk, TokenRecord,
 };
 use bellwire_core::{RequestId, TargetQuery};
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible};
 use bellwire_proto::device::{DeviceOrder, SortKey};
 use bellwire_proto::facts::selectable;
 use bellwire_proto::{
-    Actor, AuditObject, Code, Delivery, DeliveryState, DeviceId, ErrorInfo, Join, Labels, Outcome,
-    Progress, Role, RoleName, Scope, Selector, Seq, TokenId,
+    Actor, AuditObject, Code, Delivery, DeliveryState, DeviceId, ErrorInfo, Join, Labels, Members,
+    Outcome, Progress, Role, RoleName, RolloutPlan, RolloutState, Scope, Selector, Seq, TokenId,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -46,12 +46,15 @@ fn a_delivery() -> impl Strategy<Value = DeliveryRecord> {
     let counts = (0..5u32, 0..5u32, option::of(0..9u64), any::<bool>(), any::<bool>());
     let times = (option::of(0..6u64), option::of(0..60_000u64), option::of(0..90_000u64));
     let outcome = (option::of(0.0..100.0), option::of(any::<i64>()), option::of(".{0,9}"));
-    (place, counts, times, outcome).prop_map(|(place, counts, times, outcome)| {
+    let batch = option::of((0..4u64, 0..9u64));
+    let all = (place, counts, times, outcome, batch);
+    all.prop_map(|(place, counts, times, outcome, batch)| {
         let (seq, name, state, ms) = place;
         let mut row = of_many(DEVICES.len() as u64, delivery_in(seq, name, state, ms));
         row.scheduled_at = times.2.filter(|_| state == DeliveryState::Queued).map(at);
         (row.attempt, row.counted, row.rev, row.late, row.forced) = counts;
         row.retry_at = times.0.map(instant);
+        row.batch = batch.map(|(number, ms)| BatchMark { number, began_at: at(ms) });
         row.run_until = row.run_until.and(times.1).map(instant);
         row.outcome = Outcome {
             progress: outcome.0.and_then(|p: f64| Progress::try_from(p).ok()),
@@ -63,6 +66,26 @@ fn a_delivery() -> impl Strategy<Value = DeliveryRecord> {
             error: outcome.2.map(ErrorInfo::of),
         };
         row
+    })
+}
+
+fn a_rollout() -> impl Strategy<Value = RolloutRecord> {
+    let plans = [
+        r#"{"batch":"50%"}"#,
+        r#"{"batch":1,"canary":"site=lyon","interval_s":5,"pause_s":1,"done_percent":50}"#,
+        r#"{"batch":2,"abort":{"percent":50,"min":2,"cancel":true}}"#,
+    ];
+    let states =
+        [RolloutState::Running, RolloutState::Paused, RolloutState::Aborted, RolloutState::Done];
+    let progress = (0..4u64, 0..4u64, 0..4u64, 0..9u64);
+    let ends = (option::of(0..9u64), option::of(0..9u64), option::of(".{0,9}"));
+    let all = (select(plans.to_vec()), select(states.to_vec()), progress, ends);
+    all.prop_map(|(plan, state, (batch, size, begun, ms), (not_before, ended, reason))| {
+        let plan = RolloutPlan::take(&mut Members::parse(plan.as_bytes()).unwrap()).unwrap();
+        let total = DEVICES.len() as u64;
+        let new = RolloutRecord::new(plan, total, size, not_before.map(at), now_at(ms));
+        let ended = ended.map(instant);
+        RolloutRecord { state, batch, size, begun, ended, reason, ..new }
     })
 }
 
@@ -190,6 +213,7 @@ fn a_change() -> impl Strategy<Value = Change> {
             Change::AdoptTargets(Seq::new(stage), Seq::new(seq))
         }),
         1 => (1..=SEQS).prop_map(|seq| Change::DropTargets(Seq::new(seq))),
+        2 => (1..=SEQS, a_rollout()).prop_map(|(seq, rollout)| put_rollout(seq, rollout)),
         1 => key.prop_map(|(caller, key, seq, byte)| {
             Change::PutIdempotency(Box::new(IdempotencyRecord {
                 key: IdempotencyKey { caller: caller.into(), key: key.into() },
@@ -217,10 +241,26 @@ fn a_query() -> impl Strategy<Value = TargetQuery> {
     let selectors = vec!["site=lyon", "os,site!=rome", "facts.x=1.0"];
     let text = option::of(select(selectors));
     let scope = option::of(select(vec!["site=lyon", "!os"]));
-    (text, scope).prop_map(|(select, scope)| TargetQuery {
-        select: select.map(|text| text.parse().unwrap()),
-        scope: scope.map(|text| text.parse().unwrap()),
-        ..TargetQuery::default()
+    let canary = option::of(select(vec!["site", "!site", "facts.os=linux"]));
+    // Some of them are not registered.
+    let named = option::weighted(0.3, vec(select(vec!["a", "b", "b.c", "z"]), 0..5));
+    let states = vec(select(DeliveryState::ALL.as_slice()), 1..5);
+    let ended = option::of((1..=SEQS, states));
+    (text, scope, canary, named, ended).prop_map(|(select, scope, canary, named, ended)| {
+        let parse = |text: &str| -> Selector { text.parse().unwrap() };
+        let named = named.map(|names| {
+            let mut devices: Vec<DeviceId> = names.into_iter().map(device).collect();
+            devices.sort_unstable();
+            devices.dedup();
+            devices
+        });
+        TargetQuery {
+            select: select.map(parse),
+            scope: scope.map(parse),
+            canary: canary.map(parse),
+            named,
+            ended: ended.map(|(seq, states)| (id(seq), states)),
+        }
     })
 }
 

@@ -9,7 +9,7 @@ use bellwire_core::TargetQuery;
 use bellwire_core::record::{Change, DeviceRecord};
 use bellwire_hub::store::{DeviceFilter, Store, Visible};
 use bellwire_proto::device::{DeviceOrder, SortKey};
-use bellwire_proto::{DeviceId, Labels};
+use bellwire_proto::{DeliveryState, DeviceId, Labels};
 use rusqlite::Connection;
 use store_kit::*;
 
@@ -51,7 +51,7 @@ fn labels_and_facts_have_rows_that_change_with_them_and_end_with_the_device() {
         r#"{"os":"linux","n":1}"#,
     ))]);
     kit.commit(vec![put(a_device("b", &[("site", "lyon")], r#"{"os":"Hello, you"}"#))]);
-    let kept = [
+    let stored = [
         "labels: os | a | deb12",
         "labels: site | a | lyon",
         "labels: site | b | lyon",
@@ -63,13 +63,13 @@ fn labels_and_facts_have_rows_that_change_with_them_and_end_with_the_device() {
         "label_keys: os | Integer(1)",
         "label_keys: site | Integer(2)",
     ];
-    assert_eq!(derived(dir.path()), kept);
+    assert_eq!(derived(dir.path()), stored);
     // Of one that is not there nothing is stored.
     kit.commit(vec![
         Change::PutLabels(device("nobody"), labels(&[("site", "rome")])),
         Change::PutFacts(device("nobody"), json(r#"{"os":"bsd"}"#)),
     ]);
-    assert_eq!(derived(dir.path()), kept);
+    assert_eq!(derived(dir.path()), stored);
     kit.commit(vec![
         Change::PutLabels(device("a"), labels(&[("site", "rome")])),
         Change::PutFacts(device("a"), json(r#"{"n":2}"#)),
@@ -188,6 +188,70 @@ fn what_few_devices_of_many_match_is_on_one_page_wherever_they_are() {
                 let names: Vec<_> = part.found.iter().map(|place| place.device.as_str()).collect();
                 assert_eq!((names, part.next), (vec!["d-019999", "d-009999"], None), "{select}");
             }
+        }
+    }
+}
+
+/// A retry of what failed at three of a million looked at all of them in one lookup, and every other lookup waited.
+#[test]
+fn a_retry_looks_at_so_many_deliveries_at_once_and_says_how_far_it_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let name = |n: u64| format!("d-{n}");
+    let mut changes = vec![put_command_to_many(1, 9)];
+    changes.extend((1..=9).map(|n| {
+        let state = if n % 4 == 0 { DeliveryState::Failed } else { DeliveryState::Succeeded };
+        put(of_many(9, delivery_in(1, &name(n), state, 1)))
+    }));
+    kit.commit(changes);
+    let ended = Some((id(1), vec![DeliveryState::Failed, DeliveryState::Dead]));
+    let query = TargetQuery { ended, ..TargetQuery::default() };
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let page = read(kit.store.found(query.clone(), after, 3));
+        let names: Vec<_> = page.devices.iter().map(ToString::to_string).collect();
+        pages.push((names.join(" "), page.last.as_ref().map(ToString::to_string)));
+        after = page.last;
+        if after.is_none() {
+            break;
+        }
+    }
+    let expected = [("", Some("d-3")), ("d-4", Some("d-6")), ("d-8", Some("d-9")), ("", None)];
+    assert_eq!(pages, expected.map(|(names, last)| (names.into(), last.map(Into::into))));
+}
+
+/// A removed device counted as one without labels, so one who may not see `env=prod` sent to it again.
+#[test]
+fn a_device_that_was_removed_is_there_for_no_scope_and_meets_no_selector() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let put_device = |name, env| Change::PutDevice(Box::new(a_device(name, &[("env", env)], "{}")));
+    let mut changes = vec![put_device("a", "prod"), put_device("b", "test")];
+    changes.extend([put_device("c", "test"), put_command_to_many(1, 3)]);
+    let failed = |name| put(of_many(3, delivery_in(1, name, DeliveryState::Failed, 1)));
+    changes.extend(["a", "b", "c"].map(failed));
+    changes.extend(["a", "b"].map(|name| Change::DeleteDevice(device(name))));
+    kit.commit(changes);
+    let all = || vec!["a", "b", "c"];
+    let ended = Some((id(1), vec![DeliveryState::Failed]));
+    let retry = TargetQuery { ended, ..TargetQuery::default() };
+    let named = Some(all().into_iter().map(device).collect());
+    for query in [retry, TargetQuery { named, ..TargetQuery::default() }] {
+        let not_prod = || Some("env!=prod".parse().unwrap());
+        for (scope, select, canary, found, canaries) in [
+            (None, None, None, all(), vec![]),
+            (not_prod(), None, None, vec!["c"], vec![]),
+            (None, not_prod(), None, vec!["c"], vec![]),
+            (None, None, not_prod(), all(), vec!["c"]),
+        ] {
+            let query = TargetQuery { scope, select, canary, ..query.clone() };
+            let page = read(kit.store.found(query.clone(), None, 10));
+            let names = |devices: &[DeviceId]| -> Vec<String> {
+                devices.iter().map(ToString::to_string).collect()
+            };
+            assert_eq!(names(&page.devices), found, "{query:?}");
+            assert_eq!(names(&page.canaries), canaries, "{query:?}");
         }
     }
 }

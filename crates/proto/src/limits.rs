@@ -55,8 +55,9 @@ pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
 pub const LABELS_BYTES_MAX: usize = SMALL_BODY_BYTES_MAX;
 /// Values of a label that are listed with it, the most frequent. Contract, section 6.
 pub const LABEL_VALUES_MAX: u32 = 100;
-/// Devices whose labels are counted for one who sees a part of the fleet: our choice, some seconds of work at most.
-pub const LABELS_COUNTED_DEVICES_MAX: u32 = 100_000;
+/// Devices whose labels are counted for one who sees a part of the fleet: as for a page of any list,
+/// since every page of labels counts anew. Contract, section 6.
+pub const LABELS_COUNTED_DEVICES_MAX: u32 = LIST_ROWS_MAX;
 /// Characters of a token's note: our choice, a line of text.
 pub const NOTE_CHARS_MAX: usize = 256;
 /// Characters of a selector: our choice, some hundred values.
@@ -99,9 +100,12 @@ pub const SENDS_MAX: u32 = 100;
 /// Devices of a command whose deliveries all come into being with its answer; with more, they follow in
 /// steps of this size: our choice, a step of under a millisecond. docs/protocol.md, section 3.
 pub const COMMAND_DEVICES_AT_ONCE: usize = 128;
-/// Commands to more devices than that which may be expanded or cancelled at once: our
+/// Commands to more devices than that which may be expanded or cancelled at once, without those of [`ROLLOUTS_MAX`]: our
 /// choice; each waits for the others. docs/protocol.md, section 3.
 pub const COMMANDS_TO_MANY_MAX: usize = 256;
+/// Rollouts that may be under way, paused ones included: our choice, each is held in memory. They have a bound of their
+/// own, since how long they last is up to operators. docs/protocol.md, section 3.
+pub const ROLLOUTS_MAX: usize = 256;
 
 /// Percent of a rollout: of its targets, of a batch, of failures. Contract, section 3.
 pub const PERCENT: Range = Range { default: 100, min: 1, max: 100 };
@@ -148,7 +152,8 @@ pub const WAIT_S: Range = Range { default: 0, min: 0, max: 300 };
 pub const RUN_TIMEOUT_S: Range = Range { default: 300, min: 1, max: 86_400 };
 /// The longest life of a delivery: a time to live and a run clock. What was decided about time lasts no
 /// longer: of the time between two boots of the hub's machine this much counts at most (`docs/store.md`,
-/// "Time"), and a command to many is retained this much longer than its [`HISTORY_S`].
+/// "Time"), and a command to many is retained this much longer than [`HISTORY_S`], counted from when it was stored, from its
+/// `not_before` or from the end of its rollout, the last of them.
 pub const DELIVERY_LIFE_MAX: Duration = Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max);
 /// Time between heartbeats in seconds. Contract, section 4.
 pub const HEARTBEAT_S: Range = Range { default: 15, min: 5, max: 600 };

@@ -81,10 +81,7 @@ impl Device {
         if !self.known && !txn.ctx.creates_on_sight() {
             return Err(unknown_device(&self.id));
         }
-        if txn.ctx.draining {
-            return Err(Problem::draining());
-        }
-        txn.ctx.has_space()?;
+        txn.ctx.may_store()?;
         let only_if_online = send.ttl.is_some_and(|ttl| ttl.get() == 0);
         if only_if_online && !self.presence(txn.now).online() {
             let detail =

@@ -64,11 +64,8 @@ impl Hub {
         devices: Vec<DeviceId>,
         now: Now,
     ) {
-        if self.ctx.draining {
-            return self.refuse_send(request, &send, Problem::draining());
-        }
-        if let Err(full) = self.ctx.has_space() {
-            return self.refuse_send(request, &send, full);
+        if let Err(refusal) = self.ctx.may_store() {
+            return self.refuse_send(request, &send, refusal);
         }
         if send.rollout.is_some() {
             let query = TargetQuery { named: Some(devices), ..TargetQuery::default() };
@@ -303,7 +300,7 @@ impl Hub {
         let (id, at_end) = (txn.id(), answered_at_end.then_some(request));
         let force = txn.ctx.commands.cancel(head, found.online_only, force, at_end, id);
         txn.change(Change::PutCancel(head.seq, force));
-        if let Some(record) = txn.ctx.commands.end_rollout_by_cancel(head.seq) {
+        if let Some(record) = txn.ctx.commands.end_rollout_by_cancel(head.seq, now.instant) {
             txn.change(Change::PutRollout(head.seq, Box::new(record)));
         }
         txn.audit(request);

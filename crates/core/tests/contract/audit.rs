@@ -51,7 +51,7 @@ fn an_entry_is_in_the_transaction_of_its_change_and_a_refusal_or_a_repetition_le
 }
 
 #[test]
-fn a_command_is_told_of_when_it_is_stored_and_not_when_its_sender_is_answered() {
+fn a_command_is_logged_when_it_is_stored_and_not_when_its_sender_is_answered() {
     let mut h = Harness::new();
     let request = RequestId(900_001);
     h.hub.audit(request, entry("send"));

@@ -17,6 +17,7 @@ mod order;
 mod polling;
 mod queue;
 mod review;
+mod rollouts;
 mod rotating;
 mod sending;
 mod states;

@@ -217,7 +217,9 @@ fn client_rule(table: &mut Reading<'_>) -> Option<ClientRule> {
         None if text == "operator" => Some(IdentityRule::Operator(Scope::default())),
         _ => None,
     });
-    let select = table.member("select", "a selector, as in site=lyon", |text| text.parse().ok());
+    let select = table.member("select", "a selector of labels alone, as in site=lyon", |text| {
+        Scope::parse_select(text).ok()
+    });
     let actions = table.member("actions", "names of actions", |text| {
         text.split(',').map(|action| action.trim().parse().ok()).collect::<Option<Vec<_>>>()
     });

@@ -138,3 +138,22 @@ fn the_url_of_keys_is_https_or_this_machine_and_there_is_no_file_beside_it() {
         assert!(faults.iter().any(missing), "{bad}: {faults:?}");
     }
 }
+
+#[test]
+fn the_scope_of_a_certificate_is_of_labels_alone_as_that_of_a_token() {
+    let file = |select: &str| {
+        format!(
+            "[[listener]]\naddress = 'https://127.0.0.1:8443'\nclient_ca = 'ca.pem'\n\
+             [[listener.client]]\nname = 'uri:urn:example:ops'\nis = 'operator'\nselect = '{select}'\n"
+        )
+    };
+    // A device states its facts itself, and would put itself into the scope.
+    for bad in ["facts.os=linux", "site=lyon,facts.os", ""] {
+        let faults = faults(&file(bad), &[], &[]);
+        let named = faults.iter().any(|fault| fault.contains("a selector of labels alone"));
+        assert!(named, "{bad}: {faults:?}");
+    }
+    let good = Config::read(Some(&file("site=lyon")), [], []);
+    let faults = good.err().map_or_else(String::new, |faults| faults.to_string());
+    assert!(!faults.contains("selector"), "{faults}");
+}

@@ -294,6 +294,10 @@ fn claims_give_exactly_one_role_and_a_malformed_limit_is_no_limit_lifted() {
         json!({"select": 7}),
         json!({"select": "site in"}),
         json!({"select": ["site=lyon"]}),
+        json!({"select": ""}),
+        // A device states its facts itself, and would put itself into the scope.
+        json!({"select": "facts.os=linux"}),
+        json!({"select": "site=lyon,facts.os"}),
         json!({"actions": 7}),
         json!({"actions": ["ping", 7]}),
         json!({"actions": "a b"}),

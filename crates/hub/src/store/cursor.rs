@@ -125,7 +125,7 @@ impl Cursor {
         }
     }
 
-    /// In a list by device name: after one that only the store can tell.
+    /// In a list by device name: after one that only the store can name.
     pub(super) const fn sealed(bytes: Vec<u8>) -> Self {
         Self(Position::Sealed(bytes))
     }

@@ -106,7 +106,7 @@ mod tests {
             [named("a"), named(&"b".repeat(128)), Cursor::after_place(SortKey::LastSeen, place)];
         let text = |cursor| seal.seal(cursor).unwrap().to_string();
         let [short, ..] = &cursors;
-        assert_ne!(text(short), text(short), "it does not tell two devices apart either");
+        assert_ne!(text(short), text(short), "it does not distinguish two devices either");
         for cursor in &cursors {
             assert_eq!(text(cursor).len(), text(short).len());
             let sealed: Cursor = text(cursor).parse().unwrap();

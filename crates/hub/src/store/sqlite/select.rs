@@ -27,7 +27,7 @@ const SORTED_MAX: i64 = 2000;
 pub(super) type Visit<'v> = &'v mut dyn FnMut(DevicePlace, bool) -> Result<ControlFlow<()>>;
 
 /// Calls `visit` with each device after `after` that may fit, in the order of the filter, and with whether it does, until
-/// told to stop. How many of them do not fit is not bounded here.
+/// that ends the walk. How many of them do not fit is not bounded here.
 pub(super) fn each(
     connection: &Connection,
     filter: &DeviceFilter,

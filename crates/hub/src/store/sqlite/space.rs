@@ -30,7 +30,8 @@ impl Space {
                  commands has elapsed (history)",
             ),
             _ => Some(
-                "the disk of the hub is almost full (store_free_min): what remains is for what devices report",
+                "the disk of the hub is almost full (store_free_min), and what remains is for what devices report; free \
+                 space on the disk of the data folder, or lower store_free_min, and send again",
             ),
         }
     }
@@ -99,7 +100,7 @@ impl<'c> SpaceWatch<'c> {
         Ok(pages.saturating_mul(self.page_bytes))
     }
 
-    /// What is free for this account; `None` when the system does not tell.
+    /// What is free for this account; `None` when the system does not report it.
     fn free_bytes(&self) -> Option<u64> {
         let found = rustix::fs::statvfs(&self.folder).ok()?;
         Some(found.f_bavail.saturating_mul(found.f_frsize))

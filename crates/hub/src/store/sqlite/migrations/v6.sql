@@ -3,6 +3,7 @@
 -- - selector is the target as it was written; parent the id of the command that is retried.
 -- - Of a rollout, targets wait in targets until their batch begins; canary marks those of its first batch. size and begun
 --   count targets: of the batch that began last, and of all that have begun. state: 0 running, 1 paused, 2 aborted, 3 done.
+--   ended is null in the first two.
 -- - batch and began_at of a delivery are null where its command has no rollout. The time to live counts from began_at.
 
 ALTER TABLE commands ADD COLUMN selector TEXT;
@@ -23,10 +24,10 @@ CREATE TABLE rollouts (
     began      INTEGER NOT NULL,
     began_at   INTEGER NOT NULL,
     not_before INTEGER,
+    ended      INTEGER,
     reason     TEXT,
     plan       TEXT NOT NULL
 ) STRICT;
-CREATE INDEX rollouts_live ON rollouts (seq) WHERE state < 2;
 
 ALTER TABLE deliveries ADD COLUMN batch    INTEGER;
 ALTER TABLE deliveries ADD COLUMN began_at INTEGER;
