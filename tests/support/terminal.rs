@@ -23,7 +23,9 @@ impl Terminal {
         let quoted = |word: &&str| format!("'{}'", word.replace('\'', r"'\''"));
         let words: Vec<String> = [program].iter().chain(args).map(quoted).collect();
         let mut command = Command::new("script");
-        command.args(["--quiet", "--return", "--flush", "--command", &words.join(" ")]);
+        // Without `exec`, some shells stay above the program, and Ctrl-C gives their exit code instead of its own.
+        let line = format!("exec {}", words.join(" "));
+        command.args(["--quiet", "--return", "--flush", "--command", &line]);
         command.arg("/dev/null").envs(environment.iter().copied()).env("TERM", "xterm");
         for (name, _) in std::env::vars_os() {
             let set = environment.iter().any(|(variable, _)| name.to_str() == Some(variable));
