@@ -49,6 +49,8 @@ pub(crate) struct Commands {
     jobs: BTreeMap<Seq, Job>,
     /// Commands whose targets are being looked for, by their request.
     selections: BTreeMap<RequestId, Selection>,
+    /// Rollouts of which a delivery has changed in the call under way.
+    moved: BTreeSet<Seq>,
     steps: BTreeMap<StepId, Step>,
     last_step: u64,
     /// Chunks that a step is under way for.

@@ -12,11 +12,13 @@ use bellwire_proto::limits::{BYE_RECONNECT_DRAINING_S, BYE_RECONNECT_S};
 use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{CommandId, DeviceId, Problem, TokenId};
 
+use crate::command::RolloutStep;
 use crate::context::{Context, KeyDecision};
 use crate::grant::{GrantDecision, Revoked};
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Answer, Frame, NotifyOn, Output};
 use crate::record::{Change, IdempotencyKey, Load, Txn, TxnId};
+use crate::rollout::Decision;
 use crate::time::Now;
 
 /// The changes of one call, and what is to happen once they are on disk.
@@ -202,8 +204,28 @@ impl<'a> TxnBuilder<'a> {
         }
     }
 
+    /// What a rollout has decided, and all that this changes.
+    pub(crate) fn decide_rollout(&mut self, step: RolloutStep) {
+        let RolloutStep { command, decision, record } = step;
+        self.change(Change::PutRollout(command, Box::new(record)));
+        if decision == (Decision::Abort { cancel: true }) {
+            let force = self.ctx.commands.cancel_aborted(command, self.id);
+            self.change(Change::PutCancel(command, force));
+        }
+        self.ctx.commands.rollout_written(command, self.id);
+    }
+
+    /// What the changes of deliveries lead to at their rollouts is part of the transaction, so that a command whose
+    /// deliveries have all ended is nowhere seen with a rollout that goes on.
+    fn decide_rollouts(&mut self) {
+        while let Some(step) = self.ctx.commands.next_decision_of_moved(self.now) {
+            self.decide_rollout(step);
+        }
+    }
+
     /// Ends the call: what changed becomes one transaction, what rests on it waits.
     pub(crate) fn finish(mut self, queue: &mut TxnQueue) -> CallOutcome {
+        self.decide_rollouts();
         self.audit_replies();
         let Self {
             ctx, id, changes, outputs, devices, rests_on, decisions, revoked, token, ..

@@ -32,6 +32,12 @@ impl Job {
         self.rollout.is_none()
     }
 
+    fn decide(&mut self, command: Seq, now: Now) -> Option<RolloutStep> {
+        let rollout = self.rollout.as_mut()?;
+        let decision = rollout.decide(now)?;
+        Some(RolloutStep { command, decision, record: rollout.record().clone() })
+    }
+
     pub(super) fn is_rolling_out(&self) -> bool {
         self.rollout.as_ref().is_some_and(|rollout| !rollout.state().is_ended())
     }
@@ -60,16 +66,25 @@ impl Commands {
         let job = self.jobs.get_mut(&command);
         if let Some(rollout) = job.and_then(|job| job.rollout.as_mut()) {
             rollout.moved(batch, before, after);
+            self.moved.insert(command);
         }
+    }
+
+    /// The next thing that a rollout has decided because a delivery of it has changed.
+    pub(crate) fn next_decision_of_moved(&mut self, now: Now) -> Option<RolloutStep> {
+        while let Some(command) = self.moved.pop_first() {
+            let job = self.jobs.get_mut(&command);
+            let step = job.and_then(|job| job.decide(command, now));
+            if step.is_some() {
+                return step;
+            }
+        }
+        None
     }
 
     /// The next thing that a rollout has decided.
     pub(crate) fn next_decision(&mut self, now: Now) -> Option<RolloutStep> {
-        self.jobs.iter_mut().find_map(|(seq, job)| {
-            let rollout = job.rollout.as_mut()?;
-            let decision = rollout.decide(now)?;
-            Some(RolloutStep { command: *seq, decision, record: rollout.record().clone() })
-        })
+        self.jobs.iter_mut().find_map(|(seq, job)| job.decide(*seq, now))
     }
 
     /// When the next one is due.

@@ -4,29 +4,19 @@
 use bellwire_proto::{Code, Problem, RolloutState};
 
 use super::Hub;
-use crate::command::RolloutStep;
 use crate::ids::RequestId;
 use crate::io::{Answer, Output, RolloutOp};
 use crate::record::{Change, LoadedCommand};
-use crate::rollout::Decision;
 use crate::time::Now;
 use crate::txn::TxnBuilder;
 
 impl Hub {
-    /// Does what a rollout has decided; false when none has.
+    /// Does what a rollout has decided because time passed or an operator asked; false when none has. What follows from a
+    /// change of a delivery is decided in its transaction.
     pub(super) fn go_on_with_rollouts(&mut self, now: Now) -> bool {
-        let Some(RolloutStep { command, decision, record }) = self.ctx.commands.next_decision(now)
-        else {
-            return false;
-        };
+        let Some(step) = self.ctx.commands.next_decision(now) else { return false };
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
-        let id = txn.id();
-        txn.change(Change::PutRollout(command, Box::new(record)));
-        if decision == (Decision::Abort { cancel: true }) {
-            let force = txn.ctx.commands.cancel_aborted(command, id);
-            txn.change(Change::PutCancel(command, force));
-        }
-        txn.ctx.commands.rollout_written(command, id);
+        txn.decide_rollout(step);
         let outcome = txn.finish(&mut self.txns);
         self.end_call(outcome, now);
         true

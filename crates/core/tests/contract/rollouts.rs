@@ -2,9 +2,11 @@
 
 use bellwire_core::{Answer, RequestId, RolloutOp, Send};
 use bellwire_proto::limits::{COMMAND_DEVICES_AT_ONCE, ROLLOUTS_MAX};
-use bellwire_proto::{Code, CommandId, Members, Problem, RolloutPlan, RolloutState};
+use bellwire_proto::{
+    Code, CommandId, Members, Problem, Report, ReportState, RolloutPlan, RolloutState,
+};
 
-use crate::harness::Harness;
+use crate::harness::{Harness, device};
 
 fn in_batches_of_one(send: &mut Send) {
     let plan = RolloutPlan::take(&mut Members::parse(br#"{"batch":1}"#).unwrap()).unwrap();
@@ -59,6 +61,32 @@ fn a_pause_is_answered_when_it_is_on_disk_and_lasts_over_a_restart() {
         harness.disk_held = false;
         harness.pass(1.0);
         assert_eq!(state(&harness, command), expected, "{op:?} is lost over a restart");
+    }
+}
+
+/// A reader saw a command whose deliveries had all ended, with a rollout that was still running.
+#[test]
+fn the_last_delivery_and_the_end_of_its_rollout_are_on_disk_together() {
+    let mut harness = Harness::new();
+    for (reported, expected) in
+        [(ReportState::Succeeded, RolloutState::Done), (ReportState::Failed, RolloutState::Aborted)]
+    {
+        let command = harness.send_to(&["a"], |send| {
+            let plan = br#"{"batch":1,"abort":{"percent":100}}"#;
+            let plan = RolloutPlan::take(&mut Members::parse(plan).unwrap()).unwrap();
+            send.rollout = Some(Box::new(plan));
+        });
+        assert_eq!(state(&harness, command), RolloutState::Running);
+        harness.disk_held = true;
+        let report = harness.request();
+        let now = harness.now;
+        harness.hub.handle_report(report, device("a"), command, Report::of(reported), now);
+        harness.settle();
+        harness.commit_one();
+        assert_eq!(state(&harness, command), expected, "in the commit of {reported:?}");
+        assert!(harness.is_answered(report));
+        harness.disk_held = false;
+        harness.settle();
     }
 }
 

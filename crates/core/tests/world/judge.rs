@@ -158,6 +158,7 @@ impl Judge {
                 Change::PutDelivery(row) => {
                     row_may_follow(disk.delivery(&row.device, row.head.seq), row)?;
                     rollouts::delivery_may_begin(row, txn, disk)?;
+                    rollouts::ends_with_its_last(row, txn, disk)?;
                     self.snapshots.entry(row.head.id).or_default().push(row.to_delivery());
                 }
                 Change::PutLabels(id, labels) => {
@@ -180,7 +181,7 @@ impl Judge {
                 }
                 Change::PutRollout(seq, record) => {
                     let at = self.decided_at.get(&txn.id()).copied();
-                    rollouts::rollout_may_follow(*seq, record, at, disk)?;
+                    rollouts::rollout_may_follow(*seq, record, at, txn, disk)?;
                 }
                 Change::PutCommand(_)
                 | Change::PutTargets(..)

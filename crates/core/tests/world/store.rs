@@ -243,15 +243,7 @@ impl Disk {
 
     /// What has become of the deliveries of a rollout.
     pub(crate) fn rollout_counts(&self, seq: Seq, rollout: &RolloutRecord) -> RolloutCounts {
-        let mut counts = RolloutCounts::default();
-        let failures = rollout.plan.abort.as_ref().map(|rule| &rule.states);
-        for row in self.deliveries_of_command(seq).filter(|row| row.state.is_terminal()) {
-            counts.ended += 1;
-            counts.failed += u64::from(failures.is_some_and(|states| states.contains(&row.state)));
-            let in_batch = row.batch.is_some_and(|batch| batch.number == rollout.batch);
-            counts.ended_in_batch += u64::from(in_batch);
-        }
-        counts
+        rollout_counts(self.deliveries_of_command(seq), rollout)
     }
 
     /// Forgets a command with all that belongs to it.
@@ -471,4 +463,20 @@ fn is_due(row: &DeliveryRecord, now: Now) -> bool {
 /// A name before all others: `-` sorts first among the characters of a name.
 fn first_name() -> DeviceId {
     "-".parse().unwrap()
+}
+
+/// What a rollout counts among the deliveries of its command.
+pub(crate) fn rollout_counts<'a>(
+    rows: impl Iterator<Item = &'a DeliveryRecord>,
+    rollout: &RolloutRecord,
+) -> RolloutCounts {
+    let mut counts = RolloutCounts::default();
+    let failures = rollout.plan.abort.as_ref().map(|rule| &rule.states);
+    for row in rows.filter(|row| row.state.is_terminal()) {
+        counts.ended += 1;
+        counts.failed += u64::from(failures.is_some_and(|states| states.contains(&row.state)));
+        let in_batch = row.batch.is_some_and(|batch| batch.number == rollout.batch);
+        counts.ended_in_batch += u64::from(in_batch);
+    }
+    counts
 }

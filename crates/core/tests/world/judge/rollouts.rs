@@ -1,12 +1,14 @@
 //! The promises of a rollout, from what is on disk: no batch is skipped, none begins early or after the abort rule is met,
 //! and no target begins outside of the batch that runs.
 
-use bellwire_core::record::{Change, DeliveryRecord, RolloutRecord, Txn};
+use std::collections::BTreeMap;
+
+use bellwire_core::record::{Change, DeliveryRecord, RolloutCounts, RolloutRecord, Txn};
 use bellwire_core::{Now, RolloutOp};
-use bellwire_proto::{CommandId, DeliveryState, RolloutState, Seq};
+use bellwire_proto::{CommandId, DeliveryState, DeviceId, RolloutState, Seq};
 
 use super::Verdict;
-use crate::world::store::Disk;
+use crate::world::store::{Disk, rollout_counts};
 
 /// A delivery comes into being: it is of the batch that began last, that batch has a slot for it, and nothing stands
 /// against it; or it is given up.
@@ -44,16 +46,48 @@ pub(super) fn delivery_may_begin(row: &DeliveryRecord, txn: &Txn, disk: &Disk) -
 }
 
 fn too_many_failures(seq: Seq, rollout: &RolloutRecord, disk: &Disk) -> bool {
-    let counts = disk.rollout_counts(seq, rollout);
+    are_too_many(&disk.rollout_counts(seq, rollout), rollout)
+}
+
+fn are_too_many(counts: &RolloutCounts, rollout: &RolloutRecord) -> bool {
     let Some(rule) = &rollout.plan.abort else { return false };
     counts.ended >= rule.min.max(1) && counts.failed * 100 >= rule.percent * counts.ended
 }
 
-/// The row of a rollout changes.
+/// The deliveries of a command as they are with this transaction.
+fn deliveries_with<'a>(seq: Seq, txn: &'a Txn, disk: &'a Disk) -> Vec<&'a DeliveryRecord> {
+    let rows = disk.deliveries_of_command(seq).map(|row| (&row.device, row));
+    let mut rows: BTreeMap<&DeviceId, &DeliveryRecord> = rows.collect();
+    rows.extend(txn.changes().iter().filter_map(|change| match change {
+        Change::PutDelivery(row) if row.head.seq == seq => Some((&row.device, &**row)),
+        _ => None,
+    }));
+    rows.into_values().collect()
+}
+
+/// A delivery of a rollout changes: if it is the last that ends, the rollout ends with it.
+pub(super) fn ends_with_its_last(row: &DeliveryRecord, txn: &Txn, disk: &Disk) -> Verdict {
+    let seq = row.head.seq;
+    let Some(old) = disk.rollouts.get(&seq).filter(|old| !old.state.is_ended()) else {
+        return Ok(());
+    };
+    let ended =
+        deliveries_with(seq, txn, disk).iter().filter(|row| row.state.is_terminal()).count();
+    let ends = txn.changes().iter().any(
+        |change| matches!(change, Change::PutRollout(of, new) if *of == seq && new.state.is_ended()),
+    );
+    match (ended as u64) < row.head.total || ends {
+        true => Ok(()),
+        false => Err(format!("all deliveries have ended, and their rollout goes on: {old:?}")),
+    }
+}
+
+/// The row of a rollout changes, after what the transaction does to the deliveries.
 pub(super) fn rollout_may_follow(
     seq: Seq,
     new: &RolloutRecord,
     at: Option<Now>,
+    txn: &Txn,
     disk: &Disk,
 ) -> Verdict {
     let Some(old) = disk.rollouts.get(&seq) else {
@@ -65,8 +99,9 @@ pub(super) fn rollout_may_follow(
     if old.state.is_ended() {
         return Err(format!("a rollout goes on after its end: {old:?}, {new:?}"));
     }
-    let begun = disk.deliveries_of_command(seq).count() as u64;
-    let counts = disk.rollout_counts(seq, old);
+    let rows = deliveries_with(seq, txn, disk);
+    let begun = rows.len() as u64;
+    let counts = rollout_counts(rows.into_iter(), old);
     let total = disk.commands.get(&seq).map_or(0, |command| command.head.total);
     if new.state == RolloutState::Done && counts.ended < total {
         return Err(format!("a rollout is done with {} of {total}: {new:?}", counts.ended));
@@ -77,7 +112,7 @@ pub(super) fn rollout_may_follow(
     let (Some(at), true) = (at, new.batch == old.batch + 1 && old.begun == begun) else {
         return Err(format!("a batch is skipped, {begun} have begun: {old:?}, {new:?}"));
     };
-    if old.state != RolloutState::Running || too_many_failures(seq, old, disk) {
+    if old.state != RolloutState::Running || are_too_many(&counts, old) {
         return Err(format!("a batch begins, and must not: {old:?}, {new:?}"));
     }
     if old.batch == 0 {
