@@ -18,6 +18,7 @@ mod rollouts;
 mod selection;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bellwire_proto::limits::COMMANDS_TO_MANY_MAX;
 use bellwire_proto::{DeviceId, Json, Seq};
@@ -34,8 +35,14 @@ use cancellation::Cancel;
 pub(crate) use rollouts::RolloutStep;
 pub(crate) use selection::Selection;
 
-/// Steps under way at once: one is prepared while the other is written.
-const STEPS_MAX: usize = 2;
+/// Targets in a chunk: what a step takes is about what a send takes, so that a sender whose transaction comes in meanwhile
+/// waits for little more than its own.
+pub(crate) const CHUNK_DEVICES: usize = 32;
+/// Steps under way at once: some are prepared while others are written. While requests change something too it is one, and
+/// what came in until it was on disk is written before the next: each of them waits for one step at most.
+const STEPS_MAX: usize = 8;
+/// For so long after a request has changed something, others are taken to be on their way.
+const OTHERS_FOR: Duration = Duration::from_millis(50);
 /// Steps that wait for a device which the store cannot read, beside those: they hold up nothing.
 const STALLED_STEPS_MAX: usize = 64;
 
@@ -72,6 +79,10 @@ pub(crate) struct Commands {
     reload_at: Option<Instant>,
     /// No lookup before this: the store could not answer the last.
     retry_at: Option<Instant>,
+    /// When a request last changed something.
+    requested_at: Option<Instant>,
+    /// The latest transaction when the last step was seen on disk: beside others, the next one begins after it.
+    others: TxnId,
     /// A delivery could not be looked up since [`Commands::next_lookup`] was last called.
     lookup_failed: bool,
 }
@@ -242,6 +253,11 @@ impl Commands {
         self.jobs.len() + self.selections.len() + self.steps.len() + self.held_back.len()
     }
 
+    /// Something that was requested changes something now: whoever requested it waits for the disk.
+    pub(crate) fn request_changes(&mut self, now: Instant) {
+        self.requested_at = Some(now);
+    }
+
     /// Whether no more commands may be expanded, cancelled or have their targets looked for. Those that are rolled out
     /// do not count: one that is paused would refuse others for weeks.
     pub(crate) fn is_full(&self) -> bool {
@@ -315,14 +331,20 @@ impl Commands {
             return None;
         }
         self.retry_at = None;
-        self.next_chunk(committed).or_else(|| self.next_page(committed))
+        self.next_chunk(last, committed, now).or_else(|| self.next_page(committed))
     }
 
     /// A chunk with an urgent target comes first, of whichever command.
-    fn next_chunk(&mut self, committed: TxnId) -> Option<JobLookup> {
-        while self.writing.pop_front_if(|txn| *txn <= committed).is_some() {}
+    fn next_chunk(&mut self, last: TxnId, committed: TxnId, now: Instant) -> Option<JobLookup> {
+        while self.writing.pop_front_if(|txn| *txn <= committed).is_some() {
+            self.others = last;
+        }
         let preparing = self.busy - self.stalled.min(STALLED_STEPS_MAX);
-        if preparing + self.writing.len() >= STEPS_MAX {
+        let steps = preparing + self.writing.len();
+        let alone = self.requested_at.is_none_or(|at| now.since(at) >= OTHERS_FOR);
+        let may_begin =
+            if alone { steps < STEPS_MAX } else { steps == 0 && self.others <= committed };
+        if !may_begin {
             return None;
         }
         let mut stored = self.jobs.iter_mut().filter(|(_, job)| job.stored <= committed);

@@ -227,11 +227,13 @@ impl<'a> TxnBuilder<'a> {
     pub(crate) fn finish(mut self, queue: &mut TxnQueue) -> CallOutcome {
         self.decide_rollouts();
         self.audit_replies();
-        let Self {
-            ctx, id, changes, outputs, devices, rests_on, decisions, revoked, token, ..
-        } = self;
+        let Self { now, ctx, id, changes, outputs, devices, rests_on, decisions, revoked, token } =
+            self;
         let key = decisions.iter().find(|d| d.stored.is_some()).map(|d| d.key.clone());
         if !changes.is_empty() {
+            if outputs.iter().any(|output| matches!(output, Output::Reply(..))) {
+                ctx.commands.request_changes(now.instant);
+            }
             queue.last = id;
             ctx.outputs.push_back(Output::Persist(Txn::new(id, changes)));
             let devices = devices.clone();

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use bellwire_proto::limits::COMMAND_DEVICES_AT_ONCE;
 use bellwire_proto::{DeviceId, Seq};
 
-use super::{Commands, JobLookup};
+use super::{CHUNK_DEVICES, Commands, JobLookup};
 use crate::ids::RequestId;
 use crate::io::NewSend;
 use crate::record::{ChunkRange, TargetChunk, TargetPage, TargetQuery, TxnId};
@@ -51,7 +51,7 @@ impl Selection {
         for canary in [true, false] {
             let found = if canary { &mut self.canaries } else { &mut self.found };
             while found.len() >= least {
-                let rest = found.split_off(found.len().min(COMMAND_DEVICES_AT_ONCE));
+                let rest = found.split_off(found.len().min(CHUNK_DEVICES));
                 let chunk = TargetChunk { devices: std::mem::replace(found, rest), canary };
                 self.staged += chunk.devices.len() as u64;
                 self.staged_canaries += if canary { chunk.devices.len() as u64 } else { 0 };

@@ -5,7 +5,7 @@ use bellwire_proto::limits::{COMMAND_DEVICES_AT_ONCE, IDEMPOTENCY_RETENTION};
 use bellwire_proto::{Code, CommandId, DeviceId, Json, Problem, Seq};
 
 use super::{CommandOp, Hub};
-use crate::command::{Expansion, JobLookup, StepId, StepKind};
+use crate::command::{CHUNK_DEVICES, Expansion, JobLookup, StepId, StepKind};
 use crate::context::KeyDecision;
 use crate::context::{store_unavailable, unknown_device};
 use crate::device::{
@@ -79,7 +79,7 @@ impl Hub {
         }
         let total = devices.len() as u64;
         let chunks: Vec<TargetChunk> = devices
-            .chunks(COMMAND_DEVICES_AT_ONCE)
+            .chunks(CHUNK_DEVICES)
             .map(|devices| TargetChunk { devices: devices.to_vec(), canary: false })
             .collect();
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
