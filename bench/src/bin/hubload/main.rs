@@ -16,8 +16,10 @@
 //! duplicated or sent to the wrong stream stops the run.
 
 mod client;
+mod connection;
 mod figures;
 mod floor;
+mod many;
 mod queue;
 mod server;
 mod tls;
@@ -64,6 +66,9 @@ struct Args {
     /// Measures instead what a queue of so many commands costs, beside one of ten.
     #[arg(long, value_name = "COMMANDS")]
     queue: Option<usize>,
+    /// Measures instead what a command to so many devices costs, and what another sender notices of it.
+    #[arg(long, value_name = "DEVICES", conflicts_with = "json")]
+    many: Option<usize>,
     /// Measures instead what tokens and TLS cost: a closed hub beside an open one, and TLS beside nothing but rustls.
     #[arg(long, conflicts_with = "json")]
     trust: bool,
@@ -118,6 +123,9 @@ fn measure(args: &Args) -> anyhow::Result<()> {
     if let Some(queued) = args.queue {
         return measure_queue(args, &bellwire, queued);
     }
+    if let Some(devices) = args.many {
+        return measure_many(args, &bellwire, devices);
+    }
     if args.trust {
         return trust::measure(args, &bellwire);
     }
@@ -170,6 +178,45 @@ fn measure_queue(args: &Args, bellwire: &Path, queued: usize) -> anyhow::Result<
         let ratio = figure(figures::median(ratios.drain(..)));
         println!(
             "{name:<10} {long:>9.0} with {queued} queued, {short:>9.0} with few: ratio {ratio:.2}"
+        );
+    }
+    Ok(())
+}
+
+/// What a command to many costs, in the median of the rounds.
+fn measure_many(args: &Args, bellwire: &Path, devices: usize) -> anyhow::Result<()> {
+    ensure!(devices >= 1000, "many are 1000 devices at least");
+    let mut rounds = Vec::new();
+    for round in 0..args.rounds {
+        eprintln!("round {} of {}", round + 1, args.rounds);
+        let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
+        let server = Server::start(Kind::Hub, bellwire, &parent, &[])?;
+        let figures =
+            many::measure(&server, devices).with_context(|| server.last_words(Kind::Hub))?;
+        rounds.push(figures);
+    }
+    println!(
+        "target   devices  answered s  at all s  other p50, p99 ms before  meanwhile     ratio       MB"
+    );
+    for n in 0..rounds.first().map_or(0, Vec::len) {
+        let of = |figure: fn(&many::Figures) -> f64| {
+            let figures = rounds.iter().filter_map(|figures| figures.get(n));
+            figures::median(figures.map(figure)).unwrap_or(f64::NAN)
+        };
+        let Some(first) = rounds.first().and_then(|figures| figures.get(n)) else { continue };
+        println!(
+            "{:<8} {:>7}  {:>10.2}  {:>8.1}  {:>12.2}, {:>9.2}  {:>6.2}, {:>5.2}  {:>4.1}, {:>4.1}  {:>5.0}",
+            first.target,
+            first.total,
+            of(|f| f.answered_s),
+            of(|f| f.expanded_s),
+            of(|f| f.before.p50_ms),
+            of(|f| f.before.p99_ms),
+            of(|f| f.meanwhile.p50_ms),
+            of(|f| f.meanwhile.p99_ms),
+            of(|f| f.meanwhile.p50_ms / f.before.p50_ms),
+            of(|f| f.meanwhile.p99_ms / f.before.p99_ms),
+            of(|f| f.anon_bytes / 1e6),
         );
     }
     Ok(())

@@ -6,13 +6,12 @@
 //! sends it the next: the rate of such exchanges is taken with all of the queue still there, and
 //! with ten.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
-use crate::client::content_length;
+use crate::connection::Connection;
 
 /// Senders at once, each on a connection of its own.
 const SENDERS: usize = 8;
@@ -81,56 +80,4 @@ fn exchange(address: SocketAddr, device: &str) -> anyhow::Result<f64> {
         ensure!(reports.answer()? == 200, "a report was refused");
     }
     Ok((EXCHANGES - SHORT) as f64 / start.elapsed().as_secs_f64())
-}
-
-/// A connection that is used for one request after the other.
-struct Connection(BufReader<TcpStream>);
-
-impl Connection {
-    fn open(address: SocketAddr) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        Ok(Self(BufReader::new(stream)))
-    }
-
-    fn send(&mut self, device: &str, count: usize) -> anyhow::Result<()> {
-        for _ in 0..count {
-            self.request(&format!("POST /v1/send/{device}/work"), "x")?;
-            let status = self.answer()?;
-            ensure!(status == 202, "a send was answered {status}");
-        }
-        Ok(())
-    }
-
-    fn request(&mut self, what: &str, body: &str) -> anyhow::Result<()> {
-        let length = body.len();
-        let head =
-            format!("{what} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
-        Ok(self.0.get_mut().write_all(format!("{head}{body}").as_bytes())?)
-    }
-
-    /// Reads an answer with its body; its status.
-    fn answer(&mut self) -> anyhow::Result<u16> {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            ensure!(self.0.read_line(&mut head)? > 0, "the hub closed a connection");
-        }
-        let mut body = vec![0; content_length(&head).unwrap_or(0)];
-        self.0.read_exact(&mut body)?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        status.context("an answer without a status")
-    }
-
-    /// Reads a stream up to its next command; the command's id.
-    fn next_command(&mut self) -> anyhow::Result<String> {
-        loop {
-            let mut line = String::new();
-            ensure!(self.0.read_line(&mut line)? > 0, "the hub ended the stream");
-            if let Some(rest) = line.strip_prefix("data: {\"id\":\"") {
-                let id = rest.split('"').next();
-                return id.map(str::to_owned).context("a command without an id");
-            }
-        }
-    }
 }
