@@ -44,6 +44,8 @@ pub(crate) struct Entry {
 pub(crate) enum GrantOp {
     Revoke { request: RequestId },
     Enroll { request: RequestId, enrolment: Box<Enrolment> },
+    /// A schedule acts for it.
+    Run { request: RequestId },
 }
 
 /// An enrolment on its way to its device, which decides.
@@ -86,7 +88,9 @@ impl GrantDecision {
 impl GrantOp {
     pub(crate) fn request(&self) -> RequestId {
         match self {
-            Self::Revoke { request } | Self::Enroll { request, .. } => *request,
+            Self::Revoke { request } | Self::Enroll { request, .. } | Self::Run { request } => {
+                *request
+            }
         }
     }
 }

@@ -13,11 +13,14 @@ use std::time::Duration;
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::{
     Action, CommandId, Delivery, DeliveryState, DeviceId, Json, Labels, Outcome, Role, Rollout,
-    RolloutPlan, RolloutState, Selector, Seq, Timestamp, Token, TokenId,
+    RolloutPlan, RolloutState, ScheduleId, Selector, Seq, Timestamp, Token, TokenId,
 };
 
 use crate::ids::RequestId;
 use crate::time::{Instant, Now};
+
+mod schedule;
+pub use schedule::ScheduleRecord;
 
 /// A command without its data: what every delivery of it needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -490,6 +493,10 @@ pub enum Change {
     DeleteToken(TokenId),
     /// All tokens of a device are revoked.
     DeleteTokensOf(DeviceId),
+    /// A schedule, new or changed: the whole row.
+    PutSchedule(Box<ScheduleRecord>),
+    /// A schedule is deleted. Its commands stay.
+    DeleteSchedule(ScheduleId),
 }
 
 /// The number of a transaction; they are given out and committed in rising order.

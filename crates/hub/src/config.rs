@@ -238,6 +238,7 @@ impl Config {
             stream_max: self.stream_max,
             // Until there are credentials every hub is open.
             create_on_sight: true,
+            calendar: bellwire_core::Calendar(crate::calendar::next),
         }
     }
 }

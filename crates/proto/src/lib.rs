@@ -30,12 +30,14 @@ pub mod json;
 pub mod labels;
 pub mod limits;
 pub mod members;
+pub mod merge_patch;
 pub mod outcome;
 pub mod problem;
 pub mod python_json;
 pub mod report;
 pub mod role;
 pub mod rollout;
+pub mod schedule;
 pub mod selector;
 pub mod similar;
 pub mod stream;
@@ -57,6 +59,9 @@ pub use problem::{Code, Problem};
 pub use report::{Report, ReportState};
 pub use role::{CreatedToken, Join, NewToken, Role, RoleName, Scope, SecretText, Token};
 pub use rollout::{AbortRule, BatchSize, Rollout, RolloutPlan, RolloutState};
+pub use schedule::{
+    Missed, Overlap, Schedule, ScheduleId, SchedulePlan, ScheduleTarget, Skipped,
+};
 pub use selector::Selector;
 pub use similar::similar;
 pub use time::{Seconds, Timestamp};

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bellwire_proto::{DeviceId, Seq, TokenId};
+use bellwire_proto::{DeviceId, ScheduleId, Seq, TokenId};
 
 /// The position after which a page begins.
 ///
@@ -27,6 +27,7 @@ enum Position {
     Seq(Seq),
     Device(DeviceId),
     Token(TokenId),
+    Schedule(ScheduleId),
 }
 
 /// Text that is no cursor, or a cursor of another list.
@@ -38,6 +39,7 @@ pub struct BadCursor;
 const SEQ_V1: u8 = 0x11;
 const DEVICE_V1: u8 = 0x12;
 const TOKEN_V1: u8 = 0x13;
+const SCHEDULE_V1: u8 = 0x15;
 
 impl Cursor {
     /// In a list of commands: after this one.
@@ -57,7 +59,7 @@ impl Cursor {
     pub const fn seq(&self) -> Result<Seq, BadCursor> {
         match &self.0 {
             Position::Seq(seq) => Ok(*seq),
-            Position::Device(_) | Position::Token(_) => Err(BadCursor),
+            _ => Err(BadCursor),
         }
     }
 
@@ -68,7 +70,7 @@ impl Cursor {
     pub const fn device(&self) -> Result<&DeviceId, BadCursor> {
         match &self.0 {
             Position::Device(device) => Ok(device),
-            Position::Seq(_) | Position::Token(_) => Err(BadCursor),
+            _ => Err(BadCursor),
         }
     }
 
@@ -84,7 +86,23 @@ impl Cursor {
     pub const fn token(&self) -> Result<TokenId, BadCursor> {
         match &self.0 {
             Position::Token(token) => Ok(*token),
-            Position::Seq(_) | Position::Device(_) => Err(BadCursor),
+            _ => Err(BadCursor),
+        }
+    }
+
+    /// In a list of schedules: after this one.
+    pub const fn after_schedule(schedule: ScheduleId) -> Self {
+        Self(Position::Schedule(schedule))
+    }
+
+    /// The schedule, if this is a cursor of schedules.
+    ///
+    /// # Errors
+    /// When it is one of another list.
+    pub const fn schedule(&self) -> Result<ScheduleId, BadCursor> {
+        match &self.0 {
+            Position::Schedule(schedule) => Ok(*schedule),
+            _ => Err(BadCursor),
         }
     }
 }
@@ -95,6 +113,7 @@ impl fmt::Display for Cursor {
             Position::Seq(seq) => [&[SEQ_V1][..], &seq.get().to_be_bytes()].concat(),
             Position::Device(device) => [&[DEVICE_V1][..], device.as_str().as_bytes()].concat(),
             Position::Token(token) => [&[TOKEN_V1][..], token.as_str().as_bytes()].concat(),
+            Position::Schedule(id) => [&[SCHEDULE_V1][..], &id.to_bytes()].concat(),
         };
         f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
     }
@@ -118,6 +137,10 @@ impl FromStr for Cursor {
                 let id = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
                 Position::Token(id.parse().map_err(|_| BadCursor)?)
             }
+            Some((&SCHEDULE_V1, rest)) => {
+                let id = rest.try_into().map_err(|_| BadCursor)?;
+                Position::Schedule(ScheduleId::from_bytes(id))
+            }
             _ => return Err(BadCursor),
         };
         Ok(Self(position))
@@ -136,6 +159,7 @@ mod tests {
             Cursor::after_seq(Seq::new(u64::MAX)),
             Cursor::after_device(device),
             Cursor::after_token(TokenId::from_random([7; 10])),
+            Cursor::after_schedule(ScheduleId::from_parts(7, [7; 10])),
         ] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }

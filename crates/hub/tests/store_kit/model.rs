@@ -6,7 +6,7 @@ use bellwire_core::record::{Change, Load, Loaded, Txn};
 use std::time::Duration;
 
 use bellwire_core::record::{
-    CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord, TokenRecord,
+    CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord, ScheduleRecord, TokenRecord,
 };
 use bellwire_core::{Instant, Now, Recovered};
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible};
@@ -35,6 +35,7 @@ pub struct View {
     pub deliveries: Vec<DeliveryRecord>,
     pub keys: Vec<IdempotencyRecord>,
     pub tokens: Vec<TokenRecord>,
+    pub schedules: Vec<ScheduleRecord>,
 }
 
 impl Model {
@@ -150,6 +151,7 @@ impl Model {
             deliveries: disk.deliveries.values().cloned().collect(),
             keys: disk.keys.values().cloned().collect(),
             tokens: disk.tokens.values().cloned().collect(),
+            schedules: disk.schedules.values().cloned().collect(),
         }
     }
 
@@ -177,6 +179,7 @@ impl Kit {
         };
         View {
             tokens: read(self.store.tokens(all.clone())).items,
+            schedules: read(self.store.schedules(None, all.clone())).items,
             devices: read(self.store.devices(DeviceFilter::default(), all)).items,
             commands,
             shown,

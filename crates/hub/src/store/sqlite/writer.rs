@@ -15,6 +15,7 @@ use super::checkpoint::Checkpoint;
 use super::purge::Purge;
 use super::rollouts;
 use super::rows::{self, instant_ms, int, ms};
+use super::schedules;
 use super::tokens;
 use crate::store::{StoreError, StoreEvents};
 
@@ -125,6 +126,8 @@ struct Statements<'c> {
     put_last_used: Statement<'c>,
     delete_token: Statement<'c>,
     delete_tokens_of: Statement<'c>,
+    put_schedule: Statement<'c>,
+    delete_schedule: Statement<'c>,
 }
 
 impl<'c> Statements<'c> {
@@ -170,6 +173,8 @@ impl<'c> Statements<'c> {
                 .prepare("UPDATE tokens SET last_used_at = ?2 WHERE id = ?1")?,
             delete_token: connection.prepare("DELETE FROM tokens WHERE id = ?1")?,
             delete_tokens_of: connection.prepare("DELETE FROM tokens WHERE device = ?1")?,
+            put_schedule: connection.prepare(schedules::PUT_SCHEDULE)?,
+            delete_schedule: connection.prepare("DELETE FROM schedules WHERE id = ?1")?,
         })
     }
 
@@ -273,6 +278,8 @@ impl<'c> Statements<'c> {
             }
             Change::DeleteToken(token) => self.delete_token.execute([token.as_str()]),
             Change::DeleteTokensOf(device) => self.delete_tokens_of.execute([device.as_str()]),
+            Change::PutSchedule(row) => schedules::put_schedule(&mut self.put_schedule, row),
+            Change::DeleteSchedule(id) => self.delete_schedule.execute([id.to_bytes()]),
         }
         .map(drop)
     }

@@ -1,0 +1,3 @@
+//! Which times are decided, on a calendar of whole minutes.
+
+use super::*;
