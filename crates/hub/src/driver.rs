@@ -37,6 +37,7 @@ mod events;
 mod preview;
 mod reserved;
 mod runtime;
+mod schedules;
 mod trials;
 
 pub use reserved::Reserved;

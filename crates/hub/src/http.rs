@@ -25,6 +25,7 @@ mod problem;
 mod report;
 mod request;
 mod rules;
+mod schedule;
 mod send;
 mod stream;
 mod token;
@@ -155,6 +156,29 @@ static ROUTES: &[Route] = &[
     Route {
         path: "/v1/commands/{command}/events",
         methods: &[on!(GET reads Operator, command::events)],
+    },
+    Route {
+        path: "/v1/schedules",
+        methods: &[
+            on!(GET reads Operator, schedule::list),
+            on!(POST acts Operator, schedule::create),
+        ],
+    },
+    Route {
+        path: "/v1/schedules/{schedule}",
+        methods: &[
+            on!(GET reads Operator, schedule::show),
+            on!(PATCH acts Operator, schedule::change),
+            on!(DELETE acts Operator, schedule::delete),
+        ],
+    },
+    Route {
+        path: "/v1/schedules/{schedule}/pause",
+        methods: &[on!(POST acts Operator, schedule::pause)],
+    },
+    Route {
+        path: "/v1/schedules/{schedule}/resume",
+        methods: &[on!(POST acts Operator, schedule::resume)],
     },
     Route { path: "/v1/devices", methods: &[on!(GET reads Operator, device::list)] },
     Route {

@@ -96,6 +96,7 @@ impl Hub {
             Some(Role::Operator(scope)) if scope.allows(&record.plan.action) => {
                 self.run_within(request, scope.select, now);
             }
+            Some(Role::Operator(_)) => self.skip_run(request, Code::Forbidden.as_str(), now),
             _ => self.end_suspended(request, now),
         }
     }

@@ -16,6 +16,7 @@ mod devices;
 mod mounted;
 mod reports;
 mod rollouts;
+mod schedules;
 mod sending;
 mod streams;
 mod support;
