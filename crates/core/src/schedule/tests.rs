@@ -1,3 +1,61 @@
-//! Which times are decided, on a calendar of whole minutes.
+//! The last time that is due, however many have passed.
+
+use bellwire_proto::{Json, Overlap, SchedulePlan, ScheduleTarget};
 
 use super::*;
+
+/// Due every so many seconds.
+fn every() -> Calendar {
+    Calendar(|cron, _, after| {
+        let every_ms = cron.parse::<u64>().ok()? * 1000;
+        Some(Timestamp::from_unix_ms((after.unix_ms() / every_ms + 1) * every_ms))
+    })
+}
+
+fn entry(every_s: u64, decided_ms: u64) -> Entry {
+    let plan = SchedulePlan {
+        name: "n".to_owned(),
+        cron: every_s.to_string(),
+        timezone: "UTC".to_owned(),
+        action: "a".parse().unwrap(),
+        data: Json::null(),
+        target: ScheduleTarget::All(true),
+        ttl_s: None,
+        run_timeout_s: None,
+        rollout: None,
+        overlap: Overlap::Skip,
+        missed: Missed::None,
+    };
+    let id = ScheduleId::from_parts(1, [1; 10]);
+    let record = ScheduleRecord::new(id, plan, None, Timestamp::from_unix_ms(decided_ms));
+    Entry { record, next: None, retry_at: None, failure: None }
+}
+
+#[test]
+fn the_last_time_that_is_due_is_found_whatever_has_passed() {
+    for every_s in [1, 60, 3600, 86_400] {
+        let every_ms = every_s * 1000;
+        for passed_ms in [0, 1, 999, 60_000, 3_600_001, 86_400_000, 10 * 365 * 86_400_000] {
+            let decided_ms = 1_700_000_000_000 + 7;
+            let now_ms = decided_ms + passed_ms;
+            let expected = now_ms / every_ms * every_ms;
+            let expected = (expected > decided_ms).then(|| Timestamp::from_unix_ms(expected));
+            let found =
+                last_due(&entry(every_s, decided_ms), every(), Timestamp::from_unix_ms(now_ms));
+            assert_eq!(found, expected, "every {every_s} s after {passed_ms} ms");
+        }
+    }
+}
+
+#[test]
+fn the_search_through_ten_years_of_minutes_takes_a_few_looks() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static LOOKS: AtomicU32 = AtomicU32::new(0);
+    let counted = Calendar(|cron, zone, after| {
+        LOOKS.fetch_add(1, Ordering::Relaxed);
+        (every().0)(cron, zone, after)
+    });
+    let now = Timestamp::from_unix_ms(10 * 365 * 86_400_000);
+    assert!(last_due(&entry(60, 0), counted, now).is_some());
+    assert!(LOOKS.load(Ordering::Relaxed) < 64, "{LOOKS:?}");
+}

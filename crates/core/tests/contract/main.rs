@@ -17,6 +17,7 @@ mod polling;
 mod queue;
 mod review;
 mod rotating;
+mod schedules;
 mod sending;
 mod states;
 mod tokens;
