@@ -18,6 +18,7 @@ mod doctor;
 mod operator;
 mod results;
 mod rollout;
+mod schedule;
 
 pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
@@ -26,6 +27,9 @@ pub use doctor::Doctor;
 pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
 pub use results::Results;
 pub use rollout::{Retry, Rollout};
+pub use schedule::{
+    MissedArg, OverlapArg, ScheduleCommand, ScheduleCreate, ScheduleNamed, SchedulesNamed,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -135,6 +139,12 @@ pub enum Command {
     Retry(Retry),
     /// List the commands.
     Commands(Commands),
+    /// Send commands again and again, at the times of a cron expression.
+    Schedule {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: ScheduleCommand,
+    },
     /// List the appliances, show one, or remove some.
     Devices(Devices),
     /// Make, list and revoke tokens: what a hub asks of whoever calls it.

@@ -34,6 +34,7 @@ mod replay;
 mod results;
 mod rollout;
 mod saved;
+mod schedule;
 mod send;
 #[cfg(feature = "hub")]
 mod serve;
@@ -103,6 +104,7 @@ async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
         Command::Abort(args) => rollout::change(args, RolloutChange::Abort, form).await,
         Command::Retry(args) => rollout::retry(args, form).await,
         Command::Commands(commands) => commands::run(commands, form).await,
+        Command::Schedule { command } => schedule::run(command, form).await,
         Command::Devices(devices) => devices::run(devices, form).await,
         Command::Token { command } => token::run(command, form).await,
         Command::Access(access) => access::run(access, form).await,

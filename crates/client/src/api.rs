@@ -29,6 +29,7 @@ mod events;
 mod listen;
 mod page;
 mod rollout;
+mod schedule;
 mod token;
 
 pub use command::{CommandQuery, DeliveryQuery, NewCommand, SendOptions, Target};

@@ -42,10 +42,17 @@ pub(crate) struct Entry {
 /// Something to do to a token, once it is in memory.
 #[derive(Debug)]
 pub(crate) enum GrantOp {
-    Revoke { request: RequestId },
-    Enroll { request: RequestId, enrolment: Box<Enrolment> },
+    Revoke {
+        request: RequestId,
+    },
+    Enroll {
+        request: RequestId,
+        enrolment: Box<Enrolment>,
+    },
     /// A schedule acts for it.
-    Run { request: RequestId },
+    Run {
+        request: RequestId,
+    },
 }
 
 /// An enrolment on its way to its device, which decides.

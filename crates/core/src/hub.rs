@@ -126,7 +126,9 @@ pub struct Hub {
 /// What is done to a command as a whole.
 #[derive(Debug, Clone, Copy)]
 enum CommandOp {
-    Cancel { force: bool },
+    Cancel {
+        force: bool,
+    },
     Rollout(RolloutOp),
     /// A run of a schedule must know whether it has ended.
     LookForEnd,

@@ -243,7 +243,8 @@ impl Schedules {
         match op {
             ScheduleOp::Create(record) => {
                 if self.entries.len() >= SCHEDULES_MAX {
-                    let detail = format!("a hub has at most {SCHEDULES_MAX} schedules; delete some");
+                    let detail =
+                        format!("a hub has at most {SCHEDULES_MAX} schedules; delete some");
                     return Err(Problem::new(Code::RateLimited, detail));
                 }
                 self.check_name(&record.plan.name, id)?;
@@ -256,7 +257,8 @@ impl Schedules {
                 self.check_name(&plan.name, id)?;
                 let record = self.record_mut(id)?;
                 if record.version != version {
-                    let detail = "the schedule was changed meanwhile; read it again, and change that";
+                    let detail =
+                        "the schedule was changed meanwhile; read it again, and change that";
                     return Err(Problem::new(Code::Conflict, detail));
                 }
                 set_paused(record, paused, now)?;
@@ -337,7 +339,8 @@ fn set_paused(record: &mut ScheduleRecord, paused: bool, now: Timestamp) -> Resu
         return Ok(false);
     }
     if let Some(reason) = record.reason.as_ref().filter(|_| !paused) {
-        let detail = format!("{reason}, and the schedule acts for it; make it anew, and delete this");
+        let detail =
+            format!("{reason}, and the schedule acts for it; make it anew, and delete this");
         return Err(Problem::new(Code::Conflict, detail));
     }
     record.paused = paused;

@@ -156,8 +156,7 @@ fn cron(expression: &str) -> Result<Cron, Problem> {
             )));
         }
     }
-    parse(&fields)
-        .ok_or_else(|| Problem::bad_request("member \"cron\" is not a cron expression"))
+    parse(&fields).ok_or_else(|| Problem::bad_request("member \"cron\" is not a cron expression"))
 }
 
 fn parse(fields: &[&str; 5]) -> Option<Cron> {

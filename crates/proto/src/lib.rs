@@ -59,9 +59,7 @@ pub use problem::{Code, Problem};
 pub use report::{Report, ReportState};
 pub use role::{CreatedToken, Join, NewToken, Role, RoleName, Scope, SecretText, Token};
 pub use rollout::{AbortRule, BatchSize, Rollout, RolloutPlan, RolloutState};
-pub use schedule::{
-    Missed, Overlap, Schedule, ScheduleId, SchedulePlan, ScheduleTarget, Skipped,
-};
+pub use schedule::{Missed, Overlap, Schedule, ScheduleId, SchedulePlan, ScheduleTarget, Skipped};
 pub use selector::Selector;
 pub use similar::similar;
 pub use time::{Seconds, Timestamp};

@@ -168,7 +168,7 @@ fn count(text: &str) -> Result<NonZeroUsize, &'static str> {
 }
 
 /// A selector; an error points at its place.
-fn selector(text: &str) -> Result<Selector, String> {
+pub(super) fn selector(text: &str) -> Result<Selector, String> {
     text.parse().map_err(|e: bellwire_proto::selector::InvalidSelector| {
         // A control character in it would take more or less than one column.
         let shown: String =

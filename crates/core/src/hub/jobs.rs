@@ -261,8 +261,7 @@ impl Hub {
         for (request, op) in waiting {
             if matches!(op, CommandOp::LookForEnd) {
                 let ended = |found: &LoadedCommand| {
-                    found.terminal >= found.head.total
-                        && !self.ctx.commands.has_job(found.head.seq)
+                    found.terminal >= found.head.total && !self.ctx.commands.has_job(found.head.seq)
                 };
                 // What is not retained any more has ended.
                 let ended = found.as_deref().is_none_or(ended);

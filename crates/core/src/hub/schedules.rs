@@ -5,7 +5,9 @@
 //! [`Hub::run_answered`]. Its steps: the row with the decision; the token on whose behalf it acts; the end of the last
 //! command, where that matters; the command, stored in one transaction with the row.
 
-use bellwire_proto::{Code, Role, ScheduleId, ScheduleTarget, Seconds, Selector, Timestamp, TokenId};
+use bellwire_proto::{
+    Code, Role, ScheduleId, ScheduleTarget, Seconds, Selector, Timestamp, TokenId,
+};
 use bellwire_proto::{Overlap, Problem};
 
 use super::{CommandOp, Hub};
@@ -202,9 +204,8 @@ pub(super) fn suspend_all_of(token: Option<TokenId>, txn: &mut TxnBuilder<'_>) {
 /// The command of a run, for those devices that are within the scope at this moment.
 fn send_of(record: &ScheduleRecord, at: Timestamp, scope: Option<Selector>) -> Send {
     let plan = &record.plan;
-    let within = |query: TargetQuery| {
-        Target::Found(Box::new(TargetQuery { scope: scope.clone(), ..query }))
-    };
+    let within =
+        |query: TargetQuery| Target::Found(Box::new(TargetQuery { scope: scope.clone(), ..query }));
     let target = match &plan.target {
         ScheduleTarget::Select(text) => {
             // Whoever stored it has parsed it. Without a selector it would be every device.

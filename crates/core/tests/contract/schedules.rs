@@ -303,7 +303,8 @@ fn a_schedule_acts_as_its_token_and_ends_with_it() {
         (plan.target, plan.overlap) = (ScheduleTarget::Devices(names.to_vec()), Overlap::Queue);
     };
     let admin = harness.make_as(Some(token(1)), all);
-    let [scoped, named] = [harness.make_as(Some(token(2)), all), harness.make_as(Some(token(2)), devices)];
+    let [scoped, named] =
+        [harness.make_as(Some(token(2)), all), harness.make_as(Some(token(2)), devices)];
     let other = harness.make_as(Some(token(3)), all);
     let expires = harness.make_as(Some(token(4)), all);
     harness.pass(60.0);

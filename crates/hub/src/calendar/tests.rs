@@ -26,16 +26,51 @@ fn times(expression: &str, zone: &str, from: &str, count: usize) -> Vec<String> 
 fn a_local_time_that_is_skipped_occurs_at_the_first_instant_after_the_gap_and_once() {
     for (expression, zone, from, expected) in [
         // 02:00 to 03:00 are skipped; 02:30 and 03:00 are one run.
-        ("30 2 * * *", "Europe/Paris", "2026-03-28T12:00:00Z", ["2026-03-29T01:00Z", "2026-03-30T00:30Z"]),
-        ("*/30 2,3 * * *", "Europe/Paris", "2026-03-28T12:00:00Z", ["2026-03-29T01:00Z", "2026-03-29T01:30Z"]),
+        (
+            "30 2 * * *",
+            "Europe/Paris",
+            "2026-03-28T12:00:00Z",
+            ["2026-03-29T01:00Z", "2026-03-30T00:30Z"],
+        ),
+        (
+            "*/30 2,3 * * *",
+            "Europe/Paris",
+            "2026-03-28T12:00:00Z",
+            ["2026-03-29T01:00Z", "2026-03-29T01:30Z"],
+        ),
         // Half an hour: 02:00 to 02:30.
-        ("15 2 * * *", "Australia/Lord_Howe", "2026-10-02T20:00:00Z", ["2026-10-03T15:30Z", "2026-10-04T15:15Z"]),
+        (
+            "15 2 * * *",
+            "Australia/Lord_Howe",
+            "2026-10-02T20:00:00Z",
+            ["2026-10-03T15:30Z", "2026-10-04T15:15Z"],
+        ),
         // The 30th of December 2011 never was.
-        ("0 9 * * *", "Pacific/Apia", "2011-12-29T12:00:00Z", ["2011-12-29T19:00Z", "2011-12-30T10:00Z"]),
-        ("0 9 30 12 *", "Pacific/Apia", "2011-01-01T00:00:00Z", ["2011-12-30T10:00Z", "2012-12-29T19:00Z"]),
+        (
+            "0 9 * * *",
+            "Pacific/Apia",
+            "2011-12-29T12:00:00Z",
+            ["2011-12-29T19:00Z", "2011-12-30T10:00Z"],
+        ),
+        (
+            "0 9 30 12 *",
+            "Pacific/Apia",
+            "2011-01-01T00:00:00Z",
+            ["2011-12-30T10:00Z", "2012-12-29T19:00Z"],
+        ),
         // There was no midnight: clocks went from 00:00 to 01:00.
-        ("@daily", "America/Sao_Paulo", "2018-11-03T12:00:00Z", ["2018-11-04T03:00Z", "2018-11-05T02:00Z"]),
-        ("@daily", "Asia/Beirut", "2026-03-28T12:00:00Z", ["2026-03-28T22:00Z", "2026-03-29T21:00Z"]),
+        (
+            "@daily",
+            "America/Sao_Paulo",
+            "2018-11-03T12:00:00Z",
+            ["2018-11-04T03:00Z", "2018-11-05T02:00Z"],
+        ),
+        (
+            "@daily",
+            "Asia/Beirut",
+            "2026-03-28T12:00:00Z",
+            ["2026-03-28T22:00Z", "2026-03-29T21:00Z"],
+        ),
     ] {
         assert_eq!(times(expression, zone, from, 2), expected, "{expression} {zone}");
     }
@@ -44,13 +79,38 @@ fn a_local_time_that_is_skipped_occurs_at_the_first_instant_after_the_gap_and_on
 #[test]
 fn a_local_time_that_comes_twice_occurs_the_first_time() {
     for (expression, zone, from, expected) in [
-        ("30 2 * * *", "Europe/Paris", "2026-10-24T12:00:00Z", ["2026-10-25T00:30Z", "2026-10-26T01:30Z"]),
-        ("*/30 * * * *", "Europe/Paris", "2026-10-25T00:15:00Z", ["2026-10-25T00:30Z", "2026-10-25T02:00Z"]),
+        (
+            "30 2 * * *",
+            "Europe/Paris",
+            "2026-10-24T12:00:00Z",
+            ["2026-10-25T00:30Z", "2026-10-26T01:30Z"],
+        ),
+        (
+            "*/30 * * * *",
+            "Europe/Paris",
+            "2026-10-25T00:15:00Z",
+            ["2026-10-25T00:30Z", "2026-10-25T02:00Z"],
+        ),
         // From within the repeated hour, nothing of it comes again.
-        ("*/30 * * * *", "Europe/Paris", "2026-10-25T01:01:00Z", ["2026-10-25T02:00Z", "2026-10-25T02:30Z"]),
-        ("45 1 * * *", "Australia/Lord_Howe", "2026-04-04T00:00:00Z", ["2026-04-04T14:45Z", "2026-04-05T15:15Z"]),
+        (
+            "*/30 * * * *",
+            "Europe/Paris",
+            "2026-10-25T01:01:00Z",
+            ["2026-10-25T02:00Z", "2026-10-25T02:30Z"],
+        ),
+        (
+            "45 1 * * *",
+            "Australia/Lord_Howe",
+            "2026-04-04T00:00:00Z",
+            ["2026-04-04T14:45Z", "2026-04-05T15:15Z"],
+        ),
         // A midnight that came twice.
-        ("15 0 * * *", "America/Havana", "2026-10-31T12:00:00Z", ["2026-11-01T04:15Z", "2026-11-02T05:15Z"]),
+        (
+            "15 0 * * *",
+            "America/Havana",
+            "2026-10-31T12:00:00Z",
+            ["2026-11-01T04:15Z", "2026-11-02T05:15Z"],
+        ),
     ] {
         assert_eq!(times(expression, zone, from, 2), expected, "{expression} {zone}");
     }
@@ -107,7 +167,9 @@ fn an_expression_that_is_not_of_the_contract_is_refused_by_its_field() {
 
 #[test]
 fn a_zone_is_one_of_the_database() {
-    for zone in ["UTC", "Europe/Paris", "europe/paris", "Etc/GMT-14", "America/Argentina/Buenos_Aires"] {
+    for zone in
+        ["UTC", "Europe/Paris", "europe/paris", "Etc/GMT-14", "America/Argentina/Buenos_Aires"]
+    {
         assert!(Calendar::parse("@daily", zone).is_ok(), "{zone}");
     }
     for zone in ["", "CET-1CEST", "Mars/Olympus", "../etc/passwd", "/etc/localtime", "+02:00"] {
@@ -151,9 +213,8 @@ struct Plain {
 
 impl Plain {
     fn expression(&self) -> String {
-        let list = |set: &BTreeSet<i8>| {
-            set.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-        };
+        let list =
+            |set: &BTreeSet<i8>| set.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         format!("{} {} * * *", list(&self.minutes), list(&self.hours))
     }
 

@@ -21,8 +21,18 @@ use crate::store::Cursor;
 
 /// The members that a patch may have.
 const MEMBERS: [&str; 12] = [
-    "name", "cron", "timezone", "action", "data", "target", "ttl_s", "run_timeout_s", "rollout",
-    "overlap", "missed", "paused",
+    "name",
+    "cron",
+    "timezone",
+    "action",
+    "data",
+    "target",
+    "ttl_s",
+    "run_timeout_s",
+    "rollout",
+    "overlap",
+    "missed",
+    "paused",
 ];
 
 /// `GET /v1/schedules`: by id.
@@ -108,11 +118,7 @@ async fn done(driver: &Driver, id: ScheduleId, op: ScheduleOp) -> Result<Respons
 }
 
 /// The schedule of this id or name, if it is there for the caller.
-async fn find(
-    driver: &Driver,
-    caller: &Caller,
-    given: String,
-) -> Result<ScheduleRecord, Problem> {
+async fn find(driver: &Driver, caller: &Caller, given: String) -> Result<ScheduleRecord, Problem> {
     if given.is_empty() {
         return Err(Problem::bad_request("a schedule is named by its id or its name"));
     }

@@ -137,9 +137,7 @@ fn a_schedule_is_its_tokens_own_and_ends_with_it() {
 
     let scope = json!({"role": "operator", "select": "site=lyon", "actions": ["ping"]});
     let [operator, other] = [(); 2].map(|()| hub.token_by(&admin, &scope));
-    let plan = |name: &str, action: &str, target: Value| {
-        json!({"name": name, "cron": "@yearly", "action": action, "target": target})
-    };
+    let plan = |name: &str, action: &str, target: Value| json!({"name": name, "cron": "@yearly", "action": action, "target": target});
     call(&admin, "PUT /v1/devices/rome", &json!({"labels": {"site": "rome"}}));
     for (plan, code) in [
         (plan("x", "reboot", json!({"all": true})), "forbidden"),
@@ -149,11 +147,9 @@ fn a_schedule_is_its_tokens_own_and_ends_with_it() {
     }
     let made = call(&operator, "POST /v1/schedules", &plan("mine", "ping", json!({"all": true})));
     assert_eq!((made.status, &made.json()["created_by"]), (201, &json!(operator.id)));
-    for line in [
-        "GET /v1/schedules/mine",
-        "DELETE /v1/schedules/mine",
-        "POST /v1/schedules/mine/pause",
-    ] {
+    for line in
+        ["GET /v1/schedules/mine", "DELETE /v1/schedules/mine", "POST /v1/schedules/mine/pause"]
+    {
         assert_eq!(call(&other, line, &Value::Null).code(), "not_found", "{line}");
     }
     let names = |token| {

@@ -6,7 +6,8 @@ use bellwire_core::record::{Change, Load, Loaded, Txn};
 use std::time::Duration;
 
 use bellwire_core::record::{
-    CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord, ScheduleRecord, TokenRecord,
+    CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord, ScheduleRecord,
+    TokenRecord,
 };
 use bellwire_core::{Instant, Now, Recovered};
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible};

@@ -57,7 +57,8 @@ impl Schedules {
         disk: &Disk,
     ) -> Verdict {
         let Some(at) = at else { return Err(format!("decided never: {new:?}")) };
-        let fails = |what: &str, old: &ScheduleRecord| Err(format!("{what}: {old:?} became {new:?}"));
+        let fails =
+            |what: &str, old: &ScheduleRecord| Err(format!("{what}: {old:?} became {new:?}"));
         if self.deleted.contains(&new.id) {
             return Err(format!("a schedule was deleted, and is back: {new:?}"));
         }
@@ -95,7 +96,9 @@ impl Schedules {
         if new.decided_at < old.decided_at {
             return fails("a time is decided again", old);
         }
-        if new.decided_at == old.decided_at || new.decided_at == at.wall && new.version > old.version {
+        if new.decided_at == old.decided_at
+            || new.decided_at == at.wall && new.version > old.version
+        {
             // Nothing was decided, or an operator lets it count anew.
             return Ok(());
         }

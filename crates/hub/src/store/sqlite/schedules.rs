@@ -25,8 +25,8 @@ macro_rules! select_schedules {
 
 /// Writes a schedule. The statement is [`PUT_SCHEDULE`].
 pub(super) fn put_schedule(statement: &mut Statement<'_>, row: &ScheduleRecord) -> Result<usize> {
-    let plan = serde_json::to_string(&row.plan)
-        .map_err(|e| Error::ToSqlConversionFailure(Box::new(e)))?;
+    let plan =
+        serde_json::to_string(&row.plan).map_err(|e| Error::ToSqlConversionFailure(Box::new(e)))?;
     statement.execute(params![
         row.id.to_bytes(),
         plan,
@@ -57,9 +57,7 @@ fn read(row: &Row<'_>) -> Result<ScheduleRecord> {
         decided_at: rows::time(row, 6)?,
         run: rows::maybe_time(row, 7)?,
         last: rows::maybe_time(row, 8)?.zip(last_command.map(CommandId::from_bytes)),
-        skipped: rows::maybe_time(row, 10)?
-            .zip(reason)
-            .map(|(at, reason)| Skipped { at, reason }),
+        skipped: rows::maybe_time(row, 10)?.zip(reason).map(|(at, reason)| Skipped { at, reason }),
         version: rows::uint(row, 12)?,
     })
 }
