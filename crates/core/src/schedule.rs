@@ -112,9 +112,12 @@ impl Schedules {
     }
 
     fn decide_times(&mut self, id: ScheduleId, calendar: Calendar, now: Now) -> Decided {
-        let undecided = Decided { record: None, run: None };
-        let Some(entry) = self.entries.get_mut(&id) else { return undecided };
-        let Some(at) = last_due(entry, calendar, now.wall) else { return undecided };
+        let due = self.entries.get(&id).and_then(|entry| last_due(entry, calendar, now.wall));
+        let (Some(at), Some(entry)) = (due, self.entries.get_mut(&id)) else {
+            // The rules of its zone have changed: it is due another time.
+            self.plan(id, calendar);
+            return Decided { record: None, run: None };
+        };
         let record = &mut entry.record;
         // The next time has come: the run before it is given up.
         if let Some(at) = record.run.take() {

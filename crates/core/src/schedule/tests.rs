@@ -48,6 +48,22 @@ fn the_last_time_that_is_due_is_found_whatever_has_passed() {
 }
 
 #[test]
+fn a_zone_whose_rules_have_changed_is_due_by_the_new_ones() {
+    // A time that had come by the old rules, and not by the new, once kept the hub busy.
+    let record = entry(60, 0).record;
+    let id = record.id;
+    let mut schedules = Schedules::recovered(vec![record], every());
+    assert_eq!(schedules.deadlines().0, Some(Timestamp::from_unix_ms(60_000)));
+    let hourly = Calendar(|_, zone, after| (every().0)("3600", zone, after));
+    let now = Now { instant: Instant::from_ms(1), wall: Timestamp::from_unix_ms(61_000) };
+    let decided = schedules.decide(hourly, now).unwrap();
+    assert!(decided.record.is_none() && decided.run.is_none());
+    assert_eq!(schedules.deadlines().0, Some(Timestamp::from_unix_ms(3_600_000)));
+    assert!(schedules.decide(hourly, now).is_none());
+    assert_eq!(schedules.record(id).map(|record| record.run), Some(None));
+}
+
+#[test]
 fn the_search_through_ten_years_of_minutes_takes_a_few_looks() {
     use std::sync::atomic::{AtomicU32, Ordering};
     static LOOKS: AtomicU32 = AtomicU32::new(0);
