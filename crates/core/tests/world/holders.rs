@@ -2,7 +2,7 @@
 
 use bellwire_core::record::TokenRecord;
 use bellwire_core::{Answer, Enrolment};
-use bellwire_proto::{DeviceId, Join, Labels, Role, Scope, Timestamp, TokenId};
+use bellwire_proto::{DeviceId, Join, Labels, Role, Timestamp, TokenId};
 
 use super::judge::Requested;
 use super::{Input, Owner, World};
@@ -39,7 +39,7 @@ impl World {
             approve: self.random.percent(20),
         }));
         match self.random.from(0, 9) {
-            0 => role = Role::Operator(Box::new(Scope::default())),
+            0 => role = Role::Operator(Box::default()),
             1 | 2 => role = Role::Device(self.enrolling_device()),
             3 if self.profile.closes => role = Role::Admin,
             _ => {}
