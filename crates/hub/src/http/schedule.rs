@@ -40,8 +40,12 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let page = super::page_request(&mut query)?;
     query.finish()?;
-    let of = sees_only(&request.caller);
-    let found = request.driver.store().schedules(of, page).await?;
+    let store = request.driver.store();
+    let found = match Seen::of(&request.caller) {
+        Seen::All => store.schedules(None, page).await?,
+        Seen::Own(token) => store.schedules(Some(token), page).await?,
+        Seen::Nothing => Page { items: Vec::new(), next: None },
+    };
     let items = found.items.into_iter().map(shown).collect();
     page::page(Page { items, next: found.next }, |last: &Schedule| Cursor::after_schedule(last.id))
 }
@@ -53,7 +57,7 @@ pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
     let (plan, paused) = SchedulePlan::parse(&body, request.driver.config().data_bytes_max)?;
     check(&request.driver, &request.caller, &plan).await?;
 
-    let created_by = request.caller.id();
+    let created_by = owner(&request.driver, &request.caller)?;
     let id = request.driver.make_schedule(plan, paused, created_by).await?;
     let made = request.driver.store().schedule(id).await?.ok_or_else(unknown)?;
     let location = request.location(&format!("/v1/schedules/{id}"));
@@ -123,8 +127,8 @@ async fn find(driver: &Driver, caller: &Caller, given: String) -> Result<Schedul
         return Err(Problem::bad_request("a schedule is named by its id or its name"));
     }
     let found = read(driver, given).await?;
-    let only = sees_only(caller);
-    found.filter(|found| only.is_none() || found.created_by == only).ok_or_else(unknown)
+    let seen = Seen::of(caller);
+    found.filter(|found| seen.has(found)).ok_or_else(unknown)
 }
 
 async fn read(driver: &Driver, given: String) -> Result<Option<ScheduleRecord>, Problem> {
@@ -134,12 +138,43 @@ async fn read(driver: &Driver, given: String) -> Result<Option<ScheduleRecord>, 
     })
 }
 
-/// Whose schedules alone are there for the caller: an operator within a scope has its own.
-fn sees_only(caller: &Caller) -> Option<TokenId> {
-    match caller.role() {
-        Role::Operator(scope) if scope.select.is_some() || scope.actions.is_some() => caller.id(),
-        _ => None,
+/// Which schedules are there for a caller.
+enum Seen {
+    All,
+    /// Those that this token made.
+    Own(TokenId),
+    Nothing,
+}
+
+impl Seen {
+    /// An operator within a scope has its own; whoever has no token that can have made one has none.
+    fn of(caller: &Caller) -> Self {
+        match caller.role() {
+            Role::Operator(scope) if scope.select.is_some() || scope.actions.is_some() => {
+                caller.id().map_or(Self::Nothing, Self::Own)
+            }
+            _ => Self::All,
+        }
     }
+
+    fn has(&self, schedule: &ScheduleRecord) -> bool {
+        match self {
+            Self::All => true,
+            Self::Own(token) => schedule.created_by == Some(*token),
+            Self::Nothing => false,
+        }
+    }
+}
+
+/// The token that a new schedule acts as: it is looked up at each run. On an open hub there need be none.
+fn owner(driver: &Driver, caller: &Caller) -> Result<Option<TokenId>, Problem> {
+    let token = caller.id();
+    if token.is_none() && !driver.is_open() {
+        let detail =
+            "a schedule acts as the token that makes it, and this request has none that lasts";
+        return Err(Problem::new(Code::Forbidden, detail));
+    }
+    Ok(token)
 }
 
 /// Checks what the plan says beyond its form: its times, and that the caller may do itself what it asks for.
