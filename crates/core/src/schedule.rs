@@ -18,8 +18,8 @@ use crate::io::ScheduleOp;
 use crate::record::ScheduleRecord;
 use crate::time::{Instant, Now, earliest};
 
-/// The number from which on requests are the hub's own.
-const OWN_REQUESTS: u64 = 1 << 63;
+/// The two highest bits of a request of the hub's own: a driver counts its requests, and never comes here.
+const OWN_REQUESTS: u64 = 0b10 << 62;
 
 /// All schedules of a hub.
 #[derive(Debug, Default)]
@@ -164,7 +164,7 @@ impl Schedules {
 
     /// Whether a request is the hub's own.
     pub(crate) fn owns(request: RequestId) -> bool {
-        request.0 & OWN_REQUESTS != 0
+        request.0 >> 62 == OWN_REQUESTS >> 62
     }
 
     /// The schedule of a run under way, and the time that is run.
