@@ -1,7 +1,7 @@
 //! When a schedule is due: a cron expression in a time zone, as a pure function. Contract, section 3, "Schedules".
 //!
 //! The expression is matched against local times alone, by a library; what becomes of a local time that clocks skip or
-//! repeat is decided here. Local times rise, and so do the instants that [`Calendar::instant`] gives them: that is why
+//! repeat is decided here. Local times rise, and so do the instants that `Calendar::instant` gives them: that is why
 //! each occurs once. The rules of a zone are read from the machine, or else from the table that was built in.
 
 use bellwire_proto::limits::{CRON_CHARS_MAX, ZONE_CHARS_MAX};
